@@ -1,0 +1,2 @@
+//! Seawall.
+pub mod proto;
