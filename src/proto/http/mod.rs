@@ -1,0 +1,109 @@
+//! The request that opens a connection (RFC 9110, RFC 9112) and the upgrade it asks for (RFC 6455 4).
+//!
+//! One function decides: [`receive`] looks at all the bytes of the request so far and says that it
+//! needs more, that the connection is upgraded, or that it was answered. In each of the last two cases
+//! the answer is written, and nothing here keeps state with which to write again. An edge has no use
+//! for leniency: what two parsers could read in two ways is refused, and every refusal says what was
+//! wrong, where, and what to do.
+//!
+//! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does not
+//! parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`, `upgrade`
+//! (the decision), `response`, `refusal`.
+
+mod authority;
+mod fault;
+mod forwarded;
+mod head;
+mod refusal;
+mod request;
+mod response;
+mod route;
+mod target;
+mod upgrade;
+
+use std::net::IpAddr;
+
+pub use forwarded::{Forwarding, ForwardingHeader};
+pub use refusal::Refusal;
+pub use response::refuse;
+pub use route::{Origins, Route, Routes};
+pub use upgrade::receive;
+
+/// The most header fields that [`Limits::headers_max`] can allow: they are read onto the stack.
+pub const HEADERS_MAX: usize = 100;
+
+/// How much a request may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest request head in bytes, from the method to the empty line; more is refused with 431.
+    pub head_bytes_max: usize,
+    /// The longest request target in bytes; more is refused with 414.
+    pub target_bytes_max: usize,
+    /// The most header fields, at most [`HEADERS_MAX`]; more are refused with 431.
+    pub headers_max: usize,
+}
+
+/// Whether new connections are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Availability {
+    /// They are.
+    Ready,
+    /// The server is about to stop: upgrades get 503, `/readyz` says so.
+    Draining {
+        /// When to come back, in seconds.
+        retry_after_s: u32,
+    },
+    /// As many are open as may be: upgrades get 503.
+    Full {
+        /// When to come back, in seconds.
+        retry_after_s: u32,
+    },
+}
+
+/// What the decision about a request depends on beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'c> {
+    /// Where upgrades lead.
+    pub routes: &'c Routes,
+    /// How much a request may be.
+    pub limits: &'c Limits,
+    /// Which header names the client, and who is believed; `None`: no header is.
+    pub forwarding: Option<&'c Forwarding>,
+    /// The address at the other end; `None` is a Unix socket.
+    pub peer: Option<IpAddr>,
+    /// Whether upgrades are taken now.
+    pub availability: Availability,
+}
+
+/// What [`receive`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// A request that has not ended: show the same bytes again with more behind them.
+    Partial,
+    /// A request that was decided; its answer is written.
+    Complete {
+        /// How many bytes belong to it. What follows an upgrade are frames.
+        consumed: usize,
+        /// The client: what trusted proxies say, else the peer.
+        client: Option<IpAddr>,
+        /// What was decided.
+        outcome: Outcome,
+    },
+}
+
+/// How a request was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is a WebSocket now, on the route of this index. The 101 is written.
+    Upgrade {
+        /// The index in the list given to [`Routes::new`].
+        route: usize,
+    },
+    /// It was answered: send what is written, then let the connection linger and close.
+    Answer {
+        /// The HTTP status of the answer.
+        status: u16,
+        /// Why, if the request was refused; `None` for an ordinary answer.
+        refusal: Option<Refusal>,
+    },
+}

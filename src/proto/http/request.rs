@@ -1,0 +1,116 @@
+//! The fields of a parsed request that matter here, gathered in one pass over its headers.
+
+use super::authority::Authority;
+use super::fault;
+use super::head::Refused;
+
+/// A field that may be there once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Single<'h> {
+    #[default]
+    Absent,
+    Once(&'h [u8]),
+    Repeated,
+}
+
+impl<'h> Single<'h> {
+    fn add(&mut self, value: &'h [u8]) {
+        *self = if *self == Self::Absent { Self::Once(value) } else { Self::Repeated };
+    }
+
+    /// The value, if there is one; a repeated field is refused under its `name`.
+    pub(super) fn get(self, name: &str) -> Result<Option<&'h [u8]>, Refused> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Once(value) => Ok(Some(value)),
+            Self::Repeated => {
+                Err(Refused::bad(format!("more than one {name} header field: send exactly one")))
+            }
+        }
+    }
+}
+
+/// What the headers say, in so far as it is looked at.
+#[derive(Debug, Default)]
+pub(super) struct Fields<'h> {
+    pub(super) host: Single<'h>,
+    pub(super) origin: Single<'h>,
+    pub(super) key: Single<'h>,
+    pub(super) version: Single<'h>,
+    pub(super) content_length: Single<'h>,
+    pub(super) transfer_encoding: bool,
+    /// `Connection` has the token `upgrade` (RFC 6455 4.2.1).
+    pub(super) connection_upgrade: bool,
+    /// `Upgrade` has the token `websocket` (RFC 6455 4.2.1).
+    pub(super) upgrade_websocket: bool,
+    /// There is a `Sec-WebSocket-Protocol`.
+    pub(super) subprotocols: bool,
+}
+
+impl<'h> Fields<'h> {
+    /// Reads the headers. By the length of the name first: most fields are none of these.
+    pub(super) fn read(headers: &[httparse::Header<'h>]) -> Self {
+        let mut fields = Self::default();
+        for header in headers {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            match header.name.len() {
+                4 if is("Host") => fields.host.add(header.value),
+                6 if is("Origin") => fields.origin.add(header.value),
+                7 if is("Upgrade") => {
+                    fields.upgrade_websocket |= has_token(header.value, b"websocket");
+                }
+                10 if is("Connection") => {
+                    fields.connection_upgrade |= has_token(header.value, b"upgrade");
+                }
+                14 if is("Content-Length") => fields.content_length.add(header.value),
+                17 if is("Transfer-Encoding") => fields.transfer_encoding = true,
+                17 if is("Sec-WebSocket-Key") => fields.key.add(header.value),
+                21 if is("Sec-WebSocket-Version") => fields.version.add(header.value),
+                22 if is(SUBPROTOCOL) => fields.subprotocols = true,
+                _ => {}
+            }
+        }
+        fields
+    }
+
+    /// The host of the request: exactly one valid Host (RFC 9112 3.2).
+    pub(super) fn host(&self) -> Result<Authority<'h>, Refused> {
+        let Some(value) = self.host.get("Host")? else {
+            return Err(Refused::bad("no Host header field: HTTP/1.1 requires one"));
+        };
+        let host = std::str::from_utf8(value).ok().and_then(Authority::parse);
+        host.ok_or_else(|| Refused::bad("Host header field is not a valid host[:port]"))
+    }
+}
+
+const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";
+
+/// The members of a comma-separated list, white space around them removed, empty ones left out
+/// (RFC 9110 5.6.1).
+fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}
+
+fn has_token(value: &[u8], token: &[u8]) -> bool {
+    list(value).any(|member| member.eq_ignore_ascii_case(token))
+}
+
+/// The first subprotocol in the client's order that is `offered` (RFC 6455 4.2.2); the names are
+/// compared with their letter case. All lines of the field count as one list (RFC 6455 11.3.4).
+pub(super) fn choose_subprotocol<'o>(
+    headers: &[httparse::Header<'_>],
+    offered: &'o [String],
+) -> Result<Option<&'o str>, Refused> {
+    let mut chosen = None;
+    for header in headers.iter().filter(|h| h.name.eq_ignore_ascii_case(SUBPROTOCOL)) {
+        for member in list(header.value) {
+            if !fault::is_token(member) {
+                let message = "Sec-WebSocket-Protocol has a name that is not a token (RFC 9110)";
+                return Err(Refused::bad(message));
+            }
+            let matching = || offered.iter().find(|one| one.as_bytes() == member);
+            chosen = chosen.or_else(matching);
+        }
+    }
+    Ok(chosen.map(String::as_str))
+}

@@ -1,0 +1,289 @@
+//! The decision: upgrade, ordinary answer, or refusal.
+//!
+//! The checks go from what the request is (syntax, target, Host) over what it is for (route, method)
+//! to whether it may (availability, handshake fields, Origin). The first that fails answers.
+
+use super::authority::Authority;
+use super::head::{self, Found, Refused};
+use super::request::{Fields, choose_subprotocol};
+use super::response::{self, Shape};
+use super::target::Target;
+use super::{Availability, Context, HEADERS_MAX, Head, Outcome, Refusal, Route, fault};
+use httparse::{Header, Status};
+use std::mem::MaybeUninit;
+
+/// Decides the request at the front of `bytes`: everything received of it so far.
+///
+/// `scanned` says how far earlier calls looked; start with 0, and keep it between calls, so that a
+/// request that arrives byte by byte costs O(n) in all. The answer is appended to `out`, once, in the
+/// call that gives [`Head::Complete`]; after that the function must not be called for this connection.
+#[inline]
+pub fn receive(
+    bytes: &[u8],
+    scanned: &mut usize,
+    context: &Context<'_>,
+    out: &mut Vec<u8>,
+) -> Head {
+    match head::find(bytes, scanned, context.limits) {
+        Found::Partial => Head::Partial,
+        Found::Head(consumed) => decide(&bytes[..consumed], context, out),
+        Found::Refused(consumed, refused) => {
+            let outcome = refuse(&refused, Shape::PLAIN, out);
+            Head::Complete { consumed, client: context.peer, outcome }
+        }
+    }
+}
+
+fn refuse(refused: &Refused, shape: Shape, out: &mut Vec<u8>) -> Outcome {
+    response::refusal_response(refused.refusal, &refused.message, shape, out);
+    Outcome::Answer { status: refused.refusal.status(), refusal: Some(refused.refusal) }
+}
+
+/// Parses a whole head, finds the client, and answers.
+fn decide(head: &[u8], context: &Context<'_>, out: &mut Vec<u8>) -> Head {
+    let consumed = head.len();
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let headers = &mut headers[..context.limits.headers_max.min(HEADERS_MAX)];
+    let mut request = httparse::Request::new(&mut []);
+    let status = request.parse_with_uninit_headers(head, headers);
+    let refused = match status {
+        Ok(Status::Complete(length)) if length == consumed => None,
+        Err(httparse::Error::TooManyHeaders) => Some(too_many_headers(context)),
+        _ => Some(Refused::bad(fault::explain(head))),
+    };
+    if let Some(refused) = refused {
+        let outcome = refuse(&refused, Shape::PLAIN, out);
+        return Head::Complete { consumed, client: context.peer, outcome };
+    }
+    let client = match context.forwarding {
+        Some(forwarding) => forwarding.client(context.peer, request.headers),
+        None => context.peer,
+    };
+    let request = Request {
+        method: request.method.unwrap_or_default(),
+        target: request.path.unwrap_or_default(),
+        old: request.version == Some(0),
+        headers: request.headers,
+    };
+    Head::Complete { consumed, client, outcome: request.answer(context, out) }
+}
+
+fn too_many_headers(context: &Context<'_>) -> Refused {
+    let most = context.limits.headers_max.min(HEADERS_MAX);
+    let message = format!("more than {most} header fields: send fewer");
+    Refused::new(Refusal::HeadTooLarge, message)
+}
+
+/// The two pages beside the routes, for load balancers and orchestrators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    /// `/healthz`: the process lives.
+    Live,
+    /// `/readyz`: new connections are welcome.
+    Ready,
+}
+
+impl Page {
+    fn find(path: &str) -> Option<Self> {
+        match path {
+            "/healthz" => Some(Self::Live),
+            "/readyz" => Some(Self::Ready),
+            _ => None,
+        }
+    }
+}
+
+/// A request that parsed.
+struct Request<'h, 'b> {
+    method: &'b str,
+    target: &'b str,
+    /// HTTP/1.0: good enough for the health pages, which old checkers ask for like that.
+    old: bool,
+    headers: &'h [Header<'b>],
+}
+
+impl Request<'_, '_> {
+    fn answer(&self, context: &Context<'_>, out: &mut Vec<u8>) -> Outcome {
+        let mut shape = Shape { head_only: self.method == "HEAD", ..Shape::PLAIN };
+        match self.examine(context, &mut shape, out) {
+            Ok(outcome) => outcome,
+            Err(refused) => refuse(&refused, shape, out),
+        }
+    }
+
+    fn examine(
+        &self,
+        context: &Context<'_>,
+        shape: &mut Shape,
+        out: &mut Vec<u8>,
+    ) -> Result<Outcome, Refused> {
+        let fields = Fields::read(self.headers);
+        let target = self.target(context)?;
+        let page = Page::find(target.path);
+        let host = match (page, fields.host) {
+            // HTTP/1.0 has no Host.
+            (Some(_), super::request::Single::Absent) if self.old => None,
+            _ => Some(fields.host()?),
+        };
+        if let Some(page) = page {
+            self.check_page(&fields, shape)?;
+            return Ok(show(page, context.availability, *shape, out));
+        }
+        let Some((index, route)) = find_route(context, target.path) else {
+            return Err(not_found(target.path));
+        };
+        self.check_method(&fields)?;
+        check_upgrade(&fields, context.availability, shape)?;
+        let key = check_key(&fields)?;
+        check_origin(&fields, route, target.authority.or(host))?;
+        let mut subprotocol = None;
+        if fields.subprotocols {
+            subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
+        }
+        response::switch(key, subprotocol, out);
+        Ok(Outcome::Upgrade { route: index })
+    }
+
+    fn target(&self, context: &Context<'_>) -> Result<Target<'_>, Refused> {
+        if self.target.len() > context.limits.target_bytes_max {
+            let most = context.limits.target_bytes_max;
+            let message =
+                format!("request target over {most} bytes: shorten the path or the query");
+            return Err(Refused::new(Refusal::UriTooLong, message));
+        }
+        // RFC 9112 3.2.3, 3.2.4: these methods have target forms of their own.
+        if self.method == "CONNECT" || (self.method == "OPTIONS" && self.target == "*") {
+            return Err(wrong_method("GET"));
+        }
+        Target::parse(self.target).map_err(Refused::bad)
+    }
+
+    /// RFC 9112 6: what has a body is no request for a page; a body left unread is the next request
+    /// to a careless proxy.
+    fn check_page(&self, fields: &Fields<'_>, shape: &mut Shape) -> Result<(), Refused> {
+        shape.allow = "GET, HEAD";
+        if !matches!(self.method, "GET" | "HEAD") {
+            return Err(wrong_method(shape.allow));
+        }
+        let length = fields.content_length.get("Content-Length")?;
+        if fields.transfer_encoding || length.is_some_and(|length| length != b"0") {
+            return Err(Refused::bad(BODY));
+        }
+        Ok(())
+    }
+
+    /// RFC 6455 4.1: GET, HTTP/1.1 or higher; and never a body.
+    fn check_method(&self, fields: &Fields<'_>) -> Result<(), Refused> {
+        if self.method != "GET" {
+            return Err(wrong_method("GET"));
+        }
+        if self.old {
+            return Err(Refused::bad("HTTP/1.0 cannot be upgraded: send HTTP/1.1"));
+        }
+        let length = fields.content_length.get("Content-Length")?;
+        if fields.transfer_encoding || length.is_some() {
+            return Err(Refused::bad(BODY));
+        }
+        Ok(())
+    }
+}
+
+const BODY: &str = "request announces a body (Content-Length or Transfer-Encoding): send none";
+
+fn wrong_method(allow: &str) -> Refused {
+    Refused::new(Refusal::MethodNotAllowed, format!("method not allowed here: use {allow}"))
+}
+
+fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route)> {
+    let index = context.routes.find(path)?;
+    context.routes.get(index).map(|route| (index, route))
+}
+
+fn not_found(path: &str) -> Refused {
+    let shown = &path[..path.floor_char_boundary(128)];
+    let message = format!("no route has the path {shown}: check the URL, or add a route for it");
+    Refused::new(Refusal::NotFound, message)
+}
+
+/// Answers a health page. Being full is a state that passes with the next close, so only draining
+/// makes the server unready.
+fn show(page: Page, availability: Availability, shape: Shape, out: &mut Vec<u8>) -> Outcome {
+    let (status, body, retry_after_s) = match (page, availability) {
+        (Page::Live, _) => (200, r#"{"status":"ok"}"#, None),
+        (Page::Ready, Availability::Draining { retry_after_s }) => {
+            (503, r#"{"status":"draining"}"#, Some(retry_after_s))
+        }
+        (Page::Ready, _) => (200, r#"{"status":"ready"}"#, None),
+    };
+    response::plain_response(status, body, Shape { retry_after_s, ..shape }, out);
+    Outcome::Answer { status, refusal: None }
+}
+
+/// RFC 6455 4.2.1 (3, 4, 6), 4.4: it must ask for a WebSocket, of version 13.
+fn check_upgrade(
+    fields: &Fields<'_>,
+    availability: Availability,
+    shape: &mut Shape,
+) -> Result<(), Refused> {
+    let required = |message: &'static str| Err(Refused::new(Refusal::UpgradeRequired, message));
+    if !fields.upgrade_websocket {
+        return required(
+            "this path serves WebSockets only: connect with a WebSocket client \
+             (new WebSocket(\"ws://…\")), which sends Upgrade: websocket",
+        );
+    }
+    if !fields.connection_upgrade {
+        return required(
+            "Connection header field lacks the token Upgrade: a proxy may have removed it; \
+             make it forward Upgrade and Connection",
+        );
+    }
+    let full = |seconds: u32, message: &'static str| {
+        (Some(seconds), Err(Refused::new(Refusal::Unavailable, message)))
+    };
+    let (retry_after_s, verdict) = match availability {
+        Availability::Ready => (None, Ok(())),
+        Availability::Draining { retry_after_s } => {
+            full(retry_after_s, "server is about to stop: connect again, to another one")
+        }
+        Availability::Full { retry_after_s } => {
+            full(retry_after_s, "server has all the connections it may have: try again later")
+        }
+    };
+    shape.retry_after_s = retry_after_s;
+    verdict?;
+    match fields.version.get("Sec-WebSocket-Version")? {
+        Some(b"13") => Ok(()),
+        Some(_) => required("Sec-WebSocket-Version is not 13, the only version spoken here"),
+        None => required("no Sec-WebSocket-Version header field: send 13"),
+    }
+}
+
+/// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. Bits that the last
+/// character has to spare are not looked at: the key is hashed as text (RFC 6455 4.2.2).
+fn check_key<'h>(fields: &Fields<'h>) -> Result<&'h [u8], Refused> {
+    let Some(key) = fields.key.get("Sec-WebSocket-Key")? else {
+        return Err(Refused::bad("no Sec-WebSocket-Key header field: send 16 bytes in base64"));
+    };
+    let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    match key.strip_suffix(b"==") {
+        Some(digits) if digits.len() == 22 && digits.iter().all(digit) => Ok(key),
+        _ => Err(Refused::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
+    }
+}
+
+/// RFC 6455 4.2.2 (4): a page may connect only from where the route allows.
+fn check_origin(
+    fields: &Fields<'_>,
+    route: &Route,
+    host: Option<Authority<'_>>,
+) -> Result<(), Refused> {
+    match (fields.origin.get("Origin")?, host) {
+        (None, _) => Ok(()),
+        (Some(origin), Some(host)) if route.origins.allow(origin, host) => Ok(()),
+        _ => Err(Refused::new(
+            Refusal::Forbidden,
+            "pages of this Origin may not use this path: add the origin to the route's list",
+        )),
+    }
+}

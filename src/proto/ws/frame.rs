@@ -1,0 +1,188 @@
+//! Frame headers (RFC 6455 5.2): strict reading of the client's, writing of the server's.
+//!
+//! Reading checks each byte's rules before it looks at the next byte. So a violation is known as
+//! early as it can be, and a header that arrives in pieces fails exactly like one that arrives whole.
+
+use super::ProtocolError;
+use tungstenite::protocol::frame::coding::OpCode;
+
+/// The longest header that a client sends, in bytes: 2, 8 of length, 4 of mask.
+pub const HEADER_BYTES_MAX_CLIENT: usize = 14;
+/// The longest header that a server sends, in bytes: 2 and 8 of length, no mask.
+pub const HEADER_BYTES_MAX_SERVER: usize = 10;
+/// The longest payload of a control frame, in bytes (RFC 6455 5.5).
+pub(super) const CONTROL_BYTES_MAX: usize = 125;
+
+const FIN: u8 = 0x80;
+const RSV: u8 = 0x70;
+const MASKED: u8 = 0x80;
+
+/// What a client's frame is, its opcode having been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FrameKind {
+    Continuation,
+    Text,
+    Binary,
+    Close,
+    Ping,
+    Pong,
+}
+
+impl FrameKind {
+    pub(super) fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// A client's frame header, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) kind: FrameKind,
+    pub(super) fin: bool,
+    pub(super) key: [u8; 4],
+    /// The claimed length of the payload, at most the room it was read with.
+    pub(super) payload_len: usize,
+    /// The bytes that the header itself takes.
+    pub(super) len: usize,
+}
+
+/// What the open message leaves to the next frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Whether a message is open, so that data must be a continuation.
+    pub(super) continuation: bool,
+    /// The payload bytes that the next data frame may have.
+    pub(super) room_bytes: usize,
+    /// The data frames that may still come.
+    pub(super) fragments_left: u32,
+    /// The reserved bits that an extension gives meaning to; none yet.
+    pub(super) rsv_allowed: u8,
+}
+
+/// Reads the header at the front of `bytes`; `None` if it has not ended.
+#[inline]
+pub(super) fn parse(bytes: &[u8], expected: &Expected) -> Result<Option<Header>, ProtocolError> {
+    let Some(&first) = bytes.first() else { return Ok(None) };
+    let fin = first & FIN != 0;
+    let kind = check_first(first, fin, expected)?;
+    let Some(&second) = bytes.get(1) else { return Ok(None) };
+    // RFC 6455 5.1: a server must fail the connection on a frame that is not masked.
+    if second & MASKED == 0 {
+        return Err(ProtocolError::MissingMask);
+    }
+    let short = usize::from(second & !MASKED);
+    if kind.is_control() && short > CONTROL_BYTES_MAX {
+        return Err(ProtocolError::ControlTooLong);
+    }
+    let (payload_len, mask_at) = match short {
+        126 => match bytes.get(2..4) {
+            Some(word) => (long_length(u64::from(be16(word)), 126)?, 4),
+            None => return Ok(None),
+        },
+        127 => match bytes.get(2..10) {
+            Some(word) => (long_length(be64(word), 0x1_0000)?, 10),
+            None => return partial_long_length(bytes),
+        },
+        _ => (short as u64, 2),
+    };
+    if !kind.is_control() && payload_len > expected.room_bytes as u64 {
+        return Err(ProtocolError::MessageTooBig);
+    }
+    let Some(key) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
+    let payload_len = payload_len as usize;
+    Ok(Some(Header { kind, fin, key: *key, payload_len, len: mask_at + 4 }))
+}
+
+/// The rules of the first byte: reserved bits, opcode, FIN of controls, place in the message.
+#[inline]
+fn check_first(first: u8, fin: bool, expected: &Expected) -> Result<FrameKind, ProtocolError> {
+    if first & RSV & !expected.rsv_allowed != 0 {
+        return Err(ProtocolError::ReservedBit);
+    }
+    let kind = match first & 0x0f {
+        0 => FrameKind::Continuation,
+        1 => FrameKind::Text,
+        2 => FrameKind::Binary,
+        8 => FrameKind::Close,
+        9 => FrameKind::Ping,
+        10 => FrameKind::Pong,
+        _ => return Err(ProtocolError::ReservedOpcode),
+    };
+    if kind.is_control() {
+        return if fin { Ok(kind) } else { Err(ProtocolError::FragmentedControl) };
+    }
+    match (kind == FrameKind::Continuation, expected.continuation) {
+        (true, false) => Err(ProtocolError::UnexpectedContinuation),
+        (false, true) => Err(ProtocolError::ExpectedContinuation),
+        _ if expected.fragments_left == 0 => Err(ProtocolError::TooManyFragments),
+        _ => Ok(kind),
+    }
+}
+
+/// RFC 6455 5.2: the shortest form is mandatory, and the top bit of 64 must be clear.
+#[inline]
+fn long_length(length: u64, least: u64) -> Result<u64, ProtocolError> {
+    if length >> 63 != 0 {
+        Err(ProtocolError::LengthTopBit)
+    } else if length < least {
+        Err(ProtocolError::LengthNotMinimal)
+    } else {
+        Ok(length)
+    }
+}
+
+/// A 64-bit length of which bytes are missing: only its top bit can be judged.
+fn partial_long_length(bytes: &[u8]) -> Result<Option<Header>, ProtocolError> {
+    match bytes.get(2) {
+        Some(byte) if byte & 0x80 != 0 => Err(ProtocolError::LengthTopBit),
+        _ => Ok(None),
+    }
+}
+
+fn be16(word: &[u8]) -> u16 {
+    u16::from_be_bytes([word[0], word[1]])
+}
+
+fn be64(word: &[u8]) -> u64 {
+    word.iter().fold(0, |length, &byte| length << 8 | u64::from(byte))
+}
+
+/// The header of a server's frame: FIN set, reserved bits clear, no mask (RFC 6455 5.2).
+///
+/// Gives the bytes and how many of them count. `payload_len` is in bytes and takes its shortest form.
+#[inline]
+pub fn frame_header(opcode: OpCode, payload_len: usize) -> ([u8; HEADER_BYTES_MAX_SERVER], usize) {
+    let mut bytes = [0; HEADER_BYTES_MAX_SERVER];
+    bytes[0] = FIN | (u8::from(opcode) & 0x0f);
+    let len = match payload_len {
+        0..126 => {
+            bytes[1] = payload_len as u8;
+            2
+        }
+        126..0x1_0000 => {
+            bytes[1] = 126;
+            bytes[2..4].copy_from_slice(&(payload_len as u16).to_be_bytes());
+            4
+        }
+        _ => {
+            bytes[1] = 127;
+            bytes[2..10].copy_from_slice(&(payload_len as u64).to_be_bytes());
+            10
+        }
+    };
+    (bytes, len)
+}
+
+/// Appends a whole server frame to `out`. A control frame's payload must be at most 125 bytes.
+#[inline]
+pub fn append_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
+    debug_assert!(
+        !matches!(opcode, OpCode::Control(_)) || payload.len() <= CONTROL_BYTES_MAX,
+        "control frame of {} bytes",
+        payload.len()
+    );
+    let (header, len) = frame_header(opcode, payload.len());
+    out.reserve(len + payload.len());
+    out.extend_from_slice(&header[..len]);
+    out.extend_from_slice(payload);
+}

@@ -1,0 +1,53 @@
+//! Unmasking (RFC 6455 5.3): byte i of the payload is xored with byte i mod 4 of the key.
+//!
+//! The key is rotated once so that the slice at hand starts a period, widened to 16 bytes, and xored
+//! over whole chunks; the compiler makes vector code of that. Safe code, no alignment to care for.
+
+use std::ops::Range;
+
+const CHUNK: usize = 16;
+/// Bytes copied before they are unmasked: they are still in the first-level cache then.
+const BLOCK: usize = 4096;
+const _: () = assert!(CHUNK.is_multiple_of(4) && BLOCK.is_multiple_of(CHUNK));
+
+/// Unmasks `bytes` in place.
+///
+/// `phase` is how many bytes of the same frame's payload came before them; only its two low bits
+/// count.
+#[inline]
+pub fn unmask(bytes: &mut [u8], key: [u8; 4], phase: usize) {
+    let key = rotated(key, phase);
+    let wide = u32::from_ne_bytes(key);
+    let wide = u128::from(wide) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
+    let (chunks, tail) = bytes.as_chunks_mut::<CHUNK>();
+    for chunk in chunks {
+        *chunk = (u128::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(wide.to_ne_bytes()) {
+        *byte ^= key;
+    }
+}
+
+/// Appends `source` to `target`, unmasked: one pass over memory, block by block.
+///
+/// `phase` as in [`unmask`]. Grows `target` only if its capacity does not do.
+#[inline]
+pub fn copy_unmask(target: &mut Vec<u8>, source: &[u8], key: [u8; 4], phase: usize) {
+    target.reserve(source.len());
+    let mut phase = phase;
+    for block in source.chunks(BLOCK) {
+        let added = append(target, block);
+        unmask(&mut target[added], key, phase);
+        phase = phase.wrapping_add(block.len());
+    }
+}
+
+fn append(target: &mut Vec<u8>, block: &[u8]) -> Range<usize> {
+    let start = target.len();
+    target.extend_from_slice(block);
+    start..target.len()
+}
+
+fn rotated(key: [u8; 4], phase: usize) -> [u8; 4] {
+    std::array::from_fn(|i| key[phase.wrapping_add(i) % 4])
+}

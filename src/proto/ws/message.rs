@@ -1,0 +1,212 @@
+//! What a receiver holds between two inputs: a split header, a split frame, an open message.
+//!
+//! All of it lives in one box that exists only while there is something to hold. A message's memory
+//! follows the bytes that came, never the length that a header claims: claims are free for a peer,
+//! memory is not.
+
+use super::frame::{CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
+use super::{DataKind, Limits, ProtocolError, mask, utf8};
+
+/// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
+const RESERVE_BYTES_MIN: usize = 64 * 1024;
+/// How many times the bytes held a message may reserve ahead, if its header claims as much.
+const RESERVE_FACTOR: usize = 8;
+
+/// The state between two inputs; empty only while a receiver works on it.
+#[derive(Debug, Default)]
+pub(super) struct Partial {
+    header: Gathered<HEADER_BYTES_MAX_CLIENT>,
+    frame: Option<OpenFrame>,
+    control: Gathered<CONTROL_BYTES_MAX>,
+    message: Option<OpenMessage>,
+}
+
+/// A frame of which the header is known and payload is missing.
+#[derive(Debug)]
+struct OpenFrame {
+    header: Header,
+    received_bytes: usize,
+}
+
+/// A data message of which a part was received.
+#[derive(Debug)]
+struct OpenMessage {
+    kind: DataKind,
+    bytes: Vec<u8>,
+    fragments: u32,
+    text: utf8::Progress,
+}
+
+/// What the bytes at hand did to the open frame.
+#[derive(Debug)]
+pub(super) enum Filled {
+    /// It wants more.
+    Wanting,
+    /// It ended; its message has not.
+    Frame,
+    /// It ended, and was a control frame.
+    Control(FrameKind, Vec<u8>),
+    /// It ended, and so did its message.
+    Message(DataKind, Vec<u8>),
+}
+
+impl Partial {
+    /// Whether there is nothing to hold.
+    pub(super) fn is_empty(&self) -> bool {
+        self.header.len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// Whether a frame waits for payload.
+    pub(super) fn has_frame(&self) -> bool {
+        self.frame.is_some()
+    }
+
+    /// The heap bytes behind this state, itself included.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.message.as_ref().map_or(0, |message| message.bytes.capacity())
+    }
+
+    /// What the next header may say.
+    pub(super) fn expected(&self, limits: &Limits) -> Expected {
+        let mut expected = expected_between_messages(limits);
+        if let Some(message) = &self.message {
+            expected.continuation = true;
+            expected.room_bytes = limits.message_bytes_max.saturating_sub(message.bytes.len());
+            expected.fragments_left = expected.fragments_left.saturating_sub(message.fragments);
+        }
+        expected
+    }
+
+    /// The header bytes gathered so far.
+    pub(super) fn header_mut(&mut self) -> &mut Gathered<HEADER_BYTES_MAX_CLIENT> {
+        &mut self.header
+    }
+
+    /// Opens the frame that `header` announces, and its message if it is the first of one.
+    pub(super) fn open(&mut self, header: Header) {
+        debug_assert!(self.frame.is_none() && self.header.len == 0);
+        let first = match header.kind {
+            FrameKind::Text => Some(DataKind::Text),
+            FrameKind::Binary => Some(DataKind::Binary),
+            FrameKind::Continuation | FrameKind::Close | FrameKind::Ping | FrameKind::Pong => None,
+        };
+        if let Some(kind) = first {
+            debug_assert!(self.message.is_none());
+            self.message = Some(OpenMessage::new(kind));
+        } else if let Some(message) = self.message.as_mut().filter(|_| !header.kind.is_control()) {
+            message.fragments += 1;
+        }
+        self.frame = Some(OpenFrame { header, received_bytes: 0 });
+    }
+
+    /// Takes payload for the open frame out of the front of `input`.
+    pub(super) fn fill(
+        &mut self,
+        input: &mut &mut [u8],
+        limits: &Limits,
+    ) -> Result<Filled, ProtocolError> {
+        let Some(frame) = &mut self.frame else { return Ok(Filled::Frame) };
+        let header = frame.header;
+        let missing = header.payload_len - frame.received_bytes;
+        let (front, rest) = std::mem::take(input).split_at_mut(missing.min(input.len()));
+        *input = rest;
+        let phase = frame.received_bytes;
+        frame.received_bytes += front.len();
+        let ended = front.len() == missing;
+        if ended {
+            self.frame = None;
+        }
+        if header.kind.is_control() {
+            mask::unmask(front, header.key, phase);
+            self.control.push(front);
+            if !ended {
+                return Ok(Filled::Wanting);
+            }
+            return Ok(Filled::Control(header.kind, self.control.take().to_vec()));
+        }
+        let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
+        message.reserve(missing, front.len(), limits.message_bytes_max);
+        mask::copy_unmask(&mut message.bytes, front, header.key, phase);
+        self.end_of_input(ended, ended && header.fin)
+    }
+
+    /// Checks the text received so far and says what the input ended.
+    fn end_of_input(&mut self, frame: bool, last: bool) -> Result<Filled, ProtocolError> {
+        let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
+        if message.kind == DataKind::Text {
+            let so_far = message.text.check(&message.bytes);
+            if !so_far || (last && !message.text.is_complete(&message.bytes)) {
+                return Err(ProtocolError::TextNotUtf8);
+            }
+        }
+        match (last, self.message.take_if(|_| last)) {
+            (true, Some(message)) => Ok(Filled::Message(message.kind, message.bytes)),
+            _ if frame => Ok(Filled::Frame),
+            _ => Ok(Filled::Wanting),
+        }
+    }
+}
+
+/// What a header may say when no message is open.
+pub(super) fn expected_between_messages(limits: &Limits) -> Expected {
+    Expected {
+        continuation: false,
+        room_bytes: limits.message_bytes_max,
+        fragments_left: limits.fragments_max.max(1),
+        rsv_allowed: 0,
+    }
+}
+
+impl OpenMessage {
+    fn new(kind: DataKind) -> Self {
+        Self { kind, bytes: Vec::new(), fragments: 1, text: utf8::Progress::default() }
+    }
+
+    /// Makes room for `arrived` bytes, and ahead for what the frame still claims, in proportion to
+    /// what is held. Grows at least by doubling, so that many small fragments cost O(n) in all, and
+    /// never past the limit on a message.
+    fn reserve(&mut self, claimed: usize, arrived: usize, bytes_max: usize) {
+        let held = self.bytes.len();
+        if arrived == 0 || self.bytes.capacity() - held >= arrived {
+            return;
+        }
+        let ahead = claimed.min(RESERVE_BYTES_MIN.max(held.saturating_mul(RESERVE_FACTOR)));
+        let wanted = held.saturating_add(ahead).max(self.bytes.capacity().saturating_mul(2));
+        let wanted = wanted.min(bytes_max).max(held + arrived);
+        self.bytes.reserve_exact(wanted - held);
+    }
+}
+
+/// A few bytes gathered from several inputs.
+#[derive(Debug)]
+pub(super) struct Gathered<const CAPACITY: usize> {
+    bytes: [u8; CAPACITY],
+    len: usize,
+}
+
+impl<const CAPACITY: usize> Default for Gathered<CAPACITY> {
+    fn default() -> Self {
+        Self { bytes: [0; CAPACITY], len: 0 }
+    }
+}
+
+impl<const CAPACITY: usize> Gathered<CAPACITY> {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends as many of `more` as fit, and gives all there are then.
+    pub(super) fn push(&mut self, more: &[u8]) -> &[u8] {
+        let count = more.len().min(CAPACITY - self.len);
+        self.bytes[self.len..self.len + count].copy_from_slice(&more[..count]);
+        self.len += count;
+        &self.bytes[..self.len]
+    }
+
+    /// Gives all there are and forgets them.
+    pub(super) fn take(&mut self) -> &[u8] {
+        let len = std::mem::take(&mut self.len);
+        &self.bytes[..len]
+    }
+}
