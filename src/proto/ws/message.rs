@@ -108,7 +108,8 @@ impl Partial {
         let Some(frame) = &mut self.frame else { return Ok(Filled::Frame) };
         let header = frame.header;
         let missing = header.payload_len - frame.received_bytes;
-        let (front, rest) = std::mem::take(input).split_at_mut(missing.min(input.len()));
+        let count = missing.min(input.len());
+        let (front, rest) = std::mem::take(input).split_at_mut(count);
         *input = rest;
         let phase = frame.received_bytes;
         frame.received_bytes += front.len();
@@ -139,11 +140,11 @@ impl Partial {
                 return Err(ProtocolError::TextNotUtf8);
             }
         }
-        match (last, self.message.take_if(|_| last)) {
-            (true, Some(message)) => Ok(Filled::Message(message.kind, message.bytes)),
-            _ if frame => Ok(Filled::Frame),
-            _ => Ok(Filled::Wanting),
-        }
+        Ok(match self.message.take_if(|_| last) {
+            Some(message) => Filled::Message(message.kind, message.bytes),
+            None if frame => Filled::Frame,
+            None => Filled::Wanting,
+        })
     }
 }
 
