@@ -1,0 +1,171 @@
+//! The bytes of one send: segments whose memory stays put while the kernel reads it.
+//!
+//! A batch is filled by the shard, given to the driver, and comes back when the kernel is done
+//! with it; a short send goes on with [`Batch::advance`]. It holds at most [`SEGMENTS_MAX`]
+//! segments and [`BYTES_MAX`] bytes (unless a single segment is larger), so that what waits
+//! behind it can still be acted on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::token::Token;
+
+/// Most segments of one batch.
+pub const SEGMENTS_MAX: usize = 256;
+/// Most bytes of one batch of several segments.
+pub const BYTES_MAX: usize = 256 * 1024;
+
+/// A run of bytes at a fixed address.
+#[derive(Debug)]
+pub enum Segment {
+    /// Bytes of this connection alone.
+    Owned(Vec<u8>),
+    /// Bytes that many connections send.
+    Shared(Arc<[u8]>),
+}
+
+impl Segment {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Segment::Owned(bytes) => bytes,
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Segments that leave in one send.
+#[derive(Debug)]
+pub struct Batch {
+    /// Whose bytes these are.
+    pub token: Token,
+    segments: VecDeque<Segment>,
+    /// Bytes of the front segment that have left already: `0 <= offset < front.len()`.
+    offset: usize,
+    /// Bytes that have not left yet.
+    bytes: usize,
+    /// Scratch of the driver for the kernel's view of the segments.
+    pub(super) vectors: Vec<libc::iovec>,
+    /// Scratch of the driver where the kernel wants a message header.
+    pub(super) header: Option<Box<libc::msghdr>>,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            token: Token { slot: 0, generation: 0 },
+            segments: VecDeque::new(),
+            offset: 0,
+            bytes: 0,
+            vectors: Vec::new(),
+            header: None,
+        }
+    }
+}
+
+impl Batch {
+    /// Bytes that have not left yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether everything has left.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// Whether a segment of this length may still join.
+    pub fn admits(&self, len: usize) -> bool {
+        self.segments.is_empty()
+            || (self.segments.len() < SEGMENTS_MAX && self.bytes + len <= BYTES_MAX)
+    }
+
+    /// Adds a segment that is not empty at the end.
+    pub fn push(&mut self, segment: Segment) {
+        debug_assert!(!segment.is_empty(), "an empty segment would never be completed");
+        self.bytes += segment.len();
+        self.segments.push_back(segment);
+    }
+
+    /// The bytes that have not left yet, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let mut offset = self.offset;
+        self.segments.iter().map(move |segment| &segment.as_slice()[std::mem::take(&mut offset)..])
+    }
+
+    /// Number of segments that have not left yet.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Takes note that `sent` more bytes have left, and gives the finished segments away.
+    pub fn advance(&mut self, sent: usize, mut finished: impl FnMut(Segment)) {
+        assert!(sent <= self.bytes, "the kernel cannot take more than it was offered");
+        self.bytes -= sent;
+        let mut left = self.offset + sent;
+        while let Some(front) = self.segments.front() {
+            if left < front.len() {
+                break;
+            }
+            left -= front.len();
+            finished(self.segments.pop_front().expect("the front was just looked at"));
+        }
+        self.offset = left;
+    }
+
+    /// Gives every segment away, sent or not.
+    pub fn clear(&mut self, finished: impl FnMut(Segment)) {
+        self.segments.drain(..).for_each(finished);
+        self.offset = 0;
+        self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn short_sends_lose_and_repeat_nothing(
+            sizes in prop::collection::vec(1usize..40, 1..20),
+            steps in prop::collection::vec(1usize..60, 1..400),
+        ) {
+            let mut batch = Batch::default();
+            let mut expected = Vec::new();
+            for (index, size) in sizes.iter().enumerate() {
+                let bytes = vec![index as u8; *size];
+                expected.extend_from_slice(&bytes);
+                batch.push(if index % 2 == 0 {
+                    Segment::Owned(bytes)
+                } else {
+                    Segment::Shared(bytes.into())
+                });
+            }
+            let mut sent = Vec::new();
+            let mut finished = 0;
+            for step in steps {
+                let step = step.min(batch.bytes());
+                let rest: Vec<u8> = batch.slices().flatten().copied().collect();
+                prop_assert_eq!(rest.len(), batch.bytes());
+                sent.extend_from_slice(&rest[..step]);
+                batch.advance(step, |_| finished += 1);
+            }
+            let rest: Vec<u8> = batch.slices().flatten().copied().collect();
+            sent.extend_from_slice(&rest);
+            prop_assert_eq!(sent, expected);
+            prop_assert_eq!(finished + batch.segments(), sizes.len());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What the process asks of its host: cores, and the limit of open files.
+
+use std::io;
+
+/// The cores this process may run on.
+pub fn cores() -> Vec<usize> {
+    // SAFETY: all-zero is a valid CPU set, and the call fills at most its size.
+    let set = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {
+            return vec![0];
+        }
+        set
+    };
+    // SAFETY: the index stays below the set's size.
+    let is_set = |core: &usize| unsafe { libc::CPU_ISSET(*core, &set) };
+    let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(is_set).collect();
+    if cores.is_empty() { vec![0] } else { cores }
+}
+
+/// Keeps the calling thread on one core.
+///
+/// # Errors
+/// When the core is not there, or not allowed to this process.
+pub fn pin_to(core: usize) -> io::Result<()> {
+    // SAFETY: all-zero is a valid CPU set; the index is checked by the macro's own bound.
+    let result = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Raises the limit of open files as far as this process may, and returns it.
+pub fn raise_open_files() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls read or write the one structure that lives across them.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return 1024;
+        }
+        let most = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const most) == 0 {
+            limit = most;
+        }
+    }
+    limit.rlim_cur
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_core_and_a_thread_can_be_kept_on_it() {
+        let core = cores()[0];
+        std::thread::spawn(move || {
+            pin_to(core).unwrap();
+            assert_eq!(cores(), [core]);
+        })
+        .join()
+        .unwrap();
+        assert!(pin_to(1023).is_err());
+    }
+
+    #[test]
+    fn the_open_files_limit_does_not_shrink() {
+        assert!(raise_open_files() >= 256);
+        assert_eq!(raise_open_files(), raise_open_files());
+    }
+}

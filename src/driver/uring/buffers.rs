@@ -1,0 +1,273 @@
+//! Receive buffers: one slab of memory, lent to the kernel through a provided-buffer ring.
+//!
+//! The kernel uses published buffers in the order they were given. Were all published at once,
+//! every one would be touched in time and stay resident. So only a few are published (`target`),
+//! topped up each turn from a last-in-first-out list, which hands out the same warm pages again;
+//! running dry doubles the target, quiet periods halve it. Pages that a period has not used go
+//! back to the system with [`Buffers::trim`].
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+/// The only buffer group of a ring.
+pub(super) const GROUP: u16 = 0;
+/// Buffers published before any demand is known.
+const TARGET_MIN: u32 = 64;
+
+/// Anonymous memory that is reserved at once and becomes resident page by page.
+struct Mapping {
+    address: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(len: usize) -> io::Result<Self> {
+        // SAFETY: a fresh private anonymous mapping aliases nothing.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let address: NonNull<u8> =
+            NonNull::new(address.cast()).expect("mmap never maps page zero unasked");
+        // Huge pages would make a two-megabyte page resident for the first byte of it.
+        // SAFETY: the range is the mapping just made; the advice changes no contents, and a
+        // kernel without huge pages refuses it harmlessly.
+        unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
+        Ok(Self { address, len })
+    }
+
+    /// Lets the kernel take the pages back; they read as zero afterwards.
+    fn discard(&self, start: usize, len: usize) {
+        debug_assert!(start + len <= self.len);
+        // SAFETY: the range lies in this mapping, and the caller holds no reference into it.
+        unsafe {
+            libc::madvise(self.address.as_ptr().add(start).cast(), len, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and nothing borrows from it any more.
+        unsafe { libc::munmap(self.address.as_ptr().cast(), self.len) };
+    }
+}
+
+/// The buffers of one ring.
+///
+/// Invariant: `lent + published + free.len() == total`, checked after every change in debug.
+pub(super) struct Buffers {
+    entries: Mapping,
+    slab: Mapping,
+    mask: u16,
+    tail: u16,
+    buffer_bytes: u32,
+    total: u32,
+    free: Vec<u16>,
+    published: u32,
+    lent: u32,
+    target: u32,
+    /// Fewest published and fewest free buffers seen since the last [`Buffers::trim`].
+    published_least: u32,
+    free_least: usize,
+    starved: bool,
+    used: bool,
+    /// Per buffer: whether its pages may be resident.
+    resident: Vec<bool>,
+}
+
+impl Buffers {
+    /// Reserves `total` buffers (made a power of two, at most 32,768) and registers their ring.
+    pub(super) fn new(
+        submitter: &Submitter<'_>,
+        total: u32,
+        buffer_bytes: u32,
+    ) -> io::Result<Self> {
+        let total = total.clamp(8, 32_768);
+        let total = if total.is_power_of_two() { total } else { total.next_power_of_two() / 2 };
+        let entries = Mapping::new(total as usize * size_of::<BufRingEntry>())?;
+        let slab = Mapping::new(total as usize * buffer_bytes as usize)?;
+        // SAFETY: the mapping is page aligned, large enough for `total` entries, and lives until
+        // the ring is gone: `Uring` drops its ring before its buffers.
+        unsafe {
+            submitter.register_buf_ring_with_flags(
+                entries.address.as_ptr() as u64,
+                total as u16,
+                GROUP,
+                0,
+            )?;
+        }
+        let mut buffers = Self {
+            entries,
+            slab,
+            mask: (total - 1) as u16,
+            tail: 0,
+            buffer_bytes,
+            total,
+            free: (0..total as u16).rev().collect(),
+            published: 0,
+            lent: 0,
+            target: TARGET_MIN.min(total),
+            published_least: 0,
+            free_least: total as usize,
+            starved: false,
+            used: false,
+            resident: vec![false; total as usize],
+        };
+        buffers.top_up();
+        buffers.published_least = buffers.published;
+        Ok(buffers)
+    }
+
+    /// Publishes buffers until the target is reached or none is free.
+    pub(super) fn top_up(&mut self) {
+        if self.published >= self.target || self.free.is_empty() {
+            return;
+        }
+        while self.published < self.target {
+            let Some(buffer) = self.free.pop() else { break };
+            let address = self.slab.address.as_ptr() as u64
+                + u64::from(buffer) * u64::from(self.buffer_bytes);
+            let index = usize::from(self.tail & self.mask);
+            // SAFETY: `index < total` entries of the mapping; an entry at the tail belongs to us
+            // until the tail moves past it. The tail field shares memory with entry 0's reserved
+            // half-word, which the setters do not write.
+            unsafe {
+                let entry = &mut *self.entry(index);
+                entry.set_addr(address);
+                entry.set_len(self.buffer_bytes);
+                entry.set_bid(buffer);
+            }
+            self.tail = self.tail.wrapping_add(1);
+            self.published += 1;
+        }
+        self.free_least = self.free_least.min(self.free.len());
+        // SAFETY: entry 0 is initialised memory of the mapping, and its tail half-word is shared
+        // with the kernel as an atomic.
+        unsafe {
+            let tail = BufRingEntry::tail(self.entry(0));
+            AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
+        }
+        self.check();
+    }
+
+    /// Where entry `index` of the ring lies.
+    #[expect(clippy::cast_ptr_alignment, reason = "a mapping begins at a page")]
+    fn entry(&self, index: usize) -> *mut BufRingEntry {
+        assert!(index < self.total as usize);
+        // SAFETY: the mapping has room for `total` entries.
+        unsafe { self.entries.address.as_ptr().cast::<BufRingEntry>().add(index) }
+    }
+
+    /// Takes note that the kernel filled a buffer.
+    pub(super) fn lend(&mut self, buffer: u16) {
+        assert!(u32::from(buffer) < self.total, "the kernel fills only buffers of this ring");
+        self.published -= 1;
+        self.lent += 1;
+        self.published_least = self.published_least.min(self.published);
+        self.used = true;
+        self.resident[usize::from(buffer)] = true;
+        self.check();
+    }
+
+    /// Takes a buffer back.
+    pub(super) fn give_back(&mut self, buffer: u16) {
+        assert!(self.lent > 0, "only a lent buffer comes back");
+        self.lent -= 1;
+        self.free.push(buffer);
+        self.check();
+    }
+
+    /// Takes note that a receive found no buffer: more of them will be published from now on.
+    pub(super) fn starve(&mut self) {
+        self.starved = true;
+        self.target = (self.target * 2).min(self.total);
+    }
+
+    /// Whether at least a quarter of the target is there to be filled.
+    pub(super) fn has_buffers(&self) -> bool {
+        self.published + self.free.len() as u32 >= self.target.div_ceil(4)
+    }
+
+    /// The bytes of a lent buffer.
+    pub(super) fn bytes(&mut self, buffer: u16, len: u32) -> &mut [u8] {
+        assert!(u32::from(buffer) < self.total && len <= self.buffer_bytes);
+        let start = usize::from(buffer) * self.buffer_bytes as usize;
+        // SAFETY: the range lies in the slab; the kernel has filled it and will not touch it
+        // until it is published again; `&mut self` keeps a second borrow away.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.slab.address.as_ptr().add(start), len as usize)
+        }
+    }
+
+    /// Ends a period: lowers the target where demand was low, and discards pages not used in it.
+    ///
+    /// Sound only while the kernel is not filling buffers: with deferred task work it does so only
+    /// inside our own `io_uring_enter`, and only what has been reaped may be discarded, which the
+    /// caller guarantees by calling when no completion waits.
+    pub(super) fn trim(&mut self) {
+        if !std::mem::take(&mut self.starved) && self.published_least > self.target / 2 {
+            self.target = (self.target / 2).max(TARGET_MIN.min(self.total));
+        }
+        let unused = if self.used { self.free_least.min(self.free.len()) } else { self.free.len() };
+        for index in 0..unused {
+            self.discard(self.free[index]);
+        }
+        if !self.used && self.lent == 0 {
+            // Nothing at all came in: the published buffers rest as well.
+            for step in 1..=self.published {
+                let index = usize::from(self.tail.wrapping_sub(step as u16) & self.mask);
+                // SAFETY: the kernel only reads entries, so reading one that it holds is fine.
+                let buffer = unsafe { (*self.entry(index)).bid() };
+                self.discard(buffer);
+            }
+        }
+        self.used = false;
+        self.published_least = self.published;
+        self.free_least = self.free.len();
+    }
+
+    fn discard(&mut self, buffer: u16) {
+        if std::mem::take(&mut self.resident[usize::from(buffer)]) {
+            let bytes = self.buffer_bytes as usize;
+            self.slab.discard(usize::from(buffer) * bytes, bytes);
+        }
+    }
+
+    pub(super) fn lent(&self) -> u32 {
+        self.lent
+    }
+
+    pub(super) fn published(&self) -> u32 {
+        self.published
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    pub(super) fn buffer_bytes(&self) -> u32 {
+        self.buffer_bytes
+    }
+
+    fn check(&self) {
+        debug_assert_eq!(
+            self.lent + self.published + self.free.len() as u32,
+            self.total,
+            "every buffer is lent, published or free"
+        );
+    }
+}

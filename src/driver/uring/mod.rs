@@ -1,0 +1,538 @@
+//! The `io_uring` engine: one ring, one buffer ring and one table of direct descriptors a shard.
+//!
+//! How it keeps an echo at one system call: connections are direct descriptors; a receive is
+//! armed once and goes on (multishot) over provided buffers; everything a turn wants is written
+//! into the submission queue and leaves with the same `io_uring_enter` that waits for more.
+//! Deferred task work makes the kernel deliver completions inside that call, on this core.
+//!
+//! Rings are made disabled, restricted to the operations named in [`restrict`], and enabled by
+//! the thread that uses them: it becomes the single issuer.
+
+mod buffers;
+mod operations;
+mod probe;
+mod ring;
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use io_uring::cqueue;
+use slab::Slab;
+
+use super::token::Op;
+use super::{
+    Batch, Bell, Completion, Driver, DriverCounters, Lease, Received, Socket, Token, Wait,
+};
+use buffers::Buffers;
+pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
+use ring::Ring;
+
+/// What a shard's engine is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct UringOptions {
+    /// Submission entries; the completion queue has eight times as many.
+    pub ring_entries: u32,
+    /// Most sockets at a time: size of the table of direct descriptors.
+    pub sockets_max: u32,
+    /// Receive buffers of this shard.
+    pub buffers: u32,
+    /// Bytes of one receive buffer.
+    pub buffer_bytes: u32,
+    /// Waits up to this long for [`UringOptions::min_wait_completions`] (µs); 0 = off.
+    pub min_wait_us: u32,
+    /// Completions worth waiting for.
+    pub min_wait_completions: u32,
+    /// What the kernel can do.
+    pub features: Features,
+    /// Common start of all drivers' clocks.
+    pub epoch: Instant,
+}
+
+/// The rings of all shards, so that each can send messages to each.
+///
+/// It holds a descriptor of its own of every ring: a number in it is never reused for another file
+/// while a shard may still ring there.
+pub struct Peers {
+    rings: Vec<OnceLock<OwnedFd>>,
+}
+
+impl Peers {
+    /// Room for this many shards.
+    pub fn new(shards: usize) -> Arc<Self> {
+        Arc::new(Self { rings: (0..shards).map(|_| OnceLock::new()).collect() })
+    }
+
+    fn set(&self, shard: u16, ring: RawFd) -> io::Result<()> {
+        // SAFETY: dup has no memory effects; a descriptor it returns is ours alone.
+        let copy = unsafe { libc::fcntl(ring, libc::F_DUPFD_CLOEXEC, 0) };
+        if copy < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as above, checked to be a descriptor.
+        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
+        assert!(self.rings[usize::from(shard)].set(copy).is_ok(), "a shard has one ring");
+        Ok(())
+    }
+
+    fn get(&self, shard: u16) -> Option<RawFd> {
+        self.rings.get(usize::from(shard))?.get().map(AsRawFd::as_raw_fd)
+    }
+}
+
+/// Wakes a ring from any thread through an eventfd that the ring reads.
+struct EventBell {
+    event: OwnedFd,
+    rung: AtomicBool,
+}
+
+impl Bell for EventBell {
+    fn ring(&self) {
+        if self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let one = 1_u64;
+        // SAFETY: writes eight bytes that live across the call. It cannot fail for lack of room:
+        // the counter is read back before it is written again.
+        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+/// One accept in flight: the kernel writes the peer's address here.
+struct AcceptAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+struct Listening {
+    socket: OwnedFd,
+    armed: u32,
+    stopping: bool,
+}
+
+/// The engine of one shard.
+pub struct Uring {
+    ring: Ring,
+    buffers: Buffers,
+    listeners: Vec<Option<Listening>>,
+    accepts: Slab<Box<AcceptAddress>>,
+    sends: Slab<Box<Batch>>,
+    adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
+    /// Detach in two steps: the installed descriptor waits for the direct one's close.
+    detaching: Slab<(Token, Socket, Option<OwnedFd>)>,
+    passing: Slab<(Token, Socket)>,
+    ready: VecDeque<Completion>,
+    bell: Arc<EventBell>,
+    bell_count: Box<u64>,
+    peers: Arc<Peers>,
+    options: UringOptions,
+    doorbells_failed: u64,
+    starvations: u64,
+}
+
+impl Uring {
+    /// Makes the engine of shard `shard`. To be called on the thread that will drive it.
+    ///
+    /// Where the locked-memory limit refuses the ring, it is tried again at half the size, down to
+    /// 64 entries; [`Uring::ring_entries`] tells what was had.
+    ///
+    /// # Errors
+    /// With cause and cure.
+    pub fn new(options: UringOptions, shard: u16, peers: Arc<Peers>) -> Result<Self, UringError> {
+        let mut entries = options.ring_entries.next_power_of_two();
+        let mut buffer_count = options.buffers;
+        let (ring, buffers) = loop {
+            match Self::assemble(&options, entries, buffer_count) {
+                Ok(made) => break made,
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && entries > 64 => {
+                    entries /= 2;
+                    buffer_count = (buffer_count / 2).max(64);
+                }
+                Err(error) => {
+                    return Err(UringError::explain("a shard's ring cannot be set up", error));
+                }
+            }
+        };
+        // SAFETY: eventfd has no memory effects.
+        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if event < 0 {
+            return Err(UringError::explain("eventfd", io::Error::last_os_error()));
+        }
+        // SAFETY: checked to be a fresh descriptor.
+        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        peers
+            .set(shard, ring.descriptor())
+            .map_err(|error| UringError::explain("a shard's ring cannot be shared", error))?;
+        let mut uring = Self {
+            ring,
+            buffers,
+            listeners: Vec::new(),
+            accepts: Slab::new(),
+            sends: Slab::new(),
+            adopting: Slab::new(),
+            detaching: Slab::new(),
+            passing: Slab::new(),
+            ready: VecDeque::new(),
+            bell: Arc::new(EventBell { event, rung: AtomicBool::new(false) }),
+            bell_count: Box::new(0),
+            peers,
+            options,
+            doorbells_failed: 0,
+            starvations: 0,
+        };
+        uring.arm_bell();
+        Ok(uring)
+    }
+
+    fn assemble(
+        options: &UringOptions,
+        entries: u32,
+        buffer_count: u32,
+    ) -> io::Result<(Ring, Buffers)> {
+        let mut ring = Ring::new(entries, options.features)?;
+        ring.submitter().register_files_sparse(options.sockets_max)?;
+        let buffers = Buffers::new(ring.submitter(), buffer_count, options.buffer_bytes)?;
+        ring.enable()?;
+        Ok((ring, buffers))
+    }
+
+    /// Submission entries that the ring really has.
+    pub fn ring_entries(&self) -> u32 {
+        self.ring.entries()
+    }
+
+    fn arm_bell(&mut self) {
+        let event = self.bell.event.as_raw_fd();
+        let entry = operations::read_event(event, &mut self.bell_count);
+        self.ring.push(&entry);
+    }
+
+    /// Makes a completion of one queue entry; `None` for what only the driver has to know.
+    fn translate(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+        let (op, value) = Op::unpack(entry.user_data()).expect("user data is made by this driver");
+        let result = entry.result();
+        match op {
+            Op::Receive => Some(self.received(Token::from_value(value), entry)),
+            Op::Send => {
+                let batch = self.sends.remove(value as usize);
+                Some(Completion::Sent { batch, result: operations::outcome(result) })
+            }
+            Op::Accept => self.accepted(value, result),
+            Op::Cancel => Some(Completion::CancelRan { token: Token::from_value(value) }),
+            Op::Shutdown => Some(Completion::ShutDown { token: Token::from_value(value) }),
+            Op::Close => Some(Completion::Closed { token: Token::from_value(value) }),
+            Op::Doorbell => Some(Completion::Doorbell),
+            Op::DoorbellSent => {
+                // Only failures are reported: the success is skipped.
+                self.doorbells_failed += 1;
+                None
+            }
+            Op::Bell => {
+                self.bell.rung.store(false, Ordering::Release);
+                self.arm_bell();
+                Some(Completion::Doorbell)
+            }
+            Op::Arrived if result < 0 => None, // Its sender is told as well, and tells us by mail.
+            Op::Arrived => Some(Completion::Arrived { key: value, socket: Socket(result as u32) }),
+            Op::Pass | Op::PassClose => self.passed(op, value as usize, result),
+            Op::Install | Op::InstallClose => self.detached(op, value as usize, result),
+            Op::Adopt => {
+                let (token, index, _closed_now) = self.adopting.remove(value as usize);
+                let result = operations::outcome(result).map(|_| Socket(*index as u32));
+                Some(Completion::Adopted { token, result })
+            }
+            Op::StopListening => {
+                self.close_listener_if_quiet(value as usize);
+                None
+            }
+        }
+    }
+
+    fn received(&mut self, token: Token, entry: &cqueue::Entry) -> Completion {
+        let armed = cqueue::more(entry.flags());
+        let what = match (entry.result(), cqueue::buffer_select(entry.flags())) {
+            (0, buffer) => {
+                self.reclaim(buffer);
+                Received::End
+            }
+            (len, Some(buffer)) if len > 0 => {
+                self.buffers.lend(buffer);
+                Received::Data(Lease { buffer, len: len as u32 })
+            }
+            (error, buffer) => {
+                self.reclaim(buffer);
+                match -error {
+                    libc::ENOBUFS => {
+                        self.buffers.starve();
+                        self.starvations += 1;
+                        Received::Starved
+                    }
+                    libc::ECANCELED => Received::Cancelled,
+                    // The multishot was ended early by the kernel without an error of the socket.
+                    libc::EAGAIN | libc::EINTR | libc::ENOMEM => Received::Starved,
+                    errno => Received::Failed(errno),
+                }
+            }
+        };
+        Completion::Received { token, armed, what }
+    }
+
+    /// A buffer that came with a completion that carries no bytes.
+    fn reclaim(&mut self, buffer: Option<u16>) {
+        if let Some(buffer) = buffer {
+            self.buffers.lend(buffer);
+            self.buffers.give_back(buffer);
+        }
+    }
+
+    fn accepted(&mut self, value: u64, result: i32) -> Option<Completion> {
+        let (listener, index) = ((value >> 32) as u16, value as u32 as usize);
+        let address = self.accepts.remove(index);
+        let listening = self.listeners[usize::from(listener)].as_mut()?;
+        listening.armed -= 1;
+        let stopping = listening.stopping;
+        self.close_listener_if_quiet(usize::from(listener));
+        if result < 0 {
+            // Cancelled because the listener stops: nobody waits for this accept any more.
+            let failed = Completion::AcceptFailed { listener, errno: -result };
+            return (!stopping).then_some(failed);
+        }
+        let peer = address.peer();
+        Some(Completion::Accepted { listener, socket: Socket(result as u32), peer })
+    }
+
+    fn close_listener_if_quiet(&mut self, listener: usize) {
+        if self.listeners[listener].as_ref().is_some_and(|l| l.stopping && l.armed == 0) {
+            self.listeners[listener] = None;
+        }
+    }
+
+    fn passed(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
+        let (token, socket) = self.passing[index];
+        if op == Op::Pass && result >= 0 {
+            // The other ring holds the socket now; ours lets go of it.
+            self.ring.push(&operations::close(socket, Op::PassClose.pack(index as u64)));
+            return None;
+        }
+        self.passing.remove(index);
+        let result = if op == Op::Pass { Err(-result) } else { Ok(()) };
+        Some(Completion::Passed { token, result })
+    }
+
+    fn detached(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
+        if op == Op::Install && result >= 0 {
+            // SAFETY: the kernel has just installed this descriptor for us.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
+            let entry = &mut self.detaching[index];
+            entry.2 = Some(descriptor);
+            let socket = entry.1;
+            self.ring.push(&operations::close(socket, Op::InstallClose.pack(index as u64)));
+            return None;
+        }
+        let (token, _, descriptor) = self.detaching.remove(index);
+        Some(Completion::Detached { token, result: descriptor.ok_or(-result) })
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // The kernel may still read or write what is in flight, for instance when a shard ends by
+        // a panic. Such memory is leaked rather than freed under its hands.
+        std::mem::forget(std::mem::take(&mut self.sends));
+        std::mem::forget(std::mem::take(&mut self.accepts));
+        std::mem::forget(std::mem::take(&mut self.adopting));
+        std::mem::forget(std::mem::take(&mut self.bell_count));
+    }
+}
+
+impl AcceptAddress {
+    fn new() -> Box<Self> {
+        // SAFETY: all-zero is a valid sockaddr_storage.
+        let storage = unsafe { MaybeUninit::zeroed().assume_init() };
+        Box::new(Self { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
+    }
+
+    /// The peer; `None` for Unix sockets, which have no address. IPv4 in IPv6 reads as IPv4.
+    fn peer(&self) -> Option<SocketAddr> {
+        // SAFETY: the kernel has written an address of `len` bytes into the storage.
+        let address = unsafe {
+            let mut storage = socket2::SockAddrStorage::zeroed();
+            *storage.view_as::<libc::sockaddr_storage>() = self.storage;
+            socket2::SockAddr::new(storage, self.len)
+        };
+        let address = address.as_socket()?;
+        Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+    }
+}
+
+impl Driver for Uring {
+    fn now_ns(&mut self) -> u64 {
+        self.options.epoch.elapsed().as_nanos() as u64
+    }
+
+    fn listen(&mut self, listener: u16, socket: OwnedFd) -> io::Result<()> {
+        let index = usize::from(listener);
+        if self.listeners.len() <= index {
+            self.listeners.resize_with(index + 1, || None);
+        }
+        self.listeners[index] = Some(Listening { socket, armed: 0, stopping: false });
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: u16) {
+        let Some(listening) = self.listeners[usize::from(listener)].as_mut() else { return };
+        if listening.stopping {
+            return;
+        }
+        listening.armed += 1;
+        let entry = self.accepts.vacant_entry();
+        let user_data = Op::Accept.pack(u64::from(listener) << 32 | entry.key() as u64);
+        let address = entry.insert(AcceptAddress::new());
+        let descriptor = listening.socket.as_raw_fd();
+        self.ring.push(&operations::accept(
+            descriptor,
+            &mut address.storage,
+            &mut address.len,
+            user_data,
+        ));
+    }
+
+    fn stop_listening(&mut self, listener: u16) {
+        let Some(listening) = self.listeners[usize::from(listener)].as_mut() else { return };
+        if !std::mem::replace(&mut listening.stopping, true) {
+            let user_data = Op::StopListening.pack(u64::from(listener));
+            self.ring.push(&operations::cancel_listener(listening.socket.as_raw_fd(), user_data));
+        }
+    }
+
+    fn receive(&mut self, socket: Socket, token: Token) {
+        self.ring.push(&operations::receive(
+            socket,
+            buffers::GROUP,
+            Op::Receive.pack(token.value()),
+        ));
+    }
+
+    fn cancel_receive(&mut self, socket: Socket, token: Token) {
+        let _ = socket;
+        let target = Op::Receive.pack(token.value());
+        self.ring.push(&operations::cancel_one(target, Op::Cancel.pack(token.value())));
+    }
+
+    fn cancel_all(&mut self, socket: Socket, token: Token) {
+        self.ring.push(&operations::cancel_socket(socket, Op::Cancel.pack(token.value())));
+    }
+
+    fn send(&mut self, socket: Socket, batch: Box<Batch>) {
+        let entry = self.sends.vacant_entry();
+        let user_data = Op::Send.pack(entry.key() as u64);
+        let batch = entry.insert(batch);
+        let vectorized = self.options.features.send_vectorized;
+        self.ring.push(&operations::send(socket, batch, vectorized, user_data));
+    }
+
+    fn shutdown(&mut self, socket: Socket, token: Token) {
+        self.ring.push(&operations::shutdown(socket, Op::Shutdown.pack(token.value())));
+    }
+
+    fn close(&mut self, socket: Socket, token: Token) {
+        self.ring.push(&operations::close(socket, Op::Close.pack(token.value())));
+    }
+
+    fn doorbell(&mut self, shard: u16) {
+        if let Some(ring) = self.peers.get(shard) {
+            self.ring.push(&operations::doorbell(ring));
+        }
+    }
+
+    fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64) {
+        let Some(ring) = self.peers.get(shard) else {
+            self.ready.push_back(Completion::Passed { token, result: Err(libc::EBADF) });
+            return;
+        };
+        let index = self.passing.insert((token, socket));
+        self.ring.push(&operations::pass(
+            ring,
+            socket,
+            Op::Arrived.pack(key),
+            Op::Pass.pack(index as u64),
+        ));
+    }
+
+    fn detach(&mut self, socket: Socket, token: Token) {
+        if !self.options.features.install {
+            self.ready.push_back(Completion::Detached { token, result: Err(libc::EOPNOTSUPP) });
+            return;
+        }
+        let index = self.detaching.insert((token, socket, None));
+        self.ring.push(&operations::install(socket, Op::Install.pack(index as u64)));
+    }
+
+    fn adopt(&mut self, descriptor: OwnedFd, token: Token) {
+        let number = Box::new(descriptor.as_raw_fd());
+        let index = self.adopting.insert((token, number, descriptor));
+        let number = &mut *self.adopting[index].1;
+        self.ring.push(&operations::adopt(number, Op::Adopt.pack(index as u64)));
+    }
+
+    fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        self.buffers.top_up();
+        let wait = if self.ready.is_empty() { wait } else { Wait::No };
+        let now = if matches!(wait, Wait::Until(_)) { self.now_ns() } else { 0 };
+        self.ring.enter(wait, now, &self.options)
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        loop {
+            if let Some(completion) = self.ready.pop_front() {
+                return Some(completion);
+            }
+            let entry = self.ring.reap()?;
+            if let Some(completion) = self.translate(&entry) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn bytes(&mut self, lease: &Lease) -> &mut [u8] {
+        self.buffers.bytes(lease.buffer, lease.len)
+    }
+
+    fn release(&mut self, lease: Lease) {
+        self.buffers.give_back(lease.buffer);
+    }
+
+    fn has_buffers(&self) -> bool {
+        self.buffers.has_buffers()
+    }
+
+    fn trim(&mut self) {
+        if self.ring.is_drained() {
+            self.buffers.trim();
+        }
+    }
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        self.bell.clone()
+    }
+
+    fn counters(&self) -> DriverCounters {
+        DriverCounters {
+            enters: self.ring.enters,
+            submissions: self.ring.submissions,
+            completions: self.ring.completions,
+            overflows: self.ring.overflows(),
+            starvations: self.starvations,
+            doorbells_failed: self.doorbells_failed,
+            buffers_lent: self.buffers.lent(),
+            buffers_published: self.buffers.published(),
+            buffers_total: self.buffers.total(),
+            buffer_bytes: self.buffers.buffer_bytes(),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Submission entries: one function an operation, with the flags that the io-uring crate lacks.
+//!
+//! Every function that takes an address relies on its caller to keep that memory until the
+//! operation's final completion.
+
+use std::os::fd::RawFd;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+
+use super::probe::SEND_VECTORIZED;
+use crate::driver::token::Op;
+use crate::driver::{Batch, Socket};
+
+/// `IORING_RECVSEND_POLL_FIRST`: do not try before the socket says that it is ready.
+const POLL_FIRST: u8 = 1;
+/// Where `ioprio` lies in a submission entry (`struct io_uring_sqe`).
+const IOPRIO_OFFSET: usize = 2;
+
+const _: () = assert!(size_of::<Entry>() == 64, "the entry is the kernel's own structure");
+
+/// Result or errno.
+pub(super) fn outcome(result: i32) -> Result<usize, i32> {
+    if result < 0 { Err(-result) } else { Ok(result as usize) }
+}
+
+fn fixed(socket: Socket) -> types::Fixed {
+    types::Fixed(socket.0)
+}
+
+pub(super) fn accept(
+    listener: RawFd,
+    address: &mut libc::sockaddr_storage,
+    len: &mut libc::socklen_t,
+    user_data: u64,
+) -> Entry {
+    opcode::Accept::new(types::Fd(listener), (&raw mut *address).cast(), len)
+        .file_index(Some(types::DestinationSlot::auto_target()))
+        .build()
+        .user_data(user_data)
+}
+
+/// A receive that stays armed. Without `POLL_FIRST` an empty buffer ring would fail it at once, even
+/// when the socket has no data.
+pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
+    let mut entry = opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data);
+    // SAFETY: the entry is the 64-byte structure of the kernel, in which `ioprio` is the half-word
+    // at offset 2, low byte first.
+    unsafe { *(&raw mut entry).cast::<u8>().add(IOPRIO_OFFSET) |= POLL_FIRST };
+    entry
+}
+
+/// One send of all that is left of the batch.
+///
+/// Without `MSG_WAITALL`: a short send shows that a slow reader makes progress.
+pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_data: u64) -> Entry {
+    let flags = libc::MSG_NOSIGNAL;
+    if batch.segments() == 1 {
+        let bytes = batch.slices().next().expect("one segment was counted");
+        return opcode::Send::new(fixed(socket), bytes.as_ptr(), bytes.len() as u32)
+            .flags(flags)
+            .build()
+            .user_data(user_data);
+    }
+    let mut vectors = std::mem::take(&mut batch.vectors);
+    vectors.clear();
+    vectors.extend(batch.slices().map(|bytes| libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    }));
+    batch.vectors = vectors;
+    if vectorized {
+        let count = batch.vectors.len() as u32;
+        return opcode::Send::new(fixed(socket), batch.vectors.as_ptr().cast(), count)
+            .ioprio(SEND_VECTORIZED)
+            .flags(flags)
+            .build()
+            .user_data(user_data);
+    }
+    let header = batch.header.get_or_insert_with(|| {
+        // SAFETY: all-zero is a valid message header: no name, no vectors, no control data.
+        Box::new(unsafe { std::mem::zeroed() })
+    });
+    header.msg_iov = batch.vectors.as_mut_ptr();
+    header.msg_iovlen = batch.vectors.len() as _;
+    opcode::SendMsg::new(fixed(socket), &raw const **header)
+        .flags(flags as u32)
+        .build()
+        .user_data(user_data)
+}
+
+pub(super) fn cancel_one(target: u64, user_data: u64) -> Entry {
+    opcode::AsyncCancel::new(target).build().user_data(user_data)
+}
+
+pub(super) fn cancel_socket(socket: Socket, user_data: u64) -> Entry {
+    opcode::AsyncCancel2::new(types::CancelBuilder::fd(fixed(socket)).all())
+        .build()
+        .user_data(user_data)
+}
+
+pub(super) fn cancel_listener(listener: RawFd, user_data: u64) -> Entry {
+    opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(listener)).all())
+        .build()
+        .user_data(user_data)
+}
+
+pub(super) fn shutdown(socket: Socket, user_data: u64) -> Entry {
+    opcode::Shutdown::new(fixed(socket), libc::SHUT_WR).build().user_data(user_data)
+}
+
+pub(super) fn close(socket: Socket, user_data: u64) -> Entry {
+    opcode::Close::new(fixed(socket)).build().user_data(user_data)
+}
+
+pub(super) fn read_event(event: RawFd, count: &mut u64) -> Entry {
+    opcode::Read::new(types::Fd(event), (&raw mut *count).cast(), 8)
+        .build()
+        .user_data(Op::Bell.pack(0))
+}
+
+/// Success is silent here; a failure comes as a completion of its own kind.
+pub(super) fn doorbell(ring: RawFd) -> Entry {
+    opcode::MsgRingData::new(types::Fd(ring), 0, Op::Doorbell.pack(0), None)
+        .build()
+        .flags(Flags::SKIP_SUCCESS)
+        .user_data(Op::DoorbellSent.pack(0))
+}
+
+pub(super) fn pass(ring: RawFd, socket: Socket, arrives_as: u64, user_data: u64) -> Entry {
+    opcode::MsgRingSendFd::new(
+        types::Fd(ring),
+        fixed(socket),
+        types::DestinationSlot::auto_target(),
+        arrives_as,
+    )
+    .build()
+    .user_data(user_data)
+}
+
+pub(super) fn install(socket: Socket, user_data: u64) -> Entry {
+    opcode::FixedFdInstall::new(fixed(socket), 0).build().user_data(user_data)
+}
+
+pub(super) fn adopt(descriptor: &mut RawFd, user_data: u64) -> Entry {
+    // IORING_FILE_INDEX_ALLOC: the kernel chooses a free place and writes it over the descriptor.
+    opcode::FilesUpdate::new(descriptor, 1).offset(-1).build().user_data(user_data)
+}

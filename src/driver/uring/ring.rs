@@ -1,0 +1,226 @@
+//! A ring's life and its one system call.
+//!
+//! The crate forgets a registered ring descriptor with each new `Submitter`, so the ring is split
+//! once, and the three parts are kept beside it for as long as it lives.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
+
+use io_uring::squeue::Flags;
+use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, squeue};
+use io_uring::{opcode, register::Restriction, types};
+
+use super::{Features, UringOptions};
+use crate::driver::Wait;
+
+/// `IORING_REGISTER_ENABLE_RINGS` and `IORING_REGISTER_RING_FDS`, allowed after the restriction.
+const REGISTER_AFTERWARDS: [u8; 3] = [12, 20, 21];
+const ENTER_NO_IOWAIT: u32 = EnterFlags::NO_IOWAIT.bits();
+
+pub(super) struct Ring {
+    /// The parts borrow from `ring`, which is dropped after them: see [`Drop`].
+    submitter: ManuallyDrop<Submitter<'static>>,
+    submissions_queue: ManuallyDrop<SubmissionQueue<'static>>,
+    completions_queue: ManuallyDrop<CompletionQueue<'static>>,
+    ring: *mut IoUring,
+    no_iowait: u32,
+    pub(super) enters: u64,
+    pub(super) submissions: u64,
+    pub(super) completions: u64,
+}
+
+impl Ring {
+    /// Makes a disabled, restricted ring; nothing can be submitted before [`Ring::enable`].
+    pub(super) fn new(entries: u32, features: Features) -> io::Result<Self> {
+        let mut builder = IoUring::<squeue::Entry, cqueue::Entry>::builder();
+        builder
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_r_disabled()
+            .setup_cqsize(entries * 8);
+        if features.no_sqarray {
+            builder.setup_no_sqarray();
+        }
+        let ring = Box::into_raw(Box::new(builder.build(entries)?));
+        // SAFETY: `ring` comes from a box that lives until `Drop`, where the parts go first. The
+        // reference is the only one ever made.
+        let (submitter, submissions_queue, completions_queue) = unsafe { (*ring).split() };
+        Ok(Self {
+            submitter: ManuallyDrop::new(submitter),
+            submissions_queue: ManuallyDrop::new(submissions_queue),
+            completions_queue: ManuallyDrop::new(completions_queue),
+            ring,
+            no_iowait: if features.no_iowait { ENTER_NO_IOWAIT } else { 0 },
+            enters: 0,
+            submissions: 0,
+            completions: 0,
+        })
+    }
+
+    /// Restricts the ring to what the engine uses and lets it run; the calling thread becomes its
+    /// single issuer.
+    pub(super) fn enable(&mut self) -> io::Result<()> {
+        self.submitter.register_restrictions(&mut restrictions())?;
+        self.submitter.register_enable_rings()?;
+        self.submitter.register_ring_fd()
+    }
+
+    pub(super) fn submitter(&self) -> &Submitter<'static> {
+        &self.submitter
+    }
+
+    pub(super) fn descriptor(&self) -> RawFd {
+        // SAFETY: the box is alive, and reading the descriptor does not disturb the parts.
+        unsafe { (*self.ring).as_raw_fd() }
+    }
+
+    pub(super) fn entries(&self) -> u32 {
+        self.submissions_queue.capacity() as u32
+    }
+
+    pub(super) fn overflows(&self) -> u64 {
+        u64::from(self.completions_queue.overflow())
+    }
+
+    /// Queues an entry; a full queue is submitted first.
+    pub(super) fn push(&mut self, entry: &squeue::Entry) {
+        // SAFETY: entries are made by `operations`, whose arguments name memory that the driver
+        // keeps until the completion.
+        while unsafe { self.submissions_queue.push(entry) }.is_err() {
+            self.submissions_queue.sync();
+            // Errors here are met again, and reported, by the turn's own `enter`.
+            let _ = self.call(0, 0, None);
+            self.submissions_queue.sync();
+        }
+    }
+
+    /// Submits what is queued and waits as told.
+    pub(super) fn enter(
+        &mut self,
+        wait: Wait,
+        now_ns: u64,
+        options: &UringOptions,
+    ) -> io::Result<()> {
+        self.submissions_queue.sync();
+        self.completions_queue.sync();
+        let wait = if self.completions_queue.is_empty() { wait } else { Wait::No };
+        let timeout = match wait {
+            Wait::No => return self.enter_quietly(0, None),
+            Wait::Forever => None,
+            Wait::Until(deadline) => Some(deadline.saturating_sub(now_ns)),
+        };
+        let mut args = types::SubmitArgs::new();
+        let mut want = 1;
+        if options.min_wait_us > 0 && options.features.min_wait {
+            args = args.min_wait_usec(options.min_wait_us);
+            want = options.min_wait_completions.max(1);
+        }
+        let timespec;
+        if let Some(ns) = timeout {
+            timespec =
+                types::Timespec::new().sec(ns / 1_000_000_000).nsec((ns % 1_000_000_000) as u32);
+            args = args.timespec(&timespec);
+        }
+        self.enter_quietly(want, Some(&args))
+    }
+
+    /// One `io_uring_enter`; what a later call mends by itself is not an error.
+    fn enter_quietly(
+        &mut self,
+        want: u32,
+        args: Option<&types::SubmitArgs<'_, '_>>,
+    ) -> io::Result<()> {
+        let result = self.call(want, EnterFlags::GETEVENTS.bits(), args);
+        self.submissions_queue.sync();
+        self.completions_queue.sync();
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                // The deadline passed; a signal came; completions must be taken first; memory is
+                // short for now. What was not submitted stays queued.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn call(
+        &mut self,
+        want: u32,
+        flags: u32,
+        args: Option<&types::SubmitArgs<'_, '_>>,
+    ) -> io::Result<()> {
+        let queued = self.submissions_queue.len() as u32;
+        self.enters += 1;
+        let flags = flags | if want > 0 { self.no_iowait } else { 0 };
+        // SAFETY: the arguments, where given, live across the call and are of the type that
+        // EXT_ARG announces.
+        let submitted = unsafe {
+            match args {
+                Some(args) => self.submitter.enter(
+                    queued,
+                    want,
+                    flags | EnterFlags::EXT_ARG.bits(),
+                    Some(args),
+                ),
+                None => self.submitter.enter::<libc::sigset_t>(queued, want, flags, None),
+            }
+        }?;
+        self.submissions += submitted as u64;
+        Ok(())
+    }
+
+    /// Takes the next completion.
+    pub(super) fn reap(&mut self) -> Option<cqueue::Entry> {
+        let entry = self.completions_queue.next()?;
+        self.completions += 1;
+        Some(entry)
+    }
+
+    /// Whether no completion waits.
+    pub(super) fn is_drained(&mut self) -> bool {
+        self.completions_queue.sync();
+        self.completions_queue.is_empty()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: each part is dropped once, before the ring that it borrows from; nothing uses
+        // them afterwards.
+        unsafe {
+            ManuallyDrop::drop(&mut self.completions_queue);
+            ManuallyDrop::drop(&mut self.submissions_queue);
+            ManuallyDrop::drop(&mut self.submitter);
+            drop(Box::from_raw(self.ring));
+        }
+    }
+}
+
+/// Everything that a ring may ever be asked for.
+fn restrictions() -> Vec<Restriction> {
+    let operations = [
+        opcode::Accept::CODE,
+        opcode::RecvMulti::CODE,
+        opcode::Send::CODE,
+        opcode::SendMsg::CODE,
+        opcode::AsyncCancel::CODE,
+        opcode::Close::CODE,
+        opcode::Shutdown::CODE,
+        opcode::MsgRingData::CODE,
+        opcode::Read::CODE,
+        opcode::FixedFdInstall::CODE,
+        opcode::FilesUpdate::CODE,
+    ];
+    let flags = Flags::FIXED_FILE | Flags::BUFFER_SELECT | Flags::SKIP_SUCCESS;
+    operations
+        .into_iter()
+        .map(Restriction::sqe_op)
+        .chain(REGISTER_AFTERWARDS.into_iter().map(Restriction::register_op))
+        .chain([Restriction::sqe_flags_allowed(flags.bits())])
+        .collect()
+}

@@ -1,0 +1,215 @@
+//! What has happened, counted since the start.
+
+use crate::proto::http::Refusal;
+use crate::proto::ws::ProtocolError;
+
+/// How a WebSocket ended, in classes that a metric can carry as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloseClass(usize);
+
+/// Close codes with a label of their own; every other goes by its range.
+const CODES: [u16; 21] = [
+    1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 4401, 4403,
+    4408, 4409, 4410, 4413, 4429,
+];
+const RANGES: [&str; 3] = ["3xxx", "4xxx", "other"];
+const CLASSES: usize = CODES.len() + RANGES.len();
+
+impl CloseClass {
+    /// The class of a close code; 1005 = none was given, 1006 = no Close came.
+    pub fn of(code: u16) -> Self {
+        let range = || {
+            CODES.len()
+                + match code {
+                    3000..=3999 => 0,
+                    4000..=4999 => 1,
+                    _ => 2,
+                }
+        };
+        Self(CODES.iter().position(|known| *known == code).unwrap_or_else(range))
+    }
+
+    /// The label.
+    pub fn label(self) -> String {
+        match CODES.get(self.0) {
+            Some(code) => code.to_string(),
+            None => RANGES[self.0 - CODES.len()].to_owned(),
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one shard.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+            refused: [u64; Refusal::ALL.len()],
+            closed: [u64; CLASSES],
+            protocol_errors: [u64; ProtocolError::ALL.len()],
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    $($name: 0,)*
+                    refused: [0; Refusal::ALL.len()],
+                    closed: [0; CLASSES],
+                    protocol_errors: [0; ProtocolError::ALL.len()],
+                }
+            }
+        }
+
+        impl Counters {
+            /// Adds another shard's counters.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+                add_all(&mut self.refused, &other.refused);
+                add_all(&mut self.closed, &other.closed);
+                add_all(&mut self.protocol_errors, &other.protocol_errors);
+            }
+
+            /// Name, meaning and value of every plain counter.
+            pub fn plain(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), help(&[$(stringify!($doc)),*]), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted from the kernel.
+    accepted,
+    /// Accepts that failed, for lack of descriptors or memory.
+    accept_errors,
+    /// Connections dropped unanswered because even the room for refusals was full.
+    dropped_full,
+    /// Connections handed to a less loaded shard.
+    handed_over,
+    /// Connections taken over from another shard.
+    taken_over,
+    /// Handovers that the other shard could not take.
+    handovers_failed,
+    /// WebSockets opened.
+    opened,
+    /// Ordinary requests answered with success (health checks).
+    answered,
+    /// PROXY headers refused, or sent by a peer that is not trusted.
+    proxy_errors,
+    /// Connections that ended before they sent a whole request.
+    handshakes_abandoned,
+    /// Handshakes that took longer than allowed.
+    handshake_timeouts,
+    /// Messages received.
+    messages_received,
+    /// Messages sent.
+    messages_sent,
+    /// Bytes received, framing and handshakes included.
+    bytes_received,
+    /// Bytes sent, framing and handshakes included.
+    bytes_sent,
+    /// Heartbeat pings sent.
+    pings_sent,
+    /// Pongs received that answer a ping of ours.
+    pongs_received,
+    /// Pings received from clients.
+    pings_received,
+    /// Connections dropped because nothing was heard after a ping.
+    pong_timeouts,
+    /// Connections closed because no message came for too long.
+    idle_timeouts,
+    /// Connections closed because of their age.
+    age_closes,
+    /// Connections dropped because the peer's Close did not come.
+    close_timeouts,
+    /// Connections closed because they did not read what was sent to them.
+    slow_reader_closes,
+    /// Times that reading from a connection stopped until it had read more.
+    read_pauses,
+    /// Sends that the kernel took only a part of.
+    short_sends,
+    /// Sends and receives that failed because the connection was lost.
+    connection_errors,
+    /// Completions of operations whose connection was gone.
+    stale_completions,
+    /// Receives that found no buffer and were armed again.
+    receive_starvations,
+    /// Turns that ended with work left, so as not to starve the rest.
+    turns_cut,
+}
+
+fn add_all(to: &mut [u64], from: &[u64]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
+
+/// The text of a doc comment as the macro sees it: `doc = r" text"`.
+fn help(docs: &[&'static str]) -> &'static str {
+    let text = docs.first().copied().unwrap_or_default();
+    let start = text.find('"').map_or(0, |at| at + 1);
+    text[start..].trim_end_matches('"').trim().trim_end_matches('.')
+}
+
+impl Counters {
+    /// Counts a refused request.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.refused[refusal.index()] += 1;
+    }
+
+    /// Counts the end of a WebSocket.
+    pub fn close(&mut self, code: u16) {
+        self.closed[CloseClass::of(code).0] += 1;
+    }
+
+    /// Counts a violation of the protocol.
+    pub fn protocol_error(&mut self, error: ProtocolError) {
+        self.protocol_errors[error.index()] += 1;
+    }
+
+    /// Refused requests by reason.
+    pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refusal::ALL.iter().map(|refusal| (refusal.code(), self.refused[refusal.index()]))
+    }
+
+    /// Ended WebSockets by close code.
+    pub fn closed(&self) -> impl Iterator<Item = (CloseClass, u64)> {
+        self.closed.iter().enumerate().map(|(class, count)| (CloseClass(class), *count))
+    }
+
+    /// All ended WebSockets.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.iter().sum()
+    }
+
+    /// Violations of the protocol by kind.
+    pub fn protocol_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        ProtocolError::ALL.iter().map(|error| (error.name(), self.protocol_errors[error.index()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_close_code_has_one_class() {
+        for code in 0..=u16::MAX {
+            assert!(!CloseClass::of(code).label().is_empty());
+        }
+        assert_eq!(CloseClass::of(1000).label(), "1000");
+        assert_eq!(CloseClass::of(4413).label(), "4413");
+        assert_eq!(CloseClass::of(4999).label(), "4xxx");
+        assert_eq!(CloseClass::of(3001).label(), "3xxx");
+        assert_eq!(CloseClass::of(999).label(), "other");
+    }
+
+    #[test]
+    fn counters_carry_their_meaning_and_add_up() {
+        let mut one = Counters { accepted: 2, ..Counters::default() };
+        one.close(1001);
+        let mut sum = Counters { accepted: 3, ..Counters::default() };
+        sum.add(&one);
+        let plain = sum.plain();
+        assert_eq!(plain[0], ("accepted", "Connections accepted from the kernel", 5));
+        assert_eq!(sum.closed_total(), 1);
+    }
+}

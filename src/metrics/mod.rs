@@ -1,0 +1,58 @@
+//! The numbers: plain counters and histograms a shard owns alone, merged when somebody asks.
+//!
+//! Recording costs an addition or an array access, never an atomic or a lock. Reading costs the
+//! shard one copy of its [`Snapshot`]; adding up snapshots of all shards equals recording in one.
+
+mod counters;
+mod histograms;
+pub mod text;
+
+pub use counters::{CloseClass, Counters};
+pub use histograms::{HISTOGRAMS, Histograms, Unit};
+
+use crate::driver::DriverCounters;
+
+/// Everything one shard (or, merged, the node) knows of itself at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub counters: Counters,
+    pub histograms: Histograms,
+    pub gauges: Gauges,
+    /// One entry a shard.
+    pub drivers: Vec<(u16, Gauges, DriverCounters)>,
+}
+
+/// What is so now, rather than what has happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Connections in any stage.
+    pub slots: u64,
+    /// Open WebSockets.
+    pub open: u64,
+    /// Bytes that wait to be sent.
+    pub outbox_bytes: u64,
+    /// The most that waited in one outbox since the start.
+    pub outbox_bytes_peak: u64,
+    /// Bytes of partial requests and messages.
+    pub partial_bytes: u64,
+}
+
+impl Gauges {
+    fn add(&mut self, other: &Gauges) {
+        self.slots += other.slots;
+        self.open += other.open;
+        self.outbox_bytes += other.outbox_bytes;
+        self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
+        self.partial_bytes += other.partial_bytes;
+    }
+}
+
+impl Snapshot {
+    /// Adds another shard's numbers.
+    pub fn merge(&mut self, other: &Snapshot) {
+        self.counters.add(&other.counters);
+        self.histograms.add(&other.histograms);
+        self.gauges.add(&other.gauges);
+        self.drivers.extend_from_slice(&other.drivers);
+    }
+}

@@ -1,0 +1,218 @@
+//! The numbers as OpenMetrics text, with real (cumulative) histogram buckets.
+//!
+//! A snapshot is turned into text by the control thread, so that a scrape costs the shards only
+//! the copy of their numbers.
+
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit as TextUnit};
+
+use super::{Counters, Gauges, HISTOGRAMS, Snapshot, Unit};
+use crate::driver::DriverCounters;
+
+/// Content type of what [`openmetrics`] returns.
+pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Renders a snapshot.
+pub fn openmetrics(snapshot: Snapshot) -> String {
+    let mut registry = Registry::with_prefix("seawall");
+    registry.register_collector(Box::new(Family(snapshot)));
+    let mut out = String::with_capacity(32 * 1024);
+    text::encode(&mut out, &registry).expect("writing to a string does not fail");
+    out
+}
+
+type PerShard = (u16, Gauges, DriverCounters);
+
+#[derive(Debug)]
+struct Family(Snapshot);
+
+impl Collector for Family {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Snapshot { counters, histograms, drivers, .. } = &self.0;
+        encode_counters(&mut encoder, counters)?;
+        self.encode_gauges(&mut encoder)?;
+        for ((name, unit, help), histogram) in HISTOGRAMS.iter().zip(histograms.all()) {
+            encode_histogram(&mut encoder, name, *unit, help, histogram)?;
+        }
+        let driver_counters: [(&str, &str, fn(&DriverCounters) -> u64); 5] = [
+            ("enters", "Calls of io_uring_enter", |d| d.enters),
+            ("submissions", "Operations submitted to the kernel", |d| d.submissions),
+            ("completions", "Completions taken from the kernel", |d| d.completions),
+            ("overflows", "Completions that overflowed the queue", |d| d.overflows),
+            ("doorbells_failed", "Doorbells that could not be rung", |d| d.doorbells_failed),
+        ];
+        for (name, help, read) in driver_counters {
+            let name = format!("ring_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for (shard, _, driver) in drivers {
+                let labels = [("shard", shard.to_string())];
+                ConstCounter::new(read(driver)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Family {
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Snapshot { gauges, drivers, .. } = &self.0;
+        let bytes = Some(TextUnit::Bytes);
+        for (name, help, unit, value) in [
+            ("connections_open", "Open WebSockets", None, gauges.open),
+            ("outbox", "Bytes waiting to be sent", bytes.as_ref(), gauges.outbox_bytes),
+            (
+                "outbox_peak",
+                "Most bytes that ever waited for one connection",
+                bytes.as_ref(),
+                gauges.outbox_bytes_peak,
+            ),
+            (
+                "partial",
+                "Bytes of unfinished requests and messages",
+                bytes.as_ref(),
+                gauges.partial_bytes,
+            ),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+        }
+        let per_shard: [(&str, &str, fn(&PerShard) -> u64); 5] = [
+            ("shard_connections", "Connections in any stage", |(_, gauges, _)| gauges.slots),
+            ("buffers_lent", "Receive buffers being looked at", |(.., d)| d.buffers_lent.into()),
+            ("buffers_published", "Receive buffers with the kernel", |(.., d)| {
+                d.buffers_published.into()
+            }),
+            ("buffers", "Receive buffers in all", |(.., d)| d.buffers_total.into()),
+            ("buffer_size_bytes", "Bytes of one receive buffer", |(.., d)| d.buffer_bytes.into()),
+        ];
+        for (name, help, read) in per_shard {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for entry in drivers {
+                let labels = [("shard", entry.0.to_string())];
+                ConstGauge::new(read(entry) as i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode_counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    counters: &Counters,
+) -> Result<(), fmt::Error> {
+    for (name, help, value) in counters.plain() {
+        let counter = ConstCounter::new(value);
+        counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+    }
+    let labelled = |family: &mut MetricEncoder<'_>, label, text: String, value| {
+        ConstCounter::new(value).encode(family.encode_family(&[(label, text)])?)
+    };
+    let help = "Requests refused";
+    let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
+    for (reason, value) in counters.refused() {
+        labelled(&mut family, "reason", reason.to_owned(), value)?;
+    }
+    let help = "WebSockets ended, by close code (1006 = without a Close)";
+    let mut family = encoder.encode_descriptor("closed", help, None, MetricType::Counter)?;
+    for (class, value) in counters.closed() {
+        labelled(&mut family, "code", class.label(), value)?;
+    }
+    let help = "Violations of the WebSocket protocol";
+    let mut family =
+        encoder.encode_descriptor("protocol_errors", help, None, MetricType::Counter)?;
+    for (kind, value) in counters.protocol_errors() {
+        labelled(&mut family, "kind", kind.to_owned(), value)?;
+    }
+    Ok(())
+}
+
+/// Upper bounds of the buckets of a duration (s): 1, 2.5, 5 in each decade from 1 µs to 100 s.
+fn duration_bounds() -> impl Iterator<Item = f64> {
+    // Divided, not multiplied by a fraction: so each bound is the float nearest to its decimal.
+    (-1..=6).rev().flat_map(|decade| [1.0, 2.5, 5.0].map(|step| step / 10f64.powi(decade)))
+}
+
+/// Upper bounds of the buckets of a count: powers of four.
+fn count_bounds() -> impl Iterator<Item = f64> {
+    (0..=12).map(|power| 4f64.powi(power))
+}
+
+fn encode_histogram(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    unit: Unit,
+    help: &str,
+    histogram: &Histogram<u64>,
+) -> Result<(), fmt::Error> {
+    let (scale, text_unit) = match unit {
+        Unit::Nanoseconds => (1e-9, Some(TextUnit::Seconds)),
+        Unit::Bytes => (1.0, Some(TextUnit::Bytes)),
+        Unit::Count => (1.0, None),
+    };
+    // The family's name must not end in the unit twice.
+    let name = name.trim_end_matches("_bytes");
+    let bounds: Vec<f64> = match unit {
+        Unit::Nanoseconds => duration_bounds().collect(),
+        Unit::Bytes | Unit::Count => count_bounds().collect(),
+    };
+    let mut buckets: Vec<(f64, u64)> =
+        bounds.into_iter().chain([f64::MAX]).map(|bound| (bound, 0)).collect();
+    let mut at = 0;
+    let mut sum = 0.0;
+    for step in histogram.iter_recorded() {
+        let value = step.value_iterated_to() as f64 * scale;
+        while value > buckets[at].0 {
+            at += 1;
+        }
+        let count = step.count_at_value();
+        buckets[at].1 += count;
+        sum += value * count as f64;
+    }
+    let mut metric =
+        encoder.encode_descriptor(name, help, text_unit.as_ref(), MetricType::Histogram)?;
+    metric.encode_histogram::<[(&str, &str); 0]>(sum, histogram.len(), &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Histograms;
+
+    #[test]
+    fn a_snapshot_becomes_text_with_cumulative_buckets() {
+        let mut histograms = Histograms::default();
+        for (value, count) in [(900, 3), (2_000_000, 2)] {
+            histograms.turnaround.record_n(value, count).unwrap();
+        }
+        let mut counters = Counters::default();
+        counters.accepted = 7;
+        counters.close(1001);
+        let text = openmetrics(Snapshot {
+            counters,
+            histograms,
+            gauges: Gauges { open: 4, ..Gauges::default() },
+            drivers: vec![(0, Gauges::default(), DriverCounters::default())],
+        });
+        for line in [
+            "seawall_accepted_total 7",
+            "seawall_connections_open 4",
+            "seawall_closed_total{code=\"1001\"} 1",
+            "seawall_turnaround_seconds_bucket{le=\"0.000001\"} 3",
+            "seawall_turnaround_seconds_bucket{le=\"0.001\"} 3",
+            "seawall_turnaround_seconds_bucket{le=\"0.0025\"} 5",
+            "seawall_turnaround_seconds_bucket{le=\"+Inf\"} 5",
+            "seawall_turnaround_seconds_count 5",
+            "seawall_ring_enters_total{shard=\"0\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "`{line}` is missing in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

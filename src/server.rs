@@ -1,0 +1,238 @@
+//! The shards together: listeners are bound, threads pinned, rings made, and all of them joined.
+//!
+//! A shard's ring is made on the shard's own thread, which becomes its single issuer. All rings
+//! exist before the first shard turns, so that each can reach each.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tokio::sync::{mpsc as events, oneshot};
+
+use crate::config::{Config, SOCKETS_HEADROOM};
+use crate::driver::host;
+use crate::driver::listener::{self, Address};
+use crate::driver::uring::{self, Features, Peers, Uring, UringOptions};
+use crate::metrics::Snapshot;
+use crate::shard::Shard;
+use crate::shard::mailbox::{Directory, Mail};
+
+/// The server cannot start; the text tells cause and cure.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A shard has ended: on purpose, or with the reason why not.
+pub type Ended = (u16, Result<(), String>);
+
+/// What is known of the running server.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Where it listens, with the ports that were really bound.
+    pub listening: Vec<Address>,
+    pub features: Features,
+    /// Submission entries of each ring, less than configured where locked memory was short.
+    pub ring_entries: u32,
+    pub started: Instant,
+}
+
+/// The running shards.
+pub struct Server {
+    pub facts: Facts,
+    pub config: Arc<Config>,
+    directory: Arc<Directory>,
+    threads: Vec<JoinHandle<()>>,
+    ended: events::UnboundedReceiver<Ended>,
+}
+
+impl Server {
+    /// Binds the listeners and starts a thread for each shard.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or a ring cannot be made; nothing is left running then.
+    pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
+        let failed = |error: &dyn fmt::Display| StartError(error.to_string());
+        let features = uring::probe().map_err(|e| failed(&e))?;
+        let shards = usize::from(config.shards);
+        let mut shares: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut listening = Vec::new();
+        for one in &config.listeners {
+            let (address, sockets) =
+                listener::listen(&one.address, &one.options, shards).map_err(|e| failed(&e))?;
+            listening.push(address);
+            shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
+        }
+        let started = Instant::now();
+        let directory = Directory::new(shards);
+        let starting = Starting {
+            config: config.clone(),
+            directory: directory.clone(),
+            peers: Peers::new(shards),
+            features,
+            epoch: started,
+        };
+        let (ready, when_ready) = mpsc::channel();
+        let (ending, ended) = events::unbounded_channel();
+        let cores = host::cores();
+        let mut threads = Vec::with_capacity(shards);
+        let mut signals = Vec::with_capacity(shards);
+        for (shard, share) in shares.into_iter().enumerate() {
+            let (starting, ready, ending) = (starting.clone(), ready.clone(), ending.clone());
+            let (go, gone) = mpsc::channel();
+            signals.push(go);
+            let core = config.engine.pin.then(|| cores[shard % cores.len()]);
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || {
+                    starting.run(shard as u16, core, share, &ready, &gone, &ending);
+                })
+                .map_err(|e| {
+                    StartError(format!("cannot start the thread of shard {shard}: {e}"))
+                })?;
+            threads.push(thread);
+        }
+        drop(ready);
+        let mut ring_entries = config.engine.ring_entries;
+        for _ in 0..shards {
+            match when_ready.recv() {
+                Ok(Ok(entries)) => ring_entries = ring_entries.min(entries),
+                Ok(Err(error)) => return Err(StartError(error)),
+                Err(_) => return Err(StartError("a shard ended while it started".into())),
+            }
+        }
+        for go in signals {
+            // A shard that is gone by now reports its own end.
+            let _ = go.send(());
+        }
+        let facts = Facts { listening, features, ring_entries, started };
+        Ok(Self { facts, config, directory, threads, ended })
+    }
+
+    /// A way to the shards for the control thread.
+    pub fn directory(&self) -> Arc<Directory> {
+        self.directory.clone()
+    }
+
+    /// Waits for the next shard to end; `None` once all have.
+    pub async fn ended(&mut self) -> Option<Ended> {
+        self.ended.recv().await
+    }
+
+    /// Tells every shard.
+    pub fn tell(&self, mail: fn() -> Mail) {
+        (0..self.config.shards).for_each(|shard| self.directory.post(shard, mail()));
+    }
+
+    /// Waits until all threads are gone. To be called after all shards have ended.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A panic was reported as the shard's end already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The numbers of all shards together; shards that have ended are left out.
+pub async fn snapshot(directory: &Directory) -> Option<Snapshot> {
+    let waiting: Vec<_> = (0..directory.len() as u16)
+        .map(|shard| {
+            let (reply, answer) = oneshot::channel();
+            directory.post(shard, Mail::Snapshot(reply));
+            answer
+        })
+        .collect();
+    let mut whole: Option<Snapshot> = None;
+    for answer in waiting {
+        if let Ok(part) = answer.await {
+            match &mut whole {
+                Some(whole) => whole.merge(&part),
+                None => whole = Some(*part),
+            }
+        }
+    }
+    whole
+}
+
+/// What a shard's thread needs to begin.
+#[derive(Clone)]
+struct Starting {
+    config: Arc<Config>,
+    directory: Arc<Directory>,
+    peers: Arc<Peers>,
+    features: Features,
+    epoch: Instant,
+}
+
+impl Starting {
+    fn run(
+        self,
+        id: u16,
+        core: Option<usize>,
+        listeners: Vec<OwnedFd>,
+        ready: &mpsc::Sender<Result<u32, String>>,
+        go: &mpsc::Receiver<()>,
+        ending: &events::UnboundedSender<Ended>,
+    ) {
+        if let Some(core) = core
+            && let Err(error) = host::pin_to(core)
+        {
+            tracing::warn!(shard = id, core, %error, "cannot pin the shard, it will wander");
+        }
+        let directory = self.directory.clone();
+        let made = Uring::new(self.options(), id, self.peers.clone());
+        let report = match &made {
+            Ok(uring) => Ok(uring.ring_entries()),
+            Err(error) => Err(error.to_string()),
+        };
+        // Without receiver or signal the start has failed elsewhere, and this thread just ends.
+        if ready.send(report).is_err() || go.recv().is_err() {
+            return;
+        }
+        let Ok(uring) = made else { return };
+        let seed = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            ^ self.epoch.elapsed().as_nanos() as u64;
+        let body = AssertUnwindSafe(|| {
+            let mut shard = Shard::new(uring, id, self.config, directory, listeners, seed)?;
+            shard.run()
+        });
+        let result = match catch_unwind(body) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(format!("the kernel refused to go on: {error}")),
+            Err(panic) => Err(format!("internal error: {}", panic_text(&*panic))),
+        };
+        // Nobody is left to hear it only when the process is ending anyway.
+        let _ = ending.send((id, result));
+    }
+
+    fn options(&self) -> UringOptions {
+        let engine = &self.config.engine;
+        UringOptions {
+            ring_entries: engine.ring_entries,
+            sockets_max: self.config.limits.connections_per_shard_max + SOCKETS_HEADROOM,
+            buffers: self.config.buffers_per_shard(),
+            buffer_bytes: engine.buffer_bytes,
+            min_wait_us: engine.min_wait_us,
+            min_wait_completions: engine.min_wait_completions,
+            features: self.features,
+            epoch: self.epoch,
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message")
+}

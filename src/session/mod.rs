@@ -1,0 +1,37 @@
+//! What runs on an open connection. A session sees messages and answers through an [`Outlet`]; it
+//! knows nothing of sockets, buffers or turns.
+
+mod echo;
+
+use crate::config::HandlerName;
+use crate::proto::ws::{DataKind, Payload};
+
+/// Where a session's words go.
+pub trait Outlet {
+    /// Queues a message as an answer to the one being looked at.
+    fn reply(&mut self, kind: DataKind, payload: Payload<'_>);
+}
+
+/// A session, chosen by the connection's route. It costs nothing while the connection is idle.
+#[derive(Clone, Copy, Debug)]
+pub enum Session {
+    /// Each message comes back with its opcode.
+    Echo,
+}
+
+impl From<HandlerName> for Session {
+    fn from(name: HandlerName) -> Self {
+        match name {
+            HandlerName::Echo => Session::Echo,
+        }
+    }
+}
+
+impl Session {
+    /// Looks at one message.
+    pub fn message(self, kind: DataKind, payload: Payload<'_>, outlet: &mut impl Outlet) {
+        match self {
+            Session::Echo => echo::message(kind, payload, outlet),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! New connections: taken in, handed to a less loaded shard, or refused for lack of room.
+//!
+//! The kernel spreads connections by a hash, which is even only for many of them. So a shard that
+//! has [`crate::config::Engine::handover_connections`] more than the least loaded one, or that is
+//! full, hands a just-accepted connection over: the socket goes from ring to ring, what is known
+//! of it goes by mail, and the two meet under a key. No byte has been read by then.
+
+use std::net::SocketAddr;
+
+use super::core::Arrival;
+use super::mailbox::Mail;
+use super::{ACCEPTS, ORPHAN, SURPLUS_MAX, Shard};
+use crate::driver::{Driver, Socket, Token};
+use crate::shard::timers;
+
+/// How long accepts rest after the kernel had no descriptors or memory for one (ms).
+const BACK_OFF_MS: u32 = 100;
+
+impl<D: Driver> Shard<D> {
+    pub(super) fn accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
+        self.core.counters.accepted += 1;
+        self.owed[usize::from(listener)] += 1;
+        let arrival = Arrival {
+            socket,
+            listener: listener as u8,
+            peer,
+            accepted_us: (self.core.now_ns / 1000) as u32,
+        };
+        match self.better_shard() {
+            Some(shard) => self.hand_over(arrival, shard),
+            None => self.take_in(&arrival),
+        }
+        self.owe_accepts();
+    }
+
+    /// Arms accepts that are owed, as far as there is room for what they may bring.
+    pub(super) fn owe_accepts(&mut self) {
+        let room = self.room() + SURPLUS_MAX;
+        if self.stopped || self.resting_until.is_some() {
+            return;
+        }
+        for (listener, owed) in self.owed.iter_mut().enumerate() {
+            while *owed > 0 && self.core.slots.len() as u32 + (ACCEPTS - *owed) < room {
+                *owed -= 1;
+                self.driver.accept(listener as u16);
+            }
+        }
+    }
+
+    fn room(&self) -> u32 {
+        self.core.config.limits.connections_per_shard_max
+    }
+
+    /// The shard that should have the next connection, if it is not this one.
+    fn better_shard(&self) -> Option<u16> {
+        let own = self.core.slots.len() as u32;
+        let full = own >= self.room();
+        let threshold = self.core.config.engine.handover_connections;
+        if self.core.directory.len() == 1 || (!full && own <= threshold) || self.core.draining {
+            return None;
+        }
+        let (shard, least) = self.core.directory.least_loaded();
+        let worthwhile = full || own > least + threshold;
+        let possible =
+            shard != self.core.id && least < self.room() && self.core.directory.has_room(shard);
+        (worthwhile && possible).then_some(shard)
+    }
+
+    pub(super) fn take_in(&mut self, arrival: &Arrival) {
+        let surplus = self.core.slots.len() as u32 >= self.room();
+        if self.core.slots.len() as u32 >= self.room() + SURPLUS_MAX {
+            self.core.counters.dropped_full += 1;
+            self.driver.close(arrival.socket, ORPHAN);
+            return;
+        }
+        let index = self.core.insert(arrival, surplus);
+        self.settle(index);
+    }
+
+    fn hand_over(&mut self, arrival: Arrival, shard: u16) {
+        let Arrival { listener, peer, accepted_us, socket } = arrival;
+        let sequence = self.passing.insert((arrival, shard)) as u64;
+        let key = self.key(sequence);
+        self.core.directory.expect_connection(shard);
+        let mail = Mail::Handover { key, listener, peer, accepted_us };
+        // The socket's arrival wakes the shard; the mail is there before it.
+        self.core.directory.post_silently(shard, mail);
+        self.driver.pass(socket, Token { slot: sequence as u32, generation: 0 }, shard, key);
+    }
+
+    /// A key that no other handover to the same shard has: sender, and place in its list. A place
+    /// is used again only after the socket has been handed over, and so after its mail was read.
+    fn key(&self, sequence: u64) -> u64 {
+        u64::from(self.core.id) << 32 | sequence
+    }
+
+    pub(super) fn passed(&mut self, token: Token, result: Result<(), i32>) {
+        let key = self.key(u64::from(token.slot));
+        let (arrival, shard) = self.passing.remove(token.slot as usize);
+        match result {
+            Ok(()) => self.core.counters.handed_over += 1,
+            Err(_) => {
+                self.core.counters.handovers_failed += 1;
+                self.core.directory.post(shard, Mail::HandoverFailed { key });
+                self.take_in(&arrival);
+            }
+        }
+    }
+
+    /// The socket of a handover is here.
+    pub(super) fn arrived(&mut self, key: u64, socket: Socket) {
+        self.read_mail();
+        match self.arrivals.remove(&key) {
+            Some((listener, peer, accepted_us)) => {
+                self.core.counters.taken_over += 1;
+                self.take_in(&Arrival { socket, listener, peer, accepted_us });
+            }
+            None => {
+                self.core.counters.stale_completions += 1;
+                self.driver.close(socket, ORPHAN);
+            }
+        }
+    }
+
+    pub(super) fn accept_failed(&mut self, listener: u16, errno: i32) {
+        self.owed[usize::from(listener)] += 1;
+        match errno {
+            // The client gave up while it waited: nothing is wrong here.
+            libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO => {}
+            _ => {
+                // Lack of descriptors or memory. Accepting at once again would spin.
+                self.core.counters.accept_errors += 1;
+                self.resting_until =
+                    Some(self.core.tick.saturating_add(timers::ticks(BACK_OFF_MS) + 1));
+            }
+        }
+        self.owe_accepts();
+    }
+}

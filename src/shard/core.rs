@@ -1,0 +1,271 @@
+//! Everything a shard knows, without the driver: slots, timers, queues, numbers.
+//!
+//! Code here changes what *should* be; [`super::settle`] then tells the driver what follows from
+//! it. So each transition is written once, whatever brought it about: bytes, a deadline, a drain.
+
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::mailbox::Directory;
+use super::outbox::Pools;
+use super::slot::{PeerAddress, Slot, Stage, TimerLinks};
+use super::timers::{self, Wheel};
+use crate::config::{Config, RouteOptions};
+use crate::driver::{Socket, Token, token};
+use crate::metrics::{Counters, Gauges, Histograms};
+use crate::proto::ws;
+
+pub(super) struct Core {
+    pub id: u16,
+    pub config: Arc<Config>,
+    pub directory: Arc<Directory>,
+    pub slots: Slab<Slot>,
+    /// One past the highest slot index ever used.
+    pub slots_high: u32,
+    pub wheel: Wheel,
+    pub pools: Pools,
+    pub counters: Counters,
+    pub histograms: Histograms,
+    pub gauges: Gauges,
+    /// Slots with output to flush at the end of the turn.
+    pub dirty: Vec<u32>,
+    /// Paused slots that may go on reading once the shard's outboxes have drained.
+    pub throttled: Vec<Token>,
+    pub draining: bool,
+    /// When the turn's completions were reaped.
+    pub now_ns: u64,
+    pub tick: u32,
+    generation: u32,
+    random: u64,
+    ping_key: std::hash::RandomState,
+}
+
+/// Why an accepted connection is here.
+pub(super) struct Arrival {
+    pub socket: Socket,
+    pub listener: u8,
+    pub peer: Option<SocketAddr>,
+    pub accepted_us: u32,
+}
+
+impl Core {
+    pub(super) fn new(
+        id: u16,
+        config: Arc<Config>,
+        directory: Arc<Directory>,
+        now_ns: u64,
+        seed: u64,
+    ) -> Self {
+        let tick = timers::tick_of(now_ns);
+        let room = config.limits.connections_per_shard_max as usize + 64;
+        let buffer_bytes = config.engine.buffer_bytes as usize;
+        Self {
+            id,
+            config,
+            directory,
+            // Reserved at once, touched slot by slot: growing would copy and double.
+            slots: Slab::with_capacity(room),
+            slots_high: 0,
+            wheel: Wheel::new(tick),
+            pools: Pools::new(buffer_bytes),
+            counters: Counters::default(),
+            histograms: Histograms::default(),
+            gauges: Gauges::default(),
+            dirty: Vec::with_capacity(1024),
+            throttled: Vec::new(),
+            draining: false,
+            now_ns,
+            tick,
+            generation: 0,
+            random: seed | 1,
+            ping_key: std::hash::RandomState::new(),
+        }
+    }
+
+    pub(super) fn set_now(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.tick = timers::tick_of(now_ns);
+    }
+
+    /// A number below `bound`: xorshift, for spreading timers only.
+    pub(super) fn random(&mut self, bound: u32) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        ((self.random >> 32).wrapping_mul(u64::from(bound)) >> 32) as u32
+    }
+
+    /// Makes a slot for a connection.
+    pub(super) fn insert(&mut self, arrival: &Arrival, surplus: bool) -> u32 {
+        self.generation = (self.generation + 1) & token::GENERATION_MASK;
+        let partial = None;
+        let accepted_us = arrival.accepted_us;
+        let stage = if self.config.listeners[usize::from(arrival.listener)].proxy_protocol {
+            Stage::Proxy { partial, accepted_us }
+        } else {
+            Stage::Http { partial, accepted_us }
+        };
+        let index = self.slots.insert(Slot {
+            stage,
+            outbox: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            messages_received: 0,
+            messages_sent: 0,
+            socket: arrival.socket,
+            generation: self.generation,
+            timer: TimerLinks { previous: 0, next: 0, tick: timers::UNSET },
+            opened_tick: self.tick,
+            heard_tick: self.tick,
+            message_tick: self.tick,
+            stage_tick: self.tick,
+            peer: PeerAddress::from(arrival.peer),
+            route: 0,
+            listener: arrival.listener,
+            in_flight: 0,
+            receiving: false,
+            paused: false,
+            cancelling: false,
+            starved: false,
+            input_ended: false,
+            dirty: false,
+            pinged: false,
+            surplus,
+            shut: false,
+            closing_socket: false,
+        }) as u32;
+        self.slots_high = self.slots_high.max(index + 1);
+        self.set_deadline(index);
+        index
+    }
+
+    /// Frees a slot of which the kernel holds nothing.
+    pub(super) fn remove(&mut self, index: u32) {
+        self.wheel.unset(&mut self.slots, index);
+        let slot = self.slots.remove(index as usize);
+        assert_eq!(slot.in_flight, 0, "a slot dies only when the kernel holds nothing of it");
+        if let Some(mut outbox) = slot.outbox {
+            self.gauges.outbox_bytes -= outbox.clear(&mut self.pools) as u64;
+            self.pools.recycle_outbox(outbox);
+        }
+    }
+
+    pub(super) fn token(&self, index: u32) -> Token {
+        Token { slot: index, generation: self.slots[index as usize].generation }
+    }
+
+    /// The slot that a completion is about; `None` if it has been freed since.
+    pub(super) fn lookup(&mut self, token: Token) -> Option<u32> {
+        match self.slots.get(token.slot as usize) {
+            Some(slot) if slot.generation == token.generation => Some(token.slot),
+            _ => {
+                self.counters.stale_completions += 1;
+                None
+            }
+        }
+    }
+
+    pub(super) fn route(&self, index: u32) -> &RouteOptions {
+        &self.config.route_options[usize::from(self.slots[index as usize].route)]
+    }
+
+    /// Queues bytes that are no reply: control frames and HTTP answers.
+    pub(super) fn queue(&mut self, index: u32, bytes: &[u8]) {
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.outbox.get_or_insert_with(|| {
+            let mut outbox = self.pools.outbox();
+            outbox.progress_tick = self.tick;
+            outbox
+        });
+        outbox.copy(&mut self.pools, [bytes, &[]]);
+        self.gauges.outbox_bytes += bytes.len() as u64;
+    }
+
+    /// Moves a connection on to a stage in which no message flows any more.
+    ///
+    /// `code` tells how the WebSocket ended, if it was open.
+    pub(super) fn leave(&mut self, index: u32, next: Stage, code: u16) {
+        let slot = &mut self.slots[index as usize];
+        if slot.stage.is_open() {
+            self.counters.close(code);
+            self.gauges.open -= 1;
+        } else if slot.stage.is_handshake() && matches!(next, Stage::Ending) {
+            self.counters.handshakes_abandoned += 1;
+        }
+        slot.stage = next;
+        slot.stage_tick = self.tick;
+        slot.paused = false;
+        self.set_deadline(index);
+    }
+
+    /// Drops the connection without a further word.
+    pub(super) fn abort(&mut self, index: u32, code: u16) {
+        if !matches!(self.slots[index as usize].stage, Stage::Ending) {
+            self.leave(index, Stage::Ending, code);
+        }
+    }
+
+    /// Sends a Close and awaits the peer's.
+    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str) {
+        let slot = &mut self.slots[index as usize];
+        let Stage::Open(receiver) = &mut slot.stage else { return };
+        let receiver = std::mem::take(receiver);
+        slot.stage = Stage::Closing { receiver, code };
+        slot.stage_tick = self.tick;
+        slot.paused = false;
+        self.queue_close(index, code, reason);
+        self.set_deadline(index);
+    }
+
+    /// Sends a Close and looks at nothing that comes after it.
+    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str) {
+        if matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            self.queue_close(index, code, reason);
+        }
+        self.leave(index, Stage::Lingering { discarded: 0 }, code);
+    }
+
+    pub(super) fn queue_close(&mut self, index: u32, code: u16, reason: &str) {
+        let mut frame = Vec::with_capacity(128);
+        ws::append_close(&mut frame, code, reason);
+        self.queue(index, &frame);
+    }
+
+    /// A ping that says when it left; the tag keeps a client from inventing times.
+    pub(super) fn ping_payload(&self, index: u32) -> [u8; 16] {
+        let mut payload = [0; 16];
+        payload[..8].copy_from_slice(&self.now_ns.to_be_bytes());
+        payload[8..].copy_from_slice(&self.ping_tag(index, self.now_ns).to_be_bytes());
+        payload
+    }
+
+    fn ping_tag(&self, index: u32, at_ns: u64) -> u64 {
+        let token = self.token(index);
+        self.ping_key.hash_one((at_ns, token.slot, token.generation))
+    }
+
+    /// Looks at a pong: records the round trip if it answers a ping of ours.
+    pub(super) fn pong(&mut self, index: u32, payload: &[u8]) {
+        let Some((at, tag)) = payload.split_first_chunk::<8>() else { return };
+        let at_ns = u64::from_be_bytes(*at);
+        if self.slots[index as usize].pinged && tag == self.ping_tag(index, at_ns).to_be_bytes() {
+            self.counters.pongs_received += 1;
+            self.histograms.rtt.saturating_record(self.now_ns.saturating_sub(at_ns).max(1));
+            self.schedule_ping(index);
+        }
+    }
+
+    /// What a partial request or message of this slot holds.
+    pub(super) fn partial_bytes(slot: &Slot) -> usize {
+        match &slot.stage {
+            Stage::Proxy { partial, .. } | Stage::Http { partial, .. } => {
+                partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
+            }
+            Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.partial_bytes(),
+            _ => 0,
+        }
+    }
+}

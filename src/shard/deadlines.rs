@@ -1,0 +1,183 @@
+//! What time does to a connection: handshake, heartbeat, idleness, age, close and send deadlines.
+//!
+//! A slot has one timer, set to the earliest of what its stage waits for. Activity does not move
+//! it: when it fires, the conditions are looked at again, and it is set anew. Pings are spread at
+//! random over an eighth of their interval, so that connections opened together drift apart.
+
+use super::core::Core;
+use super::slot::Stage;
+use super::timers;
+use crate::proto::http::{self, Refusal};
+use crate::proto::ws::{self, Control, OpCode};
+
+/// The first tick at which the duration has surely passed.
+fn after(tick: u32, duration_ms: u32) -> u32 {
+    tick.saturating_add(timers::ticks(duration_ms) + 1)
+}
+
+/// After something that may be zero for never.
+fn after_if(tick: u32, duration_ms: u32) -> u32 {
+    if duration_ms == 0 { timers::UNSET } else { after(tick, duration_ms) }
+}
+
+impl Core {
+    /// Sets the slot's timer to the earliest of its deadlines.
+    pub(super) fn set_deadline(&mut self, index: u32) {
+        let tick = self.deadline(index);
+        if tick == timers::UNSET {
+            self.wheel.unset(&mut self.slots, index);
+        } else {
+            self.wheel.set(&mut self.slots, index, tick);
+        }
+    }
+
+    fn deadline(&self, index: u32) -> u32 {
+        let slot = &self.slots[index as usize];
+        let timeouts = &self.config.timeouts;
+        let sending = slot.outbox.as_ref().map_or(timers::UNSET, |outbox| {
+            after_if(outbox.progress_tick, timeouts.send_timeout_ms)
+        });
+        match &slot.stage {
+            Stage::Proxy { .. } | Stage::Http { .. } => {
+                after(slot.opened_tick, timeouts.handshake_timeout_ms)
+            }
+            Stage::Open(_) => {
+                let route = self.route(index);
+                let heartbeat = if route.ping_interval_ms == 0 {
+                    timers::UNSET
+                } else if slot.pinged {
+                    after(slot.stage_tick, route.pong_timeout_ms)
+                } else {
+                    slot.stage_tick
+                };
+                let idle = after_if(slot.message_tick, route.idle_timeout_ms);
+                heartbeat.min(idle).min(self.age_tick(index)).min(sending)
+            }
+            Stage::Closing { .. } => after(slot.stage_tick, timeouts.close_timeout_ms),
+            Stage::Finishing | Stage::Lingering { .. } => {
+                after(slot.stage_tick, timeouts.linger_timeout_ms)
+            }
+            Stage::Ending => timers::UNSET,
+        }
+    }
+
+    /// When the connection is too old: the maximum less up to a tenth of it, by slot.
+    fn age_tick(&self, index: u32) -> u32 {
+        let slot = &self.slots[index as usize];
+        let age_max_ms = self.route(index).connection_age_max_ms;
+        let spread = u64::from(slot.generation.wrapping_mul(0x9E37_79B9) >> 16);
+        let less = (u64::from(age_max_ms / 10) * spread) >> 16;
+        after_if(slot.opened_tick, age_max_ms - less as u32)
+    }
+
+    /// Plans the next ping.
+    pub(super) fn schedule_ping(&mut self, index: u32) {
+        let interval = timers::ticks(self.route(index).ping_interval_ms);
+        let early = self.random(interval / 8 + 1);
+        let slot = &mut self.slots[index as usize];
+        slot.pinged = false;
+        slot.stage_tick = self.tick + (interval - early).max(1);
+    }
+
+    /// Plans the first ping of a connection: anywhere in the second half of the interval.
+    pub(super) fn schedule_first_ping(&mut self, index: u32) {
+        let interval = timers::ticks(self.route(index).ping_interval_ms);
+        let early = self.random(interval / 2 + 1);
+        self.slots[index as usize].stage_tick = self.tick + (interval - early).max(1);
+    }
+
+    /// The slot's timer has fired: does what is due.
+    pub(super) fn fire(&mut self, index: u32) {
+        let timeouts = &self.config.timeouts;
+        let slot = &self.slots[index as usize];
+        let handshake = after(slot.opened_tick, timeouts.handshake_timeout_ms);
+        let stage = slot.stage_tick;
+        let closing = after(stage, timeouts.close_timeout_ms);
+        let lingering = after(stage, timeouts.linger_timeout_ms);
+        match &slot.stage {
+            Stage::Proxy { .. } if self.tick >= handshake => {
+                self.counters.handshake_timeouts += 1;
+                self.abort(index, 1006);
+            }
+            Stage::Http { .. } if self.tick >= handshake => {
+                self.counters.handshake_timeouts += 1;
+                self.refuse(
+                    index,
+                    Refusal::Timeout,
+                    "the request was not complete within the handshake deadline; send it at once \
+                     after connecting",
+                );
+            }
+            Stage::Open(_) => self.fire_open(index),
+            Stage::Closing { .. } if self.tick >= closing => {
+                self.counters.close_timeouts += 1;
+                self.abort(index, 1006);
+            }
+            Stage::Finishing | Stage::Lingering { .. } if self.tick >= lingering => {
+                self.abort(index, 1006);
+            }
+            _ => {}
+        }
+        self.set_deadline(index);
+    }
+
+    fn fire_open(&mut self, index: u32) {
+        let route = *self.route(index);
+        let send_timeout_ms = self.config.timeouts.send_timeout_ms;
+        let age = self.age_tick(index);
+        let slot = &self.slots[index as usize];
+        let stalled = slot
+            .outbox
+            .as_ref()
+            .is_some_and(|outbox| self.tick >= after_if(outbox.progress_tick, send_timeout_ms));
+        if stalled {
+            self.close_slow_reader(index);
+        } else if self.tick >= age {
+            self.counters.age_closes += 1;
+            self.close(index, 1001, "connection age limit reached, please reconnect");
+        } else if self.tick >= after_if(slot.message_tick, route.idle_timeout_ms) {
+            self.counters.idle_timeouts += 1;
+            self.close(index, 1001, "no message within the idle timeout");
+        } else if route.ping_interval_ms > 0 && self.tick >= slot.stage_tick {
+            self.heartbeat(index, route.pong_timeout_ms);
+        }
+    }
+
+    /// A ping is due, or its pong is overdue. Anything heard since the ping shows life as well.
+    fn heartbeat(&mut self, index: u32, pong_timeout_ms: u32) {
+        let slot = &self.slots[index as usize];
+        if !slot.pinged {
+            let payload = self.ping_payload(index);
+            let mut frame = Vec::with_capacity(18);
+            ws::append_frame(&mut frame, OpCode::Control(Control::Ping), &payload);
+            self.queue(index, &frame);
+            self.counters.pings_sent += 1;
+            let slot = &mut self.slots[index as usize];
+            slot.pinged = true;
+            slot.stage_tick = self.tick;
+        } else if self.tick >= after(slot.stage_tick, pong_timeout_ms) {
+            if slot.heard_tick > slot.stage_tick {
+                self.schedule_ping(index);
+            } else {
+                self.counters.pong_timeouts += 1;
+                self.abort(index, 1006);
+            }
+        }
+    }
+
+    /// The peer does not read: tells it so, behind what it has not read, and gives it the linger
+    /// time to notice.
+    pub(super) fn close_slow_reader(&mut self, index: u32) {
+        self.counters.slow_reader_closes += 1;
+        self.fail(index, 4413, "too slow: the queue of messages to you is full");
+    }
+
+    /// Answers an unfinished or refused request and lingers.
+    pub(super) fn refuse(&mut self, index: u32, refusal: Refusal, message: &str) {
+        self.counters.refuse(refusal);
+        let mut answer = Vec::with_capacity(512);
+        http::refuse(refusal, message, None, &mut answer);
+        self.queue(index, &answer);
+        self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
+    }
+}

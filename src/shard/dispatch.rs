@@ -1,0 +1,141 @@
+//! Completions: each finds its slot, or finds that it is gone.
+
+use super::Shard;
+use super::slot::Stage;
+use crate::driver::{Batch, Completion, Driver, Received, Token};
+
+impl<D: Driver> Shard<D> {
+    pub(super) fn dispatch(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received { token, armed, what } => self.received(token, armed, what),
+            Completion::Sent { batch, result } => self.sent(batch, result),
+            Completion::Accepted { listener, socket, peer } => {
+                self.accepted(listener, socket, peer);
+            }
+            Completion::AcceptFailed { listener, errno } => self.accept_failed(listener, errno),
+            Completion::CancelRan { token } => {
+                if let Some(index) = self.finished(token) {
+                    let slot = &mut self.core.slots[index as usize];
+                    if !matches!(slot.stage, Stage::Ending) {
+                        slot.cancelling = false;
+                    }
+                    self.settle(index);
+                }
+            }
+            Completion::ShutDown { token } => {
+                if let Some(index) = self.finished(token) {
+                    self.settle(index);
+                }
+            }
+            Completion::Closed { token } => {
+                if token != super::ORPHAN
+                    && let Some(index) = self.finished(token)
+                {
+                    self.core.remove(index);
+                    self.owe_accepts();
+                }
+            }
+            Completion::Arrived { key, socket } => self.arrived(key, socket),
+            Completion::Passed { token, result } => self.passed(token, result),
+            // Nothing asks for these yet; what comes unasked is closed by being dropped.
+            Completion::Detached { .. } | Completion::Adopted { .. } => {
+                self.core.counters.stale_completions += 1;
+            }
+            Completion::Doorbell => {}
+        }
+    }
+
+    /// An operation of a slot has ended.
+    fn finished(&mut self, token: Token) -> Option<u32> {
+        let index = self.core.lookup(token)?;
+        let slot = &mut self.core.slots[index as usize];
+        assert!(slot.in_flight > 0, "only what was in flight can end");
+        slot.in_flight -= 1;
+        Some(index)
+    }
+
+    fn received(&mut self, token: Token, armed: bool, what: Received) {
+        let found = if armed { self.core.lookup(token) } else { self.finished(token) };
+        let Some(index) = found else {
+            if let Received::Data(lease) = what {
+                self.driver.release(lease);
+            }
+            return;
+        };
+        self.core.slots[index as usize].receiving = armed;
+        match what {
+            Received::Data(lease) => {
+                self.core.input(index, self.driver.bytes(&lease));
+                self.driver.release(lease);
+            }
+            Received::End => self.input_ended(index),
+            Received::Starved => {
+                self.core.counters.receive_starvations += 1;
+                self.core.slots[index as usize].starved = true;
+                self.starved.push(token);
+            }
+            Received::Cancelled => {}
+            Received::Failed(_) => {
+                self.core.slots[index as usize].input_ended = true;
+                self.lost(index);
+            }
+        }
+        self.settle(index);
+    }
+
+    /// The peer has sent its FIN. What was queued for it still leaves.
+    fn input_ended(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index as usize];
+        slot.input_ended = true;
+        let next = match &slot.stage {
+            Stage::Proxy { .. } | Stage::Http { .. } => Stage::Ending,
+            Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
+            Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
+        };
+        self.core.leave(index, next, 1006);
+    }
+
+    fn lost(&mut self, index: u32) {
+        self.core.counters.connection_errors += 1;
+        self.core.abort(index, 1006);
+    }
+
+    fn sent(&mut self, batch: Box<Batch>, result: Result<usize, i32>) {
+        let Some(index) = self.finished(batch.token) else { return };
+        let core = &mut self.core;
+        let slot = &mut core.slots[index as usize];
+        let asked = batch.bytes();
+        let taken = match result {
+            Ok(taken) if taken > 0 => taken,
+            Err(libc::EAGAIN | libc::EINTR) => 0,
+            _ => {
+                // Nothing more can be sent: the rest goes with the slot.
+                let outbox = slot.outbox.as_mut().expect("a batch comes from an outbox");
+                core.gauges.outbox_bytes -= outbox.bytes() as u64;
+                outbox.restore(batch, &mut core.pools);
+                core.pools.recycle_outbox(slot.outbox.take().expect("it was just looked at"));
+                if !matches!(slot.stage, Stage::Ending) {
+                    self.lost(index);
+                }
+                return self.settle(index);
+            }
+        };
+        let outbox = slot.outbox.as_mut().expect("a batch comes from an outbox");
+        core.counters.short_sends += u64::from(taken < asked);
+        core.counters.bytes_sent += taken as u64;
+        core.gauges.outbox_bytes -= taken as u64;
+        slot.bytes_sent += taken as u64;
+        let (now_ns, turnaround) = (core.now_ns, &mut core.histograms.turnaround);
+        outbox.sent(batch, taken, &mut core.pools, |at_ns, messages| {
+            turnaround.saturating_record_n(now_ns.saturating_sub(at_ns).max(1), messages.into());
+        });
+        if taken > 0 {
+            outbox.progress_tick = core.tick;
+        }
+        if outbox.is_empty() {
+            core.pools.recycle_outbox(slot.outbox.take().expect("it was just looked at"));
+        }
+        self.resume(index);
+        self.settle(index);
+    }
+}

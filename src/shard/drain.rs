@@ -1,0 +1,90 @@
+//! The graceful end: connections are told to go, spread over a window, while the listeners go on
+//! answering 503, because closing a listener resets whoever waits in its queue.
+
+use super::Shard;
+use super::core::Core;
+use super::timers;
+use crate::driver::Driver;
+
+/// A drain under way.
+#[derive(Debug)]
+pub(super) struct Drain {
+    began_tick: u32,
+    window_ticks: u32,
+    deadline_tick: u32,
+    /// Slots below this index have been told.
+    told: u32,
+    /// Slots that existed when it began.
+    slots: u32,
+}
+
+impl<D: Driver> Shard<D> {
+    pub(super) fn begin_drain(&mut self) {
+        if self.drain.is_some() {
+            return;
+        }
+        let core = &mut self.core;
+        let options = &core.config.drain;
+        let few = core.gauges.open <= u64::from(options.at_once_connections);
+        let window_ms = if few { 0 } else { options.window_ms };
+        self.drain = Some(Drain {
+            began_tick: core.tick,
+            window_ticks: timers::ticks(window_ms),
+            deadline_tick: core.tick + timers::ticks(options.deadline_ms),
+            told: 0,
+            slots: core.slots_high,
+        });
+        core.draining = true;
+        self.drain_on();
+    }
+
+    /// The tick at which the drain goes on.
+    pub(super) fn drain_tick(&self) -> Option<u32> {
+        let drain = self.drain.as_ref()?;
+        let told_all = drain.told >= drain.slots;
+        Some(if told_all { drain.deadline_tick } else { self.core.tick + 1 })
+    }
+
+    /// Tells as many connections as the time passed since the beginning demands.
+    pub(super) fn drain_on(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let tick = self.core.tick;
+        if tick >= drain.deadline_tick {
+            return self.stop();
+        }
+        let passed = tick - drain.began_tick;
+        let due = if passed >= drain.window_ticks {
+            drain.slots
+        } else {
+            (u64::from(drain.slots) * u64::from(passed) / u64::from(drain.window_ticks)) as u32
+        };
+        let from = drain.told;
+        drain.told = due.max(from);
+        for index in from..due {
+            if self.core.slots.contains(index as usize) {
+                self.core.close(index, 1001, "server is going away, please reconnect");
+                self.settle(index);
+            }
+        }
+    }
+
+    /// Drops what is left, and closes the listeners.
+    pub(super) fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            for listener in 0..self.owed.len() {
+                self.driver.stop_listening(listener as u16);
+            }
+        }
+        self.core.draining = true;
+        let left: Vec<u32> = self.core.slots.iter().map(|(index, _)| index as u32).collect();
+        for index in left {
+            Core::abort(&mut self.core, index, 1001);
+            self.settle(index);
+        }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        let quiet = self.core.slots.is_empty() && self.passing.is_empty();
+        quiet && (self.stopped || self.drain.is_some())
+    }
+}

@@ -1,0 +1,312 @@
+//! Bytes from a peer, by stage: PROXY header, request, frames, or nothing that is looked at.
+//!
+//! What follows a stage's end in the same bytes belongs to the next stage and is passed on at
+//! once: a PROXY header, a request and its first frames may all come in one segment.
+
+use std::net::IpAddr;
+
+use super::core::Core;
+use super::outbox::{Outbox, Pools};
+use super::slot::{Partial, PeerAddress, Slot, Stage};
+use crate::metrics::{Counters, Gauges};
+use crate::proto::http::{self, Availability, Head, Outcome};
+use crate::proto::proxy::{self, ProxyHeader};
+use crate::proto::ws::{self, Control, DataKind, Event, OpCode, Payload};
+use crate::session::{Outlet, Session};
+
+/// What the frames of one input led to.
+enum After {
+    Nothing,
+    /// The peer sent a Close with this code, if any.
+    PeerClosed(Option<u16>),
+    Failed(ws::ProtocolError),
+}
+
+impl Core {
+    /// Looks at bytes that a connection received.
+    pub(super) fn input(&mut self, index: u32, bytes: &mut [u8]) {
+        let slot = &mut self.slots[index as usize];
+        slot.bytes_received += bytes.len() as u64;
+        slot.heard_tick = self.tick;
+        self.counters.bytes_received += bytes.len() as u64;
+        match &mut slot.stage {
+            Stage::Open(_) => self.frames(index, bytes),
+            Stage::Closing { .. } => self.closing_frames(index, bytes),
+            Stage::Proxy { .. } | Stage::Http { .. } => self.head(index, bytes),
+            Stage::Lingering { discarded } => {
+                *discarded += bytes.len() as u64;
+                if *discarded > self.config.limits.linger_bytes_max {
+                    self.abort(index, 1006);
+                }
+            }
+            Stage::Finishing | Stage::Ending => {}
+        }
+    }
+
+    /// Bytes of a head: on their own, or behind what came before them.
+    fn head(&mut self, index: u32, bytes: &mut [u8]) {
+        let slot = &mut self.slots[index as usize];
+        let (Stage::Proxy { partial, .. } | Stage::Http { partial, .. }) = &mut slot.stage else {
+            return;
+        };
+        let Some(mut held) = partial.take() else {
+            let mut scanned = 0;
+            if let Some(rest) = self.advance_head(index, bytes, &mut scanned) {
+                let partial = Box::new(Partial { bytes: bytes[rest..].to_vec(), scanned });
+                self.hold(index, partial);
+            }
+            return;
+        };
+        held.bytes.extend_from_slice(bytes);
+        let Partial { bytes, scanned } = &mut *held;
+        if let Some(rest) = self.advance_head(index, bytes, scanned) {
+            held.bytes.drain(..rest);
+            self.hold(index, held);
+        }
+    }
+
+    fn hold(&mut self, index: u32, held: Box<Partial>) {
+        if let Stage::Proxy { partial, .. } | Stage::Http { partial, .. } =
+            &mut self.slots[index as usize].stage
+        {
+            *partial = Some(held);
+        }
+    }
+
+    /// Works through head stages. Returns where the unfinished head begins, if one does.
+    fn advance_head(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> Option<usize> {
+        let mut start = 0;
+        if let Stage::Proxy { accepted_us, .. } = self.slots[index as usize].stage {
+            match self.proxy_header(index, bytes) {
+                Ok(ProxyHeader::Partial) => return Some(0),
+                Ok(ProxyHeader::Complete { consumed, source }) => {
+                    let slot = &mut self.slots[index as usize];
+                    if source.is_some() {
+                        slot.peer = PeerAddress::from(source);
+                    }
+                    slot.stage = Stage::Http { partial: None, accepted_us };
+                    start = consumed;
+                    *scanned = 0;
+                    if start == bytes.len() {
+                        return None;
+                    }
+                }
+                Err(()) => {
+                    self.counters.proxy_errors += 1;
+                    self.abort(index, 1006);
+                    return None;
+                }
+            }
+        }
+        self.request(index, &mut bytes[start..], scanned).then_some(start)
+    }
+
+    /// A PROXY header is believed only from a trusted peer; a Unix socket's peer is local.
+    fn proxy_header(&self, index: u32, bytes: &[u8]) -> Result<ProxyHeader, ()> {
+        let slot = &self.slots[index as usize];
+        let listener = &self.config.listeners[usize::from(slot.listener)];
+        let trusted = slot
+            .peer
+            .get()
+            .is_none_or(|peer| listener.trusted.iter().any(|net| net.contains(&peer.ip())));
+        if !trusted {
+            return Err(());
+        }
+        proxy::parse(bytes).map_err(|_| ())
+    }
+
+    /// Looks at a request; returns whether it is still unfinished.
+    fn request(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> bool {
+        let slot = &self.slots[index as usize];
+        let listener = &self.config.listeners[usize::from(slot.listener)];
+        let retry_after_s = self.config.drain.retry_after_s;
+        let availability = if self.draining {
+            Availability::Draining { retry_after_s }
+        } else if slot.surplus {
+            Availability::Full { retry_after_s }
+        } else {
+            Availability::Ready
+        };
+        let context = http::Context {
+            routes: &self.config.routes,
+            limits: &self.config.limits.http,
+            forwarding: listener.forwarding.as_ref(),
+            peer: slot.peer.get().map(|peer| peer.ip()),
+            availability,
+        };
+        let mut answer = self.pools.answer();
+        let head = http::receive(bytes, scanned, &context, &mut answer);
+        if !answer.is_empty() {
+            self.queue(index, &answer);
+        }
+        self.pools.recycle_answer(answer);
+        match head {
+            Head::Partial => return true,
+            Head::Complete { consumed, client, outcome: Outcome::Upgrade { route } } => {
+                self.open(index, route, client);
+                if consumed < bytes.len() {
+                    self.frames(index, &mut bytes[consumed..]);
+                }
+            }
+            Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
+                match refusal {
+                    Some(refusal) => self.counters.refuse(refusal),
+                    None => self.counters.answered += 1,
+                }
+                self.slots[index as usize].peer = self.slots[index as usize].peer.with_ip(client);
+                self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
+            }
+        }
+        false
+    }
+
+    /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
+    fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>) {
+        let slot = &mut self.slots[index as usize];
+        let (Stage::Http { accepted_us, .. } | Stage::Proxy { accepted_us, .. }) = slot.stage
+        else {
+            return;
+        };
+        slot.stage = Stage::Open(ws::Receiver::new());
+        slot.route = route as u16;
+        slot.peer = slot.peer.with_ip(client);
+        slot.opened_tick = self.tick;
+        slot.message_tick = self.tick;
+        slot.pinged = false;
+        let took_us = ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
+        self.histograms.accept_to_open.saturating_record(u64::from(took_us.max(1)) * 1000);
+        self.counters.opened += 1;
+        self.gauges.open += 1;
+        self.schedule_first_ping(index);
+        self.set_deadline(index);
+    }
+
+    /// Frames of an open connection.
+    fn frames(&mut self, index: u32, mut input: &mut [u8]) {
+        let mut after = After::Nothing;
+        let mut pongs: u32 = 0;
+        while matches!(after, After::Nothing) {
+            let slot = &mut self.slots[index as usize];
+            let Slot { stage, outbox, messages_received, messages_sent, .. } = slot;
+            let Stage::Open(receiver) = stage else { return };
+            let Some(event) = receiver.next(&mut input, &self.config.limits.ws) else { break };
+            let mut replies = Replies {
+                outbox,
+                pools: &mut self.pools,
+                counters: &mut self.counters,
+                gauges: &mut self.gauges,
+                messages_sent,
+                now_ns: self.now_ns,
+                tick: self.tick,
+            };
+            match event {
+                Event::Message { kind, payload } => {
+                    *messages_received += 1;
+                    replies.counters.messages_received += 1;
+                    slot.message_tick = self.tick;
+                    let route = &self.config.route_options[usize::from(slot.route)];
+                    Session::from(route.handler).message(kind, payload, &mut replies);
+                }
+                Event::Ping(payload) => {
+                    replies.counters.pings_received += 1;
+                    replies.frame(OpCode::Control(Control::Pong), payload);
+                }
+                Event::Pong(payload) => {
+                    pongs += 1;
+                    // One answer is awaited; a flood of pongs is not worth a hash each.
+                    if pongs <= 2 {
+                        self.pong(index, payload.as_slice());
+                    }
+                }
+                Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
+                Event::Failed(error) => after = After::Failed(error),
+            }
+        }
+        match after {
+            After::Nothing => self.check_outbox(index),
+            After::PeerClosed(code) => {
+                self.queue_close(index, ws::reply_code(code), "");
+                self.leave(index, Stage::Finishing, code.unwrap_or(1005));
+            }
+            After::Failed(error) => {
+                self.counters.protocol_error(error);
+                self.fail(index, error.close_code(), error.reason());
+            }
+        }
+    }
+
+    /// Frames of a connection that was sent a Close: only the peer's Close matters.
+    fn closing_frames(&mut self, index: u32, mut input: &mut [u8]) {
+        loop {
+            let slot = &mut self.slots[index as usize];
+            let Stage::Closing { receiver, code } = &mut slot.stage else { return };
+            let code = *code;
+            match receiver.next(&mut input, &self.config.limits.ws) {
+                None => return,
+                Some(Event::Close(_)) => return self.leave(index, Stage::Finishing, code),
+                Some(Event::Failed(error)) => {
+                    self.counters.protocol_error(error);
+                    return self.leave(index, Stage::Lingering { discarded: 0 }, code);
+                }
+                Some(Event::Message { .. } | Event::Ping(_) | Event::Pong(_)) => {}
+            }
+        }
+    }
+
+    /// Stops reading from a connection that does not read, and closes one past all bounds.
+    fn check_outbox(&mut self, index: u32) {
+        let limits = &self.config.limits;
+        let slot = &mut self.slots[index as usize];
+        let Some(outbox) = &slot.outbox else { return };
+        let bytes = outbox.bytes();
+        self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
+        if bytes > limits.outbox_bytes_max {
+            return self.close_slow_reader(index);
+        }
+        let crowded = self.gauges.outbox_bytes > limits.outbox_shard_bytes_max as u64;
+        if (bytes > limits.outbox_high_bytes || crowded) && !slot.paused {
+            slot.paused = true;
+            self.counters.read_pauses += 1;
+            if crowded {
+                let token = self.token(index);
+                self.throttled.push(token);
+            }
+            // The send deadline applies from now on.
+            self.set_deadline(index);
+        }
+    }
+}
+
+/// The outlet of one connection while its input is looked at.
+struct Replies<'c> {
+    outbox: &'c mut Option<Box<Outbox>>,
+    pools: &'c mut Pools,
+    counters: &'c mut Counters,
+    gauges: &'c mut Gauges,
+    messages_sent: &'c mut u32,
+    now_ns: u64,
+    tick: u32,
+}
+
+impl Replies<'_> {
+    fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
+        let outbox = self.outbox.get_or_insert_with(|| {
+            let mut outbox = self.pools.outbox();
+            outbox.progress_tick = self.tick;
+            outbox
+        });
+        let (header, len) = ws::frame_header(opcode, payload.len());
+        self.gauges.outbox_bytes += (len + payload.len()) as u64;
+        outbox.frame(self.pools, &header[..len], payload);
+        outbox
+    }
+}
+
+impl Outlet for Replies<'_> {
+    fn reply(&mut self, kind: DataKind, payload: Payload<'_>) {
+        let now_ns = self.now_ns;
+        self.frame(kind.opcode(), payload).mark(now_ns);
+        *self.messages_sent += 1;
+        self.counters.messages_sent += 1;
+    }
+}

@@ -1,0 +1,124 @@
+//! Mail between threads: a queue a shard, a doorbell, and the shards' loads.
+//!
+//! Anybody may post; only the shard reads. The doorbell is rung only when the reader may be
+//! asleep: `waiting` is set by the first post after a reading and cleared before the next one.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_queue::SegQueue;
+use tokio::sync::oneshot;
+
+use crate::driver::Bell;
+use crate::metrics::Snapshot;
+
+/// Mails that may wait in one box. Handovers past it are not made; commands always fit.
+const MAILS_MAX: usize = 4096;
+
+/// What threads tell a shard.
+#[derive(Debug)]
+pub enum Mail {
+    /// A connection comes over under this key; its socket arrives through the driver.
+    Handover { key: u64, listener: u8, peer: Option<SocketAddr>, accepted_us: u32 },
+    /// That connection does not come after all.
+    HandoverFailed { key: u64 },
+    /// Somebody wants the numbers.
+    Snapshot(oneshot::Sender<Box<Snapshot>>),
+    /// Close all connections, then end.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// One shard, as the others see it.
+#[derive(Default)]
+struct Post {
+    mails: SegQueue<Mail>,
+    waiting: AtomicBool,
+    bell: OnceLock<Arc<dyn Bell>>,
+    connections: AtomicU32,
+}
+
+/// All shards.
+pub struct Directory {
+    shards: Vec<Post>,
+}
+
+impl Directory {
+    /// Room for this many shards.
+    pub fn new(shards: usize) -> Arc<Self> {
+        Arc::new(Self { shards: (0..shards).map(|_| Post::default()).collect() })
+    }
+
+    /// Number of shards.
+    pub fn len(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Whether there are none; there always are.
+    pub fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// Tells how to wake a shard from outside.
+    pub fn set_bell(&self, shard: u16, bell: Arc<dyn Bell>) {
+        assert!(self.shards[usize::from(shard)].bell.set(bell).is_ok(), "a shard has one bell");
+    }
+
+    /// Posts and wakes the shard, from a thread that has no ring.
+    pub fn post(&self, shard: u16, mail: Mail) {
+        if self.post_silently(shard, mail)
+            && let Some(bell) = self.shards[usize::from(shard)].bell.get()
+        {
+            bell.ring();
+        }
+    }
+
+    /// Posts; returns whether the shard's doorbell must be rung.
+    pub fn post_silently(&self, shard: u16, mail: Mail) -> bool {
+        let to = &self.shards[usize::from(shard)];
+        to.mails.push(mail);
+        !to.waiting.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether the box takes one more handover.
+    pub fn has_room(&self, shard: u16) -> bool {
+        self.shards[usize::from(shard)].mails.len() < MAILS_MAX
+    }
+
+    /// Whether there is mail; the next posts ring again.
+    pub fn begin_reading(&self, shard: u16) -> bool {
+        let from = &self.shards[usize::from(shard)];
+        from.waiting.load(Ordering::Acquire) && from.waiting.swap(false, Ordering::AcqRel)
+    }
+
+    /// The next mail.
+    pub fn read(&self, shard: u16) -> Option<Mail> {
+        self.shards[usize::from(shard)].mails.pop()
+    }
+
+    /// Publishes a shard's number of connections.
+    pub fn set_connections(&self, shard: u16, connections: u32) {
+        self.shards[usize::from(shard)].connections.store(connections, Ordering::Relaxed);
+    }
+
+    /// A shard's number of connections, as last published.
+    pub fn connections(&self, shard: u16) -> u32 {
+        self.shards[usize::from(shard)].connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes a connection that is on its way into account, so that a burst is not sent to one
+    /// shard whole.
+    pub fn expect_connection(&self, shard: u16) {
+        self.shards[usize::from(shard)].connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The shard with the fewest connections, and how many.
+    pub fn least_loaded(&self) -> (u16, u32) {
+        (0..self.shards.len() as u16)
+            .map(|shard| (shard, self.connections(shard)))
+            .min_by_key(|(_, connections)| *connections)
+            .expect("there is at least one shard")
+    }
+}

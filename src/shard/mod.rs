@@ -1,0 +1,253 @@
+//! One core, one thread, one ring: the only place where driver, protocol and sessions meet.
+//!
+//! A shard lives in turns. A turn submits what the last one wanted and waits; then it reaps
+//! completions (a bounded number), lets each change its slot, reads mail, fires timers, and
+//! flushes every slot that has something to send. Nothing in it blocks, and nothing is shared with
+//! other shards but mailboxes and a load number each.
+//!
+//! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
+//! each, and at most [`TIMERS_MAX`] timers, so a burst delays the others by one turn, not by itself.
+
+mod accept;
+mod core;
+mod deadlines;
+mod dispatch;
+mod drain;
+mod input;
+pub mod mailbox;
+mod outbox;
+mod settle;
+mod slot;
+mod timers;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use self::core::{Arrival, Core};
+use crate::config::Config;
+use crate::driver::{Driver, Token, Wait};
+use crate::metrics::{Gauges, Snapshot};
+use drain::Drain;
+use mailbox::{Directory, Mail};
+
+/// Accepts armed per listener, each with an address of its own.
+pub const ACCEPTS: u32 = 16;
+/// Connections taken in beyond the limit, only to be told that there is no room.
+pub const SURPLUS_MAX: u32 = 64;
+/// Timers fired in one turn.
+const TIMERS_MAX: usize = 1024;
+/// Between two looks at what can be given back (ticks).
+const HOUSEKEEPING_TICKS: u32 = 20;
+/// The token of a socket that never got a slot.
+const ORPHAN: Token = Token { slot: u32::MAX, generation: 0 };
+
+/// Whether a shard goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Running,
+    /// Every connection is closed and the shard is to be dropped.
+    Finished,
+}
+
+/// What is known of a connection whose socket has yet to arrive: listener, peer, time of accept.
+type Expected = (u8, Option<SocketAddr>, u32);
+
+/// One shard.
+pub struct Shard<D: Driver> {
+    driver: D,
+    core: Core,
+    /// Connections whose receive waits for buffers.
+    starved: Vec<Token>,
+    /// Accepts that each listener lacks of its [`ACCEPTS`].
+    owed: Vec<u32>,
+    /// Accepting rests until this tick.
+    resting_until: Option<u32>,
+    /// Listeners are closed for good.
+    stopped: bool,
+    passing: Slab<(Arrival, u16)>,
+    arrivals: HashMap<u64, Expected>,
+    drain: Option<Drain>,
+    fired: Vec<u32>,
+    housekeeping_tick: u32,
+    /// Something happened since the last housekeeping.
+    active: bool,
+    /// The last turn stopped at a bound.
+    cut: bool,
+    turn_ended_ns: u64,
+}
+
+impl<D: Driver> Shard<D> {
+    /// Makes shard `id` over its driver and its share of the listening sockets, in the order of
+    /// the configuration's listeners.
+    ///
+    /// # Errors
+    /// When the driver refuses a listener.
+    pub fn new(
+        mut driver: D,
+        id: u16,
+        config: Arc<Config>,
+        directory: Arc<Directory>,
+        listeners: Vec<OwnedFd>,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let now_ns = driver.now_ns();
+        directory.set_bell(id, driver.bell());
+        let mut core = Core::new(id, config, directory, now_ns, seed);
+        let owed = vec![ACCEPTS; listeners.len()];
+        for (index, socket) in listeners.into_iter().enumerate() {
+            driver.listen(index as u16, socket)?;
+        }
+        core.set_now(now_ns);
+        let housekeeping_tick = core.tick + HOUSEKEEPING_TICKS;
+        let mut shard = Self {
+            driver,
+            core,
+            starved: Vec::new(),
+            owed,
+            resting_until: None,
+            stopped: false,
+            passing: Slab::new(),
+            arrivals: HashMap::new(),
+            drain: None,
+            fired: Vec::new(),
+            housekeeping_tick,
+            active: false,
+            cut: false,
+            turn_ended_ns: now_ns,
+        };
+        shard.owe_accepts();
+        Ok(shard)
+    }
+
+    /// Turns until the shard is finished.
+    ///
+    /// # Errors
+    /// When the driver can go on no longer.
+    pub fn run(&mut self) -> io::Result<()> {
+        while self.turn()? == Life::Running {}
+        Ok(())
+    }
+
+    /// Submits, waits, and works through what has come.
+    ///
+    /// # Errors
+    /// When the driver can go on no longer.
+    pub fn turn(&mut self) -> io::Result<Life> {
+        self.driver.submit(self.wait())?;
+        let now_ns = self.driver.now_ns();
+        self.core.set_now(now_ns);
+        let waited = now_ns.saturating_sub(self.turn_ended_ns);
+        let most = self.core.config.engine.turn_completions_max;
+        let mut handled = 0;
+        while handled < most
+            && let Some(completion) = self.driver.next()
+        {
+            handled += 1;
+            self.dispatch(completion);
+        }
+        self.cut = handled == most;
+        if self.core.directory.begin_reading(self.core.id) {
+            self.read_mail();
+        }
+        self.fire_timers();
+        self.drain_on();
+        self.feed_starved();
+        self.feed_throttled();
+        self.flush();
+        self.core.directory.set_connections(self.core.id, self.core.slots.len() as u32);
+        self.record(handled, waited);
+        Ok(if self.is_finished() { Life::Finished } else { Life::Running })
+    }
+
+    /// How long the next turn may wait.
+    fn wait(&self) -> Wait {
+        if self.cut {
+            return Wait::No;
+        }
+        let housekeeping = self.active.then_some(self.housekeeping_tick);
+        let next =
+            [self.core.wheel.next_tick(), housekeeping, self.resting_until, self.drain_tick()]
+                .into_iter()
+                .flatten()
+                .min();
+        match next {
+            Some(tick) => Wait::Until(u64::from(tick) * timers::TICK_NS),
+            None => Wait::Forever,
+        }
+    }
+
+    fn record(&mut self, handled: u32, waited_ns: u64) {
+        let ended_ns = self.driver.now_ns();
+        let histograms = &mut self.core.histograms;
+        histograms.wait.saturating_record(waited_ns.max(1));
+        histograms.turn.saturating_record(ended_ns.saturating_sub(self.core.now_ns).max(1));
+        if handled > 0 {
+            histograms.batch.saturating_record(u64::from(handled));
+            self.active = true;
+        }
+        self.core.counters.turns_cut += u64::from(self.cut);
+        self.turn_ended_ns = ended_ns;
+    }
+
+    fn fire_timers(&mut self) {
+        let tick = self.core.tick;
+        if self.resting_until.is_some_and(|until| tick >= until) {
+            self.resting_until = None;
+            self.owe_accepts();
+        }
+        let mut fired = std::mem::take(&mut self.fired);
+        let core = &mut self.core;
+        self.cut |= core.wheel.expire(&mut core.slots, tick, TIMERS_MAX, &mut fired);
+        for index in fired.drain(..) {
+            self.core.fire(index);
+            self.settle(index);
+        }
+        self.fired = fired;
+        if tick >= self.housekeeping_tick {
+            self.housekeeping_tick = tick + HOUSEKEEPING_TICKS;
+            self.active = false;
+            if !self.cut {
+                self.driver.trim();
+            }
+            self.core.pools.trim();
+        }
+    }
+
+    fn read_mail(&mut self) {
+        while let Some(mail) = self.core.directory.read(self.core.id) {
+            match mail {
+                Mail::Handover { key, listener, peer, accepted_us } => {
+                    self.arrivals.insert(key, (listener, peer, accepted_us));
+                }
+                Mail::HandoverFailed { key } => {
+                    self.arrivals.remove(&key);
+                }
+                Mail::Snapshot(reply) => {
+                    // Whoever asked may have gone; then nobody misses the answer.
+                    let _ = reply.send(Box::new(self.snapshot()));
+                }
+                Mail::Drain => self.begin_drain(),
+                Mail::Stop => self.stop(),
+            }
+        }
+    }
+
+    /// The shard's numbers at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let core = &self.core;
+        let partial = core.slots.iter().map(|(_, slot)| Core::partial_bytes(slot) as u64).sum();
+        let gauges =
+            Gauges { slots: core.slots.len() as u64, partial_bytes: partial, ..core.gauges };
+        Snapshot {
+            counters: core.counters.clone(),
+            histograms: core.histograms.clone(),
+            gauges,
+            drivers: vec![(core.id, gauges, self.driver.counters())],
+        }
+    }
+}

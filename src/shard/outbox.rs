@@ -1,0 +1,256 @@
+//! What waits to be sent to one connection, and the memory it waits in.
+//!
+//! An outbox exists only while it is not empty. Small frames of a turn are laid one behind the
+//! other into a pooled chunk, so that they leave as one piece; a large message keeps its own
+//! memory and is not copied. Bytes given to the driver are in a [`Batch`] and out of reach until
+//! they come back; everything behind it is still here.
+//!
+//! A [`Mark`] remembers up to which byte the replies to one turn's input reach, so that the time
+//! from input to completed send is measured exactly, however sends are cut.
+
+use std::collections::VecDeque;
+
+use crate::driver::{Batch, Segment};
+use crate::proto::ws::Payload;
+
+/// Bytes of a small chunk: room for the replies of one turn of a busy connection.
+const CHUNK_BYTES: usize = 4096;
+/// Memory kept in each pool (bytes).
+const POOL_BYTES_MAX: usize = 1 << 20;
+/// Marks of one outbox; past it, later replies join the last mark.
+const MARKS_MAX: usize = 64;
+
+/// Replies to the input of one turn.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Position, counted from the outbox's beginning, behind the last of these replies.
+    end: u64,
+    at_ns: u64,
+    messages: u32,
+}
+
+/// The queue of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    waiting: VecDeque<Segment>,
+    /// Empty and at hand, or `None` while the driver has it.
+    batch: Option<Box<Batch>>,
+    marks: VecDeque<Mark>,
+    /// Bytes that have not left, those with the driver included.
+    bytes: usize,
+    queued_total: u64,
+    sent_total: u64,
+    /// When bytes last left, or the first came in.
+    pub(super) progress_tick: u32,
+}
+
+impl Outbox {
+    /// Bytes that have not left yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether everything has left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Whether the driver has a batch of this outbox.
+    pub(super) fn is_sending(&self) -> bool {
+        self.batch.is_none()
+    }
+
+    /// Adds bytes that are copied.
+    pub(super) fn copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
+        let len = parts[0].len() + parts[1].len();
+        let fits = match self.waiting.back() {
+            Some(Segment::Owned(tail)) => tail.capacity() - tail.len() >= len,
+            _ => false,
+        };
+        if !fits {
+            self.waiting.push_back(Segment::Owned(pools.chunk(len)));
+        }
+        if let Some(Segment::Owned(tail)) = self.waiting.back_mut() {
+            tail.extend_from_slice(parts[0]);
+            tail.extend_from_slice(parts[1]);
+        }
+        self.count(len);
+    }
+
+    /// Adds a frame; a payload that has memory of its own is not copied.
+    pub(super) fn frame(&mut self, pools: &mut Pools, header: &[u8], payload: Payload<'_>) {
+        match payload {
+            Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => {
+                self.copy(pools, [header, &[]]);
+                self.count(bytes.len());
+                self.waiting.push_back(Segment::Owned(bytes));
+            }
+            payload => self.copy(pools, [header, payload.as_slice()]),
+        }
+    }
+
+    fn count(&mut self, len: usize) {
+        self.bytes += len;
+        self.queued_total += len as u64;
+    }
+
+    /// Marks what was queued last as a reply to input that came in at `at_ns`.
+    pub(super) fn mark(&mut self, at_ns: u64) {
+        let end = self.queued_total;
+        let full = self.marks.len() >= MARKS_MAX;
+        match self.marks.back_mut() {
+            Some(last) if last.at_ns == at_ns || full => {
+                last.end = end;
+                last.messages += 1;
+            }
+            _ => self.marks.push_back(Mark { end, at_ns, messages: 1 }),
+        }
+    }
+
+    /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
+    pub(super) fn take_batch(&mut self) -> Option<Box<Batch>> {
+        if self.waiting.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.is_empty()) {
+            return None;
+        }
+        let mut batch = self.batch.take()?;
+        while let Some(segment) = self.waiting.front() {
+            if !batch.admits(segment.len()) {
+                break;
+            }
+            batch.push(self.waiting.pop_front().expect("the front was just looked at"));
+        }
+        Some(batch)
+    }
+
+    /// Takes the batch back after `sent` bytes of it have left. `replied` is told each mark that
+    /// is now wholly sent: when its input came in, and how many messages it stands for.
+    pub(super) fn sent(
+        &mut self,
+        mut batch: Box<Batch>,
+        sent: usize,
+        pools: &mut Pools,
+        mut replied: impl FnMut(u64, u32),
+    ) {
+        debug_assert!(self.batch.is_none(), "one batch is under way at most");
+        batch.advance(sent, |segment| pools.recycle(segment));
+        self.batch = Some(batch);
+        self.bytes -= sent;
+        self.sent_total += sent as u64;
+        while let Some(mark) = self.marks.front().filter(|mark| mark.end <= self.sent_total) {
+            replied(mark.at_ns, mark.messages);
+            self.marks.pop_front();
+        }
+    }
+
+    /// Takes the batch back after its send has failed, and drops everything.
+    pub(super) fn restore(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
+        batch.clear(|segment| pools.recycle(segment));
+        self.batch = Some(batch);
+        self.clear(pools);
+    }
+
+    /// Drops everything; no batch may be under way. Returns how many bytes that were.
+    pub(super) fn clear(&mut self, pools: &mut Pools) -> usize {
+        let dropped = self.bytes;
+        self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
+        if let Some(batch) = &mut self.batch {
+            batch.clear(|segment| pools.recycle(segment));
+        }
+        self.marks.clear();
+        (self.bytes, self.queued_total, self.sent_total) = (0, 0, 0);
+        dropped
+    }
+}
+
+/// Memory that outboxes come and go with, kept warm and bounded.
+#[derive(Debug)]
+pub(super) struct Pools {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    large_bytes: usize,
+    #[expect(clippy::vec_box, reason = "the box itself is what is kept")]
+    outboxes: Vec<Box<Outbox>>,
+    answer: Vec<u8>,
+}
+
+impl Pools {
+    /// `buffer_bytes`: of a receive buffer, whose largest whole message a large chunk holds.
+    pub(super) fn new(buffer_bytes: usize) -> Self {
+        Self {
+            small: Vec::new(),
+            large: Vec::new(),
+            large_bytes: buffer_bytes.max(2 * CHUNK_BYTES),
+            outboxes: Vec::new(),
+            answer: Vec::new(),
+        }
+    }
+
+    /// Scratch for writing an HTTP answer.
+    pub(super) fn answer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.answer)
+    }
+
+    /// Takes the scratch back.
+    pub(super) fn recycle_answer(&mut self, mut answer: Vec<u8>) {
+        answer.clear();
+        self.answer = answer;
+    }
+
+    fn chunk(&mut self, len: usize) -> Vec<u8> {
+        let (pool, capacity) = if len <= CHUNK_BYTES {
+            (&mut self.small, CHUNK_BYTES)
+        } else if len <= self.large_bytes {
+            (&mut self.large, self.large_bytes)
+        } else {
+            return Vec::with_capacity(len);
+        };
+        pool.pop().unwrap_or_else(|| Vec::with_capacity(capacity))
+    }
+
+    /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
+    pub(super) fn recycle(&mut self, segment: Segment) {
+        let Segment::Owned(mut bytes) = segment else { return };
+        let capacity = bytes.capacity();
+        let pool = if capacity == CHUNK_BYTES {
+            &mut self.small
+        } else if capacity == self.large_bytes {
+            &mut self.large
+        } else {
+            return;
+        };
+        if (pool.len() + 1) * capacity <= POOL_BYTES_MAX {
+            bytes.clear();
+            pool.push(bytes);
+        }
+    }
+
+    /// An empty outbox with its batch.
+    pub(super) fn outbox(&mut self) -> Box<Outbox> {
+        self.outboxes.pop().unwrap_or_else(|| {
+            Box::new(Outbox { batch: Some(Box::default()), ..Outbox::default() })
+        })
+    }
+
+    /// Takes back an outbox that is empty and has its batch.
+    pub(super) fn recycle_outbox(&mut self, mut outbox: Box<Outbox>) {
+        debug_assert!(outbox.is_empty() && !outbox.is_sending());
+        if self.outboxes.len() < 1024 {
+            (outbox.queued_total, outbox.sent_total) = (0, 0);
+            self.outboxes.push(outbox);
+        }
+    }
+
+    /// Halves what is kept; called now and then, so that a burst's memory does not stay for ever.
+    pub(super) fn trim(&mut self) {
+        for pool in [&mut self.small, &mut self.large] {
+            if pool.len() > 16 {
+                pool.truncate(pool.len() / 2);
+                pool.shrink_to_fit();
+            }
+        }
+        if self.outboxes.len() > 16 {
+            self.outboxes.truncate(self.outboxes.len() / 2);
+            self.outboxes.shrink_to_fit();
+        }
+    }
+}

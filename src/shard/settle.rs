@@ -1,0 +1,120 @@
+//! Tells the driver what follows from a slot's state.
+//!
+//! [`Shard::settle`] is called after whatever may have changed a slot. It compares what should be
+//! in the kernel with what is there and asks for the difference, so no transition has to remember
+//! which operations it must start or cancel.
+
+use super::Shard;
+use super::slot::Stage;
+use crate::driver::Driver;
+
+impl<D: Driver> Shard<D> {
+    pub(super) fn settle(&mut self, index: u32) {
+        let core = &mut self.core;
+        let slot = &mut core.slots[index as usize];
+        if slot.outbox.is_none() {
+            match slot.stage {
+                Stage::Finishing => core.abort(index, 1006),
+                Stage::Lingering { .. } if slot.input_ended => core.abort(index, 1006),
+                _ => {}
+            }
+        }
+        let token = core.token(index);
+        let slot = &mut core.slots[index as usize];
+        let socket = slot.socket;
+        if matches!(slot.stage, Stage::Ending) {
+            if slot.in_flight == 0 && !slot.closing_socket {
+                slot.closing_socket = true;
+                slot.in_flight = 1;
+                self.driver.close(socket, token);
+            } else if slot.in_flight > 0 && !slot.cancelling && !slot.closing_socket {
+                // Stays set: one cancellation reaches everything, and each of its targets
+                // completes by itself.
+                slot.cancelling = true;
+                slot.in_flight += 1;
+                self.driver.cancel_all(socket, token);
+            }
+            return;
+        }
+        if matches!(slot.stage, Stage::Lingering { .. }) && slot.outbox.is_none() && !slot.shut {
+            slot.shut = true;
+            slot.in_flight += 1;
+            self.driver.shutdown(socket, token);
+        }
+        if slot.paused {
+            if slot.receiving && !slot.cancelling {
+                slot.cancelling = true;
+                slot.in_flight += 1;
+                self.driver.cancel_receive(socket, token);
+            }
+        } else if !slot.receiving && !slot.starved && !slot.input_ended {
+            slot.receiving = true;
+            slot.in_flight += 1;
+            self.driver.receive(socket, token);
+        }
+        if !slot.dirty && slot.outbox.as_ref().is_some_and(|outbox| !outbox.is_sending()) {
+            slot.dirty = true;
+            core.dirty.push(index);
+        }
+    }
+
+    /// Sends what the turn has queued, one send a connection.
+    pub(super) fn flush(&mut self) {
+        let core = &mut self.core;
+        for index in core.dirty.drain(..) {
+            let Some(slot) = core.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
+                continue;
+            };
+            slot.dirty = false;
+            let Some(outbox) = &mut slot.outbox else { continue };
+            if matches!(slot.stage, Stage::Ending) {
+                continue;
+            }
+            let waiting = outbox.bytes() as u64;
+            let Some(mut batch) = outbox.take_batch() else { continue };
+            core.histograms.send_queue_bytes.saturating_record(waiting);
+            batch.token = crate::driver::Token { slot: index, generation: slot.generation };
+            slot.in_flight += 1;
+            self.driver.send(slot.socket, batch);
+        }
+    }
+
+    /// Arms receives again that had found no buffer.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved.is_empty() || !self.driver.has_buffers() {
+            return;
+        }
+        let mut starved = std::mem::take(&mut self.starved);
+        for token in starved.drain(..) {
+            if let Some(index) = self.core.lookup(token) {
+                self.core.slots[index as usize].starved = false;
+                self.settle(index);
+            }
+        }
+        // Keeps the capacity.
+        self.starved = starved;
+    }
+
+    /// Lets connections read again that were stopped because all outboxes together were full.
+    pub(super) fn feed_throttled(&mut self) {
+        let low = self.core.config.limits.outbox_shard_bytes_max as u64 / 2;
+        if self.core.throttled.is_empty() || self.core.gauges.outbox_bytes > low {
+            return;
+        }
+        for token in std::mem::take(&mut self.core.throttled) {
+            if let Some(index) = self.core.lookup(token) {
+                self.resume(index);
+                self.settle(index);
+            }
+        }
+    }
+
+    /// Reads again, if the connection's own outbox allows it.
+    pub(super) fn resume(&mut self, index: u32) {
+        let slot = &mut self.core.slots[index as usize];
+        let low = self.core.config.limits.outbox_low_bytes;
+        if slot.paused && slot.outbox.as_ref().is_none_or(|outbox| outbox.bytes() <= low) {
+            slot.paused = false;
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A connection: everything that an idle one costs, in at most 128 bytes.
+//!
+//! What is rarer than a connection lives outside and only while needed: a request that came in
+//! pieces, a partial message, an outbox. A stage says what may be written: once it is
+//! [`Stage::Open`], the HTTP stage and with it every way to write an HTTP answer is gone.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::driver::Socket;
+use crate::proto::ws;
+use crate::shard::outbox::Outbox;
+
+/// A head that came in pieces.
+#[derive(Debug, Default)]
+pub(super) struct Partial {
+    /// Everything received and not yet understood.
+    pub(super) bytes: Vec<u8>,
+    /// How far earlier looks went.
+    pub(super) scanned: usize,
+}
+
+/// Where a connection stands. It only ever moves downwards.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The PROXY header is awaited.
+    Proxy { partial: Option<Box<Partial>>, accepted_us: u32 },
+    /// The request is awaited.
+    Http { partial: Option<Box<Partial>>, accepted_us: u32 },
+    /// WebSocket messages flow.
+    Open(ws::Receiver),
+    /// Our Close is sent; the peer's is awaited.
+    Closing { receiver: ws::Receiver, code: u16 },
+    /// What is queued leaves, then the socket is closed.
+    Finishing,
+    /// What is queued leaves, then writing is shut down, and input is discarded up to a bound.
+    Lingering { discarded: u64 },
+    /// Nothing more is wanted of the socket; it is closed when the kernel holds nothing of it.
+    Ending,
+}
+
+impl Stage {
+    /// Whether a WebSocket is open, and so counted as such.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Stage::Open(_) | Stage::Closing { .. })
+    }
+
+    /// Whether the deadline of the handshake applies.
+    pub(super) fn is_handshake(&self) -> bool {
+        matches!(self, Stage::Proxy { .. } | Stage::Http { .. })
+    }
+}
+
+/// A peer's address in 18 bytes; all zero means none (a Unix socket).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PeerAddress {
+    ip: [u8; 16],
+    port: u16,
+}
+
+impl From<Option<SocketAddr>> for PeerAddress {
+    fn from(address: Option<SocketAddr>) -> Self {
+        let Some(address) = address else { return Self { ip: [0; 16], port: 0 } };
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        Self { ip: ip.octets(), port: address.port() }
+    }
+}
+
+impl PeerAddress {
+    /// The address, if there is one.
+    pub(super) fn get(self) -> Option<SocketAddr> {
+        if self.ip == [0; 16] {
+            return None;
+        }
+        let ip = IpAddr::V6(Ipv6Addr::from(self.ip)).to_canonical();
+        Some(SocketAddr::new(ip, self.port))
+    }
+
+    /// The same peer known by another address, as a trusted proxy tells it.
+    pub(super) fn with_ip(self, ip: Option<IpAddr>) -> Self {
+        let Some(ip) = ip else { return self };
+        let port = if self.get().is_some_and(|own| own.ip() == ip) { self.port } else { 0 };
+        Self::from(Some(SocketAddr::new(ip, port)))
+    }
+}
+
+/// The slot's place in the timer wheel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimerLinks {
+    pub(super) previous: u32,
+    pub(super) next: u32,
+    /// When it fires; [`crate::shard::timers::UNSET`] = it is in no list.
+    pub(super) tick: u32,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) stage: Stage,
+    /// What waits to be sent; none while nothing waits.
+    pub(super) outbox: Option<Box<Outbox>>,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) messages_received: u32,
+    pub(super) messages_sent: u32,
+    pub(super) socket: Socket,
+    pub(super) generation: u32,
+    pub(super) timer: TimerLinks,
+    /// When the connection was accepted; since its opening: when it was opened.
+    pub(super) opened_tick: u32,
+    /// When bytes last came in.
+    pub(super) heard_tick: u32,
+    /// When a message last came in.
+    pub(super) message_tick: u32,
+    /// When the next ping is due, or, with `pinged`, when the last was sent; in the closing
+    /// stages: when the present one began.
+    pub(super) stage_tick: u32,
+    pub(super) peer: PeerAddress,
+    pub(super) route: u16,
+    pub(super) listener: u8,
+    /// Operations that the kernel has not finished.
+    pub(super) in_flight: u8,
+    pub(super) receiving: bool,
+    /// Reading is to stop until the outbox has drained.
+    pub(super) paused: bool,
+    /// A cancellation is under way.
+    pub(super) cancelling: bool,
+    /// The receive waits for buffers.
+    pub(super) starved: bool,
+    /// The peer has sent its FIN, or the socket has failed.
+    pub(super) input_ended: bool,
+    /// Queued to be flushed at the end of the turn.
+    pub(super) dirty: bool,
+    /// A ping is out.
+    pub(super) pinged: bool,
+    /// Accepted beyond the limit, only to be told so.
+    pub(super) surplus: bool,
+    /// Shutdown of the writing side was asked for.
+    pub(super) shut: bool,
+    /// The last operation, the socket's close, is under way.
+    pub(super) closing_socket: bool,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 128, "an idle connection costs at most 128 bytes");
+const _: () = assert!(size_of::<Option<Slot>>() == size_of::<Slot>(), "a slab entry adds nothing");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_address_survives_its_packing() {
+        for text in ["1.2.3.4:5", "[2001:db8::1]:65535", "127.0.0.1:0"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(PeerAddress::from(Some(address)).get(), Some(address));
+        }
+        assert_eq!(PeerAddress::from(None).get(), None);
+    }
+
+    #[test]
+    fn a_proxied_client_loses_the_proxys_port() {
+        let peer = PeerAddress::from(Some("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(peer.with_ip(Some("10.0.0.1".parse().unwrap())), peer);
+        let client = peer.with_ip(Some("1.2.3.4".parse().unwrap()));
+        assert_eq!(client.get(), Some("1.2.3.4:0".parse().unwrap()));
+    }
+}

@@ -1,0 +1,145 @@
+//! One timer a connection, in a hashed wheel of lists that run through the slots themselves.
+//!
+//! Setting and unsetting cost a few writes and no memory; the ring is told only the wheel's next
+//! deadline, as the timeout of its wait. A tick is [`TICK_MS`]; a deadline further away than one
+//! round simply stays in its list when the round passes by. Timers fire late, never early.
+
+use slab::Slab;
+
+use super::slot::Slot;
+
+/// Length of a tick (ms).
+pub(super) const TICK_MS: u64 = 50;
+/// Length of a tick (ns).
+pub(super) const TICK_NS: u64 = TICK_MS * 1_000_000;
+/// The tick of a timer that is not set.
+pub(super) const UNSET: u32 = u32::MAX;
+
+const BUCKETS: usize = 2048;
+const NONE: u32 = u32::MAX;
+
+/// The tick that a time lies in.
+pub(super) fn tick_of(now_ns: u64) -> u32 {
+    (now_ns / TICK_NS) as u32
+}
+
+/// A duration in ticks, rounded up.
+pub(super) fn ticks(duration_ms: u32) -> u32 {
+    u64::from(duration_ms).div_ceil(TICK_MS) as u32
+}
+
+/// The timers of one shard.
+#[derive(Debug)]
+pub(super) struct Wheel {
+    heads: Box<[u32; BUCKETS]>,
+    occupied: [u64; BUCKETS / 64],
+    /// Every timer at or before this tick has fired.
+    passed: u32,
+    set: usize,
+}
+
+impl Wheel {
+    /// A wheel that starts at `now_tick`.
+    pub(super) fn new(now_tick: u32) -> Self {
+        Self {
+            heads: Box::new([NONE; BUCKETS]),
+            occupied: [0; BUCKETS / 64],
+            passed: now_tick,
+            set: 0,
+        }
+    }
+
+    /// Sets the slot's timer, in place of an earlier setting. A tick that has passed fires next.
+    pub(super) fn set(&mut self, slots: &mut Slab<Slot>, index: u32, tick: u32) {
+        let tick = tick.clamp(self.passed + 1, UNSET - 1);
+        if slots[index as usize].timer.tick == tick {
+            return;
+        }
+        self.unset(slots, index);
+        let bucket = tick as usize % BUCKETS;
+        let next = std::mem::replace(&mut self.heads[bucket], index);
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        if next != NONE {
+            slots[next as usize].timer.previous = index;
+        }
+        let timer = &mut slots[index as usize].timer;
+        (timer.previous, timer.next, timer.tick) = (NONE, next, tick);
+        self.set += 1;
+    }
+
+    /// Unsets the slot's timer, if it is set.
+    pub(super) fn unset(&mut self, slots: &mut Slab<Slot>, index: u32) {
+        let timer = slots[index as usize].timer;
+        if timer.tick == UNSET {
+            return;
+        }
+        slots[index as usize].timer.tick = UNSET;
+        self.set -= 1;
+        if timer.next != NONE {
+            slots[timer.next as usize].timer.previous = timer.previous;
+        }
+        if timer.previous != NONE {
+            slots[timer.previous as usize].timer.next = timer.next;
+            return;
+        }
+        let bucket = timer.tick as usize % BUCKETS;
+        self.heads[bucket] = timer.next;
+        if timer.next == NONE {
+            self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+        }
+    }
+
+    /// Unsets every timer due at `now_tick` and names its slot, at most `most` of them. Returns
+    /// whether more are due.
+    pub(super) fn expire(
+        &mut self,
+        slots: &mut Slab<Slot>,
+        now_tick: u32,
+        most: usize,
+        fired: &mut Vec<u32>,
+    ) -> bool {
+        let round = self.passed.saturating_add(BUCKETS as u32);
+        let last = now_tick.min(round);
+        while self.passed < last {
+            let bucket = (self.passed + 1) as usize % BUCKETS;
+            let mut index = self.heads[bucket];
+            while index != NONE {
+                let timer = slots[index as usize].timer;
+                if timer.tick <= now_tick {
+                    if fired.len() >= most {
+                        return true;
+                    }
+                    self.unset(slots, index);
+                    fired.push(index);
+                }
+                index = timer.next;
+            }
+            self.passed += 1;
+        }
+        // A clock that jumped further than a round has had every list looked at once.
+        self.passed = self.passed.max(now_tick);
+        false
+    }
+
+    /// The next tick at which something may be due.
+    pub(super) fn next_tick(&self) -> Option<u32> {
+        if self.set == 0 {
+            return None;
+        }
+        let start = (self.passed + 1) as usize % BUCKETS;
+        let (word, bit) = (start / 64, start % 64);
+        for step in 0..=BUCKETS / 64 {
+            let at = (word + step) % (BUCKETS / 64);
+            let mut bits = self.occupied[at];
+            if step == 0 {
+                bits &= u64::MAX << bit;
+            }
+            if bits != 0 {
+                let bucket = at * 64 + bits.trailing_zeros() as usize;
+                let ahead = (bucket + BUCKETS - start) % BUCKETS;
+                return Some(self.passed + 1 + ahead as u32);
+            }
+        }
+        None
+    }
+}
