@@ -161,10 +161,10 @@ pub struct ServeUringArgs {
     #[command(flatten)]
     pub serve: ServeArgs,
     /// Receive buffers, a power of two
-    #[arg(long, default_value_t = 512, value_parser = power_of_two)]
+    #[arg(long, default_value_t = 256, value_parser = power_of_two)]
     pub buffers: u16,
     /// Bytes of a receive buffer
-    #[arg(long, default_value_t = 32 * 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, default_value_t = 16 * 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub buffer_size: u32,
 }
 

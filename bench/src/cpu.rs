@@ -1,7 +1,9 @@
 //! What a process costs: time on a processor by the scheduler's nanoseconds, memory, kernel slab.
 //!
 //! `/proc/PID/stat` counts in ticks of 10 ms, which drowns a short run; the first field of each
-//! thread's `schedstat` is exact to the last context switch or tick.
+//! thread's `schedstat` is exact to the last context switch or tick. Its second field, the time
+//! spent runnable without a processor, tells a server that was idle from one that was held up by
+//! other processes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,12 +12,21 @@ use std::time::Instant;
 
 /// A thread counts as saturated from this share of its time on.
 pub const SATURATED: f64 = 0.95;
+/// Share of its time waiting for a processor from which other processes disturb.
+const CONTENDED: f64 = 0.05;
 
 /// Nanoseconds on a processor of each thread of a process, at one moment.
 #[derive(Debug, Clone)]
 pub struct CpuSample {
     at: Instant,
-    threads: BTreeMap<u32, u64>,
+    threads: BTreeMap<u32, ThreadTime>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct ThreadTime {
+    on_cpu_ns: u64,
+    /// Runnable, waiting for a processor.
+    queued_ns: u64,
 }
 
 /// What happened between two samples.
@@ -25,11 +36,18 @@ pub struct CpuUse {
     pub wall_ns: u64,
     /// Share of its time that the busiest thread was on a processor.
     pub busiest_share: f64,
+    /// Share of its time that this thread waited for a processor.
+    pub queued_share: f64,
 }
 
 impl CpuUse {
     pub fn saturated(&self) -> bool {
-        self.busiest_share >= SATURATED
+        self.busiest_share + self.queued_share >= SATURATED
+    }
+
+    /// Others used its processor: neither its throughput nor its latencies are its own.
+    pub fn contended(&self) -> bool {
+        self.queued_share > CONTENDED
     }
 
     /// Processors kept busy on average.
@@ -51,8 +69,9 @@ impl CpuSample {
             let Ok(text) = fs::read_to_string(format!("{folder}/{thread}/schedstat")) else {
                 continue;
             };
-            if let Some(on_cpu_ns) = first_number(&text) {
-                threads.insert(thread, on_cpu_ns);
+            let mut fields = text.split_ascii_whitespace().map_while(|field| field.parse().ok());
+            if let (Some(on_cpu_ns), Some(queued_ns)) = (fields.next(), fields.next()) {
+                threads.insert(thread, ThreadTime { on_cpu_ns, queued_ns });
             }
         }
         Ok(Self { at, threads })
@@ -61,15 +80,19 @@ impl CpuSample {
     /// The difference to an earlier sample. Threads that ended in between are missing from it.
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let wall_ns = self.at.duration_since(earlier.at).as_nanos() as u64;
-        let used = self
-            .threads
-            .iter()
-            .map(|(id, ns)| ns.saturating_sub(earlier.threads.get(id).copied().unwrap_or(0)));
-        let busiest = used.clone().max().unwrap_or(0);
+        let used = self.threads.iter().map(|(id, now)| {
+            let before = earlier.threads.get(id).copied().unwrap_or_default();
+            let on_cpu_ns = now.on_cpu_ns.saturating_sub(before.on_cpu_ns);
+            let queued_ns = now.queued_ns.saturating_sub(before.queued_ns);
+            ThreadTime { on_cpu_ns, queued_ns }
+        });
+        let busiest = used.clone().max_by_key(|time| time.on_cpu_ns).unwrap_or_default();
+        let share = |ns: u64| ns as f64 / wall_ns.max(1) as f64;
         CpuUse {
-            cpu_ns: used.sum(),
+            cpu_ns: used.map(|time| time.on_cpu_ns).sum(),
             wall_ns,
-            busiest_share: busiest as f64 / wall_ns.max(1) as f64,
+            busiest_share: share(busiest.on_cpu_ns),
+            queued_share: share(busiest.queued_ns),
         }
     }
 }
@@ -168,9 +191,15 @@ mod tests {
 
     #[test]
     fn saturation_is_of_one_thread() {
-        let busy = CpuUse { cpu_ns: 96, wall_ns: 100, busiest_share: 0.96 };
-        let spread = CpuUse { cpu_ns: 180, wall_ns: 100, busiest_share: 0.9 };
-        assert!(busy.saturated() && !spread.saturated());
+        let share = |busiest_share, queued_share| CpuUse {
+            cpu_ns: 180,
+            wall_ns: 100,
+            busiest_share,
+            queued_share,
+        };
+        assert!(share(0.96, 0.0).saturated() && !share(0.96, 0.0).contended());
+        assert!(!share(0.9, 0.01).saturated(), "two threads at 90 % are not one at 95 %");
+        assert!(share(0.5, 0.5).saturated() && share(0.5, 0.5).contended());
     }
 
     #[test]

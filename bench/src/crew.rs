@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::client::Fault;
 use crate::fleet::Clock;
@@ -75,6 +76,10 @@ pub struct Shared {
     /// When the load begins; 0 until all are open.
     start_ns: AtomicU64,
     stop: AtomicBool,
+    /// Workers whose load is over; they stay until they are joined, since the processor time of a
+    /// thread that is gone can no longer be read.
+    finished: AtomicUsize,
+    leave: AtomicBool,
 }
 
 impl Shared {
@@ -85,6 +90,8 @@ impl Shared {
             open: AtomicUsize::new(0),
             start_ns: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            finished: AtomicUsize::new(0),
+            leave: AtomicBool::new(false),
         })
     }
 
@@ -108,6 +115,11 @@ impl Shared {
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
+
+    /// Whether the load of every worker is over.
+    pub fn finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire) == self.done.len()
+    }
 }
 
 /// The share of thread `thread` in `total` things.
@@ -117,6 +129,7 @@ pub fn share(total: usize, thread: usize, threads: usize) -> usize {
 
 /// Running workers.
 pub struct Crew<T> {
+    shared: Arc<Shared>,
     threads: Vec<JoinHandle<Result<T, Failure>>>,
 }
 
@@ -134,19 +147,20 @@ impl<T: Send + 'static> Crew<T> {
                 if outcome.is_err() {
                     shared.stop();
                 }
+                shared.finished.fetch_add(1, Ordering::AcqRel);
+                while !shared.leave.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
                 outcome
             })
         };
-        Ok(Self { threads: (0..threads).map(start_one).collect::<io::Result<_>>()? })
-    }
-
-    /// Whether all have ended.
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        let started = (0..threads).map(start_one).collect::<io::Result<_>>()?;
+        Ok(Self { shared: Arc::clone(shared), threads: started })
     }
 
     /// Waits for all; the first failure is the run's, a corrupt echo before any other.
     pub fn join(self) -> Result<Vec<T>, Failure> {
+        self.shared.leave.store(true, Ordering::Release);
         let mut results = Vec::new();
         let mut failure: Option<Failure> = None;
         for thread in self.threads {
@@ -191,6 +205,6 @@ mod tests {
         });
         let failure = crew.unwrap().join().unwrap_err();
         assert_eq!((failure.exit_code(), failure.text()), (3, "byte 3"));
-        assert!(shared.stopped());
+        assert!(shared.stopped() && shared.finished());
     }
 }

@@ -63,6 +63,7 @@ impl Report {
         let share = used.busiest_share;
         let shown = format!("{:.2} cores, busiest thread {:.0} %", used.cores(), share * 100.0);
         self.row("generator CPU", shown, "generator_busiest_share", share);
+        self.contended("generator", used);
         if share > 0.9 {
             self.warn(format!(
                 "the generator's busiest thread was {:.0} % busy: latencies include its own \
@@ -82,6 +83,7 @@ impl Report {
             format!("{:.2} cores, busiest thread {:.0} %: {verdict}", used.cores(), share * 100.0);
         self.row("server CPU", shown, "server_busiest_share", share);
         self.row("server saturated", verdict, "server_saturated", saturated);
+        self.contended("server", used);
         if count == 0 || used.cpu_ns == 0 {
             self.warn("no server CPU per unit of work: nothing was measured in the window");
             return;
@@ -96,6 +98,16 @@ impl Report {
             let rate = per_second * bytes as f64;
             let shown = format!("{:.1} MiB", rate / f64::from(1 << 20));
             self.row("bytes per server CPU second", shown, "bytes_per_server_cpu_s", rate);
+        }
+    }
+
+    fn contended(&mut self, who: &str, used: &CpuUse) {
+        if used.contended() {
+            self.warn(format!(
+                "the {who} waited {:.0} % of the time for a processor that others used: run on \
+                 an idle host, or pin both to cores of their own",
+                used.queued_share * 100.0
+            ));
         }
     }
 
@@ -197,7 +209,8 @@ mod tests {
     fn table_and_json_have_the_same_rows() {
         let mut report = Report::default();
         report.latencies("latency", "latency", &histogram(1..=1_000));
-        let used = CpuUse { cpu_ns: 2_000, wall_ns: 2_050, busiest_share: 0.97 };
+        let used =
+            CpuUse { cpu_ns: 2_000, wall_ns: 2_050, busiest_share: 0.97, queued_share: 0.06 };
         report.server(&used, 4, "message", Some(100));
         report.generator(&used);
         let json = report.json();
@@ -206,16 +219,18 @@ mod tests {
         assert_eq!(json["each_per_server_cpu_s"], 2e6);
         assert_eq!(json["bytes_per_server_cpu_s"], 2e8);
         assert_eq!(json["server_saturated"], true);
-        assert_eq!(json["warnings"].as_array().unwrap().len(), 1);
+        assert_eq!(json["warnings"].as_array().unwrap().len(), 3);
         let text = report.text();
         assert!(text.contains("server CPU per message") && text.contains("500 ns"), "{text}");
         assert!(text.contains("WARNING: the generator's busiest thread was 97 % busy"), "{text}");
+        assert!(text.contains("WARNING: the server waited 6 % of the time"), "{text}");
     }
 
     #[test]
     fn no_work_is_a_warning_and_no_division() {
         let mut report = Report::default();
-        report.server(&CpuUse { cpu_ns: 0, wall_ns: 0, busiest_share: 0.0 }, 0, "message", None);
+        let nothing = CpuUse { cpu_ns: 0, wall_ns: 0, busiest_share: 0.0, queued_share: 0.0 };
+        report.server(&nothing, 0, "message", None);
         assert!(report.json().get("server_cpu_ns_each").is_none());
         assert_eq!(report.json()["warnings"].as_array().unwrap().len(), 1);
     }

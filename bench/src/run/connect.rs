@@ -63,7 +63,7 @@ pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
         fleet.run(&mut load)?;
         Ok(load.finish())
     })?;
-    let window = measure(args, &shared, start_ns, &crew);
+    let window = measure(args, &shared, start_ns);
     if window.is_err() {
         shared.stop();
     }
@@ -76,13 +76,12 @@ fn measure(
     args: &ConnectArgs,
     shared: &Shared,
     start_ns: u64,
-    crew: &Crew<ConnectResult>,
 ) -> Result<(Moment, Moment), Failure> {
     let from_ns = start_ns + nanos(args.warmup);
     sleep_until(shared, from_ns);
     let from = Moment::take(shared, args.common.server_pid)?;
     let until_ns = from_ns + nanos(args.duration);
-    while shared.clock.now_ns() < until_ns && !crew.is_finished() && !shared.stopped() {
+    while shared.clock.now_ns() < until_ns && !shared.finished() && !shared.stopped() {
         std::thread::sleep(Duration::from_millis(2));
     }
     let until = Moment::take(shared, args.common.server_pid)?;
