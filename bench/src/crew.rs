@@ -1,0 +1,210 @@
+//! The threads of a run, and what they share with the one that measures.
+//!
+//! Workers publish their counts once a turn; the measuring thread reads counts and processor time
+//! at the same moment, so that a late wake-up of its own shifts both alike.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::client::Fault;
+use crate::fleet::Clock;
+
+/// Why a run failed; the exit code tells which.
+#[derive(Debug)]
+pub enum Failure {
+    /// The system or the server refused: exit code 1.
+    Failed(String),
+    /// An echo was not what was sent: exit code 3.
+    Corrupt(String),
+}
+
+impl Failure {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Corrupt(_) => 3,
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Failed(text) | Self::Corrupt(text) => text,
+        }
+    }
+
+    /// A connection was lost that the run cannot do without.
+    pub fn lost(fault: &Fault) -> Self {
+        match fault {
+            Fault::Corrupt(text) => Self::Corrupt(text.clone()),
+            other => Self::Failed(format!("a connection was lost: {other}")),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// A counter on a cache line of its own: one thread writes it every turn.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What all threads of a run see.
+#[derive(Debug)]
+pub struct Shared {
+    pub clock: Clock,
+    /// Units of work done, by thread.
+    pub done: Vec<Counter>,
+    /// Connections open now.
+    pub open: AtomicUsize,
+    /// When the load begins; 0 until all are open.
+    start_ns: AtomicU64,
+    stop: AtomicBool,
+    /// Workers whose load is over; they stay until they are joined, since the processor time of a
+    /// thread that is gone can no longer be read.
+    finished: AtomicUsize,
+    leave: AtomicBool,
+}
+
+impl Shared {
+    pub fn new(threads: usize) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock::start(),
+            done: (0..threads).map(|_| Counter::default()).collect(),
+            open: AtomicUsize::new(0),
+            start_ns: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            finished: AtomicUsize::new(0),
+            leave: AtomicBool::new(false),
+        })
+    }
+
+    pub fn done_sum(&self) -> u64 {
+        self.done.iter().map(Counter::get).sum()
+    }
+
+    pub fn set_start(&self, at_ns: u64) {
+        self.start_ns.store(at_ns, Ordering::Release);
+    }
+
+    pub fn start(&self) -> Option<u64> {
+        Some(self.start_ns.load(Ordering::Acquire)).filter(|at_ns| *at_ns != 0)
+    }
+
+    /// Ends the run early: something failed.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether the load of every worker is over.
+    pub fn finished(&self) -> bool {
+        self.finished.load(Ordering::Acquire) == self.done.len()
+    }
+}
+
+/// The share of thread `thread` in `total` things.
+pub fn share(total: usize, thread: usize, threads: usize) -> usize {
+    total / threads + usize::from(thread < total % threads)
+}
+
+/// Running workers.
+pub struct Crew<T> {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Result<T, Failure>>>,
+}
+
+impl<T: Send + 'static> Crew<T> {
+    /// Starts `threads` workers; one that fails stops the run.
+    pub fn start<W>(shared: &Arc<Shared>, threads: usize, work: W) -> io::Result<Self>
+    where
+        W: Fn(usize) -> Result<T, Failure> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let start_one = |thread: usize| {
+            let (work, shared) = (Arc::clone(&work), Arc::clone(shared));
+            std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
+                let outcome = work(thread);
+                if outcome.is_err() {
+                    shared.stop();
+                }
+                shared.finished.fetch_add(1, Ordering::AcqRel);
+                while !shared.leave.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                outcome
+            })
+        };
+        let started = (0..threads).map(start_one).collect::<io::Result<_>>()?;
+        Ok(Self { shared: Arc::clone(shared), threads: started })
+    }
+
+    /// Waits for all; the first failure is the run's, a corrupt echo before any other.
+    pub fn join(self) -> Result<Vec<T>, Failure> {
+        self.shared.leave.store(true, Ordering::Release);
+        let mut results = Vec::new();
+        let mut failure: Option<Failure> = None;
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(result)) => results.push(result),
+                Ok(Err(found)) => match (&failure, &found) {
+                    (None, _) | (Some(Failure::Failed(_)), Failure::Corrupt(_)) => {
+                        failure = Some(found);
+                    }
+                    _ => {}
+                },
+                Err(_) => {
+                    failure =
+                        Some(Failure::Failed("a load thread panicked (see above)".to_owned()));
+                }
+            }
+        }
+        failure.map_or(Ok(results), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        for (total, threads) in [(10, 3), (2, 4), (0, 1), (5_000, 2)] {
+            let shares: Vec<usize> = (0..threads).map(|t| share(total, t, threads)).collect();
+            assert_eq!(shares.iter().sum::<usize>(), total);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_failing_worker_stops_the_run_and_corruption_comes_first() {
+        let shared = Shared::new(3);
+        let crew = Crew::start(&shared, 3, |thread| match thread {
+            0 => Err::<(), _>(Failure::Failed("lost".to_owned())),
+            1 => Err(Failure::Corrupt("byte 3".to_owned())),
+            _ => Ok(()),
+        });
+        let failure = crew.unwrap().join().unwrap_err();
+        assert_eq!((failure.exit_code(), failure.text()), (3, "byte 3"));
+        assert!(shared.stopped() && shared.finished());
+    }
+}

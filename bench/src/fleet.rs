@@ -1,0 +1,463 @@
+//! One thread's connections and the ring that moves their bytes.
+//!
+//! A turn is: let the load decide, submit and wait once, take the batch of completions. One clock
+//! reading serves a batch, since its completions became visible together. A slot is used again only
+//! when the kernel holds nothing of it; a completion of an earlier life is dropped.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::{opcode, squeue, types};
+
+use crate::buffers::{Buffers, GROUP};
+use crate::client::{Connection, Events, Fault, Outgoing, Stage, Terms};
+use crate::ring::{Completion, Op, Ring, RingSizes, Token, poll_first};
+use crate::target::Target;
+
+/// How often connections are looked through for those that wait too long.
+const SCAN_NS: u64 = 250_000_000;
+/// How long the server may take to end the TCP connection after the closing handshake.
+const LINGER_NS: u64 = 1_000_000_000;
+
+/// Nanoseconds since the run began, the same for all threads.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now_ns(self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// After a closing handshake, or at the load's wish.
+    Clean,
+    Lost(Fault),
+}
+
+/// What the load wants after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Wait for completions, at most until this time.
+    Until(u64),
+    Done,
+}
+
+/// What a run does with its connections. Methods are called between completions, never inside one.
+pub trait Load {
+    /// Once a turn, before waiting.
+    fn turn(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<Turn>;
+    /// A connection is open.
+    fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()>;
+    /// Whole messages came.
+    fn messages(&mut self, fleet: &mut Fleet, slot: u32, count: u32, now_ns: u64)
+    -> io::Result<()>;
+    /// Pongs came.
+    fn ponged(&mut self, _slot: u32, _count: u32) {}
+    /// A connection is gone and its slot is free.
+    fn ended(
+        &mut self,
+        fleet: &mut Fleet,
+        slot: u32,
+        ending: Ending,
+        now_ns: u64,
+    ) -> io::Result<()>;
+}
+
+/// Sizes and habits of a fleet.
+#[derive(Debug, Clone, Copy)]
+pub struct FleetPlan {
+    /// Slots, thus the most connections at a time.
+    pub slots: u32,
+    pub buffer_count: u16,
+    pub buffer_size: usize,
+    /// How long a connect, an upgrade or a close may take.
+    pub timeout: Duration,
+    /// Successful sends of messages give no completion. Right only where a connection never has a
+    /// second send before the echo of the first: one message in flight.
+    pub quiet_sends: bool,
+    /// First number of this thread's connections.
+    pub first_number: u32,
+}
+
+struct Slot {
+    connection: Connection,
+    generation: u32,
+    /// Operations whose last completion is still to come.
+    in_flight: u32,
+    receiving: bool,
+    outgoing: Option<Outgoing>,
+    outgoing_sent: usize,
+    /// When the stage was entered.
+    since_ns: u64,
+    ending: Option<Ending>,
+}
+
+/// The connections of one thread.
+pub struct Fleet {
+    ring: Ring,
+    buffers: Buffers,
+    slots: Vec<Slot>,
+    target: Arc<Target>,
+    terms: Arc<Terms>,
+    clock: Clock,
+    plan: FleetPlan,
+    next_number: u32,
+    next_scan_ns: u64,
+    /// Free slots that ended since they were last reported.
+    ended: Vec<u32>,
+}
+
+impl Fleet {
+    /// Sets up the ring of the calling thread.
+    pub fn new(
+        plan: FleetPlan,
+        target: Arc<Target>,
+        terms: Arc<Terms>,
+        clock: Clock,
+    ) -> io::Result<Self> {
+        let completions = (plan.slots * 4).next_power_of_two().clamp(4096, 65_536);
+        let sizes = RingSizes { submissions: 256, completions, files: plan.slots.max(1) };
+        let ring = Ring::new(sizes)?;
+        let buffers = Buffers::new(&ring, plan.buffer_count, plan.buffer_size)?;
+        let slots = (0..plan.slots).map(|_| Slot {
+            connection: Connection::free(),
+            generation: 0,
+            in_flight: 0,
+            receiving: false,
+            outgoing: None,
+            outgoing_sent: 0,
+            since_ns: 0,
+            ending: None,
+        });
+        Ok(Self {
+            ring,
+            buffers,
+            slots: slots.collect(),
+            target,
+            terms,
+            clock,
+            plan,
+            next_number: plan.first_number,
+            next_scan_ns: 0,
+            ended: Vec::new(),
+        })
+    }
+
+    /// Runs the load to its end.
+    ///
+    /// # Errors
+    /// The ring failed, or the load gave up.
+    pub fn run(&mut self, load: &mut impl Load) -> io::Result<()> {
+        let mut reaped = Vec::new();
+        loop {
+            let now = self.clock.now_ns();
+            self.scan(now)?;
+            self.report_ended(load, now)?;
+            let Turn::Until(deadline) = load.turn(self, now)? else { return Ok(()) };
+            let wait = deadline.min(self.next_scan_ns).saturating_sub(now);
+            self.ring.wait(Some(Duration::from_nanos(wait)))?;
+            self.ring.reap(&mut reaped);
+            let now = self.clock.now_ns();
+            for completion in &reaped {
+                self.dispatch(completion, load, now)?;
+            }
+        }
+    }
+
+    pub fn stage(&self, slot: u32) -> Stage {
+        self.slots[slot as usize].connection.stage
+    }
+
+    /// Completions that found their queue full; not 0 means that latencies are not to be trusted.
+    pub fn overflow_count(&self) -> u32 {
+        self.ring.overflow_count()
+    }
+
+    /// Begins to connect a free slot.
+    pub fn open(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        let socket = self.target.socket(number)?;
+        self.ring.install(slot, socket)?;
+        let state = &mut self.slots[slot as usize];
+        assert_eq!(state.connection.stage, Stage::Free, "slot {slot} is in use");
+        state.connection = Connection::connecting(number, &self.terms);
+        state.since_ns = now_ns;
+        let address = self.target.raw();
+        let entry =
+            opcode::Connect::new(types::Fixed(slot), address.as_ptr().cast(), address.len());
+        // The address lives in `self.target`, which outlives the ring's use of it.
+        self.push(slot, Op::Connect, entry.build())
+    }
+
+    /// Sends `count` more messages on an open connection.
+    pub fn send(&mut self, slot: u32, count: u32) -> io::Result<()> {
+        self.slots[slot as usize].connection.owe(count);
+        self.flush(slot)
+    }
+
+    /// Sends a ping on an open connection.
+    pub fn ping(&mut self, slot: u32, payload: &[u8]) -> io::Result<()> {
+        self.slots[slot as usize].connection.ping(payload);
+        self.flush(slot)
+    }
+
+    /// Begins the end of an open connection: the closing handshake, or for a raw one the end of TCP.
+    pub fn close(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
+        if self.terms.sheet.shape().raw {
+            self.end(slot, Ending::Clean)?;
+            return self.release(slot);
+        }
+        let state = &mut self.slots[slot as usize];
+        state.connection.close();
+        state.since_ns = now_ns;
+        self.flush(slot)
+    }
+
+    fn push(&mut self, slot: u32, op: Op, entry: squeue::Entry) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        state.in_flight += 1;
+        let entry = entry.user_data(Token::new(op, state.generation, slot).encode());
+        // SAFETY: what entries point to outlives them: the target's address and the sheet live as
+        // long as the fleet, whose ring is never torn down before the process; a control frame's
+        // bytes stay in `outgoing` until the send's completion.
+        unsafe { self.ring.push(&entry) }
+    }
+
+    fn flush(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if state.outgoing.is_some() {
+            return Ok(());
+        }
+        state.outgoing = state.connection.next_outgoing(&self.terms.sheet);
+        state.outgoing_sent = 0;
+        self.send_outgoing(slot)
+    }
+
+    fn send_outgoing(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        let Some(outgoing) = &state.outgoing else { return Ok(()) };
+        let bytes = &state.connection.outgoing_bytes(outgoing, &self.terms)[state.outgoing_sent..];
+        let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        if !self.plan.quiet_sends || !matches!(outgoing, Outgoing::Messages { .. }) {
+            return self.push(slot, Op::Send, entry);
+        }
+        state.outgoing = None;
+        let entry = entry
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(Token::new(Op::Send, state.generation, slot).encode());
+        // SAFETY: the bytes are the sheet's, which lives as long as the fleet.
+        unsafe { self.ring.push(&entry) }
+    }
+
+    fn receive(&mut self, slot: u32) -> io::Result<()> {
+        self.slots[slot as usize].receiving = true;
+        let entry = poll_first(opcode::RecvMulti::new(types::Fixed(slot), GROUP).build());
+        self.push(slot, Op::Receive, entry)
+    }
+
+    fn dispatch(
+        &mut self,
+        completion: &Completion,
+        load: &mut impl Load,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        let Token { op, generation, slot } = completion.token;
+        let state = &mut self.slots[slot as usize];
+        if Token::new(op, state.generation, slot).generation != generation {
+            if let Some(buffer) = completion.buffer {
+                self.buffers.give_back(buffer);
+            }
+            return Ok(());
+        }
+        let quiet_failure = op == Op::Send && state.outgoing.is_none();
+        if !completion.more && !quiet_failure {
+            state.in_flight -= 1;
+        }
+        match op {
+            Op::Connect => self.connected(slot, completion.result, load, now_ns)?,
+            Op::Send => self.sent(slot, completion.result)?,
+            Op::Receive => self.received(slot, completion, load, now_ns)?,
+            Op::Accept | Op::Close => {}
+        }
+        self.release(slot)?;
+        self.report_ended(load, now_ns)
+    }
+
+    fn connected(
+        &mut self,
+        slot: u32,
+        result: i32,
+        load: &mut impl Load,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        if result < 0 {
+            return self.end(slot, Ending::Lost(Fault::System("connect", -result)));
+        }
+        let state = &mut self.slots[slot as usize];
+        if state.connection.stage != Stage::Connecting {
+            return Ok(());
+        }
+        state.connection.connected();
+        state.since_ns = now_ns;
+        self.receive(slot)?;
+        if self.stage(slot) == Stage::Open {
+            return load.opened(self, slot, now_ns);
+        }
+        self.flush(slot)
+    }
+
+    fn sent(&mut self, slot: u32, result: i32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if result < 0 {
+            state.outgoing = None;
+            return self.end(slot, Ending::Lost(Fault::System("send", -result)));
+        }
+        let Some(outgoing) = &state.outgoing else {
+            // A quiet send that posts a completion was cut short: its rest is lost.
+            return self.end(slot, Ending::Lost(Fault::System("send cut short", libc::EIO)));
+        };
+        state.outgoing_sent += result as usize;
+        let whole = state.connection.outgoing_bytes(outgoing, &self.terms).len();
+        if state.outgoing_sent < whole {
+            return self.send_outgoing(slot);
+        }
+        state.outgoing = None;
+        self.flush(slot)
+    }
+
+    fn received(
+        &mut self,
+        slot: u32,
+        completion: &Completion,
+        load: &mut impl Load,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        state.receiving = completion.more;
+        let outcome = match (completion.result, completion.buffer) {
+            (1.., Some(buffer)) => {
+                let bytes = self.buffers.bytes(buffer, completion.result as usize);
+                let outcome = state.connection.receive(bytes, &self.terms);
+                self.buffers.give_back(buffer);
+                outcome
+            }
+            // The buffers ran out; all come back in this batch, and then it is armed again.
+            (starved, _) if starved == -libc::ENOBUFS => Ok(Events::default()),
+            (0, _) if matches!(state.connection.stage, Stage::Closed | Stage::Ending) => {
+                return self.end(slot, Ending::Clean);
+            }
+            (0, _) => Err(Fault::Ended(state.connection.stage)),
+            (error, _) => Err(Fault::System("receive", -error)),
+        };
+        let events = match outcome {
+            Ok(events) => events,
+            Err(fault) => return self.end(slot, Ending::Lost(fault)),
+        };
+        if !completion.more && self.stage(slot) < Stage::Ending {
+            self.receive(slot)?;
+        }
+        self.tell(slot, events, load, now_ns)
+    }
+
+    fn tell(
+        &mut self,
+        slot: u32,
+        events: Events,
+        load: &mut impl Load,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        if events.opened {
+            load.opened(self, slot, now_ns)?;
+        }
+        if events.messages > 0 && self.stage(slot) == Stage::Open {
+            load.messages(self, slot, events.messages, now_ns)?;
+        }
+        if events.pongs > 0 {
+            load.ponged(slot, events.pongs);
+        }
+        if events.closed {
+            self.slots[slot as usize].since_ns = now_ns;
+        }
+        // A pong may be due.
+        if self.stage(slot) == Stage::Open { self.flush(slot) } else { Ok(()) }
+    }
+
+    /// Ends a connection; the first reason stays.
+    fn end(&mut self, slot: u32, ending: Ending) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if state.ending.is_some() {
+            return Ok(());
+        }
+        state.ending = Some(ending);
+        state.connection.stage = Stage::Ending;
+        if state.in_flight > 0 {
+            // An armed receive ends by the shutdown, a blocked send fails by it.
+            let entry = opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_RDWR).build();
+            return self.push(slot, Op::Close, entry);
+        }
+        Ok(())
+    }
+
+    /// Closes the descriptor once the kernel holds nothing else, then frees the slot.
+    fn release(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if state.in_flight > 0 {
+            return Ok(());
+        }
+        match state.connection.stage {
+            Stage::Ending => {
+                state.connection.stage = Stage::Releasing;
+                self.push(slot, Op::Close, opcode::Close::new(types::Fixed(slot)).build())
+            }
+            Stage::Releasing => {
+                state.connection = Connection::free();
+                state.generation = state.generation.wrapping_add(1);
+                state.outgoing = None;
+                self.ended.push(slot);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn report_ended(&mut self, load: &mut impl Load, now_ns: u64) -> io::Result<()> {
+        while let Some(slot) = self.ended.pop() {
+            let ending = self.slots[slot as usize].ending.take().unwrap_or(Ending::Clean);
+            load.ended(self, slot, ending, now_ns)?;
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self, now_ns: u64) -> io::Result<()> {
+        if now_ns < self.next_scan_ns {
+            return Ok(());
+        }
+        self.next_scan_ns = now_ns + SCAN_NS;
+        let timeout_ns = self.plan.timeout.as_nanos() as u64;
+        for slot in 0..self.plan.slots {
+            let stage = self.stage(slot);
+            let waited_ns = now_ns.saturating_sub(self.slots[slot as usize].since_ns);
+            match stage {
+                Stage::Connecting | Stage::Upgrading | Stage::Closing if waited_ns > timeout_ns => {
+                    self.end(slot, Ending::Lost(Fault::TimedOut(stage)))?;
+                }
+                // The closing handshake is done; ending TCP ourselves is allowed after a while.
+                Stage::Closed if waited_ns > LINGER_NS => self.end(slot, Ending::Clean)?,
+                _ => continue,
+            }
+            self.release(slot)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! What a run found: a table for people and a flat JSON object for scripts, from the same rows.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value};
+
+use crate::cpu::CpuUse;
+
+/// Rows in the order they were found.
+#[derive(Debug, Default)]
+pub struct Report {
+    rows: Vec<Row>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Row {
+    label: String,
+    shown: String,
+    key: String,
+    value: Value,
+}
+
+impl Report {
+    /// Adds a row; `key` names it in the JSON and carries the unit.
+    pub fn row(
+        &mut self,
+        label: &str,
+        shown: impl Into<String>,
+        key: &str,
+        value: impl Into<Value>,
+    ) {
+        assert!(self.rows.iter().all(|row| row.key != key), "row {key} twice");
+        self.rows.push(Row {
+            label: label.to_owned(),
+            shown: shown.into(),
+            key: key.to_owned(),
+            value: value.into(),
+        });
+    }
+
+    /// Adds something that makes the figures doubtful.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// The percentiles of a histogram of nanoseconds.
+    pub fn latencies(&mut self, what: &str, key: &str, histogram: &Histogram<u64>) {
+        for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
+            let ns = histogram.value_at_quantile(quantile);
+            let key = format!("{key}_{}_ns", name.replace('.', "_"));
+            self.row(&format!("{what} {name}"), duration(ns), &key, ns);
+        }
+        let max = histogram.max();
+        self.row(&format!("{what} max"), duration(max), &format!("{key}_max_ns"), max);
+    }
+
+    /// How busy the generator was, with a warning when it was the bottleneck.
+    pub fn generator(&mut self, used: &CpuUse) {
+        let share = used.busiest_share;
+        let shown = format!("{:.2} cores, busiest thread {:.0} %", used.cores(), share * 100.0);
+        self.row("generator CPU", shown, "generator_busiest_share", share);
+        self.contended("generator", used);
+        if share > 0.9 {
+            self.warn(format!(
+                "the generator's busiest thread was {:.0} % busy: latencies include its own \
+                 queueing, and the throughput may be its limit and not the server's; give it \
+                 more --threads or cores",
+                share * 100.0
+            ));
+        }
+    }
+
+    /// How busy the server was over `count` units of work of `bytes` each.
+    pub fn server(&mut self, used: &CpuUse, count: u64, unit: &str, bytes: Option<usize>) {
+        let share = used.busiest_share;
+        let saturated = used.saturated();
+        let verdict = if saturated { "saturated" } else { "not saturated" };
+        let shown =
+            format!("{:.2} cores, busiest thread {:.0} %: {verdict}", used.cores(), share * 100.0);
+        self.row("server CPU", shown, "server_busiest_share", share);
+        self.row("server saturated", verdict, "server_saturated", saturated);
+        self.contended("server", used);
+        if count == 0 || used.cpu_ns == 0 {
+            self.warn("no server CPU per unit of work: nothing was measured in the window");
+            return;
+        }
+        let each_ns = used.cpu_ns as f64 / count as f64;
+        let label = format!("server CPU per {unit}");
+        self.row(&label, format!("{each_ns:.0} ns"), "server_cpu_ns_each", each_ns);
+        let per_second = 1e9 / each_ns;
+        let label = format!("{unit}s per server CPU second");
+        self.row(&label, format!("{per_second:.0}"), "each_per_server_cpu_s", per_second);
+        if let Some(bytes) = bytes {
+            let rate = per_second * bytes as f64;
+            let shown = format!("{:.1} MiB", rate / f64::from(1 << 20));
+            self.row("bytes per server CPU second", shown, "bytes_per_server_cpu_s", rate);
+        }
+    }
+
+    fn contended(&mut self, who: &str, used: &CpuUse) {
+        if used.contended() {
+            self.warn(format!(
+                "the {who} waited {:.0} % of the time for a processor that others used: run on \
+                 an idle host, or pin both to cores of their own",
+                used.queued_share * 100.0
+            ));
+        }
+    }
+
+    /// The table.
+    pub fn text(&self) -> String {
+        let width = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
+        let mut out = String::new();
+        for Row { label, shown, .. } in &self.rows {
+            let _ = writeln!(out, "{label:<width$}  {shown}");
+        }
+        for warning in &self.warnings {
+            let _ = writeln!(out, "WARNING: {warning}");
+        }
+        out
+    }
+
+    /// The JSON object: one member for each row, and `warnings`.
+    pub fn json(&self) -> Value {
+        let mut object: Map<String, Value> =
+            self.rows.iter().map(|row| (row.key.clone(), row.value.clone())).collect();
+        object.insert("warnings".to_owned(), self.warnings.clone().into());
+        Value::Object(object)
+    }
+
+    /// Prints the table, and writes the JSON where it is wanted.
+    pub fn publish(&self, json: Option<&Path>) -> io::Result<()> {
+        print!("{}", self.text());
+        match json {
+            Some(path) => write(path, &format!("{:#}\n", self.json())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes a histogram of nanoseconds as the percentile distribution other tools plot (`.hgrm`), in
+/// microseconds.
+pub fn write_hgrm(path: &Path, histogram: &Histogram<u64>) -> io::Result<()> {
+    write(path, &hgrm(histogram))
+}
+
+fn hgrm(histogram: &Histogram<u64>) -> String {
+    const UNIT: f64 = 1_000.0;
+    let head = ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"];
+    let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", head[0], head[1], head[2], head[3]);
+    let mut seen = 0;
+    for step in histogram.iter_quantiles(5) {
+        seen += step.count_since_last_iteration();
+        let quantile = step.quantile_iterated_to();
+        let value = step.value_iterated_to().min(histogram.max()) as f64 / UNIT;
+        let _ = write!(out, "{value:12.3} {quantile:2.12} {seen:10}");
+        let _ = if quantile < 1.0 {
+            writeln!(out, " {:14.2}", 1.0 / (1.0 - quantile))
+        } else {
+            writeln!(out)
+        };
+    }
+    let (mean, deviation) = (histogram.mean() / UNIT, histogram.stdev() / UNIT);
+    let _ = writeln!(out, "#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]");
+    let (max, total) = (histogram.max() as f64 / UNIT, histogram.len());
+    let _ = writeln!(out, "#[Max     = {max:12.3}, Total count    = {total:12}]");
+    out
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::write(path, text).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// Nanoseconds in the unit a person would choose.
+pub fn duration(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} us", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
+        _ => format!("{:.3} s", ns as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(values: impl IntoIterator<Item = u64>) -> Histogram<u64> {
+        let mut histogram = Histogram::new(3).unwrap();
+        for value in values {
+            histogram.record(value).unwrap();
+        }
+        histogram
+    }
+
+    #[test]
+    fn durations_choose_their_unit() {
+        let shown = [999, 1_500, 2_340_000, 1_234_000_000].map(duration);
+        assert_eq!(shown, ["999 ns", "1.5 us", "2.34 ms", "1.234 s"]);
+    }
+
+    #[test]
+    fn table_and_json_have_the_same_rows() {
+        let mut report = Report::default();
+        report.latencies("latency", "latency", &histogram(1..=1_000));
+        let used =
+            CpuUse { cpu_ns: 2_000, wall_ns: 2_050, busiest_share: 0.97, queued_share: 0.06 };
+        report.server(&used, 4, "message", Some(100));
+        report.generator(&used);
+        let json = report.json();
+        assert_eq!(json["latency_p99_ns"], 990);
+        assert_eq!(json["server_cpu_ns_each"], 500.0);
+        assert_eq!(json["each_per_server_cpu_s"], 2e6);
+        assert_eq!(json["bytes_per_server_cpu_s"], 2e8);
+        assert_eq!(json["server_saturated"], true);
+        assert_eq!(json["warnings"].as_array().unwrap().len(), 3);
+        let text = report.text();
+        assert!(text.contains("server CPU per message") && text.contains("500 ns"), "{text}");
+        assert!(text.contains("WARNING: the generator's busiest thread was 97 % busy"), "{text}");
+        assert!(text.contains("WARNING: the server waited 6 % of the time"), "{text}");
+    }
+
+    #[test]
+    fn no_work_is_a_warning_and_no_division() {
+        let mut report = Report::default();
+        let nothing = CpuUse { cpu_ns: 0, wall_ns: 0, busiest_share: 0.0, queued_share: 0.0 };
+        report.server(&nothing, 0, "message", None);
+        assert!(report.json().get("server_cpu_ns_each").is_none());
+        assert_eq!(report.json()["warnings"].as_array().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_distribution_ends_at_one_with_all_counts() {
+        let text = hgrm(&histogram((1..=100).map(|n| n * 1_000)));
+        let last = text.lines().rfind(|line| !line.starts_with('#')).unwrap();
+        let fields: Vec<&str> = last.split_whitespace().collect();
+        assert_eq!(fields[1..], ["1.000000000000", "100"], "{text}");
+        assert!(fields[0].starts_with("100."), "{text}");
+        assert!(text.contains("Total count    =          100"), "{text}");
+    }
+}

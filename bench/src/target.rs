@@ -1,0 +1,158 @@
+//! Where a run goes: the URL, the address behind it, and the source addresses it comes from.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Connections from one source address: finding a free port crawls once half of an address's
+/// ephemeral ports are taken.
+pub const CONNECTIONS_PER_SOURCE: usize = 10_000;
+/// Source addresses of a run that opens and closes: closed connections keep their ports a minute.
+pub const SOURCES_OF_CHURN: u32 = 64;
+
+/// A parsed `ws://host:port/path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// Host and port as the `Host` header says them.
+    pub authority: String,
+    pub path: String,
+}
+
+impl Url {
+    /// # Errors
+    /// The scheme is not `ws` (there is no TLS here), or the host is missing.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let rest = text
+            .strip_prefix("ws://")
+            .ok_or_else(|| format!("{text}: must begin with ws:// (TLS is not supported)"))?;
+        let cut = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(cut);
+        if authority.is_empty() || authority.contains('@') {
+            return Err(format!("{text}: needs a host, without user name"));
+        }
+        let path = path.split('#').next().unwrap_or_default();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        if path.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
+            return Err(format!("{text}: the path has a space or a control byte"));
+        }
+        Ok(Self { authority: authority.to_owned(), path })
+    }
+
+    fn resolve(&self) -> io::Result<SocketAddr> {
+        let has_port = self
+            .authority
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+        let with_port =
+            if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let mut found = with_port.to_socket_addrs().map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot resolve {with_port}: {error}"))
+        })?;
+        found.next().ok_or_else(|| io::Error::other(format!("{with_port} has no address")))
+    }
+}
+
+/// The server's address and how sockets to it are made.
+pub struct Target {
+    pub url: Url,
+    address: SocketAddr,
+    /// The address as the kernel reads it; connects point to it as long as the run lasts.
+    raw: SockAddr,
+    sources: u32,
+    congestion: Option<String>,
+}
+
+impl Target {
+    /// Resolves `url`. `sources` addresses are used in turn where the server is on 127.0.0.0/8; one
+    /// means the default of the kernel.
+    pub fn new(url: Url, sources: u32, congestion: Option<String>) -> io::Result<Self> {
+        let address = url.resolve()?;
+        let loopback = matches!(address, SocketAddr::V4(v4) if v4.ip().is_loopback());
+        let sources = if loopback { sources.max(1) } else { 1 };
+        let target = Self { raw: address.into(), url, address, sources, congestion };
+        target.socket(0)?;
+        Ok(target)
+    }
+
+    pub fn raw(&self) -> &SockAddr {
+        &self.raw
+    }
+
+    /// A socket ready to connect, bound to the source address whose turn `number` is.
+    pub fn socket(&self, number: u32) -> io::Result<OwnedFd> {
+        let domain = Domain::for_address(self.address);
+        let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(name) = &self.congestion {
+            socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
+                let cure = "`--congestion default` leaves the host's";
+                io::Error::new(error.kind(), format!("congestion control {name}: {error} ({cure})"))
+            })?;
+        }
+        if self.sources > 1 {
+            bind_without_port(&socket)?;
+            let source = source(number % self.sources);
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        Ok(socket.into())
+    }
+}
+
+/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what else runs on 127.0.0.1.
+fn source(index: u32) -> Ipv4Addr {
+    let host = index % 254 + 1;
+    let net = index / 254;
+    Ipv4Addr::new(127, 1 + (net >> 8) as u8, net as u8, host as u8)
+}
+
+/// Lets `connect` choose the port, when it knows the whole tuple, instead of `bind`, which would
+/// need a port that is free for all.
+fn bind_without_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: `on` lives through the call and its size is given.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let url = |text| Url::parse(text).map(|url| (url.authority, url.path));
+        let pair = |a: &str, p: &str| Ok((a.to_owned(), p.to_owned()));
+        assert_eq!(url("ws://127.0.0.1:9000/echo?x=1#y"), pair("127.0.0.1:9000", "/echo?x=1"));
+        assert_eq!(url("ws://host"), pair("host", "/"));
+        assert_eq!(url("ws://host?q"), pair("host", "/?q"));
+        for bad in ["wss://host/", "http://host/", "ws:///x", "ws://u@h/", "ws://h/a b"] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_port_defaults_to_80() {
+        let address = |text| Url::parse(text).unwrap().resolve().unwrap().to_string();
+        assert_eq!(address("ws://127.0.0.1/"), "127.0.0.1:80");
+        assert_eq!(address("ws://[::1]:81/"), "[::1]:81");
+        assert_eq!(address("ws://[::1]/"), "[::1]:80");
+    }
+
+    #[test]
+    fn sources_differ_and_stay_on_loopback() {
+        let all: std::collections::BTreeSet<Ipv4Addr> = (0..1_000).map(source).collect();
+        assert_eq!(all.len(), 1_000);
+        assert!(all.iter().all(Ipv4Addr::is_loopback));
+        assert!(all.iter().all(|ip| !matches!(ip.octets()[3], 0 | 255)));
+    }
+}

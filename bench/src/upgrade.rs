@@ -1,0 +1,176 @@
+//! The opening handshake of RFC 6455 section 4, client side: requests built once, answers checked
+//! strictly.
+
+use std::fmt;
+
+use tungstenite::handshake::derive_accept_key;
+
+/// Keys in rotation: neighbouring connections differ, so an answer sent to the wrong one is seen.
+const KEYS: u32 = 61;
+/// Bytes of an answer's head after which it is given up.
+pub const HEAD_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+
+/// Why an answer is no upgrade.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpgradeError {
+    /// The server answered in HTTP and stayed there.
+    Status(u16),
+    /// The head cannot be read.
+    Malformed(String),
+    /// A header is missing or wrong (RFC 6455 section 4.1).
+    Header(&'static str),
+}
+
+impl fmt::Display for UpgradeError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(code) => {
+                write!(out, "the server answered {code} instead of 101: is the path right?")
+            }
+            Self::Malformed(why) => write!(out, "the answer is no HTTP/1.1: {why}"),
+            Self::Header(name) => write!(out, "the 101 has a missing or wrong {name}"),
+        }
+    }
+}
+
+/// Prebuilt requests with the accept keys they must be answered with.
+pub struct Upgrade {
+    requests: Vec<(Vec<u8>, String)>,
+}
+
+impl Upgrade {
+    /// Builds the requests for `path` on `authority` (host and port).
+    pub fn new(authority: &str, path: &str) -> Self {
+        let requests = (0..KEYS).map(|number| {
+            let key = key(number);
+            let request = format!(
+                "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
+                 Sec-WebSocket-Version: 13\r\n\r\n"
+            );
+            (request.into_bytes(), derive_accept_key(key.as_bytes()))
+        });
+        Self { requests: requests.collect() }
+    }
+
+    /// The request of a connection; `number` is any number that differs between neighbours.
+    pub fn request(&self, number: u32) -> &[u8] {
+        &self.requests[(number % KEYS) as usize].0
+    }
+
+    /// Checks an answer: its length when it is whole and right, `None` while it is not whole.
+    pub fn check(&self, number: u32, head: &[u8]) -> Result<Option<usize>, UpgradeError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut headers);
+        let len = match response.parse(head) {
+            Ok(httparse::Status::Complete(len)) => len,
+            Ok(httparse::Status::Partial) if head.len() < HEAD_MAX => return Ok(None),
+            Ok(httparse::Status::Partial) => {
+                return Err(UpgradeError::Malformed(format!("head over {HEAD_MAX} bytes")));
+            }
+            Err(error) => return Err(UpgradeError::Malformed(error.to_string())),
+        };
+        match response.code {
+            Some(101) => {}
+            code => return Err(UpgradeError::Status(code.unwrap_or(0))),
+        }
+        if response.version != Some(1) {
+            return Err(UpgradeError::Malformed("a 101 of HTTP/1.0".to_owned()));
+        }
+        let one = |name: &str| {
+            let mut found = response.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
+            let first = found.next().and_then(|h| std::str::from_utf8(h.value).ok());
+            if found.next().is_some() { None } else { first }
+        };
+        let has_token = |name: &str, token: &str| {
+            one(name).is_some_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
+        };
+        if !has_token("Upgrade", "websocket") {
+            return Err(UpgradeError::Header("Upgrade"));
+        }
+        if !has_token("Connection", "upgrade") {
+            return Err(UpgradeError::Header("Connection"));
+        }
+        let accept = &self.requests[(number % KEYS) as usize].1;
+        if one("Sec-WebSocket-Accept").map(str::trim) != Some(accept) {
+            return Err(UpgradeError::Header("Sec-WebSocket-Accept"));
+        }
+        // Neither was offered, so neither may be chosen.
+        for name in ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"] {
+            if response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name)) {
+                return Err(UpgradeError::Header(name));
+            }
+        }
+        Ok(Some(len))
+    }
+}
+
+/// 16 bytes in base64, different for each number.
+fn key(number: u32) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut state = u64::from(number) + 1;
+    let mut key: String = (0..21)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(DIGITS[(state >> 58) as usize])
+        })
+        .collect();
+    // The 22nd digit carries two bits of the 16th byte: its low four bits must be 0.
+    key.push('A');
+    key.push_str("==");
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(accept: &str, extra: &str) -> String {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: WebSocket\r\n\
+             connection: keep-alive, Upgrade\r\nsec-websocket-accept: {accept}\r\n{extra}\r\n"
+        )
+    }
+
+    #[test]
+    fn keys_are_sixteen_bytes_and_differ() {
+        let keys: std::collections::BTreeSet<String> = (0..KEYS).map(key).collect();
+        assert_eq!(keys.len(), KEYS as usize);
+        assert!(keys.iter().all(|key| key.len() == 24 && key.ends_with("A==")));
+    }
+
+    #[test]
+    fn a_right_answer_is_measured_and_a_part_waits() {
+        let upgrade = Upgrade::new("h:1", "/echo");
+        assert!(upgrade.request(0).starts_with(b"GET /echo HTTP/1.1\r\nHost: h:1\r\n"));
+        let accept = upgrade.requests[5].1.clone();
+        let whole = answer(&accept, "") + "frames";
+        assert_eq!(upgrade.check(5, whole.as_bytes()), Ok(Some(whole.len() - 6)));
+        for cut in 0..whole.len() - 6 {
+            assert_eq!(upgrade.check(5, &whole.as_bytes()[..cut]), Ok(None), "cut {cut}");
+        }
+        assert_eq!(
+            upgrade.check(6, whole.as_bytes()),
+            Err(UpgradeError::Header("Sec-WebSocket-Accept"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_upgrade_is_refused() {
+        let upgrade = Upgrade::new("h:1", "/");
+        let accept = upgrade.requests[0].1.clone();
+        let refuse = |text: String| upgrade.check(0, text.as_bytes()).unwrap_err();
+        assert_eq!(refuse("HTTP/1.1 404 No\r\n\r\n".to_owned()), UpgradeError::Status(404));
+        let protocol = answer(&accept, "Sec-WebSocket-Protocol: chat\r\n");
+        assert_eq!(refuse(protocol), UpgradeError::Header("Sec-WebSocket-Protocol"));
+        let twice = answer(&accept, &format!("Sec-WebSocket-Accept: {accept}\r\n"));
+        assert_eq!(refuse(twice), UpgradeError::Header("Sec-WebSocket-Accept"));
+        let no_upgrade = answer(&accept, "").replace("upgrade: WebSocket\r\n", "");
+        assert_eq!(refuse(no_upgrade), UpgradeError::Header("Upgrade"));
+        let old = answer(&accept, "").replace("HTTP/1.1", "HTTP/1.0");
+        assert!(matches!(refuse(old), UpgradeError::Malformed(_)));
+        let endless = format!("HTTP/1.1 101 x\r\na: {}", "b".repeat(HEAD_MAX));
+        assert!(matches!(refuse(endless), UpgradeError::Malformed(_)));
+    }
+}

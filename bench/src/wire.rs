@@ -1,0 +1,260 @@
+//! RFC 6455 frames as a client sees them: it builds masked frames and reads unmasked ones.
+//!
+//! The reader takes bytes in any split and holds no payload: it says where in a message the bytes
+//! it was given lie, and what it learned goes to a [`Sink`]. It is strict, since a generator that
+//! forgave a server its faults would measure another protocol.
+
+use std::fmt;
+
+/// Opcodes of RFC 6455 section 5.2.
+pub mod opcode {
+    pub const CONTINUATION: u8 = 0;
+    pub const TEXT: u8 = 1;
+    pub const BINARY: u8 = 2;
+    pub const CLOSE: u8 = 8;
+    pub const PING: u8 = 9;
+    pub const PONG: u8 = 10;
+}
+
+/// The longest payload of a control frame in bytes (RFC 6455 section 5.5).
+pub const CONTROL_MAX: usize = 125;
+
+/// Bytes of a client's frame around `payload_len` bytes (RFC 6455 section 5.2).
+pub fn masked_header_len(payload_len: usize) -> usize {
+    match payload_len {
+        0..=125 => 6,
+        126..=0xFFFF => 8,
+        _ => 14,
+    }
+}
+
+/// Appends a whole masked frame.
+pub fn put_masked(out: &mut Vec<u8>, opcode: u8, mask: [u8; 4], payload: &[u8]) {
+    out.push(0x80 | opcode);
+    match payload.len() {
+        len @ 0..=125 => out.push(0x80 | len as u8),
+        len @ 126..=0xFFFF => {
+            out.push(0xFE);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            out.push(0xFF);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&mask);
+    out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
+}
+
+/// One masked frame.
+pub fn masked(opcode: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(masked_header_len(payload.len()) + payload.len());
+    put_masked(&mut out, opcode, mask, payload);
+    out
+}
+
+/// What a server did against RFC 6455.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireError {
+    Masked,
+    ReservedBits,
+    UnknownOpcode(u8),
+    FragmentedControl,
+    LongControl,
+    LongLength,
+    StrayContinuation,
+    InterleavedMessage,
+    ShortClose,
+}
+
+impl fmt::Display for WireError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Masked => "a server's frame was masked (5.1)",
+            Self::ReservedBits => "a reserved bit was set without an extension (5.2)",
+            Self::UnknownOpcode(code) => return write!(out, "opcode {code} is reserved (5.2)"),
+            Self::FragmentedControl => "a control frame was fragmented (5.5)",
+            Self::LongControl => "a control frame was longer than 125 bytes (5.5)",
+            Self::LongLength => "a length was not in its shortest form (5.2)",
+            Self::StrayContinuation => "a continuation continued nothing (5.4)",
+            Self::InterleavedMessage => "a message began inside another (5.4)",
+            Self::ShortClose => "a close frame carried half a code (5.5.1)",
+        };
+        out.write_str(text)
+    }
+}
+
+/// Who hears what a reader found, in the order of the bytes.
+pub trait Sink {
+    /// Bytes of the current message, at `offset` in it.
+    fn data(&mut self, offset: u64, bytes: &[u8]);
+    /// The current message ended with `len` bytes.
+    fn message(&mut self, opcode: u8, len: u64);
+    /// A whole control frame.
+    fn control(&mut self, opcode: u8, payload: &[u8]);
+}
+
+/// Header bytes are gathered until the header is whole, then `remaining` counts the payload down.
+#[derive(Debug, Default)]
+pub struct FrameReader {
+    header: [u8; 10],
+    header_len: u8,
+    in_payload: bool,
+    opcode: u8,
+    fin: bool,
+    remaining: u64,
+    /// Opcode of the message being read; 0 between messages.
+    message_opcode: u8,
+    message_len: u64,
+    /// Payload of a control frame that came in pieces.
+    control: Vec<u8>,
+}
+
+impl FrameReader {
+    /// Takes all of `bytes`.
+    ///
+    /// # Errors
+    /// The server broke RFC 6455; nothing after it can be trusted.
+    pub fn read(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), WireError> {
+        loop {
+            if !self.in_payload {
+                bytes = self.take_header(bytes)?;
+                if !self.in_payload {
+                    return Ok(());
+                }
+            }
+            let take = bytes.len().min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+            let (now, later) = bytes.split_at(take);
+            self.remaining -= take as u64;
+            self.payload(now, sink);
+            if self.in_payload {
+                return Ok(());
+            }
+            bytes = later;
+        }
+    }
+
+    fn take_header<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], WireError> {
+        let mut taken = 0;
+        while self.header_len < self.header_need() {
+            let Some(byte) = bytes.get(taken) else { return Ok(&[]) };
+            self.header[usize::from(self.header_len)] = *byte;
+            self.header_len += 1;
+            taken += 1;
+        }
+        self.begin_frame()?;
+        Ok(&bytes[taken..])
+    }
+
+    fn header_need(&self) -> u8 {
+        match self.header[1] & 0x7F {
+            _ if self.header_len < 2 => 2,
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        }
+    }
+
+    fn begin_frame(&mut self) -> Result<(), WireError> {
+        let [first, second, rest @ ..] = self.header;
+        self.header_len = 0;
+        self.in_payload = true;
+        self.opcode = first & 0x0F;
+        self.fin = first & 0x80 != 0;
+        let (len, least) = match second & 0x7F {
+            126 => (u64::from(u16::from_be_bytes([rest[0], rest[1]])), 126),
+            127 => (u64::from_be_bytes(rest), 0x1_0000),
+            len => (u64::from(len), 0),
+        };
+        self.remaining = len;
+        if second & 0x80 != 0 {
+            return Err(WireError::Masked);
+        }
+        if first & 0x70 != 0 {
+            return Err(WireError::ReservedBits);
+        }
+        if len < least || len > i64::MAX as u64 {
+            return Err(WireError::LongLength);
+        }
+        match self.opcode {
+            opcode::CONTINUATION if self.message_opcode == 0 => Err(WireError::StrayContinuation),
+            opcode::CONTINUATION => Ok(()),
+            opcode::TEXT | opcode::BINARY if self.message_opcode != 0 => {
+                Err(WireError::InterleavedMessage)
+            }
+            opcode::TEXT | opcode::BINARY => {
+                self.message_opcode = self.opcode;
+                Ok(())
+            }
+            opcode::CLOSE | opcode::PING | opcode::PONG => self.check_control(len),
+            unknown => Err(WireError::UnknownOpcode(unknown)),
+        }
+    }
+
+    fn check_control(&self, len: u64) -> Result<(), WireError> {
+        match len {
+            _ if !self.fin => Err(WireError::FragmentedControl),
+            len if len > CONTROL_MAX as u64 => Err(WireError::LongControl),
+            1 if self.opcode == opcode::CLOSE => Err(WireError::ShortClose),
+            _ => Ok(()),
+        }
+    }
+
+    fn payload(&mut self, bytes: &[u8], sink: &mut impl Sink) {
+        let ended = self.remaining == 0;
+        self.in_payload = !ended;
+        if self.opcode >= opcode::CLOSE {
+            if ended && self.control.is_empty() {
+                sink.control(self.opcode, bytes);
+                return;
+            }
+            self.control.extend_from_slice(bytes);
+            if ended {
+                sink.control(self.opcode, &self.control);
+                self.control.clear();
+            }
+            return;
+        }
+        if !bytes.is_empty() {
+            sink.data(self.message_len, bytes);
+            self.message_len += bytes.len() as u64;
+        }
+        if ended && self.fin {
+            sink.message(self.message_opcode, self.message_len);
+            self.message_opcode = 0;
+            self.message_len = 0;
+        }
+    }
+}
+
+/// Messages of a fixed length without framing, for the bare echoes.
+#[derive(Debug)]
+pub struct RawReader {
+    message_len: u64,
+    filled: u64,
+}
+
+impl RawReader {
+    pub fn new(message_len: usize) -> Self {
+        assert!(message_len > 0, "a raw message has at least one byte");
+        Self { message_len: message_len as u64, filled: 0 }
+    }
+
+    pub fn read(&mut self, mut bytes: &[u8], sink: &mut impl Sink) {
+        while !bytes.is_empty() {
+            let missing = usize::try_from(self.message_len - self.filled).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(missing.min(bytes.len()));
+            sink.data(self.filled, now);
+            self.filled += now.len() as u64;
+            if self.filled == self.message_len {
+                sink.message(opcode::BINARY, self.filled);
+                self.filled = 0;
+            }
+            bytes = later;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;
