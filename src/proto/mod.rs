@@ -16,6 +16,8 @@
 //! After the upgrade nothing of [`http`] can write to the connection: it keeps no state to do it with.
 #![forbid(unsafe_code)]
 
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod proxy;
 pub mod ws;
