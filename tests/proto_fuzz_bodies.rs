@@ -1,4 +1,5 @@
-//! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated input.
+//! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
+//! input.
 //!
 //! What belongs here: only runs of `proto::fuzz`; the laws themselves are asserted there.
 

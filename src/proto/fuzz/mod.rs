@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets: any bytes in, laws asserted, nothing out.
 //!
-//! They stand beside the code they test, so that every driver of them (libFuzzer, the property tests,
-//! a replayed finding) runs the same assertions. All panics here are findings.
+//! They stand beside the code they test, so that every driver of them (libFuzzer, the property
+//! tests, a replayed finding) runs the same assertions. All panics here are findings.
 
 pub mod model;
 mod session;
@@ -139,18 +139,18 @@ pub fn frames(data: &[u8]) {
 fn agree(bytes: &[u8], limits: &Limits, piece: usize) {
     let expected = Model::events(bytes, limits);
     for cut in [bytes.len(), 1, piece] {
-        let pieces = bytes.chunks(cut.max(1));
+        let mut bytes = bytes.to_vec();
+        let pieces = bytes.chunks_mut(cut.max(1));
         assert_eq!(receive(pieces, limits), expected, "in pieces of {cut} bytes");
     }
 }
 
 /// What a receiver makes of these pieces, its memory being watched.
-fn receive<'p>(pieces: impl Iterator<Item = &'p [u8]>, limits: &Limits) -> Vec<Seen> {
+fn receive<'p>(pieces: impl Iterator<Item = &'p mut [u8]>, limits: &Limits) -> Vec<Seen> {
     let mut receiver = Receiver::new();
     let mut seen = Vec::new();
     for piece in pieces {
-        let mut piece = piece.to_vec();
-        let mut input = piece.as_mut_slice();
+        let mut input = piece;
         while let Some(event) = receiver.next(&mut input, limits) {
             seen.push(Seen::from(event));
         }

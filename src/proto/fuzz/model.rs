@@ -1,7 +1,7 @@
 //! The naive twin of the receiver: one byte at a time, one rule after the other, no cleverness.
 //!
-//! Written from RFC 6455, not from the code it checks. Since it sees one byte at a time, what it says
-//! cannot depend on how the input is cut, and it refuses at the earliest byte.
+//! Written from RFC 6455, not from the code it checks. Since it sees one byte at a time, what it
+//! says cannot depend on how the input is cut, and it refuses at the earliest byte.
 
 use crate::proto::ws::{DataKind, Event, Limits, ProtocolError};
 
