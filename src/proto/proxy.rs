@@ -1,14 +1,16 @@
 //! The PROXY protocol, versions 1 and 2: the line or block in which a proxy names the client.
 //!
-//! The header is mandatory where a listener asks for it: a connection that starts with anything else
-//! is refused at its first wrong byte, because guessing would let a client forge its address. What the
-//! header says beside the source address (destination, TLVs) is skipped. Source: the specification "The PROXY protocol", versions 1 & 2.
+//! The header is mandatory where a listener asks for it: a connection that starts with anything
+//! else is refused at its first wrong byte, because guessing would let a client forge its
+//! address. What the header says beside the source address (destination, TLVs) is skipped.
+//! Source: the specification "The PROXY protocol", versions 1 & 2.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// The longest header accepted, in bytes. Version 1 ends at 107 by its specification (2.1); version 2
-/// could claim 65,551, of which this allows what TLVs of certificates and identifiers need.
+/// The longest header accepted, in bytes. Version 1 ends at 107 by its specification (2.1);
+/// version 2 could claim 65,551, of which this allows what TLVs of certificates and identifiers
+/// need.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 
 /// The longest version 1 line, CRLF included (2.1).

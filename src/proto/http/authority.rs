@@ -1,7 +1,8 @@
-//! Hosts with ports: the Host field (RFC 9110 7.2), the authority of a target, the Origin (RFC 6454).
+//! Hosts with ports: the Host field (RFC 9110 7.2), the authority of a target, the Origin (RFC
+//! 6454).
 //!
-//! Of what RFC 3986 3.2.2 calls a registered name only letters, digits and `-._~` are taken: all that
-//! names in the DNS use, and nothing that two parsers could cut differently.
+//! Of what RFC 3986 3.2.2 calls a registered name only letters, digits and `-._~` are taken: all
+//! that names in the DNS use, and nothing that two parsers could cut differently.
 
 use super::Origins;
 use std::net::Ipv6Addr;
@@ -78,8 +79,8 @@ impl Origins {
     /// Whether a page of `origin` may connect to `host`.
     ///
     /// Whether the client came by TLS is not known here (a proxy may have ended it), so for
-    /// [`Origins::SameOrigin`] a host without port is taken to be on the default port of the origin's
-    /// scheme.
+    /// [`Origins::SameOrigin`] a host without port is taken to be on the default port of the
+    /// origin's scheme.
     pub(super) fn allow(&self, origin: &[u8], host: Authority<'_>) -> bool {
         let parsed = || std::str::from_utf8(origin).ok().and_then(Origin::parse);
         match self {

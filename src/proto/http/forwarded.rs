@@ -1,9 +1,10 @@
 //! Who the client is behind proxies: `X-Forwarded-For`, or `Forwarded` (RFC 7239).
 //!
-//! Each hop appends whom it got the request from, so the list is believed from its right end for as
-//! long as the speaker is trusted. The walk is done in one pass from the left, without storage: keep
-//! the answer as if everything further right were trusted; an untrusted address replaces it, a trusted
-//! one keeps it, and what is no address ends the walk there, so that only what is right of it counts.
+//! Each hop appends whom it got the request from, so the list is believed from its right end for
+//! as long as the speaker is trusted. The walk is done in one pass from the left, without
+//! storage: keep the answer as if everything further right were trusted; an untrusted address
+//! replaces it, a trusted one keeps it, and what is no address ends the walk there, so that only
+//! what is right of it counts.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -112,8 +113,8 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     found
 }
 
-/// A node: an IPv4 address bare or quoted; an IPv6 address in brackets, which must be quoted; `unknown`
-/// and obfuscated names are no address (RFC 7239 6).
+/// A node: an IPv4 address bare or quoted; an IPv6 address in brackets, which must be quoted;
+/// `unknown` and obfuscated names are no address (RFC 7239 6).
 fn node(value: &[u8]) -> Option<IpAddr> {
     let inner = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
     plain_node(inner)
@@ -134,7 +135,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Where `mark` first stands outside of quoted strings, or the end; `None` if a string does not end.
+/// Where `mark` first stands outside of quoted strings, or the end; `None` if a string does not
+/// end.
 fn unquoted(text: &[u8], mark: u8) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, &byte) in text.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! Finds the end of the request head, and refuses early what cannot become one.
 //!
-//! Each call looks only at what is new. What is refused here is refused at a position that depends on
-//! the bytes alone, and positions are taken in order: so a head that arrives byte by byte meets the
-//! same end as one that arrives whole.
+//! Each call looks only at what is new. What is refused here is refused at a position that
+//! depends on the bytes alone, and positions are taken in order: so a head that arrives byte by
+//! byte meets the same end as one that arrives whole.
 
 use super::{Limits, Refusal, fault};
 use std::borrow::Cow;
@@ -47,8 +47,8 @@ pub(super) fn find(bytes: &[u8], scanned: &mut usize, limits: &Limits) -> Found 
         return Found::Refused(1, Refused::bad(fault::first_byte(window[0])));
     }
     let found = scan(window, start, limits);
-    // The request line comes first, so its faults do too. Once it is known to be right, they are not
-    // looked for again: a later call finds the line feed before its start.
+    // The request line comes first, so its faults do too. Once it is known to be right, they are
+    // not looked for again: a later call finds the line feed before its start.
     match first_line(window, start, &found).map(|line| (line.len(), fault::in_line(0, line))) {
         Some((position, Some(message))) => Found::Refused(position, Refused::bad(message)),
         _ => found,

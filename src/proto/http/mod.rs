@@ -1,14 +1,14 @@
-//! The request that opens a connection (RFC 9110, RFC 9112) and the upgrade it asks for (RFC 6455 4).
+//! The request that opens a connection (RFC 9110, 9112), and the upgrade it asks for (RFC 6455 4).
 //!
-//! One function decides: [`receive`] looks at all the bytes of the request so far and says that it
-//! needs more, that the connection is upgraded, or that it was answered. In each of the last two cases
-//! the answer is written, and nothing here keeps state with which to write again. An edge has no use
-//! for leniency: what two parsers could read in two ways is refused, and every refusal says what was
-//! wrong, where, and what to do.
+//! One function decides: [`receive`] looks at all the bytes of the request so far and says that
+//! it needs more, that the connection is upgraded, or that it was answered. In each of the last
+//! two cases the answer is written, and nothing here keeps state with which to write again. An
+//! edge has no use for leniency: what two parsers could read in two ways is refused, and every
+//! refusal says what was wrong, where, and what to do.
 //!
-//! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does not
-//! parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`, `upgrade`
-//! (the decision), `response`, `refusal`.
+//! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does
+//! not parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`,
+//! `upgrade` (the decision), `response`, `refusal`.
 
 mod authority;
 mod fault;
@@ -35,7 +35,8 @@ pub const HEADERS_MAX: usize = 100;
 /// How much a request may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest request head in bytes, from the method to the empty line; more is refused with 431.
+    /// The longest request head in bytes, from the method to the empty line; more is refused with
+    /// 431.
     pub head_bytes_max: usize,
     /// The longest request target in bytes; more is refused with 414.
     pub target_bytes_max: usize,

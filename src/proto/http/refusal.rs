@@ -1,4 +1,5 @@
-//! Why requests are refused, as a closed list: each with its status, and the name it is counted under.
+//! Why requests are refused, as a closed list: each with its status, and the name it is counted
+//! under.
 
 /// A reason to refuse a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

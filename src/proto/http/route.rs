@@ -1,12 +1,13 @@
-//! Which path leads where: exact paths first, then the longest prefix that ends at a segment's border.
+//! Which path leads where: exact paths first, then the longest prefix that ends at a segment's
+//! border.
 
 /// One path that serves the WebSocket protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The path, starting with `/`, compared byte by byte with the request's, query excluded.
     pub path: String,
-    /// Whether paths below it belong to it too: `/a` takes `/a` and `/a/b` but not `/ab`; `/a/` takes
-    /// only what is below it.
+    /// Whether paths below it belong to it too: `/a` takes `/a` and `/a/b` but not `/ab`; `/a/`
+    /// takes only what is below it.
     pub prefix: bool,
     /// The subprotocols it speaks (RFC 6455 1.9); the client's order of preference decides.
     pub subprotocols: Vec<String>,
@@ -14,8 +15,8 @@ pub struct Route {
     pub origins: Origins,
 }
 
-/// Which origins may use a route (RFC 6455 10.2). A request without Origin is no browser's and always
-/// passes.
+/// Which origins may use a route (RFC 6455 10.2). A request without Origin is no browser's and
+/// always passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origins {
     /// All, the opaque `null` included.

@@ -1,4 +1,5 @@
-//! The request target (RFC 9112 3.2): origin-form, or absolute-form whose authority stands for Host.
+//! The request target (RFC 9112 3.2): origin-form, or absolute-form whose authority stands for
+//! Host.
 //!
 //! The path is compared with routes as it came. So paths that mean another path once they are
 //! normalised (dot segments, plain or encoded) are refused rather than interpreted.
@@ -35,7 +36,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// RFC 9112 3.2.2. The schemes `ws` and `wss` are taken beside those of HTTP: some clients send them.
+/// RFC 9112 3.2.2. The schemes `ws` and `wss` are taken beside those of HTTP: some clients send
+/// them.
 fn absolute(text: &str) -> Result<(&str, Option<Authority<'_>>), &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or(FORM)?;
     if !["http", "https", "ws", "wss"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {

@@ -1,7 +1,8 @@
 //! The decision: upgrade, ordinary answer, or refusal.
 //!
-//! The checks go from what the request is (syntax, target, Host) over what it is for (route, method)
-//! to whether it may (availability, handshake fields, Origin). The first that fails answers.
+//! The checks go from what the request is (syntax, target, Host) over what it is for (route,
+//! method) to whether it may (availability, handshake fields, Origin). The first that fails
+//! answers.
 
 use super::authority::Authority;
 use super::head::{self, Found, Refused};
@@ -14,9 +15,10 @@ use std::mem::MaybeUninit;
 
 /// Decides the request at the front of `bytes`: everything received of it so far.
 ///
-/// `scanned` says how far earlier calls looked; start with 0, and keep it between calls, so that a
-/// request that arrives byte by byte costs O(n) in all. The answer is appended to `out`, once, in the
-/// call that gives [`Head::Complete`]; after that the function must not be called for this connection.
+/// `scanned` says how far earlier calls looked; start with 0, and keep it between calls, so that
+/// a request that arrives byte by byte costs O(n) in all. The answer is appended to `out`, once,
+/// in the call that gives [`Head::Complete`]; after that the function must not be called for this
+/// connection.
 #[inline]
 pub fn receive(
     bytes: &[u8],
@@ -259,17 +261,21 @@ fn check_upgrade(
     }
 }
 
-/// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. Bits that the last
-/// character has to spare are not looked at: the key is hashed as text (RFC 6455 4.2.2).
+/// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding; the four bits that
+/// the last character has to spare are zero (RFC 4648 3.5), which leaves it one of four.
 fn check_key<'h>(fields: &Fields<'h>) -> Result<&'h [u8], Refused> {
     let Some(key) = fields.key.get("Sec-WebSocket-Key")? else {
         return Err(Refused::bad("no Sec-WebSocket-Key header field: send 16 bytes in base64"));
     };
     let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
-    match key.strip_suffix(b"==") {
-        Some(digits) if digits.len() == 22 && digits.iter().all(digit) => Ok(key),
+    match key.first_chunk::<22>() {
+        Some(digits) if digits.iter().all(digit) && is_padding(&key[21..]) => Ok(key),
         _ => Err(Refused::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
+}
+
+fn is_padding(end: &[u8]) -> bool {
+    matches!(end, [b'A' | b'Q' | b'g' | b'w', b'=', b'='])
 }
 
 /// RFC 6455 4.2.2 (4): a page may connect only from where the route allows.

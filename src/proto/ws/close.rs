@@ -28,8 +28,9 @@ pub(super) fn check(payload: Payload<'_>) -> Result<Option<CloseFrame<'_>>, Prot
     }
 }
 
-/// Whether a close code may appear on the wire: those that RFC 6455 7.4.1 defines for it, those that
-/// IANA registered since (1012 to 1014), and the ranges for libraries and applications (7.4.2).
+/// Whether a close code may appear on the wire: those that RFC 6455 7.4.1 defines for it, those
+/// that IANA registered since (1012 to 1014), and the ranges for libraries and applications
+/// (7.4.2).
 fn is_allowed(code: u16) -> bool {
     // 1014 "bad gateway" is registered, but unknown to tungstenite.
     code == 1014 || (code < 5000 && CloseCode::from(code).is_allowed())

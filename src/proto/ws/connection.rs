@@ -1,8 +1,8 @@
 //! The receiver of one connection: bytes in, events out.
 //!
 //! The common case is a small frame that lies whole in the input: one header parse, one unmasking
-//! where it lies, one check for UTF-8, nothing held and nothing allocated. All else goes through the
-//! box of `message`. A receiver ends at the first Close or violation; the rest is discarded.
+//! where it lies, one check for UTF-8, nothing held and nothing allocated. All else goes through
+//! the box of `message`. A receiver ends at the first Close or violation; the rest is discarded.
 
 use super::frame::{self, FrameKind, Header};
 use super::message::{self, Filled, Partial};

@@ -1,7 +1,8 @@
 //! Frame headers (RFC 6455 5.2): strict reading of the client's, writing of the server's.
 //!
 //! Reading checks each byte's rules before it looks at the next byte. So a violation is known as
-//! early as it can be, and a header that arrives in pieces fails exactly like one that arrives whole.
+//! early as it can be, and a header that arrives in pieces fails exactly like one that arrives
+//! whole.
 
 use super::ProtocolError;
 use tungstenite::protocol::frame::coding::OpCode;
@@ -149,7 +150,8 @@ fn be64(word: &[u8]) -> u64 {
 
 /// The header of a server's frame: FIN set, reserved bits clear, no mask (RFC 6455 5.2).
 ///
-/// Gives the bytes and how many of them count. `payload_len` is in bytes and takes its shortest form.
+/// Gives the bytes and how many of them count. `payload_len` is in bytes and takes its shortest
+/// form.
 #[inline]
 pub fn frame_header(opcode: OpCode, payload_len: usize) -> ([u8; HEADER_BYTES_MAX_SERVER], usize) {
     let mut bytes = [0; HEADER_BYTES_MAX_SERVER];

@@ -1,7 +1,8 @@
 //! Unmasking (RFC 6455 5.3): byte i of the payload is xored with byte i mod 4 of the key.
 //!
-//! The key is rotated once so that the slice at hand starts a period, widened to 16 bytes, and xored
-//! over whole chunks; the compiler makes vector code of that. Safe code, no alignment to care for.
+//! The key is rotated once so that the slice at hand starts a period, widened to 16 bytes, and
+//! xored over whole chunks; the compiler makes vector code of that. Safe code, no alignment to
+//! care for.
 
 use std::ops::Range;
 

@@ -1,12 +1,12 @@
 //! WebSocket frames and messages (RFC 6455 sections 5 to 8), the server's side, without IO.
 //!
-//! In: [`Receiver::next`] takes received bytes and gives [`Event`]s. A message that lies whole in the
-//! input is unmasked where it lies and borrowed; only what spans inputs is copied. Out:
-//! [`append_frame`] and [`append_close`] write whole frames, [`frame_header`] writes a header for a
-//! payload that is sent from where it is.
+//! In: [`Receiver::next`] takes received bytes and gives [`Event`]s. A message that lies whole in
+//! the input is unmasked where it lies and borrowed; only what spans inputs is copied. Out:
+//! [`append_frame`] and [`append_close`] write whole frames, [`frame_header`] writes a header for
+//! a payload that is sent from where it is.
 //!
-//! Files, in the order of the bytes: `frame` (headers), `mask`, `utf8`, `message` (what spans inputs),
-//! `close`, `connection` (the receiver), `error`.
+//! Files, in the order of the bytes: `frame` (headers), `mask`, `utf8`, `message` (what spans
+//! inputs), `close`, `connection` (the receiver), `error`.
 
 // The input moves past what was consumed, and what is lent from it outlives the call.
 #![allow(clippy::mut_mut)]
@@ -31,8 +31,8 @@ pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 /// How much one message may cost, whoever sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest message, in bytes of payload over all its fragments. A longer one is refused with
-    /// 1009 at the header that claims it, before its payload is stored.
+    /// The longest message, in bytes of payload over all its fragments. A longer one is refused
+    /// with 1009 at the header that claims it, before its payload is stored.
     pub message_bytes_max: usize,
     /// The most frames that one message may come in; more are refused with 1008. At least 1 counts.
     pub fragments_max: u32,

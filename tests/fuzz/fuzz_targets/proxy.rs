@@ -1,0 +1,4 @@
+//! PROXY protocol headers.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seawall::proto::fuzz::proxy(data));

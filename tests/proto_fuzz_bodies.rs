@@ -1,0 +1,125 @@
+//! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
+//! input.
+//!
+//! What belongs here: only runs of `proto::fuzz`; the laws themselves are asserted there.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use seawall::proto::fuzz;
+use std::path::Path;
+
+/// Runs `body` over each seed, each start of it, and each single byte of it changed.
+fn over_seeds(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(target);
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("the seeds are part of the project") {
+        let seed = std::fs::read(entry.expect("an entry").path()).expect("a readable seed");
+        for end in 0..=seed.len() {
+            body(&seed[..end]);
+        }
+        for at in 0..seed.len() {
+            for change in [0x01, 0x20, 0x80, 0xff] {
+                let mut changed = seed.clone();
+                changed[at] ^= change;
+                body(&changed);
+            }
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "{count} seeds in {}", folder.display());
+}
+
+#[test]
+fn request_over_seeds() {
+    over_seeds("request", fuzz::request);
+}
+
+#[test]
+fn frames_over_seeds() {
+    over_seeds("frames", fuzz::frames);
+}
+
+#[test]
+fn session_over_seeds() {
+    over_seeds("session", fuzz::session);
+}
+
+#[test]
+fn proxy_over_seeds() {
+    over_seeds("proxy", fuzz::proxy);
+}
+
+/// Lines that requests are made of, right and wrong.
+fn request_line() -> impl Strategy<Value = &'static [u8]> {
+    prop::sample::select(vec![
+        b"GET /echo HTTP/1.1\r\n".as_slice(),
+        b"GET /a HTTP/1.1\r\n",
+        b"GET http://b/a/b/c?d HTTP/1.1\r\n",
+        b"GET /echo HTTP/1.1\n",
+        b"GET  /echo HTTP/1.1\r\n",
+        b"GET /echo\r\n",
+        b"GET /\xff\xc3 HTTP/1.1\r\n",
+        b"HEAD /readyz HTTP/1.0\r\n",
+        b"PRI * HTTP/2.0\r\n",
+        b"Host: example.com\r\n",
+        b"Host: b:80\r\n",
+        b"Upgrade: websocket\r\n",
+        b"Upgrade: h2c, WebSocket\r\n",
+        b"Connection: Upgrade\r\n",
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        b"Sec-WebSocket-Version: 13\r\n",
+        b"Sec-WebSocket-Protocol: superchat, chat\r\n",
+        b"Origin: http://b\r\n",
+        b"Content-Length: 0\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"X-Forwarded-For: 1.1.1.1, 10.2.2.2\r\n",
+        b"Forwarded: for=\"[::1]:80\", for=_x\r\n",
+        b"X: y\rz\r\n",
+        b"X : y\r\n",
+        b" folded\r\n",
+        b"X: \x00\r\n",
+        b"\r\n",
+        b"\r",
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn request_of_lines(choice in any::<[u8; 4]>(), lines in vec(request_line(), 0..12)) {
+        // Mostly limits that let the request through.
+        let generous = [choice[0] | 0xc0, choice[1] | 0x40, choice[2] | 0x20, choice[3]];
+        fuzz::request(&[&generous[..], &lines.concat(), b"\r\n"].concat());
+        fuzz::request(&[&choice[..], &lines.concat()].concat());
+    }
+
+    #[test]
+    fn request_of_bytes(data in vec(any::<u8>(), 0..300)) {
+        fuzz::request(&data);
+    }
+
+    #[test]
+    fn frames_of_bytes(data in vec(any::<u8>(), 0..300)) {
+        fuzz::frames(&data);
+    }
+
+    #[test]
+    fn session_of_operations(
+        head in any::<[u8; 2]>(),
+        operations in vec((0u8..16, 0u8..200, vec(any::<u8>(), 0..20)), 0..40),
+    ) {
+        let mut data = head.to_vec();
+        for (operation, operand, payload) in operations {
+            data.extend([operation, operand]);
+            data.extend(payload);
+        }
+        fuzz::session(&data);
+    }
+
+    #[test]
+    fn proxy_of_bytes(version in 0usize..3, rest in vec(any::<u8>(), 0..300)) {
+        let signature = [&b""[..], b"PROXY TCP", b"\r\n\r\n\0\r\nQUIT\n"][version];
+        fuzz::proxy(&[signature, &rest].concat());
+    }
+}
