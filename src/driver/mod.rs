@@ -21,6 +21,7 @@
 pub mod batch;
 pub mod host;
 pub mod listener;
+pub mod sim;
 
 pub mod token;
 pub mod uring;

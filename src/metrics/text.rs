@@ -163,7 +163,7 @@ fn encode_histogram(
         Unit::Bytes | Unit::Count => count_bounds().collect(),
     };
     let mut buckets: Vec<(f64, u64)> =
-        bounds.into_iter().chain([f64::MAX]).map(|bound| (bound, 0)).collect();
+        bounds.into_iter().chain([f64::INFINITY]).map(|bound| (bound, 0)).collect();
     let mut at = 0;
     let mut sum = 0.0;
     for step in histogram.iter_recorded() {

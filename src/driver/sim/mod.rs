@@ -1,0 +1,362 @@
+//! A seeded fake of the kernel: virtual time, and every fault that a shard must live with.
+//!
+//! A [`Network`] holds the sockets of all shards and of their simulated clients; a [`Sim`] is one
+//! shard's driver on it. Whatever the kernel is free to decide is drawn from the seed: how many
+//! bytes a receive brings, how few a send takes, how long an operation rests, in which order
+//! completions come, and whether buffers, descriptors or memory happen to run out. The same seed
+//! gives the same run.
+//!
+//! The fake is strict where the kernel is not: it panics when an operation breaks the contract of
+//! [`Driver`] (two sends at once, a close with a receive armed, a lease kept over a turn).
+
+mod network;
+
+use std::cell::{RefCell, RefMut};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::{
+    Batch, Bell, Completion, Driver, DriverCounters, Lease, Received, Socket, Token, Wait,
+};
+use network::{Cancel, State};
+pub use network::{Faults, Peer};
+
+/// Everything that is simulated.
+#[derive(Clone)]
+pub struct Network(Rc<RefCell<State>>);
+
+impl Network {
+    /// A network of this many shards.
+    pub fn new(seed: u64, shards: u16, faults: Faults) -> Self {
+        Self(Rc::new(RefCell::new(State::new(seed, shards, faults))))
+    }
+
+    /// The driver of one shard, with this many receive buffers of this size.
+    pub fn driver(&self, shard: u16, buffers: u16, buffer_bytes: usize) -> Sim {
+        Sim {
+            network: self.0.clone(),
+            shard,
+            buffers: (0..buffers).map(|_| vec![0; buffer_bytes]).collect(),
+            free: (0..buffers).collect(),
+            ready: VecDeque::new(),
+            counters: DriverCounters::default(),
+        }
+    }
+
+    /// A client's connection to a listener of one shard, as the kernel would choose it.
+    pub fn connect(&self, shard: u16, listener: u16, address: Option<SocketAddr>) -> Peer {
+        let socket = self.0.borrow_mut().connect(shard, listener, address);
+        Peer { network: self.0.clone(), socket }
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, ns: u64) {
+        self.0.borrow_mut().now_ns += ns;
+    }
+
+    /// The clock (ns).
+    pub fn now_ns(&self) -> u64 {
+        self.0.borrow().now_ns
+    }
+
+    /// Changes what can go wrong.
+    pub fn set_faults(&self, faults: Faults) {
+        self.0.borrow_mut().faults = faults;
+    }
+
+    /// Sockets that the server has accepted and not closed.
+    pub fn open_sockets(&self) -> usize {
+        self.0.borrow().sockets.iter().filter(|socket| socket.taken && !socket.closed).count()
+    }
+
+    /// A number below `bound` from the run's seed.
+    pub fn random(&self, bound: u64) -> u64 {
+        self.0.borrow_mut().random(bound)
+    }
+
+    /// What the shard last asked to wait for.
+    pub fn last_wait(&self, shard: u16) -> Wait {
+        self.0.borrow().shards[usize::from(shard)].wait
+    }
+}
+
+/// The simulated driver of one shard.
+pub struct Sim {
+    network: Rc<RefCell<State>>,
+    shard: u16,
+    buffers: Vec<Vec<u8>>,
+    free: Vec<u16>,
+    ready: VecDeque<Completion>,
+    counters: DriverCounters,
+}
+
+impl Sim {
+    fn state(&self) -> RefMut<'_, State> {
+        self.network.borrow_mut()
+    }
+
+    /// Lets the operations of one socket proceed as far as the seed says.
+    fn advance_socket(&mut self, index: u32) {
+        let network = self.network.clone();
+        let mut state = network.borrow_mut();
+        if state.rests() {
+            return;
+        }
+        self.advance_receive(&mut state, index);
+        self.advance_send(&mut state, index);
+        let socket = &mut state.sockets[index as usize];
+        match socket.cancel.take() {
+            None => {}
+            Some((token, what)) => {
+                let mut ended = vec![Completion::CancelRan { token }];
+                if let Some(token) = socket.receive.take() {
+                    ended.push(Completion::Received {
+                        token,
+                        armed: false,
+                        what: Received::Cancelled,
+                    });
+                }
+                if what == Cancel::All
+                    && let Some(batch) = socket.send.take()
+                {
+                    ended.push(Completion::Sent { batch, result: Err(libc::ECANCELED) });
+                }
+                if state.random(2) == 0 {
+                    ended.reverse();
+                }
+                self.ready.extend(ended);
+            }
+        }
+        let socket = &mut state.sockets[index as usize];
+        if let Some(token) = socket.shutdown.take() {
+            socket.fin_sent = true;
+            self.ready.push_back(Completion::ShutDown { token });
+        }
+        if let Some(token) = socket.closing.take() {
+            socket.close();
+            self.ready.push_back(Completion::Closed { token });
+        }
+    }
+
+    fn advance_receive(&mut self, state: &mut State, index: u32) {
+        let Some(token) = state.sockets[index as usize].receive else { return };
+        loop {
+            let socket = &state.sockets[index as usize];
+            let available = socket.to_server.len();
+            let ended = if socket.reset {
+                Some(Received::Failed(libc::ECONNRESET))
+            } else if available == 0 {
+                if !socket.client_fin {
+                    return;
+                }
+                Some(Received::End)
+            } else if self.free.is_empty() || state.happens(state.faults.starve) {
+                self.counters.starvations += 1;
+                Some(Received::Starved)
+            } else {
+                None
+            };
+            if let Some(what) = ended {
+                state.sockets[index as usize].receive = None;
+                self.ready.push_back(Completion::Received { token, armed: false, what });
+                return;
+            }
+            let buffer = self.free.pop().expect("it was just looked at");
+            let most = available.min(self.buffers[usize::from(buffer)].len());
+            let len = if state.happens(state.faults.short_receive) {
+                1 + state.random(most as u64) as usize
+            } else {
+                most
+            };
+            let armed = !state.happens(state.faults.receive_ends);
+            let socket = &mut state.sockets[index as usize];
+            for (to, from) in
+                self.buffers[usize::from(buffer)].iter_mut().zip(socket.to_server.drain(..len))
+            {
+                *to = from;
+            }
+            if !armed {
+                socket.receive = None;
+            }
+            let what = Received::Data(Lease { buffer, len: len as u32 });
+            self.ready.push_back(Completion::Received { token, armed, what });
+            if !armed || state.happens(state.faults.short_receive) {
+                return;
+            }
+        }
+    }
+
+    fn advance_send(&mut self, state: &mut State, index: u32) {
+        let fails = state.happens(state.faults.send_fails);
+        let socket = &state.sockets[index as usize];
+        let Some(batch) = &socket.send else { return };
+        let room = socket.window.saturating_sub(socket.to_client.len());
+        let lost = socket.reset || fails;
+        if room == 0 && !lost {
+            return;
+        }
+        let asked = batch.bytes();
+        let mut taken = asked.min(room);
+        if state.happens(state.faults.short_send) {
+            taken = 1 + state.random(taken.max(1) as u64) as usize;
+        }
+        let taken = taken.min(asked).min(room);
+        let socket = &mut state.sockets[index as usize];
+        let batch = socket.send.take().expect("it was just looked at");
+        if lost {
+            socket.lost = true;
+            self.ready.push_back(Completion::Sent { batch, result: Err(libc::EPIPE) });
+            return;
+        }
+        assert!(!socket.fin_sent, "nothing is sent behind a shutdown");
+        socket.to_client.extend(batch.slices().flatten().take(taken));
+        self.ready.push_back(Completion::Sent { batch, result: Ok(taken) });
+    }
+}
+
+impl Driver for Sim {
+    fn now_ns(&mut self) -> u64 {
+        self.state().now_ns
+    }
+
+    fn listen(&mut self, listener: u16, _socket: OwnedFd) -> io::Result<()> {
+        self.state().listen(self.shard, listener);
+        Ok(())
+    }
+
+    fn accept(&mut self, listener: u16) {
+        self.state().shards[usize::from(self.shard)].listeners[usize::from(listener)].armed += 1;
+    }
+
+    fn stop_listening(&mut self, listener: u16) {
+        let mut state = self.state();
+        let listener = &mut state.shards[usize::from(self.shard)].listeners[usize::from(listener)];
+        listener.armed = 0;
+        listener.closed = true;
+    }
+
+    fn receive(&mut self, socket: Socket, token: Token) {
+        let earlier = self.state().own(self.shard, socket).receive.replace(token);
+        assert!(earlier.is_none(), "a socket has one receive at most");
+    }
+
+    fn cancel_receive(&mut self, socket: Socket, token: Token) {
+        self.state().own(self.shard, socket).cancel = Some((token, Cancel::Receive));
+    }
+
+    fn cancel_all(&mut self, socket: Socket, token: Token) {
+        let mut state = self.state();
+        let socket = state.own(self.shard, socket);
+        // An earlier cancellation still has its own completion to come.
+        if let Some((token, _)) = socket.cancel.replace((token, Cancel::All)) {
+            drop(state);
+            self.ready.push_back(Completion::CancelRan { token });
+        }
+    }
+
+    fn send(&mut self, socket: Socket, batch: Box<Batch>) {
+        assert!(!batch.is_empty(), "a send has something to send");
+        let earlier = self.state().own(self.shard, socket).send.replace(batch);
+        assert!(earlier.is_none(), "a socket has one send in flight at most");
+    }
+
+    fn shutdown(&mut self, socket: Socket, token: Token) {
+        self.state().own(self.shard, socket).shutdown = Some(token);
+    }
+
+    fn close(&mut self, socket: Socket, token: Token) {
+        let mut state = self.state();
+        let socket = state.own(self.shard, socket);
+        assert!(
+            socket.receive.is_none() && socket.send.is_none() && socket.shutdown.is_none(),
+            "nothing is in flight on a socket that is closed"
+        );
+        socket.closing = Some(token);
+    }
+
+    fn doorbell(&mut self, shard: u16) {
+        self.state().shards[usize::from(shard)].rung = true;
+    }
+
+    fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64) {
+        let mut state = self.state();
+        let percent = state.faults.pass_fails;
+        if state.happens(percent) {
+            drop(state);
+            self.ready.push_back(Completion::Passed { token, result: Err(libc::ENFILE) });
+            return;
+        }
+        state.own(self.shard, socket).shard = shard;
+        state.shards[usize::from(shard)].arrived.push_back((key, socket));
+        drop(state);
+        self.ready.push_back(Completion::Passed { token, result: Ok(()) });
+    }
+
+    fn detach(&mut self, _socket: Socket, token: Token) {
+        self.ready.push_back(Completion::Detached { token, result: Err(libc::EOPNOTSUPP) });
+    }
+
+    fn adopt(&mut self, _descriptor: OwnedFd, token: Token) {
+        self.ready.push_back(Completion::Adopted { token, result: Err(libc::EOPNOTSUPP) });
+    }
+
+    fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        assert_eq!(self.free.len(), self.buffers.len(), "every lease comes back in its turn");
+        self.counters.enters += 1;
+        let (accepted, own) = {
+            let mut state = self.state();
+            state.shards[usize::from(self.shard)].wait = wait;
+            (state.accept(self.shard), state.sockets_of(self.shard))
+        };
+        self.ready.extend(accepted);
+        for index in own {
+            self.advance_socket(index);
+        }
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        let next = self.ready.pop_front();
+        self.counters.completions += u64::from(next.is_some());
+        next
+    }
+
+    fn bytes(&mut self, lease: &Lease) -> &mut [u8] {
+        &mut self.buffers[usize::from(lease.buffer)][..lease.len as usize]
+    }
+
+    fn release(&mut self, lease: Lease) {
+        assert!(!self.free.contains(&lease.buffer), "a lease comes back once");
+        self.free.push(lease.buffer);
+    }
+
+    fn has_buffers(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    fn trim(&mut self) {}
+
+    fn bell(&self) -> Arc<dyn Bell> {
+        Arc::new(SilentBell)
+    }
+
+    fn counters(&self) -> DriverCounters {
+        DriverCounters {
+            buffers_lent: (self.buffers.len() - self.free.len()) as u32,
+            buffers_published: self.free.len() as u32,
+            buffers_total: self.buffers.len() as u32,
+            ..self.counters
+        }
+    }
+}
+
+/// The simulation turns every shard anyway.
+struct SilentBell;
+
+impl Bell for SilentBell {
+    fn ring(&self) {}
+}

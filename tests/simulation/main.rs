@@ -1,0 +1,221 @@
+//! The shard under a simulated kernel: seeds, faults and virtual time, and the laws that must hold
+//! whatever happens. No test here opens a socket or reads a clock. A failure prints its seed.
+
+mod client;
+mod world;
+
+use client::{Behaviour, Client};
+use seawall::driver::sim::Faults;
+use world::World;
+
+/// Runs clients of all kinds to their end, drains, and checks the laws.
+fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
+    let mut world = World::new(seed, shards, faults, |file| {
+        file.engine.handover_connections = 2;
+        file.limits.message_bytes_max = 64 * 1024;
+        file.limits.outbox_bytes_max = 16 * 1024;
+    });
+    for _ in 0..clients {
+        let behaviour = Behaviour::draw(&world.network);
+        let shard = world.network.random(u64::from(shards)) as u16;
+        let client = Client::connect(&world.network, shard, behaviour);
+        world.clients.push(client);
+    }
+    let early = world.network.random(4) == 0;
+    if early {
+        for _ in 0..world.network.random(200) {
+            world.step();
+        }
+    } else {
+        world.run_clients();
+    }
+    world.drain();
+    world.check_laws(early);
+    world
+}
+
+#[test]
+fn every_law_holds_over_many_seeds() {
+    for seed in 0..300 {
+        let shards = 1 + (seed % 3) as u16;
+        let world = run(seed, shards, 12, Faults::harmless());
+        assert!(world.totals().counters.accepted >= 12, "seed {seed}: clients were accepted");
+    }
+}
+
+#[test]
+fn every_law_holds_when_sends_fail() {
+    for seed in 1000..1100 {
+        run(seed, 2, 8, Faults { send_fails: 3, ..Faults::harmless() });
+    }
+}
+
+#[test]
+fn a_quiet_network_loses_nothing() {
+    for seed in 2000..2050 {
+        run(seed, 1, 10, Faults::default());
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let one = run(7, 3, 20, Faults::harmless()).totals();
+    let two = run(7, 3, 20, Faults::harmless()).totals();
+    assert_eq!(one.counters, two.counters);
+}
+
+#[test]
+fn connections_spread_from_a_crowded_shard() {
+    let mut world = World::new(5, 2, Faults::default(), |file| {
+        file.engine.handover_connections = 4;
+    });
+    for _ in 0..40 {
+        let client = Client::connect(&world.network, 0, Behaviour::echo(1));
+        world.clients.push(client);
+        world.step();
+    }
+    assert!(world.totals().counters.handed_over > 0, "shard 0 hands connections over");
+    world.run_clients();
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_full_shard_says_so_and_recovers() {
+    let mut world = World::new(6, 1, Faults::default(), |file| {
+        file.limits.connections_per_shard_max = 10;
+    });
+    for _ in 0..30 {
+        let client = Client::connect(&world.network, 0, Behaviour::hold());
+        world.clients.push(client);
+    }
+    world.rest();
+    let totals = world.totals();
+    assert_eq!(totals.gauges.open, 10, "as many are open as may be");
+    let unavailable = totals.counters.refused().find(|(code, _)| *code == "unavailable");
+    assert_eq!(unavailable.map(|(_, count)| count), Some(20), "the rest is told 503");
+    world.clients.iter_mut().for_each(Client::leave);
+    world.run_clients();
+    let again = Client::connect(&world.network, 0, Behaviour::echo(3));
+    world.clients.push(again);
+    world.run_clients();
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_reader_that_stops_is_closed_and_costs_no_more_than_its_bound() {
+    let mut world = World::new(8, 1, Faults::default(), |file| {
+        file.limits.message_bytes_max = 4096;
+        file.limits.outbox_bytes_max = 16 * 1024;
+    });
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::stall(500)));
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::echo(50)));
+    let mut most = 0;
+    for _ in 0..12_000 {
+        world.step();
+        most = most.max(world.totals().gauges.outbox_bytes);
+    }
+    let totals = world.totals();
+    assert!(most > 0 && most <= 2 * 16 * 1024 + 4096 + 10 + 16 * 1024, "{most} bytes waited");
+    assert_eq!(totals.counters.slow_reader_closes, 1);
+    assert!(totals.counters.read_pauses >= 1);
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn slow_handshakes_end_with_408_and_hold_nothing() {
+    let mut world = World::new(9, 1, Faults::default(), |_| {});
+    for _ in 0..100 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::silent()));
+    }
+    world.run_clients();
+    world.rest();
+    let totals = world.totals();
+    assert_eq!(totals.counters.handshake_timeouts, 100);
+    assert_eq!(totals.gauges.slots, 0);
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn heartbeats_measure_the_round_trip_and_find_the_dead() {
+    let mut world = World::new(10, 1, Faults::default(), |file| {
+        file.routes = vec![seawall::config::file::Route {
+            ping_interval_ms: 1000,
+            pong_timeout_ms: 500,
+            ..Default::default()
+        }];
+    });
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    world.rest();
+    world.clients[1].go_deaf();
+    for _ in 0..2000 {
+        world.step();
+    }
+    let totals = world.totals();
+    assert_eq!(totals.counters.pong_timeouts, 1, "the deaf client is dropped");
+    assert_eq!(totals.gauges.open, 1, "the other one stays");
+    assert!(totals.counters.pongs_received >= 5, "{}", totals.counters.pongs_received);
+    assert_eq!(totals.histograms.rtt.len(), totals.counters.pongs_received);
+    world.clients[0].leave();
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_clock_that_jumps_fires_each_deadline_once() {
+    let mut world = World::new(11, 1, Faults::default(), |_| {});
+    for _ in 0..50 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    }
+    world.rest();
+    world.network.advance(7_000_000_000_000);
+    world.rest();
+    let totals = world.totals();
+    assert_eq!(totals.counters.pings_sent, 50, "one ping each, however long the gap");
+    assert_eq!(totals.gauges.open, 50, "a jump is not the clients' fault");
+    world.clients.iter_mut().for_each(Client::leave);
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_fixed_delay_is_the_turnaround_that_is_recorded() {
+    let mut world = World::new(12, 1, Faults::default(), |_| {});
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    world.rest();
+    world.clients[0].send_text("measured");
+    world.turn_shards();
+    world.network.advance(3_000_000);
+    world.turn_shards();
+    let turnaround = world.totals().histograms.turnaround;
+    assert_eq!(turnaround.len(), 1);
+    assert!(turnaround.equivalent(turnaround.max(), 3_000_000), "{}", turnaround.max());
+    world.clients[0].leave();
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn nothing_of_http_follows_the_101() {
+    // The deadline of the handshake passes, a request is pipelined as if the connection were
+    // still HTTP, and the first frame is broken: each must be answered by WebSocket or nothing.
+    for seed in 0..60 {
+        let mut world = World::new(seed, 1, Faults::harmless(), |_| {});
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+        world.rest();
+        world.network.advance(60_000_000_000);
+        world.rest();
+        world.clients[0].write_raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+        world.run_clients();
+        // The client's own parser has failed the test if anything but frames came.
+        let totals = world.totals();
+        assert_eq!(totals.counters.answered, 0, "seed {seed}");
+        assert_eq!(totals.counters.protocol_errors().map(|(_, n)| n).sum::<u64>(), 1);
+        world.drain();
+        world.check_laws(false);
+    }
+}

@@ -1,0 +1,129 @@
+//! Shards, clients and the clock of one simulated run, and the laws.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use seawall::config::{Config, file::File};
+use seawall::driver::sim::{Faults, Network, Sim};
+use seawall::metrics::Snapshot;
+use seawall::shard::mailbox::{Directory, Mail};
+use seawall::shard::{Life, Shard};
+
+use crate::client::Client;
+
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) network: Network,
+    pub(crate) clients: Vec<Client>,
+    directory: Arc<Directory>,
+    shards: Vec<Option<Shard<Sim>>>,
+    /// What the shards that have ended knew at their end.
+    past: Option<Snapshot>,
+}
+
+impl World {
+    pub(crate) fn new(
+        seed: u64,
+        shards: u16,
+        faults: Faults,
+        change: impl FnOnce(&mut File),
+    ) -> Self {
+        let mut file = File { shards, ..File::default() };
+        change(&mut file);
+        let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
+        let network = Network::new(seed, shards, faults);
+        let directory = Directory::new(usize::from(shards));
+        let make = |id: u16| {
+            let driver = network.driver(id, 8, 1024);
+            // The simulated driver only counts listeners; any descriptor stands for one.
+            let listener: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+            let (config, directory) = (config.clone(), directory.clone());
+            Some(Shard::new(driver, id, config, directory, vec![listener], seed).unwrap())
+        };
+        let shards = (0..shards).map(make).collect();
+        Self { seed, network: network.clone(), clients: Vec::new(), directory, shards, past: None }
+    }
+
+    /// One turn of every shard.
+    pub(crate) fn turn_shards(&mut self) {
+        for shard in &mut self.shards {
+            if let Some(running) = shard
+                && running.turn().unwrap() == Life::Finished
+            {
+                let last = running.snapshot();
+                match &mut self.past {
+                    Some(past) => past.merge(&last),
+                    None => self.past = Some(last),
+                }
+                *shard = None;
+            }
+        }
+    }
+
+    /// Clients act, shards turn, a little time passes.
+    pub(crate) fn step(&mut self) {
+        for client in &mut self.clients {
+            client.act(&self.network, self.seed);
+        }
+        self.turn_shards();
+        self.network.advance(self.network.random(10_000_000));
+    }
+
+    /// Steps until every client has reached its end.
+    pub(crate) fn run_clients(&mut self) {
+        for _ in 0..60_000 {
+            if self.clients.iter().all(Client::is_done) {
+                return;
+            }
+            self.step();
+        }
+        let stuck: Vec<_> = self.clients.iter().filter(|client| !client.is_done()).collect();
+        panic!("seed {}: {} clients never came to an end: {stuck:#?}", self.seed, stuck.len());
+    }
+
+    /// Some steps in which what was decided comes about.
+    pub(crate) fn rest(&mut self) {
+        (0..50).for_each(|_| self.step());
+    }
+
+    /// Drains every shard to its end.
+    pub(crate) fn drain(&mut self) {
+        for shard in 0..self.shards.len() as u16 {
+            self.directory.post(shard, Mail::Drain);
+        }
+        for _ in 0..60_000 {
+            if self.shards.iter().all(Option::is_none) {
+                return;
+            }
+            self.step();
+        }
+        panic!("seed {}: a shard did not end after its drain", self.seed);
+    }
+
+    pub(crate) fn totals(&self) -> Snapshot {
+        let mut parts = self.shards.iter().flatten().map(Shard::snapshot);
+        let mut whole = self.past.clone().or_else(|| parts.next()).unwrap();
+        parts.for_each(|part| whole.merge(&part));
+        whole
+    }
+
+    /// After a drain nothing is left, everything is accounted for, and no client was cheated.
+    pub(crate) fn check_laws(&self, cut_short: bool) {
+        let seed = self.seed;
+        let Snapshot { counters, gauges, drivers, .. } = self.totals();
+        assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
+        assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");
+        assert_eq!(gauges.open, 0, "seed {seed}: no WebSocket is open");
+        assert_eq!(gauges.outbox_bytes, 0, "seed {seed}: outboxes are accounted for");
+        assert_eq!(gauges.partial_bytes, 0, "seed {seed}: nothing partial is held");
+        assert_eq!(counters.opened, counters.closed_total(), "seed {seed}: opened = closed");
+        assert_eq!(counters.stale_completions, 0, "seed {seed}: no completion outlived its slot");
+        assert_eq!(counters.taken_over, counters.handed_over, "seed {seed}: none got lost between");
+        for (shard, _, driver) in drivers {
+            assert_eq!(driver.buffers_lent, 0, "seed {seed}: shard {shard} holds no lease");
+        }
+        for client in &self.clients {
+            client.check(seed, cut_short);
+        }
+    }
+}
