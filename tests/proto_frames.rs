@@ -259,7 +259,7 @@ fn cut_characters_cost_linear_work() {
         )
     });
     assert!(ended);
-    // 40,000 looks at new bytes take milliseconds; at all bytes, most of a minute.
+    // 40,000 looks at new bytes take milliseconds; at all bytes, minutes.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 

@@ -97,6 +97,8 @@ fn token_lists_may_be_mixed_and_repeated() {
         ("connection list", with("Connection", "Connection: keep-alive, Upgrade\r\n"), 101),
         ("connection case", with("Connection", "connection: ,uPGRADE ,\r\n"), 101),
         ("connection lines", with("Connection", "Connection: x\r\nConnection: upgrade\r\n"), 101),
+        ("connection first", with("Connection", "Connection: upgrade\r\nConnection: x\r\n"), 101),
+        ("upgrade first", with("Upgrade", "Upgrade: websocket\r\nUpgrade: h2c\r\n"), 101),
         ("upgrade case", with("Upgrade", "UPGRADE: WebSocket\r\n"), 101),
         ("upgrade list", with("Upgrade", "Upgrade: h2c, websocket\r\n"), 101),
         ("upgrade lines", with("Upgrade", "Upgrade: h2c\r\nUpgrade:websocket \t\r\n"), 101),
