@@ -232,6 +232,37 @@ fn memory_follows_what_came_not_what_is_claimed() {
     assert!(ended && receiver.is_idle() && receiver.partial_bytes() == 0);
 }
 
+/// Room is made ahead by doubling, but never for more than a message may have.
+#[test]
+fn memory_ahead_stays_within_the_limit() {
+    let limits = Limits { message_bytes_max: 10_000, fragments_max: 9 };
+    let mut receiver = Receiver::new();
+    for (first, size) in [(2, 4000), (0, 4000), (0, 1000)] {
+        let mut bytes = frame(first, &vec![1; size]);
+        assert_eq!(receiver.next(&mut bytes.as_mut_slice(), &limits), None);
+        assert!(receiver.partial_bytes() <= 512 + 10_000, "{}", receiver.partial_bytes());
+    }
+}
+
+/// Characters cut by every input are not looked at again and again.
+#[test]
+fn cut_characters_cost_linear_work() {
+    let limits = Limits { message_bytes_max: 1 << 20, fragments_max: 1 };
+    let text = "\u{20ac}".repeat(40_000);
+    let mut bytes = frame(0x81, text.as_bytes());
+    let mut receiver = Receiver::new();
+    let start = std::time::Instant::now();
+    // A header of 14 bytes, then characters of 3: every input ends within one.
+    let ended = bytes.chunks_mut(3).fold(false, |_, mut piece| {
+        receiver.next(&mut piece, &limits).is_some_and(
+            |event| matches!(event, Event::Message { payload, .. } if payload.len() == text.len()),
+        )
+    });
+    assert!(ended);
+    // 40,000 looks at new bytes take milliseconds; at all bytes, minutes.
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
 /// Autobahn 9.3: 4 MiB in fragments of 64 bytes must not cost O(n²), nor more than the limit.
 #[test]
 fn many_small_fragments_make_one_message() {

@@ -97,6 +97,8 @@ fn token_lists_may_be_mixed_and_repeated() {
         ("connection list", with("Connection", "Connection: keep-alive, Upgrade\r\n"), 101),
         ("connection case", with("Connection", "connection: ,uPGRADE ,\r\n"), 101),
         ("connection lines", with("Connection", "Connection: x\r\nConnection: upgrade\r\n"), 101),
+        ("connection first", with("Connection", "Connection: upgrade\r\nConnection: x\r\n"), 101),
+        ("upgrade first", with("Upgrade", "Upgrade: websocket\r\nUpgrade: h2c\r\n"), 101),
         ("upgrade case", with("Upgrade", "UPGRADE: WebSocket\r\n"), 101),
         ("upgrade list", with("Upgrade", "Upgrade: h2c, websocket\r\n"), 101),
         ("upgrade lines", with("Upgrade", "Upgrade: h2c\r\nUpgrade:websocket \t\r\n"), 101),
@@ -293,6 +295,31 @@ fn limits_hold_to_the_byte() {
     assert_eq!(status(&show_with(most.as_bytes(), &wide, Availability::Ready).0), 101);
     let over = and(&"X: y\r\n".repeat(HEADERS_MAX - 4));
     assert_eq!(status(&show_with(over.as_bytes(), &wide, Availability::Ready).0), 431);
+}
+
+/// A head that arrives byte by byte costs O(n): the second half as much as the first.
+#[test]
+fn a_trickled_head_costs_no_more_per_byte() {
+    let routes = routes();
+    let limits = Limits { head_bytes_max: 1 << 20, target_bytes_max: 1 << 17, headers_max: 100 };
+    let availability = Availability::Ready;
+    let (routes, limits) = (&routes, &limits);
+    let context = Context { routes, limits, forwarding: None, peer: None, availability };
+    let shapes = [
+        format!("GET /{}", "x".repeat(100_000)),
+        format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(100_000)),
+        format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(16_000)),
+    ];
+    let start = std::time::Instant::now();
+    for request in shapes {
+        let (mut scanned, mut out) = (0, Vec::new());
+        for end in 1..=request.len() {
+            let head = receive(&request.as_bytes()[..end], &mut scanned, &context, &mut out);
+            assert_eq!((head, scanned), (Head::Partial, end));
+        }
+    }
+    // 300,000 looks at new bytes take milliseconds; at all bytes, a minute.
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 #[test]

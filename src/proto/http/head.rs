@@ -55,13 +55,16 @@ pub(super) fn find(bytes: &[u8], scanned: &mut usize, limits: &Limits) -> Found 
     }
 }
 
-/// The request line with its CRLF, if it ended at or after `start` and before what was found.
+/// The request line with its CRLF, if it ended at or after `start` and before what was found. Looks
+/// before `start` only if there is a new line feed, and then no further than to the first.
 fn first_line<'w>(window: &'w [u8], start: usize, found: &Found) -> Option<&'w [u8]> {
-    let end = memchr::memchr(b'\n', window)?;
+    let end = start + memchr::memchr(b'\n', &window[start..])?;
     let line = &window[..=end];
-    let fresh = end >= start && line.ends_with(b"\r\n");
-    let first = !matches!(found, Found::Refused(position, _) if *position <= end + 1);
-    (fresh && first).then_some(line)
+    let earlier = matches!(found, Found::Refused(position, _) if *position <= end + 1);
+    if earlier || !line.ends_with(b"\r\n") || memchr::memchr(b'\n', &window[..start]).is_some() {
+        return None;
+    }
+    Some(line)
 }
 
 /// Goes from line feed to line feed.

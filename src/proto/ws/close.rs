@@ -33,7 +33,7 @@ pub(super) fn check(payload: Payload<'_>) -> Result<Option<CloseFrame<'_>>, Prot
 /// (7.4.2).
 fn is_allowed(code: u16) -> bool {
     // 1014 "bad gateway" is registered, but unknown to tungstenite.
-    code == 1014 || (code < 5000 && CloseCode::from(code).is_allowed())
+    code == 1014 || CloseCode::from(code).is_allowed()
 }
 
 /// Appends a Close with `code` and `reason` to `out`; the reason is cut to 123 bytes between two

@@ -35,6 +35,29 @@ impl Receiver {
     /// violation, and discards everything.
     #[inline]
     pub fn next<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
+        if self.partial.is_some() || self.ended {
+            return self.next_slowly(input, limits);
+        }
+        let header = frame::parse(input, &message::expected_between_messages(limits));
+        let (header, kind) = match header {
+            Ok(Some(header)) if header.fin && header.fits(input.len()) => match header.kind {
+                FrameKind::Text => (header, DataKind::Text),
+                FrameKind::Binary => (header, DataKind::Binary),
+                _ => return self.next_slowly(input, limits),
+            },
+            _ => return self.next_slowly(input, limits),
+        };
+        let payload = take_payload(header, input);
+        if kind == DataKind::Text && !utf8::is_valid(payload) {
+            self.end();
+            return Some(Event::Failed(ProtocolError::TextNotUtf8));
+        }
+        Some(Event::Message { kind, payload: Payload::Borrowed(payload) })
+    }
+
+    /// All that is not a message whole in the input.
+    #[inline(never)]
+    fn next_slowly<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
         if self.ended {
             *input = &mut [];
             return None;
@@ -44,10 +67,14 @@ impl Receiver {
             Err(error) => Event::Failed(error),
         };
         if matches!(event, Event::Close(_) | Event::Failed(_)) {
-            self.ended = true;
-            self.partial = None;
+            self.end();
         }
         Some(event)
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.partial = None;
     }
 
     /// Whether nothing is held: no part of a frame, no part of a message.
@@ -60,19 +87,16 @@ impl Receiver {
         self.partial.as_ref().map_or(0, |partial| partial.heap_bytes())
     }
 
-    #[inline]
     fn advance<'i>(
         &mut self,
         input: &mut &'i mut [u8],
         limits: &Limits,
     ) -> Result<Option<Event<'i>>, ProtocolError> {
         loop {
-            if self.partial.as_ref().is_some_and(|partial| partial.has_frame()) {
+            if self.has_frame() {
                 match self.fill(input, limits)? {
                     Some(event) => return Ok(Some(event)),
-                    None if self.partial.as_ref().is_some_and(|p| p.has_frame()) => {
-                        return Ok(None);
-                    }
+                    None if self.has_frame() => return Ok(None),
                     None => {}
                 }
             }
@@ -80,10 +104,15 @@ impl Receiver {
             let whole_event = header.fin && header.kind != FrameKind::Continuation;
             if whole_event && header.payload_len <= input.len() {
                 self.release();
-                return in_place(header, input).map(Some);
+                let header = Header { len: 0, ..header };
+                return in_place(header.kind, take_payload(header, input)).map(Some);
             }
             self.partial.get_or_insert_default().open(header);
         }
+    }
+
+    fn has_frame(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| partial.has_frame())
     }
 
     /// Feeds the open frame; gives the event that it ends.
@@ -104,24 +133,7 @@ impl Receiver {
     }
 
     /// Takes a header out of the front of `input`; keeps the bytes of one that has not ended.
-    #[inline]
     fn read_header(
-        &mut self,
-        input: &mut &mut [u8],
-        limits: &Limits,
-    ) -> Result<Option<Header>, ProtocolError> {
-        if self.partial.is_some() || input.len() < frame::HEADER_BYTES_MAX_CLIENT {
-            return self.read_header_slowly(input, limits);
-        }
-        let header = frame::parse(input, &message::expected_between_messages(limits))?;
-        if let Some(header) = &header {
-            skip(input, header.len);
-        }
-        Ok(header)
-    }
-
-    /// Reads a header that may have started, or may end, in another input.
-    fn read_header_slowly(
         &mut self,
         input: &mut &mut [u8],
         limits: &Limits,
@@ -139,7 +151,7 @@ impl Receiver {
                 if let Some(partial) = &mut self.partial {
                     partial.header_mut().take();
                 }
-                skip(input, header.len - held);
+                *input = &mut std::mem::take(input)[header.len - held..];
             }
             None if input.is_empty() => {}
             None => {
@@ -154,7 +166,6 @@ impl Receiver {
     }
 
     /// Frees the box if nothing is in it.
-    #[inline]
     fn release(&mut self) {
         if self.partial.as_ref().is_some_and(|partial| partial.is_empty()) {
             self.partial = None;
@@ -162,13 +173,19 @@ impl Receiver {
     }
 }
 
-/// The event of a frame whose payload lies whole at the front of `input`.
+/// Takes a frame off the front of `input`, which holds all of it, and unmasks its payload.
 #[inline]
-fn in_place<'i>(header: Header, input: &mut &'i mut [u8]) -> Result<Event<'i>, ProtocolError> {
-    let (payload, rest) = std::mem::take(input).split_at_mut(header.payload_len);
+fn take_payload<'i>(header: Header, input: &mut &'i mut [u8]) -> &'i mut [u8] {
+    let (frame, rest) = std::mem::take(input).split_at_mut(header.len + header.payload_len);
     *input = rest;
+    let payload = &mut frame[header.len..];
     mask::unmask(payload, header.key, 0);
-    let kind = match header.kind {
+    payload
+}
+
+/// The event of a whole frame that is no continuation.
+fn in_place(kind: FrameKind, payload: &mut [u8]) -> Result<Event<'_>, ProtocolError> {
+    let kind = match kind {
         FrameKind::Text if utf8::is_valid(payload) => DataKind::Text,
         FrameKind::Text => return Err(ProtocolError::TextNotUtf8),
         FrameKind::Binary => DataKind::Binary,
@@ -184,9 +201,4 @@ fn control(kind: FrameKind, payload: Payload<'_>) -> Result<Event<'_>, ProtocolE
         FrameKind::Pong => Ok(Event::Pong(payload)),
         _ => close::check(payload).map(Event::Close),
     }
-}
-
-#[inline]
-fn skip(input: &mut &mut [u8], count: usize) {
-    *input = &mut std::mem::take(input)[count..];
 }
