@@ -37,12 +37,14 @@ Rows and what is compared:
   echo1k, echo16k, echo1m   bytes echoed in a second of server CPU (200, 200 and 8 connections)
   handshake                 nanoseconds of server CPU for each connection opened and cleanly closed
   idle                      growth of the server's anonymous memory for each idle connection, from
-                            5,000 to 15,000; kernel slab of both ends beside it in the JSON
+                            5,000 to 15,000, and server CPU for each one opened (without its
+                            closing); kernel slab of both ends is beside them in the JSON
   open                      open loop at a fixed rate, 20 bytes, 200 connections: p99 and p99.9
                             from the intended send time
 
 "bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
-row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it.
+row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
+adds some 200 bytes to each idle connection of its own event loop.
 
 Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
 peers have no such option and cannot be given one from outside by socket: they run with the host's
@@ -284,7 +286,9 @@ table() {
       echo1k | echo16k | echo1m)
         print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
       handshake) print_row "$row" server_cpu_ns_each low us/connection 1000 ;;
-      idle) print_row "$row" anon_growth_each_bytes low bytes/connection 1 ;;
+      idle)
+        print_row "$row" anon_growth_each_bytes low bytes/connection 1
+        print_row "$row" open_cpu_ns_each low us/connection 1000 ;;
       open)
         print_row "$row" latency_p99_ns low us 1000
         print_row "$row" latency_p99_9_ns low us 1000 ;;

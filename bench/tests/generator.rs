@@ -145,6 +145,7 @@ fn held_connections_answer_pings_and_are_counted_alive() {
     assert_eq!(run.count("alive"), 60);
     assert_eq!(server.pongs(), 60);
     assert!(run.number("anon_before_bytes") > 0.0);
+    assert!(run.number("open_cpu_ns_each") > 0.0);
     assert_eq!(run.json["anon_growth_each_bytes"], run.json["anon_each_20_to_60_bytes"]);
     assert!(run.number("anon_growth_each_bytes").is_finite());
 }
