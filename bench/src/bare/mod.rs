@@ -34,5 +34,8 @@ pub fn listen(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpLi
         io::Error::new(error.kind(), format!("cannot bind {address}: {error} ({cure})"))
     })?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let listener: TcpListener = socket.into();
+    // Port 0 asks for any; whoever started this reads which.
+    println!("listening on {}", listener.local_addr()?);
+    Ok(listener)
 }

@@ -34,6 +34,8 @@ struct Step {
 struct Held {
     steps: Vec<Step>,
     ramp: Duration,
+    /// Server CPU of opening all connections, without their closing.
+    open_cpu_ns: Option<u64>,
     idle_cores: Option<f64>,
     alive: usize,
 }
@@ -106,6 +108,7 @@ fn measure(
         Ok(Step { connections, memory, slab: Slab::take() })
     };
     let mut found = vec![sample(0)?];
+    let closed = pid.map(CpuSample::take).transpose()?;
     let mut ramp = Duration::ZERO;
     for step in steps {
         let begin = Instant::now();
@@ -120,6 +123,7 @@ fn measure(
     let before = pid.map(CpuSample::take).transpose()?;
     sleep_until(shared, shared.clock.now_ns() + nanos(args.hold));
     let after = pid.map(CpuSample::take).transpose()?;
+    let open_cpu_ns = before.as_ref().zip(closed).map(|(now, then)| now.since(&then).cpu_ns);
     let idle_cores = after.zip(before).map(|(after, before)| after.since(&before).cores());
     goal.asking.store(true, Ordering::Release);
     let asked = Instant::now();
@@ -130,7 +134,8 @@ fn measure(
     {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(Held { steps: found, ramp, idle_cores, alive: goal.alive.load(Ordering::Acquire) })
+    let alive = goal.alive.load(Ordering::Acquire);
+    Ok(Held { steps: found, ramp, open_cpu_ns, idle_cores, alive })
 }
 
 fn publish(args: &HoldArgs, held: &Held, connections: usize) -> Result<(), Failure> {
@@ -138,6 +143,11 @@ fn publish(args: &HoldArgs, held: &Held, connections: usize) -> Result<(), Failu
     report.row("connections", connections.to_string(), "connections", connections);
     let ramp_ns = held.ramp.as_nanos() as u64;
     report.row("ramp", duration(ramp_ns), "ramp_ns", ramp_ns);
+    if let Some(cpu_ns) = held.open_cpu_ns {
+        let each = cpu_ns as f64 / connections as f64;
+        let shown = format!("{each:.0} ns");
+        report.row("server CPU per connection opened", shown, "open_cpu_ns_each", each);
+    }
     report.row("held", format!("{} s", args.hold), "hold_s", args.hold);
     if let Some(cores) = held.idle_cores {
         report.row("server CPU while idle", format!("{cores:.3} cores"), "idle_cores", cores);

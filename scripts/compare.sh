@@ -1,0 +1,300 @@
+#!/usr/bin/env bash
+# The head-to-head: Seawall, its peers and the bare TCP echoes as limits, in turn A B C A B C …,
+# the server pinned to one core and the load to another, medians of the rounds.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws uws)
+ALL_ROWS=(echo20-200 echo20-5000 pipelined echo1k echo16k echo1m handshake idle open)
+
+usage() {
+  cat <<EOF
+Usage: scripts/compare.sh [options]
+
+Builds everything, runs every row against every server in turn, and prints the median of each row,
+its ratio to the limit (the better of the two bare echoes) and its ratio to Seawall. All traffic is
+on 127.0.0.0/8. Needs two idle cores, jq, ss and taskset.
+
+  --rounds N       rounds (default 5)
+  --rows A,B       of: ${ALL_ROWS[*]}
+  --servers A,B    of: ${ALL_SERVERS[*]}
+  --quick          one round of short runs: shows that all works, not who is faster
+  --seconds S      measured seconds of a run (default 4)
+  --rate N         messages per second of row "open" (default: half of what bare-uring reaches)
+  --out DIR        where the JSON of each run goes (default target/compare)
+  --port P         port of the servers; P+1 is Seawall's admin port (default 9460)
+  --server-core N  core of the server (default 0)
+  --load-core N    core of the load (default 1)
+  --congestion C   default congestion control of all servers, in a network namespace of this run
+  --no-build       use what is built
+  --table          run nothing: print the table of the runs in --out
+  -h, --help       this text
+
+Rows and what is compared:
+  echo20-200, echo20-5000   20 bytes of text, one message in flight on 200 or 5,000 connections:
+                            nanoseconds of server CPU for each message
+  pipelined                 the same with 16 in flight on 200 connections
+  echo1k, echo16k, echo1m   bytes echoed in a second of server CPU (200, 200 and 8 connections)
+  handshake                 nanoseconds of server CPU for each connection opened and cleanly closed
+  idle                      growth of the server's anonymous memory for each idle connection, from
+                            5,000 to 15,000, and server CPU for each one opened (without its
+                            closing); kernel slab of both ends is beside them in the JSON
+  open                      open loop at a fixed rate, 20 bytes, 200 connections: p99 and p99.9
+                            from the intended send time
+
+"bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
+row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
+adds some 200 bytes to each idle connection of its own event loop.
+
+Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
+peers have no such option and cannot be given one from outside by socket: they run with the host's
+default, and where that one paces by timers (BBR) their small echoes pay for it. --congestion runs
+everything in a fresh network namespace with another default (needs root); the kernel allows there
+those of /proc/sys/net/ipv4/tcp_allowed_congestion_control.
+
+A full run takes about 40 minutes. A row marked with * had a run in which the server was not
+saturated, and one with ! a run disturbed by other processes: see the warnings in its JSON.
+EOF
+}
+
+die() { echo "compare.sh: $*" >&2; exit 1; }
+
+rounds=5 seconds=4 warmup=1 quick=0 build=1 run=1 rate= port=9460 server_core=0 load_core=1
+out= congestion= rows=("${ALL_ROWS[@]}") servers=("${ALL_SERVERS[@]}") chosen=0
+arguments=("$@")
+while (($#)); do
+  case $1 in
+    --rounds | --rows | --servers | --seconds | --rate | --out | --port | --server-core | \
+      --load-core | --congestion)
+      (($# > 1)) || die "$1 needs a value"
+      case $1 in
+        --rounds) rounds=$2 ;;
+        --rows) IFS=, read -ra rows <<<"$2" ;;
+        --servers) IFS=, read -ra servers <<<"$2"; chosen=1 ;;
+        --seconds) seconds=$2 ;;
+        --rate) rate=$2 ;;
+        --out) out=$2 ;;
+        --port) port=$2 ;;
+        --server-core) server_core=$2 ;;
+        --load-core) load_core=$2 ;;
+        --congestion) congestion=$2 ;;
+      esac
+      shift 2 ;;
+    --quick) quick=1; shift ;;
+    --no-build) build=0; shift ;;
+    --table) build=0 run=0; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) die "unknown option $1 (-h explains)" ;;
+  esac
+done
+for number in "$rounds" "$port" "$server_core" "$load_core" "${rate:-1}"; do
+  [[ $number =~ ^[0-9]+$ ]] || die "$number is no number"
+done
+((rounds > 0)) || die "--rounds must be above 0"
+if ((quick)); then rounds=1 seconds=1 warmup=0.3; fi
+member() {
+  local one=$1 each
+  shift
+  for each; do [[ $each == "$one" ]] && return; done
+  return 1
+}
+for one in "${rows[@]}"; do
+  member "$one" "${ALL_ROWS[@]}" || die "no row $one (-h lists them)"
+done
+for one in "${servers[@]}"; do
+  member "$one" "${ALL_SERVERS[@]}" || die "no server $one (-h lists them)"
+done
+for tool in jq ss taskset; do command -v "$tool" >/dev/null || die "$tool is missing"; done
+
+# A namespace of its own has a default congestion control of its own; the script runs itself in it.
+if [[ -n $congestion && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
+  export COMPARE_IN_NAMESPACE=1
+  exec unshare --net -- "$0" "${arguments[@]}"
+fi
+if [[ -n $congestion ]]; then
+  ip link set lo up
+  { echo "$congestion" >/proc/sys/net/ipv4/tcp_congestion_control; } 2>/dev/null ||
+    die "congestion control $congestion is not allowed in a namespace: the kernel allows" \
+      "$(</proc/sys/net/ipv4/tcp_allowed_congestion_control)"
+fi
+
+target=${CARGO_TARGET_DIR:-$ROOT/target}
+out=${out:-$target/compare}
+mkdir -p "$out"
+BENCH=$target/release/seawall-bench SEAWALL=$target/release/seawall PEERS=$target/peers/release
+UWS=$target/peers/uws/echo
+if ((build)); then
+  (cd "$ROOT" && cargo build --release -p seawall-bench)
+  if member seawall "${servers[@]}"; then (cd "$ROOT" && cargo build --release -p seawall); fi
+  (cd "$ROOT/bench/peers" && CARGO_TARGET_DIR=$target/peers cargo build --release)
+fi
+
+binary_of() {
+  case $1 in
+    bare-*) echo "$BENCH" ;;
+    seawall) echo "$SEAWALL" ;;
+    uws) echo "$UWS" ;;
+    *) echo "$PEERS/peer-$1" ;;
+  esac
+}
+present=()
+for one in "${servers[@]}"; do
+  if [[ -x $(binary_of "$one") ]]; then
+    present+=("$one")
+  elif ((chosen)); then
+    die "$one is not built: $(binary_of "$one") is missing"
+  else
+    echo "leaving out $one: it is not built" >&2
+  fi
+done
+servers=("${present[@]}")
+
+server_pid=
+stop_server() {
+  [[ -n $server_pid ]] || return 0
+  local pid=$server_pid
+  server_pid=
+  kill "$pid" 2>/dev/null || true
+  for _ in {1..50}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
+  kill -9 "$pid" 2>/dev/null || true
+  wait "$pid" 2>/dev/null || true
+  # A ring is torn down after its process has ended: until then its listener still accepts.
+  for _ in {1..100}; do listening || return 0; sleep 0.05; done
+  die "port $port still listens after its server was ended: $(ss -Hltnp "sport = :$port")"
+}
+trap stop_server EXIT
+trap 'exit 130' INT TERM
+
+listening() { [[ -n $(ss -Hltn "sport = :$port") ]]; }
+
+# start_server SERVER ROW
+start_server() {
+  local address=127.0.0.1:$port command
+  # A listener left over from an earlier run would share the connections, or take them all.
+  if listening; then die "port $port is in use: $(ss -Hltnp "sport = :$port")"; fi
+  case $1 in
+    bare-uring)
+      command=("$BENCH" serve-uring "$address")
+      # Large messages want buffers that stay in the cache, small ones want many.
+      case $2 in echo16k | echo1m) command+=(--buffers 64 --buffer-size 65536) ;; esac ;;
+    bare-epoll) command=("$BENCH" serve-epoll "$address") ;;
+    seawall)
+      command=("$SEAWALL" serve --listen "$address" --admin "127.0.0.1:$((port + 1))" --shards 1) ;;
+    *) command=("$(binary_of "$1")" "$address") ;;
+  esac
+  taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
+  server_pid=$!
+  for _ in {1..100}; do
+    kill -0 "$server_pid" 2>/dev/null || die "$1 ended at once: $(tail -n 3 "$out/server.log")"
+    if listening; then return; fi
+    sleep 0.05
+  done
+  die "$1 does not listen on port $port after 5 s: $(tail -n 3 "$out/server.log")"
+}
+
+# load ROW SERVER FILE: one run, against the server that is running
+load() {
+  local mode=echo options=(--duration "$seconds" --warmup "$warmup")
+  case $1 in
+    echo20-200) options+=(--connections 200) ;;
+    echo20-5000) options+=(--connections 5000) ;;
+    pipelined) options+=(--connections 200 --depth 16) ;;
+    echo1k) options+=(--connections 200 --size 1024) ;;
+    echo16k) options+=(--connections 200 --size 16384) ;;
+    echo1m) options+=(--connections 8 --size 1048576 --binary) ;;
+    handshake) mode=connect ;;
+    idle) mode=hold options=(--steps 5000,15000 --hold 1) ;;
+    open) options+=(--connections 200 --rate "$rate") ;;
+  esac
+  if [[ $2 == bare-* ]]; then options+=(--raw); fi
+  taskset -c "$load_core" timeout 120 "$BENCH" "$mode" "ws://127.0.0.1:$port/echo" \
+    "${options[@]}" --server-pid "$server_pid" --json "$3" >"$out/load.log" 2>&1 ||
+    die "row $1 failed against $2: $(tail -n 3 "$out/load.log")"
+}
+
+# applies ROW SERVER
+applies() { [[ $2 != bare-* ]] || { [[ $1 != handshake && $1 != idle ]]; }; }
+
+if ((run)) && member open "${rows[@]}" && [[ -z $rate ]]; then
+  start_server bare-uring echo20-200
+  load echo20-200 bare-uring "$out/limit.json"
+  stop_server
+  rate=$(jq '.per_second / 2 | floor' "$out/limit.json")
+  echo "row open runs at $rate messages/s, half of what bare-uring reached" >&2
+fi
+
+for row in "${rows[@]}"; do
+  ((run)) || break
+  rm -f "$out/$row".*.json
+  for ((round = 1; round <= rounds; round++)); do
+    for server in "${servers[@]}"; do
+      applies "$row" "$server" || continue
+      echo "$row, round $round of $rounds: $server" >&2
+      start_server "$server" "$row"
+      load "$row" "$server" "$out/$row.$server.$round.json"
+      stop_server
+    done
+  done
+done
+
+# median KEY FILES...
+median() {
+  local key=$1
+  shift
+  jq -s "map(.$key) | sort | (.[(length - 1) / 2 | floor] + .[length / 2 | floor]) / 2" "$@"
+}
+
+# print_row ROW KEY BETTER(low|high) UNIT DIVISOR
+print_row() {
+  local row=$1 key=$2 better=$3 unit=$4 divisor=$5 server files value marks limit= ours=
+  local -A values=() flags=()
+  for server in "${servers[@]}"; do
+    files=("$out/$row.$server".*.json)
+    [[ -e ${files[0]} ]] || continue
+    value=$(median "$key" "${files[@]}")
+    marks=$(jq -rs '
+      (if any(.[]; .server_saturated == false) then "*" else "" end)
+      + (if any(.[].warnings[]; test("waited")) then "!" else "" end)' "${files[@]}")
+    # Saturation says nothing where the rate is given or nothing happens.
+    case $row in open | idle) marks=${marks/\*/} ;; esac
+    values[$server]=$value flags[$server]=$marks
+    if [[ $server == seawall ]]; then ours=$value; fi
+    if [[ $server == bare-* ]]; then
+      limit=$(jq -n --argjson a "$value" --argjson b "${limit:-null}" --arg better "$better" \
+        'if $b == null then $a elif $better == "low" then [$a, $b] | min else [$a, $b] | max end')
+    fi
+  done
+  for server in "${servers[@]}"; do
+    value=${values[$server]:-}
+    [[ -n $value ]] || continue
+    jq -rn --arg row "$row $key" --arg server "$server" --arg unit "$unit" \
+      --arg marks "${flags[$server]}" --argjson value "$value" --argjson divisor "$divisor" \
+      --argjson limit "${limit:-null}" --argjson ours "${ours:-null}" '
+        def ratio($to): if $to == null or $to == 0 then "-"
+          else ($value / $to * 1000 | round / 1000 | tostring) end;
+        [$row, $server + $marks, ($value / $divisor * 100 | round / 100 | tostring), $unit,
+         ratio($limit), ratio($ours)] | @tsv'
+  done
+}
+
+table() {
+  printf 'row\tserver\tmedian\tunit\tto limit\tto seawall\n'
+  local row
+  for row in "${rows[@]}"; do
+    case $row in
+      echo20-* | pipelined) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
+      echo1k | echo16k | echo1m)
+        print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
+      handshake) print_row "$row" server_cpu_ns_each low us/connection 1000 ;;
+      idle)
+        print_row "$row" anon_growth_each_bytes low bytes/connection 1
+        print_row "$row" open_cpu_ns_each low us/connection 1000 ;;
+      open)
+        print_row "$row" latency_p99_ns low us 1000
+        print_row "$row" latency_p99_9_ns low us 1000 ;;
+    esac
+  done
+}
+
+table | tee "$out/table.tsv" | column -t -s $'\t'
+echo "JSON of each run: $out; * not saturated, ! disturbed by other processes" >&2
