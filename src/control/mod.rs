@@ -60,7 +60,7 @@ async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> 
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
             () = &mut overdue => {
-                tracing::error!("shards did not end within the drain deadline; ending without them");
+                tracing::error!("shards did not end within the deadline; ending without them");
                 return ExitCode::FAILURE;
             }
         };

@@ -1,0 +1,351 @@
+//! The io_uring engine against real sockets, without a shard: each operation of the driver's
+//! contract, and the rare ends of it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use seawall::driver::uring::{Peers, Uring, UringOptions, probe};
+use seawall::driver::{Batch, Completion, Driver, Received, Segment, Socket, Token, Wait};
+
+const TOKEN: Token = Token { slot: 7, generation: 3 };
+
+fn engine(shard: u16, peers: &Arc<Peers>, buffers: u32, buffer_bytes: u32) -> Uring {
+    let options = UringOptions {
+        ring_entries: 64,
+        sockets_max: 64,
+        buffers,
+        buffer_bytes,
+        min_wait_us: 0,
+        min_wait_completions: 1,
+        features: probe().unwrap(),
+        epoch: Instant::now(),
+    };
+    Uring::new(options, shard, peers.clone()).unwrap()
+}
+
+/// Turns until a completion comes; fails after some seconds without one.
+fn next(driver: &mut Uring) -> Completion {
+    for _ in 0..50 {
+        if let Some(completion) = driver.next() {
+            return completion;
+        }
+        let until = driver.now_ns() + 100_000_000;
+        driver.submit(Wait::Until(until)).unwrap();
+    }
+    panic!("no completion came");
+}
+
+/// A driver with one accepted connection, and the client's end of it.
+fn connected(driver: &mut Uring) -> (Socket, TcpStream, Option<SocketAddr>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    driver.listen(0, listener.into()).unwrap();
+    driver.accept(0);
+    driver.submit(Wait::No).unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    match next(driver) {
+        Completion::Accepted { listener: 0, socket, peer } => (socket, client, peer),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Receives until this many bytes are there.
+fn receive(driver: &mut Uring, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < len {
+        match next(driver) {
+            Completion::Received { token, what: Received::Data(lease), .. } => {
+                assert_eq!(token, TOKEN);
+                bytes.extend_from_slice(driver.bytes(&lease));
+                driver.release(lease);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    bytes
+}
+
+#[expect(clippy::unnecessary_box_returns, reason = "a driver takes its batches boxed")]
+fn batch(segments: impl IntoIterator<Item = Vec<u8>>) -> Box<Batch> {
+    let mut batch = Box::<Batch>::default();
+    batch.token = TOKEN;
+    segments.into_iter().for_each(|segment| batch.push(Segment::Owned(segment)));
+    batch
+}
+
+#[test]
+fn bytes_come_in_and_the_peer_is_known() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, peer) = connected(&mut driver);
+    assert_eq!(peer, Some(client.local_addr().unwrap()));
+    driver.receive(socket, TOKEN);
+    let sent: Vec<u8> = (0..20_000_u32).map(|n| n as u8).collect();
+    client.write_all(&sent).unwrap();
+    // Sixteen buffers of a kilobyte may run dry on the way; then the receive is armed again.
+    let mut bytes = Vec::new();
+    while bytes.len() < sent.len() {
+        match next(&mut driver) {
+            Completion::Received { armed, what, .. } => {
+                if let Received::Data(lease) = what {
+                    bytes.extend_from_slice(driver.bytes(&lease));
+                    driver.release(lease);
+                }
+                if !armed {
+                    driver.receive(socket, TOKEN);
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes, sent);
+    drop(client);
+    assert!(matches!(
+        next(&mut driver),
+        Completion::Received { armed: false, what: Received::End, .. }
+    ));
+}
+
+#[test]
+fn many_segments_leave_in_one_send() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    let segments: Vec<Vec<u8>> = (0..200_u8).map(|n| vec![n; 1 + usize::from(n)]).collect();
+    let expected = segments.concat();
+    driver.send(socket, batch(segments));
+    match next(&mut driver) {
+        Completion::Sent { batch, result } => {
+            assert_eq!((batch.token, result), (TOKEN, Ok(expected.len())));
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut got = vec![0; expected.len()];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn a_send_to_a_peer_that_is_gone_fails_without_a_signal() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, client, _) = connected(&mut driver);
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    for _ in 0..10 {
+        driver.send(socket, batch([vec![1; 10]]));
+        if let Completion::Sent { result: Err(errno), .. } = next(&mut driver) {
+            assert!(matches!(errno, libc::ECONNRESET | libc::EPIPE), "{errno}");
+            return;
+        }
+    }
+    panic!("sends to a reset connection went on");
+}
+
+#[test]
+fn cancelling_a_receive_loses_no_byte() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    driver.submit(Wait::No).unwrap();
+    driver.cancel_receive(socket, TOKEN);
+    let (mut ran, mut cancelled) = (false, false);
+    while !(ran && cancelled) {
+        match next(&mut driver) {
+            Completion::CancelRan { token: TOKEN } => ran = true,
+            Completion::Received { armed: false, what: Received::Cancelled, .. } => {
+                cancelled = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    client.write_all(b"kept").unwrap();
+    driver.receive(socket, TOKEN);
+    assert_eq!(receive(&mut driver, 4), b"kept");
+}
+
+#[test]
+fn a_cancelled_socket_can_be_closed_and_its_place_is_used_again() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    // More connections than the table has places, one after the other.
+    for _ in 0..80 {
+        let (socket, mut client, _) = connected(&mut driver);
+        driver.receive(socket, TOKEN);
+        driver.submit(Wait::No).unwrap();
+        driver.cancel_all(socket, TOKEN);
+        let mut left = 2;
+        while left > 0 {
+            match next(&mut driver) {
+                Completion::CancelRan { .. }
+                | Completion::Received { armed: false, what: Received::Cancelled, .. } => left -= 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        driver.close(socket, TOKEN);
+        assert!(matches!(next(&mut driver), Completion::Closed { token: TOKEN }));
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the client sees a FIN");
+    }
+}
+
+#[test]
+fn a_shut_down_socket_still_receives() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.shutdown(socket, TOKEN);
+    assert!(matches!(next(&mut driver), Completion::ShutDown { token: TOKEN }));
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+    driver.receive(socket, TOKEN);
+    client.write_all(b"late").unwrap();
+    assert_eq!(receive(&mut driver, 4), b"late");
+}
+
+#[test]
+fn a_socket_goes_from_ring_to_ring() {
+    let peers = Peers::new(2);
+    let (mut one, mut two) = (engine(0, &peers, 16, 1024), engine(1, &peers, 16, 1024));
+    let (socket, mut client, _) = connected(&mut one);
+    one.pass(socket, TOKEN, 1, 0xABCD);
+    one.submit(Wait::No).unwrap();
+    let arrived = match next(&mut two) {
+        Completion::Arrived { key: 0xABCD, socket } => socket,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(next(&mut one), Completion::Passed { token: TOKEN, result: Ok(()) }));
+    client.write_all(b"moved").unwrap();
+    two.receive(arrived, TOKEN);
+    assert_eq!(receive(&mut two, 5), b"moved");
+}
+
+#[test]
+fn a_refused_handover_leaves_the_socket_where_it_was() {
+    let mut driver = engine(0, &Peers::new(2), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.pass(socket, TOKEN, 1, 1);
+    assert!(matches!(next(&mut driver), Completion::Passed { result: Err(_), .. }));
+    client.write_all(b"here").unwrap();
+    driver.receive(socket, TOKEN);
+    assert_eq!(receive(&mut driver, 4), b"here");
+}
+
+#[test]
+fn a_socket_leaves_as_a_descriptor_and_comes_back() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.detach(socket, TOKEN);
+    let descriptor: OwnedFd = match next(&mut driver) {
+        Completion::Detached { token: TOKEN, result } => result.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let mut plain = TcpStream::from(descriptor);
+    plain.write_all(b"outside").unwrap();
+    let mut got = [0; 7];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"outside");
+    driver.adopt(plain.into(), TOKEN);
+    let socket = match next(&mut driver) {
+        Completion::Adopted { token: TOKEN, result } => result.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    client.write_all(b"inside").unwrap();
+    driver.receive(socket, TOKEN);
+    assert_eq!(receive(&mut driver, 6), b"inside");
+}
+
+#[test]
+fn a_bell_and_a_doorbell_wake_a_waiting_ring() {
+    let peers = Peers::new(2);
+    let (mut one, mut two) = (engine(0, &peers, 16, 1024), engine(1, &peers, 16, 1024));
+    let bell = one.bell();
+    for _ in 0..3 {
+        let bell = bell.clone();
+        let ringing = std::thread::spawn(move || bell.ring());
+        one.submit(Wait::Forever).unwrap();
+        assert!(matches!(one.next(), Some(Completion::Doorbell)));
+        ringing.join().unwrap();
+        two.doorbell(0);
+        two.submit(Wait::No).unwrap();
+        assert!(matches!(next(&mut one), Completion::Doorbell));
+    }
+    assert_eq!(two.counters().doorbells_failed, 0);
+}
+
+#[test]
+fn starved_receives_are_reported_and_buffers_are_all_accounted_for() {
+    let mut driver = engine(0, &Peers::new(1), 8, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    client.write_all(&vec![9; 64 * 1024]).unwrap();
+    let mut leases = Vec::new();
+    loop {
+        match next(&mut driver) {
+            Completion::Received { what: Received::Data(lease), .. } => leases.push(lease),
+            Completion::Received { armed: false, what: Received::Starved, .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let counters = driver.counters();
+    assert_eq!((counters.buffers_lent, counters.buffers_published), (8, 0));
+    assert!(counters.starvations >= 1 && !driver.has_buffers());
+    leases.into_iter().for_each(|lease| driver.release(lease));
+    assert!(driver.has_buffers());
+    driver.receive(socket, TOKEN);
+    assert_eq!(receive(&mut driver, 1024)[..1024], [9; 1024]);
+}
+
+#[test]
+fn a_listener_that_stops_cancels_its_accepts_and_frees_the_port() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    driver.listen(0, listener.into()).unwrap();
+    (0..16).for_each(|_| driver.accept(0));
+    driver.submit(Wait::No).unwrap();
+    driver.stop_listening(0);
+    for _ in 0..50 {
+        let until = driver.now_ns() + 10_000_000;
+        driver.submit(Wait::Until(until)).unwrap();
+        assert!(driver.next().is_none(), "a cancelled accept is nobody's business");
+        if TcpListener::bind(address).is_ok() {
+            return;
+        }
+    }
+    panic!("the listener was not closed");
+}
+
+#[test]
+fn memory_of_idle_buffers_goes_back() {
+    let mut driver = engine(0, &Peers::new(1), 256, 64 * 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    let writer = std::thread::spawn(move || {
+        client.write_all(&vec![1; 16 << 20]).unwrap();
+        client
+    });
+    let mut bytes = 0;
+    while bytes < 16 << 20 {
+        if let Completion::Received { armed, what, .. } = next(&mut driver) {
+            if let Received::Data(lease) = what {
+                bytes += lease.len();
+                driver.release(lease);
+            }
+            if !armed {
+                driver.receive(socket, TOKEN);
+            }
+        }
+    }
+    let busy = resident_bytes();
+    // The first ends the busy period, the second one in which nothing happened.
+    driver.trim();
+    driver.trim();
+    let idle = resident_bytes();
+    assert!(busy - idle >= 1 << 20, "{busy} bytes resident, then {idle}");
+    let mut client = writer.join().unwrap();
+    client.write_all(b"still works").unwrap();
+    assert_eq!(receive(&mut driver, 11), b"still works");
+}
+
+fn resident_bytes() -> i64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
+}
