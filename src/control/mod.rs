@@ -52,7 +52,7 @@ async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> 
                 Some((shard, Err(error))) => {
                     // The other shards are told to go: half a server would lose half its clients
                     // in silence, and a supervisor restarts a whole one.
-                    tracing::error!(shard, %error, "a shard has failed; the server drains and ends");
+                    tracing::error!(shard, %error, "a shard has failed, the server ends");
                     failure = true;
                     "shard failure"
                 }
