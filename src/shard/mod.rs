@@ -6,7 +6,7 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, and at most [`TIMERS_MAX`] timers, so a burst delays the others by one turn, not by all of
+//! each, and at most `TIMERS_MAX` timers, so a burst delays the others by one turn, not by all of
 //! itself.
 
 mod accept;
