@@ -185,10 +185,10 @@ impl<D: Driver> Shard<D> {
     fn record(&mut self, handled: u32, waited_ns: u64) {
         let ended_ns = self.driver.now_ns();
         let histograms = &mut self.core.histograms;
-        histograms.wait.saturating_record(waited_ns.max(1));
-        histograms.turn.saturating_record(ended_ns.saturating_sub(self.core.now_ns).max(1));
+        histograms.wait.record(waited_ns);
+        histograms.turn.record(ended_ns.saturating_sub(self.core.now_ns));
         if handled > 0 {
-            histograms.batch.saturating_record(u64::from(handled));
+            histograms.batch.record(u64::from(handled));
             self.active = true;
         }
         self.core.counters.turns_cut += u64::from(self.cut);
