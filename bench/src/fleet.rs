@@ -209,7 +209,7 @@ impl Fleet {
         self.flush(slot)
     }
 
-    /// Begins the end of an open connection: the closing handshake, or for a raw one the end of TCP.
+    /// Begins the end of an open connection: the closing handshake, or for a raw one TCP's end.
     pub fn close(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
         if self.terms.sheet.shape().raw {
             self.end(slot, Ending::Clean)?;

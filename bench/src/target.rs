@@ -102,7 +102,7 @@ impl Target {
     }
 }
 
-/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what else runs on 127.0.0.1.
+/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what runs on 127.0.0.1.
 fn source(index: u32) -> Ipv4Addr {
     let host = index % 254 + 1;
     let net = index / 254;
