@@ -114,7 +114,7 @@ impl Default for Limits {
             target_bytes_max: 4 * 1024,
             headers_max: 64,
             message_bytes_max: 16 << 20,
-            fragments_max: 65_536,
+            fragments_max: 131_072,
             outbox_bytes_max: 1 << 20,
             outbox_shard_bytes_max: 256 << 20,
             linger_bytes_max: 1 << 20,
