@@ -96,8 +96,8 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// Fragments of one message; past it: close 1008.
     pub fragments_max: u32,
-    /// Bytes that may wait for one connection; past it reading stops, and what still comes in
-    /// closes it with 4413. At least one largest message always fits.
+    /// Bytes that may wait for one connection; past it reading stops. Replies to what was on its
+    /// way in by then still fit, and so does one largest message.
     pub outbox_bytes_max: u64,
     /// Bytes that may wait for all connections of a shard; past it reading stops on those that
     /// add to them.
