@@ -1,4 +1,87 @@
-//! Seawall.
+//! Seawall: a WebSocket edge server for Linux. One binary, one `io_uring` loop per core.
+//!
+//! This text is the project's architecture. It follows a byte through the server, names what must
+//! always hold, and says where things are.
+//!
+//! # The shape
+//!
+//! - A **shard** is a thread pinned to a core, with a ring, a listening socket, receive buffers
+//!   and connections of its own. Shards share nothing on the way of a message. There may be more
+//!   shards than cores: each ring has its own table of connections.
+//! - The **control thread** answers operators, hears signals, and talks to shards by mail. It runs
+//!   on `tokio-uring`, which is good at files and hosts the tokio libraries, and which may not own
+//!   a client's socket: it has no multishot, no provided buffers and no cancellation (six system
+//!   calls an echo against one, 4.7 KB of memory an idle connection against none).
+//! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
+//!   It never sees a descriptor, a clock or a thread.
+//! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
+//!   architecture; `tests/tidy.rs` checks who may import whom.
+//!
+//! # The journey of a byte
+//!
+//! 1. Sixteen one-shot accepts stand on each shard's `SO_REUSEPORT` listener, each with storage
+//!    for its own peer's address (a multishot accept has one storage for all, and its second
+//!    connection overwrites the first one's address). A completion gives a socket: a direct
+//!    descriptor, known to its ring only. The shard gives it a [slot](shard) and a generation, or
+//!    hands it to a less loaded shard, before a byte is read.
+//! 2. One multishot receive is armed per connection. Bytes land in a buffer that the ring lends
+//!    from a small, warm set; an idle connection holds no buffer. The completion carries operation,
+//!    slot and generation: if the generation is another one, the buffer goes back, and that is all.
+//! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
+//!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
+//!    on. A message that lies whole in the buffer is unmasked where it lies and lent to the session;
+//!    only one that spans buffers is put together, in memory that grows with the bytes received,
+//!    not with the length claimed. The buffer goes back in the same turn.
+//! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
+//!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
+//!    after it, with a close code.
+//! 5. The [`session`] decides what a message means, and queues its answer in the slot's outbox,
+//!    which exists only while it is not empty.
+//! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
+//!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
+//! 7. The send's completion frees what was sent, records how long the answer took, and lets a
+//!    paused connection read again.
+//!
+//! # What always holds
+//!
+//! Each is checked by a test, most of them after every run of `tests/simulation`:
+//!
+//! - Any split of the input gives the same events. Encoding then decoding is identity.
+//! - A slot is freed only when the kernel holds nothing of it. No completion finds a wrong slot.
+//! - Every receive buffer is lent, published or free; none stays lent over a turn.
+//! - An idle connection costs its slot: at most 128 bytes, asserted at compile time.
+//! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
+//!   read is no longer read from, and closed (4413) when that lasts.
+//! - Every refusal and every failed WebSocket lingers: the answer is sent, writing is shut down,
+//!   input is discarded up to a bound of bytes and time. A plain close would let a reset overtake
+//!   the answer.
+//! - Opened connections = open ones + closed ones by code. After a drain nothing is left.
+//! - A steady echo allocates nothing.
+//! - No input makes the process panic, spin, or grow without bound.
+//!
+//! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
+//! the world's errors drop the connection and are counted; our own mistakes assert. A shard that
+//! panics ends the process with a report, after the others have drained: half a server would lose
+//! half its clients in silence, and a supervisor restarts a whole one.
+//!
+//! # Where things are
+//!
+//! | room | what it is | knows |
+//! | --- | --- | --- |
+//! | [`cli`] | the command line | `config`, `server`, `control` |
+//! | [`config`] | what was written, validated into what the server runs on | types of `driver`, `proto` |
+//! | [`server`] | binds, pins, starts and joins the shards | `shard`, `driver` |
+//! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
+//! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
+//! | [`session`] | what runs on an open connection | events of `proto` |
+//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | all of the above |
+//! | [`metrics`] | counters and histograms, merged when read; their text | counters of `driver`, `proto` |
+//! | `control` | the control thread: admin address, signals, the end | `server`, mail |
+//!
+//! Places kept free: a hub (channels, history, presence) between `session` and `shard`, with its
+//! fan-out as one more step of the turn; an epoll engine beside `driver::uring`; TLS as a stage
+//! between the PROXY header and HTTP.
+
 pub mod cli;
 pub mod config;
 mod control;

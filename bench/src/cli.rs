@@ -164,7 +164,7 @@ pub struct ServeUringArgs {
     #[arg(long, default_value_t = 256, value_parser = power_of_two)]
     pub buffers: u16,
     /// Bytes of a receive buffer
-    #[arg(long, default_value_t = 16 * 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, default_value_t = 16 * 1024, value_parser = buffer_size)]
     pub buffer_size: u32,
 }
 
@@ -179,6 +179,13 @@ fn power_of_two(text: &str) -> Result<u16, String> {
     match text.parse::<u16>() {
         Ok(value) if value.is_power_of_two() => Ok(value),
         _ => Err("a power of two up to 32768".to_owned()),
+    }
+}
+
+fn buffer_size(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(value) if (1..=1 << 20).contains(&value) => Ok(value),
+        _ => Err("bytes from 1 to 1048576".to_owned()),
     }
 }
 

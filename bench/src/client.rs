@@ -28,7 +28,7 @@ pub enum Stage {
     Open,
     /// Our Close frame is on its way; the server's is awaited.
     Closing,
-    /// Both Close frames were exchanged; the server ends the TCP connection (RFC 6455 section 7.1.1).
+    /// Both Close frames were exchanged; the server ends TCP (RFC 6455 section 7.1.1).
     Closed,
     /// The kernel's last operations are awaited.
     Ending,

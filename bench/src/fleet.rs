@@ -194,7 +194,6 @@ impl Fleet {
         let address = self.target.raw();
         let entry =
             opcode::Connect::new(types::Fixed(slot), address.as_ptr().cast(), address.len());
-        // The address lives in `self.target`, which outlives the ring's use of it.
         self.push(slot, Op::Connect, entry.build())
     }
 
@@ -210,7 +209,7 @@ impl Fleet {
         self.flush(slot)
     }
 
-    /// Begins the end of an open connection: the closing handshake, or for a raw one the end of TCP.
+    /// Begins the end of an open connection: the closing handshake, or for a raw one TCP's end.
     pub fn close(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
         if self.terms.sheet.shape().raw {
             self.end(slot, Ending::Clean)?;
@@ -226,9 +225,10 @@ impl Fleet {
         let state = &mut self.slots[slot as usize];
         state.in_flight += 1;
         let entry = entry.user_data(Token::new(op, state.generation, slot).encode());
-        // SAFETY: what entries point to outlives them: the target's address and the sheet live as
-        // long as the fleet, whose ring is never torn down before the process; a control frame's
-        // bytes stay in `outgoing` until the send's completion.
+        // SAFETY: an entry points to the target's address, to the sheet, or to a control frame that
+        // stays in `outgoing` until its send has completed; all live as long as the fleet. Sockets
+        // are polled and never handed to kernel workers, and with deferred task work the kernel
+        // reads them only inside this thread's waits, of which there is none without the fleet.
         unsafe { self.ring.push(&entry) }
     }
 
@@ -256,7 +256,7 @@ impl Fleet {
         let entry = entry
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(Token::new(Op::Send, state.generation, slot).encode());
-        // SAFETY: the bytes are the sheet's, which lives as long as the fleet.
+        // SAFETY: the bytes are the sheet's, which lives as long as the fleet; see `push`.
         unsafe { self.ring.push(&entry) }
     }
 

@@ -21,6 +21,7 @@ pub mod ring;
 pub mod run;
 pub mod schedule;
 pub mod sheet;
+pub mod sys;
 pub mod target;
 pub mod upgrade;
 pub mod wire;

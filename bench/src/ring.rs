@@ -184,7 +184,8 @@ impl Ring {
     }
 }
 
-/// A wait that ends by its time, by a signal, or because completions must be taken first is no error.
+/// A wait that ends by its time, by a signal, or because completions must be taken first is no
+/// error.
 fn tolerate(outcome: io::Result<usize>) -> io::Result<()> {
     match outcome {
         Ok(_) => Ok(()),

@@ -1,8 +1,8 @@
 //! The intended send times of an open loop.
 //!
-//! Message `k` of the whole run is due at `start + k / rate`, whatever the server does; threads take
-//! turns. The times are computed from the count and not by adding intervals, so that no rounding
-//! error grows with the run.
+//! Message `k` of the whole run is due at `start + k / rate`, whatever the server does; threads
+//! take turns. The times are computed from the count and not by adding intervals, so that no
+//! rounding error grows with the run.
 
 const NANOSECONDS: u128 = 1_000_000_000;
 

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::sys;
 
 /// Connections from one source address: finding a free port crawls once half of an address's
 /// ephemeral ports are taken.
@@ -92,7 +94,7 @@ impl Target {
             })?;
         }
         if self.sources > 1 {
-            bind_without_port(&socket)?;
+            sys::bind_without_port(&socket)?;
             let source = source(number % self.sources);
             socket.bind(&SocketAddr::from((source, 0)).into())?;
         }
@@ -100,28 +102,11 @@ impl Target {
     }
 }
 
-/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what else runs on 127.0.0.1.
+/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what runs on 127.0.0.1.
 fn source(index: u32) -> Ipv4Addr {
     let host = index % 254 + 1;
     let net = index / 254;
     Ipv4Addr::new(127, 1 + (net >> 8) as u8, net as u8, host as u8)
-}
-
-/// Lets `connect` choose the port, when it knows the whole tuple, instead of `bind`, which would
-/// need a port that is free for all.
-fn bind_without_port(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: `on` lives through the call and its size is given.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -132,7 +132,10 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_split_gives_the_same_events(bytes in frames(), cuts in proptest::collection::vec(0..4000_usize, 0..8)) {
+    fn any_split_gives_the_same_events(
+        bytes in frames(),
+        cuts in proptest::collection::vec(0..4000_usize, 0..8),
+    ) {
         let whole = read(&bytes).unwrap();
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut % (bytes.len() + 1)).collect();
         cuts.sort_unstable();

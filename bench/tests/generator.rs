@@ -1,5 +1,5 @@
-//! The generator itself, run as a process against servers whose behaviour is known: what was injected
-//! must be in its figures, and what went wrong in its exit code.
+//! The generator itself, run as a process against servers whose behaviour is known: what was
+//! injected must be in its figures, and what went wrong in its exit code.
 
 mod server;
 
@@ -61,7 +61,7 @@ fn bench(mode: &str, url: &str, arguments: &[&[&str]]) -> Run {
 
 #[test]
 fn an_open_loop_shows_the_stall_that_a_closed_loop_hides() {
-    // 300 ms of 1,800 are one message in six of an even schedule, and four messages of a closed loop.
+    // 300 ms of 1,800 are one message in six of an even schedule, and four of a closed loop.
     let stall = Behaviour { stall_ms: Some((700, 300)), ..Behaviour::default() };
     let server = TestServer::start(stall);
     let open = bench("echo", &server.url(), &[OPEN_LOOP, TWO_SECONDS]);

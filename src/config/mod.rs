@@ -1,4 +1,4 @@
-//! Configuration: what was written ([`file`]) becomes what the server runs on ([`Config`]).
+//! Configuration: what was written ([`mod@file`]) becomes what the server runs on ([`Config`]).
 //!
 //! Illegal combinations are refused here, each with the key at fault and what to do, so that
 //! nothing behind this module has to check again.

@@ -85,7 +85,7 @@ impl Batch {
     }
 
     /// Whether a segment of this length may still join.
-    pub fn admits(&self, len: usize) -> bool {
+    fn admits(&self, len: usize) -> bool {
         self.segments.is_empty()
             || (self.segments.len() < SEGMENTS_MAX && self.bytes + len <= BYTES_MAX)
     }
@@ -95,6 +95,19 @@ impl Batch {
         debug_assert!(!segment.is_empty(), "an empty segment would never be completed");
         self.bytes += segment.len();
         self.segments.push_back(segment);
+    }
+
+    /// Takes as many of the waiting segments as may leave together.
+    pub fn fill(&mut self, waiting: &mut VecDeque<Segment>, waiting_bytes: usize) {
+        if self.segments.is_empty() && waiting.len() <= SEGMENTS_MAX && waiting_bytes <= BYTES_MAX {
+            // Nearly always so: the queues change places and nothing is moved.
+            std::mem::swap(&mut self.segments, waiting);
+            self.bytes = waiting_bytes;
+            return;
+        }
+        while let Some(segment) = waiting.pop_front_if(|segment| self.admits(segment.len())) {
+            self.push(segment);
+        }
     }
 
     /// The bytes that have not left yet, in order.

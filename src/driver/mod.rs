@@ -92,7 +92,7 @@ pub enum Completion {
     Closed { token: Token },
     /// A socket came over from another shard, under the key that its sender chose.
     Arrived { key: u64, socket: Socket },
-    /// A socket was handed to another shard, or was refused there with this errno and is still ours.
+    /// A socket was handed to another shard, or was refused there with this errno and stays ours.
     Passed { token: Token, result: Result<(), i32> },
     /// A socket left the driver as a plain descriptor.
     Detached { token: Token, result: Result<OwnedFd, i32> },

@@ -8,7 +8,7 @@ mod histograms;
 pub mod text;
 
 pub use counters::{CloseClass, Counters};
-pub use histograms::{HISTOGRAMS, Histograms, Unit};
+pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 
 use crate::driver::DriverCounters;
 

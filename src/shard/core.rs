@@ -253,7 +253,7 @@ impl Core {
         let at_ns = u64::from_be_bytes(*at);
         if self.slots[index as usize].pinged && tag == self.ping_tag(index, at_ns).to_be_bytes() {
             self.counters.pongs_received += 1;
-            self.histograms.rtt.saturating_record(self.now_ns.saturating_sub(at_ns).max(1));
+            self.histograms.rtt.record(self.now_ns.saturating_sub(at_ns));
             self.schedule_ping(index);
         }
     }

@@ -127,7 +127,7 @@ impl<D: Driver> Shard<D> {
         slot.bytes_sent += taken as u64;
         let (now_ns, turnaround) = (core.now_ns, &mut core.histograms.turnaround);
         outbox.sent(batch, taken, &mut core.pools, |at_ns, messages| {
-            turnaround.saturating_record_n(now_ns.saturating_sub(at_ns).max(1), messages.into());
+            turnaround.record_n(now_ns.saturating_sub(at_ns), messages.into());
         });
         if taken > 0 {
             outbox.progress_tick = core.tick;

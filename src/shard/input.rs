@@ -174,7 +174,7 @@ impl Core {
         slot.message_tick = self.tick;
         slot.pinged = false;
         let took_us = ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
-        self.histograms.accept_to_open.saturating_record(u64::from(took_us.max(1)) * 1000);
+        self.histograms.accept_to_open.record(u64::from(took_us.max(1)) * 1000);
         self.counters.opened += 1;
         self.gauges.open += 1;
         self.schedule_first_ping(index);

@@ -6,7 +6,7 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, and at most [`TIMERS_MAX`] timers, so a burst delays the others by one turn, not by all of
+//! each, and at most `TIMERS_MAX` timers, so a burst delays the others by one turn, not by all of
 //! itself.
 
 mod accept;
@@ -185,10 +185,10 @@ impl<D: Driver> Shard<D> {
     fn record(&mut self, handled: u32, waited_ns: u64) {
         let ended_ns = self.driver.now_ns();
         let histograms = &mut self.core.histograms;
-        histograms.wait.saturating_record(waited_ns.max(1));
-        histograms.turn.saturating_record(ended_ns.saturating_sub(self.core.now_ns).max(1));
+        histograms.wait.record(waited_ns);
+        histograms.turn.record(ended_ns.saturating_sub(self.core.now_ns));
         if handled > 0 {
-            histograms.batch.saturating_record(u64::from(handled));
+            histograms.batch.record(u64::from(handled));
             self.active = true;
         }
         self.core.counters.turns_cut += u64::from(self.cut);

@@ -113,12 +113,8 @@ impl Outbox {
             return None;
         }
         let mut batch = self.batch.take()?;
-        while let Some(segment) = self.waiting.front() {
-            if !batch.admits(segment.len()) {
-                break;
-            }
-            batch.push(self.waiting.pop_front().expect("the front was just looked at"));
-        }
+        let waiting_bytes = self.bytes - batch.bytes();
+        batch.fill(&mut self.waiting, waiting_bytes);
         Some(batch)
     }
 

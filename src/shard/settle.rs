@@ -76,7 +76,7 @@ impl<D: Driver> Shard<D> {
             }
             let waiting = outbox.bytes() as u64;
             let Some(mut batch) = outbox.take_batch() else { continue };
-            core.histograms.send_queue_bytes.saturating_record(waiting);
+            core.histograms.send_queue_bytes.record(waiting);
             batch.token = crate::driver::Token { slot: index, generation: slot.generation };
             slot.in_flight += 1;
             self.driver.send(slot.socket, batch);

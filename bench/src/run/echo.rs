@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{Moment, nanos, ring_capacity, sleep_until, sources, terms};
+use super::{Moment, nanos, sleep_until, sources, terms};
 use crate::cli::EchoArgs;
 use crate::crew::{Crew, Failure, Shared, share};
 use crate::echo::{EchoLoad, EchoPlan, EchoResult, Pace, buffers, nanoseconds};
 use crate::fleet::{Fleet, FleetPlan};
 use crate::report::{self, Report};
 use crate::sheet::Shape;
+use crate::sys::ring_capacity;
 use crate::target::Target;
 
 /// From the last connection's opening to the first message.

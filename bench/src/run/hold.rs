@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{nanos, ring_capacity, sleep_until, sources, terms};
+use super::{nanos, sleep_until, sources, terms};
 use crate::cli::HoldArgs;
 use crate::cpu::{CpuSample, Memory, Slab};
 use crate::crew::{Crew, Failure, Shared, share};
@@ -12,6 +12,7 @@ use crate::fleet::{Fleet, FleetPlan};
 use crate::hold::{Goal, HoldLoad};
 use crate::report::{Report, duration};
 use crate::sheet::Shape;
+use crate::sys::ring_capacity;
 use crate::target::Target;
 
 /// Connections of one ring; below the usual limits of open files.

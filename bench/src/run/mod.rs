@@ -67,18 +67,6 @@ fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
-/// How many connections one ring can hold: its table is bounded by the limit of open files.
-fn ring_capacity() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives through the call, which fills it.
-    let outcome = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
-    if outcome == 0 {
-        usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(1 << 20)
-    } else {
-        1024
-    }
-}
-
 fn sources(connections: usize) -> u32 {
     connections.div_ceil(CONNECTIONS_PER_SOURCE) as u32
 }

@@ -5,7 +5,7 @@
 //! into the submission queue and leaves with the same `io_uring_enter` that waits for more.
 //! Deferred task work makes the kernel deliver completions inside that call, on this core.
 //!
-//! Rings are made disabled, restricted to the operations named in [`restrict`], and enabled by
+//! Rings are made disabled, restricted to the operations named in `ring.rs`, and enabled by
 //! the thread that uses them: it becomes the single issuer.
 
 mod buffers;

@@ -40,8 +40,8 @@ pub(super) fn accept(
         .user_data(user_data)
 }
 
-/// A receive that stays armed. Without `POLL_FIRST` an empty buffer ring would fail it at once, even
-/// when the socket has no data.
+/// A receive that stays armed. Without `POLL_FIRST` an empty buffer ring would fail it at once,
+/// even when the socket has no data.
 pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
     let mut entry = opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data);
     // SAFETY: the entry is the 64-byte structure of the kernel, in which `ioprio` is the half-word

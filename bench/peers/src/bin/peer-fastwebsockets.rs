@@ -1,5 +1,5 @@
-//! Echo on fastwebsockets: its example server, with hyper's upgrade and the task exempt from tokio's
-//! budget, as there.
+//! Echo on fastwebsockets: its example server, with hyper's upgrade and the task exempt from
+//! tokio's budget, as there.
 
 use std::convert::Infallible;
 
