@@ -3,7 +3,7 @@
 //! One file a subject. What a client library can see as well is in `clients`; figures under abuse
 //! are in `abuse`.
 
-#[allow(dead_code, reason = "each test program uses its part of it")]
+#[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
