@@ -98,13 +98,15 @@ pub struct Limits {
     pub message_bytes_max: u64,
     /// Fragments of one message; past it: close 1008.
     pub fragments_max: u32,
-    /// Bytes that may wait for one connection; past it reading stops, and what still comes in
-    /// closes it with 4413. At least one largest message always fits.
+    /// Bytes that may wait for one connection; past it reading stops. Replies to what was on its
+    /// way in by then still fit, and so does one largest message.
     pub outbox_bytes_max: u64,
     /// Bytes that may wait for all connections of a shard; past it reading stops on those that
     /// add to them.
     pub outbox_shard_bytes_max: u64,
-    /// Bytes discarded from a connection that is being refused or closed.
+    /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
+    /// which may destroy the answer. A client that sends a message above the limit reads why only
+    /// when it has sent it, so this is best above `message_bytes_max`.
     pub linger_bytes_max: u64,
 }
 
@@ -116,10 +118,10 @@ impl Default for Limits {
             target_bytes_max: 4 * 1024,
             headers_max: 64,
             message_bytes_max: 16 << 20,
-            fragments_max: 65_536,
+            fragments_max: 131_072,
             outbox_bytes_max: 1 << 20,
             outbox_shard_bytes_max: 256 << 20,
-            linger_bytes_max: 1 << 20,
+            linger_bytes_max: 32 << 20,
         }
     }
 }

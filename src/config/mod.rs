@@ -63,7 +63,8 @@ pub struct Limits {
     pub outbox_high_bytes: usize,
     /// Reading goes on here.
     pub outbox_low_bytes: usize,
-    /// Past this the connection is closed.
+    /// Past this the connection is closed. Replies alone do not get there: there is room for a
+    /// largest message and for all that the buffers can bring in until reading has stopped.
     pub outbox_bytes_max: usize,
     pub outbox_shard_bytes_max: usize,
     pub linger_bytes_max: u64,
@@ -138,7 +139,7 @@ impl Config {
             ));
         }
         let (table, route_options): (Vec<_>, Vec<_>) = table.into_iter().unzip();
-        Ok(Self {
+        let mut config = Self {
             shards,
             admin: admin(&file.admin)?,
             admin_hosts: file.admin.hosts.clone(),
@@ -151,7 +152,13 @@ impl Config {
             listeners,
             routes: Routes::new(table),
             route_options,
-        })
+        };
+        // A receive that is being cancelled may still use the buffers that are published, and
+        // those that are published in the same turn.
+        let buffers_bytes =
+            config.buffers_per_shard() as usize * config.engine.buffer_bytes as usize;
+        config.limits.outbox_bytes_max += 2 * buffers_bytes;
+        Ok(config)
     }
 
     /// Receive buffers of one shard.

@@ -5,8 +5,9 @@
 //! random over an eighth of their interval, so that connections opened together drift apart.
 
 use super::core::Core;
-use super::slot::Stage;
+use super::slot::{Slot, Stage};
 use super::timers;
+use crate::config::Timeouts;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
 
@@ -18,6 +19,16 @@ fn after(tick: u32, duration_ms: u32) -> u32 {
 /// After something that may be zero for never.
 fn after_if(tick: u32, duration_ms: u32) -> u32 {
     if duration_ms == 0 { timers::UNSET } else { after(tick, duration_ms) }
+}
+
+/// Until when a connection that ends waits for its peer: the linger time from the beginning of the
+/// stage, and as long as something is queued, the send time from the last byte that the peer took,
+/// so that a slow line loses nothing.
+fn lingering_until(slot: &Slot, timeouts: &Timeouts) -> u32 {
+    let lingered = after(slot.stage_tick, timeouts.linger_timeout_ms);
+    slot.outbox.as_ref().map_or(lingered, |outbox| {
+        lingered.max(after(outbox.progress_tick, timeouts.send_timeout_ms))
+    })
 }
 
 impl Core {
@@ -54,9 +65,7 @@ impl Core {
                 heartbeat.min(idle).min(self.age_tick(index)).min(sending)
             }
             Stage::Closing { .. } => after(slot.stage_tick, timeouts.close_timeout_ms),
-            Stage::Finishing | Stage::Lingering { .. } => {
-                after(slot.stage_tick, timeouts.linger_timeout_ms)
-            }
+            Stage::Finishing | Stage::Lingering { .. } => lingering_until(slot, timeouts),
             Stage::Ending => timers::UNSET,
         }
     }
@@ -93,7 +102,7 @@ impl Core {
         let handshake = after(slot.opened_tick, timeouts.handshake_timeout_ms);
         let stage = slot.stage_tick;
         let closing = after(stage, timeouts.close_timeout_ms);
-        let lingering = after(stage, timeouts.linger_timeout_ms);
+        let lingering = lingering_until(slot, timeouts);
         match &slot.stage {
             Stage::Proxy { .. } if self.tick >= handshake => {
                 self.counters.handshake_timeouts += 1;

@@ -39,8 +39,12 @@ impl<D: Driver> Shard<D> {
         if matches!(slot.stage, Stage::Lingering { .. }) && slot.outbox.is_none() && !slot.shut {
             slot.shut = true;
             slot.in_flight += 1;
+            // The answer ends here, and the time for the peer's FIN begins.
+            slot.stage_tick = core.tick;
+            core.set_deadline(index);
             self.driver.shutdown(socket, token);
         }
+        let slot = &mut core.slots[index as usize];
         if slot.paused {
             if slot.receiving && !slot.cancelling {
                 slot.cancelling = true;

@@ -1,0 +1,112 @@
+//! Real clients over real sockets: libraries that people use, and a browser.
+//!
+//! Each runs as a script of its own in `tests/clients/`, which opens, echoes, pings and closes in
+//! all the ways that its library offers; the last one is open when the server is told to go. The
+//! scripts' libraries are installed into `.cache` by `scripts/check.sh`.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod tungstenite;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::{Server, wait_until};
+
+/// Pings every half second, so that each client is seen to answer them.
+pub(crate) const CONFIG: &str = "[[route]]\npath = \"/echo\"\norigins = [\"*\"]\n\
+    ping_interval_ms = 500\n[[route]]\npath = \"/own\"\n";
+/// Longer than any script takes; one that hangs is ended.
+const SCRIPT_SECONDS_MAX: &str = "120";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A tool that the tests need, or a failure that tells how to get it.
+#[track_caller]
+fn tool(path: PathBuf) -> PathBuf {
+    assert!(path.exists(), "{} is missing: run scripts/check.sh --install", path.display());
+    path
+}
+
+/// Runs a client against a server of its own, and ends the server when the client waits for it.
+#[track_caller]
+fn run(command: &mut Command, script: &str, server: &mut Server, target: &str) {
+    let script = root().join("tests/clients").join(script);
+    let program = command.get_program().to_owned();
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut child = Command::new("timeout")
+        .arg(SCRIPT_SECONDS_MAX)
+        .arg(program)
+        .arg(script)
+        .args(arguments)
+        .arg(target)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("coreutils are there");
+    let mut said = String::new();
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    while let Some(Ok(line)) = lines.next() {
+        if line == "waiting" {
+            wait_until("pings of ours are answered", || {
+                server.metrics().get("pongs_received_total") > 0
+            });
+            server.signal("TERM");
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    let mut errors = String::new();
+    let stderr = child.stderr.as_mut().expect("it is piped");
+    stderr.read_to_string(&mut errors).expect("a script writes text");
+    let status = child.wait().expect("a child can be waited for");
+    assert!(status.success() && said.ends_with("all passed\n"), "{status}\n{said}{errors}");
+    assert_eq!(server.wait(Duration::from_secs(15)).code(), Some(0), "a drain ends well");
+}
+
+fn python(script: &str) {
+    let mut server = Server::start(CONFIG);
+    let url = format!("ws://{}/echo", server.address());
+    let python = tool(root().join(".cache/venv/bin/python"));
+    run(&mut Command::new(python), script, &mut server, &url);
+}
+
+#[test]
+fn python_websockets() {
+    python("with_websockets.py");
+}
+
+#[test]
+fn python_aiohttp() {
+    python("with_aiohttp.py");
+}
+
+#[test]
+fn node_ws() {
+    let mut server = Server::start(CONFIG);
+    let url = format!("ws://{}/echo", server.address());
+    tool(root().join(".cache/node/node_modules/ws"));
+    let mut node = Command::new("node");
+    node.arg(root().join(".cache/node"));
+    run(&mut node, "with_ws.mjs", &mut server, &url);
+}
+
+#[test]
+fn chromium() {
+    let mut server = Server::start(CONFIG);
+    let address = server.address().to_string();
+    tool(root().join(".cache/node/node_modules/playwright-core"));
+    tool(PathBuf::from("/usr/bin/chromium"));
+    let mut node = Command::new("node");
+    // The admin address is another origin, and has a page.
+    node.arg(root().join(".cache/node")).arg(server.admin().to_string());
+    run(&mut node, "with_chromium.mjs", &mut server, &address);
+}

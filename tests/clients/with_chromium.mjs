@@ -1,0 +1,92 @@
+// A real browser against a running server: folder of the packages, the address of a foreign page
+// and the server's address as arguments. The server has a route /echo for every origin and a route
+// /own for its own.
+//
+// Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
+// `waiting`: then the server is to be told to go.
+
+import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const [packages, foreignPage, address] = process.argv.slice(2);
+const { chromium } = createRequire(`${packages}/`)('playwright-core');
+
+// Runs in the page: opens a socket, sends, and tells all that happened until it was closed.
+const talk = ({ url, sends, close }) =>
+  new Promise((resolve) => {
+    const socket = new WebSocket(url);
+    socket.binaryType = 'arraybuffer';
+    const told = { opened: false, echoes: 0, wrong: [] };
+    const made = sends.map((one) =>
+      typeof one === 'number' ? new Uint8Array(one).map((_, at) => at * 31) : one);
+    const same = (one, other) => {
+      if (typeof one === 'string') return one === other;
+      const bytes = new Uint8Array(other);
+      return bytes.length === one.length && one.every((byte, at) => byte === bytes[at]);
+    };
+    const done = () => close && socket.close(...close);
+    socket.onopen = () => {
+      told.opened = true;
+      told.extensions = socket.extensions;
+      made.forEach((message) => socket.send(message));
+      if (!made.length) done();
+    };
+    socket.onmessage = ({ data }) => {
+      if (!same(made[told.echoes], data)) told.wrong.push(told.echoes);
+      told.echoes += 1;
+      if (told.echoes === made.length) done();
+    };
+    socket.onclose = ({ code, reason, wasClean }) =>
+      resolve({ ...told, code, reason, wasClean });
+  });
+
+const folder = await mkdtemp(join(tmpdir(), 'seawall-chromium-'));
+const browser = await chromium.launchPersistentContext(folder, {
+  executablePath: '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+});
+try {
+  const page = await browser.newPage();
+  const from = (url) => page.goto(url);
+  const run = (path, sends = [], close = null) =>
+    page.evaluate(talk, { url: `ws://${address}${path}`, sends, close });
+
+  // A page of another origin: only where everybody may.
+  await from(`http://${foreignPage}/healthz`);
+  const messages = ['', 'hello', 'grüße, 世界, 🦭', 'x'.repeat(70_000), 0, 1, 126, 65_536, 16 << 20];
+  const told = await run('/echo', messages, [1000, 'bye']);
+  assert.deepEqual(told, {
+    opened: true, echoes: messages.length, wrong: [], extensions: '', code: 1000, reason: '',
+    wasClean: true,
+  });
+  for (const code of [3001, 4000]) {
+    const { code: found, wasClean } = await run('/echo', ['a'], [code, 'bye']);
+    assert.deepEqual([found, wasClean], [code, true], 'the server answers with the same code');
+  }
+  const foreign = await run('/own');
+  assert.deepEqual([foreign.opened, foreign.code], [false, 1006], 'a foreign page is refused');
+
+  // A page of the server's own.
+  await from(`http://${address}/healthz`);
+  const own = await run('/own', ['mine'], [1000]);
+  assert.deepEqual([own.opened, own.echoes, own.code], [true, 1, 1000]);
+
+  const large = await run('/echo', [(16 << 20) + 1]);
+  assert.deepEqual([large.code, large.wasClean], [1009, true], 'too big, and told so');
+  assert.match(large.reason, /larger/);
+
+  const last = run('/echo', ['last']);
+  // The page cannot tell in between; one message needs no longer than this.
+  setTimeout(() => console.log('waiting'), 1000);
+  const { code, wasClean, echoes } = await last;
+  assert.deepEqual([code, wasClean, echoes], [1001, true, 1], 'a server that goes says so');
+} finally {
+  await browser.close();
+  await rm(folder, { recursive: true, force: true });
+}
+console.log('all passed');

@@ -1,0 +1,17 @@
+//! The real binary over real sockets, byte by byte: what a codec of our own sees from outside.
+//!
+//! One file a subject. What a client library can see as well is in `clients`; figures under abuse
+//! are in `abuse`.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod counters;
+mod drain;
+mod listeners;
+mod messages;
+mod no_http;
+mod peers;
+mod refusals;
+mod startup;

@@ -1,0 +1,173 @@
+//! The server as a process of its own: started on free ports, ended by its id.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::metrics::{self, Metrics};
+
+static CONFIG_NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A running server; dropping it kills it.
+pub(crate) struct Server {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    clients: Vec<String>,
+    admin: Option<SocketAddr>,
+    config: PathBuf,
+}
+
+/// The command, with its configuration in a file of its own.
+pub(crate) fn command(arguments: &[&str], config: &str) -> (Command, PathBuf) {
+    let number = CONFIG_NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("seawall-test-{}-{number}.toml", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, config).expect("the configuration can be written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    command.arg("serve").arg("--config").arg(&path).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    (command, path)
+}
+
+impl Server {
+    /// Two shards on a free port of 127.0.0.1, with this configuration file.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(&["--listen", "127.0.0.1:0", "--shards", "2"], config)
+    }
+
+    /// With these arguments, and an admin address on a free port.
+    pub(crate) fn start_with(arguments: &[&str], config: &str) -> Self {
+        let (mut command, config) = command(arguments, config);
+        command.args(["--admin", "127.0.0.1:0"]);
+        let mut child = command.spawn().expect("the server can be started");
+        let stderr = child.stderr.take().expect("its log is piped");
+        let log = Arc::new(Mutex::new(String::new()));
+        let shared = log.clone();
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = shared.lock().expect("no writer panics");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let reader = Some(reader);
+        let mut server = Self { child, log, reader, clients: Vec::new(), admin: None, config };
+        server.await_banner();
+        server
+    }
+
+    /// The last line of the banner names the limits; by then everything listens.
+    fn await_banner(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = self.log();
+            if log.lines().any(|line| line.trim_start().starts_with("limits ")) {
+                let values = |name: &str| -> Vec<String> {
+                    let lines = log.lines().filter_map(|line| {
+                        let (found, value) = line.trim_start().split_once(char::is_whitespace)?;
+                        (found == name).then(|| value.split_whitespace().next())?
+                    });
+                    lines.map(str::to_owned).collect()
+                };
+                self.clients = values("clients");
+                self.admin = values("operators").first().and_then(|url| {
+                    url.strip_prefix("http://")?.strip_suffix("/metrics")?.parse().ok()
+                });
+                return;
+            }
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the server ended at its start with {ended:?}:\n{log}");
+            assert!(Instant::now() < deadline, "no banner within 20 s:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no writer panics").clone()
+    }
+
+    /// The listeners as the banner names them.
+    pub(crate) fn listeners(&self) -> &[String] {
+        &self.clients
+    }
+
+    /// The address of a TCP listener, by its place in the configuration.
+    pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
+        let url = &self.clients[listener];
+        let address = url.strip_prefix("ws://").unwrap_or_else(|| panic!("{url} is not TCP"));
+        address.parse().expect("the banner names addresses")
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address_of(0)
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.expect("the banner names the admin address")
+    }
+
+    /// The numbers of this moment.
+    pub(crate) fn metrics(&self) -> Metrics {
+        metrics::scrape(self.admin())
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.pid());
+        let status = Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");
+        assert!(status.success(), "`{kill}` failed");
+    }
+
+    /// Waits for the end; fails if it does not come in time.
+    pub(crate) fn wait(&mut self, at_most: Duration) -> ExitStatus {
+        let deadline = Instant::now() + at_most;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still there after {at_most:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Open descriptors of the process.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server lives").count()
+    }
+
+    /// Anonymous resident memory (KiB).
+    pub(crate) fn anonymous_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the server lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let words = line.and_then(|line| line.split_whitespace().next());
+        words.and_then(|kib| kib.parse().ok()).expect("the kernel tells RssAnon")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, as the test wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.config);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
+    }
+}
