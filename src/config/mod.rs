@@ -89,6 +89,8 @@ pub struct Config {
 
 /// Connections a ring's table keeps free for accepts that are under way and refusals.
 pub const SOCKETS_HEADROOM: u32 = 128;
+/// Buffers that one connection may fill in the turn in which its reading is stopped.
+const BUFFERS_RACING: u32 = 64;
 
 impl Config {
     /// Reads a configuration file.
@@ -155,9 +157,9 @@ impl Config {
         };
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.
-        let buffers_bytes =
-            config.buffers_per_shard() as usize * config.engine.buffer_bytes as usize;
-        config.limits.outbox_bytes_max += 2 * buffers_bytes;
+        let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
+        config.limits.outbox_bytes_max +=
+            2 * buffers as usize * config.engine.buffer_bytes as usize;
         Ok(config)
     }
 

@@ -264,7 +264,7 @@ impl Uring {
                 Received::End
             }
             (len, Some(buffer)) if len > 0 => {
-                self.buffers.lend(buffer);
+                self.buffers.lend(buffer, len as u32);
                 Received::Data(Lease { buffer, len: len as u32 })
             }
             (error, buffer) => {
@@ -288,7 +288,7 @@ impl Uring {
     /// A buffer that came with a completion that carries no bytes.
     fn reclaim(&mut self, buffer: Option<u16>) {
         if let Some(buffer) = buffer {
-            self.buffers.lend(buffer);
+            self.buffers.lend(buffer, 0);
             self.buffers.give_back(buffer);
         }
     }
