@@ -53,8 +53,8 @@ pub struct Engine {
     /// Bytes of one receive buffer. A message that fits into one is never copied to be read; small
     /// messages touch only a buffer's first page.
     pub buffer_bytes: u32,
-    /// Receive buffers of the whole node, divided by shards (bytes). Address space, not memory: only
-    /// what is in flight is touched, and what rests is given back.
+    /// Receive buffers of the whole node, divided by shards (bytes). Address space rather than
+    /// memory: only what is in flight is touched, and what rests is given back.
     pub buffer_memory_bytes: u64,
     /// Completions a shard handles before it submits and looks at its other work.
     pub turn_completions_max: u32,
