@@ -31,7 +31,8 @@
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
 //!    only one that spans buffers is put together, in memory that grows with the bytes received,
-//!    not with the length claimed. The buffer goes back in the same turn.
+//!    not with the length claimed. The buffer goes back in the same turn, unless it becomes the
+//!    reply itself: an echo leaves from where it came in.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -48,7 +49,8 @@
 //!
 //! - Any split of the input gives the same events. Encoding then decoding is identity.
 //! - A slot is freed only when the kernel holds nothing of it. No completion finds a wrong slot.
-//! - Every receive buffer is lent, published or free; none stays lent over a turn.
+//! - Every receive buffer is lent, published or free; none stays lent over a turn, but those whose
+//!   bytes are being sent on, and such a send never waits.
 //! - An idle connection costs its slot: at most 128 bytes, asserted at compile time.
 //! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
 //!   read is no longer read from, and closed (4413) when that lasts.

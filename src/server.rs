@@ -15,7 +15,7 @@ use tokio::sync::{mpsc as events, oneshot};
 use crate::config::{Config, SOCKETS_HEADROOM};
 use crate::driver::host;
 use crate::driver::listener::{self, Address};
-use crate::driver::uring::{self, Features, Peers, Uring, UringOptions};
+use crate::driver::uring::{self, Features, Peers, Uring, UringError, UringOptions};
 use crate::metrics::Snapshot;
 use crate::shard::Shard;
 use crate::shard::mailbox::{Directory, Mail};
@@ -193,7 +193,10 @@ impl Starting {
             tracing::warn!(shard = id, core, %error, "cannot pin the shard, it will wander");
         }
         let directory = self.directory.clone();
-        let made = Uring::new(self.options(), id, self.peers.clone());
+        let making = || Uring::new(self.options(), id, self.peers.clone());
+        let made = catch_unwind(AssertUnwindSafe(making)).unwrap_or_else(|panic| {
+            Err(UringError::new(panic_text(&*panic), "This is a mistake of Seawall's"))
+        });
         let report = match &made {
             Ok(uring) => Ok(uring.ring_entries()),
             Err(error) => Err(error.to_string()),
@@ -206,7 +209,8 @@ impl Starting {
         let seed = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ self.epoch.elapsed().as_nanos() as u64;
         let body = AssertUnwindSafe(|| {
-            let mut shard = Shard::new(uring, id, self.config, directory, listeners, seed)?;
+            let config = self.config.clone();
+            let mut shard = Shard::new(uring, id, config, directory, listeners, seed)?;
             shard.run()
         });
         let result = match catch_unwind(body) {
@@ -214,6 +218,7 @@ impl Starting {
             Ok(Err(error)) => Err(format!("the kernel refused to go on: {error}")),
             Err(panic) => Err(format!("internal error: {}", panic_text(&*panic))),
         };
+        self.directory.close(id);
         // Nobody is left to hear it only when the process is ending anyway.
         let _ = ending.send((id, result));
     }

@@ -172,8 +172,9 @@ impl Config {
 }
 
 fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
-    if !(64..=32_768).contains(&written.ring_entries) {
-        return Err(error("engine.ring_entries must be between 64 and 32768"));
+    if !(64..=8192).contains(&written.ring_entries) {
+        // The completion queue has eight times as many, and the kernel allows 65,536.
+        return Err(error("engine.ring_entries must be between 64 and 8192"));
     }
     if !(1024..=1 << 20).contains(&written.buffer_bytes) {
         return Err(error("engine.buffer_bytes must be between 1024 and 1048576"));

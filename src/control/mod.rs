@@ -72,6 +72,9 @@ async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> 
                     // in silence, and a supervisor restarts a whole one.
                     tracing::error!(shard, %error, "a shard has failed, the server ends");
                     failure = true;
+                    if draining.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     "shard failure"
                 }
             },

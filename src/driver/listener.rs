@@ -117,6 +117,9 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}: {}", self.address, self.step, self.source)?;
         let cure = match self.source.raw_os_error() {
+            Some(libc::EADDRINUSE) if matches!(self.address, Address::Unix(_)) => {
+                "another process listens there, or it is no socket: remove it, or use another path"
+            }
             Some(libc::EADDRINUSE) => {
                 "another process holds the address: stop it (`ss -ltnp`), or listen elsewhere"
             }
@@ -273,7 +276,7 @@ fn tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, (String,
 }
 
 fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     let failed = |step: &'static str| {
         move |source| ListenError {
             address: Address::Unix(path.clone()),
@@ -284,7 +287,11 @@ fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("socket"))?;
     let address = SockAddr::unix(path).map_err(failed("path"))?;
     // A socket file outlives its server. It is in the way only if nobody answers behind it.
-    if path.exists() && Socket::connect(&socket, &address).is_err() {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket
+        && let Err(error) = socket.connect(&address)
+        && error.raw_os_error() == Some(libc::ECONNREFUSED)
+    {
         std::fs::remove_file(path).map_err(failed("removing a dead socket file"))?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("socket"))?;
@@ -386,6 +393,11 @@ mod tests {
         assert!(listen(&address, &Options::default(), 1).is_err());
         drop(live);
         listen(&address, &Options::default(), 1).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "not a socket").unwrap();
+        let error = listen(&address, &Options::default(), 1).unwrap_err().to_string();
+        assert!(error.contains("in use"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "not a socket");
         std::fs::remove_file(path).unwrap();
     }
 }

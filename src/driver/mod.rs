@@ -13,7 +13,8 @@
 //!   `Detached`.
 //! - **Memory in flight belongs to the driver.** A [`Batch`] is given away with [`Driver::send`]
 //!   and comes back in [`Completion::Sent`]; received bytes are lent as a [`Lease`] and must be
-//!   given back with [`Driver::release`].
+//!   given back with [`Driver::release`] in the same turn, or be sent on as a [`Loan`], which comes
+//!   back as soon as the kernel has looked at it.
 //! - **Every operation ends with exactly one final completion**, also a cancelled one. A
 //!   [`Token`] carries slot and generation, so that the shard can tell a late completion from a
 //!   current one and frees a slot only when nothing of it is left in the kernel.
@@ -38,7 +39,7 @@ pub use token::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket(pub(crate) u32);
 
-/// A receive buffer lent to the shard: to be given back with [`Driver::release`] in the same turn.
+/// A receive buffer lent to the shard: to be released, or sent on as a [`Loan`], in the same turn.
 #[derive(Debug)]
 #[must_use = "a lease that is not released never returns to the ring"]
 pub struct Lease {
@@ -56,6 +57,19 @@ impl Lease {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
+
+/// Bytes that are sent from the very buffer in which they were received, with whatever the shard
+/// has written over what came before them.
+#[derive(Debug)]
+pub struct Loan {
+    /// Whose bytes these are.
+    pub token: Token,
+    pub lease: Lease,
+    /// Where in the leased bytes they begin; they reach to their end.
+    pub start: usize,
+    /// The shard's own note.
+    pub note: u64,
 }
 
 /// How a receive went on.
@@ -84,6 +98,8 @@ pub enum Completion {
     Received { token: Token, armed: bool, what: Received },
     /// A send has ended: bytes taken by the kernel (fewer than asked for is normal), or an errno.
     Sent { batch: Box<Batch>, result: Result<usize, i32> },
+    /// The send of a loan has ended, without waiting for room: bytes taken, or an errno.
+    LoanSent { loan: Loan, result: Result<usize, i32> },
     /// A cancellation has run. Its target completes on its own.
     CancelRan { token: Token },
     /// The writing side is shut down (or was already gone).
@@ -154,6 +170,9 @@ pub trait Driver {
     /// Cancels all accepts of the listener and closes it once they have ended.
     fn stop_listening(&mut self, listener: u16);
 
+    /// Whether a listener is still open.
+    fn is_listening(&self) -> bool;
+
     /// Arms a receive that goes on until its final completion.
     fn receive(&mut self, socket: Socket, token: Token);
     /// Cancels the receive only.
@@ -162,6 +181,11 @@ pub trait Driver {
     fn cancel_all(&mut self, socket: Socket, token: Token);
     /// Sends what is left of the batch. At most one per socket may be in flight.
     fn send(&mut self, socket: Socket, batch: Box<Batch>);
+    /// Sends the bytes of a loan as far as there is room at once. No other send may be in flight
+    /// on the socket.
+    fn send_loan(&mut self, socket: Socket, loan: Loan);
+    /// Whether one more buffer may be lent out for longer than a turn.
+    fn may_lend(&self) -> bool;
     /// Shuts the writing side down.
     fn shutdown(&mut self, socket: Socket, token: Token);
     /// Closes the socket. Nothing may be in flight on it.

@@ -36,6 +36,7 @@ pub enum Op {
     Accept = 1,
     Receive,
     Send,
+    SendLoan,
     Cancel,
     CancelSend,
     Shutdown,
@@ -53,10 +54,11 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 17] = [
+    const ALL: [Op; 18] = [
         Op::Accept,
         Op::Receive,
         Op::Send,
+        Op::SendLoan,
         Op::Cancel,
         Op::CancelSend,
         Op::Shutdown,

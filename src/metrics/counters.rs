@@ -126,6 +126,8 @@ counters! {
     slow_reader_closes,
     /// Times that reading from a connection stopped until it had read more.
     read_pauses,
+    /// Replies sent from the very buffer that their message came in.
+    replies_in_place,
     /// Sends that the kernel took only a part of.
     short_sends,
     /// Sends and receives that failed because the connection was lost.

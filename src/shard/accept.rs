@@ -67,6 +67,9 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn take_in(&mut self, arrival: &Arrival) {
+        if self.stopped {
+            return self.driver.close(arrival.socket, ORPHAN);
+        }
         let surplus = self.core.slots.len() as u32 >= self.room();
         if self.core.slots.len() as u32 >= self.room() + SURPLUS_MAX {
             self.core.counters.dropped_full += 1;
@@ -79,24 +82,24 @@ impl<D: Driver> Shard<D> {
 
     fn hand_over(&mut self, arrival: Arrival, shard: u16) {
         let Arrival { listener, peer, accepted_us, socket } = arrival;
-        let sequence = self.passing.insert((arrival, shard)) as u64;
-        let key = self.key(sequence);
+        let key = self.next_key();
+        let place = self.passing.insert((arrival, shard, key)) as u32;
         self.core.directory.expect_connection(shard);
+        // The socket's arrival wakes the shard, which reads its mail then: this is there before it.
         let mail = Mail::Handover { key, listener, peer, accepted_us };
-        // The socket's arrival wakes the shard; the mail is there before it.
-        self.core.directory.post_silently(shard, mail);
-        self.driver.pass(socket, Token { slot: sequence as u32, generation: 0 }, shard, key);
+        self.core.directory.post_unannounced(shard, mail);
+        self.driver.pass(socket, Token { slot: place, generation: 0 }, shard, key);
     }
 
-    /// A key that no other handover to the same shard has: sender, and place in its list. A place
-    /// is used again only after the socket has been handed over, and so after its mail was read.
-    fn key(&self, sequence: u64) -> u64 {
-        u64::from(self.core.id) << 32 | sequence
+    /// A key that no other handover has while this one is under way: sender, and a number that
+    /// comes again only after 2^40 handovers.
+    fn next_key(&mut self) -> u64 {
+        self.handovers = (self.handovers + 1) & ((1 << 40) - 1);
+        u64::from(self.core.id) << 40 | self.handovers
     }
 
     pub(super) fn passed(&mut self, token: Token, result: Result<(), i32>) {
-        let key = self.key(u64::from(token.slot));
-        let (arrival, shard) = self.passing.remove(token.slot as usize);
+        let (arrival, shard, key) = self.passing.remove(token.slot as usize);
         match result {
             Ok(()) => self.core.counters.handed_over += 1,
             Err(_) => {
@@ -124,6 +127,20 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Says, once a minute at most, why nobody gets in.
+    fn warn_of_accept(&mut self, errno: i32) {
+        if self.core.tick >= self.warn_tick {
+            self.warn_tick = self.core.tick + timers::ticks(60_000);
+            let error = std::io::Error::from_raw_os_error(errno);
+            tracing::warn!(
+                shard = self.core.id,
+                %error,
+                "cannot accept connections; raise the limits of open files (ulimit -n, \
+                 fs.file-max) or of memory"
+            );
+        }
+    }
+
     pub(super) fn accept_failed(&mut self, listener: u16, errno: i32) {
         self.owed[usize::from(listener)] += 1;
         match errno {
@@ -132,6 +149,7 @@ impl<D: Driver> Shard<D> {
             _ => {
                 // Lack of descriptors or memory. Accepting at once again would spin.
                 self.core.counters.accept_errors += 1;
+                self.warn_of_accept(errno);
                 self.resting_until =
                     Some(self.core.tick.saturating_add(timers::ticks(BACK_OFF_MS) + 1));
             }

@@ -35,12 +35,26 @@ pub(super) struct Core {
     /// Paused slots that may go on reading once the shard's outboxes have drained.
     pub throttled: Vec<Token>,
     pub draining: bool,
+    /// Frames looked at in this turn.
+    pub events: u32,
+    /// Whether a reply may leave from the buffer that its message came in.
+    pub may_lend: bool,
+    /// Such a reply to the input at hand.
+    pub lent: Option<Lent>,
     /// When the turn's completions were reaped.
     pub now_ns: u64,
     pub tick: u32,
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
+}
+
+/// A reply that is to leave from the buffer that its message came in.
+pub(super) struct Lent {
+    /// Address of the payload, to be found again in the leased bytes.
+    pub address: usize,
+    pub header: [u8; ws::HEADER_BYTES_MAX_SERVER],
+    pub header_len: usize,
 }
 
 /// Why an accepted connection is here.
@@ -77,6 +91,9 @@ impl Core {
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),
             draining: false,
+            events: 0,
+            may_lend: false,
+            lent: None,
             now_ns,
             tick,
             generation: 0,
@@ -128,9 +145,11 @@ impl Core {
             in_flight: 0,
             receiving: false,
             paused: false,
+            throttled: false,
             cancelling: false,
             starved: false,
             input_ended: false,
+            lending: false,
             dirty: false,
             pinged: false,
             surplus,
@@ -159,13 +178,15 @@ impl Core {
 
     /// The slot that a completion is about; `None` if it has been freed since.
     pub(super) fn lookup(&mut self, token: Token) -> Option<u32> {
-        match self.slots.get(token.slot as usize) {
-            Some(slot) if slot.generation == token.generation => Some(token.slot),
-            _ => {
-                self.counters.stale_completions += 1;
-                None
-            }
-        }
+        let found = self.find(token);
+        self.counters.stale_completions += u64::from(found.is_none());
+        found
+    }
+
+    /// The slot of a token, if it has not been freed since.
+    pub(super) fn find(&self, token: Token) -> Option<u32> {
+        let slot = self.slots.get(token.slot as usize)?;
+        (slot.generation == token.generation).then_some(token.slot)
     }
 
     pub(super) fn route(&self, index: u32) -> &RouteOptions {
@@ -184,6 +205,18 @@ impl Core {
         self.gauges.outbox_bytes += bytes.len() as u64;
     }
 
+    /// Queues the rest of a reply to input of `at_ns`, before all that came after it.
+    pub(super) fn queue_first(&mut self, index: u32, bytes: &[u8], at_ns: u64) {
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.outbox.get_or_insert_with(|| {
+            let mut outbox = self.pools.outbox();
+            outbox.progress_tick = self.tick;
+            outbox
+        });
+        outbox.put_first(&mut self.pools, bytes, at_ns);
+        self.gauges.outbox_bytes += bytes.len() as u64;
+    }
+
     /// Moves a connection on to a stage in which no message flows any more.
     ///
     /// `code` tells how the WebSocket ended, if it was open.
@@ -194,6 +227,10 @@ impl Core {
             self.gauges.open -= 1;
         } else if slot.stage.is_handshake() && matches!(next, Stage::Ending) {
             self.counters.handshakes_abandoned += 1;
+        }
+        if matches!(next, Stage::Ending) {
+            // A cancellation under way may be of the receive alone: all must be cancelled now.
+            slot.cancelling = false;
         }
         slot.stage = next;
         slot.stage_tick = self.tick;

@@ -21,14 +21,14 @@ fn after_if(tick: u32, duration_ms: u32) -> u32 {
     if duration_ms == 0 { timers::UNSET } else { after(tick, duration_ms) }
 }
 
-/// Until when a connection that ends waits for its peer: the linger time from the beginning of the
+/// Until when a connection that ends waits for its peer: the given time from the beginning of the
 /// stage, and as long as something is queued, the send time from the last byte that the peer took,
 /// so that a slow line loses nothing.
-fn lingering_until(slot: &Slot, timeouts: &Timeouts) -> u32 {
-    let lingered = after(slot.stage_tick, timeouts.linger_timeout_ms);
-    slot.outbox.as_ref().map_or(lingered, |outbox| {
-        lingered.max(after(outbox.progress_tick, timeouts.send_timeout_ms))
-    })
+fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
+    let waited = after(slot.stage_tick, timeout_ms);
+    slot.outbox
+        .as_ref()
+        .map_or(waited, |outbox| waited.max(after(outbox.progress_tick, timeouts.send_timeout_ms)))
 }
 
 impl Core {
@@ -65,7 +65,9 @@ impl Core {
                 heartbeat.min(idle).min(self.age_tick(index)).min(sending)
             }
             Stage::Closing { .. } => after(slot.stage_tick, self.route(index).close_timeout_ms),
-            Stage::Finishing | Stage::Lingering { .. } => lingering_until(slot, timeouts),
+            Stage::Finishing | Stage::Lingering { .. } => {
+                ending_until(slot, timeouts.linger_timeout_ms, timeouts)
+            }
             Stage::Ending => timers::UNSET,
         }
     }
@@ -100,9 +102,8 @@ impl Core {
         let timeouts = &self.config.timeouts;
         let slot = &self.slots[index as usize];
         let handshake = after(slot.opened_tick, timeouts.handshake_timeout_ms);
-        let stage = slot.stage_tick;
-        let closing = after(stage, self.route(index).close_timeout_ms);
-        let lingering = lingering_until(slot, timeouts);
+        let closing = ending_until(slot, self.route(index).close_timeout_ms, timeouts);
+        let lingering = ending_until(slot, timeouts.linger_timeout_ms, timeouts);
         match &slot.stage {
             Stage::Proxy { .. } if self.tick >= handshake => {
                 self.counters.handshake_timeouts += 1;

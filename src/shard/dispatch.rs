@@ -1,14 +1,16 @@
 //! Completions: each finds its slot, or finds that it is gone.
 
 use super::Shard;
+use super::core::Lent;
 use super::slot::Stage;
-use crate::driver::{Batch, Completion, Driver, Received, Token};
+use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
 
 impl<D: Driver> Shard<D> {
     pub(super) fn dispatch(&mut self, completion: Completion) {
         match completion {
             Completion::Received { token, armed, what } => self.received(token, armed, what),
             Completion::Sent { batch, result } => self.sent(batch, result),
+            Completion::LoanSent { loan, result } => self.loan_sent(loan, result),
             Completion::Accepted { listener, socket, peer } => {
                 self.accepted(listener, socket, peer);
             }
@@ -37,7 +39,7 @@ impl<D: Driver> Shard<D> {
             }
             Completion::Arrived { key, socket } => self.arrived(key, socket),
             Completion::Passed { token, result } => self.passed(token, result),
-            // Nothing asks for these yet; what comes unasked is closed by being dropped.
+            // Nothing asks for these yet.
             Completion::Detached { .. } | Completion::Adopted { .. } => {
                 self.core.counters.stale_completions += 1;
             }
@@ -65,8 +67,12 @@ impl<D: Driver> Shard<D> {
         self.core.slots[index as usize].receiving = armed;
         match what {
             Received::Data(lease) => {
+                self.core.may_lend = self.driver.may_lend();
                 self.core.input(index, self.driver.bytes(&lease));
-                self.driver.release(lease);
+                match self.core.lent.take() {
+                    Some(lent) => self.lend(index, lease, &lent),
+                    None => self.driver.release(lease),
+                }
             }
             Received::End => self.input_ended(index),
             Received::Starved => {
@@ -80,6 +86,53 @@ impl<D: Driver> Shard<D> {
                 self.lost(index);
             }
         }
+        self.settle(index);
+    }
+
+    /// Sends a reply from the buffer that its message came in, under a header written over the
+    /// message's own, which was longer by the mask.
+    fn lend(&mut self, index: u32, lease: Lease, lent: &Lent) {
+        let token = self.core.token(index);
+        let bytes = self.driver.bytes(&lease);
+        let payload = lent.address - bytes.as_ptr().addr();
+        let start = payload - lent.header_len;
+        bytes[start..payload].copy_from_slice(&lent.header[..lent.header_len]);
+        self.core.counters.replies_in_place += 1;
+        let slot = &mut self.core.slots[index as usize];
+        slot.lending = true;
+        slot.in_flight += 1;
+        let loan = Loan { token, lease, start, note: self.core.now_ns };
+        self.driver.send_loan(slot.socket, loan);
+    }
+
+    /// What there was no room for goes on as any other output; the buffer comes back at once.
+    fn loan_sent(&mut self, loan: Loan, result: Result<usize, i32>) {
+        let Loan { token, lease, start, note } = loan;
+        let Some(index) = self.finished(token) else { return self.driver.release(lease) };
+        let core = &mut self.core;
+        let slot = &mut core.slots[index as usize];
+        slot.lending = false;
+        let asked = lease.len() - start;
+        match result {
+            Err(errno) if !matches!(errno, libc::EAGAIN | libc::EINTR) => {
+                if !matches!(slot.stage, Stage::Ending) {
+                    self.lost(index);
+                }
+            }
+            result => {
+                let taken = result.unwrap_or(0);
+                core.counters.bytes_sent += taken as u64;
+                slot.bytes_sent += taken as u64;
+                if taken == asked {
+                    core.histograms.turnaround.record(core.now_ns.saturating_sub(note));
+                } else {
+                    core.counters.short_sends += 1;
+                    let rest = &self.driver.bytes(&lease)[start + taken..];
+                    core.queue_first(index, rest, note);
+                }
+            }
+        }
+        self.driver.release(lease);
         self.settle(index);
     }
 
@@ -134,6 +187,10 @@ impl<D: Driver> Shard<D> {
         }
         if outbox.is_empty() {
             core.pools.recycle_outbox(slot.outbox.take().expect("it was just looked at"));
+            if matches!(slot.stage, Stage::Closing { .. }) {
+                // Our Close has left only now, and the time for the peer's begins.
+                slot.stage_tick = core.tick;
+            }
         }
         self.resume(index);
         self.settle(index);

@@ -40,15 +40,16 @@ impl<D: Driver> Shard<D> {
 
     /// The tick at which the drain goes on.
     pub(super) fn drain_tick(&self) -> Option<u32> {
-        let drain = self.drain.as_ref()?;
-        let told_all = drain.told >= drain.slots;
-        Some(if told_all { drain.deadline_tick } else { self.core.tick + 1 })
+        (self.drain.is_some() && !self.stopped).then_some(self.core.tick + 1)
     }
 
     /// Tells as many connections as the time passed since the beginning demands.
     pub(super) fn drain_on(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let tick = self.core.tick;
+        if self.stopped {
+            return;
+        }
         if tick >= drain.deadline_tick {
             return self.stop();
         }
@@ -65,6 +66,11 @@ impl<D: Driver> Shard<D> {
                 self.core.close(index, 1001, "server is going away, please reconnect");
                 self.settle(index);
             }
+        }
+        // As long as another shard has connections, this one goes on answering 503: the kernel
+        // would send its listener's share of clients nowhere.
+        if self.core.slots.is_empty() && self.core.directory.is_quiet() {
+            self.stop();
         }
     }
 
@@ -84,7 +90,9 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        let quiet = self.core.slots.is_empty() && self.passing.is_empty();
-        quiet && (self.stopped || self.drain.is_some())
+        self.stopped
+            && self.core.slots.is_empty()
+            && self.passing.is_empty()
+            && !self.driver.is_listening()
     }
 }

@@ -38,6 +38,9 @@ struct Post {
     waiting: AtomicBool,
     bell: OnceLock<Arc<dyn Bell>>,
     connections: AtomicU32,
+    open: AtomicU32,
+    /// The shard has ended: mail to it is dropped.
+    closed: AtomicBool,
 }
 
 /// All shards.
@@ -77,9 +80,31 @@ impl Directory {
 
     /// Posts; returns whether the shard's doorbell must be rung.
     pub fn post_silently(&self, shard: u16, mail: Mail) -> bool {
+        self.post_unannounced(shard, mail);
+        !self.shards[usize::from(shard)].waiting.swap(true, Ordering::AcqRel)
+    }
+
+    /// Posts what the shard will look for by itself.
+    pub fn post_unannounced(&self, shard: u16, mail: Mail) {
         let to = &self.shards[usize::from(shard)];
         to.mails.push(mail);
-        !to.waiting.swap(true, Ordering::AcqRel)
+        if to.closed.load(Ordering::SeqCst) {
+            while to.mails.pop().is_some() {}
+        }
+    }
+
+    /// The shard has ended: drops its mail, now and from now on, so that nobody waits for answers.
+    pub fn close(&self, shard: u16) {
+        let own = &self.shards[usize::from(shard)];
+        own.closed.store(true, Ordering::SeqCst);
+        own.connections.store(0, Ordering::Relaxed);
+        own.open.store(0, Ordering::Relaxed);
+        while own.mails.pop().is_some() {}
+    }
+
+    /// Whether no shard has an open WebSocket.
+    pub fn is_quiet(&self) -> bool {
+        self.shards.iter().all(|shard| shard.open.load(Ordering::Relaxed) == 0)
     }
 
     /// Whether the box takes one more handover.
@@ -98,9 +123,11 @@ impl Directory {
         self.shards[usize::from(shard)].mails.pop()
     }
 
-    /// Publishes a shard's number of connections.
-    pub fn set_connections(&self, shard: u16, connections: u32) {
-        self.shards[usize::from(shard)].connections.store(connections, Ordering::Relaxed);
+    /// Publishes a shard's number of connections, and how many of them are open WebSockets.
+    pub fn set_connections(&self, shard: u16, connections: u32, open: u32) {
+        let own = &self.shards[usize::from(shard)];
+        own.connections.store(connections, Ordering::Relaxed);
+        own.open.store(open, Ordering::Relaxed);
     }
 
     /// A shard's number of connections, as last published.

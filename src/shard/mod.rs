@@ -6,8 +6,8 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, and at most `TIMERS_MAX` timers, so a burst delays the others by one turn, not by all of
-//! itself.
+//! each, `EVENTS_MAX` frames, and `TIMERS_MAX` timers, so a burst delays the others by one turn,
+//! not by all of itself.
 
 mod accept;
 mod core;
@@ -40,6 +40,8 @@ use mailbox::{Directory, Mail};
 pub const ACCEPTS: u32 = 16;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
+/// Messages and control frames looked at in one turn, give or take one receive buffer of them.
+const EVENTS_MAX: u32 = 16 * 1024;
 /// Timers fired in one turn.
 const TIMERS_MAX: usize = 1024;
 /// Between two looks at what can be given back (ticks).
@@ -70,7 +72,11 @@ pub struct Shard<D: Driver> {
     resting_until: Option<u32>,
     /// Listeners are closed for good.
     stopped: bool,
-    passing: Slab<(Arrival, u16)>,
+    /// Connections on their way to another shard, which, and under which key.
+    passing: Slab<(Arrival, u16, u64)>,
+    handovers: u64,
+    /// Until then nothing more is said of failing accepts.
+    warn_tick: u32,
     arrivals: HashMap<u64, Expected>,
     drain: Option<Drain>,
     fired: Vec<u32>,
@@ -113,6 +119,8 @@ impl<D: Driver> Shard<D> {
             resting_until: None,
             stopped: false,
             passing: Slab::new(),
+            handovers: 0,
+            warn_tick: 0,
             arrivals: HashMap::new(),
             drain: None,
             fired: Vec::new(),
@@ -150,8 +158,11 @@ impl<D: Driver> Shard<D> {
         {
             handled += 1;
             self.dispatch(completion);
+            if self.core.events >= EVENTS_MAX {
+                break;
+            }
         }
-        self.cut = handled == most;
+        self.cut = handled == most || std::mem::take(&mut self.core.events) >= EVENTS_MAX;
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
@@ -160,7 +171,8 @@ impl<D: Driver> Shard<D> {
         self.feed_starved();
         self.feed_throttled();
         self.flush();
-        self.core.directory.set_connections(self.core.id, self.core.slots.len() as u32);
+        let (slots, open) = (self.core.slots.len() as u32, self.core.gauges.open as u32);
+        self.core.directory.set_connections(self.core.id, slots, open);
         self.record(handled, waited);
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
     }
@@ -223,7 +235,8 @@ impl<D: Driver> Shard<D> {
         while let Some(mail) = self.core.directory.read(self.core.id) {
             match mail {
                 Mail::Handover { key, listener, peer, accepted_us } => {
-                    self.arrivals.insert(key, (listener, peer, accepted_us));
+                    let earlier = self.arrivals.insert(key, (listener, peer, accepted_us));
+                    assert!(earlier.is_none(), "every handover has a key of its own");
                 }
                 Mail::HandoverFailed { key } => {
                     self.arrivals.remove(&key);

@@ -107,6 +107,20 @@ impl Outbox {
         }
     }
 
+    /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
+    pub(super) fn put_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
+        debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
+        let mut chunk = pools.chunk(bytes.len());
+        chunk.extend_from_slice(bytes);
+        self.waiting.push_front(Segment::Owned(chunk));
+        self.count(bytes.len());
+        for mark in &mut self.marks {
+            mark.end += bytes.len() as u64;
+        }
+        let end = self.sent_total + bytes.len() as u64;
+        self.marks.push_front(Mark { end, at_ns, messages: 1 });
+    }
+
     /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
     pub(super) fn take_batch(&mut self) -> Option<Box<Batch>> {
         if self.waiting.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.is_empty()) {

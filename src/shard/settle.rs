@@ -56,7 +56,10 @@ impl<D: Driver> Shard<D> {
             slot.in_flight += 1;
             self.driver.receive(socket, token);
         }
-        if !slot.dirty && slot.outbox.as_ref().is_some_and(|outbox| !outbox.is_sending()) {
+        if !slot.dirty
+            && !slot.lending
+            && slot.outbox.as_ref().is_some_and(|outbox| !outbox.is_sending())
+        {
             slot.dirty = true;
             core.dirty.push(index);
         }
@@ -65,13 +68,14 @@ impl<D: Driver> Shard<D> {
     /// Sends what the turn has queued, one send a connection.
     pub(super) fn flush(&mut self) {
         let core = &mut self.core;
+        let mut unwatched = Vec::new();
         for index in core.dirty.drain(..) {
             let Some(slot) = core.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
                 continue;
             };
             slot.dirty = false;
             let Some(outbox) = &mut slot.outbox else { continue };
-            if matches!(slot.stage, Stage::Ending) {
+            if matches!(slot.stage, Stage::Ending) || slot.lending {
                 continue;
             }
             let waiting = outbox.bytes() as u64;
@@ -80,6 +84,13 @@ impl<D: Driver> Shard<D> {
             batch.token = crate::driver::Token { slot: index, generation: slot.generation };
             slot.in_flight += 1;
             self.driver.send(slot.socket, batch);
+            if slot.timer.tick == super::timers::UNSET {
+                unwatched.push(index);
+            }
+        }
+        // Every other timer looks at the send deadline too; these have none but that.
+        for index in unwatched {
+            core.set_deadline(index);
         }
     }
 
@@ -90,7 +101,7 @@ impl<D: Driver> Shard<D> {
         }
         let mut starved = std::mem::take(&mut self.starved);
         for token in starved.drain(..) {
-            if let Some(index) = self.core.lookup(token) {
+            if let Some(index) = self.core.find(token) {
                 self.core.slots[index as usize].starved = false;
                 self.settle(index);
             }
@@ -106,18 +117,25 @@ impl<D: Driver> Shard<D> {
             return;
         }
         for token in std::mem::take(&mut self.core.throttled) {
-            if let Some(index) = self.core.lookup(token) {
+            if let Some(index) = self.core.find(token) {
+                self.core.slots[index as usize].throttled = false;
                 self.resume(index);
                 self.settle(index);
             }
         }
     }
 
-    /// Reads again, if the connection's own outbox allows it.
+    /// Reads again, if the connection's own outbox and all together allow it.
     pub(super) fn resume(&mut self, index: u32) {
-        let slot = &mut self.core.slots[index as usize];
-        let low = self.core.config.limits.outbox_low_bytes;
-        if slot.paused && slot.outbox.as_ref().is_none_or(|outbox| outbox.bytes() <= low) {
+        let core = &mut self.core;
+        let slot = &mut core.slots[index as usize];
+        let low = core.config.limits.outbox_low_bytes;
+        if !slot.paused || slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low) {
+            return;
+        }
+        if core.gauges.outbox_bytes > core.config.limits.outbox_shard_bytes_max as u64 {
+            core.throttle(index);
+        } else {
             slot.paused = false;
         }
     }

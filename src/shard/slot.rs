@@ -125,12 +125,16 @@ pub(super) struct Slot {
     pub(super) receiving: bool,
     /// Reading is to stop until the outbox has drained.
     pub(super) paused: bool,
+    /// Listed among those that wait until all outboxes together have drained.
+    pub(super) throttled: bool,
     /// A cancellation is under way.
     pub(super) cancelling: bool,
     /// The receive waits for buffers.
     pub(super) starved: bool,
     /// The peer has sent its FIN, or the socket has failed.
     pub(super) input_ended: bool,
+    /// A reply leaves from the buffer that its message came in.
+    pub(super) lending: bool,
     /// Queued to be flushed at the end of the turn.
     pub(super) dirty: bool,
     /// A ping is out.

@@ -316,9 +316,25 @@ impl Client {
     }
 
     pub(crate) fn send_text(&mut self, text: &str) {
-        let frame = [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat();
+        let len = (text.len() as u16).to_be_bytes();
+        let header = if text.len() < 126 {
+            vec![0x81, 0x80 | len[1], 0, 0, 0, 0]
+        } else {
+            vec![0x81, 0x80 | 0x7E, len[0], len[1], 0, 0, 0, 0]
+        };
+        let frame = [&header, text.as_bytes()].concat();
         self.peer.write(&frame);
         self.expected.push_back((OpCode::Data(Data::Text), text.into()));
+    }
+
+    /// Reads little at a time from now on.
+    pub(crate) fn slow_down(&mut self) {
+        self.behaviour.slow = true;
+    }
+
+    /// Whether everything that was asked for came, and then this Close.
+    pub(crate) fn has_all_until(&self, code: u16) -> bool {
+        self.expected.is_empty() && self.closed == Some(code)
     }
 
     pub(crate) fn write_raw(&mut self, bytes: &[u8]) {

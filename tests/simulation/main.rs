@@ -51,6 +51,27 @@ fn every_law_holds_when_sends_fail() {
 }
 
 #[test]
+fn replies_leave_from_where_their_message_came_in() {
+    let mut in_place = 0;
+    for seed in (3001..3040).step_by(2) {
+        let mut world = World::new(seed, 1, Faults::harmless(), |_| {});
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+        world.rest();
+        for round in 0..40 {
+            world.clients[0].send_text(&"in place ".repeat(100 + round));
+            (0..world.network.random(12)).for_each(|_| world.step());
+        }
+        world.rest();
+        in_place += world.totals().counters.replies_in_place;
+        world.clients[0].leave();
+        world.run_clients();
+        world.drain();
+        world.check_laws(false);
+    }
+    assert!(in_place > 100, "only {in_place} did");
+}
+
+#[test]
 fn a_quiet_network_loses_nothing() {
     for seed in 2000..2050 {
         run(seed, 1, 10, Faults::default());
@@ -121,6 +142,57 @@ fn a_reader_that_stops_is_closed_and_costs_no_more_than_its_bound() {
     assert_eq!(totals.counters.slow_reader_closes, 1);
     assert!(totals.counters.read_pauses >= 1);
     world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn all_readers_that_stop_cost_no_more_than_the_shards_bound() {
+    let mut world = World::new(18, 1, Faults::default(), |file| {
+        file.limits.message_bytes_max = 4096;
+        file.limits.outbox_shard_bytes_max = 1 << 20;
+    });
+    for _ in 0..100 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::stall(100)));
+    }
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::echo(20)));
+    let mut most = 0;
+    for _ in 0..3_000 {
+        world.step();
+        most = most.max(world.totals().gauges.outbox_bytes);
+    }
+    assert!(most > 1 << 20 && most <= 3 << 20, "{most} bytes waited");
+    assert!(world.clients[100].is_done(), "a good client is served among them");
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_stop_ends_whatever_is_going_on() {
+    for steps in 0..120 {
+        let mut world = World::new(19, 1, Faults::harmless(), |file| {
+            file.limits.message_bytes_max = 4096;
+            file.limits.outbox_bytes_max = 4096;
+        });
+        for _ in 0..4 {
+            world.clients.push(Client::connect(&world.network, 0, Behaviour::stall(100)));
+        }
+        (0..steps).for_each(|_| world.step());
+        world.stop();
+        world.check_laws(true);
+    }
+}
+
+#[test]
+fn a_slow_line_gets_everything_before_the_close_of_a_drain() {
+    let mut world = World::new(21, 1, Faults::default(), |_| {});
+    world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    world.rest();
+    world.clients[0].slow_down();
+    (0..60).for_each(|_| world.clients[0].send_text(&"slowly ".repeat(140)));
+    (0..3).for_each(|_| world.step());
+    // 700 bytes in 105 ms: some ten seconds for what is queued, twice the time for a Close.
+    world.drain_slowly(100_000_000);
+    assert!(world.clients[0].has_all_until(1001), "{:?}", world.clients[0]);
     world.check_laws(false);
 }
 

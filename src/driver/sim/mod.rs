@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{
-    Batch, Bell, Completion, Driver, DriverCounters, Lease, Received, Socket, Token, Wait,
+    Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
 };
 use network::{Cancel, State};
 pub use network::{Faults, Peer};
@@ -42,6 +42,7 @@ impl Network {
             shard,
             buffers: (0..buffers).map(|_| vec![0; buffer_bytes]).collect(),
             free: (0..buffers).collect(),
+            loans: Vec::new(),
             ready: VecDeque::new(),
             counters: DriverCounters::default(),
         }
@@ -90,6 +91,7 @@ pub struct Sim {
     shard: u16,
     buffers: Vec<Vec<u8>>,
     free: Vec<u16>,
+    loans: Vec<(Socket, Loan)>,
     ready: VecDeque<Completion>,
     counters: DriverCounters,
 }
@@ -190,6 +192,33 @@ impl Sim {
         }
     }
 
+    /// A loan's send never waits: it takes what there is room for, or fails.
+    fn advance_loans(&mut self) {
+        for (socket, loan) in std::mem::take(&mut self.loans) {
+            let mut state = self.network.borrow_mut();
+            let faults = state.faults;
+            let (fails, short) =
+                (state.happens(faults.send_fails), state.happens(faults.short_send));
+            let bytes = &self.buffers[usize::from(loan.lease.buffer)][..loan.lease.len()];
+            let bytes = &bytes[loan.start..];
+            let portion = state.random(bytes.len() as u64) as usize;
+            let socket = &mut state.sockets[socket.0 as usize];
+            let room = socket.window.saturating_sub(socket.to_client.len());
+            let most = if short { portion } else { bytes.len() };
+            let result = if socket.reset || fails {
+                socket.lost = true;
+                Err(libc::EPIPE)
+            } else if room.min(most) == 0 {
+                Err(libc::EAGAIN)
+            } else {
+                socket.to_client.extend(&bytes[..room.min(most)]);
+                Ok(room.min(most))
+            };
+            drop(state);
+            self.ready.push_back(Completion::LoanSent { loan, result });
+        }
+    }
+
     fn advance_send(&mut self, state: &mut State, index: u32) {
         let fails = state.happens(state.faults.send_fails);
         let socket = &state.sockets[index as usize];
@@ -239,6 +268,10 @@ impl Driver for Sim {
         listener.closed = true;
     }
 
+    fn is_listening(&self) -> bool {
+        false
+    }
+
     fn receive(&mut self, socket: Socket, token: Token) {
         let earlier = self.state().own(self.shard, socket).receive.replace(token);
         assert!(earlier.is_none(), "a socket has one receive at most");
@@ -262,6 +295,17 @@ impl Driver for Sim {
         assert!(!batch.is_empty(), "a send has something to send");
         let earlier = self.state().own(self.shard, socket).send.replace(batch);
         assert!(earlier.is_none(), "a socket has one send in flight at most");
+    }
+
+    fn send_loan(&mut self, socket: Socket, loan: Loan) {
+        let mut state = self.state();
+        assert!(state.own(self.shard, socket).send.is_none(), "a loan is the only send");
+        drop(state);
+        self.loans.push((socket, loan));
+    }
+
+    fn may_lend(&self) -> bool {
+        self.loans.len() < self.buffers.len() / 2
     }
 
     fn shutdown(&mut self, socket: Socket, token: Token) {
@@ -305,7 +349,9 @@ impl Driver for Sim {
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {
-        assert_eq!(self.free.len(), self.buffers.len(), "every lease comes back in its turn");
+        let home = self.free.len() + self.loans.len();
+        assert_eq!(home, self.buffers.len(), "every lease comes back in its turn, or is a loan");
+        self.advance_loans();
         self.counters.enters += 1;
         let (accepted, own) = {
             let mut state = self.state();

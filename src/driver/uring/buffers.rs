@@ -21,7 +21,7 @@ const TARGET_MIN: u32 = 32;
 /// the caches that more buffers would pass through.
 const STARVED_ONE_IN: u32 = 64;
 /// Bytes published for connections that fill their buffers: what a core's cache holds.
-const STREAM_BYTES: u32 = 4 << 20;
+const STREAM_BYTES: u64 = 4 << 20;
 /// Distance between buffers beyond their size (bytes): powers of two would put the beginnings of
 /// all buffers, which is all that small messages use, into the same few sets of the caches.
 const STAGGER_BYTES: usize = 192;
@@ -31,6 +31,7 @@ const PAGE_BYTES: usize = 4096;
 struct Mapping {
     address: NonNull<u8>,
     len: usize,
+    leaked: bool,
 }
 
 impl Mapping {
@@ -55,7 +56,7 @@ impl Mapping {
         // SAFETY: the range is the mapping just made; the advice changes no contents, and a
         // kernel without huge pages refuses it harmlessly.
         unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
-        Ok(Self { address, len })
+        Ok(Self { address, len, leaked: false })
     }
 
     /// Lets the kernel take the pages back; they read as zero afterwards.
@@ -70,6 +71,9 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.leaked {
+            return;
+        }
         // SAFETY: the mapping is ours and nothing borrows from it any more.
         unsafe { libc::munmap(self.address.as_ptr().cast(), self.len) };
     }
@@ -113,7 +117,7 @@ impl Buffers {
         let entries = Mapping::new(total as usize * size_of::<BufRingEntry>())?;
         let slab = Mapping::new(total as usize * (buffer_bytes as usize + STAGGER_BYTES))?;
         // SAFETY: the mapping is page aligned, large enough for `total` entries, and lives until
-        // the ring is gone: `Uring` drops its ring before its buffers.
+        // nothing is armed any more: a shard ends only then, and leaks it when it panics.
         unsafe {
             submitter.register_buf_ring_with_flags(
                 entries.address.as_ptr() as u64,
@@ -217,7 +221,8 @@ impl Buffers {
         }
         let streaming =
             self.filled_bytes / u64::from(self.filled.max(1)) > u64::from(self.buffer_bytes / 4);
-        if !streaming || self.target * self.buffer_bytes < STREAM_BYTES {
+        let published_bytes = u64::from(self.target) * u64::from(self.buffer_bytes);
+        if !streaming || published_bytes < STREAM_BYTES {
             self.target = (self.target * 2).min(self.total);
         }
         (self.starved, self.filled, self.filled_bytes) = (0, 0, 0);
@@ -275,6 +280,12 @@ impl Buffers {
             let end = (self.start(buffer) + self.buffer_bytes as usize) / PAGE_BYTES * PAGE_BYTES;
             self.slab.discard(start, end.saturating_sub(start));
         }
+    }
+
+    /// Keeps the memory mapped for ever: the kernel may still write there.
+    pub(super) fn leak(&mut self) {
+        self.entries.leaked = true;
+        self.slab.leaked = true;
     }
 
     pub(super) fn lent(&self) -> u32 {

@@ -18,7 +18,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ use slab::Slab;
 
 use super::token::Op;
 use super::{
-    Batch, Bell, Completion, Driver, DriverCounters, Lease, Received, Socket, Token, Wait,
+    Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
 };
 use buffers::Buffers;
 pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
@@ -88,17 +87,13 @@ impl Peers {
 /// Wakes a ring from any thread through an eventfd that the ring reads.
 struct EventBell {
     event: OwnedFd,
-    rung: AtomicBool,
 }
 
 impl Bell for EventBell {
     fn ring(&self) {
-        if self.rung.swap(true, Ordering::AcqRel) {
-            return;
-        }
         let one = 1_u64;
-        // SAFETY: writes eight bytes that live across the call. It cannot fail for lack of room:
-        // the counter is read back before it is written again.
+        // SAFETY: writes eight bytes that live across the call. The counter would overflow only
+        // after 2^64 unread rings.
         unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 }
@@ -123,6 +118,7 @@ pub struct Uring {
     accepts: Slab<Box<AcceptAddress>>,
     /// The batch in flight of each socket. Room is reserved for all, and touched as sockets come.
     sends: Vec<Option<Box<Batch>>>,
+    loans: Slab<Loan>,
     adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
     /// Detach in two steps: the installed descriptor waits for the direct one's close.
     detaching: Slab<(Token, Socket, Option<OwnedFd>)>,
@@ -134,6 +130,8 @@ pub struct Uring {
     options: UringOptions,
     doorbells_failed: u64,
     starvations: u64,
+    /// What the engine cannot go on after.
+    failed: Option<i32>,
 }
 
 impl Uring {
@@ -181,16 +179,18 @@ impl Uring {
             listeners: Vec::new(),
             accepts: Slab::new(),
             sends: Vec::with_capacity(options.sockets_max as usize),
+            loans: Slab::new(),
             adopting: Slab::new(),
             detaching: Slab::new(),
             passing: Slab::new(),
             ready: VecDeque::new(),
-            bell: Arc::new(EventBell { event, rung: AtomicBool::new(false) }),
+            bell: Arc::new(EventBell { event }),
             bell_count: Box::new(0),
             peers,
             options,
             doorbells_failed: 0,
             starvations: 0,
+            failed: None,
         };
         uring.arm_bell();
         Ok(uring)
@@ -230,6 +230,10 @@ impl Uring {
                 let batch = batch.expect("a send completes once, and its batch is here until then");
                 Some(Completion::Sent { batch, result: operations::outcome(result) })
             }
+            Op::SendLoan => {
+                let loan = self.loans.remove(value as usize);
+                Some(Completion::LoanSent { loan, result: operations::outcome(result) })
+            }
             Op::Accept => self.accepted(value, result),
             Op::Cancel => Some(Completion::CancelRan { token: Token::from_value(value) }),
             Op::CancelSend => None, // The send completes on its own.
@@ -242,7 +246,11 @@ impl Uring {
                 None
             }
             Op::Bell => {
-                self.bell.rung.store(false, Ordering::Release);
+                if result < 0 && !matches!(-result, libc::EINTR | libc::EAGAIN) {
+                    // Armed again it would fail again: the shard ends rather than spins.
+                    self.failed = Some(-result);
+                    return None;
+                }
                 self.arm_bell();
                 Some(Completion::Doorbell)
             }
@@ -283,7 +291,7 @@ impl Uring {
                     }
                     libc::ECANCELED => Received::Cancelled,
                     // The multishot was ended early by the kernel without an error of the socket.
-                    libc::EAGAIN | libc::EINTR | libc::ENOMEM => Received::Starved,
+                    libc::EAGAIN | libc::EINTR => Received::Starved,
                     errno => Received::Failed(errno),
                 }
             }
@@ -356,6 +364,9 @@ impl Drop for Uring {
         std::mem::forget(std::mem::take(&mut self.accepts));
         std::mem::forget(std::mem::take(&mut self.adopting));
         std::mem::forget(std::mem::take(&mut self.bell_count));
+        if std::thread::panicking() {
+            self.buffers.leak();
+        }
     }
 }
 
@@ -419,6 +430,10 @@ impl Driver for Uring {
         }
     }
 
+    fn is_listening(&self) -> bool {
+        self.listeners.iter().any(Option::is_some)
+    }
+
     fn receive(&mut self, socket: Socket, token: Token) {
         self.ring.push(&operations::receive(
             socket,
@@ -454,6 +469,18 @@ impl Driver for Uring {
         let batch = self.sends[index].as_mut().expect("it was just put there");
         let vectorized = self.options.features.send_vectorized;
         self.ring.push(&operations::send(socket, batch, vectorized, user_data));
+    }
+
+    fn send_loan(&mut self, socket: Socket, loan: Loan) {
+        let bytes = &self.buffers.bytes(loan.lease.buffer, loan.lease.len)[loan.start..];
+        let (address, len) = (bytes.as_ptr(), bytes.len());
+        let index = self.loans.insert(loan);
+        let user_data = Op::SendLoan.pack(index as u64);
+        self.ring.push(&operations::send_now(socket, address, len, user_data));
+    }
+
+    fn may_lend(&self) -> bool {
+        self.loans.len() < self.buffers.total() as usize / 4
     }
 
     fn shutdown(&mut self, socket: Socket, token: Token) {
@@ -501,6 +528,9 @@ impl Driver for Uring {
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        if let Some(errno) = self.failed {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         self.buffers.top_up();
         let wait = if self.ready.is_empty() { wait } else { Wait::No };
         let now = if matches!(wait, Wait::Until(_)) { self.now_ns() } else { 0 };

@@ -89,6 +89,14 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
         .user_data(user_data)
 }
 
+/// A send that takes what there is room for and ends: never waiting, it gives its memory back soon.
+pub(super) fn send_now(socket: Socket, address: *const u8, len: usize, user_data: u64) -> Entry {
+    opcode::Send::new(fixed(socket), address, len as u32)
+        .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+        .build()
+        .user_data(user_data)
+}
+
 pub(super) fn cancel_one(target: u64, user_data: u64) -> Entry {
     opcode::AsyncCancel::new(target).build().user_data(user_data)
 }

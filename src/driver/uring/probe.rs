@@ -50,7 +50,7 @@ impl fmt::Display for UringError {
 impl std::error::Error for UringError {}
 
 impl UringError {
-    pub(super) fn new(what: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { what: what.into(), cure: cure.into(), source: None }
     }
 

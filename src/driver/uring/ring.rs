@@ -3,6 +3,7 @@
 //! The crate forgets a registered ring descriptor with each new `Submitter`, so the ring is split
 //! once, and the three parts are kept beside it for as long as it lives.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,6 +25,8 @@ pub(super) struct Ring {
     submissions_queue: ManuallyDrop<SubmissionQueue<'static>>,
     completions_queue: ManuallyDrop<CompletionQueue<'static>>,
     ring: *mut IoUring,
+    /// Entries that found no room.
+    backlog: VecDeque<squeue::Entry>,
     no_iowait: u32,
     pub(super) enters: u64,
     pub(super) submissions: u64,
@@ -54,6 +57,7 @@ impl Ring {
             submissions_queue: ManuallyDrop::new(submissions_queue),
             completions_queue: ManuallyDrop::new(completions_queue),
             ring,
+            backlog: VecDeque::new(),
             no_iowait: if features.no_iowait { ENTER_NO_IOWAIT } else { 0 },
             enters: 0,
             submissions: 0,
@@ -86,15 +90,35 @@ impl Ring {
         u64::from(self.completions_queue.overflow())
     }
 
-    /// Queues an entry; a full queue is submitted first.
+    /// Queues an entry; a full queue is submitted first. What the kernel does not take even then
+    /// (it may be short of memory) waits here for a later turn.
     pub(super) fn push(&mut self, entry: &squeue::Entry) {
+        if self.backlog.is_empty() && self.try_push(entry) {
+            return;
+        }
+        self.submissions_queue.sync();
+        // An error is met again, and reported, by the turn's own `enter`.
+        let _ = self.call(0, 0, None);
+        self.submissions_queue.sync();
+        self.push_backlog();
+        if !(self.backlog.is_empty() && self.try_push(entry)) {
+            self.backlog.push_back(entry.clone());
+        }
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: entries are made by `operations`, whose arguments name memory that the driver
         // keeps until the completion.
-        while unsafe { self.submissions_queue.push(entry) }.is_err() {
-            self.submissions_queue.sync();
-            // Errors here are met again, and reported, by the turn's own `enter`.
-            let _ = self.call(0, 0, None);
-            self.submissions_queue.sync();
+        unsafe { self.submissions_queue.push(entry) }.is_ok()
+    }
+
+    /// Queues in order what has waited, as far as there is room.
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
         }
     }
 
@@ -105,9 +129,11 @@ impl Ring {
         now_ns: u64,
         options: &UringOptions,
     ) -> io::Result<()> {
+        self.push_backlog();
         self.submissions_queue.sync();
         self.completions_queue.sync();
-        let wait = if self.completions_queue.is_empty() { wait } else { Wait::No };
+        let busy = !self.completions_queue.is_empty() || !self.backlog.is_empty();
+        let wait = if busy { Wait::No } else { wait };
         let timeout = match wait {
             Wait::No => return self.enter_quietly(0, None),
             Wait::Forever => None,
