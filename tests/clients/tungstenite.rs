@@ -19,7 +19,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 fn block_on(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), test).await.expect("it ends in time");
+        tokio::time::timeout(Duration::from_mins(1), test).await.expect("it ends in time");
     });
 }
 
