@@ -46,6 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 type Started = (Server, Option<TcpListener>);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
+    host::use_small_pages();
     let open_files = host::raise_open_files();
     let written = merge(arguments)?;
     let config = Arc::new(Config::validate(&written, open_files, host::cores().len())?);

@@ -50,9 +50,11 @@ pub struct Engine {
     pub pin: bool,
     /// Submission entries of a ring; its completion queue has eight times as many.
     pub ring_entries: u32,
-    /// Bytes of one receive buffer.
+    /// Bytes of one receive buffer. A message that fits into one is never copied to be read; small
+    /// messages touch only a buffer's first page.
     pub buffer_bytes: u32,
-    /// Receive buffers of the whole node, divided by shards (bytes).
+    /// Receive buffers of the whole node, divided by shards (bytes). Address space, not memory: only
+    /// what is in flight is touched, and what rests is given back.
     pub buffer_memory_bytes: u64,
     /// Completions a shard handles before it submits and looks at its other work.
     pub turn_completions_max: u32,
@@ -69,8 +71,8 @@ impl Default for Engine {
         Self {
             pin: true,
             ring_entries: 1024,
-            buffer_bytes: 16 * 1024,
-            buffer_memory_bytes: 64 << 20,
+            buffer_bytes: 64 * 1024,
+            buffer_memory_bytes: 256 << 20,
             turn_completions_max: 512,
             min_wait_us: 0,
             min_wait_completions: 16,

@@ -32,6 +32,14 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Asks for memory in small pages: with huge ones, the first byte of every shard's table of
+/// connections makes two megabytes resident (64 shards: 350 MB before the first connection).
+pub fn use_small_pages() {
+    // SAFETY: changes how later page faults of this process are served, and nothing else. A kernel
+    // that does not know it refuses it harmlessly.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
+}
+
 /// Raises the limit of open files as far as this process may, and returns it.
 pub fn raise_open_files() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

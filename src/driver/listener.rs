@@ -168,7 +168,7 @@ fn listen_tcp(
     };
     let probe = tcp_socket(tcp, options).map_err(|(step, source)| failed(&step, source))?;
     probe.set_reuse_address(true).map_err(|e| failed("SO_REUSEADDR", e))?;
-    probe.bind(&tcp.into()).map_err(|e| failed("bind", e))?;
+    bind_patiently(&probe, tcp).map_err(|e| failed("bind", e))?;
     let bound = probe.local_addr().map_err(|e| failed("getsockname", e))?;
     let bound = bound.as_socket().unwrap_or(tcp);
     drop(probe);
@@ -190,6 +190,21 @@ fn listen_tcp(
         sockets.push(socket.into());
     }
     Ok((Address::Tcp(bound), sockets))
+}
+
+/// Binds; while the address is in use, tries again for a moment. The kernel closes the listeners of
+/// a ring some time after its process has ended, so a restarted server may meet its predecessor's.
+fn bind_patiently(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        match socket.bind(&address.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
+    socket.bind(&address.into())
 }
 
 /// A TCP socket with every option that its connections are to inherit.

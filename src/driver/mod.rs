@@ -158,7 +158,7 @@ pub trait Driver {
     fn receive(&mut self, socket: Socket, token: Token);
     /// Cancels the receive only.
     fn cancel_receive(&mut self, socket: Socket, token: Token);
-    /// Cancels everything that is in flight on the socket.
+    /// Cancels receive and send; a shutdown runs to its end by itself.
     fn cancel_all(&mut self, socket: Socket, token: Token);
     /// Sends what is left of the batch. At most one per socket may be in flight.
     fn send(&mut self, socket: Socket, batch: Box<Batch>);

@@ -37,6 +37,7 @@ pub enum Op {
     Receive,
     Send,
     Cancel,
+    CancelSend,
     Shutdown,
     Close,
     Doorbell,
@@ -52,11 +53,12 @@ pub enum Op {
 }
 
 impl Op {
-    const ALL: [Op; 16] = [
+    const ALL: [Op; 17] = [
         Op::Accept,
         Op::Receive,
         Op::Send,
         Op::Cancel,
+        Op::CancelSend,
         Op::Shutdown,
         Op::Close,
         Op::Doorbell,

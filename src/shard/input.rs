@@ -183,6 +183,7 @@ impl Core {
 
     /// Frames of an open connection.
     fn frames(&mut self, index: u32, mut input: &mut [u8]) {
+        let queued_before = self.slots[index as usize].outbox.as_ref().map_or(0, |o| o.bytes());
         let mut after = After::Nothing;
         let mut pongs: u32 = 0;
         while matches!(after, After::Nothing) {
@@ -223,7 +224,7 @@ impl Core {
             }
         }
         match after {
-            After::Nothing => self.check_outbox(index),
+            After::Nothing => self.check_outbox(index, queued_before),
             After::PeerClosed(code) => {
                 self.queue_close(index, ws::reply_code(code), "");
                 self.leave(index, Stage::Finishing, code.unwrap_or(1005));
@@ -254,7 +255,11 @@ impl Core {
     }
 
     /// Stops reading from a connection that does not read, and closes one past all bounds.
-    fn check_outbox(&mut self, index: u32) {
+    ///
+    /// What this input has just queued does not count yet: nearly always the kernel takes it with
+    /// the turn's send, and a cancelled receive for each large message would cost more than it
+    /// saves. If it still waits when the next input comes, the connection does not keep up.
+    fn check_outbox(&mut self, index: u32, queued_before: usize) {
         let limits = &self.config.limits;
         let slot = &mut self.slots[index as usize];
         let Some(outbox) = &slot.outbox else { return };
@@ -264,7 +269,7 @@ impl Core {
             return self.close_slow_reader(index);
         }
         let crowded = self.gauges.outbox_bytes > limits.outbox_shard_bytes_max as u64;
-        if (bytes > limits.outbox_high_bytes || crowded) && !slot.paused {
+        if (queued_before > limits.outbox_high_bytes || crowded) && !slot.paused {
             slot.paused = true;
             self.counters.read_pauses += 1;
             if crowded {

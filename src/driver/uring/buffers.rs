@@ -16,7 +16,14 @@ use io_uring::types::BufRingEntry;
 /// The only buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
 /// Buffers published before any demand is known.
-const TARGET_MIN: u32 = 64;
+const TARGET_MIN: u32 = 32;
+/// One receive in so many may find no buffer before more are published: a rare one costs less than
+/// the caches that more buffers would pass through.
+const STARVED_ONE_IN: u32 = 64;
+/// Distance between buffers beyond their size (bytes): powers of two would put the beginnings of
+/// all buffers, which is all that small messages use, into the same few sets of the caches.
+const STAGGER_BYTES: usize = 192;
+const PAGE_BYTES: usize = 4096;
 
 /// Anonymous memory that is reserved at once and becomes resident page by page.
 struct Mapping {
@@ -83,7 +90,9 @@ pub(super) struct Buffers {
     /// Fewest published and fewest free buffers seen since the last [`Buffers::trim`].
     published_least: u32,
     free_least: usize,
-    starved: bool,
+    /// Receives that found no buffer, and those that did, since the target was last considered.
+    starved: u32,
+    filled: u32,
     used: bool,
     /// Per buffer: whether its pages may be resident.
     resident: Vec<bool>,
@@ -99,7 +108,7 @@ impl Buffers {
         let total = total.clamp(8, 32_768);
         let total = if total.is_power_of_two() { total } else { total.next_power_of_two() / 2 };
         let entries = Mapping::new(total as usize * size_of::<BufRingEntry>())?;
-        let slab = Mapping::new(total as usize * buffer_bytes as usize)?;
+        let slab = Mapping::new(total as usize * (buffer_bytes as usize + STAGGER_BYTES))?;
         // SAFETY: the mapping is page aligned, large enough for `total` entries, and lives until
         // the ring is gone: `Uring` drops its ring before its buffers.
         unsafe {
@@ -123,7 +132,8 @@ impl Buffers {
             target: TARGET_MIN.min(total),
             published_least: 0,
             free_least: total as usize,
-            starved: false,
+            starved: 0,
+            filled: 0,
             used: false,
             resident: vec![false; total as usize],
         };
@@ -139,8 +149,7 @@ impl Buffers {
         }
         while self.published < self.target {
             let Some(buffer) = self.free.pop() else { break };
-            let address = self.slab.address.as_ptr() as u64
-                + u64::from(buffer) * u64::from(self.buffer_bytes);
+            let address = self.slab.address.as_ptr() as u64 + self.start(buffer) as u64;
             let index = usize::from(self.tail & self.mask);
             // SAFETY: `index < total` entries of the mapping; an entry at the tail belongs to us
             // until the tail moves past it. The tail field shares memory with entry 0's reserved
@@ -179,6 +188,7 @@ impl Buffers {
         self.lent += 1;
         self.published_least = self.published_least.min(self.published);
         self.used = true;
+        self.filled += 1;
         self.resident[usize::from(buffer)] = true;
         self.check();
     }
@@ -191,10 +201,18 @@ impl Buffers {
         self.check();
     }
 
-    /// Takes note that a receive found no buffer: more of them will be published from now on.
+    /// Takes note that a receive found no buffer: when that is not rare, more are published.
     pub(super) fn starve(&mut self) {
-        self.starved = true;
-        self.target = (self.target * 2).min(self.total);
+        self.starved += 1;
+        if self.starved > 8 && self.starved > self.filled / STARVED_ONE_IN {
+            self.target = (self.target * 2).min(self.total);
+            (self.starved, self.filled) = (0, 0);
+        }
+    }
+
+    /// Where a buffer begins in the slab.
+    fn start(&self, buffer: u16) -> usize {
+        usize::from(buffer) * (self.buffer_bytes as usize + STAGGER_BYTES)
     }
 
     /// Whether at least a quarter of the target is there to be filled.
@@ -205,7 +223,7 @@ impl Buffers {
     /// The bytes of a lent buffer.
     pub(super) fn bytes(&mut self, buffer: u16, len: u32) -> &mut [u8] {
         assert!(u32::from(buffer) < self.total && len <= self.buffer_bytes);
-        let start = usize::from(buffer) * self.buffer_bytes as usize;
+        let start = self.start(buffer);
         // SAFETY: the range lies in the slab; the kernel has filled it and will not touch it
         // until it is published again; `&mut self` keeps a second borrow away.
         unsafe {
@@ -219,21 +237,18 @@ impl Buffers {
     /// inside our own `io_uring_enter`, and only what has been reaped may be discarded, which the
     /// caller guarantees by calling when no completion waits.
     pub(super) fn trim(&mut self) {
-        if !std::mem::take(&mut self.starved) && self.published_least > self.target / 2 {
+        let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
+        self.filled = 0;
+        if !starved && self.published_least > self.target / 2 {
             self.target = (self.target / 2).max(TARGET_MIN.min(self.total));
         }
-        let unused = if self.used { self.free_least.min(self.free.len()) } else { self.free.len() };
-        for index in 0..unused {
+        for index in 0..self.free_least.min(self.free.len()) {
             self.discard(self.free[index]);
         }
-        if !self.used && self.lent == 0 {
+        if !self.used && self.lent == 0 && self.resident.contains(&true) {
             // Nothing at all came in: the published buffers rest as well.
-            for step in 1..=self.published {
-                let index = usize::from(self.tail.wrapping_sub(step as u16) & self.mask);
-                // SAFETY: the kernel only reads entries, so reading one that it holds is fine.
-                let buffer = unsafe { (*self.entry(index)).bid() };
-                self.discard(buffer);
-            }
+            self.resident.fill(false);
+            self.slab.discard(0, self.slab.len);
         }
         self.used = false;
         self.published_least = self.published;
@@ -242,8 +257,10 @@ impl Buffers {
 
     fn discard(&mut self, buffer: u16) {
         if std::mem::take(&mut self.resident[usize::from(buffer)]) {
-            let bytes = self.buffer_bytes as usize;
-            self.slab.discard(usize::from(buffer) * bytes, bytes);
+            // Whole pages only: the neighbours' bytes in the outer ones may be in use.
+            let start = self.start(buffer).next_multiple_of(PAGE_BYTES);
+            let end = (self.start(buffer) + self.buffer_bytes as usize) / PAGE_BYTES * PAGE_BYTES;
+            self.slab.discard(start, end.saturating_sub(start));
         }
     }
 

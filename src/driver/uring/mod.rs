@@ -121,7 +121,8 @@ pub struct Uring {
     buffers: Buffers,
     listeners: Vec<Option<Listening>>,
     accepts: Slab<Box<AcceptAddress>>,
-    sends: Slab<Box<Batch>>,
+    /// The batch in flight of each socket. Room is reserved for all, and touched as sockets come.
+    sends: Vec<Option<Box<Batch>>>,
     adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
     /// Detach in two steps: the installed descriptor waits for the direct one's close.
     detaching: Slab<(Token, Socket, Option<OwnedFd>)>,
@@ -173,7 +174,7 @@ impl Uring {
             buffers,
             listeners: Vec::new(),
             accepts: Slab::new(),
-            sends: Slab::new(),
+            sends: Vec::with_capacity(options.sockets_max as usize),
             adopting: Slab::new(),
             detaching: Slab::new(),
             passing: Slab::new(),
@@ -219,11 +220,13 @@ impl Uring {
         match op {
             Op::Receive => Some(self.received(Token::from_value(value), entry)),
             Op::Send => {
-                let batch = self.sends.remove(value as usize);
+                let batch = self.sends[value as usize].take();
+                let batch = batch.expect("a send completes once, and its batch is here until then");
                 Some(Completion::Sent { batch, result: operations::outcome(result) })
             }
             Op::Accept => self.accepted(value, result),
             Op::Cancel => Some(Completion::CancelRan { token: Token::from_value(value) }),
+            Op::CancelSend => None, // The send completes on its own.
             Op::Shutdown => Some(Completion::ShutDown { token: Token::from_value(value) }),
             Op::Close => Some(Completion::Closed { token: Token::from_value(value) }),
             Op::Doorbell => Some(Completion::Doorbell),
@@ -425,13 +428,24 @@ impl Driver for Uring {
     }
 
     fn cancel_all(&mut self, socket: Socket, token: Token) {
-        self.ring.push(&operations::cancel_socket(socket, Op::Cancel.pack(token.value())));
+        // One by one by their names: cancelling by descriptor walks through every armed receive
+        // of the ring, so that closing all connections would cost their number squared.
+        if self.sends.get(socket.0 as usize).is_some_and(Option::is_some) {
+            let target = Op::Send.pack(u64::from(socket.0));
+            self.ring.push(&operations::cancel_one(target, Op::CancelSend.pack(0)));
+        }
+        self.cancel_receive(socket, token);
     }
 
     fn send(&mut self, socket: Socket, batch: Box<Batch>) {
-        let entry = self.sends.vacant_entry();
-        let user_data = Op::Send.pack(entry.key() as u64);
-        let batch = entry.insert(batch);
+        let index = socket.0 as usize;
+        if self.sends.len() <= index {
+            self.sends.resize_with(index + 1, || None);
+        }
+        let user_data = Op::Send.pack(u64::from(socket.0));
+        let earlier = self.sends[index].replace(batch);
+        assert!(earlier.is_none(), "a socket has one send in flight at most");
+        let batch = self.sends[index].as_mut().expect("it was just put there");
         let vectorized = self.options.features.send_vectorized;
         self.ring.push(&operations::send(socket, batch, vectorized, user_data));
     }

@@ -93,12 +93,6 @@ pub(super) fn cancel_one(target: u64, user_data: u64) -> Entry {
     opcode::AsyncCancel::new(target).build().user_data(user_data)
 }
 
-pub(super) fn cancel_socket(socket: Socket, user_data: u64) -> Entry {
-    opcode::AsyncCancel2::new(types::CancelBuilder::fd(fixed(socket)).all())
-        .build()
-        .user_data(user_data)
-}
-
 pub(super) fn cancel_listener(listener: RawFd, user_data: u64) -> Entry {
     opcode::AsyncCancel2::new(types::CancelBuilder::fd(types::Fd(listener)).all())
         .build()

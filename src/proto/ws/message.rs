@@ -8,9 +8,9 @@ use super::frame::{CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIE
 use super::{DataKind, Limits, ProtocolError, mask, utf8};
 
 /// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
-const RESERVE_BYTES_MIN: usize = 64 * 1024;
+const RESERVE_BYTES_MIN: usize = 256 * 1024;
 /// How many times the bytes held a message may reserve ahead, if its header claims as much.
-const RESERVE_FACTOR: usize = 8;
+const RESERVE_FACTOR: usize = 16;
 
 /// The state between two inputs; empty only while a receiver works on it.
 #[derive(Debug, Default)]
