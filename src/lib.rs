@@ -29,9 +29,9 @@
 //!    slot and generation: if the generation is another one, the buffer goes back, and that is all.
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
-//!    on. A message that lies whole in the buffer is unmasked where it lies and lent to the session;
-//!    only one that spans buffers is put together, in memory that grows with the bytes received,
-//!    not with the length claimed. The buffer goes back in the same turn.
+//!    on. A message that lies whole in the buffer is unmasked where it lies and lent to the
+//!    session; only one that spans buffers is put together, in memory that grows with the bytes
+//!    received, not with the length claimed. The buffer goes back in the same turn.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
