@@ -26,12 +26,12 @@
 //!    hands it to a less loaded shard, before a byte is read.
 //! 2. One multishot receive is armed per connection. Bytes land in a buffer that the ring lends
 //!    from a small, warm set; an idle connection holds no buffer. The completion carries operation,
-//!    slot and generation: if the generation is another one, the buffer goes back, and that is all.
+//!    slot and generation: with another generation, the buffer goes back, and that is all.
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
-//!    on. A message that lies whole in the buffer is unmasked where it lies and lent to the
-//!    session; only one that spans buffers is put together, in memory that grows with the bytes
-//!    received, not with the length claimed. The buffer goes back in the same turn.
+//!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
+//!    only one that spans buffers is put together, in memory that grows with the bytes received,
+//!    not with the length claimed. The buffer goes back in the same turn.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -69,13 +69,13 @@
 //! | room | what it is | knows |
 //! | --- | --- | --- |
 //! | [`cli`] | the command line | `config`, `server`, `control` |
-//! | [`config`] | what was written, validated into what the server runs on | types of `driver`, `proto` |
+//! | [`config`] | what was written, validated into what the server runs on | `driver`, `proto` |
 //! | [`server`] | binds, pins, starts and joins the shards | `shard`, `driver` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
-//! | [`session`] | what runs on an open connection | events of `proto` |
-//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | all of the above |
-//! | [`metrics`] | counters and histograms, merged when read; their text | counters of `driver`, `proto` |
+//! | [`session`] | what runs on an open connection | `proto` |
+//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
+//! | [`metrics`] | counters and histograms, merged when read; their text | `driver`, `proto` |
 //! | `control` | the control thread: admin address, signals, the end | `server`, mail |
 //!
 //! Places kept free: a hub (channels, history, presence) between `session` and `shard`, with its

@@ -40,6 +40,8 @@ pub type Ended = (u16, Result<(), String>);
 pub struct Facts {
     /// Where it listens, with the ports that were really bound.
     pub listening: Vec<Address>,
+    /// The congestion control of each listener; `None` for Unix sockets.
+    pub congestion: Vec<Option<String>>,
     pub features: Features,
     /// Submission entries of each ring, less than configured where locked memory was short.
     pub ring_entries: u32,
@@ -66,10 +68,12 @@ impl Server {
         let shards = usize::from(config.shards);
         let mut shares: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
         let mut listening = Vec::new();
+        let mut congestion = Vec::new();
         for one in &config.listeners {
             let (address, sockets) =
                 listener::listen(&one.address, &one.options, shards).map_err(|e| failed(&e))?;
             listening.push(address);
+            congestion.push(sockets.first().and_then(listener::congestion_in_force));
             shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
         }
         let started = Instant::now();
@@ -114,7 +118,7 @@ impl Server {
             // A shard that is gone by now reports its own end.
             let _ = go.send(());
         }
-        let facts = Facts { listening, features, ring_entries, started };
+        let facts = Facts { listening, congestion, features, ring_entries, started };
         Ok(Self { facts, config, directory, threads, ended })
     }
 

@@ -12,8 +12,8 @@ use seawall::driver::{Batch, Completion, Driver, Received, Segment, Socket, Toke
 
 const TOKEN: Token = Token { slot: 7, generation: 3 };
 
-fn engine(shard: u16, peers: &Arc<Peers>, buffers: u32, buffer_bytes: u32) -> Uring {
-    let options = UringOptions {
+fn options(buffers: u32, buffer_bytes: u32) -> UringOptions {
+    UringOptions {
         ring_entries: 64,
         sockets_max: 64,
         buffers,
@@ -22,8 +22,11 @@ fn engine(shard: u16, peers: &Arc<Peers>, buffers: u32, buffer_bytes: u32) -> Ur
         min_wait_completions: 1,
         features: probe().unwrap(),
         epoch: Instant::now(),
-    };
-    Uring::new(options, shard, peers.clone()).unwrap()
+    }
+}
+
+fn engine(shard: u16, peers: &Arc<Peers>, buffers: u32, buffer_bytes: u32) -> Uring {
+    Uring::new(options(buffers, buffer_bytes), shard, peers.clone()).unwrap()
 }
 
 /// Turns until a completion comes; fails after some seconds without one.
@@ -291,6 +294,20 @@ fn starved_receives_are_reported_and_buffers_are_all_accounted_for() {
     assert!(driver.has_buffers());
     driver.receive(socket, TOKEN);
     assert_eq!(receive(&mut driver, 1024)[..1024], [9; 1024]);
+}
+
+#[test]
+fn a_minimum_wait_gathers_completions_and_still_ends() {
+    let peers = Peers::new(1);
+    let options =
+        UringOptions { min_wait_us: 20_000, min_wait_completions: 4, ..options(16, 1024) };
+    let mut driver = Uring::new(options, 0, peers).unwrap();
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    driver.submit(Wait::No).unwrap();
+    client.write_all(b"alone").unwrap();
+    // One completion, fewer than are worth waiting for: it comes all the same.
+    assert_eq!(receive(&mut driver, 5), b"alone");
 }
 
 #[test]

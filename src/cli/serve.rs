@@ -10,8 +10,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogFormat, file};
 use crate::control;
-use crate::driver::host;
 use crate::driver::listener::Address;
+use crate::driver::{host, uring};
 use crate::server::Server;
 
 /// Flags win over the file, the file over the defaults.
@@ -35,7 +35,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((server, admin)) => control::run(server, admin),
+        Ok((runtime, server, admin)) => control::run(&runtime, server, admin),
         Err(error) => {
             eprintln!("seawall: {error}");
             ExitCode::FAILURE
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-type Started = (Server, Option<TcpListener>);
+type Started = (tokio_uring::Runtime, Server, Option<TcpListener>);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
@@ -65,9 +65,11 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
                 .into());
         }
     };
+    uring::probe()?;
+    let runtime = control::runtime()?;
     let server = Server::start(config)?;
     eprint!("{}", banner(&server, admin.as_ref(), open_files));
-    Ok((server, admin))
+    Ok((runtime, server, admin))
 }
 
 /// The file with the flags laid over it.
@@ -122,12 +124,22 @@ fn banner(server: &Server, admin: Option<&TcpListener>, open_files: u64) -> Stri
         let _ = writeln!(text, "  {name:<11} {value}");
     };
     let paths: Vec<_> = config.routes.as_slice().iter().map(|route| route.path.as_str()).collect();
-    for address in &facts.listening {
+    for (address, congestion) in facts.listening.iter().zip(&facts.congestion) {
         let url = match address {
             Address::Tcp(tcp) => format!("ws://{tcp}"),
             Address::Unix(_) => address.to_string(),
         };
-        line("clients", format!("{url}  (routes: {})", paths.join(" ")));
+        let control = congestion.as_deref().unwrap_or("no");
+        let paths = paths.join(" ");
+        line("clients", format!("{url}  (routes: {paths}; {control} congestion control)"));
+        if control.starts_with("bbr") {
+            line(
+                "note",
+                "BBR paces small messages with timers; to let Seawall choose cubic, add it to \
+                 net.ipv4.tcp_allowed_congestion_control or give CAP_NET_ADMIN"
+                    .to_owned(),
+            );
+        }
     }
     match admin.and_then(|listener| listener.local_addr().ok()) {
         Some(address) => line("operators", format!("http://{address}/metrics")),

@@ -53,8 +53,8 @@ pub struct Engine {
     /// Bytes of one receive buffer. A message that fits into one is never copied to be read; small
     /// messages touch only a buffer's first page.
     pub buffer_bytes: u32,
-    /// Receive buffers of the whole node, divided by shards (bytes). Address space, not memory: only
-    /// what is in flight is touched, and what rests is given back.
+    /// Receive buffers of the whole node, divided by shards (bytes). Address space rather than
+    /// memory: only what is in flight is touched, and what rests is given back.
     pub buffer_memory_bytes: u64,
     /// Completions a shard handles before it submits and looks at its other work.
     pub turn_completions_max: u32,
@@ -126,14 +126,12 @@ impl Default for Limits {
     }
 }
 
-/// Deadlines, for which nobody can be kept waiting.
+/// Deadlines of what has no route, or none any more; the others are the route's.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
     /// From accept to the whole request (PROXY header included); past it: 408.
     pub handshake_timeout_ms: u32,
-    /// From our Close to the peer's; past it the connection is dropped.
-    pub close_timeout_ms: u32,
     /// From the end of our answer to the peer's FIN; past it the connection is dropped.
     pub linger_timeout_ms: u32,
     /// Without a byte taken by the peer while bytes wait for it; past it: close 4413.
@@ -142,12 +140,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self {
-            handshake_timeout_ms: 10_000,
-            close_timeout_ms: 5_000,
-            linger_timeout_ms: 2_000,
-            send_timeout_ms: 30_000,
-        }
+        Self { handshake_timeout_ms: 10_000, linger_timeout_ms: 2_000, send_timeout_ms: 30_000 }
     }
 }
 
@@ -214,8 +207,8 @@ pub struct Listener {
     pub backlog: u32,
     /// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
     pub nodelay: bool,
-    /// Congestion control; empty = the host's. BBR paces even small echoes with timers, which
-    /// costs CPU and latency where the network is not the bottleneck.
+    /// Congestion control by name; `auto` = cubic where the host's default is BBR, which paces
+    /// even small echoes with timers, and this process may choose; empty = the host's.
     pub congestion: String,
     /// TCP keepalive after this idle time (s); 0 = off: the heartbeat notices dead peers sooner.
     pub keepalive_s: u32,
@@ -249,7 +242,7 @@ impl Default for Listener {
             steer: Steer::Hash,
             backlog: 4096,
             nodelay: true,
-            congestion: "cubic".into(),
+            congestion: "auto".into(),
             keepalive_s: 0,
             user_timeout_ms: 0,
             receive_buffer_bytes: 0,
@@ -287,6 +280,8 @@ pub struct Route {
     pub pong_timeout_ms: u32,
     /// Without a message from the client for so long: close 1001; 0 = never.
     pub idle_timeout_ms: u32,
+    /// From our Close to the peer's; past it the connection is dropped.
+    pub close_timeout_ms: u32,
     /// Connections older than this are closed with 1001, spread by a tenth; 0 = never.
     pub connection_age_max_ms: u32,
 }
@@ -302,6 +297,7 @@ impl Default for Route {
             ping_interval_ms: 25_000,
             pong_timeout_ms: 20_000,
             idle_timeout_ms: 0,
+            close_timeout_ms: 5_000,
             connection_age_max_ms: 0,
         }
     }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::driver::listener::{Address, Options};
+use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins, Routes};
 use crate::proto::ws;
 pub use file::{Drain, Engine, HandlerName, LogFormat, Timeouts};
@@ -50,6 +50,7 @@ pub struct RouteOptions {
     pub ping_interval_ms: u32,
     pub pong_timeout_ms: u32,
     pub idle_timeout_ms: u32,
+    pub close_timeout_ms: u32,
     pub connection_age_max_ms: u32,
 }
 
@@ -89,6 +90,8 @@ pub struct Config {
 
 /// Connections a ring's table keeps free for accepts that are under way and refusals.
 pub const SOCKETS_HEADROOM: u32 = 128;
+/// Buffers that one connection may fill in the turn in which its reading is stopped.
+const BUFFERS_RACING: u32 = 64;
 
 impl Config {
     /// Reads a configuration file.
@@ -155,9 +158,9 @@ impl Config {
         };
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.
-        let buffers_bytes =
-            config.buffers_per_shard() as usize * config.engine.buffer_bytes as usize;
-        config.limits.outbox_bytes_max += 2 * buffers_bytes;
+        let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
+        config.limits.outbox_bytes_max +=
+            2 * buffers as usize * config.engine.buffer_bytes as usize;
         Ok(config)
     }
 
@@ -306,7 +309,11 @@ fn listener(written: &file::Listener) -> Result<Listener, ConfigError> {
         receive_buffer_bytes: written.receive_buffer_bytes,
         send_buffer_bytes: written.send_buffer_bytes,
         user_timeout_ms: written.user_timeout_ms,
-        congestion: (!written.congestion.is_empty()).then(|| written.congestion.clone()),
+        congestion: match written.congestion.as_str() {
+            "auto" => Congestion::Auto,
+            "" => Congestion::Host,
+            name => Congestion::Named(name.to_owned()),
+        },
         incoming_cpu: written.incoming_cpu,
         busy_poll_us: written.busy_poll_us,
         only_v6: written.only_v6,
@@ -356,6 +363,7 @@ fn route(written: &file::Route) -> Result<(http::Route, RouteOptions), ConfigErr
             ping_interval_ms: written.ping_interval_ms,
             pong_timeout_ms: written.pong_timeout_ms,
             idle_timeout_ms: written.idle_timeout_ms,
+            close_timeout_ms: written.close_timeout_ms,
             connection_age_max_ms: written.connection_age_max_ms,
         },
     ))

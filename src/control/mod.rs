@@ -11,18 +11,36 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_uring::Runtime;
 
+use crate::driver::uring::UringError;
 use crate::server::Server;
 use crate::shard::mailbox::Mail;
 
+/// Submission entries of the control thread's ring.
+const RING_ENTRIES: u32 = 32;
 /// How long shards may take to end after their deadline before the process ends without them.
 const GRACE: Duration = Duration::from_secs(3);
 /// Longer than any process lives.
 const NEVER: Duration = Duration::from_hours(24 * 365 * 30);
 
+/// The control thread's runtime. Made before the shards, so that want of locked memory is told
+/// before anything runs, and with a small ring: it moves files only.
+///
+/// # Errors
+/// With cause and cure, when `io_uring` refuses one more ring.
+pub(crate) fn runtime() -> Result<Runtime, UringError> {
+    Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
+        .map_err(|error| UringError::explain("the control thread's ring cannot be set up", error))
+}
+
 /// Runs the server until a signal ends it, or a shard fails.
-pub(crate) fn run(server: Server, admin: Option<std::net::TcpListener>) -> ExitCode {
-    tokio_uring::start(supervise(server, admin))
+pub(crate) fn run(
+    runtime: &Runtime,
+    server: Server,
+    admin: Option<std::net::TcpListener>,
+) -> ExitCode {
+    runtime.block_on(supervise(server, admin))
 }
 
 async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> ExitCode {

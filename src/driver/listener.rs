@@ -6,11 +6,11 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +41,19 @@ pub enum Steer {
     Cpu,
 }
 
+/// Which congestion control the connections of a listener use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Congestion {
+    /// Cubic where the host's default is BBR and this process may choose; else the host's. BBR
+    /// paces even small messages with timers, which costs CPU and latency for nothing where the
+    /// network is not the bottleneck.
+    Auto,
+    /// The host's default.
+    Host,
+    /// This one, or no listener.
+    Named(String),
+}
+
 /// Socket options of a listener; `None` or zero keeps what the kernel would do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -56,8 +69,8 @@ pub struct Options {
     pub send_buffer_bytes: u32,
     /// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, ms); 0 = kernel's choice.
     pub user_timeout_ms: u32,
-    /// Congestion control by name; `None` = the host's.
-    pub congestion: Option<String>,
+    /// Congestion control.
+    pub congestion: Congestion,
     /// Prefers connections whose packets arrive on the shard's CPU (`SO_INCOMING_CPU`).
     pub incoming_cpu: bool,
     /// Polls the device this long before sleeping (`SO_BUSY_POLL`, µs); 0 = off.
@@ -79,7 +92,7 @@ impl Default for Options {
             receive_buffer_bytes: 0,
             send_buffer_bytes: 0,
             user_timeout_ms: 0,
-            congestion: Some("cubic".to_owned()),
+            congestion: Congestion::Auto,
             incoming_cpu: false,
             busy_poll_us: 0,
             only_v6: false,
@@ -114,6 +127,10 @@ impl fmt::Display for ListenError {
             Some(libc::ENOENT) if self.step.contains("congestion") => {
                 "the kernel has no such algorithm: see \
                  /proc/sys/net/ipv4/tcp_available_congestion_control"
+            }
+            Some(libc::EPERM) if self.step.contains("congestion") => {
+                "unprivileged processes may use those of \
+                 net.ipv4.tcp_allowed_congestion_control: add it there, or give CAP_NET_ADMIN"
             }
             _ => return Ok(()),
         };
@@ -235,10 +252,18 @@ fn tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, (String,
         let timeout = Duration::from_millis(u64::from(options.user_timeout_ms));
         socket.set_tcp_user_timeout(Some(timeout)).map_err(at("TCP_USER_TIMEOUT"))?;
     }
-    if let Some(name) = &options.congestion {
-        socket
+    match &options.congestion {
+        Congestion::Host => {}
+        Congestion::Auto => {
+            if congestion_in_force(&socket).is_some_and(|name| name.starts_with("bbr")) {
+                // Refused without CAP_NET_ADMIN where the host does not allow it; then BBR stays,
+                // and the server says so.
+                let _ = socket.set_tcp_congestion(b"cubic");
+            }
+        }
+        Congestion::Named(name) => socket
             .set_tcp_congestion(name.as_bytes())
-            .map_err(|error| (format!("TCP_CONGESTION (congestion = \"{name}\")"), error))?;
+            .map_err(|error| (format!("TCP_CONGESTION (congestion = \"{name}\")"), error))?,
     }
     if options.busy_poll_us > 0 {
         set_int(&socket, libc::SOL_SOCKET, libc::SO_BUSY_POLL, options.busy_poll_us as i32)
@@ -268,6 +293,13 @@ fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError
         .map_err(failed("setting its permissions (unix_mode)"))?;
     socket.listen(options.backlog as i32).map_err(failed("listen"))?;
     Ok(socket.into())
+}
+
+/// The congestion control that a socket has; `None` for other sockets than TCP.
+pub fn congestion_in_force(socket: &impl AsFd) -> Option<String> {
+    let name = SockRef::from(socket).tcp_congestion().ok()?;
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8(name.to_vec()).ok()
 }
 
 fn set_int(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<()> {
@@ -333,7 +365,8 @@ mod tests {
 
     #[test]
     fn an_unknown_congestion_control_is_named() {
-        let options = Options { congestion: Some("nosuch".into()), ..Options::default() };
+        let options =
+            Options { congestion: Congestion::Named("nosuch".into()), ..Options::default() };
         let error = listen(&loopback(), &options, 1).unwrap_err().to_string();
         assert!(error.contains("nosuch") && error.contains("available_congestion"), "{error}");
     }

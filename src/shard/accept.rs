@@ -101,7 +101,9 @@ impl<D: Driver> Shard<D> {
             Ok(()) => self.core.counters.handed_over += 1,
             Err(_) => {
                 self.core.counters.handovers_failed += 1;
-                self.core.directory.post(shard, Mail::HandoverFailed { key });
+                if self.core.directory.post_silently(shard, Mail::HandoverFailed { key }) {
+                    self.driver.doorbell(shard);
+                }
                 self.take_in(&arrival);
             }
         }

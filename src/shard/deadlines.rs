@@ -64,7 +64,7 @@ impl Core {
                 let idle = after_if(slot.message_tick, route.idle_timeout_ms);
                 heartbeat.min(idle).min(self.age_tick(index)).min(sending)
             }
-            Stage::Closing { .. } => after(slot.stage_tick, timeouts.close_timeout_ms),
+            Stage::Closing { .. } => after(slot.stage_tick, self.route(index).close_timeout_ms),
             Stage::Finishing | Stage::Lingering { .. } => lingering_until(slot, timeouts),
             Stage::Ending => timers::UNSET,
         }
@@ -101,7 +101,7 @@ impl Core {
         let slot = &self.slots[index as usize];
         let handshake = after(slot.opened_tick, timeouts.handshake_timeout_ms);
         let stage = slot.stage_tick;
-        let closing = after(stage, timeouts.close_timeout_ms);
+        let closing = after(stage, self.route(index).close_timeout_ms);
         let lingering = lingering_until(slot, timeouts);
         match &slot.stage {
             Stage::Proxy { .. } if self.tick >= handshake => {

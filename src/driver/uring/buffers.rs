@@ -20,6 +20,8 @@ const TARGET_MIN: u32 = 32;
 /// One receive in so many may find no buffer before more are published: a rare one costs less than
 /// the caches that more buffers would pass through.
 const STARVED_ONE_IN: u32 = 64;
+/// Bytes published for connections that fill their buffers: what a core's cache holds.
+const STREAM_BYTES: u32 = 4 << 20;
 /// Distance between buffers beyond their size (bytes): powers of two would put the beginnings of
 /// all buffers, which is all that small messages use, into the same few sets of the caches.
 const STAGGER_BYTES: usize = 192;
@@ -93,6 +95,7 @@ pub(super) struct Buffers {
     /// Receives that found no buffer, and those that did, since the target was last considered.
     starved: u32,
     filled: u32,
+    filled_bytes: u64,
     used: bool,
     /// Per buffer: whether its pages may be resident.
     resident: Vec<bool>,
@@ -134,6 +137,7 @@ impl Buffers {
             free_least: total as usize,
             starved: 0,
             filled: 0,
+            filled_bytes: 0,
             used: false,
             resident: vec![false; total as usize],
         };
@@ -182,13 +186,14 @@ impl Buffers {
     }
 
     /// Takes note that the kernel filled a buffer.
-    pub(super) fn lend(&mut self, buffer: u16) {
+    pub(super) fn lend(&mut self, buffer: u16, len: u32) {
         assert!(u32::from(buffer) < self.total, "the kernel fills only buffers of this ring");
         self.published -= 1;
         self.lent += 1;
         self.published_least = self.published_least.min(self.published);
         self.used = true;
         self.filled += 1;
+        self.filled_bytes += u64::from(len);
         self.resident[usize::from(buffer)] = true;
         self.check();
     }
@@ -202,12 +207,20 @@ impl Buffers {
     }
 
     /// Takes note that a receive found no buffer: when that is not rare, more are published.
+    ///
+    /// A few connections that stream at full speed empty any number of buffers, and would only
+    /// pass through more memory; so full buffers are published up to [`STREAM_BYTES`].
     pub(super) fn starve(&mut self) {
         self.starved += 1;
-        if self.starved > 8 && self.starved > self.filled / STARVED_ONE_IN {
-            self.target = (self.target * 2).min(self.total);
-            (self.starved, self.filled) = (0, 0);
+        if self.starved <= 8 || self.starved <= self.filled / STARVED_ONE_IN {
+            return;
         }
+        let streaming =
+            self.filled_bytes / u64::from(self.filled.max(1)) > u64::from(self.buffer_bytes / 4);
+        if !streaming || self.target * self.buffer_bytes < STREAM_BYTES {
+            self.target = (self.target * 2).min(self.total);
+        }
+        (self.starved, self.filled, self.filled_bytes) = (0, 0, 0);
     }
 
     /// Where a buffer begins in the slab.
@@ -238,7 +251,7 @@ impl Buffers {
     /// caller guarantees by calling when no completion waits.
     pub(super) fn trim(&mut self) {
         let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
-        self.filled = 0;
+        (self.filled, self.filled_bytes) = (0, 0);
         if !starved && self.published_least > self.target / 2 {
             self.target = (self.target / 2).max(TARGET_MIN.min(self.total));
         }

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::cqueue;
 use slab::Slab;
@@ -147,9 +147,15 @@ impl Uring {
     pub fn new(options: UringOptions, shard: u16, peers: Arc<Peers>) -> Result<Self, UringError> {
         let mut entries = options.ring_entries.next_power_of_two();
         let mut buffer_count = options.buffers;
+        let mut patience = 5;
         let (ring, buffers) = loop {
             match Self::assemble(&options, entries, buffer_count) {
                 Ok(made) => break made,
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
+                    // A ring that was dropped counts until the kernel has cleaned it up.
+                    patience -= 1;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && entries > 64 => {
                     entries /= 2;
                     buffer_count = (buffer_count / 2).max(64);
@@ -264,7 +270,7 @@ impl Uring {
                 Received::End
             }
             (len, Some(buffer)) if len > 0 => {
-                self.buffers.lend(buffer);
+                self.buffers.lend(buffer, len as u32);
                 Received::Data(Lease { buffer, len: len as u32 })
             }
             (error, buffer) => {
@@ -288,7 +294,7 @@ impl Uring {
     /// A buffer that came with a completion that carries no bytes.
     fn reclaim(&mut self, buffer: Option<u16>) {
         if let Some(buffer) = buffer {
-            self.buffers.lend(buffer);
+            self.buffers.lend(buffer, 0);
             self.buffers.give_back(buffer);
         }
     }

@@ -55,7 +55,7 @@ impl UringError {
     }
 
     /// Explains a failed setup by its errno and by what this host says of itself.
-    pub(super) fn explain(what: &str, source: io::Error) -> Self {
+    pub(crate) fn explain(what: &str, source: io::Error) -> Self {
         let cure = cure(source.raw_os_error(), io_uring_disabled(), seccomp_active());
         Self { what: what.to_owned(), cure, source: Some(source) }
     }
