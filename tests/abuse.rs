@@ -34,6 +34,9 @@ fn size(normal: usize) -> usize {
     normal * factor()
 }
 
+/// No pings of the server's own, so that all that comes back is echoes.
+const CONFIG: &str = "[[route]]\nping_interval_ms = 0\n[timeouts]\n";
+
 /// Prints a figure past the test runner, which keeps the output of tests that pass.
 fn figure(text: &str) {
     let line = format!("abuse: {text}\n");
@@ -105,6 +108,14 @@ fn echo_latencies(client: &mut Raw, count: usize, stop: &AtomicBool) -> Vec<Dura
     latencies
 }
 
+struct StopAtEnd<'s>(&'s AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn percentiles(sorted: &[Duration]) -> String {
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share) as usize];
     format!("p50 {:.0?} p99 {:.0?} of {} echoes", at(0.5), at(0.99), sorted.len())
@@ -113,7 +124,7 @@ fn percentiles(sorted: &[Duration]) -> String {
 #[test]
 fn slow_handshakes_do_not_stop_an_echo() {
     let count = size(5000);
-    let server = Server::start("[timeouts]\nhandshake_timeout_ms = 120_000\n");
+    let server = Server::start(&format!("{CONFIG}handshake_timeout_ms = 120_000\n"));
     let mut client = Raw::open(server.address());
     let before = echo_latencies(&mut client, 5000, &AtomicBool::new(true));
     figure(&format!("before slow handshakes: {}", percentiles(&before)));
@@ -123,13 +134,15 @@ fn slow_handshakes_do_not_stop_an_echo() {
         let stop = AtomicBool::new(false);
         let during = std::thread::scope(|scope| {
             let echoes = scope.spawn(|| echo_latencies(&mut client, 5000, &stop));
+            // Also when this thread fails: the scope waits for the other one.
+            let stops = StopAtEnd(&stop);
             for byte in &request[..8] {
                 slow.iter_mut().for_each(|one| one.write_all(&[*byte]).expect("it is still open"));
             }
             let held = server.metrics();
             assert_eq!(held.sum("shard_connections"), count as u64 + 1);
             assert!(held.get("partial_bytes") > 0, "requests in pieces are held");
-            stop.store(true, Ordering::Relaxed);
+            drop(stops);
             echoes.join().expect("every echo arrives")
         });
         figure(&format!("during {count} slow handshakes: {}", percentiles(&during)));
@@ -157,7 +170,7 @@ fn reset(stream: TcpStream) {
 #[test]
 fn a_flood_of_resets_and_half_open_connections() {
     let count = size(8000);
-    let server = Server::start("[timeouts]\nhandshake_timeout_ms = 1000\n");
+    let server = Server::start(&format!("{CONFIG}handshake_timeout_ms = 1000\n"));
     let mut client = Raw::open(server.address());
     client.echo("before");
     leaves_nothing(&format!("{count} resets and half-open connections"), &server, || {
@@ -234,7 +247,7 @@ impl Noise {
 #[test]
 fn garbage_on_ten_thousand_connections() {
     let (count, wave) = (size(10_000), 500);
-    let server = Server::start("[timeouts]\nhandshake_timeout_ms = 5000\n");
+    let server = Server::start(&format!("{CONFIG}handshake_timeout_ms = 5000\n"));
     let mut client = Raw::open(server.address());
     client.echo("before");
     let mut noise = Noise(0x5eed_5eed_5eed_5eed);
