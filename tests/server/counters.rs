@@ -100,3 +100,30 @@ fn after_a_storm_every_connection_is_accounted_for() {
     assert_eq!(metrics.get("partial_bytes"), 0);
     assert_eq!(metrics.sum("buffers_lent"), 0);
 }
+
+/// Connections that shards hand to each other in bursts, more shards than cores: each arrives, once.
+#[test]
+fn bursts_of_handovers_lose_no_connection() {
+    let arguments = ["--listen", "127.0.0.1:0", "--shards", "8"];
+    let server = Server::start_with(&arguments, "[engine]\nhandover_connections = 1\n");
+    let address = server.address();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(move || {
+                for _ in 0..25 {
+                    let mut clients: Vec<Raw> = (0..400).map(|_| Raw::connect(address)).collect();
+                    clients.iter_mut().for_each(|client| client.send(&request()));
+                    for client in &mut clients {
+                        client.switched();
+                        client.echo("arrived");
+                    }
+                }
+            });
+        }
+    });
+    let metrics = server.metrics();
+    assert!(metrics.get("handed_over_total") > 0, "there were handovers");
+    assert_eq!(metrics.get("handed_over_total"), metrics.get("taken_over_total"));
+    assert_eq!(metrics.get("stale_completions_total"), 0);
+    assert_eq!(metrics.get("opened_total"), 20_000);
+}

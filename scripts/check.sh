@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# All checks, in the order in which they fail soonest: format, lints, tests, documentation, the
+# peers of the comparison, the release build, and a selection of the Autobahn suite.
+#
+# Installs what the tests need and the machine lacks: packages of the distribution as root, all
+# else into .cache.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/check.sh [-h] [--install]
+
+  --install   installs what the tests need, and stops
+
+Needs cargo with rustfmt and clippy (rust-version of Cargo.toml or newer), gcc, node with npm, and
+python3. Packages come from the registries that apt, pip, npm and cargo are configured with.
+Stops at the first failure. Exit status: 0 all is well.
+TEXT
+}
+
+install_only=0
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --install) install_only=1 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+
+cd "$(dirname "$0")/.."
+SECONDS=0
+step_name=start
+finished=0
+summary() {
+    if ((finished)); then return; fi
+    echo "check.sh: FAILED at: $step_name, after $SECONDS s" >&2
+}
+trap summary EXIT
+
+step() {
+    step_name=$1
+    echo "==> $1 ($SECONDS s)"
+}
+
+need() {
+    command -v "$1" >/dev/null || {
+        echo "check.sh: $1 is missing: $2" >&2
+        exit 1
+    }
+}
+
+# Commands and files that tests need, and the package that brings each.
+packages() {
+    [[ -x /usr/bin/chromium ]] || echo chromium
+    [[ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ]] || echo fonts-dejavu-core
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    command -v node >/dev/null || echo nodejs
+    command -v npm >/dev/null || echo npm
+    command -v gcc >/dev/null || echo gcc libc6-dev
+}
+
+install_packages() {
+    local wanted
+    read -r -d '' -a wanted < <(packages && printf '\0')
+    ((${#wanted[@]})) || return 0
+    local get=(apt-get install -y -qq --no-install-recommends "${wanted[@]}")
+    if ((EUID != 0)); then
+        echo "check.sh: packages are missing: run as root: ${get[*]}" >&2
+        return 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists may be missing, or name versions that are gone.
+    "${get[@]}" >/dev/null 2>&1 || { apt-get update -qq && "${get[@]}" >/dev/null; }
+}
+
+# Installs once, and again when the file that names the versions changes.
+# installed FOLDER VERSIONS-FILE
+installed() { cmp -s "$2" "$1/installed"; }
+
+install_clients() {
+    local versions=tests/clients/requirements.txt
+    if ! installed .cache/venv "$versions"; then
+        rm -rf .cache/venv
+        python3 -m venv .cache/venv
+        .cache/venv/bin/pip install --quiet --disable-pip-version-check -r "$versions"
+        cp "$versions" .cache/venv/installed
+    fi
+    versions=tests/clients/package.json
+    if ! installed .cache/node "$versions"; then
+        rm -rf .cache/node
+        mkdir -p .cache/node
+        cp "$versions" .cache/node/package.json
+        (cd .cache/node && npm install --no-audit --no-fund --loglevel=error)
+        cp "$versions" .cache/node/installed
+    fi
+}
+
+step "tools"
+need cargo "install the Rust toolchain, with rustfmt and clippy"
+mkdir -p .cache
+install_packages
+need python3 "apt-get install python3"
+install_clients
+scripts/autobahn.sh --install
+if ((install_only)); then
+    finished=1
+    echo "check.sh: everything is installed"
+    exit 0
+fi
+
+step "cargo fmt"
+cargo fmt --all --check
+step "cargo clippy"
+cargo clippy --quiet --workspace --all-targets -- -D warnings
+step "cargo test"
+cargo test --workspace
+step "cargo doc"
+RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
+step "cargo check of the peers"
+(cd bench/peers && cargo fmt --check && cargo check --quiet --locked)
+step "cargo build --release"
+cargo build --quiet --release
+step "Autobahn suite, quick selection"
+scripts/autobahn.sh --quick
+
+finished=1
+echo "check.sh: all checks passed in $SECONDS s"
