@@ -32,7 +32,7 @@ fn sigint_without_clients_exits_with_0() {
 #[test]
 fn a_second_signal_ends_at_once() {
     let mut server =
-        Server::start("[timeouts]\nclose_timeout_ms = 120_000\n[drain]\ndeadline_ms = 120_000\n");
+        Server::start("[[route]]\nclose_timeout_ms = 120_000\n[drain]\ndeadline_ms = 120_000\n");
     let mut client = Raw::open(server.address());
     server.signal("TERM");
     assert_eq!(client.frame().close_code(), 1001);
@@ -46,7 +46,7 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn who_does_not_answer_is_dropped_at_the_deadline() {
     let mut server = Server::start(
-        "[timeouts]\nclose_timeout_ms = 120_000\n[drain]\nwindow_ms = 100\ndeadline_ms = 700\n",
+        "[[route]]\nclose_timeout_ms = 120_000\n[drain]\nwindow_ms = 100\ndeadline_ms = 700\n",
     );
     let mut client = Raw::open(server.address());
     let begun = Instant::now();
