@@ -101,7 +101,7 @@ fn after_a_storm_every_connection_is_accounted_for() {
     assert_eq!(metrics.sum("buffers_lent"), 0);
 }
 
-/// Connections that shards hand to each other in bursts, more shards than cores: each arrives, once.
+/// Connections that shards hand to each other in bursts, more shards than cores: each arrives once.
 #[test]
 fn bursts_of_handovers_lose_no_connection() {
     let arguments = ["--listen", "127.0.0.1:0", "--shards", "8"];

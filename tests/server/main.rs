@@ -14,4 +14,5 @@ mod messages;
 mod no_http;
 mod peers;
 mod refusals;
+mod shards;
 mod startup;
