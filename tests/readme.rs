@@ -1,6 +1,8 @@
 //! What the README shows must work: its configuration loads, and it names what is there.
 
 use seawall::config::{Config, file::File};
+use seawall::driver::DriverCounters;
+use seawall::metrics::Gauges;
 
 const README: &str = include_str!("../README.md");
 
@@ -33,8 +35,8 @@ fn the_metrics_it_explains_are_exported() {
     let text = seawall::metrics::text::openmetrics(seawall::metrics::Snapshot {
         counters: seawall::metrics::Counters::default(),
         histograms: seawall::metrics::Histograms::default(),
-        gauges: seawall::metrics::Gauges::default(),
-        drivers: vec![(0, Default::default(), Default::default())],
+        gauges: Gauges::default(),
+        drivers: vec![(0, Gauges::default(), DriverCounters::default())],
     });
     let named = README.split('`').filter(|word| word.starts_with("seawall_"));
     let mut count = 0;
