@@ -104,6 +104,9 @@ pub struct Limits {
     /// Bytes that may wait for all connections of a shard; past it reading stops on those that
     /// add to them.
     pub outbox_shard_bytes_max: u64,
+    /// Memory for unfinished messages of a shard (bytes); past it, connections that add to it are
+    /// closed with 1013.
+    pub partial_shard_bytes_max: u64,
     /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
     /// which may destroy the answer. A client that sends a message above the limit reads why only
     /// when it has sent it, so this is best above `message_bytes_max`.
@@ -121,6 +124,7 @@ impl Default for Limits {
             fragments_max: 131_072,
             outbox_bytes_max: 1 << 20,
             outbox_shard_bytes_max: 256 << 20,
+            partial_shard_bytes_max: 512 << 20,
             linger_bytes_max: 32 << 20,
         }
     }

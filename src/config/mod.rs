@@ -68,6 +68,7 @@ pub struct Limits {
     /// largest message and for all that the buffers can bring in until reading has stopped.
     pub outbox_bytes_max: usize,
     pub outbox_shard_bytes_max: usize,
+    pub partial_shard_bytes_max: u64,
     pub linger_bytes_max: u64,
 }
 
@@ -220,6 +221,11 @@ fn limits(written: &file::Limits, open_files: u64) -> Result<Limits, ConfigError
     if written.message_bytes_max == 0 || written.message_bytes_max > 1 << 30 {
         return Err(error("limits.message_bytes_max must be between 1 and 1073741824 (1 GiB)"));
     }
+    if written.partial_shard_bytes_max < written.message_bytes_max {
+        return Err(error(
+            "limits.partial_shard_bytes_max must be at least limits.message_bytes_max",
+        ));
+    }
     if written.fragments_max == 0 {
         return Err(error("limits.fragments_max must not be 0"));
     }
@@ -237,6 +243,7 @@ fn limits(written: &file::Limits, open_files: u64) -> Result<Limits, ConfigError
         outbox_low_bytes: high / 2,
         outbox_bytes_max: 2 * high + message_bytes_max + ws::HEADER_BYTES_MAX_SERVER,
         outbox_shard_bytes_max: written.outbox_shard_bytes_max as usize,
+        partial_shard_bytes_max: written.partial_shard_bytes_max,
         linger_bytes_max: written.linger_bytes_max,
     })
 }

@@ -124,6 +124,8 @@ counters! {
     close_timeouts,
     /// Connections closed because they did not read what was sent to them.
     slow_reader_closes,
+    /// Connections closed because all unfinished messages together were too much.
+    partial_closes,
     /// Times that reading from a connection stopped until it had read more.
     read_pauses,
     /// Replies sent from the very buffer that their message came in.

@@ -35,6 +35,8 @@ pub(super) struct Core {
     /// Paused slots that may go on reading once the shard's outboxes have drained.
     pub throttled: Vec<Token>,
     pub draining: bool,
+    /// Input is being looked at, and what it leaves behind will be accounted for at its end.
+    pub in_input: bool,
     /// Frames looked at in this turn.
     pub events: u32,
     /// Whether a reply may leave from the buffer that its message came in.
@@ -91,6 +93,7 @@ impl Core {
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),
             draining: false,
+            in_input: false,
             events: 0,
             may_lend: false,
             lent: None,
@@ -227,6 +230,9 @@ impl Core {
             self.gauges.open -= 1;
         } else if slot.stage.is_handshake() && matches!(next, Stage::Ending) {
             self.counters.handshakes_abandoned += 1;
+        }
+        if !self.in_input {
+            self.gauges.partial_bytes -= Self::partial_bytes(slot) as u64;
         }
         if matches!(next, Stage::Ending) {
             // A cancellation under way may be of the receive alone: all must be cancelled now.

@@ -30,6 +30,27 @@ enum After {
 impl Core {
     /// Looks at bytes that a connection received.
     pub(super) fn input(&mut self, index: u32, bytes: &mut [u8]) {
+        let before = Self::partial_bytes(&self.slots[index as usize]) as u64;
+        self.in_input = true;
+        self.look_at(index, bytes);
+        self.in_input = false;
+        let after = Self::partial_bytes(&self.slots[index as usize]) as u64;
+        self.gauges.partial_bytes = self.gauges.partial_bytes + after - before;
+        if after > before && self.gauges.partial_bytes > self.config.limits.partial_shard_bytes_max
+        {
+            self.refuse_partial(index);
+        }
+    }
+
+    /// All unfinished messages together are too much: the one that has just grown has to go.
+    fn refuse_partial(&mut self, index: u32) {
+        if self.slots[index as usize].stage.is_open() {
+            self.counters.partial_closes += 1;
+            self.fail(index, 1013, "too many unfinished messages at once, please try again later");
+        }
+    }
+
+    fn look_at(&mut self, index: u32, bytes: &mut [u8]) {
         let slot = &mut self.slots[index as usize];
         slot.bytes_received += bytes.len() as u64;
         slot.heard_tick = self.tick;

@@ -254,9 +254,7 @@ impl<D: Driver> Shard<D> {
     /// The shard's numbers at this moment.
     pub fn snapshot(&self) -> Snapshot {
         let core = &self.core;
-        let partial = core.slots.iter().map(|(_, slot)| Core::partial_bytes(slot) as u64).sum();
-        let gauges =
-            Gauges { slots: core.slots.len() as u64, partial_bytes: partial, ..core.gauges };
+        let gauges = Gauges { slots: core.slots.len() as u64, ..core.gauges };
         Snapshot {
             counters: core.counters.clone(),
             histograms: core.histograms.clone(),

@@ -327,6 +327,12 @@ impl Client {
         self.expected.push_back((OpCode::Data(Data::Text), text.into()));
     }
 
+    /// Sends a header that promises 60,000 bytes, and fewer than that.
+    pub(crate) fn send_part_of_a_message(&mut self, len: usize) {
+        self.peer.write(&[0x82, 0x80 | 0x7E, 0xEA, 0x60, 0, 0, 0, 0]);
+        self.peer.write(&vec![7; len]);
+    }
+
     /// Reads little at a time from now on.
     pub(crate) fn slow_down(&mut self) {
         self.behaviour.slow = true;

@@ -167,6 +167,27 @@ fn all_readers_that_stop_cost_no_more_than_the_shards_bound() {
 }
 
 #[test]
+fn unfinished_messages_cost_no_more_than_the_shards_bound() {
+    let mut world = World::new(22, 1, Faults::default(), |file| {
+        file.limits.message_bytes_max = 64 * 1024;
+        file.limits.partial_shard_bytes_max = 256 * 1024;
+    });
+    for _ in 0..40 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    }
+    world.rest();
+    world.clients.iter_mut().for_each(|client| client.send_part_of_a_message(40_000));
+    world.rest();
+    let totals = world.totals();
+    let held = totals.gauges.partial_bytes;
+    assert!(held > 0 && held <= 256 * 1024, "{held} bytes are held");
+    let closed = totals.counters.partial_closes;
+    assert!((20..40).contains(&closed), "{closed} were closed");
+    world.stop();
+    world.check_laws(true);
+}
+
+#[test]
 fn a_stop_ends_whatever_is_going_on() {
     for steps in 0..120 {
         let mut world = World::new(19, 1, Faults::harmless(), |file| {
