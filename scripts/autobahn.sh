@@ -165,11 +165,13 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 log=$cache/server.log
+# The server's shell empties the log in its own time: an old one would name an old port.
+rm -f "$log"
 # Port 0: the kernel chooses a free one, and the server says which.
 "$binary" serve --listen 127.0.0.1:0 --admin '' --shards 2 2>"$log" 9>&- &
 server=$!
 for _ in {1..100}; do
-    url=$(sed -n 's/^ *clients *\(ws:[^ ]*\).*/\1/p' "$log")
+    url=$(sed -n 's/^ *clients *\(ws:[^ ]*\).*/\1/p' "$log" 2>/dev/null || true)
     [[ -z $url ]] || break
     kill -0 "$server" 2>/dev/null || break
     sleep 0.05
