@@ -19,6 +19,7 @@ pub struct File {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub drain: Drain,
+    pub metrics: Metrics,
     pub log: Log,
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
@@ -170,6 +171,25 @@ impl Default for Drain {
             at_once_connections: 1_000,
             retry_after_s: 5,
         }
+    }
+}
+
+/// What the server measures of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Records the histograms; off: counters only.
+    pub histograms: bool,
+    /// File to which the histograms of each interval are appended (`HdrHistogram` interval log);
+    /// empty = none.
+    pub histogram_log: String,
+    /// Length of such an interval (s).
+    pub histogram_log_interval_s: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { histograms: true, histogram_log: String::new(), histogram_log_interval_s: 10 }
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins, Routes};
 use crate::proto::ws;
-pub use file::{Drain, Engine, HandlerName, LogFormat, Timeouts};
+pub use file::{Drain, Engine, HandlerName, LogFormat, Metrics, Timeouts};
 
 /// A configuration that cannot be used: which key, and what to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,6 +82,7 @@ pub struct Config {
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub drain: Drain,
+    pub metrics: Metrics,
     pub log_format: LogFormat,
     pub log_level: String,
     pub listeners: Vec<Listener>,
@@ -142,6 +143,9 @@ impl Config {
                  hold their places for ever",
             ));
         }
+        if file.metrics.histogram_log_interval_s == 0 {
+            return Err(error("metrics.histogram_log_interval_s must not be 0"));
+        }
         let (table, route_options): (Vec<_>, Vec<_>) = table.into_iter().unzip();
         let mut config = Self {
             shards,
@@ -151,6 +155,7 @@ impl Config {
             limits,
             timeouts: file.timeouts.clone(),
             drain: file.drain.clone(),
+            metrics: file.metrics.clone(),
             log_format: file.log.format,
             log_level: file.log.level.clone(),
             listeners,
