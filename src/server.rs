@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc as events, oneshot};
 
-use crate::config::{Config, SOCKETS_HEADROOM};
+use crate::config::Config;
 use crate::driver::host;
 use crate::driver::listener::{self, Address};
 use crate::driver::uring::{self, Features, Peers, Uring, UringError, UringOptions};
@@ -227,7 +227,8 @@ impl Starting {
         let engine = &self.config.engine;
         UringOptions {
             ring_entries: engine.ring_entries,
-            sockets_max: self.config.limits.connections_per_shard_max + SOCKETS_HEADROOM,
+            completion_entries: self.config.completion_entries(),
+            sockets_max: self.config.sockets_per_shard(),
             buffers: self.config.buffers_per_shard(),
             buffer_bytes: engine.buffer_bytes,
             min_wait_us: engine.min_wait_us,

@@ -101,6 +101,7 @@ fn a_steady_echo_allocates_nothing() {
     let shard = std::thread::spawn(move || {
         let options = UringOptions {
             ring_entries: 256,
+            completion_entries: 2048,
             sockets_max: 256,
             buffers: 64,
             buffer_bytes: 16 * 1024,

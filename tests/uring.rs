@@ -15,6 +15,7 @@ const TOKEN: Token = Token { slot: 7, generation: 3 };
 fn options(buffers: u32, buffer_bytes: u32) -> UringOptions {
     UringOptions {
         ring_entries: 64,
+        completion_entries: 512,
         sockets_max: 64,
         buffers,
         buffer_bytes,

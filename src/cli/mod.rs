@@ -1,12 +1,23 @@
 //! The command line: one file a subcommand.
 
+mod banner;
+mod check_config;
+mod doctor;
+mod flags;
+mod load;
+mod print;
 mod serve;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// A WebSocket edge server: one binary, one `io_uring` loop per core.
+///
+/// Options come from flags, the environment (`SEAWALL_…`) and a file, in this order of precedence;
+/// `seawall config` lists them. Exit codes: 0 done; 1 failed, and standard error says why and what
+/// to do; 2 the command line cannot be understood.
 #[derive(Debug, Parser)]
 #[command(name = "seawall", version, arg_required_else_help = true)]
 struct Arguments {
@@ -16,13 +27,33 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server until SIGTERM or SIGINT.
+    /// Run the server until SIGTERM or SIGINT
     Serve(serve::Arguments),
+    /// Check a configuration without running it
+    CheckConfig(check_config::Arguments),
+    /// Print every option with its default, unit and meaning, as a file that loads
+    Config(print::ConfigArguments),
+    /// Look at this host: what stands in the server's way, and what mends it
+    Doctor(doctor::Arguments),
+    /// Print the version
+    Version(print::VersionArguments),
 }
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Config(arguments) => print::config(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Version(arguments) => print::version(&arguments),
     }
+}
+
+/// Says what went wrong, each line under the program's name.
+fn fail(error: &dyn Display) -> ExitCode {
+    for line in error.to_string().lines() {
+        eprintln!("seawall: {line}");
+    }
+    ExitCode::FAILURE
 }

@@ -1,19 +1,22 @@
 //! The bytes of one send: segments whose memory stays put while the kernel reads it.
 //!
 //! A batch is filled by the shard, given to the driver, and comes back when the kernel is done
-//! with it; a short send goes on with [`Batch::advance`]. It holds at most [`SEGMENTS_MAX`]
-//! segments and [`BYTES_MAX`] bytes (unless a single segment is larger), so that what waits
-//! behind it can still be acted on.
+//! with it; a short send goes on with [`Batch::advance`]. It is filled within [`Bounds`], so that
+//! what waits behind it can still be acted on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::token::Token;
 
-/// Most segments of one batch.
-pub const SEGMENTS_MAX: usize = 256;
-/// Most bytes of one batch of several segments.
-pub const BYTES_MAX: usize = 256 * 1024;
+/// How much may leave in one send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most segments of one batch.
+    pub segments_max: usize,
+    /// Most bytes of one batch of several segments; a single one may be larger.
+    pub bytes_max: usize,
+}
 
 /// A run of bytes at a fixed address.
 #[derive(Debug)]
@@ -85,9 +88,9 @@ impl Batch {
     }
 
     /// Whether a segment of this length may still join.
-    fn admits(&self, len: usize) -> bool {
+    fn admits(&self, len: usize, bounds: Bounds) -> bool {
         self.segments.is_empty()
-            || (self.segments.len() < SEGMENTS_MAX && self.bytes + len <= BYTES_MAX)
+            || (self.segments.len() < bounds.segments_max && self.bytes + len <= bounds.bytes_max)
     }
 
     /// Adds a segment that is not empty at the end.
@@ -98,14 +101,18 @@ impl Batch {
     }
 
     /// Takes as many of the waiting segments as may leave together.
-    pub fn fill(&mut self, waiting: &mut VecDeque<Segment>, waiting_bytes: usize) {
-        if self.segments.is_empty() && waiting.len() <= SEGMENTS_MAX && waiting_bytes <= BYTES_MAX {
+    pub fn fill(&mut self, waiting: &mut VecDeque<Segment>, waiting_bytes: usize, bounds: Bounds) {
+        if self.segments.is_empty()
+            && waiting.len() <= bounds.segments_max
+            && waiting_bytes <= bounds.bytes_max
+        {
             // Nearly always so: the queues change places and nothing is moved.
             std::mem::swap(&mut self.segments, waiting);
             self.bytes = waiting_bytes;
             return;
         }
-        while let Some(segment) = waiting.pop_front_if(|segment| self.admits(segment.len())) {
+        while let Some(segment) = waiting.pop_front_if(|segment| self.admits(segment.len(), bounds))
+        {
             self.push(segment);
         }
     }

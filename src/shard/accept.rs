@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use super::core::Arrival;
 use super::mailbox::Mail;
-use super::{ACCEPTS, ORPHAN, SURPLUS_MAX, Shard};
+use super::{ORPHAN, SURPLUS_MAX, Shard};
 use crate::driver::{Driver, Socket, Token};
 use crate::shard::timers;
 
@@ -36,11 +36,12 @@ impl<D: Driver> Shard<D> {
     /// Arms accepts that are owed, as far as there is room for what they may bring.
     pub(super) fn owe_accepts(&mut self) {
         let room = self.room() + SURPLUS_MAX;
+        let accepts = self.core.config.engine.accepts_per_listener;
         if self.stopped || self.resting_until.is_some() {
             return;
         }
         for (listener, owed) in self.owed.iter_mut().enumerate() {
-            while *owed > 0 && self.core.slots.len() as u32 + (ACCEPTS - *owed) < room {
+            while *owed > 0 && self.core.slots.len() as u32 + (accepts - *owed) < room {
                 *owed -= 1;
                 self.driver.accept(listener as u16);
             }

@@ -77,7 +77,8 @@ impl Core {
     ) -> Self {
         let tick = timers::tick_of(now_ns);
         let room = config.limits.connections_per_shard_max as usize + 64;
-        let buffer_bytes = config.engine.buffer_bytes as usize;
+        let pools =
+            Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
         Self {
             id,
             config,
@@ -86,7 +87,7 @@ impl Core {
             slots: Slab::with_capacity(room),
             slots_high: 0,
             wheel: Wheel::new(tick),
-            pools: Pools::new(buffer_bytes),
+            pools,
             counters: Counters::default(),
             histograms: Histograms::default(),
             gauges: Gauges::default(),

@@ -6,7 +6,7 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, `EVENTS_MAX` frames, and `TIMERS_MAX` timers, so a burst delays the others by one turn,
+//! each, `turn_frames_max` frames, and `turn_timers_max` timers, so a burst delays the others by one turn,
 //! not by all of itself.
 
 mod accept;
@@ -36,14 +36,8 @@ use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
 use mailbox::{Directory, Mail};
 
-/// Accepts armed per listener, each with an address of its own.
-pub const ACCEPTS: u32 = 16;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
-/// Messages and control frames looked at in one turn, give or take one receive buffer of them.
-const EVENTS_MAX: u32 = 16 * 1024;
-/// Timers fired in one turn.
-const TIMERS_MAX: usize = 1024;
 /// Between two looks at what can be given back (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
 /// The token of a socket that never got a slot.
@@ -66,7 +60,7 @@ pub struct Shard<D: Driver> {
     core: Core,
     /// Connections whose receive waits for buffers.
     starved: Vec<Token>,
-    /// Accepts that each listener lacks of its [`ACCEPTS`].
+    /// Accepts that each listener lacks of those that are to stand ready.
     owed: Vec<u32>,
     /// Accepting rests until this tick.
     resting_until: Option<u32>,
@@ -105,7 +99,7 @@ impl<D: Driver> Shard<D> {
         let now_ns = driver.now_ns();
         directory.set_bell(id, driver.bell());
         let mut core = Core::new(id, config, directory, now_ns, seed);
-        let owed = vec![ACCEPTS; listeners.len()];
+        let owed = vec![core.config.engine.accepts_per_listener; listeners.len()];
         for (index, socket) in listeners.into_iter().enumerate() {
             driver.listen(index as u16, socket)?;
         }
@@ -151,18 +145,19 @@ impl<D: Driver> Shard<D> {
         let now_ns = self.driver.now_ns();
         self.core.set_now(now_ns);
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
-        let most = self.core.config.engine.turn_completions_max;
+        let engine = &self.core.config.engine;
+        let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
         let mut handled = 0;
         while handled < most
             && let Some(completion) = self.driver.next()
         {
             handled += 1;
             self.dispatch(completion);
-            if self.core.events >= EVENTS_MAX {
+            if self.core.events >= frames_max {
                 break;
             }
         }
-        self.cut = handled == most || std::mem::take(&mut self.core.events) >= EVENTS_MAX;
+        self.cut = handled == most || std::mem::take(&mut self.core.events) >= frames_max;
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
@@ -215,7 +210,8 @@ impl<D: Driver> Shard<D> {
         }
         let mut fired = std::mem::take(&mut self.fired);
         let core = &mut self.core;
-        self.cut |= core.wheel.expire(&mut core.slots, tick, TIMERS_MAX, &mut fired);
+        let most = core.config.engine.turn_timers_max as usize;
+        self.cut |= core.wheel.expire(&mut core.slots, tick, most, &mut fired);
         for index in fired.drain(..) {
             self.core.fire(index);
             self.settle(index);

@@ -10,13 +10,12 @@
 
 use std::collections::VecDeque;
 
+use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 use crate::proto::ws::Payload;
 
 /// Bytes of a small chunk: room for the replies of one turn of a busy connection.
 const CHUNK_BYTES: usize = 4096;
-/// Memory kept in each pool (bytes).
-const POOL_BYTES_MAX: usize = 1 << 20;
 /// Marks of one outbox; past it, later replies join the last mark.
 const MARKS_MAX: usize = 64;
 
@@ -122,13 +121,13 @@ impl Outbox {
     }
 
     /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
-    pub(super) fn take_batch(&mut self) -> Option<Box<Batch>> {
+    pub(super) fn take_batch(&mut self, bounds: Bounds) -> Option<Box<Batch>> {
         if self.waiting.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.is_empty()) {
             return None;
         }
         let mut batch = self.batch.take()?;
         let waiting_bytes = self.bytes - batch.bytes();
-        batch.fill(&mut self.waiting, waiting_bytes);
+        batch.fill(&mut self.waiting, waiting_bytes, bounds);
         Some(batch)
     }
 
@@ -178,6 +177,8 @@ pub(super) struct Pools {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
     large_bytes: usize,
+    /// Memory kept in each pool (bytes).
+    pool_bytes_max: usize,
     #[expect(clippy::vec_box, reason = "the box itself is what is kept")]
     outboxes: Vec<Box<Outbox>>,
     answer: Vec<u8>,
@@ -185,11 +186,13 @@ pub(super) struct Pools {
 
 impl Pools {
     /// `buffer_bytes`: of a receive buffer, whose largest whole message a large chunk holds.
-    pub(super) fn new(buffer_bytes: usize) -> Self {
+    /// `pool_bytes_max`: memory kept in each pool.
+    pub(super) fn new(buffer_bytes: usize, pool_bytes_max: usize) -> Self {
         Self {
             small: Vec::new(),
             large: Vec::new(),
             large_bytes: buffer_bytes.max(2 * CHUNK_BYTES),
+            pool_bytes_max,
             outboxes: Vec::new(),
             answer: Vec::new(),
         }
@@ -228,7 +231,7 @@ impl Pools {
         } else {
             return;
         };
-        if (pool.len() + 1) * capacity <= POOL_BYTES_MAX {
+        if (pool.len() + 1) * capacity <= self.pool_bytes_max {
             bytes.clear();
             pool.push(bytes);
         }

@@ -68,6 +68,7 @@ impl<D: Driver> Shard<D> {
     /// Sends what the turn has queued, one send a connection.
     pub(super) fn flush(&mut self) {
         let core = &mut self.core;
+        let bounds = core.config.send_bounds();
         let mut unwatched = Vec::new();
         for index in core.dirty.drain(..) {
             let Some(slot) = core.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
@@ -79,7 +80,7 @@ impl<D: Driver> Shard<D> {
                 continue;
             }
             let waiting = outbox.bytes() as u64;
-            let Some(mut batch) = outbox.take_batch() else { continue };
+            let Some(mut batch) = outbox.take_batch(bounds) else { continue };
             core.histograms.send_queue_bytes.record(waiting);
             batch.token = crate::driver::Token { slot: index, generation: slot.generation };
             slot.in_flight += 1;

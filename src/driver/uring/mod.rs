@@ -35,8 +35,10 @@ use ring::Ring;
 /// What a shard's engine is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct UringOptions {
-    /// Submission entries; the completion queue has eight times as many.
+    /// Submission entries.
     pub ring_entries: u32,
+    /// Completion entries, at least twice as many.
+    pub completion_entries: u32,
     /// Most sockets at a time: size of the table of direct descriptors.
     pub sockets_max: u32,
     /// Receive buffers of this shard.
@@ -201,7 +203,10 @@ impl Uring {
         entries: u32,
         buffer_count: u32,
     ) -> io::Result<(Ring, Buffers)> {
-        let mut ring = Ring::new(entries, options.features)?;
+        // In proportion, when the ring had to be made smaller.
+        let wanted = u64::from(options.completion_entries) * u64::from(entries);
+        let completions = wanted / u64::from(options.ring_entries.next_power_of_two());
+        let mut ring = Ring::new(entries, completions as u32, options.features)?;
         ring.submitter().register_files_sparse(options.sockets_max)?;
         let buffers = Buffers::new(ring.submitter(), buffer_count, options.buffer_bytes)?;
         ring.enable()?;

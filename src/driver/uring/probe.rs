@@ -50,6 +50,11 @@ impl fmt::Display for UringError {
 impl std::error::Error for UringError {}
 
 impl UringError {
+    /// What mends it.
+    pub fn cure(&self) -> &str {
+        &self.cure
+    }
+
     pub(crate) fn new(what: impl Into<String>, cure: impl Into<String>) -> Self {
         Self { what: what.into(), cure: cure.into(), source: None }
     }

@@ -35,7 +35,7 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Makes a disabled, restricted ring; nothing can be submitted before [`Ring::enable`].
-    pub(super) fn new(entries: u32, features: Features) -> io::Result<Self> {
+    pub(super) fn new(entries: u32, completions: u32, features: Features) -> io::Result<Self> {
         let mut builder = IoUring::<squeue::Entry, cqueue::Entry>::builder();
         builder
             .dontfork()
@@ -44,7 +44,7 @@ impl Ring {
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_r_disabled()
-            .setup_cqsize(entries * 8);
+            .setup_cqsize(completions);
         if features.no_sqarray {
             builder.setup_no_sqarray();
         }

@@ -1,0 +1,101 @@
+//! `seawall check-config`: would `serve` accept this, and what does it change?
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use super::flags::Overrides;
+use super::load::{Loaded, load};
+use crate::config::file::SECTIONS;
+use crate::config::file::table::Row;
+use crate::config::reference;
+
+/// Exit codes: 0 `serve` would take it; 1 it would not, and standard error says why.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[arg(
+        value_name = "FILE",
+        help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
+    )]
+    file: Option<String>,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    match load(arguments.file.as_deref(), &arguments.overrides) {
+        Ok(loaded) => {
+            print!("{}", summary(&loaded));
+            ExitCode::SUCCESS
+        }
+        Err(error) => super::fail(&error),
+    }
+}
+
+/// What differs from the defaults, and where it was set.
+fn summary(loaded: &Loaded) -> String {
+    let whole = toml::Value::try_from(&loaded.written.file).expect("it came from TOML");
+    let changed: Vec<[String; 3]> = loaded
+        .written
+        .sources
+        .iter()
+        .filter_map(|(key, source)| {
+            let (row, value) = (row(key)?, lookup(&whole, key)?);
+            let same = *value == (row.default)();
+            (!same).then(|| [key.to_owned(), reference::shown(row, value), source.to_string()])
+        })
+        .collect();
+    let name = &loaded.name;
+    if changed.is_empty() {
+        return format!("{name} is valid: all options have their defaults\n");
+    }
+    let width = |column: usize| changed.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let (keys, values) = (width(0), width(1));
+    let mut out = format!("{name} is valid; it differs from the defaults in:\n");
+    for [key, value, source] in &changed {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "  {key:<keys$} = {value:<values$}  ({source})");
+    }
+    out
+}
+
+fn row(key: &str) -> Option<&'static Row> {
+    let (section, option) = match key.split_once('.') {
+        None => ("", key),
+        Some((section, rest)) => (section, rest.rsplit('.').next()?),
+    };
+    SECTIONS.iter().find(|known| known.name == section)?.row(option)
+}
+
+fn lookup<'v>(whole: &'v toml::Value, key: &str) -> Option<&'v toml::Value> {
+    key.split('.').try_fold(whole, |value, part| match part.parse::<usize>() {
+        Ok(index) => value.get(index),
+        Err(_) => value.get(part),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::File;
+
+    #[test]
+    fn every_option_can_be_looked_up() {
+        let file = File {
+            listeners: vec![crate::config::file::Listener::default()],
+            routes: vec![crate::config::file::Route::default()],
+            ..File::default()
+        };
+        let whole = toml::Value::try_from(&file).unwrap();
+        for section in &SECTIONS {
+            for option in section.rows {
+                let key = if section.repeated {
+                    format!("{}.0.{}", section.name, option.key)
+                } else {
+                    section.path(option)
+                };
+                assert_eq!(lookup(&whole, &key), Some(&(option.default)()), "{key}");
+                assert_eq!(row(&key).map(|row| row.key), Some(option.key));
+            }
+        }
+    }
+}

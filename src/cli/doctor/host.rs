@@ -1,0 +1,177 @@
+//! Limits and memory: how many connections this process may have.
+
+use super::finding::{Finding, State, kernel_file};
+use crate::config::Config;
+use crate::driver::host;
+
+/// What `/proc/self/limits` said before anything was raised; `None` = unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    open_files: [Option<u64>; 2],
+    locked_bytes: [Option<u64>; 2],
+}
+
+impl Limits {
+    pub(super) fn read() -> Self {
+        Self::parse(&kernel_file("/proc/self/limits").unwrap_or_default())
+    }
+
+    fn parse(text: &str) -> Self {
+        let pair = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let mut words = line.unwrap_or_default().split_whitespace();
+            let mut next = || words.next().and_then(|word| word.parse().ok());
+            [next(), next()]
+        };
+        Self { open_files: pair("Max open files"), locked_bytes: pair("Max locked memory") }
+    }
+}
+
+/// Bits of `CapEff` in `/proc/self/status`.
+const CAP_IPC_LOCK: u32 = 14;
+/// Kernel and process memory of an idle connection, rounded up (measured with
+/// `seawall-bench hold`).
+const CONNECTION_BYTES: u64 = 4_800;
+
+pub(super) fn examine(config: &Config, limits: Limits, open_files: u64) -> Vec<Finding> {
+    vec![
+        open_files_limit(config, limits, open_files),
+        locked_memory(config, limits),
+        cores(config),
+        memory(config),
+        huge_pages(),
+    ]
+}
+
+fn shown(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
+}
+
+fn open_files_limit(config: &Config, limits: Limits, open_files: u64) -> Finding {
+    let [soft, hard] = limits.open_files.map(shown);
+    let per_shard = config.limits.connections_per_shard_max;
+    let all = u64::from(per_shard) * u64::from(config.shards);
+    Finding::new(
+        "open files",
+        "The limit bounds each ring's table of connections (not the process); the soft limit is \
+         raised to the hard one at start",
+        format!("soft {soft}, hard {hard}: {per_shard} connections a shard, {all} in all"),
+    )
+    .unless(
+        open_files >= 100_000,
+        State::Warning,
+        format!(
+            "systemd: LimitNOFILE=1048576; shell: ulimit -Hn 1048576; or more shards: --shards {} \
+             reach 100,000 connections",
+            100_000_u64.div_ceil(u64::from(per_shard.max(1)))
+        ),
+    )
+}
+
+fn locked_memory(config: &Config, limits: Limits) -> Finding {
+    let exempt = has_capability(CAP_IPC_LOCK);
+    let need = ring_bytes(config) * u64::from(config.shards);
+    let soft = limits.locked_bytes[0];
+    let found = format!(
+        "limit {}, needed about {need} bytes{}",
+        shown(soft),
+        if exempt { " (exempt: CAP_IPC_LOCK)" } else { "" }
+    );
+    Finding::new(
+        "locked memory",
+        "Rings count against it, unless the process has CAP_IPC_LOCK; with too little they are \
+         made smaller",
+        found,
+    )
+    .unless(
+        exempt || soft.is_none_or(|limit| limit >= need),
+        State::Warning,
+        "systemd: LimitMEMLOCK=infinity; shell: ulimit -l unlimited",
+    )
+}
+
+/// Locked memory of one shard: submissions of 64 bytes, completions and buffer entries of 16.
+fn ring_bytes(config: &Config) -> u64 {
+    let buffers = u64::from(config.buffers_per_shard().next_power_of_two());
+    let entries = u64::from(config.engine.ring_entries.next_power_of_two());
+    entries * 64 + u64::from(config.completion_entries()) * 16 + buffers * 16
+}
+
+fn has_capability(bit: u32) -> bool {
+    let status = kernel_file("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    bits >> bit & 1 == 1
+}
+
+fn cores(config: &Config) -> Finding {
+    let cores = host::cores().len();
+    let quota = kernel_file("/sys/fs/cgroup/cpu.max").and_then(|text| {
+        let (quota, period) = text.split_once(' ')?;
+        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+    });
+    let shards = usize::from(config.shards);
+    let allowed = quota.map_or(String::new(), |quota| format!(", a quota of {quota:.1}"));
+    let starved = quota.is_some_and(|quota| quota < cores.min(shards) as f64);
+    Finding::new(
+        "cores",
+        "Each shard wants a core; a quota below that stops shards in the middle of their work",
+        format!("{cores}{allowed}; {shards} shards"),
+    )
+    .unless(!starved, State::Warning, "raise the quota, or set --shards to it")
+}
+
+fn memory(config: &Config) -> Finding {
+    let all = u64::from(config.limits.connections_per_shard_max) * u64::from(config.shards);
+    let need = all * CONNECTION_BYTES;
+    let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .iter()
+        .find_map(|path| kernel_file(path)?.parse::<u64>().ok());
+    let available = kernel_file("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    });
+    let least = [limit, available].into_iter().flatten().min().unwrap_or(u64::MAX);
+    let mib = |bytes: u64| bytes >> 20;
+    Finding::new(
+        "memory",
+        "An idle connection takes some 4 KB of the kernel's and 0.14 KB of the process's; queues \
+         come on top",
+        format!("{} MiB to be had; {all} idle connections take {} MiB", mib(least), mib(need)),
+    )
+    .unless(
+        least >= need,
+        State::Warning,
+        format!(
+            "add memory, or set --limits-connections-per-shard-max {}",
+            least / CONNECTION_BYTES / u64::from(config.shards)
+        ),
+    )
+}
+
+fn huge_pages() -> Finding {
+    let path = "/sys/kernel/mm/transparent_hugepage/enabled";
+    let modes = kernel_file(path).unwrap_or_else(|| "unknown".into());
+    let mode = modes.split(['[', ']']).nth(1).unwrap_or(&modes).to_owned();
+    // The server opts out for itself: see `driver::host::use_small_pages`.
+    Finding::new(
+        "huge pages",
+        "Tables grow by the page; Seawall keeps itself to small ones, whatever the host does",
+        mode,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_writes_them() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units\n\
+                    Max open files            1024                 20000                files\n\
+                    Max locked memory         8388608              unlimited            bytes";
+        let limits = Limits::parse(text);
+        assert_eq!(limits.open_files, [Some(1024), Some(20_000)]);
+        assert_eq!(limits.locked_bytes, [Some(8_388_608), None]);
+    }
+}

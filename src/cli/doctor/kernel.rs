@@ -1,0 +1,112 @@
+//! The kernel: its version, what `io_uring` can do here, and what guards it.
+
+use super::finding::{Finding, State, kernel_file};
+use crate::driver::uring::{Features, io_uring_disabled, probe, seccomp_active};
+
+pub(super) fn examine() -> Vec<Finding> {
+    let mut findings = vec![version()];
+    match probe() {
+        Ok(features) => {
+            let why = "The engine runs on it";
+            findings.push(Finding::new("io_uring", why, "works, with all that is needed"));
+            findings.extend(optional(features));
+        }
+        Err(error) => findings.push(
+            Finding::new("io_uring", "The engine runs on it", error.to_string()).unless(
+                false,
+                State::Failure,
+                error.cure(),
+            ),
+        ),
+    }
+    findings.extend([switch(), seccomp(), ktls(), clock()]);
+    findings
+}
+
+fn version() -> Finding {
+    let release = kernel_file("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
+    let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+    let known = (major.unwrap_or(0u32), minor.unwrap_or(0u32));
+    let why = "Seawall needs Linux 6.1; 6.12 waits for batches, 6.17 sends arrays without a header";
+    Finding::new("kernel", why, format!("Linux {release}"))
+        .unless(known >= (6, 12), State::Note, "6.12 or newer is recommended: update the kernel")
+        .unless(known >= (6, 1), State::Failure, "update to Linux 6.1 or newer")
+}
+
+/// What is used where it is there.
+fn optional(features: Features) -> Vec<Finding> {
+    let one = |name, why, there: bool, since: &str| {
+        Finding::new(name, why, if there { "there" } else { "not in this kernel" }).unless(
+            there,
+            State::Note,
+            format!("Linux {since} or newer has it; without it nothing breaks"),
+        )
+    };
+    vec![
+        one(
+            "vectored send",
+            "Sends that hold several pieces need no message header",
+            features.send_vectorized,
+            "6.17",
+        ),
+        one("minimum wait", "engine.min_wait_us has no effect without", features.min_wait, "6.12"),
+        one(
+            "quiet waiting",
+            "Without it an idle shard shows up as waiting for a disk (iowait)",
+            features.no_iowait,
+            "6.15",
+        ),
+        one("no SQ array", "Submissions skip one indirection", features.no_sqarray, "6.6"),
+        one("descriptor install", "Connections can be handed out", features.install, "6.8"),
+    ]
+}
+
+fn switch() -> Finding {
+    let value = io_uring_disabled();
+    let found = value.map_or_else(|| "no such switch".to_owned(), |value| value.to_string());
+    Finding::new("io_uring_disabled", "1 and 2 switch io_uring off for some or all", found).unless(
+        value.unwrap_or(0) == 0,
+        State::Warning,
+        "sysctl -w kernel.io_uring_disabled=0",
+    )
+}
+
+fn seccomp() -> Finding {
+    let active = seccomp_active();
+    let found = if active { "a filter is active" } else { "no filter" };
+    Finding::new(
+        "seccomp",
+        "Default profiles of containers refuse io_uring; a filter costs a little each call",
+        found,
+    )
+    .unless(
+        !active,
+        State::Note,
+        "allow io_uring_setup, io_uring_enter and io_uring_register in the profile (Docker: \
+         --security-opt seccomp=profile.json)",
+    )
+}
+
+fn ktls() -> Finding {
+    let list = kernel_file("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    let there = list.split_whitespace().any(|name| name == "tls");
+    Finding::new(
+        "kernel TLS",
+        "TLS in the kernel spares a copy; Seawall speaks plain TCP today, behind a TLS proxy",
+        if there { "available" } else { "not available" },
+    )
+    .unless(there, State::Note, "modprobe tls (a kernel with CONFIG_TLS)")
+}
+
+fn clock() -> Finding {
+    let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    let source = kernel_file(path).unwrap_or_else(|| "unknown".into());
+    let fast = matches!(source.as_str(), "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page");
+    let arm = source.starts_with("arch_sys_counter");
+    Finding::new("clock source", "The time is read several times a turn", source.clone()).unless(
+        fast || arm || source == "unknown",
+        State::Warning,
+        format!("echo tsc > {path}"),
+    )
+}

@@ -1,0 +1,91 @@
+//! `seawall doctor`: what this host is like for the server, why it matters, and what mends it.
+//!
+//! Everything is looked at as the server would meet it, with the configuration that it would have:
+//! rings are made, ports are bound and let go again. Nothing is changed.
+
+mod finding;
+mod host;
+mod kernel;
+mod network;
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use super::flags::Overrides;
+use super::load::{Loaded, load};
+use super::{fail, print};
+use finding::{Finding, State};
+
+/// Exit codes: 0 `serve` can start; 1 something stops it (with --strict: or holds it back).
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
+    )]
+    config: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Warnings count as failures
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    overrides: Overrides,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    // Loading raises the limit, as the server does; the report tells the limit as it was given.
+    let limits = host::Limits::read();
+    let loaded = match load(arguments.config.as_deref(), &arguments.overrides) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error),
+    };
+    let findings = examine(&loaded, limits);
+    let text = if arguments.json { json(&findings) } else { report(&findings) };
+    let printed = print::print(&text);
+    let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Good);
+    let bad = if arguments.strict { State::Warning } else { State::Failure };
+    if worst >= bad { ExitCode::FAILURE } else { printed }
+}
+
+fn examine(loaded: &Loaded, limits: host::Limits) -> Vec<Finding> {
+    let config = &loaded.config;
+    let mut findings = kernel::examine();
+    findings.extend(host::examine(config, limits, loaded.open_files));
+    findings.extend(network::examine(config));
+    findings
+}
+
+fn json(findings: &[Finding]) -> String {
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let object = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "failures": count(State::Failure),
+        "warnings": count(State::Warning),
+        "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
+    });
+    format!("{object:#}\n")
+}
+
+fn report(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
+    for Finding { name, state, found, why, cure } in findings {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{:<8} {name:<width$}  {found}", state.word());
+        if *state != State::Good {
+            let indent = " ".repeat(width + 11);
+            let _ = writeln!(out, "{indent}{why}");
+            if let Some(cure) = cure {
+                let _ = writeln!(out, "{indent}-> {cure}");
+            }
+        }
+    }
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let (failures, warnings) = (count(State::Failure), count(State::Warning));
+    let verdict = if failures > 0 { "`seawall serve` cannot start" } else { "nothing stops it" };
+    let _ = writeln!(out, "\n{failures} failures, {warnings} warnings: {verdict}");
+    out
+}

@@ -1,0 +1,135 @@
+//! The network: whether the listeners can be had, and how the kernel treats their connections.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::finding::{Finding, State, kernel_file};
+use crate::config::{Config, Listener};
+use crate::driver::listener::{self, Address, Congestion};
+
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings: Vec<_> = config.listeners.iter().map(listening).collect();
+    findings.extend(config.admin.as_ref().map(operators));
+    findings.extend([backlog(config), congestion(config), migration(), buffers()]);
+    findings
+}
+
+const PORT: &str = "Clients connect there; a second socket on it proves SO_REUSEPORT";
+
+/// Binds as the server would, with two sockets, and lets go.
+fn listening(listener: &Listener) -> Finding {
+    match &listener.address {
+        Address::Unix(path) => unix("listener", path),
+        address @ Address::Tcp(_) => match listener::listen(address, &listener.options, 2) {
+            Ok((bound, _)) => Finding::new("listener", PORT, format!("{bound} is free, with SO_REUSEPORT")),
+            Err(error) => Finding::new("listener", PORT, error.to_string()).unless(
+                false,
+                State::Failure,
+                "stop what holds it (`ss -ltnp`; a running Seawall, perhaps), or --listen ADDR:PORT",
+            ),
+        },
+    }
+}
+
+fn operators(address: &Address) -> Finding {
+    let why = "Operators ask there";
+    match address {
+        Address::Unix(path) => unix("admin", path),
+        Address::Tcp(tcp) => match TcpListener::bind(tcp) {
+            Ok(_) => Finding::new("admin", why, format!("{tcp} is free")),
+            Err(error) => Finding::new("admin", why, format!("{tcp}: {error}")).unless(
+                false,
+                State::Failure,
+                "stop what holds it (`ss -ltnp`), or --admin ADDR:PORT, or --admin \"\" for none",
+            ),
+        },
+    }
+}
+
+fn unix(name: &'static str, path: &Path) -> Finding {
+    let why = "A Unix socket's folder must be there, and nobody may answer behind the path";
+    let shown = path.display();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder_there = folder.is_none_or(Path::is_dir);
+    let answered = UnixStream::connect(path).is_ok();
+    let found = match (folder_there, answered) {
+        (false, _) => format!("{shown}: its folder is missing"),
+        (true, true) => format!("{shown}: another process answers there"),
+        (true, false) => format!("{shown} is free"),
+    };
+    Finding::new(name, why, found).unless(
+        folder_there && !answered,
+        State::Failure,
+        "make the folder (systemd: RuntimeDirectory=), or stop the other process",
+    )
+}
+
+fn backlog(config: &Config) -> Finding {
+    let most = kernel_file("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok());
+    let wanted = config.listeners.iter().map(|one| one.options.backlog).max().unwrap_or(0);
+    let found = most.map_or_else(|| "unknown".into(), |most: u32| most.to_string());
+    Finding::new(
+        "somaxconn",
+        "Bounds the queue of connections that wait for their accept, when all come at once",
+        format!("{found}, backlog wanted {wanted}"),
+    )
+    .unless(
+        most.is_none_or(|most| most >= wanted),
+        State::Warning,
+        format!("sysctl -w net.core.somaxconn={wanted}"),
+    )
+}
+
+fn congestion(config: &Config) -> Finding {
+    let default = kernel_file("/proc/sys/net/ipv4/tcp_congestion_control")
+        .unwrap_or_else(|| "unknown".into());
+    let allowed = kernel_file("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
+    let bbr = default.starts_with("bbr");
+    let automatic = config.listeners.iter().all(|one| one.options.congestion == Congestion::Auto);
+    let effect = match (bbr, automatic) {
+        (true, true) => "; listeners use cubic where they may",
+        (true, false) => "; some listeners choose their own",
+        (false, _) => "",
+    };
+    Finding::new(
+        "congestion control",
+        "BBR paces even small messages with timers: more CPU and latency than cubic where the \
+         network is not the bottleneck",
+        format!("{default} by default{effect} (allowed: {})", allowed.unwrap_or_default()),
+    )
+    .unless(
+        !bbr,
+        State::Note,
+        "sysctl -w net.ipv4.tcp_congestion_control=cubic; or leave it to congestion = \"auto\"",
+    )
+}
+
+fn migration() -> Finding {
+    let on = kernel_file("/proc/sys/net/ipv4/tcp_migrate_req").is_some_and(|text| text == "1");
+    Finding::new(
+        "tcp_migrate_req",
+        "With it, connections that wait at a listener which closes move to another one; Seawall \
+         drains with its listeners open and does not depend on it",
+        if on { "on" } else { "off" },
+    )
+    .unless(on, State::Note, "sysctl -w net.ipv4.tcp_migrate_req=1")
+}
+
+fn buffers() -> Finding {
+    let least =
+        |path| -> Option<u64> { kernel_file(path)?.split_whitespace().next()?.parse().ok() };
+    let (receive, send) =
+        (least("/proc/sys/net/ipv4/tcp_rmem"), least("/proc/sys/net/ipv4/tcp_wmem"));
+    let pages = kernel_file("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default().replace('\t', " ");
+    let shown = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |v| v.to_string());
+    Finding::new(
+        "TCP memory",
+        "Above the third number (pages) the kernel drops what all connections have queued",
+        format!(
+            "tcp_mem {pages}; at least {} in, {} out a connection",
+            shown(receive),
+            shown(send)
+        ),
+    )
+}

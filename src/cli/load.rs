@@ -1,0 +1,58 @@
+//! The configuration that an operator gave: file, environment, flags.
+
+use std::io::Read as _;
+
+use super::flags::Overrides;
+use crate::config::{Config, ConfigError, Given, Written};
+use crate::driver::host;
+
+/// The variable that names the file where no flag does.
+pub(super) const FILE_VARIABLE: &str = "SEAWALL_CONFIG";
+
+/// What to say of where a configuration comes from, and the configuration.
+pub(super) struct Loaded {
+    pub name: String,
+    pub written: Written,
+    pub config: Config,
+    pub open_files: u64,
+}
+
+/// Reads and checks. `file` is a path, or `-` for standard input.
+///
+/// # Errors
+/// Every mistake with its place and its cure.
+pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let variable = environment.iter().find(|(name, _)| name == FILE_VARIABLE);
+    let path = file.or(variable.map(|(_, path)| path.as_str())).filter(|path| !path.is_empty());
+    let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
+    let name = path.map_or("the configuration", shown_str).to_owned();
+    let given = Given { file: text, environment, flags: overrides.0.clone() };
+    let written = Written::new(&given)?;
+    let open_files = host::raise_open_files();
+    let config = written.validate(open_files, host::cores().len())?;
+    Ok(Loaded { name, written, config, open_files })
+}
+
+fn shown_str(path: &str) -> &str {
+    if path == "-" { "standard input" } else { path }
+}
+
+fn shown(path: &str) -> String {
+    shown_str(path).to_owned()
+}
+
+fn read(path: &str) -> Result<String, ConfigError> {
+    let text = if path == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    text.map_err(|error| ConfigError {
+        key: None,
+        text: format!("cannot read {}: {error}", shown_str(path)),
+    })
+}

@@ -1,0 +1,261 @@
+//! Addresses, listeners and routes: their own mistakes, and those they make together.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{ConfigError, Listener, RouteOptions, error, file, of_one};
+use crate::driver::listener::{Address, Congestion, Options};
+use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
+
+/// Reads `ADDR:PORT` or `unix:PATH`.
+///
+/// # Errors
+/// Says what a good address looks like.
+pub fn address(text: &str) -> Result<Address, ConfigError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() {
+            Err(error("`unix:` needs a path, as in unix:/run/seawall.sock"))
+        } else {
+            Ok(Address::Unix(path.into()))
+        };
+    }
+    text.parse::<SocketAddr>().map(Address::Tcp).map_err(|_| {
+        error(format!(
+            "`{text}` is no address: write ADDR:PORT (127.0.0.1:9000), [ADDR6]:PORT ([::1]:9000) \
+             or unix:PATH"
+        ))
+    })
+}
+
+pub(super) fn admin(written: &file::Admin) -> Result<Option<Address>, ConfigError> {
+    if written.listen.is_empty() {
+        return Ok(None);
+    }
+    let fault = |text: String| of_one("admin.listen".into(), text);
+    let address = address(&written.listen).map_err(|e| fault(format!("admin.listen: {e}")))?;
+    match &address {
+        Address::Tcp(tcp) if !tcp.ip().is_loopback() => Err(fault(format!(
+            "admin.listen = \"{tcp}\" is not a loopback address: the admin address has no keys \
+             yet, so it must be 127.0.0.1, [::1] or unix:PATH"
+        ))),
+        _ => Ok(Some(address)),
+    }
+}
+
+pub(super) fn listener(index: usize, written: &file::Listener) -> Result<Listener, ConfigError> {
+    let at = |key: &str, text: &str| {
+        let text = format!("listener {}: {text}", written.address);
+        of_one(format!("listener.{index}.{key}"), text)
+    };
+    let address = address(&written.address).map_err(|e| at("address", &e.text))?;
+    let trusted = written
+        .trusted_proxies
+        .iter()
+        .map(|text| network(text))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| at("trusted_proxies", &e.text))?;
+    let unix = matches!(address, Address::Unix(_));
+    if written.proxy_protocol && trusted.is_empty() && !unix {
+        return Err(at(
+            "proxy_protocol",
+            "proxy_protocol = true requires trusted_proxies: anybody could claim any address",
+        ));
+    }
+    let header = match written.forwarded_header.to_ascii_lowercase().as_str() {
+        "" => None,
+        "x-forwarded-for" => Some(ForwardingHeader::XForwardedFor),
+        "forwarded" => Some(ForwardingHeader::Forwarded),
+        other => {
+            let text = format!(
+                "forwarded_header = \"{other}\": must be \"x-forwarded-for\", \"forwarded\" or \"\""
+            );
+            return Err(at("forwarded_header", &text));
+        }
+    };
+    if header.is_some() && trusted.is_empty() && !unix {
+        return Err(at("forwarded_header", "forwarded_header requires trusted_proxies"));
+    }
+    let options = Options {
+        backlog: written.backlog.clamp(1, i32::MAX as u32),
+        nodelay: written.nodelay,
+        keepalive_s: written.keepalive_s,
+        receive_buffer_bytes: written.receive_buffer_bytes,
+        send_buffer_bytes: written.send_buffer_bytes,
+        user_timeout_ms: written.user_timeout_ms,
+        congestion: match written.congestion.as_str() {
+            "auto" => Congestion::Auto,
+            "" => Congestion::Host,
+            name => Congestion::Named(name.to_owned()),
+        },
+        incoming_cpu: written.incoming_cpu,
+        busy_poll_us: written.busy_poll_us,
+        only_v6: written.only_v6,
+        unix_mode: written.unix_mode,
+        steer: written.steer,
+    };
+    let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
+    Ok(Listener { address, options, proxy_protocol: written.proxy_protocol, forwarding, trusted })
+}
+
+fn network(text: &str) -> Result<ipnet::IpNet, ConfigError> {
+    text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from)).map_err(|_| {
+        error(format!(
+            "trusted_proxies: `{text}` is no network: write 10.0.0.0/8, 2001:db8::/32 or one \
+                 address"
+        ))
+    })
+}
+
+pub(super) fn route(
+    index: usize,
+    written: &file::Route,
+) -> Result<(http::Route, RouteOptions), ConfigError> {
+    let at = |key: &str, text: &str| {
+        of_one(format!("route.{index}.{key}"), format!("route {}: {text}", written.path))
+    };
+    if !written.path.starts_with('/') || written.path.contains(['?', '#', ' ']) {
+        return Err(at("path", "path must begin with `/` and have no `?`, `#` or space"));
+    }
+    if matches!(written.path.as_str(), "/healthz" | "/readyz") {
+        return Err(at("path", "this path answers health checks and cannot be a route"));
+    }
+    if written.ping_interval_ms > 0 && written.pong_timeout_ms == 0 {
+        return Err(at(
+            "pong_timeout_ms",
+            "pong_timeout_ms must not be 0 where ping_interval_ms is set",
+        ));
+    }
+    let origins = match written.origins.as_slice() {
+        [] => Origins::SameOrigin,
+        list if list.iter().any(|origin| origin == "*") => Origins::Any,
+        list => Origins::List(list.to_vec()),
+    };
+    Ok((
+        http::Route {
+            path: written.path.clone(),
+            prefix: written.r#match == file::Matching::Prefix,
+            subprotocols: written.subprotocols.clone(),
+            origins,
+        },
+        RouteOptions {
+            handler: written.handler,
+            ping_interval_ms: written.ping_interval_ms,
+            pong_timeout_ms: written.pong_timeout_ms,
+            idle_timeout_ms: written.idle_timeout_ms,
+            close_timeout_ms: written.close_timeout_ms,
+            connection_age_max_ms: written.connection_age_max_ms,
+        },
+    ))
+}
+
+/// Two listeners, or a listener and the admin address, that would take each other's connections.
+pub(super) fn refuse_overlaps(
+    listeners: &[Listener],
+    admin: Option<&Address>,
+) -> Result<(), ConfigError> {
+    for (index, one) in listeners.iter().enumerate() {
+        let key = || format!("listener.{index}.address");
+        if let Some(other) = listeners[..index].iter().find(|other| overlap(one, other)) {
+            let text = format!(
+                "the listeners {} and {} overlap: give each its own port, or set only_v6 on the \
+                 one that is to be IPv6 only",
+                other.address, one.address
+            );
+            return Err(of_one(key(), text));
+        }
+        let admin = admin.map(|address| Listener { address: address.clone(), ..one.clone() });
+        if admin.is_some_and(|admin| overlap(one, &admin)) {
+            let text = format!(
+                "the listener {} and admin.listen overlap: give each its own port",
+                one.address
+            );
+            return Err(of_one(key(), text));
+        }
+    }
+    Ok(())
+}
+
+fn overlap(one: &Listener, other: &Listener) -> bool {
+    let (one_tcp, other_tcp) = match (&one.address, &other.address) {
+        (Address::Tcp(one), Address::Tcp(other)) => (one, other),
+        (one, other) => return one == other,
+    };
+    // Port 0 is a free port, another one each time.
+    if one_tcp.port() == 0 || one_tcp.port() != other_tcp.port() {
+        return false;
+    }
+    one_tcp.ip() == other_tcp.ip() || covers(one, other_tcp.ip()) || covers(other, one_tcp.ip())
+}
+
+/// Whether a listener on all addresses takes connections to this one too.
+fn covers(listener: &Listener, ip: IpAddr) -> bool {
+    let Address::Tcp(tcp) = &listener.address else { return false };
+    match (tcp.ip(), ip) {
+        (IpAddr::V4(any), IpAddr::V4(_)) => any.is_unspecified(),
+        (IpAddr::V6(any), IpAddr::V6(_)) => any.is_unspecified(),
+        (IpAddr::V6(any), IpAddr::V4(_)) => any.is_unspecified() && !listener.options.only_v6,
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+    }
+}
+
+/// Two routes for one path.
+pub(super) fn refuse_doubles(routes: &[file::Route]) -> Result<(), ConfigError> {
+    for (index, one) in routes.iter().enumerate() {
+        let same = |other: &file::Route| other.path == one.path && other.r#match == one.r#match;
+        if routes[..index].iter().any(same) {
+            let text =
+                format!("two routes have the path {}: only the first would answer", one.path);
+            return Err(of_one(format!("route.{index}.path"), text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn listen(addresses: &[&str], only_v6: bool) -> Result<Config, ConfigError> {
+        let listeners = addresses
+            .iter()
+            .map(|address| file::Listener {
+                address: (*address).to_owned(),
+                only_v6,
+                ..file::Listener::default()
+            })
+            .collect();
+        Config::validate(&file::File { listeners, ..file::File::default() }, 20_000, 1)
+    }
+
+    #[test]
+    fn overlapping_listeners_are_refused() {
+        for pair in [
+            ["127.0.0.1:9000", "127.0.0.1:9000"],
+            ["0.0.0.0:9000", "127.0.0.1:9000"],
+            ["127.0.0.1:9000", "[::]:9000"],
+            ["[::]:9000", "0.0.0.0:9000"],
+            ["[::1]:9000", "[::]:9000"],
+            ["unix:/run/a", "unix:/run/a"],
+        ] {
+            let fault = listen(&pair, false).unwrap_err();
+            assert!(fault.text.contains("overlap"), "{pair:?}: {fault}");
+            assert_eq!(fault.key.as_deref(), Some("listener.1.address"));
+        }
+        let fault = listen(&["0.0.0.0:9100"], false).unwrap_err();
+        assert!(fault.text.contains("admin.listen overlap"), "{fault}");
+    }
+
+    #[test]
+    fn neighbours_are_not_refused() {
+        for pair in [
+            ["127.0.0.1:9000", "127.0.0.1:9001"],
+            ["127.0.0.1:9000", "127.0.0.2:9000"],
+            ["127.0.0.1:0", "127.0.0.1:0"],
+            ["[::1]:9000", "127.0.0.1:9000"],
+            ["unix:/run/a", "unix:/run/b"],
+        ] {
+            listen(&pair, false).unwrap();
+        }
+        listen(&["0.0.0.0:9000", "[::]:9000"], true).unwrap();
+    }
+}

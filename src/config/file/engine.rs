@@ -1,0 +1,132 @@
+//! The engine's rows: rings, memory and turns, and the bounds on what clients can make it hold.
+
+use super::table::section;
+
+section! {
+    /// The rings, their memory, and how much is done in one turn of a shard.
+    Engine "engine" repeated false;
+
+    /// Pins each shard to a core (shard modulo cores).
+    pin: bool = true,
+    "Switch off where other busy processes share the cores, or the host moves threads better.";
+
+    /// Submission entries of a ring.
+    ring_entries: u32 = 1024,
+    "Raise when `seawall_ring_overflows_total` grows. Half is enough for few connections; locked \
+     memory is the price.";
+
+    /// Completion entries of a ring, rounded up to a power of two; 0 = eight for each submission
+    /// entry. A completion that finds no room ends its connection's receive, which is then armed
+    /// anew.
+    completion_entries: u32 = 0,
+    "Raise when `seawall_ring_overflows_total` grows while turns are short.";
+
+    /// Size of one receive buffer. A message that fits into one is never copied to be read; small
+    /// messages touch only a buffer's first page.
+    buffer_bytes: u32 = 64 * 1024,
+    "16 KiB save memory where messages are small and many arrive at once; larger ones spare \
+     copies where most messages are larger than a buffer.";
+
+    /// Receive buffers of the whole node, divided by shards; their count is this by
+    /// `buffer_bytes`. Address space rather than memory: only what is in flight is touched, and
+    /// what rests is given back.
+    buffer_memory_bytes: u64 = 256 << 20,
+    "Raise when `seawall_receive_starvations_total` grows; lower where memory is tight.";
+
+    /// Accepts that stand ready on each listener of a shard.
+    accepts_per_listener: u32 = 16,
+    "Raise when connections come in waves of thousands and `seawall_accept_to_open_seconds` \
+     shows them waiting.";
+
+    /// Completions handled in one turn, before a shard submits and looks at its other work.
+    turn_completions_max: u32 = 512,
+    "Lower when `seawall_turn_seconds` is long and tails matter more than throughput.";
+
+    /// Messages and control frames looked at in one turn, give or take one receive buffer of them.
+    turn_frames_max: u32 = 16 * 1024,
+    "Lower when clients pipeline many small messages and others wait behind them.";
+
+    /// Timers fired in one turn.
+    turn_timers_max: u32 = 1024,
+    "Lower when heartbeats of very many connections lengthen turns.";
+
+    /// Bytes that leave in one send; what waits behind them can still be acted on.
+    send_bytes_max: u32 = 256 * 1024,
+    "Raise for few clients with large messages on fast networks.";
+
+    /// Pieces of memory that leave in one send (at most 1024).
+    send_segments_max: u32 = 256,
+    "Raise when very many large messages wait for one connection.";
+
+    /// A reply that is its message (an echo) and has at least so many bytes leaves from the very
+    /// buffer the message came in, without a copy.
+    reply_in_place_bytes_min: u32 = 512,
+    "Measured: no difference at 20 bytes, 3 % less CPU at 1 KiB, 22 % less at 16 KiB.";
+
+    /// Memory that each of a shard's pools keeps warm for messages on their way out.
+    pool_bytes_max: u32 = 1 << 20,
+    "Raise when large messages are answered in bursts.";
+
+    /// Waits up to this long for a batch of completions; 0 = off.
+    min_wait_us: u32 = 0,
+    "Set to 50 to 200 to save CPU where that much latency does not matter.";
+
+    /// Completions worth that wait.
+    min_wait_completions: u32 = 16,
+    "About the batch that `seawall_batch` shows under load.";
+
+    /// A new connection is handed to the least loaded shard when this one has so many more.
+    handover_connections: u32 = 256,
+    "Lower for few, busy connections that must be spread evenly.";
+}
+
+section! {
+    /// Bounds, each with its answer when reached.
+    Limits "limits" repeated false;
+
+    /// Connections of one shard; past it: handed to another shard, else 503. 0 = what the
+    /// open-files limit allows, at most 131,072.
+    connections_per_shard_max: u32 = 0,
+    "Set to what the host's memory holds: about 4 KB a connection with the kernel's part.";
+
+    /// Bytes of a request's head; past it: 431.
+    head_bytes_max: u32 = 8 * 1024,
+    "Raise for clients that send large cookies or tokens.";
+
+    /// Bytes of a request's target (path and query); past it: 414.
+    target_bytes_max: u32 = 4 * 1024,
+    "Raise where tokens travel in the query.";
+
+    /// Header lines of a request (at most 100); past it: 431.
+    headers_max: u32 = 64,
+    "Raise behind proxies that add many.";
+
+    /// Bytes of one message; past it: close 1009, before anything is stored.
+    message_bytes_max: u64 = 16 << 20,
+    "Set to the largest message that your application sends.";
+
+    /// Fragments of one message; past it: close 1008.
+    fragments_max: u32 = 131_072,
+    "Lower where clients do not stream: browsers send one fragment a message.";
+
+    /// Bytes that may wait for one connection; past it reading from it stops. Replies to what was
+    /// on its way in by then still fit, and so does one largest message.
+    outbox_bytes_max: u64 = 1 << 20,
+    "Lower to bound what slow readers cost; raise for bursts to clients on slow lines.";
+
+    /// Bytes that may wait for all connections of a shard; past it reading stops on those that
+    /// add to them.
+    outbox_shard_bytes_max: u64 = 256 << 20,
+    "Set to the memory a shard may spend on slow readers.";
+
+    /// Memory for unfinished messages of a shard; past it, connections that add to it are closed
+    /// with 1013.
+    partial_shard_bytes_max: u64 = 512 << 20,
+    "Set to the memory a shard may spend on messages that arrive slowly.";
+
+    /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
+    /// which may destroy the answer. A client that sends a message above the limit reads why only
+    /// when it has sent it.
+    linger_bytes_max: u64 = 32 << 20,
+    "Keep above `message_bytes_max`.";
+}

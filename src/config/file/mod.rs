@@ -1,0 +1,157 @@
+//! The configuration as written: every key with its default, its unit in its name.
+//!
+//! Sections are rows of one [`table`]; what the values mean together is decided in
+//! [`super::Config::validate`].
+
+mod endpoints;
+mod engine;
+pub mod table;
+
+use serde::{Deserialize, Serialize};
+
+pub use endpoints::{HandlerName, Listener, Matching, Route};
+pub use engine::{Engine, Limits};
+use table::{Kind, OptionType, Row, Section, section};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// See [`TOP`].
+    pub shards: u16,
+    pub admin: Admin,
+    pub engine: Engine,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub drain: Drain,
+    pub metrics: Metrics,
+    pub log: Log,
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    #[serde(rename = "route")]
+    pub routes: Vec<Route>,
+}
+
+/// What stands above the first section.
+pub const TOP: Section = Section {
+    name: "",
+    repeated: false,
+    about: "The server as a whole.",
+    rows: &[Row {
+        key: "shards",
+        kind: Kind::Number { max: 1024 },
+        default: || toml::Value::Integer(0),
+        meaning: "Shards, each a thread with a ring of its own; 0 = one a core.",
+        change: "More than cores reach more connections where the open-files limit cannot be \
+                 raised: each ring has its own table of them. Fewer leave cores to others.",
+    }],
+};
+
+/// The table, in the order of the reference.
+pub const SECTIONS: [Section; 10] = [
+    TOP,
+    Admin::SECTION,
+    Listener::SECTION,
+    Route::SECTION,
+    Limits::SECTION,
+    Timeouts::SECTION,
+    Drain::SECTION,
+    Metrics::SECTION,
+    Log::SECTION,
+    Engine::SECTION,
+];
+
+section! {
+    /// The address for operators.
+    Admin "admin" repeated false;
+
+    /// `ADDR:PORT`, `unix:PATH`, or empty for none. Without keys it must be loopback or a path.
+    listen: String = "127.0.0.1:9100".into(),
+    "A Unix socket where only one user of this host may look; another port where 9100 is taken.";
+
+    /// Host names (without port) that requests may name, besides loopback addresses.
+    hosts: Vec<String> = vec!["localhost".into()],
+    "Add the name under which a tunnel or proxy on this host is reached.";
+}
+
+section! {
+    /// Deadlines of what has no route, or none any more; the others are the route's.
+    Timeouts "timeouts" repeated false;
+
+    /// From accept to the whole request (PROXY header included); past it: 408.
+    handshake_timeout_ms: u32 = 10_000,
+    "Shorter under attack by slow handshakes; longer for clients on very slow lines.";
+
+    /// From the end of our answer to the peer's FIN; past it the connection is dropped.
+    linger_timeout_ms: u32 = 2_000,
+    "Longer where refused clients report resets instead of the answer.";
+
+    /// Without a byte taken by the peer while bytes wait for it; past it: close 4413.
+    send_timeout_ms: u32 = 30_000,
+    "Shorter to shed readers that have stopped; longer for lines that pause.";
+}
+
+section! {
+    /// The graceful end.
+    Drain "drain" repeated false;
+
+    /// Closes are spread over this time, so that clients do not come back all at once.
+    window_ms: u32 = 20_000,
+    "Longer for very many clients; below what the supervisor waits before it kills.";
+
+    /// After this time what is left is dropped.
+    deadline_ms: u32 = 25_000,
+    "Below the supervisor's own patience (Kubernetes: 30 s).";
+
+    /// Up to so many connections of a shard are closed at once, without spreading.
+    at_once_connections: u32 = 1_000,
+    "Lower where even few clients are expensive to take back.";
+
+    /// `Retry-After` of the 503 meanwhile.
+    retry_after_s: u32 = 5,
+    "About the time a restart takes.";
+}
+
+section! {
+    /// What the server measures of itself.
+    Metrics "metrics" repeated false;
+
+    /// Records the histograms; off: counters only.
+    histograms: bool = true,
+    "Hardly ever: recording was measured at less than one percent of a small echo's CPU.";
+
+    /// File to which the histograms of each interval are appended (`HdrHistogram` interval log);
+    /// empty = none.
+    histogram_log: String = String::new(),
+    "Set for load tests and for later study of a bad hour.";
+
+    /// Length of such an interval.
+    histogram_log_interval_s: u32 = 10,
+    "1 for load tests, 60 for a log that is kept for weeks.";
+}
+
+section! {
+    /// What the server says while it runs, on standard error.
+    Log "log" repeated false;
+
+    /// `text` or `json`.
+    format: LogFormat = LogFormat::Text,
+    "`json` where a collector reads it.";
+
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    level: String = "info".into(),
+    "`warn` to hear of trouble only.";
+}
+
+/// Form of the log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+impl OptionType for LogFormat {
+    const KIND: Kind = Kind::Choice(&["text", "json"]);
+}

@@ -1,0 +1,250 @@
+//! One configuration out of four layers: flags over environment over file over defaults.
+//!
+//! Each option remembers which layer set it, so that a mistake found later can say where to mend
+//! it, and `check-config` can say what differs from the defaults and why.
+//!
+//! For the repeated sections (`[[listener]]`, `[[route]]`) a flag or variable with one value
+//! changes all of them, with several values each by its place. Addresses and paths always go by
+//! place, and as many as are given there are then.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize as _;
+
+use super::file::table::{Kind, Row, Section, short_flag, short_variable};
+use super::file::{File, SECTIONS};
+use super::{Config, ConfigError, error, read, value};
+
+/// Where an option was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    File { name: String, line: usize },
+    Variable(String),
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::File { name, line } => write!(f, "{name}: line {line}"),
+            Source::Variable(name) => write!(f, "environment: {name}"),
+            Source::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+/// Where each option was set; what is missing has its default.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(BTreeMap<String, Source>);
+
+impl Sources {
+    pub(super) fn note(
+        &mut self,
+        section: &Section,
+        row: &Row,
+        index: Option<usize>,
+        source: Source,
+    ) {
+        let key = match index {
+            Some(index) => format!("{}.{index}.{}", section.name, row.key),
+            None => section.path(row),
+        };
+        self.0.insert(key, source);
+    }
+
+    /// The source of an option such as `limits.headers_max` or `listener.0.address`.
+    pub fn of(&self, key: &str) -> Option<&Source> {
+        self.0.get(key)
+    }
+
+    /// All options that are set, in alphabetical order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Source)> {
+        self.0.iter().map(|(key, source)| (key.as_str(), source))
+    }
+}
+
+/// What an operator gave.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// A file's name and text.
+    pub file: Option<(String, String)>,
+    /// The process's environment, of which only `SEAWALL_…` counts.
+    pub environment: Vec<(String, String)>,
+    /// Flags without their dashes, each with its values.
+    pub flags: Vec<(String, Vec<String>)>,
+}
+
+/// The layers laid over each other.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub file: File,
+    pub sources: Sources,
+}
+
+/// Names that are no options: the file's own, and those that Kubernetes gives each container in
+/// the namespace of a service called "seawall".
+const FOREIGN: [&str; 4] = ["SEAWALL_CONFIG", "SEAWALL_PORT", "SEAWALL_PORT_", "SEAWALL_SERVICE_"];
+
+impl Written {
+    /// Lays the layers over each other.
+    ///
+    /// # Errors
+    /// Every mistake of the layer in which the first one was found, each with its place and cure.
+    pub fn new(given: &Given) -> Result<Self, ConfigError> {
+        let mut sources = Sources::default();
+        let mut table = match &given.file {
+            Some((name, text)) => read::read(name, text, &mut sources)?,
+            None => toml::Table::new(),
+        };
+        let mut mistakes = unknown_variables(&given.environment);
+        for section in &SECTIONS {
+            for row in section.rows {
+                for (source, values) in overrides(given, section, row) {
+                    let mut layer = Layer { table: &mut table, sources: &mut sources };
+                    if let Err(wrong) = layer.set(section, row, &source, &values) {
+                        mistakes.push(format!("{source}: {wrong}"));
+                    }
+                }
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(error(mistakes.join("\n")));
+        }
+        let file = File::deserialize(table).map_err(|e| error(e.to_string()))?;
+        Ok(Self { file, sources })
+    }
+
+    /// [`Config::validate`], with the place of the option at fault.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn validate(&self, open_files: u64, cores: usize) -> Result<Config, ConfigError> {
+        Config::validate(&self.file, open_files, cores).map_err(|fault| {
+            let source = fault.key.as_ref().and_then(|key| self.sources.of(key));
+            match source {
+                Some(source) => ConfigError { text: format!("{source}: {}", fault.text), ..fault },
+                None => fault,
+            }
+        })
+    }
+}
+
+/// The layers above the file that set an option, lowest first.
+fn overrides(given: &Given, section: &Section, row: &Row) -> Vec<(Source, Vec<String>)> {
+    let path = section.path(row);
+    let mut found = Vec::new();
+    let names = [Some(section.variable(row)), short_variable(&path)];
+    for name in names.into_iter().flatten() {
+        if let Some((_, text)) = given.environment.iter().find(|(known, _)| *known == name) {
+            let split = section.repeated && row.kind != Kind::List;
+            let values = if split {
+                text.split(',').map(|part| part.trim().to_owned()).collect()
+            } else {
+                vec![text.clone()]
+            };
+            found.push((Source::Variable(name), values));
+        }
+    }
+    let flags = [Some(section.flag(row)), short_flag(&path).map(str::to_owned)];
+    for flag in flags.into_iter().flatten() {
+        if let Some((_, values)) = given.flags.iter().find(|(known, _)| *known == flag) {
+            found.push((Source::Flag(flag), values.clone()));
+        }
+    }
+    found
+}
+
+fn unknown_variables(environment: &[(String, String)]) -> Vec<String> {
+    let options = SECTIONS.iter().flat_map(|section| {
+        let names = |row| [Some(section.variable(row)), short_variable(&section.path(row))];
+        section.rows.iter().flat_map(names).flatten()
+    });
+    let known: Vec<String> = options.collect();
+    let foreign = |name: &str| {
+        FOREIGN.iter().any(|one| name == *one || one.ends_with('_') && name.starts_with(one))
+    };
+    environment
+        .iter()
+        .map(|(name, _)| name)
+        .filter(|name| name.starts_with("SEAWALL_") && !known.contains(name) && !foreign(name))
+        .map(|name| {
+            let nearest = value::nearest(name, known.iter().map(String::as_str));
+            let nearest = nearest.map_or("`seawall config` lists all".into(), |nearest| {
+                format!("the nearest is {nearest}")
+            });
+            format!("environment: unknown variable {name}; {nearest}")
+        })
+        .collect()
+}
+
+struct Layer<'l> {
+    table: &'l mut toml::Table,
+    sources: &'l mut Sources,
+}
+
+impl Layer<'_> {
+    fn set(
+        &mut self,
+        section: &Section,
+        row: &'static Row,
+        source: &Source,
+        values: &[String],
+    ) -> Result<(), String> {
+        if section.repeated {
+            return self.set_repeated(section, row, source, values);
+        }
+        let text = if row.kind == Kind::List { values.join(",") } else { last(values) };
+        let value = value::parse(row, &text)?;
+        let table = if section.name.is_empty() {
+            &mut *self.table
+        } else {
+            let entry = self.table.entry(section.name);
+            let table = entry.or_insert_with(|| toml::Table::new().into()).as_table_mut();
+            table.expect("the file was checked")
+        };
+        table.insert(row.key.to_owned(), value);
+        self.sources.note(section, row, None, source.clone());
+        Ok(())
+    }
+
+    fn set_repeated(
+        &mut self,
+        section: &Section,
+        row: &'static Row,
+        source: &Source,
+        values: &[String],
+    ) -> Result<(), String> {
+        let entry = self.table.entry(section.name).or_insert_with(|| toml::Value::Array(vec![]));
+        let tables = entry.as_array_mut().expect("the file was checked");
+        if tables.is_empty() {
+            tables.push(toml::Table::new().into());
+        }
+        // The first row names the thing; the others say how it is.
+        if row.key == section.rows[0].key {
+            let template = tables.last().expect("there is one").clone();
+            tables.resize(values.len(), template);
+        }
+        let joined = [values.join(",")];
+        let values = if row.kind == Kind::List { &joined } else { values };
+        let count = tables.len();
+        if values.len() != 1 && values.len() != count {
+            return Err(format!(
+                "{} values for {count} of [[{}]]: give one for all, or one for each",
+                values.len(),
+                section.name
+            ));
+        }
+        for (index, table) in tables.iter_mut().enumerate() {
+            let text = if values.len() == 1 { &values[0] } else { &values[index] };
+            let table = table.as_table_mut().expect("the file was checked");
+            table.insert(row.key.to_owned(), value::parse(row, text)?);
+            self.sources.note(section, row, Some(index), source.clone());
+        }
+        Ok(())
+    }
+}
+
+fn last(values: &[String]) -> String {
+    values.last().cloned().unwrap_or_default()
+}

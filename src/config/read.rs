@@ -1,0 +1,253 @@
+//! A file's text against the table: every mistake in it, each with its line and its cure.
+//!
+//! The deserializer would stop at the first one and could name neither the nearest key nor the
+//! unit. What has passed here deserializes.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::table::{Kind, Row, Section};
+use super::file::{SECTIONS, TOP};
+use super::layers::{Source, Sources};
+use super::value::{self, unit_of};
+use super::{ConfigError, error};
+
+/// Reads `text`, which came from `name`, and notes where each option stands.
+///
+/// # Errors
+/// All mistakes, a line each.
+pub(super) fn read(
+    name: &str,
+    text: &str,
+    sources: &mut Sources,
+) -> Result<toml::Table, ConfigError> {
+    let whole = DeTable::parse(text).map_err(|e| error(format!("{name}: {e}")))?;
+    let mut reader = Reader { name, text, mistakes: Vec::new(), sources };
+    for (key, value) in whole.get_ref() {
+        reader.top(key, value);
+    }
+    if reader.mistakes.is_empty() {
+        toml::from_str(text).map_err(|e| error(format!("{name}: {e}")))
+    } else {
+        reader.mistakes.sort();
+        let lines = reader.mistakes.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+        Err(error(lines.join("\n")))
+    }
+}
+
+struct Reader<'r> {
+    name: &'r str,
+    text: &'r str,
+    mistakes: Vec<(usize, String)>,
+    sources: &'r mut Sources,
+}
+
+impl Reader<'_> {
+    fn mistake(&mut self, at: usize, text: &str) {
+        let line = line_of(self.text, at);
+        self.mistakes.push((line, format!("{}: line {line}: {text}", self.name)));
+    }
+
+    fn top(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, value: &Spanned<DeValue<'_>>) {
+        let (name, at) = (key.get_ref().as_ref(), key.span().start);
+        if let Some(row) = TOP.row(name) {
+            return self.option(&TOP, row, None, value);
+        }
+        let Some(section) = SECTIONS.iter().find(|s| !s.name.is_empty() && s.name == name) else {
+            return self.unknown(&TOP, name, at, value.get_ref());
+        };
+        match (section.repeated, value.get_ref()) {
+            (false, DeValue::Table(table)) => self.section(section, None, table),
+            (true, DeValue::Array(tables)) if tables.iter().all(|t| t.get_ref().is_table()) => {
+                for (index, table) in tables.iter().enumerate() {
+                    if let DeValue::Table(table) = table.get_ref() {
+                        self.section(section, Some(index), table);
+                    }
+                }
+            }
+            (true, _) => {
+                let text = format!("write [[{name}]]: there may be several of them");
+                self.mistake(at, &text);
+            }
+            (false, _) => self.mistake(at, &format!("write [{name}]: there is only one of it")),
+        }
+    }
+
+    fn section(&mut self, section: &Section, index: Option<usize>, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            match section.row(name) {
+                Some(row) => self.option(section, row, index, value),
+                None => self.unknown(section, name, key.span().start, value.get_ref()),
+            }
+        }
+    }
+
+    fn option(
+        &mut self,
+        section: &Section,
+        row: &Row,
+        index: Option<usize>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let at = value.span().start;
+        match wrong(row, value.get_ref()) {
+            Some(text) => self.mistake(at, &format!("{} {text}", section.path(row))),
+            None => {
+                let line = line_of(self.text, at);
+                let source = Source::File { name: self.name.to_owned(), line };
+                self.sources.note(section, row, index, source);
+            }
+        }
+    }
+
+    fn unknown(&mut self, section: &Section, key: &str, at: usize, value: &DeValue<'_>) {
+        let place = if section.name.is_empty() {
+            "at the top of the file".to_owned()
+        } else {
+            format!("in [{}]", section.name)
+        };
+        let cure = cure(section, key, value);
+        self.mistake(at, &format!("unknown option `{key}` {place}; {cure}"));
+    }
+}
+
+/// What the writer of an unknown key probably wanted.
+fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
+    let (stem, unit) = unit_of(key);
+    if let Some(row) = section.rows.iter().find(|row| unit_of(row.key).0 == stem) {
+        let counted = row.unit().map_or(String::new(), |unit| format!(", in {unit}"));
+        let converted = integer(value)
+            .and_then(|number| value::convert(number, unit, unit_of(row.key).1))
+            .map_or(String::new(), |number| format!(": write {} = {number}", row.key));
+        return format!("the option is {}{counted}{converted}", row.key);
+    }
+    let elsewhere = SECTIONS.iter().find(|other| other.row(key).is_some());
+    if let Some(other) = elsewhere {
+        return if other.name.is_empty() {
+            format!("`{key}` stands at the top of the file, before the first section")
+        } else {
+            format!("`{key}` belongs into [{}]", other.name)
+        };
+    }
+    let sections = SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty());
+    let known = section.rows.iter().map(|row| row.key);
+    let nearest = if section.name.is_empty() {
+        value::nearest(key, known.chain(sections))
+    } else {
+        value::nearest(key, known)
+    };
+    match nearest {
+        Some(nearest) => format!("the nearest is `{nearest}`"),
+        None => "`seawall config` lists all options".to_owned(),
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<u64> {
+    let DeValue::Integer(number) = value else { return None };
+    u64::from_str_radix(number.as_str(), number.radix()).ok()
+}
+
+/// What is wrong with a value, if anything is.
+fn wrong(row: &Row, value: &DeValue<'_>) -> Option<String> {
+    let expected = || {
+        let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
+        format!("must be {}{unit}", row.kind.expected())
+    };
+    match (row.kind, value) {
+        (Kind::Switch, DeValue::Boolean(_)) | (Kind::Text, DeValue::String(_)) => None,
+        (Kind::Number { max }, DeValue::Integer(number)) => match integer(value) {
+            Some(known) if known <= max => None,
+            _ => Some(format!("= {} {}", number.as_str(), expected())),
+        },
+        (Kind::Number { .. }, DeValue::String(text)) => {
+            Some(value::number_with_unit(row, text).unwrap_or_else(expected))
+        }
+        (Kind::List, DeValue::Array(items)) if items.iter().all(|item| item.get_ref().is_str()) => {
+            None
+        }
+        (Kind::List, DeValue::String(text)) => Some(format!("{}: write [\"{text}\"]", expected())),
+        (Kind::Choice(words), DeValue::String(text)) => {
+            value::not_a_choice(words, text).map(|wrong| format!("= {wrong}; it {}", expected()))
+        }
+        _ => Some(format!("{}, not {}", expected(), value.type_str())),
+    }
+}
+
+/// The line, from 1, that a byte of the text is on.
+fn line_of(text: &str, at: usize) -> usize {
+    1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..at.min(text.len())]).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> String {
+        read("seawall.toml", text, &mut Sources::default()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line_and_the_nearest_one() {
+        let text = mistakes("\n[limits]\nmesage_bytes_max = 1\n");
+        assert!(text.contains("line 3") && text.contains("message_bytes_max`"), "{text}");
+        assert!(mistakes("shrads = 1").contains("the nearest is `shards`"));
+        assert!(mistakes("[limit]\n").contains("the nearest is `limits`"));
+        assert!(mistakes("[log]\nzzzzzzzz = 1").contains("`seawall config`"));
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_is_told_its_own() {
+        assert!(mistakes("[log]\nbuffer_bytes = 1").contains("belongs into [engine]"));
+        assert!(mistakes("[engine]\nshards = 1").contains("top of the file"));
+    }
+
+    #[test]
+    fn another_unit_is_converted() {
+        let text = mistakes("[[route]]\nping_interval_s = 30");
+        assert!(text.contains("write ping_interval_ms = 30000"), "{text}");
+        let text = mistakes("[timeouts]\nsend_timeout = 30");
+        assert!(text.contains("send_timeout_ms, in milliseconds"), "{text}");
+        let text = mistakes("[limits]\nmessage_kib_max = 64");
+        assert!(text.contains("write message_bytes_max = 65536"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_type_says_what_is_right() {
+        for (text, says) in [
+            ("shards = \"two\"", "shards must be a whole number from 0 to 1024 (shards)"),
+            ("shards = 1.5", "whole number"),
+            ("shards = -1", "= -1 must be a whole number"),
+            ("[limits]\nheaders_max = 5_000_000_000", "to 4294967295 (headers)"),
+            ("[limits]\nmessage_bytes_max = \"16 MiB\"", "write 16777216"),
+            ("[drain]\nwindow_ms = \"20s\"", "write 20000"),
+            ("[engine]\npin = 1", "true or false"),
+            ("[log]\nformat = \"yaml\"", "\"text\" or \"json\""),
+            ("[log]\nlevel = 3", "must be a string, not integer"),
+            ("[[route]]\norigins = \"*\"", "write [\"*\"]"),
+            ("[[route]]\norigins = [1]", "list of strings"),
+            ("[listener]\n", "write [[listener]]"),
+            ("[[admin]]\n", "write [admin]"),
+            ("admin = 3", "write [admin]"),
+        ] {
+            let told = mistakes(text);
+            assert!(told.contains(says), "`{text}` is told: {told}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_in_order() {
+        let told = mistakes("shards = true\n[log]\nlevle = \"x\"\n[drain]\nwindow_ms = \"a\"\n");
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 3, "{told}");
+        for (line, number) in lines.iter().zip([1, 3, 5]) {
+            assert!(line.starts_with(&format!("seawall.toml: line {number}: ")), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_with_its_line() {
+        let told = mistakes("shards = 1\n[[listener\n");
+        assert!(told.contains("line 2"), "{told}");
+    }
+}

@@ -1,0 +1,212 @@
+//! From what was written to what the server runs on: each value by itself, then all together.
+
+use super::endpoints::{self, admin, listener, route};
+use super::file::{self, Engine, File, Metrics};
+use super::{Config, ConfigError, Limits, at, error};
+use crate::proto::http::{self, Routes};
+use crate::proto::ws;
+
+/// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
+const REFUSALS: u32 = 96;
+/// Buffers that one connection may fill in the turn in which its reading is stopped.
+const BUFFERS_RACING: u32 = 64;
+/// Completion entries that the kernel allows a ring.
+const COMPLETION_ENTRIES_MAX: u32 = 65_536;
+
+/// Room in a ring's table beside its connections.
+pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
+    accepts_per_listener * listeners + REFUSALS
+}
+
+impl Config {
+    /// Checks a file's values and brings them into the form that the server uses.
+    ///
+    /// `open_files` is the limit of open files, which bounds a ring's table of connections.
+    ///
+    /// # Errors
+    /// Names the key and what to do.
+    pub fn validate(file: &File, open_files: u64, cores: usize) -> Result<Self, ConfigError> {
+        let shards = if file.shards == 0 { cores.max(1) as u16 } else { file.shards };
+        between("shards", shards.into(), 1, 1024)?;
+        let mut written = file.listeners.clone();
+        if written.is_empty() {
+            written.push(file::Listener::default());
+        }
+        let engine = engine(&file.engine, shards)?;
+        let headroom = sockets_headroom(engine.accepts_per_listener, written.len() as u32);
+        let limits = limits(&file.limits, open_files, headroom)?;
+        let listeners = collect(&written, listener)?;
+        let admin = admin(&file.admin)?;
+        endpoints::refuse_overlaps(&listeners, admin.as_ref())?;
+        let mut routes = file.routes.clone();
+        if routes.is_empty() {
+            routes.push(file::Route::default());
+        }
+        let (table, route_options): (Vec<_>, Vec<_>) = collect(&routes, route)?.into_iter().unzip();
+        endpoints::refuse_doubles(&routes)?;
+        times(file)?;
+        let mut config = Self {
+            shards,
+            admin,
+            admin_hosts: file.admin.hosts.clone(),
+            engine,
+            limits,
+            timeouts: file.timeouts.clone(),
+            drain: file.drain.clone(),
+            metrics: metrics(&file.metrics)?,
+            log_format: file.log.format,
+            log_level: level(&file.log.level)?,
+            listeners,
+            routes: Routes::new(table),
+            route_options,
+        };
+        // A receive that is being cancelled may still use the buffers that are published, and
+        // those that are published in the same turn.
+        let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
+        config.limits.outbox_bytes_max +=
+            2 * buffers as usize * config.engine.buffer_bytes as usize;
+        Ok(config)
+    }
+}
+
+fn collect<W, V>(
+    written: &[W],
+    one: impl Fn(usize, &W) -> Result<V, ConfigError>,
+) -> Result<Vec<V>, ConfigError> {
+    written.iter().enumerate().map(|(index, written)| one(index, written)).collect()
+}
+
+fn between(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(at(key, format!("must be between {least} and {most}, not {value}")))
+}
+
+fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
+    // Four completions for each submission must fit, and the kernel allows 65,536.
+    between("engine.ring_entries", written.ring_entries.into(), 64, 8192)?;
+    if written.completion_entries != 0 {
+        let least = u64::from(written.ring_entries) * 2;
+        let most = u64::from(COMPLETION_ENTRIES_MAX);
+        between("engine.completion_entries", written.completion_entries.into(), least, most)?;
+    }
+    between("engine.buffer_bytes", written.buffer_bytes.into(), 1024, 1 << 20)?;
+    let least = u64::from(written.buffer_bytes) * 8 * u64::from(shards);
+    if written.buffer_memory_bytes < least {
+        return Err(at(
+            "engine.buffer_memory_bytes",
+            format!(
+                "must be at least {least}: eight buffers of {} bytes for each of {shards} shards",
+                written.buffer_bytes
+            ),
+        ));
+    }
+    between("engine.accepts_per_listener", written.accepts_per_listener.into(), 1, 1024)?;
+    for (key, value) in [
+        ("engine.turn_completions_max", written.turn_completions_max),
+        ("engine.turn_frames_max", written.turn_frames_max),
+        ("engine.turn_timers_max", written.turn_timers_max),
+        ("engine.min_wait_completions", written.min_wait_completions),
+    ] {
+        between(key, value.into(), 1, u32::MAX.into())?;
+    }
+    between("engine.send_segments_max", written.send_segments_max.into(), 1, 1024)?;
+    between("engine.send_bytes_max", written.send_bytes_max.into(), 4096, 1 << 30)?;
+    between("engine.min_wait_us", written.min_wait_us.into(), 0, 1_000_000)?;
+    Ok(written.clone())
+}
+
+fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limits, ConfigError> {
+    let possible = (open_files.min(u64::from(u32::MAX)) as u32).saturating_sub(headroom);
+    let connections = match written.connections_per_shard_max {
+        0 => possible.min(131_072),
+        asked if asked > possible => {
+            return Err(at(
+                "limits.connections_per_shard_max",
+                format!(
+                    "= {asked}: the open-files limit of {open_files} allows {possible} a shard. \
+                     Raise the limit (`ulimit -n`, systemd: LimitNOFILE=), or use more shards: \
+                     each has a table of its own"
+                ),
+            ));
+        }
+        asked => asked,
+    };
+    if connections == 0 {
+        return Err(error(format!(
+            "the open-files limit of {open_files} leaves no room for connections: raise it"
+        )));
+    }
+    between("limits.headers_max", written.headers_max.into(), 1, 100)?;
+    between("limits.head_bytes_max", written.head_bytes_max.into(), 256, 1 << 20)?;
+    between("limits.message_bytes_max", written.message_bytes_max, 1, 1 << 30)?;
+    if written.partial_shard_bytes_max < written.message_bytes_max {
+        return Err(at(
+            "limits.partial_shard_bytes_max",
+            "must be at least limits.message_bytes_max",
+        ));
+    }
+    between("limits.fragments_max", written.fragments_max.into(), 1, u32::MAX.into())?;
+    let message_bytes_max = written.message_bytes_max as usize;
+    let high = written.outbox_bytes_max as usize;
+    Ok(Limits {
+        connections_per_shard_max: connections,
+        http: http::Limits {
+            head_bytes_max: written.head_bytes_max as usize,
+            target_bytes_max: written.target_bytes_max as usize,
+            headers_max: written.headers_max as usize,
+        },
+        ws: ws::Limits { message_bytes_max, fragments_max: written.fragments_max },
+        outbox_high_bytes: high,
+        outbox_low_bytes: high / 2,
+        outbox_bytes_max: 2 * high + message_bytes_max + ws::HEADER_BYTES_MAX_SERVER,
+        outbox_shard_bytes_max: written.outbox_shard_bytes_max as usize,
+        partial_shard_bytes_max: written.partial_shard_bytes_max,
+        linger_bytes_max: written.linger_bytes_max,
+    })
+}
+
+fn times(file: &File) -> Result<(), ConfigError> {
+    if file.drain.window_ms > file.drain.deadline_ms {
+        return Err(at(
+            "drain.window_ms",
+            format!(
+                "must not be longer than drain.deadline_ms ({}): what is left then is dropped",
+                file.drain.deadline_ms
+            ),
+        ));
+    }
+    if file.timeouts.handshake_timeout_ms == 0 {
+        return Err(at(
+            "timeouts.handshake_timeout_ms",
+            "must not be 0: slow clients would hold their places for ever",
+        ));
+    }
+    Ok(())
+}
+
+fn metrics(written: &Metrics) -> Result<Metrics, ConfigError> {
+    between(
+        "metrics.histogram_log_interval_s",
+        written.histogram_log_interval_s.into(),
+        1,
+        86_400,
+    )?;
+    if !written.histogram_log.is_empty() && !written.histograms {
+        return Err(at(
+            "metrics.histogram_log",
+            "needs metrics.histograms = true: nothing is recorded without",
+        ));
+    }
+    Ok(written.clone())
+}
+
+fn level(written: &str) -> Result<String, ConfigError> {
+    match written.parse::<tracing::Level>() {
+        Ok(level) => Ok(level.to_string().to_lowercase()),
+        Err(_) => {
+            Err(at("log.level", format!("= \"{written}\": use error, warn, info, debug or trace")))
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Configuration and the commands around it, as an operator meets them: every option through
+//! every layer, every kind of mistake with its message, and the reference.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use seawall::config::file::table::{Kind, Row, Section, short_flag, short_variable};
+use seawall::config::file::{File, SECTIONS};
+use seawall::config::{Given, Source, Written, reference};
+
+fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
+    static TABLE: [Section; 10] = SECTIONS;
+    TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
+}
+
+/// Another value than the default, valid by itself: as text for flags, and as TOML.
+fn other(section: &Section, row: &Row) -> (String, toml::Value) {
+    let path = section.path(row);
+    let text = match (path.as_str(), row.kind) {
+        ("engine.completion_entries", _) => "4096".to_owned(),
+        ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
+        ("listener.forwarded_header", _) => "forwarded".to_owned(),
+        ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
+        ("listener.congestion", _) => "reno".to_owned(),
+        ("route.path", _) => "/other".to_owned(),
+        ("log.level", _) => "debug".to_owned(),
+        (_, Kind::Switch) => (!(row.default)().as_bool().unwrap()).to_string(),
+        (_, Kind::Number { .. }) => ((row.default)().as_integer().unwrap() + 1).to_string(),
+        (_, Kind::Text) => "other".to_owned(),
+        (_, Kind::List) => "one,two".to_owned(),
+        (_, Kind::Choice(words)) => (*words.last().unwrap()).to_owned(),
+    };
+    let value = match row.kind {
+        Kind::Switch => toml::Value::Boolean(text.parse().unwrap()),
+        Kind::Number { .. } => toml::Value::Integer(text.parse().unwrap()),
+        Kind::Text | Kind::Choice(_) => toml::Value::String(text.clone()),
+        Kind::List => text.split(',').map(str::to_owned).collect::<Vec<_>>().into(),
+    };
+    (text, value)
+}
+
+fn in_file(section: &Section, row: &Row, value: &toml::Value) -> String {
+    match (section.name, section.repeated) {
+        ("", _) => format!("{} = {value}\n", row.key),
+        (name, true) => format!("[[{name}]]\n{} = {value}\n", row.key),
+        (name, false) => format!("[{name}]\n{} = {value}\n", row.key),
+    }
+}
+
+fn key_of(section: &Section, row: &Row) -> String {
+    if section.repeated { format!("{}.0.{}", section.name, row.key) } else { section.path(row) }
+}
+
+/// The value of an option and where it came from.
+fn found(given: &Given, section: &Section, row: &Row) -> (toml::Value, Source) {
+    let written = Written::new(given).unwrap();
+    let key = key_of(section, row);
+    let whole = toml::Value::try_from(&written.file).unwrap();
+    let value = key.split('.').fold(&whole, |value, part| match part.parse::<usize>() {
+        Ok(index) => &value[index],
+        Err(_) => &value[part],
+    });
+    (value.clone(), written.sources.of(&key).unwrap().clone())
+}
+
+#[test]
+fn every_option_goes_through_file_variable_and_flag() {
+    for (section, row) in rows() {
+        let (text, value) = other(section, row);
+        let path = section.path(row);
+        let file = Some(("f.toml".to_owned(), in_file(section, row, &value)));
+        let given = Given { file, ..Given::default() };
+        let (got, source) = found(&given, section, row);
+        assert_eq!(got, value, "{path} through the file");
+        assert!(matches!(source, Source::File { line: 1 | 2, .. }), "{path}: {source}");
+        let variables = [Some(section.variable(row)), short_variable(&path)];
+        for name in variables.into_iter().flatten() {
+            let environment = vec![(name.clone(), text.clone())];
+            let given = Given { environment, ..Given::default() };
+            let expected = (value.clone(), Source::Variable(name));
+            assert_eq!(found(&given, section, row), expected, "{path} through the environment");
+        }
+        let flags = [Some(section.flag(row)), short_flag(&path).map(str::to_owned)];
+        for flag in flags.into_iter().flatten() {
+            let given =
+                Given { flags: vec![(flag.clone(), vec![text.clone()])], ..Given::default() };
+            let expected = (value.clone(), Source::Flag(flag));
+            assert_eq!(found(&given, section, row), expected, "{path} through a flag");
+        }
+    }
+}
+
+#[test]
+fn flags_win_over_variables_and_those_over_the_file() {
+    for (section, row) in rows().filter(|(_, row)| matches!(row.kind, Kind::Number { .. })) {
+        let file = Some(("f".to_owned(), in_file(section, row, &toml::Value::Integer(21))));
+        let environment = vec![(section.variable(row), "22".to_owned())];
+        let flags = vec![(section.flag(row), vec!["23".to_owned()])];
+        let mut given = Given { file, environment, flags };
+        let value = |given: &Given| found(given, section, row).0.as_integer().unwrap();
+        assert_eq!(value(&given), 23, "{}", row.key);
+        given.flags.clear();
+        assert_eq!(value(&given), 22, "{}", row.key);
+        given.environment.clear();
+        assert_eq!(value(&given), 21, "{}", row.key);
+    }
+}
+
+#[test]
+fn addresses_go_by_place_and_other_options_to_all() {
+    let file = "[[listener]]\naddress = \"127.0.0.1:1\"\nbacklog = 5\n";
+    let flag = |name: &str, values: &[&str]| {
+        (name.to_owned(), values.iter().map(|value| (*value).to_owned()).collect())
+    };
+    let given = Given {
+        file: Some(("f".into(), file.into())),
+        environment: vec![("SEAWALL_LISTENER_KEEPALIVE_S".into(), "9".into())],
+        flags: vec![
+            flag("listen", &["127.0.0.1:2", "127.0.0.1:3"]),
+            flag("listener-unix-mode", &["0o600", "0o666"]),
+        ],
+    };
+    let listeners = Written::new(&given).unwrap().file.listeners;
+    let shown: Vec<_> = listeners
+        .iter()
+        .map(|l| (l.address.as_str(), l.backlog, l.keepalive_s, l.unix_mode))
+        .collect();
+    assert_eq!(shown, [("127.0.0.1:2", 5, 9, 0o600), ("127.0.0.1:3", 5, 9, 0o666)]);
+    let three = Given { flags: vec![flag("listener-backlog", &["1", "2", "3"])], ..given };
+    let fault = Written::new(&three).unwrap_err().to_string();
+    assert!(fault.contains("3 values for 1") && fault.contains("--listener-backlog"), "{fault}");
+}
+
+#[test]
+fn unknown_variables_are_refused_and_those_of_kubernetes_are_not() {
+    let variable = |name: &str| Given {
+        environment: vec![(name.to_owned(), "tcp://10.0.0.1:80".to_owned())],
+        ..Given::default()
+    };
+    let fault = Written::new(&variable("SEAWALL_SHARD")).unwrap_err().to_string();
+    assert!(fault.contains("SEAWALL_SHARD;") && fault.contains("SEAWALL_SHARDS"), "{fault}");
+    for name in ["SEAWALL_PORT", "SEAWALL_PORT_80_TCP", "SEAWALL_SERVICE_HOST", "SEAWALLS", "X"] {
+        Written::new(&variable(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_fault_of_validation_names_the_place_of_its_option() {
+    let given = Given {
+        file: Some(("f.toml".into(), "[limits]\n\nheaders_max = 0\n".into())),
+        environment: vec![("SEAWALL_LISTENER_PROXY_PROTOCOL".into(), "true".into())],
+        ..Given::default()
+    };
+    let validate = |given: &Given| Written::new(given).unwrap().validate(20_000, 1).unwrap_err();
+    let fault = validate(&given).to_string();
+    assert!(fault.starts_with("f.toml: line 3: limits.headers_max must be"), "{fault}");
+    let fault = validate(&Given { file: None, ..given }).to_string();
+    assert!(fault.starts_with("environment: SEAWALL_LISTENER_PROXY_PROTOCOL: "), "{fault}");
+}
+
+#[test]
+fn the_reference_loads_as_the_defaults() {
+    let text = reference::toml();
+    let given = Given { file: Some(("reference".into(), text.clone())), ..Given::default() };
+    let mut file = Written::new(&given).unwrap().file;
+    assert_eq!((file.listeners.len(), file.routes.len()), (1, 1));
+    assert_eq!(file.listeners.pop(), Some(seawall::config::file::Listener::default()));
+    assert_eq!(file.routes.pop(), Some(seawall::config::file::Route::default()));
+    assert_eq!(file, File::default());
+    for line in text.lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+    for (section, row) in rows() {
+        assert!(text.contains(&format!("\n{} = ", row.key)), "{} is missing", section.path(row));
+        assert!(row.meaning.trim().len() > 10 && row.change.ends_with('.'), "{}", row.key);
+        let counts = matches!(row.kind, Kind::Number { .. });
+        assert_eq!(row.unit().is_some(), counts, "{} has a unit in its name", row.key);
+    }
+}
+
+fn seawall(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_seawall"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails at once does not read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn every_flag_is_taken_by_the_command_line() {
+    for (section, row) in rows() {
+        let (value, _) = other(section, row);
+        let flag = format!("--{}={value}", section.flag(row));
+        let mut arguments = vec!["check-config", &flag];
+        if matches!(row.key, "proxy_protocol" | "forwarded_header") {
+            arguments.push("--listener-trusted-proxies=10.0.0.0/8");
+        }
+        let output = seawall(&arguments, "");
+        assert!(output.status.success(), "{flag}: {}", text(&output.stderr));
+        let key = key_of(section, row);
+        // An only choice is the default, and then nothing differs.
+        let differs = !matches!(row.kind, Kind::Choice([_]));
+        let said = text(&output.stdout);
+        assert_eq!(said.lines().any(|line| line.trim().starts_with(&key)), differs, "{said}");
+    }
+}
+
+#[test]
+fn what_config_prints_is_what_check_config_takes() {
+    let printed = seawall(&["config"], "");
+    assert!(printed.status.success());
+    let checked = seawall(&["check-config", "-"], text(&printed.stdout));
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    assert!(text(&checked.stdout).contains("all options have their defaults"));
+}
+
+#[test]
+fn check_config_tells_what_differs_and_from_where() {
+    let file = "[limits]\nmessage_bytes_max = 65536\n[[listener]]\nunix_mode = 0o600\n";
+    let output = seawall(&["check-config", "-", "--shards", "3"], file);
+    let said = text(&output.stdout);
+    for line in [
+        "limits.message_bytes_max = 65_536  (standard input: line 2)",
+        "listener.0.unix_mode     = 0o600   (standard input: line 4)",
+        "shards                   = 3       (--shards)",
+    ] {
+        assert!(said.contains(line), "{line} is missing in:\n{said}");
+    }
+}
+
+#[test]
+fn check_config_refuses_what_serve_would() {
+    for (arguments, input, says) in [
+        (&["-"][..], "shardz = 1\n", &["standard input: line 1", "`shards`"][..]),
+        (&["-"], "[drain]\nwindow_ms = \"20s\"\n", &["line 2", "write 20000"]),
+        (&["-"], "[limits]\nmessage_mib_max = 2\n", &["message_bytes_max = 2097152"]),
+        (&["/nonexistent/x.toml"], "", &["cannot read /nonexistent/x.toml", "No such file"]),
+        (&["/"], "", &["cannot read /", "directory"]),
+        (
+            &["--listen", "0.0.0.0:9000", "--listen", "127.0.0.1:9000"],
+            "",
+            &["--listen", "0.0.0.0:9000 and 127.0.0.1:9000 overlap"],
+        ),
+        (&["--shards", "many"], "", &["--shards", "whole number", "many"]),
+        (&["--engine-pin", "1"], "", &["--engine-pin", "true or false"]),
+        (&["--log-format", "yml"], "", &["--log-format", "\"text\" or \"json\""]),
+        (&["--limits-message-bytes-max", "1 GiB"], "", &["write 1073741824"]),
+    ] {
+        let output = seawall(&[&["check-config"], arguments].concat(), input);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.lines().all(|line| line.starts_with("seawall: ")), "{said}");
+        for word in says {
+            assert!(said.contains(word), "`{word}` is missing in: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_environment_counts_for_the_binary_too() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let output = command.arg("check-config").env("SEAWALL_SHARDS", "4").output().unwrap();
+    assert!(text(&output.stdout).contains("(environment: SEAWALL_SHARDS)"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let output = command.arg("check-config").env("SEAWALL_CONFIG", "/none.toml").output().unwrap();
+    assert!(text(&output.stderr).contains("cannot read /none.toml"));
+}
+
+#[test]
+fn the_version_is_told() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(text(&seawall(&["version"], "").stdout).starts_with(&format!("seawall {version} (")));
+    let object: serde_json::Value =
+        serde_json::from_slice(&seawall(&["version", "--json"], "").stdout).unwrap();
+    assert_eq!(object["version"], version);
+}
