@@ -48,8 +48,14 @@ pub(super) fn number_with_unit(row: &Row, text: &str) -> Option<String> {
     let (number, unit) = text.split_at(digits);
     let number = number.replace('_', "").parse().ok()?;
     let own = unit_of(row.key).1;
-    let unit = if unit.is_empty() { own } else { unit.trim() };
-    let converted = if unit.is_empty() { number } else { convert(number, unit, own)? };
+    let converted = match unit.trim() {
+        "" => number,
+        unit => convert(number, unit, own)?,
+    };
+    let Kind::Number { max } = row.kind else { return None };
+    if converted > max {
+        return None;
+    }
     let counted = row.unit().map_or(String::new(), |unit| format!(" of {unit}"));
     Some(format!("is a whole number{counted}: write {converted}"))
 }
