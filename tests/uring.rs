@@ -367,3 +367,82 @@ fn resident_bytes() -> i64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
 }
+
+/// What may be armed to hear of input, each replaced by the next while the client keeps writing:
+/// every byte arrives once and in order.
+#[test]
+fn nothing_is_lost_between_receive_watch_and_receive() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    let mut expected = Vec::new();
+    let mut got = Vec::new();
+    driver.receive(socket, TOKEN);
+    for round in 0..200_u32 {
+        // Sometimes before the cancellation, sometimes between it and the watch.
+        let bytes = round.to_be_bytes().repeat(1 + round as usize % 40);
+        expected.extend_from_slice(&bytes);
+        if round % 2 == 0 {
+            client.write_all(&bytes).unwrap();
+        }
+        driver.cancel_receive(socket, TOKEN);
+        let (mut cancelled, mut ended) = (false, false);
+        while !(cancelled && ended) {
+            match next(&mut driver) {
+                Completion::CancelRan { .. } => cancelled = true,
+                Completion::Received { armed, what, .. } => {
+                    ended |= !armed;
+                    if let Received::Data(lease) = what {
+                        got.extend_from_slice(driver.bytes(&lease));
+                        driver.release(lease);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        driver.watch(socket, TOKEN);
+        if round % 2 == 1 {
+            client.write_all(&bytes).unwrap();
+        }
+        if got.len() < expected.len() {
+            assert!(matches!(
+                next(&mut driver),
+                Completion::Received { armed: false, what: Received::Readable, .. }
+            ));
+            driver.receive_once(socket, TOKEN);
+            match next(&mut driver) {
+                Completion::Received { armed: false, what: Received::Data(lease), .. } => {
+                    got.extend_from_slice(driver.bytes(&lease));
+                    driver.release(lease);
+                }
+                other => panic!("{other:?}"),
+            }
+        } else {
+            driver.cancel_receive(socket, TOKEN);
+            for _ in 0..2 {
+                assert!(matches!(
+                    next(&mut driver),
+                    Completion::CancelRan { .. }
+                        | Completion::Received { what: Received::Cancelled, .. }
+                ));
+            }
+        }
+        driver.receive(socket, TOKEN);
+        got.extend(receive(&mut driver, expected.len() - got.len()));
+        assert_eq!(got, expected);
+    }
+    driver.cancel_receive(socket, TOKEN);
+    for _ in 0..2 {
+        next(&mut driver);
+    }
+    driver.watch(socket, TOKEN);
+    drop(client);
+    assert!(
+        matches!(next(&mut driver), Completion::Received { what: Received::Readable, .. }),
+        "a watch tells of the peer's end"
+    );
+    driver.receive_once(socket, TOKEN);
+    assert!(matches!(
+        next(&mut driver),
+        Completion::Received { armed: false, what: Received::End, .. }
+    ));
+}

@@ -77,6 +77,8 @@ pub struct Loan {
 pub enum Received {
     /// Bytes arrived.
     Data(Lease),
+    /// A watched socket has something to be received. Final.
+    Readable,
     /// The peer sent its FIN. Final.
     End,
     /// No receive buffer was free. Final: arm again when buffers have come back.
@@ -173,9 +175,15 @@ pub trait Driver {
     /// Whether a listener is still open.
     fn is_listening(&self) -> bool;
 
-    /// Arms a receive that goes on until its final completion.
+    /// Arms a receive that goes on until its final completion. At most one of this, a single
+    /// receive and a watch is armed on a socket; all three complete as [`Completion::Received`].
     fn receive(&mut self, socket: Socket, token: Token);
-    /// Cancels the receive only.
+    /// Receives once.
+    fn receive_once(&mut self, socket: Socket, token: Token);
+    /// Says once when there is something to be received, or the peer is gone: costs the kernel a
+    /// third of an armed receive.
+    fn watch(&mut self, socket: Socket, token: Token);
+    /// Cancels whatever of these is armed.
     fn cancel_receive(&mut self, socket: Socket, token: Token);
     /// Cancels receive and send; a shutdown runs to its end by itself.
     fn cancel_all(&mut self, socket: Socket, token: Token);

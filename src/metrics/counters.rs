@@ -126,6 +126,10 @@ counters! {
     slow_reader_closes,
     /// Connections closed because all unfinished messages together were too much.
     partial_closes,
+    /// Times that a quiet connection was parked.
+    parked,
+    /// Times that a parked connection was not quiet any more.
+    unparked,
     /// Times that reading from a connection stopped until it had read more.
     read_pauses,
     /// Replies sent from the very buffer that their message came in.

@@ -29,6 +29,8 @@ pub struct Gauges {
     pub slots: u64,
     /// Open WebSockets.
     pub open: u64,
+    /// Quiet connections whose input is only watched for.
+    pub parked: u64,
     /// Bytes that wait to be sent.
     pub outbox_bytes: u64,
     /// The most that waited in one outbox since the start.
@@ -41,6 +43,7 @@ impl Gauges {
     fn add(&mut self, other: &Gauges) {
         self.slots += other.slots;
         self.open += other.open;
+        self.parked += other.parked;
         self.outbox_bytes += other.outbox_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
         self.partial_bytes += other.partial_bytes;

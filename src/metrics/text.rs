@@ -66,6 +66,7 @@ impl Family {
         let bytes = Some(TextUnit::Bytes);
         for (name, help, unit, value) in [
             ("connections_open", "Open WebSockets", None, gauges.open),
+            ("connections_parked", "Quiet connections that are only watched", None, gauges.parked),
             ("outbox", "Bytes waiting to be sent", bytes.as_ref(), gauges.outbox_bytes),
             (
                 "outbox_peak",

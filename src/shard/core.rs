@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::mailbox::Directory;
 use super::outbox::Pools;
-use super::slot::{PeerAddress, Slot, Stage, TimerLinks};
+use super::slot::{Armed, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Socket, Token, token};
@@ -147,7 +147,9 @@ impl Core {
             route: 0,
             listener: arrival.listener,
             in_flight: 0,
-            receiving: false,
+            armed: Armed::Nothing,
+            parked: false,
+            readable: false,
             paused: false,
             throttled: false,
             cancelling: false,
@@ -170,6 +172,7 @@ impl Core {
         self.wheel.unset(&mut self.slots, index);
         let slot = self.slots.remove(index as usize);
         assert_eq!(slot.in_flight, 0, "a slot dies only when the kernel holds nothing of it");
+        self.gauges.parked -= u64::from(slot.parked);
         if let Some(mut outbox) = slot.outbox {
             self.gauges.outbox_bytes -= outbox.clear(&mut self.pools) as u64;
             self.pools.recycle_outbox(outbox);

@@ -62,13 +62,35 @@ impl Core {
                     slot.stage_tick
                 };
                 let idle = after_if(slot.message_tick, route.idle_timeout_ms);
-                heartbeat.min(idle).min(self.age_tick(index)).min(sending)
+                let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
+                waited.min(self.park_tick(index))
             }
             Stage::Closing { .. } => after(slot.stage_tick, self.route(index).close_timeout_ms),
             Stage::Finishing | Stage::Lingering { .. } => {
                 ending_until(slot, timeouts.linger_timeout_ms, timeouts)
             }
             Stage::Ending => timers::UNSET,
+        }
+    }
+
+    /// When the connection has been quiet for long enough to be parked.
+    fn park_tick(&self, index: u32) -> u32 {
+        let slot = &self.slots[index as usize];
+        if slot.parked {
+            timers::UNSET
+        } else {
+            after_if(slot.heard_tick, self.config.engine.park_after_ms)
+        }
+    }
+
+    /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
+    pub(super) fn wake(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.parked && self.tick < after(slot.heard_tick, self.config.engine.park_after_ms) {
+            slot.parked = false;
+            self.counters.unparked += 1;
+            self.gauges.parked -= 1;
+            self.set_deadline(index);
         }
     }
 
@@ -135,6 +157,11 @@ impl Core {
         let route = *self.route(index);
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         let age = self.age_tick(index);
+        if self.tick >= self.park_tick(index) {
+            self.slots[index as usize].parked = true;
+            self.counters.parked += 1;
+            self.gauges.parked += 1;
+        }
         let slot = &self.slots[index as usize];
         let stalled = slot
             .outbox

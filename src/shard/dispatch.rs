@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::core::Lent;
-use super::slot::Stage;
+use super::slot::{Armed, Stage};
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
 
 impl<D: Driver> Shard<D> {
@@ -64,9 +64,12 @@ impl<D: Driver> Shard<D> {
             }
             return;
         };
-        self.core.slots[index as usize].receiving = armed;
+        if !armed {
+            self.core.slots[index as usize].armed = Armed::Nothing;
+        }
         match what {
             Received::Data(lease) => {
+                self.core.wake(index);
                 self.core.may_lend = self.driver.may_lend();
                 self.core.input(index, self.driver.bytes(&lease));
                 match self.core.lent.take() {
@@ -74,6 +77,7 @@ impl<D: Driver> Shard<D> {
                     None => self.driver.release(lease),
                 }
             }
+            Received::Readable => self.core.slots[index as usize].readable = true,
             Received::End => self.input_ended(index),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;

@@ -5,7 +5,7 @@
 //! which operations it must start or cancel.
 
 use super::Shard;
-use super::slot::Stage;
+use super::slot::{Armed, Stage};
 use crate::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -46,22 +46,47 @@ impl<D: Driver> Shard<D> {
         }
         let slot = &mut core.slots[index as usize];
         if slot.paused {
-            if slot.receiving && !slot.cancelling {
+            if slot.armed != Armed::Nothing && !slot.cancelling {
                 slot.cancelling = true;
                 slot.in_flight += 1;
                 self.driver.cancel_receive(socket, token);
             }
-        } else if !slot.receiving && !slot.starved && !slot.input_ended {
-            slot.receiving = true;
-            slot.in_flight += 1;
-            self.driver.receive(socket, token);
+        } else {
+            self.listen_to(index);
         }
+        let slot = &mut self.core.slots[index as usize];
         if !slot.dirty
             && !slot.lending
             && slot.outbox.as_ref().is_some_and(|outbox| !outbox.is_sending())
         {
             slot.dirty = true;
-            core.dirty.push(index);
+            self.core.dirty.push(index);
+        }
+    }
+
+    /// Arms what is to tell of input: a receive, or for a parked connection a watch, and one
+    /// receive after the watch has found something. Whatever is armed sees what came before it was,
+    /// so nothing is lost in a change.
+    fn listen_to(&mut self, index: u32) {
+        let token = self.core.token(index);
+        let slot = &mut self.core.slots[index as usize];
+        let socket = slot.socket;
+        if slot.parked && slot.armed == Armed::Streaming && !slot.cancelling {
+            slot.cancelling = true;
+            slot.in_flight += 1;
+            self.driver.cancel_receive(socket, token);
+        } else if slot.armed == Armed::Nothing && !slot.starved && !slot.input_ended {
+            slot.in_flight += 1;
+            if std::mem::take(&mut slot.readable) {
+                slot.armed = Armed::Once;
+                self.driver.receive_once(socket, token);
+            } else if slot.parked {
+                slot.armed = Armed::Watch;
+                self.driver.watch(socket, token);
+            } else {
+                slot.armed = Armed::Streaming;
+                self.driver.receive(socket, token);
+            }
         }
     }
 

@@ -95,6 +95,18 @@ pub(super) struct TimerLinks {
     pub(super) tick: u32,
 }
 
+/// What the kernel holds of us to tell of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Armed {
+    Nothing,
+    /// A receive that goes on.
+    Streaming,
+    /// One receive.
+    Once,
+    /// A watch for something to be received.
+    Watch,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -122,7 +134,11 @@ pub(super) struct Slot {
     pub(super) listener: u8,
     /// Operations that the kernel has not finished.
     pub(super) in_flight: u8,
-    pub(super) receiving: bool,
+    pub(super) armed: Armed,
+    /// Quiet for long: input is watched for rather than received.
+    pub(super) parked: bool,
+    /// The watch has found input that is yet to be received.
+    pub(super) readable: bool,
     /// Reading is to stop until the outbox has drained.
     pub(super) paused: bool,
     /// Listed among those that wait until all outboxes together have drained.

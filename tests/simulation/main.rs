@@ -14,6 +14,8 @@ fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
         file.engine.handover_connections = 2;
         file.limits.message_bytes_max = 64 * 1024;
         file.limits.outbox_bytes_max = 16 * 1024;
+        // Never, so often that most messages find their connection parked, and now and then.
+        file.engine.park_after_ms = [0, 1, 100, 1000][(seed % 4) as usize];
     });
     for _ in 0..clients {
         let behaviour = Behaviour::draw(&world.network);
@@ -69,6 +71,47 @@ fn replies_leave_from_where_their_message_came_in() {
         world.check_laws(false);
     }
     assert!(in_place > 100, "only {in_place} did");
+}
+
+#[test]
+fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
+    let mut world = World::new(13, 1, Faults::harmless(), |file| {
+        file.engine.park_after_ms = 500;
+        file.routes = vec![seawall::config::file::Route {
+            ping_interval_ms: 3000,
+            pong_timeout_ms: 2000,
+            ..Default::default()
+        }];
+    });
+    for _ in 0..20 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    }
+    let seconds = |world: &mut World, seconds: u64| {
+        let until = world.network.now_ns() + seconds * 1_000_000_000;
+        while world.network.now_ns() < until {
+            world.step();
+        }
+    };
+    seconds(&mut world, 30);
+    let totals = world.totals();
+    assert_eq!(totals.gauges.open, 20);
+    // A pong that comes in pieces wakes its connection for half a second.
+    assert!(totals.gauges.parked >= 17, "{} are parked", totals.gauges.parked);
+    assert!(totals.counters.pongs_received > 20, "parked connections answer pings");
+    let (woken, pongs) = (totals.counters.unparked, totals.counters.pongs_received);
+    assert!(woken < pongs, "and mostly stay so: {woken} of {pongs} pongs woke one");
+    for _ in 0..10 {
+        world.clients.iter_mut().take(5).for_each(|client| client.send_text("anybody there?"));
+        (0..20).for_each(|_| world.step());
+    }
+    let totals = world.totals();
+    assert!((12..=15).contains(&totals.gauges.parked), "{} are parked", totals.gauges.parked);
+    seconds(&mut world, 5);
+    assert!(world.totals().gauges.parked >= 17, "those that talked are quiet again");
+    world.clients.iter_mut().for_each(Client::leave);
+    world.run_clients();
+    world.drain();
+    world.check_laws(false);
 }
 
 #[test]

@@ -139,6 +139,7 @@ impl World {
         assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
         assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");
         assert_eq!(gauges.open, 0, "seed {seed}: no WebSocket is open");
+        assert_eq!(gauges.parked, 0, "seed {seed}: nobody is parked");
         assert_eq!(gauges.outbox_bytes, 0, "seed {seed}: outboxes are accounted for");
         assert_eq!(gauges.partial_bytes, 0, "seed {seed}: nothing partial is held");
         assert_eq!(counters.opened, counters.closed_total(), "seed {seed}: opened = closed");

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
 };
-use network::{Cancel, State};
+use network::{Cancel, Receive, State};
 pub use network::{Faults, Peer};
 
 /// Everything that is simulated.
@@ -101,6 +101,11 @@ impl Sim {
         self.network.borrow_mut()
     }
 
+    fn hear(&mut self, socket: Socket, token: Token, kind: Receive) {
+        let earlier = self.state().own(self.shard, socket).receive.replace((token, kind));
+        assert!(earlier.is_none(), "a socket has one receive or watch at most");
+    }
+
     /// Lets the operations of one socket proceed as far as the seed says.
     fn advance_socket(&mut self, index: u32) {
         let network = self.network.clone();
@@ -115,7 +120,7 @@ impl Sim {
             None => {}
             Some((token, what)) => {
                 let mut ended = vec![Completion::CancelRan { token }];
-                if let Some(token) = socket.receive.take() {
+                if let Some((token, _)) = socket.receive.take() {
                     ended.push(Completion::Received {
                         token,
                         armed: false,
@@ -145,11 +150,17 @@ impl Sim {
     }
 
     fn advance_receive(&mut self, state: &mut State, index: u32) {
-        let Some(token) = state.sockets[index as usize].receive else { return };
+        let Some((token, kind)) = state.sockets[index as usize].receive else { return };
         loop {
             let socket = &state.sockets[index as usize];
             let available = socket.to_server.len();
-            let ended = if socket.reset {
+            let something = socket.reset || socket.client_fin || available > 0;
+            let ended = if kind == Receive::Watching {
+                if !something {
+                    return;
+                }
+                Some(Received::Readable)
+            } else if socket.reset {
                 Some(Received::Failed(libc::ECONNRESET))
             } else if available == 0 {
                 if !socket.client_fin {
@@ -174,7 +185,7 @@ impl Sim {
             } else {
                 most
             };
-            let armed = !state.happens(state.faults.receive_ends);
+            let armed = kind == Receive::Streaming && !state.happens(state.faults.receive_ends);
             let socket = &mut state.sockets[index as usize];
             for (to, from) in
                 self.buffers[usize::from(buffer)].iter_mut().zip(socket.to_server.drain(..len))
@@ -273,8 +284,15 @@ impl Driver for Sim {
     }
 
     fn receive(&mut self, socket: Socket, token: Token) {
-        let earlier = self.state().own(self.shard, socket).receive.replace(token);
-        assert!(earlier.is_none(), "a socket has one receive at most");
+        self.hear(socket, token, Receive::Streaming);
+    }
+
+    fn receive_once(&mut self, socket: Socket, token: Token) {
+        self.hear(socket, token, Receive::Once);
+    }
+
+    fn watch(&mut self, socket: Socket, token: Token) {
+        self.hear(socket, token, Receive::Watching);
     }
 
     fn cancel_receive(&mut self, socket: Socket, token: Token) {

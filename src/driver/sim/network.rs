@@ -50,6 +50,14 @@ pub(super) enum Cancel {
     All,
 }
 
+/// What is armed to hear of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Receive {
+    Streaming,
+    Once,
+    Watching,
+}
+
 /// Both ends of one connection.
 pub(super) struct SimSocket {
     pub(super) shard: u16,
@@ -71,7 +79,7 @@ pub(super) struct SimSocket {
     pub(super) closed: bool,
     /// A fault broke it.
     pub(super) lost: bool,
-    pub(super) receive: Option<Token>,
+    pub(super) receive: Option<(Token, Receive)>,
     pub(super) send: Option<Box<Batch>>,
     pub(super) cancel: Option<(Token, Cancel)>,
     pub(super) shutdown: Option<Token>,

@@ -286,6 +286,8 @@ impl Uring {
                 self.buffers.lend(buffer, len as u32);
                 Received::Data(Lease { buffer, len: len as u32 })
             }
+            // Only a poll succeeds without a buffer: the result is what it found.
+            (events, None) if events > 0 => Received::Readable,
             (error, buffer) => {
                 self.reclaim(buffer);
                 match -error {
@@ -445,6 +447,15 @@ impl Driver for Uring {
             buffers::GROUP,
             Op::Receive.pack(token.value()),
         ));
+    }
+
+    fn receive_once(&mut self, socket: Socket, token: Token) {
+        let (bytes, user_data) = (self.options.buffer_bytes, Op::Receive.pack(token.value()));
+        self.ring.push(&operations::receive_once(socket, buffers::GROUP, bytes, user_data));
+    }
+
+    fn watch(&mut self, socket: Socket, token: Token) {
+        self.ring.push(&operations::watch(socket, Op::Receive.pack(token.value())));
     }
 
     fn cancel_receive(&mut self, socket: Socket, token: Token) {

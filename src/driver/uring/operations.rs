@@ -50,6 +50,22 @@ pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
     entry
 }
 
+/// A receive of what is there, into one buffer. It waits if nothing is.
+pub(super) fn receive_once(socket: Socket, group: u16, bytes: u32, user_data: u64) -> Entry {
+    opcode::Recv::new(fixed(socket), std::ptr::null_mut(), bytes)
+        .buf_group(group)
+        .build()
+        .flags(Flags::BUFFER_SELECT)
+        .user_data(user_data)
+}
+
+/// A poll that ends when there is something to be received.
+pub(super) fn watch(socket: Socket, user_data: u64) -> Entry {
+    opcode::PollAdd::new(fixed(socket), (libc::POLLIN | libc::POLLRDHUP) as u32)
+        .build()
+        .user_data(user_data)
+}
+
 /// One send of all that is left of the batch.
 ///
 /// Without `MSG_WAITALL`: a short send shows that a slow reader makes progress.

@@ -113,9 +113,10 @@ pub fn seccomp_active() -> bool {
 }
 
 /// Opcodes without which the engine does not run, each with the kernel that brought it.
-const REQUIRED: [(u8, &str, &str); 9] = [
+const REQUIRED: [(u8, &str, &str); 10] = [
     (opcode::Accept::CODE, "ACCEPT", "5.5"),
     (opcode::RecvMulti::CODE, "RECV", "5.6"),
+    (opcode::PollAdd::CODE, "POLL_ADD", "5.1"),
     (opcode::Send::CODE, "SEND", "5.6"),
     (opcode::SendMsg::CODE, "SENDMSG", "5.3"),
     (opcode::AsyncCancel::CODE, "ASYNC_CANCEL", "5.5"),

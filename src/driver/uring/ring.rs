@@ -232,6 +232,7 @@ fn restrictions() -> Vec<Restriction> {
     let operations = [
         opcode::Accept::CODE,
         opcode::RecvMulti::CODE,
+        opcode::PollAdd::CODE,
         opcode::Send::CODE,
         opcode::SendMsg::CODE,
         opcode::AsyncCancel::CODE,
