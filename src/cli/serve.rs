@@ -1,7 +1,6 @@
 //! `seawall serve`: configuration, listeners, shards, control thread.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogFormat, file};
-use crate::control;
+use crate::control::{self, AdminListener, HistogramLog};
 use crate::driver::listener::Address;
 use crate::driver::{host, uring};
 use crate::server::Server;
@@ -35,7 +34,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((runtime, server, admin)) => control::run(&runtime, server, admin),
+        Ok((runtime, server, admin, log)) => control::run(&runtime, server, admin, log),
         Err(error) => {
             eprintln!("seawall: {error}");
             ExitCode::FAILURE
@@ -43,7 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-type Started = (tokio_uring::Runtime, Server, Option<TcpListener>);
+type Started = (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
@@ -51,25 +50,14 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     let written = merge(arguments)?;
     let config = Arc::new(Config::validate(&written, open_files, host::cores().len())?);
     log_to_stderr(&config)?;
-    let admin = match &config.admin {
-        None => None,
-        Some(Address::Tcp(address)) => Some(TcpListener::bind(address).map_err(|error| {
-            format!(
-                "cannot listen on {address} for operators: {error} (choose another address with \
-                 --admin, or none with --admin \"\")"
-            )
-        })?),
-        Some(Address::Unix(_)) => {
-            return Err("admin.listen: a Unix socket is not supported for the admin address yet; \
-                        use a loopback address"
-                .into());
-        }
-    };
+    let admin = config.admin.as_ref().map(control::bind).transpose()?;
+    let metrics = &config.metrics;
+    let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
     uring::probe()?;
     let runtime = control::runtime()?;
     let server = Server::start(config)?;
     eprint!("{}", banner(&server, admin.as_ref(), open_files));
-    Ok((runtime, server, admin))
+    Ok((runtime, server, admin, log))
 }
 
 /// The file with the flags laid over it.
@@ -115,7 +103,7 @@ fn log_to_stderr(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// What a person wants to know at the start, in one block.
-fn banner(server: &Server, admin: Option<&TcpListener>, open_files: u64) -> String {
+fn banner(server: &Server, admin: Option<&AdminListener>, open_files: u64) -> String {
     let config = &server.config;
     let facts = &server.facts;
     let mut text = format!("seawall {}\n", env!("CARGO_PKG_VERSION"));
@@ -141,10 +129,7 @@ fn banner(server: &Server, admin: Option<&TcpListener>, open_files: u64) -> Stri
             );
         }
     }
-    match admin.and_then(|listener| listener.local_addr().ok()) {
-        Some(address) => line("operators", format!("http://{address}/metrics")),
-        None => line("operators", "off".to_owned()),
-    }
+    line("operators", admin.map_or("off".to_owned(), AdminListener::url));
     let buffers = config.buffers_per_shard();
     line(
         "engine",

@@ -78,6 +78,7 @@ impl Core {
         let tick = timers::tick_of(now_ns);
         let room = config.limits.connections_per_shard_max as usize + 64;
         let buffer_bytes = config.engine.buffer_bytes as usize;
+        let histograms = Histograms::new(config.metrics.histograms);
         Self {
             id,
             config,
@@ -88,7 +89,7 @@ impl Core {
             wheel: Wheel::new(tick),
             pools: Pools::new(buffer_bytes),
             counters: Counters::default(),
-            histograms: Histograms::default(),
+            histograms,
             gauges: Gauges::default(),
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),

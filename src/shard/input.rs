@@ -226,6 +226,7 @@ impl Core {
                 gauges: &mut self.gauges,
                 messages_sent,
                 lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
+                measured: self.histograms.is_on(),
                 now_ns: self.now_ns,
                 tick: self.tick,
             };
@@ -334,6 +335,8 @@ struct Replies<'c> {
     messages_sent: &'c mut u32,
     /// There, if a reply may leave from the input's own memory: behind it comes nothing more.
     lent: Option<&'c mut Option<Lent>>,
+    /// Whether it matters when a reply has left.
+    measured: bool,
     now_ns: u64,
     tick: u32,
 }
@@ -364,7 +367,10 @@ impl Outlet for Replies<'_> {
             **lent = Some(Lent { address: bytes.as_ptr().addr(), header, header_len });
             return;
         }
-        let now_ns = self.now_ns;
-        self.frame(kind.opcode(), payload).mark(now_ns);
+        let (now_ns, measured) = (self.now_ns, self.measured);
+        let outbox = self.frame(kind.opcode(), payload);
+        if measured {
+            outbox.mark(now_ns);
+        }
     }
 }
