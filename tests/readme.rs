@@ -32,12 +32,11 @@ fn the_values_it_shows_as_defaults_are_the_defaults() {
 
 #[test]
 fn the_metrics_it_explains_are_exported() {
-    let text = seawall::metrics::text::openmetrics(seawall::metrics::Snapshot {
-        counters: seawall::metrics::Counters::default(),
-        histograms: seawall::metrics::Histograms::default(),
-        gauges: Gauges::default(),
+    let snapshot = seawall::metrics::Snapshot {
         drivers: vec![(0, Gauges::default(), DriverCounters::default())],
-    });
+        ..Default::default()
+    };
+    let text = seawall::metrics::text::openmetrics(snapshot, &seawall::metrics::Process::default());
     let named = README.split('`').filter(|word| word.starts_with("seawall_"));
     let mut count = 0;
     for name in named {

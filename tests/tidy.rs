@@ -14,7 +14,7 @@ const COLUMNS_MAX: usize = 100;
 const IMPORTS: [(&str, &[&str]); 9] = [
     ("cli", &["config", "control", "driver", "server"]),
     ("config", &["driver", "proto"]),
-    ("control", &["driver", "metrics", "server", "shard"]),
+    ("control", &["config", "driver", "metrics", "server", "shard"]),
     ("driver", &[]),
     ("metrics", &["driver", "proto"]),
     ("proto", &[]),

@@ -1,6 +1,5 @@
 //! `seawall serve`: configuration, listeners, shards, control thread.
 
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,8 +7,7 @@ use super::flags::Overrides;
 use super::load::{Loaded, load};
 use super::{banner, fail};
 use crate::config::{Config, LogFormat};
-use crate::control;
-use crate::driver::listener::Address;
+use crate::control::{self, AdminListener, HistogramLog};
 use crate::driver::{host, uring};
 use crate::server::Server;
 
@@ -29,12 +27,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((runtime, server, admin)) => control::run(&runtime, server, admin),
+        Ok((runtime, server, admin, log)) => control::run(&runtime, server, admin, log),
         Err(error) => fail(&*error),
     }
 }
 
-type Started = (tokio_uring::Runtime, Server, Option<TcpListener>);
+type Started = (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
@@ -42,27 +40,15 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
         load(arguments.config.as_deref(), &arguments.overrides)?;
     let config = Arc::new(config);
     log_to_stderr(&config);
-    let admin = match &config.admin {
-        None => None,
-        Some(Address::Tcp(address)) => Some(TcpListener::bind(address).map_err(|error| {
-            format!(
-                "cannot listen on {address} for operators: {error} (choose another address with \
-                 --admin, or none with --admin \"\")"
-            )
-        })?),
-        Some(Address::Unix(_)) => {
-            return Err("admin.listen: a Unix socket is not supported for the admin address yet; \
-                        use a loopback address"
-                .into());
-        }
-    };
+    let admin = config.admin.as_ref().map(control::bind).transpose()?;
+    let metrics = &config.metrics;
+    let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
     uring::probe()?;
     let runtime = control::runtime()?;
     let server = Server::start(config)?;
-    let operators = admin.as_ref().and_then(|listener| listener.local_addr().ok());
-    let operators = operators.map(|address| format!("http://{address}/metrics"));
+    let operators = admin.as_ref().map(AdminListener::url);
     banner::announce(&server, operators.as_deref(), open_files);
-    Ok((runtime, server, admin))
+    Ok((runtime, server, admin, log))
 }
 
 fn log_to_stderr(config: &Config) {

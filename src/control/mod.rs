@@ -1,21 +1,24 @@
-//! The control thread: signals, the admin address, and the end of the server.
+//! The control thread: signals, the admin address, the histogram log, and the end of the server.
 //!
 //! It runs inside `tokio_uring::start`, which hosts the tokio libraries beside file I/O through a
 //! ring of its own. It never owns a client's socket: it talks to shards by mail only.
 
 mod admin;
+mod histogram_log;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_uring::Runtime;
 
 use crate::driver::uring::UringError;
-use crate::server::Server;
+use crate::server::{Collector, Ended, Server};
 use crate::shard::mailbox::Mail;
+pub(crate) use admin::{AdminListener, bind};
+pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 
 /// Submission entries of the control thread's ring.
 const RING_ENTRIES: u32 = 32;
@@ -38,51 +41,115 @@ pub(crate) fn runtime() -> Result<Runtime, UringError> {
 pub(crate) fn run(
     runtime: &Runtime,
     server: Server,
-    admin: Option<std::net::TcpListener>,
+    admin: Option<AdminListener>,
+    log: Option<HistogramLog>,
 ) -> ExitCode {
-    runtime.block_on(supervise(server, admin))
+    runtime.block_on(supervise(server, admin, log))
 }
 
-async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> ExitCode {
+async fn supervise(
+    mut server: Server,
+    admin: Option<AdminListener>,
+    log: Option<HistogramLog>,
+) -> ExitCode {
     let draining = Arc::new(AtomicBool::new(false));
-    if let Some(listener) = admin {
-        let state = admin::State::new(&server, draining.clone());
-        tokio::spawn(async move {
-            if let Err(error) = admin::serve(listener, state).await {
-                tracing::error!(%error, "the admin address has stopped answering");
-            }
-        });
+    let errors = Arc::new(AtomicU64::new(0));
+    let metrics = &server.config.metrics;
+    let collector = Collector::new(server.directory(), metrics.histograms);
+    let every = Duration::from_secs(u64::from(metrics.histogram_log_interval_s));
+    let mut writing = None;
+    if let Some(log) = log {
+        match log.start(collector.clone(), every, errors.clone()).await {
+            Ok(started) => writing = Some(started),
+            Err(error) => tracing::error!(%error, "there will be no histogram log"),
+        }
     }
-    let watched = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
-    let (Ok(mut terminate), Ok(mut interrupt)) = watched else {
-        tracing::error!("cannot watch for signals");
-        return ExitCode::FAILURE;
+    // Removed at the end, whatever the end is.
+    let _socket_file = admin.and_then(|listener| {
+        let state = admin::State::new(&server, collector.clone(), draining.clone(), errors);
+        admin::serve(listener, state)
+    });
+    let end = match Signals::watch() {
+        Ok(signals) => watch(&mut server, signals, &draining, &collector).await,
+        Err(error) => {
+            tracing::error!(%error, "cannot watch for signals");
+            return ExitCode::FAILURE;
+        }
     };
+    if let Some(writing) = writing {
+        writing.finish().await;
+    }
+    if end != End::Overdue {
+        server.join();
+        tracing::info!("all connections are closed");
+    }
+    if end == End::Drained { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// How the server came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Drained,
+    /// A shard has failed; the others have drained.
+    Failed,
+    /// Shards did not end in time.
+    Overdue,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Waits for all shards to end, and tells them when to.
+async fn watch(
+    server: &mut Server,
+    mut signals: Signals,
+    draining: &AtomicBool,
+    collector: &Collector,
+) -> End {
     let deadline = Duration::from_millis(u64::from(server.config.drain.deadline_ms)) + GRACE;
     let overdue = tokio::time::sleep(NEVER);
     tokio::pin!(overdue);
-    let mut failure = false;
+    let mut end = End::Drained;
     loop {
         let signalled = tokio::select! {
-            ended = server.ended() => match ended {
-                None => break,
-                Some((_, Ok(()))) => continue,
-                Some((shard, Err(error))) => {
-                    // The other shards are told to go: half a server would lose half its clients
-                    // in silence, and a supervisor restarts a whole one.
-                    tracing::error!(shard, %error, "a shard has failed, the server ends");
-                    failure = true;
-                    if draining.load(Ordering::Relaxed) {
-                        continue;
-                    }
-                    "shard failure"
+            ended = server.ended() => {
+                let Some(Ended { shard, result, last }) = ended else { return end };
+                collector.finish(shard, last).await;
+                let Err(error) = result else { continue };
+                // The other shards are told to go: half a server would lose half its clients
+                // in silence, and a supervisor restarts a whole one.
+                tracing::error!(shard, %error, "a shard has failed, the server ends");
+                end = End::Failed;
+                if draining.load(Ordering::Relaxed) {
+                    continue;
                 }
+                "shard failure"
             },
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = signals.terminate.recv() => "SIGTERM",
+            _ = signals.interrupt.recv() => "SIGINT",
+            _ = signals.hangup.recv() => {
+                tracing::warn!(
+                    "SIGHUP: the configuration cannot be reloaded yet; to change it, drain with \
+                     SIGTERM and start again"
+                );
+                continue;
+            }
             () = &mut overdue => {
                 tracing::error!("shards did not end within the deadline; ending without them");
-                return ExitCode::FAILURE;
+                return End::Overdue;
             }
         };
         if draining.swap(true, Ordering::Relaxed) {
@@ -94,7 +161,4 @@ async fn supervise(mut server: Server, admin: Option<std::net::TcpListener>) -> 
             overdue.as_mut().reset(tokio::time::Instant::now() + deadline);
         }
     }
-    server.join();
-    tracing::info!("all connections are closed");
-    if failure { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -10,7 +10,8 @@
 use hdrhistogram::Histogram;
 
 /// What a histogram's values are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unit {
     Nanoseconds,
     Count,
@@ -29,13 +30,17 @@ macro_rules! histograms {
         pub const HISTOGRAMS: &[(&str, Unit, &str)] =
             &[$((stringify!($name), Unit::$unit, $text),)*];
 
-        impl Default for Histograms {
-            fn default() -> Self {
-                Self { $($name: Recorder::default(),)* }
-            }
-        }
-
         impl Histograms {
+            /// Empty ones; those that are off stay empty, whatever is recorded.
+            pub fn new(on: bool) -> Self {
+                Self { $($name: Recorder::new(on),)* }
+            }
+
+            /// Forgets what was recorded.
+            pub fn reset(&mut self) {
+                $(self.$name.reset();)*
+            }
+
             /// Adds another shard's records.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name.add(&other.$name);)*
@@ -47,6 +52,19 @@ macro_rules! histograms {
             }
         }
     };
+}
+
+impl Default for Histograms {
+    fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl Histograms {
+    /// Whether anything is recorded.
+    pub fn is_on(&self) -> bool {
+        self.turnaround.on
+    }
 }
 
 histograms! {
@@ -73,16 +91,22 @@ pub struct Recorder {
     histogram: Histogram<u64>,
     value: u64,
     run: u64,
+    on: bool,
 }
 
 impl Default for Recorder {
     fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 2);
-        Self { histogram: histogram.expect("the bounds are in order"), value: 1, run: 0 }
+        Self::new(true)
     }
 }
 
 impl Recorder {
+    /// An empty one; one that is off records nothing.
+    pub fn new(on: bool) -> Self {
+        let histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 2);
+        Self { histogram: histogram.expect("the bounds are in order"), value: 1, run: 0, on }
+    }
+
     /// Records a value.
     #[inline]
     pub fn record(&mut self, value: u64) {
@@ -92,8 +116,11 @@ impl Recorder {
     /// Records a value a number of times.
     #[inline]
     pub fn record_n(&mut self, value: u64, count: u64) {
+        if !self.on {
+            return;
+        }
         if value != self.value {
-            self.histogram.saturating_record_n(self.value.max(1), self.run);
+            flush(&mut self.histogram, self.value, self.run);
             self.value = value;
             self.run = 0;
         }
@@ -103,19 +130,36 @@ impl Recorder {
     /// Everything recorded so far.
     pub fn histogram(&self) -> Histogram<u64> {
         let mut histogram = self.histogram.clone();
-        histogram.saturating_record_n(self.value.max(1), self.run);
+        flush(&mut histogram, self.value, self.run);
         histogram
     }
 
     fn add(&mut self, other: &Self) {
         self.histogram.add(&other.histogram).expect("both are of the same bounds");
-        self.histogram.saturating_record_n(other.value.max(1), other.run);
+        flush(&mut self.histogram, other.value, other.run);
+    }
+
+    fn reset(&mut self) {
+        if !self.histogram.is_empty() {
+            self.histogram.reset();
+        }
+        (self.value, self.run) = (1, 0);
+    }
+}
+
+/// Records a run. One of no values must not: it would still count for the extremes.
+fn flush(histogram: &mut Histogram<u64>, value: u64, run: u64) {
+    if run > 0 {
+        histogram.saturating_record_n(value.max(1), run);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::hdr;
+    use base64::Engine as _;
+    use hdrhistogram::serialization::Deserializer;
     use proptest::prelude::*;
 
     /// Mostly short times, so that values repeat, and some beyond the histogram's bound.
@@ -136,7 +180,49 @@ mod tests {
             }
             let mut merged = Histograms::default();
             shards.iter().for_each(|shard| merged.add(shard));
-            prop_assert_eq!(merged.turnaround.histogram(), whole.turnaround.histogram());
+            let whole = whole.turnaround.histogram();
+            prop_assert_eq!(&merged.turnaround.histogram(), &whole);
+
+            // The same over the wire: what each shard's payload holds, merged elsewhere.
+            let mut elsewhere = Recorder::default().histogram();
+            for shard in &shards {
+                let payload = hdr::payload(&shard.turnaround.histogram());
+                let bytes = base64::engine::general_purpose::STANDARD.decode(payload).unwrap();
+                let part: Histogram<u64> =
+                    Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
+                elsewhere.add(part).unwrap();
+            }
+            prop_assert_eq!(elsewhere, whole);
         }
+    }
+
+    #[test]
+    fn extremes_are_those_of_the_values() {
+        let mut recorder = Recorder::default();
+        assert!(recorder.histogram().is_empty());
+        [5_000, 5_000, 90_000].into_iter().for_each(|value| recorder.record(value));
+        let histogram = recorder.histogram();
+        assert!(histogram.equivalent(histogram.min(), 5_000), "{}", histogram.min());
+        assert!(histogram.equivalent(histogram.max(), 90_000), "{}", histogram.max());
+    }
+
+    #[test]
+    fn what_is_off_records_nothing() {
+        let mut histograms = Histograms::new(false);
+        histograms.turn.record(5);
+        histograms.turn.record_n(7, 3);
+        assert!(!histograms.is_on() && histograms.all().all(|histogram| histogram.is_empty()));
+    }
+
+    #[test]
+    fn a_reset_one_equals_a_new_one() {
+        let mut histograms = Histograms::default();
+        [3, 3, 90_000, 7].into_iter().for_each(|value| histograms.rtt.record(value));
+        assert_eq!(histograms.rtt.histogram().len(), 4);
+        histograms.reset();
+        histograms.rtt.record(5);
+        let mut new = Recorder::default();
+        new.record(5);
+        assert_eq!(histograms.rtt.histogram(), new.histogram());
     }
 }

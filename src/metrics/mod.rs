@@ -1,11 +1,24 @@
 //! The numbers: plain counters and histograms a shard owns alone, merged when somebody asks.
 //!
 //! Recording costs an addition or an array access, never an atomic or a lock. Reading costs the
-//! shard one copy of its [`Snapshot`]; adding up snapshots of all shards equals recording in one.
+//! shard an exchange: it is given an empty [`Snapshot`], fills in its counters, and swaps the
+//! histograms, so that what it recorded since the last reading leaves without being copied. The
+//! reader adds up; adding up the snapshots of all shards equals recording in one.
+//!
+//! Measured before choosing, the median of 400 readings of one shard with all seven histograms in
+//! use (258 KB), on two shared cores: a copy into new memory that the reader frees took 5.9 µs,
+//! one into memory that comes back (`Histogram::set_to`) 7.7 µs, and the exchange 0.06 µs. Recording
+//! into the other set of memory afterwards costs nothing that can be seen: 21,000 values took 92 µs
+//! with and without.
 
 mod counters;
+pub mod hdr;
 mod histograms;
+pub mod interval_log;
+pub mod prometheus;
 pub mod text;
+
+use std::time::Duration;
 
 pub use counters::{CloseClass, Counters};
 pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
@@ -13,13 +26,22 @@ pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 use crate::driver::DriverCounters;
 
 /// Everything one shard (or, merged, the node) knows of itself at one moment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub counters: Counters,
     pub histograms: Histograms,
     pub gauges: Gauges,
     /// One entry a shard.
     pub drivers: Vec<(u16, Gauges, DriverCounters)>,
+}
+
+/// What is known of the process as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process {
+    /// Time since the shards were started.
+    pub uptime: Duration,
+    /// Writes of the histogram log that failed.
+    pub histogram_log_errors: u64,
 }
 
 /// What is so now, rather than what has happened.
@@ -51,6 +73,11 @@ impl Gauges {
 }
 
 impl Snapshot {
+    /// An empty one, to be exchanged for a shard's numbers.
+    pub fn new(histograms: bool) -> Self {
+        Self { histograms: Histograms::new(histograms), ..Self::default() }
+    }
+
     /// Adds another shard's numbers.
     pub fn merge(&mut self, other: &Snapshot) {
         self.counters.add(&other.counters);

@@ -13,16 +13,16 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit as TextUnit};
 
-use super::{Counters, Gauges, HISTOGRAMS, Snapshot, Unit};
+use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit};
 use crate::driver::DriverCounters;
 
 /// Content type of what [`openmetrics`] returns.
 pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Renders a snapshot.
-pub fn openmetrics(snapshot: Snapshot) -> String {
+/// Renders a snapshot. Histograms that are off are left out: zeros would be no measurement.
+pub fn openmetrics(snapshot: Snapshot, process: &Process) -> String {
     let mut registry = Registry::with_prefix("seawall");
-    registry.register_collector(Box::new(Family(snapshot)));
+    registry.register_collector(Box::new(Family(snapshot, *process)));
     let mut out = String::with_capacity(32 * 1024);
     text::encode(&mut out, &registry).expect("writing to a string does not fail");
     out
@@ -31,15 +31,18 @@ pub fn openmetrics(snapshot: Snapshot) -> String {
 type PerShard = (u16, Gauges, DriverCounters);
 
 #[derive(Debug)]
-struct Family(Snapshot);
+struct Family(Snapshot, Process);
 
 impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Snapshot { counters, histograms, drivers, .. } = &self.0;
+        encode_process(&mut encoder, &self.1)?;
         encode_counters(&mut encoder, counters)?;
         self.encode_gauges(&mut encoder)?;
-        for ((name, unit, help), histogram) in HISTOGRAMS.iter().zip(histograms.all()) {
-            encode_histogram(&mut encoder, name, *unit, help, &histogram)?;
+        if histograms.is_on() {
+            for ((name, unit, help), histogram) in HISTOGRAMS.iter().zip(histograms.all()) {
+                encode_histogram(&mut encoder, name, *unit, help, &histogram)?;
+            }
         }
         let driver_counters: [(&str, &str, fn(&DriverCounters) -> u64); 5] = [
             ("enters", "Calls of io_uring_enter", |d| d.enters),
@@ -102,6 +105,23 @@ impl Family {
         }
         Ok(())
     }
+}
+
+fn encode_process(
+    encoder: &mut DescriptorEncoder<'_>,
+    process: &Process,
+) -> Result<(), fmt::Error> {
+    let help = "What runs here";
+    let mut family = encoder.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
+    let labels = [("version", env!("CARGO_PKG_VERSION"))];
+    ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    let (help, unit) = ("Time since the start", Some(&TextUnit::Seconds));
+    let family = encoder.encode_descriptor("uptime", help, unit, MetricType::Gauge)?;
+    ConstGauge::new(process.uptime.as_secs_f64()).encode(family)?;
+    let help = "Writes of the histogram log that failed";
+    let family =
+        encoder.encode_descriptor("interval_log_errors", help, None, MetricType::Counter)?;
+    ConstCounter::new(process.histogram_log_errors).encode(family)
 }
 
 fn encode_counters(
@@ -183,6 +203,8 @@ fn encode_histogram(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::metrics::Histograms;
 
@@ -195,13 +217,18 @@ mod tests {
         let mut counters = Counters::default();
         counters.accepted = 7;
         counters.close(1001);
-        let text = openmetrics(Snapshot {
+        let snapshot = Snapshot {
             counters,
             histograms,
             gauges: Gauges { open: 4, ..Gauges::default() },
             drivers: vec![(0, Gauges::default(), DriverCounters::default())],
-        });
+        };
+        let process = Process { uptime: Duration::from_millis(1500), histogram_log_errors: 2 };
+        let text = openmetrics(snapshot, &process);
         for line in [
+            concat!("seawall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "seawall_uptime_seconds 1.5",
+            "seawall_interval_log_errors_total 2",
             "seawall_accepted_total 7",
             "seawall_connections_open 4",
             "seawall_closed_total{code=\"1001\"} 1",
@@ -215,5 +242,12 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "`{line}` is missing in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn histograms_that_are_off_are_left_out() {
+        let text = openmetrics(Snapshot::new(false), &Process::default());
+        assert!(text.contains("seawall_accepted_total 0\n"), "{text}");
+        assert!(!text.contains("turnaround") && !text.contains("_bucket"), "{text}");
     }
 }

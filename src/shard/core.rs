@@ -79,6 +79,7 @@ impl Core {
         let room = config.limits.connections_per_shard_max as usize + 64;
         let pools =
             Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
+        let histograms = Histograms::new(config.metrics.histograms);
         Self {
             id,
             config,
@@ -89,7 +90,7 @@ impl Core {
             wheel: Wheel::new(tick),
             pools,
             counters: Counters::default(),
-            histograms: Histograms::default(),
+            histograms,
             gauges: Gauges::default(),
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),

@@ -222,6 +222,7 @@ impl Core {
                 messages_sent,
                 lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
                 in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
+                measured: self.histograms.is_on(),
                 now_ns: self.now_ns,
                 tick: self.tick,
             };
@@ -333,6 +334,8 @@ struct Replies<'c> {
     /// From this size on, a reply that is the message itself leaves from the buffer that it came
     /// in: a copy pushes the turn's other messages out of the core's cache.
     in_place_bytes_min: usize,
+    /// Whether it matters when a reply has left.
+    measured: bool,
     now_ns: u64,
     tick: u32,
 }
@@ -363,7 +366,10 @@ impl Outlet for Replies<'_> {
             **lent = Some(Lent { address: bytes.as_ptr().addr(), header, header_len });
             return;
         }
-        let now_ns = self.now_ns;
-        self.frame(kind.opcode(), payload).mark(now_ns);
+        let (now_ns, measured) = (self.now_ns, self.measured);
+        let outbox = self.frame(kind.opcode(), payload);
+        if measured {
+            outbox.mark(now_ns);
+        }
     }
 }

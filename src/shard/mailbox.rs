@@ -23,8 +23,8 @@ pub enum Mail {
     Handover { key: u64, listener: u8, peer: Option<SocketAddr>, accepted_us: u32 },
     /// That connection does not come after all.
     HandoverFailed { key: u64 },
-    /// Somebody wants the numbers.
-    Snapshot(oneshot::Sender<Box<Snapshot>>),
+    /// Somebody wants the numbers: an empty snapshot, to be filled and sent back.
+    Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
     /// Close all connections, then end.
     Drain,
     /// End now.
@@ -133,6 +133,11 @@ impl Directory {
     /// A shard's number of connections, as last published.
     pub fn connections(&self, shard: u16) -> u32 {
         self.shards[usize::from(shard)].connections.load(Ordering::Relaxed)
+    }
+
+    /// A shard's number of open WebSockets, as last published.
+    pub fn open(&self, shard: u16) -> u32 {
+        self.shards[usize::from(shard)].open.load(Ordering::Relaxed)
     }
 
     /// Takes a connection that is on its way into account, so that a burst is not sent to one

@@ -190,16 +190,18 @@ impl<D: Driver> Shard<D> {
     }
 
     fn record(&mut self, handled: u32, waited_ns: u64) {
-        let ended_ns = self.driver.now_ns();
-        let histograms = &mut self.core.histograms;
-        histograms.wait.record(waited_ns);
-        histograms.turn.record(ended_ns.saturating_sub(self.core.now_ns));
-        if handled > 0 {
-            histograms.batch.record(u64::from(handled));
-            self.active = true;
-        }
+        self.active |= handled > 0;
         self.core.counters.turns_cut += u64::from(self.cut);
-        self.turn_ended_ns = ended_ns;
+        let histograms = &mut self.core.histograms;
+        if histograms.is_on() {
+            let ended_ns = self.driver.now_ns();
+            histograms.wait.record(waited_ns);
+            histograms.turn.record(ended_ns.saturating_sub(self.core.now_ns));
+            if handled > 0 {
+                histograms.batch.record(u64::from(handled));
+            }
+            self.turn_ended_ns = ended_ns;
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -237,9 +239,12 @@ impl<D: Driver> Shard<D> {
                 Mail::HandoverFailed { key } => {
                     self.arrivals.remove(&key);
                 }
-                Mail::Snapshot(reply) => {
-                    // Whoever asked may have gone; then nobody misses the answer.
-                    let _ = reply.send(Box::new(self.snapshot()));
+                Mail::Snapshot(mut numbers, reply) => {
+                    self.exchange(&mut numbers);
+                    if let Err(unread) = reply.send(numbers) {
+                        // Whoever asked has gone: what was taken out goes back in.
+                        self.core.histograms.add(&unread.histograms);
+                    }
                 }
                 Mail::Drain => self.begin_drain(),
                 Mail::Stop => self.stop(),
@@ -247,15 +252,29 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// The shard's numbers at this moment.
+    /// The shard's numbers at this moment; its histograms since they were last exchanged.
     pub fn snapshot(&self) -> Snapshot {
+        let mut numbers =
+            Snapshot { histograms: self.core.histograms.clone(), ..Snapshot::default() };
+        self.fill(&mut numbers);
+        numbers
+    }
+
+    /// Fills in the shard's numbers, and gives its histograms away for those of `numbers`, which
+    /// must be empty. Copies next to nothing and allocates nothing where `numbers` has been
+    /// through it before.
+    pub fn exchange(&mut self, numbers: &mut Snapshot) {
+        std::mem::swap(&mut self.core.histograms, &mut numbers.histograms);
+        self.fill(numbers);
+    }
+
+    /// All but the histograms.
+    fn fill(&self, numbers: &mut Snapshot) {
         let core = &self.core;
         let gauges = Gauges { slots: core.slots.len() as u64, ..core.gauges };
-        Snapshot {
-            counters: core.counters.clone(),
-            histograms: core.histograms.clone(),
-            gauges,
-            drivers: vec![(core.id, gauges, self.driver.counters())],
-        }
+        numbers.counters.clone_from(&core.counters);
+        numbers.gauges = gauges;
+        numbers.drivers.clear();
+        numbers.drivers.push((core.id, gauges, self.driver.counters()));
     }
 }

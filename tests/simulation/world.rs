@@ -79,6 +79,18 @@ impl World {
         self.network.advance(self.network.random(10_000_000));
     }
 
+    /// Exchanges every shard's histograms, as a reading of the control thread does.
+    pub(crate) fn exchange(&mut self) -> Vec<Snapshot> {
+        let shards = self.shards.iter_mut().flatten();
+        shards
+            .map(|shard| {
+                let mut numbers = Snapshot::new(true);
+                shard.exchange(&mut numbers);
+                numbers
+            })
+            .collect()
+    }
+
     /// Steps until every client has reached its end.
     pub(crate) fn run_clients(&mut self) {
         for _ in 0..60_000 {
@@ -135,7 +147,7 @@ impl World {
     /// After a drain nothing is left, everything is accounted for, and no client was cheated.
     pub(crate) fn check_laws(&self, cut_short: bool) {
         let seed = self.seed;
-        let Snapshot { counters, gauges, drivers, .. } = self.totals();
+        let Snapshot { counters, histograms, gauges, drivers } = self.totals();
         assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
         assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");
         assert_eq!(gauges.open, 0, "seed {seed}: no WebSocket is open");
@@ -145,6 +157,21 @@ impl World {
         assert_eq!(counters.opened, counters.closed_total(), "seed {seed}: opened = closed");
         assert_eq!(counters.stale_completions, 0, "seed {seed}: no completion outlived its slot");
         assert_eq!(counters.taken_over, counters.handed_over, "seed {seed}: none got lost between");
+        let moved = self.network.traffic();
+        assert_eq!(counters.bytes_received, moved.bytes_received, "seed {seed}: bytes received");
+        assert_eq!(counters.bytes_sent, moved.bytes_sent, "seed {seed}: bytes sent");
+        assert_eq!(moved.leases_given, moved.leases_returned, "seed {seed}: leases come back");
+        if histograms.is_on() {
+            let opened = histograms.accept_to_open.histogram().len();
+            assert_eq!(opened, counters.opened, "seed {seed}: every opening is timed");
+            let trips = histograms.rtt.histogram().len();
+            assert_eq!(trips, counters.pongs_received, "seed {seed}: every round trip is timed");
+            let answered = histograms.turnaround.histogram().len();
+            assert!(answered <= counters.messages_sent, "seed {seed}: no reply is timed twice");
+        } else {
+            let empty = histograms.all().all(|histogram| histogram.is_empty());
+            assert!(empty, "seed {seed}: nothing is recorded when it is not to be");
+        }
         for (shard, _, driver) in drivers {
             assert_eq!(driver.buffers_lent, 0, "seed {seed}: shard {shard} holds no lease");
         }

@@ -23,7 +23,7 @@ use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
 };
 use network::{Cancel, Receive, State};
-pub use network::{Faults, Peer};
+pub use network::{Faults, Peer, Traffic};
 
 /// Everything that is simulated.
 #[derive(Clone)]
@@ -72,6 +72,11 @@ impl Network {
     /// Sockets that the server has accepted and not closed.
     pub fn open_sockets(&self) -> usize {
         self.0.borrow().sockets.iter().filter(|socket| socket.taken && !socket.closed).count()
+    }
+
+    /// What has gone through so far.
+    pub fn traffic(&self) -> Traffic {
+        self.0.borrow().traffic
     }
 
     /// A number below `bound` from the run's seed.
@@ -195,6 +200,8 @@ impl Sim {
             if !armed {
                 socket.receive = None;
             }
+            state.traffic.bytes_received += len as u64;
+            state.traffic.leases_given += 1;
             let what = Received::Data(Lease { buffer, len: len as u32 });
             self.ready.push_back(Completion::Received { token, armed, what });
             if !armed || state.happens(state.faults.short_receive) {
@@ -223,6 +230,7 @@ impl Sim {
                 Err(libc::EAGAIN)
             } else {
                 socket.to_client.extend(&bytes[..room.min(most)]);
+                state.traffic.bytes_sent += room.min(most) as u64;
                 Ok(room.min(most))
             };
             drop(state);
@@ -254,6 +262,7 @@ impl Sim {
         }
         assert!(!socket.fin_sent, "nothing is sent behind a shutdown");
         socket.to_client.extend(batch.slices().flatten().take(taken));
+        state.traffic.bytes_sent += taken as u64;
         self.ready.push_back(Completion::Sent { batch, result: Ok(taken) });
     }
 }
@@ -396,6 +405,7 @@ impl Driver for Sim {
     fn release(&mut self, lease: Lease) {
         assert!(!self.free.contains(&lease.buffer), "a lease comes back once");
         self.free.push(lease.buffer);
+        self.state().traffic.leases_returned += 1;
     }
 
     fn has_buffers(&self) -> bool {

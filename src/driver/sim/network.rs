@@ -44,6 +44,19 @@ impl Faults {
     }
 }
 
+/// What has gone through the simulated kernel since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that receives have brought to shards.
+    pub bytes_received: u64,
+    /// Bytes that sends have taken from shards.
+    pub bytes_sent: u64,
+    /// Receive buffers lent to shards.
+    pub leases_given: u64,
+    /// Receive buffers that came back.
+    pub leases_returned: u64,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cancel {
     Receive,
@@ -113,6 +126,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) sockets: Vec<SimSocket>,
     pub(super) shards: Vec<SimShard>,
+    pub(super) traffic: Traffic,
     random: u64,
 }
 
@@ -129,6 +143,7 @@ impl State {
             faults,
             sockets: Vec::new(),
             shards: (0..shards).map(|_| shard()).collect(),
+            traffic: Traffic::default(),
             random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         }
     }

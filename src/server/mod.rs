@@ -3,6 +3,8 @@
 //! A shard's ring is made on the shard's own thread, which becomes its single issuer. All rings
 //! exist before the first shard turns, so that each can reach each.
 
+mod collector;
+
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::{mpsc as events, oneshot};
+use tokio::sync::mpsc as events;
 
 use crate::config::Config;
 use crate::driver::host;
@@ -32,8 +34,16 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A shard has ended: on purpose, or with the reason why not.
-pub type Ended = (u16, Result<(), String>);
+pub use collector::Collector;
+
+/// A shard has ended.
+pub struct Ended {
+    pub shard: u16,
+    /// On purpose, or with the reason why not.
+    pub result: Result<(), String>,
+    /// What it knew at its end, histograms since they were last read; `None` after a panic.
+    pub last: Option<Box<Snapshot>>,
+}
 
 /// What is known of the running server.
 #[derive(Clone, Debug)]
@@ -45,6 +55,8 @@ pub struct Facts {
     pub features: Features,
     /// Submission entries of each ring, less than configured where locked memory was short.
     pub ring_entries: u32,
+    /// Files this process may have open.
+    pub open_files: u64,
     pub started: Instant,
 }
 
@@ -118,7 +130,8 @@ impl Server {
             // A shard that is gone by now reports its own end.
             let _ = go.send(());
         }
-        let facts = Facts { listening, congestion, features, ring_entries, started };
+        let open_files = host::raise_open_files();
+        let facts = Facts { listening, congestion, features, ring_entries, open_files, started };
         Ok(Self { facts, config, directory, threads, ended })
     }
 
@@ -144,27 +157,6 @@ impl Server {
             let _ = thread.join();
         }
     }
-}
-
-/// The numbers of all shards together; shards that have ended are left out.
-pub async fn snapshot(directory: &Directory) -> Option<Snapshot> {
-    let waiting: Vec<_> = (0..directory.len() as u16)
-        .map(|shard| {
-            let (reply, answer) = oneshot::channel();
-            directory.post(shard, Mail::Snapshot(reply));
-            answer
-        })
-        .collect();
-    let mut whole: Option<Snapshot> = None;
-    for answer in waiting {
-        if let Ok(part) = answer.await {
-            match &mut whole {
-                Some(whole) => whole.merge(&part),
-                None => whole = Some(*part),
-            }
-        }
-    }
-    whole
 }
 
 /// What a shard's thread needs to begin.
@@ -208,10 +200,15 @@ impl Starting {
         let Ok(uring) = made else { return };
         let seed = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ self.epoch.elapsed().as_nanos() as u64;
+        let mut last = None;
         let body = AssertUnwindSafe(|| {
             let config = self.config.clone();
             let mut shard = Shard::new(uring, id, config, directory, listeners, seed)?;
-            shard.run()
+            let result = shard.run();
+            let mut numbers = Box::new(Snapshot::new(self.config.metrics.histograms));
+            shard.exchange(&mut numbers);
+            last = Some(numbers);
+            result
         });
         let result = match catch_unwind(body) {
             Ok(Ok(())) => Ok(()),
@@ -220,7 +217,7 @@ impl Starting {
         };
         self.directory.close(id);
         // Nobody is left to hear it only when the process is ending anyway.
-        let _ = ending.send((id, result));
+        let _ = ending.send(Ended { shard: id, result, last });
     }
 
     fn options(&self) -> UringOptions {

@@ -1,0 +1,113 @@
+//! Who is answered at the admin address: programs on this host, and no web pages.
+//!
+//! A page that a browser on this host shows can send requests to loopback addresses. It cannot
+//! leave out its `Origin`, nor send JSON without one; and a page whose name was made to lead here
+//! (DNS rebinding) names a host that is not this one.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{self, Request};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::refuse;
+
+/// What the guard goes by.
+#[derive(Clone)]
+pub(super) struct Guard {
+    /// Host names that requests may name, besides loopback addresses.
+    hosts: Arc<Vec<String>>,
+}
+
+impl Guard {
+    /// For an address reached as these hosts; over a Unix socket also as `localhost`.
+    pub(super) fn new(hosts: &[String], unix: bool) -> Self {
+        let own = unix.then(|| "localhost".to_owned());
+        Self { hosts: Arc::new(hosts.iter().cloned().chain(own).collect()) }
+    }
+
+    fn is_own_host(&self, host: &str) -> bool {
+        let name = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => host.split(':').next().unwrap_or_default(),
+        };
+        let loopback = name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        loopback || self.hosts.iter().any(|one| one.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Answers those that must not pass.
+pub(super) async fn guard(
+    extract::State(guard): extract::State<Guard>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    if headers.contains_key(header::ORIGIN) {
+        let message = "requests from web pages (with an Origin) are not answered here";
+        return refuse(StatusCode::FORBIDDEN, "forbidden", message);
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if !guard.is_own_host(host) {
+        let message = "the Host is not of this machine: use its loopback address, or list the name \
+                       in admin.hosts";
+        return refuse(StatusCode::FORBIDDEN, "forbidden", message);
+    }
+    if may_change(request.method(), headers) && !is_json(headers) {
+        let message = "requests with a body, or that change something, must be application/json";
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
+    }
+    next.run(request).await
+}
+
+fn may_change(method: &Method, headers: &HeaderMap) -> bool {
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
+    has_body || [Method::POST, Method::PUT, Method::PATCH, Method::DELETE].contains(method)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    kind.trim().eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_answered() {
+        let guard = Guard::new(&["localhost".to_owned(), "seawall.internal".to_owned()], false);
+        for host in ["127.0.0.1", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST:1", "seawall.internal"]
+        {
+            assert!(guard.is_own_host(host), "{host}");
+        }
+        for host in ["", "evil.example:9100", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"] {
+            assert!(!guard.is_own_host(host), "{host}");
+        }
+        assert!(!Guard::new(&[], false).is_own_host("localhost"));
+        assert!(Guard::new(&[], true).is_own_host("localhost"));
+        assert!(!Guard::new(&[], true).is_own_host("evil.example"));
+    }
+
+    #[test]
+    fn what_may_change_something_is_json() {
+        let headers = |lines: &[(&'static str, &'static str)]| -> HeaderMap {
+            let pairs = lines.iter().map(|(name, value)| {
+                (name.parse().unwrap(), header::HeaderValue::from_static(value))
+            });
+            pairs.collect()
+        };
+        let none = headers(&[]);
+        assert!(!may_change(&Method::GET, &none) && !may_change(&Method::HEAD, &none));
+        assert!(may_change(&Method::POST, &none) && may_change(&Method::DELETE, &none));
+        assert!(!may_change(&Method::GET, &headers(&[("content-length", "0")])));
+        assert!(may_change(&Method::GET, &headers(&[("content-length", "2")])));
+        assert!(may_change(&Method::GET, &headers(&[("transfer-encoding", "chunked")])));
+        assert!(is_json(&headers(&[("content-type", "Application/JSON; charset=utf-8")])));
+        assert!(!is_json(&headers(&[("content-type", "text/plain")])) && !is_json(&none));
+    }
+}

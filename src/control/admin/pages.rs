@@ -1,0 +1,181 @@
+//! What operators can read.
+
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::{Path, State as Extracted};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::{State, accept, refuse};
+use crate::metrics::hdr::{self, Detail, Summary};
+use crate::metrics::{HISTOGRAMS, Histograms, Process, prometheus, text};
+
+/// `/healthz`: the process answers.
+pub(super) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// `/readyz`: new clients are welcome.
+pub(super) async fn ready(Extracted(state): Extracted<State>) -> Response {
+    if state.0.draining.load(Ordering::Relaxed) {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is draining");
+    }
+    Json(json!({"status": "ready"})).into_response()
+}
+
+/// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
+pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderMap) -> Response {
+    let snapshot = state.0.collector.read().await;
+    let process = Process {
+        uptime: state.0.facts.started.elapsed(),
+        histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
+    };
+    let openmetrics = text::openmetrics(snapshot, &process);
+    let (kind, body) = if accept::asks_for(&headers, "application/openmetrics-text", "text/plain") {
+        (text::OPENMETRICS_TYPE, openmetrics)
+    } else {
+        (prometheus::TYPE, prometheus::from_openmetrics(&openmetrics))
+    };
+    ([(header::CONTENT_TYPE, kind), (header::VARY, "Accept")], body).into_response()
+}
+
+/// `/v1/histograms`: the key figures of each.
+pub(super) async fn histograms(Extracted(state): Extracted<State>, uri: Uri) -> Response {
+    match recorded(&state, &uri).await {
+        Ok(histograms) => {
+            let all = HISTOGRAMS.iter().zip(histograms.all());
+            let list: Vec<_> =
+                all.map(|(described, histogram)| Summary::new(described, &histogram)).collect();
+            Json(list).into_response()
+        }
+        Err(refusal) => *refusal,
+    }
+}
+
+/// `/v1/histograms/NAME`: all of one; as `NAME.hgrm`, or as `text/plain`, its distribution.
+pub(super) async fn histogram(
+    Extracted(state): Extracted<State>,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let (name, as_text) = match name.strip_suffix(".hgrm") {
+        Some(name) => (name, true),
+        None => (name.as_str(), accept::asks_for(&headers, "text/plain", "application/json")),
+    };
+    let Some(at) = HISTOGRAMS.iter().position(|(known, ..)| *known == name) else {
+        let names: Vec<_> = HISTOGRAMS.iter().map(|(name, ..)| *name).collect();
+        let message = format!("there is no histogram `{name}`; there are {}", names.join(", "));
+        return refuse(StatusCode::NOT_FOUND, "not_found", &message);
+    };
+    let histograms = match recorded(&state, &uri).await {
+        Ok(histograms) => histograms,
+        Err(refusal) => return *refusal,
+    };
+    let described = &HISTOGRAMS[at];
+    let histogram = histograms.all().nth(at).expect("there are as many as have names");
+    if as_text {
+        let headers =
+            [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::VARY, "Accept")];
+        return (headers, hdr::hgrm(described.1, &histogram)).into_response();
+    }
+    ([(header::VARY, "Accept")], Json(Detail::new(described, &histogram))).into_response()
+}
+
+/// The histograms of the shard that the query names, or of all.
+async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>> {
+    let refuse = |status, code, message: &str| Box::new(refuse(status, code, message));
+    let collector = &state.0.collector;
+    if !collector.has_histograms() {
+        let message = "histograms are not recorded: metrics.histograms is false";
+        return Err(refuse(StatusCode::NOT_FOUND, "not_found", message));
+    }
+    let shards = state.0.config.shards;
+    let whole = match uri.query().filter(|query| !query.is_empty()) {
+        None => return Ok(collector.read().await.histograms),
+        Some(query) => query.strip_prefix("shard=").and_then(|number| number.parse().ok()),
+    };
+    let Some(shard) = whole else {
+        let message = format!("the query may be shard=N, N from 0 to {}", shards - 1);
+        return Err(refuse(StatusCode::BAD_REQUEST, "bad_request", &message));
+    };
+    match collector.read_shard(shard).await {
+        Some(snapshot) => Ok(snapshot.histograms),
+        None => {
+            let message = format!("there is no shard {shard}; they go from 0 to {}", shards - 1);
+            Err(refuse(StatusCode::NOT_FOUND, "not_found", &message))
+        }
+    }
+}
+
+/// `/v1/node`: what runs here, and on what.
+pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
+    let (facts, config, directory) = (&state.0.facts, &state.0.config, &state.0.directory);
+    let listeners = facts.listening.iter().zip(&facts.congestion);
+    let listeners: Vec<_> = listeners
+        .map(|(address, congestion)| {
+            json!({"address": address.to_string(), "congestion_control": congestion})
+        })
+        .collect();
+    let routes = config.routes.as_slice().iter().zip(&config.route_options);
+    let routes: Vec<_> = routes
+        .map(|(route, options)| {
+            json!({
+                "path": route.path,
+                "match": if route.prefix { "prefix" } else { "exact" },
+                "handler": options.handler,
+                "subprotocols": route.subprotocols,
+            })
+        })
+        .collect();
+    let features = facts.features;
+    let open: Vec<_> = (0..config.shards).map(|shard| directory.open(shard)).collect();
+    let limits = &config.limits;
+    let per_shard = u64::from(limits.connections_per_shard_max);
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "uptime_s": facts.started.elapsed().as_secs_f64(),
+        "draining": state.0.draining.load(Ordering::Relaxed),
+        "shards": config.shards,
+        "connections_open": {
+            "total": open.iter().map(|open| u64::from(*open)).sum::<u64>(),
+            "by_shard": open,
+        },
+        "driver": {
+            "name": "io_uring",
+            "features": {
+                "send_vectorized": features.send_vectorized,
+                "min_wait": features.min_wait,
+                "no_iowait": features.no_iowait,
+                "no_sqarray": features.no_sqarray,
+                "install": features.install,
+            },
+            "ring_entries": facts.ring_entries,
+            "ring_entries_configured": config.engine.ring_entries,
+            "buffers_per_shard": config.buffers_per_shard(),
+            "buffer_bytes": config.engine.buffer_bytes,
+            "pinned": config.engine.pin,
+        },
+        "limits": {
+            "connections_max": per_shard * u64::from(config.shards),
+            "connections_per_shard_max": per_shard,
+            "open_files": facts.open_files,
+            "head_bytes_max": limits.http.head_bytes_max,
+            "message_bytes_max": limits.ws.message_bytes_max,
+            "fragments_max": limits.ws.fragments_max,
+            "outbox_bytes_max": limits.outbox_high_bytes,
+            "outbox_shard_bytes_max": limits.outbox_shard_bytes_max,
+            "partial_shard_bytes_max": limits.partial_shard_bytes_max,
+        },
+        "listeners": listeners,
+        "routes": routes,
+        "metrics": {
+            "histograms": config.metrics.histograms,
+            "histogram_log": config.metrics.histogram_log,
+            "histogram_log_interval_s": config.metrics.histogram_log_interval_s,
+        },
+    }))
+}

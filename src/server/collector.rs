@@ -1,0 +1,287 @@
+//! The numbers of all shards since the start, kept by the thread that reads them.
+//!
+//! A reading gives each shard an empty snapshot in exchange for what it recorded since the last
+//! one (see [`crate::metrics`]); the totals grow here. So a reading costs a shard no copy, what
+//! was recorded in an interval is exact, and the numbers of a shard that has ended stay.
+//!
+//! Readings never overlap. Who asks while one is under way waits for it and shares the next one
+//! with all others that wait; nobody is given numbers older than the question.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Mutex, oneshot};
+
+use crate::metrics::{Gauges, Histograms, Snapshot};
+use crate::shard::mailbox::{Directory, Mail};
+
+/// Reads all shards and keeps their totals.
+pub struct Collector {
+    directory: Arc<Directory>,
+    /// Whether shards record histograms.
+    histograms: bool,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Since the start, by shard.
+    totals: Vec<Snapshot>,
+    /// Empty ones for the next reading, by shard.
+    spare: Vec<Option<Box<Snapshot>>>,
+    /// When the last reading began.
+    read_at: Option<Instant>,
+    /// What was recorded since [`Collector::take_interval`], if anybody wants it.
+    interval: Option<Histograms>,
+}
+
+impl State {
+    /// Takes over what a shard has recorded, and empties it.
+    fn add(&mut self, shard: usize, numbers: &mut Snapshot) {
+        let total = &mut self.totals[shard];
+        total.histograms.add(&numbers.histograms);
+        if let Some(interval) = &mut self.interval {
+            interval.add(&numbers.histograms);
+        }
+        numbers.histograms.reset();
+        total.counters.clone_from(&numbers.counters);
+        total.gauges = numbers.gauges;
+        total.drivers.clone_from(&numbers.drivers);
+    }
+}
+
+impl Collector {
+    /// For the shards of this directory; `histograms` tells whether they record any.
+    pub fn new(directory: Arc<Directory>, histograms: bool) -> Arc<Self> {
+        let shards = directory.len();
+        let state = State {
+            totals: (0..shards).map(|_| Snapshot::new(histograms)).collect(),
+            spare: (0..shards).map(|_| None).collect(),
+            read_at: None,
+            interval: None,
+        };
+        Arc::new(Self { directory, histograms, state: Mutex::new(state) })
+    }
+
+    /// Whether shards record histograms.
+    pub fn has_histograms(&self) -> bool {
+        self.histograms
+    }
+
+    /// The numbers of all shards together.
+    pub async fn read(self: &Arc<Self>) -> Snapshot {
+        self.refresh().await;
+        let state = self.state.lock().await;
+        let mut totals = state.totals.iter();
+        let mut whole = totals.next().expect("there is at least one shard").clone();
+        totals.for_each(|total| whole.merge(total));
+        whole
+    }
+
+    /// The numbers of one shard; `None` if there is no such shard.
+    pub async fn read_shard(self: &Arc<Self>, shard: usize) -> Option<Snapshot> {
+        if shard >= self.directory.len() {
+            return None;
+        }
+        self.refresh().await;
+        Some(self.state.lock().await.totals[shard].clone())
+    }
+
+    /// From now on, keeps what is recorded for [`Self::take_interval`] too.
+    pub async fn keep_intervals(&self) {
+        self.state.lock().await.interval = Some(Histograms::new(self.histograms));
+    }
+
+    /// What was recorded since the last call; all of these together are the totals.
+    pub async fn take_interval(self: &Arc<Self>) -> Histograms {
+        self.refresh().await;
+        let empty = Histograms::new(self.histograms);
+        self.state.lock().await.interval.replace(empty).expect("intervals are kept")
+    }
+
+    /// Puts an interval back that could not be used: it becomes part of the next one.
+    pub async fn give_back(&self, unused: &Histograms) {
+        if let Some(interval) = &mut self.state.lock().await.interval {
+            interval.add(unused);
+        }
+    }
+
+    /// A shard has ended; `last` is what it knew then, if it still could tell.
+    pub async fn finish(&self, shard: u16, last: Option<Box<Snapshot>>) {
+        let shard = usize::from(shard);
+        let mut state = self.state.lock().await;
+        if let Some(mut last) = last {
+            state.add(shard, &mut last);
+        }
+        // What has happened stays; nothing *is* any more.
+        let total = &mut state.totals[shard];
+        let gauges =
+            Gauges { outbox_bytes_peak: total.gauges.outbox_bytes_peak, ..Gauges::default() };
+        total.gauges = gauges;
+        for (_, own, _) in &mut total.drivers {
+            *own = gauges;
+        }
+    }
+
+    /// Reads all shards, unless somebody does so after this call began.
+    async fn refresh(self: &Arc<Self>) {
+        let asked = Instant::now();
+        let this = self.clone();
+        // In a task of its own: a reading that is given up half way would lose what shards have
+        // already given away.
+        let reading = tokio::spawn(async move {
+            let mut state = this.state.lock().await;
+            if state.read_at.is_none_or(|at| at < asked) {
+                state.read_at = Some(Instant::now());
+                this.exchange(&mut state).await;
+            }
+        });
+        if let Err(error) = reading.await {
+            tracing::error!(%error, "the shards' numbers could not be read");
+        }
+    }
+
+    async fn exchange(&self, state: &mut State) {
+        let ask = |(shard, spare): (usize, &mut Option<Box<Snapshot>>)| {
+            let empty = spare.take().unwrap_or_else(|| Box::new(Snapshot::new(self.histograms)));
+            let (reply, answer) = oneshot::channel();
+            self.directory.post(shard as u16, Mail::Snapshot(empty, reply));
+            answer
+        };
+        let answers: Vec<_> = state.spare.iter_mut().enumerate().map(ask).collect();
+        for (shard, answer) in answers.into_iter().enumerate() {
+            // A shard that has ended does not answer; what it knew comes with its end.
+            if let Ok(mut numbers) = answer.await {
+                state.add(shard, &mut numbers);
+                state.spare[shard] = Some(numbers);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Recorder;
+
+    /// Answers one reading of a shard as the shard would.
+    async fn answer(directory: &Directory, shard: u16, accepted: u64, turns: &[u64]) {
+        for _ in 0..100_000 {
+            if let Some(Mail::Snapshot(mut numbers, reply)) = directory.read(shard) {
+                assert_eq!(numbers.histograms.turn.histogram().len(), 0, "it comes empty");
+                numbers.counters.accepted = accepted;
+                turns.iter().for_each(|turn| numbers.histograms.turn.record(*turn));
+                assert!(reply.send(numbers).is_ok(), "somebody waits");
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        panic!("nobody asks shard {shard}");
+    }
+
+    fn recorded(values: &[u64]) -> hdrhistogram::Histogram<u64> {
+        let mut recorder = Recorder::default();
+        values.iter().for_each(|value| recorder.record(*value));
+        recorder.histogram()
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn totals_grow_and_intervals_add_up_to_them_past_a_shards_end() {
+        run(async {
+            let directory = Directory::new(2);
+            let collector = Collector::new(directory.clone(), true);
+            collector.keep_intervals().await;
+            let both = async |first: &[u64], second: &[u64]| {
+                answer(&directory, 0, 5, first).await;
+                answer(&directory, 1, 7, second).await;
+            };
+            let (whole, ()) = tokio::join!(collector.read(), both(&[10, 20], &[30]));
+            assert_eq!(whole.counters.accepted, 12);
+            let (one, ()) = tokio::join!(collector.take_interval(), both(&[40], &[]));
+            assert_eq!(one.turn.histogram(), recorded(&[10, 20, 30, 40]));
+
+            directory.close(1);
+            let mut last = Box::new(Snapshot::new(true));
+            last.histograms.turn.record(50);
+            last.counters.accepted = 8;
+            last.gauges.open = 3;
+            collector.finish(1, Some(last)).await;
+            let (two, ()) =
+                tokio::join!(collector.take_interval(), answer(&directory, 0, 6, &[60]));
+            assert_eq!(two.turn.histogram(), recorded(&[50, 60]));
+            let (whole, ()) = tokio::join!(collector.read(), answer(&directory, 0, 6, &[]));
+            assert_eq!(whole.histograms.turn.histogram(), recorded(&[10, 20, 30, 40, 50, 60]));
+            assert_eq!((whole.counters.accepted, whole.gauges.open), (14, 0));
+            let (ended, ()) = tokio::join!(collector.read_shard(1), answer(&directory, 0, 6, &[]));
+            assert_eq!(ended.unwrap().histograms.turn.histogram(), recorded(&[30, 50]));
+            assert!(collector.read_shard(2).await.is_none());
+        });
+    }
+
+    #[test]
+    fn an_interval_given_back_is_part_of_the_next() {
+        run(async {
+            let directory = Directory::new(1);
+            let collector = Collector::new(directory.clone(), true);
+            collector.keep_intervals().await;
+            let (one, ()) =
+                tokio::join!(collector.take_interval(), answer(&directory, 0, 0, &[10]));
+            collector.give_back(&one).await;
+            let (two, ()) =
+                tokio::join!(collector.take_interval(), answer(&directory, 0, 0, &[20]));
+            assert_eq!(two.turn.histogram(), recorded(&[10, 20]));
+        });
+    }
+
+    #[test]
+    fn who_asks_together_shares_a_reading() {
+        run(async {
+            let directory = Directory::new(1);
+            let collector = Collector::new(directory.clone(), true);
+            let ask = || {
+                tokio::spawn({
+                    let collector = collector.clone();
+                    async move { collector.read().await.counters.accepted }
+                })
+            };
+            let (first, second) = (ask(), ask());
+            while !directory.begin_reading(0) {
+                tokio::task::yield_now().await;
+            }
+            // These ask when that reading has begun: they need a newer one, all the same.
+            let (third, fourth) = (ask(), ask());
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            answer(&directory, 0, 1, &[1]).await;
+            answer(&directory, 0, 2, &[2]).await;
+            // The first may find the totals only after the second reading has added to them.
+            assert!(first.await.unwrap() >= 1 && second.await.unwrap() >= 1);
+            assert_eq!((third.await.unwrap(), fourth.await.unwrap()), (2, 2));
+            assert!(directory.read(0).is_none(), "there was no third reading");
+        });
+    }
+
+    #[test]
+    fn a_reader_that_gives_up_loses_nothing() {
+        run(async {
+            let directory = Directory::new(1);
+            let collector = Collector::new(directory.clone(), true);
+            let gone = tokio::spawn({
+                let collector = collector.clone();
+                async move { collector.read().await }
+            });
+            while !directory.begin_reading(0) {
+                tokio::task::yield_now().await;
+            }
+            gone.abort();
+            assert!(gone.await.is_err_and(|error| error.is_cancelled()));
+            answer(&directory, 0, 1, &[10]).await;
+            let (whole, ()) = tokio::join!(collector.read(), answer(&directory, 0, 1, &[20]));
+            assert_eq!(whole.histograms.turn.histogram(), recorded(&[10, 20]));
+        });
+    }
+}
