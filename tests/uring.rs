@@ -368,78 +368,85 @@ fn resident_bytes() -> i64 {
     statm.split(' ').nth(1).unwrap().parse::<i64>().unwrap() * 4096
 }
 
+/// Takes completions of the receiving side until `end`; gives the bytes that came.
+fn received_until(driver: &mut Uring, mut end: impl FnMut(&Completion) -> bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let completion = next(driver);
+        let ended = end(&completion);
+        match completion {
+            Completion::Received { what: Received::Data(lease), .. } => {
+                bytes.extend_from_slice(driver.bytes(&lease));
+                driver.release(lease);
+            }
+            Completion::Received { .. } | Completion::CancelRan { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        if ended {
+            return bytes;
+        }
+    }
+}
+
+/// Cancels what is armed and waits for both ends of it; gives the bytes that still came.
+fn stop_receiving(driver: &mut Uring, socket: Socket) -> Vec<u8> {
+    driver.cancel_receive(socket, TOKEN);
+    let (mut cancelled, mut ended) = (false, false);
+    received_until(driver, |completion| {
+        cancelled |= matches!(completion, Completion::CancelRan { .. });
+        ended |= matches!(completion, Completion::Received { armed: false, .. });
+        cancelled && ended
+    })
+}
+
+fn readable(completion: &Completion) -> bool {
+    matches!(completion, Completion::Received { armed: false, what: Received::Readable, .. })
+}
+
 /// What may be armed to hear of input, each replaced by the next while the client keeps writing:
 /// every byte arrives once and in order.
 #[test]
 fn nothing_is_lost_between_receive_watch_and_receive() {
     let mut driver = engine(0, &Peers::new(1), 16, 1024);
     let (socket, mut client, _) = connected(&mut driver);
-    let mut expected = Vec::new();
-    let mut got = Vec::new();
-    driver.receive(socket, TOKEN);
+    let (mut expected, mut got) = (Vec::new(), Vec::new());
     for round in 0..200_u32 {
+        driver.receive(socket, TOKEN);
         // Sometimes before the cancellation, sometimes between it and the watch.
         let bytes = round.to_be_bytes().repeat(1 + round as usize % 40);
         expected.extend_from_slice(&bytes);
         if round % 2 == 0 {
             client.write_all(&bytes).unwrap();
         }
-        driver.cancel_receive(socket, TOKEN);
-        let (mut cancelled, mut ended) = (false, false);
-        while !(cancelled && ended) {
-            match next(&mut driver) {
-                Completion::CancelRan { .. } => cancelled = true,
-                Completion::Received { armed, what, .. } => {
-                    ended |= !armed;
-                    if let Received::Data(lease) = what {
-                        got.extend_from_slice(driver.bytes(&lease));
-                        driver.release(lease);
-                    }
-                }
-                other => panic!("{other:?}"),
-            }
-        }
+        got.extend(stop_receiving(&mut driver, socket));
         driver.watch(socket, TOKEN);
         if round % 2 == 1 {
             client.write_all(&bytes).unwrap();
         }
         if got.len() < expected.len() {
-            assert!(matches!(
-                next(&mut driver),
-                Completion::Received { armed: false, what: Received::Readable, .. }
-            ));
+            received_until(&mut driver, readable);
             driver.receive_once(socket, TOKEN);
-            match next(&mut driver) {
-                Completion::Received { armed: false, what: Received::Data(lease), .. } => {
-                    got.extend_from_slice(driver.bytes(&lease));
-                    driver.release(lease);
-                }
-                other => panic!("{other:?}"),
-            }
+            got.extend(received_until(&mut driver, |completion| {
+                assert!(matches!(completion, Completion::Received { armed: false, .. }));
+                true
+            }));
         } else {
-            driver.cancel_receive(socket, TOKEN);
-            for _ in 0..2 {
-                assert!(matches!(
-                    next(&mut driver),
-                    Completion::CancelRan { .. }
-                        | Completion::Received { what: Received::Cancelled, .. }
-                ));
-            }
+            assert_eq!(stop_receiving(&mut driver, socket), b"");
         }
         driver.receive(socket, TOKEN);
         got.extend(receive(&mut driver, expected.len() - got.len()));
         assert_eq!(got, expected);
+        stop_receiving(&mut driver, socket);
     }
-    driver.cancel_receive(socket, TOKEN);
-    for _ in 0..2 {
-        next(&mut driver);
-    }
+}
+
+#[test]
+fn a_watch_tells_of_the_peers_end() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, client, _) = connected(&mut driver);
     driver.watch(socket, TOKEN);
     drop(client);
-    assert!(
-        matches!(next(&mut driver), Completion::Received { what: Received::Readable, .. }),
-        "a watch tells of the peer's end"
-    );
+    received_until(&mut driver, readable);
     driver.receive_once(socket, TOKEN);
     assert!(matches!(
         next(&mut driver),

@@ -6,8 +6,8 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, `turn_frames_max` frames, and `turn_timers_max` timers, so a burst delays the others by one turn,
-//! not by all of itself.
+//! each, `turn_frames_max` frames, and `turn_timers_max` timers, so a burst delays the others by
+//! one turn, not by all of itself.
 
 mod accept;
 mod core;
