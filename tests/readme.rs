@@ -56,3 +56,19 @@ fn the_files_it_names_are_there() {
         }
     }
 }
+
+/// `UPDATE_README=1 cargo test --test readme` writes it anew.
+#[test]
+fn the_reference_is_printed_from_the_table() {
+    let start = "<!-- options: printed by `seawall config --markdown` -->\n";
+    let end = "<!-- end of options -->";
+    let (before, rest) = README.split_once(start).expect("the reference has a beginning");
+    let (shown, after) = rest.split_once(end).expect("the reference has an end");
+    let expected = format!("{}\n", seawall::config::reference::markdown());
+    if shown != expected && std::env::var_os("UPDATE_README").is_some() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        std::fs::write(path, format!("{before}{start}{expected}{end}{after}")).unwrap();
+        return;
+    }
+    assert!(shown == expected, "run `UPDATE_README=1 cargo test --test readme`");
+}

@@ -22,11 +22,14 @@ fn listening(listener: &Listener) -> Finding {
     match &listener.address {
         Address::Unix(path) => unix("listener", path),
         address @ Address::Tcp(_) => match listener::listen(address, &listener.options, 2) {
-            Ok((bound, _)) => Finding::new("listener", PORT, format!("{bound} is free, with SO_REUSEPORT")),
+            Ok((bound, _)) => {
+                Finding::new("listener", PORT, format!("{bound} is free, with SO_REUSEPORT"))
+            }
             Err(error) => Finding::new("listener", PORT, error.to_string()).unless(
                 false,
                 State::Failure,
-                "stop what holds it (`ss -ltnp`; a running Seawall, perhaps), or --listen ADDR:PORT",
+                "stop what holds it (`ss -ltnp`; a running Seawall, perhaps), or choose another: \
+                 --listen ADDR:PORT",
             ),
         },
     }
