@@ -12,8 +12,8 @@
 //!   on `tokio-uring`, which is good at files and hosts the tokio libraries, and which may not own
 //!   a client's socket: it has no multishot, no provided buffers and no cancellation (six system
 //!   calls an echo against one, 4.7 KB of memory an idle connection against none).
-//!   It also keeps the numbers: a shard records into counters and histograms of its own, and for a
-//!   reading is given empty histograms in exchange for those that it has filled.
+//!   The control thread keeps the numbers as well: a shard records into counters and histograms of
+//!   its own, and for a reading is given empty histograms in exchange for those it has filled.
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It never sees a descriptor, a clock or a thread.
 //! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
@@ -61,8 +61,8 @@
 //!   the answer.
 //! - Opened connections = open ones + closed ones by code. After a drain nothing is left.
 //! - A steady echo allocates nothing.
-//! - The bytes counted are the bytes moved, and what readings took out adds up to what was recorded,
-//!   also for a shard that has ended.
+//! - The bytes counted are the bytes moved, and what readings took out adds up to what was
+//!   recorded, also for a shard that has ended.
 //! - No input makes the process panic, spin, or grow without bound.
 //!
 //! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;

@@ -97,8 +97,8 @@ fn prometheus_scrapes_and_answers_with_quantiles() {
     let server = Server::start("");
     let folder = Folder::new();
     let config = format!(
-        "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: s\n    \
-         static_configs:\n      - targets: ['{}']\n",
+        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+         scrape_configs: [{{job_name: s, static_configs: [{{targets: ['{}']}}]}}]\n",
         server.admin()
     );
     let path = folder.file("prometheus.yml");
