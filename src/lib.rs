@@ -12,6 +12,8 @@
 //!   on `tokio-uring`, which is good at files and hosts the tokio libraries, and which may not own
 //!   a client's socket: it has no multishot, no provided buffers and no cancellation (six system
 //!   calls an echo against one, 4.7 KB of memory an idle connection against none).
+//!   The control thread keeps the numbers as well: a shard records into counters and histograms of
+//!   its own, and for a reading is given empty histograms in exchange for those it has filled.
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It never sees a descriptor, a clock or a thread.
 //! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
@@ -59,6 +61,8 @@
 //!   the answer.
 //! - Opened connections = open ones + closed ones by code. After a drain nothing is left.
 //! - A steady echo allocates nothing.
+//! - The bytes counted are the bytes moved, and what readings took out adds up to what was
+//!   recorded, also for a shard that has ended.
 //! - No input makes the process panic, spin, or grow without bound.
 //!
 //! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
@@ -72,13 +76,13 @@
 //! | --- | --- | --- |
 //! | [`cli`] | the command line | `config`, `server`, `control` |
 //! | [`config`] | what was written, validated into what the server runs on | `driver`, `proto` |
-//! | [`server`] | binds, pins, starts and joins the shards | `shard`, `driver` |
+//! | [`server`] | binds, pins, starts, reads and joins the shards | `shard`, `driver`, `metrics` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
 //! | [`session`] | what runs on an open connection | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
-//! | [`metrics`] | counters and histograms, merged when read; their text | `driver`, `proto` |
-//! | `control` | the control thread: admin address, signals, the end | `server`, mail |
+//! | [`metrics`] | counters and histograms, merged when read; their forms | `driver`, `proto` |
+//! | `control` | the control thread: admin address, signals, histogram log | `server`, mail |
 //!
 //! Places kept free: a hub (channels, history, presence) between `session` and `shard`, with its
 //! fan-out as one more step of the turn; an epoll engine beside `driver::uring`; TLS as a stage
