@@ -31,7 +31,7 @@ fn a_log_of_json_is_json_from_the_first_line() {
     std::fs::remove_file(path).expect("the configuration was written");
     let of = |name: &str| {
         let found = facts.iter().find(|(fact, _)| fact == name);
-        found.map(|(_, message)| message.as_str()).unwrap_or_else(|| panic!("no {name}: {facts:?}"))
+        found.map_or_else(|| panic!("no {name}: {facts:?}"), |(_, message)| message.as_str())
     };
     assert!(of("clients").starts_with("ws://127.0.0.1:"));
     assert!(of("operators").starts_with("http://127.0.0.1:"));
