@@ -429,6 +429,7 @@ impl Fleet {
         now_ns: u64,
     ) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
+        let was_open = state.connection.stage == Stage::Open;
         state.receiving = completion.more;
         let outcome = match (completion.result, completion.buffer) {
             (1.., Some(buffer)) => {
@@ -455,12 +456,13 @@ impl Fleet {
         if !completion.more && !metered && self.stage(slot) < Stage::Ending {
             self.receive(slot)?;
         }
-        self.tell(slot, events, load, now_ns)
+        self.tell(slot, was_open, events, load, now_ns)
     }
 
     fn tell(
         &mut self,
         slot: u32,
+        was_open: bool,
         events: Events,
         load: &mut impl Load,
         now_ns: u64,
@@ -468,7 +470,10 @@ impl Fleet {
         if events.opened {
             load.opened(self, slot, now_ns)?;
         }
-        if events.messages > 0 && self.stage(slot) == Stage::Open {
+        // Messages may have come in one piece with the Close that followed them.
+        let open = was_open || events.opened;
+        let open = open && matches!(self.stage(slot), Stage::Open | Stage::Closed);
+        if events.messages > 0 && open {
             load.messages(self, slot, events.messages, now_ns)?;
         }
         if events.pongs > 0 {

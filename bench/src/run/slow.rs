@@ -93,6 +93,9 @@ fn measure(args: &SlowArgs, shared: &Shared, times: &Times) -> Result<Measured, 
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     Times::set(&times.start_ns, start_ns);
     Times::set(&times.trouble_ns, start_ns);
+    let stop_ns = start_ns + nanos(args.duration);
+    Times::set(&times.calm_ns, stop_ns);
+    Times::set(&times.stop_ns, stop_ns);
     let mut memory = Vec::new();
     let mut watch = |until_ns: u64| -> Result<(), Failure> {
         while shared.clock.now_ns() < until_ns && !shared.stopped() {
@@ -106,11 +109,8 @@ fn measure(args: &SlowArgs, shared: &Shared, times: &Times) -> Result<Measured, 
         Ok(())
     };
     let from = Moment::take(shared, pid)?;
-    let stop_ns = start_ns + nanos(args.duration);
     watch(stop_ns)?;
     let until = Moment::take(shared, pid)?;
-    Times::set(&times.calm_ns, stop_ns);
-    Times::set(&times.stop_ns, stop_ns);
     watch(stop_ns + nanos(args.settle))?;
     Ok(Measured { from, until, memory })
 }

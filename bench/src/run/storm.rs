@@ -106,8 +106,9 @@ fn measure(args: &StormArgs, shared: &Shared, times: &Times) -> Result<Moments, 
     Times::set(&times.calm_ns, shared.clock.now_ns());
     let after = Moment::take(shared, args.common.server_pid)?;
     let back = back();
-    sleep_until(shared, shared.clock.now_ns() + nanos(args.after));
-    Times::set(&times.stop_ns, shared.clock.now_ns());
+    let stop_ns = shared.clock.now_ns() + nanos(args.after);
+    Times::set(&times.stop_ns, stop_ns);
+    sleep_until(shared, stop_ns);
     // Echoes on their way get the workers' own patience.
     sleep_until(shared, shared.clock.now_ns() + Duration::from_millis(200).as_nanos() as u64);
     Ok(Moments { before, after, back })
