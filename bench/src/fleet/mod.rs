@@ -4,8 +4,8 @@
 //! reading serves a batch, since its completions became visible together. A slot is used again only
 //! when the kernel holds nothing of it; a completion of an earlier life is dropped.
 //!
-//! A thread drives one fleet or several ([`drive()`]): a ring's table is bounded by the limit of open
-//! files, a thread is not.
+//! A thread drives one fleet or several ([`drive()`]): a ring's table is bounded by the limit of
+//! open files, a thread is not.
 
 mod drive;
 mod either;
