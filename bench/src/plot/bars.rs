@@ -28,7 +28,9 @@ pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
         }
         names.push(name);
     }
-    let high = values.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let high = values.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
+    // Room for the legend above the highest bar.
+    let high = high * if keys.len() > 1 { 1.2 + 0.06 * keys.len() as f64 } else { 1.15 };
     let area = sheet(picture)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(MARGIN_PX)
