@@ -281,11 +281,12 @@ impl Load for HoldLoad {
             Ending::Lost(fault) => fault.to_string(),
             Ending::Clean => "it ended by itself".to_owned(),
         };
-        let place = if self.goal.draining.load(Ordering::Acquire) {
+        // What is closed from here is not what the server drained.
+        let place = if self.goal.closing.load(Ordering::Acquire) {
+            return Ok(());
+        } else if self.goal.draining.load(Ordering::Acquire) {
             self.goal.drained_ns.fetch_max(now_ns, Ordering::AcqRel);
             &mut self.result.drained
-        } else if self.goal.closing.load(Ordering::Acquire) {
-            return Ok(());
         } else if was_open {
             self.shared.error();
             &mut self.result.lost

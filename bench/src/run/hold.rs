@@ -299,6 +299,7 @@ fn losses(
     report.name("losses", "lost");
     let errors = failed_count + lost_count + unanswered;
     report.extra("errors", errors);
+    let mut first = None;
     if let Some(ns) = held.drain_ns {
         report.row("drain, until the last close", duration(ns), "drain_ns", ns);
         for (how, count) in &drained {
@@ -309,10 +310,11 @@ fn losses(
         report.row("  drained in all", count.to_string(), "drained", count);
         let missing = (held.open_at_last as u64).saturating_sub(count);
         if missing > 0 {
-            report.warn(format!("{missing} connections were not closed by the drain"));
+            let text = format!("{missing} connections were not closed by the drain");
+            report.warn(text.clone());
+            first = Some(text);
         }
     }
-    let mut first = None;
     for (what, reasons) in [("could not be opened", &failed), ("were lost", &lost)] {
         for (reason, count) in reasons {
             let text = format!("{count} connections {what}: {reason}");
