@@ -66,7 +66,7 @@ plot lines --out "$out/memory.svg" --title "Memory of the server's process, idle
   --y anon_after_bytes --divisor 1048576 --y-label "RssAnon (MiB)" "Seawall=$points"
 plot bars --out "$out/kernel.svg" --title "Memory for each idle connection" \
   --keys "process (RssAnon)=anon_each_bytes,kernel slab (server's half)=slab_server_each_bytes" \
-  --y-label "bytes" "${bars[@]}"
+  --x-label connections --y-label "memory (bytes)" "${bars[@]}"
 table() {
   printf 'connections\talive\tramp s\tprocess B each\tRSS B each\tkernel B each\tidle cores\t'
   printf 'pings\techoes\tp50 ms\tp99 ms\tgenerator B each\n'

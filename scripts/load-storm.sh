@@ -53,7 +53,7 @@ plot series --out "$out/back.svg" --title "$connections connections after all we
   --key back_series --y-label "connections that are back" "$fixed" "$backoff"
 plot bars --out "$out/survivors.svg" --title "Echo latency of survivors of a storm" --divisor 1e6 \
   --keys "before=latency_before_p99_ns,during=latency_during_p99_ns,after=latency_after_p99_ns" \
-  --y-label "p99 latency (ms)" "$fixed" "$backoff"
+  --x-label "reconnect policy" --y-label "p99 latency (ms)" "$fixed" "$backoff"
 table() {
   printf 'policy\tback\t50 %% s\t99 %% s\tall s\tattempts\trefused\t'
   printf 'p99 before ms\tduring\tafter\tserver cores\n'

@@ -111,7 +111,7 @@ printf 'server\t%s\n' "$left" >>"$out/table.tsv"
 column -t -s $'\t' "$out/table.tsv"
 plot bars --out "$out/million.svg" --title "Memory for each of $connections idle connections" \
   --keys "process (RSS)=rss_each_bytes,kernel slab (server's half)=slab_server_each_bytes" \
-  --y-label "bytes" "Seawall=$out/million.json"
+  --y-label "memory (bytes)" "Seawall=$out/million.json"
 plot percentiles --out "$out/latency.svg" --divisor 1000 --y-label "latency (ms)" \
   --title "Echo latency with $connections connections open" "$echo_share a second=$out/million.hgrm"
 [[ $left == "ended by itself" ]] || failed_runs+=("the server $left")

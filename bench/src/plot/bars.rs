@@ -24,7 +24,7 @@ pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
     let area = sheet(picture)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(MARGIN_PX)
-        .x_label_area_size(40)
+        .x_label_area_size(50)
         .y_label_area_size(LEFT_PX)
         .build_cartesian_2d((0..names.len() - 1).into_segmented(), 0.0..high)
         .map_err(|error| failed(picture, &error))?;
@@ -33,6 +33,7 @@ pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .x_desc(args.x_label.as_str())
         .y_desc(picture.y_label.as_deref().unwrap_or(&default))
         .x_label_formatter(&|at| match at {
             SegmentValue::CenterOf(at) => names.get(*at).cloned().unwrap_or_default(),
