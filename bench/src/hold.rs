@@ -16,8 +16,11 @@ use crate::pulse::{Pulse, PulsePlan, PulseResult};
 /// How often a worker that has something to do looks for a new goal, and one that has not.
 const POLL_NS: u64 = 5_000_000;
 const IDLE_POLL_NS: u64 = 50_000_000;
-/// Pings or closes begun in one turn: all at once would overrun the server's queues and ours.
+/// Closes begun in one turn of a worker: all at once would overrun the server's queues and ours.
 const BURST: u32 = 512;
+/// Questions a second of all workers at the end. Asking a million connections at once would be a
+/// load of its own, under which a server misses its heartbeats.
+const QUESTIONS_PER_SECOND: u64 = 40_000;
 /// Payload of the question at the end.
 const QUESTION: &[u8] = b"alive?";
 /// In place of a number of pings: the connection was never open.
@@ -94,6 +97,7 @@ pub struct HoldLoad {
     /// Connections that are not free.
     live: u32,
     next_question: u32,
+    next_ask_ns: u64,
     next_close: u32,
     /// Pings of each connection; the only thing kept for each.
     pings: Vec<u16>,
@@ -112,6 +116,7 @@ impl HoldLoad {
             opening: 0,
             live: 0,
             next_question: 0,
+            next_ask_ns: 0,
             next_close: 0,
             pings: vec![NEVER_OPEN; plan.slots as usize],
             talk: Talk::NotYet,
@@ -157,7 +162,9 @@ impl HoldLoad {
     }
 
     fn ask(&mut self, fleet: &mut Fleet) -> io::Result<()> {
-        let until = (self.next_question + BURST).min(self.plan.slots);
+        let each_poll = QUESTIONS_PER_SECOND * POLL_NS / 1_000_000_000;
+        let burst = each_poll.div_ceil(self.plan.workers as u64) as u32;
+        let until = (self.next_question + burst).min(self.plan.slots);
         for slot in self.next_question..until {
             if fleet.stage(slot) == Stage::Open {
                 fleet.ping(slot, QUESTION)?;
@@ -215,8 +222,12 @@ impl Load for HoldLoad {
         }
         self.open_more(fleet, now_ns)?;
         if self.goal.asking.load(Ordering::Acquire) && self.next_question < self.plan.slots {
-            self.ask(fleet)?;
-            return Ok(Turn::Until(now_ns));
+            // Only a turn of its own time asks: completions make turns as well.
+            if now_ns >= self.next_ask_ns {
+                self.next_ask_ns = now_ns + POLL_NS;
+                self.ask(fleet)?;
+            }
+            return Ok(Turn::Until(self.next_ask_ns));
         }
         let next_ns = self.talk(fleet, now_ns)?;
         let idle = self.opening == 0 && self.asked == self.plan.slots;
@@ -270,11 +281,12 @@ impl Load for HoldLoad {
             Ending::Lost(fault) => fault.to_string(),
             Ending::Clean => "it ended by itself".to_owned(),
         };
-        let place = if self.goal.draining.load(Ordering::Acquire) {
+        // What is closed from here is not what the server drained.
+        let place = if self.goal.closing.load(Ordering::Acquire) {
+            return Ok(());
+        } else if self.goal.draining.load(Ordering::Acquire) {
             self.goal.drained_ns.fetch_max(now_ns, Ordering::AcqRel);
             &mut self.result.drained
-        } else if self.goal.closing.load(Ordering::Acquire) {
-            return Ok(());
         } else if was_open {
             self.shared.error();
             &mut self.result.lost

@@ -84,6 +84,9 @@ pub struct BarsArgs {
     /// Keys of the JSON, a bar of each file for each; what the legend calls them comes before
     #[arg(long, required = true, value_delimiter = ',', value_name = "NAME=KEY,...")]
     pub keys: Vec<String>,
+    /// What the names of the files are
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub x_label: String,
     /// NAME=FILE.json
     #[arg(required = true, value_name = "NAME=FILE")]
     pub files: Vec<String>,

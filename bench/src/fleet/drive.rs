@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Clock, Fleet, Load, SCAN_NS, Turn};
-use crate::sys::Signal;
+use crate::sys::{Signal, wake_on_time};
 
 /// Runs all loads to their ends.
 ///
@@ -16,6 +16,7 @@ pub fn drive<L: Load>(pairs: &mut [(Fleet, L)], clock: Clock) -> io::Result<()> 
         return fleet.run(load);
     }
     let signal = Signal::new()?;
+    wake_on_time()?;
     for (fleet, _) in pairs.iter() {
         fleet.ring.watch(&signal)?;
     }

@@ -249,14 +249,26 @@ impl Fleet {
         if state.ending.is_some() || state.connection.stage >= Stage::Ending {
             return Ok(());
         }
+        let connecting = state.connection.stage == Stage::Connecting;
+        let (receiving, sending) = (state.receiving, state.outgoing.is_some());
         state.ending = Some(Box::new(Ending::Clean));
         state.connection.stage = Stage::Ending;
-        if state.in_flight > 0 {
-            // A shutdown would say goodbye; cancelled operations say nothing.
-            let all = types::CancelBuilder::fd(types::Fixed(slot)).all();
-            return self.push(slot, Op::Close, opcode::AsyncCancel2::new(all).build());
+        // A shutdown would say goodbye; cancelled operations say nothing. They are found by their
+        // user data: by descriptor, the kernel would look through all of the ring's for each.
+        for (armed, op) in
+            [(connecting, Op::Connect), (receiving, Op::Receive), (sending, Op::Send)]
+        {
+            if armed {
+                self.cancel(slot, op)?;
+            }
         }
         self.release(slot)
+    }
+
+    fn cancel(&mut self, slot: u32, op: Op) -> io::Result<()> {
+        let generation = self.slots[slot as usize].generation;
+        let entry = opcode::AsyncCancel::new(Token::new(op, generation, slot).encode()).build();
+        self.push(slot, Op::Close, entry)
     }
 
     /// Stops reading from a connection, until it is read by [`Fleet::read_at_most`] or
@@ -264,12 +276,7 @@ impl Fleet {
     pub fn meter(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         state.metered = true;
-        if !state.receiving {
-            return Ok(());
-        }
-        let receive = Token::new(Op::Receive, state.generation, slot).encode();
-        let entry = opcode::AsyncCancel::new(receive).build();
-        self.push(slot, Op::Close, entry)
+        if state.receiving { self.cancel(slot, Op::Receive) } else { Ok(()) }
     }
 
     /// Reads once from a metered connection, at most `bytes`.

@@ -17,22 +17,14 @@ const LEFT_PX: u32 = 76;
 pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
     let picture = &args.picture;
     let keys: Vec<(String, &str)> = args.keys.iter().map(|text| named(text)).collect();
-    let mut names = Vec::new();
-    // For each key, the value of each file.
-    let mut values: Vec<Vec<f64>> = vec![Vec::new(); keys.len()];
-    for text in &args.files {
-        let (name, file) = named(text);
-        let json = read_json(file)?;
-        for ((_, key), values) in keys.iter().zip(&mut values) {
-            values.push(number(&json, key, file)? / picture.divisor);
-        }
-        names.push(name);
-    }
-    let high = values.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let (names, values) = read_values(args, &keys)?;
+    let high = values.iter().flatten().copied().fold(f64::MIN_POSITIVE, f64::max);
+    // Room for the legend above the highest bar.
+    let high = high * if keys.len() > 1 { 1.2 + 0.06 * keys.len() as f64 } else { 1.15 };
     let area = sheet(picture)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(MARGIN_PX)
-        .x_label_area_size(40)
+        .x_label_area_size(50)
         .y_label_area_size(LEFT_PX)
         .build_cartesian_2d((0..names.len() - 1).into_segmented(), 0.0..high)
         .map_err(|error| failed(picture, &error))?;
@@ -41,6 +33,7 @@ pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .x_desc(args.x_label.as_str())
         .y_desc(picture.y_label.as_deref().unwrap_or(&default))
         .x_label_formatter(&|at| match at {
             SegmentValue::CenterOf(at) => names.get(*at).cloned().unwrap_or_default(),
@@ -83,4 +76,22 @@ pub(super) fn draw(args: &BarsArgs) -> Result<(), Failure> {
         legend(&mut chart, SeriesLabelPosition::UpperRight, picture)?;
     }
     area.present().map_err(|error| failed(picture, &error))
+}
+
+/// The names of the files, and for each key the value of each file.
+fn read_values(
+    args: &BarsArgs,
+    keys: &[(String, &str)],
+) -> Result<(Vec<String>, Vec<Vec<f64>>), Failure> {
+    let mut names = Vec::new();
+    let mut values: Vec<Vec<f64>> = vec![Vec::new(); keys.len()];
+    for text in &args.files {
+        let (name, file) = named(text);
+        let json = read_json(file)?;
+        for ((_, key), values) in keys.iter().zip(&mut values) {
+            values.push(number(&json, key, file)? / args.picture.divisor);
+        }
+        names.push(name);
+    }
+    Ok((names, values))
 }

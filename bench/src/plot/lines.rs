@@ -65,7 +65,9 @@ fn draw(
 ) -> Result<(), Failure> {
     let all = || lines.iter().flat_map(|line| &line.points);
     let right = all().map(|(x, _)| *x).fold(f64::MIN_POSITIVE, f64::max) * 1.02;
-    let high = all().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max) * 1.15;
+    let high = all().map(|(_, y)| *y).fold(f64::MIN_POSITIVE, f64::max);
+    // Room for the legend above the highest point.
+    let high = high * (1.15 + 0.06 * lines.len() as f64);
     let area = sheet(picture)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(MARGIN_PX)

@@ -58,7 +58,7 @@ pub(super) fn draw(args: &PercentilesArgs) -> Result<(), Failure> {
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 22, y)], style));
     }
-    legend(&mut chart, SeriesLabelPosition::UpperLeft, picture)?;
+    legend(&mut chart, SeriesLabelPosition::LowerRight, picture)?;
     area.present().map_err(|error| failed(picture, &error))
 }
 

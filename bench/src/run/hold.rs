@@ -24,8 +24,9 @@ const RING_CONNECTIONS: usize = 16_000;
 const BUFFERS: (u16, usize) = (256, 1024);
 /// An idle connection completes nothing; bursts that overflow are kept by the kernel.
 const COMPLETIONS: u32 = 4096;
-/// How long the answers to the last question may take.
-const ANSWER_NS: u64 = 60_000_000_000;
+/// How long the answers to the last question may take, for all and for each connection.
+const ANSWER_NS: u64 = 30_000_000_000;
+const ANSWER_EACH_NS: u64 = 100_000;
 /// Failed connections after which opening more makes no sense.
 const FAILED_MAX: usize = 1_000;
 /// How long echoes may come after the last message, with the workers' own patience in it.
@@ -44,6 +45,7 @@ struct Held {
     own_memory: Memory,
     echo: Option<(CpuUse, Option<CpuUse>)>,
     alive: usize,
+    open_at_last: usize,
     drain_ns: Option<u64>,
 }
 
@@ -165,8 +167,10 @@ fn measure(
     };
     goal.asking.store(true, Ordering::Release);
     let open = shared.open.load(Ordering::Acquire);
-    wait_for(shared, ANSWER_NS, || goal.alive.load(Ordering::Acquire) >= open);
+    let answer_ns = ANSWER_NS + open as u64 * ANSWER_EACH_NS;
+    wait_for(shared, answer_ns, || goal.alive.load(Ordering::Acquire) >= open);
     let alive = goal.alive.load(Ordering::Acquire);
+    let open_at_last = shared.open.load(Ordering::Acquire);
     let drain_ns = args.drain.map(|limit| drain(args, shared, goal, limit)).transpose()?;
     Ok(Held {
         steps,
@@ -179,6 +183,7 @@ fn measure(
         own_memory,
         echo,
         alive,
+        open_at_last,
         drain_ns,
     })
 }
@@ -294,6 +299,7 @@ fn losses(
     report.name("losses", "lost");
     let errors = failed_count + lost_count + unanswered;
     report.extra("errors", errors);
+    let mut first = None;
     if let Some(ns) = held.drain_ns {
         report.row("drain, until the last close", duration(ns), "drain_ns", ns);
         for (how, count) in &drained {
@@ -302,11 +308,13 @@ fn losses(
         }
         let count = total(&drained);
         report.row("  drained in all", count.to_string(), "drained", count);
-        if count < held.alive as u64 {
-            report.warn(format!("{} connections were not closed", held.alive as u64 - count));
+        let missing = (held.open_at_last as u64).saturating_sub(count);
+        if missing > 0 {
+            let text = format!("{missing} connections were not closed by the drain");
+            report.warn(text.clone());
+            first = Some(text);
         }
     }
-    let mut first = None;
     for (what, reasons) in [("could not be opened", &failed), ("were lost", &lost)] {
         for (reason, count) in reasons {
             let text = format!("{count} connections {what}: {reason}");

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# What happens when all clients lose their connections at once and come back.
+NAME=load-storm
+usage() {
+  cat <<TEXT
+Usage: scripts/load-storm.sh [options]
+
+Drops a crowd of connections by resets, once with clients that wait a fixed time and once with
+clients that back off with full jitter, while survivors go on talking. Prints a table and draws
+back.svg (how many are back when) and survivors.svg (their p99 before, during and after).
+
+  --connections N     connections of the crowd (default $connections)
+  --survivors N       connections that go on talking (default $survivors)
+  --delay S           of policy fixed (default $delay)
+  --base S, --cap S   of policy backoff (default $base, $cap)
+  --limit S           seconds until which all must be back (default $limit)
+TEXT
+  common_options
+}
+connections=10000 survivors=100 delay=1 base=5 cap=30 limit=60
+# shellcheck source=scripts/lib/load.sh
+source "$(dirname "$0")/lib/load.sh"
+while (($#)); do
+  case $1 in
+    --connections | --survivors | --delay | --base | --cap | --limit)
+      (($# > 1)) || die "$1 needs a value"
+      case $1 in
+        --connections) connections=$2 ;;
+        --survivors) survivors=$2 ;;
+        --delay) delay=$2 ;;
+        --base) base=$2 ;;
+        --cap) cap=$2 ;;
+        --limit) limit=$2 ;;
+      esac
+      shift 2 ;;
+    *) common_option "$@"; shift "$taken" ;;
+  esac
+done
+need_number --connections "$connections"
+need_number --survivors "$survivors"
+need_number --limit "$limit"
+prepare
+
+common=(--connections "$connections" --survivors "$survivors" --drop reset --limit "$limit")
+for policy in fixed backoff; do
+  start_server
+  load $((limit + connections / 1000 + 120)) $policy storm "${common[@]}" --policy $policy \
+    --delay "$delay" --base "$base" --cap "$cap"
+  stop_server
+done
+fixed="fixed, $delay s=$out/fixed.json" backoff="backoff, $base s to $cap s=$out/backoff.json"
+plot series --out "$out/back.svg" --title "$connections connections after all were reset" \
+  --key back_series --y-label "connections that are back" "$fixed" "$backoff"
+plot bars --out "$out/survivors.svg" --title "Echo latency of survivors of a storm" --divisor 1e6 \
+  --keys "before=latency_before_p99_ns,during=latency_during_p99_ns,after=latency_after_p99_ns" \
+  --x-label "reconnect policy" --y-label "p99 latency (ms)" "$fixed" "$backoff"
+table() {
+  printf 'policy\tback\t50 %% s\t99 %% s\tall s\tattempts\trefused\t'
+  printf 'p99 before ms\tduring\tafter\tserver cores\n'
+  local name
+  for name in fixed backoff; do
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' $name "$(value $name back)" \
+      "$(value $name back_p50_ns 1e9)" "$(value $name back_p99_ns 1e9)" \
+      "$(value $name back_all_ns 1e9)" "$(value $name attempts)" "$(value $name refused)" \
+      "$(value $name latency_before_p99_ns 1e6)" "$(value $name latency_during_p99_ns 1e6)" \
+      "$(value $name latency_after_p99_ns 1e6)" "$(value $name storm_cores)"
+  done
+}
+table | tee "$out/table.tsv" | column -t -s $'\t'
+finish fixed backoff
