@@ -63,7 +63,7 @@ files=$(ulimit -n)
 ((shards * (files - headroom) >= connections)) ||
   die "$shards shards hold $((shards * (files - headroom))) connections: use more --shards, or raise" \
     "the limit of open files ($files)"
-available=$(awk '/^MemAvailable:/ { printf "%d", $2 * 1024 }' /proc/meminfo)
+available=$(awk '/^MemAvailable:/ { printf "%.0f", $2 * 1024 }' /proc/meminfo)
 ((available >= connections * each_bytes)) ||
   die "$connections connections need $((connections * each_bytes >> 20)) MiB, and only" \
     "$((available >> 20)) MiB are available: use fewer --connections"
