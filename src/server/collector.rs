@@ -26,8 +26,6 @@ pub struct Collector {
 struct State {
     /// Since the start, by shard.
     totals: Vec<Snapshot>,
-    /// Empty ones for the next reading, by shard.
-    spare: Vec<Option<Box<Snapshot>>>,
     /// When the last reading began.
     read_at: Option<Instant>,
     /// What was recorded since [`Collector::take_interval`], if anybody wants it.
@@ -35,14 +33,13 @@ struct State {
 }
 
 impl State {
-    /// Takes over what a shard has recorded, and empties it.
-    fn add(&mut self, shard: usize, numbers: &mut Snapshot) {
+    /// Takes over what a shard has recorded.
+    fn add(&mut self, shard: usize, numbers: &Snapshot) {
         let total = &mut self.totals[shard];
         total.histograms.add(&numbers.histograms);
         if let Some(interval) = &mut self.interval {
             interval.add(&numbers.histograms);
         }
-        numbers.histograms.reset();
         total.counters.clone_from(&numbers.counters);
         total.gauges = numbers.gauges;
         total.drivers.clone_from(&numbers.drivers);
@@ -55,7 +52,6 @@ impl Collector {
         let shards = directory.len();
         let state = State {
             totals: (0..shards).map(|_| Snapshot::new(histograms)).collect(),
-            spare: (0..shards).map(|_| None).collect(),
             read_at: None,
             interval: None,
         };
@@ -109,8 +105,8 @@ impl Collector {
     pub async fn finish(&self, shard: u16, last: Option<Box<Snapshot>>) {
         let shard = usize::from(shard);
         let mut state = self.state.lock().await;
-        if let Some(mut last) = last {
-            state.add(shard, &mut last);
+        if let Some(last) = last {
+            state.add(shard, &last);
         }
         // What has happened stays; nothing *is* any more.
         let total = &mut state.totals[shard];
@@ -141,18 +137,17 @@ impl Collector {
     }
 
     async fn exchange(&self, state: &mut State) {
-        let ask = |(shard, spare): (usize, &mut Option<Box<Snapshot>>)| {
-            let empty = spare.take().unwrap_or_else(|| Box::new(Snapshot::new(self.histograms)));
+        let ask = |shard| {
+            let empty = Box::new(Snapshot::new(self.histograms));
             let (reply, answer) = oneshot::channel();
-            self.directory.post(shard as u16, Mail::Snapshot(empty, reply));
+            self.directory.post(shard, Mail::Snapshot(empty, reply));
             answer
         };
-        let answers: Vec<_> = state.spare.iter_mut().enumerate().map(ask).collect();
+        let answers: Vec<_> = (0..self.directory.len() as u16).map(ask).collect();
         for (shard, answer) in answers.into_iter().enumerate() {
             // A shard that has ended does not answer; what it knew comes with its end.
-            if let Ok(mut numbers) = answer.await {
-                state.add(shard, &mut numbers);
-                state.spare[shard] = Some(numbers);
+            if let Ok(numbers) = answer.await {
+                state.add(shard, &numbers);
             }
         }
     }

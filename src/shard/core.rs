@@ -209,7 +209,7 @@ impl Core {
             outbox.progress_tick = self.tick;
             outbox
         });
-        outbox.copy(&mut self.pools, [bytes, &[]]);
+        outbox.copy_alone(bytes);
         self.gauges.outbox_bytes += bytes.len() as u64;
     }
 

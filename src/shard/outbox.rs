@@ -76,6 +76,18 @@ impl Outbox {
         self.count(len);
     }
 
+    /// Adds a few bytes that are copied and behind which nothing more is expected, in memory of
+    /// their size: a thousand pings of one turn would touch a thousand chunks.
+    pub(super) fn copy_alone(&mut self, bytes: &[u8]) {
+        match self.waiting.back_mut() {
+            Some(Segment::Owned(tail)) if tail.capacity() - tail.len() >= bytes.len() => {
+                tail.extend_from_slice(bytes);
+            }
+            _ => self.waiting.push_back(Segment::Owned(bytes.to_vec())),
+        }
+        self.count(bytes.len());
+    }
+
     /// Adds a frame; a payload that has memory of its own is not copied.
     pub(super) fn frame(&mut self, pools: &mut Pools, header: &[u8], payload: Payload<'_>) {
         match payload {

@@ -22,8 +22,9 @@ const TARGET_MIN: u32 = 32;
 const STARVED_ONE_IN: u32 = 64;
 /// Bytes published for connections that fill their buffers: what a core's cache holds.
 const STREAM_BYTES: u64 = 4 << 20;
-/// Distance between buffers beyond their size (bytes): powers of two would put the beginnings of
-/// all buffers, which is all that small messages use, into the same few sets of the caches.
+/// By how much each buffer begins later in its first page than the one before (bytes): at powers of
+/// two the beginnings of all buffers, which is all that small messages use, would fall into the
+/// same few sets of the caches.
 const STAGGER_BYTES: usize = 192;
 const PAGE_BYTES: usize = 4096;
 
@@ -79,6 +80,12 @@ impl Drop for Mapping {
     }
 }
 
+/// Buffers published while there is no demand. Where there are few, because very many shards
+/// divide the memory, a part of them: each that circulates keeps its first page.
+fn target_least(total: u32) -> u32 {
+    TARGET_MIN.min((total / 4).max(8))
+}
+
 /// The buffers of one ring.
 ///
 /// Invariant: `lent + published + free.len() == total`, checked after every change in debug.
@@ -88,6 +95,8 @@ pub(super) struct Buffers {
     mask: u16,
     tail: u16,
     buffer_bytes: u32,
+    /// Bytes of the slab for each buffer: whole pages that no other buffer shares.
+    stride: usize,
     total: u32,
     free: Vec<u16>,
     published: u32,
@@ -115,7 +124,8 @@ impl Buffers {
         let total = total.clamp(8, 32_768);
         let total = if total.is_power_of_two() { total } else { total.next_power_of_two() / 2 };
         let entries = Mapping::new(total as usize * size_of::<BufRingEntry>())?;
-        let slab = Mapping::new(total as usize * (buffer_bytes as usize + STAGGER_BYTES))?;
+        let stride = (buffer_bytes as usize).next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
+        let slab = Mapping::new(total as usize * stride)?;
         // SAFETY: the mapping is page aligned, large enough for `total` entries, and lives until
         // nothing is armed any more: a shard ends only then, and leaks it when it panics.
         unsafe {
@@ -132,11 +142,12 @@ impl Buffers {
             mask: (total - 1) as u16,
             tail: 0,
             buffer_bytes,
+            stride,
             total,
             free: (0..total as u16).rev().collect(),
             published: 0,
             lent: 0,
-            target: TARGET_MIN.min(total),
+            target: target_least(total),
             published_least: 0,
             free_least: total as usize,
             starved: 0,
@@ -230,7 +241,8 @@ impl Buffers {
 
     /// Where a buffer begins in the slab.
     fn start(&self, buffer: u16) -> usize {
-        usize::from(buffer) * (self.buffer_bytes as usize + STAGGER_BYTES)
+        let buffer = usize::from(buffer);
+        buffer * self.stride + buffer * STAGGER_BYTES % PAGE_BYTES
     }
 
     /// Whether at least a quarter of the target is there to be filled.
@@ -258,7 +270,7 @@ impl Buffers {
         let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
         (self.filled, self.filled_bytes) = (0, 0);
         if !starved && self.published_least > self.target / 2 {
-            self.target = (self.target / 2).max(TARGET_MIN.min(self.total));
+            self.target = (self.target / 2).max(target_least(self.total));
         }
         for index in 0..self.free_least.min(self.free.len()) {
             self.discard(self.free[index]);
@@ -275,10 +287,7 @@ impl Buffers {
 
     fn discard(&mut self, buffer: u16) {
         if std::mem::take(&mut self.resident[usize::from(buffer)]) {
-            // Whole pages only: the neighbours' bytes in the outer ones may be in use.
-            let start = self.start(buffer).next_multiple_of(PAGE_BYTES);
-            let end = (self.start(buffer) + self.buffer_bytes as usize) / PAGE_BYTES * PAGE_BYTES;
-            self.slab.discard(start, end.saturating_sub(start));
+            self.slab.discard(usize::from(buffer) * self.stride, self.stride);
         }
     }
 
