@@ -268,6 +268,11 @@ impl Sim {
 }
 
 impl Driver for Sim {
+    /// Nothing takes time but what the simulation says.
+    fn stopwatch() -> fn() -> u64 {
+        || 0
+    }
+
     fn now_ns(&mut self) -> u64 {
         self.state().now_ns
     }

@@ -8,6 +8,7 @@ mod session;
 
 use super::http::{self, Availability, Forwarding, ForwardingHeader, Head, Origins, Outcome};
 use super::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, parse};
+use super::ws::deflate::Policy;
 use super::ws::{Limits, Receiver};
 use model::{Model, Seen};
 use std::net::{IpAddr, Ipv4Addr};
@@ -58,6 +59,7 @@ pub fn request(data: &[u8]) {
             1 => Availability::Full { retry_after_s },
             _ => Availability::Ready,
         },
+        context_room_bytes: u64::from(choice[1]) * 512,
     };
     let whole = arrive(bytes, bytes.len().max(1), &context);
     check_answer(bytes, &whole, &limits);
@@ -72,6 +74,7 @@ fn routes() -> http::Routes {
         prefix,
         subprotocols: subprotocols.iter().map(|&name| name.into()).collect(),
         origins,
+        compression: Some(Policy { takeover: prefix, window_bits: 12 }),
     };
     let list = vec!["https://example.com".into(), "http://localhost:8080".into()];
     http::Routes::new(vec![
