@@ -4,8 +4,17 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws uws)
-ALL_ROWS=(echo20-200 echo20-5000 pipelined echo1k echo16k echo1m handshake idle open)
+ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws yawc uws
+  npm-ws py-websockets)
+SIZES=(20 1k 16k)
+COUNTS=(200 5000)
+ALL_ROWS=()
+for kind in echo open; do
+  for size in "${SIZES[@]}"; do
+    for count in "${COUNTS[@]}"; do ALL_ROWS+=("$kind$size-$count"); done
+  done
+done
+ALL_ROWS+=(pipelined echo1m handshake idle)
 
 usage() {
   cat <<EOF
@@ -20,7 +29,8 @@ on 127.0.0.0/8. Needs two idle cores, jq, ss and taskset.
   --servers A,B    of: ${ALL_SERVERS[*]}
   --quick          one round of short runs: shows that all works, not who is faster
   --seconds S      measured seconds of a run (default 4)
-  --rate N         messages per second of row "open" (default: half of what bare-uring reaches)
+  --rate N         messages per second of the open rows (default: 70 % of what the slowest of the
+                   servers reached in the closed loop of the same size and connections)
   --out DIR        where the JSON of each run goes (default target/compare)
   --port P         port of the servers; P+1 is Seawall's admin port (default 9460)
   --server-core N  core of the server (default 0)
@@ -31,20 +41,23 @@ on 127.0.0.0/8. Needs two idle cores, jq, ss and taskset.
   -h, --help       this text
 
 Rows and what is compared:
-  echo20-200, echo20-5000   20 bytes of text, one message in flight on 200 or 5,000 connections:
-                            nanoseconds of server CPU for each message
-  pipelined                 the same with 16 in flight on 200 connections
-  echo1k, echo16k, echo1m   bytes echoed in a second of server CPU (200, 200 and 8 connections)
+  echoSIZE-CONNECTIONS      one message of 20 bytes, 1 KiB or 16 KiB in flight on each of 200 or
+                            5,000 connections: nanoseconds of server CPU for each message
+  openSIZE-CONNECTIONS      the same sizes and connections as an open loop at one rate for all
+                            servers: p50, p99 and p99.9 from the intended send time. This is the
+                            honest latency: closed loops reward servers that serve a few
+                            connections again and again
+  pipelined                 20 bytes with 16 in flight on 200 connections
+  echo1m                    1 MiB of binary, 8 connections: bytes echoed in a second of server CPU
   handshake                 nanoseconds of server CPU for each connection opened and cleanly closed
   idle                      growth of the server's anonymous memory for each idle connection, from
                             5,000 to 15,000, and server CPU for each one opened (without its
-                            closing); kernel slab of both ends is beside them in the JSON
-  open                      open loop at a fixed rate, 20 bytes, 200 connections: p99 and p99.9
-                            from the intended send time
+                            closing), and growth of the kernel's slab for both ends
 
 "bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
 row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
-adds some 200 bytes to each idle connection of its own event loop.
+adds some 200 bytes to each idle connection of its own event loop. "npm-ws" and "py-websockets" run
+where scripts/check.sh has installed them into .cache.
 
 Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
 peers have no such option and cannot be given one from outside by socket: they run with the host's
@@ -52,7 +65,7 @@ default, and where that one paces by timers (BBR) their small echoes pay for it.
 everything in a fresh network namespace with another default (needs root); the kernel allows there
 those of /proc/sys/net/ipv4/tcp_allowed_congestion_control.
 
-A full run takes about 40 minutes. A row marked with * had a run in which the server was not
+A full run takes about an hour. A row marked with * had a run in which the server was not
 saturated, and one with ! a run disturbed by other processes: see the warnings in its JSON.
 EOF
 }
@@ -91,7 +104,9 @@ for number in "$rounds" "$port" "$server_core" "$load_core" "${rate:-1}"; do
   [[ $number =~ ^[0-9]+$ ]] || die "$number is no number"
 done
 ((rounds > 0)) || die "--rounds must be above 0"
-if ((quick)); then rounds=1 seconds=1 warmup=0.3; fi
+# Quiet connections are parked after some seconds; memory is read when they are.
+settle=7
+if ((quick)); then rounds=1 seconds=1 warmup=0.3 settle=1; fi
 member() {
   local one=$1 each
   shift
@@ -134,6 +149,8 @@ binary_of() {
     bare-*) echo "$BENCH" ;;
     seawall) echo "$SEAWALL" ;;
     uws) echo "$UWS" ;;
+    npm-ws) [[ ! -d $ROOT/.cache/node/node_modules/ws ]] || command -v node ;;
+    py-websockets) echo "$ROOT/.cache/venv/bin/python" ;;
     *) echo "$PEERS/peer-$1" ;;
   esac
 }
@@ -176,10 +193,13 @@ start_server() {
     bare-uring)
       command=("$BENCH" serve-uring "$address")
       # Large messages want buffers that stay in the cache, small ones want many.
-      case $2 in echo16k | echo1m) command+=(--buffers 64 --buffer-size 65536) ;; esac ;;
+      case $2 in *16k-* | echo1m) command+=(--buffers 64 --buffer-size 65536) ;; esac ;;
     bare-epoll) command=("$BENCH" serve-epoll "$address") ;;
     seawall)
       command=("$SEAWALL" serve --listen "$address" --admin "127.0.0.1:$((port + 1))" --shards 1) ;;
+    npm-ws) command=(node "$ROOT/bench/peers/ws/echo.mjs" "$address") ;;
+    py-websockets)
+      command=("$ROOT/.cache/venv/bin/python" "$ROOT/bench/peers/websockets/echo.py" "$address") ;;
     *) command=("$(binary_of "$1")" "$address") ;;
   esac
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
@@ -196,16 +216,15 @@ start_server() {
 load() {
   local mode=echo options=(--duration "$seconds" --warmup "$warmup")
   case $1 in
-    echo20-200) options+=(--connections 200) ;;
-    echo20-5000) options+=(--connections 5000) ;;
+    *-200 | *-5000) options+=(--connections "${1##*-}") ;;&
+    *1k-*) options+=(--size 1024) ;;
+    *16k-*) options+=(--size 16384) ;;
     pipelined) options+=(--connections 200 --depth 16) ;;
-    echo1k) options+=(--connections 200 --size 1024) ;;
-    echo16k) options+=(--connections 200 --size 16384) ;;
     echo1m) options+=(--connections 8 --size 1048576 --binary) ;;
     handshake) mode=connect ;;
-    idle) mode=hold options=(--steps 5000,15000 --hold 1) ;;
-    open) options+=(--connections 200 --rate "$rate") ;;
+    idle) mode=hold options=(--steps 5000,15000 --hold 1 --settle "$settle") ;;
   esac
+  if [[ $1 == open* ]]; then options+=(--rate "$(rate_of "$1")"); fi
   if [[ $2 == bare-* ]]; then options+=(--raw); fi
   taskset -c "$load_core" timeout 120 "$BENCH" "$mode" "ws://127.0.0.1:$port/echo" \
     "${options[@]}" --server-pid "$server_pid" --json "$3" >"$out/load.log" 2>&1 ||
@@ -215,13 +234,18 @@ load() {
 # applies ROW SERVER
 applies() { [[ $2 != bare-* ]] || { [[ $1 != handshake && $1 != idle ]]; }; }
 
-if ((run)) && member open "${rows[@]}" && [[ -z $rate ]]; then
-  start_server bare-uring echo20-200
-  load echo20-200 bare-uring "$out/limit.json"
-  stop_server
-  rate=$(jq '.per_second / 2 | floor' "$out/limit.json")
-  echo "row open runs at $rate messages/s, half of what bare-uring reached" >&2
-fi
+# rate_of ROW: 70 % of what the slowest server reached in the closed loop that belongs to it
+rate_of() {
+  if [[ -n $rate ]]; then echo "$rate"; return; fi
+  local closed=echo${1#open} file files=()
+  for server in "${servers[@]}"; do
+    for file in "$out/$closed.$server".*.json; do
+      [[ -e $file ]] || die "row $1 needs row $closed for its rate (or --rate)"
+      files+=("$file")
+    done
+  done
+  jq -s 'map(.per_second) | min * 0.7 | floor' "${files[@]}"
+}
 
 for row in "${rows[@]}"; do
   ((run)) || break
@@ -256,7 +280,7 @@ print_row() {
       (if any(.[]; .server_saturated == false) then "*" else "" end)
       + (if any(.[].warnings[]; test("waited")) then "!" else "" end)' "${files[@]}")
     # Saturation says nothing where the rate is given or nothing happens.
-    case $row in open | idle) marks=${marks/\*/} ;; esac
+    case $row in open* | idle) marks=${marks/\*/} ;; esac
     values[$server]=$value flags[$server]=$marks
     if [[ $server == seawall ]]; then ours=$value; fi
     if [[ $server == bare-* ]]; then
@@ -282,14 +306,15 @@ table() {
   local row
   for row in "${rows[@]}"; do
     case $row in
-      echo20-* | pipelined) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
-      echo1k | echo16k | echo1m)
-        print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
+      echo1m) print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
+      echo* | pipelined) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
       handshake) print_row "$row" server_cpu_ns_each low us/connection 1000 ;;
       idle)
         print_row "$row" anon_growth_each_bytes low bytes/connection 1
+        print_row "$row" slab_each_bytes low bytes/connection 1
         print_row "$row" open_cpu_ns_each low us/connection 1000 ;;
-      open)
+      open*)
+        print_row "$row" latency_p50_ns low us 1000
         print_row "$row" latency_p99_ns low us 1000
         print_row "$row" latency_p99_9_ns low us 1000 ;;
     esac

@@ -29,6 +29,9 @@
 //! 2. One multishot receive is armed per connection. Bytes land in a buffer that the ring lends
 //!    from a small, warm set; an idle connection holds no buffer. The completion carries operation,
 //!    slot and generation: with another generation, the buffer goes back, and that is all.
+//!    A connection that has been quiet for long is *parked*: a poll, with a third of the kernel's
+//!    memory, stands in for its receive, and one receive follows when it fires. Whatever is armed
+//!    sees what came before it, so no change between the two loses a byte.
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
@@ -64,6 +67,11 @@
 //! - The bytes counted are the bytes moved, and what readings took out adds up to what was
 //!   recorded, also for a shard that has ended.
 //! - No input makes the process panic, spin, or grow without bound.
+//!
+//! **Options.** One table ([`config::file::table`]) names every option with its type, default,
+//! meaning and when to change it. From it come the structures a file is read into, the flags, the
+//! variables of the environment, what `seawall config` prints, and the README's reference; a test
+//! takes each row through every layer.
 //!
 //! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
 //! the world's errors drop the connection and are counted; our own mistakes assert. A shard that

@@ -1,16 +1,28 @@
-//! The command line.
+//! The command line: what every load has, and the list of loads. Exit codes are here.
 
-use std::net::SocketAddr;
+mod loads;
+mod tools;
+mod values;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::expect::Expectation;
 use crate::target::Url;
+
+pub use loads::{
+    ConnectArgs, DropKind, EchoArgs, HoldArgs, Policy, ReplayArgs, SlowArgs, StormArgs,
+};
+pub use tools::{
+    BarsArgs, LinesArgs, PercentilesArgs, PictureArgs, PlotArgs, PlotCommand, SeriesArgs,
+    ServeArgs, ServeUringArgs,
+};
 
 /// Load generator for WebSocket servers, and the bare echoes they are compared with.
 ///
-/// Exit codes: 0 done; 1 the system or the server refused, or connections were lost; 2 wrong use;
-/// 3 an echo was not what was sent.
+/// Exit codes: 0 done; 1 the system or the server refused, or connections or messages were lost;
+/// 2 wrong use; 3 an echo was not what was sent; 4 a condition of --expect is not met.
 #[derive(Debug, Parser)]
 #[command(name = "seawall-bench", version)]
 pub struct Cli {
@@ -22,10 +34,18 @@ pub struct Cli {
 pub enum Command {
     /// Send messages and measure their echoes.
     Echo(EchoArgs),
-    /// Open and close connections: handshakes per second.
+    /// Open and close connections: handshakes per second, or churn.
     Connect(ConnectArgs),
-    /// Hold idle connections and measure the server's memory.
+    /// Hold idle connections, and measure the memory of server and kernel.
     Hold(HoldArgs),
+    /// Drop all connections at once and measure how they come back.
+    Storm(StormArgs),
+    /// Let some connections read slowly or not at all, and measure what it does to the others.
+    Slow(SlowArgs),
+    /// Send recorded frames with their timing.
+    Replay(ReplayArgs),
+    /// Draw results as SVG.
+    Plot(PlotArgs),
     /// Serve a bare TCP echo on io_uring, the limit of the comparisons.
     ServeUring(ServeUringArgs),
     /// Serve a bare TCP echo on epoll, the limit of the comparisons.
@@ -38,14 +58,14 @@ pub struct CommonArgs {
     /// ws://HOST:PORT/PATH
     #[arg(value_parser = Url::parse)]
     pub url: Url,
-    /// Load threads, each with a ring of its own
+    /// Load threads, each with one ring or several
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
     /// Connections being opened at a time
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub parallel: u32,
     /// Seconds a connect, an upgrade or a close may take
-    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
+    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = values::seconds)]
     pub timeout: f64,
     /// Congestion control of the generator's sockets ("default": the host's). A host that paces
     /// (BBR) adds timers to small messages
@@ -54,9 +74,8 @@ pub struct CommonArgs {
     /// Process whose CPU time or memory is measured
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// Write the results as a JSON object
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 impl CommonArgs {
@@ -65,128 +84,27 @@ impl CommonArgs {
     }
 }
 
+/// Where results go, and what is expected of them.
 #[derive(Debug, Args)]
-pub struct EchoArgs {
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Open connections
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
-    pub connections: u32,
-    /// Payload bytes of a message
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=1 << 26))]
-    pub size: u32,
-    /// Messages in flight on each connection (closed loop)
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub depth: u32,
-    /// Messages per second in all: an open loop, whose latency counts from the intended send time
-    #[arg(long, conflicts_with = "depth", value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: Option<u64>,
-    /// Measured seconds
-    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
-    pub duration: f64,
-    /// Seconds of load before the measured ones
-    #[arg(long, default_value_t = 2.0, value_name = "S", value_parser = seconds)]
-    pub warmup: f64,
-    /// Send text messages (the default)
-    #[arg(long, conflicts_with = "binary")]
-    pub text: bool,
-    /// Send binary messages
-    #[arg(long)]
-    pub binary: bool,
-    /// Compare every byte of every echo; the run fails at the first difference
-    #[arg(long)]
-    pub verify: bool,
-    /// No handshake and no framing, for the bare echoes; messages have as many bytes as a frame
-    #[arg(long)]
-    pub raw: bool,
+#[command(next_help_heading = "Results")]
+pub struct OutputArgs {
+    /// Write the results as a JSON object
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
     /// Write the latencies as a percentile distribution in microseconds
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct ConnectArgs {
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Connections per second in all (open loop); without it, `--parallel` at a time, one after
-    /// the other
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: Option<u64>,
-    /// Stop after so many connections
+    /// Write the latencies of each second (`HdrHistogram` interval log, nanoseconds)
+    #[arg(long, value_name = "FILE")]
+    pub histogram_log: Option<PathBuf>,
+    /// Print a line each second on stderr, even where it is no terminal
     #[arg(long)]
-    pub connections: Option<u64>,
-    /// Measured seconds
-    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
-    pub duration: f64,
-    /// Seconds of load before the measured ones
-    #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
-    pub warmup: f64,
-}
-
-#[derive(Debug, Args)]
-pub struct HoldArgs {
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Open connections
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub connections: u32,
-    /// Seconds to hold them
-    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
-    pub hold: f64,
-    /// Numbers of connections to stop at and measure, rising; the last one replaces --connections
-    #[arg(long, value_delimiter = ',', value_name = "N,N,...")]
-    pub steps: Vec<u32>,
-    /// Seconds of quiet before each measurement
-    #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
-    pub settle: f64,
-}
-
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Address to listen on
-    pub address: SocketAddr,
-    /// Congestion control of the listener's connections ("default": the host's)
-    #[arg(long, default_value = "cubic", value_name = "NAME")]
-    pub congestion: String,
-}
-
-impl ServeArgs {
-    pub fn congestion(&self) -> Option<&str> {
-        Some(self.congestion.as_str()).filter(|name| *name != "default")
-    }
-}
-
-#[derive(Debug, Args)]
-pub struct ServeUringArgs {
-    #[command(flatten)]
-    pub serve: ServeArgs,
-    /// Receive buffers, a power of two
-    #[arg(long, default_value_t = 256, value_parser = power_of_two)]
-    pub buffers: u16,
-    /// Bytes of a receive buffer
-    #[arg(long, default_value_t = 16 * 1024, value_parser = buffer_size)]
-    pub buffer_size: u32,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
-        _ => Err("seconds from 0 to 86400".to_owned()),
-    }
-}
-
-fn power_of_two(text: &str) -> Result<u16, String> {
-    match text.parse::<u16>() {
-        Ok(value) if value.is_power_of_two() => Ok(value),
-        _ => Err("a power of two up to 32768".to_owned()),
-    }
-}
-
-fn buffer_size(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(value) if (1..=1 << 20).contains(&value) => Ok(value),
-        _ => Err("bytes from 1 to 1048576".to_owned()),
-    }
+    pub progress: bool,
+    /// Exit with 4 unless this holds, as in 'p99<5ms', 'rate>=100k' or 'losses==0'; may be given
+    /// more than once. Names are p50, p90, p99, p99.9, max, rate, losses, errors, opened, and all
+    /// keys of the JSON
+    #[arg(long, value_name = "CONDITION", value_parser = Expectation::parse)]
+    pub expect: Vec<Expectation>,
 }
 
 #[cfg(test)]
@@ -202,11 +120,28 @@ mod tests {
     #[test]
     fn impossible_combinations_are_refused() {
         let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ());
-        assert!(parse("b echo ws://h/ --depth 4 --size 1024").is_ok());
+        for good in [
+            "b echo ws://h/ --depth 4 --size 1024",
+            "b echo ws://h/ --size 20..1024 --deflate",
+            "b hold ws://h/ --rings 64 --echo-share 1% --echo-seconds 3",
+            "b connect ws://h/ --hold 3 --population 10",
+            "b storm ws://h/ --policy backoff --base 0.5 --cap 20 --drop close",
+            "b echo ws://h/ --expect p99<5ms --expect losses==0",
+        ] {
+            assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
+        }
         for bad in [
             "b echo ws://h/ --rate 10 --depth 2",
             "b echo ws://h/ --text --binary",
             "b echo ws://h/ --duration -1",
+            "b echo ws://h/ --raw --deflate",
+            "b echo ws://h/ --expect p99",
+            "b connect ws://h/ --hold 3",
+            "b connect ws://h/ --ramp 3",
+            "b hold ws://h/ --echo-share 101%",
+            "b hold ws://h/ --drain 3",
+            "b storm ws://h/ --policy ticket",
+            "b slow ws://h/ --share 0..1",
             "b echo http://h/",
             "b serve-uring 127.0.0.1:1 --buffers 3",
         ] {

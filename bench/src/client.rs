@@ -2,14 +2,19 @@
 //!
 //! It knows no ring and no clock. The fleet moves its bytes; the load decides when messages go.
 
+use std::collections::VecDeque;
 use std::fmt;
 
+use crate::deflate::Inflater;
 use crate::sheet::Sheet;
 use crate::upgrade::{Upgrade, UpgradeError};
-use crate::wire::{self, FrameReader, RawReader, Sink, WireError, opcode};
+use crate::wire::{self, FrameReader, Message, RawReader, Sink, WireError, opcode};
 
 /// The mask of control frames; they are rare, and a server may not care which it is.
 const CONTROL_MASK: [u8; 4] = [0x5A, 0xC3, 0x3C, 0xA5];
+
+/// Bytes to which a compressed echo may inflate, whatever was sent.
+const INFLATED_MAX: usize = 128 << 20;
 
 /// What all connections of a run have in common.
 pub struct Terms {
@@ -28,7 +33,7 @@ pub enum Stage {
     Open,
     /// Our Close frame is on its way; the server's is awaited.
     Closing,
-    /// Both Close frames were exchanged; the server ends TCP (RFC 6455 section 7.1.1).
+    /// Both sides said Close; the server ends TCP (RFC 6455 section 7.1.1).
     Closed,
     /// The kernel's last operations are awaited.
     Ending,
@@ -75,9 +80,42 @@ impl fmt::Display for Fault {
 pub struct Events {
     pub opened: bool,
     pub messages: u32,
+    pub pings: u32,
     pub pongs: u32,
-    /// The closing handshake is complete.
+    /// Both sides have said Close.
     pub closed: bool,
+}
+
+/// Bytes of a thread's connections.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections on which permessage-deflate was agreed.
+    pub deflate_agreed: u64,
+    /// Payload bytes of the messages sent, and what they were on the wire without frame headers.
+    pub sent_bytes: u64,
+    pub sent_wire_bytes: u64,
+    /// Messages that came compressed, and their bytes on the wire and inflated.
+    pub compressed: u64,
+    pub compressed_wire_bytes: u64,
+    pub compressed_bytes: u64,
+}
+
+impl Traffic {
+    pub fn add(&mut self, other: &Self) {
+        self.deflate_agreed += other.deflate_agreed;
+        self.sent_bytes += other.sent_bytes;
+        self.sent_wire_bytes += other.sent_wire_bytes;
+        self.compressed += other.compressed;
+        self.compressed_wire_bytes += other.compressed_wire_bytes;
+        self.compressed_bytes += other.compressed_bytes;
+    }
+}
+
+/// What the connections of a thread share.
+#[derive(Default)]
+pub struct Tools {
+    pub inflater: Inflater,
+    pub traffic: Traffic,
 }
 
 /// What is being sent.
@@ -85,7 +123,7 @@ pub struct Events {
 pub enum Outgoing {
     Request,
     Messages { variant: u32, count: u32 },
-    Control(Vec<u8>),
+    Frame(Box<[u8]>),
 }
 
 #[derive(Debug)]
@@ -94,40 +132,65 @@ enum Reader {
     Raw(RawReader),
 }
 
+/// What a Close said: it may come without a code.
+#[derive(Debug, Clone, Copy)]
+struct CloseCode(Option<u16>);
+
+/// What most connections never have, or have for a moment: an idle one shall be small.
+#[derive(Debug, Default)]
+struct Rare {
+    /// The answer to the upgrade request while it is not whole.
+    head: Vec<u8>,
+    /// The newest ping's answer: older ones need none (RFC 6455 section 5.5.3).
+    pong: Option<Box<[u8]>>,
+    /// Frames besides the sheet's: pings, closes, and those of a replay.
+    frames: VecDeque<Box<[u8]>>,
+    /// A compressed message while it is not whole.
+    compressed: Vec<u8>,
+    /// The server's uninvited Close.
+    closed_by_server: Option<CloseCode>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        self.head.is_empty()
+            && self.pong.is_none()
+            && self.frames.is_empty()
+            && self.compressed.is_empty()
+            && self.closed_by_server.is_none()
+    }
+}
+
 /// The connection.
 #[derive(Debug)]
 pub struct Connection {
-    pub stage: Stage,
-    number: u32,
     reader: Reader,
-    /// The upgrade request is still to be sent.
-    request_due: bool,
-    /// The answer to the upgrade request while it is not whole.
-    head: Vec<u8>,
+    rare: Option<Box<Rare>>,
+    number: u32,
     /// Messages the load asked for and that are not yet given to the kernel.
     owed: u32,
     next_variant: u32,
     /// The variant whose echo comes next.
     echo_variant: u32,
-    /// The newest ping's answer: older ones need none (RFC 6455 section 5.5.3).
-    pong: Option<Vec<u8>>,
-    /// A ping or a close of ours.
-    control: Option<Vec<u8>>,
+    pub stage: Stage,
+    /// The upgrade request is still to be sent.
+    request_due: bool,
+    /// Messages are sent compressed.
+    deflate: bool,
 }
 
 impl Connection {
     pub fn free() -> Self {
         Self {
-            stage: Stage::Free,
-            number: 0,
             reader: Reader::Frames(FrameReader::default()),
-            request_due: false,
-            head: Vec::new(),
+            rare: None,
+            number: 0,
             owed: 0,
             next_variant: 0,
             echo_variant: 0,
-            pong: None,
-            control: None,
+            stage: Stage::Free,
+            request_due: false,
+            deflate: false,
         }
     }
 
@@ -163,21 +226,46 @@ impl Connection {
 
     /// Asks for a ping to be sent.
     pub fn ping(&mut self, payload: &[u8]) {
-        self.control = Some(wire::masked(0x80 | opcode::PING, CONTROL_MASK, payload));
+        self.send_frame(wire::masked(0x80 | opcode::PING, CONTROL_MASK, payload).into());
+    }
+
+    /// Asks for a whole masked frame to be sent.
+    pub fn send_frame(&mut self, frame: Box<[u8]>) {
+        self.rare().frames.push_back(frame);
     }
 
     /// Begins the closing handshake: nothing but the Close frame is sent any more.
     pub fn close(&mut self) {
         assert_eq!(self.stage, Stage::Open, "only an open connection can be closed");
         self.stage = Stage::Closing;
+        self.say_close(&1000_u16.to_be_bytes());
+    }
+
+    fn say_close(&mut self, payload: &[u8]) {
         self.owed = 0;
-        self.pong = None;
-        let payload = 1000_u16.to_be_bytes();
-        self.control = Some(wire::masked(0x80 | opcode::CLOSE, CONTROL_MASK, &payload));
+        let rare = self.rare();
+        rare.pong = None;
+        rare.frames.clear();
+        rare.frames.push_back(wire::masked(0x80 | opcode::CLOSE, CONTROL_MASK, payload).into());
+    }
+
+    /// The fault that an uninvited Close of the server was, once both sides have said Close.
+    pub fn verdict(&self) -> Option<Fault> {
+        self.rare.as_ref()?.closed_by_server.map(|close| Fault::ClosedByServer(close.0))
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn tidy(&mut self) {
+        if self.rare.as_ref().is_some_and(|rare| rare.is_empty()) {
+            self.rare = None;
+        }
     }
 
     /// Takes what is to be sent next, if anything.
-    pub fn next_outgoing(&mut self, sheet: &Sheet) -> Option<Outgoing> {
+    pub fn next_outgoing(&mut self, sheet: &Sheet, traffic: &mut Traffic) -> Option<Outgoing> {
         match self.stage {
             Stage::Upgrading => {
                 return std::mem::take(&mut self.request_due).then_some(Outgoing::Request);
@@ -185,8 +273,12 @@ impl Connection {
             Stage::Open | Stage::Closing | Stage::Closed => {}
             _ => return None,
         }
-        if let Some(frame) = self.pong.take().or_else(|| self.control.take()) {
-            return Some(Outgoing::Control(frame));
+        if let Some(rare) = &mut self.rare {
+            let frame = rare.pong.take().or_else(|| rare.frames.pop_front());
+            self.tidy();
+            if let Some(frame) = frame {
+                return Some(Outgoing::Frame(frame));
+            }
         }
         if self.owed == 0 {
             return None;
@@ -194,6 +286,10 @@ impl Connection {
         let (variant, count) = (self.next_variant, self.owed.min(sheet.batch()));
         self.owed -= count;
         self.next_variant = (variant + count) % sheet.variants();
+        if self.deflate {
+            traffic.sent_bytes += sheet.payload_bytes(variant, count);
+            traffic.sent_wire_bytes += sheet.wire_payload_bytes(variant, count);
+        }
         Some(Outgoing::Messages { variant, count })
     }
 
@@ -201,8 +297,10 @@ impl Connection {
     pub fn outgoing_bytes<'a>(&self, outgoing: &'a Outgoing, terms: &'a Terms) -> &'a [u8] {
         match outgoing {
             Outgoing::Request => terms.upgrade.request(self.number),
-            Outgoing::Messages { variant, count } => terms.sheet.frames(*variant, *count),
-            Outgoing::Control(frame) => frame,
+            Outgoing::Messages { variant, count } => {
+                terms.sheet.frames(*variant, *count, self.deflate)
+            }
+            Outgoing::Frame(frame) => frame,
         }
     }
 
@@ -210,44 +308,67 @@ impl Connection {
     ///
     /// # Errors
     /// The connection is of no more use.
-    pub fn receive(&mut self, bytes: &[u8], terms: &Terms) -> Result<Events, Fault> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        terms: &Terms,
+        tools: &mut Tools,
+    ) -> Result<Events, Fault> {
         match self.stage {
-            Stage::Upgrading => self.receive_head(bytes, terms),
-            Stage::Open | Stage::Closing => self.receive_frames(bytes, terms),
+            Stage::Upgrading => self.receive_head(bytes, terms, tools),
+            Stage::Open | Stage::Closing => self.receive_frames(bytes, terms, tools),
             // Data after the server's Close is against section 5.5.1, but it harms nobody.
             _ => Ok(Events::default()),
         }
     }
 
-    fn receive_head(&mut self, bytes: &[u8], terms: &Terms) -> Result<Events, Fault> {
-        let held = self.head.len();
+    fn receive_head(
+        &mut self,
+        bytes: &[u8],
+        terms: &Terms,
+        tools: &mut Tools,
+    ) -> Result<Events, Fault> {
+        let held = self.rare.as_ref().map_or(0, |rare| rare.head.len());
         // A head that comes whole, which is nearly all of them, is read where it lies.
         let checked = if held == 0 {
             terms.upgrade.check(self.number, bytes)
         } else {
-            self.head.extend_from_slice(bytes);
-            terms.upgrade.check(self.number, &self.head)
+            let number = self.number;
+            let head = &mut self.rare().head;
+            head.extend_from_slice(bytes);
+            terms.upgrade.check(number, head)
         };
-        let Some(len) = checked.map_err(Fault::Refused)? else {
+        let Some(answer) = checked.map_err(Fault::Refused)? else {
             if held == 0 {
-                self.head.extend_from_slice(bytes);
+                self.rare().head.extend_from_slice(bytes);
             }
             return Ok(Events::default());
         };
-        self.head = Vec::new();
+        self.rare = None;
         self.stage = Stage::Open;
-        let mut events = self.receive_frames(&bytes[len - held..], terms)?;
+        if answer.deflate {
+            tools.traffic.deflate_agreed += 1;
+            self.deflate = true;
+            self.reader = Reader::Frames(FrameReader::new(true));
+        }
+        let mut events = self.receive_frames(&bytes[answer.len - held..], terms, tools)?;
         events.opened = true;
         Ok(events)
     }
 
-    fn receive_frames(&mut self, bytes: &[u8], terms: &Terms) -> Result<Events, Fault> {
+    fn receive_frames(
+        &mut self,
+        bytes: &[u8],
+        terms: &Terms,
+        tools: &mut Tools,
+    ) -> Result<Events, Fault> {
         let mut inspector = Inspector {
             sheet: &terms.sheet,
             verify: terms.verify,
             variant: &mut self.echo_variant,
             events: Events::default(),
-            pong: &mut self.pong,
+            rare: &mut self.rare,
+            tools,
             close: None,
             fault: None,
         };
@@ -259,9 +380,12 @@ impl Connection {
         if let Some(fault) = fault {
             return Err(fault);
         }
-        if let Some(uninvited) = close {
-            if self.stage != Stage::Closing {
-                return Err(uninvited);
+        if let Some(code) = close {
+            if self.stage == Stage::Open {
+                // Uninvited: it is answered with its own code, and the server ends TCP.
+                let payload = code.0.map_or(Vec::new(), |code| code.to_be_bytes().to_vec());
+                self.say_close(&payload);
+                self.rare().closed_by_server = Some(code);
             }
             self.stage = Stage::Closed;
             events.closed = true;
@@ -276,9 +400,10 @@ struct Inspector<'a> {
     verify: bool,
     variant: &'a mut u32,
     events: Events,
-    pong: &'a mut Option<Vec<u8>>,
-    /// The fault an uninvited Close is.
-    close: Option<Fault>,
+    rare: &'a mut Option<Box<Rare>>,
+    tools: &'a mut Tools,
+    /// The server's Close.
+    close: Option<CloseCode>,
     fault: Option<Fault>,
 }
 
@@ -288,30 +413,68 @@ impl Inspector<'_> {
             self.fault = Some(Fault::Corrupt(what));
         }
     }
-}
 
-impl Sink for Inspector<'_> {
-    fn data(&mut self, offset: u64, bytes: &[u8]) {
+    fn compare(&mut self, offset: u64, bytes: &[u8]) {
         if !self.verify {
             return;
         }
-        let expected = self.sheet.expected(*self.variant);
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(expected.len());
-        let expected = &expected[start..];
-        if expected.get(..bytes.len()) == Some(bytes) {
-            return;
+        if let Some(what) = difference(self.sheet.expected(*self.variant), offset, bytes) {
+            self.corrupt(what);
         }
-        let same = expected.iter().zip(bytes).take_while(|(a, b)| a == b).count();
-        let at = start + same;
-        let (sent, got) = (expected.get(same), bytes.get(same));
-        self.corrupt(format!("echo differs at byte {at}: sent {sent:?}, received {got:?}"));
     }
 
-    fn message(&mut self, opcode: u8, len: u64) {
+    /// Inflates the message that is complete; gives its length.
+    fn inflate(&mut self) -> u64 {
+        let whole = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.compressed));
+        let whole = whole.unwrap_or_default();
+        let Tools { inflater, traffic } = &mut *self.tools;
+        traffic.compressed += 1;
+        traffic.compressed_wire_bytes += whole.len() as u64;
+        let (len, wrong) = match inflater.inflate(&whole, INFLATED_MAX) {
+            Ok(bytes) => {
+                let expected = self.sheet.expected(*self.variant);
+                let wrong = self.verify.then(|| difference(expected, 0, bytes)).flatten();
+                (bytes.len() as u64, wrong)
+            }
+            Err(error) => (0, Some(format!("a compressed echo cannot be inflated: {error}"))),
+        };
+        traffic.compressed_bytes += len;
+        if let Some(what) = wrong {
+            self.corrupt(what);
+        }
+        len
+    }
+}
+
+/// Where bytes at `offset` of a message are not what was sent.
+fn difference(expected: &[u8], offset: u64, bytes: &[u8]) -> Option<String> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(expected.len());
+    let expected = &expected[start..];
+    if expected.get(..bytes.len()) == Some(bytes) {
+        return None;
+    }
+    let same = expected.iter().zip(bytes).take_while(|(a, b)| a == b).count();
+    let at = start + same;
+    let (sent, got) = (expected.get(same), bytes.get(same));
+    Some(format!("echo differs at byte {at}: sent {sent:?}, received {got:?}"))
+}
+
+impl Sink for Inspector<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8], compressed: bool) {
+        if compressed {
+            self.rare.get_or_insert_default().compressed.extend_from_slice(bytes);
+        } else {
+            self.compare(offset, bytes);
+        }
+    }
+
+    fn message(&mut self, message: Message) {
+        let len = if message.compressed { self.inflate() } else { message.len };
         if self.verify {
             let expected = (self.sheet.opcode(), self.sheet.expected(*self.variant).len() as u64);
-            if expected != (opcode, len) {
-                let (sent, got) = (expected, (opcode, len));
+            let got = (message.opcode, len);
+            if expected != got {
+                let sent = expected;
                 self.corrupt(format!("echo differs: (opcode, bytes) sent {sent:?}, got {got:?}"));
             }
         }
@@ -322,12 +485,14 @@ impl Sink for Inspector<'_> {
     fn control(&mut self, opcode: u8, payload: &[u8]) {
         match opcode {
             opcode::PING => {
-                *self.pong = Some(wire::masked(0x80 | opcode::PONG, CONTROL_MASK, payload));
+                let pong = wire::masked(0x80 | opcode::PONG, CONTROL_MASK, payload);
+                self.rare.get_or_insert_default().pong = Some(pong.into());
+                self.events.pings += 1;
             }
             opcode::PONG => self.events.pongs += 1,
             _ => {
                 let code = payload.first_chunk().map(|code| u16::from_be_bytes(*code));
-                self.close = Some(Fault::ClosedByServer(code));
+                self.close = Some(CloseCode(code));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a process costs: time on a processor by the scheduler's nanoseconds, memory, kernel slab.
+//! What a process costs: time on a processor by the scheduler's nanoseconds, and memory.
 //!
 //! `/proc/PID/stat` counts in ticks of 10 ms, which drowns a short run; the first field of each
 //! thread's `schedstat` is exact to the last context switch or tick. Its second field, the time
@@ -124,44 +124,6 @@ impl Memory {
     }
 }
 
-/// Bytes of live objects in each of the kernel's slab caches; needs root.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Slab(BTreeMap<String, u64>);
-
-impl Slab {
-    /// `None` where the host does not let us read it.
-    pub fn take() -> Option<Self> {
-        fs::read_to_string("/proc/slabinfo").ok().map(|text| Self::parse(&text))
-    }
-
-    fn parse(text: &str) -> Self {
-        let caches = text.lines().skip(2).filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let name = fields.next()?.to_owned();
-            let active: u64 = fields.next()?.parse().ok()?;
-            let size: u64 = fields.nth(1)?.parse().ok()?;
-            Some((name, active * size))
-        });
-        Self(caches.collect())
-    }
-
-    /// Growth of all caches since `earlier` in bytes, and the caches that grew most.
-    pub fn growth(&self, earlier: &Self) -> (i64, Vec<(String, i64)>) {
-        let mut caches: Vec<(String, i64)> = self
-            .0
-            .iter()
-            .map(|(name, bytes)| {
-                let before = earlier.0.get(name).copied().unwrap_or(0);
-                (name.clone(), *bytes as i64 - before as i64)
-            })
-            .collect();
-        let total = caches.iter().map(|(_, bytes)| bytes).sum();
-        caches.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-        caches.retain(|(_, bytes)| *bytes > 0);
-        (total, caches)
-    }
-}
-
 fn first_number(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
@@ -210,15 +172,5 @@ mod tests {
         let own = Memory::take(std::process::id()).unwrap();
         assert!(own.rss >= own.anon && own.anon > 0);
         assert!(Memory::take(u32::MAX).unwrap_err().to_string().contains("has it ended?"));
-    }
-
-    #[test]
-    fn slab_growth_names_the_caches_that_grew() {
-        let head = "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\n";
-        let before = Slab::parse(&format!("{head}TCP 10 20 2368 1 1\nfilp 5 9 192 1 1\n"));
-        let after = Slab::parse(&format!("{head}TCP 13 20 2368 1 1\nfilp 4 9 192 1 1\n"));
-        let (total, grew) = after.growth(&before);
-        assert_eq!(total, 3 * 2368 - 192);
-        assert_eq!(grew, [("TCP".to_owned(), 3 * 2368)]);
     }
 }

@@ -1,5 +1,7 @@
 //! The threads of a run, and what they share with the one that measures.
 //!
+//! A worker is a ring with its load; a thread drives one worker or several.
+//!
 //! Workers publish their counts once a turn; the measuring thread reads counts and processor time
 //! at the same moment, so that a late wake-up of its own shifts both alike.
 
@@ -9,29 +11,38 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::client::Fault;
-use crate::fleet::Clock;
+use crate::client::{Fault, Traffic};
+use crate::fleet::{Clock, Fleet, Load, drive};
+use crate::recorder::Feed;
 
 /// Why a run failed; the exit code tells which.
 #[derive(Debug)]
 pub enum Failure {
     /// The system or the server refused: exit code 1.
     Failed(String),
+    /// What is asked for does not fit together: exit code 2.
+    Usage(String),
     /// An echo was not what was sent: exit code 3.
     Corrupt(String),
+    /// A condition of `--expect` is not met: exit code 4.
+    Unmet(String),
 }
 
 impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
             Self::Corrupt(_) => 3,
+            Self::Unmet(_) => 4,
         }
     }
 
     pub fn text(&self) -> &str {
         match self {
-            Self::Failed(text) | Self::Corrupt(text) => text,
+            Self::Failed(text) | Self::Usage(text) | Self::Corrupt(text) | Self::Unmet(text) => {
+                text
+            }
         }
     }
 
@@ -69,25 +80,33 @@ impl Counter {
 #[derive(Debug)]
 pub struct Shared {
     pub clock: Clock,
-    /// Units of work done, by thread.
+    /// Units of work done, by worker.
     pub done: Vec<Counter>,
     /// Connections open now.
     pub open: AtomicUsize,
+    /// What went wrong so far: connections lost or refused, messages without answer.
+    pub errors: AtomicU64,
+    /// The seconds of each worker, for progress and log.
+    pub feed: Feed,
     /// When the load begins; 0 until all are open.
     start_ns: AtomicU64,
     stop: AtomicBool,
-    /// Workers whose load is over; they stay until they are joined, since the processor time of a
+    /// Threads whose load is over; they stay until they are joined, since the processor time of a
     /// thread that is gone can no longer be read.
     finished: AtomicUsize,
+    threads: AtomicUsize,
     leave: AtomicBool,
 }
 
 impl Shared {
-    pub fn new(threads: usize) -> Arc<Self> {
+    pub fn new(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             clock: Clock::start(),
-            done: (0..threads).map(|_| Counter::default()).collect(),
+            done: (0..workers).map(|_| Counter::default()).collect(),
             open: AtomicUsize::new(0),
+            errors: AtomicU64::new(0),
+            feed: Feed::default(),
+            threads: AtomicUsize::new(workers),
             start_ns: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             finished: AtomicUsize::new(0),
@@ -118,7 +137,12 @@ impl Shared {
 
     /// Whether the load of every worker is over.
     pub fn finished(&self) -> bool {
-        self.finished.load(Ordering::Acquire) == self.done.len()
+        self.finished.load(Ordering::Acquire) == self.threads.load(Ordering::Acquire)
+    }
+
+    /// One more thing went wrong.
+    pub fn error(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -140,6 +164,7 @@ impl<T: Send + 'static> Crew<T> {
         W: Fn(usize) -> Result<T, Failure> + Send + Sync + 'static,
     {
         let work = Arc::new(work);
+        shared.threads.store(threads, Ordering::Release);
         let start_one = |thread: usize| {
             let (work, shared) = (Arc::clone(&work), Arc::clone(shared));
             std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
@@ -179,6 +204,42 @@ impl<T: Send + 'static> Crew<T> {
             }
         }
         failure.map_or(Ok(results), Err)
+    }
+}
+
+/// A worker after its run.
+pub struct Ran<L> {
+    pub load: L,
+    /// Completions that overflowed its queue.
+    pub overflow_count: u32,
+    pub traffic: Traffic,
+}
+
+impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
+    /// Starts the workers that `make` makes, one for each of `shared.done`, on `threads` threads.
+    /// A ring belongs to the thread that makes it, so `make` is called there.
+    pub fn of_workers<M>(shared: &Arc<Shared>, threads: usize, make: M) -> io::Result<Self>
+    where
+        M: Fn(usize) -> io::Result<(Fleet, L)> + Send + Sync + 'static,
+    {
+        let workers = shared.done.len();
+        let clock = shared.clock;
+        Self::start(shared, threads.min(workers), move |thread| {
+            let own = (thread..workers).step_by(threads.min(workers));
+            let mut pairs = own.map(&make).collect::<io::Result<Vec<_>>>()?;
+            drive(&mut pairs, clock)?;
+            let ran = pairs.into_iter().map(|(fleet, load)| Ran {
+                load,
+                overflow_count: fleet.overflow_count(),
+                traffic: fleet.traffic(),
+            });
+            Ok(ran.collect())
+        })
+    }
+
+    /// Waits for all workers.
+    pub fn join_workers(self) -> Result<Vec<Ran<L>>, Failure> {
+        Ok(self.join()?.into_iter().flatten().collect())
     }
 }
 

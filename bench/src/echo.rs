@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 use crate::client::{Stage, Terms};
 use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
+use crate::recorder::{Recorder, nanoseconds};
 use crate::schedule::Schedule;
 
 /// How long echoes may come after the load has ended.
@@ -76,14 +77,9 @@ pub struct EchoLoad {
     /// Measured are the messages due in this time.
     from_ns: u64,
     until_ns: u64,
+    recorder: Recorder,
     result: EchoResult,
     failure: Option<Failure>,
-}
-
-/// A histogram of nanoseconds up to ten minutes, to three digits.
-pub fn nanoseconds() -> Histogram<u64> {
-    // The bounds are constants the type accepts.
-    Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("valid constant bounds")
 }
 
 impl EchoLoad {
@@ -100,6 +96,7 @@ impl EchoLoad {
             done: 0,
             from_ns: u64::MAX,
             until_ns: u64::MAX,
+            recorder: Recorder::default(),
             result: EchoResult { latency: nanoseconds(), lag: nanoseconds(), unanswered: 0 },
             failure: None,
         }
@@ -122,6 +119,7 @@ impl EchoLoad {
     fn begin(&mut self, fleet: &mut Fleet, start_ns: u64, now_ns: u64) -> io::Result<()> {
         self.from_ns = start_ns + self.plan.warmup_ns;
         self.until_ns = self.from_ns + self.plan.duration_ns;
+        self.recorder.begin(start_ns, self.from_ns);
         let schedule = match self.plan.pace {
             Pace::Open { rate } => {
                 Some(Schedule::new(start_ns, rate, self.plan.thread, self.plan.threads))
@@ -171,9 +169,12 @@ impl EchoLoad {
         for waiting in &self.waiting {
             for since_ns in waiting.iter().filter(|at| (self.from_ns..self.until_ns).contains(at)) {
                 self.result.unanswered += 1;
-                self.result.latency.saturating_record(now_ns - since_ns);
+                self.shared.error();
+                self.recorder.record(now_ns - since_ns, now_ns, &self.shared.feed);
             }
         }
+        let recorder = std::mem::take(&mut self.recorder);
+        self.result.latency = recorder.finish(now_ns, &self.shared.feed);
         self.phase = Phase::Closing { until_ns: now_ns + CLOSE_NS };
         for slot in 0..self.plan.connections {
             if fleet.stage(slot) == Stage::Open {
@@ -194,6 +195,7 @@ impl Load for EchoLoad {
             return Ok(Turn::Done);
         }
         self.shared.done[self.plan.thread].set(self.done);
+        self.recorder.tick(now_ns, &self.shared.feed);
         match &mut self.phase {
             Phase::Opening => {
                 self.open_more(fleet, now_ns)?;
@@ -257,8 +259,9 @@ impl Load for EchoLoad {
                     Some(Failure::Corrupt("more echoes came than messages were sent".to_owned()));
                 return Ok(());
             };
-            if measured.contains(&since_ns) {
-                self.result.latency.saturating_record(now_ns - since_ns);
+            // The warm-up is shown, and not measured.
+            if measured.contains(&since_ns) || now_ns < measured.start {
+                self.recorder.record(now_ns - since_ns, now_ns, &self.shared.feed);
             }
         }
         self.outstanding -= u64::from(count);
@@ -271,6 +274,7 @@ impl Load for EchoLoad {
     }
 
     fn ended(&mut self, _: &mut Fleet, _: u32, ending: Ending, _: u64) -> io::Result<()> {
+        self.shared.open.fetch_sub(1, Ordering::AcqRel);
         match (&self.phase, ending) {
             // The figures are complete; how the server ends is no part of them.
             (Phase::Closing { .. }, _) => {}

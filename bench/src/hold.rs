@@ -1,94 +1,163 @@
 //! `hold`: idle connections kept open, pings answered, and every one asked at the end whether it is
-//! still alive.
+//! still alive. Then some of them may talk, and the server may be told to end.
 //!
 //! The measuring thread moves a goal; the workers follow it and count.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::client::Stage;
 use crate::crew::{Failure, Shared, share};
 use crate::fleet::{Ending, Fleet, Load, Turn};
+use crate::pulse::{Pulse, PulsePlan, PulseResult};
 
-/// How often a worker looks for a new goal.
+/// How often a worker that has something to do looks for a new goal, and one that has not.
 const POLL_NS: u64 = 5_000_000;
+const IDLE_POLL_NS: u64 = 50_000_000;
 /// Pings or closes begun in one turn: all at once would overrun the server's queues and ours.
 const BURST: u32 = 512;
 /// Payload of the question at the end.
 const QUESTION: &[u8] = b"alive?";
+/// In place of a number of pings: the connection was never open.
+const NEVER_OPEN: u16 = u16::MAX;
 
-/// What the measuring thread wants.
+/// What the measuring thread wants, and what it is told at once.
 #[derive(Debug, Default)]
 pub struct Goal {
-    /// Connections to be open, over all threads.
+    /// Connections to be open, over all workers.
     pub connections: AtomicUsize,
     /// Ask each connection for a pong.
     pub asking: AtomicBool,
+    /// Messages are sent from then on; 0 = never.
+    pub echo_start_ns: AtomicU64,
+    /// The server was told to end: its closes are what is wanted.
+    pub draining: AtomicBool,
     /// Close them all.
     pub closing: AtomicBool,
+    /// Connections that were opened, or that could not be.
+    pub settled: AtomicUsize,
+    pub failed: AtomicUsize,
     /// Pongs that came to the question.
     pub alive: AtomicUsize,
-    /// Connections lost after they were open.
-    pub lost: AtomicUsize,
+    /// Workers whose messages are all answered or given up.
+    pub echoed: AtomicUsize,
+    /// When the last connection ended while the server drained.
+    pub drained_ns: AtomicU64,
 }
 
-/// The load of one thread.
+/// One worker's part of the run.
+#[derive(Debug, Clone, Copy)]
+pub struct HoldPlan {
+    pub worker: usize,
+    pub workers: usize,
+    /// Connections being opened at a time.
+    pub parallel: u32,
+    pub slots: u32,
+    /// Messages per second of all workers after the hold, and for how long.
+    pub echo_rate: u64,
+    pub echo_ns: u64,
+}
+
+/// How long echoes may come after the last message.
+const ECHO_WAIT_NS: u64 = 5_000_000_000;
+
+/// What one worker found.
+#[derive(Debug)]
+pub struct HoldResult {
+    /// Connections that could not be opened, and those lost later, by reason.
+    pub failed: BTreeMap<String, u64>,
+    pub lost: BTreeMap<String, u64>,
+    /// How the server closed connections while it drained.
+    pub drained: BTreeMap<String, u64>,
+    /// Pings answered: all, and the least and the most of a connection that was open all the time.
+    pub pings: u64,
+    pub pings_min: u64,
+    pub pings_max: u64,
+    pub pulse: Option<PulseResult>,
+}
+
+enum Talk {
+    NotYet,
+    Now(Box<Pulse>),
+    Over(Option<Box<PulseResult>>),
+}
+
+/// The load of one worker.
 pub struct HoldLoad {
+    plan: HoldPlan,
     shared: Arc<Shared>,
     goal: Arc<Goal>,
-    thread: usize,
-    threads: usize,
-    parallel: u32,
-    slots: u32,
     asked: u32,
     opening: u32,
+    /// Connections that are not free.
+    live: u32,
     next_question: u32,
     next_close: u32,
+    /// Pings of each connection; the only thing kept for each.
+    pings: Vec<u16>,
+    talk: Talk,
+    result: HoldResult,
     failure: Option<Failure>,
 }
 
 impl HoldLoad {
-    pub fn new(
-        shared: Arc<Shared>,
-        goal: Arc<Goal>,
-        thread: usize,
-        threads: usize,
-        parallel: u32,
-        slots: u32,
-    ) -> Self {
+    pub fn new(plan: HoldPlan, shared: Arc<Shared>, goal: Arc<Goal>) -> Self {
         Self {
+            plan,
             shared,
             goal,
-            thread,
-            threads,
-            parallel,
-            slots,
             asked: 0,
             opening: 0,
+            live: 0,
             next_question: 0,
             next_close: 0,
+            pings: vec![NEVER_OPEN; plan.slots as usize],
+            talk: Talk::NotYet,
+            result: HoldResult {
+                failed: BTreeMap::new(),
+                lost: BTreeMap::new(),
+                drained: BTreeMap::new(),
+                pings: 0,
+                pings_min: 0,
+                pings_max: 0,
+                pulse: None,
+            },
             failure: None,
         }
     }
 
-    pub fn finish(self) -> Result<(), Failure> {
-        self.failure.map_or(Ok(()), Err)
+    pub fn finish(self) -> Result<HoldResult, Failure> {
+        let Self { mut result, pings, talk, failure, .. } = self;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let opened = || pings.iter().filter(|count| **count != NEVER_OPEN).map(|c| u64::from(*c));
+        result.pings = opened().sum();
+        result.pings_min = opened().min().unwrap_or(0);
+        result.pings_max = opened().max().unwrap_or(0);
+        if let Talk::Over(pulse) = talk {
+            result.pulse = pulse.map(|pulse| *pulse);
+        }
+        Ok(result)
     }
 
     fn open_more(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
         let total = self.goal.connections.load(Ordering::Acquire);
-        let wanted = (share(total, self.thread, self.threads) as u32).min(self.slots);
-        while self.asked < wanted && self.opening < self.parallel {
+        let wanted = share(total, self.plan.worker, self.plan.workers) as u32;
+        let wanted = wanted.min(self.plan.slots);
+        while self.asked < wanted && self.opening < self.plan.parallel {
             fleet.open(self.asked, now_ns)?;
             self.asked += 1;
             self.opening += 1;
+            self.live += 1;
         }
         Ok(())
     }
 
     fn ask(&mut self, fleet: &mut Fleet) -> io::Result<()> {
-        let until = (self.next_question + BURST).min(self.slots);
+        let until = (self.next_question + BURST).min(self.plan.slots);
         for slot in self.next_question..until {
             if fleet.stage(slot) == Stage::Open {
                 fleet.ping(slot, QUESTION)?;
@@ -99,14 +168,39 @@ impl HoldLoad {
     }
 
     fn close(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<bool> {
-        let until = (self.next_close + BURST).min(self.slots);
+        let until = (self.next_close + BURST).min(self.plan.slots);
         for slot in self.next_close..until {
             if fleet.stage(slot) == Stage::Open {
                 fleet.close(slot, now_ns)?;
             }
         }
         self.next_close = until;
-        Ok(until == self.slots && (0..self.slots).all(|slot| fleet.stage(slot) == Stage::Free))
+        Ok(until == self.plan.slots && self.live == 0)
+    }
+
+    /// Sends the messages after the hold; gives the time of the next one.
+    fn talk(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
+        let start_ns = self.goal.echo_start_ns.load(Ordering::Acquire);
+        if start_ns == 0 {
+            return Ok(u64::MAX);
+        }
+        let until_ns = start_ns + self.plan.echo_ns;
+        if matches!(self.talk, Talk::NotYet) {
+            let HoldPlan { worker, workers, slots, echo_rate: rate, .. } = self.plan;
+            let plan = PulsePlan { slots: 0..slots, rate, start_ns, until_ns, worker, workers };
+            self.talk = Talk::Now(Box::new(Pulse::new(plan, Arc::clone(&self.shared))));
+        }
+        let Talk::Now(pulse) = &mut self.talk else { return Ok(u64::MAX) };
+        let next_ns = pulse.turn(fleet, now_ns)?;
+        self.shared.done[self.plan.worker].set(pulse.answered());
+        if now_ns >= until_ns && (pulse.is_quiet(now_ns) || now_ns >= until_ns + ECHO_WAIT_NS) {
+            if let Talk::Now(pulse) = std::mem::replace(&mut self.talk, Talk::Over(None)) {
+                self.talk = Talk::Over(Some(Box::new(pulse.finish(now_ns))));
+            }
+            self.goal.echoed.fetch_add(1, Ordering::AcqRel);
+            return Ok(u64::MAX);
+        }
+        Ok(if now_ns >= until_ns { now_ns + POLL_NS } else { next_ns })
     }
 }
 
@@ -120,20 +214,31 @@ impl Load for HoldLoad {
             return Ok(if over { Turn::Done } else { Turn::Until(now_ns + POLL_NS) });
         }
         self.open_more(fleet, now_ns)?;
-        if self.goal.asking.load(Ordering::Acquire) && self.next_question < self.slots {
+        if self.goal.asking.load(Ordering::Acquire) && self.next_question < self.plan.slots {
             self.ask(fleet)?;
             return Ok(Turn::Until(now_ns));
         }
-        Ok(Turn::Until(now_ns + POLL_NS))
+        let next_ns = self.talk(fleet, now_ns)?;
+        let idle = self.opening == 0 && self.asked == self.plan.slots;
+        let poll_ns = if idle { IDLE_POLL_NS } else { POLL_NS };
+        Ok(Turn::Until(next_ns.min(now_ns + poll_ns)))
     }
 
-    fn opened(&mut self, fleet: &mut Fleet, _slot: u32, now_ns: u64) -> io::Result<()> {
+    fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
         self.opening -= 1;
+        self.pings[slot as usize] = 0;
+        self.goal.settled.fetch_add(1, Ordering::AcqRel);
         self.shared.open.fetch_add(1, Ordering::AcqRel);
         self.open_more(fleet, now_ns)
     }
 
-    fn messages(&mut self, _: &mut Fleet, _: u32, _: u32, _: u64) -> io::Result<()> {
+    fn messages(&mut self, _: &mut Fleet, slot: u32, count: u32, now_ns: u64) -> io::Result<()> {
+        if let Talk::Now(pulse) = &mut self.talk
+            && !pulse.echoed(slot, count, now_ns)
+        {
+            let text = "more echoes came than messages were sent".to_owned();
+            self.failure = Some(Failure::Corrupt(text));
+        }
         Ok(())
     }
 
@@ -141,16 +246,43 @@ impl Load for HoldLoad {
         self.goal.alive.fetch_add(count as usize, Ordering::AcqRel);
     }
 
-    fn ended(&mut self, _: &mut Fleet, _: u32, ending: Ending, _: u64) -> io::Result<()> {
-        let Ending::Lost(fault) = ending else { return Ok(()) };
-        if self.goal.closing.load(Ordering::Acquire) {
+    fn pinged(&mut self, slot: u32, count: u32) {
+        let pings = &mut self.pings[slot as usize];
+        if *pings != NEVER_OPEN {
+            *pings = pings.saturating_add(count as u16).min(NEVER_OPEN - 1);
+        }
+    }
+
+    fn ended(&mut self, _: &mut Fleet, slot: u32, ending: Ending, now_ns: u64) -> io::Result<()> {
+        self.live -= 1;
+        let was_open = self.pings[slot as usize] != NEVER_OPEN;
+        if was_open {
+            self.shared.open.fetch_sub(1, Ordering::AcqRel);
+        } else {
+            self.opening -= 1;
+            self.goal.settled.fetch_add(1, Ordering::AcqRel);
+            self.goal.failed.fetch_add(1, Ordering::AcqRel);
+        }
+        if let Talk::Now(pulse) = &mut self.talk {
+            pulse.lost(slot, now_ns);
+        }
+        let fault = match ending {
+            Ending::Lost(fault) => fault.to_string(),
+            Ending::Clean => "it ended by itself".to_owned(),
+        };
+        let place = if self.goal.draining.load(Ordering::Acquire) {
+            self.goal.drained_ns.fetch_max(now_ns, Ordering::AcqRel);
+            &mut self.result.drained
+        } else if self.goal.closing.load(Ordering::Acquire) {
             return Ok(());
-        }
-        self.goal.lost.fetch_add(1, Ordering::AcqRel);
-        if self.failure.is_none() {
-            self.failure = Some(Failure::lost(&fault));
-            self.shared.stop();
-        }
+        } else if was_open {
+            self.shared.error();
+            &mut self.result.lost
+        } else {
+            self.shared.error();
+            &mut self.result.failed
+        };
+        *place.entry(fault).or_default() += 1;
         Ok(())
     }
 }

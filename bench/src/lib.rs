@@ -1,26 +1,47 @@
 //! `seawall-bench`: load on a WebSocket server that can be trusted, and the bare echoes as limits.
 //!
 //! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes,
-//! `upgrade`, `wire` and `sheet` know the protocol, `client` is one connection, `fleet` is a
-//! thread's connections, `echo`, `connect` and `hold` decide what they do, `crew` are the threads,
-//! `run` measures them with `cpu` and prints a `report`. Nothing here shares code with the server:
-//! a fault of its codec must not be hidden by the same fault on this side.
+//! `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the protocol, `client`
+//! is one connection, `fleet` is a ring's connections. What they do is a load: `echo`, `connect`,
+//! `hold`, `storm`, `slow`, `replay`, of which some use `schedule`, `pulse`, `bystanders` and
+//! `policy`. `crew` are the threads, `recorder` keeps their latencies, `monitor` shows them
+//! meanwhile. `run` measures a load with `cpu` and `kernel`, prints a `report`, and holds it to
+//! what is `expect`ed; `plot` draws reports.
+//!
+//! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and its way from
+//! arguments to report in `run`; frames that are not the sheet's go through `Fleet::send_frame`.
+//!
+//! Nothing here shares code with the server: a fault of its codec must not be hidden by the same
+//! fault on this side.
 
 pub mod bare;
 pub mod buffers;
+pub mod bystanders;
 pub mod cli;
 pub mod client;
 pub mod connect;
 pub mod cpu;
 pub mod crew;
+pub mod deflate;
 pub mod echo;
+pub mod expect;
 pub mod fleet;
 pub mod hold;
+pub mod kernel;
+pub mod monitor;
+pub mod plot;
+pub mod policy;
+pub mod pulse;
+pub mod recorder;
+pub mod replay;
 pub mod report;
 pub mod ring;
 pub mod run;
 pub mod schedule;
 pub mod sheet;
+pub mod sizes;
+pub mod slow;
+pub mod storm;
 pub mod sys;
 pub mod target;
 pub mod upgrade;

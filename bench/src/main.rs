@@ -6,13 +6,17 @@ use clap::Parser as _;
 
 use seawall_bench::cli::{Cli, Command};
 use seawall_bench::crew::Failure;
-use seawall_bench::{bare, run};
+use seawall_bench::{bare, plot, run};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Echo(args) => run::echo(&args),
         Command::Connect(args) => run::connect(&args),
         Command::Hold(args) => run::hold(&args),
+        Command::Storm(args) => run::storm(&args),
+        Command::Slow(args) => run::slow(&args),
+        Command::Replay(args) => run::replay(&args),
+        Command::Plot(args) => plot::plot(&args),
         Command::ServeUring(args) => bare::listen(args.serve.address, args.serve.congestion())
             .and_then(|listener| {
                 bare::uring::serve(listener, args.buffers, args.buffer_size as usize)

@@ -7,12 +7,19 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
+use crate::cli::OutputArgs;
 use crate::cpu::CpuUse;
+use crate::crew::Failure;
+use crate::expect::Expectation;
 
 /// Rows in the order they were found.
 #[derive(Debug, Default)]
 pub struct Report {
     rows: Vec<Row>,
+    /// Short names for `--expect`, and the keys they stand for.
+    names: Vec<(String, String)>,
+    /// For scripts only: what has no place in a table.
+    extras: Vec<(String, Value)>,
     warnings: Vec<String>,
 }
 
@@ -42,20 +49,36 @@ impl Report {
         });
     }
 
+    /// Lets `--expect` call the row `key` by a short name; the first meaning of a name stays.
+    pub fn name(&mut self, name: &str, key: &str) {
+        if self.names.iter().all(|(known, _)| known != name) {
+            self.names.push((name.to_owned(), key.to_owned()));
+        }
+    }
+
+    /// Adds a member to the JSON that the table does not show.
+    pub fn extra(&mut self, key: &str, value: impl Into<Value>) {
+        self.extras.push((key.to_owned(), value.into()));
+    }
+
     /// Adds something that makes the figures doubtful.
     pub fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }
 
-    /// The percentiles of a histogram of nanoseconds.
+    /// The percentiles of a histogram of nanoseconds. The first histogram of a report is what
+    /// `p50` to `max` mean in `--expect`.
     pub fn latencies(&mut self, what: &str, key: &str, histogram: &Histogram<u64>) {
-        for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
-            let ns = histogram.value_at_quantile(quantile);
+        let max = histogram.max();
+        let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+        let found = quantiles.map(|(name, quantile)| (name, histogram.value_at_quantile(quantile)));
+        for (name, ns) in found.into_iter().chain([("max", max)]) {
             let key = format!("{key}_{}_ns", name.replace('.', "_"));
             self.row(&format!("{what} {name}"), duration(ns), &key, ns);
+            self.name(name, &key);
         }
-        let max = histogram.max();
-        self.row(&format!("{what} max"), duration(max), &format!("{key}_max_ns"), max);
+        let key = format!("{key}_count");
+        self.extra(&key, histogram.len());
     }
 
     /// How busy the generator was, with a warning when it was the bottleneck.
@@ -75,7 +98,7 @@ impl Report {
     }
 
     /// How busy the server was over `count` units of work of `bytes` each.
-    pub fn server(&mut self, used: &CpuUse, count: u64, unit: &str, bytes: Option<usize>) {
+    pub fn server(&mut self, used: &CpuUse, count: u64, unit: &str, bytes: Option<f64>) {
         let share = used.busiest_share;
         let saturated = used.saturated();
         let verdict = if saturated { "saturated" } else { "not saturated" };
@@ -95,7 +118,7 @@ impl Report {
         let label = format!("{unit}s per server CPU second");
         self.row(&label, format!("{per_second:.0}"), "each_per_server_cpu_s", per_second);
         if let Some(bytes) = bytes {
-            let rate = per_second * bytes as f64;
+            let rate = per_second * bytes;
             let shown = format!("{:.1} MiB", rate / f64::from(1 << 20));
             self.row("bytes per server CPU second", shown, "bytes_per_server_cpu_s", rate);
         }
@@ -128,17 +151,53 @@ impl Report {
     pub fn json(&self) -> Value {
         let mut object: Map<String, Value> =
             self.rows.iter().map(|row| (row.key.clone(), row.value.clone())).collect();
+        object.extend(self.extras.iter().cloned());
         object.insert("warnings".to_owned(), self.warnings.clone().into());
         Value::Object(object)
     }
 
-    /// Prints the table, and writes the JSON where it is wanted.
-    pub fn publish(&self, json: Option<&Path>) -> io::Result<()> {
+    /// Every condition that is not met, each with what was found.
+    fn unmet(&self, expectations: &[Expectation]) -> Vec<String> {
+        let json = self.json();
+        let failure = |expectation: &Expectation| {
+            let name = &expectation.name;
+            let known = self.names.iter().find(|(known, _)| known == name);
+            let key = known.map_or(name, |(_, key)| key);
+            match json.get(key) {
+                Some(value) => expectation.failure(key, value),
+                None => {
+                    let short = self.names.iter().map(|(name, _)| name.as_str());
+                    let keys = self.rows.iter().map(|row| row.key.as_str());
+                    let all: Vec<&str> = short.chain(keys).collect();
+                    Some(format!("{name}: this run has no such value, but {}", all.join(", ")))
+                }
+            }
+        };
+        expectations.iter().filter_map(failure).collect()
+    }
+
+    /// Prints the table and writes the files that are wanted. The run's own `verdict` is the
+    /// outcome, unless conditions failed: those come before it.
+    pub fn publish(
+        &self,
+        output: &OutputArgs,
+        latency: &Histogram<u64>,
+        verdict: Result<(), Failure>,
+    ) -> Result<(), Failure> {
         print!("{}", self.text());
-        match json {
-            Some(path) => write(path, &format!("{:#}\n", self.json())),
-            None => Ok(()),
+        if let Some(path) = &output.hgrm {
+            write_hgrm(path, latency)?;
         }
+        if let Some(path) = &output.json {
+            write(path, &format!("{:#}\n", self.json()))?;
+        }
+        let unmet = self.unmet(&output.expect);
+        if unmet.is_empty() {
+            return verdict;
+        }
+        let mut lines: Vec<String> = unmet.iter().map(|line| format!("not met: {line}")).collect();
+        lines.extend(verdict.err().map(|failure| failure.text().to_owned()));
+        Err(Failure::Unmet(lines.join("\nseawall-bench: ")))
     }
 }
 
@@ -211,7 +270,7 @@ mod tests {
         report.latencies("latency", "latency", &histogram(1..=1_000));
         let used =
             CpuUse { cpu_ns: 2_000, wall_ns: 2_050, busiest_share: 0.97, queued_share: 0.06 };
-        report.server(&used, 4, "message", Some(100));
+        report.server(&used, 4, "message", Some(100.0));
         report.generator(&used);
         let json = report.json();
         assert_eq!(json["latency_p99_ns"], 990);
@@ -224,6 +283,25 @@ mod tests {
         assert!(text.contains("server CPU per message") && text.contains("500 ns"), "{text}");
         assert!(text.contains("WARNING: the generator's busiest thread was 97 % busy"), "{text}");
         assert!(text.contains("WARNING: the server waited 6 % of the time"), "{text}");
+    }
+
+    #[test]
+    fn conditions_are_met_by_name_or_key_and_all_failures_are_told() {
+        let mut report = Report::default();
+        report.latencies("latency", "latency", &histogram(1..=1_000));
+        report.latencies("lag", "lag", &histogram([9_000_000]));
+        report.row("rate", "5", "per_second", 5.0);
+        report.name("rate", "per_second");
+        let unmet = |conditions: &[&str]| {
+            let parse = |text: &&str| Expectation::parse(text).unwrap();
+            report.unmet(&conditions.iter().map(parse).collect::<Vec<_>>())
+        };
+        let met = ["p99<1ms", "lag_p99_ns>1ms", "rate==5", "p99.9<=999ns", "latency_count==1000"];
+        assert!(unmet(&met).is_empty(), "{:?}", unmet(&met));
+        let failed = unmet(&["p50<100ns", "rate>5", "nonesuch<1", "max<=1us"]);
+        assert_eq!(failed.len(), 3, "{failed:?}");
+        assert!(failed[0].contains("latency_p50_ns is 500 ns"), "{failed:?}");
+        assert!(failed[2].contains("no such value, but p50, p90"), "{failed:?}");
     }
 
     #[test]

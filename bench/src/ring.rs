@@ -158,6 +158,21 @@ impl Ring {
         tolerate(outcome)
     }
 
+    /// Has the kernel write to `signal` when completions come, for a thread with several rings.
+    pub fn watch(&self, signal: &impl AsRawFd) -> io::Result<()> {
+        self.submitter.register_eventfd(signal.as_raw_fd())
+    }
+
+    /// Whether the kernel has something for this ring, or this ring for the kernel.
+    pub fn has_work(&mut self) -> (bool, bool) {
+        self.submissions.sync();
+        self.completions.sync();
+        let incoming = !self.completions.is_empty()
+            || self.submissions.taskrun()
+            || self.submissions.cq_overflow();
+        (incoming, !self.submissions.is_empty())
+    }
+
     /// Moves all completions there are into `into`, which is cleared first.
     pub fn reap(&mut self, into: &mut Vec<Completion>) {
         into.clear();

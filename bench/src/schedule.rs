@@ -2,7 +2,8 @@
 //!
 //! Message `k` of the whole run is due at `start + k / rate`, whatever the server does; threads
 //! take turns. The times are computed from the count and not by adding intervals, so that no
-//! rounding error grows with the run.
+//! rounding error grows with the run. A ramp puts the first of them further apart: the rate rises
+//! evenly from 0, so the `k`-th is due where the area under the rate is `k`.
 
 const NANOSECONDS: u128 = 1_000_000_000;
 
@@ -15,6 +16,8 @@ pub struct Schedule {
     thread: u64,
     threads: u64,
     taken: u64,
+    /// How long the rate takes to rise to its value.
+    ramp_ns: u64,
 }
 
 impl Schedule {
@@ -24,13 +27,36 @@ impl Schedule {
     /// `rate` or `threads` is 0, or the thread is none of them.
     pub fn new(start_ns: u64, rate: u64, thread: usize, threads: usize) -> Self {
         assert!(rate > 0 && thread < threads, "rate {rate}, thread {thread} of {threads}");
-        Self { start_ns, rate, thread: thread as u64, threads: threads as u64, taken: 0 }
+        Self {
+            start_ns,
+            rate,
+            thread: thread as u64,
+            threads: threads as u64,
+            taken: 0,
+            ramp_ns: 0,
+        }
+    }
+
+    /// The same with a rate that rises from 0 in the first `ramp_ns`.
+    #[must_use]
+    pub fn rising(self, ramp_ns: u64) -> Self {
+        Self { ramp_ns, ..self }
     }
 
     /// When the next event is due.
     pub fn next_ns(&self) -> u64 {
         let index = u128::from(self.thread) + u128::from(self.taken) * u128::from(self.threads);
-        self.start_ns + (index * NANOSECONDS / u128::from(self.rate)) as u64
+        let even_ns = (index * NANOSECONDS / u128::from(self.rate)) as u64;
+        if self.ramp_ns == 0 {
+            return self.start_ns + even_ns;
+        }
+        // Half of the ramp is lost to the slow begin.
+        let lost_ns = self.ramp_ns / 2;
+        if even_ns >= lost_ns {
+            return self.start_ns + even_ns + lost_ns;
+        }
+        let rising_ns = (2.0 * self.ramp_ns as f64 * even_ns as f64).sqrt();
+        self.start_ns + rising_ns as u64
     }
 
     /// Takes the next event if it is due: gives its intended time, late or not.
@@ -80,5 +106,21 @@ mod tests {
         // A stall of 10 us: ten messages were due meanwhile, each at its own time.
         let late: Vec<u64> = std::iter::from_fn(|| schedule.take(10_500)).collect();
         assert_eq!(late, (1..=10).map(|k| 500 + k * 1_000).collect::<Vec<u64>>());
+    }
+
+    #[test]
+    fn a_ramp_rises_to_the_rate_and_loses_half_of_its_events() {
+        let mut schedule = Schedule::new(0, 1_000, 0, 1).rising(2_000_000_000);
+        let mut times = Vec::new();
+        while let Some(at_ns) = schedule.take(3_000_000_000) {
+            times.push(at_ns);
+        }
+        let until = |ns: u64| times.iter().filter(|at| **at < ns).count();
+        assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
+        // The area under a line from 0 to 1,000/s over 2 s is 1,000 events, a quarter of them in
+        // the first half; then 1,000 come in a second.
+        assert!(until(1_000_000_000).abs_diff(250) <= 1, "{}", until(1_000_000_000));
+        assert!(until(2_000_000_000).abs_diff(1_000) <= 1, "{}", until(2_000_000_000));
+        assert!(times.len().abs_diff(2_000) <= 1, "{}", times.len());
     }
 }

@@ -1,7 +1,8 @@
-//! The two system calls that neither the standard library nor socket2 offers.
+//! The few system calls that neither the standard library nor socket2 offers.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Most direct descriptors a ring is asked for.
 const RING_CAPACITY_MAX: usize = 1 << 20;
@@ -36,6 +37,58 @@ pub fn ring_capacity() -> usize {
     match outcome {
         0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX).min(RING_CAPACITY_MAX),
         _ => RING_CAPACITY_MIN,
+    }
+}
+
+/// Tells a process to end, as an operator would (SIGTERM).
+///
+/// # Errors
+/// There is no such process, or it is not ours to end.
+pub fn terminate(pid: u32) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: `kill` touches no memory.
+    let outcome = unsafe { libc::kill(pid, libc::SIGTERM) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Wakes a thread that drives several rings: an eventfd that the kernel writes to.
+#[derive(Debug)]
+pub struct Signal(OwnedFd);
+
+impl Signal {
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: `eventfd` touches no memory.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Waits for a signal, at most `limit`, and takes it.
+    pub fn wait(&self, limit: Duration) -> io::Result<()> {
+        let mut poll = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let span = libc::timespec {
+            tv_sec: limit.as_secs() as libc::time_t,
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // SAFETY: both structures live through the call; no signal mask is given.
+        let outcome = unsafe { libc::ppoll(&raw mut poll, 1, &raw const span, std::ptr::null()) };
+        if outcome < 0 {
+            let error = io::Error::last_os_error();
+            return if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) };
+        }
+        let mut count = 0_u64;
+        // SAFETY: `count` has the eight bytes that an eventfd gives; an empty one gives none.
+        unsafe { libc::read(self.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
+        Ok(())
+    }
+}
+
+impl AsRawFd for Signal {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

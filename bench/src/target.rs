@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -56,6 +57,15 @@ impl Url {
     }
 }
 
+/// Habits of a socket besides those all have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketHabits {
+    /// Closing it resets the connection instead of ending it.
+    pub abortive: bool,
+    /// Bytes of the kernel's receive buffer; `None` leaves it to the kernel.
+    pub receive_buffer_bytes: Option<u32>,
+}
+
 /// The server's address and how sockets to it are made.
 pub struct Target {
     pub url: Url,
@@ -74,7 +84,7 @@ impl Target {
         let loopback = matches!(address, SocketAddr::V4(v4) if v4.ip().is_loopback());
         let sources = if loopback { sources.max(1) } else { 1 };
         let target = Self { raw: address.into(), url, address, sources, congestion };
-        target.socket(0)?;
+        target.socket(0, SocketHabits::default())?;
         Ok(target)
     }
 
@@ -83,10 +93,17 @@ impl Target {
     }
 
     /// A socket ready to connect, bound to the source address whose turn `number` is.
-    pub fn socket(&self, number: u32) -> io::Result<OwnedFd> {
+    pub fn socket(&self, number: u32, habits: SocketHabits) -> io::Result<OwnedFd> {
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
+        if habits.abortive {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        if let Some(bytes) = habits.receive_buffer_bytes {
+            // Before connecting: the window's scale is agreed with the first packet.
+            socket.set_recv_buffer_size(bytes as usize)?;
+        }
         if let Some(name) = &self.congestion {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
                 let cure = "`--congestion default` leaves the host's";

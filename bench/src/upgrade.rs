@@ -5,6 +5,8 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
+use crate::deflate;
+
 /// Keys in rotation: neighbouring connections differ, so an answer sent to the wrong one is seen.
 const KEYS: u32 = 61;
 /// Bytes of an answer's head after which it is given up.
@@ -14,8 +16,8 @@ const HEADERS_MAX: usize = 64;
 /// Why an answer is no upgrade.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpgradeError {
-    /// The server answered in HTTP and stayed there.
-    Status(u16),
+    /// The server answered in HTTP and stayed there; `Retry-After` in seconds if it said so.
+    Status { code: u16, retry_after_s: Option<u32> },
     /// The head cannot be read.
     Malformed(String),
     /// A header is missing or wrong (RFC 6455 section 4.1).
@@ -25,7 +27,10 @@ pub enum UpgradeError {
 impl fmt::Display for UpgradeError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(code) => {
+            Self::Status { code: code @ (429 | 503), .. } => {
+                write!(out, "the server answered {code} instead of 101: it is full or closing")
+            }
+            Self::Status { code, .. } => {
                 write!(out, "the server answered {code} instead of 101: is the path right?")
             }
             Self::Malformed(why) => write!(out, "the answer is no HTTP/1.1: {why}"),
@@ -34,24 +39,40 @@ impl fmt::Display for UpgradeError {
     }
 }
 
+/// A right answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Bytes of the head; frames may follow it.
+    pub len: usize,
+    /// permessage-deflate was offered and agreed.
+    pub deflate: bool,
+}
+
 /// Prebuilt requests with the accept keys they must be answered with.
 pub struct Upgrade {
     requests: Vec<(Vec<u8>, String)>,
+    deflate: bool,
 }
 
 impl Upgrade {
-    /// Builds the requests for `path` on `authority` (host and port).
-    pub fn new(authority: &str, path: &str) -> Self {
+    /// Builds the requests for `path` on `authority` (host and port), with an offer to compress
+    /// or without.
+    pub fn new(authority: &str, path: &str, deflate: bool) -> Self {
+        let offer = if deflate {
+            format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER)
+        } else {
+            String::new()
+        };
         let requests = (0..KEYS).map(|number| {
             let key = key(number);
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
-                 Sec-WebSocket-Version: 13\r\n\r\n"
+                 Sec-WebSocket-Version: 13\r\n{offer}\r\n"
             );
             (request.into_bytes(), derive_accept_key(key.as_bytes()))
         });
-        Self { requests: requests.collect() }
+        Self { requests: requests.collect(), deflate }
     }
 
     /// The request of a connection; `number` is any number that differs between neighbours.
@@ -59,8 +80,8 @@ impl Upgrade {
         &self.requests[(number % KEYS) as usize].0
     }
 
-    /// Checks an answer: its length when it is whole and right, `None` while it is not whole.
-    pub fn check(&self, number: u32, head: &[u8]) -> Result<Option<usize>, UpgradeError> {
+    /// Checks an answer; `None` while it is not whole.
+    pub fn check(&self, number: u32, head: &[u8]) -> Result<Option<Answer>, UpgradeError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
         let len = match response.parse(head) {
@@ -73,16 +94,16 @@ impl Upgrade {
         };
         match response.code {
             Some(101) => {}
-            code => return Err(UpgradeError::Status(code.unwrap_or(0))),
+            code => {
+                let retry_after_s = header(response.headers, "Retry-After")
+                    .and_then(|value| value.trim().parse().ok());
+                return Err(UpgradeError::Status { code: code.unwrap_or(0), retry_after_s });
+            }
         }
         if response.version != Some(1) {
             return Err(UpgradeError::Malformed("a 101 of HTTP/1.0".to_owned()));
         }
-        let one = |name: &str| {
-            let mut found = response.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
-            let first = found.next().and_then(|h| std::str::from_utf8(h.value).ok());
-            if found.next().is_some() { None } else { first }
-        };
+        let one = |name: &str| header(response.headers, name);
         let has_token = |name: &str, token: &str| {
             one(name).is_some_and(|v| v.split(',').any(|t| t.trim().eq_ignore_ascii_case(token)))
         };
@@ -96,14 +117,25 @@ impl Upgrade {
         if one("Sec-WebSocket-Accept").map(str::trim) != Some(accept) {
             return Err(UpgradeError::Header("Sec-WebSocket-Accept"));
         }
-        // Neither was offered, so neither may be chosen.
-        for name in ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"] {
-            if response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name)) {
-                return Err(UpgradeError::Header(name));
-            }
+        let has = |name: &str| response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+        // No protocol was offered, so none may be chosen.
+        if has("Sec-WebSocket-Protocol") {
+            return Err(UpgradeError::Header("Sec-WebSocket-Protocol"));
         }
-        Ok(Some(len))
+        let deflate = has("Sec-WebSocket-Extensions");
+        let agreed = one("Sec-WebSocket-Extensions").is_some_and(deflate::agreed);
+        if deflate && !(self.deflate && agreed) {
+            return Err(UpgradeError::Header("Sec-WebSocket-Extensions"));
+        }
+        Ok(Some(Answer { len, deflate }))
     }
+}
+
+/// The value of a header that is there once.
+fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
+    let mut found = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+    let first = found.next().and_then(|header| std::str::from_utf8(header.value).ok());
+    if found.next().is_some() { None } else { first }
 }
 
 /// 16 bytes in base64, different for each number.
@@ -142,11 +174,14 @@ mod tests {
 
     #[test]
     fn a_right_answer_is_measured_and_a_part_waits() {
-        let upgrade = Upgrade::new("h:1", "/echo");
+        let upgrade = Upgrade::new("h:1", "/echo", false);
         assert!(upgrade.request(0).starts_with(b"GET /echo HTTP/1.1\r\nHost: h:1\r\n"));
         let accept = upgrade.requests[5].1.clone();
         let whole = answer(&accept, "") + "frames";
-        assert_eq!(upgrade.check(5, whole.as_bytes()), Ok(Some(whole.len() - 6)));
+        assert_eq!(
+            upgrade.check(5, whole.as_bytes()),
+            Ok(Some(Answer { len: whole.len() - 6, deflate: false }))
+        );
         for cut in 0..whole.len() - 6 {
             assert_eq!(upgrade.check(5, &whole.as_bytes()[..cut]), Ok(None), "cut {cut}");
         }
@@ -158,10 +193,13 @@ mod tests {
 
     #[test]
     fn what_is_no_upgrade_is_refused() {
-        let upgrade = Upgrade::new("h:1", "/");
+        let upgrade = Upgrade::new("h:1", "/", false);
         let accept = upgrade.requests[0].1.clone();
         let refuse = |text: String| upgrade.check(0, text.as_bytes()).unwrap_err();
-        assert_eq!(refuse("HTTP/1.1 404 No\r\n\r\n".to_owned()), UpgradeError::Status(404));
+        let not_found = UpgradeError::Status { code: 404, retry_after_s: None };
+        assert_eq!(refuse("HTTP/1.1 404 No\r\n\r\n".to_owned()), not_found);
+        let busy = UpgradeError::Status { code: 503, retry_after_s: Some(7) };
+        assert_eq!(refuse("HTTP/1.1 503 Busy\r\nRetry-After: 7\r\n\r\n".to_owned()), busy);
         let protocol = answer(&accept, "Sec-WebSocket-Protocol: chat\r\n");
         assert_eq!(refuse(protocol), UpgradeError::Header("Sec-WebSocket-Protocol"));
         let twice = answer(&accept, &format!("Sec-WebSocket-Accept: {accept}\r\n"));
@@ -172,5 +210,24 @@ mod tests {
         assert!(matches!(refuse(old), UpgradeError::Malformed(_)));
         let endless = format!("HTTP/1.1 101 x\r\na: {}", "b".repeat(HEAD_MAX));
         assert!(matches!(refuse(endless), UpgradeError::Malformed(_)));
+    }
+    #[test]
+    fn compression_is_agreed_only_where_it_was_offered() {
+        let (offering, silent) = (Upgrade::new("h:1", "/", true), Upgrade::new("h:1", "/", false));
+        let request = String::from_utf8(offering.request(0).to_vec()).unwrap();
+        assert!(request.contains("Sec-WebSocket-Extensions: permessage-deflate; client_no"));
+        let accept = offering.requests[0].1.clone();
+        let agreed = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n";
+        let text = answer(&accept, agreed);
+        let len = text.len();
+        assert_eq!(offering.check(0, text.as_bytes()), Ok(Some(Answer { len, deflate: true })));
+        let uninvited = silent.check(0, text.as_bytes());
+        assert_eq!(uninvited, Err(UpgradeError::Header("Sec-WebSocket-Extensions")));
+        let declined = answer(&accept, "");
+        let len = declined.len();
+        let found = offering.check(0, declined.as_bytes());
+        assert_eq!(found, Ok(Some(Answer { len, deflate: false })));
+        let other = answer(&accept, "Sec-WebSocket-Extensions: permessage-deflate\r\n");
+        assert!(offering.check(0, other.as_bytes()).is_err());
     }
 }

@@ -16,6 +16,9 @@ pub mod opcode {
     pub const PONG: u8 = 10;
 }
 
+/// The bit of a compressed message in the first byte of its first frame (RFC 7692 section 6).
+pub const RSV1: u8 = 0x40;
+
 /// The longest payload of a control frame in bytes (RFC 6455 section 5.5).
 pub const CONTROL_MAX: usize = 125;
 
@@ -46,7 +49,7 @@ pub fn put_masked(out: &mut Vec<u8>, opcode: u8, mask: [u8; 4], payload: &[u8]) 
     out.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
 }
 
-/// One masked frame.
+/// One masked frame; `opcode` may carry reserved bits.
 pub fn masked(opcode: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(masked_header_len(payload.len()) + payload.len());
     put_masked(&mut out, opcode, mask, payload);
@@ -84,12 +87,21 @@ impl fmt::Display for WireError {
     }
 }
 
+/// A whole message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    pub opcode: u8,
+    /// Payload bytes as they came.
+    pub len: u64,
+    pub compressed: bool,
+}
+
 /// Who hears what a reader found, in the order of the bytes.
 pub trait Sink {
-    /// Bytes of the current message, at `offset` in it.
-    fn data(&mut self, offset: u64, bytes: &[u8]);
-    /// The current message ended with `len` bytes.
-    fn message(&mut self, opcode: u8, len: u64);
+    /// Bytes of the current message, at `offset` in it; `compressed` by RFC 7692 or plain.
+    fn data(&mut self, offset: u64, bytes: &[u8], compressed: bool);
+    /// The current message ended.
+    fn message(&mut self, message: Message);
     /// A whole control frame.
     fn control(&mut self, opcode: u8, payload: &[u8]);
 }
@@ -97,20 +109,43 @@ pub trait Sink {
 /// Header bytes are gathered until the header is whole, then `remaining` counts the payload down.
 #[derive(Debug, Default)]
 pub struct FrameReader {
+    remaining: u64,
+    message_len: u64,
+    /// Payload of a control frame that came in pieces; rare, so it costs an idle connection little.
+    control: Option<Box<ControlPart>>,
     header: [u8; 10],
     header_len: u8,
     in_payload: bool,
     opcode: u8,
     fin: bool,
-    remaining: u64,
     /// Opcode of the message being read; 0 between messages.
     message_opcode: u8,
-    message_len: u64,
-    /// Payload of a control frame that came in pieces.
-    control: Vec<u8>,
+    /// The message being read is compressed.
+    compressed: bool,
+    /// Messages may be compressed.
+    deflate: bool,
+}
+
+#[derive(Debug)]
+struct ControlPart {
+    bytes: [u8; CONTROL_MAX],
+    len: usize,
+}
+
+impl ControlPart {
+    fn push(&mut self, more: &[u8]) {
+        // The header was checked: a control frame is no longer than this.
+        self.bytes[self.len..self.len + more.len()].copy_from_slice(more);
+        self.len += more.len();
+    }
 }
 
 impl FrameReader {
+    /// A reader for a connection on which permessage-deflate was agreed, or not.
+    pub fn new(deflate: bool) -> Self {
+        Self { deflate, ..Self::default() }
+    }
+
     /// Takes all of `bytes`.
     ///
     /// # Errors
@@ -170,7 +205,10 @@ impl FrameReader {
         if second & 0x80 != 0 {
             return Err(WireError::Masked);
         }
-        if first & 0x70 != 0 {
+        // RFC 7692 section 6: the bit is on the first frame of a message and on no other.
+        let begins = matches!(self.opcode, opcode::TEXT | opcode::BINARY);
+        let allowed = if self.deflate && begins { RSV1 } else { 0 };
+        if first & 0x70 & !allowed != 0 {
             return Err(WireError::ReservedBits);
         }
         if len < least || len > i64::MAX as u64 {
@@ -184,6 +222,7 @@ impl FrameReader {
             }
             opcode::TEXT | opcode::BINARY => {
                 self.message_opcode = self.opcode;
+                self.compressed = first & RSV1 != 0;
                 Ok(())
             }
             opcode::CLOSE | opcode::PING | opcode::PONG => self.check_control(len),
@@ -204,23 +243,24 @@ impl FrameReader {
         let ended = self.remaining == 0;
         self.in_payload = !ended;
         if self.opcode >= opcode::CLOSE {
-            if ended && self.control.is_empty() {
+            if ended && self.control.is_none() {
                 sink.control(self.opcode, bytes);
                 return;
             }
-            self.control.extend_from_slice(bytes);
-            if ended {
-                sink.control(self.opcode, &self.control);
-                self.control.clear();
+            let empty = || Box::new(ControlPart { bytes: [0; CONTROL_MAX], len: 0 });
+            self.control.get_or_insert_with(empty).push(bytes);
+            if let Some(part) = ended.then(|| self.control.take()).flatten() {
+                sink.control(self.opcode, &part.bytes[..part.len]);
             }
             return;
         }
         if !bytes.is_empty() {
-            sink.data(self.message_len, bytes);
+            sink.data(self.message_len, bytes, self.compressed);
             self.message_len += bytes.len() as u64;
         }
         if ended && self.fin {
-            sink.message(self.message_opcode, self.message_len);
+            let (opcode, len) = (self.message_opcode, self.message_len);
+            sink.message(Message { opcode, len, compressed: self.compressed });
             self.message_opcode = 0;
             self.message_len = 0;
         }
@@ -244,10 +284,11 @@ impl RawReader {
         while !bytes.is_empty() {
             let missing = usize::try_from(self.message_len - self.filled).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(missing.min(bytes.len()));
-            sink.data(self.filled, now);
+            sink.data(self.filled, now, false);
             self.filled += now.len() as u64;
             if self.filled == self.message_len {
-                sink.message(opcode::BINARY, self.filled);
+                let (opcode, len) = (opcode::BINARY, self.filled);
+                sink.message(Message { opcode, len, compressed: false });
                 self.filled = 0;
             }
             bytes = later;

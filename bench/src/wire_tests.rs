@@ -11,14 +11,15 @@ struct Record {
 }
 
 impl Sink for Record {
-    fn data(&mut self, offset: u64, bytes: &[u8]) {
+    fn data(&mut self, offset: u64, bytes: &[u8], _compressed: bool) {
         assert_eq!(offset, self.current.len() as u64);
         self.current.extend_from_slice(bytes);
     }
 
-    fn message(&mut self, opcode: u8, len: u64) {
-        assert_eq!(len, self.current.len() as u64);
-        self.found.push((opcode, std::mem::take(&mut self.current)));
+    fn message(&mut self, message: Message) {
+        assert_eq!(message.len, self.current.len() as u64);
+        let bit = if message.compressed { RSV1 } else { 0 };
+        self.found.push((bit | message.opcode, std::mem::take(&mut self.current)));
     }
 
     fn control(&mut self, opcode: u8, payload: &[u8]) {
@@ -74,6 +75,26 @@ fn control_frames_inside_a_message_do_not_disturb_it() {
         (opcode::CLOSE, vec![3, 232]),
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn the_compression_bit_is_read_where_it_was_agreed_and_refused_elsewhere() {
+    let mut bytes = plain(RSV1 | opcode::TEXT, b"Hel");
+    bytes.extend(plain(0x80 | opcode::PING, b"?"));
+    bytes.extend(plain(0x80, b"lo"));
+    bytes.extend(plain(0x80 | opcode::BINARY, b"plain"));
+    assert_eq!(read(&bytes), Err(WireError::ReservedBits));
+    let mut record = Record::default();
+    FrameReader::new(true).read(&bytes, &mut record).unwrap();
+    let codes: Vec<u8> = record.found.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, [opcode::PING, RSV1 | opcode::TEXT, opcode::BINARY]);
+    for bad in [RSV1 | 0x80 | opcode::PING, 0x20 | opcode::TEXT, 0x10 | opcode::TEXT] {
+        let outcome = FrameReader::new(true).read(&plain(bad, b""), &mut record);
+        assert_eq!(outcome, Err(WireError::ReservedBits), "{bad:x}");
+    }
+    let continued = [plain(RSV1 | opcode::TEXT, b"a"), plain(RSV1 | 0x80, b"b")].concat();
+    let outcome = FrameReader::new(true).read(&continued, &mut Record::default());
+    assert_eq!(outcome, Err(WireError::ReservedBits));
 }
 
 #[test]
@@ -160,7 +181,7 @@ proptest! {
 struct Ignore;
 
 impl Sink for Ignore {
-    fn data(&mut self, _: u64, _: &[u8]) {}
-    fn message(&mut self, _: u8, _: u64) {}
+    fn data(&mut self, _: u64, _: &[u8], _: bool) {}
+    fn message(&mut self, _: Message) {}
     fn control(&mut self, _: u8, _: &[u8]) {}
 }

@@ -1,63 +1,22 @@
 //! The generator itself, run as a process against servers whose behaviour is known: what was
 //! injected must be in its figures, and what went wrong in its exit code.
 
+#[path = "generator/deflate.rs"]
+mod deflate;
+#[path = "generator/loads.rs"]
+mod loads;
+#[path = "generator/results.rs"]
+mod results;
+#[path = "generator/run.rs"]
+mod run;
 mod server;
 
-use std::process::{Command, Output};
-
-use serde_json::Value;
+use run::bench;
 use server::{Behaviour, TestServer};
 
 const OPEN_LOOP: &[&str] = &["--connections", "4", "--rate", "1000"];
 const CLOSED_LOOP: &[&str] = &["--connections", "4"];
 const TWO_SECONDS: &[&str] = &["--warmup", "0.2", "--duration", "1.8"];
-
-/// The result of one run of the generator.
-struct Run {
-    output: Output,
-    json: Value,
-}
-
-impl Run {
-    fn code(&self) -> Option<i32> {
-        self.output.status.code()
-    }
-
-    fn stderr(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    fn number(&self, key: &str) -> f64 {
-        let value = self.json[key].as_f64();
-        value.unwrap_or_else(|| panic!("no {key} in {:#}: {}", self.json, self.stderr()))
-    }
-
-    fn count(&self, key: &str) -> u64 {
-        let value = self.json[key].as_u64();
-        value.unwrap_or_else(|| panic!("no {key} in {:#}: {}", self.json, self.stderr()))
-    }
-
-    fn ms(&self, key: &str) -> f64 {
-        self.number(key) / 1e6
-    }
-}
-
-fn bench(mode: &str, url: &str, arguments: &[&[&str]]) -> Run {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("seawall-bench-{}-{number}.json", std::process::id());
-    let file = std::env::temp_dir().join(name);
-    let output = Command::new(env!("CARGO_BIN_EXE_seawall-bench"))
-        .args([mode, url, "--json"])
-        .arg(&file)
-        .args(arguments.concat())
-        .output()
-        .expect("the generator starts");
-    let text = std::fs::read_to_string(&file).unwrap_or_default();
-    let _ = std::fs::remove_file(&file);
-    Run { output, json: serde_json::from_str(&text).unwrap_or(Value::Null) }
-}
 
 #[test]
 fn an_open_loop_shows_the_stall_that_a_closed_loop_hides() {
@@ -152,7 +111,8 @@ fn held_connections_answer_pings_and_are_counted_alive() {
 
 #[test]
 fn what_goes_wrong_is_in_the_exit_code_and_the_text() {
-    let closing = TestServer::start(Behaviour { close_at: Some(20), ..Behaviour::default() });
+    let closing =
+        TestServer::start(Behaviour { close_at: Some((20, 1001)), ..Behaviour::default() });
     let refusing = TestServer::start(Behaviour { refuse: true, ..Behaviour::default() });
     let gone = "ws://127.0.0.1:1/".to_owned();
     let short: &[&str] = &["--connections", "2", "--warmup", "0", "--duration", "0.5"];

@@ -10,6 +10,7 @@ mod support;
 mod counters;
 mod drain;
 mod listeners;
+mod logs;
 mod messages;
 mod no_http;
 mod peers;

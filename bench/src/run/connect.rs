@@ -1,18 +1,18 @@
 //! `connect` from its arguments to its report.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Moment, nanos, sleep_until, terms};
+use super::{
+    Moment, Workshop, check_capacity, conduct, merge, nanos, results, sleep_until, wait_for,
+    warn_of_overflows,
+};
 use crate::cli::ConnectArgs;
-use crate::connect::{ConnectLoad, ConnectPlan, ConnectResult};
-use crate::crew::{Crew, Failure, Shared, share};
-use crate::echo::nanoseconds;
-use crate::fleet::{Fleet, FleetPlan};
+use crate::connect::{Arrivals, ConnectLoad, ConnectPlan, ConnectResult};
+use crate::crew::{Failure, Shared, share};
+use crate::recorder::sum;
 use crate::report::Report;
 use crate::sheet::Shape;
-use crate::target::{SOURCES_OF_CHURN, Target};
+use crate::target::{CONNECTIONS_PER_SOURCE, SOURCES_OF_CHURN};
 
 /// From the start of the threads to the first connection.
 const START_DELAY_NS: u64 = 50_000_000;
@@ -22,68 +22,54 @@ const BUFFERS: (u16, usize) = (256, 2048);
 /// `connect`.
 pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
     let common = &args.common;
-    let threads = usize::from(common.threads).min(common.parallel as usize);
-    let shape = Shape { size: 0, text: true, raw: false, depth: 1 };
-    let terms = terms(common, shape, false);
-    let target = Target::new(common.url.clone(), SOURCES_OF_CHURN, common.congestion())?;
-    let target = Arc::new(target);
-    let shared = Shared::new(threads);
+    let slots = args.population.unwrap_or(common.parallel) as usize;
+    let threads = usize::from(common.threads).min(slots);
+    check_capacity(share(slots, 0, threads), "use more --threads")?;
+    let sources = (SOURCES_OF_CHURN as usize * CONNECTIONS_PER_SOURCE).max(slots);
+    let workshop = Workshop::new(common, Shape::text(0), false, sources, threads)?;
+    let shared = workshop.shared.clone();
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     let limit = |thread: usize| {
         let of = |total: u64| share(total as usize, thread, threads) as u64;
         args.connections.map_or(u64::MAX, of)
     };
+    let ramp_ns = nanos(args.ramp.unwrap_or(0.0));
+    let arrivals = match (args.rate, args.hold) {
+        (Some(rate), _) => Arrivals::Open { rate, ramp_ns },
+        (None, Some(hold)) => Arrivals::Churn { hold_ns: nanos(hold) },
+        (None, None) => Arrivals::Closed,
+    };
+    // A population is whole after one of its lives.
+    let warmup_ns = nanos(args.warmup.max(args.hold.unwrap_or(0.0))).max(ramp_ns);
     let plan_of = |thread: usize| ConnectPlan {
-        parallel: share(common.parallel as usize, thread, threads) as u32,
-        rate: args.rate,
+        slots: share(slots, thread, threads) as u32,
+        arrivals,
         limit: limit(thread),
         start_ns,
-        warmup_ns: nanos(args.warmup),
+        warmup_ns,
         duration_ns: nanos(args.duration),
-        thread,
-        threads,
+        worker: thread,
+        workers: threads,
     };
     let plans: Vec<ConnectPlan> = (0..threads).map(plan_of).collect();
-    let timeout = Duration::from_secs_f64(common.timeout);
-    let worker_shared = Arc::clone(&shared);
-    let crew = Crew::start(&shared, threads, move |thread| {
+    let make = move |thread: usize| {
         let plan = plans[thread];
-        let fleet_plan = FleetPlan {
-            slots: plan.parallel,
-            buffer_count: BUFFERS.0,
-            buffer_size: BUFFERS.1,
-            timeout,
-            quiet_sends: false,
-            // Threads begin far from each other in the rotation of source addresses.
-            first_number: (thread as u32) << 20,
-        };
-        let (target, terms) = (Arc::clone(&target), Arc::clone(&terms));
-        let mut fleet = Fleet::new(fleet_plan, target, terms, worker_shared.clock)?;
-        let mut load = ConnectLoad::new(plan, Arc::clone(&worker_shared));
-        fleet.run(&mut load)?;
-        Ok(load.finish())
-    })?;
-    let window = measure(args, &shared, start_ns);
-    if window.is_err() {
-        shared.stop();
-    }
-    let results = crew.join()?;
-    let (from, until) = window?;
-    publish(args, &from, &until, results)
+        // Threads begin far from each other in the rotation of source addresses.
+        let fleet_plan = workshop.fleet_plan(plan.slots, BUFFERS, (thread as u32) << 20);
+        let load = ConnectLoad::new(plan, workshop.shared.clone());
+        Ok((workshop.fleet(fleet_plan)?, load))
+    };
+    let measure = || measure(args, &shared, start_ns + warmup_ns);
+    let ((from, until), ran) = conduct(common, &shared, threads, make, measure)?;
+    let (found, overflow_count) = results(ran, |load: ConnectLoad| Ok(load.finish()))?;
+    publish(args, &from, &until, &found, overflow_count)
 }
 
-fn measure(
-    args: &ConnectArgs,
-    shared: &Shared,
-    start_ns: u64,
-) -> Result<(Moment, Moment), Failure> {
-    let from_ns = start_ns + nanos(args.warmup);
+fn measure(args: &ConnectArgs, shared: &Shared, from_ns: u64) -> Result<(Moment, Moment), Failure> {
     sleep_until(shared, from_ns);
     let from = Moment::take(shared, args.common.server_pid)?;
-    let until_ns = from_ns + nanos(args.duration);
-    while shared.clock.now_ns() < until_ns && !shared.finished() && !shared.stopped() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let left_ns = (from_ns + nanos(args.duration)).saturating_sub(shared.clock.now_ns());
+    wait_for(shared, left_ns, || shared.finished());
     let until = Moment::take(shared, args.common.server_pid)?;
     Ok((from, until))
 }
@@ -92,33 +78,35 @@ fn publish(
     args: &ConnectArgs,
     from: &Moment,
     until: &Moment,
-    results: Vec<ConnectResult>,
+    found: &[ConnectResult],
+    overflow_count: u32,
 ) -> Result<(), Failure> {
-    let mut latency = nanoseconds();
+    let latency = sum(found.iter().map(|result| &result.latency));
     let mut failures: BTreeMap<String, u64> = BTreeMap::new();
-    for result in results {
-        // The histograms have the same bounds, so adding cannot fail.
-        latency.add(&result.latency).expect("same bounds");
-        for (reason, count) in result.failures {
-            *failures.entry(reason).or_default() += count;
-        }
-    }
+    found.iter().for_each(|result| merge(&mut failures, &result.failures));
     let mut report = Report::default();
-    let shown = match args.rate {
-        Some(rate) => format!("open, {rate} connections/s"),
-        None => format!("closed, {} at a time", args.common.parallel),
+    let shown = match (args.rate, args.population) {
+        (Some(rate), _) => format!("open, {rate} connections/s"),
+        (None, Some(population)) => {
+            format!("churn, {population} connections of {} s", args.hold.unwrap_or(0.0))
+        }
+        (None, None) => format!("closed, {} at a time", args.common.parallel),
     };
     report.row("loop", shown, "rate", args.rate);
     until.report(from, &mut report, "connection", None);
+    report.name("opened", "count");
     report.latencies("handshake", "handshake", &latency);
     let failed: u64 = failures.values().sum();
     report.row("failed", failed.to_string(), "failed", failed);
+    report.name("losses", "failed");
+    report.name("errors", "failed");
     for (reason, count) in &failures {
         report.warn(format!("{count} connections failed: {reason}"));
     }
-    report.publish(args.common.json.as_deref())?;
-    match failed {
+    warn_of_overflows(&mut report, overflow_count);
+    let verdict = match failed {
         0 => Ok(()),
         count => Err(Failure::Failed(format!("{count} connections failed"))),
-    }
+    };
+    report.publish(&args.common.output, &latency, verdict)
 }

@@ -1,42 +1,35 @@
 //! `echo` from its arguments to its report.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use super::{Moment, nanos, sleep_until, sources, terms};
+use super::{
+    Moment, START_DELAY_NS, Workshop, check_capacity, conduct, nanos, results, sleep_until,
+    stopped, wait_for, warn_of_overflows,
+};
 use crate::cli::EchoArgs;
-use crate::crew::{Crew, Failure, Shared, share};
-use crate::echo::{EchoLoad, EchoPlan, EchoResult, Pace, buffers, nanoseconds};
-use crate::fleet::{Fleet, FleetPlan};
-use crate::report::{self, Report};
+use crate::client::Traffic;
+use crate::crew::{Failure, Ran, Shared, share};
+use crate::echo::{EchoLoad, EchoPlan, EchoResult, Pace, buffers};
+use crate::recorder::{nanoseconds, sum};
+use crate::report::Report;
 use crate::sheet::Shape;
-use crate::sys::ring_capacity;
-use crate::target::Target;
-
-/// From the last connection's opening to the first message.
-const START_DELAY_NS: u64 = 20_000_000;
 
 /// `echo`.
 pub fn echo(args: &EchoArgs) -> Result<(), Failure> {
     let common = &args.common;
+    if args.raw && !args.size.is_fixed() {
+        return Err(Failure::Usage("--raw needs one fixed --size".to_owned()));
+    }
     let threads = usize::from(common.threads).min(args.connections as usize);
     let connections = args.connections as usize;
-    if share(connections, 0, threads) > ring_capacity() {
-        return Err(Failure::Failed(format!(
-            "{connections} connections do not fit {threads} rings of {} (ulimit -n): use more \
-             --threads",
-            ring_capacity()
-        )));
-    }
+    check_capacity(share(connections, 0, threads), "use more --threads")?;
     let pace = args.rate.map_or(Pace::Closed { depth: args.depth }, |rate| Pace::Open { rate });
     let depth = if args.rate.is_some() { 16 } else { args.depth as usize };
-    let shape = Shape { size: args.size as usize, text: !args.binary, raw: args.raw, depth };
-    let terms = terms(common, shape, args.verify);
-    let target = Target::new(common.url.clone(), sources(connections), common.congestion())?;
-    let target = Arc::new(target);
-    let shared = Shared::new(threads);
-    let (buffer_count, buffer_size) = buffers(&terms);
+    let (sizes, text, raw, deflate) = (args.size.clone(), !args.binary, args.raw, args.deflate);
+    let shape = Shape { sizes, text, raw, depth, deflate };
+    let workshop = Workshop::new(common, shape, args.verify, connections, threads)?;
+    let shared = workshop.shared.clone();
+    let buffers = buffers(&workshop.terms);
     let plan_of = |thread: usize| EchoPlan {
         connections: share(connections, thread, threads) as u32,
         parallel: (common.parallel / threads as u32).max(1),
@@ -47,34 +40,20 @@ pub fn echo(args: &EchoArgs) -> Result<(), Failure> {
         threads,
     };
     let plans: Vec<EchoPlan> = (0..threads).map(plan_of).collect();
-    let timeout = Duration::from_secs_f64(common.timeout);
-    let worker_shared = Arc::clone(&shared);
-    let crew = Crew::start(&shared, threads, move |thread| {
+    let make = move |thread: usize| {
         let plan = plans[thread];
-        let fleet_plan = FleetPlan {
-            slots: plan.connections,
-            buffer_count,
-            buffer_size,
-            timeout,
-            quiet_sends: plan.pace == Pace::Closed { depth: 1 },
-            first_number: plans[..thread].iter().map(|plan| plan.connections).sum(),
-        };
-        let (target, terms) = (Arc::clone(&target), Arc::clone(&terms));
-        let mut fleet = Fleet::new(fleet_plan, target, terms, worker_shared.clock)?;
-        let mut load = EchoLoad::new(plan, Arc::clone(&worker_shared));
-        fleet.run(&mut load)?;
-        load.finish().map(|result| (result, fleet.overflow_count()))
-    })?;
-    let window = measure(args, &shared, connections);
-    if window.is_err() {
-        shared.stop();
-    }
-    let results = crew.join()?;
-    let (from, until) = window?;
+        let first_number = plans[..thread].iter().map(|plan| plan.connections).sum();
+        let mut fleet_plan = workshop.fleet_plan(plan.connections, buffers, first_number);
+        fleet_plan.quiet_sends = plan.pace == Pace::Closed { depth: 1 };
+        let load = EchoLoad::new(plan, workshop.shared.clone());
+        Ok((workshop.fleet(fleet_plan)?, load))
+    };
+    let measure = || measure(args, &shared, connections);
+    let ((from, until), ran) = conduct(common, &shared, threads, make, measure)?;
     let mut report = Report::default();
     describe(args, &mut report);
-    until.report(&from, &mut report, "message", Some(args.size as usize));
-    publish(args, report, results)
+    until.report(&from, &mut report, "message", Some(args.size.mean()));
+    publish(args, report, ran)
 }
 
 /// Waits until all are open, starts the load, and samples both ends of the measured time.
@@ -83,8 +62,9 @@ fn measure(
     shared: &Shared,
     connections: usize,
 ) -> Result<(Moment, Moment), Failure> {
-    while shared.open.load(Ordering::Acquire) < connections && !shared.stopped() {
-        std::thread::sleep(Duration::from_millis(2));
+    let all_open = || shared.open.load(Ordering::Acquire) >= connections;
+    if !wait_for(shared, u64::MAX, all_open) {
+        return Err(stopped());
     }
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     shared.set_start(start_ns);
@@ -107,41 +87,68 @@ fn describe(args: &EchoArgs, report: &mut Report) {
         None => format!("closed, {} in flight per connection", args.depth),
     };
     report.row("connections", args.connections.to_string(), "connections", args.connections);
-    report.row("payload", format!("{} bytes, {kind}", args.size), "size_bytes", args.size);
+    report.name("opened", "connections");
+    let size = format!("{}, {kind}", args.size.text());
+    report.row("payload", size, "size_bytes", args.size.mean());
     report.row("loop", shown, "rate", args.rate);
 }
 
-fn publish(
-    args: &EchoArgs,
-    mut report: Report,
-    results: Vec<(EchoResult, u32)>,
-) -> Result<(), Failure> {
-    let (mut latency, mut lag) = (nanoseconds(), nanoseconds());
-    let (mut unanswered, mut overflow_count) = (0, 0);
-    for (result, overflows) in results {
+fn publish(args: &EchoArgs, mut report: Report, ran: Vec<Ran<EchoLoad>>) -> Result<(), Failure> {
+    let mut traffic = Traffic::default();
+    ran.iter().for_each(|ran| traffic.add(&ran.traffic));
+    let (found, overflow_count): (Vec<EchoResult>, u32) = results(ran, EchoLoad::finish)?;
+    let latency = sum(found.iter().map(|result| &result.latency));
+    let mut lag = nanoseconds();
+    for result in &found {
         // The histograms have the same bounds, so adding cannot fail.
-        latency.add(&result.latency).expect("same bounds");
         lag.add(&result.lag).expect("same bounds");
-        unanswered += result.unanswered;
-        overflow_count += overflows;
     }
+    let unanswered: u64 = found.iter().map(|result| result.unanswered).sum();
     report.latencies("latency", "latency", &latency);
     if args.rate.is_some() {
         report.latencies("sent late by", "lag", &lag);
     }
     report.row("unanswered", unanswered.to_string(), "unanswered", unanswered);
-    if overflow_count > 0 {
-        report.warn(format!("{overflow_count} completions overflowed the generator's queue"));
+    report.name("losses", "unanswered");
+    report.name("errors", "unanswered");
+    if args.deflate {
+        describe_deflate(args, &mut report, &traffic);
     }
+    warn_of_overflows(&mut report, overflow_count);
     if args.verify {
         report.row("verified", "every byte", "verified", true);
     }
-    if let Some(path) = &args.hgrm {
-        report::write_hgrm(path, &latency)?;
-    }
-    report.publish(args.common.json.as_deref())?;
-    match unanswered {
+    let verdict = match unanswered {
         0 => Ok(()),
         count => Err(Failure::Failed(format!("{count} messages got no echo"))),
+    };
+    report.publish(&args.common.output, &latency, verdict)
+}
+
+fn describe_deflate(args: &EchoArgs, report: &mut Report, traffic: &Traffic) {
+    let agreed = traffic.deflate_agreed >= u64::from(args.connections);
+    let shown = match traffic.deflate_agreed {
+        0 => "declined by the server: messages were sent as they are".to_owned(),
+        _ if agreed => "agreed, without context takeover".to_owned(),
+        count => format!("agreed on {count} of {} connections", args.connections),
+    };
+    report.row("permessage-deflate", shown, "deflate", agreed);
+    if traffic.deflate_agreed == 0 {
+        return;
+    }
+    let ratio = |small: u64, large: u64| small as f64 / large.max(1) as f64 * 100.0;
+    let (plain, wire) = (traffic.sent_bytes, traffic.sent_wire_bytes);
+    let shown = format!("{plain} bytes, {wire} compressed ({:.0} %)", ratio(wire, plain));
+    report.row("sent, warm-up included", shown, "sent_bytes", plain);
+    report.extra("sent_wire_bytes", wire);
+    let (plain, wire) = (traffic.compressed_bytes, traffic.compressed_wire_bytes);
+    let count = traffic.compressed;
+    let shown =
+        format!("{count} messages, {wire} bytes, {plain} inflated ({:.0} %)", ratio(wire, plain));
+    report.row("received compressed", shown, "received_compressed", count);
+    report.extra("received_bytes", plain);
+    report.extra("received_wire_bytes", wire);
+    if count == 0 {
+        report.warn("permessage-deflate was agreed, and the server compressed no echo");
     }
 }

@@ -1,44 +1,50 @@
 //! `hold` from its arguments to its report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
-use super::{nanos, sleep_until, sources, terms};
+use super::memory::{self, Step};
+use super::{
+    START_DELAY_NS, Workshop, check_capacity, conduct, merge, nanos, results, sleep_until, stopped,
+    wait_for, warn_of_overflows,
+};
 use crate::cli::HoldArgs;
-use crate::cpu::{CpuSample, Memory, Slab};
-use crate::crew::{Crew, Failure, Shared, share};
-use crate::fleet::{Fleet, FleetPlan};
-use crate::hold::{Goal, HoldLoad};
+use crate::cpu::{CpuSample, CpuUse, Memory};
+use crate::crew::{Failure, Shared, share};
+use crate::hold::{Goal, HoldLoad, HoldPlan, HoldResult};
+use crate::pulse::PulseResult;
 use crate::report::{Report, duration};
 use crate::sheet::Shape;
-use crate::sys::ring_capacity;
-use crate::target::Target;
+use crate::sys::{ring_capacity, terminate};
 
-/// Connections of one ring; below the usual limits of open files.
+/// Connections of one ring where nobody says otherwise; below the usual limits of open files.
 const RING_CONNECTIONS: usize = 16_000;
-/// Pings and closes are small.
+/// Pings, closes and a few echoes are small, and each ring has buffers of its own.
 const BUFFERS: (u16, usize) = (256, 1024);
+/// An idle connection completes nothing; bursts that overflow are kept by the kernel.
+const COMPLETIONS: u32 = 4096;
 /// How long the answers to the last question may take.
-const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-/// Caches of the kernel shown by name.
-const CACHES_SHOWN: usize = 6;
-
-/// Memory with a number of connections open.
-struct Step {
-    connections: usize,
-    memory: Option<Memory>,
-    slab: Option<Slab>,
-}
+const ANSWER_NS: u64 = 60_000_000_000;
+/// Failed connections after which opening more makes no sense.
+const FAILED_MAX: usize = 1_000;
+/// How long echoes may come after the last message, with the workers' own patience in it.
+const ECHO_WAIT_NS: u64 = 10_000_000_000;
 
 /// What the measuring thread found.
 struct Held {
     steps: Vec<Step>,
-    ramp: Duration,
+    ramp_ns: u64,
+    opened: usize,
     /// Server CPU of opening all connections, without their closing.
     open_cpu_ns: Option<u64>,
-    idle_cores: Option<f64>,
+    idle: Option<CpuUse>,
+    own_ramp: CpuUse,
+    own_idle: CpuUse,
+    own_memory: Memory,
+    echo: Option<(CpuUse, Option<CpuUse>)>,
     alive: usize,
+    drain_ns: Option<u64>,
 }
 
 /// `hold`.
@@ -46,42 +52,47 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
     let common = &args.common;
     let steps = steps(args)?;
     let connections = steps[steps.len() - 1];
-    let capacity = RING_CONNECTIONS.min(ring_capacity());
-    let threads = usize::from(common.threads).max(connections.div_ceil(capacity));
-    let shape = Shape { size: 0, text: true, raw: false, depth: 1 };
-    let terms = terms(common, shape, false);
-    let target = Target::new(common.url.clone(), sources(connections), common.congestion())?;
-    let target = Arc::new(target);
-    let shared = Shared::new(threads);
+    let threads = usize::from(common.threads);
+    let fitting = connections.div_ceil(RING_CONNECTIONS.min(ring_capacity()));
+    let rings = args.rings.map_or(fitting.max(threads), |rings| rings as usize).min(connections);
+    check_capacity(share(connections, 0, rings), "use more --rings")?;
+    let workshop = Workshop::new(common, Shape::text(args.size), false, connections, rings)?;
+    let shared = workshop.shared.clone();
     let goal = Arc::new(Goal::default());
-    let parallel = (common.parallel / threads as u32).max(1);
-    let timeout = Duration::from_secs_f64(common.timeout);
-    let (worker_shared, worker_goal) = (Arc::clone(&shared), Arc::clone(&goal));
-    let crew = Crew::start(&shared, threads, move |thread| {
-        let slots = share(connections, thread, threads) as u32;
-        let fleet_plan = FleetPlan {
-            slots,
-            buffer_count: BUFFERS.0,
-            buffer_size: BUFFERS.1,
-            timeout,
-            quiet_sends: false,
-            first_number: (0..thread).map(|t| share(connections, t, threads) as u32).sum(),
-        };
-        let (target, terms) = (Arc::clone(&target), Arc::clone(&terms));
-        let mut fleet = Fleet::new(fleet_plan, target, terms, worker_shared.clock)?;
-        let (shared, goal) = (Arc::clone(&worker_shared), Arc::clone(&worker_goal));
-        let mut load = HoldLoad::new(shared, goal, thread, threads, parallel, slots);
-        fleet.run(&mut load)?;
-        load.finish()
-    })?;
-    let held = measure(args, &steps, &shared, &goal);
-    goal.closing.store(true, Ordering::Release);
-    if held.is_err() {
-        shared.stop();
-    }
-    crew.join()?;
-    let held = held?;
-    publish(args, &held, connections)
+    let echo_rate = args.echo_share.map_or(1, |share| (share * connections as f64).ceil() as u64);
+    let plan_of = |worker: usize| HoldPlan {
+        worker,
+        workers: rings,
+        parallel: (common.parallel / rings as u32).max(1),
+        slots: share(connections, worker, rings) as u32,
+        echo_rate,
+        echo_ns: nanos(args.echo_seconds),
+    };
+    let plans: Vec<HoldPlan> = (0..rings).map(plan_of).collect();
+    let worker_goal = Arc::clone(&goal);
+    let make = move |worker: usize| {
+        let plan = plans[worker];
+        let first_number = plans[..worker].iter().map(|plan| plan.slots).sum();
+        let mut fleet_plan = workshop.fleet_plan(plan.slots, BUFFERS, first_number);
+        fleet_plan.completions = COMPLETIONS;
+        let load = HoldLoad::new(plan, workshop.shared.clone(), Arc::clone(&worker_goal));
+        Ok((workshop.fleet(fleet_plan)?, load))
+    };
+    let measure = || {
+        let held = measure(args, &steps, &shared, &goal);
+        goal.closing.store(true, Ordering::Release);
+        held
+    };
+    let own_before = Memory::take(std::process::id())?;
+    let (held, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (found, overflow_count) = results(ran, HoldLoad::finish)?;
+    let mut report = Report::default();
+    report.row("connections", connections.to_string(), "connections", connections);
+    report.row("opened", held.opened.to_string(), "opened", held.opened);
+    report.row("rings", rings.to_string(), "rings", rings);
+    times(&mut report, args, &held);
+    memory::report(&mut report, &held.steps, (own_before, held.own_memory));
+    publish(args, report, &held, &found, overflow_count)
 }
 
 fn steps(args: &HoldArgs) -> Result<Vec<usize>, Failure> {
@@ -93,8 +104,37 @@ fn steps(args: &HoldArgs) -> Result<Vec<usize>, Failure> {
     if rising {
         Ok(steps)
     } else {
-        Err(Failure::Failed("--steps must rise from above 0".to_owned()))
+        Err(Failure::Usage("--steps must rise from above 0".to_owned()))
     }
+}
+
+/// Opens up to each step and measures there.
+fn climb(
+    args: &HoldArgs,
+    steps: &[usize],
+    shared: &Shared,
+    goal: &Goal,
+) -> Result<(Vec<Step>, u64), Failure> {
+    let pid = args.common.server_pid;
+    let mut found = vec![Step::take(0, pid)?];
+    let mut ramp_ns = 0;
+    for step in steps {
+        let begin_ns = shared.clock.now_ns();
+        goal.connections.store(*step, Ordering::Release);
+        let failed = || goal.failed.load(Ordering::Acquire);
+        let hopeless = || failed() >= FAILED_MAX.max(*step / 10);
+        let settled = || goal.settled.load(Ordering::Acquire) >= *step || hopeless();
+        if !wait_for(shared, u64::MAX, settled) {
+            return Err(stopped());
+        }
+        ramp_ns += shared.clock.now_ns() - begin_ns;
+        sleep_until(shared, shared.clock.now_ns() + nanos(args.settle));
+        found.push(Step::take(*step - failed().min(*step), pid)?);
+        if hopeless() {
+            break;
+        }
+    }
+    Ok((found, ramp_ns))
 }
 
 fn measure(
@@ -104,108 +144,178 @@ fn measure(
     goal: &Goal,
 ) -> Result<Held, Failure> {
     let pid = args.common.server_pid;
-    let sample = |connections: usize| -> Result<Step, Failure> {
-        let memory = pid.map(Memory::take).transpose()?;
-        Ok(Step { connections, memory, slab: Slab::take() })
-    };
-    let mut found = vec![sample(0)?];
-    let closed = pid.map(CpuSample::take).transpose()?;
-    let mut ramp = Duration::ZERO;
-    for step in steps {
-        let begin = Instant::now();
-        goal.connections.store(*step, Ordering::Release);
-        while shared.open.load(Ordering::Acquire) < *step && !shared.stopped() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        ramp += begin.elapsed();
-        sleep_until(shared, shared.clock.now_ns() + nanos(args.settle));
-        found.push(sample(*step)?);
-    }
-    let before = pid.map(CpuSample::take).transpose()?;
+    let cpu = || pid.map(CpuSample::take).transpose();
+    let own = || CpuSample::take(std::process::id());
+    let (closed, own_closed) = (cpu()?, own()?);
+    let (steps, ramp_ns) = climb(args, steps, shared, goal)?;
+    let (before, own_before) = (cpu()?, own()?);
+    let opened = shared.open.load(Ordering::Acquire);
     sleep_until(shared, shared.clock.now_ns() + nanos(args.hold));
-    let after = pid.map(CpuSample::take).transpose()?;
+    let (after, own_after) = (cpu()?, own()?);
+    let own_memory = Memory::take(std::process::id())?;
     let open_cpu_ns = before.as_ref().zip(closed).map(|(now, then)| now.since(&then).cpu_ns);
-    let idle_cores = after.zip(before).map(|(after, before)| after.since(&before).cores());
+    let idle = after.as_ref().zip(before).map(|(after, before)| after.since(&before));
+    let echo = match args.echo_share {
+        None => None,
+        Some(_) => {
+            talk(args, shared, goal);
+            let server = cpu()?.zip(after).map(|(now, then)| now.since(&then));
+            Some((own()?.since(&own_after), server))
+        }
+    };
     goal.asking.store(true, Ordering::Release);
-    let asked = Instant::now();
-    let total = steps[steps.len() - 1];
-    while goal.alive.load(Ordering::Acquire) < total
-        && asked.elapsed() < ANSWER_LIMIT
-        && !shared.stopped()
-    {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let open = shared.open.load(Ordering::Acquire);
+    wait_for(shared, ANSWER_NS, || goal.alive.load(Ordering::Acquire) >= open);
     let alive = goal.alive.load(Ordering::Acquire);
-    Ok(Held { steps: found, ramp, open_cpu_ns, idle_cores, alive })
+    let drain_ns = args.drain.map(|limit| drain(args, shared, goal, limit)).transpose()?;
+    Ok(Held {
+        steps,
+        ramp_ns,
+        opened,
+        open_cpu_ns,
+        idle,
+        own_ramp: own_before.since(&own_closed),
+        own_idle: own_after.since(&own_before),
+        own_memory,
+        echo,
+        alive,
+        drain_ns,
+    })
 }
 
-fn publish(args: &HoldArgs, held: &Held, connections: usize) -> Result<(), Failure> {
-    let mut report = Report::default();
-    report.row("connections", connections.to_string(), "connections", connections);
-    let ramp_ns = held.ramp.as_nanos() as u64;
-    report.row("ramp", duration(ramp_ns), "ramp_ns", ramp_ns);
+/// Lets the connections talk until all echoes are there or given up.
+fn talk(args: &HoldArgs, shared: &Shared, goal: &Goal) {
+    // Idle workers look for news twenty times a second.
+    let start_ns = shared.clock.now_ns() + START_DELAY_NS + 100_000_000;
+    goal.echo_start_ns.store(start_ns, Ordering::Release);
+    sleep_until(shared, start_ns + nanos(args.echo_seconds));
+    let workers = shared.done.len();
+    wait_for(shared, ECHO_WAIT_NS, || goal.echoed.load(Ordering::Acquire) >= workers);
+}
+
+/// Tells the server to end and waits until it has closed all connections; gives the time it took
+/// until the last one.
+fn drain(args: &HoldArgs, shared: &Shared, goal: &Goal, limit_s: f64) -> Result<u64, Failure> {
+    goal.draining.store(true, Ordering::Release);
+    let begin_ns = shared.clock.now_ns();
+    terminate(args.common.server_pid.unwrap_or(0)).map_err(|error| {
+        Failure::Failed(format!("the server cannot be told to end: {error}; is it running?"))
+    })?;
+    wait_for(shared, nanos(limit_s), || shared.open.load(Ordering::Acquire) == 0);
+    Ok(goal.drained_ns.load(Ordering::Acquire).saturating_sub(begin_ns))
+}
+
+fn publish(
+    args: &HoldArgs,
+    mut report: Report,
+    held: &Held,
+    found: &[HoldResult],
+    overflow_count: u32,
+) -> Result<(), Failure> {
+    let connections = steps(args)?.last().copied().unwrap_or(0);
+    let mut pulse = PulseResult::none();
+    found.iter().filter_map(|result| result.pulse.as_ref()).for_each(|part| pulse.add(part));
+    pings(&mut report, found);
+    if let Some((own, server)) = &held.echo {
+        report.row("echoes", pulse.sent.to_string(), "echoes", pulse.sent);
+        report.latencies("echo latency", "latency", &pulse.latency);
+        report.latencies("sent late by", "lag", &pulse.lag);
+        report.row("unanswered", pulse.unanswered.to_string(), "unanswered", pulse.unanswered);
+        report.generator(own);
+        if let Some(server) = server {
+            let cores = server.cores();
+            let shown = format!("{cores:.3} cores");
+            report.row("server CPU while echoing", shown, "echo_cores", cores);
+        }
+    } else {
+        report.generator(&held.own_ramp);
+    }
+    let lost = losses(&mut report, held, found, pulse.unanswered);
+    warn_of_overflows(&mut report, overflow_count);
+    let alive = held.alive;
+    report.row("alive at the end", format!("{alive} of {connections}"), "alive", alive);
+    let verdict = match (lost, alive == connections) {
+        (None, true) => Ok(()),
+        (Some(text), _) => Err(Failure::Failed(text)),
+        (None, false) => {
+            Err(Failure::Failed(format!("{} connections gave no pong", connections - alive)))
+        }
+    };
+    report.publish(&args.common.output, &pulse.latency, verdict)
+}
+
+fn times(report: &mut Report, args: &HoldArgs, held: &Held) {
+    report.row("ramp", duration(held.ramp_ns), "ramp_ns", held.ramp_ns);
+    let rate = held.opened as f64 * 1e9 / held.ramp_ns.max(1) as f64;
+    report.row("opened per second", format!("{rate:.0}"), "per_second", rate);
+    report.name("rate", "per_second");
     if let Some(cpu_ns) = held.open_cpu_ns {
-        let each = cpu_ns as f64 / connections as f64;
+        let each = cpu_ns as f64 / held.opened.max(1) as f64;
         let shown = format!("{each:.0} ns");
         report.row("server CPU per connection opened", shown, "open_cpu_ns_each", each);
     }
     report.row("held", format!("{} s", args.hold), "hold_s", args.hold);
-    if let Some(cores) = held.idle_cores {
-        report.row("server CPU while idle", format!("{cores:.3} cores"), "idle_cores", cores);
+    if let Some(idle) = &held.idle {
+        let cores = idle.cores();
+        report.row("server CPU while idle", format!("{cores:.4} cores"), "idle_cores", cores);
     }
-    memory(&mut report, &held.steps);
-    slab(&mut report, &held.steps);
-    let alive = held.alive;
-    report.row("alive at the end", format!("{alive} of {connections}"), "alive", alive);
-    report.publish(args.common.json.as_deref())?;
-    if alive == connections {
-        return Ok(());
-    }
-    Err(Failure::Failed(format!("{} connections gave no pong", connections - alive)))
+    let cores = held.own_idle.cores();
+    let shown = format!("{cores:.4} cores");
+    report.row("generator CPU while idle", shown, "generator_idle_cores", cores);
 }
 
-/// The server's memory: all of it over the baseline, and the growth from step to step, in which the
-/// server's fixed costs cancel out.
-fn memory(report: &mut Report, steps: &[Step]) {
-    let measured: Vec<(usize, Memory)> =
-        steps.iter().filter_map(|step| Some((step.connections, step.memory?))).collect();
-    let [(_, base), .., (last_count, last)] = measured.as_slice() else { return };
-    let kib = |bytes: u64| format!("{} KiB", bytes / 1024);
-    report.row("server RssAnon before", kib(base.anon), "anon_before_bytes", base.anon);
-    report.row("server RssAnon after", kib(last.anon), "anon_after_bytes", last.anon);
-    let each = |from: u64, to: u64, count: usize| (to as f64 - from as f64) / count as f64;
-    let mut put = |label: &str, key: &str, value: f64| {
-        report.row(label, format!("{value:.0} bytes"), key, value);
-    };
-    let anon = each(base.anon, last.anon, *last_count);
-    put("RssAnon per connection", "anon_each_bytes", anon);
-    put("RSS per connection", "rss_each_bytes", each(base.rss, last.rss, *last_count));
-    for pair in measured[1..].windows(2) {
-        let [(from, before), (to, after)] = pair else { continue };
-        let grown = each(before.anon, after.anon, to - from);
-        let label = format!("RssAnon per connection, {from} to {to}");
-        put(&label, &format!("anon_each_{from}_to_{to}_bytes"), grown);
-    }
-    if let [.., (from, before), (to, after)] = &measured[1..] {
-        let grown = each(before.anon, after.anon, to - from);
-        put("RssAnon growth per connection, last step", "anon_growth_each_bytes", grown);
-    }
+fn pings(report: &mut Report, found: &[HoldResult]) {
+    let all: u64 = found.iter().map(|result| result.pings).sum();
+    let least = found.iter().map(|result| result.pings_min).min().unwrap_or(0);
+    let most = found.iter().map(|result| result.pings_max).max().unwrap_or(0);
+    let shown = format!("{all}, {least} to {most} a connection");
+    report.row("pings answered", shown, "pings", all);
+    report.extra("pings_min_each", least);
+    report.extra("pings_max_each", most);
 }
 
-/// The kernel's slab grows for both ends, since server and generator share the host.
-fn slab(report: &mut Report, steps: &[Step]) {
-    let [first, .., last] = steps else { return };
-    let (Some(before), Some(after)) = (&first.slab, &last.slab) else {
-        report.warn("no kernel slab: /proc/slabinfo is for root");
-        return;
-    };
-    let (total, caches) = after.growth(before);
-    let each = total as f64 / last.connections as f64;
-    let label = "kernel slab per connection, both ends";
-    report.row(label, format!("{each:.0} bytes"), "slab_each_bytes", each);
-    for (name, bytes) in caches.iter().take(CACHES_SHOWN) {
-        let each = *bytes as f64 / last.connections as f64;
-        let key = format!("slab_{}_each_bytes", name.replace(['-', '.'], "_"));
-        report.row(&format!("  {name}"), format!("{each:.0} bytes"), &key, each);
+/// Rows about what went wrong, and about the drain; gives the run's failure in words.
+fn losses(
+    report: &mut Report,
+    held: &Held,
+    found: &[HoldResult],
+    unanswered: u64,
+) -> Option<String> {
+    let (mut failed, mut lost, mut drained) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for result in found {
+        merge(&mut failed, &result.failed);
+        merge(&mut lost, &result.lost);
+        merge(&mut drained, &result.drained);
     }
+    let total = |map: &BTreeMap<String, u64>| map.values().sum::<u64>();
+    let (failed_count, lost_count) = (total(&failed), total(&lost));
+    report.row("could not be opened", failed_count.to_string(), "failed", failed_count);
+    report.row("lost", lost_count.to_string(), "lost", lost_count);
+    report.name("losses", "lost");
+    let errors = failed_count + lost_count + unanswered;
+    report.extra("errors", errors);
+    if let Some(ns) = held.drain_ns {
+        report.row("drain, until the last close", duration(ns), "drain_ns", ns);
+        for (how, count) in &drained {
+            let key = format!("drained_{}", how.replace(|c: char| !c.is_alphanumeric(), "_"));
+            report.row(&format!("  {how}"), count.to_string(), &key, *count);
+        }
+        let count = total(&drained);
+        report.row("  drained in all", count.to_string(), "drained", count);
+        if count < held.alive as u64 {
+            report.warn(format!("{} connections were not closed", held.alive as u64 - count));
+        }
+    }
+    let mut first = None;
+    for (what, reasons) in [("could not be opened", &failed), ("were lost", &lost)] {
+        for (reason, count) in reasons {
+            let text = format!("{count} connections {what}: {reason}");
+            report.warn(text.clone());
+            first.get_or_insert(text);
+        }
+    }
+    if unanswered > 0 {
+        first.get_or_insert(format!("{unanswered} messages got no echo"));
+    }
+    first
 }

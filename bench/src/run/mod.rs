@@ -3,25 +3,38 @@
 mod connect;
 mod echo;
 mod hold;
+mod memory;
+mod replay;
+mod slow;
+mod storm;
 
 pub use connect::connect;
 pub use echo::echo;
 pub use hold::hold;
+pub use replay::replay;
+pub use slow::slow;
+pub use storm::storm;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::CommonArgs;
 use crate::client::Terms;
 use crate::cpu::CpuSample;
-use crate::crew::{Failure, Shared};
+use crate::crew::{Crew, Failure, Ran, Shared};
+use crate::fleet::{Fleet, FleetPlan, Load};
+use crate::monitor::Monitor;
 use crate::report::Report;
 use crate::sheet::{Shape, Sheet};
-use crate::target::CONNECTIONS_PER_SOURCE;
+use crate::sys::ring_capacity;
+use crate::target::{CONNECTIONS_PER_SOURCE, SocketHabits, Target};
 use crate::upgrade::Upgrade;
 
 /// The measuring thread sleeps in pieces of this, to notice a failed worker.
 const NAP: Duration = Duration::from_millis(20);
+/// From the last connection's opening to the first message.
+const START_DELAY_NS: u64 = 20_000_000;
 
 /// Server and generator at one moment.
 struct Moment {
@@ -39,17 +52,132 @@ impl Moment {
     }
 
     /// Rows that every load with a measured time has; `unit` in the singular.
-    fn report(&self, from: &Self, report: &mut Report, unit: &str, bytes: Option<usize>) {
+    fn report(&self, from: &Self, report: &mut Report, unit: &str, bytes: Option<f64>) {
         let count = self.done - from.done;
         let span_ns = (self.wall_ns - from.wall_ns).max(1);
         let rate = count as f64 * 1e9 / span_ns as f64;
         report.row(&format!("{unit}s"), count.to_string(), "count", count);
         report.row(&format!("{unit}s per second"), format!("{rate:.0}"), "per_second", rate);
+        report.name("rate", "per_second");
         if let (Some(now), Some(before)) = (&self.server, &from.server) {
             report.server(&now.since(before), count, unit, bytes);
         }
         report.generator(&self.own.since(&from.own));
     }
+}
+
+/// What workers are made from.
+#[derive(Clone)]
+struct Workshop {
+    shared: Arc<Shared>,
+    target: Arc<Target>,
+    terms: Arc<Terms>,
+    timeout: Duration,
+}
+
+impl Workshop {
+    fn new(
+        common: &CommonArgs,
+        shape: Shape,
+        verify: bool,
+        connections_of_sources: usize,
+        workers: usize,
+    ) -> Result<Self, Failure> {
+        let sources = connections_of_sources.div_ceil(CONNECTIONS_PER_SOURCE) as u32;
+        let target = Target::new(common.url.clone(), sources, common.congestion())?;
+        let deflate = shape.deflate;
+        let upgrade = Upgrade::new(&common.url.authority, &common.url.path, deflate);
+        Ok(Self {
+            shared: Shared::new(workers),
+            target: Arc::new(target),
+            terms: Arc::new(Terms { upgrade, sheet: Sheet::new(shape), verify }),
+            timeout: Duration::from_secs_f64(common.timeout),
+        })
+    }
+
+    /// The plan of a fleet; what most fleets have in common.
+    fn fleet_plan(&self, slots: u32, buffers: (u16, usize), first_number: u32) -> FleetPlan {
+        FleetPlan {
+            slots,
+            buffer_count: buffers.0,
+            buffer_size: buffers.1,
+            timeout: self.timeout,
+            quiet_sends: false,
+            first_number,
+            completions: 0,
+            habits: SocketHabits::default(),
+        }
+    }
+
+    fn fleet(&self, plan: FleetPlan) -> std::io::Result<Fleet> {
+        let (target, terms) = (Arc::clone(&self.target), Arc::clone(&self.terms));
+        Fleet::new(plan, target, terms, self.shared.clock)
+    }
+}
+
+/// Starts the workers, measures, and joins them; whatever fails first is the run's failure.
+fn conduct<L: Load + Send + 'static, M>(
+    common: &CommonArgs,
+    shared: &Arc<Shared>,
+    threads: usize,
+    make: impl Fn(usize) -> std::io::Result<(Fleet, L)> + Send + Sync + 'static,
+    measure: impl FnOnce() -> Result<M, Failure>,
+) -> Result<(M, Vec<Ran<L>>), Failure> {
+    let monitor = Monitor::start(shared, &common.output)?;
+    let crew = Crew::of_workers(shared, threads, make)?;
+    let measured = measure();
+    if measured.is_err() {
+        shared.stop();
+    }
+    // A worker's failure is the cause of what the measuring thread missed.
+    let ran = crew.join_workers()?;
+    monitor.finish()?;
+    Ok((measured?, ran))
+}
+
+/// Takes the loads' own failures, a corrupt echo before any other.
+fn results<L, R>(
+    ran: Vec<Ran<L>>,
+    finish: impl Fn(L) -> Result<R, Failure>,
+) -> Result<(Vec<R>, u32), Failure> {
+    let (mut results, mut overflow_count) = (Vec::new(), 0);
+    let mut failure: Option<Failure> = None;
+    for Ran { load, overflow_count: overflows, .. } in ran {
+        overflow_count += overflows;
+        match finish(load) {
+            Ok(result) => results.push(result),
+            Err(found) if failure.is_none() || matches!(found, Failure::Corrupt(_)) => {
+                failure = Some(found);
+            }
+            Err(_) => {}
+        }
+    }
+    failure.map_or(Ok((results, overflow_count)), Err)
+}
+
+/// Warns where latencies are not to be trusted.
+fn warn_of_overflows(report: &mut Report, overflow_count: u32) {
+    if overflow_count > 0 {
+        report.warn(format!("{overflow_count} completions overflowed the generator's queue"));
+    }
+}
+
+/// Adds up counts by reason.
+fn merge<K: Ord + Clone>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
+    for (reason, count) in from {
+        *into.entry(reason.clone()).or_default() += count;
+    }
+}
+
+/// Refuses what no ring can hold.
+fn check_capacity(slots: usize, cure: &str) -> Result<(), Failure> {
+    let capacity = ring_capacity();
+    if slots <= capacity {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{slots} connections do not fit one ring, which holds {capacity} (ulimit -n): {cure}"
+    )))
 }
 
 /// Waits until a time of the run's clock.
@@ -63,15 +191,23 @@ fn sleep_until(shared: &Shared, at_ns: u64) {
     }
 }
 
+/// Waits until something holds, at most for `limit_ns`; says whether it does.
+fn wait_for(shared: &Shared, limit_ns: u64, holds: impl Fn() -> bool) -> bool {
+    let until_ns = shared.clock.now_ns().saturating_add(limit_ns);
+    while !holds() {
+        if shared.stopped() || shared.clock.now_ns() >= until_ns {
+            return holds();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
 fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
-fn sources(connections: usize) -> u32 {
-    connections.div_ceil(CONNECTIONS_PER_SOURCE) as u32
-}
-
-fn terms(common: &CommonArgs, shape: Shape, verify: bool) -> Arc<Terms> {
-    let upgrade = Upgrade::new(&common.url.authority, &common.url.path);
-    Arc::new(Terms { upgrade, sheet: Sheet::new(shape), verify })
+/// What a run may say when a worker stopped it: the worker's own failure takes its place.
+fn stopped() -> Failure {
+    Failure::Failed("the run was stopped".to_owned())
 }

@@ -1,11 +1,11 @@
 //! A WebSocket echo server with faults to order, on `tungstenite`: a codec that is not the
 //! generator's.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,14 @@ pub(crate) struct Behaviour {
     pub(crate) stall_ms: Option<(u64, u64)>,
     /// Flip the last byte of this message of each connection.
     pub(crate) corrupt_at: Option<usize>,
-    /// Close with 1001 instead of echoing this message of each connection.
-    pub(crate) close_at: Option<usize>,
+    /// Close with this code instead of echoing this message of each connection.
+    pub(crate) close_at: Option<(usize, u16)>,
     /// Echo nothing from this message of each connection on.
     pub(crate) silent_at: Option<usize>,
     /// Answer 404 to the upgrade.
     pub(crate) refuse: bool,
+    /// Answer 503 with `Retry-After: 1` to connections from this number up to that one.
+    pub(crate) busy: Option<(usize, usize)>,
     /// Ping every connection once.
     pub(crate) ping: bool,
 }
@@ -37,6 +39,9 @@ struct State {
     first_message: OnceLock<Instant>,
     clean_closes: AtomicUsize,
     pongs: AtomicUsize,
+    accepted: AtomicUsize,
+    /// How many messages of which length came.
+    lengths: Mutex<BTreeMap<usize, usize>>,
     stop: AtomicBool,
 }
 
@@ -55,6 +60,8 @@ impl TestServer {
             first_message: OnceLock::new(),
             clean_closes: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
+            accepted: AtomicUsize::new(0),
+            lengths: Mutex::new(BTreeMap::new()),
             stop: AtomicBool::new(false),
         });
         let shared = Arc::clone(&state);
@@ -78,6 +85,10 @@ impl TestServer {
         self.state.clean_closes.load(Ordering::Acquire)
     }
 
+    pub(crate) fn lengths(&self) -> BTreeMap<usize, usize> {
+        self.state.lengths.lock().expect("no panic meanwhile").clone()
+    }
+
     pub(crate) fn pongs(&self) -> usize {
         self.state.pongs.load(Ordering::Acquire)
     }
@@ -94,8 +105,15 @@ impl Drop for TestServer {
 impl State {
     fn serve(&self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        if self.behaviour.refuse {
-            let _ = stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+        let number = self.accepted.fetch_add(1, Ordering::AcqRel);
+        let busy = self.behaviour.busy.is_some_and(|(from, to)| (from..to).contains(&number));
+        if self.behaviour.refuse || busy {
+            let answer: &[u8] = if busy {
+                b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+            } else {
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+            };
+            let _ = stream.write_all(answer);
             // The request is read, so that closing does not reset the answer on its way.
             let _ = std::io::Read::read(&mut stream, &mut [0; 4096]);
             return;
@@ -115,6 +133,9 @@ impl State {
                 }
                 Message::Text(_) | Message::Binary(_) => {
                     count += 1;
+                    let mut lengths = self.lengths.lock().expect("no panic meanwhile");
+                    *lengths.entry(message.len()).or_default() += 1;
+                    drop(lengths);
                     if self.answer(&mut socket, message, count).is_err() {
                         return;
                     }
@@ -139,8 +160,8 @@ impl State {
                 sleep(until.saturating_duration_since(Instant::now()));
             }
         }
-        if self.behaviour.close_at == Some(count) {
-            let frame = CloseFrame { code: CloseCode::Away, reason: "".into() };
+        if let Some((_, code)) = self.behaviour.close_at.filter(|(at, _)| *at == count) {
+            let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
             return socket.close(Some(frame));
         }
         if self.behaviour.silent_at.is_some_and(|at| count >= at) {

@@ -1,6 +1,6 @@
 //! One table of options: each row is a key with its type, default, meaning, and when to change it.
 //!
-//! A section is written once, with the macro [`section!`]. From it come the structure that a file
+//! A section is written once, with the macro `section!`. From it come the structure that a file
 //! is read into, the flags, the names in the environment, what `seawall config` prints and the
 //! README's reference, so that none of them can lag behind.
 

@@ -10,6 +10,7 @@
 
 mod buffers;
 mod operations;
+mod peers;
 mod probe;
 mod ring;
 
@@ -18,7 +19,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::cqueue;
@@ -29,6 +30,8 @@ use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
 };
 use buffers::Buffers;
+use peers::EventBell;
+pub use peers::Peers;
 pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
 use ring::Ring;
 
@@ -53,51 +56,6 @@ pub struct UringOptions {
     pub features: Features,
     /// Common start of all drivers' clocks.
     pub epoch: Instant,
-}
-
-/// The rings of all shards, so that each can send messages to each.
-///
-/// It holds a descriptor of its own of every ring: a number in it is never reused for another file
-/// while a shard may still ring there.
-pub struct Peers {
-    rings: Vec<OnceLock<OwnedFd>>,
-}
-
-impl Peers {
-    /// Room for this many shards.
-    pub fn new(shards: usize) -> Arc<Self> {
-        Arc::new(Self { rings: (0..shards).map(|_| OnceLock::new()).collect() })
-    }
-
-    fn set(&self, shard: u16, ring: RawFd) -> io::Result<()> {
-        // SAFETY: dup has no memory effects; a descriptor it returns is ours alone.
-        let copy = unsafe { libc::fcntl(ring, libc::F_DUPFD_CLOEXEC, 0) };
-        if copy < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: as above, checked to be a descriptor.
-        let copy = unsafe { OwnedFd::from_raw_fd(copy) };
-        assert!(self.rings[usize::from(shard)].set(copy).is_ok(), "a shard has one ring");
-        Ok(())
-    }
-
-    fn get(&self, shard: u16) -> Option<RawFd> {
-        self.rings.get(usize::from(shard))?.get().map(AsRawFd::as_raw_fd)
-    }
-}
-
-/// Wakes a ring from any thread through an eventfd that the ring reads.
-struct EventBell {
-    event: OwnedFd,
-}
-
-impl Bell for EventBell {
-    fn ring(&self) {
-        let one = 1_u64;
-        // SAFETY: writes eight bytes that live across the call. The counter would overflow only
-        // after 2^64 unread rings.
-        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
-    }
 }
 
 /// One accept in flight: the kernel writes the peer's address here.

@@ -1,8 +1,18 @@
-//! One thread's connections and the ring that moves their bytes.
+//! The connections of one ring, and the ring that moves their bytes.
 //!
 //! A turn is: let the load decide, submit and wait once, take the batch of completions. One clock
 //! reading serves a batch, since its completions became visible together. A slot is used again only
 //! when the kernel holds nothing of it; a completion of an earlier life is dropped.
+//!
+//! A thread drives one fleet or several ([`drive()`]): a ring's table is bounded by the limit of
+//! open files, a thread is not.
+
+mod drive;
+mod either;
+mod slot;
+
+pub use drive::drive;
+pub use either::Either;
 
 use std::io;
 use std::sync::Arc;
@@ -11,9 +21,10 @@ use std::time::{Duration, Instant};
 use io_uring::{opcode, squeue, types};
 
 use crate::buffers::{Buffers, GROUP};
-use crate::client::{Connection, Events, Fault, Outgoing, Stage, Terms};
+use crate::client::{Connection, Events, Fault, Outgoing, Stage, Terms, Tools, Traffic};
 use crate::ring::{Completion, Op, Ring, RingSizes, Token, poll_first};
-use crate::target::Target;
+use crate::target::{SocketHabits, Target};
+use slot::Slot;
 
 /// How often connections are looked through for those that wait too long.
 const SCAN_NS: u64 = 250_000_000;
@@ -61,6 +72,8 @@ pub trait Load {
     -> io::Result<()>;
     /// Pongs came.
     fn ponged(&mut self, _slot: u32, _count: u32) {}
+    /// Pings came; their answer is on its way.
+    fn pinged(&mut self, _slot: u32, _count: u32) {}
     /// A connection is gone and its slot is free.
     fn ended(
         &mut self,
@@ -83,24 +96,14 @@ pub struct FleetPlan {
     /// Successful sends of messages give no completion. Right only where a connection never has a
     /// second send before the echo of the first: one message in flight.
     pub quiet_sends: bool,
-    /// First number of this thread's connections.
+    /// First number of this ring's connections.
     pub first_number: u32,
+    /// Entries of the completion queue; 0 = by the number of slots.
+    pub completions: u32,
+    pub habits: SocketHabits,
 }
 
-struct Slot {
-    connection: Connection,
-    generation: u32,
-    /// Operations whose last completion is still to come.
-    in_flight: u32,
-    receiving: bool,
-    outgoing: Option<Outgoing>,
-    outgoing_sent: usize,
-    /// When the stage was entered.
-    since_ns: u64,
-    ending: Option<Ending>,
-}
-
-/// The connections of one thread.
+/// The connections of one ring.
 pub struct Fleet {
     ring: Ring,
     buffers: Buffers,
@@ -109,8 +112,12 @@ pub struct Fleet {
     terms: Arc<Terms>,
     clock: Clock,
     plan: FleetPlan,
+    tools: Tools,
+    reaped: Vec<Completion>,
     next_number: u32,
     next_scan_ns: u64,
+    /// Some connection is in a stage that may last too long.
+    scan_due: bool,
     /// Free slots that ended since they were last reported.
     ended: Vec<u32>,
 }
@@ -123,30 +130,26 @@ impl Fleet {
         terms: Arc<Terms>,
         clock: Clock,
     ) -> io::Result<Self> {
-        let completions = (plan.slots * 4).next_power_of_two().clamp(4096, 65_536);
+        let completions = match plan.completions {
+            0 => (plan.slots * 4).next_power_of_two().clamp(4096, 65_536),
+            count => count,
+        };
         let sizes = RingSizes { submissions: 256, completions, files: plan.slots.max(1) };
         let ring = Ring::new(sizes)?;
         let buffers = Buffers::new(&ring, plan.buffer_count, plan.buffer_size)?;
-        let slots = (0..plan.slots).map(|_| Slot {
-            connection: Connection::free(),
-            generation: 0,
-            in_flight: 0,
-            receiving: false,
-            outgoing: None,
-            outgoing_sent: 0,
-            since_ns: 0,
-            ending: None,
-        });
         Ok(Self {
             ring,
             buffers,
-            slots: slots.collect(),
+            slots: (0..plan.slots).map(|_| Slot::default()).collect(),
             target,
             terms,
             clock,
             plan,
+            tools: Tools::default(),
+            reaped: Vec::new(),
             next_number: plan.first_number,
             next_scan_ns: 0,
+            scan_due: false,
             ended: Vec::new(),
         })
     }
@@ -156,20 +159,32 @@ impl Fleet {
     /// # Errors
     /// The ring failed, or the load gave up.
     pub fn run(&mut self, load: &mut impl Load) -> io::Result<()> {
-        let mut reaped = Vec::new();
         loop {
             let now = self.clock.now_ns();
-            self.scan(now)?;
-            self.report_ended(load, now)?;
-            let Turn::Until(deadline) = load.turn(self, now)? else { return Ok(()) };
+            let Turn::Until(deadline) = self.decide(load, now)? else { return Ok(()) };
             let wait = deadline.min(self.next_scan_ns).saturating_sub(now);
             self.ring.wait(Some(Duration::from_nanos(wait)))?;
-            self.ring.reap(&mut reaped);
-            let now = self.clock.now_ns();
-            for completion in &reaped {
-                self.dispatch(completion, load, now)?;
-            }
+            self.take_completions(load)?;
         }
+    }
+
+    /// The part of a turn before waiting.
+    fn decide(&mut self, load: &mut impl Load, now_ns: u64) -> io::Result<Turn> {
+        self.scan(now_ns)?;
+        self.report_ended(load, now_ns)?;
+        load.turn(self, now_ns)
+    }
+
+    /// The part of a turn after waiting.
+    fn take_completions(&mut self, load: &mut impl Load) -> io::Result<()> {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        self.ring.reap(&mut reaped);
+        let now = self.clock.now_ns();
+        for completion in &reaped {
+            self.dispatch(completion, load, now)?;
+        }
+        self.reaped = reaped;
+        Ok(())
     }
 
     pub fn stage(&self, slot: u32) -> Stage {
@@ -181,16 +196,22 @@ impl Fleet {
         self.ring.overflow_count()
     }
 
+    /// What went over the wire, as far as compression makes it worth counting.
+    pub fn traffic(&self) -> Traffic {
+        self.tools.traffic
+    }
+
     /// Begins to connect a free slot.
     pub fn open(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
-        let socket = self.target.socket(number)?;
+        let socket = self.target.socket(number, self.plan.habits)?;
         self.ring.install(slot, socket)?;
         let state = &mut self.slots[slot as usize];
         assert_eq!(state.connection.stage, Stage::Free, "slot {slot} is in use");
         state.connection = Connection::connecting(number, &self.terms);
         state.since_ns = now_ns;
+        self.scan_due = true;
         let address = self.target.raw();
         let entry =
             opcode::Connect::new(types::Fixed(slot), address.as_ptr().cast(), address.len());
@@ -218,6 +239,65 @@ impl Fleet {
         let state = &mut self.slots[slot as usize];
         state.connection.close();
         state.since_ns = now_ns;
+        self.scan_due = true;
+        self.flush(slot)
+    }
+
+    /// Drops a connection without a word: a reset where the fleet's sockets are abortive.
+    pub fn abort(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if state.ending.is_some() || state.connection.stage >= Stage::Ending {
+            return Ok(());
+        }
+        state.ending = Some(Box::new(Ending::Clean));
+        state.connection.stage = Stage::Ending;
+        if state.in_flight > 0 {
+            // A shutdown would say goodbye; cancelled operations say nothing.
+            let all = types::CancelBuilder::fd(types::Fixed(slot)).all();
+            return self.push(slot, Op::Close, opcode::AsyncCancel2::new(all).build());
+        }
+        self.release(slot)
+    }
+
+    /// Stops reading from a connection, until it is read by [`Fleet::read_at_most`] or
+    /// [`Fleet::resume`].
+    pub fn meter(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        state.metered = true;
+        if !state.receiving {
+            return Ok(());
+        }
+        let receive = Token::new(Op::Receive, state.generation, slot).encode();
+        let entry = opcode::AsyncCancel::new(receive).build();
+        self.push(slot, Op::Close, entry)
+    }
+
+    /// Reads once from a metered connection, at most `bytes`.
+    pub fn read_at_most(&mut self, slot: u32, bytes: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        if state.receiving || !matches!(state.connection.stage, Stage::Open) {
+            return Ok(());
+        }
+        state.receiving = true;
+        let len = bytes.min(self.plan.buffer_size as u32);
+        let entry = opcode::Recv::new(types::Fixed(slot), std::ptr::null_mut(), len)
+            .buf_group(GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.push(slot, Op::Receive, poll_first(entry))
+    }
+
+    /// Reads from a metered connection again as from any other.
+    pub fn resume(&mut self, slot: u32) -> io::Result<()> {
+        let state = &mut self.slots[slot as usize];
+        let was = std::mem::take(&mut state.metered);
+        let alive = (Stage::Upgrading..Stage::Ending).contains(&state.connection.stage);
+        if was && alive && !state.receiving { self.receive(slot) } else { Ok(()) }
+    }
+
+    /// Sends a whole masked frame on an open connection.
+    pub fn send_frame(&mut self, slot: u32, frame: Box<[u8]>) -> io::Result<()> {
+        self.slots[slot as usize].connection.send_frame(frame);
         self.flush(slot)
     }
 
@@ -225,7 +305,7 @@ impl Fleet {
         let state = &mut self.slots[slot as usize];
         state.in_flight += 1;
         let entry = entry.user_data(Token::new(op, state.generation, slot).encode());
-        // SAFETY: an entry points to the target's address, to the sheet, or to a control frame that
+        // SAFETY: an entry points to the target's address, to the sheet, or to a frame that
         // stays in `outgoing` until its send has completed; all live as long as the fleet. Sockets
         // are polled and never handed to kernel workers, and with deferred task work the kernel
         // reads them only inside this thread's waits, of which there is none without the fleet.
@@ -237,7 +317,7 @@ impl Fleet {
         if state.outgoing.is_some() {
             return Ok(());
         }
-        state.outgoing = state.connection.next_outgoing(&self.terms.sheet);
+        state.outgoing = state.connection.next_outgoing(&self.terms.sheet, &mut self.tools.traffic);
         state.outgoing_sent = 0;
         self.send_outgoing(slot)
     }
@@ -245,7 +325,8 @@ impl Fleet {
     fn send_outgoing(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         let Some(outgoing) = &state.outgoing else { return Ok(()) };
-        let bytes = &state.connection.outgoing_bytes(outgoing, &self.terms)[state.outgoing_sent..];
+        let bytes =
+            &state.connection.outgoing_bytes(outgoing, &self.terms)[state.outgoing_sent as usize..];
         let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
             .build();
@@ -321,15 +402,19 @@ impl Fleet {
         let state = &mut self.slots[slot as usize];
         if result < 0 {
             state.outgoing = None;
+            if state.metered {
+                // What the server said before it ended is still unread, and tells more than this.
+                return Ok(());
+            }
             return self.end(slot, Ending::Lost(Fault::System("send", -result)));
         }
         let Some(outgoing) = &state.outgoing else {
             // A quiet send that posts a completion was cut short: its rest is lost.
             return self.end(slot, Ending::Lost(Fault::System("send cut short", libc::EIO)));
         };
-        state.outgoing_sent += result as usize;
+        state.outgoing_sent += result as u32;
         let whole = state.connection.outgoing_bytes(outgoing, &self.terms).len();
-        if state.outgoing_sent < whole {
+        if (state.outgoing_sent as usize) < whole {
             return self.send_outgoing(slot);
         }
         state.outgoing = None;
@@ -344,18 +429,21 @@ impl Fleet {
         now_ns: u64,
     ) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
+        let was_open = state.connection.stage == Stage::Open;
         state.receiving = completion.more;
         let outcome = match (completion.result, completion.buffer) {
             (1.., Some(buffer)) => {
                 let bytes = self.buffers.bytes(buffer, completion.result as usize);
-                let outcome = state.connection.receive(bytes, &self.terms);
+                let outcome = state.connection.receive(bytes, &self.terms, &mut self.tools);
                 self.buffers.give_back(buffer);
                 outcome
             }
             // The buffers ran out; all come back in this batch, and then it is armed again.
             (starved, _) if starved == -libc::ENOBUFS => Ok(Events::default()),
+            // Reading was stopped, and what was armed is no more.
+            (stopped, _) if stopped == -libc::ECANCELED => Ok(Events::default()),
             (0, _) if matches!(state.connection.stage, Stage::Closed | Stage::Ending) => {
-                return self.end(slot, Ending::Clean);
+                return self.end_closed(slot);
             }
             (0, _) => Err(Fault::Ended(state.connection.stage)),
             (error, _) => Err(Fault::System("receive", -error)),
@@ -364,15 +452,17 @@ impl Fleet {
             Ok(events) => events,
             Err(fault) => return self.end(slot, Ending::Lost(fault)),
         };
-        if !completion.more && self.stage(slot) < Stage::Ending {
+        let metered = self.slots[slot as usize].metered;
+        if !completion.more && !metered && self.stage(slot) < Stage::Ending {
             self.receive(slot)?;
         }
-        self.tell(slot, events, load, now_ns)
+        self.tell(slot, was_open, events, load, now_ns)
     }
 
     fn tell(
         &mut self,
         slot: u32,
+        was_open: bool,
         events: Events,
         load: &mut impl Load,
         now_ns: u64,
@@ -380,17 +470,31 @@ impl Fleet {
         if events.opened {
             load.opened(self, slot, now_ns)?;
         }
-        if events.messages > 0 && self.stage(slot) == Stage::Open {
+        // Messages may have come in one piece with the Close that followed them.
+        let open = was_open || events.opened;
+        let open = open && matches!(self.stage(slot), Stage::Open | Stage::Closed);
+        if events.messages > 0 && open {
             load.messages(self, slot, events.messages, now_ns)?;
         }
         if events.pongs > 0 {
             load.ponged(slot, events.pongs);
         }
+        if events.pings > 0 {
+            load.pinged(slot, events.pings);
+        }
         if events.closed {
             self.slots[slot as usize].since_ns = now_ns;
+            self.scan_due = true;
         }
-        // A pong may be due.
-        if self.stage(slot) == Stage::Open { self.flush(slot) } else { Ok(()) }
+        // A pong or the answer to a Close may be due.
+        let may_send = matches!(self.stage(slot), Stage::Open | Stage::Closed);
+        if may_send { self.flush(slot) } else { Ok(()) }
+    }
+
+    /// Ends a connection on which both sides have said Close.
+    fn end_closed(&mut self, slot: u32) -> io::Result<()> {
+        let verdict = self.slots[slot as usize].connection.verdict();
+        self.end(slot, verdict.map_or(Ending::Clean, Ending::Lost))
     }
 
     /// Ends a connection; the first reason stays.
@@ -399,7 +503,7 @@ impl Fleet {
         if state.ending.is_some() {
             return Ok(());
         }
-        state.ending = Some(ending);
+        state.ending = Some(Box::new(ending));
         state.connection.stage = Stage::Ending;
         if state.in_flight > 0 {
             // An armed receive ends by the shutdown, a blocked send fails by it.
@@ -424,6 +528,7 @@ impl Fleet {
                 state.connection = Connection::free();
                 state.generation = state.generation.wrapping_add(1);
                 state.outgoing = None;
+                state.metered = false;
                 self.ended.push(slot);
                 Ok(())
             }
@@ -433,8 +538,8 @@ impl Fleet {
 
     fn report_ended(&mut self, load: &mut impl Load, now_ns: u64) -> io::Result<()> {
         while let Some(slot) = self.ended.pop() {
-            let ending = self.slots[slot as usize].ending.take().unwrap_or(Ending::Clean);
-            load.ended(self, slot, ending, now_ns)?;
+            let ending = self.slots[slot as usize].ending.take();
+            load.ended(self, slot, ending.map_or(Ending::Clean, |ending| *ending), now_ns)?;
         }
         Ok(())
     }
@@ -444,6 +549,10 @@ impl Fleet {
             return Ok(());
         }
         self.next_scan_ns = now_ns + SCAN_NS;
+        // A million idle connections are not looked through four times a second for nothing.
+        if !std::mem::take(&mut self.scan_due) {
+            return Ok(());
+        }
         let timeout_ns = self.plan.timeout.as_nanos() as u64;
         for slot in 0..self.plan.slots {
             let stage = self.stage(slot);
@@ -453,8 +562,12 @@ impl Fleet {
                     self.end(slot, Ending::Lost(Fault::TimedOut(stage)))?;
                 }
                 // The closing handshake is done; ending TCP ourselves is allowed after a while.
-                Stage::Closed if waited_ns > LINGER_NS => self.end(slot, Ending::Clean)?,
-                _ => continue,
+                Stage::Closed if waited_ns > LINGER_NS => self.end_closed(slot)?,
+                stage => {
+                    self.scan_due |= (Stage::Connecting..Stage::Open).contains(&stage)
+                        || matches!(stage, Stage::Closing | Stage::Closed);
+                    continue;
+                }
             }
             self.release(slot)?;
         }
