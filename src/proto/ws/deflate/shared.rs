@@ -3,8 +3,8 @@
 //! The frame is compressed without context, for it must mean the same to all. A receiver whose own
 //! compressor remembers messages gets it too; its compressor does not know what the frame put into
 //! the receiver's window, and so forgets everything. [`SharedMessage::frame`] must therefore be
-//! called in the order in which frames leave: when a send is built, and for no frame that is dropped
-//! afterwards.
+//! called in the order in which frames leave: when a send is built, and for no frame that is
+//! dropped afterwards.
 
 use std::sync::{Arc, OnceLock};
 
