@@ -72,8 +72,8 @@ fn violation_compressed(bytes: &[u8], limits: &Limits) -> Option<ProtocolError> 
 fn every_violation_of_compression_is_told_by_its_code() {
     use ProtocolError as E;
     // Zeros: a literal and 258 more in each two bits, then the rest of the block.
-    let zeros = compressed(&vec![0; (1 << 20) + 1]);
-    let limits = Limits { message_bytes_max: 1 << 21, ..LIMITS };
+    let zeros = compressed(&vec![0; 2 << 20]);
+    let limits = Limits { message_bytes_max: 1 << 22, ..LIMITS };
     let text = compressed(b"\xff");
     let half = compressed("\u{e9}".as_bytes());
     let cases: Vec<(Vec<u8>, &Limits, E, u16)> = vec![

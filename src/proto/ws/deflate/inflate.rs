@@ -18,7 +18,7 @@ use std::num::NonZeroU32;
 use slab::Slab;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-use super::{Flow, TAIL, WINDOW_BITS_MAX, Work, index_of, zlib};
+use super::{CameTo, Flow, TAIL, WINDOW_BITS_MAX, Work, index_of, zlib};
 use crate::proto::ws::{DataKind, ProtocolError, utf8};
 
 /// Bytes that are inflated before they are looked at.
@@ -193,15 +193,19 @@ enum Engine<'e> {
 }
 
 impl Engine<'_> {
-    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Option<Flow> {
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Flow {
         match self {
             Engine::Own(own) => own.step(input, output),
             Engine::Pooled(pooled) => {
                 let before = (pooled.total_in(), pooled.total_out());
-                let status = pooled.decompress(input, output, InflateFlush::SyncFlush).ok()?;
+                let came_to = match pooled.decompress(input, output, InflateFlush::SyncFlush) {
+                    Ok(Status::StreamEnd) => CameTo::FinalBlock,
+                    Ok(_) => CameTo::Pause,
+                    Err(_) => CameTo::Failure,
+                };
                 let read = (pooled.total_in() - before.0) as usize;
                 let written = (pooled.total_out() - before.1) as usize;
-                Some(Flow { read, written, ended: status == Status::StreamEnd })
+                Flow { read, written, came_to }
             }
         }
     }
@@ -224,8 +228,9 @@ impl Engine<'_> {
         match self {
             Engine::Own(own) => own.is_between_blocks(),
             Engine::Pooled(_) => {
-                let end = Flow { read: FINAL_BLOCK.len(), written: 0, ended: true };
-                self.step(&FINAL_BLOCK, &mut [0]) == Some(end)
+                let came_to = CameTo::FinalBlock;
+                let end = Flow { read: FINAL_BLOCK.len(), written: 0, came_to };
+                self.step(&FINAL_BLOCK, &mut [0]) == end
             }
         }
     }
@@ -253,7 +258,9 @@ impl Inflated {
             self.bytes.reserve_exact(wanted - len);
             self.bytes.resize(wanted, 0);
         }
-        let end = self.bytes.len().min(self.filled + STEP_BYTES).min(bytes_max);
+        // Up to where the next look is due, wherever the input was cut.
+        let look = self.filled - self.filled % STEP_BYTES + STEP_BYTES;
+        let end = self.bytes.len().min(look).min(bytes_max);
         &mut self.bytes[self.filled..end]
     }
 }
@@ -266,6 +273,8 @@ pub(in crate::proto::ws) struct Inflating {
     text: utf8::Progress,
     /// Compressed bytes received.
     received_bytes: usize,
+    /// Those of them that were inflated.
+    used_bytes: usize,
     /// Those of them that wait for an inflater.
     waiting: Vec<u8>,
     lease: Option<Inflate>,
@@ -289,6 +298,7 @@ impl Inflating {
             into: Inflated::default(),
             text: utf8::Progress::default(),
             received_bytes: 0,
+            used_bytes: 0,
             waiting: Vec::new(),
             lease: None,
             ended: false,
@@ -398,6 +408,7 @@ impl Inflating {
         } else if self.ended {
             engine.go_on(&[]);
         }
+        self.check_ratio(rules)?;
         match self.kind {
             DataKind::Text if !self.text.is_complete(self.into.filled()) => {
                 Err(ProtocolError::TextNotUtf8)
@@ -428,29 +439,40 @@ impl Inflating {
             let mut beyond = [0];
             let output = if full { &mut beyond } else { room };
             let offered = output.len();
-            let flow = engine.step(rest, output).ok_or(ProtocolError::InflateFailed)?;
+            let flow = engine.step(rest, output);
             if full && flow.written > 0 {
                 return Err(ProtocolError::MessageTooBig);
             }
             self.into.filled += flow.written;
+            self.used_bytes += flow.read;
             rest = &rest[flow.read..];
-            self.ended = flow.ended;
-            self.check(rules)?;
+            self.ended = flow.came_to == CameTo::FinalBlock;
+            self.check_text()?;
+            if self.into.filled.is_multiple_of(STEP_BYTES) {
+                self.check_ratio(rules)?;
+            }
+            let stuck = flow.read == 0 && flow.written == 0 && !rest.is_empty();
+            if flow.came_to == CameTo::Failure || (stuck && !self.ended) {
+                return Err(ProtocolError::InflateFailed);
+            }
             if rest.is_empty() && flow.written < offered {
                 return Ok(());
-            }
-            if flow.read == 0 && flow.written == 0 && !flow.ended {
-                return Err(ProtocolError::InflateFailed);
             }
         }
     }
 
-    fn check(&mut self, rules: Rules) -> Result<(), ProtocolError> {
+    /// How large the message gets by what was used of it. Looked at where it does not depend on how
+    /// the input was cut.
+    fn check_ratio(&self, rules: Rules) -> Result<(), ProtocolError> {
         let filled = self.into.filled;
-        let most = self.received_bytes.saturating_mul(rules.ratio_max as usize);
+        let most = self.used_bytes.saturating_mul(rules.ratio_max as usize);
         if rules.ratio_max > 0 && filled > RATIO_FROM_BYTES && filled > most {
             return Err(ProtocolError::InflateRatio);
         }
+        Ok(())
+    }
+
+    fn check_text(&mut self) -> Result<(), ProtocolError> {
         if self.kind == DataKind::Text && !self.text.check(self.into.filled()) {
             return Err(ProtocolError::TextNotUtf8);
         }

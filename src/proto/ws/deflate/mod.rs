@@ -129,8 +129,18 @@ pub struct Work {
 struct Flow {
     read: usize,
     written: usize,
+    came_to: CameTo,
+}
+
+/// How a step of an inflater ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CameTo {
+    /// Input or room is used up.
+    Pause,
     /// A final block has ended.
-    ended: bool,
+    FinalBlock,
+    /// What follows is not DEFLATE.
+    Failure,
 }
 
 /// Opens and closes a connection's own contexts on both sides under one key.

@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 
 use libz_sys::{uInt, z_stream};
 
-use super::Flow;
+use super::{CameTo, Flow};
 
 /// Bytes before each piece of zlib's memory, in which its length is kept; keeps the alignment.
 const PREFIX_BYTES: usize = 16;
@@ -219,15 +219,16 @@ impl Inflate {
         Handle::new(init, libz_sys::inflateEnd).map(Self)
     }
 
-    /// Inflates; `None` if the input is not DEFLATE.
-    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Option<Flow> {
+    /// Inflates as far as input and output go.
+    pub(super) fn step(&mut self, input: &[u8], output: &mut [u8]) -> Flow {
         let (read, written, said) =
             self.0.step(input, output, libz_sys::inflate, libz_sys::Z_SYNC_FLUSH);
-        match said {
-            libz_sys::Z_OK | libz_sys::Z_BUF_ERROR => Some(Flow { read, written, ended: false }),
-            libz_sys::Z_STREAM_END => Some(Flow { read, written, ended: true }),
-            _ => None,
-        }
+        let came_to = match said {
+            libz_sys::Z_OK | libz_sys::Z_BUF_ERROR => CameTo::Pause,
+            libz_sys::Z_STREAM_END => CameTo::FinalBlock,
+            _ => CameTo::Failure,
+        };
+        Flow { read, written, came_to }
     }
 
     /// Goes on behind a final block; what was inflated before it can still be referred to.
