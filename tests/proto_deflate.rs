@@ -174,8 +174,8 @@ proptest! {
         piece in prop_oneof![1usize..40, 1000usize..70_000],
     ) {
         let (mut inflaters, mut deflaters) = (inflaters(leases), Deflaters::new(|| 0));
-        let context = deflate::open_contexts(&agreed, 6, &mut inflaters, &mut deflaters);
-        let mut receiver = Receiver::compressed(&agreed, context);
+        let context = deflate::open_contexts(agreed, 6, &mut inflaters, &mut deflaters);
+        let mut receiver = Receiver::compressed(agreed, context);
         let mut client = Client::new(agreed);
         let mut bytes = Vec::new();
         for ((kind, message), cuts, flush) in &messages {
@@ -207,8 +207,8 @@ proptest! {
         messages in vec((message(), any::<bool>()), 1..12),
     ) {
         let (mut inflaters, mut deflaters) = (inflaters(0), Deflaters::new(|| 0));
-        let context = deflate::open_contexts(&agreed, level, &mut inflaters, &mut deflaters);
-        let receiver = Receiver::compressed(&agreed, context);
+        let context = deflate::open_contexts(agreed, level, &mut inflaters, &mut deflaters);
+        let receiver = Receiver::compressed(agreed, context);
         let sending = receiver.sending().expect("it was agreed on");
         let mut client = Client::new(agreed);
         for ((kind, message), shared) in &messages {
@@ -231,8 +231,8 @@ proptest! {
         piece in 1usize..50,
     ) {
         let (mut inflaters, mut deflaters) = (inflaters(1), Deflaters::new(|| 0));
-        let context = deflate::open_contexts(&agreed, 6, &mut inflaters, &mut deflaters);
-        let mut receiver = Receiver::compressed(&agreed, context);
+        let context = deflate::open_contexts(agreed, 6, &mut inflaters, &mut deflaters);
+        let mut receiver = Receiver::compressed(agreed, context);
         let limits = Limits { message_bytes_max: 500, fragments_max: 9 };
         let mut bytes: Vec<u8> = payloads.iter().flat_map(|one| masked(0xc2, one)).collect();
         for piece in bytes.chunks_mut(piece) {
@@ -276,8 +276,8 @@ fn a_bomb_of_a_gibibyte_costs_no_more_than_the_limit() {
     for (agreed, cuts) in [(SHARED, vec![]), (SHARED, vec![1000]), (TAKEOVER, vec![300_000])] {
         let limits = Limits { message_bytes_max: 4 << 20, fragments_max: 9 };
         let (mut inflaters, mut deflaters) = (inflaters(1), Deflaters::new(|| 0));
-        let context = deflate::open_contexts(&agreed, 6, &mut inflaters, &mut deflaters);
-        let mut receiver = Receiver::compressed(&agreed, context);
+        let context = deflate::open_contexts(agreed, 6, &mut inflaters, &mut deflaters);
+        let mut receiver = Receiver::compressed(agreed, context);
         let mut bytes = frames(0x42, &bomb, &cuts);
         let mut error = None;
         let mut most = 0;
@@ -303,7 +303,7 @@ fn a_message_without_an_inflater_waits_and_is_inflated_at_its_end() {
     let texts: Vec<String> = (0..3).map(|n| format!("number {n}, ").repeat(500)).collect();
     let frames: Vec<_> =
         texts.iter().map(|one| masked(0xc1, &client.pack(one.as_bytes(), 0))).collect();
-    let mut receivers: Vec<_> = texts.iter().map(|_| Receiver::compressed(&SHARED, None)).collect();
+    let mut receivers: Vec<_> = texts.iter().map(|_| Receiver::compressed(SHARED, None)).collect();
     for (receiver, frame) in receivers.iter_mut().zip(&frames) {
         let (mut front, _) = (frame[..20].to_vec(), ());
         assert_eq!(receive(receiver, &mut inflaters, &mut front, &LIMITS), Ok(vec![]));
@@ -339,8 +339,8 @@ fn examples_of_the_rfc_are_understood() {
         (&[&[0xf2, 0x00, 0x11, 0x00, 0x00]], "Hello"),
     ];
     let (mut inflaters, mut deflaters) = (inflaters(1), Deflaters::new(|| 0));
-    let context = deflate::open_contexts(&TAKEOVER, 6, &mut inflaters, &mut deflaters);
-    let mut receiver = Receiver::compressed(&TAKEOVER, context);
+    let context = deflate::open_contexts(TAKEOVER, 6, &mut inflaters, &mut deflaters);
+    let mut receiver = Receiver::compressed(TAKEOVER, context);
     for (fragments, expected) in cases {
         let last = fragments.len() - 1;
         let mut bytes = Vec::new();
@@ -386,7 +386,7 @@ fn contexts_take_no_more_than_is_counted_for_them() {
             let agreed =
                 Agreed { server_takeover: true, client_takeover: true, server_bits, client_bits };
             let (mut inflaters, mut deflaters) = (inflaters(0), Deflaters::new(|| 0));
-            deflate::open_contexts(&agreed, 6, &mut inflaters, &mut deflaters);
+            deflate::open_contexts(agreed, 6, &mut inflaters, &mut deflaters);
             let held = inflaters.own_bytes() + deflaters.own_bytes();
             let counted = agreed.context_bytes();
             assert!(held <= counted, "{held} held, {counted} counted: {agreed:?}");

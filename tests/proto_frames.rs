@@ -58,7 +58,7 @@ fn violation_compressed(bytes: &[u8], limits: &Limits) -> Option<ProtocolError> 
     let mut inflaters = Inflaters::new(InflateLimits { leases_max, ratio_max }, || 0);
     let agreed =
         Agreed { server_takeover: false, client_takeover: false, server_bits: 9, client_bits: 15 };
-    let mut receiver = Receiver::compressed(&agreed, None);
+    let mut receiver = Receiver::compressed(agreed, None);
     while let Some(event) = receiver.next_inflated(&mut input, limits, Some(&mut inflaters)) {
         if let Event::Failed(error) = event {
             assert_eq!(inflaters.leased(), 0, "what fails holds no inflater");

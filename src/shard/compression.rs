@@ -21,9 +21,9 @@ impl Core {
     }
 
     /// The receiver of a connection that is opened on a route.
-    pub(super) fn open_receiver(&mut self, route: usize, compression: &Compression) -> Receiver {
+    pub(super) fn open_receiver(&mut self, route: usize, compression: Compression) -> Receiver {
         self.counters.compression_lowered += u64::from(compression.lowered);
-        let Some(agreed) = &compression.agreed else { return Receiver::new() };
+        let Some(agreed) = compression.agreed else { return Receiver::new() };
         if agreed.takes_over() {
             self.counters.compression_takeover += 1;
         } else {

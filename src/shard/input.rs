@@ -172,7 +172,7 @@ impl Core {
                 client,
                 outcome: Outcome::Upgrade { route, compression },
             } => {
-                self.open(index, route, client, &compression);
+                self.open(index, route, client, compression);
                 if consumed < bytes.len() {
                     self.frames(index, &mut bytes[consumed..]);
                 }
@@ -190,13 +190,7 @@ impl Core {
     }
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
-    fn open(
-        &mut self,
-        index: u32,
-        route: usize,
-        client: Option<IpAddr>,
-        compression: &Compression,
-    ) {
+    fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>, compression: Compression) {
         let slot = &self.slots[index as usize];
         let (Stage::Http { accepted_us, .. } | Stage::Proxy { accepted_us, .. }) = slot.stage
         else {

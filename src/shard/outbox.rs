@@ -97,8 +97,9 @@ impl Outbox {
     /// The memory that is filled at the queue's end.
     fn tail(&mut self) -> Option<&mut Vec<u8>> {
         match (self.later.back_mut(), self.waiting.back_mut()) {
-            (Some(Later::Frames(Segment::Owned(tail))), _) => Some(tail),
-            (None, Some(Segment::Owned(tail))) => Some(tail),
+            (Some(Later::Frames(Segment::Owned(tail))), _) | (None, Some(Segment::Owned(tail))) => {
+                Some(tail)
+            }
             _ => None,
         }
     }

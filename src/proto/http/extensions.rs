@@ -30,7 +30,7 @@ pub struct Compression {
 
 impl Compression {
     /// Writes the answer's header line, if there is anything to say.
-    pub(super) fn answer(&self, out: &mut Vec<u8>) {
+    pub(super) fn answer(self, out: &mut Vec<u8>) {
         let Some(agreed) = self.agreed else { return };
         out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: permessage-deflate");
         if !agreed.server_takeover {
@@ -66,7 +66,7 @@ pub(super) fn choose(
         let mut rest = Rest(header.value);
         while let Some(offer) = rest.extension()? {
             extensions += 1;
-            if let (None, Some(offer), Some(policy)) = (chosen.agreed, offer, policy) {
+            if let (None, Member::Offer(offer), Some(policy)) = (chosen.agreed, offer, policy) {
                 chosen = offer.answer(policy, room_bytes);
             }
         }
@@ -91,7 +91,7 @@ struct Offer {
 impl Offer {
     /// Takes a parameter in; false if the offer has to be declined (RFC 7692 7.1).
     fn add(&mut self, name: &str, value: Option<&str>) -> bool {
-        let fresh = match (name, value) {
+        match (name, value) {
             ("server_no_context_takeover", None) => {
                 !std::mem::replace(&mut self.server_no_takeover, true)
             }
@@ -109,8 +109,7 @@ impl Offer {
                 None => false,
             },
             _ => false,
-        };
-        fresh
+        }
     }
 
     fn answer(self, policy: Policy, room_bytes: u64) -> Compression {
@@ -152,6 +151,13 @@ fn window_bits(value: &str) -> Option<u8> {
     }
 }
 
+/// One extension of the list.
+enum Member {
+    Offer(Offer),
+    /// Another extension, or an offer that is declined.
+    Other,
+}
+
 /// What is left of a line.
 struct Rest<'h>(&'h [u8]);
 
@@ -180,8 +186,8 @@ impl<'h> Rest<'h> {
         std::str::from_utf8(token).map_err(|_| malformed("is not text"))
     }
 
-    /// The next extension of the list. `Some(None)`: not one that could be answered.
-    fn extension(&mut self) -> Result<Option<Option<Offer>>, Refused> {
+    /// The next extension of the list; `None` at its end.
+    fn extension(&mut self) -> Result<Option<Member>, Refused> {
         self.skip_space();
         // Empty members count as nothing (RFC 9110 5.6.1).
         while self.take(b',') {}
@@ -199,7 +205,7 @@ impl<'h> Rest<'h> {
         if !self.0.is_empty() && !self.take(b',') {
             return Err(malformed("has something between two of its members"));
         }
-        Ok(Some(offer))
+        Ok(Some(offer.map_or(Member::Other, Member::Offer)))
     }
 
     /// A token, quoted or not; what is quoted must be a token as well (RFC 6455 9.1).

@@ -14,7 +14,7 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocke
 pub(super) fn switch(
     key: &[u8],
     subprotocol: Option<&str>,
-    compression: &Compression,
+    compression: Compression,
     out: &mut Vec<u8>,
 ) {
     out.reserve(SWITCHING.len() + 192 + subprotocol.map_or(0, str::len));

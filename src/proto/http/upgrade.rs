@@ -148,7 +148,7 @@ impl Request<'_, '_> {
             let room_bytes = context.context_room_bytes;
             compression = extensions::choose(self.headers, route.compression, room_bytes)?;
         }
-        response::switch(key, subprotocol, &compression, out);
+        response::switch(key, subprotocol, compression, out);
         Ok(Outcome::Upgrade { route: index, compression })
     }
 

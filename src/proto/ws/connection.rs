@@ -40,7 +40,7 @@ impl Receiver {
 
     /// A receiver for a connection just upgraded that has agreed on compression. `context`: of
     /// [`super::deflate::open_contexts`]; [`Self::let_go`] must be called at the end.
-    pub fn compressed(agreed: &Agreed, context: Option<NonZeroU32>) -> Self {
+    pub fn compressed(agreed: Agreed, context: Option<NonZeroU32>) -> Self {
         let server_bits = agreed.server_bits;
         Self { rsv_allowed: COMPRESSED, server_bits, context, ..Self::default() }
     }

@@ -77,12 +77,12 @@ pub struct Agreed {
 
 impl Agreed {
     /// Whether a connection keeps contexts of its own.
-    pub fn takes_over(&self) -> bool {
+    pub fn takes_over(self) -> bool {
         self.server_takeover || self.client_takeover
     }
 
     /// The memory of the contexts that the connection keeps, at most (bytes).
-    pub fn context_bytes(&self) -> u64 {
+    pub fn context_bytes(self) -> u64 {
         let deflate = DEFLATE_BYTES
             + (1 << (self.server_bits + 2))
             + (1 << (memory_level(self.server_bits) + 9));
@@ -150,7 +150,7 @@ enum CameTo {
 /// # Panics
 /// When the codecs were not opened and closed together.
 pub fn open_contexts(
-    agreed: &Agreed,
+    agreed: Agreed,
     level: u8,
     inflaters: &mut Inflaters,
     deflaters: &mut Deflaters,

@@ -40,7 +40,7 @@ unsafe extern "C" fn allocate(held: *mut c_void, items: uInt, size: uInt) -> *mu
             // As everywhere in the process.
             handle_alloc_error(layout);
         }
-        start.cast::<usize>().write(bytes);
+        start.cast::<[u8; 8]>().write(bytes.to_ne_bytes());
         *held.cast::<usize>() += bytes;
         // zlib 1.2.11 and later reads parts of its memory before it writes them.
         start.add(PREFIX_BYTES).write_bytes(0, bytes);
@@ -53,7 +53,7 @@ unsafe extern "C" fn release(held: *mut c_void, address: *mut c_void) {
     // `held` points to the stream's counter.
     unsafe {
         let start = address.cast::<u8>().sub(PREFIX_BYTES);
-        let bytes = start.cast::<usize>().read();
+        let bytes = usize::from_ne_bytes(start.cast::<[u8; 8]>().read());
         *held.cast::<usize>() -= bytes;
         if let Some(layout) = layout(bytes) {
             dealloc(start, layout);
