@@ -305,7 +305,7 @@ fn a_message_without_an_inflater_waits_and_is_inflated_at_its_end() {
         texts.iter().map(|one| masked(0xc1, &client.pack(one.as_bytes(), 0))).collect();
     let mut receivers: Vec<_> = texts.iter().map(|_| Receiver::compressed(SHARED, None)).collect();
     for (receiver, frame) in receivers.iter_mut().zip(&frames) {
-        let (mut front, _) = (frame[..20].to_vec(), ());
+        let mut front = frame[..20].to_vec();
         assert_eq!(receive(receiver, &mut inflaters, &mut front, &LIMITS), Ok(vec![]));
     }
     assert_eq!((inflaters.leased(), inflaters.work().waits), (1, 2));

@@ -37,7 +37,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
     );
     for line in lines {
-        request += &format!("Sec-WebSocket-Extensions: {line}\r\n");
+        request.extend(["Sec-WebSocket-Extensions: ", line, "\r\n"]);
     }
     request += "\r\n";
     let mut out = Vec::new();

@@ -148,8 +148,8 @@ section! {
     /// A compressed message may inflate to so many times its size, above 1 MiB; past it: close
     /// 1009. 0 = `message_bytes_max` alone counts.
     inflate_ratio_max: u32 = 200,
-    "Raise where clients send megabytes of nearly nothing: JSON is seldom above 40, the most that \
-     is possible is 1,032.";
+    "Raise where clients send megabytes of nearly nothing: records in JSON come to about 5, the \
+     most that is possible is 1,032.";
 
     /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
     /// which may destroy the answer. A client that sends a message above the limit reads why only
