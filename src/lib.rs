@@ -37,12 +37,15 @@
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
 //!    only one that spans buffers is put together, in memory that grows with the bytes received,
 //!    not with the length claimed. The buffer goes back in the same turn, unless it becomes the
-//!    reply itself: an echo leaves from where it came in.
+//!    reply itself: an echo leaves from where it came in. A compressed message is inflated as it
+//!    comes, with codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where
+//!    its route says so.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
 //! 5. The [`session`] decides what a message means, and queues its answer in the slot's outbox,
-//!    which exists only while it is not empty.
+//!    which exists only while it is not empty. What is compressed by itself is so now; what depends
+//!    on the messages before it, when its send is built.
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
 //! 7. The send's completion frees what was sent, records how long the answer took, and lets a
@@ -56,7 +59,9 @@
 //! - A slot is freed only when the kernel holds nothing of it. No completion finds a wrong slot.
 //! - Every receive buffer is lent, published or free; none stays lent over a turn, but those whose
 //!   bytes are being sent on, and such a send never waits.
-//! - An idle connection costs its slot: at most 128 bytes, asserted at compile time.
+//! - An idle connection costs its slot: at most 128 bytes, asserted at compile time. Compression
+//!   without context takeover adds nothing to it; contexts of connections stay within their budget.
+//! - A message is never inflated past the limits, and nothing is allocated past them.
 //! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
 //!   read is no longer read from, and closed (4413) when that lasts.
 //! - Every refusal and every failed WebSocket lingers: the answer is sent, writing is shut down,

@@ -142,6 +142,7 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
         forwarding: Some(&forwarding),
         peer: peer.map(|text| text.parse::<IpAddr>().expect("an address")),
         availability: Availability::Ready,
+        context_room_bytes: 0,
     };
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
     match receive(request.as_bytes(), &mut 0, &context, &mut Vec::new()) {

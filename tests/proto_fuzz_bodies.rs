@@ -49,6 +49,46 @@ fn proxy_over_seeds() {
     over_seeds("proxy", fuzz::proxy);
 }
 
+#[test]
+fn extensions_over_seeds() {
+    over_seeds("extensions", fuzz::extensions);
+}
+
+#[test]
+fn inflate_over_seeds() {
+    over_seeds("inflate", fuzz::inflate);
+}
+
+#[test]
+fn deflate_over_seeds() {
+    over_seeds("deflate", fuzz::deflate);
+}
+
+/// Words that offers are made of.
+fn offer_word() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "permessage-deflate",
+        "server_no_context_takeover",
+        "client_no_context_takeover",
+        "server_max_window_bits",
+        "client_max_window_bits",
+        "x-other",
+        "=9",
+        "=\"10\"",
+        "=15",
+        "=8",
+        "=",
+        ";",
+        "; ",
+        ",",
+        " , ",
+        "\n",
+        "\"",
+        "\\",
+        " ",
+    ])
+}
+
 /// Lines that requests are made of, right and wrong.
 fn request_line() -> impl Strategy<Value = &'static [u8]> {
     prop::sample::select(vec![
@@ -115,6 +155,30 @@ proptest! {
             data.extend(payload);
         }
         fuzz::session(&data);
+    }
+
+    #[test]
+    fn extensions_of_words(
+        choice in any::<[u8; 2]>(),
+        words in vec(offer_word(), 0..12),
+        parameters in vec(offer_word(), 0..4),
+    ) {
+        fuzz::extensions(&[&choice[..], words.concat().as_bytes()].concat());
+        let offer = format!(" permessage-deflate; {}", parameters.join("; "));
+        fuzz::extensions(&[&choice[..], offer.as_bytes()].concat());
+    }
+
+    #[test]
+    fn inflate_of_bytes(data in vec(any::<u8>(), 0..300)) {
+        fuzz::inflate(&data);
+    }
+
+    #[test]
+    fn deflate_of_bytes(
+        choice in any::<[u8; 3]>(),
+        data in vec(prop_oneof![any::<u8>(), 0u8..4], 0..3000),
+    ) {
+        fuzz::deflate(&[&choice[..], &data].concat());
     }
 
     #[test]

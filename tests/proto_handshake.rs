@@ -4,8 +4,8 @@
 //! `proto_fuzz_bodies`, other implementations are in `proto_oracles`.
 
 use seawall::proto::http::{
-    Availability, Context, HEADERS_MAX, Head, Limits, Origins, Outcome, Refusal, Route, Routes,
-    receive, refuse,
+    Availability, Compression, Context, HEADERS_MAX, Head, Limits, Origins, Outcome, Refusal,
+    Route, Routes, receive, refuse,
 };
 
 const LIMITS: Limits = Limits { head_bytes_max: 4096, target_bytes_max: 512, headers_max: 32 };
@@ -19,6 +19,7 @@ fn routes() -> Routes {
         prefix,
         subprotocols: vec!["chat".into(), "superchat".into()],
         origins,
+        compression: None,
     };
     let list = ["https://example.com", "http://localhost:8080", "https://a.example:443"];
     Routes::new(vec![
@@ -33,7 +34,14 @@ fn routes() -> Routes {
 /// What one request shown whole comes to: the head's verdict and the answer.
 fn show_with(request: &[u8], limits: &Limits, availability: Availability) -> (Head, String) {
     let routes = routes();
-    let context = Context { routes: &routes, limits, forwarding: None, peer: None, availability };
+    let context = Context {
+        routes: &routes,
+        limits,
+        forwarding: None,
+        peer: None,
+        availability,
+        context_room_bytes: 0,
+    };
     let mut out = Vec::new();
     let head = receive(request, &mut 0, &context, &mut out);
     (head, String::from_utf8(out).expect("answers are text"))
@@ -82,7 +90,7 @@ fn check(cases: &[(&str, String, u16)]) {
 fn the_sample_of_the_rfc_is_upgraded() {
     let request = and("Sec-WebSocket-Protocol: chat, superchat\r\nOrigin: http://example.com\r\n");
     let (head, answer) = show([request.as_bytes(), b"\x81\x85frames"].concat());
-    let outcome = Outcome::Upgrade { route: 0 };
+    let outcome = Outcome::Upgrade { route: 0, compression: Compression::default() };
     assert_eq!(head, Head::Complete { consumed: request.len(), client: None, outcome });
     assert_eq!(
         answer,
@@ -304,7 +312,14 @@ fn a_trickled_head_costs_no_more_per_byte() {
     let limits = Limits { head_bytes_max: 1 << 20, target_bytes_max: 1 << 17, headers_max: 100 };
     let availability = Availability::Ready;
     let (routes, limits) = (&routes, &limits);
-    let context = Context { routes, limits, forwarding: None, peer: None, availability };
+    let context = Context {
+        routes,
+        limits,
+        forwarding: None,
+        peer: None,
+        availability,
+        context_room_bytes: 0,
+    };
     let shapes = [
         format!("GET /{}", "x".repeat(100_000)),
         format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(100_000)),
@@ -472,6 +487,7 @@ fn exact_paths_beat_the_longest_prefix() {
         prefix,
         subprotocols: Vec::new(),
         origins: Origins::Any,
+        compression: None,
     };
     let routes = Routes::new(vec![
         route("/a", true),

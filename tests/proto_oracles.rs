@@ -280,17 +280,18 @@ proptest! {
             prefix: false,
             subprotocols: Vec::new(),
             origins: Origins::Any,
+            compression: None,
         }]);
         let limits = RequestLimits { head_bytes_max: 2000, target_bytes_max: 99, headers_max: 20 };
         let availability = Availability::Ready;
         let (routes, limits) = (&routes, &limits);
-        let context = Context { routes, limits, forwarding: None, peer: None, availability };
+        let context = Context { routes, limits, forwarding: None, peer: None, availability, context_room_bytes: 0 };
         let mut out = Vec::new();
         let head = receive(request.as_bytes(), &mut 0, &context, &mut out);
         let Head::Complete { consumed, outcome, .. } = head else { panic!("{request}") };
         let theirs = Request::try_parse(request.as_bytes());
         let theirs = theirs.ok().flatten().map(|(size, request)| (size, create_response(&request)));
-        if let Outcome::Upgrade { route: 0 } = outcome {
+        if let Outcome::Upgrade { route: 0, .. } = outcome {
             let Some((size, Ok(response))) = theirs else { panic!("only we upgrade {request}") };
             prop_assert_eq!(size, consumed);
             let key = response.headers()["Sec-WebSocket-Accept"].to_str().expect("text");

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::{ConfigError, Listener, RouteOptions, error, file, of_one};
 use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
+use crate::proto::ws::deflate::Policy;
 
 /// Reads `ADDR:PORT` or `unix:PATH`.
 ///
@@ -124,6 +125,16 @@ pub(super) fn route(
             "pong_timeout_ms must not be 0 where ping_interval_ms is set",
         ));
     }
+    for (key, value, least, most) in [
+        ("compression_level", written.compression_level, 1, 9),
+        ("compression_window_bits", written.compression_window_bits, 9, 15),
+        ("compression_bytes_min", written.compression_bytes_min, 1, 1 << 30),
+    ] {
+        if !(least..=most).contains(&value) {
+            let text = format!("{key} must be between {least} and {most}, not {value}");
+            return Err(at(key, &text));
+        }
+    }
     let origins = match written.origins.as_slice() {
         [] => Origins::SameOrigin,
         list if list.iter().any(|origin| origin == "*") => Origins::Any,
@@ -135,9 +146,15 @@ pub(super) fn route(
             prefix: written.r#match == file::Matching::Prefix,
             subprotocols: written.subprotocols.clone(),
             origins,
+            compression: (written.compression != file::CompressionMode::Off).then_some(Policy {
+                takeover: written.compression == file::CompressionMode::Takeover,
+                window_bits: written.compression_window_bits as u8,
+            }),
         },
         RouteOptions {
             handler: written.handler,
+            compression_level: written.compression_level as u8,
+            compression_bytes_min: written.compression_bytes_min,
             ping_interval_ms: written.ping_interval_ms,
             pong_timeout_ms: written.pong_timeout_ms,
             idle_timeout_ms: written.idle_timeout_ms,

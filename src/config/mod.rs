@@ -19,6 +19,7 @@ use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
 use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
+use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
 pub use file::{Drain, Engine, HandlerName, LogFormat, Metrics, Timeouts};
 pub use layers::{Given, Source, Sources, Written};
@@ -70,6 +71,8 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug)]
 pub struct RouteOptions {
     pub handler: HandlerName,
+    pub compression_level: u8,
+    pub compression_bytes_min: u32,
     pub ping_interval_ms: u32,
     pub pong_timeout_ms: u32,
     pub idle_timeout_ms: u32,
@@ -93,6 +96,9 @@ pub struct Limits {
     pub outbox_shard_bytes_max: usize,
     pub partial_shard_bytes_max: u64,
     pub linger_bytes_max: u64,
+    pub inflate_ratio_max: u32,
+    /// Memory for the compression contexts of a shard's connections.
+    pub compression_shard_bytes_max: u64,
 }
 
 /// What the server runs on.
@@ -118,6 +124,14 @@ impl Config {
     pub fn buffers_per_shard(&self) -> u32 {
         let per_shard = self.engine.buffer_memory_bytes / u64::from(self.shards);
         (per_shard / u64::from(self.engine.buffer_bytes)).clamp(8, 32_768) as u32
+    }
+
+    /// Bounds on inflating in one shard.
+    pub fn inflate_limits(&self) -> InflateLimits {
+        InflateLimits {
+            leases_max: self.engine.inflaters_max as usize,
+            ratio_max: self.limits.inflate_ratio_max,
+        }
     }
 
     /// How much leaves in one send.

@@ -34,7 +34,8 @@ impl Config {
         }
         let engine = engine(&file.engine, shards)?;
         let headroom = sockets_headroom(engine.accepts_per_listener, written.len() as u32);
-        let limits = limits(&file.limits, open_files, headroom)?;
+        let mut limits = limits(&file.limits, open_files, headroom)?;
+        limits.compression_shard_bytes_max = file.limits.compression_bytes_max / u64::from(shards);
         let listeners = collect(&written, listener)?;
         let admin = admin(&file.admin)?;
         endpoints::refuse_overlaps(&listeners, admin.as_ref())?;
@@ -107,6 +108,7 @@ fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
         ("engine.turn_completions_max", written.turn_completions_max),
         ("engine.turn_frames_max", written.turn_frames_max),
         ("engine.turn_timers_max", written.turn_timers_max),
+        ("engine.turn_codec_bytes_max", written.turn_codec_bytes_max),
         ("engine.min_wait_completions", written.min_wait_completions),
     ] {
         between(key, value.into(), 1, u32::MAX.into())?;
@@ -164,6 +166,8 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
         outbox_shard_bytes_max: written.outbox_shard_bytes_max as usize,
         partial_shard_bytes_max: written.partial_shard_bytes_max,
         linger_bytes_max: written.linger_bytes_max,
+        inflate_ratio_max: written.inflate_ratio_max,
+        compression_shard_bytes_max: written.compression_bytes_max,
     })
 }
 

@@ -1,6 +1,8 @@
 //! What the process asks of its host: cores, and the limit of open files.
 
 use std::io;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 /// The cores this process may run on.
 pub fn cores() -> Vec<usize> {
@@ -16,6 +18,12 @@ pub fn cores() -> Vec<usize> {
     let is_set = |core: &usize| unsafe { libc::CPU_ISSET(*core, &set) };
     let cores: Vec<usize> = (0..libc::CPU_SETSIZE as usize).filter(is_set).collect();
     if cores.is_empty() { vec![0] } else { cores }
+}
+
+/// Time in ns since it was first asked for.
+pub fn monotonic_ns() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_nanos() as u64
 }
 
 /// Keeps the calling thread on one core.

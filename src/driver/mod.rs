@@ -164,6 +164,10 @@ pub trait Bell: Send + Sync {
 pub trait Driver {
     /// Monotonic time in ns since an arbitrary start common to all drivers of the process.
     fn now_ns(&mut self) -> u64;
+    /// A clock in ns for measuring what is shorter than a turn.
+    fn stopwatch() -> fn() -> u64 {
+        host::monotonic_ns
+    }
 
     /// Takes a listening socket over under the number `listener`.
     fn listen(&mut self, listener: u16, socket: OwnedFd) -> io::Result<()>;

@@ -134,6 +134,34 @@ counters! {
     read_pauses,
     /// Replies sent from the very buffer that their message came in.
     replies_in_place,
+    /// WebSockets opened with compression without contexts.
+    compression_shared,
+    /// WebSockets opened with compression contexts of their own.
+    compression_takeover,
+    /// WebSockets opened without contexts because the memory for them was used up.
+    compression_lowered,
+    /// Compressed messages received.
+    inflated_messages,
+    /// Bytes of messages received compressed, as they came.
+    inflated_bytes_before,
+    /// Bytes that they were inflated to.
+    inflated_bytes_after,
+    /// Nanoseconds spent inflating.
+    inflate_ns,
+    /// Messages whose bytes had to wait because all inflaters were in use.
+    inflater_waits,
+    /// Compressed messages refused for what they inflate to.
+    inflate_bombs,
+    /// Messages compressed.
+    deflated_messages,
+    /// Bytes of them as they were.
+    deflated_bytes_before,
+    /// Bytes that they were compressed to.
+    deflated_bytes_after,
+    /// Nanoseconds spent compressing.
+    deflate_ns,
+    /// Messages sent as they were because they do not shrink.
+    deflate_useless,
     /// Sends that the kernel took only a part of.
     short_sends,
     /// Sends and receives that failed because the connection was lost.

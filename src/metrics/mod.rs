@@ -58,6 +58,14 @@ pub struct Gauges {
     pub outbox_bytes_peak: u64,
     /// Bytes of partial requests and messages.
     pub partial_bytes: u64,
+    /// Connections that keep compression contexts.
+    pub contexts: u64,
+    /// Bytes of these contexts.
+    pub context_bytes: u64,
+    /// Inflaters that messages coming in parts hold.
+    pub inflaters_leased: u64,
+    /// Bytes of compressors and inflaters that connections share.
+    pub codec_pool_bytes: u64,
 }
 
 impl Gauges {
@@ -68,6 +76,10 @@ impl Gauges {
         self.outbox_bytes += other.outbox_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
         self.partial_bytes += other.partial_bytes;
+        self.contexts += other.contexts;
+        self.context_bytes += other.context_bytes;
+        self.inflaters_leased += other.inflaters_leased;
+        self.codec_pool_bytes += other.codec_pool_bytes;
     }
 }
 

@@ -83,6 +83,25 @@ impl Family {
                 bytes.as_ref(),
                 gauges.partial_bytes,
             ),
+            ("compression_contexts", "Connections that keep contexts", None, gauges.contexts),
+            (
+                "compression_context",
+                "Bytes of compression contexts",
+                bytes.as_ref(),
+                gauges.context_bytes,
+            ),
+            (
+                "inflaters_leased",
+                "Inflaters held by messages that come in parts",
+                None,
+                gauges.inflaters_leased,
+            ),
+            (
+                "codec_pool",
+                "Bytes of compressors and inflaters that connections share",
+                bytes.as_ref(),
+                gauges.codec_pool_bytes,
+            ),
         ] {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;

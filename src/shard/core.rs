@@ -17,6 +17,7 @@ use crate::config::{Config, RouteOptions};
 use crate::driver::{Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::ws;
+use crate::proto::ws::deflate::{Deflaters, Inflaters};
 
 pub(super) struct Core {
     pub id: u16,
@@ -27,6 +28,8 @@ pub(super) struct Core {
     pub slots_high: u32,
     pub wheel: Wheel,
     pub pools: Pools,
+    pub inflaters: Inflaters,
+    pub deflaters: Deflaters,
     pub counters: Counters,
     pub histograms: Histograms,
     pub gauges: Gauges,
@@ -72,6 +75,7 @@ impl Core {
         id: u16,
         config: Arc<Config>,
         directory: Arc<Directory>,
+        stopwatch: fn() -> u64,
         now_ns: u64,
         seed: u64,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Core {
         let pools =
             Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
         let histograms = Histograms::new(config.metrics.histograms);
+        let inflaters = Inflaters::new(config.inflate_limits(), stopwatch);
         Self {
             id,
             config,
@@ -89,6 +94,8 @@ impl Core {
             slots_high: 0,
             wheel: Wheel::new(tick),
             pools,
+            inflaters,
+            deflaters: Deflaters::new(stopwatch),
             counters: Counters::default(),
             histograms,
             gauges: Gauges::default(),
@@ -229,6 +236,9 @@ impl Core {
     ///
     /// `code` tells how the WebSocket ended, if it was open.
     pub(super) fn leave(&mut self, index: u32, next: Stage, code: u16) {
+        if self.slots[index as usize].stage.is_open() {
+            self.end_compression(index, matches!(next, Stage::Ending));
+        }
         let slot = &mut self.slots[index as usize];
         if slot.stage.is_open() {
             self.counters.close(code);
@@ -295,8 +305,8 @@ impl Core {
         self.ping_key.hash_one((at_ns, token.slot, token.generation))
     }
 
-    /// Looks at a pong: records the round trip if it answers a ping of ours.
-    pub(super) fn pong(&mut self, index: u32, payload: &[u8]) {
+    /// Looks at a pong as long as a ping of ours: records the round trip if it answers one.
+    pub(super) fn pong(&mut self, index: u32, payload: [u8; 16]) {
         let Some((at, tag)) = payload.split_first_chunk::<8>() else { return };
         let at_ns = u64::from_be_bytes(*at);
         if self.slots[index as usize].pinged && tag == self.ping_tag(index, at_ns).to_be_bytes() {

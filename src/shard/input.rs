@@ -5,12 +5,14 @@
 
 use std::net::IpAddr;
 
+use super::compression::Reply;
 use super::core::{Core, Lent};
 use super::outbox::{Outbox, Pools};
 use super::slot::{Partial, PeerAddress, Slot, Stage};
 use crate::metrics::{Counters, Gauges};
-use crate::proto::http::{self, Availability, Head, Outcome};
+use crate::proto::http::{self, Availability, Compression, Head, Outcome};
 use crate::proto::proxy::{self, ProxyHeader};
+use crate::proto::ws::deflate::Deflaters;
 use crate::proto::ws::{self, Control, DataKind, Event, OpCode, Payload};
 use crate::session::{Outlet, Session};
 
@@ -155,6 +157,7 @@ impl Core {
             forwarding: listener.forwarding.as_ref(),
             peer: slot.peer.get().map(|peer| peer.ip()),
             availability,
+            context_room_bytes: self.context_room_bytes(),
         };
         let mut answer = self.pools.answer();
         let head = http::receive(bytes, scanned, &context, &mut answer);
@@ -164,8 +167,12 @@ impl Core {
         self.pools.recycle_answer(answer);
         match head {
             Head::Partial => return true,
-            Head::Complete { consumed, client, outcome: Outcome::Upgrade { route } } => {
-                self.open(index, route, client);
+            Head::Complete {
+                consumed,
+                client,
+                outcome: Outcome::Upgrade { route, compression },
+            } => {
+                self.open(index, route, client, compression);
                 if consumed < bytes.len() {
                     self.frames(index, &mut bytes[consumed..]);
                 }
@@ -183,13 +190,15 @@ impl Core {
     }
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
-    fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>) {
-        let slot = &mut self.slots[index as usize];
+    fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>, compression: Compression) {
+        let slot = &self.slots[index as usize];
         let (Stage::Http { accepted_us, .. } | Stage::Proxy { accepted_us, .. }) = slot.stage
         else {
             return;
         };
-        slot.stage = Stage::Open(ws::Receiver::new());
+        let receiver = self.open_receiver(route, compression);
+        let slot = &mut self.slots[index as usize];
+        slot.stage = Stage::Open(receiver);
         slot.route = route as u16;
         slot.peer = slot.peer.with_ip(client);
         slot.opened_tick = self.tick;
@@ -212,8 +221,11 @@ impl Core {
             let slot = &mut self.slots[index as usize];
             let Slot { stage, outbox, messages_received, messages_sent, lending, .. } = slot;
             let Stage::Open(receiver) = stage else { return };
-            let Some(event) = receiver.next(&mut input, &self.config.limits.ws) else { break };
+            let sending = receiver.sending();
+            let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
+            let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else { break };
             self.events += 1;
+            let route = &self.config.route_options[usize::from(slot.route)];
             let mut replies = Replies {
                 outbox,
                 pools: &mut self.pools,
@@ -222,6 +234,12 @@ impl Core {
                 messages_sent,
                 lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
                 in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
+                compression: sending.map(|sending| Reply {
+                    sending,
+                    level: route.compression_level,
+                    bytes_min: route.compression_bytes_min as usize,
+                }),
+                deflaters: &mut self.deflaters,
                 measured: self.histograms.is_on(),
                 now_ns: self.now_ns,
                 tick: self.tick,
@@ -231,7 +249,6 @@ impl Core {
                     *messages_received += 1;
                     replies.counters.messages_received += 1;
                     slot.message_tick = self.tick;
-                    let route = &self.config.route_options[usize::from(slot.route)];
                     Session::from(route.handler).message(kind, payload, &mut replies);
                 }
                 Event::Ping(payload) => {
@@ -241,8 +258,9 @@ impl Core {
                 Event::Pong(payload) => {
                     pongs += 1;
                     // One answer is awaited; a flood of pongs is not worth a hash each.
-                    if pongs <= 2 {
-                        self.pong(index, payload.as_slice());
+                    let answer = payload.as_slice().first_chunk().copied();
+                    if let Some(answer) = answer.filter(|_| pongs <= 2 && payload.len() == 16) {
+                        self.pong(index, answer);
                     }
                 }
                 Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
@@ -268,7 +286,8 @@ impl Core {
             let slot = &mut self.slots[index as usize];
             let Stage::Closing { receiver, code } = &mut slot.stage else { return };
             let code = *code;
-            match receiver.next(&mut input, &self.config.limits.ws) {
+            let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
+            match receiver.next_inflated(&mut input, limits, inflaters) {
                 None => return,
                 Some(Event::Close(_)) => return self.leave(index, Stage::Finishing, code),
                 Some(Event::Failed(error)) => {
@@ -334,6 +353,9 @@ struct Replies<'c> {
     /// From this size on, a reply that is the message itself leaves from the buffer that it came
     /// in: a copy pushes the turn's other messages out of the core's cache.
     in_place_bytes_min: usize,
+    /// Whether and how messages are compressed.
+    compression: Option<Reply>,
+    deflaters: &'c mut Deflaters,
     /// Whether it matters when a reply has left.
     measured: bool,
     now_ns: u64,
@@ -341,12 +363,39 @@ struct Replies<'c> {
 }
 
 impl Replies<'_> {
-    fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
-        let outbox = self.outbox.get_or_insert_with(|| {
-            let mut outbox = self.pools.outbox();
-            outbox.progress_tick = self.tick;
+    /// Compresses a reply, or queues it to be compressed when the send is built; gives it back if
+    /// it does not shrink.
+    fn compressed<'p>(
+        &mut self,
+        reply: Reply,
+        kind: DataKind,
+        payload: Payload<'p>,
+    ) -> Option<Payload<'p>> {
+        let Self { outbox, pools, gauges, deflaters, .. } = self;
+        let outbox = if reply.sending.context.is_some() {
+            let outbox = opened(outbox, pools, self.tick);
+            gauges.outbox_bytes += payload.len() as u64;
+            outbox.later(pools, kind, payload);
             outbox
-        });
+        } else {
+            let (bits, level) = (reply.sending.bits, reply.level);
+            let Some(bytes) = deflaters.compress_alone(bits, level, payload.as_slice()) else {
+                return Some(payload);
+            };
+            let (header, len) = ws::compressed_frame_header(kind, bytes.len());
+            gauges.outbox_bytes += (len + bytes.len()) as u64;
+            let outbox = opened(outbox, pools, self.tick);
+            outbox.copy(pools, [&header[..len], bytes]);
+            outbox
+        };
+        if self.measured {
+            outbox.mark(self.now_ns);
+        }
+        None
+    }
+
+    fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
+        let outbox = opened(self.outbox, self.pools, self.tick);
         let (header, len) = ws::frame_header(opcode, payload.len());
         self.gauges.outbox_bytes += (len + payload.len()) as u64;
         outbox.frame(self.pools, &header[..len], payload);
@@ -354,10 +403,27 @@ impl Replies<'_> {
     }
 }
 
+fn opened<'o>(outbox: &'o mut Option<Box<Outbox>>, pools: &mut Pools, tick: u32) -> &'o mut Outbox {
+    outbox.get_or_insert_with(|| {
+        let mut outbox = pools.outbox();
+        outbox.progress_tick = tick;
+        outbox
+    })
+}
+
 impl Outlet for Replies<'_> {
     fn reply(&mut self, kind: DataKind, payload: Payload<'_>) {
         *self.messages_sent += 1;
         self.counters.messages_sent += 1;
+        let payload = match self.compression {
+            Some(reply) if payload.len() >= reply.bytes_min => {
+                match self.compressed(reply, kind, payload) {
+                    Some(payload) => payload,
+                    None => return,
+                }
+            }
+            _ => payload,
+        };
         if let (None, Some(lent), Payload::Borrowed(bytes)) =
             (&self.outbox, &mut self.lent, &payload)
             && bytes.len() >= self.in_place_bytes_min

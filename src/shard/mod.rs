@@ -6,10 +6,12 @@
 //! other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, `turn_frames_max` frames, and `turn_timers_max` timers, so a burst delays the others by
-//! one turn, not by all of itself.
+//! each, `turn_frames_max` frames, `turn_codec_bytes_max` bytes through the codecs of compression
+//! (give or take one buffer of input), and `turn_timers_max` timers, so a burst delays the others
+//! by one turn, not by all of itself.
 
 mod accept;
+mod compression;
 mod core;
 mod deadlines;
 mod dispatch;
@@ -98,7 +100,7 @@ impl<D: Driver> Shard<D> {
     ) -> io::Result<Self> {
         let now_ns = driver.now_ns();
         directory.set_bell(id, driver.bell());
-        let mut core = Core::new(id, config, directory, now_ns, seed);
+        let mut core = Core::new(id, config, directory, D::stopwatch(), now_ns, seed);
         let owed = vec![core.config.engine.accepts_per_listener; listeners.len()];
         for (index, socket) in listeners.into_iter().enumerate() {
             driver.listen(index as u16, socket)?;
@@ -147,17 +149,21 @@ impl<D: Driver> Shard<D> {
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let engine = &self.core.config.engine;
         let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
+        let codec_bytes_max = self.core.codec_bytes() + u64::from(engine.turn_codec_bytes_max);
         let mut handled = 0;
+        let mut full = false;
         while handled < most
             && let Some(completion) = self.driver.next()
         {
             handled += 1;
             self.dispatch(completion);
-            if self.core.events >= frames_max {
+            full = self.core.events >= frames_max || self.core.codec_bytes() >= codec_bytes_max;
+            if full {
                 break;
             }
         }
-        self.cut = handled == most || std::mem::take(&mut self.core.events) >= frames_max;
+        self.core.events = 0;
+        self.cut = handled == most || full;
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
@@ -226,6 +232,8 @@ impl<D: Driver> Shard<D> {
                 self.driver.trim();
             }
             self.core.pools.trim();
+            self.core.inflaters.trim();
+            self.core.deflaters.trim();
         }
     }
 
@@ -272,7 +280,9 @@ impl<D: Driver> Shard<D> {
     fn fill(&self, numbers: &mut Snapshot) {
         let core = &self.core;
         let gauges = Gauges { slots: core.slots.len() as u64, ..core.gauges };
+        let gauges = core.compression_gauges(gauges);
         numbers.counters.clone_from(&core.counters);
+        core.fill_compression(numbers);
         numbers.gauges = gauges;
         numbers.drivers.clear();
         numbers.drivers.push((core.id, gauges, self.driver.counters()));

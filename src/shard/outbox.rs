@@ -3,7 +3,9 @@
 //! An outbox exists only while it is not empty. Small frames of a turn are laid one behind the
 //! other into a pooled chunk, so that they leave as one piece; a large message keeps its own
 //! memory and is not copied. Bytes given to the driver are in a [`Batch`] and out of reach until
-//! they come back; everything behind it is still here.
+//! they come back; everything behind it is still here. A message whose compressed form depends on
+//! what was sent before it is kept as it is until its send is built, and all that follows it waits
+//! behind it.
 //!
 //! A [`Mark`] remembers up to which byte the replies to one turn's input reach, so that the time
 //! from input to completed send is measured exactly, however sends are cut.
@@ -12,7 +14,8 @@ use std::collections::VecDeque;
 
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
-use crate::proto::ws::Payload;
+use crate::proto::ws::deflate::{Deflaters, Sending};
+use crate::proto::ws::{self, DataKind, Payload};
 
 /// Bytes of a small chunk: room for the replies of one turn of a busy connection.
 const CHUNK_BYTES: usize = 4096;
@@ -28,6 +31,16 @@ struct Mark {
     messages: u32,
 }
 
+/// What cannot be laid out yet, because a message before it has yet to be compressed.
+#[derive(Debug)]
+enum Later {
+    Message(DataKind, Vec<u8>),
+    /// Frames that are ready.
+    Frames(Segment),
+    /// What came before is a reply to input of this time.
+    Mark(u64),
+}
+
 /// The queue of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -35,6 +48,11 @@ pub(super) struct Outbox {
     /// Empty and at hand, or `None` while the driver has it.
     batch: Option<Box<Batch>>,
     marks: VecDeque<Mark>,
+    /// What waits behind a message that is compressed only when its send is built, that message
+    /// first.
+    later: VecDeque<Later>,
+    /// Bytes of it.
+    later_bytes: usize,
     /// Bytes that have not left, those with the driver included.
     bytes: usize,
     queued_total: u64,
@@ -62,14 +80,14 @@ impl Outbox {
     /// Adds bytes that are copied.
     pub(super) fn copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
         let len = parts[0].len() + parts[1].len();
-        let fits = match self.waiting.back() {
-            Some(Segment::Owned(tail)) => tail.capacity() - tail.len() >= len,
-            _ => false,
+        let fits = match self.tail() {
+            Some(tail) => tail.capacity() - tail.len() >= len,
+            None => false,
         };
         if !fits {
-            self.waiting.push_back(Segment::Owned(pools.chunk(len)));
+            self.push(Segment::Owned(pools.chunk(len)));
         }
-        if let Some(Segment::Owned(tail)) = self.waiting.back_mut() {
+        if let Some(tail) = self.tail() {
             tail.extend_from_slice(parts[0]);
             tail.extend_from_slice(parts[1]);
         }
@@ -79,13 +97,96 @@ impl Outbox {
     /// Adds a few bytes that are copied and behind which nothing more is expected, in memory of
     /// their size: a thousand pings of one turn would touch a thousand chunks.
     pub(super) fn copy_alone(&mut self, bytes: &[u8]) {
-        match self.waiting.back_mut() {
-            Some(Segment::Owned(tail)) if tail.capacity() - tail.len() >= bytes.len() => {
+        match self.tail() {
+            Some(tail) if tail.capacity() - tail.len() >= bytes.len() => {
                 tail.extend_from_slice(bytes);
             }
-            _ => self.waiting.push_back(Segment::Owned(bytes.to_vec())),
+            _ => self.push(Segment::Owned(bytes.to_vec())),
         }
         self.count(bytes.len());
+    }
+
+    /// The memory that is filled at the queue's end.
+    fn tail(&mut self) -> Option<&mut Vec<u8>> {
+        match (self.later.back_mut(), self.waiting.back_mut()) {
+            (Some(Later::Frames(Segment::Owned(tail))), _) | (None, Some(Segment::Owned(tail))) => {
+                Some(tail)
+            }
+            _ => None,
+        }
+    }
+
+    fn push(&mut self, segment: Segment) {
+        if self.later.is_empty() {
+            self.waiting.push_back(segment);
+        } else {
+            self.later.push_back(Later::Frames(segment));
+        }
+    }
+
+    /// Adds a message that is to be compressed when its send is built.
+    pub(super) fn later(&mut self, pools: &mut Pools, kind: DataKind, payload: Payload<'_>) {
+        debug_assert!(!payload.is_empty(), "nothing can be made of nothing");
+        let bytes = match payload {
+            Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => bytes,
+            payload => {
+                let mut chunk = pools.chunk(payload.len());
+                chunk.extend_from_slice(payload.as_slice());
+                chunk
+            }
+        };
+        let len = bytes.len();
+        self.later.push_back(Later::Message(kind, bytes));
+        self.count(len);
+    }
+
+    /// Whether messages wait to be compressed.
+    pub(super) fn has_later(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Compresses messages and lays out their frames, and what is behind them, until so many bytes
+    /// are ready to leave.
+    pub(super) fn settle_later(
+        &mut self,
+        pools: &mut Pools,
+        ready_bytes_max: usize,
+        deflaters: &mut Deflaters,
+        (sending, level): (Sending, u8),
+    ) {
+        let mut later = std::mem::take(&mut self.later);
+        while self.bytes - self.later_bytes < ready_bytes_max
+            && let Some(next) = later.pop_front()
+        {
+            match next {
+                Later::Message(kind, bytes) => {
+                    self.bytes -= bytes.len();
+                    self.later_bytes -= bytes.len();
+                    if let Some(compressed) = deflaters.compress(sending, level, &bytes) {
+                        let (header, len) = ws::compressed_frame_header(kind, compressed.len());
+                        self.copy(pools, [&header[..len], compressed]);
+                        pools.recycle(Segment::Owned(bytes));
+                    } else {
+                        let (header, len) = ws::frame_header(kind.opcode(), bytes.len());
+                        self.frame(pools, &header[..len], Payload::Owned(bytes));
+                    }
+                }
+                Later::Frames(segment) => {
+                    self.bytes -= segment.len();
+                    self.later_bytes -= segment.len();
+                    self.count(segment.len());
+                    self.waiting.push_back(segment);
+                }
+                Later::Mark(at_ns) => self.mark(at_ns),
+            }
+        }
+        // A mark belongs to what was laid out last.
+        while let Some(Later::Mark(at_ns)) =
+            later.pop_front_if(|next| matches!(next, Later::Mark(_)))
+        {
+            self.mark(at_ns);
+        }
+        self.later = later;
     }
 
     /// Adds a frame; a payload that has memory of its own is not copied.
@@ -93,8 +194,9 @@ impl Outbox {
         match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => {
                 self.copy(pools, [header, &[]]);
-                self.count(bytes.len());
-                self.waiting.push_back(Segment::Owned(bytes));
+                let len = bytes.len();
+                self.push(Segment::Owned(bytes));
+                self.count(len);
             }
             payload => self.copy(pools, [header, payload.as_slice()]),
         }
@@ -102,11 +204,18 @@ impl Outbox {
 
     fn count(&mut self, len: usize) {
         self.bytes += len;
-        self.queued_total += len as u64;
+        if self.later.is_empty() {
+            self.queued_total += len as u64;
+        } else {
+            self.later_bytes += len;
+        }
     }
 
     /// Marks what was queued last as a reply to input that came in at `at_ns`.
     pub(super) fn mark(&mut self, at_ns: u64) {
+        if !self.later.is_empty() {
+            return self.later.push_back(Later::Mark(at_ns));
+        }
         let end = self.queued_total;
         let full = self.marks.len() >= MARKS_MAX;
         match self.marks.back_mut() {
@@ -124,7 +233,8 @@ impl Outbox {
         let mut chunk = pools.chunk(bytes.len());
         chunk.extend_from_slice(bytes);
         self.waiting.push_front(Segment::Owned(chunk));
-        self.count(bytes.len());
+        self.bytes += bytes.len();
+        self.queued_total += bytes.len() as u64;
         for mark in &mut self.marks {
             mark.end += bytes.len() as u64;
         }
@@ -138,7 +248,7 @@ impl Outbox {
             return None;
         }
         let mut batch = self.batch.take()?;
-        let waiting_bytes = self.bytes - batch.bytes();
+        let waiting_bytes = self.bytes - self.later_bytes - batch.bytes();
         batch.fill(&mut self.waiting, waiting_bytes, bounds);
         Some(batch)
     }
@@ -174,6 +284,12 @@ impl Outbox {
     pub(super) fn clear(&mut self, pools: &mut Pools) -> usize {
         let dropped = self.bytes;
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
+        for later in self.later.drain(..) {
+            if let Later::Message(_, bytes) | Later::Frames(Segment::Owned(bytes)) = later {
+                pools.recycle(Segment::Owned(bytes));
+            }
+        }
+        self.later_bytes = 0;
         if let Some(batch) = &mut self.batch {
             batch.clear(|segment| pools.recycle(segment));
         }

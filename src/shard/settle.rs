@@ -5,6 +5,7 @@
 //! which operations it must start or cancel.
 
 use super::Shard;
+use super::compression::compress_waiting;
 use super::slot::{Armed, Stage};
 use crate::driver::Driver;
 
@@ -104,6 +105,12 @@ impl<D: Driver> Shard<D> {
             if matches!(slot.stage, Stage::Ending) || slot.lending {
                 continue;
             }
+            if outbox.has_later() && !outbox.is_sending() {
+                let level = core.config.route_options[usize::from(slot.route)].compression_level;
+                let parts = (&mut core.deflaters, &mut core.pools, &mut core.gauges);
+                compress_waiting(slot, level, bounds.bytes_max, parts);
+            }
+            let Some(outbox) = &mut slot.outbox else { continue };
             let waiting = outbox.bytes() as u64;
             let Some(mut batch) = outbox.take_batch(bounds) else { continue };
             core.histograms.send_queue_bytes.record(waiting);

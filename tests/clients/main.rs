@@ -18,8 +18,12 @@ use std::time::Duration;
 use support::{Server, wait_until};
 
 /// Pings every half second, so that each client is seen to answer them.
-pub(crate) const CONFIG: &str = "[[route]]\npath = \"/echo\"\norigins = [\"*\"]\n\
-    ping_interval_ms = 500\n[[route]]\npath = \"/own\"\n";
+/// Megabytes of one byte are compressed by more than JSON ever is.
+pub(crate) const CONFIG: &str = "[limits]\ninflate_ratio_max = 0\n\
+    [[route]]\npath = \"/echo\"\norigins = [\"*\"]\nping_interval_ms = 500\n\
+    [[route]]\npath = \"/takeover\"\norigins = [\"*\"]\nping_interval_ms = 500\n\
+    compression = \"takeover\"\ncompression_bytes_min = 1\n\
+    [[route]]\npath = \"/own\"\ncompression = \"off\"\n";
 /// Longer than any script takes; one that hangs is ended.
 const SCRIPT_SECONDS_MAX: &str = "120";
 
@@ -72,31 +76,45 @@ fn run(command: &mut Command, script: &str, server: &mut Server, target: &str) {
     assert_eq!(server.wait(Duration::from_secs(15)).code(), Some(0), "a drain ends well");
 }
 
-fn python(script: &str) {
+fn python(script: &str, path: &str) {
     let mut server = Server::start(CONFIG);
-    let url = format!("ws://{}/echo", server.address());
+    let url = format!("ws://{}{path}", server.address());
     let python = tool(root().join(".cache/venv/bin/python"));
     run(&mut Command::new(python), script, &mut server, &url);
 }
 
 #[test]
 fn python_websockets() {
-    python("with_websockets.py");
+    python("with_websockets.py", "/echo");
+}
+
+#[test]
+fn python_websockets_with_takeover() {
+    python("with_websockets.py", "/takeover");
 }
 
 #[test]
 fn python_aiohttp() {
-    python("with_aiohttp.py");
+    python("with_aiohttp.py", "/echo");
 }
 
-#[test]
-fn node_ws() {
+fn ws(path: &str) {
     let mut server = Server::start(CONFIG);
-    let url = format!("ws://{}/echo", server.address());
+    let url = format!("ws://{}{path}", server.address());
     tool(root().join(".cache/node/node_modules/ws"));
     let mut node = Command::new("node");
     node.arg(root().join(".cache/node"));
     run(&mut node, "with_ws.mjs", &mut server, &url);
+}
+
+#[test]
+fn node_ws() {
+    ws("/echo");
+}
+
+#[test]
+fn node_ws_with_takeover() {
+    ws("/takeover");
 }
 
 #[test]

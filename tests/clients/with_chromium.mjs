@@ -59,11 +59,15 @@ try {
   // A page of another origin: only where everybody may.
   await from(`http://${foreignPage}/healthz`);
   const messages = ['', 'hello', 'grüße, 世界, 🦭', 'x'.repeat(70_000), 0, 1, 126, 65_536, 16 << 20];
-  const told = await run('/echo', messages, [1000, 'bye']);
-  assert.deepEqual(told, {
-    opened: true, echoes: messages.length, wrong: [], extensions: '', code: 1000, reason: '',
-    wasClean: true,
-  });
+  const shared = 'permessage-deflate; server_no_context_takeover; client_no_context_takeover';
+  const takeover = 'permessage-deflate; client_max_window_bits=12';
+  for (const [path, extensions] of [['/echo', shared], ['/takeover', takeover]]) {
+    const told = await run(path, messages, [1000, 'bye']);
+    assert.deepEqual(told, {
+      opened: true, echoes: messages.length, wrong: [], extensions, code: 1000, reason: '',
+      wasClean: true,
+    });
+  }
   for (const code of [3001, 4000]) {
     const { code: found, wasClean } = await run('/echo', ['a'], [code, 'bye']);
     assert.deepEqual([found, wasClean], [code, true], 'the server answers with the same code');
@@ -74,7 +78,7 @@ try {
   // A page of the server's own.
   await from(`http://${address}/healthz`);
   const own = await run('/own', ['mine'], [1000]);
-  assert.deepEqual([own.opened, own.echoes, own.code], [true, 1, 1000]);
+  assert.deepEqual([own.opened, own.echoes, own.code, own.extensions], [true, 1, 1000, '']);
 
   const large = await run('/echo', [(16 << 20) + 1]);
   assert.deepEqual([large.code, large.wasClean], [1009, true], 'too big, and told so');

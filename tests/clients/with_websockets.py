@@ -1,4 +1,5 @@
-"""PyPI `websockets` against a running server: URL as the only argument.
+"""PyPI `websockets` against a running server: URL as the only argument. It compresses by itself;
+the path says whether contexts are taken over.
 
 Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 `waiting`: then the server is to be told to go.
@@ -29,7 +30,9 @@ def closed_by_server(socket):
 
 
 with opened() as socket:
-    expect(socket.protocol.extensions, [], "no extension is agreed on")
+    (deflate,) = socket.protocol.extensions
+    taken_over = [not deflate.remote_no_context_takeover, not deflate.local_no_context_takeover]
+    expect(taken_over, [url.endswith("/takeover")] * 2, "compression is as the route has it")
     for text in TEXTS:
         socket.send(text)
         expect(socket.recv(timeout=20), text, "a text comes back")

@@ -1,4 +1,5 @@
-// npm `ws` against a running server: folder of the packages and URL as arguments.
+// npm `ws` against a running server: folder of the packages and URL as arguments. It compresses
+// everything; the path says whether contexts are taken over.
 //
 // Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 // `waiting`: then the server is to be told to go.
@@ -12,7 +13,9 @@ const WebSocket = createRequire(`${packages}/`)('ws');
 const BIG = 16 << 20;
 
 const opened = async () => {
-  const socket = new WebSocket(url, { handshakeTimeout: 20_000 });
+  // By itself it compresses what is longer than a kilobyte.
+  const perMessageDeflate = { threshold: 0 };
+  const socket = new WebSocket(url, { handshakeTimeout: 20_000, perMessageDeflate });
   await once(socket, 'open');
   return socket;
 };
@@ -32,7 +35,14 @@ const closed = async (socket) => {
 };
 
 const socket = await opened();
-assert.equal(socket.extensions, '', 'no extension is agreed on');
+assert.equal(socket.extensions, 'permessage-deflate');
+const { params } = socket._extensions['permessage-deflate'];
+assert.deepEqual(
+  { ...params },
+  url.endsWith('/takeover')
+    ? { client_max_window_bits: 12 }
+    : { server_no_context_takeover: true, client_no_context_takeover: true },
+  'compression is as the route has it');
 for (const text of ['', 'hello', 'grüße, 世界, 🦭', 'x'.repeat(70_000)]) {
   await echo(socket, text, 'a text');
 }

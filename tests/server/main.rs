@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod compression;
 mod counters;
 mod drain;
 mod listeners;

@@ -8,9 +8,20 @@ use seawall::driver::sim::{Network, Peer};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::codec::Codec;
+
 const REQUEST: &str = "GET /echo HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// What those that compress offer.
+const OFFERS: [&str; 5] = [
+    "permessage-deflate",
+    "permessage-deflate; client_max_window_bits",
+    "permessage-deflate; server_max_window_bits=9; client_max_window_bits=10",
+    "x-other, permessage-deflate; unknown, permessage-deflate; server_no_context_takeover",
+    "permessage-deflate; client_no_context_takeover; server_max_window_bits=\"15\"",
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -40,6 +51,8 @@ pub(crate) struct Behaviour {
     size_max: u64,
     /// Reads only so many bytes a step.
     slow: bool,
+    /// Offers to compress, and does so as it is answered.
+    offer: Option<&'static str>,
 }
 
 impl Behaviour {
@@ -53,7 +66,10 @@ impl Behaviour {
             10 => End::Silent,
             _ => End::Stall,
         };
+        // Who never reads cannot know what was agreed on.
+        let offers = end != End::Stall && network.random(2) == 0;
         Self {
+            offer: offers.then(|| OFFERS[network.random(OFFERS.len() as u64) as usize]),
             end,
             messages: if end == End::Stall { 200 } else { network.random(12) as usize },
             size_max: [20, 130, 3000, 60_000][network.random(4) as usize],
@@ -62,11 +78,16 @@ impl Behaviour {
     }
 
     fn plain(end: End, messages: usize) -> Self {
-        Self { end, messages, size_max: 1000, slow: false }
+        Self { end, messages, size_max: 1000, slow: false, offer: None }
     }
 
     pub(crate) fn echo(messages: usize) -> Self {
         Self::plain(End::Close, messages)
+    }
+
+    /// Offers to compress whatever it sends.
+    pub(crate) fn compress(messages: usize) -> Self {
+        Self { size_max: 30_000, offer: Some(OFFERS[1]), ..Self::echo(messages) }
     }
 
     pub(crate) fn hold() -> Self {
@@ -89,6 +110,9 @@ pub(crate) struct Client {
     outgoing: VecDeque<u8>,
     expected: VecDeque<(OpCode, Vec<u8>)>,
     incoming: Vec<u8>,
+    codec: Option<Codec>,
+    /// Its messages are in `outgoing`, as far as they have not left.
+    planned: bool,
     upgraded: bool,
     answered: Option<u16>,
     closed: Option<u16>,
@@ -141,6 +165,8 @@ impl Client {
             outgoing: VecDeque::new(),
             expected: VecDeque::new(),
             incoming: Vec::new(),
+            codec: None,
+            planned: false,
             upgraded: false,
             answered: None,
             closed: None,
@@ -168,6 +194,16 @@ impl Client {
             }
             _ => self.outgoing.extend(REQUEST.as_bytes()),
         }
+        if let Some(offer) = self.behaviour.offer {
+            self.outgoing.extend(format!("Sec-WebSocket-Extensions: {offer}\r\n\r\n").bytes());
+        } else {
+            self.outgoing.extend(b"\r\n");
+            self.plan_messages(network);
+        }
+    }
+
+    fn plan_messages(&mut self, network: &Network) {
+        self.planned = true;
         for _ in 0..self.behaviour.messages {
             self.plan_message(network);
         }
@@ -188,10 +224,15 @@ impl Client {
         } else {
             (0..len).map(|_| network.random(256) as u8).collect()
         };
-        let opcode: u8 = if text { 1 } else { 2 };
-        let mut pieces: Vec<&[u8]> = vec![&payload];
+        let mut opcode: u8 = if text { 1 } else { 2 };
+        let mut sent = payload.clone();
+        if let Some(codec) = self.codec.as_mut().filter(|_| network.random(4) > 0) {
+            opcode |= 0x40;
+            sent = codec.pack(&payload);
+        }
+        let mut pieces: Vec<&[u8]> = vec![&sent];
         if network.random(3) == 0 {
-            let (one, two) = payload.split_at(network.random(payload.len() as u64 + 1) as usize);
+            let (one, two) = sent.split_at(network.random(sent.len() as u64 + 1) as usize);
             pieces = vec![one, two];
         }
         let last = pieces.len() - 1;
@@ -219,11 +260,13 @@ impl Client {
         }
         let most = if network.random(3) == 0 { 1 + network.random(40) } else { 8192 };
         let len = self.outgoing.len().min(most as usize);
-        if len > 0 && network.random(4) > 0 {
+        // Nothing can follow a FIN.
+        if len > 0 && !self.ended && network.random(4) > 0 {
             let bytes: Vec<u8> = self.outgoing.drain(..len).collect();
             self.peer.write(&bytes);
         }
-        if self.outgoing.is_empty() && self.behaviour.end == End::Fin && !self.finished {
+        let all = self.outgoing.is_empty() && (self.planned || self.answered.is_some());
+        if all && self.behaviour.end == End::Fin && !self.finished {
             self.finished = true;
             self.peer.finish();
         }
@@ -258,6 +301,11 @@ impl Client {
             let status: u16 = head[9..12].parse().unwrap();
             if status == 101 {
                 self.upgraded = true;
+                self.codec = Codec::agreed(&head);
+                assert!(self.codec.is_none() || self.behaviour.offer.is_some(), "seed {seed}");
+                if !self.planned {
+                    self.plan_messages(network);
+                }
             } else {
                 self.answered = Some(status);
             }
@@ -266,26 +314,32 @@ impl Client {
             self.incoming.clear();
             return;
         }
-        while let Some((opcode, payload)) = self.next_frame(seed) {
+        while let Some((opcode, compressed, mut payload)) = self.next_frame(seed) {
+            if let Some(codec) = self.codec.as_mut().filter(|_| compressed) {
+                let len = self.expected.front().map_or(0, |(_, payload)| payload.len());
+                payload = codec.unpack(&payload, len);
+            }
             self.take(network, seed, opcode, payload);
         }
     }
 
     /// Parses with the field's codec: whatever is no frame (such as HTTP) fails here.
-    fn next_frame(&mut self, seed: u64) -> Option<(OpCode, Vec<u8>)> {
+    fn next_frame(&mut self, seed: u64) -> Option<(OpCode, bool, Vec<u8>)> {
         let mut cursor = Cursor::new(&self.incoming);
         let parsed = FrameHeader::parse(&mut cursor);
         let (header, len) =
             parsed.unwrap_or_else(|error| panic!("seed {seed}: not a frame: {error}"))?;
         let start = cursor.position() as usize;
-        assert!(header.mask.is_none() && header.is_final && !header.rsv1, "seed {seed}");
+        assert!(header.mask.is_none() && header.is_final, "seed {seed}");
+        let may = self.codec.is_some() && matches!(header.opcode, OpCode::Data(_));
+        assert!(!header.rsv1 || may, "seed {seed}: compressed, but not agreed on");
         let end = start + len as usize;
         if self.incoming.len() < end {
             return None;
         }
         let payload = self.incoming[start..end].to_vec();
         self.incoming.drain(..end);
-        Some((header.opcode, payload))
+        Some((header.opcode, header.rsv1, payload))
     }
 
     fn take(&mut self, network: &Network, seed: u64, opcode: OpCode, payload: Vec<u8>) {

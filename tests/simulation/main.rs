@@ -2,6 +2,8 @@
 //! whatever happens. No test here opens a socket or reads a clock. A failure prints its seed.
 
 mod client;
+mod codec;
+mod compression;
 mod numbers;
 mod world;
 
@@ -17,6 +19,7 @@ fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
         file.limits.outbox_bytes_max = 16 * 1024;
         // Never, so often that most messages find their connection parked, and now and then.
         file.engine.park_after_ms = [0, 1, 100, 1000][(seed % 4) as usize];
+        compression::vary(seed, file);
     });
     for _ in 0..clients {
         let behaviour = Behaviour::draw(&world.network);

@@ -154,6 +154,9 @@ impl World {
         assert_eq!(gauges.parked, 0, "seed {seed}: nobody is parked");
         assert_eq!(gauges.outbox_bytes, 0, "seed {seed}: outboxes are accounted for");
         assert_eq!(gauges.partial_bytes, 0, "seed {seed}: nothing partial is held");
+        assert_eq!(gauges.inflaters_leased, 0, "seed {seed}: every inflater came back");
+        let contexts = (gauges.contexts, gauges.context_bytes);
+        assert_eq!(contexts, (0, 0), "seed {seed}: no context outlives its connection");
         assert_eq!(counters.opened, counters.closed_total(), "seed {seed}: opened = closed");
         assert_eq!(counters.stale_completions, 0, "seed {seed}: no completion outlived its slot");
         assert_eq!(counters.taken_over, counters.handed_over, "seed {seed}: none got lost between");

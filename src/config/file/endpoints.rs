@@ -106,6 +106,28 @@ section! {
     origins: Vec<String> = Vec::new(),
     "List the sites whose pages use this server.";
 
+    /// Compression of messages (permessage-deflate), where the client offers it: `off`; `shared` =
+    /// each message by itself, which costs a connection no memory; `takeover` = with the memory of
+    /// earlier messages, in contexts of the connection's own (about 50 KB at the default window).
+    compression: CompressionMode = CompressionMode::Shared,
+    "`takeover` where few clients get many small, similar messages; `off` where messages are \
+     compressed already, or the network is fast and CPU is dear.";
+
+    /// Effort of the compressor, from 1 to 9.
+    compression_level: u32 = 1,
+    "3 makes JSON a quarter smaller again for about three times the CPU; 6 gains little more.";
+
+    /// Window of the compressors as a power of two, from 9 (512 bytes) to 15 (32 KiB). A client may
+    /// ask for a smaller one.
+    compression_window_bits: u32 = 12,
+    "9 or 10 to save memory with `takeover`; 15 where messages of many kilobytes repeat \
+     themselves.";
+
+    /// Shorter messages are sent as they are.
+    compression_bytes_min: u32 = 256,
+    "Lower with `takeover`, where small messages resemble earlier ones; by itself a shorter message \
+     hardly shrinks (128 bytes of JSON by a seventh).";
+
     /// A ping each so many milliseconds, spread at random; 0 = none.
     ping_interval_ms: u32 = 25_000,
     "Below the idle timeout of every proxy on the way (often 60 s); longer saves phones' batteries \
@@ -139,6 +161,23 @@ pub enum Matching {
 
 impl OptionType for Matching {
     const KIND: Kind = Kind::Choice(&["exact", "prefix"]);
+}
+
+/// How messages of a route are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressionMode {
+    /// No offer is taken.
+    Off,
+    /// Each message by itself.
+    #[default]
+    Shared,
+    /// With what went before.
+    Takeover,
+}
+
+impl OptionType for CompressionMode {
+    const KIND: Kind = Kind::Choice(&["off", "shared", "takeover"]);
 }
 
 /// What runs on a connection.

@@ -46,6 +46,15 @@ section! {
     turn_frames_max: u32 = 16 * 1024,
     "Lower when clients pipeline many small messages and others wait behind them.";
 
+    /// Bytes inflated and compressed in one turn, give or take one receive buffer of messages.
+    turn_codec_bytes_max: u32 = 4 << 20,
+    "Lower when compressed messages of some lengthen `seawall_turn_seconds` for all.";
+
+    /// Inflaters of a shard that compressed messages coming in parts may hold, 48 KB each, made
+    /// when needed. Messages beyond wait as they came until they are whole.
+    inflaters_max: u32 = 16,
+    "Raise when `seawall_inflater_waits_total` grows and memory for unfinished messages is short.";
+
     /// Timers fired in one turn.
     turn_timers_max: u32 = 1024,
     "Lower when heartbeats of very many connections lengthen turns.";
@@ -130,6 +139,17 @@ section! {
     /// with 1013.
     partial_shard_bytes_max: u64 = 512 << 20,
     "Set to the memory a shard may spend on messages that arrive slowly.";
+
+    /// Memory for compression contexts of the whole node (`compression = "takeover"`), divided by
+    /// shards; past it, connections are opened in `shared` mode.
+    compression_bytes_max: u64 = 256 << 20,
+    "Raise when `seawall_compression_lowered_total` grows and memory is there.";
+
+    /// A compressed message may inflate to so many times its size, above 1 MiB; past it: close
+    /// 1009. 0 = `message_bytes_max` alone counts.
+    inflate_ratio_max: u32 = 200,
+    "Raise where clients send megabytes of nearly nothing: records in JSON come to about 5, the \
+     most that is possible is 1,032.";
 
     /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
     /// which may destroy the answer. A client that sends a message above the limit reads why only

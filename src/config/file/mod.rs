@@ -9,7 +9,7 @@ pub mod table;
 
 use serde::{Deserialize, Serialize};
 
-pub use endpoints::{HandlerName, Listener, Matching, Route};
+pub use endpoints::{CompressionMode, HandlerName, Listener, Matching, Route};
 pub use engine::{Engine, Limits};
 use table::{Kind, OptionType, Row, Section, section};
 

@@ -84,6 +84,8 @@ impl Row {
             ("_us", "microseconds"),
             ("_s", "seconds"),
             ("_mode", "permission bits"),
+            ("_level", "effort"),
+            ("_ratio", "times"),
             ("backlog", "connections"),
         ];
         let name = self.key.trim_end_matches("_max").trim_end_matches("_min");

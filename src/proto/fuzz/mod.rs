@@ -3,15 +3,18 @@
 //! They stand beside the code they test, so that every driver of them (libFuzzer, the property
 //! tests, a replayed finding) runs the same assertions. All panics here are findings.
 
+mod compression;
 pub mod model;
 mod session;
 
 use super::http::{self, Availability, Forwarding, ForwardingHeader, Head, Origins, Outcome};
 use super::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, parse};
+use super::ws::deflate::{Inflaters, Policy};
 use super::ws::{Limits, Receiver};
 use model::{Model, Seen};
 use std::net::{IpAddr, Ipv4Addr};
 
+pub use compression::{deflate, extensions, inflate};
 pub use session::session;
 
 /// PROXY headers: a verdict once given stands whatever follows, and covers no more than there is.
@@ -58,6 +61,7 @@ pub fn request(data: &[u8]) {
             1 => Availability::Full { retry_after_s },
             _ => Availability::Ready,
         },
+        context_room_bytes: u64::from(choice[1]) * 512,
     };
     let whole = arrive(bytes, bytes.len().max(1), &context);
     check_answer(bytes, &whole, &limits);
@@ -72,6 +76,7 @@ fn routes() -> http::Routes {
         prefix,
         subprotocols: subprotocols.iter().map(|&name| name.into()).collect(),
         origins,
+        compression: Some(Policy { takeover: prefix, window_bits: 12 }),
     };
     let list = vec!["https://example.com".into(), "http://localhost:8080".into()];
     http::Routes::new(vec![
@@ -147,19 +152,29 @@ fn agree(bytes: &[u8], limits: &Limits, piece: usize) {
 
 /// What a receiver makes of these pieces, its memory being watched.
 fn receive<'p>(pieces: impl Iterator<Item = &'p mut [u8]>, limits: &Limits) -> Vec<Seen> {
-    let mut receiver = Receiver::new();
+    receive_with(&mut Receiver::new(), None, pieces, limits)
+}
+
+/// What `receiver` makes of these pieces, its memory being watched.
+fn receive_with<'p>(
+    receiver: &mut Receiver,
+    mut inflaters: Option<&mut Inflaters>,
+    pieces: impl Iterator<Item = &'p mut [u8]>,
+    limits: &Limits,
+) -> Vec<Seen> {
     let mut seen = Vec::new();
     for piece in pieces {
         let mut input = piece;
-        while let Some(event) = receiver.next(&mut input, limits) {
+        while let Some(event) = receiver.next_inflated(&mut input, limits, inflaters.as_deref_mut())
+        {
             seen.push(Seen::from(event));
         }
         assert!(input.is_empty(), "bytes left over");
         let ended = matches!(seen.last(), Some(Seen::Close(_) | Seen::Failed(_)));
         assert!(!ended || receiver.is_idle(), "memory held after the end");
         assert!(receiver.is_idle() == (receiver.partial_bytes() == 0));
-        // The box itself, and one message.
-        let most = 512 + limits.message_bytes_max;
+        // The boxes themselves, and one message.
+        let most = 1024 + limits.message_bytes_max;
         assert!(receiver.partial_bytes() <= most, "{} held", receiver.partial_bytes());
     }
     seen

@@ -8,9 +8,10 @@
 //!
 //! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does
 //! not parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`,
-//! `upgrade` (the decision), `response`, `refusal`.
+//! `extensions`, `upgrade` (the decision), `response`, `refusal`.
 
 mod authority;
+mod extensions;
 mod fault;
 mod forwarded;
 mod head;
@@ -23,6 +24,7 @@ mod upgrade;
 
 use std::net::IpAddr;
 
+pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
 pub use refusal::Refusal;
 pub use response::refuse;
@@ -74,6 +76,8 @@ pub struct Context<'c> {
     pub peer: Option<IpAddr>,
     /// Whether upgrades are taken now.
     pub availability: Availability,
+    /// Memory left for compression contexts of single connections (bytes).
+    pub context_room_bytes: u64,
 }
 
 /// What [`receive`] found.
@@ -99,6 +103,8 @@ pub enum Outcome {
     Upgrade {
         /// The index in the list given to [`Routes::new`].
         route: usize,
+        /// What was agreed on beside it.
+        compression: Compression,
     },
     /// It was answered: send what is written, then let the connection linger and close.
     Answer {

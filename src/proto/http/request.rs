@@ -1,6 +1,7 @@
 //! The fields of a parsed request that matter here, gathered in one pass over its headers.
 
 use super::authority::Authority;
+use super::extensions::EXTENSIONS;
 use super::fault;
 use super::head::Refused;
 
@@ -45,6 +46,8 @@ pub(super) struct Fields<'h> {
     pub(super) upgrade_websocket: bool,
     /// There is a `Sec-WebSocket-Protocol`.
     pub(super) subprotocols: bool,
+    /// There is a `Sec-WebSocket-Extensions`.
+    pub(super) extensions: bool,
 }
 
 impl<'h> Fields<'h> {
@@ -67,6 +70,7 @@ impl<'h> Fields<'h> {
                 17 if is("Sec-WebSocket-Key") => fields.key.add(header.value),
                 21 if is("Sec-WebSocket-Version") => fields.version.add(header.value),
                 22 if is(SUBPROTOCOL) => fields.subprotocols = true,
+                24 if is(EXTENSIONS) => fields.extensions = true,
                 _ => {}
             }
         }

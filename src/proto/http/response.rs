@@ -3,7 +3,7 @@
 //! All but the 101 say `Connection: close`, for the connection ends with them. None carries a Date:
 //! there is no clock here (RFC 9110 6.6.1).
 
-use super::Refusal;
+use super::{Compression, Refusal};
 use std::io::Write;
 use tungstenite::handshake::derive_accept_key;
 
@@ -11,14 +11,20 @@ const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocke
     Connection: Upgrade\r\nSec-WebSocket-Accept: ";
 
 /// Writes the 101 (RFC 6455 4.2.2).
-pub(super) fn switch(key: &[u8], subprotocol: Option<&str>, out: &mut Vec<u8>) {
-    out.reserve(SWITCHING.len() + 64 + subprotocol.map_or(0, str::len));
+pub(super) fn switch(
+    key: &[u8],
+    subprotocol: Option<&str>,
+    compression: Compression,
+    out: &mut Vec<u8>,
+) {
+    out.reserve(SWITCHING.len() + 192 + subprotocol.map_or(0, str::len));
     out.extend_from_slice(SWITCHING);
     out.extend_from_slice(derive_accept_key(key).as_bytes());
     if let Some(subprotocol) = subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_bytes());
     }
+    compression.answer(out);
     out.extend_from_slice(b"\r\n\r\n");
 }
 

@@ -1,6 +1,8 @@
 //! Which path leads where: exact paths first, then the longest prefix that ends at a segment's
 //! border.
 
+use crate::proto::ws::deflate::Policy;
+
 /// One path that serves the WebSocket protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -13,6 +15,8 @@ pub struct Route {
     pub subprotocols: Vec<String>,
     /// The pages that browsers may connect from.
     pub origins: Origins,
+    /// Whether messages may be compressed, and how; `None`: no offer is taken.
+    pub compression: Option<Policy>,
 }
 
 /// Which origins may use a route (RFC 6455 10.2). A request without Origin is no browser's and

@@ -5,6 +5,7 @@
 //! answers.
 
 use super::authority::Authority;
+use super::extensions::{self, Compression};
 use super::head::{self, Found, Refused};
 use super::request::{Fields, choose_subprotocol};
 use super::response::{self, Shape};
@@ -142,8 +143,13 @@ impl Request<'_, '_> {
         if fields.subprotocols {
             subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
         }
-        response::switch(key, subprotocol, out);
-        Ok(Outcome::Upgrade { route: index })
+        let mut compression = Compression::default();
+        if fields.extensions {
+            let room_bytes = context.context_room_bytes;
+            compression = extensions::choose(self.headers, route.compression, room_bytes)?;
+        }
+        response::switch(key, subprotocol, compression, out);
+        Ok(Outcome::Upgrade { route: index, compression })
     }
 
     fn target(&self, context: &Context<'_>) -> Result<Target<'_>, Refused> {

@@ -19,7 +19,9 @@ pub(super) fn check(payload: Payload<'_>) -> Result<Option<CloseFrame<'_>>, Prot
         return Err(ProtocolError::CloseCode);
     }
     let reason = match payload {
-        Payload::Borrowed(bytes) => std::str::from_utf8(&bytes[2..]).map(Cow::Borrowed),
+        Payload::Borrowed(bytes) | Payload::Inflated(bytes) => {
+            std::str::from_utf8(&bytes[2..]).map(Cow::Borrowed)
+        }
         Payload::Owned(bytes) => std::str::from_utf8(&bytes[2..]).map(|r| Cow::Owned(r.into())),
     };
     match reason {

@@ -4,7 +4,10 @@
 //! where it lies, one check for UTF-8, nothing held and nothing allocated. All else goes through
 //! the box of `message`. A receiver ends at the first Close or violation; the rest is discarded.
 
-use super::frame::{self, FrameKind, Header};
+use std::num::NonZeroU32;
+
+use super::deflate::{Agreed, Deflaters, Inflaters, Sending, close_contexts};
+use super::frame::{self, COMPRESSED, FrameKind, Header};
 use super::message::{self, Filled, Partial};
 use super::{DataKind, Event, Limits, Payload, ProtocolError, close, mask, utf8};
 
@@ -18,63 +21,129 @@ pub struct Receiver {
     partial: Option<Box<Partial>>,
     /// A Close was received, or the protocol was broken.
     ended: bool,
+    /// The reserved bit that a message may have: [`COMPRESSED`], if that was agreed on.
+    rsv_allowed: u8,
+    /// Window that we compress with; 0 = nothing was agreed on.
+    server_bits: u8,
+    /// The connection's own contexts, if it has any.
+    context: Option<NonZeroU32>,
 }
 
 // It sits in the slot of every connection.
 const _: () = assert!(size_of::<Receiver>() <= 16);
 
 impl Receiver {
-    /// A receiver for a connection just upgraded.
+    /// A receiver for a connection just upgraded, without compression.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A receiver for a connection just upgraded that has agreed on compression. `context`: of
+    /// [`super::deflate::open_contexts`]; [`Self::let_go`] must be called at the end.
+    pub fn compressed(agreed: Agreed, context: Option<NonZeroU32>) -> Self {
+        let server_bits = agreed.server_bits;
+        Self { rsv_allowed: COMPRESSED, server_bits, context, ..Self::default() }
+    }
+
+    /// How messages to this peer are compressed; `None`: they are not.
+    #[inline]
+    pub fn sending(&self) -> Option<Sending> {
+        (self.server_bits > 0).then_some(Sending { bits: self.server_bits, context: self.context })
+    }
+
+    /// Gives back what a message in parts has leased, and closes the connection's own contexts.
+    pub fn let_go(&mut self, inflaters: &mut Inflaters, deflaters: &mut Deflaters) {
+        if let Some(partial) = &mut self.partial {
+            partial.let_go(inflaters);
+        }
+        if let Some(context) = self.context.take() {
+            close_contexts(context, inflaters, deflaters);
+        }
+    }
+
+    /// [`Self::next_inflated`] for a connection without compression.
+    #[inline]
+    pub fn next<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
+        debug_assert_eq!(self.rsv_allowed, 0, "compressed messages need inflaters");
+        self.next_inflated(input, limits, None)
     }
 
     /// Takes the next event out of the front of `input`, which moves past what was consumed.
     ///
     /// `None`: all of `input` is consumed and more is needed; or the receiver has seen a Close or a
-    /// violation, and discards everything.
+    /// violation, and discards everything. `inflaters` must be those that the receiver's contexts
+    /// are of.
     #[inline]
-    pub fn next<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
+    pub fn next_inflated<'i: 'e, 'e>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        limits: &Limits,
+        inflaters: Option<&'e mut Inflaters>,
+    ) -> Option<Event<'e>> {
         if self.partial.is_some() || self.ended {
-            return self.next_slowly(input, limits);
+            return self.next_slowly(input, limits, inflaters);
         }
-        let header = frame::parse(input, &message::expected_between_messages(limits));
-        let (header, kind) = match header {
+        let expected = message::expected_between_messages(limits, self.rsv_allowed);
+        let (header, kind) = match frame::parse(input, &expected) {
             Ok(Some(header)) if header.fin && header.fits(input.len()) => match header.kind {
-                FrameKind::Text => (header, DataKind::Text),
-                FrameKind::Binary => (header, DataKind::Binary),
-                _ => return self.next_slowly(input, limits),
+                FrameKind::Text if !header.compressed => (header, DataKind::Text),
+                FrameKind::Binary if !header.compressed => (header, DataKind::Binary),
+                _ => return self.next_slowly(input, limits, inflaters),
             },
-            _ => return self.next_slowly(input, limits),
+            _ => return self.next_slowly(input, limits, inflaters),
         };
         let payload = take_payload(header, input);
         if kind == DataKind::Text && !utf8::is_valid(payload) {
-            self.end();
+            self.ended = true;
             return Some(Event::Failed(ProtocolError::TextNotUtf8));
         }
         Some(Event::Message { kind, payload: Payload::Borrowed(payload) })
     }
 
-    /// All that is not a message whole in the input.
+    /// All that is not a plain message whole in the input.
     #[inline(never)]
-    fn next_slowly<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
+    fn next_slowly<'i: 'e, 'e>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        limits: &Limits,
+        mut inflaters: Option<&'e mut Inflaters>,
+    ) -> Option<Event<'e>> {
         if self.ended {
             *input = &mut [];
             return None;
         }
-        let event = match self.advance(input, limits) {
-            Ok(event) => event?,
+        let event = match self.advance(input, limits, inflaters.as_deref_mut()) {
+            Ok(Some(Step::Event(event))) => event,
+            Ok(Some(Step::Inflate(kind, payload))) => {
+                match self.inflate(kind, payload, limits, inflaters.take()) {
+                    Ok(payload) => Event::Message { kind, payload },
+                    Err(error) => Event::Failed(error),
+                }
+            }
+            Ok(None) => return None,
             Err(error) => Event::Failed(error),
         };
         if matches!(event, Event::Close(_) | Event::Failed(_)) {
-            self.end();
+            self.ended = true;
+            if let (Some(mut partial), Some(inflaters)) = (self.partial.take(), inflaters) {
+                partial.let_go(inflaters);
+            }
         }
         Some(event)
     }
 
-    fn end(&mut self) {
-        self.ended = true;
-        self.partial = None;
+    /// Inflates a message that lies whole in the input.
+    fn inflate<'e>(
+        &self,
+        kind: DataKind,
+        payload: &[u8],
+        limits: &Limits,
+        inflaters: Option<&'e mut Inflaters>,
+    ) -> Result<Payload<'e>, ProtocolError> {
+        // The bit would have been refused.
+        let inflaters = inflaters.ok_or(ProtocolError::ReservedBit)?;
+        let whole = inflaters.whole(payload, kind, self.context, limits.message_bytes_max);
+        whole.map(Payload::Inflated)
     }
 
     /// Whether nothing is held: no part of a frame, no part of a message.
@@ -91,11 +160,12 @@ impl Receiver {
         &mut self,
         input: &mut &'i mut [u8],
         limits: &Limits,
-    ) -> Result<Option<Event<'i>>, ProtocolError> {
+        mut inflaters: Option<&mut Inflaters>,
+    ) -> Result<Option<Step<'i>>, ProtocolError> {
         loop {
             if self.has_frame() {
-                match self.fill(input, limits)? {
-                    Some(event) => return Ok(Some(event)),
+                match self.fill(input, limits, inflaters.as_deref_mut())? {
+                    Some(event) => return Ok(Some(Step::Event(event))),
                     None if self.has_frame() => return Ok(None),
                     None => {}
                 }
@@ -104,10 +174,15 @@ impl Receiver {
             let whole_event = header.fin && header.kind != FrameKind::Continuation;
             if whole_event && header.payload_len <= input.len() {
                 self.release();
-                let header = Header { len: 0, ..header };
-                return in_place(header.kind, take_payload(header, input)).map(Some);
+                let payload = take_payload(Header { len: 0, ..header }, input);
+                let step = match header.kind {
+                    FrameKind::Text if header.compressed => Step::Inflate(DataKind::Text, payload),
+                    _ if header.compressed => Step::Inflate(DataKind::Binary, payload),
+                    kind => Step::Event(in_place(kind, payload)?),
+                };
+                return Ok(Some(step));
             }
-            self.partial.get_or_insert_default().open(header);
+            self.partial.get_or_insert_default().open(header, self.context);
         }
     }
 
@@ -121,9 +196,10 @@ impl Receiver {
         &mut self,
         input: &mut &'i mut [u8],
         limits: &Limits,
+        inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<Event<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
-        let event = match partial.fill(input, limits)? {
+        let event = match partial.fill(input, limits, inflaters)? {
             Filled::Wanting | Filled::Frame => return Ok(None),
             Filled::Control(kind, bytes) => control(kind, Payload::Owned(bytes))?,
             Filled::Message(kind, bytes) => Event::Message { kind, payload: Payload::Owned(bytes) },
@@ -139,8 +215,10 @@ impl Receiver {
         limits: &Limits,
     ) -> Result<Option<Header>, ProtocolError> {
         let (expected, held) = match &mut self.partial {
-            Some(partial) => (partial.expected(limits), partial.header_mut().len()),
-            None => (message::expected_between_messages(limits), 0),
+            Some(partial) => {
+                (partial.expected(limits, self.rsv_allowed), partial.header_mut().len())
+            }
+            None => (message::expected_between_messages(limits, self.rsv_allowed), 0),
         };
         let header = match &mut self.partial {
             Some(partial) if held > 0 => frame::parse(partial.header_mut().push(input), &expected)?,
@@ -171,6 +249,13 @@ impl Receiver {
             self.partial = None;
         }
     }
+}
+
+/// What a receiver comes to.
+enum Step<'i> {
+    Event(Event<'i>),
+    /// A compressed message lies whole in the input.
+    Inflate(DataKind, &'i mut [u8]),
 }
 
 /// Takes a frame off the front of `input`, which holds all of it, and unmasks its payload.

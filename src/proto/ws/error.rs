@@ -8,7 +8,7 @@ use std::fmt;
 /// A violation of RFC 6455 or of a limit by the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProtocolError {
-    /// A reserved bit is set though no extension was agreed on (5.2).
+    /// A reserved bit that no extension agreed on gives a meaning here (5.2).
     ReservedBit,
     /// An opcode that RFC 6455 leaves undefined (5.2).
     ReservedOpcode,
@@ -38,11 +38,15 @@ pub enum ProtocolError {
     CloseCode,
     /// A close reason that is not UTF-8 (5.5.1).
     CloseReasonNotUtf8,
+    /// A compressed message that is not whole blocks of DEFLATE (RFC 7692 7.2.2).
+    InflateFailed,
+    /// A compressed message that gets larger by more than the limit.
+    InflateRatio,
 }
 
 impl ProtocolError {
     /// Every kind, in the order of [`Self::index`].
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::ReservedBit,
         Self::ReservedOpcode,
         Self::FragmentedControl,
@@ -58,6 +62,8 @@ impl ProtocolError {
         Self::CloseTooShort,
         Self::CloseCode,
         Self::CloseReasonNotUtf8,
+        Self::InflateFailed,
+        Self::InflateRatio,
     ];
 
     /// The place of this kind in [`Self::ALL`], for tables of counters.
@@ -68,9 +74,10 @@ impl ProtocolError {
     /// The status code of the Close that answers it (RFC 6455 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => 1007,
+            // What cannot be inflated is not consistent with what it claims to be.
+            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::InflateFailed => 1007,
             Self::TooManyFragments => 1008,
-            Self::MessageTooBig => 1009,
+            Self::MessageTooBig | Self::InflateRatio => 1009,
             _ => 1002,
         }
     }
@@ -78,7 +85,9 @@ impl ProtocolError {
     /// The reason of the Close that answers it: what was refused, in at most 123 bytes.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::ReservedBit => "reserved bit set, but no extension was agreed on",
+            Self::ReservedBit => {
+                "reserved bit set, but no extension that was agreed on allows it here"
+            }
             Self::ReservedOpcode => "reserved opcode",
             Self::FragmentedControl => "control frame without FIN: it must not be fragmented",
             Self::ControlTooLong => "control frame with more than 125 bytes of payload",
@@ -93,6 +102,8 @@ impl ProtocolError {
             Self::CloseTooShort => "close frame with a payload of one byte: a code has two",
             Self::CloseCode => "close code that may not be sent",
             Self::CloseReasonNotUtf8 => "close reason is not valid UTF-8",
+            Self::InflateFailed => "compressed message cannot be inflated",
+            Self::InflateRatio => "compressed message inflates to more times its size than allowed",
         }
     }
 
@@ -114,6 +125,8 @@ impl ProtocolError {
             Self::CloseTooShort => "close_too_short",
             Self::CloseCode => "close_code",
             Self::CloseReasonNotUtf8 => "close_reason_not_utf8",
+            Self::InflateFailed => "inflate_failed",
+            Self::InflateRatio => "inflate_ratio",
         }
     }
 }

@@ -7,7 +7,7 @@
 //! judged, unmasked, checked and handed out here in 11.5 ns. Its names of opcodes and close codes
 //! are.
 
-use super::ProtocolError;
+use super::{DataKind, ProtocolError};
 use tungstenite::protocol::frame::coding::OpCode;
 
 /// The longest header that a client sends, in bytes: 2, 8 of length, 4 of mask.
@@ -19,6 +19,8 @@ pub(super) const CONTROL_BYTES_MAX: usize = 125;
 
 const FIN: u8 = 0x80;
 const RSV: u8 = 0x70;
+/// Of the first frame of a message: it is compressed (RFC 7692 6).
+pub(super) const COMPRESSED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 
 /// What a client's frame is, its opcode having been checked.
@@ -43,6 +45,8 @@ impl FrameKind {
 pub(super) struct Header {
     pub(super) kind: FrameKind,
     pub(super) fin: bool,
+    /// The first frame of a compressed message.
+    pub(super) compressed: bool,
     pub(super) key: [u8; 4],
     /// The claimed length of the payload, at most the room it was read with.
     pub(super) payload_len: usize,
@@ -66,7 +70,7 @@ pub(super) struct Expected {
     pub(super) room_bytes: usize,
     /// The data frames that may still come.
     pub(super) fragments_left: u32,
-    /// The reserved bits that an extension gives meaning to; none yet.
+    /// The reserved bit that the first frame of a message may have: [`COMPRESSED`] or none.
     pub(super) rsv_allowed: u8,
 }
 
@@ -96,18 +100,23 @@ pub(super) fn parse(bytes: &[u8], expected: &Expected) -> Result<Option<Header>,
         },
         _ => (short as u64, 2),
     };
+    let compressed = first & COMPRESSED != 0;
     if !kind.is_control() && payload_len > expected.room_bytes as u64 {
-        return Err(ProtocolError::MessageTooBig);
+        let room = if compressed { compressed_room(expected.room_bytes) } else { 0 };
+        if payload_len > room as u64 {
+            return Err(ProtocolError::MessageTooBig);
+        }
     }
     let Some(key) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
     let payload_len = payload_len as usize;
-    Ok(Some(Header { kind, fin, key: *key, payload_len, len: mask_at + 4 }))
+    Ok(Some(Header { kind, fin, compressed, key: *key, payload_len, len: mask_at + 4 }))
 }
 
 /// The rules of the first byte: reserved bits, opcode, FIN of controls, place in the message.
 #[inline]
 fn check_first(first: u8, fin: bool, expected: &Expected) -> Result<FrameKind, ProtocolError> {
-    if first & RSV & !expected.rsv_allowed != 0 {
+    let reserved = first & RSV;
+    if reserved != 0 && (reserved != expected.rsv_allowed || !matches!(first & 0x0f, 1 | 2)) {
         return Err(ProtocolError::ReservedBit);
     }
     let kind = match first & 0x0f {
@@ -128,6 +137,12 @@ fn check_first(first: u8, fin: bool, expected: &Expected) -> Result<FrameKind, P
         _ if expected.fragments_left == 0 => Err(ProtocolError::TooManyFragments),
         _ => Ok(kind),
     }
+}
+
+/// The compressed bytes of a message that inflates to so many: DEFLATE makes what cannot be
+/// compressed a little larger, and each flush of a sender that streams adds five bytes.
+pub(super) fn compressed_room(bytes: usize) -> usize {
+    bytes + bytes / 8 + 64
 }
 
 /// RFC 6455 5.2: the shortest form is mandatory, and the top bit of 64 must be clear.
@@ -182,6 +197,18 @@ pub fn frame_header(opcode: OpCode, payload_len: usize) -> ([u8; HEADER_BYTES_MA
             10
         }
     };
+    (bytes, len)
+}
+
+/// The header of a frame that is a whole compressed message (RFC 7692 6); otherwise as
+/// [`frame_header`].
+#[inline]
+pub fn compressed_frame_header(
+    kind: DataKind,
+    payload_len: usize,
+) -> ([u8; HEADER_BYTES_MAX_SERVER], usize) {
+    let (mut bytes, len) = frame_header(kind.opcode(), payload_len);
+    bytes[0] |= COMPRESSED;
     (bytes, len)
 }
 

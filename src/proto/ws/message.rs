@@ -4,7 +4,10 @@
 //! follows the bytes that came, never the length that a header claims: claims are free for a peer,
 //! memory is not.
 
-use super::frame::{CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
+use std::num::NonZeroU32;
+
+use super::deflate::{Inflaters, Inflating};
+use super::frame::{self, CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
 use super::{DataKind, Limits, ProtocolError, mask, utf8};
 
 /// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
@@ -35,6 +38,8 @@ struct OpenMessage {
     bytes: Vec<u8>,
     fragments: u32,
     text: utf8::Progress,
+    /// Where its bytes go if it is compressed.
+    inflating: Option<Box<Inflating>>,
 }
 
 /// What the bytes at hand did to the open frame.
@@ -63,15 +68,26 @@ impl Partial {
 
     /// The heap bytes behind this state, itself included.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.message.as_ref().map_or(0, |message| message.bytes.capacity())
+        size_of::<Self>()
+            + self.message.as_ref().map_or(0, |message| {
+                let inflating = message.inflating.as_ref();
+                message.bytes.capacity() + inflating.map_or(0, |one| one.heap_bytes())
+            })
     }
 
     /// What the next header may say.
-    pub(super) fn expected(&self, limits: &Limits) -> Expected {
-        let mut expected = expected_between_messages(limits);
+    pub(super) fn expected(&self, limits: &Limits, rsv_allowed: u8) -> Expected {
+        let mut expected = expected_between_messages(limits, rsv_allowed);
         if let Some(message) = &self.message {
+            let (most, held) = match &message.inflating {
+                Some(inflating) => {
+                    let most = frame::compressed_room(limits.message_bytes_max);
+                    (most, inflating.received_bytes())
+                }
+                None => (limits.message_bytes_max, message.bytes.len()),
+            };
             expected.continuation = true;
-            expected.room_bytes = limits.message_bytes_max.saturating_sub(message.bytes.len());
+            expected.room_bytes = most.saturating_sub(held);
             expected.fragments_left = expected.fragments_left.saturating_sub(message.fragments);
         }
         expected
@@ -83,7 +99,8 @@ impl Partial {
     }
 
     /// Opens the frame that `header` announces, and its message if it is the first of one.
-    pub(super) fn open(&mut self, header: Header) {
+    /// `context`: of the connection's own inflater, if it has one.
+    pub(super) fn open(&mut self, header: Header, context: Option<NonZeroU32>) {
         debug_assert!(self.frame.is_none() && self.header.len == 0);
         let first = match header.kind {
             FrameKind::Text => Some(DataKind::Text),
@@ -92,7 +109,8 @@ impl Partial {
         };
         if let Some(kind) = first {
             debug_assert!(self.message.is_none());
-            self.message = Some(OpenMessage::new(kind));
+            let inflating = header.compressed.then(|| Box::new(Inflating::new(kind, context)));
+            self.message = Some(OpenMessage::new(kind, inflating));
         } else if let Some(message) = self.message.as_mut().filter(|_| !header.kind.is_control()) {
             message.fragments += 1;
         }
@@ -104,6 +122,7 @@ impl Partial {
         &mut self,
         input: &mut &mut [u8],
         limits: &Limits,
+        inflaters: Option<&mut Inflaters>,
     ) -> Result<Filled, ProtocolError> {
         let Some(frame) = &mut self.frame else { return Ok(Filled::Frame) };
         let header = frame.header;
@@ -126,21 +145,39 @@ impl Partial {
             return Ok(Filled::Control(header.kind, self.control.take().to_vec()));
         }
         let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
-        message.reserve(missing, front.len(), limits.message_bytes_max);
-        mask::copy_unmask(&mut message.bytes, front, header.key, phase);
-        self.end_of_input(ended, ended && header.fin)
+        let last = ended && header.fin;
+        if let (Some(inflating), Some(inflaters)) = (&mut message.inflating, inflaters) {
+            mask::unmask(front, header.key, phase);
+            inflating.feed(front, last, inflaters, limits.message_bytes_max)?;
+        } else {
+            message.reserve(missing, front.len(), limits.message_bytes_max);
+            mask::copy_unmask(&mut message.bytes, front, header.key, phase);
+        }
+        self.end_of_input(ended, last)
+    }
+
+    /// Gives back what the open message has leased.
+    pub(super) fn let_go(&mut self, inflaters: &mut Inflaters) {
+        let message = self.message.as_mut();
+        if let Some(inflating) = message.and_then(|message| message.inflating.as_mut()) {
+            inflating.let_go(inflaters);
+        }
     }
 
     /// Checks the text received so far and says what the input ended.
     fn end_of_input(&mut self, frame: bool, last: bool) -> Result<Filled, ProtocolError> {
         let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
-        if message.kind == DataKind::Text {
+        // What is inflated is checked there.
+        if message.kind == DataKind::Text && message.inflating.is_none() {
             let so_far = message.text.check(&message.bytes);
             if !so_far || (last && !message.text.is_complete(&message.bytes)) {
                 return Err(ProtocolError::TextNotUtf8);
             }
         }
         Ok(match self.message.take_if(|_| last) {
+            Some(OpenMessage { kind, inflating: Some(inflating), .. }) => {
+                Filled::Message(kind, inflating.into_bytes())
+            }
             Some(message) => Filled::Message(message.kind, message.bytes),
             None if frame => Filled::Frame,
             None => Filled::Wanting,
@@ -149,18 +186,20 @@ impl Partial {
 }
 
 /// What a header may say when no message is open.
-pub(super) fn expected_between_messages(limits: &Limits) -> Expected {
+#[inline]
+pub(super) fn expected_between_messages(limits: &Limits, rsv_allowed: u8) -> Expected {
     Expected {
         continuation: false,
         room_bytes: limits.message_bytes_max,
         fragments_left: limits.fragments_max.max(1),
-        rsv_allowed: 0,
+        rsv_allowed,
     }
 }
 
 impl OpenMessage {
-    fn new(kind: DataKind) -> Self {
-        Self { kind, bytes: Vec::new(), fragments: 1, text: utf8::Progress::default() }
+    fn new(kind: DataKind, inflating: Option<Box<Inflating>>) -> Self {
+        let text = utf8::Progress::default();
+        Self { kind, bytes: Vec::new(), fragments: 1, text, inflating }
     }
 
     /// Makes room for `arrived` bytes, and ahead for what the frame still claims, in proportion to

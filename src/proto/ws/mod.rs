@@ -6,13 +6,14 @@
 //! a payload that is sent from where it is.
 //!
 //! Files, in the order of the bytes: `frame` (headers), `mask`, `utf8`, `message` (what spans
-//! inputs), `close`, `connection` (the receiver), `error`.
+//! inputs), `close`, `connection` (the receiver), `error`; `deflate` (compression, RFC 7692).
 
 // The input moves past what was consumed, and what is lent from it outlives the call.
 #![allow(clippy::mut_mut)]
 
 mod close;
 mod connection;
+pub mod deflate;
 mod error;
 mod frame;
 pub mod mask;
@@ -24,7 +25,10 @@ use std::borrow::Cow;
 pub use close::{CLOSE_REASON_BYTES_MAX, append_close, reply_code};
 pub use connection::Receiver;
 pub use error::ProtocolError;
-pub use frame::{HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, frame_header};
+pub use frame::{
+    HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, compressed_frame_header,
+    frame_header,
+};
 /// The names of opcodes (RFC 6455 5.2), for those who send frames.
 pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -32,7 +36,8 @@ pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The longest message, in bytes of payload over all its fragments. A longer one is refused
-    /// with 1009 at the header that claims it, before its payload is stored.
+    /// with 1009 at the header that claims it, before its payload is stored; a compressed one when
+    /// it has been inflated so far.
     pub message_bytes_max: usize,
     /// The most frames that one message may come in; more are refused with 1008. At least 1 counts.
     pub fragments_max: u32,
@@ -62,6 +67,8 @@ impl DataKind {
 pub enum Payload<'a> {
     /// It lay whole in the input and is lent from there.
     Borrowed(&'a mut [u8]),
+    /// It was inflated, and lies in memory that the next message is inflated into.
+    Inflated(&'a mut [u8]),
     /// It came in parts and was put together.
     Owned(Vec<u8>),
 }
@@ -70,7 +77,7 @@ impl Payload<'_> {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Borrowed(bytes) => bytes,
+            Self::Borrowed(bytes) | Self::Inflated(bytes) => bytes,
             Self::Owned(bytes) => bytes,
         }
     }
@@ -88,7 +95,7 @@ impl Payload<'_> {
     /// The bytes as a vector of the caller's; copies what is borrowed.
     pub fn into_vec(self) -> Vec<u8> {
         match self {
-            Self::Borrowed(bytes) => bytes.to_vec(),
+            Self::Borrowed(bytes) | Self::Inflated(bytes) => bytes.to_vec(),
             Self::Owned(bytes) => bytes,
         }
     }

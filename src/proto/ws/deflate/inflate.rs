@@ -1,0 +1,488 @@
+//! The inflaters of a shard, and messages on their way through them.
+//!
+//! A message is inflated as its bytes come in, and everything is checked on the way: its size, how
+//! much larger it gets than what was sent, and that a text is UTF-8. So a bomb is refused within
+//! one step of 64 KiB behind its limit, and no memory past the limit is ever asked for.
+//!
+//! A message that lies whole in the input is inflated at once, with an inflater kept for that, into
+//! memory kept for that. One that comes in parts leases an inflater of the pool until it ends. If
+//! all are leased, its compressed bytes wait; at its end at the latest they are inflated like a
+//! message that is whole. So nobody waits for others, and what it costs is memory within the limits
+//! of unfinished messages.
+//!
+//! What a turn can be made to inflate is bounded by its owner, who counts [`Work::bytes_after`]:
+//! between two counts lies one input, and DEFLATE makes at most 1,032 bytes of one.
+
+use std::num::NonZeroU32;
+
+use slab::Slab;
+use zlib_rs::{Inflate, InflateFlush, Status};
+
+use super::{CameTo, Flow, TAIL, WINDOW_BITS_MAX, Work, index_of, zlib};
+use crate::proto::ws::{DataKind, ProtocolError, utf8};
+
+/// Bytes that are inflated before they are looked at.
+const STEP_BYTES: usize = 64 * 1024;
+/// Messages up to this size may inflate by any ratio: short runs of zeros are no attack.
+const RATIO_FROM_BYTES: usize = 1 << 20;
+/// Final blocks within one message, each of which makes the inflater start anew. Nobody needs more
+/// than one for each flush.
+const FINAL_BLOCKS_MAX: u32 = 64;
+/// Memory for whole messages that is kept between them (bytes).
+const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
+/// What one zlib-rs inflater takes (bytes).
+const POOLED_BYTES: u64 = 47_680;
+/// A final, empty block: where it ends the stream, all before it was whole blocks.
+const FINAL_BLOCK: [u8; 5] = [1, 0, 0, 0xff, 0xff];
+
+/// Bounds on inflating.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InflateLimits {
+    /// Inflaters that messages in parts may lease at the same time.
+    pub leases_max: usize,
+    /// A message of more than 1 MiB may be so many times larger than what was sent; 0 = no bound.
+    pub ratio_max: u32,
+}
+
+/// Inflates what a shard receives.
+pub struct Inflaters {
+    limits: InflateLimits,
+    idle: Vec<Inflate>,
+    leased: usize,
+    /// For messages that are whole: never leased.
+    at_once: Option<Inflate>,
+    /// With the memory that each counts for.
+    own: Slab<Option<(zlib::Inflate, u64)>>,
+    own_bytes: u64,
+    scratch: Inflated,
+    clock: fn() -> u64,
+    work: Work,
+}
+
+impl std::fmt::Debug for Inflaters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (leased, own) = (self.leased, self.own.len());
+        f.debug_struct("Inflaters")
+            .field("leased", &leased)
+            .field("own", &own)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inflaters {
+    /// Makes none yet. `clock` tells the time in ns, for [`Work::spent_ns`].
+    pub fn new(limits: InflateLimits, clock: fn() -> u64) -> Self {
+        Self {
+            limits,
+            idle: Vec::new(),
+            leased: 0,
+            at_once: None,
+            own: Slab::new(),
+            own_bytes: 0,
+            scratch: Inflated::default(),
+            clock,
+            work: Work::default(),
+        }
+    }
+
+    /// What was done so far.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// Inflaters of the pool that messages hold.
+    pub fn leased(&self) -> usize {
+        self.leased
+    }
+
+    /// Connections that keep a context on either side.
+    pub fn own_count(&self) -> usize {
+        self.own.len()
+    }
+
+    /// Bytes of memory of the inflaters that connections own. Their windows, which come with the
+    /// first message, count as there.
+    pub fn own_bytes(&self) -> u64 {
+        self.own_bytes
+    }
+
+    /// Bytes of memory of the pool.
+    pub fn pool_bytes(&self) -> u64 {
+        let count = self.idle.len() + self.leased + usize::from(self.at_once.is_some());
+        count as u64 * POOLED_BYTES + self.scratch.bytes.capacity() as u64
+    }
+
+    pub(super) fn open(&mut self, bits: Option<u8>) -> u32 {
+        let made = bits.and_then(|bits| {
+            let one = zlib::Inflate::new(bits)?;
+            let bytes = one.held_bytes() as u64 + (1 << bits);
+            Some((one, bytes))
+        });
+        self.own_bytes += made.as_ref().map_or(0, |(_, bytes)| *bytes);
+        self.own.insert(made) as u32
+    }
+
+    pub(super) fn close(&mut self, index: usize) {
+        self.own_bytes -= self.own.remove(index).map_or(0, |(_, bytes)| bytes);
+    }
+
+    /// Gives back what only large messages and busy times needed.
+    pub fn trim(&mut self) {
+        if self.scratch.bytes.capacity() > SCRATCH_KEPT_BYTES {
+            self.scratch = Inflated::default();
+        }
+        self.idle.truncate(self.idle.len() / 2);
+    }
+
+    /// Inflates a message that is whole. The result stays until the next call.
+    pub(in crate::proto::ws) fn whole(
+        &mut self,
+        payload: &[u8],
+        kind: DataKind,
+        context: Option<NonZeroU32>,
+        bytes_max: usize,
+    ) -> Result<&mut [u8], ProtocolError> {
+        let into = std::mem::take(&mut self.scratch);
+        let mut message = Inflating::new(kind, context);
+        message.into = Inflated { filled: 0, ..into };
+        let result = message.feed(payload, true, self, bytes_max);
+        self.scratch = message.into;
+        result?;
+        Ok(&mut self.scratch.bytes[..self.scratch.filled])
+    }
+
+    fn own(&mut self, context: Option<NonZeroU32>) -> Option<&mut zlib::Inflate> {
+        let own = self.own.get_mut(index_of(context?))?;
+        own.as_mut().map(|(own, _)| own)
+    }
+
+    fn lease(&mut self) -> Option<Inflate> {
+        if self.leased >= self.limits.leases_max {
+            return None;
+        }
+        self.leased += 1;
+        Some(fresh(self.idle.pop()))
+    }
+
+    fn take_back(&mut self, lease: Option<Inflate>) {
+        if let Some(lease) = lease {
+            self.leased -= 1;
+            self.idle.push(lease);
+        }
+    }
+
+    fn take_at_once(&mut self) -> Inflate {
+        fresh(self.at_once.take())
+    }
+}
+
+fn fresh(kept: Option<Inflate>) -> Inflate {
+    match kept {
+        Some(mut kept) => {
+            kept.reset(false);
+            kept
+        }
+        None => Inflate::new(false, WINDOW_BITS_MAX),
+    }
+}
+
+/// What one message is inflated with.
+enum Engine<'e> {
+    Pooled(&'e mut Inflate),
+    Own(&'e mut zlib::Inflate),
+}
+
+impl Engine<'_> {
+    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Flow {
+        match self {
+            Engine::Own(own) => own.step(input, output),
+            Engine::Pooled(pooled) => {
+                let before = (pooled.total_in(), pooled.total_out());
+                let came_to = match pooled.decompress(input, output, InflateFlush::SyncFlush) {
+                    Ok(Status::StreamEnd) => CameTo::FinalBlock,
+                    Ok(_) => CameTo::Pause,
+                    Err(_) => CameTo::Failure,
+                };
+                let read = (pooled.total_in() - before.0) as usize;
+                let written = (pooled.total_out() - before.1) as usize;
+                Flow { read, written, came_to }
+            }
+        }
+    }
+
+    /// Goes on behind a final block. `history`: the message as far as it is known.
+    fn go_on(&mut self, history: &[u8]) -> Option<()> {
+        match self {
+            Engine::Own(own) => own.go_on(),
+            Engine::Pooled(pooled) => {
+                pooled.reset(false);
+                let window = history.len().min(1 << WINDOW_BITS_MAX);
+                pooled.set_dictionary(&history[history.len() - window..]).ok()?;
+            }
+        }
+        Some(())
+    }
+
+    /// Whether all that was inflated were whole blocks. A pooled inflater is of no more use after.
+    fn is_whole(&mut self) -> bool {
+        match self {
+            Engine::Own(own) => own.is_between_blocks(),
+            Engine::Pooled(_) => {
+                let came_to = CameTo::FinalBlock;
+                let end = Flow { read: FINAL_BLOCK.len(), written: 0, came_to };
+                self.step(&FINAL_BLOCK, &mut [0]) == end
+            }
+        }
+    }
+}
+
+/// Bytes of a message in memory that was made ready before.
+#[derive(Debug, Default)]
+struct Inflated {
+    /// All of it may be written to; grows with what comes, never past the limit.
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Inflated {
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Where the next step may write; empty at the limit.
+    fn room(&mut self, input_len: usize, bytes_max: usize) -> &mut [u8] {
+        let len = self.bytes.len();
+        if self.filled == len && len < bytes_max {
+            let likely = input_len.saturating_mul(4).max(512);
+            let wanted = likely.saturating_add(len).max(2 * len).min(bytes_max);
+            self.bytes.reserve_exact(wanted - len);
+            self.bytes.resize(wanted, 0);
+        }
+        // Up to where the next look is due, wherever the input was cut.
+        let look = self.filled - self.filled % STEP_BYTES + STEP_BYTES;
+        let end = self.bytes.len().min(look).min(bytes_max);
+        &mut self.bytes[self.filled..end]
+    }
+}
+
+/// A compressed message that is coming in.
+pub(in crate::proto::ws) struct Inflating {
+    kind: DataKind,
+    context: Option<NonZeroU32>,
+    into: Inflated,
+    text: utf8::Progress,
+    /// Compressed bytes received.
+    received_bytes: usize,
+    /// Those of them that were inflated.
+    used_bytes: usize,
+    /// Those of them that wait for an inflater.
+    waiting: Vec<u8>,
+    lease: Option<Inflate>,
+    /// A final block has ended where the input did.
+    ended: bool,
+    final_blocks: u32,
+}
+
+impl std::fmt::Debug for Inflating {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (received, inflated) = (self.received_bytes, self.into.filled);
+        write!(f, "Inflating({received} bytes into {inflated})")
+    }
+}
+
+impl Inflating {
+    pub(in crate::proto::ws) fn new(kind: DataKind, context: Option<NonZeroU32>) -> Self {
+        Self {
+            kind,
+            context,
+            into: Inflated::default(),
+            text: utf8::Progress::default(),
+            received_bytes: 0,
+            used_bytes: 0,
+            waiting: Vec::new(),
+            lease: None,
+            ended: false,
+            final_blocks: 0,
+        }
+    }
+
+    /// Compressed bytes received.
+    pub(in crate::proto::ws) fn received_bytes(&self) -> usize {
+        self.received_bytes
+    }
+
+    /// The heap bytes held, a lease not counted: the pool is bounded.
+    pub(in crate::proto::ws) fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.into.bytes.capacity() + self.waiting.capacity()
+    }
+
+    /// Takes the next compressed bytes in; `last`: the message ends with them.
+    pub(in crate::proto::ws) fn feed(
+        &mut self,
+        input: &[u8],
+        last: bool,
+        inflaters: &mut Inflaters,
+        bytes_max: usize,
+    ) -> Result<(), ProtocolError> {
+        let began_ns = (inflaters.clock)();
+        let before = self.into.filled;
+        self.received_bytes += input.len();
+        let result = self.inflate(input, last, inflaters, bytes_max);
+        let work = &mut inflaters.work;
+        work.spent_ns += (inflaters.clock)().saturating_sub(began_ns);
+        work.bytes_before += input.len() as u64;
+        work.bytes_after += (self.into.filled - before) as u64;
+        match result {
+            Ok(()) => work.messages += u64::from(last),
+            Err(ProtocolError::MessageTooBig | ProtocolError::InflateRatio) => work.bombs += 1,
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// The message, which has ended.
+    pub(in crate::proto::ws) fn into_bytes(mut self) -> Vec<u8> {
+        self.into.bytes.truncate(self.into.filled);
+        self.into.bytes
+    }
+
+    /// Gives back what was leased.
+    pub(in crate::proto::ws) fn let_go(&mut self, inflaters: &mut Inflaters) {
+        inflaters.take_back(self.lease.take());
+    }
+
+    fn inflate(
+        &mut self,
+        input: &[u8],
+        last: bool,
+        inflaters: &mut Inflaters,
+        bytes_max: usize,
+    ) -> Result<(), ProtocolError> {
+        let rules = Rules { bytes_max, ratio_max: inflaters.limits.ratio_max };
+        if let Some(own) = inflaters.own(self.context) {
+            return self.run_all(&mut Engine::Own(own), input, last, rules);
+        }
+        if self.lease.is_none() && !last {
+            self.lease = inflaters.lease();
+            if self.lease.is_none() {
+                inflaters.work.waits += u64::from(self.waiting.is_empty());
+                self.waiting.extend_from_slice(input);
+                return Ok(());
+            }
+        }
+        if let Some(mut lease) = self.lease.take() {
+            let result = self.run_all(&mut Engine::Pooled(&mut lease), input, last, rules);
+            self.lease = Some(lease);
+            if last || result.is_err() {
+                self.let_go(inflaters);
+            }
+            return result;
+        }
+        let mut at_once = inflaters.take_at_once();
+        let result = self.run_all(&mut Engine::Pooled(&mut at_once), input, last, rules);
+        inflaters.at_once = Some(at_once);
+        result
+    }
+
+    /// What has waited, what has come, and what RFC 7692 7.2.2 puts behind the last of it.
+    fn run_all(
+        &mut self,
+        engine: &mut Engine<'_>,
+        input: &[u8],
+        last: bool,
+        rules: Rules,
+    ) -> Result<(), ProtocolError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.run(engine, &waiting, rules)?;
+        self.run(engine, input, rules)?;
+        if !last {
+            return Ok(());
+        }
+        // An empty message has no bytes where its sender flushes twice in a row. One that ends with
+        // a final block has said already that it ends, and some senders leave it at that.
+        if self.received_bytes > 0 && !self.ended {
+            self.run(engine, &TAIL, rules)?;
+            if !engine.is_whole() {
+                return Err(ProtocolError::InflateFailed);
+            }
+        } else if self.ended {
+            engine.go_on(&[]);
+        }
+        self.check_ratio(rules)?;
+        match self.kind {
+            DataKind::Text if !self.text.is_complete(self.into.filled()) => {
+                Err(ProtocolError::TextNotUtf8)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn run(
+        &mut self,
+        engine: &mut Engine<'_>,
+        input: &[u8],
+        rules: Rules,
+    ) -> Result<(), ProtocolError> {
+        let mut rest = input;
+        loop {
+            if rest.is_empty() && (self.ended || input.is_empty()) {
+                return Ok(());
+            }
+            if std::mem::take(&mut self.ended) {
+                self.final_blocks += 1;
+                let more = self.final_blocks <= FINAL_BLOCKS_MAX;
+                let went_on = more.then(|| engine.go_on(self.into.filled())).flatten();
+                went_on.ok_or(ProtocolError::InflateFailed)?;
+            }
+            let room = self.into.room(rest.len(), rules.bytes_max);
+            let full = room.is_empty();
+            let mut beyond = [0];
+            let output = if full { &mut beyond } else { room };
+            let offered = output.len();
+            let flow = engine.step(rest, output);
+            if full && flow.written > 0 {
+                return Err(ProtocolError::MessageTooBig);
+            }
+            self.into.filled += flow.written;
+            self.used_bytes += flow.read;
+            rest = &rest[flow.read..];
+            self.ended = flow.came_to == CameTo::FinalBlock;
+            self.check_text()?;
+            if self.into.filled.is_multiple_of(STEP_BYTES) {
+                self.check_ratio(rules)?;
+            }
+            let stuck = flow.read == 0 && flow.written == 0 && !rest.is_empty();
+            if flow.came_to == CameTo::Failure || (stuck && !self.ended) {
+                return Err(ProtocolError::InflateFailed);
+            }
+            if rest.is_empty() && flow.written < offered {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How large the message gets by what was used of it. Looked at where it does not depend on how
+    /// the input was cut.
+    fn check_ratio(&self, rules: Rules) -> Result<(), ProtocolError> {
+        let filled = self.into.filled;
+        let most = self.used_bytes.saturating_mul(rules.ratio_max as usize);
+        if rules.ratio_max > 0 && filled > RATIO_FROM_BYTES && filled > most {
+            return Err(ProtocolError::InflateRatio);
+        }
+        Ok(())
+    }
+
+    fn check_text(&mut self) -> Result<(), ProtocolError> {
+        if self.kind == DataKind::Text && !self.text.check(self.into.filled()) {
+            return Err(ProtocolError::TextNotUtf8);
+        }
+        Ok(())
+    }
+}
+
+/// What a message may come to.
+#[derive(Clone, Copy)]
+struct Rules {
+    bytes_max: usize,
+    ratio_max: u32,
+}

@@ -1,0 +1,68 @@
+//! One message for many receivers: each form of its frame is made once, when it is first needed.
+//!
+//! The frame is compressed without context, for it must mean the same to all. A receiver whose own
+//! compressor remembers messages gets it too; its compressor does not know what the frame put into
+//! the receiver's window, and so forgets everything. [`SharedMessage::frame`] must therefore be
+//! called in the order in which frames leave: when a send is built, and for no frame that is
+//! dropped afterwards.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Deflaters, Sending, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use crate::proto::ws::{DataKind, append_frame, compressed_frame_header};
+
+const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1;
+
+/// A message, and the frames that were made of it.
+#[derive(Debug)]
+pub struct SharedMessage {
+    kind: DataKind,
+    /// The message as a plain frame.
+    plain: Arc<[u8]>,
+    payload_at: usize,
+    /// As a compressed frame, by window; the plain one where it does not shrink.
+    compressed: [OnceLock<Arc<[u8]>>; WINDOWS],
+}
+
+impl SharedMessage {
+    /// Takes the message; a text must be UTF-8.
+    pub fn new(kind: DataKind, payload: &[u8]) -> Self {
+        let mut plain = Vec::new();
+        append_frame(&mut plain, kind.opcode(), payload);
+        let payload_at = plain.len() - payload.len();
+        Self {
+            kind,
+            plain: plain.into(),
+            payload_at,
+            compressed: [const { OnceLock::new() }; WINDOWS],
+        }
+    }
+
+    /// The message.
+    pub fn payload(&self) -> &[u8] {
+        &self.plain[self.payload_at..]
+    }
+
+    /// The frame for a receiver without compression, or of a message too small to be compressed.
+    pub fn plain(&self) -> &Arc<[u8]> {
+        &self.plain
+    }
+
+    /// The frame for a receiver with compression. The level counts for the first of each window.
+    pub fn frame(&self, sending: Sending, level: u8, deflaters: &mut Deflaters) -> &Arc<[u8]> {
+        let window = sending.bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
+        let place = &self.compressed[usize::from(window - WINDOW_BITS_MIN)];
+        let frame =
+            place.get_or_init(|| match deflaters.compress_alone(window, level, self.payload()) {
+                Some(bytes) => {
+                    let (header, len) = compressed_frame_header(self.kind, bytes.len());
+                    [&header[..len], bytes].concat().into()
+                }
+                None => self.plain.clone(),
+            });
+        if let Some(context) = sending.context.filter(|_| !Arc::ptr_eq(frame, &self.plain)) {
+            deflaters.forget(context);
+        }
+        frame
+    }
+}

@@ -1,0 +1,108 @@
+//! Compression where it meets connections: contexts opened and closed, replies compressed.
+//!
+//! A reply in shared mode is compressed at once: its frame means the same whenever it leaves. One
+//! that depends on what went before it waits as it is, and is compressed when the send is built, so
+//! that what is still waiting can be dropped without harm to what follows. In both modes a reply
+//! that is too small, or does not shrink, goes out plain, from where it is if it can.
+
+use super::core::Core;
+use super::outbox::Pools;
+use super::slot::{Slot, Stage};
+use crate::metrics::Gauges;
+use crate::proto::http::Compression;
+use crate::proto::ws::Receiver;
+use crate::proto::ws::deflate::{self, Deflaters, Sending};
+
+impl Core {
+    /// Memory left for the contexts of connections (bytes).
+    pub(super) fn context_room_bytes(&self) -> u64 {
+        let most = self.config.limits.compression_shard_bytes_max;
+        most.saturating_sub(self.inflaters.own_bytes() + self.deflaters.own_bytes())
+    }
+
+    /// The receiver of a connection that is opened on a route.
+    pub(super) fn open_receiver(&mut self, route: usize, compression: Compression) -> Receiver {
+        self.counters.compression_lowered += u64::from(compression.lowered);
+        let Some(agreed) = compression.agreed else { return Receiver::new() };
+        if agreed.takes_over() {
+            self.counters.compression_takeover += 1;
+        } else {
+            self.counters.compression_shared += 1;
+        }
+        let level = self.config.route_options[route].compression_level;
+        let (inflaters, deflaters) = (&mut self.inflaters, &mut self.deflaters);
+        let context = deflate::open_contexts(agreed, level, inflaters, deflaters);
+        Receiver::compressed(agreed, context)
+    }
+
+    /// Ends what an open connection has to do with compression: what waits to be compressed is,
+    /// if it is still to leave.
+    pub(super) fn end_compression(&mut self, index: u32, discard: bool) {
+        let slot = &mut self.slots[index as usize];
+        if !discard {
+            let level = self.config.route_options[usize::from(slot.route)].compression_level;
+            let parts = (&mut self.deflaters, &mut self.pools, &mut self.gauges);
+            compress_waiting(slot, level, usize::MAX, parts);
+        }
+        if let Stage::Open(receiver) | Stage::Closing { receiver, .. } = &mut slot.stage {
+            receiver.let_go(&mut self.inflaters, &mut self.deflaters);
+        }
+    }
+
+    /// Bytes that went through the codecs so far, uncompressed.
+    pub(super) fn codec_bytes(&self) -> u64 {
+        self.inflaters.work().bytes_after + self.deflaters.work().bytes_before
+    }
+
+    /// Writes what the codecs know into the numbers of a reading.
+    pub(super) fn fill_compression(&self, numbers: &mut crate::metrics::Snapshot) {
+        let (inflated, deflated) = (self.inflaters.work(), self.deflaters.work());
+        let counters = &mut numbers.counters;
+        counters.inflated_messages = inflated.messages;
+        counters.inflated_bytes_before = inflated.bytes_before;
+        counters.inflated_bytes_after = inflated.bytes_after;
+        counters.inflate_ns = inflated.spent_ns;
+        counters.inflater_waits = inflated.waits;
+        counters.inflate_bombs = inflated.bombs;
+        counters.deflated_messages = deflated.messages;
+        counters.deflated_bytes_before = deflated.bytes_before;
+        counters.deflated_bytes_after = deflated.bytes_after;
+        counters.deflate_ns = deflated.spent_ns;
+        counters.deflate_useless = deflated.useless;
+    }
+
+    /// The gauges of the codecs.
+    pub(super) fn compression_gauges(&self, gauges: Gauges) -> Gauges {
+        Gauges {
+            contexts: self.inflaters.own_count() as u64,
+            context_bytes: self.inflaters.own_bytes() + self.deflaters.own_bytes(),
+            inflaters_leased: self.inflaters.leased() as u64,
+            codec_pool_bytes: self.inflaters.pool_bytes() + self.deflaters.pool_bytes(),
+            ..gauges
+        }
+    }
+}
+
+/// How replies of one connection are compressed.
+#[derive(Clone, Copy)]
+pub(super) struct Reply {
+    pub(super) sending: Sending,
+    pub(super) level: u8,
+    /// Shorter messages are not worth it.
+    pub(super) bytes_min: usize,
+}
+
+/// Compresses what waits for that in a slot's outbox, until so many bytes are ready to leave.
+pub(super) fn compress_waiting(
+    slot: &mut Slot,
+    level: u8,
+    ready_bytes_max: usize,
+    (deflaters, pools, gauges): (&mut Deflaters, &mut Pools, &mut Gauges),
+) {
+    let Slot { stage, outbox, .. } = slot;
+    let (Stage::Open(receiver) | Stage::Closing { receiver, .. }) = stage else { return };
+    let (Some(outbox), Some(sending)) = (outbox, receiver.sending()) else { return };
+    let before = outbox.bytes() as u64;
+    outbox.settle_later(pools, ready_bytes_max, deflaters, (sending, level));
+    gauges.outbox_bytes = gauges.outbox_bytes + outbox.bytes() as u64 - before;
+}

@@ -1,0 +1,4 @@
+//! Compressed frames.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| seawall::proto::fuzz::inflate(data));
