@@ -148,8 +148,16 @@ fn encode_counters(
     counters: &Counters,
 ) -> Result<(), fmt::Error> {
     for (name, help, value) in counters.plain() {
-        let counter = ConstCounter::new(value);
-        counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        // Times are counted in nanoseconds and told in seconds.
+        let (name, unit) = match name.strip_suffix("_ns") {
+            Some(name) => (name, Some(TextUnit::Seconds)),
+            None => (name, None),
+        };
+        let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        match unit {
+            Some(_) => ConstCounter::new(value as f64 * 1e-9).encode(metric)?,
+            None => ConstCounter::new(value).encode(metric)?,
+        }
     }
     let labelled = |family: &mut MetricEncoder<'_>, label, text: String, value| {
         ConstCounter::new(value).encode(family.encode_family(&[(label, text)])?)
