@@ -285,7 +285,14 @@ proptest! {
         let limits = RequestLimits { head_bytes_max: 2000, target_bytes_max: 99, headers_max: 20 };
         let availability = Availability::Ready;
         let (routes, limits) = (&routes, &limits);
-        let context = Context { routes, limits, forwarding: None, peer: None, availability, context_room_bytes: 0 };
+        let context = Context {
+            routes,
+            limits,
+            forwarding: None,
+            peer: None,
+            availability,
+            context_room_bytes: 0,
+        };
         let mut out = Vec::new();
         let head = receive(request.as_bytes(), &mut 0, &context, &mut out);
         let Head::Complete { consumed, outcome, .. } = head else { panic!("{request}") };

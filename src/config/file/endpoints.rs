@@ -125,7 +125,7 @@ section! {
 
     /// Shorter messages are sent as they are.
     compression_bytes_min: u32 = 256,
-    "Lower with `takeover`, where small messages resemble earlier ones; by itself a shorter message \
+    "Lower with `takeover`, where small messages resemble earlier ones; by itself a shorter one \
      hardly shrinks (128 bytes of JSON by a seventh).";
 
     /// A ping each so many milliseconds, spread at random; 0 = none.

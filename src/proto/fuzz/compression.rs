@@ -19,7 +19,10 @@ pub fn extensions(data: &[u8]) {
     let members = lines.split(|&b| b == b',').count();
     if members < 50 && !lines.iter().any(|b| matches!(b, b'"' | b'\n' | b'\r')) {
         let cut: Vec<u8> = lines.iter().map(|&b| if b == b',' { b'\n' } else { b }).collect();
-        assert_eq!(negotiate(&cut, policy, room), found, "cut at its commas");
+        // What a refusal says names the line.
+        let outcome = |found: &Option<(Outcome, String)>| found.as_ref().map(|found| found.0);
+        let cut = negotiate(&cut, policy, room);
+        assert_eq!(outcome(&cut), outcome(&found), "cut at its commas");
     }
     let Some((Outcome::Upgrade { compression, .. }, answer)) = found else { return };
     let Some(agreed) = compression.agreed else {

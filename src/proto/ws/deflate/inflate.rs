@@ -11,7 +11,9 @@
 //! of unfinished messages.
 //!
 //! What a turn can be made to inflate is bounded by its owner, who counts [`Work::bytes_after`]:
-//! between two counts lies one input, and DEFLATE makes at most 1,032 bytes of one.
+//! between two counts lies one input, and DEFLATE makes at most 1,032 bytes of one. Measured: a
+//! buffer of 64 KiB full of messages that inflate by the most comes to 57 MiB, 4 ms for inflating
+//! and 24 ms for compressing the echo.
 
 use std::num::NonZeroU32;
 
