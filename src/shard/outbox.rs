@@ -19,6 +19,8 @@ use crate::proto::ws::{self, DataKind, Payload};
 
 /// Bytes of a small chunk: room for the replies of one turn of a busy connection.
 const CHUNK_BYTES: usize = 4096;
+/// Empty outboxes kept at hand: those of one turn's timers and more.
+const OUTBOXES_MAX: usize = 512;
 /// Marks of one outbox; past it, later replies join the last mark.
 const MARKS_MAX: usize = 64;
 
@@ -375,7 +377,7 @@ impl Pools {
     /// Takes back an outbox that is empty and has its batch.
     pub(super) fn recycle_outbox(&mut self, mut outbox: Box<Outbox>) {
         debug_assert!(outbox.is_empty() && !outbox.is_sending());
-        if self.outboxes.len() < 1024 {
+        if self.outboxes.len() < OUTBOXES_MAX {
             (outbox.queued_total, outbox.sent_total) = (0, 0);
             self.outboxes.push(outbox);
         }

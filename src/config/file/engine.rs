@@ -56,7 +56,7 @@ section! {
     "Raise when `seawall_inflater_waits_total` grows and memory for unfinished messages is short.";
 
     /// Timers fired in one turn.
-    turn_timers_max: u32 = 1024,
+    turn_timers_max: u32 = 256,
     "Lower when heartbeats of very many connections lengthen turns.";
 
     /// Bytes that leave in one send; what waits behind them can still be acted on.
