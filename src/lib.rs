@@ -48,7 +48,13 @@
 //!    on the messages before it, when its send is built.
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
-//! 7. The send's completion frees what was sent, records how long the answer took, and lets a
+//! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
+//!    name decides, this one or another ([`hub`]). The home orders the channel's messages and
+//!    keeps its history; each shard with members gets a message once, by mail, and hands a
+//!    reference to the one encoded frame to each member's outbox. A member that is behind gets it
+//!    from a backlog, where the channel's policy for slow readers acts, when its next send is
+//!    built. A turn makes a bounded number of deliveries.
+//! 8. The send's completion frees what was sent, records how long the answer took, and lets a
 //!    paused connection read again.
 //!
 //! # What always holds
@@ -71,6 +77,9 @@
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and what readings took out adds up to what was
 //!   recorded, also for a shard that has ended.
+//! - Per channel, every member sees messages in their order, each once, with no gap that it was not
+//!   told of, however often its connection is cut. One place of a channel holds one message.
+//! - No member of a channel outlives its connection, and no shard waits for another.
 //! - No input makes the process panic, spin, or grow without bound.
 //!
 //! **Options.** One table ([`config::file::table`]) names every option with its type, default,
@@ -87,26 +96,31 @@
 //!
 //! | room | what it is | knows |
 //! | --- | --- | --- |
-//! | [`cli`] | the command line | `config`, `server`, `control` |
-//! | [`config`] | what was written, validated into what the server runs on | `driver`, `proto` |
+//! | [`cli`] | the command line | `auth`, `config`, `server`, `control` |
+//! | [`config`] | what was written, validated for the server | `auth`, `driver`, `proto` |
+//! | [`auth`] | who a client is, and what it may do | nothing |
 //! | [`server`] | binds, pins, starts, reads and joins the shards | `shard`, `driver`, `metrics` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
-//! | [`session`] | what runs on an open connection | `proto` |
+//! | [`hub`] | channels: homes, order, history, presence, members; no sockets | `proto` |
+//! | [`session`] | what runs on an open connection: echo, JSON | `auth`, `hub`, `proto` |
+//! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
 //! | [`metrics`] | counters and histograms, merged when read; their forms | `driver`, `proto` |
-//! | `control` | the control thread: admin address, signals, histogram log | `server`, mail |
+//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, mail |
 //!
-//! Places kept free: a hub (channels, history, presence) between `session` and `shard`, with its
-//! fan-out as one more step of the turn; an epoll engine beside `driver::uring`; TLS as a stage
-//! between the PROXY header and HTTP.
+//! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
+//! `driver::uring`; TLS as a stage between the PROXY header and HTTP.
 
+pub mod auth;
 pub mod cli;
 pub mod config;
 mod control;
 pub mod driver;
+pub mod hub;
 pub mod metrics;
 pub mod proto;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod web;

@@ -1,7 +1,9 @@
 //! Configuration and the commands around it, as an operator meets them: every option through
 //! every layer, every kind of mistake with its message, and the reference.
 
+use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use seawall::config::file::table::{Kind, Row, Section, short_flag, short_variable};
@@ -9,8 +11,56 @@ use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Source, Written, reference};
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 10] = SECTIONS;
+    static TABLE: [Section; 16] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
+}
+
+/// 32 bytes in hexadecimal: long enough for every kind of secret.
+const SECRET: &str = "5ea1000000000000000000000000000000000000000000000000000000000000";
+
+const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+    -----END PUBLIC KEY-----\n";
+
+/// The path of a file with this text.
+fn fixture(name: &str, mode: u32, text: &str) -> String {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = folder.join(format!("config-{}-{name}", std::process::id()));
+    // Another test may be looking at it: it appears whole.
+    let thread = format!("{:?}", std::thread::current().id());
+    let new = path.with_extension(thread.replace(['(', ')'], ""));
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+    fs::rename(&new, &path).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// What the reader of a value sees of it.
+fn seen(row: &Row, value: toml::Value) -> toml::Value {
+    match (row.secret, row.kind) {
+        (true, Kind::List) => vec!["…".to_owned()].into(),
+        (true, _) => "…".into(),
+        (false, _) => value,
+    }
+}
+
+/// Flags that an option cannot do without.
+fn companions(section: &Section, row: &Row) -> Vec<String> {
+    match (section.name, row.key) {
+        ("listener", "proxy_protocol" | "forwarded_header") => {
+            vec!["--listener-trusted-proxies=10.0.0.0/8".to_owned()]
+        }
+        ("admin", "metrics_auth") => {
+            vec!["--api-key-name=a".to_owned(), format!("--api-key-secret={SECRET}")]
+        }
+        ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
+        ("key", "algorithm") => {
+            vec![format!("--key-public-key-file={}", fixture("key.pem", 0o644, PUBLIC_KEY))]
+        }
+        ("key", "id") => vec![format!("--key-secret={SECRET}")],
+        ("api_key", "name") => vec![format!("--api-key-secret={SECRET}")],
+        _ => Vec::new(),
+    }
 }
 
 /// Another value than the default, valid by itself: as text for flags, and as TOML.
@@ -24,6 +74,14 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("listener.congestion", _) => "reno".to_owned(),
         ("route.path", _) => "/other".to_owned(),
         ("log.level", _) => "debug".to_owned(),
+        ("channel.pattern", _) => "chat:*".to_owned(),
+        ("auth.jwks_url", _) => "https://id.example/jwks.json".to_owned(),
+        ("auth.jwks_file", _) => fixture("jwks.json", 0o644, "{\"keys\": []}"),
+        ("key.public_key_file", _) => fixture("key.pem", 0o644, PUBLIC_KEY),
+        ("key.secret_file" | "api_key.secret_file", _) => fixture("secret", 0o600, SECRET),
+        ("resume.keys_file", _) => fixture("keys", 0o600, SECRET),
+        ("resume.keys", _) => SECRET.to_owned(),
+        (_, Kind::Text) if row.secret => SECRET.to_owned(),
         (_, Kind::Switch) => (!(row.default)().as_bool().unwrap()).to_string(),
         (_, Kind::Number { .. }) => ((row.default)().as_integer().unwrap() + 1).to_string(),
         (_, Kind::Text) => "other".to_owned(),
@@ -69,6 +127,7 @@ fn every_option_goes_through_file_variable_and_flag() {
         let (text, value) = other(section, row);
         let path = section.path(row);
         let file = Some(("f.toml".to_owned(), in_file(section, row, &value)));
+        let value = seen(row, value);
         let given = Given { file, ..Given::default() };
         let (got, source) = found(&given, section, row);
         assert_eq!(got, value, "{path} through the file");
@@ -132,6 +191,63 @@ fn addresses_go_by_place_and_other_options_to_all() {
 }
 
 #[test]
+fn a_flag_for_all_routes_leaves_the_routes_that_are_there_without_any() {
+    let flag = |name: &str, value: &str| (name.to_owned(), vec![value.to_owned()]);
+    let routes = |flags| {
+        let file = Written::new(&Given { flags, ..Given::default() }).unwrap().file;
+        let routes = file.routes.into_iter();
+        routes.map(|route| (route.path, route.ping_interval_ms)).collect::<Vec<_>>()
+    };
+    let both = routes(vec![flag("route-ping-interval-ms", "9")]);
+    assert_eq!(both, [("/ws".to_owned(), 9), ("/echo".to_owned(), 9)]);
+    let one = routes(vec![flag("route-ping-interval-ms", "9"), flag("route-path", "/mine")]);
+    assert_eq!(one, [("/mine".to_owned(), 9)]);
+}
+
+#[test]
+fn secrets_arrive_and_are_not_shown() {
+    let file = format!("[[key]]\nsecret = \"{SECRET}\"\n[resume]\nkeys = [\"{SECRET}\"]\n");
+    let given = Given { file: Some(("f".into(), file)), ..Given::default() };
+    let written = Written::new(&given).unwrap();
+    assert_eq!(written.file.keys[0].secret.reveal(), SECRET);
+    assert_eq!(written.file.resume.keys.0[0].reveal(), SECRET);
+    let config = written.validate(20_000, 1).unwrap();
+    let serialized = toml::to_string(&written.file).unwrap();
+    for shown in [format!("{:?}", written.file), format!("{config:?}"), serialized] {
+        assert!(!shown.contains(&SECRET[..8]), "{shown}");
+    }
+}
+
+#[test]
+fn files_of_secrets_are_their_owners_only() {
+    for (name, flags) in [
+        ("key", &["--key-secret-file"][..]),
+        ("api-key", &["--api-key-name=a", "--api-key-secret-file"]),
+        ("resume", &["--resume-keys-file"]),
+    ] {
+        let check = |mode: u32, text: &str| {
+            let path = fixture(&format!("mode-{name}"), mode, text);
+            let (last, others) = flags.split_last().unwrap();
+            let flag = format!("{last}={path}");
+            let arguments = [&["check-config"], others, &[flag.as_str()]].concat();
+            let output = seawall(&arguments, "");
+            (output.status.success(), text_of(&output.stderr))
+        };
+        for mode in [0o640, 0o604, 0o644] {
+            let (passed, said) = check(mode, SECRET);
+            assert!(!passed && said.contains("chmod 600") && said.contains("--"), "{said}");
+        }
+        assert_eq!(check(0o600, &format!("{SECRET}\n")), (true, String::new()));
+        let (passed, said) = check(0o600, "");
+        assert!(!passed && said.contains("is empty"), "{said}");
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    text(bytes).to_owned()
+}
+
+#[test]
 fn unknown_variables_are_refused_and_those_of_kubernetes_are_not() {
     let variable = |name: &str| Given {
         environment: vec![(name.to_owned(), "tcp://10.0.0.1:80".to_owned())],
@@ -163,15 +279,15 @@ fn the_reference_loads_as_the_defaults() {
     let text = reference::toml();
     let given = Given { file: Some(("reference".into(), text.clone())), ..Given::default() };
     let mut file = Written::new(&given).unwrap().file;
-    assert_eq!((file.listeners.len(), file.routes.len()), (1, 1));
+    assert_eq!(file.listeners.len(), 1);
     assert_eq!(file.listeners.pop(), Some(seawall::config::file::Listener::default()));
-    assert_eq!(file.routes.pop(), Some(seawall::config::file::Route::default()));
     assert_eq!(file, File::default());
     for line in text.lines() {
         assert!(line.chars().count() <= 100, "{line}");
     }
     for (section, row) in rows() {
-        assert!(text.contains(&format!("\n{} = ", row.key)), "{} is missing", section.path(row));
+        let line = format!("\n{}{} = ", if section.absent { "# " } else { "" }, row.key);
+        assert!(text.contains(&line), "{} is missing", section.path(row));
         assert!(row.meaning.trim().len() > 10 && row.change.ends_with('.'), "{}", row.key);
         let counts = matches!(row.kind, Kind::Number { .. });
         assert_eq!(row.unit().is_some(), counts, "{} has a unit in its name", row.key);
@@ -200,16 +316,16 @@ fn every_flag_is_taken_by_the_command_line() {
     for (section, row) in rows() {
         let (value, _) = other(section, row);
         let flag = format!("--{}={value}", section.flag(row));
+        let companions = companions(section, row);
         let mut arguments = vec!["check-config", &flag];
-        if matches!(row.key, "proxy_protocol" | "forwarded_header") {
-            arguments.push("--listener-trusted-proxies=10.0.0.0/8");
-        }
+        arguments.extend(companions.iter().map(String::as_str));
         let output = seawall(&arguments, "");
         assert!(output.status.success(), "{flag}: {}", text(&output.stderr));
         let key = key_of(section, row);
         // An only choice is the default, and then nothing differs.
         let differs = !matches!(row.kind, Kind::Choice([_]));
         let said = text(&output.stdout);
+        assert!(!said.contains(SECRET), "{said}");
         assert_eq!(said.lines().any(|line| line.trim().starts_with(&key)), differs, "{said}");
     }
 }

@@ -4,7 +4,7 @@
 //! `proto_fuzz_bodies`.
 
 use seawall::proto::http::{
-    Availability, Context, Forwarding, ForwardingHeader, Head, Limits, Routes, receive,
+    Availability, Context, Forwarding, ForwardingHeader, Head, Limits, Pages, Routes, receive,
 };
 use seawall::proto::proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyHeader, parse};
 use std::net::{IpAddr, SocketAddr};
@@ -138,10 +138,12 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
     let forwarding = Forwarding { header, trusted: trusted.to_vec() };
     let context = Context {
         routes: &Routes::new(Vec::new()),
+        pages: &Pages::NONE,
         limits: &Limits { head_bytes_max: 4096, target_bytes_max: 1024, headers_max: 50 },
         forwarding: Some(&forwarding),
         peer: peer.map(|text| text.parse::<IpAddr>().expect("an address")),
         availability: Availability::Ready,
+        gate: None,
         context_room_bytes: 0,
     };
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");

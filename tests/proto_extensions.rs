@@ -5,8 +5,8 @@
 
 use proptest::prelude::*;
 use seawall::proto::http::{
-    Availability, Compression, Context, Head, Limits, Origins, Outcome, Refusal, Route, Routes,
-    receive,
+    Availability, Compression, Context, Head, Limits, Origins, Outcome, Pages, Refusal, Route,
+    Routes, receive,
 };
 use seawall::proto::ws::deflate::{Agreed, Policy};
 
@@ -26,10 +26,12 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
     }]);
     let context = Context {
         routes: &routes,
+        pages: &Pages::NONE,
         limits: &Limits { head_bytes_max: 8192, target_bytes_max: 100, headers_max: 50 },
         forwarding: None,
         peer: None,
         availability: Availability::Ready,
+        gate: None,
         context_room_bytes: room,
     };
     let mut request = String::from(

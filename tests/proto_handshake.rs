@@ -4,8 +4,8 @@
 //! `proto_fuzz_bodies`, other implementations are in `proto_oracles`.
 
 use seawall::proto::http::{
-    Availability, Compression, Context, HEADERS_MAX, Head, Limits, Origins, Outcome, Refusal,
-    Route, Routes, receive, refuse,
+    Availability, Compression, Context, HEADERS_MAX, Head, Limits, Origins, Outcome, Pages,
+    Refusal, Route, Routes, receive, refuse,
 };
 
 const LIMITS: Limits = Limits { head_bytes_max: 4096, target_bytes_max: 512, headers_max: 32 };
@@ -36,10 +36,12 @@ fn show_with(request: &[u8], limits: &Limits, availability: Availability) -> (He
     let routes = routes();
     let context = Context {
         routes: &routes,
+        pages: &Pages::NONE,
         limits,
         forwarding: None,
         peer: None,
         availability,
+        gate: None,
         context_room_bytes: 0,
     };
     let mut out = Vec::new();
@@ -314,10 +316,12 @@ fn a_trickled_head_costs_no_more_per_byte() {
     let (routes, limits) = (&routes, &limits);
     let context = Context {
         routes,
+        pages: &Pages::NONE,
         limits,
         forwarding: None,
         peer: None,
         availability,
+        gate: None,
         context_room_bytes: 0,
     };
     let shapes = [

@@ -7,7 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::fuzz::model::{Model, Seen, Utf8, unmask};
 use seawall::proto::http::{
-    Availability, Context, Head, Limits as RequestLimits, Origins, Outcome, Route, Routes, receive,
+    Availability, Context, Head, Limits as RequestLimits, Origins, Outcome, Pages, Route, Routes,
+    receive,
 };
 use seawall::proto::ws::{self, Limits, ProtocolError, Receiver, mask, utf8};
 use std::io::{Cursor, Read, Write};
@@ -287,10 +288,12 @@ proptest! {
         let (routes, limits) = (&routes, &limits);
         let context = Context {
             routes,
+            pages: &Pages::NONE,
             limits,
             forwarding: None,
             peer: None,
             availability,
+            gate: None,
             context_room_bytes: 0,
         };
         let mut out = Vec::new();

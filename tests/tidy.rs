@@ -11,16 +11,22 @@ const COLUMNS_MAX: usize = 100;
 
 /// Which rooms of `src/` each room may use. What is not listed is forbidden; the missing edge
 /// between `driver` and `proto` is the architecture.
-const IMPORTS: [(&str, &[&str]); 9] = [
-    ("cli", &["config", "control", "driver", "server"]),
-    ("config", &["driver", "proto"]),
-    ("control", &["config", "driver", "metrics", "server", "shard"]),
+const IMPORTS: [(&str, &[&str]); 12] = [
+    ("auth", &[]),
+    ("cli", &["auth", "config", "control", "driver", "server"]),
+    ("config", &["auth", "driver", "proto"]),
+    (
+        "control",
+        &["auth", "config", "driver", "hub", "metrics", "proto", "server", "session", "shard"],
+    ),
     ("driver", &[]),
+    ("hub", &["proto"]),
     ("metrics", &["driver", "proto"]),
     ("proto", &[]),
-    ("server", &["config", "driver", "metrics", "shard"]),
-    ("session", &["config", "proto"]),
-    ("shard", &["config", "driver", "metrics", "proto", "session"]),
+    ("server", &["config", "driver", "hub", "metrics", "session", "shard"]),
+    ("session", &["auth", "hub", "proto"]),
+    ("shard", &["auth", "config", "driver", "hub", "metrics", "proto", "session", "web"]),
+    ("web", &["proto"]),
 ];
 
 fn rust_files(under: &str) -> Vec<(PathBuf, String)> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::LogFormat;
+use crate::config::{HandlerName, LogFormat};
 use crate::driver::listener::Address;
 use crate::server::Server;
 
@@ -25,6 +25,7 @@ impl Facts {
     fn gather(server: &Server, admin: Option<&str>, open_files: u64) -> Self {
         let mut facts = Self { lines: Vec::new() };
         facts.clients(server);
+        facts.auth(server);
         facts.add("operators", admin.map_or_else(|| "off".to_owned(), str::to_owned));
         facts.engine(server);
         let config = &server.config;
@@ -67,6 +68,26 @@ impl Facts {
                         .to_owned(),
                 );
             }
+        }
+    }
+
+    /// Who may use the hub.
+    fn auth(&mut self, server: &Server) {
+        let config = &server.config;
+        if !config.route_options.iter().any(|route| route.handler == HandlerName::Hub) {
+            return;
+        }
+        let who = match (&config.auth.jwks, config.auth.keys_configured) {
+            (_, false) => "anybody: there are no keys to verify tokens with".to_owned(),
+            (Some(source), _) => format!("clients with tokens (keys of {})", source.url),
+            (None, _) => "clients with tokens".to_owned(),
+        };
+        let others = config.auth.keys_configured && config.auth.allow_anonymous;
+        let others = if others { ", and others as anonymous" } else { "" };
+        self.add("hub", format!("{who}{others}"));
+        if config.resume.is_random {
+            let text = "of this process only: set resume.keys to let them outlive it";
+            self.add("tickets", text.to_owned());
         }
     }
 

@@ -83,6 +83,9 @@ mod tests {
         let file = File {
             listeners: vec![crate::config::file::Listener::default()],
             routes: vec![crate::config::file::Route::default()],
+            channels: vec![crate::config::file::Channel::default()],
+            keys: vec![crate::config::file::Key::default()],
+            api_keys: vec![crate::config::file::ApiKey::default()],
             ..File::default()
         };
         let whole = toml::Value::try_from(&file).unwrap();

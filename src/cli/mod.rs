@@ -7,6 +7,7 @@ mod flags;
 mod load;
 mod print;
 mod serve;
+mod token;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Print every option with its default, unit and meaning, as a file that loads
     Config(print::ConfigArguments),
+    /// Make a token for a client, or say why one is not taken
+    Token(Box<token::Arguments>),
     /// Look at this host: what stands in the server's way, and what mends it
     Doctor(doctor::Arguments),
     /// Print the version
@@ -45,6 +48,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Config(arguments) => print::config(&arguments),
+        Command::Token(arguments) => token::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => print::version(&arguments),
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::flags::Overrides;
 use super::load::{Loaded, load};
 use super::{banner, fail};
+use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, HistogramLog};
 use crate::driver::{host, uring};
@@ -18,7 +19,7 @@ pub(super) struct Arguments {
         long,
         value_name = "FILE",
         help = "Configuration file (TOML), or - for standard input; without it: the defaults, \
-                with an echo at /echo [env: SEAWALL_CONFIG]"
+                with the hub at /ws and an echo at /echo [env: SEAWALL_CONFIG]"
     )]
     config: Option<String>,
     #[command(flatten)]
@@ -27,12 +28,17 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((runtime, server, admin, log)) => control::run(&runtime, server, admin, log),
+        Ok((runtime, server, admin, log, fetcher)) => {
+            let code = control::run(&runtime, server, admin, log);
+            drop(fetcher);
+            code
+        }
         Err(error) => fail(&*error),
     }
 }
 
-type Started = (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>);
+type Started =
+    (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>, Option<Fetcher>);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
@@ -44,11 +50,21 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     let metrics = &config.metrics;
     let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
     uring::probe()?;
+    let fetcher = fetch_keys(&config)?;
     let runtime = control::runtime()?;
     let server = Server::start(config)?;
     let operators = admin.as_ref().map(AdminListener::url);
     banner::announce(&server, operators.as_deref(), open_files);
-    Ok((runtime, server, admin, log))
+    Ok((runtime, server, admin, log, fetcher))
+}
+
+/// Fetches the keys of tokens before the first client comes, and goes on doing so.
+fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
+    for line in &config.auth.skipped_keys {
+        tracing::warn!("auth.jwks_file: {line}");
+    }
+    let source = config.auth.jwks.clone();
+    source.map(|source| Fetcher::start(&config.auth.verifier, source)).transpose()
 }
 
 fn log_to_stderr(config: &Config) {

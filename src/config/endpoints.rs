@@ -27,16 +27,21 @@ pub fn address(text: &str) -> Result<Address, ConfigError> {
     })
 }
 
-pub(super) fn admin(written: &file::Admin) -> Result<Option<Address>, ConfigError> {
+/// The admin address, which is for this host only where there are no API keys.
+pub(super) fn admin(written: &file::Admin, api_keys: bool) -> Result<Option<Address>, ConfigError> {
+    if written.metrics_auth && !api_keys {
+        let text = "admin.metrics_auth = true needs an [[api_key]]: nobody could read the metrics";
+        return Err(of_one("admin.metrics_auth".into(), text.to_owned()));
+    }
     if written.listen.is_empty() {
         return Ok(None);
     }
     let fault = |text: String| of_one("admin.listen".into(), text);
     let address = address(&written.listen).map_err(|e| fault(format!("admin.listen: {e}")))?;
     match &address {
-        Address::Tcp(tcp) if !tcp.ip().is_loopback() => Err(fault(format!(
-            "admin.listen = \"{tcp}\" is not a loopback address: the admin address has no keys \
-             yet, so it must be 127.0.0.1, [::1] or unix:PATH"
+        Address::Tcp(tcp) if !tcp.ip().is_loopback() && !api_keys => Err(fault(format!(
+            "admin.listen = \"{tcp}\" is not a loopback address, and anybody who reaches it would \
+             be answered: add an [[api_key]], or use 127.0.0.1, [::1] or unix:PATH"
         ))),
         _ => Ok(Some(address)),
     }
@@ -144,7 +149,7 @@ pub(super) fn route(
         http::Route {
             path: written.path.clone(),
             prefix: written.r#match == file::Matching::Prefix,
-            subprotocols: written.subprotocols.clone(),
+            subprotocols: subprotocols(written),
             origins,
             compression: (written.compression != file::CompressionMode::Off).then_some(Policy {
                 takeover: written.compression == file::CompressionMode::Takeover,
@@ -162,6 +167,35 @@ pub(super) fn route(
             connection_age_max_ms: written.connection_age_max_ms,
         },
     ))
+}
+
+fn subprotocols(written: &file::Route) -> Vec<String> {
+    match (written.handler, written.subprotocols.as_slice()) {
+        (file::HandlerName::Hub, []) => vec![file::SUBPROTOCOL.to_owned()],
+        (_, listed) => listed.to_vec(),
+    }
+}
+
+/// A hub without keys, on a listener that other hosts reach.
+pub(super) fn refuse_strangers(
+    listeners: &[Listener],
+    routes: &[file::Route],
+) -> Result<(), ConfigError> {
+    if !routes.iter().any(|route| route.handler == file::HandlerName::Hub) {
+        return Ok(());
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        if matches!(&listener.address, Address::Tcp(tcp) if !tcp.ip().is_loopback()) {
+            let text = format!(
+                "listener {}: anybody who reaches it could use the hub, for there are no keys to \
+                 verify tokens with. Add a [[key]] (or auth.jwks_file, auth.jwks_url), or say that \
+                 this is meant: auth.allow_anonymous = true (--auth-allow-anonymous)",
+                listener.address
+            );
+            return Err(of_one(format!("listener.{index}.address"), text));
+        }
+    }
+    Ok(())
 }
 
 /// Two listeners, or a listener and the admin address, that would take each other's connections.
@@ -273,6 +307,57 @@ mod tests {
         ] {
             listen(&pair, false).unwrap();
         }
-        listen(&["0.0.0.0:9000", "[::]:9000"], true).unwrap();
+        listen(&["127.0.0.1:9000", "[::1]:9000"], true).unwrap();
+    }
+
+    #[test]
+    fn a_hub_for_everybody_must_be_meant() {
+        let listener =
+            |address: &str| file::Listener { address: address.into(), ..file::Listener::default() };
+        let open =
+            file::File { listeners: vec![listener("0.0.0.0:9000")], ..file::File::default() };
+        let validate = |file: &file::File| Config::validate(file, 20_000, 1);
+        let fault = validate(&open).unwrap_err();
+        assert_eq!(fault.key.as_deref(), Some("listener.0.address"));
+        assert!(fault.text.contains("auth.allow_anonymous"), "{fault}");
+        let mut meant = open.clone();
+        meant.auth.allow_anonymous = true;
+        validate(&meant).unwrap();
+        let secret = "0123456789abcdef0123456789abcdef";
+        let key = file::Key { secret: secret.into(), ..file::Key::default() };
+        validate(&file::File { keys: vec![key], ..open.clone() }).unwrap();
+        validate(&file::File { routes: vec![file::Route::default()], ..open.clone() }).unwrap();
+        let local = vec![listener("127.0.0.1:9000"), listener("unix:/run/seawall.sock")];
+        validate(&file::File { listeners: local, ..open }).unwrap();
+    }
+
+    #[test]
+    fn without_routes_there_are_the_hub_and_an_echo() {
+        let config = listen(&["127.0.0.1:9000"], false).unwrap();
+        let paths: Vec<_> = config.routes.as_slice().iter().map(|route| &*route.path).collect();
+        assert_eq!(paths, ["/ws", "/echo"]);
+        let hub = config.routes.get(0).unwrap();
+        assert_eq!(hub.subprotocols, ["seawall.v1"]);
+        assert_eq!(config.route_options[0].handler, file::HandlerName::Hub);
+        let mut file = file::File { routes: file::default_routes(), ..file::File::default() };
+        file.routes[0].subprotocols = vec!["mine".into()];
+        let config = Config::validate(&file, 20_000, 1).unwrap();
+        assert_eq!(config.routes.get(0).unwrap().subprotocols, ["mine"]);
+    }
+
+    #[test]
+    fn other_hosts_reach_the_admin_address_only_with_keys() {
+        let mut file = file::File::default();
+        file.admin.listen = "0.0.0.0:9100".into();
+        let fault = Config::validate(&file, 20_000, 1).unwrap_err();
+        assert!(fault.text.contains("add an [[api_key]]"), "{fault}");
+        let secret = "0123456789abcdef0123456789abcdef".into();
+        file.api_keys.push(file::ApiKey { secret, ..file::ApiKey::default() });
+        Config::validate(&file, 20_000, 1).unwrap();
+        file.admin.metrics_auth = true;
+        Config::validate(&file, 20_000, 1).unwrap();
+        file.api_keys.clear();
+        let fault = Config::validate(&file, 20_000, 1).unwrap_err();
+        assert_eq!(fault.key.as_deref(), Some("admin.metrics_auth"));
     }
 }

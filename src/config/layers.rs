@@ -3,9 +3,9 @@
 //! Each option remembers which layer set it, so that a mistake found later can say where to mend
 //! it, and `check-config` can say what differs from the defaults and why.
 //!
-//! For the repeated sections (`[[listener]]`, `[[route]]`) a flag or variable with one value
-//! changes all of them, with several values each by its place. Addresses and paths always go by
-//! place, and as many as are given there are then.
+//! For the repeated sections (`[[listener]]`, `[[route]]` and others) a flag or variable with one
+//! value changes all of them, with several values each by its place. Addresses, paths and other
+//! names always go by place, and as many as are given there are then.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +13,9 @@ use std::fmt;
 use serde::Deserialize as _;
 
 use super::file::table::{Kind, Row, Section, short_flag, short_variable};
-use super::file::{File, SECTIONS};
-use super::{Config, ConfigError, error, read, value};
+use super::file::{File, Route, SECTIONS, default_routes};
+use super::{Config, ConfigError, credentials, error, read, value};
+use crate::auth::SigningKey;
 
 /// Where an option was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +131,16 @@ impl Written {
     }
 }
 
+impl Written {
+    /// The configured key that can sign tokens: the one with this id, or else the first of HS256.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn signing_key(&self, id: Option<&str>) -> Result<SigningKey, ConfigError> {
+        credentials::signing_key(&self.file, id)
+    }
+}
+
 /// The layers above the file that set an option, lowest first.
 fn overrides(given: &Given, section: &Section, row: &Row) -> Vec<(Source, Vec<String>)> {
     let path = section.path(row);
@@ -217,11 +228,12 @@ impl Layer<'_> {
     ) -> Result<(), String> {
         let entry = self.table.entry(section.name).or_insert_with(|| toml::Value::Array(vec![]));
         let tables = entry.as_array_mut().expect("the file was checked");
-        if tables.is_empty() {
-            tables.push(toml::Table::new().into());
-        }
         // The first row names the thing; the others say how it is.
-        if row.key == section.rows[0].key {
+        let names = row.key == section.rows[0].key;
+        if tables.is_empty() {
+            tables.extend(if names { vec![toml::Table::new().into()] } else { unwritten(section) });
+        }
+        if names {
             let template = tables.last().expect("there is one").clone();
             tables.resize(values.len(), template);
         }
@@ -243,6 +255,16 @@ impl Layer<'_> {
         }
         Ok(())
     }
+}
+
+/// What there is of a section where none is written.
+fn unwritten(section: &Section) -> Vec<toml::Value> {
+    if section.name == Route::SECTION.name {
+        let routes = default_routes();
+        let tables = routes.iter().map(|route| toml::Value::try_from(route).expect("plain values"));
+        return tables.collect();
+    }
+    vec![toml::Table::new().into()]
 }
 
 fn last(values: &[String]) -> String {

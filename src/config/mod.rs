@@ -5,23 +5,28 @@
 //! fault and what to do, so that nothing behind this module has to check again; `reference` prints
 //! the table for people.
 
+mod credentials;
 mod endpoints;
 pub mod file;
+mod hub;
 mod layers;
 mod read;
 pub mod reference;
+mod secret_files;
 mod validate;
 mod value;
 
 use std::fmt;
+use std::sync::Arc;
 
+use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
 use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
 use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
-pub use file::{Drain, Engine, HandlerName, LogFormat, Metrics, Timeouts};
+pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Timeouts};
 pub use layers::{Given, Source, Sources, Written};
 
 /// A configuration that cannot be used: which key, and what to do.
@@ -52,6 +57,13 @@ fn at(key: &str, problem: impl fmt::Display) -> ConfigError {
 /// An option of a listener or route cannot be used.
 fn of_one(key: String, text: String) -> ConfigError {
     ConfigError { key: Some(key), text }
+}
+
+fn between(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(at(key, format!("must be between {least} and {most}, not {value}")))
 }
 
 /// A validated listener.
@@ -101,6 +113,33 @@ pub struct Limits {
     pub compression_shard_bytes_max: u64,
 }
 
+/// Who may connect.
+#[derive(Debug)]
+pub struct Auth {
+    /// Whether there is anything to verify tokens with; without, all clients are anonymous.
+    pub keys_configured: bool,
+    pub verifier: Arc<Verifier>,
+    /// Where its further keys are fetched.
+    pub jwks: Option<JwksSource>,
+    /// A line for each key of `auth.jwks_file` that is of no use.
+    pub skipped_keys: Vec<String>,
+    /// Clients without a token may stay although there are keys.
+    pub allow_anonymous: bool,
+    /// Tokens are taken from the query as well.
+    pub token_query: bool,
+    /// Keys of the API.
+    pub api_keys: Arc<ApiKeys>,
+}
+
+/// How clients come back with tickets.
+#[derive(Debug)]
+pub struct Resume {
+    pub sealer: Arc<Sealer>,
+    /// Whether its key is a random one, so that no ticket outlives the process.
+    pub is_random: bool,
+    pub ttl_s: u64,
+}
+
 /// What the server runs on.
 #[derive(Debug)]
 pub struct Config {
@@ -117,6 +156,12 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     pub routes: Routes,
     pub route_options: Vec<RouteOptions>,
+    pub hub: Hub,
+    pub namespaces: Namespaces,
+    pub auth: Auth,
+    pub resume: Resume,
+    /// Whether `/metrics` asks for an API key as well.
+    pub metrics_auth: bool,
 }
 
 impl Config {

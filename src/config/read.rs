@@ -21,7 +21,7 @@ pub(super) fn read(
     text: &str,
     sources: &mut Sources,
 ) -> Result<toml::Table, ConfigError> {
-    let whole = DeTable::parse(text).map_err(|e| error(format!("{name}: {e}")))?;
+    let whole = DeTable::parse(text).map_err(|e| error(unreadable(name, text, &e)))?;
     let mut reader = Reader { name, text, mistakes: Vec::new(), sources };
     for (key, value) in whole.get_ref() {
         reader.top(key, value);
@@ -32,6 +32,18 @@ pub(super) fn read(
         reader.mistakes.sort();
         let lines = reader.mistakes.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
         Err(error(lines.join("\n")))
+    }
+}
+
+/// What is no TOML. The line is shown only where no secret can stand in it.
+fn unreadable(name: &str, text: &str, fault: &toml::de::Error) -> String {
+    let secret = |row: &&Row| row.secret && text.contains(row.key);
+    let rows = SECTIONS.iter().flat_map(|section| section.rows);
+    match fault.span() {
+        Some(span) if rows.into_iter().any(|row| secret(&row)) => {
+            format!("{name}: line {}: {}", line_of(text, span.start), fault.message())
+        }
+        _ => format!("{name}: {fault}"),
     }
 }
 
@@ -166,6 +178,9 @@ fn wrong(row: &Row, value: &DeValue<'_>) -> Option<String> {
         (Kind::List, DeValue::Array(items)) if items.iter().all(|item| item.get_ref().is_str()) => {
             None
         }
+        (Kind::List, DeValue::String(_)) if row.secret => {
+            Some(format!("{}: write [\"…\"]", expected()))
+        }
         (Kind::List, DeValue::String(text)) => Some(format!("{}: write [\"{text}\"]", expected())),
         (Kind::Choice(words), DeValue::String(text)) => {
             value::not_a_choice(words, text).map(|wrong| format!("= {wrong}; it {}", expected()))
@@ -248,6 +263,21 @@ mod tests {
     #[test]
     fn what_is_no_toml_is_told_with_its_line() {
         let told = mistakes("shards = 1\n[[listener\n");
-        assert!(told.contains("line 2"), "{told}");
+        assert!(told.contains("line 2") && told.contains("[[listener"), "{told}");
+    }
+
+    #[test]
+    fn no_mistake_shows_a_secret() {
+        for text in [
+            "[[key]]\nsecret = \"hunter2",
+            "[[key]]\nsecret = hunter2\n",
+            "[[key]]\nsecret = [\"hunter2\"]\n",
+            "[resume]\nkeys = \"hunter2\"\n",
+            "[resume]\nkeys = [\"hunter2\", 1]\n",
+            "[resume]\nkeys = [hunter2]\n",
+        ] {
+            let told = mistakes(text);
+            assert!(told.contains("line 2") && !told.contains("hunter2"), "{told}");
+        }
     }
 }

@@ -20,13 +20,14 @@ pub fn toml() -> String {
     );
     for section in &SECTIONS {
         out.push('\n');
+        let mark = if section.absent { "# " } else { "" };
         comment(&mut out, section.about.trim());
         if section.repeated {
             comment(
                 &mut out,
                 "May be there several times. A flag or variable changes all of them.",
             );
-            let _ = writeln!(out, "[[{}]]", section.name);
+            let _ = writeln!(out, "{mark}[[{}]]", section.name);
         } else if !section.name.is_empty() {
             let _ = writeln!(out, "[{}]", section.name);
         }
@@ -35,7 +36,7 @@ pub fn toml() -> String {
             comment(&mut out, row.meaning.trim());
             comment(&mut out, &format!("Change: {}", row.change));
             comment(&mut out, &facts(section, row));
-            let _ = writeln!(out, "{} = {}", row.key, shown(row, &(row.default)()));
+            let _ = writeln!(out, "{mark}{} = {}", row.key, shown(row, &(row.default)()));
         }
     }
     out

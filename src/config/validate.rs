@@ -2,7 +2,7 @@
 
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics};
-use super::{Config, ConfigError, Limits, at, error};
+use super::{Config, ConfigError, Limits, at, between, credentials, error, hub};
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
@@ -37,15 +37,21 @@ impl Config {
         let mut limits = limits(&file.limits, open_files, headroom)?;
         limits.compression_shard_bytes_max = file.limits.compression_bytes_max / u64::from(shards);
         let listeners = collect(&written, listener)?;
-        let admin = admin(&file.admin)?;
+        let auth = credentials::auth(file)?;
+        let admin = admin(&file.admin, !auth.api_keys.is_empty())?;
         endpoints::refuse_overlaps(&listeners, admin.as_ref())?;
         let mut routes = file.routes.clone();
         if routes.is_empty() {
-            routes.push(file::Route::default());
+            routes = file::default_routes();
         }
         let (table, route_options): (Vec<_>, Vec<_>) = collect(&routes, route)?.into_iter().unzip();
         endpoints::refuse_doubles(&routes)?;
         times(file)?;
+        if !auth.keys_configured && !auth.allow_anonymous {
+            endpoints::refuse_strangers(&listeners, &routes)?;
+        }
+        let message_bytes_max = file.limits.message_bytes_max;
+        let namespaces = hub::namespaces(&file.channels, auth.keys_configured, message_bytes_max)?;
         let mut config = Self {
             shards,
             admin,
@@ -60,6 +66,11 @@ impl Config {
             listeners,
             routes: Routes::new(table),
             route_options,
+            hub: hub::hub(&file.hub)?,
+            namespaces,
+            auth,
+            resume: credentials::resume(&file.resume)?,
+            metrics_auth: file.admin.metrics_auth,
         };
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.
@@ -75,13 +86,6 @@ fn collect<W, V>(
     one: impl Fn(usize, &W) -> Result<V, ConfigError>,
 ) -> Result<Vec<V>, ConfigError> {
     written.iter().enumerate().map(|(index, written)| one(index, written)).collect()
-}
-
-fn between(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(at(key, format!("must be between {least} and {most}, not {value}")))
 }
 
 fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
@@ -109,12 +113,14 @@ fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
         ("engine.turn_frames_max", written.turn_frames_max),
         ("engine.turn_timers_max", written.turn_timers_max),
         ("engine.turn_codec_bytes_max", written.turn_codec_bytes_max),
+        ("engine.turn_fanout_max", written.turn_fanout_max),
         ("engine.min_wait_completions", written.min_wait_completions),
     ] {
         between(key, value.into(), 1, u32::MAX.into())?;
     }
     between("engine.send_segments_max", written.send_segments_max.into(), 1, 1024)?;
     between("engine.send_bytes_max", written.send_bytes_max.into(), 4096, 1 << 30)?;
+    between("engine.mailbox_bytes_max", written.mailbox_bytes_max, 1 << 20, u64::MAX)?;
     between("engine.min_wait_us", written.min_wait_us.into(), 0, 1_000_000)?;
     Ok(written.clone())
 }

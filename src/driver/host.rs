@@ -74,6 +74,14 @@ pub fn raise_open_files() -> u64 {
     limit.rlim_cur
 }
 
+/// Resident memory of this process (bytes); 0 where /proc is not there.
+pub fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

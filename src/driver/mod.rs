@@ -164,6 +164,8 @@ pub trait Bell: Send + Sync {
 pub trait Driver {
     /// Monotonic time in ns since an arbitrary start common to all drivers of the process.
     fn now_ns(&mut self) -> u64;
+    /// Unix time (ms): for what is told to people and compared with tokens, never for waiting.
+    fn unix_ms(&mut self) -> u64;
     /// A clock in ns for measuring what is shorter than a turn.
     fn stopwatch() -> fn() -> u64 {
         host::monotonic_ns

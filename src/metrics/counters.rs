@@ -1,5 +1,7 @@
 //! What has happened, counted since the start.
 
+use std::collections::BTreeMap;
+
 use crate::proto::http::Refusal;
 use crate::proto::ws::ProtocolError;
 
@@ -47,6 +49,7 @@ macro_rules! counters {
             refused: [u64; Refusal::ALL.len()],
             closed: [u64; CLASSES],
             protocol_errors: [u64; ProtocolError::ALL.len()],
+            auth_failures: BTreeMap<&'static str, u64>,
         }
 
         impl Default for Counters {
@@ -56,6 +59,7 @@ macro_rules! counters {
                     refused: [0; Refusal::ALL.len()],
                     closed: [0; CLASSES],
                     protocol_errors: [0; ProtocolError::ALL.len()],
+                    auth_failures: BTreeMap::new(),
                 }
             }
         }
@@ -67,6 +71,9 @@ macro_rules! counters {
                 add_all(&mut self.refused, &other.refused);
                 add_all(&mut self.closed, &other.closed);
                 add_all(&mut self.protocol_errors, &other.protocol_errors);
+                for (kind, count) in &other.auth_failures {
+                    *self.auth_failures.entry(kind).or_default() += count;
+                }
             }
 
             /// Name, meaning and value of every plain counter.
@@ -162,6 +169,32 @@ counters! {
     deflate_ns,
     /// Messages sent as they were because they do not shrink.
     deflate_useless,
+    /// Messages published to channels.
+    publishes,
+    /// Publishes that repeated an earlier one under its idempotency key.
+    publish_duplicates,
+    /// Channel messages handed to connections.
+    deliveries,
+    /// Gaps that were recovered whole.
+    recoveries,
+    /// Gaps that could not be recovered.
+    recoveries_failed,
+    /// Connections that resumed an earlier one.
+    resumed,
+    /// Connections closed because another one resumed them.
+    replaced,
+    /// Channel messages dropped for slow readers, the oldest first.
+    dropped_oldest,
+    /// Channel messages dropped for slow readers because a newer one had come.
+    dropped_latest,
+    /// Publications dropped on the way to a shard whose mailbox was full.
+    dropped_lagging,
+    /// Requests of hub clients that were answered with an error.
+    request_errors,
+    /// Channels opened.
+    channels_opened,
+    /// Channels forgotten because nobody used them.
+    channels_forgotten,
     /// Sends that the kernel took only a part of.
     short_sends,
     /// Sends and receives that failed because the connection was lost.
@@ -199,6 +232,16 @@ impl Counters {
     /// Counts a violation of the protocol.
     pub fn protocol_error(&mut self, error: ProtocolError) {
         self.protocol_errors[error.index()] += 1;
+    }
+
+    /// Counts a client that could not prove who it is.
+    pub fn auth_failure(&mut self, kind: &'static str) {
+        *self.auth_failures.entry(kind).or_default() += 1;
+    }
+
+    /// Clients that could not prove who they are, by kind.
+    pub fn auth_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.auth_failures.iter().map(|(kind, count)| (*kind, *count))
     }
 
     /// Refused requests by reason.

@@ -76,6 +76,10 @@ histograms! {
     batch: Count, "Completions handled in one turn";
     /// Ping to pong.
     rtt: Nanoseconds, "From a heartbeat ping to its pong";
+    /// From a publish accepted to each receiver's completed send.
+    publish_to_delivery: Nanoseconds, "From an accepted publish to a receiver's completed send";
+    /// From a publish accepted to the completed send to the last receiver of a shard.
+    fanout: Nanoseconds, "From an accepted publish to the completed send to its last receiver";
     /// Bytes in an outbox when its send begins.
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }

@@ -66,6 +66,18 @@ pub struct Gauges {
     pub inflaters_leased: u64,
     /// Bytes of compressors and inflaters that connections share.
     pub codec_pool_bytes: u64,
+    /// Open channels.
+    pub channels: u64,
+    /// Subscriptions.
+    pub channel_members: u64,
+    /// Messages kept for channels' histories.
+    pub history_messages: u64,
+    /// Bytes of them.
+    pub history_bytes: u64,
+    /// Idempotency keys remembered.
+    pub idempotency_keys: u64,
+    /// Bytes of mail about channels that waits for shards.
+    pub mailbox_bytes: u64,
 }
 
 impl Gauges {
@@ -80,6 +92,12 @@ impl Gauges {
         self.context_bytes += other.context_bytes;
         self.inflaters_leased += other.inflaters_leased;
         self.codec_pool_bytes += other.codec_pool_bytes;
+        self.channels += other.channels;
+        self.channel_members += other.channel_members;
+        self.history_messages += other.history_messages;
+        self.history_bytes += other.history_bytes;
+        self.idempotency_keys += other.idempotency_keys;
+        self.mailbox_bytes += other.mailbox_bytes;
     }
 }
 

@@ -102,6 +102,12 @@ impl Family {
                 bytes.as_ref(),
                 gauges.codec_pool_bytes,
             ),
+            ("channels", "Open channels", None, gauges.channels),
+            ("channel_members", "Subscriptions", None, gauges.channel_members),
+            ("history_messages", "Messages kept for channels", None, gauges.history_messages),
+            ("history", "Bytes of messages kept", bytes.as_ref(), gauges.history_bytes),
+            ("idempotency_keys", "Keys of publishes kept", None, gauges.idempotency_keys),
+            ("mailbox", "Bytes of mail between shards", bytes.as_ref(), gauges.mailbox_bytes),
         ] {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
@@ -176,6 +182,11 @@ fn encode_counters(
     let mut family =
         encoder.encode_descriptor("protocol_errors", help, None, MetricType::Counter)?;
     for (kind, value) in counters.protocol_errors() {
+        labelled(&mut family, "kind", kind.to_owned(), value)?;
+    }
+    let help = "Clients that could not prove who they are";
+    let mut family = encoder.encode_descriptor("auth_failures", help, None, MetricType::Counter)?;
+    for (kind, value) in counters.auth_failures() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
     Ok(())

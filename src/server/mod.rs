@@ -4,6 +4,7 @@
 //! exist before the first shard turns, so that each can reach each.
 
 mod collector;
+mod hub;
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -35,6 +36,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 pub use collector::Collector;
+pub use hub::{hub_of, hub_with};
 
 /// A shard has ended.
 pub struct Ended {
@@ -90,6 +92,9 @@ impl Server {
         }
         let started = Instant::now();
         let directory = Directory::new(shards);
+        if let Some(hub) = hub_of(&config) {
+            directory.set_hub(hub);
+        }
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),

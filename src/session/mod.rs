@@ -2,8 +2,8 @@
 //! knows nothing of sockets, buffers or turns.
 
 mod echo;
+pub mod hub;
 
-use crate::config::HandlerName;
 use crate::proto::ws::{DataKind, Payload};
 
 /// Where a session's words go.
@@ -17,14 +17,6 @@ pub trait Outlet {
 pub enum Session {
     /// Each message comes back with its opcode.
     Echo,
-}
-
-impl From<HandlerName> for Session {
-    fn from(name: HandlerName) -> Self {
-        match name {
-            HandlerName::Echo => Session::Echo,
-        }
-    }
 }
 
 impl Session {

@@ -8,6 +8,7 @@
 use super::core::Core;
 use super::outbox::Pools;
 use super::slot::{Slot, Stage};
+use crate::config::RouteOptions;
 use crate::metrics::Gauges;
 use crate::proto::http::Compression;
 use crate::proto::ws::Receiver;
@@ -90,6 +91,17 @@ pub(super) struct Reply {
     pub(super) level: u8,
     /// Shorter messages are not worth it.
     pub(super) bytes_min: usize,
+}
+
+impl Reply {
+    /// As a route wants it, where it was agreed on.
+    pub(super) fn new(sending: Option<Sending>, route: &RouteOptions) -> Option<Self> {
+        sending.map(|sending| Self {
+            sending,
+            level: route.compression_level,
+            bytes_min: route.compression_bytes_min as usize,
+        })
+    }
 }
 
 /// Compresses what waits for that in a slot's outbox, until so many bytes are ready to leave.

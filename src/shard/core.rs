@@ -9,19 +9,24 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::hub::HubState;
 use super::mailbox::Directory;
 use super::outbox::Pools;
 use super::slot::{Armed, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
+use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
+use crate::proto::http::Pages;
 use crate::proto::ws;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
 
 pub(super) struct Core {
     pub id: u16,
     pub config: Arc<Config>,
+    /// What is shown where no route is; the same for all shards.
+    pub pages: Arc<Pages>,
     pub directory: Arc<Directory>,
     pub slots: Slab<Slot>,
     /// One past the highest slot index ever used.
@@ -30,6 +35,10 @@ pub(super) struct Core {
     pub pools: Pools,
     pub inflaters: Inflaters,
     pub deflaters: Deflaters,
+    /// Who the token of the request at hand names.
+    pub admitted: Option<Arc<Identity>>,
+    /// Channels; `None` where no route leads to them.
+    pub hub: Option<Box<HubState>>,
     pub counters: Counters,
     pub histograms: Histograms,
     pub gauges: Gauges,
@@ -85,9 +94,15 @@ impl Core {
             Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
         let histograms = Histograms::new(config.metrics.histograms);
         let inflaters = Inflaters::new(config.inflate_limits(), stopwatch);
+        let pages = match directory.hub() {
+            Some(_) => crate::web::shared(config.hub.playground),
+            None => Arc::new(Pages::new(Vec::new())),
+        };
+        let hub = directory.hub().map(|shared| HubState::new(id, directory.len(), shared));
         Self {
             id,
             config,
+            pages,
             directory,
             // Reserved at once, touched slot by slot: growing would copy and double.
             slots: Slab::with_capacity(room),
@@ -96,6 +111,8 @@ impl Core {
             pools,
             inflaters,
             deflaters: Deflaters::new(stopwatch),
+            admitted: None,
+            hub,
             counters: Counters::default(),
             histograms,
             gauges: Gauges::default(),
@@ -237,6 +254,7 @@ impl Core {
     /// `code` tells how the WebSocket ended, if it was open.
     pub(super) fn leave(&mut self, index: u32, next: Stage, code: u16) {
         if self.slots[index as usize].stage.is_open() {
+            self.hub_end(index);
             self.end_compression(index, matches!(next, Stage::Ending));
         }
         let slot = &mut self.slots[index as usize];
@@ -268,6 +286,10 @@ impl Core {
 
     /// Sends a Close and awaits the peer's.
     pub(super) fn close(&mut self, index: u32, code: u16, reason: &str) {
+        if !matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            return;
+        }
+        self.hub_end(index);
         let slot = &mut self.slots[index as usize];
         let Stage::Open(receiver) = &mut slot.stage else { return };
         let receiver = std::mem::take(receiver);

@@ -63,7 +63,7 @@ impl Core {
                 };
                 let idle = after_if(slot.message_tick, route.idle_timeout_ms);
                 let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
-                waited.min(self.park_tick(index))
+                waited.min(self.park_tick(index)).min(self.hub_tick(index))
             }
             Stage::Closing { .. } => after(slot.stage_tick, self.route(index).close_timeout_ms),
             Stage::Finishing | Stage::Lingering { .. } => {
@@ -154,6 +154,10 @@ impl Core {
     }
 
     fn fire_open(&mut self, index: u32) {
+        self.hub_fire(index);
+        if !matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            return;
+        }
         let route = *self.route(index);
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         let age = self.age_tick(index);
@@ -171,9 +175,11 @@ impl Core {
             self.close_slow_reader(index);
         } else if self.tick >= age {
             self.counters.age_closes += 1;
+            self.say_goodbye(index, 1001, "connection age limit reached", 0);
             self.close(index, 1001, "connection age limit reached, please reconnect");
         } else if self.tick >= after_if(slot.message_tick, route.idle_timeout_ms) {
             self.counters.idle_timeouts += 1;
+            self.say_goodbye(index, 1001, "no message within the idle timeout", 0);
             self.close(index, 1001, "no message within the idle timeout");
         } else if route.ping_interval_ms > 0 && self.tick >= slot.stage_tick {
             self.heartbeat(index, route.pong_timeout_ms);

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::core::Lent;
+use super::outbox::Marked;
 use super::slot::{Armed, Stage};
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
 
@@ -182,9 +183,16 @@ impl<D: Driver> Shard<D> {
         core.counters.bytes_sent += taken as u64;
         core.gauges.outbox_bytes -= taken as u64;
         slot.bytes_sent += taken as u64;
-        let (now_ns, turnaround) = (core.now_ns, &mut core.histograms.turnaround);
-        outbox.sent(batch, taken, &mut core.pools, |at_ns, messages| {
-            turnaround.record_n(now_ns.saturating_sub(at_ns), messages.into());
+        let (now_ns, histograms) = (core.now_ns, &mut core.histograms);
+        outbox.sent(batch, taken, &mut core.pools, |what, at_ns, messages| {
+            let took_ns = now_ns.saturating_sub(at_ns);
+            if what == Marked::Reply {
+                return histograms.turnaround.record_n(took_ns, messages.into());
+            }
+            histograms.publish_to_delivery.record_n(took_ns, messages.into());
+            if what == Marked::LastDelivery {
+                histograms.fanout.record(took_ns);
+            }
         });
         if taken > 0 {
             outbox.progress_tick = core.tick;

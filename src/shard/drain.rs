@@ -18,6 +18,16 @@ pub(super) struct Drain {
     slots: u32,
 }
 
+impl Core {
+    /// Tells a client when to come back: spread over the window, so that they do not all at once.
+    fn goodbye_of_drain(&mut self, index: u32) {
+        let least_ms = self.config.drain.retry_after_s.saturating_mul(1000);
+        let window_ms = self.config.drain.window_ms.max(1000);
+        let retry_after_ms = least_ms.saturating_add(self.random(window_ms));
+        self.say_goodbye(index, 1001, "server is going away", retry_after_ms);
+    }
+}
+
 impl<D: Driver> Shard<D> {
     pub(super) fn begin_drain(&mut self) {
         if self.drain.is_some() {
@@ -63,6 +73,7 @@ impl<D: Driver> Shard<D> {
         drain.told = due.max(from);
         for index in from..due {
             if self.core.slots.contains(index as usize) {
+                self.core.goodbye_of_drain(index);
                 self.core.close(index, 1001, "server is going away, please reconnect");
                 self.settle(index);
             }

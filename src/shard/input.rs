@@ -6,17 +6,18 @@
 use std::net::IpAddr;
 
 use super::compression::Reply;
-use super::core::{Core, Lent};
-use super::outbox::{Outbox, Pools};
+use super::core::Core;
+use super::hub::Handshake;
+use super::replies::Replies;
 use super::slot::{Partial, PeerAddress, Slot, Stage};
-use crate::metrics::{Counters, Gauges};
+use crate::config::HandlerName;
 use crate::proto::http::{self, Availability, Compression, Head, Outcome};
 use crate::proto::proxy::{self, ProxyHeader};
-use crate::proto::ws::deflate::Deflaters;
-use crate::proto::ws::{self, Control, DataKind, Event, OpCode, Payload};
-use crate::session::{Outlet, Session};
+use crate::proto::ws::{self, Control, Event, OpCode};
+use crate::session::Session;
 
 /// What the frames of one input led to.
+#[derive(Clone, Copy)]
 enum After {
     Nothing,
     /// The peer sent a Close with this code, if any.
@@ -151,8 +152,11 @@ impl Core {
         } else {
             Availability::Ready
         };
+        let gate = self.hub.as_deref().map(|hub| hub.gate(&self.config));
         let context = http::Context {
+            gate: gate.as_ref().map(|gate| gate as &dyn http::Gate),
             routes: &self.config.routes,
+            pages: &self.pages,
             limits: &self.config.limits.http,
             forwarding: listener.forwarding.as_ref(),
             peer: slot.peer.get().map(|peer| peer.ip()),
@@ -161,6 +165,11 @@ impl Core {
         };
         let mut answer = self.pools.answer();
         let head = http::receive(bytes, scanned, &context, &mut answer);
+        let (admitted, failure) = gate.map(Handshake::into_parts).unwrap_or_default();
+        self.admitted = admitted;
+        if let Some(kind) = failure {
+            self.counters.auth_failure(kind);
+        }
         if !answer.is_empty() {
             self.queue(index, &answer);
         }
@@ -191,6 +200,7 @@ impl Core {
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
     fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>, compression: Compression) {
+        let identity = self.admitted.take();
         let slot = &self.slots[index as usize];
         let (Stage::Http { accepted_us, .. } | Stage::Proxy { accepted_us, .. }) = slot.stage
         else {
@@ -210,6 +220,7 @@ impl Core {
         self.gauges.open += 1;
         self.schedule_first_ping(index);
         self.set_deadline(index);
+        self.hub_open(index, identity);
     }
 
     /// Frames of an open connection.
@@ -225,7 +236,9 @@ impl Core {
             let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
             let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else { break };
             self.events += 1;
+            let mut heard = false;
             let route = &self.config.route_options[usize::from(slot.route)];
+            let is_hub = route.handler == HandlerName::Hub;
             let mut replies = Replies {
                 outbox,
                 pools: &mut self.pools,
@@ -234,11 +247,7 @@ impl Core {
                 messages_sent,
                 lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
                 in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
-                compression: sending.map(|sending| Reply {
-                    sending,
-                    level: route.compression_level,
-                    bytes_min: route.compression_bytes_min as usize,
-                }),
+                compression: Reply::new(sending, route),
                 deflaters: &mut self.deflaters,
                 measured: self.histograms.is_on(),
                 now_ns: self.now_ns,
@@ -249,7 +258,13 @@ impl Core {
                     *messages_received += 1;
                     replies.counters.messages_received += 1;
                     slot.message_tick = self.tick;
-                    Session::from(route.handler).message(kind, payload, &mut replies);
+                    if is_hub {
+                        let payload = payload.as_slice();
+                        Core::hub_receive(&mut self.hub, index, self.now_ns, kind, payload);
+                        heard = true;
+                    } else {
+                        Session::Echo.message(kind, payload, &mut replies);
+                    }
                 }
                 Event::Ping(payload) => {
                     replies.counters.pings_received += 1;
@@ -266,7 +281,15 @@ impl Core {
                 Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
                 Event::Failed(error) => after = After::Failed(error),
             }
+            if heard {
+                self.hub_apply(index);
+            }
         }
+        self.after_frames(index, after, queued_before);
+    }
+
+    /// What the frames of one input led to is done.
+    fn after_frames(&mut self, index: u32, after: After, queued_before: usize) {
         match after {
             After::Nothing => self.check_outbox(index, queued_before),
             After::PeerClosed(code) => {
@@ -308,7 +331,7 @@ impl Core {
         let limits = &self.config.limits;
         let share = limits.outbox_shard_bytes_max as u64 / self.slots.len() as u64;
         let slot = &mut self.slots[index as usize];
-        let Some(outbox) = &slot.outbox else { return };
+        let Some(outbox) = slot.outbox.as_ref().filter(|_| slot.stage.is_open()) else { return };
         let bytes = outbox.bytes();
         self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
         if bytes > limits.outbox_bytes_max {
@@ -337,105 +360,6 @@ impl Core {
         let token = self.token(index);
         if !std::mem::replace(&mut self.slots[index as usize].throttled, true) {
             self.throttled.push(token);
-        }
-    }
-}
-
-/// The outlet of one connection while its input is looked at.
-struct Replies<'c> {
-    outbox: &'c mut Option<Box<Outbox>>,
-    pools: &'c mut Pools,
-    counters: &'c mut Counters,
-    gauges: &'c mut Gauges,
-    messages_sent: &'c mut u32,
-    /// There, if a reply may leave from the input's own memory: behind it comes nothing more.
-    lent: Option<&'c mut Option<Lent>>,
-    /// From this size on, a reply that is the message itself leaves from the buffer that it came
-    /// in: a copy pushes the turn's other messages out of the core's cache.
-    in_place_bytes_min: usize,
-    /// Whether and how messages are compressed.
-    compression: Option<Reply>,
-    deflaters: &'c mut Deflaters,
-    /// Whether it matters when a reply has left.
-    measured: bool,
-    now_ns: u64,
-    tick: u32,
-}
-
-impl Replies<'_> {
-    /// Compresses a reply, or queues it to be compressed when the send is built; gives it back if
-    /// it does not shrink.
-    fn compressed<'p>(
-        &mut self,
-        reply: Reply,
-        kind: DataKind,
-        payload: Payload<'p>,
-    ) -> Option<Payload<'p>> {
-        let Self { outbox, pools, gauges, deflaters, .. } = self;
-        let outbox = if reply.sending.context.is_some() {
-            let outbox = opened(outbox, pools, self.tick);
-            gauges.outbox_bytes += payload.len() as u64;
-            outbox.later(pools, kind, payload);
-            outbox
-        } else {
-            let (bits, level) = (reply.sending.bits, reply.level);
-            let Some(bytes) = deflaters.compress_alone(bits, level, payload.as_slice()) else {
-                return Some(payload);
-            };
-            let (header, len) = ws::compressed_frame_header(kind, bytes.len());
-            gauges.outbox_bytes += (len + bytes.len()) as u64;
-            let outbox = opened(outbox, pools, self.tick);
-            outbox.copy(pools, [&header[..len], bytes]);
-            outbox
-        };
-        if self.measured {
-            outbox.mark(self.now_ns);
-        }
-        None
-    }
-
-    fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
-        let outbox = opened(self.outbox, self.pools, self.tick);
-        let (header, len) = ws::frame_header(opcode, payload.len());
-        self.gauges.outbox_bytes += (len + payload.len()) as u64;
-        outbox.frame(self.pools, &header[..len], payload);
-        outbox
-    }
-}
-
-fn opened<'o>(outbox: &'o mut Option<Box<Outbox>>, pools: &mut Pools, tick: u32) -> &'o mut Outbox {
-    outbox.get_or_insert_with(|| {
-        let mut outbox = pools.outbox();
-        outbox.progress_tick = tick;
-        outbox
-    })
-}
-
-impl Outlet for Replies<'_> {
-    fn reply(&mut self, kind: DataKind, payload: Payload<'_>) {
-        *self.messages_sent += 1;
-        self.counters.messages_sent += 1;
-        let payload = match self.compression {
-            Some(reply) if payload.len() >= reply.bytes_min => {
-                match self.compressed(reply, kind, payload) {
-                    Some(payload) => payload,
-                    None => return,
-                }
-            }
-            _ => payload,
-        };
-        if let (None, Some(lent), Payload::Borrowed(bytes)) =
-            (&self.outbox, &mut self.lent, &payload)
-            && bytes.len() >= self.in_place_bytes_min
-        {
-            let (header, header_len) = ws::frame_header(kind.opcode(), bytes.len());
-            **lent = Some(Lent { address: bytes.as_ptr().addr(), header, header_len });
-            return;
-        }
-        let (now_ns, measured) = (self.now_ns, self.measured);
-        let outbox = self.frame(kind.opcode(), payload);
-        if measured {
-            outbox.mark(now_ns);
         }
     }
 }

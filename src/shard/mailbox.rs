@@ -4,12 +4,14 @@
 //! asleep: `waiting` is set by the first post after a reading and cleared before the next one.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::oneshot;
 
+use super::hub::HubShared;
+use super::hub::mail::HubMail;
 use crate::driver::Bell;
 use crate::metrics::Snapshot;
 
@@ -25,6 +27,8 @@ pub enum Mail {
     HandoverFailed { key: u64 },
     /// Somebody wants the numbers: an empty snapshot, to be filled and sent back.
     Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
+    /// Something about channels or connections.
+    Hub(Box<HubMail>),
     /// Close all connections, then end.
     Drain,
     /// End now.
@@ -35,6 +39,8 @@ pub enum Mail {
 #[derive(Default)]
 struct Post {
     mails: SegQueue<Mail>,
+    /// Of mail about channels (bytes).
+    mail_bytes: AtomicUsize,
     waiting: AtomicBool,
     bell: OnceLock<Arc<dyn Bell>>,
     connections: AtomicU32,
@@ -46,12 +52,14 @@ struct Post {
 /// All shards.
 pub struct Directory {
     shards: Vec<Post>,
+    hub: OnceLock<Arc<HubShared>>,
 }
 
 impl Directory {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
-        Arc::new(Self { shards: (0..shards).map(|_| Post::default()).collect() })
+        let shards = (0..shards).map(|_| Post::default()).collect();
+        Arc::new(Self { shards, hub: OnceLock::new() })
     }
 
     /// Number of shards.
@@ -87,6 +95,9 @@ impl Directory {
     /// Posts what the shard will look for by itself.
     pub fn post_unannounced(&self, shard: u16, mail: Mail) {
         let to = &self.shards[usize::from(shard)];
+        if let Mail::Hub(mail) = &mail {
+            to.mail_bytes.fetch_add(mail.bytes(), Ordering::Relaxed);
+        }
         to.mails.push(mail);
         if to.closed.load(Ordering::SeqCst) {
             while to.mails.pop().is_some() {}
@@ -120,7 +131,27 @@ impl Directory {
 
     /// The next mail.
     pub fn read(&self, shard: u16) -> Option<Mail> {
-        self.shards[usize::from(shard)].mails.pop()
+        let from = &self.shards[usize::from(shard)];
+        let mail = from.mails.pop()?;
+        if let Mail::Hub(mail) = &mail {
+            from.mail_bytes.fetch_sub(mail.bytes(), Ordering::Relaxed);
+        }
+        Some(mail)
+    }
+
+    /// Mail about channels that waits for a shard (bytes).
+    pub fn mail_bytes(&self, shard: u16) -> usize {
+        self.shards[usize::from(shard)].mail_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the shards share about channels: told before they start, where there are any.
+    pub fn set_hub(&self, hub: Arc<HubShared>) {
+        assert!(self.hub.set(hub).is_ok(), "there is one hub");
+    }
+
+    /// See [`Self::set_hub`].
+    pub fn hub(&self) -> Option<Arc<HubShared>> {
+        self.hub.get().cloned()
     }
 
     /// Publishes a shard's number of connections, and how many of them are open WebSockets.

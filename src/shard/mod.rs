@@ -16,9 +16,11 @@ mod core;
 mod deadlines;
 mod dispatch;
 mod drain;
+pub mod hub;
 mod input;
 pub mod mailbox;
 mod outbox;
+mod replies;
 mod settle;
 mod slot;
 mod timers;
@@ -36,8 +38,11 @@ use crate::config::Config;
 use crate::driver::{Driver, Token, Wait};
 use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
+use hub::Aftermath;
 use mailbox::{Directory, Mail};
 
+/// What an idle connection costs (bytes).
+pub const SLOT_BYTES: u64 = size_of::<slot::Slot>() as u64;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
 /// Between two looks at what can be given back (ticks).
@@ -169,6 +174,7 @@ impl<D: Driver> Shard<D> {
         }
         self.fire_timers();
         self.drain_on();
+        self.turn_hub();
         self.feed_starved();
         self.feed_throttled();
         self.flush();
@@ -207,6 +213,26 @@ impl<D: Driver> Shard<D> {
                 histograms.batch.record(u64::from(handled));
             }
             self.turn_ended_ns = ended_ns;
+        }
+    }
+
+    /// Channels: requests, fan-out, and mail to other shards.
+    fn turn_hub(&mut self) {
+        if self.core.hub.is_none() {
+            return;
+        }
+        let unix_ms = self.driver.unix_ms();
+        self.cut |= self.core.hub_turn(unix_ms);
+        let Aftermath { posts, touched } = self.core.hub_aftermath();
+        for (shard, mail) in posts {
+            if self.core.directory.post_silently(shard, Mail::Hub(Box::new(mail))) {
+                self.driver.doorbell(shard);
+            }
+        }
+        for index in touched {
+            if self.core.slots.contains(index as usize) {
+                self.settle(index);
+            }
         }
     }
 
@@ -254,6 +280,7 @@ impl<D: Driver> Shard<D> {
                         self.core.histograms.add(&unread.histograms);
                     }
                 }
+                Mail::Hub(mail) => self.core.hub_mail(*mail),
                 Mail::Drain => self.begin_drain(),
                 Mail::Stop => self.stop(),
             }
@@ -280,9 +307,10 @@ impl<D: Driver> Shard<D> {
     fn fill(&self, numbers: &mut Snapshot) {
         let core = &self.core;
         let gauges = Gauges { slots: core.slots.len() as u64, ..core.gauges };
-        let gauges = core.compression_gauges(gauges);
+        let gauges = core.hub_gauges(core.compression_gauges(gauges));
         numbers.counters.clone_from(&core.counters);
         core.fill_compression(numbers);
+        core.fill_hub(numbers);
         numbers.gauges = gauges;
         numbers.drivers.clear();
         numbers.drivers.push((core.id, gauges, self.driver.counters()));

@@ -11,6 +11,7 @@
 //! from input to completed send is measured exactly, however sends are cut.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
@@ -24,13 +25,25 @@ const OUTBOXES_MAX: usize = 512;
 /// Marks of one outbox; past it, later replies join the last mark.
 const MARKS_MAX: usize = 64;
 
-/// Replies to the input of one turn.
+/// What a mark stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marked {
+    /// Replies to input.
+    Reply,
+    /// A publication.
+    Delivery,
+    /// A publication, to the last of its receivers here.
+    LastDelivery,
+}
+
+/// Messages whose leaving is timed: those that answer the input of one turn, or publications.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
-    /// Position, counted from the outbox's beginning, behind the last of these replies.
+    /// Position, counted from the outbox's beginning, behind the last of these messages.
     end: u64,
     at_ns: u64,
     messages: u32,
+    what: Marked,
 }
 
 /// What cannot be laid out yet, because a message before it has yet to be compressed.
@@ -204,6 +217,13 @@ impl Outbox {
         }
     }
 
+    /// Adds a frame that others send as well.
+    pub(super) fn shared(&mut self, frame: Arc<[u8]>) {
+        let len = frame.len();
+        self.push(Segment::Shared(frame));
+        self.count(len);
+    }
+
     fn count(&mut self, len: usize) {
         self.bytes += len;
         if self.later.is_empty() {
@@ -218,14 +238,24 @@ impl Outbox {
         if !self.later.is_empty() {
             return self.later.push_back(Later::Mark(at_ns));
         }
+        self.set_mark(at_ns, Marked::Reply);
+    }
+
+    /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
+    pub(super) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
+        debug_assert!(self.later.is_empty(), "publications do not wait to be compressed");
+        self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery });
+    }
+
+    fn set_mark(&mut self, at_ns: u64, what: Marked) {
         let end = self.queued_total;
         let full = self.marks.len() >= MARKS_MAX;
         match self.marks.back_mut() {
-            Some(last) if last.at_ns == at_ns || full => {
+            Some(last) if (last.at_ns == at_ns && last.what == what) || full => {
                 last.end = end;
                 last.messages += 1;
             }
-            _ => self.marks.push_back(Mark { end, at_ns, messages: 1 }),
+            _ => self.marks.push_back(Mark { end, at_ns, messages: 1, what }),
         }
     }
 
@@ -241,7 +271,7 @@ impl Outbox {
             mark.end += bytes.len() as u64;
         }
         let end = self.sent_total + bytes.len() as u64;
-        self.marks.push_front(Mark { end, at_ns, messages: 1 });
+        self.marks.push_front(Mark { end, at_ns, messages: 1, what: Marked::Reply });
     }
 
     /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
@@ -255,14 +285,14 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Takes the batch back after `sent` bytes of it have left. `replied` is told each mark that
-    /// is now wholly sent: when its input came in, and how many messages it stands for.
+    /// Takes the batch back after `sent` bytes of it have left. `left` is told each mark that is
+    /// now wholly sent: what it is, when that began, and how many messages it stands for.
     pub(super) fn sent(
         &mut self,
         mut batch: Box<Batch>,
         sent: usize,
         pools: &mut Pools,
-        mut replied: impl FnMut(u64, u32),
+        mut left: impl FnMut(Marked, u64, u32),
     ) {
         debug_assert!(self.batch.is_none(), "one batch is under way at most");
         batch.advance(sent, |segment| pools.recycle(segment));
@@ -270,7 +300,7 @@ impl Outbox {
         self.bytes -= sent;
         self.sent_total += sent as u64;
         while let Some(mark) = self.marks.front().filter(|mark| mark.end <= self.sent_total) {
-            replied(mark.at_ns, mark.messages);
+            left(mark.what, mark.at_ns, mark.messages);
             self.marks.pop_front();
         }
     }

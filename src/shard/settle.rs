@@ -56,10 +56,12 @@ impl<D: Driver> Shard<D> {
             self.listen_to(index);
         }
         let slot = &mut self.core.slots[index as usize];
-        if !slot.dirty
-            && !slot.lending
-            && slot.outbox.as_ref().is_some_and(|outbox| !outbox.is_sending())
-        {
+        let ready = match &slot.outbox {
+            Some(outbox) => !outbox.is_sending(),
+            None => self.core.hub.is_some() && self.core.has_backlog(index),
+        };
+        let slot = &mut self.core.slots[index as usize];
+        if ready && !slot.dirty && !slot.lending {
             slot.dirty = true;
             self.core.dirty.push(index);
         }
@@ -96,7 +98,11 @@ impl<D: Driver> Shard<D> {
         let core = &mut self.core;
         let bounds = core.config.send_bounds();
         let mut unwatched = Vec::new();
-        for index in core.dirty.drain(..) {
+        let mut dirty = std::mem::take(&mut core.dirty);
+        for index in dirty.drain(..) {
+            if core.hub.is_some() && core.has_backlog(index) {
+                core.refill(index, bounds.bytes_max);
+            }
             let Some(slot) = core.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
                 continue;
             };
@@ -121,6 +127,8 @@ impl<D: Driver> Shard<D> {
                 unwatched.push(index);
             }
         }
+        debug_assert!(core.dirty.is_empty(), "building sends makes nothing dirty");
+        core.dirty = dirty;
         // Every other timer looks at the send deadline too; these have none but that.
         for index in unwatched {
             core.set_deadline(index);
@@ -163,9 +171,13 @@ impl<D: Driver> Shard<D> {
         let core = &mut self.core;
         let slot = &mut core.slots[index as usize];
         let low = core.config.limits.outbox_low_bytes;
-        if !slot.paused || slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low) {
+        if !slot.paused
+            || slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low)
+            || core.hub_holds(index)
+        {
             return;
         }
+        let slot = &mut core.slots[index as usize];
         if core.gauges.outbox_bytes > core.config.limits.outbox_shard_bytes_max as u64 {
             core.throttle(index);
         } else {

@@ -128,3 +128,37 @@ fn chromium() {
     node.arg(root().join(".cache/node")).arg(server.admin().to_string());
     run(&mut node, "with_chromium.mjs", &mut server, &address);
 }
+
+/// A script that needs no server of ours.
+#[track_caller]
+fn alone(command: &mut Command) -> String {
+    let program = command.get_program().to_owned();
+    let output = Command::new("timeout")
+        .arg(SCRIPT_SECONDS_MAX)
+        .arg(program)
+        .args(command.get_args())
+        .current_dir(root())
+        .output()
+        .expect("coreutils are there");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{said}{errors}", output.status);
+    said
+}
+
+#[test]
+fn client_library() {
+    tool(root().join(".cache/node/node_modules/ws"));
+    let mut node = Command::new("node");
+    let said = alone(node.arg("--test").arg("tests/clients/library.test.mjs"));
+    assert!(said.contains("\n# fail 0\n") && !said.contains("\n# pass 0\n"), "{said}");
+}
+
+#[test]
+fn playground() {
+    tool(root().join(".cache/node/node_modules/playwright-core"));
+    tool(PathBuf::from("/usr/bin/chromium"));
+    let mut node = Command::new("node");
+    node.arg("tests/clients/playground.mjs").arg(root().join(".cache/node")).arg("src/web");
+    assert!(alone(&mut node).ends_with("all passed\n"));
+}

@@ -28,14 +28,23 @@ fn the_list_has_figures_of_every_histogram() {
     let list = json(&server, "/v1/histograms");
     let list = list.as_array().expect("it is a list");
     let names: Vec<_> = list.iter().map(|one| one["name"].as_str().expect("a name")).collect();
-    let known =
-        ["accept_to_open", "turnaround", "turn", "wait", "batch", "rtt", "send_queue_bytes"];
+    let known = [
+        "accept_to_open",
+        "turnaround",
+        "turn",
+        "wait",
+        "batch",
+        "rtt",
+        "publish_to_delivery",
+        "fanout",
+        "send_queue_bytes",
+    ];
     assert_eq!(names, known);
     let (open, turnaround) = (&list[0], &list[1]);
     assert_eq!((&open["count"], &open["unit"]), (&3.into(), &"nanoseconds".into()));
     assert_eq!(turnaround["count"], 120);
     assert_eq!(list[4]["unit"], "count");
-    assert_eq!(list[6]["unit"], "bytes");
+    assert_eq!(list[8]["unit"], "bytes");
     let rising = ["min", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
     let rising = rising.map(|key| turnaround[key].as_u64().expect("a number"));
     assert!(rising[0] > 100 && rising.is_sorted(), "{turnaround}");

@@ -29,7 +29,10 @@ fn ipv6() {
 #[test]
 fn the_ipv6_wildcard_takes_both_families_unless_told_otherwise() {
     for only_v6 in [false, true] {
-        let config = format!("[[listener]]\naddress = \"[::]:0\"\nonly_v6 = {only_v6}\n");
+        let config = format!(
+            "[[listener]]\naddress = \"[::]:0\"\nonly_v6 = {only_v6}\n\
+             [auth]\nallow_anonymous = true\n"
+        );
         let server = Server::start_with(&["--shards", "2"], &config);
         let port = server.address().port();
         Raw::open(SocketAddr::new("::1".parse().unwrap(), port)).echo("six");

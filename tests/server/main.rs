@@ -14,6 +14,7 @@ mod listeners;
 mod logs;
 mod messages;
 mod no_http;
+mod pages;
 mod peers;
 mod refusals;
 mod shards;

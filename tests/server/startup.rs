@@ -77,7 +77,8 @@ fn a_busy_port_is_told_with_its_cure() {
 
 #[test]
 fn an_address_of_another_host_is_told() {
-    let text = failure(&["--listen", "192.0.2.1:0", "--admin", ""], "");
+    let anybody = "--auth-allow-anonymous";
+    let text = failure(&["--listen", "192.0.2.1:0", "--admin", "", anybody], "");
     tells(&text, &["192.0.2.1", "no interface", "ip addr"]);
 }
 

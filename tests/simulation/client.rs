@@ -136,7 +136,7 @@ impl fmt::Debug for Client {
     }
 }
 
-fn frame(network: &Network, first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(network: &Network, first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
         len @ 0..=125 => bytes.push(0x80 | len as u8),

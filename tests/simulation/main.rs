@@ -4,6 +4,7 @@
 mod client;
 mod codec;
 mod compression;
+mod hub;
 mod numbers;
 mod world;
 

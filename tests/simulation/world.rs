@@ -6,6 +6,7 @@ use std::sync::Arc;
 use seawall::config::{Config, file::File};
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
+use seawall::shard::hub::{HubShared, MakeLog};
 use seawall::shard::mailbox::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 
@@ -31,8 +32,31 @@ impl World {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
+        Self::build(seed, faults, &config, None)
+    }
+
+    /// The same with channels, over a log of the test's.
+    pub(crate) fn with_hub(
+        seed: u64,
+        shards: u16,
+        faults: Faults,
+        make_log: MakeLog,
+        change: impl FnOnce(&mut File),
+    ) -> Self {
+        let mut file = File { shards, ..File::default() };
+        change(&mut file);
+        let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
+        let hub = seawall::server::hub_with(&config, make_log);
+        Self::build(seed, faults, &config, hub)
+    }
+
+    fn build(seed: u64, faults: Faults, config: &Arc<Config>, hub: Option<Arc<HubShared>>) -> Self {
+        let shards = config.shards;
         let network = Network::new(seed, shards, faults);
         let directory = Directory::new(usize::from(shards));
+        if let Some(hub) = hub {
+            directory.set_hub(hub);
+        }
         let make = |id: u16| {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };

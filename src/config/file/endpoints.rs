@@ -82,8 +82,9 @@ section! {
 }
 
 section! {
-    /// What a path leads to. Without any: an echo at `/echo`.
-    Route "route" repeated true;
+    /// What a path leads to. Without any: the hub at `/ws`, and an echo at `/echo`; one that is
+    /// written replaces both.
+    Route "route" repeated true absent true;
 
     /// Begins with `/`.
     path: String = "/echo".into(),
@@ -93,11 +94,11 @@ section! {
     r#match: Matching = Matching::Exact,
     "`prefix` where the path carries names of rooms or tenants.";
 
-    /// What runs on the connection: `echo`.
+    /// What runs on the connection: `hub` = channels, in JSON; `echo` = each message comes back.
     handler: HandlerName = HandlerName::Echo,
-    "`echo` is for measuring and health checks from end to end.";
+    "`hub` for applications; `echo` is for measuring and health checks from end to end.";
 
-    /// Subprotocols that may be chosen.
+    /// Subprotocols that may be chosen; for the hub, empty = `seawall.v1`.
     subprotocols: Vec<String> = Vec::new(),
     "Where clients offer some.";
 
@@ -150,6 +151,15 @@ section! {
     "Set to rebalance connections over nodes behind a load balancer.";
 }
 
+/// The hub's protocol, as subprotocols name it.
+pub const SUBPROTOCOL: &str = "seawall.v1";
+
+/// What there is where no route is written.
+pub fn default_routes() -> Vec<Route> {
+    let hub = Route { path: "/ws".into(), handler: HandlerName::Hub, ..Route::default() };
+    vec![hub, Route::default()]
+}
+
 /// How a route's path is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -187,8 +197,10 @@ pub enum HandlerName {
     /// Each message comes back with its opcode.
     #[default]
     Echo,
+    /// Channels, in the JSON protocol.
+    Hub,
 }
 
 impl OptionType for HandlerName {
-    const KIND: Kind = Kind::Choice(&["echo"]);
+    const KIND: Kind = Kind::Choice(&["echo", "hub"]);
 }

@@ -59,6 +59,16 @@ section! {
     turn_timers_max: u32 = 256,
     "Lower when heartbeats of very many connections lengthen turns.";
 
+    /// Deliveries to members of channels that a shard makes in one turn.
+    turn_fanout_max: u32 = 2048,
+    "Lower when publications to very many members lengthen `seawall_turn_seconds` for all; higher \
+     spreads each of them sooner.";
+
+    /// Bytes of mail that may wait for a shard; past it publishers are slowed down, and the API
+    /// answers 503.
+    mailbox_bytes_max: u64 = 64 << 20,
+    "Raise where bursts of large publications cross shards and memory is there.";
+
     /// Bytes that leave in one send; what waits behind them can still be acted on.
     send_bytes_max: u32 = 256 * 1024,
     "Raise for few clients with large messages on fast networks.";

@@ -3,14 +3,22 @@
 //! Sections are rows of one [`table`]; what the values mean together is decided in
 //! [`super::Config::validate`].
 
+mod auth;
 mod endpoints;
 mod engine;
+mod hub;
+mod secret;
 pub mod table;
 
 use serde::{Deserialize, Serialize};
 
-pub use endpoints::{CompressionMode, HandlerName, Listener, Matching, Route};
+pub use auth::{ApiKey, Auth, Key, Resume};
+pub use endpoints::{
+    CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
+};
 pub use engine::{Engine, Limits};
+pub use hub::{Channel, Hub};
+pub use secret::{Secret, Secrets};
 use table::{Kind, OptionType, Row, Section, section};
 
 /// The whole file.
@@ -26,20 +34,31 @@ pub struct File {
     pub drain: Drain,
     pub metrics: Metrics,
     pub log: Log,
+    pub hub: Hub,
+    pub auth: Auth,
+    pub resume: Resume,
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
     #[serde(rename = "route")]
     pub routes: Vec<Route>,
+    #[serde(rename = "channel")]
+    pub channels: Vec<Channel>,
+    #[serde(rename = "key")]
+    pub keys: Vec<Key>,
+    #[serde(rename = "api_key")]
+    pub api_keys: Vec<ApiKey>,
 }
 
 /// What stands above the first section.
 pub const TOP: Section = Section {
     name: "",
     repeated: false,
+    absent: false,
     about: "The server as a whole.",
     rows: &[Row {
         key: "shards",
         kind: Kind::Number { max: 1024 },
+        secret: false,
         default: || toml::Value::Integer(0),
         meaning: "Shards, each a thread with a ring of its own; 0 = one a core.",
         change: "More than cores reach more connections where the open-files limit cannot be \
@@ -48,11 +67,17 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 10] = [
+pub const SECTIONS: [Section; 16] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
     Route::SECTION,
+    Channel::SECTION,
+    Hub::SECTION,
+    Auth::SECTION,
+    Key::SECTION,
+    ApiKey::SECTION,
+    Resume::SECTION,
     Limits::SECTION,
     Timeouts::SECTION,
     Drain::SECTION,
@@ -65,13 +90,18 @@ section! {
     /// The address for operators.
     Admin "admin" repeated false;
 
-    /// `ADDR:PORT`, `unix:PATH`, or empty for none. Without keys it must be loopback or a path.
+    /// `ADDR:PORT`, `unix:PATH`, or empty for none. Without an `[[api_key]]` it must be loopback
+    /// or a path.
     listen: String = "127.0.0.1:9100".into(),
     "A Unix socket where only one user of this host may look; another port where 9100 is taken.";
 
     /// Host names (without port) that requests may name, besides loopback addresses.
     hosts: Vec<String> = vec!["localhost".into()],
     "Add the name under which a tunnel or proxy on this host is reached.";
+
+    /// Asks for an API key on `/metrics` too.
+    metrics_auth: bool = false,
+    "Where others reach the address, and the collector can send a key.";
 }
 
 section! {

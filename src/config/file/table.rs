@@ -4,6 +4,8 @@
 //! is read into, the flags, the names in the environment, what `seawall config` prints and the
 //! README's reference, so that none of them can lag behind.
 
+use super::secret::{Secret, Secrets};
+
 /// What a value looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -38,6 +40,8 @@ impl Kind {
 /// A type that an option may have.
 pub trait OptionType {
     const KIND: Kind;
+    /// Whether values are never shown.
+    const SECRET: bool = false;
 }
 
 impl OptionType for bool {
@@ -59,12 +63,22 @@ impl OptionType for String {
 impl OptionType for Vec<String> {
     const KIND: Kind = Kind::List;
 }
+impl OptionType for Secret {
+    const KIND: Kind = Kind::Text;
+    const SECRET: bool = true;
+}
+impl OptionType for Secrets {
+    const KIND: Kind = Kind::List;
+    const SECRET: bool = true;
+}
 
 /// One option.
 #[derive(Debug)]
 pub struct Row {
     pub key: &'static str,
     pub kind: Kind,
+    /// Whether its values are never shown.
+    pub secret: bool,
     pub default: fn() -> toml::Value,
     /// What it is.
     pub meaning: &'static str,
@@ -87,6 +101,11 @@ impl Row {
             ("_level", "effort"),
             ("_ratio", "times"),
             ("backlog", "connections"),
+            ("history", "messages"),
+            ("history_page", "messages"),
+            ("presence_page", "members"),
+            ("turn_fanout", "deliveries"),
+            ("rate", "publishes a second"),
         ];
         let name = self.key.trim_end_matches("_max").trim_end_matches("_min");
         let unit = named.iter().find(|(suffix, _)| name.ends_with(suffix)).map(|(_, unit)| *unit);
@@ -101,6 +120,8 @@ pub struct Section {
     pub name: &'static str,
     /// May be there several times, as `[[name]]`.
     pub repeated: bool,
+    /// Whether there is none of it by default: what is printed of it is commented out.
+    pub absent: bool,
     pub about: &'static str,
     pub rows: &'static [Row],
 }
@@ -131,7 +152,7 @@ impl Section {
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
-        $name:ident $section:literal repeated $repeated:literal;
+        $name:ident $section:literal repeated $repeated:literal $(absent $absent:literal)?;
         $(
             $(#[doc = $doc:literal])+
             $field:ident: $type:ty = $default:expr, $change:literal;
@@ -161,10 +182,12 @@ macro_rules! section {
                 $crate::config::file::table::Section {
                     name: $section,
                     repeated: $repeated,
+                    absent: false $(|| $absent)?,
                     about: concat!($($about),+),
                     rows: &[$($crate::config::file::table::Row {
                         key: $crate::config::file::table::key(stringify!($field)),
                         kind: <$type as $crate::config::file::table::OptionType>::KIND,
+                        secret: <$type as $crate::config::file::table::OptionType>::SECRET,
                         default: || {
                             let value: $type = $default;
                             toml::Value::try_from(value).expect("every default is valid TOML")

@@ -1,4 +1,7 @@
-//! Who is answered at the admin address: programs on this host, and no web pages.
+//! Who is answered at the admin address: programs on this host, or with a key, and no web pages.
+//!
+//! Without keys the address is this host's only. With some, every request but those that tell
+//! whether the process is well brings one, and then may come from anywhere, under any name.
 //!
 //! A page that a browser on this host shows can send requests to loopback addresses. It cannot
 //! leave out its `Origin`, nor send JSON without one; and a page whose name was made to lead here
@@ -8,24 +11,47 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{self, Request};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use super::refuse;
+use crate::auth::ApiKeys;
 
 /// What the guard goes by.
 #[derive(Clone)]
 pub(super) struct Guard {
     /// Host names that requests may name, besides loopback addresses.
     hosts: Arc<Vec<String>>,
+    /// With none, nobody is asked for one.
+    keys: Arc<ApiKeys>,
+    /// Whether the metrics ask for a key too.
+    metrics_auth: bool,
 }
 
 impl Guard {
     /// For an address reached as these hosts; over a Unix socket also as `localhost`.
-    pub(super) fn new(hosts: &[String], unix: bool) -> Self {
+    pub(super) fn new(
+        hosts: &[String],
+        unix: bool,
+        keys: Arc<ApiKeys>,
+        metrics_auth: bool,
+    ) -> Self {
         let own = unix.then(|| "localhost".to_owned());
-        Self { hosts: Arc::new(hosts.iter().cloned().chain(own).collect()) }
+        let hosts = Arc::new(hosts.iter().cloned().chain(own).collect());
+        Self { hosts, keys, metrics_auth }
+    }
+
+    /// Whether a request to this path must bring a key, and does not.
+    fn misses_key(&self, path: &str, headers: &HeaderMap) -> bool {
+        let is_open = match path {
+            "/healthz" | "/readyz" => true,
+            "/metrics" => !self.metrics_auth,
+            _ => false,
+        };
+        !is_open
+            && !self.keys.is_empty()
+            && bearer(headers).and_then(|key| self.keys.check(key)).is_none()
     }
 
     fn is_own_host(&self, host: &str) -> bool {
@@ -49,8 +75,17 @@ pub(super) async fn guard(
         let message = "requests from web pages (with an Origin) are not answered here";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
     }
+    if guard.misses_key(request.uri().path(), headers) {
+        let message = "this asks for an API key: send `Authorization: Bearer KEY` with the secret \
+                       of an [[api_key]]";
+        let mut response = refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
+        let scheme = HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        return response;
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !guard.is_own_host(host) {
+    // A name that was made to lead here is of no use to a page that has no key.
+    if guard.keys.is_empty() && !guard.is_own_host(host) {
         let message = "the Host is not of this machine: use its loopback address, or list the name \
                        in admin.hosts";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
@@ -60,6 +95,12 @@ pub(super) async fn guard(
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
     }
     next.run(request).await
+}
+
+/// What `Authorization` bears (RFC 6750 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
 fn may_change(method: &Method, headers: &HeaderMap) -> bool {
@@ -80,7 +121,8 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_answered() {
-        let guard = Guard::new(&["localhost".to_owned(), "seawall.internal".to_owned()], false);
+        let new = |hosts: &[String], unix| Guard::new(hosts, unix, Arc::default(), false);
+        let guard = new(&["localhost".to_owned(), "seawall.internal".to_owned()], false);
         for host in ["127.0.0.1", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST:1", "seawall.internal"]
         {
             assert!(guard.is_own_host(host), "{host}");
@@ -88,17 +130,44 @@ mod tests {
         for host in ["", "evil.example:9100", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"] {
             assert!(!guard.is_own_host(host), "{host}");
         }
-        assert!(!Guard::new(&[], false).is_own_host("localhost"));
-        assert!(Guard::new(&[], true).is_own_host("localhost"));
-        assert!(!Guard::new(&[], true).is_own_host("evil.example"));
+        assert!(!new(&[], false).is_own_host("localhost"));
+        assert!(new(&[], true).is_own_host("localhost"));
+        assert!(!new(&[], true).is_own_host("evil.example"));
+    }
+
+    #[test]
+    fn a_key_is_asked_for_where_there_are_some() {
+        let secret = "0123456789abcdef0123";
+        let guard = |metrics_auth| {
+            Guard::new(&[], false, Arc::new(ApiKeys::new([("a", secret)])), metrics_auth)
+        };
+        let misses = |guard: &Guard, path: &str, value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            guard.misses_key(path, &std::iter::once((header::AUTHORIZATION, value)).collect())
+        };
+        for authorization in ["", "Bearer", "Bearer ", "Bearer wrong", &format!("Basic {secret}")] {
+            assert!(misses(&guard(false), "/v1/node", authorization), "{authorization}");
+            assert!(!misses(&guard(false), "/metrics", authorization));
+            assert!(misses(&guard(true), "/metrics", authorization));
+            assert!(!misses(&guard(true), "/healthz", authorization));
+            assert!(misses(&guard(true), "/healthz/", authorization));
+        }
+        for scheme in ["Bearer", "bearer"] {
+            assert!(!misses(&guard(true), "/v1/node", &format!("{scheme} {secret}")));
+        }
+        assert!(guard(false).misses_key("/v1/node", &HeaderMap::new()));
+        assert!(
+            !Guard::new(&[], false, Arc::default(), false)
+                .misses_key("/v1/node", &HeaderMap::new())
+        );
     }
 
     #[test]
     fn what_may_change_something_is_json() {
         let headers = |lines: &[(&'static str, &'static str)]| -> HeaderMap {
-            let pairs = lines.iter().map(|(name, value)| {
-                (name.parse().unwrap(), header::HeaderValue::from_static(value))
-            });
+            let pairs = lines
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)));
             pairs.collect()
         };
         let none = headers(&[]);

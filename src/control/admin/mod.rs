@@ -1,15 +1,17 @@
 //! The admin address: metrics, histograms, health and what runs here, for operators on this host.
 //!
-//! It has no keys yet, so it listens on loopback or a Unix socket only, and its [`guard`] keeps
-//! web pages out.
+//! Without API keys it listens on loopback or a Unix socket only. Its [`guard`] asks for keys where
+//! there are some, and keeps web pages out.
 
 mod accept;
+mod api;
 mod guard;
 mod listener;
 mod pages;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -20,6 +22,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
+use crate::shard::hub::HubShared;
 use crate::shard::mailbox::Directory;
 use guard::Guard;
 use listener::Socket;
@@ -56,13 +59,33 @@ impl State {
     }
 }
 
+impl State {
+    /// What the shards share about channels.
+    fn hub(&self) -> Result<Arc<HubShared>, api::ApiError> {
+        self.0.directory.hub().ok_or_else(api::no_hub)
+    }
+
+    /// Unix time (ms).
+    fn unix_ms() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
+    /// The shards' clock (ns).
+    fn clock_ns(&self) -> u64 {
+        self.0.facts.started.elapsed().as_nanos() as u64
+    }
+}
+
 /// Answers until the process ends, in a task of its own. The socket's file, if any, is to be kept
 /// until then.
 pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile> {
     let AdminListener { socket, file } = listener;
     tokio::spawn(async move {
         let unix = matches!(socket, Socket::Unix(_));
-        let guard = Guard::new(&state.0.config.admin_hosts, unix);
+        let config = &state.0.config;
+        let keys = config.auth.api_keys.clone();
+        let guard = Guard::new(&config.admin_hosts, unix, keys, config.metrics_auth);
         let router = router(guard, state);
         let result = match socket {
             Socket::Tcp(socket) => match tcp(socket) {
@@ -101,13 +124,14 @@ fn router(guard: Guard, state: State) -> Router {
         .route("/v1/node", get(pages::node))
         .route("/v1/histograms", get(pages::histograms))
         .route("/v1/histograms/{name}", get(pages::histogram))
+        .merge(api::router())
         .fallback(|| async {
-            let message = "there are /metrics, /healthz, /readyz, /v1/node, /v1/histograms, \
-                           /v1/histograms/NAME and /v1/histograms/NAME.hgrm";
+            let message = "there are /metrics, /healthz, /readyz, and what /v1/openapi.json \
+                           describes";
             refuse(StatusCode::NOT_FOUND, "not_found", message)
         })
         .method_not_allowed_fallback(|| async {
-            let message = "this is only read: use GET";
+            let message = "another method is meant: /v1/openapi.json tells which";
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
         .layer(middleware::from_fn_with_state(guard, guard::guard))

@@ -25,6 +25,9 @@ use super::{
 use network::{Cancel, Receive, State};
 pub use network::{Faults, Peer, Traffic};
 
+/// When simulated time begins (Unix, ms).
+const UNIX_START_MS: u64 = 1_700_000_000_000;
+
 /// Everything that is simulated.
 #[derive(Clone)]
 pub struct Network(Rc<RefCell<State>>);
@@ -275,6 +278,10 @@ impl Driver for Sim {
 
     fn now_ns(&mut self) -> u64 {
         self.state().now_ns
+    }
+
+    fn unix_ms(&mut self) -> u64 {
+        UNIX_START_MS + self.state().now_ns / 1_000_000
     }
 
     fn listen(&mut self, listener: u16, _socket: OwnedFd) -> io::Result<()> {

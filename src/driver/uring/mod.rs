@@ -360,6 +360,11 @@ impl Driver for Uring {
         self.options.epoch.elapsed().as_nanos() as u64
     }
 
+    fn unix_ms(&mut self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
     fn listen(&mut self, listener: u16, socket: OwnedFd) -> io::Result<()> {
         let index = usize::from(listener);
         if self.listeners.len() <= index {

@@ -46,7 +46,9 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Outcome, String
         compression: Some(policy),
     }]);
     let context = http::Context {
+        gate: None,
         routes: &routes,
+        pages: &http::Pages::NONE,
         limits: &http::Limits { head_bytes_max: 1 << 16, target_bytes_max: 9, headers_max: 100 },
         forwarding: None,
         peer: None,

@@ -52,7 +52,9 @@ pub fn request(data: &[u8]) {
     let forwarding = Forwarding { header, trusted };
     let retry_after_s = u32::from(choice[0]);
     let context = http::Context {
+        gate: None,
         routes: &routes,
+        pages: &http::Pages::NONE,
         limits: &limits,
         forwarding: (choice[3] & 2 != 0).then_some(&forwarding),
         peer: (choice[3] & 4 != 0).then_some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),

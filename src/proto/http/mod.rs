@@ -8,13 +8,14 @@
 //!
 //! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does
 //! not parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`,
-//! `extensions`, `upgrade` (the decision), `response`, `refusal`.
+//! `extensions`, `pages`, `upgrade` (the decision), `response`, `refusal`.
 
 mod authority;
 mod extensions;
 mod fault;
 mod forwarded;
 mod head;
+mod pages;
 mod refusal;
 mod request;
 mod response;
@@ -26,6 +27,7 @@ use std::net::IpAddr;
 
 pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
+pub use pages::{Form, Page, Pages};
 pub use refusal::Refusal;
 pub use response::refuse;
 pub use route::{Origins, Route, Routes};
@@ -63,11 +65,25 @@ pub enum Availability {
     },
 }
 
+/// Decides about upgrades by the token that a request carries.
+pub trait Gate: std::fmt::Debug {
+    /// Whether a token in the query counts.
+    fn takes_query(&self) -> bool;
+    /// Looks at the token of a request for the route of this index: of its `Authorization: Bearer`,
+    /// or else of `token` in its query.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what to do: the answer is 401.
+    fn check(&self, route: usize, token: Option<&str>) -> Result<(), String>;
+}
+
 /// What the decision about a request depends on beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'c> {
     /// Where upgrades lead.
     pub routes: &'c Routes,
+    /// What is shown where no route is.
+    pub pages: &'c Pages,
     /// How much a request may be.
     pub limits: &'c Limits,
     /// Which header names the client, and who is believed; `None`: no header is.
@@ -76,6 +92,8 @@ pub struct Context<'c> {
     pub peer: Option<IpAddr>,
     /// Whether upgrades are taken now.
     pub availability: Availability,
+    /// Who may be upgraded; `None`: everybody.
+    pub gate: Option<&'c dyn Gate>,
     /// Memory left for compression contexts of single connections (bytes).
     pub context_room_bytes: u64,
 }

@@ -7,6 +7,8 @@ pub enum Refusal {
     /// It breaks RFC 9112 or the handshake of RFC 6455 (400). A version of HTTP other than 1.1 is
     /// answered like this too: 505 would invite another version, and there is none.
     BadRequest,
+    /// Its token is not valid (401).
+    Unauthorized,
     /// Its Origin may not use this route (403).
     Forbidden,
     /// No route has its path (404).
@@ -27,8 +29,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::BadRequest,
+        Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -48,6 +51,7 @@ impl Refusal {
     pub fn status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
@@ -63,6 +67,7 @@ impl Refusal {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -78,6 +83,7 @@ impl Refusal {
     pub(super) fn phrase(self) -> &'static str {
         match self {
             Self::BadRequest => "Bad Request",
+            Self::Unauthorized => "Unauthorized",
             Self::Forbidden => "Forbidden",
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",

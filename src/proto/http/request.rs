@@ -39,6 +39,7 @@ pub(super) struct Fields<'h> {
     pub(super) key: Single<'h>,
     pub(super) version: Single<'h>,
     pub(super) content_length: Single<'h>,
+    pub(super) authorization: Single<'h>,
     pub(super) transfer_encoding: bool,
     /// `Connection` has the token `upgrade` (RFC 6455 4.2.1).
     pub(super) connection_upgrade: bool,
@@ -65,6 +66,7 @@ impl<'h> Fields<'h> {
                 10 if is("Connection") => {
                     fields.connection_upgrade |= has_token(header.value, b"upgrade");
                 }
+                13 if is("Authorization") => fields.authorization.add(header.value),
                 14 if is("Content-Length") => fields.content_length.add(header.value),
                 17 if is("Transfer-Encoding") => fields.transfer_encoding = true,
                 17 if is("Sec-WebSocket-Key") => fields.key.add(header.value),
@@ -91,7 +93,7 @@ const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";
 
 /// The members of a comma-separated list, white space around them removed, empty ones left out
 /// (RFC 9110 5.6.1).
-fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&b| b == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 

@@ -1,8 +1,9 @@
-//! The answers: the 101, the health pages, and refusals with a JSON body.
+//! The answers: the 101, pages, and refusals with a JSON body.
 //!
 //! All but the 101 say `Connection: close`, for the connection ends with them. None carries a Date:
 //! there is no clock here (RFC 9110 6.6.1).
 
+use super::pages::{Page, Wish};
 use super::{Compression, Refusal};
 use std::io::Write;
 use tungstenite::handshake::derive_accept_key;
@@ -64,6 +65,10 @@ pub(super) fn refusal_response(refusal: Refusal, message: &str, shape: Shape, ou
         _ => "Connection: close\r\n",
     };
     out.extend_from_slice(fields.as_bytes());
+    if refusal == Refusal::Unauthorized {
+        // RFC 6750 3: what kind of token is wanted.
+        field("WWW-Authenticate", &"Bearer error=\"invalid_token\"", out);
+    }
     if refusal == Refusal::MethodNotAllowed {
         field("Allow", &shape.allow, out);
     }
@@ -76,6 +81,36 @@ pub(super) fn plain_response(status: u16, body: &str, shape: Shape, out: &mut Ve
     start(status, phrase, body.len(), out);
     out.extend_from_slice(b"Connection: close\r\n");
     finish(body, shape, out);
+}
+
+/// Writes a page, or that the client has it already; gives the status.
+///
+/// It may be kept, but must be asked for again each time: after an update of the server no old
+/// script speaks to it.
+pub(super) fn page_response(page: &Page, wish: Wish, shape: Shape, out: &mut Vec<u8>) -> u16 {
+    let (status, form, encoding) = page.answer(wish);
+    let phrase = if status == 200 { "OK" } else { "Not Modified" };
+    let fields = page.fields.len() + form.etag.len() + 256;
+    out.reserve(fields + if status == 200 { form.bytes.len() } else { 0 });
+    out.extend_from_slice(b"HTTP/1.1 ");
+    field_line(format_args!("{status} {phrase}"), out);
+    field("ETag", &form.etag, out);
+    field("Cache-Control", &"no-cache", out);
+    field("Vary", &"Accept-Encoding", out);
+    out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
+    out.extend_from_slice(page.fields.as_bytes());
+    if status == 200 {
+        field("Content-Type", &page.content_type, out);
+        field("Content-Length", &form.bytes.len(), out);
+        if let Some(encoding) = encoding {
+            field("Content-Encoding", &encoding, out);
+        }
+    }
+    out.extend_from_slice(b"Connection: close\r\n\r\n");
+    if status == 200 && !shape.head_only {
+        out.extend_from_slice(&form.bytes);
+    }
+    status
 }
 
 fn start(status: u16, phrase: &str, body_bytes: usize, out: &mut Vec<u8>) {

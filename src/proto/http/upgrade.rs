@@ -7,11 +7,13 @@
 use super::authority::Authority;
 use super::extensions::{self, Compression};
 use super::head::{self, Found, Refused};
+use super::pages;
 use super::request::{Fields, choose_subprotocol};
 use super::response::{self, Shape};
 use super::target::Target;
 use super::{Availability, Context, HEADERS_MAX, Head, Outcome, Refusal, Route, fault};
 use httparse::{Header, Status};
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 /// Decides the request at the front of `bytes`: everything received of it so far.
@@ -79,14 +81,14 @@ fn too_many_headers(context: &Context<'_>) -> Refused {
 
 /// The two pages beside the routes, for load balancers and orchestrators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Page {
+enum Health {
     /// `/healthz`: the process lives.
     Live,
     /// `/readyz`: new connections are welcome.
     Ready,
 }
 
-impl Page {
+impl Health {
     fn find(path: &str) -> Option<Self> {
         match path {
             "/healthz" => Some(Self::Live),
@@ -122,23 +124,32 @@ impl Request<'_, '_> {
     ) -> Result<Outcome, Refused> {
         let fields = Fields::read(self.headers);
         let target = self.target(context)?;
-        let page = Page::find(target.path);
-        let host = match (page, fields.host) {
+        let health = Health::find(target.path);
+        let host = match (health, fields.host) {
             // HTTP/1.0 has no Host.
             (Some(_), super::request::Single::Absent) if self.old => None,
             _ => Some(fields.host()?),
         };
-        if let Some(page) = page {
+        if let Some(health) = health {
             self.check_page(&fields, shape)?;
-            return Ok(show(page, context.availability, *shape, out));
+            return Ok(tell(health, context.availability, *shape, out));
         }
         let Some((index, route)) = find_route(context, target.path) else {
-            return Err(not_found(target.path));
+            let Some(page) = context.pages.find(target.path) else {
+                return Err(not_found(target.path));
+            };
+            self.check_page(&fields, shape)?;
+            return Ok(self.show(page, *shape, out));
         };
         self.check_method(&fields)?;
         check_upgrade(&fields, context.availability, shape)?;
         let key = check_key(&fields)?;
         check_origin(&fields, route, target.authority.or(host))?;
+        if let Some(gate) = context.gate {
+            let token = token(&fields, self.target, gate.takes_query())?;
+            let checked = gate.check(index, token.as_deref());
+            checked.map_err(|message| Refused::new(Refusal::Unauthorized, message))?;
+        }
         let mut subprotocol = None;
         if fields.subprotocols {
             subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
@@ -180,6 +191,11 @@ impl Request<'_, '_> {
         Ok(())
     }
 
+    fn show(&self, page: &pages::Page, shape: Shape, out: &mut Vec<u8>) -> Outcome {
+        let status = response::page_response(page, page.wish(self.headers), shape, out);
+        Outcome::Answer { status, refusal: None }
+    }
+
     /// RFC 6455 4.1: GET, HTTP/1.1 or higher; and never a body.
     fn check_method(&self, fields: &Fields<'_>) -> Result<(), Refused> {
         if self.method != "GET" {
@@ -215,13 +231,13 @@ fn not_found(path: &str) -> Refused {
 
 /// Answers a health page. Being full is a state that passes with the next close, so only draining
 /// makes the server unready.
-fn show(page: Page, availability: Availability, shape: Shape, out: &mut Vec<u8>) -> Outcome {
-    let (status, body, retry_after_s) = match (page, availability) {
-        (Page::Live, _) => (200, r#"{"status":"ok"}"#, None),
-        (Page::Ready, Availability::Draining { retry_after_s }) => {
+fn tell(health: Health, availability: Availability, shape: Shape, out: &mut Vec<u8>) -> Outcome {
+    let (status, body, retry_after_s) = match (health, availability) {
+        (Health::Live, _) => (200, r#"{"status":"ok"}"#, None),
+        (Health::Ready, Availability::Draining { retry_after_s }) => {
             (503, r#"{"status":"draining"}"#, Some(retry_after_s))
         }
-        (Page::Ready, _) => (200, r#"{"status":"ready"}"#, None),
+        (Health::Ready, _) => (200, r#"{"status":"ready"}"#, None),
     };
     response::plain_response(status, body, Shape { retry_after_s, ..shape }, out);
     Outcome::Answer { status, refusal: None }
@@ -265,6 +281,25 @@ fn check_upgrade(
         Some(_) => required("Sec-WebSocket-Version is not 13, the only version spoken here"),
         None => required("no Sec-WebSocket-Version header field: send 13"),
     }
+}
+
+/// The token that a request carries (RFC 6750 2.1, 2.3).
+fn token<'t>(
+    fields: &Fields<'t>,
+    target: &'t str,
+    takes_query: bool,
+) -> Result<Option<Cow<'t, str>>, Refused> {
+    if let Some(value) = fields.authorization.get("Authorization")? {
+        let bad = || Refused::bad("Authorization header field is not `Bearer TOKEN`");
+        let text = std::str::from_utf8(value).map_err(|_| bad())?;
+        let (scheme, token) = text.split_once(' ').ok_or_else(bad)?;
+        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+        return if is_bearer { Ok(Some(Cow::Borrowed(token.trim()))) } else { Err(bad()) };
+    }
+    let query = target.split_once('?').filter(|_| takes_query).map_or("", |(_, query)| query);
+    let value = query.split('&').find_map(|pair| pair.strip_prefix("token="));
+    // What a JWT consists of needs no encoding; anything else is no token anyway.
+    Ok(value.filter(|value| !value.is_empty()).map(Cow::Borrowed))
 }
 
 /// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding; the four bits that

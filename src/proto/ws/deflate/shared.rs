@@ -21,7 +21,7 @@ pub struct SharedMessage {
     plain: Arc<[u8]>,
     payload_at: usize,
     /// As a compressed frame, by window; the plain one where it does not shrink.
-    compressed: [OnceLock<Arc<[u8]>>; WINDOWS],
+    compressed: OnceLock<Box<[OnceLock<Arc<[u8]>>; WINDOWS]>>,
 }
 
 impl SharedMessage {
@@ -30,12 +30,7 @@ impl SharedMessage {
         let mut plain = Vec::new();
         append_frame(&mut plain, kind.opcode(), payload);
         let payload_at = plain.len() - payload.len();
-        Self {
-            kind,
-            plain: plain.into(),
-            payload_at,
-            compressed: [const { OnceLock::new() }; WINDOWS],
-        }
+        Self { kind, plain: plain.into(), payload_at, compressed: OnceLock::new() }
     }
 
     /// The message.
@@ -51,7 +46,8 @@ impl SharedMessage {
     /// The frame for a receiver with compression. The level counts for the first of each window.
     pub fn frame(&self, sending: Sending, level: u8, deflaters: &mut Deflaters) -> &Arc<[u8]> {
         let window = sending.bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
-        let place = &self.compressed[usize::from(window - WINDOW_BITS_MIN)];
+        let places = self.compressed.get_or_init(|| Box::new([const { OnceLock::new() }; WINDOWS]));
+        let place = &places[usize::from(window - WINDOW_BITS_MIN)];
         let frame =
             place.get_or_init(|| match deflaters.compress_alone(window, level, self.payload()) {
                 Some(bytes) => {

@@ -1,0 +1,164 @@
+//! Fetches keys from a URL, again and again, in a thread of its own.
+//!
+//! The first fetch comes before the server takes clients: those turned away because keys had not
+//! arrived would take it for the last word. Later ones come at their interval; soon after a
+//! failure, which leaves the old keys in use; and when a token names a key that is not there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use ureq::tls::{RootCerts, TlsConfig};
+
+use super::jwks::Jwks;
+use super::verifier::Verifier;
+
+const BYTES_MAX: u64 = 256 * 1024;
+/// For the whole of a fetch.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const REDIRECTS_MAX: u32 = 3;
+
+/// Where keys come from, and how often.
+#[derive(Clone, Debug)]
+pub struct JwksSource {
+    pub url: String,
+    /// From one fetch to the next.
+    pub refresh: Duration,
+    /// From a failed fetch to the next.
+    pub retry: Duration,
+    /// The least time between fetches that tokens with unknown keys ask for: anybody can send
+    /// those.
+    pub gap: Duration,
+}
+
+impl JwksSource {
+    /// With the refresh that an operator chose.
+    pub fn new(url: &str, refresh_s: u32) -> Self {
+        let refresh = Duration::from_secs(refresh_s.into());
+        let gap = refresh.min(Duration::from_secs(10));
+        Self { url: url.to_owned(), refresh, retry: gap, gap }
+    }
+}
+
+/// Keeps a verifier's keys fresh until it is dropped.
+#[derive(Debug)]
+pub struct Fetcher {
+    stop: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+impl Drop for Fetcher {
+    /// The thread ends by itself, when a fetch on its way has ended.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.unpark();
+    }
+}
+
+impl Fetcher {
+    /// Fetches once, warns if that fails, and goes on in a thread.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(verifier: &Arc<Verifier>, source: JwksSource) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut work = Work::new(verifier.clone(), source, stop.clone());
+        work.fetch();
+        let thread = std::thread::Builder::new().name("jwks".to_owned());
+        let thread = thread.spawn(move || work.run())?.thread().clone();
+        verifier.set_fetcher(thread.clone());
+        Ok(Self { stop, thread })
+    }
+}
+
+struct Work {
+    verifier: Arc<Verifier>,
+    source: JwksSource,
+    agent: ureq::Agent,
+    stop: Arc<AtomicBool>,
+    fetched: Instant,
+    failed: bool,
+    /// The last warning: the same one is not given twice in a row.
+    warned: String,
+}
+
+impl Work {
+    fn new(verifier: Arc<Verifier>, source: JwksSource, stop: Arc<AtomicBool>) -> Self {
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .unversioned_rustls_crypto_provider(crypto)
+            .build();
+        let config = ureq::config::Config::builder()
+            .tls_config(tls)
+            .timeout_global(Some(TIMEOUT))
+            .max_redirects(REDIRECTS_MAX)
+            .https_only(source.url.starts_with("https://"))
+            .user_agent(concat!("seawall/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self {
+            verifier,
+            source,
+            agent: config.new_agent(),
+            stop,
+            fetched: Instant::now(),
+            failed: false,
+            warned: String::new(),
+        }
+    }
+
+    fn run(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            let due = self.due();
+            if due <= now {
+                self.fetch();
+            } else {
+                std::thread::park_timeout(due - now);
+            }
+        }
+    }
+
+    fn due(&self) -> Instant {
+        let regular = if self.failed { self.source.retry } else { self.source.refresh };
+        let wanted = self.verifier.is_fetch_wanted();
+        self.fetched + if wanted { regular.min(self.source.gap) } else { regular }
+    }
+
+    fn fetch(&mut self) {
+        self.verifier.fetch_has_begun();
+        let read = self.get().and_then(|text| Jwks::read(&text));
+        self.fetched = Instant::now();
+        self.failed = read.is_err();
+        match read {
+            Ok(read) => {
+                if read.skipped.is_empty() {
+                    self.warned.clear();
+                } else {
+                    let skipped = read.skipped.join("; ");
+                    self.warn(format!("keys of the set were skipped: {skipped}"));
+                }
+                tracing::debug!(url = self.source.url, keys = read.keys.len(), "keys fetched");
+                self.verifier.replace_fetched(read.keys);
+            }
+            Err(fault) => {
+                self.warn(format!("keys could not be fetched, those fetched before stay: {fault}"));
+            }
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        if text != self.warned {
+            tracing::warn!(url = self.source.url, "{text}");
+            self.warned = text;
+        }
+    }
+
+    fn get(&self) -> Result<String, String> {
+        let response = self.agent.get(&self.source.url).call();
+        let mut response = response.map_err(|fault| fault.to_string())?;
+        let body = response.body_mut().with_config().limit(BYTES_MAX);
+        body.read_to_string().map_err(|fault| fault.to_string())
+    }
+}

@@ -1,0 +1,159 @@
+//! What a token says of a client: who it is, and which channels are open to it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::pattern::Pattern;
+
+/// A client, as its token names it; the default is anybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The claim `sub`: 1 to 256 bytes. A token without it opens channels to nobody in particular.
+    pub user: Option<Arc<str>>,
+    /// What others see of the user: JSON on one line, as the token carried it.
+    pub info: Option<Arc<str>>,
+    /// The claim `channels`.
+    pub rights: Vec<Right>,
+    /// When it ends, in seconds since 1970: the token's `exp`. `None`: it came without a token.
+    pub expires_s: Option<u64>,
+}
+
+impl Identity {
+    /// Whether it rests on no token.
+    pub fn is_anonymous(&self) -> bool {
+        self.expires_s.is_none()
+    }
+
+    /// What it was given for a channel by name, if it was: the most exact pattern counts, as with
+    /// namespaces, and equal ones add up.
+    pub fn rights_for(&self, channel: &str) -> Option<Rights> {
+        let matching = || self.rights.iter().filter(|right| right.pattern.matches(channel));
+        let weight = matching().map(|right| right.pattern.weight()).max()?;
+        let best = matching().filter(|right| right.pattern.weight() == weight);
+        best.map(|right| right.rights).reduce(Rights::or)
+    }
+}
+
+/// Rights to the channels of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Right {
+    #[serde(rename = "p")]
+    pub pattern: Pattern,
+    #[serde(rename = "r")]
+    pub rights: Rights,
+}
+
+/// Which verbs are granted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<&'static str>")]
+pub struct Rights {
+    pub subscribe: bool,
+    pub publish: bool,
+    pub presence: bool,
+    pub history: bool,
+}
+
+impl Rights {
+    pub const ALL: Self = Self { subscribe: true, publish: true, presence: true, history: true };
+
+    /// The rights that words name.
+    ///
+    /// # Errors
+    /// Which words there are.
+    pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, &'static str> {
+        let mut rights = Self::default();
+        for word in words {
+            match word {
+                "subscribe" => rights.subscribe = true,
+                "publish" => rights.publish = true,
+                "presence" => rights.presence = true,
+                "history" => rights.history = true,
+                _ => return Err("rights are subscribe, publish, presence and history"),
+            }
+        }
+        Ok(rights)
+    }
+
+    /// The words for them.
+    pub fn words(self) -> Vec<&'static str> {
+        let named = [
+            (self.subscribe, "subscribe"),
+            (self.publish, "publish"),
+            (self.presence, "presence"),
+            (self.history, "history"),
+        ];
+        named.into_iter().filter(|(granted, _)| *granted).map(|(_, word)| word).collect()
+    }
+
+    /// What either grants.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            subscribe: self.subscribe || other.subscribe,
+            publish: self.publish || other.publish,
+            presence: self.presence || other.presence,
+            history: self.history || other.history,
+        }
+    }
+}
+
+impl TryFrom<Vec<String>> for Rights {
+    type Error = &'static str;
+
+    fn try_from(words: Vec<String>) -> Result<Self, Self::Error> {
+        Self::from_words(words.iter().map(String::as_str))
+    }
+}
+
+impl From<Rights> for Vec<&'static str> {
+    fn from(rights: Rights) -> Self {
+        rights.words()
+    }
+}
+
+/// What a channel token, or the server's word, adds for one channel of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelGrant {
+    pub rights: Rights,
+    /// When it ends, in seconds since 1970. Whoever keeps a grant looks at it.
+    pub expires_s: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(rights: &[(&str, &[&str])]) -> Identity {
+        let right = |(pattern, words): &(&str, &[&str])| Right {
+            pattern: Pattern::new(pattern).unwrap(),
+            rights: Rights::from_words(words.iter().copied()).unwrap(),
+        };
+        Identity { rights: rights.iter().map(right).collect(), ..Identity::default() }
+    }
+
+    #[test]
+    fn the_most_exact_pattern_counts_and_equal_ones_add_up() {
+        let identity = identity(&[
+            ("*", &["subscribe"]),
+            ("chat:*", &["publish"]),
+            ("chat:*", &["history"]),
+            ("chat:closed", &[]),
+        ]);
+        assert_eq!(identity.rights_for("news").unwrap().words(), ["subscribe"]);
+        assert_eq!(identity.rights_for("chat:a").unwrap().words(), ["publish", "history"]);
+        assert_eq!(identity.rights_for("chat:closed"), Some(Rights::default()));
+        assert_eq!(Identity::default().rights_for("news"), None);
+    }
+
+    #[test]
+    fn rights_go_through_their_words() {
+        for bits in 0..16_u8 {
+            let bit = |at: u8| bits & (1 << at) != 0;
+            let rights =
+                Rights { subscribe: bit(0), publish: bit(1), presence: bit(2), history: bit(3) };
+            assert_eq!(Rights::from_words(rights.words()), Ok(rights));
+        }
+        assert!(Rights::from_words(["write"]).is_err());
+    }
+}

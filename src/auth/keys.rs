@@ -1,0 +1,212 @@
+//! Keys that tokens are verified with, and signed with. The key fixes the algorithm: what a token
+//! says of itself must agree with it, and decides nothing.
+
+use std::ops::RangeInclusive;
+
+use aws_lc_rs::rsa::PublicKey;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
+    RsaPublicKeyComponents,
+};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm as JwkAlgorithm};
+use jsonwebtoken::jwk::{KeyOperations, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey, Header};
+use serde::{Deserialize, Serialize};
+
+/// Lengths of RSA keys that signatures are verified with: 2048 to 8192 bits. Others can be read.
+const RSA_BYTES: RangeInclusive<usize> = 256..=1024;
+
+/// How tokens are signed (RFC 7518 3.1, RFC 8037 3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum KeyAlgorithm {
+    /// HMAC with SHA-256: one secret signs and verifies.
+    #[default]
+    HS256,
+    /// RSA with SHA-256.
+    RS256,
+    /// ECDSA over P-256.
+    ES256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl KeyAlgorithm {
+    /// Its name in a token's head.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::RS256 => "RS256",
+            Self::ES256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+
+    pub(super) fn jwt(self) -> Algorithm {
+        match self {
+            Self::HS256 => Algorithm::HS256,
+            Self::RS256 => Algorithm::RS256,
+            Self::ES256 => Algorithm::ES256,
+            Self::EdDsa => Algorithm::EdDSA,
+        }
+    }
+}
+
+/// A key that verifies tokens.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The `kid` of its tokens; empty for tokens without one.
+    pub(super) id: String,
+    pub(super) algorithm: KeyAlgorithm,
+    pub(super) decoding: DecodingKey,
+}
+
+impl Key {
+    /// A key of HS256.
+    pub fn secret(id: &str, secret: &[u8]) -> Self {
+        let decoding = DecodingKey::from_secret(secret);
+        Self { id: id.to_owned(), algorithm: KeyAlgorithm::HS256, decoding }
+    }
+
+    /// A public key as PEM.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
+        let pem = pem.as_bytes();
+        let (decoding, expected) = match algorithm {
+            KeyAlgorithm::HS256 => return Err("HS256 has a secret, no public key"),
+            KeyAlgorithm::RS256 => (
+                DecodingKey::from_rsa_pem(pem),
+                "must hold the PEM of a public RSA key of 2048 to 8192 bits; `openssl rsa -in \
+                 private.pem -pubout` makes it",
+            ),
+            KeyAlgorithm::ES256 => (
+                DecodingKey::from_ec_pem(pem),
+                "must hold the PEM of a public key on the curve P-256; `openssl ec -in private.pem \
+                 -pubout` makes it",
+            ),
+            KeyAlgorithm::EdDsa => (
+                DecodingKey::from_ed_pem(pem),
+                "must hold the PEM of a public Ed25519 key; `openssl pkey -in private.pem -pubout` \
+                 makes it",
+            ),
+        };
+        let key = Self { id: id.to_owned(), algorithm, decoding: decoding.map_err(|_| expected)? };
+        if key.is_sound() { Ok(key) } else { Err(expected) }
+    }
+
+    /// A public key of a JWK Set (RFC 7517 4).
+    ///
+    /// # Errors
+    /// Why it is of no use here.
+    pub(super) fn from_jwk(jwk: &Jwk) -> Result<Self, &'static str> {
+        let algorithm = match &jwk.algorithm {
+            AlgorithmParameters::RSA(_) => KeyAlgorithm::RS256,
+            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+                KeyAlgorithm::ES256
+            }
+            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+                KeyAlgorithm::EdDsa
+            }
+            // Who can read the set could sign with it.
+            AlgorithmParameters::OctetKey(_) => return Err("secrets do not belong into a key set"),
+            _ => return Err("only RSA, P-256 and Ed25519 are known"),
+        };
+        let named = jwk.common.key_algorithm;
+        let own = match algorithm {
+            KeyAlgorithm::RS256 => JwkAlgorithm::RS256,
+            KeyAlgorithm::ES256 => JwkAlgorithm::ES256,
+            _ => JwkAlgorithm::EdDSA,
+        };
+        if named.is_some_and(|named| named != own) {
+            return Err("only RS256, ES256 and EdDSA are known");
+        }
+        let verifies = |operations: &Vec<_>| operations.contains(&KeyOperations::Verify);
+        if matches!(&jwk.common.public_key_use, Some(other) if *other != PublicKeyUse::Signature)
+            || !jwk.common.key_operations.as_ref().is_none_or(verifies)
+        {
+            return Err("it is not for signatures");
+        }
+        let unsound = "its numbers are no sound key";
+        let decoding = DecodingKey::from_jwk(jwk).map_err(|_| unsound)?;
+        let id = jwk.common.key_id.clone().unwrap_or_default();
+        let key = Self { id, algorithm, decoding };
+        if key.is_sound() { Ok(key) } else { Err(unsound) }
+    }
+
+    /// Whether the cryptography takes it: a key of the wrong kind would fail at each token.
+    fn is_sound(&self) -> bool {
+        let parsed = match (self.algorithm, self.decoding.kind()) {
+            (KeyAlgorithm::HS256, _) => return true,
+            (KeyAlgorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                let bytes = n.iter().skip_while(|byte| **byte == 0).count();
+                let key = RsaPublicKeyComponents { n, e };
+                let parsed = key.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);
+                return parsed.is_ok() && RSA_BYTES.contains(&bytes);
+            }
+            (KeyAlgorithm::RS256, DecodingKeyKind::SecretOrDer(bytes)) => {
+                let key = PublicKey::from_der(bytes);
+                return key.is_ok_and(|key| RSA_BYTES.contains(&key.modulus_len()));
+            }
+            (KeyAlgorithm::ES256, DecodingKeyKind::SecretOrDer(bytes)) => {
+                ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, bytes)
+            }
+            (KeyAlgorithm::EdDsa, DecodingKeyKind::SecretOrDer(bytes)) => {
+                ParsedPublicKey::new(&ED25519, bytes)
+            }
+            (_, DecodingKeyKind::RsaModulusExponent { .. }) => return false,
+        };
+        parsed.is_ok()
+    }
+}
+
+/// A key that signs tokens, for the command line and for tests; the server never signs any.
+pub struct SigningKey {
+    id: String,
+    algorithm: KeyAlgorithm,
+    encoding: EncodingKey,
+}
+
+impl SigningKey {
+    /// A key of HS256.
+    pub fn secret(id: &str, secret: &[u8]) -> Self {
+        let encoding = EncodingKey::from_secret(secret);
+        Self { id: id.to_owned(), algorithm: KeyAlgorithm::HS256, encoding }
+    }
+
+    /// A private key as PEM.
+    ///
+    /// # Errors
+    /// What it must be.
+    pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
+        let pem = pem.as_bytes();
+        let (encoding, expected) = match algorithm {
+            KeyAlgorithm::HS256 => return Err("HS256 has a secret, no private key"),
+            KeyAlgorithm::RS256 => {
+                (EncodingKey::from_rsa_pem(pem), "must hold the PEM of a private RSA key")
+            }
+            KeyAlgorithm::ES256 => (
+                EncodingKey::from_ec_pem(pem),
+                "must hold the PEM of a private P-256 key as PKCS #8; `openssl pkcs8 -topk8 \
+                 -nocrypt -in FILE` makes it",
+            ),
+            KeyAlgorithm::EdDsa => {
+                (EncodingKey::from_ed_pem(pem), "must hold the PEM of a private Ed25519 key")
+            }
+        };
+        let encoding = encoding.map_err(|_| expected)?;
+        Ok(Self { id: id.to_owned(), algorithm, encoding })
+    }
+
+    /// A token with these claims.
+    ///
+    /// # Errors
+    /// The key is not what it seemed.
+    pub fn sign(&self, claims: &impl Serialize) -> Result<String, String> {
+        let kid = (!self.id.is_empty()).then(|| self.id.clone());
+        let head = Header { kid, ..Header::new(self.algorithm.jwt()) };
+        jsonwebtoken::encode(&head, claims, &self.encoding)
+            .map_err(|fault| format!("the key cannot sign with {}: {fault}", self.algorithm.name()))
+    }
+}

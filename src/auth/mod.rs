@@ -1,0 +1,43 @@
+//! Who a client is, and what it may do.
+//!
+//! A token proves an [`Identity`]: a user, what others see of it, and rights to channels. The
+//! operator's [`Namespaces`] say what a channel asks for. [`decide`] brings the two together; it
+//! is the only place where a verb of a client is allowed or refused.
+//!
+//! A client that comes back brings a [`Ticket`] instead of a token: its identity, sealed by a
+//! [`Sealer`].
+//!
+//! Nothing here knows sockets, configuration files or the clock, but the [`Fetcher`], which brings
+//! keys from a URL: the time comes as an argument, in seconds since 1970.
+
+mod api_keys;
+mod claims;
+mod error;
+mod examine;
+mod fetch;
+mod identity;
+mod jwks;
+mod keys;
+mod name;
+mod namespaces;
+mod pattern;
+mod policy;
+mod seal;
+mod ticket;
+mod verifier;
+
+pub use api_keys::ApiKeys;
+pub use claims::{Expected, INFO_BYTES_MAX, USER_BYTES_MAX};
+pub use error::AuthError;
+pub use examine::Examination;
+pub use fetch::{Fetcher, JwksSource};
+pub use identity::{ChannelGrant, Identity, Right, Rights};
+pub use jwks::Jwks;
+pub use keys::{Key, KeyAlgorithm, SigningKey};
+pub use name::{CHANNEL_BYTES_MAX, check_channel};
+pub use namespaces::{Access, Namespace, Namespaces, SlowReader};
+pub use pattern::Pattern;
+pub use policy::{Refusal, RefusalKind, Verb, decide};
+pub use seal::{SEAL_KEY_BYTES, SealError, Sealer};
+pub use ticket::{Grant, Subject, Ticket};
+pub use verifier::{TOKEN_BYTES_MAX, Verifier};

@@ -1,0 +1,239 @@
+//! The one decision: may this client do this to that channel?
+//!
+//! The namespace says who may subscribe and who may publish; `anyone` needs nothing, whatever a
+//! token says. Reading members and history goes with subscribing, unless something was granted for
+//! the channel by name (a claim of the token, or a token for the channel): then what was granted
+//! counts, so that a backend can open a channel without its members, or its history alone.
+
+use super::identity::{ChannelGrant, Identity};
+use super::namespaces::{Access, Namespace, Namespaces};
+
+/// What a client wants to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Subscribe,
+    Publish,
+    Presence,
+    History,
+}
+
+/// Why a client may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// It may not, whoever it is.
+    Forbidden,
+    /// It might with a token.
+    Unauthorized,
+}
+
+/// A refusal, with what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    pub message: &'static str,
+}
+
+/// Decides, and gives the namespace that holds for the channel.
+///
+/// `grant` is what was granted for this very channel beside the identity, and has not ended.
+/// `keys_configured`: whether there are keys that tokens could be verified with.
+///
+/// # Errors
+/// Why not.
+pub fn decide<'n>(
+    namespaces: &'n Namespaces,
+    identity: &Identity,
+    grant: Option<&ChannelGrant>,
+    verb: Verb,
+    channel: &str,
+    keys_configured: bool,
+) -> Result<&'n Namespace, Refusal> {
+    let named = match (identity.rights_for(channel), grant.map(|grant| grant.rights)) {
+        (Some(claimed), Some(granted)) => Some(claimed.or(granted)),
+        (claimed, granted) => claimed.or(granted),
+    };
+    let granted = named.is_some_and(|rights| match verb {
+        Verb::Subscribe => rights.subscribe,
+        Verb::Publish => rights.publish,
+        Verb::Presence => rights.presence,
+        Verb::History => rights.history,
+    });
+    let Some(namespace) = namespaces.find(channel) else {
+        return match (granted, keys_configured) {
+            (true, _) => Ok(namespaces.granted()),
+            (false, true) => Err(nothing_granted(identity)),
+            (false, false) => Err(forbidden("no namespace is configured for this channel")),
+        };
+    };
+    let access = match verb {
+        Verb::Publish => namespace.publish,
+        // What was granted by name counts alone.
+        Verb::Presence | Verb::History if granted => return Ok(namespace),
+        Verb::Presence | Verb::History if named.is_some() => Access::Token,
+        Verb::Subscribe | Verb::Presence | Verb::History => namespace.subscribe,
+    };
+    match access {
+        Access::Anyone => Ok(namespace),
+        Access::Authenticated if identity.user.is_some() => Ok(namespace),
+        Access::Token if granted => Ok(namespace),
+        Access::Server => Err(forbidden("only the server does this in this channel")),
+        _ if !keys_configured => Err(forbidden(
+            "this channel asks for a token, and the server has no keys to verify one",
+        )),
+        Access::Authenticated => Err(unauthorized("this channel asks for a user: authenticate")),
+        Access::Token => Err(nothing_granted(identity)),
+    }
+}
+
+fn nothing_granted(identity: &Identity) -> Refusal {
+    if identity.is_anonymous() {
+        unauthorized("this channel asks for a token that grants this: authenticate")
+    } else {
+        forbidden("neither the connection's token nor one for the channel grants this")
+    }
+}
+
+fn forbidden(message: &'static str) -> Refusal {
+    Refusal { kind: RefusalKind::Forbidden, message }
+}
+
+fn unauthorized(message: &'static str) -> Refusal {
+    Refusal { kind: RefusalKind::Unauthorized, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Pattern, Right, Rights, SlowReader};
+
+    fn namespace(pattern: &str, subscribe: Access, publish: Access) -> Namespace {
+        Namespace {
+            pattern: Pattern::new(pattern).unwrap(),
+            subscribe,
+            publish,
+            history_messages: 0,
+            history_ttl_s: 0,
+            presence: true,
+            slow_reader: SlowReader::default(),
+            members_max: 0,
+            message_bytes_max: 0,
+            rate: 0,
+        }
+    }
+
+    fn namespaces() -> Namespaces {
+        use Access::{Anyone, Authenticated, Server, Token};
+        let list = vec![
+            namespace("open:*", Anyone, Anyone),
+            namespace("user:*", Authenticated, Authenticated),
+            namespace("token:*", Token, Token),
+            namespace("news:*", Anyone, Server),
+            namespace("push:*", Server, Server),
+        ];
+        Namespaces::new(list, namespace("*", Token, Token))
+    }
+
+    fn rights(words: &str) -> Rights {
+        Rights::from_words(words.split(' ').filter(|word| !word.is_empty())).unwrap()
+    }
+
+    fn user(claims: &[(&str, &str)]) -> Identity {
+        let right = |(pattern, words): &(&str, &str)| Right {
+            pattern: Pattern::new(pattern).unwrap(),
+            rights: rights(words),
+        };
+        Identity {
+            user: Some("ann".into()),
+            rights: claims.iter().map(right).collect(),
+            expires_s: Some(1),
+            ..Identity::default()
+        }
+    }
+
+    /// `None`: allowed.
+    fn refused(
+        identity: &Identity,
+        grant: Option<&str>,
+        verb: Verb,
+        channel: &str,
+    ) -> Option<RefusalKind> {
+        let grant = grant.map(|words| ChannelGrant { rights: rights(words), expires_s: 1 });
+        let all = namespaces();
+        let decision = decide(&all, identity, grant.as_ref(), verb, channel, true);
+        decision.err().map(|refusal| refusal.kind)
+    }
+
+    const VERBS: [Verb; 4] = [Verb::Subscribe, Verb::Publish, Verb::Presence, Verb::History];
+    const FORBIDDEN: Option<RefusalKind> = Some(RefusalKind::Forbidden);
+    const UNAUTHORIZED: Option<RefusalKind> = Some(RefusalKind::Unauthorized);
+
+    #[test]
+    fn namespaces_say_who_may() {
+        let (anybody, ann) = (Identity::default(), user(&[]));
+        for verb in VERBS {
+            assert_eq!(refused(&anybody, None, verb, "open:a"), None);
+            assert_eq!(refused(&anybody, None, verb, "user:a"), UNAUTHORIZED);
+            assert_eq!(refused(&ann, None, verb, "user:a"), None);
+            assert_eq!(refused(&anybody, None, verb, "token:a"), UNAUTHORIZED);
+            assert_eq!(refused(&ann, None, verb, "token:a"), FORBIDDEN);
+            assert_eq!(refused(&ann, None, verb, "push:a"), FORBIDDEN);
+        }
+        assert_eq!(refused(&anybody, None, Verb::Subscribe, "news:a"), None);
+        assert_eq!(refused(&anybody, None, Verb::History, "news:a"), None);
+        assert_eq!(refused(&anybody, None, Verb::Publish, "news:a"), FORBIDDEN);
+    }
+
+    #[test]
+    fn claims_and_channel_tokens_grant() {
+        let ann = user(&[("token:*", "subscribe history")]);
+        assert_eq!(refused(&ann, None, Verb::Subscribe, "token:a"), None);
+        assert_eq!(refused(&ann, None, Verb::History, "token:a"), None);
+        assert_eq!(refused(&ann, None, Verb::Publish, "token:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Verb::Presence, "token:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, Some("publish"), Verb::Publish, "token:a"), None);
+        assert_eq!(refused(&ann, Some("publish"), Verb::Subscribe, "token:a"), None);
+        let anybody = Identity::default();
+        assert_eq!(refused(&anybody, Some("subscribe"), Verb::Subscribe, "token:a"), None);
+        assert_eq!(refused(&anybody, Some("subscribe"), Verb::Presence, "token:a"), UNAUTHORIZED);
+    }
+
+    #[test]
+    fn no_claim_opens_what_is_the_servers_and_none_closes_what_is_anyones() {
+        let ann = user(&[("*", "subscribe publish presence history")]);
+        assert_eq!(refused(&ann, None, Verb::Publish, "news:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, Some("subscribe"), Verb::Subscribe, "push:a"), FORBIDDEN);
+        let bob = user(&[("open:*", "history")]);
+        assert_eq!(refused(&bob, None, Verb::Subscribe, "open:a"), None);
+        assert_eq!(refused(&bob, None, Verb::Publish, "open:a"), None);
+    }
+
+    #[test]
+    fn reading_members_and_history_can_be_granted_more_narrowly() {
+        let ann = user(&[("open:*", "subscribe history")]);
+        assert_eq!(refused(&ann, None, Verb::History, "open:a"), None);
+        assert_eq!(refused(&ann, None, Verb::Presence, "open:a"), FORBIDDEN);
+        let bob = user(&[("push:*", "history")]);
+        assert_eq!(refused(&bob, None, Verb::History, "push:a"), None);
+        assert_eq!(refused(&bob, None, Verb::Presence, "push:a"), FORBIDDEN);
+    }
+
+    #[test]
+    fn a_channel_without_a_namespace_needs_a_grant() {
+        let ann = user(&[("other:*", "subscribe")]);
+        let all = namespaces();
+        let found = decide(&all, &ann, None, Verb::Subscribe, "other:a", true).unwrap();
+        assert_eq!(found, all.granted());
+        assert_eq!(refused(&ann, None, Verb::Publish, "other:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Verb::Subscribe, "else"), FORBIDDEN);
+        assert_eq!(refused(&Identity::default(), None, Verb::Subscribe, "else"), UNAUTHORIZED);
+    }
+
+    #[test]
+    fn without_keys_nobody_is_asked_to_authenticate() {
+        let (all, anybody) = (namespaces(), Identity::default());
+        for channel in ["user:a", "token:a", "else"] {
+            let refusal = decide(&all, &anybody, None, Verb::Publish, channel, false);
+            assert_eq!(refusal.unwrap_err().kind, RefusalKind::Forbidden, "{channel}");
+        }
+    }
+}

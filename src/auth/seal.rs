@@ -1,0 +1,148 @@
+//! Seals what clients keep for us, so that they can neither read nor change it.
+//!
+//! A sealed text is base64url of: version, key id (4 bytes), nonce (12 bytes), ciphertext and tag.
+//! The cipher is AES-256-GCM-SIV (RFC 8452) with random nonces: with plain GCM, 2^32 tickets of one
+//! key would be the bound, and a nonce used twice a disaster; here such a pair tells only whether
+//! two tickets are equal. What a text is for is bound into the tag: no grant opens as a ticket.
+
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{digest, rand};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+const VERSION: u8 = 1;
+const ID_BYTES: usize = 4;
+const HEAD_BYTES: usize = 1 + ID_BYTES;
+/// Longer texts are not looked at.
+const SEALED_BYTES_MAX: usize = 64 * 1024;
+/// Length of a key.
+pub const SEAL_KEY_BYTES: usize = 32;
+
+/// What a text is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Ticket,
+    Grant,
+}
+
+impl Purpose {
+    fn label(self) -> &'static [u8] {
+        match self {
+            Self::Ticket => b"seawall ticket",
+            Self::Grant => b"seawall grant",
+        }
+    }
+}
+
+/// Why a sealed text is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealError {
+    Malformed,
+    /// It was sealed with a key that is not in use any more, or by another cluster.
+    UnknownKey,
+    Tampered,
+    Expired,
+}
+
+impl SealError {
+    /// One word for counters and logs.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::UnknownKey => "unknown_key",
+            Self::Tampered => "tampered",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "this is no ticket: send back what the server gave, whole",
+            Self::UnknownKey => {
+                "the ticket's key is not known here: start anew (and give all servers behind one \
+                 address the same resume.keys)"
+            }
+            Self::Tampered => "the ticket was changed on its way: start anew",
+            Self::Expired => "the ticket has expired: start anew",
+        })
+    }
+}
+
+impl std::error::Error for SealError {}
+
+struct SealKey {
+    id: [u8; ID_BYTES],
+    key: LessSafeKey,
+}
+
+/// Seals with its first key, and opens with all.
+pub struct Sealer {
+    keys: Vec<SealKey>,
+}
+
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealer({} keys)", self.keys.len())
+    }
+}
+
+impl Sealer {
+    /// With these keys; with a random one where there are none.
+    pub fn new(keys: &[[u8; SEAL_KEY_BYTES]]) -> Self {
+        let mut random = [0; SEAL_KEY_BYTES];
+        let keys = if keys.is_empty() {
+            rand::fill(&mut random).expect("the kernel gives random bytes");
+            std::slice::from_ref(&random)
+        } else {
+            keys
+        };
+        Self { keys: keys.iter().map(seal_key).collect() }
+    }
+
+    pub(super) fn seal(&self, purpose: Purpose, plain: Vec<u8>) -> String {
+        let SealKey { id, key } = &self.keys[0];
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).expect("the kernel gives random bytes");
+        let mut sealed = plain;
+        let aad = Aad::from([purpose.label(), &[VERSION], id].concat());
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+            .expect("a ticket is not too long for the cipher");
+        URL_SAFE_NO_PAD.encode([&[VERSION], id.as_slice(), &nonce, &sealed].concat())
+    }
+
+    pub(super) fn open(&self, purpose: Purpose, text: &str) -> Result<Vec<u8>, SealError> {
+        if text.len() > SEALED_BYTES_MAX {
+            return Err(SealError::Malformed);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| SealError::Malformed)?;
+        let tag_bytes = AES_256_GCM_SIV.tag_len();
+        if bytes.len() < HEAD_BYTES + NONCE_LEN + tag_bytes || bytes[0] != VERSION {
+            return Err(SealError::Malformed);
+        }
+        let (head, rest) = bytes.split_at(HEAD_BYTES);
+        let (nonce, sealed) = rest.split_at(NONCE_LEN);
+        let key = self.keys.iter().find(|key| key.id == head[1..]);
+        let SealKey { key, .. } = key.ok_or(SealError::UnknownKey)?;
+        let aad = Aad::from([purpose.label(), head].concat());
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Malformed)?;
+        let mut sealed = sealed.to_vec();
+        let plain =
+            key.open_in_place(nonce, aad, &mut sealed).map_err(|_| SealError::Tampered)?.len();
+        sealed.truncate(plain);
+        Ok(sealed)
+    }
+}
+
+fn seal_key(key: &[u8; SEAL_KEY_BYTES]) -> SealKey {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(b"seawall seal key");
+    context.update(key);
+    let mut id = [0; ID_BYTES];
+    id.copy_from_slice(&context.finish().as_ref()[..ID_BYTES]);
+    let key = UnboundKey::new(&AES_256_GCM_SIV, key).expect("the key has the cipher's length");
+    SealKey { id, key: LessSafeKey::new(key) }
+}

@@ -1,0 +1,154 @@
+//! What is sealed for clients: tickets, which bring back a connection's identity, and grants, which
+//! bring back what was granted to it for one channel.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::identity::{ChannelGrant, Identity, Right, Rights};
+use super::seal::{Purpose, SealError, Sealer};
+
+/// Who a client was, and on which connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub identity: Arc<Identity>,
+    /// The id of the connection that it was made for.
+    pub connection: String,
+    pub issued_s: u64,
+    /// No later than the identity's own end.
+    pub expires_s: u64,
+}
+
+impl Ticket {
+    /// A ticket that holds for `ttl_s` seconds, and never longer than the token behind it.
+    pub fn new(identity: Arc<Identity>, connection: &str, now_s: u64, ttl_s: u64) -> Self {
+        let latest = now_s.saturating_add(ttl_s);
+        let expires_s = identity.expires_s.map_or(latest, |end| end.min(latest));
+        Self { identity, connection: connection.to_owned(), issued_s: now_s, expires_s }
+    }
+}
+
+/// Whom a grant is for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Subject {
+    #[serde(rename = "u")]
+    User(String),
+    /// A connection without a user, by its id.
+    #[serde(rename = "c")]
+    Connection(String),
+}
+
+impl Subject {
+    /// The user, or else the connection.
+    pub fn new(user: Option<&str>, connection: &str) -> Self {
+        match user {
+            Some(user) => Self::User(user.to_owned()),
+            None => Self::Connection(connection.to_owned()),
+        }
+    }
+}
+
+/// What a channel token, or the server's word, gave for one channel.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Grant {
+    #[serde(rename = "n")]
+    pub channel: String,
+    #[serde(rename = "s")]
+    pub subject: Subject,
+    #[serde(rename = "r")]
+    pub rights: Rights,
+    #[serde(rename = "e")]
+    pub expires_s: u64,
+}
+
+impl Grant {
+    /// What it grants for a channel to a user, or else to whom had this connection; `None`: it is
+    /// for another channel, or for somebody else.
+    pub fn for_channel(
+        &self,
+        channel: &str,
+        user: Option<&str>,
+        connection: &str,
+    ) -> Option<ChannelGrant> {
+        let is_ours = self.channel == channel && self.subject == Subject::new(user, connection);
+        is_ours.then_some(ChannelGrant { rights: self.rights, expires_s: self.expires_s })
+    }
+}
+
+/// A ticket on its way, with short names: it is sent to every client.
+#[derive(Deserialize, Serialize)]
+struct TicketForm<'t> {
+    #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'t, str>>,
+    #[serde(rename = "i", skip_serializing_if = "Option::is_none")]
+    info: Option<Cow<'t, str>>,
+    #[serde(rename = "r", default, skip_serializing_if = "<[Right]>::is_empty")]
+    rights: Cow<'t, [Right]>,
+    #[serde(rename = "x", skip_serializing_if = "Option::is_none")]
+    identity_expires_s: Option<u64>,
+    #[serde(rename = "c")]
+    connection: Cow<'t, str>,
+    #[serde(rename = "t")]
+    issued_s: u64,
+    #[serde(rename = "e")]
+    expires_s: u64,
+}
+
+impl Sealer {
+    pub fn seal_ticket(&self, ticket: &Ticket) -> String {
+        let identity = &ticket.identity;
+        let form = TicketForm {
+            user: identity.user.as_deref().map(Cow::Borrowed),
+            info: identity.info.as_deref().map(Cow::Borrowed),
+            rights: Cow::Borrowed(&identity.rights),
+            identity_expires_s: identity.expires_s,
+            connection: Cow::Borrowed(&ticket.connection),
+            issued_s: ticket.issued_s,
+            expires_s: ticket.expires_s,
+        };
+        self.seal(Purpose::Ticket, plain(&form))
+    }
+
+    /// # Errors
+    /// Why it is not taken.
+    pub fn open_ticket(&self, text: &str, now_s: u64) -> Result<Ticket, SealError> {
+        let form: TicketForm<'_> = form(&self.open(Purpose::Ticket, text)?)?;
+        if now_s >= form.expires_s {
+            return Err(SealError::Expired);
+        }
+        let identity = Identity {
+            user: form.user.map(Arc::from),
+            info: form.info.map(Arc::from),
+            rights: form.rights.into_owned(),
+            expires_s: form.identity_expires_s,
+        };
+        Ok(Ticket {
+            identity: Arc::new(identity),
+            connection: form.connection.into_owned(),
+            issued_s: form.issued_s,
+            expires_s: form.expires_s,
+        })
+    }
+
+    pub fn seal_grant(&self, grant: &Grant) -> String {
+        self.seal(Purpose::Grant, plain(grant))
+    }
+
+    /// # Errors
+    /// Why it is not taken.
+    pub fn open_grant(&self, text: &str, now_s: u64) -> Result<Grant, SealError> {
+        let grant: Grant = form(&self.open(Purpose::Grant, text)?)?;
+        if now_s >= grant.expires_s { Err(SealError::Expired) } else { Ok(grant) }
+    }
+}
+
+fn plain(form: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(form).expect("texts and numbers can be written")
+}
+
+/// What our own key sealed can be read, but by another version of this program.
+fn form<T: DeserializeOwned>(plain: &[u8]) -> Result<T, SealError> {
+    serde_json::from_slice(plain).map_err(|_| SealError::Malformed)
+}

@@ -1,0 +1,140 @@
+//! The hub's options: bounds, and namespaces.
+
+use super::file::{Channel, Hub};
+use super::{ConfigError, at, between, of_one};
+use crate::auth::{Access, Namespace, Namespaces, Pattern};
+
+/// Checks the bounds.
+pub(super) fn hub(written: &Hub) -> Result<Hub, ConfigError> {
+    for (key, value) in [
+        ("hub.channels_per_connection_max", written.channels_per_connection_max),
+        ("hub.pending_requests_max", written.pending_requests_max),
+        ("hub.presence_page_max", written.presence_page_max),
+        ("hub.history_page_max", written.history_page_max),
+    ] {
+        between(key, value.into(), 1, 1_000_000)?;
+    }
+    if written.auth_timeout_ms == 0 {
+        return Err(at(
+            "hub.auth_timeout_ms",
+            "must not be 0: clients that never authenticate would hold their places for ever",
+        ));
+    }
+    Ok(written.clone())
+}
+
+/// Checks the namespaces. Without any, and without keys, one stands for all channels.
+pub(super) fn namespaces(
+    written: &[Channel],
+    keys_configured: bool,
+    message_bytes_max: u64,
+) -> Result<Namespaces, ConfigError> {
+    let mut list = Vec::with_capacity(written.len().max(1));
+    for (index, channel) in written.iter().enumerate() {
+        list.push(namespace(index, channel, message_bytes_max)?);
+        if written[..index].iter().any(|other| other.pattern == channel.pattern) {
+            let text = format!(
+                "two channel sections have the pattern {}: only the first would count",
+                channel.pattern
+            );
+            return Err(of_one(format!("channel.{index}.pattern"), text));
+        }
+    }
+    let all = namespace(0, &Channel::default(), u64::MAX)?;
+    let granted = Namespace { subscribe: Access::Token, publish: Access::Token, ..all.clone() };
+    if list.is_empty() && !keys_configured {
+        list.push(all);
+    }
+    Ok(Namespaces::new(list, granted))
+}
+
+fn namespace(
+    index: usize,
+    written: &Channel,
+    message_bytes_max: u64,
+) -> Result<Namespace, ConfigError> {
+    let fault = |key: &str, text: String| {
+        of_one(format!("channel.{index}.{key}"), format!("channel {}: {text}", written.pattern))
+    };
+    let pattern =
+        Pattern::new(&written.pattern).map_err(|text| fault("pattern", text.to_owned()))?;
+    if written.message_bytes_max == 0 {
+        let text = "message_bytes_max must not be 0: nothing could be published".to_owned();
+        return Err(fault("message_bytes_max", text));
+    }
+    // Above the default an operator has asked for it.
+    let asked = written.message_bytes_max != Channel::default().message_bytes_max;
+    if asked && u64::from(written.message_bytes_max) > message_bytes_max {
+        let text = format!(
+            "message_bytes_max = {} is above limits.message_bytes_max ({message_bytes_max}), past \
+             which connections are closed: raise that one too",
+            written.message_bytes_max
+        );
+        return Err(fault("message_bytes_max", text));
+    }
+    if written.history > 0 && written.history_ttl_s == 0 {
+        let text = "history_ttl_s must not be 0 where there is history; history = 0 keeps none";
+        return Err(fault("history_ttl_s", text.to_owned()));
+    }
+    Ok(Namespace {
+        pattern,
+        subscribe: written.subscribe,
+        publish: written.publish,
+        history_messages: written.history,
+        history_ttl_s: written.history_ttl_s,
+        presence: written.presence,
+        slow_reader: written.slow_reader,
+        members_max: written.members_max,
+        message_bytes_max: written.message_bytes_max,
+        rate: written.rate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(written: &[Channel], keys: bool, channel: &str) -> Option<Namespace> {
+        namespaces(written, keys, 1 << 20).unwrap().find(channel).cloned()
+    }
+
+    fn pattern(pattern: &str) -> Channel {
+        Channel { pattern: pattern.into(), ..Channel::default() }
+    }
+
+    #[test]
+    fn without_namespaces_all_channels_are_open_only_where_there_are_no_keys() {
+        let open = find(&[], false, "anything").unwrap();
+        assert_eq!((open.subscribe, open.history_messages), (Access::Anyone, 100));
+        assert_eq!(find(&[], true, "anything"), None);
+        assert_eq!(find(&[pattern("chat:*")], false, "anything"), None);
+        assert!(find(&[pattern("chat:*")], true, "chat:a").is_some());
+        let closed = namespaces(&[], true, 1 << 20).unwrap();
+        assert_eq!(closed.granted().publish, Access::Token);
+    }
+
+    #[test]
+    fn mistakes_name_their_option() {
+        for (written, key, says) in [
+            (pattern("a*b"), "channel.0.pattern", "only at the end"),
+            (pattern(""), "channel.0.pattern", "1 to 200"),
+            (
+                Channel { message_bytes_max: 2 << 20, ..pattern("a") },
+                "channel.0.message_bytes_max",
+                "limits.message_bytes_max",
+            ),
+            (
+                Channel { history_ttl_s: 0, ..pattern("a") },
+                "channel.0.history_ttl_s",
+                "history = 0",
+            ),
+        ] {
+            let fault = namespaces(&[written], false, 1 << 20).unwrap_err();
+            assert_eq!(fault.key.as_deref(), Some(key), "{fault}");
+            assert!(fault.text.contains(says), "{fault}");
+        }
+        let twice = [pattern("a"), pattern("a")];
+        let fault = namespaces(&twice, false, 1 << 20).unwrap_err();
+        assert_eq!(fault.key.as_deref(), Some("channel.1.pattern"));
+    }
+}

@@ -1,0 +1,66 @@
+//! Secrets from where they were written: in an option, or in a file that only its owner reads.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::file::Secret;
+
+/// No file of keys is longer.
+const FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Reading by the group or by others.
+const READ_BY_OTHERS: u32 = 0o044;
+
+/// A secret that is written either in one option or in the file that another one names. Empty
+/// where it is in neither.
+///
+/// # Errors
+/// Cause and cure, without the secret.
+pub(super) fn one(secret: &Secret, file: &str) -> Result<String, String> {
+    match (secret.is_empty(), file.is_empty()) {
+        (_, true) => Ok(secret.reveal().to_owned()),
+        (true, false) => secret_file(file),
+        (false, false) => Err("is given twice: in the option, and as a file; drop one".to_owned()),
+    }
+}
+
+/// The text of a file that only its owner may read, without the line end after it.
+///
+/// # Errors
+/// Cause and cure.
+pub(super) fn secret_file(path: &str) -> Result<String, String> {
+    let (text, mode) = open(path)?;
+    if mode & READ_BY_OTHERS != 0 {
+        return Err(format!(
+            "{path} can be read by others than its owner (mode {:04o}): `chmod 600 {path}`",
+            mode & 0o7777
+        ));
+    }
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(format!("{path} is empty: it must hold the secret"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The text of a file that anybody may read.
+///
+/// # Errors
+/// Cause and cure.
+pub(super) fn public_file(path: &str) -> Result<String, String> {
+    open(path).map(|(text, _)| text)
+}
+
+/// Text and mode of one and the same file.
+fn open(path: &str) -> Result<(String, u32), String> {
+    let cannot = |error: std::io::Error| format!("cannot read {path}: {error}");
+    let file = File::open(path).map_err(cannot)?;
+    let mode = file.metadata().map_err(cannot)?.permissions().mode();
+    let mut text = String::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(cannot)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("{path} is longer than {FILE_BYTES_MAX} bytes: it is no file of keys"));
+    }
+    Ok((text, mode))
+}

@@ -1,0 +1,172 @@
+//! Channels: listed, looked at, their history read and removed.
+
+use axum::Json;
+use axum::extract::{Path, State as Extracted};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::{ApiError, Asked, State, answer, ask, channel_name, unexpected};
+use crate::hub::{Answer, Epoch, Position, PresencePage, Since, Verb};
+use crate::shard::hub::mail::HubMail;
+use crate::shard::mailbox::Mail;
+
+/// Channels of one page.
+const PAGE_MAX: u32 = 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    prefix: Option<String>,
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PresenceQuery {
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HistoryQuery {
+    limit: Option<u32>,
+    epoch: Option<String>,
+    offset: Option<u64>,
+    reverse: Option<bool>,
+}
+
+fn page_limit(limit: Option<u32>, most: u32) -> Result<u32, ApiError> {
+    let limit = limit.unwrap_or(most.min(100));
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(ApiError::bad(format!("limit must be from 1 to {most}, not {limit}")))
+}
+
+/// `GET /v1/channels`.
+pub(super) async fn list(
+    Extracted(state): Extracted<State>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    state.hub()?;
+    let limit = page_limit(query.limit, PAGE_MAX)?;
+    let directory = &state.0.directory;
+    let mut replies = Vec::new();
+    for shard in 0..directory.len() as u16 {
+        let (reply, received) = oneshot::channel();
+        let prefix = query.prefix.clone().unwrap_or_default().into();
+        let after = query.after.clone().map(Into::into);
+        let mail = HubMail::Channels { prefix, after, limit: limit + 1, reply };
+        directory.post(shard, Mail::Hub(Box::new(mail)));
+        replies.push(received);
+    }
+    let mut names = Vec::new();
+    for reply in replies {
+        // A shard that has ended has no channels.
+        names.extend(reply.await.unwrap_or_default().names);
+    }
+    names.sort_unstable();
+    let more = names.len() > limit as usize;
+    names.truncate(limit as usize);
+    let next = names.last().filter(|_| more).map(|(name, _)| name.to_string());
+    let channels: serde_json::Map<String, Value> = names
+        .iter()
+        .map(|(name, members)| (name.to_string(), json!({"members": members})))
+        .collect();
+    let mut answer = json!({"channels": channels});
+    if let Some(next) = next {
+        answer["next"] = next.into();
+    }
+    Ok(Json(answer))
+}
+
+fn place(position: Position) -> Value {
+    json!({"epoch": position.epoch.to_string(), "offset": position.offset})
+}
+
+/// `GET /v1/channels/{channel}`.
+pub(super) async fn one(
+    Extracted(state): Extracted<State>,
+    Path(channel): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let pending = ask(&state, channel_name(&channel)?, Verb::Describe)?;
+    match answer(pending).await? {
+        Answer::Described { position, members, users } => {
+            let mut answer = place(position);
+            answer["channel"] = channel.into();
+            answer["members"] = members.into();
+            answer["users"] = users.into();
+            Ok(Json(answer))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn listed(page: &PresencePage) -> Result<Value, ApiError> {
+    let members: Result<Vec<Value>, _> =
+        page.members.iter().map(|text| serde_json::from_str(text)).collect();
+    let members = members.map_err(|error| ApiError::bad(error.to_string()))?;
+    let mut answer = json!({"count": page.count, "members": members});
+    if let Some(next) = &page.next {
+        answer["next"] = (**next).into();
+    }
+    Ok(answer)
+}
+
+/// `GET /v1/channels/{channel}/presence`.
+pub(super) async fn presence(
+    Extracted(state): Extracted<State>,
+    Path(channel): Path<String>,
+    Asked(query): Asked<PresenceQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let limit = page_limit(query.limit, state.0.config.hub.presence_page_max)?;
+    let after = query.after.map(Into::into);
+    let pending = ask(&state, channel_name(&channel)?, Verb::Presence { after, limit })?;
+    match answer(pending).await? {
+        Answer::Presence(page) => listed(&page).map(Json),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `GET /v1/channels/{channel}/history`.
+pub(super) async fn history(
+    Extracted(state): Extracted<State>,
+    Path(channel): Path<String>,
+    Asked(query): Asked<HistoryQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let limit = page_limit(query.limit, state.0.config.hub.history_page_max)?;
+    let since = match (query.epoch, query.offset) {
+        (Some(epoch), Some(offset)) => Some(Since { epoch: Epoch::parse(&epoch), offset }),
+        (None, None) => None,
+        _ => return Err(ApiError::bad("epoch and offset belong together: give both, or none")),
+    };
+    let reverse = query.reverse.unwrap_or(false);
+    let verb = Verb::History { since, limit, reverse };
+    let pending = ask(&state, channel_name(&channel)?, verb)?;
+    match answer(pending).await? {
+        Answer::History { position, messages } => {
+            let read = |text: &str| serde_json::from_str::<Box<RawValue>>(text);
+            let messages: Result<Vec<_>, _> = messages.iter().map(|one| read(one.text())).collect();
+            let messages = messages.map_err(|error| ApiError::bad(error.to_string()))?;
+            let mut answer = place(position);
+            answer["messages"] = json!(messages);
+            Ok(Json(answer))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `DELETE /v1/channels/{channel}/history`.
+pub(super) async fn trim(
+    Extracted(state): Extracted<State>,
+    Path(channel): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    match answer(ask(&state, channel_name(&channel)?, Verb::Trim)?).await? {
+        Answer::Trimmed { position } => Ok(Json(place(position))),
+        other => Err(unexpected(&other)),
+    }
+}

@@ -1,0 +1,263 @@
+//! Connections: listed, looked at, written to, subscribed, disconnected.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State as Extracted};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::{ApiError, Asked, Body, State, channel_name};
+use crate::hub::{ConnectionId, Draft, Publication};
+use crate::session::hub::content;
+use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Target};
+use crate::shard::mailbox::Mail;
+
+/// Connections of one page.
+const PAGE_MAX: u32 = 1000;
+/// Looks at shards for one page: a rare user is found over several.
+const LOOKS_MAX: usize = 64;
+
+/// Who is meant: exactly one of these.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Send {
+    user: Option<String>,
+    connection: Option<String>,
+    all: Option<bool>,
+    content: Box<RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Disconnect {
+    user: Option<String>,
+    connection: Option<String>,
+    code: Option<u16>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Membership {
+    user: Option<String>,
+    connection: Option<String>,
+    channel: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    user: Option<String>,
+    address: Option<IpAddr>,
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+fn target(
+    user: Option<String>,
+    connection: Option<String>,
+    all: Option<bool>,
+) -> Result<Target, ApiError> {
+    match (user, connection, all) {
+        (Some(user), None, None | Some(false)) => Ok(Target::User(user.into())),
+        (None, Some(id), None | Some(false)) => Ok(Target::Connection(connection_id(&id)?)),
+        (None, None, Some(true)) => Ok(Target::All),
+        _ => Err(ApiError::bad("name exactly one of user, connection and (to send) all: true")),
+    }
+}
+
+fn connection_id(text: &str) -> Result<ConnectionId, ApiError> {
+    ConnectionId::parse(text).ok_or_else(|| {
+        ApiError::bad("connection is not the id of a connection: take it from /v1/connections")
+    })
+}
+
+/// Does something with connections on all shards that may have them; returns how many there were.
+async fn act(state: &State, target: Target, act: Act) -> Result<u64, ApiError> {
+    let shared = state.hub()?;
+    let directory = &state.0.directory;
+    let shards = match &target {
+        // Of another process: nothing here has it.
+        Target::Connection(id) if id.node != shared.realm.node => 0..0,
+        Target::Connection(id) if usize::from(id.shard) < directory.len() => id.shard..id.shard + 1,
+        Target::Connection(_) => 0..0,
+        Target::User(_) | Target::All => 0..directory.len() as u16,
+    };
+    let mut replies = Vec::new();
+    for shard in shards {
+        let (reply, received) = oneshot::channel();
+        let (target, act) = (target.clone(), act.clone());
+        let mail = HubMail::Act { target, act, reply: Some(reply) };
+        directory.post(shard, Mail::Hub(Box::new(mail)));
+        replies.push(received);
+    }
+    let mut reached = 0;
+    for reply in replies {
+        // A shard that has ended has no connections.
+        reached += reply.await.unwrap_or(0);
+    }
+    Ok(reached)
+}
+
+pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError> {
+    let target = target(body.user, body.connection, body.all)?;
+    let text = content::on_one_line(body.content.get()).map_err(ApiError::bad)?;
+    let most = state.0.config.limits.ws.message_bytes_max;
+    if text.len() > most {
+        let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+        let message = format!("content of {} bytes; {most} are allowed", text.len());
+        return Err(ApiError::new(status, "too_large", message));
+    }
+    let draft = Draft {
+        content: text.into(),
+        from: None,
+        exclude: None,
+        time_ms: State::unix_ms(),
+        accepted_ns: state.clock_ns(),
+    };
+    let delivered = act(state, target, Act::Send(Publication::direct(&draft))).await?;
+    Ok(json!({"delivered": delivered}))
+}
+
+pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
+    let subject = body.user.clone().or_else(|| body.connection.clone());
+    let target = target(body.user, body.connection, None)?;
+    let code = body.code.unwrap_or(4403);
+    if !(code == 1000 || code == 1001 || (3000..=4999).contains(&code)) {
+        return Err(ApiError::bad("code must be 1000, 1001, or from 3000 to 4999"));
+    }
+    let reason = body.reason.unwrap_or_else(|| "disconnected by the server".into());
+    if reason.len() > crate::proto::ws::CLOSE_REASON_BYTES_MAX {
+        return Err(ApiError::bad("reason has 123 bytes at most: a Close frame has no more room"));
+    }
+    if let Some(subject) = subject {
+        state.hub()?.realm.void_tickets(&subject, State::unix_ms() / 1000);
+    }
+    let reason = Arc::from(reason);
+    let disconnected = act(state, target, Act::Disconnect { code, reason }).await?;
+    Ok(json!({"disconnected": disconnected}))
+}
+
+pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
+    let channel = channel_name(&body.channel)?;
+    let target = target(body.user, body.connection, None)?;
+    let subscribed = act(state, target, Act::Subscribe(channel)).await?;
+    Ok(json!({"subscribed": subscribed}))
+}
+
+pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
+    let channel = channel_name(&body.channel)?;
+    let target = target(body.user, body.connection, None)?;
+    let unsubscribed = act(state, target, Act::Unsubscribe(channel)).await?;
+    Ok(json!({"unsubscribed": unsubscribed}))
+}
+
+/// `POST /v1/send`.
+pub(super) async fn send(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Send>,
+) -> Result<Json<Value>, ApiError> {
+    do_send(&state, body).await.map(Json)
+}
+
+/// `POST /v1/disconnect`.
+pub(super) async fn disconnect(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Disconnect>,
+) -> Result<Json<Value>, ApiError> {
+    do_disconnect(&state, body).await.map(Json)
+}
+
+/// `POST /v1/subscribe`.
+pub(super) async fn subscribe(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Membership>,
+) -> Result<Json<Value>, ApiError> {
+    do_subscribe(&state, body).await.map(Json)
+}
+
+/// `POST /v1/unsubscribe`.
+pub(super) async fn unsubscribe(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Membership>,
+) -> Result<Json<Value>, ApiError> {
+    do_unsubscribe(&state, body).await.map(Json)
+}
+
+async fn look(state: &State, shard: u16, filter: Filter) -> Listed {
+    let (reply, received) = oneshot::channel();
+    let mail = HubMail::List { filter: Box::new(filter), reply };
+    state.0.directory.post(shard, Mail::Hub(Box::new(mail)));
+    // A shard that has ended has no connections.
+    received.await.unwrap_or_default()
+}
+
+/// Where a list goes on: shard and slot.
+fn cursor(text: Option<&str>) -> Result<(u16, u32), ApiError> {
+    let Some(text) = text else { return Ok((0, 0)) };
+    let parts = text.split_once('.');
+    parts
+        .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
+        .ok_or_else(|| ApiError::bad("after must be the next of an earlier answer"))
+}
+
+/// `GET /v1/connections`.
+pub(super) async fn list(
+    Extracted(state): Extracted<State>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    state.hub()?;
+    let limit = query.limit.unwrap_or(100);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(ApiError::bad(format!("limit must be from 1 to {PAGE_MAX}, not {limit}")));
+    }
+    let (mut shard, mut from_slot) = cursor(query.after.as_deref())?;
+    let shards = state.0.directory.len() as u16;
+    let mut connections = Vec::new();
+    for _ in 0..LOOKS_MAX {
+        if shard >= shards || connections.len() >= limit as usize {
+            break;
+        }
+        let filter = Filter {
+            user: query.user.clone(),
+            address: query.address,
+            connection: None,
+            from_slot,
+            limit: limit - connections.len() as u32,
+        };
+        let listed = look(&state, shard, filter).await;
+        connections.extend(listed.connections);
+        (shard, from_slot) = match listed.next_slot {
+            Some(slot) => (shard, slot),
+            None => (shard + 1, 0),
+        };
+    }
+    let mut answer = json!({"connections": connections});
+    if shard < shards {
+        answer["next"] = format!("{shard}.{from_slot}").into();
+    }
+    Ok(Json(answer))
+}
+
+/// `GET /v1/connections/{id}`.
+pub(super) async fn one(
+    Extracted(state): Extracted<State>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let shared = state.hub()?;
+    let id = connection_id(&id)?;
+    let gone = || ApiError::not_found("there is no such connection, or it has ended");
+    if id.node != shared.realm.node || usize::from(id.shard) >= state.0.directory.len() {
+        return Err(gone());
+    }
+    let filter = Filter { connection: Some(id), limit: 1, ..Filter::default() };
+    let listed = look(&state, id.shard, filter).await;
+    match listed.connections.into_iter().next() {
+        Some(info) => Ok(Json(json!(info))),
+        None => Err(gone()),
+    }
+}

@@ -1,0 +1,191 @@
+//! The API for backends: publish, look at channels and connections, act on connections.
+//!
+//! Calls become mail to shards: to a channel's home, or to all that may have the connections
+//! meant. An answer comes when it is done: a publish is answered after it is in the log. While a
+//! home's mailbox is full its calls are refused with 503, so that a fast backend cannot fill the
+//! server's memory.
+
+mod channels;
+mod connections;
+mod memory;
+mod openapi;
+mod publish;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::{State, refuse};
+use crate::auth;
+use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
+use crate::session::hub::retention;
+use crate::shard::hub::mail::HubMail;
+use crate::shard::mailbox::Mail;
+
+/// The longest body of a call (bytes).
+const BODY_BYTES_MAX: usize = 16 << 20;
+
+/// All calls.
+pub(super) fn router() -> Router<State> {
+    Router::new()
+        .route("/v1/publish", post(publish::publish))
+        .route("/v1/broadcast", post(publish::broadcast))
+        .route("/v1/batch", post(publish::batch))
+        .route("/v1/send", post(connections::send))
+        .route("/v1/disconnect", post(connections::disconnect))
+        .route("/v1/subscribe", post(connections::subscribe))
+        .route("/v1/unsubscribe", post(connections::unsubscribe))
+        .route("/v1/connections", get(connections::list))
+        .route("/v1/connections/{id}", get(connections::one))
+        .route("/v1/channels", get(channels::list))
+        .route("/v1/channels/{channel}", get(channels::one))
+        .route("/v1/channels/{channel}/presence", get(channels::presence))
+        .route("/v1/channels/{channel}/history", get(channels::history))
+        .route("/v1/channels/{channel}/history", delete(channels::trim))
+        .route("/v1/memory", get(memory::memory))
+        .route("/v1/openapi.json", get(openapi::document))
+}
+
+/// A call that was refused.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+}
+
+impl ApiError {
+    fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    fn unavailable(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl From<hub::Refused> for ApiError {
+    fn from(refused: hub::Refused) -> Self {
+        let status = match refused.code {
+            Code::BadRequest => StatusCode::BAD_REQUEST,
+            Code::Unauthorized | Code::Expired => StatusCode::UNAUTHORIZED,
+            Code::Forbidden => StatusCode::FORBIDDEN,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::Conflict => StatusCode::CONFLICT,
+            Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::Limit | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, code: refused.code.as_str(), message: refused.message }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        refuse(self.status, self.code, &self.message)
+    }
+}
+
+/// There are no channels here.
+pub(super) fn no_hub() -> ApiError {
+    ApiError::not_found("no route of this server leads to the hub: add one with handler = \"hub\"")
+}
+
+/// A body that was read and checked.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let headers: HeaderMap = request.headers().clone();
+        let length = headers.get("content-length").and_then(|text| text.to_str().ok());
+        let length = length.and_then(|text| text.parse::<usize>().ok());
+        let too_long = || {
+            let message = format!("a body has {BODY_BYTES_MAX} bytes at most: send several calls");
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        };
+        if length.is_some_and(|length| length > BODY_BYTES_MAX) {
+            return Err(too_long());
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|_| too_long())?;
+        let value = serde_json::from_slice(&bytes);
+        value.map(Self).map_err(|error| ApiError::bad(format!("the body: {error}")))
+    }
+}
+
+/// Parameters of a query that were read and checked.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(error) => Err(ApiError::bad(format!("the query: {error}"))),
+        }
+    }
+}
+
+/// Checks a channel's name.
+pub(super) fn channel_name(name: &str) -> Result<ChannelName, ApiError> {
+    auth::check_channel(name).map_err(ApiError::bad)?;
+    Ok(ChannelName::new(name))
+}
+
+/// A home's answer that is on its way.
+pub(super) type Pending = oneshot::Receiver<Answer>;
+
+/// Asks a channel's home.
+pub(super) fn ask(state: &State, channel: ChannelName, verb: Verb) -> Result<Pending, ApiError> {
+    let directory = &state.0.directory;
+    let shared = state.hub()?;
+    let home = shared.home_of(channel.as_str(), directory.len());
+    if directory.mail_bytes(home) > state.0.config.engine.mailbox_bytes_max as usize {
+        return Err(ApiError::unavailable(
+            "the channel's shard has more mail than it can work through: slow down, and try again",
+        ));
+    }
+    let namespaces = &shared.realm.namespaces;
+    let namespace = namespaces.find(channel.as_str()).unwrap_or(namespaces.granted());
+    let (sender, receiver) = oneshot::channel();
+    let reply = ApiReply(Box::new(move |answer| {
+        // Nobody waits any more if this fails.
+        let _ = sender.send(answer);
+    }));
+    let from = Origin::Api(reply);
+    let request = hub::Request { from, channel, retention: retention(namespace), verb };
+    directory.post(home, Mail::Hub(Box::new(HubMail::Ask(request))));
+    Ok(receiver)
+}
+
+/// Waits for a home's answer.
+pub(super) async fn answer(pending: Pending) -> Result<Answer, ApiError> {
+    match pending.await {
+        Ok(Answer::Refused(refused)) => Err(refused.into()),
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(ApiError::unavailable("the channel's shard has ended: the server drains")),
+    }
+}
+
+/// Answers that a call does not have.
+pub(super) fn unexpected(answer: &Answer) -> ApiError {
+    tracing::error!(?answer, "a home gave an answer that was not asked for");
+    let message = "internal error, which is logged".to_owned();
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}

@@ -1,0 +1,37 @@
+//! The description of the API (`OpenAPI` 3.1), for generated clients and for testers.
+
+use axum::http::header;
+use axum::response::IntoResponse;
+
+/// Written by hand, and held against the calls by a test and by generated requests.
+pub(super) const DOCUMENT: &str = include_str!("openapi.json");
+
+/// `GET /v1/openapi.json`.
+pub(super) async fn document() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_is_described() {
+        let document: serde_json::Value = serde_json::from_str(DOCUMENT).unwrap();
+        assert_eq!(document["openapi"], "3.1.0");
+        let source = include_str!("mod.rs");
+        let routed: Vec<(&str, &str)> = source
+            .lines()
+            .filter_map(|line| {
+                let call = line.trim().strip_prefix(".route(\"")?;
+                let (path, rest) = call.split_once("\", ")?;
+                Some((path, rest.split('(').next()?))
+            })
+            .collect();
+        assert!(routed.len() >= 16, "{routed:?}");
+        for (path, method) in routed {
+            let described = &document["paths"][path][method];
+            assert!(described["operationId"].is_string(), "{method} {path} is not described");
+        }
+    }
+}

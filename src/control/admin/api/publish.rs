@@ -1,0 +1,183 @@
+//! Publishing: to one channel, to several, or as part of a batch.
+
+use axum::Json;
+use axum::extract::State as Extracted;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{ApiError, Body, Pending, State, answer, ask, channel_name, connections, unexpected};
+use crate::hub::{Answer, Draft, KeyScope, Verb};
+use crate::session::hub::content;
+
+/// Commands of one batch, and channels of one broadcast.
+const COMMANDS_MAX: usize = 10_000;
+/// The longest idempotency key (bytes).
+const KEY_BYTES_MAX: usize = 128;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publish {
+    channel: String,
+    content: Box<RawValue>,
+    key: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Broadcast {
+    channels: Vec<String>,
+    content: Box<RawValue>,
+    key: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch {
+    commands: Vec<Command>,
+}
+
+/// An object with one field, whose name says what it is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Command {
+    Publish(Publish),
+    Broadcast(Broadcast),
+    Send(connections::Send),
+    Disconnect(connections::Disconnect),
+    Subscribe(connections::Membership),
+    Unsubscribe(connections::Membership),
+}
+
+/// A publish under way.
+fn begin(
+    state: &State,
+    channel: &str,
+    content: &RawValue,
+    key: Option<&str>,
+) -> Result<Pending, ApiError> {
+    let channel = channel_name(channel)?;
+    let text = content::on_one_line(content.get()).map_err(ApiError::bad)?;
+    if let Some(key) = key.filter(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+        let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
+        return Err(ApiError::bad(message));
+    }
+    let realm = &state.hub()?.realm;
+    let namespace = realm.namespaces.find(channel.as_str());
+    let most = namespace.unwrap_or(realm.namespaces.granted()).message_bytes_max as usize;
+    if text.len() > most {
+        let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
+        let message = format!("content of {} bytes; the channel takes {most}", text.len());
+        return Err(ApiError::new(status, "too_large", message));
+    }
+    let draft = Draft {
+        content: text.into(),
+        from: None,
+        exclude: None,
+        time_ms: State::unix_ms(),
+        accepted_ns: state.clock_ns(),
+    };
+    let key = key.map(|key| KeyScope { owner: "api".into(), key: key.into() });
+    ask(state, channel, Verb::Publish { draft, key })
+}
+
+async fn end(pending: Pending) -> Result<Value, ApiError> {
+    match answer(pending).await? {
+        Answer::Published { position, duplicate } => {
+            let mut answer =
+                json!({"epoch": position.epoch.to_string(), "offset": position.offset});
+            if duplicate {
+                answer["duplicate"] = true.into();
+            }
+            Ok(answer)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `POST /v1/publish`.
+pub(super) async fn publish(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Publish>,
+) -> Result<Json<Value>, ApiError> {
+    let pending = begin(&state, &body.channel, &body.content, body.key.as_deref())?;
+    end(pending).await.map(Json)
+}
+
+/// The outcome of one of several.
+fn outcome(result: Result<Value, ApiError>) -> Value {
+    result.unwrap_or_else(|error| json!({"error": {"code": error.code, "message": error.message}}))
+}
+
+fn begin_all(state: &State, body: &Broadcast) -> Result<Vec<Result<Pending, ApiError>>, ApiError> {
+    few(body.channels.len(), "channels")?;
+    let begin = |channel: &String| begin(state, channel, &body.content, body.key.as_deref());
+    Ok(body.channels.iter().map(begin).collect())
+}
+
+async fn end_all(pending: Vec<Result<Pending, ApiError>>) -> Vec<Value> {
+    let mut results = Vec::with_capacity(pending.len());
+    for one in pending {
+        results.push(outcome(match one {
+            Ok(pending) => end(pending).await,
+            Err(error) => Err(error),
+        }));
+    }
+    results
+}
+
+fn few(count: usize, what: &str) -> Result<(), ApiError> {
+    if (1..=COMMANDS_MAX).contains(&count) {
+        return Ok(());
+    }
+    Err(ApiError::bad(format!("{what} must have 1 to {COMMANDS_MAX} entries, not {count}")))
+}
+
+/// `POST /v1/broadcast`.
+pub(super) async fn broadcast(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Broadcast>,
+) -> Result<Json<Value>, ApiError> {
+    let pending = begin_all(&state, &body)?;
+    Ok(Json(json!({"results": end_all(pending).await})))
+}
+
+/// A command of a batch that was begun: publishes go to their homes before any is waited for.
+enum Begun {
+    Publish(Result<Pending, ApiError>),
+    Broadcast(Result<Vec<Result<Pending, ApiError>>, ApiError>),
+    Done(Result<Value, ApiError>),
+}
+
+/// `POST /v1/batch`.
+pub(super) async fn batch(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Batch>,
+) -> Result<Json<Value>, ApiError> {
+    few(body.commands.len(), "commands")?;
+    let mut begun = Vec::with_capacity(body.commands.len());
+    for command in body.commands {
+        begun.push(match command {
+            Command::Publish(one) => {
+                Begun::Publish(begin(&state, &one.channel, &one.content, one.key.as_deref()))
+            }
+            Command::Broadcast(one) => Begun::Broadcast(begin_all(&state, &one)),
+            Command::Send(one) => Begun::Done(connections::do_send(&state, one).await),
+            Command::Disconnect(one) => Begun::Done(connections::do_disconnect(&state, one).await),
+            Command::Subscribe(one) => Begun::Done(connections::do_subscribe(&state, one).await),
+            Command::Unsubscribe(one) => {
+                Begun::Done(connections::do_unsubscribe(&state, one).await)
+            }
+        });
+    }
+    let mut results = Vec::with_capacity(begun.len());
+    for one in begun {
+        results.push(match one {
+            Begun::Publish(Ok(pending)) => outcome(end(pending).await),
+            Begun::Broadcast(Ok(pending)) => json!({"results": end_all(pending).await}),
+            Begun::Publish(Err(error)) | Begun::Broadcast(Err(error)) => outcome(Err(error)),
+            Begun::Done(result) => outcome(result),
+        });
+    }
+    Ok(Json(json!({"results": results})))
+}

@@ -1,0 +1,191 @@
+//! What homes are asked, and what they answer.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::ChannelName;
+use super::idempotency::KeyScope;
+use super::log::Retention;
+use super::presence::{MemberInfo, PresencePage};
+use super::publication::{ConnectionId, Draft, Position, Publication, Since};
+
+/// Where an answer from outside the shards goes.
+pub struct ApiReply(pub Box<dyn FnOnce(Answer) + Send>);
+
+impl fmt::Debug for ApiReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiReply")
+    }
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub enum Origin {
+    /// A connection; `request` is its name for the question.
+    Session { id: ConnectionId, request: u32 },
+    /// A backend.
+    Api(ApiReply),
+    /// Nobody waits for an answer.
+    Nobody,
+}
+
+/// A question about a channel.
+#[derive(Debug)]
+pub struct Request {
+    pub from: Origin,
+    pub channel: ChannelName,
+    /// How much of it is kept, should it have to be opened.
+    pub retention: Retention,
+    pub verb: Verb,
+}
+
+/// A subscription that is asked for.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    /// The place up to which the member has everything.
+    pub since: Option<Since>,
+    /// Wants to hear of joins and leaves.
+    pub watch: bool,
+    /// It is counted as a member already, having watched or not, and starts anew from `since`.
+    pub restart: Option<bool>,
+    /// How it is listed; `None` where the channel keeps no presence.
+    pub member: Option<Arc<MemberInfo>>,
+    /// The most members that the channel may have; 0 = no bound.
+    pub members_max: u32,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Verb {
+    Subscribe(Subscribe),
+    /// The end of a subscription that was answered.
+    Leave {
+        watch: bool,
+        member: Option<Arc<MemberInfo>>,
+    },
+    /// A member goes by another name from now on.
+    Rename {
+        old: Arc<MemberInfo>,
+        new: Arc<MemberInfo>,
+    },
+    Publish {
+        draft: Draft,
+        key: Option<KeyScope>,
+    },
+    Presence {
+        after: Option<Box<str>>,
+        limit: u32,
+    },
+    History {
+        since: Option<Since>,
+        limit: u32,
+        reverse: bool,
+    },
+    /// Remove the history.
+    Trim,
+    /// How many members there are, and where the channel stands.
+    Describe,
+}
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Limit,
+    TooLarge,
+    RateLimited,
+    Expired,
+    Conflict,
+    Internal,
+}
+
+impl Code {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::Limit => "limit",
+            Self::TooLarge => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::Expired => "expired",
+            Self::Conflict => "conflict",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A refusal: what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub code: Code,
+    pub message: String,
+}
+
+impl Refused {
+    /// With this text.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// What a home answers.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The member is counted, and has everything up to `position` once it has `missed`.
+    Subscribed {
+        position: Position,
+        recovered: bool,
+        missed: Vec<Arc<Publication>>,
+        /// Of a channel that keeps presence, for one who watches.
+        presence: Option<PresencePage>,
+        /// As it was asked for: whoever takes the answer back needs them.
+        watch: bool,
+        member: Option<Arc<MemberInfo>>,
+    },
+    Published {
+        position: Position,
+        duplicate: bool,
+    },
+    Presence(PresencePage),
+    History {
+        position: Position,
+        messages: Vec<Arc<Publication>>,
+    },
+    Trimmed {
+        position: Position,
+    },
+    Described {
+        position: Position,
+        members: u64,
+        users: u64,
+    },
+    /// Nothing to tell.
+    Done,
+    Refused(Refused),
+}
+
+/// What a home sends to a shard.
+#[derive(Debug)]
+pub enum Out {
+    Answer {
+        id: ConnectionId,
+        request: u32,
+        channel: ChannelName,
+        answer: Answer,
+    },
+    /// To all members there.
+    Publish(Arc<Publication>),
+    /// To those who watch the channel's members.
+    News(Arc<Publication>),
+    /// The past is lost: to all members there.
+    EpochChanged {
+        channel: ChannelName,
+        position: Position,
+    },
+}

@@ -1,0 +1,589 @@
+//! The home of channels: their order, their presence, and how many members each shard has.
+//!
+//! Requests and completions of the log go in, answers and publications come out in the order in
+//! which each shard must see them. See the module above for why nothing is lost or doubled.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb};
+use super::idempotency::{Keys, Seen};
+use super::log::{Done, Log, Page, Range, Retention};
+use super::presence::{MemberInfo, Presence};
+use super::publication::{Position, Publication, Since};
+use super::{ChannelName, KeyScope};
+use crate::hub::Draft;
+
+/// How a home behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct HomeOptions {
+    /// A channel with neither members nor messages is forgotten after this, or after the time that
+    /// its messages are kept, whichever is longer.
+    pub channel_ttl_ms: u64,
+    /// The longest gap that is recovered.
+    pub recover_messages_max: u32,
+    pub recover_bytes_max: u64,
+    /// Members listed in the answer to a subscription.
+    pub presence_page_max: u32,
+    /// Messages in the answer to a read of history.
+    pub history_page_max: u32,
+    /// Idempotency keys remembered, and for how long.
+    pub keys_max: usize,
+    pub key_ttl_ms: u64,
+}
+
+/// Members on one shard.
+#[derive(Clone, Copy, Debug)]
+struct There {
+    shard: u16,
+    members: u32,
+    watchers: u32,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: ChannelName,
+    /// The log's name for it.
+    log: u32,
+    retention: Retention,
+    /// Where it stands: the last message delivered. `None` until the log has told.
+    position: Option<Position>,
+    members: u32,
+    there: Vec<There>,
+    presence: Option<Box<Presence>>,
+    /// Commands that the log has not completed.
+    pending: u32,
+    /// Subscriptions that wait for a page, and what was delivered since the first of them began.
+    joining: u32,
+    since: VecDeque<Arc<Publication>>,
+    used_ms: u64,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Join { channel: u32, from: Origin, subscribe: Subscribe },
+    Publish { channel: u32, from: Origin, key: Option<u128> },
+    History { channel: u32, from: Origin },
+    Describe { channel: u32, from: Origin },
+    Trim { channel: u32, from: Origin },
+}
+
+impl Waiting {
+    fn channel(&self) -> u32 {
+        match self {
+            Self::Join { channel, .. }
+            | Self::Publish { channel, .. }
+            | Self::History { channel, .. }
+            | Self::Describe { channel, .. }
+            | Self::Trim { channel, .. } => *channel,
+        }
+    }
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    pub channels: u64,
+    pub members: u64,
+    pub history_messages: u64,
+    pub history_bytes: u64,
+    pub keys: u64,
+}
+
+/// What a home has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub publishes: u64,
+    pub duplicates: u64,
+    pub recovered: u64,
+    pub not_recovered: u64,
+    pub channels_opened: u64,
+    pub channels_forgotten: u64,
+}
+
+/// See the module.
+pub struct Home {
+    options: HomeOptions,
+    log: Box<dyn Log>,
+    channels: Slab<Channel>,
+    names: HashMap<ChannelName, u32>,
+    waiting: Slab<Waiting>,
+    keys: Keys,
+    members: u64,
+    kept: Kept,
+    out: Vec<(u16, Out)>,
+    cursor: usize,
+    now_ms: u64,
+}
+
+impl Home {
+    /// A home without channels.
+    pub fn new(options: HomeOptions, log: Box<dyn Log>) -> Self {
+        Self {
+            options,
+            log,
+            channels: Slab::new(),
+            names: HashMap::new(),
+            waiting: Slab::new(),
+            keys: Keys::new(options.keys_max, options.key_ttl_ms),
+            members: 0,
+            kept: Kept::default(),
+            out: Vec::new(),
+            cursor: 0,
+            now_ms: 0,
+        }
+    }
+
+    /// Takes a request; `now_ms` is Unix time.
+    pub fn request(&mut self, request: Request, now_ms: u64) {
+        self.now_ms = now_ms;
+        let Request { from, channel, retention, verb } = request;
+        let key = match verb {
+            // Nobody leaves a channel that is not there.
+            Verb::Leave { .. } | Verb::Rename { .. } => match self.names.get(channel.as_str()) {
+                Some(key) => *key,
+                None => return,
+            },
+            Verb::Describe if !self.names.contains_key(channel.as_str()) => {
+                let message = "nobody is on this channel, and it keeps no message";
+                let refused = Refused::new(Code::NotFound, message);
+                return Self::answer_unopened(from, Answer::Refused(refused));
+            }
+            _ => self.open(channel, retention),
+        };
+        self.channels[key as usize].used_ms = now_ms;
+        match verb {
+            Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
+            Verb::Leave { watch, member } => self.leave(key, &from, watch, member.as_deref()),
+            Verb::Rename { old, new } => {
+                self.gone(key, &old);
+                self.come(key, &new);
+            }
+            Verb::Publish { draft, key: scope } => self.publish(key, from, draft, scope.as_ref()),
+            Verb::Presence { after, limit } => {
+                let limit = limit.clamp(1, self.options.presence_page_max);
+                let page = self.channels[key as usize]
+                    .presence
+                    .as_ref()
+                    .map(|presence| presence.page(after.as_deref(), limit))
+                    .unwrap_or_default();
+                self.answer(key, from, Answer::Presence(page));
+            }
+            Verb::History { since, limit, reverse } => {
+                let messages_max = limit.clamp(1, self.options.history_page_max);
+                let bytes_max = self.options.recover_bytes_max;
+                let range = Range { since, messages_max, bytes_max, reverse };
+                self.read(Waiting::History { channel: key, from }, range);
+            }
+            Verb::Describe => self.describe(key, from),
+            Verb::Trim => {
+                let (ticket, log) = self.wait(Waiting::Trim { channel: key, from });
+                self.log.trim(ticket, log);
+            }
+        }
+    }
+
+    fn open(&mut self, name: ChannelName, retention: Retention) -> u32 {
+        if let Some(key) = self.names.get(&name) {
+            return *key;
+        }
+        self.kept.channels_opened += 1;
+        let key = self.channels.vacant_key() as u32;
+        let log = self.log.open(&name, key, retention);
+        self.channels.insert(Channel {
+            name: name.clone(),
+            log,
+            retention,
+            position: None,
+            members: 0,
+            there: Vec::new(),
+            presence: None,
+            pending: 0,
+            joining: 0,
+            since: VecDeque::new(),
+            used_ms: self.now_ms,
+        });
+        self.names.insert(name, key);
+        key
+    }
+
+    /// Remembers what a command to the log is for; returns its ticket, and the log's channel.
+    fn wait(&mut self, waiting: Waiting) -> (u64, u32) {
+        let channel = &mut self.channels[waiting.channel() as usize];
+        channel.pending += 1;
+        (self.waiting.insert(waiting) as u64, channel.log)
+    }
+
+    fn read(&mut self, waiting: Waiting, range: Range) {
+        let (ticket, log) = self.wait(waiting);
+        self.log.read(ticket, log, range);
+    }
+
+    fn subscribe(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
+        let channel = &mut self.channels[key as usize];
+        let since = subscribe.since;
+        if let Some(position) = channel.position {
+            let there = Since { epoch: Some(position.epoch), offset: position.offset };
+            let nothing_kept = channel.retention.messages_max == 0;
+            if since.is_none_or(|since| since == there) || nothing_kept {
+                let recovered = since == Some(there);
+                return self.join(key, from, &subscribe, position, recovered, Vec::new());
+            }
+        }
+        channel.joining += 1;
+        let range = match since {
+            Some(since) => Range {
+                since: Some(since),
+                messages_max: self.options.recover_messages_max,
+                bytes_max: self.options.recover_bytes_max,
+                reverse: false,
+            },
+            None => Self::nothing(),
+        };
+        self.read(Waiting::Join { channel: key, from, subscribe }, range);
+    }
+
+    /// A read that only tells where a channel stands.
+    fn nothing() -> Range {
+        Range { since: None, messages_max: 0, bytes_max: 0, reverse: false }
+    }
+
+    /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
+    fn joined(&mut self, key: u32, from: Origin, subscribe: &Subscribe, page: Page) {
+        let options = self.options;
+        let channel = &mut self.channels[key as usize];
+        let delivered = *channel.position.get_or_insert(page.position);
+        channel.joining -= 1;
+        let Page { position, complete, mut messages } = page;
+        let mut recovered = complete && subscribe.since.is_some();
+        if position.epoch == delivered.epoch {
+            messages.retain(|one| one.offset() <= delivered.offset);
+            let later = channel.since.iter().filter(|one| one.offset() > position.offset);
+            messages.extend(later.cloned());
+        } else {
+            // The epoch changed while the page was on its way.
+            recovered = false;
+        }
+        if channel.joining == 0 {
+            channel.since = VecDeque::new();
+        }
+        let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
+        let named = subscribe.since.and_then(|since| since.epoch);
+        recovered &= named == Some(delivered.epoch)
+            && messages.len() <= options.recover_messages_max as usize
+            && bytes <= options.recover_bytes_max;
+        if !recovered {
+            messages.clear();
+        }
+        self.join(key, from, subscribe, delivered, recovered, messages);
+    }
+
+    /// Counts a member, and tells it where it stands.
+    fn join(
+        &mut self,
+        key: u32,
+        from: Origin,
+        subscribe: &Subscribe,
+        position: Position,
+        recovered: bool,
+        missed: Vec<Arc<Publication>>,
+    ) {
+        let Origin::Session { id, .. } = &from else { return };
+        let shard = id.shard;
+        let channel = &mut self.channels[key as usize];
+        let full = subscribe.members_max > 0 && channel.members >= subscribe.members_max;
+        if full && subscribe.restart.is_none() {
+            let message = format!(
+                "the channel has all the {} members that it may have: try again later",
+                subscribe.members_max
+            );
+            return self.refuse(key, from, Code::Limit, message);
+        }
+        if subscribe.since.is_some() {
+            self.kept.recovered += u64::from(recovered);
+            self.kept.not_recovered += u64::from(!recovered);
+        }
+        let there = match channel.there.iter().position(|one| one.shard == shard) {
+            Some(at) => &mut channel.there[at],
+            None => {
+                channel.there.push(There { shard, members: 0, watchers: 0 });
+                channel.there.last_mut().expect("it was just pushed")
+            }
+        };
+        there.watchers += u32::from(subscribe.watch);
+        match subscribe.restart {
+            Some(watched) => there.watchers -= u32::from(watched),
+            None => {
+                there.members += 1;
+                channel.members += 1;
+                self.members += 1;
+                if let Some(member) = &subscribe.member {
+                    self.come(key, member);
+                }
+            }
+        }
+        let listed = subscribe.watch && subscribe.member.is_some();
+        let presence = self.channels[key as usize].presence.as_ref().filter(|_| listed);
+        let presence = presence.map(|all| all.page(None, self.options.presence_page_max));
+        let (watch, member) = (subscribe.watch, subscribe.member.clone());
+        let answer = Answer::Subscribed { position, recovered, missed, presence, watch, member };
+        self.answer(key, from, answer);
+    }
+
+    fn leave(&mut self, key: u32, from: &Origin, watch: bool, member: Option<&MemberInfo>) {
+        let Origin::Session { id, .. } = from else { return };
+        let channel = &mut self.channels[key as usize];
+        let Some(at) = channel.there.iter().position(|one| one.shard == id.shard) else { return };
+        let there = &mut channel.there[at];
+        there.members -= 1;
+        there.watchers -= u32::from(watch);
+        if there.members == 0 {
+            channel.there.swap_remove(at);
+        }
+        channel.members -= 1;
+        self.members -= 1;
+        if let Some(member) = member {
+            self.gone(key, member);
+        }
+    }
+
+    fn come(&mut self, key: u32, member: &MemberInfo) {
+        let presence = self.channels[key as usize].presence.get_or_insert_default();
+        if presence.join(member) {
+            self.news(key, "join", &member.text);
+        }
+    }
+
+    fn gone(&mut self, key: u32, member: &MemberInfo) {
+        let channel = &mut self.channels[key as usize];
+        let Some(presence) = &mut channel.presence else { return };
+        let text = presence.leave(&member.key);
+        if presence.count() == 0 {
+            channel.presence = None;
+        }
+        if let Some(text) = text {
+            self.news(key, "leave", &text);
+        }
+    }
+
+    fn news(&mut self, key: u32, kind: &str, member: &str) {
+        let channel = &self.channels[key as usize];
+        if channel.there.iter().all(|there| there.watchers == 0) {
+            return;
+        }
+        let name = &channel.name;
+        let text = format!(r#"{{"type":"{kind}","channel":"{name}","member":{member}}}"#);
+        let news = Publication::news(name, &text, 0);
+        let watched = channel.there.iter().filter(|there| there.watchers > 0);
+        self.out.extend(watched.map(|there| (there.shard, Out::News(news.clone()))));
+    }
+
+    fn publish(&mut self, key: u32, from: Origin, draft: Draft, scope: Option<&KeyScope>) {
+        let mut first = None;
+        let mut from = from;
+        if let Some(scope) = scope {
+            let name = self.channels[key as usize].name.clone();
+            match self.keys.look(name.as_str(), scope, &draft.content, self.now_ms, from) {
+                Seen::First(name, origin) => (first, from) = (Some(name), origin),
+                Seen::Waits => return,
+                Seen::Repeated(position, from) => {
+                    self.kept.duplicates += 1;
+                    return self.answer(key, from, Answer::Published { position, duplicate: true });
+                }
+                Seen::Conflict(from) => {
+                    let message = "this key was used for other content: take a new key for each \
+                                   message";
+                    return self.refuse(key, from, Code::Conflict, message.into());
+                }
+            }
+        }
+        self.kept.publishes += 1;
+        let (ticket, log) = self.wait(Waiting::Publish { channel: key, from, key: first });
+        self.log.append(ticket, log, draft);
+    }
+
+    fn describe(&mut self, key: u32, from: Origin) {
+        let channel = &self.channels[key as usize];
+        match channel.position {
+            Some(position) => {
+                let members = channel.members.into();
+                let users = channel.presence.as_ref().map_or(0, |presence| presence.count());
+                self.answer(key, from, Answer::Described { position, members, users });
+            }
+            None => self.read(Waiting::Describe { channel: key, from }, Self::nothing()),
+        }
+    }
+
+    fn refuse(&mut self, key: u32, from: Origin, code: Code, message: String) {
+        self.answer(key, from, Answer::Refused(Refused { code, message }));
+    }
+
+    fn answer_unopened(from: Origin, answer: Answer) {
+        if let Origin::Api(reply) = from {
+            (reply.0)(answer);
+        }
+    }
+
+    fn answer(&mut self, key: u32, from: Origin, answer: Answer) {
+        match from {
+            Origin::Session { id, request } => {
+                let channel = self.channels[key as usize].name.clone();
+                self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
+            }
+            Origin::Api(reply) => (reply.0)(answer),
+            Origin::Nobody => {}
+        }
+    }
+
+    /// Works through what the log has completed; returns whether it stopped at so many.
+    pub fn work(&mut self, completions_max: usize) -> bool {
+        for _ in 0..completions_max {
+            match self.log.next() {
+                Some(done) => self.completed(done),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn completed(&mut self, done: Done) {
+        match done {
+            Done::Appended { ticket, position } => {
+                let waiting = self.done_waiting(ticket);
+                let Waiting::Publish { channel, from, key } = waiting else { return };
+                self.answer(channel, from, Answer::Published { position, duplicate: false });
+                let others = key.map(|key| self.keys.done(key, position)).unwrap_or_default();
+                for from in others {
+                    self.kept.duplicates += 1;
+                    self.answer(channel, from, Answer::Published { position, duplicate: true });
+                }
+            }
+            Done::Delivered { channel, publication } => self.delivered(channel, &publication),
+            Done::Page { ticket, page } => match self.done_waiting(ticket) {
+                Waiting::Join { channel, from, subscribe } => {
+                    self.joined(channel, from, &subscribe, page);
+                }
+                Waiting::History { channel, from } => {
+                    let Page { position, messages, .. } = page;
+                    self.answer(channel, from, Answer::History { position, messages });
+                }
+                Waiting::Describe { channel, from } => {
+                    let own = &mut self.channels[channel as usize];
+                    own.position.get_or_insert(page.position);
+                    self.describe(channel, from);
+                }
+                Waiting::Publish { .. } | Waiting::Trim { .. } => {}
+            },
+            Done::Trimmed { ticket, position } => {
+                if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
+                    self.answer(channel, from, Answer::Trimmed { position });
+                }
+            }
+            Done::EpochChanged { channel, position } => {
+                let own = &mut self.channels[channel as usize];
+                own.position = Some(position);
+                own.since.clear();
+                let changed = own.there.iter().map(|there| {
+                    (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
+                });
+                self.out.extend(changed);
+            }
+        }
+    }
+
+    fn done_waiting(&mut self, ticket: u64) -> Waiting {
+        let waiting = self.waiting.remove(ticket as usize);
+        self.channels[waiting.channel() as usize].pending -= 1;
+        waiting
+    }
+
+    fn delivered(&mut self, key: u32, publication: &Arc<Publication>) {
+        let channel = &mut self.channels[key as usize];
+        let Some(position) = publication.position else { return };
+        // What a page has told already.
+        let known = channel
+            .position
+            .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);
+        if known {
+            return;
+        }
+        channel.position = Some(position);
+        if channel.joining > 0 {
+            channel.since.push_back(publication.clone());
+        }
+        let members = channel.there.iter();
+        self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));
+    }
+
+    /// What is to be sent to shards, in order.
+    pub fn take_out(&mut self) -> std::vec::Drain<'_, (u16, Out)> {
+        self.out.drain(..)
+    }
+
+    /// Drops aged messages and forgets unused channels; looks at so many at most.
+    pub fn expire(&mut self, now_ms: u64, channels_max: usize) {
+        self.log.expire(now_ms, channels_max);
+        for _ in 0..channels_max.min(self.channels.capacity()) {
+            let index = self.cursor;
+            self.cursor = if index + 1 >= self.channels.capacity() { 0 } else { index + 1 };
+            let Some(channel) = self.channels.get(index) else { continue };
+            let ttl_ms = channel.retention.ttl_ms.max(self.options.channel_ttl_ms);
+            let unused = channel.members == 0 && channel.pending == 0;
+            if unused
+                && channel.used_ms.saturating_add(ttl_ms) < now_ms
+                && !self.log.has_messages(channel.log)
+            {
+                let channel = self.channels.remove(index);
+                self.names.remove(&channel.name);
+                self.log.close(channel.log);
+                self.kept.channels_forgotten += 1;
+            }
+        }
+    }
+
+    /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
+    /// go on, if there are more.
+    pub fn scan(
+        &self,
+        cursor: usize,
+        channels_max: usize,
+        mut show: impl FnMut(&ChannelName, u32),
+    ) -> Option<usize> {
+        let end = (cursor + channels_max).min(self.channels.capacity());
+        for index in cursor..end {
+            if let Some(channel) = self.channels.get(index) {
+                show(&channel.name, channel.members);
+            }
+        }
+        (end < self.channels.capacity()).then_some(end)
+    }
+
+    /// How many channels are open.
+    pub fn len(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// What there is.
+    pub fn gauges(&self) -> Gauges {
+        let (history_messages, history_bytes) = self.log.kept();
+        Gauges {
+            channels: self.channels.len() as u64,
+            members: self.members,
+            history_messages,
+            history_bytes,
+            keys: self.keys.len() as u64,
+        }
+    }
+
+    /// What was done.
+    pub fn kept(&self) -> Kept {
+        self.kept
+    }
+}

@@ -1,0 +1,82 @@
+//! What stands behind a channel's order and history: commands in, completions later.
+//!
+//! # The contract
+//!
+//! Commands about one channel take effect in the order in which they are given. Completions may
+//! come at any later time and in any order, but [`Done::Delivered`] of one channel comes in the
+//! order of offsets, each publication once, and [`Done::EpochChanged`] before anything of the new
+//! epoch. A log may be ahead of its deliveries: a page may hold what is yet to be delivered.
+//! Offsets of a channel grow strictly. Trimming removes messages, never epoch or offset.
+
+use std::sync::Arc;
+
+use super::ChannelName;
+use super::publication::{Draft, Position, Publication, Since};
+
+/// How much of a channel is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Messages; 0 = none.
+    pub messages_max: u32,
+    /// Age (ms).
+    pub ttl_ms: u64,
+}
+
+/// Which messages a read wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// After this place; of another epoch: none. `None`: from the oldest.
+    pub since: Option<Since>,
+    pub messages_max: u32,
+    pub bytes_max: u64,
+    /// The newest first, and the bounds cut off the oldest.
+    pub reverse: bool,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The channel's last message at that moment.
+    pub position: Position,
+    /// All that the range names is here: nothing was trimmed or cut off.
+    pub complete: bool,
+    pub messages: Vec<Arc<Publication>>,
+}
+
+/// A command has completed, or the log has something to tell.
+#[derive(Debug)]
+pub enum Done {
+    /// The message is in the log.
+    Appended { ticket: u64, position: Position },
+    /// To be handed to the members.
+    Delivered { channel: u32, publication: Arc<Publication> },
+    /// What a read found.
+    Page { ticket: u64, page: Page },
+    /// The history was removed.
+    Trimmed { ticket: u64, position: Position },
+    /// The past of the channel is lost; offsets count anew, from this position.
+    EpochChanged { channel: u32, position: Position },
+}
+
+/// Order and history of the channels of one home.
+pub trait Log {
+    /// A channel is wanted. `key` is the home's name for it in completions; the answer is the
+    /// log's name for it in commands.
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32;
+    /// A channel is wanted no more; what it holds may be forgotten, its epoch included.
+    fn close(&mut self, channel: u32);
+    /// Whether the channel holds messages.
+    fn has_messages(&self, channel: u32) -> bool;
+    /// Appends a message, to be delivered once it has its place.
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft);
+    /// Reads.
+    fn read(&mut self, ticket: u64, channel: u32, range: Range);
+    /// Removes a channel's messages.
+    fn trim(&mut self, ticket: u64, channel: u32);
+    /// Removes messages past their age; looks at so many channels at most.
+    fn expire(&mut self, now_ms: u64, channels_max: usize);
+    /// The next completion.
+    fn next(&mut self) -> Option<Done>;
+    /// Messages kept, and bytes of them.
+    fn kept(&self) -> (u64, u64);
+}

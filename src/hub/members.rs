@@ -1,0 +1,281 @@
+//! The members of channels on one shard, and what is on its way to them.
+//!
+//! Members lie in a dense array, so that a fan-out walks memory in order. It may stop at a turn's
+//! bound and go on in the next, while members come and go: those before the cursor have the batch,
+//! those behind it do not, and removal keeps it so by moving at most two of them. Whoever joins
+//! does so in the channel's queue, behind what was published before.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::publication::{Position, Publication};
+use super::{Answer, ChannelName, ConnectionId};
+
+/// Publications handed to each member at once: those that wait when their turn comes.
+const BATCH_MAX: usize = 64;
+
+/// A connection on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where the shard keeps it.
+    pub slot: u32,
+    /// Which of its subscriptions this is.
+    pub subscription: u32,
+}
+
+/// A member has another place now: its own record of it must follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub member: Member,
+    pub place: u32,
+}
+
+/// What is on its way to a channel's members, in order.
+#[derive(Debug)]
+pub enum Op {
+    Publish(Arc<Publication>),
+    /// To those who watch.
+    News(Arc<Publication>),
+    /// Somebody becomes a member.
+    Join {
+        id: ConnectionId,
+        request: u32,
+        answer: Answer,
+    },
+    EpochChanged(Position),
+    /// Publications were lost on the way, up to this one.
+    Lagging(Position),
+}
+
+/// Part of a fan-out: publications for one member after the other.
+#[derive(Debug)]
+struct Fanout {
+    publications: Vec<Arc<Publication>>,
+    /// To those who watch only.
+    news: bool,
+    /// Members before it are served.
+    next: usize,
+}
+
+/// One channel's members here.
+#[derive(Debug)]
+pub struct Local {
+    pub name: ChannelName,
+    members: Vec<Member>,
+    watchers: Vec<Member>,
+    queue: VecDeque<Op>,
+    fanout: Option<Fanout>,
+    /// Listed among those with work.
+    ready: bool,
+}
+
+/// All channels with members on a shard.
+#[derive(Debug, Default)]
+pub struct Members {
+    locals: slab::Slab<Local>,
+    names: HashMap<ChannelName, u32>,
+    ready: VecDeque<u32>,
+}
+
+impl Members {
+    /// The shard's name for a channel.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.names.get(name).copied()
+    }
+
+    /// A channel by the shard's name for it.
+    pub fn get(&self, local: u32) -> Option<&Local> {
+        self.locals.get(local as usize)
+    }
+
+    /// How many channels have members or mail here.
+    pub fn len(&self) -> usize {
+        self.locals.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.locals.is_empty()
+    }
+
+    /// Queues something for a channel's members. Without members only a join counts.
+    pub fn push(&mut self, name: &ChannelName, op: Op) {
+        let local = match self.names.get(name) {
+            Some(local) => *local,
+            None if matches!(op, Op::Join { .. }) => self.insert(name.clone()),
+            None => return,
+        };
+        let own = &mut self.locals[local as usize];
+        own.queue.push_back(op);
+        if !std::mem::replace(&mut own.ready, true) {
+            self.ready.push_back(local);
+        }
+    }
+
+    fn insert(&mut self, name: ChannelName) -> u32 {
+        let local = self.locals.insert(Local {
+            name: name.clone(),
+            members: Vec::new(),
+            watchers: Vec::new(),
+            queue: VecDeque::new(),
+            fanout: None,
+            ready: false,
+        });
+        self.names.insert(name, local as u32);
+        local as u32
+    }
+
+    /// Adds a member; returns its place, and its place among those who watch.
+    pub fn add(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
+        let own = &mut self.locals[local as usize];
+        debug_assert!(own.fanout.is_none(), "members join between fan-outs");
+        own.members.push(member);
+        let watching = watch.then(|| {
+            own.watchers.push(member);
+            own.watchers.len() as u32 - 1
+        });
+        (own.members.len() as u32 - 1, watching)
+    }
+
+    /// Removes a member, or one who watches; tells who has moved.
+    pub fn remove(&mut self, local: u32, place: u32, news: bool, mut moved: impl FnMut(Moved)) {
+        let own = &mut self.locals[local as usize];
+        let served = own.fanout.as_mut().filter(|fanout| fanout.news == news);
+        let list = if news { &mut own.watchers } else { &mut own.members };
+        let mut hole = place as usize;
+        if let Some(fanout) = served.filter(|fanout| hole < fanout.next) {
+            // The last one that is served fills the hole, so that those behind the cursor stay
+            // behind it.
+            fanout.next -= 1;
+            if hole != fanout.next {
+                list[hole] = list[fanout.next];
+                moved(Moved { member: list[hole], place: hole as u32 });
+            }
+            hole = fanout.next;
+        }
+        list.swap_remove(hole);
+        if let Some(member) = list.get(hole) {
+            moved(Moved { member: *member, place: hole as u32 });
+        }
+        self.forget(local);
+    }
+
+    /// A connection's subscription goes by another number from now on.
+    pub fn renumber(&mut self, local: u32, place: u32, watching: Option<u32>, subscription: u32) {
+        let own = &mut self.locals[local as usize];
+        own.members[place as usize].subscription = subscription;
+        if let Some(place) = watching {
+            own.watchers[place as usize].subscription = subscription;
+        }
+    }
+
+    /// Drops a channel that nobody is on.
+    fn forget(&mut self, local: u32) {
+        let own = &self.locals[local as usize];
+        if own.members.is_empty() && own.queue.is_empty() && !own.ready {
+            let own = self.locals.remove(local as usize);
+            self.names.remove(&own.name);
+        }
+    }
+
+    /// The next channel with work.
+    pub fn next_ready(&mut self) -> Option<u32> {
+        self.ready.front().copied()
+    }
+
+    /// Whether any channel has work.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next step of the channel that is ready first: a fan-out is begun by this and walked with
+    /// [`Self::walk`]; anything else is handed out. `None`: it has no more.
+    pub fn step(&mut self, local: u32) -> Option<Step> {
+        let own = &mut self.locals[local as usize];
+        if own.fanout.is_some() {
+            return Some(Step::Fanout);
+        }
+        let news = match own.queue.front() {
+            Some(Op::Publish(_)) => false,
+            Some(Op::News(_)) => true,
+            Some(_) => return own.queue.pop_front().map(Step::Op),
+            None => {
+                own.ready = false;
+                own.queue = VecDeque::new();
+                debug_assert_eq!(self.ready.front(), Some(&local), "the front one has its turn");
+                self.ready.pop_front();
+                self.forget(local);
+                return None;
+            }
+        };
+        let mut publications = Vec::new();
+        while publications.len() < BATCH_MAX {
+            let same = own.queue.pop_front_if(|op| match op {
+                Op::Publish(_) => !news,
+                Op::News(_) => news,
+                _ => false,
+            });
+            match same {
+                Some(Op::Publish(one) | Op::News(one)) => publications.push(one),
+                _ => break,
+            }
+        }
+        own.fanout = Some(Fanout { publications, news, next: 0 });
+        Some(Step::Fanout)
+    }
+
+    /// How many publications are under way, and to how many members.
+    pub fn under_way(&self, local: u32) -> (usize, usize) {
+        let own = &self.locals[local as usize];
+        let Some(fanout) = &own.fanout else { return (0, 0) };
+        let list = if fanout.news { &own.watchers } else { &own.members };
+        (fanout.publications.len(), list.len())
+    }
+
+    /// Goes on with a fan-out, for so many members at most; `serve` gets each, and whether it is
+    /// the last. Returns how many, and whether it has ended.
+    pub fn walk(
+        &mut self,
+        local: u32,
+        members_max: usize,
+        mut serve: impl FnMut(&ChannelName, Member, &[Arc<Publication>], bool),
+    ) -> (usize, bool) {
+        let own = &mut self.locals[local as usize];
+        let Some(fanout) = &mut own.fanout else { return (0, true) };
+        let list = if fanout.news { &own.watchers } else { &own.members };
+        let from = fanout.next.min(list.len());
+        let end = list.len().min(from + members_max);
+        for (at, member) in (from..).zip(&list[from..end]) {
+            serve(&own.name, *member, &fanout.publications, at + 1 == list.len());
+        }
+        fanout.next = end;
+        let ended = end == list.len();
+        if ended {
+            own.fanout = None;
+        }
+        (end - from, ended)
+    }
+
+    /// Puts a channel that has had its share behind the others.
+    pub fn rotate(&mut self) {
+        if let Some(local) = self.ready.pop_front() {
+            self.ready.push_back(local);
+        }
+    }
+}
+
+impl Local {
+    /// All members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+}
+
+/// What a ready channel wants next.
+#[derive(Debug)]
+pub enum Step {
+    /// To be walked.
+    Fanout,
+    /// To be done.
+    Op(Op),
+}

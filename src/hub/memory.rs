@@ -1,0 +1,374 @@
+//! The log in memory: of one process, and gone with it.
+//!
+//! Messages are kept by number and age for each channel, and within one budget of bytes for all:
+//! past it, the channels that were used least recently lose theirs. Offsets count by one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use slab::Slab;
+
+use super::ChannelName;
+use super::log::{Done, Log, Page, Range, Retention};
+use super::publication::{Draft, Epoch, Position, Publication};
+
+const NONE: u32 = u32::MAX;
+
+/// Memory for history, shared by all shards of a process.
+#[derive(Debug)]
+pub struct HistoryBudget {
+    bytes: AtomicU64,
+    bytes_max: u64,
+}
+
+impl HistoryBudget {
+    /// So many bytes.
+    pub fn new(bytes_max: u64) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicU64::new(0), bytes_max })
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: ChannelName,
+    key: u32,
+    epoch: Epoch,
+    offset: u64,
+    retention: Retention,
+    messages: VecDeque<Arc<Publication>>,
+    /// Neighbours among the channels that hold messages, from the least to the most recently used.
+    older: u32,
+    newer: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemoryLog {
+    channels: Slab<Channel>,
+    oldest: u32,
+    newest: u32,
+    done: VecDeque<Done>,
+    budget: Arc<HistoryBudget>,
+    messages: u64,
+    bytes: u64,
+    /// Where [`Log::expire`] goes on.
+    cursor: usize,
+    random: u64,
+}
+
+impl MemoryLog {
+    /// `seed` makes epochs: another one for each log that ever was.
+    pub fn new(seed: u64, budget: Arc<HistoryBudget>) -> Self {
+        Self {
+            channels: Slab::new(),
+            oldest: NONE,
+            newest: NONE,
+            done: VecDeque::new(),
+            budget,
+            messages: 0,
+            bytes: 0,
+            cursor: 0,
+            random: seed,
+        }
+    }
+
+    /// `SplitMix64`: every state once, so no epoch comes again within a log.
+    fn new_epoch(&mut self) -> Epoch {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        Epoch(z ^ (z >> 31))
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Channel { older, newer, .. } = self.channels[index as usize];
+        if older == NONE && newer == NONE && self.oldest != index {
+            return;
+        }
+        match older {
+            NONE => self.oldest = newer,
+            older => self.channels[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.channels[newer as usize].older = older,
+        }
+        let channel = &mut self.channels[index as usize];
+        (channel.older, channel.newer) = (NONE, NONE);
+    }
+
+    /// Makes the channel the most recently used; it must hold messages.
+    fn touch(&mut self, index: u32) {
+        if self.newest == index {
+            return;
+        }
+        self.unlink(index);
+        self.channels[index as usize].older = self.newest;
+        match self.newest {
+            NONE => self.oldest = index,
+            newest => self.channels[newest as usize].newer = index,
+        }
+        self.newest = index;
+    }
+
+    /// Removes the oldest messages of a channel.
+    fn drop_oldest(&mut self, index: u32, count: usize) {
+        let channel = &mut self.channels[index as usize];
+        let dropped: u64 = channel.messages.drain(..count).map(|one| one.cost_bytes()).sum();
+        self.messages -= count as u64;
+        self.bytes -= dropped;
+        self.budget.bytes.fetch_sub(dropped, Ordering::Relaxed);
+        if channel.messages.is_empty() {
+            channel.messages = VecDeque::new();
+            self.unlink(index);
+        }
+    }
+
+    fn keep(&mut self, index: u32, publication: Arc<Publication>) {
+        let channel = &mut self.channels[index as usize];
+        let most = channel.retention.messages_max as usize;
+        if most == 0 {
+            return;
+        }
+        let cost = publication.cost_bytes();
+        channel.messages.push_back(publication);
+        let over = channel.messages.len().saturating_sub(most);
+        self.messages += 1;
+        self.bytes += cost;
+        self.budget.bytes.fetch_add(cost, Ordering::Relaxed);
+        self.drop_oldest(index, over);
+        self.touch(index);
+        while self.budget.is_exceeded() && self.oldest != NONE {
+            let oldest = self.oldest;
+            let half = self.channels[oldest as usize].messages.len().div_ceil(2);
+            self.drop_oldest(oldest, half);
+        }
+    }
+
+    fn page(&self, index: u32, range: Range) -> Page {
+        let channel = &self.channels[index as usize];
+        let position = Position { epoch: channel.epoch, offset: channel.offset };
+        let held = &channel.messages;
+        let from = match range.since {
+            None => 0,
+            Some(since) if since.epoch == Some(channel.epoch) => {
+                held.partition_point(|one| one.offset() <= since.offset)
+            }
+            Some(_) => held.len(),
+        };
+        let mut complete = range.since.is_none_or(|since| {
+            let next = held.get(from).map_or(channel.offset + 1, |one| one.offset());
+            since.epoch == Some(channel.epoch)
+                && since.offset <= channel.offset
+                && next == since.offset + 1
+        });
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        let mut take = |one: &Arc<Publication>| {
+            bytes += one.cost_bytes();
+            let fits = messages.len() < range.messages_max as usize && bytes <= range.bytes_max;
+            if fits {
+                messages.push(one.clone());
+            }
+            fits
+        };
+        complete &= if range.reverse {
+            held.range(from..).rev().all(&mut take)
+        } else {
+            held.range(from..).all(&mut take)
+        };
+        Page { position, complete, messages }
+    }
+}
+
+impl Log for MemoryLog {
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32 {
+        let epoch = self.new_epoch();
+        let index = self.channels.insert(Channel {
+            name: name.clone(),
+            key,
+            epoch,
+            offset: 0,
+            retention,
+            messages: VecDeque::new(),
+            older: NONE,
+            newer: NONE,
+        });
+        index as u32
+    }
+
+    fn close(&mut self, channel: u32) {
+        let held = self.channels[channel as usize].messages.len();
+        self.drop_oldest(channel, held);
+        self.channels.remove(channel as usize);
+    }
+
+    fn has_messages(&self, channel: u32) -> bool {
+        !self.channels[channel as usize].messages.is_empty()
+    }
+
+    fn append(&mut self, ticket: u64, index: u32, draft: Draft) {
+        let channel = &mut self.channels[index as usize];
+        channel.offset += 1;
+        let position = Position { epoch: channel.epoch, offset: channel.offset };
+        let publication = Publication::new(&channel.name, position, None, &draft);
+        let key = channel.key;
+        self.keep(index, publication.clone());
+        self.done.push_back(Done::Appended { ticket, position });
+        self.done.push_back(Done::Delivered { channel: key, publication });
+    }
+
+    fn read(&mut self, ticket: u64, channel: u32, range: Range) {
+        let page = self.page(channel, range);
+        if !self.channels[channel as usize].messages.is_empty() {
+            self.touch(channel);
+        }
+        self.done.push_back(Done::Page { ticket, page });
+    }
+
+    fn trim(&mut self, ticket: u64, index: u32) {
+        let channel = &self.channels[index as usize];
+        let position = Position { epoch: channel.epoch, offset: channel.offset };
+        let held = channel.messages.len();
+        self.drop_oldest(index, held);
+        self.done.push_back(Done::Trimmed { ticket, position });
+    }
+
+    fn expire(&mut self, now_ms: u64, channels_max: usize) {
+        for _ in 0..channels_max.min(self.channels.capacity()) {
+            // Slots of the slab, the empty ones included, so that each is come by in turn.
+            let index = self.cursor;
+            self.cursor = if index + 1 >= self.channels.capacity() { 0 } else { index + 1 };
+            let Some(channel) = self.channels.get(index) else { continue };
+            let ttl_ms = channel.retention.ttl_ms;
+            let aged =
+                channel.messages.partition_point(|one| one.time_ms.saturating_add(ttl_ms) < now_ms);
+            if aged > 0 {
+                self.drop_oldest(index as u32, aged);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    fn kept(&self) -> (u64, u64) {
+        (self.messages, self.bytes)
+    }
+}
+
+impl Drop for MemoryLog {
+    fn drop(&mut self) {
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Since;
+
+    fn draft(text: &str, time_ms: u64) -> Draft {
+        let content = format!("\"{text}\"").into_boxed_str();
+        Draft { content, from: None, exclude: None, time_ms, accepted_ns: 0 }
+    }
+
+    fn log(bytes_max: u64) -> MemoryLog {
+        MemoryLog::new(1, HistoryBudget::new(bytes_max))
+    }
+
+    fn read(log: &mut MemoryLog, channel: u32, since: Option<Since>) -> Page {
+        let range = Range { since, messages_max: 1000, bytes_max: u64::MAX, reverse: false };
+        while log.next().is_some() {}
+        log.read(7, channel, range);
+        match log.next() {
+            Some(Done::Page { ticket: 7, page }) => page,
+            other => panic!("a page was asked for: {other:?}"),
+        }
+    }
+
+    fn offsets(page: &Page) -> Vec<u64> {
+        page.messages.iter().map(|one| one.offset()).collect()
+    }
+
+    #[test]
+    fn a_gap_that_was_trimmed_is_not_complete() {
+        let mut log = log(1 << 20);
+        let retention = Retention { messages_max: 3, ttl_ms: 1000 };
+        let a = log.open(&ChannelName::new("a"), 0, retention);
+        for n in 0..5 {
+            log.append(n, a, draft("x", 0));
+        }
+        let all = read(&mut log, a, None);
+        assert_eq!(offsets(&all), [3, 4, 5]);
+        let since = |offset| Some(Since { epoch: Some(all.position.epoch), offset });
+        for (offset, complete, held) in [
+            (2, true, vec![3, 4, 5]),
+            (1, false, vec![3, 4, 5]),
+            (5, true, vec![]),
+            (6, false, vec![]),
+        ] {
+            let page = read(&mut log, a, since(offset));
+            assert_eq!((page.complete, offsets(&page)), (complete, held), "since {offset}");
+        }
+        let foreign = Some(Since { epoch: None, offset: 5 });
+        assert!(!read(&mut log, a, foreign).complete);
+        log.trim(9, a);
+        let page = read(&mut log, a, since(5));
+        assert!(page.complete && page.messages.is_empty());
+        assert!(!read(&mut log, a, since(4)).complete);
+        assert_eq!(log.kept(), (0, 0));
+    }
+
+    #[test]
+    fn the_budget_takes_from_the_least_recently_used() {
+        let mut log = log(0);
+        let cost = {
+            let retention = Retention { messages_max: 10, ttl_ms: 1000 };
+            let a = log.open(&ChannelName::new("a"), 0, retention);
+            log.append(0, a, draft("x", 0));
+            assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
+            Publication::direct(&draft("x", 0)).cost_bytes() + 80
+        };
+        let mut log = self::log(cost * 6);
+        let retention = Retention { messages_max: 10, ttl_ms: 1000 };
+        let [a, b, c] = ["a", "b", "c"].map(|name| log.open(&ChannelName::new(name), 0, retention));
+        for channel in [a, b] {
+            for n in 0..3 {
+                log.append(n, channel, draft("x", 0));
+            }
+        }
+        read(&mut log, a, None);
+        for n in 0..2 {
+            log.append(n, c, draft("x", 0));
+        }
+        assert_eq!(offsets(&read(&mut log, a, None)), [1, 2, 3], "read most recently");
+        assert!(read(&mut log, b, None).messages.len() < 3, "used least recently");
+        assert!(log.budget.bytes.load(Ordering::Relaxed) <= cost * 6);
+        let budget = log.budget.clone();
+        drop(log);
+        assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn old_messages_go_and_the_offset_stays() {
+        let mut log = log(1 << 20);
+        let retention = Retention { messages_max: 10, ttl_ms: 1000 };
+        let a = log.open(&ChannelName::new("a"), 0, retention);
+        for time in [0, 500, 2000] {
+            log.append(0, a, draft("x", time));
+        }
+        log.expire(1600, 100);
+        assert_eq!(offsets(&read(&mut log, a, None)), [3]);
+        log.expire(9000, 100);
+        assert!(!log.has_messages(a));
+        assert_eq!(read(&mut log, a, None).position.offset, 3);
+    }
+}

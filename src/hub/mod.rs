@@ -1,0 +1,76 @@
+//! The routing side: channels, their order and history, who is on them. No sockets, no clock, no
+//! threads: requests and times come in, answers and publications go out.
+//!
+//! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
+//! publishes, keeps its presence and counts its members on every shard. History and order stand
+//! behind a [`Log`]: commands in, completions later; [`MemoryLog`] happens to complete at once,
+//! and nothing relies on it. Each shard that has members of a channel keeps them in a dense array
+//! ([`Members`]) and hands every publication to them in the order in which the home sent it.
+//!
+//! # How nothing is lost or doubled
+//!
+//! A home answers a subscription with the position up to which its member has everything: the
+//! missed messages are in the answer, and what the home delivers later has a higher offset. Answer
+//! and publications travel in one queue from home to shard, and the shard works each channel's
+//! queue in order, so the answer is what makes the member live. While a page of history is being
+//! read, deliveries are remembered; the answer is completed with them, or cut to what has been
+//! delivered, whichever of log and home is ahead.
+//!
+//! A member is counted at home from the moment its subscription is answered. Whoever receives an
+//! answer for somebody who is gone takes it back; so a home needs no list of connections.
+
+mod answer;
+mod home;
+mod idempotency;
+pub mod log;
+mod members;
+mod memory;
+mod presence;
+mod publication;
+
+pub use answer::{Answer, ApiReply, Code, Origin, Out, Refused, Request, Subscribe, Verb};
+pub use home::{Gauges, Home, HomeOptions, Kept};
+pub use idempotency::KeyScope;
+pub use log::{Done, Log, Page, Range, Retention};
+pub use members::{Local, Member, Members, Moved, Op, Step};
+pub use memory::{HistoryBudget, MemoryLog};
+pub use presence::{MemberInfo, PresencePage};
+pub use publication::{ConnectionId, Draft, Epoch, Position, Publication, Since};
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// A channel's name: 1 to 200 bytes. Stored once in a process, where it is handed on.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+impl ChannelName {
+    /// The name, which must have been checked.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,115 @@
+//! Fixed pages beside the routes: found by path, sent compressed where that is understood, and not
+//! sent again to who has them (RFC 9110 8.8.3, 12.5.3, 13.1.2).
+//!
+//! A page is plain data, given from outside. Each form of it, plain and gzip, has its own strong
+//! `ETag`: a cache must never mix the bytes of the two.
+
+use super::request::list;
+
+/// A page as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Path, starting with `/`, compared byte by byte with the request's, query excluded.
+    pub path: &'static str,
+    /// Value of `Content-Type`.
+    pub content_type: &'static str,
+    /// Header lines that this page has beside the usual ones, each with its CRLF.
+    pub fields: &'static str,
+    /// The page as it is.
+    pub plain: Form,
+    /// The page as gzip (RFC 1952); `None`: it does not shrink.
+    pub gzip: Option<Form>,
+}
+
+/// One form of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// A strong entity tag, with its quotes.
+    pub etag: String,
+    /// The body.
+    pub bytes: Box<[u8]>,
+}
+
+/// All pages; a route of the same path comes before them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages(Vec<Page>);
+
+impl Pages {
+    /// Not one.
+    pub const NONE: Self = Self(Vec::new());
+
+    /// Takes the pages; of two with the same path the first counts.
+    pub fn new(pages: Vec<Page>) -> Self {
+        Self(pages)
+    }
+
+    /// The page of `path` (without query).
+    pub fn find(&self, path: &str) -> Option<&Page> {
+        self.0.iter().find(|page| page.path == path)
+    }
+}
+
+/// What a request for a page says of what it takes and has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    gzip: bool,
+    /// What it has is the form it would get.
+    fresh: bool,
+}
+
+impl Page {
+    /// Reads the two fields that matter for a page. All lines of a field count as one list
+    /// (RFC 9110 5.3).
+    pub(super) fn wish(&self, headers: &[httparse::Header<'_>]) -> Wish {
+        let lines = |name: &'static str| {
+            headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
+        };
+        let gzip = self.gzip.is_some() && takes_gzip(lines("Accept-Encoding").flat_map(list));
+        let etag = self.form(gzip).etag.as_bytes();
+        let fresh = lines("If-None-Match").flat_map(list).any(|one| names(one, etag));
+        Wish { gzip, fresh }
+    }
+
+    fn form(&self, gzip: bool) -> &Form {
+        self.gzip.as_ref().filter(|_| gzip).unwrap_or(&self.plain)
+    }
+
+    /// Status and form of the answer to a wish, and the `Content-Encoding`, if it has one.
+    pub(super) fn answer(&self, wish: Wish) -> (u16, &Form, Option<&'static str>) {
+        let status = if wish.fresh { 304 } else { 200 };
+        (status, self.form(wish.gzip), wish.gzip.then_some("gzip"))
+    }
+}
+
+/// Whether an entity tag, or `*`, names this one. The comparison is the weak one (RFC 9110 13.1.2):
+/// a proxy on the way may have weakened the tag.
+fn names(member: &[u8], etag: &[u8]) -> bool {
+    member == b"*" || member.strip_prefix(b"W/").unwrap_or(member) == etag
+}
+
+/// Whether an `Accept-Encoding` list takes gzip (RFC 9110 12.5.3): by name, else by `*`.
+fn takes_gzip<'m>(members: impl Iterator<Item = &'m [u8]>) -> bool {
+    let mut by_name = None;
+    let mut by_star = false;
+    for member in members {
+        let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
+        let coding = parts.next().unwrap_or_default();
+        let taken = !parts.any(is_zero_weight);
+        if coding.eq_ignore_ascii_case(b"gzip") || coding.eq_ignore_ascii_case(b"x-gzip") {
+            by_name = Some(taken);
+        } else if coding == b"*" {
+            by_star = taken;
+        }
+    }
+    by_name.unwrap_or(by_star)
+}
+
+/// `q=0`, `q=0.`, `q=0.000`: not wanted (RFC 9110 12.4.2).
+fn is_zero_weight(parameter: &[u8]) -> bool {
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="));
+    value.is_some_and(|value| value.first() == Some(&b'0') && !value.iter().any(|b| is_some(*b)))
+}
+
+fn is_some(digit: u8) -> bool {
+    matches!(digit, b'1'..=b'9')
+}

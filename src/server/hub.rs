@@ -1,0 +1,55 @@
+//! What the shards share about channels, put together from the configuration.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::config::{Config, HandlerName};
+use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
+use crate::session::hub::{Realm, SessionLimits};
+use crate::shard::hub::{HubShared, MakeLog};
+
+/// The hub, if a route leads to it; history is kept in memory.
+pub fn hub_of(config: &Config) -> Option<Arc<HubShared>> {
+    let random = RandomState::new();
+    let budget = HistoryBudget::new(config.hub.history_bytes_max);
+    let make_log: MakeLog = Box::new(move |shard| -> Box<dyn Log> {
+        Box::new(MemoryLog::new(random.hash_one(shard), budget.clone()))
+    });
+    hub_with(config, make_log)
+}
+
+/// The hub over any log.
+pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
+    if config.route_options.iter().all(|route| route.handler != HandlerName::Hub) {
+        return None;
+    }
+    let hub = &config.hub;
+    let node = RandomState::new().hash_one("node") as u32;
+    let limits = SessionLimits {
+        channels_max: hub.channels_per_connection_max,
+        requests_max: hub.pending_requests_max,
+        auth_timeout_ms: hub.auth_timeout_ms,
+        ticket_ttl_s: config.resume.ttl_s,
+        presence_page_max: hub.presence_page_max,
+        history_page_max: hub.history_page_max,
+        message_bytes_max: config.limits.ws.message_bytes_max as u64,
+    };
+    let realm = Realm::new(
+        node,
+        config.namespaces.clone(),
+        config.auth.keys_configured.then(|| config.auth.verifier.clone()),
+        config.auth.allow_anonymous,
+        config.resume.sealer.clone(),
+        limits,
+    );
+    let home = HomeOptions {
+        channel_ttl_ms: u64::from(hub.channel_ttl_s) * 1000,
+        recover_messages_max: hub.recover_messages_max,
+        recover_bytes_max: hub.recover_bytes_max,
+        presence_page_max: hub.presence_page_max,
+        history_page_max: hub.history_page_max,
+        keys_max: (hub.idempotency_keys_max / u32::from(config.shards.max(1))).max(1) as usize,
+        key_ttl_ms: u64::from(hub.idempotency_ttl_s) * 1000,
+    };
+    Some(HubShared::new(realm, home, make_log))
+}

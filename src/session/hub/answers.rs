@@ -1,0 +1,144 @@
+//! What homes answer becomes what the client is told.
+
+use std::sync::Arc;
+
+use super::Call;
+use super::reply::{Line, error};
+use super::state::{Asked, AskedKind, HubSession};
+use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
+use crate::hub::{Request, Retention, Verb};
+
+/// Where a subscription's member stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Seat {
+    pub local: u32,
+    pub place: u32,
+    pub watching: u32,
+}
+
+/// An answer that makes a member.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    pub channel: &'a ChannelName,
+    pub seat: Seat,
+    pub position: Position,
+    pub recovered: bool,
+    pub presence: Option<&'a PresencePage>,
+}
+
+impl HubSession {
+    /// Which subscription a request is for, if it is still wanted.
+    pub fn expects(&self, request: u32, channel: &str) -> Option<usize> {
+        self.asked.iter().find(|asked| asked.request == request)?;
+        self.find(channel).filter(|at| !self.subscriptions[*at].is_live())
+    }
+
+    fn take_asked(&mut self, request: u32) -> Option<Asked> {
+        let at = self.asked.iter().position(|asked| asked.request == request)?;
+        let asked = self.asked.swap_remove(at);
+        if self.asked.is_empty() {
+            // Most connections ask once, and then listen for hours.
+            self.asked = Vec::new();
+        }
+        Some(asked)
+    }
+
+    /// It is a member now.
+    pub(super) fn subscribed(&mut self, call: &mut Call<'_>, request: u32, by: &Admission<'_>) {
+        let Some(asked) = self.take_asked(request) else { return };
+        let Some(at) = self.find(by.channel.as_str()) else { return };
+        let subscription = &mut self.subscriptions[at];
+        // The home's copy of the name is everybody's.
+        subscription.channel = by.channel.clone();
+        let Seat { local, place, watching } = by.seat;
+        (subscription.local, subscription.place, subscription.watching) = (local, place, watching);
+        if asked.kind == AskedKind::Resume {
+            return self.took_up(call, by.channel.as_str(), Ok((by.position, by.recovered)));
+        }
+        let mut line = Line::new("subscribed", asked.id.as_deref())
+            .text("channel", by.channel.as_str())
+            .position(by.position)
+            .value("recovered", by.recovered);
+        if let Some(page) = by.presence {
+            line = line.raw("presence", &Line::part().presence(page).end());
+        }
+        if let Some(grant) = self.sealed_grant(call, at) {
+            line = line.text("grant", &grant);
+        }
+        call.say(line.end());
+        self.go_on(call);
+    }
+
+    /// Any other answer.
+    pub(super) fn answered(
+        &mut self,
+        call: &mut Call<'_>,
+        request: u32,
+        channel: &ChannelName,
+        answer: &Answer,
+    ) {
+        let Some(asked) = self.take_asked(request) else { return };
+        let id = asked.id.as_deref();
+        let name = channel.as_str();
+        match answer {
+            Answer::Published { position, duplicate } => {
+                let line = Line::new("published", id).text("channel", name).position(*position);
+                let line = if *duplicate { line.value("duplicate", true) } else { line };
+                call.say(line.end());
+            }
+            Answer::Presence(page) => {
+                call.say(Line::new("presence", id).text("channel", name).presence(page).end());
+            }
+            Answer::History { position, messages } => {
+                let line = Line::new("history", id).text("channel", name).position(*position);
+                call.say(line.messages(messages).end());
+            }
+            Answer::Refused(refusal) => self.was_refused(call, &asked, name, refusal),
+            Answer::Subscribed { .. }
+            | Answer::Trimmed { .. }
+            | Answer::Described { .. }
+            | Answer::Done => {}
+        }
+        self.go_on(call);
+    }
+
+    fn was_refused(
+        &mut self,
+        call: &mut Call<'_>,
+        asked: &Asked,
+        channel: &str,
+        refusal: &Refused,
+    ) {
+        if asked.kind != AskedKind::Other
+            && let Some(at) = self.find(channel)
+            && !self.subscriptions[at].is_live()
+        {
+            self.subscriptions.swap_remove(at);
+            call.effects.renumbered = true;
+        }
+        if asked.kind == AskedKind::Resume {
+            return self.took_up(call, channel, Err(refusal));
+        }
+        call.effects.errors += 1;
+        call.say(error(asked.id.as_deref(), refusal.code, &refusal.message));
+    }
+
+    /// It is listed under another name.
+    pub(super) fn rename(
+        &self,
+        call: &mut Call<'_>,
+        channel: ChannelName,
+        old: Arc<MemberInfo>,
+        new: Arc<MemberInfo>,
+    ) {
+        if old == new {
+            return;
+        }
+        call.effects.asks.push(Request {
+            from: Origin::Session { id: self.id, request: 0 },
+            channel,
+            retention: Retention { messages_max: 0, ttl_ms: 0 },
+            verb: Verb::Rename { old, new },
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! The JSON protocol `seawall.v1`, on one connection. No sockets: frames and answers of homes come
+//! in, and what they lead to comes out as [`Effects`].
+//!
+//! Requests of a connection take effect in their order, channel by channel: they go to the
+//! channel's home through one queue. Where that is not enough they wait: behind a `resume`, and
+//! behind a subscription of the same channel that has not been answered.
+//!
+//! Files: `request` (what clients say), `content`, `verbs` (what is done about it), `answers` (what
+//! homes say), `resume` (tickets and tokens), `reply` (what is said), `state`, `realm`.
+
+mod answers;
+pub mod content;
+mod realm;
+pub(crate) mod reply;
+mod request;
+mod resume;
+mod state;
+mod verbs;
+
+use std::sync::Arc;
+
+pub use answers::{Admission, Seat};
+pub use realm::{Realm, SessionLimits, retention};
+pub use state::{HubSession, NONE, Subscription};
+
+use crate::auth::{ChannelGrant, Identity, Rights};
+use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
+
+/// The subprotocol's name (RFC 6455 1.9).
+pub const SUBPROTOCOL: &str = "seawall.v1";
+
+/// A member that is to be removed from its channel here.
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    pub local: u32,
+    pub place: u32,
+    pub watching: u32,
+}
+
+/// What a session wants done.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Frames to be sent.
+    pub says: Vec<String>,
+    /// Questions to homes.
+    pub asks: Vec<Request>,
+    pub left: Vec<Left>,
+    /// Channels of which nothing that waits is to be sent any more.
+    pub purge: Vec<ChannelName>,
+    /// Its subscriptions have other numbers now.
+    pub renumbered: bool,
+    /// It is another user's now.
+    pub identified: bool,
+    /// The connection that it continues.
+    pub replaces: Option<ConnectionId>,
+    /// Say goodbye and close, with code and reason.
+    pub close: Option<(u16, String)>,
+    pub auth_failures: Vec<&'static str>,
+    pub errors: u32,
+    pub resumed: u32,
+}
+
+impl Effects {
+    /// Whether there is nothing to be done.
+    pub fn is_empty(&self) -> bool {
+        self.says.is_empty() && self.asks.is_empty() && self.left.is_empty()
+    }
+
+    /// As new, with its memory.
+    pub fn clear(&mut self) {
+        self.says.clear();
+        self.asks.clear();
+        self.left.clear();
+        self.purge.clear();
+        (self.renumbered, self.identified) = (false, false);
+        (self.replaces, self.close) = (None, None);
+        self.auth_failures.clear();
+        (self.errors, self.resumed) = (0, 0);
+    }
+}
+
+/// One call of a session: the world as it is now, and what is to come of it.
+#[derive(Debug)]
+pub struct Call<'c> {
+    pub realm: &'c Realm,
+    /// Unix time (ms).
+    pub now_ms: u64,
+    /// The shards' clock (ns).
+    pub now_ns: u64,
+    pub effects: &'c mut Effects,
+}
+
+impl Call<'_> {
+    fn say(&mut self, text: String) {
+        self.effects.says.push(text);
+    }
+
+    fn now_s(&self) -> u64 {
+        self.now_ms / 1000
+    }
+}
+
+impl HubSession {
+    /// The first frame.
+    pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
+        let welcome = self.welcome(call.realm, heartbeat_s, call.now_s());
+        call.say(welcome);
+    }
+
+    /// A text frame has come.
+    pub fn receive(&mut self, call: &mut Call<'_>, text: &str) {
+        self.frame(call, text);
+    }
+
+    /// A home has answered a subscription, and the member is in its seat.
+    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &Admission<'_>) {
+        self.subscribed(call, request, by);
+    }
+
+    /// A home has answered anything else.
+    pub fn hear(
+        &mut self,
+        call: &mut Call<'_>,
+        request: u32,
+        channel: &ChannelName,
+        answer: &Answer,
+    ) {
+        self.answered(call, request, channel, answer);
+    }
+
+    /// The time of [`Self::deadline_ms`] has come.
+    pub fn expire(&mut self, call: &mut Call<'_>) {
+        self.due(call);
+    }
+
+    /// Subscribes on the server's word.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn subscribe_by_server(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: &str,
+    ) -> Result<(), Refused> {
+        if self.find(channel).is_some() {
+            return Ok(());
+        }
+        let expires_s = call.now_s().saturating_add(call.realm.limits.ticket_ttl_s);
+        let grant = Some(ChannelGrant { rights: Rights::ALL, expires_s });
+        let wanted = verbs::Wanted { channel, since: None, watch: false, grant, trusted: true };
+        self.subscribe(call, None, state::AskedKind::Subscribe, wanted).map(|_| ())
+    }
+
+    /// Unsubscribes on the server's word; returns whether there was anything to.
+    pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
+        let Some(at) = self.find(channel).filter(|at| self.subscriptions[*at].is_live()) else {
+            return false;
+        };
+        self.end(call, at);
+        call.say(reply::Line::new("unsubscribed", None).text("channel", channel).end());
+        true
+    }
+
+    /// The connection has ended: tells the homes of its subscriptions.
+    pub fn end_all(&mut self, call: &mut Call<'_>) {
+        while let Some(at) = self.subscriptions.iter().rposition(Subscription::is_live) {
+            self.end(call, at);
+        }
+    }
+
+    /// Who it is, for lists.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
+    }
+}

@@ -1,0 +1,310 @@
+//! What a client says: a frame holds JSON objects, one behind the other.
+//!
+//! The frame is cut into objects first, so that one with a wrong field does not spoil those behind
+//! it. Fields that a type does not know are ignored; a field twice, or of the wrong kind, is an
+//! error. Content is not read, but kept as it was written.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::content;
+use crate::hub::{Code, Epoch, Refused, Since};
+
+/// The longest `id` (bytes, as it is written).
+const ID_BYTES_MAX: usize = 66;
+
+/// A string that is lent from the frame where it has no escapes.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Text<'f>(#[serde(borrow)] Cow<'f, str>);
+
+impl std::ops::Deref for Text<'_> {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A position as clients write it.
+#[derive(Debug, Deserialize)]
+pub(super) struct SincePart<'f> {
+    #[serde(borrow)]
+    epoch: Text<'f>,
+    offset: u64,
+}
+
+impl SincePart<'_> {
+    pub(super) fn get(&self) -> Since {
+        Since { epoch: Epoch::parse(&self.epoch), offset: self.offset }
+    }
+}
+
+/// A channel of a `resume`.
+#[derive(Debug, Deserialize)]
+pub(super) struct PositionPart<'f> {
+    #[serde(borrow)]
+    epoch: Text<'f>,
+    offset: u64,
+    #[serde(borrow, default)]
+    pub(super) grant: Option<Text<'f>>,
+    #[serde(default)]
+    pub(super) presence: bool,
+}
+
+impl PositionPart<'_> {
+    pub(super) fn get(&self) -> Since {
+        Since { epoch: Epoch::parse(&self.epoch), offset: self.offset }
+    }
+}
+
+/// All that any request may carry.
+#[derive(Debug, Default, Deserialize)]
+struct Fields<'f> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Text<'f>>,
+    #[serde(borrow)]
+    channel: Option<Text<'f>>,
+    #[serde(borrow, default, deserialize_with = "raw")]
+    content: Option<&'f RawValue>,
+    #[serde(borrow)]
+    since: Option<SincePart<'f>>,
+    presence: Option<bool>,
+    #[serde(borrow)]
+    token: Option<Text<'f>>,
+    #[serde(borrow)]
+    key: Option<Text<'f>>,
+    echo: Option<bool>,
+    limit: Option<u32>,
+    #[serde(borrow)]
+    after: Option<Text<'f>>,
+    reverse: Option<bool>,
+    #[serde(borrow)]
+    ticket: Option<Text<'f>>,
+    #[serde(borrow)]
+    positions: Option<BTreeMap<Cow<'f, str>, PositionPart<'f>>>,
+    /// Read apart; here only to notice a second one.
+    #[serde(borrow, default, deserialize_with = "raw")]
+    #[expect(dead_code, reason = "its presence is what is checked")]
+    id: Option<&'f RawValue>,
+}
+
+/// `null` is content as well.
+fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+#[derive(Deserialize)]
+struct IdOnly<'f> {
+    #[serde(borrow, default, deserialize_with = "raw")]
+    id: Option<&'f RawValue>,
+}
+
+/// What is wanted.
+#[derive(Debug)]
+pub(super) enum Want<'f> {
+    Auth { token: Text<'f> },
+    Subscribe { channel: Text<'f>, since: Option<Since>, presence: bool, token: Option<Text<'f>> },
+    Unsubscribe { channel: Text<'f> },
+    Publish { channel: Text<'f>, content: Cow<'f, str>, key: Option<Text<'f>>, echo: bool },
+    Presence { channel: Text<'f>, limit: Option<u32>, after: Option<Text<'f>> },
+    History { channel: Text<'f>, limit: Option<u32>, since: Option<Since>, reverse: bool },
+    Resume { ticket: Text<'f>, positions: BTreeMap<Cow<'f, str>, PositionPart<'f>> },
+    Ping,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Said<'f> {
+    /// To be echoed, as it was written.
+    pub(super) id: Option<&'f str>,
+    pub(super) want: Result<Want<'f>, Refused>,
+}
+
+fn bad(message: impl Into<String>) -> Refused {
+    Refused::new(Code::BadRequest, message)
+}
+
+/// Cuts a frame into its objects. What cannot be cut any more ends it, with an error.
+pub(super) fn objects(frame: &str) -> impl Iterator<Item = Result<&str, Refused>> {
+    let stream = serde_json::Deserializer::from_str(frame).into_iter::<&RawValue>();
+    let mut failed = false;
+    let mut any = false;
+    let mut stream = stream.fuse();
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        match stream.next() {
+            Some(Ok(raw)) => {
+                any = true;
+                Some(Ok(raw.get()))
+            }
+            Some(Err(error)) => {
+                failed = true;
+                let message = format!("not JSON: {error}; a frame holds JSON objects");
+                Some(Err(bad(message)))
+            }
+            None if any => None,
+            None => {
+                failed = true;
+                Some(Err(bad("empty frame: a frame holds JSON objects")))
+            }
+        }
+    })
+}
+
+/// Reads one object.
+pub(super) fn read(object: &str) -> Said<'_> {
+    let id = match serde_json::from_str::<IdOnly<'_>>(object).map(|only| only.id) {
+        Ok(Some(id)) => match check_id(id.get()) {
+            Ok(id) => id,
+            Err(refused) => return Said { id: None, want: Err(refused) },
+        },
+        _ => None,
+    };
+    let fields = match serde_json::from_str::<Fields<'_>>(object) {
+        Ok(fields) => fields,
+        Err(error) if !object.starts_with('{') => {
+            let message = format!("not an object: {error}");
+            return Said { id, want: Err(bad(message)) };
+        }
+        Err(error) => return Said { id, want: Err(bad(error.to_string())) },
+    };
+    Said { id, want: want(fields) }
+}
+
+/// A number, or a string of up to 64 bytes; `null` is none.
+fn check_id(id: &str) -> Result<Option<&str>, Refused> {
+    match id.as_bytes().first() {
+        Some(b'n') => Ok(None),
+        Some(b'"' | b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX => Ok(Some(id)),
+        _ => Err(bad("id must be a number, or a string of 64 bytes at most")),
+    }
+}
+
+fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
+    let Some(kind) = &fields.kind else {
+        return Err(bad("no type: each object has one, such as \"publish\""));
+    };
+    let missing = |name: &str| bad(format!("{} needs {name}", &**kind));
+    let since = fields.since.as_ref().map(SincePart::get);
+    let channel = |channel: Option<_>| channel.ok_or_else(|| missing("channel"));
+    Ok(match &**kind {
+        "auth" => Want::Auth { token: fields.token.ok_or_else(|| missing("token"))? },
+        "subscribe" => Want::Subscribe {
+            channel: channel(fields.channel)?,
+            since,
+            presence: fields.presence.unwrap_or(false),
+            token: fields.token,
+        },
+        "unsubscribe" => Want::Unsubscribe { channel: channel(fields.channel)? },
+        "publish" => {
+            let content = fields.content.ok_or_else(|| missing("content"))?;
+            Want::Publish {
+                channel: channel(fields.channel)?,
+                content: content::on_one_line(content.get()).map_err(bad)?,
+                key: fields.key,
+                echo: fields.echo.unwrap_or(true),
+            }
+        }
+        "presence" => Want::Presence {
+            channel: channel(fields.channel)?,
+            limit: fields.limit,
+            after: fields.after,
+        },
+        "history" => Want::History {
+            channel: channel(fields.channel)?,
+            limit: fields.limit,
+            since,
+            reverse: fields.reverse.unwrap_or(false),
+        },
+        "resume" => Want::Resume {
+            ticket: fields.ticket.ok_or_else(|| missing("ticket"))?,
+            positions: fields.positions.unwrap_or_default(),
+        },
+        "ping" => Want::Ping,
+        other => {
+            let shown = &other[..other.floor_char_boundary(64)];
+            return Err(bad(format!(
+                "unknown type {shown:?}: use auth, subscribe, unsubscribe, publish, presence, \
+                 history, resume or ping"
+            )));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(object: &str) -> String {
+        let refused = read(object).want.unwrap_err();
+        assert_eq!(refused.code, Code::BadRequest);
+        refused.message
+    }
+
+    #[test]
+    fn a_frame_holds_several_objects_however_they_are_parted() {
+        let frame = "{\"type\":\"ping\"}{\"type\":\"ping\",\"id\":1}\n\r {\"type\":\"ping\"}";
+        let objects: Vec<_> = objects(frame).collect();
+        assert_eq!(objects.len(), 3);
+        for object in objects {
+            assert!(matches!(read(object.unwrap()).want, Ok(Want::Ping)));
+        }
+        let cut: Vec<_> = super::objects("{\"type\":\"ping\"} {\"type\":").collect();
+        assert!(cut[0].is_ok() && cut[1].is_err() && cut.len() == 2);
+        assert!(super::objects("").next().unwrap().is_err());
+    }
+
+    #[test]
+    fn ids_are_echoed_as_they_were_written() {
+        for id in ["1", "-2.5e3", "\"a\\u0041\"", "18446744073709551616"] {
+            let object = format!("{{\"id\":{id},\"type\":\"ping\"}}");
+            assert_eq!(read(&object).id, Some(id));
+        }
+        assert_eq!(read("{\"type\":\"ping\",\"id\":null}").id, None);
+        let long = format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", "x".repeat(65));
+        assert!(refusal(&long).contains("id must be"));
+        assert!(refusal("{\"type\":\"ping\",\"id\":{}}").contains("id must be"));
+        let said = read("{\"type\":\"publish\",\"id\":7}");
+        assert_eq!(said.id, Some("7"), "an error carries the id as well");
+        assert!(said.want.is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_told() {
+        for (object, told) in [
+            ("[]", "not an object"),
+            ("{}", "no type"),
+            ("{\"type\":\"x\"}", "unknown type \"x\""),
+            ("{\"type\":1}", "expected a string"),
+            ("{\"type\":\"ping\",\"type\":\"ping\"}", "duplicate field"),
+            ("{\"type\":\"ping\",\"id\":1,\"id\":2}", "duplicate field"),
+            ("{\"type\":\"publish\",\"channel\":\"a\"}", "publish needs content"),
+            ("{\"type\":\"subscribe\"}", "subscribe needs channel"),
+            ("{\"type\":\"subscribe\",\"channel\":\"a\",\"presence\":1}", "expected a boolean"),
+            ("{\"type\":\"history\",\"channel\":\"a\",\"limit\":-1}", "invalid value"),
+        ] {
+            let message = refusal(object);
+            assert!(message.contains(told), "{object}: {message}");
+        }
+        assert!(read("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").want.is_ok());
+    }
+
+    #[test]
+    fn content_is_kept_as_it_was_written() {
+        let said =
+            read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
+        match said.want.unwrap() {
+            Want::Publish { content, echo: true, .. } => {
+                assert_eq!(content, "{\"b\" :1.50, \"a\":null}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let null = read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":null}");
+        assert!(matches!(null.want, Ok(Want::Publish { content: Cow::Borrowed("null"), .. })));
+    }
+}

@@ -1,0 +1,324 @@
+//! Coming back: identity, subscriptions and places in one request, without asking a backend.
+//!
+//! The ticket says who the client is and which connection it was; every channel is decided on as
+//! for a new subscription. Until all homes have answered, later requests wait. Only then the old
+//! connection is ended, should it still live: the new one is a member by then, so nobody sees a
+//! leave and a join.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Call;
+use super::reply::{Line, quoted};
+use super::request::PositionPart;
+use super::state::{AskedKind, HubSession};
+use super::verbs::Wanted;
+use crate::auth::{Grant, Identity, SealError, Subject, Ticket};
+use crate::hub::{Code, ConnectionId, Position, Refused};
+
+/// A `resume` that waits for homes.
+#[derive(Debug)]
+pub(super) struct Resuming {
+    id: Option<Box<str>>,
+    waiting: u32,
+    /// What is known of the channels: members of a JSON object.
+    channels: String,
+    /// The connection that it continues.
+    old: Option<ConnectionId>,
+}
+
+impl Resuming {
+    fn tell(&mut self, channel: &str, outcome: &str) {
+        if !self.channels.is_empty() {
+            self.channels.push(',');
+        }
+        self.channels.push_str(&quoted(channel));
+        self.channels.push(':');
+        self.channels.push_str(outcome);
+    }
+}
+
+/// What a refused ticket or grant is answered with.
+fn seal_refused(what: &str, fault: SealError) -> Refused {
+    let code = match fault {
+        SealError::Expired => Code::Expired,
+        _ => Code::Unauthorized,
+    };
+    Refused::new(code, format!("{what}: {fault}"))
+}
+
+/// An unnamed client's ticket names its first connection behind the present one.
+fn split(connection: &str) -> (&str, Option<&str>) {
+    match connection.split_once(' ') {
+        Some((now, root)) => (now, Some(root)),
+        None => (connection, None),
+    }
+}
+
+impl HubSession {
+    /// A fresh ticket; `None` for who has no identity yet.
+    pub(super) fn ticket(&self, realm: &super::Realm, now_s: u64) -> Option<String> {
+        let identity = self.identity.as_ref()?;
+        let connection = match &self.root {
+            Some(root) => format!("{} {root}", self.id),
+            None => self.id.to_string(),
+        };
+        let ttl_s = realm.limits.ticket_ttl_s;
+        let ticket = Ticket::new(identity.clone(), &connection, now_s, ttl_s);
+        Some(realm.sealer.seal_ticket(&ticket))
+    }
+
+    pub(super) fn resume(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        ticket: &str,
+        positions: &BTreeMap<Cow<'_, str>, PositionPart<'_>>,
+    ) -> Result<(), Refused> {
+        if !self.subscriptions.is_empty() {
+            let message = "resume comes before any subscription: connect anew to resume";
+            return Err(Refused::new(Code::Conflict, message));
+        }
+        let opened = call.realm.sealer.open_ticket(ticket, call.now_s());
+        let ticket = opened.map_err(|fault| {
+            call.effects.auth_failures.push("ticket");
+            seal_refused("the ticket", fault)
+        })?;
+        let (old, root) = split(&ticket.connection);
+        let user = ticket.identity.user.as_deref();
+        let subjects = user.into_iter().chain([old]).chain(root);
+        if call.realm.is_void(subjects, ticket.issued_s) {
+            call.effects.auth_failures.push("ticket_void");
+            let message = "the ticket is void: its user was disconnected; authenticate anew";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
+        let unnamed = user.is_none();
+        if ticket.identity.is_anonymous() && !call.realm.is_open() {
+            let message = "the ticket is of an anonymous connection: authenticate";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
+        let known = self.user().map(|user| &**user);
+        if known.is_some() && known != user {
+            let message = "the ticket is of another user than this connection's";
+            return Err(Refused::new(Code::Conflict, message));
+        }
+        let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
+        self.root = unnamed.then(|| root.unwrap_or(old).into());
+        self.become_known(ticket.identity.clone());
+        call.effects.identified = true;
+        let old = old_id.filter(|old| *old != self.id);
+        let id = id.map(Into::into);
+        let mut resuming = Resuming { id, waiting: 0, channels: String::new(), old };
+        for (channel, position) in positions {
+            match self.take_up(call, channel, position) {
+                Ok(()) => resuming.waiting += 1,
+                Err(refusal) => {
+                    let error = Line::part()
+                        .text("code", refusal.code.as_str())
+                        .text("message", &refusal.message)
+                        .end();
+                    resuming.tell(channel, &Line::part().raw("error", &error).end());
+                }
+            }
+        }
+        self.resuming = Some(Box::new(resuming));
+        self.resumed_if_done(call);
+        Ok(())
+    }
+
+    /// Asks for one of the channels.
+    fn take_up(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: &str,
+        position: &PositionPart<'_>,
+    ) -> Result<(), Refused> {
+        let grant = match &position.grant {
+            None => None,
+            Some(sealed) => {
+                let opened = call.realm.sealer.open_grant(sealed, call.now_s());
+                let grant = opened.map_err(|fault| seal_refused("the grant", fault))?;
+                let user = self.user().map(|user| &**user);
+                let granted = grant.for_channel(channel, user, &self.root());
+                let Some(granted) = granted else {
+                    let message = "the grant is for another channel or client";
+                    return Err(Refused::new(Code::Forbidden, message));
+                };
+                Some(granted)
+            }
+        };
+        let since = Some(position.get());
+        let trusted = grant.is_some_and(|grant| grant.rights.subscribe);
+        let wanted = Wanted { channel, since, watch: position.presence, grant, trusted };
+        self.subscribe(call, None, AskedKind::Resume, wanted).map(|_| ())
+    }
+
+    /// A grant for a subscription that rests on more than the identity.
+    pub(super) fn sealed_grant(&self, call: &Call<'_>, at: usize) -> Option<String> {
+        let subscription = &self.subscriptions[at];
+        let grant = subscription.grant.as_ref()?;
+        Some(call.realm.sealer.seal_grant(&Grant {
+            channel: subscription.channel.to_string(),
+            subject: Subject::new(self.user().map(|user| &**user), &self.root()),
+            rights: grant.rights,
+            expires_s: grant.expires_s,
+        }))
+    }
+
+    /// A home has answered for a channel of the `resume`.
+    pub(super) fn took_up(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: &str,
+        outcome: Result<(Position, bool), &Refused>,
+    ) {
+        let outcome = match outcome {
+            Ok((position, recovered)) => {
+                Line::part().position(position).value("recovered", recovered)
+            }
+            Err(refusal) => {
+                let error = Line::part()
+                    .text("code", refusal.code.as_str())
+                    .text("message", &refusal.message)
+                    .end();
+                Line::part().raw("error", &error)
+            }
+        };
+        let Some(resuming) = &mut self.resuming else { return };
+        resuming.tell(channel, &outcome.end());
+        resuming.waiting -= 1;
+        self.resumed_if_done(call);
+    }
+
+    fn resumed_if_done(&mut self, call: &mut Call<'_>) {
+        let Some(resuming) = self.resuming.take_if(|resuming| resuming.waiting == 0) else {
+            return;
+        };
+        let mut line = Line::new("resumed", resuming.id.as_deref());
+        if let Some(ticket) = self.ticket(call.realm, call.now_s()) {
+            line = line.text("ticket", &ticket);
+        }
+        line = line.text("connection", &self.id.to_string());
+        call.say(line.raw("channels", &format!("{{{}}}", resuming.channels)).end());
+        call.effects.replaces = resuming.old;
+        call.effects.resumed += 1;
+        self.go_on(call);
+    }
+
+    /// Takes the identity of a token.
+    pub(super) fn authenticate(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        token: &str,
+    ) -> Result<(), Refused> {
+        let Some(verifier) = &call.realm.verifier else {
+            let message = "the server has no keys to verify a token with: anonymous mode";
+            return Err(Refused::new(Code::BadRequest, message));
+        };
+        let identity = match verifier.verify(token, call.now_s()) {
+            Ok(identity) => identity,
+            Err(fault) => {
+                call.effects.auth_failures.push(fault.kind());
+                let (code, close) = if fault.is_temporary() {
+                    (Code::Internal, 1013)
+                } else if fault.is_expired() {
+                    (Code::Expired, 4410)
+                } else {
+                    (Code::Unauthorized, 4401)
+                };
+                if self.identity.is_none() {
+                    call.effects.close = Some((close, format!("authentication failed: {fault}")));
+                }
+                return Err(Refused::new(code, format!("authentication failed: {fault}")));
+            }
+        };
+        let known = self.user();
+        if known.is_some() && known != identity.user.as_ref() {
+            let message = "the token is of another user: connect anew to change it";
+            return Err(Refused::new(Code::Conflict, message));
+        }
+        self.accept(call, identity);
+        let mut line = Line::new("authenticated", id);
+        if let Some(user) = self.user() {
+            line = line.text("user", user);
+        }
+        let expires_s = self.identity.as_ref().and_then(|identity| identity.expires_s);
+        if let Some(expires_s) = expires_s {
+            line = line.value("expires_in", expires_s.saturating_sub(call.now_s()));
+        }
+        if let Some(ticket) = self.ticket(call.realm, call.now_s()) {
+            line = line.text("ticket", &ticket);
+        }
+        call.say(line.end());
+        Ok(())
+    }
+
+    /// Lives on under another identity: what it may not have any more is taken from it, and it is
+    /// listed under its new name.
+    fn accept(&mut self, call: &mut Call<'_>, identity: Identity) {
+        self.become_known(Arc::new(identity));
+        call.effects.identified = true;
+        let new = self.member();
+        let mut at = 0;
+        while at < self.subscriptions.len() {
+            let one = &self.subscriptions[at];
+            let grant = one.grant.as_deref();
+            let granted = grant.is_some_and(|grant| grant.rights.subscribe);
+            let channel = one.channel.clone();
+            let may = self.decide_with(call, grant, crate::auth::Verb::Subscribe, channel.as_str());
+            if may.is_err() && !granted && one.is_live() {
+                self.end(call, at);
+                call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+                continue;
+            }
+            let one = &mut self.subscriptions[at];
+            if let Some(old) = one.member.replace(new.clone()).filter(|_| one.is_live()) {
+                self.rename(call, channel, old, new.clone());
+            } else if self.subscriptions[at].is_live() {
+                self.subscriptions[at].member = None;
+            }
+            at += 1;
+        }
+    }
+
+    /// What time has ended: the wait for a token, the token, or what a channel's token granted.
+    pub(super) fn due(&mut self, call: &mut Call<'_>) {
+        let (now_ms, now_s) = (call.now_ms, call.now_s());
+        let Some(identity) = &self.identity else {
+            if now_ms >= self.auth_by_ms {
+                call.effects.auth_failures.push("timeout");
+                let reason = "no token within the time for it: send auth, or resume with a ticket";
+                call.effects.close = Some((4408, reason.into()));
+            }
+            return;
+        };
+        let leeway_s = call.realm.leeway_s();
+        if identity.expires_s.is_some_and(|end_s| end_s + leeway_s <= now_s) {
+            call.effects.auth_failures.push("expired");
+            let reason = "the token has expired: get a new one and connect again";
+            call.effects.close = Some((4410, reason.into()));
+            return;
+        }
+        let mut at = 0;
+        while at < self.subscriptions.len() {
+            let one = &mut self.subscriptions[at];
+            let ended = one.grant.as_ref().is_some_and(|grant| grant.expires_s <= now_s);
+            if !ended {
+                at += 1;
+                continue;
+            }
+            one.grant = None;
+            let channel = one.channel.clone();
+            let live = one.is_live();
+            let may = self.decide_with(call, None, crate::auth::Verb::Subscribe, channel.as_str());
+            if may.is_ok() || !live {
+                at += 1;
+                continue;
+            }
+            self.end(call, at);
+            call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! One request after the other: checked, decided, answered at once or asked of a home.
+
+use std::sync::Arc;
+
+use super::reply::{Line, error};
+use super::request::{self, Said, Text, Want};
+use super::state::{Asked, AskedKind, Bucket, HubSession, NONE, Subscription};
+use super::{Call, Left};
+use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
+use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
+use crate::hub::{Subscribe, Verb};
+use crate::session::hub::realm::retention;
+
+/// The longest idempotency key (bytes).
+const KEY_BYTES_MAX: usize = 128;
+
+fn refused(code: Code, message: impl Into<String>) -> Refused {
+    Refused::new(code, message)
+}
+
+/// A subscription that is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    pub(super) channel: &'w str,
+    pub(super) since: Option<Since>,
+    pub(super) watch: bool,
+    pub(super) grant: Option<ChannelGrant>,
+    /// The grant is the server's own word.
+    pub(super) trusted: bool,
+}
+
+impl HubSession {
+    /// Looks at a frame.
+    pub(super) fn frame(&mut self, call: &mut Call<'_>, text: &str) {
+        for object in request::objects(text) {
+            match object {
+                Ok(object) if self.is_busy(call) => self.held.push_back(object.into()),
+                Ok(object) => self.object(call, object),
+                Err(refusal) => call.say(error(None, refusal.code, &refusal.message)),
+            }
+            if call.effects.close.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Whether requests have to wait.
+    fn is_busy(&self, call: &Call<'_>) -> bool {
+        self.is_holding() || self.asked.len() >= call.realm.limits.requests_max as usize
+    }
+
+    /// Goes on with requests that had to wait, as far as that is possible now.
+    pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
+        while self.resuming.is_none()
+            && self.asked.len() < call.realm.limits.requests_max as usize
+            && call.effects.close.is_none()
+        {
+            let waiting = self.held.len();
+            let Some(object) = self.held.pop_front() else { return };
+            let behind = std::mem::take(&mut self.held);
+            self.object(call, &object);
+            let again = !self.held.is_empty();
+            self.held.extend(behind);
+            if again || self.held.len() >= waiting {
+                return;
+            }
+        }
+    }
+
+    fn object(&mut self, call: &mut Call<'_>, object: &str) {
+        let Said { id, want } = request::read(object);
+        // What comes for a channel whose subscription is being answered waits for that.
+        let channel = match &want {
+            Ok(Want::Subscribe { channel, .. } | Want::Unsubscribe { channel }) => Some(channel),
+            _ => None,
+        };
+        let pending = channel.and_then(|channel| self.find(channel));
+        if pending.is_some_and(|at| !self.subscriptions[at].is_live()) {
+            return self.held.push_back(object.into());
+        }
+        if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
+            call.effects.errors += 1;
+            call.say(error(id, refusal.code, &refusal.message));
+        }
+    }
+
+    fn do_as_wanted(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        want: Want<'_>,
+    ) -> Result<(), Refused> {
+        match want {
+            Want::Ping => call.say(Line::new("pong", id).end()),
+            Want::Auth { token } => return self.authenticate(call, id, &token),
+            Want::Resume { ticket, positions } => {
+                return self.resume(call, id, &ticket, &positions);
+            }
+            Want::Subscribe { channel, since, presence, token } => {
+                let grant = self.channel_grant(call, &channel, token.as_deref())?;
+                let wanted =
+                    Wanted { channel: &channel, since, watch: presence, grant, trusted: false };
+                self.subscribe(call, id, AskedKind::Subscribe, wanted)?;
+            }
+            Want::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
+            Want::Publish { channel, content, key, echo } => {
+                let content = content.into_owned().into_boxed_str();
+                self.publish(call, id, &channel, content, key, echo)?;
+            }
+            Want::Presence { channel, limit, after } => {
+                let namespace = self.decide(call, auth::Verb::Presence, &channel)?;
+                if !namespace.presence {
+                    let message = "this channel keeps no presence: set presence in its [[channel]]";
+                    return Err(refused(Code::NotFound, message));
+                }
+                let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
+                let after = after.map(|after| after.to_owned().into_boxed_str());
+                let verb = Verb::Presence { after, limit };
+                self.ask(call, id, AskedKind::Other, &channel, namespace, verb);
+            }
+            Want::History { channel, limit, since, reverse } => {
+                let namespace = self.decide(call, auth::Verb::History, &channel)?;
+                let limit = limit.unwrap_or(call.realm.limits.history_page_max);
+                let verb = Verb::History { since, limit, reverse };
+                self.ask(call, id, AskedKind::Other, &channel, namespace, verb);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a channel's token grants.
+    fn channel_grant(
+        &self,
+        call: &Call<'_>,
+        channel: &str,
+        token: Option<&str>,
+    ) -> Result<Option<ChannelGrant>, Refused> {
+        let (Some(token), Some(verifier)) = (token, &call.realm.verifier) else { return Ok(None) };
+        let user = self.user().map(|user| &**user);
+        match verifier.verify_channel(token, channel, user, call.now_s()) {
+            Ok(grant) => Ok(Some(grant)),
+            Err(fault) => {
+                let code = if fault.is_expired() { Code::Expired } else { Code::Forbidden };
+                Err(refused(code, format!("the channel's token: {fault}")))
+            }
+        }
+    }
+
+    /// Whether it may, by what it has for the channel already.
+    fn decide<'r>(
+        &self,
+        call: &Call<'r>,
+        verb: auth::Verb,
+        channel: &str,
+    ) -> Result<&'r Namespace, Refused> {
+        let own = self.find(channel).and_then(|at| self.subscriptions[at].grant.as_deref());
+        self.decide_with(call, own, verb, channel)
+    }
+
+    pub(super) fn decide_with<'r>(
+        &self,
+        call: &Call<'r>,
+        grant: Option<&ChannelGrant>,
+        verb: auth::Verb,
+        channel: &str,
+    ) -> Result<&'r Namespace, Refused> {
+        let Some(identity) = &self.identity else {
+            let message = "authenticate first: send auth with a token, or resume with a ticket";
+            return Err(refused(Code::Unauthorized, message));
+        };
+        auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
+        let realm = call.realm;
+        let keys = realm.verifier.is_some();
+        let grant = grant.filter(|grant| grant.expires_s > call.now_s());
+        auth::decide(&realm.namespaces, identity, grant, verb, channel, keys).map_err(|refusal| {
+            let code = match refusal.kind {
+                RefusalKind::Forbidden => Code::Forbidden,
+                RefusalKind::Unauthorized => Code::Unauthorized,
+            };
+            refused(code, refusal.message)
+        })
+    }
+
+    /// Asks for a subscription, or for an old one to start anew. Returns the request's number.
+    pub(super) fn subscribe(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        kind: AskedKind,
+        wanted: Wanted<'_>,
+    ) -> Result<u32, Refused> {
+        let Wanted { channel, since, watch, grant, trusted } = wanted;
+        let found = self.find(channel);
+        let held = found.and_then(|at| self.subscriptions[at].grant.as_deref());
+        let grant_or_held = grant.as_ref().or(held);
+        let decided = self.decide_with(call, grant_or_held, auth::Verb::Subscribe, channel);
+        let namespace = match decided {
+            Err(_)
+                if trusted && self.identity.is_some() && auth::check_channel(channel).is_ok() =>
+            {
+                let namespaces = &call.realm.namespaces;
+                namespaces.find(channel).unwrap_or(namespaces.granted())
+            }
+            decided => decided?,
+        };
+        if watch && namespace.presence {
+            self.decide_with(call, grant_or_held, auth::Verb::Presence, channel)?;
+        }
+        let mut restart = None;
+        match found {
+            Some(_) if since.is_none() => {
+                let message = "subscribed already: name a place with since to start again there";
+                return Err(refused(Code::Conflict, message));
+            }
+            Some(at) => restart = Some(self.stop(call, at)),
+            None if self.subscriptions.len() >= call.realm.limits.channels_max as usize => {
+                let message = format!(
+                    "no more than {} channels a connection: unsubscribe from one",
+                    call.realm.limits.channels_max
+                );
+                return Err(refused(Code::Limit, message));
+            }
+            None => {}
+        }
+        let member = namespace.presence.then(|| self.member());
+        let name = ChannelName::new(channel);
+        let at = match found {
+            Some(at) => at,
+            None => {
+                self.add(Subscription {
+                    channel: name,
+                    local: NONE,
+                    place: NONE,
+                    watching: NONE,
+                    gapped: false,
+                    grant: None,
+                    member: member.clone(),
+                });
+                self.subscriptions.len() - 1
+            }
+        };
+        if let Some(grant) = grant {
+            self.subscriptions[at].grant = Some(Box::new(grant));
+        }
+        let watch = watch && namespace.presence;
+        let members_max = namespace.members_max;
+        let subscribe = Subscribe { since, watch, restart, member, members_max };
+        Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(subscribe)))
+    }
+
+    /// Takes a subscription from the members, and what waits of it from the queue; returns
+    /// whether it watched.
+    fn stop(&mut self, call: &mut Call<'_>, at: usize) -> bool {
+        let subscription = &mut self.subscriptions[at];
+        call.effects.left.push(Left {
+            local: subscription.local,
+            place: subscription.place,
+            watching: subscription.watching,
+        });
+        call.effects.purge.push(subscription.channel.clone());
+        let watched = subscription.watching != NONE;
+        (subscription.local, subscription.place, subscription.watching) = (NONE, NONE, NONE);
+        subscription.gapped = false;
+        watched
+    }
+
+    fn unsubscribe(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        channel: &str,
+    ) -> Result<(), Refused> {
+        auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
+        let Some(at) = self.find(channel) else {
+            return Err(refused(Code::NotFound, "not subscribed to this channel"));
+        };
+        self.end(call, at);
+        call.say(Line::new("unsubscribed", id).text("channel", channel).end());
+        Ok(())
+    }
+
+    /// Ends a live subscription here and at home.
+    pub(super) fn end(&mut self, call: &mut Call<'_>, at: usize) {
+        let watch = self.stop(call, at);
+        let subscription = self.subscriptions.swap_remove(at);
+        call.effects.renumbered = true;
+        self.leave(call, subscription.channel, watch, subscription.member);
+    }
+
+    /// Tells the home that a member is gone.
+    pub(super) fn leave(
+        &self,
+        call: &mut Call<'_>,
+        channel: ChannelName,
+        watch: bool,
+        member: Option<Arc<crate::hub::MemberInfo>>,
+    ) {
+        let from = Origin::Session { id: self.id, request: 0 };
+        // Nothing is opened by it, so nothing is kept by it.
+        let retention = crate::hub::Retention { messages_max: 0, ttl_ms: 0 };
+        let verb = Verb::Leave { watch, member };
+        call.effects.asks.push(Request { from, channel, retention, verb });
+    }
+
+    fn publish(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        channel: &str,
+        content: Box<str>,
+        key: Option<Text<'_>>,
+        echo: bool,
+    ) -> Result<(), Refused> {
+        let namespace = self.decide(call, auth::Verb::Publish, channel)?;
+        if content.len() > namespace.message_bytes_max as usize {
+            let message = format!(
+                "content of {} bytes; this channel takes {} at most: send it in parts, or by \
+                 reference",
+                content.len(),
+                namespace.message_bytes_max
+            );
+            return Err(refused(Code::TooLarge, message));
+        }
+        if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
+            let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes");
+            return Err(refused(Code::BadRequest, message));
+        }
+        if !self.may_publish_now(namespace, call.now_ms) {
+            let message =
+                format!("more than {} publishes a second: wait and try again", namespace.rate);
+            return Err(refused(Code::RateLimited, message));
+        }
+        let key = key.map(|key| KeyScope { owner: self.owner(), key: (*key).into() });
+        let draft = Draft {
+            content,
+            from: Some(self.from()),
+            exclude: (!echo).then_some(self.id),
+            time_ms: call.now_ms,
+            accepted_ns: call.now_ns,
+        };
+        let verb = Verb::Publish { draft, key };
+        self.ask(call, id, AskedKind::Other, channel, namespace, verb);
+        Ok(())
+    }
+
+    /// Takes a publish out of the namespace's bucket, which holds those of one second.
+    fn may_publish_now(&mut self, namespace: &Namespace, now_ms: u64) -> bool {
+        if namespace.rate == 0 {
+            return true;
+        }
+        let pattern = namespace.pattern.as_str();
+        let most = u64::from(namespace.rate) * 1000;
+        let at = self.rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
+            self.rates.push(Bucket { pattern: pattern.into(), milli: most, filled_ms: now_ms });
+            self.rates.len() - 1
+        });
+        let bucket = &mut self.rates[at];
+        let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
+        bucket.milli = most.min(bucket.milli + passed_ms * u64::from(namespace.rate));
+        bucket.filled_ms = now_ms;
+        let taken = bucket.milli >= 1000;
+        bucket.milli -= 1000 * u64::from(taken);
+        taken
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        kind: AskedKind,
+        channel: &str,
+        namespace: &Namespace,
+        verb: Verb,
+    ) -> u32 {
+        let request = self.next_request;
+        self.next_request = self.next_request.wrapping_add(1);
+        self.asked.push(Asked { request, id: id.map(Into::into), kind });
+        call.effects.asks.push(Request {
+            from: Origin::Session { id: self.id, request },
+            channel: ChannelName::new(channel),
+            retention: retention(namespace),
+            verb,
+        });
+        request
+    }
+}

@@ -1,0 +1,170 @@
+//! What backends and operators ask of connections and homes.
+
+use tokio::sync::oneshot;
+
+use super::Broadcast;
+use super::mail::{Act, Channels, ConnectionInfo, CountReply, Filter, Listed, Target};
+use crate::session::hub::HubSession;
+use crate::shard::core::Core;
+use crate::shard::slot::Stage;
+use crate::shard::timers;
+
+/// Connections looked at for one list: a page is filled over several requests if need be.
+const LISTED_SLOTS: usize = 16_384;
+
+impl Core {
+    /// Does something with connections; `reply` hears of how many it reached.
+    pub(super) fn act(&mut self, target: Target, act: Act, reply: Option<CountReply>) {
+        let Some(hub) = &mut self.hub else { return };
+        let slots = match target {
+            Target::All => {
+                return hub.broadcasts.push_back(Broadcast {
+                    act,
+                    next_slot: 0,
+                    reached: 0,
+                    reply,
+                });
+            }
+            Target::User(user) => hub.users.get(&user).cloned().unwrap_or_default(),
+            Target::Connection(id) => self.slot_of(id).into_iter().collect(),
+        };
+        let reached = slots.iter().filter(|index| self.act_on(**index, &act)).count();
+        if let Some(reply) = reply {
+            // Nobody waits any more if this fails.
+            let _ = reply.send(reached as u64);
+        }
+    }
+
+    /// Returns whether there was something to act on.
+    pub(super) fn act_on(&mut self, index: u32, act: &Act) -> bool {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return false };
+        if hub.seated(index).is_none() || !self.slots.contains(index as usize) {
+            return false;
+        }
+        hub.touched.push(index);
+        match act {
+            Act::Send(publication) => {
+                self.send_direct(index, publication);
+                true
+            }
+            Act::Disconnect { code, reason } => {
+                self.hub_close(index, *code, reason);
+                true
+            }
+            Act::Subscribe(channel) => {
+                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
+                let asked = session.subscribe_by_server(&mut call, channel.as_str()).is_ok();
+                self.hub_apply(index);
+                asked
+            }
+            Act::Unsubscribe(channel) => {
+                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
+                let ended = session.unsubscribe_by_server(&mut call, channel.as_str());
+                self.hub_apply(index);
+                ended
+            }
+        }
+    }
+
+    /// Lists connections by slot.
+    pub(super) fn list(&self, filter: &Filter, reply: oneshot::Sender<Listed>) {
+        let mut listed = Listed::default();
+        let end = self.slots_high.min(filter.from_slot.saturating_add(LISTED_SLOTS as u32));
+        let range = match filter.connection {
+            Some(id) => self.slot_of(id).map_or(0..0, |slot| slot..slot + 1),
+            None => filter.from_slot..end,
+        };
+        for index in range {
+            if listed.connections.len() >= filter.limit as usize {
+                listed.next_slot = Some(index);
+                break;
+            }
+            if let Some(info) = self.describe(index).filter(|info| matches(info, filter)) {
+                listed.connections.push(info);
+            }
+        }
+        if filter.connection.is_none() && listed.next_slot.is_none() && end < self.slots_high {
+            listed.next_slot = Some(end);
+        }
+        // Nobody waits any more if this fails.
+        let _ = reply.send(listed);
+    }
+
+    fn describe(&self, index: u32) -> Option<ConnectionInfo> {
+        let slot = self.slots.get(index as usize)?;
+        if !matches!(slot.stage, Stage::Open(_)) {
+            return None;
+        }
+        let hub = self.hub.as_ref()?;
+        let seated = hub.seated(index)?;
+        let session: &HubSession = &seated.session;
+        let age_ticks = u64::from(self.tick.saturating_sub(slot.opened_tick));
+        let outbox = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        let backlog = seated.backlog.as_ref().map_or(0, |backlog| backlog.bytes());
+        let route = &self.config.routes.as_slice()[usize::from(slot.route)];
+        Some(ConnectionInfo {
+            connection: session.id.to_string(),
+            user: session.user().map(ToString::to_string),
+            address: slot.peer.get().map(|peer| peer.to_string()),
+            path: route.path.clone(),
+            shard: self.id,
+            since: hub.unix_ms.saturating_sub(age_ticks * timers::TICK_MS),
+            bytes_received: slot.bytes_received,
+            bytes_sent: slot.bytes_sent,
+            messages_received: slot.messages_received,
+            messages_sent: slot.messages_sent,
+            queue_bytes: (outbox + backlog) as u64,
+            dropped: session.dropped,
+            subscriptions: session
+                .subscriptions
+                .iter()
+                .filter(|one| one.is_live())
+                .map(|one| one.channel.to_string())
+                .collect(),
+        })
+    }
+
+    /// Lists the first channels of this home after a name.
+    pub(super) fn list_channels(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: u32,
+        reply: oneshot::Sender<Channels>,
+    ) {
+        let Some(hub) = &self.hub else { return };
+        // The largest of those kept stands on top, to be replaced by a smaller one.
+        let mut first = std::collections::BinaryHeap::new();
+        hub.home.scan(0, usize::MAX / 2, |name, members| {
+            let wanted = name.as_str().starts_with(prefix)
+                && after.is_none_or(|after| name.as_str() > after);
+            if wanted {
+                let full = first.len() >= limit as usize;
+                if full && first.peek().is_some_and(|(top, _)| top <= name) {
+                    return;
+                }
+                if full {
+                    first.pop();
+                }
+                first.push((name.clone(), members));
+            }
+        });
+        // Nobody waits any more if this fails.
+        let _ = reply.send(Channels { names: first.into_sorted_vec() });
+    }
+
+    /// Text of the server's own to a connection: an answer or a notice.
+    pub(super) fn say(&mut self, index: u32, text: String) {
+        self.tell(index, text.into_bytes());
+    }
+}
+
+fn matches(info: &ConnectionInfo, filter: &Filter) -> bool {
+    let address = || {
+        let text = info.address.as_deref()?;
+        text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
+    };
+    filter.user.as_ref().is_none_or(|user| info.user.as_ref() == Some(user))
+        && filter.address.is_none_or(|wanted| address() == Some(wanted))
+}

@@ -1,0 +1,121 @@
+//! What shards, and the control thread, tell each other about channels and connections.
+
+use std::sync::Arc;
+
+use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Request, Verb};
+
+/// Where a count goes: of connections that something reached.
+pub type CountReply = tokio::sync::oneshot::Sender<u64>;
+
+/// Which connections.
+#[derive(Clone, Debug)]
+pub enum Target {
+    All,
+    User(Arc<str>),
+    Connection(ConnectionId),
+}
+
+/// Something to be done with connections.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Send them this.
+    Send(Arc<Publication>),
+    /// Close them.
+    Disconnect {
+        code: u16,
+        reason: Arc<str>,
+    },
+    Subscribe(ChannelName),
+    Unsubscribe(ChannelName),
+}
+
+/// A connection, as lists show it.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct ConnectionInfo {
+    pub connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    pub path: String,
+    pub shard: u16,
+    /// Unix time (ms).
+    pub since: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub messages_received: u32,
+    pub messages_sent: u32,
+    /// Bytes that wait to be sent.
+    pub queue_bytes: u64,
+    /// Channel messages dropped because it did not read.
+    pub dropped: u32,
+    pub subscriptions: Vec<String>,
+}
+
+/// Which connections a list wants.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub user: Option<String>,
+    pub address: Option<std::net::IpAddr>,
+    /// Only this one.
+    pub connection: Option<ConnectionId>,
+    /// Slots from here on.
+    pub from_slot: u32,
+    pub limit: u32,
+}
+
+/// Connections of a shard, and where to go on.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    pub connections: Vec<ConnectionInfo>,
+    pub next_slot: Option<u32>,
+}
+
+/// Channels of a shard's home, in the order of their names, with their members.
+#[derive(Clone, Debug, Default)]
+pub struct Channels {
+    pub names: Vec<(ChannelName, u32)>,
+}
+
+/// Mail about channels and connections.
+#[derive(Debug)]
+pub enum HubMail {
+    /// To a channel's home.
+    Ask(Request),
+    /// From a home.
+    Out(Out),
+    /// Publications for a shard were lost on the way, up to this place.
+    Lagging {
+        channel: ChannelName,
+        position: Position,
+    },
+    /// The connection was continued by another.
+    Replaced(ConnectionId),
+    Act {
+        target: Target,
+        act: Act,
+        reply: Option<CountReply>,
+    },
+    List {
+        filter: Box<Filter>,
+        reply: tokio::sync::oneshot::Sender<Listed>,
+    },
+    Channels {
+        prefix: Box<str>,
+        after: Option<Box<str>>,
+        limit: u32,
+        reply: tokio::sync::oneshot::Sender<Channels>,
+    },
+}
+
+impl HubMail {
+    /// What it costs while it waits (bytes).
+    pub(crate) fn bytes(&self) -> usize {
+        let own = size_of::<Self>();
+        own + match self {
+            Self::Ask(Request { verb: Verb::Publish { draft, .. }, .. }) => draft.content.len(),
+            Self::Out(Out::Publish(publication)) => publication.message().plain().len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Where shards and channels meet: this shard's home, its members, and its hub connections.
+//!
+//! In a turn, requests of connections go to their channels' homes, on this shard at once and to
+//! others by mail; homes work; what they send here is handed out; and channels with work have it
+//! walked, within the turn's bound of deliveries, so that a huge fan-out delays the others by a
+//! turn and not by all of itself.
+//!
+//! Mail between shards is counted in bytes. Past the bound of a mailbox, connections that publish
+//! to that shard are not read from until it has drained; past twice the bound, publications for
+//! it are dropped, and its members told of the gap, so that no shard ever waits for another.
+
+mod backlog;
+mod commands;
+mod fanout;
+mod handshake;
+pub mod mail;
+mod sessions;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use super::core::Core;
+use crate::hub::log::Log;
+use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
+use crate::metrics::{Gauges, Snapshot};
+use crate::session::hub::{Effects, HubSession, Realm};
+use backlog::Backlog;
+pub(super) use handshake::Handshake;
+use mail::{Act, CountReply, HubMail};
+
+/// Log completions, and mails within a shard, that a home works through at once.
+const STEPS_MAX: usize = 1024;
+/// Channels looked at for what has aged, each time a tick has passed.
+const AGED_CHANNELS: usize = 256;
+
+/// Makes the log of a shard's home.
+pub type MakeLog = Box<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
+
+/// What the shards of a process share about channels.
+pub struct HubShared {
+    pub realm: Realm,
+    pub home: HomeOptions,
+    pub make_log: MakeLog,
+    /// Decides homes; a secret, so that nobody can aim at one.
+    spread: RandomState,
+}
+
+impl HubShared {
+    /// Puts it together.
+    pub fn new(realm: Realm, home: HomeOptions, make_log: MakeLog) -> Arc<Self> {
+        Arc::new(Self { realm, home, make_log, spread: RandomState::new() })
+    }
+
+    /// The home of a channel among so many shards.
+    pub fn home_of(&self, channel: &str, shards: usize) -> u16 {
+        (self.spread.hash_one(channel) % shards as u64) as u16
+    }
+}
+
+/// A hub connection, with what waits for it.
+struct Seated {
+    session: HubSession,
+    backlog: Option<Box<Backlog>>,
+}
+
+/// Something that is sent to, or done with, all connections of the shard, some in each turn.
+struct Broadcast {
+    act: Act,
+    next_slot: usize,
+    reached: u64,
+    reply: Option<CountReply>,
+}
+
+/// See the module.
+pub(super) struct HubState {
+    shared: Arc<HubShared>,
+    shards: usize,
+    home: Home,
+    members: Members,
+    /// By slot.
+    sessions: Vec<Option<Box<Seated>>>,
+    users: HashMap<Arc<str>, Vec<u32>>,
+    serial: u64,
+    /// For this shard.
+    local: VecDeque<HubMail>,
+    /// For others.
+    posts: Vec<(u16, HubMail)>,
+    /// Connections whose slots must be settled.
+    touched: Vec<u32>,
+    /// Connections that are to be closed because they do not read.
+    condemned: Vec<u32>,
+    /// Connections that are not read from until a mailbox has drained.
+    crowded: Vec<crate::driver::Token>,
+    /// Publications dropped on the way to other shards: the last of each channel.
+    lagging: HashMap<u16, HashMap<ChannelName, Position>>,
+    broadcasts: VecDeque<Broadcast>,
+    effects: Effects,
+    /// The home has more to work through.
+    unfinished: bool,
+    unix_ms: u64,
+    aged_tick: u32,
+}
+
+impl HubState {
+    pub(super) fn new(id: u16, shards: usize, shared: Arc<HubShared>) -> Box<Self> {
+        let home = Home::new(shared.home, (shared.make_log)(id));
+        Box::new(Self {
+            shared,
+            shards,
+            home,
+            members: Members::default(),
+            sessions: Vec::new(),
+            users: HashMap::new(),
+            serial: 0,
+            local: VecDeque::new(),
+            posts: Vec::new(),
+            touched: Vec::new(),
+            condemned: Vec::new(),
+            crowded: Vec::new(),
+            lagging: HashMap::new(),
+            broadcasts: VecDeque::new(),
+            effects: Effects::default(),
+            unfinished: false,
+            unix_ms: 0,
+            aged_tick: 0,
+        })
+    }
+
+    fn seated(&self, index: u32) -> Option<&Seated> {
+        self.sessions.get(index as usize)?.as_deref()
+    }
+
+    fn seated_mut(&mut self, index: u32) -> Option<&mut Seated> {
+        self.sessions.get_mut(index as usize)?.as_deref_mut()
+    }
+
+    /// Whether anything is left to be done in the next turn.
+    fn has_work(&self) -> bool {
+        self.unfinished
+            || !self.local.is_empty()
+            || self.members.has_work()
+            || !self.broadcasts.is_empty()
+    }
+}
+
+/// Mail for other shards, and slots to be settled.
+#[derive(Default)]
+pub(super) struct Aftermath {
+    pub(super) posts: Vec<(u16, HubMail)>,
+    pub(super) touched: Vec<u32>,
+}
+
+impl Core {
+    /// Takes mail about channels and connections.
+    pub(super) fn hub_mail(&mut self, mail: HubMail) {
+        if let Some(hub) = &mut self.hub {
+            hub.local.push_back(mail);
+        }
+    }
+
+    /// One turn's work for channels; returns whether more is left.
+    pub(super) fn hub_turn(&mut self, unix_ms: u64) -> bool {
+        let Some(hub) = &mut self.hub else { return false };
+        hub.unix_ms = unix_ms;
+        for _ in 0..STEPS_MAX {
+            let Some(hub) = &mut self.hub else { return false };
+            let Some(mail) = hub.local.pop_front() else { break };
+            self.hub_read(mail);
+        }
+        self.hub_work();
+        self.fan_out();
+        self.broadcast_on();
+        self.close_condemned();
+        let Some(hub) = &mut self.hub else { return false };
+        if self.tick != hub.aged_tick {
+            hub.aged_tick = self.tick;
+            hub.home.expire(unix_ms, AGED_CHANNELS);
+        }
+        hub.has_work()
+    }
+
+    fn hub_read(&mut self, mail: HubMail) {
+        let Some(hub) = &mut self.hub else { return };
+        match mail {
+            HubMail::Ask(request) => {
+                hub.home.request(request, hub.unix_ms);
+                // Publications are put together: those of a burst leave each member in one send.
+                if hub.local.is_empty() {
+                    self.hub_work();
+                }
+            }
+            HubMail::Out(out) => self.hub_out(out),
+            HubMail::Lagging { channel, position } => {
+                hub.members.push(&channel, crate::hub::Op::Lagging(position));
+            }
+            HubMail::Replaced(id) => self.replaced(id),
+            HubMail::Act { target, act, reply } => self.act(target, act, reply),
+            HubMail::List { filter, reply } => self.list(&filter, reply),
+            HubMail::Channels { prefix, after, limit, reply } => {
+                self.list_channels(&prefix, after.as_deref(), limit, reply);
+            }
+        }
+    }
+
+    /// Lets the home work, and hands out what it sends.
+    fn hub_work(&mut self) {
+        let Some(hub) = &mut self.hub else { return };
+        // What is left is looked at in the next turn at the latest.
+        let more = hub.home.work(STEPS_MAX);
+        let out: Vec<_> = hub.home.take_out().collect();
+        for (shard, out) in out {
+            if shard == self.id {
+                self.hub_out(out);
+            } else {
+                self.hub_send(shard, out);
+            }
+        }
+        if let Some(hub) = &mut self.hub {
+            hub.unfinished = more;
+        }
+    }
+
+    /// Sends something of this home to another shard, unless its mailbox is too full for it.
+    fn hub_send(&mut self, shard: u16, out: Out) {
+        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
+        let waiting = self.directory.mail_bytes(shard);
+        let Some(hub) = &mut self.hub else { return };
+        let droppable = match &out {
+            Out::Publish(publication) => lost(publication),
+            _ => None,
+        };
+        if let Some((channel, position)) = droppable.filter(|_| waiting > 2 * bytes_max) {
+            self.counters.dropped_lagging += 1;
+            hub.lagging.entry(shard).or_default().insert(channel, position);
+            return;
+        }
+        hub.posts.push((shard, HubMail::Out(out)));
+    }
+
+    /// Tells shards that have caught up of what was dropped on the way to them.
+    fn tell_lagging(&mut self) {
+        let Some(hub) = &mut self.hub else { return };
+        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
+        let directory = &self.directory;
+        let posts = &mut hub.posts;
+        hub.lagging.retain(|shard, channels| {
+            if directory.mail_bytes(*shard) > bytes_max {
+                return true;
+            }
+            let told = channels
+                .drain()
+                .map(|(channel, position)| (*shard, HubMail::Lagging { channel, position }));
+            posts.extend(told);
+            false
+        });
+    }
+
+    /// What is to be posted and settled after this turn.
+    pub(super) fn hub_aftermath(&mut self) -> Aftermath {
+        self.tell_lagging();
+        self.uncrowd();
+        let Some(hub) = &mut self.hub else { return Aftermath::default() };
+        Aftermath {
+            posts: std::mem::take(&mut hub.posts),
+            touched: std::mem::take(&mut hub.touched),
+        }
+    }
+
+    /// Writes what the home knows into the numbers of a reading.
+    pub(super) fn fill_hub(&self, numbers: &mut Snapshot) {
+        let Some(hub) = &self.hub else { return };
+        let kept = hub.home.kept();
+        let counters = &mut numbers.counters;
+        counters.publishes = kept.publishes;
+        counters.publish_duplicates = kept.duplicates;
+        counters.recoveries = kept.recovered;
+        counters.recoveries_failed = kept.not_recovered;
+        counters.channels_opened = kept.channels_opened;
+        counters.channels_forgotten = kept.channels_forgotten;
+    }
+
+    /// The gauges of home and mailbox.
+    pub(super) fn hub_gauges(&self, gauges: Gauges) -> Gauges {
+        let Some(hub) = &self.hub else { return gauges };
+        let own = hub.home.gauges();
+        Gauges {
+            channels: own.channels,
+            channel_members: own.members,
+            history_messages: own.history_messages,
+            history_bytes: own.history_bytes,
+            idempotency_keys: own.keys,
+            mailbox_bytes: self.directory.mail_bytes(self.id) as u64,
+            ..gauges
+        }
+    }
+
+    /// Goes on reading from those who waited for a mailbox.
+    fn uncrowd(&mut self) {
+        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
+        let full = (0..self.directory.len() as u16)
+            .any(|shard| self.directory.mail_bytes(shard) > bytes_max / 2);
+        let Some(hub) = &mut self.hub else { return };
+        if full || hub.crowded.is_empty() {
+            return;
+        }
+        for token in std::mem::take(&mut hub.crowded) {
+            if let Some(index) = self.find(token)
+                && let Some(hub) = &mut self.hub
+            {
+                hub.touched.push(index);
+                self.go_on_reading(index);
+            }
+        }
+    }
+}
+
+fn lost(publication: &Publication) -> Option<(ChannelName, Position)> {
+    Some((publication.channel.clone()?, publication.position?))
+}

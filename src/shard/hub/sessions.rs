@@ -1,0 +1,407 @@
+//! Hub connections: opened, heard, answered, ended. What a session wants done is done here.
+
+use std::sync::Arc;
+
+use super::backlog::Item;
+use super::mail::HubMail;
+use super::{HubState, Seated};
+use crate::auth::Identity;
+use crate::config::HandlerName;
+use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Request, Verb};
+use crate::proto::ws::DataKind;
+use crate::session::hub::reply;
+use crate::session::hub::{Admission, Call, HubSession, Left, NONE, Seat, Subscription};
+use crate::shard::core::Core;
+use crate::shard::slot::Stage;
+use crate::shard::timers;
+
+impl HubState {
+    /// The connection's session, with a call for it. `None`: it is none of the hub's.
+    pub(super) fn call(&mut self, index: u32, now_ns: u64) -> Option<(&mut HubSession, Call<'_>)> {
+        let seated = self.sessions.get_mut(index as usize)?.as_deref_mut()?;
+        let realm = &self.shared.realm;
+        let effects = &mut self.effects;
+        let call = Call { realm, now_ms: self.unix_ms, now_ns, effects };
+        Some((&mut seated.session, call))
+    }
+
+    /// Lists a connection under its user.
+    fn list_user(&mut self, index: u32, before: Option<&Arc<str>>) {
+        let now = self.seated(index).and_then(|seated| seated.session.user().cloned());
+        if before == now.as_ref() {
+            return;
+        }
+        if let Some(user) = before {
+            self.unlist_user(index, user);
+        }
+        if let Some(user) = now {
+            self.users.entry(user).or_default().push(index);
+        }
+    }
+
+    fn unlist_user(&mut self, index: u32, user: &Arc<str>) {
+        let Some(slots) = self.users.get_mut(user) else { return };
+        if let Some(at) = slots.iter().position(|slot| *slot == index) {
+            slots.swap_remove(at);
+        }
+        if slots.is_empty() {
+            self.users.remove(user);
+        }
+    }
+
+    /// Takes members from their channels here.
+    fn remove_members(&mut self, left: &[Left]) {
+        let Self { members, sessions, .. } = self;
+        for one in left {
+            for (place, news) in [(one.watching, true), (one.place, false)] {
+                if place == NONE {
+                    continue;
+                }
+                members.remove(one.local, place, news, |moved| {
+                    let found = subscription(sessions, moved.member);
+                    let Some(found) = found else { return };
+                    *(if news { &mut found.watching } else { &mut found.place }) = moved.place;
+                });
+            }
+        }
+    }
+
+    /// Tells the members which of the connection's subscriptions they are.
+    fn renumber(&mut self, index: u32) {
+        let Self { members, sessions, .. } = self;
+        let Some(Some(seated)) = sessions.get(index as usize) else { return };
+        for (number, one) in seated.session.subscriptions.iter().enumerate() {
+            if one.is_live() {
+                let watching = (one.watching != NONE).then_some(one.watching);
+                members.renumber(one.local, one.place, watching, number as u32);
+            }
+        }
+    }
+}
+
+fn subscription(sessions: &mut [Option<Box<Seated>>], member: Member) -> Option<&mut Subscription> {
+    let seated = sessions.get_mut(member.slot as usize)?.as_mut()?;
+    seated.session.subscriptions.get_mut(member.subscription as usize)
+}
+
+impl Core {
+    /// Makes a hub session of a connection that was just opened.
+    pub(in crate::shard) fn hub_open(&mut self, index: u32, identity: Option<Arc<Identity>>) {
+        if self.route(index).handler != HandlerName::Hub {
+            return;
+        }
+        let heartbeat_s = self.route(index).ping_interval_ms / 1000;
+        let (id, now_ns) = (self.id, self.now_ns);
+        let Some(hub) = &mut self.hub else { return };
+        hub.serial += 1;
+        let realm = &hub.shared.realm;
+        let id = ConnectionId { node: realm.node, shard: id, slot: index, serial: hub.serial };
+        let session = HubSession::new(id, identity, realm, hub.unix_ms);
+        if hub.sessions.len() <= index as usize {
+            hub.sessions.resize_with(index as usize + 1, || None);
+        }
+        hub.sessions[index as usize] = Some(Box::new(Seated { session, backlog: None }));
+        hub.list_user(index, None);
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            session.greet(&mut call, heartbeat_s);
+        }
+        self.hub_apply(index);
+        self.set_deadline(index);
+    }
+
+    /// A message of a hub connection. Returns whether the session is one of the hub's.
+    pub(in crate::shard) fn hub_receive(
+        hub: &mut Option<Box<HubState>>,
+        index: u32,
+        now_ns: u64,
+        kind: DataKind,
+        payload: &[u8],
+    ) -> bool {
+        let Some((session, mut call)) = hub.as_mut().and_then(|hub| hub.call(index, now_ns)) else {
+            return false;
+        };
+        match std::str::from_utf8(payload) {
+            Ok(text) if kind == DataKind::Text => session.receive(&mut call, text),
+            _ => {
+                let reason = "only text messages are spoken here: send JSON as text";
+                call.effects.close = Some((1003, reason.into()));
+            }
+        }
+        true
+    }
+
+    /// Does what the session at this slot wants.
+    pub(in crate::shard) fn hub_apply(&mut self, index: u32) {
+        let Some(hub) = &mut self.hub else { return };
+        let mut effects = std::mem::take(&mut hub.effects);
+        hub.remove_members(&effects.left);
+        if effects.renumbered {
+            hub.renumber(index);
+        }
+        if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
+            let before = backlog.bytes();
+            effects.purge.iter().for_each(|channel| backlog.purge(channel));
+            self.gauges.outbox_bytes -= (before - backlog.bytes()) as u64;
+        }
+        if effects.identified {
+            let listed = hub.users.iter().find(|(_, slots)| slots.contains(&index));
+            let before = listed.map(|(user, _)| user.clone());
+            hub.list_user(index, before.as_ref());
+        }
+        self.counters.request_errors += u64::from(effects.errors);
+        self.counters.resumed += u64::from(effects.resumed);
+        effects.auth_failures.drain(..).for_each(|kind| self.counters.auth_failure(kind));
+        if let Some(old) = effects.replaces {
+            let mail = HubMail::Replaced(old);
+            if old.shard == self.id {
+                hub.local.push_back(mail);
+            } else {
+                hub.posts.push((old.shard, mail));
+            }
+        }
+        for text in effects.says.drain(..) {
+            self.say(index, text);
+        }
+        for request in effects.asks.drain(..) {
+            self.ask(index, request);
+        }
+        if let Some((code, reason)) = effects.close.take() {
+            self.say_goodbye(index, code, &reason, 0);
+            self.close(index, code, &reason);
+        } else {
+            self.hold_or_go_on(index);
+        }
+        effects.clear();
+        if let Some(hub) = &mut self.hub {
+            hub.effects = effects;
+        }
+    }
+
+    /// Takes a request to its channel's home.
+    fn ask(&mut self, index: u32, request: Request) {
+        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
+        let token = self.slots.contains(index as usize).then(|| self.token(index));
+        let Some(hub) = &mut self.hub else { return };
+        let home = hub.shared.home_of(request.channel.as_str(), hub.shards);
+        if home == self.id {
+            return hub.local.push_back(HubMail::Ask(request));
+        }
+        let publishes = matches!(request.verb, Verb::Publish { .. });
+        hub.posts.push((home, HubMail::Ask(request)));
+        if publishes
+            && self.directory.mail_bytes(home) > bytes_max
+            && let Some(token) = token
+            && !hub.crowded.contains(&token)
+        {
+            hub.crowded.push(token);
+        }
+    }
+
+    /// Stops reading while requests wait, and goes on when they do not any more.
+    fn hold_or_go_on(&mut self, index: u32) {
+        let Some(slot) = self.slots.get(index as usize) else { return };
+        if self.hub_holds(index) && matches!(slot.stage, Stage::Open(_)) {
+            self.slots[index as usize].paused = true;
+        } else {
+            self.go_on_reading(index);
+        }
+    }
+
+    /// Whether the hub wants nothing more of a connection for now.
+    pub(in crate::shard) fn hub_holds(&self, index: u32) -> bool {
+        let Some(hub) = &self.hub else { return false };
+        let Some(seated) = hub.seated(index) else { return false };
+        seated.session.is_holding()
+            || (!hub.crowded.is_empty() && hub.crowded.contains(&self.token(index)))
+    }
+
+    /// Reads again, where nothing else stands against it.
+    pub(super) fn go_on_reading(&mut self, index: u32) {
+        let low = self.config.limits.outbox_low_bytes;
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let waiting = slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low);
+        if slot.paused && !slot.throttled && !waiting && !self.hub_holds(index) {
+            self.slots[index as usize].paused = false;
+        }
+    }
+
+    /// Something from a channel's home.
+    pub(super) fn hub_out(&mut self, out: Out) {
+        let Some(hub) = &mut self.hub else { return };
+        match out {
+            Out::Publish(publication) => {
+                if let Some(channel) = publication.channel.clone() {
+                    hub.members.push(&channel, Op::Publish(publication));
+                }
+            }
+            Out::News(publication) => {
+                if let Some(channel) = publication.channel.clone() {
+                    hub.members.push(&channel, Op::News(publication));
+                }
+            }
+            Out::EpochChanged { channel, position } => {
+                hub.members.push(&channel, Op::EpochChanged(position));
+            }
+            Out::Answer { id, request, channel, answer: answer @ Answer::Subscribed { .. } } => {
+                hub.members.push(&channel, Op::Join { id, request, answer });
+            }
+            Out::Answer { id, request, channel, answer } => {
+                self.hear(id, request, &channel, &answer);
+            }
+        }
+    }
+
+    /// The slot of a connection that lives.
+    pub(super) fn slot_of(&self, id: ConnectionId) -> Option<u32> {
+        let hub = self.hub.as_ref()?;
+        let seated = hub.seated(id.slot)?;
+        (seated.session.id == id).then_some(id.slot)
+    }
+
+    fn hear(&mut self, id: ConnectionId, request: u32, channel: &ChannelName, answer: &Answer) {
+        let Some(index) = self.slot_of(id) else { return };
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            session.hear(&mut call, request, channel, answer);
+        }
+        hub.touched.push(index);
+        self.hub_apply(index);
+    }
+
+    /// Somebody becomes a member, or is gone by now, which the home must hear.
+    pub(super) fn join(
+        &mut self,
+        local: u32,
+        (id, request): (ConnectionId, u32),
+        channel: &ChannelName,
+        answer: Answer,
+    ) {
+        let Answer::Subscribed { position, recovered, missed, presence, watch, member } = answer
+        else {
+            return;
+        };
+        let index = self.slot_of(id);
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        let seated = index.and_then(|index| hub.seated(index));
+        let expected = seated.and_then(|seated| seated.session.expects(request, channel.as_str()));
+        let (Some(index), Some(number)) = (index, expected) else {
+            let from = Origin::Session { id, request };
+            let retention = crate::hub::Retention { messages_max: 0, ttl_ms: 0 };
+            let verb = Verb::Leave { watch, member };
+            return self.ask(u32::MAX, Request { from, channel: channel.clone(), retention, verb });
+        };
+        let seat = Member { slot: index, subscription: number as u32 };
+        let (place, watching) = hub.members.add(local, seat, watch);
+        let seat = Seat { local, place, watching: watching.unwrap_or(NONE) };
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            let presence = presence.as_ref();
+            let by = Admission { channel, seat, position, recovered, presence };
+            session.admit(&mut call, request, &by);
+        }
+        if !missed.is_empty()
+            && let Some(seated) = hub.seated_mut(index)
+        {
+            let backlog = seated.backlog.get_or_insert_default();
+            missed.into_iter().for_each(|one| backlog.push(Item::Missed(one)));
+        }
+        hub.touched.push(index);
+        self.hub_apply(index);
+        self.set_deadline(index);
+    }
+
+    /// A connection was continued by another one.
+    pub(super) fn replaced(&mut self, id: ConnectionId) {
+        let Some(index) = self.slot_of(id) else { return };
+        if let Some(hub) = &mut self.hub {
+            hub.touched.push(index);
+            self.counters.replaced += 1;
+        }
+        self.hub_close(index, 4409, "continued by another connection");
+    }
+
+    /// Says goodbye and closes.
+    pub(super) fn hub_close(&mut self, index: u32, code: u16, reason: &str) {
+        self.say_goodbye(index, code, reason, 0);
+        self.close(index, code, reason);
+    }
+
+    /// Tells a hub client that it will be closed, and when to come back.
+    pub(in crate::shard) fn say_goodbye(
+        &mut self,
+        index: u32,
+        code: u16,
+        reason: &str,
+        retry_after_ms: u32,
+    ) {
+        let is_ours = self.hub.as_ref().is_some_and(|hub| hub.seated(index).is_some());
+        if is_ours && matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            self.feed(index, usize::MAX);
+            self.say(index, reply::goodbye(code, reason, retry_after_ms));
+        }
+    }
+
+    /// The connection is no WebSocket any more: its homes are told at once.
+    pub(in crate::shard) fn hub_end(&mut self, index: u32) {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        if hub.seated(index).is_none() {
+            return;
+        }
+        // May be called while effects of this very session are being applied.
+        let outer = std::mem::take(&mut hub.effects);
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            session.end_all(&mut call);
+        }
+        let mut effects = std::mem::replace(&mut hub.effects, outer);
+        hub.remove_members(&effects.left);
+        if let Some(seated) = hub.sessions[index as usize].take() {
+            if let Some(user) = seated.session.user() {
+                hub.unlist_user(index, user);
+            }
+            if let Some(mut backlog) = seated.backlog {
+                self.gauges.outbox_bytes -= backlog.clear() as u64;
+            }
+        }
+        for request in effects.asks.drain(..) {
+            self.ask(index, request);
+        }
+    }
+
+    /// When the hub has something to do about a connection (tick).
+    pub(in crate::shard) fn hub_tick(&self, index: u32) -> u32 {
+        let Some(hub) = &self.hub else { return timers::UNSET };
+        let realm = &hub.shared.realm;
+        let due_ms = hub.seated(index).and_then(|seated| seated.session.deadline_ms(realm));
+        let Some(due_ms) = due_ms else {
+            return timers::UNSET;
+        };
+        let wait_ms = due_ms.saturating_sub(hub.unix_ms).min(u64::from(u32::MAX / 2));
+        self.tick.saturating_add(timers::ticks(wait_ms as u32) + 1)
+    }
+
+    /// The slot's timer has fired.
+    pub(in crate::shard) fn hub_fire(&mut self, index: u32) {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        let realm = &hub.shared.realm;
+        let due = hub.seated(index).and_then(|seated| seated.session.deadline_ms(realm));
+        if due.is_none_or(|due| due > hub.unix_ms) {
+            return;
+        }
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            session.expire(&mut call);
+        }
+        self.hub_apply(index);
+    }
+
+    /// Whether channel messages wait for a connection.
+    pub(in crate::shard) fn has_backlog(&self, index: u32) -> bool {
+        let seated = self.hub.as_ref().and_then(|hub| hub.seated(index));
+        seated.is_some_and(|seated| {
+            !seated.session.is_resuming()
+                && seated.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
+        })
+    }
+}

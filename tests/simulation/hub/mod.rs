@@ -1,0 +1,115 @@
+//! The hub under a simulated kernel: publishers and members on several shards, connections cut at
+//! any point, on a log that answers at once and on one that is late.
+
+mod delayed;
+mod member;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use seawall::auth::SlowReader;
+use seawall::config::file::Channel;
+use seawall::driver::sim::Faults;
+use seawall::hub::{HistoryBudget, Log, MemoryLog};
+
+use crate::world::World;
+use delayed::DelayedLog;
+use member::{Member, Truth};
+
+struct Outcome {
+    truth: Rc<RefCell<Truth>>,
+    dropped: u64,
+}
+
+fn run(seed: u64, late: bool) -> Outcome {
+    let shards = 1 + (seed % 3) as u16;
+    let budget = HistoryBudget::new([1 << 20, 20_000][(seed / 7 % 2) as usize]);
+    let make_log = Box::new(move |shard: u16| -> Box<dyn Log> {
+        let seed = seed * 1000 + u64::from(shard);
+        let log = MemoryLog::new(seed, budget.clone());
+        if late { Box::new(DelayedLog::new(log, seed)) } else { Box::new(log) }
+    });
+    let mut world = World::with_hub(seed, shards, Faults::harmless(), make_log, |file| {
+        file.limits.outbox_bytes_max = 8 * 1024;
+        file.engine.turn_fanout_max = [1, 3, 2048][(seed % 3) as usize];
+        file.engine.park_after_ms = [0, 100][(seed % 2) as usize];
+        file.hub.pending_requests_max = [2, 256][(seed % 2) as usize];
+        let slow_reader = [SlowReader::DropOldest, SlowReader::Latest][(seed / 3 % 2) as usize];
+        file.channels = vec![Channel {
+            pattern: "*".into(),
+            history: [0, 5, 100][(seed / 2 % 3) as usize],
+            slow_reader,
+            ..Channel::default()
+        }];
+    });
+    let truth = Rc::new(RefCell::new(Truth::default()));
+    let connect = |name: usize| {
+        let shard = world.network.random(u64::from(shards)) as u16;
+        Member::connect(&world.network, name, shard, truth.clone())
+    };
+    let mut members: Vec<_> = (0..6).map(connect).collect();
+    for _ in 0..400 {
+        members.iter_mut().for_each(|one| one.act(&world.network, seed, shards, false));
+        world.step();
+    }
+    settle(&mut world, &mut members, seed, shards);
+    members.iter().for_each(|one| one.check_complete(seed));
+    let totals = world.totals();
+    let live: usize = members
+        .iter()
+        .map(|one| {
+            ["news", "chat:a", "chat:b", "x/1"].iter().filter(|name| one.live_on(name)).count()
+        })
+        .sum();
+    assert_eq!(totals.gauges.channel_members, live as u64, "seed {seed}: no ghosts");
+    let dropped = totals.counters.dropped_oldest + totals.counters.dropped_latest;
+    members.iter_mut().for_each(|one| one.leaving = true);
+    settle(&mut world, &mut members, seed, shards);
+    assert!(members.iter().all(Member::is_gone), "seed {seed}");
+    world.rest();
+    assert_eq!(world.totals().gauges.channel_members, 0, "seed {seed}: nobody is left");
+    world.drain();
+    world.check_laws(true);
+    Outcome { truth, dropped }
+}
+
+/// Steps until nothing is under way.
+fn settle(world: &mut World, members: &mut [Member], seed: u64, shards: u16) {
+    let mut calm = 0;
+    for _ in 0..20_000 {
+        members.iter_mut().for_each(|one| one.act(&world.network, seed, shards, true));
+        world.step();
+        calm = if members.iter().all(Member::is_settled) { calm + 1 } else { 0 };
+        if calm > 100 {
+            return;
+        }
+    }
+    panic!("seed {seed}: it never came to rest");
+}
+
+fn run_many(seeds: std::ops::Range<u64>, late: bool) {
+    let (mut recovered, mut resumed, mut messages, mut dropped) = (0, 0, 0, 0);
+    for seed in seeds {
+        let outcome = run(seed, late);
+        let truth = outcome.truth.borrow();
+        recovered += truth.recovered;
+        resumed += truth.resumed;
+        messages += truth.contents.len();
+        dropped += outcome.dropped;
+    }
+    println!(
+        "{messages} messages, {resumed} resumptions, {recovered} recovered, {dropped} dropped"
+    );
+    assert!(recovered > 50 && resumed > 50 && messages > 1000, "the runs did something");
+    assert!(dropped > 0, "some readers were slow");
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_however_connections_are_cut() {
+    run_many(0..300, false);
+}
+
+#[test]
+fn nothing_is_lost_or_doubled_over_a_late_log() {
+    run_many(1000..1300, true);
+}
