@@ -308,6 +308,8 @@ impl Home {
         let there = match channel.there.iter().position(|one| one.shard == shard) {
             Some(at) => &mut channel.there[at],
             None => {
+                // Members of most channels are on few shards.
+                channel.there.reserve_exact(1);
                 channel.there.push(There { shard, members: 0, watchers: 0 });
                 channel.there.last_mut().expect("it was just pushed")
             }
@@ -349,31 +351,32 @@ impl Home {
         }
     }
 
-    fn come(&mut self, key: u32, member: &MemberInfo) {
+    fn come(&mut self, key: u32, member: &Arc<MemberInfo>) {
         let presence = self.channels[key as usize].presence.get_or_insert_default();
         if presence.join(member) {
-            self.news(key, "join", &member.text);
+            self.news(key, "join", member);
         }
     }
 
     fn gone(&mut self, key: u32, member: &MemberInfo) {
         let channel = &mut self.channels[key as usize];
         let Some(presence) = &mut channel.presence else { return };
-        let text = presence.leave(&member.key);
+        let left = presence.leave(&member.key);
         if presence.count() == 0 {
             channel.presence = None;
         }
-        if let Some(text) = text {
-            self.news(key, "leave", &text);
+        if let Some(left) = left {
+            self.news(key, "leave", &left);
         }
     }
 
-    fn news(&mut self, key: u32, kind: &str, member: &str) {
+    fn news(&mut self, key: u32, kind: &str, member: &MemberInfo) {
         let channel = &self.channels[key as usize];
         if channel.there.iter().all(|there| there.watchers == 0) {
             return;
         }
         let name = &channel.name;
+        let member = member.text();
         let text = format!(r#"{{"type":"{kind}","channel":"{name}","member":{member}}}"#);
         let news = Publication::news(name, &text, 0);
         let watched = channel.there.iter().filter(|there| there.watchers > 0);

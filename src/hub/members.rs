@@ -14,6 +14,9 @@ use super::{Answer, ChannelName, ConnectionId};
 /// Publications handed to each member at once: those that wait when their turn comes.
 const BATCH_MAX: usize = 64;
 
+/// Up to here a channel has memory for the members it has, and no slack.
+const FEW: usize = 4;
+
 /// A connection on a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -129,6 +132,9 @@ impl Members {
     pub fn add(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
         let own = &mut self.locals[local as usize];
         debug_assert!(own.fanout.is_none(), "members join between fan-outs");
+        if own.members.len() < FEW {
+            own.members.reserve_exact(1);
+        }
         own.members.push(member);
         let watching = watch.then(|| {
             own.watchers.push(member);

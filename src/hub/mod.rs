@@ -34,16 +34,18 @@ pub use idempotency::KeyScope;
 pub use log::{Done, Log, Page, Range, Retention};
 pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};
-pub use presence::{MemberInfo, PresencePage};
+pub use presence::{MemberInfo, MemberKey, PresencePage};
 pub use publication::{ConnectionId, Draft, Epoch, Position, Publication, Since};
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
-/// A channel's name: 1 to 200 bytes. Stored once in a process, where it is handed on.
+use arcstr::ArcStr;
+
+/// A channel's name: 1 to 200 bytes. Stored once in a process, where it is handed on; one word,
+/// because every subscription has one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ChannelName(Arc<str>);
+pub struct ChannelName(ArcStr);
 
 impl ChannelName {
     /// The name, which must have been checked.

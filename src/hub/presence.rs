@@ -1,17 +1,68 @@
 //! Who is on a channel, by user: several connections of one user count once.
+//!
+//! A member costs a reference and a counter here: how it is shown is kept once for all channels of
+//! its connection, and written when it is asked for.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
+
+use super::publication::ConnectionId;
+
+/// Members of a channel that stand in a plain list; more stand in a tree.
+const FEW: usize = 16;
+
+/// What makes somebody one member.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberKey {
+    User(Arc<str>),
+    /// Of somebody unnamed: the first of the connections that continue each other.
+    Connection(ConnectionId),
+}
+
+impl MemberKey {
+    /// Where a list goes on: reads what [`Self::cursor`] writes, and a user's plain name.
+    fn parse(cursor: &str) -> Self {
+        if let Some(id) = cursor.strip_prefix("connection:").and_then(ConnectionId::parse) {
+            return Self::Connection(id);
+        }
+        Self::User(cursor.strip_prefix("user:").unwrap_or(cursor).into())
+    }
+
+    fn cursor(&self) -> String {
+        match self {
+            Self::User(user) => format!("user:{user}"),
+            Self::Connection(id) => format!("connection:{id}"),
+        }
+    }
+}
 
 /// How a connection is listed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MemberInfo {
-    /// What makes it one: the user, or the connection of somebody unnamed.
-    pub key: Arc<str>,
+    pub key: MemberKey,
+    pub connection: ConnectionId,
+    /// JSON on one line.
+    pub info: Option<Arc<str>>,
+}
+
+impl MemberInfo {
     /// `{"user":…,"connection":…,"info":…}`, as members are shown.
-    pub text: Arc<str>,
+    pub fn text(&self) -> String {
+        let mut text = String::from("{");
+        if let MemberKey::User(user) = &self.key {
+            let _ = write!(text, r#""user":{},"#, serde_json::Value::from(&**user));
+        }
+        let _ = write!(text, r#""connection":"{}""#, self.connection);
+        if let Some(info) = &self.info {
+            let _ = write!(text, r#","info":{info}"#);
+        }
+        text.push('}');
+        text
+    }
 }
 
 /// Some of a channel's members, in the order of their keys.
@@ -19,59 +70,144 @@ pub struct MemberInfo {
 pub struct PresencePage {
     /// All there are, not just these.
     pub count: u64,
-    /// Each a JSON object.
-    pub members: Vec<Arc<str>>,
-    /// The key to go on after, if there are more.
-    pub next: Option<Arc<str>>,
+    pub members: Vec<Arc<MemberInfo>>,
+    /// Where to go on after these, if there are more.
+    pub next: Option<String>,
 }
 
-/// The members of one channel.
-#[derive(Debug, Default)]
-pub(super) struct Presence {
-    /// By key: how it is shown, and how many connections stand for it.
-    members: BTreeMap<Arc<str>, (Arc<str>, u32)>,
+impl PresencePage {
+    /// The members as a JSON array.
+    pub fn text(&self) -> String {
+        let members: Vec<String> = self.members.iter().map(|one| one.text()).collect();
+        format!("[{}]", members.join(","))
+    }
+}
+
+/// A member in the order of its key.
+#[derive(Clone, Debug)]
+pub(super) struct Listed(Arc<MemberInfo>);
+
+impl Borrow<MemberKey> for Listed {
+    fn borrow(&self) -> &MemberKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Listed {}
+
+impl PartialOrd for Listed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Listed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key.cmp(&other.0.key)
+    }
+}
+
+/// The members of one channel, and how many connections stand for each.
+#[derive(Debug)]
+pub(super) enum Presence {
+    /// Sorted. A tree takes memory for eleven at once, and most channels have fewer.
+    Few(Vec<(Listed, u32)>),
+    Many(BTreeMap<Listed, u32>),
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
 }
 
 impl Presence {
-    /// One more connection; returns whether somebody has come.
-    pub(super) fn join(&mut self, member: &MemberInfo) -> bool {
-        match self.members.entry(member.key.clone()) {
-            Entry::Vacant(vacant) => {
-                vacant.insert((member.text.clone(), 1));
-                true
+    fn connections(&mut self, key: &MemberKey) -> Option<&mut u32> {
+        match self {
+            Self::Few(few) => {
+                let at = few.binary_search_by(|(one, _)| one.0.key.cmp(key)).ok()?;
+                Some(&mut few[at].1)
             }
-            Entry::Occupied(mut there) => {
-                there.get_mut().1 += 1;
-                false
-            }
+            Self::Many(many) => many.get_mut(key),
         }
     }
 
-    /// One connection less; returns how somebody was shown who has gone.
-    pub(super) fn leave(&mut self, key: &str) -> Option<Arc<str>> {
-        let (_, connections) = self.members.get_mut(key)?;
+    /// One more connection; returns whether somebody has come.
+    pub(super) fn join(&mut self, member: &Arc<MemberInfo>) -> bool {
+        if let Some(connections) = self.connections(&member.key) {
+            *connections += 1;
+            return false;
+        }
+        let listed = Listed(member.clone());
+        match self {
+            Self::Few(few) if few.len() < FEW => {
+                let at = few.partition_point(|(one, _)| *one < listed);
+                few.reserve_exact(1);
+                few.insert(at, (listed, 1));
+            }
+            Self::Few(few) => {
+                let mut many: BTreeMap<_, _> = few.drain(..).collect();
+                many.insert(listed, 1);
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => {
+                many.insert(listed, 1);
+            }
+        }
+        true
+    }
+
+    /// One connection less; returns who has gone, if somebody has.
+    pub(super) fn leave(&mut self, key: &MemberKey) -> Option<Arc<MemberInfo>> {
+        let connections = self.connections(key)?;
         *connections -= 1;
         if *connections > 0 {
             return None;
         }
-        self.members.remove(key).map(|(text, _)| text)
+        match self {
+            Self::Few(few) => {
+                let at = few.binary_search_by(|(one, _)| one.0.key.cmp(key)).ok()?;
+                Some(few.remove(at).0.0)
+            }
+            Self::Many(many) => many.remove_entry(key).map(|(listed, _)| listed.0),
+        }
     }
 
     pub(super) fn count(&self) -> u64 {
-        self.members.len() as u64
+        match self {
+            Self::Few(few) => few.len() as u64,
+            Self::Many(many) => many.len() as u64,
+        }
     }
 
     pub(super) fn page(&self, after: Option<&str>, limit: u32) -> PresencePage {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.members.range::<str, _>((from, Bound::Unbounded));
-        let mut page = PresencePage { count: self.count(), ..PresencePage::default() };
-        let mut last = None;
-        for (key, (text, _)) in rest.by_ref().take(limit as usize) {
-            page.members.push(text.clone());
-            last = Some(key);
+        let after = after.map(MemberKey::parse);
+        match self {
+            Self::Few(few) => {
+                let from =
+                    after.map_or(0, |after| few.partition_point(|(one, _)| one.0.key <= after));
+                self.list(few[from..].iter().map(|(one, _)| one), limit)
+            }
+            Self::Many(many) => {
+                let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                let rest = many.range::<MemberKey, _>((from, Bound::Unbounded));
+                self.list(rest.map(|(one, _)| one), limit)
+            }
         }
-        page.next = last.filter(|_| rest.next().is_some()).cloned();
-        page
+    }
+
+    fn list<'p>(&self, mut rest: impl Iterator<Item = &'p Listed>, limit: u32) -> PresencePage {
+        let listed = rest.by_ref().take(limit as usize);
+        let members: Vec<_> = listed.map(|one| one.0.clone()).collect();
+        let last = members.last().filter(|_| rest.next().is_some());
+        let next = last.map(|last| last.key.cursor());
+        PresencePage { count: self.count(), members, next }
     }
 }
 
@@ -79,42 +215,67 @@ impl Presence {
 mod tests {
     use super::*;
 
-    fn member(key: &str) -> MemberInfo {
-        MemberInfo { key: key.into(), text: format!("{{\"user\":\"{key}\"}}").into() }
+    fn member(user: &str) -> Arc<MemberInfo> {
+        let connection = ConnectionId { node: 1, shard: 0, slot: 0, serial: 7 };
+        Arc::new(MemberInfo { key: MemberKey::User(user.into()), connection, info: None })
+    }
+
+    fn unnamed(serial: u32) -> Arc<MemberInfo> {
+        let connection = ConnectionId { node: 1, shard: 0, slot: 0, serial };
+        Arc::new(MemberInfo { key: MemberKey::Connection(connection), connection, info: None })
     }
 
     #[test]
     fn connections_of_one_user_count_once() {
         let mut presence = Presence::default();
-        assert!(presence.join(&member("ann")));
+        let (ann, bob) = (member("ann"), member("bob"));
+        assert!(presence.join(&ann));
         assert!(!presence.join(&member("ann")));
-        assert!(presence.join(&member("bob")));
+        assert!(presence.join(&bob));
         assert_eq!(presence.count(), 2);
-        assert_eq!(presence.leave("ann"), None);
-        assert_eq!(presence.leave("ann").as_deref(), Some("{\"user\":\"ann\"}"));
-        assert_eq!(presence.leave("ann"), None, "nobody leaves twice");
+        assert_eq!(presence.leave(&ann.key), None);
+        assert_eq!(presence.leave(&ann.key), Some(ann.clone()));
+        assert_eq!(presence.leave(&ann.key), None, "nobody leaves twice");
         assert_eq!(presence.count(), 1);
     }
 
     #[test]
-    fn pages_cover_everybody_once() {
-        let mut presence = Presence::default();
-        for n in 0..25 {
-            presence.join(&member(&format!("u{n:02}")));
-        }
-        let mut seen = Vec::new();
-        let mut after: Option<Arc<str>> = None;
-        loop {
-            let page = presence.page(after.as_deref(), 10);
-            assert_eq!(page.count, 25);
-            seen.extend(page.members);
-            after = page.next;
-            if after.is_none() {
-                break;
+    fn pages_cover_everybody_once_in_lists_and_in_trees() {
+        for count in [FEW as u32, 40] {
+            let mut presence = Presence::default();
+            for n in 0..count / 2 {
+                assert!(presence.join(&unnamed(n)));
+                assert!(presence.join(&member(&format!("u{n:02}"))));
             }
+            assert_eq!(matches!(presence, Presence::Many(_)), count > FEW as u32);
+            let mut seen = Vec::new();
+            let mut after = None;
+            loop {
+                let page = presence.page(after.as_deref(), 7);
+                assert_eq!(page.count, u64::from(count));
+                seen.extend(page.members);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen.len(), count as usize);
+            assert!(seen.is_sorted_by_key(|one| &one.key));
+            assert_eq!(presence.page(None, count).next, None);
+            for one in &seen {
+                assert_eq!(presence.leave(&one.key).as_ref(), Some(one));
+            }
+            assert_eq!(presence.count(), 0);
         }
-        assert_eq!(seen.len(), 25);
-        assert!(seen.is_sorted());
-        assert_eq!(presence.page(None, 25).next, None);
+    }
+
+    #[test]
+    fn members_are_shown_as_json() {
+        let mut ann = Arc::into_inner(member("a\"nn")).unwrap();
+        ann.info = Some("{\"age\":7}".into());
+        let shown: serde_json::Value = serde_json::from_str(&ann.text()).unwrap();
+        assert_eq!((&shown["user"], &shown["info"]["age"]), (&"a\"nn".into(), &7.into()));
+        assert_eq!(shown["connection"], ann.connection.to_string());
+        assert!(!unnamed(1).text().contains("user"));
     }
 }

@@ -50,19 +50,19 @@ pub struct Since {
 }
 
 /// A connection, unique in a cluster: never a capability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// Chosen at random when the process starts.
     pub node: u32,
     pub shard: u16,
     /// Where its shard keeps it.
     pub slot: u32,
-    /// Counts the connections of a shard (40 bits).
-    pub serial: u64,
+    /// Counts the connections of a shard. It may begin again: a slot has another by then.
+    pub serial: u32,
 }
 
 /// Bytes of a connection's id before they are written as text.
-const ID_BYTES: usize = 15;
+const ID_BYTES: usize = 14;
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,8 +70,8 @@ impl fmt::Display for ConnectionId {
         bytes[..4].copy_from_slice(&self.node.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.shard.to_be_bytes());
         bytes[6..10].copy_from_slice(&self.slot.to_be_bytes());
-        bytes[10..].copy_from_slice(&self.serial.to_be_bytes()[3..]);
-        let mut text = [0; ID_BYTES / 3 * 4];
+        bytes[10..].copy_from_slice(&self.serial.to_be_bytes());
+        let mut text = [0; ID_BYTES.div_ceil(3) * 4];
         let written = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
         let len = written.map_err(|_| fmt::Error)?;
         f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
@@ -84,14 +84,12 @@ impl ConnectionId {
         let bytes: [u8; ID_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (node, rest) = bytes.split_first_chunk::<4>()?;
         let (shard, rest) = rest.split_first_chunk::<2>()?;
-        let (slot, rest) = rest.split_first_chunk::<4>()?;
-        let mut serial = [0; 8];
-        serial[3..].copy_from_slice(rest);
+        let (slot, serial) = rest.split_first_chunk::<4>()?;
         Some(Self {
             node: u32::from_be_bytes(*node),
             shard: u16::from_be_bytes(*shard),
             slot: u32::from_be_bytes(*slot),
-            serial: u64::from_be_bytes(serial),
+            serial: u32::from_be_bytes(serial.try_into().ok()?),
         })
     }
 }

@@ -29,18 +29,14 @@ pub struct Admission<'a> {
 impl HubSession {
     /// Which subscription a request is for, if it is still wanted.
     pub fn expects(&self, request: u32, channel: &str) -> Option<usize> {
-        self.asked.iter().find(|asked| asked.request == request)?;
+        self.pending.as_ref()?.asked.iter().find(|asked| asked.request == request)?;
         self.find(channel).filter(|at| !self.subscriptions[*at].is_live())
     }
 
     fn take_asked(&mut self, request: u32) -> Option<Asked> {
-        let at = self.asked.iter().position(|asked| asked.request == request)?;
-        let asked = self.asked.swap_remove(at);
-        if self.asked.is_empty() {
-            // Most connections ask once, and then listen for hours.
-            self.asked = Vec::new();
-        }
-        Some(asked)
+        let pending = self.pending.as_mut()?;
+        let at = pending.asked.iter().position(|asked| asked.request == request)?;
+        Some(pending.asked.swap_remove(at))
     }
 
     /// It is a member now.
@@ -114,6 +110,7 @@ impl HubSession {
             && !self.subscriptions[at].is_live()
         {
             self.subscriptions.swap_remove(at);
+            self.drop_grant(channel);
             call.effects.renumbered = true;
         }
         if asked.kind == AskedKind::Resume {

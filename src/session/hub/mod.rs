@@ -49,8 +49,8 @@ pub struct Effects {
     pub purge: Vec<ChannelName>,
     /// Its subscriptions have other numbers now.
     pub renumbered: bool,
-    /// It is another user's now.
-    pub identified: bool,
+    /// It has a user now, and had none.
+    pub named: bool,
     /// The connection that it continues.
     pub replaces: Option<ConnectionId>,
     /// Say goodbye and close, with code and reason.
@@ -72,7 +72,7 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
-        (self.renumbered, self.identified) = (false, false);
+        (self.renumbered, self.named) = (false, false);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();
         (self.errors, self.resumed) = (0, 0);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::auth::{Namespace, Namespaces, Sealer, Verifier};
+use crate::auth::{Identity, Namespace, Namespaces, Sealer, Verifier};
 use crate::hub::Retention;
 
 /// Identities whose tickets were voided that are remembered.
@@ -38,6 +38,8 @@ pub struct Realm {
     pub allow_anonymous: bool,
     pub sealer: Arc<Sealer>,
     pub limits: SessionLimits,
+    /// Who came without a token: one for all of them.
+    pub(super) anybody: Arc<Identity>,
     voided: Mutex<Voided>,
 }
 
@@ -58,8 +60,8 @@ impl Realm {
         sealer: Arc<Sealer>,
         limits: SessionLimits,
     ) -> Self {
-        let voided = Mutex::default();
-        Self { node, namespaces, verifier, allow_anonymous, sealer, limits, voided }
+        let (anybody, voided) = (Arc::default(), Mutex::default());
+        Self { node, namespaces, verifier, allow_anonymous, sealer, limits, anybody, voided }
     }
 
     /// Whether connections may do without a token.

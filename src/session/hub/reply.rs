@@ -66,7 +66,7 @@ impl Line {
 
     /// Members, and how many there are in all.
     pub(crate) fn presence(self, page: &PresencePage) -> Self {
-        let line = self.value("count", page.count).raw("members", &list(&page.members));
+        let line = self.value("count", page.count).raw("members", &page.text());
         match &page.next {
             Some(next) => line.text("next", next),
             None => line,
@@ -97,20 +97,6 @@ impl Line {
 /// A string as JSON.
 pub(crate) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
-}
-
-fn list(objects: &[Arc<str>]) -> String {
-    let bytes = objects.iter().map(|one| one.len() + 1).sum::<usize>() + 2;
-    let mut text = String::with_capacity(bytes);
-    text.push('[');
-    for (at, object) in objects.iter().enumerate() {
-        if at > 0 {
-            text.push(',');
-        }
-        text.push_str(object);
-    }
-    text.push(']');
-    text
 }
 
 /// An `error`.

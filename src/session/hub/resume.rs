@@ -60,10 +60,7 @@ impl HubSession {
     /// A fresh ticket; `None` for who has no identity yet.
     pub(super) fn ticket(&self, realm: &super::Realm, now_s: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
-        let connection = match &self.root {
-            Some(root) => format!("{} {root}", self.id),
-            None => self.id.to_string(),
-        };
+        let connection = self.lineage();
         let ttl_s = realm.limits.ticket_ttl_s;
         let ticket = Ticket::new(identity.clone(), &connection, now_s, ttl_s);
         Some(realm.sealer.seal_ticket(&ticket))
@@ -104,9 +101,10 @@ impl HubSession {
             return Err(Refused::new(Code::Conflict, message));
         }
         let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
-        self.root = unnamed.then(|| root.unwrap_or(old).into());
-        self.become_known(ticket.identity.clone());
-        call.effects.identified = true;
+        if unnamed {
+            self.extras().root = ConnectionId::parse(root.unwrap_or(old));
+        }
+        self.become_known(call, ticket.identity.clone());
         let old = old_id.filter(|old| *old != self.id);
         let id = id.map(Into::into);
         let mut resuming = Resuming { id, waiting: 0, channels: String::new(), old };
@@ -122,7 +120,7 @@ impl HubSession {
                 }
             }
         }
-        self.resuming = Some(Box::new(resuming));
+        self.pending().resuming = Some(Box::new(resuming));
         self.resumed_if_done(call);
         Ok(())
     }
@@ -140,7 +138,7 @@ impl HubSession {
                 let opened = call.realm.sealer.open_grant(sealed, call.now_s());
                 let grant = opened.map_err(|fault| seal_refused("the grant", fault))?;
                 let user = self.user().map(|user| &**user);
-                let granted = grant.for_channel(channel, user, &self.root());
+                let granted = grant.for_channel(channel, user, &self.root().to_string());
                 let Some(granted) = granted else {
                     let message = "the grant is for another channel or client";
                     return Err(Refused::new(Code::Forbidden, message));
@@ -157,10 +155,10 @@ impl HubSession {
     /// A grant for a subscription that rests on more than the identity.
     pub(super) fn sealed_grant(&self, call: &Call<'_>, at: usize) -> Option<String> {
         let subscription = &self.subscriptions[at];
-        let grant = subscription.grant.as_ref()?;
+        let grant = self.grant(subscription.channel.as_str())?;
         Some(call.realm.sealer.seal_grant(&Grant {
             channel: subscription.channel.to_string(),
-            subject: Subject::new(self.user().map(|user| &**user), &self.root()),
+            subject: Subject::new(self.user().map(|user| &**user), &self.root().to_string()),
             rights: grant.rights,
             expires_s: grant.expires_s,
         }))
@@ -185,14 +183,18 @@ impl HubSession {
                 Line::part().raw("error", &error)
             }
         };
-        let Some(resuming) = &mut self.resuming else { return };
+        let pending = self.pending.as_mut();
+        let Some(resuming) = pending.and_then(|pending| pending.resuming.as_mut()) else { return };
         resuming.tell(channel, &outcome.end());
         resuming.waiting -= 1;
         self.resumed_if_done(call);
     }
 
     fn resumed_if_done(&mut self, call: &mut Call<'_>) {
-        let Some(resuming) = self.resuming.take_if(|resuming| resuming.waiting == 0) else {
+        let pending = self.pending.as_mut();
+        let Some(resuming) =
+            pending.and_then(|pending| pending.resuming.take_if(|resuming| resuming.waiting == 0))
+        else {
             return;
         };
         let mut line = Line::new("resumed", resuming.id.as_deref());
@@ -258,28 +260,23 @@ impl HubSession {
     /// Lives on under another identity: what it may not have any more is taken from it, and it is
     /// listed under its new name.
     fn accept(&mut self, call: &mut Call<'_>, identity: Identity) {
-        self.become_known(Arc::new(identity));
-        call.effects.identified = true;
-        let new = self.member();
+        self.become_known(call, Arc::new(identity));
         let mut at = 0;
         while at < self.subscriptions.len() {
-            let one = &self.subscriptions[at];
-            let grant = one.grant.as_deref();
+            let channel = self.subscriptions[at].channel.clone();
+            let grant = self.grant(channel.as_str());
             let granted = grant.is_some_and(|grant| grant.rights.subscribe);
-            let channel = one.channel.clone();
             let may = self.decide_with(call, grant, crate::auth::Verb::Subscribe, channel.as_str());
-            if may.is_err() && !granted && one.is_live() {
-                self.end(call, at);
-                call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+            if may.is_ok() || granted {
+                at += 1;
                 continue;
             }
-            let one = &mut self.subscriptions[at];
-            if let Some(old) = one.member.replace(new.clone()).filter(|_| one.is_live()) {
-                self.rename(call, channel, old, new.clone());
-            } else if self.subscriptions[at].is_live() {
-                self.subscriptions[at].member = None;
-            }
-            at += 1;
+            self.end(call, at);
+            call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+        }
+        let Some((old, new)) = self.relist() else { return };
+        for one in self.subscriptions.iter().filter(|one| one.listed) {
+            self.rename(call, one.channel.clone(), old.clone(), new.clone());
         }
     }
 
@@ -303,15 +300,14 @@ impl HubSession {
         }
         let mut at = 0;
         while at < self.subscriptions.len() {
-            let one = &mut self.subscriptions[at];
-            let ended = one.grant.as_ref().is_some_and(|grant| grant.expires_s <= now_s);
-            if !ended {
+            let one = &self.subscriptions[at];
+            let (channel, live) = (one.channel.clone(), one.is_live());
+            let grant = self.grant(channel.as_str());
+            if grant.is_none_or(|grant| grant.expires_s > now_s) {
                 at += 1;
                 continue;
             }
-            one.grant = None;
-            let channel = one.channel.clone();
-            let live = one.is_live();
+            self.drop_grant(channel.as_str());
             let may = self.decide_with(call, None, crate::auth::Verb::Subscribe, channel.as_str());
             if may.is_ok() || !live {
                 at += 1;

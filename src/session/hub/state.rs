@@ -1,13 +1,14 @@
 //! What a hub connection is: identity, subscriptions, and what it has asked.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::Call;
 use super::realm::Realm;
 use super::reply::{Line, quoted};
 use super::resume::Resuming;
 use crate::auth::{ChannelGrant, Identity};
-use crate::hub::{ChannelName, ConnectionId, MemberInfo};
+use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
 
 /// No place, or no channel.
 pub const NONE: u32 = u32::MAX;
@@ -24,11 +25,12 @@ pub struct Subscription {
     pub watching: u32,
     /// Messages were dropped since the last one that was sent.
     pub gapped: bool,
-    /// It rests on the server's word or a channel's token.
-    pub(super) grant: Option<Box<ChannelGrant>>,
-    /// How it is listed; `None` where the channel keeps no presence.
-    pub(super) member: Option<Arc<MemberInfo>>,
+    /// The channel keeps presence: it is listed there as the connection is everywhere.
+    pub(super) listed: bool,
 }
+
+// A connection may have very many.
+const _: () = assert!(size_of::<Subscription>() <= 24);
 
 impl Subscription {
     /// Whether messages come.
@@ -53,6 +55,29 @@ pub(super) enum AskedKind {
     Other,
 }
 
+/// What is under way; most connections ask once, and then listen for hours without any of it.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) asked: Vec<Asked>,
+    /// Requests that wait for an answer to one before them.
+    pub(super) held: VecDeque<Box<str>>,
+    /// Nothing more is done until this has its answers.
+    pub(super) resuming: Option<Box<Resuming>>,
+}
+
+/// What only some connections have.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    /// Of an unnamed client that was resumed: its first connection.
+    pub(super) root: Option<ConnectionId>,
+    /// What its messages say of their sender, made when first needed.
+    from: Option<Arc<str>>,
+    /// Publishes of late, by namespace.
+    pub(super) rates: Vec<Bucket>,
+    /// Of subscriptions that rest on the server's word or a channel's token.
+    grants: HashMap<ChannelName, ChannelGrant>,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub struct HubSession {
@@ -60,20 +85,11 @@ pub struct HubSession {
     /// `None`: a token is awaited.
     pub(super) identity: Option<Arc<Identity>>,
     pub subscriptions: Vec<Subscription>,
-    pub(super) asked: Vec<Asked>,
     pub(super) next_request: u32,
-    /// Requests that wait for an answer to one before them.
-    pub(super) held: VecDeque<Box<str>>,
-    /// Nothing more is done until this has its answers.
-    pub(super) resuming: Option<Box<Resuming>>,
-    /// Of an unnamed client that was resumed: its first connection.
-    pub(super) root: Option<Arc<str>>,
+    pub(super) pending: Option<Box<Pending>>,
     /// How it is listed where it is, made when first needed.
     member: Option<Arc<MemberInfo>>,
-    /// What its messages say of their sender, made when first needed.
-    from: Option<Arc<str>>,
-    /// Publishes of late, by namespace.
-    pub(super) rates: Vec<Bucket>,
+    extras: Option<Box<Extras>>,
     /// Without identity it is closed at this time (Unix, ms).
     pub(super) auth_by_ms: u64,
     /// Channel messages that were dropped because it did not read.
@@ -97,19 +113,15 @@ impl HubSession {
         realm: &Realm,
         now_ms: u64,
     ) -> Self {
-        let identity = identity.or_else(|| realm.is_open().then(Arc::default));
+        let identity = identity.or_else(|| realm.is_open().then(|| realm.anybody.clone()));
         Self {
             id,
             identity,
             subscriptions: Vec::new(),
-            asked: Vec::new(),
             next_request: 0,
-            held: VecDeque::new(),
-            resuming: None,
-            root: None,
+            pending: None,
             member: None,
-            from: None,
-            rates: Vec::new(),
+            extras: None,
             auth_by_ms: now_ms + u64::from(realm.limits.auth_timeout_ms),
             dropped: 0,
         }
@@ -122,12 +134,54 @@ impl HubSession {
 
     /// Whether requests wait, so that nothing more is to be read.
     pub fn is_holding(&self) -> bool {
-        !self.held.is_empty() || self.resuming.is_some()
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| !pending.held.is_empty() || pending.resuming.is_some())
     }
 
     /// Whether channel messages have to wait for the answer to a `resume`.
     pub fn is_resuming(&self) -> bool {
-        self.resuming.is_some()
+        self.pending.as_ref().is_some_and(|pending| pending.resuming.is_some())
+    }
+
+    /// How many of its requests have no answer yet.
+    pub(super) fn asked(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.asked.len())
+    }
+
+    /// To write what is under way.
+    pub(super) fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
+    }
+
+    /// Gives the memory back when nothing is under way.
+    pub(super) fn rest(&mut self) {
+        self.pending.take_if(|pending| {
+            pending.asked.is_empty() && pending.held.is_empty() && pending.resuming.is_none()
+        });
+    }
+
+    pub(super) fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// What a channel's subscription rests on, besides the identity.
+    pub(super) fn grant(&self, channel: &str) -> Option<&ChannelGrant> {
+        self.extras.as_ref()?.grants.get(channel)
+    }
+
+    pub(super) fn set_grant(&mut self, channel: &ChannelName, grant: ChannelGrant) {
+        self.extras().grants.insert(channel.clone(), grant);
+    }
+
+    pub(super) fn drop_grant(&mut self, channel: &str) {
+        if let Some(extras) = &mut self.extras {
+            extras.grants.remove(channel);
+        }
+    }
+
+    /// The first of the connections that continue each other, if this is not it.
+    fn earlier_root(&self) -> Option<ConnectionId> {
+        self.extras.as_ref()?.root
     }
 
     /// The welcome.
@@ -147,8 +201,16 @@ impl HubSession {
     }
 
     /// What makes it the same client after a resumption.
-    pub(super) fn root(&self) -> String {
-        self.root.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
+    pub(super) fn root(&self) -> ConnectionId {
+        self.earlier_root().unwrap_or(self.id)
+    }
+
+    /// This connection as a ticket names it: an unnamed one's first stands behind it.
+    pub(super) fn lineage(&self) -> String {
+        match self.earlier_root() {
+            Some(root) => format!("{} {root}", self.id),
+            None => self.id.to_string(),
+        }
     }
 
     /// Whom its idempotency keys belong to.
@@ -160,10 +222,26 @@ impl HubSession {
     }
 
     /// Takes another identity.
-    pub(super) fn become_known(&mut self, identity: Arc<Identity>) {
+    /// Has this identity from now on. Where it is listed already, it is so under its old name
+    /// until [`Self::relist`].
+    pub(super) fn become_known(&mut self, call: &mut Call<'_>, identity: Arc<Identity>) {
+        // A user's connection never becomes another user's.
+        call.effects.named |= self.user().is_none() && identity.user.is_some();
         self.identity = Some(identity);
-        self.member = None;
-        self.from = None;
+        if let Some(extras) = &mut self.extras {
+            extras.from = None;
+        }
+    }
+
+    /// How it was listed, and how it is to be from now on, if it was.
+    pub(super) fn relist(&mut self) -> Option<(Arc<MemberInfo>, Arc<MemberInfo>)> {
+        let old = self.member.take()?;
+        Some((old, self.member()))
+    }
+
+    /// How it is listed, if it is anywhere.
+    pub(super) fn listed_as(&self) -> Option<Arc<MemberInfo>> {
+        self.member.clone()
     }
 
     /// How it is listed.
@@ -171,28 +249,23 @@ impl HubSession {
         if let Some(member) = &self.member {
             return member.clone();
         }
-        let mut line = Line::part();
-        if let Some(user) = self.user() {
-            line = line.text("user", user);
-        }
-        line = line.text("connection", &self.id.to_string());
-        let info = self.identity.as_ref().and_then(|identity| identity.info.as_deref());
-        if let Some(info) = info {
-            line = line.raw("info", info);
-        }
-        let key = self.user().cloned().unwrap_or_else(|| self.root().into());
-        let member = Arc::new(MemberInfo { key, text: line.end().into() });
+        let key = match self.user() {
+            Some(user) => MemberKey::User(user.clone()),
+            None => MemberKey::Connection(self.root()),
+        };
+        let info = self.identity.as_ref().and_then(|identity| identity.info.clone());
+        let member = Arc::new(MemberInfo { key, connection: self.id, info });
         self.member.insert(member).clone()
     }
 
     /// What its messages say of their sender.
     pub(super) fn from(&mut self) -> Arc<str> {
-        if let Some(from) = &self.from {
+        if let Some(from) = self.extras.as_ref().and_then(|extras| extras.from.as_ref()) {
             return from.clone();
         }
         let user = self.user().map(|user| format!(r#""user":{},"#, quoted(user)));
         let text = format!(r#"{{{}"connection":"{}"}}"#, user.unwrap_or_default(), self.id);
-        self.from.insert(text.into()).clone()
+        self.extras().from.insert(text.into()).clone()
     }
 
     /// A subscription by its channel.
@@ -202,8 +275,8 @@ impl HubSession {
 
     /// Makes room for one more subscription: few have many, so no slack for few.
     pub(super) fn add(&mut self, subscription: Subscription) {
-        if self.subscriptions.len() < 4 {
-            self.subscriptions.reserve_exact(1);
+        if self.subscriptions.len() == self.subscriptions.capacity() {
+            self.subscriptions.reserve_exact(1 + self.subscriptions.len() / 4);
         }
         self.subscriptions.push(subscription);
     }
@@ -211,7 +284,7 @@ impl HubSession {
     /// When something is due by itself (Unix time, ms): a token that ends, or that has not come.
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
         let Some(identity) = &self.identity else { return Some(self.auth_by_ms) };
-        let grants = self.subscriptions.iter().filter_map(|one| one.grant.as_ref());
+        let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
         let own = identity.expires_s.map(|end_s| end_s.saturating_add(realm.leeway_s()));
         let ends = grants.map(|grant| grant.expires_s).chain(own);
         ends.min().map(|end_s| end_s.saturating_mul(1000))

@@ -34,7 +34,7 @@ impl HubSession {
     pub(super) fn frame(&mut self, call: &mut Call<'_>, text: &str) {
         for object in request::objects(text) {
             match object {
-                Ok(object) if self.is_busy(call) => self.held.push_back(object.into()),
+                Ok(object) if self.is_busy(call) => self.pending().held.push_back(object.into()),
                 Ok(object) => self.object(call, object),
                 Err(refusal) => call.say(error(None, refusal.code, &refusal.message)),
             }
@@ -46,25 +46,27 @@ impl HubSession {
 
     /// Whether requests have to wait.
     fn is_busy(&self, call: &Call<'_>) -> bool {
-        self.is_holding() || self.asked.len() >= call.realm.limits.requests_max as usize
+        self.is_holding() || self.asked() >= call.realm.limits.requests_max as usize
     }
 
     /// Goes on with requests that had to wait, as far as that is possible now.
     pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
-        while self.resuming.is_none()
-            && self.asked.len() < call.realm.limits.requests_max as usize
+        while self.is_holding()
+            && !self.is_resuming()
+            && self.asked() < call.realm.limits.requests_max as usize
             && call.effects.close.is_none()
         {
-            let waiting = self.held.len();
-            let Some(object) = self.held.pop_front() else { return };
-            let behind = std::mem::take(&mut self.held);
+            let mut behind = std::mem::take(&mut self.pending().held);
+            let Some(object) = behind.pop_front() else { return };
             self.object(call, &object);
-            let again = !self.held.is_empty();
-            self.held.extend(behind);
-            if again || self.held.len() >= waiting {
-                return;
+            // It waits again if it stands in front of those behind it.
+            let waits = self.is_holding();
+            self.pending().held.extend(behind);
+            if waits {
+                break;
             }
         }
+        self.rest();
     }
 
     fn object(&mut self, call: &mut Call<'_>, object: &str) {
@@ -75,8 +77,14 @@ impl HubSession {
             _ => None,
         };
         let pending = channel.and_then(|channel| self.find(channel));
-        if pending.is_some_and(|at| !self.subscriptions[at].is_live()) {
-            return self.held.push_back(object.into());
+        let barred = match &want {
+            Ok(Want::Auth { .. } | Want::Resume { .. }) => {
+                self.subscriptions.iter().any(|one| !one.is_live())
+            }
+            _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
+        };
+        if barred {
+            return self.pending().held.push_back(object.into());
         }
         if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
             call.effects.errors += 1;
@@ -153,8 +161,7 @@ impl HubSession {
         verb: auth::Verb,
         channel: &str,
     ) -> Result<&'r Namespace, Refused> {
-        let own = self.find(channel).and_then(|at| self.subscriptions[at].grant.as_deref());
-        self.decide_with(call, own, verb, channel)
+        self.decide_with(call, self.grant(channel), verb, channel)
     }
 
     pub(super) fn decide_with<'r>(
@@ -191,8 +198,7 @@ impl HubSession {
     ) -> Result<u32, Refused> {
         let Wanted { channel, since, watch, grant, trusted } = wanted;
         let found = self.find(channel);
-        let held = found.and_then(|at| self.subscriptions[at].grant.as_deref());
-        let grant_or_held = grant.as_ref().or(held);
+        let grant_or_held = grant.as_ref().or_else(|| self.grant(channel));
         let decided = self.decide_with(call, grant_or_held, auth::Verb::Subscribe, channel);
         let namespace = match decided {
             Err(_)
@@ -224,23 +230,18 @@ impl HubSession {
         }
         let member = namespace.presence.then(|| self.member());
         let name = ChannelName::new(channel);
-        let at = match found {
-            Some(at) => at,
-            None => {
-                self.add(Subscription {
-                    channel: name,
-                    local: NONE,
-                    place: NONE,
-                    watching: NONE,
-                    gapped: false,
-                    grant: None,
-                    member: member.clone(),
-                });
-                self.subscriptions.len() - 1
-            }
-        };
         if let Some(grant) = grant {
-            self.subscriptions[at].grant = Some(Box::new(grant));
+            self.set_grant(&name, grant);
+        }
+        if found.is_none() {
+            self.add(Subscription {
+                channel: name,
+                local: NONE,
+                place: NONE,
+                watching: NONE,
+                gapped: false,
+                listed: member.is_some(),
+            });
         }
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
@@ -284,7 +285,9 @@ impl HubSession {
         let watch = self.stop(call, at);
         let subscription = self.subscriptions.swap_remove(at);
         call.effects.renumbered = true;
-        self.leave(call, subscription.channel, watch, subscription.member);
+        self.drop_grant(subscription.channel.as_str());
+        let member = self.listed_as().filter(|_| subscription.listed);
+        self.leave(call, subscription.channel, watch, member);
     }
 
     /// Tells the home that a member is gone.
@@ -350,11 +353,12 @@ impl HubSession {
         }
         let pattern = namespace.pattern.as_str();
         let most = u64::from(namespace.rate) * 1000;
-        let at = self.rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
-            self.rates.push(Bucket { pattern: pattern.into(), milli: most, filled_ms: now_ms });
-            self.rates.len() - 1
+        let rates = &mut self.extras().rates;
+        let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
+            rates.push(Bucket { pattern: pattern.into(), milli: most, filled_ms: now_ms });
+            rates.len() - 1
         });
-        let bucket = &mut self.rates[at];
+        let bucket = &mut rates[at];
         let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
         bucket.milli = most.min(bucket.milli + passed_ms * u64::from(namespace.rate));
         bucket.filled_ms = now_ms;
@@ -374,7 +378,7 @@ impl HubSession {
     ) -> u32 {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        self.asked.push(Asked { request, id: id.map(Into::into), kind });
+        self.pending().asked.push(Asked { request, id: id.map(Into::into), kind });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request },
             channel: ChannelName::new(channel),

@@ -62,6 +62,8 @@ impl HubShared {
 struct Seated {
     session: HubSession,
     backlog: Option<Box<Backlog>>,
+    /// Where it stands among its user's connections.
+    place: u32,
 }
 
 /// Something that is sent to, or done with, all connections of the shard, some in each turn.
@@ -81,7 +83,7 @@ pub(super) struct HubState {
     /// By slot.
     sessions: Vec<Option<Box<Seated>>>,
     users: HashMap<Arc<str>, Vec<u32>>,
-    serial: u64,
+    serial: u32,
     /// For this shard.
     local: VecDeque<HubMail>,
     /// For others.

@@ -26,26 +26,28 @@ impl HubState {
     }
 
     /// Lists a connection under its user.
-    fn list_user(&mut self, index: u32, before: Option<&Arc<str>>) {
-        let now = self.seated(index).and_then(|seated| seated.session.user().cloned());
-        if before == now.as_ref() {
-            return;
-        }
-        if let Some(user) = before {
-            self.unlist_user(index, user);
-        }
-        if let Some(user) = now {
-            self.users.entry(user).or_default().push(index);
-        }
+    fn list_user(&mut self, index: u32) {
+        let Self { users, sessions, .. } = self;
+        let Some(seated) = sessions[index as usize].as_deref_mut() else { return };
+        let Some(user) = seated.session.user() else { return };
+        let slots = users.entry(user.clone()).or_default();
+        seated.place = slots.len() as u32;
+        slots.push(index);
     }
 
-    fn unlist_user(&mut self, index: u32, user: &Arc<str>) {
+    /// A user may have very many connections: the last of them takes the place of the one that
+    /// ends, so that nobody searches.
+    fn unlist_user(&mut self, user: &Arc<str>, place: u32) {
         let Some(slots) = self.users.get_mut(user) else { return };
-        if let Some(at) = slots.iter().position(|slot| *slot == index) {
-            slots.swap_remove(at);
-        }
-        if slots.is_empty() {
-            self.users.remove(user);
+        slots.swap_remove(place as usize);
+        let Some(&moved) = slots.get(place as usize) else {
+            if slots.is_empty() {
+                self.users.remove(user);
+            }
+            return;
+        };
+        if let Some(seated) = self.seated_mut(moved) {
+            seated.place = place;
         }
     }
 
@@ -93,15 +95,15 @@ impl Core {
         let heartbeat_s = self.route(index).ping_interval_ms / 1000;
         let (id, now_ns) = (self.id, self.now_ns);
         let Some(hub) = &mut self.hub else { return };
-        hub.serial += 1;
+        hub.serial = hub.serial.wrapping_add(1);
         let realm = &hub.shared.realm;
         let id = ConnectionId { node: realm.node, shard: id, slot: index, serial: hub.serial };
         let session = HubSession::new(id, identity, realm, hub.unix_ms);
         if hub.sessions.len() <= index as usize {
             hub.sessions.resize_with(index as usize + 1, || None);
         }
-        hub.sessions[index as usize] = Some(Box::new(Seated { session, backlog: None }));
-        hub.list_user(index, None);
+        hub.sessions[index as usize] = Some(Box::new(Seated { session, backlog: None, place: 0 }));
+        hub.list_user(index);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
             session.greet(&mut call, heartbeat_s);
         }
@@ -143,10 +145,8 @@ impl Core {
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
             self.gauges.outbox_bytes -= (before - backlog.bytes()) as u64;
         }
-        if effects.identified {
-            let listed = hub.users.iter().find(|(_, slots)| slots.contains(&index));
-            let before = listed.map(|(user, _)| user.clone());
-            hub.list_user(index, before.as_ref());
+        if effects.named {
+            hub.list_user(index);
         }
         self.counters.request_errors += u64::from(effects.errors);
         self.counters.resumed += u64::from(effects.resumed);
@@ -358,7 +358,7 @@ impl Core {
         hub.remove_members(&effects.left);
         if let Some(seated) = hub.sessions[index as usize].take() {
             if let Some(user) = seated.session.user() {
-                hub.unlist_user(index, user);
+                hub.unlist_user(user, seated.place);
             }
             if let Some(mut backlog) = seated.backlog {
                 self.gauges.outbox_bytes -= backlog.clear() as u64;

@@ -107,9 +107,8 @@ pub(super) async fn one(
 }
 
 fn listed(page: &PresencePage) -> Result<Value, ApiError> {
-    let members: Result<Vec<Value>, _> =
-        page.members.iter().map(|text| serde_json::from_str(text)).collect();
-    let members = members.map_err(|error| ApiError::bad(error.to_string()))?;
+    let members: Value =
+        serde_json::from_str(&page.text()).map_err(|error| ApiError::bad(error.to_string()))?;
     let mut answer = json!({"count": page.count, "members": members});
     if let Some(next) = &page.next {
         answer["next"] = (**next).into();
