@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::publication::ConnectionId;
 const FEW: usize = 16;
 
 /// What makes somebody one member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberKey {
     User(Arc<str>),
     /// Of somebody unnamed: the first of the connections that continue each other.
@@ -85,7 +85,7 @@ impl PresencePage {
 
 /// A member in the order of its key.
 #[derive(Clone, Debug)]
-pub(super) struct Listed(Arc<MemberInfo>);
+struct Listed(Arc<MemberInfo>);
 
 impl Borrow<MemberKey> for Listed {
     fn borrow(&self) -> &MemberKey {
@@ -114,90 +114,107 @@ impl Ord for Listed {
 }
 
 /// The members of one channel, and how many connections stand for each.
-#[derive(Debug)]
-pub(super) enum Presence {
-    /// Sorted. A tree takes memory for eleven at once, and most channels have fewer.
-    Few(Vec<(Listed, u32)>),
-    Many(BTreeMap<Listed, u32>),
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    listed: List,
+    /// Of those with several connections: how many more than one.
+    more: Option<Box<HashMap<MemberKey, u32>>>,
 }
 
-impl Default for Presence {
+/// In order.
+#[derive(Debug)]
+enum List {
+    /// A tree takes memory for eleven at once, and most channels have fewer.
+    Few(Vec<Listed>),
+    Many(BTreeSet<Listed>),
+}
+
+impl Default for List {
     fn default() -> Self {
         Self::Few(Vec::new())
     }
 }
 
-impl Presence {
-    fn connections(&mut self, key: &MemberKey) -> Option<&mut u32> {
+impl List {
+    fn has(&self, key: &MemberKey) -> bool {
         match self {
-            Self::Few(few) => {
-                let at = few.binary_search_by(|(one, _)| one.0.key.cmp(key)).ok()?;
-                Some(&mut few[at].1)
-            }
-            Self::Many(many) => many.get_mut(key),
+            Self::Few(few) => few.binary_search_by(|one| one.0.key.cmp(key)).is_ok(),
+            Self::Many(many) => many.contains(key),
         }
     }
 
-    /// One more connection; returns whether somebody has come.
-    pub(super) fn join(&mut self, member: &Arc<MemberInfo>) -> bool {
-        if let Some(connections) = self.connections(&member.key) {
-            *connections += 1;
-            return false;
-        }
-        let listed = Listed(member.clone());
+    fn insert(&mut self, listed: Listed) {
         match self {
             Self::Few(few) if few.len() < FEW => {
-                let at = few.partition_point(|(one, _)| *one < listed);
+                let at = few.partition_point(|one| *one < listed);
                 few.reserve_exact(1);
-                few.insert(at, (listed, 1));
+                few.insert(at, listed);
             }
             Self::Few(few) => {
-                let mut many: BTreeMap<_, _> = few.drain(..).collect();
-                many.insert(listed, 1);
+                let mut many: BTreeSet<_> = few.drain(..).collect();
+                many.insert(listed);
                 *self = Self::Many(many);
             }
             Self::Many(many) => {
-                many.insert(listed, 1);
+                many.insert(listed);
             }
         }
-        true
+    }
+
+    fn remove(&mut self, key: &MemberKey) -> Option<Listed> {
+        match self {
+            Self::Few(few) => {
+                let at = few.binary_search_by(|one| one.0.key.cmp(key)).ok()?;
+                Some(few.remove(at))
+            }
+            Self::Many(many) => many.take(key),
+        }
+    }
+}
+
+impl Presence {
+    /// One more connection; returns whether somebody has come.
+    pub(super) fn join(&mut self, member: &Arc<MemberInfo>) -> bool {
+        let comes = !self.listed.has(&member.key);
+        if comes {
+            self.listed.insert(Listed(member.clone()));
+        } else {
+            *self.more.get_or_insert_default().entry(member.key.clone()).or_default() += 1;
+        }
+        comes
     }
 
     /// One connection less; returns who has gone, if somebody has.
     pub(super) fn leave(&mut self, key: &MemberKey) -> Option<Arc<MemberInfo>> {
-        let connections = self.connections(key)?;
-        *connections -= 1;
-        if *connections > 0 {
+        if let Some(more) = &mut self.more
+            && let Some(connections) = more.get_mut(key)
+        {
+            *connections -= 1;
+            if *connections == 0 {
+                more.remove(key);
+            }
             return None;
         }
-        match self {
-            Self::Few(few) => {
-                let at = few.binary_search_by(|(one, _)| one.0.key.cmp(key)).ok()?;
-                Some(few.remove(at).0.0)
-            }
-            Self::Many(many) => many.remove_entry(key).map(|(listed, _)| listed.0),
-        }
+        self.listed.remove(key).map(|listed| listed.0)
     }
 
     pub(super) fn count(&self) -> u64 {
-        match self {
-            Self::Few(few) => few.len() as u64,
-            Self::Many(many) => many.len() as u64,
+        match &self.listed {
+            List::Few(few) => few.len() as u64,
+            List::Many(many) => many.len() as u64,
         }
     }
 
     pub(super) fn page(&self, after: Option<&str>, limit: u32) -> PresencePage {
         let after = after.map(MemberKey::parse);
-        match self {
-            Self::Few(few) => {
-                let from =
-                    after.map_or(0, |after| few.partition_point(|(one, _)| one.0.key <= after));
-                self.list(few[from..].iter().map(|(one, _)| one), limit)
+        match &self.listed {
+            List::Few(few) => {
+                let passed = |after| few.partition_point(|one| one.0.key <= after);
+                self.list(few[after.map_or(0, passed)..].iter(), limit)
             }
-            Self::Many(many) => {
+            List::Many(many) => {
                 let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                let rest = many.range::<MemberKey, _>((from, Bound::Unbounded));
-                self.list(rest.map(|(one, _)| one), limit)
+                self.list(many.range::<MemberKey, _>((from, Bound::Unbounded)), limit)
             }
         }
     }
@@ -247,7 +264,7 @@ mod tests {
                 assert!(presence.join(&unnamed(n)));
                 assert!(presence.join(&member(&format!("u{n:02}"))));
             }
-            assert_eq!(matches!(presence, Presence::Many(_)), count > FEW as u32);
+            assert_eq!(matches!(presence.listed, List::Many(_)), count > FEW as u32);
             let mut seen = Vec::new();
             let mut after = None;
             loop {
