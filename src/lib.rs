@@ -112,6 +112,7 @@
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
 //! `driver::uring`; TLS as a stage between the PROXY header and HTTP.
 
+pub mod admission;
 pub mod auth;
 pub mod cli;
 pub mod config;

@@ -11,7 +11,7 @@ use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Source, Written, reference};
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 16] = SECTIONS;
+    static TABLE: [Section; 17] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -70,6 +70,7 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("engine.completion_entries", _) => "4096".to_owned(),
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
+        ("limits.address_prefix_v4", _) => "24".to_owned(),
         ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
         ("listener.congestion", _) => "reno".to_owned(),
         ("route.path", _) => "/other".to_owned(),

@@ -4,7 +4,7 @@
 //! `proto_fuzz_bodies`, other implementations are in `proto_oracles`.
 
 use seawall::proto::http::{
-    Availability, Compression, Context, HEADERS_MAX, Head, Limits, Origins, Outcome, Pages,
+    Availability, Compression, Context, Denial, HEADERS_MAX, Head, Limits, Origins, Outcome, Pages,
     Refusal, Route, Routes, receive, refuse,
 };
 
@@ -421,7 +421,15 @@ fn origins_are_held_against_the_route() {
 fn health_pages_answer_whatever_the_availability() {
     let states = [
         (Availability::Ready, 200, 101),
-        (Availability::Full { retry_after_s: 7 }, 200, 503),
+        (
+            Availability::Denied(Denial {
+                refusal: Refusal::Unavailable,
+                message: "full",
+                retry_after_s: 7,
+            }),
+            200,
+            503,
+        ),
         (Availability::Draining { retry_after_s: 7 }, 503, 503),
     ];
     for (availability, ready, upgrade) in states {

@@ -11,21 +11,36 @@ const COLUMNS_MAX: usize = 100;
 
 /// Which rooms of `src/` each room may use. What is not listed is forbidden; the missing edge
 /// between `driver` and `proto` is the architecture.
-const IMPORTS: [(&str, &[&str]); 12] = [
+const IMPORTS: [(&str, &[&str]); 13] = [
+    ("admission", &["proto"]),
     ("auth", &[]),
     ("cli", &["auth", "config", "control", "driver", "server"]),
-    ("config", &["auth", "driver", "proto"]),
+    ("config", &["admission", "auth", "driver", "proto"]),
     (
         "control",
-        &["auth", "config", "driver", "hub", "metrics", "proto", "server", "session", "shard"],
+        &[
+            "admission",
+            "auth",
+            "config",
+            "driver",
+            "hub",
+            "metrics",
+            "proto",
+            "server",
+            "session",
+            "shard",
+        ],
     ),
     ("driver", &[]),
     ("hub", &["proto"]),
     ("metrics", &["driver", "proto"]),
     ("proto", &[]),
-    ("server", &["config", "driver", "hub", "metrics", "session", "shard"]),
-    ("session", &["auth", "hub", "proto"]),
-    ("shard", &["auth", "config", "driver", "hub", "metrics", "proto", "session", "web"]),
+    ("server", &["admission", "config", "driver", "hub", "metrics", "session", "shard"]),
+    ("session", &["admission", "auth", "hub", "proto"]),
+    (
+        "shard",
+        &["admission", "auth", "config", "driver", "hub", "metrics", "proto", "session", "web"],
+    ),
     ("web", &["proto"]),
 ];
 

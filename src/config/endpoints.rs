@@ -158,6 +158,7 @@ pub(super) fn route(
         },
         RouteOptions {
             handler: written.handler,
+            connections_max: written.connections_max,
             compression_level: written.compression_level as u8,
             compression_bytes_min: written.compression_bytes_min,
             ping_interval_ms: written.ping_interval_ms,

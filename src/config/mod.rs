@@ -19,6 +19,8 @@ mod value;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::admission;
+use crate::admission::limiter::RateBounds;
 use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
 use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
@@ -83,6 +85,8 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug)]
 pub struct RouteOptions {
     pub handler: HandlerName,
+    /// 0 = no limit.
+    pub connections_max: u32,
     pub compression_level: u8,
     pub compression_bytes_min: u32,
     pub ping_interval_ms: u32,
@@ -96,6 +100,10 @@ pub struct RouteOptions {
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_per_shard_max: u32,
+    pub handshakes_per_shard_max: u32,
+    /// `Retry-After` where one of these is reached.
+    pub retry_after_s: u32,
+    pub admission: admission::Limits,
     pub http: http::Limits,
     pub ws: ws::Limits,
     /// Reading stops here.
@@ -148,6 +156,7 @@ pub struct Config {
     pub admin_hosts: Vec<String>,
     pub engine: Engine,
     pub limits: Limits,
+    pub rates: RateBounds,
     pub timeouts: Timeouts,
     pub drain: Drain,
     pub metrics: Metrics,

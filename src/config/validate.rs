@@ -3,6 +3,8 @@
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics};
 use super::{Config, ConfigError, Limits, at, between, credentials, error, hub};
+use crate::admission::limiter::{Bound, RateBounds};
+use crate::admission::{self, ROUTES_MAX};
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
@@ -44,6 +46,11 @@ impl Config {
         if routes.is_empty() {
             routes = file::default_routes();
         }
+        if routes.len() > ROUTES_MAX {
+            let text =
+                format!("must not have more than {ROUTES_MAX} entries: use `match = \"prefix\"`");
+            return Err(at("route", text));
+        }
         let (table, route_options): (Vec<_>, Vec<_>) = collect(&routes, route)?.into_iter().unzip();
         endpoints::refuse_doubles(&routes)?;
         times(file)?;
@@ -58,6 +65,7 @@ impl Config {
             admin_hosts: file.admin.hosts.clone(),
             engine,
             limits,
+            rates: rates(&file.rates),
             timeouts: file.timeouts.clone(),
             drain: file.drain.clone(),
             metrics: metrics(&file.metrics)?,
@@ -146,6 +154,14 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
             "the open-files limit of {open_files} leaves no room for connections: raise it"
         )));
     }
+    between(
+        "limits.handshakes_per_shard_max",
+        written.handshakes_per_shard_max.into(),
+        1,
+        u32::MAX.into(),
+    )?;
+    between("limits.address_prefix_v4", written.address_prefix_v4.into(), 0, 32)?;
+    between("limits.address_prefix_v6", written.address_prefix_v6.into(), 0, 128)?;
     between("limits.headers_max", written.headers_max.into(), 1, 100)?;
     between("limits.head_bytes_max", written.head_bytes_max.into(), 256, 1 << 20)?;
     between("limits.message_bytes_max", written.message_bytes_max, 1, 1 << 30)?;
@@ -160,6 +176,9 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
     let high = written.outbox_bytes_max as usize;
     Ok(Limits {
         connections_per_shard_max: connections,
+        handshakes_per_shard_max: written.handshakes_per_shard_max,
+        retry_after_s: written.retry_after_s,
+        admission: admission_limits(written),
         http: http::Limits {
             head_bytes_max: written.head_bytes_max as usize,
             target_bytes_max: written.target_bytes_max as usize,
@@ -175,6 +194,34 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
         inflate_ratio_max: written.inflate_ratio_max,
         compression_shard_bytes_max: written.compression_bytes_max,
     })
+}
+
+fn admission_limits(written: &file::Limits) -> admission::Limits {
+    admission::Limits {
+        connections_max: written.connections_max,
+        connections_per_address_max: written.connections_per_address_max,
+        connections_per_user_max: written.connections_per_user_max,
+        connections_per_second_max: written.connections_per_second_max,
+        connections_per_address_second_max: written.connections_per_address_second_max,
+        address_prefix_v4: written.address_prefix_v4 as u8,
+        address_prefix_v6: written.address_prefix_v6 as u8,
+        memory_bytes_max: written.memory_bytes_max,
+    }
+}
+
+fn rates(written: &file::Rates) -> RateBounds {
+    let of = |connection, user| Bound { connection, user };
+    RateBounds {
+        // In the order of the kinds.
+        kinds: [
+            of(written.connection_messages, written.user_messages),
+            of(written.connection_bytes, written.user_bytes),
+            of(written.connection_subscribes, written.user_subscribes),
+            of(written.connection_publishes, written.user_publishes),
+        ],
+        burst_ms: written.burst_ms,
+        excess: written.excess,
+    }
 }
 
 fn times(file: &File) -> Result<(), ConfigError> {

@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::publication::ConnectionId;
 const FEW: usize = 16;
 
 /// What makes somebody one member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKey {
     User(Arc<str>),
     /// Of somebody unnamed: the first of the connections that continue each other.
@@ -118,7 +118,7 @@ impl Ord for Listed {
 pub(super) struct Presence {
     listed: List,
     /// Of those with several connections: how many more than one.
-    more: Option<Box<HashMap<MemberKey, u32>>>,
+    more: BTreeMap<MemberKey, u32>,
 }
 
 /// In order.
@@ -179,19 +179,17 @@ impl Presence {
         if comes {
             self.listed.insert(Listed(member.clone()));
         } else {
-            *self.more.get_or_insert_default().entry(member.key.clone()).or_default() += 1;
+            *self.more.entry(member.key.clone()).or_default() += 1;
         }
         comes
     }
 
     /// One connection less; returns who has gone, if somebody has.
     pub(super) fn leave(&mut self, key: &MemberKey) -> Option<Arc<MemberInfo>> {
-        if let Some(more) = &mut self.more
-            && let Some(connections) = more.get_mut(key)
-        {
+        if let Some(connections) = self.more.get_mut(key) {
             *connections -= 1;
             if *connections == 0 {
-                more.remove(key);
+                self.more.remove(key);
             }
             return None;
         }

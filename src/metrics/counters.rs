@@ -40,6 +40,9 @@ impl CloseClass {
     }
 }
 
+/// What is rare enough to be looked up by its name.
+type ByKind = BTreeMap<&'static str, u64>;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of one shard.
@@ -49,7 +52,9 @@ macro_rules! counters {
             refused: [u64; Refusal::ALL.len()],
             closed: [u64; CLASSES],
             protocol_errors: [u64; ProtocolError::ALL.len()],
-            auth_failures: BTreeMap<&'static str, u64>,
+            auth_failures: ByKind,
+            denied: ByKind,
+            over_rate: ByKind,
         }
 
         impl Default for Counters {
@@ -59,7 +64,9 @@ macro_rules! counters {
                     refused: [0; Refusal::ALL.len()],
                     closed: [0; CLASSES],
                     protocol_errors: [0; ProtocolError::ALL.len()],
-                    auth_failures: BTreeMap::new(),
+                    auth_failures: ByKind::new(),
+                    denied: ByKind::new(),
+                    over_rate: ByKind::new(),
                 }
             }
         }
@@ -71,9 +78,9 @@ macro_rules! counters {
                 add_all(&mut self.refused, &other.refused);
                 add_all(&mut self.closed, &other.closed);
                 add_all(&mut self.protocol_errors, &other.protocol_errors);
-                for (kind, count) in &other.auth_failures {
-                    *self.auth_failures.entry(kind).or_default() += count;
-                }
+                add_kinds(&mut self.auth_failures, &other.auth_failures);
+                add_kinds(&mut self.denied, &other.denied);
+                add_kinds(&mut self.over_rate, &other.over_rate);
             }
 
             /// Name, meaning and value of every plain counter.
@@ -211,6 +218,10 @@ fn add_all(to: &mut [u64], from: &[u64]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
+fn add_kinds(to: &mut ByKind, from: &ByKind) {
+    from.iter().for_each(|(kind, count)| *to.entry(kind).or_default() += count);
+}
+
 /// The text of a doc comment as the macro sees it: `doc = r" text"`.
 fn help(docs: &[&'static str]) -> &'static str {
     let text = docs.first().copied().unwrap_or_default();
@@ -239,9 +250,33 @@ impl Counters {
         *self.auth_failures.entry(kind).or_default() += 1;
     }
 
-    /// Clients that could not prove who they are, by kind.
-    pub fn auth_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.auth_failures.iter().map(|(kind, count)| (*kind, *count))
+    /// Counts a client that there was no room for.
+    pub fn deny(&mut self, reason: &'static str) {
+        *self.denied.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a message or request that was more than may be sent in a second.
+    pub fn over_rate(&mut self, kind: &'static str) {
+        *self.over_rate.entry(kind).or_default() += 1;
+    }
+
+    /// What is counted by kinds that are known when they happen: name, meaning, label, counts.
+    pub fn by_kind(&self) -> [(&'static str, &'static str, &'static str, &ByKind); 3] {
+        [
+            (
+                "auth_failures",
+                "Clients that could not prove who they are",
+                "kind",
+                &self.auth_failures,
+            ),
+            ("denied", "Connections refused for want of room", "reason", &self.denied),
+            (
+                "over_rate",
+                "Messages and requests that were more than may be sent in a second",
+                "kind",
+                &self.over_rate,
+            ),
+        ]
     }
 
     /// Refused requests by reason.

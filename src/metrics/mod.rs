@@ -50,6 +50,8 @@ pub struct Gauges {
     pub slots: u64,
     /// Open WebSockets.
     pub open: u64,
+    /// Connections that have not finished their handshake.
+    pub handshakes: u64,
     /// Quiet connections whose input is only watched for.
     pub parked: u64,
     /// Bytes that wait to be sent.
@@ -84,6 +86,7 @@ impl Gauges {
     fn add(&mut self, other: &Gauges) {
         self.slots += other.slots;
         self.open += other.open;
+        self.handshakes += other.handshakes;
         self.parked += other.parked;
         self.outbox_bytes += other.outbox_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);

@@ -68,7 +68,14 @@ impl Family {
         let Snapshot { gauges, drivers, .. } = &self.0;
         let bytes = Some(TextUnit::Bytes);
         for (name, help, unit, value) in [
+            ("connections", "Connections in any stage", None, gauges.slots),
             ("connections_open", "Open WebSockets", None, gauges.open),
+            (
+                "handshakes",
+                "Connections that have not finished their handshake",
+                None,
+                gauges.handshakes,
+            ),
             ("connections_parked", "Quiet connections that are only watched", None, gauges.parked),
             ("outbox", "Bytes waiting to be sent", bytes.as_ref(), gauges.outbox_bytes),
             (
@@ -184,10 +191,11 @@ fn encode_counters(
     for (kind, value) in counters.protocol_errors() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
-    let help = "Clients that could not prove who they are";
-    let mut family = encoder.encode_descriptor("auth_failures", help, None, MetricType::Counter)?;
-    for (kind, value) in counters.auth_failures() {
-        labelled(&mut family, "kind", kind.to_owned(), value)?;
+    for (name, help, label, counts) in counters.by_kind() {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (kind, value) in counts {
+            labelled(&mut family, label, (*kind).to_owned(), *value)?;
+        }
     }
     Ok(())
 }

@@ -3,23 +3,28 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::admission::Admission;
 use crate::config::{Config, HandlerName};
 use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
 use crate::session::hub::{Realm, SessionLimits};
 use crate::shard::hub::{HubShared, MakeLog};
 
 /// The hub, if a route leads to it; history is kept in memory.
-pub fn hub_of(config: &Config) -> Option<Arc<HubShared>> {
+pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
     let random = RandomState::new();
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
     let make_log: MakeLog = Box::new(move |shard| -> Box<dyn Log> {
         Box::new(MemoryLog::new(random.hash_one(shard), budget.clone()))
     });
-    hub_with(config, make_log)
+    hub_with(config, admission, make_log)
 }
 
 /// The hub over any log.
-pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
+pub fn hub_with(
+    config: &Config,
+    admission: Arc<Admission>,
+    make_log: MakeLog,
+) -> Option<Arc<HubShared>> {
     if config.route_options.iter().all(|route| route.handler != HandlerName::Hub) {
         return None;
     }
@@ -33,6 +38,7 @@ pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
         presence_page_max: hub.presence_page_max,
         history_page_max: hub.history_page_max,
         message_bytes_max: config.limits.ws.message_bytes_max as u64,
+        rates: config.rates,
     };
     let realm = Realm::new(
         node,
@@ -41,6 +47,7 @@ pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
         config.auth.allow_anonymous,
         config.resume.sealer.clone(),
         limits,
+        admission,
     );
     let home = HomeOptions {
         channel_ttl_ms: u64::from(hub.channel_ttl_s) * 1000,

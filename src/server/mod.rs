@@ -92,7 +92,7 @@ impl Server {
         }
         let started = Instant::now();
         let directory = Directory::new(shards);
-        if let Some(hub) = hub_of(&config) {
+        if let Some(hub) = hub_of(&config, directory.admission().clone()) {
             directory.set_hub(hub);
         }
         let starting = Starting {

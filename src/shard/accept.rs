@@ -71,13 +71,13 @@ impl<D: Driver> Shard<D> {
         if self.stopped {
             return self.driver.close(arrival.socket, ORPHAN);
         }
-        let surplus = self.core.slots.len() as u32 >= self.room();
         if self.core.slots.len() as u32 >= self.room() + SURPLUS_MAX {
             self.core.counters.dropped_full += 1;
             self.driver.close(arrival.socket, ORPHAN);
             return;
         }
-        let index = self.core.insert(arrival, surplus);
+        let standing = self.core.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
+        let index = self.core.insert(arrival, standing);
         self.settle(index);
     }
 

@@ -11,9 +11,11 @@ use slab::Slab;
 
 use super::hub::HubState;
 use super::mailbox::Directory;
+use super::meter::Meter;
 use super::outbox::Pools;
 use super::slot::{Armed, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
+use crate::admission::Standing;
 use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Socket, Token, token};
@@ -33,6 +35,7 @@ pub(super) struct Core {
     pub slots_high: u32,
     pub wheel: Wheel,
     pub pools: Pools,
+    pub meter: Meter,
     pub inflaters: Inflaters,
     pub deflaters: Deflaters,
     /// Who the token of the request at hand names.
@@ -109,6 +112,7 @@ impl Core {
             slots_high: 0,
             wheel: Wheel::new(tick),
             pools,
+            meter: Meter::default(),
             inflaters,
             deflaters: Deflaters::new(stopwatch),
             admitted: None,
@@ -145,7 +149,7 @@ impl Core {
     }
 
     /// Makes a slot for a connection.
-    pub(super) fn insert(&mut self, arrival: &Arrival, surplus: bool) -> u32 {
+    pub(super) fn insert(&mut self, arrival: &Arrival, standing: Standing) -> u32 {
         self.generation = (self.generation + 1) & token::GENERATION_MASK;
         let partial = None;
         let accepted_us = arrival.accepted_us;
@@ -183,11 +187,12 @@ impl Core {
             lending: false,
             dirty: false,
             pinged: false,
-            surplus,
+            standing,
             shut: false,
             closing_socket: false,
         }) as u32;
         self.slots_high = self.slots_high.max(index + 1);
+        self.gauges.handshakes += 1;
         self.set_deadline(index);
         index
     }
@@ -196,6 +201,10 @@ impl Core {
     pub(super) fn remove(&mut self, index: u32) {
         self.wheel.unset(&mut self.slots, index);
         let slot = self.slots.remove(index as usize);
+        let address = slot.peer.get().map(|peer| peer.ip());
+        let limits = &self.config.limits.admission;
+        self.directory.admission().leave(limits, slot.standing, address);
+        self.meter.forget(index);
         assert_eq!(slot.in_flight, 0, "a slot dies only when the kernel holds nothing of it");
         self.gauges.parked -= u64::from(slot.parked);
         if let Some(mut outbox) = slot.outbox {
@@ -261,8 +270,10 @@ impl Core {
         if slot.stage.is_open() {
             self.counters.close(code);
             self.gauges.open -= 1;
-        } else if slot.stage.is_handshake() && matches!(next, Stage::Ending) {
-            self.counters.handshakes_abandoned += 1;
+            self.directory.admission().leave_route(usize::from(slot.route));
+        } else if slot.stage.is_handshake() {
+            self.gauges.handshakes -= 1;
+            self.counters.handshakes_abandoned += u64::from(matches!(next, Stage::Ending));
         }
         if !self.in_input {
             self.gauges.partial_bytes -= Self::partial_bytes(slot) as u64;

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use super::compression::Reply;
 use super::core::Core;
-use super::hub::Handshake;
 use super::replies::Replies;
 use super::slot::{Partial, PeerAddress, Slot, Stage};
+use crate::admission::limiter::Excess;
 use crate::config::HandlerName;
-use crate::proto::http::{self, Availability, Compression, Head, Outcome};
+use crate::proto::http::{self, Compression, Head, Outcome};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::{self, Control, Event, OpCode};
 use crate::session::Session;
@@ -23,6 +23,15 @@ enum After {
     /// The peer sent a Close with this code, if any.
     PeerClosed(Option<u16>),
     Failed(ws::ProtocolError),
+    /// More messages than may be sent in a second.
+    TooMuch,
+}
+
+impl After {
+    /// More came than may in a second, on a route that has no errors to answer with.
+    fn of_excess(excess: Excess) -> Self {
+        if excess == Excess::Close { Self::TooMuch } else { Self::Nothing }
+    }
 }
 
 impl Core {
@@ -142,34 +151,29 @@ impl Core {
 
     /// Looks at a request; returns whether it is still unfinished.
     fn request(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> bool {
+        let mut answer = self.pools.answer();
+        let gate = self.handshake(index);
         let slot = &self.slots[index as usize];
         let listener = &self.config.listeners[usize::from(slot.listener)];
-        let retry_after_s = self.config.drain.retry_after_s;
-        let availability = if self.draining {
-            Availability::Draining { retry_after_s }
-        } else if slot.surplus {
-            Availability::Full { retry_after_s }
-        } else {
-            Availability::Ready
-        };
-        let gate = self.hub.as_deref().map(|hub| hub.gate(&self.config));
         let context = http::Context {
-            gate: gate.as_ref().map(|gate| gate as &dyn http::Gate),
+            gate: Some(&gate),
             routes: &self.config.routes,
             pages: &self.pages,
             limits: &self.config.limits.http,
             forwarding: listener.forwarding.as_ref(),
             peer: slot.peer.get().map(|peer| peer.ip()),
-            availability,
+            availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
         };
-        let mut answer = self.pools.answer();
         let head = http::receive(bytes, scanned, &context, &mut answer);
-        let (admitted, failure) = gate.map(Handshake::into_parts).unwrap_or_default();
-        self.admitted = admitted;
-        if let Some(kind) = failure {
-            self.counters.auth_failure(kind);
-        }
+        let (findings, standing) = gate.into_parts();
+        self.slots[index as usize].standing = standing;
+        let refused = matches!(
+            head,
+            Head::Complete { outcome: Outcome::Answer { refusal: Some(_), .. }, .. }
+        );
+        self.note(index, &findings, refused);
+        self.admitted = findings.identity;
         if !answer.is_empty() {
             self.queue(index, &answer);
         }
@@ -209,6 +213,7 @@ impl Core {
         let receiver = self.open_receiver(route, compression);
         let slot = &mut self.slots[index as usize];
         slot.stage = Stage::Open(receiver);
+        self.gauges.handshakes -= 1;
         slot.route = route as u16;
         slot.peer = slot.peer.with_ip(client);
         slot.opened_tick = self.tick;
@@ -258,17 +263,29 @@ impl Core {
                     *messages_received += 1;
                     replies.counters.messages_received += 1;
                     slot.message_tick = self.tick;
-                    if is_hub {
-                        let payload = payload.as_slice();
-                        Core::hub_receive(&mut self.hub, index, self.now_ns, kind, payload);
-                        heard = true;
-                    } else {
-                        Session::Echo.message(kind, payload, &mut replies);
+                    let (rates, hub) = (&self.config.rates, self.hub.as_deref());
+                    let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
+                    let taken = taken.inspect_err(|much| replies.counters.over_rate(much.name()));
+                    match taken {
+                        _ if is_hub => {
+                            let (hub, what) = (&mut self.hub, (kind, payload.as_slice()));
+                            Core::hub_receive(hub, index, self.now_ns, what, taken.err());
+                            heard = true;
+                        }
+                        Ok(()) => Session::Echo.message(kind, payload, &mut replies),
+                        Err(_) => after = After::of_excess(rates.excess),
                     }
                 }
                 Event::Ping(payload) => {
                     replies.counters.pings_received += 1;
-                    replies.frame(OpCode::Control(Control::Pong), payload);
+                    let (rates, hub) = (&self.config.rates, self.hub.as_deref());
+                    match self.meter.take(index, rates, hub, payload.len(), self.now_ns) {
+                        Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
+                        Err(much) => {
+                            replies.counters.over_rate(much.name());
+                            after = After::of_excess(rates.excess);
+                        }
+                    }
                 }
                 Event::Pong(payload) => {
                     pongs += 1;
@@ -296,6 +313,7 @@ impl Core {
                 self.queue_close(index, ws::reply_code(code), "");
                 self.leave(index, Stage::Finishing, code.unwrap_or(1005));
             }
+            After::TooMuch => self.close(index, 4429, "too much a second: send less"),
             After::Failed(error) => {
                 self.counters.protocol_error(error);
                 self.fail(index, error.close_code(), error.reason());

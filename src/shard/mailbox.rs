@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::hub::HubShared;
 use super::hub::mail::HubMail;
+use crate::admission::Admission;
 use crate::driver::Bell;
 use crate::metrics::Snapshot;
 
@@ -52,6 +53,7 @@ struct Post {
 /// All shards.
 pub struct Directory {
     shards: Vec<Post>,
+    admission: Arc<Admission>,
     hub: OnceLock<Arc<HubShared>>,
 }
 
@@ -59,7 +61,12 @@ impl Directory {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
         let shards = (0..shards).map(|_| Post::default()).collect();
-        Arc::new(Self { shards, hub: OnceLock::new() })
+        Arc::new(Self { shards, admission: Arc::default(), hub: OnceLock::new() })
+    }
+
+    /// Who is let in: one for all shards.
+    pub fn admission(&self) -> &Arc<Admission> {
+        &self.admission
     }
 
     /// Number of shards.

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use crate::admission::Standing;
 use crate::driver::Socket;
 use crate::proto::ws;
 use crate::shard::outbox::Outbox;
@@ -155,8 +156,8 @@ pub(super) struct Slot {
     pub(super) dirty: bool,
     /// A ping is out.
     pub(super) pinged: bool,
-    /// Accepted beyond the limit, only to be told so.
-    pub(super) surplus: bool,
+    /// How it is counted among those that are let in.
+    pub(super) standing: Standing,
     /// Shutdown of the writing side was asked for.
     pub(super) shut: bool,
     /// The last operation, the socket's close, is under way.

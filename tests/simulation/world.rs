@@ -6,7 +6,7 @@ use std::sync::Arc;
 use seawall::config::{Config, file::File};
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
-use seawall::shard::hub::{HubShared, MakeLog};
+use seawall::shard::hub::MakeLog;
 use seawall::shard::mailbox::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 
@@ -32,7 +32,8 @@ impl World {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
-        Self::build(seed, faults, &config, None)
+        let directory = Directory::new(usize::from(shards));
+        Self::build(seed, faults, &config, directory)
     }
 
     /// The same with channels, over a log of the test's.
@@ -46,17 +47,17 @@ impl World {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
-        let hub = seawall::server::hub_with(&config, make_log);
-        Self::build(seed, faults, &config, hub)
-    }
-
-    fn build(seed: u64, faults: Faults, config: &Arc<Config>, hub: Option<Arc<HubShared>>) -> Self {
-        let shards = config.shards;
-        let network = Network::new(seed, shards, faults);
         let directory = Directory::new(usize::from(shards));
-        if let Some(hub) = hub {
+        let admission = directory.admission().clone();
+        if let Some(hub) = seawall::server::hub_with(&config, admission, make_log) {
             directory.set_hub(hub);
         }
+        Self::build(seed, faults, &config, directory)
+    }
+
+    fn build(seed: u64, faults: Faults, config: &Arc<Config>, directory: Arc<Directory>) -> Self {
+        let shards = config.shards;
+        let network = Network::new(seed, shards, faults);
         let make = |id: u16| {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };
@@ -173,6 +174,9 @@ impl World {
         let seed = self.seed;
         let Snapshot { counters, histograms, gauges, drivers } = self.totals();
         assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
+        assert_eq!(gauges.handshakes, 0, "seed {seed}: no handshake is under way");
+        let counted = self.directory.admission().connections();
+        assert_eq!(counted, 0, "seed {seed}: whoever was let in has left");
         assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");
         assert_eq!(gauges.open, 0, "seed {seed}: no WebSocket is open");
         assert_eq!(gauges.parked, 0, "seed {seed}: nobody is parked");

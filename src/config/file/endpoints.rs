@@ -98,6 +98,10 @@ section! {
     handler: HandlerName = HandlerName::Echo,
     "`hub` for applications; `echo` is for measuring and health checks from end to end.";
 
+    /// Connections of this path; past it: 503. 0 = no limit.
+    connections_max: u32 = 0,
+    "Set where one path must leave room for the others.";
+
     /// Subprotocols that may be chosen; for the hub, empty = `seawall.v1`.
     subprotocols: Vec<String> = Vec::new(),
     "Where clients offer some.";

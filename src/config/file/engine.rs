@@ -1,4 +1,4 @@
-//! The engine's rows: rings, memory and turns, and the bounds on what clients can make it hold.
+//! The engine's rows: rings, memory and turns.
 
 use super::table::section;
 
@@ -104,66 +104,4 @@ section! {
     /// A new connection is handed to the least loaded shard when this one has so many more.
     handover_connections: u32 = 256,
     "Lower for few, busy connections that must be spread evenly.";
-}
-
-section! {
-    /// Bounds, each with its answer when reached.
-    Limits "limits" repeated false;
-
-    /// Connections of one shard; past it: handed to another shard, else 503. 0 = what the
-    /// open-files limit allows, at most 131,072.
-    connections_per_shard_max: u32 = 0,
-    "Set to what the host's memory holds: about 4 KB a connection with the kernel's part.";
-
-    /// Bytes of a request's head; past it: 431.
-    head_bytes_max: u32 = 8 * 1024,
-    "Raise for clients that send large cookies or tokens.";
-
-    /// Bytes of a request's target (path and query); past it: 414.
-    target_bytes_max: u32 = 4 * 1024,
-    "Raise where tokens travel in the query.";
-
-    /// Header lines of a request (at most 100); past it: 431.
-    headers_max: u32 = 64,
-    "Raise behind proxies that add many.";
-
-    /// Bytes of one message; past it: close 1009, before anything is stored.
-    message_bytes_max: u64 = 16 << 20,
-    "Set to the largest message that your application sends.";
-
-    /// Fragments of one message; past it: close 1008.
-    fragments_max: u32 = 131_072,
-    "Lower where clients do not stream: browsers send one fragment a message.";
-
-    /// Bytes that may wait for one connection; past it reading from it stops. Replies to what was
-    /// on its way in by then still fit, and so does one largest message.
-    outbox_bytes_max: u64 = 1 << 20,
-    "Lower to bound what slow readers cost; raise for bursts to clients on slow lines.";
-
-    /// Bytes that may wait for all connections of a shard; past it reading stops on those that
-    /// add to them.
-    outbox_shard_bytes_max: u64 = 256 << 20,
-    "Set to the memory a shard may spend on slow readers.";
-
-    /// Memory for unfinished messages of a shard; past it, connections that add to it are closed
-    /// with 1013.
-    partial_shard_bytes_max: u64 = 512 << 20,
-    "Set to the memory a shard may spend on messages that arrive slowly.";
-
-    /// Memory for compression contexts of the whole node (`compression = "takeover"`), divided by
-    /// shards; past it, connections are opened in `shared` mode.
-    compression_bytes_max: u64 = 256 << 20,
-    "Raise when `seawall_compression_lowered_total` grows and memory is there.";
-
-    /// A compressed message may inflate to so many times its size, above 1 MiB; past it: close
-    /// 1009. 0 = `message_bytes_max` alone counts.
-    inflate_ratio_max: u32 = 200,
-    "Raise where clients send megabytes of nearly nothing: records in JSON come to about 5, the \
-     most that is possible is 1,032.";
-
-    /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
-    /// which may destroy the answer. A client that sends a message above the limit reads why only
-    /// when it has sent it.
-    linger_bytes_max: u64 = 32 << 20,
-    "Keep above `message_bytes_max`.";
 }

@@ -7,6 +7,7 @@ mod auth;
 mod endpoints;
 mod engine;
 mod hub;
+mod limits;
 mod secret;
 pub mod table;
 
@@ -16,8 +17,9 @@ pub use auth::{ApiKey, Auth, Key, Resume};
 pub use endpoints::{
     CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
 };
-pub use engine::{Engine, Limits};
+pub use engine::Engine;
 pub use hub::{Channel, Hub};
+pub use limits::{Limits, Rates};
 pub use secret::{Secret, Secrets};
 use table::{Kind, OptionType, Row, Section, section};
 
@@ -30,6 +32,7 @@ pub struct File {
     pub admin: Admin,
     pub engine: Engine,
     pub limits: Limits,
+    pub rates: Rates,
     pub timeouts: Timeouts,
     pub drain: Drain,
     pub metrics: Metrics,
@@ -67,7 +70,7 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 16] = [
+pub const SECTIONS: [Section; 17] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
@@ -79,6 +82,7 @@ pub const SECTIONS: [Section; 16] = [
     ApiKey::SECTION,
     Resume::SECTION,
     Limits::SECTION,
+    Rates::SECTION,
     Timeouts::SECTION,
     Drain::SECTION,
     Metrics::SECTION,

@@ -7,7 +7,9 @@ mod compression;
 pub mod model;
 mod session;
 
-use super::http::{self, Availability, Forwarding, ForwardingHeader, Head, Origins, Outcome};
+use super::http::{
+    self, Availability, Denial, Forwarding, ForwardingHeader, Head, Origins, Outcome, Refusal,
+};
 use super::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, parse};
 use super::ws::deflate::{Inflaters, Policy};
 use super::ws::{Limits, Receiver};
@@ -60,7 +62,11 @@ pub fn request(data: &[u8]) {
         peer: (choice[3] & 4 != 0).then_some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
         availability: match choice[3] >> 6 {
             0 => Availability::Draining { retry_after_s },
-            1 => Availability::Full { retry_after_s },
+            1 => Availability::Denied(Denial {
+                refusal: Refusal::TooManyRequests,
+                message: "too many",
+                retry_after_s,
+            }),
             _ => Availability::Ready,
         },
         context_room_bytes: u64::from(choice[1]) * 512,

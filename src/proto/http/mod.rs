@@ -58,14 +58,22 @@ pub enum Availability {
         /// When to come back, in seconds.
         retry_after_s: u32,
     },
-    /// As many are open as may be: upgrades get 503.
-    Full {
-        /// When to come back, in seconds.
-        retry_after_s: u32,
-    },
+    /// This connection was let in only to be told why it may not stay.
+    Denied(Denial),
 }
 
-/// Decides about upgrades by the token that a request carries.
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The status.
+    pub refusal: Refusal,
+    /// What was too much, and what to do.
+    pub message: &'static str,
+    /// When to come back, in seconds.
+    pub retry_after_s: u32,
+}
+
+/// Decides about upgrades by who asks: by token, and by how many there are.
 pub trait Gate: std::fmt::Debug {
     /// Whether a token in the query counts.
     fn takes_query(&self) -> bool;
@@ -75,6 +83,11 @@ pub trait Gate: std::fmt::Debug {
     /// # Errors
     /// What is wrong with it, and what to do: the answer is 401.
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), String>;
+    /// Counts a client in against whom nothing else speaks: the upgrade follows.
+    ///
+    /// # Errors
+    /// Why there are too many; then it is not counted.
+    fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denial>;
 }
 
 /// What the decision about a request depends on beside its bytes.

@@ -21,6 +21,8 @@ pub enum Refusal {
     UriTooLong,
     /// It does not ask for a WebSocket of version 13 on a route that is nothing else (426).
     UpgradeRequired,
+    /// Who sends it asks for too much (429, RFC 6585 4).
+    TooManyRequests,
     /// Its head has too many bytes or fields (431).
     HeadTooLarge,
     /// The server drains or is full (503).
@@ -29,7 +31,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, in the order of [`Self::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -38,6 +40,7 @@ impl Refusal {
         Self::Timeout,
         Self::UriTooLong,
         Self::UpgradeRequired,
+        Self::TooManyRequests,
         Self::HeadTooLarge,
         Self::Unavailable,
     ];
@@ -58,6 +61,7 @@ impl Refusal {
             Self::Timeout => 408,
             Self::UriTooLong => 414,
             Self::UpgradeRequired => 426,
+            Self::TooManyRequests => 429,
             Self::HeadTooLarge => 431,
             Self::Unavailable => 503,
         }
@@ -74,6 +78,7 @@ impl Refusal {
             Self::Timeout => "timeout",
             Self::UriTooLong => "uri_too_long",
             Self::UpgradeRequired => "upgrade_required",
+            Self::TooManyRequests => "too_many_requests",
             Self::HeadTooLarge => "head_too_large",
             Self::Unavailable => "unavailable",
         }
@@ -90,6 +95,7 @@ impl Refusal {
             Self::Timeout => "Request Timeout",
             Self::UriTooLong => "URI Too Long",
             Self::UpgradeRequired => "Upgrade Required",
+            Self::TooManyRequests => "Too Many Requests",
             Self::HeadTooLarge => "Request Header Fields Too Large",
             Self::Unavailable => "Service Unavailable",
         }

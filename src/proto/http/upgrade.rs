@@ -11,10 +11,11 @@ use super::pages;
 use super::request::{Fields, choose_subprotocol};
 use super::response::{self, Shape};
 use super::target::Target;
-use super::{Availability, Context, HEADERS_MAX, Head, Outcome, Refusal, Route, fault};
+use super::{Availability, Context, Denial, HEADERS_MAX, Head, Outcome, Refusal, Route, fault};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 
 /// Decides the request at the front of `bytes`: everything received of it so far.
 ///
@@ -70,7 +71,7 @@ fn decide(head: &[u8], context: &Context<'_>, out: &mut Vec<u8>) -> Head {
         old: request.version == Some(0),
         headers: request.headers,
     };
-    Head::Complete { consumed, client, outcome: request.answer(context, out) }
+    Head::Complete { consumed, client, outcome: request.answer(context, client, out) }
 }
 
 fn too_many_headers(context: &Context<'_>) -> Refused {
@@ -108,9 +109,9 @@ struct Request<'h, 'b> {
 }
 
 impl Request<'_, '_> {
-    fn answer(&self, context: &Context<'_>, out: &mut Vec<u8>) -> Outcome {
+    fn answer(&self, context: &Context<'_>, client: Option<IpAddr>, out: &mut Vec<u8>) -> Outcome {
         let mut shape = Shape { head_only: self.method == "HEAD", ..Shape::PLAIN };
-        match self.examine(context, &mut shape, out) {
+        match self.examine(context, client, &mut shape, out) {
             Ok(outcome) => outcome,
             Err(refused) => refuse(&refused, shape, out),
         }
@@ -119,6 +120,7 @@ impl Request<'_, '_> {
     fn examine(
         &self,
         context: &Context<'_>,
+        client: Option<IpAddr>,
         shape: &mut Shape,
         out: &mut Vec<u8>,
     ) -> Result<Outcome, Refused> {
@@ -158,6 +160,9 @@ impl Request<'_, '_> {
         if fields.extensions {
             let room_bytes = context.context_room_bytes;
             compression = extensions::choose(self.headers, route.compression, room_bytes)?;
+        }
+        if let Some(gate) = context.gate {
+            gate.enter(client, index).or_else(|denial| deny(denial, shape))?;
         }
         response::switch(key, subprotocol, compression, out);
         Ok(Outcome::Upgrade { route: index, compression })
@@ -262,25 +267,25 @@ fn check_upgrade(
              make it forward Upgrade and Connection",
         );
     }
-    let full = |seconds: u32, message: &'static str| {
-        (Some(seconds), Err(Refused::new(Refusal::Unavailable, message)))
-    };
-    let (retry_after_s, verdict) = match availability {
-        Availability::Ready => (None, Ok(())),
+    match availability {
+        Availability::Ready => {}
         Availability::Draining { retry_after_s } => {
-            full(retry_after_s, "server is about to stop: connect again, to another one")
+            let message = "server is about to stop: connect again, to another one";
+            deny(Denial { refusal: Refusal::Unavailable, message, retry_after_s }, shape)?;
         }
-        Availability::Full { retry_after_s } => {
-            full(retry_after_s, "server has all the connections it may have: try again later")
-        }
-    };
-    shape.retry_after_s = retry_after_s;
-    verdict?;
+        Availability::Denied(denial) => deny(denial, shape)?,
+    }
     match fields.version.get("Sec-WebSocket-Version")? {
         Some(b"13") => Ok(()),
         Some(_) => required("Sec-WebSocket-Version is not 13, the only version spoken here"),
         None => required("no Sec-WebSocket-Version header field: send 13"),
     }
+}
+
+/// A refusal that tells when to come back (RFC 9110 10.2.3).
+fn deny(denial: Denial, shape: &mut Shape) -> Result<(), Refused> {
+    shape.retry_after_s = Some(denial.retry_after_s);
+    Err(Refused::new(denial.refusal, denial.message))
 }
 
 /// The token that a request carries (RFC 6750 2.1, 2.3).

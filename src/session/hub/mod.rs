@@ -10,6 +10,7 @@
 
 mod answers;
 pub mod content;
+mod rates;
 mod realm;
 pub(crate) mod reply;
 mod request;
@@ -23,6 +24,7 @@ pub use answers::{Admission, Seat};
 pub use realm::{Realm, SessionLimits, retention};
 pub use state::{HubSession, NONE, Subscription};
 
+use crate::admission::limiter::Kind;
 use crate::auth::{ChannelGrant, Identity, Rights};
 use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
 
@@ -55,7 +57,11 @@ pub struct Effects {
     pub replaces: Option<ConnectionId>,
     /// Say goodbye and close, with code and reason.
     pub close: Option<(u16, String)>,
+    /// When to come back after that.
+    pub retry_after_ms: u32,
     pub auth_failures: Vec<&'static str>,
+    /// Requests that were more than may come in a second.
+    pub over_rate: Vec<Kind>,
     pub errors: u32,
     pub resumed: u32,
 }
@@ -75,7 +81,8 @@ impl Effects {
         (self.renumbered, self.named) = (false, false);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();
-        (self.errors, self.resumed) = (0, 0);
+        self.over_rate.clear();
+        (self.errors, self.resumed, self.retry_after_ms) = (0, 0, 0);
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::admission::Admission;
+use crate::admission::limiter::RateBounds;
 use crate::auth::{Identity, Namespace, Namespaces, Sealer, Verifier};
 use crate::hub::Retention;
 
@@ -24,6 +26,8 @@ pub struct SessionLimits {
     pub history_page_max: u32,
     /// The longest message, told in the welcome.
     pub message_bytes_max: u64,
+    /// What may be done in a second.
+    pub rates: RateBounds,
 }
 
 /// See the module.
@@ -38,6 +42,8 @@ pub struct Realm {
     pub allow_anonymous: bool,
     pub sealer: Arc<Sealer>,
     pub limits: SessionLimits,
+    /// What users do on all shards.
+    pub admission: Arc<Admission>,
     /// Who came without a token: one for all of them.
     pub(super) anybody: Arc<Identity>,
     voided: Mutex<Voided>,
@@ -59,9 +65,20 @@ impl Realm {
         allow_anonymous: bool,
         sealer: Arc<Sealer>,
         limits: SessionLimits,
+        admission: Arc<Admission>,
     ) -> Self {
         let (anybody, voided) = (Arc::default(), Mutex::default());
-        Self { node, namespaces, verifier, allow_anonymous, sealer, limits, anybody, voided }
+        Self {
+            node,
+            namespaces,
+            verifier,
+            allow_anonymous,
+            sealer,
+            limits,
+            admission,
+            anybody,
+            voided,
+        }
     }
 
     /// Whether connections may do without a token.

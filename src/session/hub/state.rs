@@ -7,6 +7,7 @@ use super::Call;
 use super::realm::Realm;
 use super::reply::{Line, quoted};
 use super::resume::Resuming;
+use crate::admission::limiter::Limiter;
 use crate::auth::{ChannelGrant, Identity};
 use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
 
@@ -72,6 +73,8 @@ pub(super) struct Extras {
     pub(super) root: Option<ConnectionId>,
     /// What its messages say of their sender, made when first needed.
     from: Option<Arc<str>>,
+    /// What may be asked in a second, where that is bounded.
+    pub(super) limiter: Limiter,
     /// Publishes of late, by namespace.
     pub(super) rates: Vec<Bucket>,
     /// Of subscriptions that rest on the server's word or a channel's token.

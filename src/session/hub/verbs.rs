@@ -6,6 +6,7 @@ use super::reply::{Line, error};
 use super::request::{self, Said, Text, Want};
 use super::state::{Asked, AskedKind, Bucket, HubSession, NONE, Subscription};
 use super::{Call, Left};
+use crate::admission::limiter::Kind;
 use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
 use crate::hub::{Subscribe, Verb};
@@ -85,6 +86,14 @@ impl HubSession {
         };
         if barred {
             return self.pending().held.push_back(object.into());
+        }
+        let kind = match &want {
+            Ok(Want::Subscribe { .. }) => Some(Kind::Subscribes),
+            Ok(Want::Publish { .. }) => Some(Kind::Publishes),
+            _ => None,
+        };
+        if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
+            return;
         }
         if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
             call.effects.errors += 1;

@@ -12,7 +12,6 @@
 mod backlog;
 mod commands;
 mod fanout;
-mod handshake;
 pub mod mail;
 mod sessions;
 
@@ -21,12 +20,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::core::Core;
+use crate::admission::Admission;
 use crate::hub::log::Log;
 use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
 use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Effects, HubSession, Realm};
 use backlog::Backlog;
-pub(super) use handshake::Handshake;
 use mail::{Act, CountReply, HubMail};
 
 /// Log completions, and mails within a shard, that a home works through at once.
@@ -64,6 +63,8 @@ struct Seated {
     backlog: Option<Box<Backlog>>,
     /// Where it stands among its user's connections.
     place: u32,
+    /// Whether it counts among those of its user on all shards.
+    counted: bool,
 }
 
 /// Something that is sent to, or done with, all connections of the shard, some in each turn.
@@ -127,6 +128,23 @@ impl HubState {
             unix_ms: 0,
             aged_tick: 0,
         })
+    }
+
+    pub(super) fn realm(&self) -> &Realm {
+        &self.shared.realm
+    }
+
+    pub(super) fn admission(&self) -> &Admission {
+        &self.shared.realm.admission
+    }
+
+    pub(super) fn unix_s(&self) -> u64 {
+        self.unix_ms / 1000
+    }
+
+    /// The user of a connection.
+    pub(super) fn user(&self, index: u32) -> Option<&str> {
+        self.seated(index)?.session.user().map(|user| &**user)
     }
 
     fn seated(&self, index: u32) -> Option<&Seated> {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::backlog::Item;
 use super::mail::HubMail;
 use super::{HubState, Seated};
+use crate::admission::Denied;
+use crate::admission::tables::Entered;
 use crate::auth::Identity;
 use crate::config::HandlerName;
 use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Request, Verb};
@@ -12,8 +14,14 @@ use crate::proto::ws::DataKind;
 use crate::session::hub::reply;
 use crate::session::hub::{Admission, Call, HubSession, Left, NONE, Seat, Subscription};
 use crate::shard::core::Core;
+use crate::shard::meter::TooMuch;
 use crate::shard::slot::Stage;
 use crate::shard::timers;
+
+/// A user has one connection more than it may have.
+fn too_many() -> (u16, String) {
+    (4429, "this user has all the connections it may have: close one first".into())
+}
 
 impl HubState {
     /// The connection's session, with a call for it. `None`: it is none of the hub's.
@@ -26,13 +34,19 @@ impl HubState {
     }
 
     /// Lists a connection under its user.
-    fn list_user(&mut self, index: u32) {
-        let Self { users, sessions, .. } = self;
-        let Some(seated) = sessions[index as usize].as_deref_mut() else { return };
-        let Some(user) = seated.session.user() else { return };
+    ///
+    /// # Errors
+    /// The user has as many as it may have.
+    fn list_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
+        let Self { users, sessions, shared, .. } = self;
+        let Some(seated) = sessions[index as usize].as_deref_mut() else { return Ok(()) };
+        let Some(user) = seated.session.user() else { return Ok(()) };
+        let entered = shared.realm.admission.enter_user(user, connections_max);
+        seated.counted = entered == Entered::Counted;
         let slots = users.entry(user.clone()).or_default();
         seated.place = slots.len() as u32;
         slots.push(index);
+        if entered == Entered::Full { Err(()) } else { Ok(()) }
     }
 
     /// A user may have very many connections: the last of them takes the place of the one that
@@ -102,34 +116,44 @@ impl Core {
         if hub.sessions.len() <= index as usize {
             hub.sessions.resize_with(index as usize + 1, || None);
         }
-        hub.sessions[index as usize] = Some(Box::new(Seated { session, backlog: None, place: 0 }));
-        hub.list_user(index);
+        hub.sessions[index as usize] =
+            Some(Box::new(Seated { session, backlog: None, place: 0, counted: false }));
+        let most = self.config.limits.admission.connections_per_user_max;
+        let listed = hub.list_user(index, most);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
             session.greet(&mut call, heartbeat_s);
         }
         self.hub_apply(index);
         self.set_deadline(index);
+        if listed.is_err() {
+            self.counters.deny(Denied::UserFull.name());
+            let (code, reason) = too_many();
+            self.hub_close(index, code, &reason);
+        }
     }
 
-    /// A message of a hub connection. Returns whether the session is one of the hub's.
+    /// A message of a hub connection. `too_much`: it is above what may come
+    /// in a second.
     pub(in crate::shard) fn hub_receive(
         hub: &mut Option<Box<HubState>>,
         index: u32,
         now_ns: u64,
-        kind: DataKind,
-        payload: &[u8],
-    ) -> bool {
+        (kind, payload): (DataKind, &[u8]),
+        too_much: Option<TooMuch>,
+    ) {
         let Some((session, mut call)) = hub.as_mut().and_then(|hub| hub.call(index, now_ns)) else {
-            return false;
+            return;
         };
-        match std::str::from_utf8(payload) {
-            Ok(text) if kind == DataKind::Text => session.receive(&mut call, text),
+        match (std::str::from_utf8(payload), too_much) {
+            (Ok(text), Some(much)) if kind == DataKind::Text => {
+                session.refuse_frame(&mut call, text, much.kind, much.wait_ms);
+            }
+            (Ok(text), None) if kind == DataKind::Text => session.receive(&mut call, text),
             _ => {
                 let reason = "only text messages are spoken here: send JSON as text";
                 call.effects.close = Some((1003, reason.into()));
             }
         }
-        true
     }
 
     /// Does what the session at this slot wants.
@@ -145,12 +169,15 @@ impl Core {
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
             self.gauges.outbox_bytes -= (before - backlog.bytes()) as u64;
         }
-        if effects.named {
-            hub.list_user(index);
+        let most = self.config.limits.admission.connections_per_user_max;
+        if effects.named && hub.list_user(index, most).is_err() {
+            effects.close = Some(too_many());
+            self.counters.deny(Denied::UserFull.name());
         }
         self.counters.request_errors += u64::from(effects.errors);
         self.counters.resumed += u64::from(effects.resumed);
         effects.auth_failures.drain(..).for_each(|kind| self.counters.auth_failure(kind));
+        effects.over_rate.drain(..).for_each(|kind| self.counters.over_rate(kind.name()));
         if let Some(old) = effects.replaces {
             let mail = HubMail::Replaced(old);
             if old.shard == self.id {
@@ -166,7 +193,7 @@ impl Core {
             self.ask(index, request);
         }
         if let Some((code, reason)) = effects.close.take() {
-            self.say_goodbye(index, code, &reason, 0);
+            self.say_goodbye(index, code, &reason, effects.retry_after_ms);
             self.close(index, code, &reason);
         } else {
             self.hold_or_go_on(index);
@@ -358,6 +385,9 @@ impl Core {
         hub.remove_members(&effects.left);
         if let Some(seated) = hub.sessions[index as usize].take() {
             if let Some(user) = seated.session.user() {
+                if seated.counted {
+                    hub.admission().leave_user(user);
+                }
                 hub.unlist_user(user, seated.place);
             }
             if let Some(mut backlog) = seated.backlog {

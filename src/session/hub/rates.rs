@@ -1,0 +1,58 @@
+//! Requests that are more than a connection or its user may send in a second.
+
+use super::Call;
+use super::reply::error;
+use super::request;
+use super::state::HubSession;
+use crate::admission::limiter::{Excess, Kind};
+use crate::hub::Code;
+
+impl HubSession {
+    /// Takes a request out of what may come in a second. Returns whether it is too much, and dealt
+    /// with.
+    pub(super) fn is_too_much(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<&str>,
+        kind: Kind,
+    ) -> bool {
+        let rates = &call.realm.limits.rates;
+        if !rates.bounds(&[kind]) {
+            return false;
+        }
+        let user = self.user().cloned();
+        let user = user.as_deref().map(|user| (user, &*call.realm.admission));
+        let Err(wait_ms) = self.extras().limiter.take(rates, kind, 1, user, call.now_ns) else {
+            return false;
+        };
+        call.effects.over_rate.push(kind);
+        refuse(call, id, kind, wait_ms);
+        true
+    }
+
+    /// A whole frame is too much: each of its requests is answered as the policy says.
+    pub fn refuse_frame(&self, call: &mut Call<'_>, text: &str, kind: Kind, wait_ms: u64) {
+        for object in request::objects(text) {
+            let id = object.ok().and_then(|object| request::read(object).id);
+            refuse(call, id, kind, wait_ms);
+            if call.effects.close.is_some() {
+                return;
+            }
+        }
+    }
+}
+
+fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms: u64) {
+    let text = format!("too many {} a second: wait {wait_ms} ms", kind.name());
+    match call.realm.limits.rates.excess {
+        Excess::Drop => {}
+        Excess::Error => {
+            call.effects.errors += 1;
+            call.say(error(id, Code::RateLimited, &text));
+        }
+        Excess::Close => {
+            call.effects.close = Some((4429, text));
+            call.effects.retry_after_ms = wait_ms.min(u64::from(u32::MAX)) as u32;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What each connection sends in a second, where that is bounded; costs nothing where it is not.
+
+use super::core::Core;
+use super::hub::HubState;
+use crate::admission::limiter::{Kind, Limiter, RateBounds};
+use crate::admission::{Denied, Standing};
+
+/// The kinds that are looked at before a message is.
+const KINDS: [Kind; 2] = [Kind::Messages, Kind::Bytes];
+
+/// A message is too much now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooMuch {
+    pub(super) kind: Kind,
+    /// When to try again (ms).
+    pub(super) wait_ms: u64,
+}
+
+impl TooMuch {
+    pub(super) fn name(self) -> &'static str {
+        self.kind.name()
+    }
+}
+
+/// Budgets by slot, made when a first message comes.
+#[derive(Debug, Default)]
+pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
+
+impl Meter {
+    /// Takes a message out of the budgets of its connection, and of its user.
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        index: u32,
+        bounds: &RateBounds,
+        hub: Option<&HubState>,
+        bytes: usize,
+        now_ns: u64,
+    ) -> Result<(), TooMuch> {
+        if !bounds.bounds(&KINDS) {
+            return Ok(());
+        }
+        self.take_bounded(index, bounds, hub, bytes, now_ns)
+    }
+
+    fn take_bounded(
+        &mut self,
+        index: u32,
+        bounds: &RateBounds,
+        hub: Option<&HubState>,
+        bytes: usize,
+        now_ns: u64,
+    ) -> Result<(), TooMuch> {
+        if self.0.len() <= index as usize {
+            self.0.resize_with(index as usize + 1, || None);
+        }
+        let limiter = self.0[index as usize].get_or_insert_default();
+        let user = hub.and_then(|hub| hub.user(index)).zip(hub.map(HubState::admission));
+        for (kind, times) in KINDS.into_iter().zip([1, bytes as u32]) {
+            let taken = limiter.take(bounds, kind, times, user, now_ns);
+            taken.map_err(|wait_ms| TooMuch { kind, wait_ms })?;
+        }
+        Ok(())
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, index: u32) {
+        if let Some(limiter) = self.0.get_mut(index as usize) {
+            *limiter = None;
+        }
+    }
+}
+
+impl Core {
+    /// Decides about a connection that has just been accepted.
+    pub(super) fn standing(&mut self, listener: u8, peer: Option<std::net::IpAddr>) -> Standing {
+        let limits = &self.config.limits;
+        let denied = if self.slots.len() as u32 >= limits.connections_per_shard_max {
+            Denied::ShardFull
+        } else if self.gauges.handshakes >= u64::from(limits.handshakes_per_shard_max) {
+            Denied::Handshakes
+        } else {
+            let listener = &self.config.listeners[usize::from(listener)];
+            // Another address may be named by the first bytes.
+            let direct = !listener.proxy_protocol && listener.forwarding.is_none();
+            if !direct {
+                return Standing::Waiting;
+            }
+            let admission = self.directory.admission();
+            match admission.enter(&limits.admission, peer, self.now_ns) {
+                Ok(standing) => return standing,
+                Err(denied) => denied,
+            }
+        };
+        Standing::Refused(denied)
+    }
+}
