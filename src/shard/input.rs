@@ -288,12 +288,8 @@ impl Core {
                     }
                 }
                 Event::Pong(payload) => {
-                    pongs += 1;
-                    // One answer is awaited; a flood of pongs is not worth a hash each.
-                    let answer = payload.as_slice().first_chunk().copied();
-                    if let Some(answer) = answer.filter(|_| pongs <= 2 && payload.len() == 16) {
-                        self.pong(index, answer);
-                    }
+                    let answer = payload.as_slice().try_into().ok();
+                    self.heard_pong(index, answer, &mut pongs);
                 }
                 Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
                 Event::Failed(error) => after = After::Failed(error),
@@ -303,6 +299,14 @@ impl Core {
             }
         }
         self.after_frames(index, after, queued_before);
+    }
+
+    /// One answer is awaited; a flood of pongs is not worth a hash each.
+    fn heard_pong(&mut self, index: u32, answer: Option<[u8; 16]>, heard: &mut u32) {
+        *heard += 1;
+        if let (Some(answer), ..=2) = (answer, *heard) {
+            self.pong(index, answer);
+        }
     }
 
     /// What the frames of one input led to is done.
