@@ -32,7 +32,7 @@ impl World {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
-        Self::build(seed, faults, &config, None)
+        Self::build(seed, faults, &config, None, 8)
     }
 
     /// The same with channels, over a log of the test's.
@@ -43,14 +43,32 @@ impl World {
         make_log: MakeLog,
         change: impl FnOnce(&mut File),
     ) -> Self {
-        let mut file = File { shards, ..File::default() };
-        change(&mut file);
-        let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
-        let hub = seawall::server::hub_with(&config, make_log);
-        Self::build(seed, faults, &config, hub)
+        Self::with_crowd(seed, shards, faults, make_log, 8, change)
     }
 
-    fn build(seed: u64, faults: Faults, config: &Arc<Config>, hub: Option<Arc<HubShared>>) -> Self {
+    /// The same with so many receive buffers a shard, for more connections than are common.
+    pub(crate) fn with_crowd(
+        seed: u64,
+        shards: u16,
+        faults: Faults,
+        make_log: MakeLog,
+        buffers: u16,
+        change: impl FnOnce(&mut File),
+    ) -> Self {
+        let mut file = File { shards, ..File::default() };
+        change(&mut file);
+        let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
+        let hub = seawall::server::hub_with(&config, make_log);
+        Self::build(seed, faults, &config, hub, buffers)
+    }
+
+    fn build(
+        seed: u64,
+        faults: Faults,
+        config: &Arc<Config>,
+        hub: Option<Arc<HubShared>>,
+        buffers: u16,
+    ) -> Self {
         let shards = config.shards;
         let network = Network::new(seed, shards, faults);
         let directory = Directory::new(usize::from(shards));
@@ -60,7 +78,7 @@ impl World {
         let make = |id: u16| {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };
-            let driver = network.driver(id, 8, buffer_bytes);
+            let driver = network.driver(id, buffers, buffer_bytes);
             // The simulated driver only counts listeners; any descriptor stands for one.
             let listener: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
             let (config, directory) = (config.clone(), directory.clone());
