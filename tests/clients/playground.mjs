@@ -86,6 +86,7 @@ try {
   assert.deepEqual(await lines(ann), all);
   assert.deepEqual(await lines(bob), all);
 
+  await ann.waitForFunction(() => document.getElementById('max').textContent.endsWith(' ms'));
   for (const [page, name] of [[ann, 'recovered'], [bob, 'recovered-phone']]) {
     await picture(page, name);
   }
@@ -98,7 +99,6 @@ try {
   await ann.waitForSelector('#recovery.bad');
   await ann.getByText('messages are gone: 7 to 8').waitFor();
 
-  await ann.waitForFunction(() => document.getElementById('max').textContent.endsWith(' ms'));
   for (const [page, name] of [[ann, 'desktop'], [bob, 'phone']]) {
     const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth,
       innerWidth]);
