@@ -11,6 +11,7 @@ mod support;
 mod api;
 mod client;
 mod closing;
+mod commands;
 mod errors;
 mod idempotency;
 mod identity;
