@@ -22,6 +22,11 @@ pub(crate) struct World {
     past: Option<Snapshot>,
 }
 
+/// The simulated driver only counts listeners; any descriptor stands for one.
+pub(crate) fn listener() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
+}
+
 impl World {
     pub(crate) fn new(
         seed: u64,
@@ -79,10 +84,8 @@ impl World {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };
             let driver = network.driver(id, buffers, buffer_bytes);
-            // The simulated driver only counts listeners; any descriptor stands for one.
-            let listener: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
             let (config, directory) = (config.clone(), directory.clone());
-            Some(Shard::new(driver, id, config, directory, vec![listener], seed).unwrap())
+            Some(Shard::new(driver, id, config, directory, vec![listener()], seed).unwrap())
         };
         let shards = (0..shards).map(make).collect();
         Self { seed, network: network.clone(), clients: Vec::new(), directory, shards, past: None }
