@@ -72,6 +72,15 @@ impl Fetcher {
     }
 }
 
+/// How certificates are checked: against the host's authorities.
+pub(crate) fn tls() -> TlsConfig {
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .unversioned_rustls_crypto_provider(crypto)
+        .build()
+}
+
 struct Work {
     verifier: Arc<Verifier>,
     source: JwksSource,
@@ -85,13 +94,8 @@ struct Work {
 
 impl Work {
     fn new(verifier: Arc<Verifier>, source: JwksSource, stop: Arc<AtomicBool>) -> Self {
-        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .unversioned_rustls_crypto_provider(crypto)
-            .build();
         let config = ureq::config::Config::builder()
-            .tls_config(tls)
+            .tls_config(tls())
             .timeout_global(Some(TIMEOUT))
             .max_redirects(REDIRECTS_MAX)
             .https_only(source.url.starts_with("https://"))

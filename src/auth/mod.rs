@@ -30,6 +30,7 @@ pub use api_keys::ApiKeys;
 pub use claims::{Expected, INFO_BYTES_MAX, USER_BYTES_MAX};
 pub use error::AuthError;
 pub use examine::Examination;
+pub(crate) use fetch::tls;
 pub use fetch::{Fetcher, JwksSource};
 pub use identity::{ChannelGrant, Identity, Right, Rights};
 pub use jwks::Jwks;

@@ -1,11 +1,16 @@
 //! The command line: one file a subcommand.
 
 mod banner;
+mod channels;
 mod check_config;
+mod connections;
 mod doctor;
 mod flags;
+mod kick;
 mod load;
 mod print;
+mod publish;
+mod remote;
 mod serve;
 mod token;
 
@@ -36,6 +41,14 @@ enum Command {
     Config(print::ConfigArguments),
     /// Make a token for a client, or say why one is not taken
     Token(Box<token::Arguments>),
+    /// Publish a message to a channel of a running server
+    Publish(publish::Arguments),
+    /// List the channels of a running server, or tell about one
+    Channels(channels::Arguments),
+    /// List the connections of a running server, or tell about one
+    Connections(connections::Arguments),
+    /// Disconnect a user or a connection of a running server
+    Kick(kick::Arguments),
     /// Look at this host: what stands in the server's way, and what mends it
     Doctor(doctor::Arguments),
     /// Print the version
@@ -49,6 +62,10 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Config(arguments) => print::config(&arguments),
         Command::Token(arguments) => token::run(&arguments),
+        Command::Publish(arguments) => publish::run(&arguments),
+        Command::Channels(arguments) => channels::run(&arguments),
+        Command::Connections(arguments) => connections::run(&arguments),
+        Command::Kick(arguments) => kick::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => print::version(&arguments),
     }

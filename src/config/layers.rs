@@ -83,9 +83,10 @@ pub struct Written {
     pub sources: Sources,
 }
 
-/// Names that are no options: the file's own, and those that Kubernetes gives each container in
-/// the namespace of a service called "seawall".
-const FOREIGN: [&str; 4] = ["SEAWALL_CONFIG", "SEAWALL_PORT", "SEAWALL_PORT_", "SEAWALL_SERVICE_"];
+/// Names that are no options: the file's own, the key of commands that ask a server, and those
+/// that Kubernetes gives each container in the namespace of a service called "seawall".
+const FOREIGN: [&str; 5] =
+    ["SEAWALL_CONFIG", "SEAWALL_API_KEY", "SEAWALL_PORT", "SEAWALL_PORT_", "SEAWALL_SERVICE_"];
 
 impl Written {
     /// Lays the layers over each other.

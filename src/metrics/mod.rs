@@ -56,7 +56,7 @@ pub struct Gauges {
     pub parked: u64,
     /// Bytes that wait to be sent.
     pub outbox_bytes: u64,
-    /// The most that waited in one outbox since the start.
+    /// The most that waited for one connection since the start.
     pub outbox_bytes_peak: u64,
     /// Bytes of partial requests and messages.
     pub partial_bytes: u64,

@@ -79,9 +79,12 @@ impl Directory {
         self.shards.is_empty()
     }
 
-    /// Tells how to wake a shard from outside.
+    /// Tells how to wake a shard from outside. Who posted before could not: the shard must read its
+    /// mail before it waits for the first time.
     pub fn set_bell(&self, shard: u16, bell: Arc<dyn Bell>) {
-        assert!(self.shards[usize::from(shard)].bell.set(bell).is_ok(), "a shard has one bell");
+        let own = &self.shards[usize::from(shard)];
+        assert!(own.bell.set(bell).is_ok(), "a shard has one bell");
+        own.waiting.swap(true, Ordering::AcqRel);
     }
 
     /// Posts and wakes the shard, from a thread that has no ring.

@@ -129,7 +129,8 @@ impl<D: Driver> Shard<D> {
             fired: Vec::new(),
             housekeeping_tick,
             active: false,
-            cut: false,
+            // The first turn does not wait: mail may have come before there was a bell.
+            cut: true,
             turn_ended_ns: now_ns,
         };
         shard.owe_accepts();

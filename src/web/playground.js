@@ -44,7 +44,9 @@ function append(line) {
 
 const note = (text, className = "") => append(element("li", text, `note ${className}`));
 
-const nameOf = ({ user, connection } = {}) => user ?? names.get(connection) ?? connection;
+/** Whoever has no token is known by name from its first message on, until it comes back anew. */
+const nameOf = (one) =>
+  one ? one.user ?? names.get(one.connection) ?? "a guest" : "the server";
 
 function show({ content, from, time, recovered }) {
   const { name, text } = content ?? {};
@@ -186,7 +188,7 @@ function showLatency() {
   for (const [id, share] of [["p50", 0.5], ["p90", 0.9], ["p99", 0.99], ["max", 1]]) {
     byId(id).textContent = text(at(share));
   }
-  byId("pings").textContent = `(${pings.length} pings)`;
+  byId("pings").textContent = pings.length === 1 ? "(1 ping)" : `(${pings.length} pings)`;
 }
 
 async function measure() {

@@ -129,7 +129,7 @@ fn chromium() {
     run(&mut node, "with_chromium.mjs", &mut server, &address);
 }
 
-/// A script that needs no server of ours.
+/// A script that ends by itself.
 #[track_caller]
 fn alone(command: &mut Command) -> String {
     let program = command.get_program().to_owned();
@@ -137,6 +137,7 @@ fn alone(command: &mut Command) -> String {
         .arg(SCRIPT_SECONDS_MAX)
         .arg(program)
         .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .current_dir(root())
         .output()
         .expect("coreutils are there");
@@ -154,11 +155,37 @@ fn client_library() {
     assert!(said.contains("\n# fail 0\n") && !said.contains("\n# pass 0\n"), "{said}");
 }
 
+/// What a hub in memory may have understood differently.
 #[test]
-fn playground() {
+fn client_library_with_the_server() {
+    tool(root().join(".cache/node/node_modules/ws"));
+    let server = Server::start("");
+    let mut node = Command::new("node");
+    node.arg("--test").arg("tests/clients/library_live.test.mjs");
+    node.env("SEAWALL_URL", format!("ws://{}/ws", server.address()));
+    let said = alone(&mut node);
+    assert!(said.contains("\n# fail 0\n") && said.contains("\n# skipped 0\n"), "{said}");
+    assert!(!said.contains("\n# pass 0\n"), "{said}");
+}
+
+/// The command of the playground's run in a browser.
+fn playground_run() -> Command {
     tool(root().join(".cache/node/node_modules/playwright-core"));
     tool(PathBuf::from("/usr/bin/chromium"));
     let mut node = Command::new("node");
-    node.arg("tests/clients/playground.mjs").arg(root().join(".cache/node")).arg("src/web");
-    assert!(alone(&mut node).ends_with("all passed\n"));
+    node.arg("tests/clients/playground.mjs").arg(root().join(".cache/node"));
+    node
+}
+
+#[test]
+fn playground() {
+    assert!(alone(playground_run().arg("src/web")).ends_with("all passed\n"));
+}
+
+#[test]
+fn playground_with_the_server() {
+    let server = Server::start("");
+    let mut run = playground_run();
+    run.arg(format!("http://{}/", server.address())).arg(format!("http://{}", server.admin()));
+    assert!(alone(&mut run).ends_with("all passed\n"));
 }

@@ -1,6 +1,7 @@
-// The playground page in a real browser, against the hub in memory, which serves it under the same
-// policy as the server does: folder of the packages, and of the pages, as arguments. A third names
-// a folder for screenshots.
+// The playground page in a real browser: the folder of the packages as first argument. With the
+// folder of the pages as second, it is served by the hub in memory, under the same policy as the
+// server does it; with addresses `http://client/ http://admin` as second and third, by a server.
+// Another argument names a folder for screenshots.
 //
 // Ends with 0 and `all passed` when everything was as it must be.
 
@@ -8,11 +9,13 @@ import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { MockHub } from './mock_hub.mjs';
 
-const [packages, pages, pictures] = process.argv.slice(2);
+const [packages, target, ...more] = process.argv.slice(2);
 const require = createRequire(`${packages}/`);
 const { chromium } = require('playwright-core');
-const hub = await MockHub.start(require('ws'), { pages });
-const address = hub.url.replace('ws:', 'http:').replace('/ws', '/');
+const admin = target.startsWith('http:') ? more.shift() : null;
+const [pictures] = more;
+const hub = admin ? null : await MockHub.start(require('ws'), { pages: target });
+const address = admin ? target : hub.url.replace('ws:', 'http:').replace('/ws', '/');
 const browser = await chromium.launch({
   executablePath: '/usr/bin/chromium',
   headless: true,
@@ -37,6 +40,18 @@ async function say(page, text) {
 
 const lines = (page) =>
   page.$$eval('#messages li:not(.note)', (all) => all.map((one) => one.lastChild.textContent));
+
+/** The channel's history is gone; what is published from now on may stay. */
+async function forget() {
+  if (hub) {
+    hub.historyMax = 1;
+    return;
+  }
+  const headers = { 'content-type': 'application/json' };
+  const path = `${admin}/v1/channels/chat%3Ademo/history`;
+  const { status } = await fetch(path, { method: 'DELETE', headers });
+  assert.equal(status, 200);
+}
 
 async function picture(page, name) {
   if (!pictures) return;
@@ -71,14 +86,19 @@ try {
   assert.deepEqual(await lines(ann), all);
   assert.deepEqual(await lines(bob), all);
 
-  hub.historyMax = 1;
+  await ann.waitForFunction(() => document.getElementById('max').textContent.endsWith(' ms'));
+  for (const [page, name] of [[ann, 'recovered'], [bob, 'recovered-phone']]) {
+    await picture(page, name);
+  }
+  if (hub) await forget();
   await ann.getByRole('button', { name: 'Cut my connection' }).click();
   await ann.waitForSelector('#state[data-state=waiting]');
   for (const text of ['four', 'five']) await say(bob, text);
+  await bob.waitForSelector('#messages li.waiting', { state: 'detached' });
+  if (!hub) await forget();
   await ann.waitForSelector('#recovery.bad');
   await ann.getByText('messages are gone: 7 to 8').waitFor();
 
-  await ann.waitForFunction(() => document.getElementById('max').textContent.endsWith(' ms'));
   for (const [page, name] of [[ann, 'desktop'], [bob, 'phone']]) {
     const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth,
       innerWidth]);
@@ -88,6 +108,6 @@ try {
   assert.deepEqual(complaints, []);
 } finally {
   await browser.close();
-  await hub.stop();
+  await hub?.stop();
 }
 console.log('all passed');

@@ -9,7 +9,11 @@ mod numbers;
 mod world;
 
 use client::{Behaviour, Client};
-use seawall::driver::sim::Faults;
+use seawall::config::{Config, file::File};
+use seawall::driver::Wait;
+use seawall::driver::sim::{Faults, Network};
+use seawall::shard::mailbox::{Directory, Mail};
+use seawall::shard::{Life, Shard};
 use world::World;
 
 /// Runs clients of all kinds to their end, drains, and checks the laws.
@@ -342,4 +346,21 @@ fn nothing_of_http_follows_the_101() {
         world.drain();
         world.check_laws(false);
     }
+}
+
+/// The control thread may be faster than a shard that starts.
+#[test]
+fn mail_that_comes_before_there_is_a_bell_is_read_without_waiting() {
+    let config = Config::validate(&File { shards: 1, ..File::default() }, 20_000, 1).unwrap();
+    let (network, directory) = (Network::new(1, 1, Faults::default()), Directory::new(1));
+    directory.post(0, Mail::Stop);
+    let driver = network.driver(0, 8, 1024);
+    let listeners = vec![world::listener()];
+    let mut shard = Shard::new(driver, 0, config.into(), directory, listeners, 1).unwrap();
+    let mut turn = || {
+        let life = shard.turn().unwrap();
+        assert_eq!(network.last_wait(0), Wait::No);
+        life
+    };
+    assert!(turn() == Life::Finished || turn() == Life::Finished);
 }

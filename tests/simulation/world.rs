@@ -22,6 +22,11 @@ pub(crate) struct World {
     past: Option<Snapshot>,
 }
 
+/// The simulated driver only counts listeners; any descriptor stands for one.
+pub(crate) fn listener() -> OwnedFd {
+    std::fs::File::open("/dev/null").unwrap().into()
+}
+
 impl World {
     pub(crate) fn new(
         seed: u64,
@@ -33,7 +38,7 @@ impl World {
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
         let directory = Directory::new(usize::from(shards));
-        Self::build(seed, faults, &config, directory)
+        Self::build(seed, faults, &config, directory, 8)
     }
 
     /// The same with channels, over a log of the test's.
@@ -44,28 +49,44 @@ impl World {
         make_log: MakeLog,
         change: impl FnOnce(&mut File),
     ) -> Self {
+        Self::with_crowd(seed, shards, faults, make_log, 8, change)
+    }
+
+    /// The same with so many receive buffers a shard, for more connections than are common.
+    pub(crate) fn with_crowd(
+        seed: u64,
+        shards: u16,
+        faults: Faults,
+        make_log: MakeLog,
+        buffers: u16,
+        change: impl FnOnce(&mut File),
+    ) -> Self {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
-        let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
+        let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
         let directory = Directory::new(usize::from(shards));
         let admission = directory.admission().clone();
         if let Some(hub) = seawall::server::hub_with(&config, admission, make_log) {
             directory.set_hub(hub);
         }
-        Self::build(seed, faults, &config, directory)
+        Self::build(seed, faults, &config, directory, buffers)
     }
 
-    fn build(seed: u64, faults: Faults, config: &Arc<Config>, directory: Arc<Directory>) -> Self {
+    fn build(
+        seed: u64,
+        faults: Faults,
+        config: &Arc<Config>,
+        directory: Arc<Directory>,
+        buffers: u16,
+    ) -> Self {
         let shards = config.shards;
         let network = Network::new(seed, shards, faults);
         let make = |id: u16| {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };
-            let driver = network.driver(id, 8, buffer_bytes);
-            // The simulated driver only counts listeners; any descriptor stands for one.
-            let listener: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+            let driver = network.driver(id, buffers, buffer_bytes);
             let (config, directory) = (config.clone(), directory.clone());
-            Some(Shard::new(driver, id, config, directory, vec![listener], seed).unwrap())
+            Some(Shard::new(driver, id, config, directory, vec![listener()], seed).unwrap())
         };
         let shards = (0..shards).map(make).collect();
         Self { seed, network: network.clone(), clients: Vec::new(), directory, shards, past: None }

@@ -44,8 +44,13 @@ impl Server {
 
     /// With these arguments, and an admin address on a free port.
     pub(crate) fn start_with(arguments: &[&str], config: &str) -> Self {
+        Self::start_at("127.0.0.1:0", arguments, config)
+    }
+
+    /// With this admin address.
+    pub(crate) fn start_at(admin: &str, arguments: &[&str], config: &str) -> Self {
         let (mut command, config) = command(arguments, config);
-        command.args(["--admin", "127.0.0.1:0"]);
+        command.args(["--admin", admin]);
         let mut child = command.spawn().expect("the server can be started");
         let stderr = child.stderr.take().expect("its log is piped");
         let log = Arc::new(Mutex::new(String::new()));

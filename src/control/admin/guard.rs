@@ -18,6 +18,11 @@ use axum::response::Response;
 use super::refuse;
 use crate::auth::ApiKeys;
 
+/// Who asks, as handlers find it among a request's extensions: the name of its key, if it brought
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller(pub(super) Option<Arc<str>>);
+
 /// What the guard goes by.
 #[derive(Clone)]
 pub(super) struct Guard {
@@ -42,16 +47,15 @@ impl Guard {
         Self { hosts, keys, metrics_auth }
     }
 
-    /// Whether a request to this path must bring a key, and does not.
-    fn misses_key(&self, path: &str, headers: &HeaderMap) -> bool {
+    /// Who asks. `None`: a request to this path must bring a key, and does not.
+    fn caller(&self, path: &str, headers: &HeaderMap) -> Option<Caller> {
         let is_open = match path {
             "/healthz" | "/readyz" => true,
             "/metrics" => !self.metrics_auth,
             _ => false,
         };
-        !is_open
-            && !self.keys.is_empty()
-            && bearer(headers).and_then(|key| self.keys.check(key)).is_none()
+        let name = bearer(headers).and_then(|key| self.keys.check(key));
+        (is_open || self.keys.is_empty() || name.is_some()).then(|| Caller(name.map(Arc::from)))
     }
 
     fn is_own_host(&self, host: &str) -> bool {
@@ -67,7 +71,7 @@ impl Guard {
 /// Answers those that must not pass.
 pub(super) async fn guard(
     extract::State(guard): extract::State<Guard>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
@@ -75,14 +79,14 @@ pub(super) async fn guard(
         let message = "requests from web pages (with an Origin) are not answered here";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
     }
-    if guard.misses_key(request.uri().path(), headers) {
+    let Some(caller) = guard.caller(request.uri().path(), headers) else {
         let message = "this asks for an API key: send `Authorization: Bearer KEY` with the secret \
                        of an [[api_key]]";
         let mut response = refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
         let scheme = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         return response;
-    }
+    };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A name that was made to lead here is of no use to a page that has no key.
     if guard.keys.is_empty() && !guard.is_own_host(host) {
@@ -94,6 +98,7 @@ pub(super) async fn guard(
         let message = "requests with a body, or that change something, must be application/json";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
     }
+    request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
@@ -143,7 +148,8 @@ mod tests {
         };
         let misses = |guard: &Guard, path: &str, value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
-            guard.misses_key(path, &std::iter::once((header::AUTHORIZATION, value)).collect())
+            let headers = std::iter::once((header::AUTHORIZATION, value)).collect();
+            guard.caller(path, &headers).is_none()
         };
         for authorization in ["", "Bearer", "Bearer ", "Bearer wrong", &format!("Basic {secret}")] {
             assert!(misses(&guard(false), "/v1/node", authorization), "{authorization}");
@@ -153,13 +159,13 @@ mod tests {
             assert!(misses(&guard(true), "/healthz/", authorization));
         }
         for scheme in ["Bearer", "bearer"] {
-            assert!(!misses(&guard(true), "/v1/node", &format!("{scheme} {secret}")));
+            let value = HeaderValue::from_str(&format!("{scheme} {secret}")).unwrap();
+            let headers = std::iter::once((header::AUTHORIZATION, value)).collect();
+            assert_eq!(guard(true).caller("/v1/node", &headers), Some(Caller(Some("a".into()))));
         }
-        assert!(guard(false).misses_key("/v1/node", &HeaderMap::new()));
-        assert!(
-            !Guard::new(&[], false, Arc::default(), false)
-                .misses_key("/v1/node", &HeaderMap::new())
-        );
+        assert_eq!(guard(false).caller("/v1/node", &HeaderMap::new()), None);
+        let without = Guard::new(&[], false, Arc::default(), false);
+        assert_eq!(without.caller("/v1/node", &HeaderMap::new()), Some(Caller(None)));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use axum::Json;
-use axum::extract::{Path, State as Extracted};
+use axum::extract::State as Extracted;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::api::Named;
 use super::{State, accept, refuse};
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, Process, prometheus, text};
@@ -57,7 +58,7 @@ pub(super) async fn histograms(Extracted(state): Extracted<State>, uri: Uri) -> 
 /// `/v1/histograms/NAME`: all of one; as `NAME.hgrm`, or as `text/plain`, its distribution.
 pub(super) async fn histogram(
     Extracted(state): Extracted<State>,
-    Path(name): Path<String>,
+    Named(name): Named,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response {

@@ -105,6 +105,8 @@ impl HubSession {
             self.extras().root = ConnectionId::parse(root.unwrap_or(old));
         }
         self.become_known(call, ticket.identity.clone());
+        // It is on no channel any more, but may have been: under another name.
+        self.relist();
         let old = old_id.filter(|old| *old != self.id);
         let id = id.map(Into::into);
         let mut resuming = Resuming { id, waiting: 0, channels: String::new(), old };

@@ -224,7 +224,6 @@ impl HubSession {
         }
     }
 
-    /// Takes another identity.
     /// Has this identity from now on. Where it is listed already, it is so under its old name
     /// until [`Self::relist`].
     pub(super) fn become_known(&mut self, call: &mut Call<'_>, identity: Arc<Identity>) {

@@ -37,7 +37,10 @@ impl HubSession {
             match object {
                 Ok(object) if self.is_busy(call) => self.pending().held.push_back(object.into()),
                 Ok(object) => self.object(call, object),
-                Err(refusal) => call.say(error(None, refusal.code, &refusal.message)),
+                Err(refusal) => {
+                    call.effects.errors += 1;
+                    call.say(error(None, refusal.code, &refusal.message));
+                }
             }
             if call.effects.close.is_some() {
                 return;

@@ -229,6 +229,8 @@ impl Core {
         }
         self.gauges.outbox_bytes =
             self.gauges.outbox_bytes + backlog.bytes() as u64 - before as u64;
+        let waiting = (backlog.bytes() + queued) as u64;
+        self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(waiting);
         if close {
             hub.condemned.push(index);
         }
@@ -372,6 +374,7 @@ impl Core {
         backlog.push(Item::Message(publication));
         let bytes = backlog.bytes();
         self.gauges.outbox_bytes += (bytes - before) as u64;
+        self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
         if bytes > most
             && let Some(hub) = &mut self.hub
         {

@@ -1,13 +1,13 @@
 //! Channels: listed, looked at, their history read and removed.
 
 use axum::Json;
-use axum::extract::{Path, State as Extracted};
+use axum::extract::State as Extracted;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, State, answer, ask, channel_name, unexpected};
+use super::{ApiError, Asked, Named, State, answer, ask, channel_name, unexpected};
 use crate::hub::{Answer, Epoch, Position, PresencePage, Since, Verb};
 use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
@@ -91,7 +91,7 @@ fn place(position: Position) -> Value {
 /// `GET /v1/channels/{channel}`.
 pub(super) async fn one(
     Extracted(state): Extracted<State>,
-    Path(channel): Path<String>,
+    Named(channel): Named,
 ) -> Result<Json<Value>, ApiError> {
     let pending = ask(&state, channel_name(&channel)?, Verb::Describe)?;
     match answer(pending).await? {
@@ -119,7 +119,7 @@ fn listed(page: &PresencePage) -> Result<Value, ApiError> {
 /// `GET /v1/channels/{channel}/presence`.
 pub(super) async fn presence(
     Extracted(state): Extracted<State>,
-    Path(channel): Path<String>,
+    Named(channel): Named,
     Asked(query): Asked<PresenceQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let limit = page_limit(query.limit, state.0.config.hub.presence_page_max)?;
@@ -134,7 +134,7 @@ pub(super) async fn presence(
 /// `GET /v1/channels/{channel}/history`.
 pub(super) async fn history(
     Extracted(state): Extracted<State>,
-    Path(channel): Path<String>,
+    Named(channel): Named,
     Asked(query): Asked<HistoryQuery>,
 ) -> Result<Json<Value>, ApiError> {
     let limit = page_limit(query.limit, state.0.config.hub.history_page_max)?;
@@ -162,7 +162,7 @@ pub(super) async fn history(
 /// `DELETE /v1/channels/{channel}/history`.
 pub(super) async fn trim(
     Extracted(state): Extracted<State>,
-    Path(channel): Path<String>,
+    Named(channel): Named,
 ) -> Result<Json<Value>, ApiError> {
     match answer(ask(&state, channel_name(&channel)?, Verb::Trim)?).await? {
         Answer::Trimmed { position } => Ok(Json(place(position))),

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State as Extracted};
+use axum::extract::State as Extracted;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Body, State, channel_name};
+use super::{ApiError, Asked, Body, Named, State, channel_name};
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::session::hub::content;
 use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Target};
@@ -246,7 +246,7 @@ pub(super) async fn list(
 /// `GET /v1/connections/{id}`.
 pub(super) async fn one(
     Extracted(state): Extracted<State>,
-    Path(id): Path<String>,
+    Named(id): Named,
 ) -> Result<Json<Value>, ApiError> {
     let shared = state.hub()?;
     let id = connection_id(&id)?;

@@ -13,7 +13,7 @@ mod publish;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -146,6 +146,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 pub(super) fn channel_name(name: &str) -> Result<ChannelName, ApiError> {
     auth::check_channel(name).map_err(ApiError::bad)?;
     Ok(ChannelName::new(name))
+}
+
+/// The part of a path that names something.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(error) => Err(ApiError::bad(format!("the path: {}", error.body_text()))),
+        }
+    }
 }
 
 /// A home's answer that is on its way.

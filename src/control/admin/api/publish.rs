@@ -1,11 +1,12 @@
 //! Publishing: to one channel, to several, or as part of a batch.
 
-use axum::Json;
 use axum::extract::State as Extracted;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::super::guard::Caller;
 use super::{ApiError, Body, Pending, State, answer, ask, channel_name, connections, unexpected};
 use crate::hub::{Answer, Draft, KeyScope, Verb};
 use crate::session::hub::content;
@@ -49,9 +50,18 @@ enum Command {
     Unsubscribe(connections::Membership),
 }
 
+/// Whom idempotency keys belong to: backends choose theirs without knowing of each other.
+fn owner(caller: &Caller) -> Box<str> {
+    match &caller.0 {
+        Some(name) => format!("api:{name}").into(),
+        None => "api".into(),
+    }
+}
+
 /// A publish under way.
 fn begin(
     state: &State,
+    caller: &Caller,
     channel: &str,
     content: &RawValue,
     key: Option<&str>,
@@ -77,7 +87,7 @@ fn begin(
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let key = key.map(|key| KeyScope { owner: "api".into(), key: key.into() });
+    let key = key.map(|key| KeyScope { owner: owner(caller), key: key.into() });
     ask(state, channel, Verb::Publish { draft, key })
 }
 
@@ -98,9 +108,10 @@ async fn end(pending: Pending) -> Result<Value, ApiError> {
 /// `POST /v1/publish`.
 pub(super) async fn publish(
     Extracted(state): Extracted<State>,
+    Extension(caller): Extension<Caller>,
     Body(body): Body<Publish>,
 ) -> Result<Json<Value>, ApiError> {
-    let pending = begin(&state, &body.channel, &body.content, body.key.as_deref())?;
+    let pending = begin(&state, &caller, &body.channel, &body.content, body.key.as_deref())?;
     end(pending).await.map(Json)
 }
 
@@ -109,9 +120,14 @@ fn outcome(result: Result<Value, ApiError>) -> Value {
     result.unwrap_or_else(|error| json!({"error": {"code": error.code, "message": error.message}}))
 }
 
-fn begin_all(state: &State, body: &Broadcast) -> Result<Vec<Result<Pending, ApiError>>, ApiError> {
+fn begin_all(
+    state: &State,
+    caller: &Caller,
+    body: &Broadcast,
+) -> Result<Vec<Result<Pending, ApiError>>, ApiError> {
     few(body.channels.len(), "channels")?;
-    let begin = |channel: &String| begin(state, channel, &body.content, body.key.as_deref());
+    let begin =
+        |channel: &String| begin(state, caller, channel, &body.content, body.key.as_deref());
     Ok(body.channels.iter().map(begin).collect())
 }
 
@@ -136,9 +152,10 @@ fn few(count: usize, what: &str) -> Result<(), ApiError> {
 /// `POST /v1/broadcast`.
 pub(super) async fn broadcast(
     Extracted(state): Extracted<State>,
+    Extension(caller): Extension<Caller>,
     Body(body): Body<Broadcast>,
 ) -> Result<Json<Value>, ApiError> {
-    let pending = begin_all(&state, &body)?;
+    let pending = begin_all(&state, &caller, &body)?;
     Ok(Json(json!({"results": end_all(pending).await})))
 }
 
@@ -152,16 +169,21 @@ enum Begun {
 /// `POST /v1/batch`.
 pub(super) async fn batch(
     Extracted(state): Extracted<State>,
+    Extension(caller): Extension<Caller>,
     Body(body): Body<Batch>,
 ) -> Result<Json<Value>, ApiError> {
     few(body.commands.len(), "commands")?;
     let mut begun = Vec::with_capacity(body.commands.len());
     for command in body.commands {
         begun.push(match command {
-            Command::Publish(one) => {
-                Begun::Publish(begin(&state, &one.channel, &one.content, one.key.as_deref()))
-            }
-            Command::Broadcast(one) => Begun::Broadcast(begin_all(&state, &one)),
+            Command::Publish(one) => Begun::Publish(begin(
+                &state,
+                &caller,
+                &one.channel,
+                &one.content,
+                one.key.as_deref(),
+            )),
+            Command::Broadcast(one) => Begun::Broadcast(begin_all(&state, &caller, &one)),
             Command::Send(one) => Begun::Done(connections::do_send(&state, one).await),
             Command::Disconnect(one) => Begun::Done(connections::do_disconnect(&state, one).await),
             Command::Subscribe(one) => Begun::Done(connections::do_subscribe(&state, one).await),

@@ -1,0 +1,122 @@
+//! `seawall channels`: which channels there are, and who is on one.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::remote::{Api, Remote, encoded, plain, table, text};
+
+/// The most that one call lists.
+const PAGE: usize = 1000;
+
+/// Lists the channels of a running server, or tells about one of them and lists who is there.
+///
+/// Exit codes: 0 done; 1 the server was not reached, or there is no such channel.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A channel's name
+    channel: Option<String>,
+
+    /// Only names that begin like this
+    #[arg(long, conflicts_with = "channel")]
+    prefix: Option<String>,
+
+    /// List so many channels, or members, at most
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    match &arguments.channel {
+        Some(channel) => {
+            arguments.remote.run(|api| describe(api, channel, arguments.limit), described)
+        }
+        None => arguments.remote.run(|api| list(api, arguments), listed),
+    }
+}
+
+fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+    let mut all = serde_json::Map::new();
+    let mut after = String::new();
+    loop {
+        let left = (arguments.limit - all.len()).min(PAGE).to_string();
+        let mut query = vec![("limit", left.as_str())];
+        query.extend(arguments.prefix.as_deref().map(|prefix| ("prefix", prefix)));
+        if !after.is_empty() {
+            query.push(("after", &after));
+        }
+        let mut page = api.get("/v1/channels", &query)?;
+        all.extend(page["channels"].as_object_mut().map(std::mem::take).unwrap_or_default());
+        let next = page["next"].as_str().unwrap_or_default();
+        if next.is_empty() || all.len() >= arguments.limit {
+            let mut answer = json!({"channels": all});
+            if !next.is_empty() {
+                answer["next"] = next.into();
+            }
+            return Ok(answer);
+        }
+        next.clone_into(&mut after);
+    }
+}
+
+fn listed(answer: &Value) -> String {
+    let mut rows = vec![vec!["CHANNEL".to_owned(), "MEMBERS".to_owned()]];
+    for (name, about) in answer["channels"].as_object().into_iter().flatten() {
+        rows.push(vec![name.clone(), about["members"].to_string()]);
+    }
+    let mut out = if rows.len() == 1 { "no channels\n".to_owned() } else { table(&rows) };
+    if !answer["next"].is_null() {
+        out.push_str("there are more: raise --limit\n");
+    }
+    out
+}
+
+/// What holds for the channel, with a list of its members in the end.
+fn describe(api: &Api, channel: &str, limit: usize) -> Result<Value, String> {
+    let path = format!("/v1/channels/{}", encoded(channel));
+    let mut answer = api.get(&path, &[])?;
+    let mut members: Vec<Value> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let query = [("after", after.as_str())];
+        let query = if after.is_empty() { &[][..] } else { &query[..] };
+        let mut page = api.get(&format!("{path}/presence"), query)?;
+        members.extend(page["members"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        let next = page["next"].as_str().unwrap_or_default();
+        if next.is_empty() || members.len() >= limit {
+            members.truncate(limit);
+            answer["listed"] = members.into();
+            return Ok(answer);
+        }
+        next.clone_into(&mut after);
+    }
+}
+
+fn described(answer: &Value) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name:<10} {value}");
+    };
+    line("channel", text(answer, "channel"));
+    line("position", &format!("{} of epoch {}", answer["offset"], text(answer, "epoch")));
+    line("members", &answer["members"].to_string());
+    line("users", &answer["users"].to_string());
+    let listed = answer["listed"].as_array().map_or(&[][..], Vec::as_slice);
+    for one in listed {
+        let user = plain(one["user"].as_str().unwrap_or("nobody by name"));
+        let info = match &one["info"] {
+            Value::Null => String::new(),
+            info => format!("  {}", plain(&info.to_string())),
+        };
+        line("member", &format!("{user}  {}{info}", text(one, "connection")));
+    }
+    if (listed.len() as u64) < answer["users"].as_u64().unwrap_or(0) {
+        out.push_str("there are more: raise --limit\n");
+    }
+    out
+}

@@ -1,0 +1,148 @@
+//! `seawall connections`: who is connected, and how each connection does.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::remote::{Api, Remote, encoded, plain, table, text};
+
+/// The most that one call lists.
+const PAGE: usize = 1000;
+
+/// Lists the connections of a running server, or tells all about one of them.
+///
+/// Exit codes: 0 done; 1 the server was not reached, or there is no such connection.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// A connection's id
+    id: Option<String>,
+
+    /// Only this user's
+    #[arg(long, conflicts_with = "id")]
+    user: Option<String>,
+
+    /// Only those from this IP address
+    #[arg(long, conflicts_with = "id")]
+    address: Option<String>,
+
+    /// List so many at most
+    #[arg(long, default_value_t = 100, conflicts_with = "id")]
+    limit: usize,
+
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    match &arguments.id {
+        Some(id) => {
+            let path = format!("/v1/connections/{}", encoded(id));
+            arguments.remote.run(|api| api.get(&path, &[]), one)
+        }
+        None => arguments.remote.run(|api| list(api, arguments), |answer| listed(answer, now_ms())),
+    }
+}
+
+fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+    let mut all: Vec<Value> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let left = (arguments.limit - all.len()).min(PAGE).to_string();
+        let mut query = vec![("limit", left.as_str())];
+        query.extend(arguments.user.as_deref().map(|user| ("user", user)));
+        query.extend(arguments.address.as_deref().map(|address| ("address", address)));
+        if !after.is_empty() {
+            query.push(("after", &after));
+        }
+        let mut page = api.get("/v1/connections", &query)?;
+        all.extend(page["connections"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        let next = page["next"].as_str().unwrap_or_default();
+        if next.is_empty() || all.len() >= arguments.limit {
+            let mut answer = json!({"connections": all});
+            if !next.is_empty() {
+                answer["next"] = next.into();
+            }
+            return Ok(answer);
+        }
+        next.clone_into(&mut after);
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
+}
+
+/// A time that has passed, in its largest units.
+fn span(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m{:02}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h{:02}m", s / 3600, s / 60 % 60),
+        _ => format!("{}d{:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+fn listed(answer: &Value, now_ms: u64) -> String {
+    let connections = answer["connections"].as_array().map_or(&[][..], Vec::as_slice);
+    let head =
+        ["CONNECTION", "USER", "ADDRESS", "AGE", "IN", "OUT", "QUEUED", "DROPPED", "CHANNELS"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for one in connections {
+        let since_ms = one["since"].as_u64().unwrap_or(now_ms);
+        let number = |name: &str| one[name].to_string();
+        let channels = one["subscriptions"].as_array().map_or(0, Vec::len);
+        rows.push(vec![
+            text(one, "connection").to_owned(),
+            plain(text(one, "user")),
+            text(one, "address").to_owned(),
+            span(now_ms.saturating_sub(since_ms)),
+            number("messages_received"),
+            number("messages_sent"),
+            number("queue_bytes"),
+            number("dropped"),
+            channels.to_string(),
+        ]);
+    }
+    let mut out = if connections.is_empty() { "no connections\n".to_owned() } else { table(&rows) };
+    if !answer["next"].is_null() {
+        out.push_str("there are more: raise --limit\n");
+    }
+    out
+}
+
+fn one(answer: &Value) -> String {
+    let mut out = String::new();
+    let fields = answer.as_object().into_iter().flatten();
+    for (name, value) in fields.filter(|(name, _)| *name != "subscriptions") {
+        let value = match (name.as_str(), value) {
+            ("since", Value::Number(since)) => {
+                let age_ms = now_ms().saturating_sub(since.as_u64().unwrap_or(0));
+                format!("{} ago", span(age_ms))
+            }
+            (_, Value::String(text)) => plain(text),
+            (_, other) => other.to_string(),
+        };
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{:<18} {value}", name.replace('_', " "));
+    }
+    for channel in answer["subscriptions"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "{:<18} {}", "channel", channel.as_str().unwrap_or_default());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (s, told) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3660, "1h01m"), (90_000, "1d01h")]
+        {
+            assert_eq!(span(s * 1000), told);
+        }
+    }
+}

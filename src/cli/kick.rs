@@ -1,0 +1,78 @@
+//! `seawall kick`: ends connections, or takes them from channels.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::remote::{Api, Remote};
+
+/// Disconnects a user or a connection, and voids the tickets with which it would come back; with
+/// --channel, takes it from these channels instead.
+///
+/// Exit codes: 0 there was somebody to kick; 1 there was nobody, or the server was not reached.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// All connections of this user
+    #[arg(long, required_unless_present = "connection", conflicts_with = "connection")]
+    user: Option<String>,
+
+    /// This connection
+    #[arg(long, value_name = "ID")]
+    connection: Option<String>,
+
+    /// Only from this channel; may be given several times
+    #[arg(long)]
+    channel: Vec<String>,
+
+    /// The close code: 1000, 1001, or from 3000 to 4999; without: 4403, on which clients stay away
+    #[arg(long, conflicts_with = "channel")]
+    code: Option<u16>,
+
+    /// What clients are told, in 123 bytes at most
+    #[arg(long, conflicts_with = "channel")]
+    reason: Option<String>,
+
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    let answer = match arguments.remote.api().and_then(|api| kick(&api, arguments)) {
+        Ok(answer) => answer,
+        Err(text) => return super::fail(&text),
+    };
+    let (what, verb) = if arguments.channel.is_empty() {
+        ("disconnected", "disconnected")
+    } else {
+        ("unsubscribed", "taken from the channel")
+    };
+    let count = answer[what].as_u64().unwrap_or(0);
+    let shown = arguments.remote.show(&answer, |_| match count {
+        1 => format!("1 connection was {verb}\n"),
+        count => format!("{count} connections were {verb}\n"),
+    });
+    if count == 0 { ExitCode::FAILURE } else { shown }
+}
+
+fn kick(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+    let mut body = match (&arguments.user, &arguments.connection) {
+        (Some(user), _) => json!({"user": user}),
+        (None, connection) => json!({"connection": connection}),
+    };
+    if arguments.channel.is_empty() {
+        if let Some(code) = arguments.code {
+            body["code"] = code.into();
+        }
+        if let Some(reason) = &arguments.reason {
+            body["reason"] = reason.as_str().into();
+        }
+        return api.post("/v1/disconnect", &body.to_string());
+    }
+    let mut count = 0;
+    for channel in &arguments.channel {
+        body["channel"] = channel.as_str().into();
+        let answer = api.post("/v1/unsubscribe", &body.to_string())?;
+        count += answer["unsubscribed"].as_u64().unwrap_or(0);
+    }
+    Ok(json!({"unsubscribed": count}))
+}

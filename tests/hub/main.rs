@@ -1,0 +1,23 @@
+//! The hub as its users meet it: clients over real sockets and backends over HTTP, against a
+//! server of its own for each test.
+//!
+//! What belongs here: what is said on the wire, call by call, and what many connections see
+//! together. Cuts at any byte, and logs that are late, belong to `tests/simulation`.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod client;
+mod closing;
+mod commands;
+mod errors;
+mod idempotency;
+mod identity;
+mod order;
+mod presence;
+mod protocol;
+mod recovery;
+mod slow;
+mod tickets;
