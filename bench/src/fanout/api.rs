@@ -114,7 +114,7 @@ impl Line {
 
     /// The next answer: its status and its body.
     fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
-        let mut part = [0; 64 * 1024];
+        let mut part = vec![0; 64 * 1024];
         loop {
             if let Some((status, begin, end)) = whole(&self.bytes)? {
                 let body = self.bytes[begin..end].to_vec();

@@ -120,10 +120,9 @@ impl Dialect {
                 Some("error") => Answer::Refused,
                 _ => Answer::Other,
             },
-            Self::Plain => Answer::Other,
             // The text goes on in further lines, which say nothing of this kind.
             Self::Nchan if line.starts_with(b"queued messages:") => Answer::Published,
-            Self::Nchan => Answer::Other,
+            Self::Nchan | Self::Plain => Answer::Other,
         }
     }
 
