@@ -29,6 +29,9 @@ pub struct FanoutArgs {
     #[arg(long, default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(CHANNELS_MAX)))]
     pub channels: u32,
+    /// Each publisher keeps to one channel, as it must where the path says it
+    #[arg(long)]
+    pub own_channel: bool,
     /// Messages per second of all publishers: an open loop, whose latency counts from the intended
     /// send time
     #[arg(long, conflicts_with_all = ["depth", "window"],

@@ -48,12 +48,14 @@ pub struct FanoutPlan {
     pub duration_ns: u64,
     /// Publishers speak HTTP, and are not bound to the channel of a path.
     pub http: bool,
+    /// Each publisher keeps to one channel all the same.
+    pub own_channel: bool,
 }
 
 impl FanoutPlan {
     /// Whether each publisher has one channel; else all channels in turn.
     fn is_bound(&self) -> bool {
-        self.dialect.is_bound() && !self.http
+        self.own_channel || (self.dialect.is_bound() && !self.http)
     }
 
     /// The channel of a publisher's message number `index`.
@@ -136,6 +138,7 @@ mod tests {
             warmup_ns: 0,
             duration_ns: 0,
             http: false,
+            own_channel: false,
         }
     }
 

@@ -125,6 +125,7 @@ fn plan(args: &FanoutArgs) -> Result<FanoutPlan, Failure> {
         warmup_ns: nanos(args.warmup),
         duration_ns: nanos(args.duration),
         http,
+        own_channel: args.own_channel,
     })
 }
 
