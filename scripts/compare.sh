@@ -322,7 +322,7 @@ fanout_options() {
     *-half)
       local full=("$out/$crowd-full.$2".*.json)
       [[ -e ${full[0]} ]] || failed "row $1 needs row $crowd-full" || return
-      options+=(--rate "$(jq -s --argjson members "$members" \
+      options+=(--batch $batch --rate "$(jq -s --argjson members "$members" \
         'map(.per_second) | add / length / 2 / $members | floor | [., 1] | max' "${full[@]}")") ;;
     post) post_options "$2" ;;
   esac

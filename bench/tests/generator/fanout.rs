@@ -117,3 +117,22 @@ fn a_plain_broadcast_is_bound_to_paths() {
         assert!(run.stderr().contains(text), "{bad:?}: {}", run.stderr());
     }
 }
+
+#[test]
+fn clients_that_resume_get_what_they_missed_or_the_run_fails() {
+    let storm = ["--connections", "20", "--survivors", "2", "--survivor-rate", "50"];
+    let times = ["--before", "0.3", "--after", "0.3", "--base", "0.5", "--limit", "20"];
+    let resume = ["--policy", "resume", "--channels", "3", "--missed", "4"];
+    let hub = TestHub::start(Script::default());
+    let run = bench("storm", &hub.url("/echo"), &[&storm, &times, &resume]);
+    assert_eq!(run.code(), Some(0), "{}", run.stderr());
+    assert_eq!((run.count("back"), run.count("recovered")), (20, 20), "{:#}", run.json);
+    assert_eq!((run.count("missed_came"), run.count("missed_lost")), (80, 0), "{:#}", run.json);
+
+    let hub = TestHub::start(Script { forget: true, ..Script::default() });
+    let run = bench("storm", &hub.url("/echo"), &[&storm, &times, &resume]);
+    assert_eq!(run.code(), Some(1), "{}", run.stderr());
+    assert!(run.stderr().contains("did not get what they missed"), "{}", run.stderr());
+    assert_eq!(run.count("unrecovered"), 20);
+    assert!(run.count("missed_lost") > 0, "{:#}", run.json);
+}

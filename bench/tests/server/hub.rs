@@ -123,8 +123,9 @@ impl State {
     fn serve(&self, stream: TcpStream) {
         let Ok(writing) = stream.try_clone() else { return };
         let mut path = String::new();
+        #[expect(clippy::result_large_err, reason = "the library's type")]
         let accepted = tungstenite::accept_hdr(stream, |request: &Request, answer: Response| {
-            path = request.uri().path().to_owned();
+            request.uri().path().clone_into(&mut path);
             Ok(answer)
         });
         let Ok(mut socket) = accepted else { return };
@@ -133,11 +134,15 @@ impl State {
         let out = Arc::new(Mutex::new(Out { socket: writer, held: None }));
         if self.script.plain {
             self.subscribe(&path, id, &out);
-        } else {
+        } else if path != "/echo" {
             out.lock().unwrap().say(json!({"type": "welcome", "ticket": path}).to_string());
         }
         while let Ok(message) = socket.read() {
             let Message::Text(text) = message else { continue };
+            if path == "/echo" {
+                out.lock().unwrap().say(text.to_string());
+                continue;
+            }
             if self.script.plain {
                 self.publish(&path, &text, Some(id));
                 continue;
@@ -167,7 +172,9 @@ impl State {
                 let done = self.publish(channel, &request["content"].to_string(), None);
                 let kind = if done { "published" } else { "error" };
                 // The type comes first, as in the real one.
-                let answer = format!(r#"{{"type":"{kind}","code":"limit"}}"#);
+                let offset = self.offset(channel);
+                let answer =
+                    format!(r#"{{"type":"{kind}","channel":"{channel}","offset":{offset}}}"#);
                 out.lock().unwrap().say(answer);
             }
             Some("resume") => self.resume(request, id, out),
@@ -178,14 +185,15 @@ impl State {
     fn resume(&self, request: &Value, id: usize, out: &Arc<Mutex<Out>>) {
         let positions = request["positions"].as_object().expect("positions");
         for (channel, position) in positions {
-            self.subscribe(channel, id, out);
-            let offset = self.offset(channel);
-            let text = format!(
-                r#"{{"type":"resumed","ticket":"t","channels":{{"{channel}":{{"epoch":"e","offset":{offset},"recovered":{}}}}}}}"#,
-                !self.script.forget
-            );
+            // Nothing is published between the history and the subscription.
+            let mut subscribers = self.subscribers.lock().unwrap();
+            let own = Subscriber { channel: channel.clone(), id, out: Arc::clone(out) };
+            subscribers.push(own);
+            let place = json!({"epoch": "e", "offset": self.offset(channel),
+                               "recovered": !self.script.forget});
+            let answer = json!({"type": "resumed", "ticket": "t", "channels": {channel: place}});
             let mut out = out.lock().unwrap();
-            out.say(text);
+            out.say(answer.to_string());
             let since = position["offset"].as_u64().expect("an offset") as usize;
             let history = self.history.lock().unwrap();
             let missed = history.iter().filter(|(name, _)| name == channel).skip(since);
@@ -260,10 +268,10 @@ impl State {
             for command in batch["commands"].as_array().expect("commands") {
                 let publish = &command["publish"];
                 let channel = publish["channel"].as_str().unwrap_or_default();
-                results.push(match self.publish(channel, &publish["content"].to_string(), None) {
-                    true => json!({"epoch": "e", "offset": 1}),
-                    false => json!({"error": {"code": "limit"}}),
-                });
+                let done = self.publish(channel, &publish["content"].to_string(), None);
+                let (good, bad) =
+                    (json!({"epoch": "e", "offset": 1}), json!({"error": {"code": "limit"}}));
+                results.push(if done { good } else { bad });
             }
             let body = json!({"results": results}).to_string();
             let len = body.len();
