@@ -5,7 +5,9 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws yawc uws
-  npm-ws py-websockets)
+  npm-ws py-websockets tokio-broadcast nchan)
+# Those that publish to channels.
+HUBS=(seawall tokio-broadcast nchan)
 SIZES=(20 1k 16k)
 COUNTS=(200 5000)
 ALL_ROWS=()
@@ -15,6 +17,10 @@ for kind in echo open; do
   done
 done
 ALL_ROWS+=(pipelined echo1m handshake idle)
+for crowd in fanout1k fanout10k fanout1000x10; do
+  ALL_ROWS+=("$crowd-alone" "$crowd-full" "$crowd-half")
+done
+ALL_ROWS+=(post)
 
 usage() {
   cat <<EOF
@@ -53,11 +59,25 @@ Rows and what is compared:
   idle                      growth of the server's anonymous memory for each idle connection, from
                             5,000 to 15,000, and server CPU for each one opened (without its
                             closing), and growth of the kernel's slab for both ends
+  fanout1k-HOW              one publisher and 1,000 subscribers of a channel
+  fanout10k-HOW             the same with 10,000 subscribers
+  fanout1000x10-HOW         1,000 channels with a publisher and 10 subscribers each
+    ...-alone               at 50,000 deliveries a second, so that each message leaves by itself:
+                            deliveries in a second of server CPU
+    ...-full                published faster than it can be delivered: the same
+    ...-half                at half of that throughput: p50, p99 from publish to delivery
+  post                      messages published over HTTP in a second of server CPU, in batches of
+                            100 where there are batches, to one subscriber
 
 "bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
 row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
 adds some 200 bytes to each idle connection of its own event loop. "npm-ws" and "py-websockets" run
-where scripts/check.sh has installed them into .cache.
+where scripts/check.sh has installed them into .cache. "tokio-broadcast" is tokio-tungstenite with
+tokio's broadcast channel, as it is written by hand; "nchan" is nginx with that module, of the
+distribution, which this script installs (as root) where it is missing.
+
+A server that fails in a row is shown as failed there, and the others go on; the exit status is then
+1, and the reasons are in OUT/ROW.SERVER.ROUND.failed.
 
 Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
 peers have no such option and cannot be given one from outside by socket: they run with the host's
@@ -100,6 +120,7 @@ while (($#)); do
     *) die "unknown option $1 (-h explains)" ;;
   esac
 done
+is_hub_row() { [[ $1 == fanout* || $1 == post ]]; }
 for number in "$rounds" "$port" "$server_core" "$load_core" "${rate:-1}"; do
   [[ $number =~ ^[0-9]+$ ]] || die "$number is no number"
 done
@@ -151,9 +172,31 @@ binary_of() {
     uws) echo "$UWS" ;;
     npm-ws) [[ ! -d $ROOT/.cache/node/node_modules/ws ]] || command -v node ;;
     py-websockets) echo "$ROOT/.cache/venv/bin/python" ;;
+    nchan) [[ ! -e $NCHAN ]] || command -v nginx ;;
     *) echo "$PEERS/peer-$1" ;;
   esac
 }
+NCHAN=/usr/lib/nginx/modules/ngx_nchan_module.so
+install_nchan() {
+  echo "installing nginx with nchan" >&2
+  local policy=/usr/sbin/policy-rc.d own=0 status=0
+  # No service may start: this script starts what it measures.
+  if [[ ! -e $policy ]]; then
+    own=1
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+  fi
+  local get=(apt-get install -y -qq --no-install-recommends nginx libnginx-mod-nchan)
+  DEBIAN_FRONTEND=noninteractive "${get[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${get[@]}" >/dev/null; } || status=$?
+  if ((own)); then rm -f "$policy"; fi
+  return "$status"
+}
+if member nchan "${servers[@]}" && ((run)) && [[ ! -e $NCHAN ]]; then
+  if ((EUID == 0)) && command -v apt-get >/dev/null; then
+    install_nchan || echo "nginx with nchan could not be installed" >&2
+  fi
+fi
 present=()
 for one in "${servers[@]}"; do
   if [[ -x $(binary_of "$one") ]]; then
@@ -166,7 +209,8 @@ for one in "${servers[@]}"; do
 done
 servers=("${present[@]}")
 
-server_pid=
+# What is stopped, and what is measured: with nchan the one has started the other.
+server_pid= measured_pid=
 stop_server() {
   [[ -n $server_pid ]] || return 0
   local pid=$server_pid
@@ -184,7 +228,11 @@ trap 'exit 130' INT TERM
 
 listening() { [[ -n $(ss -Hltn "sport = :$port") ]]; }
 
-# start_server SERVER ROW
+# What made the last run fail.
+why=
+failed() { why=$*; return 1; }
+
+# start_server SERVER ROW: fails where the server does.
 start_server() {
   local address=127.0.0.1:$port command
   # A listener left over from an earlier run would share the connections, or take them all.
@@ -200,39 +248,105 @@ start_server() {
     npm-ws) command=(node "$ROOT/bench/peers/ws/echo.mjs" "$address") ;;
     py-websockets)
       command=("$ROOT/.cache/venv/bin/python" "$ROOT/bench/peers/websockets/echo.py" "$address") ;;
+    nchan)
+      sed -e "s#ADDRESS#$address#" -e "s#FOLDER#$out#" "$ROOT/bench/peers/nchan/nginx.conf" \
+        >"$out/nginx.conf"
+      command=(nginx -e "$out/nginx-error.log" -p "$out" -c "$out/nginx.conf") ;;
     *) command=("$(binary_of "$1")" "$address") ;;
   esac
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
   server_pid=$!
   for _ in {1..100}; do
-    kill -0 "$server_pid" 2>/dev/null || die "$1 ended at once: $(tail -n 3 "$out/server.log")"
-    if listening; then return; fi
+    kill -0 "$server_pid" 2>/dev/null || failed "$1 ended at once: $(tail -n 3 "$out/server.log")" ||
+      return
+    if listening; then break; fi
     sleep 0.05
   done
-  die "$1 does not listen on port $port after 5 s: $(tail -n 3 "$out/server.log")"
+  listening || failed "$1 does not listen on port $port after 5 s: $(tail -n 3 "$out/server.log")" ||
+    return
+  measured_pid=$server_pid
+  if [[ $1 == nchan ]]; then
+    for _ in {1..100}; do
+      measured_pid=$(pgrep -P "$server_pid" -o) && return
+      sleep 0.05
+    done
+    failed "nginx has no worker process: $(tail -n 3 "$out/nginx-error.log")"
+  fi
 }
 
-# load ROW SERVER FILE: one run, against the server that is running
+# load ROW SERVER FILE: one run, against the server that is running; fails where it does.
 load() {
-  local mode=echo options=(--duration "$seconds" --warmup "$warmup")
+  local mode=echo path=/echo options=(--duration "$seconds" --warmup "$warmup")
   case $1 in
     *-200 | *-5000) options+=(--connections "${1##*-}") ;;&
-    *1k-*) options+=(--size 1024) ;;
+    *1k-[25]*) options+=(--size 1024) ;;
     *16k-*) options+=(--size 16384) ;;
     pipelined) options+=(--connections 200 --depth 16) ;;
     echo1m) options+=(--connections 8 --size 1048576 --binary) ;;
     handshake) mode=connect ;;
     idle) mode=hold options=(--steps 5000,15000 --hold 1 --settle "$settle") ;;
+    fanout* | post) mode=fanout; fanout_options "$1" "$2" || return ;;
   esac
-  if [[ $1 == open* ]]; then options+=(--rate "$(rate_of "$1")"); fi
+  if [[ $1 == open* ]]; then
+    local open_rate
+    open_rate=$(rate_of "$1") || failed "row $1 needs row echo${1#open} for its rate (or --rate)" ||
+      return
+    options+=(--rate "$open_rate")
+  fi
   if [[ $2 == bare-* ]]; then options+=(--raw); fi
-  taskset -c "$load_core" timeout 120 "$BENCH" "$mode" "ws://127.0.0.1:$port/echo" \
-    "${options[@]}" --server-pid "$server_pid" --json "$3" >"$out/load.log" 2>&1 ||
-    die "row $1 failed against $2: $(tail -n 3 "$out/load.log")"
+  taskset -c "$load_core" timeout 120 "$BENCH" "$mode" "ws://127.0.0.1:$port$path" \
+    "${options[@]}" --server-pid "$measured_pid" --json "$3" >"$out/load.log" 2>&1 ||
+    failed "row $1 failed against $2: $(tail -n 3 "$out/load.log")"
+}
+
+# Deliveries a second of the rows in which each message leaves alone.
+ALONE=50000
+
+# fanout_options ROW SERVER: into `options` and `path` of the caller.
+fanout_options() {
+  local members=1000 channels=1 batch=1 window=64 crowd=${1%-*}
+  case $crowd in
+    fanout10k) members=10000 window=16 ;;
+    fanout1000x10) members=10 channels=1000 batch=16 window=16000 ;;
+  esac
+  options+=(--subscribers $((members * channels)) --channels $channels --publishers $channels)
+  options+=(--own-channel)
+  case $2 in
+    seawall) path=/ws ;;
+    tokio-broadcast) path=/{channel} options+=(--dialect plain) ;;
+    nchan) path=/sub/{channel} options+=(--dialect nchan --publish-path /pub/{channel}) ;;
+  esac
+  case $1 in
+    *-alone) options+=(--rate $((ALONE / members))) ;;
+    *-full) options+=(--depth 64 --batch $batch --window $window) ;;
+    *-half)
+      local full=("$out/$crowd-full.$2".*.json)
+      [[ -e ${full[0]} ]] || failed "row $1 needs row $crowd-full" || return
+      options+=(--batch $batch --rate "$(jq -s --argjson members "$members" \
+        'map(.per_second) | add / length / 2 / $members | floor | [., 1] | max' "${full[@]}")") ;;
+    post) post_options "$2" ;;
+  esac
+}
+
+post_options() {
+  options=(--duration "$seconds" --warmup "$warmup" --subscribers 1)
+  case $1 in
+    seawall) options+=(--batch 100 --api "http://127.0.0.1:$((port + 1))") ;;
+    nchan) options+=(--dialect nchan --api "http://127.0.0.1:$port/pub/{channel}") ;;
+  esac
 }
 
 # applies ROW SERVER
-applies() { [[ $2 != bare-* ]] || { [[ $1 != handshake && $1 != idle ]]; }; }
+applies() {
+  if is_hub_row "$1"; then
+    member "$2" "${HUBS[@]}" && [[ $1 != post || $2 != tokio-broadcast ]]
+    return
+  fi
+  case $2 in
+    bare-*) [[ $1 != handshake && $1 != idle ]] ;;
+    tokio-broadcast | nchan) return 1 ;;
+  esac
+}
 
 # rate_of ROW: 70 % of what the slowest server reached in the closed loop that belongs to it
 rate_of() {
@@ -240,22 +354,27 @@ rate_of() {
   local closed=echo${1#open} file files=()
   for server in "${servers[@]}"; do
     for file in "$out/$closed.$server".*.json; do
-      [[ -e $file ]] || die "row $1 needs row $closed for its rate (or --rate)"
-      files+=("$file")
+      # One that failed there has no say.
+      if [[ -e $file ]]; then files+=("$file"); fi
     done
   done
+  ((${#files[@]})) || return
   jq -s 'map(.per_second) | min * 0.7 | floor' "${files[@]}"
 }
 
 for row in "${rows[@]}"; do
   ((run)) || break
-  rm -f "$out/$row".*.json
+  rm -f "$out/$row".*.json "$out/$row".*.failed
   for ((round = 1; round <= rounds; round++)); do
     for server in "${servers[@]}"; do
       applies "$row" "$server" || continue
       echo "$row, round $round of $rounds: $server" >&2
-      start_server "$server" "$row"
-      load "$row" "$server" "$out/$row.$server.$round.json"
+      if ! { start_server "$server" "$row" &&
+        load "$row" "$server" "$out/$row.$server.$round.json"; }; then
+        echo "FAILED: $why" >&2
+        echo "$why" >"$out/$row.$server.$round.failed"
+        rm -f "$out/$row.$server.$round.json"
+      fi
       stop_server
     done
   done
@@ -280,7 +399,8 @@ print_row() {
       (if any(.[]; .server_saturated == false) then "*" else "" end)
       + (if any(.[].warnings[]; test("waited")) then "!" else "" end)' "${files[@]}")
     # Saturation says nothing where the rate is given or nothing happens.
-    case $row in open* | idle) marks=${marks/\*/} ;; esac
+    case $row in open* | idle | *-alone | *-half | post) marks=${marks/\*/} ;; esac
+    if compgen -G "$out/$row.$server.*.failed" >/dev/null; then marks+=" (some runs failed)"; fi
     values[$server]=$value flags[$server]=$marks
     if [[ $server == seawall ]]; then ours=$value; fi
     if [[ $server == bare-* ]]; then
@@ -290,7 +410,12 @@ print_row() {
   done
   for server in "${servers[@]}"; do
     value=${values[$server]:-}
-    [[ -n $value ]] || continue
+    if [[ -z $value ]]; then
+      if compgen -G "$out/$row.$server.*.failed" >/dev/null; then
+        printf '%s\t%s\tfailed\t-\t-\t-\n' "$row $key" "$server"
+      fi
+      continue
+    fi
     jq -rn --arg row "$row $key" --arg server "$server" --arg unit "$unit" \
       --arg marks "${flags[$server]}" --argjson value "$value" --argjson divisor "$divisor" \
       --argjson limit "${limit:-null}" --argjson ours "${ours:-null}" '
@@ -308,6 +433,13 @@ table() {
     case $row in
       echo1m) print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
       echo* | pipelined) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
+      *-alone | *-full) print_row "$row" each_per_server_cpu_s high "deliveries/cpu-s" 1 ;;
+      *-half)
+        print_row "$row" latency_p50_ns low us 1000
+        print_row "$row" latency_p99_ns low us 1000 ;;
+      post)
+        print_row "$row" each_per_server_cpu_s high "messages/cpu-s" 1
+        print_row "$row" per_second high "messages/s" 1 ;;
       handshake) print_row "$row" server_cpu_ns_each low us/connection 1000 ;;
       idle)
         print_row "$row" anon_growth_each_bytes low bytes/connection 1
@@ -323,3 +455,4 @@ table() {
 
 table | tee "$out/table.tsv" | column -t -s $'\t'
 echo "JSON of each run: $out; * not saturated, ! disturbed by other processes" >&2
+! compgen -G "$out/*.failed" >/dev/null || die "some runs failed: see $out/*.failed"

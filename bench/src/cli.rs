@@ -1,5 +1,6 @@
 //! The command line: what every load has, and the list of loads. Exit codes are here.
 
+mod fanout;
 mod loads;
 mod tools;
 mod values;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::expect::Expectation;
 use crate::target::Url;
 
+pub use fanout::FanoutArgs;
 pub use loads::{
     ConnectArgs, DropKind, EchoArgs, HoldArgs, Policy, ReplayArgs, SlowArgs, StormArgs,
 };
@@ -42,6 +44,8 @@ pub enum Command {
     Storm(StormArgs),
     /// Let some connections read slowly or not at all, and measure what it does to the others.
     Slow(SlowArgs),
+    /// Publish to channels, and measure the time until subscribers have each message.
+    Fanout(FanoutArgs),
     /// Send recorded frames with their timing.
     Replay(ReplayArgs),
     /// Draw results as SVG.
@@ -127,6 +131,9 @@ mod tests {
             "b connect ws://h/ --hold 3 --population 10",
             "b storm ws://h/ --policy backoff --base 0.5 --cap 20 --drop close",
             "b echo ws://h/ --expect p99<5ms --expect losses==0",
+            "b fanout ws://h/ --subscribers 10 --rate 5 --batch 2 --size 40",
+            "b fanout ws://h/ --dialect plain --window 8 --depth 3",
+            "b fanout ws://h/ --api http://h:1 --api-key k",
         ] {
             assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
         }
@@ -143,6 +150,10 @@ mod tests {
             "b storm ws://h/ --policy ticket",
             "b slow ws://h/ --share 0..1",
             "b echo http://h/",
+            "b fanout ws://h/ --rate 5 --window 2",
+            "b fanout ws://h/ --size 10",
+            "b fanout ws://h/ --api ws://h/",
+            "b fanout ws://h/ --api-key k",
             "b serve-uring 127.0.0.1:1 --buffers 3",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

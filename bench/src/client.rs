@@ -22,6 +22,8 @@ pub struct Terms {
     pub sheet: Sheet,
     /// Compare every byte of every echo.
     pub verify: bool,
+    /// Give whole messages to the load ([`Heard`]).
+    pub hear: bool,
 }
 
 /// Where a connection is in its life; it only moves down this list, then it is `Free` again.
@@ -111,11 +113,40 @@ impl Traffic {
     }
 }
 
+/// Messages that one chunk of bytes completed, one after the other.
+#[derive(Debug, Default)]
+pub struct Heard {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Heard {
+    fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    /// What came after the last whole message.
+    fn take_rest(&mut self) -> Vec<u8> {
+        self.bytes.split_off(self.ends.last().copied().unwrap_or(0))
+    }
+
+    pub fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| &self.bytes[begin..*end])
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+}
+
 /// What the connections of a thread share.
 #[derive(Default)]
 pub struct Tools {
     pub inflater: Inflater,
     pub traffic: Traffic,
+    pub heard: Heard,
 }
 
 /// What is being sent.
@@ -147,6 +178,8 @@ struct Rare {
     frames: VecDeque<Box<[u8]>>,
     /// A compressed message while it is not whole.
     compressed: Vec<u8>,
+    /// A message to be heard while it is not whole.
+    unheard: Vec<u8>,
     /// The server's uninvited Close.
     closed_by_server: Option<CloseCode>,
 }
@@ -157,6 +190,7 @@ impl Rare {
             && self.pong.is_none()
             && self.frames.is_empty()
             && self.compressed.is_empty()
+            && self.unheard.is_empty()
             && self.closed_by_server.is_none()
     }
 }
@@ -362,9 +396,15 @@ impl Connection {
         terms: &Terms,
         tools: &mut Tools,
     ) -> Result<Events, Fault> {
+        if terms.hear
+            && let Some(rare) = &mut self.rare
+        {
+            tools.heard.bytes.append(&mut rare.unheard);
+        }
         let mut inspector = Inspector {
             sheet: &terms.sheet,
             verify: terms.verify,
+            hear: terms.hear,
             variant: &mut self.echo_variant,
             events: Events::default(),
             rare: &mut self.rare,
@@ -379,6 +419,13 @@ impl Connection {
         let Inspector { mut events, close, fault, .. } = inspector;
         if let Some(fault) = fault {
             return Err(fault);
+        }
+        if terms.hear {
+            let rest = tools.heard.take_rest();
+            if !rest.is_empty() {
+                self.rare().unheard = rest;
+            }
+            self.tidy();
         }
         if let Some(code) = close {
             if self.stage == Stage::Open {
@@ -398,6 +445,7 @@ impl Connection {
 struct Inspector<'a> {
     sheet: &'a Sheet,
     verify: bool,
+    hear: bool,
     variant: &'a mut u32,
     events: Events,
     rare: &'a mut Option<Box<Rare>>,
@@ -427,11 +475,14 @@ impl Inspector<'_> {
     fn inflate(&mut self) -> u64 {
         let whole = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.compressed));
         let whole = whole.unwrap_or_default();
-        let Tools { inflater, traffic } = &mut *self.tools;
+        let Tools { inflater, traffic, heard } = &mut *self.tools;
         traffic.compressed += 1;
         traffic.compressed_wire_bytes += whole.len() as u64;
         let (len, wrong) = match inflater.inflate(&whole, INFLATED_MAX) {
             Ok(bytes) => {
+                if self.hear {
+                    heard.bytes.extend_from_slice(bytes);
+                }
                 let expected = self.sheet.expected(*self.variant);
                 let wrong = self.verify.then(|| difference(expected, 0, bytes)).flatten();
                 (bytes.len() as u64, wrong)
@@ -463,6 +514,8 @@ impl Sink for Inspector<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8], compressed: bool) {
         if compressed {
             self.rare.get_or_insert_default().compressed.extend_from_slice(bytes);
+        } else if self.hear {
+            self.tools.heard.bytes.extend_from_slice(bytes);
         } else {
             self.compare(offset, bytes);
         }
@@ -470,6 +523,9 @@ impl Sink for Inspector<'_> {
 
     fn message(&mut self, message: Message) {
         let len = if message.compressed { self.inflate() } else { message.len };
+        if self.hear {
+            self.tools.heard.end();
+        }
         if self.verify {
             let expected = (self.sheet.opcode(), self.sheet.expected(*self.variant).len() as u64);
             let got = (message.opcode, len);

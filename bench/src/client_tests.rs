@@ -5,7 +5,12 @@ use crate::sheet::Shape;
 
 fn terms(verify: bool) -> Terms {
     let shape = Shape { depth: 8, ..Shape::text(4) };
-    Terms { upgrade: Upgrade::new("h:1", "/", false), sheet: Sheet::new(shape), verify }
+    Terms {
+        upgrade: Upgrade::new("h:1", "/", false),
+        sheet: Sheet::new(shape),
+        verify,
+        hear: false,
+    }
 }
 
 fn open(terms: &Terms) -> Connection {
@@ -141,7 +146,7 @@ fn an_idle_connection_is_small() {
 fn compressed_echoes_are_inflated_and_compared() {
     let shape = Shape { deflate: true, ..Shape::text(300) };
     let upgrade = Upgrade::new("h:1", "/", true);
-    let terms = Terms { upgrade, sheet: Sheet::new(shape), verify: true };
+    let terms = Terms { upgrade, sheet: Sheet::new(shape), verify: true, hear: false };
     let echo = |payload: &[u8]| {
         let small = crate::deflate::compress(payload).unwrap();
         let len = small.len();
@@ -171,4 +176,29 @@ fn compressed_echoes_are_inflated_and_compared() {
     let wrong = echo(terms.sheet.expected(4));
     let outcome = connection.receive(&wrong, &terms, &mut Tools::default());
     assert!(matches!(outcome, Err(Fault::Corrupt(_))), "{outcome:?}");
+}
+
+#[test]
+fn messages_are_heard_whole_however_they_are_split() {
+    let mut terms = terms(false);
+    terms.hear = true;
+    let texts: [&[u8]; 4] = [b"one", b"", b"three, longer than the others", b"4"];
+    let mut bytes = Vec::new();
+    for text in texts {
+        bytes.extend_from_slice(&[0x81, text.len() as u8]);
+        bytes.extend_from_slice(text);
+        // A ping in between disturbs nothing.
+        bytes.extend_from_slice(&[0x89, 1, b'!']);
+    }
+    for size in 1..=bytes.len() {
+        let mut connection = Connection::connecting(0, &terms);
+        connection.stage = Stage::Open;
+        let (mut tools, mut heard) = (Tools::default(), Vec::new());
+        for part in bytes.chunks(size) {
+            connection.receive(part, &terms, &mut tools).unwrap();
+            heard.extend(tools.heard.messages().map(<[u8]>::to_vec));
+            tools.heard.clear();
+        }
+        assert_eq!(heard, texts, "in pieces of {size}");
+    }
 }

@@ -3,8 +3,8 @@
 //! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes,
 //! `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the protocol, `client`
 //! is one connection, `fleet` is a ring's connections. What they do is a load: `echo`, `connect`,
-//! `hold`, `storm`, `slow`, `replay`, of which some use `schedule`, `pulse`, `bystanders` and
-//! `policy`. `crew` are the threads, `recorder` keeps their latencies, `monitor` shows them
+//! `hold`, `storm`, `slow`, `replay`, `fanout`, of which some use `schedule`, `pulse`, `bystanders`,
+//! `policy` and `returning`. `crew` are the threads, `recorder` keeps their latencies, `monitor` shows them
 //! meanwhile. `run` measures a load with `cpu` and `kernel`, prints a `report`, and holds it to
 //! what is `expect`ed; `plot` draws reports.
 //!
@@ -25,6 +25,7 @@ pub mod crew;
 pub mod deflate;
 pub mod echo;
 pub mod expect;
+pub mod fanout;
 pub mod fleet;
 pub mod hold;
 pub mod kernel;
@@ -35,6 +36,7 @@ pub mod pulse;
 pub mod recorder;
 pub mod replay;
 pub mod report;
+pub mod returning;
 pub mod ring;
 pub mod run;
 pub mod schedule;

@@ -1,8 +1,6 @@
 //! When a client that lost its connection tries again.
 //!
-//! One more policy is one more variant: what it needs to know beyond the number of the attempt (a
-//! ticket the server handed out, say) comes with the variant, and where the request differs, the
-//! variant says so to `upgrade`.
+//! What a client says when it is back, a ticket for instance, is not part of it: see `returning`.
 
 use crate::sheet::Noise;
 

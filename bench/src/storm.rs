@@ -11,6 +11,7 @@ use crate::client::{Fault, Stage};
 use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::policy::Reconnect;
+use crate::returning::{Arrival, Returned, Returning};
 use crate::sheet::Noise;
 use crate::upgrade::UpgradeError;
 
@@ -40,6 +41,8 @@ pub struct CrowdResult {
     pub attempts: u64,
     pub refused: BTreeMap<u16, u64>,
     pub failed: BTreeMap<String, u64>,
+    /// What clients found that resumed.
+    pub returned: Option<Returned>,
 }
 
 /// The load of one worker of the crowd.
@@ -47,6 +50,8 @@ pub struct Crowd {
     plan: CrowdPlan,
     shared: Arc<Shared>,
     times: Arc<Times>,
+    /// Where clients resume.
+    returning: Option<Returning>,
     noise: Noise,
     asked: u32,
     opening: u32,
@@ -65,11 +70,17 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    pub fn new(plan: CrowdPlan, shared: Arc<Shared>, times: Arc<Times>) -> Self {
+    pub fn new(
+        plan: CrowdPlan,
+        shared: Arc<Shared>,
+        times: Arc<Times>,
+        returning: Option<Returning>,
+    ) -> Self {
         Self {
             plan,
             shared,
             times,
+            returning,
             noise: Noise::new(plan.worker as u64 + 1),
             asked: 0,
             opening: 0,
@@ -91,6 +102,7 @@ impl Crowd {
         let dropped_ns = self.dropped_ns.unwrap_or(0);
         let back = self.back_ns.iter().filter(|at_ns| **at_ns != 0);
         self.result.back_ns = back.map(|at_ns| at_ns - dropped_ns).collect();
+        self.result.returned = self.returning.map(Returning::finish);
         Ok(self.result)
     }
 
@@ -99,7 +111,14 @@ impl Crowd {
         fleet.open(slot, now_ns)
     }
 
+    fn herald(&self) -> Option<u32> {
+        self.returning.as_ref().and_then(Returning::herald)
+    }
+
     fn open_more(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
+        if let (0, Some(slot)) = (self.asked, self.herald()) {
+            self.open(fleet, slot, now_ns)?;
+        }
         while self.asked < self.plan.slots && self.opening < self.plan.parallel {
             self.open(fleet, self.asked, now_ns)?;
             self.asked += 1;
@@ -117,7 +136,7 @@ impl Crowd {
                 fleet.close(slot, now_ns)?;
             }
         }
-        Ok(())
+        self.returning.as_ref().map_or(Ok(()), |returning| returning.proclaim(fleet))
     }
 
     /// Begins the attempts that are due; gives the time of the next one.
@@ -137,7 +156,7 @@ impl Crowd {
 
     fn close_all(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
         self.closed = true;
-        for slot in 0..self.plan.slots {
+        for slot in (0..self.plan.slots).chain(self.herald()) {
             match fleet.stage(slot) {
                 Stage::Open => fleet.close(slot, now_ns)?,
                 Stage::Connecting | Stage::Upgrading => fleet.abort(slot)?,
@@ -155,6 +174,23 @@ impl Crowd {
         }
         *self.result.failed.entry(fault.to_string()).or_default() += 1;
         None
+    }
+
+    fn arrived(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
+        if self.herald() == Some(slot) {
+            self.times.ready.fetch_add(1, Ordering::AcqRel);
+            return Ok(());
+        }
+        self.shared.open.fetch_add(1, Ordering::AcqRel);
+        if self.dropped_ns.is_none() {
+            self.opening -= 1;
+            self.times.ready.fetch_add(1, Ordering::AcqRel);
+            self.back_ns[slot as usize] = now_ns;
+            return self.open_more(fleet, now_ns);
+        }
+        self.back_ns[slot as usize] = now_ns;
+        self.times.back.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 }
 
@@ -182,16 +218,17 @@ impl Load for Crowd {
     }
 
     fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
-        self.shared.open.fetch_add(1, Ordering::AcqRel);
-        if self.dropped_ns.is_none() {
-            self.opening -= 1;
-            self.times.ready.fetch_add(1, Ordering::AcqRel);
-            self.back_ns[slot as usize] = now_ns;
-            return self.open_more(fleet, now_ns);
+        // One that resumes is there when it has its subscription.
+        if self.returning.is_some() { Ok(()) } else { self.arrived(fleet, slot, now_ns) }
+    }
+
+    fn heard(&mut self, fleet: &mut Fleet, slot: u32, text: &[u8], now_ns: u64) -> io::Result<()> {
+        let Some(returning) = &mut self.returning else { return Ok(()) };
+        let dropped = self.dropped_ns.is_some();
+        match returning.heard(fleet, slot, text, dropped)? {
+            Arrival::Here => self.arrived(fleet, slot, now_ns),
+            Arrival::No => Ok(()),
         }
-        self.back_ns[slot as usize] = now_ns;
-        self.times.back.fetch_add(1, Ordering::AcqRel);
-        Ok(())
     }
 
     fn messages(&mut self, _: &mut Fleet, _: u32, _: u32, _: u64) -> io::Result<()> {
@@ -200,6 +237,14 @@ impl Load for Crowd {
 
     fn ended(&mut self, _: &mut Fleet, slot: u32, ending: Ending, now_ns: u64) -> io::Result<()> {
         self.live -= 1;
+        if self.herald() == Some(slot) {
+            if !self.closed {
+                let text = "the connection that publishes was lost".to_owned();
+                self.failure = Some(Failure::Failed(text));
+                self.shared.stop();
+            }
+            return Ok(());
+        }
         let since_ns = std::mem::take(&mut self.back_ns[slot as usize]);
         if since_ns != 0 {
             self.shared.open.fetch_sub(1, Ordering::AcqRel);

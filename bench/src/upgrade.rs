@@ -52,32 +52,50 @@ pub struct Answer {
 pub struct Upgrade {
     requests: Vec<(Vec<u8>, String)>,
     deflate: bool,
+    /// The subprotocol that is offered.
+    protocol: Option<&'static str>,
 }
 
 impl Upgrade {
     /// Builds the requests for `path` on `authority` (host and port), with an offer to compress
     /// or without.
     pub fn new(authority: &str, path: &str, deflate: bool) -> Self {
-        let offer = if deflate {
-            format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER)
-        } else {
-            String::new()
-        };
-        let requests = (0..KEYS).map(|number| {
+        Self::to_paths(authority, &[path.to_owned()], deflate, None)
+    }
+
+    /// The same for several paths in turn: connection `number` asks for `paths[number % len]`.
+    ///
+    /// # Panics
+    /// There are no paths.
+    pub fn to_paths(
+        authority: &str,
+        paths: &[String],
+        deflate: bool,
+        protocol: Option<&'static str>,
+    ) -> Self {
+        let mut offers = String::new();
+        if deflate {
+            offers = format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER);
+        }
+        if let Some(protocol) = protocol {
+            offers = format!("{offers}Sec-WebSocket-Protocol: {protocol}\r\n");
+        }
+        let count = paths.len() * (KEYS as usize).div_ceil(paths.len());
+        let requests = paths.iter().cycle().take(count).zip(0..).map(|(path, number)| {
             let key = key(number);
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
-                 Sec-WebSocket-Version: 13\r\n{offer}\r\n"
+                 Sec-WebSocket-Version: 13\r\n{offers}\r\n"
             );
             (request.into_bytes(), derive_accept_key(key.as_bytes()))
         });
-        Self { requests: requests.collect(), deflate }
+        Self { requests: requests.collect(), deflate, protocol }
     }
 
     /// The request of a connection; `number` is any number that differs between neighbours.
     pub fn request(&self, number: u32) -> &[u8] {
-        &self.requests[(number % KEYS) as usize].0
+        &self.requests[number as usize % self.requests.len()].0
     }
 
     /// Checks an answer; `None` while it is not whole.
@@ -113,13 +131,14 @@ impl Upgrade {
         if !has_token("Connection", "upgrade") {
             return Err(UpgradeError::Header("Connection"));
         }
-        let accept = &self.requests[(number % KEYS) as usize].1;
+        let accept = &self.requests[number as usize % self.requests.len()].1;
         if one("Sec-WebSocket-Accept").map(str::trim) != Some(accept) {
             return Err(UpgradeError::Header("Sec-WebSocket-Accept"));
         }
         let has = |name: &str| response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
-        // No protocol was offered, so none may be chosen.
-        if has("Sec-WebSocket-Protocol") {
+        // Only what was offered may be chosen.
+        let chosen = one("Sec-WebSocket-Protocol").map(str::trim);
+        if has("Sec-WebSocket-Protocol") && (chosen.is_none() || chosen != self.protocol) {
             return Err(UpgradeError::Header("Sec-WebSocket-Protocol"));
         }
         let deflate = has("Sec-WebSocket-Extensions");
@@ -211,6 +230,28 @@ mod tests {
         let endless = format!("HTTP/1.1 101 x\r\na: {}", "b".repeat(HEAD_MAX));
         assert!(matches!(refuse(endless), UpgradeError::Malformed(_)));
     }
+
+    #[test]
+    fn paths_take_turns_and_the_subprotocol_is_the_one_offered() {
+        let paths: Vec<String> = (0..100).map(|n| format!("/sub/{n}")).collect();
+        let upgrade = Upgrade::to_paths("h:1", &paths, false, Some("seawall.v1"));
+        for number in [0, 7, 99, 107, 1_099] {
+            let request = String::from_utf8(upgrade.request(number).to_vec()).unwrap();
+            let path = format!("GET /sub/{} HTTP/1.1\r\n", number % 100);
+            assert!(request.starts_with(&path), "{request}");
+            assert!(request.contains("\r\nSec-WebSocket-Protocol: seawall.v1\r\n"), "{request}");
+        }
+        let one = Upgrade::to_paths("h:1", &paths[..1], false, None);
+        assert_ne!(one.request(0), one.request(1), "neighbours' keys differ");
+        let accept = upgrade.requests[0].1.clone();
+        let chosen = |protocol: &str| {
+            let header = format!("Sec-WebSocket-Protocol: {protocol}\r\n");
+            upgrade.check(0, answer(&accept, &header).as_bytes())
+        };
+        assert!(chosen("seawall.v1").unwrap().is_some());
+        assert_eq!(chosen("chat"), Err(UpgradeError::Header("Sec-WebSocket-Protocol")));
+    }
+
     #[test]
     fn compression_is_agreed_only_where_it_was_offered() {
         let (offering, silent) = (Upgrade::new("h:1", "/", true), Upgrade::new("h:1", "/", false));

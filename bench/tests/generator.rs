@@ -3,6 +3,8 @@
 
 #[path = "generator/deflate.rs"]
 mod deflate;
+#[path = "generator/fanout.rs"]
+mod fanout;
 #[path = "generator/loads.rs"]
 mod loads;
 #[path = "generator/results.rs"]

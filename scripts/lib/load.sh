@@ -104,11 +104,12 @@ start_server() {
 
 # load SECONDS NAME MODE OPTIONS...: one run of at most that many seconds; its results are in
 # $out/NAME.json, .hgrm and .log.
+load_path=/echo
 load() {
   local limit=$1 name=$2 mode=$3
   shift 3
   echo "$NAME: $name" >&2
-  taskset -c "$load_core" timeout "$limit" "$BENCH" "$mode" "ws://127.0.0.1:$port/echo" "$@" \
+  taskset -c "$load_core" timeout "$limit" "$BENCH" "$mode" "ws://127.0.0.1:$port$load_path" "$@" \
     --server-pid "$server_pid" --json "$out/$name.json" --hgrm "$out/$name.hgrm" \
     >"$out/$name.log" 2>&1 || load_failed "$name" $?
 }

@@ -134,6 +134,9 @@ pub enum Policy {
     Fixed,
     /// After a random time up to a bound that doubles with each attempt (full jitter).
     Backoff,
+    /// The same, as clients of Seawall's hub: each has a subscription, comes back with its ticket,
+    /// and must get what was published meanwhile.
+    Resume,
 }
 
 #[derive(Debug, Args)]
@@ -152,12 +155,21 @@ pub struct StormArgs {
     /// Seconds before each attempt (policy fixed)
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub delay: f64,
-    /// Seconds up to which the first attempt waits (policy backoff)
+    /// Seconds up to which the first attempt waits (policies backoff and resume)
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub base: f64,
-    /// Seconds up to which any attempt waits (policy backoff)
+    /// Seconds up to which any attempt waits (policies backoff and resume)
     #[arg(long, default_value_t = 30.0, value_name = "S", value_parser = seconds)]
     pub cap: f64,
+    /// Path of the hub, where the crowd connects (policy resume)
+    #[arg(long, default_value = "/ws", value_name = "PATH")]
+    pub hub_path: String,
+    /// Channels, of which each connection has one (policy resume)
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub channels: u32,
+    /// Messages published to each channel when all are dropped (policy resume)
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub missed: u32,
     /// Seconds after the drop until which all must be back
     #[arg(long, default_value_t = 60.0, value_name = "S", value_parser = seconds)]
     pub limit: f64,

@@ -39,6 +39,13 @@ impl<A: Load, B: Load> Load for Either<A, B> {
         }
     }
 
+    fn heard(&mut self, fleet: &mut Fleet, slot: u32, text: &[u8], now_ns: u64) -> io::Result<()> {
+        match self {
+            Self::Left(load) => load.heard(fleet, slot, text, now_ns),
+            Self::Right(load) => load.heard(fleet, slot, text, now_ns),
+        }
+    }
+
     fn ponged(&mut self, slot: u32, count: u32) {
         match self {
             Self::Left(load) => load.ponged(slot, count),

@@ -9,6 +9,7 @@
 
 mod drive;
 mod either;
+mod metered;
 mod slot;
 
 pub use drive::drive;
@@ -70,6 +71,10 @@ pub trait Load {
     /// Whole messages came.
     fn messages(&mut self, fleet: &mut Fleet, slot: u32, count: u32, now_ns: u64)
     -> io::Result<()>;
+    /// One of these messages, where the run's terms say that loads hear them; `messages` follows.
+    fn heard(&mut self, _: &mut Fleet, _slot: u32, _text: &[u8], _now_ns: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// Pongs came.
     fn ponged(&mut self, _slot: u32, _count: u32) {}
     /// Pings came; their answer is on its way.
@@ -271,37 +276,6 @@ impl Fleet {
         self.push(slot, Op::Close, entry)
     }
 
-    /// Stops reading from a connection, until it is read by [`Fleet::read_at_most`] or
-    /// [`Fleet::resume`].
-    pub fn meter(&mut self, slot: u32) -> io::Result<()> {
-        let state = &mut self.slots[slot as usize];
-        state.metered = true;
-        if state.receiving { self.cancel(slot, Op::Receive) } else { Ok(()) }
-    }
-
-    /// Reads once from a metered connection, at most `bytes`.
-    pub fn read_at_most(&mut self, slot: u32, bytes: u32) -> io::Result<()> {
-        let state = &mut self.slots[slot as usize];
-        if state.receiving || !matches!(state.connection.stage, Stage::Open) {
-            return Ok(());
-        }
-        state.receiving = true;
-        let len = bytes.min(self.plan.buffer_size as u32);
-        let entry = opcode::Recv::new(types::Fixed(slot), std::ptr::null_mut(), len)
-            .buf_group(GROUP)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(slot, Op::Receive, poll_first(entry))
-    }
-
-    /// Reads from a metered connection again as from any other.
-    pub fn resume(&mut self, slot: u32) -> io::Result<()> {
-        let state = &mut self.slots[slot as usize];
-        let was = std::mem::take(&mut state.metered);
-        let alive = (Stage::Upgrading..Stage::Ending).contains(&state.connection.stage);
-        if was && alive && !state.receiving { self.receive(slot) } else { Ok(()) }
-    }
-
     /// Sends a whole masked frame on an open connection.
     pub fn send_frame(&mut self, slot: u32, frame: Box<[u8]>) -> io::Result<()> {
         self.slots[slot as usize].connection.send_frame(frame);
@@ -457,7 +431,10 @@ impl Fleet {
         };
         let events = match outcome {
             Ok(events) => events,
-            Err(fault) => return self.end(slot, Ending::Lost(fault)),
+            Err(fault) => {
+                self.tools.heard.clear();
+                return self.end(slot, Ending::Lost(fault));
+            }
         };
         let metered = self.slots[slot as usize].metered;
         if !completion.more && !metered && self.stage(slot) < Stage::Ending {
@@ -480,6 +457,14 @@ impl Fleet {
         // Messages may have come in one piece with the Close that followed them.
         let open = was_open || events.opened;
         let open = open && matches!(self.stage(slot), Stage::Open | Stage::Closed);
+        if self.terms.hear {
+            let mut heard = std::mem::take(&mut self.tools.heard);
+            for text in heard.messages().filter(|_| open) {
+                load.heard(self, slot, text, now_ns)?;
+            }
+            heard.clear();
+            self.tools.heard = heard;
+        }
         if events.messages > 0 && open {
             load.messages(self, slot, events.messages, now_ns)?;
         }

@@ -2,6 +2,7 @@
 
 mod connect;
 mod echo;
+mod fanout;
 mod hold;
 mod memory;
 mod replay;
@@ -10,6 +11,7 @@ mod storm;
 
 pub use connect::connect;
 pub use echo::echo;
+pub use fanout::fanout;
 pub use hold::hold;
 pub use replay::replay;
 pub use slow::slow;
@@ -90,9 +92,16 @@ impl Workshop {
         Ok(Self {
             shared: Shared::new(workers),
             target: Arc::new(target),
-            terms: Arc::new(Terms { upgrade, sheet: Sheet::new(shape), verify }),
+            terms: Arc::new(Terms { upgrade, sheet: Sheet::new(shape), verify, hear: false }),
             timeout: Duration::from_secs_f64(common.timeout),
         })
+    }
+
+    /// The same with other requests, for loads that hear what comes and write their own frames.
+    fn hearing(&self, upgrade: Upgrade) -> Self {
+        let sheet = Sheet::new(Shape::text(0));
+        let terms = Arc::new(Terms { upgrade, sheet, verify: false, hear: true });
+        Self { terms, ..self.clone() }
     }
 
     /// The plan of a fleet; what most fleets have in common.

@@ -12,14 +12,17 @@ use super::{
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::{DropKind, Policy, StormArgs};
 use crate::crew::{Failure, Shared, share};
+use crate::fanout::Dialect;
 use crate::fleet::Either;
 use crate::policy::Reconnect;
 use crate::pulse::PulseResult;
 use crate::report::{Report, duration};
+use crate::returning::{Channels, Returned, Returning};
 use crate::sheet::Shape;
 use crate::storm::{Crowd, CrowdPlan, CrowdResult};
 use crate::sys::ring_capacity;
 use crate::target::SocketHabits;
+use crate::upgrade::Upgrade;
 
 /// Connections of one ring; below the usual limits of open files.
 const RING_CONNECTIONS: usize = 16_000;
@@ -44,13 +47,19 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
     let times = Arc::new(Times::default());
     let policy = match args.policy {
         Policy::Fixed => Reconnect::Fixed { delay_ns: nanos(args.delay) },
-        Policy::Backoff => {
+        Policy::Backoff | Policy::Resume => {
             Reconnect::Backoff { base_ns: nanos(args.base), cap_ns: nanos(args.cap) }
         }
     };
     let (survivors, rate, parallel) = (args.survivors, args.survivor_rate, common.parallel);
     let reset = args.drop == DropKind::Reset;
     let worker_times = Arc::clone(&times);
+    let resuming = (args.policy == Policy::Resume).then(|| {
+        let paths = [args.hub_path.clone()];
+        let authority = &common.url.authority;
+        let upgrade = Upgrade::to_paths(authority, &paths, false, Dialect::Seawall.protocol());
+        (workshop.hearing(upgrade), Channels::new(args.channels, args.missed))
+    });
     let make = move |worker: usize| {
         let (shared, times) = (workshop.shared.clone(), Arc::clone(&worker_times));
         let Some(crowd) = worker.checked_sub(1) else {
@@ -60,10 +69,17 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
         };
         let slots = share(connections, crowd, crowds) as u32;
         let before: usize = (0..crowd).map(|c| share(connections, c, crowds)).sum();
-        let mut plan = workshop.fleet_plan(slots, CROWD_BUFFERS, survivors + before as u32);
+        let returning = resuming.as_ref().map(|(_, channels)| {
+            Returning::new(Arc::clone(channels), before as u32, slots, crowd == 0)
+        });
+        let herald = u32::from(returning.as_ref().is_some_and(|r| r.herald().is_some()));
+        let workshop = resuming.as_ref().map_or(&workshop, |(hearing, _)| hearing);
+        let first_number = survivors + before as u32;
+        let mut plan = workshop.fleet_plan(slots + herald, CROWD_BUFFERS, first_number);
         plan.habits = SocketHabits { abortive: reset, ..SocketHabits::default() };
         let parallel = (parallel / crowds as u32).max(1);
-        let load = Crowd::new(CrowdPlan { worker, slots, parallel, reset, policy }, shared, times);
+        let plan_of = CrowdPlan { worker, slots, parallel, reset, policy };
+        let load = Crowd::new(plan_of, shared, times, returning);
         Ok((workshop.fleet(plan)?, Either::Right(load)))
     };
     // The survivors have a thread of their own, which the crowd cannot hold up.
@@ -90,7 +106,8 @@ struct Moments {
 
 fn measure(args: &StormArgs, shared: &Shared, times: &Times) -> Result<Moments, Failure> {
     let crowd = args.connections as usize;
-    let total = crowd + args.survivors as usize;
+    let herald = usize::from(args.policy == Policy::Resume);
+    let total = crowd + args.survivors as usize + herald;
     if !wait_for(shared, u64::MAX, || times.ready.load(Ordering::Acquire) >= total) {
         return Err(stopped());
     }
@@ -134,11 +151,15 @@ fn publish(
                 crowd.attempts += part.attempts;
                 merge(&mut crowd.refused, &part.refused);
                 merge(&mut crowd.failed, &part.failed);
+                if let Some(returned) = part.returned {
+                    crowd.returned.get_or_insert_default().add(returned);
+                }
             }
         }
     }
     describe(args, &mut report);
     comebacks(args, &mut report, &mut crowd, moments);
+    let faulty = crowd.returned.as_ref().map(|found| returned(args, &mut report, found));
     survivors(args, &mut report, &pulse, &lost);
     if let (Some(now), Some(then)) = (&moments.after.server, &moments.before.server) {
         let used = now.since(then);
@@ -149,6 +170,9 @@ fn publish(
     warn_of_overflows(&mut report, overflow_count);
     let missing = args.connections as usize - moments.back.min(args.connections as usize);
     let verdict = match (missing, lost.first(), pulse.unanswered) {
+        (0, None, 0) if faulty == Some(true) => {
+            Err("clients that resumed did not get what they missed, once and in order".to_owned())
+        }
         (0, None, 0) => Ok(()),
         (0, None, count) => Err(format!("{count} messages of survivors got no echo")),
         (0, Some(why), _) => Err(format!("{} survivors were lost: {why}", lost.len())),
@@ -166,6 +190,9 @@ fn describe(args: &StormArgs, report: &mut Report) {
     };
     let policy = match args.policy {
         Policy::Fixed => format!("fixed, {} s", args.delay),
+        Policy::Resume => {
+            format!("resume, after backoff with full jitter, {} s up to {} s", args.base, args.cap)
+        }
         Policy::Backoff => {
             format!("backoff with full jitter, {} s up to {} s", args.base, args.cap)
         }
@@ -217,6 +244,24 @@ fn comebacks(args: &StormArgs, report: &mut Report, crowd: &mut CrowdResult, mom
     let series: Vec<serde_json::Value> =
         points.map(|at| serde_json::json!([crowd.back_ns[at] as f64 / 1e6, at + 1])).collect();
     report.extra("back_series", series);
+}
+
+/// Rows of clients that resumed; whether something is wrong with them.
+fn returned(args: &StormArgs, report: &mut Report, found: &Returned) -> bool {
+    let expected = u64::from(args.connections) * u64::from(args.missed);
+    report.row("channels", args.channels.to_string(), "channels", args.channels);
+    report.row("messages missed by all", expected.to_string(), "missed", expected);
+    report.row("  that came", found.messages.to_string(), "missed_came", found.messages);
+    report.row("  lost", found.lost.to_string(), "missed_lost", found.lost);
+    report.row("  doubled", found.doubled.to_string(), "missed_doubled", found.doubled);
+    report.name("losses", "missed_lost");
+    report.row("recovered", found.recovered.to_string(), "recovered", found.recovered);
+    let unrecovered = found.unrecovered;
+    report.row("not recovered", unrecovered.to_string(), "unrecovered", unrecovered);
+    if let Some(text) = &found.refusal {
+        report.warn(format!("the first that was not recovered was told: {text}"));
+    }
+    found.lost + found.doubled + unrecovered > 0 || found.messages < expected
 }
 
 fn survivors(args: &StormArgs, report: &mut Report, pulse: &PulseResult, lost: &[String]) {

@@ -1,6 +1,8 @@
 //! A WebSocket echo server with faults to order, on `tungstenite`: a codec that is not the
 //! generator's.
 
+pub(crate) mod hub;
+
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
