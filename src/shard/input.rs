@@ -7,10 +7,12 @@ use std::net::IpAddr;
 
 use super::compression::Reply;
 use super::core::Core;
+use super::meter::TooMuch;
 use super::replies::Replies;
 use super::slot::{Partial, PeerAddress, Slot, Stage};
-use crate::admission::limiter::Excess;
+use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::HandlerName;
+use crate::metrics::Counters;
 use crate::proto::http::{self, Compression, Head, Outcome};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::{self, Control, Event, OpCode};
@@ -29,8 +31,9 @@ enum After {
 
 impl After {
     /// More came than may in a second, on a route that has no errors to answer with.
-    fn of_excess(excess: Excess) -> Self {
-        if excess == Excess::Close { Self::TooMuch } else { Self::Nothing }
+    fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Self {
+        counters.over_rate(too_much.name());
+        if rates.excess == Excess::Close { Self::TooMuch } else { Self::Nothing }
     }
 }
 
@@ -265,7 +268,6 @@ impl Core {
                     slot.message_tick = self.tick;
                     let (rates, hub) = (&self.config.rates, self.hub.as_deref());
                     let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
-                    let taken = taken.inspect_err(|much| replies.counters.over_rate(much.name()));
                     match taken {
                         _ if is_hub => {
                             let (hub, what) = (&mut self.hub, (kind, payload.as_slice()));
@@ -273,7 +275,7 @@ impl Core {
                             heard = true;
                         }
                         Ok(()) => Session::Echo.message(kind, payload, &mut replies),
-                        Err(_) => after = After::of_excess(rates.excess),
+                        Err(much) => after = After::excess(rates, much, replies.counters),
                     }
                 }
                 Event::Ping(payload) => {
@@ -281,10 +283,7 @@ impl Core {
                     let (rates, hub) = (&self.config.rates, self.hub.as_deref());
                     match self.meter.take(index, rates, hub, payload.len(), self.now_ns) {
                         Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
-                        Err(much) => {
-                            replies.counters.over_rate(much.name());
-                            after = After::of_excess(rates.excess);
-                        }
+                        Err(much) => after = After::excess(rates, much, replies.counters),
                     }
                 }
                 Event::Pong(payload) => {

@@ -32,6 +32,7 @@ impl HubSession {
 
     /// A whole frame is too much: each of its requests is answered as the policy says.
     pub fn refuse_frame(&self, call: &mut Call<'_>, text: &str, kind: Kind, wait_ms: u64) {
+        call.effects.over_rate.push(kind);
         for object in request::objects(text) {
             let id = object.ok().and_then(|object| request::read(object).id);
             refuse(call, id, kind, wait_ms);
