@@ -63,59 +63,55 @@ impl Collector for Family {
     }
 }
 
+/// Name, meaning, whether bytes are counted, and value.
+type NodeGauge = (&'static str, &'static str, bool, u64);
+
+fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
+    vec![
+        ("connections_open", "Open WebSockets", false, gauges.open),
+        (
+            "handshakes",
+            "Connections that have not finished their handshake",
+            false,
+            gauges.handshakes,
+        ),
+        ("connections_parked", "Quiet connections that are only watched", false, gauges.parked),
+        ("outbox", "Bytes waiting to be sent", true, gauges.outbox_bytes),
+        (
+            "outbox_peak",
+            "Most bytes that ever waited for one connection",
+            true,
+            gauges.outbox_bytes_peak,
+        ),
+        ("partial", "Bytes of unfinished requests and messages", true, gauges.partial_bytes),
+        ("compression_contexts", "Connections that keep contexts", false, gauges.contexts),
+        ("compression_context", "Bytes of compression contexts", true, gauges.context_bytes),
+        (
+            "inflaters_leased",
+            "Inflaters held by messages that come in parts",
+            false,
+            gauges.inflaters_leased,
+        ),
+        (
+            "codec_pool",
+            "Bytes of compressors and inflaters that connections share",
+            true,
+            gauges.codec_pool_bytes,
+        ),
+        ("channels", "Open channels", false, gauges.channels),
+        ("channel_members", "Subscriptions", false, gauges.channel_members),
+        ("history_messages", "Messages kept for channels", false, gauges.history_messages),
+        ("history", "Bytes of messages kept", true, gauges.history_bytes),
+        ("idempotency_keys", "Keys of publishes kept", false, gauges.idempotency_keys),
+        ("mailbox", "Bytes of mail between shards", true, gauges.mailbox_bytes),
+    ]
+}
+
 impl Family {
     fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Snapshot { gauges, drivers, .. } = &self.0;
-        let bytes = Some(TextUnit::Bytes);
-        for (name, help, unit, value) in [
-            ("connections", "Connections in any stage", None, gauges.slots),
-            ("connections_open", "Open WebSockets", None, gauges.open),
-            (
-                "handshakes",
-                "Connections that have not finished their handshake",
-                None,
-                gauges.handshakes,
-            ),
-            ("connections_parked", "Quiet connections that are only watched", None, gauges.parked),
-            ("outbox", "Bytes waiting to be sent", bytes.as_ref(), gauges.outbox_bytes),
-            (
-                "outbox_peak",
-                "Most bytes that ever waited for one connection",
-                bytes.as_ref(),
-                gauges.outbox_bytes_peak,
-            ),
-            (
-                "partial",
-                "Bytes of unfinished requests and messages",
-                bytes.as_ref(),
-                gauges.partial_bytes,
-            ),
-            ("compression_contexts", "Connections that keep contexts", None, gauges.contexts),
-            (
-                "compression_context",
-                "Bytes of compression contexts",
-                bytes.as_ref(),
-                gauges.context_bytes,
-            ),
-            (
-                "inflaters_leased",
-                "Inflaters held by messages that come in parts",
-                None,
-                gauges.inflaters_leased,
-            ),
-            (
-                "codec_pool",
-                "Bytes of compressors and inflaters that connections share",
-                bytes.as_ref(),
-                gauges.codec_pool_bytes,
-            ),
-            ("channels", "Open channels", None, gauges.channels),
-            ("channel_members", "Subscriptions", None, gauges.channel_members),
-            ("history_messages", "Messages kept for channels", None, gauges.history_messages),
-            ("history", "Bytes of messages kept", bytes.as_ref(), gauges.history_bytes),
-            ("idempotency_keys", "Keys of publishes kept", None, gauges.idempotency_keys),
-            ("mailbox", "Bytes of mail between shards", bytes.as_ref(), gauges.mailbox_bytes),
-        ] {
+        for (name, help, unit, value) in node_gauges(gauges) {
+            let unit = unit.then_some(&TextUnit::Bytes);
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
         }

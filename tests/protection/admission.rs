@@ -48,7 +48,7 @@ fn an_address_has_so_many_connections_and_leaves_others_theirs() {
         other.echo("hello");
         held[0].echo("still here");
         held.into_iter().chain([other]).for_each(bye);
-        wait_until("all have left", || server.metrics().get("connections") == 0);
+        wait_until("all have left", || server.metrics().sum("shard_connections") == 0);
         let denied = server.metrics().get("denied_total{reason=\"address_full\"}");
         assert_eq!(denied, round + 1);
     }
@@ -83,7 +83,7 @@ fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
     let network = open("2001:db8::1").unwrap();
     refused(open("2001:db8::2"), 429, "this address");
     [first, second, network].into_iter().for_each(bye);
-    wait_until("all have left", || server.metrics().get("connections") == 0);
+    wait_until("all have left", || server.metrics().sum("shard_connections") == 0);
     open("192.0.2.1").expect("it has left");
 }
 
@@ -96,12 +96,12 @@ fn node_and_route_have_room_for_so_many() {
     let open = |path| attempt(&server, path, "", "127.0.0.1");
     let small = open("/small").unwrap();
     refused(open("/small"), 503, "this path has all the connections");
-    wait_until("who was refused is gone", || server.metrics().get("connections") == 1);
+    wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 1);
     let others: Vec<_> = (0..2).map(|_| open("/echo").unwrap()).collect();
     refused(open("/echo"), 503, "server has all the connections");
-    wait_until("who was refused is gone", || server.metrics().get("connections") == 3);
+    wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 3);
     bye(small);
-    wait_until("it has left", || server.metrics().get("connections") == 2);
+    wait_until("it has left", || server.metrics().sum("shard_connections") == 2);
     open("/small").expect("its place is free");
     drop(others);
     let metrics = server.metrics();
