@@ -15,7 +15,7 @@ struct Facts {
 /// Tells where the server listens, on what it runs, and which limits hold.
 pub(super) fn announce(server: &Server, admin: Option<&str>, open_files: u64) {
     let facts = Facts::gather(server, admin, open_files);
-    match server.config.log_format {
+    match server.config().log_format {
         LogFormat::Text => eprint!("{}", facts.text()),
         LogFormat::Json => facts.log(),
     }
@@ -28,7 +28,7 @@ impl Facts {
         facts.auth(server);
         facts.add("operators", admin.map_or_else(|| "off".to_owned(), str::to_owned));
         facts.engine(server);
-        let config = &server.config;
+        let config = &server.config();
         if !config.metrics.histogram_log.is_empty() {
             let seconds = config.metrics.histogram_log_interval_s;
             facts.add("histograms", format!("{} each {seconds} s", config.metrics.histogram_log));
@@ -51,7 +51,8 @@ impl Facts {
     }
 
     fn clients(&mut self, server: &Server) {
-        let routes = server.config.routes.as_slice().iter();
+        let config = server.config();
+        let routes = config.routes.as_slice().iter();
         let paths = routes.map(|route| route.path.as_str()).collect::<Vec<_>>().join(" ");
         for (address, congestion) in server.facts.listening.iter().zip(&server.facts.congestion) {
             let url = match address {
@@ -73,7 +74,7 @@ impl Facts {
 
     /// Who may use the hub.
     fn auth(&mut self, server: &Server) {
-        let config = &server.config;
+        let config = &server.config();
         if !config.route_options.iter().any(|route| route.handler == HandlerName::Hub) {
             return;
         }
@@ -92,7 +93,7 @@ impl Facts {
     }
 
     fn engine(&mut self, server: &Server) {
-        let (config, facts) = (&server.config, &server.facts);
+        let (config, facts) = (&server.config(), &server.facts);
         self.add(
             "engine",
             format!(

@@ -22,6 +22,27 @@ pub(super) struct Loaded {
 /// # Errors
 /// Every mistake with its place and its cure.
 pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
+    let (name, written) = layers(file, overrides)?;
+    let open_files = host::raise_open_files();
+    let config = written.validate(open_files, host::cores().len())?;
+    Ok(Loaded { name, written, config, open_files })
+}
+
+/// Reads again what a running server was started with.
+///
+/// # Errors
+/// As [`load`]; and standard input cannot be read twice.
+pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Written, ConfigError> {
+    if file == Some("-") {
+        let text = "the configuration came from standard input, which cannot be read again: give \
+                    a file with --config to be able to reload";
+        return Err(ConfigError { key: None, text: text.to_owned() });
+    }
+    layers(file, overrides).map(|(_, written)| written)
+}
+
+/// What to call the configuration, and its layers.
+fn layers(file: Option<&str>, overrides: &Overrides) -> Result<(String, Written), ConfigError> {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -30,10 +51,7 @@ pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, 
     let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
     let name = path.map_or("the configuration", shown_str).to_owned();
     let given = Given { file: text, environment, flags: overrides.0.clone() };
-    let written = Written::new(&given)?;
-    let open_files = host::raise_open_files();
-    let config = written.validate(open_files, host::cores().len())?;
-    Ok(Loaded { name, written, config, open_files })
+    Ok((name, Written::new(&given)?))
 }
 
 fn shown_str(path: &str) -> &str {

@@ -3,12 +3,17 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 use super::flags::Overrides;
-use super::load::{Loaded, load};
+use super::load::{Loaded, load, read_anew};
 use super::{banner, fail};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
-use crate::control::{self, AdminListener, HistogramLog};
+use crate::control::{self, AdminListener, HistogramLog, Reloader};
 use crate::driver::{host, uring};
 use crate::server::Server;
 
@@ -28,24 +33,22 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((runtime, server, admin, log, fetcher)) => {
-            let code = control::run(&runtime, server, admin, log);
-            drop(fetcher);
-            code
+        Ok((runtime, server, admin, log, reloader)) => {
+            control::run(&runtime, server, admin, log, reloader)
         }
         Err(error) => fail(&*error),
     }
 }
 
 type Started =
-    (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>, Option<Fetcher>);
+    (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>, Reloader);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
-    let Loaded { config, open_files, .. } =
+    let Loaded { config, written, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
     let config = Arc::new(config);
-    log_to_stderr(&config);
+    let set_level = log_to_stderr(&config);
     let admin = config.admin.as_ref().map(control::bind).transpose()?;
     let metrics = &config.metrics;
     let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
@@ -55,7 +58,16 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     let server = Server::start(config)?;
     let operators = admin.as_ref().map(AdminListener::url);
     banner::announce(&server, operators.as_deref(), open_files);
-    Ok((runtime, server, admin, log, fetcher))
+    let (path, overrides) = (arguments.config.clone(), arguments.overrides.clone());
+    let reloader = Reloader {
+        read: Box::new(move || read_anew(path.as_deref(), &overrides)),
+        set_level,
+        file: written.file,
+        open_files,
+        cores: host::cores().len(),
+        fetcher,
+    };
+    Ok((runtime, server, admin, log, reloader))
 }
 
 /// Fetches the keys of tokens before the first client comes, and goes on doing so.
@@ -67,16 +79,22 @@ fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
     source.map(|source| Fetcher::start(&config.auth.verifier, source)).transpose()
 }
 
-fn log_to_stderr(config: &Config) {
-    let level: tracing::Level = config.log_level.parse().expect("the configuration was checked");
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
+/// Logs from now on, and returns how to change how much.
+fn log_to_stderr(config: &Config) -> Box<dyn Fn(&str)> {
+    let level = |level: &str| -> LevelFilter { level.parse().expect("the level was checked") };
+    let (filter, handle) = reload::Layer::new(level(&config.log_level));
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     // A second server in one process (tests) keeps the first one's log.
     let _ = match config.log_format {
-        LogFormat::Text => subscriber.try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json()).try_init(),
     };
+    Box::new(move |text| {
+        // Only a log that is gone refuses, and then there is nothing to change.
+        let _ = handle.modify(|filter| *filter = level(text));
+    })
 }

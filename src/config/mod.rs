@@ -12,6 +12,7 @@ mod hub;
 mod layers;
 mod read;
 pub mod reference;
+mod reload;
 mod secret_files;
 mod validate;
 mod value;
@@ -30,6 +31,7 @@ use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
 pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Timeouts};
 pub use layers::{Given, Source, Sources, Written};
+pub use reload::Renewed;
 
 /// A configuration that cannot be used: which key, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

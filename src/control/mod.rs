@@ -5,6 +5,7 @@
 
 mod admin;
 mod histogram_log;
+mod reload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::server::{Collector, Ended, Server};
 use crate::shard::mailbox::Mail;
 pub(crate) use admin::{AdminListener, bind};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
+pub(crate) use reload::Reloader;
 
 /// Submission entries of the control thread's ring.
 const RING_ENTRIES: u32 = 32;
@@ -44,21 +46,24 @@ pub(crate) fn run(
     server: Server,
     admin: Option<AdminListener>,
     log: Option<HistogramLog>,
+    reloader: Reloader,
 ) -> ExitCode {
     // The shards run by now, on threads of their own. With 20 scrapes a second on two busy cores
     // their p99.9 turnaround was 0.29 ms like this and 0.38 ms without.
     host::step_back();
-    runtime.block_on(supervise(server, admin, log))
+    runtime.block_on(supervise(server, admin, log, reloader))
 }
 
 async fn supervise(
     mut server: Server,
     admin: Option<AdminListener>,
     log: Option<HistogramLog>,
+    mut reloader: Reloader,
 ) -> ExitCode {
     let draining = Arc::new(AtomicBool::new(false));
     let errors = Arc::new(AtomicU64::new(0));
-    let metrics = &server.config.metrics;
+    let config = server.config();
+    let metrics = &config.metrics;
     let collector = Collector::new(server.directory(), metrics.histograms);
     let every = Duration::from_secs(u64::from(metrics.histogram_log_interval_s));
     let mut writing = None;
@@ -74,7 +79,7 @@ async fn supervise(
         admin::serve(listener, state)
     });
     let end = match Signals::watch() {
-        Ok(signals) => watch(&mut server, signals, &draining, &collector).await,
+        Ok(signals) => watch(&mut server, signals, &draining, &collector, &mut reloader).await,
         Err(error) => {
             tracing::error!(%error, "cannot watch for signals");
             return ExitCode::FAILURE;
@@ -122,8 +127,8 @@ async fn watch(
     mut signals: Signals,
     draining: &AtomicBool,
     collector: &Collector,
+    reloader: &mut Reloader,
 ) -> End {
-    let deadline = Duration::from_millis(u64::from(server.config.drain.deadline_ms)) + GRACE;
     let overdue = tokio::time::sleep(NEVER);
     tokio::pin!(overdue);
     let mut end = End::Drained;
@@ -145,10 +150,7 @@ async fn watch(
             _ = signals.terminate.recv() => "SIGTERM",
             _ = signals.interrupt.recv() => "SIGINT",
             _ = signals.hangup.recv() => {
-                tracing::warn!(
-                    "SIGHUP: the configuration cannot be reloaded yet; to change it, drain with \
-                     SIGTERM and start again"
-                );
+                reloader.reload(server).await;
                 continue;
             }
             () = &mut overdue => {
@@ -162,6 +164,8 @@ async fn watch(
         } else {
             tracing::info!(cause = signalled, "draining; a second signal ends at once");
             server.tell(|| Mail::Drain);
+            let deadline_ms = server.config().drain.deadline_ms;
+            let deadline = Duration::from_millis(deadline_ms.into()) + GRACE;
             overdue.as_mut().reset(tokio::time::Instant::now() + deadline);
         }
     }

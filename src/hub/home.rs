@@ -119,6 +119,12 @@ pub struct Home {
 }
 
 impl Home {
+    /// Goes on with other options.
+    pub fn set_options(&mut self, options: HomeOptions) {
+        self.options = options;
+        self.keys.set_bounds(options.keys_max, options.key_ttl_ms);
+    }
+
     /// A home without channels.
     pub fn new(options: HomeOptions, log: Box<dyn Log>) -> Self {
         Self {

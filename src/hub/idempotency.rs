@@ -67,6 +67,11 @@ impl Keys {
         }
     }
 
+    /// Keys that are kept already stay as long as they were to.
+    pub(super) fn set_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
+        (self.keys_max, self.ttl_ms) = (keys_max, ttl_ms);
+    }
+
     fn name(&self, channel: &str, scope: &KeyScope) -> u128 {
         let [high, low] = [0, 1].map(|at| self.secrets[at].hash_one((channel, scope)));
         u128::from(high) << 64 | u128::from(low)

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::admission::Admission;
-use crate::config::{Config, HandlerName};
+use crate::config::Config;
 use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
 use crate::session::hub::{Realm, SessionLimits};
 use crate::shard::hub::{HubShared, MakeLog};
@@ -13,7 +13,7 @@ use crate::shard::hub::{HubShared, MakeLog};
 pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
     let random = RandomState::new();
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
-    let make_log: MakeLog = Box::new(move |shard| -> Box<dyn Log> {
+    let make_log: MakeLog = Arc::new(move |shard| -> Box<dyn Log> {
         Box::new(MemoryLog::new(random.hash_one(shard), budget.clone()))
     });
     hub_with(config, admission, make_log)
@@ -25,9 +25,16 @@ pub fn hub_with(
     admission: Arc<Admission>,
     make_log: MakeLog,
 ) -> Option<Arc<HubShared>> {
-    if config.route_options.iter().all(|route| route.handler != HandlerName::Hub) {
-        return None;
-    }
+    let make = || HubShared::new(realm(config, admission), home(config), make_log);
+    config.has_hub().then(make)
+}
+
+/// The same hub by another configuration.
+pub(super) fn renewed(hub: &HubShared, config: &Config) -> Arc<HubShared> {
+    hub.renewed(realm(config, hub.realm.admission.clone()), home(config))
+}
+
+fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
     let hub = &config.hub;
     let node = RandomState::new().hash_one("node") as u32;
     let limits = SessionLimits {
@@ -40,7 +47,7 @@ pub fn hub_with(
         message_bytes_max: config.limits.ws.message_bytes_max as u64,
         rates: config.rates,
     };
-    let realm = Realm::new(
+    Realm::new(
         node,
         config.namespaces.clone(),
         config.auth.keys_configured.then(|| config.auth.verifier.clone()),
@@ -48,8 +55,12 @@ pub fn hub_with(
         config.resume.sealer.clone(),
         limits,
         admission,
-    );
-    let home = HomeOptions {
+    )
+}
+
+fn home(config: &Config) -> HomeOptions {
+    let hub = &config.hub;
+    HomeOptions {
         channel_ttl_ms: u64::from(hub.channel_ttl_s) * 1000,
         recover_messages_max: hub.recover_messages_max,
         recover_bytes_max: hub.recover_bytes_max,
@@ -57,6 +68,5 @@ pub fn hub_with(
         history_page_max: hub.history_page_max,
         keys_max: (hub.idempotency_keys_max / u32::from(config.shards.max(1))).max(1) as usize,
         key_ttl_ms: u64::from(hub.idempotency_ttl_s) * 1000,
-    };
-    Some(HubShared::new(realm, home, make_log))
+    }
 }

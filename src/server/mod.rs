@@ -13,6 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc as events;
 
 use crate::config::Config;
@@ -65,7 +66,7 @@ pub struct Facts {
 /// The running shards.
 pub struct Server {
     pub facts: Facts,
-    pub config: Arc<Config>,
+    config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
     threads: Vec<JoinHandle<()>>,
     ended: events::UnboundedReceiver<Ended>,
@@ -137,7 +138,18 @@ impl Server {
         }
         let open_files = host::raise_open_files();
         let facts = Facts { listening, congestion, features, ring_entries, open_files, started };
+        let config = Arc::new(ArcSwap::new(config));
         Ok(Self { facts, config, directory, threads, ended })
+    }
+
+    /// What it runs by now.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The same, for who looks again and again.
+    pub fn live_config(&self) -> Arc<ArcSwap<Config>> {
+        self.config.clone()
     }
 
     /// A way to the shards for the control thread.
@@ -151,8 +163,18 @@ impl Server {
     }
 
     /// Tells every shard.
-    pub fn tell(&self, mail: fn() -> Mail) {
-        (0..self.config.shards).for_each(|shard| self.directory.post(shard, mail()));
+    pub fn tell(&self, mail: impl Fn() -> Mail) {
+        (0..self.directory.len() as u16).for_each(|shard| self.directory.post(shard, mail()));
+    }
+
+    /// Goes on by another configuration, which was fitted to the one in force.
+    pub fn renew(&self, config: Config) {
+        let config = Arc::new(config);
+        if let Some(hub) = self.directory.hub() {
+            self.directory.set_hub(hub::renewed(&hub, &config));
+        }
+        self.config.store(config.clone());
+        self.tell(|| Mail::Renew(config.clone()));
     }
 
     /// Waits until all threads are gone. To be called after all shards have ended.

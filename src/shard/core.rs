@@ -135,6 +135,16 @@ impl Core {
         }
     }
 
+    /// Goes on by another configuration. Connections notice it with what they do next.
+    pub(super) fn renew(&mut self, config: Arc<Config>) {
+        self.inflaters.set_limits(config.inflate_limits());
+        if let (Some(hub), Some(shared)) = (&mut self.hub, self.directory.hub()) {
+            hub.renew(shared);
+            self.pages = crate::web::shared(config.hub.playground);
+        }
+        self.config = config;
+    }
+
     pub(super) fn set_now(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.tick = timers::tick_of(now_ns);

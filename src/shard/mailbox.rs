@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use crossbeam_queue::SegQueue;
 use tokio::sync::oneshot;
 
 use super::hub::HubShared;
 use super::hub::mail::HubMail;
 use crate::admission::Admission;
+use crate::config::Config;
 use crate::driver::Bell;
 use crate::metrics::Snapshot;
 
@@ -30,6 +32,8 @@ pub enum Mail {
     Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
     /// Something about channels or connections.
     Hub(Box<HubMail>),
+    /// Go on by another configuration.
+    Renew(Arc<Config>),
     /// Close all connections, then end.
     Drain,
     /// End now.
@@ -54,14 +58,14 @@ struct Post {
 pub struct Directory {
     shards: Vec<Post>,
     admission: Arc<Admission>,
-    hub: OnceLock<Arc<HubShared>>,
+    hub: ArcSwapOption<HubShared>,
 }
 
 impl Directory {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
         let shards = (0..shards).map(|_| Post::default()).collect();
-        Arc::new(Self { shards, admission: Arc::default(), hub: OnceLock::new() })
+        Arc::new(Self { shards, admission: Arc::default(), hub: ArcSwapOption::empty() })
     }
 
     /// Who is let in: one for all shards.
@@ -154,14 +158,15 @@ impl Directory {
         self.shards[usize::from(shard)].mail_bytes.load(Ordering::Relaxed)
     }
 
-    /// What the shards share about channels: told before they start, where there are any.
+    /// What the shards share about channels, where there are any: told before they start, and
+    /// before they are told to renew it.
     pub fn set_hub(&self, hub: Arc<HubShared>) {
-        assert!(self.hub.set(hub).is_ok(), "there is one hub");
+        self.hub.store(Some(hub));
     }
 
     /// See [`Self::set_hub`].
     pub fn hub(&self) -> Option<Arc<HubShared>> {
-        self.hub.get().cloned()
+        self.hub.load_full()
     }
 
     /// Publishes a shard's number of connections, and how many of them are open WebSockets.

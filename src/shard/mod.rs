@@ -284,6 +284,7 @@ impl<D: Driver> Shard<D> {
                     }
                 }
                 Mail::Hub(mail) => self.core.hub_mail(*mail),
+                Mail::Renew(config) => self.core.renew(config),
                 Mail::Drain => self.begin_drain(),
                 Mail::Stop => self.stop(),
             }

@@ -6,6 +6,7 @@ mod support;
 
 mod admission;
 mod rates;
+mod reload;
 
 use support::Raw;
 use support::raw::{FIN, PING, TEXT, frame, request_with};

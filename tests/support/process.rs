@@ -129,6 +129,18 @@ impl Server {
     }
 
     /// Sends a signal, by its name without SIG.
+    /// Writes another configuration, has the server reload, and waits until it says how that went;
+    /// returns what it said.
+    pub(crate) fn reload(&self, config: &str) -> String {
+        fs::write(&self.config, config).expect("the configuration can be written");
+        let before = self.log().len();
+        self.signal("HUP");
+        super::wait_until("the configuration was looked at", || {
+            self.log()[before..].contains("the configuration is re")
+        });
+        self.log()[before..].to_owned()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");

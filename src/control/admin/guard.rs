@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::refuse;
+use super::{State, refuse};
 use crate::auth::ApiKeys;
 
 /// Who asks, as handlers find it among a request's extensions: the name of its key, if it brought
@@ -23,11 +23,10 @@ use crate::auth::ApiKeys;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller(pub(super) Option<Arc<str>>);
 
-/// What the guard goes by.
-#[derive(Clone)]
-pub(super) struct Guard {
+/// What the guard goes by, as configured when a request comes.
+struct Guard {
     /// Host names that requests may name, besides loopback addresses.
-    hosts: Arc<Vec<String>>,
+    hosts: Vec<String>,
     /// With none, nobody is asked for one.
     keys: Arc<ApiKeys>,
     /// Whether the metrics ask for a key too.
@@ -36,14 +35,9 @@ pub(super) struct Guard {
 
 impl Guard {
     /// For an address reached as these hosts; over a Unix socket also as `localhost`.
-    pub(super) fn new(
-        hosts: &[String],
-        unix: bool,
-        keys: Arc<ApiKeys>,
-        metrics_auth: bool,
-    ) -> Self {
+    fn new(hosts: &[String], unix: bool, keys: Arc<ApiKeys>, metrics_auth: bool) -> Self {
         let own = unix.then(|| "localhost".to_owned());
-        let hosts = Arc::new(hosts.iter().cloned().chain(own).collect());
+        let hosts = hosts.iter().cloned().chain(own).collect();
         Self { hosts, keys, metrics_auth }
     }
 
@@ -70,10 +64,15 @@ impl Guard {
 
 /// Answers those that must not pass.
 pub(super) async fn guard(
-    extract::State(guard): extract::State<Guard>,
+    extract::State((state, unix)): extract::State<(State, bool)>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let guard = {
+        let config = state.config();
+        let keys = config.auth.api_keys.clone();
+        Guard::new(&config.admin_hosts, unix, keys, config.metrics_auth)
+    };
     let headers = request.headers();
     if headers.contains_key(header::ORIGIN) {
         let message = "requests from web pages (with an Origin) are not answered here";

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
@@ -24,7 +25,6 @@ use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
 use crate::shard::mailbox::Directory;
-use guard::Guard;
 use listener::Socket;
 pub(crate) use listener::{AdminListener, SocketFile, bind};
 
@@ -34,7 +34,7 @@ pub(super) struct State(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
-    config: Arc<Config>,
+    config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
     collector: Arc<Collector>,
     draining: Arc<AtomicBool>,
@@ -50,7 +50,7 @@ impl State {
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
-            config: server.config.clone(),
+            config: server.live_config(),
             directory: server.directory(),
             collector,
             draining,
@@ -60,6 +60,11 @@ impl State {
 }
 
 impl State {
+    /// What the server runs by now.
+    fn config(&self) -> Arc<Config> {
+        self.0.config.load_full()
+    }
+
     /// What the shards share about channels.
     fn hub(&self) -> Result<Arc<HubShared>, api::ApiError> {
         self.0.directory.hub().ok_or_else(api::no_hub)
@@ -83,10 +88,7 @@ pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile>
     let AdminListener { socket, file } = listener;
     tokio::spawn(async move {
         let unix = matches!(socket, Socket::Unix(_));
-        let config = &state.0.config;
-        let keys = config.auth.api_keys.clone();
-        let guard = Guard::new(&config.admin_hosts, unix, keys, config.metrics_auth);
-        let router = router(guard, state);
+        let router = router(unix, state);
         let result = match socket {
             Socket::Tcp(socket) => match tcp(socket) {
                 Ok(socket) => axum::serve(socket, router).await,
@@ -116,7 +118,7 @@ fn unix_socket(
     tokio::net::UnixListener::from_std(socket)
 }
 
-fn router(guard: Guard, state: State) -> Router {
+fn router(unix: bool, state: State) -> Router {
     Router::new()
         .route("/metrics", get(pages::metrics))
         .route("/healthz", get(pages::health))
@@ -134,7 +136,7 @@ fn router(guard: Guard, state: State) -> Router {
             let message = "another method is meant: /v1/openapi.json tells which";
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
-        .layer(middleware::from_fn_with_state(guard, guard::guard))
+        .layer(middleware::from_fn_with_state((state.clone(), unix), guard::guard))
         .with_state(state)
 }
 

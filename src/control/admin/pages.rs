@@ -93,7 +93,7 @@ async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>>
         let message = "histograms are not recorded: metrics.histograms is false";
         return Err(refuse(StatusCode::NOT_FOUND, "not_found", message));
     }
-    let shards = state.0.config.shards;
+    let shards = state.config().shards;
     let whole = match uri.query().filter(|query| !query.is_empty()) {
         None => return Ok(collector.read().await.histograms),
         Some(query) => query.strip_prefix("shard=").and_then(|number| number.parse().ok()),
@@ -113,7 +113,7 @@ async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>>
 
 /// `/v1/node`: what runs here, and on what.
 pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
-    let (facts, config, directory) = (&state.0.facts, &state.0.config, &state.0.directory);
+    let (facts, config, directory) = (&state.0.facts, &state.config(), &state.0.directory);
     let listeners = facts.listening.iter().zip(&facts.congestion);
     let listeners: Vec<_> = listeners
         .map(|(address, congestion)| {
@@ -122,6 +122,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
         .collect();
     let routes = config.routes.as_slice().iter().zip(&config.route_options);
     let routes: Vec<_> = routes
+        .filter(|(route, _)| !route.is_retired())
         .map(|(route, options)| {
             json!({
                 "path": route.path,

@@ -19,6 +19,19 @@ pub struct Route {
     pub compression: Option<Policy>,
 }
 
+impl Route {
+    /// A route that no request leads to any more. It only keeps its place.
+    #[must_use]
+    pub fn retire(self) -> Self {
+        Self { path: String::new(), prefix: false, ..self }
+    }
+
+    /// See [`Self::retire`].
+    pub fn is_retired(&self) -> bool {
+        self.path.is_empty()
+    }
+}
+
 /// Which origins may use a route (RFC 6455 10.2). A request without Origin is no browser's and
 /// always passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +73,7 @@ impl Routes {
         self.routes.get(index)
     }
 
-    /// All routes, in the order given.
+    /// All routes, in the order given, retired ones included.
     pub fn as_slice(&self) -> &[Route] {
         &self.routes
     }

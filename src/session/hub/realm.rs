@@ -46,7 +46,7 @@ pub struct Realm {
     pub admission: Arc<Admission>,
     /// Who came without a token: one for all of them.
     pub(super) anybody: Arc<Identity>,
-    voided: Mutex<Voided>,
+    voided: Arc<Mutex<Voided>>,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ impl Realm {
         limits: SessionLimits,
         admission: Arc<Admission>,
     ) -> Self {
-        let (anybody, voided) = (Arc::default(), Mutex::default());
+        let (anybody, voided) = (Arc::default(), Arc::default());
         Self {
             node,
             namespaces,
@@ -78,6 +78,18 @@ impl Realm {
             admission,
             anybody,
             voided,
+        }
+    }
+
+    /// This one by another configuration: the same node, with the tickets it has voided.
+    #[must_use]
+    pub fn renewed(&self, by: Self) -> Self {
+        Self {
+            node: self.node,
+            anybody: self.anybody.clone(),
+            voided: self.voided.clone(),
+            admission: self.admission.clone(),
+            ..by
         }
     }
 

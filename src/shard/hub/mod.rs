@@ -34,7 +34,7 @@ const STEPS_MAX: usize = 1024;
 const AGED_CHANNELS: usize = 256;
 
 /// Makes the log of a shard's home.
-pub type MakeLog = Box<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
+pub type MakeLog = Arc<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
 
 /// What the shards of a process share about channels.
 pub struct HubShared {
@@ -49,6 +49,13 @@ impl HubShared {
     /// Puts it together.
     pub fn new(realm: Realm, home: HomeOptions, make_log: MakeLog) -> Arc<Self> {
         Arc::new(Self { realm, home, make_log, spread: RandomState::new() })
+    }
+
+    /// The same channels by another configuration.
+    pub fn renewed(&self, realm: Realm, home: HomeOptions) -> Arc<Self> {
+        let realm = self.realm.renewed(realm);
+        let (make_log, spread) = (self.make_log.clone(), self.spread.clone());
+        Arc::new(Self { realm, home, make_log, spread })
     }
 
     /// The home of a channel among so many shards.
@@ -128,6 +135,12 @@ impl HubState {
             unix_ms: 0,
             aged_tick: 0,
         })
+    }
+
+    /// Goes on by another configuration.
+    pub(super) fn renew(&mut self, shared: Arc<HubShared>) {
+        self.home.set_options(shared.home);
+        self.shared = shared;
     }
 
     pub(super) fn realm(&self) -> &Realm {

@@ -1,6 +1,7 @@
 //! One channel with a hundred thousand members: more than a test's open files allow on sockets.
 
 use std::io::Cursor;
+use std::sync::Arc;
 
 use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
@@ -19,7 +20,7 @@ const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
 
 fn crowd_of(shards: u16) -> World {
     let budget = HistoryBudget::new(1 << 20);
-    let make_log = Box::new(move |shard: u16| -> Box<dyn Log> {
+    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
         Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
     });
     World::with_crowd(1, shards, Faults::default(), make_log, 2048, |file| {

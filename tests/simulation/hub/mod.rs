@@ -7,6 +7,7 @@ mod member;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use seawall::auth::SlowReader;
 use seawall::config::file::Channel;
@@ -25,7 +26,7 @@ struct Outcome {
 fn run(seed: u64, late: bool) -> Outcome {
     let shards = 1 + (seed % 3) as u16;
     let budget = HistoryBudget::new([1 << 20, 20_000][(seed / 7 % 2) as usize]);
-    let make_log = Box::new(move |shard: u16| -> Box<dyn Log> {
+    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
         let seed = seed * 1000 + u64::from(shard);
         let log = MemoryLog::new(seed, budget.clone());
         if late { Box::new(DelayedLog::new(log, seed)) } else { Box::new(log) }

@@ -122,7 +122,7 @@ pub(super) async fn presence(
     Named(channel): Named,
     Asked(query): Asked<PresenceQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let limit = page_limit(query.limit, state.0.config.hub.presence_page_max)?;
+    let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
     let after = query.after.map(Into::into);
     let pending = ask(&state, channel_name(&channel)?, Verb::Presence { after, limit })?;
     match answer(pending).await? {
@@ -137,7 +137,7 @@ pub(super) async fn history(
     Named(channel): Named,
     Asked(query): Asked<HistoryQuery>,
 ) -> Result<Json<Value>, ApiError> {
-    let limit = page_limit(query.limit, state.0.config.hub.history_page_max)?;
+    let limit = page_limit(query.limit, state.config().hub.history_page_max)?;
     let since = match (query.epoch, query.offset) {
         (Some(epoch), Some(offset)) => Some(Since { epoch: Epoch::parse(&epoch), offset }),
         (None, None) => None,

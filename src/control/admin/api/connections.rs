@@ -106,7 +106,7 @@ async fn act(state: &State, target: Target, act: Act) -> Result<u64, ApiError> {
 pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError> {
     let target = target(body.user, body.connection, body.all)?;
     let text = content::on_one_line(body.content.get()).map_err(ApiError::bad)?;
-    let most = state.0.config.limits.ws.message_bytes_max;
+    let most = state.config().limits.ws.message_bytes_max;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
         let message = format!("content of {} bytes; {most} are allowed", text.len());

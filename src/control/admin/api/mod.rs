@@ -170,7 +170,7 @@ pub(super) fn ask(state: &State, channel: ChannelName, verb: Verb) -> Result<Pen
     let directory = &state.0.directory;
     let shared = state.hub()?;
     let home = shared.home_of(channel.as_str(), directory.len());
-    if directory.mail_bytes(home) > state.0.config.engine.mailbox_bytes_max as usize {
+    if directory.mail_bytes(home) > state.config().engine.mailbox_bytes_max as usize {
         return Err(ApiError::unavailable(
             "the channel's shard has more mail than it can work through: slow down, and try again",
         ));

@@ -72,6 +72,11 @@ impl std::fmt::Debug for Inflaters {
 }
 
 impl Inflaters {
+    /// Other limits, from the next message on.
+    pub fn set_limits(&mut self, limits: InflateLimits) {
+        self.limits = limits;
+    }
+
     /// Makes none yet. `clock` tells the time in ns, for [`Work::spent_ns`].
     pub fn new(limits: InflateLimits, clock: fn() -> u64) -> Self {
         Self {
