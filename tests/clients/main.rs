@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conformance;
 mod tungstenite;
 
 use std::io::{BufRead, BufReader, Read};
