@@ -18,13 +18,20 @@ pub fn hub_of(config: &Config) -> Option<Arc<HubShared>> {
     hub_with(config, make_log)
 }
 
+/// The node's part of connections' ids, which stands first there. No id begins with a hyphen, so
+/// that command lines do not take one for an option.
+fn node(random: u32) -> u32 {
+    const HYPHEN: u32 = 62;
+    if random >> 26 == HYPHEN { random ^ 1 << 31 } else { random }
+}
+
 /// The hub over any log.
 pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
     if config.route_options.iter().all(|route| route.handler != HandlerName::Hub) {
         return None;
     }
     let hub = &config.hub;
-    let node = RandomState::new().hash_one("node") as u32;
+    let node = node(RandomState::new().hash_one("node") as u32);
     let limits = SessionLimits {
         channels_max: hub.channels_per_connection_max,
         requests_max: hub.pending_requests_max,
@@ -52,4 +59,22 @@ pub fn hub_with(config: &Config, make_log: MakeLog) -> Option<Arc<HubShared>> {
         key_ttl_ms: u64::from(hub.idempotency_ttl_s) * 1000,
     };
     Some(HubShared::new(realm, home, make_log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::ConnectionId;
+
+    #[test]
+    fn no_id_begins_with_a_hyphen() {
+        let first = |node| {
+            let id = ConnectionId { node, shard: 1, slot: 2, serial: 3 };
+            id.to_string().as_bytes()[0]
+        };
+        assert_eq!(first(62 << 26), b'-');
+        let found: std::collections::BTreeSet<u8> =
+            (0..64).map(|top| first(node(top << 26 | 0x155))).collect();
+        assert!(found.len() == 63 && !found.contains(&b'-'), "{found:?}");
+    }
 }
