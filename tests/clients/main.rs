@@ -9,6 +9,7 @@
 mod support;
 
 mod conformance;
+mod package;
 mod tungstenite;
 
 use std::io::{BufRead, BufReader, Read};
