@@ -10,7 +10,8 @@ usage() {
 Usage: scripts/fuzz.sh [-h] [-t SECONDS] [TARGET...]
 
   -t SECONDS   how long each target runs (default 60)
-  TARGET       request, frames, session, proxy, extensions, inflate, deflate (default: all)
+  TARGET       request, frames, session, protocol, proxy, extensions, inflate, deflate (default:
+               all)
 
 Needs cargo-fuzz (`cargo install cargo-fuzz`), a C++ compiler, and a nightly toolchain; without
 nightly the stable compiler is used with RUSTC_BOOTSTRAP=1 and no sanitizer. What is found is
@@ -30,8 +31,9 @@ while getopts ':ht:' option; do
 done
 shift $((OPTIND - 1))
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "fuzz.sh: -t wants a number of seconds" >&2; exit 2; }
+all=(request frames session protocol proxy extensions inflate deflate)
 targets=("$@")
-((${#targets[@]})) || targets=(request frames session proxy extensions inflate deflate)
+((${#targets[@]})) || targets=("${all[@]}")
 
 cd "$(dirname "$0")/.."
 if ! cargo fuzz --version >/dev/null 2>&1; then
@@ -40,7 +42,7 @@ if ! cargo fuzz --version >/dev/null 2>&1; then
 fi
 for target in "${targets[@]}"; do
     if [[ ! -f tests/fuzz/fuzz_targets/$target.rs ]]; then
-        echo "fuzz.sh: no target '$target': there are request, frames, session, proxy, extensions, inflate, deflate" >&2
+        echo "fuzz.sh: no target '$target': there are ${all[*]}" >&2
         exit 2
     fi
 done

@@ -1,11 +1,13 @@
 //! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
 //! input.
 //!
-//! What belongs here: only runs of `proto::fuzz`; the laws themselves are asserted there.
+//! What belongs here: only runs of `proto::fuzz` and `session::hub::fuzz`; the laws themselves are
+//! asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::fuzz;
+use seawall::session::hub::fuzz::protocol;
 use std::path::Path;
 
 /// Runs `body` over each seed, each start of it, and each single byte of it changed.
@@ -42,6 +44,11 @@ fn frames_over_seeds() {
 #[test]
 fn session_over_seeds() {
     over_seeds("session", fuzz::session);
+}
+
+#[test]
+fn protocol_over_seeds() {
+    over_seeds("protocol", protocol);
 }
 
 #[test]
@@ -87,6 +94,30 @@ fn offer_word() -> impl Strategy<Value = &'static str> {
         "\\",
         " ",
     ])
+}
+
+/// Objects that frames are made of, right and wrong; 0 parts frames.
+fn hub_object() -> impl Strategy<Value = String> {
+    let channel = prop::sample::select(vec!["a", "b", "token:a", "user:x", "\u{e9}", ""]);
+    let kind = prop::sample::select(vec![
+        r#""subscribe","presence":true"#,
+        r#""subscribe""#,
+        r#""subscribe","since":{"epoch":"","offset":1}"#,
+        r#""subscribe","token":"TOKEN""#,
+        r#""unsubscribe""#,
+        r#""publish","content":1"#,
+        r#""publish","content":[2],"key":"k""#,
+        r#""presence","limit":1"#,
+        r#""history","limit":2"#,
+        r#""resume","ticket":"TICKET""#,
+        r#""resume","ticket":"TICKET","positions":{"a":{"epoch":"","offset":0}}"#,
+        r#""auth","token":"TOKEN""#,
+        r#""ping""#,
+        r#""shout""#,
+    ]);
+    let end = prop::sample::select(vec!["", "", "\n", "\0", "\0", "{"]);
+    (channel, kind, end)
+        .prop_map(|(channel, kind, end)| format!(r#"{{"channel":"{channel}","type":{kind}}}{end}"#))
 }
 
 /// Lines that requests are made of, right and wrong.
@@ -155,6 +186,11 @@ proptest! {
             data.extend(payload);
         }
         fuzz::session(&data);
+    }
+
+    #[test]
+    fn protocol_of_objects(choice in 0u8..8, objects in vec(hub_object(), 0..30)) {
+        protocol(&[&[choice], objects.concat().as_bytes()].concat());
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
     channel: String,
 
     /// The content: JSON, or - for standard input
-    #[arg(default_value = "-")]
+    #[arg(default_value = "-", allow_negative_numbers = true)]
     data: String,
 
     /// Take the content as text, and publish it as a JSON string

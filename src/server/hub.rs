@@ -19,6 +19,13 @@ pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShare
     hub_with(config, admission, make_log)
 }
 
+/// The node's part of connections' ids, which stands first there. No id begins with a hyphen, so
+/// that command lines do not take one for an option.
+fn node(random: u32) -> u32 {
+    const HYPHEN: u32 = 62;
+    if random >> 26 == HYPHEN { random ^ 1 << 31 } else { random }
+}
+
 /// The hub over any log.
 pub fn hub_with(
     config: &Config,
@@ -36,7 +43,7 @@ pub(super) fn renewed(hub: &HubShared, config: &Config) -> Arc<HubShared> {
 
 fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
     let hub = &config.hub;
-    let node = RandomState::new().hash_one("node") as u32;
+    let node = node(RandomState::new().hash_one("node") as u32);
     let limits = SessionLimits {
         channels_max: hub.channels_per_connection_max,
         requests_max: hub.pending_requests_max,
@@ -68,5 +75,23 @@ fn home(config: &Config) -> HomeOptions {
         history_page_max: hub.history_page_max,
         keys_max: (hub.idempotency_keys_max / u32::from(config.shards.max(1))).max(1) as usize,
         key_ttl_ms: u64::from(hub.idempotency_ttl_s) * 1000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::ConnectionId;
+
+    #[test]
+    fn no_id_begins_with_a_hyphen() {
+        let first = |node| {
+            let id = ConnectionId { node, shard: 1, slot: 2, serial: 3 };
+            id.to_string().as_bytes()[0]
+        };
+        assert_eq!(first(62 << 26), b'-');
+        let found: std::collections::BTreeSet<u8> =
+            (0..64).map(|top| first(node(top << 26 | 0x155))).collect();
+        assert!(found.len() == 63 && !found.contains(&b'-'), "{found:?}");
     }
 }

@@ -113,10 +113,12 @@ export interface SubscriptionEvents {
 
 export interface Subscribed extends Position {
   recovered: boolean;
-  presence?: unknown;
+  /** The first of those present, where joins and leaves were asked for. */
+  presence?: Omit<Presence, "channel">;
 }
 
 export interface Published extends Position {
+  channel: string;
   /** It had been published before, under the same key. */
   duplicate?: boolean;
 }

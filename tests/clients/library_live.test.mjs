@@ -103,6 +103,23 @@ test("presence and history", { skip }, async () => {
   assert.equal((await left).member.connection, two.connection);
 });
 
+test("joins and leaves are told after a cut as well", { skip }, async () => {
+  const [one, two] = [await open(), await open()];
+  const channel = fresh();
+  const sub = one.subscribe(channel, { presence: true });
+  await sub.ready;
+  const opened = next(one, "open");
+  one.cut();
+  assert.equal((await opened).resumed, true);
+  const joined = next(sub, "join");
+  const other = two.subscribe(channel);
+  await other.ready;
+  assert.equal((await joined).member.connection, two.connection);
+  const left = next(sub, "leave");
+  await other.unsubscribe();
+  assert.equal((await left).member.connection, two.connection);
+});
+
 test("a cut loses nothing and doubles nothing", { skip }, async () => {
   const [one, two] = [await open(), await open()];
   const channel = fresh();

@@ -8,6 +8,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conformance;
+mod package;
 mod tungstenite;
 
 use std::io::{BufRead, BufReader, Read};

@@ -315,7 +315,8 @@ fn what_is_no_call_is_refused_in_the_same_form() {
         ("POST /v1/publish", "Content-Type: text/plain\r\n", "{}", 415, "unsupported_media_type"),
         ("POST /v1/publish", json, "{\"channel\":", 400, "bad_request"),
         ("POST /v1/publish", json, "", 400, "bad_request"),
-        ("DELETE /v1/channels/a/history", "", "", 415, "unsupported_media_type"),
+        ("DELETE /v1/channels/a/history", "", "{}", 415, "unsupported_media_type"),
+        ("PUT /v1/publish", "", "", 405, "method_not_allowed"),
         ("GET /v1/node", "Origin: http://127.0.0.1\r\n", "", 403, "forbidden"),
     ] {
         assert_eq!(refused(parsed(line, headers, body)), (status, code.into()), "{line}");

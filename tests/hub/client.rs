@@ -303,5 +303,5 @@ pub(crate) fn got(server: &Server, path: &str) -> Value {
 /// A DELETE.
 #[track_caller]
 pub(crate) fn delete(server: &Server, path: &str) -> (u16, Value) {
-    outcome(&call(server, &format!("DELETE {path}"), JSON, ""))
+    outcome(&call(server, &format!("DELETE {path}"), "", ""))
 }

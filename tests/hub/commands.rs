@@ -88,6 +88,8 @@ fn publish() {
     assert!(shell.fails(&["publish", "chat:a/b", "hello"]).contains("--text"));
     assert!(shell.fails(&["publish", "two words", "1"]).contains("refused (400)"));
     assert_eq!(client.contents(1), [1]);
+    shell.says(&["publish", "chat:a/b", "-7"]);
+    assert_eq!(client.contents(1), [-7]);
 }
 
 #[test]

@@ -6,10 +6,12 @@
 //! behind a subscription of the same channel that has not been answered.
 //!
 //! Files: `request` (what clients say), `content`, `verbs` (what is done about it), `answers` (what
-//! homes say), `resume` (tickets and tokens), `reply` (what is said), `state`, `realm`.
+//! homes say), `resume` (tickets and tokens), `reply` (what is said), `state`, `realm`,
+//! `fuzz` (what always holds).
 
 mod answers;
 pub mod content;
+pub mod fuzz;
 mod rates;
 mod realm;
 pub(crate) mod reply;

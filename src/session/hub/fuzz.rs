@@ -1,0 +1,260 @@
+//! The body of the fuzz target of the JSON protocol: any frames in, laws asserted, nothing out.
+//!
+//! A session talks to a home, as on a shard: its questions are answered at once, or only when all
+//! frames have come. Whatever it is told, it says nothing but JSON objects on one line each, one
+//! reply for each request, and no member is left when it has ended.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::answers::{Admission, Seat};
+use super::realm::{Realm, SessionLimits};
+use super::state::NONE;
+use super::{Call, Effects, HubSession, request};
+use crate::admission::limiter::RateBounds;
+use crate::auth::{
+    Access, Expected, Key, Namespace, Namespaces, Pattern, Sealer, SigningKey, SlowReader, Verifier,
+};
+use crate::hub::{Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, Request};
+
+const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
+const NOW_MS: u64 = 1_800_000_000_000;
+/// What frames may name, and what stands for it: no fuzzer guesses one.
+const WORDS: [&str; 2] = ["TICKET", "TOKEN"];
+/// Replies, of which each request has one.
+const REPLIES: [&str; 9] = [
+    "pong",
+    "authenticated",
+    "subscribed",
+    "unsubscribed",
+    "published",
+    "presence",
+    "history",
+    "resumed",
+    "error",
+];
+
+/// A session's world, without a shard.
+struct World {
+    realm: Arc<Realm>,
+    home: Home,
+    session: HubSession,
+    effects: Effects,
+    waiting: Vec<Request>,
+    /// Answers wait until all frames have come.
+    late: bool,
+    closed: bool,
+    replies: usize,
+    ticket: String,
+    members: u32,
+}
+
+/// Frames behind a byte of choices, parted by zero bytes.
+pub fn protocol(data: &[u8]) {
+    let Some((choice, frames)) = data.split_first() else { return };
+    let mut world = World::new(choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
+    let mut requests = 0;
+    for frame in frames.split(|byte| *byte == 0) {
+        let Ok(text) = std::str::from_utf8(frame) else { continue };
+        let text = text.replace(WORDS[0], &world.ticket).replace(WORDS[1], token());
+        requests += request::objects(&text).count();
+        world.act(|session, call| session.receive(call, &text));
+        if !world.late {
+            world.answer_all();
+        }
+        if world.closed {
+            break;
+        }
+    }
+    world.answer_all();
+    let session = &world.session;
+    assert!(world.closed || session.pending.is_none(), "all is answered: {session:?}");
+    // With keys, a new token may take subscriptions away, which is no reply.
+    if !world.closed && world.realm.verifier.is_none() {
+        assert_eq!(world.replies, requests, "each request has one reply");
+    }
+    world.act(HubSession::end_all);
+    world.answer_all();
+    assert_eq!(world.home.gauges().members, 0, "no member outlives its connection");
+}
+
+impl World {
+    fn new(keys: bool, anonymous: bool, late: bool) -> Self {
+        let realm = realm(keys, anonymous);
+        let id = ConnectionId { node: realm.node, shard: 0, slot: 3, serial: 7 };
+        let session = HubSession::new(id, None, &realm, NOW_MS);
+        let options = HomeOptions {
+            channel_ttl_ms: 1000,
+            recover_messages_max: 5,
+            recover_bytes_max: 1000,
+            presence_page_max: 5,
+            history_page_max: 5,
+            keys_max: 10,
+            key_ttl_ms: 1000,
+        };
+        let log = Box::new(MemoryLog::new(1, HistoryBudget::new(100_000)));
+        let mut world = Self {
+            realm,
+            home: Home::new(options, log),
+            session,
+            effects: Effects::default(),
+            waiting: Vec::new(),
+            late,
+            closed: false,
+            replies: 0,
+            ticket: String::new(),
+            members: 0,
+        };
+        world.act(|session, call| session.greet(call, 25));
+        world
+    }
+
+    /// Lets the session do something, and looks at what comes of it.
+    fn act(&mut self, act: impl FnOnce(&mut HubSession, &mut Call<'_>)) {
+        let effects = &mut self.effects;
+        let mut call = Call { realm: &self.realm, now_ms: NOW_MS, now_ns: 1, effects };
+        act(&mut self.session, &mut call);
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.says.drain(..).for_each(|said| self.said(&said));
+        self.waiting.append(&mut effects.asks);
+        self.closed |= effects.close.is_some();
+    }
+
+    fn said(&mut self, text: &str) {
+        assert!(!text.contains(['\n', '\r']), "on one line: {text}");
+        let object: Value = serde_json::from_str(text).expect("JSON");
+        let kind = object["type"].as_str().expect("a type").to_owned();
+        self.replies += usize::from(REPLIES.contains(&kind.as_str()));
+        if let Some(ticket) = object["ticket"].as_str() {
+            ticket.clone_into(&mut self.ticket);
+        }
+    }
+
+    /// Lets the home answer until nobody asks any more.
+    fn answer_all(&mut self) {
+        loop {
+            for request in std::mem::take(&mut self.waiting) {
+                self.home.request(request, NOW_MS);
+            }
+            self.home.work(usize::MAX);
+            let out: Vec<_> = self.home.take_out().collect();
+            if out.is_empty() && self.waiting.is_empty() {
+                return;
+            }
+            for (_, out) in out {
+                self.hear(out);
+            }
+        }
+    }
+
+    fn hear(&mut self, out: Out) {
+        match out {
+            Out::Answer { request, channel, answer, .. } => match &answer {
+                Answer::Subscribed { position, recovered, presence, watch, member, .. } => {
+                    if self.session.expects(request, channel.as_str()).is_none() {
+                        let (watch, member) = (*watch, member.clone());
+                        return self.act(|session, call| {
+                            session.leave(call, channel, watch, member);
+                        });
+                    }
+                    self.members += 1;
+                    let watching = if *watch { self.members } else { NONE };
+                    let seat = Seat { local: 0, place: self.members, watching };
+                    let (position, recovered) = (*position, *recovered);
+                    let presence = presence.as_ref();
+                    let by = Admission { channel: &channel, seat, position, recovered, presence };
+                    self.act(|session, call| session.admit(call, request, &by));
+                }
+                answer => self.act(|session, call| session.hear(call, request, &channel, answer)),
+            },
+            Out::Publish(publication) | Out::News(publication) => {
+                let text = publication.text();
+                assert!(!text.contains(['\n', '\r']), "on one line: {text}");
+                serde_json::from_str::<&RawValue>(text).expect("JSON");
+            }
+            Out::EpochChanged { .. } => {}
+        }
+    }
+}
+
+/// Made once each: keys are dear.
+fn realm(keys: bool, anonymous: bool) -> Arc<Realm> {
+    static REALMS: [OnceLock<Arc<Realm>>; 4] = [const { OnceLock::new() }; 4];
+    let made = || {
+        let limits = SessionLimits {
+            channels_max: 3,
+            requests_max: 4,
+            auth_timeout_ms: 1000,
+            ticket_ttl_s: 1000,
+            presence_page_max: 5,
+            history_page_max: 5,
+            message_bytes_max: 10_000,
+            rates: RateBounds::default(),
+        };
+        let verifier = keys.then(|| {
+            let key = Key::secret("", SECRET);
+            Arc::new(Verifier::new(vec![key], false, Expected::default()))
+        });
+        let list = vec![
+            namespace("*", Access::Anyone),
+            namespace("token:*", Access::Token),
+            namespace("user:*", Access::Authenticated),
+        ];
+        let namespaces = Namespaces::new(list, namespace("*", Access::Token));
+        let sealer = Arc::new(Sealer::new(&[[1; 32]]));
+        Arc::new(Realm::new(5, namespaces, verifier, anonymous, sealer, limits, Arc::default()))
+    };
+    REALMS[usize::from(keys) * 2 + usize::from(anonymous)].get_or_init(made).clone()
+}
+
+fn namespace(pattern: &str, access: Access) -> Namespace {
+    Namespace {
+        pattern: Pattern::new(pattern).expect("a pattern"),
+        subscribe: access,
+        publish: access,
+        history_messages: 5,
+        history_ttl_s: 1000,
+        presence: true,
+        slow_reader: SlowReader::default(),
+        members_max: 2,
+        message_bytes_max: 1000,
+        rate: 0,
+    }
+}
+
+/// A token that opens a little.
+fn token() -> &'static str {
+    static TOKEN: OnceLock<String> = OnceLock::new();
+    TOKEN.get_or_init(|| {
+        let claims = serde_json::json!({
+            "sub": "ann",
+            "exp": NOW_MS / 1000 + 1000,
+            "info": {"name": "Ann"},
+            "channels": ["token:a"],
+        });
+        SigningKey::secret("", SECRET).sign(&claims).expect("claims can be signed")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_reach_what_they_stand_for() {
+        let mut world = World::new(true, true, false);
+        assert!(world.ticket.len() > 40);
+        let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token());
+        world.act(|session, call| session.receive(call, &auth));
+        assert_eq!(world.session.user().map(|user| &**user), Some("ann"));
+        assert!(!world.closed && world.waiting.is_empty());
+        world.act(|session, call| {
+            session.receive(call, r#"{"type":"subscribe","channel":"token:a"}"#);
+        });
+        assert_eq!(world.waiting.len(), 1);
+        world.answer_all();
+        assert_eq!((world.home.gauges().members, world.replies), (1, 2));
+    }
+}
