@@ -20,6 +20,7 @@ pub fn drive<L: Load>(pairs: &mut [(Fleet, L)], clock: Clock) -> io::Result<()> 
     for (fleet, _) in pairs.iter() {
         fleet.ring.watch(&signal)?;
     }
+    let spin = pairs.iter().any(|(fleet, _)| fleet.plan.spin);
     // When each is to be asked next; `None` once its load is over.
     let mut due: Vec<Option<u64>> = vec![Some(0); pairs.len()];
     loop {
@@ -33,7 +34,7 @@ pub fn drive<L: Load>(pairs: &mut [(Fleet, L)], clock: Clock) -> io::Result<()> 
             return Ok(());
         }
         let wait_ns = next_ns.saturating_sub(clock.now_ns());
-        if wait_ns > 0 {
+        if wait_ns > 0 && !spin {
             signal.wait(Duration::from_nanos(wait_ns))?;
         }
     }

@@ -105,6 +105,8 @@ pub struct FleetPlan {
     pub first_number: u32,
     /// Entries of the completion queue; 0 = by the number of slots.
     pub completions: u32,
+    /// Never sleep: a server on the same host then pays for no wake-ups of this thread.
+    pub spin: bool,
     pub habits: SocketHabits,
 }
 
@@ -168,6 +170,7 @@ impl Fleet {
             let now = self.clock.now_ns();
             let Turn::Until(deadline) = self.decide(load, now)? else { return Ok(()) };
             let wait = deadline.min(self.next_scan_ns).saturating_sub(now);
+            let wait = if self.plan.spin { 0 } else { wait };
             self.ring.wait(Some(Duration::from_nanos(wait)))?;
             self.take_completions(load)?;
         }

@@ -57,12 +57,13 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
     let publishing = args.publish_path.as_deref().unwrap_or(&common.url.path);
     let (publishing, subscribing) =
         (workshop.hearing(to(publishing)), workshop.hearing(to(&common.url.path)));
-    let parallel = common.parallel;
+    let (parallel, spin) = (common.parallel, args.spin);
     let (worker_times, worker_board) = (Arc::clone(&times), Arc::clone(&board));
     let make = move |worker: usize| {
         let (shared, times) = (workshop.shared.clone(), Arc::clone(&worker_times));
         let Some(ring) = worker.checked_sub(wires) else {
-            let fleet_plan = publishing.fleet_plan(plan.publishers, PUBLISHER_BUFFERS, 0);
+            let mut fleet_plan = publishing.fleet_plan(plan.publishers, PUBLISHER_BUFFERS, 0);
+            fleet_plan.spin = spin;
             let board = Arc::clone(&worker_board);
             let press = Press::new(plan, (0, plan.publishers), (0, 1), board, Arc::clone(&shared));
             let load = Publishers::new(press, shared, times, parallel);
@@ -73,10 +74,12 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
         let parallel = (parallel / rings as u32).max(1);
         let own = Share { worker, first, slots, parallel };
         let load = Subscribers::new(plan, own, shared, times);
-        let fleet_plan = subscribing.fleet_plan(slots, SUBSCRIBER_BUFFERS, first);
+        let mut fleet_plan = subscribing.fleet_plan(slots, SUBSCRIBER_BUFFERS, first);
+        fleet_plan.spin = spin;
         Ok((subscribing.fleet(fleet_plan)?, Either::Right(load)))
     };
-    let threads = usize::from(common.threads) + wires;
+    // Publishers have no thread of their own: it would wait for that of the subscribers.
+    let threads = usize::from(common.threads);
     let measure = || {
         let measured = measure(args, &plan, &shared, &times, &board);
         Times::set(&times.close_ns, shared.clock.now_ns());
@@ -268,7 +271,9 @@ fn publish(
     let mut report = Report::default();
     describe(args, plan, &mut report);
     let unit = "delivered message";
-    measured.until.report(&measured.from, &mut report, unit, Some(f64::from(args.size)));
+    let bytes = Some(f64::from(args.size));
+    report.spinning(args.spin);
+    measured.until.report(&measured.from, &mut report, unit, bytes);
     let seconds = (measured.until.wall_ns - measured.from.wall_ns).max(1) as f64 / 1e9;
     let rate = measured.published as f64 / seconds;
     report.row("published", measured.published.to_string(), "published", measured.published);

@@ -114,6 +114,7 @@ impl Workshop {
             quiet_sends: false,
             first_number,
             completions: 0,
+            spin: false,
             habits: SocketHabits::default(),
         }
     }
