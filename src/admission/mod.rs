@@ -138,6 +138,18 @@ pub enum Shortage {
     Work,
 }
 
+impl Shortage {
+    /// What is refused, in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "nothing",
+            Self::Contexts => "compression contexts",
+            Self::Connections => "compression contexts, connections",
+            Self::Work => "compression contexts, connections, publishes, subscriptions",
+        }
+    }
+}
+
 /// Shared by all shards.
 #[derive(Debug)]
 pub struct Admission {

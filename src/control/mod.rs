@@ -4,7 +4,9 @@
 //! ring of its own. It never owns a client's socket: it talks to shards by mail only.
 
 mod admin;
+mod drain;
 mod histogram_log;
+mod memory;
 mod reload;
 
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_uring::Runtime;
 
 use crate::driver::host;
@@ -20,6 +23,7 @@ use crate::driver::uring::UringError;
 use crate::server::{Collector, Ended, Server};
 use crate::shard::mailbox::Mail;
 pub(crate) use admin::{AdminListener, bind};
+use drain::Orders;
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use reload::Reloader;
 
@@ -73,13 +77,19 @@ async fn supervise(
             Err(error) => tracing::error!(%error, "there will be no histogram log"),
         }
     }
+    let (orders, ordered) = Orders::new();
+    tokio::spawn(memory::watch(server.directory(), server.live_config()));
+    tokio::spawn(drain::report(server.directory(), draining.clone()));
     // Removed at the end, whatever the end is.
     let _socket_file = admin.and_then(|listener| {
-        let state = admin::State::new(&server, collector.clone(), draining.clone(), errors);
+        let state = admin::State::new(&server, collector.clone(), draining.clone(), errors, orders);
         admin::serve(listener, state)
     });
     let end = match Signals::watch() {
-        Ok(signals) => watch(&mut server, signals, &draining, &collector, &mut reloader).await,
+        Ok(signals) => {
+            let causes = (signals, ordered);
+            watch(&mut server, causes, &draining, &collector, &mut reloader).await
+        }
         Err(error) => {
             tracing::error!(%error, "cannot watch for signals");
             return ExitCode::FAILURE;
@@ -124,7 +134,7 @@ impl Signals {
 /// Waits for all shards to end, and tells them when to.
 async fn watch(
     server: &mut Server,
-    mut signals: Signals,
+    (mut signals, mut ordered): (Signals, mpsc::Receiver<()>),
     draining: &AtomicBool,
     collector: &Collector,
     reloader: &mut Reloader,
@@ -149,6 +159,12 @@ async fn watch(
             },
             _ = signals.terminate.recv() => "SIGTERM",
             _ = signals.interrupt.recv() => "SIGINT",
+            Some(()) = ordered.recv() => {
+                if draining.load(Ordering::Relaxed) {
+                    continue;
+                }
+                "a call"
+            }
             _ = signals.hangup.recv() => {
                 reloader.reload(server).await;
                 continue;

@@ -82,6 +82,15 @@ pub fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// What lies in the buffers of all TCP sockets of this network namespace (bytes); 0 where /proc is
+/// not there.
+pub fn tcp_buffer_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
+    let pages = line.and_then(|line| line.split_whitespace().skip_while(|w| *w != "mem").nth(1));
+    pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,6 +41,12 @@ pub struct Process {
     pub uptime: Duration,
     /// Writes of the histogram log that failed.
     pub histogram_log_errors: u64,
+    /// Memory of the process and of its sockets (bytes).
+    pub memory_used_bytes: u64,
+    /// How much is refused for want of it, from 0 (nothing) to 3.
+    pub memory_shortage: u64,
+    /// Whether it is about to stop.
+    pub draining: bool,
 }
 
 /// What is so now, rather than what has happened.

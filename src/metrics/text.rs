@@ -149,7 +149,27 @@ fn encode_process(
     let help = "Writes of the histogram log that failed";
     let family =
         encoder.encode_descriptor("interval_log_errors", help, None, MetricType::Counter)?;
-    ConstCounter::new(process.histogram_log_errors).encode(family)
+    ConstCounter::new(process.histogram_log_errors).encode(family)?;
+    let bytes = Some(TextUnit::Bytes);
+    for (name, help, unit, value) in [
+        (
+            "memory_used",
+            "Memory of the process and of its sockets in the kernel",
+            bytes.as_ref(),
+            process.memory_used_bytes,
+        ),
+        (
+            "memory_shortage",
+            "What is refused for want of memory: 1 contexts, 2 connections too, 3 work too",
+            None,
+            process.memory_shortage,
+        ),
+        ("draining", "Whether connections are being closed to stop", None, process.draining.into()),
+    ] {
+        let gauge = ConstGauge::new(value as i64);
+        gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+    }
+    Ok(())
 }
 
 fn encode_counters(
@@ -270,7 +290,11 @@ mod tests {
             gauges: Gauges { open: 4, ..Gauges::default() },
             drivers: vec![(0, Gauges::default(), DriverCounters::default())],
         };
-        let process = Process { uptime: Duration::from_millis(1500), histogram_log_errors: 2 };
+        let process = Process {
+            uptime: Duration::from_millis(1500),
+            histogram_log_errors: 2,
+            ..Process::default()
+        };
         let text = openmetrics(snapshot, &process);
         for line in [
             concat!("seawall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

@@ -8,6 +8,7 @@
 use super::core::Core;
 use super::outbox::Pools;
 use super::slot::{Slot, Stage};
+use crate::admission::Shortage;
 use crate::config::RouteOptions;
 use crate::metrics::Gauges;
 use crate::proto::http::Compression;
@@ -17,6 +18,9 @@ use crate::proto::ws::deflate::{self, Deflaters, Sending};
 impl Core {
     /// Memory left for the contexts of connections (bytes).
     pub(super) fn context_room_bytes(&self) -> u64 {
+        if self.directory.admission().shortage() >= Shortage::Contexts {
+            return 0;
+        }
         let most = self.config.limits.compression_shard_bytes_max;
         most.saturating_sub(self.inflaters.own_bytes() + self.deflaters.own_bytes())
     }

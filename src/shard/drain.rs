@@ -1,8 +1,12 @@
 //! The graceful end: connections are told to go, spread over a window, while the listeners go on
 //! answering 503, because closing a listener resets whoever waits in its queue.
+//!
+//! Whoever is in the middle of a message may finish it, until half of what is left of the deadline
+//! after the window: the rest is for the closes.
 
 use super::Shard;
 use super::core::Core;
+use super::slot::Stage;
 use super::timers;
 use crate::driver::Driver;
 
@@ -12,13 +16,22 @@ pub(super) struct Drain {
     began_tick: u32,
     window_ticks: u32,
     deadline_tick: u32,
-    /// Slots below this index have been told.
+    /// Until then those amid a message are waited for.
+    patience_tick: u32,
+    /// Those, by index; their slots may be others' by now, who are as good as they.
+    amid: Vec<u32>,
+    /// Slots below this index have been told, or are amid a message.
     told: u32,
     /// Slots that existed when it began.
     slots: u32,
 }
 
 impl Core {
+    fn is_amid_message(&self, index: u32) -> bool {
+        let slot = self.slots.get(index as usize);
+        slot.is_some_and(|slot| matches!(&slot.stage, Stage::Open(receiver) if !receiver.is_idle()))
+    }
+
     /// Tells a client when to come back: spread over the window, so that they do not all at once.
     fn goodbye_of_drain(&mut self, index: u32) {
         let least_ms = self.config.drain.retry_after_s.saturating_mul(1000);
@@ -41,6 +54,8 @@ impl<D: Driver> Shard<D> {
             began_tick: core.tick,
             window_ticks: timers::ticks(window_ms),
             deadline_tick: core.tick + timers::ticks(options.deadline_ms),
+            patience_tick: core.tick + timers::ticks(window_ms.midpoint(options.deadline_ms)),
+            amid: Vec::new(),
             told: 0,
             slots: core.slots_high,
         });
@@ -71,8 +86,12 @@ impl<D: Driver> Shard<D> {
         };
         let from = drain.told;
         drain.told = due.max(from);
-        for index in from..due {
-            if self.core.slots.contains(index as usize) {
+        let waited = std::mem::take(&mut drain.amid);
+        let patient = tick < drain.patience_tick;
+        for index in waited.into_iter().chain(from..due) {
+            if patient && self.core.is_amid_message(index) {
+                self.drain.as_mut().expect("it was just looked at").amid.push(index);
+            } else if self.core.slots.contains(index as usize) {
                 self.core.goodbye_of_drain(index);
                 self.core.close(index, 1001, "server is going away, please reconnect");
                 self.settle(index);

@@ -5,6 +5,7 @@
 mod support;
 
 mod admission;
+mod memory;
 mod rates;
 mod reload;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::metrics;
-use crate::support::raw::{close, request};
+use crate::support::raw::{FIN, Frame, TEXT, close, frame, request};
 use crate::support::{Raw, Server};
 
 #[test]
@@ -19,6 +19,35 @@ fn sigterm_closes_everybody_with_1001_and_exits_with_0() {
     }
     assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));
     assert!(server.log().contains("all connections are closed"), "{}", server.log());
+}
+
+#[test]
+fn a_call_drains_too_and_a_message_on_its_way_is_finished() {
+    let mut server = Server::start("[drain]\ndeadline_ms = 20_000\n");
+    let mut idle = Raw::open(server.address());
+    let mut amid = Raw::open(server.address());
+    let (first, second) = (frame(TEXT, b"one half, "), frame(FIN, b"and the other"));
+    amid.send(&first);
+    amid.send(&second[..3]);
+    idle.echo("everything has arrived");
+    std::thread::sleep(Duration::from_millis(200));
+    let stream = std::net::TcpStream::connect(server.admin()).unwrap();
+    let headers = "Host: localhost\r\nContent-Type: application/json\r\n";
+    let answer = metrics::request(stream, "POST /v1/drain", headers, "{}");
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert!(answer.body.contains("\"connections_open\":2"), "{}", answer.body);
+    assert_eq!(idle.frame().close_code(), 1001);
+    idle.send(&close(1001));
+    idle.end();
+    assert_eq!(server.metrics().get("draining"), 1);
+
+    amid.send(&second[3..]);
+    assert_eq!(amid.frame(), Frame::text("one half, and the other"));
+    assert_eq!(amid.frame().close_code(), 1001);
+    amid.send(&close(1001));
+    amid.end();
+    assert_eq!(server.wait(Duration::from_secs(15)).code(), Some(0));
+    assert!(server.log().contains("draining"), "{}", server.log());
 }
 
 #[test]

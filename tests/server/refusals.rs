@@ -100,7 +100,7 @@ fn lingering_ends_by_bytes() {
 
 #[test]
 fn a_full_server_answers_503() {
-    let config = "[limits]\nconnections_per_shard_max = 4\n[drain]\nretry_after_s = 3\n";
+    let config = "[limits]\nconnections_per_shard_max = 4\nretry_after_s = 3\n";
     let arguments = ["--listen", "127.0.0.1:0", "--shards", "1"];
     let server = Server::start_with(&arguments, config);
     let mut clients: Vec<Raw> = (0..4).map(|_| Raw::open(server.address())).collect();

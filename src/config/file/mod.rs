@@ -141,7 +141,7 @@ section! {
     at_once_connections: u32 = 1_000,
     "Lower where even few clients are expensive to take back.";
 
-    /// `Retry-After` of the 503 meanwhile.
+    /// `Retry-After` of the 503 meanwhile, and the least in goodbyes.
     retry_after_s: u32 = 5,
     "About the time a restart takes.";
 }

@@ -18,9 +18,10 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::json;
 
+use super::drain::Orders;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
@@ -39,6 +40,7 @@ struct Inner {
     collector: Arc<Collector>,
     draining: Arc<AtomicBool>,
     log_errors: Arc<AtomicU64>,
+    orders: Orders,
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
         collector: Arc<Collector>,
         draining: Arc<AtomicBool>,
         log_errors: Arc<AtomicU64>,
+        orders: Orders,
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
@@ -55,6 +58,7 @@ impl State {
             collector,
             draining,
             log_errors,
+            orders,
         }))
     }
 }
@@ -126,6 +130,7 @@ fn router(unix: bool, state: State) -> Router {
         .route("/v1/node", get(pages::node))
         .route("/v1/histograms", get(pages::histograms))
         .route("/v1/histograms/{name}", get(pages::histogram))
+        .route("/v1/drain", post(pages::drain))
         .merge(api::router())
         .fallback(|| async {
             let message = "there are /metrics, /healthz, /readyz, and what /v1/openapi.json \

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::api::Named;
 use super::{State, accept, refuse};
+use crate::control::memory::Usage;
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, Process, prometheus, text};
 
@@ -26,12 +27,31 @@ pub(super) async fn ready(Extracted(state): Extracted<State>) -> Response {
     Json(json!({"status": "ready"})).into_response()
 }
 
+/// `POST /v1/drain`: begins the graceful end, as SIGTERM does; again does no more.
+pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Json<Value>) {
+    state.0.orders.drain();
+    let drain = &state.config().drain;
+    let open: u64 = (0..state.0.directory.len() as u16)
+        .map(|shard| u64::from(state.0.directory.open(shard)))
+        .sum();
+    let answer = json!({
+        "draining": true,
+        "connections_open": open,
+        "window_ms": drain.window_ms,
+        "deadline_ms": drain.deadline_ms,
+    });
+    (StatusCode::ACCEPTED, Json(answer))
+}
+
 /// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
 pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderMap) -> Response {
     let snapshot = state.0.collector.read().await;
     let process = Process {
         uptime: state.0.facts.started.elapsed(),
         histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
+        memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
+        memory_shortage: state.0.directory.admission().shortage() as u64,
+        draining: state.0.draining.load(Ordering::Relaxed),
     };
     let openmetrics = text::openmetrics(snapshot, &process);
     let (kind, body) = if accept::asks_for(&headers, "application/openmetrics-text", "text/plain") {

@@ -6,6 +6,7 @@ use super::reply::{Line, error};
 use super::request::{self, Said, Text, Want};
 use super::state::{Asked, AskedKind, Bucket, HubSession, NONE, Subscription};
 use super::{Call, Left};
+use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
 use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
@@ -97,6 +98,11 @@ impl HubSession {
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
             return;
+        }
+        if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
+            call.effects.errors += 1;
+            let text = "server is short of memory: try again later";
+            return call.say(error(id, Code::Limit, text));
         }
         if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
             call.effects.errors += 1;

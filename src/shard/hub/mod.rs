@@ -33,6 +33,11 @@ const STEPS_MAX: usize = 1024;
 /// Channels looked at for what has aged, each time a tick has passed.
 const AGED_CHANNELS: usize = 256;
 
+/// What a subscription costs the shard of its connection (bytes): its record there, and its place
+/// among the channel's members.
+pub const SUBSCRIPTION_BYTES: u64 =
+    (size_of::<crate::session::hub::Subscription>() + size_of::<crate::hub::Member>()) as u64;
+
 /// Makes the log of a shard's home.
 pub type MakeLog = Arc<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
 

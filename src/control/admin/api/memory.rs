@@ -5,28 +5,44 @@ use axum::extract::State as Extracted;
 use serde_json::{Value, json};
 
 use super::State;
-use crate::driver::host;
+use crate::control::memory::Usage;
 
 /// `GET /v1/memory`.
 pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
     let snapshot = state.0.collector.read().await;
     let gauges = snapshot.gauges;
-    let buffers: u64 = snapshot
-        .drivers
-        .iter()
-        .map(|(.., driver)| u64::from(driver.buffers_total) * u64::from(driver.buffer_bytes))
-        .sum();
+    let drivers = || snapshot.drivers.iter().map(|(.., driver)| driver);
+    let buffers = |count: fn(&crate::driver::DriverCounters) -> u32| -> u64 {
+        drivers().map(|d| u64::from(count(d)) * u64::from(d.buffer_bytes)).sum()
+    };
+    let admission = state.0.directory.admission();
+    let usage = Usage::read(&state.0.directory);
+    let classes = [
+        ("connections", gauges.slots * crate::shard::SLOT_BYTES),
+        ("subscriptions", gauges.channel_members * crate::shard::hub::SUBSCRIPTION_BYTES),
+        ("outboxes", gauges.outbox_bytes),
+        ("unfinished_messages", gauges.partial_bytes),
+        ("history", gauges.history_bytes),
+        ("mailboxes", gauges.mailbox_bytes),
+        ("compression_contexts", gauges.context_bytes),
+        ("codec_pools", gauges.codec_pool_bytes),
+        ("receive_buffers", buffers(|driver| driver.buffers_published + driver.buffers_lent)),
+    ];
+    let accounted: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
+    let by_name: serde_json::Map<String, Value> =
+        classes.iter().map(|(name, bytes)| ((*name).to_owned(), (*bytes).into())).collect();
     Json(json!({
-        "resident_bytes": host::resident_bytes(),
-        "classes": {
-            "connections": gauges.slots * crate::shard::SLOT_BYTES,
-            "outboxes": gauges.outbox_bytes,
-            "unfinished_messages": gauges.partial_bytes,
-            "history": gauges.history_bytes,
-            "mailboxes": gauges.mailbox_bytes,
-            "compression_contexts": gauges.context_bytes,
-            "codec_pools": gauges.codec_pool_bytes,
+        "resident_bytes": usage.resident_bytes,
+        "classes": by_name,
+        // Code, tables, channels, sessions, and what the allocator keeps.
+        "other_bytes": usage.resident_bytes.saturating_sub(accounted),
+        "kernel": {
+            "sockets": usage.socket_bytes,
+            "buffers": usage.kernel_buffer_bytes,
         },
-        "receive_buffers_reserved_bytes": buffers,
+        "receive_buffers_reserved_bytes": buffers(|driver| driver.buffers_total),
+        "used_bytes": usage.total_bytes(),
+        "memory_bytes_max": state.config().limits.admission.memory_bytes_max,
+        "refused": admission.shortage().name(),
     }))
 }

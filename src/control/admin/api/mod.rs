@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::{State, refuse};
+use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
 use crate::session::hub::retention;
@@ -169,6 +170,9 @@ pub(super) type Pending = oneshot::Receiver<Answer>;
 pub(super) fn ask(state: &State, channel: ChannelName, verb: Verb) -> Result<Pending, ApiError> {
     let directory = &state.0.directory;
     let shared = state.hub()?;
+    if matches!(verb, Verb::Publish { .. }) && directory.admission().shortage() == Shortage::Work {
+        return Err(ApiError::unavailable("server is short of memory: try again later"));
+    }
     let home = shared.home_of(channel.as_str(), directory.len());
     if directory.mail_bytes(home) > state.config().engine.mailbox_bytes_max as usize {
         return Err(ApiError::unavailable(

@@ -1,0 +1,77 @@
+//! Short of memory: what is refused, in which order, and that nothing is closed for it.
+
+use crate::support::metrics::get;
+use crate::support::raw::request_with;
+use crate::support::{Raw, Server, wait_until};
+use crate::{hub, said, say};
+
+fn usage(server: &Server) -> serde_json::Value {
+    serde_json::from_str(&get(server.admin(), "/v1/memory").1).unwrap()
+}
+
+#[test]
+fn past_its_bound_new_work_is_refused_and_old_stays() {
+    let server = Server::start("");
+    let mut old = hub(&server, "");
+    say(&mut old, "{\"type\":\"subscribe\",\"id\":\"1\",\"channel\":\"here\"}");
+    assert_eq!(said(&mut old)["type"], "subscribed");
+    let used = usage(&server)["used_bytes"].as_u64().unwrap();
+    let mut publish = |id: &str| {
+        let text =
+            format!("{{\"type\":\"publish\",\"id\":\"{id}\",\"channel\":\"there\",\"content\":1}}");
+        say(&mut old, &text);
+        said(&mut old)
+    };
+    assert_eq!(publish("a")["type"], "published");
+
+    let level = |bound: u64, expected: u64| {
+        server.reload(&format!("[limits]\nmemory_bytes_max = {bound}\n"));
+        wait_until("the bound is noticed", || server.metrics().get("memory_shortage") == expected);
+    };
+    // The server may grow a little meanwhile: each bound is in the middle of its step.
+    level(used * 1000 / 975, 2);
+    assert_eq!(publish("b")["type"], "published", "what exists works on");
+    let mut newcomer = Raw::connect(server.address());
+    newcomer.send(&request_with("/ws", ""));
+    let (status, answer) = newcomer.answer();
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.contains("short of memory") && answer.contains("Retry-After"), "{answer}");
+    assert_eq!(server.metrics().get("denied_total{reason=\"memory\"}"), 1);
+
+    level(used / 2, 3);
+    let refused = publish("c");
+    assert_eq!((&refused["type"], &refused["code"]), (&"error".into(), &"limit".into()));
+    let mut raw = old;
+    say(&mut raw, "{\"type\":\"subscribe\",\"id\":\"d\",\"channel\":\"other\"}");
+    assert_eq!(said(&mut raw)["code"], "limit");
+    assert!(server.log().contains("memory is short"), "{}", server.log());
+
+    level(used * 100, 0);
+    hub(&server, "");
+    say(&mut raw, "{\"type\":\"publish\",\"id\":\"e\",\"channel\":\"there\",\"content\":1}");
+    assert_eq!(said(&mut raw)["type"], "published");
+}
+
+#[test]
+fn every_class_of_bytes_is_accounted_for() {
+    let server = Server::start("");
+    let before = usage(&server);
+    let mut raw = hub(&server, "");
+    let content = "x".repeat(20_000);
+    for n in 0..50 {
+        let publish = format!(
+            "{{\"type\":\"publish\",\"id\":\"{n}\",\"channel\":\"c\",\"content\":\"{content}\"}}"
+        );
+        say(&mut raw, &publish);
+        assert_eq!(said(&mut raw)["type"], "published");
+    }
+    let after = usage(&server);
+    let class = |usage: &serde_json::Value, name: &str| usage["classes"][name].as_u64().unwrap();
+    assert!(class(&after, "history") - class(&before, "history") >= 50 * 20_000, "{after}");
+    assert!(class(&after, "connections") > class(&before, "connections"), "{after}");
+    let all = after["classes"].as_object().unwrap().values();
+    let sum: u64 = all.map(|bytes| bytes.as_u64().unwrap()).sum();
+    let (resident, other) = (&after["resident_bytes"], &after["other_bytes"]);
+    assert!(sum + other.as_u64().unwrap() >= resident.as_u64().unwrap(), "{after}");
+    assert_eq!(after["refused"], "nothing");
+}
