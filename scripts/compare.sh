@@ -6,7 +6,8 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws yawc uws
   npm-ws py-websockets tokio-broadcast nchan)
-# Those that publish to channels.
+# Those that compress, and those that publish to channels.
+DEFLATERS=(seawall sockudo-ws yawc npm-ws py-websockets)
 HUBS=(seawall tokio-broadcast nchan)
 SIZES=(20 1k 16k)
 COUNTS=(200 5000)
@@ -20,7 +21,7 @@ ALL_ROWS+=(pipelined echo1m handshake idle)
 for crowd in fanout1k fanout10k fanout1000x10; do
   ALL_ROWS+=("$crowd-alone" "$crowd-full" "$crowd-half")
 done
-ALL_ROWS+=(post)
+ALL_ROWS+=(post deflate1k-200 idle-deflate idle-takeover)
 
 usage() {
   cat <<EOF
@@ -65,9 +66,16 @@ Rows and what is compared:
     ...-alone               at 50,000 deliveries a second, so that each message leaves by itself:
                             deliveries in a second of server CPU
     ...-full                published faster than it can be delivered: the same
-    ...-half                at half of that throughput: p50, p99 from publish to delivery
+    ...-half                at half of that throughput: p50, p99 from publish to delivery. Here the
+                            load never sleeps, as if it were another host
   post                      messages published over HTTP in a second of server CPU, in batches of
                             100 where there are batches, to one subscriber
+  deflate1k-200             1 KiB of JSON-like text on 200 connections, compressed both ways (level 1)
+                            without context takeover: nanoseconds of server CPU for each message
+  idle-deflate, idle-takeover
+                            growth of the server's anonymous memory for each idle connection that
+                            has echoed one such message, from 1,000 to 3,000: without and with context
+                            takeover of the server
 
 "bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
 row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
@@ -234,7 +242,8 @@ failed() { why=$*; return 1; }
 
 # start_server SERVER ROW: fails where the server does.
 start_server() {
-  local address=127.0.0.1:$port command
+  local address=127.0.0.1:$port command compression=
+  case $2 in deflate1k* | idle-deflate) compression=deflate ;; idle-takeover) compression=takeover ;; esac
   # A listener left over from an earlier run would share the connections, or take them all.
   if listening; then die "port $port is in use: $(ss -Hltnp "sport = :$port")"; fi
   case $1 in
@@ -244,7 +253,11 @@ start_server() {
       case $2 in *16k-* | echo1m) command+=(--buffers 64 --buffer-size 65536) ;; esac ;;
     bare-epoll) command=("$BENCH" serve-epoll "$address") ;;
     seawall)
-      command=("$SEAWALL" serve --listen "$address" --admin "127.0.0.1:$((port + 1))" --shards 1) ;;
+      command=("$SEAWALL" serve --listen "$address" --admin "127.0.0.1:$((port + 1))" --shards 1)
+      if [[ $compression == takeover ]]; then
+        printf '[[route]]\npath = "/echo"\ncompression = "takeover"\n' >"$out/seawall.toml"
+        command+=(--config "$out/seawall.toml")
+      fi ;;
     npm-ws) command=(node "$ROOT/bench/peers/ws/echo.mjs" "$address") ;;
     py-websockets)
       command=("$ROOT/.cache/venv/bin/python" "$ROOT/bench/peers/websockets/echo.py" "$address") ;;
@@ -254,6 +267,7 @@ start_server() {
       command=(nginx -e "$out/nginx-error.log" -p "$out" -c "$out/nginx.conf") ;;
     *) command=("$(binary_of "$1")" "$address") ;;
   esac
+  if [[ -n $compression && $1 != seawall ]]; then command+=("$compression"); fi
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
   server_pid=$!
   for _ in {1..100}; do
@@ -278,6 +292,7 @@ start_server() {
 load() {
   local mode=echo path=/echo options=(--duration "$seconds" --warmup "$warmup")
   case $1 in
+    deflate1k-200) options+=(--deflate) ;;&
     *-200 | *-5000) options+=(--connections "${1##*-}") ;;&
     *1k-[25]*) options+=(--size 1024) ;;
     *16k-*) options+=(--size 16384) ;;
@@ -285,6 +300,9 @@ load() {
     echo1m) options+=(--connections 8 --size 1048576 --binary) ;;
     handshake) mode=connect ;;
     idle) mode=hold options=(--steps 5000,15000 --hold 1 --settle "$settle") ;;
+    idle-*)
+      mode=hold options=(--steps 1000,3000 --hold 1 --settle "$settle" --greet --size 1024
+        "--${1#idle-}") ;;
     fanout* | post) mode=fanout; fanout_options "$1" "$2" || return ;;
   esac
   if [[ $1 == open* ]]; then
@@ -322,7 +340,7 @@ fanout_options() {
     *-half)
       local full=("$out/$crowd-full.$2".*.json)
       [[ -e ${full[0]} ]] || failed "row $1 needs row $crowd-full" || return
-      options+=(--batch $batch --rate "$(jq -s --argjson members "$members" \
+      options+=(--spin --batch $batch --rate "$(jq -s --argjson members "$members" \
         'map(.per_second) | add / length / 2 / $members | floor | [., 1] | max' "${full[@]}")") ;;
     post) post_options "$2" ;;
   esac
@@ -342,6 +360,7 @@ applies() {
     member "$2" "${HUBS[@]}" && [[ $1 != post || $2 != tokio-broadcast ]]
     return
   fi
+  case $1 in deflate1k* | idle-*) member "$2" "${DEFLATERS[@]}"; return ;; esac
   case $2 in
     bare-*) [[ $1 != handshake && $1 != idle ]] ;;
     tokio-broadcast | nchan) return 1 ;;
@@ -399,7 +418,7 @@ print_row() {
       (if any(.[]; .server_saturated == false) then "*" else "" end)
       + (if any(.[].warnings[]; test("waited")) then "!" else "" end)' "${files[@]}")
     # Saturation says nothing where the rate is given or nothing happens.
-    case $row in open* | idle | *-alone | *-half | post) marks=${marks/\*/} ;; esac
+    case $row in open* | idle* | *-alone | *-half | post) marks=${marks/\*/} ;; esac
     if compgen -G "$out/$row.$server.*.failed" >/dev/null; then marks+=" (some runs failed)"; fi
     values[$server]=$value flags[$server]=$marks
     if [[ $server == seawall ]]; then ours=$value; fi
@@ -432,7 +451,8 @@ table() {
   for row in "${rows[@]}"; do
     case $row in
       echo1m) print_row "$row" bytes_per_server_cpu_s high MiB/cpu-s 1048576 ;;
-      echo* | pipelined) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
+      idle-*) print_row "$row" anon_growth_each_bytes low bytes/connection 1 ;;
+      echo* | pipelined | deflate1k*) print_row "$row" server_cpu_ns_each low ns/message 1 ;;
       *-alone | *-full) print_row "$row" each_per_server_cpu_s high "deliveries/cpu-s" 1 ;;
       *-half)
         print_row "$row" latency_p50_ns low us 1000

@@ -5,16 +5,38 @@ use std::io;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// What is offered in the upgrade request.
-pub const OFFER: &str =
-    "permessage-deflate; client_no_context_takeover; server_no_context_takeover";
+/// What is offered in the upgrade request. This side compresses every message by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// The server does so too.
+    Alone,
+    /// The server may use what it sent before: of its messages, only the first of a connection
+    /// can be read here.
+    Takeover,
+}
 /// What a sync flush ends with; it is not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
-/// Whether the server's answer is an agreement we can live with. The answer must be about
-/// permessage-deflate, must keep the server from using earlier messages' context, which was asked
-/// for, and must not ask for a window that this side cannot promise.
-pub fn agreed(answer: &str) -> bool {
+impl Offer {
+    /// The value of the header.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Alone => {
+                "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+            }
+            Self::Takeover => "permessage-deflate; client_no_context_takeover",
+        }
+    }
+
+    /// Whether the server's answer is an agreement we can live with ([`agreed`]).
+    pub fn is_agreed(self, answer: &str) -> bool {
+        agreed(answer, self == Self::Takeover)
+    }
+}
+
+/// The answer must be about permessage-deflate, must keep the server from using earlier messages'
+/// context where that was asked for, and must not ask for a window that this side cannot promise.
+fn agreed(answer: &str, takeover: bool) -> bool {
     let mut parts = answer.split(';').map(str::trim);
     if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate")) {
         return false;
@@ -29,7 +51,7 @@ pub fn agreed(answer: &str) -> bool {
             _ => return false,
         }
     }
-    server_has_no_context
+    server_has_no_context || takeover
 }
 
 /// One message compressed.
@@ -163,7 +185,7 @@ mod tests {
             "permessage-deflate;server_no_context_takeover",
             "Permessage-Deflate; server_no_context_takeover; server_max_window_bits=12",
         ] {
-            assert!(agreed(good), "{good}");
+            assert!(agreed(good, false), "{good}");
         }
         for bad in [
             "permessage-deflate",
@@ -172,7 +194,9 @@ mod tests {
             "x-webkit-deflate-frame; server_no_context_takeover",
             "",
         ] {
-            assert!(!agreed(bad), "{bad}");
+            assert!(!agreed(bad, false), "{bad}");
         }
+        assert!(agreed("permessage-deflate; client_no_context_takeover", true));
+        assert!(!agreed("permessage-deflate; client_max_window_bits=9", true));
     }
 }

@@ -58,6 +58,8 @@ pub struct HoldPlan {
     /// Connections being opened at a time.
     pub parallel: u32,
     pub slots: u32,
+    /// A connection counts as open when the echo to its first message has come.
+    pub greet: bool,
     /// Messages per second of all workers after the hold, and for how long.
     pub echo_rate: u64,
     pub echo_ns: u64,
@@ -209,6 +211,15 @@ impl HoldLoad {
         }
         Ok(if now_ns >= until_ns { now_ns + POLL_NS } else { next_ns })
     }
+
+    /// A connection is there.
+    fn settled(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
+        self.opening -= 1;
+        self.pings[slot as usize] = 0;
+        self.goal.settled.fetch_add(1, Ordering::AcqRel);
+        self.shared.open.fetch_add(1, Ordering::AcqRel);
+        self.open_more(fleet, now_ns)
+    }
 }
 
 impl Load for HoldLoad {
@@ -236,14 +247,19 @@ impl Load for HoldLoad {
     }
 
     fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
-        self.opening -= 1;
-        self.pings[slot as usize] = 0;
-        self.goal.settled.fetch_add(1, Ordering::AcqRel);
-        self.shared.open.fetch_add(1, Ordering::AcqRel);
-        self.open_more(fleet, now_ns)
+        if self.plan.greet { fleet.send(slot, 1) } else { self.settled(fleet, slot, now_ns) }
     }
 
-    fn messages(&mut self, _: &mut Fleet, slot: u32, count: u32, now_ns: u64) -> io::Result<()> {
+    fn messages(
+        &mut self,
+        fleet: &mut Fleet,
+        slot: u32,
+        count: u32,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        if self.plan.greet && self.pings[slot as usize] == NEVER_OPEN {
+            return self.settled(fleet, slot, now_ns);
+        }
         if let Talk::Now(pulse) = &mut self.talk
             && !pulse.echoed(slot, count, now_ns)
         {

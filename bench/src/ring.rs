@@ -19,11 +19,12 @@ pub enum Op {
     Receive,
     Send,
     Close,
+    Poll,
 }
 
 impl Op {
     fn from_bits(bits: u8) -> Option<Self> {
-        [Self::Accept, Self::Connect, Self::Receive, Self::Send, Self::Close]
+        [Self::Accept, Self::Connect, Self::Receive, Self::Send, Self::Close, Self::Poll]
             .into_iter()
             .find(|op| *op as u8 == bits)
     }
@@ -250,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_encoding() {
-        for op in [Op::Accept, Op::Connect, Op::Receive, Op::Send, Op::Close] {
+        for op in [Op::Accept, Op::Connect, Op::Receive, Op::Send, Op::Close, Op::Poll] {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
                 let token = Token::new(op, generation, slot);
                 assert_eq!(Token::decode(token.encode()), Some(token));

@@ -5,7 +5,7 @@ use std::fmt;
 
 use tungstenite::handshake::derive_accept_key;
 
-use crate::deflate;
+use crate::deflate::Offer;
 
 /// Keys in rotation: neighbouring connections differ, so an answer sent to the wrong one is seen.
 const KEYS: u32 = 61;
@@ -51,7 +51,7 @@ pub struct Answer {
 /// Prebuilt requests with the accept keys they must be answered with.
 pub struct Upgrade {
     requests: Vec<(Vec<u8>, String)>,
-    deflate: bool,
+    deflate: Option<Offer>,
     /// The subprotocol that is offered.
     protocol: Option<&'static str>,
 }
@@ -60,6 +60,7 @@ impl Upgrade {
     /// Builds the requests for `path` on `authority` (host and port), with an offer to compress
     /// or without.
     pub fn new(authority: &str, path: &str, deflate: bool) -> Self {
+        let deflate = deflate.then_some(Offer::Alone);
         Self::to_paths(authority, &[path.to_owned()], deflate, None)
     }
 
@@ -70,12 +71,12 @@ impl Upgrade {
     pub fn to_paths(
         authority: &str,
         paths: &[String],
-        deflate: bool,
+        deflate: Option<Offer>,
         protocol: Option<&'static str>,
     ) -> Self {
         let mut offers = String::new();
-        if deflate {
-            offers = format!("Sec-WebSocket-Extensions: {}\r\n", deflate::OFFER);
+        if let Some(offer) = deflate {
+            offers = format!("Sec-WebSocket-Extensions: {}\r\n", offer.text());
         }
         if let Some(protocol) = protocol {
             offers = format!("{offers}Sec-WebSocket-Protocol: {protocol}\r\n");
@@ -142,8 +143,10 @@ impl Upgrade {
             return Err(UpgradeError::Header("Sec-WebSocket-Protocol"));
         }
         let deflate = has("Sec-WebSocket-Extensions");
-        let agreed = one("Sec-WebSocket-Extensions").is_some_and(deflate::agreed);
-        if deflate && !(self.deflate && agreed) {
+        let agreed = one("Sec-WebSocket-Extensions")
+            .zip(self.deflate)
+            .is_some_and(|(answer, offer)| offer.is_agreed(answer));
+        if deflate && !agreed {
             return Err(UpgradeError::Header("Sec-WebSocket-Extensions"));
         }
         Ok(Some(Answer { len, deflate }))
@@ -234,14 +237,14 @@ mod tests {
     #[test]
     fn paths_take_turns_and_the_subprotocol_is_the_one_offered() {
         let paths: Vec<String> = (0..100).map(|n| format!("/sub/{n}")).collect();
-        let upgrade = Upgrade::to_paths("h:1", &paths, false, Some("seawall.v1"));
+        let upgrade = Upgrade::to_paths("h:1", &paths, None, Some("seawall.v1"));
         for number in [0, 7, 99, 107, 1_099] {
             let request = String::from_utf8(upgrade.request(number).to_vec()).unwrap();
             let path = format!("GET /sub/{} HTTP/1.1\r\n", number % 100);
             assert!(request.starts_with(&path), "{request}");
             assert!(request.contains("\r\nSec-WebSocket-Protocol: seawall.v1\r\n"), "{request}");
         }
-        let one = Upgrade::to_paths("h:1", &paths[..1], false, None);
+        let one = Upgrade::to_paths("h:1", &paths[..1], None, None);
         assert_ne!(one.request(0), one.request(1), "neighbours' keys differ");
         let accept = upgrade.requests[0].1.clone();
         let chosen = |protocol: &str| {

@@ -1,11 +1,31 @@
-//! What the peers share: one listener on one thread, from one argument.
+//! What the peers share: one listener on one thread, and what the arguments say.
 
 use std::future::Future;
 use std::io;
 
 use tokio::net::{TcpListener, TcpStream};
 
-/// Accepts on the address given as the only argument, and spawns `serve` for each connection on a
+/// How messages are compressed, by the second argument.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Deflate {
+    /// Not at all: there is no such argument.
+    Off,
+    /// Each by itself: `deflate`.
+    Alone,
+    /// With what was sent before: `takeover`.
+    Takeover,
+}
+
+/// What the second argument says.
+pub fn deflate() -> Deflate {
+    match std::env::args().nth(2).as_deref() {
+        Some("deflate") => Deflate::Alone,
+        Some("takeover") => Deflate::Takeover,
+        _ => Deflate::Off,
+    }
+}
+
+/// Accepts on the address given as the first argument, and spawns `serve` for each connection on a
 /// current-thread runtime. `TCP_NODELAY` is set, as every one of the libraries advises.
 ///
 /// # Errors
@@ -16,8 +36,8 @@ where
     R: Future<Output = ()> + Send + 'static,
 {
     let mut arguments = std::env::args().skip(1);
-    let (Some(address), None) = (arguments.next(), arguments.next()) else {
-        return Err(io::Error::other("one argument: the ADDR:PORT to listen on"));
+    let Some(address) = arguments.next() else {
+        return Err(io::Error::other("arguments: the ADDR:PORT to listen on [deflate|takeover]"));
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

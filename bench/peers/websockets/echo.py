@@ -1,10 +1,11 @@
-"""Echo on Python websockets. One argument: the ADDR:PORT to listen on."""
+"""Echo on Python websockets. Arguments: the ADDR:PORT to listen on [deflate|takeover]."""
 
 import asyncio
 import sys
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 
 async def echo(socket):
@@ -17,7 +18,17 @@ async def echo(socket):
 
 async def main():
     host, port = sys.argv[1].split(":")
-    async with serve(echo, host, int(port), compression=None, backlog=4096) as server:
+    extensions = None
+    if sys.argv[2:]:
+        extensions = [
+            ServerPerMessageDeflateFactory(
+                server_no_context_takeover=sys.argv[2] == "deflate",
+                client_no_context_takeover=True,
+                compress_settings={"level": 1},
+            )
+        ]
+    options = {"compression": None, "extensions": extensions, "backlog": 4096}
+    async with serve(echo, host, int(port), **options) as server:
         await server.serve_forever()
 
 

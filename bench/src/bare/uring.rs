@@ -90,7 +90,7 @@ impl Echo {
             Op::Receive => self.received(slot, completion),
             Op::Send => self.sent(slot, completion.result),
             Op::Close if !self.accepting => self.accept(),
-            Op::Close | Op::Connect => Ok(()),
+            Op::Close | Op::Connect | Op::Poll => Ok(()),
         }
     }
 

@@ -92,6 +92,19 @@ pub struct HoldArgs {
     /// at most as many as the limit of open files
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub rings: Option<u32>,
+    /// Wait for what comes by a one-shot poll, and not by a receive that stays armed: a quiet
+    /// connection then takes less of the kernel's memory on this side, and a busy one more time
+    #[arg(long)]
+    pub park: bool,
+    /// Offer permessage-deflate without context takeover
+    #[arg(long)]
+    pub deflate: bool,
+    /// Offer it so that the server may keep a context
+    #[arg(long, requires = "greet", conflicts_with_all = ["deflate", "echo_share"])]
+    pub takeover: bool,
+    /// Each connection sends a message when it is open, and counts as open when the echo has come
+    #[arg(long)]
+    pub greet: bool,
     /// Seconds to hold them
     #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds)]
     pub hold: f64,
@@ -108,9 +121,8 @@ pub struct HoldArgs {
     #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = seconds,
           requires = "echo_share")]
     pub echo_seconds: f64,
-    /// Payload bytes of these messages
-    #[arg(long, default_value_t = 20, requires = "echo_share",
-          value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    /// Payload bytes of these messages, and of the greeting
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     pub size: u32,
     /// At the end, tell the process of --server-pid to end (SIGTERM), and watch for at most so
     /// many seconds how it closes the connections

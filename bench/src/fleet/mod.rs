@@ -10,6 +10,7 @@
 mod drive;
 mod either;
 mod metered;
+mod parked;
 mod slot;
 
 pub use drive::drive;
@@ -107,6 +108,8 @@ pub struct FleetPlan {
     pub completions: u32,
     /// Never sleep: a server on the same host then pays for no wake-ups of this thread.
     pub spin: bool,
+    /// Connections wait by a one-shot poll and not by an armed receive.
+    pub park: bool,
     pub habits: SocketHabits,
 }
 
@@ -263,9 +266,8 @@ impl Fleet {
         state.connection.stage = Stage::Ending;
         // A shutdown would say goodbye; cancelled operations say nothing. They are found by their
         // user data: by descriptor, the kernel would look through all of the ring's for each.
-        for (armed, op) in
-            [(connecting, Op::Connect), (receiving, Op::Receive), (sending, Op::Send)]
-        {
+        let waiting = if self.plan.park { Op::Poll } else { Op::Receive };
+        for (armed, op) in [(connecting, Op::Connect), (receiving, waiting), (sending, Op::Send)] {
             if armed {
                 self.cancel(slot, op)?;
             }
@@ -327,6 +329,9 @@ impl Fleet {
 
     fn receive(&mut self, slot: u32) -> io::Result<()> {
         self.slots[slot as usize].receiving = true;
+        if self.plan.park {
+            return self.park(slot);
+        }
         let entry = poll_first(opcode::RecvMulti::new(types::Fixed(slot), GROUP).build());
         self.push(slot, Op::Receive, entry)
     }
@@ -353,6 +358,7 @@ impl Fleet {
             Op::Connect => self.connected(slot, completion.result, load, now_ns)?,
             Op::Send => self.sent(slot, completion.result)?,
             Op::Receive => self.received(slot, completion, load, now_ns)?,
+            Op::Poll => self.unpark(slot, completion.result)?,
             Op::Accept | Op::Close => {}
         }
         self.release(slot)?;
@@ -424,8 +430,10 @@ impl Fleet {
             }
             // The buffers ran out; all come back in this batch, and then it is armed again.
             (starved, _) if starved == -libc::ENOBUFS => Ok(Events::default()),
-            // Reading was stopped, and what was armed is no more.
-            (stopped, _) if stopped == -libc::ECANCELED => Ok(Events::default()),
+            // Reading was stopped, and what was armed is no more; or a poll told of nothing.
+            (stopped, _) if matches!(-stopped, libc::ECANCELED | libc::EAGAIN) => {
+                Ok(Events::default())
+            }
             (0, _) if matches!(state.connection.stage, Stage::Closed | Stage::Ending) => {
                 return self.end_closed(slot);
             }

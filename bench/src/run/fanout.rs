@@ -52,7 +52,7 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
     let (times, board) = (Arc::new(Times::default()), Arc::new(Board::default()));
     let to = |path: &str| {
         let paths = paths(path, plan.channels);
-        Upgrade::to_paths(&common.url.authority, &paths, false, plan.dialect.protocol())
+        Upgrade::to_paths(&common.url.authority, &paths, None, plan.dialect.protocol())
     };
     let publishing = args.publish_path.as_deref().unwrap_or(&common.url.path);
     let (publishing, subscribing) =

@@ -12,6 +12,7 @@ use super::{
 use crate::cli::HoldArgs;
 use crate::cpu::{CpuSample, CpuUse, Memory};
 use crate::crew::{Failure, Shared, share};
+use crate::deflate::Offer;
 use crate::hold::{Goal, HoldLoad, HoldPlan, HoldResult};
 use crate::pulse::PulseResult;
 use crate::report::{Report, duration};
@@ -58,7 +59,13 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
     let fitting = connections.div_ceil(RING_CONNECTIONS.min(ring_capacity()));
     let rings = args.rings.map_or(fitting.max(threads), |rings| rings as usize).min(connections);
     check_capacity(share(connections, 0, rings), "use more --rings")?;
-    let workshop = Workshop::new(common, Shape::text(args.size), false, connections, rings)?;
+    let deflate = args.deflate || args.takeover;
+    let shape = Shape { deflate, ..Shape::text(args.size) };
+    let mut workshop = Workshop::new(common, shape, false, connections, rings)?;
+    if args.takeover {
+        workshop = workshop.offering(common, Offer::Takeover);
+    }
+    let park = args.park;
     let shared = workshop.shared.clone();
     let goal = Arc::new(Goal::default());
     let echo_rate = args.echo_share.map_or(1, |share| (share * connections as f64).ceil() as u64);
@@ -67,6 +74,7 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
         workers: rings,
         parallel: (common.parallel / rings as u32).max(1),
         slots: share(connections, worker, rings) as u32,
+        greet: args.greet,
         echo_rate,
         echo_ns: nanos(args.echo_seconds),
     };
@@ -77,6 +85,7 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
         let first_number = plans[..worker].iter().map(|plan| plan.slots).sum();
         let mut fleet_plan = workshop.fleet_plan(plan.slots, BUFFERS, first_number);
         fleet_plan.completions = COMPLETIONS;
+        fleet_plan.park = park;
         let load = HoldLoad::new(plan, workshop.shared.clone(), Arc::clone(&worker_goal));
         Ok((workshop.fleet(fleet_plan)?, load))
     };
@@ -87,10 +96,14 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
     };
     let own_before = Memory::take(std::process::id())?;
     let (held, ran) = conduct(common, &shared, threads, make, measure)?;
+    let agreed: u64 = ran.iter().map(|ran| ran.traffic.deflate_agreed).sum();
     let (found, overflow_count) = results(ran, HoldLoad::finish)?;
     let mut report = Report::default();
     report.row("connections", connections.to_string(), "connections", connections);
     report.row("opened", held.opened.to_string(), "opened", held.opened);
+    if deflate {
+        report.row("permessage-deflate", format!("agreed on {agreed}"), "deflate_agreed", agreed);
+    }
     report.row("rings", rings.to_string(), "rings", rings);
     times(&mut report, args, &held);
     memory::report(&mut report, &held.steps, (own_before, held.own_memory));

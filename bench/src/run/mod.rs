@@ -25,6 +25,7 @@ use crate::cli::CommonArgs;
 use crate::client::Terms;
 use crate::cpu::CpuSample;
 use crate::crew::{Crew, Failure, Ran, Shared};
+use crate::deflate::Offer;
 use crate::fleet::{Fleet, FleetPlan, Load};
 use crate::monitor::Monitor;
 use crate::report::Report;
@@ -97,6 +98,17 @@ impl Workshop {
         })
     }
 
+    /// The same with another offer to compress.
+    fn offering(&self, common: &CommonArgs, offer: Offer) -> Self {
+        let (authority, path) = (&common.url.authority, common.url.path.clone());
+        let upgrade = Upgrade::to_paths(authority, &[path], Some(offer), None);
+        let sheet = Sheet::new(self.terms.sheet.shape().clone());
+        Self {
+            terms: Arc::new(Terms { upgrade, sheet, verify: false, hear: false }),
+            ..self.clone()
+        }
+    }
+
     /// The same with other requests, for loads that hear what comes and write their own frames.
     fn hearing(&self, upgrade: Upgrade) -> Self {
         let sheet = Sheet::new(Shape::text(0));
@@ -115,6 +127,7 @@ impl Workshop {
             first_number,
             completions: 0,
             spin: false,
+            park: false,
             habits: SocketHabits::default(),
         }
     }

@@ -57,7 +57,7 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
     let resuming = (args.policy == Policy::Resume).then(|| {
         let paths = [args.hub_path.clone()];
         let authority = &common.url.authority;
-        let upgrade = Upgrade::to_paths(authority, &paths, false, Dialect::Seawall.protocol());
+        let upgrade = Upgrade::to_paths(authority, &paths, None, Dialect::Seawall.protocol());
         (workshop.hearing(upgrade), Channels::new(args.channels, args.missed))
     });
     let make = move |worker: usize| {

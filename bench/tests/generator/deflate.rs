@@ -38,10 +38,12 @@ fn reflect(mut stream: TcpStream, corrupt: bool) -> std::io::Result<()> {
     assert!(head.contains("permessage-deflate; client_no_context_takeover"), "{head}");
     let key = head.split("Sec-WebSocket-Key: ").nth(1).and_then(|rest| rest.lines().next());
     let accept = derive_accept_key(key.unwrap().as_bytes());
+    let own = "; server_no_context_takeover";
+    let own = if head.contains(own) { own } else { "" };
     let answer = format!(
         "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Extensions: permessage-deflate; \
-         client_no_context_takeover; server_no_context_takeover\r\n\r\n"
+         client_no_context_takeover{own}\r\n\r\n"
     );
     stream.write_all(answer.as_bytes())?;
     loop {
@@ -96,4 +98,17 @@ fn declined_compression_is_told_and_messages_go_as_they_are() {
 fn a_corrupt_compressed_echo_is_found() {
     let run = bench("echo", &mirror(true), &[SHORT, &["--size", "1000"]]);
     assert_eq!(run.code(), Some(3), "{}", run.stderr());
+}
+
+#[test]
+fn held_connections_may_compress_with_and_without_context() {
+    for how in ["--deflate", "--takeover"] {
+        let hold = ["--connections", "20", "--hold", "0.1", "--settle", "0.1", "--size", "1000"];
+        let run = bench("hold", &mirror(false), &[&hold, &["--greet", how]]);
+        assert_eq!(run.code(), Some(0), "{how}: {}", run.stderr());
+        assert_eq!((run.count("alive"), run.count("deflate_agreed")), (20, 20), "{how}");
+    }
+    let server = TestServer::start(Behaviour::default());
+    let run = bench("hold", &server.url(), &[&["--connections", "5", "--deflate", "--greet"]]);
+    assert_eq!(run.count("deflate_agreed"), 0, "{:#}", run.json);
 }

@@ -63,6 +63,20 @@ fn several_rings_of_one_thread_hold_and_talk() {
 }
 
 #[test]
+fn connections_that_wait_by_a_poll_greet_talk_and_answer() {
+    let server = TestServer::start(Behaviour { ping: true, ..Behaviour::default() });
+    let hold = ["--connections", "50", "--rings", "3", "--hold", "0.2", "--settle", "0.1"];
+    let talk = ["--echo-share", "40%", "--echo-seconds", "1", "--size", "3000"];
+    let run = bench("hold", &server.url(), &[&hold, &talk, &["--park", "--greet"]]);
+    assert_eq!(run.code(), Some(0), "{}", run.stderr());
+    assert_eq!((run.count("alive"), server.pongs()), (50, 50));
+    assert_eq!((run.count("echoes"), run.count("unanswered")), (20, 0));
+    // A greeting each, and the messages of a second.
+    assert_eq!(server.lengths().into_iter().collect::<Vec<_>>(), [(3000, 70)]);
+    assert_eq!(server.clean_closes(), 50);
+}
+
+#[test]
 fn held_connections_that_are_lost_are_counted_and_fail_the_run() {
     let closing = Behaviour { close_at: Some((1, 1013)), ..Behaviour::default() };
     let server = TestServer::start(closing);

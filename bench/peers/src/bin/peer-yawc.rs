@@ -7,8 +7,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use seawall_peers::Deflate;
 use tokio::net::TcpStream;
-use yawc::{HttpResponse, HttpWebSocket, OpCode, Options, Result, WebSocket};
+use yawc::{CompressionLevel, HttpResponse, HttpWebSocket, OpCode, Options, Result, WebSocket};
 
 /// Messages answered before a flush, at most.
 const BATCH: usize = 32;
@@ -32,7 +33,12 @@ async fn echo(mut socket: HttpWebSocket) -> Result<()> {
 }
 
 async fn answer(mut request: Request<Incoming>) -> Result<HttpResponse> {
-    let options = Options::default().without_compression();
+    let fast = || Options::default().with_compression_level(CompressionLevel::fast());
+    let options = match seawall_peers::deflate() {
+        Deflate::Off => Options::default().without_compression(),
+        Deflate::Alone => fast().server_no_context_takeover().client_no_context_takeover(),
+        Deflate::Takeover => fast().client_no_context_takeover(),
+    };
     let (response, upgraded) = WebSocket::upgrade_with_options(&mut request, options)?;
     tokio::spawn(async move {
         // A peer that leaves without a closing handshake is an error here; it ends the task alone.
