@@ -104,8 +104,11 @@ fn limits_are_told() {
     for n in 0..3 {
         ann.publish(&format!("slow:{n}"), &json!(n));
     }
-    let message = ann.refused(publish("slow:1", ""), "rate_limited");
-    assert!(message.contains('3'), "{message}");
+    // A slow machine may earn one more meanwhile.
+    let refused = (0..50).map(|_| ann.ask(publish("slow:1", ""))).find(|a| a["type"] == "error");
+    let refused = refused.expect("more than three a second are too many");
+    assert_eq!(refused["code"], "rate_limited", "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains('3'), "{refused}");
     bob.publish("slow:1", &json!("another connection's bucket"));
 }
 
