@@ -13,7 +13,7 @@ use super::load::{Loaded, load, read_anew};
 use super::{banner, fail};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
-use crate::control::{self, AdminListener, HistogramLog, Reloader};
+use crate::control::{self, AdminListener, HistogramLog, Reloader, Signals};
 use crate::driver::{host, uring};
 use crate::server::Server;
 
@@ -33,15 +33,20 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match start(arguments) {
-        Ok((runtime, server, admin, log, reloader)) => {
-            control::run(&runtime, server, admin, log, reloader)
+        Ok((runtime, server, admin, log, heard)) => {
+            control::run(&runtime, server, admin, log, heard)
         }
         Err(error) => fail(&*error),
     }
 }
 
-type Started =
-    (tokio_uring::Runtime, Server, Option<AdminListener>, Option<HistogramLog>, Reloader);
+type Started = (
+    tokio_uring::Runtime,
+    Server,
+    Option<AdminListener>,
+    Option<HistogramLog>,
+    (Signals, Reloader),
+);
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
@@ -55,6 +60,7 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     uring::probe()?;
     let fetcher = fetch_keys(&config)?;
     let runtime = control::runtime()?;
+    let signals = Signals::watch(&runtime)?;
     let server = Server::start(config)?;
     let operators = admin.as_ref().map(AdminListener::url);
     banner::announce(&server, operators.as_deref(), open_files);
@@ -67,7 +73,7 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
         cores: host::cores().len(),
         fetcher,
     };
-    Ok((runtime, server, admin, log, reloader))
+    Ok((runtime, server, admin, log, (signals, reloader)))
 }
 
 /// Fetches the keys of tokens before the first client comes, and goes on doing so.
