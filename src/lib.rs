@@ -40,6 +40,10 @@
 //!    reply itself: an echo leaves from where it came in. A compressed message is inflated as it
 //!    comes, with codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where
 //!    its route says so.
+//!    Before the upgrade, [`admission`] counts the client in: by node, address, user and route, in
+//!    tables of atomic words that all shards share; who is one too many is told so, and when to
+//!    come back. Each message is taken out of the budgets of its connection and user, if there are
+//!    any.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -73,7 +77,9 @@
 //! - Every refusal and every failed WebSocket lingers: the answer is sent, writing is shut down,
 //!   input is discarded up to a bound of bytes and time. A plain close would let a reset overtake
 //!   the answer.
-//! - Opened connections = open ones + closed ones by code. After a drain nothing is left.
+//! - Opened connections = open ones + closed ones by code. After a drain nothing is left, and
+//!   whoever was counted in has been counted out.
+//! - Past the bound of memory new work is refused, in a fixed order; nothing that exists is closed.
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and what readings took out adds up to what was
 //!   recorded, also for a shard that has ended.
@@ -87,6 +93,11 @@
 //! variables of the environment, what `seawall config` prints, and the README's reference; a test
 //! takes each row through every layer.
 //!
+//! **Another configuration.** A validated [`config::Config`] is immutable. SIGHUP makes a new one,
+//! fitted to the old (`config::reload`): what only a start can change keeps its value, and a route
+//! keeps the index by which connections know it. Shards get it by mail and go on by it from their
+//! next event on; one with a mistake changes nothing.
+//!
 //! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
 //! the world's errors drop the connection and are counted; our own mistakes assert. A shard that
 //! panics ends the process with a report, after the others have drained: half a server would lose
@@ -97,16 +108,17 @@
 //! | room | what it is | knows |
 //! | --- | --- | --- |
 //! | [`cli`] | the command line | `auth`, `config`, `server`, `control` |
-//! | [`config`] | what was written, validated for the server | `auth`, `driver`, `proto` |
+//! | [`config`] | what was written, validated | `admission`, `auth`, `driver`, `proto` |
 //! | [`auth`] | who a client is, and what it may do | nothing |
-//! | [`server`] | binds, pins, starts, reads and joins the shards | `shard`, `driver`, `metrics` |
+//! | [`admission`] | how many are let in, and how much each may do in a second | `proto` |
+//! | [`server`] | binds, starts, renews, reads and joins shards | `shard`, `driver`, `metrics` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets | `proto` |
-//! | [`session`] | what runs on an open connection: echo, JSON | `auth`, `hub`, `proto` |
+//! | [`session`] | what runs on a connection: echo, JSON | `admission`, `auth`, `hub`, `proto` |
 //! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
-//! | [`metrics`] | counters and histograms, merged when read; their forms | `driver`, `proto` |
+//! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |
 //! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, mail |
 //!
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside

@@ -33,7 +33,7 @@ const IMPORTS: [(&str, &[&str]); 13] = [
     ),
     ("driver", &[]),
     ("hub", &["proto"]),
-    ("metrics", &["driver", "proto"]),
+    ("metrics", &["admission", "driver", "proto"]),
     ("proto", &[]),
     ("server", &["admission", "config", "driver", "hub", "metrics", "session", "shard"]),
     ("session", &["admission", "auth", "hub", "proto"]),

@@ -13,10 +13,10 @@ pub enum Kind {
     Publishes,
 }
 
-/// Number of kinds.
-pub const KINDS: usize = 4;
-
 impl Kind {
+    /// All of them, in their order.
+    pub const ALL: [Self; 4] = [Self::Messages, Self::Bytes, Self::Subscribes, Self::Publishes];
+
     /// In words, as in "too many …".
     pub fn name(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ pub struct Bound {
 /// What may be done, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateBounds {
-    pub kinds: [Bound; KINDS],
+    pub kinds: [Bound; Kind::ALL.len()],
     /// So many seconds' worth may come at once after a rest (ms).
     pub burst_ms: u32,
     pub excess: Excess,
@@ -82,7 +82,7 @@ struct Budget {
 /// A connection's budgets.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    budgets: [Budget; KINDS],
+    budgets: [Budget; Kind::ALL.len()],
 }
 
 impl Limiter {
@@ -141,7 +141,7 @@ mod tests {
 
     fn bounds(connection: u32, user: u32) -> RateBounds {
         let bound = Bound { connection, user };
-        RateBounds { kinds: [bound; KINDS], burst_ms: 1000, excess: Excess::Error }
+        RateBounds { kinds: [bound; Kind::ALL.len()], burst_ms: 1000, excess: Excess::Error }
     }
 
     fn passed(limiter: &mut Limiter, bounds: &RateBounds, admission: &Admission, ms: u64) -> usize {

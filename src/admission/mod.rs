@@ -17,6 +17,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::proto::http::{Denial, Refusal};
+use limiter::Kind;
 use tables::{Counts, Entered, Rate, Rates};
 
 /// Routes that may be counted, and so may be written.
@@ -46,6 +47,19 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// Every reason, in their order.
+    pub const ALL: [Self; 9] = [
+        Self::ShardFull,
+        Self::Handshakes,
+        Self::NodeFull,
+        Self::NodeRate,
+        Self::AddressFull,
+        Self::AddressRate,
+        Self::RouteFull,
+        Self::UserFull,
+        Self::Memory,
+    ];
+
     /// The name in metric labels.
     pub fn name(self) -> &'static str {
         match self {
@@ -160,7 +174,7 @@ pub struct Admission {
     routes: Box<[AtomicU32]>,
     node_rate: AtomicU64,
     address_rates: OnceLock<Rates>,
-    user_rates: [OnceLock<Rates>; limiter::KINDS],
+    user_rates: [OnceLock<Rates>; Kind::ALL.len()],
     shortage: AtomicU8,
 }
 

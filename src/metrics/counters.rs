@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::admission::Denied;
+use crate::admission::limiter::Kind;
 use crate::proto::http::Refusal;
 use crate::proto::ws::ProtocolError;
 
@@ -40,9 +42,6 @@ impl CloseClass {
     }
 }
 
-/// What is rare enough to be looked up by its name.
-type ByKind = BTreeMap<&'static str, u64>;
-
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// Counters of one shard.
@@ -52,9 +51,9 @@ macro_rules! counters {
             refused: [u64; Refusal::ALL.len()],
             closed: [u64; CLASSES],
             protocol_errors: [u64; ProtocolError::ALL.len()],
-            auth_failures: ByKind,
-            denied: ByKind,
-            over_rate: ByKind,
+            auth_failures: BTreeMap<&'static str, u64>,
+            denied: [u64; Denied::ALL.len()],
+            over_rate: [u64; Kind::ALL.len()],
         }
 
         impl Default for Counters {
@@ -64,9 +63,9 @@ macro_rules! counters {
                     refused: [0; Refusal::ALL.len()],
                     closed: [0; CLASSES],
                     protocol_errors: [0; ProtocolError::ALL.len()],
-                    auth_failures: ByKind::new(),
-                    denied: ByKind::new(),
-                    over_rate: ByKind::new(),
+                    auth_failures: BTreeMap::new(),
+                    denied: [0; Denied::ALL.len()],
+                    over_rate: [0; Kind::ALL.len()],
                 }
             }
         }
@@ -78,9 +77,11 @@ macro_rules! counters {
                 add_all(&mut self.refused, &other.refused);
                 add_all(&mut self.closed, &other.closed);
                 add_all(&mut self.protocol_errors, &other.protocol_errors);
-                add_kinds(&mut self.auth_failures, &other.auth_failures);
-                add_kinds(&mut self.denied, &other.denied);
-                add_kinds(&mut self.over_rate, &other.over_rate);
+                add_all(&mut self.denied, &other.denied);
+                add_all(&mut self.over_rate, &other.over_rate);
+                for (kind, count) in &other.auth_failures {
+                    *self.auth_failures.entry(kind).or_default() += count;
+                }
             }
 
             /// Name, meaning and value of every plain counter.
@@ -218,10 +219,6 @@ fn add_all(to: &mut [u64], from: &[u64]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
-fn add_kinds(to: &mut ByKind, from: &ByKind) {
-    from.iter().for_each(|(kind, count)| *to.entry(kind).or_default() += count);
-}
-
 /// The text of a doc comment as the macro sees it: `doc = r" text"`.
 fn help(docs: &[&'static str]) -> &'static str {
     let text = docs.first().copied().unwrap_or_default();
@@ -251,32 +248,28 @@ impl Counters {
     }
 
     /// Counts a client that there was no room for.
-    pub fn deny(&mut self, reason: &'static str) {
-        *self.denied.entry(reason).or_default() += 1;
+    pub fn deny(&mut self, reason: Denied) {
+        self.denied[reason as usize] += 1;
     }
 
     /// Counts a message or request that was more than may be sent in a second.
-    pub fn over_rate(&mut self, kind: &'static str) {
-        *self.over_rate.entry(kind).or_default() += 1;
+    pub fn over_rate(&mut self, kind: Kind) {
+        self.over_rate[kind as usize] += 1;
     }
 
-    /// What is counted by kinds that are known when they happen: name, meaning, label, counts.
-    pub fn by_kind(&self) -> [(&'static str, &'static str, &'static str, &ByKind); 3] {
-        [
-            (
-                "auth_failures",
-                "Clients that could not prove who they are",
-                "kind",
-                &self.auth_failures,
-            ),
-            ("denied", "Connections refused for want of room", "reason", &self.denied),
-            (
-                "over_rate",
-                "Messages and requests that were more than may be sent in a second",
-                "kind",
-                &self.over_rate,
-            ),
-        ]
+    /// Clients that could not prove who they are, by kind.
+    pub fn auth_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.auth_failures.iter().map(|(kind, count)| (*kind, *count))
+    }
+
+    /// Clients that there was no room for, by reason.
+    pub fn denied(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Denied::ALL.iter().map(|reason| (reason.name(), self.denied[*reason as usize]))
+    }
+
+    /// What was more than may be sent in a second, by kind.
+    pub fn over_rates(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Kind::ALL.iter().map(|kind| (kind.name(), self.over_rate[*kind as usize]))
     }
 
     /// Refused requests by reason.

@@ -207,11 +207,20 @@ fn encode_counters(
     for (kind, value) in counters.protocol_errors() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
-    for (name, help, label, counts) in counters.by_kind() {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (kind, value) in counts {
-            labelled(&mut family, label, (*kind).to_owned(), *value)?;
-        }
+    let help = "Clients that could not prove who they are";
+    let mut family = encoder.encode_descriptor("auth_failures", help, None, MetricType::Counter)?;
+    for (kind, value) in counters.auth_failures() {
+        labelled(&mut family, "kind", kind.to_owned(), value)?;
+    }
+    let help = "Connections refused for want of room";
+    let mut family = encoder.encode_descriptor("denied", help, None, MetricType::Counter)?;
+    for (reason, value) in counters.denied() {
+        labelled(&mut family, "reason", reason.to_owned(), value)?;
+    }
+    let help = "Messages and requests that were more than may be sent in a second";
+    let mut family = encoder.encode_descriptor("over_rate", help, None, MetricType::Counter)?;
+    for (kind, value) in counters.over_rates() {
+        labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
     Ok(())
 }

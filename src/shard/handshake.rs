@@ -143,7 +143,7 @@ impl Core {
             _ => findings.denied,
         };
         if let Some(denied) = denied {
-            self.counters.deny(denied.name());
+            self.counters.deny(denied);
         }
     }
 }

@@ -32,7 +32,7 @@ enum After {
 impl After {
     /// More came than may in a second, on a route that has no errors to answer with.
     fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Self {
-        counters.over_rate(too_much.name());
+        counters.over_rate(too_much.kind);
         if rates.excess == Excess::Close { Self::TooMuch } else { Self::Nothing }
     }
 }

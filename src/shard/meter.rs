@@ -16,12 +16,6 @@ pub(super) struct TooMuch {
     pub(super) wait_ms: u64,
 }
 
-impl TooMuch {
-    pub(super) fn name(self) -> &'static str {
-        self.kind.name()
-    }
-}
-
 /// Budgets by slot, made when a first message comes.
 #[derive(Debug, Default)]
 pub(super) struct Meter(Vec<Option<Box<Limiter>>>);

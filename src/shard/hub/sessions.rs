@@ -126,7 +126,7 @@ impl Core {
         self.hub_apply(index);
         self.set_deadline(index);
         if listed.is_err() {
-            self.counters.deny(Denied::UserFull.name());
+            self.counters.deny(Denied::UserFull);
             let (code, reason) = too_many();
             self.hub_close(index, code, &reason);
         }
@@ -172,12 +172,12 @@ impl Core {
         let most = self.config.limits.admission.connections_per_user_max;
         if effects.named && hub.list_user(index, most).is_err() {
             effects.close = Some(too_many());
-            self.counters.deny(Denied::UserFull.name());
+            self.counters.deny(Denied::UserFull);
         }
         self.counters.request_errors += u64::from(effects.errors);
         self.counters.resumed += u64::from(effects.resumed);
         effects.auth_failures.drain(..).for_each(|kind| self.counters.auth_failure(kind));
-        effects.over_rate.drain(..).for_each(|kind| self.counters.over_rate(kind.name()));
+        effects.over_rate.drain(..).for_each(|kind| self.counters.over_rate(kind));
         if let Some(old) = effects.replaces {
             let mail = HubMail::Replaced(old);
             if old.shard == self.id {
