@@ -70,12 +70,12 @@ Rows and what is compared:
                             load never sleeps, as if it were another host
   post                      messages published over HTTP in a second of server CPU, in batches of
                             100 where there are batches, to one subscriber
-  deflate1k-200             1 KiB of JSON-like text on 200 connections, compressed both ways (level 1)
-                            without context takeover: nanoseconds of server CPU for each message
+  deflate1k-200             1 KiB of JSON-like text on 200 connections, compressed both ways, at level
+                            1, without context takeover: nanoseconds of server CPU for each message
   idle-deflate, idle-takeover
                             growth of the server's anonymous memory for each idle connection that
-                            has echoed one such message, from 1,000 to 3,000: without and with context
-                            takeover of the server
+                            has echoed one such message, from 1,000 to 3,000: without and with
+                            context takeover of the server
 
 "bare-uring" and "bare-epoll" echo TCP and know no WebSocket, so they have no handshake and no idle
 row. "uws" is uWebSockets, where bench/peers/uws/build.sh has built it: over libuv, whose handle
@@ -243,7 +243,10 @@ failed() { why=$*; return 1; }
 # start_server SERVER ROW: fails where the server does.
 start_server() {
   local address=127.0.0.1:$port command compression=
-  case $2 in deflate1k* | idle-deflate) compression=deflate ;; idle-takeover) compression=takeover ;; esac
+  case $2 in
+    deflate1k* | idle-deflate) compression=deflate ;;
+    idle-takeover) compression=takeover ;;
+  esac
   # A listener left over from an earlier run would share the connections, or take them all.
   if listening; then die "port $port is in use: $(ss -Hltnp "sport = :$port")"; fi
   case $1 in
@@ -271,13 +274,13 @@ start_server() {
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
   server_pid=$!
   for _ in {1..100}; do
-    kill -0 "$server_pid" 2>/dev/null || failed "$1 ended at once: $(tail -n 3 "$out/server.log")" ||
-      return
+    kill -0 "$server_pid" 2>/dev/null ||
+      failed "$1 ended at once: $(tail -n 3 "$out/server.log")" || return
     if listening; then break; fi
     sleep 0.05
   done
-  listening || failed "$1 does not listen on port $port after 5 s: $(tail -n 3 "$out/server.log")" ||
-    return
+  listening ||
+    failed "$1 does not listen on port $port after 5 s: $(tail -n 3 "$out/server.log")" || return
   measured_pid=$server_pid
   if [[ $1 == nchan ]]; then
     for _ in {1..100}; do

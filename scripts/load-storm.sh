@@ -76,10 +76,12 @@ table() {
   local name key
   for name in "${policies[@]}"; do
     printf '%s' "$name"
+    # Each with its divisor, where it has one.
     for key in back back_p50_ns,1e9 back_p99_ns,1e9 back_all_ns,1e9 attempts refused \
       latency_before_p99_ns,1e6 latency_during_p99_ns,1e6 latency_after_p99_ns,1e6 storm_cores \
       recovered missed_lost; do
-      printf '\t%s' "$(value "$name" "${key%,*}" "$([[ $key == *,* ]] && echo "${key#*,}" || echo 1)")"
+      [[ $key == *,* ]] || key+=,1
+      printf '\t%s' "$(value "$name" "${key%,*}" "${key#*,}")"
     done
     echo
   done

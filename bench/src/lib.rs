@@ -5,8 +5,8 @@
 //! is one connection, `fleet` is a ring's connections. What they do is a load: `echo`, `connect`,
 //! `hold`, `storm`, `slow`, `replay`, `fanout`, of which some use `schedule`, `pulse`,
 //! `bystanders`, `policy` and `returning`. `crew` are the threads, `recorder` keeps their
-//! latencies, `monitor` shows them meanwhile. `run` measures a load with `cpu` and `kernel`,
-//! prints a `report`, and holds it to what is `expect`ed; `plot` draws reports.
+//! latencies, `monitor` shows them meanwhile. `run` measures a load with `cpu` and `kernel`, prints
+//! a `report`, and holds it to what is `expect`ed; `plot` draws reports.
 //!
 //! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and its way from
 //! arguments to report in `run`; frames that are not the sheet's go through `Fleet::send_frame`.
