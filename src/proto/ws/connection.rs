@@ -18,15 +18,15 @@ use super::{DataKind, Event, Limits, Payload, ProtocolError, close, mask, utf8};
 #[derive(Debug, Default)]
 pub struct Receiver {
     /// What spans inputs; exists only while there is something to hold.
-    partial: Option<Box<Partial>>,
+    pub(super) partial: Option<Box<Partial>>,
     /// A Close was received, or the protocol was broken.
-    ended: bool,
+    pub(super) ended: bool,
     /// The reserved bit that a message may have: [`COMPRESSED`], if that was agreed on.
     rsv_allowed: u8,
     /// Window that we compress with; 0 = nothing was agreed on.
-    server_bits: u8,
+    pub(super) server_bits: u8,
     /// The connection's own contexts, if it has any.
-    context: Option<NonZeroU32>,
+    pub(super) context: Option<NonZeroU32>,
 }
 
 // It sits in the slot of every connection.

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use super::deflate::{Inflaters, Inflating};
 use super::frame::{self, CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
-use super::{DataKind, Limits, ProtocolError, mask, utf8};
+use super::{DataKind, Limits, ProtocolError, mask, replay, utf8};
 
 /// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
 const RESERVE_BYTES_MIN: usize = 256 * 1024;
@@ -26,20 +26,20 @@ pub(super) struct Partial {
 
 /// A frame of which the header is known and payload is missing.
 #[derive(Debug)]
-struct OpenFrame {
-    header: Header,
-    received_bytes: usize,
+pub(super) struct OpenFrame {
+    pub(super) header: Header,
+    pub(super) received_bytes: usize,
 }
 
 /// A data message of which a part was received.
 #[derive(Debug)]
-struct OpenMessage {
-    kind: DataKind,
-    bytes: Vec<u8>,
-    fragments: u32,
+pub(super) struct OpenMessage {
+    pub(super) kind: DataKind,
+    pub(super) bytes: Vec<u8>,
+    pub(super) fragments: u32,
     text: utf8::Progress,
     /// Where its bytes go if it is compressed.
-    inflating: Option<Box<Inflating>>,
+    pub(super) inflating: Option<Box<Inflating>>,
 }
 
 /// What the bytes at hand did to the open frame.
@@ -59,6 +59,12 @@ impl Partial {
     /// Whether there is nothing to hold.
     pub(super) fn is_empty(&self) -> bool {
         self.header.len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+
+    /// The bytes that lead to this state; `None` amid a compressed message.
+    pub(super) fn replay(&self) -> Option<Vec<u8>> {
+        let (message, frame) = (self.message.as_ref(), self.frame.as_ref());
+        replay::bytes(message, frame, self.control.held(), self.header.held())
     }
 
     /// Whether a frame waits for payload.
@@ -231,6 +237,11 @@ impl<const CAPACITY: usize> Default for Gathered<CAPACITY> {
 }
 
 impl<const CAPACITY: usize> Gathered<CAPACITY> {
+    /// All there are.
+    pub(super) fn held(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.len

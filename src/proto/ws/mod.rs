@@ -18,6 +18,7 @@ mod error;
 mod frame;
 pub mod mask;
 mod message;
+mod replay;
 pub mod utf8;
 
 use std::borrow::Cow;
@@ -29,6 +30,7 @@ pub use frame::{
     HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, compressed_frame_header,
     frame_header,
 };
+pub use replay::{ReceiverState, Untold};
 /// The names of opcodes (RFC 6455 5.2), for those who send frames.
 pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
