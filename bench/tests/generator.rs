@@ -124,6 +124,9 @@ fn what_goes_wrong_is_in_the_exit_code_and_the_text() {
         ("echo", gone.clone(), short, 1, "Connection refused"),
         ("hold", gone.clone(), &["--connections", "2"][..], 1, "Connection refused"),
         ("hold", closing.url(), &["--connections", "2", "--hold", "0.1"][..], 0, ""),
+        ("storm", gone.clone(), &["--connections", "2"][..], 1, "Connection refused"),
+        ("slow", gone.clone(), &["--connections", "2"][..], 1, "Connection refused"),
+        ("fanout", gone.clone(), &["--subscribers", "2"][..], 1, "Connection refused"),
         ("connect", gone, &["--connections", "2"][..], 1, "2 connections failed"),
         ("echo", "http://x/".to_owned(), short, 2, "must begin with ws://"),
     ];

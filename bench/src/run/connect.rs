@@ -60,7 +60,8 @@ pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
         Ok((workshop.fleet(fleet_plan)?, load))
     };
     let measure = || measure(args, &shared, start_ns + warmup_ns);
-    let ((from, until), ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (from, until) = measured?;
     let (found, overflow_count) = results(ran, |load: ConnectLoad| Ok(load.finish()))?;
     publish(args, &from, &until, &found, overflow_count)
 }

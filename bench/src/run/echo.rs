@@ -49,7 +49,8 @@ pub fn echo(args: &EchoArgs) -> Result<(), Failure> {
         Ok((workshop.fleet(fleet_plan)?, load))
     };
     let measure = || measure(args, &shared, connections);
-    let ((from, until), ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (from, until) = measured?;
     let mut report = Report::default();
     describe(args, &mut report);
     until.report(&from, &mut report, "message", Some(args.size.mean()));

@@ -90,7 +90,7 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),
     })?;
-    publish(args, &plan, measured, found, overflow_count)
+    publish(args, &plan, measured?, found, overflow_count)
 }
 
 fn plan(args: &FanoutArgs) -> Result<FanoutPlan, Failure> {

@@ -96,6 +96,7 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
     };
     let own_before = Memory::take(std::process::id())?;
     let (held, ran) = conduct(common, &shared, threads, make, measure)?;
+    let held = held?;
     let agreed: u64 = ran.iter().map(|ran| ran.traffic.deflate_agreed).sum();
     let (found, overflow_count) = results(ran, HoldLoad::finish)?;
     let mut report = Report::default();

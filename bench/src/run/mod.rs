@@ -138,14 +138,15 @@ impl Workshop {
     }
 }
 
-/// Starts the workers, measures, and joins them; whatever fails first is the run's failure.
+/// Starts the workers, measures, and joins them. Callers take the loads' own failures first: they
+/// are the causes of what the measuring thread missed.
 fn conduct<L: Load + Send + 'static, M>(
     common: &CommonArgs,
     shared: &Arc<Shared>,
     threads: usize,
     make: impl Fn(usize) -> std::io::Result<(Fleet, L)> + Send + Sync + 'static,
     measure: impl FnOnce() -> Result<M, Failure>,
-) -> Result<(M, Vec<Ran<L>>), Failure> {
+) -> Result<(Result<M, Failure>, Vec<Ran<L>>), Failure> {
     let monitor = Monitor::start(shared, &common.output)?;
     let crew = Crew::of_workers(shared, threads, make)?;
     let measured = measure();
@@ -155,7 +156,7 @@ fn conduct<L: Load + Send + 'static, M>(
     // A worker's failure is the cause of what the measuring thread missed.
     let ran = crew.join_workers()?;
     monitor.finish()?;
-    Ok((measured?, ran))
+    Ok((measured, ran))
 }
 
 /// Takes the loads' own failures, a corrupt echo before any other.

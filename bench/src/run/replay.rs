@@ -51,7 +51,8 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         Ok((fleet, Replay::new(plan, workshop.shared.clone())))
     };
     let measure = || measure(args, &shared, connections);
-    let ((from, until), ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (from, until) = measured?;
     let (found, overflow_count) = results(ran, Replay::finish)?;
     let mut report = Report::default();
     report.row("connections", connections.to_string(), "connections", connections);

@@ -73,7 +73,7 @@ pub fn slow(args: &SlowArgs) -> Result<(), Failure> {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),
     })?;
-    publish(args, slow, &measured, found, overflow_count)
+    publish(args, slow, &measured?, found, overflow_count)
 }
 
 /// What the measuring thread saw.

@@ -94,7 +94,7 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),
     })?;
-    publish(args, &moments, found, overflow_count)
+    publish(args, &moments?, found, overflow_count)
 }
 
 /// The run's moments: before the drop, after the last came back (or the limit).
