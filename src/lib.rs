@@ -121,6 +121,9 @@
 //! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |
 //! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, mail |
 //!
+//! A connection can be told as plain data and revived from it ([`shard::portable`]): the seam for
+//! handing connections to a new process.
+//!
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
 //! `driver::uring`; TLS as a stage between the PROXY header and HTTP.
 

@@ -79,6 +79,18 @@ struct Budget {
     drawn: u32,
 }
 
+/// Budgets as plain data: what is owed (ns), and what was drawn from the user's, of each kind.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub struct LimiterState([(u64, u32); Kind::ALL.len()]);
+
+impl LimiterState {
+    /// Budgets that go on from there.
+    pub fn limiter(&self, now_ns: u64) -> Limiter {
+        let budgets = self.0.map(|(owed_ns, drawn)| Budget { earned_ns: now_ns + owed_ns, drawn });
+        Limiter { budgets }
+    }
+}
+
 /// A connection's budgets.
 #[derive(Debug, Default)]
 pub struct Limiter {
@@ -86,6 +98,12 @@ pub struct Limiter {
 }
 
 impl Limiter {
+    /// What is left, as plain data.
+    pub fn tell(&self, now_ns: u64) -> LimiterState {
+        let owed = |budget: Budget| (budget.earned_ns.saturating_sub(now_ns), budget.drawn);
+        LimiterState(self.budgets.map(owed))
+    }
+
     /// Takes so many of a kind.
     ///
     /// # Errors

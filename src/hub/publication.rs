@@ -179,6 +179,18 @@ impl Publication {
         })
     }
 
+    /// One that was written elsewhere.
+    pub fn written(
+        (channel, position): (Option<ChannelName>, Option<Position>),
+        exclude: Option<ConnectionId>,
+        time_ms: u64,
+        accepted_ns: u64,
+        text: &str,
+    ) -> Arc<Self> {
+        let message = SharedMessage::new(DataKind::Text, text.as_bytes());
+        Arc::new(Self { channel, position, exclude, time_ms, accepted_ns, message })
+    }
+
     fn finish(text: &mut Vec<u8>, draft: &Draft) {
         text.extend_from_slice(br#","content":"#);
         text.extend_from_slice(draft.content.as_bytes());

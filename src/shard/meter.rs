@@ -57,6 +57,19 @@ impl Meter {
         Ok(())
     }
 
+    /// What a connection has left, if that is counted.
+    pub(super) fn of(&self, index: u32) -> Option<&Limiter> {
+        self.0.get(index as usize)?.as_deref()
+    }
+
+    /// Gives a connection what it had left elsewhere.
+    pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
+        if self.0.len() <= index as usize {
+            self.0.resize_with(index as usize + 1, || None);
+        }
+        self.0[index as usize] = Some(Box::new(limiter));
+    }
+
     /// The connection is gone.
     pub(super) fn forget(&mut self, index: u32) {
         if let Some(limiter) = self.0.get_mut(index as usize) {

@@ -22,6 +22,7 @@ mod input;
 pub mod mailbox;
 mod meter;
 mod outbox;
+pub mod portable;
 mod replies;
 mod settle;
 mod slot;

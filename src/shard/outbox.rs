@@ -13,6 +13,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 use crate::proto::ws::deflate::{Deflaters, Sending};
@@ -26,7 +28,7 @@ const OUTBOXES_MAX: usize = 512;
 const MARKS_MAX: usize = 64;
 
 /// What a mark stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Marked {
     /// Replies to input.
     Reply,
@@ -54,6 +56,34 @@ enum Later {
     Frames(Segment),
     /// What came before is a reply to input of this time.
     Mark(u64),
+}
+
+/// What waits for one connection, as plain data.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct OutboxState {
+    frames: Vec<u8>,
+    later: Vec<LaterState>,
+    marks: Vec<MarkState>,
+}
+
+/// See [`Later`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+enum LaterState {
+    Text(Vec<u8>),
+    Binary(Vec<u8>),
+    Frames(Vec<u8>),
+    /// How long ago the input came (ns).
+    Mark(u64),
+}
+
+/// See [`Mark`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct MarkState {
+    /// Counted from what leaves next.
+    end: u64,
+    age_ns: u64,
+    messages: u32,
+    what: Marked,
 }
 
 /// The queue of one connection.
@@ -310,6 +340,58 @@ impl Outbox {
         batch.clear(|segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.clear(pools);
+    }
+
+    /// What waits; `None` while the driver has some of it.
+    pub(super) fn tell(&self, now_ns: u64) -> Option<OutboxState> {
+        let mut frames = Vec::with_capacity(self.bytes - self.later_bytes);
+        self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
+        self.waiting.iter().for_each(|segment| frames.extend_from_slice(segment.as_slice()));
+        let later = self.later.iter().map(|later| match later {
+            Later::Message(DataKind::Text, bytes) => LaterState::Text(bytes.clone()),
+            Later::Message(DataKind::Binary, bytes) => LaterState::Binary(bytes.clone()),
+            Later::Frames(segment) => LaterState::Frames(segment.as_slice().to_vec()),
+            Later::Mark(at_ns) => LaterState::Mark(now_ns.saturating_sub(*at_ns)),
+        });
+        let marks = self.marks.iter().map(|mark| MarkState {
+            end: mark.end - self.sent_total,
+            age_ns: now_ns.saturating_sub(mark.at_ns),
+            messages: mark.messages,
+            what: mark.what,
+        });
+        Some(OutboxState { frames, later: later.collect(), marks: marks.collect() })
+    }
+
+    /// Takes what waited elsewhere into this one, which must be empty.
+    pub(super) fn fill(&mut self, state: &OutboxState, now_ns: u64) {
+        debug_assert!(self.is_empty() && !self.is_sending(), "it takes the place of nothing");
+        if !state.frames.is_empty() {
+            self.push(Segment::Owned(state.frames.clone()));
+            self.count(state.frames.len());
+        }
+        let marks = state.marks.iter().map(|mark| Mark {
+            end: mark.end,
+            at_ns: now_ns.saturating_sub(mark.age_ns),
+            messages: mark.messages,
+            what: mark.what,
+        });
+        self.marks.extend(marks);
+        for later in &state.later {
+            let (later, len) = match later {
+                LaterState::Text(bytes) => {
+                    (Later::Message(DataKind::Text, bytes.clone()), bytes.len())
+                }
+                LaterState::Binary(bytes) => {
+                    (Later::Message(DataKind::Binary, bytes.clone()), bytes.len())
+                }
+                LaterState::Frames(bytes) => {
+                    (Later::Frames(Segment::Owned(bytes.clone())), bytes.len())
+                }
+                LaterState::Mark(age_ns) => (Later::Mark(now_ns.saturating_sub(*age_ns)), 0),
+            };
+            self.later.push_back(later);
+            self.count(len);
+        }
     }
 
     /// Drops everything; no batch may be under way. Returns how many bytes that were.

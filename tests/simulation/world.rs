@@ -20,6 +20,9 @@ pub(crate) struct World {
     shards: Vec<Option<Shard<Sim>>>,
     /// What the shards that have ended knew at their end.
     past: Option<Snapshot>,
+    /// How many times a connection was told as plain data.
+    pub(crate) told: u64,
+    turns: u32,
 }
 
 /// The simulated driver only counts listeners; any descriptor stands for one.
@@ -89,7 +92,16 @@ impl World {
             Some(Shard::new(driver, id, config, directory, vec![listener()], seed).unwrap())
         };
         let shards = (0..shards).map(make).collect();
-        Self { seed, network: network.clone(), clients: Vec::new(), directory, shards, past: None }
+        Self {
+            seed,
+            network: network.clone(),
+            clients: Vec::new(),
+            directory,
+            shards,
+            past: None,
+            turns: 0,
+            told: 0,
+        }
     }
 
     /// One turn of every shard.
@@ -97,7 +109,23 @@ impl World {
         (0..self.shards.len()).for_each(|shard| self.turn_shard(shard));
     }
 
+    /// Every third world has a connection told as plain data, written as JSON, read, and revived
+    /// before every turn: nothing may come of that.
+    fn retell(&mut self, shard: usize) {
+        let Some(running) = self.shards[shard].as_mut().filter(|_| self.seed % 3 == 1) else {
+            return;
+        };
+        self.turns += 1;
+        let index = self.turns.wrapping_mul(0x9E37_79B9) >> 8;
+        let told = running.retell(index % (self.clients.len() as u32 + 1), |state| {
+            let text = serde_json::to_string(&state).unwrap();
+            serde_json::from_str(&text).unwrap()
+        });
+        self.told += u64::from(told.is_ok());
+    }
+
     fn turn_shard(&mut self, shard: usize) {
+        self.retell(shard);
         if let Some(running) = &mut self.shards[shard]
             && running.turn().unwrap() == Life::Finished
         {
@@ -196,6 +224,8 @@ impl World {
         let Snapshot { counters, histograms, gauges, drivers } = self.totals();
         assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
         assert_eq!(gauges.handshakes, 0, "seed {seed}: no handshake is under way");
+        let retold = seed % 3 != 1 || self.turns < 200 || self.told > 0;
+        assert!(retold, "seed {seed}: some connection could be told as data");
         let counted = self.directory.admission().connections();
         assert_eq!(counted, 0, "seed {seed}: whoever was let in has left");
         assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");

@@ -12,6 +12,7 @@
 mod answers;
 pub mod content;
 pub mod fuzz;
+mod portable;
 mod rates;
 mod realm;
 pub(crate) mod reply;
@@ -23,6 +24,7 @@ mod verbs;
 use std::sync::Arc;
 
 pub use answers::{Admission, Seat};
+pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
 pub use state::{HubSession, NONE, Subscription};
 

@@ -92,7 +92,7 @@ pub struct HubSession {
     pub(super) pending: Option<Box<Pending>>,
     /// How it is listed where it is, made when first needed.
     member: Option<Arc<MemberInfo>>,
-    extras: Option<Box<Extras>>,
+    pub(super) extras: Option<Box<Extras>>,
     /// Without identity it is closed at this time (Unix, ms).
     pub(super) auth_by_ms: u64,
     /// Channel messages that were dropped because it did not read.

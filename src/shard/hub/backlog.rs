@@ -54,6 +54,11 @@ impl Backlog {
         self.items.is_empty()
     }
 
+    /// All that waits, in order.
+    pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
     /// Bytes that count against the limit.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

@@ -13,6 +13,7 @@ mod backlog;
 mod commands;
 mod fanout;
 pub mod mail;
+mod portable;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
@@ -27,6 +28,7 @@ use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Effects, HubSession, Realm};
 use backlog::Backlog;
 use mail::{Act, CountReply, HubMail};
+pub use portable::ItemState;
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;

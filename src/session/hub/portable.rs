@@ -1,0 +1,134 @@
+//! A session as plain data, for whoever takes a connection over.
+//!
+//! What is asked of homes and not answered is not told: a session amid a question is told when the
+//! answer has come. Seats among a shard's members are not told either; whoever takes over seats it
+//! anew.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Realm;
+use super::state::{Bucket, HubSession, NONE, Subscription};
+use crate::admission::limiter::LimiterState;
+use crate::auth::{ChannelGrant, Identity, Right, Rights};
+use crate::hub::{ChannelName, ConnectionId};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SessionState {
+    pub connection: String,
+    pub identity: Option<IdentityState>,
+    pub subscriptions: Vec<SubscriptionState>,
+    pub next_request: u32,
+    /// Of an unnamed client that was resumed: its first connection.
+    pub root: Option<String>,
+    pub auth_by_ms: u64,
+    pub dropped: u32,
+    /// What was taken from budgets of publishes, by namespace: thousandths left, and when.
+    pub rates: Vec<(String, u64, u64)>,
+    pub limiter: Option<LimiterState>,
+}
+
+/// Who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct IdentityState {
+    pub user: Option<String>,
+    pub info: Option<String>,
+    pub rights: Vec<Right>,
+    pub expires_s: Option<u64>,
+}
+
+/// What it is subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct SubscriptionState {
+    pub channel: String,
+    pub watching: bool,
+    pub gapped: bool,
+    pub listed: bool,
+    /// Rights by a channel's token or the server's word, and when they end.
+    pub grant: Option<(Rights, u64)>,
+}
+
+/// Where a subscription sits: local channel, place, and place among those who watch.
+pub(crate) type Sits = (u32, u32, u32);
+
+fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
+    let grant = session.grant(one.channel.as_str());
+    SubscriptionState {
+        channel: one.channel.as_str().to_owned(),
+        watching: one.watching != NONE,
+        gapped: one.gapped,
+        listed: one.listed,
+        grant: grant.map(|grant| (grant.rights, grant.expires_s)),
+    }
+}
+
+impl HubSession {
+    /// What it is; `None` while answers of homes are awaited.
+    pub fn tell(&self, now_ns: u64) -> Option<SessionState> {
+        if self.pending.is_some() || self.subscriptions.iter().any(|one| !one.is_live()) {
+            return None;
+        }
+        let identity = self.identity.as_ref().map(|identity| IdentityState {
+            user: identity.user.as_deref().map(str::to_owned),
+            info: identity.info.as_deref().map(str::to_owned),
+            rights: identity.rights.clone(),
+            expires_s: identity.expires_s,
+        });
+        let extras = self.extras.as_deref();
+        let rates = extras.iter().flat_map(|extras| &extras.rates);
+        Some(SessionState {
+            connection: self.id.to_string(),
+            identity,
+            subscriptions: self.subscriptions.iter().map(|one| subscription(self, one)).collect(),
+            next_request: self.next_request,
+            root: extras.and_then(|extras| extras.root).map(|root| root.to_string()),
+            auth_by_ms: self.auth_by_ms,
+            dropped: self.dropped,
+            rates: rates.map(|one| (one.pattern.to_string(), one.milli, one.filled_ms)).collect(),
+            limiter: extras.map(|extras| extras.limiter.tell(now_ns)),
+        })
+    }
+
+    /// The session that was told, in these seats: one for each subscription. `None`: the data is
+    /// not of a session.
+    pub fn told(state: &SessionState, seats: &[Sits], realm: &Realm, now_ns: u64) -> Option<Self> {
+        let identity = state.identity.as_ref().map(|told| {
+            Arc::new(Identity {
+                user: told.user.as_deref().map(Arc::from),
+                info: told.info.as_deref().map(Arc::from),
+                rights: told.rights.clone(),
+                expires_s: told.expires_s,
+            })
+        });
+        let mut session = Self::new(ConnectionId::parse(&state.connection)?, identity, realm, 0);
+        (session.next_request, session.dropped) = (state.next_request, state.dropped);
+        session.auth_by_ms = state.auth_by_ms;
+        for (told, (local, place, watching)) in
+            state.subscriptions.iter().zip(seats.iter().copied())
+        {
+            let channel = ChannelName::new(&told.channel);
+            if let Some((rights, expires_s)) = told.grant {
+                session.set_grant(&channel, ChannelGrant { rights, expires_s });
+            }
+            let (gapped, listed) = (told.gapped, told.listed);
+            session.add(Subscription { channel, local, place, watching, gapped, listed });
+        }
+        if let Some(root) = &state.root {
+            session.extras().root = Some(ConnectionId::parse(root)?);
+        }
+        if let Some(limiter) = &state.limiter {
+            session.extras().limiter = limiter.limiter(now_ns);
+        }
+        for (pattern, milli, filled_ms) in &state.rates {
+            let pattern = pattern.as_str().into();
+            session.extras().rates.push(Bucket { pattern, milli: *milli, filled_ms: *filled_ms });
+        }
+        if session.subscriptions.iter().any(|one| one.listed) {
+            // It is listed already, and has to be known by the same name when it goes.
+            session.member();
+        }
+        Some(session)
+    }
+}
