@@ -29,7 +29,8 @@ prop_compose! {
         let mut open = false;
         for (opcode, fin, payload, key) in frames {
             let (opcode, fin, payload) = match opcode {
-                8.. => (opcode, true, if opcode == 8 { Vec::new() } else { payload[..payload.len().min(125)].to_vec() }),
+                8 => (8, true, Vec::new()),
+                9.. => (opcode, true, payload[..payload.len().min(125)].to_vec()),
                 _ => (if open { 0 } else { opcode.max(1) }, fin, payload),
             };
             if opcode < 8 {
