@@ -53,6 +53,8 @@ pub struct Effects {
     pub purge: Vec<ChannelName>,
     /// Its subscriptions have other numbers now.
     pub renumbered: bool,
+    /// It has more to do, after others: [`HubSession::take_turn`].
+    pub again: bool,
     /// It has a user now, and had none.
     pub named: bool,
     /// The connection that it continues.
@@ -80,7 +82,7 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
-        (self.renumbered, self.named) = (false, false);
+        (self.renumbered, self.again, self.named) = (false, false, false);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();
         self.over_rate.clear();
@@ -119,6 +121,11 @@ impl HubSession {
     /// A text frame has come.
     pub fn receive(&mut self, call: &mut Call<'_>, text: &str) {
         self.frame(call, text);
+    }
+
+    /// Goes on with what had to wait for others.
+    pub fn take_turn(&mut self, call: &mut Call<'_>) {
+        self.go_on(call);
     }
 
     /// A home has answered a subscription, and the member is in its seat.

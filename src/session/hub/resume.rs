@@ -124,6 +124,7 @@ impl HubSession {
         }
         self.pending().resuming = Some(Box::new(resuming));
         self.resumed_if_done(call);
+        self.rest();
         Ok(())
     }
 
@@ -166,7 +167,7 @@ impl HubSession {
         }))
     }
 
-    /// A home has answered for a channel of the `resume`.
+    /// A home has answered for a channel of the `resume`. Who calls this goes on with what waits.
     pub(super) fn took_up(
         &mut self,
         call: &mut Call<'_>,
@@ -207,7 +208,6 @@ impl HubSession {
         call.say(line.raw("channels", &format!("{{{}}}", resuming.channels)).end());
         call.effects.replaces = resuming.old;
         call.effects.resumed += 1;
-        self.go_on(call);
     }
 
     /// Takes the identity of a token.

@@ -30,6 +30,8 @@ use mail::{Act, CountReply, HubMail};
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
+/// Connections that go on, in one turn, with requests that had to wait for others.
+const AGAIN_MAX: usize = 8;
 /// Channels looked at for what has aged, each time a tick has passed.
 const AGED_CHANNELS: usize = 256;
 
@@ -103,6 +105,8 @@ pub(super) struct HubState {
     posts: Vec<(u16, HubMail)>,
     /// Connections whose slots must be settled.
     touched: Vec<u32>,
+    /// Connections whose requests wait for the next turn.
+    again: VecDeque<u32>,
     /// Connections that are to be closed because they do not read.
     condemned: Vec<u32>,
     /// Connections that are not read from until a mailbox has drained.
@@ -131,6 +135,7 @@ impl HubState {
             local: VecDeque::new(),
             posts: Vec::new(),
             touched: Vec::new(),
+            again: VecDeque::new(),
             condemned: Vec::new(),
             crowded: Vec::new(),
             lagging: HashMap::new(),
@@ -179,6 +184,7 @@ impl HubState {
             || !self.local.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
+            || !self.again.is_empty()
     }
 }
 
@@ -201,6 +207,9 @@ impl Core {
     pub(super) fn hub_turn(&mut self, unix_ms: u64) -> bool {
         let Some(hub) = &mut self.hub else { return false };
         hub.unix_ms = unix_ms;
+        for _ in 0..hub.again.len().min(AGAIN_MAX) {
+            self.hub_again();
+        }
         for _ in 0..STEPS_MAX {
             let Some(hub) = &mut self.hub else { return false };
             let Some(mail) = hub.local.pop_front() else { break };

@@ -164,6 +164,9 @@ impl Core {
         if effects.renumbered {
             hub.renumber(index);
         }
+        if effects.again {
+            hub.again.push_back(index);
+        }
         if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
             let before = backlog.bytes();
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
@@ -202,6 +205,17 @@ impl Core {
         if let Some(hub) = &mut self.hub {
             hub.effects = effects;
         }
+    }
+
+    /// The next of those who wait for their turn has it.
+    pub(super) fn hub_again(&mut self) {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        let Some(index) = hub.again.pop_front() else { return };
+        let Some((session, mut call)) = hub.call(index, now_ns) else { return };
+        session.take_turn(&mut call);
+        hub.touched.push(index);
+        self.hub_apply(index);
     }
 
     /// Takes a request to its channel's home.
