@@ -193,11 +193,17 @@ impl<D: Driver> Shard<D> {
             return Wait::No;
         }
         let housekeeping = self.active.then_some(self.housekeeping_tick);
-        let next =
-            [self.core.wheel.next_tick(), housekeeping, self.resting_until, self.drain_tick()]
-                .into_iter()
-                .flatten()
-                .min();
+        let mail = self.core.hub_awaits_room().then_some(self.core.tick + 1);
+        let next = [
+            self.core.wheel.next_tick(),
+            housekeeping,
+            mail,
+            self.resting_until,
+            self.drain_tick(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         match next {
             Some(tick) => Wait::Until(u64::from(tick) * timers::TICK_NS),
             None => Wait::Forever,

@@ -184,7 +184,7 @@ impl Core {
         if let Some(old) = effects.replaces {
             let mail = HubMail::Replaced(old);
             if old.shard == self.id {
-                hub.local.push_back(mail);
+                hub.post_here(mail);
             } else {
                 hub.posts.push((old.shard, mail));
             }
@@ -224,17 +224,15 @@ impl Core {
         let token = self.slots.contains(index as usize).then(|| self.token(index));
         let Some(hub) = &mut self.hub else { return };
         let home = hub.shared.home_of(request.channel.as_str(), hub.shards);
-        if home == self.id {
-            return hub.local.push_back(HubMail::Ask(request));
-        }
         let publishes = matches!(request.verb, Verb::Publish { .. });
-        hub.posts.push((home, HubMail::Ask(request)));
-        if publishes
-            && self.directory.mail_bytes(home) > bytes_max
-            && let Some(token) = token
-            && !hub.crowded.contains(&token)
-        {
-            hub.crowded.push(token);
+        let mail = HubMail::Ask(request);
+        if home == self.id {
+            hub.post_here(mail);
+        } else {
+            hub.posts.push((home, mail));
+        }
+        if publishes && self.directory.mail_bytes(home) > bytes_max {
+            hub.crowded.extend(token);
         }
     }
 
