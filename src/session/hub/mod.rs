@@ -114,7 +114,7 @@ impl Call<'_> {
 impl HubSession {
     /// The first frame.
     pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
-        let welcome = self.welcome(call.realm, heartbeat_s, call.now_s());
+        let welcome = self.welcome(call.realm, heartbeat_s, call.now_ms);
         call.say(welcome);
     }
 
@@ -161,8 +161,9 @@ impl HubSession {
         if self.find(channel).is_some() {
             return Ok(());
         }
-        let expires_s = call.now_s().saturating_add(call.realm.limits.ticket_ttl_s);
-        let grant = Some(ChannelGrant { rights: Rights::ALL, expires_s });
+        // To listen, as long as the connection lives; publishing is for its own rights to allow.
+        let rights = Rights { publish: false, ..Rights::ALL };
+        let grant = Some(ChannelGrant { rights, expires_s: u64::MAX });
         let wanted = verbs::Wanted { channel, since: None, watch: false, grant, trusted: true };
         self.subscribe(call, None, state::AskedKind::Subscribe, wanted).map(|_| ())
     }
@@ -175,6 +176,14 @@ impl HubSession {
         self.end(call, at);
         call.say(reply::Line::new("unsubscribed", None).text("channel", channel).end());
         true
+    }
+
+    /// Voids the tickets of this connection, and of the unnamed one that it goes back to.
+    pub fn void_tickets(&self, realm: &Realm, now_ms: u64) {
+        realm.void_tickets(&self.id.to_string(), now_ms);
+        if self.root() != self.id {
+            realm.void_tickets(&self.root().to_string(), now_ms);
+        }
     }
 
     /// The connection has ended: tells the homes of its subscriptions.
