@@ -154,6 +154,7 @@ impl<D: Driver> Shard<D> {
         self.driver.submit(self.wait())?;
         let now_ns = self.driver.now_ns();
         self.core.set_now(now_ns);
+        self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let engine = &self.core.config.engine;
         let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
@@ -230,8 +231,7 @@ impl<D: Driver> Shard<D> {
         if self.core.hub.is_none() {
             return;
         }
-        let unix_ms = self.driver.unix_ms();
-        self.cut |= self.core.hub_turn(unix_ms);
+        self.cut |= self.core.hub_turn();
         let Aftermath { posts, touched } = self.core.hub_aftermath();
         for (shard, mail) in posts {
             if self.core.directory.post_silently(shard, Mail::Hub(Box::new(mail))) {

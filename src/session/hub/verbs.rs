@@ -256,7 +256,9 @@ impl HubSession {
             }
             None => {}
         }
-        let member = namespace.presence.then(|| self.member());
+        // One that starts anew is listed as it was, whatever a reload has changed since.
+        let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
+        let member = listed.then(|| self.member());
         let name = ChannelName::new(channel);
         if let Some(grant) = grant {
             self.set_grant(&name, grant);

@@ -218,10 +218,16 @@ impl Core {
         }
     }
 
+    /// The time of this turn, before anything happens in it.
+    pub(super) fn hub_set_clock(&mut self, unix_ms: impl FnOnce() -> u64) {
+        if let Some(hub) = &mut self.hub {
+            hub.unix_ms = unix_ms();
+        }
+    }
+
     /// One turn's work for channels; returns whether more is left.
-    pub(super) fn hub_turn(&mut self, unix_ms: u64) -> bool {
+    pub(super) fn hub_turn(&mut self) -> bool {
         let Some(hub) = &mut self.hub else { return false };
-        hub.unix_ms = unix_ms;
         for _ in 0..hub.again.len().min(AGAIN_MAX) {
             self.hub_again();
         }
@@ -237,7 +243,7 @@ impl Core {
         let Some(hub) = &mut self.hub else { return false };
         if self.tick != hub.aged_tick {
             hub.aged_tick = self.tick;
-            hub.home.expire(unix_ms, AGED_CHANNELS);
+            hub.home.expire(hub.unix_ms, AGED_CHANNELS);
         }
         let backlog_bytes = hub.local_bytes + hub.members.queued_bytes();
         self.directory.set_backlog(self.id, backlog_bytes);
