@@ -16,17 +16,18 @@ pub struct Ticket {
     pub identity: Arc<Identity>,
     /// The id of the connection that it was made for.
     pub connection: String,
-    pub issued_s: u64,
+    /// Unix time (ms).
+    pub issued_ms: u64,
     /// No later than the identity's own end.
     pub expires_s: u64,
 }
 
 impl Ticket {
     /// A ticket that holds for `ttl_s` seconds, and never longer than the token behind it.
-    pub fn new(identity: Arc<Identity>, connection: &str, now_s: u64, ttl_s: u64) -> Self {
-        let latest = now_s.saturating_add(ttl_s);
+    pub fn new(identity: Arc<Identity>, connection: &str, now_ms: u64, ttl_s: u64) -> Self {
+        let latest = (now_ms / 1000).saturating_add(ttl_s);
         let expires_s = identity.expires_s.map_or(latest, |end| end.min(latest));
-        Self { identity, connection: connection.to_owned(), issued_s: now_s, expires_s }
+        Self { identity, connection: connection.to_owned(), issued_ms: now_ms, expires_s }
     }
 }
 
@@ -91,7 +92,7 @@ struct TicketForm<'t> {
     #[serde(rename = "c")]
     connection: Cow<'t, str>,
     #[serde(rename = "t")]
-    issued_s: u64,
+    issued_ms: u64,
     #[serde(rename = "e")]
     expires_s: u64,
 }
@@ -105,7 +106,7 @@ impl Sealer {
             rights: Cow::Borrowed(&identity.rights),
             identity_expires_s: identity.expires_s,
             connection: Cow::Borrowed(&ticket.connection),
-            issued_s: ticket.issued_s,
+            issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
         };
         self.seal(Purpose::Ticket, plain(&form))
@@ -127,7 +128,7 @@ impl Sealer {
         Ok(Ticket {
             identity: Arc::new(identity),
             connection: form.connection.into_owned(),
-            issued_s: form.issued_s,
+            issued_ms: form.issued_ms,
             expires_s: form.expires_s,
         })
     }

@@ -189,3 +189,13 @@ pub enum Out {
         position: Position,
     },
 }
+
+impl Out {
+    /// What it is about.
+    pub fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Answer { channel, .. } | Self::EpochChanged { channel, .. } => Some(channel),
+            Self::Publish(publication) | Self::News(publication) => publication.channel.as_ref(),
+        }
+    }
+}

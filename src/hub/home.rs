@@ -3,6 +3,8 @@
 //! Requests and completions of the log go in, answers and publications come out in the order in
 //! which each shard must see them. See the module above for why nothing is lost or doubled.
 
+mod keeping;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use slab::Slab;
 use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb};
 use super::idempotency::{Keys, Seen};
 use super::log::{Done, Log, Page, Range, Retention};
-use super::presence::{MemberInfo, Presence};
+use super::presence::{MemberInfo, Presence, PresencePage};
 use super::publication::{Position, Publication, Since};
 use super::{ChannelName, KeyScope};
 use crate::hub::Draft;
@@ -48,6 +50,8 @@ struct Channel {
     /// The log's name for it.
     log: u32,
     retention: Retention,
+    /// It was opened to be read, and nobody has subscribed or published since.
+    glimpsed: bool,
     /// Where it stands: the last message delivered. `None` until the log has told.
     position: Option<Position>,
     members: u32,
@@ -119,12 +123,6 @@ pub struct Home {
 }
 
 impl Home {
-    /// Goes on with other options.
-    pub fn set_options(&mut self, options: HomeOptions) {
-        self.options = options;
-        self.keys.set_bounds(options.keys_max, options.key_ttl_ms);
-    }
-
     /// A home without channels.
     pub fn new(options: HomeOptions, log: Box<dyn Log>) -> Self {
         Self {
@@ -146,19 +144,24 @@ impl Home {
     pub fn request(&mut self, request: Request, now_ms: u64) {
         self.now_ms = now_ms;
         let Request { from, channel, retention, verb } = request;
-        let key = match verb {
-            // Nobody leaves a channel that is not there.
-            Verb::Leave { .. } | Verb::Rename { .. } => match self.names.get(channel.as_str()) {
-                Some(key) => *key,
-                None => return,
-            },
-            Verb::Describe if !self.names.contains_key(channel.as_str()) => {
+        let key = match (&verb, self.names.get(&channel)) {
+            (Verb::Leave { .. } | Verb::Rename { .. }, Some(key)) => *key,
+            // Nobody leaves a channel that is not there, and nobody is on it.
+            (Verb::Leave { .. } | Verb::Rename { .. }, None) => return,
+            (Verb::Presence { .. }, None) => {
+                return self.answer_to(channel, from, Answer::Presence(PresencePage::default()));
+            }
+            (Verb::Describe, None) => {
                 let message = "nobody is on this channel, and it keeps no message";
                 let refused = Refused::new(Code::NotFound, message);
-                return Self::answer_unopened(from, Answer::Refused(refused));
+                return self.answer_to(channel, from, Answer::Refused(refused));
             }
             _ => self.open(channel, retention),
         };
+        self.channels[key as usize].glimpsed &= !matches!(
+            verb,
+            Verb::Subscribe(_) | Verb::Publish { .. } | Verb::Leave { .. } | Verb::Rename { .. }
+        );
         self.channels[key as usize].used_ms = now_ms;
         match verb {
             Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
@@ -193,6 +196,12 @@ impl Home {
 
     fn open(&mut self, name: ChannelName, retention: Retention) -> u32 {
         if let Some(key) = self.names.get(&name) {
+            let own = &mut self.channels[*key as usize];
+            if own.retention != retention {
+                // The configuration has changed.
+                own.retention = retention;
+                self.log.retain(own.log, retention);
+            }
             return *key;
         }
         self.kept.channels_opened += 1;
@@ -202,6 +211,7 @@ impl Home {
             name: name.clone(),
             log,
             retention,
+            glimpsed: true,
             position: None,
             members: 0,
             there: Vec::new(),
@@ -429,16 +439,13 @@ impl Home {
         self.answer(key, from, Answer::Refused(Refused { code, message }));
     }
 
-    fn answer_unopened(from: Origin, answer: Answer) {
-        if let Origin::Api(reply) = from {
-            (reply.0)(answer);
-        }
+    fn answer(&mut self, key: u32, from: Origin, answer: Answer) {
+        self.answer_to(self.channels[key as usize].name.clone(), from, answer);
     }
 
-    fn answer(&mut self, key: u32, from: Origin, answer: Answer) {
+    fn answer_to(&mut self, channel: ChannelName, from: Origin, answer: Answer) {
         match from {
             Origin::Session { id, request } => {
-                let channel = self.channels[key as usize].name.clone();
                 self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
             }
             Origin::Api(reply) => (reply.0)(answer),
@@ -477,6 +484,7 @@ impl Home {
                 Waiting::History { channel, from } => {
                     let Page { position, messages, .. } = page;
                     self.answer(channel, from, Answer::History { position, messages });
+                    self.forget_glimpsed(channel);
                 }
                 Waiting::Describe { channel, from } => {
                     let own = &mut self.channels[channel as usize];
@@ -488,6 +496,7 @@ impl Home {
             Done::Trimmed { ticket, position } => {
                 if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
                     self.answer(channel, from, Answer::Trimmed { position });
+                    self.forget_glimpsed(channel);
                 }
             }
             Done::EpochChanged { channel, position } => {
@@ -529,70 +538,5 @@ impl Home {
     /// What is to be sent to shards, in order.
     pub fn take_out(&mut self) -> std::vec::Drain<'_, (u16, Out)> {
         self.out.drain(..)
-    }
-
-    /// Drops aged messages and forgets unused channels; looks at so many at most.
-    pub fn expire(&mut self, now_ms: u64, channels_max: usize) {
-        self.log.expire(now_ms, channels_max);
-        for _ in 0..channels_max.min(self.channels.capacity()) {
-            let index = self.cursor;
-            self.cursor = if index + 1 >= self.channels.capacity() { 0 } else { index + 1 };
-            let Some(channel) = self.channels.get(index) else { continue };
-            let ttl_ms = channel.retention.ttl_ms.max(self.options.channel_ttl_ms);
-            let unused = channel.members == 0 && channel.pending == 0;
-            if unused
-                && channel.used_ms.saturating_add(ttl_ms) < now_ms
-                && !self.log.has_messages(channel.log)
-            {
-                let channel = self.channels.remove(index);
-                self.names.remove(&channel.name);
-                self.log.close(channel.log);
-                self.kept.channels_forgotten += 1;
-            }
-        }
-    }
-
-    /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
-    /// go on, if there are more.
-    pub fn scan(
-        &self,
-        cursor: usize,
-        channels_max: usize,
-        mut show: impl FnMut(&ChannelName, u32),
-    ) -> Option<usize> {
-        let end = (cursor + channels_max).min(self.channels.capacity());
-        for index in cursor..end {
-            if let Some(channel) = self.channels.get(index) {
-                show(&channel.name, channel.members);
-            }
-        }
-        (end < self.channels.capacity()).then_some(end)
-    }
-
-    /// How many channels are open.
-    pub fn len(&self) -> usize {
-        self.channels.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.channels.is_empty()
-    }
-
-    /// What there is.
-    pub fn gauges(&self) -> Gauges {
-        let (history_messages, history_bytes) = self.log.kept();
-        Gauges {
-            channels: self.channels.len() as u64,
-            members: self.members,
-            history_messages,
-            history_bytes,
-            keys: self.keys.len() as u64,
-        }
-    }
-
-    /// What was done.
-    pub fn kept(&self) -> Kept {
-        self.kept
     }
 }

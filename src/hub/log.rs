@@ -63,6 +63,8 @@ pub trait Log {
     /// A channel is wanted. `key` is the home's name for it in completions; the answer is the
     /// log's name for it in commands.
     fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32;
+    /// A channel is to keep more or less from now on.
+    fn retain(&mut self, channel: u32, retention: Retention);
     /// A channel is wanted no more; what it holds may be forgotten, its epoch included.
     fn close(&mut self, channel: u32);
     /// Whether the channel holds messages.

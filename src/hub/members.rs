@@ -54,6 +54,8 @@ pub enum Op {
 #[derive(Debug)]
 struct Fanout {
     publications: Vec<Arc<Publication>>,
+    /// What they count for.
+    bytes: usize,
     /// To those who watch only.
     news: bool,
     /// Members before it are served.
@@ -78,6 +80,13 @@ pub struct Members {
     locals: slab::Slab<Local>,
     names: HashMap<ChannelName, u32>,
     ready: VecDeque<u32>,
+    /// Of publications that are on their way.
+    queued_bytes: usize,
+}
+
+/// What a publication counts for while it is on its way to members.
+fn queued(publication: &Publication) -> usize {
+    size_of::<Op>() + publication.message().plain().len()
 }
 
 impl Members {
@@ -101,6 +110,12 @@ impl Members {
         self.locals.is_empty()
     }
 
+    /// Bytes of publications that are on their way: each once for its channel, whose members share
+    /// it.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
     /// Queues something for a channel's members. Without members only a join counts.
     pub fn push(&mut self, name: &ChannelName, op: Op) {
         let local = match self.names.get(name) {
@@ -108,6 +123,9 @@ impl Members {
             None if matches!(op, Op::Join { .. }) => self.insert(name.clone()),
             None => return,
         };
+        if let Op::Publish(one) | Op::News(one) = &op {
+            self.queued_bytes += queued(one);
+        }
         let own = &mut self.locals[local as usize];
         own.queue.push_back(op);
         if !std::mem::replace(&mut own.ready, true) {
@@ -226,7 +244,8 @@ impl Members {
                 _ => break,
             }
         }
-        own.fanout = Some(Fanout { publications, news, next: 0 });
+        let bytes = publications.iter().map(|one| queued(one)).sum();
+        own.fanout = Some(Fanout { publications, bytes, news, next: 0 });
         Some(Step::Fanout)
     }
 
@@ -256,8 +275,8 @@ impl Members {
         }
         fanout.next = end;
         let ended = end == list.len();
-        if ended {
-            own.fanout = None;
+        if ended && let Some(fanout) = own.fanout.take() {
+            self.queued_bytes -= fanout.bytes;
         }
         (end - from, ended)
     }

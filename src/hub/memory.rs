@@ -203,6 +203,13 @@ impl Log for MemoryLog {
         index as u32
     }
 
+    fn retain(&mut self, index: u32, retention: Retention) {
+        let channel = &mut self.channels[index as usize];
+        channel.retention = retention;
+        let over = channel.messages.len().saturating_sub(retention.messages_max as usize);
+        self.drop_oldest(index, over);
+    }
+
     fn close(&mut self, channel: u32) {
         let held = self.channels[channel as usize].messages.len();
         self.drop_oldest(channel, held);

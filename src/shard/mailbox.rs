@@ -46,6 +46,8 @@ struct Post {
     mails: SegQueue<Mail>,
     /// Of mail about channels (bytes).
     mail_bytes: AtomicUsize,
+    /// Of what the shard has read of it and not worked through (bytes).
+    backlog_bytes: AtomicUsize,
     waiting: AtomicBool,
     bell: OnceLock<Arc<dyn Bell>>,
     connections: AtomicU32,
@@ -124,6 +126,7 @@ impl Directory {
         own.closed.store(true, Ordering::SeqCst);
         own.connections.store(0, Ordering::Relaxed);
         own.open.store(0, Ordering::Relaxed);
+        own.backlog_bytes.store(0, Ordering::Relaxed);
         while own.mails.pop().is_some() {}
     }
 
@@ -153,9 +156,15 @@ impl Directory {
         Some(mail)
     }
 
-    /// Mail about channels that waits for a shard (bytes).
+    /// What waits for a shard about channels, read or not (bytes).
     pub fn mail_bytes(&self, shard: u16) -> usize {
-        self.shards[usize::from(shard)].mail_bytes.load(Ordering::Relaxed)
+        let own = &self.shards[usize::from(shard)];
+        own.mail_bytes.load(Ordering::Relaxed) + own.backlog_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Tells how much a shard has read and not worked through (bytes).
+    pub fn set_backlog(&self, shard: u16, bytes: usize) {
+        self.shards[usize::from(shard)].backlog_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// What the shards share about channels, where there are any: told before they start, and

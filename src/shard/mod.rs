@@ -155,6 +155,7 @@ impl<D: Driver> Shard<D> {
         self.driver.submit(self.wait())?;
         let now_ns = self.driver.now_ns();
         self.core.set_now(now_ns);
+        self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let engine = &self.core.config.engine;
         let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
@@ -194,11 +195,17 @@ impl<D: Driver> Shard<D> {
             return Wait::No;
         }
         let housekeeping = self.active.then_some(self.housekeeping_tick);
-        let next =
-            [self.core.wheel.next_tick(), housekeeping, self.resting_until, self.drain_tick()]
-                .into_iter()
-                .flatten()
-                .min();
+        let mail = self.core.hub_awaits_room().then_some(self.core.tick + 1);
+        let next = [
+            self.core.wheel.next_tick(),
+            housekeeping,
+            mail,
+            self.resting_until,
+            self.drain_tick(),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         match next {
             Some(tick) => Wait::Until(u64::from(tick) * timers::TICK_NS),
             None => Wait::Forever,
@@ -225,8 +232,7 @@ impl<D: Driver> Shard<D> {
         if self.core.hub.is_none() {
             return;
         }
-        let unix_ms = self.driver.unix_ms();
-        self.cut |= self.core.hub_turn(unix_ms);
+        self.cut |= self.core.hub_turn();
         let Aftermath { posts, touched } = self.core.hub_aftermath();
         for (shard, mail) in posts {
             if self.core.directory.post_silently(shard, Mail::Hub(Box::new(mail))) {

@@ -22,7 +22,7 @@ fn ann(expires_s: Option<u64>) -> Arc<Identity> {
 }
 
 fn ticket() -> Ticket {
-    Ticket::new(ann(Some(NOW + 500)), "connection-1", NOW, 100)
+    Ticket::new(ann(Some(NOW + 500)), "connection-1", NOW * 1000, 100)
 }
 
 fn grant() -> Grant {
@@ -37,7 +37,7 @@ fn grant() -> Grant {
 #[test]
 fn what_was_sealed_comes_back() {
     let sealer = Sealer::new(&[]);
-    for ticket in [ticket(), Ticket::new(Arc::default(), "c", NOW, 100)] {
+    for ticket in [ticket(), Ticket::new(Arc::default(), "c", NOW * 1000, 100)] {
         let sealed = sealer.seal_ticket(&ticket);
         assert_eq!(sealer.open_ticket(&sealed, NOW + 99), Ok(ticket.clone()));
         assert_eq!(sealer.open_ticket(&sealed, NOW + 100), Err(SealError::Expired));
@@ -59,7 +59,7 @@ fn nothing_of_it_can_be_read() {
 
 #[test]
 fn a_ticket_ends_with_its_token_or_its_time() {
-    let ends = |expires_s, ttl_s| Ticket::new(ann(expires_s), "c", NOW, ttl_s).expires_s;
+    let ends = |expires_s, ttl_s| Ticket::new(ann(expires_s), "c", NOW * 1000, ttl_s).expires_s;
     assert_eq!(ends(Some(NOW + 500), 100), NOW + 100);
     assert_eq!(ends(Some(NOW + 50), 100), NOW + 50);
     assert_eq!(ends(Some(NOW - 1), 100), NOW - 1);

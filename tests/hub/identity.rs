@@ -134,3 +134,17 @@ fn what_a_channels_token_granted_ends_with_it() {
     assert_eq!((&ended["channel"], &ended["id"]), (&json!("room"), &Value::Null));
     ann.ask(json!({"type": "ping"}));
 }
+
+/// The server's word lets a client listen; what it may say is for its own rights.
+#[test]
+fn a_subscription_by_the_server_opens_no_publishing() {
+    let server = Server::start(&format!("{KEYS}{TOKENS}"));
+    let mut ann = Client::open_as(&server, "ann");
+    let body = json!({"user": "ann", "channel": "room"});
+    assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 1}));
+    assert_eq!(ann.expect("subscribed")["channel"], "room");
+    ann.get(json!({"type": "history", "channel": "room"}), "history");
+    ann.refused(json!({"type": "publish", "channel": "room", "content": 1}), "forbidden");
+    posted(&server, "/v1/publish", &json!({"channel": "room", "content": 2}));
+    assert_eq!(ann.contents(1), [2]);
+}

@@ -213,3 +213,40 @@ fn a_channel_can_be_left_and_joined_in_one_breath() {
     assert_eq!(client.contents(1), ["once"]);
     client.is_silent("a");
 }
+
+/// Also where the server has rested before.
+#[test]
+fn a_messages_time_is_that_of_its_publish() {
+    let server = Server::start("");
+    let mut client = Client::open(&server);
+    client.subscribe("room");
+    for n in 0..3 {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let before = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        client.publish("room", &json!(n));
+        let message = client.expect("message");
+        assert!(message["time"].as_u64().unwrap() >= before, "{message} before {before}");
+    }
+}
+
+#[test]
+fn reading_opens_no_channel() {
+    let server = Server::start("");
+    let mut client = Client::open(&server);
+    for n in 0..20 {
+        let channel = format!("nobodys:{n}");
+        let page = client.get(json!({"type": "history", "channel": channel}), "history");
+        assert_eq!((&page["offset"], &page["messages"]), (&json!(0), &json!([])));
+        let page = client.get(json!({"type": "presence", "channel": channel}), "presence");
+        assert_eq!((&page["count"], &page["members"]), (&json!(0), &json!([])));
+        let (status, _) =
+            crate::client::delete(&server, &format!("/v1/channels/{channel}/history"));
+        assert_eq!(status, 200);
+    }
+    assert_eq!(server.metrics().get("channels"), 0);
+    // One that was published to stays, read or not.
+    let there = client.publish("room", &json!(1));
+    let page = client.get(json!({"type": "history", "channel": "room"}), "history");
+    assert_eq!((&page["epoch"], &page["offset"]), (&there["epoch"], &json!(1)));
+    assert_eq!(server.metrics().get("channels"), 1);
+}

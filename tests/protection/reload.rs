@@ -137,3 +137,23 @@ fn keys_namespaces_and_log_level_change_and_tickets_stay_good() {
     assert_eq!((ask(KEY), ask(&other)), (401, 200));
     assert!(!server.log().contains(&other), "secrets are not logged");
 }
+
+#[test]
+fn channels_that_are_open_keep_as_much_as_is_configured_now() {
+    let config = |history: u32| format!("[[channel]]\npattern = \"*\"\nhistory = {history}\n");
+    let server = Server::start(&config(2));
+    let mut client = hub(&server, "");
+    let publish = |client: &mut Raw, count: usize| {
+        for _ in 0..count {
+            say(client, "{\"type\":\"publish\",\"channel\":\"a\",\"content\":1}");
+            assert_eq!(said(client)["type"], "published");
+        }
+        say(client, "{\"type\":\"history\",\"channel\":\"a\"}");
+        said(client)["messages"].as_array().unwrap().len()
+    };
+    assert_eq!(publish(&mut client, 4), 2);
+    server.reload(&config(5));
+    assert_eq!(publish(&mut client, 4), 5);
+    server.reload(&config(1));
+    assert_eq!(publish(&mut client, 0), 1, "it is cut at once");
+}

@@ -49,7 +49,8 @@ impl HubSession {
         let Seat { local, place, watching } = by.seat;
         (subscription.local, subscription.place, subscription.watching) = (local, place, watching);
         if asked.kind == AskedKind::Resume {
-            return self.took_up(call, by.channel.as_str(), Ok((by.position, by.recovered)));
+            self.took_up(call, by.channel.as_str(), Ok((by.position, by.recovered)));
+            return self.go_on(call);
         }
         let mut line = Line::new("subscribed", asked.id.as_deref())
             .text("channel", by.channel.as_str())

@@ -120,6 +120,9 @@ impl World {
         effects.says.drain(..).for_each(|said| self.said(&said));
         self.waiting.append(&mut effects.asks);
         self.closed |= effects.close.is_some();
+        if effects.again && !self.closed {
+            self.act(HubSession::take_turn);
+        }
     }
 
     fn said(&mut self, text: &str) {

@@ -55,6 +55,8 @@ pub struct Effects {
     pub purge: Vec<ChannelName>,
     /// Its subscriptions have other numbers now.
     pub renumbered: bool,
+    /// It has more to do, after others: [`HubSession::take_turn`].
+    pub again: bool,
     /// It has a user now, and had none.
     pub named: bool,
     /// The connection that it continues.
@@ -82,7 +84,7 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
-        (self.renumbered, self.named) = (false, false);
+        (self.renumbered, self.again, self.named) = (false, false, false);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();
         self.over_rate.clear();
@@ -114,13 +116,18 @@ impl Call<'_> {
 impl HubSession {
     /// The first frame.
     pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
-        let welcome = self.welcome(call.realm, heartbeat_s, call.now_s());
+        let welcome = self.welcome(call.realm, heartbeat_s, call.now_ms);
         call.say(welcome);
     }
 
     /// A text frame has come.
     pub fn receive(&mut self, call: &mut Call<'_>, text: &str) {
         self.frame(call, text);
+    }
+
+    /// Goes on with what had to wait for others.
+    pub fn take_turn(&mut self, call: &mut Call<'_>) {
+        self.go_on(call);
     }
 
     /// A home has answered a subscription, and the member is in its seat.
@@ -156,8 +163,9 @@ impl HubSession {
         if self.find(channel).is_some() {
             return Ok(());
         }
-        let expires_s = call.now_s().saturating_add(call.realm.limits.ticket_ttl_s);
-        let grant = Some(ChannelGrant { rights: Rights::ALL, expires_s });
+        // To listen, as long as the connection lives; publishing is for its own rights to allow.
+        let rights = Rights { publish: false, ..Rights::ALL };
+        let grant = Some(ChannelGrant { rights, expires_s: u64::MAX });
         let wanted = verbs::Wanted { channel, since: None, watch: false, grant, trusted: true };
         self.subscribe(call, None, state::AskedKind::Subscribe, wanted).map(|_| ())
     }
@@ -170,6 +178,14 @@ impl HubSession {
         self.end(call, at);
         call.say(reply::Line::new("unsubscribed", None).text("channel", channel).end());
         true
+    }
+
+    /// Voids the tickets of this connection, and of the unnamed one that it goes back to.
+    pub fn void_tickets(&self, realm: &Realm, now_ms: u64) {
+        realm.void_tickets(&self.id.to_string(), now_ms);
+        if self.root() != self.id {
+            realm.void_tickets(&self.root().to_string(), now_ms);
+        }
     }
 
     /// The connection has ended: tells the homes of its subscriptions.

@@ -51,7 +51,8 @@ pub struct Realm {
 
 #[derive(Debug, Default)]
 struct Voided {
-    /// Tickets of this user or connection that were issued at this second or before are void.
+    /// Tickets of this user or connection that were issued at this time (Unix, ms) or before are
+    /// void.
     by_subject: HashMap<Box<str>, u64>,
     order: VecDeque<Box<str>>,
 }
@@ -105,9 +106,9 @@ impl Realm {
 
     /// Voids the tickets that a user or connection has had until now. Of very many, the first that
     /// were voided are forgotten.
-    pub fn void_tickets(&self, subject: &str, now_s: u64) {
+    pub fn void_tickets(&self, subject: &str, now_ms: u64) {
         let mut voided = self.voided.lock().unwrap_or_else(PoisonError::into_inner);
-        if voided.by_subject.insert(subject.into(), now_s).is_none() {
+        if voided.by_subject.insert(subject.into(), now_ms).is_none() {
             voided.order.push_back(subject.into());
         }
         while voided.order.len() > VOIDED_MAX {
@@ -121,12 +122,12 @@ impl Realm {
     pub(super) fn is_void<'s>(
         &self,
         subjects: impl IntoIterator<Item = &'s str>,
-        issued_s: u64,
+        issued_ms: u64,
     ) -> bool {
         let voided = self.voided.lock().unwrap_or_else(PoisonError::into_inner);
         subjects
             .into_iter()
-            .any(|subject| voided.by_subject.get(subject).is_some_and(|until| issued_s <= *until))
+            .any(|subject| voided.by_subject.get(subject).is_some_and(|until| issued_ms <= *until))
     }
 }
 

@@ -58,11 +58,11 @@ fn split(connection: &str) -> (&str, Option<&str>) {
 
 impl HubSession {
     /// A fresh ticket; `None` for who has no identity yet.
-    pub(super) fn ticket(&self, realm: &super::Realm, now_s: u64) -> Option<String> {
+    pub(super) fn ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
         let ttl_s = realm.limits.ticket_ttl_s;
-        let ticket = Ticket::new(identity.clone(), &connection, now_s, ttl_s);
+        let ticket = Ticket::new(identity.clone(), &connection, now_ms, ttl_s);
         Some(realm.sealer.seal_ticket(&ticket))
     }
 
@@ -85,7 +85,7 @@ impl HubSession {
         let (old, root) = split(&ticket.connection);
         let user = ticket.identity.user.as_deref();
         let subjects = user.into_iter().chain([old]).chain(root);
-        if call.realm.is_void(subjects, ticket.issued_s) {
+        if call.realm.is_void(subjects, ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
             let message = "the ticket is void: its user was disconnected; authenticate anew";
             return Err(Refused::new(Code::Unauthorized, message));
@@ -124,6 +124,7 @@ impl HubSession {
         }
         self.pending().resuming = Some(Box::new(resuming));
         self.resumed_if_done(call);
+        self.rest();
         Ok(())
     }
 
@@ -162,11 +163,12 @@ impl HubSession {
             channel: subscription.channel.to_string(),
             subject: Subject::new(self.user().map(|user| &**user), &self.root().to_string()),
             rights: grant.rights,
-            expires_s: grant.expires_s,
+            // What has no end has one when it is carried about.
+            expires_s: grant.expires_s.min(call.now_s() + call.realm.limits.ticket_ttl_s),
         }))
     }
 
-    /// A home has answered for a channel of the `resume`.
+    /// A home has answered for a channel of the `resume`. Who calls this goes on with what waits.
     pub(super) fn took_up(
         &mut self,
         call: &mut Call<'_>,
@@ -200,14 +202,13 @@ impl HubSession {
             return;
         };
         let mut line = Line::new("resumed", resuming.id.as_deref());
-        if let Some(ticket) = self.ticket(call.realm, call.now_s()) {
+        if let Some(ticket) = self.ticket(call.realm, call.now_ms) {
             line = line.text("ticket", &ticket);
         }
         line = line.text("connection", &self.id.to_string());
         call.say(line.raw("channels", &format!("{{{}}}", resuming.channels)).end());
         call.effects.replaces = resuming.old;
         call.effects.resumed += 1;
-        self.go_on(call);
     }
 
     /// Takes the identity of a token.
@@ -252,7 +253,7 @@ impl HubSession {
         if let Some(expires_s) = expires_s {
             line = line.value("expires_in", expires_s.saturating_sub(call.now_s()));
         }
-        if let Some(ticket) = self.ticket(call.realm, call.now_s()) {
+        if let Some(ticket) = self.ticket(call.realm, call.now_ms) {
             line = line.text("ticket", &ticket);
         }
         call.say(line.end());

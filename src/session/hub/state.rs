@@ -188,13 +188,13 @@ impl HubSession {
     }
 
     /// The welcome.
-    pub(super) fn welcome(&self, realm: &Realm, heartbeat_s: u32, now_s: u64) -> String {
+    pub(super) fn welcome(&self, realm: &Realm, heartbeat_s: u32, now_ms: u64) -> String {
         let limits = Line::part()
             .value("message_bytes", realm.limits.message_bytes_max)
             .value("channels", realm.limits.channels_max)
             .end();
         let mut line = Line::new("welcome", None).text("connection", &self.id.to_string());
-        if let Some(ticket) = self.ticket(realm, now_s) {
+        if let Some(ticket) = self.ticket(realm, now_ms) {
             line = line.text("ticket", &ticket);
         }
         line.value("heartbeat", heartbeat_s)

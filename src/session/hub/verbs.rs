@@ -13,6 +13,9 @@ use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, S
 use crate::hub::{Subscribe, Verb};
 use crate::session::hub::realm::retention;
 
+/// Replies of one connection in one turn, past which its requests wait for the next: a frame may
+/// hold a million of them.
+const REPLIES_MAX: usize = 1024;
 /// The longest idempotency key (bytes).
 const KEY_BYTES_MAX: usize = 128;
 
@@ -36,8 +39,10 @@ impl HubSession {
     pub(super) fn frame(&mut self, call: &mut Call<'_>, text: &str) {
         for object in request::objects(text) {
             match object {
-                Ok(object) if self.is_busy(call) => self.pending().held.push_back(object.into()),
-                Ok(object) => self.object(call, object),
+                Ok(object) if self.is_busy(call) || !self.object(call, object) => {
+                    self.pending().held.push_back(object.into());
+                }
+                Ok(_) => {}
                 Err(refusal) => {
                     call.effects.errors += 1;
                     call.say(error(None, refusal.code, &refusal.message));
@@ -50,31 +55,34 @@ impl HubSession {
     }
 
     /// Whether requests have to wait.
-    fn is_busy(&self, call: &Call<'_>) -> bool {
-        self.is_holding() || self.asked() >= call.realm.limits.requests_max as usize
+    fn is_busy(&self, call: &mut Call<'_>) -> bool {
+        self.is_holding() || self.has_had_its_share(call)
+    }
+
+    /// Whether it has asked, or is told, so much that the others come first.
+    fn has_had_its_share(&self, call: &mut Call<'_>) -> bool {
+        call.effects.again = call.effects.says.len() >= REPLIES_MAX;
+        call.effects.again || self.asked() >= call.realm.limits.requests_max as usize
     }
 
     /// Goes on with requests that had to wait, as far as that is possible now.
     pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
         while self.is_holding()
             && !self.is_resuming()
-            && self.asked() < call.realm.limits.requests_max as usize
+            && !self.has_had_its_share(call)
             && call.effects.close.is_none()
         {
-            let mut behind = std::mem::take(&mut self.pending().held);
-            let Some(object) = behind.pop_front() else { return };
-            self.object(call, &object);
-            // It waits again if it stands in front of those behind it.
-            let waits = self.is_holding();
-            self.pending().held.extend(behind);
-            if waits {
+            let Some(object) = self.pending().held.pop_front() else { break };
+            if !self.object(call, &object) {
+                self.pending().held.push_front(object);
                 break;
             }
         }
         self.rest();
     }
 
-    fn object(&mut self, call: &mut Call<'_>, object: &str) {
+    /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
+    fn object(&mut self, call: &mut Call<'_>, object: &str) -> bool {
         let Said { id, want } = request::read(object);
         // What comes for a channel whose subscription is being answered waits for that.
         let channel = match &want {
@@ -89,7 +97,7 @@ impl HubSession {
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
         if barred {
-            return self.pending().held.push_back(object.into());
+            return false;
         }
         let kind = match &want {
             Ok(Want::Subscribe { .. }) => Some(Kind::Subscribes),
@@ -97,17 +105,19 @@ impl HubSession {
             _ => None,
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
-            return;
+            return true;
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
             let text = "server is short of memory: try again later";
-            return call.say(error(id, Code::Limit, text));
+            call.say(error(id, Code::Limit, text));
+            return true;
         }
         if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
             call.effects.errors += 1;
             call.say(error(id, refusal.code, &refusal.message));
         }
+        true
     }
 
     fn do_as_wanted(
@@ -246,7 +256,9 @@ impl HubSession {
             }
             None => {}
         }
-        let member = namespace.presence.then(|| self.member());
+        // One that starts anew is listed as it was, whatever a reload has changed since.
+        let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
+        let member = listed.then(|| self.member());
         let name = ChannelName::new(channel);
         if let Some(grant) = grant {
             self.set_grant(&name, grant);

@@ -25,8 +25,22 @@ impl Core {
                     reply,
                 });
             }
-            Target::User(user) => hub.users.get(&user).cloned().unwrap_or_default(),
-            Target::Connection(id) => self.slot_of(id).into_iter().collect(),
+            Target::User(user) => {
+                if matches!(act, Act::Disconnect { .. }) {
+                    // Those as well that were handed out since it was decided.
+                    hub.shared.realm.void_tickets(&user, hub.unix_ms);
+                }
+                hub.users.get(&user).cloned().unwrap_or_default()
+            }
+            Target::Connection(id) => {
+                let slot = self.slot_of(id);
+                if let (Some(hub), Some(index)) = (&self.hub, slot)
+                    && let (Act::Disconnect { .. }, Some(seated)) = (&act, hub.seated(index))
+                {
+                    seated.session.void_tickets(&hub.shared.realm, hub.unix_ms);
+                }
+                slot.into_iter().collect()
+            }
         };
         let reached = slots.iter().filter(|index| self.act_on(**index, &act)).count();
         if let Some(reply) = reply {

@@ -5,9 +5,10 @@
 //! walked, within the turn's bound of deliveries, so that a huge fan-out delays the others by a
 //! turn and not by all of itself.
 //!
-//! Mail between shards is counted in bytes. Past the bound of a mailbox, connections that publish
-//! to that shard are not read from until it has drained; past twice the bound, publications for
-//! it are dropped, and its members told of the gap, so that no shard ever waits for another.
+//! What waits for a shard is counted in bytes: mail, and what it has read and not handed to members
+//! yet. Past the bound of a mailbox, connections that publish to that shard are not read from until
+//! it has drained; past twice the bound, publications for it are dropped, and its members told of
+//! the gap before anything that follows it, so that no shard ever waits for another.
 
 mod backlog;
 mod commands;
@@ -16,7 +17,7 @@ pub mod mail;
 mod portable;
 mod sessions;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub use portable::ItemState;
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
+/// Connections that go on, in one turn, with requests that had to wait for others.
+const AGAIN_MAX: usize = 8;
 /// Channels looked at for what has aged, each time a tick has passed.
 const AGED_CHANNELS: usize = 256;
 
@@ -101,14 +104,17 @@ pub(super) struct HubState {
     serial: u32,
     /// For this shard.
     local: VecDeque<HubMail>,
+    local_bytes: usize,
     /// For others.
     posts: Vec<(u16, HubMail)>,
     /// Connections whose slots must be settled.
     touched: Vec<u32>,
+    /// Connections whose requests wait for the next turn.
+    again: VecDeque<u32>,
     /// Connections that are to be closed because they do not read.
     condemned: Vec<u32>,
     /// Connections that are not read from until a mailbox has drained.
-    crowded: Vec<crate::driver::Token>,
+    crowded: HashSet<crate::driver::Token>,
     /// Publications dropped on the way to other shards: the last of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
@@ -131,10 +137,12 @@ impl HubState {
             users: HashMap::new(),
             serial: 0,
             local: VecDeque::new(),
+            local_bytes: 0,
             posts: Vec::new(),
             touched: Vec::new(),
+            again: VecDeque::new(),
             condemned: Vec::new(),
-            crowded: Vec::new(),
+            crowded: HashSet::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
             effects: Effects::default(),
@@ -167,6 +175,18 @@ impl HubState {
         self.seated(index)?.session.user().map(|user| &**user)
     }
 
+    /// Queues mail for this shard.
+    fn post_here(&mut self, mail: HubMail) {
+        self.local_bytes += mail.bytes();
+        self.local.push_back(mail);
+    }
+
+    fn next_here(&mut self) -> Option<HubMail> {
+        let mail = self.local.pop_front()?;
+        self.local_bytes -= mail.bytes();
+        Some(mail)
+    }
+
     fn seated(&self, index: u32) -> Option<&Seated> {
         self.sessions.get(index as usize)?.as_deref()
     }
@@ -181,6 +201,7 @@ impl HubState {
             || !self.local.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
+            || !self.again.is_empty()
     }
 }
 
@@ -195,17 +216,26 @@ impl Core {
     /// Takes mail about channels and connections.
     pub(super) fn hub_mail(&mut self, mail: HubMail) {
         if let Some(hub) = &mut self.hub {
-            hub.local.push_back(mail);
+            hub.post_here(mail);
+        }
+    }
+
+    /// The time of this turn, before anything happens in it.
+    pub(super) fn hub_set_clock(&mut self, unix_ms: impl FnOnce() -> u64) {
+        if let Some(hub) = &mut self.hub {
+            hub.unix_ms = unix_ms();
         }
     }
 
     /// One turn's work for channels; returns whether more is left.
-    pub(super) fn hub_turn(&mut self, unix_ms: u64) -> bool {
+    pub(super) fn hub_turn(&mut self) -> bool {
         let Some(hub) = &mut self.hub else { return false };
-        hub.unix_ms = unix_ms;
+        for _ in 0..hub.again.len().min(AGAIN_MAX) {
+            self.hub_again();
+        }
         for _ in 0..STEPS_MAX {
             let Some(hub) = &mut self.hub else { return false };
-            let Some(mail) = hub.local.pop_front() else { break };
+            let Some(mail) = hub.next_here() else { break };
             self.hub_read(mail);
         }
         self.hub_work();
@@ -215,8 +245,10 @@ impl Core {
         let Some(hub) = &mut self.hub else { return false };
         if self.tick != hub.aged_tick {
             hub.aged_tick = self.tick;
-            hub.home.expire(unix_ms, AGED_CHANNELS);
+            hub.home.expire(hub.unix_ms, AGED_CHANNELS);
         }
+        let backlog_bytes = hub.local_bytes + hub.members.queued_bytes();
+        self.directory.set_backlog(self.id, backlog_bytes);
         hub.has_work()
     }
 
@@ -250,50 +282,64 @@ impl Core {
         let more = hub.home.work(STEPS_MAX);
         let out: Vec<_> = hub.home.take_out().collect();
         for (shard, out) in out {
-            if shard == self.id {
-                self.hub_out(out);
-            } else {
-                self.hub_send(shard, out);
-            }
+            self.hub_send(shard, out);
         }
         if let Some(hub) = &mut self.hub {
             hub.unfinished = more;
         }
     }
 
-    /// Sends something of this home to another shard, unless its mailbox is too full for it.
+    /// Sends something of this home to a shard, unless that has too much to do for it.
     fn hub_send(&mut self, shard: u16, out: Out) {
-        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
-        let waiting = self.directory.mail_bytes(shard);
+        let most = 2 * self.config.engine.mailbox_bytes_max as usize;
         let Some(hub) = &mut self.hub else { return };
-        let droppable = match &out {
-            Out::Publish(publication) => lost(publication),
-            _ => None,
-        };
-        if let Some((channel, position)) = droppable.filter(|_| waiting > 2 * bytes_max) {
+        let here = if shard == self.id { hub.members.queued_bytes() } else { 0 };
+        let waiting = here.max(self.directory.mail_bytes(shard));
+        if waiting > most
+            && let Out::Publish(publication) = &out
+            && let Some((channel, position)) = lost(publication)
+        {
             self.counters.dropped_lagging += 1;
             hub.lagging.entry(shard).or_default().insert(channel, position);
             return;
         }
-        hub.posts.push((shard, HubMail::Out(out)));
+        // The gap comes before what follows it.
+        if let Some(lagging) = hub.lagging.get_mut(&shard)
+            && let Some(channel) = out.channel()
+            && let Some((channel, position)) = lagging.remove_entry(channel)
+        {
+            self.hub_post(shard, HubMail::Lagging { channel, position });
+        }
+        self.hub_post(shard, HubMail::Out(out));
+    }
+
+    /// Hands mail of this home to a shard: to this one at once.
+    fn hub_post(&mut self, shard: u16, mail: HubMail) {
+        if shard == self.id {
+            self.hub_read(mail);
+        } else if let Some(hub) = &mut self.hub {
+            hub.posts.push((shard, mail));
+        }
     }
 
     /// Tells shards that have caught up of what was dropped on the way to them.
     fn tell_lagging(&mut self) {
-        let Some(hub) = &mut self.hub else { return };
         let bytes_max = self.config.engine.mailbox_bytes_max as usize;
+        let Some(hub) = &mut self.hub else { return };
         let directory = &self.directory;
-        let posts = &mut hub.posts;
-        hub.lagging.retain(|shard, channels| {
-            if directory.mail_bytes(*shard) > bytes_max {
-                return true;
+        let caught_up = |shard: &u16| directory.mail_bytes(*shard) <= bytes_max;
+        let told: Vec<_> = hub.lagging.extract_if(|shard, _| caught_up(shard)).collect();
+        for (shard, channels) in told {
+            for (channel, position) in channels {
+                self.hub_post(shard, HubMail::Lagging { channel, position });
             }
-            let told = channels
-                .drain()
-                .map(|(channel, position)| (*shard, HubMail::Lagging { channel, position }));
-            posts.extend(told);
-            false
-        });
+        }
+    }
+
+    /// Whether anybody waits for another shard's mailbox, which tells nobody when it has drained.
+    pub(super) fn hub_awaits_room(&self) -> bool {
+        let hub = self.hub.as_ref();
+        hub.is_some_and(|hub| !hub.crowded.is_empty() || !hub.lagging.is_empty())
     }
 
     /// What is to be posted and settled after this turn.

@@ -164,6 +164,9 @@ impl Core {
         if effects.renumbered {
             hub.renumber(index);
         }
+        if effects.again {
+            hub.again.push_back(index);
+        }
         if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
             let before = backlog.bytes();
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
@@ -181,7 +184,7 @@ impl Core {
         if let Some(old) = effects.replaces {
             let mail = HubMail::Replaced(old);
             if old.shard == self.id {
-                hub.local.push_back(mail);
+                hub.post_here(mail);
             } else {
                 hub.posts.push((old.shard, mail));
             }
@@ -204,23 +207,32 @@ impl Core {
         }
     }
 
+    /// The next of those who wait for their turn has it.
+    pub(super) fn hub_again(&mut self) {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        let Some(index) = hub.again.pop_front() else { return };
+        let Some((session, mut call)) = hub.call(index, now_ns) else { return };
+        session.take_turn(&mut call);
+        hub.touched.push(index);
+        self.hub_apply(index);
+    }
+
     /// Takes a request to its channel's home.
     fn ask(&mut self, index: u32, request: Request) {
         let bytes_max = self.config.engine.mailbox_bytes_max as usize;
         let token = self.slots.contains(index as usize).then(|| self.token(index));
         let Some(hub) = &mut self.hub else { return };
         let home = hub.shared.home_of(request.channel.as_str(), hub.shards);
-        if home == self.id {
-            return hub.local.push_back(HubMail::Ask(request));
-        }
         let publishes = matches!(request.verb, Verb::Publish { .. });
-        hub.posts.push((home, HubMail::Ask(request)));
-        if publishes
-            && self.directory.mail_bytes(home) > bytes_max
-            && let Some(token) = token
-            && !hub.crowded.contains(&token)
-        {
-            hub.crowded.push(token);
+        let mail = HubMail::Ask(request);
+        if home == self.id {
+            hub.post_here(mail);
+        } else {
+            hub.posts.push((home, mail));
+        }
+        if publishes && self.directory.mail_bytes(home) > bytes_max {
+            hub.crowded.extend(token);
         }
     }
 

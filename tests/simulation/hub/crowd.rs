@@ -18,7 +18,7 @@ const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-fn crowd_of(shards: u16) -> World {
+pub(super) fn crowd_of(shards: u16) -> World {
     let budget = HistoryBudget::new(1 << 20);
     let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
         Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
@@ -30,7 +30,7 @@ fn crowd_of(shards: u16) -> World {
 }
 
 /// A connection that says this once it is open.
-fn connect(world: &World, shard: u16, says: &[Value]) -> Peer {
+pub(super) fn connect(world: &World, shard: u16, says: &[impl ToString]) -> Peer {
     let peer = world.network.connect(shard, 0, Some(([127, 0, 0, 1], 999).into()));
     let mut bytes = REQUEST.as_bytes().to_vec();
     says.iter().for_each(|one| {
@@ -41,7 +41,7 @@ fn connect(world: &World, shard: u16, says: &[Value]) -> Peer {
 }
 
 #[track_caller]
-fn until(world: &mut World, what: &str, is_so: impl Fn(&World) -> bool) {
+pub(super) fn until(world: &mut World, what: &str, mut is_so: impl FnMut(&World) -> bool) {
     for _ in 0..2_000 {
         world.turn_shards();
         if is_so(world) {
@@ -53,7 +53,7 @@ fn until(world: &mut World, what: &str, is_so: impl Fn(&World) -> bool) {
 }
 
 /// The objects that have come behind the head, if there is one.
-fn objects(peer: &Peer) -> Vec<Value> {
+pub(super) fn objects(peer: &Peer) -> Vec<Value> {
     let bytes = peer.read(usize::MAX);
     let start = bytes.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
     let mut cursor = Cursor::new(&bytes[start..]);

@@ -30,6 +30,10 @@ impl Log for DelayedLog {
         self.inner.open(name, key, retention)
     }
 
+    fn retain(&mut self, channel: u32, retention: Retention) {
+        self.inner.retain(channel, retention);
+    }
+
     fn close(&mut self, channel: u32) {
         self.inner.close(channel);
     }

@@ -1,6 +1,7 @@
 //! The hub under a simulated kernel: publishers and members on several shards, connections cut at
 //! any point, on a log that answers at once and on one that is late.
 
+mod bounds;
 mod crowd;
 mod delayed;
 mod member;

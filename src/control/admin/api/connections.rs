@@ -135,7 +135,7 @@ pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Val
         return Err(ApiError::bad("reason has 123 bytes at most: a Close frame has no more room"));
     }
     if let Some(subject) = subject {
-        state.hub()?.realm.void_tickets(&subject, State::unix_ms() / 1000);
+        state.hub()?.realm.void_tickets(&subject, State::unix_ms());
     }
     let reason = Arc::from(reason);
     let disconnected = act(state, target, Act::Disconnect { code, reason }).await?;

@@ -1,0 +1,99 @@
+//! What one turn does is bounded, and what waits as well.
+
+use std::sync::Arc;
+
+use seawall::driver::sim::Faults;
+use seawall::hub::{HistoryBudget, Log, MemoryLog};
+use serde_json::json;
+
+use super::crowd::{connect, crowd_of, objects, until};
+use crate::world::World;
+
+const PINGS: usize = 30_000;
+
+/// A frame may hold very many requests, and they may wait for one before them: they are worked off
+/// in parts, so that others have their turns between.
+#[test]
+fn requests_of_one_frame_leave_turns_to_others() {
+    let mut world = crowd_of(1);
+    let mut frame = String::new();
+    for kind in ["subscribe", "unsubscribe"] {
+        frame += &json!({"type": kind, "channel": "a"}).to_string();
+    }
+    frame += &"{\"type\":\"ping\"}".repeat(PINGS);
+    let peer = connect(&world, 0, &[frame]);
+    let (mut before, mut most) = (0, 0);
+    until(&mut world, "all are answered", |world| {
+        let sent = world.totals().counters.messages_sent;
+        (before, most) = (sent, most.max(sent - before));
+        sent == PINGS as u64 + 3
+    });
+    assert!(most <= 1100, "{most} replies in one turn");
+    let told = objects(&peer);
+    let kinds: Vec<_> = told.iter().map(|one| one["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds[..3], ["welcome", "subscribed", "unsubscribed"]);
+    assert!(kinds[3..].iter().all(|kind| *kind == "pong"));
+}
+
+const MEMBERS: u64 = 40;
+const PUBLISHERS: u64 = 450;
+const EACH: u64 = 2;
+const CONTENT_BYTES: usize = 7_500;
+const MAILBOX_BYTES: u64 = 1 << 20;
+
+/// Publishers that are faster than the fan-out are made to wait; what they had on its way is
+/// dropped past twice the bound, and each member told before it hears of what follows.
+#[test]
+fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
+    let budget = HistoryBudget::new(1 << 30);
+    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
+        Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
+    });
+    let mut world = World::with_hub(1, 2, Faults::default(), make_log, |file| {
+        file.engine.turn_fanout_max = 1;
+        file.engine.mailbox_bytes_max = MAILBOX_BYTES;
+        file.limits.outbox_bytes_max = 1 << 30;
+    });
+    let subscribe = json!({"type": "subscribe", "channel": "a"});
+    let members: Vec<_> =
+        (0..MEMBERS).map(|n| connect(&world, (n % 2) as u16, &[&subscribe])).collect();
+    until(&mut world, "all are members", |world| world.totals().gauges.channel_members == MEMBERS);
+    let content = "x".repeat(CONTENT_BYTES);
+    let publish = json!({"type": "publish", "channel": "a", "content": content});
+    let publishes = vec![&publish; EACH as usize];
+    let publishers: Vec<_> =
+        (0..PUBLISHERS).map(|n| connect(&world, (n % 2) as u16, &publishes)).collect();
+    let mut most = 0;
+    for _ in 0..100 {
+        (0..200).for_each(|_| world.turn_shards());
+        world.network.advance(10_000_000);
+        let numbers = world.totals();
+        most = most.max(numbers.gauges.mailbox_bytes);
+        if numbers.counters.publishes == PUBLISHERS * EACH && numbers.gauges.mailbox_bytes == 0 {
+            break;
+        }
+    }
+    let numbers = world.totals();
+    assert_eq!(numbers.counters.publishes, PUBLISHERS * EACH, "all had their turn in the end");
+    assert!(numbers.counters.dropped_lagging > 0, "it was too much: {most}");
+    assert!(most < 2 * (2 * MAILBOX_BYTES + 200_000), "{most} bytes waited");
+    (0..100).for_each(|_| world.turn_shards());
+    for member in &members {
+        let mut stands = 0;
+        for one in &objects(member)[2..] {
+            let offset = one["offset"].as_u64().unwrap();
+            if one["type"] == "gap" {
+                assert_eq!(one["reason"], "lagging");
+                assert!(offset > stands, "{one} behind {stands}");
+            } else {
+                assert_eq!(offset, stands + 1, "no hole without a gap before it");
+            }
+            stands = offset;
+        }
+        assert_eq!(stands, PUBLISHERS * EACH, "each hears of the last one, or of its loss");
+    }
+    members.iter().chain(&publishers).for_each(|peer| peer.reset());
+    (0..100).for_each(|_| world.turn_shards());
+    world.drain();
+    world.check_laws(true);
+}
