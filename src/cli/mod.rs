@@ -5,6 +5,7 @@ mod channels;
 mod check_config;
 mod connections;
 mod doctor;
+mod drain;
 mod flags;
 mod kick;
 mod load;
@@ -49,6 +50,8 @@ enum Command {
     Connections(connections::Arguments),
     /// Disconnect a user or a connection of a running server
     Kick(kick::Arguments),
+    /// Begin the graceful end of a running server
+    Drain(drain::Arguments),
     /// Look at this host: what stands in the server's way, and what mends it
     Doctor(doctor::Arguments),
     /// Print the version
@@ -66,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Channels(arguments) => channels::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Kick(arguments) => kick::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => print::version(&arguments),
     }

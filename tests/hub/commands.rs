@@ -240,3 +240,21 @@ fn the_configuration_names_the_place_and_unix_sockets_will_do() {
     assert!(failed(&output).contains("--url"));
     std::fs::remove_file(config).unwrap();
 }
+
+#[test]
+fn drain() {
+    let mut server = Server::start("");
+    let client = Client::open(&server);
+    let shell = Shell::of(&server);
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| shell.run(&["drain", "--wait"], ""));
+        let mut client = client;
+        assert_eq!(client.closed(), 1001);
+        assert_eq!(server.wait(std::time::Duration::from_secs(20)).code(), Some(0));
+        waiting.join().unwrap()
+    });
+    let said = String::from_utf8(waiting.stdout).unwrap();
+    assert!(waiting.status.success() && said.starts_with("draining: 1 connections"), "{said}");
+    let gone = shell.fails(&["drain"]);
+    assert!(gone.contains(&shell.place), "the server is gone: {gone}");
+}

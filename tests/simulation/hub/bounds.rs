@@ -92,7 +92,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
         }
         assert_eq!(stands, PUBLISHERS * EACH, "each hears of the last one, or of its loss");
     }
-    members.iter().chain(&publishers).for_each(|peer| peer.reset());
+    members.iter().chain(&publishers).for_each(seawall::driver::sim::Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
