@@ -214,7 +214,7 @@ impl Api {
         let body: Option<Value> = serde_json::from_str(&text).ok();
         let told = body.as_ref().and_then(|body| body["error"]["message"].as_str());
         match (status, body.as_ref(), told) {
-            (200, Some(_), _) => Ok(body.unwrap_or_default()),
+            (200 | 202, Some(_), _) => Ok(body.unwrap_or_default()),
             (401, ..) if self.key.is_none() => Err(format!(
                 "{place} asks for an API key: give it with --api-key or {KEY_VARIABLE}"
             )),
