@@ -96,8 +96,9 @@
 //!
 //! | room | what it is | knows |
 //! | --- | --- | --- |
-//! | [`cli`] | the command line | `auth`, `config`, `server`, `control` |
+//! | [`cli`] | the command line | `auth`, `config`, `guard`, `server`, `control` |
 //! | [`config`] | what was written, validated for the server | `auth`, `driver`, `proto` |
+//! | `guard` | what the process may do once it serves: user, files, system calls | `config` |
 //! | [`auth`] | who a client is, and what it may do | nothing |
 //! | [`server`] | binds, pins, starts, reads and joins the shards | `shard`, `driver`, `metrics` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
@@ -118,6 +119,7 @@ pub mod cli;
 pub mod config;
 mod control;
 pub mod driver;
+mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod proto;
