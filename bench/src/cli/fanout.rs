@@ -61,8 +61,8 @@ pub struct FanoutArgs {
     /// Key of the API
     #[arg(long, value_name = "KEY", requires = "api")]
     pub api_key: Option<String>,
-    /// The generator never sleeps, as if it were another host: a server on the same one then does not
-    /// pay for waking it
+    /// The generator never sleeps, as if it were another host: a server on the same one then does
+    /// not pay for waking it
     #[arg(long)]
     pub spin: bool,
     /// Lost, doubled or disordered messages are counted and do not fail the run
