@@ -112,7 +112,7 @@ fn everything_works_as_nobody_in_the_sandbox() {
         )
     };
     let user = somebody();
-    let mut server = start(&["--sandbox", "true", "--process-user", &user], &config(""));
+    let mut server = start(&["--sandbox", "--process-user", &user], &config(""));
     let threads = threads(&server);
     assert!(threads.len() >= 4, "shards, control and keys: {}", threads.len());
     for thread in threads {
@@ -150,7 +150,7 @@ fn a_reload_reaches_no_file_that_the_start_did_not_name() {
     let free = start(&[], CHANNEL);
     let said = free.reload(&config);
     assert!(said.contains("is reloaded"), "without a sandbox: {said}");
-    let guarded = start(&["--sandbox", "true"], CHANNEL);
+    let guarded = start(&["--sandbox"], CHANNEL);
     if !guarded.log().contains("Landlock (ABI") {
         assert!(guarded.log().contains("the kernel has no Landlock"), "{}", guarded.log());
         return;
@@ -160,7 +160,7 @@ fn a_reload_reaches_no_file_that_the_start_did_not_name() {
     assert!(said.contains(&reason) && said.contains("cannot read all that a start can"), "{said}");
     session(&guarded);
     // Named at the start, the same file is within reach, and so is one that takes its place.
-    let named = start(&["--sandbox", "true"], &config);
+    let named = start(&["--sandbox"], &config);
     let other = keys.with_extension("new");
     fs::write(&other, "{\"keys\":[]}").unwrap();
     fs::rename(&other, &keys).unwrap();
