@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# All checks, in the order in which they fail soonest: format, lints, tests, documentation, the
-# peers of the comparison, the release build, and a selection of the Autobahn suite.
+# All checks, in the order in which they fail soonest: format, dependencies, lints, tests,
+# documentation, the peers of the comparison, the release build, and a selection of the Autobahn
+# suite.
 #
 # Installs what the tests need and the machine lacks: packages of the distribution as root, all
 # else into .cache.
@@ -111,12 +112,37 @@ install_clients() {
     fi
 }
 
+DENY_VERSION=0.20.2
+DENY=.cache/cargo-deny/bin/cargo-deny
+# Builds it for some five minutes, once.
+install_deny() {
+    [[ -x $DENY && $("$DENY" --version) == *" $DENY_VERSION" ]] && return
+    echo "check.sh: building cargo-deny $DENY_VERSION, which takes minutes"
+    cargo install --quiet --locked --version "$DENY_VERSION" --root .cache/cargo-deny cargo-deny
+}
+
+# Licences, duplicates and sources need no network; advisories need their database.
+deny() {
+    local deny=("$PWD/$DENY" --config "$PWD/.cargo/deny.toml" "$@")
+    "${deny[@]}" check --deny warnings licenses bans sources
+    local log
+    log=$(mktemp)
+    if timeout 60 "${deny[@]}" fetch db >"$log" 2>&1; then
+        "${deny[@]}" check --deny warnings --disable-fetch advisories
+    else
+        echo "check.sh: NOT CHECKED: advisories, for their database cannot be fetched:" >&2
+        head -n 5 "$log" >&2
+    fi
+    rm -f "$log"
+}
+
 step "tools"
 need cargo "install the Rust toolchain, with rustfmt and clippy"
 mkdir -p .cache
 install_packages
 need python3 "apt-get install python3"
 install_clients
+install_deny
 scripts/autobahn.sh --install
 if ((install_only)); then
     finished=1
@@ -126,10 +152,16 @@ fi
 
 step "cargo fmt"
 cargo fmt --all --check
+step "cargo deny"
+deny
 step "cargo clippy"
 cargo clippy --quiet --workspace --all-targets -- -D warnings
 step "cargo test"
 cargo test --workspace
+# A call or file that the sandbox forgets shows here: the server as every test knows it, inside.
+step "cargo test, in the sandbox"
+SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports \
+    --test protection --test limits
 step "cargo doc"
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
 step "cargo check of the peers"

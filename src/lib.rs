@@ -107,8 +107,9 @@
 //!
 //! | room | what it is | knows |
 //! | --- | --- | --- |
-//! | [`cli`] | the command line | `auth`, `config`, `server`, `control` |
+//! | [`cli`] | the command line | `auth`, `config`, `guard`, `server`, `control` |
 //! | [`config`] | what was written, validated | `admission`, `auth`, `driver`, `proto` |
+//! | `guard` | what the process may do once it serves: user, files, system calls | `config` |
 //! | [`auth`] | who a client is, and what it may do | nothing |
 //! | [`admission`] | how many are let in, and how much each may do in a second | `proto` |
 //! | [`server`] | binds, starts, renews, reads and joins shards | `shard`, `driver`, `metrics` |
@@ -133,6 +134,7 @@ pub mod cli;
 pub mod config;
 mod control;
 pub mod driver;
+mod guard;
 pub mod hub;
 pub mod metrics;
 pub mod proto;

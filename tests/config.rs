@@ -11,7 +11,7 @@ use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Source, Written, reference};
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 17] = SECTIONS;
+    static TABLE: [Section; 18] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -53,6 +53,7 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("admin", "metrics_auth") => {
             vec!["--api-key-name=a".to_owned(), format!("--api-key-secret={SECRET}")]
         }
+        ("process", "group") => vec!["--process-user=nobody".to_owned()],
         ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
         ("key", "algorithm") => {
             vec![format!("--key-public-key-file={}", fixture("key.pem", 0o644, PUBLIC_KEY))]

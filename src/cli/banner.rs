@@ -13,8 +13,13 @@ struct Facts {
 }
 
 /// Tells where the server listens, on what it runs, and which limits hold.
-pub(super) fn announce(server: &Server, admin: Option<&str>, open_files: u64) {
-    let facts = Facts::gather(server, admin, open_files);
+pub(super) fn announce(
+    server: &Server,
+    admin: Option<&str>,
+    guard: &[(&'static str, String)],
+    open_files: u64,
+) {
+    let facts = Facts::gather(server, admin, guard, open_files);
     match server.config().log_format {
         LogFormat::Text => eprint!("{}", facts.text()),
         LogFormat::Json => facts.log(),
@@ -22,12 +27,18 @@ pub(super) fn announce(server: &Server, admin: Option<&str>, open_files: u64) {
 }
 
 impl Facts {
-    fn gather(server: &Server, admin: Option<&str>, open_files: u64) -> Self {
+    fn gather(
+        server: &Server,
+        admin: Option<&str>,
+        guard: &[(&'static str, String)],
+        open_files: u64,
+    ) -> Self {
         let mut facts = Self { lines: Vec::new() };
         facts.clients(server);
         facts.auth(server);
         facts.add("operators", admin.map_or_else(|| "off".to_owned(), str::to_owned));
         facts.engine(server);
+        facts.lines.extend_from_slice(guard);
         let config = &server.config();
         if !config.metrics.histogram_log.is_empty() {
             let seconds = config.metrics.histogram_log_interval_s;

@@ -26,8 +26,8 @@ fn argument(section: &Section, row: &Row) -> Arg {
     let long = format!("{meaning}\n\n{} [default: {default}] [env: {variable}]", row.change);
     let value_name = match (row.kind, row.unit()) {
         _ if path == "metrics.histogram_log" => "FILE".to_owned(),
-        _ if name != full => "ADDR:PORT".to_owned(),
         (Kind::Switch, _) => "true|false".to_owned(),
+        _ if name != full => "ADDR:PORT".to_owned(),
         (Kind::Number { .. }, Some(unit)) => unit.to_uppercase().replace(' ', "_"),
         (Kind::Choice(words), _) => words.join("|"),
         (Kind::List, _) => "A,B".to_owned(),

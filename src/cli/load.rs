@@ -12,6 +12,8 @@ pub(super) const FILE_VARIABLE: &str = "SEAWALL_CONFIG";
 /// What to say of where a configuration comes from, and the configuration.
 pub(super) struct Loaded {
     pub name: String,
+    /// The file, where there is one.
+    pub path: Option<String>,
     pub written: Written,
     pub config: Config,
     pub open_files: u64,
@@ -22,10 +24,11 @@ pub(super) struct Loaded {
 /// # Errors
 /// Every mistake with its place and its cure.
 pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
-    let (name, written) = layers(file, overrides)?;
+    let (path, written) = layers(file, overrides)?;
     let open_files = host::raise_open_files();
     let config = written.validate(open_files, host::cores().len())?;
-    Ok(Loaded { name, written, config, open_files })
+    let name = path.as_deref().map_or("the configuration", shown_str).to_owned();
+    Ok(Loaded { name, path, written, config, open_files })
 }
 
 /// Reads again what a running server was started with.
@@ -41,17 +44,20 @@ pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Wri
     layers(file, overrides).map(|(_, written)| written)
 }
 
-/// What to call the configuration, and its layers.
-fn layers(file: Option<&str>, overrides: &Overrides) -> Result<(String, Written), ConfigError> {
+/// The configuration's file, and its layers.
+fn layers(
+    file: Option<&str>,
+    overrides: &Overrides,
+) -> Result<(Option<String>, Written), ConfigError> {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let variable = environment.iter().find(|(name, _)| name == FILE_VARIABLE);
     let path = file.or(variable.map(|(_, path)| path.as_str())).filter(|path| !path.is_empty());
     let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
-    let name = path.map_or("the configuration", shown_str).to_owned();
+    let path = path.map(str::to_owned);
     let given = Given { file: text, environment, flags: overrides.0.clone() };
-    Ok((name, Written::new(&given)?))
+    Ok((path, Written::new(&given)?))
 }
 
 fn shown_str(path: &str) -> &str {

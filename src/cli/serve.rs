@@ -15,6 +15,7 @@ use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, HistogramLog, Reloader, Signals};
 use crate::driver::{host, uring};
+use crate::guard::Guard;
 use crate::server::Server;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
@@ -50,20 +51,25 @@ type Started = (
 
 fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     host::use_small_pages();
-    let Loaded { config, written, open_files, .. } =
+    let Loaded { config, written, path, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
     let config = Arc::new(config);
     let set_level = log_to_stderr(&config);
+    let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let admin = config.admin.as_ref().map(control::bind).transpose()?;
     let metrics = &config.metrics;
     let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
     uring::probe()?;
-    let fetcher = fetch_keys(&config)?;
     let runtime = control::runtime()?;
     let signals = Signals::watch(&runtime)?;
-    let server = Server::start(config)?;
+    let bound = Server::bind(config.clone())?;
+    guard.enclose()?;
+    let waiting = bound.start()?;
+    guard.settle(&config)?;
+    let fetcher = fetch_keys(&config)?;
+    let server = waiting.serve();
     let operators = admin.as_ref().map(AdminListener::url);
-    banner::announce(&server, operators.as_deref(), open_files);
+    banner::announce(&server, operators.as_deref(), guard.lines(), open_files);
     let (path, overrides) = (arguments.config.clone(), arguments.overrides.clone());
     let reloader = Reloader {
         read: Box::new(move || read_anew(path.as_deref(), &overrides)),

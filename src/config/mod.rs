@@ -29,7 +29,7 @@ use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
-pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Timeouts};
+pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts};
 pub use layers::{Given, Source, Sources, Written};
 pub use reload::Renewed;
 
@@ -156,6 +156,7 @@ pub struct Config {
     pub shards: u16,
     pub admin: Option<Address>,
     pub admin_hosts: Vec<String>,
+    pub process: Process,
     pub engine: Engine,
     pub limits: Limits,
     pub rates: RateBounds,

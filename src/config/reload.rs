@@ -40,6 +40,7 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     keep("admin.listen", &old.admin.listen, &mut new.admin.listen, waiting);
     keep("[[listener]]", &old.listeners, &mut new.listeners, waiting);
     keep("[engine]", &old.engine, &mut new.engine, waiting);
+    keep("[process]", &old.process, &mut new.process, waiting);
     keep("[metrics]", &old.metrics, &mut new.metrics, waiting);
     keep("log.format", &old.log.format, &mut new.log.format, waiting);
     let (from, to) = (&old.limits, &mut new.limits);

@@ -1,7 +1,7 @@
 //! From what was written to what the server runs on: each value by itself, then all together.
 
 use super::endpoints::{self, admin, listener, route};
-use super::file::{self, Engine, File, Metrics};
+use super::file::{self, Engine, File, Metrics, Process};
 use super::{Config, ConfigError, Limits, at, between, credentials, error, hub};
 use crate::admission::limiter::{Bound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -63,6 +63,7 @@ impl Config {
             shards,
             admin,
             admin_hosts: file.admin.hosts.clone(),
+            process: process(&file.process)?,
             engine,
             limits,
             rates: rates(&file.rates),
@@ -94,6 +95,13 @@ fn collect<W, V>(
     one: impl Fn(usize, &W) -> Result<V, ConfigError>,
 ) -> Result<Vec<V>, ConfigError> {
     written.iter().enumerate().map(|(index, written)| one(index, written)).collect()
+}
+
+fn process(written: &Process) -> Result<Process, ConfigError> {
+    if written.user.is_empty() && !written.group.is_empty() {
+        return Err(at("process.group", "needs process.user: who is to be in that group?"));
+    }
+    Ok(written.clone())
 }
 
 fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {

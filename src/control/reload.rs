@@ -30,11 +30,21 @@ impl Reloader {
                 waiting = waiting.join(", "),
                 "the configuration is reloaded, but for what takes a restart"
             ),
-            Err(error) => tracing::error!(
-                %error,
-                "the configuration is refused, the old one stays in force; check it with \
-                 `seawall check-config`"
-            ),
+            Err(error) => {
+                let process = &server.config().process;
+                let guarded = process.sandbox || !process.user.is_empty();
+                let hint = if guarded {
+                    ", or restart: a process with a user or sandbox of its own cannot read all \
+                     that a start can"
+                } else {
+                    ""
+                };
+                tracing::error!(
+                    %error,
+                    "the configuration is refused, the old one stays in force; check it with \
+                     `seawall check-config`{hint}"
+                );
+            }
         }
     }
 

@@ -72,42 +72,46 @@ pub struct Server {
     ended: events::UnboundedReceiver<Ended>,
 }
 
-impl Server {
-    /// Binds the listeners and starts a thread for each shard.
+/// The listeners are bound; nothing runs yet.
+pub struct Bound {
+    config: Arc<Config>,
+    features: Features,
+    listening: Vec<Address>,
+    congestion: Vec<Option<String>>,
+    /// The sockets of each shard.
+    shares: Vec<Vec<OwnedFd>>,
+}
+
+/// Every shard has its ring, and waits. Dropped, all of them end.
+pub struct Waiting {
+    go: Vec<mpsc::Sender<()>>,
+    server: Server,
+}
+
+impl Bound {
+    /// Starts a thread for each shard, which makes its ring and waits.
     ///
     /// # Errors
-    /// When an address cannot be bound or a ring cannot be made; nothing is left running then.
-    pub fn start(config: Arc<Config>) -> Result<Self, StartError> {
-        let failed = |error: &dyn fmt::Display| StartError(error.to_string());
-        let features = uring::probe().map_err(|e| failed(&e))?;
-        let shards = usize::from(config.shards);
-        let mut shares: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
-        let mut listening = Vec::new();
-        let mut congestion = Vec::new();
-        for one in &config.listeners {
-            let (address, sockets) =
-                listener::listen(&one.address, &one.options, shards).map_err(|e| failed(&e))?;
-            listening.push(address);
-            congestion.push(sockets.first().and_then(listener::congestion_in_force));
-            shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
-        }
+    /// When a thread or a ring cannot be made; nothing is left running then.
+    pub fn start(self) -> Result<Waiting, StartError> {
+        let Self { config, features, listening, congestion, shares } = self;
         let started = Instant::now();
-        let directory = Directory::new(shards);
+        let directory = Directory::new(shares.len());
         if let Some(hub) = hub_of(&config, directory.admission().clone()) {
             directory.set_hub(hub);
         }
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
-            peers: Peers::new(shards),
+            peers: Peers::new(shares.len()),
             features,
             epoch: started,
         };
         let (ready, when_ready) = mpsc::channel();
         let (ending, ended) = events::unbounded_channel();
         let cores = host::cores();
-        let mut threads = Vec::with_capacity(shards);
-        let mut signals = Vec::with_capacity(shards);
+        let mut threads = Vec::with_capacity(shares.len());
+        let mut signals = Vec::with_capacity(shares.len());
         for (shard, share) in shares.into_iter().enumerate() {
             let (starting, ready, ending) = (starting.clone(), ready.clone(), ending.clone());
             let (go, gone) = mpsc::channel();
@@ -125,21 +129,51 @@ impl Server {
         }
         drop(ready);
         let mut ring_entries = config.engine.ring_entries;
-        for _ in 0..shards {
+        for _ in &threads {
             match when_ready.recv() {
                 Ok(Ok(entries)) => ring_entries = ring_entries.min(entries),
                 Ok(Err(error)) => return Err(StartError(error)),
                 Err(_) => return Err(StartError("a shard ended while it started".into())),
             }
         }
-        for go in signals {
-            // A shard that is gone by now reports its own end.
-            let _ = go.send(());
-        }
         let open_files = host::raise_open_files();
         let facts = Facts { listening, congestion, features, ring_entries, open_files, started };
         let config = Arc::new(ArcSwap::new(config));
-        Ok(Self { facts, config, directory, threads, ended })
+        Ok(Waiting { go: signals, server: Server { facts, config, directory, threads, ended } })
+    }
+}
+
+impl Waiting {
+    /// Lets clients in.
+    pub fn serve(self) -> Server {
+        for go in self.go {
+            // A shard that is gone by now reports its own end.
+            let _ = go.send(());
+        }
+        self.server
+    }
+}
+
+impl Server {
+    /// Binds the listeners.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, or the kernel lacks what the engine needs.
+    pub fn bind(config: Arc<Config>) -> Result<Bound, StartError> {
+        let failed = |error: &dyn fmt::Display| StartError(error.to_string());
+        let features = uring::probe().map_err(|e| failed(&e))?;
+        let shards = usize::from(config.shards);
+        let mut shares: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut listening = Vec::new();
+        let mut congestion = Vec::new();
+        for one in &config.listeners {
+            let (address, sockets) =
+                listener::listen(&one.address, &one.options, shards).map_err(|e| failed(&e))?;
+            listening.push(address);
+            congestion.push(sockets.first().and_then(listener::congestion_in_force));
+            shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
+        }
+        Ok(Bound { config, features, listening, congestion, shares })
     }
 
     /// What it runs by now.

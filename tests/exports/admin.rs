@@ -77,7 +77,7 @@ fn a_hangup_ends_nothing() {
     let server = Server::start("");
     let mut client = Raw::open(server.address());
     server.signal("HUP");
-    wait_until("it is told", || server.log().contains("cannot be reloaded yet"));
+    wait_until("it is told", || server.log().contains("is reloaded"));
     client.echo("still here");
     assert_eq!(get(server.admin(), "/readyz").0, 200);
 }

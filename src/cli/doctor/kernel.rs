@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, State, kernel_file};
 use crate::driver::uring::{Features, io_uring_disabled, probe, seccomp_active};
+use crate::guard;
 
 pub(super) fn examine() -> Vec<Finding> {
     let mut findings = vec![version()];
@@ -19,7 +20,7 @@ pub(super) fn examine() -> Vec<Finding> {
             ),
         ),
     }
-    findings.extend([switch(), seccomp(), ktls(), clock()]);
+    findings.extend([switch(), seccomp(), sandbox(), ktls(), clock()]);
     findings
 }
 
@@ -85,6 +86,24 @@ fn seccomp() -> Finding {
         State::Note,
         "allow io_uring_setup, io_uring_enter and io_uring_register in the profile (Docker: \
          --security-opt seccomp=profile.json)",
+    )
+}
+
+/// Both halves are put around a thread of their own.
+fn sandbox() -> Finding {
+    let (files, calls) = (guard::landlock(), guard::filters_calls());
+    let landlock = files.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
+    let filter = if calls { "system calls can be filtered" } else { "no filter of system calls" };
+    Finding::new(
+        "sandbox",
+        "process.sandbox keeps files (Landlock), ports (ABI 4) and system calls out of reach",
+        format!("{landlock}; {filter}"),
+    )
+    .unless(
+        files.is_some_and(|abi| abi >= 4) && calls,
+        State::Note,
+        "Linux 6.7 or newer with CONFIG_SECURITY_LANDLOCK, and `landlock` in the boot parameter \
+         lsm=; CONFIG_SECCOMP_FILTER",
     )
 }
 

@@ -8,6 +8,7 @@ mod endpoints;
 mod engine;
 mod hub;
 mod limits;
+mod process;
 mod secret;
 pub mod table;
 
@@ -20,6 +21,7 @@ pub use endpoints::{
 pub use engine::Engine;
 pub use hub::{Channel, Hub};
 pub use limits::{Limits, Rates};
+pub use process::Process;
 pub use secret::{Secret, Secrets};
 use table::{Kind, OptionType, Row, Section, section};
 
@@ -30,6 +32,7 @@ pub struct File {
     /// See [`TOP`].
     pub shards: u16,
     pub admin: Admin,
+    pub process: Process,
     pub engine: Engine,
     pub limits: Limits,
     pub rates: Rates,
@@ -52,6 +55,26 @@ pub struct File {
     pub api_keys: Vec<ApiKey>,
 }
 
+impl File {
+    /// All files that it names, besides logs: what a reload reads again.
+    pub fn files(&self) -> Vec<String> {
+        let table = toml::Table::try_from(self).expect("what came from TOML can be TOML again");
+        let mut found = Vec::new();
+        for (_, section) in table {
+            let several = match section {
+                toml::Value::Array(several) => several,
+                one => vec![one],
+            };
+            for one in several.into_iter().filter_map(|one| one.try_into::<toml::Table>().ok()) {
+                let named = one.into_iter().filter(|(key, _)| key.ends_with("_file"));
+                found.extend(named.filter_map(|(_, path)| Some(path.as_str()?.to_owned())));
+            }
+        }
+        found.retain(|path| !path.is_empty());
+        found
+    }
+}
+
 /// What stands above the first section.
 pub const TOP: Section = Section {
     name: "",
@@ -70,7 +93,7 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 17] = [
+pub const SECTIONS: [Section; 18] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
@@ -87,6 +110,7 @@ pub const SECTIONS: [Section; 17] = [
     Drain::SECTION,
     Metrics::SECTION,
     Log::SECTION,
+    Process::SECTION,
     Engine::SECTION,
 ];
 

@@ -210,10 +210,11 @@ pub(super) const fn key(field: &'static str) -> &'static str {
 }
 
 /// Shorter names of the options that are given most, beside their full ones.
-const SHORT: [(&str, &str); 3] = [
+const SHORT: [(&str, &str); 4] = [
     ("listener.address", "listen"),
     ("admin.listen", "admin"),
     ("metrics.histogram_log", "histogram-log"),
+    ("process.sandbox", "sandbox"),
 ];
 
 /// The shorter flag of an option, if it has one.

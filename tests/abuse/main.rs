@@ -5,7 +5,10 @@
 //! N times as large. No time is asserted: the machine may be busy with other things.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
+#[path = "../support/mod.rs"]
 mod support;
+
+mod hostile;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -69,7 +72,12 @@ fn holdings(server: &Server) -> Holdings {
 /// Runs a flood some times; what the server held before, it must hold after each. Memory may grow
 /// by what is touched once, and by chance when more connections than before were there at once; a
 /// leak grows every time.
-fn leaves_nothing(name: &str, server: &Server, mut flood: impl FnMut()) {
+fn leaves_nothing(name: &str, server: &Server, flood: impl FnMut()) {
+    leaves_at_most(TOUCHED_KIB_MAX, name, server, flood);
+}
+
+/// The same, where so much memory (KiB) may stay touched.
+fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl FnMut()) {
     let before = holdings(server);
     let mut memory_kib = vec![server.anonymous_kib()];
     let begun = Instant::now();
@@ -90,7 +98,7 @@ fn leaves_nothing(name: &str, server: &Server, mut flood: impl FnMut()) {
     let least = growths.min().expect("there are rounds");
     assert!(least <= LEFT_KIB_MAX, "{name}: each left {least} KiB or more: {memory_kib:?}");
     let touched = memory_kib[ROUNDS].saturating_sub(memory_kib[0]);
-    assert!(touched <= TOUCHED_KIB_MAX * factor() as u64, "{name} keeps {touched} KiB");
+    assert!(touched <= touched_kib * factor() as u64, "{name} keeps {touched} KiB");
     let metrics = server.metrics();
     let ended = metrics.get("connections_open") + metrics.sum("closed_total");
     assert_eq!(metrics.get("opened_total"), ended, "opened = open + closed");
@@ -106,6 +114,19 @@ fn echo_latencies(client: &mut Raw, count: usize, stop: &AtomicBool) -> Vec<Dura
     }
     latencies.sort_unstable();
     latencies
+}
+
+/// Runs an attack while a good client echoes, and prints what it saw.
+fn during(name: &str, client: &mut Raw, attack: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    let latencies = std::thread::scope(|scope| {
+        let echoes = scope.spawn(|| echo_latencies(client, 200, &stop));
+        let stops = StopAtEnd(&stop);
+        attack();
+        drop(stops);
+        echoes.join().expect("every echo arrives")
+    });
+    figure(&format!("during {name}: {}", percentiles(&latencies)));
 }
 
 struct StopAtEnd<'s>(&'s AtomicBool);

@@ -1,0 +1,192 @@
+//! seccomp: the system calls that a server makes once it serves; all others fail with EPERM.
+//!
+//! They fail rather than kill: a call that was forgotten here, in a corner of a library, then costs
+//! what asked for it and not every connection; what must not be done is not done either way. The
+//! kernel caches which calls are allowed whatever their arguments, so the calls of a turn pay
+//! nothing for the length of the list.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, apply_filter, apply_filter_all_threads,
+};
+
+/// Allowed whatever the arguments.
+const FREE: &[i64] = &[
+    // Shards and the control thread's ring. No further ring can be set up.
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Descriptors: the admin address, logs, doorbells, files that are read again.
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_eventfd2,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getcwd,
+    libc::SYS_getdents64,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_lseek,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_ppoll,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_statx,
+    libc::SYS_unlinkat,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Threads, and their end.
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getpriority,
+    libc::SYS_gettid,
+    libc::SYS_membarrier,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_setpriority,
+    libc::SYS_tgkill,
+    // Signals.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    // Memory that holds no code.
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Time, chance and limits.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_nanosleep,
+    libc::SYS_prlimit64,
+    libc::SYS_sysinfo,
+    libc::SYS_uname,
+];
+
+/// Older names of the same, which this architecture's libraries still use.
+#[cfg(target_arch = "x86_64")]
+const OLD: &[i64] =
+    &[libc::SYS_epoll_wait, libc::SYS_open, libc::SYS_poll, libc::SYS_readlink, libc::SYS_unlink];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD: &[i64] = &[];
+
+/// What fetching keys takes besides: names are resolved, and connections opened.
+const FETCHING: [i64; 5] =
+    [libc::SYS_bind, libc::SYS_connect, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_socket];
+
+/// Filters all threads there are, and those they start; gives how many calls are left.
+pub(super) fn filter_all_threads(fetches: bool) -> Result<usize, String> {
+    let (program, count) = program(fetches).map_err(|error| refused(&error))?;
+    apply_filter_all_threads(&program).map_err(|error| refused(&error))?;
+    Ok(count)
+}
+
+/// Filters the calling thread.
+pub(super) fn filter_this_thread(fetches: bool) -> Result<(), String> {
+    let (program, _) = program(fetches).map_err(|error| refused(&error))?;
+    apply_filter(&program).map_err(|error| refused(&error))
+}
+
+fn refused(error: &seccompiler::Error) -> String {
+    format!(
+        "the sandbox's system calls cannot be filtered: {error} (the kernel needs \
+         CONFIG_SECCOMP_FILTER; or set process.sandbox = false)"
+    )
+}
+
+fn program(fetches: bool) -> Result<(BpfProgram, usize), seccompiler::Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        FREE.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+    if fetches {
+        rules.extend(FETCHING.map(|call| (call, Vec::new())));
+    }
+    let no_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        rules.insert(call, vec![where_argument(2, no_code.clone(), 0)?]);
+    }
+    let request = where_argument(1, SeccompCmpOp::Eq, libc::FIONBIO)?;
+    rules.insert(libc::SYS_ioctl, vec![request]);
+    let names = [libc::PR_SET_NAME, libc::PR_SET_VMA]
+        .map(|what| where_argument(0, SeccompCmpOp::Eq, what as u64));
+    rules.insert(libc::SYS_prctl, names.into_iter().collect::<Result<_, _>>()?);
+    let count = rules.len();
+    let refusal = SeccompAction::Errno(libc::EPERM as u32);
+    let architecture = std::env::consts::ARCH.try_into()?;
+    let filter = SeccompFilter::new(rules, refusal, SeccompAction::Allow, architecture)?;
+    Ok((filter.try_into()?, count))
+}
+
+/// A rule about the low half of one argument.
+fn where_argument(
+    index: u8,
+    comparison: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompRule, seccompiler::Error> {
+    let length = SeccompCmpArgLen::Dword;
+    let condition = SeccompCondition::new(index, length, comparison, value)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::PermissionDenied;
+
+    /// What a filtered thread is answered.
+    fn filtered<T: Send + 'static>(fetches: bool, body: impl FnOnce() -> T + Send + 'static) -> T {
+        let thread = std::thread::spawn(move || {
+            filter_this_thread(fetches).unwrap();
+            body()
+        });
+        thread.join().expect("what is refused does not kill")
+    }
+
+    #[test]
+    fn what_serving_does_not_take_is_refused() {
+        let refused = |result: std::io::Error| assert_eq!(result.kind(), PermissionDenied);
+        refused(filtered(false, || std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err()));
+        refused(filtered(false, || std::process::Command::new("/bin/true").status().unwrap_err()));
+        refused(filtered(true, || std::fs::create_dir("/nowhere/at/all").unwrap_err()));
+        refused(filtered(true, || io_uring::IoUring::new(8).map(|_| ()).unwrap_err()));
+        let other = |errno: nix::Error| assert_eq!(errno, nix::Error::EPERM);
+        other(filtered(true, || nix::sys::prctl::set_dumpable(true).unwrap_err()));
+    }
+
+    #[test]
+    fn what_serving_takes_is_there() {
+        filtered(false, || {
+            std::thread::spawn(|| std::fs::read("/proc/self/status").unwrap()).join().unwrap();
+            let memory = vec![1_u8; 64 << 20];
+            assert!(memory.iter().all(|byte| *byte == 1));
+        });
+        filtered(true, || drop(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()));
+    }
+}

@@ -1,0 +1,159 @@
+//! Landlock: the files that stay within reach, and the ports.
+//!
+//! Everything that is open already stays usable: listeners, rings, the histogram log. What is named
+//! here is what is opened later: by a reload, by a scrape, by fetching keys, and at the end.
+//!
+//! A rule holds for a file as it is now. One that is replaced (by an editor, by Kubernetes) is
+//! found again only by a rule for its folder, so the folder is what is allowed; but at the top of
+//! the tree (`/etc`, `/tmp`), where everybody's files are, the file alone.
+
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, NetPort,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, Scope, path_beneath_rules,
+};
+
+use crate::config::Config;
+use crate::config::file::File;
+use crate::driver::listener::Address;
+
+/// The newest that was tried; of an older kernel's, all that there is.
+const NEWEST: ABI = ABI::V7;
+const HTTPS: u16 = 443;
+const DNS: u16 = 53;
+/// What resolves names and checks certificates; `/etc` as a whole, for `resolv.conf` is replaced
+/// while the server runs, and permissions guard what is secret there.
+const FETCHING: [&str; 4] =
+    ["/etc", "/usr/share/ca-certificates", "/run/systemd/resolve", "/run/resolvconf"];
+/// Memory and sockets are read there, by files that come and go: `self` is another folder for each
+/// process. What belongs to other processes is refused by Landlock all the same.
+const NUMBERS: &str = "/proc";
+
+/// What stays within reach.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    /// Files, and folders with all that is in them, to be read.
+    read: Vec<PathBuf>,
+    /// Folders from which files are removed.
+    remove: Vec<PathBuf>,
+    /// Ports that are connected to.
+    ports: Vec<u16>,
+}
+
+impl Reach {
+    pub(super) fn of(config: &Config, file: &File, path: Option<&str>) -> Self {
+        let mut reach = Self { read: vec![NUMBERS.into()], ..Self::default() };
+        let named = file.files();
+        for path in path.into_iter().filter(|path| *path != "-").chain(named.iter().map(|s| &**s)) {
+            reach.read.extend(around(Path::new(path)));
+        }
+        if let Some(Address::Unix(path)) = &config.admin {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            reach.remove.extend(path.parent().map(Path::to_owned));
+        }
+        if let Some(source) = &config.auth.jwks {
+            reach.ports = vec![port(&source.url), HTTPS, DNS];
+            reach.read.extend(FETCHING.map(PathBuf::from));
+            let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(std::env::var_os);
+            reach.read.extend(variables.into_iter().flatten().map(PathBuf::from));
+        }
+        reach
+    }
+
+    /// Whether anything is fetched from other hosts.
+    pub(super) fn fetches(&self) -> bool {
+        !self.ports.is_empty()
+    }
+}
+
+/// A file with what may come to stand in its place; also where links lead.
+fn around(path: &Path) -> Vec<PathBuf> {
+    let places = [std::path::absolute(path), path.canonicalize()];
+    let near = places.into_iter().flatten().map(|path| match path.parent() {
+        Some(folder) if folder.components().count() > 2 => folder.to_owned(),
+        _ => path,
+    });
+    near.collect()
+}
+
+/// The port of a URL.
+fn port(url: &str) -> u16 {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let written = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    written.unwrap_or(if scheme == "http" { 80 } else { HTTPS })
+}
+
+/// Restricts the calling thread and those it starts; gives the ABI in force, `None` without any.
+pub(super) fn enclose(reach: &Reach) -> Result<Option<i32>, String> {
+    let restricted = restrict(reach)
+        .map_err(|error| format!("the sandbox's files: {error} (process.sandbox)"))?;
+    Ok(match restricted {
+        LandlockStatus::Available { effective_abi, .. } => Some(effective_abi as i32),
+        _ => None,
+    })
+}
+
+fn restrict(reach: &Reach) -> Result<LandlockStatus, RulesetError> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let ports = reach.ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?
+        .add_rules(path_beneath_rules(&reach.read, reading))?
+        .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
+        .add_rules(ports.collect::<Vec<Result<NetPort, RulesetError>>>())?
+        .restrict_self()?;
+    Ok(status.landlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_has_a_port() {
+        for (url, expected) in [
+            ("https://idp.example/keys", 443),
+            ("http://idp.example", 80),
+            ("http://127.0.0.1:8080/a:9", 8080),
+            ("https://[::1]:8443/", 8443),
+            ("https://[::1]/", 443),
+        ] {
+            assert_eq!(port(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_folder_of_its_own_is_allowed_and_a_crowded_one_is_not() {
+        assert_eq!(around(Path::new("/none/seawall/a.toml")), [Path::new("/none/seawall")]);
+        assert_eq!(around(Path::new("/none/a.toml")), [Path::new("/none/a.toml")]);
+    }
+
+    #[test]
+    fn what_is_not_named_is_refused() {
+        if std::thread::spawn(|| enclose(&Reach::default())).join().unwrap() == Ok(None) {
+            return; // A kernel without Landlock.
+        }
+        let own = env!("CARGO_MANIFEST_DIR");
+        let inside = format!("{own}/src/guard/mod.rs");
+        let outside = format!("{own}/src/lib.rs");
+        let reach = Reach { read: around(Path::new(&inside)), ..Reach::default() };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            enclose(&reach).unwrap();
+            assert!(std::fs::read(inside).is_ok());
+            let refused = std::fs::read(outside).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+            assert!(std::net::TcpListener::bind("127.0.0.1:0").is_err(), "no port is opened");
+            assert!(std::net::TcpStream::connect(address).is_err(), "nor connected to");
+        })
+        .join()
+        .unwrap();
+    }
+}

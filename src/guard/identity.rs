@@ -1,0 +1,151 @@
+//! Another user, for good.
+
+use std::os::unix::fs::chown;
+
+use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid};
+
+use crate::config::{Config, Process};
+use crate::driver::listener::Address;
+
+/// Whom to become.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    user: Uid,
+    group: Gid,
+}
+
+impl Identity {
+    /// `None` where nothing is to change.
+    pub(super) fn find(written: &Process) -> Result<Option<Self>, String> {
+        if written.user.is_empty() {
+            return Ok(None);
+        }
+        let (user, own_group) = user(&written.user)?;
+        let group = match (written.group.as_str(), own_group) {
+            ("", Some(own)) => own,
+            ("", None) => {
+                return Err(format!(
+                    "process.user = \"{}\" is no user of this host and has no group of its own: \
+                     set process.group",
+                    written.user
+                ));
+            }
+            (name, _) => group(name)?,
+        };
+        let found = Self { user, group };
+        if geteuid().is_root() {
+            return Ok(Some(found));
+        }
+        if found == (Self { user: geteuid(), group: getegid() }) {
+            return Ok(None);
+        }
+        Err(format!(
+            "process.user: only root can become another user, and this is {}: start the server as \
+             root, or leave process.user out",
+            current()
+        ))
+    }
+
+    /// Gives the files of Unix sockets to the user, so that their permissions mean it.
+    pub(super) fn own_sockets(&self, config: &Config) -> Result<(), String> {
+        let addresses = config.listeners.iter().map(|listener| &listener.address);
+        for address in addresses.chain(&config.admin) {
+            if let Address::Unix(path) = address {
+                chown(path, Some(self.user.as_raw()), Some(self.group.as_raw())).map_err(
+                    |error| format!("{} cannot be given to process.user: {error}", path.display()),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the other groups, then the group, then the user, on all threads.
+    pub(super) fn become_it(&self) -> Result<(), String> {
+        let refused = |what: &str, error: nix::Error| {
+            format!(
+                "process.user: the kernel refuses {what}: {error} (containers: give CAP_SETUID and \
+                 CAP_SETGID, or start the container as that user)"
+            )
+        };
+        setgroups(&[self.group]).map_err(|error| refused("to drop groups", error))?;
+        setgid(self.group).map_err(|error| refused("the group", error))?;
+        setuid(self.user).map_err(|error| refused("the user", error))?;
+        // A way back would make all of it worthless.
+        if !self.user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+            return Err("process.user: the process could become root again".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn user(name: &str) -> Result<(Uid, Option<Gid>), String> {
+    let number = name.parse().ok().map(Uid::from_raw);
+    let found = number.map_or_else(|| User::from_name(name), User::from_uid);
+    match (found, number) {
+        (Ok(Some(user)), _) => Ok((user.uid, Some(user.gid))),
+        (Ok(None), Some(number)) => Ok((number, None)),
+        (Ok(None), None) => Err(format!(
+            "process.user = \"{name}\" is no user of this host: `useradd --system {name}` makes \
+             one, and nobody is there anyway"
+        )),
+        (Err(error), _) => Err(format!("process.user = \"{name}\" cannot be looked up: {error}")),
+    }
+}
+
+fn group(name: &str) -> Result<Gid, String> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(format!(
+            "process.group = \"{name}\" is no group of this host: `groupadd --system {name}` makes \
+             one"
+        )),
+        Err(error) => Err(format!("process.group = \"{name}\" cannot be looked up: {error}")),
+    }
+}
+
+pub(super) fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Who the process is, for people.
+pub(super) fn current() -> String {
+    let (user, group) = (geteuid(), getegid());
+    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
+    format!("{} (uid {user}, gid {group})", name.as_deref().unwrap_or("a user without a name"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(user: &str, group: &str) -> Result<Option<Identity>, String> {
+        Identity::find(&Process { user: user.into(), group: group.into(), ..Process::default() })
+    }
+
+    #[test]
+    fn who_is_not_there_is_told_with_a_cure() {
+        for (user, group, says) in [
+            ("no-such-user", "", "useradd --system no-such-user"),
+            ("root", "no-such-group", "groupadd --system no-such-group"),
+            ("4000000001", "", "set process.group"),
+        ] {
+            let error = find(user, group).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(find("", ""), Ok(None));
+    }
+
+    #[test]
+    fn only_root_becomes_another() {
+        let found = find("4000000001", "4000000002");
+        if is_root() {
+            let (user, group) = (Uid::from_raw(4_000_000_001), Gid::from_raw(4_000_000_002));
+            assert_eq!(found, Ok(Some(Identity { user, group })));
+        } else {
+            assert!(found.unwrap_err().contains("only root"));
+        }
+    }
+}
