@@ -114,11 +114,12 @@ install_clients() {
 
 DENY_VERSION=0.20.2
 DENY=.cache/cargo-deny/bin/cargo-deny
-# Builds it for some five minutes, once.
+# Builds it for some minutes, once.
 install_deny() {
     [[ -x $DENY && $("$DENY" --version) == *" $DENY_VERSION" ]] && return
     echo "check.sh: building cargo-deny $DENY_VERSION, which takes minutes"
-    cargo install --quiet --locked --version "$DENY_VERSION" --root .cache/cargo-deny cargo-deny
+    # Unoptimised: it is run for seconds, and optimising would double the build.
+    cargo install --quiet --debug --locked --version "$DENY_VERSION" --root .cache/cargo-deny cargo-deny
 }
 
 # Licences, duplicates and sources need no network; advisories need their database.
