@@ -28,6 +28,7 @@ use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publica
 use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Effects, HubSession, Realm};
 use backlog::Backlog;
+use commands::ChannelList;
 use mail::{Act, CountReply, HubMail};
 
 /// Log completions, and mails within a shard, that a home works through at once.
@@ -118,6 +119,7 @@ pub(super) struct HubState {
     /// Publications dropped on the way to other shards: the last of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
+    lists: VecDeque<ChannelList>,
     effects: Effects,
     /// The home has more to work through.
     unfinished: bool,
@@ -145,6 +147,7 @@ impl HubState {
             crowded: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
+            lists: VecDeque::new(),
             effects: Effects::default(),
             unfinished: false,
             unix_ms: 0,
@@ -202,6 +205,7 @@ impl HubState {
             || self.members.has_work()
             || !self.broadcasts.is_empty()
             || !self.again.is_empty()
+            || !self.lists.is_empty()
     }
 }
 
@@ -241,6 +245,7 @@ impl Core {
         self.hub_work();
         self.fan_out();
         self.broadcast_on();
+        self.list_channels_on();
         self.close_condemned();
         let Some(hub) = &mut self.hub else { return false };
         if self.tick != hub.aged_tick {
@@ -278,7 +283,9 @@ impl Core {
             HubMail::Act { target, act, reply } => self.act(target, act, reply),
             HubMail::List { filter, reply } => self.list(&filter, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
-                self.list_channels(&prefix, after.as_deref(), limit, reply);
+                let first = std::collections::BinaryHeap::new();
+                let list = ChannelList { prefix, after, limit, reply, first, cursor: 0 };
+                hub.lists.push_back(list);
             }
         }
     }
