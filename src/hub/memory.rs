@@ -1,7 +1,9 @@
 //! The log in memory: of one process, and gone with it.
 //!
 //! Messages are kept by number and age for each channel, and within one budget of bytes for all:
-//! past it, the channels that were used least recently lose theirs. Offsets count by one.
+//! past it, the channels that were used least recently lose theirs, in logs that have more than an
+//! equal share of it. So no shard's channels lose all to those of another that rests; until that
+//! one looks, the budget may be exceeded by the shares of the others. Offsets count by one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,16 +22,20 @@ const NONE: u32 = u32::MAX;
 pub struct HistoryBudget {
     bytes: AtomicU64,
     bytes_max: u64,
+    /// How many share it.
+    logs: AtomicU64,
 }
 
 impl HistoryBudget {
     /// So many bytes.
     pub fn new(bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicU64::new(0), bytes_max })
+        Arc::new(Self { bytes: AtomicU64::new(0), bytes_max, logs: AtomicU64::new(0) })
     }
 
-    fn is_exceeded(&self) -> bool {
+    /// Whether a log with so many bytes has to give some up.
+    fn is_exceeded_by(&self, bytes: u64) -> bool {
         self.bytes.load(Ordering::Relaxed) > self.bytes_max
+            && bytes > self.bytes_max / self.logs.load(Ordering::Relaxed).max(1)
     }
 }
 
@@ -64,6 +70,7 @@ pub struct MemoryLog {
 impl MemoryLog {
     /// `seed` makes epochs: another one for each log that ever was.
     pub fn new(seed: u64, budget: Arc<HistoryBudget>) -> Self {
+        budget.logs.fetch_add(1, Ordering::Relaxed);
         Self {
             channels: Slab::new(),
             oldest: NONE,
@@ -144,7 +151,11 @@ impl MemoryLog {
         self.budget.bytes.fetch_add(cost, Ordering::Relaxed);
         self.drop_oldest(index, over);
         self.touch(index);
-        while self.budget.is_exceeded() && self.oldest != NONE {
+        self.keep_to_budget();
+    }
+
+    fn keep_to_budget(&mut self) {
+        while self.budget.is_exceeded_by(self.bytes) && self.oldest != NONE {
             let oldest = self.oldest;
             let half = self.channels[oldest as usize].messages.len().div_ceil(2);
             self.drop_oldest(oldest, half);
@@ -248,6 +259,7 @@ impl Log for MemoryLog {
     }
 
     fn expire(&mut self, now_ms: u64, channels_max: usize) {
+        self.keep_to_budget();
         for _ in 0..channels_max.min(self.channels.capacity()) {
             // Slots of the slab, the empty ones included, so that each is come by in turn.
             let index = self.cursor;
@@ -274,6 +286,7 @@ impl Log for MemoryLog {
 impl Drop for MemoryLog {
     fn drop(&mut self) {
         self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.logs.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -362,6 +375,26 @@ mod tests {
         let budget = log.budget.clone();
         drop(log);
         assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn no_log_loses_its_share_to_another() {
+        let cost = Publication::direct(&draft("x", 0)).cost_bytes() + 80;
+        let budget = HistoryBudget::new(cost * 20);
+        let retention = Retention { messages_max: 100, ttl_ms: 1000 };
+        let mut logs = [1, 2].map(|seed| MemoryLog::new(seed, budget.clone()));
+        for log in &mut logs {
+            let channel = log.open(&ChannelName::new("a"), 0, retention);
+            (0..5).for_each(|n| log.append(n, channel, draft("x", 0)));
+        }
+        let [greedy, modest] = &mut logs;
+        (0..50).for_each(|n| greedy.append(n, 0, draft("x", 0)));
+        assert!(greedy.kept().0 > 5, "it may have what nobody uses");
+        (0..4).for_each(|n| modest.append(n, 0, draft("x", 0)));
+        assert_eq!(modest.kept().0, 9, "within its share it keeps all");
+        greedy.expire(0, 1);
+        assert!(budget.bytes.load(Ordering::Relaxed) <= cost * 20, "the other makes room");
+        assert_eq!(modest.kept().0, 9);
     }
 
     #[test]

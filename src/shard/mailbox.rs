@@ -3,9 +3,10 @@
 //! Anybody may post; only the shard reads. The doorbell is rung only when the reader may be
 //! asleep: `waiting` is set by the first post after a reading and cleared before the next one.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_queue::SegQueue;
@@ -16,6 +17,7 @@ use super::hub::mail::HubMail;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::driver::Bell;
+use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
 
 /// Mails that may wait in one box. Handovers past it are not made; commands always fit.
@@ -61,13 +63,23 @@ pub struct Directory {
     shards: Vec<Post>,
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
+    /// Channels that more is published to than members can be handed, each with the number of
+    /// shards where that is so.
+    crowded: Mutex<HashMap<ChannelName, u32>>,
+    crowded_count: AtomicUsize,
 }
 
 impl Directory {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
         let shards = (0..shards).map(|_| Post::default()).collect();
-        Arc::new(Self { shards, admission: Arc::default(), hub: ArcSwapOption::empty() })
+        Arc::new(Self {
+            shards,
+            admission: Arc::default(),
+            hub: ArcSwapOption::empty(),
+            crowded: Mutex::default(),
+            crowded_count: AtomicUsize::new(0),
+        })
     }
 
     /// Who is let in: one for all shards.
@@ -165,6 +177,26 @@ impl Directory {
     /// Tells how much a shard has read and not worked through (bytes).
     pub fn set_backlog(&self, shard: u16, bytes: usize) {
         self.shards[usize::from(shard)].backlog_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// On one more shard, or one less, a channel is crowded.
+    pub fn set_crowded(&self, channel: ChannelName, is_crowded: bool) {
+        let mut crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_crowded {
+            *crowded.entry(channel).or_default() += 1;
+        } else if let Some(shards) = crowded.get_mut(&channel) {
+            *shards -= 1;
+            if *shards == 0 {
+                crowded.remove(&channel);
+            }
+        }
+        self.crowded_count.store(crowded.len(), Ordering::Relaxed);
+    }
+
+    /// Whether more is published to a channel than its members can be handed.
+    pub fn is_crowded(&self, channel: &ChannelName) -> bool {
+        self.crowded_count.load(Ordering::Relaxed) > 0
+            && self.crowded.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
     }
 
     /// What the shards share about channels, where there are any: told before they start, and

@@ -334,3 +334,25 @@ fn without_the_hub_there_is_nothing_to_call() {
         assert_eq!(refused(get(&server, path)), (404, "not_found".into()), "{path}");
     }
 }
+
+/// More than a shard looks at in one turn.
+#[test]
+fn very_many_channels_are_listed_once_each_in_order() {
+    let server = Server::start("");
+    let name = |n: usize| format!("c{n:05}");
+    let publish = |n| json!({"publish": {"channel": name(n), "content": n}});
+    let commands: Vec<_> = (0..10_000).map(publish).collect();
+    posted(&server, "/v1/batch", &json!({"commands": commands}));
+    let mut listed = Vec::new();
+    let mut query = "?limit=1000".to_owned();
+    loop {
+        let page = got(&server, &format!("/v1/channels{query}"));
+        listed.extend(page["channels"].as_object().unwrap().keys().cloned());
+        let Some(next) = page["next"].as_str() else { break };
+        query = format!("?limit=1000&after={next}");
+    }
+    listed.sort_unstable();
+    assert!(listed.into_iter().eq((0..10_000).map(name)));
+    let page = got(&server, "/v1/channels?prefix=c0999&limit=5");
+    assert_eq!((page["channels"].as_object().unwrap().len(), &page["next"]), (5, &json!("c09994")));
+}

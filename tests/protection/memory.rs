@@ -40,10 +40,10 @@ fn past_its_bound_new_work_is_refused_and_old_stays() {
 
     level(used / 2, 3);
     let refused = publish("c");
-    assert_eq!((&refused["type"], &refused["code"]), (&"error".into(), &"limit".into()));
+    assert_eq!((&refused["type"], &refused["code"]), (&"error".into(), &"rate_limited".into()));
     let mut raw = old;
     say(&mut raw, "{\"type\":\"subscribe\",\"id\":\"d\",\"channel\":\"other\"}");
-    assert_eq!(said(&mut raw)["code"], "limit");
+    assert_eq!(said(&mut raw)["code"], "rate_limited");
     assert!(server.log().contains("memory is short"), "{}", server.log());
 
     level(used * 100, 0);

@@ -96,6 +96,31 @@ fn each_request_above_the_rate_gets_its_error() {
     assert_eq!(said(&mut raw)["type"], "pong", "the connection lives");
 }
 
+/// A `resume` is as many subscriptions as it names.
+#[test]
+fn no_resume_passes_by_the_rate_of_subscriptions() {
+    let server = Server::start("[rates]\nconnection_subscribes = 1\nburst_ms = 4000\n");
+    let mut raw = hub(&server, "");
+    for n in 0..4 {
+        for kind in ["subscribe", "unsubscribe"] {
+            say(&mut raw, &format!("{{\"type\":\"{kind}\",\"channel\":\"c{n}\"}}"));
+            assert_eq!(said(&mut raw)["type"], format!("{kind}d"), "{kind}");
+        }
+    }
+    let place = "{\"epoch\":\"\",\"offset\":0}";
+    let places: Vec<_> = (0..60).map(|n| format!("\"c{n}\":{place}")).collect();
+    let resume = |places: &str| {
+        format!("{{\"type\":\"resume\",\"ticket\":\"x\",\"positions\":{{{places}}}}}")
+    };
+    say(&mut raw, &resume(&places.join(",")));
+    assert_eq!(said(&mut raw)["code"], "rate_limited");
+    say(&mut raw, &resume(""));
+    assert_eq!(said(&mut raw)["code"], "unauthorized", "one without channels is looked at");
+    // After a rest, as on a new connection, more than a burst may come at once.
+    say(&mut hub(&server, ""), &resume(&places.join(",")));
+    assert!(server.metrics().get("over_rate_total{kind=\"subscribes\"}") == 1);
+}
+
 #[test]
 fn a_user_has_one_budget_for_all_its_connections() {
     let secret = "0123456789abcdef0123456789abcdef";

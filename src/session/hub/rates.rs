@@ -8,13 +8,13 @@ use crate::admission::limiter::{Excess, Kind};
 use crate::hub::Code;
 
 impl HubSession {
-    /// Takes a request out of what may come in a second. Returns whether it is too much, and dealt
+    /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it is too much, and dealt
     /// with.
     pub(super) fn is_too_much(
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
-        kind: Kind,
+        (kind, times): (Kind, u32),
     ) -> bool {
         let rates = &call.realm.limits.rates;
         if !rates.bounds(&[kind]) {
@@ -22,7 +22,7 @@ impl HubSession {
         }
         let user = self.user().cloned();
         let user = user.as_deref().map(|user| (user, &*call.realm.admission));
-        let Err(wait_ms) = self.extras().limiter.take(rates, kind, 1, user, call.now_ns) else {
+        let Err(wait_ms) = self.extras().limiter.take(rates, kind, times, user, call.now_ns) else {
             return false;
         };
         call.effects.over_rate.push(kind);

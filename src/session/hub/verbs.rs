@@ -100,8 +100,11 @@ impl HubSession {
             return false;
         }
         let kind = match &want {
-            Ok(Want::Subscribe { .. }) => Some(Kind::Subscribes),
-            Ok(Want::Publish { .. }) => Some(Kind::Publishes),
+            Ok(Want::Subscribe { .. }) => Some((Kind::Subscribes, 1)),
+            Ok(Want::Resume { positions, .. }) if !positions.is_empty() => {
+                Some((Kind::Subscribes, positions.len() as u32))
+            }
+            Ok(Want::Publish { .. }) => Some((Kind::Publishes, 1)),
             _ => None,
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
@@ -109,8 +112,9 @@ impl HubSession {
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
+            // What a client is to try again, unlike a `limit` that it has reached.
             let text = "server is short of memory: try again later";
-            call.say(error(id, Code::Limit, text));
+            call.say(error(id, Code::RateLimited, text));
             return true;
         }
         if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {

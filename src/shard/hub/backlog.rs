@@ -112,14 +112,41 @@ impl Backlog {
         self.bytes += self.items[at].bytes();
     }
 
-    /// Keeps only the newest message of a channel. Returns how many were dropped.
+    /// Keeps only the newest message of a channel. Returns how many were dropped. All in one pass:
+    /// those of other channels may be very many.
     pub(super) fn keep_newest(&mut self, channel: &ChannelName) -> u32 {
-        let live = |item: &Item| matches!(item, Item::Message(one) if one.position.is_some());
-        let count = self.items.iter().filter(|item| live(item) && item.is_of(channel)).count();
-        for _ in 1..count {
-            self.drop_oldest(channel);
+        let place = |item: &Item| match item {
+            Item::Message(one) if item.is_of(channel) => one.position,
+            _ => None,
+        };
+        let mut left = self.items.iter().filter(|item| place(item).is_some()).count();
+        let dropped = left.saturating_sub(1);
+        if dropped == 0 {
+            return 0;
         }
-        count.saturating_sub(1) as u32
+        let items = std::mem::take(&mut self.items);
+        // Where the channel's last item stands among those that stay.
+        let mut last = None;
+        for item in items {
+            let place = place(&item);
+            left -= usize::from(place.is_some());
+            let item = match place {
+                Some(position) if left > 0 => {
+                    if let Some(Item::Gap(_, until)) = last.map(|at: usize| &mut self.items[at]) {
+                        *until = position;
+                        continue;
+                    }
+                    Item::Gap(channel.clone(), position)
+                }
+                _ => item,
+            };
+            if item.is_of(channel) {
+                last = Some(self.items.len());
+            }
+            self.items.push_back(item);
+        }
+        self.recount();
+        dropped as u32
     }
 
     /// Drops everything; returns how many bytes counted.
@@ -163,6 +190,22 @@ mod tests {
         assert!(backlog.drop_oldest(&a) && backlog.drop_oldest(&a));
         assert_eq!(backlog.keep_newest(&b), 2);
         assert_eq!(told(&mut backlog), ["missed 1", "gap a3", "gap b3", "a4", "b4"]);
+        assert_eq!(backlog.bytes(), 0);
+    }
+
+    #[test]
+    fn the_newest_stays_behind_one_gap_in_any_company() {
+        let (a, b) = (ChannelName::new("a"), ChannelName::new("b"));
+        let mut backlog = Backlog::default();
+        for offset in 1..5 {
+            backlog.push(Item::Message(message(&a, offset)));
+            backlog.push(Item::Message(message(&b, offset)));
+        }
+        backlog.push(Item::Missed(message(&a, 9)));
+        assert!(backlog.drop_oldest(&a));
+        assert_eq!((backlog.keep_newest(&a), backlog.keep_newest(&a)), (2, 0));
+        let told = told(&mut backlog);
+        assert_eq!(told, ["gap a3", "b1", "b2", "b3", "a4", "b4", "missed 9"]);
         assert_eq!(backlog.bytes(), 0);
     }
 

@@ -1,9 +1,12 @@
 //! What backends and operators ask of connections and homes.
 
+use std::collections::BinaryHeap;
+
 use tokio::sync::oneshot;
 
 use super::Broadcast;
 use super::mail::{Act, Channels, ConnectionInfo, CountReply, Filter, Listed, Target};
+use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
 use crate::shard::core::Core;
 use crate::shard::slot::Stage;
@@ -11,6 +14,34 @@ use crate::shard::timers;
 
 /// Connections looked at for one list: a page is filled over several requests if need be.
 const LISTED_SLOTS: usize = 16_384;
+/// Channels looked at for a list in one turn: there may be a million.
+const LISTED_CHANNELS: usize = 4096;
+
+/// The channels whose names come first after another, as far as they have been looked at.
+pub(super) struct ChannelList {
+    pub(super) prefix: Box<str>,
+    pub(super) after: Option<Box<str>>,
+    pub(super) limit: u32,
+    pub(super) reply: oneshot::Sender<Channels>,
+    /// The largest of those kept stands on top, to be replaced by a smaller one.
+    pub(super) first: BinaryHeap<(ChannelName, u32)>,
+    pub(super) cursor: usize,
+}
+
+impl ChannelList {
+    fn see(&mut self, name: &ChannelName, members: u32) {
+        let wanted = name.as_str().starts_with(&*self.prefix)
+            && self.after.as_deref().is_none_or(|after| name.as_str() > after);
+        let full = self.first.len() >= self.limit as usize;
+        if !wanted || full && self.first.peek().is_some_and(|(top, _)| top <= name) {
+            return;
+        }
+        if full {
+            self.first.pop();
+        }
+        self.first.push((name.clone(), members));
+    }
+}
 
 impl Core {
     /// Does something with connections; `reply` hears of how many it reached.
@@ -94,8 +125,8 @@ impl Core {
                 listed.next_slot = Some(index);
                 break;
             }
-            if let Some(info) = self.describe(index).filter(|info| matches(info, filter)) {
-                listed.connections.push(info);
+            if self.is_wanted(index, filter) {
+                listed.connections.extend(self.describe(index));
             }
         }
         if filter.connection.is_none() && listed.next_slot.is_none() && end < self.slots_high {
@@ -103,6 +134,14 @@ impl Core {
         }
         // Nobody waits any more if this fails.
         let _ = reply.send(listed);
+    }
+
+    /// Whether a list wants a connection: asked of very many, of which few are described.
+    fn is_wanted(&self, index: u32, filter: &Filter) -> bool {
+        let address = || self.slots.get(index as usize)?.peer.get().map(|peer| peer.ip());
+        let user = || self.hub.as_ref()?.user(index);
+        filter.user.as_ref().is_none_or(|wanted| user() == Some(wanted))
+            && filter.address.is_none_or(|wanted| address() == Some(wanted))
     }
 
     fn describe(&self, index: u32) -> Option<ConnectionInfo> {
@@ -139,46 +178,24 @@ impl Core {
         })
     }
 
-    /// Lists the first channels of this home after a name.
-    pub(super) fn list_channels(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: u32,
-        reply: oneshot::Sender<Channels>,
-    ) {
-        let Some(hub) = &self.hub else { return };
-        // The largest of those kept stands on top, to be replaced by a smaller one.
-        let mut first = std::collections::BinaryHeap::new();
-        hub.home.scan(0, usize::MAX / 2, |name, members| {
-            let wanted = name.as_str().starts_with(prefix)
-                && after.is_none_or(|after| name.as_str() > after);
-            if wanted {
-                let full = first.len() >= limit as usize;
-                if full && first.peek().is_some_and(|(top, _)| top <= name) {
-                    return;
-                }
-                if full {
-                    first.pop();
-                }
-                first.push((name.clone(), members));
-            }
+    /// Goes on with the list of channels that was asked for first, by a turn's share.
+    pub(super) fn list_channels_on(&mut self) {
+        let Some(hub) = &mut self.hub else { return };
+        let Some(mut list) = hub.lists.pop_front() else { return };
+        let next = hub.home.scan(list.cursor, LISTED_CHANNELS, |name, members| {
+            list.see(name, members);
         });
-        // Nobody waits any more if this fails.
-        let _ = reply.send(Channels { names: first.into_sorted_vec() });
+        match next {
+            Some(cursor) => hub.lists.push_front(ChannelList { cursor, ..list }),
+            None => {
+                // Nobody waits any more if this fails.
+                let _ = list.reply.send(Channels { names: list.first.into_sorted_vec() });
+            }
+        }
     }
 
     /// Text of the server's own to a connection: an answer or a notice.
     pub(super) fn say(&mut self, index: u32, text: String) {
         self.tell(index, text.into_bytes());
     }
-}
-
-fn matches(info: &ConnectionInfo, filter: &Filter) -> bool {
-    let address = || {
-        let text = info.address.as_deref()?;
-        text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip())
-    };
-    filter.user.as_ref().is_none_or(|user| info.user.as_ref() == Some(user))
-        && filter.address.is_none_or(|wanted| address() == Some(wanted))
 }

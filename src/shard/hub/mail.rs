@@ -89,6 +89,8 @@ pub enum HubMail {
         channel: ChannelName,
         position: Position,
     },
+    /// A channel is crowded no more: who waits for that may look.
+    Room,
     /// The connection was continued by another.
     Replaced(ConnectionId),
     Act {

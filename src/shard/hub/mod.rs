@@ -7,7 +7,8 @@
 //!
 //! What waits for a shard is counted in bytes: mail, and what it has read and not handed to members
 //! yet. Past the bound of a mailbox, connections that publish to that shard are not read from until
-//! it has drained; past twice the bound, publications for it are dropped, and its members told of
+//! it has drained, nor are those that publish to a channel whose members lag far behind; past twice
+//! the bound, publications for it are dropped, and its members told of
 //! the gap before anything that follows it, so that no shard ever waits for another.
 
 mod backlog;
@@ -17,7 +18,7 @@ pub mod mail;
 mod portable;
 mod sessions;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publica
 use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Effects, HubSession, Realm};
 use backlog::Backlog;
+use commands::ChannelList;
 use mail::{Act, CountReply, HubMail};
 pub use portable::ItemState;
 
@@ -113,11 +115,13 @@ pub(super) struct HubState {
     again: VecDeque<u32>,
     /// Connections that are to be closed because they do not read.
     condemned: Vec<u32>,
-    /// Connections that are not read from until a mailbox has drained.
-    crowded: HashSet<crate::driver::Token>,
+    /// Connections that are not read from until a mailbox, or the channel that they publish to, has
+    /// drained.
+    crowded: HashMap<crate::driver::Token, ChannelName>,
     /// Publications dropped on the way to other shards: the last of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
+    lists: VecDeque<ChannelList>,
     effects: Effects,
     /// The home has more to work through.
     unfinished: bool,
@@ -142,9 +146,10 @@ impl HubState {
             touched: Vec::new(),
             again: VecDeque::new(),
             condemned: Vec::new(),
-            crowded: HashSet::new(),
+            crowded: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
+            lists: VecDeque::new(),
             effects: Effects::default(),
             unfinished: false,
             unix_ms: 0,
@@ -202,6 +207,7 @@ impl HubState {
             || self.members.has_work()
             || !self.broadcasts.is_empty()
             || !self.again.is_empty()
+            || !self.lists.is_empty()
     }
 }
 
@@ -241,11 +247,19 @@ impl Core {
         self.hub_work();
         self.fan_out();
         self.broadcast_on();
+        self.list_channels_on();
         self.close_condemned();
         let Some(hub) = &mut self.hub else { return false };
         if self.tick != hub.aged_tick {
             hub.aged_tick = self.tick;
             hub.home.expire(hub.unix_ms, AGED_CHANNELS);
+        }
+        for (channel, is_crowded) in hub.members.take_turned() {
+            self.directory.set_crowded(channel, is_crowded);
+            if !is_crowded {
+                let others = (0..hub.shards as u16).filter(|shard| *shard != self.id);
+                hub.posts.extend(others.map(|shard| (shard, HubMail::Room)));
+            }
         }
         let backlog_bytes = hub.local_bytes + hub.members.queued_bytes();
         self.directory.set_backlog(self.id, backlog_bytes);
@@ -266,11 +280,14 @@ impl Core {
             HubMail::Lagging { channel, position } => {
                 hub.members.push(&channel, crate::hub::Op::Lagging(position));
             }
+            HubMail::Room => {}
             HubMail::Replaced(id) => self.replaced(id),
             HubMail::Act { target, act, reply } => self.act(target, act, reply),
             HubMail::List { filter, reply } => self.list(&filter, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
-                self.list_channels(&prefix, after.as_deref(), limit, reply);
+                let first = std::collections::BinaryHeap::new();
+                let list = ChannelList { prefix, after, limit, reply, first, cursor: 0 };
+                hub.lists.push_back(list);
             }
         }
     }
@@ -390,7 +407,10 @@ impl Core {
         if full || hub.crowded.is_empty() {
             return;
         }
-        for token in std::mem::take(&mut hub.crowded) {
+        let directory = &self.directory;
+        let free = |channel: &mut ChannelName| !directory.is_crowded(channel);
+        let free: Vec<_> = hub.crowded.extract_if(|_, channel| free(channel)).collect();
+        for (token, _) in free {
             if let Some(index) = self.find(token)
                 && let Some(hub) = &mut self.hub
             {

@@ -224,15 +224,17 @@ impl Core {
         let token = self.slots.contains(index as usize).then(|| self.token(index));
         let Some(hub) = &mut self.hub else { return };
         let home = hub.shared.home_of(request.channel.as_str(), hub.shards);
-        let publishes = matches!(request.verb, Verb::Publish { .. });
+        let directory = &self.directory;
+        if matches!(request.verb, Verb::Publish { .. })
+            && (directory.mail_bytes(home) > bytes_max || directory.is_crowded(&request.channel))
+        {
+            hub.crowded.extend(token.map(|token| (token, request.channel.clone())));
+        }
         let mail = HubMail::Ask(request);
         if home == self.id {
             hub.post_here(mail);
         } else {
             hub.posts.push((home, mail));
-        }
-        if publishes && self.directory.mail_bytes(home) > bytes_max {
-            hub.crowded.extend(token);
         }
     }
 
@@ -251,7 +253,7 @@ impl Core {
         let Some(hub) = &self.hub else { return false };
         let Some(seated) = hub.seated(index) else { return false };
         seated.session.is_holding()
-            || (!hub.crowded.is_empty() && hub.crowded.contains(&self.token(index)))
+            || (!hub.crowded.is_empty() && hub.crowded.contains_key(&self.token(index)))
     }
 
     /// Reads again, where nothing else stands against it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use seawall::driver::sim::Faults;
+use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
 use serde_json::json;
 
@@ -41,10 +41,8 @@ const EACH: u64 = 2;
 const CONTENT_BYTES: usize = 7_500;
 const MAILBOX_BYTES: u64 = 1 << 20;
 
-/// Publishers that are faster than the fan-out are made to wait; what they had on its way is
-/// dropped past twice the bound, and each member told before it hears of what follows.
-#[test]
-fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
+/// Members of one channel on two shards that make one delivery, of a full batch, in a turn.
+fn slow_fanout() -> (World, Vec<Peer>) {
     let budget = HistoryBudget::new(1 << 30);
     let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
         Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
@@ -58,6 +56,14 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
     let members: Vec<_> =
         (0..MEMBERS).map(|n| connect(&world, (n % 2) as u16, &[&subscribe])).collect();
     until(&mut world, "all are members", |world| world.totals().gauges.channel_members == MEMBERS);
+    (world, members)
+}
+
+/// Publishers that are faster than the fan-out are made to wait; what they had on its way is
+/// dropped past twice the bound, and each member told before it hears of what follows.
+#[test]
+fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
+    let (mut world, members) = slow_fanout();
     let content = "x".repeat(CONTENT_BYTES);
     let publish = json!({"type": "publish", "channel": "a", "content": content});
     let publishes = vec![&publish; EACH as usize];
@@ -93,6 +99,29 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
         assert_eq!(stands, PUBLISHERS * EACH, "each hears of the last one, or of its loss");
     }
     members.iter().chain(&publishers).for_each(seawall::driver::sim::Peer::reset);
+    (0..100).for_each(|_| world.turn_shards());
+    world.drain();
+    world.check_laws(true);
+}
+
+/// However fast somebody publishes, members lag by some batches at most: the rest waits outside.
+#[test]
+fn a_publisher_waits_for_the_members_of_its_channel() {
+    let (mut world, members) = slow_fanout();
+    let publish = json!({"type": "publish", "channel": "a", "content": 1});
+    let count = 6_000;
+    let publisher = connect(&world, 0, &vec![&publish; count as usize]);
+    let mut most = 0;
+    until(&mut world, "all is delivered", |world| {
+        let numbers = world.totals();
+        most = most.max(numbers.gauges.mailbox_bytes);
+        numbers.counters.deliveries == count * MEMBERS
+    });
+    // On each shard 256 that may lag, and what a turn's receive buffers had brought by then: of
+    // three megabytes.
+    assert!(most < 1_000_000, "{most} bytes waited");
+    assert_eq!(world.totals().counters.dropped_lagging, 0);
+    members.iter().chain([&publisher]).for_each(|peer| peer.reset());
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);

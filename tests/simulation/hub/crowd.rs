@@ -42,7 +42,7 @@ pub(super) fn connect(world: &World, shard: u16, says: &[impl ToString]) -> Peer
 
 #[track_caller]
 pub(super) fn until(world: &mut World, what: &str, mut is_so: impl FnMut(&World) -> bool) {
-    for _ in 0..2_000 {
+    for _ in 0..20_000 {
         world.turn_shards();
         if is_so(world) {
             return;

@@ -4,6 +4,7 @@
 mod bounds;
 mod crowd;
 mod delayed;
+mod epochs;
 mod member;
 
 use std::cell::RefCell;
