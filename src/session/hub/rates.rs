@@ -8,8 +8,8 @@ use crate::admission::limiter::{Excess, Kind};
 use crate::hub::Code;
 
 impl HubSession {
-    /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it is too much, and dealt
-    /// with.
+    /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it
+    /// is too much, and dealt with.
     pub(super) fn is_too_much(
         &mut self,
         call: &mut Call<'_>,

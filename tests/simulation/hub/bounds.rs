@@ -98,7 +98,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
         }
         assert_eq!(stands, PUBLISHERS * EACH, "each hears of the last one, or of its loss");
     }
-    members.iter().chain(&publishers).for_each(seawall::driver::sim::Peer::reset);
+    members.iter().chain(&publishers).for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
@@ -121,7 +121,7 @@ fn a_publisher_waits_for_the_members_of_its_channel() {
     // three megabytes.
     assert!(most < 1_000_000, "{most} bytes waited");
     assert_eq!(world.totals().counters.dropped_lagging, 0);
-    members.iter().chain([&publisher]).for_each(|peer| peer.reset());
+    members.iter().chain([&publisher]).for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);

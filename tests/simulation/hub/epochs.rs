@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use seawall::driver::sim::Faults;
+use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{ChannelName, Done, Draft, HistoryBudget, Log, MemoryLog, Range, Retention};
 use serde_json::{Value, json};
 
@@ -124,7 +124,7 @@ fn members_are_told_first_when_the_past_is_lost() {
         assert_eq!((&answer["recovered"], &answer["epoch"]), (&json!(false), &gap["epoch"]));
         back.reset();
     }
-    members.iter().chain([&first, &second]).for_each(|peer| peer.reset());
+    members.iter().chain([&first, &second]).for_each(Peer::reset);
     (0..50).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
