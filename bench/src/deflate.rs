@@ -28,7 +28,7 @@ impl Offer {
         }
     }
 
-    /// Whether the server's answer is an agreement we can live with ([`agreed`]).
+    /// Whether the server's answer is an agreement we can live with (see `agreed`).
     pub fn is_agreed(self, answer: &str) -> bool {
         agreed(answer, self == Self::Takeover)
     }
