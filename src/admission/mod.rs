@@ -123,7 +123,7 @@ pub struct Limits {
     /// Bits of an address that tell clients apart.
     pub address_prefix_v4: u8,
     pub address_prefix_v6: u8,
-    /// See [`Admission::is_short`].
+    /// See [`Admission::weigh`].
     pub memory_bytes_max: u64,
 }
 

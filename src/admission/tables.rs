@@ -159,7 +159,7 @@ impl Rates {
         Self(empty())
     }
 
-    /// See [`take`].
+    /// Takes so many times out of what a key may do.
     ///
     /// # Errors
     /// After how many nanoseconds to try again.

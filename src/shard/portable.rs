@@ -37,7 +37,7 @@ pub enum Untold {
     Receiver(UntoldReceiver),
 }
 
-/// Where it stands. See [`Stage`].
+/// Where it stands, as stages go.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum StageState {
     Proxy { bytes: Vec<u8>, scanned: usize, age_us: u32 },

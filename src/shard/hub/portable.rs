@@ -7,7 +7,7 @@ use super::backlog::{Backlog, Item};
 use crate::hub::{ChannelName, ConnectionId, Epoch, Position, Publication};
 use crate::session::hub::{HubSession, SessionState};
 
-/// See [`Item`].
+/// Something that waits for the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum ItemState {
     Message(PublicationState),
