@@ -354,7 +354,11 @@ impl Core {
         let at_ns = u64::from_be_bytes(*at);
         if self.slots[index as usize].pinged && tag == self.ping_tag(index, at_ns).to_be_bytes() {
             self.counters.pongs_received += 1;
-            self.histograms.rtt.record(self.now_ns.saturating_sub(at_ns));
+            let took_ns = self.now_ns.saturating_sub(at_ns);
+            self.histograms.rtt.record(took_ns);
+            if let Some(hub) = &mut self.hub {
+                hub.note_rtt(index, took_ns);
+            }
             self.schedule_ping(index);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::client::{Client, KEYS, OPEN, call, delete, get, got, position, post, posted, text};
-use crate::support::Server;
+use crate::support::{Server, wait_until};
 
 /// Status and code of a refusal, whose body has the one form that all have.
 #[track_caller]
@@ -355,4 +355,19 @@ fn very_many_channels_are_listed_once_each_in_order() {
     assert!(listed.into_iter().eq((0..10_000).map(name)));
     let page = got(&server, "/v1/channels?prefix=c0999&limit=5");
     assert_eq!((page["channels"].as_object().unwrap().len(), &page["next"]), (5, &json!("c09994")));
+}
+
+#[test]
+fn the_last_round_trip_is_told() {
+    let server =
+        Server::start("[[route]]\npath = \"/ws\"\nhandler = \"hub\"\nping_interval_ms = 100\n");
+    let mut client = Client::open(&server);
+    let id = client.connection();
+    let told = || got(&server, &format!("/v1/connections/{id}"))["rtt_us"].as_u64();
+    wait_until("a ping is answered", || {
+        // Asking has the client read, and answer pings.
+        client.get(json!({"type": "ping"}), "pong");
+        told().is_some()
+    });
+    assert!(told().is_some_and(|rtt_us| rtt_us > 0));
 }

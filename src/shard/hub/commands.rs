@@ -169,6 +169,7 @@ impl Core {
             messages_sent: slot.messages_sent,
             queue_bytes: (outbox + backlog) as u64,
             dropped: session.dropped,
+            rtt_us: (seated.rtt_us > 0).then_some(seated.rtt_us),
             subscriptions: session
                 .subscriptions
                 .iter()

@@ -49,6 +49,9 @@ pub struct ConnectionInfo {
     pub queue_bytes: u64,
     /// Channel messages dropped because it did not read.
     pub dropped: u32,
+    /// Round trip of the last heartbeat (µs), once there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u32>,
     pub subscriptions: Vec<String>,
 }
 

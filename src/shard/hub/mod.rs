@@ -84,6 +84,8 @@ struct Seated {
     place: u32,
     /// Whether it counts among those of its user on all shards.
     counted: bool,
+    /// Of the last ping (µs); 0: none was answered yet.
+    rtt_us: u32,
 }
 
 /// Something that is sent to, or done with, all connections of the shard, some in each turn.
@@ -173,6 +175,13 @@ impl HubState {
 
     pub(super) fn unix_s(&self) -> u64 {
         self.unix_ms / 1000
+    }
+
+    /// Keeps how long the last ping took.
+    pub(super) fn note_rtt(&mut self, index: u32, took_ns: u64) {
+        if let Some(seated) = self.seated_mut(index) {
+            seated.rtt_us = (took_ns / 1000).clamp(1, u64::from(u32::MAX)) as u32;
+        }
     }
 
     /// The user of a connection.

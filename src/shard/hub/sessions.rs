@@ -117,7 +117,7 @@ impl Core {
             hub.sessions.resize_with(index as usize + 1, || None);
         }
         hub.sessions[index as usize] =
-            Some(Box::new(Seated { session, backlog: None, place: 0, counted: false }));
+            Some(Box::new(Seated { session, backlog: None, place: 0, counted: false, rtt_us: 0 }));
         let most = self.config.limits.admission.connections_per_user_max;
         let listed = hub.list_user(index, most);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
