@@ -274,9 +274,7 @@ fn connections_are_listed_and_looked_at() {
     }
     let id = client.connection();
     clients.remove(0).close();
-    crate::support::wait_until("it is gone", || {
-        get(&server, &format!("/v1/connections/{id}")).0 == 404
-    });
+    wait_until("it is gone", || get(&server, &format!("/v1/connections/{id}")).0 == 404);
     for path in [
         "/v1/connections/x",
         "/v1/connections?limit=0",
