@@ -117,7 +117,8 @@ fn a_steady_echo_allocates_nothing() {
     });
     let mut streams: Vec<_> = (0..20).map(|_| connect(bound)).collect();
     for payload in [&[7; 300][..], &[8; 9000][..]] {
-        echoes(&mut streams, 50, payload);
+        // Long enough for the pools to have met the clients' worst pace.
+        echoes(&mut streams, 200, payload);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         echoes(&mut streams, 50, payload);
         let during = ALLOCATIONS.load(Ordering::Relaxed) - before;

@@ -1,7 +1,6 @@
 //! The graceful end as operators see it: begun by a signal or a call, told about each second.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -29,13 +28,10 @@ impl Orders {
 }
 
 /// Says each second how many are left, until nobody is.
-pub(super) async fn report(directory: Arc<Directory>, draining: Arc<AtomicBool>) {
+pub(super) async fn report(directory: Arc<Directory>) {
     let open = || -> u64 {
         (0..directory.len() as u16).map(|shard| u64::from(directory.open(shard))).sum()
     };
-    while !draining.load(Ordering::Relaxed) {
-        tokio::time::sleep(EACH / 10).await;
-    }
     let mut left = open();
     while left > 0 {
         tokio::time::sleep(EACH).await;

@@ -18,6 +18,8 @@ use crate::shard::mailbox::Directory;
 /// (measured: TCP 2368, inode 832, file 192, entry 192, security 32 bytes).
 const SOCKET_BYTES: u64 = 3616;
 const EACH: Duration = Duration::from_millis(100);
+/// How soon a bound that a reload brings is noticed.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Memory in use.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +53,9 @@ impl Usage {
 pub(super) async fn watch(directory: Arc<Directory>, config: Arc<ArcSwap<Config>>) {
     let mut before = Shortage::None;
     loop {
-        tokio::time::sleep(EACH).await;
         let most = config.load().limits.admission.memory_bytes_max;
         if most == 0 && before == Shortage::None {
+            tokio::time::sleep(IDLE).await;
             continue;
         }
         let used = Usage::read(&directory).total_bytes();
@@ -62,6 +64,7 @@ pub(super) async fn watch(directory: Arc<Directory>, config: Arc<ArcSwap<Config>
             tell(now, used, most);
             before = now;
         }
+        tokio::time::sleep(EACH).await;
     }
 }
 

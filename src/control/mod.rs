@@ -80,7 +80,6 @@ async fn supervise(
     }
     let (orders, ordered) = Orders::new();
     tokio::spawn(memory::watch(server.directory(), server.live_config()));
-    tokio::spawn(drain::report(server.directory(), draining.clone()));
     // Removed at the end, whatever the end is.
     let _socket_file = admin.and_then(|listener| {
         let state = admin::State::new(&server, collector.clone(), draining.clone(), errors, orders);
@@ -182,6 +181,7 @@ async fn watch(
         } else {
             tracing::info!(cause = signalled, "draining; a second signal ends at once");
             server.tell(|| Mail::Drain);
+            tokio::spawn(drain::report(server.directory()));
             let deadline_ms = server.config().drain.deadline_ms;
             let deadline = Duration::from_millis(deadline_ms.into()) + GRACE;
             overdue.as_mut().reset(tokio::time::Instant::now() + deadline);

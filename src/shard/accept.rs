@@ -10,11 +10,14 @@ use std::net::SocketAddr;
 use super::core::Arrival;
 use super::mailbox::Mail;
 use super::{ORPHAN, SURPLUS_MAX, Shard};
+use crate::admission::Standing;
 use crate::driver::{Driver, Socket, Token};
 use crate::shard::timers;
 
 /// How long accepts rest after the kernel had no descriptors or memory for one (ms).
 const BACK_OFF_MS: u32 = 100;
+/// Connections of a shard that wait to be refused, at most.
+const REFUSALS_MAX: u32 = 4096;
 
 impl<D: Driver> Shard<D> {
     pub(super) fn accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
@@ -48,6 +51,12 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Connections that may be here only to be told why they may not stay: those who are refused
+    /// and say nothing must not take the places of others.
+    fn refusals_max(&self) -> u32 {
+        (self.room() / 8).clamp(SURPLUS_MAX, REFUSALS_MAX)
+    }
+
     fn room(&self) -> u32 {
         self.core.config.limits.connections_per_shard_max
     }
@@ -77,6 +86,11 @@ impl<D: Driver> Shard<D> {
             return;
         }
         let standing = self.core.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
+        if matches!(standing, Standing::Refused(_)) && self.core.refused >= self.refusals_max() {
+            self.core.counters.dropped_full += 1;
+            self.driver.close(arrival.socket, ORPHAN);
+            return;
+        }
         let index = self.core.insert(arrival, standing);
         self.settle(index);
     }

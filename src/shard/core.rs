@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub wheel: Wheel,
     pub pools: Pools,
     pub meter: Meter,
+    /// Slots of connections that are here to be refused.
+    pub refused: u32,
     pub inflaters: Inflaters,
     pub deflaters: Deflaters,
     /// Who the token of the request at hand names.
@@ -113,6 +115,7 @@ impl Core {
             wheel: Wheel::new(tick),
             pools,
             meter: Meter::default(),
+            refused: 0,
             inflaters,
             deflaters: Deflaters::new(stopwatch),
             admitted: None,
@@ -203,6 +206,7 @@ impl Core {
         }) as u32;
         self.slots_high = self.slots_high.max(index + 1);
         self.gauges.handshakes += 1;
+        self.refused += u32::from(matches!(standing, Standing::Refused(_)));
         self.set_deadline(index);
         index
     }
@@ -215,6 +219,7 @@ impl Core {
         let limits = &self.config.limits.admission;
         self.directory.admission().leave(limits, slot.standing, address);
         self.meter.forget(index);
+        self.refused -= u32::from(matches!(slot.standing, Standing::Refused(_)));
         assert_eq!(slot.in_flight, 0, "a slot dies only when the kernel holds nothing of it");
         self.gauges.parked -= u64::from(slot.parked);
         if let Some(mut outbox) = slot.outbox {

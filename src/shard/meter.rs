@@ -45,10 +45,7 @@ impl Meter {
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
-        if self.0.len() <= index as usize {
-            self.0.resize_with(index as usize + 1, || None);
-        }
-        let limiter = self.0[index as usize].get_or_insert_default();
+        let limiter = self.place(index).get_or_insert_default();
         let user = hub.and_then(|hub| hub.user(index)).zip(hub.map(HubState::admission));
         for (kind, times) in KINDS.into_iter().zip([1, bytes as u32]) {
             let taken = limiter.take(bounds, kind, times, user, now_ns);
@@ -64,10 +61,14 @@ impl Meter {
 
     /// Gives a connection what it had left elsewhere.
     pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
+        *self.place(index) = Some(Box::new(limiter));
+    }
+
+    fn place(&mut self, index: u32) -> &mut Option<Box<Limiter>> {
         if self.0.len() <= index as usize {
             self.0.resize_with(index as usize + 1, || None);
         }
-        self.0[index as usize] = Some(Box::new(limiter));
+        &mut self.0[index as usize]
     }
 
     /// The connection is gone.

@@ -69,6 +69,31 @@ fn a_connection_that_only_waits_counts_as_well() {
 }
 
 #[test]
+fn who_is_refused_and_says_nothing_takes_no_others_place() {
+    let server = Server::start_with(
+        &["--listen", "127.0.0.1:0", "--shards", "1"],
+        "[limits]\nconnections_per_shard_max = 200\nconnections_per_address_max = 2\n\
+         retry_after_s = 7\n",
+    );
+    let connect = || {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.connect(&server.address().into()).unwrap();
+        socket
+    };
+    let flood: Vec<_> = (0..400).map(|_| connect()).collect();
+    wait_until("the flood is dealt with", || server.metrics().get("accepted_total") == 400);
+    let metrics = server.metrics();
+    assert!(metrics.sum("shard_connections") < 100, "{}", metrics.sum("shard_connections"));
+    assert!(metrics.get("dropped_full_total") >= 300, "{}", metrics.get("dropped_full_total"));
+    attempt(&server, "/echo", "", "127.0.0.3").expect("another has its place").echo("hello");
+    drop(flood);
+    wait_until("they are gone", || server.metrics().sum("shard_connections") == 0);
+    attempt(&server, "/echo", "", "127.0.0.2").expect("there is room again");
+}
+
+#[test]
 fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
     let server = Server::start(
         "[limits]\nconnections_per_address_max = 1\nretry_after_s = 7\n[[listener]]\n\
