@@ -24,9 +24,8 @@ const TOUCHED_KIB_MAX: u64 = 128 * 1024;
 /// gains by each connection.
 fn attacked(name: &str, server: &Server, counter: (&str, u64), count: usize, attack: fn(Raw)) {
     let mut client = Raw::open(server.address());
-    let rounds = crate::ROUNDS as u64;
     let before = server.metrics().get(counter.0);
-    leaves_at_most(TOUCHED_KIB_MAX, &format!("{count} {name}"), server, || {
+    let rounds = leaves_at_most(TOUCHED_KIB_MAX, &format!("{count} {name}"), server, || {
         let address = server.address();
         during(name, &mut client, || {
             std::thread::scope(|scope| {
@@ -38,7 +37,7 @@ fn attacked(name: &str, server: &Server, counter: (&str, u64), count: usize, att
     });
     let gained = server.metrics().get(counter.0) - before;
     // The good client counts where messages do.
-    assert!(gained >= rounds * count as u64 * counter.1, "{}: {gained}", counter.0);
+    assert!(gained >= (rounds * count) as u64 * counter.1, "{}: {gained}", counter.0);
 }
 
 #[test]
@@ -112,7 +111,7 @@ fn flood_without_reading(name: &str, frame: &[u8], counter: &str) {
     let mut client = Raw::open(server.address());
     let before = server.metrics().get(counter);
     let flood = frame.repeat(65_536 / frame.len());
-    leaves_at_most(TOUCHED_KIB_MAX, &format!("{count} {name}"), &server, || {
+    let rounds = leaves_at_most(TOUCHED_KIB_MAX, &format!("{count} {name}"), &server, || {
         during(name, &mut client, || {
             std::thread::scope(|scope| {
                 for _ in 0..count {
@@ -126,7 +125,7 @@ fn flood_without_reading(name: &str, frame: &[u8], counter: &str) {
         });
     });
     let metrics = server.metrics();
-    let all = (crate::ROUNDS * count) as u64;
+    let all = (rounds * count) as u64;
     assert_eq!(metrics.get("slow_reader_closes_total"), all, "each is closed for it");
     assert_eq!(metrics.get("closed_total{code=\"4413\"}"), all);
     assert!(metrics.get("read_pauses_total") >= all, "each was no longer read from first");

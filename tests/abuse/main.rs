@@ -76,8 +76,8 @@ fn leaves_nothing(name: &str, server: &Server, flood: impl FnMut()) {
     leaves_at_most(TOUCHED_KIB_MAX, name, server, flood);
 }
 
-/// The same, where so much memory (KiB) may stay touched.
-fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl FnMut()) {
+/// The same, where so much memory (KiB) may stay touched; gives the number of floods.
+fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl FnMut()) -> usize {
     let before = holdings(server);
     let mut memory_kib = vec![server.anonymous_kib()];
     let begun = Instant::now();
@@ -100,17 +100,16 @@ fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl
         memory_kib.push(server.anonymous_kib());
     }
     let took = begun.elapsed();
-    figure(&format!(
-        "{name}, {} times in {took:.1?}: {memory_kib:?} KiB resident",
-        memory_kib.len() - 1
-    ));
+    let rounds = memory_kib.len() - 1;
+    figure(&format!("{name}, {rounds} times in {took:.1?}: {memory_kib:?} KiB resident"));
     let least = least(&memory_kib);
     assert!(least <= LEFT_KIB_MAX, "{name}: each left {least} KiB or more: {memory_kib:?}");
-    let touched = memory_kib[memory_kib.len() - 1].saturating_sub(memory_kib[0]);
+    let touched = memory_kib[rounds].saturating_sub(memory_kib[0]);
     assert!(touched <= touched_kib * factor() as u64, "{name} keeps {touched} KiB");
     let metrics = server.metrics();
     let ended = metrics.get("connections_open") + metrics.sum("closed_total");
     assert_eq!(metrics.get("opened_total"), ended, "opened = open + closed");
+    rounds
 }
 
 /// Echoes in lock-step until told to stop, and at least `count` times; gives the latencies, sorted.

@@ -1,0 +1,62 @@
+//! What the kernel knows of a TCP connection: a part of `TCP_INFO`, tcp(7).
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// How a connection does, as TCP sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TcpInfo {
+    /// Smoothed round trip time, and how much it varies (µs).
+    pub rtt_us: u32,
+    pub rtt_variance_us: u32,
+    /// After how long without an acknowledgement a segment is sent again (µs).
+    pub retransmit_timeout_us: u32,
+    /// Segments sent again since the connection began.
+    pub retransmits: u32,
+    /// Segments sent and not yet acknowledged, and those of them that are held lost.
+    pub unacknowledged: u32,
+    pub lost: u32,
+    /// Segments that may be under way at once.
+    pub congestion_window: u32,
+    /// Bytes of a segment that is sent, at most.
+    pub segment_bytes: u32,
+    /// Since data was last sent, and received (ms).
+    pub last_sent_ms: u32,
+    pub last_received_ms: u32,
+}
+
+impl TcpInfo {
+    /// Asks the kernel.
+    ///
+    /// # Errors
+    /// An errno, where the descriptor is no TCP socket.
+    pub(super) fn of(descriptor: BorrowedFd<'_>) -> Result<Self, i32> {
+        // SAFETY: all-zero is a valid structure of numbers.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which the structure has.
+        let result = unsafe {
+            libc::getsockopt(
+                descriptor.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_INFO,
+                (&raw mut info).cast(),
+                &raw mut len,
+            )
+        };
+        if result != 0 {
+            return Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
+        }
+        Ok(Self {
+            rtt_us: info.tcpi_rtt,
+            rtt_variance_us: info.tcpi_rttvar,
+            retransmit_timeout_us: info.tcpi_rto,
+            retransmits: info.tcpi_total_retrans,
+            unacknowledged: info.tcpi_unacked,
+            lost: info.tcpi_lost,
+            congestion_window: info.tcpi_snd_cwnd,
+            segment_bytes: info.tcpi_snd_mss,
+            last_sent_ms: info.tcpi_last_data_sent,
+            last_received_ms: info.tcpi_last_data_recv,
+        })
+    }
+}
