@@ -257,6 +257,29 @@ fn a_socket_leaves_as_a_descriptor_and_comes_back() {
 }
 
 #[test]
+fn tcp_is_asked_about_a_connection_that_goes_on() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    let open_files = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open_files();
+    for _ in 0..100 {
+        driver.measure(socket, TOKEN);
+        match next(&mut driver) {
+            Completion::Measured { token: TOKEN, result } => {
+                let tcp = result.unwrap();
+                assert!(tcp.segment_bytes >= 536 && tcp.congestion_window > 0, "{tcp:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // Other tests of this process open and close some meanwhile.
+    assert!(open_files() < before + 50, "descriptors do not stay");
+    client.write_all(b"still here").unwrap();
+    assert_eq!(receive(&mut driver, 10), b"still here");
+}
+
+#[test]
 fn a_bell_and_a_doorbell_wake_a_waiting_ring() {
     let peers = Peers::new(2);
     let (mut one, mut two) = (engine(0, &peers, 16, 1024), engine(1, &peers, 16, 1024));

@@ -116,7 +116,12 @@ fn listed(answer: &Value, now_ms: u64) -> String {
 fn one(answer: &Value) -> String {
     let mut out = String::new();
     let fields = answer.as_object().into_iter().flatten();
-    for (name, value) in fields.filter(|(name, _)| *name != "subscriptions") {
+    let tcp = answer["tcp"].as_object().into_iter().flatten();
+    let tcp = tcp.map(|(name, value)| (format!("tcp {name}"), value));
+    let fields = fields.map(|(name, value)| (name.clone(), value));
+    for (name, value) in
+        fields.filter(|(_, value)| !value.is_array() && !value.is_object()).chain(tcp)
+    {
         let value = match (name.as_str(), value) {
             ("since", Value::Number(since)) => {
                 let age_ms = now_ms().saturating_sub(since.as_u64().unwrap_or(0));
@@ -126,10 +131,10 @@ fn one(answer: &Value) -> String {
             (_, other) => other.to_string(),
         };
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{:<18} {value}", name.replace('_', " "));
+        let _ = writeln!(out, "{:<25} {value}", name.replace('_', " "));
     }
     for channel in answer["subscriptions"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "{:<18} {}", "channel", channel.as_str().unwrap_or_default());
+        let _ = writeln!(out, "{:<25} {}", "channel", channel.as_str().unwrap_or_default());
     }
     out
 }

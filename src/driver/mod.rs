@@ -23,7 +23,7 @@ pub mod batch;
 pub mod host;
 pub mod listener;
 pub mod sim;
-
+pub mod tcp;
 pub mod token;
 pub mod uring;
 
@@ -33,6 +33,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub use batch::{Batch, Segment};
+pub use tcp::TcpInfo;
 pub use token::Token;
 
 /// A connection's socket, as its driver names it.
@@ -114,6 +115,8 @@ pub enum Completion {
     Passed { token: Token, result: Result<(), i32> },
     /// A socket left the driver as a plain descriptor.
     Detached { token: Token, result: Result<OwnedFd, i32> },
+    /// What TCP knows of the connection, or an errno.
+    Measured { token: Token, result: Result<TcpInfo, i32> },
     /// A plain descriptor became a socket of this driver.
     Adopted { token: Token, result: Result<Socket, i32> },
     /// Mail has come.
@@ -209,6 +212,8 @@ pub trait Driver {
     fn doorbell(&mut self, shard: u16);
     /// Hands the socket to another shard, where it arrives under `key` (below 2^56).
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64);
+    /// Asks what TCP knows of the connection.
+    fn measure(&mut self, socket: Socket, token: Token);
     /// Turns the socket into a plain descriptor.
     fn detach(&mut self, socket: Socket, token: Token);
     /// Takes a plain descriptor in as a socket.

@@ -49,12 +49,13 @@ pub enum Op {
     Arrived,
     Install,
     InstallClose,
+    Measure,
     Adopt,
     StopListening,
 }
 
 impl Op {
-    const ALL: [Op; 18] = [
+    const ALL: [Op; 19] = [
         Op::Accept,
         Op::Receive,
         Op::Send,
@@ -71,6 +72,7 @@ impl Op {
         Op::Arrived,
         Op::Install,
         Op::InstallClose,
+        Op::Measure,
         Op::Adopt,
         Op::StopListening,
     ];

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::core::Lent;
+use super::departures::Departure;
 use super::outbox::Marked;
 use super::slot::{Armed, Stage};
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
@@ -40,6 +41,12 @@ impl<D: Driver> Shard<D> {
             }
             Completion::Arrived { key, socket } => self.arrived(key, socket),
             Completion::Passed { token, result } => self.passed(token, result),
+            Completion::Measured { token, result } => {
+                if let Some(index) = self.finished(token) {
+                    self.looked(token, result);
+                    self.settle(index);
+                }
+            }
             // Nothing asks for these yet.
             Completion::Detached { .. } | Completion::Adopted { .. } => {
                 self.core.counters.stale_completions += 1;
@@ -79,17 +86,14 @@ impl<D: Driver> Shard<D> {
                 }
             }
             Received::Readable => self.core.slots[index as usize].readable = true,
-            Received::End => self.input_ended(index),
+            Received::End => self.departs(index, Departure::Finished),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;
                 self.core.slots[index as usize].starved = true;
                 self.starved.push(token);
             }
             Received::Cancelled => {}
-            Received::Failed(_) => {
-                self.core.slots[index as usize].input_ended = true;
-                self.lost(index);
-            }
+            Received::Failed(_) => self.departs(index, Departure::Broken),
         }
         self.settle(index);
     }
@@ -120,9 +124,7 @@ impl<D: Driver> Shard<D> {
         let asked = lease.len() - start;
         match result {
             Err(errno) if !matches!(errno, libc::EAGAIN | libc::EINTR) => {
-                if !matches!(slot.stage, Stage::Ending) {
-                    self.lost(index);
-                }
+                self.lost(index);
             }
             result => {
                 let taken = result.unwrap_or(0);
@@ -141,23 +143,6 @@ impl<D: Driver> Shard<D> {
         self.settle(index);
     }
 
-    /// The peer has sent its FIN. What was queued for it still leaves.
-    fn input_ended(&mut self, index: u32) {
-        let slot = &mut self.core.slots[index as usize];
-        slot.input_ended = true;
-        let next = match &slot.stage {
-            Stage::Proxy { .. } | Stage::Http { .. } => Stage::Ending,
-            Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
-            Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
-        };
-        self.core.leave(index, next, 1006);
-    }
-
-    fn lost(&mut self, index: u32) {
-        self.core.counters.connection_errors += 1;
-        self.core.abort(index, 1006);
-    }
-
     fn sent(&mut self, batch: Box<Batch>, result: Result<usize, i32>) {
         let Some(index) = self.finished(batch.token) else { return };
         let core = &mut self.core;
@@ -172,9 +157,7 @@ impl<D: Driver> Shard<D> {
                 core.gauges.outbox_bytes -= outbox.bytes() as u64;
                 outbox.restore(batch, &mut core.pools);
                 core.pools.recycle_outbox(slot.outbox.take().expect("it was just looked at"));
-                if !matches!(slot.stage, Stage::Ending) {
-                    self.lost(index);
-                }
+                self.lost(index);
                 return self.settle(index);
             }
         };

@@ -7,13 +7,15 @@
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
 //! each, `turn_frames_max` frames, `turn_codec_bytes_max` bytes through the codecs of compression
-//! (give or take one buffer of input), and `turn_timers_max` timers, so a burst delays the others
-//! by one turn, not by all of itself.
+//! (give or take one buffer of input), `turn_timers_max` timers, and as many ends of connections as
+//! cost no more than its handshakes, so a burst delays the others by one turn, not by all of
+//! itself.
 
 mod accept;
 mod compression;
 mod core;
 mod deadlines;
+mod departures;
 mod dispatch;
 mod drain;
 mod handshake;
@@ -28,7 +30,7 @@ mod settle;
 mod slot;
 mod timers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -40,8 +42,9 @@ use self::core::{Arrival, Core};
 use crate::config::Config;
 use crate::driver::{Driver, Token, Wait};
 use crate::metrics::{Gauges, Snapshot};
+use departures::Departure;
 use drain::Drain;
-use hub::Aftermath;
+use hub::{Aftermath, Looks};
 use mailbox::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
@@ -83,6 +86,8 @@ pub struct Shard<D: Driver> {
     warn_tick: u32,
     arrivals: HashMap<u64, Expected>,
     drain: Option<Drain>,
+    departing: VecDeque<(Token, Departure)>,
+    looks: Looks,
     fired: Vec<u32>,
     housekeeping_tick: u32,
     /// Something happened since the last housekeeping.
@@ -127,6 +132,8 @@ impl<D: Driver> Shard<D> {
             warn_tick: 0,
             arrivals: HashMap::new(),
             drain: None,
+            departing: VecDeque::new(),
+            looks: Looks::default(),
             fired: Vec::new(),
             housekeeping_tick,
             active: false,
@@ -174,6 +181,7 @@ impl<D: Driver> Shard<D> {
         }
         self.core.events = 0;
         self.cut = handled == most || full;
+        self.depart();
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
@@ -233,11 +241,14 @@ impl<D: Driver> Shard<D> {
             return;
         }
         self.cut |= self.core.hub_turn();
-        let Aftermath { posts, touched } = self.core.hub_aftermath();
+        let Aftermath { posts, touched, looks } = self.core.hub_aftermath();
         for (shard, mail) in posts {
             if self.core.directory.post_silently(shard, Mail::Hub(Box::new(mail))) {
                 self.driver.doorbell(shard);
             }
+        }
+        for look in looks {
+            self.measure(look);
         }
         for index in touched {
             if self.core.slots.contains(index as usize) {

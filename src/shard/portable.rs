@@ -135,6 +135,9 @@ impl Core {
         if slot.lending {
             return Err(Untold::Sending);
         }
+        if slot.input_ended && (slot.stage.is_open() || slot.stage.is_handshake()) {
+            return Err(Untold::Gone);
+        }
         let outbox = slot.outbox.as_ref().map(|outbox| outbox.tell(self.now_ns));
         let (session, backlog) = match self.hub.as_deref() {
             Some(hub) => hub.tell(index, self.now_ns).ok_or(Untold::Asking)?,

@@ -272,6 +272,11 @@ fn connections_are_listed_and_looked_at() {
     for name in ["since", "bytes_received", "bytes_sent", "messages_sent"] {
         assert!(fields[name].as_u64().unwrap() > 0, "{name}: {one}");
     }
+    for name in ["segment_bytes", "congestion_window", "retransmit_timeout_us"] {
+        assert!(one["tcp"][name].as_u64().unwrap() > 0, "{name}: {one}");
+    }
+    let listed = got(&server, "/v1/connections");
+    assert!(listed["connections"][0]["tcp"].is_null(), "only where it is asked: {listed}");
     let id = client.connection();
     clients.remove(0).close();
     wait_until("it is gone", || get(&server, &format!("/v1/connections/{id}")).0 == 404);

@@ -139,6 +139,11 @@ impl World {
         }
     }
 
+    /// Leaves mail for a shard.
+    pub(crate) fn post(&self, shard: u16, mail: Mail) {
+        self.directory.post(shard, mail);
+    }
+
     /// Clients act, shards turn, a little time passes.
     pub(crate) fn step(&mut self) {
         for client in &mut self.clients {

@@ -221,6 +221,7 @@ impl Uring {
             Op::Arrived => Some(Completion::Arrived { key: value, socket: Socket(result as u32) }),
             Op::Pass | Op::PassClose => self.passed(op, value as usize, result),
             Op::Install | Op::InstallClose => self.detached(op, value as usize, result),
+            Op::Measure => Some(operations::measured(Token::from_value(value), result)),
             Op::Adopt => {
                 let (token, index, _closed_now) = self.adopting.remove(value as usize);
                 let result = operations::outcome(result).map(|_| Socket(*index as u32));
@@ -488,6 +489,15 @@ impl Driver for Uring {
             Op::Arrived.pack(key),
             Op::Pass.pack(index as u64),
         ));
+    }
+
+    fn measure(&mut self, socket: Socket, token: Token) {
+        if !self.options.features.install {
+            self.ready.push_back(Completion::Measured { token, result: Err(libc::EOPNOTSUPP) });
+            return;
+        }
+        // The ring's own socket commands do not reach TCP's options: it takes a descriptor.
+        self.ring.push(&operations::install(socket, Op::Measure.pack(token.value())));
     }
 
     fn detach(&mut self, socket: Socket, token: Token) {

@@ -3,14 +3,14 @@
 //! Every function that takes an address relies on its caller to keep that memory until the
 //! operation's final completion.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 
 use super::probe::SEND_VECTORIZED;
 use crate::driver::token::Op;
-use crate::driver::{Batch, Socket};
+use crate::driver::{Batch, Completion, Socket, TcpInfo, Token};
 
 /// `IORING_RECVSEND_POLL_FIRST`: do not try before the socket says that it is ready.
 const POLL_FIRST: u8 = 1;
@@ -158,6 +158,16 @@ pub(super) fn pass(ring: RawFd, socket: Socket, arrives_as: u64, user_data: u64)
 
 pub(super) fn install(socket: Socket, user_data: u64) -> Entry {
     opcode::FixedFdInstall::new(fixed(socket), 0).build().user_data(user_data)
+}
+
+/// The descriptor that [`install`] made lives just long enough to ask about the connection.
+pub(super) fn measured(token: Token, result: i32) -> Completion {
+    let result = outcome(result).and_then(|descriptor| {
+        // SAFETY: the kernel has just installed this descriptor for us.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
+        TcpInfo::of(descriptor.as_fd())
+    });
+    Completion::Measured { token, result }
 }
 
 pub(super) fn adopt(descriptor: &mut RawFd, user_data: u64) -> Entry {

@@ -116,11 +116,7 @@ impl Core {
     pub(super) fn list(&self, filter: &Filter, reply: oneshot::Sender<Listed>) {
         let mut listed = Listed::default();
         let end = self.slots_high.min(filter.from_slot.saturating_add(LISTED_SLOTS as u32));
-        let range = match filter.connection {
-            Some(id) => self.slot_of(id).map_or(0..0, |slot| slot..slot + 1),
-            None => filter.from_slot..end,
-        };
-        for index in range {
+        for index in filter.from_slot..end {
             if listed.connections.len() >= filter.limit as usize {
                 listed.next_slot = Some(index);
                 break;
@@ -129,7 +125,7 @@ impl Core {
                 listed.connections.extend(self.describe(index));
             }
         }
-        if filter.connection.is_none() && listed.next_slot.is_none() && end < self.slots_high {
+        if listed.next_slot.is_none() && end < self.slots_high {
             listed.next_slot = Some(end);
         }
         // Nobody waits any more if this fails.
@@ -144,7 +140,7 @@ impl Core {
             && filter.address.is_none_or(|wanted| address() == Some(wanted))
     }
 
-    fn describe(&self, index: u32) -> Option<ConnectionInfo> {
+    pub(super) fn describe(&self, index: u32) -> Option<ConnectionInfo> {
         let slot = self.slots.get(index as usize)?;
         if !matches!(slot.stage, Stage::Open(_)) {
             return None;
@@ -176,6 +172,7 @@ impl Core {
                 .filter(|one| one.is_live())
                 .map(|one| one.channel.to_string())
                 .collect(),
+            tcp: None,
         })
     }
 

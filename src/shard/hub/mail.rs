@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use crate::driver::TcpInfo;
 use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Request, Verb};
 
 /// Where a count goes: of connections that something reached.
 pub type CountReply = tokio::sync::oneshot::Sender<u64>;
+
+/// Where a connection goes that was looked at; `None`: it is gone.
+pub type LookReply = tokio::sync::oneshot::Sender<Option<Box<ConnectionInfo>>>;
 
 /// Which connections.
 #[derive(Clone, Debug)]
@@ -53,6 +57,9 @@ pub struct ConnectionInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u32>,
     pub subscriptions: Vec<String>,
+    /// What TCP knows, where it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpInfo>,
 }
 
 /// Which connections a list wants.
@@ -60,8 +67,6 @@ pub struct ConnectionInfo {
 pub struct Filter {
     pub user: Option<String>,
     pub address: Option<std::net::IpAddr>,
-    /// Only this one.
-    pub connection: Option<ConnectionId>,
     /// Slots from here on.
     pub from_slot: u32,
     pub limit: u32,
@@ -104,6 +109,11 @@ pub enum HubMail {
     List {
         filter: Box<Filter>,
         reply: tokio::sync::oneshot::Sender<Listed>,
+    },
+    /// One connection in full.
+    Look {
+        id: ConnectionId,
+        reply: LookReply,
     },
     Channels {
         prefix: Box<str>,

@@ -14,6 +14,7 @@
 mod backlog;
 mod commands;
 mod fanout;
+mod look;
 pub mod mail;
 mod portable;
 mod sessions;
@@ -30,6 +31,8 @@ use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Effects, HubSession, Realm};
 use backlog::Backlog;
 use commands::ChannelList;
+use look::Look;
+pub(super) use look::Looks;
 use mail::{Act, CountReply, HubMail};
 pub use portable::ItemState;
 
@@ -124,6 +127,8 @@ pub(super) struct HubState {
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
     lists: VecDeque<ChannelList>,
+    /// Connections that TCP is to be asked about.
+    looks: Vec<Look>,
     effects: Effects,
     /// The home has more to work through.
     unfinished: bool,
@@ -152,6 +157,7 @@ impl HubState {
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
             lists: VecDeque::new(),
+            looks: Vec::new(),
             effects: Effects::default(),
             unfinished: false,
             unix_ms: 0,
@@ -225,6 +231,7 @@ impl HubState {
 pub(super) struct Aftermath {
     pub(super) posts: Vec<(u16, HubMail)>,
     pub(super) touched: Vec<u32>,
+    pub(super) looks: Vec<Look>,
 }
 
 impl Core {
@@ -293,6 +300,7 @@ impl Core {
             HubMail::Replaced(id) => self.replaced(id),
             HubMail::Act { target, act, reply } => self.act(target, act, reply),
             HubMail::List { filter, reply } => self.list(&filter, reply),
+            HubMail::Look { id, reply } => self.look(id, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
                 let first = std::collections::BinaryHeap::new();
                 let list = ChannelList { prefix, after, limit, reply, first, cursor: 0 };
@@ -376,6 +384,7 @@ impl Core {
         Aftermath {
             posts: std::mem::take(&mut hub.posts),
             touched: std::mem::take(&mut hub.touched),
+            looks: std::mem::take(&mut hub.looks),
         }
     }
 

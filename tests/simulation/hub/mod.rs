@@ -6,6 +6,7 @@ mod crowd;
 mod delayed;
 mod epochs;
 mod member;
+mod operator;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,10 +20,12 @@ use seawall::hub::{HistoryBudget, Log, MemoryLog};
 use crate::world::World;
 use delayed::DelayedLog;
 use member::{Member, Truth};
+use operator::Operator;
 
 struct Outcome {
     truth: Rc<RefCell<Truth>>,
     dropped: u64,
+    seen: usize,
 }
 
 fn run(seed: u64, late: bool) -> Outcome {
@@ -52,12 +55,15 @@ fn run(seed: u64, late: bool) -> Outcome {
         Member::connect(&world.network, name, shard, truth.clone())
     };
     let mut members: Vec<_> = (0..6).map(connect).collect();
+    let mut operator = Operator::default();
     for _ in 0..400 {
         members.iter_mut().for_each(|one| one.act(&world.network, seed, shards, false));
+        operator.act(&world, shards);
         world.step();
     }
     settle(&mut world, &mut members, seed, shards);
     members.iter().for_each(|one| one.check_complete(seed));
+    let seen = operator.finish(seed);
     let totals = world.totals();
     let live: usize = members
         .iter()
@@ -74,7 +80,7 @@ fn run(seed: u64, late: bool) -> Outcome {
     assert_eq!(world.totals().gauges.channel_members, 0, "seed {seed}: nobody is left");
     world.drain();
     world.check_laws(true);
-    Outcome { truth, dropped }
+    Outcome { truth, dropped, seen }
 }
 
 /// Steps until nothing is under way.
@@ -92,7 +98,7 @@ fn settle(world: &mut World, members: &mut [Member], seed: u64, shards: u16) {
 }
 
 fn run_many(seeds: std::ops::Range<u64>, late: bool) {
-    let (mut recovered, mut resumed, mut messages, mut dropped) = (0, 0, 0, 0);
+    let (mut recovered, mut resumed, mut messages, mut dropped, mut seen) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let outcome = run(seed, late);
         let truth = outcome.truth.borrow();
@@ -100,12 +106,14 @@ fn run_many(seeds: std::ops::Range<u64>, late: bool) {
         resumed += truth.resumed;
         messages += truth.contents.len();
         dropped += outcome.dropped;
+        seen += outcome.seen;
     }
     println!(
         "{messages} messages, {resumed} resumptions, {recovered} recovered, {dropped} dropped"
     );
     assert!(recovered > 50 && resumed > 50 && messages > 1000, "the runs did something");
     assert!(dropped > 0, "some readers were slow");
+    assert!(seen > 1000, "an operator saw {seen}");
 }
 
 #[test]

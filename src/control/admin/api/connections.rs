@@ -225,7 +225,6 @@ pub(super) async fn list(
         let filter = Filter {
             user: query.user.clone(),
             address: query.address,
-            connection: None,
             from_slot,
             limit: limit - connections.len() as u32,
         };
@@ -254,10 +253,10 @@ pub(super) async fn one(
     if id.node != shared.realm.node || usize::from(id.shard) >= state.0.directory.len() {
         return Err(gone());
     }
-    let filter = Filter { connection: Some(id), limit: 1, ..Filter::default() };
-    let listed = look(&state, id.shard, filter).await;
-    match listed.connections.into_iter().next() {
-        Some(info) => Ok(Json(json!(info))),
-        None => Err(gone()),
-    }
+    let (reply, received) = oneshot::channel();
+    let mail = HubMail::Look { id, reply };
+    state.0.directory.post(id.shard, Mail::Hub(Box::new(mail)));
+    // A shard that has ended has no connections.
+    let info = received.await.ok().flatten().ok_or_else(gone)?;
+    Ok(Json(json!(info)))
 }
