@@ -236,6 +236,7 @@ impl Core {
         let queued_before = self.slots[index as usize].outbox.as_ref().map_or(0, |o| o.bytes());
         let mut after = After::Nothing;
         let mut pongs: u32 = 0;
+        let received_at = input.as_ptr().addr();
         while matches!(after, After::Nothing) {
             let slot = &mut self.slots[index as usize];
             let Slot { stage, outbox, messages_received, messages_sent, lending, .. } = slot;
@@ -254,6 +255,7 @@ impl Core {
                 gauges: &mut self.gauges,
                 messages_sent,
                 lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
+                received_at,
                 in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
                 compression: Reply::new(sending, route),
                 deflaters: &mut self.deflaters,

@@ -23,6 +23,7 @@ impl Core {
             gauges: &mut self.gauges,
             messages_sent,
             lent: None,
+            received_at: 0,
             in_place_bytes_min: usize::MAX,
             compression: Reply::new(receiver.sending(), route),
             deflaters: &mut self.deflaters,
@@ -43,6 +44,8 @@ pub(super) struct Replies<'c> {
     pub(super) messages_sent: &'c mut u32,
     /// There, if a reply may leave from the input's own memory: behind it comes nothing more.
     pub(super) lent: Option<&'c mut Option<Lent>>,
+    /// Where the input begins.
+    pub(super) received_at: usize,
     /// From this size on, a reply that is the message itself leaves from the buffer that it came
     /// in: a copy pushes the turn's other messages out of the core's cache.
     pub(super) in_place_bytes_min: usize,
@@ -120,8 +123,10 @@ impl Outlet for Replies<'_> {
         if let (None, Some(lent), Payload::Borrowed(bytes)) =
             (&self.outbox, &mut self.lent, &payload)
             && bytes.len() >= self.in_place_bytes_min
+            && let (header, header_len) = ws::frame_header(kind.opcode(), bytes.len())
+            // The message's own header may have come with earlier bytes, and left no room.
+            && bytes.as_ptr().addr() - self.received_at >= header_len
         {
-            let (header, header_len) = ws::frame_header(kind.opcode(), bytes.len());
             **lent = Some(Lent { address: bytes.as_ptr().addr(), header, header_len });
             return;
         }

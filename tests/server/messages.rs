@@ -43,6 +43,22 @@ fn request_and_frames_may_come_byte_by_byte() {
 }
 
 #[test]
+fn a_header_may_be_cut_before_a_message_that_is_whole() {
+    let server = Server::start("");
+    let mut client = Raw::open(server.address());
+    // Large enough to be answered in place, had the header come with it.
+    for message in ["x".repeat(20), "y".repeat(600), "z".repeat(60_000)] {
+        let frame = text(&message);
+        for cut in 1..14 {
+            client.send(&frame[..cut]);
+            std::thread::sleep(Duration::from_millis(5));
+            client.send(&frame[cut..]);
+            assert_eq!(client.frame(), Frame::text(&message), "cut after {cut} bytes");
+        }
+    }
+}
+
+#[test]
 fn echoes_still_arrive_after_a_half_close() {
     let server = Server::start("");
     let mut client = Raw::open(server.address());
