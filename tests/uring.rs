@@ -157,7 +157,7 @@ fn cancelling_a_receive_loses_no_byte() {
     let (mut ran, mut cancelled) = (false, false);
     while !(ran && cancelled) {
         match next(&mut driver) {
-            Completion::CancelRan { token: TOKEN } => ran = true,
+            Completion::CancelRan { token: TOKEN, found: true } => ran = true,
             Completion::Received { armed: false, what: Received::Cancelled, .. } => {
                 cancelled = true;
             }

@@ -13,7 +13,7 @@ use super::hub::HubState;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
-use super::slot::{Armed, PeerAddress, Slot, Stage, TimerLinks};
+use super::slot::{Armed, Cancel, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
 use crate::admission::Standing;
 use crate::auth::Identity;
@@ -194,8 +194,8 @@ impl Core {
             readable: false,
             paused: false,
             throttled: false,
-            cancelling: false,
-            starved: false,
+            cancel: Cancel::Unasked,
+            held: false,
             input_ended: false,
             lending: false,
             dirty: false,
@@ -295,7 +295,7 @@ impl Core {
         }
         if matches!(next, Stage::Ending) {
             // A cancellation under way may be of the receive alone: all must be cancelled now.
-            slot.cancelling = false;
+            slot.cancel = Cancel::Unasked;
         }
         slot.stage = next;
         slot.stage_tick = self.tick;

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::core::Lent;
-use super::departures::Departure;
+use super::later::Later;
 use super::outbox::Marked;
 use super::slot::{Armed, Stage};
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
@@ -17,12 +17,9 @@ impl<D: Driver> Shard<D> {
                 self.accepted(listener, socket, peer);
             }
             Completion::AcceptFailed { listener, errno } => self.accept_failed(listener, errno),
-            Completion::CancelRan { token } => {
+            Completion::CancelRan { token, found } => {
                 if let Some(index) = self.finished(token) {
-                    let slot = &mut self.core.slots[index as usize];
-                    if !matches!(slot.stage, Stage::Ending) {
-                        slot.cancelling = false;
-                    }
+                    self.core.slots[index as usize].cancel.ran(found);
                     self.settle(index);
                 }
             }
@@ -73,7 +70,11 @@ impl<D: Driver> Shard<D> {
             return;
         };
         if !armed {
-            self.core.slots[index as usize].armed = Armed::Nothing;
+            let slot = &mut self.core.slots[index as usize];
+            slot.armed = Armed::Nothing;
+            if !matches!(slot.stage, Stage::Ending) {
+                slot.cancel.target_ended();
+            }
         }
         match what {
             Received::Data(lease) => {
@@ -85,15 +86,15 @@ impl<D: Driver> Shard<D> {
                     None => self.driver.release(lease),
                 }
             }
-            Received::Readable => self.core.slots[index as usize].readable = true,
-            Received::End => self.departs(index, Departure::Finished),
+            Received::Readable => self.do_later(index, Later::Receive),
+            Received::End => self.do_later(index, Later::Finish),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;
-                self.core.slots[index as usize].starved = true;
+                self.core.slots[index as usize].held = true;
                 self.starved.push(token);
             }
             Received::Cancelled => {}
-            Received::Failed(_) => self.departs(index, Departure::Broken),
+            Received::Failed(_) => self.do_later(index, Later::Drop),
         }
         self.settle(index);
     }

@@ -352,7 +352,6 @@ impl Core {
     /// saves. If it still waits when the next input comes, the connection does not keep up.
     fn check_outbox(&mut self, index: u32, queued_before: usize) {
         let limits = &self.config.limits;
-        let share = limits.outbox_shard_bytes_max as u64 / self.slots.len() as u64;
         let slot = &mut self.slots[index as usize];
         let Some(outbox) = slot.outbox.as_ref().filter(|_| slot.stage.is_open()) else { return };
         let bytes = outbox.bytes();
@@ -360,22 +359,28 @@ impl Core {
         if bytes > limits.outbox_bytes_max {
             return self.close_slow_reader(index);
         }
-        let shard_bytes_max = limits.outbox_shard_bytes_max as u64;
-        if self.gauges.outbox_bytes > 2 * shard_bytes_max && bytes as u64 > share {
-            // Pausing was not enough: many connections at once went from little to much. Those
-            // with less than their share are not the cause.
+        let crowds = self.crowds(bytes);
+        if crowds && self.gauges.outbox_bytes > 2 * limits.outbox_shard_bytes_max as u64 {
+            // Pausing was not enough: many connections at once went from little to much.
             return self.close_slow_reader(index);
         }
-        let crowded = self.gauges.outbox_bytes > shard_bytes_max;
-        if (queued_before > limits.outbox_high_bytes || crowded) && !slot.paused {
+        let slot = &mut self.slots[index as usize];
+        if (queued_before > limits.outbox_high_bytes || crowds) && !slot.paused {
             slot.paused = true;
             self.counters.read_pauses += 1;
-            if crowded {
+            if crowds {
                 self.throttle(index);
             }
             // The send deadline applies from now on.
             self.set_deadline(index);
         }
+    }
+
+    /// Whether an outbox of so many bytes is one of those that fill the memory for all outboxes.
+    /// Those with less than their share are not the cause, and are served as ever.
+    pub(super) fn crowds(&self, outbox_bytes: usize) -> bool {
+        let most = self.config.limits.outbox_shard_bytes_max as u64;
+        self.gauges.outbox_bytes > most && outbox_bytes as u64 > most / self.slots.len() as u64
     }
 
     /// Lists the connection among those that read again when all outboxes together have drained.

@@ -7,20 +7,20 @@
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
 //! each, `turn_frames_max` frames, `turn_codec_bytes_max` bytes through the codecs of compression
-//! (give or take one buffer of input), `turn_timers_max` timers, and as many ends of connections as
-//! cost no more than its handshakes, so a burst delays the others by one turn, not by all of
+//! (give or take one buffer of input), `turn_timers_max` timers, and a few ends of connections and
+//! wakes of parked ones (`later.rs`), so a burst delays the others by one turn, not by all of
 //! itself.
 
 mod accept;
 mod compression;
 mod core;
 mod deadlines;
-mod departures;
 mod dispatch;
 mod drain;
 mod handshake;
 pub mod hub;
 mod input;
+mod later;
 pub mod mailbox;
 mod meter;
 mod outbox;
@@ -42,15 +42,18 @@ use self::core::{Arrival, Core};
 use crate::config::Config;
 use crate::driver::{Driver, Token, Wait};
 use crate::metrics::{Gauges, Snapshot};
-use departures::Departure;
 use drain::Drain;
 use hub::{Aftermath, Looks};
+use later::Later;
 use mailbox::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
 pub const SLOT_BYTES: u64 = size_of::<slot::Slot>() as u64;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
+/// With so many completions at once, the kernel may have left some: it does the deferred work of
+/// twenty in one call (`IO_LOCAL_TW_DEFAULT_MAX`).
+const REPORTED_AT_ONCE: u32 = 16;
 /// Between two looks at what can be given back (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
 /// The token of a socket that never got a slot.
@@ -86,7 +89,7 @@ pub struct Shard<D: Driver> {
     warn_tick: u32,
     arrivals: HashMap<u64, Expected>,
     drain: Option<Drain>,
-    departing: VecDeque<(Token, Departure)>,
+    later: VecDeque<(Token, Later)>,
     looks: Looks,
     fired: Vec<u32>,
     housekeeping_tick: u32,
@@ -132,7 +135,7 @@ impl<D: Driver> Shard<D> {
             warn_tick: 0,
             arrivals: HashMap::new(),
             drain: None,
-            departing: VecDeque::new(),
+            later: VecDeque::new(),
             looks: Looks::default(),
             fired: Vec::new(),
             housekeeping_tick,
@@ -164,24 +167,8 @@ impl<D: Driver> Shard<D> {
         self.core.set_now(now_ns);
         self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
-        let engine = &self.core.config.engine;
-        let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
-        let codec_bytes_max = self.core.codec_bytes() + u64::from(engine.turn_codec_bytes_max);
-        let mut handled = 0;
-        let mut full = false;
-        while handled < most
-            && let Some(completion) = self.driver.next()
-        {
-            handled += 1;
-            self.dispatch(completion);
-            full = self.core.events >= frames_max || self.core.codec_bytes() >= codec_bytes_max;
-            if full {
-                break;
-            }
-        }
-        self.core.events = 0;
-        self.cut = handled == most || full;
-        self.depart();
+        let handled = self.handle_completions()?;
+        self.do_now();
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
@@ -195,6 +182,33 @@ impl<D: Driver> Shard<D> {
         self.core.directory.set_connections(self.core.id, slots, open);
         self.record(handled, waited);
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
+    }
+
+    /// Works through what the kernel has finished, within the turn's bounds; returns how much it
+    /// was.
+    fn handle_completions(&mut self) -> io::Result<u32> {
+        let engine = &self.core.config.engine;
+        let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
+        let codec_bytes_max = self.core.codec_bytes() + u64::from(engine.turn_codec_bytes_max);
+        let (mut handled, mut before) = (0, 0);
+        self.cut = false;
+        while handled < most && !self.cut {
+            if let Some(completion) = self.driver.next() {
+                handled += 1;
+                self.dispatch(completion);
+                let codec_bytes = self.core.codec_bytes();
+                self.cut = self.core.events >= frames_max || codec_bytes >= codec_bytes_max;
+            } else if !self.later.is_empty() && handled - before >= REPORTED_AT_ONCE {
+                // There may be more behind those that will be dealt with later.
+                before = handled;
+                self.driver.submit(Wait::No)?;
+            } else {
+                break;
+            }
+        }
+        self.core.events = 0;
+        self.cut |= handled == most;
+        Ok(handled)
     }
 
     /// How long the next turn may wait.

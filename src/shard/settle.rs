@@ -6,7 +6,7 @@
 
 use super::Shard;
 use super::compression::compress_waiting;
-use super::slot::{Armed, Stage};
+use super::slot::{Armed, Cancel, Stage};
 use crate::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -28,10 +28,9 @@ impl<D: Driver> Shard<D> {
                 slot.closing_socket = true;
                 slot.in_flight = 1;
                 self.driver.close(socket, token);
-            } else if slot.in_flight > 0 && !slot.cancelling && !slot.closing_socket {
-                // Stays set: one cancellation reaches everything, and each of its targets
-                // completes by itself.
-                slot.cancelling = true;
+            } else if slot.in_flight > 0 && slot.cancel == Cancel::Unasked && !slot.closing_socket {
+                // One that finds something reaches everything; its targets complete by themselves.
+                slot.cancel = Cancel::Asked;
                 slot.in_flight += 1;
                 self.driver.cancel_all(socket, token);
             }
@@ -47,8 +46,8 @@ impl<D: Driver> Shard<D> {
         }
         let slot = &mut core.slots[index as usize];
         if slot.paused {
-            if slot.armed != Armed::Nothing && !slot.cancelling {
-                slot.cancelling = true;
+            if slot.armed != Armed::Nothing && slot.cancel == Cancel::Unasked {
+                slot.cancel = Cancel::Asked;
                 slot.in_flight += 1;
                 self.driver.cancel_receive(socket, token);
             }
@@ -74,11 +73,11 @@ impl<D: Driver> Shard<D> {
         let token = self.core.token(index);
         let slot = &mut self.core.slots[index as usize];
         let socket = slot.socket;
-        if slot.parked && slot.armed == Armed::Streaming && !slot.cancelling {
-            slot.cancelling = true;
+        if slot.parked && slot.armed == Armed::Streaming && slot.cancel == Cancel::Unasked {
+            slot.cancel = Cancel::Asked;
             slot.in_flight += 1;
             self.driver.cancel_receive(socket, token);
-        } else if slot.armed == Armed::Nothing && !slot.starved && !slot.input_ended {
+        } else if slot.armed == Armed::Nothing && !slot.held && !slot.input_ended {
             slot.in_flight += 1;
             if std::mem::take(&mut slot.readable) {
                 slot.armed = Armed::Once;
@@ -143,7 +142,7 @@ impl<D: Driver> Shard<D> {
         let mut starved = std::mem::take(&mut self.starved);
         for token in starved.drain(..) {
             if let Some(index) = self.core.find(token) {
-                self.core.slots[index as usize].starved = false;
+                self.core.slots[index as usize].held = false;
                 self.settle(index);
             }
         }
@@ -170,18 +169,14 @@ impl<D: Driver> Shard<D> {
     pub(super) fn resume(&mut self, index: u32) {
         let core = &mut self.core;
         let slot = &mut core.slots[index as usize];
-        let low = core.config.limits.outbox_low_bytes;
-        if !slot.paused
-            || slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low)
-            || core.hub_holds(index)
-        {
+        let bytes = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        if !slot.paused || bytes > core.config.limits.outbox_low_bytes || core.hub_holds(index) {
             return;
         }
-        let slot = &mut core.slots[index as usize];
-        if core.gauges.outbox_bytes > core.config.limits.outbox_shard_bytes_max as u64 {
+        if core.crowds(bytes) {
             core.throttle(index);
         } else {
-            slot.paused = false;
+            core.slots[index as usize].paused = false;
         }
     }
 }

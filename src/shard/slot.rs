@@ -108,6 +108,40 @@ pub(super) enum Armed {
     Watch,
 }
 
+/// A cancellation of what is armed, whose own completion comes before its target's or after.
+///
+/// It is not asked for again before both have come: while thousands were parked at once, targets
+/// came many turns later, and every turn asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    Unasked,
+    Asked,
+    /// It has found its target, whose completion is to come.
+    Found,
+    /// The target has completed; its own completion is to come.
+    Late,
+}
+
+impl Cancel {
+    /// It has completed.
+    pub(super) fn ran(&mut self, found: bool) {
+        *self = match (*self, found) {
+            (Self::Asked, true) => Self::Found,
+            (Self::Asked, false) | (Self::Late, _) => Self::Unasked,
+            (other, _) => other,
+        };
+    }
+
+    /// What was armed has completed.
+    pub(super) fn target_ended(&mut self) {
+        *self = match *self {
+            Self::Found => Self::Unasked,
+            Self::Asked => Self::Late,
+            other => other,
+        };
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -144,10 +178,9 @@ pub(super) struct Slot {
     pub(super) paused: bool,
     /// Listed among those that wait until all outboxes together have drained.
     pub(super) throttled: bool,
-    /// A cancellation is under way.
-    pub(super) cancelling: bool,
-    /// The receive waits for buffers.
-    pub(super) starved: bool,
+    pub(super) cancel: Cancel,
+    /// The receive waits for buffers, or for its turn.
+    pub(super) held: bool,
     /// The peer has sent its FIN, or the socket has failed.
     pub(super) input_ended: bool,
     /// A reply leaves from the buffer that its message came in.

@@ -115,8 +115,11 @@ fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
     }
     let totals = world.totals();
     assert!((12..=15).contains(&totals.gauges.parked), "{} are parked", totals.gauges.parked);
-    seconds(&mut world, 5);
-    assert!(world.totals().gauges.parked >= 17, "those that talked are quiet again");
+    let quiet = (0..10).any(|_| {
+        seconds(&mut world, 1);
+        world.totals().gauges.parked >= 17
+    });
+    assert!(quiet, "those that talked are quiet again");
     world.clients.iter_mut().for_each(Client::leave);
     world.run_clients();
     world.drain();

@@ -111,8 +111,17 @@ impl Sim {
     }
 
     fn hear(&mut self, socket: Socket, token: Token, kind: Receive) {
-        let earlier = self.state().own(self.shard, socket).receive.replace((token, kind));
+        let mut state = self.state();
+        let socket = state.own(self.shard, socket);
+        let earlier = socket.receive.replace((token, kind));
         assert!(earlier.is_none(), "a socket has one receive or watch at most");
+        // A cancellation runs in its order, before this: it finds nothing.
+        if let Some((token, Cancel::Receive)) =
+            socket.cancel.take_if(|(_, what)| *what == Cancel::Receive)
+        {
+            drop(state);
+            self.ready.push_back(Completion::CancelRan { token, found: false });
+        }
     }
 
     /// Lets the operations of one socket proceed as far as the seed says.
@@ -122,14 +131,25 @@ impl Sim {
         if state.rests() {
             return;
         }
+        let later = state.random(2) == 0;
+        let socket = &mut state.sockets[index as usize];
+        if std::mem::take(&mut socket.cancelled)
+            && let Some((token, _)) = socket.receive.take()
+        {
+            let what = Received::Cancelled;
+            self.ready.push_back(Completion::Received { token, armed: false, what });
+        }
         self.advance_receive(&mut state, index);
         self.advance_send(&mut state, index);
         let socket = &mut state.sockets[index as usize];
         match socket.cancel.take() {
             None => {}
             Some((token, what)) => {
-                let mut ended = vec![Completion::CancelRan { token }];
-                if let Some((token, _)) = socket.receive.take() {
+                let found = socket.receive.is_some();
+                let mut ended = vec![Completion::CancelRan { token, found }];
+                if found && later {
+                    socket.cancelled = true;
+                } else if let Some((token, _)) = socket.receive.take() {
                     ended.push(Completion::Received {
                         token,
                         armed: false,
@@ -318,7 +338,10 @@ impl Driver for Sim {
     }
 
     fn cancel_receive(&mut self, socket: Socket, token: Token) {
-        self.state().own(self.shard, socket).cancel = Some((token, Cancel::Receive));
+        let mut state = self.state();
+        let socket = state.own(self.shard, socket);
+        assert!(!socket.cancelled, "one cancellation is enough");
+        socket.cancel = Some((token, Cancel::Receive));
     }
 
     fn cancel_all(&mut self, socket: Socket, token: Token) {
@@ -327,7 +350,7 @@ impl Driver for Sim {
         // An earlier cancellation still has its own completion to come.
         if let Some((token, _)) = socket.cancel.replace((token, Cancel::All)) {
             drop(state);
-            self.ready.push_back(Completion::CancelRan { token });
+            self.ready.push_back(Completion::CancelRan { token, found: true });
         }
     }
 

@@ -95,6 +95,8 @@ pub(super) struct SimSocket {
     pub(super) receive: Option<(Token, Receive)>,
     pub(super) send: Option<Box<Batch>>,
     pub(super) cancel: Option<(Token, Cancel)>,
+    /// A cancellation has found the receive, which ends with the next advance.
+    pub(super) cancelled: bool,
     pub(super) shutdown: Option<Token>,
     pub(super) closing: Option<Token>,
 }
@@ -193,6 +195,7 @@ impl State {
             receive: None,
             send: None,
             cancel: None,
+            cancelled: false,
             shutdown: None,
             closing: None,
         });

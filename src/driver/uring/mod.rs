@@ -198,7 +198,9 @@ impl Uring {
                 Some(Completion::LoanSent { loan, result: operations::outcome(result) })
             }
             Op::Accept => self.accepted(value, result),
-            Op::Cancel => Some(Completion::CancelRan { token: Token::from_value(value) }),
+            Op::Cancel => {
+                Some(Completion::CancelRan { token: Token::from_value(value), found: result >= 0 })
+            }
             Op::CancelSend => None, // The send completes on its own.
             Op::Shutdown => Some(Completion::ShutDown { token: Token::from_value(value) }),
             Op::Close => Some(Completion::Closed { token: Token::from_value(value) }),
