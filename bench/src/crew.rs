@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::client::{Fault, Traffic};
 use crate::fleet::{Clock, Fleet, Load, drive};
 use crate::recorder::Feed;
+use crate::sys::go_first;
 
 /// Why a run failed; the exit code tells which.
 #[derive(Debug)]
@@ -207,6 +208,38 @@ impl<T: Send + 'static> Crew<T> {
     }
 }
 
+/// Which threads drive which workers.
+#[derive(Clone, Copy, Debug)]
+pub enum Spread {
+    /// So many threads, in turn.
+    Even(usize),
+    /// The first worker, which measures what the others do to it, has a thread of its own that
+    /// goes before all others; so many threads share the rest.
+    FirstAlone(usize),
+}
+
+impl Spread {
+    fn threads(self, workers: usize) -> usize {
+        match self {
+            Self::Even(threads) => threads.min(workers),
+            Self::FirstAlone(others) => (1 + others).min(workers),
+        }
+    }
+
+    fn is_first(self, thread: usize) -> bool {
+        matches!(self, Self::FirstAlone(_)) && thread == 0
+    }
+
+    fn workers_of(self, thread: usize, workers: usize) -> Vec<usize> {
+        let threads = self.threads(workers);
+        match self {
+            Self::Even(_) => (thread..workers).step_by(threads).collect(),
+            Self::FirstAlone(_) if thread == 0 => vec![0],
+            Self::FirstAlone(_) => (thread..workers).step_by(threads - 1).collect(),
+        }
+    }
+}
+
 /// A worker after its run.
 pub struct Ran<L> {
     pub load: L,
@@ -216,17 +249,21 @@ pub struct Ran<L> {
 }
 
 impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
-    /// Starts the workers that `make` makes, one for each of `shared.done`, on `threads` threads.
-    /// A ring belongs to the thread that makes it, so `make` is called there.
-    pub fn of_workers<M>(shared: &Arc<Shared>, threads: usize, make: M) -> io::Result<Self>
+    /// Starts the workers that `make` makes, one for each of `shared.done`, on the threads of
+    /// `spread`. A ring belongs to the thread that makes it, so `make` is called there.
+    pub fn of_workers<M>(shared: &Arc<Shared>, spread: Spread, make: M) -> io::Result<Self>
     where
         M: Fn(usize) -> io::Result<(Fleet, L)> + Send + Sync + 'static,
     {
         let workers = shared.done.len();
         let clock = shared.clock;
-        Self::start(shared, threads.min(workers), move |thread| {
-            let own = (thread..workers).step_by(threads.min(workers));
-            let mut pairs = own.map(&make).collect::<io::Result<Vec<_>>>()?;
+        Self::start(shared, spread.threads(workers), move |thread| {
+            if spread.is_first(thread) {
+                // Without the right to it, the figures are those of a thread among others.
+                let _ = go_first();
+            }
+            let own = spread.workers_of(thread, workers);
+            let mut pairs = own.into_iter().map(&make).collect::<io::Result<Vec<_>>>()?;
             drive(&mut pairs, clock)?;
             let ran = pairs.into_iter().map(|(fleet, load)| Ran {
                 load,
@@ -246,6 +283,20 @@ impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_worker_has_a_thread() {
+        for (spread, threads) in [
+            (Spread::Even(3), vec![vec![0, 3, 6], vec![1, 4], vec![2, 5]]),
+            (Spread::FirstAlone(1), vec![vec![0], vec![1, 2, 3, 4, 5, 6]]),
+            (Spread::FirstAlone(2), vec![vec![0], vec![1, 3, 5], vec![2, 4, 6]]),
+        ] {
+            assert_eq!(spread.threads(7), threads.len());
+            let given = (0..threads.len()).map(|thread| spread.workers_of(thread, 7));
+            assert_eq!(given.collect::<Vec<_>>(), threads, "{spread:?}");
+        }
+        assert_eq!(Spread::FirstAlone(4).threads(2), 2);
+    }
 
     #[test]
     fn shares_add_up() {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cli::ConnectArgs;
 use crate::connect::{Arrivals, ConnectLoad, ConnectPlan, ConnectResult};
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, Shared, Spread, share};
 use crate::recorder::sum;
 use crate::report::Report;
 use crate::sheet::Shape;
@@ -60,7 +60,7 @@ pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
         Ok((workshop.fleet(fleet_plan)?, load))
     };
     let measure = || measure(args, &shared, start_ns + warmup_ns);
-    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, Spread::Even(threads), make, measure)?;
     let (from, until) = measured?;
     let (found, overflow_count) = results(ran, |load: ConnectLoad| Ok(load.finish()))?;
     publish(args, &from, &until, &found, overflow_count)

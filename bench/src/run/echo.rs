@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cli::EchoArgs;
 use crate::client::Traffic;
-use crate::crew::{Failure, Ran, Shared, share};
+use crate::crew::{Failure, Ran, Shared, Spread, share};
 use crate::echo::{EchoLoad, EchoPlan, EchoResult, Pace, buffers};
 use crate::recorder::{nanoseconds, sum};
 use crate::report::Report;
@@ -49,7 +49,7 @@ pub fn echo(args: &EchoArgs) -> Result<(), Failure> {
         Ok((workshop.fleet(fleet_plan)?, load))
     };
     let measure = || measure(args, &shared, connections);
-    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, Spread::Even(threads), make, measure)?;
     let (from, until) = measured?;
     let mut report = Report::default();
     describe(args, &mut report);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::bystanders::Times;
 use crate::cli::FanoutArgs;
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, Shared, Spread, share};
 use crate::fanout::api::{self, Api};
 use crate::fanout::dialect::paths;
 use crate::fanout::{
@@ -85,7 +85,7 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
         Times::set(&times.close_ns, shared.clock.now_ns());
         measured
     };
-    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, Spread::Even(threads), make, measure)?;
     let (found, overflow_count) = results(ran, |role: Role| match role {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::cli::HoldArgs;
 use crate::cpu::{CpuSample, CpuUse, Memory};
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, Shared, Spread, share};
 use crate::deflate::Offer;
 use crate::hold::{Goal, HoldLoad, HoldPlan, HoldResult};
 use crate::pulse::PulseResult;
@@ -95,7 +95,7 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
         held
     };
     let own_before = Memory::take(std::process::id())?;
-    let (held, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (held, ran) = conduct(common, &shared, Spread::Even(threads), make, measure)?;
     let held = held?;
     let agreed: u64 = ran.iter().map(|ran| ran.traffic.deflate_agreed).sum();
     let (found, overflow_count) = results(ran, HoldLoad::finish)?;

@@ -24,7 +24,7 @@ use std::time::Duration;
 use crate::cli::CommonArgs;
 use crate::client::Terms;
 use crate::cpu::CpuSample;
-use crate::crew::{Crew, Failure, Ran, Shared};
+use crate::crew::{Crew, Failure, Ran, Shared, Spread};
 use crate::deflate::Offer;
 use crate::fleet::{Fleet, FleetPlan, Load};
 use crate::monitor::Monitor;
@@ -143,12 +143,12 @@ impl Workshop {
 fn conduct<L: Load + Send + 'static, M>(
     common: &CommonArgs,
     shared: &Arc<Shared>,
-    threads: usize,
+    spread: Spread,
     make: impl Fn(usize) -> std::io::Result<(Fleet, L)> + Send + Sync + 'static,
     measure: impl FnOnce() -> Result<M, Failure>,
 ) -> Result<(Result<M, Failure>, Vec<Ran<L>>), Failure> {
     let monitor = Monitor::start(shared, &common.output)?;
-    let crew = Crew::of_workers(shared, threads, make)?;
+    let crew = Crew::of_workers(shared, spread, make)?;
     let measured = measure();
     if measured.is_err() {
         shared.stop();

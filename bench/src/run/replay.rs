@@ -8,7 +8,7 @@ use super::{
     warn_of_overflows,
 };
 use crate::cli::ReplayArgs;
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, Shared, Spread, share};
 use crate::recorder::{nanoseconds, sum};
 use crate::replay::{Frame, Recording, Replay, ReplayPlan, ReplayResult};
 use crate::report::Report;
@@ -51,7 +51,7 @@ pub fn replay(args: &ReplayArgs) -> Result<(), Failure> {
         Ok((fleet, Replay::new(plan, workshop.shared.clone())))
     };
     let measure = || measure(args, &shared, connections);
-    let (measured, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, Spread::Even(threads), make, measure)?;
     let (from, until) = measured?;
     let (found, overflow_count) = results(ran, Replay::finish)?;
     let mut report = Report::default();

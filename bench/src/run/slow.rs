@@ -12,7 +12,7 @@ use super::{
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::SlowArgs;
 use crate::cpu::Memory;
-use crate::crew::{Failure, Shared};
+use crate::crew::{Failure, Shared, Spread};
 use crate::fleet::Either;
 use crate::pulse::PulseResult;
 use crate::report::Report;
@@ -68,7 +68,7 @@ pub fn slow(args: &SlowArgs) -> Result<(), Failure> {
         Times::set(&times.close_ns, shared.clock.now_ns());
         measured
     };
-    let (measured, ran) = conduct(common, &shared, 2, make, measure)?;
+    let (measured, ran) = conduct(common, &shared, Spread::FirstAlone(1), make, measure)?;
     let (found, overflow_count) = results(ran, |role: Role| match role {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::{DropKind, Policy, StormArgs};
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, Shared, Spread, share};
 use crate::fanout::Dialect;
 use crate::fleet::Either;
 use crate::policy::Reconnect;
@@ -82,14 +82,14 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
         let load = Crowd::new(plan_of, shared, times, returning);
         Ok((workshop.fleet(plan)?, Either::Right(load)))
     };
-    // The survivors have a thread of their own, which the crowd cannot hold up.
-    let threads = usize::from(common.threads) + 1;
+    // The crowd cannot hold the survivors up.
+    let spread = Spread::FirstAlone(usize::from(common.threads));
     let measure = || {
         let moments = measure(args, &shared, &times);
         Times::set(&times.close_ns, shared.clock.now_ns());
         moments
     };
-    let (moments, ran) = conduct(common, &shared, threads, make, measure)?;
+    let (moments, ran) = conduct(common, &shared, spread, make, measure)?;
     let (found, overflow_count) = results(ran, |role: Role| match role {
         Either::Left(load) => load.finish().map(Either::Left),
         Either::Right(load) => load.finish().map(Either::Right),
