@@ -3,6 +3,7 @@
 //! Code here changes what *should* be; [`super::settle`] then tells the driver what follows from
 //! it. So each transition is written once, whatever brought it about: bytes, a deadline, a drain.
 
+use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +11,11 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::hub::HubState;
+use super::later::Later;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
-use super::slot::{Armed, Cancel, PeerAddress, Slot, Stage, TimerLinks};
+use super::slot::{Armed, Cancel, Parked, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
 use crate::admission::Standing;
 use crate::auth::Identity;
@@ -36,6 +38,8 @@ pub(super) struct Core {
     pub wheel: Wheel,
     pub pools: Pools,
     pub meter: Meter,
+    /// What waits for its turn.
+    pub later: VecDeque<(Token, Later)>,
     /// Slots of connections that are here to be refused.
     pub refused: u32,
     pub inflaters: Inflaters,
@@ -115,6 +119,7 @@ impl Core {
             wheel: Wheel::new(tick),
             pools,
             meter: Meter::default(),
+            later: VecDeque::new(),
             refused: 0,
             inflaters,
             deflaters: Deflaters::new(stopwatch),
@@ -190,7 +195,7 @@ impl Core {
             listener: arrival.listener,
             in_flight: 0,
             armed: Armed::Nothing,
-            parked: false,
+            parked: Parked::No,
             readable: false,
             paused: false,
             throttled: false,
@@ -221,7 +226,7 @@ impl Core {
         self.meter.forget(index);
         self.refused -= u32::from(matches!(slot.standing, Standing::Refused(_)));
         assert_eq!(slot.in_flight, 0, "a slot dies only when the kernel holds nothing of it");
-        self.gauges.parked -= u64::from(slot.parked);
+        self.gauges.parked -= u64::from(slot.parked == Parked::Yes);
         if let Some(mut outbox) = slot.outbox {
             self.gauges.outbox_bytes -= outbox.clear(&mut self.pools) as u64;
             self.pools.recycle_outbox(outbox);

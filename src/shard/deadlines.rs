@@ -5,7 +5,8 @@
 //! random over an eighth of their interval, so that connections opened together drift apart.
 
 use super::core::Core;
-use super::slot::{Slot, Stage};
+use super::later::Later;
+use super::slot::{Parked, Slot, Stage};
 use super::timers;
 use crate::config::Timeouts;
 use crate::proto::http::{self, Refusal};
@@ -76,18 +77,37 @@ impl Core {
     /// When the connection has been quiet for long enough to be parked.
     fn park_tick(&self, index: u32) -> u32 {
         let slot = &self.slots[index as usize];
-        if slot.parked {
-            timers::UNSET
-        } else {
-            after_if(slot.heard_tick, self.config.engine.park_after_ms)
+        if slot.parked == Parked::No { self.quiet_tick(index) } else { timers::UNSET }
+    }
+
+    /// The configured time after the last byte, and by slot up to half as much again: connections
+    /// that came together are not all parked at once.
+    fn quiet_tick(&self, index: u32) -> u32 {
+        let park_after_ms = self.config.engine.park_after_ms;
+        let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
+        let more = (u64::from(park_after_ms / 2) * spread) >> 16;
+        after_if(self.slots[index as usize].heard_tick, park_after_ms + more as u32)
+    }
+
+    /// Parks the connection if it is quiet still.
+    pub(super) fn park(&mut self, index: u32) {
+        let is_quiet = self.tick >= self.quiet_tick(index);
+        let slot = &mut self.slots[index as usize];
+        slot.parked = Parked::No;
+        if is_quiet && matches!(slot.stage, Stage::Open(_)) {
+            slot.parked = Parked::Yes;
+            self.counters.parked += 1;
+            self.gauges.parked += 1;
         }
+        self.set_deadline(index);
     }
 
     /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
     pub(super) fn wake(&mut self, index: u32) {
+        let is_quiet = self.tick >= self.quiet_tick(index);
         let slot = &mut self.slots[index as usize];
-        if slot.parked && self.tick < after(slot.heard_tick, self.config.engine.park_after_ms) {
-            slot.parked = false;
+        if slot.parked == Parked::Yes && !is_quiet {
+            slot.parked = Parked::No;
             self.counters.unparked += 1;
             self.gauges.parked -= 1;
             self.set_deadline(index);
@@ -162,9 +182,7 @@ impl Core {
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         let age = self.age_tick(index);
         if self.tick >= self.park_tick(index) {
-            self.slots[index as usize].parked = true;
-            self.counters.parked += 1;
-            self.gauges.parked += 1;
+            self.do_later(index, Later::Park);
         }
         let slot = &self.slots[index as usize];
         let stalled = slot

@@ -86,15 +86,15 @@ impl<D: Driver> Shard<D> {
                     None => self.driver.release(lease),
                 }
             }
-            Received::Readable => self.do_later(index, Later::Receive),
-            Received::End => self.do_later(index, Later::Finish),
+            Received::Readable => self.core.do_later(index, Later::Receive),
+            Received::End => self.core.do_later(index, Later::Finish),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;
                 self.core.slots[index as usize].held = true;
                 self.starved.push(token);
             }
             Received::Cancelled => {}
-            Received::Failed(_) => self.do_later(index, Later::Drop),
+            Received::Failed(_) => self.core.do_later(index, Later::Drop),
         }
         self.settle(index);
     }

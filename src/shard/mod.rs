@@ -30,7 +30,7 @@ mod settle;
 mod slot;
 mod timers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -44,7 +44,7 @@ use crate::driver::{Driver, Token, Wait};
 use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
 use hub::{Aftermath, Looks};
-use later::Later;
+use later::LATER_KEPT;
 use mailbox::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
@@ -89,7 +89,6 @@ pub struct Shard<D: Driver> {
     warn_tick: u32,
     arrivals: HashMap<u64, Expected>,
     drain: Option<Drain>,
-    later: VecDeque<(Token, Later)>,
     looks: Looks,
     fired: Vec<u32>,
     housekeeping_tick: u32,
@@ -135,7 +134,6 @@ impl<D: Driver> Shard<D> {
             warn_tick: 0,
             arrivals: HashMap::new(),
             drain: None,
-            later: VecDeque::new(),
             looks: Looks::default(),
             fired: Vec::new(),
             housekeeping_tick,
@@ -198,7 +196,7 @@ impl<D: Driver> Shard<D> {
                 self.dispatch(completion);
                 let codec_bytes = self.core.codec_bytes();
                 self.cut = self.core.events >= frames_max || codec_bytes >= codec_bytes_max;
-            } else if !self.later.is_empty() && handled - before >= REPORTED_AT_ONCE {
+            } else if !self.core.later.is_empty() && handled - before >= REPORTED_AT_ONCE {
                 // There may be more behind those that will be dealt with later.
                 before = handled;
                 self.driver.submit(Wait::No)?;
@@ -292,6 +290,7 @@ impl<D: Driver> Shard<D> {
             if !self.cut {
                 self.driver.trim();
             }
+            self.core.later.shrink_to(LATER_KEPT);
             self.core.pools.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();

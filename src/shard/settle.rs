@@ -6,7 +6,7 @@
 
 use super::Shard;
 use super::compression::compress_waiting;
-use super::slot::{Armed, Cancel, Stage};
+use super::slot::{Armed, Cancel, Parked, Stage};
 use crate::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -73,7 +73,8 @@ impl<D: Driver> Shard<D> {
         let token = self.core.token(index);
         let slot = &mut self.core.slots[index as usize];
         let socket = slot.socket;
-        if slot.parked && slot.armed == Armed::Streaming && slot.cancel == Cancel::Unasked {
+        let parked = slot.parked == Parked::Yes;
+        if parked && slot.armed == Armed::Streaming && slot.cancel == Cancel::Unasked {
             slot.cancel = Cancel::Asked;
             slot.in_flight += 1;
             self.driver.cancel_receive(socket, token);
@@ -82,7 +83,7 @@ impl<D: Driver> Shard<D> {
             if std::mem::take(&mut slot.readable) {
                 slot.armed = Armed::Once;
                 self.driver.receive_once(socket, token);
-            } else if slot.parked {
+            } else if parked {
                 slot.armed = Armed::Watch;
                 self.driver.watch(socket, token);
             } else {

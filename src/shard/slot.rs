@@ -108,6 +108,16 @@ pub(super) enum Armed {
     Watch,
 }
 
+/// Whether input is watched for, because the connection has been quiet for long, rather than
+/// received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parked {
+    No,
+    /// When its turn comes.
+    Soon,
+    Yes,
+}
+
 /// A cancellation of what is armed, whose own completion comes before its target's or after.
 ///
 /// It is not asked for again before both have come: while thousands were parked at once, targets
@@ -170,8 +180,7 @@ pub(super) struct Slot {
     /// Operations that the kernel has not finished.
     pub(super) in_flight: u8,
     pub(super) armed: Armed,
-    /// Quiet for long: input is watched for rather than received.
-    pub(super) parked: bool,
+    pub(super) parked: Parked,
     /// The watch has found input that is yet to be received.
     pub(super) readable: bool,
     /// Reading is to stop until the outbox has drained.
