@@ -28,8 +28,9 @@ usage() {
 Usage: scripts/compare.sh [options]
 
 Builds everything, runs every row against every server in turn, and prints the median of each row,
-its ratio to the limit (the better of the two bare echoes) and its ratio to Seawall. All traffic is
-on 127.0.0.0/8. Needs two idle cores, jq, ss and taskset.
+its ratio to the limit (the better of the two bare echoes) and its ratio to Seawall. Draws each row,
+and percentile curves of those whose rate is given. All traffic is on 127.0.0.0/8. Needs two idle
+cores, jq, ss and taskset.
 
   --rounds N       rounds (default 5)
   --rows A,B       of: ${ALL_ROWS[*]}
@@ -134,7 +135,7 @@ for number in "$rounds" "$port" "$server_core" "$load_core" "${rate:-1}"; do
 done
 ((rounds > 0)) || die "--rounds must be above 0"
 # Quiet connections are parked after some seconds; memory is read when they are.
-settle=7
+settle=9
 if ((quick)); then rounds=1 seconds=1 warmup=0.3 settle=1; fi
 member() {
   local one=$1 each
@@ -319,7 +320,8 @@ load() {
   fi
   if [[ $2 == bare-* ]]; then options+=(--raw); fi
   taskset -c "$load_core" timeout 120 "$BENCH" "$mode" "ws://127.0.0.1:$port$path" \
-    "${options[@]}" --server-pid "$measured_pid" --json "$3" >"$out/load.log" 2>&1 ||
+    "${options[@]}" --server-pid "$measured_pid" --json "$3" --hgrm "${3%.json}.hgrm" \
+    >"$out/load.log" 2>&1 ||
     failed "row $1 failed against $2: $(tail -n 3 "$out/load.log")"
 }
 
@@ -433,6 +435,14 @@ print_row() {
         'if $b == null then $a elif $better == "low" then [$a, $b] | min else [$a, $b] | max end')
     fi
   done
+  local bars=()
+  for server in "${servers[@]}"; do
+    [[ -n ${values[$server]:-} ]] || continue
+    jq -n --argjson value "${values[$server]}" '{$value}' >"$out/$row.$key.$server.median"
+    bars+=("$server=$out/$row.$key.$server.median")
+  done
+  ((${#bars[@]} == 0)) || plot bars "$row.$key" --title "$row" --keys "$key=value" \
+    --divisor "$divisor" --y-label "$unit" --x-label server "${bars[@]}"
   for server in "${servers[@]}"; do
     value=${values[$server]:-}
     if [[ -z $value ]]; then
@@ -451,6 +461,32 @@ print_row() {
   done
 }
 
+# plot KIND NAME OPTIONS...: into $out/NAME.svg
+plot() {
+  local kind=$1 name=$2
+  shift 2
+  "$BENCH" plot "$kind" --out "$out/$name.svg" "$@" >/dev/null || echo "no picture: $name" >&2
+}
+
+# median_round FILES...: of some runs' JSON, the one with the median p99.
+median_round() {
+  local file
+  for file; do
+    if [[ -e $file ]]; then echo "$(jq .latency_p99_ns "$file") $file"; fi
+  done | sort -n | awk '{ files[NR] = $2 } END { print files[int((NR + 1) / 2)] }'
+}
+
+# curves ROW: latencies by percentile.
+curves() {
+  local row=$1 server file found=()
+  for server in "${servers[@]}"; do
+    file=$(median_round "$out/$row.$server".*.json)
+    [[ ! -e ${file%.json}.hgrm ]] || found+=("$server=${file%.json}.hgrm")
+  done
+  ((${#found[@]} == 0)) || plot percentiles "$row" --divisor 1000 --y-label "latency (ms)" \
+    --title "$row: the median round of each" "${found[@]}"
+}
+
 table() {
   printf 'row\tserver\tmedian\tunit\tto limit\tto seawall\n'
   local row
@@ -462,7 +498,8 @@ table() {
       *-alone | *-full) print_row "$row" each_per_server_cpu_s high "deliveries/cpu-s" 1 ;;
       *-half)
         print_row "$row" latency_p50_ns low us 1000
-        print_row "$row" latency_p99_ns low us 1000 ;;
+        print_row "$row" latency_p99_ns low us 1000
+        curves "$row" ;;
       post)
         print_row "$row" each_per_server_cpu_s high "messages/cpu-s" 1
         print_row "$row" per_second high "messages/s" 1 ;;
@@ -474,7 +511,8 @@ table() {
       open*)
         print_row "$row" latency_p50_ns low us 1000
         print_row "$row" latency_p99_ns low us 1000
-        print_row "$row" latency_p99_9_ns low us 1000 ;;
+        print_row "$row" latency_p99_9_ns low us 1000
+        curves "$row" ;;
     esac
   done
 }

@@ -52,6 +52,8 @@
 //!    on the messages before it, when its send is built.
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
+//!    When very many connections break, wake or fall quiet at once, most of that work is put off
+//!    (`shard/upkeep.rs`), and the turn asks the kernel for what stands in line behind them.
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
 //!    name decides, this one or another ([`hub`]). The home orders the channel's messages and
 //!    keeps its history; each shard with members gets a message once, by mail, and hands a

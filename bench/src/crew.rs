@@ -258,9 +258,13 @@ impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
         let workers = shared.done.len();
         let clock = shared.clock;
         Self::start(shared, spread.threads(workers), move |thread| {
-            if spread.is_first(thread) {
-                // Without the right to it, the figures are those of a thread among others.
-                let _ = go_first();
+            if spread.is_first(thread)
+                && let Err(error) = go_first()
+            {
+                eprintln!(
+                    "seawall-bench: the thread that measures has no priority over the load \
+                     ({error}): run it as root, or its latencies are partly the load's own"
+                );
             }
             let own = spread.workers_of(thread, workers);
             let mut pairs = own.into_iter().map(&make).collect::<io::Result<Vec<_>>>()?;

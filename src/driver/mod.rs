@@ -104,7 +104,7 @@ pub enum Completion {
     /// The send of a loan has ended, without waiting for room: bytes taken, or an errno.
     LoanSent { loan: Loan, result: Result<usize, i32> },
     /// A cancellation has run. If it has found a receive or watch, that completes on its own, some
-    /// time later; if not, it has completed, or was just between two waits and goes on.
+    /// time later; if not, it has completed, or is just at work and may go on.
     CancelRan { token: Token, found: bool },
     /// The writing side is shut down (or was already gone).
     ShutDown { token: Token },

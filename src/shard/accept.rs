@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use super::core::Arrival;
 use super::mailbox::Mail;
 use super::{ORPHAN, SURPLUS_MAX, Shard};
-use crate::admission::Standing;
+use crate::admission::{Denied, Standing};
 use crate::driver::{Driver, Socket, Token};
 use crate::shard::timers;
 
@@ -54,7 +54,7 @@ impl<D: Driver> Shard<D> {
     /// Connections that may be here only to be told why they may not stay: those who are refused
     /// and say nothing must not take the places of others.
     fn refusals_max(&self) -> u32 {
-        (self.room() / 8).clamp(SURPLUS_MAX, REFUSALS_MAX)
+        (self.room() / 8).clamp(1, REFUSALS_MAX)
     }
 
     fn room(&self) -> u32 {
@@ -86,7 +86,9 @@ impl<D: Driver> Shard<D> {
             return;
         }
         let standing = self.core.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
-        if matches!(standing, Standing::Refused(_)) && self.core.refused >= self.refusals_max() {
+        // A full shard has its surplus for them.
+        let crowds = matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);
+        if crowds && self.core.refused >= self.refusals_max() {
             self.core.counters.dropped_full += 1;
             self.driver.close(arrival.socket, ORPHAN);
             return;

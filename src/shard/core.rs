@@ -3,7 +3,6 @@
 //! Code here changes what *should* be; [`super::settle`] then tells the driver what follows from
 //! it. So each transition is written once, whatever brought it about: bytes, a deadline, a drain.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,12 +10,12 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::hub::HubState;
-use super::later::Later;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
 use super::slot::{Armed, Cancel, Parked, PeerAddress, Slot, Stage, TimerLinks};
 use super::timers::{self, Wheel};
+use super::upkeep::Upkeep;
 use crate::admission::Standing;
 use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
@@ -39,7 +38,7 @@ pub(super) struct Core {
     pub pools: Pools,
     pub meter: Meter,
     /// What waits for its turn.
-    pub later: VecDeque<(Token, Later)>,
+    pub upkeep: Upkeep,
     /// Slots of connections that are here to be refused.
     pub refused: u32,
     pub inflaters: Inflaters,
@@ -119,7 +118,7 @@ impl Core {
             wheel: Wheel::new(tick),
             pools,
             meter: Meter::default(),
-            later: VecDeque::new(),
+            upkeep: Upkeep::default(),
             refused: 0,
             inflaters,
             deflaters: Deflaters::new(stopwatch),

@@ -5,9 +5,9 @@
 //! random over an eighth of their interval, so that connections opened together drift apart.
 
 use super::core::Core;
-use super::later::Later;
 use super::slot::{Parked, Slot, Stage};
 use super::timers;
+use super::upkeep::Chore;
 use crate::config::Timeouts;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
@@ -86,7 +86,7 @@ impl Core {
         let park_after_ms = self.config.engine.park_after_ms;
         let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
         let more = (u64::from(park_after_ms / 2) * spread) >> 16;
-        after_if(self.slots[index as usize].heard_tick, park_after_ms + more as u32)
+        after_if(self.slots[index as usize].heard_tick, park_after_ms.saturating_add(more as u32))
     }
 
     /// Parks the connection if it is quiet still.
@@ -182,7 +182,7 @@ impl Core {
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         let age = self.age_tick(index);
         if self.tick >= self.park_tick(index) {
-            self.do_later(index, Later::Park);
+            self.do_later(index, Chore::Park);
         }
         let slot = &self.slots[index as usize];
         let stalled = slot

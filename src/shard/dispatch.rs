@@ -2,9 +2,9 @@
 
 use super::Shard;
 use super::core::Lent;
-use super::later::Later;
 use super::outbox::Marked;
 use super::slot::{Armed, Stage};
+use super::upkeep::Chore;
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
 
 impl<D: Driver> Shard<D> {
@@ -72,9 +72,7 @@ impl<D: Driver> Shard<D> {
         if !armed {
             let slot = &mut self.core.slots[index as usize];
             slot.armed = Armed::Nothing;
-            if !matches!(slot.stage, Stage::Ending) {
-                slot.cancel.target_ended();
-            }
+            slot.cancel.target_ended();
         }
         match what {
             Received::Data(lease) => {
@@ -86,15 +84,15 @@ impl<D: Driver> Shard<D> {
                     None => self.driver.release(lease),
                 }
             }
-            Received::Readable => self.core.do_later(index, Later::Receive),
-            Received::End => self.core.do_later(index, Later::Finish),
+            Received::Readable => self.core.wake_later(index),
+            Received::End => self.ended(index, Chore::Finish),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;
                 self.core.slots[index as usize].held = true;
                 self.starved.push(token);
             }
             Received::Cancelled => {}
-            Received::Failed(_) => self.core.do_later(index, Later::Drop),
+            Received::Failed(_) => self.ended(index, Chore::Drop),
         }
         self.settle(index);
     }

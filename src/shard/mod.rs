@@ -1,14 +1,14 @@
 //! One core, one thread, one ring: the only place where driver, protocol and sessions meet.
 //!
 //! A shard lives in turns. A turn submits what the last one wanted and waits; then it reaps
-//! completions (a bounded number), lets each change its slot, reads mail, fires timers, and
-//! flushes every slot that has something to send. Nothing in it blocks, and nothing is shared with
-//! other shards but mailboxes and a load number each.
+//! completions (a bounded number), lets each change its slot, reads mail, fires timers, does some
+//! of what could wait, and flushes every slot that has something to send. Nothing in it blocks, and
+//! nothing is shared with other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
 //! each, `turn_frames_max` frames, `turn_codec_bytes_max` bytes through the codecs of compression
-//! (give or take one buffer of input), `turn_timers_max` timers, and a few ends of connections and
-//! wakes of parked ones (`later.rs`), so a burst delays the others by one turn, not by all of
+//! (give or take one buffer of input), `turn_timers_max` timers, and some ends of connections and
+//! wakes of parked ones (`upkeep.rs`), so a burst delays the others by one turn, not by all of
 //! itself.
 
 mod accept;
@@ -20,7 +20,6 @@ mod drain;
 mod handshake;
 pub mod hub;
 mod input;
-mod later;
 pub mod mailbox;
 mod meter;
 mod outbox;
@@ -29,6 +28,7 @@ mod replies;
 mod settle;
 mod slot;
 mod timers;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
@@ -44,7 +44,6 @@ use crate::driver::{Driver, Token, Wait};
 use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
 use hub::{Aftermath, Looks};
-use later::LATER_KEPT;
 use mailbox::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
@@ -166,11 +165,11 @@ impl<D: Driver> Shard<D> {
         self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let handled = self.handle_completions()?;
-        self.do_now();
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
         self.fire_timers();
+        self.do_chores();
         self.drain_on();
         self.turn_hub();
         self.feed_starved();
@@ -178,7 +177,7 @@ impl<D: Driver> Shard<D> {
         self.flush();
         let (slots, open) = (self.core.slots.len() as u32, self.core.gauges.open as u32);
         self.core.directory.set_connections(self.core.id, slots, open);
-        self.record(handled, waited);
+        self.record(handled, waited, now_ns);
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
     }
 
@@ -196,10 +195,13 @@ impl<D: Driver> Shard<D> {
                 self.dispatch(completion);
                 let codec_bytes = self.core.codec_bytes();
                 self.cut = self.core.events >= frames_max || codec_bytes >= codec_bytes_max;
-            } else if !self.core.later.is_empty() && handled - before >= REPORTED_AT_ONCE {
+            } else if !self.core.upkeep.is_empty() && handled - before >= REPORTED_AT_ONCE {
                 // There may be more behind those that will be dealt with later.
                 before = handled;
+                self.flush();
                 self.driver.submit(Wait::No)?;
+                let now_ns = self.driver.now_ns();
+                self.core.set_now(now_ns);
             } else {
                 break;
             }
@@ -214,6 +216,7 @@ impl<D: Driver> Shard<D> {
         if self.cut {
             return Wait::No;
         }
+        debug_assert!(self.core.upkeep.is_empty(), "nobody would wake us for it");
         let housekeeping = self.active.then_some(self.housekeeping_tick);
         let mail = self.core.hub_awaits_room().then_some(self.core.tick + 1);
         let next = [
@@ -232,14 +235,14 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn record(&mut self, handled: u32, waited_ns: u64) {
+    fn record(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
         self.active |= handled > 0;
         self.core.counters.turns_cut += u64::from(self.cut);
         let histograms = &mut self.core.histograms;
         if histograms.is_on() {
             let ended_ns = self.driver.now_ns();
             histograms.wait.record(waited_ns);
-            histograms.turn.record(ended_ns.saturating_sub(self.core.now_ns));
+            histograms.turn.record(ended_ns.saturating_sub(began_ns));
             if handled > 0 {
                 histograms.batch.record(u64::from(handled));
             }
@@ -290,7 +293,7 @@ impl<D: Driver> Shard<D> {
             if !self.cut {
                 self.driver.trim();
             }
-            self.core.later.shrink_to(LATER_KEPT);
+            self.core.upkeep.trim();
             self.core.pools.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();

@@ -28,8 +28,8 @@ impl<D: Driver> Shard<D> {
                 slot.closing_socket = true;
                 slot.in_flight = 1;
                 self.driver.close(socket, token);
-            } else if slot.in_flight > 0 && slot.cancel == Cancel::Unasked && !slot.closing_socket {
-                // One that finds something reaches everything; its targets complete by themselves.
+            } else if slot.cancel == Cancel::Unasked && slot.is_cancellable() {
+                // What has completed meanwhile, or was just between two waits, is looked at again.
                 slot.cancel = Cancel::Asked;
                 slot.in_flight += 1;
                 self.driver.cancel_all(socket, token);

@@ -206,12 +206,38 @@ pub(super) struct Slot {
     pub(super) closing_socket: bool,
 }
 
+impl Slot {
+    /// Whether the kernel holds something that does not end by itself.
+    pub(super) fn is_cancellable(&self) -> bool {
+        let sending = self.outbox.as_ref().is_some_and(|outbox| outbox.is_sending());
+        self.armed != Armed::Nothing || sending
+    }
+}
+
 const _: () = assert!(size_of::<Slot>() <= 128, "an idle connection costs at most 128 bytes");
 const _: () = assert!(size_of::<Option<Slot>>() == size_of::<Slot>(), "a slab entry adds nothing");
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cancellation_and_its_target_end_in_either_order() {
+        let after = |steps: &[fn(&mut Cancel)]| {
+            let mut cancel = Cancel::Asked;
+            steps.iter().for_each(|step| step(&mut cancel));
+            cancel
+        };
+        let (found, missed): (fn(&mut Cancel), fn(&mut Cancel)) =
+            (|cancel| cancel.ran(true), |cancel| cancel.ran(false));
+        let target: fn(&mut Cancel) = Cancel::target_ended;
+        assert_eq!(after(&[found]), Cancel::Found, "not asked for again before its target ends");
+        assert_eq!(after(&[found, target]), Cancel::Unasked);
+        assert_eq!(after(&[target]), Cancel::Late, "nor before it has completed itself");
+        assert_eq!(after(&[target, missed]), Cancel::Unasked);
+        assert_eq!(after(&[target, found]), Cancel::Unasked);
+        assert_eq!(after(&[missed]), Cancel::Unasked, "what it missed is there to be cancelled");
+    }
 
     #[test]
     fn a_peer_address_survives_its_packing() {

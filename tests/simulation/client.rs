@@ -254,9 +254,7 @@ impl Client {
             return;
         }
         if self.behaviour.end == End::Reset && network.random(60) == 0 {
-            self.peer.reset();
-            self.gone = true;
-            return;
+            return self.vanish();
         }
         let most = if network.random(3) == 0 { 1 + network.random(40) } else { 8192 };
         let len = self.outgoing.len().min(most as usize);
@@ -407,6 +405,16 @@ impl Client {
             self.outgoing.extend([0x88, 0x82, 0, 0, 0, 0, 3, 0xE8]);
         }
         self.behaviour.end = End::Close;
+    }
+
+    /// Breaks the connection.
+    pub(crate) fn vanish(&mut self) {
+        self.peer.reset();
+        self.gone = true;
+    }
+
+    pub(crate) fn has_every_echo(&self) -> bool {
+        self.expected.is_empty()
     }
 
     pub(crate) fn go_deaf(&mut self) {

@@ -1,5 +1,8 @@
 //! The shard under a simulated kernel: seeds, faults and virtual time, and the laws that must hold
 //! whatever happens. No test here opens a socket or reads a clock. A failure prints its seed.
+//!
+//! `SEAWALL_SEEDS=100` runs a hundred times as many seeds: for a night, or after a change of the
+//! shard.
 
 mod client;
 mod codec;
@@ -15,6 +18,12 @@ use seawall::driver::sim::{Faults, Network};
 use seawall::shard::mailbox::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 use world::World;
+
+/// As many seeds from one on, or a multiple of that.
+fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("SEAWALL_SEEDS").map_or(1, |times| times.parse().unwrap());
+    first..first + count * times
+}
 
 /// Runs clients of all kinds to their end, drains, and checks the laws.
 fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
@@ -47,7 +56,7 @@ fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
 
 #[test]
 fn every_law_holds_over_many_seeds() {
-    for seed in 0..300 {
+    for seed in seeds(0, 300) {
         let shards = 1 + (seed % 3) as u16;
         let world = run(seed, shards, 12, Faults::harmless());
         assert!(world.totals().counters.accepted >= 12, "seed {seed}: clients were accepted");
@@ -56,7 +65,7 @@ fn every_law_holds_over_many_seeds() {
 
 #[test]
 fn every_law_holds_when_sends_fail() {
-    for seed in 1000..1100 {
+    for seed in seeds(1000, 100) {
         run(seed, 2, 8, Faults { send_fails: 3, ..Faults::harmless() });
     }
 }
@@ -64,7 +73,7 @@ fn every_law_holds_when_sends_fail() {
 #[test]
 fn replies_leave_from_where_their_message_came_in() {
     let mut in_place = 0;
-    for seed in (3001..3040).step_by(2) {
+    for seed in seeds(3000, 20) {
         let mut world = World::new(seed, 1, Faults::harmless(), |_| {});
         world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
         world.rest();
@@ -128,7 +137,7 @@ fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
 
 #[test]
 fn a_quiet_network_loses_nothing() {
-    for seed in 2000..2050 {
+    for seed in seeds(2000, 50) {
         run(seed, 1, 10, Faults::default());
     }
 }
@@ -151,6 +160,30 @@ fn connections_spread_from_a_crowded_shard() {
         world.step();
     }
     assert!(world.totals().counters.handed_over > 0, "shard 0 hands connections over");
+    world.run_clients();
+    world.drain();
+    world.check_laws(false);
+}
+
+#[test]
+fn a_mass_disconnect_delays_others_by_turns_and_not_by_all_of_it() {
+    let mut world = World::new(14, 1, Faults::harmless(), |_| {});
+    for _ in 0..2000 {
+        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    }
+    world.run_clients();
+    let (stays, others) = world.clients.split_last_mut().unwrap();
+    others.iter_mut().for_each(Client::vanish);
+    stays.send_text("still served?");
+    let answered = (0..200).any(|_| {
+        world.step();
+        world.clients[1999].has_every_echo()
+    });
+    let open = world.totals().gauges.open;
+    assert!(answered && open > 1000, "{open} of those who left were to be dealt with by then");
+    (0..500).for_each(|_| world.step());
+    assert_eq!(world.totals().gauges.open, 1);
+    world.clients[1999].leave();
     world.run_clients();
     world.drain();
     world.check_laws(false);

@@ -86,10 +86,10 @@ section! {
     outbox_bytes_max: u64 = 1 << 20,
     "Lower to bound what slow readers cost; raise for bursts to clients on slow lines.";
 
-    /// Bytes that may wait for all connections of a shard; past it reading stops on those that
-    /// add to them.
+    /// Bytes that may wait for all connections of a shard; past it reading stops on those for
+    /// which more than an even share waits, and past twice as much they are closed with 4413.
     outbox_shard_bytes_max: u64 = 256 << 20,
-    "Set to the memory a shard may spend on slow readers.";
+    "Set to half the memory that a shard may spend on slow readers.";
 
     /// Memory for unfinished messages of a shard; past it, connections that add to it are closed
     /// with 1013.

@@ -197,7 +197,8 @@ impl Core {
         let most = self.config.limits.outbox_high_bytes;
         let slot = &self.slots[index as usize];
         let queued = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let crowded = self.gauges.outbox_bytes > self.config.limits.outbox_shard_bytes_max as u64;
+        let held = self.hub.as_ref().and_then(|hub| hub.seated(index)?.backlog.as_ref());
+        let crowded = self.crowds(queued + held.map_or(0, |backlog| backlog.bytes()));
         let Some(hub) = &mut self.hub else { return };
         let HubState { sessions, shared, .. } = &mut **hub;
         let Some(Some(seated)) = sessions.get_mut(index as usize) else { return };

@@ -259,9 +259,10 @@ impl Core {
     /// Reads again, where nothing else stands against it.
     pub(super) fn go_on_reading(&mut self, index: u32) {
         let low = self.config.limits.outbox_low_bytes;
-        let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        let waiting = slot.outbox.as_ref().is_some_and(|outbox| outbox.bytes() > low);
-        if slot.paused && !slot.throttled && !waiting && !self.hub_holds(index) {
+        let Some(slot) = self.slots.get(index as usize) else { return };
+        let bytes = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        let crowds = slot.throttled && self.crowds(bytes);
+        if slot.paused && bytes <= low && !crowds && !self.hub_holds(index) {
             self.slots[index as usize].paused = false;
         }
     }

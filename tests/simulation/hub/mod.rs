@@ -17,6 +17,7 @@ use seawall::config::file::Channel;
 use seawall::driver::sim::Faults;
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
 
+use crate::seeds;
 use crate::world::World;
 use delayed::DelayedLog;
 use member::{Member, Truth};
@@ -118,10 +119,10 @@ fn run_many(seeds: std::ops::Range<u64>, late: bool) {
 
 #[test]
 fn nothing_is_lost_or_doubled_however_connections_are_cut() {
-    run_many(0..300, false);
+    run_many(seeds(0, 300), false);
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_over_a_late_log() {
-    run_many(1000..1300, true);
+    run_many(seeds(1000, 300), true);
 }
