@@ -6,7 +6,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::answers::{Admission, Seat};
@@ -37,6 +36,14 @@ const REPLIES: [&str; 9] = [
 ];
 
 /// A session's world, without a shard.
+/// What matters of what is said.
+#[derive(serde::Deserialize)]
+struct Spoken {
+    #[serde(rename = "type")]
+    kind: String,
+    ticket: Option<String>,
+}
+
 struct World {
     realm: Arc<Realm>,
     home: Home,
@@ -127,11 +134,11 @@ impl World {
 
     fn said(&mut self, text: &str) {
         assert!(!text.contains(['\n', '\r']), "on one line: {text}");
-        let object: Value = serde_json::from_str(text).expect("JSON");
-        let kind = object["type"].as_str().expect("a type").to_owned();
-        self.replies += usize::from(REPLIES.contains(&kind.as_str()));
-        if let Some(ticket) = object["ticket"].as_str() {
-            ticket.clone_into(&mut self.ticket);
+        // Content is passed on as it is, and may hold numbers that no variable can.
+        let object: Spoken = serde_json::from_str(text).expect("JSON");
+        self.replies += usize::from(REPLIES.contains(&&*object.kind));
+        if let Some(ticket) = object.ticket {
+            self.ticket = ticket;
         }
     }
 

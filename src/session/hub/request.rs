@@ -158,6 +158,10 @@ pub(super) fn objects(frame: &str) -> impl Iterator<Item = Result<&str, Refused>
 
 /// Reads one object.
 pub(super) fn read(object: &str) -> Said<'_> {
+    // An array would be taken for the fields in their order.
+    if !object.starts_with('{') {
+        return Said { id: None, want: Err(bad("not an object: a frame holds JSON objects")) };
+    }
     let id = match serde_json::from_str::<IdOnly<'_>>(object).map(|only| only.id) {
         Ok(Some(id)) => match check_id(id.get()) {
             Ok(id) => id,
@@ -167,20 +171,19 @@ pub(super) fn read(object: &str) -> Said<'_> {
     };
     let fields = match serde_json::from_str::<Fields<'_>>(object) {
         Ok(fields) => fields,
-        Err(error) if !object.starts_with('{') => {
-            let message = format!("not an object: {error}");
-            return Said { id, want: Err(bad(message)) };
-        }
         Err(error) => return Said { id, want: Err(bad(error.to_string())) },
     };
     Said { id, want: want(fields) }
 }
 
-/// A number, or a string of up to 64 bytes; `null` is none.
+/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so a number must be one
+/// that others can read: JSON has no bounds for them, and most readers have.
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
+    let is_read = || id.parse().is_ok_and(f64::is_finite);
     match id.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"' | b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX => Ok(Some(id)),
+        Some(b'"') if id.len() <= ID_BYTES_MAX => Ok(Some(id)),
+        Some(b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
         _ => Err(bad("id must be a number, or a string of 64 bytes at most")),
     }
 }
@@ -269,6 +272,7 @@ mod tests {
         let long = format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", "x".repeat(65));
         assert!(refusal(&long).contains("id must be"));
         assert!(refusal("{\"type\":\"ping\",\"id\":{}}").contains("id must be"));
+        assert!(refusal("{\"type\":\"ping\",\"id\":1e999}").contains("id must be"));
         let said = read("{\"type\":\"publish\",\"id\":7}");
         assert_eq!(said.id, Some("7"), "an error carries the id as well");
         assert!(said.want.is_err());
@@ -278,6 +282,7 @@ mod tests {
     fn what_is_wrong_is_told() {
         for (object, told) in [
             ("[]", "not an object"),
+            ("[\"ping\"]", "not an object"),
             ("{}", "no type"),
             ("{\"type\":\"x\"}", "unknown type \"x\""),
             ("{\"type\":1}", "expected a string"),

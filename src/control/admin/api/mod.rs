@@ -124,6 +124,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(too_long());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|_| too_long())?;
+        // An array would be taken for the fields in their order.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ApiError::bad("the body: it must be a JSON object"));
+        }
         let value = serde_json::from_slice(&bytes);
         value.map(Self).map_err(|error| ApiError::bad(format!("the body: {error}")))
     }
