@@ -6,7 +6,7 @@ use super::receive_with;
 use crate::proto::ws::deflate::{
     Agreed, Deflaters, InflateLimits, Inflaters, Policy, close_contexts, open_contexts,
 };
-use crate::proto::ws::{DataKind, Limits, Receiver, compressed_frame_header};
+use crate::proto::ws::{DataKind, Limits, ProtocolError, Receiver, compressed_frame_header};
 
 /// Offers: the first bytes choose the route and the memory that is left, the rest are lines of the
 /// field. An answer is one that both sides can keep; what is on one line may be on several.
@@ -96,9 +96,22 @@ pub fn inflate(data: &[u8]) {
         rest = tail;
     }
     let whole = run(&mut bytes.clone(), usize::MAX, agreed, &limits);
-    assert_eq!(run(&mut bytes.clone(), 1, agreed, &limits), whole, "byte by byte");
-    let piece = 2 + usize::from(choice[3]);
-    assert_eq!(run(&mut bytes, piece, agreed, &limits), whole, "in pieces of {piece}");
+    for piece in [1, 2 + usize::from(choice[3])] {
+        let seen = run(&mut bytes.clone(), piece, agreed, &limits);
+        let narrow = agreed.client_takeover && agreed.client_bits < 15;
+        let excused = reached_too_far(&seen, &whole) || reached_too_far(&whole, &seen);
+        if !(narrow && excused) {
+            assert_eq!(seen, whole, "in pieces of {piece}");
+        }
+    }
+}
+
+/// Whether the runs differ only in that a reach past the peer's window was noticed in the first.
+fn reached_too_far(noticed: &[Seen], other: &[Seen]) -> bool {
+    let Some((Seen::Failed(ProtocolError::InflateFailed), before)) = noticed.split_last() else {
+        return false;
+    };
+    other.starts_with(before)
 }
 
 fn run(bytes: &mut [u8], piece: usize, agreed: Agreed, limits: &Limits) -> Vec<Seen> {

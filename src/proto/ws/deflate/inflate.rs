@@ -10,6 +10,10 @@
 //! message that is whole. So nobody waits for others, and what it costs is memory within the limits
 //! of unfinished messages.
 //!
+//! A peer that reaches back past the window it agreed to is refused where its context shows it:
+//! within one step the output serves as well, so it depends on how its bytes come. No harm comes of
+//! either, and a strict zlib (`INFLATE_STRICT`) is not what is shipped.
+//!
 //! What a turn can be made to inflate is bounded by its owner, who counts [`Work::bytes_after`]:
 //! between two counts lies one input, and DEFLATE makes at most 1,032 bytes of one. Measured: a
 //! buffer of 64 KiB full of messages that inflate by the most comes to 57 MiB, 4 ms for inflating
