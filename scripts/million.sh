@@ -31,6 +31,7 @@ parallel=1024
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"
 shards=64
+arguments=("$@")
 while (($#)); do
   case $1 in
     --connections | --hold | --heartbeat | --echo-share | --echo-seconds | --drain | --threads | \
@@ -56,6 +57,7 @@ need_number --heartbeat "$heartbeat"
 need_number --echo-seconds "$echo_seconds"
 need_number --drain "$drain"
 prepare
+own_network "$connections" "${arguments[@]}"
 
 # What would fail after minutes is said now.
 each_bytes=11000 headroom=1000

@@ -61,7 +61,8 @@ impl Fleet {
                 return Ok(None);
             };
             // Only a fleet with something to scan is woken for it.
-            next_ns = if self.scan_due { until_ns.min(now_ns + SCAN_NS) } else { until_ns };
+            next_ns =
+                if self.waiting.is_empty() { until_ns } else { until_ns.min(now_ns + SCAN_NS) };
         }
         if let (_, true) = self.ring.has_work() {
             self.ring.submit()?;
