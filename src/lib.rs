@@ -26,12 +26,13 @@
 //!    connection overwrites the first one's address). A completion gives a socket: a direct
 //!    descriptor, known to its ring only. The shard gives it a [slot](shard) and a generation, or
 //!    hands it to a less loaded shard, before a byte is read.
-//! 2. One multishot receive is armed per connection. Bytes land in a buffer that the ring lends
-//!    from a small, warm set; an idle connection holds no buffer. The completion carries operation,
-//!    slot and generation: with another generation, the buffer goes back, and that is all.
-//!    A connection that has been quiet for long is *parked*: a poll, with a third of the kernel's
-//!    memory, stands in for its receive, and one receive follows when it fires. Whatever is armed
-//!    sees what came before it, so no change between the two loses a byte.
+//! 2. A request is received by itself; a connection that talks has one multishot receive armed.
+//!    Bytes land in a buffer that the ring lends from a small, warm set; an idle connection holds
+//!    none. The completion carries operation, slot and generation: with another generation, the
+//!    buffer goes back, and that is all. A connection that has not said anything yet, or has been
+//!    quiet for long, is *parked*: a poll, with a third of the kernel's memory, stands in for its
+//!    receive, and one receive follows when it fires. Whatever is armed sees what came before it,
+//!    so no change between the two loses a byte.
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
@@ -42,8 +43,8 @@
 //!    its route says so.
 //!    Before the upgrade, [`admission`] counts the client in: by node, address, user and route, in
 //!    tables of atomic words that all shards share; who is one too many is told so, and when to
-//!    come back. Each message is taken out of the budgets of its connection and user, if there are
-//!    any.
+//!    come back, unless those to be told already take an eighth of a shard's slots. Each message is
+//!    taken out of the budgets of its connection and user, if there are any.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.

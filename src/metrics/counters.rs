@@ -141,7 +141,7 @@ counters! {
     slow_reader_closes,
     /// Connections closed because all unfinished messages together were too much.
     partial_closes,
-    /// Times that a quiet connection was parked.
+    /// Times that a connection was parked: each when it opens, and later when it is quiet.
     parked,
     /// Times that a parked connection was not quiet any more.
     unparked,

@@ -102,6 +102,16 @@ impl Core {
         self.set_deadline(index);
     }
 
+    /// An opened connection is parked until it says something: most that fall quiet at once then
+    /// need no cancellation of a receive, and those that talk get theirs with the first message.
+    pub(super) fn open_parked(&mut self, index: u32) {
+        if self.config.engine.park_after_ms > 0 {
+            self.slots[index as usize].parked = Parked::Yes;
+            self.counters.parked += 1;
+            self.gauges.parked += 1;
+        }
+    }
+
     /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
     pub(super) fn wake(&mut self, index: u32) {
         let is_quiet = self.tick >= self.quiet_tick(index);

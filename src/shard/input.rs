@@ -227,6 +227,7 @@ impl Core {
         self.counters.opened += 1;
         self.gauges.open += 1;
         self.schedule_first_ping(index);
+        self.open_parked(index);
         self.set_deadline(index);
         self.hub_open(index, identity);
     }

@@ -69,6 +69,9 @@ impl<D: Driver> Shard<D> {
     /// Arms what is to tell of input: a receive, or for a parked connection a watch, and one
     /// receive after the watch has found something. Whatever is armed sees what came before it was,
     /// so nothing is lost in a change.
+    ///
+    /// A handshake takes one receive at a time, mostly a single one, and nothing is armed once the
+    /// peer has said its last word: no connection that only opens and closes needs a cancellation.
     fn listen_to(&mut self, index: u32) {
         let token = self.core.token(index);
         let slot = &mut self.core.slots[index as usize];
@@ -78,9 +81,9 @@ impl<D: Driver> Shard<D> {
             slot.cancel = Cancel::Asked;
             slot.in_flight += 1;
             self.driver.cancel_receive(socket, token);
-        } else if slot.armed == Armed::Nothing && !slot.held && !slot.input_ended {
+        } else if slot.armed == Armed::Nothing && slot.may_hear() {
             slot.in_flight += 1;
-            if std::mem::take(&mut slot.readable) {
+            if std::mem::take(&mut slot.readable) || slot.stage.is_handshake() {
                 slot.armed = Armed::Once;
                 self.driver.receive_once(socket, token);
             } else if parked {

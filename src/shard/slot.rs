@@ -207,6 +207,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Whether more input may come, and may be received now.
+    pub(super) fn may_hear(&self) -> bool {
+        !self.held && !self.input_ended && !matches!(self.stage, Stage::Finishing)
+    }
+
     /// Whether the kernel holds something that does not end by itself.
     pub(super) fn is_cancellable(&self) -> bool {
         let sending = self.outbox.as_ref().is_some_and(|outbox| outbox.is_sending());

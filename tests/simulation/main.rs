@@ -110,6 +110,10 @@ fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
             world.step();
         }
     };
+    while world.totals().gauges.open < 20 {
+        world.step();
+    }
+    assert_eq!(world.totals().gauges.parked, 20, "who has said nothing is watched from the start");
     seconds(&mut world, 30);
     let totals = world.totals();
     assert_eq!(totals.gauges.open, 20);
@@ -167,26 +171,32 @@ fn connections_spread_from_a_crowded_shard() {
 
 #[test]
 fn a_mass_disconnect_delays_others_by_turns_and_not_by_all_of_it() {
-    let mut world = World::new(14, 1, Faults::harmless(), |_| {});
-    for _ in 0..2000 {
-        world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+    // Those who leave are received from, or are watched.
+    for park_after_ms in [0, 60_000] {
+        let mut world = World::new(14, 1, Faults::harmless(), |file| {
+            file.engine.park_after_ms = park_after_ms;
+        });
+        for _ in 0..2000 {
+            world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+        }
+        world.run_clients();
+        world.clients[1999].send_text("here I am");
+        (0..20).for_each(|_| world.step());
+        world.clients[..1999].iter_mut().for_each(Client::vanish);
+        world.clients[1999].send_text("still served?");
+        let answered = (0..200).any(|_| {
+            world.step();
+            world.clients[1999].has_every_echo()
+        });
+        let open = world.totals().gauges.open;
+        assert!(answered && open > 1000, "{open} of those who left were to be dealt with by then");
+        (0..500).for_each(|_| world.step());
+        assert_eq!(world.totals().gauges.open, 1);
+        world.clients[1999].leave();
+        world.run_clients();
+        world.drain();
+        world.check_laws(false);
     }
-    world.run_clients();
-    let (stays, others) = world.clients.split_last_mut().unwrap();
-    others.iter_mut().for_each(Client::vanish);
-    stays.send_text("still served?");
-    let answered = (0..200).any(|_| {
-        world.step();
-        world.clients[1999].has_every_echo()
-    });
-    let open = world.totals().gauges.open;
-    assert!(answered && open > 1000, "{open} of those who left were to be dealt with by then");
-    (0..500).for_each(|_| world.step());
-    assert_eq!(world.totals().gauges.open, 1);
-    world.clients[1999].leave();
-    world.run_clients();
-    world.drain();
-    world.check_laws(false);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! those delays gives, and what is switched off or read in between changes nothing else.
 
 use hdrhistogram::Histogram;
-use seawall::config::file::Route;
+use seawall::config::file::{File, Route};
 use seawall::driver::sim::{Faults, Network, Peer};
 use seawall::metrics::Recorder;
 
@@ -38,6 +38,11 @@ fn open(world: &mut World) -> Peer {
     peer
 }
 
+/// No connection is watched before it is received from: each byte is dealt with in its turn.
+fn never_park(file: &mut File) {
+    file.engine.park_after_ms = 0;
+}
+
 fn leave(world: &mut World, peer: &Peer) {
     peer.write(&CLOSE);
     (0..3).for_each(|_| world.turn_shards());
@@ -47,7 +52,7 @@ fn leave(world: &mut World, peer: &Peer) {
 
 #[test]
 fn delays_of_sends_are_the_turnarounds() {
-    let mut world = World::new(12, 1, Faults::default(), |_| {});
+    let mut world = World::new(12, 1, Faults::default(), never_park);
     let peer = open(&mut world);
     let delays_ns = [3_000_000, 20_000, 20_000, 1, 999, 70_000_000, 1_234_567, 3_000_000];
     for delay_ns in delays_ns {
@@ -67,7 +72,7 @@ fn delays_of_sends_are_the_turnarounds() {
 /// Several messages of one turn leave with one send, and each counts.
 #[test]
 fn each_message_of_a_turn_has_its_turnaround() {
-    let mut world = World::new(14, 1, Faults::default(), |_| {});
+    let mut world = World::new(14, 1, Faults::default(), never_park);
     let peer = open(&mut world);
     peer.write(&TEXT.repeat(5));
     world.turn_shards();
@@ -85,7 +90,7 @@ fn each_message_of_a_turn_has_its_turnaround() {
 /// leaves behind.
 #[test]
 fn a_slow_reader_is_in_the_turnaround() {
-    let mut world = World::new(16, 1, Faults::default(), |_| {});
+    let mut world = World::new(16, 1, Faults::default(), never_park);
     let peer = open(&mut world);
     peer.set_window(3);
     peer.write(&TEXT);
@@ -129,6 +134,7 @@ fn delays_of_requests_are_the_times_to_open() {
 #[test]
 fn delays_of_pongs_are_the_round_trips() {
     let mut world = World::new(20, 1, Faults::default(), |file| {
+        never_park(file);
         file.routes = vec![Route { ping_interval_ms: 1000, ..Route::default() }];
     });
     let peer = open(&mut world);

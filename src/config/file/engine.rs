@@ -96,7 +96,8 @@ section! {
 
     /// After so long without a byte from the client, and up to half as much more, its armed
     /// receive is replaced by a watch that takes 0.6 KB less of the kernel's memory; a second
-    /// message within the time brings the receive back. 0 = never.
+    /// message within the time brings the receive back. A new connection begins with the watch.
+    /// 0 = never.
     park_after_ms: u32 = 5_000,
     "Below the interval of the heartbeat, or no connection is ever parked; longer where clients \
      send every few seconds: a message to a parked connection costs two more operations.";
