@@ -84,7 +84,7 @@ ping_interval_ms = $((heartbeat * 1000))"
 # Opening, asking and closing at 2,000 connections a second, which is slow, and all phases in full.
 load $((connections / 2000 * 3 + hold + echo_seconds + drain + 300)) million hold \
   --connections "$connections" --hold "$hold" --threads "$threads" --parallel "$parallel" \
-  --timeout 60 --settle 3 --echo-share "$echo_share" --echo-seconds "$echo_seconds" \
+  --timeout 60 --settle 3 --park --echo-share "$echo_share" --echo-seconds "$echo_seconds" \
   --drain $((drain + 40)) --progress
 for _ in {1..600}; do kill -0 "$server_pid" 2>/dev/null || break; sleep 0.1; done
 left="ended by itself"

@@ -60,6 +60,8 @@ pub struct Gauges {
     pub handshakes: u64,
     /// Quiet connections whose input is only watched for.
     pub parked: u64,
+    /// Connections whose end, wake or parking waits for its turn.
+    pub upkeep: u64,
     /// Bytes that wait to be sent.
     pub outbox_bytes: u64,
     /// The most that waited for one connection since the start.
@@ -94,6 +96,7 @@ impl Gauges {
         self.open += other.open;
         self.handshakes += other.handshakes;
         self.parked += other.parked;
+        self.upkeep += other.upkeep;
         self.outbox_bytes += other.outbox_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
         self.partial_bytes += other.partial_bytes;

@@ -76,6 +76,12 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
             gauges.handshakes,
         ),
         ("connections_parked", "Quiet connections that are only watched", false, gauges.parked),
+        (
+            "connections_waiting",
+            "Connections whose end, wake or parking waits because very many come at once",
+            false,
+            gauges.upkeep,
+        ),
         ("outbox", "Bytes waiting to be sent", true, gauges.outbox_bytes),
         (
             "outbox_peak",

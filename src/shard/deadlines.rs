@@ -12,6 +12,9 @@ use crate::config::Timeouts;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
 
+/// How long a handshake may take while the server drains.
+const DRAINING_HANDSHAKE_MS: u32 = 1000;
+
 /// The first tick at which the duration has surely passed.
 fn after(tick: u32, duration_ms: u32) -> u32 {
     tick.saturating_add(timers::ticks(duration_ms) + 1)
@@ -51,7 +54,7 @@ impl Core {
         });
         match &slot.stage {
             Stage::Proxy { .. } | Stage::Http { .. } => {
-                after(slot.opened_tick, timeouts.handshake_timeout_ms)
+                after(slot.opened_tick, self.handshake_timeout_ms())
             }
             Stage::Open(_) => {
                 let route = self.route(index);
@@ -72,6 +75,13 @@ impl Core {
             }
             Stage::Ending => timers::UNSET,
         }
+    }
+
+    /// A server that goes does not wait long for those who have asked for nothing yet, such as the
+    /// sockets that browsers open ahead of their need.
+    fn handshake_timeout_ms(&self) -> u32 {
+        let configured_ms = self.config.timeouts.handshake_timeout_ms;
+        if self.draining { configured_ms.min(DRAINING_HANDSHAKE_MS) } else { configured_ms }
     }
 
     /// When the connection has been quiet for long enough to be parked.
@@ -153,7 +163,7 @@ impl Core {
     pub(super) fn fire(&mut self, index: u32) {
         let timeouts = &self.config.timeouts;
         let slot = &self.slots[index as usize];
-        let handshake = after(slot.opened_tick, timeouts.handshake_timeout_ms);
+        let handshake = after(slot.opened_tick, self.handshake_timeout_ms());
         let closing = ending_until(slot, self.route(index).close_timeout_ms, timeouts);
         let lingering = ending_until(slot, timeouts.linger_timeout_ms, timeouts);
         match &slot.stage {

@@ -94,6 +94,8 @@ impl<D: Driver> Shard<D> {
             } else if self.core.slots.contains(index as usize) {
                 self.core.goodbye_of_drain(index);
                 self.core.close(index, 1001, "server is going away, please reconnect");
+                // A handshake has less time from now on.
+                self.core.set_deadline(index);
                 self.settle(index);
             }
         }

@@ -344,7 +344,8 @@ impl<D: Driver> Shard<D> {
     /// All but the histograms.
     fn fill(&self, numbers: &mut Snapshot) {
         let core = &self.core;
-        let gauges = Gauges { slots: core.slots.len() as u64, ..core.gauges };
+        let (slots, upkeep) = (core.slots.len() as u64, core.upkeep.len() as u64);
+        let gauges = Gauges { slots, upkeep, ..core.gauges };
         let gauges = core.hub_gauges(core.compression_gauges(gauges));
         numbers.counters.clone_from(&core.counters);
         core.fill_compression(numbers);

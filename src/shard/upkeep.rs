@@ -45,7 +45,12 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) fn is_empty(&self) -> bool {
-        self.chores.is_empty() && self.wakes.is_empty()
+        self.len() == 0
+    }
+
+    /// How much waits.
+    pub(super) fn len(&self) -> usize {
+        self.chores.len() + self.wakes.len()
     }
 
     /// Gives back what only a burst needs.
@@ -122,6 +127,24 @@ impl<D: Driver> Shard<D> {
         if !matches!(self.core.slots[index as usize].stage, Stage::Ending) {
             self.core.counters.connection_errors += 1;
             self.core.abort(index, 1006);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_that_waits_is_done_in_a_bounded_number_of_turns() {
+        for waiting in [1, 31, 32, 2048, 2049, 100_000, 1_000_000] {
+            let (mut left, mut turns) = (waiting, 0);
+            while left > 0 {
+                left -= share(left).min(left);
+                turns += 1;
+            }
+            // A 64th each: some 64 turns for each power of e, and as many for the last 2,048.
+            assert!(turns <= 64 * 8, "{waiting} took {turns} turns");
         }
     }
 }

@@ -45,6 +45,7 @@ fn publish() {
         json!({"channel": "room", "content": 1, "key": "k".repeat(129)}),
         json!({"channel": "room", "content": 1, "more": 1}),
         json!({"channel": 1, "content": 1}),
+        json!(["room", 1]),
         json!([]),
         json!(null),
     ] {
@@ -93,7 +94,13 @@ fn broadcast_and_batch_answer_one_by_one() {
     assert_eq!(results[5], json!({"unsubscribed": 1}));
     assert_eq!(results[6]["error"]["code"], "bad_request");
     assert_eq!(results[7], json!({"disconnected": 0}));
-    for body in [json!({"commands": []}), json!({"commands": [{"shout": {}}]}), json!({})] {
+    for body in [
+        json!({"commands": []}),
+        json!({"commands": [{"shout": {}}]}),
+        json!({"commands": [{"publish": ["a", 5]}]}),
+        json!({"commands": [["publish", {"channel": "a", "content": 5}]]}),
+        json!({}),
+    ] {
         is_bad(&server, "/v1/batch", &body);
     }
 }
@@ -275,6 +282,7 @@ fn connections_are_listed_and_looked_at() {
     for name in ["segment_bytes", "congestion_window", "retransmit_timeout_us"] {
         assert!(one["tcp"][name].as_u64().unwrap() > 0, "{name}: {one}");
     }
+    assert!(one["tcp_error"].is_null(), "{one}");
     let listed = got(&server, "/v1/connections");
     assert!(listed["connections"][0]["tcp"].is_null(), "only where it is asked: {listed}");
     let id = client.connection();

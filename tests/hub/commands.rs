@@ -117,7 +117,7 @@ fn connections_and_channels_are_shown() {
     assert_eq!(all["connections"].as_array().unwrap().len(), 3);
     let id = clients[0].connection();
     let said = shell.says(&["connections", &id]);
-    for part in ["ann", &id, "room:1", "else", "/ws", " ago"] {
+    for part in ["ann", &id, "room:1", "else", "/ws", " ago", "tcp rtt us", "tcp segment bytes"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(shell.json(&["connections", &id])["user"], "ann");

@@ -1,6 +1,7 @@
 //! How many may connect, and what the others are told.
 
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use crate::support::raw::{close, request, request_with};
 use crate::support::{Raw, Server, wait_until};
@@ -12,7 +13,7 @@ fn attempt(server: &Server, path: &str, headers: &str, from: &str) -> Result<Raw
     socket.bind(&format!("{from}:0").parse::<SocketAddr>().unwrap().into()).unwrap();
     socket.connect(&server.address().into()).unwrap();
     let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let mut raw = Raw::over(stream);
     raw.send(&request_with(path, headers));
     let head = raw.head();
@@ -68,22 +69,27 @@ fn a_connection_that_only_waits_counts_as_well() {
     Raw::open(server.address()).echo("there is room again");
 }
 
-#[test]
-fn who_is_refused_and_says_nothing_takes_no_others_place() {
-    let server = Server::start_with(
-        &["--listen", "127.0.0.1:0", "--shards", "1"],
-        "[limits]\nconnections_per_shard_max = 200\nconnections_per_address_max = 2\n\
-         retry_after_s = 7\n",
-    );
-    let connect = || {
+/// Connections from an address that may have two, to a shard that has 200 places.
+fn silent_flood(server: &Server) -> Vec<socket2::Socket> {
+    let connect = |_| {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.2:0".parse::<SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&server.address().into()).unwrap();
         socket
     };
-    let flood: Vec<_> = (0..400).map(|_| connect()).collect();
+    let flood = (0..400).map(connect).collect();
     wait_until("the flood is dealt with", || server.metrics().get("accepted_total") == 400);
+    flood
+}
+
+const FLOODED: &str = "[limits]\nconnections_per_shard_max = 200\nconnections_per_address_max = 2\n\
+     retry_after_s = 7\n[timeouts]\nhandshake_timeout_ms = 600_000\n[drain]\ndeadline_ms = 600_000\n";
+
+#[test]
+fn who_is_refused_and_says_nothing_takes_no_others_place() {
+    let server = Server::start_with(&["--listen", "127.0.0.1:0", "--shards", "1"], FLOODED);
+    let flood = silent_flood(&server);
     let metrics = server.metrics();
     assert!(metrics.sum("shard_connections") < 100, "{}", metrics.sum("shard_connections"));
     assert!(metrics.get("dropped_full_total") >= 300, "{}", metrics.get("dropped_full_total"));
@@ -91,6 +97,21 @@ fn who_is_refused_and_says_nothing_takes_no_others_place() {
     drop(flood);
     wait_until("they are gone", || server.metrics().sum("shard_connections") == 0);
     attempt(&server, "/echo", "", "127.0.0.2").expect("there is room again");
+}
+
+#[test]
+fn who_is_refused_and_says_nothing_does_not_hold_up_the_end() {
+    let mut server = Server::start_with(&["--listen", "127.0.0.1:0", "--shards", "1"], FLOODED);
+    let flood = silent_flood(&server);
+    let mut other = attempt(&server, "/echo", "", "127.0.0.3").expect("another has its place");
+    other.echo("hello");
+    server.signal("TERM");
+    assert_eq!(other.frame().close_code(), 1001);
+    other.send(&close(1001));
+    other.end();
+    assert_eq!(server.wait(Duration::from_secs(60)).code(), Some(0), "{}", server.log());
+    assert!(server.log().contains("all connections are closed"), "{}", server.log());
+    drop(flood);
 }
 
 #[test]

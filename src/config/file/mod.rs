@@ -136,7 +136,8 @@ section! {
     /// Deadlines of what has no route, or none any more; the others are the route's.
     Timeouts "timeouts" repeated false;
 
-    /// From accept to the whole request (PROXY header included); past it: 408.
+    /// From accept to the whole request (PROXY header included); past it: 408. A server that
+    /// drains waits a second at most.
     handshake_timeout_ms: u32 = 10_000,
     "Shorter under attack by slow handshakes; longer for clients on very slow lines.";
 

@@ -173,6 +173,7 @@ impl Core {
                 .map(|one| one.channel.to_string())
                 .collect(),
             tcp: None,
+            tcp_error: None,
         })
     }
 

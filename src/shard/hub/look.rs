@@ -52,7 +52,13 @@ impl<D: Driver> Shard<D> {
 
     pub(in crate::shard) fn looked(&mut self, token: Token, result: Result<TcpInfo, i32>) {
         for (mut info, reply) in self.looks.remove(&token).into_iter().flatten() {
-            info.tcp = result.ok();
+            match result {
+                Ok(tcp) => info.tcp = Some(tcp),
+                Err(errno) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    info.tcp_error = Some(format!("TCP was not asked: {error}"));
+                }
+            }
             // Nobody waits any more if this fails.
             drop(reply.send(Some(info)));
         }

@@ -57,9 +57,11 @@ pub struct ConnectionInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u32>,
     pub subscriptions: Vec<String>,
-    /// What TCP knows, where it was asked.
+    /// What TCP knows, where it was asked, or why that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_error: Option<String>,
 }
 
 /// Which connections a list wants.

@@ -8,6 +8,7 @@
 mod channels;
 mod connections;
 mod memory;
+mod object;
 mod openapi;
 mod publish;
 
@@ -21,6 +22,7 @@ use axum::routing::{delete, get, post};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use self::object::Object;
 use super::{State, refuse};
 use crate::admission::Shortage;
 use crate::auth;
@@ -124,12 +126,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             return Err(too_long());
         }
         let bytes = Bytes::from_request(request, state).await.map_err(|_| too_long())?;
-        // An array would be taken for the fields in their order.
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            return Err(ApiError::bad("the body: it must be a JSON object"));
+        match serde_json::from_slice(&bytes) {
+            Ok(Object(value)) => Ok(Self(value)),
+            Err(error) => Err(ApiError::bad(format!("the body: {error}"))),
         }
-        let value = serde_json::from_slice(&bytes);
-        value.map(Self).map_err(|error| ApiError::bad(format!("the body: {error}")))
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::guard::Caller;
+use super::object::Object;
 use super::{ApiError, Body, Pending, State, answer, ask, channel_name, connections, unexpected};
 use crate::hub::{Answer, Draft, KeyScope, Verb};
 use crate::session::hub::content;
@@ -42,12 +43,12 @@ pub(super) struct Batch {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Command {
-    Publish(Publish),
-    Broadcast(Broadcast),
-    Send(connections::Send),
-    Disconnect(connections::Disconnect),
-    Subscribe(connections::Membership),
-    Unsubscribe(connections::Membership),
+    Publish(Object<Publish>),
+    Broadcast(Object<Broadcast>),
+    Send(Object<connections::Send>),
+    Disconnect(Object<connections::Disconnect>),
+    Subscribe(Object<connections::Membership>),
+    Unsubscribe(Object<connections::Membership>),
 }
 
 /// Whom idempotency keys belong to: backends choose theirs without knowing of each other.
@@ -176,18 +177,22 @@ pub(super) async fn batch(
     let mut begun = Vec::with_capacity(body.commands.len());
     for command in body.commands {
         begun.push(match command {
-            Command::Publish(one) => Begun::Publish(begin(
+            Command::Publish(Object(one)) => Begun::Publish(begin(
                 &state,
                 &caller,
                 &one.channel,
                 &one.content,
                 one.key.as_deref(),
             )),
-            Command::Broadcast(one) => Begun::Broadcast(begin_all(&state, &caller, &one)),
-            Command::Send(one) => Begun::Done(connections::do_send(&state, one).await),
-            Command::Disconnect(one) => Begun::Done(connections::do_disconnect(&state, one).await),
-            Command::Subscribe(one) => Begun::Done(connections::do_subscribe(&state, one).await),
-            Command::Unsubscribe(one) => {
+            Command::Broadcast(Object(one)) => Begun::Broadcast(begin_all(&state, &caller, &one)),
+            Command::Send(Object(one)) => Begun::Done(connections::do_send(&state, one).await),
+            Command::Disconnect(Object(one)) => {
+                Begun::Done(connections::do_disconnect(&state, one).await)
+            }
+            Command::Subscribe(Object(one)) => {
+                Begun::Done(connections::do_subscribe(&state, one).await)
+            }
+            Command::Unsubscribe(Object(one)) => {
                 Begun::Done(connections::do_unsubscribe(&state, one).await)
             }
         });
