@@ -99,6 +99,7 @@ jq -r '
   ["process, RSS each", b("rss_each_bytes")],
   ["process, RSS", "\(figure("rss_after_bytes") / 1048576 | round) MiB"],
   ["kernel each, server end", b("slab_server_each_bytes") + " (half of both ends)"],
+  ["of it objects in use", "\(figure("slab_each_bytes") / 2 | round) bytes"],
   ["kernel each, both ends", b("slab_total_each_bytes")],
   ["server CPU while idle", "\(figure("idle_cores") * 1e4 | round / 1e4) cores"],
   ["pings answered", "\(.pings), \(.pings_min_each) to \(.pings_max_each) a connection"],

@@ -53,6 +53,8 @@ fn what_it_finds_is_true() {
     let somaxconn: u32 = kernel("/proc/sys/net/core/somaxconn").parse().unwrap();
     assert!(found("somaxconn").starts_with(&somaxconn.to_string()));
     assert_eq!(finding(&object, "somaxconn")["state"] == "ok", somaxconn >= 4096);
+    let places: i64 = kernel("/proc/sys/net/ipv4/tcp_ehash_entries").parse().unwrap();
+    assert!(found("table of connections").starts_with(&format!("{} places", places.abs())));
     assert!(found("io_uring").contains("works"));
 }
 
@@ -62,6 +64,19 @@ fn every_finding_says_why_and_every_bad_one_how() {
     for finding in object["findings"].as_array().unwrap() {
         assert!(finding["why"].as_str().unwrap().len() > 10, "{finding}");
         assert_eq!(finding["cure"].is_string(), finding["state"] != "ok", "{finding}");
+    }
+}
+
+#[test]
+fn a_table_too_small_for_the_connections_is_a_note() {
+    let places: i64 = kernel("/proc/sys/net/ipv4/tcp_ehash_entries").parse().unwrap();
+    for shards in ["1", "64"] {
+        let (_, object) = doctor(&["--shards", shards]);
+        let found = finding(&object, "table of connections");
+        let told = found["found"].as_str().unwrap();
+        let all = told.split(' ').rev().nth(1).unwrap();
+        let small = all.parse::<i64>().unwrap() > places.abs() * 2;
+        assert_eq!(found["state"] == "note", small, "{found}");
     }
 }
 

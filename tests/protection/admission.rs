@@ -83,8 +83,10 @@ fn silent_flood(server: &Server) -> Vec<socket2::Socket> {
     flood
 }
 
-const FLOODED: &str = "[limits]\nconnections_per_shard_max = 200\nconnections_per_address_max = 2\n\
-     retry_after_s = 7\n[timeouts]\nhandshake_timeout_ms = 600_000\n[drain]\ndeadline_ms = 600_000\n";
+const FLOODED: &str = "\
+    [limits]\nconnections_per_shard_max = 200\nconnections_per_address_max = 2\n\
+    retry_after_s = 7\n[timeouts]\nhandshake_timeout_ms = 600_000\n\
+    [drain]\ndeadline_ms = 600_000\n";
 
 #[test]
 fn who_is_refused_and_says_nothing_takes_no_others_place() {

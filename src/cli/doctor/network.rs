@@ -11,7 +11,7 @@ use crate::driver::listener::{self, Address, Congestion};
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let mut findings: Vec<_> = config.listeners.iter().map(listening).collect();
     findings.extend(config.admin.as_ref().map(operators));
-    findings.extend([backlog(config), congestion(config), migration(), buffers()]);
+    findings.extend([backlog(config), table(config), congestion(config), migration(), buffers()]);
     findings
 }
 
@@ -81,6 +81,29 @@ fn backlog(config: &Config) -> Finding {
         most.is_none_or(|most| most >= wanted),
         State::Warning,
         format!("sysctl -w net.core.somaxconn={wanted}"),
+    )
+}
+
+fn table(config: &Config) -> Finding {
+    // Below zero in a namespace that shares the host's table.
+    let places = kernel_file("/proc/sys/net/ipv4/tcp_ehash_entries")
+        .and_then(|text| Some(text.parse::<i64>().ok()?.unsigned_abs()));
+    let all = u64::from(config.limits.connections_per_shard_max) * u64::from(config.shards);
+    let found = places.map_or_else(|| "unknown".into(), |places| places.to_string());
+    let wanted = all.next_power_of_two();
+    Finding::new(
+        "table of connections",
+        "Each packet's connection is looked up there; with several for each place, most lookups \
+         walk a chain through cold memory",
+        format!("{found} places, at most {all} connections"),
+    )
+    .unless(
+        places.is_none_or(|places| all <= places * 2),
+        State::Note,
+        format!(
+            "boot with thash_entries={wanted}; or, for a container, before its network is made: \
+             sysctl -w net.ipv4.tcp_child_ehash_entries={wanted}"
+        ),
     )
 }
 
