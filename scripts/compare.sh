@@ -151,18 +151,6 @@ for one in "${servers[@]}"; do
 done
 for tool in jq ss taskset; do command -v "$tool" >/dev/null || die "$tool is missing"; done
 
-# A namespace of its own has a default congestion control of its own; the script runs itself in it.
-if [[ -n $congestion && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
-  export COMPARE_IN_NAMESPACE=1
-  exec unshare --net -- "$0" "${arguments[@]}"
-fi
-if [[ -n $congestion ]]; then
-  ip link set lo up
-  { echo "$congestion" >/proc/sys/net/ipv4/tcp_congestion_control; } 2>/dev/null ||
-    die "congestion control $congestion is not allowed in a namespace: the kernel allows" \
-      "$(</proc/sys/net/ipv4/tcp_allowed_congestion_control)"
-fi
-
 target=${CARGO_TARGET_DIR:-$ROOT/target}
 out=${out:-$target/compare}
 mkdir -p "$out"
@@ -206,6 +194,19 @@ if member nchan "${servers[@]}" && ((run)) && [[ ! -e $NCHAN ]]; then
     install_nchan || echo "nginx with nchan could not be installed" >&2
   fi
 fi
+# A namespace of its own has a default congestion control of its own; the script runs itself in it,
+# when everything is built and installed: no package comes from outside there.
+if [[ -n $congestion && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
+  export COMPARE_IN_NAMESPACE=1
+  exec unshare --net -- "$0" --no-build "${arguments[@]}"
+fi
+if [[ -n $congestion ]]; then
+  ip link set lo up
+  { echo "$congestion" >/proc/sys/net/ipv4/tcp_congestion_control; } 2>/dev/null ||
+    die "congestion control $congestion is not allowed in a namespace: the kernel allows" \
+      "$(</proc/sys/net/ipv4/tcp_allowed_congestion_control)"
+fi
+
 present=()
 for one in "${servers[@]}"; do
   if [[ -x $(binary_of "$one") ]]; then

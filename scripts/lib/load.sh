@@ -76,7 +76,7 @@ own_network() {
   shift
   ((places <= 1 << 24)) || places=$((1 << 24))
   command -v ip >/dev/null || why="ip is missing (package iproute2)"
-  [[ -e $own ]] || why="the kernel is older than 6.1"
+  [[ -w $own ]] || why="$own is missing (the kernel is older than 6.1) or cannot be written"
   unshare --net true 2>/dev/null || why="one cannot be made without CAP_SYS_ADMIN"
   if [[ -n $why ]]; then
     echo "$NAME: in the host's network, not in one of its own with a larger table of connections:" \
