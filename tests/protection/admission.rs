@@ -111,7 +111,7 @@ fn who_is_refused_and_says_nothing_does_not_hold_up_the_end() {
     assert_eq!(other.frame().close_code(), 1001);
     other.send(&close(1001));
     other.end();
-    assert_eq!(server.wait(Duration::from_secs(60)).code(), Some(0), "{}", server.log());
+    assert_eq!(server.wait(Duration::from_mins(1)).code(), Some(0), "{}", server.log());
     assert!(server.log().contains("all connections are closed"), "{}", server.log());
     drop(flood);
 }
