@@ -17,7 +17,7 @@ process by connections) and kernel.svg (bytes per connection, process and kernel
   --echo-seconds S    for so long (default $echo_seconds)
   --threads N         threads of the generator (default $threads)
 
-The kernel's figures are of both ends, which are alike: the table shows the server's half. Needs
+The kernel's figures are of both ends, which wait alike: the table shows the server's half. Needs
 about 11 KB of memory for each connection, and root for the kernel's caches by name.
 TEXT
   common_options
@@ -56,7 +56,7 @@ path = \"/echo\"
 ping_interval_ms = $((heartbeat * 1000))"
   load $((hold + echo_seconds + count / 1000 + 120)) "hold-$count" hold --connections "$count" \
     --hold "$hold" --echo-share "$echo_share" --echo-seconds "$echo_seconds" \
-    --threads "$threads" --parallel 512 --timeout 30
+    --threads "$threads" --parallel 512 --timeout 30 --park
   stop_server
   names+=("hold-$count")
   bars+=("$count=$out/hold-$count.json")

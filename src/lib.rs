@@ -43,8 +43,8 @@
 //!    its route says so.
 //!    Before the upgrade, [`admission`] counts the client in: by node, address, user and route, in
 //!    tables of atomic words that all shards share; who is one too many is told so, and when to
-//!    come back, unless those to be told already take an eighth of a shard's slots. Each message is
-//!    taken out of the budgets of its connection and user, if there are any.
+//!    come back, unless those to be told already take an eighth of a shard's slots, or 4,096. Each
+//!    message is taken out of the budgets of its connection and user, if there are any.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -77,9 +77,9 @@
 //! - A message is never inflated past the limits, and nothing is allocated past them.
 //! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
 //!   read is no longer read from, and closed (4413) when that lasts.
-//! - Every refusal and every failed WebSocket lingers: the answer is sent, writing is shut down,
-//!   input is discarded up to a bound of bytes and time. A plain close would let a reset overtake
-//!   the answer.
+//! - Every refusal that is told and every failed WebSocket lingers: the answer is sent, writing is
+//!   shut down, input is discarded up to a bound of bytes and time. A plain close would let a reset
+//!   overtake the answer.
 //! - Opened connections = open ones + closed ones by code. After a drain nothing is left, and
 //!   whoever was counted in has been counted out.
 //! - Past the bound of memory new work is refused, in a fixed order; nothing that exists is closed.

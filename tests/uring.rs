@@ -448,7 +448,7 @@ fn nothing_is_lost_between_receive_watch_and_receive() {
         }
         if got.len() < expected.len() {
             received_until(&mut driver, readable);
-            driver.receive_once(socket, TOKEN);
+            driver.receive_once(socket, TOKEN, false);
             got.extend(received_until(&mut driver, |completion| {
                 assert!(matches!(completion, Completion::Received { armed: false, .. }));
                 true
@@ -470,7 +470,7 @@ fn a_watch_tells_of_the_peers_end() {
     driver.watch(socket, TOKEN);
     drop(client);
     received_until(&mut driver, readable);
-    driver.receive_once(socket, TOKEN);
+    driver.receive_once(socket, TOKEN, false);
     assert!(matches!(
         next(&mut driver),
         Completion::Received { armed: false, what: Received::End, .. }

@@ -75,9 +75,9 @@ own_network() {
   local places=$(($1 * 4)) own=/proc/sys/net/ipv4/tcp_child_ehash_entries why=
   shift
   ((places <= 1 << 24)) || places=$((1 << 24))
-  command -v ip >/dev/null || why="ip is missing (package iproute2)"
   [[ -w $own ]] || why="$own is missing (the kernel is older than 6.1) or cannot be written"
-  unshare --net true 2>/dev/null || why="one cannot be made without CAP_SYS_ADMIN"
+  unshare --net ip link set lo up 2>/dev/null || why="one takes CAP_SYS_ADMIN and CAP_NET_ADMIN"
+  command -v ip >/dev/null || why="ip is missing (package iproute2)"
   if [[ -n $why ]]; then
     echo "$NAME: in the host's network, not in one of its own with a larger table of connections:" \
       "$why" >&2
@@ -88,7 +88,7 @@ own_network() {
   export OWN_NETWORK=1
   # shellcheck disable=SC2016 # the inner shell's own arguments
   exec unshare --net -- "$BASH" -c 'echo "$1" >"$2" && exec unshare --net -- "${@:3}"' - \
-    "$places" "$own" "$0" --no-build "$@"
+    "$places" "$own" "$BASH" "$ROOT/scripts/$NAME.sh" --no-build "$@"
 }
 
 server_pid=

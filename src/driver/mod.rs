@@ -188,8 +188,8 @@ pub trait Driver {
     /// Arms a receive that goes on until its final completion. At most one of this, a single
     /// receive and a watch is armed on a socket; all three complete as [`Completion::Received`].
     fn receive(&mut self, socket: Socket, token: Token);
-    /// Receives once.
-    fn receive_once(&mut self, socket: Socket, token: Token);
+    /// Receives once. `readable`: something is known to be there, or the end.
+    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool);
     /// Says once when there is something to be received, or the peer is gone: costs the kernel a
     /// third of an armed receive.
     fn watch(&mut self, socket: Socket, token: Token);

@@ -58,9 +58,9 @@ pub struct Gauges {
     pub open: u64,
     /// Connections that have not finished their handshake.
     pub handshakes: u64,
-    /// Quiet connections whose input is only watched for.
+    /// New or quiet connections whose input is only watched for.
     pub parked: u64,
-    /// Connections whose end, wake or parking waits for its turn.
+    /// Ends, wakes and parkings of connections that wait for their turn.
     pub upkeep: u64,
     /// Bytes that wait to be sent.
     pub outbox_bytes: u64,

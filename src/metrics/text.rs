@@ -75,10 +75,15 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
             false,
             gauges.handshakes,
         ),
-        ("connections_parked", "Quiet connections that are only watched", false, gauges.parked),
         (
-            "connections_waiting",
-            "Connections whose end, wake or parking waits because very many come at once",
+            "connections_parked",
+            "New or quiet connections that are only watched",
+            false,
+            gauges.parked,
+        ),
+        (
+            "upkeep_waiting",
+            "Ends, wakes and parkings of connections that wait for their turn",
             false,
             gauges.upkeep,
         ),

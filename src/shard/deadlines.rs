@@ -171,6 +171,10 @@ impl Core {
                 self.counters.handshake_timeouts += 1;
                 self.abort(index, 1006);
             }
+            Stage::Http { .. } if self.tick >= handshake && self.draining => {
+                let message = "server is about to stop: connect again, to another one";
+                self.refuse(index, Refusal::Unavailable, message);
+            }
             Stage::Http { .. } if self.tick >= handshake => {
                 self.counters.handshake_timeouts += 1;
                 self.refuse(
@@ -256,8 +260,9 @@ impl Core {
     /// Answers an unfinished or refused request and lingers.
     pub(super) fn refuse(&mut self, index: u32, refusal: Refusal, message: &str) {
         self.counters.refuse(refusal);
+        let retry_after_s = self.draining.then_some(self.config.drain.retry_after_s);
         let mut answer = Vec::with_capacity(512);
-        http::refuse(refusal, message, None, &mut answer);
+        http::refuse(refusal, message, retry_after_s, &mut answer);
         self.queue(index, &answer);
         self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
     }

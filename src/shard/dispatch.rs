@@ -3,7 +3,7 @@
 use super::Shard;
 use super::core::Lent;
 use super::outbox::Marked;
-use super::slot::{Armed, Stage};
+use super::slot::{Armed, Parked, Stage};
 use super::upkeep::Chore;
 use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
 
@@ -88,7 +88,10 @@ impl<D: Driver> Shard<D> {
             Received::End => self.ended(index, Chore::Finish),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;
-                self.core.slots[index as usize].held = true;
+                let slot = &mut self.core.slots[index as usize];
+                slot.held = true;
+                // What woke it is there still: it need not be watched for again.
+                slot.readable = slot.parked == Parked::Yes;
                 self.starved.push(token);
             }
             Received::Cancelled => {}

@@ -71,7 +71,8 @@ impl<D: Driver> Shard<D> {
     /// so nothing is lost in a change.
     ///
     /// A handshake takes one receive at a time, mostly a single one, and nothing is armed once the
-    /// peer has said its last word: no connection that only opens and closes needs a cancellation.
+    /// peer has said its last word: a connection that opens, is watched, and closes needs no
+    /// cancellation.
     fn listen_to(&mut self, index: u32) {
         let token = self.core.token(index);
         let slot = &mut self.core.slots[index as usize];
@@ -83,9 +84,10 @@ impl<D: Driver> Shard<D> {
             self.driver.cancel_receive(socket, token);
         } else if slot.armed == Armed::Nothing && slot.may_hear() {
             slot.in_flight += 1;
-            if std::mem::take(&mut slot.readable) || slot.stage.is_handshake() {
+            let readable = std::mem::take(&mut slot.readable);
+            if readable || slot.stage.is_handshake() {
                 slot.armed = Armed::Once;
-                self.driver.receive_once(socket, token);
+                self.driver.receive_once(socket, token, readable);
             } else if parked {
                 slot.armed = Armed::Watch;
                 self.driver.watch(socket, token);

@@ -11,6 +11,9 @@ use crate::driver::Socket;
 use crate::proto::ws;
 use crate::shard::outbox::Outbox;
 
+/// The longest Close: header, code and reason (RFC 6455 section 5.5).
+const CLOSE_BYTES_MAX: usize = 2 + 125;
+
 /// A head that came in pieces.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
@@ -108,8 +111,8 @@ pub(super) enum Armed {
     Watch,
 }
 
-/// Whether input is watched for, because the connection has been quiet for long, rather than
-/// received.
+/// Whether input is watched for rather than received, because the connection has said nothing yet
+/// or has been quiet for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parked {
     No,
@@ -209,7 +212,15 @@ pub(super) struct Slot {
 impl Slot {
     /// Whether more input may come, and may be received now.
     pub(super) fn may_hear(&self) -> bool {
-        !self.held && !self.input_ended && !matches!(self.stage, Stage::Finishing)
+        !self.held && !self.input_ended && (self.readable || !self.is_parting())
+    }
+
+    /// The peer's Close has come, and ours leaves with this turn. While more than that is queued,
+    /// which may take long, input is taken in and discarded: closing a socket over unread bytes, a
+    /// pong among them, would reset the connection and lose what is under way.
+    fn is_parting(&self) -> bool {
+        let queued = self.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        matches!(self.stage, Stage::Finishing) && queued <= CLOSE_BYTES_MAX
     }
 
     /// Whether the kernel holds something that does not end by itself.

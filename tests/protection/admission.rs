@@ -105,12 +105,15 @@ fn who_is_refused_and_says_nothing_takes_no_others_place() {
 fn who_is_refused_and_says_nothing_does_not_hold_up_the_end() {
     let mut server = Server::start_with(&["--listen", "127.0.0.1:0", "--shards", "1"], FLOODED);
     let flood = silent_flood(&server);
+    let mut silent = Raw::connect(server.address());
     let mut other = attempt(&server, "/echo", "", "127.0.0.3").expect("another has its place");
     other.echo("hello");
     server.signal("TERM");
     assert_eq!(other.frame().close_code(), 1001);
     other.send(&close(1001));
     other.end();
+    let (status, _) = silent.answer();
+    assert_eq!(status, 503, "it is told, though it has asked nothing");
     assert_eq!(server.wait(Duration::from_mins(1)).code(), Some(0), "{}", server.log());
     assert!(server.log().contains("all connections are closed"), "{}", server.log());
     drop(flood);

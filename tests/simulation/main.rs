@@ -9,6 +9,7 @@ mod codec;
 mod compression;
 mod hub;
 mod numbers;
+mod parting;
 mod world;
 
 use client::{Behaviour, Client};

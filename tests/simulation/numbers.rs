@@ -9,14 +9,14 @@ use seawall::metrics::Recorder;
 use crate::client::{Behaviour, Client};
 use crate::world::World;
 
-const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
+pub(crate) const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 /// A masked text of two bytes and its echo.
 const TEXT: [u8; 8] = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
 const ECHO: [u8; 4] = [0x81, 2, b'h', b'i'];
 /// A masked Close 1000.
-const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 3, 0xE8];
+pub(crate) const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 3, 0xE8];
 
 fn recorded(values: impl IntoIterator<Item = u64>) -> Histogram<u64> {
     let mut recorder = Recorder::default();
@@ -25,12 +25,12 @@ fn recorded(values: impl IntoIterator<Item = u64>) -> Histogram<u64> {
 }
 
 /// A connection that does what it is told when it is told.
-fn connect(network: &Network) -> Peer {
+pub(crate) fn connect(network: &Network) -> Peer {
     network.connect(0, 0, Some(([127, 0, 0, 1], 40_000).into()))
 }
 
 /// Connected and upgraded, with the 101 read.
-fn open(world: &mut World) -> Peer {
+pub(crate) fn open(world: &mut World) -> Peer {
     let peer = connect(&world.network);
     peer.write(REQUEST);
     (0..3).for_each(|_| world.turn_shards());
@@ -43,7 +43,7 @@ fn never_park(file: &mut File) {
     file.engine.park_after_ms = 0;
 }
 
-fn leave(world: &mut World, peer: &Peer) {
+pub(crate) fn leave(world: &mut World, peer: &Peer) {
     peer.write(&CLOSE);
     (0..3).for_each(|_| world.turn_shards());
     peer.read(usize::MAX);

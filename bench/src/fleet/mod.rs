@@ -555,6 +555,10 @@ impl Fleet {
         self.next_scan_ns = now_ns + SCAN_NS;
         let timeout_ns = self.plan.timeout.as_nanos() as u64;
         let mut waiting = std::mem::take(&mut self.waiting);
+        if waiting.len() > self.slots.len() {
+            waiting.sort_unstable();
+            waiting.dedup();
+        }
         let mut kept = 0;
         for at in 0..waiting.len() {
             let slot = waiting[at];

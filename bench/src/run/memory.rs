@@ -69,8 +69,8 @@ fn server(report: &mut Report, steps: &[Step]) {
     report.extra("anon_by_connections", Value::Array(by_connections.collect()));
 }
 
-/// The kernel's memory grows for both ends, since server and generator share the host. Their ends
-/// are alike, so half of it is the server's (see `kernel`).
+/// The kernel's memory grows for both ends, since server and generator share the host. Half of it
+/// is the server's where their ends are alike (see `kernel`).
 fn kernel(report: &mut Report, first: &Step, last: &Step) {
     let count = last.connections;
     let (before, after) = (&first.kernel, &last.kernel);
@@ -79,7 +79,7 @@ fn kernel(report: &mut Report, first: &Step, last: &Step) {
     };
     let total = each(before.slab_total_bytes, after.slab_total_bytes, count);
     put("all slab pages per connection, both ends", "slab_total_each_bytes", total);
-    put("  half of it: the server's end", "slab_server_each_bytes", total / 2.0);
+    put("  half of it: one end, if both wait alike", "slab_server_each_bytes", total / 2.0);
     let buffers = each(before.tcp_buffer_bytes, after.tcp_buffer_bytes, count);
     put("TCP buffers per connection, both ends", "tcp_buffers_each_bytes", buffers);
     let sockets = after.tcp_sockets.saturating_sub(before.tcp_sockets);

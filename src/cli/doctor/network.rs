@@ -90,7 +90,8 @@ fn table(config: &Config) -> Finding {
         .and_then(|text| Some(text.parse::<i64>().ok()?.unsigned_abs()));
     let all = u64::from(config.limits.connections_per_shard_max) * u64::from(config.shards);
     let found = places.map_or_else(|| "unknown".into(), |places| places.to_string());
-    let wanted = all.next_power_of_two();
+    // More the kernel does not take.
+    let wanted = all.next_power_of_two().min(1 << 24);
     Finding::new(
         "table of connections",
         "Each packet's connection is looked up there; with several for each place, most lookups \

@@ -329,7 +329,7 @@ impl Driver for Sim {
         self.hear(socket, token, Receive::Streaming);
     }
 
-    fn receive_once(&mut self, socket: Socket, token: Token) {
+    fn receive_once(&mut self, socket: Socket, token: Token, _readable: bool) {
         self.hear(socket, token, Receive::Once);
     }
 
@@ -339,6 +339,7 @@ impl Driver for Sim {
 
     fn cancel_receive(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
+        state.traffic.cancellations += 1;
         let socket = state.own(self.shard, socket);
         assert!(!socket.cancelled, "one cancellation is enough");
         socket.cancel = Some((token, Cancel::Receive));
@@ -346,6 +347,7 @@ impl Driver for Sim {
 
     fn cancel_all(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
+        state.traffic.cancellations += 1;
         let socket = state.own(self.shard, socket);
         // An earlier cancellation still has its own completion to come.
         if let Some((token, _)) = socket.cancel.replace((token, Cancel::All)) {

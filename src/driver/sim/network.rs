@@ -55,6 +55,8 @@ pub struct Traffic {
     pub leases_given: u64,
     /// Receive buffers that came back.
     pub leases_returned: u64,
+    /// Cancellations that shards asked for.
+    pub cancellations: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -415,9 +415,10 @@ impl Driver for Uring {
         ));
     }
 
-    fn receive_once(&mut self, socket: Socket, token: Token) {
+    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool) {
         let (bytes, user_data) = (self.options.buffer_bytes, Op::Receive.pack(token.value()));
-        self.ring.push(&operations::receive_once(socket, buffers::GROUP, bytes, user_data));
+        let entry = operations::receive_once(socket, buffers::GROUP, bytes, user_data);
+        self.ring.push(&if readable { entry } else { operations::poll_first(entry) });
     }
 
     fn watch(&mut self, socket: Socket, token: Token) {

@@ -40,14 +40,18 @@ pub(super) fn accept(
         .user_data(user_data)
 }
 
-/// A receive that stays armed. Without `POLL_FIRST` an empty buffer ring would fail it at once,
-/// even when the socket has no data.
-pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
-    let mut entry = opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data);
+/// The receive, not tried before the socket has something: otherwise an empty buffer ring would
+/// fail it at once, even when the socket has no data.
+pub(super) fn poll_first(mut entry: Entry) -> Entry {
     // SAFETY: the entry is the 64-byte structure of the kernel, in which `ioprio` is the half-word
     // at offset 2, low byte first.
     unsafe { *(&raw mut entry).cast::<u8>().add(IOPRIO_OFFSET) |= POLL_FIRST };
     entry
+}
+
+/// A receive that stays armed.
+pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
+    poll_first(opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data))
 }
 
 /// A receive of what is there, into one buffer. It waits if nothing is.

@@ -56,7 +56,7 @@ impl<D: Driver> Shard<D> {
                 Ok(tcp) => info.tcp = Some(tcp),
                 Err(errno) => {
                     let error = std::io::Error::from_raw_os_error(errno);
-                    info.tcp_error = Some(format!("TCP was not asked: {error}"));
+                    info.tcp_error = Some(format!("TCP does not tell: {error}"));
                 }
             }
             // Nobody waits any more if this fails.
