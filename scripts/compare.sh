@@ -198,7 +198,7 @@ fi
 # when everything is built and installed: no package comes from outside there.
 if [[ -n $congestion && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
   export COMPARE_IN_NAMESPACE=1
-  exec unshare --net -- "$0" --no-build "${arguments[@]}"
+  exec unshare --net -- "$BASH" "$ROOT/scripts/compare.sh" --no-build "${arguments[@]}"
 fi
 if [[ -n $congestion ]]; then
   ip link set lo up

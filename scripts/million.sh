@@ -19,6 +19,9 @@ ends the server by SIGTERM and watches it close them. Prints what was found.
   --threads N         threads of the generator (default $threads)
   --parallel N        connections being opened at a time (default $parallel)
 
+Where it may (root), it runs in a network namespace of its own, whose table of established
+connections has room for all; elsewhere in the host's, and says so.
+
 Every ring has a table of connections as long as the limit of open files allows, so the server needs
 enough shards: connections / (limit - 1000) at least. Both ends need about 11 KB of memory for each
 connection together, nearly all of it the kernel's. Run it as root: the kernel's figures by cache are

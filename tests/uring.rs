@@ -423,7 +423,7 @@ fn stop_receiving(driver: &mut Uring, socket: Socket) -> Vec<u8> {
 }
 
 fn readable(completion: &Completion) -> bool {
-    matches!(completion, Completion::Received { armed: false, what: Received::Readable, .. })
+    matches!(completion, Completion::Received { armed: false, what: Received::Readable { .. }, .. })
 }
 
 /// What may be armed to hear of input, each replaced by the next while the client keeps writing:
@@ -448,7 +448,7 @@ fn nothing_is_lost_between_receive_watch_and_receive() {
         }
         if got.len() < expected.len() {
             received_until(&mut driver, readable);
-            driver.receive_once(socket, TOKEN, false);
+            driver.receive_once(socket, TOKEN, true);
             got.extend(received_until(&mut driver, |completion| {
                 assert!(matches!(completion, Completion::Received { armed: false, .. }));
                 true
@@ -469,10 +469,39 @@ fn a_watch_tells_of_the_peers_end() {
     let (socket, client, _) = connected(&mut driver);
     driver.watch(socket, TOKEN);
     drop(client);
-    received_until(&mut driver, readable);
-    driver.receive_once(socket, TOKEN, false);
+    match next(&mut driver) {
+        Completion::Received { armed: false, what: Received::Readable { ended: true }, .. } => {}
+        other => panic!("{other:?}"),
+    }
+    driver.receive_once(socket, TOKEN, true);
     assert!(matches!(
         next(&mut driver),
         Completion::Received { armed: false, what: Received::End, .. }
     ));
+}
+
+/// With every buffer lent a receive fails at once, though nothing has come; one that waits for the
+/// socket does not.
+#[test]
+fn a_receive_that_may_wait_needs_no_buffer_before_something_comes() {
+    let mut driver = engine(0, &Peers::new(1), 8, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    let mut leases = Vec::new();
+    for _ in 0..8 {
+        client.write_all(b"x").unwrap();
+        driver.watch(socket, TOKEN);
+        received_until(&mut driver, readable);
+        driver.receive_once(socket, TOKEN, true);
+        match next(&mut driver) {
+            Completion::Received { what: Received::Data(lease), .. } => leases.push(lease),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(!driver.has_buffers());
+    driver.receive_once(socket, TOKEN, false);
+    driver.submit(Wait::No).unwrap();
+    leases.into_iter().for_each(|lease| driver.release(lease));
+    client.write_all(b"now").unwrap();
+    assert_eq!(receive(&mut driver, 3), b"now");
+    assert_eq!(driver.counters().starvations, 0);
 }

@@ -78,8 +78,8 @@ pub struct Loan {
 pub enum Received {
     /// Bytes arrived.
     Data(Lease),
-    /// A watched socket has something to be received. Final.
-    Readable,
+    /// A watched socket has something to be received, or the peer's end, or both. Final.
+    Readable { ended: bool },
     /// The peer sent its FIN. Final.
     End,
     /// No receive buffer was free. Final: arm again when buffers have come back.

@@ -172,8 +172,7 @@ impl Core {
                 self.abort(index, 1006);
             }
             Stage::Http { .. } if self.tick >= handshake && self.draining => {
-                let message = "server is about to stop: connect again, to another one";
-                self.refuse(index, Refusal::Unavailable, message);
+                self.refuse(index, Refusal::Unavailable, http::DRAINING);
             }
             Stage::Http { .. } if self.tick >= handshake => {
                 self.counters.handshake_timeouts += 1;

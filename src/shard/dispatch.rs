@@ -84,7 +84,7 @@ impl<D: Driver> Shard<D> {
                     None => self.driver.release(lease),
                 }
             }
-            Received::Readable => self.core.wake_later(index),
+            Received::Readable { ended } => self.core.wake_later(index, ended),
             Received::End => self.ended(index, Chore::Finish),
             Received::Starved => {
                 self.core.counters.receive_starvations += 1;

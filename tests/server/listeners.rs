@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::support::raw::close;
-use crate::support::{Raw, Server};
+use crate::support::raw::{close, request_with};
+use crate::support::{Raw, Server, metrics};
 
 fn socket_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("seawall-{name}-{}.sock", std::process::id()))
@@ -44,6 +44,24 @@ fn the_ipv6_wildcard_takes_both_families_unless_told_otherwise() {
             Raw::open(four).echo("four");
         }
     }
+}
+
+#[test]
+fn a_unix_socket_has_no_tcp_to_ask_and_says_so() {
+    let path = socket_path("asked");
+    let server = Server::start_with(&["--listen", &format!("unix:{}", path.display())], "");
+    let mut client = connect_unix(&path);
+    client.send(&request_with("/ws", ""));
+    client.switched();
+    let asked = |path: &str| -> serde_json::Value {
+        let (status, body) = metrics::get(server.admin(), path);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    };
+    let id = asked("/v1/connections")["connections"][0]["connection"].take();
+    let one = asked(&format!("/v1/connections/{}", id.as_str().unwrap()));
+    assert!(one["tcp"].is_null(), "{one}");
+    assert!(one["tcp_error"].as_str().unwrap().starts_with("TCP does not tell: "), "{one}");
 }
 
 #[test]

@@ -52,21 +52,26 @@ pub(crate) fn leave(world: &mut World, peer: &Peer) {
 
 #[test]
 fn delays_of_sends_are_the_turnarounds() {
-    let mut world = World::new(12, 1, Faults::default(), never_park);
-    let peer = open(&mut world);
-    let delays_ns = [3_000_000, 20_000, 20_000, 1, 999, 70_000_000, 1_234_567, 3_000_000];
-    for delay_ns in delays_ns {
-        peer.write(&TEXT);
-        world.turn_shards();
-        world.network.advance(delay_ns);
-        world.turn_shards();
-        assert_eq!(peer.read(usize::MAX), ECHO);
+    let by_default: fn(&mut File) = |_| {};
+    for (configure, turns_of_first) in [(never_park as fn(&mut File), 1), (by_default, 2)] {
+        let mut world = World::new(12, 1, Faults::default(), configure);
+        let peer = open(&mut world);
+        let delays_ns = [3_000_000, 20_000, 20_000, 1, 999, 70_000_000, 1_234_567, 3_000_000];
+        // A connection that is watched when its first message comes receives it a turn later.
+        let turns = std::iter::once(turns_of_first).chain(std::iter::repeat(1));
+        for (delay_ns, turns) in delays_ns.into_iter().zip(turns) {
+            peer.write(&TEXT);
+            (0..turns).for_each(|_| world.turn_shards());
+            world.network.advance(delay_ns);
+            world.turn_shards();
+            assert_eq!(peer.read(usize::MAX), ECHO);
+        }
+        let found = world.totals().histograms.turnaround.histogram();
+        assert_eq!(found, recorded(delays_ns));
+        leave(&mut world, &peer);
+        world.drain();
+        world.check_laws(false);
     }
-    let found = world.totals().histograms.turnaround.histogram();
-    assert_eq!(found, recorded(delays_ns));
-    leave(&mut world, &peer);
-    world.drain();
-    world.check_laws(false);
 }
 
 /// Several messages of one turn leave with one send, and each counts.

@@ -183,12 +183,11 @@ impl Sim {
         loop {
             let socket = &state.sockets[index as usize];
             let available = socket.to_server.len();
-            let something = socket.reset || socket.client_fin || available > 0;
             let ended = if kind == Receive::Watching {
-                if !something {
+                if !socket.has_something() {
                     return;
                 }
-                Some(Received::Readable)
+                Some(Received::Readable { ended: socket.reset || socket.client_fin })
             } else if socket.reset {
                 Some(Received::Failed(libc::ECONNRESET))
             } else if available == 0 {
@@ -329,7 +328,8 @@ impl Driver for Sim {
         self.hear(socket, token, Receive::Streaming);
     }
 
-    fn receive_once(&mut self, socket: Socket, token: Token, _readable: bool) {
+    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool) {
+        assert!(!readable || self.state().own(self.shard, socket).has_something());
         self.hear(socket, token, Receive::Once);
     }
 

@@ -109,6 +109,11 @@ impl SimSocket {
         self.fin_sent = true;
         self.reset_sent = !self.to_server.is_empty();
     }
+
+    /// Whether a receive would not wait.
+    pub(super) fn has_something(&self) -> bool {
+        self.reset || self.client_fin || !self.to_server.is_empty()
+    }
 }
 
 #[derive(Default)]

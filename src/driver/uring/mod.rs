@@ -248,7 +248,10 @@ impl Uring {
                 Received::Data(Lease { buffer, len: len as u32 })
             }
             // Only a poll succeeds without a buffer: the result is what it found.
-            (events, None) if events > 0 => Received::Readable,
+            (events, None) if events > 0 => {
+                let end = libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP;
+                Received::Readable { ended: events as libc::c_short & end != 0 }
+            }
             (error, buffer) => {
                 self.reclaim(buffer);
                 match -error {

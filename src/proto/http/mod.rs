@@ -48,6 +48,9 @@ pub struct Limits {
     pub headers_max: usize,
 }
 
+/// What those are told that come while the server drains.
+pub const DRAINING: &str = "server is about to stop: connect again, to another one";
+
 /// Whether new connections are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {

@@ -270,7 +270,7 @@ fn check_upgrade(
     match availability {
         Availability::Ready => {}
         Availability::Draining { retry_after_s } => {
-            let message = "server is about to stop: connect again, to another one";
+            let message = super::DRAINING;
             deny(Denial { refusal: Refusal::Unavailable, message, retry_after_s }, shape)?;
         }
         Availability::Denied(denial) => deny(denial, shape)?,
