@@ -293,7 +293,7 @@ impl Members {
         &mut self,
         local: u32,
         members_max: usize,
-        mut serve: impl FnMut(&ChannelName, Member, &[Arc<Publication>], bool),
+        mut serve: impl FnMut(Member, &[Arc<Publication>], bool),
     ) -> (usize, bool) {
         let own = &mut self.locals[local as usize];
         let Some(fanout) = &mut own.fanout else { return (0, true) };
@@ -301,7 +301,7 @@ impl Members {
         let from = fanout.next.min(list.len());
         let end = list.len().min(from + members_max);
         for (at, member) in (from..).zip(&list[from..end]) {
-            serve(&own.name, *member, &fanout.publications, at + 1 == list.len());
+            serve(*member, &fanout.publications, at + 1 == list.len());
         }
         fanout.next = end;
         let ended = end == list.len();

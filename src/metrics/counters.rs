@@ -187,6 +187,8 @@ counters! {
     recoveries,
     /// Gaps that could not be recovered.
     recoveries_failed,
+    /// Recoveries given up because returning subscribers had too many messages queued already.
+    recoveries_deferred,
     /// Connections that resumed an earlier one.
     resumed,
     /// Connections closed because another one resumed them.

@@ -64,6 +64,8 @@ pub struct Gauges {
     pub upkeep: u64,
     /// Bytes that wait to be sent.
     pub outbox_bytes: u64,
+    /// Bytes of recovered messages queued for returning subscribers.
+    pub recovering_bytes: u64,
     /// The most that waited for one connection since the start.
     pub outbox_bytes_peak: u64,
     /// Bytes of partial requests and messages.
@@ -98,6 +100,7 @@ impl Gauges {
         self.parked += other.parked;
         self.upkeep += other.upkeep;
         self.outbox_bytes += other.outbox_bytes;
+        self.recovering_bytes += other.recovering_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
         self.partial_bytes += other.partial_bytes;
         self.contexts += other.contexts;

@@ -89,6 +89,12 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ),
         ("outbox", "Bytes waiting to be sent", true, gauges.outbox_bytes),
         (
+            "recovering",
+            "Bytes of recovered messages queued for returning subscribers",
+            true,
+            gauges.recovering_bytes,
+        ),
+        (
             "outbox_peak",
             "Most bytes that ever waited for one connection",
             true,

@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use super::backlog::{Backlog, Item};
+use super::backlog::{Backlog, Item, account};
 use super::{Broadcast, HubState};
 use crate::auth::SlowReader;
 use crate::hub::{ChannelName, Member, Op, Position, Publication, Step};
@@ -82,11 +82,11 @@ impl Core {
         let mut deliveries = 0;
         let (batch, many) = members.under_way(local);
         let members_max = (budget / batch.max(1)).max(1);
-        let (_, ended) = members.walk(local, members_max, |channel, member, publications, last| {
+        let (_, ended) = members.walk(local, members_max, |member, publications, last| {
             forms.resize_with(publications.len(), Forms::default);
             deliveries += publications.len();
             let how = Serving { copied: many >= COPY_MEMBERS, last };
-            self.serve(channel, member, publications, &mut forms, how);
+            self.serve(member, publications, &mut forms, how);
         });
         debug_assert!(ended || members_max > 0, "a walk goes on");
         if let Some(hub) = &mut self.hub {
@@ -97,7 +97,6 @@ impl Core {
 
     fn serve(
         &mut self,
-        channel: &ChannelName,
         member: Member,
         publications: &[Arc<Publication>],
         forms: &mut [Forms],
@@ -113,7 +112,7 @@ impl Core {
                 let frame = self.form(member.slot, publication, forms, how.copied);
                 self.put(member.slot, frame, publication.accepted_ns, how.last);
             } else {
-                self.wait_for(member.slot, channel, publication.clone());
+                self.queue_behind(member.slot, publication.clone());
             }
         }
     }
@@ -192,8 +191,10 @@ impl Core {
         self.counters.deliveries += 1;
     }
 
-    /// Lets a publication wait for a connection, as its channel's policy allows.
-    fn wait_for(&mut self, index: u32, channel: &ChannelName, publication: Arc<Publication>) {
+    /// Queues a publication for a connection that is behind, and drops older messages where the
+    /// policies of their channels allow it. A connection whose queue cannot be made short enough is
+    /// to be closed as a slow consumer.
+    fn queue_behind(&mut self, index: u32, publication: Arc<Publication>) {
         let most = self.config.limits.outbox_high_bytes;
         let slot = &self.slots[index as usize];
         let queued = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
@@ -203,33 +204,32 @@ impl Core {
         let HubState { sessions, shared, .. } = &mut **hub;
         let Some(Some(seated)) = sessions.get_mut(index as usize) else { return };
         let backlog = seated.backlog.get_or_insert_default();
-        let before = backlog.bytes();
-        let live = publication.position.is_some();
+        let before = backlog.size();
+        let channel = publication.channel.clone();
         backlog.push(Item::Message(publication));
+        let is_long = |backlog: &Backlog| {
+            backlog.bytes() + queued > most || (crowded && backlog.bytes() > most / 16)
+        };
         let mut close = false;
-        while backlog.bytes() + queued > most || (crowded && backlog.bytes() > most / 16) {
+        if is_long(backlog) {
             let namespaces = &shared.realm.namespaces;
-            let namespace = namespaces.find(channel.as_str()).unwrap_or(namespaces.granted());
-            let dropped = match namespace.slow_reader {
-                SlowReader::DropOldest => u32::from(live && backlog.drop_oldest(channel)),
-                SlowReader::Latest if live => match backlog.keep_newest(channel) {
-                    0 => u32::from(backlog.drop_oldest(channel)),
-                    dropped => dropped,
-                },
-                SlowReader::Latest | SlowReader::Close => 0,
+            let policy = |channel: &ChannelName| {
+                namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).slow_reader
             };
-            match namespace.slow_reader {
-                SlowReader::Latest => self.counters.dropped_latest += u64::from(dropped),
-                _ => self.counters.dropped_oldest += u64::from(dropped),
+            let (mut latest, mut oldest) = (0, 0);
+            if let Some(channel) = channel.filter(|one| policy(one) == SlowReader::Latest) {
+                latest = backlog.keep_newest(&channel);
             }
-            seated.session.dropped += dropped;
-            if dropped == 0 {
-                close = true;
-                break;
+            while is_long(backlog) && !close {
+                let dropped = backlog.drop_oldest(|one| policy(one) != SlowReader::Close);
+                oldest += u32::from(dropped);
+                close = !dropped;
             }
+            self.counters.dropped_latest += u64::from(latest);
+            self.counters.dropped_oldest += u64::from(oldest);
+            seated.session.dropped = seated.session.dropped.saturating_add(latest + oldest);
         }
-        self.gauges.outbox_bytes =
-            self.gauges.outbox_bytes + backlog.bytes() as u64 - before as u64;
+        account(&mut self.gauges, before, backlog.size());
         let waiting = (backlog.bytes() + queued) as u64;
         self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(waiting);
         if close {
@@ -282,12 +282,12 @@ impl Core {
                 return;
             }
             let Some(backlog) = &mut seated.backlog else { return };
-            let before = backlog.bytes();
+            let before = backlog.size();
             let Some(item) = backlog.pop() else {
                 seated.backlog = None;
                 return;
             };
-            self.gauges.outbox_bytes -= (before - backlog.bytes()) as u64;
+            account(&mut self.gauges, before, backlog.size());
             segments += 1;
             match item {
                 Item::Message(publication) | Item::Missed(publication) => {
@@ -298,7 +298,7 @@ impl Core {
                 Item::Gap(channel, position) => {
                     self.say(index, reply::gap(channel.as_str(), position, "slow"));
                 }
-                Item::Text(text) => self.say(index, text.into()),
+                Item::Notice(_, text) => self.say(index, text.into()),
             }
         }
     }
@@ -328,10 +328,10 @@ impl Core {
             let Some(seated) = self.hub.as_mut().and_then(|hub| hub.seated_mut(index)) else {
                 continue;
             };
-            // In its place among the messages that wait.
-            self.gauges.outbox_bytes += text.len() as u64;
-            let backlog: &mut Backlog = seated.backlog.get_or_insert_default();
-            backlog.push(Item::Text(text.into()));
+            let backlog = seated.backlog.get_or_insert_default();
+            let before = backlog.size();
+            backlog.push(Item::Notice(channel.clone(), text.into()));
+            account(&mut self.gauges, before, backlog.size());
             self.mark_dirty(index);
         }
     }
@@ -363,24 +363,7 @@ impl Core {
             let frame = self.form(index, publication, &mut Forms::default(), false);
             self.put(index, frame, publication.accepted_ns, false);
         } else {
-            self.wait_direct(index, publication.clone());
+            self.queue_behind(index, publication.clone());
         }
-    }
-
-    fn wait_direct(&mut self, index: u32, publication: Arc<Publication>) {
-        let most = self.config.limits.outbox_high_bytes;
-        let Some(seated) = self.hub.as_mut().and_then(|hub| hub.seated_mut(index)) else { return };
-        let backlog = seated.backlog.get_or_insert_default();
-        let before = backlog.bytes();
-        backlog.push(Item::Message(publication));
-        let bytes = backlog.bytes();
-        self.gauges.outbox_bytes += (bytes - before) as u64;
-        self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
-        if bytes > most
-            && let Some(hub) = &mut self.hub
-        {
-            hub.condemned.push(index);
-        }
-        self.mark_dirty(index);
     }
 }

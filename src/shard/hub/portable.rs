@@ -13,7 +13,7 @@ pub enum ItemState {
     Message(PublicationState),
     Missed(PublicationState),
     Gap { channel: String, epoch: u64, offset: u64 },
-    Text(String),
+    Notice { channel: String, text: String },
 }
 
 /// A publication; what compressed forms there are of it is made anew.
@@ -67,7 +67,9 @@ impl HubState {
                 epoch: position.epoch.0,
                 offset: position.offset,
             },
-            Item::Text(text) => ItemState::Text(text.to_string()),
+            Item::Notice(channel, text) => {
+                ItemState::Notice { channel: channel.as_str().to_owned(), text: text.to_string() }
+            }
         });
         Some((Some(seated.session.tell(now_ns)?), items.collect()))
     }
@@ -102,7 +104,9 @@ impl HubState {
                     let position = Position { epoch: Epoch(*epoch), offset: *offset };
                     Item::Gap(ChannelName::new(channel), position)
                 }
-                ItemState::Text(text) => Item::Text(text.as_str().into()),
+                ItemState::Notice { channel, text } => {
+                    Item::Notice(ChannelName::new(channel), text.as_str().into())
+                }
             });
         }
         if !backlog.is_empty() {

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::backlog::Item;
+use super::backlog::{BacklogSize, Item, account};
 use super::mail::HubMail;
 use super::{HubState, Seated};
 use crate::admission::Denied;
 use crate::admission::tables::Entered;
 use crate::auth::Identity;
 use crate::config::HandlerName;
-use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Request, Verb};
+use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Publication};
+use crate::hub::{Request, Verb};
 use crate::proto::ws::DataKind;
 use crate::session::hub::reply;
 use crate::session::hub::{Admission, Call, HubSession, Left, NONE, Seat, Subscription};
@@ -168,9 +169,9 @@ impl Core {
             hub.again.push_back(index);
         }
         if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
-            let before = backlog.bytes();
+            let before = backlog.size();
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
-            self.gauges.outbox_bytes -= (before - backlog.bytes()) as u64;
+            account(&mut self.gauges, before, backlog.size());
         }
         let most = self.config.limits.admission.connections_per_user_max;
         if effects.named && hub.list_user(index, most).is_err() {
@@ -319,10 +320,15 @@ impl Core {
         channel: &ChannelName,
         answer: Answer,
     ) {
-        let Answer::Subscribed { position, recovered, missed, presence, watch, member } = answer
+        let Answer::Subscribed { position, mut recovered, mut missed, presence, watch, member } =
+            answer
         else {
             return;
         };
+        if !self.may_queue(&missed) {
+            (recovered, missed) = (false, Vec::new());
+            self.counters.recoveries_deferred += 1;
+        }
         let index = self.slot_of(id);
         let now_ns = self.now_ns;
         let Some(hub) = &mut self.hub else { return };
@@ -346,11 +352,21 @@ impl Core {
             && let Some(seated) = hub.seated_mut(index)
         {
             let backlog = seated.backlog.get_or_insert_default();
+            let before = backlog.size();
             missed.into_iter().for_each(|one| backlog.push(Item::Missed(one)));
+            account(&mut self.gauges, before, backlog.size());
         }
         hub.touched.push(index);
         self.hub_apply(index);
         self.set_deadline(index);
+    }
+
+    /// Whether recovered messages may be queued: those of all connections together stay within the
+    /// bound of a shard's outboxes, or slow readers could keep any amount of trimmed history.
+    fn may_queue(&self, missed: &[Arc<Publication>]) -> bool {
+        let bytes: u64 = missed.iter().map(|one| one.message().plain().len() as u64).sum();
+        let most = self.config.limits.outbox_shard_bytes_max as u64;
+        bytes == 0 || self.gauges.recovering_bytes + bytes <= most
     }
 
     /// A connection was continued by another one.
@@ -405,8 +421,8 @@ impl Core {
                 }
                 hub.unlist_user(user, seated.place);
             }
-            if let Some(mut backlog) = seated.backlog {
-                self.gauges.outbox_bytes -= backlog.clear() as u64;
+            if let Some(backlog) = seated.backlog {
+                account(&mut self.gauges, backlog.size(), BacklogSize::default());
             }
         }
         for request in effects.asks.drain(..) {

@@ -21,6 +21,7 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
         ("connections", gauges.slots * crate::shard::SLOT_BYTES),
         ("subscriptions", gauges.channel_members * crate::shard::hub::SUBSCRIPTION_BYTES),
         ("outboxes", gauges.outbox_bytes),
+        ("recovering_messages", gauges.recovering_bytes),
         ("unfinished_messages", gauges.partial_bytes),
         ("history", gauges.history_bytes),
         ("mailboxes", gauges.mailbox_bytes),
