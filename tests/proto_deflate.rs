@@ -7,7 +7,8 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::ws::deflate::{
-    self, Agreed, Deflaters, InflateLimits, Inflaters, Sending, SharedMessage,
+    self, Agreed, Compressed, Compressing, Deflaters, InflateLimits, Inflaters, Sending,
+    SharedMessage,
 };
 use seawall::proto::ws::{DataKind, Event, Limits, ProtocolError, Receiver};
 use std::sync::Arc;
@@ -122,9 +123,32 @@ fn receive(
     bytes: &mut [u8],
     limits: &Limits,
 ) -> Result<Vec<(DataKind, Vec<u8>)>, ProtocolError> {
+    receive_by(usize::MAX, receiver, inflaters, bytes, limits)
+}
+
+/// The same with so many bytes inflated at once.
+fn receive_by(
+    allowance: usize,
+    receiver: &mut Receiver,
+    inflaters: &mut Inflaters,
+    bytes: &mut [u8],
+    limits: &Limits,
+) -> Result<Vec<(DataKind, Vec<u8>)>, ProtocolError> {
     let mut messages = Vec::new();
     let mut input = bytes;
-    while let Some(event) = receiver.next_inflated(&mut input, limits, Some(inflaters)) {
+    loop {
+        let before = inflaters.work().bytes_after;
+        inflaters.set_allowance(allowance);
+        let event = receiver.next_inflated(&mut input, limits, Some(inflaters));
+        let Some(event) = event else {
+            let bound = (allowance as u64).saturating_add(STEP_BYTES);
+            let inflated = inflaters.work().bytes_after - before;
+            assert!(inflated <= bound, "{inflated} bytes at once");
+            if receiver.is_suspended() {
+                continue;
+            }
+            break;
+        };
         match event {
             Event::Message { kind, payload } => messages.push((kind, payload.into_vec())),
             Event::Ping(payload) => assert_eq!(payload.as_slice(), b"between"),
@@ -146,6 +170,18 @@ fn agreed() -> impl Strategy<Value = Agreed> {
     )
 }
 
+/// Text that shrinks, and behind it bytes that do not.
+fn mixed((seed, regular, random): (u32, usize, usize)) -> Vec<u8> {
+    let mut state = seed | 1;
+    let noise = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u8
+    });
+    b"regular ".iter().copied().cycle().take(regular).chain(noise.take(random)).collect()
+}
+
 /// Messages of all kinds: empty, small and alike, large, and such as do not shrink.
 fn message() -> impl Strategy<Value = (DataKind, Vec<u8>)> {
     let text = prop_oneof![
@@ -156,6 +192,7 @@ fn message() -> impl Strategy<Value = (DataKind, Vec<u8>)> {
     let binary = prop_oneof![
         vec(any::<u8>(), 0..600),
         (any::<u8>(), 0usize..100_000).prop_map(|(byte, len)| vec![byte; len]),
+        (any::<u32>(), 0usize..60_000, 0usize..60_000).prop_map(mixed),
     ];
     prop_oneof![
         text.prop_map(|text: String| (DataKind::Text, text.into_bytes())),
@@ -170,6 +207,7 @@ proptest! {
     fn what_zlib_compresses_is_inflated_however_it_is_cut(
         agreed in agreed(),
         leases in 0usize..2,
+        allowance in prop_oneof![Just(usize::MAX), 1usize..200_000],
         messages in vec((message(), vec(any::<usize>(), 0..4), any::<usize>()), 1..6),
         piece in prop_oneof![1usize..40, 1000usize..70_000],
     ) {
@@ -189,7 +227,7 @@ proptest! {
         }
         let mut seen = Vec::new();
         for piece in bytes.chunks_mut(piece) {
-            let found = receive(&mut receiver, &mut inflaters, piece, &LIMITS);
+            let found = receive_by(allowance, &mut receiver, &mut inflaters, piece, &LIMITS);
             seen.extend(found.expect("the client follows the rules"));
             prop_assert!(inflaters.leased() <= leases);
         }
@@ -204,6 +242,7 @@ proptest! {
     fn what_we_compress_zlib_inflates(
         agreed in agreed(),
         level in 1u8..=9,
+        allowance in prop_oneof![Just(1u64), 1..1_000_000u64, Just(u64::MAX)],
         messages in vec((message(), any::<bool>()), 1..12),
     ) {
         let (mut inflaters, mut deflaters) = (inflaters(0), Deflaters::new(|| 0));
@@ -217,6 +256,26 @@ proptest! {
                 let shared = SharedMessage::new(*kind, message);
                 let frame = shared.frame(sending, level, &mut deflaters).clone();
                 prop_assert_eq!(&client.read(&frame, message.len()), message);
+            } else if Compressing::is_for(message.len()) {
+                let mut begun = Compressing::new(message.clone());
+                begun = loop {
+                    deflaters.set_allowance(allowance);
+                    match begun.advance(&mut deflaters, sending, level) {
+                        Compressed::Unfinished(rest) => begun = rest,
+                        Compressed::Whole { message: same, output } => {
+                            prop_assert_eq!(&same, message);
+                            prop_assert!(output.len() < message.len(), "it shrinks");
+                            prop_assert_eq!(&client.unpack(&output, message.len()), message);
+                            break Compressing::new(same);
+                        }
+                        Compressed::Useless(same) => {
+                            prop_assert_eq!(&same, message);
+                            break Compressing::new(same);
+                        }
+                    }
+                };
+                prop_assert_eq!(begun.message_len(), message.len());
+                deflaters.set_allowance(u64::MAX);
             } else if let Some(payload) = deflaters.compress(sending, level, message) {
                 prop_assert!(payload.len() < message.len(), "it shrinks");
                 prop_assert_eq!(&client.unpack(payload, message.len()), message);
@@ -249,6 +308,9 @@ proptest! {
         prop_assert_eq!(inflaters.leased(), 0);
     }
 }
+
+/// The most that is inflated between two looks at the allowance.
+const STEP_BYTES: u64 = 64 * 1024;
 
 const SHARED: Agreed =
     Agreed { server_takeover: false, client_takeover: false, server_bits: 12, client_bits: 15 };
@@ -391,5 +453,22 @@ fn contexts_take_no_more_than_is_counted_for_them() {
             assert!(held <= counted, "{held} held, {counted} counted: {agreed:?}");
             assert!(held + 3000 > counted, "{held} held, {counted} counted: {agreed:?}");
         }
+    }
+}
+
+#[test]
+fn limit_may_be_lowered_below_what_was_inflated() {
+    for leases in [0, 1] {
+        let (mut inflaters, mut deflaters) = (inflaters(leases), Deflaters::new(|| 0));
+        let mut receiver = Receiver::compressed(SHARED, None);
+        let mut frame = masked(0xc2, &zeros(1 << 20));
+        let end = frame.len() - 20;
+        let (start, rest) = frame.split_at_mut(end);
+        assert_eq!(receive(&mut receiver, &mut inflaters, start, &LIMITS), Ok(Vec::new()));
+        let lowered = Limits { message_bytes_max: 1000, ..LIMITS };
+        let end = receive(&mut receiver, &mut inflaters, rest, &lowered);
+        assert_eq!(end, Err(ProtocolError::MessageTooBig), "with {leases} leases");
+        receiver.let_go(&mut inflaters, &mut deflaters);
+        assert_eq!(inflaters.leased(), 0);
     }
 }

@@ -21,9 +21,11 @@ pub struct Bounds {
 /// A run of bytes at a fixed address.
 #[derive(Debug)]
 pub enum Segment {
-    /// Bytes of this connection alone.
+    /// Bytes of this connection alone. They begin where a frame begins.
     Owned(Vec<u8>),
-    /// Bytes that many connections send.
+    /// Bytes of this connection alone that continue the frame before them, up to its end.
+    Rest(Vec<u8>),
+    /// A whole frame that many connections send.
     Shared(Arc<[u8]>),
 }
 
@@ -31,7 +33,7 @@ impl Segment {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
-            Segment::Owned(bytes) => bytes,
+            Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
             Segment::Shared(bytes) => bytes,
         }
     }

@@ -22,6 +22,15 @@ pub struct TcpInfo {
     /// Since data was last sent, and received (ms).
     pub last_sent_ms: u32,
     pub last_received_ms: u32,
+    /// Since the peer last acknowledged anything (ms).
+    #[serde(skip)]
+    pub last_acknowledged_ms: u32,
+    /// Bytes that the peer has acknowledged since the connection began.
+    #[serde(skip)]
+    pub acknowledged_bytes: u64,
+    /// Bytes that the peer has room for.
+    #[serde(skip)]
+    pub window_bytes: u32,
 }
 
 impl TcpInfo {
@@ -57,6 +66,9 @@ impl TcpInfo {
             segment_bytes: info.tcpi_snd_mss,
             last_sent_ms: info.tcpi_last_data_sent,
             last_received_ms: info.tcpi_last_data_recv,
+            last_acknowledged_ms: info.tcpi_last_ack_recv,
+            acknowledged_bytes: info.tcpi_bytes_acked,
+            window_bytes: info.tcpi_snd_wnd,
         })
     }
 }

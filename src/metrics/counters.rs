@@ -177,6 +177,8 @@ counters! {
     deflate_ns,
     /// Messages sent as they were because they do not shrink.
     deflate_useless,
+    /// Shares of turns in which input continued that had to wait for other connections.
+    inputs_continued,
     /// Messages published to channels.
     publishes,
     /// Publishes that repeated an earlier one under its idempotency key.

@@ -70,6 +70,8 @@ pub struct Gauges {
     pub outbox_bytes_peak: u64,
     /// Bytes of partial requests and messages.
     pub partial_bytes: u64,
+    /// Bytes received and not looked at yet.
+    pub held_bytes: u64,
     /// Connections that keep compression contexts.
     pub contexts: u64,
     /// Bytes of these contexts.
@@ -103,6 +105,7 @@ impl Gauges {
         self.recovering_bytes += other.recovering_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);
         self.partial_bytes += other.partial_bytes;
+        self.held_bytes += other.held_bytes;
         self.contexts += other.contexts;
         self.context_bytes += other.context_bytes;
         self.inflaters_leased += other.inflaters_leased;

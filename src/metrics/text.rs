@@ -101,6 +101,7 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
             gauges.outbox_bytes_peak,
         ),
         ("partial", "Bytes of unfinished requests and messages", true, gauges.partial_bytes),
+        ("held_input", "Bytes received and not looked at yet", true, gauges.held_bytes),
         ("compression_contexts", "Connections that keep contexts", false, gauges.contexts),
         ("compression_context", "Bytes of compression contexts", true, gauges.context_bytes),
         (

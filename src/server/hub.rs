@@ -52,6 +52,7 @@ fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
         presence_page_max: hub.presence_page_max,
         history_page_max: hub.history_page_max,
         message_bytes_max: config.limits.ws.message_bytes_max as u64,
+        request_bytes_max: request_bytes_max(config),
         rates: config.rates,
     };
     Realm::new(
@@ -63,6 +64,17 @@ fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
         limits,
         admission,
     )
+}
+
+/// The longest request that can succeed: a publish of the largest content, or a `resume` with a
+/// grant for each channel. Longer ones are rejected before they are parsed.
+fn request_bytes_max(config: &Config) -> usize {
+    const ENVELOPE_BYTES: usize = 16 * 1024;
+    const POSITION_BYTES: usize = 2 * 1024;
+    let namespaces = config.namespaces.iter().chain([config.namespaces.granted()]);
+    let content = namespaces.map(|one| one.message_bytes_max as usize).max().unwrap_or_default();
+    let positions = config.hub.channels_per_connection_max as usize * POSITION_BYTES;
+    ENVELOPE_BYTES + content.max(positions)
 }
 
 fn home(config: &Config) -> HomeOptions {

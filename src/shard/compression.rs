@@ -40,23 +40,23 @@ impl Core {
         Receiver::compressed(agreed, context)
     }
 
-    /// Ends what an open connection has to do with compression: what waits to be compressed is,
-    /// if it is still to leave.
+    /// Ends what an open connection has to do with compression: what waits to be compressed, and
+    /// is still to leave, leaves as it is.
     pub(super) fn end_compression(&mut self, index: u32, discard: bool) {
         let slot = &mut self.slots[index as usize];
-        if !discard {
-            let level = self.config.route_options[usize::from(slot.route)].compression_level;
-            let parts = (&mut self.deflaters, &mut self.pools, &mut self.gauges);
-            compress_waiting(slot, level, usize::MAX, parts);
+        if let Some(outbox) = slot.outbox.as_mut().filter(|_| !discard) {
+            let before = outbox.bytes() as u64;
+            outbox.settle_plain(&mut self.pools);
+            self.gauges.outbox_bytes = self.gauges.outbox_bytes + outbox.bytes() as u64 - before;
         }
         if let Stage::Open(receiver) | Stage::Closing { receiver, .. } = &mut slot.stage {
             receiver.let_go(&mut self.inflaters, &mut self.deflaters);
         }
     }
 
-    /// Bytes that went through the codecs so far, uncompressed.
-    pub(super) fn codec_bytes(&self) -> u64 {
-        self.inflaters.work().bytes_after + self.deflaters.work().bytes_before
+    /// Effort of the codecs so far.
+    pub(super) fn codec_effort(&self) -> u64 {
+        self.inflaters.work().effort + self.deflaters.work().effort
     }
 
     /// Writes what the codecs know into the numbers of a reading.

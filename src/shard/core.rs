@@ -3,19 +3,24 @@
 //! Code here changes what *should* be; [`super::settle`] then tells the driver what follows from
 //! it. So each transition is written once, whatever brought it about: bytes, a deadline, a drain.
 
+use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 
+use super::held::HeldInputs;
 use super::hub::HubState;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
-use super::slot::{Armed, Cancel, Parked, PeerAddress, Slot, Stage, TimerLinks};
+use super::slot::{
+    Armed, Cancel, Parked, PeerAddress, Slot, Stage, Teardown, TimerLinks, Unfinished,
+};
 use super::timers::{self, Wheel};
 use super::upkeep::Upkeep;
+use super::work::Work;
 use crate::admission::Standing;
 use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
@@ -54,11 +59,19 @@ pub(super) struct Core {
     pub dirty: Vec<u32>,
     /// Paused slots that may go on reading once the shard's outboxes have drained.
     pub throttled: Vec<Token>,
+    /// Input that was not looked at yet.
+    pub held: HeldInputs,
+    /// Connections that have some, or other work begun, and are ready to go on.
+    pub unfinished: VecDeque<Token>,
+    /// Effort of this turn.
+    pub work: Work,
+    /// Connections whose pong is overdue, of which TCP is to be asked.
+    pub questioned: Vec<u32>,
+    /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
+    pub suspects: HashMap<Token, Option<(u64, u32)>>,
     pub draining: bool,
     /// Input is being looked at, and what it leaves behind will be accounted for at its end.
     pub in_input: bool,
-    /// Frames looked at in this turn.
-    pub events: u32,
     /// Whether a reply may leave from the buffer that its message came in.
     pub may_lend: bool,
     /// Such a reply to the input at hand.
@@ -107,6 +120,7 @@ impl Core {
             None => Arc::new(Pages::new(Vec::new())),
         };
         let hub = directory.hub().map(|shared| HubState::new(id, directory.len(), shared));
+        let work = Work::new(&config);
         Self {
             id,
             config,
@@ -129,9 +143,13 @@ impl Core {
             gauges: Gauges::default(),
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),
+            held: HeldInputs::default(),
+            unfinished: VecDeque::new(),
+            work,
+            questioned: Vec::new(),
+            suspects: HashMap::new(),
             draining: false,
             in_input: false,
-            events: 0,
             may_lend: false,
             lent: None,
             now_ns,
@@ -145,6 +163,7 @@ impl Core {
     /// Goes on by another configuration. Connections notice it with what they do next.
     pub(super) fn renew(&mut self, config: Arc<Config>) {
         self.inflaters.set_limits(config.inflate_limits());
+        self.work.renew(&config);
         if let (Some(hub), Some(shared)) = (&mut self.hub, self.directory.hub()) {
             hub.renew(shared);
             self.pages = crate::web::shared(config.hub.playground);
@@ -197,6 +216,7 @@ impl Core {
             parked: Parked::No,
             readable: false,
             paused: false,
+            unfinished: Unfinished::No,
             throttled: false,
             cancel: Cancel::Unasked,
             held: false,
@@ -205,8 +225,7 @@ impl Core {
             dirty: false,
             pinged: false,
             standing,
-            shut: false,
-            closing_socket: false,
+            teardown: Teardown::Nothing,
         }) as u32;
         self.slots_high = self.slots_high.max(index + 1);
         self.gauges.handshakes += 1;
@@ -218,6 +237,9 @@ impl Core {
     /// Frees a slot of which the kernel holds nothing.
     pub(super) fn remove(&mut self, index: u32) {
         self.wheel.unset(&mut self.slots, index);
+        if !self.suspects.is_empty() {
+            self.suspects.remove(&self.token(index));
+        }
         let slot = self.slots.remove(index as usize);
         let address = slot.peer.get().map(|peer| peer.ip());
         let limits = &self.config.limits.admission;
@@ -297,6 +319,9 @@ impl Core {
         if !self.in_input {
             self.gauges.partial_bytes -= Self::partial_bytes(slot) as u64;
         }
+        self.held.clear(index);
+        let slot = &mut self.slots[index as usize];
+        slot.unfinished = Unfinished::No;
         if matches!(next, Stage::Ending) {
             // A cancellation under way may be of the receive alone: all must be cancelled now.
             slot.cancel = Cancel::Unasked;
@@ -325,9 +350,10 @@ impl Core {
         let receiver = std::mem::take(receiver);
         slot.stage = Stage::Closing { receiver, code };
         slot.stage_tick = self.tick;
-        slot.paused = false;
         self.queue_close(index, code, reason);
         self.set_deadline(index);
+        // Held input begins where a frame does, and the peer's Close may be in it.
+        self.note_unfinished(index);
     }
 
     /// Sends a Close and looks at nothing that comes after it.
@@ -336,6 +362,18 @@ impl Core {
             self.queue_close(index, code, reason);
         }
         self.leave(index, Stage::Lingering { discarded: 0 }, code);
+    }
+
+    /// Drops what is queued for a connection, but for a frame that has begun to leave.
+    pub(super) fn drop_queue(&mut self, index: u32) {
+        if let Some(outbox) = &mut self.slots[index as usize].outbox {
+            self.gauges.outbox_bytes -= outbox.drop_unsent(&mut self.pools) as u64;
+            if outbox.is_empty() && !outbox.is_sending() {
+                let outbox = self.slots[index as usize].outbox.take();
+                outbox.into_iter().for_each(|outbox| self.pools.recycle_outbox(outbox));
+            }
+        }
+        self.hub_drop_backlog(index);
     }
 
     pub(super) fn queue_close(&mut self, index: u32, code: u16, reason: &str) {

@@ -9,9 +9,13 @@ use super::slot::{Parked, Slot, Stage};
 use super::timers;
 use super::upkeep::Chore;
 use crate::config::Timeouts;
+use crate::driver::TcpInfo;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
 
+/// When a slow consumer may come back: so long, and at random up to as much more as below.
+const SLOW_RETRY_MIN_MS: u32 = 1000;
+const SLOW_RETRY_SPREAD_MS: u32 = 4000;
 /// How long a handshake may take while the server drains.
 const DRAINING_HANDSHAKE_MS: u32 = 1000;
 
@@ -69,7 +73,9 @@ impl Core {
                 let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
                 waited.min(self.park_tick(index)).min(self.hub_tick(index))
             }
-            Stage::Closing { .. } => after(slot.stage_tick, self.route(index).close_timeout_ms),
+            Stage::Closing { .. } => {
+                ending_until(slot, self.route(index).close_timeout_ms, timeouts)
+            }
             Stage::Finishing | Stage::Lingering { .. } => {
                 ending_until(slot, timeouts.linger_timeout_ms, timeouts)
             }
@@ -147,6 +153,9 @@ impl Core {
     pub(super) fn schedule_ping(&mut self, index: u32) {
         let interval = timers::ticks(self.route(index).ping_interval_ms);
         let early = self.random(interval / 8 + 1);
+        if !self.suspects.is_empty() {
+            self.suspects.remove(&self.token(index));
+        }
         let slot = &mut self.slots[index as usize];
         slot.pinged = false;
         slot.stage_tick = self.tick + (interval - early).max(1);
@@ -227,7 +236,7 @@ impl Core {
         }
     }
 
-    /// A ping is due, or its pong is overdue. Anything heard since the ping shows life as well.
+    /// A ping is due, or its pong is overdue.
     fn heartbeat(&mut self, index: u32, pong_timeout_ms: u32) {
         let slot = &self.slots[index as usize];
         if !slot.pinged {
@@ -240,20 +249,69 @@ impl Core {
             slot.pinged = true;
             slot.stage_tick = self.tick;
         } else if self.tick >= after(slot.stage_tick, pong_timeout_ms) {
-            if slot.heard_tick > slot.stage_tick {
-                self.schedule_ping(index);
-            } else {
-                self.counters.pong_timeouts += 1;
-                self.abort(index, 1006);
-            }
+            self.judge_liveness(index);
         }
     }
 
-    /// The peer does not read: tells it so, behind what it has not read, and gives it the linger
-    /// time to notice.
+    /// A pong is overdue. Anything heard since the ping shows life as well. While the ping may not
+    /// have left, or its answer may lie in a socket that is not read, the time for the pong has not
+    /// begun: the send deadline finds a peer that takes nothing. After that TCP is asked, for the
+    /// ping may lie behind megabytes that the peer is still reading.
+    fn judge_liveness(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if slot.heard_tick > slot.stage_tick {
+            return self.schedule_ping(index);
+        }
+        let is_sending = slot.outbox.is_some() || slot.lending;
+        let is_unheard = slot.paused || slot.is_unfinished() || slot.held || slot.readable;
+        if (is_sending && self.config.timeouts.send_timeout_ms > 0) || is_unheard {
+            slot.stage_tick = self.tick;
+        } else {
+            slot.stage_tick = self.tick;
+            self.suspects.entry(self.token(index)).or_default();
+            self.questioned.push(index);
+        }
+    }
+
+    /// TCP has answered for a connection whose pong is overdue: it lives if the peer has taken
+    /// bytes, or made room for more, since the last answer. Half the time for a pong lies between
+    /// two; a peer that has acknowledged nothing since the ping is gone at once.
+    pub(super) fn conclude_liveness(&mut self, index: u32, answer: Result<TcpInfo, i32>) {
+        let token = self.token(index);
+        let pong_timeout_ms = self.route(index).pong_timeout_ms;
+        let Some(before) = self.suspects.remove(&token) else { return };
+        let slot = &mut self.slots[index as usize];
+        if !matches!(slot.stage, Stage::Open(_)) || !slot.pinged {
+            return;
+        }
+        if slot.heard_tick >= slot.stage_tick {
+            return self.set_deadline(index);
+        }
+        // Without an answer, such as of a Unix socket, nothing can be seen but the pong.
+        let tcp = answer.unwrap_or_default();
+        let is_silent = tcp.unacknowledged > 0 && tcp.last_acknowledged_ms >= pong_timeout_ms;
+        let seen = (tcp.acknowledged_bytes, tcp.window_bytes);
+        let has_moved = before.is_some_and(|before| seen.0 > before.0 || seen.1 > before.1);
+        let half_ticks = timers::ticks(pong_timeout_ms) / 2;
+        let slot = &mut self.slots[index as usize];
+        if is_silent || (before.is_some() && !has_moved) {
+            self.counters.pong_timeouts += 1;
+            self.abort(index, 1006);
+        } else {
+            self.suspects.insert(token, Some(seen));
+            slot.stage_tick = self.tick.saturating_sub(half_ticks);
+            self.set_deadline(index);
+        }
+    }
+
+    /// The peer does not read: drops what it was to be sent, and closes.
     pub(super) fn close_slow_reader(&mut self, index: u32) {
+        const REASON: &str = "slow consumer: send queue is full";
         self.counters.slow_reader_closes += 1;
-        self.fail(index, 4413, "too slow: the queue of messages to you is full");
+        let spread_ms = self.random(SLOW_RETRY_SPREAD_MS);
+        self.drop_queue(index);
+        self.announce_close(index, 4413, REASON, SLOW_RETRY_MIN_MS + spread_ms);
+        self.fail(index, 4413, REASON);
     }
 
     /// Answers an unfinished or refused request and lingers.

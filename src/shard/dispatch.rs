@@ -41,6 +41,7 @@ impl<D: Driver> Shard<D> {
             Completion::Measured { token, result } => {
                 if let Some(index) = self.finished(token) {
                     self.looked(token, result);
+                    self.core.conclude_liveness(index, result);
                     self.settle(index);
                 }
             }
@@ -189,7 +190,7 @@ impl<D: Driver> Shard<D> {
                 slot.stage_tick = core.tick;
             }
         }
-        self.resume(index);
+        self.core.reconsider(index);
         self.settle(index);
     }
 }

@@ -10,6 +10,7 @@ use super::core::Core;
 use super::meter::TooMuch;
 use super::replies::Replies;
 use super::slot::{Partial, PeerAddress, Slot, Stage};
+use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::HandlerName;
 use crate::metrics::Counters;
@@ -37,35 +38,76 @@ impl After {
     }
 }
 
+/// How far a head has come.
+enum HeadStep {
+    /// It needs more; it begins here.
+    Unfinished { start: usize },
+    /// It has ended, and so many bytes behind it have to wait.
+    Done { rest: usize },
+}
+
 impl Core {
-    /// Looks at bytes that a connection received.
+    /// Takes bytes that a connection received: looks at them as far as its share of the turn
+    /// reaches, and holds the rest.
     pub(super) fn input(&mut self, index: u32, bytes: &mut [u8]) {
-        let before = Self::partial_bytes(&self.slots[index as usize]) as u64;
-        self.in_input = true;
-        self.look_at(index, bytes);
-        self.in_input = false;
-        let after = Self::partial_bytes(&self.slots[index as usize]) as u64;
-        self.gauges.partial_bytes = self.gauges.partial_bytes + after - before;
-        if after > before && self.gauges.partial_bytes > self.config.limits.partial_shard_bytes_max
-        {
-            self.refuse_partial(index);
+        let slot = &mut self.slots[index as usize];
+        slot.bytes_received += bytes.len() as u64;
+        slot.heard_tick = self.tick;
+        self.counters.bytes_received += bytes.len() as u64;
+        self.work.spend_received(bytes.len());
+        let slot = &self.slots[index as usize];
+        let waits = slot.stage.is_open()
+            && (slot.is_unfinished() || self.work.has_used_share(index) || !self.is_ready(index));
+        if waits {
+            self.hold(index, bytes);
+            return self.reconsider(index);
+        }
+        self.work.begin_slice(index);
+        let rest = self.look_at_input(index, bytes);
+        self.work.end_slice(index);
+        if rest > 0 {
+            self.hold(index, &bytes[bytes.len() - rest..]);
+            self.reconsider(index);
+        } else if self.is_suspended(index) {
+            self.note_unfinished(index);
         }
     }
 
+    /// Whether a message of the connection is inflated in part and needs no more input for now.
+    fn is_suspended(&self, index: u32) -> bool {
+        match &self.slots[index as usize].stage {
+            Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.is_suspended(),
+            _ => false,
+        }
+    }
+
+    /// Looks at bytes within the slice at hand; returns how many of them, at the end, have to wait.
+    pub(super) fn look_at_input(&mut self, index: u32, bytes: &mut [u8]) -> usize {
+        let before = Self::partial_bytes(&self.slots[index as usize]) as u64;
+        // A byte of text costs a third of the effort to inflate.
+        self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
+        self.in_input = true;
+        let rest = self.look_at(index, bytes);
+        self.in_input = false;
+        let after = Self::partial_bytes(&self.slots[index as usize]) as u64;
+        self.gauges.partial_bytes = self.gauges.partial_bytes + after - before;
+        let unfinished = self.gauges.partial_bytes + self.held.bytes() as u64;
+        if after > before && unfinished > self.config.limits.partial_shard_bytes_max {
+            self.refuse_partial(index);
+        }
+        rest
+    }
+
     /// All unfinished messages together are too much: the one that has just grown has to go.
-    fn refuse_partial(&mut self, index: u32) {
+    pub(super) fn refuse_partial(&mut self, index: u32) {
         if self.slots[index as usize].stage.is_open() {
             self.counters.partial_closes += 1;
             self.fail(index, 1013, "too many unfinished messages at once, please try again later");
         }
     }
 
-    fn look_at(&mut self, index: u32, bytes: &mut [u8]) {
-        let slot = &mut self.slots[index as usize];
-        slot.bytes_received += bytes.len() as u64;
-        slot.heard_tick = self.tick;
-        self.counters.bytes_received += bytes.len() as u64;
-        match &mut slot.stage {
+    fn look_at(&mut self, index: u32, bytes: &mut [u8]) -> usize {
+        match &mut self.slots[index as usize].stage {
             Stage::Open(_) => self.frames(index, bytes),
             Stage::Closing { .. } => self.closing_frames(index, bytes),
             Stage::Proxy { .. } | Stage::Http { .. } => self.head(index, bytes),
@@ -74,35 +116,44 @@ impl Core {
                 if *discarded > self.config.limits.linger_bytes_max {
                     self.abort(index, 1006);
                 }
+                0
             }
-            Stage::Finishing | Stage::Ending => {}
+            Stage::Finishing | Stage::Ending => 0,
         }
     }
 
     /// Bytes of a head: on their own, or behind what came before them.
-    fn head(&mut self, index: u32, bytes: &mut [u8]) {
+    fn head(&mut self, index: u32, bytes: &mut [u8]) -> usize {
         self.may_lend = false;
         let slot = &mut self.slots[index as usize];
         let (Stage::Proxy { partial, .. } | Stage::Http { partial, .. }) = &mut slot.stage else {
-            return;
+            return 0;
         };
         let Some(mut held) = partial.take() else {
             let mut scanned = 0;
-            if let Some(rest) = self.advance_head(index, bytes, &mut scanned) {
-                let partial = Box::new(Partial { bytes: bytes[rest..].to_vec(), scanned });
-                self.hold(index, partial);
-            }
-            return;
+            return match self.advance_head(index, bytes, &mut scanned) {
+                HeadStep::Done { rest } => rest,
+                HeadStep::Unfinished { start } => {
+                    let partial = Box::new(Partial { bytes: bytes[start..].to_vec(), scanned });
+                    self.hold_head(index, partial);
+                    0
+                }
+            };
         };
         held.bytes.extend_from_slice(bytes);
-        let Partial { bytes, scanned } = &mut *held;
-        if let Some(rest) = self.advance_head(index, bytes, scanned) {
-            held.bytes.drain(..rest);
-            self.hold(index, held);
+        let Partial { bytes: joined, scanned } = &mut *held;
+        match self.advance_head(index, joined, scanned) {
+            // The head ended in the bytes at hand, so what follows it is theirs alone.
+            HeadStep::Done { rest } => rest,
+            HeadStep::Unfinished { start } => {
+                held.bytes.drain(..start);
+                self.hold_head(index, held);
+                0
+            }
         }
     }
 
-    fn hold(&mut self, index: u32, held: Box<Partial>) {
+    fn hold_head(&mut self, index: u32, held: Box<Partial>) {
         if let Stage::Proxy { partial, .. } | Stage::Http { partial, .. } =
             &mut self.slots[index as usize].stage
         {
@@ -110,12 +161,12 @@ impl Core {
         }
     }
 
-    /// Works through head stages. Returns where the unfinished head begins, if one does.
-    fn advance_head(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> Option<usize> {
+    /// Works through head stages.
+    fn advance_head(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> HeadStep {
         let mut start = 0;
         if let Stage::Proxy { accepted_us, .. } = self.slots[index as usize].stage {
             match self.proxy_header(index, bytes) {
-                Ok(ProxyHeader::Partial) => return Some(0),
+                Ok(ProxyHeader::Partial) => return HeadStep::Unfinished { start: 0 },
                 Ok(ProxyHeader::Complete { consumed, source }) => {
                     let slot = &mut self.slots[index as usize];
                     if source.is_some() {
@@ -125,17 +176,20 @@ impl Core {
                     start = consumed;
                     *scanned = 0;
                     if start == bytes.len() {
-                        return None;
+                        return HeadStep::Done { rest: 0 };
                     }
                 }
                 Err(()) => {
                     self.counters.proxy_errors += 1;
                     self.abort(index, 1006);
-                    return None;
+                    return HeadStep::Done { rest: 0 };
                 }
             }
         }
-        self.request(index, &mut bytes[start..], scanned).then_some(start)
+        match self.request(index, &mut bytes[start..], scanned) {
+            Some(rest) => HeadStep::Done { rest },
+            None => HeadStep::Unfinished { start },
+        }
     }
 
     /// A PROXY header is believed only from a trusted peer; a Unix socket's peer is local.
@@ -152,8 +206,8 @@ impl Core {
         proxy::parse(bytes).map_err(|_| ())
     }
 
-    /// Looks at a request; returns whether it is still unfinished.
-    fn request(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> bool {
+    /// Looks at a request. Returns how many bytes behind it have to wait; `None`: it is unfinished.
+    fn request(&mut self, index: u32, bytes: &mut [u8], scanned: &mut usize) -> Option<usize> {
         let mut answer = self.pools.answer();
         let gate = self.handshake(index);
         let slot = &self.slots[index as usize];
@@ -170,6 +224,10 @@ impl Core {
         };
         let head = http::receive(bytes, scanned, &context, &mut answer);
         let (findings, standing) = gate.into_parts();
+        self.work.spend(HANDSHAKE_EFFORT);
+        if findings.identity.is_some() || findings.failure.is_some() {
+            self.work.spend(TOKEN_EFFORT);
+        }
         self.slots[index as usize].standing = standing;
         let refused = matches!(
             head,
@@ -182,7 +240,7 @@ impl Core {
         }
         self.pools.recycle_answer(answer);
         match head {
-            Head::Partial => return true,
+            Head::Partial => return None,
             Head::Complete {
                 consumed,
                 client,
@@ -190,7 +248,7 @@ impl Core {
             } => {
                 self.open(index, route, client, compression);
                 if consumed < bytes.len() {
-                    self.frames(index, &mut bytes[consumed..]);
+                    return Some(self.frames(index, &mut bytes[consumed..]));
                 }
             }
             Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
@@ -202,7 +260,7 @@ impl Core {
                 self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
             }
         }
-        false
+        Some(0)
     }
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
@@ -232,20 +290,20 @@ impl Core {
         self.hub_open(index, identity);
     }
 
-    /// Frames of an open connection.
-    fn frames(&mut self, index: u32, mut input: &mut [u8]) {
-        let queued_before = self.slots[index as usize].outbox.as_ref().map_or(0, |o| o.bytes());
+    /// Looks at frames of an open connection; returns how many bytes have to wait.
+    fn frames(&mut self, index: u32, mut input: &mut [u8]) -> usize {
         let mut after = After::Nothing;
         let mut pongs: u32 = 0;
         let received_at = input.as_ptr().addr();
-        while matches!(after, After::Nothing) {
+        let mut effort = self.codec_effort();
+        loop {
             let slot = &mut self.slots[index as usize];
             let Slot { stage, outbox, messages_received, messages_sent, lending, .. } = slot;
-            let Stage::Open(receiver) = stage else { return };
+            let Stage::Open(receiver) = stage else { break };
             let sending = receiver.sending();
             let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
             let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else { break };
-            self.events += 1;
+            self.work.spend_frame();
             let mut heard = false;
             let route = &self.config.route_options[usize::from(slot.route)];
             let is_hub = route.handler == HandlerName::Hub;
@@ -273,8 +331,12 @@ impl Core {
                     let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
                     match taken {
                         _ if is_hub => {
-                            let (hub, what) = (&mut self.hub, (kind, payload.as_slice()));
-                            Core::hub_receive(hub, index, self.now_ns, what, taken.err());
+                            let room = self.config.limits.outbox_high_bytes;
+                            let queued = replies.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+                            let budget = self.work.requests(room.saturating_sub(queued));
+                            let (hub, what) = (&mut self.hub, (kind, payload));
+                            let at = (index, self.now_ns, budget);
+                            Core::hub_receive(hub, at, what, taken.err());
                             heard = true;
                         }
                         Ok(()) => Session::Echo.message(kind, payload, &mut replies),
@@ -296,11 +358,37 @@ impl Core {
                 Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
                 Event::Failed(error) => after = After::Failed(error),
             }
+            if sending.is_some() {
+                self.spend_on_codecs(&mut effort);
+            }
             if heard {
                 self.hub_apply(index);
             }
+            if !matches!(after, After::Nothing) || input.is_empty() || !self.may_go_on(index) {
+                break;
+            }
         }
-        self.after_frames(index, after, queued_before);
+        self.spend_on_codecs(&mut effort);
+        self.after_frames(index, after);
+        match &self.slots[index as usize].stage {
+            Stage::Open(_) => input.len(),
+            Stage::Closing { .. } => self.closing_frames(index, input),
+            _ => 0,
+        }
+    }
+
+    /// Whether the next frame of the input at hand may be looked at within this slice.
+    fn may_go_on(&self, index: u32) -> bool {
+        let slot = &self.slots[index as usize];
+        !self.work.is_share_spent()
+            && self.has_outbox_room(slot)
+            && !(self.hub.is_some() && (self.hub_waits(index) || self.hub_has_requests(index)))
+    }
+
+    /// Counts what codecs have done since.
+    fn spend_on_codecs(&mut self, since: &mut u64) {
+        let effort = self.codec_effort();
+        self.work.spend(effort - std::mem::replace(since, effort));
     }
 
     /// One answer is awaited; a flood of pongs is not worth a hash each.
@@ -312,9 +400,9 @@ impl Core {
     }
 
     /// What the frames of one input led to is done.
-    fn after_frames(&mut self, index: u32, after: After, queued_before: usize) {
+    fn after_frames(&mut self, index: u32, after: After) {
         match after {
-            After::Nothing => self.check_outbox(index, queued_before),
+            After::Nothing => self.check_outbox(index),
             After::PeerClosed(code) => {
                 self.queue_close(index, ws::reply_code(code), "");
                 self.leave(index, Stage::Finishing, code.unwrap_or(1005));
@@ -327,68 +415,49 @@ impl Core {
         }
     }
 
-    /// Frames of a connection that was sent a Close: only the peer's Close matters.
-    fn closing_frames(&mut self, index: u32, mut input: &mut [u8]) {
+    /// Looks at frames of a connection that was sent a Close: only the peer's Close matters.
+    /// Returns how many bytes have to wait.
+    fn closing_frames(&mut self, index: u32, mut input: &mut [u8]) -> usize {
+        let mut effort = self.codec_effort();
         loop {
             let slot = &mut self.slots[index as usize];
-            let Stage::Closing { receiver, code } = &mut slot.stage else { return };
+            let Stage::Closing { receiver, code } = &mut slot.stage else { return 0 };
             let code = *code;
             let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
             match receiver.next_inflated(&mut input, limits, inflaters) {
-                None => return,
-                Some(Event::Close(_)) => return self.leave(index, Stage::Finishing, code),
+                None => break,
+                Some(Event::Close(_)) => {
+                    self.leave(index, Stage::Finishing, code);
+                    return 0;
+                }
                 Some(Event::Failed(error)) => {
                     self.counters.protocol_error(error);
-                    return self.leave(index, Stage::Lingering { discarded: 0 }, code);
+                    self.leave(index, Stage::Lingering { discarded: 0 }, code);
+                    return 0;
                 }
                 Some(Event::Message { .. } | Event::Ping(_) | Event::Pong(_)) => {}
             }
+            self.work.spend_frame();
+            self.spend_on_codecs(&mut effort);
+            if self.work.is_share_spent() {
+                break;
+            }
         }
+        self.spend_on_codecs(&mut effort);
+        input.len()
     }
 
-    /// Stops reading from a connection that does not read, and closes one past all bounds.
-    ///
-    /// What this input has just queued does not count yet: nearly always the kernel takes it with
-    /// the turn's send, and a cancelled receive for each large message would cost more than it
-    /// saves. If it still waits when the next input comes, the connection does not keep up.
-    fn check_outbox(&mut self, index: u32, queued_before: usize) {
+    /// Closes a connection past all bounds. Where only its own outbox is long, its input waits.
+    fn check_outbox(&mut self, index: u32) {
         let limits = &self.config.limits;
         let slot = &mut self.slots[index as usize];
         let Some(outbox) = slot.outbox.as_ref().filter(|_| slot.stage.is_open()) else { return };
         let bytes = outbox.bytes();
         self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
-        if bytes > limits.outbox_bytes_max {
-            return self.close_slow_reader(index);
-        }
-        let crowds = self.crowds(bytes);
-        if crowds && self.gauges.outbox_bytes > 2 * limits.outbox_shard_bytes_max as u64 {
-            // Pausing was not enough: many connections at once went from little to much.
-            return self.close_slow_reader(index);
-        }
-        let slot = &mut self.slots[index as usize];
-        if (queued_before > limits.outbox_high_bytes || crowds) && !slot.paused {
-            slot.paused = true;
-            self.counters.read_pauses += 1;
-            if crowds {
-                self.throttle(index);
-            }
-            // The send deadline applies from now on.
-            self.set_deadline(index);
-        }
-    }
-
-    /// Whether an outbox of so many bytes is one of those that fill the memory for all outboxes.
-    /// Those with less than their share are not the cause, and are served as ever.
-    pub(super) fn crowds(&self, outbox_bytes: usize) -> bool {
-        let most = self.config.limits.outbox_shard_bytes_max as u64;
-        self.gauges.outbox_bytes > most && outbox_bytes as u64 > most / self.slots.len() as u64
-    }
-
-    /// Lists the connection among those that read again when all outboxes together have drained.
-    pub(super) fn throttle(&mut self, index: u32) {
-        let token = self.token(index);
-        if !std::mem::replace(&mut self.slots[index as usize].throttled, true) {
-            self.throttled.push(token);
+        // Pausing is not enough where many connections at once go from little to much.
+        let is_crowded = self.gauges.outbox_bytes > 2 * limits.outbox_shard_bytes_max as u64;
+        if bytes > limits.outbox_bytes_max || (is_crowded && self.crowds(bytes)) {
+            self.close_slow_reader(index);
         }
     }
 }

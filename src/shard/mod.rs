@@ -5,11 +5,10 @@
 //! of what could wait, and flushes every slot that has something to send. Nothing in it blocks, and
 //! nothing is shared with other shards but mailboxes and a load number each.
 //!
-//! Budgets: a turn handles at most `turn_completions_max` completions of at most a receive buffer
-//! each, `turn_frames_max` frames, `turn_codec_bytes_max` bytes through the codecs of compression
-//! (give or take one buffer of input), `turn_timers_max` timers, and some ends of connections and
-//! wakes of parked ones (`upkeep.rs`), so a burst delays the others by one turn, not by all of
-//! itself.
+//! Budgets: a turn handles at most `turn_completions_max` completions, a bounded effort for the
+//! input of all connections and a share of it for each (`work.rs`), `turn_timers_max` timers, and
+//! some ends of connections and wakes of parked ones (`upkeep.rs`). So a burst delays the others by
+//! one turn, not by all of itself, and one message, however large, is looked at over many turns.
 
 mod accept;
 mod compression;
@@ -18,17 +17,20 @@ mod deadlines;
 mod dispatch;
 mod drain;
 mod handshake;
+mod held;
 pub mod hub;
 mod input;
 pub mod mailbox;
 mod meter;
 mod outbox;
 pub mod portable;
+mod reading;
 mod replies;
 mod settle;
 mod slot;
 mod timers;
 mod upkeep;
+mod work;
 
 use std::collections::HashMap;
 use std::io;
@@ -53,6 +55,10 @@ pub const SURPLUS_MAX: u32 = 64;
 /// With so many completions at once, the kernel may have left some: it does the deferred work of
 /// twenty in one call (`IO_LOCAL_TW_DEFAULT_MAX`).
 const REPORTED_AT_ONCE: u32 = 16;
+/// A turn that begins so much later than it was to is late.
+const LATE_NS: u64 = 250_000_000;
+/// After so many turns timers fire again, whatever is left to be received.
+const LATE_TURNS_MAX: u32 = 4096;
 /// Between two looks at what can be given back (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
 /// The token of a socket that never got a slot.
@@ -96,6 +102,9 @@ pub struct Shard<D: Driver> {
     /// The last turn stopped at a bound.
     cut: bool,
     turn_ended_ns: u64,
+    turn_began_ns: u64,
+    /// Turns since one came late; `None`: none did, or all that came meanwhile was looked at.
+    late_turns: Option<u32>,
 }
 
 impl<D: Driver> Shard<D> {
@@ -140,6 +149,8 @@ impl<D: Driver> Shard<D> {
             // The first turn does not wait: mail may have come before there was a bell.
             cut: true,
             turn_ended_ns: now_ns,
+            turn_began_ns: now_ns,
+            late_turns: None,
         };
         shard.owe_accepts();
         Ok(shard)
@@ -159,17 +170,23 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// When the driver can go on no longer.
     pub fn turn(&mut self) -> io::Result<Life> {
-        self.driver.submit(self.wait())?;
+        let wait = self.wait();
+        self.driver.submit(wait)?;
         let now_ns = self.driver.now_ns();
+        self.note_lateness(wait, now_ns);
         self.core.set_now(now_ns);
+        self.core.work.begin_turn();
         self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let handled = self.handle_completions()?;
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
         }
-        self.fire_timers();
+        if self.may_judge(handled) {
+            self.fire_timers();
+        }
         self.do_chores();
+        self.serve_unfinished();
         self.drain_on();
         self.turn_hub();
         self.feed_starved();
@@ -184,17 +201,14 @@ impl<D: Driver> Shard<D> {
     /// Works through what the kernel has finished, within the turn's bounds; returns how much it
     /// was.
     fn handle_completions(&mut self) -> io::Result<u32> {
-        let engine = &self.core.config.engine;
-        let (most, frames_max) = (engine.turn_completions_max, engine.turn_frames_max);
-        let codec_bytes_max = self.core.codec_bytes() + u64::from(engine.turn_codec_bytes_max);
+        let most = self.core.config.engine.turn_completions_max;
         let (mut handled, mut before) = (0, 0);
         self.cut = false;
         while handled < most && !self.cut {
             if let Some(completion) = self.driver.next() {
                 handled += 1;
                 self.dispatch(completion);
-                let codec_bytes = self.core.codec_bytes();
-                self.cut = self.core.events >= frames_max || codec_bytes >= codec_bytes_max;
+                self.cut = self.core.work.is_turn_spent();
             } else if !self.core.upkeep.is_empty() && handled - before >= REPORTED_AT_ONCE {
                 // There may be more behind those that will be dealt with later.
                 before = handled;
@@ -206,17 +220,48 @@ impl<D: Driver> Shard<D> {
                 break;
             }
         }
-        self.core.events = 0;
         self.cut |= handled == most;
         Ok(handled)
     }
 
+    /// Notes whether the turn begins much later than it was to: the process was stopped, or the
+    /// machine suspended, and what clients have sent meanwhile may not have been received yet.
+    fn note_lateness(&mut self, wait: Wait, now_ns: u64) {
+        let expected_ns = match wait {
+            Wait::No => self.turn_began_ns,
+            Wait::Until(until_ns) => until_ns.max(self.turn_began_ns),
+            Wait::Forever => now_ns,
+        };
+        if now_ns.saturating_sub(expected_ns) > LATE_NS {
+            self.late_turns = Some(0);
+        }
+        self.turn_began_ns = now_ns;
+    }
+
+    /// Whether timers may fire: after a late turn only once everything that had come was looked at,
+    /// or silence would be judged that was none.
+    fn may_judge(&mut self, handled: u32) -> bool {
+        let Some(turns) = &mut self.late_turns else { return true };
+        *turns += 1;
+        let is_caught_up = handled < REPORTED_AT_ONCE
+            && !self.cut
+            && self.core.upkeep.is_empty()
+            && self.core.unfinished.is_empty()
+            && self.starved.is_empty();
+        if is_caught_up || *turns > LATE_TURNS_MAX {
+            self.late_turns = None;
+            return true;
+        }
+        self.cut = true;
+        false
+    }
+
     /// How long the next turn may wait.
     fn wait(&self) -> Wait {
-        if self.cut {
+        let has_work = !self.core.unfinished.is_empty() || !self.core.upkeep.is_empty();
+        if self.cut || has_work {
             return Wait::No;
         }
-        debug_assert!(self.core.upkeep.is_empty(), "nobody would wake us for it");
         let housekeeping = self.active.then_some(self.housekeeping_tick);
         let mail = self.core.hub_awaits_room().then_some(self.core.tick + 1);
         let next = [
@@ -287,6 +332,7 @@ impl<D: Driver> Shard<D> {
             self.settle(index);
         }
         self.fired = fired;
+        self.question_suspects();
         if tick >= self.housekeeping_tick {
             self.housekeeping_tick = tick + HOUSEKEEPING_TICKS;
             self.active = false;
@@ -295,8 +341,21 @@ impl<D: Driver> Shard<D> {
             }
             self.core.upkeep.trim();
             self.core.pools.trim();
+            self.core.held.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();
+        }
+    }
+
+    /// Asks TCP about connections whose pong is overdue.
+    fn question_suspects(&mut self) {
+        for index in std::mem::take(&mut self.core.questioned) {
+            let token = self.core.token(index);
+            let slot = &mut self.core.slots[index as usize];
+            if matches!(slot.stage, slot::Stage::Open(_)) {
+                slot.in_flight += 1;
+                self.driver.measure(slot.socket, token);
+            }
         }
     }
 
@@ -325,6 +384,12 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Effort of the last turn, and the most that a turn may take, give or take a connection's
+    /// share: see [`work`].
+    pub fn effort(&self) -> (u64, u64) {
+        (self.core.work.spent(), self.core.work.turn_max())
+    }
+
     /// The shard's numbers at this moment; its histograms since they were last exchanged.
     pub fn snapshot(&self) -> Snapshot {
         let mut numbers =
@@ -345,7 +410,8 @@ impl<D: Driver> Shard<D> {
     fn fill(&self, numbers: &mut Snapshot) {
         let core = &self.core;
         let (slots, upkeep) = (core.slots.len() as u64, core.upkeep.len() as u64);
-        let gauges = Gauges { slots, upkeep, ..core.gauges };
+        let held_bytes = core.held.bytes() as u64;
+        let gauges = Gauges { slots, upkeep, held_bytes, ..core.gauges };
         let gauges = core.hub_gauges(core.compression_gauges(gauges));
         numbers.counters.clone_from(&core.counters);
         core.fill_compression(numbers);

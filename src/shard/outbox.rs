@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
-use crate::proto::ws::deflate::{Deflaters, Sending};
+use crate::proto::ws::deflate::{Compressed, Compressing, Deflaters, Sending};
 use crate::proto::ws::{self, DataKind, Payload};
 
 /// Bytes of a small chunk: room for the replies of one turn of a busy connection.
@@ -52,6 +52,8 @@ struct Mark {
 #[derive(Debug)]
 enum Later {
     Message(DataKind, Vec<u8>),
+    /// A long message, compressed in part.
+    Compressing(DataKind, Box<Compressing>),
     /// Frames that are ready.
     Frames(Segment),
     /// What came before is a reply to input of this time.
@@ -191,7 +193,7 @@ impl Outbox {
     }
 
     /// Compresses messages and lays out their frames, and what is behind them, until so many bytes
-    /// are ready to leave.
+    /// are ready to leave or the allowance of the compressors is used up.
     pub(super) fn settle_later(
         &mut self,
         pools: &mut Pools,
@@ -201,27 +203,43 @@ impl Outbox {
     ) {
         let mut later = std::mem::take(&mut self.later);
         while self.bytes - self.later_bytes < ready_bytes_max
+            && deflaters.has_allowance()
             && let Some(next) = later.pop_front()
         {
             match next {
+                Later::Message(kind, bytes) if Compressing::is_for(bytes.len()) => {
+                    let begun = Box::new(Compressing::new(bytes));
+                    later.push_front(Later::Compressing(kind, begun));
+                }
                 Later::Message(kind, bytes) => {
-                    self.bytes -= bytes.len();
-                    self.later_bytes -= bytes.len();
+                    self.uncount_later(bytes.len());
                     if let Some(compressed) = deflaters.compress(sending, level, &bytes) {
                         let (header, len) = ws::compressed_frame_header(kind, compressed.len());
                         self.copy(pools, [&header[..len], compressed]);
                         pools.recycle(Segment::Owned(bytes));
                     } else {
-                        let (header, len) = ws::frame_header(kind.opcode(), bytes.len());
-                        self.frame(pools, &header[..len], Payload::Owned(bytes));
+                        self.plain_frame(pools, kind, bytes);
                     }
                 }
-                Later::Frames(segment) => {
-                    self.bytes -= segment.len();
-                    self.later_bytes -= segment.len();
-                    self.count(segment.len());
-                    self.waiting.push_back(segment);
+                Later::Compressing(kind, begun) => {
+                    let len = begun.message_len();
+                    match begun.advance(deflaters, sending, level) {
+                        Compressed::Unfinished(rest) => {
+                            later.push_front(Later::Compressing(kind, Box::new(rest)));
+                        }
+                        Compressed::Whole { message, output } => {
+                            self.uncount_later(len);
+                            pools.recycle(Segment::Owned(message));
+                            let (header, len) = ws::compressed_frame_header(kind, output.len());
+                            self.frame(pools, &header[..len], Payload::Owned(output));
+                        }
+                        Compressed::Useless(message) => {
+                            self.uncount_later(len);
+                            self.plain_frame(pools, kind, message);
+                        }
+                    }
                 }
+                Later::Frames(segment) => self.lay_out(segment),
                 Later::Mark(at_ns) => self.mark(at_ns),
             }
         }
@@ -234,13 +252,49 @@ impl Outbox {
         self.later = later;
     }
 
+    /// Lays everything out without compressing it: for a connection that ends, where it is not
+    /// worth the time of the others. An uncompressed message means the same to every receiver
+    /// (RFC 7692 6).
+    pub(super) fn settle_plain(&mut self, pools: &mut Pools) {
+        for next in std::mem::take(&mut self.later) {
+            match next {
+                Later::Message(kind, bytes) => {
+                    self.uncount_later(bytes.len());
+                    self.plain_frame(pools, kind, bytes);
+                }
+                Later::Compressing(kind, begun) => {
+                    self.uncount_later(begun.message_len());
+                    self.plain_frame(pools, kind, begun.into_message());
+                }
+                Later::Frames(segment) => self.lay_out(segment),
+                Later::Mark(at_ns) => self.mark(at_ns),
+            }
+        }
+    }
+
+    fn uncount_later(&mut self, len: usize) {
+        self.bytes -= len;
+        self.later_bytes -= len;
+    }
+
+    fn lay_out(&mut self, segment: Segment) {
+        self.uncount_later(segment.len());
+        self.count(segment.len());
+        self.waiting.push_back(segment);
+    }
+
+    fn plain_frame(&mut self, pools: &mut Pools, kind: DataKind, bytes: Vec<u8>) {
+        let (header, len) = ws::frame_header(kind.opcode(), bytes.len());
+        self.frame(pools, &header[..len], Payload::Owned(bytes));
+    }
+
     /// Adds a frame; a payload that has memory of its own is not copied.
     pub(super) fn frame(&mut self, pools: &mut Pools, header: &[u8], payload: Payload<'_>) {
         match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => {
                 self.copy(pools, [header, &[]]);
                 let len = bytes.len();
-                self.push(Segment::Owned(bytes));
+                self.push(Segment::Rest(bytes));
                 self.count(len);
             }
             payload => self.copy(pools, [header, payload.as_slice()]),
@@ -294,7 +348,7 @@ impl Outbox {
         debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
         let mut chunk = pools.chunk(bytes.len());
         chunk.extend_from_slice(bytes);
-        self.waiting.push_front(Segment::Owned(chunk));
+        self.waiting.push_front(Segment::Rest(chunk));
         self.bytes += bytes.len();
         self.queued_total += bytes.len() as u64;
         for mark in &mut self.marks {
@@ -335,6 +389,29 @@ impl Outbox {
         }
     }
 
+    /// Drops everything that has not begun to leave; of a frame that has, the rest stays, so that
+    /// what is queued next begins where a frame may. Returns the bytes dropped.
+    pub(super) fn drop_unsent(&mut self, pools: &mut Pools) -> usize {
+        let mut kept = self.waiting.pop_front_if(|front| matches!(front, Segment::Rest(_)));
+        let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.later_bytes;
+        self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
+        self.waiting.extend(kept.take());
+        self.clear_later(pools);
+        self.bytes -= dropped;
+        self.queued_total = self.sent_total + self.bytes as u64;
+        while self.marks.pop_back_if(|mark| mark.end > self.queued_total).is_some() {}
+        dropped
+    }
+
+    fn clear_later(&mut self, pools: &mut Pools) {
+        for later in self.later.drain(..) {
+            if let Later::Message(_, bytes) | Later::Frames(Segment::Owned(bytes)) = later {
+                pools.recycle(Segment::Owned(bytes));
+            }
+        }
+        self.later_bytes = 0;
+    }
+
     /// Takes the batch back after its send has failed, and drops everything.
     pub(super) fn restore(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
         batch.clear(|segment| pools.recycle(segment));
@@ -342,31 +419,34 @@ impl Outbox {
         self.clear(pools);
     }
 
-    /// What waits; `None` while the driver has some of it.
+    /// What waits; `None` while the driver has some of it, or a message is compressed in part.
     pub(super) fn tell(&self, now_ns: u64) -> Option<OutboxState> {
         let mut frames = Vec::with_capacity(self.bytes - self.later_bytes);
         self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
         self.waiting.iter().for_each(|segment| frames.extend_from_slice(segment.as_slice()));
         let later = self.later.iter().map(|later| match later {
-            Later::Message(DataKind::Text, bytes) => LaterState::Text(bytes.clone()),
-            Later::Message(DataKind::Binary, bytes) => LaterState::Binary(bytes.clone()),
-            Later::Frames(segment) => LaterState::Frames(segment.as_slice().to_vec()),
-            Later::Mark(at_ns) => LaterState::Mark(now_ns.saturating_sub(*at_ns)),
+            Later::Message(DataKind::Text, bytes) => Some(LaterState::Text(bytes.clone())),
+            Later::Message(DataKind::Binary, bytes) => Some(LaterState::Binary(bytes.clone())),
+            Later::Compressing(..) => None,
+            Later::Frames(segment) => Some(LaterState::Frames(segment.as_slice().to_vec())),
+            Later::Mark(at_ns) => Some(LaterState::Mark(now_ns.saturating_sub(*at_ns))),
         });
+        let later = later.collect::<Option<Vec<_>>>()?;
         let marks = self.marks.iter().map(|mark| MarkState {
             end: mark.end - self.sent_total,
             age_ns: now_ns.saturating_sub(mark.at_ns),
             messages: mark.messages,
             what: mark.what,
         });
-        Some(OutboxState { frames, later: later.collect(), marks: marks.collect() })
+        Some(OutboxState { frames, later, marks: marks.collect() })
     }
 
     /// Takes what waited elsewhere into this one, which must be empty.
     pub(super) fn fill(&mut self, state: &OutboxState, now_ns: u64) {
         debug_assert!(self.is_empty() && !self.is_sending(), "it takes the place of nothing");
         if !state.frames.is_empty() {
-            self.push(Segment::Owned(state.frames.clone()));
+            // They may begin within a frame.
+            self.push(Segment::Rest(state.frames.clone()));
             self.count(state.frames.len());
         }
         let marks = state.marks.iter().map(|mark| Mark {
@@ -398,12 +478,7 @@ impl Outbox {
     pub(super) fn clear(&mut self, pools: &mut Pools) -> usize {
         let dropped = self.bytes;
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
-        for later in self.later.drain(..) {
-            if let Later::Message(_, bytes) | Later::Frames(Segment::Owned(bytes)) = later {
-                pools.recycle(Segment::Owned(bytes));
-            }
-        }
-        self.later_bytes = 0;
+        self.clear_later(pools);
         if let Some(batch) = &mut self.batch {
             batch.clear(|segment| pools.recycle(segment));
         }
@@ -464,7 +539,7 @@ impl Pools {
 
     /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
     pub(super) fn recycle(&mut self, segment: Segment) {
-        let Segment::Owned(mut bytes) = segment else { return };
+        let (Segment::Owned(mut bytes) | Segment::Rest(mut bytes)) = segment else { return };
         let capacity = bytes.capacity();
         let pool = if capacity == CHUNK_BYTES {
             &mut self.small

@@ -33,6 +33,8 @@ pub enum Untold {
     Sending,
     /// A home's answer is awaited: told when it has come.
     Asking,
+    /// Input is held: it can be serialized when that was looked at.
+    Unfinished,
     /// Its receiver cannot be told.
     Receiver(UntoldReceiver),
 }
@@ -134,6 +136,9 @@ impl Core {
         let slot = self.slots.get(index as usize).ok_or(Untold::Gone)?;
         if slot.lending {
             return Err(Untold::Sending);
+        }
+        if slot.is_unfinished() {
+            return Err(Untold::Unfinished);
         }
         if slot.input_ended && (slot.stage.is_open() || slot.stage.is_handshake()) {
             return Err(Untold::Gone);

@@ -5,7 +5,7 @@ use super::core::{Core, Lent};
 use super::outbox::{Outbox, Pools};
 use super::slot::{Slot, Stage};
 use crate::metrics::{Counters, Gauges};
-use crate::proto::ws::deflate::Deflaters;
+use crate::proto::ws::deflate::{Compressing, Deflaters};
 use crate::proto::ws::{self, DataKind, OpCode, Payload};
 use crate::session::Outlet;
 
@@ -68,7 +68,9 @@ impl Replies<'_> {
         payload: Payload<'p>,
     ) -> Option<Payload<'p>> {
         let Self { outbox, pools, gauges, deflaters, .. } = self;
-        let outbox = if reply.sending.context.is_some() {
+        let waits = outbox.as_ref().is_some_and(|outbox| outbox.has_later());
+        let is_long = Compressing::is_for(payload.len());
+        let outbox = if reply.sending.context.is_some() || is_long || waits {
             let outbox = opened(outbox, pools, self.tick);
             gauges.outbox_bytes += payload.len() as u64;
             outbox.later(pools, kind, payload);

@@ -6,7 +6,7 @@
 
 use super::Shard;
 use super::compression::compress_waiting;
-use super::slot::{Armed, Cancel, Parked, Stage};
+use super::slot::{Armed, Cancel, Parked, Stage, Teardown};
 use crate::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -24,8 +24,8 @@ impl<D: Driver> Shard<D> {
         let slot = &mut core.slots[index as usize];
         let socket = slot.socket;
         if matches!(slot.stage, Stage::Ending) {
-            if slot.in_flight == 0 && !slot.closing_socket {
-                slot.closing_socket = true;
+            if slot.in_flight == 0 && slot.teardown != Teardown::Socket {
+                slot.teardown = Teardown::Socket;
                 slot.in_flight = 1;
                 self.driver.close(socket, token);
             } else if slot.cancel == Cancel::Unasked && slot.is_cancellable() {
@@ -36,8 +36,11 @@ impl<D: Driver> Shard<D> {
             }
             return;
         }
-        if matches!(slot.stage, Stage::Lingering { .. }) && slot.outbox.is_none() && !slot.shut {
-            slot.shut = true;
+        if matches!(slot.stage, Stage::Lingering { .. })
+            && slot.outbox.is_none()
+            && slot.teardown == Teardown::Nothing
+        {
+            slot.teardown = Teardown::Writing;
             slot.in_flight += 1;
             // The answer ends here, and the time for the peer's FIN begins.
             slot.stage_tick = core.tick;
@@ -103,8 +106,14 @@ impl<D: Driver> Shard<D> {
         let core = &mut self.core;
         let bounds = core.config.send_bounds();
         let mut unwatched = Vec::new();
+        // Compression gets what is left of the turn, and a share at least.
+        let mut effort = core.work.turn_left().max(core.work.share_max());
+        let mut waiting_to_compress = Vec::new();
         let mut dirty = std::mem::take(&mut core.dirty);
         for index in dirty.drain(..) {
+            let share = effort.min(core.work.share_max());
+            core.deflaters.set_allowance(share);
+            let began = core.deflaters.work().effort;
             if core.hub.is_some() && core.has_backlog(index) {
                 core.refill(index, bounds.bytes_max);
             }
@@ -121,9 +130,18 @@ impl<D: Driver> Shard<D> {
                 let parts = (&mut core.deflaters, &mut core.pools, &mut core.gauges);
                 compress_waiting(slot, level, bounds.bytes_max, parts);
             }
+            let spent = core.deflaters.work().effort - began;
+            core.work.spend(spent);
+            effort = effort.saturating_sub(spent);
             let Some(outbox) = &mut slot.outbox else { continue };
             let waiting = outbox.bytes() as u64;
-            let Some(mut batch) = outbox.take_batch(bounds) else { continue };
+            let Some(mut batch) = outbox.take_batch(bounds) else {
+                if outbox.has_later() && !outbox.is_sending() {
+                    slot.dirty = true;
+                    waiting_to_compress.push((spent > 0, index));
+                }
+                continue;
+            };
             core.histograms.send_queue_bytes.record(waiting);
             batch.token = crate::driver::Token { slot: index, generation: slot.generation };
             slot.in_flight += 1;
@@ -134,9 +152,14 @@ impl<D: Driver> Shard<D> {
         }
         debug_assert!(core.dirty.is_empty(), "building sends makes nothing dirty");
         core.dirty = dirty;
+        core.deflaters.set_allowance(u64::MAX);
+        // Those that have had nothing of this turn come first in the next.
+        waiting_to_compress.sort_by_key(|(served, _)| *served);
+        core.dirty.extend(waiting_to_compress.iter().map(|(_, index)| *index));
+        self.cut |= !core.dirty.is_empty();
         // Every other timer looks at the send deadline too; these have none but that.
         for index in unwatched {
-            core.set_deadline(index);
+            self.core.set_deadline(index);
         }
     }
 
@@ -154,35 +177,5 @@ impl<D: Driver> Shard<D> {
         }
         // Keeps the capacity.
         self.starved = starved;
-    }
-
-    /// Lets connections read again that were stopped because all outboxes together were full.
-    pub(super) fn feed_throttled(&mut self) {
-        let low = self.core.config.limits.outbox_shard_bytes_max as u64 / 2;
-        if self.core.throttled.is_empty() || self.core.gauges.outbox_bytes > low {
-            return;
-        }
-        for token in std::mem::take(&mut self.core.throttled) {
-            if let Some(index) = self.core.find(token) {
-                self.core.slots[index as usize].throttled = false;
-                self.resume(index);
-                self.settle(index);
-            }
-        }
-    }
-
-    /// Reads again, if the connection's own outbox and all together allow it.
-    pub(super) fn resume(&mut self, index: u32) {
-        let core = &mut self.core;
-        let slot = &mut core.slots[index as usize];
-        let bytes = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        if !slot.paused || bytes > core.config.limits.outbox_low_bytes || core.hub_holds(index) {
-            return;
-        }
-        if core.crowds(bytes) {
-            core.throttle(index);
-        } else {
-            core.slots[index as usize].paused = false;
-        }
     }
 }

@@ -121,6 +121,26 @@ pub(super) enum Parked {
     Yes,
 }
 
+/// Whether input is held, or a message is inflated or answered in part; see `reading.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    No,
+    /// Something has to happen before it can be continued.
+    Waiting,
+    /// Queued to be continued.
+    Queued,
+}
+
+/// How much of the socket was taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Teardown {
+    Nothing,
+    /// Shutdown of the writing side was asked for.
+    Writing,
+    /// The last operation, the socket's close, is under way.
+    Socket,
+}
+
 /// A cancellation of what is armed, whose own completion comes before its target's or after.
 ///
 /// It is not asked for again before both have come: while thousands were parked at once, targets
@@ -186,8 +206,9 @@ pub(super) struct Slot {
     pub(super) parked: Parked,
     /// The watch has found input that is yet to be received.
     pub(super) readable: bool,
-    /// Reading is to stop until the outbox has drained.
+    /// Nothing is received until the outbox has drained, or held input was looked at.
     pub(super) paused: bool,
+    pub(super) unfinished: Unfinished,
     /// Listed among those that wait until all outboxes together have drained.
     pub(super) throttled: bool,
     pub(super) cancel: Cancel,
@@ -203,13 +224,15 @@ pub(super) struct Slot {
     pub(super) pinged: bool,
     /// How it is counted among those that are let in.
     pub(super) standing: Standing,
-    /// Shutdown of the writing side was asked for.
-    pub(super) shut: bool,
-    /// The last operation, the socket's close, is under way.
-    pub(super) closing_socket: bool,
+    pub(super) teardown: Teardown,
 }
 
 impl Slot {
+    /// Whether input is held, or a message is inflated or answered in part.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished != Unfinished::No
+    }
+
     /// Whether more input may come, and may be received now.
     pub(super) fn may_hear(&self) -> bool {
         !self.held && !self.input_ended && (self.readable || !self.is_parting())

@@ -128,6 +128,10 @@ impl<D: Driver> Shard<D> {
     }
 
     fn input_ended(&mut self, index: u32) {
+        if self.core.slots[index as usize].is_unfinished() {
+            // What came before the end is looked at first.
+            return;
+        }
         let next = match &self.core.slots[index as usize].stage {
             Stage::Proxy { .. } | Stage::Http { .. } => Stage::Ending,
             Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,

@@ -42,12 +42,15 @@ section! {
     turn_completions_max: u32 = 512,
     "Lower when `seawall_turn_seconds` is long and tails matter more than throughput.";
 
-    /// Messages and control frames looked at in one turn, give or take one receive buffer of them.
-    turn_frames_max: u32 = 16 * 1024,
-    "Lower when clients pipeline many small messages and others wait behind them.";
+    /// Messages and control frames looked at in one turn: about 1 ms of work. A connection has a
+    /// quarter of that before the others, and continues behind them.
+    turn_frames_max: u32 = 8 * 1024,
+    "Lower when tails matter more than throughput; raise where few clients pipeline very many \
+     small messages.";
 
-    /// Bytes inflated and compressed in one turn, give or take one receive buffer of messages.
-    turn_codec_bytes_max: u32 = 4 << 20,
+    /// Bytes compressed in one turn at level 1, which is about 1 ms of work; at other levels, or
+    /// inflated, as many as cost the same. A connection has a quarter of that before the others.
+    turn_codec_bytes_max: u32 = 384 * 1024,
     "Lower when compressed messages of some lengthen `seawall_turn_seconds` for all.";
 
     /// Inflaters of a shard that compressed messages coming in parts may hold, 48 KB each, made

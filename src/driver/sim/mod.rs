@@ -406,8 +406,20 @@ impl Driver for Sim {
     }
 
     fn measure(&mut self, socket: Socket, token: Token) {
-        self.state().own(self.shard, socket);
-        self.ready.push_back(Completion::Measured { token, result: Ok(TcpInfo::default()) });
+        let mut state = self.state();
+        let now_ns = state.now_ns;
+        let socket = state.own(self.shard, socket);
+        // The simulated peer acknowledges what it reads.
+        let unread = socket.to_client.len();
+        let info = TcpInfo {
+            unacknowledged: unread as u32,
+            last_acknowledged_ms: ((now_ns - socket.read_ns) / 1_000_000) as u32,
+            acknowledged_bytes: socket.read_bytes,
+            window_bytes: socket.window.saturating_sub(unread).min(u32::MAX as usize) as u32,
+            ..TcpInfo::default()
+        };
+        drop(state);
+        self.ready.push_back(Completion::Measured { token, result: Ok(info) });
     }
 
     fn detach(&mut self, _socket: Socket, token: Token) {

@@ -81,6 +81,9 @@ pub(super) struct SimSocket {
     pub(super) to_server: VecDeque<u8>,
     /// Sent by the server, not yet read by the client.
     pub(super) to_client: VecDeque<u8>,
+    /// What the client has read, and when it last did.
+    pub(super) read_bytes: u64,
+    pub(super) read_ns: u64,
     /// Bytes that may wait for the client.
     pub(super) window: usize,
     pub(super) client_fin: bool,
@@ -191,6 +194,8 @@ impl State {
             address,
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
+            read_bytes: 0,
+            read_ns: self.now_ns,
             window: usize::MAX,
             client_fin: false,
             reset: listener.closed,
@@ -287,8 +292,13 @@ impl Peer {
 
     /// Takes up to `most` bytes that the server has sent.
     pub fn read(&self, most: usize) -> Vec<u8> {
+        let now_ns = self.network.borrow().now_ns;
         self.with(|socket| {
             let len = socket.to_client.len().min(most);
+            if len > 0 {
+                socket.read_bytes += len as u64;
+                socket.read_ns = now_ns;
+            }
             socket.to_client.drain(..len).collect()
         })
     }

@@ -71,7 +71,8 @@ impl Receiver {
     /// Takes the next event out of the front of `input`, which moves past what was consumed.
     ///
     /// `None`: all of `input` is consumed and more is needed; or the receiver has seen a Close or a
-    /// violation, and discards everything. `inflaters` must be those that the receiver's contexts
+    /// violation, and discards everything; or [`Self::is_suspended`], and is to be called again with
+    /// the same input. `inflaters` must be those that the receiver's contexts
     /// are of.
     #[inline]
     pub fn next_inflated<'i: 'e, 'e>(
@@ -116,7 +117,8 @@ impl Receiver {
             Ok(Some(Step::Event(event))) => event,
             Ok(Some(Step::Inflate(kind, payload))) => {
                 match self.inflate(kind, payload, limits, inflaters.take()) {
-                    Ok(payload) => Event::Message { kind, payload },
+                    Ok(Some(payload)) => Event::Message { kind, payload },
+                    Ok(None) => return None,
                     Err(error) => Event::Failed(error),
                 }
             }
@@ -132,18 +134,29 @@ impl Receiver {
         Some(event)
     }
 
-    /// Inflates a message that lies whole in the input.
+    /// Inflates a message that lies whole in the input; `None` if the allowance does not suffice.
     fn inflate<'e>(
-        &self,
+        &mut self,
         kind: DataKind,
         payload: &[u8],
         limits: &Limits,
         inflaters: Option<&'e mut Inflaters>,
-    ) -> Result<Payload<'e>, ProtocolError> {
+    ) -> Result<Option<Payload<'e>>, ProtocolError> {
         // The bit would have been refused.
         let inflaters = inflaters.ok_or(ProtocolError::ReservedBit)?;
-        let whole = inflaters.whole(payload, kind, self.context, limits.message_bytes_max);
-        whole.map(Payload::Inflated)
+        let bytes_max = limits.message_bytes_max;
+        match inflaters.inflate_whole(payload, kind, self.context, bytes_max)? {
+            Some(suspended) => {
+                self.partial.get_or_insert_default().hold_suspended(kind, suspended);
+                Ok(None)
+            }
+            None => Ok(Some(Payload::Inflated(inflaters.whole()))),
+        }
+    }
+
+    /// Whether a message needs another allowance of the inflaters rather than more input.
+    pub fn is_suspended(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| partial.is_suspended())
     }
 
     /// Whether nothing is held: no part of a frame, no part of a message.
@@ -163,10 +176,18 @@ impl Receiver {
         mut inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<Step<'i>>, ProtocolError> {
         loop {
-            if self.has_frame() {
-                match self.fill(input, limits, inflaters.as_deref_mut())? {
+            let suspended = self.is_suspended();
+            if suspended || self.has_frame() {
+                let event = if suspended {
+                    self.resume(limits, inflaters.as_deref_mut())?
+                } else {
+                    self.fill(input, limits, inflaters.as_deref_mut())?
+                };
+                match event {
                     Some(event) => return Ok(Some(Step::Event(event))),
-                    None if self.has_frame() => return Ok(None),
+                    None if self.is_suspended() => return Ok(None),
+                    None if self.has_frame() && input.is_empty() => return Ok(None),
+                    None if self.has_frame() => continue,
                     None => {}
                 }
             }
@@ -190,6 +211,18 @@ impl Receiver {
         self.partial.as_ref().is_some_and(|partial| partial.has_frame())
     }
 
+    /// Continues a suspended message; gives the event that it ends.
+    #[inline(never)]
+    fn resume<'i>(
+        &mut self,
+        limits: &Limits,
+        inflaters: Option<&mut Inflaters>,
+    ) -> Result<Option<Event<'i>>, ProtocolError> {
+        let Some(partial) = &mut self.partial else { return Ok(None) };
+        let filled = partial.resume(limits, inflaters)?;
+        self.event_of(filled)
+    }
+
     /// Feeds the open frame; gives the event that it ends.
     #[inline(never)]
     fn fill<'i>(
@@ -199,7 +232,12 @@ impl Receiver {
         inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<Event<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
-        let event = match partial.fill(input, limits, inflaters)? {
+        let filled = partial.fill(input, limits, inflaters)?;
+        self.event_of(filled)
+    }
+
+    fn event_of<'i>(&mut self, filled: Filled) -> Result<Option<Event<'i>>, ProtocolError> {
+        let event = match filled {
             Filled::Wanting | Filled::Frame => return Ok(None),
             Filled::Control(kind, bytes) => control(kind, Payload::Owned(bytes))?,
             Filled::Message(kind, bytes) => Event::Message { kind, payload: Payload::Owned(bytes) },

@@ -151,15 +151,48 @@ impl Partial {
             return Ok(Filled::Control(header.kind, self.control.take().to_vec()));
         }
         let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
-        let last = ended && header.fin;
+        let mut last = ended && header.fin;
         if let (Some(inflating), Some(inflaters)) = (&mut message.inflating, inflaters) {
             mask::unmask(front, header.key, phase);
             inflating.feed(front, last, inflaters, limits.message_bytes_max)?;
+            last = inflating.is_whole();
         } else {
             message.reserve(missing, front.len(), limits.message_bytes_max);
             mask::copy_unmask(&mut message.bytes, front, header.key, phase);
         }
         self.end_of_input(ended, last)
+    }
+
+    /// The open message, if it needs another allowance of its inflater rather than more input.
+    fn suspended(&mut self) -> Option<&mut Inflating> {
+        let inflating = self.message.as_mut()?.inflating.as_mut()?;
+        inflating.is_suspended().then_some(inflating)
+    }
+
+    /// Whether the open message needs another allowance of its inflater rather than more input.
+    pub(super) fn is_suspended(&self) -> bool {
+        let inflating = self.message.as_ref().and_then(|message| message.inflating.as_ref());
+        inflating.is_some_and(|inflating| inflating.is_suspended())
+    }
+
+    /// Holds a message whose frame has come whole and whose inflater needs another allowance.
+    pub(super) fn hold_suspended(&mut self, kind: DataKind, inflating: Box<Inflating>) {
+        debug_assert!(self.message.is_none() && self.frame.is_none());
+        self.message = Some(OpenMessage::new(kind, Some(inflating)));
+    }
+
+    /// Continues the suspended message.
+    pub(super) fn resume(
+        &mut self,
+        limits: &Limits,
+        inflaters: Option<&mut Inflaters>,
+    ) -> Result<Filled, ProtocolError> {
+        let (Some(inflating), Some(inflaters)) = (self.suspended(), inflaters) else {
+            return Ok(Filled::Wanting);
+        };
+        inflating.resume(inflaters, limits.message_bytes_max)?;
+        let last = inflating.is_whole();
+        self.end_of_input(false, last)
     }
 
     /// Gives back what the open message has leased.

@@ -106,7 +106,7 @@ impl HubSession {
         channel: &str,
         refusal: &Refused,
     ) {
-        if asked.kind != AskedKind::Other
+        if asked.kind.is_subscription()
             && let Some(at) = self.find(channel)
             && !self.subscriptions[at].is_live()
         {

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 
+use super::Budget;
 use super::answers::{Admission, Seat};
 use super::realm::{Realm, SessionLimits};
 use super::state::NONE;
@@ -17,6 +18,7 @@ use crate::auth::{
     Access, Expected, Key, Namespace, Namespaces, Pattern, Sealer, SigningKey, SlowReader, Verifier,
 };
 use crate::hub::{Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, Request};
+use crate::proto::ws::Payload;
 
 const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -67,7 +69,7 @@ pub fn protocol(data: &[u8]) {
         let Ok(text) = std::str::from_utf8(frame) else { continue };
         let text = text.replace(WORDS[0], &world.ticket).replace(WORDS[1], token());
         requests += request::objects(&text).count();
-        world.act(|session, call| session.receive(call, &text));
+        world.act(|session, call| session.receive(call, Payload::Owned(text.into_bytes())));
         if !world.late {
             world.answer_all();
         }
@@ -121,13 +123,15 @@ impl World {
     /// Lets the session do something, and looks at what comes of it.
     fn act(&mut self, act: impl FnOnce(&mut HubSession, &mut Call<'_>)) {
         let effects = &mut self.effects;
-        let mut call = Call { realm: &self.realm, now_ms: NOW_MS, now_ns: 1, effects };
+        // Few at once, so that frames are taken up in parts.
+        let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
+        let mut call = Call { realm: &self.realm, now_ms: NOW_MS, now_ns: 1, budget, effects };
         act(&mut self.session, &mut call);
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));
         self.waiting.append(&mut effects.asks);
         self.closed |= effects.close.is_some();
-        if effects.again && !self.closed {
+        if self.session.has_requests() && !self.session.is_waiting() && !self.closed {
             self.act(HubSession::take_turn);
         }
     }
@@ -201,6 +205,7 @@ fn realm(keys: bool, anonymous: bool) -> Arc<Realm> {
             presence_page_max: 5,
             history_page_max: 5,
             message_bytes_max: 10_000,
+            request_bytes_max: 5_000,
             rates: RateBounds::default(),
         };
         let verifier = keys.then(|| {
@@ -257,11 +262,12 @@ mod tests {
         let mut world = World::new(true, true, false);
         assert!(world.ticket.len() > 40);
         let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token());
-        world.act(|session, call| session.receive(call, &auth));
+        world.act(|session, call| session.receive(call, Payload::Owned(auth.clone().into_bytes())));
         assert_eq!(world.session.user().map(|user| &**user), Some("ann"));
         assert!(!world.closed && world.waiting.is_empty());
         world.act(|session, call| {
-            session.receive(call, r#"{"type":"subscribe","channel":"token:a"}"#);
+            let subscribe = br#"{"type":"subscribe","channel":"token:a"}"#.to_vec();
+            session.receive(call, Payload::Owned(subscribe));
         });
         assert_eq!(world.waiting.len(), 1);
         world.answer_all();

@@ -5,12 +5,13 @@
 //! channel's home through one queue. Where that is not enough they wait: behind a `resume`, and
 //! behind a subscription of the same channel that has not been answered.
 //!
-//! Files: `request` (what clients say), `content`, `verbs` (what is done about it), `answers` (what
-//! homes say), `resume` (tickets and tokens), `reply` (what is said), `state`, `realm`,
-//! `fuzz` (what always holds).
+//! Files: `cutter` and `request` (what clients say), `content`, `verbs` (what is done about it),
+//! `answers` (what homes say), `resume` (tickets and tokens), `reply` (what is said), `state`,
+//! `realm`, `fuzz` (what always holds).
 
 mod answers;
 pub mod content;
+mod cutter;
 pub mod fuzz;
 mod portable;
 mod rates;
@@ -31,6 +32,7 @@ pub use state::{HubSession, NONE, Subscription};
 use crate::admission::limiter::Kind;
 use crate::auth::{ChannelGrant, Identity, Rights};
 use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
+use crate::proto::ws::Payload;
 
 /// The subprotocol's name (RFC 6455 1.9).
 pub const SUBPROTOCOL: &str = "seawall.v1";
@@ -55,8 +57,6 @@ pub struct Effects {
     pub purge: Vec<ChannelName>,
     /// Its subscriptions have other numbers now.
     pub renumbered: bool,
-    /// It has more to do, after others: [`HubSession::take_turn`].
-    pub again: bool,
     /// It has a user now, and had none.
     pub named: bool,
     /// The connection that it continues.
@@ -70,6 +70,10 @@ pub struct Effects {
     pub over_rate: Vec<Kind>,
     pub errors: u32,
     pub resumed: u32,
+    /// Requests looked at, each weighted by what it costs.
+    pub requests: u32,
+    /// Bytes of `says`.
+    pub reply_bytes: usize,
 }
 
 impl Effects {
@@ -84,12 +88,22 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
-        (self.renumbered, self.again, self.named) = (false, false, false);
+        (self.renumbered, self.named) = (false, false);
+        (self.requests, self.reply_bytes) = (0, 0);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();
         self.over_rate.clear();
         (self.errors, self.resumed, self.retry_after_ms) = (0, 0, 0);
     }
+}
+
+/// How much one call may do. What exceeds it waits: see [`HubSession::has_requests`].
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// Requests, each weighted by what it costs.
+    pub requests_max: u32,
+    /// Bytes of replies, give or take one reply.
+    pub reply_bytes_max: usize,
 }
 
 /// One call of a session: the world as it is now, and what is to come of it.
@@ -100,12 +114,20 @@ pub struct Call<'c> {
     pub now_ms: u64,
     /// The shards' clock (ns).
     pub now_ns: u64,
+    pub budget: Budget,
     pub effects: &'c mut Effects,
 }
 
 impl Call<'_> {
     fn say(&mut self, text: String) {
+        self.effects.reply_bytes += text.len();
         self.effects.says.push(text);
+    }
+
+    /// Whether the call has done as much as it may.
+    fn is_spent(&self) -> bool {
+        self.effects.requests >= self.budget.requests_max
+            || self.effects.reply_bytes >= self.budget.reply_bytes_max
     }
 
     fn now_s(&self) -> u64 {
@@ -120,12 +142,12 @@ impl HubSession {
         call.say(welcome);
     }
 
-    /// A text frame has come.
-    pub fn receive(&mut self, call: &mut Call<'_>, text: &str) {
-        self.frame(call, text);
+    /// Takes a text frame. What the call's budget does not suffice for waits.
+    pub fn receive(&mut self, call: &mut Call<'_>, text: Payload<'_>) {
+        self.receive_frame(call, text, None);
     }
 
-    /// Goes on with what had to wait for others.
+    /// Continues with requests that had to wait.
     pub fn take_turn(&mut self, call: &mut Call<'_>) {
         self.go_on(call);
     }

@@ -2,10 +2,10 @@
 
 use super::Call;
 use super::reply::error;
-use super::request;
 use super::state::HubSession;
 use crate::admission::limiter::{Excess, Kind};
 use crate::hub::Code;
+use crate::proto::ws::Payload;
 
 impl HubSession {
     /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it
@@ -30,20 +30,20 @@ impl HubSession {
         true
     }
 
-    /// A whole frame is too much: each of its requests is answered as the policy says.
-    pub fn refuse_frame(&self, call: &mut Call<'_>, text: &str, kind: Kind, wait_ms: u64) {
+    /// Takes a frame that is above a rate: each of its requests is answered as the policy says.
+    pub fn refuse_frame(
+        &mut self,
+        call: &mut Call<'_>,
+        text: Payload<'_>,
+        kind: Kind,
+        wait_ms: u64,
+    ) {
         call.effects.over_rate.push(kind);
-        for object in request::objects(text) {
-            let id = object.ok().and_then(|object| request::read(object).id);
-            refuse(call, id, kind, wait_ms);
-            if call.effects.close.is_some() {
-                return;
-            }
-        }
+        self.receive_frame(call, text, Some((kind, wait_ms)));
     }
 }
 
-fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms: u64) {
+pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms: u64) {
     let text = format!("too many {} a second: wait {wait_ms} ms", kind.name());
     match call.realm.limits.rates.excess {
         Excess::Drop => {}

@@ -26,6 +26,8 @@ pub struct SessionLimits {
     pub history_page_max: u32,
     /// The longest message, told in the welcome.
     pub message_bytes_max: u64,
+    /// The longest request; a longer one is not even parsed.
+    pub request_bytes_max: usize,
     /// What may be done in a second.
     pub rates: RateBounds,
 }

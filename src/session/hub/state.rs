@@ -4,10 +4,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Call;
+use super::cutter::Cutter;
 use super::realm::Realm;
 use super::reply::{Line, quoted};
 use super::resume::Resuming;
-use crate::admission::limiter::Limiter;
+use crate::admission::limiter::{Kind, Limiter};
 use crate::auth::{ChannelGrant, Identity};
 use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
 
@@ -51,17 +52,44 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedKind {
     Subscribe,
+    /// With the members in its answer.
+    SubscribeAndRead,
     /// As part of a `resume`.
     Resume,
+    Read,
     Other,
+}
+
+impl AskedKind {
+    /// Whether the answer may be long. Only one of these is asked at a time, so that replies stay
+    /// within the bound of an outbox and one more.
+    fn is_read(self) -> bool {
+        matches!(self, Self::SubscribeAndRead | Self::Read)
+    }
+
+    /// Whether a subscription depends on the answer.
+    pub(super) fn is_subscription(self) -> bool {
+        matches!(self, Self::Subscribe | Self::SubscribeAndRead | Self::Resume)
+    }
+}
+
+/// A frame of which requests have to wait.
+#[derive(Debug)]
+pub(super) struct HeldFrame {
+    pub(super) bytes: Vec<u8>,
+    pub(super) cutter: Cutter,
+    /// The whole frame is above a rate: each request is rejected, to be tried again in so many ms.
+    pub(super) over_rate: Option<(Kind, u64)>,
 }
 
 /// What is under way; most connections ask once, and then listen for hours without any of it.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) asked: Vec<Asked>,
-    /// Requests that wait for an answer to one before them.
-    pub(super) held: VecDeque<Box<str>>,
+    /// Frames with requests that wait, the first one in part.
+    pub(super) held: VecDeque<HeldFrame>,
+    /// The first of them waits for an answer to one before it.
+    pub(super) is_barred: bool,
     /// Nothing more is done until this has its answers.
     pub(super) resuming: Option<Box<Resuming>>,
 }
@@ -135,10 +163,15 @@ impl HubSession {
         self.identity.as_ref()?.user.as_ref()
     }
 
-    /// Whether requests wait, so that nothing more is to be read.
-    pub fn is_holding(&self) -> bool {
+    /// Whether requests wait, so that no other frame may be looked at.
+    pub fn has_requests(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| !pending.held.is_empty())
+    }
+
+    /// Whether nothing can be done before a home has answered.
+    pub fn is_waiting(&self) -> bool {
         let pending = self.pending.as_ref();
-        pending.is_some_and(|pending| !pending.held.is_empty() || pending.resuming.is_some())
+        pending.is_some_and(|pending| pending.is_barred || pending.resuming.is_some())
     }
 
     /// Whether channel messages have to wait for the answer to a `resume`.
@@ -149,6 +182,12 @@ impl HubSession {
     /// How many of its requests have no answer yet.
     pub(super) fn asked(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| pending.asked.len())
+    }
+
+    /// Whether an answer that may be long is awaited.
+    pub(super) fn is_reading(&self) -> bool {
+        let asked = self.pending.iter().flat_map(|pending| &pending.asked);
+        asked.into_iter().any(|asked| asked.kind.is_read())
     }
 
     /// To write what is under way.

@@ -2,25 +2,41 @@
 
 use std::sync::Arc;
 
+use super::cutter::{Cut, Cutter};
+use super::rates::refuse;
 use super::reply::{Line, error};
 use super::request::{self, Said, Text, Want};
-use super::state::{Asked, AskedKind, Bucket, HubSession, NONE, Subscription};
+use super::state::{Asked, AskedKind, Bucket, HeldFrame, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
 use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
 use crate::hub::{Subscribe, Verb};
+use crate::proto::ws::Payload;
 use crate::session::hub::realm::retention;
 
-/// Replies of one connection in one turn, past which its requests wait for the next: a frame may
-/// hold a million of them.
-const REPLIES_MAX: usize = 1024;
+/// What verifying a token costs, in requests.
+const TOKEN_COST: u32 = 48;
+/// What a long answer costs, in requests.
+const READ_COST: u32 = 8;
 /// The longest idempotency key (bytes).
 const KEY_BYTES_MAX: usize = 128;
 
 fn refused(code: Code, message: impl Into<String>) -> Refused {
     Refused::new(code, message)
+}
+
+/// A request is longer than any that could succeed.
+fn reject_large(call: &mut Call<'_>, bytes: usize) {
+    call.effects.errors += 1;
+    call.effects.requests += Cutter::cost(bytes);
+    let most = call.realm.limits.request_bytes_max;
+    let text = format!(
+        "request of {bytes} bytes; the longest that can succeed here has {most}: send it in \
+         parts, or by reference"
+    );
+    call.say(error(None, Code::TooLarge, &text));
 }
 
 /// A subscription that is wanted.
@@ -35,50 +51,92 @@ pub(super) struct Wanted<'w> {
 }
 
 impl HubSession {
-    /// Looks at a frame.
-    pub(super) fn frame(&mut self, call: &mut Call<'_>, text: &str) {
-        for object in request::objects(text) {
-            match object {
-                Ok(object) if self.is_busy(call) || !self.object(call, object) => {
-                    self.pending().held.push_back(object.into());
-                }
-                Ok(_) => {}
-                Err(refusal) => {
-                    call.effects.errors += 1;
-                    call.say(error(None, refusal.code, &refusal.message));
-                }
-            }
-            if call.effects.close.is_some() {
-                return;
-            }
+    /// Takes a frame; `over_rate`: it is above a rate, and its requests are rejected.
+    pub(super) fn receive_frame(
+        &mut self,
+        call: &mut Call<'_>,
+        text: Payload<'_>,
+        over_rate: Option<(Kind, u64)>,
+    ) {
+        let mut cutter = Cutter::default();
+        let must_wait = self.has_requests() || self.is_waiting();
+        if !must_wait && self.work_through(call, text.as_slice(), &mut cutter, over_rate) {
+            return;
         }
+        let bytes = match text {
+            Payload::Owned(bytes) => bytes,
+            lent => {
+                let done = cutter.needed_from();
+                cutter.without(done);
+                lent.as_slice()[done..].to_vec()
+            }
+        };
+        self.pending().held.push_back(HeldFrame { bytes, cutter, over_rate });
     }
 
-    /// Whether requests have to wait.
-    fn is_busy(&self, call: &mut Call<'_>) -> bool {
-        self.is_holding() || self.has_had_its_share(call)
-    }
-
-    /// Whether it has asked, or is told, so much that the others come first.
-    fn has_had_its_share(&self, call: &mut Call<'_>) -> bool {
-        call.effects.again = call.effects.says.len() >= REPLIES_MAX;
-        call.effects.again || self.asked() >= call.realm.limits.requests_max as usize
-    }
-
-    /// Goes on with requests that had to wait, as far as that is possible now.
+    /// Continues with requests that had to wait, as far as that is possible now.
     pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
-        while self.is_holding()
-            && !self.is_resuming()
-            && !self.has_had_its_share(call)
-            && call.effects.close.is_none()
-        {
-            let Some(object) = self.pending().held.pop_front() else { break };
-            if !self.object(call, &object) {
-                self.pending().held.push_front(object);
+        if let Some(pending) = &mut self.pending {
+            pending.is_barred = false;
+        }
+        while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
+            let Some(mut frame) = self.pending().held.pop_front() else { break };
+            if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {
+                self.pending().held.push_front(frame);
                 break;
             }
         }
         self.rest();
+    }
+
+    /// Does what a frame asks for. Returns false if some of it has to wait: for the next call, or,
+    /// if the session [`Self::is_waiting`], for an answer.
+    fn work_through(
+        &mut self,
+        call: &mut Call<'_>,
+        frame: &[u8],
+        cutter: &mut Cutter,
+        over_rate: Option<(Kind, u64)>,
+    ) -> bool {
+        while call.effects.close.is_none() {
+            if cutter.is_at_end(frame) {
+                return true;
+            }
+            if self.is_resuming() || self.asked() >= call.realm.limits.requests_max as usize {
+                self.pending().is_barred = true;
+                return false;
+            }
+            if call.is_spent() {
+                return false;
+            }
+            let left = call.budget.requests_max - call.effects.requests;
+            match cutter.next(frame, call.realm.limits.request_bytes_max, left) {
+                Cut::Object(range) => {
+                    let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
+                    call.effects.requests += 1 + Cutter::cost(object.len());
+                    if let Some((kind, wait_ms)) = over_rate {
+                        refuse(call, request::read(object).id, kind, wait_ms);
+                    } else if !self.object(call, object) {
+                        cutter.go_back(&range);
+                        self.pending().is_barred = true;
+                        return false;
+                    }
+                }
+                Cut::TooLarge(bytes) => reject_large(call, bytes),
+                Cut::Invalid(why) => {
+                    call.effects.errors += 1;
+                    let text = format!("not JSON objects: {why}");
+                    call.say(error(None, Code::BadRequest, &text));
+                    return true;
+                }
+                Cut::End => return true,
+                Cut::Unfinished => {
+                    call.effects.requests = call.budget.requests_max;
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
@@ -96,9 +154,21 @@ impl HubSession {
             }
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
-        if barred {
+        let is_read = match &want {
+            Ok(Want::Presence { .. } | Want::History { .. }) => true,
+            Ok(Want::Subscribe { presence, .. }) => *presence,
+            _ => false,
+        };
+        if barred || (is_read && self.is_reading()) {
             return false;
         }
+        call.effects.requests += match &want {
+            Ok(Want::Auth { .. }) => TOKEN_COST,
+            Ok(Want::Subscribe { token, .. }) if token.is_some() => TOKEN_COST,
+            Ok(Want::Resume { positions, .. }) => READ_COST + 2 * positions.len() as u32,
+            _ if is_read => READ_COST,
+            _ => 0,
+        };
         let kind = match &want {
             Ok(Want::Subscribe { .. }) => Some((Kind::Subscribes, 1)),
             Ok(Want::Resume { positions, .. }) if !positions.is_empty() => {
@@ -140,7 +210,9 @@ impl HubSession {
                 let grant = self.channel_grant(call, &channel, token.as_deref())?;
                 let wanted =
                     Wanted { channel: &channel, since, watch: presence, grant, trusted: false };
-                self.subscribe(call, id, AskedKind::Subscribe, wanted)?;
+                let kind =
+                    if presence { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };
+                self.subscribe(call, id, kind, wanted)?;
             }
             Want::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
             Want::Publish { channel, content, key, echo } => {
@@ -156,13 +228,13 @@ impl HubSession {
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| after.to_owned().into_boxed_str());
                 let verb = Verb::Presence { after, limit };
-                self.ask(call, id, AskedKind::Other, &channel, namespace, verb);
+                self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
             }
             Want::History { channel, limit, since, reverse } => {
                 let namespace = self.decide(call, auth::Verb::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
-                self.ask(call, id, AskedKind::Other, &channel, namespace, verb);
+                self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
             }
         }
         Ok(())

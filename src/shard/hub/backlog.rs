@@ -150,8 +150,8 @@ impl Index {
 
 /// See the module.
 ///
-/// Always: `size` is the sum over the items, `tombstones` counts the `None` entries, and an existing
-/// index names each item exactly once.
+/// Always: `size` is the sum over the items, `tombstones` counts the `None` entries, and an
+/// existing index names each item exactly once.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     items: VecDeque<Option<Item>>,

@@ -8,6 +8,7 @@ use crate::driver::{Driver, TcpInfo, Token};
 use crate::hub::ConnectionId;
 use crate::shard::Shard;
 use crate::shard::core::Core;
+use crate::shard::slot::Teardown;
 
 /// A connection that was described, for whom.
 pub(in crate::shard) struct Look {
@@ -37,7 +38,8 @@ impl<D: Driver> Shard<D> {
     pub(in crate::shard) fn measure(&mut self, look: Look) {
         let Look { index, described } = look;
         // It may have ended within the turn; the answer is of before.
-        let Some(slot) = self.core.slots.get(index as usize).filter(|slot| !slot.closing_socket)
+        let Some(slot) =
+            self.core.slots.get(index as usize).filter(|slot| slot.teardown != Teardown::Socket)
         else {
             return drop(described.1.send(Some(described.0)));
         };

@@ -28,7 +28,7 @@ use crate::admission::Admission;
 use crate::hub::log::Log;
 use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
 use crate::metrics::{Gauges, Snapshot};
-use crate::session::hub::{Effects, HubSession, Realm};
+use crate::session::hub::{Budget, Effects, HubSession, Realm};
 use backlog::Backlog;
 use commands::ChannelList;
 use look::Look;
@@ -38,8 +38,8 @@ pub use portable::ItemState;
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
-/// Connections that go on, in one turn, with requests that had to wait for others.
-const AGAIN_MAX: usize = 8;
+/// What a session may do when a home has answered it: with more it queues like the others.
+const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
 /// Channels looked at for what has aged, each time a tick has passed.
 const AGED_CHANNELS: usize = 256;
 
@@ -116,8 +116,8 @@ pub(super) struct HubState {
     posts: Vec<(u16, HubMail)>,
     /// Connections whose slots must be settled.
     touched: Vec<u32>,
-    /// Connections whose requests wait for the next turn.
-    again: VecDeque<u32>,
+    /// What the next call of a session may do.
+    budget: Budget,
     /// Connections that are to be closed because they do not read.
     condemned: Vec<u32>,
     /// Connections that are not read from until a mailbox, or the channel that they publish to, has
@@ -151,7 +151,7 @@ impl HubState {
             local_bytes: 0,
             posts: Vec::new(),
             touched: Vec::new(),
-            again: VecDeque::new(),
+            budget: BUDGET,
             condemned: Vec::new(),
             crowded: HashMap::new(),
             lagging: HashMap::new(),
@@ -221,7 +221,6 @@ impl HubState {
             || !self.local.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
-            || !self.again.is_empty()
             || !self.lists.is_empty()
     }
 }
@@ -251,10 +250,6 @@ impl Core {
 
     /// One turn's work for channels; returns whether more is left.
     pub(super) fn hub_turn(&mut self) -> bool {
-        let Some(hub) = &mut self.hub else { return false };
-        for _ in 0..hub.again.len().min(AGAIN_MAX) {
-            self.hub_again();
-        }
         for _ in 0..STEPS_MAX {
             let Some(hub) = &mut self.hub else { return false };
             let Some(mail) = hub.next_here() else { break };
@@ -433,7 +428,7 @@ impl Core {
                 && let Some(hub) = &mut self.hub
             {
                 hub.touched.push(index);
-                self.go_on_reading(index);
+                self.reconsider(index);
             }
         }
     }

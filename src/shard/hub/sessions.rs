@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use super::backlog::{BacklogSize, Item, account};
 use super::mail::HubMail;
-use super::{HubState, Seated};
+use super::{BUDGET, HubState, Seated};
 use crate::admission::Denied;
 use crate::admission::tables::Entered;
 use crate::auth::Identity;
 use crate::config::HandlerName;
 use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Publication};
 use crate::hub::{Request, Verb};
-use crate::proto::ws::DataKind;
+use crate::proto::ws::{DataKind, Payload};
 use crate::session::hub::reply;
-use crate::session::hub::{Admission, Call, HubSession, Left, NONE, Seat, Subscription};
+use crate::session::hub::{Admission, Budget, Call, HubSession, Left, NONE, Seat, Subscription};
 use crate::shard::core::Core;
 use crate::shard::meter::TooMuch;
 use crate::shard::slot::Stage;
 use crate::shard::timers;
+use crate::shard::work::REQUEST_EFFORT;
 
 /// A user has one connection more than it may have.
 fn too_many() -> (u16, String) {
@@ -30,7 +31,8 @@ impl HubState {
         let seated = self.sessions.get_mut(index as usize)?.as_deref_mut()?;
         let realm = &self.shared.realm;
         let effects = &mut self.effects;
-        let call = Call { realm, now_ms: self.unix_ms, now_ns, effects };
+        let (now_ms, budget) = (self.unix_ms, self.budget);
+        let call = Call { realm, now_ms, now_ns, budget, effects };
         Some((&mut seated.session, call))
     }
 
@@ -133,40 +135,51 @@ impl Core {
         }
     }
 
-    /// A message of a hub connection. `too_much`: it is above what may come
-    /// in a second.
+    /// Hands a message to its hub session. `too_much`: it is above a rate.
     pub(in crate::shard) fn hub_receive(
         hub: &mut Option<Box<HubState>>,
-        index: u32,
-        now_ns: u64,
-        (kind, payload): (DataKind, &[u8]),
+        (index, now_ns, budget): (u32, u64, Budget),
+        (kind, payload): (DataKind, Payload<'_>),
         too_much: Option<TooMuch>,
     ) {
-        let Some((session, mut call)) = hub.as_mut().and_then(|hub| hub.call(index, now_ns)) else {
-            return;
-        };
-        match (std::str::from_utf8(payload), too_much) {
-            (Ok(text), Some(much)) if kind == DataKind::Text => {
-                session.refuse_frame(&mut call, text, much.kind, much.wait_ms);
+        let Some(hub) = hub else { return };
+        hub.budget = budget;
+        let Some((session, mut call)) = hub.call(index, now_ns) else { return };
+        match (kind, too_much) {
+            (DataKind::Text, Some(much)) => {
+                session.refuse_frame(&mut call, payload, much.kind, much.wait_ms);
             }
-            (Ok(text), None) if kind == DataKind::Text => session.receive(&mut call, text),
-            _ => {
+            (DataKind::Text, None) => session.receive(&mut call, payload),
+            (DataKind::Binary, _) => {
                 let reason = "only text messages are spoken here: send JSON as text";
                 call.effects.close = Some((1003, reason.into()));
             }
         }
     }
 
+    /// Continues with requests that had to wait.
+    pub(in crate::shard) fn hub_continue(&mut self, index: u32) {
+        let room = self.config.limits.outbox_high_bytes;
+        let queued = self.slots[index as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        let budget = self.work.requests(room.saturating_sub(queued));
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        hub.budget = budget;
+        if let Some((session, mut call)) = hub.call(index, now_ns) {
+            session.take_turn(&mut call);
+        }
+        self.hub_apply(index);
+    }
+
     /// Does what the session at this slot wants.
     pub(in crate::shard) fn hub_apply(&mut self, index: u32) {
         let Some(hub) = &mut self.hub else { return };
         let mut effects = std::mem::take(&mut hub.effects);
+        hub.budget = BUDGET;
+        self.work.spend(u64::from(effects.requests) * REQUEST_EFFORT);
         hub.remove_members(&effects.left);
         if effects.renumbered {
             hub.renumber(index);
-        }
-        if effects.again {
-            hub.again.push_back(index);
         }
         if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
             let before = backlog.size();
@@ -200,23 +213,12 @@ impl Core {
             self.say_goodbye(index, code, &reason, effects.retry_after_ms);
             self.close(index, code, &reason);
         } else {
-            self.hold_or_go_on(index);
+            self.note_unfinished(index);
         }
         effects.clear();
         if let Some(hub) = &mut self.hub {
             hub.effects = effects;
         }
-    }
-
-    /// The next of those who wait for their turn has it.
-    pub(super) fn hub_again(&mut self) {
-        let now_ns = self.now_ns;
-        let Some(hub) = &mut self.hub else { return };
-        let Some(index) = hub.again.pop_front() else { return };
-        let Some((session, mut call)) = hub.call(index, now_ns) else { return };
-        session.take_turn(&mut call);
-        hub.touched.push(index);
-        self.hub_apply(index);
     }
 
     /// Takes a request to its channel's home.
@@ -239,33 +241,19 @@ impl Core {
         }
     }
 
-    /// Stops reading while requests wait, and goes on when they do not any more.
-    fn hold_or_go_on(&mut self, index: u32) {
-        let Some(slot) = self.slots.get(index as usize) else { return };
-        if self.hub_holds(index) && matches!(slot.stage, Stage::Open(_)) {
-            self.slots[index as usize].paused = true;
-        } else {
-            self.go_on_reading(index);
-        }
-    }
-
-    /// Whether the hub wants nothing more of a connection for now.
-    pub(in crate::shard) fn hub_holds(&self, index: u32) -> bool {
+    /// Whether the hub has to hear from a home, or a mailbox to drain, before anything more is done
+    /// for a connection.
+    pub(in crate::shard) fn hub_waits(&self, index: u32) -> bool {
         let Some(hub) = &self.hub else { return false };
         let Some(seated) = hub.seated(index) else { return false };
-        seated.session.is_holding()
+        seated.session.is_waiting()
             || (!hub.crowded.is_empty() && hub.crowded.contains_key(&self.token(index)))
     }
 
-    /// Reads again, where nothing else stands against it.
-    pub(super) fn go_on_reading(&mut self, index: u32) {
-        let low = self.config.limits.outbox_low_bytes;
-        let Some(slot) = self.slots.get(index as usize) else { return };
-        let bytes = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let crowds = slot.throttled && self.crowds(bytes);
-        if slot.paused && bytes <= low && !crowds && !self.hub_holds(index) {
-            self.slots[index as usize].paused = false;
-        }
+    /// Whether requests of a connection wait for their turn, or for what [`Self::hub_waits`] for.
+    pub(in crate::shard) fn hub_has_requests(&self, index: u32) -> bool {
+        let seated = self.hub.as_ref().and_then(|hub| hub.seated(index));
+        seated.is_some_and(|seated| seated.session.has_requests())
     }
 
     /// Something from a channel's home.
@@ -393,10 +381,31 @@ impl Core {
         reason: &str,
         retry_after_ms: u32,
     ) {
+        if self.hub.is_some() && matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            self.feed(index, usize::MAX);
+            self.announce_close(index, code, reason, retry_after_ms);
+        }
+    }
+
+    /// Queues the `goodbye` of a hub client, behind its replies and before what waits in a backlog.
+    pub(in crate::shard) fn announce_close(
+        &mut self,
+        index: u32,
+        code: u16,
+        reason: &str,
+        retry_after_ms: u32,
+    ) {
         let is_ours = self.hub.as_ref().is_some_and(|hub| hub.seated(index).is_some());
         if is_ours && matches!(self.slots[index as usize].stage, Stage::Open(_)) {
-            self.feed(index, usize::MAX);
             self.say(index, reply::goodbye(code, reason, retry_after_ms));
+        }
+    }
+
+    /// Drops the channel messages that wait for a connection.
+    pub(in crate::shard) fn hub_drop_backlog(&mut self, index: u32) {
+        let seated = self.hub.as_mut().and_then(|hub| hub.seated_mut(index));
+        if let Some(backlog) = seated.and_then(|seated| seated.backlog.take()) {
+            account(&mut self.gauges, backlog.size(), BacklogSize::default());
         }
     }
 

@@ -22,7 +22,7 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
         ("subscriptions", gauges.channel_members * crate::shard::hub::SUBSCRIPTION_BYTES),
         ("outboxes", gauges.outbox_bytes),
         ("recovering_messages", gauges.recovering_bytes),
-        ("unfinished_messages", gauges.partial_bytes),
+        ("unfinished_messages", gauges.partial_bytes + gauges.held_bytes),
         ("history", gauges.history_bytes),
         ("mailboxes", gauges.mailbox_bytes),
         ("compression_contexts", gauges.context_bytes),

@@ -7,17 +7,17 @@
 //! A message that lies whole in the input is inflated at once, with an inflater kept for that, into
 //! memory kept for that. One that comes in parts leases an inflater of the pool until it ends. If
 //! all are leased, its compressed bytes wait; at its end at the latest they are inflated like a
-//! message that is whole. So nobody waits for others, and what it costs is memory within the limits
-//! of unfinished messages.
+//! message that is whole. So no message waits for another connection, and what it costs is memory
+//! within the limits of unfinished messages.
 //!
 //! A peer that reaches back past the window it agreed to is refused where its context shows it:
 //! within one step the output serves as well, so it depends on how its bytes come. No harm comes of
 //! either, and a strict zlib (`INFLATE_STRICT`) is not what is shipped.
 //!
-//! What a turn can be made to inflate is bounded by its owner, who counts [`Work::bytes_after`]:
-//! between two counts lies one input, and DEFLATE makes at most 1,032 bytes of one. Measured: a
-//! buffer of 64 KiB full of messages that inflate by the most comes to 57 MiB, 4 ms for inflating
-//! and 24 ms for compressing the echo.
+//! The owner bounds what is inflated at once by an *allowance*: a message that exceeds it is
+//! suspended between two steps of 64 KiB, keeps its inflater (one more than the pool leases out, if
+//! need be), and continues with [`Inflating::resume`]. Without that, a buffer of 64 KiB full of messages that inflate by the
+//! most came to 57 MiB: 4 ms for inflating, and 24 ms for compressing the echo.
 
 use std::num::NonZeroU32;
 
@@ -34,6 +34,10 @@ const RATIO_FROM_BYTES: usize = 1 << 20;
 /// Final blocks within one message, each of which makes the inflater start anew. Nobody needs more
 /// than one for each flush.
 const FINAL_BLOCKS_MAX: u32 = 64;
+/// From this size on, the memory of a message is reserved in strides of [`RESERVE_FACTOR`] times
+/// what is there, and touched step by step: little is copied when it grows.
+const RESERVE_FROM_BYTES: usize = 1 << 20;
+const RESERVE_FACTOR: usize = 16;
 /// Memory for whole messages that is kept between them (bytes).
 const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
 /// What one zlib-rs inflater takes (bytes).
@@ -63,6 +67,8 @@ pub struct Inflaters {
     scratch: Inflated,
     clock: fn() -> u64,
     work: Work,
+    /// Bytes that may be inflated until it is set anew, give or take a step.
+    allowance: usize,
 }
 
 impl std::fmt::Debug for Inflaters {
@@ -93,7 +99,13 @@ impl Inflaters {
             scratch: Inflated::default(),
             clock,
             work: Work::default(),
+            allowance: usize::MAX,
         }
+    }
+
+    /// Sets how many bytes may be inflated from now on. A message that needs more is suspended.
+    pub fn set_allowance(&mut self, bytes: usize) {
+        self.allowance = bytes;
     }
 
     /// What was done so far.
@@ -145,21 +157,29 @@ impl Inflaters {
         self.idle.truncate(self.idle.len() / 2);
     }
 
-    /// Inflates a message that is whole. The result stays until the next call.
-    pub(in crate::proto::ws) fn whole(
+    /// Inflates a message that is whole into memory kept for that, which [`Self::whole`] shows.
+    /// Gives the message back if the allowance does not suffice for it.
+    pub(in crate::proto::ws) fn inflate_whole(
         &mut self,
         payload: &[u8],
         kind: DataKind,
         context: Option<NonZeroU32>,
         bytes_max: usize,
-    ) -> Result<&mut [u8], ProtocolError> {
+    ) -> Result<Option<Box<Inflating>>, ProtocolError> {
         let into = std::mem::take(&mut self.scratch);
         let mut message = Inflating::new(kind, context);
         message.into = Inflated { filled: 0, ..into };
         let result = message.feed(payload, true, self, bytes_max);
+        if message.suspended {
+            return result.map(|()| Some(Box::new(message)));
+        }
         self.scratch = message.into;
-        result?;
-        Ok(&mut self.scratch.bytes[..self.scratch.filled])
+        result.map(|()| None)
+    }
+
+    /// The message that [`Self::inflate_whole`] has just inflated.
+    pub(in crate::proto::ws) fn whole(&mut self) -> &mut [u8] {
+        &mut self.scratch.bytes[..self.scratch.filled]
     }
 
     fn own(&mut self, context: Option<NonZeroU32>) -> Option<&mut zlib::Inflate> {
@@ -260,19 +280,35 @@ impl Inflated {
         &self.bytes[..self.filled]
     }
 
-    /// Where the next step may write; empty at the limit.
+    /// Where the next step may write; empty at the limit, which may have been lowered meanwhile.
     fn room(&mut self, input_len: usize, bytes_max: usize) -> &mut [u8] {
-        let len = self.bytes.len();
-        if self.filled == len && len < bytes_max {
-            let likely = input_len.saturating_mul(4).max(512);
-            let wanted = likely.saturating_add(len).max(2 * len).min(bytes_max);
-            self.bytes.reserve_exact(wanted - len);
-            self.bytes.resize(wanted, 0);
+        if self.filled >= bytes_max {
+            return &mut [];
+        }
+        if self.filled == self.bytes.len() {
+            self.grow(input_len, bytes_max);
         }
         // Up to where the next look is due, wherever the input was cut.
         let look = self.filled - self.filled % STEP_BYTES + STEP_BYTES;
         let end = self.bytes.len().min(look).min(bytes_max);
         &mut self.bytes[self.filled..end]
+    }
+
+    /// Makes room for the next step. Costs no more than a step's worth of zeros, and now and then
+    /// a copy of what is there.
+    fn grow(&mut self, input_len: usize, bytes_max: usize) {
+        let len = self.bytes.len();
+        let likely = input_len.saturating_mul(4).max(512);
+        let wanted = likely.saturating_add(len).max(2 * len).min(bytes_max);
+        if self.bytes.capacity() < wanted.min(len + STEP_BYTES) {
+            let reserved = if len < RESERVE_FROM_BYTES {
+                wanted
+            } else {
+                len.saturating_mul(RESERVE_FACTOR).min(bytes_max)
+            };
+            self.bytes.reserve_exact(reserved - len);
+        }
+        self.bytes.resize(wanted.min(len + STEP_BYTES), 0);
     }
 }
 
@@ -286,9 +322,16 @@ pub(in crate::proto::ws) struct Inflating {
     received_bytes: usize,
     /// Those of them that were inflated.
     used_bytes: usize,
-    /// Those of them that wait for an inflater.
+    /// Those of them that wait for an inflater or for another allowance, from `waiting_at` on.
     waiting: Vec<u8>,
+    waiting_at: usize,
     lease: Option<Inflate>,
+    /// All of its bytes have come.
+    last: bool,
+    /// The allowance was used up before its bytes were.
+    suspended: bool,
+    /// The last step filled its room: the inflater may hold more.
+    flushing: bool,
     /// A final block has ended where the input did.
     ended: bool,
     final_blocks: u32,
@@ -311,7 +354,11 @@ impl Inflating {
             received_bytes: 0,
             used_bytes: 0,
             waiting: Vec::new(),
+            waiting_at: 0,
             lease: None,
+            last: false,
+            suspended: false,
+            flushing: false,
             ended: false,
             final_blocks: 0,
         }
@@ -322,12 +369,24 @@ impl Inflating {
         self.received_bytes
     }
 
-    /// The heap bytes held, a lease not counted: the pool is bounded.
+    /// The heap bytes held, a lease not counted: that is the pool's.
     pub(in crate::proto::ws) fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.into.bytes.capacity() + self.waiting.capacity()
+        // Reserved memory costs nothing before it is touched.
+        size_of::<Self>() + self.into.bytes.len() + self.waiting.capacity()
     }
 
-    /// Takes the next compressed bytes in; `last`: the message ends with them.
+    /// Whether it needs another allowance rather than more input.
+    pub(in crate::proto::ws) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// Whether its last bytes have come and were inflated.
+    pub(in crate::proto::ws) fn is_whole(&self) -> bool {
+        self.last && !self.suspended
+    }
+
+    /// Takes the next compressed bytes in; `last`: the message ends with them. It must not be
+    /// suspended.
     pub(in crate::proto::ws) fn feed(
         &mut self,
         input: &[u8],
@@ -335,16 +394,40 @@ impl Inflating {
         inflaters: &mut Inflaters,
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
+        debug_assert!(!self.suspended, "what came before has to be inflated first");
+        self.received_bytes += input.len();
+        self.last = last;
+        self.advance(input, inflaters, bytes_max)
+    }
+
+    /// Continues a suspended message.
+    pub(in crate::proto::ws) fn resume(
+        &mut self,
+        inflaters: &mut Inflaters,
+        bytes_max: usize,
+    ) -> Result<(), ProtocolError> {
+        debug_assert!(self.suspended, "there is nothing to resume");
+        self.suspended = false;
+        self.advance(&[], inflaters, bytes_max)
+    }
+
+    fn advance(
+        &mut self,
+        input: &[u8],
+        inflaters: &mut Inflaters,
+        bytes_max: usize,
+    ) -> Result<(), ProtocolError> {
         let began_ns = (inflaters.clock)();
         let before = self.into.filled;
-        self.received_bytes += input.len();
-        let result = self.inflate(input, last, inflaters, bytes_max);
+        let result = self.inflate(input, inflaters, bytes_max);
+        let inflated = self.into.filled - before;
         let work = &mut inflaters.work;
         work.spent_ns += (inflaters.clock)().saturating_sub(began_ns);
         work.bytes_before += input.len() as u64;
-        work.bytes_after += (self.into.filled - before) as u64;
+        work.bytes_after += inflated as u64;
+        work.effort += effort(input.len(), inflated);
         match result {
-            Ok(()) => work.messages += u64::from(last),
+            Ok(()) => work.messages += u64::from(self.is_whole()),
             Err(ProtocolError::MessageTooBig | ProtocolError::InflateRatio) => work.bombs += 1,
             Err(_) => {}
         }
@@ -365,15 +448,17 @@ impl Inflating {
     fn inflate(
         &mut self,
         input: &[u8],
-        last: bool,
         inflaters: &mut Inflaters,
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
-        let rules = Rules { bytes_max, ratio_max: inflaters.limits.ratio_max };
+        let ratio_max = inflaters.limits.ratio_max;
+        let mut rules = Rules { bytes_max, ratio_max, allowance: inflaters.allowance };
         if let Some(own) = inflaters.own(self.context) {
-            return self.run_all(&mut Engine::Own(own), input, last, rules);
+            let result = self.run_all(&mut Engine::Own(own), input, &mut rules);
+            inflaters.allowance = rules.allowance;
+            return result;
         }
-        if self.lease.is_none() && !last {
+        if self.lease.is_none() && !self.last {
             self.lease = inflaters.lease();
             if self.lease.is_none() {
                 inflaters.work.waits += u64::from(self.waiting.is_empty());
@@ -381,17 +466,26 @@ impl Inflating {
                 return Ok(());
             }
         }
-        if let Some(mut lease) = self.lease.take() {
-            let result = self.run_all(&mut Engine::Pooled(&mut lease), input, last, rules);
-            self.lease = Some(lease);
-            if last || result.is_err() {
-                self.let_go(inflaters);
+        let (mut engine, is_leased) = match self.lease.take() {
+            Some(lease) => (lease, true),
+            None if inflaters.allowance == 0 => {
+                self.waiting.extend_from_slice(input);
+                self.suspended = true;
+                return Ok(());
             }
-            return result;
+            None => (inflaters.take_at_once(), false),
+        };
+        let result = self.run_all(&mut Engine::Pooled(&mut engine), input, &mut rules);
+        inflaters.allowance = rules.allowance;
+        if is_leased || self.suspended {
+            inflaters.leased += usize::from(!is_leased);
+            self.lease = Some(engine);
+        } else {
+            inflaters.at_once = Some(engine);
         }
-        let mut at_once = inflaters.take_at_once();
-        let result = self.run_all(&mut Engine::Pooled(&mut at_once), input, last, rules);
-        inflaters.at_once = Some(at_once);
+        if self.is_whole() || result.is_err() {
+            self.let_go(inflaters);
+        }
         result
     }
 
@@ -400,15 +494,25 @@ impl Inflating {
         &mut self,
         engine: &mut Engine<'_>,
         input: &[u8],
-        last: bool,
-        rules: Rules,
+        rules: &mut Rules,
     ) -> Result<(), ProtocolError> {
         let waiting = std::mem::take(&mut self.waiting);
-        self.run(engine, &waiting, rules)?;
-        self.run(engine, input, rules)?;
-        if !last {
+        let waiting_at = std::mem::take(&mut self.waiting_at);
+        let used = self.run(engine, &waiting[waiting_at..], rules)?;
+        if self.suspended {
+            (self.waiting, self.waiting_at) = (waiting, waiting_at + used);
+            self.waiting.extend_from_slice(input);
             return Ok(());
         }
+        let used = self.run(engine, input, rules)?;
+        if self.suspended {
+            self.waiting.extend_from_slice(&input[used..]);
+            return Ok(());
+        }
+        if !self.last {
+            return Ok(());
+        }
+        rules.allowance = rules.allowance.max(1);
         // An empty message has no bytes where its sender flushes twice in a row. One that ends with
         // a final block has said already that it ends, and some senders leave it at that.
         if self.received_bytes > 0 && !self.ended {
@@ -428,16 +532,22 @@ impl Inflating {
         }
     }
 
+    /// Runs the inflater until the input is used, or the allowance is, which suspends the message.
+    /// Returns how much of the input was used.
     fn run(
         &mut self,
         engine: &mut Engine<'_>,
         input: &[u8],
-        rules: Rules,
-    ) -> Result<(), ProtocolError> {
+        rules: &mut Rules,
+    ) -> Result<usize, ProtocolError> {
         let mut rest = input;
         loop {
-            if rest.is_empty() && (self.ended || input.is_empty()) {
-                return Ok(());
+            if rest.is_empty() && (self.ended || !self.flushing) {
+                return Ok(input.len());
+            }
+            if rules.allowance == 0 {
+                self.suspended = true;
+                return Ok(input.len() - rest.len());
             }
             if std::mem::take(&mut self.ended) {
                 self.final_blocks += 1;
@@ -456,8 +566,10 @@ impl Inflating {
             }
             self.into.filled += flow.written;
             self.used_bytes += flow.read;
+            rules.allowance = rules.allowance.saturating_sub(flow.written.max(flow.read));
             rest = &rest[flow.read..];
             self.ended = flow.came_to == CameTo::FinalBlock;
+            self.flushing = flow.written == offered;
             self.check_text()?;
             if self.into.filled.is_multiple_of(STEP_BYTES) {
                 self.check_ratio(rules)?;
@@ -466,15 +578,12 @@ impl Inflating {
             if flow.came_to == CameTo::Failure || (stuck && !self.ended) {
                 return Err(ProtocolError::InflateFailed);
             }
-            if rest.is_empty() && flow.written < offered {
-                return Ok(());
-            }
         }
     }
 
     /// How large the message gets by what was used of it. Looked at where it does not depend on how
     /// the input was cut.
-    fn check_ratio(&self, rules: Rules) -> Result<(), ProtocolError> {
+    fn check_ratio(&self, rules: &Rules) -> Result<(), ProtocolError> {
         let filled = self.into.filled;
         let most = self.used_bytes.saturating_mul(rules.ratio_max as usize);
         if rules.ratio_max > 0 && filled > RATIO_FROM_BYTES && filled > most {
@@ -491,9 +600,15 @@ impl Inflating {
     }
 }
 
-/// What a message may come to.
-#[derive(Clone, Copy)]
+/// What a message may come to, and how much of it now.
 struct Rules {
     bytes_max: usize,
     ratio_max: u32,
+    allowance: usize,
+}
+
+/// What it costs to inflate so many bytes to so many, see [`Work::effort`]: measured at 0.8 ns a
+/// byte of text and 0.5 µs a message.
+fn effort(read: usize, written: usize) -> u64 {
+    (200 + read.max(written) / 3) as u64
 }

@@ -36,7 +36,7 @@ mod zlib;
 
 use std::num::NonZeroU32;
 
-pub use compress::Deflaters;
+pub use compress::{Compressed, Compressing, Deflaters};
 pub(super) use inflate::Inflating;
 pub use inflate::{InflateLimits, Inflaters};
 pub use shared::SharedMessage;
@@ -122,6 +122,9 @@ pub struct Work {
     pub waits: u64,
     /// Messages that were refused because of what they inflate to.
     pub bombs: u64,
+    /// What all of it cost, in bytes that zlib-rs compresses at level 1 in the same time (2.5 ns
+    /// each). A count and not a clock: the same input always costs the same.
+    pub effort: u64,
 }
 
 /// What one step of an inflater did.

@@ -1,0 +1,228 @@
+//! Cuts a frame into its JSON objects, a bounded number of bytes at a time.
+//!
+//! A frame holds objects one behind the other, and there may be a million of them, or one of
+//! megabytes. Only the borders are looked for here: braces, brackets and strings. Whether an object
+//! is JSON is for its reader. An object longer than any request may be is skipped unread.
+//!
+//! Tested against the stream parser of `serde_json`, which does the same in one go.
+
+use std::ops::Range;
+
+/// Bytes looked at that cost as much as one request.
+const BYTES_OF_A_REQUEST: usize = 2048;
+
+/// Where a frame's next object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Here.
+    Object(Range<usize>),
+    /// It was skipped: it has so many bytes, more than a request may.
+    TooLarge(usize),
+    /// There is none: what follows is no object, or one that does not end.
+    Invalid(&'static str),
+    /// The frame has ended.
+    End,
+    /// The bytes that may be looked at were not enough to find out.
+    Unfinished,
+}
+
+/// The state between two objects, or within one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cutter {
+    /// How far the frame was looked at.
+    at: usize,
+    /// Where the present object begins, while `depth > 0`.
+    start: usize,
+    depth: u32,
+    in_string: bool,
+    /// An object was found.
+    any: bool,
+}
+
+impl Cutter {
+    /// Looks for the next object. `requests_max`: how much may be looked at, in requests' worth.
+    pub(super) fn next(&mut self, frame: &[u8], object_bytes_max: usize, requests_max: u32) -> Cut {
+        let most = self.at.saturating_add(BYTES_OF_A_REQUEST.saturating_mul(requests_max as usize));
+        let end = frame.len().min(most);
+        while self.at < end {
+            if self.in_string {
+                self.skip_string(&frame[..end]);
+                continue;
+            }
+            let byte = frame[self.at];
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' if self.depth == 0 => {}
+                b'{' | b'[' => {
+                    if self.depth == 0 {
+                        self.start = self.at;
+                    }
+                    self.depth += 1;
+                }
+                b'}' | b']' if self.depth == 1 => {
+                    self.depth = 0;
+                    self.at += 1;
+                    self.any = true;
+                    let found = self.start..self.at;
+                    if found.len() > object_bytes_max {
+                        return Cut::TooLarge(found.len());
+                    }
+                    return Cut::Object(found);
+                }
+                b'}' | b']' if self.depth > 1 => self.depth -= 1,
+                b'"' if self.depth > 0 => self.in_string = true,
+                _ if self.depth == 0 => return self.fail(frame, "a frame holds JSON objects"),
+                _ => {}
+            }
+            self.at += 1;
+        }
+        match (end < frame.len(), self.depth) {
+            (true, _) => Cut::Unfinished,
+            (false, 0) if self.any => Cut::End,
+            (false, 0) => self.fail(frame, "the frame is empty"),
+            (false, _) => self.fail(frame, "the frame ends within an object"),
+        }
+    }
+
+    /// Moves behind the string's end, or as far as there is of it.
+    fn skip_string(&mut self, frame: &[u8]) {
+        match memchr::memchr2(b'"', b'\\', &frame[self.at..]) {
+            Some(offset) if frame[self.at + offset] == b'"' => {
+                self.at += offset + 1;
+                self.in_string = false;
+            }
+            // What is escaped is of no matter; it may lie behind the bytes that may be looked at.
+            Some(offset) => self.at += offset + 2,
+            None => self.at = frame.len(),
+        }
+    }
+
+    /// Nothing that follows can be understood.
+    fn fail(&mut self, frame: &[u8], why: &'static str) -> Cut {
+        (self.at, self.depth, self.in_string, self.any) = (frame.len(), 0, false, true);
+        Cut::Invalid(why)
+    }
+
+    /// Whether nothing follows the object that was found last.
+    pub(super) fn is_at_end(&self, frame: &[u8]) -> bool {
+        self.any && self.depth == 0 && self.at >= frame.len()
+    }
+
+    /// Bytes of the frame that are still needed begin here.
+    pub(super) fn needed_from(&self) -> usize {
+        if self.depth > 0 { self.start } else { self.at }
+    }
+
+    /// Goes back to an object that was cut and has to wait.
+    pub(super) fn go_back(&mut self, object: &Range<usize>) {
+        (self.at, self.depth) = (object.start, 0);
+    }
+
+    /// The same place in a frame without its first bytes, which are not needed any more.
+    pub(super) fn without(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.needed_from());
+        self.at -= bytes;
+        self.start = self.start.saturating_sub(bytes);
+    }
+
+    /// What it costs to look at an object of so many bytes, in requests.
+    pub(super) fn cost(object_bytes: usize) -> u32 {
+        (object_bytes / BYTES_OF_A_REQUEST) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    fn cut(frame: &str, requests_max: u32) -> (Vec<String>, bool) {
+        let mut cutter = Cutter::default();
+        let mut objects = Vec::new();
+        let mut bytes = frame.as_bytes().to_vec();
+        loop {
+            match cutter.next(&bytes, usize::MAX, requests_max) {
+                Cut::Object(range) => {
+                    objects.push(String::from_utf8(bytes[range].to_vec()).unwrap());
+                }
+                Cut::Unfinished => {
+                    // As between two turns.
+                    let done = cutter.needed_from();
+                    bytes.drain(..done);
+                    cutter.without(done);
+                }
+                Cut::End => return (objects, true),
+                Cut::Invalid(_) => {
+                    assert_eq!(cutter.next(&bytes, usize::MAX, 1), Cut::End);
+                    return (objects, false);
+                }
+                Cut::TooLarge(_) => panic!("there is no bound"),
+            }
+        }
+    }
+
+    #[test]
+    fn long_objects_are_skipped() {
+        let mut cutter = Cutter::default();
+        let frame = br#"{"a":1} {"b":"xxxxxxxxxxxxxxxxxxxx"} {}"#;
+        assert_eq!(cutter.next(frame, 10, 1), Cut::Object(0..7));
+        assert_eq!(cutter.next(frame, 10, 1), Cut::TooLarge(28));
+        assert_eq!(cutter.next(frame, 10, 1), Cut::Object(37..39));
+        assert_eq!(cutter.next(frame, 10, 1), Cut::End);
+    }
+
+    #[test]
+    fn what_is_no_object_ends_the_frame() {
+        for frame in ["", "  ", "1", "nul", "\"a\"", "{", "[{}", "{\"", "{\"a\\\"", "}{}", "{}x"] {
+            assert!(!cut(frame, 1).1, "{frame}");
+        }
+    }
+
+    fn value() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<i64>().prop_map(Into::into),
+            "[\\PC\"\\\\{}\\[\\] ]{0,40}".prop_map(Into::into),
+            "[a{}\"\\\\]{3000,5000}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                prop::collection::btree_map("[a-c\"\\\\{]{0,3}", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn borders_are_those_of_serde_json(
+            values in prop::collection::vec((value(), 0..4usize), 1..8),
+            cut_off in 0..20usize,
+            requests_max in 1..4u32,
+        ) {
+            let objects = values.iter().filter(|(value, _)| value.is_object() || value.is_array());
+            let frame = objects.fold(String::new(), |frame, (value, blanks)| {
+                frame + &value.to_string() + &" \n\t"[..*blanks]
+            });
+            // Every other frame is cut off somewhere.
+            let cut_off = if cut_off % 2 == 0 { 0 } else { cut_off };
+            let mut len = frame.len().saturating_sub(cut_off);
+            while !frame.is_char_boundary(len) {
+                len -= 1;
+            }
+            let frame = &frame[..len];
+            let stream = serde_json::Deserializer::from_str(frame).into_iter::<&RawValue>();
+            let mut expected = Vec::new();
+            let mut is_whole = true;
+            for one in stream {
+                match one {
+                    Ok(raw) => expected.push(raw.get().to_owned()),
+                    Err(_) => is_whole = false,
+                }
+            }
+            is_whole &= !expected.is_empty();
+            prop_assert_eq!(cut(frame, requests_max), (expected, is_whole));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! How much work a shard does in one turn, and how much of it for one connection.
+//!
+//! Work is counted as *effort*: bytes that zlib-rs compresses at level 1 in the same time, 2.5 ns
+//! each. It is a count and not a clock, so that the same input always costs the same and tests can
+//! rely on it. A turn's worth is `turn_codec_bytes_max` (1 ms by default), or as many frames as
+//! `turn_frames_max`. A connection may use a quarter of it, its *share*, before the others: what
+//! is left of its input is held (`reading.rs`) and continued when all others have been served.
+//!
+//! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
+//! compressed messages: 1,052 ms without shares.
+
+use crate::config::Config;
+use crate::session::hub::Budget;
+
+/// A connection's share of a turn is one in so many.
+const SHARE_ONE_IN: u64 = 4;
+/// Bytes received that cost as much as one of effort: they are unmasked, checked and copied.
+const RECEIVED_BYTES: u64 = 16;
+/// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
+pub(super) const REQUEST_EFFORT: u64 = 800;
+/// What it costs to look at a request for an upgrade.
+pub(super) const HANDSHAKE_EFFORT: u64 = 2000;
+/// What it costs to verify a token's signature.
+pub(super) const TOKEN_EFFORT: u64 = 40_000;
+/// Connections whose use is remembered for a turn.
+const RECENT: usize = 64;
+
+/// What a connection has used in a turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    index: u32,
+    turn: u32,
+    effort: u64,
+}
+
+/// The effort of this turn, and of the slice at hand: one connection's input, looked at once.
+#[derive(Debug)]
+pub(super) struct Work {
+    turn_max: u64,
+    frame_effort: u64,
+    turn: u32,
+    spent: u64,
+    /// `spent` when the slice began.
+    slice_began: u64,
+    /// What the slice's connection had used of this turn before.
+    used_before: u64,
+    /// Approximate: two connections may share an entry, and each then forgets the other.
+    recent: [Used; RECENT],
+}
+
+impl Work {
+    pub(super) fn new(config: &Config) -> Self {
+        let mut work = Self {
+            turn_max: 0,
+            frame_effort: 0,
+            turn: 0,
+            spent: 0,
+            slice_began: 0,
+            used_before: 0,
+            recent: [Used::default(); RECENT],
+        };
+        work.renew(config);
+        work
+    }
+
+    /// Applies another configuration.
+    pub(super) fn renew(&mut self, config: &Config) {
+        self.turn_max = u64::from(config.engine.turn_codec_bytes_max);
+        let frames_max = u64::from(config.engine.turn_frames_max).max(1);
+        self.frame_effort = (self.turn_max / frames_max).max(1);
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
+        self.spent = 0;
+    }
+
+    /// Effort of this turn so far.
+    pub(super) fn spent(&self) -> u64 {
+        self.spent
+    }
+
+    /// Effort that a turn may take, give or take one connection's share.
+    pub(super) fn turn_max(&self) -> u64 {
+        self.turn_max
+    }
+
+    pub(super) fn share_max(&self) -> u64 {
+        (self.turn_max / SHARE_ONE_IN).max(1)
+    }
+
+    pub(super) fn is_turn_spent(&self) -> bool {
+        self.spent >= self.turn_max
+    }
+
+    /// Effort left of the turn.
+    pub(super) fn turn_left(&self) -> u64 {
+        self.turn_max.saturating_sub(self.spent)
+    }
+
+    /// Whether a connection has used its share of this turn.
+    pub(super) fn has_used_share(&self, index: u32) -> bool {
+        self.used(index) >= self.share_max()
+    }
+
+    fn used(&self, index: u32) -> u64 {
+        let entry = self.recent[index as usize % RECENT];
+        if entry.index == index && entry.turn == self.turn { entry.effort } else { 0 }
+    }
+
+    /// Begins with input of a connection.
+    pub(super) fn begin_slice(&mut self, index: u32) {
+        self.used_before = self.used(index);
+        self.slice_began = self.spent;
+    }
+
+    /// Begins with input that has waited behind all others: a whole share of its own.
+    pub(super) fn begin_fresh_slice(&mut self) {
+        self.used_before = 0;
+        self.slice_began = self.spent;
+    }
+
+    pub(super) fn end_slice(&mut self, index: u32) {
+        let effort = self.slice_used();
+        self.recent[index as usize % RECENT] = Used { index, turn: self.turn, effort };
+    }
+
+    fn slice_used(&self) -> u64 {
+        self.used_before + (self.spent - self.slice_began)
+    }
+
+    /// Whether the slice's connection has used its share.
+    #[inline]
+    pub(super) fn is_share_spent(&self) -> bool {
+        self.slice_used() >= self.share_max()
+    }
+
+    /// Effort left of the share.
+    pub(super) fn share_left(&self) -> u64 {
+        self.share_max().saturating_sub(self.slice_used())
+    }
+
+    /// What the slice's connection may ask of the hub, where so many bytes of replies may be
+    /// queued.
+    pub(super) fn requests(&self, reply_bytes_max: usize) -> Budget {
+        let requests_max = (self.share_left() / REQUEST_EFFORT).max(1) as u32;
+        Budget { requests_max, reply_bytes_max }
+    }
+
+    #[inline]
+    pub(super) fn spend(&mut self, effort: u64) {
+        self.spent += effort;
+    }
+
+    #[inline]
+    pub(super) fn spend_frame(&mut self) {
+        self.spent += self.frame_effort;
+    }
+
+    pub(super) fn spend_received(&mut self, bytes: usize) {
+        self.spent += bytes as u64 / RECEIVED_BYTES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::File;
+
+    fn work() -> Work {
+        let file = File { shards: 1, ..File::default() };
+        Work::new(&Config::validate(&file, 20_000, 1).unwrap())
+    }
+
+    #[test]
+    fn share_counts_all_slices_of_a_turn() {
+        let mut work = work();
+        work.begin_turn();
+        for slice in 0..4 {
+            assert!(!work.has_used_share(7), "slice {slice}");
+            work.begin_slice(7);
+            work.spend(work.share_max() / 4);
+            work.end_slice(7);
+        }
+        assert!(work.has_used_share(7));
+        assert!(!work.has_used_share(8));
+        work.begin_turn();
+        assert!(!work.has_used_share(7), "the next turn has a share of its own");
+    }
+
+    #[test]
+    fn turn_is_so_many_frames_or_so_many_codec_bytes() {
+        let mut work = work();
+        let frames_max = File::default().engine.turn_frames_max;
+        work.begin_turn();
+        (0..frames_max).for_each(|_| work.spend_frame());
+        assert!(work.spent() <= work.turn_max() && work.spent() > work.turn_max() / 2);
+    }
+}
