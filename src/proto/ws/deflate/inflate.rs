@@ -369,6 +369,10 @@ impl Inflating {
         inflaters: &mut Inflaters,
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
+        if self.into.filled > bytes_max {
+            // The limit was lowered amid the message.
+            return Err(ProtocolError::MessageTooBig);
+        }
         let rules = Rules { bytes_max, ratio_max: inflaters.limits.ratio_max };
         if let Some(own) = inflaters.own(self.context) {
             return self.run_all(&mut Engine::Own(own), input, last, rules);
