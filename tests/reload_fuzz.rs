@@ -317,9 +317,8 @@ fn run(seed: u64, reloads: u32, gentle: bool) {
         while Instant::now() < until {
             let at = random.below(CLIENTS);
             let client = &mut clients[at];
-            match client {
-                Some(one) if one.step(&mut random) => {}
-                _ => *client = Client::new(server.address(), &mut random),
+            if !client.as_mut().is_some_and(|client| client.step(&mut random)) {
+                *client = Client::new(server.address(), &mut random);
             }
             if let Some(bystander) = &mut bystander {
                 bystander.echo();

@@ -167,6 +167,7 @@ pub(super) struct Slot {
     pub(super) outbox: Option<Box<Outbox>>,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
+    /// Stays at its highest value, as the next one does; the shard's counters have 64 bits.
     pub(super) messages_received: u32,
     pub(super) messages_sent: u32,
     pub(super) socket: Socket,

@@ -77,6 +77,7 @@ fn an_unspecified_source_is_not_trusted() {
         let (_, head) = open(&header, 2);
         assert!(head.starts_with("HTTP/1.1 429 "), "another claim is the same client: {head}");
         first.send(&crate::support::raw::close(1000));
+        assert_eq!(first.frame().close_code(), 1000);
         first.end();
         crate::support::wait_until("the connections have left", || {
             server.metrics().sum("shard_connections") == 0

@@ -1,7 +1,7 @@
 //! Signals at any moment: a start that is interrupted ends cleanly or remembers what it was asked.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead, BufReader, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

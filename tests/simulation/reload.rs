@@ -63,7 +63,7 @@ fn another(network: &Network, file: &File) -> Arc<Config> {
 
 #[test]
 fn every_account_is_closed_whatever_changes_meanwhile() {
-    for seed in seeds(9000, 300) {
+    for seed in seeds(9000, 80) {
         let shards = 1 + (seed % 2) as u16;
         let mut file = File::default();
         let mut world = World::new(seed, shards, Faults::harmless(), |written| {
@@ -89,7 +89,11 @@ fn every_account_is_closed_whatever_changes_meanwhile() {
         (0..500).for_each(|_| world.step());
         let last = world.clients.last().unwrap();
         assert!(last.is_done(), "seed {seed}: {last:?}");
-        if seed % 4 == 0 { world.stop() } else { world.drain() }
+        if seed % 4 == 0 {
+            world.stop()
+        } else {
+            world.drain()
+        }
         world.check_accounts();
     }
 }
