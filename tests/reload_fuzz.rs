@@ -160,7 +160,7 @@ fn valid_config(random: &mut Random, gentle: bool) -> String {
                 Some(Value::Table(table)) => table.remove(key).is_some(),
                 Some(Value::Array(tables)) => {
                     let tables = tables.iter_mut().filter_map(Value::as_table_mut);
-                    tables.map(|table| table.remove(key)).filter(Option::is_some).count() > 0
+                    tables.filter_map(|table| table.remove(key)).count() > 0
                 }
                 _ => file.remove(section).is_some(),
             };
@@ -253,7 +253,7 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => return false,
         }
-        let mut buffer = [0; 65_536];
+        let mut buffer = [0; 16_000];
         while self.reads {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return false,

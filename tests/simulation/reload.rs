@@ -90,9 +90,9 @@ fn every_account_is_closed_whatever_changes_meanwhile() {
         let last = world.clients.last().unwrap();
         assert!(last.is_done(), "seed {seed}: {last:?}");
         if seed % 4 == 0 {
-            world.stop()
+            world.stop();
         } else {
-            world.drain()
+            world.drain();
         }
         world.check_accounts();
     }
