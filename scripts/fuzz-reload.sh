@@ -26,6 +26,6 @@ if ! [[ $seconds =~ ^[1-9][0-9]*$ && $seed =~ ^[1-9][0-9]*$ ]]; then
 fi
 cd "$(dirname "$0")/.."
 echo "fuzz-reload.sh: $seconds s from seed $seed"
-export SEAWALL_FUZZ_RELOAD_SECONDS=$seconds SEAWALL_FUZZ_RELOAD_SEED=$seed
+export FUZZ_RELOAD_SECONDS=$seconds FUZZ_RELOAD_SEED=$seed
 # One after the other: each run counts on a core of its own for the server.
 cargo test --test reload_fuzz -- --test-threads 1 --nocapture || exit 1

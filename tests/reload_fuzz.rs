@@ -356,15 +356,15 @@ fn setting(name: &str, default: u64) -> u64 {
 /// How many reloads each of the two runs takes.
 fn reloads() -> u32 {
     // Two runs, ten reloads a second.
-    (setting("SEAWALL_FUZZ_RELOAD_SECONDS", 8) * 10 / 2).max(1) as u32
+    (setting("FUZZ_RELOAD_SECONDS", 8) * 10 / 2).max(1) as u32
 }
 
 #[test]
 fn random_reloads_leave_others_their_echo() {
-    run(setting("SEAWALL_FUZZ_RELOAD_SEED", 1), reloads(), true);
+    run(setting("FUZZ_RELOAD_SEED", 1), reloads(), true);
 }
 
 #[test]
 fn wild_reloads_end_nothing() {
-    run(setting("SEAWALL_FUZZ_RELOAD_SEED", 1) + 1, reloads(), false);
+    run(setting("FUZZ_RELOAD_SEED", 1) + 1, reloads(), false);
 }
