@@ -98,8 +98,10 @@
 //!
 //! **Another configuration.** A validated [`config::Config`] is immutable. SIGHUP makes a new one,
 //! fitted to the old (`config::reload`): what only a start can change keeps its value, and a route
-//! keeps the index by which connections know it. Shards get it by mail and go on by it from their
-//! next event on; one with a mistake changes nothing.
+//! keeps the index by which connections know it. Shards get it by mail and use it from their next
+//! event on; one with a mistake changes nothing. `config::reload` says what holds for values that
+//! are read more than once during the life of a message or connection; `tests/reload_fuzz.rs`
+//! checks it with random values of every option.
 //!
 //! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
 //! the world's errors drop the connection and are counted; our own mistakes assert. A shard that

@@ -207,3 +207,69 @@ fn run(command: &mut Command) -> String {
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }
+
+/// A folder of the user's in which something waits for the server's socket, to put a link to a
+/// file of root's in its place.
+#[test]
+fn a_link_in_a_sockets_place_gives_nothing_away() {
+    if !is_root() {
+        return;
+    }
+    let folder = scratch("swapped");
+    let (run, victim) = (folder.join("run"), folder.join("victim"));
+    let mut swapped = 0;
+    for _ in 0..4 {
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&run).unwrap();
+        fs::write(&victim, "secret").unwrap();
+        fs::set_permissions(&victim, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&run, Some(65_534), Some(65_534)).unwrap();
+        let listen = format!("unix:{}", run.join("s").display());
+        let arguments =
+            ["--listen", &listen, "--admin", "", "--process-user", "nobody", "--shards", "2"];
+        let (mut command, config) = process::command(&arguments, "");
+        let mut child = command.spawn().unwrap();
+        let socket = run.join("s");
+        while fs::symlink_metadata(&socket).is_err() {
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+        }
+        let removed = fs::remove_file(&socket).is_ok();
+        swapped += u32::from(removed && std::os::unix::fs::symlink(&victim, &socket).is_ok());
+        // It ends with an error, or it serves.
+        let log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let lines = std::io::BufRead::lines(log).map_while(Result::ok);
+        let ended = lines.into_iter().all(|line| !line.trim_start().starts_with("limits "));
+        let after = fs::metadata(&victim).unwrap();
+        assert_eq!((after.uid(), after.mode() & 0o7777), (0, 0o600), "root's file was given away");
+        if !ended {
+            child.kill().unwrap();
+        }
+        child.wait().unwrap();
+        fs::remove_file(config).unwrap();
+    }
+    assert!(swapped > 0, "nothing was put in the socket's place");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn the_histogram_log_follows_no_link_as_root_for_another_user() {
+    if !is_root() {
+        return;
+    }
+    let folder = scratch("linked-log");
+    fs::create_dir_all(&folder).unwrap();
+    let (link, victim) = (folder.join("log"), folder.join("victim"));
+    fs::write(&victim, "").unwrap();
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(&victim, &link).unwrap();
+    let link = link.display().to_string();
+    let arguments = ["--listen", "127.0.0.1:0", "--admin", "", "--histogram-log", &link];
+    let (mut command, config) = process::command(&arguments, "");
+    let said = run(command.args(["--process-user", "nobody"]));
+    assert!(said.contains("metrics.histogram_log: cannot open"), "{said}");
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "", "nothing was written through it");
+    fs::remove_file(config).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+}

@@ -1,7 +1,7 @@
 //! What one connection may do in a second, and its user on all connections together.
 
 use super::Admission;
-use super::tables::Rate;
+use super::rate::{self, Earned, Rate};
 
 /// What is limited, in the order of the tables of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,52 +63,41 @@ impl RateBounds {
         kinds.iter().any(|kind| self.kinds[*kind as usize] != Bound::default())
     }
 
-    fn rate(&self, a_second: u32, least: u32) -> Rate {
-        let a_second = u64::from(a_second);
-        let burst = a_second * u64::from(self.burst_ms) / 1000;
-        Rate { a_second, burst: burst.max(least.into()).max(1) }
+    /// The rate of so many a second.
+    fn rate(&self, per_second: u32) -> Rate {
+        let burst = u64::from(per_second) * u64::from(self.burst_ms) / 1000;
+        Rate { per_second, burst: burst.max(1) }
     }
 }
 
-/// Of one kind.
-#[derive(Clone, Copy, Debug, Default)]
-struct Budget {
-    /// When all that was taken will have been earned (ns).
-    earned_ns: u64,
-    /// Drawn from the user's and not used yet.
-    drawn: u32,
-}
-
-/// Budgets as plain data: what is owed (ns), and what was drawn from the user's, of each kind.
+/// The budgets of a connection as plain data: the time that each owes (ns).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-pub struct LimiterState([(u64, u32); Kind::ALL.len()]);
+pub struct LimiterState([u64; Kind::ALL.len()]);
 
 impl LimiterState {
-    /// Budgets that go on from there.
+    /// Restores the budgets.
     pub fn limiter(&self, now_ns: u64) -> Limiter {
-        let budgets = self.0.map(|(owed_ns, drawn)| Budget { earned_ns: now_ns + owed_ns, drawn });
-        Limiter { budgets }
+        Limiter { budgets: self.0.map(|owed_ns| rate::owing(owed_ns, now_ns)) }
     }
 }
 
-/// A connection's budgets.
+/// The budgets of a connection, one for each kind.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    budgets: [Budget; Kind::ALL.len()],
+    budgets: [Earned; Kind::ALL.len()],
 }
 
 impl Limiter {
-    /// What is left, as plain data.
+    /// The budgets as plain data.
     pub fn tell(&self, now_ns: u64) -> LimiterState {
-        let owed = |budget: Budget| (budget.earned_ns.saturating_sub(now_ns), budget.drawn);
-        LimiterState(self.budgets.map(owed))
+        LimiterState(self.budgets.map(|earned| rate::owed_ns(earned, now_ns)))
     }
 
-    /// Takes so many of a kind.
+    /// Takes `times` of a kind from the connection's budget and its user's.
     ///
     /// # Errors
-    /// After how many milliseconds to try again, at least 1: it is too much now, and nothing was
-    /// taken from the connection's own budget.
+    /// After how many milliseconds to try again, at least 1, if it exceeds a rate. Nothing was
+    /// taken then.
     pub fn take(
         &mut self,
         bounds: &RateBounds,
@@ -120,33 +109,15 @@ impl Limiter {
         let bound = bounds.kinds[kind as usize];
         let budget = &mut self.budgets[kind as usize];
         let ms = |ns: u64| ns.div_ceil(1_000_000).max(1);
-        let mut earned_ns = budget.earned_ns;
+        let mut earned = *budget;
         if bound.connection > 0 {
-            // What is larger than a burst, such as one large message, may come after a rest.
-            let rate = bounds.rate(bound.connection, times);
-            let cost_ns = |times: u64| times * 1_000_000_000 / rate.a_second;
-            earned_ns = earned_ns.max(now_ns) + cost_ns(times.into());
-            let over_ns = (earned_ns - now_ns).saturating_sub(cost_ns(rate.burst));
-            if over_ns > 0 {
-                return Err(ms(over_ns));
-            }
+            earned = bounds.rate(bound.connection).take(earned, times, now_ns).map_err(ms)?;
         }
-        if let (Some((user, admission)), 1..) = (user, bound.user)
-            && budget.drawn < times
-        {
-            let rate = bounds.rate(bound.user, times);
-            let portion = (rate.burst / 16).max(1).min(u64::from(u32::MAX)) as u32;
-            let draw = |portion| admission.draw(kind as usize, user, rate, portion, now_ns);
-            let missing = times - budget.drawn;
-            if portion > missing && draw(portion).is_ok() {
-                budget.drawn += portion;
-            } else {
-                draw(missing).map_err(ms)?;
-                budget.drawn += missing;
-            }
+        if let (Some((user, admission)), 1..) = (user, bound.user) {
+            let rate = bounds.rate(bound.user);
+            admission.take_from_user(kind, user, rate, times, now_ns).map_err(ms)?;
         }
-        budget.drawn = budget.drawn.saturating_sub(times);
-        budget.earned_ns = earned_ns;
+        *budget = earned;
         Ok(())
     }
 }
@@ -154,6 +125,8 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::rate::model;
+    use proptest::prelude::*;
 
     const MS: u64 = 1_000_000;
 
@@ -193,9 +166,48 @@ mod tests {
                 passed += u32::from(taken.is_ok());
             }
         }
-        assert_eq!(passed, 160, "every portion drawn is used");
+        assert_eq!(passed, 160, "neither more than the burst nor less");
         let other = limiters[0].take(&bounds, Kind::Publishes, 1, Some(("u", &admission)), 0);
         assert!(other.is_ok(), "each kind has its own");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// One user's connections, which come, rest and go: together they pass what the law allows.
+        #[test]
+        fn all_connections_of_a_user_are_limited_together(
+            (rate, own) in (model::rates(), prop_oneof![Just(0), model::rates()]),
+            burst_ms in prop_oneof![Just(0_u32), 1..5_000_u32, Just(u32::MAX)],
+            start in model::starts(),
+            steps in prop::collection::vec((model::pauses(), 0..8_usize, 1..3_000_u32), 1..100),
+        ) {
+            let admission = Admission::default();
+            let bound = Bound { connection: own, user: rate };
+            let bounds = RateBounds { kinds: [bound; 4], burst_ms, excess: Excess::Drop };
+            let burst = |rate: u32| (u64::from(rate) * u64::from(burst_ms) / 1000).max(1);
+            let mut limiters: Vec<_> = (0..8).map(|_| Limiter::default()).collect();
+            let mut passed: Vec<_> = (0..8).map(|_| model::Passed::default()).collect();
+            let (mut of_user, mut now_ns) = (model::Passed::default(), start);
+            for (pause_ns, which, times) in steps {
+                now_ns = now_ns.saturating_add(pause_ns);
+                let least = if own > 0 { burst(own).min(burst(rate)) } else { burst(rate) };
+                let times = u64::from(times).min(least) as u32;
+                if pause_ns % 16 == 3 {
+                    (limiters[which], passed[which]) = Default::default();
+                }
+                let user = Some(("u", &admission));
+                let taken =
+                    limiters[which].take(&bounds, Kind::Bytes, times, user, now_ns).is_ok();
+                let allowed = of_user.allows((rate, burst(rate)), times, now_ns)
+                    && (own == 0 || passed[which].allows((own, burst(own)), times, now_ns));
+                prop_assert_eq!(taken, allowed);
+                if taken {
+                    of_user.note(times, now_ns);
+                    passed[which].note(times, now_ns);
+                }
+            }
+        }
     }
 
     #[test]

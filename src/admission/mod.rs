@@ -1,24 +1,26 @@
 //! Who is let in, and how much each may do: counts and rates that all shards share.
 //!
 //! Nothing here waits or locks. Counts of connections by address and by user, and rates by either,
-//! lie in [`tables`] of fixed size whose entries are single atomic words. Rates of users are drawn
-//! in portions, so that a busy connection touches shared memory for one message in many; asking
-//! the user's home shard by mail for each portion would have made a message wait for another
-//! shard, which no message does.
+//! lie in [`tables`] of fixed size whose entries are single atomic words; what each limiter lets
+//! pass is decided by one calculation ([`rate`]). A message of a user with a limit takes from the
+//! user's entry itself: portions kept by connections would add up to more than the burst, and
+//! asking another shard for them would make a message wait for it, which no message does.
 //!
-//! What is refused here is refused before the upgrade, with 503 or 429, and told when to come back.
+//! What is rejected here is rejected before the upgrade, with 503 or 429 and `Retry-After`.
 
 pub mod limiter;
+pub mod rate;
 pub mod tables;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::proto::http::{Denial, Refusal};
 use limiter::Kind;
-use tables::{Counts, Entered, Rate, Rates};
+use rate::Rate;
+use tables::{Counts, Entered, Rates, SharedRate};
 
 /// Routes that may be counted, and so may be written.
 pub const ROUTES_MAX: usize = 1000;
@@ -171,8 +173,11 @@ pub struct Admission {
     connections: AtomicU32,
     addresses: Counts,
     users: Counts,
+    /// Connections of each route.
     routes: Box<[AtomicU32]>,
-    node_rate: AtomicU64,
+    /// Connections of all routes that share a number: those that one path has had in turn.
+    paths: Box<[AtomicU32]>,
+    node_rate: SharedRate,
     address_rates: OnceLock<Rates>,
     user_rates: [OnceLock<Rates>; Kind::ALL.len()],
     shortage: AtomicU8,
@@ -186,7 +191,8 @@ impl Default for Admission {
             addresses: Counts::new(),
             users: Counts::new(),
             routes: (0..ROUTES_MAX).map(|_| AtomicU32::new(0)).collect(),
-            node_rate: AtomicU64::new(0),
+            paths: (0..ROUTES_MAX).map(|_| AtomicU32::new(0)).collect(),
+            node_rate: SharedRate::default(),
             address_rates: OnceLock::new(),
             user_rates: Default::default(),
             shortage: AtomicU8::new(Shortage::None as u8),
@@ -221,13 +227,13 @@ impl Admission {
     ) -> Result<Standing, Denied> {
         let key = address.map(|address| self.random.hash_one(network(address, limits)));
         if let (Some(key), 1..) = (key, limits.connections_per_address_second_max) {
-            let rate = Rate::a_second(limits.connections_per_address_second_max);
+            let rate = Rate::with_burst_of_a_second(limits.connections_per_address_second_max);
             let rates = self.address_rates.get_or_init(Rates::new);
             rates.take(key, rate, 1, now_ns).map_err(|_| Denied::AddressRate)?;
         }
         if limits.connections_per_second_max > 0 {
-            let rate = Rate::a_second(limits.connections_per_second_max);
-            tables::take(&self.node_rate, 1, rate, 1, now_ns).map_err(|_| Denied::NodeRate)?;
+            let rate = Rate::with_burst_of_a_second(limits.connections_per_second_max);
+            self.node_rate.take(rate, 1, now_ns).map_err(|_| Denied::NodeRate)?;
         }
         if !step_in(&self.connections, limits.connections_max) {
             return Err(Denied::NodeFull);
@@ -254,14 +260,24 @@ impl Admission {
         }
     }
 
-    /// Counts a connection of a route; returns whether it may be.
-    pub fn enter_route(&self, route: usize, connections_max: u32) -> bool {
-        step_in(&self.routes[route], connections_max)
+    /// Counts a connection of a route, and under its number; returns whether it may be.
+    pub fn enter_route(&self, route: usize, number: u16, connections_max: u32) -> bool {
+        let within = step_in(&self.paths[usize::from(number)], connections_max);
+        if within {
+            self.routes[route].fetch_add(1, Ordering::AcqRel);
+        }
+        within
     }
 
     /// See [`Self::enter_route`].
-    pub fn leave_route(&self, route: usize) {
-        self.routes[route].fetch_sub(1, Ordering::Relaxed);
+    pub fn leave_route(&self, route: usize, number: u16) {
+        self.paths[usize::from(number)].fetch_sub(1, Ordering::Relaxed);
+        self.routes[route].fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether a route has connections.
+    pub fn has_connections(&self, route: usize) -> bool {
+        self.routes[route].load(Ordering::Acquire) > 0
     }
 
     /// Counts a connection of a user.
@@ -284,17 +300,17 @@ impl Admission {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Draws a portion from what a user may do; tells after how many nanoseconds there is one.
-    fn draw(
+    /// Takes `times` from a user's rate; the error is after how many nanoseconds to try again.
+    fn take_from_user(
         &self,
-        kind: usize,
+        kind: Kind,
         user: &str,
         rate: Rate,
-        portion: u32,
+        times: u32,
         now_ns: u64,
     ) -> Result<(), u64> {
-        let rates = self.user_rates[kind].get_or_init(Rates::new);
-        rates.take(self.random.hash_one(user), rate, portion, now_ns)
+        let rates = self.user_rates[kind as usize].get_or_init(Rates::new);
+        rates.take(self.random.hash_one(user), rate, times, now_ns)
     }
 
     /// What has to be given up for want of memory.
@@ -325,14 +341,12 @@ impl Admission {
     }
 }
 
-/// Adds one, unless there are `most` (0 = no limit).
+/// Adds one, unless the count is `most` (0 = no limit). A rejected attempt changes nothing, so it
+/// cannot make another one fail.
 fn step_in(count: &AtomicU32, most: u32) -> bool {
     let most = if most == 0 { u32::MAX } else { most };
-    let within = count.fetch_add(1, Ordering::Relaxed) < most;
-    if !within {
-        count.fetch_sub(1, Ordering::Relaxed);
-    }
-    within
+    let within = |count| (count < most).then(|| count + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
 }
 
 #[cfg(test)]
@@ -386,7 +400,7 @@ mod tests {
         let admission = Admission::default();
         let at = |ms: u64| admission.enter(&slow, None, ms * 1_000_000);
         let let_in = (0..1000).filter(|ms| at(*ms).is_ok()).count();
-        assert!((19..=20).contains(&let_in), "a second's worth at once, then ten a second");
+        assert_eq!(let_in, 19, "a second's worth at once, then ten a second");
     }
 
     #[test]

@@ -1,33 +1,70 @@
 //! Tables of fixed size that all shards write at once, without a lock: each entry is one word.
 //!
-//! A key's hash chooses a set of sixteen neighbours, and leaves a tag to be told apart by in it.
-//! Two keys with the same set and tag share an entry: among 40 bits of tag that is one chance in
-//! 60 billion for each pair, among 24 (rates) one in a million, and it only makes two clients share
-//! what one may have. The hash's key is secret, so nobody can aim at another's entry. Where all
-//! sixteen are in use, a newcomer is not counted: whoever has that many addresses is not held by a
-//! limit per address, and refusing would let them shut out everybody else.
+//! A key's hash chooses a set of sixteen entries and leaves a tag that identifies it in the set.
+//! Two keys with the same set and tag share an entry: with a tag of 40 bits (counts) that is one
+//! chance in 60 billion for each pair, with 31 bits (rates) one in two
+//! billion, and it only makes two
+//! clients share what one may have. The hash's key is secret, so no client can aim at another's
+//! entry. Where all sixteen are in use, a new key is not counted: a client with that many addresses
+//! cannot be held by a limit per address, and rejecting it would let it shut out all others.
+//!
+//! A key that has no entry claims a free one. Only one shard at a time claims in a set, so that a
+//! key gets one entry even if two shards meet it at once; updates of existing entries need no
+//! claim.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hint;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use portable_atomic::AtomicU128;
 use zerocopy::FromZeros;
+
+use super::rate::{self, EARNED_BITS, Earned, Rate};
 
 const SETS: usize = 8192;
 const WAYS: usize = 16;
+/// How often a shard looks again while another one claims an entry of the same set. A claim takes
+/// some tens of instructions; only one whose thread was suspended amid it lasts longer.
+const CLAIM_TRIES: u32 = 64;
 
-fn empty() -> Box<[AtomicU64]> {
-    <[AtomicU64]>::new_box_zeroed_with_elems(SETS * WAYS).expect("a megabyte can be had")
+fn set_index(hash: u64) -> usize {
+    (hash >> 48) as usize % SETS
 }
 
-fn set(table: &[AtomicU64], hash: u64) -> &[AtomicU64] {
-    let start = (hash >> 48) as usize % SETS * WAYS;
+fn set<T>(table: &[T], hash: u64) -> &[T] {
+    let start = set_index(hash) * WAYS;
     &table[start..start + WAYS]
 }
 
-/// What became of an attempt to be counted.
+/// The right to claim an entry, one for each set.
+#[derive(Debug)]
+struct Claims(Box<[AtomicBool]>);
+
+/// Held while an entry is claimed.
+struct Claim<'c>(&'c AtomicBool);
+
+impl Claims {
+    fn new() -> Self {
+        Self((0..SETS).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    fn begin(&self, hash: u64) -> Option<Claim<'_>> {
+        let taken = &self.0[set_index(hash)];
+        let free = taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        free.is_ok().then(|| Claim(taken))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// The outcome of an attempt to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entered {
     Counted,
-    /// As many are counted as may be.
+    /// The limit is reached.
     Full,
     /// The table has no entry left for it.
     NoRoom,
@@ -36,143 +73,183 @@ pub enum Entered {
 const COUNT_BITS: u32 = 24;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// How many there are of each key.
+/// The number of connections of each key.
 #[derive(Debug)]
-pub struct Counts(Box<[AtomicU64]>);
+pub struct Counts {
+    entries: Box<[AtomicU64]>,
+    claims: Claims,
+}
 
 impl Counts {
     pub(super) fn new() -> Self {
-        Self(empty())
+        let entries = <[AtomicU64]>::new_box_zeroed_with_elems(SETS * WAYS);
+        Self { entries: entries.expect("a megabyte can be had"), claims: Claims::new() }
     }
 
     fn tag(hash: u64) -> u64 {
         (hash << COUNT_BITS).max(1 << COUNT_BITS)
     }
 
-    /// How many there are.
+    /// The key's count.
     pub fn count(&self, hash: u64) -> u32 {
-        let own = set(&self.0, hash).iter().map(|entry| entry.load(Ordering::Relaxed));
-        // Two shards that meet a new key at once may give it an entry each.
-        own.filter(|word| word & !COUNT == Self::tag(hash)).map(|word| (word & COUNT) as u32).sum()
+        self.find(hash).map_or(0, |(_, word)| (word & COUNT) as u32)
     }
 
-    /// One more, unless there are `most` (0 = no limit).
+    fn find(&self, hash: u64) -> Option<(&AtomicU64, u64)> {
+        let mut words =
+            set(&self.entries, hash).iter().map(|entry| (entry, entry.load(Ordering::Acquire)));
+        let tag = Self::tag(hash);
+        words.find(|(_, word)| word & !COUNT == tag && word & COUNT > 0)
+    }
+
+    /// Adds one, unless the count is `most` (0 = no limit).
+    ///
+    /// Exact: a key has one entry, and the limit is compared and the count raised by one
+    /// instruction. Of two that enter at `most - 1` at once, one is counted.
     pub fn enter(&self, hash: u64, most: u32) -> Entered {
-        let entered = self.add(hash);
-        if entered == Entered::Counted && most > 0 && self.count(hash) > most {
-            self.leave(hash);
-            return Entered::Full;
+        let unlimited = most == 0;
+        let most = if unlimited { COUNT } else { u64::from(most).min(COUNT) };
+        for _ in 0..CLAIM_TRIES {
+            if let Some(entered) = self.enter_own(hash, most) {
+                return entered;
+            }
+            let Some(_claim) = self.claims.begin(hash) else {
+                hint::spin_loop();
+                continue;
+            };
+            // Another shard may have claimed an entry for this key since.
+            if let Some(entered) = self.enter_own(hash, most) {
+                return entered;
+            }
+            let free = set(&self.entries, hash).iter().find(|entry| {
+                let word = entry.load(Ordering::Acquire);
+                let next = Self::tag(hash) | 1;
+                word & COUNT == 0
+                    && entry
+                        .compare_exchange(word, next, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok()
+            });
+            return if free.is_some() { Entered::Counted } else { Entered::NoRoom };
         }
-        entered
+        // The thread that claims an entry of this set was suspended amid it.
+        if unlimited { Entered::NoRoom } else { Entered::Full }
     }
 
-    fn add(&self, hash: u64) -> Entered {
-        let (set, tag) = (set(&self.0, hash), Self::tag(hash));
+    /// `None`: the key has no entry.
+    fn enter_own(&self, hash: u64, most: u64) -> Option<Entered> {
         loop {
-            let words = || set.iter().map(|entry| entry.load(Ordering::Relaxed)).enumerate();
-            let own = words().find(|(_, word)| word & !COUNT == tag && word & COUNT < COUNT);
-            let free = || words().find(|(_, word)| word & COUNT == 0);
-            let Some((at, word)) = own.or_else(free) else { return Entered::NoRoom };
-            let next = tag | ((word & COUNT) + 1);
+            let (entry, word) = self.find(hash)?;
+            if word & COUNT >= most {
+                return Some(Entered::Full);
+            }
             let swapped =
-                set[at].compare_exchange(word, next, Ordering::Relaxed, Ordering::Relaxed);
+                entry.compare_exchange(word, word + 1, Ordering::AcqRel, Ordering::Relaxed);
             if swapped.is_ok() {
-                return Entered::Counted;
+                return Some(Entered::Counted);
             }
         }
     }
 
-    /// One less.
+    /// Subtracts one.
     pub fn leave(&self, hash: u64) {
         let tag = Self::tag(hash);
-        for entry in set(&self.0, hash) {
-            let less = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+        for entry in set(&self.entries, hash) {
+            let less = entry.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 (word & !COUNT == tag && word & COUNT > 0).then(|| word - 1)
             });
             if less.is_ok() {
                 return;
             }
         }
-        debug_assert!(false, "only who was counted leaves");
+        debug_assert!(false, "only a key that was counted leaves");
     }
 }
 
-/// Nanoseconds are kept in units of 16,384, of which 40 bits last half a year.
-const UNIT_BITS: u32 = 14;
-const TIME_BITS: u32 = 40;
-const TIME: u64 = (1 << TIME_BITS) - 1;
+/// A word of one rate without a key.
+#[derive(Debug, Default)]
+pub(super) struct SharedRate(AtomicU128);
 
-/// How often something may be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Times a second; not 0.
-    pub a_second: u64,
-    /// Times at once, after a rest.
-    pub burst: u64,
-}
-
-impl Rate {
-    /// A second's worth at once.
-    pub fn a_second(times: u32) -> Self {
-        Self { a_second: times.into(), burst: times.into() }
-    }
-
-    fn units(self, times: u64) -> u64 {
-        (times.saturating_mul(1_000_000_000 >> UNIT_BITS) / self.a_second).min(TIME / 4)
+impl SharedRate {
+    /// See [`Rates::take`].
+    pub(super) fn take(&self, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
+        let mut after_ns = 0;
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
+            rate.take(earned, times, now_ns).map_err(|ns| after_ns = ns).ok()
+        });
+        taken.map(|_| ()).map_err(|_| after_ns)
     }
 }
 
-/// Takes `times` from a word that keeps when all that was taken will have been earned, above it
-/// `tag`. Returns after how many nanoseconds to try again if there is not so much, and changes
-/// nothing then.
-pub(super) fn take(
-    entry: &AtomicU64,
-    tag: u64,
-    rate: Rate,
-    times: u32,
-    now_ns: u64,
-) -> Result<(), u64> {
-    let now = now_ns >> UNIT_BITS & TIME;
-    let most = rate.units(rate.burst);
-    let mut after = 0;
-    let taken = entry.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-        let ahead = if word >> TIME_BITS == tag { ahead(word, now) } else { 0 };
-        let next = ahead + rate.units(times.into());
-        after = next.saturating_sub(most);
-        (after == 0).then(|| tag << TIME_BITS | (now + next) & TIME)
-    });
-    taken.map(|_| ()).map_err(|_| after << UNIT_BITS)
-}
-
-/// How far a word's time is ahead of now.
-fn ahead(word: u64, now: u64) -> u64 {
-    let ahead = word.wrapping_sub(now) & TIME;
-    if ahead > TIME / 2 { 0 } else { ahead }
-}
-
-/// A rate for each key.
+/// A rate for each key: [`Earned`] below a tag of 31 bits.
 #[derive(Debug)]
-pub struct Rates(Box<[AtomicU64]>);
+pub struct Rates {
+    entries: Box<[AtomicU128]>,
+    claims: Claims,
+}
+
+const EARNED: Earned = (1 << EARNED_BITS) - 1;
 
 impl Rates {
     pub(super) fn new() -> Self {
-        Self(empty())
+        let entries = (0..SETS * WAYS).map(|_| AtomicU128::new(0)).collect();
+        Self { entries, claims: Claims::new() }
     }
 
-    /// Takes so many times out of what a key may do.
+    /// Takes `times` from the key's rate.
     ///
     /// # Errors
     /// After how many nanoseconds to try again.
     pub fn take(&self, hash: u64, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
-        let tag = (hash & (u64::MAX >> TIME_BITS)).max(1);
-        let now = now_ns >> UNIT_BITS & TIME;
-        let set = set(&self.0, hash);
-        let word = |entry: &AtomicU64| entry.load(Ordering::Relaxed);
-        let own = set.iter().find(|entry| word(entry) >> TIME_BITS == tag);
-        let free = || set.iter().find(|entry| ahead(word(entry), now) == 0);
-        match own.or_else(free) {
-            Some(entry) => take(entry, tag, rate, times, now_ns),
-            None => Ok(()),
+        let tag = (u128::from(hash) << EARNED_BITS).max(1 << EARNED_BITS);
+        for _ in 0..CLAIM_TRIES {
+            if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
+                return taken;
+            }
+            let Some(_claim) = self.claims.begin(hash) else {
+                hint::spin_loop();
+                continue;
+            };
+            // Another shard may have claimed an entry for this key since.
+            if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
+                return taken;
+            }
+            let earned = rate.take(0, times, now_ns)?;
+            // An entry at rest says as much as none. Its owner may charge it meanwhile: the
+            // exchange fails then, and the next one is tried. With none free, nothing is limited.
+            let _ = set(&self.entries, hash).iter().find(|entry| {
+                let word = entry.load(Ordering::Acquire);
+                let (before, after) = (Ordering::AcqRel, Ordering::Relaxed);
+                rate::is_at_rest(word & EARNED, now_ns)
+                    && entry.compare_exchange(word, tag | earned, before, after).is_ok()
+            });
+            return Ok(());
+        }
+        // The thread that claims an entry of this set was suspended amid it. To let this one pass
+        // uncounted would break the limit.
+        Err(1)
+    }
+
+    /// `None`: the key has no entry.
+    fn take_own(
+        &self,
+        hash: u64,
+        tag: u128,
+        rate: Rate,
+        times: u32,
+        now_ns: u64,
+    ) -> Option<Result<(), u64>> {
+        loop {
+            let mut words =
+                set(&self.entries, hash).iter().map(|entry| (entry, entry.load(Ordering::Acquire)));
+            let (entry, word) = words.find(|(_, word)| word & !EARNED == tag)?;
+            let earned = match rate.take(word & EARNED, times, now_ns) {
+                Ok(earned) => earned,
+                Err(after_ns) => return Some(Err(after_ns)),
+            };
+            let (before, after) = (Ordering::AcqRel, Ordering::Relaxed);
+            if entry.compare_exchange(word, tag | earned, before, after).is_ok() {
+                return Some(Ok(()));
+            }
         }
     }
 }
@@ -180,6 +257,8 @@ impl Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::rate::model;
+    use proptest::prelude::*;
     use std::collections::HashMap;
 
     const MS: u64 = 1_000_000;
@@ -213,14 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_whoever_asks_at_once() {
-        let counts = Counts::new();
+    fn a_limit_is_exact_for_any_number_of_threads() {
+        use std::sync::atomic::AtomicU32;
+        let (counts, inside) = (Counts::new(), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
                         if counts.enter(7 << 48, 3) == Entered::Counted {
-                            assert!(counts.count(7 << 48) <= 3 + 4, "the late ones step back");
+                            assert!(inside.fetch_add(1, Ordering::SeqCst) < 3, "above the limit");
+                            inside.fetch_sub(1, Ordering::SeqCst);
                             counts.leave(7 << 48);
                         }
                     }
@@ -230,29 +311,139 @@ mod tests {
         assert_eq!(counts.count(7 << 48), 0);
     }
 
+    /// Two threads enter at once where one place is free, also as the first of their key: one is
+    /// counted, in every round.
+    #[test]
+    fn of_two_that_enter_at_once_one_is_counted() {
+        use std::sync::Barrier;
+        let (counts, barrier) = (Counts::new(), Barrier::new(2));
+        for most in 1..=2_u32 {
+            let race = |_: u32| {
+                (0..3_000_u64).map(|round| {
+                    let key = round.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                    barrier.wait();
+                    if barrier.wait().is_leader() && most == 2 {
+                        assert_eq!(counts.enter(key, most), Entered::Counted);
+                    }
+                    barrier.wait();
+                    let entered = counts.enter(key, most);
+                    barrier.wait();
+                    entered
+                })
+            };
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(|| race(0).collect::<Vec<_>>());
+                let other = scope.spawn(|| race(1).collect::<Vec<_>>());
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            for (round, pair) in one.into_iter().zip(other).enumerate() {
+                let counted = [pair.0, pair.1].map(|one| u32::from(one == Entered::Counted));
+                assert_eq!(counted.iter().sum::<u32>(), 1, "round {round}: {pair:?}");
+                let key = (round as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                (0..most).for_each(|_| counts.leave(key));
+            }
+        }
+    }
+
     #[test]
     fn a_rate_gives_its_burst_then_its_pace() {
         let rates = Rates::new();
-        let rate = Rate { a_second: 100, burst: 20 };
+        let rate = Rate { per_second: 100, burst: 20 };
         let start = 17 * 1_000_000 * MS;
         let at_once = (0..100).filter(|_| rates.take(5, rate, 1, start).is_ok()).count();
         assert_eq!(at_once, 20);
-        let wait_ns = rates.take(5, rate, 1, start).unwrap_err();
-        assert!((9 * MS..=11 * MS).contains(&wait_ns), "{wait_ns}");
-        let later = (0..1000).filter(|ms| rates.take(5, rate, 1, start + ms * MS).is_ok()).count();
-        assert!((98..=101).contains(&later), "{later}");
+        assert_eq!(rates.take(5, rate, 1, start), Err(10 * MS));
+        let later = (0..=1000).filter(|ms| rates.take(5, rate, 1, start + ms * MS).is_ok()).count();
+        assert_eq!(later, 100);
         assert!(rates.take(6, rate, 20, start).is_ok(), "another's is untouched");
-        assert!(rates.take(6, rate, 21, start + 60_000 * MS).is_err(), "never more than a burst");
+        assert!(rates.take(7, rate, 20, start).is_ok());
+        assert!(rates.take(7, rate, 1, start).is_err(), "never more than a burst");
     }
 
     #[test]
     fn entries_of_those_at_rest_are_given_to_others() {
         let rates = Rates::new();
-        let rate = Rate::a_second(1);
+        let rate = Rate::with_burst_of_a_second(1);
         for key in 1..=200u64 {
             let now_ns = key * 2000 * MS;
             assert!(rates.take(key, rate, 1, now_ns).is_ok());
             assert!(rates.take(key, rate, 1, now_ns).is_err(), "it had an entry");
+        }
+    }
+
+    /// Threads that meet new keys at once, while entries come to rest and are claimed anew.
+    #[test]
+    fn a_key_has_one_burst_however_many_threads_ask() {
+        use std::sync::atomic::AtomicU32;
+        const KEYS: u64 = 40;
+        let rates = Rates::new();
+        let rate = Rate { per_second: 1, burst: 5 };
+        for round in 1..=300_u64 {
+            let passed: Vec<_> = (0..KEYS).map(|_| AtomicU32::new(0)).collect();
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    let (rates, passed) = (&rates, &passed);
+                    scope.spawn(move || {
+                        // Eight keys share each set, less than an entry each.
+                        for key in (0..KEYS).cycle().skip(thread * 7).take(KEYS as usize * 8) {
+                            let hash = ((key % 5) << 48) | (key + round * KEYS + 1);
+                            if rates.take(hash, rate, 1, round * 3_600_000 * MS).is_ok() {
+                                passed[key as usize].fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    });
+                }
+            });
+            for (key, passed) in passed.iter().enumerate() {
+                assert!(passed.load(Ordering::Relaxed) <= 5, "key {key} in round {round}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Few keys in one set, a random one at a time: each is limited as if it were alone, also
+        /// where months pass.
+        #[test]
+        fn each_key_is_limited_by_the_law(
+            per_second in model::rates(),
+            burst in 1..5_000_u64,
+            start in model::starts(),
+            steps in prop::collection::vec((model::pauses(), 0..4_u64, 1..2_000_u32), 1..120),
+        ) {
+            let (rates, rate) = (Rates::new(), Rate { per_second, burst });
+            let mut passed: HashMap<u64, model::Passed> = HashMap::new();
+            let mut now_ns = start;
+            for (pause_ns, key, times) in steps {
+                now_ns = now_ns.saturating_add(pause_ns);
+                let times = times.min(burst as u32);
+                let taken = rates.take(9 << 48 | (key + 1), rate, times, now_ns);
+                let own = passed.entry(key).or_default();
+                prop_assert_eq!(taken.is_ok(), own.allows((per_second, burst), times, now_ns));
+                if taken.is_ok() {
+                    own.note(times, now_ns);
+                }
+            }
+        }
+
+        #[test]
+        fn the_shared_rate_is_limited_by_the_law(
+            per_second in model::rates(),
+            start in model::starts(),
+            steps in prop::collection::vec(model::pauses(), 1..80),
+        ) {
+            let rate = Rate::with_burst_of_a_second(per_second);
+            let (word, mut passed, mut now_ns) =
+                (SharedRate::default(), model::Passed::default(), start);
+            for pause_ns in steps {
+                now_ns = now_ns.saturating_add(pause_ns);
+                let allowed = passed.allows((per_second, per_second.into()), 1, now_ns);
+                prop_assert_eq!(word.take(rate, 1, now_ns).is_ok(), allowed);
+                if allowed {
+                    passed.note(1, now_ns);
+                }
+            }
         }
     }
 }

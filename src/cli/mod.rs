@@ -18,6 +18,7 @@ mod token;
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use crate::driver::signals;
 use clap::{Parser, Subcommand};
 
 /// A WebSocket edge server: one binary, one `io_uring` loop per core.
@@ -60,6 +61,9 @@ enum Command {
 
 /// Runs what the command line asks for.
 pub fn run() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|command| command == "serve") {
+        signals::prepare();
+    }
     match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),

@@ -14,7 +14,7 @@ use super::{banner, fail};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, HistogramLog, Reloader, Signals};
-use crate::driver::{host, uring};
+use crate::driver::{self, host, uring};
 use crate::guard::Guard;
 use crate::server::Server;
 
@@ -56,17 +56,22 @@ fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
     let config = Arc::new(config);
     let set_level = log_to_stderr(&config);
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
-    let admin = config.admin.as_ref().map(control::bind).transpose()?;
+    let owner = guard.owner();
+    let bind = |address| control::bind(address, owner);
+    let admin = config.admin.as_ref().map(bind).transpose()?;
     let metrics = &config.metrics;
-    let log = control::open_histogram_log(&metrics.histogram_log, metrics.histograms)?;
+    let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
+    let log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
     uring::probe()?;
     let runtime = control::runtime()?;
     let signals = Signals::watch(&runtime)?;
-    let bound = Server::bind(config.clone())?;
+    let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;
     let waiting = bound.start()?;
-    guard.settle(&config)?;
+    guard.settle()?;
     let fetcher = fetch_keys(&config)?;
+    // A signal from here on finds the control thread's listeners.
+    driver::signals::serve();
     let server = waiting.serve();
     let operators = admin.as_ref().map(AdminListener::url);
     banner::announce(&server, operators.as_deref(), guard.lines(), open_files);

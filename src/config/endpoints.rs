@@ -96,6 +96,7 @@ pub(super) fn listener(index: usize, written: &file::Listener) -> Result<Listene
         busy_poll_us: written.busy_poll_us,
         only_v6: written.only_v6,
         unix_mode: written.unix_mode,
+        owner: None,
         steer: written.steer,
     };
     let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
@@ -158,6 +159,7 @@ pub(super) fn route(
         },
         RouteOptions {
             handler: written.handler,
+            counter: index as u16,
             connections_max: written.connections_max,
             compression_level: written.compression_level as u8,
             compression_bytes_min: written.compression_bytes_min,
@@ -175,6 +177,21 @@ fn subprotocols(written: &file::Route) -> Vec<String> {
         (file::HandlerName::Hub, []) => vec![file::SUBPROTOCOL.to_owned()],
         (_, listed) => listed.to_vec(),
     }
+}
+
+/// Connections know their listener by one byte.
+const LISTENERS_MAX: usize = 256;
+
+/// More listeners than a connection can name.
+pub(super) fn refuse_too_many(listeners: usize) -> Result<(), ConfigError> {
+    if listeners <= LISTENERS_MAX {
+        return Ok(());
+    }
+    let text = format!(
+        "[[listener]] must not have more than {LISTENERS_MAX} entries, not {listeners}: listen on \
+         all addresses of a port with one (0.0.0.0 or [::])"
+    );
+    Err(of_one("listener".into(), text))
 }
 
 /// A hub without keys, on a listener that other hosts reach.
@@ -295,6 +312,17 @@ mod tests {
         }
         let fault = listen(&["0.0.0.0:9100"], false).unwrap_err();
         assert!(fault.text.contains("admin.listen overlap"), "{fault}");
+    }
+
+    #[test]
+    fn more_listeners_than_connections_can_name_are_rejected() {
+        let addresses: Vec<String> = (0..257).map(|n| format!("127.0.{n}.1:9000")).collect();
+        let mut addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        addresses[256] = "127.1.0.1:9000";
+        let fault = listen(&addresses, false).unwrap_err();
+        assert_eq!(fault.key.as_deref(), Some("listener"));
+        assert!(fault.text.contains("256"), "{fault}");
+        listen(&addresses[..256], false).unwrap();
     }
 
     #[test]

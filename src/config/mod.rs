@@ -87,6 +87,8 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug)]
 pub struct RouteOptions {
     pub handler: HandlerName,
+    /// Under which number its connections are counted: the same for all that a path had in turn.
+    pub counter: u16,
     /// 0 = no limit.
     pub connections_max: u32,
     pub compression_level: u8,
@@ -153,6 +155,8 @@ pub struct Resume {
 /// What the server runs on.
 #[derive(Debug)]
 pub struct Config {
+    /// How many reloads led to it.
+    pub epoch: u64,
     pub shards: u16,
     pub admin: Option<Address>,
     pub admin_hosts: Vec<String>,

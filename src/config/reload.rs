@@ -1,11 +1,25 @@
 //! The same server with another configuration: what is taken over while it runs, and what waits
 //! for the next start.
 //!
-//! Connections stay: a route keeps its index, by which they know it, and one that is gone keeps its
-//! options for those that are open.
+//! Connections stay, and may read any value of the configuration more than once in their lives. So:
+//!
+//! - What is an index or a size of memory (listeners, shards, `[engine]`, connections per shard)
+//!   and what must be the same when something ends as when it began (bits of address prefixes)
+//!   waits for a restart: see `hold_back`.
+//! - A route keeps its index, by which connections know it. One that is gone keeps its options for
+//!   its connections, and gives its index away when they have closed. Another handler makes it
+//!   another route. All routes that a path has had share one count towards `connections_max`.
+//! - A limit counts from the next look at it on: a message, partial request or outbox that is
+//!   larger than a lowered limit ends its connection as if it had just grown. Code that subtracts
+//!   what is there from a limit saturates.
+//! - Budgets and rates remember times, not amounts, so that another rate needs no conversion.
+//! - What connections remember of a namespace (a presence entry, a grant, a budget) is ended by
+//!   what they remember, not by what the namespace says now.
+//! - Timers are set anew for all connections, some in each turn (`refresh_deadlines`), so that a
+//!   new timeout also holds for one that does nothing.
 
 use super::file::File;
-use super::{Config, ConfigError, Written, at};
+use super::{Config, ConfigError, RouteOptions, Written, at};
 use crate::admission::ROUTES_MAX;
 use crate::config::HandlerName;
 use crate::proto::http::{Route, Routes};
@@ -60,18 +74,22 @@ impl Written {
     ///
     /// # Errors
     /// As at a start; then nothing changes.
+    ///
+    /// `is_in_use` says whether connections may know the route of an index that is retired in the
+    /// old configuration.
     pub fn renew(
         mut self,
         old: (&File, &Config),
-        open_files: u64,
-        cores: usize,
+        (open_files, cores): (u64, usize),
+        is_in_use: &dyn Fn(usize) -> bool,
     ) -> Result<Renewed, ConfigError> {
         let (old_file, old) = old;
         // Mistakes count wherever they are, also in what waits.
         self.validate(open_files, cores)?;
         let waiting = hold_back(old_file, &mut self.file);
         let mut config = self.validate(open_files, cores)?;
-        config.follow_routes(old)?;
+        config.follow_routes(old, is_in_use)?;
+        config.epoch = old.epoch + 1;
         if config.resume.is_random && old.resume.is_random {
             // Tickets that are out stay good.
             config.resume.sealer = old.resume.sealer.clone();
@@ -86,8 +104,13 @@ impl Config {
         self.route_options.iter().any(|route| route.handler == HandlerName::Hub)
     }
 
-    /// Gives routes that were there before their old index.
-    fn follow_routes(&mut self, old: &Self) -> Result<(), ConfigError> {
+    /// Gives routes that were there before their old index, and others one that no connection
+    /// knows any more.
+    fn follow_routes(
+        &mut self,
+        old: &Self,
+        is_in_use: &dyn Fn(usize) -> bool,
+    ) -> Result<(), ConfigError> {
         if self.has_hub() && !old.has_hub() {
             let text = "leads to the hub, which no route did at the start: restart the server";
             return Err(at("route.handler", text));
@@ -95,30 +118,178 @@ impl Config {
         let routes = self.routes.as_slice().iter().zip(&self.route_options);
         let mut new: Vec<Option<_>> =
             routes.map(|(route, own)| Some((route.clone(), *own))).collect();
-        let mut table = Vec::new();
-        let mut options = old.route_options.clone();
-        for (index, route) in old.routes.as_slice().iter().enumerate() {
-            let is_same = |one: &Route| one.path == route.path && one.prefix == route.prefix;
-            let found =
-                new.iter_mut().find(|one| one.as_ref().is_some_and(|(one, _)| is_same(one)));
-            match found.and_then(Option::take) {
-                Some((route, own)) => {
-                    table.push(route);
-                    options[index] = own;
-                }
-                None => table.push(route.clone().retire()),
+        let routes = old.routes.as_slice().iter().zip(&old.route_options);
+        let mut table: Vec<Entry> = routes
+            .map(|(route, options)| Entry {
+                route: route.clone(),
+                options: *options,
+                retired: true,
+            })
+            .collect();
+        let was_retired = |index: &usize| old.routes.is_retired(*index);
+        let (retired, active): (Vec<_>, Vec<_>) = (0..table.len()).partition(was_retired);
+        // What is in force comes first: a path may have had several in turn.
+        for index in active.iter().chain(&retired) {
+            let entry = &mut table[*index];
+            let is_same = |one: &&mut Option<(Route, RouteOptions)>| {
+                one.as_ref().is_some_and(|(route, own)| entry.is_continued_by(route, own))
+            };
+            if let Some((route, own)) = new.iter_mut().find(is_same).and_then(Option::take) {
+                entry.options = RouteOptions { counter: entry.options.counter, ..own };
+                (entry.route, entry.retired) = (route, false);
             }
         }
+        let mut places = retired.into_iter().filter(|index| !is_in_use(*index));
         for (route, own) in new.into_iter().flatten() {
-            table.push(route);
-            options.push(own);
+            let place = places.find(|index| table[*index].retired);
+            let others = || table.iter().enumerate().filter(|(index, _)| Some(*index) != place);
+            let same = others().find(|(_, entry)| entry.has_path_of(&route));
+            let is_taken = |counter: u16| others().any(|(_, one)| one.options.counter == counter);
+            let free = || (0..=u16::MAX).find(|counter| !is_taken(*counter)).unwrap_or_default();
+            let counter = same.map_or_else(free, |(_, entry)| entry.options.counter);
+            let options = RouteOptions { counter, ..own };
+            let entry = Entry { route, options, retired: false };
+            match place {
+                Some(index) => table[index] = entry,
+                None => table.push(entry),
+            }
         }
         if table.len() > ROUTES_MAX {
-            let text = format!("has had {} different ones since the start: restart", table.len());
+            let text = format!(
+                "needs {} places of {ROUTES_MAX}, with those of earlier routes that still have \
+                 connections: reload when they have closed, or restart",
+                table.len()
+            );
             return Err(at("route", text));
         }
-        self.routes = Routes::new(table);
-        self.route_options = options;
+        self.route_options = table.iter().map(|entry| entry.options).collect();
+        let routes = table.into_iter().map(|entry| (entry.route, entry.retired));
+        self.routes = Routes::with_retired(routes.collect());
         Ok(())
+    }
+}
+
+/// A place in the table of routes.
+struct Entry {
+    route: Route,
+    options: RouteOptions,
+    retired: bool,
+}
+
+impl Entry {
+    fn has_path_of(&self, route: &Route) -> bool {
+        self.route.path == route.path && self.route.prefix == route.prefix
+    }
+
+    /// Whether connections of this route may have the new one's options. Those of another handler
+    /// may not: an echo has no session, and what a session holds must not be echoed.
+    fn is_continued_by(&self, route: &Route, options: &RouteOptions) -> bool {
+        self.has_path_of(route) && self.options.handler == options.handler
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HandlerName, file};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn config(routes: &[(u8, HandlerName)]) -> Config {
+        let mut file = File::default();
+        file.routes = routes
+            .iter()
+            .map(|(path, handler)| file::Route {
+                path: format!("/{path}"),
+                handler: *handler,
+                ..file::Route::default()
+            })
+            .collect();
+        file.routes.push(file::Route {
+            path: "/hub".into(),
+            handler: HandlerName::Hub,
+            ..file::Route::default()
+        });
+        Config::validate(&file, 20_000, 1).unwrap()
+    }
+
+    #[test]
+    fn routes_that_come_and_go_need_no_more_places() {
+        let with = || config(&[(1, HandlerName::Echo)]);
+        let mut now = with();
+        for round in 0..3 * ROUTES_MAX {
+            let mut next = if round % 2 == 0 { config(&[]) } else { with() };
+            next.follow_routes(&now, &|_| false).unwrap();
+            now = next;
+        }
+        for path in 0..3 * ROUTES_MAX {
+            let mut next = config(&[]);
+            let route = file::Route { path: format!("/p{path}"), ..file::Route::default() };
+            let routes = vec![route, file::default_routes().remove(0)];
+            let file = File { routes, ..File::default() };
+            next = Config::validate(&file, 20_000, 1).unwrap_or(next);
+            next.follow_routes(&now, &|_| false).unwrap();
+            now = next;
+        }
+        assert!(now.routes.as_slice().len() < 8, "{}", now.routes.as_slice().len());
+    }
+
+    #[test]
+    fn more_than_there_are_places_for_are_rejected_with_the_reason() {
+        let mut now = config(&[]);
+        let error = (0..=ROUTES_MAX).find_map(|path| {
+            let route = file::Route { path: format!("/p{path}"), ..file::Route::default() };
+            let hub = file::default_routes().remove(0);
+            let file = File { routes: vec![route, hub], ..File::default() };
+            let mut next = Config::validate(&file, 20_000, 1).unwrap();
+            let error = next.follow_routes(&now, &|_| true).err();
+            now = next;
+            error
+        });
+        let error = error.expect("every index is in use").to_string();
+        assert!(error.contains("reload when they have closed"), "{error}");
+    }
+
+    proptest! {
+        /// Connections come and go amid reloads. Each keeps its path and handler, and a path's
+        /// connections are counted under one number, which no other path has.
+        #[test]
+        fn a_connection_keeps_its_route(
+            steps in prop::collection::vec(
+                (prop::collection::btree_map(0..6_u8, any::<bool>(), 0..6), any::<u32>()), 1..40),
+        ) {
+            let handler = |echo: bool| if echo { HandlerName::Echo } else { HandlerName::Hub };
+            let mut now = config(&[]);
+            let mut open: Vec<(usize, String, HandlerName, u16)> = Vec::new();
+            for (routes, random) in steps {
+                let routes: Vec<_> = routes.into_iter().map(|(p, e)| (p, handler(e))).collect();
+                let mut next = config(&routes);
+                next.follow_routes(&now, &|index| open.iter().any(|one| one.0 == index)).unwrap();
+                now = next;
+                let mut counters = BTreeMap::new();
+                for (index, path, handler, counter) in &open {
+                    let (route, options) =
+                        (&now.routes.as_slice()[*index], &now.route_options[*index]);
+                    prop_assert_eq!(&route.path, path);
+                    prop_assert_eq!(options.handler, *handler);
+                    prop_assert_eq!(options.counter, *counter);
+                    prop_assert_eq!(counters.entry(*counter).or_insert(path), &path);
+                }
+                for (path, wanted) in &routes {
+                    let index = now.routes.find(&format!("/{path}")).expect("it was configured");
+                    let options = &now.route_options[index];
+                    prop_assert_eq!(options.handler, *wanted);
+                    let counter = options.counter;
+                    let path_text = format!("/{path}");
+                    let mut same = open.iter().filter(|one| one.3 == counter);
+                    prop_assert!(same.all(|one| one.1 == path_text));
+                    if random >> path & 1 == 1 {
+                        open.push((index, format!("/{path}"), *wanted, counter));
+                    }
+                }
+                open.retain(|one| random >> (one.0 % 16 + 8) & 1 == 0);
+                prop_assert!(now.routes.as_slice().len() < 120);
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::admission::{self, ROUTES_MAX};
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
+const SHARDS_MAX: u16 = 1024;
 /// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
 const REFUSALS: u32 = 96;
 /// Buffers that one connection may fill in the turn in which its reading is stopped.
@@ -28,12 +29,14 @@ impl Config {
     /// # Errors
     /// Names the key and what to do.
     pub fn validate(file: &File, open_files: u64, cores: usize) -> Result<Self, ConfigError> {
-        let shards = if file.shards == 0 { cores.max(1) as u16 } else { file.shards };
-        between("shards", shards.into(), 1, 1024)?;
+        let cores = cores.clamp(1, usize::from(SHARDS_MAX)) as u16;
+        let shards = if file.shards == 0 { cores } else { file.shards };
+        between("shards", shards.into(), 1, SHARDS_MAX.into())?;
         let mut written = file.listeners.clone();
         if written.is_empty() {
             written.push(file::Listener::default());
         }
+        endpoints::refuse_too_many(written.len())?;
         let engine = engine(&file.engine, shards)?;
         let headroom = sockets_headroom(engine.accepts_per_listener, written.len() as u32);
         let mut limits = limits(&file.limits, open_files, headroom)?;
@@ -60,6 +63,7 @@ impl Config {
         let message_bytes_max = file.limits.message_bytes_max;
         let namespaces = hub::namespaces(&file.channels, auth.keys_configured, message_bytes_max)?;
         let mut config = Self {
+            epoch: 0,
             shards,
             admin,
             admin_hosts: file.admin.hosts.clone(),

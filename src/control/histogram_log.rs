@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,11 +53,17 @@ struct Writer {
     complained_at: Option<Instant>,
 }
 
-/// Opens the file named by `metrics.histogram_log`; an empty name means none.
+/// Opens the file named by `metrics.histogram_log`; an empty name means none. Without
+/// `follows_link` a symbolic link is rejected: its folder may belong to another user, and what it
+/// leads to would be written to as root.
 ///
 /// # Errors
 /// With cause and cure.
-pub(crate) fn open(path: &str, recorded: bool) -> Result<Option<HistogramLog>, String> {
+pub(crate) fn open(
+    path: &str,
+    recorded: bool,
+    follows_link: bool,
+) -> Result<Option<HistogramLog>, String> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -69,7 +76,10 @@ pub(crate) fn open(path: &str, recorded: bool) -> Result<Option<HistogramLog>, S
     }
     let path = PathBuf::from(path);
     let open = || -> io::Result<(std::fs::File, bool)> {
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        let flags = if follows_link { 0 } else { libc::O_NOFOLLOW };
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.create(true).append(true).read(true).custom_flags(flags).open(&path)?;
         let mut last = [b'\n'];
         if file.metadata()?.len() > 0 {
             file.seek(SeekFrom::End(-1))?;

@@ -18,8 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_uring::Runtime;
 
-use crate::driver::host;
 use crate::driver::uring::UringError;
+use crate::driver::{host, signals};
 use crate::server::{Collector, Ended, Server};
 use crate::shard::mailbox::Mail;
 pub(crate) use admin::{AdminListener, bind};
@@ -80,6 +80,7 @@ async fn supervise(
     }
     let (orders, ordered) = Orders::new();
     tokio::spawn(memory::watch(server.directory(), server.live_config()));
+    WITHOUT_MEANING.into_iter().for_each(|signal| drop(tokio::spawn(log_ignored(signal))));
     // Removed at the end, whatever the end is.
     let _socket_file = admin.and_then(|listener| {
         let state = admin::State::new(&server, collector.clone(), draining.clone(), errors, orders);
@@ -120,7 +121,9 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub(crate) fn watch(runtime: &Runtime) -> std::io::Result<Self> {
-        runtime.block_on(async { Self::watch_here() })
+        let watched = runtime.block_on(async { Self::watch_here() })?;
+        signals::release_hangup();
+        Ok(watched)
     }
 
     fn watch_here() -> std::io::Result<Self> {
@@ -129,6 +132,26 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+}
+
+/// Signals that operators send to other servers.
+const WITHOUT_MEANING: [(&str, fn() -> SignalKind); 4] = [
+    ("SIGUSR1", SignalKind::user_defined1),
+    ("SIGUSR2", SignalKind::user_defined2),
+    ("SIGQUIT", SignalKind::quit),
+    ("SIGALRM", SignalKind::alarm),
+];
+
+/// Logs a signal that means nothing to the server, each time it comes.
+async fn log_ignored((name, kind): (&str, fn() -> SignalKind)) {
+    // Without a listener the signal is ignored in silence.
+    let Ok(mut signals) = signal(kind()) else { return };
+    while signals.recv().await.is_some() {
+        tracing::warn!(
+            signal = name,
+            "signal ignored: SIGHUP reloads the configuration, SIGTERM and SIGINT drain"
+        );
     }
 }
 

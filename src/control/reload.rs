@@ -54,8 +54,14 @@ impl Reloader {
     ) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
         let written = (self.read)()?;
         let old = server.config();
+        let directory = server.directory();
+        // A shard that still runs on an earlier configuration may be about to upgrade a connection
+        // on a route that the present one has retired.
+        let settled = directory.all_run_on(old.epoch);
+        let is_in_use = |route| !settled || directory.admission().has_connections(route);
+        let host = (self.open_files, self.cores);
         let Renewed { file, config, waiting } =
-            written.renew((&self.file, &old), self.open_files, self.cores)?;
+            written.renew((&self.file, &old), host, &is_in_use)?;
         for line in &config.auth.skipped_keys {
             tracing::warn!("auth.jwks_file: {line}");
         }

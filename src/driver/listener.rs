@@ -79,6 +79,8 @@ pub struct Options {
     pub only_v6: bool,
     /// For a Unix socket: permission bits of its file.
     pub unix_mode: u32,
+    /// For a Unix socket: user and group of its file, where they are to change.
+    pub owner: Option<(u32, u32)>,
     /// How connections are spread over shards.
     pub steer: Steer,
 }
@@ -97,6 +99,7 @@ impl Default for Options {
             busy_poll_us: 0,
             only_v6: false,
             unix_mode: 0o660,
+            owner: None,
             steer: Steer::Hash,
         }
     }
@@ -276,7 +279,7 @@ fn tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, (String,
 }
 
 fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError> {
-    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    use std::os::unix::fs::FileTypeExt;
     let failed = |step: &'static str| {
         move |source| ListenError {
             address: Address::Unix(path.clone()),
@@ -295,11 +298,49 @@ fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError
         std::fs::remove_file(path).map_err(failed("removing a dead socket file"))?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("socket"))?;
-    socket.bind(&address).map_err(failed("bind"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(options.unix_mode))
-        .map_err(failed("setting its permissions (unix_mode)"))?;
+    bind_with_mode(&socket, &address, options.unix_mode).map_err(failed("bind"))?;
+    give_socket_file(path, options).map_err(failed("setting its permissions and owner"))?;
     socket.listen(options.backlog as i32).map_err(failed("listen"))?;
     Ok(socket.into())
+}
+
+/// Binds a Unix socket whose file has these permission bits from its first moment on: the kernel
+/// takes those of the socket itself, less the process's mask.
+fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let own = std::fs::File::from(OwnedFd::from(socket.try_clone()?));
+    own.set_permissions(std::fs::Permissions::from_mode(mode))?;
+    // SAFETY: umask changes a number of the process and returns the old one.
+    let mask = unsafe { libc::umask(0) };
+    let bound = socket.bind(address);
+    // SAFETY: as above.
+    unsafe { libc::umask(mask) };
+    bound
+}
+
+/// Gives the file of a socket that was just bound to its owner, and checks its permissions.
+///
+/// The folder may belong to another user, who can put anything in the file's place. So the path is
+/// opened once, without following a link, and all else is done to what was opened: it must be a
+/// socket with the mode and the owner of one that this process has just made, which no other user
+/// can make.
+fn give_socket_file(path: &std::path::Path, options: &Options) -> io::Result<()> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = opened.metadata()?;
+    // SAFETY: geteuid has no effects.
+    let own = found.uid() == unsafe { libc::geteuid() } && found.nlink() == 1;
+    if !found.file_type().is_socket() || !own || found.mode() & 0o7777 != options.unix_mode {
+        return Err(io::Error::other("the file was replaced by another one amid the start"));
+    }
+    let Some((user, group)) = options.owner else { return Ok(()) };
+    // SAFETY: the path is an empty C string, and the descriptor lives across the call.
+    let given = unsafe {
+        let (of, empty) = (opened.as_raw_fd(), c"".as_ptr());
+        libc::fchownat(of, empty, user, group, libc::AT_EMPTY_PATH)
+    };
+    if given == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The congestion control that a socket has; `None` for other sockets than TCP.
@@ -382,6 +423,43 @@ mod tests {
     fn steering_by_cpu_is_accepted_by_the_kernel() {
         let options = Options { steer: Steer::Cpu, ..Options::default() };
         listen(&loopback(), &options, 2).unwrap();
+    }
+
+    #[test]
+    fn a_unix_socket_file_has_its_mode_and_owner() {
+        use std::os::unix::fs::MetadataExt;
+        let path = std::env::temp_dir().join(format!("seawall-owned-{}", std::process::id()));
+        // SAFETY: geteuid has no effects.
+        let is_root = unsafe { libc::geteuid() } == 0;
+        for mode in [0o660, 0o600, 0o777, 0o000] {
+            let owner = is_root.then_some((65_534, 65_533));
+            let options = Options { unix_mode: mode, owner, ..Options::default() };
+            listen(&Address::Unix(path.clone()), &options, 1).unwrap();
+            let file = std::fs::symlink_metadata(&path).unwrap();
+            assert_eq!(file.mode() & 0o7777, mode);
+            assert!(!is_root || (file.uid(), file.gid()) == (65_534, 65_533));
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_stands_in_a_socket_files_place_is_left_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let folder = std::env::temp_dir().join(format!("seawall-swapped-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (path, victim) = (folder.join("s"), folder.join("victim"));
+        std::fs::write(&victim, "secret").unwrap();
+        let before = std::fs::metadata(&victim).unwrap();
+        let options = Options { owner: Some((65_534, 65_534)), ..Options::default() };
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        assert!(give_socket_file(&path, &options).is_err(), "a link is not followed");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&victim, &path).unwrap();
+        let error = give_socket_file(&path, &options).unwrap_err();
+        assert!(error.to_string().contains("replaced"), "{error}");
+        let after = std::fs::metadata(&victim).unwrap();
+        assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

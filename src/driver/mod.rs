@@ -22,6 +22,7 @@
 pub mod batch;
 pub mod host;
 pub mod listener;
+pub mod signals;
 pub mod sim;
 pub mod tcp;
 pub mod token;

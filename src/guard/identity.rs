@@ -1,11 +1,8 @@
 //! Another user, for good.
 
-use std::os::unix::fs::chown;
-
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid};
 
-use crate::config::{Config, Process};
-use crate::driver::listener::Address;
+use crate::config::Process;
 
 /// Whom to become.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,17 +43,9 @@ impl Identity {
         ))
     }
 
-    /// Gives the files of Unix sockets to the user, so that their permissions mean it.
-    pub(super) fn own_sockets(&self, config: &Config) -> Result<(), String> {
-        let addresses = config.listeners.iter().map(|listener| &listener.address);
-        for address in addresses.chain(&config.admin) {
-            if let Address::Unix(path) = address {
-                chown(path, Some(self.user.as_raw()), Some(self.group.as_raw())).map_err(
-                    |error| format!("{} cannot be given to process.user: {error}", path.display()),
-                )?;
-            }
-        }
-        Ok(())
+    /// User and group as numbers.
+    pub(super) fn ids(&self) -> (u32, u32) {
+        (self.user.as_raw(), self.group.as_raw())
     }
 
     /// Drops the other groups, then the group, then the user, on all threads.

@@ -40,6 +40,12 @@ impl Guard {
         Ok(Self { identity, reach, lines: Vec::new() })
     }
 
+    /// User and group of the files that are made for the user to come, such as Unix sockets; `None`
+    /// where the user does not change.
+    pub(crate) fn owner(&self) -> Option<(u32, u32)> {
+        self.identity.as_ref().map(Identity::ids)
+    }
+
     /// The first step: no other thread may run yet, but those that need no guard.
     ///
     /// # Errors
@@ -63,9 +69,8 @@ impl Guard {
     ///
     /// # Errors
     /// With cause and cure.
-    pub(crate) fn settle(&mut self, config: &Config) -> Result<(), String> {
+    pub(crate) fn settle(&mut self) -> Result<(), String> {
         if let Some(identity) = &self.identity {
-            identity.own_sockets(config)?;
             identity.become_it()?;
         }
         self.lines.push(("user", identity::current()));

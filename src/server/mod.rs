@@ -155,11 +155,11 @@ impl Waiting {
 }
 
 impl Server {
-    /// Binds the listeners.
+    /// Binds the listeners. `owner`: user and group of Unix sockets' files.
     ///
     /// # Errors
     /// When an address cannot be bound, or the kernel lacks what the engine needs.
-    pub fn bind(config: Arc<Config>) -> Result<Bound, StartError> {
+    pub fn bind(config: Arc<Config>, owner: Option<(u32, u32)>) -> Result<Bound, StartError> {
         let failed = |error: &dyn fmt::Display| StartError(error.to_string());
         let features = uring::probe().map_err(|e| failed(&e))?;
         let shards = usize::from(config.shards);
@@ -167,8 +167,9 @@ impl Server {
         let mut listening = Vec::new();
         let mut congestion = Vec::new();
         for one in &config.listeners {
+            let options = listener::Options { owner, ..one.options.clone() };
             let (address, sockets) =
-                listener::listen(&one.address, &one.options, shards).map_err(|e| failed(&e))?;
+                listener::listen(&one.address, &options, shards).map_err(|e| failed(&e))?;
             listening.push(address);
             congestion.push(sockets.first().and_then(listener::congestion_in_force));
             shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));

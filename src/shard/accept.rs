@@ -25,7 +25,7 @@ impl<D: Driver> Shard<D> {
         self.owed[usize::from(listener)] += 1;
         let arrival = Arrival {
             socket,
-            listener: listener as u8,
+            listener: u8::try_from(listener).expect("a configuration has at most 256 listeners"),
             peer,
             accepted_us: (self.core.now_ns / 1000) as u32,
         };

@@ -44,8 +44,11 @@ pub(super) struct Core {
     pub meter: Meter,
     /// What waits for its turn.
     pub upkeep: Upkeep,
-    /// Slots of connections that are here to be refused.
+    /// Slots of connections that are here to be rejected.
     pub refused: u32,
+    /// Those of them that have not got their answer: they count among `gauges.handshakes`, but not
+    /// towards the limit of handshakes.
+    pub refused_handshakes: u32,
     pub inflaters: Inflaters,
     pub deflaters: Deflaters,
     /// Who the token of the request at hand names.
@@ -79,6 +82,8 @@ pub(super) struct Core {
     /// When the turn's completions were reaped.
     pub now_ns: u64,
     pub tick: u32,
+    /// Slots from this index on have yet to learn of another configuration's times.
+    pub refresh_from: Option<u32>,
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
@@ -134,6 +139,7 @@ impl Core {
             meter: Meter::default(),
             upkeep: Upkeep::default(),
             refused: 0,
+            refused_handshakes: 0,
             inflaters,
             deflaters: Deflaters::new(stopwatch),
             admitted: None,
@@ -154,6 +160,7 @@ impl Core {
             lent: None,
             now_ns,
             tick,
+            refresh_from: None,
             generation: 0,
             random: seed | 1,
             ping_key: std::hash::RandomState::new(),
@@ -168,7 +175,9 @@ impl Core {
             hub.renew(shared);
             self.pages = crate::web::shared(config.hub.playground);
         }
+        self.directory.set_epoch(self.id, config.epoch);
         self.config = config;
+        self.refresh_from = Some(0);
     }
 
     pub(super) fn set_now(&mut self, now_ns: u64) {
@@ -229,7 +238,9 @@ impl Core {
         }) as u32;
         self.slots_high = self.slots_high.max(index + 1);
         self.gauges.handshakes += 1;
-        self.refused += u32::from(matches!(standing, Standing::Refused(_)));
+        let refused = u32::from(matches!(standing, Standing::Refused(_)));
+        self.refused += refused;
+        self.refused_handshakes += refused;
         self.set_deadline(index);
         index
     }
@@ -311,9 +322,14 @@ impl Core {
         if slot.stage.is_open() {
             self.counters.close(code);
             self.gauges.open -= 1;
-            self.directory.admission().leave_route(usize::from(slot.route));
+            let route = usize::from(slot.route);
+            let counter = self.config.route_options[route].counter;
+            self.directory.admission().leave_route(route, counter);
         } else if slot.stage.is_handshake() {
             self.gauges.handshakes -= 1;
+            // A connection to be rejected leaves this stage here: it is never opened.
+            let refused = matches!(slot.standing, Standing::Refused(_));
+            self.refused_handshakes -= u32::from(refused);
             self.counters.handshakes_abandoned += u64::from(matches!(next, Stage::Ending));
         }
         if !self.in_input {

@@ -16,6 +16,8 @@ use crate::proto::ws::{self, Control, OpCode};
 /// When a slow consumer may come back: so long, and at random up to as much more as below.
 const SLOW_RETRY_MIN_MS: u32 = 1000;
 const SLOW_RETRY_SPREAD_MS: u32 = 4000;
+/// Connections whose timers are set anew in one turn after a reload: some 50 µs of work.
+const REFRESHED_PER_TURN: u32 = 1024;
 /// How long a handshake may take while the server drains.
 const DRAINING_HANDSHAKE_MS: u32 = 1000;
 
@@ -81,6 +83,28 @@ impl Core {
             }
             Stage::Ending => timers::UNSET,
         }
+    }
+
+    /// Sets the timers of a turn's share of connections by a new configuration; returns whether
+    /// more are to come.
+    pub(super) fn refresh_deadlines(&mut self) -> bool {
+        let Some(from) = self.refresh_from else { return false };
+        let until = from.saturating_add(REFRESHED_PER_TURN).min(self.slots_high);
+        for index in from..until {
+            if !self.slots.contains(index as usize) {
+                continue;
+            }
+            let slot = &self.slots[index as usize];
+            let interval = timers::ticks(self.route(index).ping_interval_ms);
+            let is_planned = (self.tick..=self.tick + interval).contains(&slot.stage_tick);
+            if matches!(slot.stage, Stage::Open(_)) && !slot.pinged && !is_planned {
+                // Another interval: spread, as at the beginning.
+                self.schedule_first_ping(index);
+            }
+            self.set_deadline(index);
+        }
+        self.refresh_from = (until < self.slots_high).then_some(until);
+        self.refresh_from.is_some()
     }
 
     /// A server that goes does not wait long for those who have asked for nothing yet, such as the

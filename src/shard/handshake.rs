@@ -62,8 +62,8 @@ impl Handshake<'_> {
         if waited {
             self.standing.set(self.admission.enter(limits, client, self.now_ns)?);
         }
-        let most = self.config.route_options[route].connections_max;
-        if !self.admission.enter_route(route, most) {
+        let options = &self.config.route_options[route];
+        if !self.admission.enter_route(route, options.counter, options.connections_max) {
             if waited {
                 self.admission.leave(limits, self.standing.replace(Standing::Waiting), client);
             }

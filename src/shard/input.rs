@@ -324,7 +324,7 @@ impl Core {
             };
             match event {
                 Event::Message { kind, payload } => {
-                    *messages_received += 1;
+                    *messages_received = messages_received.saturating_add(1);
                     replies.counters.messages_received += 1;
                     slot.message_tick = self.tick;
                     let (rates, hub) = (&self.config.rates, self.hub.as_deref());

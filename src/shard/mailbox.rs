@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwapOption;
@@ -54,6 +54,8 @@ struct Post {
     bell: OnceLock<Arc<dyn Bell>>,
     connections: AtomicU32,
     open: AtomicU32,
+    /// Of the configuration that the shard runs on.
+    epoch: AtomicU64,
     /// The shard has ended: mail to it is dropped.
     closed: AtomicBool,
 }
@@ -132,7 +134,9 @@ impl Directory {
         }
     }
 
-    /// The shard has ended: drops its mail, now and from now on, so that nobody waits for answers.
+    /// The shard has ended: drops its mail, now and from now on, so that nothing waits for answers,
+    /// and wakes the others. One that panicked may have posted to them without ringing; their boxes
+    /// then count as announced, and no later mail, such as the order to drain, would wake them.
     pub fn close(&self, shard: u16) {
         let own = &self.shards[usize::from(shard)];
         own.closed.store(true, Ordering::SeqCst);
@@ -140,6 +144,7 @@ impl Directory {
         own.open.store(0, Ordering::Relaxed);
         own.backlog_bytes.store(0, Ordering::Relaxed);
         while own.mails.pop().is_some() {}
+        self.shards.iter().filter_map(|shard| shard.bell.get()).for_each(|bell| bell.ring());
     }
 
     /// Whether no shard has an open WebSocket.
@@ -227,6 +232,16 @@ impl Directory {
         self.shards[usize::from(shard)].open.load(Ordering::Relaxed)
     }
 
+    /// The shard has taken over the configuration of this epoch.
+    pub fn set_epoch(&self, shard: u16, epoch: u64) {
+        self.shards[usize::from(shard)].epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Whether all shards run on the configuration of this epoch.
+    pub fn all_run_on(&self, epoch: u64) -> bool {
+        self.shards.iter().all(|shard| shard.epoch.load(Ordering::Acquire) == epoch)
+    }
+
     /// Takes a connection that is on its way into account, so that a burst is not sent to one
     /// shard whole.
     pub fn expect_connection(&self, shard: u16) {
@@ -239,5 +254,32 @@ impl Directory {
             .map(|shard| (shard, self.connections(shard)))
             .min_by_key(|(_, connections)| *connections)
             .expect("there is at least one shard")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Rung(AtomicU32);
+
+    impl Bell for Rung {
+        fn ring(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_ends_before_it_has_rung_wakes_the_others() {
+        let (directory, bell) = (Directory::new(2), Arc::new(Rung::default()));
+        directory.set_bell(1, bell.clone());
+        directory.begin_reading(1);
+        assert!(directory.post_silently(1, Mail::Drain), "shard 0 has to ring, and panics");
+        directory.post(1, Mail::Stop);
+        assert_eq!(bell.0.load(Ordering::Relaxed), 0, "the box counts as announced");
+        directory.close(0);
+        assert!(bell.0.load(Ordering::Relaxed) > 0);
+        assert!(matches!(directory.read(1), Some(Mail::Drain)));
     }
 }

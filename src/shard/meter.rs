@@ -85,7 +85,7 @@ impl Core {
         let limits = &self.config.limits;
         let denied = if self.slots.len() as u32 >= limits.connections_per_shard_max {
             Denied::ShardFull
-        } else if self.gauges.handshakes.saturating_sub(u64::from(self.refused))
+        } else if self.gauges.handshakes - u64::from(self.refused_handshakes)
             >= u64::from(limits.handshakes_per_shard_max)
         {
             Denied::Handshakes

@@ -109,7 +109,6 @@ impl Core {
 
     fn told_stage(&self, state: &StageState) -> Stage {
         let accepted_us = |age_us: u32| ((self.now_ns / 1000) as u32).wrapping_sub(age_us);
-        let receiver = |state| Receiver::told(state, &self.config.limits.ws);
         match state {
             StageState::Proxy { bytes, scanned, age_us } => {
                 let partial = partial(bytes, *scanned);
@@ -119,9 +118,9 @@ impl Core {
                 let partial = partial(bytes, *scanned);
                 Stage::Http { partial, accepted_us: accepted_us(*age_us) }
             }
-            StageState::Open(state) => Stage::Open(receiver(state)),
+            StageState::Open(state) => Stage::Open(Receiver::told(state)),
             StageState::Closing { receiver: state, code } => {
-                Stage::Closing { receiver: receiver(state), code: *code }
+                Stage::Closing { receiver: Receiver::told(state), code: *code }
             }
             StageState::Finishing => Stage::Finishing,
             StageState::Lingering { discarded } => Stage::Lingering { discarded: *discarded },

@@ -111,7 +111,7 @@ fn opened<'o>(outbox: &'o mut Option<Box<Outbox>>, pools: &mut Pools, tick: u32)
 
 impl Outlet for Replies<'_> {
     fn reply(&mut self, kind: DataKind, payload: Payload<'_>) {
-        *self.messages_sent += 1;
+        *self.messages_sent = self.messages_sent.saturating_add(1);
         self.counters.messages_sent += 1;
         let payload = match self.compression {
             Some(reply) if payload.len() >= reply.bytes_min => {

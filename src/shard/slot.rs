@@ -55,6 +55,9 @@ impl Stage {
 }
 
 /// A peer's address in 18 bytes; all zero means none (a Unix socket).
+///
+/// A header may claim any address, also `[::]:0`. Read as none it would be trusted like a local
+/// peer, so it is kept with port 1: the unspecified address has no port that means anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerAddress {
     ip: [u8; 16],
@@ -68,14 +71,15 @@ impl From<Option<SocketAddr>> for PeerAddress {
             IpAddr::V4(v4) => v4.to_ipv6_mapped(),
             IpAddr::V6(v6) => v6,
         };
-        Self { ip: ip.octets(), port: address.port() }
+        let least = u16::from(ip.is_unspecified());
+        Self { ip: ip.octets(), port: address.port().max(least) }
     }
 }
 
 impl PeerAddress {
     /// The address, if there is one.
     pub(super) fn get(self) -> Option<SocketAddr> {
-        if self.ip == [0; 16] {
+        if self.ip == [0; 16] && self.port == 0 {
             return None;
         }
         let ip = IpAddr::V6(Ipv6Addr::from(self.ip)).to_canonical();
@@ -183,6 +187,7 @@ pub(super) struct Slot {
     pub(super) outbox: Option<Box<Outbox>>,
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
+    /// Stays at its highest value, as the next one does; the shard's counters have 64 bits.
     pub(super) messages_received: u32,
     pub(super) messages_sent: u32,
     pub(super) socket: Socket,
@@ -280,11 +285,13 @@ mod tests {
 
     #[test]
     fn a_peer_address_survives_its_packing() {
-        for text in ["1.2.3.4:5", "[2001:db8::1]:65535", "127.0.0.1:0"] {
+        for text in ["1.2.3.4:5", "[2001:db8::1]:65535", "127.0.0.1:0", "0.0.0.0:0", "[::]:7"] {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(PeerAddress::from(Some(address)).get(), Some(address));
         }
         assert_eq!(PeerAddress::from(None).get(), None);
+        let claimed = PeerAddress::from(Some("[::]:0".parse().unwrap())).get().unwrap();
+        assert!(claimed.ip().is_unspecified(), "a claimed address is never none");
     }
 
     #[test]

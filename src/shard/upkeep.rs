@@ -125,6 +125,7 @@ impl<D: Driver> Shard<D> {
             self.settle(index);
         }
         self.cut |= !self.core.upkeep.is_empty();
+        self.cut |= self.core.refresh_deadlines();
     }
 
     fn input_ended(&mut self, index: u32) {

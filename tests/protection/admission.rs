@@ -171,6 +171,17 @@ fn so_many_handshakes_at_once() {
     wait_until("they are accepted", || server.metrics().get("handshakes") == 4);
     refused(attempt(&server, "/echo", "", "127.0.0.1"), 503, "being opened");
     open.echo("open connections notice nothing");
+    // One that was rejected and lingers makes no room for another.
+    let lingering: Vec<_> = (0..5)
+        .map(|_| {
+            let mut raw = Raw::connect(server.address());
+            raw.send(&request());
+            assert!(raw.head().starts_with("HTTP/1.1 503 "));
+            raw
+        })
+        .collect();
+    refused(attempt(&server, "/echo", "", "127.0.0.1"), 503, "being opened");
+    drop(lingering);
     drop(slow);
     wait_until("they are gone", || server.metrics().get("handshakes") == 0);
     attempt(&server, "/echo", "", "127.0.0.1").expect("there is room again");

@@ -1,7 +1,7 @@
 //! How much may be done in a second, and what becomes of the rest.
 
 use crate::support::raw::{FIN, PING, PONG, TEXT, frame, request_with};
-use crate::support::{Raw, Server};
+use crate::support::{Raw, Server, wait_until};
 use crate::{hub, said, say};
 
 fn echo(server: &Server) -> Raw {
@@ -145,4 +145,34 @@ fn a_user_has_one_budget_for_all_its_connections() {
         }
     }
     assert!(published >= 20 && refused > 0, "{published} published, {refused} refused");
+}
+
+/// What passes in T seconds is at most rate * T + burst, also of messages that cost less than any
+/// unit of time: small ones against a high rate.
+#[test]
+fn small_messages_do_not_pass_below_a_users_rate() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let (rate, burst, size) = (200_000_u64, 200_000_u64, 4_u64);
+    let server = Server::start(&format!(
+        "[rates]\nuser_bytes = {rate}\nburst_ms = 1000\nexcess = \"drop\"\n\
+         [[key]]\nsecret = \"{secret}\"\n"
+    ));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let key = format!("--key-secret={secret}");
+    let token = command.args(["token", "--user", "ann", &key]).output().unwrap().stdout;
+    let bearer = format!("Authorization: Bearer {}\r\n", String::from_utf8(token).unwrap().trim());
+    let began = std::time::Instant::now();
+    let mut connections: Vec<_> = (0..3).map(|_| hub(&server, &bearer)).collect();
+    let pings = frame(FIN | PING, &[7; 4]).repeat(1_000);
+    let sent = 3 * 100 * 1_000;
+    for raw in &mut connections {
+        (0..100).for_each(|_| raw.send(&pings));
+    }
+    let received = || server.metrics().get("pings_received_total");
+    wait_until("all were looked at", || received() == sent);
+    let dropped = server.metrics().get("over_rate_total{kind=\"bytes\"}");
+    let passed = (sent - dropped) * size;
+    let allowed = burst + (rate as f64 * began.elapsed().as_secs_f64()).ceil() as u64;
+    assert!(passed >= burst && passed <= allowed, "{passed} bytes passed, {allowed} allowed");
+    assert!(dropped > 0, "more was sent than may pass");
 }

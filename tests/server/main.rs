@@ -18,4 +18,5 @@ mod pages;
 mod peers;
 mod refusals;
 mod shards;
+mod signals;
 mod startup;

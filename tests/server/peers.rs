@@ -50,6 +50,43 @@ fn a_trusted_proxy_s_header_comes_before_the_request() {
     assert_eq!(server.metrics().get("proxy_errors_total"), 0);
 }
 
+/// An address of zeros is an address: it is not believed like a local peer, whose headers count,
+/// and it is counted like others.
+#[test]
+fn an_unspecified_source_is_not_trusted() {
+    let server = server(&format!(
+        "{TRUSTING}forwarded_header = \"x-forwarded-for\"\n\
+         [limits]\nconnections_per_address_max = 1\n"
+    ));
+    let open = |header: &[u8], client: u8| {
+        let mut raw = Raw::connect(server.address());
+        let forwarded = format!("X-Forwarded-For: 192.0.2.{client}\r\n");
+        raw.send(&[header.to_vec(), request_with("/echo", &forwarded)].concat());
+        let head = raw.head();
+        (raw, head)
+    };
+    for header in [
+        b"PROXY TCP6 :: ::1 1 2\r\n".to_vec(),
+        b"PROXY TCP6 :: ::1 0 0\r\n".to_vec(),
+        b"PROXY TCP4 0.0.0.0 10.0.0.1 0 443\r\n".to_vec(),
+        block(0x21, 0x21, &[0; 36]),
+        block(0x21, 0x11, &[0; 12]),
+    ] {
+        let (mut first, head) = open(&header, 1);
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let (_, head) = open(&header, 2);
+        assert!(head.starts_with("HTTP/1.1 429 "), "another claim is the same client: {head}");
+        first.send(&crate::support::raw::close(1000));
+        assert_eq!(first.frame().close_code(), 1000);
+        first.end();
+        crate::support::wait_until("the connections have left", || {
+            server.metrics().sum("shard_connections") == 0
+        });
+    }
+    let (_, head) = open(&block(0x21, 0x21, &[0; 36]), 3);
+    assert!(head.starts_with("HTTP/1.1 101 "), "those that left are not counted: {head}");
+}
+
 #[test]
 fn without_its_header_a_connection_is_closed_unanswered() {
     let server = server(TRUSTING);

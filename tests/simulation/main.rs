@@ -10,6 +10,7 @@ mod compression;
 mod hub;
 mod numbers;
 mod parting;
+mod reload;
 mod world;
 
 use client::{Behaviour, Client};

@@ -94,6 +94,11 @@ impl Server {
         }
     }
 
+    /// The configuration file.
+    pub(crate) fn config(&self) -> &std::path::Path {
+        &self.config
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

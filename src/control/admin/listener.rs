@@ -30,11 +30,12 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds the admin address. A socket file that nobody listens behind is replaced.
+/// Binds the admin address. A socket file that nobody listens behind is replaced. `owner`: user and
+/// group of the socket's file.
 ///
 /// # Errors
 /// With cause and cure.
-pub(crate) fn bind(address: &Address) -> Result<AdminListener, String> {
+pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<AdminListener, String> {
     match address {
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
             Ok(socket) => Ok(AdminListener { socket: Socket::Tcp(socket), file: None }),
@@ -44,7 +45,7 @@ pub(crate) fn bind(address: &Address) -> Result<AdminListener, String> {
             )),
         },
         Address::Unix(path) => {
-            let options = Options { unix_mode: UNIX_MODE, ..Options::default() };
+            let options = Options { unix_mode: UNIX_MODE, owner, ..Options::default() };
             let (_, mut sockets) = listener::listen(address, &options, 1)
                 .map_err(|error| format!("the admin address: {error}"))?;
             let socket = sockets.pop().expect("one shard's worth of sockets is one");

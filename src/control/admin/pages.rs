@@ -142,8 +142,9 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
         .collect();
     let routes = config.routes.as_slice().iter().zip(&config.route_options);
     let routes: Vec<_> = routes
-        .filter(|(route, _)| !route.is_retired())
-        .map(|(route, options)| {
+        .enumerate()
+        .filter(|(index, _)| !config.routes.is_retired(*index))
+        .map(|(_, (route, options))| {
             json!({
                 "path": route.path,
                 "match": if route.prefix { "prefix" } else { "exact" },

@@ -130,8 +130,9 @@ impl Uring {
         }
         // SAFETY: checked to be a fresh descriptor.
         let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let bell = Arc::new(EventBell { event });
         peers
-            .set(shard, ring.descriptor())
+            .set(shard, ring.descriptor(), bell.clone())
             .map_err(|error| UringError::explain("a shard's ring cannot be shared", error))?;
         let mut uring = Self {
             ring,
@@ -144,7 +145,7 @@ impl Uring {
             detaching: Slab::new(),
             passing: Slab::new(),
             ready: VecDeque::new(),
-            bell: Arc::new(EventBell { event }),
+            bell,
             bell_count: Box::new(0),
             peers,
             options,
@@ -206,8 +207,10 @@ impl Uring {
             Op::Close => Some(Completion::Closed { token: Token::from_value(value) }),
             Op::Doorbell => Some(Completion::Doorbell),
             Op::DoorbellSent => {
-                // Only failures are reported: the success is skipped.
+                // Only failures are reported: the success is skipped. The shard's mailbox counts as
+                // announced, so no later mail would wake it.
                 self.doorbells_failed += 1;
+                self.peers.wake(value as u16);
                 None
             }
             Op::Bell => {
@@ -479,7 +482,7 @@ impl Driver for Uring {
 
     fn doorbell(&mut self, shard: u16) {
         if let Some(ring) = self.peers.get(shard) {
-            self.ring.push(&operations::doorbell(ring));
+            self.ring.push(&operations::doorbell(ring, shard));
         }
     }
 

@@ -141,12 +141,12 @@ pub(super) fn read_event(event: RawFd, count: &mut u64) -> Entry {
         .user_data(Op::Bell.pack(0))
 }
 
-/// Success is silent here; a failure comes as a completion of its own kind.
-pub(super) fn doorbell(ring: RawFd) -> Entry {
+/// Success is silent here; a failure comes as a completion of its own kind, with the shard.
+pub(super) fn doorbell(ring: RawFd, shard: u16) -> Entry {
     opcode::MsgRingData::new(types::Fd(ring), 0, Op::Doorbell.pack(0), None)
         .build()
         .flags(Flags::SKIP_SUCCESS)
-        .user_data(Op::DoorbellSent.pack(0))
+        .user_data(Op::DoorbellSent.pack(shard.into()))
 }
 
 pub(super) fn pass(ring: RawFd, socket: Socket, arrives_as: u64, user_data: u64) -> Entry {

@@ -6,21 +6,22 @@ use std::sync::{Arc, OnceLock};
 
 use crate::driver::Bell;
 
-/// The rings of all shards, so that each can send messages to each.
+/// The rings of all shards, so that each can send messages to each, and their bells, for when that
+/// fails.
 ///
 /// It holds a descriptor of its own of every ring: a number in it is never reused for another file
 /// while a shard may still ring there.
 pub struct Peers {
-    rings: Vec<OnceLock<OwnedFd>>,
+    shards: Vec<OnceLock<(OwnedFd, Arc<EventBell>)>>,
 }
 
 impl Peers {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
-        Arc::new(Self { rings: (0..shards).map(|_| OnceLock::new()).collect() })
+        Arc::new(Self { shards: (0..shards).map(|_| OnceLock::new()).collect() })
     }
 
-    pub(super) fn set(&self, shard: u16, ring: RawFd) -> io::Result<()> {
+    pub(super) fn set(&self, shard: u16, ring: RawFd, bell: Arc<EventBell>) -> io::Result<()> {
         // SAFETY: dup has no memory effects; a descriptor it returns is ours alone.
         let copy = unsafe { libc::fcntl(ring, libc::F_DUPFD_CLOEXEC, 0) };
         if copy < 0 {
@@ -28,12 +29,20 @@ impl Peers {
         }
         // SAFETY: as above, checked to be a descriptor.
         let copy = unsafe { OwnedFd::from_raw_fd(copy) };
-        assert!(self.rings[usize::from(shard)].set(copy).is_ok(), "a shard has one ring");
+        let set = self.shards[usize::from(shard)].set((copy, bell));
+        assert!(set.is_ok(), "a shard has one ring");
         Ok(())
     }
 
     pub(super) fn get(&self, shard: u16) -> Option<RawFd> {
-        self.rings.get(usize::from(shard))?.get().map(AsRawFd::as_raw_fd)
+        self.shards.get(usize::from(shard))?.get().map(|(ring, _)| ring.as_raw_fd())
+    }
+
+    /// Wakes a shard without its ring.
+    pub(super) fn wake(&self, shard: u16) {
+        if let Some((_, bell)) = self.shards.get(usize::from(shard)).and_then(OnceLock::get) {
+            bell.ring();
+        }
     }
 }
 
@@ -48,5 +57,54 @@ impl Bell for EventBell {
         // SAFETY: writes eight bytes that live across the call. The counter would overflow only
         // after 2^64 unread rings.
         unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read as _;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::driver::uring::{Uring, UringOptions, probe};
+    use crate::driver::{Driver as _, Wait};
+
+    #[test]
+    fn a_doorbell_that_fails_rings_the_bell_instead() {
+        let features = probe().expect("the tests need io_uring");
+        let peers = Peers::new(2);
+        let options = UringOptions {
+            ring_entries: 64,
+            completion_entries: 128,
+            sockets_max: 8,
+            buffers: 8,
+            buffer_bytes: 1024,
+            min_wait_us: 0,
+            min_wait_completions: 1,
+            features,
+            epoch: Instant::now(),
+        };
+        let mut driver = Uring::new(options, 0, peers.clone()).unwrap();
+        // SAFETY: eventfd has no memory effects; the descriptor it returns is ours alone.
+        let event = unsafe {
+            let event = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            assert!(event >= 0);
+            OwnedFd::from_raw_fd(event)
+        };
+        let mut rung = File::from(event.try_clone().unwrap());
+        // No ring is behind this descriptor, so a message to it fails.
+        let not_a_ring = event.as_raw_fd();
+        peers.set(1, not_a_ring, Arc::new(EventBell { event })).unwrap();
+        driver.doorbell(1);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while driver.counters().doorbells_failed == 0 {
+            assert!(Instant::now() < deadline, "the failure was not reported");
+            driver.submit(Wait::No).unwrap();
+            let _ = driver.next();
+        }
+        let mut count = [0; 8];
+        rung.read_exact(&mut count).expect("the bell was rung");
+        assert_eq!(u64::from_ne_bytes(count), 1);
     }
 }

@@ -19,19 +19,6 @@ pub struct Route {
     pub compression: Option<Policy>,
 }
 
-impl Route {
-    /// A route that no request leads to any more. It only keeps its place.
-    #[must_use]
-    pub fn retire(self) -> Self {
-        Self { path: String::new(), prefix: false, ..self }
-    }
-
-    /// See [`Self::retire`].
-    pub fn is_retired(&self) -> bool {
-        self.path.is_empty()
-    }
-}
-
 /// Which origins may use a route (RFC 6455 10.2). A request without Origin is no browser's and
 /// always passes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +35,8 @@ pub enum Origins {
 #[derive(Clone, Debug)]
 pub struct Routes {
     routes: Vec<Route>,
+    /// By index: no request leads to it any more. It stays for the connections that know it.
+    retired: Vec<bool>,
     /// The indices of prefix routes, longest path first.
     prefixes: Vec<usize>,
 }
@@ -55,14 +44,27 @@ pub struct Routes {
 impl Routes {
     /// Takes the routes; of two with the same path the first counts.
     pub fn new(routes: Vec<Route>) -> Self {
-        let mut prefixes: Vec<usize> = (0..routes.len()).filter(|&i| routes[i].prefix).collect();
+        Self::with_retired(routes.into_iter().map(|route| (route, false)).collect())
+    }
+
+    /// [`Self::new`] with routes among them that are retired: no request leads to them any more.
+    pub fn with_retired(routes: Vec<(Route, bool)>) -> Self {
+        let (routes, retired): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+        let is_prefix = |index: &usize| routes[*index].prefix && !retired[*index];
+        let mut prefixes: Vec<usize> = (0..routes.len()).filter(is_prefix).collect();
         prefixes.sort_by_key(|&index| std::cmp::Reverse(routes[index].path.len()));
-        Self { routes, prefixes }
+        Self { routes, retired, prefixes }
+    }
+
+    /// Whether the route of this index is retired.
+    pub fn is_retired(&self, index: usize) -> bool {
+        self.retired[index]
     }
 
     /// The index of the route that `path` (without query) leads to.
     pub fn find(&self, path: &str) -> Option<usize> {
-        let exact = self.routes.iter().position(|route| route.path == path);
+        let mut all = self.routes.iter().zip(&self.retired);
+        let exact = all.position(|(route, retired)| route.path == path && !retired);
         exact.or_else(|| {
             self.prefixes.iter().copied().find(|&index| is_below(path, &self.routes[index].path))
         })

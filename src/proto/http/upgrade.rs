@@ -210,6 +210,9 @@ impl Request<'_, '_> {
             return Err(Refused::bad("HTTP/1.0 cannot be upgraded: send HTTP/1.1"));
         }
         let length = fields.content_length.get("Content-Length")?;
+        // Also a length of 0: where a proxy in front and this server could disagree about where the
+        // WebSocket's bytes begin, there must be no upgrade, and no client has a reason to send one
+        // (RFC 9110 8.6).
         if fields.transfer_encoding || length.is_some() {
             return Err(Refused::bad(BODY));
         }

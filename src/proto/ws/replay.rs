@@ -111,8 +111,11 @@ impl Receiver {
         Ok(ReceiverState { bytes, server_bits: self.server_bits, ended: self.ended })
     }
 
-    /// A receiver that goes on where another one was.
-    pub fn told(state: &ReceiverState, limits: &Limits) -> Self {
+    /// A receiver that continues where another one was, also with a message that was begun before a
+    /// limit was lowered.
+    pub fn told(state: &ReceiverState) -> Self {
+        // The longest message that can be configured, in as many fragments as there are.
+        const ANY: Limits = Limits { message_bytes_max: 1 << 30, fragments_max: u32::MAX };
         let mut receiver = match state.server_bits {
             0 => Self::new(),
             server_bits => {
@@ -122,7 +125,7 @@ impl Receiver {
             }
         };
         let mut bytes = state.bytes.clone();
-        let event = receiver.next_inflated(&mut &mut bytes[..], limits, None);
+        let event = receiver.next_inflated(&mut &mut bytes[..], &ANY, None);
         debug_assert!(event.is_none(), "what is held is no whole message: {event:?}");
         receiver.ended |= state.ended;
         receiver

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Realm;
 use super::state::{Bucket, HubSession, NONE, Subscription};
 use crate::admission::limiter::LimiterState;
+use crate::admission::rate;
 use crate::auth::{ChannelGrant, Identity, Right, Rights};
 use crate::hub::{ChannelName, ConnectionId};
 
@@ -25,8 +26,8 @@ pub struct SessionState {
     pub root: Option<String>,
     pub auth_by_ms: u64,
     pub dropped: u32,
-    /// What was taken from budgets of publishes, by namespace: thousandths left, and when.
-    pub rates: Vec<(String, u64, u64)>,
+    /// The time that budgets of publishes owe (ns), by namespace.
+    pub rates: Vec<(String, u64)>,
     pub limiter: Option<LimiterState>,
 }
 
@@ -78,6 +79,7 @@ impl HubSession {
         });
         let extras = self.extras.as_deref();
         let rates = extras.iter().flat_map(|extras| &extras.rates);
+        let owed_ns = |one: &Bucket| rate::owed_ns(one.earned, now_ns);
         Some(SessionState {
             connection: self.id.to_string(),
             identity,
@@ -86,7 +88,7 @@ impl HubSession {
             root: extras.and_then(|extras| extras.root).map(|root| root.to_string()),
             auth_by_ms: self.auth_by_ms,
             dropped: self.dropped,
-            rates: rates.map(|one| (one.pattern.to_string(), one.milli, one.filled_ms)).collect(),
+            rates: rates.map(|one| (one.pattern.to_string(), owed_ns(one))).collect(),
             limiter: extras.map(|extras| extras.limiter.tell(now_ns)),
         })
     }
@@ -121,9 +123,9 @@ impl HubSession {
         if let Some(limiter) = &state.limiter {
             session.extras().limiter = limiter.limiter(now_ns);
         }
-        for (pattern, milli, filled_ms) in &state.rates {
-            let pattern = pattern.as_str().into();
-            session.extras().rates.push(Bucket { pattern, milli: *milli, filled_ms: *filled_ms });
+        for (pattern, owed_ns) in &state.rates {
+            let earned = rate::owing(*owed_ns, now_ns);
+            session.extras().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
         }
         if session.subscriptions.iter().any(|one| one.listed) {
             // It is listed already, and has to be known by the same name when it goes.

@@ -9,6 +9,7 @@ use super::realm::Realm;
 use super::reply::{Line, quoted};
 use super::resume::Resuming;
 use crate::admission::limiter::{Kind, Limiter};
+use crate::admission::rate::Earned;
 use crate::auth::{ChannelGrant, Identity};
 use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
 
@@ -127,13 +128,11 @@ pub struct HubSession {
     pub dropped: u32,
 }
 
-/// A bucket of tokens for publishes of one namespace.
+/// A connection's budget of publishes in one namespace.
 #[derive(Debug)]
 pub(super) struct Bucket {
     pub(super) pattern: Box<str>,
-    /// Thousandths of a publish.
-    pub(super) milli: u64,
-    pub(super) filled_ms: u64,
+    pub(super) earned: Earned,
 }
 
 impl HubSession {

@@ -10,6 +10,7 @@ use super::state::{Asked, AskedKind, Bucket, HeldFrame, HubSession, NONE, Subscr
 use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
+use crate::admission::rate::{self, Rate};
 use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
 use crate::hub::{Subscribe, Verb};
@@ -434,7 +435,7 @@ impl HubSession {
             let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes");
             return Err(refused(Code::BadRequest, message));
         }
-        if !self.may_publish_now(namespace, call.now_ms) {
+        if !self.may_publish_now(namespace, call.now_ns) {
             let message =
                 format!("more than {} publishes a second: wait and try again", namespace.rate);
             return Err(refused(Code::RateLimited, message));
@@ -452,25 +453,22 @@ impl HubSession {
         Ok(())
     }
 
-    /// Takes a publish out of the namespace's bucket, which holds those of one second.
-    fn may_publish_now(&mut self, namespace: &Namespace, now_ms: u64) -> bool {
+    /// Takes a publish from the connection's budget for the namespace, whose burst is one second.
+    fn may_publish_now(&mut self, namespace: &Namespace, now_ns: u64) -> bool {
         if namespace.rate == 0 {
             return true;
         }
         let pattern = namespace.pattern.as_str();
-        let most = u64::from(namespace.rate) * 1000;
         let rates = &mut self.extras().rates;
         let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
-            rates.push(Bucket { pattern: pattern.into(), milli: most, filled_ms: now_ms });
+            // Budgets at rest say nothing; without this, those of namespaces that a reload removed
+            // would stay.
+            rates.retain(|one| !rate::is_at_rest(one.earned, now_ns));
+            rates.push(Bucket { pattern: pattern.into(), earned: 0 });
             rates.len() - 1
         });
-        let bucket = &mut rates[at];
-        let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
-        bucket.milli = most.min(bucket.milli + passed_ms * u64::from(namespace.rate));
-        bucket.filled_ms = now_ms;
-        let taken = bucket.milli >= 1000;
-        bucket.milli -= 1000 * u64::from(taken);
-        taken
+        let taken = Rate::with_burst_of_a_second(namespace.rate).take(rates[at].earned, 1, now_ns);
+        taken.map(|earned| rates[at].earned = earned).is_ok()
     }
 
     pub(super) fn ask(

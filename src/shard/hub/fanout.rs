@@ -182,7 +182,7 @@ impl Core {
         if measured {
             outbox.mark_delivery(accepted_ns.min(now_ns), last);
         }
-        slot.messages_sent += 1;
+        slot.messages_sent = slot.messages_sent.saturating_add(1);
         self.counters.messages_sent += 1;
         if !slot.dirty && !slot.lending && !outbox.is_sending() {
             slot.dirty = true;

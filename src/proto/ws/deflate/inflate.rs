@@ -451,6 +451,10 @@ impl Inflating {
         inflaters: &mut Inflaters,
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
+        if self.into.filled > bytes_max {
+            // The limit was lowered amid the message.
+            return Err(ProtocolError::MessageTooBig);
+        }
         let ratio_max = inflaters.limits.ratio_max;
         let mut rules = Rules { bytes_max, ratio_max, allowance: inflaters.allowance };
         if let Some(own) = inflaters.own(self.context) {
