@@ -41,6 +41,8 @@ pub struct Process {
     pub uptime: Duration,
     /// Writes of the histogram log that failed.
     pub histogram_log_errors: u64,
+    /// Lines of the log that were dropped because standard error was not read.
+    pub log_lines_dropped: u64,
     /// Memory of the process and of its sockets (bytes).
     pub memory_used_bytes: u64,
     /// How much is refused for want of it, from 0 (nothing) to 3.

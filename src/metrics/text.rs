@@ -163,10 +163,21 @@ fn encode_process(
     let (help, unit) = ("Time since the start", Some(&TextUnit::Seconds));
     let family = encoder.encode_descriptor("uptime", help, unit, MetricType::Gauge)?;
     ConstGauge::new(process.uptime.as_secs_f64()).encode(family)?;
-    let help = "Writes of the histogram log that failed";
-    let family =
-        encoder.encode_descriptor("interval_log_errors", help, None, MetricType::Counter)?;
-    ConstCounter::new(process.histogram_log_errors).encode(family)?;
+    for (name, help, value) in [
+        (
+            "interval_log_errors",
+            "Writes of the histogram log that failed",
+            process.histogram_log_errors,
+        ),
+        (
+            "log_lines_dropped",
+            "Log lines dropped because standard error was not read",
+            process.log_lines_dropped,
+        ),
+    ] {
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family)?;
+    }
     let bytes = Some(TextUnit::Bytes);
     for (name, help, unit, value) in [
         (

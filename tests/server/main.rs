@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocking;
 mod compression;
 mod counters;
 mod drain;

@@ -22,6 +22,7 @@ use axum::routing::{get, post};
 use serde_json::json;
 
 use super::drain::Orders;
+use super::log_writer::LogWriter;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
@@ -40,6 +41,7 @@ struct Inner {
     collector: Arc<Collector>,
     draining: Arc<AtomicBool>,
     log_errors: Arc<AtomicU64>,
+    log: LogWriter,
     orders: Orders,
 }
 
@@ -48,7 +50,7 @@ impl State {
         server: &Server,
         collector: Arc<Collector>,
         draining: Arc<AtomicBool>,
-        log_errors: Arc<AtomicU64>,
+        (log_errors, log): (Arc<AtomicU64>, LogWriter),
         orders: Orders,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -58,6 +60,7 @@ impl State {
             collector,
             draining,
             log_errors,
+            log,
             orders,
         }))
     }

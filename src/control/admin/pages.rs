@@ -49,6 +49,7 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
     let process = Process {
         uptime: state.0.facts.started.elapsed(),
         histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
+        log_lines_dropped: state.0.log.dropped(),
         memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
         memory_shortage: state.0.directory.admission().shortage() as u64,
         draining: state.0.draining.load(Ordering::Relaxed),
