@@ -120,6 +120,11 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ("history_messages", "Messages kept for channels", false, gauges.history_messages),
         ("history", "Bytes of messages kept", true, gauges.history_bytes),
         ("idempotency_keys", "Keys of publishes kept", false, gauges.idempotency_keys),
+        ("channel_table", "Memory of tables of channels", true, gauges.channel_bytes),
+        ("subscription", "Memory of subscriptions", true, gauges.subscription_bytes),
+        ("presence", "Memory of lists of members", true, gauges.presence_bytes),
+        ("idempotency", "Memory of keys of publishes", true, gauges.idempotency_bytes),
+        ("session", "Memory of hub sessions", true, gauges.session_bytes),
         ("mailbox", "Bytes of mail between shards", true, gauges.mailbox_bytes),
     ]
 }
@@ -174,6 +179,11 @@ fn encode_process(
             "Log lines dropped because standard error was not read",
             process.log_lines_dropped,
         ),
+        (
+            "admin_evictions",
+            "Connections to the admin address closed by a deadline or to make room",
+            process.admin_evictions,
+        ),
     ] {
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(family)?;
@@ -192,6 +202,7 @@ fn encode_process(
             None,
             process.memory_shortage,
         ),
+        ("admin_connections", "Connections to the admin address", None, process.admin_connections),
         ("draining", "Whether connections are being closed to stop", None, process.draining.into()),
     ] {
         let gauge = ConstGauge::new(value as i64);

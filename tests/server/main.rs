@@ -15,6 +15,7 @@ mod listeners;
 mod logs;
 mod messages;
 mod no_http;
+mod operators;
 mod pages;
 mod peers;
 mod refusals;
