@@ -223,6 +223,7 @@ impl<D: Driver> Shard<D> {
             self.core.wheel.next_tick(),
             housekeeping,
             mail,
+            self.core.hub_due_tick(),
             self.resting_until,
             self.drain_tick(),
         ]
@@ -294,6 +295,7 @@ impl<D: Driver> Shard<D> {
                 self.driver.trim();
             }
             self.core.upkeep.trim();
+            self.core.trim_throttled();
             self.core.pools.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();
