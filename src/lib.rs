@@ -89,7 +89,12 @@
 //! - Per channel, every member sees messages in their order, each once, with no gap that it was not
 //!   told of, however often its connection is cut. One place of a channel holds one message.
 //! - No member of a channel outlives its connection, and no shard waits for another.
-//! - No input makes the process panic, spin, or grow without bound.
+//! - No input makes the process panic, spin, or grow without bound. Every table has a bound, a
+//!   class in `/v1/memory` and an expiry that keeps up with any rate of new entries, on an idle
+//!   server too: `shard/hub/accounts.rs` lists them.
+//! - The control loop awaits nothing but its next event, and logging never waits: a signal is acted
+//!   on at once beside a reload, a fetch of keys, or a standard error that nothing reads. Health
+//!   and metrics are answered whatever else is connected to the admin address.
 //!
 //! **Options.** One table ([`config::file::table`]) names every option with its type, default,
 //! meaning and when to change it. From it come the structures a file is read into, the flags, the

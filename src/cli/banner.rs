@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::config::{HandlerName, LogFormat};
+use crate::control::LogWriter;
 use crate::driver::listener::Address;
 use crate::server::Server;
 
@@ -14,6 +15,7 @@ struct Facts {
 
 /// Tells where the server listens, on what it runs, and which limits hold.
 pub(super) fn announce(
+    log: &LogWriter,
     server: &Server,
     admin: Option<&str>,
     guard: &[(&'static str, String)],
@@ -21,7 +23,7 @@ pub(super) fn announce(
 ) {
     let facts = Facts::gather(server, admin, guard, open_files);
     match server.config().log_format {
-        LogFormat::Text => eprint!("{}", facts.text()),
+        LogFormat::Text => log.write_lines(&facts.text()),
         LogFormat::Json => facts.log(),
     }
 }

@@ -16,6 +16,7 @@ mod serve;
 mod token;
 
 use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::driver::signals;
@@ -79,10 +80,18 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Says what went wrong, each line under the program's name.
+/// Prints what went wrong.
 fn fail(error: &dyn Display) -> ExitCode {
-    for line in error.to_string().lines() {
-        eprintln!("seawall: {line}");
-    }
+    // A standard error that nothing reads changes nothing about the exit code.
+    let _ = std::io::stderr().write_all(failure(error).as_bytes());
     ExitCode::FAILURE
+}
+
+/// What went wrong, each line under the program's name.
+fn failure(error: &dyn Display) -> String {
+    let mut text = String::new();
+    for line in error.to_string().lines() {
+        text.extend(["seawall: ", line, "\n"]);
+    }
+    text
 }

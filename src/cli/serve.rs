@@ -10,10 +10,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::flags::Overrides;
 use super::load::{Loaded, load, read_anew};
-use super::{banner, fail};
+use super::{banner, failure};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
-use crate::control::{self, AdminListener, HistogramLog, Reloader, Signals};
+use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
 use crate::driver::{self, host, uring};
 use crate::guard::Guard;
 use crate::server::Server;
@@ -33,58 +33,67 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    match start(arguments) {
-        Ok((runtime, server, admin, log, heard)) => {
-            control::run(&runtime, server, admin, log, heard)
+    let log = LogWriter::new();
+    log.report_panics();
+    let code = match start(arguments, &log) {
+        Ok(Some((runtime, server, parts))) => control::run(&runtime, server, parts),
+        // A signal has ended the start.
+        Ok(None) => ExitCode::SUCCESS,
+        Err(error) => {
+            log.write_lines(&failure(&*error));
+            ExitCode::FAILURE
         }
-        Err(error) => fail(&*error),
-    }
+    };
+    log.flush();
+    code
 }
 
-type Started = (
-    tokio_uring::Runtime,
-    Server,
-    Option<AdminListener>,
-    Option<HistogramLog>,
-    (Signals, Reloader),
-);
+type Started = (tokio_uring::Runtime, Server, Parts);
 
-fn start(arguments: &Arguments) -> Result<Started, Box<dyn std::error::Error>> {
+/// Starts everything; `None` when a signal ends the server before it takes clients.
+fn start(
+    arguments: &Arguments,
+    log: &LogWriter,
+) -> Result<Option<Started>, Box<dyn std::error::Error>> {
     host::use_small_pages();
     let Loaded { config, written, path, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
     let config = Arc::new(config);
-    let set_level = log_to_stderr(&config);
+    let set_level = log_to(log, &config);
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let owner = guard.owner();
     let bind = |address| control::bind(address, owner);
     let admin = config.admin.as_ref().map(bind).transpose()?;
     let metrics = &config.metrics;
     let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
-    let log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
+    let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
     uring::probe()?;
     let runtime = control::runtime()?;
-    let signals = Signals::watch(&runtime)?;
+    let mut signals = Signals::watch(&runtime)?;
     let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;
+    log.start();
     let waiting = bound.start()?;
     guard.settle()?;
-    let fetcher = fetch_keys(&config)?;
+    let fetching = config.clone();
+    let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;
+    let Some(fetcher) = fetched.transpose()? else { return Ok(None) };
     // A signal from here on finds the control thread's listeners.
     driver::signals::serve();
     let server = waiting.serve();
     let operators = admin.as_ref().map(AdminListener::url);
-    banner::announce(&server, operators.as_deref(), guard.lines(), open_files);
+    banner::announce(log, &server, operators.as_deref(), guard.lines(), open_files);
     let (path, overrides) = (arguments.config.clone(), arguments.overrides.clone());
     let reloader = Reloader {
-        read: Box::new(move || read_anew(path.as_deref(), &overrides)),
+        read: Arc::new(move || read_anew(path.as_deref(), &overrides)),
         set_level,
         file: written.file,
         open_files,
         cores: host::cores().len(),
         fetcher,
     };
-    Ok((runtime, server, admin, log, (signals, reloader)))
+    let parts = Parts { admin, histogram_log, log: log.clone(), signals, reloader };
+    Ok(Some((runtime, server, parts)))
 }
 
 /// Fetches the keys of tokens before the first client comes, and goes on doing so.
@@ -97,13 +106,14 @@ fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
 }
 
 /// Logs from now on, and returns how to change how much.
-fn log_to_stderr(config: &Config) -> Box<dyn Fn(&str)> {
+fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
+    let log = log.clone();
     let level = |level: &str| -> LevelFilter { level.parse().expect("the level was checked") };
     let (filter, handle) = reload::Layer::new(level(&config.log_level));
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr);
+        .with_writer(move || log.clone());
     let registry = tracing_subscriber::registry().with(filter);
     // A second server in one process (tests) keeps the first one's log.
     let _ = match config.log_format {

@@ -14,6 +14,7 @@ pub(super) fn hub(written: &Hub) -> Result<Hub, ConfigError> {
     ] {
         between(key, value.into(), 1, 1_000_000)?;
     }
+    between("hub.channels_max", written.channels_max.into(), 1, 1 << 30)?;
     if written.auth_timeout_ms == 0 {
         return Err(at(
             "hub.auth_timeout_ms",

@@ -1,16 +1,26 @@
 //! SIGHUP: the configuration is read again, and what can change while connections are open does.
 //!
 //! A configuration with a mistake is refused whole, with the reason, and the old one stays.
+//!
+//! Reading files and fetching keys may take seconds, so a reload is prepared in a thread of its
+//! own, and applied by the control loop when that is done. There is one at a time: signals that
+//! come meanwhile ask for one more reload after it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use crate::auth::Fetcher;
 use crate::config::file::File;
 use crate::config::{Config, ConfigError, Renewed, Written};
 use crate::server::Server;
 
+/// Reads file, environment and flags.
+pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Written, ConfigError> + Send + Sync>;
+
 /// How the configuration is read, and what was read last.
 pub(crate) struct Reloader {
-    /// Reads file, environment and flags anew.
-    pub(crate) read: Box<dyn Fn() -> Result<Written, ConfigError>>,
+    pub(crate) read: ReadConfig,
     /// Changes how much is logged.
     pub(crate) set_level: Box<dyn Fn(&str)>,
     /// What is in force.
@@ -21,63 +31,125 @@ pub(crate) struct Reloader {
     pub(crate) fetcher: Option<Fetcher>,
 }
 
-impl Reloader {
-    /// Reads again and goes on by it; says how that went.
-    pub(super) async fn reload(&mut self, server: &Server) {
-        match self.renew(server).await {
-            Ok(waiting) if waiting.is_empty() => tracing::info!("the configuration is reloaded"),
-            Ok(waiting) => tracing::warn!(
-                waiting = waiting.join(", "),
-                "the configuration is reloaded, but for what takes a restart"
-            ),
-            Err(error) => {
-                let process = &server.config().process;
-                let guarded = process.sandbox || !process.user.is_empty();
-                let hint = if guarded {
-                    ", or restart: a process with a user or sandbox of its own cannot read all \
-                     that a start can"
-                } else {
-                    ""
-                };
-                tracing::error!(
-                    %error,
-                    "the configuration is refused, the old one stays in force; check it with \
-                     `seawall check-config`{hint}"
-                );
-            }
+/// A configuration that is ready to be applied.
+struct Prepared {
+    renewed: Renewed,
+    fetcher: Option<Fetcher>,
+}
+
+/// How the preparation of a reload ended: with the reason where it failed.
+pub(super) struct Reloaded(Result<Box<Prepared>, String>);
+
+/// The reloads of a running server.
+pub(super) struct Reloads {
+    reloader: Reloader,
+    running: Option<oneshot::Receiver<Reloaded>>,
+    /// Another one was asked for while one is running.
+    is_wanted_again: bool,
+}
+
+impl Reloads {
+    pub(super) fn new(reloader: Reloader) -> Self {
+        Self { reloader, running: None, is_wanted_again: false }
+    }
+
+    /// Begins a reload, now or after the one that is running.
+    pub(super) fn begin(&mut self, server: &Server) {
+        if self.running.is_some() {
+            self.is_wanted_again = true;
+            return;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let prepare = self.reloader.preparation(server);
+        let thread = std::thread::Builder::new().name("reload".to_owned());
+        let started = thread.spawn(move || {
+            // The receiver is gone when the server has ended.
+            let _ = sender.send(Reloaded(prepare()));
+        });
+        match started {
+            Ok(_) => self.running = Some(receiver),
+            Err(error) => log_failure(&format!("cannot start a thread: {error}"), server),
         }
     }
 
-    async fn renew(
-        &mut self,
-        server: &Server,
-    ) -> Result<Vec<&'static str>, Box<dyn std::error::Error>> {
-        let written = (self.read)()?;
-        let old = server.config();
-        let directory = server.directory();
-        // A shard that still runs on an earlier configuration may be about to upgrade a connection
-        // on a route that the present one has retired.
-        let settled = directory.all_run_on(old.epoch);
-        let is_in_use = |route| !settled || directory.admission().has_connections(route);
-        let host = (self.open_files, self.cores);
-        let Renewed { file, config, waiting } =
-            written.renew((&self.file, &old), host, &is_in_use)?;
-        for line in &config.auth.skipped_keys {
-            tracing::warn!("auth.jwks_file: {line}");
+    /// Waits for the end of the running reload's preparation; for ever, where none is running.
+    pub(super) async fn finished(&mut self) -> Reloaded {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let reloaded = running.await;
+        self.running = None;
+        reloaded.unwrap_or_else(|_| Reloaded(Err("internal error, which is logged".to_owned())))
+    }
+
+    /// Puts a prepared configuration in force and logs the outcome.
+    pub(super) fn apply(&mut self, reloaded: Reloaded, server: &Server) {
+        match reloaded.0 {
+            Ok(prepared) => self.reloader.apply(*prepared, server),
+            Err(error) => log_failure(&error, server),
         }
-        // The new keys are there before the first token that needs them.
-        let fetcher = fetch_keys(&config).await?;
+        if std::mem::take(&mut self.is_wanted_again) {
+            self.begin(server);
+        }
+    }
+}
+
+fn log_failure(error: &str, server: &Server) {
+    let process = &server.config().process;
+    let hint = if process.sandbox || !process.user.is_empty() {
+        ", or restart: a process with a user or sandbox of its own cannot read all that a start can"
+    } else {
+        ""
+    };
+    tracing::error!(
+        %error,
+        "the configuration is refused, the old one stays in force; check it with \
+         `seawall check-config`{hint}"
+    );
+}
+
+impl Reloader {
+    /// The part of a reload that may take long.
+    fn preparation(
+        &self,
+        server: &Server,
+    ) -> impl FnOnce() -> Result<Box<Prepared>, String> + Send + 'static {
+        let (read, file, config) = (self.read.clone(), self.file.clone(), server.config());
+        let (host, directory) = ((self.open_files, self.cores), server.directory());
+        move || {
+            let written = read().map_err(|error| error.to_string())?;
+            // A shard that still runs on an earlier configuration may be about to upgrade a
+            // connection on a route that the present one has closed.
+            let settled = directory.all_run_on(config.epoch);
+            let is_in_use = |route| !settled || directory.admission().has_connections(route);
+            let renewed = written
+                .renew((&file, &config), host, &is_in_use)
+                .map_err(|error| error.to_string())?;
+            for line in &renewed.config.auth.skipped_keys {
+                tracing::warn!("auth.jwks_file: {line}");
+            }
+            // The new keys are there before the first token that needs them.
+            let fetcher = fetch_keys(&renewed.config).map_err(|error| error.to_string())?;
+            Ok(Box::new(Prepared { renewed, fetcher }))
+        }
+    }
+
+    fn apply(&mut self, prepared: Prepared, server: &Server) {
+        let Prepared { renewed: Renewed { file, config, waiting }, fetcher } = prepared;
         (self.set_level)(&config.log_level);
         server.renew(config);
         self.file = file;
         self.fetcher = fetcher;
-        Ok(waiting)
+        if waiting.is_empty() {
+            tracing::info!("the configuration is reloaded");
+        } else {
+            tracing::warn!(
+                waiting = waiting.join(", "),
+                "the configuration is reloaded, but for what takes a restart"
+            );
+        }
     }
 }
 
-async fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
+fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
     let Some(source) = config.auth.jwks.clone() else { return Ok(None) };
-    let verifier = config.auth.verifier.clone();
-    let started = tokio::task::spawn_blocking(move || Fetcher::start(&verifier, source)).await;
-    started.map_err(std::io::Error::other)?.map(Some)
+    Fetcher::start(&config.auth.verifier, source).map(Some)
 }

@@ -4,6 +4,8 @@
 //! which each shard must see them. See the module above for why nothing is lost or doubled.
 
 mod keeping;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,12 +13,14 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb};
+use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
 use super::log::{Done, Log, Page, Range, Retention};
 use super::presence::{MemberInfo, Presence, PresencePage};
 use super::publication::{Position, Publication, Since};
 use super::{ChannelName, KeyScope};
 use crate::hub::Draft;
+use keeping::{listed_bytes, name_bytes};
 
 /// How a home behaves.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,8 @@ pub struct HomeOptions {
     /// A channel with neither members nor messages is forgotten after this, or after the time that
     /// its messages are kept, whichever is longer.
     pub channel_ttl_ms: u64,
+    /// Channels; past it, the unused one that is nearest to being forgotten makes room.
+    pub channels_max: usize,
     /// The longest gap that is recovered.
     pub recover_messages_max: u32,
     pub recover_bytes_max: u64,
@@ -94,6 +100,10 @@ pub struct Gauges {
     pub history_messages: u64,
     pub history_bytes: u64,
     pub keys: u64,
+    /// Memory of the table of channels, of those listed as present, and of the keys (bytes).
+    pub channel_bytes: u64,
+    pub presence_bytes: u64,
+    pub key_bytes: u64,
 }
 
 /// What a home has done.
@@ -118,7 +128,14 @@ pub struct Home {
     members: u64,
     kept: Kept,
     out: Vec<(u16, Out)>,
-    cursor: usize,
+    /// Channels without members that nothing is under way for, by when they are forgotten.
+    unused: DueQueue,
+    /// Of names and of the lists of shards (bytes).
+    name_bytes: usize,
+    there_bytes: usize,
+    presence_bytes: usize,
+    /// Channels that were opened since [`Home::expire`] looked.
+    opened: usize,
     now_ms: u64,
 }
 
@@ -135,7 +152,11 @@ impl Home {
             members: 0,
             kept: Kept::default(),
             out: Vec::new(),
-            cursor: 0,
+            unused: DueQueue::default(),
+            name_bytes: 0,
+            there_bytes: 0,
+            presence_bytes: 0,
+            opened: 0,
             now_ms: 0,
         }
     }
@@ -143,6 +164,7 @@ impl Home {
     /// Takes a request; `now_ms` is Unix time.
     pub fn request(&mut self, request: Request, now_ms: u64) {
         self.now_ms = now_ms;
+        self.log.set_time(now_ms);
         let Request { from, channel, retention, verb } = request;
         let key = match (&verb, self.names.get(&channel)) {
             (Verb::Leave { .. } | Verb::Rename { .. }, Some(key)) => *key,
@@ -156,7 +178,10 @@ impl Home {
                 let refused = Refused::new(Code::NotFound, message);
                 return self.answer_to(channel, from, Answer::Refused(refused));
             }
-            _ => self.open(channel, retention),
+            _ => match self.open(&channel, retention) {
+                Some(key) => key,
+                None => return self.refuse_channel(channel, from),
+            },
         };
         self.channels[key as usize].glimpsed &= !matches!(
             verb,
@@ -192,21 +217,28 @@ impl Home {
                 self.log.trim(ticket, log);
             }
         }
+        self.note_use(key);
     }
 
-    fn open(&mut self, name: ChannelName, retention: Retention) -> u32 {
-        if let Some(key) = self.names.get(&name) {
+    /// Finds or opens a channel. `None`: there are as many as there may be, all of them in use.
+    fn open(&mut self, name: &ChannelName, retention: Retention) -> Option<u32> {
+        if let Some(key) = self.names.get(name) {
             let own = &mut self.channels[*key as usize];
             if own.retention != retention {
                 // The configuration has changed.
                 own.retention = retention;
                 self.log.retain(own.log, retention);
             }
-            return *key;
+            return Some(*key);
+        }
+        if self.channels.len() >= self.options.channels_max && !self.make_room() {
+            return None;
         }
         self.kept.channels_opened += 1;
+        self.opened += 1;
+        self.name_bytes += name_bytes(name);
         let key = self.channels.vacant_key() as u32;
-        let log = self.log.open(&name, key, retention);
+        let log = self.log.open(name, key, retention);
         self.channels.insert(Channel {
             name: name.clone(),
             log,
@@ -221,8 +253,8 @@ impl Home {
             since: VecDeque::new(),
             used_ms: self.now_ms,
         });
-        self.names.insert(name, key);
-        key
+        self.names.insert(name.clone(), key);
+        Some(key)
     }
 
     /// Remembers what a command to the log is for; returns its ticket, and the log's channel.
@@ -327,6 +359,7 @@ impl Home {
                 // Members of most channels are on few shards.
                 channel.there.reserve_exact(1);
                 channel.there.push(There { shard, members: 0, watchers: 0 });
+                self.there_bytes += size_of::<There>();
                 channel.there.last_mut().expect("it was just pushed")
             }
         };
@@ -359,6 +392,10 @@ impl Home {
         there.watchers -= u32::from(watch);
         if there.members == 0 {
             channel.there.swap_remove(at);
+            self.there_bytes -= size_of::<There>();
+            if channel.there.is_empty() {
+                channel.there = Vec::new();
+            }
         }
         channel.members -= 1;
         self.members -= 1;
@@ -370,6 +407,7 @@ impl Home {
     fn come(&mut self, key: u32, member: &Arc<MemberInfo>) {
         let presence = self.channels[key as usize].presence.get_or_insert_default();
         if presence.join(member) {
+            self.presence_bytes += listed_bytes(member);
             self.news(key, "join", member);
         }
     }
@@ -382,6 +420,7 @@ impl Home {
             channel.presence = None;
         }
         if let Some(left) = left {
+            self.presence_bytes -= listed_bytes(&left);
             self.news(key, "leave", &left);
         }
     }
@@ -475,11 +514,13 @@ impl Home {
                     self.kept.duplicates += 1;
                     self.answer(channel, from, Answer::Published { position, duplicate: true });
                 }
+                self.note_use(channel);
             }
             Done::Delivered { channel, publication } => self.delivered(channel, &publication),
             Done::Page { ticket, page } => match self.done_waiting(ticket) {
                 Waiting::Join { channel, from, subscribe } => {
                     self.joined(channel, from, &subscribe, page);
+                    self.note_use(channel);
                 }
                 Waiting::History { channel, from } => {
                     let Page { position, messages, .. } = page;
@@ -490,6 +531,7 @@ impl Home {
                     let own = &mut self.channels[channel as usize];
                     own.position.get_or_insert(page.position);
                     self.describe(channel, from);
+                    self.note_use(channel);
                 }
                 Waiting::Publish { .. } | Waiting::Trim { .. } => {}
             },

@@ -18,6 +18,9 @@ pub struct KeyScope {
     pub key: Box<str>,
 }
 
+/// Keys looked at for their age when one is looked up.
+const EXPIRED_AT_ONCE: usize = 4;
+
 #[derive(Debug)]
 enum State {
     /// The first publish is under way; these wait for its position.
@@ -86,7 +89,8 @@ impl Keys {
         now_ms: u64,
         from: Origin,
     ) -> Seen {
-        self.expire(now_ms);
+        // More than one, so that a lowered bound is reached.
+        self.expire(now_ms, EXPIRED_AT_ONCE);
         let name = self.name(channel, scope);
         let content = self.secrets[0].hash_one(content);
         match self.kept.get_mut(&name) {
@@ -117,8 +121,10 @@ impl Keys {
         }
     }
 
-    fn expire(&mut self, now_ms: u64) {
-        while let Some(oldest) = self.order.front() {
+    /// Forgets what is past its time or beyond the bound: so many at most.
+    pub(super) fn expire(&mut self, now_ms: u64, keys_max: usize) {
+        for _ in 0..keys_max {
+            let Some(oldest) = self.order.front() else { break };
             let over = self.order.len() >= self.keys_max.max(1);
             let kept = self.kept.get(oldest);
             let aged = kept.is_none_or(|kept| kept.expires_ms <= now_ms);
@@ -129,6 +135,21 @@ impl Keys {
             self.kept.remove(oldest);
             self.order.pop_front();
         }
+        if self.order.is_empty() && self.order.capacity() > 0 {
+            (self.kept, self.order) = (HashMap::new(), VecDeque::new());
+        }
+    }
+
+    /// When the next key is past its time. `None` while the oldest is under way.
+    pub(super) fn next_expiry_ms(&self) -> Option<u64> {
+        let oldest = self.kept.get(self.order.front()?)?;
+        matches!(oldest.state, State::Done(_)).then_some(oldest.expires_ms)
+    }
+
+    /// Memory (bytes).
+    pub(super) fn bytes(&self) -> usize {
+        self.kept.capacity() * (size_of::<(u128, Kept)>() + 1)
+            + self.order.capacity() * size_of::<u128>()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -67,8 +67,15 @@ pub trait Log {
     fn retain(&mut self, channel: u32, retention: Retention);
     /// A channel is wanted no more; what it holds may be forgotten, its epoch included.
     fn close(&mut self, channel: u32);
-    /// Whether the channel holds messages.
+    /// Whether the channel holds messages, or completions about it are to come.
     fn has_messages(&self, channel: u32) -> bool;
+    /// Whether the channel may be closed although it holds messages: no completion about it is to
+    /// come.
+    fn may_close(&self, channel: u32) -> bool {
+        !self.has_messages(channel)
+    }
+    /// The time of the commands that follow (Unix, ms): messages past their age are not read.
+    fn set_time(&mut self, _now_ms: u64) {}
     /// Appends a message, to be delivered once it has its place.
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft);
     /// Reads.
@@ -77,6 +84,19 @@ pub trait Log {
     fn trim(&mut self, ticket: u64, channel: u32);
     /// Removes messages past their age; looks at so many channels at most.
     fn expire(&mut self, now_ms: u64, channels_max: usize);
+    /// When a message will be past its age next (Unix time, ms). `None`: no message, or the log
+    /// looks after that by itself.
+    fn next_expiry_ms(&self) -> Option<u64> {
+        None
+    }
+    /// Whether the memory for history is exceeded by what other logs hold that share it.
+    fn wants_room(&self) -> bool {
+        false
+    }
+    /// Memory of the table of channels, without messages (bytes).
+    fn table_bytes(&self) -> u64 {
+        0
+    }
     /// The next completion.
     fn next(&mut self) -> Option<Done>;
     /// Messages kept, and bytes of them.

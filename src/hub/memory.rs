@@ -3,7 +3,11 @@
 //! Messages are kept by number and age for each channel, and within one budget of bytes for all:
 //! past it, the channels that were used least recently lose theirs, in logs that have more than an
 //! equal share of it. So no shard's channels lose all to those of another that rests; until that
-//! one looks, the budget may be exceeded by the shares of the others. Offsets count by one.
+//! one looks, which is asked for ([`Log::wants_room`]), the budget may be exceeded by the shares of
+//! the others. Offsets count by one.
+//!
+//! Channels that hold messages stand in a queue by the age of their oldest one, so that aged
+//! messages are found without a search, and are known beforehand: an idle shard wakes for them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use slab::Slab;
 
 use super::ChannelName;
+use super::due::DueQueue;
 use super::log::{Done, Log, Page, Range, Retention};
 use super::publication::{Draft, Epoch, Position, Publication};
 
@@ -32,10 +37,13 @@ impl HistoryBudget {
         Arc::new(Self { bytes: AtomicU64::new(0), bytes_max, logs: AtomicU64::new(0) })
     }
 
+    fn is_exceeded(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max
+    }
+
     /// Whether a log with so many bytes has to give some up.
     fn is_exceeded_by(&self, bytes: u64) -> bool {
-        self.bytes.load(Ordering::Relaxed) > self.bytes_max
-            && bytes > self.bytes_max / self.logs.load(Ordering::Relaxed).max(1)
+        self.is_exceeded() && bytes > self.bytes_max / self.logs.load(Ordering::Relaxed).max(1)
     }
 }
 
@@ -62,8 +70,9 @@ pub struct MemoryLog {
     budget: Arc<HistoryBudget>,
     messages: u64,
     bytes: u64,
-    /// Where [`Log::expire`] goes on.
-    cursor: usize,
+    /// Channels that hold messages, by when the oldest of these is past its age.
+    due: DueQueue,
+    now_ms: u64,
     random: u64,
 }
 
@@ -79,7 +88,8 @@ impl MemoryLog {
             budget,
             messages: 0,
             bytes: 0,
-            cursor: 0,
+            due: DueQueue::default(),
+            now_ms: 0,
             random: seed,
         }
     }
@@ -134,6 +144,27 @@ impl MemoryLog {
         if channel.messages.is_empty() {
             channel.messages = VecDeque::new();
             self.unlink(index);
+            self.due.remove(index);
+        }
+    }
+
+    /// Removes the messages of a channel that are past their age, and notes when the next one is.
+    fn drop_aged(&mut self, index: u32) {
+        let channel = &self.channels[index as usize];
+        let (ttl_ms, now_ms) = (channel.retention.ttl_ms, self.now_ms);
+        let is_aged = |one: &&Arc<Publication>| one.time_ms.saturating_add(ttl_ms) < now_ms;
+        let aged = channel.messages.iter().take_while(is_aged).count();
+        if aged > 0 {
+            self.drop_oldest(index, aged);
+        }
+        self.set_due(index);
+    }
+
+    fn set_due(&mut self, index: u32) {
+        let channel = &self.channels[index as usize];
+        if let Some(oldest) = channel.messages.front() {
+            let age_ms = channel.retention.ttl_ms.saturating_add(1);
+            self.due.set(index, oldest.time_ms.saturating_add(age_ms));
         }
     }
 
@@ -144,12 +175,16 @@ impl MemoryLog {
             return;
         }
         let cost = publication.cost_bytes();
+        let is_first = channel.messages.is_empty();
         channel.messages.push_back(publication);
         let over = channel.messages.len().saturating_sub(most);
         self.messages += 1;
         self.bytes += cost;
         self.budget.bytes.fetch_add(cost, Ordering::Relaxed);
         self.drop_oldest(index, over);
+        if is_first {
+            self.set_due(index);
+        }
         self.touch(index);
         self.keep_to_budget();
     }
@@ -219,6 +254,7 @@ impl Log for MemoryLog {
         channel.retention = retention;
         let over = channel.messages.len().saturating_sub(retention.messages_max as usize);
         self.drop_oldest(index, over);
+        self.set_due(index);
     }
 
     fn close(&mut self, channel: u32) {
@@ -229,6 +265,14 @@ impl Log for MemoryLog {
 
     fn has_messages(&self, channel: u32) -> bool {
         !self.channels[channel as usize].messages.is_empty()
+    }
+
+    fn may_close(&self, _: u32) -> bool {
+        self.done.is_empty()
+    }
+
+    fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
     }
 
     fn append(&mut self, ticket: u64, index: u32, draft: Draft) {
@@ -243,6 +287,7 @@ impl Log for MemoryLog {
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
+        self.drop_aged(channel);
         let page = self.page(channel, range);
         if !self.channels[channel as usize].messages.is_empty() {
             self.touch(channel);
@@ -259,19 +304,25 @@ impl Log for MemoryLog {
     }
 
     fn expire(&mut self, now_ms: u64, channels_max: usize) {
+        self.now_ms = now_ms;
         self.keep_to_budget();
-        for _ in 0..channels_max.min(self.channels.capacity()) {
-            // Slots of the slab, the empty ones included, so that each is come by in turn.
-            let index = self.cursor;
-            self.cursor = if index + 1 >= self.channels.capacity() { 0 } else { index + 1 };
-            let Some(channel) = self.channels.get(index) else { continue };
-            let ttl_ms = channel.retention.ttl_ms;
-            let aged =
-                channel.messages.partition_point(|one| one.time_ms.saturating_add(ttl_ms) < now_ms);
-            if aged > 0 {
-                self.drop_oldest(index as u32, aged);
-            }
+        for _ in 0..channels_max {
+            let Some(channel) = self.due.pop_due(now_ms) else { return };
+            self.drop_aged(channel);
         }
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        self.due.next_ms()
+    }
+
+    fn wants_room(&self) -> bool {
+        self.budget.is_exceeded()
+    }
+
+    fn table_bytes(&self) -> u64 {
+        let done = self.done.capacity() * size_of::<Done>();
+        (self.channels.capacity() * size_of::<Channel>() + self.due.bytes() + done) as u64
     }
 
     fn next(&mut self) -> Option<Done> {
@@ -392,7 +443,9 @@ mod tests {
         assert!(greedy.kept().0 > 5, "it may have what nobody uses");
         (0..4).for_each(|n| modest.append(n, 0, draft("x", 0)));
         assert_eq!(modest.kept().0, 9, "within its share it keeps all");
+        assert!(modest.wants_room(), "what the other holds is more than its share");
         greedy.expire(0, 1);
+        assert!(!modest.wants_room());
         assert!(budget.bytes.load(Ordering::Relaxed) <= cost * 20, "the other makes room");
         assert_eq!(modest.kept().0, 9);
     }

@@ -20,6 +20,7 @@
 //! answer for somebody who is gone takes it back; so a home needs no list of connections.
 
 mod answer;
+mod due;
 mod home;
 mod idempotency;
 pub mod log;

@@ -41,6 +41,12 @@ pub struct Process {
     pub uptime: Duration,
     /// Writes of the histogram log that failed.
     pub histogram_log_errors: u64,
+    /// Lines of the log that were dropped because standard error was not read.
+    pub log_lines_dropped: u64,
+    /// Connections to the admin address.
+    pub admin_connections: u64,
+    /// Of these, closed by a deadline or to make room.
+    pub admin_evictions: u64,
     /// Memory of the process and of its sockets (bytes).
     pub memory_used_bytes: u64,
     /// How much is refused for want of it, from 0 (nothing) to 3.
@@ -90,6 +96,16 @@ pub struct Gauges {
     pub history_bytes: u64,
     /// Idempotency keys remembered.
     pub idempotency_keys: u64,
+    /// Memory of the tables of channels (bytes).
+    pub channel_bytes: u64,
+    /// Memory of subscriptions (bytes).
+    pub subscription_bytes: u64,
+    /// Memory of lists of members (bytes).
+    pub presence_bytes: u64,
+    /// Memory of idempotency keys (bytes).
+    pub idempotency_bytes: u64,
+    /// Memory of hub sessions (bytes).
+    pub session_bytes: u64,
     /// Bytes of mail about channels that waits for shards.
     pub mailbox_bytes: u64,
 }
@@ -115,6 +131,11 @@ impl Gauges {
         self.history_messages += other.history_messages;
         self.history_bytes += other.history_bytes;
         self.idempotency_keys += other.idempotency_keys;
+        self.channel_bytes += other.channel_bytes;
+        self.subscription_bytes += other.subscription_bytes;
+        self.presence_bytes += other.presence_bytes;
+        self.idempotency_bytes += other.idempotency_bytes;
+        self.session_bytes += other.session_bytes;
         self.mailbox_bytes += other.mailbox_bytes;
     }
 }

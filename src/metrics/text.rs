@@ -121,6 +121,11 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ("history_messages", "Messages kept for channels", false, gauges.history_messages),
         ("history", "Bytes of messages kept", true, gauges.history_bytes),
         ("idempotency_keys", "Keys of publishes kept", false, gauges.idempotency_keys),
+        ("channel_table", "Memory of tables of channels", true, gauges.channel_bytes),
+        ("subscription", "Memory of subscriptions", true, gauges.subscription_bytes),
+        ("presence", "Memory of lists of members", true, gauges.presence_bytes),
+        ("idempotency", "Memory of keys of publishes", true, gauges.idempotency_bytes),
+        ("session", "Memory of hub sessions", true, gauges.session_bytes),
         ("mailbox", "Bytes of mail between shards", true, gauges.mailbox_bytes),
     ]
 }
@@ -164,10 +169,26 @@ fn encode_process(
     let (help, unit) = ("Time since the start", Some(&TextUnit::Seconds));
     let family = encoder.encode_descriptor("uptime", help, unit, MetricType::Gauge)?;
     ConstGauge::new(process.uptime.as_secs_f64()).encode(family)?;
-    let help = "Writes of the histogram log that failed";
-    let family =
-        encoder.encode_descriptor("interval_log_errors", help, None, MetricType::Counter)?;
-    ConstCounter::new(process.histogram_log_errors).encode(family)?;
+    for (name, help, value) in [
+        (
+            "interval_log_errors",
+            "Writes of the histogram log that failed",
+            process.histogram_log_errors,
+        ),
+        (
+            "log_lines_dropped",
+            "Log lines dropped because standard error was not read",
+            process.log_lines_dropped,
+        ),
+        (
+            "admin_evictions",
+            "Connections to the admin address closed by a deadline or to make room",
+            process.admin_evictions,
+        ),
+    ] {
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family)?;
+    }
     let bytes = Some(TextUnit::Bytes);
     for (name, help, unit, value) in [
         (
@@ -182,6 +203,7 @@ fn encode_process(
             None,
             process.memory_shortage,
         ),
+        ("admin_connections", "Connections to the admin address", None, process.admin_connections),
         ("draining", "Whether connections are being closed to stop", None, process.draining.into()),
     ] {
         let gauge = ConstGauge::new(value as i64);

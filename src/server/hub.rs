@@ -79,13 +79,15 @@ fn request_bytes_max(config: &Config) -> usize {
 
 fn home(config: &Config) -> HomeOptions {
     let hub = &config.hub;
+    let shards = u32::from(config.shards.max(1));
     HomeOptions {
+        channels_max: hub.channels_max.div_ceil(shards).max(1) as usize,
         channel_ttl_ms: u64::from(hub.channel_ttl_s) * 1000,
         recover_messages_max: hub.recover_messages_max,
         recover_bytes_max: hub.recover_bytes_max,
         presence_page_max: hub.presence_page_max,
         history_page_max: hub.history_page_max,
-        keys_max: (hub.idempotency_keys_max / u32::from(config.shards.max(1))).max(1) as usize,
+        keys_max: (hub.idempotency_keys_max / shards).max(1) as usize,
         key_ttl_ms: u64::from(hub.idempotency_ttl_s) * 1000,
     }
 }

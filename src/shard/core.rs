@@ -106,6 +106,16 @@ pub(super) struct Arrival {
 }
 
 impl Core {
+    /// Drops the tokens of connections that have ended from the list of those that are paused: the
+    /// list is read only when the pressure has ended.
+    pub(super) fn trim_throttled(&mut self) {
+        if self.throttled.len() > self.slots.len() {
+            let mut throttled = std::mem::take(&mut self.throttled);
+            throttled.retain(|token| self.find(*token).is_some());
+            self.throttled = throttled;
+        }
+    }
+
     pub(super) fn new(
         id: u16,
         config: Arc<Config>,

@@ -268,6 +268,7 @@ impl<D: Driver> Shard<D> {
             self.core.wheel.next_tick(),
             housekeeping,
             mail,
+            self.core.hub_due_tick(),
             self.resting_until,
             self.drain_tick(),
         ]
@@ -340,6 +341,7 @@ impl<D: Driver> Shard<D> {
                 self.driver.trim();
             }
             self.core.upkeep.trim();
+            self.core.trim_throttled();
             self.core.pools.trim();
             self.core.held.trim();
             self.core.inflaters.trim();

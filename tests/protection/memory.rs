@@ -78,6 +78,20 @@ fn every_class_of_bytes_is_accounted_for() {
     let class = |usage: &serde_json::Value, name: &str| usage["classes"][name].as_u64().unwrap();
     assert!(class(&after, "history") - class(&before, "history") >= 50 * 20_000, "{after}");
     assert!(class(&after, "connections") > class(&before, "connections"), "{after}");
+    for n in 0..500 {
+        let publish =
+            format!("{{\"type\":\"publish\",\"channel\":\"t{n}\",\"content\":1,\"key\":\"{n}\"}}");
+        say(&mut raw, &publish);
+        assert_eq!(said(&mut raw)["type"], "published");
+    }
+    say(&mut raw, "{\"type\":\"subscribe\",\"channel\":\"t0\"}");
+    assert_eq!(said(&mut raw)["type"], "subscribed");
+    let (before, after) = (after, usage(&server));
+    let grown = |name: &str| class(&after, name) - class(&before, name);
+    assert!(grown("channels") > 500 * 100, "{after}");
+    assert!(grown("idempotency_keys") > 500 * 32, "{after}");
+    assert!(grown("subscriptions") > 0 && grown("presence") > 0, "{after}");
+    assert!(class(&after, "sessions") > 0, "{after}");
     let all = after["classes"].as_object().unwrap().values();
     let sum: u64 = all.map(|bytes| bytes.as_u64().unwrap()).sum();
     let (resident, other) = (&after["resident_bytes"], &after["other_bytes"]);

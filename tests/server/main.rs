@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocking;
 mod compression;
 mod counters;
 mod drain;
@@ -14,6 +15,7 @@ mod listeners;
 mod logs;
 mod messages;
 mod no_http;
+mod operators;
 mod pages;
 mod peers;
 mod refusals;

@@ -85,6 +85,11 @@ section! {
     history_bytes_max: u64 = 256 << 20,
     "Set to the memory that history may take.";
 
+    /// Channels of the node, divided by shards; past it, the channel without members that is
+    /// nearest to being forgotten makes room, with its history; where all have members: `limit`.
+    channels_max: u32 = 1_000_000,
+    "Raise where more are in use at once; each costs about 400 bytes, and its messages.";
+
     /// A channel with neither members nor messages is forgotten after this time, or after its
     /// `history_ttl_s` if that is longer.
     channel_ttl_s: u32 = 60,

@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::server::Reserved;
 use super::{State, refuse};
 use crate::auth::ApiKeys;
 
@@ -86,6 +87,14 @@ pub(super) async fn guard(
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         return response;
     };
+    let is_open = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if request.extensions().get::<Reserved>().is_some() && !is_open {
+        let message = "all connections of the admin address are in use: only /healthz, /readyz \
+                       and /metrics are answered; try again later";
+        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     // A name that was made to lead here is of no use to a page that has no key.
     if guard.keys.is_empty() && !guard.is_own_host(host) {

@@ -8,6 +8,8 @@ mod api;
 mod guard;
 mod listener;
 mod pages;
+mod pool;
+mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,19 +17,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::drain::Orders;
+use super::log_writer::LogWriter;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
 use crate::shard::mailbox::Directory;
 use listener::Socket;
 pub(crate) use listener::{AdminListener, SocketFile, bind};
+use pool::Pool;
 
 /// What answers need.
 #[derive(Clone)]
@@ -40,6 +46,10 @@ struct Inner {
     collector: Arc<Collector>,
     draining: Arc<AtomicBool>,
     log_errors: Arc<AtomicU64>,
+    log: LogWriter,
+    pool: Arc<Pool>,
+    /// KiB of bodies that may be held at once.
+    bodies: Semaphore,
     orders: Orders,
 }
 
@@ -48,7 +58,7 @@ impl State {
         server: &Server,
         collector: Arc<Collector>,
         draining: Arc<AtomicBool>,
-        log_errors: Arc<AtomicU64>,
+        (log_errors, log): (Arc<AtomicU64>, LogWriter),
         orders: Orders,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -58,6 +68,9 @@ impl State {
             collector,
             draining,
             log_errors,
+            log,
+            pool: Pool::new(server.facts.open_files),
+            bodies: Semaphore::new(api::BODIES_KIB_MAX),
             orders,
         }))
     }
@@ -92,20 +105,18 @@ pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile>
     let AdminListener { socket, file } = listener;
     tokio::spawn(async move {
         let unix = matches!(socket, Socket::Unix(_));
-        let router = router(unix, state);
-        let result = match socket {
+        let (router, pool) = (router(unix, state.clone()), state.0.pool.clone());
+        let error = match socket {
             Socket::Tcp(socket) => match tcp(socket) {
-                Ok(socket) => axum::serve(socket, router).await,
-                Err(error) => Err(error),
+                Ok(socket) => return server::run(socket, router, pool).await,
+                Err(error) => error,
             },
             Socket::Unix(socket) => match unix_socket(socket) {
-                Ok(socket) => axum::serve(socket, router).await,
-                Err(error) => Err(error),
+                Ok(socket) => return server::run(socket, router, pool).await,
+                Err(error) => error,
             },
         };
-        if let Err(error) = result {
-            tracing::error!(%error, "the admin address has stopped answering");
-        }
+        tracing::error!(%error, "the admin address cannot be served");
     });
     file
 }
@@ -141,6 +152,7 @@ fn router(unix: bool, state: State) -> Router {
             let message = "another method is meant: /v1/openapi.json tells which";
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
+        .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state((state.clone(), unix), guard::guard))
         .with_state(state)
 }

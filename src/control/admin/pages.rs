@@ -46,9 +46,13 @@ pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Js
 /// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
 pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderMap) -> Response {
     let snapshot = state.0.collector.read().await;
+    let (admin_connections, admin_evictions) = state.0.pool.counts();
     let process = Process {
         uptime: state.0.facts.started.elapsed(),
         histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
+        log_lines_dropped: state.0.log.dropped(),
+        admin_connections,
+        admin_evictions,
         memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
         memory_shortage: state.0.directory.admission().shortage() as u64,
         draining: state.0.draining.load(Ordering::Relaxed),

@@ -1,7 +1,28 @@
 //! What holds for all channels of a home: options, what is forgotten, what there is.
 
-use super::{Gauges, Home, HomeOptions, Kept};
+use std::sync::Arc;
+
+use super::{Channel, Gauges, Home, HomeOptions, Kept};
 use crate::hub::ChannelName;
+use crate::hub::answer::{Answer, Code, Origin, Refused};
+use crate::hub::presence::MemberInfo;
+
+/// Before another look at a channel whose log still holds messages, at least (ms).
+const AGAIN_MS: u64 = 1000;
+/// Up to so many entries, a table that has become much too large is made smaller at once.
+const SHRINK_MAX: usize = 4096;
+
+/// Memory of a channel's name (bytes): the text, its header, and the names' references to it.
+pub(super) fn name_bytes(name: &ChannelName) -> usize {
+    name.as_str().len() + 2 * size_of::<usize>()
+}
+
+/// Memory of a member that is listed (bytes), shared with its connection where that is on this
+/// process.
+pub(super) fn listed_bytes(member: &MemberInfo) -> usize {
+    let info = member.info.as_ref().map_or(0, |info| info.len());
+    size_of::<Arc<MemberInfo>>() + size_of::<MemberInfo>() + info
+}
 
 impl Home {
     /// Goes on with other options.
@@ -10,37 +31,104 @@ impl Home {
         self.keys.set_bounds(options.keys_max, options.key_ttl_ms);
     }
 
-    /// Drops aged messages and forgets unused channels; looks at so many at most.
-    pub fn expire(&mut self, now_ms: u64, channels_max: usize) {
-        self.log.expire(now_ms, channels_max);
-        for _ in 0..channels_max.min(self.channels.capacity()) {
-            let index = self.cursor;
-            self.cursor = if index + 1 >= self.channels.capacity() { 0 } else { index + 1 };
-            let Some(channel) = self.channels.get(index) else { continue };
-            let ttl_ms = channel.retention.ttl_ms.max(self.options.channel_ttl_ms);
-            if channel.used_ms.saturating_add(ttl_ms) < now_ms {
-                self.forget_unused(index);
+    /// Drops aged messages and keys and forgets unused channels: of each at most `least`, and as
+    /// many channels as were opened since the last call, so that no rate of new channels is more
+    /// than it keeps up with. Returns whether there is more to be done now.
+    pub fn expire(&mut self, now_ms: u64, least: usize) -> bool {
+        self.now_ms = now_ms;
+        let most = least + std::mem::take(&mut self.opened);
+        self.log.expire(now_ms, most);
+        self.keys.expire(now_ms, most);
+        for _ in 0..most {
+            let Some(key) = self.unused.pop_due(now_ms) else { break };
+            let channel = &self.channels[key as usize];
+            // Options may have changed since the deadline was set.
+            let due_ms = channel.used_ms.saturating_add(self.ttl_ms(channel));
+            if due_ms >= now_ms {
+                self.unused.set(key, due_ms.saturating_add(1));
+            } else if self.log.has_messages(channel.log) {
+                let wait_ms = AGAIN_MS.max(self.ttl_ms(channel) / 16);
+                self.unused.set(key, now_ms.saturating_add(wait_ms));
+            } else {
+                self.forget(key);
             }
         }
+        if self.channels.len() <= SHRINK_MAX && self.names.capacity() > 4 * SHRINK_MAX {
+            self.names.shrink_to(SHRINK_MAX);
+            self.channels.shrink_to_fit();
+        }
+        self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
+    }
+
+    /// When [`Self::expire`] has something to do next (Unix time, ms).
+    pub fn next_due_ms(&self) -> Option<u64> {
+        let due = [self.log.next_expiry_ms(), self.keys.next_expiry_ms(), self.unused.next_ms()];
+        due.into_iter().flatten().min()
+    }
+
+    /// Whether the memory for history is exceeded by what the homes of other shards hold.
+    pub fn wants_room(&self) -> bool {
+        self.log.wants_room()
+    }
+
+    fn ttl_ms(&self, channel: &Channel) -> u64 {
+        channel.retention.ttl_ms.max(self.options.channel_ttl_ms)
+    }
+
+    /// Notes whether a channel is in use, after anything has happened to it.
+    pub(super) fn note_use(&mut self, key: u32) {
+        let channel = &self.channels[key as usize];
+        if channel.members > 0 || channel.pending > 0 {
+            self.unused.remove(key);
+        } else {
+            let due_ms = channel.used_ms.saturating_add(self.ttl_ms(channel)).saturating_add(1);
+            self.unused.set(key, due_ms);
+        }
+    }
+
+    /// Forgets the unused channel that is nearest to its end, history included. Returns whether
+    /// there was one.
+    pub(super) fn make_room(&mut self) -> bool {
+        // No completion about the channel may come after it.
+        while let Some(done) = self.log.next() {
+            self.completed(done);
+        }
+        let first = self.unused.first();
+        let Some(key) = first.filter(|key| self.log.may_close(self.channels[*key as usize].log))
+        else {
+            return false;
+        };
+        self.forget(key);
+        true
+    }
+
+    /// Refuses what would have opened one channel too many.
+    pub(super) fn refuse_channel(&mut self, channel: ChannelName, from: Origin) {
+        let message = "the server has all the channels it may have, and all are in use: try again \
+                       later, or raise hub.channels_max";
+        let refused = Refused::new(Code::Limit, message);
+        self.answer_to(channel, from, Answer::Refused(refused));
     }
 
     /// Forgets a channel that was opened only to be read, once that is done: who asks for names at
     /// random leaves nothing behind.
     pub(super) fn forget_glimpsed(&mut self, key: u32) {
-        if self.channels[key as usize].glimpsed {
-            self.forget_unused(key as usize);
+        let channel = &self.channels[key as usize];
+        let used = channel.members > 0 || channel.pending > 0;
+        if channel.glimpsed && !used && !self.log.has_messages(channel.log) {
+            self.forget(key);
+        } else {
+            self.note_use(key);
         }
     }
 
-    fn forget_unused(&mut self, index: usize) {
-        let channel = &self.channels[index];
-        let used = channel.members > 0 || channel.pending > 0;
-        if !used && !self.log.has_messages(channel.log) {
-            let channel = self.channels.remove(index);
-            self.names.remove(&channel.name);
-            self.log.close(channel.log);
-            self.kept.channels_forgotten += 1;
-        }
+    fn forget(&mut self, key: u32) {
+        let channel = self.channels.remove(key as usize);
+        self.names.remove(&channel.name);
+        self.name_bytes -= name_bytes(&channel.name);
+        self.unused.remove(key);
+        self.log.close(channel.log);
+        self.kept.channels_forgotten += 1;
     }
 
     /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
@@ -73,12 +161,18 @@ impl Home {
     /// What there is.
     pub fn gauges(&self) -> Gauges {
         let (history_messages, history_bytes) = self.log.kept();
+        let entries = self.channels.capacity() * size_of::<Channel>()
+            + self.names.capacity() * (size_of::<(ChannelName, u32)>() + 1);
+        let bytes = entries + self.unused.bytes() + self.name_bytes + self.there_bytes;
         Gauges {
             channels: self.channels.len() as u64,
             members: self.members,
             history_messages,
             history_bytes,
             keys: self.keys.len() as u64,
+            channel_bytes: bytes as u64 + self.log.table_bytes(),
+            presence_bytes: self.presence_bytes as u64,
+            key_bytes: self.keys.bytes() as u64,
         }
     }
 

@@ -96,6 +96,7 @@ impl World {
         let session = HubSession::new(id, None, &realm, NOW_MS);
         let options = HomeOptions {
             channel_ttl_ms: 1000,
+            channels_max: 16,
             recover_messages_max: 5,
             recover_bytes_max: 1000,
             presence_page_max: 5,

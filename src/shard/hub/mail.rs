@@ -99,7 +99,8 @@ pub enum HubMail {
         channel: ChannelName,
         position: Position,
     },
-    /// A channel is crowded no more: who waits for that may look.
+    /// Wakes a shard: a channel is congested no more and its publishers may go on, or the memory
+    /// for history is exceeded and the shard may hold more than its share.
     Room,
     /// The connection was continued by another.
     Replaced(ConnectionId),

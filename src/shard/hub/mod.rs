@@ -11,6 +11,7 @@
 //! the bound, publications for it are dropped, and its members told of
 //! the gap before anything that follows it, so that no shard ever waits for another.
 
+mod accounts;
 mod backlog;
 mod commands;
 mod fanout;
@@ -24,10 +25,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use super::core::Core;
+use super::timers;
 use crate::admission::Admission;
 use crate::hub::log::Log;
 use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
-use crate::metrics::{Gauges, Snapshot};
 use crate::session::hub::{Budget, Effects, HubSession, Realm};
 use backlog::Backlog;
 use commands::ChannelList;
@@ -40,8 +41,9 @@ pub use portable::ItemState;
 const STEPS_MAX: usize = 1024;
 /// What a session may do when a home has answered it: with more it queues like the others.
 const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
-/// Channels looked at for what has aged, each time a tick has passed.
-const AGED_CHANNELS: usize = 256;
+/// Channels and keys that are looked at for their age in one turn, besides as many as were opened
+/// since.
+const AGED_AT_ONCE: usize = 256;
 
 /// What a subscription costs the shard of its connection (bytes): its record there, and its place
 /// among the channel's members.
@@ -134,6 +136,10 @@ pub(super) struct HubState {
     unfinished: bool,
     unix_ms: u64,
     aged_tick: u32,
+    /// More is past its age than one turn forgets.
+    is_expiring: bool,
+    /// Connections that have a session.
+    seated: u64,
 }
 
 impl HubState {
@@ -162,6 +168,8 @@ impl HubState {
             unfinished: false,
             unix_ms: 0,
             aged_tick: 0,
+            is_expiring: false,
+            seated: 0,
         })
     }
 
@@ -207,6 +215,20 @@ impl HubState {
         Some(mail)
     }
 
+    /// Forgets what is past its age: once a tick, or in each turn while there is much of it.
+    fn expire(&mut self, shard: u16, tick: u32) {
+        if tick == self.aged_tick && !self.is_expiring {
+            return;
+        }
+        self.aged_tick = tick;
+        self.is_expiring = self.home.expire(self.unix_ms, AGED_AT_ONCE);
+        if self.home.wants_room() {
+            // A shard that is idle does not notice that it holds more than its share.
+            let others = (0..self.shards as u16).filter(|other| *other != shard);
+            self.posts.extend(others.map(|other| (other, HubMail::Room)));
+        }
+    }
+
     fn seated(&self, index: u32) -> Option<&Seated> {
         self.sessions.get(index as usize)?.as_deref()
     }
@@ -218,6 +240,7 @@ impl HubState {
     /// Whether anything is left to be done in the next turn.
     fn has_work(&self) -> bool {
         self.unfinished
+            || self.is_expiring
             || !self.local.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
@@ -261,10 +284,7 @@ impl Core {
         self.list_channels_on();
         self.close_condemned();
         let Some(hub) = &mut self.hub else { return false };
-        if self.tick != hub.aged_tick {
-            hub.aged_tick = self.tick;
-            hub.home.expire(hub.unix_ms, AGED_CHANNELS);
-        }
+        hub.expire(self.id, self.tick);
         for (channel, is_crowded) in hub.members.take_turned() {
             self.directory.set_crowded(channel, is_crowded);
             if !is_crowded {
@@ -371,6 +391,14 @@ impl Core {
         hub.is_some_and(|hub| !hub.crowded.is_empty() || !hub.lagging.is_empty())
     }
 
+    /// The tick at which something is past its age, for a shard that has nothing else to do.
+    pub(super) fn hub_due_tick(&self) -> Option<u32> {
+        let hub = self.hub.as_ref()?;
+        let wait_ms = hub.home.next_due_ms()?.saturating_sub(hub.unix_ms);
+        let wait_ms = wait_ms.min(u64::from(u32::MAX / 2)) as u32;
+        Some(self.tick.saturating_add(timers::ticks(wait_ms).max(1)))
+    }
+
     /// What is to be posted and settled after this turn.
     pub(super) fn hub_aftermath(&mut self) -> Aftermath {
         self.tell_lagging();
@@ -380,34 +408,6 @@ impl Core {
             posts: std::mem::take(&mut hub.posts),
             touched: std::mem::take(&mut hub.touched),
             looks: std::mem::take(&mut hub.looks),
-        }
-    }
-
-    /// Writes what the home knows into the numbers of a reading.
-    pub(super) fn fill_hub(&self, numbers: &mut Snapshot) {
-        let Some(hub) = &self.hub else { return };
-        let kept = hub.home.kept();
-        let counters = &mut numbers.counters;
-        counters.publishes = kept.publishes;
-        counters.publish_duplicates = kept.duplicates;
-        counters.recoveries = kept.recovered;
-        counters.recoveries_failed = kept.not_recovered;
-        counters.channels_opened = kept.channels_opened;
-        counters.channels_forgotten = kept.channels_forgotten;
-    }
-
-    /// The gauges of home and mailbox.
-    pub(super) fn hub_gauges(&self, gauges: Gauges) -> Gauges {
-        let Some(hub) = &self.hub else { return gauges };
-        let own = hub.home.gauges();
-        Gauges {
-            channels: own.channels,
-            channel_members: own.members,
-            history_messages: own.history_messages,
-            history_bytes: own.history_bytes,
-            idempotency_keys: own.keys,
-            mailbox_bytes: self.directory.mail_bytes(self.id) as u64,
-            ..gauges
         }
     }
 

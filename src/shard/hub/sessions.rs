@@ -121,6 +121,7 @@ impl Core {
         }
         hub.sessions[index as usize] =
             Some(Box::new(Seated { session, backlog: None, place: 0, counted: false, rtt_us: 0 }));
+        hub.seated += 1;
         let most = self.config.limits.admission.connections_per_user_max;
         let listed = hub.list_user(index, most);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
@@ -412,10 +413,12 @@ impl Core {
     /// The connection is no WebSocket any more: its homes are told at once.
     pub(in crate::shard) fn hub_end(&mut self, index: u32) {
         let now_ns = self.now_ns;
+        let token = self.token(index);
         let Some(hub) = &mut self.hub else { return };
         if hub.seated(index).is_none() {
             return;
         }
+        hub.crowded.remove(&token);
         // May be called while effects of this very session are being applied.
         let outer = std::mem::take(&mut hub.effects);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
@@ -424,6 +427,7 @@ impl Core {
         let mut effects = std::mem::replace(&mut hub.effects, outer);
         hub.remove_members(&effects.left);
         if let Some(seated) = hub.sessions[index as usize].take() {
+            hub.seated -= 1;
             if let Some(user) = seated.session.user() {
                 if seated.counted {
                     hub.admission().leave_user(user);

@@ -42,6 +42,14 @@ impl Log for DelayedLog {
         self.inner.has_messages(channel) || !self.held.is_empty()
     }
 
+    fn set_time(&mut self, now_ms: u64) {
+        self.inner.set_time(now_ms);
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        self.inner.next_expiry_ms()
+    }
+
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
         self.inner.append(ticket, channel, draft);
     }

@@ -35,6 +35,14 @@ impl Log for Forgetful {
         self.inner.has_messages(channel)
     }
 
+    fn set_time(&mut self, now_ms: u64) {
+        self.inner.set_time(now_ms);
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        self.inner.next_expiry_ms()
+    }
+
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
         self.inner.append(ticket, channel, draft);
     }

@@ -5,6 +5,7 @@ mod bounds;
 mod crowd;
 mod delayed;
 mod epochs;
+mod idle;
 mod member;
 mod operator;
 

@@ -19,7 +19,11 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
     let usage = Usage::read(&state.0.directory);
     let classes = [
         ("connections", gauges.slots * crate::shard::SLOT_BYTES),
-        ("subscriptions", gauges.channel_members * crate::shard::hub::SUBSCRIPTION_BYTES),
+        ("sessions", gauges.session_bytes),
+        ("subscriptions", gauges.subscription_bytes),
+        ("channels", gauges.channel_bytes),
+        ("presence", gauges.presence_bytes),
+        ("idempotency_keys", gauges.idempotency_bytes),
         ("outboxes", gauges.outbox_bytes),
         ("recovering_messages", gauges.recovering_bytes),
         ("unfinished_messages", gauges.partial_bytes + gauges.held_bytes),
@@ -35,7 +39,7 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
     Json(json!({
         "resident_bytes": usage.resident_bytes,
         "classes": by_name,
-        // Code, tables, channels, sessions, and what the allocator keeps.
+        // Code, tables of fixed size, identities, and what the allocator keeps.
         "other_bytes": usage.resident_bytes.saturating_sub(accounted),
         "kernel": {
             "sockets": usage.socket_bytes,

@@ -12,11 +12,14 @@ mod object;
 mod openapi;
 mod publish;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::de::DeserializeOwned;
@@ -32,7 +35,13 @@ use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
 
 /// The longest body of a call (bytes).
-const BODY_BYTES_MAX: usize = 16 << 20;
+pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
+/// Long bodies that are held at once come to so many KiB; further ones wait.
+pub(super) const BODIES_KIB_MAX: usize = 128 << 10;
+/// Bodies up to this length do not count among those, so that long ones hold up no short one.
+const SHORT_BODY_BYTES_MAX: usize = 64 << 10;
+/// How long a body may take to arrive, its wait for others included.
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// All calls.
 pub(super) fn router() -> Router<State> {
@@ -111,25 +120,53 @@ pub(super) fn no_hub() -> ApiError {
 /// A body that was read and checked.
 pub(super) struct Body<T>(pub(super) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let headers: HeaderMap = request.headers().clone();
-        let length = headers.get("content-length").and_then(|text| text.to_str().ok());
+    async fn from_request(request: Request, state: &State) -> Result<Self, ApiError> {
+        let length = request.headers().get("content-length").and_then(|text| text.to_str().ok());
         let length = length.and_then(|text| text.parse::<usize>().ok());
-        let too_long = || {
-            let message = format!("a body has {BODY_BYTES_MAX} bytes at most: send several calls");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+        // A body in chunks may have any length up to the bound.
+        let bytes_max = length.unwrap_or(BODY_BYTES_MAX);
+        if bytes_max > BODY_BYTES_MAX {
+            return Err(body_too_long());
+        }
+        let read = async {
+            let mut share = None;
+            if bytes_max > SHORT_BODY_BYTES_MAX {
+                let kib = bytes_max.div_ceil(1024) as u32;
+                share = state.0.bodies.acquire_many(kib).await.ok();
+            }
+            let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
+            let body = match serde_json::from_slice(&bytes) {
+                Ok(Object(value)) => Ok(Self(value)),
+                Err(error) => Err(ApiError::bad(format!("the body: {error}"))),
+            };
+            drop(share);
+            body
         };
-        if length.is_some_and(|length| length > BODY_BYTES_MAX) {
-            return Err(too_long());
+        tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            let message = format!("the body did not arrive within {seconds} s: send it faster");
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
+        })
+    }
+}
+
+fn body_too_long() -> ApiError {
+    let message = format!("a body has {BODY_BYTES_MAX} bytes at most: send several calls");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+}
+
+fn unreadable(rejection: BytesRejection) -> ApiError {
+    match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+            body_too_long()
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|_| too_long())?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Object(value)) => Ok(Self(value)),
-            Err(error) => Err(ApiError::bad(format!("the body: {error}"))),
-        }
+        other => ApiError::bad(format!(
+            "the body cannot be read, check its framing: {}",
+            other.body_text()
+        )),
     }
 }
 

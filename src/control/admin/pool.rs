@@ -1,0 +1,294 @@
+//! The connections of the admin address: how many there may be, and how long each may take.
+//!
+//! A connection that sends no whole request, or nothing at all, is closed by a deadline. At the
+//! bound of connections a new one takes the place of the one that has waited longest for its next
+//! request; connections whose request is being answered are never closed for another. Where all
+//! of them are, further connections come out of a small reserve, and are answered only what tells
+//! whether the process is well. So no number of clients, with or without a key, keeps health and
+//! metrics from being read.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// From the first byte of a request (of the first one: from the accept) to the end of its head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without a further request, and without a byte taken of an answer.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections at most, where the open-files limit allows them.
+const CONNECTIONS_MAX: u64 = 256;
+/// Connections beyond those, which are answered health and metrics only.
+const RESERVED_MAX: usize = 8;
+
+/// What a connection does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No byte of its next request has come.
+    Idle,
+    /// A request has begun and its head is not complete.
+    Head,
+    /// A request is being answered.
+    Busy,
+}
+
+#[derive(Debug)]
+struct Connection {
+    phase: Phase,
+    /// When the phase began, or the last byte of an answer was taken.
+    since: Instant,
+    is_reserved: bool,
+    /// Ends its task; set once that runs.
+    task: Option<AbortHandle>,
+}
+
+impl Connection {
+    fn is_overdue(&self, now: Instant) -> bool {
+        let timeout = match self.phase {
+            Phase::Idle => IDLE_TIMEOUT,
+            Phase::Head => HEAD_TIMEOUT,
+            // Reading a body has a timeout of its own; the rest is the server's time.
+            Phase::Busy => return false,
+        };
+        now.duration_since(self.since) >= timeout
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By number: the order in which they were accepted.
+    connections: BTreeMap<u64, Connection>,
+    reserved: usize,
+    accepted: u64,
+    /// Closed by a deadline or for another connection.
+    evicted: u64,
+}
+
+/// All connections of the admin address.
+#[derive(Debug)]
+pub(super) struct Pool {
+    state: Mutex<State>,
+    connections_max: usize,
+}
+
+/// A place in the pool; dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Place {
+    pool: Arc<Pool>,
+    number: u64,
+    /// Answered health and metrics only.
+    pub(super) is_reserved: bool,
+}
+
+impl Pool {
+    /// For a process that may open so many files: a quarter of them at most, because shards and
+    /// configuration need descriptors too.
+    pub(super) fn new(open_files: u64) -> Arc<Self> {
+        let connections_max = (open_files / 4).clamp(8, CONNECTIONS_MAX) as usize;
+        Arc::new(Self { state: Mutex::default(), connections_max })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a new connection. At the bound, another connection loses its own.
+    pub(super) fn enter(self: &Arc<Self>) -> Place {
+        let mut state = self.lock();
+        let full = state.connections.len() - state.reserved >= self.connections_max;
+        let is_reserved = full && !state.evict_waiting(false);
+        if is_reserved && state.reserved >= RESERVED_MAX && !state.evict_waiting(true) {
+            // Answers of reserved connections are short: the oldest has had its time.
+            state.evict(|connection| connection.is_reserved);
+        }
+        state.accepted += 1;
+        state.reserved += usize::from(is_reserved);
+        let (number, since) = (state.accepted, Instant::now());
+        let connection = Connection { phase: Phase::Head, since, is_reserved, task: None };
+        state.connections.insert(number, connection);
+        Place { pool: self.clone(), number, is_reserved }
+    }
+
+    /// Closes the connection that has waited longest for its next request, for want of
+    /// descriptors. Returns whether there was one.
+    pub(super) fn evict_one(&self) -> bool {
+        let mut state = self.lock();
+        state.evict_waiting(false) || state.evict_waiting(true)
+    }
+
+    /// Closes connections past their deadlines.
+    pub(super) fn evict_overdue(&self) {
+        let now = Instant::now();
+        while self.lock().evict(|connection| connection.is_overdue(now)) {}
+    }
+
+    /// Connections at this moment, and how many were closed by a deadline or for another one.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.connections.len() as u64, state.evicted)
+    }
+}
+
+impl State {
+    fn evict_waiting(&mut self, reserved: bool) -> bool {
+        self.evict(|one| one.phase != Phase::Busy && one.is_reserved == reserved)
+    }
+
+    /// Closes the oldest connection that `may_go`; its place is free at once.
+    fn evict(&mut self, may_go: impl Fn(&Connection) -> bool) -> bool {
+        let candidates = self.connections.iter().filter(|(_, one)| may_go(one));
+        let oldest = candidates.min_by_key(|(_, one)| one.since).map(|(number, _)| *number);
+        let Some(connection) = oldest.and_then(|oldest| self.remove(oldest)) else { return false };
+        self.evicted += 1;
+        if let Some(task) = connection.task {
+            task.abort();
+        }
+        true
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&number)?;
+        self.reserved -= usize::from(connection.is_reserved);
+        Some(connection)
+    }
+}
+
+impl Place {
+    /// The task that serves the connection runs.
+    pub(super) fn set_task(&self, task: AbortHandle) {
+        self.change(|connection| connection.task = Some(task));
+    }
+
+    /// Bytes have come from the client.
+    pub(super) fn note_received(&self) {
+        self.change(|connection| {
+            if connection.phase == Phase::Idle {
+                connection.begin(Phase::Head);
+            }
+        });
+    }
+
+    /// The client has taken bytes.
+    pub(super) fn note_sent(&self) {
+        self.change(|connection| {
+            if connection.phase == Phase::Idle {
+                connection.since = Instant::now();
+            }
+        });
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin_request(&self) {
+        self.change(|connection| connection.begin(Phase::Busy));
+    }
+
+    /// The answer is ready to be sent.
+    pub(super) fn end_request(&self) {
+        self.change(|connection| connection.begin(Phase::Idle));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Connection)) {
+        // It is gone once it has been evicted.
+        if let Some(connection) = self.pool.lock().connections.get_mut(&self.number) {
+            change(connection);
+        }
+    }
+}
+
+impl Connection {
+    fn begin(&mut self, phase: Phase) {
+        (self.phase, self.since) = (phase, Instant::now());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.lock().remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn held(pool: &Pool) -> Vec<u64> {
+        pool.lock().connections.keys().copied().collect()
+    }
+
+    #[test]
+    fn the_longest_waiting_one_makes_room() {
+        let pool = Pool::new(32);
+        let places: Vec<_> = (0..8).map(|_| pool.enter()).collect();
+        places[0].begin_request();
+        places[1].begin_request();
+        places[1].end_request();
+        let ninth = pool.enter();
+        assert!(!ninth.is_reserved);
+        assert_eq!(held(&pool), [1, 2, 4, 5, 6, 7, 8, 9], "the third waited longest");
+        assert_eq!(pool.counts(), (8, 1));
+        drop(places);
+        assert_eq!(held(&pool), [9], "who was evicted leaves no place twice");
+    }
+
+    #[test]
+    fn requests_under_way_keep_their_places_and_the_reserve_admits_more() {
+        let pool = Pool::new(0);
+        let busy: Vec<_> = (0..8).map(|_| pool.enter()).collect();
+        busy.iter().for_each(Place::begin_request);
+        let reserved: Vec<_> = (0..3 * RESERVED_MAX).map(|_| pool.enter()).collect();
+        assert!(reserved.iter().all(|place| place.is_reserved));
+        let kept = held(&pool);
+        assert_eq!(kept[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(kept.len(), 8 + RESERVED_MAX);
+        busy[3].end_request();
+        assert!(!pool.enter().is_reserved);
+    }
+
+    proptest! {
+        #[test]
+        fn the_bound_holds_and_a_request_under_way_is_never_evicted(
+            steps in proptest::collection::vec((0..4u8, any::<prop::sample::Index>()), 0..300),
+        ) {
+            let pool = Pool::new(64);
+            let most = pool.connections_max;
+            let mut places = Vec::new();
+            let mut busy = std::collections::BTreeSet::new();
+            for (step, at) in steps {
+                if step == 0 || places.is_empty() {
+                    places.push(pool.enter());
+                } else {
+                    let at = at.index(places.len());
+                    let place: &Place = &places[at];
+                    match step {
+                        1 => {
+                            place.begin_request();
+                            if !place.is_reserved && held(&pool).contains(&place.number) {
+                                busy.insert(place.number);
+                            }
+                        }
+                        2 => {
+                            place.end_request();
+                            busy.remove(&place.number);
+                        }
+                        _ => {
+                            busy.remove(&place.number);
+                            places.swap_remove(at);
+                        }
+                    }
+                }
+                let held = held(&pool);
+                prop_assert!(held.len() <= most + RESERVED_MAX);
+                prop_assert!(busy.iter().all(|number| held.contains(number)));
+                let reserved = pool.lock().connections.values().filter(|c| c.is_reserved).count();
+                prop_assert_eq!(pool.lock().reserved, reserved);
+                prop_assert!(held.len() - reserved <= most);
+            }
+            places.clear();
+            prop_assert!(held(&pool).is_empty());
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The signals that the server acts on.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio_uring::Runtime;
+
+use super::Event;
+use crate::driver::signals;
+
+/// Signals that operators send to other servers.
+const WITHOUT_MEANING: [(&str, fn() -> SignalKind); 4] = [
+    ("SIGUSR1", SignalKind::user_defined1),
+    ("SIGUSR2", SignalKind::user_defined2),
+    ("SIGQUIT", SignalKind::quit),
+    ("SIGALRM", SignalKind::alarm),
+];
+
+/// Logs signals that mean nothing to the server, each time one comes.
+pub(super) fn log_ignored() {
+    for (name, kind) in WITHOUT_MEANING {
+        tokio::spawn(async move {
+            // Without a listener the signal is ignored in silence.
+            let Ok(mut signals) = signal(kind()) else { return };
+            while signals.recv().await.is_some() {
+                tracing::warn!(
+                    signal = name,
+                    "signal ignored: SIGHUP reloads the configuration, SIGTERM and SIGINT drain"
+                );
+            }
+        });
+    }
+}
+
+/// What ends the server, or has it read its configuration again.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on none of them ends the process by itself.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn watch(runtime: &Runtime) -> std::io::Result<Self> {
+        let watched = runtime.block_on(async { Self::watch_here() })?;
+        signals::release_hangup();
+        Ok(watched)
+    }
+
+    fn watch_here() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal, as what is to be done.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Event::Stop("SIGINT"),
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+
+    /// Runs slow work of the start in a thread of its own, and returns its result; `None` when a
+    /// signal ends the server first. A reload asked for meanwhile has nothing to do: the
+    /// configuration was read just now.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn run_unless_ended<T: Send + 'static>(
+        &mut self,
+        runtime: &Runtime,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::io::Result<Option<T>> {
+        let (sender, mut receiver) = oneshot::channel();
+        std::thread::Builder::new().name("start".to_owned()).spawn(move || {
+            // The receiver is gone when the server has been ended.
+            let _ = sender.send(work());
+        })?;
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    done = &mut receiver => return done.map(Some).map_err(std::io::Error::other),
+                    event = self.next() => if matches!(event, Event::Stop(_)) {
+                        return Ok(None);
+                    },
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! What the hub holds, counted for metrics and `/v1/memory`, and the list of everything that grows.
+//!
+//! No table of the server may grow without a bound, be left out of the accounting, or keep what is
+//! past its time because nothing else happens. Below: each table, its bound and what happens there,
+//! its class in `/v1/memory`, and what removes entries. All of it is part of the process's memory,
+//! which `limits.memory_bytes_max` is compared with.
+//!
+//! - **Slots, sessions, timers** of a shard: `limits.connections_per_shard_max`, else 503. Classes
+//!   `connections` and `sessions`. Timeouts of connections.
+//! - **Channels** at their home ([`crate::hub::Home`]): `hub.channels_max`; past it the unused one
+//!   nearest to its end is forgotten, and without one the request gets `limit`. Class `channels`.
+//!   By deadline, `hub.channel_ttl_s` after the last use.
+//! - **Messages kept** ([`crate::hub::MemoryLog`]): `channel.history` and `hub.history_bytes_max`,
+//!   oldest first. Class `history`. By deadline and at each read, `channel.history_ttl_s`.
+//! - **Presence**: members of the channel. Class `presence`. With its member.
+//! - **Members** of a shard's channels: `hub.channels_per_connection_max`, else `limit`. Classes
+//!   `subscriptions` and `channels`. With the connection.
+//! - **Idempotency keys**: `hub.idempotency_keys_max`, oldest first. Class `idempotency_keys`. By
+//!   deadline, `hub.idempotency_ttl_s`.
+//! - **Requests that wait for a home**: `hub.pending_requests_max` a connection, then reading
+//!   stops; calls of the API: `engine.mailbox_bytes_max`, else 503. Class `mailboxes`.
+//! - **Mail and fan-outs under way**: at `engine.mailbox_bytes_max` publishers wait, at twice that
+//!   publications are dropped with a gap. Class `mailboxes`.
+//! - **Gaps to be reported** (`lagging`): channels of the home, until their shard has caught up.
+//! - **Outboxes and backlogs**: `limits.outbox_bytes_max`, `limits.outbox_shard_bytes_max`. Class
+//!   `outboxes`. Sent, or closed with 4413.
+//! - **Unfinished requests and messages**: `limits.partial_shard_bytes_max`, else close 1013. Class
+//!   `unfinished_messages`. Timeouts of connections.
+//! - **Connections of a user** (`users`): connections. Class `sessions`. With the connection.
+//! - **Paused connections** (`throttled`, `crowded`): connections, some words each. With the
+//!   connection, at the latest a second later.
+//! - **Work on all connections, lists of channels**: calls under way at the admin address.
+//! - **Connections on their way to another shard**: no handover to a full mailbox. They arrive, or
+//!   fail.
+//! - **Counts and rates** by address, user and route ([`crate::admission`]): tables of fixed size
+//!   whose entries are used again.
+//! - **Voided tickets**: 65,536 subjects, some 100 bytes each, oldest first.
+//! - **Fetched keys of tokens**: 256 KiB of JSON. Replaced by the next fetch.
+//! - **Connections to the admin address**: 264, or a quarter of the open files; the one that waits
+//!   longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.
+//! - **Bodies of calls**: 16 MiB each; long ones 128 MiB together, then they wait. 60 s.
+//! - **Lines of the log**: 1 MiB, then dropped and counted.
+
+use super::{HubState, SUBSCRIPTION_BYTES, Seated};
+use crate::hub::Local;
+use crate::metrics::{Gauges, Snapshot};
+use crate::shard::core::Core;
+
+impl HubState {
+    /// Memory of sessions, and of the lists of users' connections (bytes).
+    fn session_bytes(&self) -> u64 {
+        let places = self.sessions.capacity() * size_of::<Option<Box<Seated>>>();
+        let users = self.users.capacity() * size_of::<(std::sync::Arc<str>, Vec<u32>)>();
+        self.seated * size_of::<Seated>() as u64 + (places + users) as u64
+    }
+
+    /// Memory of the tables of channels that have members here (bytes).
+    fn local_bytes(&self) -> u64 {
+        (self.members.len() * (size_of::<Local>() + 2 * size_of::<u64>())) as u64
+    }
+}
+
+impl Core {
+    /// Writes what the home knows into the numbers of a reading.
+    pub(in crate::shard) fn fill_hub(&self, numbers: &mut Snapshot) {
+        let Some(hub) = &self.hub else { return };
+        let kept = hub.home.kept();
+        let counters = &mut numbers.counters;
+        counters.publishes = kept.publishes;
+        counters.publish_duplicates = kept.duplicates;
+        counters.recoveries = kept.recovered;
+        counters.recoveries_failed = kept.not_recovered;
+        counters.channels_opened = kept.channels_opened;
+        counters.channels_forgotten = kept.channels_forgotten;
+    }
+
+    /// The gauges of home and mailbox.
+    pub(in crate::shard) fn hub_gauges(&self, gauges: Gauges) -> Gauges {
+        let Some(hub) = &self.hub else { return gauges };
+        let own = hub.home.gauges();
+        Gauges {
+            channels: own.channels,
+            channel_members: own.members,
+            history_messages: own.history_messages,
+            history_bytes: own.history_bytes,
+            idempotency_keys: own.keys,
+            channel_bytes: own.channel_bytes + hub.local_bytes(),
+            subscription_bytes: own.members * SUBSCRIPTION_BYTES,
+            presence_bytes: own.presence_bytes,
+            idempotency_bytes: own.key_bytes,
+            session_bytes: hub.session_bytes(),
+            mailbox_bytes: self.directory.mail_bytes(self.id) as u64,
+            ..gauges
+        }
+    }
+}
