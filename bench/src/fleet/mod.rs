@@ -11,6 +11,7 @@ mod drive;
 mod either;
 mod metered;
 mod parked;
+mod prepared;
 mod slot;
 
 pub use drive::drive;
@@ -314,7 +315,8 @@ impl Fleet {
         let Some(outgoing) = &state.outgoing else { return Ok(()) };
         let bytes =
             &state.connection.outgoing_bytes(outgoing, &self.terms)[state.outgoing_sent as usize..];
-        let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+        let len = prepared::send_len(outgoing, bytes) as u32;
+        let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), len)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
             .build();
         if !self.plan.quiet_sends || !matches!(outgoing, Outgoing::Messages { .. }) {
@@ -395,6 +397,7 @@ impl Fleet {
             state.outgoing = None;
             if state.metered {
                 // What the server said before it ended is still unread, and tells more than this.
+                state.cut = true;
                 return Ok(());
             }
             return self.end(slot, Ending::Lost(Fault::System("send", -result)));
@@ -404,6 +407,7 @@ impl Fleet {
             return self.end(slot, Ending::Lost(Fault::System("send cut short", libc::EIO)));
         };
         state.outgoing_sent += result as u32;
+        self.tools.traffic.written_bytes += result as u64;
         let whole = state.connection.outgoing_bytes(outgoing, &self.terms).len();
         if (state.outgoing_sent as usize) < whole {
             return self.send_outgoing(slot);
@@ -425,6 +429,7 @@ impl Fleet {
         let outcome = match (completion.result, completion.buffer) {
             (1.., Some(buffer)) => {
                 let bytes = self.buffers.bytes(buffer, completion.result as usize);
+                self.tools.traffic.read_bytes += bytes.len() as u64;
                 let outcome = state.connection.receive(bytes, &self.terms, &mut self.tools);
                 self.buffers.give_back(buffer);
                 outcome
@@ -533,6 +538,7 @@ impl Fleet {
                 state.generation = state.generation.wrapping_add(1);
                 state.outgoing = None;
                 state.metered = false;
+                state.cut = false;
                 self.ended.push(slot);
                 Ok(())
             }
