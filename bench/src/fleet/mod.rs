@@ -56,6 +56,12 @@ pub enum Ending {
     Lost(Fault),
 }
 
+impl Ending {
+    fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Lost(Fault::System(..) | Fault::Ended(_)))
+    }
+}
+
 /// What the load wants after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
@@ -512,7 +518,9 @@ impl Fleet {
         if state.ending.is_some() {
             return Ok(());
         }
-        state.ending = Some(Box::new(ending));
+        // A server that has said why it closes may end TCP before it has read what we sent.
+        let said = state.connection.verdict().filter(|_| ending.is_cut_off());
+        state.ending = Some(Box::new(said.map_or(ending, Ending::Lost)));
         state.connection.stage = Stage::Ending;
         if state.in_flight > 0 {
             // An armed receive ends by the shutdown, a blocked send fails by it.

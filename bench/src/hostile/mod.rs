@@ -232,9 +232,13 @@ impl Hostile {
     fn note_done(&mut self, slot: u32) {
         let reads = !self.plan.kind.is_unread(slot);
         let prelude = self.plan.kind.prelude();
-        let client = self.client(slot);
-        if !client.is_done && (!reads || client.answers > prelude) {
-            client.is_done = true;
+        if !reads || self.client(slot).answers > prelude {
+            self.set_done(slot);
+        }
+    }
+
+    fn set_done(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.client(slot).is_done, true) {
             self.progress.done.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -385,6 +389,9 @@ impl Load for Hostile {
         let at_once = fleeting && (ending == Ending::Clean || is_rejected);
         let until_ns = if at_once { now_ns } else { now_ns + COMEBACK_NS };
         self.client(slot).state = State::Away { until_ns };
+        if self.is_greedy(slot) && self.has_sent_all(slot) {
+            self.set_done(slot);
+        }
         let Ending::Lost(fault) = ending else { return Ok(()) };
         if !self.is_greedy(slot) {
             self.result.helpers_lost += 1;
@@ -421,8 +428,8 @@ impl Hostile {
         if !std::mem::replace(&mut client.is_ready, true) {
             self.progress.ready.fetch_add(1, Ordering::AcqRel);
         }
-        if self.has_sent_all(slot) && !std::mem::replace(&mut self.client(slot).is_done, true) {
-            self.progress.done.fetch_add(1, Ordering::AcqRel);
+        if self.has_sent_all(slot) {
+            self.set_done(slot);
         }
     }
 }
