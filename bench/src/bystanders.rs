@@ -20,11 +20,11 @@ const WAIT_NS: u64 = 5_000_000_000;
 pub struct Times {
     /// The load begins: everything is open.
     pub start_ns: AtomicU64,
-    /// The load is warm: what comes before has a phase of its own, where a run sets this.
+    /// The warm-up ends, in runs that keep it apart; 0 in others.
     pub warm_ns: AtomicU64,
     /// The trouble begins.
     pub trouble_ns: AtomicU64,
-    /// All that make trouble do so, where a run tells this from its beginning.
+    /// The trouble is at its full extent; stays 0 in runs that do not measure this separately.
     pub full_ns: AtomicU64,
     /// The trouble is over.
     pub calm_ns: AtomicU64,

@@ -60,8 +60,8 @@ pub struct HostileArgs {
     /// Seconds of load before the measured ones
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub warmup: f64,
-    /// Seconds at the end in which greedy clients that did not read read everything, to learn how
-    /// they were closed
+    /// Seconds at the end in which greedy clients that did not read receive what is queued, to
+    /// learn how they were closed
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub settle: f64,
 }

@@ -8,7 +8,7 @@ use crate::client::Outgoing;
 
 /// Bytes of one send: the kernel copies them without a break, and nothing else runs on the core
 /// meanwhile, the connections whose latency is measured included.
-const SEND_BYTES_MAX: usize = 256 * 1024;
+const SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// How many of the bytes that are left go into the next send; the rest follows its completion.
 pub(super) fn send_len(outgoing: &Outgoing, bytes: &[u8]) -> usize {

@@ -1,11 +1,11 @@
 //! `hostile`: greedy clients, each of which keeps its connection as busy as the server lets it,
 //! beside well-behaved ones whose latency shows what that costs everybody else.
 //!
-//! A worker has the clients of one kind. A client sends its next batch as soon as the kernel has
-//! taken the last one, so that the server always has work from it. One that the server closes or
-//! rejects comes back. When the time is over, clients that do not read read everything, to learn
-//! whether and how they were closed; then all connections are reset, so that the server need not
-//! work through what they have sent.
+//! A worker drives the clients of one kind. A client sends its next batch as soon as the kernel has
+//! taken the last one, so the server always has work from it. A client that the server closes or
+//! rejects reconnects. At the end, clients that do not read receive everything that is queued, to
+//! learn whether and how they were closed; then all connections are reset, so that the server need
+//! not process the input that they have sent ahead.
 
 mod kind;
 mod supply;
@@ -26,8 +26,8 @@ use crate::upgrade::UpgradeError;
 
 /// How often a worker looks for news.
 const POLL_NS: u64 = 2_000_000;
-/// How long a client that was closed stays away: a server that closes connections at once is not
-/// measured by how fast they can be opened.
+/// Delay before a closed client reconnects, so that a server that closes connections at once is not
+/// flooded with handshakes instead.
 const COMEBACK_NS: u64 = 50_000_000;
 /// Large publications that fill the buffers of subscribers who do not read: more than the kernel's
 /// and the server's for one connection.
@@ -43,7 +43,7 @@ pub struct HostilePlan {
     pub greedy: u32,
     /// Batches, or handshakes, of each client at most; 0 = no bound.
     pub batches_max: u64,
-    /// How long clients that do not read may read at last.
+    /// Time in which clients that did not read may receive at the end.
     pub settle_ns: u64,
 }
 

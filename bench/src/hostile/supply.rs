@@ -1,6 +1,5 @@
 //! The bytes that greedy clients send, prepared before the clock runs where they do not change.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 
@@ -89,7 +88,7 @@ impl Supply {
         self.opening.clone()
     }
 
-    /// The next batch of a client; `None` where it has nothing to say.
+    /// The next batch of a client; `None` for kinds that send none.
     pub fn next_batch(&mut self) -> Option<Arc<[u8]>> {
         if self.kind == Kind::Churn {
             let first = self.channels;
@@ -130,8 +129,8 @@ fn batch(kind: Kind, large_bytes: usize) -> io::Result<Option<Arc<[u8]>>> {
         Kind::Objects => requests("{}"),
         Kind::Publish => return Ok(Some(text_frame(&publish(CROWDED, CONTENT_BYTES)))),
         Kind::Joins => {
-            let leave = format!(r#"{{"type":"unsubscribe","channel":"{WATCHED}"}}"#);
-            return Ok(Some(text_frame(&(subscribe(WATCHED) + &leave).repeat(JOINS))));
+            let pair = subscribe(WATCHED) + &unsubscribe(WATCHED);
+            return Ok(Some(text_frame(&pair.repeat(JOINS))));
         }
         Kind::Churn | Kind::Slow | Kind::Handshakes | Kind::Tokens | Kind::Mix => return Ok(None),
     };
@@ -182,6 +181,11 @@ fn subscribe(channel: &str) -> String {
     format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)
 }
 
+fn unsubscribe(channel: &str) -> String {
+    format!(r#"{{"type":"unsubscribe","channel":"{channel}"}}"#)
+}
+
+/// A publication whose content has so many bytes, its two quotes included.
 fn publish(channel: &str, content_bytes: usize) -> String {
     let content = "x".repeat(content_bytes - 2);
     format!(r#"{{"type":"publish","channel":"{channel}","content":"{content}"}}"#)
@@ -190,16 +194,13 @@ fn publish(channel: &str, content_bytes: usize) -> String {
 fn churn(names: std::ops::Range<u64>) -> String {
     let mut text = String::new();
     for number in names {
-        // Writing to a string cannot fail.
-        let _ = match number % 2 {
-            0 => {
-                write!(text, r#"{{"type":"publish","channel":"hostile:new:{number}","content":1}}"#)
-            }
-            _ => write!(
-                text,
-                r#"{{"type":"subscribe","channel":"hostile:new:{number}"}}{{"type":"unsubscribe","channel":"hostile:new:{number}"}}"#
-            ),
-        };
+        let channel = format!("hostile:new:{number}");
+        if number % 2 == 0 {
+            text.push_str(&publish(&channel, 2));
+        } else {
+            text.push_str(&subscribe(&channel));
+            text.push_str(&unsubscribe(&channel));
+        }
     }
     text
 }
