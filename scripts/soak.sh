@@ -166,11 +166,13 @@ check "errors in the log" "$errors" 0
 for file in "$out"/*.failed; do
   if [[ -s $file ]]; then problems+=("$(cat "$file")"); fi
 done
-total() { jq -s "map(.$2 // 0) | add // 0" "$out/$1"-*.json; }
+# results NAME: of all its runs that have any.
+results() { find "$out" -maxdepth 1 -name "$1-*.json" -exec cat {} +; }
+total() { results "$1" | jq -s "map(.$2 // 0) | add // 0"; }
 # p99 NAME [KEY]: the highest of all its runs.
 p99() {
-  jq -s --arg key "${2:-latency_p99_ns}" \
-    'map(.[$key] // 0) | max // 0 | . / 1e6 | . * 100 | round / 100' "$out/$1"-*.json
+  results "$1" | jq -s --arg key "${2:-latency_p99_ns}" \
+    'map(.[$key] // 0) | max // 0 | . / 1e6 | . * 100 | round / 100'
 }
 lost=$(($(total fanout losses) + $(total fanout disordered)))
 check "lost or disordered messages" "$lost" 0
