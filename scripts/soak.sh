@@ -6,12 +6,15 @@ usage() {
 Usage: scripts/soak.sh [options]
 
 Against one server at once: clients that come and go, a hub that fans out, readers that do not read,
-connections with garbage, and a reload by SIGHUP every $reload_s seconds. Then the clients leave, and
-what the server holds is looked at. The script fails if
+greedy clients of every kind that scripts/load-hostile.sh knows, connections with garbage, and a
+reload by SIGHUP every $reload_s seconds. Then the clients leave, and what the server holds is looked
+at. The script fails if
 
   - a message was lost, doubled or came out of order (as the generator counts),
   - slots, receive buffers, queued bytes, descriptors, members, channels, or counts of connections
     and handshakes are left when all have gone; or opened connections are not those closed,
+  - a connection beside the greedy clients was lost, got no echo within seconds, or the server's
+    memory passed $memory MiB,
   - memory grew by more than $growth_percent % and 8 MiB from the first quarter after the warm-up to
     the last,
   - a reload was not taken, or the server logged an error.
@@ -22,7 +25,7 @@ what the server holds is looked at. The script fails if
 TEXT
   common_options
 }
-minutes=30 rate=500 reload_s=5 growth_percent=10 sandbox=()
+minutes=30 rate=500 reload_s=5 growth_percent=10 memory=4096 sandbox=()
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"
 shards=2 server_core=0,1 load_core=0,1
@@ -61,7 +64,7 @@ configuration() { # MESSAGE-BYTES: two configurations that differ in this, to be
   printf '%s\n' "${sandbox[@]}" '[limits]' "message_bytes_max = $1" '[timeouts]' \
     'send_timeout_ms = 2000' 'handshake_timeout_ms = 3000' '[hub]' 'channel_ttl_s = 5' \
     '[[channel]]' 'history_ttl_s = 5' '[[route]]' 'path = "/echo"' '[[route]]' 'path = "/ws"' \
-    'handler = "hub"'
+    'handler = "hub"' '[[route]]' 'path = "/takeover"' 'compression = "takeover"'
 }
 
 # rounds NAME SECONDS MODE PATH OPTIONS...: runs of so many seconds until the end; each must succeed.
@@ -122,6 +125,9 @@ echo "$NAME: $minutes minutes, server $server_pid" >&2
 rounds fanout 60 fanout /ws --channels 20 --subscribers 400 --publishers 4 --rate "$rate" & loads+=($!)
 rounds churn 60 connect /echo --hold 2 --population 500 & loads+=($!)
 rounds slow 20 slow /echo --connections 40 --share 25% --settle 2 & loads+=($!)
+# A large message fits the configured bound; each run is two phases of these seconds, and their ends.
+rounds hostile 10 hostile /echo --kind mix --connections 40 --greedy 16 --rate 400 \
+  --large-bytes 900000 --memory-max $((memory * 1048576)) --server-pid "$server_pid" & loads+=($!)
 garbage & loads+=($!)
 reloads & loads+=($!)
 while (($(date +%s) < end)); do
@@ -160,18 +166,25 @@ check "errors in the log" "$errors" 0
 for file in "$out"/*.failed; do
   if [[ -s $file ]]; then problems+=("$(cat "$file")"); fi
 done
-total() { jq -s "map(.$2 // 0) | add // 0" "$out/$1"-*.json; }
-p99() { jq -s 'map(.latency_p99_ns // 0) | max // 0 | . / 1e6 | . * 100 | round / 100' "$out/$1"-*.json; }
+# results NAME: of all its runs that have any.
+results() { find "$out" -maxdepth 1 -name "$1-*.json" -exec cat {} +; }
+total() { results "$1" | jq -s "map(.$2 // 0) | add // 0"; }
+# p99 NAME [KEY]: the highest of all its runs.
+p99() {
+  results "$1" | jq -s --arg key "${2:-latency_p99_ns}" \
+    'map(.[$key] // 0) | max // 0 | . / 1e6 | . * 100 | round / 100'
+}
 lost=$(($(total fanout losses) + $(total fanout disordered)))
 check "lost or disordered messages" "$lost" 0
 
 {
   printf 'opened\tdeliveries\tpublishes\tslow closed\trefused\tgarbage\treloads\tlost\t'
-  printf 'fan-out p99 ms\tmemory: first KiB\tlast\tat rest\n'
-  printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(sum opened_total)" \
+  printf 'fan-out p99 ms\tgreedy batches\tbeside greedy p99 ms\t'
+  printf 'memory: first KiB\tlast\tat rest\n'
+  printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$(sum opened_total)" \
     "$(sum deliveries_total)" "$(sum publishes_total)" "$(sum slow_reader_closes_total)" \
     "$(sum refused_total)" "$(cat "$out/garbage.count")" "$reloaded" "$lost" "$(p99 fanout)" \
-    "$first" "$last" "$rested"
+    "$(total hostile greedy_batches)" "$(p99 hostile beside_p99_ns)" "$first" "$last" "$rested"
 } | tee "$out/table.tsv" | column -t -s $'\t'
 stop_server
 echo "JSON, samples and logs: $out" >&2

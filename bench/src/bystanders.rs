@@ -20,8 +20,12 @@ const WAIT_NS: u64 = 5_000_000_000;
 pub struct Times {
     /// The load begins: everything is open.
     pub start_ns: AtomicU64,
+    /// The warm-up ends, in runs that keep it apart; 0 in others.
+    pub warm_ns: AtomicU64,
     /// The trouble begins.
     pub trouble_ns: AtomicU64,
+    /// The trouble is at its full extent; stays 0 in runs that do not measure this separately.
+    pub full_ns: AtomicU64,
     /// The trouble is over.
     pub calm_ns: AtomicU64,
     /// No messages are sent any more.
@@ -42,6 +46,13 @@ impl Times {
     /// The time, once it is known.
     pub fn known(which: &AtomicU64) -> Option<u64> {
         Some(which.load(Ordering::Acquire)).filter(|at_ns| *at_ns != 0)
+    }
+
+    /// When phases after the first begin, as far as it is known; they become known in this order.
+    fn marks(&self) -> impl Iterator<Item = u64> {
+        [&self.warm_ns, &self.trouble_ns, &self.full_ns, &self.calm_ns]
+            .into_iter()
+            .filter_map(Self::known)
     }
 
     /// Whether the time has come.
@@ -123,12 +134,8 @@ impl Bystanders {
             let plan = PulsePlan { slots, rate, start_ns, until_ns, worker: 0, workers: 1 };
             Pulse::new(plan, Arc::clone(&self.shared))
         });
-        for (phase, mark) in [&self.times.trouble_ns, &self.times.calm_ns].into_iter().enumerate() {
-            match Times::known(mark) {
-                Some(at_ns) if pulse.phases() == phase + 1 => pulse.mark(at_ns),
-                _ => {}
-            }
-        }
+        let known = self.times.marks().skip(pulse.phases() - 1);
+        known.for_each(|at_ns| pulse.mark(at_ns));
         let stop_ns = Times::known(&self.times.stop_ns);
         if let Some(at_ns) = stop_ns {
             pulse.stop_at(at_ns);

@@ -1,6 +1,7 @@
 //! The command line: what every load has, and the list of loads. Exit codes are here.
 
 mod fanout;
+mod hostile;
 mod loads;
 mod tools;
 mod values;
@@ -13,6 +14,7 @@ use crate::expect::Expectation;
 use crate::target::Url;
 
 pub use fanout::FanoutArgs;
+pub use hostile::HostileArgs;
 pub use loads::{
     ConnectArgs, DropKind, EchoArgs, HoldArgs, Policy, ReplayArgs, SlowArgs, StormArgs,
 };
@@ -44,6 +46,8 @@ pub enum Command {
     Storm(StormArgs),
     /// Let some connections read slowly or not at all, and measure what it does to the others.
     Slow(SlowArgs),
+    /// Keep greedy clients busy beside well-behaved ones, and measure what these feel of it.
+    Hostile(HostileArgs),
     /// Publish to channels, and measure the time until subscribers have each message.
     Fanout(FanoutArgs),
     /// Send recorded frames with their timing.
@@ -134,6 +138,8 @@ mod tests {
             "b fanout ws://h/ --subscribers 10 --rate 5 --batch 2 --size 40",
             "b fanout ws://h/ --dialect plain --window 8 --depth 3",
             "b fanout ws://h/ --api http://h:1 --api-key k",
+            "b hostile ws://h/ --kind inflate-hub --greedy 3 --batches 2",
+            "b hostile ws://h/ --kind mix --token a.b.c --expect bound<=1",
         ] {
             assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
         }
@@ -150,6 +156,8 @@ mod tests {
             "b storm ws://h/ --policy ticket",
             "b slow ws://h/ --share 0..1",
             "b echo http://h/",
+            "b hostile ws://h/",
+            "b hostile ws://h/ --kind polite",
             "b fanout ws://h/ --rate 5 --window 2",
             "b fanout ws://h/ --size 10",
             "b fanout ws://h/ --api ws://h/",

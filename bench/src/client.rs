@@ -3,12 +3,13 @@
 //! It knows no ring and no clock. The fleet moves its bytes; the load decides when messages go.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::sync::Arc;
 
 use crate::deflate::Inflater;
+pub use crate::fault::Fault;
 use crate::sheet::Sheet;
-use crate::upgrade::{Upgrade, UpgradeError};
-use crate::wire::{self, FrameReader, Message, RawReader, Sink, WireError, opcode};
+use crate::upgrade::Upgrade;
+use crate::wire::{self, FrameReader, Message, RawReader, Sink, opcode};
 
 /// The mask of control frames; they are rare, and a server may not care which it is.
 const CONTROL_MASK: [u8; 4] = [0x5A, 0xC3, 0x3C, 0xA5];
@@ -24,6 +25,8 @@ pub struct Terms {
     pub verify: bool,
     /// Give whole messages to the load ([`Heard`]).
     pub hear: bool,
+    /// Count messages and read nothing of them: compressed ones are not inflated.
+    pub count_only: bool,
 }
 
 /// Where a connection is in its life; it only moves down this list, then it is `Free` again.
@@ -41,40 +44,6 @@ pub enum Stage {
     Ending,
     /// The descriptor is being closed.
     Releasing,
-}
-
-/// Why a connection was lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// An operation failed with this errno.
-    System(&'static str, i32),
-    /// The server ended the connection without a closing handshake.
-    Ended(Stage),
-    /// The server closed with this code, uninvited.
-    ClosedByServer(Option<u16>),
-    Refused(UpgradeError),
-    Wire(WireError),
-    /// An echo differs from what was sent.
-    Corrupt(String),
-    /// Nothing came for longer than `--timeout` in this stage.
-    TimedOut(Stage),
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System(doing, errno) => {
-                write!(out, "{doing}: {}", std::io::Error::from_raw_os_error(*errno))
-            }
-            Self::Ended(stage) => write!(out, "the server ended the connection ({stage:?})"),
-            Self::ClosedByServer(Some(code)) => write!(out, "the server closed with {code}"),
-            Self::ClosedByServer(None) => out.write_str("the server closed without a code"),
-            Self::Refused(error) => error.fmt(out),
-            Self::Wire(error) => write!(out, "against RFC 6455: {error}"),
-            Self::Corrupt(text) => out.write_str(text),
-            Self::TimedOut(stage) => write!(out, "nothing came in time ({stage:?})"),
-        }
-    }
 }
 
 /// What a chunk of bytes meant.
@@ -100,6 +69,10 @@ pub struct Traffic {
     pub compressed: u64,
     pub compressed_wire_bytes: u64,
     pub compressed_bytes: u64,
+    /// All bytes that the kernel took and gave, handshakes and frame headers included; sends
+    /// without a completion ([`crate::fleet::FleetPlan::quiet_sends`]) are missing.
+    pub written_bytes: u64,
+    pub read_bytes: u64,
 }
 
 impl Traffic {
@@ -110,6 +83,8 @@ impl Traffic {
         self.compressed += other.compressed;
         self.compressed_wire_bytes += other.compressed_wire_bytes;
         self.compressed_bytes += other.compressed_bytes;
+        self.written_bytes += other.written_bytes;
+        self.read_bytes += other.read_bytes;
     }
 }
 
@@ -153,8 +128,13 @@ pub struct Tools {
 #[derive(Debug)]
 pub enum Outgoing {
     Request,
-    Messages { variant: u32, count: u32 },
+    Messages {
+        variant: u32,
+        count: u32,
+    },
     Frame(Box<[u8]>),
+    /// Frames that many connections send, prepared once.
+    Shared(Arc<[u8]>),
 }
 
 #[derive(Debug)]
@@ -174,8 +154,8 @@ struct Rare {
     head: Vec<u8>,
     /// The newest ping's answer: older ones need none (RFC 6455 section 5.5.3).
     pong: Option<Box<[u8]>>,
-    /// Frames besides the sheet's: pings, closes, and those of a replay.
-    frames: VecDeque<Box<[u8]>>,
+    /// Frames besides the sheet's: pings, closes, and those that loads write themselves.
+    frames: VecDeque<Outgoing>,
     /// A compressed message while it is not whole.
     compressed: Vec<u8>,
     /// A message to be heard while it is not whole.
@@ -265,7 +245,17 @@ impl Connection {
 
     /// Asks for a whole masked frame to be sent.
     pub fn send_frame(&mut self, frame: Box<[u8]>) {
-        self.rare().frames.push_back(frame);
+        self.rare().frames.push_back(Outgoing::Frame(frame));
+    }
+
+    /// Asks for prepared bytes to be sent: masked frames, one or many.
+    pub fn send_shared(&mut self, frames: Arc<[u8]>) {
+        self.rare().frames.push_back(Outgoing::Shared(frames));
+    }
+
+    /// Whether permessage-deflate was agreed.
+    pub fn is_deflated(&self) -> bool {
+        self.deflate
     }
 
     /// Begins the closing handshake: nothing but the Close frame is sent any more.
@@ -280,7 +270,8 @@ impl Connection {
         let rare = self.rare();
         rare.pong = None;
         rare.frames.clear();
-        rare.frames.push_back(wire::masked(0x80 | opcode::CLOSE, CONTROL_MASK, payload).into());
+        let frame = wire::masked(0x80 | opcode::CLOSE, CONTROL_MASK, payload).into();
+        rare.frames.push_back(Outgoing::Frame(frame));
     }
 
     /// The fault that an uninvited Close of the server was, once both sides have said Close.
@@ -308,10 +299,11 @@ impl Connection {
             _ => return None,
         }
         if let Some(rare) = &mut self.rare {
-            let frame = rare.pong.take().or_else(|| rare.frames.pop_front());
+            let pong = rare.pong.take().map(Outgoing::Frame);
+            let frame = pong.or_else(|| rare.frames.pop_front());
             self.tidy();
-            if let Some(frame) = frame {
-                return Some(Outgoing::Frame(frame));
+            if frame.is_some() {
+                return frame;
             }
         }
         if self.owed == 0 {
@@ -335,6 +327,7 @@ impl Connection {
                 terms.sheet.frames(*variant, *count, self.deflate)
             }
             Outgoing::Frame(frame) => frame,
+            Outgoing::Shared(frames) => frames,
         }
     }
 
@@ -405,6 +398,7 @@ impl Connection {
             sheet: &terms.sheet,
             verify: terms.verify,
             hear: terms.hear,
+            count_only: terms.count_only,
             variant: &mut self.echo_variant,
             events: Events::default(),
             rare: &mut self.rare,
@@ -446,6 +440,7 @@ struct Inspector<'a> {
     sheet: &'a Sheet,
     verify: bool,
     hear: bool,
+    count_only: bool,
     variant: &'a mut u32,
     events: Events,
     rare: &'a mut Option<Box<Rare>>,
@@ -512,6 +507,9 @@ fn difference(expected: &[u8], offset: u64, bytes: &[u8]) -> Option<String> {
 
 impl Sink for Inspector<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8], compressed: bool) {
+        if self.count_only {
+            return;
+        }
         if compressed {
             self.rare.get_or_insert_default().compressed.extend_from_slice(bytes);
         } else if self.hear {
@@ -522,6 +520,10 @@ impl Sink for Inspector<'_> {
     }
 
     fn message(&mut self, message: Message) {
+        if self.count_only {
+            self.events.messages += 1;
+            return;
+        }
         let len = if message.compressed { self.inflate() } else { message.len };
         if self.hear {
             self.tools.heard.end();

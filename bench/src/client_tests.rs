@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::sheet::Shape;
+use crate::wire::WireError;
 
 fn terms(verify: bool) -> Terms {
     let shape = Shape { depth: 8, ..Shape::text(4) };
@@ -10,6 +11,7 @@ fn terms(verify: bool) -> Terms {
         sheet: Sheet::new(shape),
         verify,
         hear: false,
+        count_only: false,
     }
 }
 
@@ -146,7 +148,8 @@ fn an_idle_connection_is_small() {
 fn compressed_echoes_are_inflated_and_compared() {
     let shape = Shape { deflate: true, ..Shape::text(300) };
     let upgrade = Upgrade::new("h:1", "/", true);
-    let terms = Terms { upgrade, sheet: Sheet::new(shape), verify: true, hear: false };
+    let terms =
+        Terms { upgrade, sheet: Sheet::new(shape), verify: true, hear: false, count_only: false };
     let echo = |payload: &[u8]| {
         let small = crate::deflate::compress(payload).unwrap();
         let len = small.len();

@@ -2,14 +2,15 @@
 //!
 //! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes,
 //! `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the protocol, `client`
-//! is one connection, `fleet` is a ring's connections. What they do is a load: `echo`, `connect`,
-//! `hold`, `storm`, `slow`, `replay`, `fanout`, of which some use `schedule`, `pulse`,
-//! `bystanders`, `policy` and `returning`. `crew` are the threads, `recorder` keeps their
-//! latencies, `monitor` shows them meanwhile. `run` measures a load with `cpu` and `kernel`, prints
-//! a `report`, and holds it to what is `expect`ed; `plot` draws reports.
+//! is one connection, which ends by a `fault`, `fleet` is a ring's connections. What they do is a
+//! load: `echo`, `connect`, `hold`, `storm`, `slow`, `replay`, `fanout`, `hostile`, of which some
+//! use `schedule`, `pulse`, `bystanders`, `policy` and `returning`. `crew` are the threads,
+//! `recorder` keeps their latencies, `monitor` shows them meanwhile. `run` measures a load with
+//! `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed; `plot` draws reports.
 //!
 //! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and its way from
-//! arguments to report in `run`; frames that are not the sheet's go through `Fleet::send_frame`.
+//! arguments to report in `run`; frames that are not the sheet's go through `Fleet::send_frame`
+//! or `Fleet::send_shared`.
 //!
 //! Nothing here shares code with the server: a fault of its codec must not be hidden by the same
 //! fault on this side.
@@ -26,8 +27,10 @@ pub mod deflate;
 pub mod echo;
 pub mod expect;
 pub mod fanout;
+pub mod fault;
 pub mod fleet;
 pub mod hold;
+pub mod hostile;
 pub mod kernel;
 pub mod monitor;
 pub mod plot;

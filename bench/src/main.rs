@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Hold(args) => run::hold(&args),
         Command::Storm(args) => run::storm(&args),
         Command::Slow(args) => run::slow(&args),
+        Command::Hostile(args) => run::hostile(&args),
         Command::Fanout(args) => run::fanout(&args),
         Command::Replay(args) => run::replay(&args),
         Command::Plot(args) => plot::plot(&args),

@@ -243,7 +243,7 @@ impl Noise {
     }
 
     /// Text that compresses about as well as JSON does.
-    fn write(&mut self, out: &mut [u8]) {
+    pub fn write(&mut self, out: &mut [u8]) {
         let mut at = 0;
         while at < out.len() {
             let word = WORDS[(self.next() >> 32) as usize % WORDS.len()].as_bytes();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::bystanders::Times;
-use crate::client::{Fault, Stage};
+use crate::client::Stage;
 use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::schedule::Schedule;
@@ -195,14 +195,7 @@ impl Load for Slow {
             self.shared.stop();
             return Ok(());
         }
-        let how = match &fault {
-            Fault::ClosedByServer(Some(code)) => format!("closed with {code}"),
-            Fault::ClosedByServer(None) => "closed without a code".to_owned(),
-            Fault::System(_, libc::ECONNRESET | libc::EPIPE) => "reset".to_owned(),
-            Fault::Ended(_) => "ended without a Close".to_owned(),
-            other => other.to_string(),
-        };
-        *self.result.ended.entry(how).or_default() += 1;
+        *self.result.ended.entry(fault.ending()).or_default() += 1;
         Ok(())
     }
 }

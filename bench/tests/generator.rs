@@ -5,6 +5,8 @@
 mod deflate;
 #[path = "generator/fanout.rs"]
 mod fanout;
+#[path = "generator/hostile.rs"]
+mod hostile;
 #[path = "generator/loads.rs"]
 mod loads;
 #[path = "generator/results.rs"]
@@ -127,6 +129,7 @@ fn what_goes_wrong_is_in_the_exit_code_and_the_text() {
         ("storm", gone.clone(), &["--connections", "2"][..], 1, "Connection refused"),
         ("slow", gone.clone(), &["--connections", "2"][..], 1, "Connection refused"),
         ("fanout", gone.clone(), &["--subscribers", "2"][..], 1, "Connection refused"),
+        ("hostile", gone.clone(), &["--kind", "frames"][..], 1, "Connection refused"),
         ("connect", gone, &["--connections", "2"][..], 1, "2 connections failed"),
         ("echo", "http://x/".to_owned(), short, 2, "must begin with ws://"),
     ];

@@ -33,6 +33,12 @@ impl Fleet {
         self.push(slot, Op::Receive, poll_first(entry))
     }
 
+    /// Whether the server has ended a metered connection, whose last bytes are still unread.
+    pub fn is_cut(&self, slot: u32) -> bool {
+        let state = &self.slots[slot as usize];
+        state.cut && state.metered
+    }
+
     /// Reads from a metered connection again as from any other.
     pub fn resume(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];

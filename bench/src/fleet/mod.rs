@@ -11,6 +11,7 @@ mod drive;
 mod either;
 mod metered;
 mod parked;
+mod prepared;
 mod slot;
 
 pub use drive::drive;
@@ -53,6 +54,12 @@ pub enum Ending {
     /// After a closing handshake, or at the load's wish.
     Clean,
     Lost(Fault),
+}
+
+impl Ending {
+    fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Lost(Fault::System(..) | Fault::Ended(_)))
+    }
 }
 
 /// What the load wants after its turn.
@@ -314,7 +321,8 @@ impl Fleet {
         let Some(outgoing) = &state.outgoing else { return Ok(()) };
         let bytes =
             &state.connection.outgoing_bytes(outgoing, &self.terms)[state.outgoing_sent as usize..];
-        let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+        let len = prepared::send_len(outgoing, bytes) as u32;
+        let entry = opcode::Send::new(types::Fixed(slot), bytes.as_ptr(), len)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
             .build();
         if !self.plan.quiet_sends || !matches!(outgoing, Outgoing::Messages { .. }) {
@@ -395,6 +403,7 @@ impl Fleet {
             state.outgoing = None;
             if state.metered {
                 // What the server said before it ended is still unread, and tells more than this.
+                state.cut = true;
                 return Ok(());
             }
             return self.end(slot, Ending::Lost(Fault::System("send", -result)));
@@ -404,6 +413,7 @@ impl Fleet {
             return self.end(slot, Ending::Lost(Fault::System("send cut short", libc::EIO)));
         };
         state.outgoing_sent += result as u32;
+        self.tools.traffic.written_bytes += result as u64;
         let whole = state.connection.outgoing_bytes(outgoing, &self.terms).len();
         if (state.outgoing_sent as usize) < whole {
             return self.send_outgoing(slot);
@@ -425,6 +435,7 @@ impl Fleet {
         let outcome = match (completion.result, completion.buffer) {
             (1.., Some(buffer)) => {
                 let bytes = self.buffers.bytes(buffer, completion.result as usize);
+                self.tools.traffic.read_bytes += bytes.len() as u64;
                 let outcome = state.connection.receive(bytes, &self.terms, &mut self.tools);
                 self.buffers.give_back(buffer);
                 outcome
@@ -507,7 +518,9 @@ impl Fleet {
         if state.ending.is_some() {
             return Ok(());
         }
-        state.ending = Some(Box::new(ending));
+        // A server that has said why it closes may end TCP before it has read what we sent.
+        let said = state.connection.verdict().filter(|_| ending.is_cut_off());
+        state.ending = Some(Box::new(said.map_or(ending, Ending::Lost)));
         state.connection.stage = Stage::Ending;
         if state.in_flight > 0 {
             // An armed receive ends by the shutdown, a blocked send fails by it.
@@ -533,6 +546,7 @@ impl Fleet {
                 state.generation = state.generation.wrapping_add(1);
                 state.outgoing = None;
                 state.metered = false;
+                state.cut = false;
                 self.ended.push(slot);
                 Ok(())
             }

@@ -17,6 +17,8 @@ pub(super) struct Slot {
     pub(super) receiving: bool,
     /// Nothing is read but what the load asks for.
     pub(super) metered: bool,
+    /// Nothing can be sent any more, while something may still be read.
+    pub(super) cut: bool,
 }
 
 /// A million connections fit into 160 MB on this side; a load may add a few bytes to each.
@@ -34,6 +36,7 @@ impl Default for Slot {
             in_flight: 0,
             receiving: false,
             metered: false,
+            cut: false,
         }
     }
 }

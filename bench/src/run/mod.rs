@@ -4,6 +4,7 @@ mod connect;
 mod echo;
 mod fanout;
 mod hold;
+mod hostile;
 mod memory;
 mod replay;
 mod slow;
@@ -13,6 +14,7 @@ pub use connect::connect;
 pub use echo::echo;
 pub use fanout::fanout;
 pub use hold::hold;
+pub use hostile::hostile;
 pub use replay::replay;
 pub use slow::slow;
 pub use storm::storm;
@@ -93,7 +95,7 @@ impl Workshop {
         Ok(Self {
             shared: Shared::new(workers),
             target: Arc::new(target),
-            terms: Arc::new(Terms { upgrade, sheet: Sheet::new(shape), verify, hear: false }),
+            terms: Arc::new(terms(upgrade, Sheet::new(shape), verify)),
             timeout: Duration::from_secs_f64(common.timeout),
         })
     }
@@ -103,16 +105,20 @@ impl Workshop {
         let (authority, path) = (&common.url.authority, common.url.path.clone());
         let upgrade = Upgrade::to_paths(authority, &[path], Some(offer), None);
         let sheet = Sheet::new(self.terms.sheet.shape().clone());
-        Self {
-            terms: Arc::new(Terms { upgrade, sheet, verify: false, hear: false }),
-            ..self.clone()
-        }
+        Self { terms: Arc::new(terms(upgrade, sheet, false)), ..self.clone() }
     }
 
     /// The same with other requests, for loads that hear what comes and write their own frames.
     fn hearing(&self, upgrade: Upgrade) -> Self {
         let sheet = Sheet::new(Shape::text(0));
-        let terms = Arc::new(Terms { upgrade, sheet, verify: false, hear: true });
+        let terms = Arc::new(Terms { hear: true, ..terms(upgrade, sheet, false) });
+        Self { terms, ..self.clone() }
+    }
+
+    /// The same with other requests, for loads that write their own frames and count answers.
+    fn counting(&self, upgrade: Upgrade) -> Self {
+        let sheet = Sheet::new(Shape::text(0));
+        let terms = Arc::new(Terms { count_only: true, ..terms(upgrade, sheet, false) });
         Self { terms, ..self.clone() }
     }
 
@@ -136,6 +142,11 @@ impl Workshop {
         let (target, terms) = (Arc::clone(&self.target), Arc::clone(&self.terms));
         Fleet::new(plan, target, terms, self.shared.clock)
     }
+}
+
+/// Terms under which messages are read by the fleet alone.
+fn terms(upgrade: Upgrade, sheet: Sheet, verify: bool) -> Terms {
+    Terms { upgrade, sheet, verify, hear: false, count_only: false }
 }
 
 /// Starts the workers, measures, and joins them. Callers take the loads' own failures first: they
