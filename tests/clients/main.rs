@@ -192,3 +192,18 @@ fn playground_with_the_server() {
     run.arg(format!("http://{}/", server.address())).arg(format!("http://{}", server.admin()));
     assert!(alone(&mut run).ends_with("all passed\n"));
 }
+
+#[test]
+fn playground_with_a_server_that_asks_for_tokens() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let config = format!(
+        "[[key]]\nsecret = \"{secret}\"\n[[channel]]\npattern = \"chat:*\"\npresence = true\n"
+    );
+    let server = Server::start(&config);
+    let make = ["token", "--key-secret", secret, "--user", "ann", "--channel", "chat:*"];
+    let token = alone(Command::new(env!("CARGO_BIN_EXE_seawall")).args(make));
+    let mut run = playground_run();
+    run.arg(format!("http://{}/", server.address())).arg(format!("http://{}", server.admin()));
+    run.arg(format!("token={}", token.trim()));
+    assert!(alone(&mut run).ends_with("all passed\n"));
+}

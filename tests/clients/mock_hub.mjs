@@ -250,9 +250,11 @@ export class MockHub {
   tickets = new Map();
   ticketsMade = 0;
 
-  static async start({ WebSocketServer }, { pages, port = 0 } = {}) {
+  static async start({ WebSocketServer }, { pages, prefix = "", port = 0 } = {}) {
     const hub = new MockHub();
-    hub.server = createServer((request, response) => hub.page(pages, request, response));
+    hub.server = createServer((request, response) => {
+      hub.page(pages, request.url.replace(prefix, ""), response);
+    });
     const accepting = new WebSocketServer({ server: hub.server });
     accepting.on("connection", (socket, request) => {
       hub.lastProtocol = socket.protocol;
@@ -262,7 +264,7 @@ export class MockHub {
       if (!connection.gone) hub.connections.add(connection);
     });
     await new Promise((resolve) => hub.server.listen(port, "127.0.0.1", resolve));
-    hub.url = `ws://127.0.0.1:${hub.server.address().port}/ws`;
+    hub.url = `ws://127.0.0.1:${hub.server.address().port}${prefix}/ws`;
     return hub;
   }
 
@@ -308,7 +310,7 @@ export class MockHub {
     }
   }
 
-  async page(folder, { url }, response) {
+  async page(folder, url, response) {
     const path = new URL(url, "http://mock").pathname;
     const name = path === "/" ? "index.html" : path.slice(1);
     try {
