@@ -9,6 +9,7 @@
 mod support;
 
 mod conformance;
+mod model;
 mod package;
 mod tungstenite;
 

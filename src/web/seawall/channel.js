@@ -13,6 +13,8 @@ import { Events, SeawallError, deferred, isPassing, timesOf, withValue } from ".
 const ITERATOR_MESSAGES_MAX = 10_000;
 /** Publishes without a known outcome that are remembered, to recognise their messages. */
 const DOUBTFUL_MAX = 100;
+/** Offsets of publishes without echo, past which those are forgotten that are passed. */
+const OWN_MAX = 1000;
 /** Unanswered attempts to subscribe after which `ready` rejects. */
 const ATTEMPTS_MAX = 5;
 /** A subscription that the server ends this close to its token's end has ended by expiry. */
@@ -193,8 +195,9 @@ export class Channel {
   /** Where fresh channel tokens come from, and the times of the last one. */
   #token = undefined;
   #tokenTimes = { iat: null, exp: null, at: 0 };
-  /** Offsets of this client's publishes that are not echoed. */
+  /** Offsets of this client's publishes without echo, and their epoch. */
   #own = new Set();
+  #ownEpoch = null;
   /** Publishes without echo whose outcome was never known. */
   #doubtful = [];
   /** Messages that wait for the answer to a publish without echo. */
@@ -351,7 +354,6 @@ export class Channel {
   accept({ epoch, offset, recovered = false, presence, grant }, { handles, since }) {
     this.#asking = null;
     if (grant !== undefined) this.#grant = grant;
-    if (this.#epoch !== epoch) this.#own.clear();
     const present = handles.filter((one) => this.#handles.has(one));
     const settled = present.map((one) => one._place({ epoch, offset, recovered }, since));
     this.#epoch = epoch;
@@ -366,8 +368,7 @@ export class Channel {
     this.#attempts = 0;
     this.#renewInTime();
     present.forEach((one) => one._start({ epoch, offset, presence }));
-    const earliest = this.#since()?.offset ?? 0;
-    this.#own.forEach((one) => one <= earliest && this.#own.delete(one));
+    this.#forgetOwn();
     this.#welcomeNewHandles();
   }
 
@@ -521,10 +522,21 @@ export class Channel {
     if (offset <= this.#place) return;
     if (prev > this.#place) return this.restart();
     this.#place = offset;
-    if (this.#own.has(offset) || this.#wasDoubtful(content, from)) return this.#skipTo(offset);
+    if (this.#isOwn(offset) || this.#wasDoubtful(content, from)) return this.#skipTo(offset);
     const recovered = offset <= this.#head;
     const message = { channel: this.name, epoch: this.#epoch, offset, content, from, time };
     for (const one of [...this.#handles]) one._deliver({ ...message, recovered });
+  }
+
+  /** Forgets the offsets that no handle will meet again. */
+  #forgetOwn() {
+    const { epoch, offset } = this.#since() ?? {};
+    if (epoch !== this.#ownEpoch) return;
+    this.#own.forEach((one) => one <= offset && this.#own.delete(one));
+  }
+
+  #isOwn(offset) {
+    return this.#ownEpoch === this.#epoch && this.#own.has(offset);
   }
 
   #skipTo(offset) {
@@ -532,7 +544,7 @@ export class Channel {
   }
 
   #passOwn() {
-    while (this.#own.has(this.#place + 1)) {
+    while (this.#isOwn(this.#place + 1)) {
       this.#place += 1;
       this.#skipTo(this.#place);
     }
@@ -552,9 +564,12 @@ export class Channel {
     if (!answer) {
       if (call.connections.size && !call.isRejected) this.#doubtful.push(call);
       while (this.#doubtful.length > DOUBTFUL_MAX) this.#doubtful.shift();
-    } else if (answer.epoch === this.#epoch) {
-      if (answer.offset > (this.#since()?.offset ?? 0)) this.#own.add(answer.offset);
+    } else {
+      if (this.#ownEpoch !== answer.epoch) this.#own.clear();
+      this.#ownEpoch = answer.epoch;
+      this.#own.add(answer.offset);
       if (this.#live) this.#passOwn();
+      if (this.#own.size > OWN_MAX) this.#forgetOwn();
     }
     for (const one of this.#held.splice(0)) this.message(one);
   }
