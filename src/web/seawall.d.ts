@@ -150,7 +150,10 @@ export interface Published extends Position {
 }
 
 export interface PublishOptions {
-  /** Whether the message comes back to this client, if it is subscribed. Default true. */
+  /**
+   * Whether the message is delivered to this client's own handles, too; without, it is not even
+   * after a reconnection. (A handle made later, with `since`, may get it.) Default true.
+   */
   echo?: boolean;
   /** Repeats under one key are published once. By default each call has a key of its own. */
   key?: string;

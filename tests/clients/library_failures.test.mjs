@@ -80,6 +80,24 @@ test("handles of one channel are independent", async () => {
   await one.unsubscribe();
 });
 
+test("a handle may start further than what its client has received", async () => {
+  const sw = client();
+  await sw.connect();
+  const one = sw.subscribe("a");
+  const first = record(one);
+  await one.ready;
+  // On its way to the client, and known to the application from elsewhere.
+  const { epoch } = hub.channel("a");
+  range(1, 3).forEach((n) => hub.publish("a", n));
+  const ahead = sw.subscribe("a", { since: { epoch, offset: 3 } });
+  const second = record(ahead);
+  await ahead.ready;
+  hub.publish("a", 4);
+  await until(() => contents(second).includes(4) && contents(first).includes(4));
+  assert.deepEqual([contents(first), contents(second)], [[1, 2, 3, 4], [4]]);
+  assert.ok([first, second].flat().every(({ event }) => event !== "gap"));
+});
+
 test("handles come and go around a cut", async () => {
   const sw = client();
   await sw.connect();

@@ -227,6 +227,15 @@ const ACTS = [
   }],
   [1, ({ name }) => post("/v1/disconnect", { user: name, code: 4000, reason: "moved" })],
   [2, ({ client }) => client.reconnect()],
+  // The answer is lost, and so is the ticket: an anonymous client is another one afterwards.
+  [2, async (owner) => {
+    owner.line.isSilent = true;
+    publish(owner);
+    await pause(20);
+    const { connection } = owner.client;
+    if (connection) await post("/v1/disconnect", { connection, code: 4000, reason: "moved" });
+    owner.line.cut();
+  }],
 ];
 const WEIGHT = ACTS.reduce((sum, [weight]) => sum + weight, 0);
 

@@ -11,6 +11,7 @@
 import { Events, SeawallError, deferred, isPassing, timesOf, withValue } from "./base.js";
 
 const ITERATOR_MESSAGES_MAX = 10_000;
+const NO_TIMES = { iat: null, exp: null, at: 0 };
 /** Publishes without a known outcome that are remembered, to recognise their messages. */
 const DOUBTFUL_MAX = 100;
 /** Offsets of publishes without echo, past which those are forgotten that are passed. */
@@ -192,9 +193,9 @@ export class Channel {
   #asking = null;
   #attempts = 0;
   #grant = undefined;
-  /** Where fresh channel tokens come from, and the times of the last one. */
+  /** Where channel tokens come from, and the times of the one that the server has taken. */
   #token = undefined;
-  #tokenTimes = { iat: null, exp: null, at: 0 };
+  #tokenTimes = NO_TIMES;
   /** Offsets of this client's publishes without echo, and their epoch. */
   #own = new Set();
   #ownEpoch = null;
@@ -269,8 +270,9 @@ export class Channel {
   /** Whether a handle needs more than what the wire sends already. */
   #needsWire({ options }) {
     const { presence, token, since } = options;
-    const isBehind = since && since.epoch === this.#epoch && since.offset < this.#newest();
-    return Boolean(presence || token !== undefined || isBehind);
+    // It may also be further than this channel, which may not have received its newest messages yet.
+    const isElsewhere = since && since.epoch === this.#epoch && since.offset !== this.#newest();
+    return Boolean(presence || token !== undefined || isElsewhere);
   }
 
   /** Where a new handle starts: behind what is replayed to the others. */
@@ -316,7 +318,7 @@ export class Channel {
     const link = this.#host.link();
     if (!link || this.#asking) return;
     this.#host.timers.clear(`again ${this.name}`);
-    const asking = { handles: [...this.#handles], since: null };
+    const asking = { handles: [...this.#handles], since: null, times: NO_TIMES };
     this.#asking = asking;
     const failed = (error) => {
       if (this.#asking !== asking) return;
@@ -329,7 +331,7 @@ export class Channel {
     const { clock, requestTimeoutMs } = this.#host.options;
     withValue(source, { clock, ms: requestTimeoutMs }, (token) => {
       if (this.#asking !== asking) return;
-      if (token) this.#tokenTimes = { ...timesOf(token), at: clock.now() };
+      if (token) asking.times = { ...timesOf(token), at: clock.now() };
       asking.handles = [...this.#handles];
       asking.since = this.#since();
       const { since } = asking;
@@ -351,8 +353,9 @@ export class Channel {
   }
 
   /** The server's answer to a `subscribe`, or its part of the answer to a `resume`. */
-  accept({ epoch, offset, recovered = false, presence, grant }, { handles, since }) {
+  accept({ epoch, offset, recovered = false, presence, grant }, { handles, since, times }) {
     this.#asking = null;
+    if (times && times !== NO_TIMES) this.#tokenTimes = times;
     if (grant !== undefined) this.#grant = grant;
     const present = handles.filter((one) => this.#handles.has(one));
     const settled = present.map((one) => one._place({ epoch, offset, recovered }, since));
@@ -372,8 +375,8 @@ export class Channel {
     this.#welcomeNewHandles();
   }
 
-  #failed(error, { handles, since }, isRetry) {
-    if (typeof this.#token === "function" && !isRetry && this.#isOfOldToken(error)) {
+  #failed(error, { handles, since, times }, isRetry) {
+    if (typeof this.#token === "function" && !isRetry && this.#isOfOldToken(error, times)) {
       return this.sync({ isRetry: true });
     }
     if (error.code === "conflict" && !since) return this.#converge();
@@ -397,8 +400,8 @@ export class Channel {
     this.#host.timers.set(`again ${this.name}`, delayMs, () => this.sync());
   }
 
-  #isOfOldToken({ code }) {
-    if (code === "forbidden") return this.#tokenMs() <= 0;
+  #isOfOldToken({ code }, times) {
+    if (code === "forbidden") return this.#tokenMs(times) <= 0;
     return code === "expired" || code === "unauthorized";
   }
 
@@ -476,8 +479,7 @@ export class Channel {
   // ---- What ends by time. ----
 
   /** How long the channel's token holds, as far as its times and the clocks say. */
-  #tokenMs() {
-    const { iat, exp, at } = this.#tokenTimes;
+  #tokenMs({ iat, exp, at } = this.#tokenTimes) {
     if (exp === null) return Infinity;
     const { clock } = this.#host.options;
     const byClock = exp * 1000 - clock.wall() - this.#host.serverAheadMs();
