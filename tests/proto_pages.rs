@@ -11,7 +11,7 @@ use seawall::proto::http::{
 };
 use seawall::web;
 
-const FILES: [(&str, &str, &[u8]); 5] = [
+const FILES: [(&str, &str, &[u8]); 7] = [
     ("/", "text/html; charset=utf-8", include_bytes!("../src/web/index.html")),
     (
         "/playground.js",
@@ -20,6 +20,16 @@ const FILES: [(&str, &str, &[u8]); 5] = [
     ),
     ("/playground.css", "text/css; charset=utf-8", include_bytes!("../src/web/playground.css")),
     ("/seawall.js", "text/javascript; charset=utf-8", include_bytes!("../src/web/seawall.js")),
+    (
+        "/seawall/base.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../src/web/seawall/base.js"),
+    ),
+    (
+        "/seawall/channel.js",
+        "text/javascript; charset=utf-8",
+        include_bytes!("../src/web/seawall/channel.js"),
+    ),
     ("/seawall.d.ts", "text/plain; charset=utf-8", include_bytes!("../src/web/seawall.d.ts")),
 ];
 
@@ -179,7 +189,7 @@ fn the_playground_is_fenced_and_the_library_is_for_all() {
         assert_eq!(answer.field("Referrer-Policy"), "no-referrer");
         assert_eq!(answer.maybe("Access-Control-Allow-Origin"), None);
     }
-    for path in ["/seawall.js", "/seawall.d.ts"] {
+    for path in ["/seawall.js", "/seawall/base.js", "/seawall/channel.js", "/seawall.d.ts"] {
         assert_eq!(ask("GET", path, "").field("Access-Control-Allow-Origin"), "*");
     }
     let page = String::from_utf8(FILES[0].2.to_vec()).expect("a page is text");

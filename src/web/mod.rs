@@ -27,8 +27,12 @@ const LIBRARY: &str = "Content-Security-Policy: default-src 'none'\r\n\
 
 /// The pages of the server: the client library, and the `playground` if wanted.
 pub fn pages(playground: bool) -> Pages {
+    // The library's parts are imported relative to it, so that it works behind a path prefix.
+    let (base, channel) = (include_bytes!("seawall/base.js"), include_bytes!("seawall/channel.js"));
     let mut pages = vec![
         page("/seawall.js", SCRIPT, LIBRARY, include_bytes!("seawall.js")),
+        page("/seawall/base.js", SCRIPT, LIBRARY, base),
+        page("/seawall/channel.js", SCRIPT, LIBRARY, channel),
         page("/seawall.d.ts", SCRIPT_TYPES, LIBRARY, include_bytes!("seawall.d.ts")),
     ];
     if playground {
@@ -42,7 +46,7 @@ pub fn pages(playground: bool) -> Pages {
     Pages::new(pages)
 }
 
-/// TypeScript has no type of its own; `video/mp2t`, which some guess from `.ts`, helps nobody.
+/// TypeScript has no media type; the `video/mp2t` that some guess from `.ts` is wrong.
 const SCRIPT_TYPES: &str = "text/plain; charset=utf-8";
 
 /// The same as [`pages`], made once in the process.

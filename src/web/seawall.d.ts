@@ -11,11 +11,11 @@ export interface Member {
   info?: unknown;
 }
 
-export interface Message {
+export interface Message<T = any> {
   channel: string;
   epoch: string;
   offset: number;
-  content: any;
+  content: T;
   /** There for what clients publish, absent for what a backend does. */
   from?: { user?: string; connection: string };
   /** Milliseconds since 1970, by the server's clock. */
@@ -30,32 +30,44 @@ export interface Broadcast {
   time?: number;
 }
 
-/** A token, or what gives a fresh one; without a value the connection stays anonymous. */
+/**
+ * A token, or a function that returns a fresh one; without a value the connection is anonymous.
+ * A function that throws, rejects or takes longer than `requestTimeoutMs` is called again later.
+ */
 export type TokenSource =
   string | (() => string | undefined | null | Promise<string | undefined | null>);
 
 export interface Options {
   /** A JWT. Only a function can be asked again when a token expires. */
   token?: TokenSource;
-  /** The class to connect with where there is no global one: that of the package `ws`. */
+  /** The class to connect with. In Node the package `ws` or the global class is found by itself. */
   WebSocket?: any;
   /** Bound of the first delay before trying again; it doubles each time. Default 300. */
   minDelayMs?: number;
   /** Bound of every delay, except one that the server asks for. Default 30,000. */
   maxDelayMs?: number;
-  /** Requests that may wait for a connection; further ones are refused (`limit`). Default 100. */
+  /** Requests that may wait for a connection; further ones reject (`limit`). Default 100. */
   queueMax?: number;
-  /** Between two signs of life; by default what the server says in `welcome`. */
+  /** Between two pings; 0: none. By default the server's heartbeat, which may be off too. */
   pingIntervalMs?: number;
   /** How long a sign of life may take before the connection counts as dead. Default 5,000. */
   pongTimeoutMs?: number;
-  /** How long an answer may take, and how long connecting may. Default 10,000. */
+  /** How long an answer may take, one attempt to connect, and a token source. Default 10,000. */
   requestTimeoutMs?: number;
+  /**
+   * How long a publish may wait for a connection and its answer. Default, and at most, 280,000: the
+   * server recognises a repeat by its key for 300 s (`hub.idempotency_ttl_s`); where that is less,
+   * this has to be less as well.
+   */
+  publishTimeoutMs?: number;
   /** For tests: numbers in [0, 1). */
   random?: () => number;
   /** For tests: the time. */
   clock?: {
+    /** Milliseconds of a clock that is never set. Default `performance.now()`. */
     now?: () => number;
+    /** Milliseconds since 1970. Default `Date.now()`. */
+    wall?: () => number;
     setTimeout?: (call: () => void, ms: number) => any;
     clearTimeout?: (timer: any) => void;
   };
@@ -70,15 +82,21 @@ export type ErrorCode =
   | "rate_limited" | "expired" | "conflict" | "internal"
   | "closed" | "timeout" | "disconnected";
 
+/** Its message says what failed and, after a semicolon, the remedy. */
 export class SeawallError extends Error {
-  constructor(code: ErrorCode, message: string);
+  constructor(code: ErrorCode, failure: string, remedy?: string);
   readonly code: ErrorCode;
+  /** What to do about it, where that is known. */
+  readonly remedy?: string | undefined;
 }
 
 export type State = "idle" | "connecting" | "open" | "waiting" | "closed";
 
 export interface ClientEvents {
-  /** `waiting` tells the delay and why; `closed` the error; `open` whether it was resumed. */
+  /**
+   * `open` comes with `resumed`; `waiting` with the delay and the reason, close code and remedy for
+   * the connection that was lost or not made; `closed` with the error.
+   */
   state: {
     state: State;
     previous: State;
@@ -86,6 +104,7 @@ export interface ClientEvents {
     delayMs?: number;
     code?: number;
     reason?: string;
+    remedy?: string;
     error?: SeawallError;
   };
   open: { connection: string; resumed: boolean };
@@ -95,19 +114,26 @@ export interface ClientEvents {
   subscription: Subscription;
   /** The server is about to close, and says when to come back. */
   goodbye: { code: number; reason: string; retry_after_ms?: number };
+  /**
+   * A failure that no promise reports, or not yet: the server asks for a token, a token was not
+   * fetched or refreshed, there is no connection (once for each outage: after three failed attempts
+   * or `requestTimeoutMs`, or at once where the server rejects the request), the client is closed
+   * for good. Unless `state` is `closed`, the client keeps trying.
+   */
   error: SeawallError;
 }
 
-export interface SubscriptionEvents {
-  message: Message;
+export interface SubscriptionEvents<T = any> {
+  message: Message<T>;
   join: { channel: string; member: Member };
   leave: { channel: string; member: Member };
-  /** Messages behind `from` up to `to` are gone; it goes on behind `to`. */
+  /** Messages after `from`, up to `to`, are lost; delivery continues after `to`. */
   gap: { channel: string; from: Position; to: Position };
   /** Also after each reconnection. `recovered`: nothing was missed. */
   subscribed: Subscribed & { channel: string };
-  unsubscribed: { channel: string };
-  /** The subscription has ended for this reason. */
+  /** The handle has ended. */
+  unsubscribed: { channel: string; reason: string };
+  /** The handle ends, because of this. */
   error: SeawallError;
 }
 
@@ -124,7 +150,10 @@ export interface Published extends Position {
 }
 
 export interface PublishOptions {
-  /** Whether the message comes back to this client, if it is subscribed. Default true. */
+  /**
+   * Whether the message is delivered to this client's own handles, too; without, it is not even
+   * after a reconnection. (A handle made later, with `since`, may get it.) Default true.
+   */
   echo?: boolean;
   /** Repeats under one key are published once. By default each call has a key of its own. */
   key?: string;
@@ -149,17 +178,17 @@ export interface HistoryOptions {
   reverse?: boolean;
 }
 
-export interface History extends Position {
+export interface History<T = any> extends Position {
   channel: string;
-  messages: Omit<Message, "channel" | "epoch" | "recovered">[];
+  messages: Omit<Message<T>, "channel" | "epoch" | "recovered">[];
 }
 
 export interface SubscribeOptions {
-  /** Go on behind this position rather than at the newest message. */
+  /** Start after this position rather than after the newest message. */
   since?: Position;
   /** Send `join` and `leave`. */
   presence?: boolean;
-  /** Permission for this channel alone. */
+  /** Permission for this channel alone. A function is asked again before its last token ends. */
   token?: TokenSource;
 }
 
@@ -169,19 +198,30 @@ declare class Events<Map> {
   off<E extends keyof Map>(event: E, listener: (value: Map[E]) => void): this;
 }
 
-export class Subscription extends Events<SubscriptionEvents> implements AsyncIterable<Message> {
+/**
+ * A handle to a channel, with contents of type `T`. Handles are independent: each gets every message
+ * once and in order, and ends by its own `unsubscribe`; the last one ends the subscription itself.
+ */
+export class Subscription<T = any> extends Events<SubscriptionEvents<T>>
+  implements AsyncIterable<Message<T>> {
   private constructor();
   readonly channel: string;
-  /** Resolved when first subscribed, rejected when refused. */
+  /**
+   * Resolves with the first `subscribed`; rejects when the handle ends before. It also rejects, with
+   * `timeout` or the failure to connect, when there is no connection for `requestTimeoutMs` after
+   * `connect()`, or no answer to five attempts: then the handle keeps trying, `subscribed` still
+   * comes, and `ready` is a new promise.
+   */
   readonly ready: Promise<Subscribed>;
   /** The last message delivered. */
   readonly position: Position | null;
   readonly live: boolean;
-  publish(content: unknown, options?: PublishOptions): Promise<Published>;
+  publish(content: T, options?: PublishOptions): Promise<Published>;
   presence(options?: PresenceOptions): Promise<Presence>;
-  history(options?: HistoryOptions): Promise<History>;
+  history(options?: HistoryOptions): Promise<History<T>>;
+  /** Ends this handle. Resolves when the server has confirmed, or the connection is gone. */
   unsubscribe(): Promise<void>;
-  [Symbol.asyncIterator](): AsyncIterableIterator<Message>;
+  [Symbol.asyncIterator](): AsyncIterableIterator<Message<T>>;
 }
 
 export class Seawall extends Events<ClientEvents> {
@@ -191,16 +231,27 @@ export class Seawall extends Events<ClientEvents> {
   /** The server's name for this connection; no secret, and no proof of anything. */
   readonly connection: string | null;
   readonly user: string | null;
-  /** Connects, and stays connected until `close`. Resolved when open for the first time. */
+  /**
+   * Connects, and stays connected until `close`. Resolves when open. Rejects when the client closes
+   * for good, when the server rejects the request and the platform says so (Node: 401, 403, 404), and
+   * with `timeout` after `requestTimeoutMs` without connection. In the last two cases the client
+   * keeps trying, and calling it again waits again. Open is not authenticated: a server that asks
+   * for a token which is not there is an `error` event.
+   */
   connect(): Promise<void>;
-  /** Ends the connection, all subscriptions and all that waits. */
+  /** Ends the connection, all subscriptions and all pending requests. */
   close(code?: number, reason?: string): void;
   /** Gives the connection up and makes a new one, at once or after a time. */
   reconnect(options?: { afterMs?: number }): void;
-  subscribe(channel: string, options?: SubscribeOptions): Subscription;
+  /** A new handle to a channel; it takes effect once connected. */
+  subscribe<T = any>(channel: string, options?: SubscribeOptions): Subscription<T>;
+  /**
+   * Resolves once the message is in the channel's log. Published at most once: where a rejection
+   * leaves the outcome open (`timeout`, `disconnected`), its message says so.
+   */
   publish(channel: string, content: unknown, options?: PublishOptions): Promise<Published>;
   presence(channel: string, options?: PresenceOptions): Promise<Presence>;
-  history(channel: string, options?: HistoryOptions): Promise<History>;
+  history<T = any>(channel: string, options?: HistoryOptions): Promise<History<T>>;
   /** The round trip to the server and back, in milliseconds. */
   ping(): Promise<number>;
 }

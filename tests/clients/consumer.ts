@@ -20,6 +20,15 @@ client.on("error", (error) => {
 });
 client.on("subscription", (one: Subscription) => one.channel);
 
+interface Chat {
+  text: string;
+}
+
+const chat = client.subscribe<Chat>("chat:typed");
+chat.on("message", ({ content }) => content.text.length);
+chat.on("unsubscribed", ({ reason }) => reason.length);
+client.on("error", ({ code, remedy }) => [code.length, remedy?.length]);
+
 const last: Position = { epoch: "0123456789abcdef", offset: 7 };
 const room = client.subscribe("chat:lobby", { presence: true, since: last });
 room
@@ -42,6 +51,14 @@ export async function run(): Promise<number> {
   await room.unsubscribe();
   client.reconnect({ afterMs: 100 });
   client.close(1000, "done");
+  for await (const { content } of chat) if (content.text) break;
+  const { messages: typed } = await chat.history();
+  const texts: string[] = typed.map(({ content }) => content.text);
+  await chat.publish({ text: texts.join() });
+  // @ts-expect-error: the content has no such field.
+  chat.on("message", ({ content }) => content.txt);
+  // @ts-expect-error: it is not of the channel's type.
+  await chat.publish("hello");
   // @ts-expect-error: there is no such event.
   room.on("massage", () => {});
   // @ts-expect-error: a channel is a string.

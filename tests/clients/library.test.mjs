@@ -5,17 +5,14 @@
 // library's own clock where it matters, so no test waits for a delay or asserts one.
 
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { once } from "node:events";
 import { afterEach, beforeEach, test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { Seawall, SeawallError } from "../../src/web/seawall.js";
+import {
+  Clock, FAST, contents, next, packages, range, record, state, until, ws,
+} from "./library_support.mjs";
 import { MockHub } from "./mock_hub.mjs";
-
-const packages = new URL("../../.cache/node/", import.meta.url);
-const ws = createRequire(packages)("ws");
-/** Delays short enough not to be felt. */
-const FAST = { WebSocket: ws, minDelayMs: 1, maxDelayMs: 4 };
 
 let hub;
 let clients;
@@ -34,63 +31,6 @@ function client(options = {}) {
   const sw = new Seawall(hub.url, { ...FAST, ...options });
   clients.push(sw);
   return sw;
-}
-
-/** The next event, or the next for which `wanted` holds. */
-function next(source, event, wanted = () => true) {
-  return new Promise((resolve) => {
-    const listener = (value) => {
-      if (!wanted(value)) return;
-      source.off(event, listener);
-      resolve(value);
-    };
-    source.on(event, listener);
-  });
-}
-
-const state = (sw, wanted) => next(sw, "state", (change) => change.state === wanted);
-
-/** Everything that a subscription tells, in order. */
-function record(sub) {
-  const told = [];
-  for (const event of ["message", "gap", "join", "leave", "unsubscribed", "error", "subscribed"]) {
-    sub.on(event, (value) => told.push({ event, ...value }));
-  }
-  return told;
-}
-
-const contents = (told) => told.filter((one) => one.event === "message").map((one) => one.content);
-
-const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
-
-async function until(holds) {
-  while (!holds()) await new Promise((resolve) => setImmediate(resolve));
-}
-
-/** A clock whose timers fire when they are told to. */
-class Clock {
-  at = 0;
-  timers = new Map();
-  now = () => this.at;
-  setTimeout = (call, ms) => {
-    const timer = Symbol("timer");
-    this.timers.set(timer, { call, due: this.at + ms, ms });
-    return timer;
-  };
-  clearTimeout = (timer) => this.timers.delete(timer);
-
-  pass(ms) {
-    const end = this.at + ms;
-    for (;;) {
-      const [first] = [...this.timers].filter(([, one]) => one.due <= end)
-        .sort(([, one], [, other]) => one.due - other.due);
-      if (!first) break;
-      this.timers.delete(first[0]);
-      this.at = first[1].due;
-      first[1].call();
-    }
-    this.at = end;
-  }
 }
 
 test("publishes, receives, asks, and ends", async () => {
@@ -321,8 +261,8 @@ test("resume carries positions and grants; refused, it is done step by step", as
   assert.equal((await lose()).resumed, false);
   await back;
   const types = hub.last.received.map(({ type }) => type);
-  assert.deepEqual(types, ["resume", "auth", "subscribe", "subscribe"]);
-  assert.deepEqual(hub.last.received[2].since.offset, 2);
+  assert.deepEqual(types, ["resume", "auth", "resume", "subscribe"], "grants count with a fresh ticket");
+  assert.deepEqual(hub.last.received[2].positions.a.offset, 2);
   await until(() => contents(told).length === 3);
   assert.deepEqual(sub.position.offset, 3);
 });
@@ -333,7 +273,6 @@ test("a subscription begins where it is told to", async () => {
   const sw = client();
   sw.connect();
   const sub = sw.subscribe("a", { since: { epoch, offset: 2 } });
-  assert.equal(sw.subscribe("a"), sub);
   const found = [];
   for await (const { content } of sub) {
     found.push(content);
@@ -416,8 +355,15 @@ test("close codes decide what follows", async () => {
     assert.equal((await closed).error.code, error);
     assert.equal((await told).code, error);
   }
+  const tokenless = client();
+  await tokenless.connect();
+  const ended = state(tokenless, "closed");
+  hub.last.close(4408, "no token");
+  const { error } = await ended;
+  assert.equal(error.code, "unauthorized");
+  assert.match(error.remedy, /`token`/);
   for (const code of [1001, 1006, 1011, 1013, 4408, 4413, 4429]) {
-    const sw = client();
+    const sw = client({ token: "ann" });
     await sw.connect();
     const open = next(sw, "open");
     if (code === 1006) hub.last.cut();
@@ -557,18 +503,44 @@ test("the browser's word on the network is heard", async () => {
   globalThis.document = Object.assign(new EventTarget(), { visibilityState: "visible" });
   try {
     const clock = new Clock();
-    const sw = client({ clock });
+    const sw = client({ clock, random: () => 0.5, minDelayMs: 1000, maxDelayMs: 30_000 });
     await sw.connect();
     const pings = () => hub.last.received.filter(({ type }) => type === "ping").length;
     globalThis.document.dispatchEvent(new Event("visibilitychange"));
     await until(() => pings() === 1);
+    await sw.ping();
     target.dispatchEvent(new Event("offline"));
-    await until(() => pings() === 2);
+    await until(() => pings() === 3);
+    // The server is away: each event brings one attempt, later and later.
+    hub.fault = () => "cut";
     hub.last.cut();
     await state(sw, "waiting");
+    const delays = [];
+    for (const event of [new Event("online"), null, new Event("online"), null]) {
+      const before = new Set(clock.timers.keys());
+      if (event) target.dispatchEvent(event);
+      else globalThis.document.dispatchEvent(new Event("visibilitychange"));
+      target.dispatchEvent(new Event("online"));
+      const added = [...clock.timers].filter(([timer]) => !before.has(timer));
+      assert.equal(added.length, 1, "many events are one attempt");
+      delays.push(added[0][1].ms);
+      const waiting = state(sw, "waiting");
+      clock.pass(added[0][1].ms);
+      await waiting;
+    }
+    assert.deepEqual(delays, [500, 1000, 2000, 4000]);
+    hub.fault = null;
     target.dispatchEvent(new Event("online"));
-    clock.pass(0);
-    await next(sw, "open");
+    const open = next(sw, "open");
+    clock.pass(8000);
+    await open;
+    // What the server or the application asked for is waited for.
+    hub.last.send({ type: "goodbye", code: 1001, reason: "drain", retry_after_ms: 42_000 });
+    hub.last.close(1001);
+    await state(sw, "waiting");
+    const timers = clock.timers.size;
+    target.dispatchEvent(new Event("online"));
+    assert.equal(clock.timers.size, timers);
     sw.close();
   } finally {
     delete globalThis.addEventListener;

@@ -9,6 +9,7 @@
 mod support;
 
 mod conformance;
+mod model;
 mod package;
 mod tungstenite;
 
@@ -153,7 +154,8 @@ fn alone(command: &mut Command) -> String {
 fn client_library() {
     tool(root().join(".cache/node/node_modules/ws"));
     let mut node = Command::new("node");
-    let said = alone(node.arg("--test").arg("tests/clients/library.test.mjs"));
+    node.args(["--test", "--test-reporter=tap", "tests/clients/library.test.mjs"]);
+    let said = alone(node.arg("tests/clients/library_failures.test.mjs"));
     assert!(said.contains("\n# fail 0\n") && !said.contains("\n# pass 0\n"), "{said}");
 }
 
@@ -189,5 +191,20 @@ fn playground_with_the_server() {
     let server = Server::start("");
     let mut run = playground_run();
     run.arg(format!("http://{}/", server.address())).arg(format!("http://{}", server.admin()));
+    assert!(alone(&mut run).ends_with("all passed\n"));
+}
+
+#[test]
+fn playground_with_a_server_that_asks_for_tokens() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let config = format!(
+        "[[key]]\nsecret = \"{secret}\"\n[[channel]]\npattern = \"chat:*\"\npresence = true\n"
+    );
+    let server = Server::start(&config);
+    let make = ["token", "--key-secret", secret, "--user", "ann", "--channel", "chat:*"];
+    let token = alone(Command::new(env!("CARGO_BIN_EXE_seawall")).args(make));
+    let mut run = playground_run();
+    run.arg(format!("http://{}/", server.address())).arg(format!("http://{}", server.admin()));
+    run.arg(format!("token={}", token.trim()));
     assert!(alone(&mut run).ends_with("all passed\n"));
 }

@@ -36,9 +36,9 @@ class Connection {
     socket.on("close", () => this.leave());
     socket.on("error", () => {});
     const limits = { message_bytes: hub.messageBytesMax, channels: 100 };
+    const ticket = hub.needsToken ? undefined : hub.ticket(this);
     this.send({
-      type: "welcome", connection: id, ticket: hub.ticket(this), heartbeat: hub.heartbeatS, limits,
-      server: "mock",
+      type: "welcome", connection: id, ticket, heartbeat: hub.heartbeatS, limits, server: "mock",
     });
   }
 
@@ -110,6 +110,8 @@ class Connection {
     const known = ["auth", "resume", "subscribe", "unsubscribe", "publish", "presence", "history",
       "ping"];
     if (!known.includes(request.type)) return this.refuse(request, "bad_request");
+    const isOpen = ["auth", "resume", "ping"].includes(request.type) || !this.hub.needsToken;
+    if (!isOpen && !this.user) return this.refuse(request, "unauthorized", "send auth first");
     this[`on_${request.type}`](request);
   }
 
@@ -168,8 +170,12 @@ class Connection {
   on_subscribe(request) {
     const { channel, since, presence } = request;
     if (!since && this.subscriptions.has(channel)) return this.refuse(request, "conflict");
-    if (this.hub.channelTokens && !request.token) return this.refuse(request, "forbidden");
+    const isFirst = !this.subscriptions.has(channel);
+    if (this.hub.channelTokens && isFirst && !request.token) {
+      return this.refuse(request, "forbidden");
+    }
     if (request.token === "old") return this.refuse(request, "expired");
+    if (request.token === "wrong") return this.refuse(request, "forbidden");
     const { reply, missed } = this.join(channel, since, presence);
     this.reply(request, { type: "subscribed", ...reply });
     missed.forEach((message) => this.send(message));
@@ -233,6 +239,8 @@ export class MockHub {
   historyMax = 1000;
   grants = false;
   channelTokens = false;
+  /** Clients without a token are nobody. */
+  needsToken = false;
   /** Errors by request: `subscribe chat:secret` → `forbidden`. */
   refusals = new Map();
   channels = new Map();
@@ -240,10 +248,13 @@ export class MockHub {
   /** All that there ever were. */
   accepted = [];
   tickets = new Map();
+  ticketsMade = 0;
 
-  static async start({ WebSocketServer }, { pages, port = 0 } = {}) {
+  static async start({ WebSocketServer }, { pages, prefix = "", port = 0 } = {}) {
     const hub = new MockHub();
-    hub.server = createServer((request, response) => hub.page(pages, request, response));
+    hub.server = createServer((request, response) => {
+      hub.page(pages, request.url.replace(prefix, ""), response);
+    });
     const accepting = new WebSocketServer({ server: hub.server });
     accepting.on("connection", (socket, request) => {
       hub.lastProtocol = socket.protocol;
@@ -253,7 +264,7 @@ export class MockHub {
       if (!connection.gone) hub.connections.add(connection);
     });
     await new Promise((resolve) => hub.server.listen(port, "127.0.0.1", resolve));
-    hub.url = `ws://127.0.0.1:${hub.server.address().port}/ws`;
+    hub.url = `ws://127.0.0.1:${hub.server.address().port}${prefix}/ws`;
     return hub;
   }
 
@@ -274,7 +285,8 @@ export class MockHub {
   }
 
   ticket({ id, user }) {
-    const ticket = `t${this.tickets.size}`;
+    this.ticketsMade += 1;
+    const ticket = `t${this.ticketsMade}`;
     this.tickets.set(ticket, { user, connection: id });
     return ticket;
   }
@@ -298,11 +310,11 @@ export class MockHub {
     }
   }
 
-  async page(folder, { url }, response) {
+  async page(folder, url, response) {
     const path = new URL(url, "http://mock").pathname;
     const name = path === "/" ? "index.html" : path.slice(1);
     try {
-      if (!folder || name.includes("/")) throw new Error("no page");
+      if (!folder || name.includes("..")) throw new Error("no page");
       const bytes = await readFile(join(folder, name));
       const type = TYPES[name.split(".").at(-1)] ?? "application/octet-stream";
       response.writeHead(200, { "content-type": type, "content-security-policy": CSP });

@@ -37,26 +37,68 @@ fn installed(name: &str) -> PathBuf {
 #[test]
 fn the_package_holds_what_a_program_needs() {
     let folder = installed("package-import");
-    let mut files: Vec<_> = fs::read_dir(folder.join("node_modules/seawall"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    files.sort();
-    assert_eq!(files, ["package.json", "seawall.d.ts", "seawall.js"]);
+    let package = folder.join("node_modules/seawall");
+    let names = |part: &str| {
+        let entries = fs::read_dir(package.join(part)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let files = ["node.js", "package.json", "seawall", "seawall.d.ts", "seawall.js"];
+    assert_eq!(names("."), files);
+    assert_eq!(names("seawall"), ["base.js", "channel.js"]);
     let program = folder.join("program.mjs");
     let text = "import { Seawall, SeawallError } from \"seawall\";\n\
         console.log(new Seawall(\"ws://a\").state, new SeawallError(\"limit\", \"x\").code);\n";
     fs::write(&program, text).unwrap();
     assert_eq!(alone(Command::new("node").arg(program)), "idle limit\n");
-    // Straight from the folder, too.
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-link");
+}
+
+/// From the folder itself, with nothing but what Node has or an application has installed.
+#[test]
+fn node_needs_no_options() {
+    tool(root().join(".cache/node/node_modules/ws"));
+    let server = Server::start("");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-node");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
-    let web = root().join("src/web");
-    let arguments = ["100", "npm", "install", "--offline", "--no-audit", "--no-fund"];
-    let output = Command::new("timeout").args(arguments).arg(web).current_dir(&folder).output();
-    assert!(output.unwrap().status.success());
-    assert!(folder.join("node_modules/seawall/seawall.js").exists());
+    let install = |package: &Path| {
+        let arguments = ["100", "npm", "install", "--offline", "--no-audit", "--no-fund"];
+        let output =
+            Command::new("timeout").args(arguments).arg(package).current_dir(&folder).output();
+        assert!(output.unwrap().status.success());
+    };
+    install(&root().join("src/web"));
+    let program = folder.join("program.mjs");
+    let text = "import { Seawall } from \"seawall\";\n\
+        const sw = new Seawall(process.argv[2]);\n\
+        try {\n\
+            await sw.connect();\n\
+            console.log((await sw.publish(\"news\", 1)).offset);\n\
+            sw.close();\n\
+        } catch ({ code, remedy }) { console.log(`${code}: ${remedy}`); }\n";
+    fs::write(&program, text).unwrap();
+    let run = |variables: &[(&str, &str)]| {
+        let mut node = Command::new("node");
+        node.arg(&program).arg(format!("ws://{}/ws", server.address()));
+        alone(node.envs(variables.iter().copied()))
+    };
+    let without = run(&[]);
+    let remedy = "bad_request: npm install ws, or pass a class as the option `WebSocket`\n";
+    // From Node 22 on there is a class.
+    assert!(without == remedy || without == "1\n", "{without}");
+    install(&root().join(".cache/node/node_modules/ws").canonicalize().unwrap());
+    let offset = run(&[]);
+    assert!(offset == "1\n" || offset == "2\n", "{offset}");
+    let required = folder.join("program.cjs");
+    fs::write(&required, "console.log(typeof require(\"seawall\").Seawall)").unwrap();
+    // Where Node can require modules of this kind at all.
+    let features = "process.features.require_module ? \"function\" : \"\"";
+    let expected = alone(Command::new("node").args(["-p", features]));
+    if !expected.trim().is_empty() {
+        assert_eq!(alone(Command::new("node").arg(required)), expected);
+    }
 }
 
 #[test]

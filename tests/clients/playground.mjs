@@ -1,7 +1,8 @@
 // The playground page in a real browser: the folder of the packages as first argument. With the
 // folder of the pages as second, it is served by the hub in memory, under the same policy as the
-// server does it; with addresses `http://client/ http://admin` as second and third, by a server.
-// Another argument names a folder for screenshots.
+// server does it; with addresses `http://client/ http://admin` as second and third, by a server; an
+// argument `token=TOKEN` says that this server asks for one. Another argument names a folder for
+// screenshots.
 //
 // Ends with 0 and `all passed` when everything was as it must be.
 
@@ -13,8 +14,11 @@ const [packages, target, ...more] = process.argv.slice(2);
 const require = createRequire(`${packages}/`);
 const { chromium } = require('playwright-core');
 const admin = target.startsWith('http:') ? more.shift() : null;
+const token = more[0]?.startsWith('token=') ? more.shift().slice('token='.length) : null;
 const [pictures] = more;
-const hub = admin ? null : await MockHub.start(require('ws'), { pages: target });
+// As behind a proxy that serves others as well.
+const prefix = '/some/path';
+const hub = admin ? null : await MockHub.start(require('ws'), { pages: target, prefix });
 const address = admin ? target : hub.url.replace('ws:', 'http:').replace('/ws', '/');
 const browser = await chromium.launch({
   executablePath: '/usr/bin/chromium',
@@ -28,9 +32,26 @@ async function open(name, options) {
   page.on('console', (message) => message.type() === 'error' && complaints.push(message.text()));
   page.on('pageerror', (error) => complaints.push(String(error)));
   await page.goto(`${address}?channel=chat:demo&name=${name}`);
+  if (token) await signIn(page);
   await page.waitForSelector('#state[data-state=open]');
   await page.getByText('you are in chat:demo').waitFor();
   return page;
+}
+
+/** Without a token, then with a bad one, then with a good one. */
+async function signIn(page) {
+  const field = page.getByLabel('Token');
+  await field.waitFor();
+  assert.equal(await page.textContent('#state'), 'not signed in');
+  assert.ok(await page.locator('#columns').isHidden() && await page.locator('#problem').isHidden());
+  await field.fill('bad');
+  await page.getByRole('button', { name: 'Connect' }).click();
+  await page.getByText(/^authentication failed/).waitFor();
+  assert.equal(await page.textContent('#state'), 'not signed in');
+  await field.fill(token);
+  await page.getByRole('button', { name: 'Connect' }).click();
+  await page.waitForSelector('#state[data-state=open]');
+  assert.ok(await page.locator('#sign-in').isHidden() && await page.locator('#problem').isHidden());
 }
 
 async function say(page, text) {
@@ -62,7 +83,7 @@ async function picture(page, name) {
 }
 
 try {
-  const ann = await open('Ann', { viewport: { width: 1100, height: 800 } });
+  const ann = await open('Ann', { viewport: { width: 1280, height: 800 } });
   const phone = { width: 390, height: 844 };
   const bob = await open('Bob', { viewport: phone, isMobile: true, hasTouch: true });
   const markup = '<b>not bold</b> <img src=x onerror=alert(1)>';
@@ -71,10 +92,21 @@ try {
   await say(bob, markup);
   await ann.getByText(markup).waitFor();
   assert.equal(await ann.locator('#messages img, #messages b').count(), 0, 'text stays text');
-  await ann.locator('#members').getByText('Bob', { exact: true }).waitFor();
+  const named = (page, name) => page.locator('#members').getByText(name, { exact: true }).waitFor();
+  // With a token both are the same user.
+  if (!token) await Promise.all([named(ann, 'Bob'), named(bob, 'Ann')]);
+  // What the page is about is in view, without scrolling.
+  await bob.evaluate(() => scrollTo(0, 0));
+  for (const [page, things] of [[ann, ['#cut', '#say', 'footer']], [bob, ['#cut', '#say']]]) {
+    for (const thing of things) {
+      const { y, height } = await page.locator(thing).boundingBox();
+      assert.ok(y + height <= page.viewportSize().height, `${thing} is in view`);
+    }
+  }
 
   await ann.getByRole('button', { name: 'Cut my connection' }).click();
   await ann.waitForSelector('#state[data-state=waiting]');
+  await ann.getByText(/^reconnecting in 2\.\d s$/).waitFor();
   for (const text of ['one', 'two', 'three']) await say(bob, text);
   await say(ann, 'mine, while away');
   await ann.waitForSelector('#recovery.good');
@@ -85,6 +117,7 @@ try {
   await bob.getByText('mine, while away').waitFor();
   assert.deepEqual(await lines(ann), all);
   assert.deepEqual(await lines(bob), all);
+  if (!token) await Promise.all([named(ann, 'Bob'), named(bob, 'Ann')]);
 
   await ann.waitForFunction(() => document.getElementById('max').textContent.endsWith(' ms'));
   for (const [page, name] of [[ann, 'recovered'], [bob, 'recovered-phone']]) {
@@ -97,7 +130,7 @@ try {
   await bob.waitForSelector('#messages li.waiting', { state: 'detached' });
   if (!hub) await forget();
   await ann.waitForSelector('#recovery.bad');
-  await ann.getByText('messages are gone: 7 to 8').waitFor();
+  await ann.getByText(/^messages are lost: \d+ to \d+$/).waitFor();
 
   for (const [page, name] of [[ann, 'desktop'], [bob, 'phone']]) {
     const [wide, room] = await page.evaluate(() => [document.documentElement.scrollWidth,
@@ -106,6 +139,7 @@ try {
     await picture(page, name);
   }
   assert.deepEqual(complaints, []);
+  if (hub) assert.equal(hub.lastUrl, `${prefix}/ws`);
 } finally {
   await browser.close();
   await hub?.stop();
