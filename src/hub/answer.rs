@@ -103,6 +103,20 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code.
+    pub const ALL: [Self; 10] = [
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Limit,
+        Self::TooLarge,
+        Self::RateLimited,
+        Self::Expired,
+        Self::Conflict,
+        Self::Internal,
+    ];
+
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {

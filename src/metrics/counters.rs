@@ -11,33 +11,34 @@ use crate::proto::ws::ProtocolError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseClass(usize);
 
-/// Close codes with a label of their own; every other goes by its range.
-const CODES: [u16; 21] = [
-    1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 4401, 4403,
-    4408, 4409, 4410, 4413, 4429,
-];
 const RANGES: [&str; 3] = ["3xxx", "4xxx", "other"];
-const CLASSES: usize = CODES.len() + RANGES.len();
+const CLASSES: usize = CloseClass::CODES.len() + RANGES.len();
 
 impl CloseClass {
+    /// Close codes with a label of their own; every other code is counted by its range.
+    pub const CODES: [u16; 21] = [
+        1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 4401,
+        4403, 4408, 4409, 4410, 4413, 4429,
+    ];
+
     /// The class of a close code; 1005 = none was given, 1006 = no Close came.
     pub fn of(code: u16) -> Self {
         let range = || {
-            CODES.len()
+            Self::CODES.len()
                 + match code {
                     3000..=3999 => 0,
                     4000..=4999 => 1,
                     _ => 2,
                 }
         };
-        Self(CODES.iter().position(|known| *known == code).unwrap_or_else(range))
+        Self(Self::CODES.iter().position(|known| *known == code).unwrap_or_else(range))
     }
 
     /// The label.
     pub fn label(self) -> String {
-        match CODES.get(self.0) {
+        match Self::CODES.get(self.0) {
             Some(code) => code.to_string(),
-            None => RANGES[self.0 - CODES.len()].to_owned(),
+            None => RANGES[self.0 - Self::CODES.len()].to_owned(),
         }
     }
 }

@@ -12,6 +12,7 @@ mod api;
 mod client;
 mod closing;
 mod commands;
+mod document;
 mod errors;
 mod idempotency;
 mod identity;

@@ -7,7 +7,8 @@
 //!
 //! Files: `cutter` and `request` (what clients say), `content`, `verbs` (what is done about it),
 //! `answers` (what homes say), `resume` (tickets and tokens), `reply` (what is said), `state`,
-//! `realm`, `fuzz` (what always holds).
+//! `realm`, `fuzz` (what always holds). `PROTOCOL.md` describes the protocol for developers of
+//! clients and backends; `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
 pub mod content;
