@@ -30,6 +30,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
         limits: &Limits { head_bytes_max: 8192, target_bytes_max: 100, headers_max: 50 },
         forwarding: None,
         peer: None,
+        same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         gate: None,
         context_room_bytes: room,

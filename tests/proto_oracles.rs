@@ -292,6 +292,7 @@ proptest! {
             limits,
             forwarding: None,
             peer: None,
+            same_origin: seawall::proto::http::SameOrigin::AnyHost,
             availability,
             gate: None,
             context_room_bytes: 0,

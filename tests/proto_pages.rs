@@ -62,6 +62,7 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
         limits: &Limits { head_bytes_max: 4096, target_bytes_max: 512, headers_max: 32 },
         forwarding: None,
         peer: None,
+        same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         context_room_bytes: 0,
     };

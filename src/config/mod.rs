@@ -83,6 +83,13 @@ pub struct Listener {
     pub trusted: Vec<ipnet::IpNet>,
 }
 
+impl Listener {
+    /// Whether only programs on this host reach it, over TCP, as web pages can.
+    pub fn is_loopback(&self) -> bool {
+        matches!(&self.address, Address::Tcp(tcp) if tcp.ip().to_canonical().is_loopback())
+    }
+}
+
 /// A route's behaviour, beside the [`Routes`] table that finds it.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteOptions {

@@ -9,7 +9,7 @@ use super::hub::HubState;
 use crate::admission::{Admission, Denied, Shortage, Standing};
 use crate::auth::Identity;
 use crate::config::{Config, HandlerName};
-use crate::proto::http::{Availability, Denial, Gate};
+use crate::proto::http::{Availability, Denial, Gate, SameOrigin, TokenFault};
 use crate::session::hub::Realm;
 
 /// The check of one request.
@@ -78,7 +78,7 @@ impl Gate for Handshake<'_> {
         self.realm.is_some() && self.config.auth.token_query
     }
 
-    fn check(&self, route: usize, token: Option<&str>) -> Result<(), String> {
+    fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault> {
         let is_hub = self.config.route_options[route].handler == HandlerName::Hub;
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
         // Without keys nobody can be told apart: anonymous mode.
@@ -93,7 +93,11 @@ impl Gate for Handshake<'_> {
             }
             Err(fault) => {
                 findings.failure = Some(fault.kind());
-                Err(format!("token: {fault}"))
+                let retry_after_s = self.config.limits.retry_after_s;
+                Err(TokenFault {
+                    message: format!("token: {fault}"),
+                    retry_after_s: fault.is_temporary().then_some(retry_after_s),
+                })
             }
         }
     }
@@ -115,6 +119,17 @@ impl Core {
             now_ns: self.now_ns,
             findings: RefCell::default(),
             standing: Cell::new(self.slots[index as usize].standing),
+        }
+    }
+
+    /// Which hosts the pages of this slot's listener may have. Without keys, those on this host are
+    /// trusted who reach a loopback listener, and web pages that are shown here are not among them.
+    pub(super) fn same_origin(&self, index: u32) -> SameOrigin {
+        let listener = &self.config.listeners[usize::from(self.slots[index as usize].listener)];
+        if listener.is_loopback() && !self.config.auth.keys_configured {
+            SameOrigin::Loopback
+        } else {
+            SameOrigin::AnyHost
         }
     }
 

@@ -219,6 +219,7 @@ impl Core {
             limits: &self.config.limits.http,
             forwarding: listener.forwarding.as_ref(),
             peer: slot.peer.get().map(|peer| peer.ip()),
+            same_origin: self.same_origin(index),
             availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
         };

@@ -5,7 +5,7 @@
 //! that names in the DNS use, and nothing that two parsers could cut differently.
 
 use super::Origins;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A host and perhaps a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,18 @@ impl<'a> Authority<'a> {
             _ => return None,
         };
         Some(Self { host, port })
+    }
+
+    /// Whether this host can only be the client's own: a loopback address, or `localhost` and
+    /// names below it, which resolvers do not look up (RFC 6761 6.3).
+    pub(super) fn is_loopback(self) -> bool {
+        let name = self.host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let name = name.unwrap_or(self.host);
+        if let Ok(ip) = name.parse::<IpAddr>() {
+            return ip.to_canonical().is_loopback();
+        }
+        let last = name.rsplit('.').next().unwrap_or_default();
+        last.eq_ignore_ascii_case("localhost")
     }
 
     fn is_same(self, other: Self, default_port: u16) -> bool {
@@ -92,6 +104,44 @@ impl Origins {
             Self::List(list) => parsed().is_some_and(|origin| {
                 list.iter().filter_map(|one| Origin::parse(one)).any(|one| one.is_same(origin))
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_no_resolver_can_lead_elsewhere_are_loopback() {
+        let is_loopback = |text| Authority::parse(text).expect(text).is_loopback();
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9000",
+            "127.9.8.7",
+            "[::1]",
+            "[::1]:9000",
+            "[::ffff:127.0.0.1]",
+            "localhost",
+            "LocalHost:80",
+            "app.localhost",
+        ] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "evillocalhost",
+            "127.1",
+            "0.0.0.0",
+            "10.0.0.1",
+            "[::2]",
+            "[::]",
+            "localhost.",
+            "127.0.0.1.",
+        ] {
+            assert!(!is_loopback(host), "{host}");
         }
     }
 }

@@ -76,6 +76,15 @@ pub struct Denial {
     pub retry_after_s: u32,
 }
 
+/// Why a token is rejected, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenFault {
+    pub message: String,
+    /// The fault is the server's and may pass: the answer is 503 with this `Retry-After` (seconds).
+    /// `None`: it is the token's, and the answer is 401.
+    pub retry_after_s: Option<u32>,
+}
+
 /// Decides about upgrades by who asks: by token, and by how many there are.
 pub trait Gate: std::fmt::Debug {
     /// Whether a token in the query counts.
@@ -84,13 +93,24 @@ pub trait Gate: std::fmt::Debug {
     /// or else of `token` in its query.
     ///
     /// # Errors
-    /// What is wrong with it, and what to do: the answer is 401.
-    fn check(&self, route: usize, token: Option<&str>) -> Result<(), String>;
+    /// What is wrong with it, and what to do.
+    fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault>;
     /// Counts a client in against whom nothing else speaks: the upgrade follows.
     ///
     /// # Errors
     /// Why there are too many; then it is not counted.
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denial>;
+}
+
+/// Which hosts a page may connect from whose `Origin` is the request's own `Host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameOrigin {
+    /// Any.
+    AnyHost,
+    /// Loopback addresses, `localhost` and names below it. For listeners that only this host
+    /// reaches and that ask for no token: a page of any other name was led here by its name
+    /// (DNS rebinding).
+    Loopback,
 }
 
 /// What the decision about a request depends on beside its bytes.
@@ -106,6 +126,8 @@ pub struct Context<'c> {
     pub forwarding: Option<&'c Forwarding>,
     /// The address at the other end; `None` is a Unix socket.
     pub peer: Option<IpAddr>,
+    /// What a page's `Origin` may be where a route lists none.
+    pub same_origin: SameOrigin,
     /// Whether upgrades are taken now.
     pub availability: Availability,
     /// Who may be upgraded; `None`: everybody.

@@ -11,7 +11,8 @@ use super::pages;
 use super::request::{Fields, choose_subprotocol};
 use super::response::{self, Shape};
 use super::target::Target;
-use super::{Availability, Context, Denial, HEADERS_MAX, Head, Outcome, Refusal, Route, fault};
+use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Outcome, Refusal, Route};
+use super::{SameOrigin, fault};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -146,11 +147,16 @@ impl Request<'_, '_> {
         self.check_method(&fields)?;
         check_upgrade(&fields, context.availability, shape)?;
         let key = check_key(&fields)?;
-        check_origin(&fields, route, target.authority.or(host))?;
+        check_origin(&fields, route, target.authority.or(host), context.same_origin)?;
         if let Some(gate) = context.gate {
             let token = token(&fields, self.target, gate.takes_query())?;
             let checked = gate.check(index, token.as_deref());
-            checked.map_err(|message| Refused::new(Refusal::Unauthorized, message))?;
+            checked.map_err(|fault| {
+                shape.retry_after_s = fault.retry_after_s;
+                let temporary = fault.retry_after_s.is_some();
+                let refusal = if temporary { Refusal::Unavailable } else { Refusal::Unauthorized };
+                Refused::new(refusal, fault.message)
+            })?;
         }
         let mut subprotocol = None;
         if fields.subprotocols {
@@ -332,10 +338,24 @@ fn check_origin(
     fields: &Fields<'_>,
     route: &Route,
     host: Option<Authority<'_>>,
+    same_origin: SameOrigin,
 ) -> Result<(), Refused> {
+    let listed = route.origins != Origins::SameOrigin;
+    let host_is_trusted =
+        |host: Authority<'_>| listed || same_origin == SameOrigin::AnyHost || host.is_loopback();
     match (fields.origin.get("Origin")?, host) {
         (None, _) => Ok(()),
-        (Some(origin), Some(host)) if route.origins.allow(origin, host) => Ok(()),
+        (Some(origin), Some(host)) if route.origins.allow(origin, host) => {
+            if host_is_trusted(host) {
+                return Ok(());
+            }
+            Err(Refused::new(
+                Refusal::Forbidden,
+                "without keys, a listener on a loopback address accepts pages of loopback names \
+                 only: open the page as http://localhost, or, behind a proxy on this host that \
+                 passes Host, list the page's origin in route.origins",
+            ))
+        }
         _ => Err(Refused::new(
             Refusal::Forbidden,
             "pages of this Origin may not use this path: add the origin to the route's list",
