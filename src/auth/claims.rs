@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::error::AuthError;
 use super::identity::{Identity, Right, Rights};
+use super::keys::Fingerprint;
 use super::pattern::Pattern;
 
 /// The longest `sub`.
@@ -128,12 +129,17 @@ impl<'t> Claims<'t> {
     }
 
     /// Who it says its bearer is.
-    pub(super) fn identity(&self, expires_s: u64) -> Result<Identity, AuthError> {
+    pub(super) fn identity(
+        &self,
+        expires_s: u64,
+        key: Option<Fingerprint>,
+    ) -> Result<Identity, AuthError> {
         Ok(Identity {
             user: self.user()?.map(Arc::from),
             info: self.info()?.map(Arc::from),
             rights: self.channels()?,
             expires_s: Some(expires_s),
+            key,
         })
     }
 

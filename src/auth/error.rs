@@ -11,6 +11,8 @@ pub enum AuthError {
     UnknownKey,
     /// No keys have arrived from `auth.jwks_url` yet.
     NoKeys,
+    /// No key has its key id yet, and a fetch from `auth.jwks_url` that may bring it is pending.
+    KeyPending,
     /// It names another algorithm than its key's.
     Algorithm,
     Signature,
@@ -30,7 +32,7 @@ pub enum AuthError {
 
 impl AuthError {
     /// What [`Self::kind`] may be, in the order of counters.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "malformed",
         "unknown_key",
         "no_keys",
@@ -44,6 +46,7 @@ impl AuthError {
         "channel",
         "subject",
         "anonymous",
+        "key_pending",
     ];
 
     /// Its place in [`Self::KINDS`].
@@ -62,6 +65,7 @@ impl AuthError {
             Self::Channel => 10,
             Self::Subject => 11,
             Self::AnonymousRefused => 12,
+            Self::KeyPending => 13,
         }
     }
 
@@ -77,7 +81,7 @@ impl AuthError {
 
     /// The fault is here and may pass: the same token may be taken in a moment.
     pub fn is_temporary(self) -> bool {
-        self == Self::NoKeys
+        matches!(self, Self::NoKeys | Self::KeyPending)
     }
 }
 
@@ -93,6 +97,10 @@ impl fmt::Display for AuthError {
             }
             Self::NoKeys => {
                 "the server has not been able to fetch its keys (auth.jwks_url): try again later"
+            }
+            Self::KeyPending => {
+                "no key has the token's key id (kid) yet, and the server is about to fetch its \
+                 keys again (auth.jwks_url): try again later"
             }
             Self::Algorithm => {
                 "the token names another algorithm than its key is configured for: sign with that \
@@ -140,6 +148,7 @@ mod tests {
             AuthError::Channel,
             AuthError::Subject,
             AuthError::AnonymousRefused,
+            AuthError::KeyPending,
         ];
         for (place, error) in all.into_iter().enumerate() {
             assert_eq!(error.index(), place);

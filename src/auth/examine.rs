@@ -30,14 +30,18 @@ impl Verifier {
         let mut parts = token.split('.').map(text);
         found.head = parts.next().flatten();
         found.claims = parts.next().flatten();
-        found.faults.extend(self.payload(token).err());
+        // A later fetch is of no help to the person who asks now.
+        found.faults.extend(self.payload(token).err().map(|fault| match fault {
+            AuthError::KeyPending => AuthError::UnknownKey,
+            fault => fault,
+        }));
         let Some(Ok(claims)) = found.claims.as_deref().map(|text| Claims::read(text.as_bytes()))
         else {
             found.note(AuthError::Malformed);
             return found;
         };
         let mut faults = claims.faults(&self.expected, now_s);
-        let identity = claims.identity(claims.end().unwrap_or_default());
+        let identity = claims.identity(claims.end().unwrap_or_default(), None);
         let channel = claims.channel();
         match identity {
             Ok(identity) => found.identity = Some(identity),

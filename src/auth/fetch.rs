@@ -57,14 +57,20 @@ impl Drop for Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches once, warns if that fails, and goes on in a thread.
+    /// Fetches once, unless keys of the same URL are there already, warns if that fails, and
+    /// continues in a thread.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn start(verifier: &Arc<Verifier>, source: JwksSource) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut work = Work::new(verifier.clone(), source, stop.clone());
-        work.fetch();
+        if verifier.has_fetched() {
+            // Nothing waits for the first fetch: the thread makes it at once.
+            work.due_at_once = true;
+        } else {
+            work.fetch();
+        }
         let thread = std::thread::Builder::new().name("jwks".to_owned());
         let thread = thread.spawn(move || work.run())?.thread().clone();
         verifier.set_fetcher(thread.clone());
@@ -81,6 +87,16 @@ pub(crate) fn tls() -> TlsConfig {
         .build()
 }
 
+/// An issuer that withdraws all its keys and an answer that was cut short look alike: a set without
+/// a usable key is a fault.
+fn usable(read: Jwks) -> Result<Jwks, String> {
+    if !read.keys.is_empty() {
+        return Ok(read);
+    }
+    let text = "the set has no key that can be used here".to_owned();
+    Err(if read.skipped.is_empty() { text } else { format!("{text}: {}", read.skipped.join("; ")) })
+}
+
 struct Work {
     verifier: Arc<Verifier>,
     source: JwksSource,
@@ -88,6 +104,8 @@ struct Work {
     stop: Arc<AtomicBool>,
     fetched: Instant,
     failed: bool,
+    /// No fetch was made yet.
+    due_at_once: bool,
     /// The last warning: the same one is not given twice in a row.
     warned: String,
 }
@@ -108,6 +126,7 @@ impl Work {
             stop,
             fetched: Instant::now(),
             failed: false,
+            due_at_once: false,
             warned: String::new(),
         }
     }
@@ -116,7 +135,7 @@ impl Work {
         while !self.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
             let due = self.due();
-            if due <= now {
+            if self.due_at_once || due <= now {
                 self.fetch();
             } else {
                 std::thread::park_timeout(due - now);
@@ -131,10 +150,12 @@ impl Work {
     }
 
     fn fetch(&mut self) {
+        self.due_at_once = false;
         self.verifier.fetch_has_begun();
-        let read = self.get().and_then(|text| Jwks::read(&text));
+        let read = self.get().and_then(|text| Jwks::read(&text)).and_then(usable);
         self.fetched = Instant::now();
         self.failed = read.is_err();
+        let succeeded = read.is_ok();
         match read {
             Ok(read) => {
                 if read.skipped.is_empty() {
@@ -150,6 +171,8 @@ impl Work {
                 self.warn(format!("keys could not be fetched, those fetched before stay: {fault}"));
             }
         }
+        // After the keys: a token that is verified meanwhile finds either them or its id pending.
+        self.verifier.fetch_has_ended(succeeded, self.source.gap);
     }
 
     fn warn(&mut self, text: String) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::Fingerprint;
 use super::pattern::Pattern;
 
 /// A client, as its token names it; the default is anybody.
@@ -17,6 +18,8 @@ pub struct Identity {
     pub rights: Vec<Right>,
     /// When it ends, in seconds since 1970: the token's `exp`. `None`: it came without a token.
     pub expires_s: Option<u64>,
+    /// The key that verified the token. When that key is withdrawn, the identity ends.
+    pub key: Option<Fingerprint>,
 }
 
 impl Identity {
@@ -118,6 +121,8 @@ pub struct ChannelGrant {
     pub rights: Rights,
     /// When it ends, in seconds since 1970. Whoever keeps a grant looks at it.
     pub expires_s: u64,
+    /// The key that verified the channel token; `None`: a backend's word, which no key withdraws.
+    pub key: Option<Fingerprint>,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::ops::RangeInclusive;
 
+use aws_lc_rs::digest;
 use aws_lc_rs::rsa::PublicKey;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256,
@@ -52,6 +53,35 @@ impl KeyAlgorithm {
     }
 }
 
+/// Identifies a key by its id, algorithm and material without revealing any of them. A key whose
+/// secret was replaced is another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    fn of(id: &str, algorithm: KeyAlgorithm, decoding: &DecodingKey) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        let mut part = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(bytes);
+        };
+        part(b"seawall token key");
+        part(id.as_bytes());
+        part(algorithm.name().as_bytes());
+        match decoding.kind() {
+            DecodingKeyKind::SecretOrDer(bytes) => part(bytes),
+            DecodingKeyKind::RsaModulusExponent { n, e } => {
+                part(n);
+                part(e);
+            }
+        }
+        let digest = context.finish();
+        let first = digest.as_ref().first_chunk().expect("a digest has 32 bytes");
+        Self(u64::from_be_bytes(*first))
+    }
+}
+
 /// A key that verifies tokens.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -59,13 +89,18 @@ pub struct Key {
     pub(super) id: String,
     pub(super) algorithm: KeyAlgorithm,
     pub(super) decoding: DecodingKey,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Key {
+    fn new(id: String, algorithm: KeyAlgorithm, decoding: DecodingKey) -> Self {
+        let fingerprint = Fingerprint::of(&id, algorithm, &decoding);
+        Self { id, algorithm, decoding, fingerprint }
+    }
+
     /// A key of HS256.
     pub fn secret(id: &str, secret: &[u8]) -> Self {
-        let decoding = DecodingKey::from_secret(secret);
-        Self { id: id.to_owned(), algorithm: KeyAlgorithm::HS256, decoding }
+        Self::new(id.to_owned(), KeyAlgorithm::HS256, DecodingKey::from_secret(secret))
     }
 
     /// A public key as PEM.
@@ -92,7 +127,7 @@ impl Key {
                  makes it",
             ),
         };
-        let key = Self { id: id.to_owned(), algorithm, decoding: decoding.map_err(|_| expected)? };
+        let key = Self::new(id.to_owned(), algorithm, decoding.map_err(|_| expected)?);
         if key.is_sound() { Ok(key) } else { Err(expected) }
     }
 
@@ -131,7 +166,7 @@ impl Key {
         let unsound = "its numbers are no sound key";
         let decoding = DecodingKey::from_jwk(jwk).map_err(|_| unsound)?;
         let id = jwk.common.key_id.clone().unwrap_or_default();
-        let key = Self { id, algorithm, decoding };
+        let key = Self::new(id, algorithm, decoding);
         if key.is_sound() { Ok(key) } else { Err(unsound) }
     }
 

@@ -157,7 +157,8 @@ mod tests {
         verb: Verb,
         channel: &str,
     ) -> Option<RefusalKind> {
-        let grant = grant.map(|words| ChannelGrant { rights: rights(words), expires_s: 1 });
+        let grant =
+            grant.map(|words| ChannelGrant { rights: rights(words), expires_s: 1, key: None });
         let all = namespaces();
         let decision = decide(&all, identity, grant.as_ref(), verb, channel, true);
         decision.err().map(|refusal| refusal.kind)

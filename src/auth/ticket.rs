@@ -8,13 +8,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::identity::{ChannelGrant, Identity, Right, Rights};
+use super::keys::Fingerprint;
 use super::seal::{Purpose, SealError, Sealer};
 
 /// Who a client was, and on which connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub identity: Arc<Identity>,
-    /// The id of the connection that it was made for.
+    /// The id of the connection that it was made for, and of the first of those that continue each
+    /// other behind a space, if that is another one.
     pub connection: String,
     /// Unix time (ms).
     pub issued_ms: u64,
@@ -62,6 +64,15 @@ pub struct Grant {
     pub rights: Rights,
     #[serde(rename = "e")]
     pub expires_s: u64,
+    /// The connection that it was made for, as in [`Ticket`].
+    #[serde(rename = "c", default)]
+    pub connection: String,
+    /// Unix time (ms).
+    #[serde(rename = "t", default)]
+    pub issued_ms: u64,
+    /// The key of the channel token; `None`: a backend's word.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Fingerprint>,
 }
 
 impl Grant {
@@ -74,7 +85,11 @@ impl Grant {
         connection: &str,
     ) -> Option<ChannelGrant> {
         let is_ours = self.channel == channel && self.subject == Subject::new(user, connection);
-        is_ours.then_some(ChannelGrant { rights: self.rights, expires_s: self.expires_s })
+        is_ours.then_some(ChannelGrant {
+            rights: self.rights,
+            expires_s: self.expires_s,
+            key: self.key,
+        })
     }
 }
 
@@ -89,6 +104,8 @@ struct TicketForm<'t> {
     rights: Cow<'t, [Right]>,
     #[serde(rename = "x", skip_serializing_if = "Option::is_none")]
     identity_expires_s: Option<u64>,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    key: Option<Fingerprint>,
     #[serde(rename = "c")]
     connection: Cow<'t, str>,
     #[serde(rename = "t")]
@@ -105,6 +122,7 @@ impl Sealer {
             info: identity.info.as_deref().map(Cow::Borrowed),
             rights: Cow::Borrowed(&identity.rights),
             identity_expires_s: identity.expires_s,
+            key: identity.key,
             connection: Cow::Borrowed(&ticket.connection),
             issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
@@ -124,6 +142,7 @@ impl Sealer {
             info: form.info.map(Arc::from),
             rights: form.rights.into_owned(),
             expires_s: form.identity_expires_s,
+            key: form.key,
         };
         Ok(Ticket {
             identity: Arc::new(identity),

@@ -6,6 +6,7 @@
 mod admin;
 mod drain;
 mod histogram_log;
+mod keys;
 mod log_writer;
 mod memory;
 mod reload;
@@ -90,6 +91,7 @@ async fn supervise(server: Server, parts: Parts) -> ExitCode {
     let (orders, ordered) = Orders::new();
     tokio::spawn(memory::watch(server.directory(), server.live_config()));
     signals::log_ignored();
+    tokio::spawn(keys::watch(server.directory(), server.live_config()));
     // Removed at the end, whatever the end is.
     let _socket_file = admin.and_then(|listener| {
         let (collector, draining) = (collector.clone(), draining.clone());

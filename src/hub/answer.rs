@@ -63,6 +63,8 @@ pub enum Verb {
         watch: bool,
         member: Option<Arc<MemberInfo>>,
     },
+    /// A member hears of joins and leaves no more.
+    Unwatch,
     /// A member goes by another name from now on.
     Rename {
         old: Arc<MemberInfo>,

@@ -167,9 +167,9 @@ impl Home {
         self.log.set_time(now_ms);
         let Request { from, channel, retention, verb } = request;
         let key = match (&verb, self.names.get(&channel)) {
-            (Verb::Leave { .. } | Verb::Rename { .. }, Some(key)) => *key,
+            (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => *key,
             // Nobody leaves a channel that is not there, and nobody is on it.
-            (Verb::Leave { .. } | Verb::Rename { .. }, None) => return,
+            (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
             (Verb::Presence { .. }, None) => {
                 return self.answer_to(channel, from, Answer::Presence(PresencePage::default()));
             }
@@ -191,6 +191,7 @@ impl Home {
         match verb {
             Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
             Verb::Leave { watch, member } => self.leave(key, &from, watch, member.as_deref()),
+            Verb::Unwatch => self.unwatch(key, &from),
             Verb::Rename { old, new } => {
                 self.gone(key, &old);
                 self.come(key, &new);
@@ -401,6 +402,14 @@ impl Home {
         self.members -= 1;
         if let Some(member) = member {
             self.gone(key, member);
+        }
+    }
+
+    fn unwatch(&mut self, key: u32, from: &Origin) {
+        let Origin::Session { id, .. } = from else { return };
+        let mut there = self.channels[key as usize].there.iter_mut();
+        if let Some(there) = there.find(|one| one.shard == id.shard) {
+            there.watchers -= 1;
         }
     }
 

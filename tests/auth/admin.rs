@@ -26,13 +26,33 @@ fn with_keys_everything_but_health_and_metrics_asks_for_one() {
     assert!(refused.body.contains("[[api_key]]") && !refused.body.contains(SECRET));
     let key = format!("Authorization: Bearer {SECRET}\r\n");
     assert_eq!(ask(&server, "/v1/node", &format!("{host}{key}")).status, 200);
-    // Under any name, but never for a web page.
-    let foreign = format!("Host: seawall.example\r\n{key}");
-    assert_eq!(ask(&server, "/v1/node", &foreign).status, 200);
-    assert_eq!(ask(&server, "/metrics", "Host: seawall.example\r\n").status, 200);
-    let page = format!("{foreign}Origin: https://seawall.example\r\n");
+    let page = format!("{host}{key}Origin: http://{}\r\n", server.admin());
     assert_eq!(ask(&server, "/v1/node", &page).status, 403);
     assert!(!server.log().contains(SECRET), "{}", server.log());
+}
+
+/// A page whose name was made to lead to the admin address (DNS rebinding) names that host.
+#[test]
+fn with_keys_only_listed_names_and_addresses_are_answered() {
+    let keys = format!("[[api_key]]\nsecret = \"{SECRET}\"\n");
+    let server = Server::start(&format!("[admin]\nhosts = [\"seawall.internal\"]\n{keys}"));
+    let status = |path: &str, host: &str| {
+        let key = format!("Host: {host}\r\nAuthorization: Bearer {SECRET}\r\n");
+        let (with, without) = (ask(&server, path, &key), format!("Host: {host}\r\n"));
+        let without = ask(&server, path, &without).status;
+        assert!(with.status != 403 || with.body.contains("admin.hosts"), "{}", with.body);
+        (with.status, without)
+    };
+    for host in ["127.0.0.1:1", "10.1.2.3", "[2001:db8::1]:9100", "SEAWALL.internal:9100"] {
+        assert_eq!(status("/metrics", host), (200, 200), "{host}");
+        assert_eq!(status("/v1/node", host), (200, 401), "{host}");
+    }
+    for host in ["evil.example", "evil.example:9100", "127.0.0.1.evil.example", "localhost"] {
+        assert_eq!(status("/metrics", host), (403, 403), "{host}");
+        assert_eq!(status("/v1/node", host), (403, 401), "{host}");
+        assert_eq!(status("/healthz", host), (200, 200), "{host}");
+        assert_eq!(status("/readyz", host), (200, 200), "{host}");
+    }
 }
 
 #[test]

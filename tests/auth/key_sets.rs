@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use seawall::auth::{AuthError, Expected, Fetcher, Jwks, JwksSource, SigningKey, Verifier};
+use seawall::auth::{AuthError, Expected, Fetcher, Jwks, JwksSource, KeyStanding};
+use seawall::auth::{SigningKey, Verifier};
 use serde_json::{Value, json};
 
 use crate::keys::{EC, ED, RSA};
@@ -145,12 +146,93 @@ fn keys_are_there_when_fetching_has_started() {
 fn a_refresh_brings_new_keys_and_drops_old_ones() {
     let site = Site::start(200, &set(&[ED.jwk("a")]));
     let verifier = verifier();
-    let _fetcher = Fetcher::start(&verifier, site.source(SHORT, SHORT)).unwrap();
+    let _fetcher = Fetcher::start(&verifier, site.source(SHORT, LONG)).unwrap();
     let (old, new) = (token(&ED.signing("a")), token(&EC.signing("b")));
     assert!(verifier.verify(&old, NOW).is_ok());
     site.answer(200, &set(&[EC.jwk("b")]));
     wait_until("the new key is used", || verifier.verify(&new, NOW).is_ok());
-    assert_eq!(verifier.verify(&old, NOW), Err(AuthError::UnknownKey));
+    wait_until("the old key is known to be gone", || {
+        verifier.verify(&old, NOW) == Err(AuthError::UnknownKey)
+    });
+}
+
+/// The first token of a rotated key must not fail for good: clients would not come back.
+#[test]
+fn an_unknown_key_fails_for_now_until_a_fetch_has_not_brought_it() {
+    let site = Site::start(200, &set(&[ED.jwk("a")]));
+    let verifier = verifier();
+    let _fetcher = Fetcher::start(&verifier, site.source(LONG, SHORT)).unwrap();
+    // A fetch that fails says nothing about a key.
+    site.answer(500, "");
+    let token = token(&EC.signing("b"));
+    for _ in 0..2 {
+        let before = site.requests();
+        assert_eq!(verifier.verify(&token, NOW), Err(AuthError::KeyPending));
+        assert!(AuthError::KeyPending.is_temporary());
+        wait_until("it was fetched", || site.requests() > before);
+    }
+    site.answer(200, &set(&[ED.jwk("a"), EC.jwk("b")]));
+    wait_until("the new key is used", || verifier.verify(&token, NOW).is_ok());
+    // One that no fetch brings fails for good, as long as no other fetch is possible.
+    let site = Site::start(200, &set(&[ED.jwk("a")]));
+    let verifier = Arc::new(Verifier::new(Vec::new(), true, Expected::default()));
+    let gap = Duration::from_secs(3);
+    let _fetcher = Fetcher::start(&verifier, site.source(LONG, gap)).unwrap();
+    wait_until("it is known to be missing", || {
+        verifier.verify(&token, NOW) == Err(AuthError::UnknownKey)
+    });
+    wait_until("another fetch is possible", || {
+        verifier.verify(&token, NOW) == Err(AuthError::KeyPending)
+    });
+}
+
+#[test]
+fn a_set_without_keys_is_a_failure() {
+    let site = Site::start(200, &set(&[ED.jwk("a")]));
+    let verifier = verifier();
+    let _fetcher = Fetcher::start(&verifier, site.source(SHORT, SHORT)).unwrap();
+    let secret = json!({"kty": "oct", "k": "c2VjcmV0", "kid": "a"});
+    let changes = verifier.changes();
+    for body in [set(&[]), set(&[secret])] {
+        site.answer(200, &body);
+        let before = site.requests();
+        wait_until("it was fetched twice", || site.requests() >= before + 2);
+        assert!(verifier.verify(&token(&ED.signing("a")), NOW).is_ok(), "{body}");
+    }
+    assert_eq!(verifier.changes(), changes);
+}
+
+#[test]
+fn a_verifier_takes_over_what_another_has_fetched() {
+    let site = Site::start(200, &set(&[ED.jwk("a")]));
+    let (old, new) = (verifier(), verifier());
+    drop(Fetcher::start(&old, site.source(LONG, LONG)).unwrap());
+    site.answer(500, "");
+    new.adopt_fetched(&old);
+    let _fetcher = Fetcher::start(&new, site.source(LONG, LONG)).unwrap();
+    assert!(new.verify(&token(&ED.signing("a")), NOW).is_ok());
+    wait_until("it fetches by itself", || site.requests() == 2);
+    assert!(new.verify(&token(&ED.signing("a")), NOW).is_ok());
+}
+
+#[test]
+fn a_key_that_is_withdrawn_is_noticed() {
+    let site = Site::start(200, &set(&[ED.jwk("a"), EC.jwk("b")]));
+    let verifier = verifier();
+    let key = |verifier: &Verifier, token: &str| verifier.verify(token, NOW).unwrap().key.unwrap();
+    assert_eq!(verifier.changes(), 0);
+    let _fetcher = Fetcher::start(&verifier, site.source(SHORT, SHORT)).unwrap();
+    let (a, b) = (token(&ED.signing("a")), token(&EC.signing("b")));
+    let (a, b) = (key(&verifier, &a), key(&verifier, &b));
+    assert_ne!(a, b);
+    let before = verifier.changes();
+    site.answer(200, &set(&[ED.jwk("a"), EC.jwk("c")]));
+    wait_until("the key is gone", || verifier.standing(b) == KeyStanding::Withdrawn);
+    assert_eq!(verifier.standing(a), KeyStanding::Good);
+    wait_until("the change is counted", || verifier.changes() == before + 1);
+    assert_eq!(self::verifier().standing(a), KeyStanding::Unknown);
+    let fixed = Verifier::new(Vec::new(), false, Expected::default());
+    assert_eq!(fixed.standing(a), KeyStanding::Withdrawn);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn ann(expires_s: Option<u64>) -> Arc<Identity> {
         info: Some("{\"name\": \"Ann\"}".into()),
         rights: vec![right],
         expires_s,
+        ..Identity::default()
     })
 }
 
@@ -31,6 +32,9 @@ fn grant() -> Grant {
         subject: Subject::new(Some("ann"), "connection-1"),
         rights: Rights::ALL,
         expires_s: NOW + 100,
+        connection: "connection-1".into(),
+        issued_ms: NOW * 1000,
+        key: None,
     }
 }
 

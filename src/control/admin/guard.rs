@@ -1,11 +1,12 @@
 //! Who is answered at the admin address: programs on this host, or with a key, and no web pages.
 //!
 //! Without keys the address is this host's only. With some, every request but those that tell
-//! whether the process is well brings one, and then may come from anywhere, under any name.
+//! whether the process is well brings one, and then may come from anywhere.
 //!
-//! A page that a browser on this host shows can send requests to loopback addresses. It cannot
-//! leave out its `Origin`, nor send JSON without one; and a page whose name was made to lead here
-//! (DNS rebinding) names a host that is not this one.
+//! A page that a browser on this host shows can send requests to loopback addresses, and to others
+//! that the host reaches. It cannot leave out its `Origin`, nor send JSON without one; and a page
+//! whose name was made to lead here (DNS rebinding) names a host that is not one of ours. An IP
+//! address as `Host` is no such name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -53,13 +54,22 @@ impl Guard {
         (is_open || self.keys.is_empty() || name.is_some()).then(|| Caller(name.map(Arc::from)))
     }
 
-    fn is_own_host(&self, host: &str) -> bool {
+    /// Whether a request may name this host. Browsers always name one.
+    fn is_own_host(&self, path: &str, host: Option<&str>) -> bool {
+        let has_keys = !self.keys.is_empty();
+        if has_keys && (host.is_none() || matches!(path, "/healthz" | "/readyz")) {
+            return true;
+        }
+        let host = host.unwrap_or_default();
         let name = match host.strip_prefix('[') {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
             None => host.split(':').next().unwrap_or_default(),
         };
-        let loopback = name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        loopback || self.hosts.iter().any(|one| one.eq_ignore_ascii_case(name))
+        let is_address = name.parse::<IpAddr>().is_ok_and(|ip| {
+            // Without keys an address of this host that others reach was not meant.
+            has_keys || ip.to_canonical().is_loopback()
+        });
+        is_address || self.hosts.iter().any(|one| one.eq_ignore_ascii_case(name))
     }
 }
 
@@ -95,11 +105,10 @@ pub(super) async fn guard(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // A name that was made to lead here is of no use to a page that has no key.
-    if guard.keys.is_empty() && !guard.is_own_host(host) {
-        let message = "the Host is not of this machine: use its loopback address, or list the name \
-                       in admin.hosts";
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    if !guard.is_own_host(request.uri().path(), host) {
+        let message = "the Host is not a name of this server: use its IP address (without API \
+                       keys, a loopback address), or list the name in admin.hosts";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
     }
     if may_change(request.method(), headers) && !is_json(headers) {
@@ -140,14 +149,32 @@ mod tests {
         let guard = new(&["localhost".to_owned(), "seawall.internal".to_owned()], false);
         for host in ["127.0.0.1", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST:1", "seawall.internal"]
         {
-            assert!(guard.is_own_host(host), "{host}");
+            assert!(guard.is_own_host("/metrics", Some(host)), "{host}");
         }
         for host in ["", "evil.example:9100", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"] {
-            assert!(!guard.is_own_host(host), "{host}");
+            assert!(!guard.is_own_host("/healthz", Some(host)), "{host}");
         }
-        assert!(!new(&[], false).is_own_host("localhost"));
-        assert!(new(&[], true).is_own_host("localhost"));
-        assert!(!new(&[], true).is_own_host("evil.example"));
+        assert!(!guard.is_own_host("/metrics", None));
+        let is_own = |unix, host| new(&[], unix).is_own_host("/metrics", Some(host));
+        assert!(!is_own(false, "localhost"));
+        assert!(is_own(true, "localhost"));
+        assert!(!is_own(true, "evil.example"));
+    }
+
+    #[test]
+    fn with_keys_addresses_pass_and_names_must_be_listed() {
+        let keys = Arc::new(ApiKeys::new([("a", "0123456789abcdef0123")]));
+        let guard = Guard::new(&["seawall.internal".to_owned()], false, keys, false);
+        for host in ["10.0.0.1:9100", "[2001:db8::1]:9100", "127.0.0.1", "seawall.internal:9100"] {
+            assert!(guard.is_own_host("/metrics", Some(host)), "{host}");
+        }
+        for host in ["", "evil.example:9100", "10.0.0.1.evil.example", "localhost", "10.1"] {
+            assert!(!guard.is_own_host("/metrics", Some(host)), "{host}");
+            assert!(!guard.is_own_host("/v1/node", Some(host)), "{host}");
+            assert!(guard.is_own_host("/healthz", Some(host)), "{host}");
+            assert!(guard.is_own_host("/readyz", Some(host)), "{host}");
+        }
+        assert!(guard.is_own_host("/metrics", None), "no browser leaves it out");
     }
 
     #[test]

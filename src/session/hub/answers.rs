@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Call;
 use super::reply::{Line, error};
-use super::state::{Asked, AskedKind, HubSession};
-use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
+use super::state::{Asked, AskedKind, Fate, HubSession};
+use crate::hub::{Answer, ChannelName, Code, MemberInfo, Origin, Position, PresencePage, Refused};
 use crate::hub::{Request, Retention, Verb};
 
 /// Where a subscription's member stands.
@@ -48,8 +48,23 @@ impl HubSession {
         subscription.channel = by.channel.clone();
         let Seat { local, place, watching } = by.seat;
         (subscription.local, subscription.place, subscription.watching) = (local, place, watching);
+        let fate = std::mem::take(&mut subscription.fate);
+        if fate == Fate::Review {
+            self.drop_void_grant(call, by.channel.as_str());
+        }
+        let ends = match fate {
+            Fate::Stays => false,
+            Fate::Review => !self.may_stay(call, by.channel.as_str()),
+            Fate::Ends => true,
+        };
         if asked.kind == AskedKind::Resume {
-            self.took_up(call, by.channel.as_str(), Ok((by.position, by.recovered)));
+            let mut outcome = Ok((by.position, by.recovered));
+            let refusal = Refused::new(Code::Forbidden, "the right to this channel was taken back");
+            if ends {
+                self.end(call, at);
+                outcome = Err(&refusal);
+            }
+            self.took_up(call, by.channel.as_str(), outcome);
             return self.go_on(call);
         }
         let mut line = Line::new("subscribed", asked.id.as_deref())
@@ -59,10 +74,15 @@ impl HubSession {
         if let Some(page) = by.presence {
             line = line.raw("presence", &Line::part().presence(page).end());
         }
-        if let Some(grant) = self.sealed_grant(call, at) {
+        if let Some(grant) = self.sealed_grant(call, by.channel.as_str()) {
             line = line.text("grant", &grant);
         }
         call.say(line.end());
+        if ends {
+            self.end_unasked(call, at);
+        } else if fate == Fate::Review {
+            self.review_subscription(call, at);
+        }
         self.go_on(call);
     }
 

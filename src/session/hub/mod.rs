@@ -6,9 +6,10 @@
 //! behind a subscription of the same channel that has not been answered.
 //!
 //! Files: `cutter` and `request` (what clients say), `content`, `verbs` (what is done about it),
-//! `answers` (what homes say), `resume` (tickets and tokens), `reply` (what is said), `state`,
-//! `realm`, `fuzz` (what always holds). `PROTOCOL.md` describes the protocol for developers of
-//! clients and backends; `tests/hub/document.rs` compares its tables with the server.
+//! `answers` (what homes say), `resume` (tickets and tokens), `review` (rights that change),
+//! `revoked`, `reply` (what is said), `state`, `realm`, `fuzz` (what always holds). `PROTOCOL.md`
+//! describes the protocol for developers of clients and backends; `tests/hub/document.rs` compares
+//! its tables with the server.
 
 mod answers;
 pub mod content;
@@ -20,6 +21,8 @@ mod realm;
 pub(crate) mod reply;
 mod request;
 mod resume;
+mod review;
+mod revoked;
 mod state;
 mod verbs;
 
@@ -28,10 +31,11 @@ use std::sync::Arc;
 pub use answers::{Admission, Seat};
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
+pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
 
 use crate::admission::limiter::Kind;
-use crate::auth::{ChannelGrant, Identity, Rights};
+use crate::auth::{ChannelGrant, Identity, Rights, Subject};
 use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
 use crate::proto::ws::Payload;
 
@@ -188,27 +192,43 @@ impl HubSession {
         }
         // To listen, as long as the connection lives; publishing is for its own rights to allow.
         let rights = Rights { publish: false, ..Rights::ALL };
-        let grant = Some(ChannelGrant { rights, expires_s: u64::MAX });
+        let grant = Some(ChannelGrant { rights, expires_s: u64::MAX, key: None });
         let wanted = verbs::Wanted { channel, since: None, watch: false, grant, trusted: true };
         self.subscribe(call, None, state::AskedKind::Subscribe, wanted).map(|_| ())
     }
 
     /// Unsubscribes on the server's word; returns whether there was anything to.
     pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
-        let Some(at) = self.find(channel).filter(|at| self.subscriptions[*at].is_live()) else {
-            return false;
-        };
-        self.end(call, at);
-        call.say(reply::Line::new("unsubscribed", None).text("channel", channel).end());
+        let Some(at) = self.find(channel) else { return false };
+        if self.subscriptions[at].is_live() {
+            self.end_unasked(call, at);
+        } else {
+            self.subscriptions[at].fate = state::Fate::Ends;
+        }
         true
     }
 
-    /// Voids the tickets of this connection, and of the unnamed one that it goes back to.
-    pub fn void_tickets(&self, realm: &Realm, now_ms: u64) {
-        realm.void_tickets(&self.id.to_string(), now_ms);
-        if self.root() != self.id {
-            realm.void_tickets(&self.root().to_string(), now_ms);
-        }
+    /// This connection, and the first of those that it continues.
+    fn connections(&self) -> impl Iterator<Item = Subject> {
+        let root = Some(self.root()).filter(|root| *root != self.id);
+        [self.id].into_iter().chain(root).map(|id| Subject::Connection(id.to_string()))
+    }
+
+    /// Voids all tickets and grants with which the client could come back: its user's, or else those
+    /// of this connection and of those that it continues.
+    pub fn revoke(&self, realm: &Realm, now_ms: u64) {
+        let user = self.user().map(|user| Subject::User(user.to_string()));
+        self.connections().chain(user).for_each(|subject| realm.revoke(&subject, now_ms));
+    }
+
+    /// Voids the grants for a channel of this connection and of those that it continues.
+    pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
+        self.connections().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
+    }
+
+    /// Sends a fresh ticket and fresh grants: those sent before have been revoked, or end soon.
+    pub fn renew_ticket(&mut self, call: &mut Call<'_>) {
+        self.say_renewed(call);
     }
 
     /// The connection has ended: tells the homes of its subscriptions.

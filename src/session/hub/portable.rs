@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Realm;
-use super::state::{Bucket, HubSession, NONE, Subscription};
+use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
 use crate::admission::limiter::LimiterState;
 use crate::admission::rate;
-use crate::auth::{ChannelGrant, Identity, Right, Rights};
+use crate::auth::{ChannelGrant, Fingerprint, Identity, Right, Rights};
 use crate::hub::{ChannelName, ConnectionId};
 
 /// See the module.
@@ -22,9 +22,9 @@ pub struct SessionState {
     pub identity: Option<IdentityState>,
     pub subscriptions: Vec<SubscriptionState>,
     pub next_request: u32,
-    /// Of an unnamed client that was resumed: its first connection.
+    /// Of a client that was resumed: the first of the connections that continue each other.
     pub root: Option<String>,
-    pub auth_by_ms: u64,
+    pub due_ms: u64,
     pub dropped: u32,
     /// The time that budgets of publishes owe (ns), by namespace.
     pub rates: Vec<(String, u64)>,
@@ -38,6 +38,7 @@ pub struct IdentityState {
     pub info: Option<String>,
     pub rights: Vec<Right>,
     pub expires_s: Option<u64>,
+    pub key: Option<Fingerprint>,
 }
 
 /// What it is subscribed to.
@@ -47,8 +48,8 @@ pub struct SubscriptionState {
     pub watching: bool,
     pub gapped: bool,
     pub listed: bool,
-    /// Rights by a channel's token or the server's word, and when they end.
-    pub grant: Option<(Rights, u64)>,
+    /// Rights by a channel's token or the server's word, when they end, and the token's key.
+    pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
 }
 
 /// Where a subscription sits: local channel, place, and place among those who watch.
@@ -61,7 +62,7 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
         watching: one.watching != NONE,
         gapped: one.gapped,
         listed: one.listed,
-        grant: grant.map(|grant| (grant.rights, grant.expires_s)),
+        grant: grant.map(|grant| (grant.rights, grant.expires_s, grant.key)),
     }
 }
 
@@ -76,6 +77,7 @@ impl HubSession {
             info: identity.info.as_deref().map(str::to_owned),
             rights: identity.rights.clone(),
             expires_s: identity.expires_s,
+            key: identity.key,
         });
         let extras = self.extras.as_deref();
         let rates = extras.iter().flat_map(|extras| &extras.rates);
@@ -86,7 +88,7 @@ impl HubSession {
             subscriptions: self.subscriptions.iter().map(|one| subscription(self, one)).collect(),
             next_request: self.next_request,
             root: extras.and_then(|extras| extras.root).map(|root| root.to_string()),
-            auth_by_ms: self.auth_by_ms,
+            due_ms: self.due_ms,
             dropped: self.dropped,
             rates: rates.map(|one| (one.pattern.to_string(), owed_ns(one))).collect(),
             limiter: extras.map(|extras| extras.limiter.tell(now_ns)),
@@ -102,20 +104,22 @@ impl HubSession {
                 info: told.info.as_deref().map(Arc::from),
                 rights: told.rights.clone(),
                 expires_s: told.expires_s,
+                key: told.key,
             })
         });
         let mut session = Self::new(ConnectionId::parse(&state.connection)?, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
-        session.auth_by_ms = state.auth_by_ms;
+        session.due_ms = state.due_ms;
         for (told, (local, place, watching)) in
             state.subscriptions.iter().zip(seats.iter().copied())
         {
             let channel = ChannelName::new(&told.channel);
-            if let Some((rights, expires_s)) = told.grant {
-                session.set_grant(&channel, ChannelGrant { rights, expires_s });
+            if let Some((rights, expires_s, key)) = told.grant {
+                session.set_grant(&channel, ChannelGrant { rights, expires_s, key });
             }
             let (gapped, listed) = (told.gapped, told.listed);
-            session.add(Subscription { channel, local, place, watching, gapped, listed });
+            let fate = Fate::default();
+            session.add(Subscription { channel, local, place, watching, gapped, listed, fate });
         }
         if let Some(root) = &state.root {
             session.extras().root = Some(ConnectionId::parse(root)?);

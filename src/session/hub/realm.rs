@@ -1,15 +1,12 @@
 //! What all hub sessions of a process go by: who may what, keys, limits.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::revoked::Revoked;
 use crate::admission::Admission;
 use crate::admission::limiter::RateBounds;
-use crate::auth::{Identity, Namespace, Namespaces, Sealer, Verifier};
+use crate::auth::{Identity, Namespace, Namespaces, Sealer, Subject, Verifier};
 use crate::hub::Retention;
-
-/// Identities whose tickets were voided that are remembered.
-const VOIDED_MAX: usize = 65_536;
 
 /// Limits of sessions.
 #[derive(Clone, Copy, Debug)]
@@ -48,19 +45,12 @@ pub struct Realm {
     pub admission: Arc<Admission>,
     /// Who came without a token: one for all of them.
     pub(super) anybody: Arc<Identity>,
-    voided: Arc<Mutex<Voided>>,
-}
-
-#[derive(Debug, Default)]
-struct Voided {
-    /// Tickets of this user or connection that were issued at this time (Unix, ms) or before are
-    /// void.
-    by_subject: HashMap<Box<str>, u64>,
-    order: VecDeque<Box<str>>,
+    /// What backends took back.
+    pub(super) revoked: Arc<Revoked>,
 }
 
 impl Realm {
-    /// Without voided tickets.
+    /// With nothing revoked.
     pub fn new(
         node: u32,
         namespaces: Namespaces,
@@ -70,7 +60,8 @@ impl Realm {
         limits: SessionLimits,
         admission: Arc<Admission>,
     ) -> Self {
-        let (anybody, voided) = (Arc::default(), Arc::default());
+        let (anybody, revoked) = (Arc::default(), Arc::<Revoked>::default());
+        revoked.expect_life(limits.ticket_ttl_s);
         Self {
             node,
             namespaces,
@@ -80,17 +71,18 @@ impl Realm {
             limits,
             admission,
             anybody,
-            voided,
+            revoked,
         }
     }
 
-    /// This one by another configuration: the same node, with the tickets it has voided.
+    /// This one by another configuration: the same node, with what it has revoked.
     #[must_use]
     pub fn renewed(&self, by: Self) -> Self {
+        self.revoked.expect_life(by.limits.ticket_ttl_s);
         Self {
             node: self.node,
             anybody: self.anybody.clone(),
-            voided: self.voided.clone(),
+            revoked: self.revoked.clone(),
             admission: self.admission.clone(),
             ..by
         }
@@ -106,30 +98,14 @@ impl Realm {
         self.verifier.as_ref().map_or(0, |verifier| verifier.leeway_s())
     }
 
-    /// Voids the tickets that a user or connection has had until now. Of very many, the first that
-    /// were voided are forgotten.
-    pub fn void_tickets(&self, subject: &str, now_ms: u64) {
-        let mut voided = self.voided.lock().unwrap_or_else(PoisonError::into_inner);
-        if voided.by_subject.insert(subject.into(), now_ms).is_none() {
-            voided.order.push_back(subject.into());
-        }
-        while voided.order.len() > VOIDED_MAX {
-            if let Some(first) = voided.order.pop_front() {
-                voided.by_subject.remove(&first);
-            }
-        }
+    /// Voids the tickets and grants that a user or connection has had until now.
+    pub fn revoke(&self, subject: &Subject, now_ms: u64) {
+        self.revoked.revoke(subject, now_ms);
     }
 
-    /// Whether a ticket was voided.
-    pub(super) fn is_void<'s>(
-        &self,
-        subjects: impl IntoIterator<Item = &'s str>,
-        issued_ms: u64,
-    ) -> bool {
-        let voided = self.voided.lock().unwrap_or_else(PoisonError::into_inner);
-        subjects
-            .into_iter()
-            .any(|subject| voided.by_subject.get(subject).is_some_and(|until| issued_ms <= *until))
+    /// Voids the grants that a user or connection has had for a channel until now.
+    pub fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) {
+        self.revoked.revoke_channel(subject, channel, now_ms);
     }
 }
 

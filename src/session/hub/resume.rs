@@ -12,9 +12,9 @@ use std::sync::Arc;
 use super::Call;
 use super::reply::{Line, quoted};
 use super::request::PositionPart;
-use super::state::{AskedKind, HubSession};
+use super::state::{AskedKind, HubSession, renewal_ms};
 use super::verbs::Wanted;
-use crate::auth::{Grant, Identity, SealError, Subject, Ticket};
+use crate::auth::{ChannelGrant, Grant, Identity, KeyStanding, SealError, Subject, Ticket};
 use crate::hub::{Code, ConnectionId, Position, Refused};
 
 /// A `resume` that waits for homes.
@@ -48,11 +48,38 @@ fn seal_refused(what: &str, fault: SealError) -> Refused {
     Refused::new(code, format!("{what}: {fault}"))
 }
 
-/// An unnamed client's ticket names its first connection behind the present one.
+/// The connection that a ticket or grant names, and the first of those that it continues.
 fn split(connection: &str) -> (&str, Option<&str>) {
     match connection.split_once(' ') {
         Some((now, root)) => (now, Some(root)),
         None => (connection, None),
+    }
+}
+
+/// Whom a ticket or grant is for: its user, and the connections that it names.
+fn subjects(user: Option<&str>, connections: &str) -> Vec<Subject> {
+    let user = user.map(|user| Subject::User(user.to_owned()));
+    let (now, root) = split(connections);
+    let connections = [now].into_iter().chain(root);
+    user.into_iter().chain(connections.map(|id| Subject::Connection(id.to_owned()))).collect()
+}
+
+/// Whether the key that a ticket or grant rests on still counts.
+fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Result<(), Refused> {
+    match standing {
+        KeyStanding::Good => Ok(()),
+        KeyStanding::Unknown => {
+            let text = format!(
+                "{what} rests on a key that the server has not fetched yet \
+                                (auth.jwks_url): try again later"
+            );
+            Err(Refused::new(Code::Internal, text))
+        }
+        KeyStanding::Withdrawn => {
+            call.effects.auth_failures.push("key_withdrawn");
+            let text = format!("{what} rests on a key that was withdrawn: authenticate anew");
+            Err(Refused::new(Code::Unauthorized, text))
+        }
     }
 }
 
@@ -62,8 +89,31 @@ impl HubSession {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
         let ttl_s = realm.limits.ticket_ttl_s;
-        let ticket = Ticket::new(identity.clone(), &connection, now_ms, ttl_s);
+        let mut ticket = Ticket::new(identity.clone(), &connection, now_ms, ttl_s);
+        ticket.issued_ms = realm.revoked.issue(now_ms);
         Some(realm.sealer.seal_ticket(&ticket))
+    }
+
+    /// A fresh ticket for the client to keep instead of those before it.
+    fn fresh_ticket(&mut self, call: &Call<'_>) -> Option<String> {
+        self.due_ms = call.now_ms.saturating_add(renewal_ms(call.realm));
+        self.ticket(call.realm, call.now_ms)
+    }
+
+    /// Sends a fresh ticket, and a fresh grant for each subscription that rests on one.
+    pub(super) fn say_renewed(&mut self, call: &mut Call<'_>) {
+        let Some(ticket) = self.fresh_ticket(call) else { return };
+        let mut grants = Line::part();
+        let mut any = false;
+        for channel in self.granted() {
+            if let Some(grant) = self.sealed_grant(call, channel.as_str()) {
+                grants = grants.text(channel.as_str(), &grant);
+                any = true;
+            }
+        }
+        let line = Line::new("ticket", None).text("ticket", &ticket);
+        let line = if any { line.raw("grants", &grants.end()) } else { line };
+        call.say(line.end());
     }
 
     pub(super) fn resume(
@@ -83,28 +133,18 @@ impl HubSession {
             seal_refused("the ticket", fault)
         })?;
         let (old, root) = split(&ticket.connection);
-        let user = ticket.identity.user.as_deref();
-        let subjects = user.into_iter().chain([old]).chain(root);
-        if call.realm.is_void(subjects, ticket.issued_ms) {
-            call.effects.auth_failures.push("ticket_void");
-            let message = "the ticket is void: its user was disconnected; authenticate anew";
-            return Err(Refused::new(Code::Unauthorized, message));
-        }
-        let unnamed = user.is_none();
-        if ticket.identity.is_anonymous() && !call.realm.is_open() {
-            let message = "the ticket is of an anonymous connection: authenticate";
-            return Err(Refused::new(Code::Unauthorized, message));
-        }
-        let known = self.user().map(|user| &**user);
-        if known.is_some() && known != user {
-            let message = "the ticket is of another user than this connection's";
-            return Err(Refused::new(Code::Conflict, message));
-        }
+        self.check_ticket(call, &ticket)?;
         let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
-        if unnamed {
-            self.extras().root = ConnectionId::parse(root.unwrap_or(old));
+        self.extras().root = ConnectionId::parse(root.unwrap_or(old));
+        // Of two tokens of one user the one that ends later was made later, as a rule.
+        let keeps_own = self.identity.as_ref().is_some_and(|own| {
+            !own.is_anonymous()
+                && own.user == ticket.identity.user
+                && own.expires_s >= ticket.identity.expires_s
+        });
+        if !keeps_own {
+            self.become_known(call, ticket.identity.clone());
         }
-        self.become_known(call, ticket.identity.clone());
         // It is on no channel any more, but may have been: under another name.
         self.relist();
         let old = old_id.filter(|old| *old != self.id);
@@ -128,6 +168,66 @@ impl HubSession {
         Ok(())
     }
 
+    /// Whether a ticket that opened counts still, and for this connection.
+    fn check_ticket(&self, call: &mut Call<'_>, ticket: &Ticket) -> Result<(), Refused> {
+        let identity = &ticket.identity;
+        let (old, root) = split(&ticket.connection);
+        let revoked = &call.realm.revoked;
+        let subjects = subjects(identity.user.as_deref(), &ticket.connection);
+        if revoked.is_revoked(&subjects, ticket.issued_ms) {
+            call.effects.auth_failures.push("ticket_void");
+            let message = "the ticket is void: its client was disconnected; authenticate anew";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
+        if revoked.is_outdated(root.unwrap_or(old), ticket.issued_ms) {
+            call.effects.auth_failures.push("ticket_void");
+            let message = "the ticket is void: a token with other rights was shown since; resume \
+                           with the ticket that came with that answer, or authenticate anew";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
+        if identity.is_anonymous() && !call.realm.is_open() {
+            let message = "the ticket is of an anonymous connection: authenticate";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
+        if !identity.is_anonymous() {
+            // Of a token without a key nothing is known.
+            let key = identity.key.map(|key| call.realm.standing(Some(key)));
+            check_standing(call, key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
+        }
+        let known = self.user();
+        if known.is_some() && known != identity.user.as_ref() {
+            let message = "the ticket is of another user than this connection's";
+            return Err(Refused::new(Code::Conflict, message));
+        }
+        Ok(())
+    }
+
+    /// What a grant for a channel gives.
+    fn open_grant(
+        &self,
+        call: &mut Call<'_>,
+        channel: &str,
+        sealed: &str,
+    ) -> Result<ChannelGrant, Refused> {
+        let opened = call.realm.sealer.open_grant(sealed, call.now_s());
+        let grant = opened.map_err(|fault| seal_refused("the grant", fault))?;
+        let user = self.user().map(|user| &**user);
+        let Some(granted) = grant.for_channel(channel, user, &self.root().to_string()) else {
+            let message = "the grant is for another channel or client";
+            return Err(Refused::new(Code::Forbidden, message));
+        };
+        let revoked = &call.realm.revoked;
+        let subjects = subjects(user, &grant.connection);
+        if revoked.is_revoked(&subjects, grant.issued_ms)
+            || revoked.is_channel_revoked(&subjects, channel, grant.issued_ms)
+        {
+            let message = "the grant is void: a backend has taken it back";
+            return Err(Refused::new(Code::Forbidden, message));
+        }
+        check_standing(call, call.realm.standing(granted.key), "the grant")?;
+        Ok(granted)
+    }
+
     /// Asks for one of the channels.
     fn take_up(
         &mut self,
@@ -135,20 +235,8 @@ impl HubSession {
         channel: &str,
         position: &PositionPart<'_>,
     ) -> Result<(), Refused> {
-        let grant = match &position.grant {
-            None => None,
-            Some(sealed) => {
-                let opened = call.realm.sealer.open_grant(sealed, call.now_s());
-                let grant = opened.map_err(|fault| seal_refused("the grant", fault))?;
-                let user = self.user().map(|user| &**user);
-                let granted = grant.for_channel(channel, user, &self.root().to_string());
-                let Some(granted) = granted else {
-                    let message = "the grant is for another channel or client";
-                    return Err(Refused::new(Code::Forbidden, message));
-                };
-                Some(granted)
-            }
-        };
+        let grant = position.grant.as_ref();
+        let grant = grant.map(|sealed| self.open_grant(call, channel, sealed)).transpose()?;
         let since = Some(position.get());
         let trusted = grant.is_some_and(|grant| grant.rights.subscribe);
         let wanted = Wanted { channel, since, watch: position.presence, grant, trusted };
@@ -156,15 +244,18 @@ impl HubSession {
     }
 
     /// A grant for a subscription that rests on more than the identity.
-    pub(super) fn sealed_grant(&self, call: &Call<'_>, at: usize) -> Option<String> {
-        let subscription = &self.subscriptions[at];
-        let grant = self.grant(subscription.channel.as_str())?;
+    pub(super) fn sealed_grant(&self, call: &Call<'_>, channel: &str) -> Option<String> {
+        let grant = self.grant(channel)?;
         Some(call.realm.sealer.seal_grant(&Grant {
-            channel: subscription.channel.to_string(),
+            channel: channel.to_owned(),
             subject: Subject::new(self.user().map(|user| &**user), &self.root().to_string()),
             rights: grant.rights,
             // What has no end has one when it is carried about.
-            expires_s: grant.expires_s.min(call.now_s() + call.realm.limits.ticket_ttl_s),
+            expires_s:
+                grant.expires_s.min(call.now_s().saturating_add(call.realm.limits.ticket_ttl_s)),
+            connection: self.lineage(),
+            issued_ms: call.realm.revoked.issue(call.now_ms),
+            key: grant.key,
         }))
     }
 
@@ -177,7 +268,12 @@ impl HubSession {
     ) {
         let outcome = match outcome {
             Ok((position, recovered)) => {
-                Line::part().position(position).value("recovered", recovered)
+                let line = Line::part().position(position).value("recovered", recovered);
+                // Its time begins anew, as the ticket's does.
+                match self.sealed_grant(call, channel) {
+                    Some(grant) => line.text("grant", &grant),
+                    None => line,
+                }
             }
             Err(refusal) => {
                 let error = Line::part()
@@ -202,7 +298,7 @@ impl HubSession {
             return;
         };
         let mut line = Line::new("resumed", resuming.id.as_deref());
-        if let Some(ticket) = self.ticket(call.realm, call.now_ms) {
+        if let Some(ticket) = self.fresh_ticket(call) {
             line = line.text("ticket", &ticket);
         }
         line = line.text("connection", &self.id.to_string());
@@ -253,7 +349,7 @@ impl HubSession {
         if let Some(expires_s) = expires_s {
             line = line.value("expires_in", expires_s.saturating_sub(call.now_s()));
         }
-        if let Some(ticket) = self.ticket(call.realm, call.now_ms) {
+        if let Some(ticket) = self.fresh_ticket(call) {
             line = line.text("ticket", &ticket);
         }
         call.say(line.end());
@@ -263,20 +359,13 @@ impl HubSession {
     /// Lives on under another identity: what it may not have any more is taken from it, and it is
     /// listed under its new name.
     fn accept(&mut self, call: &mut Call<'_>, identity: Identity) {
-        self.become_known(call, Arc::new(identity));
-        let mut at = 0;
-        while at < self.subscriptions.len() {
-            let channel = self.subscriptions[at].channel.clone();
-            let grant = self.grant(channel.as_str());
-            let granted = grant.is_some_and(|grant| grant.rights.subscribe);
-            let may = self.decide_with(call, grant, crate::auth::Verb::Subscribe, channel.as_str());
-            if may.is_ok() || granted {
-                at += 1;
-                continue;
-            }
-            self.end(call, at);
-            call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+        let others = self.identity.as_ref().is_some_and(|old| old.rights != identity.rights);
+        if others {
+            // The tickets before this would bring the old rights back.
+            call.realm.revoked.outdate(&self.root().to_string(), call.now_ms);
         }
+        self.become_known(call, Arc::new(identity));
+        self.review(call, self.subscriptions.len(), usize::MAX);
         let Some((old, new)) = self.relist() else { return };
         for one in self.subscriptions.iter().filter(|one| one.listed) {
             self.rename(call, one.channel.clone(), old.clone(), new.clone());
@@ -287,7 +376,7 @@ impl HubSession {
     pub(super) fn due(&mut self, call: &mut Call<'_>) {
         let (now_ms, now_s) = (call.now_ms, call.now_s());
         let Some(identity) = &self.identity else {
-            if now_ms >= self.auth_by_ms {
+            if now_ms >= self.due_ms {
                 call.effects.auth_failures.push("timeout");
                 let reason = "no token within the time for it: send auth, or resume with a ticket";
                 call.effects.close = Some((4408, reason.into()));
@@ -295,29 +384,24 @@ impl HubSession {
             return;
         };
         let leeway_s = call.realm.leeway_s();
-        if identity.expires_s.is_some_and(|end_s| end_s + leeway_s <= now_s) {
+        if identity.expires_s.is_some_and(|end_s| end_s.saturating_add(leeway_s) <= now_s) {
             call.effects.auth_failures.push("expired");
             let reason = "the token has expired: get a new one and connect again";
             call.effects.close = Some((4410, reason.into()));
             return;
         }
-        let mut at = 0;
-        while at < self.subscriptions.len() {
-            let one = &self.subscriptions[at];
-            let (channel, live) = (one.channel.clone(), one.is_live());
-            let grant = self.grant(channel.as_str());
-            if grant.is_none_or(|grant| grant.expires_s > now_s) {
-                at += 1;
+        for channel in self.granted() {
+            let ended = |grant: &ChannelGrant| grant.expires_s <= now_s;
+            if !self.grant(channel.as_str()).is_some_and(ended) {
                 continue;
             }
             self.drop_grant(channel.as_str());
-            let may = self.decide_with(call, None, crate::auth::Verb::Subscribe, channel.as_str());
-            if may.is_ok() || !live {
-                at += 1;
-                continue;
+            if let Some(at) = self.find(channel.as_str()) {
+                self.review_subscription(call, at);
             }
-            self.end(call, at);
-            call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+        }
+        if now_ms >= self.due_ms && self.is_to_be_renewed(call.realm) {
+            self.say_renewed(call);
         }
     }
 }

@@ -30,6 +30,19 @@ pub struct Subscription {
     pub gapped: bool,
     /// The channel keeps presence: it is listed there as the connection is everywhere.
     pub(super) listed: bool,
+    /// What is to become of it when its home has answered.
+    pub(super) fate: Fate,
+}
+
+/// What becomes of a subscription that waits for its home. Rights may change meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    #[default]
+    Stays,
+    /// Its rights are looked at again.
+    Review,
+    /// A backend has taken it back.
+    Ends,
 }
 
 // A connection may have very many.
@@ -98,7 +111,7 @@ pub(super) struct Pending {
 /// What only some connections have.
 #[derive(Debug, Default)]
 pub(super) struct Extras {
-    /// Of an unnamed client that was resumed: its first connection.
+    /// Of a client that was resumed: the first of the connections that continue each other.
     pub(super) root: Option<ConnectionId>,
     /// What its messages say of their sender, made when first needed.
     from: Option<Arc<str>>,
@@ -122,10 +135,16 @@ pub struct HubSession {
     /// How it is listed where it is, made when first needed.
     member: Option<Arc<MemberInfo>>,
     pub(super) extras: Option<Box<Extras>>,
-    /// Without identity it is closed at this time (Unix, ms).
-    pub(super) auth_by_ms: u64,
+    /// Without identity it is closed at this time (Unix, ms); with one, its ticket and its grants
+    /// have half of their time behind them and are renewed.
+    pub(super) due_ms: u64,
     /// Channel messages that were dropped because it did not read.
     pub dropped: u32,
+}
+
+/// Tickets and grants are renewed when half of their time has passed.
+pub(super) fn renewal_ms(realm: &Realm) -> u64 {
+    realm.limits.ticket_ttl_s.saturating_mul(500).max(1000)
 }
 
 /// A connection's budget of publishes in one namespace.
@@ -144,6 +163,10 @@ impl HubSession {
         now_ms: u64,
     ) -> Self {
         let identity = identity.or_else(|| realm.is_open().then(|| realm.anybody.clone()));
+        let wait_ms = match &identity {
+            Some(_) => renewal_ms(realm),
+            None => u64::from(realm.limits.auth_timeout_ms),
+        };
         Self {
             id,
             identity,
@@ -152,7 +175,7 @@ impl HubSession {
             pending: None,
             member: None,
             extras: None,
-            auth_by_ms: now_ms + u64::from(realm.limits.auth_timeout_ms),
+            due_ms: now_ms + wait_ms,
             dropped: 0,
         }
     }
@@ -246,7 +269,8 @@ impl HubSession {
         self.earlier_root().unwrap_or(self.id)
     }
 
-    /// This connection as a ticket names it: an unnamed one's first stands behind it.
+    /// This connection as tickets and grants name it: the first of those that continue each other
+    /// stands behind it.
     pub(super) fn lineage(&self) -> String {
         match self.earlier_root() {
             Some(root) => format!("{} {root}", self.id),
@@ -323,10 +347,26 @@ impl HubSession {
 
     /// When something is due by itself (Unix time, ms): a token that ends, or that has not come.
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
-        let Some(identity) = &self.identity else { return Some(self.auth_by_ms) };
+        let Some(identity) = &self.identity else { return Some(self.due_ms) };
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
         let own = identity.expires_s.map(|end_s| end_s.saturating_add(realm.leeway_s()));
         let ends = grants.map(|grant| grant.expires_s).chain(own);
-        ends.min().map(|end_s| end_s.saturating_mul(1000))
+        let renewal = self.is_to_be_renewed(realm).then_some(self.due_ms);
+        ends.map(|end_s| end_s.saturating_mul(1000)).chain(renewal).min()
+    }
+
+    /// Whether the ticket or a grant ends before what it stands for.
+    pub(super) fn is_to_be_renewed(&self, realm: &Realm) -> bool {
+        let ticket_ends_ms = self.due_ms.saturating_add(renewal_ms(realm));
+        let outlasts = |end_s: u64| end_s.saturating_mul(1000) > ticket_ends_ms;
+        let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
+        self.identity.as_ref().is_some_and(|own| own.expires_s.is_none_or(outlasts))
+            || grants.into_iter().any(|grant| outlasts(grant.expires_s))
+    }
+
+    /// The channels of subscriptions that rest on a grant.
+    pub(super) fn granted(&self) -> Vec<ChannelName> {
+        let grants = self.extras.iter().flat_map(|extras| extras.grants.keys());
+        grants.cloned().collect()
     }
 }

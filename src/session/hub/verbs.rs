@@ -6,7 +6,7 @@ use super::cutter::{Cut, Cutter};
 use super::rates::refuse;
 use super::reply::{Line, error};
 use super::request::{self, Said, Text, Want};
-use super::state::{Asked, AskedKind, Bucket, HeldFrame, HubSession, NONE, Subscription};
+use super::state::{Asked, AskedKind, Bucket, Fate, HeldFrame, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
@@ -253,7 +253,11 @@ impl HubSession {
         match verifier.verify_channel(token, channel, user, call.now_s()) {
             Ok(grant) => Ok(Some(grant)),
             Err(fault) => {
-                let code = if fault.is_expired() { Code::Expired } else { Code::Forbidden };
+                let code = match fault {
+                    _ if fault.is_temporary() => Code::Internal,
+                    _ if fault.is_expired() => Code::Expired,
+                    _ => Code::Forbidden,
+                };
                 Err(refused(code, format!("the channel's token: {fault}")))
             }
         }
@@ -348,6 +352,7 @@ impl HubSession {
                 watching: NONE,
                 gapped: false,
                 listed: member.is_some(),
+                fate: Fate::default(),
             });
         }
         let watch = watch && namespace.presence;

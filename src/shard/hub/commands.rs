@@ -5,7 +5,8 @@ use std::collections::BinaryHeap;
 use tokio::sync::oneshot;
 
 use super::Broadcast;
-use super::mail::{Act, Channels, ConnectionInfo, CountReply, Filter, Listed, Target};
+use super::mail::{Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Target};
+use crate::auth::Subject;
 use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
 use crate::shard::core::Core;
@@ -57,18 +58,24 @@ impl Core {
                 });
             }
             Target::User(user) => {
-                if matches!(act, Act::Disconnect { .. }) {
-                    // Those as well that were handed out since it was decided.
-                    hub.shared.realm.void_tickets(&user, hub.unix_ms);
+                // What was handed out since it was decided is revoked as well.
+                let realm = &hub.shared.realm;
+                match &act {
+                    Act::Disconnect { .. } => {
+                        realm.revoke(&Subject::User(user.to_string()), hub.unix_ms);
+                    }
+                    Act::Unsubscribe(channel) => {
+                        let subject = Subject::User(user.to_string());
+                        realm.revoke_channel(&subject, channel.as_str(), hub.unix_ms);
+                    }
+                    Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
                 }
                 hub.users.get(&user).cloned().unwrap_or_default()
             }
             Target::Connection(id) => {
                 let slot = self.slot_of(id);
-                if let (Some(hub), Some(index)) = (&self.hub, slot)
-                    && let (Act::Disconnect { .. }, Some(seated)) = (&act, hub.seated(index))
-                {
-                    seated.session.void_tickets(&hub.shared.realm, hub.unix_ms);
+                if let Some(index) = slot {
+                    self.revoke(index, &act);
                 }
                 slot.into_iter().collect()
             }
@@ -77,6 +84,33 @@ impl Core {
         if let Some(reply) = reply {
             // Nobody waits any more if this fails.
             let _ = reply.send(reached as u64);
+        }
+    }
+
+    /// Revokes what an act on one connection takes from it.
+    fn revoke(&mut self, index: u32, act: &Act) {
+        let Some(hub) = &mut self.hub else { return };
+        let Some(seated) = hub.seated(index) else { return };
+        let (realm, session) = (&hub.shared.realm, &seated.session);
+        match act {
+            Act::Disconnect { .. } => {
+                session.revoke(realm, hub.unix_ms);
+                // The user's other connections keep their place, and need tickets for it.
+                let Some(user) = session.user().cloned() else { return };
+                for shard in 0..hub.shards as u16 {
+                    let target = Target::User(user.clone());
+                    let mail = HubMail::Act { target, act: Act::RenewTicket, reply: None };
+                    if shard == self.id {
+                        hub.post_here(mail);
+                    } else {
+                        hub.posts.push((shard, mail));
+                    }
+                }
+            }
+            Act::Unsubscribe(channel) => {
+                session.revoke_channel(realm, channel.as_str(), hub.unix_ms);
+            }
+            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
         }
     }
 
@@ -90,7 +124,18 @@ impl Core {
         hub.touched.push(index);
         match act {
             Act::Send(publication) => {
-                self.send_direct(index, publication);
+                // A connection that has not authenticated is no client yet.
+                let is_known =
+                    hub.seated(index).is_some_and(|one| one.session.identity().is_some());
+                if is_known {
+                    self.send_direct(index, publication);
+                }
+                is_known
+            }
+            Act::RenewTicket => {
+                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
+                session.renew_ticket(&mut call);
+                self.hub_apply(index);
                 true
             }
             Act::Disconnect { code, reason } => {

@@ -31,6 +31,8 @@ pub enum Act {
     },
     Subscribe(ChannelName),
     Unsubscribe(ChannelName),
+    /// Send them a fresh ticket: theirs was revoked with another connection's of their user.
+    RenewTicket,
 }
 
 /// A connection, as lists show it.
@@ -104,6 +106,8 @@ pub enum HubMail {
     Room,
     /// The connection was continued by another.
     Replaced(ConnectionId),
+    /// Keys were withdrawn, or have arrived: look at all connections again.
+    Review,
     Act {
         target: Target,
         act: Act,

@@ -18,6 +18,7 @@ mod fanout;
 mod look;
 pub mod mail;
 mod portable;
+mod review;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
@@ -36,6 +37,7 @@ use look::Look;
 pub(super) use look::Looks;
 use mail::{Act, CountReply, HubMail};
 pub use portable::ItemState;
+use review::Review;
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
@@ -128,6 +130,8 @@ pub(super) struct HubState {
     /// Publications dropped on the way to other shards: the last of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
+    /// Rights have changed, and connections are looked at, some in each turn.
+    review: Option<Review>,
     lists: VecDeque<ChannelList>,
     /// Connections that TCP is to be asked about.
     looks: Vec<Look>,
@@ -162,6 +166,7 @@ impl HubState {
             crowded: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
+            review: None,
             lists: VecDeque::new(),
             looks: Vec::new(),
             effects: Effects::default(),
@@ -177,6 +182,7 @@ impl HubState {
     pub(super) fn renew(&mut self, shared: Arc<HubShared>) {
         self.home.set_options(shared.home);
         self.shared = shared;
+        self.review = Some(Review::default());
     }
 
     pub(super) fn realm(&self) -> &Realm {
@@ -244,6 +250,7 @@ impl HubState {
             || !self.local.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
+            || self.review.is_some()
             || !self.lists.is_empty()
     }
 }
@@ -281,6 +288,7 @@ impl Core {
         self.hub_work();
         self.fan_out();
         self.broadcast_on();
+        self.review_on();
         self.list_channels_on();
         self.close_condemned();
         let Some(hub) = &mut self.hub else { return false };
@@ -313,6 +321,7 @@ impl Core {
             }
             HubMail::Room => {}
             HubMail::Replaced(id) => self.replaced(id),
+            HubMail::Review => hub.review = Some(Review::default()),
             HubMail::Act { target, act, reply } => self.act(target, act, reply),
             HubMail::List { filter, reply } => self.list(&filter, reply),
             HubMail::Look { id, reply } => self.look(id, reply),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{ApiError, Asked, Body, Named, State, channel_name};
+use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::session::hub::content;
 use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Target};
@@ -70,6 +71,16 @@ fn target(
     }
 }
 
+/// Whose tickets and grants a call takes back: also of clients that are away, and of connections
+/// that have ended.
+fn subject(target: &Target) -> Option<Subject> {
+    match target {
+        Target::User(user) => Some(Subject::User(user.to_string())),
+        Target::Connection(id) => Some(Subject::Connection(id.to_string())),
+        Target::All => None,
+    }
+}
+
 fn connection_id(text: &str) -> Result<ConnectionId, ApiError> {
     ConnectionId::parse(text).ok_or_else(|| {
         ApiError::bad("connection is not the id of a connection: take it from /v1/connections")
@@ -124,7 +135,6 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
 }
 
 pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
-    let subject = body.user.clone().or_else(|| body.connection.clone());
     let target = target(body.user, body.connection, None)?;
     let code = body.code.unwrap_or(4403);
     if !(code == 1000 || code == 1001 || (3000..=4999).contains(&code)) {
@@ -134,8 +144,8 @@ pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Val
     if reason.len() > crate::proto::ws::CLOSE_REASON_BYTES_MAX {
         return Err(ApiError::bad("reason has 123 bytes at most: a Close frame has no more room"));
     }
-    if let Some(subject) = subject {
-        state.hub()?.realm.void_tickets(&subject, State::unix_ms());
+    if let Some(subject) = subject(&target) {
+        state.hub()?.realm.revoke(&subject, State::unix_ms());
     }
     let reason = Arc::from(reason);
     let disconnected = act(state, target, Act::Disconnect { code, reason }).await?;
@@ -152,6 +162,9 @@ pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Valu
 pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
     let channel = channel_name(&body.channel)?;
     let target = target(body.user, body.connection, None)?;
+    if let Some(subject) = subject(&target) {
+        state.hub()?.realm.revoke_channel(&subject, channel.as_str(), State::unix_ms());
+    }
     let unsubscribed = act(state, target, Act::Unsubscribe(channel)).await?;
     Ok(json!({"unsubscribed": unsubscribed}))
 }

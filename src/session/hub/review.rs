@@ -1,0 +1,125 @@
+//! What a session may keep when its rights have changed: by a reload, by keys that were withdrawn,
+//! or by its own new token.
+
+use super::Call;
+use super::realm::Realm;
+use super::reply::Line;
+use super::state::{Fate, HubSession, NONE};
+use crate::auth::{Fingerprint, KeyStanding, Verb};
+use crate::hub::{Origin, Request, Retention};
+
+/// Where a review of a session begins.
+pub const REVIEW_ALL: usize = usize::MAX;
+
+impl Realm {
+    /// Whether the key that something rests on still verifies tokens.
+    pub(super) fn standing(&self, key: Option<Fingerprint>) -> KeyStanding {
+        match (key, &self.verifier) {
+            (None, _) => KeyStanding::Good,
+            (Some(_), None) => KeyStanding::Withdrawn,
+            (Some(key), Some(verifier)) => verifier.standing(key),
+        }
+    }
+}
+
+impl HubSession {
+    /// Takes from the session what the realm does not allow any more: its identity, and of the
+    /// subscriptions those below `below`, at most `budget` of them. Returns where the next call
+    /// continues; `None`: all were looked at.
+    pub fn review(&mut self, call: &mut Call<'_>, below: usize, budget: usize) -> Option<usize> {
+        if below == REVIEW_ALL {
+            self.review_identity(call);
+            if call.effects.close.is_some() {
+                return None;
+            }
+        }
+        // From the last one down: one that ends is replaced by the last, which was looked at.
+        let end = below.min(self.subscriptions.len());
+        let start = end.saturating_sub(budget);
+        (start..end).rev().for_each(|at| self.review_subscription(call, at));
+        (start > 0).then_some(start)
+    }
+
+    fn review_identity(&mut self, call: &mut Call<'_>) {
+        let realm = call.realm;
+        match &self.identity {
+            None if realm.is_open() => self.identity = Some(realm.anybody.clone()),
+            None => {}
+            Some(identity) if identity.is_anonymous() => {
+                if !realm.is_open() {
+                    // Without an identity it may have no subscription; those end below.
+                    self.identity = None;
+                    self.due_ms = call.now_ms + u64::from(realm.limits.auth_timeout_ms);
+                }
+            }
+            Some(identity) => {
+                if realm.standing(identity.key) == KeyStanding::Withdrawn {
+                    call.effects.auth_failures.push("key_withdrawn");
+                    let reason = "the key of the token was withdrawn: get a new token";
+                    call.effects.close = Some((4410, reason.into()));
+                }
+            }
+        }
+    }
+
+    /// Ends a subscription that is not allowed any more, or takes the members' joins and leaves
+    /// from it. One whose home has not answered yet is looked at when it has.
+    pub(super) fn review_subscription(&mut self, call: &mut Call<'_>, at: usize) {
+        if !self.subscriptions[at].is_live() {
+            let fate = &mut self.subscriptions[at].fate;
+            *fate = (*fate).max(Fate::Review);
+            return;
+        }
+        let channel = self.subscriptions[at].channel.clone();
+        self.drop_void_grant(call, channel.as_str());
+        if !self.may_stay(call, channel.as_str()) {
+            return self.end_unasked(call, at);
+        }
+        let grant = self.grant(channel.as_str());
+        let watches = self.subscriptions[at].watching != NONE;
+        if watches && self.decide_with(call, grant, Verb::Presence, channel.as_str()).is_err() {
+            self.unwatch(call, at);
+        }
+    }
+
+    /// Whether a channel may stay subscribed, by identity or by grant.
+    pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
+        let grant = self.grant(channel);
+        let trusted = grant.is_some_and(|grant| {
+            grant.rights.subscribe && grant.expires_s > call.now_s() && self.identity.is_some()
+        });
+        trusted || self.decide_with(call, grant, Verb::Subscribe, channel).is_ok()
+    }
+
+    /// Drops a grant that has ended, or whose key was withdrawn.
+    pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) {
+        let is_void = self.grant(channel).is_some_and(|grant| {
+            grant.expires_s <= call.now_s()
+                || call.realm.standing(grant.key) == KeyStanding::Withdrawn
+        });
+        if is_void {
+            self.drop_grant(channel);
+        }
+    }
+
+    /// Ends a live subscription that the client has not asked to end.
+    pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize) {
+        let channel = self.subscriptions[at].channel.clone();
+        self.end(call, at);
+        call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+    }
+
+    /// Takes the members' joins and leaves from a subscription.
+    fn unwatch(&mut self, call: &mut Call<'_>, at: usize) {
+        let one = &mut self.subscriptions[at];
+        let watching = std::mem::replace(&mut one.watching, NONE);
+        call.effects.left.push(super::Left { local: one.local, place: NONE, watching });
+        call.effects.asks.push(Request {
+            from: Origin::Session { id: self.id, request: 0 },
+            channel: one.channel.clone(),
+            // Nothing is opened by it, so nothing is kept by it.
+            retention: Retention { messages_max: 0, ttl_ms: 0 },
+            verb: crate::hub::Verb::Unwatch,
+        });
+    }
+}

@@ -1,0 +1,279 @@
+//! Tickets and grants that a backend has revoked: which ones, by whom they are for and when they
+//! were issued.
+//!
+//! Sealed texts are with clients, so what is kept here is the other side: until when those of a
+//! user, of a connection, or of either for one channel are void. The tables are bounded. An entry
+//! is dropped once everything it voids has expired; when a table of backends' entries is full, its
+//! oldest entry becomes a rule for all: what was issued up to then is void, of whatever subject. So
+//! nothing that was revoked comes back, and the price is that some clients have to authenticate
+//! anew. Entries that clients cause have a table of their own, which they cannot fill to the
+//! others' harm.
+//!
+//! Times of issue and of revocation are those of one logical clock for all shards, so that what is
+//! issued after a revocation is later than it, in the same millisecond too.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::auth::Subject;
+
+/// Entries of one table.
+const ENTRIES_MAX: usize = 65_536;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Revoked {
+    /// Tickets and grants of a user or connection.
+    subjects: Mutex<Table>,
+    /// Grants of a user or connection for one channel.
+    channels: Mutex<Table>,
+    /// Tickets from before a token with other rights was shown.
+    outdated: Mutex<Table>,
+    /// When the last revocation was (Unix, ms).
+    last_ms: AtomicU64,
+    /// The latest time of issue.
+    issued_ms: AtomicU64,
+    /// The longest life of a ticket or grant that may be out (ms).
+    life_ms: AtomicU64,
+}
+
+/// What is void, by subject, in the order of revocation.
+#[derive(Debug, Default)]
+struct Table {
+    /// What was issued up to this time is void.
+    until_ms: HashMap<Box<str>, u64>,
+    /// Each subject with its time; a subject that was revoked again stands here again, and its
+    /// earlier place means nothing any more.
+    order: VecDeque<(Box<str>, u64)>,
+    /// What was issued up to this time is void, of all subjects.
+    floor_ms: u64,
+}
+
+impl Table {
+    fn insert(&mut self, subject: String, until_ms: u64, expired_before_ms: u64, closed: bool) {
+        let subject: Box<str> = subject.into();
+        self.until_ms.insert(subject.clone(), until_ms);
+        self.order.push_back((subject, until_ms));
+        while let Some((subject, until)) = self.order.front() {
+            let stands = self.until_ms.get(subject) == Some(until);
+            let full = self.until_ms.len() > ENTRIES_MAX;
+            let expired = *until < expired_before_ms;
+            if stands && !expired && !full {
+                break;
+            }
+            if stands && !expired && closed {
+                self.floor_ms = self.floor_ms.max(*until);
+            }
+            if stands {
+                self.until_ms.remove(subject);
+            }
+            self.order.pop_front();
+        }
+        if self.order.len() > 2 * self.until_ms.len().max(16) {
+            let until_ms = &self.until_ms;
+            self.order.retain(|(subject, until)| until_ms.get(subject) == Some(until));
+        }
+    }
+
+    fn is_void(&self, subject: &str, issued_ms: u64) -> bool {
+        issued_ms <= self.floor_ms
+            || self.until_ms.get(subject).is_some_and(|until| issued_ms <= *until)
+    }
+}
+
+/// A user and a connection of the same name are two subjects.
+fn of_subject(subject: &Subject) -> String {
+    match subject {
+        Subject::User(user) => format!("u{user}"),
+        Subject::Connection(id) => format!("c{id}"),
+    }
+}
+
+/// No channel's name has a zero byte.
+fn of_channel(subject: &Subject, channel: &str) -> String {
+    format!("{channel}\0{}", of_subject(subject))
+}
+
+fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Revoked {
+    /// Tickets and grants may live so long from now on.
+    pub(super) fn expect_life(&self, life_s: u64) {
+        self.life_ms.fetch_max(life_s.saturating_mul(1000), Ordering::Relaxed);
+    }
+
+    /// The time of issue of a ticket or grant that is sealed now.
+    pub(super) fn issue(&self, now_ms: u64) -> u64 {
+        let issued_ms = now_ms.max(self.last_ms.load(Ordering::SeqCst).saturating_add(1));
+        self.issued_ms.fetch_max(issued_ms, Ordering::SeqCst);
+        issued_ms
+    }
+
+    /// The time of a revocation: not before anything that was issued, and after the one before it.
+    fn tick(&self, now_ms: u64) -> u64 {
+        let issued_ms = self.issued_ms.load(Ordering::SeqCst);
+        let least_ms = now_ms.max(issued_ms);
+        let next = |last: u64| Some(least_ms.max(last.saturating_add(1)));
+        let update = self.last_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+        least_ms.max(update.unwrap_or_else(|last| last).saturating_add(1))
+    }
+
+    fn insert(&self, table: &Mutex<Table>, subject: String, now_ms: u64, closed: bool) {
+        let until_ms = self.tick(now_ms);
+        let expired_before_ms = now_ms.saturating_sub(self.life_ms.load(Ordering::Relaxed));
+        lock(table).insert(subject, until_ms, expired_before_ms, closed);
+    }
+
+    /// Voids the tickets and grants of a user or connection.
+    pub(super) fn revoke(&self, subject: &Subject, now_ms: u64) {
+        self.insert(&self.subjects, of_subject(subject), now_ms, true);
+    }
+
+    /// Voids the grants of a user or connection for a channel.
+    pub(super) fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) {
+        self.insert(&self.channels, of_channel(subject, channel), now_ms, true);
+    }
+
+    /// Voids the tickets of a connection that has shown a token with other rights. Where this is
+    /// forgotten, such a ticket gives what its own token gives as well, until that ends.
+    pub(super) fn outdate(&self, connection: &str, now_ms: u64) {
+        self.insert(&self.outdated, connection.to_owned(), now_ms, false);
+    }
+
+    /// Whether what is sealed for any of these was revoked.
+    pub(super) fn is_revoked(&self, subjects: &[Subject], issued_ms: u64) -> bool {
+        let table = lock(&self.subjects);
+        subjects.iter().any(|subject| table.is_void(&of_subject(subject), issued_ms))
+    }
+
+    /// Whether a grant for this channel that is for any of these was revoked.
+    pub(super) fn is_channel_revoked(
+        &self,
+        subjects: &[Subject],
+        channel: &str,
+        issued_ms: u64,
+    ) -> bool {
+        let table = lock(&self.channels);
+        subjects.iter().any(|subject| table.is_void(&of_channel(subject, channel), issued_ms))
+    }
+
+    /// Whether a ticket of this connection is from before other rights.
+    pub(super) fn is_outdated(&self, connection: &str, issued_ms: u64) -> bool {
+        lock(&self.outdated).is_void(connection, issued_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    fn user(name: &str) -> Subject {
+        Subject::User(name.to_owned())
+    }
+
+    fn new() -> Revoked {
+        let revoked = Revoked::default();
+        revoked.expect_life(3600);
+        revoked
+    }
+
+    #[test]
+    fn what_is_issued_later_is_good_in_the_same_millisecond_too() {
+        let revoked = new();
+        let ann = [user("ann")];
+        for now_ms in [NOW, NOW, NOW + 1, NOW - 1000, NOW] {
+            let before = revoked.issue(now_ms);
+            revoked.revoke(&ann[0], now_ms);
+            assert!(revoked.is_revoked(&ann, before));
+            let after = revoked.issue(now_ms);
+            assert!(!revoked.is_revoked(&ann, after), "{before} {after}");
+        }
+        assert!(!revoked.is_revoked(&[user("bob")], NOW));
+        assert!(!revoked.is_revoked(&[Subject::Connection("ann".into())], 0));
+    }
+
+    #[test]
+    fn a_channel_is_revoked_by_itself() {
+        let revoked = new();
+        let (ann, issued_ms) = ([user("ann")], revoked.issue(NOW));
+        revoked.revoke_channel(&ann[0], "a", NOW);
+        assert!(revoked.is_channel_revoked(&ann, "a", issued_ms));
+        assert!(!revoked.is_channel_revoked(&ann, "b", issued_ms));
+        assert!(!revoked.is_revoked(&ann, issued_ms));
+    }
+
+    #[test]
+    fn a_subject_that_is_revoked_again_is_as_good_as_new() {
+        let revoked = new();
+        revoked.revoke(&user("ann"), NOW);
+        revoked.revoke(&user("second"), NOW);
+        let issued_ms = revoked.issue(NOW);
+        revoked.revoke(&user("ann"), NOW + 1);
+        for n in 0..ENTRIES_MAX - 1 {
+            revoked.revoke(&user(&n.to_string()), NOW + 2);
+        }
+        let table = lock(&revoked.subjects);
+        assert!(table.until_ms.len() <= ENTRIES_MAX);
+        assert!(table.until_ms.contains_key("uann"), "it has moved behind the second");
+        assert!(!table.until_ms.contains_key("usecond"));
+        assert!(table.floor_ms < issued_ms);
+    }
+
+    /// Whatever is evicted: nothing that was revoked is good.
+    #[test]
+    fn a_full_table_forgets_nothing() {
+        let revoked = new();
+        let mut issued = Vec::new();
+        for n in 0..ENTRIES_MAX + 1000 {
+            let now_ms = NOW + n as u64 / 16;
+            issued.push(revoked.issue(now_ms));
+            revoked.revoke(&user(&n.to_string()), now_ms);
+        }
+        for (n, issued_ms) in issued.into_iter().enumerate() {
+            assert!(revoked.is_revoked(&[user(&n.to_string())], issued_ms), "{n}");
+        }
+        let fresh = revoked.issue(NOW);
+        assert!(!revoked.is_revoked(&[user("0"), user("other")], fresh));
+    }
+
+    #[test]
+    fn what_has_expired_makes_room_without_harm() {
+        let revoked = new();
+        let others = revoked.issue(NOW);
+        revoked.revoke(&user("ann"), NOW);
+        revoked.revoke(&user("bob"), NOW + 3_600_000 + 10);
+        let table = lock(&revoked.subjects);
+        assert_eq!((table.until_ms.len(), table.order.len()), (1, 1));
+        assert!(!table.is_void("uother", others));
+    }
+
+    #[test]
+    fn one_subject_over_and_over_takes_one_place() {
+        let revoked = new();
+        revoked.revoke(&user("first"), NOW);
+        for n in 0..10_000 {
+            revoked.revoke(&user("ann"), NOW + n);
+        }
+        let table = lock(&revoked.subjects);
+        assert_eq!(table.until_ms.len(), 2);
+        assert!(table.order.len() <= 40, "{}", table.order.len());
+    }
+
+    #[test]
+    fn clients_void_nothing_of_others() {
+        let revoked = new();
+        let issued_ms = revoked.issue(NOW);
+        for n in 0..ENTRIES_MAX + 10 {
+            revoked.outdate(&n.to_string(), NOW);
+        }
+        assert!(!revoked.is_outdated("0", issued_ms), "forgotten");
+        assert!(revoked.is_outdated("11", issued_ms));
+        assert!(!revoked.is_revoked(&[user("ann")], issued_ms));
+        assert!(!revoked.is_outdated("another", issued_ms));
+    }
+}
