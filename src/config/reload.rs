@@ -19,7 +19,7 @@
 //!   new timeout also holds for one that does nothing.
 
 use super::file::File;
-use super::{Config, ConfigError, RouteOptions, Written, at};
+use super::{Config, ConfigError, RouteOptions, Written, at, of_one};
 use crate::admission::ROUTES_MAX;
 use crate::config::HandlerName;
 use crate::proto::http::{Route, Routes};
@@ -88,6 +88,7 @@ impl Written {
         self.validate(open_files, cores)?;
         let waiting = hold_back(old_file, &mut self.file);
         let mut config = self.validate(open_files, cores)?;
+        config.keep_authentication(&self.file, old)?;
         config.follow_routes(old, is_in_use)?;
         config.epoch = old.epoch + 1;
         if config.resume.is_random && old.resume.is_random {
@@ -102,6 +103,42 @@ impl Config {
     /// Whether any route leads to channels.
     pub fn has_hub(&self) -> bool {
         self.route_options.iter().any(|route| route.handler == HandlerName::Hub)
+    }
+
+    /// Rejects a configuration that would let in those who had to authenticate, unless that is
+    /// meant: a file may be read while it is empty or half written. Keys that were fetched from the
+    /// same URL stay.
+    fn keep_authentication(&self, file: &File, old: &Self) -> Result<(), ConfigError> {
+        let (old, new) = (&old.auth, &self.auth);
+        if old.keys_configured && !new.keys_configured && !new.allow_anonymous {
+            let text = "there is no [[key]], auth.jwks_file or auth.jwks_url, and the configuration \
+                        in force has some: every client would be anonymous. If the file was being \
+                        written, reload again; if this is meant, set auth.allow_anonymous = true";
+            return Err(of_one("auth.allow_anonymous".into(), text.into()));
+        }
+        let jwks_file = &file.auth.jwks_file;
+        if !jwks_file.is_empty() && old.verifier.has_usable_keys() && !new.verifier.has_keys() {
+            let text = format!(
+                ": {jwks_file} has no usable key, and the configuration in force has some: if the \
+                 file was being written, reload again"
+            );
+            return Err(at("auth.jwks_file", text));
+        }
+        if self.admin.is_some()
+            && !old.api_keys.is_empty()
+            && new.api_keys.is_empty()
+            && !file.admin.allow_anonymous
+        {
+            let text = "there is no [[api_key]], and the configuration in force has some: the admin \
+                        address would answer every program on this host. If the file was being \
+                        written, reload again; if this is meant, set admin.allow_anonymous = true";
+            return Err(of_one("admin.allow_anonymous".into(), text.into()));
+        }
+        let url = |auth: &super::Auth| auth.jwks.as_ref().map(|source| source.url.clone());
+        if url(new).is_some() && url(new) == url(old) {
+            new.verifier.adopt_fetched(&old.verifier);
+        }
+        Ok(())
     }
 
     /// Gives routes that were there before their old index, and others one that no connection

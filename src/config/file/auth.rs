@@ -9,8 +9,8 @@ section! {
     /// none of these, clients are anonymous.
     Auth "auth" repeated false;
 
-    /// Without keys: lets clients be anonymous even on listeners that other hosts reach. With
-    /// keys: clients without a token may stay, as anonymous.
+    /// Without keys: lets clients be anonymous even on listeners that other hosts reach, and lets a
+    /// reload remove the last key. With keys: clients without a token may stay, as anonymous.
     allow_anonymous: bool = false,
     "Set where channels are meant for everybody.";
 
@@ -35,7 +35,9 @@ section! {
     jwks_url: String = String::new(),
     "Where an identity provider publishes its keys.";
 
-    /// How often it is fetched. When that fails, the keys fetched before stay.
+    /// How often it is fetched. When that fails, or brings no usable key, the keys fetched before
+    /// stay, over a reload too. A token with an unknown key id has it fetched at once, at most every
+    /// 10 seconds.
     jwks_refresh_s: u32 = 300,
     "Shorter where keys are withdrawn in a hurry.";
 

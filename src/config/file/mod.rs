@@ -123,9 +123,15 @@ section! {
     listen: String = "127.0.0.1:9100".into(),
     "A Unix socket where only one user of this host may look; another port where 9100 is taken.";
 
-    /// Host names (without port) that requests may name, besides loopback addresses.
+    /// Host names (without port) that requests may name, besides loopback addresses, and with an
+    /// `[[api_key]]` any IP address. `/healthz` and `/readyz` then answer under every name.
     hosts: Vec<String> = vec!["localhost".into()],
-    "Add the name under which a tunnel or proxy on this host is reached.";
+    "Add the name under which operators, backends or collectors reach the address.";
+
+    /// Without an `[[api_key]]`: confirms that callers need none. A reload that removes the last key
+    /// requires it, so that a file that is read while it is empty or half written opens nothing.
+    allow_anonymous: bool = false,
+    "Set before removing the last key of a running server.";
 
     /// Asks for an API key on `/metrics` too.
     metrics_auth: bool = false,
