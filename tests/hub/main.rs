@@ -20,5 +20,6 @@ mod order;
 mod presence;
 mod protocol;
 mod recovery;
+mod revocation;
 mod slow;
 mod tickets;

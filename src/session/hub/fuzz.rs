@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::Budget;
 use super::answers::{Admission, Seat};
 use super::realm::{Realm, SessionLimits};
+use super::review::REVIEW_ALL;
 use super::state::NONE;
 use super::{Call, Effects, HubSession, request};
 use crate::admission::limiter::RateBounds;
@@ -54,6 +55,7 @@ struct World {
     waiting: Vec<Request>,
     /// Answers wait until all frames have come.
     late: bool,
+    now_ms: u64,
     closed: bool,
     replies: usize,
     ticket: String,
@@ -70,6 +72,9 @@ pub fn protocol(data: &[u8]) {
         let text = text.replace(WORDS[0], &world.ticket).replace(WORDS[1], token());
         requests += request::objects(&text).count();
         world.act(|session, call| session.receive(call, Payload::Owned(text.into_bytes())));
+        if choice & 8 != 0 {
+            world.review();
+        }
         if !world.late {
             world.answer_all();
         }
@@ -112,6 +117,7 @@ impl World {
             effects: Effects::default(),
             waiting: Vec::new(),
             late,
+            now_ms: NOW_MS,
             closed: false,
             replies: 0,
             ticket: String::new(),
@@ -126,7 +132,7 @@ impl World {
         let effects = &mut self.effects;
         // Few at once, so that frames are taken up in parts.
         let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
-        let mut call = Call { realm: &self.realm, now_ms: NOW_MS, now_ns: 1, budget, effects };
+        let mut call = Call { realm: &self.realm, now_ms: self.now_ms, now_ns: 1, budget, effects };
         act(&mut self.session, &mut call);
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));
@@ -147,11 +153,20 @@ impl World {
         }
     }
 
+    /// Has the session looked at again, a subscription at a time. Where no right has changed, this
+    /// changes nothing.
+    fn review(&mut self) {
+        let mut next = Some(REVIEW_ALL);
+        while let Some(below) = next {
+            self.act(|session, call| next = session.review(call, below, 1));
+        }
+    }
+
     /// Lets the home answer until nobody asks any more.
     fn answer_all(&mut self) {
         loop {
             for request in std::mem::take(&mut self.waiting) {
-                self.home.request(request, NOW_MS);
+                self.home.request(request, self.now_ms);
             }
             self.home.work(usize::MAX);
             let out: Vec<_> = self.home.take_out().collect();
@@ -273,5 +288,104 @@ mod tests {
         assert_eq!(world.waiting.len(), 1);
         world.answer_all();
         assert_eq!((world.home.gauges().members, world.replies), (1, 2));
+    }
+
+    fn channel_token(rights: &[&str]) -> String {
+        let end = NOW_MS / 1000 + 10;
+        let claims = serde_json::json!({"channel": "token:b", "exp": end, "rights": rights});
+        SigningKey::secret("", SECRET).sign(&claims).unwrap()
+    }
+
+    fn ask(world: &mut World, object: &serde_json::Value) {
+        world.act(|session, call| {
+            session.receive(call, Payload::Owned(object.to_string().into_bytes()));
+        });
+    }
+
+    /// A session of a token that has asked for `token:b` by a channel token, and awaits its home.
+    fn asking() -> World {
+        let mut world = World::new(true, false, true);
+        ask(&mut world, &serde_json::json!({"type": "auth", "token": token()}));
+        let own = channel_token(&["subscribe"]);
+        let object = serde_json::json!({"type": "subscribe", "channel": "token:b", "token": own});
+        ask(&mut world, &object);
+        assert_eq!(world.waiting.len(), 1);
+        world
+    }
+
+    #[test]
+    fn a_grant_that_ends_while_its_home_is_asked_makes_no_member() {
+        let mut world = asking();
+        world.now_ms += 20_000;
+        world.act(HubSession::expire);
+        world.answer_all();
+        assert!(world.session.subscriptions.is_empty());
+        assert_eq!((world.home.gauges().members, world.replies), (0, 3), "subscribed, and ended");
+    }
+
+    #[test]
+    fn what_a_backend_takes_back_while_the_home_is_asked_makes_no_member() {
+        let mut world = asking();
+        world.act(|session, call| assert!(session.unsubscribe_by_server(call, "token:b")));
+        world.answer_all();
+        assert!(world.session.subscriptions.is_empty());
+        assert_eq!((world.home.gauges().members, world.replies), (0, 3));
+    }
+
+    /// As after a reload: rights are those of the new realm.
+    #[test]
+    fn a_review_ends_what_the_realm_does_not_allow_any_more() {
+        let mut world = asking();
+        world.answer_all();
+        for channel in ["token:a", "a"] {
+            let object = serde_json::json!({"type": "subscribe", "channel": channel});
+            ask(&mut world, &object);
+        }
+        world.answer_all();
+        world.review();
+        assert_eq!(world.session.subscriptions.len(), 3, "nothing has changed");
+        let narrow = |realm: &Realm, keys: bool| {
+            let list = vec![namespace("*", Access::Server)];
+            let namespaces = Namespaces::new(list, namespace("*", Access::Token));
+            let verifier = realm.verifier.clone().filter(|_| keys);
+            let (sealer, limits) = (realm.sealer.clone(), realm.limits);
+            let by = Realm::new(5, namespaces, verifier, false, sealer, limits, Arc::default());
+            Arc::new(realm.renewed(by))
+        };
+        world.realm = narrow(&world.realm, true);
+        world.review();
+        let left: Vec<_> =
+            world.session.subscriptions.iter().map(|one| one.channel.to_string()).collect();
+        assert_eq!(left, ["token:b"], "a channel token counts, whatever the namespace says");
+        world.answer_all();
+        assert_eq!(world.home.gauges().members, 1);
+        world.realm = narrow(&world.realm, false);
+        world.review();
+        assert!(world.closed, "its key was withdrawn");
+    }
+
+    #[test]
+    fn a_right_to_presence_that_is_lost_ends_joins_and_leaves_only() {
+        let mut world = World::new(true, false, true);
+        let rights = |rights: &[&str]| {
+            let channels = [serde_json::json!({"pattern": "token:b", "rights": rights})];
+            let end = NOW_MS / 1000 + 1000;
+            let claims = serde_json::json!({"sub": "ann", "exp": end, "channels": channels});
+            let token = SigningKey::secret("", SECRET).sign(&claims).unwrap();
+            serde_json::json!({"type": "auth", "token": token})
+        };
+        ask(&mut world, &rights(&["subscribe", "presence"]));
+        let object =
+            serde_json::json!({"type": "subscribe", "channel": "token:b", "presence": true});
+        ask(&mut world, &object);
+        world.answer_all();
+        assert_ne!(world.session.subscriptions[0].watching, NONE);
+        ask(&mut world, &rights(&["subscribe"]));
+        world.answer_all();
+        assert_eq!(world.session.subscriptions[0].watching, NONE);
+        assert!(world.session.subscriptions[0].is_live());
+        world.act(HubSession::end_all);
+        world.answer_all();
+        assert_eq!(world.home.gauges().members, 0);
     }
 }
