@@ -17,7 +17,7 @@ const NOW: u64 = 1_800_000_000;
 const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(20);
 
-fn set(keys: &[Value]) -> String {
+pub(crate) fn set(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }
 
@@ -76,14 +76,14 @@ fn keys_of_no_use_are_skipped_with_a_reason() {
 }
 
 /// Answers each request with what it is told to.
-struct Site {
+pub(crate) struct Site {
     address: SocketAddr,
     answer: Arc<Mutex<(u16, String)>>,
     requests: Arc<AtomicUsize>,
 }
 
 impl Site {
-    fn start(status: u16, body: &str) -> Self {
+    pub(crate) fn start(status: u16, body: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(Mutex::new((status, body.to_owned())));
@@ -109,16 +109,20 @@ impl Site {
         Self { address, answer, requests }
     }
 
-    fn answer(&self, status: u16, body: &str) {
+    pub(crate) fn answer(&self, status: u16, body: &str) {
         *self.answer.lock().unwrap() = (status, body.to_owned());
     }
 
-    fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/jwks.json", self.address)
+    }
+
     fn source(&self, refresh: Duration, gap: Duration) -> JwksSource {
-        let url = format!("http://{}/jwks.json", self.address);
+        let url = self.url();
         JwksSource { url, refresh, retry: refresh, gap }
     }
 }

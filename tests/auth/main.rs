@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod command;
+mod fetched;
 mod key_sets;
 mod keys;
 mod tickets;

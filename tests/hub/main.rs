@@ -9,6 +9,7 @@
 mod support;
 
 mod api;
+mod authentication;
 mod client;
 mod closing;
 mod commands;
