@@ -37,7 +37,7 @@ pub fn hub_with(
 }
 
 /// The same hub by another configuration.
-pub(super) fn renewed(hub: &HubShared, config: &Config) -> Arc<HubShared> {
+pub fn hub_renewed(hub: &HubShared, config: &Config) -> Arc<HubShared> {
     hub.renewed(realm(config, hub.realm.admission.clone()), home(config))
 }
 

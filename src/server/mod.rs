@@ -37,7 +37,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 pub use collector::Collector;
-pub use hub::{hub_of, hub_with};
+pub use hub::{hub_of, hub_renewed, hub_with};
 
 /// A shard has ended.
 pub struct Ended {
@@ -206,7 +206,7 @@ impl Server {
     pub fn renew(&self, config: Config) {
         let config = Arc::new(config);
         if let Some(hub) = self.directory.hub() {
-            self.directory.set_hub(hub::renewed(&hub, &config));
+            self.directory.set_hub(hub_renewed(&hub, &config));
         }
         self.config.store(config.clone());
         self.tell(|| Mail::Renew(config.clone()));

@@ -139,6 +139,18 @@ impl World {
         }
     }
 
+    /// Another configuration for the channels of all shards, as a reload brings it.
+    pub(crate) fn reload(&self, change: impl FnOnce(&mut File)) {
+        let mut file = File { shards: self.shards.len() as u16, ..File::default() };
+        change(&mut file);
+        let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
+        let hub = self.directory.hub().expect("there are channels");
+        self.directory.set_hub(seawall::server::hub_renewed(&hub, &config));
+        for shard in 0..self.shards.len() as u16 {
+            self.post(shard, Mail::Renew(config.clone()));
+        }
+    }
+
     /// Leaves mail for a shard.
     pub(crate) fn post(&self, shard: u16, mail: Mail) {
         self.directory.post(shard, mail);

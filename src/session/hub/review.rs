@@ -4,7 +4,7 @@
 use super::Call;
 use super::realm::Realm;
 use super::reply::Line;
-use super::state::{Fate, HubSession, NONE};
+use super::state::{Fate, HubSession, NONE, renewal_ms};
 use crate::auth::{Fingerprint, KeyStanding, Verb};
 use crate::hub::{Origin, Request, Retention};
 
@@ -43,22 +43,21 @@ impl HubSession {
     fn review_identity(&mut self, call: &mut Call<'_>) {
         let realm = call.realm;
         match &self.identity {
-            None if realm.is_open() => self.identity = Some(realm.anybody.clone()),
-            None => {}
-            Some(identity) if identity.is_anonymous() => {
-                if !realm.is_open() {
-                    // Without an identity it may have no subscription; those end below.
-                    self.identity = None;
-                    self.due_ms = call.now_ms + u64::from(realm.limits.auth_timeout_ms);
-                }
+            None if realm.is_open() => {
+                self.identity = Some(realm.anybody.clone());
+                self.due_ms = call.now_ms.saturating_add(renewal_ms(realm));
             }
-            Some(identity) => {
-                if realm.standing(identity.key) == KeyStanding::Withdrawn {
-                    call.effects.auth_failures.push("key_withdrawn");
-                    let reason = "the key of the token was withdrawn: get a new token";
-                    call.effects.close = Some((4410, reason.into()));
-                }
+            // Without an identity it may have no subscription; those end below.
+            Some(identity) if identity.is_anonymous() && !realm.is_open() => {
+                self.identity = None;
+                self.due_ms = call.now_ms + u64::from(realm.limits.auth_timeout_ms);
             }
+            Some(identity) if realm.standing(identity.key) == KeyStanding::Withdrawn => {
+                call.effects.auth_failures.push("key_withdrawn");
+                let reason = "the key of the token was withdrawn: get a new token";
+                call.effects.close = Some((4410, reason.into()));
+            }
+            _ => {}
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use seawall::auth::Access;
+use seawall::config::file::{self, File};
 use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
 use serde_json::json;
@@ -122,6 +124,53 @@ fn a_publisher_waits_for_the_members_of_its_channel() {
     assert!(most < 1_000_000, "{most} bytes waited");
     assert_eq!(world.totals().counters.dropped_lagging, 0);
     members.iter().chain([&publisher]).for_each(Peer::reset);
+    (0..100).for_each(|_| world.turn_shards());
+    world.drain();
+    world.check_laws(true);
+}
+
+/// A reload that narrows rights has all connections looked at, a bounded number in each turn.
+#[test]
+fn a_reload_ends_subscriptions_in_portions() {
+    const LOOKS: u64 = 20;
+    const CHANNELS: usize = 50;
+    let mut world = crowd_of(2);
+    let looks = |file: &mut File| file.engine.turn_fanout_max = LOOKS as u32;
+    world.reload(looks);
+    // One with more subscriptions than are looked at in a turn is among them.
+    let subscribe = |n: usize| json!({"type": "subscribe", "channel": format!("a{n}")});
+    let kept = json!({"type": "subscribe", "channel": "kept"});
+    let mut peers = vec![connect(&world, 0, &(0..CHANNELS).map(subscribe).collect::<Vec<_>>())];
+    peers
+        .extend((0..MEMBERS * 5).map(|n| connect(&world, (n % 2) as u16, &[&subscribe(0), &kept])));
+    let members = CHANNELS as u64 + 2 * 5 * MEMBERS;
+    until(&mut world, "all are members", |world| world.totals().gauges.channel_members == members);
+    (0..50).for_each(|_| world.turn_shards());
+    let before = world.totals().counters.messages_sent;
+    world.reload(|file| {
+        looks(file);
+        let channel = |pattern: &str, subscribe| file::Channel {
+            pattern: pattern.to_owned(),
+            subscribe,
+            ..file::Channel::default()
+        };
+        file.channels = vec![channel("a*", Access::Server), channel("kept", Access::Anyone)];
+    });
+    let (mut sent, mut most) = (before, 0);
+    until(&mut world, "they have ended", |world| {
+        let numbers = world.totals();
+        most = most.max(numbers.counters.messages_sent - sent);
+        sent = numbers.counters.messages_sent;
+        numbers.gauges.channel_members == 5 * MEMBERS
+    });
+    assert_eq!(sent - before, members - 5 * MEMBERS, "each is told once");
+    assert!(most <= 2 * LOOKS, "{most} in one turn of two shards");
+    for peer in &peers {
+        let told = objects(peer);
+        let ended: Vec<_> = told.iter().filter(|one| one["type"] == "unsubscribed").collect();
+        assert!(!ended.is_empty() && ended.iter().all(|one| one["channel"] != "kept"), "{told:?}");
+    }
+    peers.iter().for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
