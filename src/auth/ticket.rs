@@ -64,7 +64,8 @@ pub struct Grant {
     pub rights: Rights,
     #[serde(rename = "e")]
     pub expires_s: u64,
-    /// The connection that it was made for, as in [`Ticket`].
+    /// The connection that it was made for, as in [`Ticket`]. A grant without it and its time was
+    /// sealed by an earlier version, and counts as revoked.
     #[serde(rename = "c", default)]
     pub connection: String,
     /// Unix time (ms).
