@@ -89,8 +89,8 @@
 //! - Per channel, every member sees messages in their order, each once, with no gap that it was not
 //!   told of, however often its connection is cut. One place of a channel holds one message.
 //! - No member of a channel outlives its connection, and no shard waits for another.
-//! - Nothing that was revoked comes back: no ticket, grant or key, and no subscription whose right a
-//!   reload has ended (`PROTOCOL.md` of the hub's session has the table). No reload turns
+//! - Nothing that was revoked comes back: no ticket, grant or key, and no subscription whose right
+//!   a reload has ended (`src/session/hub/PROTOCOL.md` has the table). No reload turns
 //!   authentication off unless an option says that this is meant.
 //! - No input makes the process panic, spin, or grow without bound. Every table has a bound, a
 //!   class in `/v1/memory` and an expiry that keeps up with any rate of new entries, on an idle

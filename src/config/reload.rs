@@ -88,7 +88,7 @@ impl Written {
         self.validate(open_files, cores)?;
         let waiting = hold_back(old_file, &mut self.file);
         let mut config = self.validate(open_files, cores)?;
-        config.keep_authentication(&self.file, old)?;
+        config.keep_authentication((old_file, &self.file), old)?;
         config.follow_routes(old, is_in_use)?;
         config.epoch = old.epoch + 1;
         if config.resume.is_random && old.resume.is_random {
@@ -108,13 +108,23 @@ impl Config {
     /// Rejects a configuration that would let in those who had to authenticate, unless that is
     /// meant: a file may be read while it is empty or half written. Keys that were fetched from the
     /// same URL stay.
-    fn keep_authentication(&self, file: &File, old: &Self) -> Result<(), ConfigError> {
+    fn keep_authentication(
+        &self,
+        (old_file, file): (&File, &File),
+        old: &Self,
+    ) -> Result<(), ConfigError> {
         let (old, new) = (&old.auth, &self.auth);
         if old.keys_configured && !new.keys_configured && !new.allow_anonymous {
             let text = "there is no [[key]], auth.jwks_file or auth.jwks_url, and the configuration \
                         in force has some: every client would be anonymous. If the file was being \
                         written, reload again; if this is meant, set auth.allow_anonymous = true";
             return Err(of_one("auth.allow_anonymous".into(), text.into()));
+        }
+        if !new.keys_configured && !old_file.channels.is_empty() && file.channels.is_empty() {
+            let text = "channel: there is no [[channel]], and the configuration in force has some: \
+                        without keys, every channel would be open. If the file was being written, \
+                        reload again; if this is meant, write a [[channel]] with pattern = \"*\"";
+            return Err(of_one("channel".into(), text.into()));
         }
         let jwks_file = &file.auth.jwks_file;
         if !jwks_file.is_empty() && old.verifier.has_usable_keys() && !new.verifier.has_keys() {

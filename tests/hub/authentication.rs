@@ -52,6 +52,19 @@ fn a_file_that_is_empty_or_half_written_opens_nothing() {
     std::fs::remove_file(jwks).unwrap();
 }
 
+/// Without keys, what is not open is closed by `[[channel]]` sections alone.
+#[test]
+fn channels_that_were_closed_stay_so_too() {
+    let server = Server::start("[[channel]]\npattern = \"private:*\"\nsubscribe = \"server\"\n");
+    for cut in ["", "[drain]\nwindow_ms = 1000\n"] {
+        let said = server.reload(cut);
+        assert!(said.contains("is refused") && said.contains("[[channel]]"), "{said}");
+        assert!(!is_open(&server));
+    }
+    assert!(server.reload(OPEN).contains("is reloaded"));
+    assert!(is_open(&server));
+}
+
 #[test]
 fn keys_may_go_where_that_is_meant() {
     let server = Server::start(&format!("{KEYS}{API_KEY}"));

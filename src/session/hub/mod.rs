@@ -217,8 +217,10 @@ impl HubSession {
     /// Voids all tickets and grants with which the client could come back: its user's, or else those
     /// of this connection and of those that it continues.
     pub fn revoke(&self, realm: &Realm, now_ms: u64) {
-        let user = self.user().map(|user| Subject::User(user.to_string()));
-        self.connections().chain(user).for_each(|subject| realm.revoke(&subject, now_ms));
+        match self.user() {
+            Some(user) => realm.revoke(&Subject::User(user.to_string()), now_ms),
+            None => self.connections().for_each(|subject| realm.revoke(&subject, now_ms)),
+        }
     }
 
     /// Voids the grants for a channel of this connection and of those that it continues.

@@ -38,8 +38,8 @@ impl Core {
                 budget = budget.saturating_sub(before - next.unwrap_or(0));
                 if !hub.effects.is_empty() || hub.effects.close.is_some() {
                     hub.touched.push(index);
+                    self.hub_apply(index);
                 }
-                self.hub_apply(index);
                 self.set_deadline(index);
             }
             match next {
