@@ -214,8 +214,8 @@ impl HubSession {
         [self.id].into_iter().chain(root).map(|id| Subject::Connection(id.to_string()))
     }
 
-    /// Voids all tickets and grants with which the client could come back: its user's, or else those
-    /// of this connection and of those that it continues.
+    /// Voids all tickets and grants with which the client could come back: its user's, or else
+    /// those of this connection and of those that it continues.
     pub fn revoke(&self, realm: &Realm, now_ms: u64) {
         match self.user() {
             Some(user) => realm.revoke(&Subject::User(user.to_string()), now_ms),
