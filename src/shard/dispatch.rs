@@ -150,7 +150,7 @@ impl<D: Driver> Shard<D> {
         let Some(index) = self.finished(batch.token) else { return };
         let core = &mut self.core;
         let slot = &mut core.slots[index as usize];
-        let asked = batch.bytes();
+        let asked = batch.offered();
         let taken = match result {
             Ok(taken) if taken > 0 => taken,
             Err(libc::EAGAIN | libc::EINTR) => 0,

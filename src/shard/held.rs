@@ -39,7 +39,7 @@ impl HeldInputs {
         }
         self.bytes += bytes.len();
         let input = self.by_slot.entry(index).or_default();
-        if input.start > 0 {
+        if input.start > input.bytes.len() / 2 {
             input.bytes.drain(..input.start);
             input.start = 0;
         }

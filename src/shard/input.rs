@@ -9,7 +9,7 @@ use super::compression::Reply;
 use super::core::Core;
 use super::meter::TooMuch;
 use super::replies::Replies;
-use super::slot::{Partial, PeerAddress, Slot, Stage};
+use super::slot::{Partial, PeerAddress, Slot, Stage, Unfinished};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::HandlerName;
@@ -54,7 +54,7 @@ impl Core {
         slot.bytes_received += bytes.len() as u64;
         slot.heard_tick = self.tick;
         self.counters.bytes_received += bytes.len() as u64;
-        self.work.spend_received(bytes.len());
+        self.work.spend_moved(bytes.len());
         let slot = &self.slots[index as usize];
         let waits = slot.stage.is_open()
             && (slot.is_unfinished() || self.work.has_used_share(index) || !self.is_ready(index));
@@ -62,6 +62,9 @@ impl Core {
             self.hold(index, bytes);
             return self.reconsider(index);
         }
+        // What comes less than a buffer at a time does not need to be held back.
+        let is_calm = slot.unfinished == Unfinished::Lately
+            && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
         let rest = self.look_at_input(index, bytes);
         self.work.end_slice(index);
@@ -70,6 +73,8 @@ impl Core {
             self.reconsider(index);
         } else if self.is_suspended(index) {
             self.note_unfinished(index);
+        } else if is_calm {
+            self.slots[index as usize].unfinished = Unfinished::No;
         }
     }
 
@@ -303,7 +308,12 @@ impl Core {
             let Stage::Open(receiver) = stage else { break };
             let sending = receiver.sending();
             let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
-            let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else { break };
+            let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else {
+                if receiver.has_yielded() && self.has_looked_at_frames(index) {
+                    continue;
+                }
+                break;
+            };
             self.work.spend_frame();
             let mut heard = false;
             let route = &self.config.route_options[usize::from(slot.route)];
@@ -378,6 +388,12 @@ impl Core {
         }
     }
 
+    /// Counts frames that have led to no event; returns whether to go on with the next ones.
+    fn has_looked_at_frames(&mut self, index: u32) -> bool {
+        (0..ws::FRAMES_AT_ONCE).for_each(|_| self.work.spend_frame());
+        self.may_go_on(index)
+    }
+
     /// Whether the next frame of the input at hand may be looked at within this slice.
     fn may_go_on(&self, index: u32) -> bool {
         let slot = &self.slots[index as usize];
@@ -426,6 +442,7 @@ impl Core {
             let code = *code;
             let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
             match receiver.next_inflated(&mut input, limits, inflaters) {
+                None if receiver.has_yielded() => {}
                 None => break,
                 Some(Event::Close(_)) => {
                     self.leave(index, Stage::Finishing, code);

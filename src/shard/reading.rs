@@ -17,9 +17,6 @@ use super::slot::{Slot, Stage, Unfinished};
 use super::upkeep::Chore;
 use crate::driver::Driver;
 
-/// Held input from which on no more is received, where nothing else stands against it (bytes).
-const HELD_BYTES_MAX: usize = 128 * 1024;
-
 impl Core {
     /// Whether the connection's input may be looked at.
     #[inline]
@@ -55,9 +52,8 @@ impl Core {
         if !slot.is_unfinished() {
             slot.unfinished = Unfinished::Waiting;
         }
-        if self.held.len(index) > HELD_BYTES_MAX {
-            self.pause(index);
-        }
+        // Until it was looked at, nothing more is received.
+        self.pause(index);
         let unfinished = self.gauges.partial_bytes + self.held.bytes() as u64;
         if unfinished > self.config.limits.partial_shard_bytes_max {
             self.refuse_partial(index);
@@ -106,9 +102,10 @@ impl Core {
             _ => false,
         };
         slot.unfinished = match (is_unfinished, slot.unfinished) {
-            (false, _) => Unfinished::No,
-            (true, Unfinished::No) => Unfinished::Waiting,
-            (true, same) => same,
+            (false, Unfinished::No) => Unfinished::No,
+            (false, _) => Unfinished::Lately,
+            (true, Unfinished::Queued) => Unfinished::Queued,
+            (true, _) => Unfinished::Waiting,
         };
         let is_over = slot.input_ended && slot.stage.is_open() && !is_unfinished;
         if was_unfinished && is_over {

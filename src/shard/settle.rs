@@ -6,7 +6,7 @@
 
 use super::Shard;
 use super::compression::compress_waiting;
-use super::slot::{Armed, Cancel, Parked, Stage, Teardown};
+use super::slot::{Armed, Cancel, Parked, Stage, Teardown, Unfinished};
 use crate::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -88,7 +88,7 @@ impl<D: Driver> Shard<D> {
         } else if slot.armed == Armed::Nothing && slot.may_hear() {
             slot.in_flight += 1;
             let readable = std::mem::take(&mut slot.readable);
-            if readable || slot.stage.is_handshake() {
+            if readable || slot.stage.is_handshake() || slot.unfinished != Unfinished::No {
                 slot.armed = Armed::Once;
                 self.driver.receive_once(socket, token, readable);
             } else if parked {
@@ -143,6 +143,8 @@ impl<D: Driver> Shard<D> {
                 continue;
             };
             core.histograms.send_queue_bytes.record(waiting);
+            batch.offer(bounds.bytes_max);
+            core.work.spend_moved(batch.offered());
             batch.token = crate::driver::Token { slot: index, generation: slot.generation };
             slot.in_flight += 1;
             self.driver.send(slot.socket, batch);

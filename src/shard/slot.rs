@@ -129,6 +129,9 @@ pub(super) enum Parked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
     No,
+    /// Not any more. It is received from one buffer at a time: a receive that goes on would bring
+    /// megabytes before it can be cancelled, and most of them would have to be held again.
+    Lately,
     /// Something has to happen before it can be continued.
     Waiting,
     /// Queued to be continued.
@@ -235,7 +238,7 @@ pub(super) struct Slot {
 impl Slot {
     /// Whether input is held, or a message is inflated or answered in part.
     pub(super) fn is_unfinished(&self) -> bool {
-        self.unfinished != Unfinished::No
+        matches!(self.unfinished, Unfinished::Waiting | Unfinished::Queued)
     }
 
     /// Whether more input may come, and may be received now.

@@ -14,8 +14,9 @@ use crate::session::hub::Budget;
 
 /// A connection's share of a turn is one in so many.
 const SHARE_ONE_IN: u64 = 4;
-/// Bytes received that cost as much as one of effort: they are unmasked, checked and copied.
-const RECEIVED_BYTES: u64 = 16;
+/// Bytes received or sent that cost as much as one of effort: the kernel copies them, and what is
+/// received is unmasked, checked and copied once more.
+const MOVED_BYTES: u64 = 8;
 /// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
 pub(super) const REQUEST_EFFORT: u64 = 800;
 /// What it costs to look at a request for an upgrade.
@@ -157,8 +158,8 @@ impl Work {
         self.spent += self.frame_effort;
     }
 
-    pub(super) fn spend_received(&mut self, bytes: usize) {
-        self.spent += bytes as u64 / RECEIVED_BYTES;
+    pub(super) fn spend_moved(&mut self, bytes: usize) {
+        self.spent += bytes as u64 / MOVED_BYTES;
     }
 }
 

@@ -270,7 +270,7 @@ impl Sim {
         if room == 0 && !lost {
             return;
         }
-        let asked = batch.bytes();
+        let asked = batch.offered();
         let mut taken = asked.min(room);
         if state.happens(state.faults.short_send) {
             taken = 1 + state.random(taken.max(1) as u64) as usize;
@@ -284,7 +284,7 @@ impl Sim {
             return;
         }
         assert!(!socket.fin_sent, "nothing is sent behind a shutdown");
-        socket.to_client.extend(batch.slices().flatten().take(taken));
+        socket.to_client.extend(batch.offered_slices().flatten().take(taken));
         state.traffic.bytes_sent += taken as u64;
         self.ready.push_back(Completion::Sent { batch, result: Ok(taken) });
     }

@@ -76,7 +76,7 @@ pub(super) fn watch(socket: Socket, user_data: u64) -> Entry {
 pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_data: u64) -> Entry {
     let flags = libc::MSG_NOSIGNAL;
     if batch.segments() == 1 {
-        let bytes = batch.slices().next().expect("one segment was counted");
+        let bytes = batch.offered_slices().next().expect("one segment was counted");
         return opcode::Send::new(fixed(socket), bytes.as_ptr(), bytes.len() as u32)
             .flags(flags)
             .build()
@@ -84,7 +84,7 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
     }
     let mut vectors = std::mem::take(&mut batch.vectors);
     vectors.clear();
-    vectors.extend(batch.slices().map(|bytes| libc::iovec {
+    vectors.extend(batch.offered_slices().map(|bytes| libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     }));

@@ -21,6 +21,8 @@ pub struct Receiver {
     pub(super) partial: Option<Box<Partial>>,
     /// A Close was received, or the protocol was broken.
     pub(super) ended: bool,
+    /// Frames were looked at without an event, as many as may be at once.
+    yielded: bool,
     /// The reserved bit that a message may have: [`COMPRESSED`], if that was agreed on.
     rsv_allowed: u8,
     /// Window that we compress with; 0 = nothing was agreed on.
@@ -28,6 +30,9 @@ pub struct Receiver {
     /// The connection's own contexts, if it has any.
     pub(super) context: Option<NonZeroU32>,
 }
+
+/// Frames of one message that are looked at in one call: a message may come in very many.
+pub const FRAMES_AT_ONCE: u32 = 64;
 
 // It sits in the slot of every connection.
 const _: () = assert!(size_of::<Receiver>() <= 16);
@@ -71,9 +76,9 @@ impl Receiver {
     /// Takes the next event out of the front of `input`, which moves past what was consumed.
     ///
     /// `None`: all of `input` is consumed and more is needed; or the receiver has seen a Close or a
-    /// violation, and discards everything; or [`Self::is_suspended`], and is to be called again with
-    /// the same input. `inflaters` must be those that the receiver's contexts
-    /// are of.
+    /// violation, and discards everything; or it [`Self::is_suspended`] or [`Self::has_yielded`],
+    /// and is to be called again with the same input. `inflaters` must be those that the receiver's
+    /// contexts are of.
     #[inline]
     pub fn next_inflated<'i: 'e, 'e>(
         &mut self,
@@ -154,6 +159,12 @@ impl Receiver {
         }
     }
 
+    /// Whether [`FRAMES_AT_ONCE`] frames have led to no event, and more may follow in the input.
+    /// Only inflaters with an allowance make a receiver yield.
+    pub fn has_yielded(&self) -> bool {
+        self.yielded
+    }
+
     /// Whether a message needs another allowance of the inflaters rather than more input.
     pub fn is_suspended(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| partial.is_suspended())
@@ -175,7 +186,11 @@ impl Receiver {
         limits: &Limits,
         mut inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<Step<'i>>, ProtocolError> {
-        loop {
+        // An owner that bounds what is inflated at once wants its turn between frames as well.
+        let is_bounded = inflaters.as_ref().is_some_and(|inflaters| inflaters.is_bounded());
+        let frames_max = if is_bounded { FRAMES_AT_ONCE } else { u32::MAX };
+        self.yielded = false;
+        for _ in 0..frames_max {
             let suspended = self.is_suspended();
             if suspended || self.has_frame() {
                 let event = if suspended {
@@ -205,6 +220,8 @@ impl Receiver {
             }
             self.partial.get_or_insert_default().open(header, self.context);
         }
+        self.yielded = true;
+        Ok(None)
     }
 
     fn has_frame(&self) -> bool {

@@ -24,7 +24,7 @@ pub mod utf8;
 use std::borrow::Cow;
 
 pub use close::{CLOSE_REASON_BYTES_MAX, append_close, reply_code};
-pub use connection::Receiver;
+pub use connection::{FRAMES_AT_ONCE, Receiver};
 pub use error::ProtocolError;
 pub use frame::{
     HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, compressed_frame_header,

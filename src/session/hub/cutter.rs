@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 /// Bytes looked at that cost as much as one request.
-const BYTES_OF_A_REQUEST: usize = 2048;
+const BYTES_OF_A_REQUEST: usize = 1024;
 
 /// Where a frame's next object is.
 #[derive(Clone, Debug, PartialEq, Eq)]

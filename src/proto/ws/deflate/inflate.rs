@@ -16,8 +16,9 @@
 //!
 //! The owner bounds what is inflated at once by an *allowance*: a message that exceeds it is
 //! suspended between two steps of 64 KiB, keeps its inflater (one more than the pool leases out, if
-//! need be), and continues with [`Inflating::resume`]. Without that, a buffer of 64 KiB full of messages that inflate by the
-//! most came to 57 MiB: 4 ms for inflating, and 24 ms for compressing the echo.
+//! need be), and continues with [`Inflating::resume`]. Without that, a buffer of 64 KiB full of
+//! messages that inflate by the most came to 57 MiB: 4 ms for inflating, and 24 ms for compressing
+//! the echo.
 
 use std::num::NonZeroU32;
 
@@ -106,6 +107,11 @@ impl Inflaters {
     /// Sets how many bytes may be inflated from now on. A message that needs more is suspended.
     pub fn set_allowance(&mut self, bytes: usize) {
         self.allowance = bytes;
+    }
+
+    /// Whether there is an allowance.
+    pub(in crate::proto::ws) fn is_bounded(&self) -> bool {
+        self.allowance != usize::MAX
     }
 
     /// What was done so far.
