@@ -38,6 +38,24 @@ impl After {
     }
 }
 
+/// What one look at the input has found.
+enum Seen {
+    /// Nothing more can be found now.
+    Nothing,
+    /// Frames that led to no event.
+    Frames,
+    Event(After),
+}
+
+/// The state of looking through one input.
+struct Scan {
+    /// Where the input begins.
+    received_at: usize,
+    pongs: u32,
+    /// Effort of the codecs that was counted.
+    effort: u64,
+}
+
 /// How far a head has come.
 enum HeadStep {
     /// It needs more; it begins here.
@@ -298,88 +316,20 @@ impl Core {
 
     /// Looks at frames of an open connection; returns how many bytes have to wait.
     fn frames(&mut self, index: u32, mut input: &mut [u8]) -> usize {
-        let mut after = After::Nothing;
-        let mut pongs: u32 = 0;
         let received_at = input.as_ptr().addr();
-        let mut effort = self.codec_effort();
-        loop {
-            let slot = &mut self.slots[index as usize];
-            let Slot { stage, outbox, messages_received, messages_sent, lending, .. } = slot;
-            let Stage::Open(receiver) = stage else { break };
-            let sending = receiver.sending();
-            let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
-            let Some(event) = receiver.next_inflated(&mut input, limits, inflaters) else {
-                if receiver.has_yielded() && self.has_looked_at_frames(index) {
-                    continue;
-                }
-                break;
+        let mut scan = Scan { received_at, pongs: 0, effort: self.codec_effort() };
+        let after = loop {
+            let seen = self.next_event(index, &mut input, &mut scan);
+            let is_over = match &seen {
+                Seen::Frames => !self.may_go_on(index),
+                Seen::Event(After::Nothing) => input.is_empty() || !self.may_go_on(index),
+                Seen::Nothing | Seen::Event(_) => true,
             };
-            self.work.spend_frame();
-            let mut heard = false;
-            let route = &self.config.route_options[usize::from(slot.route)];
-            let is_hub = route.handler == HandlerName::Hub;
-            let mut replies = Replies {
-                outbox,
-                pools: &mut self.pools,
-                counters: &mut self.counters,
-                gauges: &mut self.gauges,
-                messages_sent,
-                lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
-                received_at,
-                in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
-                compression: Reply::new(sending, route),
-                deflaters: &mut self.deflaters,
-                measured: self.histograms.is_on(),
-                now_ns: self.now_ns,
-                tick: self.tick,
-            };
-            match event {
-                Event::Message { kind, payload } => {
-                    *messages_received = messages_received.saturating_add(1);
-                    replies.counters.messages_received += 1;
-                    slot.message_tick = self.tick;
-                    let (rates, hub) = (&self.config.rates, self.hub.as_deref());
-                    let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
-                    match taken {
-                        _ if is_hub => {
-                            let room = self.config.limits.outbox_high_bytes;
-                            let queued = replies.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-                            let budget = self.work.requests(room.saturating_sub(queued));
-                            let (hub, what) = (&mut self.hub, (kind, payload));
-                            let at = (index, self.now_ns, budget);
-                            Core::hub_receive(hub, at, what, taken.err());
-                            heard = true;
-                        }
-                        Ok(()) => Session::Echo.message(kind, payload, &mut replies),
-                        Err(much) => after = After::excess(rates, much, replies.counters),
-                    }
-                }
-                Event::Ping(payload) => {
-                    replies.counters.pings_received += 1;
-                    let (rates, hub) = (&self.config.rates, self.hub.as_deref());
-                    match self.meter.take(index, rates, hub, payload.len(), self.now_ns) {
-                        Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
-                        Err(much) => after = After::excess(rates, much, replies.counters),
-                    }
-                }
-                Event::Pong(payload) => {
-                    let answer = payload.as_slice().try_into().ok();
-                    self.heard_pong(index, answer, &mut pongs);
-                }
-                Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
-                Event::Failed(error) => after = After::Failed(error),
+            if is_over {
+                break if let Seen::Event(after) = seen { after } else { After::Nothing };
             }
-            if sending.is_some() {
-                self.spend_on_codecs(&mut effort);
-            }
-            if heard {
-                self.hub_apply(index);
-            }
-            if !matches!(after, After::Nothing) || input.is_empty() || !self.may_go_on(index) {
-                break;
-            }
-        }
-        self.spend_on_codecs(&mut effort);
+        };
+        self.spend_on_codecs(&mut scan.effort);
         self.after_frames(index, after);
         match &self.slots[index as usize].stage {
             Stage::Open(_) => input.len(),
@@ -388,10 +338,88 @@ impl Core {
         }
     }
 
-    /// Counts frames that have led to no event; returns whether to go on with the next ones.
-    fn has_looked_at_frames(&mut self, index: u32) -> bool {
+    /// Counts frames that have led to no event, where there were many.
+    fn count_frames(&mut self, has_yielded: bool) -> Seen {
+        if !has_yielded {
+            return Seen::Nothing;
+        }
         (0..ws::FRAMES_AT_ONCE).for_each(|_| self.work.spend_frame());
-        self.may_go_on(index)
+        Seen::Frames
+    }
+
+    /// Takes one event out of the input, and does what follows from it.
+    #[expect(clippy::mut_mut, reason = "the input moves past what was consumed")]
+    #[inline]
+    fn next_event(&mut self, index: u32, input: &mut &mut [u8], scan: &mut Scan) -> Seen {
+        let slot = &mut self.slots[index as usize];
+        let Slot { stage, outbox, messages_received, messages_sent, lending, .. } = slot;
+        let Stage::Open(receiver) = stage else { return Seen::Nothing };
+        let sending = receiver.sending();
+        let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
+        let Some(event) = receiver.next_inflated(input, limits, inflaters) else {
+            let has_yielded = receiver.has_yielded();
+            return self.count_frames(has_yielded);
+        };
+        self.work.spend_frame();
+        let (mut after, mut heard) = (After::Nothing, false);
+        let route = &self.config.route_options[usize::from(slot.route)];
+        let is_hub = route.handler == HandlerName::Hub;
+        let mut replies = Replies {
+            outbox,
+            pools: &mut self.pools,
+            counters: &mut self.counters,
+            gauges: &mut self.gauges,
+            messages_sent,
+            lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
+            received_at: scan.received_at,
+            in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
+            compression: Reply::new(sending, route),
+            deflaters: &mut self.deflaters,
+            measured: self.histograms.is_on(),
+            now_ns: self.now_ns,
+            tick: self.tick,
+        };
+        match event {
+            Event::Message { kind, payload } => {
+                *messages_received = messages_received.saturating_add(1);
+                replies.counters.messages_received += 1;
+                slot.message_tick = self.tick;
+                let (rates, hub) = (&self.config.rates, self.hub.as_deref());
+                let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
+                match taken {
+                    _ if is_hub => {
+                        let high_bytes = self.config.limits.outbox_high_bytes;
+                        let budget = self.work.requests(high_bytes, replies.outbox.as_deref());
+                        let at = (index, self.now_ns, budget);
+                        Core::hub_receive(&mut self.hub, at, (kind, payload), taken.err());
+                        heard = true;
+                    }
+                    Ok(()) => Session::Echo.message(kind, payload, &mut replies),
+                    Err(much) => after = After::excess(rates, much, replies.counters),
+                }
+            }
+            Event::Ping(payload) => {
+                replies.counters.pings_received += 1;
+                let (rates, hub) = (&self.config.rates, self.hub.as_deref());
+                match self.meter.take(index, rates, hub, payload.len(), self.now_ns) {
+                    Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
+                    Err(much) => after = After::excess(rates, much, replies.counters),
+                }
+            }
+            Event::Pong(payload) => {
+                let answer = payload.as_slice().try_into().ok();
+                self.heard_pong(index, answer, &mut scan.pongs);
+            }
+            Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
+            Event::Failed(error) => after = After::Failed(error),
+        }
+        if sending.is_some() {
+            self.spend_on_codecs(&mut scan.effort);
+        }
+        if heard {
+            self.hub_apply(index);
+        }
+        Seen::Event(after)
     }
 
     /// Whether the next frame of the input at hand may be looked at within this slice.

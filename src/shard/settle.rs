@@ -6,8 +6,79 @@
 
 use super::Shard;
 use super::compression::compress_waiting;
+use super::core::Core;
 use super::slot::{Armed, Cancel, Parked, Stage, Teardown, Unfinished};
-use crate::driver::Driver;
+use crate::driver::batch::Bounds;
+use crate::driver::{Batch, Driver, Token};
+
+/// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
+/// short sends leave, and the others with the next turns.
+const MOVED_BYTES_MAX: usize = 2 << 20;
+/// What a short send is.
+const SMALL_BYTES: u64 = 16 * 1024;
+
+/// What is left to the connections of one flush.
+struct Flushing {
+    bounds: Bounds,
+    /// Effort for compression.
+    effort: u64,
+    moved_bytes: usize,
+}
+
+/// What becomes of a connection with output.
+enum Next {
+    Nothing,
+    /// Its output has to wait for the next turn; `was_served`: some of it was compressed.
+    Deferred {
+        was_served: bool,
+    },
+    Send(Box<Batch>),
+}
+
+impl Core {
+    /// Builds a connection's next send, within what is left of the flush.
+    fn next_send(&mut self, index: u32, flushing: &mut Flushing) -> Next {
+        let bounds = flushing.bounds;
+        self.deflaters.set_allowance(flushing.effort.min(self.work.share_max()));
+        let began = self.deflaters.work().effort;
+        if self.hub.is_some() && self.has_backlog(index) {
+            self.refill(index, bounds.bytes_max);
+        }
+        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
+            return Next::Nothing;
+        };
+        slot.dirty = false;
+        let Some(outbox) = &mut slot.outbox else { return Next::Nothing };
+        if matches!(slot.stage, Stage::Ending) || slot.lending || outbox.is_sending() {
+            return Next::Nothing;
+        }
+        if outbox.has_later() {
+            let level = self.config.route_options[usize::from(slot.route)].compression_level;
+            let parts = (&mut self.deflaters, &mut self.pools, &mut self.gauges);
+            compress_waiting(slot, level, bounds.bytes_max, parts);
+        }
+        let spent = self.deflaters.work().effort - began;
+        self.work.spend(spent);
+        flushing.effort = flushing.effort.saturating_sub(spent);
+        let Some(outbox) = &mut slot.outbox else { return Next::Nothing };
+        let queued = outbox.bytes() as u64;
+        if flushing.moved_bytes > MOVED_BYTES_MAX && queued > SMALL_BYTES {
+            return Next::Deferred { was_served: false };
+        }
+        let Some(mut batch) = outbox.take_batch(bounds) else {
+            if outbox.has_later() {
+                return Next::Deferred { was_served: spent > 0 };
+            }
+            return Next::Nothing;
+        };
+        self.histograms.send_queue_bytes.record(queued);
+        batch.offer(bounds.bytes_max);
+        batch.token = Token { slot: index, generation: slot.generation };
+        self.work.spend_moved(batch.offered());
+        flushing.moved_bytes += batch.offered();
+        Next::Send(batch)
+    }
+}
 
 impl<D: Driver> Shard<D> {
     pub(super) fn settle(&mut self, index: u32) {
@@ -101,67 +172,42 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Sends what the turn has queued, one send a connection.
+    /// Sends what the turn has queued, one send a connection. What exceeds the turn's bounds of
+    /// compression and of bytes moved is deferred to the next.
     pub(super) fn flush(&mut self) {
         let core = &mut self.core;
-        let bounds = core.config.send_bounds();
-        let mut unwatched = Vec::new();
-        // Compression gets what is left of the turn, and a share at least.
-        let mut effort = core.work.turn_left().max(core.work.share_max());
-        let mut waiting_to_compress = Vec::new();
+        // Compression gets the rest of the turn, and a share at least.
+        let effort = core.work.turn_left().max(core.work.share_max());
+        let mut flushing = Flushing { bounds: core.config.send_bounds(), effort, moved_bytes: 0 };
+        let (mut unwatched, mut deferred) = (Vec::new(), Vec::new());
         let mut dirty = std::mem::take(&mut core.dirty);
         for index in dirty.drain(..) {
-            let share = effort.min(core.work.share_max());
-            core.deflaters.set_allowance(share);
-            let began = core.deflaters.work().effort;
-            if core.hub.is_some() && core.has_backlog(index) {
-                core.refill(index, bounds.bytes_max);
-            }
-            let Some(slot) = core.slots.get_mut(index as usize).filter(|slot| slot.dirty) else {
-                continue;
-            };
-            slot.dirty = false;
-            let Some(outbox) = &mut slot.outbox else { continue };
-            if matches!(slot.stage, Stage::Ending) || slot.lending {
-                continue;
-            }
-            if outbox.has_later() && !outbox.is_sending() {
-                let level = core.config.route_options[usize::from(slot.route)].compression_level;
-                let parts = (&mut core.deflaters, &mut core.pools, &mut core.gauges);
-                compress_waiting(slot, level, bounds.bytes_max, parts);
-            }
-            let spent = core.deflaters.work().effort - began;
-            core.work.spend(spent);
-            effort = effort.saturating_sub(spent);
-            let Some(outbox) = &mut slot.outbox else { continue };
-            let waiting = outbox.bytes() as u64;
-            let Some(mut batch) = outbox.take_batch(bounds) else {
-                if outbox.has_later() && !outbox.is_sending() {
-                    slot.dirty = true;
-                    waiting_to_compress.push((spent > 0, index));
+            match core.next_send(index, &mut flushing) {
+                Next::Nothing => {}
+                Next::Deferred { was_served } => {
+                    core.slots[index as usize].dirty = true;
+                    deferred.push((was_served, index));
                 }
-                continue;
-            };
-            core.histograms.send_queue_bytes.record(waiting);
-            batch.offer(bounds.bytes_max);
-            core.work.spend_moved(batch.offered());
-            batch.token = crate::driver::Token { slot: index, generation: slot.generation };
-            slot.in_flight += 1;
-            self.driver.send(slot.socket, batch);
-            if slot.timer.tick == super::timers::UNSET {
-                unwatched.push(index);
+                Next::Send(batch) => {
+                    let slot = &mut core.slots[index as usize];
+                    slot.in_flight += 1;
+                    self.driver.send(slot.socket, batch);
+                    if slot.timer.tick == super::timers::UNSET {
+                        unwatched.push(index);
+                    }
+                }
             }
         }
         debug_assert!(core.dirty.is_empty(), "building sends makes nothing dirty");
         core.dirty = dirty;
         core.deflaters.set_allowance(u64::MAX);
-        // Those that have had nothing of this turn come first in the next.
-        waiting_to_compress.sort_by_key(|(served, _)| *served);
-        core.dirty.extend(waiting_to_compress.iter().map(|(_, index)| *index));
+        // Connections that have had nothing of this turn come first in the next.
+        deferred.sort_by_key(|(was_served, _)| *was_served);
+        core.dirty.extend(deferred.iter().map(|(_, index)| *index));
         self.cut |= !core.dirty.is_empty();
         // Every other timer looks at the send deadline too; these have none but that.
         for index in unwatched {
-            self.core.set_deadline(index);
+            core.set_deadline(index);
         }
     }
 

@@ -9,6 +9,7 @@
 //! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
 //! compressed messages: 1,052 ms without shares.
 
+use super::outbox::Outbox;
 use crate::config::Config;
 use crate::session::hub::Budget;
 
@@ -19,6 +20,10 @@ const SHARE_ONE_IN: u64 = 4;
 const MOVED_BYTES: u64 = 8;
 /// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
 pub(super) const REQUEST_EFFORT: u64 = 800;
+/// Bytes of replies that cost as much as one of effort: they are put together and copied.
+pub(super) const REPLY_BYTES: u64 = 4;
+/// What mail of the hub costs its reader.
+pub(super) const MAIL_EFFORT: u64 = 200;
 /// What it costs to look at a request for an upgrade.
 pub(super) const HANDSHAKE_EFFORT: u64 = 2000;
 /// What it costs to verify a token's signature.
@@ -141,11 +146,11 @@ impl Work {
         self.share_max().saturating_sub(self.slice_used())
     }
 
-    /// What the slice's connection may ask of the hub, where so many bytes of replies may be
-    /// queued.
-    pub(super) fn requests(&self, reply_bytes_max: usize) -> Budget {
+    /// What the slice's connection may ask of the hub, with so much in its outbox.
+    pub(super) fn requests(&self, outbox_high_bytes: usize, outbox: Option<&Outbox>) -> Budget {
+        let queued = outbox.map_or(0, Outbox::bytes);
         let requests_max = (self.share_left() / REQUEST_EFFORT).max(1) as u32;
-        Budget { requests_max, reply_bytes_max }
+        Budget { requests_max, reply_bytes_max: outbox_high_bytes.saturating_sub(queued) }
     }
 
     #[inline]

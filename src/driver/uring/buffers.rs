@@ -20,8 +20,9 @@ const TARGET_MIN: u32 = 32;
 /// One receive in so many may find no buffer before more are published: a rare one costs less than
 /// the caches that more buffers would pass through.
 const STARVED_ONE_IN: u32 = 64;
-/// Bytes published for connections that fill their buffers: what a core's cache holds.
-const STREAM_BYTES: u64 = 4 << 20;
+/// Bytes published for connections that fill their buffers: what a core's cache holds, and what the
+/// kernel may copy in one call while all others wait.
+const STREAM_BYTES: u64 = 2 << 20;
 /// By how much each buffer begins later in its first page than the one before (bytes): at powers of
 /// two the beginnings of all buffers, which is all that small messages use, would fall into the
 /// same few sets of the caches.
@@ -109,6 +110,8 @@ pub(super) struct Buffers {
     starved: u32,
     filled: u32,
     filled_bytes: u64,
+    /// Those of them that came in full buffers.
+    full_bytes: u64,
     used: bool,
     /// Per buffer: whether its pages may be resident.
     resident: Vec<bool>,
@@ -153,6 +156,7 @@ impl Buffers {
             starved: 0,
             filled: 0,
             filled_bytes: 0,
+            full_bytes: 0,
             used: false,
             resident: vec![false; total as usize],
         };
@@ -209,6 +213,7 @@ impl Buffers {
         self.used = true;
         self.filled += 1;
         self.filled_bytes += u64::from(len);
+        self.full_bytes += if len == self.buffer_bytes { u64::from(len) } else { 0 };
         self.resident[usize::from(buffer)] = true;
         self.check();
     }
@@ -224,19 +229,20 @@ impl Buffers {
     /// Takes note that a receive found no buffer: when that is not rare, more are published.
     ///
     /// A few connections that stream at full speed empty any number of buffers, and would only
-    /// pass through more memory; so full buffers are published up to [`STREAM_BYTES`].
+    /// pass through more memory; so where most bytes come in full buffers, no more than
+    /// [`STREAM_BYTES`] are published.
     pub(super) fn starve(&mut self) {
         self.starved += 1;
         if self.starved <= 8 || self.starved <= self.filled / STARVED_ONE_IN {
             return;
         }
-        let streaming =
-            self.filled_bytes / u64::from(self.filled.max(1)) > u64::from(self.buffer_bytes / 4);
+        let streaming = 2 * self.full_bytes > self.filled_bytes;
         let published_bytes = u64::from(self.target) * u64::from(self.buffer_bytes);
         if !streaming || published_bytes < STREAM_BYTES {
             self.target = (self.target * 2).min(self.total);
         }
-        (self.starved, self.filled, self.filled_bytes) = (0, 0, 0);
+        (self.starved, self.filled) = (0, 0);
+        (self.filled_bytes, self.full_bytes) = (0, 0);
     }
 
     /// Where a buffer begins in the slab.
@@ -268,7 +274,7 @@ impl Buffers {
     /// caller guarantees by calling when no completion waits.
     pub(super) fn trim(&mut self) {
         let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
-        (self.filled, self.filled_bytes) = (0, 0);
+        (self.filled, self.filled_bytes, self.full_bytes) = (0, 0, 0);
         if !starved && self.published_least > self.target / 2 {
             self.target = (self.target / 2).max(target_least(self.total));
         }

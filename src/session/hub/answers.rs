@@ -65,7 +65,7 @@ impl HubSession {
                 outcome = Err(&refusal);
             }
             self.took_up(call, by.channel.as_str(), outcome);
-            return self.go_on(call);
+            return self.unbar();
         }
         let mut line = Line::new("subscribed", asked.id.as_deref())
             .text("channel", by.channel.as_str())
@@ -83,7 +83,7 @@ impl HubSession {
         } else if fate == Fate::Review {
             self.review_subscription(call, at);
         }
-        self.go_on(call);
+        self.unbar();
     }
 
     /// Any other answer.
@@ -116,7 +116,7 @@ impl HubSession {
             | Answer::Described { .. }
             | Answer::Done => {}
         }
-        self.go_on(call);
+        self.unbar();
     }
 
     fn was_refused(

@@ -75,11 +75,17 @@ impl HubSession {
         self.pending().held.push_back(HeldFrame { bytes, cutter, over_rate });
     }
 
-    /// Continues with requests that had to wait, as far as that is possible now.
-    pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
+    /// A home has answered: requests that waited for that may be continued, when the connection's
+    /// turn comes.
+    pub(super) fn unbar(&mut self) {
         if let Some(pending) = &mut self.pending {
             pending.is_barred = false;
         }
+        self.rest();
+    }
+
+    /// Continues with requests that had to wait, as far as that is possible now.
+    pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
             let Some(mut frame) = self.pending().held.pop_front() else { break };
             if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::timers;
+use super::work::MAIL_EFFORT;
 use crate::admission::Admission;
 use crate::hub::log::Log;
 use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
@@ -41,6 +42,8 @@ use review::Review;
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
+/// Bytes of mail that cost as much as one of effort.
+const MAIL_BYTES: u64 = 4;
 /// What a session may do when a home has answered it: with more it queues like the others.
 const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
 /// Channels and keys that are looked at for their age in one turn, besides as many as were opened
@@ -280,10 +283,16 @@ impl Core {
 
     /// One turn's work for channels; returns whether more is left.
     pub(super) fn hub_turn(&mut self) -> bool {
+        // Half a turn's effort: as much is for what connections send.
+        let (began, most) = (self.work.spent(), self.work.turn_max() / 2);
         for _ in 0..STEPS_MAX {
             let Some(hub) = &mut self.hub else { return false };
             let Some(mail) = hub.next_here() else { break };
+            self.work.spend(MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES);
             self.hub_read(mail);
+            if self.work.spent() - began > most {
+                break;
+            }
         }
         self.hub_work();
         self.fan_out();

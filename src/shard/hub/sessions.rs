@@ -18,7 +18,7 @@ use crate::shard::core::Core;
 use crate::shard::meter::TooMuch;
 use crate::shard::slot::Stage;
 use crate::shard::timers;
-use crate::shard::work::REQUEST_EFFORT;
+use crate::shard::work::{REPLY_BYTES, REQUEST_EFFORT};
 
 /// A user has one connection more than it may have.
 fn too_many() -> (u16, String) {
@@ -160,9 +160,8 @@ impl Core {
 
     /// Continues with requests that had to wait.
     pub(in crate::shard) fn hub_continue(&mut self, index: u32) {
-        let room = self.config.limits.outbox_high_bytes;
-        let queued = self.slots[index as usize].outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let budget = self.work.requests(room.saturating_sub(queued));
+        let outbox = self.slots[index as usize].outbox.as_deref();
+        let budget = self.work.requests(self.config.limits.outbox_high_bytes, outbox);
         let now_ns = self.now_ns;
         let Some(hub) = &mut self.hub else { return };
         hub.budget = budget;
@@ -178,6 +177,7 @@ impl Core {
         let mut effects = std::mem::take(&mut hub.effects);
         hub.budget = BUDGET;
         self.work.spend(u64::from(effects.requests) * REQUEST_EFFORT);
+        self.work.spend(effects.reply_bytes as u64 / REPLY_BYTES);
         hub.remove_members(&effects.left);
         if effects.renumbered {
             hub.renumber(index);

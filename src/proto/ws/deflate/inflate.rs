@@ -25,20 +25,15 @@ use std::num::NonZeroU32;
 use slab::Slab;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
+use super::inflated::{Inflated, STEP_BYTES};
 use super::{CameTo, Flow, TAIL, WINDOW_BITS_MAX, Work, index_of, zlib};
 use crate::proto::ws::{DataKind, ProtocolError, utf8};
 
-/// Bytes that are inflated before they are looked at.
-const STEP_BYTES: usize = 64 * 1024;
 /// Messages up to this size may inflate by any ratio: short runs of zeros are no attack.
 const RATIO_FROM_BYTES: usize = 1 << 20;
 /// Final blocks within one message, each of which makes the inflater start anew. Nobody needs more
 /// than one for each flush.
 const FINAL_BLOCKS_MAX: u32 = 64;
-/// From this size on, the memory of a message is reserved in strides of [`RESERVE_FACTOR`] times
-/// what is there, and touched step by step: little is copied when it grows.
-const RESERVE_FROM_BYTES: usize = 1 << 20;
-const RESERVE_FACTOR: usize = 16;
 /// Memory for whole messages that is kept between them (bytes).
 const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
 /// What one zlib-rs inflater takes (bytes).
@@ -270,51 +265,6 @@ impl Engine<'_> {
                 self.step(&FINAL_BLOCK, &mut [0]) == end
             }
         }
-    }
-}
-
-/// Bytes of a message in memory that was made ready before.
-#[derive(Debug, Default)]
-struct Inflated {
-    /// All of it may be written to; grows with what comes, never past the limit.
-    bytes: Vec<u8>,
-    filled: usize,
-}
-
-impl Inflated {
-    fn filled(&self) -> &[u8] {
-        &self.bytes[..self.filled]
-    }
-
-    /// Where the next step may write; empty at the limit, which may have been lowered meanwhile.
-    fn room(&mut self, input_len: usize, bytes_max: usize) -> &mut [u8] {
-        if self.filled >= bytes_max {
-            return &mut [];
-        }
-        if self.filled == self.bytes.len() {
-            self.grow(input_len, bytes_max);
-        }
-        // Up to where the next look is due, wherever the input was cut.
-        let look = self.filled - self.filled % STEP_BYTES + STEP_BYTES;
-        let end = self.bytes.len().min(look).min(bytes_max);
-        &mut self.bytes[self.filled..end]
-    }
-
-    /// Makes room for the next step. Costs no more than a step's worth of zeros, and now and then
-    /// a copy of what is there.
-    fn grow(&mut self, input_len: usize, bytes_max: usize) {
-        let len = self.bytes.len();
-        let likely = input_len.saturating_mul(4).max(512);
-        let wanted = likely.saturating_add(len).max(2 * len).min(bytes_max);
-        if self.bytes.capacity() < wanted.min(len + STEP_BYTES) {
-            let reserved = if len < RESERVE_FROM_BYTES {
-                wanted
-            } else {
-                len.saturating_mul(RESERVE_FACTOR).min(bytes_max)
-            };
-            self.bytes.reserve_exact(reserved - len);
-        }
-        self.bytes.resize(wanted.min(len + STEP_BYTES), 0);
     }
 }
 

@@ -26,11 +26,12 @@
 //! So zlib-rs, whose size counts once a shard, does what is shared, and zlib what is owned. Level 1
 //! is the default for it costs a third of the others; below 256 bytes it saves too little.
 //!
-//! Files: `inflate` (bytes in, messages out, bombs), `compress` (messages in, bytes out), `shared`
-//! (one message for many receivers), `zlib` (the fenced C library).
+//! Files: `inflate` (bytes in, messages out, bombs) and its memory `inflated`, `compress` (messages
+//! in, bytes out), `shared` (one message for many receivers), `zlib` (the fenced C library).
 
 mod compress;
 mod inflate;
+mod inflated;
 mod shared;
 mod zlib;
 
