@@ -115,8 +115,8 @@ impl Config {
     ) -> Result<(), ConfigError> {
         let (old, new) = (&old.auth, &self.auth);
         if old.keys_configured && !new.keys_configured && !new.allow_anonymous {
-            let text = "there is no [[key]], auth.jwks_file or auth.jwks_url, and the configuration \
-                        in force has some: every client would be anonymous. If the file was being \
+            let text = "there is no [[key]], auth.jwks_file or auth.jwks_url, and the \
+                        configuration in force has some: every client would be anonymous. If the file was being \
                         written, reload again; if this is meant, set auth.allow_anonymous = true";
             return Err(of_one("auth.allow_anonymous".into(), text.into()));
         }
@@ -139,8 +139,8 @@ impl Config {
             && new.api_keys.is_empty()
             && !file.admin.allow_anonymous
         {
-            let text = "there is no [[api_key]], and the configuration in force has some: the admin \
-                        address would answer every program on this host. If the file was being \
+            let text = "there is no [[api_key]], and the configuration in force has some: the \
+                        admin address would answer every program on this host. If the file was being \
                         written, reload again; if this is meant, set admin.allow_anonymous = true";
             return Err(of_one("admin.allow_anonymous".into(), text.into()));
         }

@@ -339,8 +339,9 @@ impl Core {
     }
 
     /// Counts frames that have led to no event, where there were many.
-    fn count_frames(&mut self, has_yielded: bool) -> Seen {
-        if !has_yielded {
+    fn count_frames(&mut self, index: u32) -> Seen {
+        let stage = &self.slots[index as usize].stage;
+        if !matches!(stage, Stage::Open(receiver) if receiver.has_yielded()) {
             return Seen::Nothing;
         }
         (0..ws::FRAMES_AT_ONCE).for_each(|_| self.work.spend_frame());
@@ -357,8 +358,7 @@ impl Core {
         let sending = receiver.sending();
         let (limits, inflaters) = (&self.config.limits.ws, Some(&mut self.inflaters));
         let Some(event) = receiver.next_inflated(input, limits, inflaters) else {
-            let has_yielded = receiver.has_yielded();
-            return self.count_frames(has_yielded);
+            return self.count_frames(index);
         };
         self.work.spend_frame();
         let (mut after, mut heard) = (After::Nothing, false);
@@ -390,8 +390,8 @@ impl Core {
                     _ if is_hub => {
                         let high_bytes = self.config.limits.outbox_high_bytes;
                         let budget = self.work.requests(high_bytes, replies.outbox.as_deref());
-                        let at = (index, self.now_ns, budget);
-                        Core::hub_receive(&mut self.hub, at, (kind, payload), taken.err());
+                        let (hub, at) = (&mut self.hub, (index, self.now_ns, budget));
+                        Core::hub_receive(hub, at, (kind, payload), taken.err());
                         heard = true;
                     }
                     Ok(()) => Session::Echo.message(kind, payload, &mut replies),
