@@ -116,8 +116,9 @@ impl Config {
         let (old, new) = (&old.auth, &self.auth);
         if old.keys_configured && !new.keys_configured && !new.allow_anonymous {
             let text = "there is no [[key]], auth.jwks_file or auth.jwks_url, and the \
-                        configuration in force has some: every client would be anonymous. If the file was being \
-                        written, reload again; if this is meant, set auth.allow_anonymous = true";
+                        configuration in force has some: every client would be anonymous. If the \
+                        file was being written, reload again; if this is meant, set \
+                        auth.allow_anonymous = true";
             return Err(of_one("auth.allow_anonymous".into(), text.into()));
         }
         if !new.keys_configured && !old_file.channels.is_empty() && file.channels.is_empty() {
@@ -140,8 +141,9 @@ impl Config {
             && !file.admin.allow_anonymous
         {
             let text = "there is no [[api_key]], and the configuration in force has some: the \
-                        admin address would answer every program on this host. If the file was being \
-                        written, reload again; if this is meant, set admin.allow_anonymous = true";
+                        admin address would answer every program on this host. If the file was \
+                        being written, reload again; if this is meant, set \
+                        admin.allow_anonymous = true";
             return Err(of_one("admin.allow_anonymous".into(), text.into()));
         }
         let url = |auth: &super::Auth| auth.jwks.as_ref().map(|source| source.url.clone());
