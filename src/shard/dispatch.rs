@@ -188,6 +188,7 @@ impl<D: Driver> Shard<D> {
             if matches!(slot.stage, Stage::Closing { .. }) {
                 // Our Close has left only now, and the time for the peer's begins.
                 slot.stage_tick = core.tick;
+                core.set_deadline(index);
             }
         }
         self.core.reconsider(index);
