@@ -56,12 +56,13 @@ fn start(
     log: &LogWriter,
 ) -> Result<Option<Started>, Box<dyn std::error::Error>> {
     host::use_small_pages();
-    let Loaded { config, written, path, open_files, .. } =
+    let Loaded { mut config, written, path, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
-    let config = Arc::new(config);
-    let set_level = log_to(log, &config);
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let owner = guard.owner();
+    config.keep_ticket_key(owner)?;
+    let config = Arc::new(config);
+    let set_level = log_to(log, &config);
     let bind = |address| control::bind(address, owner);
     let admin = config.admin.as_ref().map(bind).transpose()?;
     let metrics = &config.metrics;

@@ -7,7 +7,7 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::file::{self, File, Secret};
-use super::{Auth, ConfigError, Resume, at, error, of_one, secret_files};
+use super::{Auth, ConfigError, Resume, TicketKeys, at, error, of_one, secret_files};
 use crate::auth::{
     ApiKeys, Expected, Jwks, JwksSource, Key, KeyAlgorithm, SEAL_KEY_BYTES, Sealer, SigningKey,
     Verifier,
@@ -186,7 +186,8 @@ fn api_keys(written: &[file::ApiKey]) -> Result<Vec<(String, String)>, ConfigErr
 pub(super) fn resume(written: &file::Resume) -> Result<Resume, ConfigError> {
     let keys = seal_keys(written)?;
     let sealer = Arc::new(Sealer::new(&keys));
-    Ok(Resume { sealer, is_random: keys.is_empty(), ttl_s: written.ttl_s.into() })
+    let origin = if keys.is_empty() { TicketKeys::Random } else { TicketKeys::Configured };
+    Ok(Resume { sealer, keys: origin, ttl_s: written.ttl_s.into() })
 }
 
 /// The keys that seal tickets; none where there is to be a random one.
@@ -219,7 +220,8 @@ fn seal_keys(written: &file::Resume) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, Config
     Ok(keys)
 }
 
-fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
+/// A key as base64 or hexadecimal.
+pub(super) fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
     if text.len() == 2 * SEAL_KEY_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let mut key = [0; SEAL_KEY_BYTES];
         for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {

@@ -14,6 +14,7 @@ mod read;
 pub mod reference;
 mod reload;
 mod secret_files;
+mod state;
 mod validate;
 mod value;
 
@@ -150,12 +151,22 @@ pub struct Auth {
     pub api_keys: Arc<ApiKeys>,
 }
 
+/// Where the keys that seal tickets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketKeys {
+    /// `resume.keys` or `resume.keys_file`.
+    Configured,
+    /// The file in `process.state_dir`.
+    Kept,
+    /// This process only: no ticket outlives it.
+    Random,
+}
+
 /// How clients come back with tickets.
 #[derive(Debug)]
 pub struct Resume {
     pub sealer: Arc<Sealer>,
-    /// Whether its key is a random one, so that no ticket outlives the process.
-    pub is_random: bool,
+    pub keys: TicketKeys,
     pub ttl_s: u64,
 }
 

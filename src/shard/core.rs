@@ -73,6 +73,8 @@ pub(super) struct Core {
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     pub suspects: HashMap<Token, Option<(u64, u32)>>,
     pub draining: bool,
+    /// The drain began with few connections: clients may come back at once.
+    pub drains_few: bool,
     /// Input is being looked at, and what it leaves behind will be accounted for at its end.
     pub in_input: bool,
     /// Whether a reply may leave from the buffer that its message came in.
@@ -165,6 +167,7 @@ impl Core {
             questioned: Vec::new(),
             suspects: HashMap::new(),
             draining: false,
+            drains_few: false,
             in_input: false,
             may_lend: false,
             lent: None,

@@ -341,7 +341,7 @@ impl Core {
     /// Answers an unfinished or refused request and lingers.
     pub(super) fn refuse(&mut self, index: u32, refusal: Refusal, message: &str) {
         self.counters.refuse(refusal);
-        let retry_after_s = self.draining.then_some(self.config.drain.retry_after_s);
+        let retry_after_s = self.draining.then(|| self.drain_retry_after_s());
         let mut answer = Vec::with_capacity(512);
         http::refuse(refusal, message, retry_after_s, &mut answer);
         self.queue(index, &answer);

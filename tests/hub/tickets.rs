@@ -1,5 +1,7 @@
 //! Tickets: what they bring back, and every kind that brings nothing.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::client::{Client, KEYS, OPEN, post, posted, text, token};
@@ -76,6 +78,31 @@ fn a_ticket_of_another_server_is_good_only_where_they_share_their_keys() {
     let mut there = Client::open(&same);
     there.get(resume(&ticket), "resumed");
     there.subscribe("room");
+}
+
+#[test]
+fn a_ticket_survives_a_restart_where_there_is_a_state_directory() {
+    let name = format!("seawall-state-{}-tickets", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    let config = format!("[process]\nstate_dir = \"{}\"\n", folder.display());
+    let mut first = Server::start(&config);
+    let ticket = {
+        let mut client = Client::open(&first);
+        client.subscribe("room");
+        client.ticket()
+    };
+    first.signal("TERM");
+    assert_eq!(first.wait(Duration::from_secs(30)).code(), Some(0));
+    let second = Server::start(&config);
+    let mut client = Client::open(&second);
+    let resumed = client.get(resume(&ticket), "resumed");
+    assert!(resumed["ticket"].is_string(), "{resumed}");
+    // A reload keeps the key.
+    second.reload(&format!("{config}[rates]\nburst_ms = 1000\n"));
+    Client::open(&second).get(resume(&ticket), "resumed");
+    // Another server does not know it.
+    Client::open(&Server::start("")).refused(resume(&ticket), "unauthorized");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

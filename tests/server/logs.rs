@@ -19,8 +19,7 @@ fn a_log_of_json_is_json_from_the_first_line() {
         let object: Value = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("`{line}` is no JSON: {error}"));
         if let Some(fact) = object["fields"]["fact"].as_str() {
-            let message = object["fields"]["message"].as_str().expect("a fact says something");
-            facts.push((fact.to_owned(), message.to_owned()));
+            facts.push((fact.to_owned(), object["fields"].clone()));
         }
         if facts.last().is_some_and(|(fact, _)| fact == "limits") {
             break;
@@ -29,12 +28,18 @@ fn a_log_of_json_is_json_from_the_first_line() {
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
     std::fs::remove_file(path).expect("the configuration was written");
-    let of = |name: &str| {
+    let of = |name: &str, key: &str| -> Value {
         let found = facts.iter().find(|(fact, _)| fact == name);
-        found.map_or_else(|| panic!("no {name}: {facts:?}"), |(_, message)| message.as_str())
+        let (_, fields) = found.unwrap_or_else(|| panic!("no {name}: {facts:?}"));
+        assert!(!fields[key].is_null(), "{name} has no {key}: {fields}");
+        fields[key].clone()
     };
-    assert!(of("clients").starts_with("ws://127.0.0.1:"));
-    assert!(of("operators").starts_with("http://127.0.0.1:"));
-    assert!(of("engine").contains("io_uring"));
-    assert!(of("limits").contains("connections"));
+    let text = |name: &str, key: &str| of(name, key).as_str().expect("a string").to_owned();
+    assert!(text("clients", "url").starts_with("ws://127.0.0.1:"));
+    assert!(text("playground", "url").starts_with("http://127.0.0.1:"));
+    assert!(text("operators", "url").starts_with("http://127.0.0.1:"));
+    assert_eq!(text("hub", "access"), "anonymous");
+    assert_eq!(text("tickets", "keys"), "random");
+    assert!(of("engine", "ring_entries").is_u64());
+    assert!(of("limits", "connections").is_u64());
 }

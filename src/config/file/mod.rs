@@ -168,11 +168,13 @@ section! {
     deadline_ms: u32 = 25_000,
     "Below the supervisor's own patience (Kubernetes: 30 s).";
 
-    /// Up to so many connections of a shard are closed at once, without spreading.
+    /// Up to this many connections, a shard closes all of them at once and asks them to reconnect
+    /// within a second.
     at_once_connections: u32 = 1_000,
-    "Lower where even few clients are expensive to take back.";
+    "Lower where even few clients are expensive to accept again.";
 
-    /// `Retry-After` of the 503 meanwhile, and the least in goodbyes.
+    /// `Retry-After` of the 503 meanwhile, and the shortest delay in a `goodbye`, where a shard has
+    /// more connections than that.
     retry_after_s: u32 = 5,
     "About the time a restart takes.";
 }
