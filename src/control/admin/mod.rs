@@ -41,6 +41,8 @@ pub(super) struct State(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
+    /// When the server started (Unix time, s).
+    started_unix_s: f64,
     config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
     collector: Arc<Collector>,
@@ -53,6 +55,11 @@ struct Inner {
     orders: Orders,
 }
 
+fn started_unix_s(facts: &Facts) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(facts.started.elapsed()).as_secs_f64()
+}
+
 impl State {
     pub(super) fn new(
         server: &Server,
@@ -63,6 +70,7 @@ impl State {
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
+            started_unix_s: started_unix_s(&server.facts),
             config: server.live_config(),
             directory: server.directory(),
             collector,

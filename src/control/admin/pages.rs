@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::api::Named;
 use super::{State, accept, refuse};
 use crate::control::memory::Usage;
+use crate::driver::host;
 use crate::metrics::hdr::{self, Detail, Summary};
-use crate::metrics::{HISTOGRAMS, Histograms, Process, prometheus, text};
+use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
 
 /// `/healthz`: the process answers.
 pub(super) async fn health() -> Json<Value> {
@@ -56,6 +57,9 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
         memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
         memory_shortage: state.0.directory.admission().shortage() as u64,
         draining: state.0.draining.load(Ordering::Relaxed),
+        host: host::process_numbers(),
+        started_unix_s: state.0.started_unix_s,
+        limits: limits(&state),
     };
     let openmetrics = text::openmetrics(snapshot, &process);
     let (kind, body) = if accept::asks_for(&headers, "application/openmetrics-text", "text/plain") {
@@ -64,6 +68,27 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
         (prometheus::TYPE, prometheus::from_openmetrics(&openmetrics))
     };
     ([(header::CONTENT_TYPE, kind), (header::VARY, "Accept")], body).into_response()
+}
+
+/// The limits in force.
+fn limits(state: &State) -> NodeLimits {
+    let config = state.config();
+    let limits = &config.limits;
+    let shard_connections_max = u64::from(limits.connections_per_shard_max);
+    let possible = shard_connections_max * u64::from(config.shards);
+    let connections_max = match u64::from(limits.admission.connections_max) {
+        0 => possible,
+        configured => configured.min(possible),
+    };
+    NodeLimits {
+        connections_max,
+        shard_connections_max,
+        memory_bytes_max: limits.admission.memory_bytes_max,
+        shard_outbox_bytes_max: limits.outbox_shard_bytes_max as u64,
+        channels_max: config.hub.channels_max.into(),
+        history_bytes_max: config.hub.history_bytes_max,
+        open_files: state.0.facts.open_files,
+    }
 }
 
 /// `/v1/histograms`: the key figures of each.
