@@ -11,8 +11,10 @@ mod kick;
 mod load;
 mod print;
 mod publish;
+mod reload;
 mod remote;
 mod serve;
+mod status;
 mod token;
 
 use std::fmt::Display;
@@ -52,7 +54,11 @@ enum Command {
     Connections(connections::Arguments),
     /// Disconnect a user or a connection of a running server
     Kick(kick::Arguments),
-    /// Begin the graceful end of a running server
+    /// Show the state of a running server
+    Status(status::Arguments),
+    /// Make a running server read its configuration again
+    Reload(reload::Arguments),
+    /// Shut a running server down gracefully
     Drain(drain::Arguments),
     /// Look at this host: what stands in the server's way, and what mends it
     Doctor(doctor::Arguments),
@@ -74,6 +80,8 @@ pub fn run() -> ExitCode {
         Command::Channels(arguments) => channels::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Kick(arguments) => kick::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => print::version(&arguments),

@@ -75,6 +75,30 @@ impl File {
     }
 }
 
+impl File {
+    /// The options whose values differ in another file: by key, and repeated sections as a whole.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |file| toml::Table::try_from(file).expect("what came from TOML is TOML again");
+        let (own, others) = (table(self), table(other));
+        let mut found = Vec::new();
+        for section in &SECTIONS {
+            if section.repeated {
+                if own.get(section.name) != others.get(section.name) {
+                    found.push(format!("[[{}]]", section.name));
+                }
+                continue;
+            }
+            let value = |table: &toml::Table, key: &str| match section.name {
+                "" => table.get(key).cloned(),
+                name => table.get(name)?.get(key).cloned(),
+            };
+            let differ = |row: &&Row| value(&own, row.key) != value(&others, row.key);
+            found.extend(section.rows.iter().filter(differ).map(|row| section.path(row)));
+        }
+        found
+    }
+}
+
 /// What stands above the first section.
 pub const TOP: Section = Section {
     name: "",

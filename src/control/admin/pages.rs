@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::api::Named;
 use super::{State, accept, refuse};
 use crate::control::memory::Usage;
+use crate::control::reload::{Changes, Outcome};
 use crate::driver::host;
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
@@ -30,7 +31,7 @@ pub(super) async fn ready(Extracted(state): Extracted<State>) -> Response {
 
 /// `POST /v1/drain`: begins the graceful end, as SIGTERM does; again does no more.
 pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Json<Value>) {
-    state.0.orders.drain();
+    state.0.orders.drain().await;
     let drain = &state.config().drain;
     let open: u64 = (0..state.0.directory.len() as u16)
         .map(|shard| u64::from(state.0.directory.open(shard)))
@@ -42,6 +43,35 @@ pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Js
         "deadline_ms": drain.deadline_ms,
     });
     (StatusCode::ACCEPTED, Json(answer))
+}
+
+/// `POST /v1/reload`: reads the configuration again, as SIGHUP does, and answers with the outcome.
+pub(super) async fn reload(Extracted(state): Extracted<State>) -> Response {
+    match state.0.orders.reload().await {
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is ending"),
+        Some(Outcome { result: Ok(changes), .. }) => {
+            let Changes { applied, restart_required } = changes;
+            Json(json!({"applied": applied, "restart_required": restart_required})).into_response()
+        }
+        Some(Outcome { result: Err(error), .. }) => {
+            let message = format!("{error}\nThe previous configuration stays in force.");
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &message)
+        }
+    }
+}
+
+/// The outcome of the last reload; null before the first.
+fn last_reload(state: &State) -> Value {
+    let Some(outcome) = state.0.last_reload.load_full() else { return Value::Null };
+    match &outcome.result {
+        Ok(Changes { applied, restart_required }) => json!({
+            "time_ms": outcome.time_ms,
+            "ok": true,
+            "applied": applied,
+            "restart_required": restart_required,
+        }),
+        Err(error) => json!({"time_ms": outcome.time_ms, "ok": false, "error": error}),
+    }
 }
 
 /// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
@@ -191,6 +221,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
         "pid": std::process::id(),
         "uptime_s": facts.started.elapsed().as_secs_f64(),
         "draining": state.0.draining.load(Ordering::Relaxed),
+        "last_reload": last_reload(&state),
         "shards": config.shards,
         "connections_open": {
             "total": open.iter().map(|open| u64::from(*open)).sum::<u64>(),
