@@ -24,9 +24,9 @@ pub(super) struct Loaded {
 /// # Errors
 /// Every mistake with its place and its cure.
 pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
-    let (path, written) = layers(file, overrides)?;
+    let (path, given) = layers(file, overrides)?;
     let open_files = host::raise_open_files();
-    let config = written.validate(open_files, host::cores().len())?;
+    let (written, config) = Written::load(&given, open_files, host::cores().len())?;
     let name = path.as_deref().map_or("the configuration", shown_str).to_owned();
     Ok(Loaded { name, path, written, config, open_files })
 }
@@ -41,14 +41,14 @@ pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Wri
                     a file with --config to be able to reload";
         return Err(ConfigError { key: None, text: text.to_owned() });
     }
-    layers(file, overrides).map(|(_, written)| written)
+    layers(file, overrides).and_then(|(_, given)| Written::new(&given))
 }
 
-/// The configuration's file, and its layers.
+/// The configuration's file, and what was given.
 fn layers(
     file: Option<&str>,
     overrides: &Overrides,
-) -> Result<(Option<String>, Written), ConfigError> {
+) -> Result<(Option<String>, Given), ConfigError> {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -57,7 +57,7 @@ fn layers(
     let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
     let path = path.map(str::to_owned);
     let given = Given { file: text, environment, flags: overrides.0.clone() };
-    Ok((path, Written::new(&given)?))
+    Ok((path, given))
 }
 
 fn shown_str(path: &str) -> &str {

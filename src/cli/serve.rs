@@ -20,6 +20,9 @@ use crate::server::Server;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  seawall serve\n  seawall serve --config seawall.toml --listen 0.0.0.0:9000\n  seawall serve --channel-pattern 'chat:*' --channel-history 100 --channel-presence true"
+)]
 pub(super) struct Arguments {
     #[arg(
         long,

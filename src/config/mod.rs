@@ -8,6 +8,7 @@
 mod credentials;
 mod endpoints;
 pub mod file;
+mod folders;
 mod hub;
 mod layers;
 mod read;
@@ -49,6 +50,30 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// The errors found so far. Validation continues past each, so that all are reported at once.
+#[derive(Debug, Default)]
+struct Faults(Vec<ConfigError>);
+
+impl Faults {
+    /// A result's value; its error is kept.
+    fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// The value, unless there were errors: then those, in the order in which they were found.
+    fn finish<T>(self, value: impl FnOnce() -> T) -> Result<T, Vec<ConfigError>> {
+        if self.0.is_empty() { Ok(value()) } else { Err(self.0) }
+    }
+}
+
+impl ConfigError {
+    /// Several errors as one: the first one's key, and the text of all.
+    fn all(errors: Vec<Self>) -> Self {
+        let text = errors.iter().map(|error| error.text.as_str()).collect::<Vec<_>>().join("\n");
+        Self { key: errors.into_iter().next().and_then(|error| error.key), text }
+    }
+}
 
 fn error(text: impl Into<String>) -> ConfigError {
     ConfigError { key: None, text: text.into() }
