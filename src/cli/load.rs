@@ -35,13 +35,13 @@ pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, 
 ///
 /// # Errors
 /// As [`load`]; and standard input cannot be read twice.
-pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Written, ConfigError> {
+pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Given, ConfigError> {
     if file == Some("-") {
         let text = "the configuration came from standard input, which cannot be read again: give \
                     a file with --config to be able to reload";
         return Err(ConfigError { key: None, text: text.to_owned() });
     }
-    layers(file, overrides).and_then(|(_, given)| Written::new(&given))
+    layers(file, overrides).map(|(_, given)| given)
 }
 
 /// The configuration's file, and what was given.

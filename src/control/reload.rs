@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 use crate::auth::Fetcher;
 use crate::config::file::File;
-use crate::config::{Config, ConfigError, Renewed, Written};
+use crate::config::{Config, ConfigError, Given, Renewed, Written};
 use crate::server::Server;
 
 /// Reads file, environment and flags.
-pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Written, ConfigError> + Send + Sync>;
+pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Given, ConfigError> + Send + Sync>;
 
 /// How the configuration is read, and what was read last.
 pub(crate) struct Reloader {
@@ -175,7 +175,9 @@ impl Reloader {
         let (read, file, config) = (self.read.clone(), self.file.clone(), server.config());
         let (host, directory) = ((self.open_files, self.cores), server.directory());
         move || {
-            let written = read().map_err(|error| error.to_string())?;
+            let given = read().map_err(|error| error.to_string())?;
+            let (written, _) =
+                Written::load(&given, host.0, host.1).map_err(|error| error.to_string())?;
             // A shard that still runs on an earlier configuration may be about to upgrade a
             // connection on a route that the present one has closed.
             let settled = directory.all_run_on(config.epoch);

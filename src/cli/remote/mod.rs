@@ -232,6 +232,8 @@ impl Api {
             (401, ..) => Err(format!(
                 "{place} does not know this API key: it must be the secret of an [[api_key]] there"
             )),
+            // The configuration's own errors.
+            (422, _, Some(told)) => Err(told.to_owned()),
             (_, _, Some(told)) => Err(format!("refused ({status}): {told}")),
             _ => Err(format!(
                 "{place} answered with {status} and no JSON: is it the admin address of a Seawall?"
