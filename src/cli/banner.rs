@@ -59,7 +59,7 @@ pub(super) fn announce(
     }
     let per_shard = config.limits.connections_per_shard_max;
     let connections = u64::from(per_shard) * u64::from(config.shards);
-    let message_bytes = config.limits.ws.message_bytes_max as usize;
+    let message_bytes = config.limits.ws.message_bytes_max;
     facts.push(Fact::Limits { connections, per_shard, open_files, message_bytes });
     let version = env!("CARGO_PKG_VERSION");
     match config.log_format {

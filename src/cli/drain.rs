@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::remote::Remote;
 
 /// Shuts a running server down gracefully, as SIGTERM does: it accepts no new clients, and closes
-/// its connections, spread over drain.window_ms.
+/// its connections, spread over `drain.window_ms`.
 ///
 /// Exit codes: 0 it has begun, or with --wait ended; 1 the server was not reached.
 #[derive(Debug, clap::Args)]

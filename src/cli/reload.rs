@@ -1,5 +1,6 @@
 //! `seawall reload`: another configuration for a running server, with its outcome.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -33,7 +34,8 @@ fn shown(answer: &Value) -> String {
         None => "reloaded; no option has changed\n".to_owned(),
     };
     if let Some(waiting) = list("restart_required") {
-        text += &format!("needs a restart: {waiting}\n");
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "needs a restart: {waiting}");
     }
     text
 }

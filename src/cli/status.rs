@@ -1,5 +1,6 @@
 //! `seawall status`: a running server on one screen.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -63,7 +64,8 @@ fn shown(node: &Value, memory: &Value) -> String {
 }
 
 fn line(out: &mut String, name: &str, value: &str) {
-    *out += &format!("  {name:<12} {value}\n");
+    // Writing to a string does not fail.
+    let _ = writeln!(out, "  {name:<12} {value}");
 }
 
 fn last_reload(outcome: &Value) -> String {
@@ -73,9 +75,10 @@ fn last_reload(outcome: &Value) -> String {
     if outcome["ok"] == true {
         let waiting = outcome["restart_required"].as_array().into_iter().flatten();
         let waiting: Vec<_> = waiting.filter_map(Value::as_str).map(plain).collect();
-        let waiting = match waiting.is_empty() {
-            true => String::new(),
-            false => format!("; needs a restart: {}", waiting.join(", ")),
+        let waiting = if waiting.is_empty() {
+            String::new()
+        } else {
+            format!("; needs a restart: {}", waiting.join(", "))
         };
         return format!("{ago} ago: succeeded{waiting}");
     }

@@ -22,8 +22,8 @@ impl Identity {
             ("", Some(own)) => own,
             ("", None) => {
                 return Err(format!(
-                    "process.user = \"{}\" does not exist on this host and has no group of its own: \
-                     set process.group",
+                    "process.user = \"{}\" does not exist on this host, so it has no group: set \
+                     process.group",
                     written.user
                 ));
             }

@@ -143,7 +143,7 @@ fn who_was_disconnected_has_only_void_tickets() {
     assert_eq!(server.metrics().get("auth_failures_total{kind=\"ticket_void\"}"), 2);
     client.get(resume(&bob), "resumed");
     // What comes later is good, if only by a moment.
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(5));
     let again = Client::open_as(&server, "ann").ticket();
     Client::open(&server).get(resume(&again), "resumed");
     // A connection of nobody's, and the ones that continued it.

@@ -67,11 +67,13 @@ fn ask(server: &Server, target: &str, fields: &str) -> u16 {
     client.answer().0
 }
 
+/// Rejections of each kind.
+const EACH: u64 = 30;
+
 /// At `info`, a reason has one line and then a sum; what is logged and left out adds up.
 #[test]
 fn rejections_are_logged_with_their_reason_and_not_one_by_one() {
     let server = logging("info");
-    const EACH: u64 = 30;
     for _ in 0..EACH {
         assert_eq!(ask(&server, "/none?token=secret", ""), 404);
         assert_eq!(ask(&server, "/ws", "Origin: http://other.example\r\n"), 403);
