@@ -13,7 +13,11 @@ use crate::guard;
 
 /// Exit codes: 0 `serve` would take it; 1 it would not, and standard error says why.
 #[derive(Debug, clap::Args)]
-#[command(after_help = format!("Examples:\n  seawall check-config seawall.toml\n  seawall config --short | seawall check-config -\n  seawall check-config seawall.toml --listen :9001\n\n{SEE_SERVE}"))]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall check-config seawall.toml\n\
+    \x20 seawall config --short | seawall check-config -\n\
+    \x20 seawall check-config seawall.toml --listen :9001\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     #[arg(
         value_name = "FILE",

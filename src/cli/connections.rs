@@ -15,9 +15,9 @@ const PAGE: usize = 1000;
 ///
 /// Exit codes: 0 done; 1 the server was not reached, or there is no such connection.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  seawall connections --user ann\n  seawall connections --address 203.0.113.7 --json"
-)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall connections --user ann\n\
+        \x20 seawall connections --address 203.0.113.7 --json")]
 pub(super) struct Arguments {
     /// A connection's id
     id: Option<String>,

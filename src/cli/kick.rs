@@ -12,9 +12,10 @@ use super::remote::{Api, Remote};
 /// Exit codes: 0 a connection was found; 1 none was, or the server was not reached.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["user", "connection"]))]
-#[command(
-    after_help = "Examples:\n  seawall kick --user ann\n  seawall kick --connection 0-1-2 --code 4000 --reason bye\n  seawall kick --user ann --channel chat:lobby"
-)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall kick --user ann\n\
+        \x20 seawall kick --connection 0-1-2 --code 4000 --reason bye\n\
+        \x20 seawall kick --user ann --channel chat:lobby")]
 pub(super) struct Arguments {
     /// All connections of this user
     #[arg(long)]

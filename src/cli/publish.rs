@@ -12,9 +12,10 @@ use super::remote::{Remote, text};
 ///
 /// Exit codes: 0 the message is in the channel's log; 1 it is not, and standard error says why.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  seawall publish news '{\"headline\":\"hello\"}'\n  seawall publish news hello --text\n  echo '[1,2]' | seawall publish news"
-)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall publish news '{\"headline\":\"hello\"}'\n\
+        \x20 seawall publish news hello --text\n\
+        \x20 echo '[1,2]' | seawall publish news")]
 pub(super) struct Arguments {
     /// The channel
     channel: String,

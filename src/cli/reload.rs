@@ -13,7 +13,9 @@ use super::remote::{Remote, plain};
 /// Exit codes: 0 the configuration is in force; 1 it has errors and the previous one stays in
 /// force, or the server was not reached.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  seawall reload\n  seawall reload --url unix:/run/admin.sock")]
+#[command(after_help = "Examples:\n\
+    \x20 seawall reload\n\
+    \x20 seawall reload --url unix:/run/admin.sock")]
 pub(super) struct Arguments {
     #[command(flatten)]
     remote: Remote,

@@ -20,9 +20,10 @@ use crate::server::Server;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  seawall serve\n  seawall serve --config seawall.toml --listen 0.0.0.0:9000\n  seawall serve --channel-pattern 'chat:*' --channel-history 100 --channel-presence true"
-)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall serve\n\
+        \x20 seawall serve --config seawall.toml --listen 0.0.0.0:9000\n\
+        \x20 seawall serve --channel-pattern 'chat:*' --channel-history 100")]
 pub(super) struct Arguments {
     #[arg(
         long,

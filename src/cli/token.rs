@@ -18,7 +18,11 @@ use crate::auth::{Examination, KeyAlgorithm, Pattern, Rights, SigningKey};
 /// With --check, looks at a token instead: prints what it says, and everything that is wrong with
 /// it. Exit codes: 0 the configuration takes the token; 1 it does not, or none could be made.
 #[derive(Debug, clap::Args)]
-#[command(after_help = format!("Examples:\n  seawall token --user ann --channel 'chat:*' --expires 1h\n  seawall token --channel-token private-7=subscribe,history\n  seawall token --check \"$TOKEN\"\n\n{SEE_SERVE}"))]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall token --user ann --channel 'chat:*' --expires 1h\n\
+    \x20 seawall token --channel-token private-7=subscribe,history\n\
+    \x20 seawall token --check \"$TOKEN\"\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     /// Whose token: the claim `sub`
     #[arg(long)]

@@ -57,7 +57,8 @@ fn events(server: &Server, message: &str) -> Vec<Value> {
 /// A server with keys that logs JSON.
 fn logging(level: &str) -> Server {
     Server::start(&format!(
-        "[log]\nformat = \"json\"\nlevel = \"{level}\"\n[[key]]\nsecret = \"0123456789abcdef0123456789abcdef\"\n"
+        "[log]\nformat = \"json\"\nlevel = \"{level}\"\n\
+         [[key]]\nsecret = \"0123456789abcdef0123456789abcdef\"\n"
     ))
 }
 

@@ -18,7 +18,10 @@ use finding::{Finding, State};
 
 /// Exit codes: 0 `serve` can start; 1 something stops it (with --strict: or holds it back).
 #[derive(Debug, clap::Args)]
-#[command(after_help = format!("Examples:\n  seawall doctor --config seawall.toml\n  seawall doctor --json --strict\n\n{SEE_SERVE}"))]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall doctor --config seawall.toml\n\
+    \x20 seawall doctor --json --strict\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     #[arg(
         long,
