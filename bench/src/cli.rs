@@ -114,7 +114,12 @@ pub struct OutputArgs {
     /// Exit with 4 unless this holds, as in 'p99<5ms', 'rate>=100k' or 'losses==0'; may be given
     /// more than once. Names are p50, p90, p99, p99.9, max, rate, losses, errors, opened, and all
     /// keys of the JSON
-    #[arg(long, help_heading = "Results", value_name = "CONDITION", value_parser = Expectation::parse)]
+    #[arg(
+        long,
+        help_heading = "Results",
+        value_name = "CONDITION",
+        value_parser = Expectation::parse
+    )]
     pub expect: Vec<Expectation>,
 }
 

@@ -11,7 +11,7 @@ pub(crate) use super::value::shown;
 const COLUMNS: usize = 100;
 
 /// A file to start from: the options that are changed most, with their defaults.
-pub const SHORT: &str = r#"# A starter configuration for Seawall: options with their defaults, and examples.
+pub const SHORT: &str = r#"# A starter configuration: options with their defaults, and examples.
 # `seawall config` prints every option; `seawall check-config FILE` checks a changed file.
 
 [admin]

@@ -23,7 +23,7 @@ const COMPLETION_ENTRIES_MAX: u32 = 65_536;
 
 /// Room in a ring's table beside its connections.
 pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
-    accepts_per_listener * listeners + REFUSALS
+    accepts_per_listener.saturating_mul(listeners).saturating_add(REFUSALS)
 }
 
 impl Config {

@@ -1,5 +1,5 @@
-//! The process as every exporter names it (`process_…`, without the server's prefix), and the limits
-//! that the server's own numbers are compared with.
+//! The process as every exporter names it (`process_…`, without the server's prefix), and the
+//! limits that the server's own numbers are compared with.
 
 use std::fmt;
 

@@ -11,7 +11,12 @@ use crate::upgrade::Extras;
 #[derive(Debug, Default, Args)]
 pub struct RequestArgs {
     /// Add this header to each upgrade request; may be given more than once
-    #[arg(long = "header", help_heading = "Request", value_name = "NAME: VALUE", value_parser = header)]
+    #[arg(
+        long = "header",
+        help_heading = "Request",
+        value_name = "NAME: VALUE",
+        value_parser = header
+    )]
     pub headers: Vec<String>,
     /// Offer this subprotocol
     #[arg(long, help_heading = "Request", value_name = "NAME", value_parser = word)]

@@ -15,6 +15,7 @@ use crate::control::reload::{Changes, Outcome};
 use crate::driver::host;
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
+use crate::server::Facts;
 
 /// `/healthz`: the process answers.
 pub(super) async fn health() -> Json<Value> {
@@ -190,15 +191,17 @@ async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>>
     }
 }
 
+fn listeners(facts: &Facts) -> Vec<Value> {
+    let listeners = facts.listening.iter().zip(&facts.congestion);
+    let described = listeners.map(|(address, congestion)| {
+        json!({"address": address.to_string(), "congestion_control": congestion})
+    });
+    described.collect()
+}
+
 /// `/v1/node`: what runs here, and on what.
 pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
     let (facts, config, directory) = (&state.0.facts, &state.config(), &state.0.directory);
-    let listeners = facts.listening.iter().zip(&facts.congestion);
-    let listeners: Vec<_> = listeners
-        .map(|(address, congestion)| {
-            json!({"address": address.to_string(), "congestion_control": congestion})
-        })
-        .collect();
     let routes = config.routes.as_slice().iter().zip(&config.route_options);
     let routes: Vec<_> = routes
         .enumerate()
@@ -253,7 +256,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "outbox_shard_bytes_max": limits.outbox_shard_bytes_max,
             "partial_shard_bytes_max": limits.partial_shard_bytes_max,
         },
-        "listeners": listeners,
+        "listeners": listeners(facts),
         "routes": routes,
         "metrics": {
             "histograms": config.metrics.histograms,
