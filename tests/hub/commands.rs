@@ -254,7 +254,10 @@ fn drain() {
         waiting.join().unwrap()
     });
     let said = String::from_utf8(waiting.stdout).unwrap();
-    assert!(waiting.status.success() && said.starts_with("draining: 1 connection is closed"), "{said}");
+    assert!(
+        waiting.status.success() && said.starts_with("draining: 1 connection is closed"),
+        "{said}"
+    );
     let gone = shell.fails(&["drain"]);
     assert!(gone.contains(&shell.place), "the server is gone: {gone}");
 }
