@@ -85,6 +85,9 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("resume.keys", _) => SECRET.to_owned(),
         (_, Kind::Text) if row.secret => SECRET.to_owned(),
         (_, Kind::Switch) => (!(row.default)().as_bool().unwrap()).to_string(),
+        ("listener.unix_mode", _) => "641".to_owned(),
+        ("process.user", _) => "nobody".to_owned(),
+        ("process.group", _) => "0".to_owned(),
         (_, Kind::Number { .. }) => ((row.default)().as_integer().unwrap() + 1).to_string(),
         (_, Kind::Text) => "other".to_owned(),
         (_, Kind::List) => "one,two".to_owned(),
@@ -92,6 +95,9 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
     };
     let value = match row.kind {
         Kind::Switch => toml::Value::Boolean(text.parse().unwrap()),
+        Kind::Number { .. } if is_mode(row) => {
+            toml::Value::Integer(i64::from_str_radix(&text, 8).unwrap())
+        }
         Kind::Number { .. } => toml::Value::Integer(text.parse().unwrap()),
         Kind::Text | Kind::Choice(_) => toml::Value::String(text.clone()),
         Kind::List => text.split(',').map(str::to_owned).collect::<Vec<_>>().into(),
@@ -99,7 +105,16 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
     (text, value)
 }
 
+/// Numbers that are octal, with or without the prefix of octal numbers.
+fn is_mode(row: &Row) -> bool {
+    row.key.ends_with("_mode")
+}
+
 fn in_file(section: &Section, row: &Row, value: &toml::Value) -> String {
+    let value = match value {
+        toml::Value::Integer(mode) if is_mode(row) => format!("{mode:o}"),
+        value => value.to_string(),
+    };
     match (section.name, section.repeated) {
         ("", _) => format!("{} = {value}\n", row.key),
         (name, true) => format!("[[{name}]]\n{} = {value}\n", row.key),
@@ -153,7 +168,8 @@ fn every_option_goes_through_file_variable_and_flag() {
 
 #[test]
 fn flags_win_over_variables_and_those_over_the_file() {
-    for (section, row) in rows().filter(|(_, row)| matches!(row.kind, Kind::Number { .. })) {
+    let is_number = |row: &Row| matches!(row.kind, Kind::Number { .. }) && !is_mode(row);
+    for (section, row) in rows().filter(|(_, row)| is_number(row)) {
         let file = Some(("f".to_owned(), in_file(section, row, &toml::Value::Integer(21))));
         let environment = vec![(section.variable(row), "22".to_owned())];
         let flags = vec![(section.flag(row), vec!["23".to_owned()])];
@@ -271,7 +287,10 @@ fn a_fault_of_validation_names_the_place_of_its_option() {
     };
     let validate = |given: &Given| Written::new(given).unwrap().validate(20_000, 1).unwrap_err();
     let fault = validate(&given).to_string();
-    assert!(fault.starts_with("f.toml: line 3: limits.headers_max must be"), "{fault}");
+    // Both at once.
+    let has = |start: &str| fault.lines().any(|line| line.starts_with(start));
+    assert!(has("f.toml: line 3: limits.headers_max must be"), "{fault}");
+    assert!(has("environment: SEAWALL_LISTENER_PROXY_PROTOCOL: "), "{fault}");
     let fault = validate(&Given { file: None, ..given }).to_string();
     assert!(fault.starts_with("environment: SEAWALL_LISTENER_PROXY_PROTOCOL: "), "{fault}");
 }
@@ -400,4 +419,129 @@ fn the_version_is_told() {
     let object: serde_json::Value =
         serde_json::from_slice(&seawall(&["version", "--json"], "").stdout).unwrap();
     assert_eq!(object["version"], version);
+}
+
+/// Mistakes of every kind in one run: of form, of value, of combination, and of the host.
+#[test]
+fn check_config_reports_all_errors_at_once() {
+    let file = "shardz = 1\n[limits]\nheaders_max = 0\nmessage_bytes_max = \"1 MiB\"\n[log]\n\
+        level = \"loud\"\n[[route]]\npath = \"ws\"\nhandler = \"echo\"\n[[route]]\npath = \"/a\"\n\
+        [[route]]\npath = \"/a\"\n[[key]]\nsecret = \"short\"\n[[api_key]]\nsecret = \"short\"\n\
+        [[channel]]\npattern = \"a*b\"\n[[listener]]\nunix_mode = 888\naddress = \"nowhere\"\n\
+        [drain]\nwindow_ms = 9\ndeadline_ms = 8\n[engine]\nring_entries = 1\n\
+        [resume]\nttl_s = 0\n[hub]\nauth_timeout_ms = 0\n";
+    let output = seawall(&["check-config", "-"], file);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    for (line, says) in [
+        (1, "unknown option `shardz`"),
+        (3, "limits.headers_max must be between"),
+        (4, "write 1048576"),
+        (6, "log.level = \"loud\""),
+        (8, "path must begin with `/`"),
+        (13, "two routes have the path /a"),
+        (15, "has 5 bytes"),
+        (17, "at least 20 visible characters"),
+        (19, "only at the end"),
+        (21, "permission bits from 0o000 to 0o777"),
+        (22, "`nowhere` is not an address"),
+        (24, "drain.deadline_ms"),
+        (27, "engine.ring_entries"),
+        (29, "resume.ttl_s"),
+        (31, "hub.auth_timeout_ms"),
+    ] {
+        let place = format!("standard input: line {line}: ");
+        let found = said.lines().any(|one| one.contains(&place) && one.contains(says));
+        assert!(found, "{place}{says} is missing in:\n{said}");
+    }
+}
+
+/// What a start would look for in vain on this host.
+#[test]
+fn check_config_looks_for_users_and_folders() {
+    let file = "[process]\nuser = \"no-such-user\"\ngroup = \"no-such-group\"\n\
+        state_dir = \"/nonexistent/a/b\"\n[metrics]\nhistogram_log = \"/nonexistent/a.hlog\"\n\
+        [admin]\nlisten = \"unix:/nonexistent/admin\"\n[[listener]]\n\
+        address = \"unix:/nonexistent/clients\"\n";
+    let output = seawall(&["check-config", "-"], file);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    for (line, key) in [
+        (2, "process.user"),
+        (3, "process.group"),
+        (4, "process.state_dir"),
+        (6, "metrics.histogram_log"),
+        (8, "admin.listen"),
+        (10, "listener unix:/nonexistent/clients"),
+    ] {
+        let expected = format!("seawall: standard input: line {line}: {key}");
+        assert!(said.contains(&expected), "{expected} is missing in:\n{said}");
+    }
+}
+
+#[test]
+fn modes_are_octal_wherever_they_are_written() {
+    for (arguments, file) in [
+        (&["--listener-unix-mode", "600"][..], ""),
+        (&["--listener-unix-mode", "0o600"], ""),
+        (&["--listener-unix-mode", "0600"], ""),
+        (&[], "[[listener]]\nunix_mode = 600\n"),
+        (&[], "[[listener]]\nunix_mode = 0o600\n"),
+    ] {
+        let output = seawall(&[&["check-config", "-"], arguments].concat(), file);
+        let said = text(&output.stdout);
+        assert!(said.contains("listener.0.unix_mode = 0o600 "), "{arguments:?} {file}: {said}");
+    }
+    let help = seawall(&["serve", "--help"], "");
+    assert!(text(&help.stdout).contains("[default: 0o660]"));
+}
+
+#[test]
+fn the_short_configuration_is_valid_and_short() {
+    let printed = seawall(&["config", "--short"], "");
+    let file = text(&printed.stdout);
+    assert!(file.lines().count() <= 60, "{file}");
+    let checked = seawall(&["check-config", "-"], file);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    // With all its examples.
+    let bare = file.lines().map(|line| {
+        let option = line.strip_prefix("# ").filter(|rest| rest.contains(['=', '[']));
+        option.filter(|rest| !rest.contains('`') || rest.starts_with('[')).unwrap_or(line)
+    });
+    let _: File = toml::from_str(&bare.collect::<Vec<_>>().join("\n")).unwrap();
+}
+
+#[test]
+fn every_command_shows_examples_and_only_serve_lists_all_options() {
+    let commands = [
+        "serve",
+        "check-config",
+        "config",
+        "token",
+        "publish",
+        "channels",
+        "connections",
+        "kick",
+        "status",
+        "reload",
+        "drain",
+        "doctor",
+        "version",
+    ];
+    for command in commands {
+        let help = seawall(&[command, "--help"], "");
+        let said = text(&help.stdout);
+        assert!(
+            said.contains(&format!("Examples:\n  seawall {command}")) || said.contains("| seawall"),
+            "{said}"
+        );
+        assert_eq!(said.contains("--engine-ring-entries"), command == "serve", "{command}");
+        let headings = said.lines().filter(|line| *line == "Options:").count();
+        assert_eq!(headings, 1, "{command}: {said}");
+    }
+    let unknown = seawall(&["start"], "");
+    assert_eq!(unknown.status.code(), Some(2));
+    for command in commands {
+        assert!(text(&unknown.stderr).contains(command), "{}", text(&unknown.stderr));
+    }
 }

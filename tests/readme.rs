@@ -2,7 +2,7 @@
 
 use seawall::config::{Config, file::File};
 use seawall::driver::DriverCounters;
-use seawall::metrics::Gauges;
+use seawall::metrics::{Gauges, NodeLimits};
 
 const README: &str = include_str!("../README.md");
 
@@ -36,7 +36,10 @@ fn the_metrics_it_explains_are_exported() {
         drivers: vec![(0, Gauges::default(), DriverCounters::default())],
         ..Default::default()
     };
-    let text = seawall::metrics::text::openmetrics(snapshot, &seawall::metrics::Process::default());
+    // A limit that is not set is not exported.
+    let limits = NodeLimits { connections_max: 1, memory_bytes_max: 1, ..NodeLimits::default() };
+    let process = seawall::metrics::Process { limits, ..Default::default() };
+    let text = seawall::metrics::text::openmetrics(snapshot, &process);
     let named = README.split('`').filter(|word| word.starts_with("seawall_"));
     let mut count = 0;
     for name in named {

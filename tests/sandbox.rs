@@ -273,3 +273,29 @@ fn the_histogram_log_follows_no_link_as_root_for_another_user() {
     fs::remove_file(config).unwrap();
     fs::remove_dir_all(&folder).unwrap();
 }
+
+/// The key of tickets is created before privileges are dropped, and later starts can read it: as
+/// root, as the user, and within the sandbox.
+#[test]
+fn the_state_directory_belongs_to_the_user_and_keeps_its_key() {
+    let folder = scratch("state");
+    let _ = fs::remove_dir_all(&folder);
+    let user = somebody();
+    let path = folder.to_str().unwrap();
+    let key = folder.join("ticket.key");
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let arguments = ["--sandbox", "--process-user", &user, "--process-state-dir", path];
+        let server = start(&arguments, "");
+        assert!(server.log().contains("survive a restart"), "{}", server.log());
+        session(&server);
+        let metadata = fs::metadata(&key).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, 0o600);
+        let process = fs::metadata(format!("/proc/{}", server.pid())).unwrap();
+        assert_eq!(metadata.uid(), process.uid(), "the key belongs to the server's user");
+        found.push(fs::read_to_string(&key).unwrap());
+    }
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0].trim().len(), 64);
+    fs::remove_dir_all(&folder).unwrap();
+}

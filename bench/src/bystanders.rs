@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::client::Stage;
-use crate::crew::{Failure, Shared};
+use crate::crew::{Failure, MORE_ECHOES, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::pulse::{Pulse, PulsePlan, PulseResult};
 
@@ -185,7 +185,7 @@ impl Load for Bystanders {
         if let Some(pulse) = &mut self.pulse
             && !pulse.echoed(slot, count, now_ns)
         {
-            let text = "more echoes came than messages were sent".to_owned();
+            let text = MORE_ECHOES.to_owned();
             self.failure = Some(Failure::Corrupt(text));
         }
         Ok(())

@@ -3,6 +3,7 @@
 mod fanout;
 mod hostile;
 mod loads;
+mod request;
 mod tools;
 mod values;
 
@@ -18,6 +19,7 @@ pub use hostile::HostileArgs;
 pub use loads::{
     ConnectArgs, DropKind, EchoArgs, HoldArgs, Policy, ReplayArgs, SlowArgs, StormArgs,
 };
+pub use request::RequestArgs;
 pub use tools::{
     BarsArgs, LinesArgs, PercentilesArgs, PictureArgs, PlotArgs, PlotCommand, SeriesArgs,
     ServeArgs, ServeUringArgs,
@@ -83,6 +85,8 @@ pub struct CommonArgs {
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
     #[command(flatten)]
+    pub request: RequestArgs,
+    #[command(flatten)]
     pub output: OutputArgs,
 }
 
@@ -94,24 +98,28 @@ impl CommonArgs {
 
 /// Where results go, and what is expected of them.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Results")]
 pub struct OutputArgs {
     /// Write the results as a JSON object
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write the latencies as a percentile distribution in microseconds
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
     /// Write the latencies of each second (`HdrHistogram` interval log, nanoseconds)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub histogram_log: Option<PathBuf>,
     /// Print a line each second on stderr, even where it is no terminal
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub progress: bool,
     /// Exit with 4 unless this holds, as in 'p99<5ms', 'rate>=100k' or 'losses==0'; may be given
     /// more than once. Names are p50, p90, p99, p99.9, max, rate, losses, errors, opened, and all
     /// keys of the JSON
-    #[arg(long, value_name = "CONDITION", value_parser = Expectation::parse)]
+    #[arg(
+        long,
+        help_heading = "Results",
+        value_name = "CONDITION",
+        value_parser = Expectation::parse
+    )]
     pub expect: Vec<Expectation>,
 }
 
@@ -139,6 +147,8 @@ mod tests {
             "b fanout ws://h/ --dialect plain --window 8 --depth 3",
             "b fanout ws://h/ --api http://h:1 --api-key k",
             "b hostile ws://h/ --kind inflate-hub --greedy 3 --batches 2",
+            "b echo ws://h/ --header X-A:b --header X-C:d --subprotocol e --token a --token b",
+            "b hold ws://h/ --token-file tokens",
             "b hostile ws://h/ --kind mix --token a.b.c --expect bound<=1",
         ] {
             assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
@@ -162,6 +172,8 @@ mod tests {
             "b fanout ws://h/ --size 10",
             "b fanout ws://h/ --api ws://h/",
             "b fanout ws://h/ --api-key k",
+            "b echo ws://h/ --header nothing",
+            "b echo ws://h/ --token a --token-file b",
             "b serve-uring 127.0.0.1:1 --buffers 3",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

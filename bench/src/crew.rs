@@ -16,6 +16,9 @@ use crate::fleet::{Clock, Fleet, Load, drive};
 use crate::recorder::Feed;
 use crate::sys::go_first;
 
+/// What a load says of messages that answer none of its own.
+pub const MORE_ECHOES: &str = "more messages came than were sent: is this path an echo?";
+
 /// Why a run failed; the exit code tells which.
 #[derive(Debug)]
 pub enum Failure {

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use hdrhistogram::Histogram;
 
 use crate::client::{Stage, Terms};
-use crate::crew::{Failure, Shared};
+use crate::crew::{Failure, MORE_ECHOES, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::recorder::{Recorder, nanoseconds};
 use crate::schedule::Schedule;
@@ -255,8 +255,7 @@ impl Load for EchoLoad {
         let waiting = &mut self.waiting[slot as usize];
         for _ in 0..count {
             let Some(since_ns) = waiting.pop_front() else {
-                self.failure =
-                    Some(Failure::Corrupt("more echoes came than messages were sent".to_owned()));
+                self.failure = Some(Failure::Corrupt(MORE_ECHOES.to_owned()));
                 return Ok(());
             };
             // The warm-up is shown, and not measured.

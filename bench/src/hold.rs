@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::client::Stage;
-use crate::crew::{Failure, Shared, share};
+use crate::crew::{Failure, MORE_ECHOES, Shared, share};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::pulse::{Pulse, PulsePlan, PulseResult};
 
@@ -263,7 +263,7 @@ impl Load for HoldLoad {
         if let Talk::Now(pulse) = &mut self.talk
             && !pulse.echoed(slot, count, now_ns)
         {
-            let text = "more echoes came than messages were sent".to_owned();
+            let text = MORE_ECHOES.to_owned();
             self.failure = Some(Failure::Corrupt(text));
         }
         Ok(())

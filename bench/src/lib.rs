@@ -33,6 +33,7 @@ pub mod hold;
 pub mod hostile;
 pub mod kernel;
 pub mod monitor;
+pub mod origin;
 pub mod plot;
 pub mod policy;
 pub mod pulse;

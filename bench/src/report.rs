@@ -7,10 +7,11 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value};
 
-use crate::cli::OutputArgs;
+use crate::cli::CommonArgs;
 use crate::cpu::CpuUse;
 use crate::crew::Failure;
 use crate::expect::Expectation;
+use crate::origin;
 
 /// Rows in the order they were found.
 #[derive(Debug, Default)]
@@ -187,16 +188,21 @@ impl Report {
     /// outcome, unless conditions failed: those come before it.
     pub fn publish(
         &self,
-        output: &OutputArgs,
+        common: &CommonArgs,
         latency: &Histogram<u64>,
         verdict: Result<(), Failure>,
     ) -> Result<(), Failure> {
+        let output = &common.output;
         print!("{}", self.text());
         if let Some(path) = &output.hgrm {
             write_hgrm(path, latency)?;
         }
         if let Some(path) = &output.json {
-            write(path, &format!("{:#}\n", self.json()))?;
+            let mut object = origin::members(&common.url);
+            if let Value::Object(found) = self.json() {
+                object.extend(found);
+            }
+            write(path, &format!("{:#}\n", Value::Object(object)))?;
         }
         let unmet = self.unmet(&output.expect);
         if unmet.is_empty() {

@@ -48,12 +48,23 @@ pub struct Answer {
     pub deflate: bool,
 }
 
+/// What is added to each request.
+#[derive(Debug, Clone, Default)]
+pub struct Extras {
+    /// Header lines without their ends.
+    pub headers: Vec<String>,
+    /// The subprotocol that is offered, where the load has none of its own.
+    pub protocol: Option<String>,
+    /// Bearer tokens, which connections use in turn.
+    pub tokens: Vec<String>,
+}
+
 /// Prebuilt requests with the accept keys they must be answered with.
 pub struct Upgrade {
     requests: Vec<(Vec<u8>, String)>,
     deflate: Option<Offer>,
     /// The subprotocol that is offered.
-    protocol: Option<&'static str>,
+    protocol: Option<String>,
 }
 
 impl Upgrade {
@@ -72,8 +83,23 @@ impl Upgrade {
         authority: &str,
         paths: &[String],
         deflate: Option<Offer>,
-        protocol: Option<&'static str>,
+        protocol: Option<&str>,
     ) -> Self {
+        Self::with_extras(authority, paths, deflate, protocol, &Extras::default())
+    }
+
+    /// The same with additions of the command line.
+    ///
+    /// # Panics
+    /// There are no paths.
+    pub fn with_extras(
+        authority: &str,
+        paths: &[String],
+        deflate: Option<Offer>,
+        protocol: Option<&str>,
+        extras: &Extras,
+    ) -> Self {
+        let protocol = protocol.or(extras.protocol.as_deref());
         let mut offers = String::new();
         if let Some(offer) = deflate {
             offers = format!("Sec-WebSocket-Extensions: {}\r\n", offer.text());
@@ -81,17 +107,26 @@ impl Upgrade {
         if let Some(protocol) = protocol {
             offers = format!("{offers}Sec-WebSocket-Protocol: {protocol}\r\n");
         }
-        let count = paths.len() * (KEYS as usize).div_ceil(paths.len());
+        for line in &extras.headers {
+            offers = format!("{offers}{line}\r\n");
+        }
+        let least = extras.tokens.len().max(KEYS as usize);
+        let count = paths.len() * least.div_ceil(paths.len());
+        // None where there are none.
+        let mut tokens = extras.tokens.iter().cycle();
         let requests = paths.iter().cycle().take(count).zip(0..).map(|(path, number)| {
             let key = key(number);
+            let bearer = tokens.next().map(|token| format!("Authorization: Bearer {token}\r\n"));
+            let bearer = bearer.unwrap_or_default();
             let request = format!(
                 "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
-                 Sec-WebSocket-Version: 13\r\n{offers}\r\n"
+                 Sec-WebSocket-Version: 13\r\n{offers}{bearer}\r\n"
             );
             (request.into_bytes(), derive_accept_key(key.as_bytes()))
         });
-        Self { requests: requests.collect(), deflate, protocol }
+        let requests = requests.collect();
+        Self { requests, deflate, protocol: protocol.map(str::to_owned) }
     }
 
     /// The request of a connection; `number` is any number that differs between neighbours.
@@ -139,7 +174,8 @@ impl Upgrade {
         let has = |name: &str| response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
         // Only what was offered may be chosen.
         let chosen = one("Sec-WebSocket-Protocol").map(str::trim);
-        if has("Sec-WebSocket-Protocol") && (chosen.is_none() || chosen != self.protocol) {
+        if has("Sec-WebSocket-Protocol") && (chosen.is_none() || chosen != self.protocol.as_deref())
+        {
             return Err(UpgradeError::Header("Sec-WebSocket-Protocol"));
         }
         let deflate = has("Sec-WebSocket-Extensions");
@@ -253,6 +289,22 @@ mod tests {
         };
         assert!(chosen("seawall.v1").unwrap().is_some());
         assert_eq!(chosen("chat"), Err(UpgradeError::Header("Sec-WebSocket-Protocol")));
+    }
+
+    #[test]
+    fn tokens_take_turns_beside_headers_and_a_subprotocol() {
+        let tokens: Vec<String> = (0..100).map(|n| format!("t{n}.")).collect();
+        let headers = vec!["X-Tenant: a".to_owned()];
+        let extras = Extras { headers, protocol: Some("own".to_owned()), tokens };
+        let upgrade = Upgrade::with_extras("h:1", &["/".to_owned()], None, None, &extras);
+        for number in [0, 61, 99, 100] {
+            let request = String::from_utf8(upgrade.request(number).to_vec()).unwrap();
+            let token = format!("\r\nAuthorization: Bearer t{}.\r\n", number % 100);
+            for part in [&*token, "\r\nX-Tenant: a\r\n", "\r\nSec-WebSocket-Protocol: own\r\n"] {
+                assert!(request.contains(part), "{request}");
+            }
+            assert!(request.ends_with("\r\n\r\n"));
+        }
     }
 
     #[test]

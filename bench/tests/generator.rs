@@ -14,6 +14,8 @@ mod results;
 #[path = "generator/run.rs"]
 mod run;
 mod server;
+#[path = "generator/wrong.rs"]
+mod wrong;
 
 use run::bench;
 use server::{Behaviour, TestServer};

@@ -40,6 +40,6 @@ pub use name::{CHANNEL_BYTES_MAX, check_channel};
 pub use namespaces::{Access, Namespace, Namespaces, SlowReader};
 pub use pattern::Pattern;
 pub use policy::{Refusal, RefusalKind, Verb, decide};
-pub use seal::{SEAL_KEY_BYTES, SealError, Sealer};
+pub use seal::{SEAL_KEY_BYTES, SealError, Sealer, random_seal_key};
 pub use ticket::{Grant, Subject, Ticket};
 pub use verifier::{KeyStanding, TOKEN_BYTES_MAX, Verifier};

@@ -20,6 +20,13 @@ const SEALED_BYTES_MAX: usize = 64 * 1024;
 /// Length of a key.
 pub const SEAL_KEY_BYTES: usize = 32;
 
+/// A new key from the kernel's random bytes.
+pub fn random_seal_key() -> [u8; SEAL_KEY_BYTES] {
+    let mut key = [0; SEAL_KEY_BYTES];
+    rand::fill(&mut key).expect("the kernel gives random bytes");
+    key
+}
+
 /// What a text is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
@@ -93,13 +100,9 @@ impl fmt::Debug for Sealer {
 impl Sealer {
     /// With these keys; with a random one where there are none.
     pub fn new(keys: &[[u8; SEAL_KEY_BYTES]]) -> Self {
-        let mut random = [0; SEAL_KEY_BYTES];
-        let keys = if keys.is_empty() {
-            rand::fill(&mut random).expect("the kernel gives random bytes");
-            std::slice::from_ref(&random)
-        } else {
-            keys
-        };
+        if keys.is_empty() {
+            return Self { keys: vec![seal_key(&random_seal_key())] };
+        }
         Self { keys: keys.iter().map(seal_key).collect() }
     }
 

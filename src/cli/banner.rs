@@ -1,19 +1,41 @@
-//! What a person (or a log's reader) wants to know at the start, in one block.
+//! The facts of a start, in one block: where the server listens, who may connect, which limits
+//! hold. A JSON log gets the same as one event per fact, with a key for each value.
 
 use std::fmt::Write as _;
 
-use crate::config::{HandlerName, LogFormat};
+use crate::config::{Config, LogFormat, TicketKeys};
 use crate::control::LogWriter;
 use crate::driver::listener::Address;
-use crate::server::Server;
+use crate::server::{Facts, Server};
 
-/// The facts behind the block, in the order they are told.
-struct Facts {
-    /// Name, and what it says.
-    lines: Vec<(&'static str, String)>,
+const BBR: &str = "BBR paces small messages with timers; to let Seawall choose cubic, add it to \
+                   net.ipv4.tcp_allowed_congestion_control or grant CAP_NET_ADMIN";
+
+/// One line of the block.
+enum Fact<'f> {
+    Clients { url: String, routes: String, congestion: &'f str },
+    Playground { url: String },
+    Hub { access: Access, jwks_url: Option<&'f str> },
+    Tickets { keys: TicketKeys, state_dir: &'f str },
+    Operators { url: Option<&'f str> },
+    Engine { shards: u16, ring_entries: u32, buffers: u32, buffer_bytes: u32 },
+    Guard { name: &'static str, value: &'f str },
+    Histograms { file: &'f str, interval_s: u32 },
+    Limits { connections: u64, per_shard: u32, open_files: u64, message_bytes: usize },
+    Warning { text: String },
 }
 
-/// Tells where the server listens, on what it runs, and which limits hold.
+/// Who may use the hub.
+#[derive(Clone, Copy, Debug)]
+enum Access {
+    /// There are no keys.
+    Anonymous,
+    Tokens,
+    /// Tokens are verified, and clients without one may stay.
+    TokensOrAnonymous,
+}
+
+/// Writes the block, or logs its facts.
 pub(super) fn announce(
     log: &LogWriter,
     server: &Server,
@@ -21,132 +43,206 @@ pub(super) fn announce(
     guard: &[(&'static str, String)],
     open_files: u64,
 ) {
-    let facts = Facts::gather(server, admin, guard, open_files);
-    match server.config().log_format {
-        LogFormat::Text => log.write_lines(&facts.text()),
-        LogFormat::Json => facts.log(),
+    let config = server.config();
+    let mut facts = clients(&config, &server.facts);
+    facts.extend(hub(&config));
+    facts.push(Fact::Operators { url: admin });
+    facts.extend(engine(&config, &server.facts));
+    facts.extend(guard.iter().map(|(name, value)| match *name {
+        "warning" => Fact::Warning { text: value.clone() },
+        name => Fact::Guard { name, value },
+    }));
+    let metrics = &config.metrics;
+    if !metrics.histogram_log.is_empty() {
+        let (file, interval_s) = (&metrics.histogram_log, metrics.histogram_log_interval_s);
+        facts.push(Fact::Histograms { file, interval_s });
+    }
+    let per_shard = config.limits.connections_per_shard_max;
+    let connections = u64::from(per_shard) * u64::from(config.shards);
+    let message_bytes = config.limits.ws.message_bytes_max;
+    facts.push(Fact::Limits { connections, per_shard, open_files, message_bytes });
+    let version = env!("CARGO_PKG_VERSION");
+    match config.log_format {
+        LogFormat::Text => {
+            let mut text = format!("seawall {version}\n");
+            for fact in &facts {
+                let (name, value) = fact.line();
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "  {name:<11} {value}");
+            }
+            log.write_lines(&text);
+        }
+        LogFormat::Json => {
+            tracing::info!(version, "starting");
+            facts.iter().for_each(Fact::log);
+        }
     }
 }
 
-impl Facts {
-    fn gather(
-        server: &Server,
-        admin: Option<&str>,
-        guard: &[(&'static str, String)],
-        open_files: u64,
-    ) -> Self {
-        let mut facts = Self { lines: Vec::new() };
-        facts.clients(server);
-        facts.auth(server);
-        facts.add("operators", admin.map_or_else(|| "off".to_owned(), str::to_owned));
-        facts.engine(server);
-        facts.lines.extend_from_slice(guard);
-        let config = &server.config();
-        if !config.metrics.histogram_log.is_empty() {
-            let seconds = config.metrics.histogram_log_interval_s;
-            facts.add("histograms", format!("{} each {seconds} s", config.metrics.histogram_log));
-        }
-        let per_shard = config.limits.connections_per_shard_max;
-        facts.add(
-            "limits",
-            format!(
-                "{} connections ({per_shard} a shard; open files {open_files}), messages of {} \
-                 bytes",
-                u64::from(per_shard) * u64::from(config.shards),
-                config.limits.ws.message_bytes_max
-            ),
-        );
-        facts
-    }
-
-    fn add(&mut self, name: &'static str, value: String) {
-        self.lines.push((name, value));
-    }
-
-    fn clients(&mut self, server: &Server) {
-        let config = server.config();
-        let routes = config.routes.as_slice().iter();
-        let paths = routes.map(|route| route.path.as_str()).collect::<Vec<_>>().join(" ");
-        for (address, congestion) in server.facts.listening.iter().zip(&server.facts.congestion) {
-            let url = match address {
-                Address::Tcp(tcp) => format!("ws://{tcp}"),
-                Address::Unix(_) => address.to_string(),
-            };
-            let control = congestion.as_deref().unwrap_or("no");
-            self.add("clients", format!("{url}  (routes: {paths}; {control} congestion control)"));
-            if control.starts_with("bbr") {
-                self.add(
-                    "note",
-                    "BBR paces small messages with timers; to let Seawall choose cubic, add it \
-                     to net.ipv4.tcp_allowed_congestion_control or give CAP_NET_ADMIN"
-                        .to_owned(),
-                );
-            }
-        }
-    }
-
-    /// Who may use the hub.
-    fn auth(&mut self, server: &Server) {
-        let config = &server.config();
-        if !config.route_options.iter().any(|route| route.handler == HandlerName::Hub) {
-            return;
-        }
-        let who = match (&config.auth.jwks, config.auth.keys_configured) {
-            (_, false) => "anybody: there are no keys to verify tokens with".to_owned(),
-            (Some(source), _) => format!("clients with tokens (keys of {})", source.url),
-            (None, _) => "clients with tokens".to_owned(),
+/// The listeners, and where a browser finds the playground.
+fn clients<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
+    let routes = config.routes.as_slice().iter();
+    let paths = routes.map(|route| route.path.as_str()).collect::<Vec<_>>().join(" ");
+    let mut found = Vec::new();
+    let mut playground = None;
+    for (address, congestion) in facts.listening.iter().zip(&facts.congestion) {
+        let url = match address {
+            Address::Tcp(tcp) => format!("ws://{tcp}"),
+            Address::Unix(_) => address.to_string(),
         };
-        let others = config.auth.keys_configured && config.auth.allow_anonymous;
-        let others = if others { ", and others as anonymous" } else { "" };
-        self.add("hub", format!("{who}{others}"));
-        if config.resume.is_random {
-            let text = "of this process only: set resume.keys to let them outlive it";
-            self.add("tickets", text.to_owned());
+        if let (Address::Tcp(tcp), None) = (address, &playground) {
+            let host = match tcp.ip() {
+                ip if ip.is_unspecified() => "localhost".to_owned(),
+                ip if ip.is_ipv6() => format!("[{ip}]"),
+                ip => ip.to_string(),
+            };
+            playground = Some(format!("http://{host}:{}/", tcp.port()));
+        }
+        let congestion = congestion.as_deref().unwrap_or("no");
+        found.push(Fact::Clients { url, routes: paths.clone(), congestion });
+        if congestion.starts_with("bbr") {
+            found.push(Fact::Warning { text: BBR.to_owned() });
         }
     }
+    if let Some(url) = playground.filter(|_| config.has_hub() && config.hub.playground) {
+        found.push(Fact::Playground { url });
+    }
+    found
+}
 
-    fn engine(&mut self, server: &Server) {
-        let (config, facts) = (&server.config(), &server.facts);
-        self.add(
-            "engine",
-            format!(
-                "io_uring; {} shards, each {} ring entries, {} receive buffers of {} bytes",
-                config.shards,
-                facts.ring_entries,
-                config.buffers_per_shard(),
-                config.engine.buffer_bytes
-            ),
-        );
-        if facts.ring_entries < config.engine.ring_entries {
-            self.add(
-                "warning",
-                format!(
-                    "locked memory allows only {} of {} ring entries: raise it (`ulimit -l \
-                     unlimited`, systemd: LimitMEMLOCK=infinity)",
-                    facts.ring_entries, config.engine.ring_entries
-                ),
-            );
+/// Who may use the hub.
+fn hub(config: &Config) -> Vec<Fact<'_>> {
+    if !config.has_hub() {
+        return Vec::new();
+    }
+    let access = match (config.auth.keys_configured, config.auth.allow_anonymous) {
+        (false, _) => Access::Anonymous,
+        (true, false) => Access::Tokens,
+        (true, true) => Access::TokensOrAnonymous,
+    };
+    let jwks_url = config.auth.jwks.as_ref().map(|source| source.url.as_str());
+    let (keys, state_dir) = (config.resume.keys, config.process.state_dir.as_str());
+    vec![Fact::Hub { access, jwks_url }, Fact::Tickets { keys, state_dir }]
+}
+
+/// The rings, and whether they are as large as configured.
+fn engine<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
+    let (asked, got) = (config.engine.ring_entries, facts.ring_entries);
+    let engine = Fact::Engine {
+        shards: config.shards,
+        ring_entries: got,
+        buffers: config.buffers_per_shard(),
+        buffer_bytes: config.engine.buffer_bytes,
+    };
+    let short = (got < asked).then(|| Fact::Warning {
+        text: format!(
+            "locked memory allows only {got} of {asked} ring entries: raise the limit (`ulimit -l \
+             unlimited`, systemd: LimitMEMLOCK=infinity)"
+        ),
+    });
+    std::iter::once(engine).chain(short).collect()
+}
+
+impl Access {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Tokens => "tokens",
+            Self::TokensOrAnonymous => "tokens_or_anonymous",
         }
     }
+}
 
-    fn text(&self) -> String {
-        let mut text = format!("seawall {}\n", env!("CARGO_PKG_VERSION"));
-        for (name, value) in &self.lines {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "  {name:<11} {value}");
-        }
-        text
-    }
-
-    /// One event a fact, so that each is an object of its own in a log of JSON lines.
-    fn log(&self) {
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "seawall starts");
-        for (name, value) in &self.lines {
-            if *name == "warning" {
-                tracing::warn!("{value}");
-            } else {
-                tracing::info!(fact = name, "{value}");
+impl Fact<'_> {
+    /// Name and value of its line.
+    fn line(&self) -> (&'static str, String) {
+        match self {
+            Self::Clients { url, routes, congestion } => {
+                ("clients", format!("{url}  (routes: {routes}; {congestion} congestion control)"))
             }
+            Self::Playground { url } => ("playground", url.clone()),
+            Self::Hub { access, jwks_url } => ("hub", access_text(*access, *jwks_url)),
+            Self::Tickets { keys, state_dir } => ("tickets", tickets_text(*keys, state_dir)),
+            Self::Operators { url } => ("operators", url.unwrap_or("off").to_owned()),
+            Self::Engine { shards, ring_entries, buffers, buffer_bytes } => {
+                let plural = if *shards == 1 { "" } else { "s" };
+                let text = format!(
+                    "io_uring; {shards} shard{plural} with {ring_entries} ring entries and \
+                     {buffers} receive buffers of {buffer_bytes} bytes each"
+                );
+                ("engine", text)
+            }
+            Self::Guard { name, value } => (name, (*value).to_owned()),
+            Self::Histograms { file, interval_s } => {
+                ("histograms", format!("{file}, every {interval_s} s"))
+            }
+            Self::Limits { connections, per_shard, open_files, message_bytes } => {
+                let text = format!(
+                    "{connections} connections ({per_shard} per shard; open files {open_files}), \
+                     messages of {message_bytes} bytes"
+                );
+                ("limits", text)
+            }
+            Self::Warning { text } => ("warning", text.clone()),
         }
+    }
+
+    /// The same as an event with a key for each value.
+    fn log(&self) {
+        match self {
+            Self::Clients { url, routes, congestion } => {
+                tracing::info!(fact = "clients", url, routes, congestion);
+            }
+            Self::Playground { url } => tracing::info!(fact = "playground", url),
+            Self::Hub { access, jwks_url } => {
+                tracing::info!(fact = "hub", access = access.key(), jwks_url);
+            }
+            Self::Tickets { keys, state_dir } => {
+                let keys = match keys {
+                    TicketKeys::Configured => "configured",
+                    TicketKeys::Kept => "state_dir",
+                    TicketKeys::Random => "random",
+                };
+                tracing::info!(fact = "tickets", keys, state_dir);
+            }
+            Self::Operators { url } => tracing::info!(fact = "operators", url),
+            Self::Engine { shards, ring_entries, buffers, buffer_bytes } => {
+                tracing::info!(fact = "engine", shards, ring_entries, buffers, buffer_bytes);
+            }
+            Self::Guard { name, value } => tracing::info!(fact = name, value),
+            Self::Histograms { file, interval_s } => {
+                tracing::info!(fact = "histograms", file, interval_s);
+            }
+            Self::Limits { connections, per_shard, open_files, message_bytes } => {
+                let fact = "limits";
+                tracing::info!(fact, connections, per_shard, open_files, message_bytes);
+            }
+            Self::Warning { text } => tracing::warn!("{text}"),
+        }
+    }
+}
+
+fn access_text(access: Access, jwks_url: Option<&str>) -> String {
+    let source = jwks_url.map_or(String::new(), |url| format!(" (keys from {url})"));
+    match access {
+        Access::Anonymous => "anonymous: clients connect without a token, because no keys are \
+                              configured; to require tokens, add a [[key]] or set \
+                              SEAWALL_KEY_SECRET"
+            .to_owned(),
+        Access::Tokens => format!("clients need a token{source}"),
+        Access::TokensOrAnonymous => format!(
+            "tokens are verified{source}; clients without one connect as anonymous \
+             (auth.allow_anonymous)"
+        ),
+    }
+}
+
+fn tickets_text(keys: TicketKeys, state_dir: &str) -> String {
+    match keys {
+        TicketKeys::Configured => "sealed with resume.keys".to_owned(),
+        TicketKeys::Kept => format!("survive a restart (key in {state_dir})"),
+        TicketKeys::Random => "end with this process; to keep them across restarts, set \
+                               process.state_dir or resume.keys"
+            .to_owned(),
     }
 }

@@ -10,10 +10,13 @@ use super::remote::{Api, Remote, encoded, plain, table, text};
 /// The most that one call lists.
 const PAGE: usize = 1000;
 
-/// Lists the channels of a running server, or tells about one of them and lists who is there.
+/// Lists the channels of a running server, or describes one of them and lists its members.
 ///
 /// Exit codes: 0 done; 1 the server was not reached, or there is no such channel.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  seawall channels --prefix chat:\n  seawall channels chat:lobby"
+)]
 pub(super) struct Arguments {
     /// A channel's name
     channel: Option<String>,

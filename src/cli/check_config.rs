@@ -3,14 +3,21 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::flags::Overrides;
+use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
+use super::print::print;
 use crate::config::file::SECTIONS;
 use crate::config::file::table::Row;
 use crate::config::reference;
+use crate::guard;
 
 /// Exit codes: 0 `serve` would take it; 1 it would not, and standard error says why.
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall check-config seawall.toml\n\
+    \x20 seawall config --short | seawall check-config -\n\
+    \x20 seawall check-config seawall.toml --listen :9001\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     #[arg(
         value_name = "FILE",
@@ -18,14 +25,18 @@ pub(super) struct Arguments {
     )]
     file: Option<String>,
     #[command(flatten)]
-    overrides: Overrides,
+    overrides: HiddenOverrides,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    match load(arguments.file.as_deref(), &arguments.overrides) {
+    match load(arguments.file.as_deref(), &arguments.overrides.0) {
         Ok(loaded) => {
-            print!("{}", summary(&loaded));
-            ExitCode::SUCCESS
+            let mut faults = loaded.config.check_folders();
+            faults.extend(guard::check_identity(&loaded.config.process));
+            if !faults.is_empty() {
+                return super::fail(&loaded.written.locate(faults));
+            }
+            print(&summary(&loaded))
         }
         Err(error) => super::fail(&error),
     }

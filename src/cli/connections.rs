@@ -11,10 +11,13 @@ use super::remote::{Api, Remote, encoded, plain, table, text};
 /// The most that one call lists.
 const PAGE: usize = 1000;
 
-/// Lists the connections of a running server, or tells all about one of them.
+/// Lists the connections of a running server, or describes one of them.
 ///
 /// Exit codes: 0 done; 1 the server was not reached, or there is no such connection.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall connections --user ann\n\
+        \x20 seawall connections --address 203.0.113.7 --json")]
 pub(super) struct Arguments {
     /// A connection's id
     id: Option<String>,

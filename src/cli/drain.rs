@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::remote::Remote;
 
-/// Begins the graceful end of a running server, as SIGTERM does: it takes no new clients, and
-/// closes those it has, spread over drain.window.
+/// Shuts a running server down gracefully, as SIGTERM does: it accepts no new clients, and closes
+/// its connections, spread over `drain.window_ms`.
 ///
 /// Exit codes: 0 it has begun, or with --wait ended; 1 the server was not reached.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  seawall drain\n  seawall drain --wait")]
 pub(super) struct Arguments {
-    /// Waits until the server is gone, and says each second how many connections are left
+    /// Wait until the server has ended, and print every second how many connections are left
     #[arg(long)]
     wait: bool,
 
@@ -27,7 +28,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     };
     let shown = arguments.remote.show(&answer, |answer| {
         let (open, ms) = (&answer["connections_open"], answer["window_ms"].as_u64().unwrap_or(0));
-        format!("draining: {open} connections are closed within {} s\n", ms.div_ceil(1000))
+        let plural = if *open == 1 { " is" } else { "s are" };
+        format!("draining: {open} connection{plural} closed within {} s\n", ms.div_ceil(1000))
     });
     if arguments.wait {
         // It stops answering when it is gone.

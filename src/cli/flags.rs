@@ -4,6 +4,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Error, FromArgMatches, parser::V
 
 use crate::config::file::SECTIONS;
 use crate::config::file::table::{Kind, Row, Section, short_flag, short_variable};
+use crate::config::reference;
 
 /// Options given on the command line: flags without their dashes, each with its values.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +21,7 @@ fn argument(section: &Section, row: &Row) -> Arg {
     let variable = short_variable(&path).unwrap_or_else(|| section.variable(row));
     let default = match (row.default)() {
         toml::Value::String(text) if text.is_empty() => "none".to_owned(),
-        default => default.to_string(),
+        default => reference::shown(row, &default),
     };
     let meaning = row.meaning.trim();
     let long = format!("{meaning}\n\n{} [default: {default}] [env: {variable}]", row.change);
@@ -34,7 +35,6 @@ fn argument(section: &Section, row: &Row) -> Arg {
         _ => row.key.to_uppercase(),
     };
     let heading = match (section.name, section.repeated) {
-        ("", _) => "Options".to_owned(),
         (name, false) => format!("[{name}]"),
         (name, true) => format!("[[{name}]] (one value for all of them, or one for each)"),
     };
@@ -43,8 +43,10 @@ fn argument(section: &Section, row: &Row) -> Arg {
         .value_name(value_name)
         .help(format!("{meaning} [default: {default}]"))
         .long_help(long)
-        .help_heading(if common { "Options".to_owned() } else { heading })
         .hide_short_help(!common);
+    if !common {
+        argument = argument.help_heading(heading);
+    }
     if name != full {
         argument = argument.visible_alias(full);
     }
@@ -55,6 +57,36 @@ fn argument(section: &Section, row: &Row) -> Arg {
         argument = argument.num_args(0..=1).default_missing_value("true");
     }
     argument
+}
+
+/// The same options, left out of the help: for commands beside `serve`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HiddenOverrides(pub Overrides);
+
+/// Ends the help of a command that takes [`HiddenOverrides`].
+pub(super) const SEE_SERVE: &str = "Options of `seawall serve` are accepted too, with the same \
+                                    meaning: `seawall serve --help` lists them.";
+
+impl clap::Args for HiddenOverrides {
+    fn augment_args(command: Command) -> Command {
+        let rows =
+            SECTIONS.iter().flat_map(|section| section.rows.iter().map(move |r| (section, r)));
+        command.args(rows.map(|(section, row)| argument(section, row).hide(true)))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for HiddenOverrides {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        Overrides::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 impl clap::Args for Overrides {

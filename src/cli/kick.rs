@@ -6,14 +6,19 @@ use serde_json::{Value, json};
 
 use super::remote::{Api, Remote};
 
-/// Disconnects a user or a connection, and voids the tickets with which it would come back; with
-/// --channel, takes it from these channels instead.
+/// Disconnects a user or a connection, and revokes the tickets with which it would resume; with
+/// --channel, unsubscribes it from these channels instead.
 ///
-/// Exit codes: 0 there was somebody to kick; 1 there was nobody, or the server was not reached.
+/// Exit codes: 0 a connection was found; 1 none was, or the server was not reached.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["user", "connection"]))]
+#[command(after_help = "Examples:\n\
+        \x20 seawall kick --user ann\n\
+        \x20 seawall kick --connection 0-1-2 --code 4000 --reason bye\n\
+        \x20 seawall kick --user ann --channel chat:lobby")]
 pub(super) struct Arguments {
     /// All connections of this user
-    #[arg(long, required_unless_present = "connection", conflicts_with = "connection")]
+    #[arg(long)]
     user: Option<String>,
 
     /// This connection
@@ -44,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let (what, verb) = if arguments.channel.is_empty() {
         ("disconnected", "disconnected")
     } else {
-        ("unsubscribed", "taken from the channel")
+        ("unsubscribed", "unsubscribed")
     };
     let count = answer[what].as_u64().unwrap_or(0);
     let shown = arguments.remote.show(&answer, |_| match count {

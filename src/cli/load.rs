@@ -24,9 +24,9 @@ pub(super) struct Loaded {
 /// # Errors
 /// Every mistake with its place and its cure.
 pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
-    let (path, written) = layers(file, overrides)?;
+    let (path, given) = layers(file, overrides)?;
     let open_files = host::raise_open_files();
-    let config = written.validate(open_files, host::cores().len())?;
+    let (written, config) = Written::load(&given, open_files, host::cores().len())?;
     let name = path.as_deref().map_or("the configuration", shown_str).to_owned();
     Ok(Loaded { name, path, written, config, open_files })
 }
@@ -35,20 +35,20 @@ pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, 
 ///
 /// # Errors
 /// As [`load`]; and standard input cannot be read twice.
-pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Written, ConfigError> {
+pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Given, ConfigError> {
     if file == Some("-") {
         let text = "the configuration came from standard input, which cannot be read again: give \
                     a file with --config to be able to reload";
         return Err(ConfigError { key: None, text: text.to_owned() });
     }
-    layers(file, overrides).map(|(_, written)| written)
+    layers(file, overrides).map(|(_, given)| given)
 }
 
-/// The configuration's file, and its layers.
+/// The configuration's file, and what was given.
 fn layers(
     file: Option<&str>,
     overrides: &Overrides,
-) -> Result<(Option<String>, Written), ConfigError> {
+) -> Result<(Option<String>, Given), ConfigError> {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -57,7 +57,7 @@ fn layers(
     let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
     let path = path.map(str::to_owned);
     let given = Given { file: text, environment, flags: overrides.0.clone() };
-    Ok((path, Written::new(&given)?))
+    Ok((path, given))
 }
 
 fn shown_str(path: &str) -> &str {

@@ -11,8 +11,10 @@ mod kick;
 mod load;
 mod print;
 mod publish;
+mod reload;
 mod remote;
 mod serve;
+mod status;
 mod token;
 
 use std::fmt::Display;
@@ -20,15 +22,21 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::driver::signals;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// A WebSocket edge server: one binary, one `io_uring` loop per core.
 ///
 /// Options come from flags, the environment (`SEAWALL_…`) and a file, in this order of precedence;
 /// `seawall config` lists them. Exit codes: 0 done; 1 failed, and standard error says why and what
-/// to do; 2 the command line cannot be understood.
+/// to do; 2 the command line is invalid.
 #[derive(Debug, Parser)]
-#[command(name = "seawall", version, arg_required_else_help = true)]
+#[command(
+    name = "seawall",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  seawall serve\n  seawall config --short > seawall.toml\n  seawall \
+                  status\n\n`seawall COMMAND --help` explains a command, with examples."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -42,19 +50,23 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Print every option with its default, unit and meaning, as a file that loads
     Config(print::ConfigArguments),
-    /// Make a token for a client, or say why one is not taken
+    /// Make a token for a client, or explain why one is rejected
     Token(Box<token::Arguments>),
     /// Publish a message to a channel of a running server
     Publish(publish::Arguments),
-    /// List the channels of a running server, or tell about one
+    /// List the channels of a running server, or describe one
     Channels(channels::Arguments),
-    /// List the connections of a running server, or tell about one
+    /// List the connections of a running server, or describe one
     Connections(connections::Arguments),
     /// Disconnect a user or a connection of a running server
     Kick(kick::Arguments),
-    /// Begin the graceful end of a running server
+    /// Show the state of a running server
+    Status(status::Arguments),
+    /// Make a running server read its configuration again
+    Reload(reload::Arguments),
+    /// Shut a running server down gracefully
     Drain(drain::Arguments),
-    /// Look at this host: what stands in the server's way, and what mends it
+    /// Examine this host for problems, and name the remedies
     Doctor(doctor::Arguments),
     /// Print the version
     Version(print::VersionArguments),
@@ -65,7 +77,8 @@ pub fn run() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "serve") {
         signals::prepare();
     }
-    match Arguments::parse().command {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| exit(&error));
+    match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Config(arguments) => print::config(&arguments),
@@ -74,10 +87,24 @@ pub fn run() -> ExitCode {
         Command::Channels(arguments) => channels::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
         Command::Kick(arguments) => kick::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Version(arguments) => print::version(&arguments),
     }
+}
+
+/// Prints help or what is wrong with the command line, and ends the process.
+fn exit(error: &clap::Error) -> ! {
+    // An output that nothing reads changes nothing about the exit code.
+    let _ = error.print();
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
+        let command = Arguments::command();
+        let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        let _ = writeln!(std::io::stderr(), "Commands: {}", names.join(", "));
+    }
+    std::process::exit(error.exit_code())
 }
 
 /// Prints what went wrong.

@@ -6,13 +6,21 @@ use std::process::ExitCode;
 use crate::config::reference;
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  seawall config --short > seawall.toml\n  seawall config | less"
+)]
 pub(super) struct ConfigArguments {
     /// As tables for a document instead of a file that loads
     #[arg(long)]
     markdown: bool,
+
+    /// A short file to start from, with the options that are changed most
+    #[arg(long, conflicts_with = "markdown")]
+    short: bool,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  seawall version\n  seawall version --json")]
 pub(super) struct VersionArguments {
     /// As JSON
     #[arg(long)]
@@ -20,6 +28,9 @@ pub(super) struct VersionArguments {
 }
 
 pub(super) fn config(arguments: &ConfigArguments) -> ExitCode {
+    if arguments.short {
+        return print(reference::SHORT);
+    }
     let text = if arguments.markdown { reference::markdown() } else { reference::toml() };
     print(&text)
 }

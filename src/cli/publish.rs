@@ -1,6 +1,6 @@
 //! `seawall publish`: a message to a channel, from a shell.
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
 
 use serde_json::value::RawValue;
@@ -12,8 +12,12 @@ use super::remote::{Remote, text};
 ///
 /// Exit codes: 0 the message is in the channel's log; 1 it is not, and standard error says why.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall publish news '{\"headline\":\"hello\"}'\n\
+        \x20 seawall publish news hello --text\n\
+        \x20 echo '[1,2]' | seawall publish news")]
 pub(super) struct Arguments {
-    /// Where to
+    /// The channel
     channel: String,
 
     /// The content: JSON, or - for standard input
@@ -42,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         |answer| {
             let (offset, epoch) = (&answer["offset"], text(answer, "epoch"));
             let known = answer["duplicate"] == true;
-            let again = if known { ", where it was before" } else { "" };
+            let again = if known { " (a repeat: it was published before)" } else { "" };
             format!("{} is at offset {offset} of epoch {epoch}{again}\n", arguments.channel)
         },
     )
@@ -52,6 +56,9 @@ fn body(arguments: &Arguments) -> Result<String, String> {
     let mut data = arguments.data.clone();
     if data == "-" {
         data.clear();
+        if std::io::stdin().is_terminal() {
+            eprintln!("reading the content from standard input; end it with Ctrl-D");
+        }
         let read = std::io::stdin().read_to_string(&mut data);
         read.map_err(|error| format!("cannot read standard input: {error}"))?;
     }
@@ -62,7 +69,7 @@ fn body(arguments: &Arguments) -> Result<String, String> {
     } else {
         let checked = serde_json::from_str::<&RawValue>(data);
         checked.map_err(|error| {
-            format!("the content is no JSON: {error}; --text takes it as text, and quotes it")
+            format!("the content is not JSON: {error}; use --text to publish it as a JSON string")
         })?;
         data.to_owned()
     };

@@ -20,6 +20,10 @@ use crate::server::Server;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n\
+        \x20 seawall serve\n\
+        \x20 seawall serve --config seawall.toml --listen 0.0.0.0:9000\n\
+        \x20 seawall serve --channel-pattern 'chat:*' --channel-history 100")]
 pub(super) struct Arguments {
     #[arg(
         long,
@@ -56,12 +60,13 @@ fn start(
     log: &LogWriter,
 ) -> Result<Option<Started>, Box<dyn std::error::Error>> {
     host::use_small_pages();
-    let Loaded { config, written, path, open_files, .. } =
+    let Loaded { mut config, written, path, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
-    let config = Arc::new(config);
-    let set_level = log_to(log, &config);
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let owner = guard.owner();
+    config.keep_ticket_key(owner)?;
+    let config = Arc::new(config);
+    let set_level = log_to(log, &config);
     let bind = |address| control::bind(address, owner);
     let admin = config.admin.as_ref().map(bind).transpose()?;
     let metrics = &config.metrics;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::fail;
-use super::flags::Overrides;
+use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
 use super::print::print;
 use crate::auth::{Examination, KeyAlgorithm, Pattern, Rights, SigningKey};
@@ -18,6 +18,11 @@ use crate::auth::{Examination, KeyAlgorithm, Pattern, Rights, SigningKey};
 /// With --check, looks at a token instead: prints what it says, and everything that is wrong with
 /// it. Exit codes: 0 the configuration takes the token; 1 it does not, or none could be made.
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall token --user ann --channel 'chat:*' --expires 1h\n\
+    \x20 seawall token --channel-token private-7=subscribe,history\n\
+    \x20 seawall token --check \"$TOKEN\"\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     /// Whose token: the claim `sub`
     #[arg(long)]
@@ -81,11 +86,11 @@ pub(super) struct Arguments {
     config: Option<String>,
 
     #[command(flatten)]
-    overrides: Overrides,
+    overrides: HiddenOverrides,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let loaded = match load(arguments.config.as_deref(), &arguments.overrides) {
+    let loaded = match load(arguments.config.as_deref(), &arguments.overrides.0) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error),
     };

@@ -7,7 +7,7 @@ use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 use super::file::{self, File, Secret};
-use super::{Auth, ConfigError, Resume, at, error, of_one, secret_files};
+use super::{Auth, ConfigError, Faults, Resume, TicketKeys, at, error, of_one, secret_files};
 use crate::auth::{
     ApiKeys, Expected, Jwks, JwksSource, Key, KeyAlgorithm, SEAL_KEY_BYTES, Sealer, SigningKey,
     Verifier,
@@ -24,27 +24,30 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// Checks everything about tokens.
-pub(super) fn auth(file: &File) -> Result<Auth, ConfigError> {
+pub(super) fn auth(file: &File, faults: &mut Faults) -> Option<Auth> {
     let written = &file.auth;
+    let before = faults.0.len();
     let mut keys = Vec::with_capacity(file.keys.len());
     for (index, written) in file.keys.iter().enumerate() {
-        keys.push(key(index, written)?);
+        keys.extend(faults.check(key(index, written)));
         if file.keys[..index].iter().any(|other| other.id == written.id) {
             let text = format!("two keys have the id \"{}\": give each its own", written.id);
-            return Err(of_one(format!("key.{index}.id"), text));
+            faults.0.push(of_one(format!("key.{index}.id"), text));
         }
     }
     let mut skipped_keys = Vec::new();
     if !written.jwks_file.is_empty() {
         let read = secret_files::public_file(&written.jwks_file)
             .and_then(|text| Jwks::read(&text).map_err(|e| format!("{} {e}", written.jwks_file)));
-        let jwks = read.map_err(|text| at("auth.jwks_file", format!(": {text}")))?;
-        keys.extend(jwks.keys);
-        skipped_keys = jwks.skipped;
+        let read = read.map_err(|text| at("auth.jwks_file", format!(": {text}")));
+        if let Some(jwks) = faults.check(read) {
+            keys.extend(jwks.keys);
+            skipped_keys = jwks.skipped;
+        }
     }
-    jwks_url(&written.jwks_url)?;
+    faults.check(jwks_url(&written.jwks_url));
     if written.jwks_refresh_s == 0 {
-        return Err(at("auth.jwks_refresh_s", "must not be 0: 300 is every five minutes"));
+        faults.0.push(at("auth.jwks_refresh_s", "must not be 0: 300 is every five minutes"));
     }
     let fetches = !written.jwks_url.is_empty();
     let expected = Expected {
@@ -54,8 +57,11 @@ pub(super) fn auth(file: &File) -> Result<Auth, ConfigError> {
     };
     // A file without any usable key still says that tokens are asked for.
     let keys_configured = fetches || !keys.is_empty() || !written.jwks_file.is_empty();
-    let api_keys = api_keys(&file.api_keys)?;
-    Ok(Auth {
+    let api_keys = api_keys(&file.api_keys, faults);
+    if faults.0.len() > before {
+        return None;
+    }
+    Some(Auth {
         keys_configured,
         verifier: Arc::new(Verifier::new(keys, fetches, expected)),
         jwks: fetches.then(|| JwksSource::new(&written.jwks_url, written.jwks_refresh_s)),
@@ -156,7 +162,7 @@ fn material(index: usize, key: &file::Key) -> Result<String, ConfigError> {
 }
 
 /// The API's keys: names and secrets.
-fn api_keys(written: &[file::ApiKey]) -> Result<Vec<(String, String)>, ConfigError> {
+fn api_keys(written: &[file::ApiKey], faults: &mut Faults) -> Vec<(String, String)> {
     let mut keys: Vec<(String, String)> = Vec::with_capacity(written.len());
     for (index, key) in written.iter().enumerate() {
         let option = if key.secret_file.is_empty() { "secret" } else { "secret_file" };
@@ -165,28 +171,30 @@ fn api_keys(written: &[file::ApiKey]) -> Result<Vec<(String, String)>, ConfigErr
             of_one(format!("api_key.{index}.{option}"), text)
         };
         if key.name.is_empty() || written[..index].iter().any(|other| other.name == key.name) {
-            return Err(fault("name", "must be one of its own: logs tell keys apart by it"));
+            faults.0.push(fault("name", "must be unique: logs identify the key by it"));
         }
-        let secret = secret_files::one(&key.secret, &key.secret_file)
-            .map_err(|text| fault(option, &text))?;
+        let secret = secret_files::one(&key.secret, &key.secret_file);
+        let Some(secret) = faults.check(secret.map_err(|text| fault(option, &text))) else {
+            continue;
+        };
         if secret.len() < API_KEY_BYTES_MIN || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             let text = "must have at least 20 visible characters without spaces; \
                         `openssl rand -hex 32` makes some";
-            return Err(fault(option, text));
-        }
-        if keys.iter().any(|(_, other)| *other == secret) {
-            return Err(fault(option, "is another key's too: give each its own"));
+            faults.0.push(fault(option, text));
+        } else if keys.iter().any(|(_, other)| *other == secret) {
+            faults.0.push(fault(option, "is another key's too: give each its own"));
         }
         keys.push((key.name.clone(), secret));
     }
-    Ok(keys)
+    keys
 }
 
 /// Checks what tickets are sealed with.
 pub(super) fn resume(written: &file::Resume) -> Result<Resume, ConfigError> {
     let keys = seal_keys(written)?;
     let sealer = Arc::new(Sealer::new(&keys));
-    Ok(Resume { sealer, is_random: keys.is_empty(), ttl_s: written.ttl_s.into() })
+    let origin = if keys.is_empty() { TicketKeys::Random } else { TicketKeys::Configured };
+    Ok(Resume { sealer, keys: origin, ttl_s: written.ttl_s.into() })
 }
 
 /// The keys that seal tickets; none where there is to be a random one.
@@ -219,7 +227,8 @@ fn seal_keys(written: &file::Resume) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, Config
     Ok(keys)
 }
 
-fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
+/// A key as base64 or hexadecimal.
+pub(super) fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
     if text.len() == 2 * SEAL_KEY_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let mut key = [0; SEAL_KEY_BYTES];
         for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
@@ -233,12 +242,22 @@ fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
 
 #[cfg(test)]
 mod tests {
-    use super::{File, KeyAlgorithm, Secret};
-    use super::{api_keys, auth, seal_keys};
+    use super::{Auth, Faults, File, KeyAlgorithm, Secret, seal_keys};
     use crate::config::ConfigError;
     use crate::config::file::{ApiKey, Key, Resume, Secrets};
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn auth(file: &File) -> Result<Auth, ConfigError> {
+        let mut faults = Faults::default();
+        super::auth(file, &mut faults).ok_or_else(|| ConfigError::all(faults.0))
+    }
+
+    fn api_keys(written: &[ApiKey]) -> Result<Vec<(String, String)>, ConfigError> {
+        let mut faults = Faults::default();
+        let keys = super::api_keys(written, &mut faults);
+        faults.finish(|| keys).map_err(ConfigError::all)
+    }
 
     fn key(id: &str) -> Key {
         Key { id: id.into(), secret: SECRET.into(), ..Key::default() }
@@ -286,8 +305,8 @@ mod tests {
         for (keys, says) in [
             (vec![key("a", "short")], "at least 20"),
             (vec![key("a", "with spaces in it, and long enough")], "without spaces"),
-            (vec![key("", SECRET)], "name must be"),
-            (vec![key("a", SECRET), key("a", &other)], "name must be"),
+            (vec![key("", SECRET)], "name must be unique"),
+            (vec![key("a", SECRET), key("a", &other)], "name must be unique"),
             (vec![key("a", SECRET), key("b", SECRET)], "another key's"),
         ] {
             let fault = api_keys(&keys).unwrap_err();

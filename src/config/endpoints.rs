@@ -1,13 +1,14 @@
 //! Addresses, listeners and routes: their own mistakes, and those they make together.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{ConfigError, Listener, RouteOptions, error, file, of_one};
+use super::{ConfigError, Faults, Listener, RouteOptions, error, file, of_one};
 use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
 use crate::proto::ws::deflate::Policy;
 
-/// Reads `ADDR:PORT` or `unix:PATH`.
+/// Reads `ADDR:PORT`, `localhost:PORT`, `:PORT`, `PORT` (all three: this host only) or
+/// `unix:PATH`.
 ///
 /// # Errors
 /// Says what a good address looks like.
@@ -19,10 +20,16 @@ pub fn address(text: &str) -> Result<Address, ConfigError> {
             Ok(Address::Unix(path.into()))
         };
     }
+    let port = text.strip_prefix("localhost").unwrap_or(text);
+    let port = port.strip_prefix(':').or((port == text).then_some(port));
+    let local = port.filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    if let Some(port) = local.and_then(|port| port.parse().ok()) {
+        return Ok(Address::Tcp(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)));
+    }
     text.parse::<SocketAddr>().map(Address::Tcp).map_err(|_| {
         error(format!(
-            "`{text}` is no address: write ADDR:PORT (127.0.0.1:9000), [ADDR6]:PORT ([::1]:9000) \
-             or unix:PATH"
+            "`{text}` is not an address: write ADDR:PORT (0.0.0.0:9000), [ADDR6]:PORT \
+             ([::]:9000), localhost:PORT or PORT for 127.0.0.1, or unix:PATH"
         ))
     })
 }
@@ -47,24 +54,28 @@ pub(super) fn admin(written: &file::Admin, api_keys: bool) -> Result<Option<Addr
     }
 }
 
-pub(super) fn listener(index: usize, written: &file::Listener) -> Result<Listener, ConfigError> {
+pub(super) fn listener(
+    index: usize,
+    written: &file::Listener,
+    faults: &mut Faults,
+) -> Option<Listener> {
+    let before = faults.0.len();
     let at = |key: &str, text: &str| {
         let text = format!("listener {}: {text}", written.address);
         of_one(format!("listener.{index}.{key}"), text)
     };
-    let address = address(&written.address).map_err(|e| at("address", &e.text))?;
-    let trusted = written
-        .trusted_proxies
-        .iter()
-        .map(|text| network(text))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| at("trusted_proxies", &e.text))?;
-    let unix = matches!(address, Address::Unix(_));
-    if written.proxy_protocol && trusted.is_empty() && !unix {
-        return Err(at(
-            "proxy_protocol",
-            "proxy_protocol = true requires trusted_proxies: anybody could claim any address",
-        ));
+    let address = faults.check(address(&written.address).map_err(|e| at("address", &e.text)));
+    let mut trusted = Vec::with_capacity(written.trusted_proxies.len());
+    for text in &written.trusted_proxies {
+        let network = network(text).map_err(|e| at("trusted_proxies", &e.text));
+        trusted.extend(faults.check(network));
+    }
+    let unix = matches!(address, Some(Address::Unix(_)));
+    let is_open = written.trusted_proxies.is_empty() && !unix;
+    if written.proxy_protocol && is_open {
+        let text = "proxy_protocol = true requires trusted_proxies: otherwise any client could \
+                    claim any address";
+        faults.0.push(at("proxy_protocol", text));
     }
     let header = match written.forwarded_header.to_ascii_lowercase().as_str() {
         "" => None,
@@ -74,13 +85,29 @@ pub(super) fn listener(index: usize, written: &file::Listener) -> Result<Listene
             let text = format!(
                 "forwarded_header = \"{other}\": must be \"x-forwarded-for\", \"forwarded\" or \"\""
             );
-            return Err(at("forwarded_header", &text));
+            faults.0.push(at("forwarded_header", &text));
+            None
         }
     };
-    if header.is_some() && trusted.is_empty() && !unix {
-        return Err(at("forwarded_header", "forwarded_header requires trusted_proxies"));
+    if header.is_some() && is_open {
+        faults.0.push(at("forwarded_header", "forwarded_header requires trusted_proxies"));
     }
-    let options = Options {
+    if written.unix_mode > UNIX_MODE_MAX {
+        let text = format!(
+            "unix_mode = 0o{:o}: must be permission bits from 0o000 to 0o777, as in 0o660",
+            written.unix_mode
+        );
+        faults.0.push(at("unix_mode", &text));
+    }
+    let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
+    let options = socket_options(written);
+    let proxy_protocol = written.proxy_protocol;
+    let address = address.filter(|_| faults.0.len() == before)?;
+    Some(Listener { address, options, proxy_protocol, forwarding, trusted })
+}
+
+fn socket_options(written: &file::Listener) -> Options {
+    Options {
         backlog: written.backlog.clamp(1, i32::MAX as u32),
         nodelay: written.nodelay,
         keepalive_s: written.keepalive_s,
@@ -98,9 +125,7 @@ pub(super) fn listener(index: usize, written: &file::Listener) -> Result<Listene
         unix_mode: written.unix_mode,
         owner: None,
         steer: written.steer,
-    };
-    let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
-    Ok(Listener { address, options, proxy_protocol: written.proxy_protocol, forwarding, trusted })
+    }
 }
 
 fn network(text: &str) -> Result<ipnet::IpNet, ConfigError> {
@@ -115,18 +140,20 @@ fn network(text: &str) -> Result<ipnet::IpNet, ConfigError> {
 pub(super) fn route(
     index: usize,
     written: &file::Route,
-) -> Result<(http::Route, RouteOptions), ConfigError> {
+    faults: &mut Faults,
+) -> Option<(http::Route, RouteOptions)> {
+    let before = faults.0.len();
     let at = |key: &str, text: &str| {
         of_one(format!("route.{index}.{key}"), format!("route {}: {text}", written.path))
     };
     if !written.path.starts_with('/') || written.path.contains(['?', '#', ' ']) {
-        return Err(at("path", "path must begin with `/` and have no `?`, `#` or space"));
+        faults.0.push(at("path", "path must begin with `/` and have no `?`, `#` or space"));
     }
     if matches!(written.path.as_str(), "/healthz" | "/readyz") {
-        return Err(at("path", "this path answers health checks and cannot be a route"));
+        faults.0.push(at("path", "this path answers health checks and cannot be a route"));
     }
     if written.ping_interval_ms > 0 && written.pong_timeout_ms == 0 {
-        return Err(at(
+        faults.0.push(at(
             "pong_timeout_ms",
             "pong_timeout_ms must not be 0 where ping_interval_ms is set",
         ));
@@ -138,7 +165,7 @@ pub(super) fn route(
     ] {
         if !(least..=most).contains(&value) {
             let text = format!("{key} must be between {least} and {most}, not {value}");
-            return Err(at(key, &text));
+            faults.0.push(at(key, &text));
         }
     }
     let origins = match written.origins.as_slice() {
@@ -146,7 +173,10 @@ pub(super) fn route(
         list if list.iter().any(|origin| origin == "*") => Origins::Any,
         list => Origins::List(list.to_vec()),
     };
-    Ok((
+    if faults.0.len() > before {
+        return None;
+    }
+    Some((
         http::Route {
             path: written.path.clone(),
             prefix: written.r#match == file::Matching::Prefix,
@@ -179,6 +209,8 @@ fn subprotocols(written: &file::Route) -> Vec<String> {
     }
 }
 
+/// All permission bits.
+const UNIX_MODE_MAX: u32 = 0o777;
 /// Connections know their listener by one byte.
 const LISTENERS_MAX: usize = 256;
 
@@ -312,6 +344,25 @@ mod tests {
         }
         let fault = listen(&["0.0.0.0:9100"], false).unwrap_err();
         assert!(fault.text.contains("admin.listen overlap"), "{fault}");
+    }
+
+    #[test]
+    fn an_address_may_leave_the_host_out() {
+        for (text, expected) in [
+            ("9000", "127.0.0.1:9000"),
+            (":9000", "127.0.0.1:9000"),
+            ("localhost:9000", "127.0.0.1:9000"),
+            ("0.0.0.0:9000", "0.0.0.0:9000"),
+            ("[::1]:0", "[::1]:0"),
+            ("unix:/run/a", "unix:/run/a"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), expected, "{text}");
+        }
+        for text in
+            ["", ":", "localhost", "localhost:", "localhost9000", "70000", "a:1", "::1:9", "+1"]
+        {
+            assert!(address(text).is_err(), "{text}");
+        }
     }
 
     #[test]

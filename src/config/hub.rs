@@ -1,27 +1,26 @@
 //! The hub's options: bounds, and namespaces.
 
 use super::file::{Channel, Hub};
-use super::{ConfigError, at, between, of_one};
+use super::{ConfigError, Faults, at, between, of_one};
 use crate::auth::{Access, Namespace, Namespaces, Pattern};
 
 /// Checks the bounds.
-pub(super) fn hub(written: &Hub) -> Result<Hub, ConfigError> {
+pub(super) fn check_bounds(written: &Hub, faults: &mut Faults) {
     for (key, value) in [
         ("hub.channels_per_connection_max", written.channels_per_connection_max),
         ("hub.pending_requests_max", written.pending_requests_max),
         ("hub.presence_page_max", written.presence_page_max),
         ("hub.history_page_max", written.history_page_max),
     ] {
-        between(key, value.into(), 1, 1_000_000)?;
+        faults.check(between(key, value.into(), 1, 1_000_000));
     }
-    between("hub.channels_max", written.channels_max.into(), 1, 1 << 30)?;
+    faults.check(between("hub.channels_max", written.channels_max.into(), 1, 1 << 30));
     if written.auth_timeout_ms == 0 {
-        return Err(at(
+        faults.0.push(at(
             "hub.auth_timeout_ms",
             "must not be 0: clients that never authenticate would hold their places for ever",
         ));
     }
-    Ok(written.clone())
 }
 
 /// Checks the namespaces. Without any, and without keys, one stands for all channels.
@@ -29,24 +28,26 @@ pub(super) fn namespaces(
     written: &[Channel],
     keys_configured: bool,
     message_bytes_max: u64,
-) -> Result<Namespaces, ConfigError> {
+    faults: &mut Faults,
+) -> Option<Namespaces> {
+    let before = faults.0.len();
     let mut list = Vec::with_capacity(written.len().max(1));
     for (index, channel) in written.iter().enumerate() {
-        list.push(namespace(index, channel, message_bytes_max)?);
+        list.extend(faults.check(namespace(index, channel, message_bytes_max)));
         if written[..index].iter().any(|other| other.pattern == channel.pattern) {
             let text = format!(
                 "two channel sections have the pattern {}: only the first would count",
                 channel.pattern
             );
-            return Err(of_one(format!("channel.{index}.pattern"), text));
+            faults.0.push(of_one(format!("channel.{index}.pattern"), text));
         }
     }
-    let all = namespace(0, &Channel::default(), u64::MAX)?;
+    let all = faults.check(namespace(0, &Channel::default(), u64::MAX))?;
     let granted = Namespace { subscribe: Access::Token, publish: Access::Token, ..all.clone() };
     if list.is_empty() && !keys_configured {
         list.push(all);
     }
-    Ok(Namespaces::new(list, granted))
+    (faults.0.len() == before).then(|| Namespaces::new(list, granted))
 }
 
 fn namespace(
@@ -93,7 +94,17 @@ fn namespace(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Access, Channel, ConfigError, Faults, Namespace, Namespaces};
+
+    fn namespaces(
+        written: &[Channel],
+        keys: bool,
+        message_bytes_max: u64,
+    ) -> Result<Namespaces, ConfigError> {
+        let mut faults = Faults::default();
+        let found = super::namespaces(written, keys, message_bytes_max, &mut faults);
+        found.ok_or_else(|| ConfigError::all(faults.0))
+    }
 
     fn find(written: &[Channel], keys: bool, channel: &str) -> Option<Namespace> {
         namespaces(written, keys, 1 << 20).unwrap().find(channel).cloned()

@@ -14,7 +14,7 @@ use serde::Deserialize as _;
 
 use super::file::table::{Kind, Row, Section, short_flag, short_variable};
 use super::file::{File, Route, SECTIONS, default_routes};
-use super::{Config, ConfigError, credentials, error, read, value};
+use super::{Config, ConfigError, credentials, error, read, secret_files, value};
 use crate::auth::SigningKey;
 
 /// Where an option was set.
@@ -92,14 +92,39 @@ impl Written {
     /// Lays the layers over each other.
     ///
     /// # Errors
-    /// Every mistake of the layer in which the first one was found, each with its place and cure.
+    /// Every mistake in them, each with its place and remedy.
     pub fn new(given: &Given) -> Result<Self, ConfigError> {
+        let (written, mistakes) = Self::read(given)?;
+        if mistakes.is_empty() { Ok(written) } else { Err(error(mistakes.join("\n"))) }
+    }
+
+    /// Lays the layers over each other and validates what comes out.
+    ///
+    /// # Errors
+    /// Every mistake in the layers, and every error of validation in what is readable.
+    pub fn load(
+        given: &Given,
+        open_files: u64,
+        cores: usize,
+    ) -> Result<(Self, Config), ConfigError> {
+        let (written, mistakes) = Self::read(given)?;
+        match written.validate(open_files, cores) {
+            Ok(config) if mistakes.is_empty() => Ok((written, config)),
+            Ok(_) => Err(error(mistakes.join("\n"))),
+            Err(fault) if mistakes.is_empty() => Err(fault),
+            Err(fault) => Err(error(format!("{}\n{fault}", mistakes.join("\n")))),
+        }
+    }
+
+    /// What can be read of the layers, and the mistakes in the rest.
+    fn read(given: &Given) -> Result<(Self, Vec<String>), ConfigError> {
         let mut sources = Sources::default();
+        let mut mistakes = Vec::new();
         let mut table = match &given.file {
-            Some((name, text)) => read::read(name, text, &mut sources)?,
+            Some((name, text)) => read::read(name, text, &mut sources, &mut mistakes)?,
             None => toml::Table::new(),
         };
-        let mut mistakes = unknown_variables(&given.environment);
+        mistakes.extend(unknown_variables(&given.environment));
         for section in &SECTIONS {
             for row in section.rows {
                 for (source, values) in overrides(given, section, row) {
@@ -110,25 +135,28 @@ impl Written {
                 }
             }
         }
-        if !mistakes.is_empty() {
-            return Err(error(mistakes.join("\n")));
-        }
         let file = File::deserialize(table).map_err(|e| error(e.to_string()))?;
-        Ok(Self { file, sources })
+        Ok((Self { file, sources }, mistakes))
     }
 
-    /// [`Config::validate`], with the place of the option at fault.
+    /// [`Config::validate`], with the place of each option at fault.
     ///
     /// # Errors
     /// As there.
     pub fn validate(&self, open_files: u64, cores: usize) -> Result<Config, ConfigError> {
-        Config::validate(&self.file, open_files, cores).map_err(|fault| {
+        Config::check(&self.file, open_files, cores).map_err(|faults| self.locate(faults))
+    }
+
+    /// Errors as one, each with the place where its option is set.
+    pub fn locate(&self, faults: Vec<ConfigError>) -> ConfigError {
+        let located = faults.into_iter().map(|fault| {
             let source = fault.key.as_ref().and_then(|key| self.sources.of(key));
             match source {
                 Some(source) => ConfigError { text: format!("{source}: {}", fault.text), ..fault },
                 None => fault,
             }
-        })
+        });
+        ConfigError::all(located.collect())
     }
 }
 
@@ -139,6 +167,14 @@ impl Written {
     /// There is none.
     pub fn signing_key(&self, id: Option<&str>) -> Result<SigningKey, ConfigError> {
         credentials::signing_key(&self.file, id)
+    }
+}
+
+impl Written {
+    /// The secret of the first `[[api_key]]`, for commands that call the server.
+    pub fn api_key(&self) -> Option<String> {
+        let key = self.file.api_keys.first()?;
+        secret_files::one(&key.secret, &key.secret_file).ok()
     }
 }
 

@@ -8,12 +8,14 @@
 mod credentials;
 mod endpoints;
 pub mod file;
+mod folders;
 mod hub;
 mod layers;
 mod read;
 pub mod reference;
 mod reload;
 mod secret_files;
+mod state;
 mod validate;
 mod value;
 
@@ -48,6 +50,30 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+/// The errors found so far. Validation continues past each, so that all are reported at once.
+#[derive(Debug, Default)]
+struct Faults(Vec<ConfigError>);
+
+impl Faults {
+    /// A result's value; its error is kept.
+    fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
+        result.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// The value, unless there were errors: then those, in the order in which they were found.
+    fn finish<T>(self, value: impl FnOnce() -> T) -> Result<T, Vec<ConfigError>> {
+        if self.0.is_empty() { Ok(value()) } else { Err(self.0) }
+    }
+}
+
+impl ConfigError {
+    /// Several errors as one: the first one's key, and the text of all.
+    fn all(errors: Vec<Self>) -> Self {
+        let text = errors.iter().map(|error| error.text.as_str()).collect::<Vec<_>>().join("\n");
+        Self { key: errors.into_iter().next().and_then(|error| error.key), text }
+    }
+}
 
 fn error(text: impl Into<String>) -> ConfigError {
     ConfigError { key: None, text: text.into() }
@@ -150,12 +176,22 @@ pub struct Auth {
     pub api_keys: Arc<ApiKeys>,
 }
 
+/// Where the keys that seal tickets come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketKeys {
+    /// `resume.keys` or `resume.keys_file`.
+    Configured,
+    /// The file in `process.state_dir`.
+    Kept,
+    /// This process only: no ticket outlives it.
+    Random,
+}
+
 /// How clients come back with tickets.
 #[derive(Debug)]
 pub struct Resume {
     pub sealer: Arc<Sealer>,
-    /// Whether its key is a random one, so that no ticket outlives the process.
-    pub is_random: bool,
+    pub keys: TicketKeys,
     pub ttl_s: u64,
 }
 

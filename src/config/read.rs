@@ -12,26 +12,61 @@ use super::layers::{Source, Sources};
 use super::value::{self, unit_of};
 use super::{ConfigError, error};
 
-/// Reads `text`, which came from `name`, and notes where each option stands.
+/// Reads `text`, which came from `name`, and notes where each option stands. What is wrong is added
+/// to `mistakes`, in the order of lines, and left out of the table.
 ///
 /// # Errors
-/// All mistakes, a line each.
+/// The text is not TOML.
 pub(super) fn read(
     name: &str,
     text: &str,
     sources: &mut Sources,
+    mistakes: &mut Vec<String>,
 ) -> Result<toml::Table, ConfigError> {
     let whole = DeTable::parse(text).map_err(|e| error(unreadable(name, text, &e)))?;
-    let mut reader = Reader { name, text, mistakes: Vec::new(), sources };
+    let mut reader =
+        Reader { name, text, mistakes: Vec::new(), wrong: Vec::new(), modes: Vec::new(), sources };
     for (key, value) in whole.get_ref() {
         reader.top(key, value);
     }
-    if reader.mistakes.is_empty() {
-        toml::from_str(text).map_err(|e| error(format!("{name}: {e}")))
-    } else {
-        reader.mistakes.sort();
-        let lines = reader.mistakes.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
-        Err(error(lines.join("\n")))
+    let Reader { mistakes: mut found, wrong, modes, .. } = reader;
+    let mut table: toml::Table = toml::from_str(text).map_err(|e| error(format!("{name}: {e}")))?;
+    for place in &wrong {
+        if place.key.is_empty() {
+            table.remove(&place.section);
+        } else if let Some(section) = place.find(&mut table) {
+            section.remove(&place.key);
+        }
+    }
+    for (place, mode) in &modes {
+        if let Some(section) = place.find(&mut table) {
+            section.insert(place.key.clone(), toml::Value::Integer(i64::from(*mode)));
+        }
+    }
+    found.sort();
+    mistakes.extend(found.into_iter().map(|(_, text)| text));
+    Ok(table)
+}
+
+/// Where a value stands; without a key: a whole section.
+struct Place {
+    section: String,
+    index: Option<usize>,
+    key: String,
+}
+
+impl Place {
+    fn new(section: &Section, index: Option<usize>, key: &str) -> Self {
+        Self { section: section.name.to_owned(), index, key: key.to_owned() }
+    }
+
+    /// The table that has the key.
+    fn find<'t>(&self, table: &'t mut toml::Table) -> Option<&'t mut toml::Table> {
+        match (self.section.as_str(), self.index) {
+            ("", _) => Some(table),
+            (name, None) => table.get_mut(name)?.as_table_mut(),
+            (name, Some(index)) => table.get_mut(name)?.get_mut(index)?.as_table_mut(),
+        }
     }
 }
 
@@ -51,6 +86,10 @@ struct Reader<'r> {
     name: &'r str,
     text: &'r str,
     mistakes: Vec<(usize, String)>,
+    /// What has no place in the table.
+    wrong: Vec<Place>,
+    /// Modes that are written without the `0o` of octal numbers.
+    modes: Vec<(Place, u32)>,
     sources: &'r mut Sources,
 }
 
@@ -66,7 +105,7 @@ impl Reader<'_> {
             return self.option(&TOP, row, None, value);
         }
         let Some(section) = SECTIONS.iter().find(|s| !s.name.is_empty() && s.name == name) else {
-            return self.unknown(&TOP, name, at, value.get_ref());
+            return self.unknown((&TOP, None), name, at, value.get_ref());
         };
         match (section.repeated, value.get_ref()) {
             (false, DeValue::Table(table)) => self.section(section, None, table),
@@ -79,9 +118,13 @@ impl Reader<'_> {
             }
             (true, _) => {
                 let text = format!("write [[{name}]]: there may be several of them");
+                self.wrong.push(Place::new(section, None, ""));
                 self.mistake(at, &text);
             }
-            (false, _) => self.mistake(at, &format!("write [{name}]: there is only one of it")),
+            (false, _) => {
+                self.wrong.push(Place::new(section, None, ""));
+                self.mistake(at, &format!("write [{name}]: there is only one of it"));
+            }
         }
     }
 
@@ -90,7 +133,7 @@ impl Reader<'_> {
             let name = key.get_ref().as_ref();
             match section.row(name) {
                 Some(row) => self.option(section, row, index, value),
-                None => self.unknown(section, name, key.span().start, value.get_ref()),
+                None => self.unknown((section, index), name, key.span().start, value.get_ref()),
             }
         }
     }
@@ -104,8 +147,17 @@ impl Reader<'_> {
     ) {
         let at = value.span().start;
         match wrong(row, value.get_ref()) {
-            Some(text) => self.mistake(at, &format!("{} {text}", section.path(row))),
+            Some(text) => {
+                self.wrong.push(Place::new(section, index, row.key));
+                self.mistake(at, &format!("{} {text}", section.path(row)));
+            }
             None => {
+                if let (true, DeValue::Integer(number)) = (row.is_mode(), value.get_ref())
+                    && number.radix() == 10
+                    && let Some(mode) = value::octal(number.as_str())
+                {
+                    self.modes.push((Place::new(section, index, row.key), mode));
+                }
                 let line = line_of(self.text, at);
                 let source = Source::File { name: self.name.to_owned(), line };
                 self.sources.note(section, row, index, source);
@@ -113,7 +165,14 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown(&mut self, section: &Section, key: &str, at: usize, value: &DeValue<'_>) {
+    fn unknown(
+        &mut self,
+        (section, index): (&Section, Option<usize>),
+        key: &str,
+        at: usize,
+        value: &DeValue<'_>,
+    ) {
+        self.wrong.push(Place::new(section, index, key));
         let place = if section.name.is_empty() {
             "at the top of the file".to_owned()
         } else {
@@ -199,7 +258,23 @@ mod tests {
     use super::*;
 
     fn mistakes(text: &str) -> String {
-        read("seawall.toml", text, &mut Sources::default()).unwrap_err().to_string()
+        let mut mistakes = Vec::new();
+        match read("seawall.toml", text, &mut Sources::default(), &mut mistakes) {
+            Ok(_) => mistakes.join("\n"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_left_out_and_modes_are_octal() {
+        let text = "shards = true\nx = 1\n[admin]\nmetrics_auth = true\ny = 2\n[[log]]\n\
+                    [[listener]]\n[[listener]]\nbacklog = \"a\"\nunix_mode = 660\n";
+        let mut mistakes = Vec::new();
+        let table = read("f", text, &mut Sources::default(), &mut mistakes).unwrap();
+        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
+        let expected =
+            "[admin]\nmetrics_auth = true\n[[listener]]\n[[listener]]\nunix_mode = 0o660";
+        assert_eq!(table, toml::from_str(expected).unwrap());
     }
 
     #[test]

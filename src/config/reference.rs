@@ -10,6 +10,49 @@ pub(crate) use super::value::shown;
 /// Columns of the printed file.
 const COLUMNS: usize = 100;
 
+/// A file to start from: the options that are changed most, with their defaults.
+pub const SHORT: &str = r#"# A starter configuration: options with their defaults, and examples.
+# `seawall config` prints every option; `seawall check-config FILE` checks a changed file.
+
+[admin]
+listen = "127.0.0.1:9100"             # metrics and API; other hosts need an [[api_key]]
+
+[[listener]]
+address = "127.0.0.1:9000"            # "0.0.0.0:9000": other hosts too; add a [[key]] first
+# trusted_proxies = ["10.0.0.0/8"]    # proxies in front, and the header that names the client
+# forwarded_header = "x-forwarded-for"
+
+[[route]]
+path = "/ws"
+handler = "hub"
+# origins = ["https://app.example"]   # pages that may connect; empty = pages of the same host
+
+[[route]]
+path = "/echo"
+handler = "echo"
+
+[[channel]]
+pattern = "*"                         # or "chat:*"; the longest pattern that matches applies
+subscribe = "anyone"                  # "authenticated", "token" or "server"
+publish = "anyone"
+history = 100                         # messages kept for clients that reconnect
+history_ttl_s = 300
+
+# [[key]]                             # clients then need a token: `seawall token --user ann`
+# secret_file = "/etc/seawall/token.key"   # `openssl rand -base64 32`, readable by its owner only
+
+# [[api_key]]                         # backends then send `Authorization: Bearer KEY`
+# secret_file = "/etc/seawall/api.key"
+
+# [process]
+# user = "seawall"                    # after the start as root
+# state_dir = "/var/lib/seawall"      # lets clients resume after a restart
+
+[log]
+format = "text"                       # or "json"
+level = "info"
+"#;
+
 /// Every option with its default, as a file that loads.
 pub fn toml() -> String {
     let mut out = format!(

@@ -19,7 +19,7 @@
 //!   new timeout also holds for one that does nothing.
 
 use super::file::File;
-use super::{Config, ConfigError, RouteOptions, Written, at, of_one};
+use super::{Config, ConfigError, RouteOptions, TicketKeys, Written, at, of_one};
 use crate::admission::ROUTES_MAX;
 use crate::config::HandlerName;
 use crate::proto::http::{Route, Routes};
@@ -91,9 +91,10 @@ impl Written {
         config.keep_authentication((old_file, &self.file), old)?;
         config.follow_routes(old, is_in_use)?;
         config.epoch = old.epoch + 1;
-        if config.resume.is_random && old.resume.is_random {
-            // Tickets that are out stay good.
-            config.resume.sealer = old.resume.sealer.clone();
+        let (new, old) = (&mut config.resume, &old.resume);
+        if new.keys == TicketKeys::Random && old.keys != TicketKeys::Configured {
+            // Issued tickets stay valid.
+            (new.keys, new.sealer) = (old.keys, old.sealer.clone());
         }
         Ok(Renewed { file: self.file, config, waiting })
     }

@@ -1,8 +1,8 @@
 //! Secrets from where they were written: in an option, or in a file that only its owner reads.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use super::file::Secret;
 
@@ -42,6 +42,16 @@ pub(super) fn secret_file(path: &str) -> Result<String, String> {
         return Err(format!("{path} is empty: it must hold the secret"));
     }
     Ok(text.to_owned())
+}
+
+/// Whether the present user may create files in this folder, by its mode.
+pub(super) fn may_write(folder: &Metadata) -> bool {
+    let mode = folder.permissions().mode();
+    let own = nix::unistd::geteuid();
+    own.is_root()
+        || mode & 0o002 != 0
+        || folder.uid() == own.as_raw() && mode & 0o200 != 0
+        || folder.gid() == nix::unistd::getegid().as_raw() && mode & 0o020 != 0
 }
 
 /// The text of a file that anybody may read.

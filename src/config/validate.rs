@@ -2,9 +2,14 @@
 
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
-use super::{Config, ConfigError, Limits, at, between, credentials, error, hub};
+use super::{
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, between, credentials,
+    error, hub,
+};
 use crate::admission::limiter::{Bound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
+use crate::auth::Namespaces;
+use crate::driver::listener::Address;
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
@@ -18,7 +23,7 @@ const COMPLETION_ENTRIES_MAX: u32 = 65_536;
 
 /// Room in a ring's table beside its connections.
 pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
-    accepts_per_listener * listeners + REFUSALS
+    accepts_per_listener.saturating_mul(listeners).saturating_add(REFUSALS)
 }
 
 impl Config {
@@ -27,64 +32,63 @@ impl Config {
     /// `open_files` is the limit of open files, which bounds a ring's table of connections.
     ///
     /// # Errors
-    /// Names the key and what to do.
+    /// All that were found, with the key of the first one.
     pub fn validate(file: &File, open_files: u64, cores: usize) -> Result<Self, ConfigError> {
+        Self::check(file, open_files, cores).map_err(ConfigError::all)
+    }
+
+    /// The same, with each error by itself.
+    pub(super) fn check(
+        file: &File,
+        open_files: u64,
+        cores: usize,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let mut faults = Faults::default();
         let cores = cores.clamp(1, usize::from(SHARDS_MAX)) as u16;
         let shards = if file.shards == 0 { cores } else { file.shards };
-        between("shards", shards.into(), 1, SHARDS_MAX.into())?;
-        let mut written = file.listeners.clone();
-        if written.is_empty() {
-            written.push(file::Listener::default());
-        }
-        endpoints::refuse_too_many(written.len())?;
-        let engine = engine(&file.engine, shards)?;
-        let headroom = sockets_headroom(engine.accepts_per_listener, written.len() as u32);
-        let mut limits = limits(&file.limits, open_files, headroom)?;
-        limits.compression_shard_bytes_max = file.limits.compression_bytes_max / u64::from(shards);
-        let listeners = collect(&written, listener)?;
-        let auth = credentials::auth(file)?;
-        let admin = admin(&file.admin, !auth.api_keys.is_empty())?;
-        endpoints::refuse_overlaps(&listeners, admin.as_ref())?;
-        let mut routes = file.routes.clone();
-        if routes.is_empty() {
-            routes = file::default_routes();
-        }
-        if routes.len() > ROUTES_MAX {
-            let text =
-                format!("must not have more than {ROUTES_MAX} entries: use `match = \"prefix\"`");
-            return Err(at("route", text));
-        }
-        let (table, route_options): (Vec<_>, Vec<_>) = collect(&routes, route)?.into_iter().unzip();
-        endpoints::refuse_doubles(&routes)?;
-        times(file)?;
-        if !auth.keys_configured && !auth.allow_anonymous {
-            endpoints::refuse_strangers(&listeners, &routes)?;
-        }
-        let message_bytes_max = file.limits.message_bytes_max;
-        let namespaces = hub::namespaces(&file.channels, auth.keys_configured, message_bytes_max)?;
-        let mut config = Self {
+        faults.check(between("shards", shards.into(), 1, SHARDS_MAX.into()));
+        let endpoints = Endpoints::check(file, &mut faults);
+        check_engine(&file.engine, shards, &mut faults);
+        let accepts = file.engine.accepts_per_listener;
+        let headroom = sockets_headroom(accepts, endpoints.listeners_written);
+        let mut limits = limits(&file.limits, open_files, headroom, &mut faults);
+        limits.compression_shard_bytes_max =
+            file.limits.compression_bytes_max / u64::from(shards.max(1));
+        check_process(&file.process, &mut faults);
+        times(file, &mut faults);
+        check_metrics(&file.metrics, &mut faults);
+        let log_level = faults.check(level(&file.log.level));
+        hub::check_bounds(&file.hub, &mut faults);
+        let resume = faults.check(credentials::resume(&file.resume));
+        let Endpoints { listeners, routes, admin, auth, namespaces, .. } = endpoints;
+        let (table, route_options) = routes.into_iter().unzip();
+        let parts = (auth, namespaces, resume, log_level);
+        let (Some(auth), Some(namespaces), Some(resume), Some(log_level)) = parts else {
+            return Err(faults.0);
+        };
+        let mut config = faults.finish(|| Self {
             epoch: 0,
             shards,
             admin,
             admin_hosts: file.admin.hosts.clone(),
-            process: process(&file.process)?,
-            engine,
+            process: file.process.clone(),
+            engine: file.engine.clone(),
             limits,
             rates: rates(&file.rates),
             timeouts: file.timeouts.clone(),
             drain: file.drain.clone(),
-            metrics: metrics(&file.metrics)?,
+            metrics: file.metrics.clone(),
             log_format: file.log.format,
-            log_level: level(&file.log.level)?,
+            log_level,
             listeners,
             routes: Routes::new(table),
             route_options,
-            hub: hub::hub(&file.hub)?,
+            hub: file.hub.clone(),
             namespaces,
             auth,
-            resume: credentials::resume(&file.resume)?,
+            resume,
             metrics_auth: file.admin.metrics_auth,
-        };
+        })?;
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.
         let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
@@ -94,40 +98,75 @@ impl Config {
     }
 }
 
-fn collect<W, V>(
-    written: &[W],
-    one: impl Fn(usize, &W) -> Result<V, ConfigError>,
-) -> Result<Vec<V>, ConfigError> {
-    written.iter().enumerate().map(|(index, written)| one(index, written)).collect()
+/// Where clients and operators connect, and who may.
+struct Endpoints {
+    listeners_written: u32,
+    listeners: Vec<Listener>,
+    routes: Vec<(http::Route, RouteOptions)>,
+    admin: Option<Address>,
+    auth: Option<Auth>,
+    namespaces: Option<Namespaces>,
 }
 
-fn process(written: &Process) -> Result<Process, ConfigError> {
-    if written.user.is_empty() && !written.group.is_empty() {
-        return Err(at("process.group", "needs process.user: who is to be in that group?"));
+impl Endpoints {
+    fn check(file: &File, faults: &mut Faults) -> Self {
+        let mut written = file.listeners.clone();
+        if written.is_empty() {
+            written.push(file::Listener::default());
+        }
+        faults.check(endpoints::refuse_too_many(written.len()));
+        let listeners = collect(&written, |index, one| listener(index, one, faults));
+        let auth = credentials::auth(file, faults);
+        let has_api_keys =
+            auth.as_ref().map_or(!file.api_keys.is_empty(), |a| !a.api_keys.is_empty());
+        let admin = faults.check(admin(&file.admin, has_api_keys)).flatten();
+        faults.check(endpoints::refuse_overlaps(&listeners, admin.as_ref()));
+        let mut routes = file.routes.clone();
+        if routes.is_empty() {
+            routes = file::default_routes();
+        }
+        if routes.len() > ROUTES_MAX {
+            let text =
+                format!("must not have more than {ROUTES_MAX} entries: use `match = \"prefix\"`");
+            faults.0.push(at("route", text));
+        }
+        let checked = collect(&routes, |index, one| route(index, one, faults));
+        faults.check(endpoints::refuse_doubles(&routes));
+        // Whether there are keys is not known where those that are written have errors.
+        if auth.as_ref().is_some_and(|auth| !auth.keys_configured && !auth.allow_anonymous) {
+            faults.check(endpoints::refuse_strangers(&listeners, &routes));
+        }
+        let keys = auth.as_ref().is_none_or(|auth| auth.keys_configured);
+        let bytes_max = file.limits.message_bytes_max;
+        let namespaces = hub::namespaces(&file.channels, keys, bytes_max, faults);
+        let listeners_written = written.len() as u32;
+        Self { listeners_written, listeners, routes: checked, admin, auth, namespaces }
     }
-    Ok(written.clone())
 }
 
-fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
+fn collect<W, V>(written: &[W], mut one: impl FnMut(usize, &W) -> Option<V>) -> Vec<V> {
+    written.iter().enumerate().filter_map(|(index, written)| one(index, written)).collect()
+}
+
+fn check_process(written: &Process, faults: &mut Faults) {
+    if written.user.is_empty() && !written.group.is_empty() {
+        faults.0.push(at("process.group", "needs process.user: set the user as well"));
+    }
+}
+
+fn check_engine(written: &Engine, shards: u16, faults: &mut Faults) {
+    let mut range = |key, value, least, most| {
+        faults.check(between(key, value, least, most));
+    };
     // Four completions for each submission must fit, and the kernel allows 65,536.
-    between("engine.ring_entries", written.ring_entries.into(), 64, 8192)?;
+    range("engine.ring_entries", written.ring_entries.into(), 64, 8192);
     if written.completion_entries != 0 {
         let least = u64::from(written.ring_entries) * 2;
         let most = u64::from(COMPLETION_ENTRIES_MAX);
-        between("engine.completion_entries", written.completion_entries.into(), least, most)?;
+        range("engine.completion_entries", written.completion_entries.into(), least, most);
     }
-    between("engine.buffer_bytes", written.buffer_bytes.into(), 1024, 1 << 20)?;
-    let least = u64::from(written.buffer_bytes) * 8 * u64::from(shards);
-    if written.buffer_memory_bytes < least {
-        return Err(at(
-            "engine.buffer_memory_bytes",
-            format!(
-                "must be at least {least}: eight buffers of {} bytes for each of {shards} shards",
-                written.buffer_bytes
-            ),
-        ));
-    }
-    between("engine.accepts_per_listener", written.accepts_per_listener.into(), 1, 1024)?;
+    range("engine.buffer_bytes", written.buffer_bytes.into(), 1024, 1 << 20);
+    range("engine.accepts_per_listener", written.accepts_per_listener.into(), 1, 1024);
     for (key, value) in [
         ("engine.turn_completions_max", written.turn_completions_max),
         ("engine.turn_frames_max", written.turn_frames_max),
@@ -136,16 +175,30 @@ fn engine(written: &Engine, shards: u16) -> Result<Engine, ConfigError> {
         ("engine.turn_fanout_max", written.turn_fanout_max),
         ("engine.min_wait_completions", written.min_wait_completions),
     ] {
-        between(key, value.into(), 1, u32::MAX.into())?;
+        range(key, value.into(), 1, u32::MAX.into());
     }
-    between("engine.send_segments_max", written.send_segments_max.into(), 1, 1024)?;
-    between("engine.send_bytes_max", written.send_bytes_max.into(), 4096, 1 << 30)?;
-    between("engine.mailbox_bytes_max", written.mailbox_bytes_max, 1 << 20, u64::MAX)?;
-    between("engine.min_wait_us", written.min_wait_us.into(), 0, 1_000_000)?;
-    Ok(written.clone())
+    range("engine.send_segments_max", written.send_segments_max.into(), 1, 1024);
+    range("engine.send_bytes_max", written.send_bytes_max.into(), 4096, 1 << 30);
+    range("engine.mailbox_bytes_max", written.mailbox_bytes_max, 1 << 20, u64::MAX);
+    range("engine.min_wait_us", written.min_wait_us.into(), 0, 1_000_000);
+    let least = u64::from(written.buffer_bytes) * 8 * u64::from(shards);
+    if written.buffer_memory_bytes < least {
+        faults.0.push(at(
+            "engine.buffer_memory_bytes",
+            format!(
+                "must be at least {least}: eight buffers of {} bytes for each of {shards} shards",
+                written.buffer_bytes
+            ),
+        ));
+    }
 }
 
-fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limits, ConfigError> {
+/// Connections that each shard takes.
+fn connections_per_shard(
+    written: &file::Limits,
+    open_files: u64,
+    headroom: u32,
+) -> Result<u32, ConfigError> {
     let possible = (open_files.min(u64::from(u32::MAX)) as u32).saturating_sub(headroom);
     let connections = match written.connections_per_shard_max {
         0 => possible.min(131_072),
@@ -153,9 +206,9 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
             return Err(at(
                 "limits.connections_per_shard_max",
                 format!(
-                    "= {asked}: the open-files limit of {open_files} allows {possible} a shard. \
+                    "= {asked}: the open-files limit of {open_files} allows {possible} per shard. \
                      Raise the limit (`ulimit -n`, systemd: LimitNOFILE=), or use more shards: \
-                     each has a table of its own"
+                     each has its own table"
                 ),
             ));
         }
@@ -166,28 +219,33 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
             "the open-files limit of {open_files} leaves no room for connections: raise it"
         )));
     }
-    between(
-        "limits.handshakes_per_shard_max",
-        written.handshakes_per_shard_max.into(),
-        1,
-        u32::MAX.into(),
-    )?;
-    between("limits.address_prefix_v4", written.address_prefix_v4.into(), 0, 32)?;
-    between("limits.address_prefix_v6", written.address_prefix_v6.into(), 0, 128)?;
-    between("limits.headers_max", written.headers_max.into(), 1, 100)?;
-    between("limits.head_bytes_max", written.head_bytes_max.into(), 256, 1 << 20)?;
-    between("limits.message_bytes_max", written.message_bytes_max, 1, 1 << 30)?;
+    Ok(connections)
+}
+
+fn limits(written: &file::Limits, open_files: u64, headroom: u32, faults: &mut Faults) -> Limits {
+    let connections = connections_per_shard(written, open_files, headroom);
+    let connections_per_shard_max = faults.check(connections).unwrap_or(1);
+    for (key, value, least, most) in [
+        ("handshakes_per_shard_max", written.handshakes_per_shard_max.into(), 1, u32::MAX.into()),
+        ("address_prefix_v4", written.address_prefix_v4.into(), 0, 32),
+        ("address_prefix_v6", written.address_prefix_v6.into(), 0, 128),
+        ("headers_max", written.headers_max.into(), 1, 100),
+        ("head_bytes_max", written.head_bytes_max.into(), 256, 1 << 20),
+        ("message_bytes_max", written.message_bytes_max, 1, 1 << 30),
+        ("fragments_max", written.fragments_max.into(), 1, u32::MAX.into()),
+    ] {
+        faults.check(between(&format!("limits.{key}"), value, least, most));
+    }
     if written.partial_shard_bytes_max < written.message_bytes_max {
-        return Err(at(
+        faults.0.push(at(
             "limits.partial_shard_bytes_max",
             "must be at least limits.message_bytes_max",
         ));
     }
-    between("limits.fragments_max", written.fragments_max.into(), 1, u32::MAX.into())?;
-    let message_bytes_max = written.message_bytes_max as usize;
+    let message_bytes_max = written.message_bytes_max.min(1 << 30) as usize;
     let high = written.outbox_bytes_max as usize;
-    Ok(Limits {
-        connections_per_shard_max: connections,
+    Limits {
+        connections_per_shard_max,
         handshakes_per_shard_max: written.handshakes_per_shard_max,
         retry_after_s: written.retry_after_s,
         admission: admission_limits(written),
@@ -199,13 +257,15 @@ fn limits(written: &file::Limits, open_files: u64, headroom: u32) -> Result<Limi
         ws: ws::Limits { message_bytes_max, fragments_max: written.fragments_max },
         outbox_high_bytes: high,
         outbox_low_bytes: high / 2,
-        outbox_bytes_max: 2 * high + message_bytes_max + ws::HEADER_BYTES_MAX_SERVER,
+        outbox_bytes_max: high
+            .saturating_mul(2)
+            .saturating_add(message_bytes_max + ws::HEADER_BYTES_MAX_SERVER),
         outbox_shard_bytes_max: written.outbox_shard_bytes_max as usize,
         partial_shard_bytes_max: written.partial_shard_bytes_max,
         linger_bytes_max: written.linger_bytes_max,
         inflate_ratio_max: written.inflate_ratio_max,
         compression_shard_bytes_max: written.compression_bytes_max,
-    })
+    }
 }
 
 fn admission_limits(written: &file::Limits) -> admission::Limits {
@@ -236,39 +296,34 @@ fn rates(written: &file::Rates) -> RateBounds {
     }
 }
 
-fn times(file: &File) -> Result<(), ConfigError> {
+fn times(file: &File, faults: &mut Faults) {
     if file.drain.window_ms > file.drain.deadline_ms {
-        return Err(at(
+        faults.0.push(at(
             "drain.window_ms",
             format!(
-                "must not be longer than drain.deadline_ms ({}): what is left then is dropped",
+                "must not be longer than drain.deadline_ms ({}), when the remaining connections \
+                 are dropped",
                 file.drain.deadline_ms
             ),
         ));
     }
     if file.timeouts.handshake_timeout_ms == 0 {
-        return Err(at(
+        faults.0.push(at(
             "timeouts.handshake_timeout_ms",
             "must not be 0: slow clients would hold their places for ever",
         ));
     }
-    Ok(())
 }
 
-fn metrics(written: &Metrics) -> Result<Metrics, ConfigError> {
-    between(
-        "metrics.histogram_log_interval_s",
-        written.histogram_log_interval_s.into(),
-        1,
-        86_400,
-    )?;
+fn check_metrics(written: &Metrics, faults: &mut Faults) {
+    let interval_s = written.histogram_log_interval_s.into();
+    faults.check(between("metrics.histogram_log_interval_s", interval_s, 1, 86_400));
     if !written.histogram_log.is_empty() && !written.histograms {
-        return Err(at(
+        faults.0.push(at(
             "metrics.histogram_log",
             "needs metrics.histograms = true: nothing is recorded without",
         ));
     }
-    Ok(written.clone())
 }
 
 fn level(written: &str) -> Result<String, ConfigError> {

@@ -90,10 +90,12 @@ pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
     };
     match row.kind {
         Kind::Switch => text.parse().map(toml::Value::Boolean).map_err(|_| expected()),
-        Kind::Number { max } => match number(text) {
-            Some(number) if number <= max => Ok(toml::Value::Integer(number as i64)),
-            _ => Err(number_with_unit(row, text).unwrap_or_else(expected)),
-        },
+        Kind::Number { max } => {
+            match octal(text).map(u64::from).filter(|_| row.is_mode()).or(number(text)) {
+                Some(number) if number <= max => Ok(toml::Value::Integer(number as i64)),
+                _ => Err(number_with_unit(row, text).unwrap_or_else(expected)),
+            }
+        }
         Kind::Text => Ok(toml::Value::String(text.to_owned())),
         Kind::List => Ok(toml::Value::Array(list(text))),
         Kind::Choice(words) => match not_a_choice(words, text) {
@@ -101,6 +103,12 @@ pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
             Some(wrong) => Err(format!("{wrong}; it must be {}", row.kind.expected())),
         },
     }
+}
+
+/// A mode as `chmod` takes it: octal digits without a prefix.
+pub(super) fn octal(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
+    u32::from_str_radix(text, 8).ok().filter(|_| digits)
 }
 
 /// A number as TOML writes it.
@@ -123,7 +131,7 @@ pub(super) fn list(text: &str) -> Vec<toml::Value> {
 /// A value as a file carries it; large numbers in groups of three digits, modes as octal ones.
 pub(crate) fn shown(row: &Row, value: &toml::Value) -> String {
     match value {
-        toml::Value::Integer(mode) if row.key.ends_with("_mode") => format!("0o{mode:o}"),
+        toml::Value::Integer(mode) if row.is_mode() => format!("0o{mode:o}"),
         toml::Value::Integer(number) if *number >= 10_000 => {
             let digits = number.to_string();
             let groups: Vec<&str> = digits

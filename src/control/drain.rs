@@ -1,29 +1,48 @@
-//! The graceful end as operators see it: begun by a signal or a call, told about each second.
+//! What the admin address asks of the control thread, and the progress of a drain in the log.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::reload::Outcome;
 use crate::shard::mailbox::Directory;
 
 const EACH: Duration = Duration::from_secs(1);
 
+/// Orders that may wait for the control thread.
+const ORDERS_MAX: usize = 16;
+
 /// What the admin address may ask of the control thread.
+#[derive(Debug)]
+pub(super) enum Order {
+    Drain,
+    /// Reload the configuration, and answer when that is done.
+    Reload(oneshot::Sender<Outcome>),
+}
+
+/// The way of orders to the control thread.
 #[derive(Clone, Debug)]
-pub(super) struct Orders(mpsc::Sender<()>);
+pub(super) struct Orders(mpsc::Sender<Order>);
 
 impl Orders {
     /// With the end that the orders come out of.
-    pub(super) fn new() -> (Self, mpsc::Receiver<()>) {
-        let (sender, receiver) = mpsc::channel(1);
+    pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
+        let (sender, receiver) = mpsc::channel(ORDERS_MAX);
         (Self(sender), receiver)
     }
 
     /// Begins the drain, if it has not begun.
-    pub(super) fn drain(&self) {
-        // One order is as good as many.
-        let _ = self.0.try_send(());
+    pub(super) async fn drain(&self) {
+        // The control thread is gone when the server has ended.
+        let _ = self.0.send(Order::Drain).await;
+    }
+
+    /// Reloads the configuration; `None` when the server ends first.
+    pub(super) async fn reload(&self) -> Option<Outcome> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.send(Order::Reload(sender)).await.ok()?;
+        receiver.await.ok()
     }
 }
 

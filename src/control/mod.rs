@@ -28,7 +28,7 @@ use crate::driver::uring::UringError;
 use crate::server::{Collector, Ended, Server};
 use crate::shard::mailbox::Mail;
 pub(crate) use admin::{AdminListener, bind};
-use drain::Orders;
+use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use log_writer::LogWriter;
 pub(crate) use reload::Reloader;
@@ -89,13 +89,16 @@ async fn supervise(server: Server, parts: Parts) -> ExitCode {
         }
     }
     let (orders, ordered) = Orders::new();
+    let reloads = Reloads::new(reloader);
+    let last_reload = reloads.last();
     tokio::spawn(memory::watch(server.directory(), server.live_config()));
     signals::log_ignored();
     tokio::spawn(keys::watch(server.directory(), server.live_config()));
     // Removed at the end, whatever the end is.
     let _socket_file = admin.and_then(|listener| {
         let (collector, draining) = (collector.clone(), draining.clone());
-        let state = admin::State::new(&server, collector, draining, (errors, log), orders);
+        let state =
+            admin::State::new(&server, collector, draining, (errors, log), (orders, last_reload));
         admin::serve(listener, state)
     });
     let watch = Watch {
@@ -104,7 +107,7 @@ async fn supervise(server: Server, parts: Parts) -> ExitCode {
         ordered,
         draining,
         collector,
-        reloads: Reloads::new(reloader),
+        reloads,
         last_numbers: JoinSet::new(),
         overdue: Box::pin(tokio::time::sleep(NEVER)),
     };
@@ -135,8 +138,8 @@ enum Event {
     Ended(Option<Ended>),
     /// End the server; the second time, at once.
     Stop(&'static str),
-    /// The admin address was asked to drain.
-    Ordered,
+    /// From the admin address.
+    Ordered(Order),
     Reload,
     Reloaded(Reloaded),
     Overdue,
@@ -148,7 +151,7 @@ enum Event {
 struct Watch {
     server: Server,
     signals: Signals,
-    ordered: mpsc::Receiver<()>,
+    ordered: mpsc::Receiver<Order>,
     draining: Arc<AtomicBool>,
     collector: Arc<Collector>,
     reloads: Reloads,
@@ -185,8 +188,11 @@ impl Watch {
                     self.server.tell(|| Mail::Stop);
                 }
                 Event::Stop(cause) => self.drain(cause),
-                Event::Ordered => self.drain("a call"),
-                Event::Reload => self.reloads.begin(&self.server),
+                Event::Ordered(Order::Drain) => self.drain("POST /v1/drain"),
+                Event::Ordered(Order::Reload(reply)) => {
+                    self.reloads.begin(&self.server, Some(reply));
+                }
+                Event::Reload => self.reloads.begin(&self.server, None),
                 Event::Reloaded(reloaded) => self.reloads.apply(reloaded, &self.server),
                 Event::Overdue => {
                     tracing::error!("shards did not end in time; ending without them");
@@ -200,7 +206,7 @@ impl Watch {
         tokio::select! {
             ended = self.server.ended() => Event::Ended(ended),
             event = self.signals.next() => event,
-            Some(()) = self.ordered.recv() => Event::Ordered,
+            Some(order) = self.ordered.recv() => Event::Ordered(order),
             reloaded = self.reloads.finished() => Event::Reloaded(reloaded),
             () = &mut self.overdue => Event::Overdue,
         }

@@ -8,15 +8,16 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::oneshot;
 
 use crate::auth::Fetcher;
 use crate::config::file::File;
-use crate::config::{Config, ConfigError, Renewed, Written};
+use crate::config::{Config, ConfigError, Given, Renewed, Written};
 use crate::server::Server;
 
 /// Reads file, environment and flags.
-pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Written, ConfigError> + Send + Sync>;
+pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Given, ConfigError> + Send + Sync>;
 
 /// How the configuration is read, and what was read last.
 pub(crate) struct Reloader {
@@ -40,25 +41,64 @@ struct Prepared {
 /// How the preparation of a reload ended: with the reason where it failed.
 pub(super) struct Reloaded(Result<Box<Prepared>, String>);
 
+/// What a reload has led to.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// When (Unix time, ms).
+    pub(crate) time_ms: u64,
+    pub(crate) result: Result<Changes, String>,
+}
+
+/// What differs from the configuration before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// Options whose new values are in force.
+    pub(crate) applied: Vec<String>,
+    /// Options whose new values need a restart.
+    pub(crate) restart_required: Vec<String>,
+}
+
+/// Where the outcome of the last reload is found; empty before the first.
+pub(crate) type LastReload = Arc<ArcSwapOption<Outcome>>;
+
 /// The reloads of a running server.
 pub(super) struct Reloads {
     reloader: Reloader,
     running: Option<oneshot::Receiver<Reloaded>>,
+    /// Those that wait for the running one.
+    waiting: Vec<oneshot::Sender<Outcome>>,
     /// Another one was asked for while one is running.
     is_wanted_again: bool,
+    /// Those that wait for that one.
+    waiting_again: Vec<oneshot::Sender<Outcome>>,
+    last: LastReload,
 }
 
 impl Reloads {
     pub(super) fn new(reloader: Reloader) -> Self {
-        Self { reloader, running: None, is_wanted_again: false }
+        Self {
+            reloader,
+            running: None,
+            waiting: Vec::new(),
+            is_wanted_again: false,
+            waiting_again: Vec::new(),
+            last: LastReload::default(),
+        }
     }
 
-    /// Begins a reload, now or after the one that is running.
-    pub(super) fn begin(&mut self, server: &Server) {
+    /// The outcome of the last reload, now and later.
+    pub(super) fn last(&self) -> LastReload {
+        self.last.clone()
+    }
+
+    /// Begins a reload, now or after the one that is running; `reply` gets its outcome.
+    pub(super) fn begin(&mut self, server: &Server, reply: Option<oneshot::Sender<Outcome>>) {
         if self.running.is_some() {
             self.is_wanted_again = true;
+            self.waiting_again.extend(reply);
             return;
         }
+        self.waiting.extend(reply);
         let (sender, receiver) = oneshot::channel();
         let prepare = self.reloader.preparation(server);
         let thread = std::thread::Builder::new().name("reload".to_owned());
@@ -68,8 +108,23 @@ impl Reloads {
         });
         match started {
             Ok(_) => self.running = Some(receiver),
-            Err(error) => log_failure(&format!("cannot start a thread: {error}"), server),
+            Err(error) => {
+                let error = format!("cannot start a thread: {error}");
+                log_failure(&error, server);
+                self.report(Err(error));
+            }
         }
+    }
+
+    /// Keeps an outcome, and sends it to those that wait for it.
+    fn report(&mut self, result: Result<Changes, String>) {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let outcome = Outcome { time_ms: since.as_millis() as u64, result };
+        for reply in self.waiting.drain(..) {
+            // The caller may have gone.
+            let _ = reply.send(outcome.clone());
+        }
+        self.last.store(Some(Arc::new(outcome)));
     }
 
     /// Waits for the end of the running reload's preparation; for ever, where none is running.
@@ -82,12 +137,17 @@ impl Reloads {
 
     /// Puts a prepared configuration in force and logs the outcome.
     pub(super) fn apply(&mut self, reloaded: Reloaded, server: &Server) {
-        match reloaded.0 {
-            Ok(prepared) => self.reloader.apply(*prepared, server),
-            Err(error) => log_failure(&error, server),
-        }
+        let result = match reloaded.0 {
+            Ok(prepared) => Ok(self.reloader.apply(*prepared, server)),
+            Err(error) => {
+                log_failure(&error, server);
+                Err(error)
+            }
+        };
+        self.report(result);
         if std::mem::take(&mut self.is_wanted_again) {
-            self.begin(server);
+            self.waiting = std::mem::take(&mut self.waiting_again);
+            self.begin(server, None);
         }
     }
 }
@@ -115,7 +175,9 @@ impl Reloader {
         let (read, file, config) = (self.read.clone(), self.file.clone(), server.config());
         let (host, directory) = ((self.open_files, self.cores), server.directory());
         move || {
-            let written = read().map_err(|error| error.to_string())?;
+            let given = read().map_err(|error| error.to_string())?;
+            let (written, _) =
+                Written::load(&given, host.0, host.1).map_err(|error| error.to_string())?;
             // A shard that still runs on an earlier configuration may be about to upgrade a
             // connection on a route that the present one has closed.
             let settled = directory.all_run_on(config.epoch);
@@ -132,20 +194,25 @@ impl Reloader {
         }
     }
 
-    fn apply(&mut self, prepared: Prepared, server: &Server) {
+    fn apply(&mut self, prepared: Prepared, server: &Server) -> Changes {
         let Prepared { renewed: Renewed { file, config, waiting }, fetcher } = prepared;
+        let applied = self.file.differences(&file);
         (self.set_level)(&config.log_level);
         server.renew(config);
         self.file = file;
         self.fetcher = fetcher;
+        let changed = applied.join(", ");
         if waiting.is_empty() {
-            tracing::info!("the configuration is reloaded");
+            tracing::info!(applied = changed, "the configuration is reloaded");
         } else {
             tracing::warn!(
-                waiting = waiting.join(", "),
-                "the configuration is reloaded, but for what takes a restart"
+                applied = changed,
+                restart_required = waiting.join(", "),
+                "the configuration is reloaded, except for changes that need a restart"
             );
         }
+        let restart_required = waiting.iter().map(|key| (*key).to_owned()).collect();
+        Changes { applied, restart_required }
     }
 }
 

@@ -82,6 +82,40 @@ pub fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
+/// What the kernel counts about this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessNumbers {
+    /// Processor time of all threads, in user and kernel mode (s).
+    pub cpu_s: f64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    /// Open descriptors, without sockets that only a ring knows; `None` where /proc does not list
+    /// them to this user.
+    pub open_files: Option<u64>,
+}
+
+/// Reads them.
+pub fn process_numbers() -> ProcessNumbers {
+    // SAFETY: all-zero is a valid value, and the call fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+        usage
+    };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 * 1e-6;
+    // SAFETY: reads a constant of the system.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) }.max(0) as u64;
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = pages.split_whitespace().map(|pages| pages.parse().unwrap_or(0));
+    let mut bytes = || pages.next().unwrap_or(0) * page_bytes;
+    let (virtual_bytes, resident_bytes) = (bytes(), bytes());
+    // The descriptor that lists the others is one of them.
+    let listed = std::fs::read_dir("/proc/self/fd").ok();
+    let open_files = listed.map(|listed| (listed.count() as u64).saturating_sub(1));
+    let cpu_s = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+    ProcessNumbers { cpu_s, resident_bytes, virtual_bytes, open_files }
+}
+
 /// What lies in the buffers of all TCP sockets of this network namespace (bytes); 0 where /proc is
 /// not there.
 pub fn tcp_buffer_bytes() -> u64 {
@@ -105,6 +139,17 @@ mod tests {
         .join()
         .unwrap();
         assert!(pin_to(1023).is_err());
+    }
+
+    #[test]
+    fn a_process_has_used_time_and_memory() {
+        let mut numbers = process_numbers();
+        // The clock of processor time may be coarse.
+        while numbers.cpu_s <= 0.0 {
+            numbers = process_numbers();
+        }
+        assert!(numbers.resident_bytes > 0 && numbers.virtual_bytes >= numbers.resident_bytes);
+        assert!(numbers.open_files.is_none_or(|files| files >= 3));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use nix::unistd::{Gid, Group, Uid, User, getegid, geteuid, setgid, setgroups, setuid};
 
-use crate::config::Process;
+use crate::config::{ConfigError, Process};
 
 /// Whom to become.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl Identity {
             ("", Some(own)) => own,
             ("", None) => {
                 return Err(format!(
-                    "process.user = \"{}\" is no user of this host and has no group of its own: \
-                     set process.group",
+                    "process.user = \"{}\" does not exist on this host, so it has no group: set \
+                     process.group",
                     written.user
                 ));
             }
@@ -67,6 +67,19 @@ impl Identity {
     }
 }
 
+/// Looks both up, whoever the present user is.
+pub(super) fn check(written: &Process) -> Vec<ConfigError> {
+    let fault = |key: &str, text| ConfigError { key: Some(key.to_owned()), text };
+    let mut found = Vec::new();
+    if !written.user.is_empty() {
+        found.extend(user(&written.user).err().map(|text| fault("process.user", text)));
+    }
+    if !written.group.is_empty() {
+        found.extend(group(&written.group).err().map(|text| fault("process.group", text)));
+    }
+    found
+}
+
 fn user(name: &str) -> Result<(Uid, Option<Gid>), String> {
     let number = name.parse().ok().map(Uid::from_raw);
     let found = number.map_or_else(|| User::from_name(name), User::from_uid);
@@ -74,8 +87,8 @@ fn user(name: &str) -> Result<(Uid, Option<Gid>), String> {
         (Ok(Some(user)), _) => Ok((user.uid, Some(user.gid))),
         (Ok(None), Some(number)) => Ok((number, None)),
         (Ok(None), None) => Err(format!(
-            "process.user = \"{name}\" is no user of this host: `useradd --system {name}` makes \
-             one, and nobody is there anyway"
+            "process.user = \"{name}\" does not exist on this host: `useradd --system {name}` \
+             creates it; the user `nobody` exists on every host"
         )),
         (Err(error), _) => Err(format!("process.user = \"{name}\" cannot be looked up: {error}")),
     }
@@ -88,8 +101,8 @@ fn group(name: &str) -> Result<Gid, String> {
     match Group::from_name(name) {
         Ok(Some(group)) => Ok(group.gid),
         Ok(None) => Err(format!(
-            "process.group = \"{name}\" is no group of this host: `groupadd --system {name}` makes \
-             one"
+            "process.group = \"{name}\" does not exist on this host: `groupadd --system {name}` \
+             creates it"
         )),
         Err(error) => Err(format!("process.group = \"{name}\" cannot be looked up: {error}")),
     }
@@ -103,7 +116,7 @@ pub(super) fn is_root() -> bool {
 pub(super) fn current() -> String {
     let (user, group) = (geteuid(), getegid());
     let name = User::from_uid(user).ok().flatten().map(|user| user.name);
-    format!("{} (uid {user}, gid {group})", name.as_deref().unwrap_or("a user without a name"))
+    format!("{} (uid {user}, gid {group})", name.as_deref().unwrap_or("unnamed user"))
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ mod calls;
 mod files;
 mod identity;
 
-use crate::config::Config;
 use crate::config::file::File;
+use crate::config::{Config, ConfigError, Process};
 use identity::Identity;
 
 /// What is to be done, and what has been.
@@ -76,8 +76,8 @@ impl Guard {
         self.lines.push(("user", identity::current()));
         if identity::is_root() {
             self.warn(
-                "the server runs as root, and so would whoever breaks into it: set process.user \
-                 (--process-user nobody)",
+                "the server runs as root, which an attacker who breaks into it would be, too: set \
+                 process.user (--process-user nobody)",
             );
         }
         if let Some(reach) = &self.reach {
@@ -95,6 +95,11 @@ impl Guard {
     pub(crate) fn lines(&self) -> &[(&'static str, String)] {
         &self.lines
     }
+}
+
+/// Whether the configured user and group exist on this host, each with its error.
+pub(crate) fn check_identity(process: &Process) -> Vec<ConfigError> {
+    identity::check(process)
 }
 
 /// The Landlock that this kernel has, as its ABI; `None` without.

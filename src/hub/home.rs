@@ -351,7 +351,7 @@ impl Home {
             return self.refuse(key, from, Code::Limit, message);
         }
         if subscribe.since.is_some() {
-            self.kept.recovered += u64::from(recovered);
+            self.kept.recovered += u64::from(recovered && !missed.is_empty());
             self.kept.not_recovered += u64::from(!recovered);
         }
         let there = match channel.there.iter().position(|one| one.shard == shard) {

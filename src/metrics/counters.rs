@@ -162,7 +162,7 @@ counters! {
     inflated_bytes_before,
     /// Bytes that they were inflated to.
     inflated_bytes_after,
-    /// Nanoseconds spent inflating.
+    /// Time spent inflating.
     inflate_ns,
     /// Messages whose bytes had to wait because all inflaters were in use.
     inflater_waits,
@@ -174,7 +174,7 @@ counters! {
     deflated_bytes_before,
     /// Bytes that they were compressed to.
     deflated_bytes_after,
-    /// Nanoseconds spent compressing.
+    /// Time spent compressing.
     deflate_ns,
     /// Messages sent as they were because they do not shrink.
     deflate_useless,
@@ -184,13 +184,13 @@ counters! {
     publishes,
     /// Publishes that repeated an earlier one under its idempotency key.
     publish_duplicates,
-    /// Channel messages handed to connections.
+    /// Channel messages and presence events queued to subscribers, recovered ones included.
     deliveries,
-    /// Gaps that were recovered whole.
+    /// Subscriptions from a position that had missed messages and got all of them.
     recoveries,
-    /// Gaps that could not be recovered.
+    /// Subscriptions from a position whose missed messages were not all there any more.
     recoveries_failed,
-    /// Recoveries given up because returning subscribers had too many messages queued already.
+    /// Recoveries reported as failed because returning subscribers had too many messages queued.
     recoveries_deferred,
     /// Connections that resumed an earlier one.
     resumed,

@@ -14,6 +14,7 @@ mod counters;
 pub mod hdr;
 mod histograms;
 pub mod interval_log;
+mod process;
 pub mod prometheus;
 pub mod text;
 
@@ -23,6 +24,7 @@ pub use counters::{CloseClass, Counters};
 pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 
 use crate::driver::DriverCounters;
+use crate::driver::host::ProcessNumbers;
 
 /// Everything one shard (or, merged, the node) knows of itself at one moment.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,24 @@ pub struct Process {
     pub memory_shortage: u64,
     /// Whether it is about to stop.
     pub draining: bool,
+    /// What the kernel knows of the process.
+    pub host: ProcessNumbers,
+    /// When it started (Unix time, s).
+    pub started_unix_s: f64,
+    pub limits: NodeLimits,
+}
+
+/// Configured limits, as gauges to compare with what is in use. 0 = no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeLimits {
+    pub connections_max: u64,
+    pub shard_connections_max: u64,
+    pub memory_bytes_max: u64,
+    pub shard_outbox_bytes_max: u64,
+    pub channels_max: u64,
+    pub history_bytes_max: u64,
+    /// Files that the process may have open.
+    pub open_files: u64,
 }
 
 /// What is so now, rather than what has happened.
@@ -108,6 +128,10 @@ pub struct Gauges {
     pub session_bytes: u64,
     /// Bytes of mail about channels that waits for shards.
     pub mailbox_bytes: u64,
+    /// Time that turns took since the start (ns), where histograms are on.
+    pub busy_ns: u64,
+    /// Time between turns since the start (ns), where histograms are on.
+    pub idle_ns: u64,
 }
 
 impl Gauges {
@@ -137,6 +161,8 @@ impl Gauges {
         self.idempotency_bytes += other.idempotency_bytes;
         self.session_bytes += other.session_bytes;
         self.mailbox_bytes += other.mailbox_bytes;
+        self.busy_ns += other.busy_ns;
+        self.idle_ns += other.idle_ns;
     }
 }
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit as TextUnit};
 
-use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit};
+use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
 use crate::driver::DriverCounters;
 
 /// Content type of what [`openmetrics`] returns.
@@ -24,6 +24,10 @@ pub fn openmetrics(snapshot: Snapshot, process: &Process) -> String {
     let mut registry = Registry::with_prefix("seawall");
     registry.register_collector(Box::new(Family(snapshot, *process)));
     let mut out = String::with_capacity(32 * 1024);
+    // Names of the process are the same for all programs, and have no prefix.
+    let mut common = Registry::default();
+    common.register_collector(Box::new(process::Common(*process)));
+    text::encode_registry(&mut out, &common).expect("writing to a string does not fail");
     text::encode(&mut out, &registry).expect("writing to a string does not fail");
     out
 }
@@ -37,12 +41,16 @@ impl Collector for Family {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Snapshot { counters, histograms, drivers, .. } = &self.0;
         encode_process(&mut encoder, &self.1)?;
+        process::encode_limits(&mut encoder, &self.1.limits)?;
         encode_counters(&mut encoder, counters)?;
         self.encode_gauges(&mut encoder)?;
         if histograms.is_on() {
             for ((name, unit, help), histogram) in HISTOGRAMS.iter().zip(histograms.all()) {
                 encode_histogram(&mut encoder, name, *unit, help, &histogram)?;
             }
+        }
+        if histograms.is_on() {
+            self.encode_shard_times(&mut encoder)?;
         }
         let driver_counters: [(&str, &str, fn(&DriverCounters) -> u64); 5] = [
             ("enters", "Calls of io_uring_enter", |d| d.enters),
@@ -131,6 +139,28 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
 }
 
 impl Family {
+    /// Their ratio is how busy a shard is.
+    fn encode_shard_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let times: [(&str, &str, fn(&Gauges) -> u64); 2] = [
+            ("shard_busy", "Time that a shard worked: rate 1 = the shard is saturated", |gauges| {
+                gauges.busy_ns
+            }),
+            ("shard_idle", "Time that a shard submitted and waited between turns", |gauges| {
+                gauges.idle_ns
+            }),
+        ];
+        for (name, help, read) in times {
+            let unit = Some(&TextUnit::Seconds);
+            let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (shard, gauges, _) in &self.0.drivers {
+                let labels = [("shard", shard.to_string())];
+                let seconds = read(gauges) as f64 * 1e-9;
+                ConstCounter::new(seconds).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Snapshot { gauges, drivers, .. } = &self.0;
         for (name, help, unit, value) in node_gauges(gauges) {
@@ -162,7 +192,7 @@ fn encode_process(
     encoder: &mut DescriptorEncoder<'_>,
     process: &Process,
 ) -> Result<(), fmt::Error> {
-    let help = "What runs here";
+    let help = "Version of the running server";
     let mut family = encoder.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
     let labels = [("version", env!("CARGO_PKG_VERSION"))];
     ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
@@ -247,7 +277,7 @@ fn encode_counters(
     for (kind, value) in counters.protocol_errors() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
-    let help = "Clients that could not prove who they are";
+    let help = "Rejected tokens and tickets, connections without a token in time, and expired ones";
     let mut family = encoder.encode_descriptor("auth_failures", help, None, MetricType::Counter)?;
     for (kind, value) in counters.auth_failures() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;

@@ -81,20 +81,25 @@ impl<D: Driver> Shard<D> {
             return self.driver.close(arrival.socket, ORPHAN);
         }
         if self.core.slots.len() as u32 >= self.room() + SURPLUS_MAX {
-            self.core.counters.dropped_full += 1;
-            self.driver.close(arrival.socket, ORPHAN);
+            self.drop_arrival(arrival);
             return;
         }
         let standing = self.core.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
         // A full shard has its surplus for them.
         let crowds = matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);
         if crowds && self.core.refused >= self.refusals_max() {
-            self.core.counters.dropped_full += 1;
-            self.driver.close(arrival.socket, ORPHAN);
+            self.drop_arrival(arrival);
             return;
         }
         let index = self.core.insert(arrival, standing);
         self.settle(index);
+    }
+
+    /// Closes a connection unanswered: even the room for rejections is full.
+    fn drop_arrival(&mut self, arrival: &Arrival) {
+        self.core.counters.dropped_full += 1;
+        self.core.log_drop(arrival.peer.map(|peer| peer.ip()), arrival.listener, "dropped_full");
+        self.driver.close(arrival.socket, ORPHAN);
     }
 
     fn hand_over(&mut self, arrival: Arrival, shard: u16) {

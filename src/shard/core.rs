@@ -12,6 +12,7 @@ use slab::Slab;
 
 use super::held::HeldInputs;
 use super::hub::HubState;
+use super::journal::Journal;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
@@ -72,7 +73,10 @@ pub(super) struct Core {
     pub questioned: Vec<u32>,
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     pub suspects: HashMap<Token, Option<(u64, u32)>>,
+    pub journal: Journal,
     pub draining: bool,
+    /// The drain began with few connections: clients may come back at once.
+    pub drains_few: bool,
     /// Input is being looked at, and what it leaves behind will be accounted for at its end.
     pub in_input: bool,
     /// Whether a reply may leave from the buffer that its message came in.
@@ -164,7 +168,9 @@ impl Core {
             work,
             questioned: Vec::new(),
             suspects: HashMap::new(),
+            journal: Journal::default(),
             draining: false,
+            drains_few: false,
             in_input: false,
             may_lend: false,
             lent: None,
@@ -325,6 +331,7 @@ impl Core {
     /// `code` tells how the WebSocket ended, if it was open.
     pub(super) fn leave(&mut self, index: u32, next: Stage, code: u16) {
         if self.slots[index as usize].stage.is_open() {
+            self.log_close(index, code);
             self.hub_end(index);
             self.end_compression(index, matches!(next, Stage::Ending));
         }

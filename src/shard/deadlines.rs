@@ -5,6 +5,7 @@
 //! random over an eighth of their interval, so that connections opened together drift apart.
 
 use super::core::Core;
+use super::journal::Particulars;
 use super::slot::{Parked, Slot, Stage};
 use super::timers;
 use super::upkeep::Chore;
@@ -341,9 +342,14 @@ impl Core {
     /// Answers an unfinished or refused request and lingers.
     pub(super) fn refuse(&mut self, index: u32, refusal: Refusal, message: &str) {
         self.counters.refuse(refusal);
-        let retry_after_s = self.draining.then_some(self.config.drain.retry_after_s);
+        let retry_after_s = self.draining.then(|| self.drain_retry_after_s());
         let mut answer = Vec::with_capacity(512);
         http::refuse(refusal, message, retry_after_s, &mut answer);
+        self.log_rejection(index, refusal.code(), |_| Particulars {
+            code: refusal.status(),
+            detail: message.to_owned(),
+            ..Particulars::default()
+        });
         self.queue(index, &answer);
         self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
     }

@@ -10,6 +10,11 @@ use super::slot::Stage;
 use super::timers;
 use crate::driver::Driver;
 
+/// Clients of a shard that has few come back within this time.
+const FEW_SPREAD_MS: u32 = 1000;
+/// `Retry-After` of such a shard.
+const FEW_RETRY_AFTER_S: u32 = 1;
+
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -32,12 +37,22 @@ impl Core {
         slot.is_some_and(|slot| matches!(&slot.stage, Stage::Open(receiver) if !receiver.is_idle()))
     }
 
-    /// Tells a client when to come back: spread over the window, so that they do not all at once.
+    /// Queues the `goodbye` of a drain. Few clients reconnect within a second; many are spread over
+    /// the window, after the time that a restart takes.
     fn goodbye_of_drain(&mut self, index: u32) {
-        let least_ms = self.config.drain.retry_after_s.saturating_mul(1000);
-        let window_ms = self.config.drain.window_ms.max(1000);
-        let retry_after_ms = least_ms.saturating_add(self.random(window_ms));
+        let drain = &self.config.drain;
+        let (least_ms, spread_ms) = if self.drains_few {
+            (0, FEW_SPREAD_MS)
+        } else {
+            (drain.retry_after_s.saturating_mul(1000), drain.window_ms.max(FEW_SPREAD_MS))
+        };
+        let retry_after_ms = least_ms.saturating_add(self.random(spread_ms));
         self.say_goodbye(index, 1001, "server is going away", retry_after_ms);
+    }
+
+    /// `Retry-After` of a 503 while draining, in seconds.
+    pub(super) fn drain_retry_after_s(&self) -> u32 {
+        if self.drains_few { FEW_RETRY_AFTER_S } else { self.config.drain.retry_after_s }
     }
 }
 
@@ -60,6 +75,7 @@ impl<D: Driver> Shard<D> {
             slots: core.slots_high,
         });
         core.draining = true;
+        core.drains_few = few;
         self.drain_on();
     }
 

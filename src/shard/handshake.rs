@@ -137,7 +137,7 @@ impl Core {
     /// request.
     pub(super) fn availability(&self, index: u32) -> Availability {
         if self.draining {
-            return Availability::Draining { retry_after_s: self.config.drain.retry_after_s };
+            return Availability::Draining { retry_after_s: self.drain_retry_after_s() };
         }
         match self.slots[index as usize].standing {
             Standing::Refused(denied) => {

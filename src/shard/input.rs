@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::compression::Reply;
 use super::core::Core;
+use super::journal::Particulars;
 use super::meter::TooMuch;
 use super::replies::Replies;
 use super::slot::{Partial, PeerAddress, Slot, Stage, Unfinished};
@@ -204,6 +205,7 @@ impl Core {
                 }
                 Err(()) => {
                     self.counters.proxy_errors += 1;
+                    self.log_rejection(index, "proxy_header", |_| Particulars::default());
                     self.abort(index, 1006);
                     return HeadStep::Done { rest: 0 };
                 }
@@ -258,6 +260,16 @@ impl Core {
             Head::Complete { outcome: Outcome::Answer { refusal: Some(_), .. }, .. }
         );
         self.note(index, &findings, refused);
+        if let Head::Complete {
+            client,
+            outcome: Outcome::Answer { refusal: Some(refusal), .. },
+            ..
+        } = head
+        {
+            let slot = &mut self.slots[index as usize];
+            slot.peer = slot.peer.with_ip(client);
+            self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
+        }
         self.admitted = findings.identity;
         if !answer.is_empty() {
             self.queue(index, &answer);

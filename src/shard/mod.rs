@@ -20,6 +20,7 @@ mod handshake;
 mod held;
 pub mod hub;
 mod input;
+mod journal;
 pub mod mailbox;
 mod meter;
 mod outbox;
@@ -288,7 +289,10 @@ impl<D: Driver> Shard<D> {
         if histograms.is_on() {
             let ended_ns = self.driver.now_ns();
             histograms.wait.record(waited_ns);
-            histograms.turn.record(ended_ns.saturating_sub(began_ns));
+            let busy_ns = ended_ns.saturating_sub(began_ns);
+            histograms.turn.record(busy_ns);
+            self.core.gauges.busy_ns += busy_ns;
+            self.core.gauges.idle_ns += waited_ns;
             if handled > 0 {
                 histograms.batch.record(u64::from(handled));
             }
@@ -346,6 +350,7 @@ impl<D: Driver> Shard<D> {
             self.core.held.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();
+            self.core.summarize_rejections();
         }
     }
 

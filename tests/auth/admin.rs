@@ -70,11 +70,16 @@ fn metrics_can_ask_for_a_key_too() {
 #[test]
 fn the_banner_says_who_may_use_the_hub() {
     let anybody = Server::start("");
-    assert!(anybody.log().contains("anybody: there are no keys"), "{}", anybody.log());
-    assert!(anybody.log().contains("resume.keys"), "{}", anybody.log());
+    assert!(
+        anybody.log().contains("anonymous: clients connect without a token"),
+        "{}",
+        anybody.log()
+    );
+    assert!(anybody.log().contains("SEAWALL_KEY_SECRET"), "{}", anybody.log());
     let config =
         format!("[[key]]\nsecret = \"{SECRET}\"\n[resume]\nkeys = [\"{SECRET}{SECRET}\"]\n");
     let some = Server::start(&config);
-    assert!(some.log().contains("clients with tokens"), "{}", some.log());
-    assert!(!some.log().contains("resume.keys") && !some.log().contains(SECRET), "{}", some.log());
+    assert!(some.log().contains("clients need a token"), "{}", some.log());
+    assert!(some.log().contains("sealed with resume.keys"), "{}", some.log());
+    assert!(!some.log().contains(SECRET), "{}", some.log());
 }

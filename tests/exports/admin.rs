@@ -38,9 +38,9 @@ fn web_pages_and_foreign_names_are_kept_out() {
     refused(&ask("GET /metrics", &form, "{}"), 415, "application/json");
     let json = with("Content-Type: application/json\r\nContent-Length: 2\r\n");
     let answer = ask("POST /metrics", &json, "{}");
-    refused(&answer, 405, "another method");
+    refused(&answer, 405, "method not allowed");
     assert_eq!(answer.header("allow"), "GET,HEAD");
-    refused(&ask("DELETE /v1/node", &json, "{}"), 405, "another method");
+    refused(&ask("DELETE /v1/node", &json, "{}"), 405, "method not allowed");
     refused(&ask("GET /", &own, ""), 404, "/v1/openapi.json");
     refused(&ask("GET /v1/nodes", &own, ""), 404, "/v1/openapi.json");
 }

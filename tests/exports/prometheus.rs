@@ -50,6 +50,7 @@ fn openmetrics_comes_to_who_asks_for_it_and_has_the_same_families() {
     };
     assert_eq!(names(&plain.body), names(&openmetrics.body));
     let info = concat!("seawall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n");
+    assert!(!plain.body.contains("seconds_total Nanoseconds"), "times are in seconds");
     for expected in [
         info,
         "seawall_uptime_seconds ",
@@ -58,6 +59,17 @@ fn openmetrics_comes_to_who_asks_for_it_and_has_the_same_families() {
         "seawall_interval_log_errors_total 0\n",
         "seawall_turnaround_seconds_bucket{le=\"+Inf\"} ",
         "seawall_send_queue_bytes_count ",
+        "process_cpu_seconds_total ",
+        "process_resident_memory_bytes ",
+        "process_virtual_memory_bytes ",
+        "process_open_fds ",
+        "process_max_fds ",
+        "process_start_time_seconds ",
+        "seawall_connections_max ",
+        "seawall_shard_connections_max ",
+        "seawall_channels_max ",
+        "seawall_shard_busy_seconds_total{shard=\"0\"} ",
+        "seawall_shard_idle_seconds_total{shard=\"1\"} ",
     ] {
         for text in [&plain.body, &openmetrics.body] {
             assert!(text.contains(expected), "`{expected}` is missing in\n{text}");

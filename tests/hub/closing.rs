@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::client::{Client, KEYS, OPEN, now_s, post, posted, token};
+use crate::support::metrics;
 use crate::support::raw::{BINARY, FIN, frame, request_with};
 use crate::support::{Raw, Server, wait_until};
 
@@ -26,6 +27,41 @@ fn a_drain_says_goodbye_with_1001_and_when_to_come_back() {
     assert_eq!(goodbye["code"], 1001);
     assert!(goodbye["retry_after_ms"].is_u64(), "{goodbye}");
     assert_eq!(client.raw.frame().close_code(), 1001);
+}
+
+/// Few clients are back within a second; many are spread over the window after `retry_after_s`.
+#[test]
+fn the_retry_hint_of_a_drain_depends_on_how_many_clients_there_are() {
+    for (at_once, expected_ms, retry_after) in
+        [(100, 0..1000, "Retry-After: 1\r\n"), (0, 7000..9000, "Retry-After: 7\r\n")]
+    {
+        let server = Server::start(&format!(
+            "[drain]\nwindow_ms = 2000\nretry_after_s = 7\nat_once_connections = {at_once}\n"
+        ));
+        let mut clients: Vec<Client> = (0..20).map(|_| Client::open(&server)).collect();
+        let handshake = request_with("/ws", "");
+        let mut late: Vec<Raw> = (0..4).map(|_| Raw::connect(server.address())).collect();
+        for late in &mut late {
+            late.send(&handshake[..10]);
+        }
+        wait_until("all are accepted", || {
+            let metrics = server.metrics();
+            metrics.get("connections_open") == 20 && metrics.get("handshakes") == 4
+        });
+        server.signal("TERM");
+        wait_until("it drains", || metrics::get(server.admin(), "/readyz").0 == 503);
+        for late in &mut late {
+            late.send(&handshake[10..]);
+            let (status, answer) = late.answer();
+            assert_eq!(status, 503, "{answer}");
+            assert!(answer.contains(retry_after), "{answer}");
+        }
+        for client in &mut clients {
+            let goodbye = client.expect("goodbye");
+            let retry_after_ms = goodbye["retry_after_ms"].as_u64().unwrap();
+            assert!(expected_ms.contains(&retry_after_ms), "{goodbye}");
+        }
+    }
 }
 
 #[test]

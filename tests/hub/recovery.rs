@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::client::{Client, delete, position};
-use crate::support::Server;
+use crate::support::{Server, wait_until};
 
 /// A channel with these contents; returns the place behind each, the first before all of them.
 fn filled(client: &mut Client, channel: &str, count: u64) -> Vec<Value> {
@@ -146,4 +146,25 @@ fn between_the_reply_and_what_follows_nothing_is_lost() {
     });
     let metrics = server.metrics();
     assert_eq!(metrics.get("dropped_oldest_total"), 0);
+}
+
+/// How long a reader was away is not how long a delivery takes.
+#[test]
+fn recovered_messages_count_as_deliveries_and_are_not_in_their_latency() {
+    let server = Server::start("");
+    let mut client = Client::open(&server);
+    let places = filled(&mut client, "room", 3);
+    client.subscribe_since("room", &places[0]);
+    client.contents(3);
+    let metrics = server.metrics();
+    assert_eq!(metrics.get("publish_to_delivery_seconds_count"), 0);
+    assert_eq!((metrics.get("recoveries_total"), metrics.get("deliveries_total")), (1, 3));
+    client.unsubscribe("room");
+    // Nothing was missed, so nothing is recovered.
+    assert_eq!(client.subscribe_since("room", &places[3])["recovered"], true);
+    assert_eq!(server.metrics().get("recoveries_total"), 1);
+    client.publish("room", &json!("live"));
+    wait_until("the delivery is measured", || {
+        server.metrics().get("publish_to_delivery_seconds_count") == 1
+    });
 }

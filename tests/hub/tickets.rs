@@ -1,5 +1,7 @@
 //! Tickets: what they bring back, and every kind that brings nothing.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::client::{Client, KEYS, OPEN, post, posted, text, token};
@@ -79,6 +81,31 @@ fn a_ticket_of_another_server_is_good_only_where_they_share_their_keys() {
 }
 
 #[test]
+fn a_ticket_survives_a_restart_where_there_is_a_state_directory() {
+    let name = format!("seawall-state-{}-tickets", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    let config = format!("[process]\nstate_dir = \"{}\"\n", folder.display());
+    let mut first = Server::start(&config);
+    let ticket = {
+        let mut client = Client::open(&first);
+        client.subscribe("room");
+        client.ticket()
+    };
+    first.signal("TERM");
+    assert_eq!(first.wait(Duration::from_secs(30)).code(), Some(0));
+    let second = Server::start(&config);
+    let mut client = Client::open(&second);
+    let resumed = client.get(resume(&ticket), "resumed");
+    assert!(resumed["ticket"].is_string(), "{resumed}");
+    // A reload keeps the key.
+    second.reload(&format!("{config}[rates]\nburst_ms = 1000\n"));
+    Client::open(&second).get(resume(&ticket), "resumed");
+    // Another server does not know it.
+    Client::open(&Server::start("")).refused(resume(&ticket), "unauthorized");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_ticket_expires_and_never_outlives_its_token() {
     let server = Server::start(&format!("{OPEN}[resume]\nttl_s = 1\n"));
     let ticket = Client::open(&server).ticket();
@@ -116,7 +143,7 @@ fn who_was_disconnected_has_only_void_tickets() {
     assert_eq!(server.metrics().get("auth_failures_total{kind=\"ticket_void\"}"), 2);
     client.get(resume(&bob), "resumed");
     // What comes later is good, if only by a moment.
-    std::thread::sleep(std::time::Duration::from_millis(5));
+    std::thread::sleep(Duration::from_millis(5));
     let again = Client::open_as(&server, "ann").ticket();
     Client::open(&server).get(resume(&again), "resumed");
     // A connection of nobody's, and the ones that continued it.

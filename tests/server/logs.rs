@@ -2,9 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::process::command;
+use crate::support::raw::{CLOSE, FIN, TEXT, close, frame, request_with};
+use crate::support::{Raw, Server, wait_until};
 
 /// Every line, the start's facts among them, is an object of its own.
 #[test]
@@ -19,8 +21,7 @@ fn a_log_of_json_is_json_from_the_first_line() {
         let object: Value = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("`{line}` is no JSON: {error}"));
         if let Some(fact) = object["fields"]["fact"].as_str() {
-            let message = object["fields"]["message"].as_str().expect("a fact says something");
-            facts.push((fact.to_owned(), message.to_owned()));
+            facts.push((fact.to_owned(), object["fields"].clone()));
         }
         if facts.last().is_some_and(|(fact, _)| fact == "limits") {
             break;
@@ -29,12 +30,101 @@ fn a_log_of_json_is_json_from_the_first_line() {
     child.kill().expect("it runs");
     child.wait().expect("it was killed");
     std::fs::remove_file(path).expect("the configuration was written");
-    let of = |name: &str| {
+    let of = |name: &str, key: &str| -> Value {
         let found = facts.iter().find(|(fact, _)| fact == name);
-        found.map_or_else(|| panic!("no {name}: {facts:?}"), |(_, message)| message.as_str())
+        let (_, fields) = found.unwrap_or_else(|| panic!("no {name}: {facts:?}"));
+        assert!(!fields[key].is_null(), "{name} has no {key}: {fields}");
+        fields[key].clone()
     };
-    assert!(of("clients").starts_with("ws://127.0.0.1:"));
-    assert!(of("operators").starts_with("http://127.0.0.1:"));
-    assert!(of("engine").contains("io_uring"));
-    assert!(of("limits").contains("connections"));
+    let text = |name: &str, key: &str| of(name, key).as_str().expect("a string").to_owned();
+    assert!(text("clients", "url").starts_with("ws://127.0.0.1:"));
+    assert!(text("playground", "url").starts_with("http://127.0.0.1:"));
+    assert!(text("operators", "url").starts_with("http://127.0.0.1:"));
+    assert_eq!(text("hub", "access"), "anonymous");
+    assert_eq!(text("tickets", "keys"), "random");
+    assert!(of("engine", "ring_entries").is_u64());
+    assert!(of("limits", "connections").is_u64());
+}
+
+/// The events of a JSON log with this message.
+fn events(server: &Server, message: &str) -> Vec<Value> {
+    let log = server.log();
+    let all = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let all = all.map(|mut event| event["fields"].take());
+    all.filter(|fields| fields["message"] == message).collect()
+}
+
+/// A server with keys that logs JSON.
+fn logging(level: &str) -> Server {
+    Server::start(&format!(
+        "[log]\nformat = \"json\"\nlevel = \"{level}\"\n\
+         [[key]]\nsecret = \"0123456789abcdef0123456789abcdef\"\n"
+    ))
+}
+
+fn ask(server: &Server, target: &str, fields: &str) -> u16 {
+    let mut client = Raw::connect(server.address());
+    client.send(&request_with(target, fields));
+    client.answer().0
+}
+
+/// Rejections of each kind.
+const EACH: u64 = 30;
+
+/// At `info`, a reason has one line and then a sum; what is logged and left out adds up.
+#[test]
+fn rejections_are_logged_with_their_reason_and_not_one_by_one() {
+    let server = logging("info");
+    for _ in 0..EACH {
+        assert_eq!(ask(&server, "/none?token=secret", ""), 404);
+        assert_eq!(ask(&server, "/ws", "Origin: http://other.example\r\n"), 403);
+        assert_eq!(ask(&server, "/ws", "Authorization: Bearer a.b.c\r\n"), 401);
+    }
+    for (reason, path, code) in
+        [("not_found", "/none", 404), ("forbidden", "/ws", 403), ("unauthorized", "/ws", 401)]
+    {
+        let one = |event: &&Value| event["reason"] == reason;
+        wait_until("every rejection is accounted for", || {
+            let lines = events(&server, "rejected").iter().filter(one).count() as u64;
+            let sums = events(&server, "more were rejected");
+            let suppressed = sums.iter().filter(one);
+            lines + suppressed.map(|event| event["suppressed"].as_u64().unwrap()).sum::<u64>()
+                == EACH
+        });
+        let lines = events(&server, "rejected");
+        let first = lines.iter().find(one).unwrap();
+        assert_eq!((&first["path"], &first["code"]), (&json!(path), &json!(code)), "{first}");
+        assert_eq!(first["address"], "127.0.0.1", "{first}");
+        assert!(!first["detail"].as_str().unwrap().is_empty(), "{first}");
+    }
+    assert!(!server.log().contains("secret"), "queries are not logged");
+}
+
+/// At `debug`, each rejection, each failed authentication and each close has a line.
+#[test]
+fn debug_logs_each_rejection_and_each_close() {
+    let server = logging("debug");
+    for _ in 0..10 {
+        assert_eq!(ask(&server, "/none", ""), 404);
+    }
+    for code in [1000, 4000] {
+        let mut client = Raw::open(server.address());
+        client.send(&close(code));
+        assert_eq!(client.frame().close_code(), code);
+    }
+    let mut client = Raw::connect(server.address());
+    client.send(&request_with("/ws", ""));
+    client.switched();
+    client.send(&frame(FIN | TEXT, br#"{"type":"auth","token":"a.b.c"}"#));
+    while client.frame().first & 0x0f != CLOSE {}
+    client.send(&close(4401));
+    wait_until("all is logged", || {
+        let rejected = events(&server, "rejected");
+        let of = |reason: &str| rejected.iter().filter(|one| one["reason"] == reason).count();
+        let closed = events(&server, "closed");
+        let closed = |code: u16| {
+            closed.iter().any(|one| one["code"] == code && one["address"] == "127.0.0.1")
+        };
+        of("not_found") == 10 && of("malformed") == 1 && [1000, 4000, 4401].into_iter().all(closed)
+    });
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod blocking;
+mod commands;
 mod compression;
 mod counters;
 mod drain;

@@ -73,13 +73,11 @@ impl Server {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let log = self.log();
-            if log.lines().any(|line| line.trim_start().starts_with("limits ")) {
+            let facts: Vec<(String, String)> = log.lines().filter_map(fact).collect();
+            if facts.iter().any(|(name, _)| name == "limits") {
                 let values = |name: &str| -> Vec<String> {
-                    let lines = log.lines().filter_map(|line| {
-                        let (found, value) = line.trim_start().split_once(char::is_whitespace)?;
-                        (found == name).then(|| value.split_whitespace().next())?
-                    });
-                    lines.map(str::to_owned).collect()
+                    let found = facts.iter().filter(|(found, _)| found == name);
+                    found.map(|(_, value)| value.clone()).collect()
                 };
                 self.clients = values("clients");
                 self.admin = values("operators").first().and_then(|url| {
@@ -177,6 +175,18 @@ impl Server {
         let words = line.and_then(|line| line.split_whitespace().next());
         words.and_then(|kib| kib.parse().ok()).expect("the kernel tells RssAnon")
     }
+}
+
+/// Name and first word of a line of the banner; of a JSON log: the fact and its URL.
+fn fact(line: &str) -> Option<(String, String)> {
+    if line.starts_with('{') {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        let fields = &event["fields"];
+        let url = fields["url"].as_str().unwrap_or_default();
+        return Some((fields["fact"].as_str()?.to_owned(), url.to_owned()));
+    }
+    let mut words = line.split_whitespace();
+    Some((words.next()?.to_owned(), words.next()?.to_owned()))
 }
 
 impl Drop for Server {

@@ -36,9 +36,6 @@ pub struct HostileArgs {
     /// Path of an echo that keeps compression contexts
     #[arg(long, default_value = "/takeover", value_name = "PATH")]
     pub takeover_path: String,
-    /// A token that the server takes, for the kind `tokens`; may be given more than once
-    #[arg(long, value_name = "TOKEN")]
-    pub token: Vec<String>,
     /// Payload bytes of a large message
     #[arg(long, default_value_t = 15_000_000, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]

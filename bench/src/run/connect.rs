@@ -109,5 +109,5 @@ fn publish(
         0 => Ok(()),
         count => Err(Failure::Failed(format!("{count} connections failed"))),
     };
-    report.publish(&args.common.output, &latency, verdict)
+    report.publish(&args.common, &latency, verdict)
 }

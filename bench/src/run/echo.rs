@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{
     Moment, START_DELAY_NS, Workshop, check_capacity, conduct, nanos, results, sleep_until,
-    stopped, wait_for, warn_of_overflows,
+    wait_for_all, warn_of_overflows,
 };
 use crate::cli::EchoArgs;
 use crate::client::Traffic;
@@ -63,10 +63,9 @@ fn measure(
     shared: &Shared,
     connections: usize,
 ) -> Result<(Moment, Moment), Failure> {
-    let all_open = || shared.open.load(Ordering::Acquire) >= connections;
-    if !wait_for(shared, u64::MAX, all_open) {
-        return Err(stopped());
-    }
+    let hint = "does an echo answer at";
+    let open = || shared.open.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, connections, hint, open)?;
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     shared.set_start(start_ns);
     let from_ns = start_ns + nanos(args.warmup);
@@ -123,7 +122,7 @@ fn publish(args: &EchoArgs, mut report: Report, ran: Vec<Ran<EchoLoad>>) -> Resu
         0 => Ok(()),
         count => Err(Failure::Failed(format!("{count} messages got no echo"))),
     };
-    report.publish(&args.common.output, &latency, verdict)
+    report.publish(&args.common, &latency, verdict)
 }
 
 fn describe_deflate(args: &EchoArgs, report: &mut Report, traffic: &Traffic) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Moment, START_DELAY_NS, Workshop, check_capacity, conduct, nanos, results, sleep_until,
-    stopped, wait_for, warn_of_overflows,
+    wait_for, wait_for_all, warn_of_overflows,
 };
 use crate::bystanders::Times;
 use crate::cli::FanoutArgs;
@@ -52,7 +52,8 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
     let (times, board) = (Arc::new(Times::default()), Arc::new(Board::default()));
     let to = |path: &str| {
         let paths = paths(path, plan.channels);
-        Upgrade::to_paths(&common.url.authority, &paths, None, plan.dialect.protocol())
+        let (authority, protocol) = (&common.url.authority, plan.dialect.protocol());
+        Upgrade::with_extras(authority, &paths, None, protocol, &workshop.extras)
     };
     let publishing = args.publish_path.as_deref().unwrap_or(&common.url.path);
     let (publishing, subscribing) =
@@ -193,9 +194,9 @@ fn watch(
 ) -> Result<Measured, Failure> {
     let publishers = if plan.http { 0 } else { plan.publishers };
     let total = (plan.subscribers + publishers) as usize;
-    if !wait_for(shared, u64::MAX, || times.ready.load(Ordering::Acquire) >= total) {
-        return Err(stopped());
-    }
+    let hint = "does a hub of this --dialect answer at";
+    let ready = || times.ready.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, total, hint, ready)?;
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     Times::set(&times.start_ns, start_ns);
     let from_ns = start_ns + plan.warmup_ns;
@@ -301,7 +302,7 @@ fn publish(
         )),
         _ => Ok(()),
     };
-    report.publish(&args.common.output, &latency, verdict.map_err(Failure::Failed))
+    report.publish(&args.common, &latency, verdict.map_err(Failure::Failed))
 }
 
 fn describe(args: &FanoutArgs, plan: &FanoutPlan, report: &mut Report) {

@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::{
     Moment, START_DELAY_NS, Workshop, check_capacity, conduct, merge, nanos, results, sleep_until,
-    stopped, wait_for, warn_of_overflows,
+    stopped, wait_for_all, warn_of_overflows,
 };
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::HostileArgs;
@@ -93,7 +93,7 @@ fn groups(args: &HostileArgs) -> Vec<(Kind, u32)> {
     // Without a token that the server takes, a server without keys would be asked for one.
     let kinds: Vec<Kind> = Kind::SINGLE
         .into_iter()
-        .filter(|kind| *kind != Kind::Tokens || !args.token.is_empty())
+        .filter(|kind| *kind != Kind::Tokens || !args.common.request.tokens.is_empty())
         .collect();
     let count = |at| share(greedy as usize, at, kinds.len()) as u32;
     let counted = kinds.iter().enumerate().map(|(at, kind)| (*kind, count(at)));
@@ -149,7 +149,8 @@ fn upgrade(args: &HostileArgs, kind: Kind) -> Upgrade {
     };
     let mut paths = vec![path.clone()];
     if kind == Kind::Tokens {
-        let tokens = std::iter::once(FORGED).chain(args.token.iter().map(String::as_str));
+        let tokens =
+            std::iter::once(FORGED).chain(args.common.request.tokens.iter().map(String::as_str));
         paths = tokens.map(|token| format!("{path}?token={token}")).collect();
     }
     Upgrade::to_paths(&url.authority, &paths, kind.offer(), protocol)
@@ -175,9 +176,9 @@ fn measure(
 ) -> Result<Measured, Failure> {
     let pid = args.common.server_pid;
     let all = args.connections as usize;
-    if !wait_for(shared, u64::MAX, || times.ready.load(Ordering::Acquire) >= all) {
-        return Err(stopped());
-    }
+    let hint = "does an echo answer at";
+    let ready = || times.ready.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, all, hint, ready)?;
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     let warm_ns = start_ns + nanos(args.warmup);
     Times::set(&times.start_ns, start_ns);
@@ -288,7 +289,7 @@ fn publish(
         report.warn(text);
     }
     let verdict = verdict(args, measured, &lost, pulse.unanswered);
-    report.publish(&args.common.output, &beside, verdict)
+    report.publish(&args.common, &beside, verdict)
 }
 
 fn verdict(

@@ -21,6 +21,7 @@ pub use storm::storm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::cli::CommonArgs;
@@ -34,10 +35,14 @@ use crate::report::Report;
 use crate::sheet::{Shape, Sheet};
 use crate::sys::ring_capacity;
 use crate::target::{CONNECTIONS_PER_SOURCE, SocketHabits, Target};
-use crate::upgrade::Upgrade;
+use crate::upgrade::{Extras, Upgrade};
 
 /// The measuring thread sleeps in pieces of this, to notice a failed worker.
 const NAP: Duration = Duration::from_millis(20);
+/// After the load's measured time, how long nothing may happen before it is stopped.
+const END_NS: u64 = 60_000_000_000;
+/// Beside `--timeout`, how long connections may take to become ready.
+const READY_GRACE_NS: u64 = 1_000_000_000;
 /// From the last connection's opening to the first message.
 const START_DELAY_NS: u64 = 20_000_000;
 
@@ -78,6 +83,8 @@ struct Workshop {
     target: Arc<Target>,
     terms: Arc<Terms>,
     timeout: Duration,
+    /// What the command line adds to requests.
+    extras: Arc<Extras>,
 }
 
 impl Workshop {
@@ -91,19 +98,23 @@ impl Workshop {
         let sources = connections_of_sources.div_ceil(CONNECTIONS_PER_SOURCE) as u32;
         let target = Target::new(common.url.clone(), sources, common.congestion())?;
         let deflate = shape.deflate;
-        let upgrade = Upgrade::new(&common.url.authority, &common.url.path, deflate);
+        let offer = deflate.then_some(Offer::Alone);
+        let extras = common.request.extras()?;
+        let (authority, path) = (&common.url.authority, common.url.path.clone());
+        let upgrade = Upgrade::with_extras(authority, &[path], offer, None, &extras);
         Ok(Self {
             shared: Shared::new(workers),
             target: Arc::new(target),
             terms: Arc::new(terms(upgrade, Sheet::new(shape), verify)),
             timeout: Duration::from_secs_f64(common.timeout),
+            extras: Arc::new(extras),
         })
     }
 
     /// The same with another offer to compress.
     fn offering(&self, common: &CommonArgs, offer: Offer) -> Self {
         let (authority, path) = (&common.url.authority, common.url.path.clone());
-        let upgrade = Upgrade::to_paths(authority, &[path], Some(offer), None);
+        let upgrade = Upgrade::with_extras(authority, &[path], Some(offer), None, &self.extras);
         let sheet = Sheet::new(self.terms.sheet.shape().clone());
         Self { terms: Arc::new(terms(upgrade, sheet, false)), ..self.clone() }
     }
@@ -164,10 +175,66 @@ fn conduct<L: Load + Send + 'static, M>(
     if measured.is_err() {
         shared.stop();
     }
+    let has_ended = await_end(shared);
     // A worker's failure is the cause of what the measuring thread missed.
     let ran = crew.join_workers()?;
     monitor.finish()?;
+    if !has_ended {
+        return Err(Failure::Failed(format!(
+            "the load did not end: nothing happened for {} s",
+            END_NS / 1_000_000_000
+        )));
+    }
     Ok((measured, ran))
+}
+
+/// Waits until the load of every worker is over; stops it, and says so, when nothing has happened
+/// for [`END_NS`].
+fn await_end(shared: &Shared) -> bool {
+    let state = || (shared.open.load(Ordering::Acquire), shared.done_sum());
+    let (mut before, mut since_ns) = (state(), shared.clock.now_ns());
+    while !shared.finished() {
+        let (now, now_ns) = (state(), shared.clock.now_ns());
+        if now != before {
+            (before, since_ns) = (now, now_ns);
+        } else if now_ns.saturating_sub(since_ns) > END_NS {
+            shared.stop();
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+/// Waits until `count` has come to `total`, as long as it grows.
+///
+/// # Errors
+/// It has not grown for `--timeout`; or the run was stopped.
+fn wait_for_all(
+    shared: &Shared,
+    common: &CommonArgs,
+    total: usize,
+    hint: &str,
+    count: impl Fn() -> usize,
+) -> Result<(), Failure> {
+    let limit_ns = nanos(common.timeout.max(1.0)) + READY_GRACE_NS;
+    loop {
+        let before = count();
+        if before >= total {
+            return Ok(());
+        }
+        if !wait_for(shared, limit_ns, || count() != before) {
+            if shared.stopped() {
+                return Err(stopped());
+            }
+            let (path, seconds) = (&common.url.path, limit_ns / 1_000_000_000);
+            let path = path.split('?').next().unwrap_or_default();
+            return Err(Failure::Failed(format!(
+                "{before} of {total} connections are ready, and no other became so within \
+                 {seconds} s: {hint} {path}?"
+            )));
+        }
+    }
 }
 
 /// Takes the loads' own failures, a corrupt echo before any other.

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::{
-    Moment, START_DELAY_NS, Workshop, check_capacity, conduct, nanos, results, stopped, wait_for,
-    warn_of_overflows,
+    Moment, START_DELAY_NS, Workshop, check_capacity, conduct, nanos, results, wait_for,
+    wait_for_all, warn_of_overflows,
 };
 use crate::cli::ReplayArgs;
 use crate::crew::{Failure, Shared, Spread, share};
@@ -69,10 +69,9 @@ fn measure(
     shared: &Shared,
     connections: usize,
 ) -> Result<(Moment, Moment), Failure> {
-    let all_open = || shared.open.load(Ordering::Acquire) >= connections;
-    if !wait_for(shared, u64::MAX, all_open) {
-        return Err(stopped());
-    }
+    let hint = "does an echo answer at";
+    let open = || shared.open.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, connections, hint, open)?;
     let pid = args.common.server_pid;
     shared.set_start(shared.clock.now_ns() + START_DELAY_NS);
     let from = Moment::take(shared, pid)?;
@@ -114,5 +113,5 @@ fn publish(
         (missing, 0) => Err(format!("{missing} frames got no reply")),
         (_, unsent) => Err(format!("{unsent} frames were not sent: their connections were gone")),
     };
-    report.publish(&args.common.output, &latency, verdict.map_err(Failure::Failed))
+    report.publish(&args.common, &latency, verdict.map_err(Failure::Failed))
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{
-    Moment, START_DELAY_NS, Workshop, check_capacity, conduct, merge, nanos, results, stopped,
-    wait_for, warn_of_overflows,
+    Moment, START_DELAY_NS, Workshop, check_capacity, conduct, merge, nanos, results, wait_for_all,
+    warn_of_overflows,
 };
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::SlowArgs;
@@ -86,9 +86,9 @@ struct Measured {
 
 fn measure(args: &SlowArgs, shared: &Shared, times: &Times) -> Result<Measured, Failure> {
     let total = args.connections as usize;
-    if !wait_for(shared, u64::MAX, || times.ready.load(Ordering::Acquire) >= total) {
-        return Err(stopped());
-    }
+    let hint = "does an echo answer at";
+    let ready = || times.ready.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, total, hint, ready)?;
     let pid = args.common.server_pid;
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     Times::set(&times.start_ns, start_ns);
@@ -160,7 +160,7 @@ fn publish(
         (Some(why), _) => Err(format!("{} of the others were lost: {why}", lost.len())),
         (None, count) => Err(format!("{count} messages of the others got no echo")),
     };
-    report.publish(&args.common.output, &pulse.latency, verdict.map_err(Failure::Failed))
+    report.publish(&args.common, &pulse.latency, verdict.map_err(Failure::Failed))
 }
 
 fn endings(report: &mut Report, result: &SlowResult) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Moment, START_DELAY_NS, Workshop, check_capacity, conduct, merge, nanos, results, sleep_until,
-    stopped, wait_for, warn_of_overflows,
+    wait_for, wait_for_all, warn_of_overflows,
 };
 use crate::bystanders::{Bystanders, Times};
 use crate::cli::{DropKind, Policy, StormArgs};
@@ -57,7 +57,8 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
     let resuming = (args.policy == Policy::Resume).then(|| {
         let paths = [args.hub_path.clone()];
         let authority = &common.url.authority;
-        let upgrade = Upgrade::to_paths(authority, &paths, None, Dialect::Seawall.protocol());
+        let protocol = Dialect::Seawall.protocol();
+        let upgrade = Upgrade::with_extras(authority, &paths, None, protocol, &workshop.extras);
         (workshop.hearing(upgrade), Channels::new(args.channels, args.missed))
     });
     let make = move |worker: usize| {
@@ -108,9 +109,9 @@ fn measure(args: &StormArgs, shared: &Shared, times: &Times) -> Result<Moments, 
     let crowd = args.connections as usize;
     let herald = usize::from(args.policy == Policy::Resume);
     let total = crowd + args.survivors as usize + herald;
-    if !wait_for(shared, u64::MAX, || times.ready.load(Ordering::Acquire) >= total) {
-        return Err(stopped());
-    }
+    let hint = "does the server answer as this load expects at";
+    let ready = || times.ready.load(Ordering::Acquire);
+    wait_for_all(shared, &args.common, total, hint, ready)?;
     let start_ns = shared.clock.now_ns() + START_DELAY_NS;
     Times::set(&times.start_ns, start_ns);
     let drop_ns = start_ns + nanos(args.before);
@@ -180,7 +181,7 @@ fn publish(
             Err(format!("{count} connections were not back after {} s (--limit)", args.limit))
         }
     };
-    report.publish(&args.common.output, &pulse.latency, verdict.map_err(Failure::Failed))
+    report.publish(&args.common, &pulse.latency, verdict.map_err(Failure::Failed))
 }
 
 fn describe(args: &StormArgs, report: &mut Report) {

@@ -11,13 +11,17 @@ mod network;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use super::flags::Overrides;
+use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
 use super::{fail, print};
 use finding::{Finding, State};
 
 /// Exit codes: 0 `serve` can start; 1 something stops it (with --strict: or holds it back).
 #[derive(Debug, clap::Args)]
+#[command(after_help = format!("Examples:\n\
+    \x20 seawall doctor --config seawall.toml\n\
+    \x20 seawall doctor --json --strict\n\n\
+    {SEE_SERVE}"))]
 pub(super) struct Arguments {
     #[arg(
         long,
@@ -32,13 +36,13 @@ pub(super) struct Arguments {
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
-    overrides: Overrides,
+    overrides: HiddenOverrides,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     // Loading raises the limit, as the server does; the report tells the limit as it was given.
     let limits = host::Limits::read();
-    let loaded = match load(arguments.config.as_deref(), &arguments.overrides) {
+    let loaded = match load(arguments.config.as_deref(), &arguments.overrides.0) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error),
     };

@@ -38,12 +38,19 @@ pub(super) struct Remote {
     )]
     url: Option<String>,
 
-    /// A key of the API, where the server asks for one [env: `SEAWALL_API_KEY`]
-    #[arg(long, value_name = "KEY")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        help = "A key of the API, where the server requires one; without: the first [[api_key]] of \
+                --config [env: SEAWALL_API_KEY]"
+    )]
     api_key: Option<String>,
 
-    /// Configuration file (TOML) with the admin address [env: `SEAWALL_CONFIG`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Configuration file (TOML) with the admin address [env: SEAWALL_CONFIG]"
+    )]
     config: Option<String>,
 
     /// Print what the server answered, as JSON
@@ -118,11 +125,14 @@ impl Remote {
     /// # Errors
     /// With cause and cure.
     pub(super) fn api(&self) -> Result<Api, String> {
+        let mut configured_key = None;
         let place = if let Some(url) = &self.url {
             place(url)?
         } else {
             let loaded = load(self.config.as_deref(), &Overrides::default());
-            configured(loaded.map_err(|error| error.to_string())?.config.admin.as_ref())?
+            let loaded = loaded.map_err(|error| error.to_string())?;
+            configured_key = loaded.written.api_key();
+            configured(loaded.config.admin.as_ref())?
         };
         // Those who answer are near, and reached without a proxy.
         let config = Agent::config_builder()
@@ -134,7 +144,8 @@ impl Remote {
             .user_agent(concat!("seawall/", env!("CARGO_PKG_VERSION")))
             .build();
         let variable = || std::env::var(KEY_VARIABLE).ok();
-        let key = self.api_key.clone().or_else(variable).filter(|key| !key.is_empty());
+        let key = self.api_key.clone().or_else(variable).or(configured_key);
+        let key = key.filter(|key| !key.is_empty());
         Ok(Api { agent: agent(&place, config), place, key })
     }
 
@@ -221,6 +232,8 @@ impl Api {
             (401, ..) => Err(format!(
                 "{place} does not know this API key: it must be the secret of an [[api_key]] there"
             )),
+            // The configuration's own errors.
+            (422, _, Some(told)) => Err(told.to_owned()),
             (_, _, Some(told)) => Err(format!("refused ({status}): {told}")),
             _ => Err(format!(
                 "{place} answered with {status} and no JSON: is it the admin address of a Seawall?"

@@ -96,7 +96,8 @@ section! {
     Resume "resume" repeated false;
 
     /// Keys that seal tickets, 32 bytes each, as base64 or hexadecimal: the first seals, all open.
-    /// Empty = a random one at each start, so that no ticket outlives the process.
+    /// Empty = the key in `process.state_dir`; without that, a random one at each start, so that no
+    /// ticket outlives the process.
     keys: Secrets = Secrets::default(),
     "Set the same on all nodes behind one address. To change keys, put the new one second, then \
      first, then drop the old one.";

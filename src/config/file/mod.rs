@@ -75,6 +75,30 @@ impl File {
     }
 }
 
+impl File {
+    /// The options whose values differ in another file: by key, and repeated sections as a whole.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let table = |file| toml::Table::try_from(file).expect("what came from TOML is TOML again");
+        let (own, others) = (table(self), table(other));
+        let mut found = Vec::new();
+        for section in &SECTIONS {
+            if section.repeated {
+                if own.get(section.name) != others.get(section.name) {
+                    found.push(format!("[[{}]]", section.name));
+                }
+                continue;
+            }
+            let value = |table: &toml::Table, key: &str| match section.name {
+                "" => table.get(key).cloned(),
+                name => table.get(name)?.get(key).cloned(),
+            };
+            let differ = |row: &&Row| value(&own, row.key) != value(&others, row.key);
+            found.extend(section.rows.iter().filter(differ).map(|row| section.path(row)));
+        }
+        found
+    }
+}
+
 /// What stands above the first section.
 pub const TOP: Section = Section {
     name: "",
@@ -168,11 +192,13 @@ section! {
     deadline_ms: u32 = 25_000,
     "Below the supervisor's own patience (Kubernetes: 30 s).";
 
-    /// Up to so many connections of a shard are closed at once, without spreading.
+    /// Up to this many connections, a shard closes all of them at once and asks them to reconnect
+    /// within a second.
     at_once_connections: u32 = 1_000,
-    "Lower where even few clients are expensive to take back.";
+    "Lower where even few clients are expensive to accept again.";
 
-    /// `Retry-After` of the 503 meanwhile, and the least in goodbyes.
+    /// `Retry-After` of the 503 meanwhile, and the shortest delay in a `goodbye`, where a shard has
+    /// more connections than that.
     retry_after_s: u32 = 5,
     "About the time a restart takes.";
 }

@@ -21,4 +21,10 @@ section! {
     sandbox: bool = false,
     "Set in production, after a trial with the same configuration; `seawall doctor` says what this \
      kernel has for it.";
+
+    /// Folder for what outlives a restart: the key that seals tickets, created on the first start
+    /// with mode 0600 where `resume.keys` is empty; empty = none.
+    state_dir: String = String::new(),
+    "Set where clients are to resume after a restart, as in /var/lib/seawall; several nodes behind \
+     one address share `resume.keys` instead.";
 }

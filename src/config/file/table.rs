@@ -87,6 +87,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether its numbers are permission bits, written in octal.
+    pub(crate) fn is_mode(&self) -> bool {
+        self.key.ends_with("_mode")
+    }
+
     /// What a number counts, told by its name; `None` where there is nothing to count.
     pub fn unit(&self) -> Option<&'static str> {
         if !matches!(self.kind, Kind::Number { .. }) {

@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 
 use super::drain::Orders;
 use super::log_writer::LogWriter;
+use super::reload::LastReload;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
@@ -41,6 +42,8 @@ pub(super) struct State(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
+    /// When the server started (Unix time, s).
+    started_unix_s: f64,
     config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
     collector: Arc<Collector>,
@@ -51,6 +54,12 @@ struct Inner {
     /// KiB of bodies that may be held at once.
     bodies: Semaphore,
     orders: Orders,
+    last_reload: LastReload,
+}
+
+fn started_unix_s(facts: &Facts) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(facts.started.elapsed()).as_secs_f64()
 }
 
 impl State {
@@ -59,10 +68,11 @@ impl State {
         collector: Arc<Collector>,
         draining: Arc<AtomicBool>,
         (log_errors, log): (Arc<AtomicU64>, LogWriter),
-        orders: Orders,
+        (orders, last_reload): (Orders, LastReload),
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
+            started_unix_s: started_unix_s(&server.facts),
             config: server.live_config(),
             directory: server.directory(),
             collector,
@@ -72,6 +82,7 @@ impl State {
             pool: Pool::new(server.facts.open_files),
             bodies: Semaphore::new(api::BODIES_KIB_MAX),
             orders,
+            last_reload,
         }))
     }
 }
@@ -142,6 +153,7 @@ fn router(unix: bool, state: State) -> Router {
         .route("/v1/histograms", get(pages::histograms))
         .route("/v1/histograms/{name}", get(pages::histogram))
         .route("/v1/drain", post(pages::drain))
+        .route("/v1/reload", post(pages::reload))
         .merge(api::router())
         .fallback(|| async {
             let message = "there are /metrics, /healthz, /readyz, and what /v1/openapi.json \
@@ -149,7 +161,7 @@ fn router(unix: bool, state: State) -> Router {
             refuse(StatusCode::NOT_FOUND, "not_found", message)
         })
         .method_not_allowed_fallback(|| async {
-            let message = "another method is meant: /v1/openapi.json tells which";
+            let message = "method not allowed; see /v1/openapi.json";
             refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
         .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))

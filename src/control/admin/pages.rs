@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 use super::api::Named;
 use super::{State, accept, refuse};
 use crate::control::memory::Usage;
+use crate::control::reload::{Changes, Outcome};
+use crate::driver::host;
 use crate::metrics::hdr::{self, Detail, Summary};
-use crate::metrics::{HISTOGRAMS, Histograms, Process, prometheus, text};
+use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
+use crate::server::Facts;
 
 /// `/healthz`: the process answers.
 pub(super) async fn health() -> Json<Value> {
@@ -29,7 +32,7 @@ pub(super) async fn ready(Extracted(state): Extracted<State>) -> Response {
 
 /// `POST /v1/drain`: begins the graceful end, as SIGTERM does; again does no more.
 pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Json<Value>) {
-    state.0.orders.drain();
+    state.0.orders.drain().await;
     let drain = &state.config().drain;
     let open: u64 = (0..state.0.directory.len() as u16)
         .map(|shard| u64::from(state.0.directory.open(shard)))
@@ -41,6 +44,35 @@ pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Js
         "deadline_ms": drain.deadline_ms,
     });
     (StatusCode::ACCEPTED, Json(answer))
+}
+
+/// `POST /v1/reload`: reads the configuration again, as SIGHUP does, and answers with the outcome.
+pub(super) async fn reload(Extracted(state): Extracted<State>) -> Response {
+    match state.0.orders.reload().await {
+        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is ending"),
+        Some(Outcome { result: Ok(changes), .. }) => {
+            let Changes { applied, restart_required } = changes;
+            Json(json!({"applied": applied, "restart_required": restart_required})).into_response()
+        }
+        Some(Outcome { result: Err(error), .. }) => {
+            let message = format!("{error}\nThe previous configuration stays in force.");
+            refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &message)
+        }
+    }
+}
+
+/// The outcome of the last reload; null before the first.
+fn last_reload(state: &State) -> Value {
+    let Some(outcome) = state.0.last_reload.load_full() else { return Value::Null };
+    match &outcome.result {
+        Ok(Changes { applied, restart_required }) => json!({
+            "time_ms": outcome.time_ms,
+            "ok": true,
+            "applied": applied,
+            "restart_required": restart_required,
+        }),
+        Err(error) => json!({"time_ms": outcome.time_ms, "ok": false, "error": error}),
+    }
 }
 
 /// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
@@ -56,6 +88,9 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
         memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
         memory_shortage: state.0.directory.admission().shortage() as u64,
         draining: state.0.draining.load(Ordering::Relaxed),
+        host: host::process_numbers(),
+        started_unix_s: state.0.started_unix_s,
+        limits: limits(&state),
     };
     let openmetrics = text::openmetrics(snapshot, &process);
     let (kind, body) = if accept::asks_for(&headers, "application/openmetrics-text", "text/plain") {
@@ -64,6 +99,27 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
         (prometheus::TYPE, prometheus::from_openmetrics(&openmetrics))
     };
     ([(header::CONTENT_TYPE, kind), (header::VARY, "Accept")], body).into_response()
+}
+
+/// The limits in force.
+fn limits(state: &State) -> NodeLimits {
+    let config = state.config();
+    let limits = &config.limits;
+    let shard_connections_max = u64::from(limits.connections_per_shard_max);
+    let possible = shard_connections_max * u64::from(config.shards);
+    let connections_max = match u64::from(limits.admission.connections_max) {
+        0 => possible,
+        configured => configured.min(possible),
+    };
+    NodeLimits {
+        connections_max,
+        shard_connections_max,
+        memory_bytes_max: limits.admission.memory_bytes_max,
+        shard_outbox_bytes_max: limits.outbox_shard_bytes_max as u64,
+        channels_max: config.hub.channels_max.into(),
+        history_bytes_max: config.hub.history_bytes_max,
+        open_files: state.0.facts.open_files,
+    }
 }
 
 /// `/v1/histograms`: the key figures of each.
@@ -135,15 +191,17 @@ async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>>
     }
 }
 
+fn listeners(facts: &Facts) -> Vec<Value> {
+    let listeners = facts.listening.iter().zip(&facts.congestion);
+    let described = listeners.map(|(address, congestion)| {
+        json!({"address": address.to_string(), "congestion_control": congestion})
+    });
+    described.collect()
+}
+
 /// `/v1/node`: what runs here, and on what.
 pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
     let (facts, config, directory) = (&state.0.facts, &state.config(), &state.0.directory);
-    let listeners = facts.listening.iter().zip(&facts.congestion);
-    let listeners: Vec<_> = listeners
-        .map(|(address, congestion)| {
-            json!({"address": address.to_string(), "congestion_control": congestion})
-        })
-        .collect();
     let routes = config.routes.as_slice().iter().zip(&config.route_options);
     let routes: Vec<_> = routes
         .enumerate()
@@ -166,6 +224,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
         "pid": std::process::id(),
         "uptime_s": facts.started.elapsed().as_secs_f64(),
         "draining": state.0.draining.load(Ordering::Relaxed),
+        "last_reload": last_reload(&state),
         "shards": config.shards,
         "connections_open": {
             "total": open.iter().map(|open| u64::from(*open)).sum::<u64>(),
@@ -197,7 +256,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "outbox_shard_bytes_max": limits.outbox_shard_bytes_max,
             "partial_shard_bytes_max": limits.partial_shard_bytes_max,
         },
-        "listeners": listeners,
+        "listeners": listeners(facts),
         "routes": routes,
         "metrics": {
             "histograms": config.metrics.histograms,

@@ -21,6 +21,8 @@ use crate::shard::slot::Stage;
 
 /// Members from which on a frame is copied for this shard.
 const COPY_MEMBERS: usize = 8;
+/// As the time of acceptance: the delivery is not recorded in the histogram.
+const NOT_MEASURED: u64 = 0;
 /// Forms of a frame: plain, and one for each window.
 const FORMS: usize = 8;
 
@@ -167,7 +169,7 @@ impl Core {
         Reply::new(receiver.sending(), route)
     }
 
-    /// Puts a frame into a connection's outbox.
+    /// Queues a frame in a connection's outbox.
     fn put(&mut self, index: u32, frame: Arc<[u8]>, accepted_ns: u64, last: bool) {
         let (now_ns, tick) = (self.now_ns, self.tick);
         let measured = self.histograms.is_on() && accepted_ns > 0;
@@ -290,10 +292,14 @@ impl Core {
             account(&mut self.gauges, before, backlog.size());
             segments += 1;
             match item {
-                Item::Message(publication) | Item::Missed(publication) => {
+                Item::Message(publication) => {
                     let frame = self.form(index, &publication, &mut Forms::default(), false);
-                    let accepted_ns = publication.accepted_ns;
-                    self.put(index, frame, accepted_ns, false);
+                    self.put(index, frame, publication.accepted_ns, false);
+                }
+                Item::Missed(publication) => {
+                    let frame = self.form(index, &publication, &mut Forms::default(), false);
+                    // How long its reader was away is not how long a delivery takes.
+                    self.put(index, frame, NOT_MEASURED, false);
                 }
                 Item::Gap(channel, position) => {
                     self.say(index, reply::gap(channel.as_str(), position, "slow"));

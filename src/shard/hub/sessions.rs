@@ -194,7 +194,6 @@ impl Core {
         }
         self.counters.request_errors += u64::from(effects.errors);
         self.counters.resumed += u64::from(effects.resumed);
-        effects.auth_failures.drain(..).for_each(|kind| self.counters.auth_failure(kind));
         effects.over_rate.drain(..).for_each(|kind| self.counters.over_rate(kind));
         if let Some(old) = effects.replaces {
             let mail = HubMail::Replaced(old);
@@ -203,6 +202,10 @@ impl Core {
             } else {
                 hub.posts.push((old.shard, mail));
             }
+        }
+        for kind in effects.auth_failures.drain(..) {
+            self.counters.auth_failure(kind);
+            self.log_auth_failure(index, kind);
         }
         for text in effects.says.drain(..) {
             self.say(index, text);

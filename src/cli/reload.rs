@@ -1,0 +1,43 @@
+//! `seawall reload`: another configuration for a running server, with its outcome.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::remote::{Remote, plain};
+
+/// Makes a running server read its configuration again, as SIGHUP does, and waits for the outcome:
+/// which options changed, which of them need a restart, or why nothing changed.
+///
+/// Exit codes: 0 the configuration is in force; 1 it has errors and the previous one stays in
+/// force, or the server was not reached.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n\
+    \x20 seawall reload\n\
+    \x20 seawall reload --url unix:/run/admin.sock")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+pub(super) fn run(arguments: &Arguments) -> ExitCode {
+    arguments.remote.run(|api| api.post("/v1/reload", "{}"), shown)
+}
+
+fn shown(answer: &Value) -> String {
+    let list = |name: &str| {
+        let items = answer[name].as_array().into_iter().flatten();
+        let items = items.filter_map(Value::as_str).map(plain).collect::<Vec<_>>();
+        (!items.is_empty()).then(|| items.join(", "))
+    };
+    let mut text = match list("applied") {
+        Some(applied) => format!("reloaded; changed: {applied}\n"),
+        None => "reloaded; no option has changed\n".to_owned(),
+    };
+    if let Some(waiting) = list("restart_required") {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "needs a restart: {waiting}");
+    }
+    text
+}

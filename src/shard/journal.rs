@@ -1,0 +1,200 @@
+//! What the log says of clients: each rejection, each failed authentication and each close.
+//!
+//! At `info`, a shard logs the first rejection of each reason in a second, and afterwards how many
+//! more there were; at `debug`, it logs each one, and each close of a WebSocket. While the level
+//! is higher than that, a rejection costs one comparison, and nothing is formatted.
+
+use std::net::IpAddr;
+
+use tracing::{Level, enabled};
+
+use super::core::Core;
+use crate::admission::{Denied, Standing};
+use crate::proto::http::Refusal;
+
+/// Longest part of a request's path in the log.
+const PATH_BYTES_MAX: usize = 128;
+
+/// Reasons of rejections since the last [`Core::summarize_rejections`], with the number of those
+/// that were not logged.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    reasons: Vec<(&'static str, u64)>,
+}
+
+impl Journal {
+    /// Whether to log one more rejection for this reason; counts it if not.
+    fn admits(&mut self, reason: &'static str) -> bool {
+        if enabled!(Level::DEBUG) {
+            return true;
+        }
+        if !enabled!(Level::INFO) {
+            return false;
+        }
+        if let Some((_, suppressed)) = self.reasons.iter_mut().find(|(one, _)| *one == reason) {
+            *suppressed += 1;
+            return false;
+        }
+        self.reasons.push((reason, 0));
+        true
+    }
+}
+
+/// What a rejection's line says beside its reason.
+#[derive(Debug, Default)]
+pub(super) struct Particulars {
+    /// HTTP status or close code; 0 = none was sent.
+    pub(super) code: u16,
+    pub(super) path: String,
+    /// The answer's text.
+    pub(super) detail: String,
+}
+
+impl Core {
+    /// Logs that a connection was rejected, unless there were others for this reason just now.
+    /// `particulars` are looked up only for a line that is written.
+    pub(super) fn log_rejection(
+        &mut self,
+        index: u32,
+        reason: &'static str,
+        particulars: impl FnOnce(&Self) -> Particulars,
+    ) {
+        if self.journal.admits(reason) {
+            let slot = &self.slots[index as usize];
+            let address = slot.peer.get().map(|peer| peer.ip());
+            let listener = slot.listener;
+            self.write_rejection(address, listener, reason, &particulars(self));
+        }
+    }
+
+    /// Logs a request that was answered with an error: `head` and `answer` are its bytes and ours.
+    pub(super) fn log_rejected_request(
+        &mut self,
+        index: u32,
+        refusal: Refusal,
+        denied: Option<Denied>,
+        (head, answer): (&[u8], &[u8]),
+    ) {
+        let denied = match self.slots[index as usize].standing {
+            Standing::Refused(denied) if !self.draining => Some(denied),
+            _ => denied,
+        };
+        let reason = denied.map_or(refusal.code(), Denied::name);
+        self.log_rejection(index, reason, |_| Particulars {
+            code: refusal.status(),
+            path: request_path(head),
+            detail: answer_message(answer),
+        });
+    }
+
+    /// Logs that a client of the hub failed to authenticate after its upgrade.
+    pub(super) fn log_auth_failure(&mut self, index: u32, kind: &'static str) {
+        self.log_rejection(index, kind, |core| Particulars {
+            code: 0,
+            path: core.route_path(index),
+            detail: "authentication failed".to_owned(),
+        });
+    }
+
+    /// The same for a connection that never got a slot.
+    pub(super) fn log_drop(&mut self, address: Option<IpAddr>, listener: u8, reason: &'static str) {
+        if self.journal.admits(reason) {
+            self.write_rejection(address, listener, reason, &Particulars::default());
+        }
+    }
+
+    fn write_rejection(
+        &self,
+        address: Option<IpAddr>,
+        listener: u8,
+        reason: &'static str,
+        particulars: &Particulars,
+    ) {
+        let Particulars { code, path, detail } = particulars;
+        let (shard, address) = (self.id, address.map(tracing::field::display));
+        let (path, detail) = (path.as_str(), detail.as_str());
+        if enabled!(Level::DEBUG) {
+            tracing::debug!(shard, reason, address, listener, path, code, detail, "rejected");
+        } else {
+            tracing::info!(shard, reason, address, listener, path, code, detail, "rejected");
+        }
+    }
+
+    /// Logs how many rejections were left out, and begins anew.
+    pub(super) fn summarize_rejections(&mut self) {
+        for (reason, suppressed) in self.journal.reasons.drain(..) {
+            if suppressed > 0 {
+                tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
+            }
+        }
+    }
+
+    /// Logs the end of an open WebSocket, at `debug`.
+    pub(super) fn log_close(&self, index: u32, code: u16) {
+        if !enabled!(Level::DEBUG) {
+            return;
+        }
+        let slot = &self.slots[index as usize];
+        let route = self.config.routes.get(usize::from(slot.route));
+        tracing::debug!(
+            shard = self.id,
+            slot = index,
+            address = slot.peer.get().map(|peer| tracing::field::display(peer.ip())),
+            path = route.map_or("", |route| route.path.as_str()),
+            code,
+            received = slot.messages_received,
+            sent = slot.messages_sent,
+            "closed"
+        );
+    }
+
+    /// The path of the route that a connection is on.
+    pub(super) fn route_path(&self, index: u32) -> String {
+        let route = usize::from(self.slots[index as usize].route);
+        self.config.routes.get(route).map_or(String::new(), |route| route.path.clone())
+    }
+}
+
+/// The path in a request's first line, without its query, which may hold a token.
+pub(super) fn request_path(head: &[u8]) -> String {
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
+    let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default();
+    let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    String::from_utf8_lossy(&path[..path.len().min(PATH_BYTES_MAX)]).into_owned()
+}
+
+/// The message of a rejection's answer.
+pub(super) fn answer_message(answer: &[u8]) -> String {
+    let body = memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer, |at| &answer[at + 4..]);
+    let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
+    message.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_of_a_request_has_no_query() {
+        for (head, path) in [
+            (&b"GET /ws?token=secret HTTP/1.1\r\nHost: a\r\n"[..], "/ws"),
+            (b"\r\nGET /a HTTP/1.1\r\n", "/a"),
+            (b"GET /a#b", "/a"),
+            (b"nonsense", ""),
+            (b"", ""),
+        ] {
+            assert_eq!(request_path(head), path);
+        }
+        let long = [b"GET /".as_slice(), &[b'x'; 9000]].concat();
+        assert_eq!(request_path(&long).len(), PATH_BYTES_MAX);
+    }
+
+    #[test]
+    fn the_message_of_an_answer_is_found() {
+        let answer =
+            b"HTTP/1.1 404 Not Found\r\n\r\n{\"error\":{\"code\":\"a\",\"message\":\"b\"}}";
+        assert_eq!(answer_message(answer), "b");
+        assert_eq!(answer_message(b"HTTP/1.1 200 OK\r\n\r\n"), "");
+    }
+}
