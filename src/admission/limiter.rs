@@ -11,11 +11,14 @@ pub enum Kind {
     Bytes,
     Subscribes,
     Publishes,
+    /// Of histories and of members.
+    Reads,
 }
 
 impl Kind {
     /// All of them, in their order.
-    pub const ALL: [Self; 4] = [Self::Messages, Self::Bytes, Self::Subscribes, Self::Publishes];
+    pub const ALL: [Self; 5] =
+        [Self::Messages, Self::Bytes, Self::Subscribes, Self::Publishes, Self::Reads];
 
     /// In words, as in "too many …".
     pub fn name(self) -> &'static str {
@@ -24,6 +27,7 @@ impl Kind {
             Self::Bytes => "bytes",
             Self::Subscribes => "subscribes",
             Self::Publishes => "publishes",
+            Self::Reads => "reads",
         }
     }
 }
@@ -184,7 +188,7 @@ mod tests {
         ) {
             let admission = Admission::default();
             let bound = Bound { connection: own, user: rate };
-            let bounds = RateBounds { kinds: [bound; 4], burst_ms, excess: Excess::Drop };
+            let bounds = RateBounds { kinds: [bound; Kind::ALL.len()], burst_ms, excess: Excess::Drop };
             let burst = |rate: u32| (u64::from(rate) * u64::from(burst_ms) / 1000).max(1);
             let mut limiters: Vec<_> = (0..8).map(|_| Limiter::default()).collect();
             let mut passed: Vec<_> = (0..8).map(|_| model::Passed::default()).collect();

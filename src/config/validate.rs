@@ -290,6 +290,7 @@ fn rates(written: &file::Rates) -> RateBounds {
             of(written.connection_bytes, written.user_bytes),
             of(written.connection_subscribes, written.user_subscribes),
             of(written.connection_publishes, written.user_publishes),
+            of(written.connection_reads, written.user_reads),
         ],
         burst_ms: written.burst_ms,
         excess: written.excess,

@@ -1,6 +1,7 @@
 //! The client library against a server over lines that fail, at random; see `library_model.mjs`.
 //!
-//! The seed is printed when a law is broken; `SEAWALL_SEED` chooses one, `SEAWALL_STEPS` the length.
+//! The seed is printed when a law is broken; `SEAWALL_SEED` chooses one, `SEAWALL_STEPS` the
+//! length.
 
 use std::env;
 use std::process::Command;

@@ -36,8 +36,8 @@ section! {
     "Where an identity provider publishes its keys.";
 
     /// How often it is fetched. When that fails, or brings no usable key, the keys fetched before
-    /// stay, over a reload too. A token with an unknown key id has it fetched at once, at most every
-    /// 10 seconds.
+    /// stay, over a reload too. A token with an unknown key id has it fetched at once, at most
+    /// every 10 seconds.
     jwks_refresh_s: u32 = 300,
     "Shorter where keys are withdrawn in a hurry.";
 

@@ -134,6 +134,10 @@ section! {
     connection_publishes: u32 = 0,
     "Set with what one publish costs in mind: it is multiplied by the channel's members.";
 
+    /// Requests for histories and for lists of members (`history`, `presence`) of one connection.
+    connection_reads: u32 = 0,
+    "Set where clients read in loops: a reply may have megabytes.";
+
     /// Messages of one user on all connections.
     user_messages: u32 = 0,
     "Set where users have many connections.";
@@ -148,6 +152,10 @@ section! {
 
     /// Publishes of one user.
     user_publishes: u32 = 0,
+    "As above.";
+
+    /// Requests for histories and for lists of members of one user.
+    user_reads: u32 = 0,
     "As above.";
 
     /// So much of a second's worth, or of several, may come at once after a rest.

@@ -152,8 +152,9 @@ section! {
     hosts: Vec<String> = vec!["localhost".into()],
     "Add the name under which operators, backends or collectors reach the address.";
 
-    /// Without an `[[api_key]]`: confirms that callers need none. A reload that removes the last key
-    /// requires it, so that a file that is read while it is empty or half written opens nothing.
+    /// Without an `[[api_key]]`: confirms that callers need none. A reload that removes the last
+    /// key requires it, so that a file that is read while it is empty or half written opens
+    /// nothing.
     allow_anonymous: bool = false,
     "Set before removing the last key of a running server.";
 

@@ -182,6 +182,7 @@ impl HubSession {
                 Some((Kind::Subscribes, positions.len() as u32))
             }
             Ok(Want::Publish { .. }) => Some((Kind::Publishes, 1)),
+            Ok(Want::History { .. } | Want::Presence { .. }) => Some((Kind::Reads, 1)),
             _ => None,
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
