@@ -6,6 +6,7 @@ use crate::config::{HandlerName, LogFormat};
 use crate::control::LogWriter;
 use crate::driver::listener::Address;
 use crate::server::Server;
+use crate::text::terminal;
 
 /// The facts behind the block, in the order they are told.
 struct Facts {
@@ -23,7 +24,7 @@ pub(super) fn announce(
 ) {
     let facts = Facts::gather(server, admin, guard, open_files);
     match server.config().log_format {
-        LogFormat::Text => log.write_lines(&facts.text()),
+        LogFormat::Text => log.write_lines(&terminal::escape_lines(&facts.text())),
         LogFormat::Json => facts.log(),
     }
 }

@@ -23,10 +23,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match load(arguments.file.as_deref(), &arguments.overrides) {
-        Ok(loaded) => {
-            print!("{}", summary(&loaded));
-            ExitCode::SUCCESS
-        }
+        Ok(loaded) => super::print::print(&summary(&loaded)),
         Err(error) => super::fail(&error),
     }
 }

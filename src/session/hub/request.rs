@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::content;
 use crate::hub::{Code, Epoch, Refused, Since};
+use crate::text::content;
 
 /// The longest `id` (bytes, as it is written).
 const ID_BYTES_MAX: usize = 66;
@@ -127,6 +127,10 @@ fn bad(message: impl Into<String>) -> Refused {
     Refused::new(Code::BadRequest, message)
 }
 
+fn bad_content(fault: content::Fault) -> Refused {
+    bad(format!("content {}", fault.text()))
+}
+
 /// Cuts a frame into its objects. What cannot be cut any more ends it, with an error.
 pub(super) fn objects(frame: &str) -> impl Iterator<Item = Result<&str, Refused>> {
     let stream = serde_json::Deserializer::from_str(frame).into_iter::<&RawValue>();
@@ -176,14 +180,13 @@ pub(super) fn read(object: &str) -> Said<'_> {
     Said { id, want: want(fields) }
 }
 
-/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so a number must be one
-/// that others can read: JSON has no bounds for them, and most readers have.
+/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so it must be one that
+/// every reader of JSON can read.
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
-    let is_read = || id.parse().is_ok_and(f64::is_finite);
+    let is_read = || content::on_one_line(id).is_ok();
     match id.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') if id.len() <= ID_BYTES_MAX => Ok(Some(id)),
-        Some(b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
+        Some(b'"' | b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
         _ => Err(bad("id must be a number, or a string of 64 bytes at most")),
     }
 }
@@ -208,7 +211,7 @@ fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
             let content = fields.content.ok_or_else(|| missing("content"))?;
             Want::Publish {
                 channel: channel(fields.channel)?,
-                content: content::on_one_line(content.get()).map_err(bad)?,
+                content: content::on_one_line(content.get()).map_err(bad_content)?,
                 key: fields.key,
                 echo: fields.echo.unwrap_or(true),
             }
@@ -272,7 +275,10 @@ mod tests {
         let long = format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", "x".repeat(65));
         assert!(refusal(&long).contains("id must be"));
         assert!(refusal("{\"type\":\"ping\",\"id\":{}}").contains("id must be"));
-        assert!(refusal("{\"type\":\"ping\",\"id\":1e999}").contains("id must be"));
+        for unreadable in ["1e999", "\"\\ud83d\""] {
+            let object = format!("{{\"type\":\"ping\",\"id\":{unreadable}}}");
+            assert!(refusal(&object).contains("id must be"));
+        }
         let said = read("{\"type\":\"publish\",\"id\":7}");
         assert_eq!(said.id, Some("7"), "an error carries the id as well");
         assert!(said.want.is_err());
