@@ -144,7 +144,7 @@ pub(super) fn route(
     let origins = match written.origins.as_slice() {
         [] => Origins::SameOrigin,
         list if list.iter().any(|origin| origin == "*") => Origins::Any,
-        list => Origins::List(list.to_vec()),
+        list => Origins::list(list).map_err(|fault| at("origins", &format!("origins: {fault}")))?,
     };
     Ok((
         http::Route {
