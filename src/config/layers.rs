@@ -106,12 +106,15 @@ fn is_of_service(name: &str, value: &str) -> bool {
     let is_protocol = |word: &str| ["TCP", "UDP", "SCTP"].contains(&word);
     let is_number = |word: &str| word.parse::<u16>().is_ok();
     let words: Vec<&str> = name.split('_').collect();
-    match words[1..] {
-        [.., "SERVICE", "HOST" | "PORT"] => true,
+    let words = &words[1..];
+    let is_pair = |second: &str| words.windows(2).any(|pair| pair == ["SERVICE", second]);
+    match words {
+        _ if is_pair("PORT") => true,
+        [.., "HOST"] => is_pair("HOST"),
         [.., "PORT"] if ["tcp:", "udp:", "sctp:"].iter().any(|at| value.starts_with(at)) => true,
         [.., "PORT", number, protocol, "ADDR" | "PORT" | "PROTO"]
         | [.., "PORT", number, protocol] => is_number(number) && is_protocol(protocol),
-        ref words => words.windows(2).any(|pair| pair == ["SERVICE", "PORT"]),
+        _ => false,
     }
 }
 

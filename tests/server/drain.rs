@@ -27,10 +27,13 @@ fn a_call_drains_too_and_a_message_on_its_way_is_finished() {
     let mut idle = Raw::open(server.address());
     let mut amid = Raw::open(server.address());
     let (first, second) = (frame(TEXT, b"one half, "), frame(FIN, b"and the other"));
+    idle.echo("open");
+    let received = || server.metrics().sum("bytes_received_total");
+    let before = received();
     amid.send(&first);
     amid.send(&second[..3]);
-    idle.echo("open");
-    wait_until("the first half has arrived", || server.metrics().sum("partial_bytes") > 0);
+    let bytes = first.len() as u64 + 3;
+    wait_until("the first half has arrived", || received() >= before + bytes);
     let stream = std::net::TcpStream::connect(server.admin()).unwrap();
     let headers = "Host: localhost\r\nContent-Type: application/json\r\n";
     let answer = metrics::request(stream, "POST /v1/drain", headers, "{}");
