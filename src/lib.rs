@@ -134,7 +134,7 @@
 //! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
 //! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |
-//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, `text`, mail |
+//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, `text` |
 //!
 //! A connection can be told as plain data and revived from it ([`shard::portable`]): the seam for
 //! handing connections to a new process.

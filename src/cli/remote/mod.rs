@@ -244,7 +244,7 @@ pub(super) fn text<'v>(object: &'v Value, name: &str) -> &'v str {
     object[name].as_str().unwrap_or("-")
 }
 
-/// Columns as wide as their widest cell, with [`terminal::escape`]d cells; the first row names them.
+/// Columns as wide as their widest cell; cells are escaped. The first row names the columns.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let rows = rows.iter().map(|row| row.iter().map(|cell| terminal::escape(cell)));
     let rows: Vec<Vec<_>> = rows.map(Iterator::collect).collect();
