@@ -127,8 +127,8 @@ fn is_hostless(request: &Request) -> bool {
         && request.uri().host().is_none()
 }
 
-/// The first key that `Authorization` carries (RFC 6750 2.1). Other schemes are meant for a proxy in
-/// front, and are ignored.
+/// The first key that `Authorization` carries (RFC 6750 2.1). Other schemes are meant for a proxy
+/// in front, and are ignored.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(header::AUTHORIZATION).iter().find_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;

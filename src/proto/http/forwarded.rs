@@ -4,7 +4,7 @@
 //! as long as the speaker is trusted. The walk is done in one pass from the left, without
 //! storage: keep the answer as if everything further right were trusted; an untrusted address
 //! replaces it, a trusted one keeps it, and what is no address (`unknown`, `_hidden`) ends the walk
-//! there, so that only what is right of it counts. Empty list elements are ignored (RFC 9110 5.6.1).
+//! there, so that only what is right of it counts. Empty elements are ignored (RFC 9110 5.6.1).
 
 use super::request::list;
 use ipnet::IpNet;
