@@ -120,20 +120,21 @@
 //!
 //! | room | what it is | knows |
 //! | --- | --- | --- |
-//! | [`cli`] | the command line | `auth`, `config`, `guard`, `server`, `control` |
+//! | [`cli`] | the command line | `auth`, `config`, `guard`, `server`, `control`, `text` |
 //! | [`config`] | what was written, validated | `admission`, `auth`, `driver`, `proto` |
 //! | `guard` | what the process may do once it serves: user, files, system calls | `config` |
-//! | [`auth`] | who a client is, and what it may do | nothing |
+//! | [`auth`] | who a client is, and what it may do | `text` |
 //! | [`admission`] | how many are let in, and how much each may do in a second | `proto` |
 //! | [`server`] | binds, starts, renews, reads and joins shards | `shard`, `driver`, `metrics` |
 //! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets | `proto` |
-//! | [`session`] | what runs on a connection: echo, JSON | `admission`, `auth`, `hub`, `proto` |
+//! | [`session`] | runs on a connection: echo, JSON | `admission`, `auth`, `hub`, `proto`, `text` |
+//! | [`text`] | text from outside: JSON passed on unread, text for terminals | nothing |
 //! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
 //! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |
-//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, mail |
+//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, `text` |
 //!
 //! A connection can be told as plain data and revived from it ([`shard::portable`]): the seam for
 //! handing connections to a new process.
@@ -154,4 +155,5 @@ pub mod proto;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod text;
 pub mod web;

@@ -75,6 +75,7 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
         ("listener.congestion", _) => "reno".to_owned(),
         ("route.path", _) => "/other".to_owned(),
+        ("route.origins", _) => "https://one.example,https://*.two.example".to_owned(),
         ("log.level", _) => "debug".to_owned(),
         ("channel.pattern", _) => "chat:*".to_owned(),
         ("auth.jwks_url", _) => "https://id.example/jwks.json".to_owned(),
@@ -237,7 +238,7 @@ fn secrets_arrive_and_are_not_shown() {
 }
 
 #[test]
-fn files_of_secrets_are_their_owners_only() {
+fn files_of_secrets_are_not_for_everyone() {
     for (name, flags) in [
         ("key", &["--key-secret-file"][..]),
         ("api-key", &["--api-key-name=a", "--api-key-secret-file"]),
@@ -251,11 +252,15 @@ fn files_of_secrets_are_their_owners_only() {
             let output = seawall(&arguments, "");
             (output.status.success(), text_of(&output.stderr))
         };
-        for mode in [0o640, 0o604, 0o644] {
+        for mode in [0o604, 0o644, 0o444, 0o602] {
             let (passed, said) = check(mode, SECRET);
-            assert!(!passed && said.contains("chmod 600") && said.contains("--"), "{said}");
+            assert!(!passed && said.contains("chmod o= ") && said.contains("--"), "{said}");
+            assert!(said.contains("defaultMode: 0440") && !said.contains(SECRET), "{said}");
         }
-        assert_eq!(check(0o600, &format!("{SECRET}\n")), (true, String::new()));
+        // Group bits are set by the platform: Kubernetes adds them where there is an fsGroup.
+        for mode in [0o400, 0o600, 0o440, 0o640, 0o660] {
+            assert_eq!(check(mode, &format!("{SECRET}\n")), (true, String::new()), "{mode:o}");
+        }
         let (passed, said) = check(0o600, "");
         assert!(!passed && said.contains("is empty"), "{said}");
     }
@@ -273,8 +278,78 @@ fn unknown_variables_are_refused_and_those_of_kubernetes_are_not() {
     };
     let fault = Written::new(&variable("SEAWALL_SHARD")).unwrap_err().to_string();
     assert!(fault.contains("SEAWALL_SHARD;") && fault.contains("SEAWALL_SHARDS"), "{fault}");
-    for name in ["SEAWALL_PORT", "SEAWALL_PORT_80_TCP", "SEAWALL_SERVICE_HOST", "SEAWALLS", "X"] {
+    for name in ["SEAWALLS", "X", "SEAWALL_CONFIG", "SEAWALL_API_KEY"] {
         Written::new(&variable(name)).unwrap();
+    }
+}
+
+/// Kubernetes sets these in each container, for every service of the namespace; images set others.
+#[test]
+fn variables_of_services_and_images_are_ignored() {
+    let loads = |name: &str, value: &str| {
+        let environment = vec![(name.to_owned(), value.to_owned())];
+        Written::new(&Given { environment, ..Given::default() }).is_ok()
+    };
+    for service in ["", "_METRICS", "_ADMIN", "_ADMIN_V2", "_LIMITS", "_WS", "_SHARDS_80"] {
+        for (variable, value) in [
+            ("SERVICE_HOST", "10.96.0.7"),
+            ("SERVICE_PORT", "9100"),
+            ("SERVICE_PORT_HTTP", "9100"),
+            ("SERVICE_PORT_HTTP_METRICS", "9100"),
+            ("PORT", "tcp://10.96.0.7:9100"),
+            ("PORT", "udp://10.96.0.7:53"),
+            ("PORT_9100_TCP", "tcp://10.96.0.7:9100"),
+            ("PORT_9100_TCP_ADDR", "10.96.0.7"),
+            ("PORT_9100_TCP_PORT", "9100"),
+            ("PORT_53_UDP_PROTO", "udp"),
+        ] {
+            let name = format!("SEAWALL{service}_{variable}");
+            assert!(loads(&name, value), "{name}");
+        }
+    }
+    for name in [
+        "SEAWALL_VERSION",
+        "SEAWALL_COMMIT",
+        "SEAWALL_GIT_COMMIT",
+        "SEAWALL_IMAGE_TAG",
+        "SEAWALL_SHA256",
+        "SEAWALL_BUILD_DATE",
+        "SEAWALL_HOME",
+    ] {
+        assert!(loads(name, "1.2.3"), "{name}");
+    }
+    for (name, value) in [
+        ("SEAWALL_PORT", "9000"),
+        ("SEAWALL_ADMIN_PORT", "9100"),
+        ("SEAWALL_PORT_HTTP", "9100"),
+        ("SEAWALL_PORT_99999_TCP", "x"),
+        ("SEAWALL_SERVICE", "x"),
+        ("SEAWALL_SHARD", "2"),
+        ("SEAWALL_VERSIONS", "1"),
+    ] {
+        assert!(!loads(name, value), "{name} is a mistake");
+    }
+}
+
+#[test]
+fn origins_that_never_match_are_mistakes() {
+    let check = |origin: &str| {
+        let output = seawall(&["check-config", "--route-origins", origin], "");
+        (output.status.success(), text_of(&output.stderr))
+    };
+    for (origin, remedy) in [
+        ("https://app.example/", "write \"https://app.example\""),
+        ("app.example", "write \"https://app.example\""),
+        ("*.app.example", "write \"https://*.app.example\""),
+        ("null", "\"*\" for all pages"),
+    ] {
+        let (passed, said) = check(origin);
+        assert!(!passed && said.contains("origins") && said.contains(remedy), "{said}");
+        assert!(said.contains("--route-origins"), "the place is named: {said}");
+    }
+    for origin in ["*", "https://app.example:443", "https://*.app.example", "capacitor://localhost"]
+    {
+        assert_eq!(check(origin), (true, String::new()), "{origin}");
     }
 }
 

@@ -173,7 +173,9 @@ fn x_forwarded_for_is_walked_from_the_right() {
         // What is no address ends the walk: the last good address is to the right of it.
         (PROXY, "X-Forwarded-For: 1.1.1.1, x, 10.1.1.1\r\n", Some("10.1.1.1")),
         (PROXY, "X-Forwarded-For: 1.1.1.1, x\r\n", PROXY),
-        (PROXY, "X-Forwarded-For: 1.1.1.1,\r\n", PROXY),
+        (PROXY, "X-Forwarded-For: 1.1.1.1,\r\n", Some("1.1.1.1")),
+        (PROXY, "X-Forwarded-For: 1.1.1.1, , \r\nX-Forwarded-For:\r\n", Some("1.1.1.1")),
+        (PROXY, "X-Forwarded-For: 1.1.1.1, \"\"\r\n", PROXY),
         (PROXY, "X-Forwarded-For: unknown\r\n", PROXY),
         (PROXY, "X-Forwarded-For:\r\n", PROXY),
         (PROXY, "Forwarded: for=1.1.1.1\r\n", PROXY),

@@ -21,11 +21,17 @@ fn routes() -> Routes {
         origins,
         compression: None,
     };
-    let list = ["https://example.com", "http://localhost:8080", "https://a.example:443"];
+    let list = [
+        "https://example.com",
+        "http://localhost:8080",
+        "HTTPS://A.example:443",
+        "https://*.b.example",
+        "capacitor://localhost",
+    ];
     Routes::new(vec![
         route("/echo", false, Origins::Any),
         route("/same", true, Origins::SameOrigin),
-        route("/list", false, Origins::List(list.map(Into::into).into())),
+        route("/list", false, Origins::list(&list).expect("they can match")),
         route("/healthz", false, Origins::Any),
         route("/bare", false, Origins::Any),
     ])
@@ -139,7 +145,11 @@ fn singletons_are_single_and_valid() {
         ("no padding", key("AAAAAAAAAAAAAAAAAAAAAA"), 400),
         ("url alphabet", key("AAAAAAAAAAAAAAAAAAAA-_=="), 400),
         ("key with space", key("AAAAAAAAAA AAAAAAAAAAA=="), 400),
-        ("spare bits", key("AAAAAAAAAAAAAAAAAAAAAB=="), 400),
+        // RFC 6455 4.1 prints one of these as its example.
+        ("spare bits", key("AQIDBAUGBwgJCgsMDQ4PEC=="), 101),
+        ("all spare bits", key("AAAAAAAAAAAAAAAAAAAAA/=="), 101),
+        ("one padding", key("AAAAAAAAAAAAAAAAAAAAAAA=="), 400),
+        ("padding inside", key("AAAAAAAAAAAAAAAAAAAAA==="), 400),
         ("key alphabet", key("azAZ09+/AAAAAAAAAAAAAw=="), 101),
         ("no version", with("Sec-WebSocket-Version", ""), 426),
         ("version 8", version("8"), 426),
@@ -188,7 +198,11 @@ fn request_lines_are_strict() {
         ("tab", line("GET\t/echo HTTP/1.1"), 400),
         ("space at the end", line("GET /echo HTTP/1.1 "), 400),
         ("space at the start", line(" GET /echo HTTP/1.1"), 400),
-        ("empty line first", line("\r\nGET /echo HTTP/1.1"), 400),
+        ("empty line first", line("\r\nGET /echo HTTP/1.1"), 101),
+        ("two empty lines first", line("\r\n\r\nGET /echo HTTP/1.1"), 400),
+        ("bare line feed first", line("\nGET /echo HTTP/1.1"), 400),
+        ("bare carriage return first", line("\rGET /echo HTTP/1.1"), 400),
+        ("space behind an empty line", line("\r\n GET /echo HTTP/1.1"), 400),
         ("query", line("GET /echo?a=/../b&c={d} HTTP/1.1"), 101),
         ("fragment", line("GET /echo#x HTTP/1.1"), 400),
         ("absolute", line("GET http://example.com/echo HTTP/1.1"), 101),
@@ -221,7 +235,12 @@ fn request_lines_are_strict() {
 fn nothing_is_smuggled() {
     let cases = [
         ("content length", and("Content-Length: 5\r\n"), 400),
-        ("content length 0", and("Content-Length: 0\r\n"), 400),
+        ("content length 0", and("Content-Length: 0\r\n"), 101),
+        ("content length 00", and("Content-Length: 00\r\n"), 400),
+        ("content length -0", and("Content-Length: -0\r\n"), 400),
+        ("content length list", and("Content-Length: 0, 0\r\n"), 400),
+        ("content length empty", and("Content-Length:\r\n"), 400),
+        ("content length 0 and chunked", and("Content-Length: 0\r\nTransfer-Encoding: x\r\n"), 400),
         ("two lengths", and("Content-Length: 0\r\nContent-Length: 0\r\n"), 400),
         ("chunked", and("Transfer-Encoding: chunked\r\n"), 400),
         ("identity", and("Transfer-Encoding: identity\r\n"), 400),
@@ -265,6 +284,8 @@ fn refusals_say_where_and_what() {
         (and(KEY), "more than one Sec-WebSocket-Key"),
         ("\u{16}\u{3}\u{1}".into(), "this is TLS"),
         ("SSH-2.0-x\r\n".into(), "set apart by single spaces"),
+        ("\r\n\r\nGET / HTTP/1.1\r\n".into(), "at most one empty line"),
+        (format!("\r\n{}", and("X : a\r\n")), "line 7 of the request has white space"),
     ];
     for (request, message) in cases {
         let (_, answer) = show(&request);
@@ -274,12 +295,16 @@ fn refusals_say_where_and_what() {
 
 #[test]
 fn garbage_is_refused_at_its_first_byte() {
-    for byte in (0..=255u8).filter(|byte| !byte.is_ascii_graphic()) {
+    // One line end may come first (RFC 9112 2.2).
+    for byte in (0..=255u8).filter(|byte| !byte.is_ascii_graphic() && *byte != b'\r') {
         let (head, _) = show([byte]);
         assert_eq!(status(&head), 400, "{byte}");
     }
     assert_eq!(status(&show("G").0), 0);
     assert_eq!(status(&show("").0), 0);
+    for (start, expected) in [("\r", 0), ("\r\n", 0), ("\r\nG", 0), ("\rG", 400), ("\r\n\r", 400)] {
+        assert_eq!(status(&show(start).0), expected, "{start:?}");
+    }
 }
 
 #[test]
@@ -292,6 +317,8 @@ fn limits_hold_to_the_byte() {
     let cases = [
         ("head at its limit", fill(4096), 101),
         ("head over its limit", fill(4097), 431),
+        ("head at its limit with an empty line", format!("\r\n{}", fill(4094)), 101),
+        ("head over its limit with an empty line", format!("\r\n{}", fill(4095)), 431),
         ("target at its limit", get(&format!("/echo?{}", "x".repeat(506)), UPGRADE), 101),
         ("target over its limit", get(&format!("/echo?{}", "x".repeat(507)), UPGRADE), 414),
         ("fields at their limit", and(&"X: y\r\n".repeat(27)), 101),
@@ -328,6 +355,7 @@ fn a_trickled_head_costs_no_more_per_byte() {
     };
     let shapes = [
         format!("GET /{}", "x".repeat(100_000)),
+        format!("\r\nGET /{}", "x".repeat(100_000)),
         format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(100_000)),
         format!("GET / HTTP/1.1\r\n{}", "X: y\r\n".repeat(16_000)),
     ];
@@ -402,6 +430,16 @@ fn origins_are_held_against_the_route() {
         ("/list", "x", "http://localhost", 403),
         ("/list", "x", "http://example.com", 403),
         ("/list", "x", "https://sub.example.com", 403),
+        ("/list", "x", "https://pr-7.B.example", 101),
+        ("/list", "x", "https://x.y.b.example:443", 101),
+        ("/list", "x", "https://b.example", 403),
+        ("/list", "x", "https://.b.example", 403),
+        ("/list", "x", "https://evilb.example", 403),
+        ("/list", "x", "https://pr-7.b.example.evil", 403),
+        ("/list", "x", "https://pr-7.b.example:8443", 403),
+        ("/list", "x", "http://pr-7.b.example", 403),
+        ("/list", "x", "capacitor://localhost", 101),
+        ("/list", "x", "capacitor://localhost:1", 403),
         ("/list", "x", "null", 403),
     ];
     for (path, host, origin, expected) in cases {
@@ -447,6 +485,7 @@ fn health_pages_answer_whatever_the_availability() {
         );
         page(&get("/readyz", "Host: a\r\nContent-Length: 0\r\n"), ready);
         page("GET /healthz HTTP/1.0\r\n\r\n", 200);
+        page("HEAD /readyz HTTP/1.0\r\nHost: 10.0.0.1\r\nConnection: close\r\n\r\n", ready);
         page(&get("/echo", UPGRADE), upgrade);
         let head = page("HEAD /readyz HTTP/1.1\r\nHost: a\r\n\r\n", ready);
         assert!(head.ends_with("\r\n\r\n") && !head.contains("Length: 0"), "{head}");

@@ -176,15 +176,19 @@ fn sockets_belong_to_the_user_and_root_is_warned_of() {
     let (clients, admin) = (folder.join("clients"), folder.join("admin"));
     let listen = format!("unix:{}", clients.display());
     let arguments = ["--listen", &listen, "--process-user", &somebody()];
-    let server = Server::start_at(&format!("unix:{}", admin.display()), &arguments, "");
+    let mut server = Server::start_at(&format!("unix:{}", admin.display()), &arguments, "");
     let owner = |path: &Path| fs::metadata(path).unwrap().uid();
     let user = threads(&server)[0]["Uid"].split_whitespace().next().unwrap().to_owned();
     assert_ne!(user, "0");
     assert_eq!([owner(&clients).to_string(), owner(&admin).to_string()], [&*user, &*user]);
+    server.signal("TERM");
+    assert!(server.wait(Duration::from_mins(1)).success(), "{}", server.log());
     assert!(!server.log().contains("runs as root"), "{}", server.log());
-    drop(server);
     fs::remove_dir_all(folder).unwrap();
-    assert_eq!(start(&[], CHANNEL).log().contains("runs as root"), is_root());
+    let mut unguarded = start(&[], CHANNEL);
+    unguarded.signal("TERM");
+    assert!(unguarded.wait(Duration::from_mins(1)).success(), "{}", unguarded.log());
+    assert_eq!(unguarded.log().contains("runs as root"), is_root());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::error::AuthError;
 use super::identity::{Identity, Right, Rights};
 use super::keys::Fingerprint;
 use super::pattern::Pattern;
+use crate::text::content::{self, Fault};
 
 /// The longest `sub`.
 pub const USER_BYTES_MAX: usize = 256;
@@ -155,14 +156,24 @@ impl<'t> Claims<'t> {
         }
     }
 
-    /// What others see of the user: JSON, on one line. A line end stands only between tokens of
-    /// JSON, so a space does as well there.
+    /// What others see of the user: JSON on one line, which every reader of JSON can read.
     pub(super) fn info(&self) -> Result<Option<String>, AuthError> {
-        match self.info {
-            Some(raw) if raw.get().len() > INFO_BYTES_MAX => {
-                Err(AuthError::Claims("`info` must not be longer than 4096 bytes"))
+        let Some(raw) = self.info else { return Ok(None) };
+        if raw.get().len() > INFO_BYTES_MAX {
+            return Err(AuthError::Claims("`info` must not be longer than 4096 bytes"));
+        }
+        match content::on_one_line(raw.get()) {
+            Ok(line) => Ok(Some(line.into_owned())),
+            Err(Fault::TooDeep) => {
+                Err(AuthError::Claims("`info` must not be nested deeper than 64"))
             }
-            raw => Ok(raw.map(|raw| raw.get().replace(['\r', '\n'], " "))),
+            Err(Fault::LoneSurrogate) => Err(AuthError::Claims(
+                "`info` must not have half a surrogate pair (\\ud800 to \\udfff): cut strings \
+                 between characters",
+            )),
+            Err(Fault::NumberTooLarge) => Err(AuthError::Claims(
+                "`info` must not have a number too large for a 64-bit float: use a string",
+            )),
         }
     }
 

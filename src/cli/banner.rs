@@ -7,6 +7,7 @@ use crate::config::{Config, LogFormat, TicketKeys};
 use crate::control::LogWriter;
 use crate::driver::listener::Address;
 use crate::server::{Facts, Server};
+use crate::text::terminal;
 
 const BBR: &str = "BBR paces small messages with timers; to let Seawall choose cubic, add it to \
                    net.ipv4.tcp_allowed_congestion_control or grant CAP_NET_ADMIN";
@@ -70,7 +71,7 @@ pub(super) fn announce(
                 // Writing to a string does not fail.
                 let _ = writeln!(text, "  {name:<11} {value}");
             }
-            log.write_lines(&text);
+            log.write_lines(&terminal::escape_lines(&text));
         }
         LogFormat::Json => {
             tracing::info!(version, "starting");

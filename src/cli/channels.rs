@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::remote::{Api, Remote, encoded, plain, table, text};
+use super::remote::{Api, Remote, encoded, table, text};
+use crate::text::terminal;
 
 /// The most that one call lists.
 const PAGE: usize = 1000;
@@ -103,7 +104,7 @@ fn described(answer: &Value) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{name:<10} {value}");
+        let _ = writeln!(out, "{name:<10} {}", terminal::escape(value));
     };
     line("channel", text(answer, "channel"));
     line("position", &format!("{} of epoch {}", answer["offset"], text(answer, "epoch")));
@@ -111,10 +112,10 @@ fn described(answer: &Value) -> String {
     line("users", &answer["users"].to_string());
     let listed = answer["listed"].as_array().map_or(&[][..], Vec::as_slice);
     for one in listed {
-        let user = plain(one["user"].as_str().unwrap_or("nobody by name"));
+        let user = one["user"].as_str().unwrap_or("nobody by name");
         let info = match &one["info"] {
             Value::Null => String::new(),
-            info => format!("  {}", plain(&info.to_string())),
+            info => format!("  {info}"),
         };
         line("member", &format!("{user}  {}{info}", text(one, "connection")));
     }

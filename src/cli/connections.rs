@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::remote::{Api, Remote, encoded, plain, table, text};
+use super::remote::{Api, Remote, encoded, table, text};
+use crate::text::terminal;
 
 /// The most that one call lists.
 const PAGE: usize = 1000;
@@ -99,7 +100,7 @@ fn listed(answer: &Value, now_ms: u64) -> String {
         let channels = one["subscriptions"].as_array().map_or(0, Vec::len);
         rows.push(vec![
             text(one, "connection").to_owned(),
-            plain(text(one, "user")),
+            text(one, "user").to_owned(),
             text(one, "address").to_owned(),
             span(now_ms.saturating_sub(since_ms)),
             number("messages_received"),
@@ -130,14 +131,16 @@ fn one(answer: &Value) -> String {
                 let age_ms = now_ms().saturating_sub(since.as_u64().unwrap_or(0));
                 format!("{} ago", span(age_ms))
             }
-            (_, Value::String(text)) => plain(text),
+            (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         };
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{:<25} {value}", name.replace('_', " "));
+        let (name, value) = (name.replace('_', " "), terminal::escape(&value));
+        let _ = writeln!(out, "{name:<25} {value}");
     }
     for channel in answer["subscriptions"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "{:<25} {}", "channel", channel.as_str().unwrap_or_default());
+        let channel = terminal::escape(channel.as_str().unwrap_or_default());
+        let _ = writeln!(out, "{:<25} {channel}", "channel");
     }
     out
 }

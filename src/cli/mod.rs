@@ -22,6 +22,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::driver::signals;
+use crate::text::terminal;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// A WebSocket edge server: one binary, one `io_uring` loop per core.
@@ -118,7 +119,7 @@ fn fail(error: &dyn Display) -> ExitCode {
 fn failure(error: &dyn Display) -> String {
     let mut text = String::new();
     for line in error.to_string().lines() {
-        text.extend(["seawall: ", line, "\n"]);
+        text.extend(["seawall: ", &*terminal::escape(line), "\n"]);
     }
     text
 }

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::config::reference;
+use crate::text::terminal;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -51,8 +52,10 @@ pub(super) fn version(arguments: &VersionArguments) -> ExitCode {
     }
 }
 
-/// Prints; a reader that has gone (`| head`) is no failure.
+/// Prints, without anything that acts on a terminal; a reader that has gone (`| head`) is no
+/// failure.
 pub(super) fn print(text: &str) -> ExitCode {
+    let text = terminal::escape_lines(text);
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => super::fail(&error),
         _ => ExitCode::SUCCESS,

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::remote::{Remote, plain};
+use super::remote::Remote;
+use crate::text::terminal::escape;
 
 /// Makes a running server read its configuration again, as SIGHUP does, and waits for the outcome:
 /// which options changed, which of them need a restart, or why nothing changed.
@@ -28,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 fn shown(answer: &Value) -> String {
     let list = |name: &str| {
         let items = answer[name].as_array().into_iter().flatten();
-        let items = items.filter_map(Value::as_str).map(plain).collect::<Vec<_>>();
+        let items = items.filter_map(Value::as_str).map(escape).collect::<Vec<_>>();
         (!items.is_empty()).then(|| items.join(", "))
     };
     let mut text = match list("applied") {

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -17,6 +19,7 @@ use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
 use crate::driver::{self, host, uring};
 use crate::guard::Guard;
 use crate::server::Server;
+use crate::text::terminal;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
 #[derive(Debug, clap::Args)]
@@ -115,6 +118,15 @@ fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
     let log = log.clone();
     let level = |level: &str| -> LevelFilter { level.parse().expect("the level was checked") };
     let (filter, handle) = reload::Layer::new(level(&config.log_level));
+    let fields = debug_fn(|out, field, value| {
+        let value = format!("{value:?}");
+        // Lines after the first are indented, so that no value can look like an event.
+        let value = terminal::escape_lines(value.trim_end()).replace('\n', "\n    ");
+        match field.name() {
+            "message" => write!(out, "{value}"),
+            name => write!(out, "{name}={value}"),
+        }
+    });
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -122,7 +134,7 @@ fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
     let registry = tracing_subscriber::registry().with(filter);
     // A second server in one process (tests) keeps the first one's log.
     let _ = match config.log_format {
-        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Text => registry.with(lines.fmt_fields(fields.delimited(" "))).try_init(),
         LogFormat::Json => registry.with(lines.json()).try_init(),
     };
     Box::new(move |text| {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::remote::{Remote, plain, text};
+use super::remote::{Remote, text};
+use crate::text::terminal::escape;
 
 /// Shows the state of a running server: version, uptime, listeners, connections, memory, and the
 /// outcome of the last reload.
@@ -31,12 +32,12 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 fn shown(node: &Value, memory: &Value) -> String {
     let mut out = format!(
         "seawall {} (pid {}), up {}\n",
-        plain(text(node, "version")),
+        escape(text(node, "version")),
         node["pid"],
         duration(node["uptime_s"].as_f64().unwrap_or(0.0) as u64)
     );
     for listener in node["listeners"].as_array().into_iter().flatten() {
-        line(&mut out, "listener", &plain(text(listener, "address")));
+        line(&mut out, "listener", &escape(text(listener, "address")));
     }
     let open = &node["connections_open"];
     let by_shard = open["by_shard"].as_array().into_iter().flatten();
@@ -74,7 +75,7 @@ fn last_reload(outcome: &Value) -> String {
     let ago = duration(now.saturating_sub(time_ms / 1000));
     if outcome["ok"] == true {
         let waiting = outcome["restart_required"].as_array().into_iter().flatten();
-        let waiting: Vec<_> = waiting.filter_map(Value::as_str).map(plain).collect();
+        let waiting: Vec<_> = waiting.filter_map(Value::as_str).map(escape).collect();
         let waiting = if waiting.is_empty() {
             String::new()
         } else {
@@ -82,7 +83,7 @@ fn last_reload(outcome: &Value) -> String {
         };
         return format!("{ago} ago: succeeded{waiting}");
     }
-    let error = text(outcome, "error").lines().map(plain).collect::<Vec<_>>();
+    let error = text(outcome, "error").lines().map(escape).collect::<Vec<_>>();
     format!("{ago} ago: FAILED, the previous configuration is in force: {}", error.join("; "))
 }
 

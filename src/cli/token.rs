@@ -11,6 +11,7 @@ use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
 use super::print::print;
 use crate::auth::{Examination, KeyAlgorithm, Pattern, Rights, SigningKey};
+use crate::text::terminal;
 
 /// Makes a token (JWT) for the configuration that `serve` would run with, and prints it.
 ///
@@ -101,6 +102,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match make(arguments, &loaded, now_s) {
         Ok(token) => {
             for fault in loaded.config.auth.verifier.examine(&token, now_s).faults {
+                let fault = fault.to_string();
+                let fault = terminal::escape(&fault);
                 eprintln!("seawall: note: this configuration does not take it: {fault}");
             }
             print(&format!("{token}\n"))
@@ -179,7 +182,7 @@ fn told(found: &Examination, now_s: u64) -> String {
     let mut text = String::new();
     let mut tell = |name: &str, value: &str| {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{name:<9} {value}");
+        let _ = writeln!(text, "{name:<9} {}", terminal::escape(value));
     };
     let unreadable = "cannot be read";
     tell("head", found.head.as_deref().unwrap_or(unreadable));

@@ -171,7 +171,13 @@ pub(super) fn route(
     let origins = match written.origins.as_slice() {
         [] => Origins::SameOrigin,
         list if list.iter().any(|origin| origin == "*") => Origins::Any,
-        list => Origins::List(list.to_vec()),
+        list => match Origins::list(list) {
+            Ok(origins) => origins,
+            Err(fault) => {
+                faults.0.push(at("origins", &format!("origins: {fault}")));
+                return None;
+            }
+        },
     };
     if faults.0.len() > before {
         return None;

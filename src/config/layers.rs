@@ -83,10 +83,40 @@ pub struct Written {
     pub sources: Sources,
 }
 
-/// Names that are no options: the file's own, the key of commands that ask a server, and those
-/// that Kubernetes gives each container in the namespace of a service called "seawall".
-const FOREIGN: [&str; 5] =
-    ["SEAWALL_CONFIG", "SEAWALL_API_KEY", "SEAWALL_PORT", "SEAWALL_PORT_", "SEAWALL_SERVICE_"];
+/// Names that are no options: the file's own, and the key of commands that call a server.
+const OTHERS: [&str; 2] = ["SEAWALL_CONFIG", "SEAWALL_API_KEY"];
+
+/// What container images call their version and place, after `SEAWALL_`; with more words behind it
+/// or not.
+const IMAGE: [&str; 16] = [
+    "ARCH", "BUILD", "CHECKSUM", "COMMIT", "DATE", "DIGEST", "DOWNLOAD", "GIT", "HOME", "IMAGE",
+    "RELEASE", "REVISION", "SHA", "SHA256", "TAG", "VERSION",
+];
+
+/// Whether a variable is set by a container image about itself.
+fn is_of_image(name: &str) -> bool {
+    let rest = name.strip_prefix("SEAWALL_").unwrap_or_default();
+    IMAGE.contains(&rest.split('_').next().unwrap_or_default())
+}
+
+/// Whether Kubernetes sets this variable in each container beside a service whose name begins with
+/// "seawall": `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_NAME`, and with an address as
+/// value `…_PORT`, `…_PORT_80_TCP` and, without, `…_PORT_80_TCP_ADDR`, `_PORT` and `_PROTO`.
+fn is_of_service(name: &str, value: &str) -> bool {
+    let is_protocol = |word: &str| ["TCP", "UDP", "SCTP"].contains(&word);
+    let is_number = |word: &str| word.parse::<u16>().is_ok();
+    let words: Vec<&str> = name.split('_').collect();
+    let words = &words[1..];
+    let is_pair = |second: &str| words.windows(2).any(|pair| pair == ["SERVICE", second]);
+    match words {
+        _ if is_pair("PORT") => true,
+        [.., "HOST"] => is_pair("HOST"),
+        [.., "PORT"] if ["tcp:", "udp:", "sctp:"].iter().any(|at| value.starts_with(at)) => true,
+        [.., "PORT", number, protocol, "ADDR" | "PORT" | "PROTO"]
+        | [.., "PORT", number, protocol] => is_number(number) && is_protocol(protocol),
+        _ => false,
+    }
+}
 
 impl Written {
     /// Lays the layers over each other.
@@ -209,14 +239,14 @@ fn unknown_variables(environment: &[(String, String)]) -> Vec<String> {
         section.rows.iter().flat_map(names).flatten()
     });
     let known: Vec<String> = options.collect();
-    let foreign = |name: &str| {
-        FOREIGN.iter().any(|one| name == *one || one.ends_with('_') && name.starts_with(one))
+    let is_foreign = |name: &str, value: &str| {
+        OTHERS.contains(&name) || is_of_image(name) || is_of_service(name, value)
     };
     environment
         .iter()
-        .map(|(name, _)| name)
-        .filter(|name| name.starts_with("SEAWALL_") && !known.contains(name) && !foreign(name))
-        .map(|name| {
+        .filter(|(name, _)| name.starts_with("SEAWALL_") && !known.contains(name))
+        .filter(|(name, value)| !is_foreign(name, value))
+        .map(|(name, _)| {
             let nearest = value::nearest(name, known.iter().map(String::as_str));
             let nearest = nearest.map_or("`seawall config` lists all".into(), |nearest| {
                 format!("the nearest is {nearest}")

@@ -1,4 +1,4 @@
-//! Secrets from where they were written: in an option, or in a file that only its owner reads.
+//! Secrets from where they were written: in an option, or in a file that not everyone can read.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;
@@ -8,8 +8,9 @@ use super::file::Secret;
 
 /// No file of keys is longer.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Reading by the group or by others.
-const READ_BY_OTHERS: u32 = 0o044;
+/// Reading or writing by everyone. The group may: Kubernetes gives it the right to read whatever
+/// the volume's mode says (`fsGroup`).
+const ACCESS_BY_OTHERS: u32 = 0o006;
 
 /// A secret that is written either in one option or in the file that another one names. Empty
 /// where it is in neither.
@@ -24,15 +25,16 @@ pub(super) fn one(secret: &Secret, file: &str) -> Result<String, String> {
     }
 }
 
-/// The text of a file that only its owner may read, without the line end after it.
+/// The text of a file that not everyone can read or write, without the line end after it.
 ///
 /// # Errors
 /// Cause and cure.
 pub(super) fn secret_file(path: &str) -> Result<String, String> {
     let (text, mode) = open(path)?;
-    if mode & READ_BY_OTHERS != 0 {
+    if mode & ACCESS_BY_OTHERS != 0 {
         return Err(format!(
-            "{path} can be read by others than its owner (mode {:04o}): `chmod 600 {path}`",
+            "{path} is accessible to every user of the host (mode {:04o}): run `chmod o= {path}`, \
+             or mount it with `defaultMode: 0440` in Kubernetes",
             mode & 0o7777
         ));
     }

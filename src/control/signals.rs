@@ -36,6 +36,8 @@ pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// A reload was asked for during the start.
+    is_reload_wanted: bool,
 }
 
 impl Signals {
@@ -54,11 +56,15 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            is_reload_wanted: false,
         })
     }
 
     /// The next signal, as what is to be done.
     pub(super) async fn next(&mut self) -> Event {
+        if std::mem::take(&mut self.is_reload_wanted) {
+            return Event::Reload;
+        }
         tokio::select! {
             _ = self.terminate.recv() => Event::Stop("SIGTERM"),
             _ = self.interrupt.recv() => Event::Stop("SIGINT"),
@@ -67,8 +73,7 @@ impl Signals {
     }
 
     /// Runs slow work of the start in a thread of its own, and returns its result; `None` when a
-    /// signal ends the server first. A reload asked for meanwhile has nothing to do: the
-    /// configuration was read just now.
+    /// signal ends the server first. A reload asked for meanwhile comes when the server runs.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -83,11 +88,16 @@ impl Signals {
             let _ = sender.send(work());
         })?;
         runtime.block_on(async {
+            let mut is_reload_wanted = false;
             loop {
                 tokio::select! {
-                    done = &mut receiver => return done.map(Some).map_err(std::io::Error::other),
-                    event = self.next() => if matches!(event, Event::Stop(_)) {
-                        return Ok(None);
+                    done = &mut receiver => {
+                        self.is_reload_wanted = is_reload_wanted;
+                        return done.map(Some).map_err(std::io::Error::other);
+                    }
+                    event = self.next() => match event {
+                        Event::Stop(_) => return Ok(None),
+                        _ => is_reload_wanted = true,
                     },
                 }
             }

@@ -14,7 +14,7 @@ fn ask(server: &Server, path: &str, headers: &str) -> Answer {
 
 #[test]
 fn with_keys_everything_but_health_and_metrics_asks_for_one() {
-    let server = Server::start(&format!("[[api_key]]\nsecret = \"{SECRET}\"\n"));
+    let mut server = Server::start(&format!("[[api_key]]\nsecret = \"{SECRET}\"\n"));
     let host = format!("Host: {}\r\n", server.admin());
     for (path, without) in
         [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/v1/node", 401), ("/x", 401)]
@@ -28,6 +28,8 @@ fn with_keys_everything_but_health_and_metrics_asks_for_one() {
     assert_eq!(ask(&server, "/v1/node", &format!("{host}{key}")).status, 200);
     let page = format!("{host}{key}Origin: http://{}\r\n", server.admin());
     assert_eq!(ask(&server, "/v1/node", &page).status, 403);
+    server.signal("TERM");
+    assert_eq!(server.wait(std::time::Duration::from_mins(1)).code(), Some(0));
     assert!(!server.log().contains(SECRET), "{}", server.log());
 }
 

@@ -11,6 +11,7 @@ mod support;
 mod conformance;
 mod model;
 mod package;
+mod strict;
 mod tungstenite;
 
 use std::io::{BufRead, BufReader, Read};

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, KEYS, OPEN, got};
+use crate::client::{Client, KEYS, OPEN, got, token};
 use crate::support::{Server, wait_until};
 
 struct Shell<'s> {
@@ -130,6 +130,53 @@ fn connections_and_channels_are_shown() {
     assert!(shell.fails(&["channels", "nothing"]).contains("404"));
     let gone = shell.fails(&["connections", "AAAAAAAAAAAAAAAAAAA"]);
     assert!(gone.contains("404"), "{gone}");
+}
+
+/// Names and info with all that acts on a terminal: ESC, the one-byte CSI, a title, DEL, marks that
+/// turn the order of letters.
+#[test]
+fn nothing_from_outside_acts_on_a_terminal() {
+    let hostile = "ev\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{7f}\r\n\u{202e}il\u{2066}\u{200f}";
+    let server = Server::start(&format!("{KEYS}{OPEN}presence = true\n"));
+    let shell = Shell::of(&server);
+    let claims = json!({"sub": hostile, "info": {hostile: [hostile]}});
+    let mut client = Client::open_with_token(&server, &token(claims));
+    client.subscribe("room");
+    let id = client.connection();
+    let is_harmless = |text: &str| {
+        let is_active = |c: char| {
+            c.is_control() && c != '\n' || matches!(c, '\u{200f}' | '\u{202e}' | '\u{2066}')
+        };
+        assert!(!text.contains(is_active), "{text:?}");
+        text.to_owned()
+    };
+    for (arguments, lines) in [
+        (&["connections"][..], 2),
+        (&["connections", &id], usize::MAX),
+        (&["channels"], 2),
+        (&["channels", "room"], 5),
+    ] {
+        let said = is_harmless(&shell.says(arguments));
+        assert!(lines == usize::MAX || said.lines().count() == lines, "no line is forged: {said}");
+        let shown = said.contains("ev\\u{1b}]0;title");
+        assert_eq!(shown, arguments != ["channels"], "{said}");
+        let json = is_harmless(&shell.says(&[arguments, &["--json"]].concat()));
+        serde_json::from_str::<Value>(&json).expect("it is JSON all the same");
+    }
+    let listed = shell.json(&["connections", &id]);
+    assert_eq!(listed["user"], hostile, "escapes of JSON leave the value");
+    for arguments in
+        [&["channels", hostile][..], &["publish", hostile, "1"], &["connections", hostile]]
+    {
+        is_harmless(&shell.fails(arguments));
+    }
+    is_harmless(&shell.says(&["kick", "--user", hostile, "--json"]));
+    let mut token = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let claims = json!({"sub": hostile, "info": hostile});
+    token.args(["token", "--key-secret", "0123456789abcdef0123456789abcdef", "--check"]);
+    let output = token.arg(crate::client::token(claims)).output().unwrap();
+    let said = is_harmless(&succeeded(output));
+    assert!(said.contains("user      ev\\u{1b}]0;title"), "{said}");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::client::{Client, KEYS, OPEN, now_s, position, posted, token};
-use crate::support::Server;
+use crate::support::raw::request_with;
+use crate::support::{Raw, Server};
 
 const TOKENS: &str = "[[channel]]\npattern = \"*\"\nsubscribe = \"token\"\npublish = \"token\"\n";
 
@@ -23,6 +24,28 @@ fn a_token_may_come_in_the_header_the_query_or_a_frame() {
         assert_eq!(client.expect("message")["from"]["user"], "ann");
         client.close();
     }
+}
+
+/// A proxy with a login of its own passes on credentials that are not meant for this server.
+#[test]
+fn credentials_of_other_schemes_stand_in_no_token_s_way() {
+    let server = Server::start(&format!("{KEYS}{OPEN}"));
+    let ann = token(json!({"sub": "ann"}));
+    let basic = "Authorization: Basic dXNlcjpwYXNz\r\n";
+    let query = Client::open_with(server.address(), &format!("/ws?token={ann}"), basic);
+    let both = format!("{basic}Authorization: Bearer {ann}\r\n");
+    let header = Client::open_with(server.address(), "/ws", &both);
+    let mut frame = Client::open_with(server.address(), "/ws", basic);
+    frame.get(json!({"type": "auth", "token": ann}), "authenticated");
+    for mut client in [query, header, frame] {
+        client.subscribe("room");
+        client.publish("room", &json!(1));
+        assert_eq!(client.expect("message")["from"]["user"], "ann");
+        client.close();
+    }
+    let mut wrong = Raw::connect(server.address());
+    wrong.send(&request_with("/ws", "Authorization: Bearer x.y.z\r\n"));
+    assert_eq!(wrong.answer().0, 401);
 }
 
 #[test]

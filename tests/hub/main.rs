@@ -10,6 +10,7 @@ mod support;
 
 mod api;
 mod authentication;
+mod bytes;
 mod client;
 mod closing;
 mod commands;

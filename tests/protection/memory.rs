@@ -53,7 +53,7 @@ fn past_its_bound_new_work_is_refused_and_old_stays() {
     let mut raw = old;
     say(&mut raw, "{\"type\":\"subscribe\",\"id\":\"d\",\"channel\":\"other\"}");
     assert_eq!(said(&mut raw)["code"], "rate_limited");
-    assert!(server.log().contains("memory is short"), "{}", server.log());
+    server.await_log("memory is short");
 
     level(used * 100, 0);
     hub(&server, "");

@@ -94,7 +94,7 @@ fn token(secret: &str) -> String {
 
 #[test]
 fn keys_namespaces_and_log_level_change() {
-    let server = Server::start(&format!(
+    let mut server = Server::start(&format!(
         "[log]\nlevel = \"debug\"\n[[key]]\nsecret = \"{KEY}\"\n[[api_key]]\nsecret = \"{KEY}\"\n\
          [[channel]]\npattern = \"news\"\nsubscribe = \"authenticated\"\n"
     ));
@@ -135,6 +135,8 @@ fn keys_namespaces_and_log_level_change() {
         request(stream, "GET /v1/node", &headers, "").status
     };
     assert_eq!((ask(KEY), ask(&other)), (401, 200));
+    server.signal("TERM");
+    assert!(server.wait(std::time::Duration::from_mins(1)).success());
     assert!(!server.log().contains(&other), "secrets are not logged");
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::metrics;
 use crate::support::raw::{FIN, Frame, TEXT, close, frame, request};
-use crate::support::{Raw, Server};
+use crate::support::{Raw, Server, wait_until};
 
 #[test]
 fn sigterm_closes_everybody_with_1001_and_exits_with_0() {
@@ -27,10 +27,13 @@ fn a_call_drains_too_and_a_message_on_its_way_is_finished() {
     let mut idle = Raw::open(server.address());
     let mut amid = Raw::open(server.address());
     let (first, second) = (frame(TEXT, b"one half, "), frame(FIN, b"and the other"));
+    idle.echo("open");
+    let received = || server.metrics().get("bytes_received_total");
+    let before = received();
     amid.send(&first);
     amid.send(&second[..3]);
-    idle.echo("everything has arrived");
-    std::thread::sleep(Duration::from_millis(200));
+    let bytes = first.len() as u64 + 3;
+    wait_until("the first half has arrived", || received() >= before + bytes);
     let stream = std::net::TcpStream::connect(server.admin()).unwrap();
     let headers = "Host: localhost\r\nContent-Type: application/json\r\n";
     let answer = metrics::request(stream, "POST /v1/drain", headers, "{}");
@@ -65,7 +68,7 @@ fn a_second_signal_ends_at_once() {
     let mut client = Raw::open(server.address());
     server.signal("TERM");
     assert_eq!(client.frame().close_code(), 1001);
-    std::thread::sleep(Duration::from_millis(300));
+    // The drain has begun: this is the second signal, not the first one again.
     let gone = Instant::now();
     server.signal("TERM");
     assert_eq!(server.wait(Duration::from_secs(10)).code(), Some(0));

@@ -26,13 +26,14 @@ fn a_refusal_is_read_whole_whatever_follows_the_request() {
     let cases = [
         (400, "bad_request", b"NONSENSE\r\n\r\n".to_vec()),
         (400, "bad_request", request_with("/echo", "Content-Length: 4\r\n")),
+        (400, "bad_request", request_with("/echo", "Authorization: Bearer\r\n")),
         (400, "bad_request", b"GET /echo HTTP/1.1\nHost: test\n\n".to_vec()),
         (403, "forbidden", request_with("/echo", "Origin: http://elsewhere.example\r\n")),
         (404, "not_found", request_with("/nowhere", "")),
         (405, "method_not_allowed", b"DELETE /echo HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
-        (414, "uri_too_long", request_with(&format!("/{}", long(5000)), "")),
+        (414, "uri_too_long", request_with(&format!("/{}", long(9000)), "")),
         (426, "upgrade_required", b"GET /echo HTTP/1.1\r\nHost: test\r\n\r\n".to_vec()),
-        (431, "head_too_large", request_with("/echo", &format!("X: {}\r\n", long(9000)))),
+        (431, "head_too_large", request_with("/echo", &format!("X: {}\r\n", long(17_000)))),
         (431, "head_too_large", request_with("/echo", &"X: y\r\n".repeat(80))),
     ];
     for (expected, code, bytes) in &cases {
@@ -47,6 +48,55 @@ fn a_refusal_is_read_whole_whatever_follows_the_request() {
     let metrics = server.metrics();
     assert_eq!(metrics.sum("refused_total"), cases.len() as u64);
     assert_eq!(metrics.get("opened_total"), 0);
+}
+
+/// What proxies, browsers and embedded clients send along is no reason to reject an upgrade.
+#[test]
+fn upgrades_as_peers_send_them_are_accepted() {
+    let server = Server::start("");
+    let cookies = |kib: usize| format!("Cookie: {}\r\n", "session=abcdefg;".repeat(kib * 64));
+    let cases = [
+        request_with("/echo", "Content-Length: 0\r\n"),
+        request_with("/echo", "Authorization: Basic dXNlcjpwYXNz\r\n"),
+        request_with("/ws", "Authorization: Negotiate YII=\r\nAuthorization: Basic eA==\r\n"),
+        request_with("/ws", &cookies(8)),
+        request_with("/ws", &cookies(15)),
+        request_with(&format!("/ws?session={}", "a".repeat(8000)), ""),
+        [b"\r\n".to_vec(), request()].concat(),
+    ];
+    for bytes in cases {
+        let mut client = Raw::connect(server.address());
+        client.send(&bytes);
+        client.switched();
+    }
+    // An empty line that arrives by itself, and a key with spare bits.
+    let mut client = Raw::connect(server.address());
+    client.send(b"\r");
+    client.send(b"\n");
+    let request = String::from_utf8(request()).unwrap();
+    let line = request.lines().find(|line| line.starts_with("Sec-WebSocket-Key: ")).unwrap();
+    client.send(request.replace(line, "Sec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEC==").as_bytes());
+    assert!(client.head().starts_with("HTTP/1.1 101 "));
+    client.echo("open");
+}
+
+#[test]
+fn checks_of_http_1_0_are_answered_at_both_addresses() {
+    let server = Server::start("");
+    for address in [server.address(), server.admin()] {
+        for path in ["/healthz", "/readyz"] {
+            for lines in ["", "Connection: close\r\n", "User-Agent: check\r\n"] {
+                let mut checker = Raw::connect(address);
+                checker.send(format!("GET {path} HTTP/1.0\r\n{lines}\r\n").as_bytes());
+                let (status, answer) = checker.answer();
+                assert_eq!(status, 200, "{address}{path}: {answer}");
+            }
+        }
+    }
+    // A page whose name leads here sends its Host, whatever the version.
+    let mut page = Raw::connect(server.admin());
+    page.send(b"GET /v1/node HTTP/1.0\r\nHost: evil.example\r\n\r\n");
+    assert_eq!(page.answer().0, 403);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Everything written to standard error so far.
+    /// What standard error has delivered so far: the last lines of a running server may be missing.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("no writer panics").clone()
     }
@@ -131,9 +131,13 @@ impl Server {
         metrics::scrape(self.admin())
     }
 
-    /// Sends a signal, by its name without SIG.
-    /// Writes another configuration, has the server reload, and waits until it says how that went;
-    /// returns what it said.
+    /// Waits until the log contains this text: lines arrive some time after what they report.
+    pub(crate) fn await_log(&self, text: &str) {
+        super::wait_until(&format!("`{text}` is logged"), || self.log().contains(text));
+    }
+
+    /// Writes another configuration, has the server reload, and waits until it logs the outcome;
+    /// returns what it logged.
     pub(crate) fn reload(&self, config: &str) -> String {
         fs::write(&self.config, config).expect("the configuration can be written");
         let before = self.log().len();
@@ -144,17 +148,23 @@ impl Server {
         self.log()[before..].to_owned()
     }
 
+    /// Sends a signal, by its name without SIG.
     pub(crate) fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.pid());
         let status = Command::new("sh").args(["-c", &kill]).status().expect("there is a shell");
         assert!(status.success(), "`{kill}` failed");
     }
 
-    /// Waits for the end; fails if it does not come in time.
+    /// Waits for the process to exit and for the last line of its log; fails if it does not exit
+    /// in time. Afterwards [`Self::log`] is complete.
     pub(crate) fn wait(&mut self, at_most: Duration) -> ExitStatus {
         let deadline = Instant::now() + at_most;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                // The pipe ends with the process, and the reader with the pipe.
+                if let Some(reader) = self.reader.take() {
+                    reader.join().expect("the log's reader does not panic");
+                }
                 return status;
             }
             assert!(Instant::now() < deadline, "still there after {at_most:?}:\n{}", self.log());

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
 use super::{fail, print};
+use crate::text::terminal;
 use finding::{Finding, State};
 
 /// Exit codes: 0 `serve` can start; 1 something stops it (with --strict: or holds it back).
@@ -70,7 +71,7 @@ fn json(findings: &[Finding]) -> String {
         "warnings": count(State::Warning),
         "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
     });
-    format!("{object:#}\n")
+    terminal::escape_json(&format!("{object:#}\n")).into_owned()
 }
 
 fn report(findings: &[Finding]) -> String {

@@ -19,6 +19,7 @@ use super::flags::Overrides;
 use super::load::load;
 use super::print::print;
 use crate::driver::listener::Address;
+use crate::text::terminal;
 
 /// The variable with the API's key.
 const KEY_VARIABLE: &str = "SEAWALL_API_KEY";
@@ -151,7 +152,11 @@ impl Remote {
 
     /// Prints an answer: as it came, or as `told`.
     pub(super) fn show(&self, answer: &Value, told: impl FnOnce(&Value) -> String) -> ExitCode {
-        if self.json { print(&format!("{answer:#}\n")) } else { print(&told(answer)) }
+        if self.json {
+            print(&terminal::escape_json(&format!("{answer:#}\n")))
+        } else {
+            print(&told(answer))
+        }
     }
 
     /// Asks by `call`, and prints the answer.
@@ -252,24 +257,20 @@ pub(super) fn text<'v>(object: &'v Value, name: &str) -> &'v str {
     object[name].as_str().unwrap_or("-")
 }
 
-/// Columns as wide as their widest cell; the first row names them.
+/// Columns as wide as their widest cell; cells are escaped. The first row names the columns.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let rows = rows.iter().map(|row| row.iter().map(|cell| terminal::escape(cell)));
+    let rows: Vec<Vec<_>> = rows.map(Iterator::collect).collect();
     let columns = rows.first().map_or(0, Vec::len);
-    let width =
-        |column: usize| rows.iter().map(|row: &Vec<String>| row[column].chars().count()).max();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut out = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         out.push('\n');
     }
     out
-}
-
-/// What somebody else wrote, without what would move a terminal's cursor.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -303,7 +304,8 @@ mod tests {
     fn tables_are_aligned_and_harmless() {
         let rows = [["A", "LONG"], ["aé", "x"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "A   LONG\naé  x\n");
-        assert_eq!(plain("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        let hostile = [["A"], ["a\u{1b}[2Jb\n"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&hostile), "A\na\\u{1b}[2Jb\\u{a}\n");
         assert_eq!(encoded("a/b:c é"), "a%2Fb%3Ac%20%C3%A9");
     }
 }

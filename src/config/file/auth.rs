@@ -63,7 +63,7 @@ section! {
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds the secret, readable by its owner only. A line end after it does not count.
+    /// File that holds the secret, not readable by everyone. A line end after it does not count.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 
@@ -86,7 +86,7 @@ section! {
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds it, readable by its owner only. A line end after it does not count.
+    /// File that holds it, not readable by everyone. A line end after it does not count.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 }
@@ -102,7 +102,7 @@ section! {
     "Set the same on all nodes behind one address. To change keys, put the new one second, then \
      first, then drop the old one.";
 
-    /// File with such keys, a line each, readable by its owner only.
+    /// File with such keys, a line each, not readable by everyone.
     keys_file: String = String::new(),
     "For secrets that are mounted as files.";
 

@@ -106,7 +106,8 @@ section! {
     subprotocols: Vec<String> = Vec::new(),
     "Where clients offer some.";
 
-    /// Origins that may connect: `["*"]` = any, empty = the page's own host only. Requests without
+    /// Origins that may connect, as `https://app.example` or, for all subdomains,
+    /// `https://*.app.example`: `["*"]` = any, empty = the page's own host only. Requests without
     /// an Origin (no browser) always may.
     origins: Vec<String> = Vec::new(),
     "List the sites whose pages use this server.";

@@ -62,11 +62,12 @@ section! {
     "Set to nine tenths of what the container or host has for it.";
 
     /// Bytes of a request's head; past it: 431.
-    head_bytes_max: u32 = 8 * 1024,
-    "Raise for clients that send large cookies or tokens.";
+    head_bytes_max: u32 = 16 * 1024,
+    "The default is what common proxies pass on. Raise for clients that send larger cookies or \
+     tokens.";
 
     /// Bytes of a request's target (path and query); past it: 414.
-    target_bytes_max: u32 = 4 * 1024,
+    target_bytes_max: u32 = 8 * 1024,
     "Raise where tokens travel in the query.";
 
     /// Header lines of a request (at most 100); past it: 431.

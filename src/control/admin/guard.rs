@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{self, Request};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -106,7 +106,7 @@ pub(super) async fn guard(
         return response;
     }
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
-    if !guard.is_own_host(request.uri().path(), host) {
+    if !is_hostless(&request) && !guard.is_own_host(request.uri().path(), host) {
         let message = "the Host is not a name of this server: use its IP address (without API \
                        keys, a loopback address), or list the name in admin.hosts";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
@@ -119,10 +119,21 @@ pub(super) async fn guard(
     next.run(request).await
 }
 
-/// What `Authorization` bears (RFC 6750 2.1).
+/// HTTP/1.0 without a Host, as simple health checkers send it. No browser sends that, so no page
+/// whose name was made to lead here does (DNS rebinding).
+fn is_hostless(request: &Request) -> bool {
+    request.version() == Version::HTTP_10
+        && !request.headers().contains_key(header::HOST)
+        && request.uri().host().is_none()
+}
+
+/// The first key that `Authorization` carries (RFC 6750 2.1). Other schemes are meant for a proxy
+/// in front, and are ignored.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    headers.get_all(header::AUTHORIZATION).iter().find_map(|value| {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    })
 }
 
 /// What a page could send without asking first; other methods that change something are not among

@@ -87,11 +87,11 @@ fn routes() -> http::Routes {
         origins,
         compression: Some(Policy { takeover: prefix, window_bits: 12 }),
     };
-    let list = vec!["https://example.com".into(), "http://localhost:8080".into()];
+    let list = ["https://example.com", "http://localhost:8080", "https://*.example.org"];
     http::Routes::new(vec![
         route("/echo", false, &["chat", "superchat"], Origins::Any),
         route("/a", true, &[], Origins::SameOrigin),
-        route("/a/b/", true, &[], Origins::List(list)),
+        route("/a/b/", true, &[], Origins::list(&list).expect("valid origins")),
     ])
 }
 

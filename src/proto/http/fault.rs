@@ -19,9 +19,7 @@ pub(super) fn first_byte(byte: u8) -> &'static str {
     match byte {
         // The record type of a TLS handshake (RFC 8446 5.1).
         0x16 => "this is TLS, but this listener speaks plain HTTP: connect with ws:// or http://",
-        // RFC 9112 2.2 asks servers to ignore an empty line because old clients sent one behind the
-        // body of the request before. A connection carries one request here, so it is no leftover.
-        b'\r' | b'\n' => "empty line before the request: start with the method",
+        b'\r' | b'\n' => "the request starts with line ends: send at most one empty line (CRLF)",
         _ => "not an HTTP request: the first byte cannot start a method",
     }
 }

@@ -3,11 +3,12 @@
 //! Each hop appends whom it got the request from, so the list is believed from its right end for
 //! as long as the speaker is trusted. The walk is done in one pass from the left, without
 //! storage: keep the answer as if everything further right were trusted; an untrusted address
-//! replaces it, a trusted one keeps it, and what is no address ends the walk there, so that only
-//! what is right of it counts.
+//! replaces it, a trusted one keeps it, and what is no address (`unknown`, `_hidden`) ends the walk
+//! there, so that only what is right of it counts. Empty elements are ignored (RFC 9110 5.6.1).
 
+use super::request::list;
 use ipnet::IpNet;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
 /// Which header names the client, and whose word is taken for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +52,13 @@ impl Forwarding {
         for header in headers.iter().filter(|h| h.name.eq_ignore_ascii_case(self.header.name())) {
             match self.header {
                 ForwardingHeader::XForwardedFor => {
-                    for element in header.value.split(|&b| b == b',') {
-                        walked = self.step(walked, plain_node(element));
+                    for element in list(header.value) {
+                        walked = self.step(walked, node(element));
                     }
                 }
                 ForwardingHeader::Forwarded => {
-                    for element in Elements(Some(header.value)) {
+                    let elements = Elements(Some(header.value)).map(<[u8]>::trim_ascii);
+                    for element in elements.filter(|element| !element.is_empty()) {
                         walked = self.step(walked, forwarded_for(element));
                     }
                 }
@@ -77,17 +79,52 @@ impl Forwarding {
     }
 }
 
-/// An address, perhaps with a port, perhaps in brackets.
-fn plain_node(element: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(element.trim_ascii()).ok()?;
-    let address = text.parse::<IpAddr>().ok();
-    let address = address.or_else(|| text.parse::<SocketAddr>().ok().map(|a| a.ip()));
-    address.or_else(|| bracketed(text)).map(|address| address.to_canonical())
+/// The address of a node: perhaps quoted, perhaps with a port, an IPv6 address perhaps in brackets.
+/// `None`: it is no address (RFC 7239 6.2, 6.3).
+fn node(element: &[u8]) -> Option<IpAddr> {
+    let mut unescaped = [0; NODE_BYTES_MAX];
+    let text = std::str::from_utf8(unquote(element.trim_ascii(), &mut unescaped)?).ok()?.trim();
+    let address = match text.strip_prefix('[') {
+        Some(inner) => {
+            let (address, rest) = inner.split_once(']')?;
+            let is_end = rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port);
+            is_end.then(|| address.parse().ok().map(IpAddr::V6))?
+        }
+        None => text.parse().ok().or_else(|| {
+            let (address, port) = text.split_once(':')?;
+            is_port(port).then(|| address.parse().ok().map(IpAddr::V4))?
+        }),
+    };
+    address.map(|address| address.to_canonical())
 }
 
-fn bracketed(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+/// Digits, or an obfuscated port (RFC 7239 6).
+fn is_port(text: &str) -> bool {
+    let is_hidden = |hidden: &str| {
+        let is_obfuscated = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        !hidden.is_empty() && hidden.bytes().all(is_obfuscated)
+    };
+    text.parse::<u16>().is_ok() || text.strip_prefix('_').is_some_and(is_hidden)
+}
+
+/// The longest node written with a backslash before characters.
+const NODE_BYTES_MAX: usize = 128;
+
+/// The content of a quoted string (RFC 9110 5.6.4); what is not quoted stays as it is.
+fn unquote<'a>(value: &'a [u8], unescaped: &'a mut [u8; NODE_BYTES_MAX]) -> Option<&'a [u8]> {
+    let Some(inner) = value.strip_prefix(b"\"") else { return Some(value) };
+    let inner = inner.strip_suffix(b"\"")?;
+    if memchr::memchr(b'\\', inner).is_none() {
+        return Some(inner);
+    }
+    let mut length = 0;
+    let mut bytes = inner.iter();
+    while let Some(&byte) = bytes.next() {
+        let byte = if byte == b'\\' { *bytes.next()? } else { byte };
+        *unescaped.get_mut(length)? = byte;
+        length += 1;
+    }
+    Some(&unescaped[..length])
 }
 
 /// The `for` of one element of `Forwarded`: the only one, and an address (RFC 7239 4, 6).
@@ -103,7 +140,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
             continue;
         }
         let equals = memchr::memchr(b'=', pair)?;
-        if pair[..equals].eq_ignore_ascii_case(b"for") {
+        if pair[..equals].trim_ascii().eq_ignore_ascii_case(b"for") {
             if found.is_some() {
                 return None;
             }
@@ -111,13 +148,6 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
         }
     }
     found
-}
-
-/// A node: an IPv4 address bare or quoted; an IPv6 address in brackets, which must be quoted;
-/// `unknown` and obfuscated names are no address (RFC 7239 6).
-fn node(value: &[u8]) -> Option<IpAddr> {
-    let inner = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value);
-    plain_node(inner)
 }
 
 /// The elements of one field line, cut at commas outside of quoted strings.
@@ -149,4 +179,76 @@ fn unquoted(text: &[u8], mark: u8) -> Option<usize> {
         }
     }
     (!quoted).then_some(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(header: ForwardingHeader, lines: &[&str]) -> String {
+        let trusted = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let forwarding = Forwarding { header, trusted };
+        let lines: Vec<_> = lines
+            .iter()
+            .map(|line| httparse::Header { name: header.name(), value: line.as_bytes() })
+            .collect();
+        let peer = Some("10.0.0.9".parse().unwrap());
+        forwarding.client(peer, &lines).unwrap().to_string()
+    }
+
+    #[test]
+    fn plain_lists_are_read_in_the_forms_that_proxies_write() {
+        for (lines, expected) in [
+            (&["192.0.2.7"][..], "192.0.2.7"),
+            (&["192.0.2.7:5678"], "192.0.2.7"),
+            (&["192.0.2.7:_hidden"], "192.0.2.7"),
+            (&["2001:DB8:0::1"], "2001:db8::1"),
+            (&["[2001:db8::1]"], "2001:db8::1"),
+            (&["[2001:db8::1]:5678"], "2001:db8::1"),
+            (&["\"[2001:db8::1]:5678\""], "2001:db8::1"),
+            (&["::ffff:192.0.2.7"], "192.0.2.7"),
+            (&["[::ffff:192.0.2.7]:80"], "192.0.2.7"),
+            (&["192.0.2.6, \t192.0.2.7 ,10.0.0.2"], "192.0.2.7"),
+            (&["192.0.2.6", "192.0.2.7", "10.0.0.2"], "192.0.2.7"),
+            (&["192.0.2.7,, ,10.0.0.2,", "", " , "], "192.0.2.7"),
+            (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            (&["fd00::1, 10.0.0.2"], "fd00::1"),
+            // What is no address ends the walk: what is left of it is only claimed.
+            (&["192.0.2.6, unknown, 10.0.0.2"], "10.0.0.2"),
+            (&["192.0.2.6, _gazonk"], "10.0.0.9"),
+            (&["192.0.2.6, [2001:db8::1"], "10.0.0.9"),
+            (&["192.0.2.6, [192.0.2.7]"], "10.0.0.9"),
+            (&["192.0.2.6, 192.0.2.7:99999"], "10.0.0.9"),
+            (&["192.0.2.6, 192.0.2.7:"], "10.0.0.9"),
+            (&["192.0.2.6, \"192.0.2.7"], "10.0.0.9"),
+            (&[""], "10.0.0.9"),
+        ] {
+            assert_eq!(client(ForwardingHeader::XForwardedFor, lines), expected, "{lines:?}");
+        }
+    }
+
+    /// The examples of RFC 7239 4 and 6, and what is near them.
+    #[test]
+    fn forwarded_elements_are_read_as_the_rfc_has_them() {
+        for (lines, expected) in [
+            (&["for=192.0.2.43"][..], "192.0.2.43"),
+            (&["For=\"[2001:db8:cafe::17]:4711\""], "2001:db8:cafe::17"),
+            (&["for=\"[2001:db8:cafe::17]:_port\""], "2001:db8:cafe::17"),
+            (&["for=\"192.0.2.43:47011\""], "192.0.2.43"),
+            (&["for=192.0.2.43:47011"], "192.0.2.43"),
+            (&["for=\"\\1\\9\\2.0.2.43\""], "192.0.2.43"),
+            (&["for=192.0.2.60;proto=http;by=203.0.113.43"], "192.0.2.60"),
+            (&["proto=http ; FOR=192.0.2.60 ;; host=\"a, b; c\""], "192.0.2.60"),
+            (&["for=192.0.2.43, for=198.51.100.17"], "198.51.100.17"),
+            (&["for=192.0.2.43,, for=10.0.0.2 ,", ""], "192.0.2.43"),
+            (&["for=192.0.2.43", "for=10.0.0.2"], "192.0.2.43"),
+            (&["for=192.0.2.43, for=unknown"], "10.0.0.9"),
+            (&["for=192.0.2.43, for=_hidden, for=_SEVKISEK"], "10.0.0.9"),
+            (&["for=192.0.2.43, proto=https"], "10.0.0.9"),
+            (&["for=192.0.2.43, for=192.0.2.1;for=192.0.2.2"], "10.0.0.9"),
+            (&["for=192.0.2.43, for=\"unfinished"], "10.0.0.9"),
+        ] {
+            assert_eq!(client(ForwardingHeader::Forwarded, lines), expected, "{lines:?}");
+        }
+    }
 }

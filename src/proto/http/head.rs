@@ -40,19 +40,44 @@ const REQUEST_LINE_EXTRA: usize = 32;
 
 /// Looks at `bytes` from `scanned` on, which moves to the end of what was looked at.
 pub(super) fn find(bytes: &[u8], scanned: &mut usize, limits: &Limits) -> Found {
-    let window = &bytes[..bytes.len().min(limits.head_bytes_max)];
-    let start = (*scanned).min(window.len());
-    *scanned = window.len();
-    if start == 0 && window.first().is_some_and(|&first| !fault::is_token_byte(first)) {
-        return Found::Refused(1, Refused::bad(fault::first_byte(window[0])));
-    }
-    let found = scan(window, start, limits);
+    let whole = &bytes[..bytes.len().min(limits.head_bytes_max)];
+    let blank = match check_first_byte(whole) {
+        Ok(blank) => blank,
+        Err(found) => {
+            *scanned = whole.len();
+            return found;
+        }
+    };
+    let window = &whole[blank..];
+    let start = scanned.saturating_sub(blank).min(window.len());
+    *scanned = whole.len();
+    let found = scan(window, start, blank, limits);
     // The request line comes first, so its faults do too. Once it is known to be right, they are
     // not looked for again: a later call finds the line feed before its start.
-    match first_line(window, start, &found).map(|line| (line.len(), fault::in_line(0, line))) {
-        Some((position, Some(message))) => Found::Refused(position, Refused::bad(message)),
-        _ => found,
+    let line = first_line(window, start, &found).map(|line| (line.len(), fault::in_line(0, line)));
+    match (line, found) {
+        (Some((position, Some(message))), _) => {
+            Found::Refused(blank + position, Refused::bad(message))
+        }
+        (_, Found::Refused(position, refused)) => Found::Refused(blank + position, refused),
+        (_, Found::Head(length)) => Found::Head(blank + length),
+        (_, Found::Partial) => Found::Partial,
     }
+}
+
+/// Checks that the first byte can start a method, after at most one empty line (RFC 9112 2.2).
+/// Returns the length of that line; an error is the result of the whole search.
+fn check_first_byte(window: &[u8]) -> Result<usize, Found> {
+    let (position, byte) = match window {
+        [b'\r'] => return Err(Found::Partial),
+        [b'\r', b'\n'] => return Ok(2),
+        [b'\r', b'\n', first, ..] if fault::is_token_byte(*first) => return Ok(2),
+        [b'\r', b'\n', first, ..] => (3, *first),
+        [b'\r', ..] => (2, b'\r'),
+        [first, ..] if !fault::is_token_byte(*first) => (1, *first),
+        _ => return Ok(0),
+    };
+    Err(Found::Refused(position, Refused::bad(fault::first_byte(byte))))
 }
 
 /// The request line with its CRLF, if it ended at or after `start` and before what was found. Looks
@@ -67,10 +92,10 @@ fn first_line<'w>(window: &'w [u8], start: usize, found: &Found) -> Option<&'w [
     Some(line)
 }
 
-/// Goes from line feed to line feed.
-fn scan(window: &[u8], start: usize, limits: &Limits) -> Found {
-    let line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA);
-    let line_max = line_max.min(limits.head_bytes_max);
+/// Goes from line feed to line feed, in a window behind `blank` bytes that count for the limit.
+fn scan(window: &[u8], start: usize, blank: usize, limits: &Limits) -> Found {
+    let head_max = limits.head_bytes_max - blank;
+    let line_max = limits.target_bytes_max.saturating_add(REQUEST_LINE_EXTRA).min(head_max);
     if start < line_max
         && window.len() >= line_max
         && memchr::memchr(b'\n', &window[..line_max]).is_none()
@@ -88,7 +113,7 @@ fn scan(window: &[u8], start: usize, limits: &Limits) -> Found {
             return Found::Refused(through.len(), Refused::bad(message));
         }
     }
-    if window.len() >= limits.head_bytes_max {
+    if window.len() >= head_max {
         let message = format!(
             "request head over {} bytes: send fewer or shorter header fields (cookies?)",
             limits.head_bytes_max

@@ -25,6 +25,7 @@ mod upgrade;
 
 use std::net::IpAddr;
 
+pub use authority::OriginPattern;
 pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
 pub use pages::{Form, Page, Pages};

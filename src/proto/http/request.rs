@@ -39,6 +39,8 @@ pub(super) struct Fields<'h> {
     pub(super) key: Single<'h>,
     pub(super) version: Single<'h>,
     pub(super) content_length: Single<'h>,
+    /// `Authorization` of the scheme Bearer. Other schemes are meant for a proxy in front, which
+    /// passes them on, and are ignored.
     pub(super) authorization: Single<'h>,
     pub(super) transfer_encoding: bool,
     /// `Connection` has the token `upgrade` (RFC 6455 4.2.1).
@@ -66,7 +68,9 @@ impl<'h> Fields<'h> {
                 10 if is("Connection") => {
                     fields.connection_upgrade |= has_token(header.value, b"upgrade");
                 }
-                13 if is("Authorization") => fields.authorization.add(header.value),
+                13 if is("Authorization") && is_bearer(header.value) => {
+                    fields.authorization.add(header.value);
+                }
                 14 if is("Content-Length") => fields.content_length.add(header.value),
                 17 if is("Transfer-Encoding") => fields.transfer_encoding = true,
                 17 if is("Sec-WebSocket-Key") => fields.key.add(header.value),
@@ -87,6 +91,12 @@ impl<'h> Fields<'h> {
         let host = std::str::from_utf8(value).ok().and_then(Authority::parse);
         host.ok_or_else(|| Refused::bad("Host header field is not a valid host[:port]"))
     }
+}
+
+/// Whether credentials are of the scheme Bearer (RFC 9110 11.4, RFC 6750 2.1).
+fn is_bearer(value: &[u8]) -> bool {
+    let scheme = value.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"bearer")
 }
 
 const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";

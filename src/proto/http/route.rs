@@ -1,6 +1,7 @@
 //! Which path leads where: exact paths first, then the longest prefix that ends at a segment's
 //! border.
 
+use super::authority::OriginPattern;
 use crate::proto::ws::deflate::Policy;
 
 /// One path that serves the WebSocket protocol.
@@ -27,8 +28,8 @@ pub enum Origins {
     Any,
     /// Those whose host and port are those of the request.
     SameOrigin,
-    /// These: `scheme://host` or `scheme://host:port`, letter case and default ports not counting.
-    List(Vec<String>),
+    /// Those that match one of these.
+    List(Vec<OriginPattern>),
 }
 
 /// The routes of a listener, in a form to look up.

@@ -49,12 +49,14 @@ fn refuse(refused: &Refused, shape: Shape, out: &mut Vec<u8>) -> Outcome {
 /// Parses a whole head, finds the client, and answers.
 fn decide(head: &[u8], context: &Context<'_>, out: &mut Vec<u8>) -> Head {
     let consumed = head.len();
+    // RFC 9112 2.2: one empty line before the request is ignored.
+    let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let headers = &mut headers[..context.limits.headers_max.min(HEADERS_MAX)];
     let mut request = httparse::Request::new(&mut []);
     let status = request.parse_with_uninit_headers(head, headers);
     let refused = match status {
-        Ok(Status::Complete(length)) if length == consumed => None,
+        Ok(Status::Complete(length)) if length == head.len() => None,
         Err(httparse::Error::TooManyHeaders) => Some(too_many_headers(context)),
         _ => Some(Refused::bad(fault::explain(head))),
     };
@@ -195,11 +197,7 @@ impl Request<'_, '_> {
         if !matches!(self.method, "GET" | "HEAD") {
             return Err(wrong_method(shape.allow));
         }
-        let length = fields.content_length.get("Content-Length")?;
-        if fields.transfer_encoding || length.is_some_and(|length| length != b"0") {
-            return Err(Refused::bad(BODY));
-        }
-        Ok(())
+        check_body(fields)
     }
 
     fn show(&self, page: &pages::Page, shape: Shape, out: &mut Vec<u8>) -> Outcome {
@@ -215,15 +213,19 @@ impl Request<'_, '_> {
         if self.old {
             return Err(Refused::bad("HTTP/1.0 cannot be upgraded: send HTTP/1.1"));
         }
-        let length = fields.content_length.get("Content-Length")?;
-        // Also a length of 0: where a proxy in front and this server could disagree about where the
-        // WebSocket's bytes begin, there must be no upgrade, and no client has a reason to send one
-        // (RFC 9110 8.6).
-        if fields.transfer_encoding || length.is_some() {
-            return Err(Refused::bad(BODY));
-        }
-        Ok(())
+        check_body(fields)
     }
+}
+
+/// Rejects a request with a body. A single `Content-Length: 0`, which some clients and relays send
+/// with every request, announces none; with any other length a proxy in front and this server could
+/// disagree about where the WebSocket's bytes begin.
+fn check_body(fields: &Fields<'_>) -> Result<(), Refused> {
+    let length = fields.content_length.get("Content-Length")?;
+    if fields.transfer_encoding || length.is_some_and(|length| length != b"0") {
+        return Err(Refused::bad(BODY));
+    }
+    Ok(())
 }
 
 const BODY: &str = "request announces a body (Content-Length or Transfer-Encoding): send none";
@@ -297,18 +299,18 @@ fn deny(denial: Denial, shape: &mut Shape) -> Result<(), Refused> {
     Err(Refused::new(denial.refusal, denial.message))
 }
 
-/// The token that a request carries (RFC 6750 2.1, 2.3).
+/// The token that a request carries (RFC 6750 2.1, 2.3). [`Fields`] has no credentials of other
+/// schemes.
 fn token<'t>(
     fields: &Fields<'t>,
     target: &'t str,
     takes_query: bool,
 ) -> Result<Option<Cow<'t, str>>, Refused> {
     if let Some(value) = fields.authorization.get("Authorization")? {
+        let text = std::str::from_utf8(value).ok();
+        let token = text.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim());
         let bad = || Refused::bad("Authorization header field is not `Bearer TOKEN`");
-        let text = std::str::from_utf8(value).map_err(|_| bad())?;
-        let (scheme, token) = text.split_once(' ').ok_or_else(bad)?;
-        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-        return if is_bearer { Ok(Some(Cow::Borrowed(token.trim()))) } else { Err(bad()) };
+        return token.map(|token| Some(Cow::Borrowed(token))).ok_or_else(bad);
     }
     let query = target.split_once('?').filter(|_| takes_query).map_or("", |(_, query)| query);
     let value = query.split('&').find_map(|pair| pair.strip_prefix("token="));
@@ -316,21 +318,17 @@ fn token<'t>(
     Ok(value.filter(|value| !value.is_empty()).map(Cow::Borrowed))
 }
 
-/// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding; the four bits that
-/// the last character has to spare are zero (RFC 4648 3.5), which leaves it one of four.
+/// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. The four bits that
+/// the last character has to spare may be set, as they are in the example key of RFC 6455 4.1.
 fn check_key<'h>(fields: &Fields<'h>) -> Result<&'h [u8], Refused> {
     let Some(key) = fields.key.get("Sec-WebSocket-Key")? else {
         return Err(Refused::bad("no Sec-WebSocket-Key header field: send 16 bytes in base64"));
     };
     let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     match key.first_chunk::<22>() {
-        Some(digits) if digits.iter().all(digit) && is_padding(&key[21..]) => Ok(key),
+        Some(digits) if digits.iter().all(digit) && key[22..] == *b"==" => Ok(key),
         _ => Err(Refused::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
-}
-
-fn is_padding(end: &[u8]) -> bool {
-    matches!(end, [b'A' | b'Q' | b'g' | b'w', b'=', b'='])
 }
 
 /// RFC 6455 4.2.2 (4): a page may connect only from where the route allows.

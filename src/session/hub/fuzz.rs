@@ -10,10 +10,11 @@ use serde_json::value::RawValue;
 
 use super::Budget;
 use super::answers::{Admission, Seat};
+use super::cutter::{Cut, Cutter};
 use super::realm::{Realm, SessionLimits};
 use super::review::REVIEW_ALL;
 use super::state::NONE;
-use super::{Call, Effects, HubSession, request};
+use super::{Call, Effects, HubSession};
 use crate::admission::limiter::RateBounds;
 use crate::auth::{
     Access, Expected, Key, Namespace, Namespaces, Pattern, Sealer, SigningKey, SlowReader, Verifier,
@@ -70,7 +71,7 @@ pub fn protocol(data: &[u8]) {
     for frame in frames.split(|byte| *byte == 0) {
         let Ok(text) = std::str::from_utf8(frame) else { continue };
         let text = text.replace(WORDS[0], &world.ticket).replace(WORDS[1], token());
-        requests += request::objects(&text).count();
+        requests += count_requests(&text);
         world.act(|session, call| session.receive(call, Payload::Owned(text.into_bytes())));
         if choice & 8 != 0 {
             world.review();
@@ -92,6 +93,16 @@ pub fn protocol(data: &[u8]) {
     world.act(HubSession::end_all);
     world.answer_all();
     assert_eq!(world.home.gauges().members, 0, "no member outlives its connection");
+}
+
+/// How many replies a frame has: one for each object, and one for an end that is none.
+fn count_requests(text: &str) -> usize {
+    let mut cutter = Cutter::default();
+    let next = || match cutter.next(text.as_bytes(), usize::MAX, u32::MAX) {
+        Cut::End => None,
+        cut => Some(cut),
+    };
+    std::iter::from_fn(next).count()
 }
 
 impl World {

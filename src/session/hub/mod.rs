@@ -12,7 +12,6 @@
 //! its tables with the server.
 
 mod answers;
-pub mod content;
 mod cutter;
 pub mod fuzz;
 mod portable;

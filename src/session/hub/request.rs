@@ -1,4 +1,4 @@
-//! What a client says: a frame holds JSON objects, one behind the other.
+//! One request of a client: a JSON object of a frame.
 //!
 //! The frame is cut into objects first, so that one with a wrong field does not spoil those behind
 //! it. Fields that a type does not know are ignored; a field twice, or of the wrong kind, is an
@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::content;
 use crate::hub::{Code, Epoch, Refused, Since};
+use crate::text::content;
 
 /// The longest `id` (bytes, as it is written).
 const ID_BYTES_MAX: usize = 66;
@@ -127,33 +127,8 @@ fn bad(message: impl Into<String>) -> Refused {
     Refused::new(Code::BadRequest, message)
 }
 
-/// Cuts a frame into its objects. What cannot be cut any more ends it, with an error.
-pub(super) fn objects(frame: &str) -> impl Iterator<Item = Result<&str, Refused>> {
-    let stream = serde_json::Deserializer::from_str(frame).into_iter::<&RawValue>();
-    let mut failed = false;
-    let mut any = false;
-    let mut stream = stream.fuse();
-    std::iter::from_fn(move || {
-        if failed {
-            return None;
-        }
-        match stream.next() {
-            Some(Ok(raw)) => {
-                any = true;
-                Some(Ok(raw.get()))
-            }
-            Some(Err(error)) => {
-                failed = true;
-                let message = format!("not JSON: {error}; a frame holds JSON objects");
-                Some(Err(bad(message)))
-            }
-            None if any => None,
-            None => {
-                failed = true;
-                Some(Err(bad("empty frame: a frame holds JSON objects")))
-            }
-        }
-    })
+fn bad_content(fault: content::Fault) -> Refused {
+    bad(format!("content {}", fault.text()))
 }
 
 /// Reads one object.
@@ -176,14 +151,13 @@ pub(super) fn read(object: &str) -> Said<'_> {
     Said { id, want: want(fields) }
 }
 
-/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so a number must be one
-/// that others can read: JSON has no bounds for them, and most readers have.
+/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so it must be one that
+/// every reader of JSON can read.
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
-    let is_read = || id.parse().is_ok_and(f64::is_finite);
+    let is_read = || content::on_one_line(id).is_ok();
     match id.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') if id.len() <= ID_BYTES_MAX => Ok(Some(id)),
-        Some(b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
+        Some(b'"' | b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
         _ => Err(bad("id must be a number, or a string of 64 bytes at most")),
     }
 }
@@ -208,7 +182,7 @@ fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
             let content = fields.content.ok_or_else(|| missing("content"))?;
             Want::Publish {
                 channel: channel(fields.channel)?,
-                content: content::on_one_line(content.get()).map_err(bad)?,
+                content: content::on_one_line(content.get()).map_err(bad_content)?,
                 key: fields.key,
                 echo: fields.echo.unwrap_or(true),
             }
@@ -250,19 +224,6 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_holds_several_objects_however_they_are_parted() {
-        let frame = "{\"type\":\"ping\"}{\"type\":\"ping\",\"id\":1}\n\r {\"type\":\"ping\"}";
-        let objects: Vec<_> = objects(frame).collect();
-        assert_eq!(objects.len(), 3);
-        for object in objects {
-            assert!(matches!(read(object.unwrap()).want, Ok(Want::Ping)));
-        }
-        let cut: Vec<_> = super::objects("{\"type\":\"ping\"} {\"type\":").collect();
-        assert!(cut[0].is_ok() && cut[1].is_err() && cut.len() == 2);
-        assert!(super::objects("").next().unwrap().is_err());
-    }
-
-    #[test]
     fn ids_are_echoed_as_they_were_written() {
         for id in ["1", "-2.5e3", "\"a\\u0041\"", "18446744073709551616"] {
             let object = format!("{{\"id\":{id},\"type\":\"ping\"}}");
@@ -272,7 +233,10 @@ mod tests {
         let long = format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", "x".repeat(65));
         assert!(refusal(&long).contains("id must be"));
         assert!(refusal("{\"type\":\"ping\",\"id\":{}}").contains("id must be"));
-        assert!(refusal("{\"type\":\"ping\",\"id\":1e999}").contains("id must be"));
+        for unreadable in ["1e999", "\"\\ud83d\""] {
+            let object = format!("{{\"type\":\"ping\",\"id\":{unreadable}}}");
+            assert!(refusal(&object).contains("id must be"));
+        }
         let said = read("{\"type\":\"publish\",\"id\":7}");
         assert_eq!(said.id, Some("7"), "an error carries the id as well");
         assert!(said.want.is_err());

@@ -1,14 +1,16 @@
 //! Channels: listed, looked at, their history read and removed.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State as Extracted;
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Named, State, answer, ask, channel_name, unexpected};
-use crate::hub::{Answer, Epoch, Position, PresencePage, Since, Verb};
+use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, unexpected};
+use crate::hub::{Answer, Epoch, Position, PresencePage, Publication, Since, Verb};
 use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
 
@@ -106,14 +108,19 @@ pub(super) async fn one(
     }
 }
 
-fn listed(page: &PresencePage) -> Result<Value, ApiError> {
-    let members: Value =
-        serde_json::from_str(&page.text()).map_err(|error| ApiError::bad(error.to_string()))?;
-    let mut answer = json!({"count": page.count, "members": members});
-    if let Some(next) = &page.next {
-        answer["next"] = (**next).into();
-    }
-    Ok(answer)
+/// `{"count":…,"members":[…],"next":…}`.
+fn listed(page: &PresencePage) -> String {
+    let (count, members) = (page.count, page.text());
+    let next = page.next.as_deref().map(|next| format!(",\"next\":{}", Value::from(next)));
+    format!("{{\"count\":{count},\"members\":{members}{}}}", next.unwrap_or_default())
+}
+
+/// `{"epoch":…,"messages":[…],"offset":…}`.
+fn history_text(position: Position, messages: &[Arc<Publication>]) -> String {
+    let Position { epoch, offset } = position;
+    let messages: Vec<&str> = messages.iter().map(|message| message.text()).collect();
+    let messages = messages.join(",");
+    format!("{{\"epoch\":\"{epoch}\",\"messages\":[{messages}],\"offset\":{offset}}}")
 }
 
 /// `GET /v1/channels/{channel}/presence`.
@@ -121,12 +128,12 @@ pub(super) async fn presence(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
     Asked(query): Asked<PresenceQuery>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
     let after = query.after.map(Into::into);
     let pending = ask(&state, channel_name(&channel)?, Verb::Presence { after, limit })?;
     match answer(pending).await? {
-        Answer::Presence(page) => listed(&page).map(Json),
+        Answer::Presence(page) => Ok(reply(listed(&page))),
         other => Err(unexpected(&other)),
     }
 }
@@ -136,7 +143,7 @@ pub(super) async fn history(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
     Asked(query): Asked<HistoryQuery>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, state.config().hub.history_page_max)?;
     let since = match (query.epoch, query.offset) {
         (Some(epoch), Some(offset)) => Some(Since { epoch: Epoch::parse(&epoch), offset }),
@@ -147,14 +154,7 @@ pub(super) async fn history(
     let verb = Verb::History { since, limit, reverse };
     let pending = ask(&state, channel_name(&channel)?, verb)?;
     match answer(pending).await? {
-        Answer::History { position, messages } => {
-            let read = |text: &str| serde_json::from_str::<Box<RawValue>>(text);
-            let messages: Result<Vec<_>, _> = messages.iter().map(|one| read(one.text())).collect();
-            let messages = messages.map_err(|error| ApiError::bad(error.to_string()))?;
-            let mut answer = place(position);
-            answer["messages"] = json!(messages);
-            Ok(Json(answer))
-        }
+        Answer::History { position, messages } => Ok(reply(history_text(position, &messages))),
         other => Err(unexpected(&other)),
     }
 }

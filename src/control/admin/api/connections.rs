@@ -10,10 +10,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Body, Named, State, channel_name};
+use super::{ApiError, Asked, Body, Named, State, channel_name, one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
-use crate::session::hub::content;
 use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Target};
 use crate::shard::mailbox::Mail;
 
@@ -116,7 +115,7 @@ async fn act(state: &State, target: Target, act: Act) -> Result<u64, ApiError> {
 
 pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError> {
     let target = target(body.user, body.connection, body.all)?;
-    let text = content::on_one_line(body.content.get()).map_err(ApiError::bad)?;
+    let text = one_line(&body.content)?;
     let most = state.config().limits.ws.message_bytes_max;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
@@ -237,7 +236,8 @@ pub(super) async fn list(
         }
         let filter = Filter {
             user: query.user.clone(),
-            address: query.address,
+            // Connections of IPv4 are listed as such, also those of a listener for both.
+            address: query.address.map(|address| address.to_canonical()),
             from_slot,
             limit: limit - connections.len() as u32,
         };

@@ -12,17 +12,19 @@ mod object;
 mod openapi;
 mod publish;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use self::object::Object;
@@ -33,6 +35,7 @@ use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
 use crate::session::hub::retention;
 use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
+use crate::text::content;
 
 /// The longest body of a call (bytes).
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
@@ -188,6 +191,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
 pub(super) fn channel_name(name: &str) -> Result<ChannelName, ApiError> {
     auth::check_channel(name).map_err(ApiError::bad)?;
     Ok(ChannelName::new(name))
+}
+
+/// A content as it is stored.
+fn one_line(content: &RawValue) -> Result<Cow<'_, str>, ApiError> {
+    let bad = |fault: content::Fault| ApiError::bad(format!("content {}", fault.text()));
+    content::on_one_line(content.get()).map_err(bad)
+}
+
+/// A reply put together from JSON texts: what applications wrote is in it byte for byte.
+fn reply(json: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 /// The part of a path that names something.

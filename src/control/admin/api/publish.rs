@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::super::guard::Caller;
 use super::object::Object;
-use super::{ApiError, Body, Pending, State, answer, ask, channel_name, connections, unexpected};
+use super::{
+    ApiError, Body, Pending, State, answer, ask, channel_name, connections, one_line, unexpected,
+};
 use crate::hub::{Answer, Draft, KeyScope, Verb};
-use crate::session::hub::content;
 
 /// Commands of one batch, and channels of one broadcast.
 const COMMANDS_MAX: usize = 10_000;
@@ -68,7 +69,7 @@ fn begin(
     key: Option<&str>,
 ) -> Result<Pending, ApiError> {
     let channel = channel_name(channel)?;
-    let text = content::on_one_line(content.get()).map_err(ApiError::bad)?;
+    let text = one_line(content)?;
     if let Some(key) = key.filter(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
         let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
         return Err(ApiError::bad(message));
