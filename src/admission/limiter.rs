@@ -188,7 +188,8 @@ mod tests {
         ) {
             let admission = Admission::default();
             let bound = Bound { connection: own, user: rate };
-            let bounds = RateBounds { kinds: [bound; Kind::ALL.len()], burst_ms, excess: Excess::Drop };
+            let kinds = [bound; Kind::ALL.len()];
+            let bounds = RateBounds { kinds, burst_ms, excess: Excess::Drop };
             let burst = |rate: u32| (u64::from(rate) * u64::from(burst_ms) / 1000).max(1);
             let mut limiters: Vec<_> = (0..8).map(|_| Limiter::default()).collect();
             let mut passed: Vec<_> = (0..8).map(|_| model::Passed::default()).collect();

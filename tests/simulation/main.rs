@@ -7,6 +7,7 @@
 mod client;
 mod codec;
 mod compression;
+mod greedy;
 mod hub;
 mod numbers;
 mod parting;

@@ -228,6 +228,11 @@ impl World {
         panic!("seed {}: a shard did not end", self.seed);
     }
 
+    /// Effort of the first shard's last turn, and the most that a turn may take.
+    pub(crate) fn effort(&self) -> (u64, u64) {
+        self.shards[0].as_ref().expect("it runs").effort()
+    }
+
     pub(crate) fn totals(&self) -> Snapshot {
         let mut parts = self.shards.iter().flatten().map(Shard::snapshot);
         let mut whole = self.past.clone().or_else(|| parts.next()).unwrap();

@@ -290,6 +290,11 @@ impl Peer {
         self.with(|socket| socket.to_server.extend(bytes));
     }
 
+    /// Bytes that the server has not received yet.
+    pub fn unreceived(&self) -> usize {
+        self.with(|socket| socket.to_server.len())
+    }
+
     /// Takes up to `most` bytes that the server has sent.
     pub fn read(&self, most: usize) -> Vec<u8> {
         let now_ns = self.network.borrow().now_ns;

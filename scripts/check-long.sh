@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The long runs behind scripts/check.sh: whole suites where that one runs a selection, fuzzing, and
+# loads against one server. They take about three hours.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/check-long.sh [-h] [STEP...]
+
+  STEP   autobahn, simulation, fuzz, reload, hostile, soak (default: all, in this order)
+
+Prints the closing lines of each. Exit status: 0 all is well, 1 a step failed.
+TEXT
+}
+
+all=(autobahn simulation fuzz reload hostile soak)
+steps=()
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        autobahn | simulation | fuzz | reload | hostile | soak) steps+=("$1") ;;
+        *) usage >&2; exit 2 ;;
+    esac
+    shift
+done
+((${#steps[@]})) || steps=("${all[@]}")
+
+cd "$(dirname "$0")/.."
+run() {
+    case $1 in
+        autobahn) scripts/autobahn.sh ;;
+        # Twenty times the seeds of a common run.
+        simulation) SEAWALL_SEEDS=20 cargo test --release --test simulation ;;
+        fuzz) scripts/fuzz.sh -t 600 ;;
+        reload) scripts/fuzz-reload.sh 600 ;;
+        hostile) scripts/load-hostile.sh --seconds 20 ;;
+        soak) scripts/soak.sh ;;
+    esac
+}
+
+failed=()
+for step in "${steps[@]}"; do
+    echo "==> $step"
+    run "$step" || failed+=("$step")
+done
+if ((${#failed[@]})); then
+    echo "check-long.sh: FAILED: ${failed[*]}" >&2
+    exit 1
+fi
+echo "check-long.sh: all of ${steps[*]} passed"

@@ -1,0 +1,175 @@
+//! Greedy clients beside a modest one: what they cost is bounded in effort and turns, not in time.
+
+use std::sync::Arc;
+
+use flate2::{Compress, Compression, FlushCompress};
+use seawall::driver::sim::{Faults, Peer};
+use seawall::hub::{HistoryBudget, Log, MemoryLog};
+
+use crate::client::frame;
+use crate::world::World;
+
+const GREEDY: usize = 10;
+const STEPS: usize = 300;
+/// Bytes kept ready for the server to receive from each greedy client.
+const AHEAD_BYTES: usize = 256 * 1024;
+/// Turns after which a modest client has its echo, whatever the others do: some of them begin with
+/// bytes that were received before its own.
+const TURNS_MAX: u32 = 12;
+
+fn compressed(message: &[u8]) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::best(), false);
+    let mut out = Vec::with_capacity(message.len() + 1000);
+    compress.compress_vec(message, &mut out, FlushCompress::Sync).unwrap();
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn connect(world: &World, path: &str, compression: bool) -> Peer {
+    let peer = world.network.connect(0, 0, Some(([127, 0, 0, 1], 999).into()));
+    let offer = if compression { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
+    peer.write(
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             {offer}\r\n"
+        )
+        .as_bytes(),
+    );
+    peer
+}
+
+/// What a greedy client sends again and again.
+fn demand(world: &World, kind: &str) -> (&'static str, Vec<u8>) {
+    let network = &world.network;
+    let echo = "/echo";
+    match kind {
+        "pings" => (echo, frame(network, 0x89, b"").repeat(1000)),
+        "frames" => (echo, frame(network, 0x81, b"x").repeat(1000)),
+        "fragments" => {
+            let middle = frame(network, 0x00, b"x").repeat(5000);
+            (echo, [frame(network, 0x01, b"x"), middle, frame(network, 0x80, b"x")].concat())
+        }
+        "inflate" => (echo, frame(network, 0xc2, &compressed(&vec![0; 1 << 20]))),
+        "inflate-hub" => {
+            let mut message = vec![b' '; 1 << 20];
+            message.extend(br#"{"type":"ping"}"#);
+            ("/ws", frame(network, 0xc1, &compressed(&message)))
+        }
+        "large" => (echo, frame(network, 0x82, &vec![7; 4 << 20])),
+        "large-text" => {
+            let line = r#"{"id":12345,"name":"some name","price":1.5},"#;
+            (echo, frame(network, 0xc1, &compressed(line.repeat(90_000).as_bytes())))
+        }
+        "objects" => ("/ws", frame(network, 0x81, "{}".repeat(8000).as_bytes())),
+        "blanks" => ("/ws", frame(network, 0x81, " ".repeat(1 << 20).as_bytes())),
+        "history" => {
+            let one = r#"{"type":"history","channel":"full"}"#;
+            ("/ws", frame(network, 0x81, one.repeat(400).as_bytes()))
+        }
+        "publish" => {
+            let content = "y".repeat(60_000);
+            let one = format!(r#"{{"type":"publish","channel":"full","content":"{content}"}}"#);
+            ("/ws", frame(network, 0x81, one.as_bytes()))
+        }
+        "tokens" => {
+            let one = r#"{"type":"auth","token":"a.b.c"}"#;
+            ("/ws", frame(network, 0x81, one.repeat(400).as_bytes()))
+        }
+        other => panic!("{other} is no kind"),
+    }
+}
+
+fn world() -> World {
+    let budget = HistoryBudget::new(1 << 28);
+    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
+        Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
+    });
+    // An odd seed: buffers of 8 KiB.
+    World::with_crowd(7, 1, Faults::default(), make_log, 4096, |file| {
+        file.engine.buffer_bytes = 8192;
+        file.channels = vec![seawall::config::file::Channel {
+            pattern: "*".into(),
+            history: 100,
+            ..Default::default()
+        }];
+    })
+}
+
+fn run(kind: &str, reads: bool) {
+    let mut world = world();
+    let modest = connect(&world, "/echo", false);
+    let (path, demand) = demand(&world, kind);
+    let offers = matches!(kind, "inflate" | "inflate-hub" | "large-text");
+    let greedy: Vec<_> = (0..GREEDY).map(|_| connect(&world, path, offers)).collect();
+    if !reads {
+        greedy.iter().for_each(|peer| peer.set_window(64 * 1024));
+    }
+    for _ in 0..20 {
+        world.turn_shards();
+        world.network.advance(1_000_000);
+    }
+    modest.read(usize::MAX);
+    let (mut waited, mut asked, mut answered, mut most) = (0, false, 0, 0);
+    let mut unsent: Vec<Vec<u8>> = vec![Vec::new(); GREEDY];
+    for _ in 0..STEPS {
+        for (peer, unsent) in greedy.iter().zip(&mut unsent) {
+            while peer.unreceived() < AHEAD_BYTES {
+                if unsent.is_empty() {
+                    unsent.clone_from(&demand);
+                }
+                let rest = unsent.split_off(unsent.len().min(AHEAD_BYTES));
+                peer.write(&std::mem::replace(unsent, rest));
+            }
+            if reads {
+                peer.read(usize::MAX);
+            }
+        }
+        if !asked {
+            modest.write(&frame(&world.network, 0x81, b"hello"));
+            (asked, waited) = (true, 0);
+        }
+        world.turn_shards();
+        let (effort, turn_max) = world.effort();
+        most = most.max(effort * 10 / turn_max);
+        waited += 1;
+        if modest.read(usize::MAX).ends_with(b"hello") {
+            answered += 1;
+            asked = false;
+        }
+        assert!(waited <= TURNS_MAX, "{kind}: no echo within {TURNS_MAX} turns");
+        world.network.advance(1_000_000);
+    }
+    assert!(answered >= STEPS / TURNS_MAX as usize, "{kind}: {answered} echoes");
+    assert!(most <= 30, "{kind}: a turn took {most} tenths of its effort");
+    let totals = world.totals();
+    let queued = totals.gauges.outbox_bytes;
+    // Twelve times a largest message: each greedy client has an outbox and one reply at the most.
+    let bound = GREEDY as u64 * ((1 << 20) + (5 << 20));
+    assert!(queued <= bound, "{kind}: {queued} bytes are queued");
+    greedy.iter().for_each(Peer::reset);
+    modest.reset();
+    world.drain();
+    world.check_laws(true);
+}
+
+#[test]
+fn greedy_clients_that_read_cost_others_a_bounded_number_of_turns() {
+    for kind in ["pings", "frames", "fragments", "inflate", "inflate-hub", "large", "large-text"] {
+        run(kind, true);
+    }
+}
+
+#[test]
+fn greedy_hub_clients_cost_others_a_bounded_number_of_turns() {
+    for kind in ["objects", "blanks", "history", "publish", "tokens"] {
+        run(kind, true);
+    }
+}
+
+#[test]
+fn greedy_clients_that_do_not_read_are_owed_a_bounded_number_of_bytes() {
+    for kind in ["frames", "large", "inflate", "objects", "history", "publish"] {
+        run(kind, false);
+    }
+}
