@@ -63,8 +63,11 @@ fn issuer() -> (String, Arc<AtomicUsize>) {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let _ = stream.read(&mut [0; 4096]);
-            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\n";
-            let _ = stream.write_all(format!("{head}{{\"keys\":[]}}").as_bytes());
+            // The public key of RFC 8037, appendix A.2.
+            let keys = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","alg":"EdDSA",
+                "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length:";
+            let _ = stream.write_all(format!("{head} {}\r\n\r\n{keys}", keys.len()).as_bytes());
             count.fetch_add(1, Ordering::Relaxed);
         }
     });

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn what_came_from_outside_moves_no_cursor() {
         let outcome = json!({"time_ms": 1, "ok": false, "error": "a\u{1b}[2Jb\nc"});
-        assert!(last_reload(&outcome).ends_with("a\u{fffd}[2Jb; c"));
+        assert!(last_reload(&outcome).ends_with("a\\u{1b}[2Jb; c"));
         assert_eq!(last_reload(&Value::Null), "none");
     }
 }

@@ -59,8 +59,8 @@ pub struct Batch {
     offset: usize,
     /// Bytes that have not left yet.
     bytes: usize,
-    /// Bytes that the send at hand offers to the kernel: `0 < offered <= bytes`.
-    offered: usize,
+    /// The most that one send offers to the kernel.
+    offered_max: usize,
     /// Scratch of the driver for the kernel's view of the segments.
     pub(super) vectors: Vec<libc::iovec>,
     /// Scratch of the driver where the kernel wants a message header.
@@ -74,7 +74,7 @@ impl Default for Batch {
             segments: VecDeque::new(),
             offset: 0,
             bytes: 0,
-            offered: 0,
+            offered_max: usize::MAX,
             vectors: Vec::new(),
             header: None,
         }
@@ -122,20 +122,20 @@ impl Batch {
         }
     }
 
-    /// Decides how many bytes the next send offers: the kernel copies them at once, and a segment
-    /// of megabytes would keep all others waiting.
+    /// Decides how many bytes one send offers at most: the kernel copies them at once, and a
+    /// segment of megabytes would keep all others waiting.
     pub fn offer(&mut self, bytes_max: usize) {
-        self.offered = self.bytes.min(bytes_max.max(1));
+        self.offered_max = bytes_max.max(1);
     }
 
-    /// Bytes that the send at hand offers.
+    /// Bytes that the next send offers.
     pub fn offered(&self) -> usize {
-        self.offered
+        self.bytes.min(self.offered_max)
     }
 
-    /// The bytes that the send at hand offers, in order.
+    /// The bytes that the next send offers, in order.
     pub fn offered_slices(&self) -> impl Iterator<Item = &[u8]> {
-        let mut left = self.offered;
+        let mut left = self.offered();
         self.slices().map_while(move |bytes| {
             let bytes = &bytes[..bytes.len().min(left)];
             left -= bytes.len();
