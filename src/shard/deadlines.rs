@@ -6,7 +6,7 @@
 
 use super::core::Core;
 use super::journal::Particulars;
-use super::slot::{Parked, Slot, Stage};
+use super::slot::{Parked, Slot, Stage, Unfinished};
 use super::timers;
 use super::upkeep::Chore;
 use crate::config::Timeouts;
@@ -137,6 +137,10 @@ impl Core {
         slot.parked = Parked::No;
         if is_quiet && matches!(slot.stage, Stage::Open(_)) {
             slot.parked = Parked::Yes;
+            if slot.unfinished == Unfinished::Lately {
+                // A connection that is quiet is watched again, not received from.
+                slot.unfinished = Unfinished::No;
+            }
             self.counters.parked += 1;
             self.gauges.parked += 1;
         }

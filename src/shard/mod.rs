@@ -43,7 +43,7 @@ use slab::Slab;
 
 use self::core::{Arrival, Core};
 use crate::config::Config;
-use crate::driver::{Driver, Token, Wait};
+use crate::driver::{Driver, Token, Wait, host};
 use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
 use hub::{Aftermath, Looks};
@@ -347,6 +347,7 @@ impl<D: Driver> Shard<D> {
             self.core.upkeep.trim();
             self.core.trim_throttled();
             self.core.pools.trim();
+            host::return_memory();
             self.core.held.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();
