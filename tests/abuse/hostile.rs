@@ -243,11 +243,13 @@ fn peers_that_answer_no_ping() {
     );
     let count = size(200);
     let address = server.address();
+    // The admin address has opened what it keeps in reserve when it answers.
+    server.metrics();
     let before = server.descriptors();
     let silent: Vec<Raw> = (0..count).map(|_| Raw::open(address)).collect();
     wait_until("all are dropped", || server.metrics().get("pong_timeouts_total") == count as u64);
     wait_until("nothing is left", || {
-        server.metrics().sum("shard_connections") == 0 && server.descriptors() == before
+        server.metrics().sum("shard_connections") == 0 && server.descriptors() <= before
     });
     for mut one in silent {
         let ended = one.rest();
