@@ -45,6 +45,9 @@
 //!    tables of atomic words that all shards share; who is one too many is told so, and when to
 //!    come back, unless those to be told already take an eighth of a shard's slots, or 4,096. Each
 //!    message is taken out of the budgets of its connection and user, if there are any.
+//!    A connection may use a quarter of a turn's effort before the others (`shard/work.rs`). What
+//!    exceeds it is held, and continued behind them (`shard/reading.rs`): one message is inflated,
+//!    compressed and cut into requests over as many turns as it takes.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -75,6 +78,8 @@
 //! - An idle connection costs its slot: at most 128 bytes, asserted at compile time. Compression
 //!   without context takeover adds nothing to it; contexts of connections stay within their budget.
 //! - A message is never inflated past the limits, and nothing is allocated past them.
+//! - No input holds a turn for more than a bounded effort, one message of the largest size
+//!   included.
 //! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
 //!   read is no longer read from, and closed (4413) when that lasts.
 //! - Every refusal that is told and every failed WebSocket lingers: the answer is sent, writing is

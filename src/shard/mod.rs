@@ -393,7 +393,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Effort of the last turn, and the most that a turn may take, give or take a connection's
-    /// share: see [`work`].
+    /// share: see `work.rs`.
     pub fn effort(&self) -> (u64, u64) {
         (self.core.work.spent(), self.core.work.turn_max())
     }
