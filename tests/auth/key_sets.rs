@@ -185,6 +185,8 @@ fn an_unknown_key_fails_for_now_until_a_fetch_has_not_brought_it() {
     wait_until("it is known to be missing", || {
         verifier.verify(&token, NOW) == Err(AuthError::UnknownKey)
     });
+    // The next fetch fails: one that succeeded would make the key missing again at once.
+    site.answer(500, "");
     wait_until("another fetch is possible", || {
         verifier.verify(&token, NOW) == Err(AuthError::KeyPending)
     });
