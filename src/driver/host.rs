@@ -40,12 +40,22 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks for memory in small pages: with huge ones, the first byte of every shard's table of
-/// connections makes two megabytes resident (64 shards: 350 MB before the first connection).
+/// `PR_THP_DISABLE_EXCEPT_ADVISED` (Linux 6.18): huge pages only where they were asked for.
+const EXCEPT_ADVISED: u64 = 1 << 1;
+
+/// Takes small pages for all memory but that which asks for huge ones (`allocator.rs`): otherwise
+/// the first byte of every shard's table of connections makes two megabytes resident (64 shards:
+/// 350 MB before the first connection).
 pub fn use_small_pages() {
-    // SAFETY: changes how later page faults of this process are served, and nothing else. A kernel
-    // that does not know it refuses it harmlessly.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
+    let disable = |flags: u64| {
+        // SAFETY: changes how later page faults of this process are served, and nothing else. A
+        // kernel that does not know the request or its flag rejects it harmlessly.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, flags, 0_u64, 0_u64) == 0 }
+    };
+    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    if !disable(EXCEPT_ADVISED) && setting.is_ok_and(|setting| setting.contains("[always]")) {
+        disable(0);
+    }
 }
 
 /// Lets every thread of normal priority go before the calling one, so that what it does for

@@ -19,6 +19,7 @@
 //!   [`Token`] carries slot and generation, so that the shard can tell a late completion from a
 //!   current one and frees a slot only when nothing of it is left in the kernel.
 
+pub mod allocator;
 pub mod batch;
 pub mod host;
 pub mod listener;
