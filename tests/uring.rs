@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seawall::driver::uring::{Peers, Uring, UringOptions, probe};
-use seawall::driver::{Batch, Completion, Driver, Received, Segment, Socket, Token, Wait};
+use seawall::driver::{Batch, Completion, Driver, Input, Received, Segment, Socket, Token, Wait};
 
 const TOKEN: Token = Token { slot: 7, generation: 3 };
 
@@ -448,7 +448,7 @@ fn nothing_is_lost_between_receive_watch_and_receive() {
         }
         if got.len() < expected.len() {
             received_until(&mut driver, readable);
-            driver.receive_once(socket, TOKEN, true);
+            driver.receive_once(socket, TOKEN, Input::There);
             got.extend(received_until(&mut driver, |completion| {
                 assert!(matches!(completion, Completion::Received { armed: false, .. }));
                 true
@@ -473,7 +473,7 @@ fn a_watch_tells_of_the_peers_end() {
         Completion::Received { armed: false, what: Received::Readable { ended: true }, .. } => {}
         other => panic!("{other:?}"),
     }
-    driver.receive_once(socket, TOKEN, true);
+    driver.receive_once(socket, TOKEN, Input::There);
     assert!(matches!(
         next(&mut driver),
         Completion::Received { armed: false, what: Received::End, .. }
@@ -491,14 +491,14 @@ fn a_receive_that_may_wait_needs_no_buffer_before_something_comes() {
         client.write_all(b"x").unwrap();
         driver.watch(socket, TOKEN);
         received_until(&mut driver, readable);
-        driver.receive_once(socket, TOKEN, true);
+        driver.receive_once(socket, TOKEN, Input::There);
         match next(&mut driver) {
             Completion::Received { what: Received::Data(lease), .. } => leases.push(lease),
             other => panic!("{other:?}"),
         }
     }
     assert!(!driver.has_buffers());
-    driver.receive_once(socket, TOKEN, false);
+    driver.receive_once(socket, TOKEN, Input::Unknown);
     driver.submit(Wait::No).unwrap();
     leases.into_iter().for_each(|lease| driver.release(lease));
     client.write_all(b"now").unwrap();

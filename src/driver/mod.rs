@@ -137,6 +137,16 @@ pub enum Wait {
     Forever,
 }
 
+/// What is known of a socket's input before it is received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    Unknown,
+    /// Most likely there is some: the receive is tried with the submission.
+    Likely,
+    /// There is some, or the end: the receive is tried with the submission.
+    There,
+}
+
 /// What a driver counts on its own; all values since its start unless named otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DriverCounters {
@@ -190,8 +200,8 @@ pub trait Driver {
     /// Arms a receive that goes on until its final completion. At most one of this, a single
     /// receive and a watch is armed on a socket; all three complete as [`Completion::Received`].
     fn receive(&mut self, socket: Socket, token: Token);
-    /// Receives once. `readable`: something is known to be there, or the end.
-    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool);
+    /// Receives once.
+    fn receive_once(&mut self, socket: Socket, token: Token, input: Input);
     /// Says once when there is something to be received, or the peer is gone: costs the kernel a
     /// third of an armed receive.
     fn watch(&mut self, socket: Socket, token: Token);

@@ -3,7 +3,7 @@
 //! Code here changes what *should* be; [`super::settle`] then tells the driver what follows from
 //! it. So each transition is written once, whatever brought it about: bytes, a deadline, a drain.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
+use super::rotation::Rotation;
 use super::slot::{
     Armed, Cancel, Parked, PeerAddress, Slot, Stage, Teardown, TimerLinks, Unfinished,
 };
@@ -25,7 +26,7 @@ use super::work::Work;
 use crate::admission::Standing;
 use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
-use crate::driver::{Socket, Token, token};
+use crate::driver::{Input, Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws;
@@ -66,7 +67,7 @@ pub(super) struct Core {
     /// Input that was not looked at yet.
     pub held: HeldInputs,
     /// Connections that have some, or other work begun, and are ready to go on.
-    pub unfinished: VecDeque<Token>,
+    pub unfinished: Rotation,
     /// Effort of this turn.
     pub work: Work,
     /// Connections whose pong is overdue, of which TCP is to be asked.
@@ -164,7 +165,7 @@ impl Core {
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),
             held: HeldInputs::default(),
-            unfinished: VecDeque::new(),
+            unfinished: Rotation::default(),
             work,
             questioned: Vec::new(),
             suspects: HashMap::new(),
@@ -239,7 +240,7 @@ impl Core {
             in_flight: 0,
             armed: Armed::Nothing,
             parked: Parked::No,
-            readable: false,
+            input: Input::Unknown,
             paused: false,
             unfinished: Unfinished::No,
             throttled: false,

@@ -10,7 +10,7 @@ use super::slot::{Parked, Slot, Stage, Unfinished};
 use super::timers;
 use super::upkeep::Chore;
 use crate::config::Timeouts;
-use crate::driver::TcpInfo;
+use crate::driver::{Input, TcpInfo};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
 
@@ -292,7 +292,8 @@ impl Core {
             return self.schedule_ping(index);
         }
         let is_sending = slot.outbox.is_some() || slot.lending;
-        let is_unheard = slot.paused || slot.is_unfinished() || slot.held || slot.readable;
+        let is_unheard =
+            slot.paused || slot.is_unfinished() || slot.held || slot.input != Input::Unknown;
         if (is_sending && self.config.timeouts.send_timeout_ms > 0) || is_unheard {
             slot.stage_tick = self.tick;
         } else {

@@ -5,7 +5,7 @@ use super::core::Lent;
 use super::outbox::Marked;
 use super::slot::{Armed, Parked, Stage};
 use super::upkeep::Chore;
-use crate::driver::{Batch, Completion, Driver, Lease, Loan, Received, Token};
+use crate::driver::{Batch, Completion, Driver, Input, Lease, Loan, Received, Token};
 
 impl<D: Driver> Shard<D> {
     pub(super) fn dispatch(&mut self, completion: Completion) {
@@ -91,8 +91,12 @@ impl<D: Driver> Shard<D> {
                 self.core.counters.receive_starvations += 1;
                 let slot = &mut self.core.slots[index as usize];
                 slot.held = true;
-                // What woke it is there still: it need not be watched for again.
-                slot.readable = slot.parked == Parked::Yes;
+                // What was to be received is there still: it need not be waited for again.
+                if slot.parked == Parked::Yes {
+                    slot.input = Input::There;
+                } else if !slot.takes_turns() {
+                    slot.input = Input::Likely;
+                }
                 self.starved.push(token);
             }
             Received::Cancelled => {}

@@ -81,6 +81,8 @@ impl Core {
             self.hold(index, bytes);
             return self.reconsider(index);
         }
+        self.note_stream(index, bytes.len());
+        let slot = &self.slots[index as usize];
         // What comes less than a buffer at a time does not need to be held back.
         let is_calm = slot.unfinished == Unfinished::Lately
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;

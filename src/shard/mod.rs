@@ -27,8 +27,10 @@ mod outbox;
 pub mod portable;
 mod reading;
 mod replies;
+mod rotation;
 mod settle;
 mod slot;
+mod streams;
 mod timers;
 mod upkeep;
 mod work;
@@ -48,6 +50,7 @@ use crate::metrics::{Gauges, Snapshot};
 use drain::Drain;
 use hub::{Aftermath, Looks};
 use mailbox::{Directory, Mail};
+use rotation::Rotation;
 
 /// What an idle connection costs (bytes).
 pub const SLOT_BYTES: u64 = size_of::<slot::Slot>() as u64;
@@ -82,6 +85,8 @@ pub struct Shard<D: Driver> {
     core: Core,
     /// Connections whose receive waits for buffers.
     starved: Vec<Token>,
+    /// Connections that fill whole buffers.
+    streams: Rotation,
     /// Accepts that each listener lacks of those that are to stand ready.
     owed: Vec<u32>,
     /// Accepting rests until this tick.
@@ -135,6 +140,7 @@ impl<D: Driver> Shard<D> {
             driver,
             core,
             starved: Vec::new(),
+            streams: Rotation::default(),
             owed,
             resting_until: None,
             stopped: false,
@@ -191,6 +197,7 @@ impl<D: Driver> Shard<D> {
         self.drain_on();
         self.turn_hub();
         self.feed_starved();
+        self.feed_streams();
         self.feed_throttled();
         self.flush();
         let (slots, open) = (self.core.slots.len() as u32, self.core.gauges.open as u32);
@@ -248,7 +255,8 @@ impl<D: Driver> Shard<D> {
             && !self.cut
             && self.core.upkeep.is_empty()
             && self.core.unfinished.is_empty()
-            && self.starved.is_empty();
+            && self.starved.is_empty()
+            && self.streams.is_empty();
         if is_caught_up || *turns > LATE_TURNS_MAX {
             self.late_turns = None;
             return true;

@@ -13,9 +13,13 @@
 
 use super::Shard;
 use super::core::Core;
+use super::rotation::LARGE_BYTES;
 use super::slot::{Slot, Stage, Unfinished};
 use super::upkeep::Chore;
 use crate::driver::Driver;
+
+/// Shares of a turn that go to connections in the middle of a large message.
+const LARGE_SHARES_MAX: usize = 2;
 
 impl Core {
     /// Whether the connection's input may be looked at.
@@ -120,7 +124,8 @@ impl Core {
         let token = self.token(index);
         let slot = &mut self.slots[index as usize];
         if std::mem::replace(&mut slot.unfinished, Unfinished::Queued) != Unfinished::Queued {
-            self.unfinished.push_back(token);
+            let is_large = Self::partial_bytes(slot) >= LARGE_BYTES;
+            self.unfinished.push(token, is_large);
         }
     }
 
@@ -159,7 +164,8 @@ impl<D: Driver> Shard<D> {
     /// so that they come to an end whatever the others do.
     pub(super) fn serve_unfinished(&mut self) {
         let least = self.core.work.spent() + self.core.work.share_max();
-        while let Some(token) = self.core.unfinished.pop_front() {
+        self.core.unfinished.begin_turn();
+        while let Some(token) = self.core.unfinished.pop(LARGE_SHARES_MAX) {
             let Some(index) = self.core.find(token) else { continue };
             let slot = &mut self.core.slots[index as usize];
             if slot.unfinished != Unfinished::Queued {

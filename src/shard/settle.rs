@@ -7,13 +7,13 @@
 use super::Shard;
 use super::compression::compress_waiting;
 use super::core::Core;
-use super::slot::{Armed, Cancel, Parked, Stage, Teardown, Unfinished};
+use super::slot::{Armed, Cancel, Parked, Stage, Teardown};
 use crate::driver::batch::Bounds;
-use crate::driver::{Batch, Driver, Token};
+use crate::driver::{Batch, Driver, Input, Token};
 
 /// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
 /// short sends leave, and the others with the next turns.
-const MOVED_BYTES_MAX: usize = 2 << 20;
+const MOVED_BYTES_MAX: usize = 512 * 1024;
 /// What a short send is.
 const SMALL_BYTES: u64 = 16 * 1024;
 
@@ -84,7 +84,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn settle(&mut self, index: u32) {
         let core = &mut self.core;
         let slot = &mut core.slots[index as usize];
-        if slot.outbox.is_none() {
+        if slot.outbox.is_none() && !slot.lending {
             match slot.stage {
                 Stage::Finishing => core.abort(index, 1006),
                 Stage::Lingering { .. } if slot.input_ended => core.abort(index, 1006),
@@ -152,16 +152,23 @@ impl<D: Driver> Shard<D> {
         let slot = &mut self.core.slots[index as usize];
         let socket = slot.socket;
         let parked = slot.parked == Parked::Yes;
-        if parked && slot.armed == Armed::Streaming && slot.cancel == Cancel::Unasked {
+        let takes_turns = slot.takes_turns();
+        if (parked || takes_turns)
+            && slot.armed == Armed::Streaming
+            && slot.cancel == Cancel::Unasked
+        {
             slot.cancel = Cancel::Asked;
             slot.in_flight += 1;
             self.driver.cancel_receive(socket, token);
         } else if slot.armed == Armed::Nothing && slot.may_hear() {
+            if takes_turns && slot.input == Input::Unknown {
+                return self.queue_stream(index);
+            }
             slot.in_flight += 1;
-            let readable = std::mem::take(&mut slot.readable);
-            if readable || slot.stage.is_handshake() || slot.unfinished != Unfinished::No {
+            let input = std::mem::replace(&mut slot.input, Input::Unknown);
+            if input != Input::Unknown || slot.stage.is_handshake() {
                 slot.armed = Armed::Once;
-                self.driver.receive_once(socket, token, readable);
+                self.driver.receive_once(socket, token, input);
             } else if parked {
                 slot.armed = Armed::Watch;
                 self.driver.watch(socket, token);

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::admission::Standing;
-use crate::driver::Socket;
+use crate::driver::{Input, Socket};
 use crate::proto::ws;
 use crate::shard::outbox::Outbox;
 
@@ -129,8 +129,8 @@ pub(super) enum Parked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
     No,
-    /// Not any more. It is received from one buffer at a time: a receive that goes on would bring
-    /// megabytes before it can be cancelled, and most of them would have to be held again.
+    /// Not any more, or the connection fills whole buffers. It is received from in turn, one
+    /// buffer at a time (`streams.rs`).
     Lately,
     /// Something has to happen before it can be continued.
     Waiting,
@@ -212,8 +212,8 @@ pub(super) struct Slot {
     pub(super) in_flight: u8,
     pub(super) armed: Armed,
     pub(super) parked: Parked,
-    /// The watch has found input that is yet to be received.
-    pub(super) readable: bool,
+    /// What is known of input that is yet to be received.
+    pub(super) input: Input,
     /// Nothing is received until the outbox has drained, or held input was looked at.
     pub(super) paused: bool,
     pub(super) unfinished: Unfinished,
@@ -241,9 +241,14 @@ impl Slot {
         matches!(self.unfinished, Unfinished::Waiting | Unfinished::Queued)
     }
 
+    /// Whether the connection is received from in turn with others.
+    pub(super) fn takes_turns(&self) -> bool {
+        self.unfinished != Unfinished::No
+    }
+
     /// Whether more input may come, and may be received now.
     pub(super) fn may_hear(&self) -> bool {
-        !self.held && !self.input_ended && (self.readable || !self.is_parting())
+        !self.held && !self.input_ended && (self.input != Input::Unknown || !self.is_parting())
     }
 
     /// The peer's Close has come, and ours leaves with this turn. While more than that is queued,

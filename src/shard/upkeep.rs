@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use super::Shard;
 use super::core::Core;
 use super::slot::{Parked, Stage};
-use crate::driver::{Driver, Token};
+use crate::driver::{Driver, Input, Token};
 
 /// Done in one turn at least: about as much as its accepts and handshakes cost.
 const SHARE_MIN: usize = 32;
@@ -82,7 +82,7 @@ impl Core {
     fn rouse(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         slot.held = false;
-        slot.readable = true;
+        slot.input = Input::There;
     }
 
     pub(super) fn do_later(&mut self, index: u32, chore: Chore) {

@@ -17,7 +17,7 @@ use crate::session::hub::Budget;
 const SHARE_ONE_IN: u64 = 4;
 /// Bytes received or sent that cost as much as one of effort: the kernel copies them, and what is
 /// received is unmasked, checked and copied once more.
-const MOVED_BYTES: u64 = 8;
+const MOVED_BYTES: u64 = 4;
 /// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
 pub(super) const REQUEST_EFFORT: u64 = 800;
 /// Bytes of replies that cost as much as one of effort: they are put together and copied.
@@ -107,6 +107,11 @@ impl Work {
     /// Whether a connection has used its share of this turn.
     pub(super) fn has_used_share(&self, index: u32) -> bool {
         self.used(index) >= self.share_max()
+    }
+
+    /// Whether a connection has used so many moved bytes' worth of this turn.
+    pub(super) fn has_moved(&self, index: u32, bytes: usize) -> bool {
+        self.used(index) >= bytes as u64 / MOVED_BYTES
     }
 
     fn used(&self, index: u32) -> u64 {

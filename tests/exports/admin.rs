@@ -59,7 +59,9 @@ fn the_node_tells_what_it_runs_on() {
     assert_eq!(node["pid"], server.pid());
     assert_eq!((&node["shards"], &node["draining"]), (&2.into(), &false.into()));
     assert_eq!(node["driver"]["name"], "io_uring");
-    assert!(node["driver"]["features"]["send_vectorized"].is_boolean());
+    for feature in ["send_vectorized", "receive_capped"] {
+        assert!(node["driver"]["features"][feature].is_boolean(), "{feature}");
+    }
     assert!(node["driver"]["ring_entries"].as_u64() > Some(0));
     assert_eq!(node["limits"]["message_bytes_max"], 70_000);
     assert!(node["limits"]["open_files"].as_u64() > Some(0));

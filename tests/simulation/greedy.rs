@@ -109,6 +109,10 @@ fn run(kind: &str, reads: bool) {
         world.turn_shards();
         world.network.advance(1_000_000);
     }
+    for peer in &greedy {
+        let answer = peer.read(usize::MAX);
+        assert!(answer.starts_with(b"HTTP/1.1 101 "), "{kind}: {}", answer.escape_ascii());
+    }
     modest.read(usize::MAX);
     let (mut waited, mut asked, mut answered, mut most) = (0, false, 0, 0);
     let mut unsent: Vec<Vec<u8>> = vec![Vec::new(); GREEDY];

@@ -51,6 +51,12 @@ fn optional(features: Features) -> Vec<Finding> {
             features.send_vectorized,
             "6.17",
         ),
+        one(
+            "capped receive",
+            "Without it one connection may empty the receive buffers before it takes turns",
+            features.receive_capped,
+            "6.17",
+        ),
         one("minimum wait", "engine.min_wait_us has no effect without", features.min_wait, "6.12"),
         one(
             "quiet waiting",

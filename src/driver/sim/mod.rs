@@ -20,8 +20,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::{
-    Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, TcpInfo, Token,
-    Wait,
+    Batch, Bell, Completion, Driver, DriverCounters, Input, Lease, Loan, Received, Socket, TcpInfo,
+    Token, Wait,
 };
 use network::{Cancel, Receive, State};
 pub use network::{Faults, Peer, Traffic};
@@ -328,8 +328,8 @@ impl Driver for Sim {
         self.hear(socket, token, Receive::Streaming);
     }
 
-    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool) {
-        assert!(!readable || self.state().own(self.shard, socket).has_something());
+    fn receive_once(&mut self, socket: Socket, token: Token, input: Input) {
+        assert!(input != Input::There || self.state().own(self.shard, socket).has_something());
         self.hear(socket, token, Receive::Once);
     }
 

@@ -27,7 +27,8 @@ use slab::Slab;
 
 use super::token::Op;
 use super::{
-    Batch, Bell, Completion, Driver, DriverCounters, Lease, Loan, Received, Socket, Token, Wait,
+    Batch, Bell, Completion, Driver, DriverCounters, Input, Lease, Loan, Received, Socket, Token,
+    Wait,
 };
 use buffers::Buffers;
 use peers::EventBell;
@@ -414,17 +415,16 @@ impl Driver for Uring {
     }
 
     fn receive(&mut self, socket: Socket, token: Token) {
-        self.ring.push(&operations::receive(
-            socket,
-            buffers::GROUP,
-            Op::Receive.pack(token.value()),
-        ));
+        let cap_bytes = self.options.buffer_bytes * u32::from(self.options.features.receive_capped);
+        let user_data = Op::Receive.pack(token.value());
+        self.ring.push(&operations::receive(socket, buffers::GROUP, cap_bytes, user_data));
     }
 
-    fn receive_once(&mut self, socket: Socket, token: Token, readable: bool) {
+    fn receive_once(&mut self, socket: Socket, token: Token, input: Input) {
         let (bytes, user_data) = (self.options.buffer_bytes, Op::Receive.pack(token.value()));
         let entry = operations::receive_once(socket, buffers::GROUP, bytes, user_data);
-        self.ring.push(&if readable { entry } else { operations::poll_first(entry) });
+        let waits = input == Input::Unknown;
+        self.ring.push(&if waits { operations::poll_first(entry) } else { entry });
     }
 
     fn watch(&mut self, socket: Socket, token: Token) {
