@@ -93,7 +93,11 @@
 //!   recorded, also for a shard that has ended.
 //! - Per channel, every member sees messages in their order, each once, with no gap that it was not
 //!   told of, however often its connection is cut. One place of a channel holds one message.
-//! - No member of a channel outlives its connection, and no shard waits for another.
+//! - Whoever comes back with a position, however it was read, gets every message published since,
+//!   or is told to reload. Messages past their age are served on no way.
+//! - No member of a channel outlives its connection, and no shard waits for another. Lists of
+//!   members name living connections only.
+//! - A connection that continues another takes its place: no client is rejected because of itself.
 //! - Nothing that was revoked comes back: no ticket, grant or key, and no subscription whose right
 //!   a reload has ended (`src/session/hub/PROTOCOL.md` has the table). No reload turns
 //!   authentication off unless an option says that this is meant.

@@ -50,6 +50,8 @@ pub struct Subscribe {
     pub restart: Option<bool>,
     /// How it is listed; `None` where the channel keeps no presence.
     pub member: Option<Arc<MemberInfo>>,
+    /// The connection that it continues, if that still lives: it is to take its place.
+    pub replaces: Option<ConnectionId>,
     /// The most members that the channel may have; 0 = no bound.
     pub members_max: u32,
 }

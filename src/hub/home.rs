@@ -3,7 +3,9 @@
 //! Requests and completions of the log go in, answers and publications come out in the order in
 //! which each shard must see them. See the module above for why nothing is lost or doubled.
 
+mod joining;
 mod keeping;
+mod starts;
 #[cfg(test)]
 mod tests;
 
@@ -16,11 +18,13 @@ use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb
 use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
 use super::log::{Done, Log, Page, Range, Retention};
-use super::presence::{MemberInfo, Presence, PresencePage};
-use super::publication::{Position, Publication, Since};
+use super::presence::{Presence, PresencePage};
+use super::publication::{Epoch, Position, Publication, Since};
+use super::seats::Seats;
 use super::{ChannelName, KeyScope};
 use crate::hub::Draft;
-use keeping::{listed_bytes, name_bytes};
+use keeping::{name_bytes, since_of};
+use starts::Starts;
 
 /// How a home behaves.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +37,7 @@ pub struct HomeOptions {
     /// The longest gap that is recovered.
     pub recover_messages_max: u32,
     pub recover_bytes_max: u64,
-    /// Members listed in the answer to a subscription.
+    /// Members listed in one answer; they have `recover_bytes_max` at most, too.
     pub presence_page_max: u32,
     /// Messages in the answer to a read of history.
     pub history_page_max: u32,
@@ -56,13 +60,15 @@ struct Channel {
     /// The log's name for it.
     log: u32,
     retention: Retention,
-    /// It was opened to be read, and nobody has subscribed or published since.
-    glimpsed: bool,
+    /// The epoch that it was opened with, unless the log knew another.
+    first: Epoch,
     /// Where it stands: the last message delivered. `None` until the log has told.
     position: Option<Position>,
     members: u32,
     there: Vec<There>,
     presence: Option<Box<Presence>>,
+    /// Of its members, where their number is limited.
+    seats: Option<Box<Seats>>,
     /// Commands that the log has not completed.
     pending: u32,
     /// Subscriptions that wait for a page, and what was delivered since the first of them began.
@@ -115,6 +121,8 @@ pub struct Kept {
     pub not_recovered: u64,
     pub channels_opened: u64,
     pub channels_forgotten: u64,
+    /// Idempotency keys that were forgotten before their time.
+    pub keys_evicted: u64,
 }
 
 /// See the module.
@@ -125,14 +133,16 @@ pub struct Home {
     names: HashMap<ChannelName, u32>,
     waiting: Slab<Waiting>,
     keys: Keys,
+    starts: Starts,
     members: u64,
     kept: Kept,
     out: Vec<(u16, Out)>,
     /// Channels without members that nothing is under way for, by when they are forgotten.
     unused: DueQueue,
-    /// Of names and of the lists of shards (bytes).
+    /// Of names, and of the lists of shards and seats (bytes).
     name_bytes: usize,
     there_bytes: usize,
+    seat_bytes: usize,
     presence_bytes: usize,
     /// Channels that were opened since [`Home::expire`] looked.
     opened: usize,
@@ -149,12 +159,14 @@ impl Home {
             names: HashMap::new(),
             waiting: Slab::new(),
             keys: Keys::new(options.keys_max, options.key_ttl_ms),
+            starts: Starts::new(),
             members: 0,
             kept: Kept::default(),
             out: Vec::new(),
             unused: DueQueue::default(),
             name_bytes: 0,
             there_bytes: 0,
+            seat_bytes: 0,
             presence_bytes: 0,
             opened: 0,
             now_ms: 0,
@@ -163,9 +175,10 @@ impl Home {
 
     /// Takes a request; `now_ms` is Unix time.
     pub fn request(&mut self, request: Request, now_ms: u64) {
-        self.now_ms = now_ms;
-        self.log.set_time(now_ms);
-        let Request { from, channel, retention, verb } = request;
+        self.set_time(now_ms);
+        let Request { from, channel, retention, mut verb } = request;
+        // Opening a channel may make another one give way, and with it all starts.
+        let from_start = self.is_from_start(&channel, retention, &mut verb);
         let key = match (&verb, self.names.get(&channel)) {
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => *key,
             // Nobody leaves a channel that is not there, and nobody is on it.
@@ -178,32 +191,34 @@ impl Home {
                 let refused = Refused::new(Code::NotFound, message);
                 return self.answer_to(channel, from, Answer::Refused(refused));
             }
+            (Verb::History { .. } | Verb::Trim, None) if self.log.is_empty_while_closed() => {
+                let answer = self.unused(&channel, retention, &verb);
+                return self.answer_to(channel, from, answer);
+            }
             _ => match self.open(&channel, retention) {
                 Some(key) => key,
                 None => return self.refuse_channel(channel, from),
             },
         };
-        self.channels[key as usize].glimpsed &= !matches!(
-            verb,
-            Verb::Subscribe(_) | Verb::Publish { .. } | Verb::Leave { .. } | Verb::Rename { .. }
-        );
         self.channels[key as usize].used_ms = now_ms;
+        if let Some(since) = since_of(&mut verb).filter(|_| from_start) {
+            since.epoch = Some(self.channels[key as usize].first);
+        }
         match verb {
             Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
             Verb::Leave { watch, member } => self.leave(key, &from, watch, member.as_deref()),
             Verb::Unwatch => self.unwatch(key, &from),
             Verb::Rename { old, new } => {
                 self.gone(key, &old);
-                self.come(key, &new);
+                self.come(key, &new, None);
             }
             Verb::Publish { draft, key: scope } => self.publish(key, from, draft, scope.as_ref()),
             Verb::Presence { after, limit } => {
                 let limit = limit.clamp(1, self.options.presence_page_max);
-                let page = self.channels[key as usize]
-                    .presence
-                    .as_ref()
-                    .map(|presence| presence.page(after.as_deref(), limit))
-                    .unwrap_or_default();
+                let bytes_max = self.options.recover_bytes_max;
+                let presence = self.channels[key as usize].presence.as_ref();
+                let page = presence.map(|all| all.page(after.as_deref(), limit, bytes_max));
+                let page = page.unwrap_or_default();
                 self.answer(key, from, Answer::Presence(page));
             }
             Verb::History { since, limit, reverse } => {
@@ -239,16 +254,18 @@ impl Home {
         self.opened += 1;
         self.name_bytes += name_bytes(name);
         let key = self.channels.vacant_key() as u32;
-        let log = self.log.open(name, key, retention);
+        let first = self.starts.now(name, self.hold_ms(retention));
+        let log = self.log.open(name, key, retention, first);
         self.channels.insert(Channel {
             name: name.clone(),
             log,
             retention,
-            glimpsed: true,
+            first,
             position: None,
             members: 0,
             there: Vec::new(),
             presence: None,
+            seats: None,
             pending: 0,
             joining: 0,
             since: VecDeque::new(),
@@ -297,154 +314,6 @@ impl Home {
     /// A read that only tells where a channel stands.
     fn nothing() -> Range {
         Range { since: None, messages_max: 0, bytes_max: 0, reverse: false }
-    }
-
-    /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
-    fn joined(&mut self, key: u32, from: Origin, subscribe: &Subscribe, page: Page) {
-        let options = self.options;
-        let channel = &mut self.channels[key as usize];
-        let delivered = *channel.position.get_or_insert(page.position);
-        channel.joining -= 1;
-        let Page { position, complete, mut messages } = page;
-        let mut recovered = complete && subscribe.since.is_some();
-        if position.epoch == delivered.epoch {
-            messages.retain(|one| one.offset() <= delivered.offset);
-            let later = channel.since.iter().filter(|one| one.offset() > position.offset);
-            messages.extend(later.cloned());
-        } else {
-            // The epoch changed while the page was on its way.
-            recovered = false;
-        }
-        if channel.joining == 0 {
-            channel.since = VecDeque::new();
-        }
-        let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
-        let named = subscribe.since.and_then(|since| since.epoch);
-        recovered &= named == Some(delivered.epoch)
-            && messages.len() <= options.recover_messages_max as usize
-            && bytes <= options.recover_bytes_max;
-        if !recovered {
-            messages.clear();
-        }
-        self.join(key, from, subscribe, delivered, recovered, messages);
-    }
-
-    /// Counts a member, and tells it where it stands.
-    fn join(
-        &mut self,
-        key: u32,
-        from: Origin,
-        subscribe: &Subscribe,
-        position: Position,
-        recovered: bool,
-        missed: Vec<Arc<Publication>>,
-    ) {
-        let Origin::Session { id, .. } = &from else { return };
-        let shard = id.shard;
-        let channel = &mut self.channels[key as usize];
-        let full = subscribe.members_max > 0 && channel.members >= subscribe.members_max;
-        if full && subscribe.restart.is_none() {
-            let message = format!(
-                "the channel has all the {} members that it may have: try again later",
-                subscribe.members_max
-            );
-            return self.refuse(key, from, Code::Limit, message);
-        }
-        if subscribe.since.is_some() {
-            self.kept.recovered += u64::from(recovered && !missed.is_empty());
-            self.kept.not_recovered += u64::from(!recovered);
-        }
-        let there = match channel.there.iter().position(|one| one.shard == shard) {
-            Some(at) => &mut channel.there[at],
-            None => {
-                // Members of most channels are on few shards.
-                channel.there.reserve_exact(1);
-                channel.there.push(There { shard, members: 0, watchers: 0 });
-                self.there_bytes += size_of::<There>();
-                channel.there.last_mut().expect("it was just pushed")
-            }
-        };
-        there.watchers += u32::from(subscribe.watch);
-        match subscribe.restart {
-            Some(watched) => there.watchers -= u32::from(watched),
-            None => {
-                there.members += 1;
-                channel.members += 1;
-                self.members += 1;
-                if let Some(member) = &subscribe.member {
-                    self.come(key, member);
-                }
-            }
-        }
-        let listed = subscribe.watch && subscribe.member.is_some();
-        let presence = self.channels[key as usize].presence.as_ref().filter(|_| listed);
-        let presence = presence.map(|all| all.page(None, self.options.presence_page_max));
-        let (watch, member) = (subscribe.watch, subscribe.member.clone());
-        let answer = Answer::Subscribed { position, recovered, missed, presence, watch, member };
-        self.answer(key, from, answer);
-    }
-
-    fn leave(&mut self, key: u32, from: &Origin, watch: bool, member: Option<&MemberInfo>) {
-        let Origin::Session { id, .. } = from else { return };
-        let channel = &mut self.channels[key as usize];
-        let Some(at) = channel.there.iter().position(|one| one.shard == id.shard) else { return };
-        let there = &mut channel.there[at];
-        there.members -= 1;
-        there.watchers -= u32::from(watch);
-        if there.members == 0 {
-            channel.there.swap_remove(at);
-            self.there_bytes -= size_of::<There>();
-            if channel.there.is_empty() {
-                channel.there = Vec::new();
-            }
-        }
-        channel.members -= 1;
-        self.members -= 1;
-        if let Some(member) = member {
-            self.gone(key, member);
-        }
-    }
-
-    fn unwatch(&mut self, key: u32, from: &Origin) {
-        let Origin::Session { id, .. } = from else { return };
-        let mut there = self.channels[key as usize].there.iter_mut();
-        if let Some(there) = there.find(|one| one.shard == id.shard) {
-            there.watchers -= 1;
-        }
-    }
-
-    fn come(&mut self, key: u32, member: &Arc<MemberInfo>) {
-        let presence = self.channels[key as usize].presence.get_or_insert_default();
-        if presence.join(member) {
-            self.presence_bytes += listed_bytes(member);
-            self.news(key, "join", member);
-        }
-    }
-
-    fn gone(&mut self, key: u32, member: &MemberInfo) {
-        let channel = &mut self.channels[key as usize];
-        let Some(presence) = &mut channel.presence else { return };
-        let left = presence.leave(&member.key);
-        if presence.count() == 0 {
-            channel.presence = None;
-        }
-        if let Some(left) = left {
-            self.presence_bytes -= listed_bytes(&left);
-            self.news(key, "leave", &left);
-        }
-    }
-
-    fn news(&mut self, key: u32, kind: &str, member: &MemberInfo) {
-        let channel = &self.channels[key as usize];
-        if channel.there.iter().all(|there| there.watchers == 0) {
-            return;
-        }
-        let name = &channel.name;
-        let member = member.text();
-        let text = format!(r#"{{"type":"{kind}","channel":"{name}","member":{member}}}"#);
-        let news = Publication::news(name, &text, 0);
-        let watched = channel.there.iter().filter(|there| there.watchers > 0);
-        self.out.extend(watched.map(|there| (there.shard, Out::News(news.clone()))));
     }
 
     fn publish(&mut self, key: u32, from: Origin, draft: Draft, scope: Option<&KeyScope>) {
@@ -534,7 +403,7 @@ impl Home {
                 Waiting::History { channel, from } => {
                     let Page { position, messages, .. } = page;
                     self.answer(channel, from, Answer::History { position, messages });
-                    self.forget_glimpsed(channel);
+                    self.note_use(channel);
                 }
                 Waiting::Describe { channel, from } => {
                     let own = &mut self.channels[channel as usize];
@@ -547,7 +416,7 @@ impl Home {
             Done::Trimmed { ticket, position } => {
                 if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
                     self.answer(channel, from, Answer::Trimmed { position });
-                    self.forget_glimpsed(channel);
+                    self.note_use(channel);
                 }
             }
             Done::EpochChanged { channel, position } => {

@@ -1,14 +1,24 @@
 //! Publishes that are repeated under the same key, and answered as the first was.
 //!
-//! Keys live where their channel's home is, for some minutes and up to a bound, past which the
-//! oldest go first. A key means what its owner means by it: it is hashed together with channel and
-//! owner, under a secret of the process.
+//! Keys live where their channel's home is, for some minutes and up to a bound. Past it, the owner
+//! with the most keys there loses its oldest one: an owner that floods the table evicts its own
+//! keys and nobody else's. A key means what its owner means by it: it is hashed together with
+//! channel and owner, under a secret of the process.
+//!
+//! Each operation takes the same time, whatever the number of keys and owners.
 
-use std::collections::{HashMap, VecDeque};
+mod shares;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+
+use slab::Slab;
 
 use super::answer::Origin;
 use super::publication::Position;
+use shares::Shares;
 
 /// A key with the scope that it counts in: a user, an API key, or an identity that can be resumed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,8 +28,9 @@ pub struct KeyScope {
     pub key: Box<str>,
 }
 
-/// Keys looked at for their age when one is looked up.
+/// Keys looked at for their age, and evicted, when one is looked up.
 const EXPIRED_AT_ONCE: usize = 4;
+const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
 enum State {
@@ -30,9 +41,17 @@ enum State {
 
 #[derive(Debug)]
 struct Kept {
+    name: u128,
     content: u64,
     expires_ms: u64,
     state: State,
+    /// Neighbours in the order of their coming, and so of their expiry.
+    older: u32,
+    newer: u32,
+    /// In [`Shares`].
+    owner: u32,
+    /// The owner's next one in that order.
+    next_of_owner: u32,
 }
 
 /// What a key says about a publish.
@@ -51,22 +70,29 @@ pub(super) enum Seen {
 /// The keys of one home.
 #[derive(Debug)]
 pub(super) struct Keys {
-    kept: HashMap<u128, Kept>,
-    /// In the order of their coming, and so of their expiry.
-    order: VecDeque<u128>,
+    names: HashMap<u128, u32>,
+    kept: Slab<Kept>,
+    oldest: u32,
+    newest: u32,
+    shares: Shares,
     keys_max: usize,
     ttl_ms: u64,
     secrets: [RandomState; 2],
+    evicted: u64,
 }
 
 impl Keys {
     pub(super) fn new(keys_max: usize, ttl_ms: u64) -> Self {
         Self {
-            kept: HashMap::new(),
-            order: VecDeque::new(),
+            names: HashMap::new(),
+            kept: Slab::new(),
+            oldest: NONE,
+            newest: NONE,
+            shares: Shares::default(),
             keys_max,
             ttl_ms,
             secrets: [RandomState::new(), RandomState::new()],
+            evicted: 0,
         }
     }
 
@@ -89,70 +115,136 @@ impl Keys {
         now_ms: u64,
         from: Origin,
     ) -> Seen {
-        // More than one, so that a lowered bound is reached.
         self.expire(now_ms, EXPIRED_AT_ONCE);
         let name = self.name(channel, scope);
         let content = self.secrets[0].hash_one(content);
-        match self.kept.get_mut(&name) {
-            Some(kept) if kept.content != content => Seen::Conflict(from),
-            Some(kept) => match &mut kept.state {
-                State::Done(position) => Seen::Repeated(*position, from),
-                State::Pending(waiting) => {
-                    waiting.push(from);
-                    Seen::Waits
-                }
-            },
-            None => {
-                let expires_ms = now_ms + self.ttl_ms;
-                let state = State::Pending(Vec::new());
-                self.kept.insert(name, Kept { content, expires_ms, state });
-                self.order.push_back(name);
-                Seen::First(name, from)
+        let Some(index) = self.names.get(&name) else {
+            let owner = self.shares.grow(self.secrets[1].hash_one(&scope.owner));
+            self.insert(name, content, now_ms.saturating_add(self.ttl_ms), owner);
+            // More than one, so that a lowered bound is reached.
+            self.evict(owner, EXPIRED_AT_ONCE);
+            return Seen::First(name, from);
+        };
+        let kept = &mut self.kept[*index as usize];
+        if kept.content != content {
+            return Seen::Conflict(from);
+        }
+        match &mut kept.state {
+            State::Done(position) => Seen::Repeated(*position, from),
+            State::Pending(waiting) => {
+                waiting.push(from);
+                Seen::Waits
             }
+        }
+    }
+
+    /// Keeps a key as the newest of all, and of its owner.
+    fn insert(&mut self, name: u128, content: u64, expires_ms: u64, owner: u32) {
+        let state = State::Pending(Vec::new());
+        let (older, newer) = (self.newest, NONE);
+        let kept =
+            Kept { name, content, expires_ms, state, older, newer, owner, next_of_owner: NONE };
+        let index = self.kept.insert(kept) as u32;
+        self.names.insert(name, index);
+        match older {
+            NONE => self.oldest = index,
+            older => self.kept[older as usize].newer = index,
+        }
+        self.newest = index;
+        let keys = self.shares.keys(owner);
+        match std::mem::replace(&mut keys.newest, index) {
+            NONE => keys.oldest = index,
+            before => self.kept[before as usize].next_of_owner = index,
+        }
+    }
+
+    /// Forgets the oldest key of its owner.
+    fn remove(&mut self, index: u32) {
+        let Kept { name, older, newer, owner, next_of_owner, .. } =
+            self.kept.remove(index as usize);
+        self.names.remove(&name);
+        match older {
+            NONE => self.oldest = newer,
+            older => self.kept[older as usize].newer = newer,
+        }
+        match newer {
+            NONE => self.newest = older,
+            newer => self.kept[newer as usize].older = older,
+        }
+        let keys = self.shares.keys(owner);
+        debug_assert_eq!(keys.oldest, index, "owners lose their oldest first");
+        keys.oldest = next_of_owner;
+        if next_of_owner == NONE {
+            keys.newest = NONE;
+        }
+        self.shares.shrink(owner);
+    }
+
+    /// Forgets keys beyond the bound, of the owner with the most: so many at most.
+    fn evict(&mut self, owner: u32, keys_max: usize) {
+        for _ in 0..keys_max {
+            if self.kept.len() <= self.keys_max.max(1) {
+                return;
+            }
+            let Some(largest) = self.shares.largest(owner) else { return };
+            let oldest = self.shares.keys(largest).oldest;
+            // Somebody may wait for a pending one: it is kept, and bounded by what is under way.
+            if matches!(self.kept[oldest as usize].state, State::Pending(_)) {
+                return;
+            }
+            self.remove(oldest);
+            self.evicted += 1;
         }
     }
 
     /// The first publish under a name has its place; returns who waits for it.
     pub(super) fn done(&mut self, name: u128, position: Position) -> Vec<Origin> {
-        let Some(kept) = self.kept.get_mut(&name) else { return Vec::new() };
-        match std::mem::replace(&mut kept.state, State::Done(position)) {
+        let Some(index) = self.names.get(&name) else { return Vec::new() };
+        let kept = &mut self.kept[*index as usize];
+        let waiting = match std::mem::replace(&mut kept.state, State::Done(position)) {
             State::Pending(waiting) => waiting,
             State::Done(_) => Vec::new(),
-        }
+        };
+        // Of those that could not be forgotten while they were under way.
+        self.evict(NONE, EXPIRED_AT_ONCE);
+        waiting
     }
 
-    /// Forgets what is past its time or beyond the bound: so many at most.
+    /// Forgets what is past its time or beyond the bound: so many of each at most.
     pub(super) fn expire(&mut self, now_ms: u64, keys_max: usize) {
+        self.evict(NONE, keys_max);
         for _ in 0..keys_max {
-            let Some(oldest) = self.order.front() else { break };
-            let over = self.order.len() >= self.keys_max.max(1);
-            let kept = self.kept.get(oldest);
-            let aged = kept.is_none_or(|kept| kept.expires_ms <= now_ms);
-            // Somebody may wait for a pending one: it is kept, and bounded by what is under way.
-            if !(over || aged) || kept.is_some_and(|kept| matches!(kept.state, State::Pending(_))) {
+            let Some(oldest) = self.kept.get(self.oldest as usize) else { break };
+            if oldest.expires_ms > now_ms || matches!(oldest.state, State::Pending(_)) {
                 break;
             }
-            self.kept.remove(oldest);
-            self.order.pop_front();
+            self.remove(self.oldest);
         }
-        if self.order.is_empty() && self.order.capacity() > 0 {
-            (self.kept, self.order) = (HashMap::new(), VecDeque::new());
+        if self.kept.is_empty() && self.kept.capacity() > 0 {
+            (self.names, self.kept) = (HashMap::new(), Slab::new());
+            self.shares = Shares::default();
         }
     }
 
     /// When the next key is past its time. `None` while the oldest is under way.
     pub(super) fn next_expiry_ms(&self) -> Option<u64> {
-        let oldest = self.kept.get(self.order.front()?)?;
+        let oldest = self.kept.get(self.oldest as usize)?;
         matches!(oldest.state, State::Done(_)).then_some(oldest.expires_ms)
     }
 
     /// Memory (bytes).
     pub(super) fn bytes(&self) -> usize {
-        self.kept.capacity() * (size_of::<(u128, Kept)>() + 1)
-            + self.order.capacity() * size_of::<u128>()
+        self.names.capacity() * (size_of::<(u128, u32)>() + 1)
+            + self.kept.capacity() * size_of::<Kept>()
+            + self.shares.bytes()
     }
 
     pub(super) fn len(&self) -> usize {
         self.kept.len()
+    }
+
+    /// How many keys were forgotten before their time.
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
     }
 }

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use super::ChannelName;
-use super::publication::{Draft, Position, Publication, Since};
+use super::publication::{Draft, Epoch, Position, Publication, Since};
 
 /// How much of a channel is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +61,12 @@ pub enum Done {
 /// Order and history of the channels of one home.
 pub trait Log {
     /// A channel is wanted. `key` is the home's name for it in completions; the answer is the
-    /// log's name for it in commands.
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32;
+    /// log's name for it in commands. If the log knows nothing of it, it begins in `first`.
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32;
+    /// Whether it knows nothing of channels that are not open.
+    fn is_empty_while_closed(&self) -> bool {
+        false
+    }
     /// A channel is to keep more or less from now on.
     fn retain(&mut self, channel: u32, retention: Retention);
     /// A channel is wanted no more; what it holds may be forgotten, its epoch included.

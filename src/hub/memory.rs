@@ -73,12 +73,11 @@ pub struct MemoryLog {
     /// Channels that hold messages, by when the oldest of these is past its age.
     due: DueQueue,
     now_ms: u64,
-    random: u64,
 }
 
 impl MemoryLog {
-    /// `seed` makes epochs: another one for each log that ever was.
-    pub fn new(seed: u64, budget: Arc<HistoryBudget>) -> Self {
+    /// An empty log.
+    pub fn new(budget: Arc<HistoryBudget>) -> Self {
         budget.logs.fetch_add(1, Ordering::Relaxed);
         Self {
             channels: Slab::new(),
@@ -90,17 +89,7 @@ impl MemoryLog {
             bytes: 0,
             due: DueQueue::default(),
             now_ms: 0,
-            random: seed,
         }
-    }
-
-    /// `SplitMix64`: every state once, so no epoch comes again within a log.
-    fn new_epoch(&mut self) -> Epoch {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        Epoch(z ^ (z >> 31))
     }
 
     fn unlink(&mut self, index: u32) {
@@ -234,8 +223,7 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32 {
-        let epoch = self.new_epoch();
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, epoch: Epoch) -> u32 {
         let index = self.channels.insert(Channel {
             name: name.clone(),
             key,
@@ -247,6 +235,10 @@ impl Log for MemoryLog {
             newer: NONE,
         });
         index as u32
+    }
+
+    fn is_empty_while_closed(&self) -> bool {
+        true
     }
 
     fn retain(&mut self, index: u32, retention: Retention) {
@@ -352,7 +344,7 @@ mod tests {
     }
 
     fn log(bytes_max: u64) -> MemoryLog {
-        MemoryLog::new(1, HistoryBudget::new(bytes_max))
+        MemoryLog::new(HistoryBudget::new(bytes_max))
     }
 
     fn read(log: &mut MemoryLog, channel: u32, since: Option<Since>) -> Page {
@@ -373,7 +365,7 @@ mod tests {
     fn a_gap_that_was_trimmed_is_not_complete() {
         let mut log = log(1 << 20);
         let retention = Retention { messages_max: 3, ttl_ms: 1000 };
-        let a = log.open(&ChannelName::new("a"), 0, retention);
+        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
         for n in 0..5 {
             log.append(n, a, draft("x", 0));
         }
@@ -403,14 +395,15 @@ mod tests {
         let mut log = log(0);
         let cost = {
             let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-            let a = log.open(&ChannelName::new("a"), 0, retention);
+            let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
             log.append(0, a, draft("x", 0));
             assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
             Publication::direct(&draft("x", 0)).cost_bytes() + 80
         };
         let mut log = self::log(cost * 6);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-        let [a, b, c] = ["a", "b", "c"].map(|name| log.open(&ChannelName::new(name), 0, retention));
+        let [a, b, c] =
+            ["a", "b", "c"].map(|name| log.open(&ChannelName::new(name), 0, retention, Epoch(1)));
         for channel in [a, b] {
             for n in 0..3 {
                 log.append(n, channel, draft("x", 0));
@@ -433,9 +426,9 @@ mod tests {
         let cost = Publication::direct(&draft("x", 0)).cost_bytes() + 80;
         let budget = HistoryBudget::new(cost * 20);
         let retention = Retention { messages_max: 100, ttl_ms: 1000 };
-        let mut logs = [1, 2].map(|seed| MemoryLog::new(seed, budget.clone()));
+        let mut logs = [1, 2].map(|_| MemoryLog::new(budget.clone()));
         for log in &mut logs {
-            let channel = log.open(&ChannelName::new("a"), 0, retention);
+            let channel = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
             (0..5).for_each(|n| log.append(n, channel, draft("x", 0)));
         }
         let [greedy, modest] = &mut logs;
@@ -454,7 +447,7 @@ mod tests {
     fn old_messages_go_and_the_offset_stays() {
         let mut log = log(1 << 20);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-        let a = log.open(&ChannelName::new("a"), 0, retention);
+        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
         for time in [0, 500, 2000] {
             log.append(0, a, draft("x", time));
         }

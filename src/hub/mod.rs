@@ -17,7 +17,11 @@
 //! delivered, whichever of log and home is ahead.
 //!
 //! A member is counted at home from the moment its subscription is answered. Whoever receives an
-//! answer for somebody who is gone takes it back; so a home needs no list of connections.
+//! answer for a connection that is gone takes it back; so a home knows connections only where they
+//! are listed as present, or where their number is limited.
+//!
+//! A channel that is only read is not opened: its position is derived from its name and the time,
+//! and counts as long as that of a channel that was opened and left (`home/starts.rs`).
 
 mod answer;
 mod due;
@@ -28,6 +32,7 @@ mod members;
 mod memory;
 mod presence;
 mod publication;
+mod seats;
 
 pub use answer::{Answer, ApiReply, Code, Origin, Out, Refused, Request, Subscribe, Verb};
 pub use home::{Gauges, Home, HomeOptions, Kept};

@@ -1,7 +1,12 @@
-//! Who is on a channel, by user: several connections of one user count once.
+//! Members of a channel, by user: several connections of one user are one member, shown as the
+//! latest of them that lives.
 //!
-//! A member costs a reference and a counter here: how it is shown is kept once for all channels of
-//! its connection, and written when it is asked for.
+//! A member costs a reference here: how it is shown is kept once for all channels of its
+//! connection, and written when it is asked for.
+//!
+//! A client without a user is a member of its own. If it resumes while its old connection lives,
+//! both are one member, known by the connection that joined; a second connection that resumes with
+//! the same ticket is another member.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -15,11 +20,21 @@ use super::publication::ConnectionId;
 /// Members of a channel that stand in a plain list; more stand in a tree.
 const FEW: usize = 16;
 
+/// Memory of an entry for a connection that is not shown, or is listed as another (bytes).
+const OTHER_BYTES: usize = size_of::<((MemberKey, ConnectionId), Arc<MemberInfo>)>();
+const JOINED_AS_BYTES: usize = 2 * size_of::<ConnectionId>();
+
+/// Memory of a member that is listed (bytes).
+fn listed_bytes(member: &MemberInfo) -> usize {
+    let info = member.info.as_ref().map_or(0, |info| info.len());
+    size_of::<Arc<MemberInfo>>() + size_of::<MemberInfo>() + info
+}
+
 /// What makes somebody one member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKey {
     User(Arc<str>),
-    /// Of somebody unnamed: the first of the connections that continue each other.
+    /// Of a client without a user: the connection that joined.
     Connection(ConnectionId),
 }
 
@@ -50,18 +65,32 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// `{"user":…,"connection":…,"info":…}`, as members are shown.
+    /// `{"user":…,"connection":…,"joined_as":…,"info":…}`, as members are shown.
     pub fn text(&self) -> String {
         let mut text = String::from("{");
         if let MemberKey::User(user) = &self.key {
             let _ = write!(text, r#""user":{},"#, serde_json::Value::from(&**user));
         }
         let _ = write!(text, r#""connection":"{}""#, self.connection);
+        if let MemberKey::Connection(joined) = &self.key
+            && *joined != self.connection
+        {
+            let _ = write!(text, r#","joined_as":"{joined}""#);
+        }
         if let Some(info) = &self.info {
             let _ = write!(text, r#","info":{info}"#);
         }
         text.push('}');
         text
+    }
+
+    /// At least the length of [`Self::text`], unless the user's name has escapes.
+    fn text_bytes(&self) -> u64 {
+        let user = match &self.key {
+            MemberKey::User(user) => user.len(),
+            MemberKey::Connection(_) => 0,
+        };
+        (user + self.info.as_ref().map_or(0, |info| info.len()) + 100) as u64
     }
 }
 
@@ -113,12 +142,15 @@ impl Ord for Listed {
     }
 }
 
-/// The members of one channel, and how many connections stand for each.
+/// The members of one channel, and all connections of each.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     listed: List,
-    /// Of those with several connections: how many more than one.
-    more: BTreeMap<MemberKey, u32>,
+    /// Of members with several connections: those that are not shown.
+    others: BTreeMap<(MemberKey, ConnectionId), Arc<MemberInfo>>,
+    /// Of connections without a user that continue others: under which connection they are listed.
+    joined_as: BTreeMap<ConnectionId, ConnectionId>,
+    bytes: usize,
 }
 
 /// In order.
@@ -136,10 +168,13 @@ impl Default for List {
 }
 
 impl List {
-    fn has(&self, key: &MemberKey) -> bool {
+    fn get(&self, key: &MemberKey) -> Option<&Arc<MemberInfo>> {
         match self {
-            Self::Few(few) => few.binary_search_by(|one| one.0.key.cmp(key)).is_ok(),
-            Self::Many(many) => many.contains(key),
+            Self::Few(few) => {
+                let at = few.binary_search_by(|one| one.0.key.cmp(key)).ok()?;
+                Some(&few[at].0)
+            }
+            Self::Many(many) => many.get(key).map(|listed| &listed.0),
         }
     }
 
@@ -173,27 +208,70 @@ impl List {
 }
 
 impl Presence {
-    /// One more connection; returns whether somebody has come.
-    pub(super) fn join(&mut self, member: &Arc<MemberInfo>) -> bool {
-        let comes = !self.listed.has(&member.key);
-        if comes {
-            self.listed.insert(Listed(member.clone()));
-        } else {
-            *self.more.entry(member.key.clone()).or_default() += 1;
-        }
-        comes
+    /// Adds a connection, which may continue another; returns its member if that is new.
+    pub(super) fn join(
+        &mut self,
+        member: &Arc<MemberInfo>,
+        replaces: Option<ConnectionId>,
+    ) -> Option<Arc<MemberInfo>> {
+        let connection = member.connection;
+        let listed = match (&member.key, replaces.and_then(|old| self.listed_as(old))) {
+            (MemberKey::Connection(_), Some(first)) => {
+                self.joined_as.insert(connection, first);
+                self.bytes += JOINED_AS_BYTES;
+                let (key, info) = (MemberKey::Connection(first), member.info.clone());
+                Arc::new(MemberInfo { key, connection, info })
+            }
+            _ => member.clone(),
+        };
+        self.bytes += listed_bytes(&listed);
+        let shown = self.listed.remove(&listed.key);
+        self.listed.insert(Listed(listed.clone()));
+        let Some(Listed(before)) = shown else { return Some(listed) };
+        self.bytes += OTHER_BYTES;
+        self.others.insert((before.key.clone(), before.connection), before);
+        None
     }
 
-    /// One connection less; returns who has gone, if somebody has.
-    pub(super) fn leave(&mut self, key: &MemberKey) -> Option<Arc<MemberInfo>> {
-        if let Some(connections) = self.more.get_mut(key) {
-            *connections -= 1;
-            if *connections == 0 {
-                self.more.remove(key);
+    /// Under which connection one without a user is listed, if it is shown there: one that was
+    /// continued already is not.
+    fn listed_as(&self, connection: ConnectionId) -> Option<ConnectionId> {
+        let first = self.joined_as.get(&connection).copied().unwrap_or(connection);
+        let shown = self.listed.get(&MemberKey::Connection(first))?;
+        (shown.connection == connection).then_some(first)
+    }
+
+    /// Removes a connection; returns its member if that was the last of it.
+    pub(super) fn leave(&mut self, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
+        let connection = member.connection;
+        let key = match &member.key {
+            MemberKey::Connection(_) => {
+                let first = self.joined_as.remove(&connection);
+                self.bytes -= first.map_or(0, |_| JOINED_AS_BYTES);
+                MemberKey::Connection(first.unwrap_or(connection))
             }
+            MemberKey::User(_) => member.key.clone(),
+        };
+        if self.listed.get(&key)?.connection != connection {
+            let other = self.others.remove(&(key, connection))?;
+            self.bytes -= OTHER_BYTES + listed_bytes(&other);
             return None;
         }
-        self.listed.remove(key).map(|listed| listed.0)
+        let Listed(shown) = self.listed.remove(&key)?;
+        self.bytes -= listed_bytes(&shown);
+        let own = (key.clone(), ConnectionId::FIRST)..=(key, ConnectionId::LAST);
+        let Some(next) = self.others.range(own).next_back().map(|(key, _)| key.clone()) else {
+            return Some(shown);
+        };
+        let next = self.others.remove(&next)?;
+        self.bytes -= OTHER_BYTES;
+        self.listed.insert(Listed(next));
+        None
+    }
+
+    /// Memory of what is listed (bytes), shared with connections that are on this process.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -203,94 +281,41 @@ impl Presence {
         }
     }
 
-    pub(super) fn page(&self, after: Option<&str>, limit: u32) -> PresencePage {
+    /// So many members behind a place, and so many bytes of them, but one at least.
+    pub(super) fn page(&self, after: Option<&str>, limit: u32, bytes_max: u64) -> PresencePage {
         let after = after.map(MemberKey::parse);
+        let bounds = (limit as usize, bytes_max);
         match &self.listed {
             List::Few(few) => {
                 let passed = |after| few.partition_point(|one| one.0.key <= after);
-                self.list(few[after.map_or(0, passed)..].iter(), limit)
+                self.list(few[after.map_or(0, passed)..].iter(), bounds)
             }
             List::Many(many) => {
                 let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                self.list(many.range::<MemberKey, _>((from, Bound::Unbounded)), limit)
+                self.list(many.range::<MemberKey, _>((from, Bound::Unbounded)), bounds)
             }
         }
     }
 
-    fn list<'p>(&self, mut rest: impl Iterator<Item = &'p Listed>, limit: u32) -> PresencePage {
-        let listed = rest.by_ref().take(limit as usize);
-        let members: Vec<_> = listed.map(|one| one.0.clone()).collect();
-        let last = members.last().filter(|_| rest.next().is_some());
-        let next = last.map(|last| last.key.cursor());
-        PresencePage { count: self.count(), members, next }
+    fn list<'p>(
+        &self,
+        rest: impl Iterator<Item = &'p Listed>,
+        (members_max, bytes_max): (usize, u64),
+    ) -> PresencePage {
+        let mut page = PresencePage { count: self.count(), members: Vec::new(), next: None };
+        let mut bytes = 0;
+        for Listed(one) in rest {
+            bytes += one.text_bytes();
+            let is_full = page.members.len() >= members_max || bytes > bytes_max;
+            if let Some(last) = page.members.last().filter(|_| is_full) {
+                page.next = Some(last.key.cursor());
+                break;
+            }
+            page.members.push(one.clone());
+        }
+        page
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(user: &str) -> Arc<MemberInfo> {
-        let connection = ConnectionId { node: 1, shard: 0, slot: 0, serial: 7 };
-        Arc::new(MemberInfo { key: MemberKey::User(user.into()), connection, info: None })
-    }
-
-    fn unnamed(serial: u32) -> Arc<MemberInfo> {
-        let connection = ConnectionId { node: 1, shard: 0, slot: 0, serial };
-        Arc::new(MemberInfo { key: MemberKey::Connection(connection), connection, info: None })
-    }
-
-    #[test]
-    fn connections_of_one_user_count_once() {
-        let mut presence = Presence::default();
-        let (ann, bob) = (member("ann"), member("bob"));
-        assert!(presence.join(&ann));
-        assert!(!presence.join(&member("ann")));
-        assert!(presence.join(&bob));
-        assert_eq!(presence.count(), 2);
-        assert_eq!(presence.leave(&ann.key), None);
-        assert_eq!(presence.leave(&ann.key), Some(ann.clone()));
-        assert_eq!(presence.leave(&ann.key), None, "nobody leaves twice");
-        assert_eq!(presence.count(), 1);
-    }
-
-    #[test]
-    fn pages_cover_everybody_once_in_lists_and_in_trees() {
-        for count in [FEW as u32, 40] {
-            let mut presence = Presence::default();
-            for n in 0..count / 2 {
-                assert!(presence.join(&unnamed(n)));
-                assert!(presence.join(&member(&format!("u{n:02}"))));
-            }
-            assert_eq!(matches!(presence.listed, List::Many(_)), count > FEW as u32);
-            let mut seen = Vec::new();
-            let mut after = None;
-            loop {
-                let page = presence.page(after.as_deref(), 7);
-                assert_eq!(page.count, u64::from(count));
-                seen.extend(page.members);
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            assert_eq!(seen.len(), count as usize);
-            assert!(seen.is_sorted_by_key(|one| &one.key));
-            assert_eq!(presence.page(None, count).next, None);
-            for one in &seen {
-                assert_eq!(presence.leave(&one.key).as_ref(), Some(one));
-            }
-            assert_eq!(presence.count(), 0);
-        }
-    }
-
-    #[test]
-    fn members_are_shown_as_json() {
-        let mut ann = Arc::into_inner(member("a\"nn")).unwrap();
-        ann.info = Some("{\"age\":7}".into());
-        let shown: serde_json::Value = serde_json::from_str(&ann.text()).unwrap();
-        assert_eq!((&shown["user"], &shown["info"]["age"]), (&"a\"nn".into(), &7.into()));
-        assert_eq!(shown["connection"], ann.connection.to_string());
-        assert!(!unnamed(1).text().contains("user"));
-    }
-}
+mod tests;

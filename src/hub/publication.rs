@@ -79,6 +79,11 @@ impl fmt::Display for ConnectionId {
 }
 
 impl ConnectionId {
+    /// Before and behind all others in their order.
+    pub(super) const FIRST: Self = Self { node: 0, shard: 0, slot: 0, serial: 0 };
+    pub(super) const LAST: Self =
+        Self { node: u32::MAX, shard: u16::MAX, slot: u32::MAX, serial: u32::MAX };
+
     /// Reads what [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; ID_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;

@@ -184,6 +184,8 @@ counters! {
     publishes,
     /// Publishes that repeated an earlier one under its idempotency key.
     publish_duplicates,
+    /// Idempotency keys forgotten before their time because there were too many.
+    idempotency_keys_evicted,
     /// Channel messages and presence events queued to subscribers, recovered ones included.
     deliveries,
     /// Subscriptions from a position that had missed messages and got all of them.

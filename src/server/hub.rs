@@ -11,11 +11,9 @@ use crate::shard::hub::{HubShared, MakeLog};
 
 /// The hub, if a route leads to it; history is kept in memory.
 pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
-    let random = RandomState::new();
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
-    let make_log: MakeLog = Arc::new(move |shard| -> Box<dyn Log> {
-        Box::new(MemoryLog::new(random.hash_one(shard), budget.clone()))
-    });
+    let make_log: MakeLog =
+        Arc::new(move |_| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     hub_with(config, admission, make_log)
 }
 

@@ -8,6 +8,8 @@ export interface Position {
 export interface Member {
   user?: string;
   connection: string;
+  /** The connection that joined, of a client without a user that has resumed. */
+  joined_as?: string;
   info?: unknown;
 }
 

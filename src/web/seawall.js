@@ -708,7 +708,7 @@ export class Seawall extends Events {
       case "gap": return channel?.restart();
       case "subscribed":
         return channel ? channel.subscribedByServer(one) : this.#subscribedByServer(one);
-      case "unsubscribed": return channel?.unsubscribedByServer();
+      case "unsubscribed": return channel?.unsubscribedByServer(one.reason);
       case "ticket": return this.#renewed(one);
       case "goodbye":
         this.#retryAfterMs = one.retry_after_ms ?? 0;

@@ -212,6 +212,24 @@ test("what cannot be recovered is a gap with its range", async () => {
   assert.equal((await next(sub, "gap")).to.epoch, "new");
 });
 
+test("the start of a channel counts, although its epoch is another one by now", async () => {
+  hub.starts.add("start");
+  range(1, 3).forEach((n) => hub.publish("a", n));
+  const sw = client();
+  await sw.connect();
+  const sub = sw.subscribe("a", { since: { epoch: "start", offset: 0 } });
+  const told = record(sub);
+  assert.equal((await sub.ready).recovered, true);
+  await until(() => contents(told).length === 3);
+  const waiting = state(sw, "waiting");
+  hub.last.cut();
+  await waiting;
+  hub.publish("a", 4);
+  await until(() => contents(told).length === 4);
+  assert.deepEqual(contents(told), [1, 2, 3, 4]);
+  assert.ok(told.every(({ event }) => event !== "gap"));
+});
+
 test("a notice of a gap is made good from history", async () => {
   const sw = client();
   await sw.connect();

@@ -157,7 +157,9 @@ class Connection {
     const { epoch, offset } = channel;
     const missed = since ? channel.history.filter((one) => one.offset > since.offset) : [];
     const whole = since && missed.length === offset - since.offset;
-    const recovered = Boolean(since) && since.epoch === epoch && whole;
+    const isKnown = since?.epoch === epoch
+      || (since?.offset === 0 && this.hub.starts.has(since.epoch));
+    const recovered = Boolean(since) && isKnown && whole;
     channel.members.add(this);
     const already = this.subscriptions.has(name);
     this.subscriptions.set(name, { presence });
@@ -238,6 +240,8 @@ export class MockHub {
   messageBytesMax = 65_536;
   historyMax = 1000;
   grants = false;
+  /** Epochs of channels before they were used: at offset 0 they count like the current one. */
+  starts = new Set();
   channelTokens = false;
   /** Clients without a token are nobody. */
   needsToken = false;

@@ -132,6 +132,37 @@ fn send_reaches_users_connections_or_all() {
     }
 }
 
+/// The answer is that of the channel's home, which may reject some or all.
+#[test]
+fn a_subscription_is_counted_when_the_home_has_admitted_it() {
+    let server = Server::start(&format!(
+        "{KEYS}[[channel]]\npattern = \"*\"\n[[channel]]\npattern = \"small:*\"\nmembers_max = 2\n"
+    ));
+    let mut anns: Vec<_> = (0..3).map(|_| Client::open_as(&server, "ann")).collect();
+    let body = json!({"user": "ann", "channel": "small:a"});
+    assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 2}));
+    assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 2}), "they are");
+    let mut bob = Client::open_as(&server, "bob");
+    let body = json!({"user": "bob", "channel": "small:a"});
+    let (status, answer) = post(&server, "/v1/subscribe", &body);
+    assert_eq!((status, &answer["error"]["code"]), (429, &json!("limit")));
+    bob.is_silent("small:a");
+    let commands = json!({"commands": [{"subscribe": body}, {"unsubscribe": body}]});
+    let results = posted(&server, "/v1/batch", &commands)["results"].take();
+    assert_eq!(results[0]["error"]["code"], "limit");
+    assert_eq!(results[1], json!({"unsubscribed": 0}));
+    let body = json!({"user": "nobody", "channel": "small:a"});
+    assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 0}));
+    let told: usize = anns
+        .iter_mut()
+        .map(|one| {
+            one.send(json!({"type": "ping"}).to_string());
+            usize::from(one.next()["type"] == "subscribed")
+        })
+        .sum();
+    assert_eq!(told, 2);
+}
+
 #[test]
 fn subscribe_and_unsubscribe_on_the_servers_word() {
     let server = Server::start(&format!(
@@ -146,7 +177,8 @@ fn subscribe_and_unsubscribe_on_the_servers_word() {
     posted(&server, "/v1/publish", &json!({"channel": "push:1", "content": 1}));
     assert_eq!(ann.contents(1), [1]);
     assert_eq!(posted(&server, "/v1/unsubscribe", &body), json!({"unsubscribed": 1}));
-    assert_eq!(ann.expect("unsubscribed")["channel"], "push:1");
+    let ended = ann.expect("unsubscribed");
+    assert_eq!((&ended["channel"], &ended["reason"]), (&json!("push:1"), &json!("server")));
     assert_eq!(posted(&server, "/v1/unsubscribe", &body), json!({"unsubscribed": 0}));
     for path in ["/v1/subscribe", "/v1/unsubscribe"] {
         for body in [

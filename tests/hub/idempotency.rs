@@ -131,3 +131,21 @@ fn keys_are_forgotten_past_their_number() {
     assert_eq!(last["duplicate"], true);
     assert_eq!(got(&server, "/v1/channels/room")["offset"], 22);
 }
+
+/// However many keys one client uses, those of another are remembered for their time.
+#[test]
+fn a_client_evicts_its_own_keys_only() {
+    let server = Server::start("[hub]\nidempotency_keys_max = 100\n");
+    let (mut modest, mut greedy) = (Client::open(&server), Client::open(&server));
+    let first = modest.get(keyed("room", "a", "k"), "published");
+    for n in 0..10 {
+        let frame: String =
+            (0..100).map(|m| keyed("room", "a", &format!("{n} {m}")).to_string()).collect();
+        greedy.send(frame);
+        (0..100).for_each(|_| drop(greedy.expect("published")));
+    }
+    let again = modest.get(keyed("room", "a", "k"), "published");
+    assert_eq!((position(&again), &again["duplicate"]), (position(&first), &json!(true)));
+    // The home of the channel has half of them.
+    assert_eq!(server.metrics().get("idempotency_keys_evicted_total"), 1_000 + 1 - 50);
+}

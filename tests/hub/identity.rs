@@ -139,6 +139,7 @@ fn a_renewed_token_takes_what_it_does_not_grant() {
     ann.get(json!({"type": "auth", "token": with(json!(["b", "c"]))}), "authenticated");
     let ended = ann.expect("unsubscribed");
     assert_eq!((&ended["channel"], &ended["id"]), (&json!("a"), &Value::Null));
+    assert_eq!(ended["reason"], "rights");
     ann.refused(json!({"type": "subscribe", "channel": "a"}), "forbidden");
     ann.subscribe("c");
     posted(&server, "/v1/broadcast", &json!({"channels": ["a", "b", "c"], "content": 1}));
@@ -155,6 +156,7 @@ fn what_a_channels_token_granted_ends_with_it() {
     ann.get(json!({"type": "subscribe", "channel": "room", "token": short}), "subscribed");
     let ended = ann.expect("unsubscribed");
     assert_eq!((&ended["channel"], &ended["id"]), (&json!("room"), &Value::Null));
+    assert_eq!(ended["reason"], "expired");
     ann.ask(json!({"type": "ping"}));
 }
 

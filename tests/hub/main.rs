@@ -22,6 +22,7 @@ mod order;
 mod presence;
 mod protocol;
 mod recovery;
+mod replacement;
 mod revocation;
 mod slow;
 mod tickets;

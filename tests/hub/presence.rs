@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, KEYS, OPEN, got, posted, text, token};
+use crate::client::{Client, KEYS, OPEN, get, got, posted, text, token};
 use crate::support::{Server, wait_until};
 
 fn watch(client: &mut Client, channel: &str) -> Value {
@@ -132,6 +132,83 @@ fn members_are_listed_in_pages() {
         }
     }
     assert_eq!(all, users);
+}
+
+/// Also in the reply to a subscription, whatever information the members carry.
+#[test]
+fn pages_are_bounded_in_bytes_too() {
+    const BYTES: usize = 10_000;
+    let server = Server::start(&format!("{KEYS}{OPEN}[hub]\nrecover_bytes_max = {BYTES}\n"));
+    let open = |n: usize| {
+        let claims = json!({"sub": format!("user {n}"), "info": "i".repeat(3_000)});
+        Client::open_with_token(&server, &token(claims))
+    };
+    let mut clients: Vec<_> = (0..10).map(open).collect();
+    clients.iter_mut().for_each(|one| drop(one.subscribe("room")));
+    let mut watcher = open(10);
+    let first = watch(&mut watcher, "room")["presence"].take();
+    let mut page = first;
+    let mut seen = 0;
+    loop {
+        assert!(page.to_string().len() <= BYTES, "{} bytes", page.to_string().len());
+        assert_eq!(page["count"], 11);
+        seen += page["members"].as_array().unwrap().len();
+        let Some(next) = page["next"].as_str() else { break };
+        let object = json!({"type": "presence", "channel": "room", "after": next});
+        let other =
+            got(&server, &format!("/v1/channels/room/presence?after={}", next.replace(' ', "%20")));
+        page = watcher.get(object, "presence");
+        assert_eq!(page["members"], other["members"]);
+    }
+    assert_eq!(seen, 11);
+}
+
+#[test]
+fn a_channel_without_presence_has_no_list() {
+    let server = Server::start("[[channel]]\npattern = \"*\"\npresence = false\n");
+    let mut client = Client::open(&server);
+    client.subscribe("room");
+    client.refused(json!({"type": "presence", "channel": "room"}), "not_found");
+    let (status, answer) = get(&server, "/v1/channels/room/presence");
+    assert_eq!((status, &answer["error"]["code"]), (404, &json!("not_found")));
+}
+
+/// Joins and leaves end with the right to them, by a new token or by a reload.
+#[test]
+fn joins_and_leaves_end_with_the_right_to_them() {
+    let config = |presence: bool| {
+        format!(
+            "{KEYS}[[channel]]\npattern = \"*\"\nsubscribe = \"token\"\npresence = {presence}\n"
+        )
+    };
+    let server = Server::start(&config(true));
+    let with = |user: &str, rights: &[&str]| {
+        let channels = json!([{"pattern": "room", "rights": rights}]);
+        token(json!({"sub": user, "channels": channels}))
+    };
+    let mut ann = Client::open_with_token(&server, &with("ann", &["subscribe", "presence"]));
+    let mut bob = Client::open_with_token(&server, &with("bob", &["subscribe", "presence"]));
+    watch(&mut ann, "room");
+    watch(&mut bob, "room");
+    ann.expect("join");
+    ann.get(json!({"type": "auth", "token": with("ann", &["subscribe"])}), "authenticated");
+    let mut other = Client::open_with_token(&server, &with("cat", &["subscribe"]));
+    other.subscribe("room");
+    bob.expect("join");
+    let alive = |client: &mut Client| {
+        posted(&server, "/v1/publish", &json!({"channel": "room", "content": 1}));
+        assert_eq!(client.contents(1), [1], "nothing else has come");
+    };
+    alive(&mut ann);
+    bob.contents(1);
+    server.reload(&config(false));
+    wait_until("the shards have the new configuration", || {
+        other.unsubscribe("room");
+        other.subscribe("room");
+        posted(&server, "/v1/publish", &json!({"channel": "room", "content": 1}));
+        std::iter::repeat_with(|| bob.next()).take_while(|one| one["type"] != "message").count()
+            == 0
+    });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, delete, position};
+use crate::client::{Client, delete, got, position, text};
 use crate::support::{Server, wait_until};
 
 /// A channel with these contents; returns the place behind each, the first before all of them.
@@ -83,6 +83,39 @@ fn recovery_is_never_partial() {
     lost(&mut client, "none", &places[1], &places[2]);
     let same = client.subscribe_since("none", &places[2]);
     assert_eq!(same["recovered"], true, "nothing was missed, and none is needed");
+}
+
+/// However the position was read, and although nothing keeps the channel in the server.
+#[test]
+fn a_position_that_was_read_before_the_first_message_recovers_it() {
+    let server = Server::start("");
+    let mut client = Client::open(&server);
+    for (opened, (channel, way)) in
+        [("a", "request"), ("b", "call"), ("c", "removal")].into_iter().enumerate()
+    {
+        let opened = opened as u64;
+        let place = match way {
+            "request" => client.get(json!({"type": "history", "channel": channel}), "history"),
+            "call" => got(&server, &format!("/v1/channels/{channel}/history")),
+            _ => delete(&server, &format!("/v1/channels/{channel}/history")).1,
+        };
+        assert_eq!(
+            (&place["offset"], server.metrics().get("channels")),
+            (&json!(0), opened),
+            "{way}"
+        );
+        client.publish(channel, &json!("between"));
+        let (epoch, path) = (text(&place, "epoch"), format!("/v1/channels/{channel}/history"));
+        let page = got(&server, &format!("{path}?epoch={epoch}&offset=0"));
+        assert_eq!(page["messages"][0]["content"], "between", "{way}");
+        let page = json!({"type": "history", "channel": channel, "since": position(&place)});
+        assert_eq!(client.get(page, "history")["messages"][0]["content"], "between", "{way}");
+        let back = client.subscribe_since(channel, &position(&place));
+        assert_eq!((&back["recovered"], &back["offset"]), (&json!(true), &json!(1)), "{way}");
+        assert_eq!(client.contents(1), ["between"], "{way}");
+        client.unsubscribe(channel);
+        delete(&server, &path);
+    }
 }
 
 #[test]

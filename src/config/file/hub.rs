@@ -100,7 +100,7 @@ section! {
     recover_messages_max: u32 = 1000,
     "Raise together with `history` where clients would rather read much than reload.";
 
-    /// The same in bytes.
+    /// The same in bytes. A page of history or presence has no more, either.
     recover_bytes_max: u64 = 4 << 20,
     "Raise where messages are large.";
 
@@ -113,7 +113,7 @@ section! {
     "Raise where clients read whole histories at once.";
 
     /// Keys of publishes that the node remembers, so that a repeated one takes effect once; past
-    /// it, the oldest are forgotten.
+    /// it, the user, connection or API key with the most keys loses its oldest ones.
     idempotency_keys_max: u32 = 100_000,
     "At least the publishes with keys in `idempotency_ttl_s` seconds.";
 

@@ -1,11 +1,11 @@
 //! What holds for all channels of a home: options, what is forgotten, what there is.
 
-use std::sync::Arc;
-
+use super::starts::Starts;
 use super::{Channel, Gauges, Home, HomeOptions, Kept};
 use crate::hub::ChannelName;
-use crate::hub::answer::{Answer, Code, Origin, Refused};
-use crate::hub::presence::MemberInfo;
+use crate::hub::answer::{Answer, Code, Origin, Refused, Verb};
+use crate::hub::log::Retention;
+use crate::hub::publication::{Position, Since};
 
 /// Before another look at a channel whose log still holds messages, at least (ms).
 const AGAIN_MS: u64 = 1000;
@@ -17,17 +17,21 @@ pub(super) fn name_bytes(name: &ChannelName) -> usize {
     name.as_str().len() + 2 * size_of::<usize>()
 }
 
-/// Memory of a member that is listed (bytes), shared with its connection where that is on this
-/// process.
-pub(super) fn listed_bytes(member: &MemberInfo) -> usize {
-    let info = member.info.as_ref().map_or(0, |info| info.len());
-    size_of::<Arc<MemberInfo>>() + size_of::<MemberInfo>() + info
+/// The position that a request names.
+pub(super) fn since_of(verb: &mut Verb) -> Option<&mut Since> {
+    match verb {
+        Verb::Subscribe(subscribe) => subscribe.since.as_mut(),
+        Verb::History { since, .. } => since.as_mut(),
+        _ => None,
+    }
 }
 
 impl Home {
     /// Goes on with other options.
     pub fn set_options(&mut self, options: HomeOptions) {
         self.options = options;
+        // Channels may be kept for a shorter time from now on, and for a longer one later.
+        self.starts.renew();
         self.keys.set_bounds(options.keys_max, options.key_ttl_ms);
     }
 
@@ -35,7 +39,7 @@ impl Home {
     /// many channels as were opened since the last call, so that no rate of new channels is more
     /// than it keeps up with. Returns whether there is more to be done now.
     pub fn expire(&mut self, now_ms: u64, least: usize) -> bool {
-        self.now_ms = now_ms;
+        self.set_time(now_ms);
         let most = least + std::mem::take(&mut self.opened);
         self.log.expire(now_ms, most);
         self.keys.expire(now_ms, most);
@@ -43,11 +47,11 @@ impl Home {
             let Some(key) = self.unused.pop_due(now_ms) else { break };
             let channel = &self.channels[key as usize];
             // Options may have changed since the deadline was set.
-            let due_ms = channel.used_ms.saturating_add(self.ttl_ms(channel));
+            let due_ms = channel.used_ms.saturating_add(self.kept_ms(channel));
             if due_ms >= now_ms {
                 self.unused.set(key, due_ms.saturating_add(1));
             } else if self.log.has_messages(channel.log) {
-                let wait_ms = AGAIN_MS.max(self.ttl_ms(channel) / 16);
+                let wait_ms = AGAIN_MS.max(self.kept_ms(channel) / 16);
                 self.unused.set(key, now_ms.saturating_add(wait_ms));
             } else {
                 self.forget(key);
@@ -71,8 +75,46 @@ impl Home {
         self.log.wants_room()
     }
 
-    fn ttl_ms(&self, channel: &Channel) -> u64 {
-        channel.retention.ttl_ms.max(self.options.channel_ttl_ms)
+    /// Sets the time (Unix, ms).
+    pub(super) fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.starts.set_time(now_ms);
+        self.log.set_time(now_ms);
+    }
+
+    /// How long positions count at least that were handed out while a channel was not in use.
+    pub(super) fn hold_ms(&self, retention: Retention) -> u64 {
+        retention.ttl_ms.max(self.options.channel_ttl_ms)
+    }
+
+    /// How long a channel is kept after its last use.
+    fn kept_ms(&self, channel: &Channel) -> u64 {
+        Starts::kept_ms(self.hold_ms(channel.retention))
+    }
+
+    /// Answers a read of a channel that is not open, without opening it.
+    pub(super) fn unused(&self, name: &ChannelName, retention: Retention, verb: &Verb) -> Answer {
+        let epoch = self.starts.now(name, self.hold_ms(retention));
+        let position = Position { epoch, offset: 0 };
+        match verb {
+            Verb::Trim => Answer::Trimmed { position },
+            _ => Answer::History { position, messages: Vec::new() },
+        }
+    }
+
+    /// Whether a request names the start of a channel, as read before the channel was opened.
+    pub(super) fn is_from_start(
+        &self,
+        name: &ChannelName,
+        retention: Retention,
+        verb: &mut Verb,
+    ) -> bool {
+        since_of(verb).is_some_and(|since| match since {
+            Since { epoch: Some(epoch), offset: 0 } => {
+                self.starts.is_recent(name, self.hold_ms(retention), *epoch)
+            }
+            _ => false,
+        })
     }
 
     /// Notes whether a channel is in use, after anything has happened to it.
@@ -81,7 +123,7 @@ impl Home {
         if channel.members > 0 || channel.pending > 0 {
             self.unused.remove(key);
         } else {
-            let due_ms = channel.used_ms.saturating_add(self.ttl_ms(channel)).saturating_add(1);
+            let due_ms = channel.used_ms.saturating_add(self.kept_ms(channel)).saturating_add(1);
             self.unused.set(key, due_ms);
         }
     }
@@ -98,6 +140,9 @@ impl Home {
         else {
             return false;
         };
+        if self.channels[key as usize].position.is_none_or(|position| position.offset > 0) {
+            self.starts.renew();
+        }
         self.forget(key);
         true
     }
@@ -108,18 +153,6 @@ impl Home {
                        later, or raise hub.channels_max";
         let refused = Refused::new(Code::Limit, message);
         self.answer_to(channel, from, Answer::Refused(refused));
-    }
-
-    /// Forgets a channel that was opened only to be read, once that is done: who asks for names at
-    /// random leaves nothing behind.
-    pub(super) fn forget_glimpsed(&mut self, key: u32) {
-        let channel = &self.channels[key as usize];
-        let used = channel.members > 0 || channel.pending > 0;
-        if channel.glimpsed && !used && !self.log.has_messages(channel.log) {
-            self.forget(key);
-        } else {
-            self.note_use(key);
-        }
     }
 
     fn forget(&mut self, key: u32) {
@@ -163,7 +196,8 @@ impl Home {
         let (history_messages, history_bytes) = self.log.kept();
         let entries = self.channels.capacity() * size_of::<Channel>()
             + self.names.capacity() * (size_of::<(ChannelName, u32)>() + 1);
-        let bytes = entries + self.unused.bytes() + self.name_bytes + self.there_bytes;
+        let bytes =
+            entries + self.unused.bytes() + self.name_bytes + self.there_bytes + self.seat_bytes;
         Gauges {
             channels: self.channels.len() as u64,
             members: self.members,
@@ -178,6 +212,6 @@ impl Home {
 
     /// What was done.
     pub fn kept(&self) -> Kept {
-        self.kept
+        Kept { keys_evicted: self.keys.evicted(), ..self.kept }
     }
 }

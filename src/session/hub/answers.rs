@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Call;
+use super::by_server::{Reason, taken_back};
 use super::reply::{Line, error};
 use super::state::{Asked, AskedKind, Fate, HubSession};
-use crate::hub::{Answer, ChannelName, Code, MemberInfo, Origin, Position, PresencePage, Refused};
+use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
 use crate::hub::{Request, Retention, Verb};
 
 /// Where a subscription's member stands.
@@ -49,37 +50,42 @@ impl HubSession {
         let Seat { local, place, watching } = by.seat;
         (subscription.local, subscription.place, subscription.watching) = (local, place, watching);
         let fate = std::mem::take(&mut subscription.fate);
-        if fate == Fate::Review {
-            self.drop_void_grant(call, by.channel.as_str());
-        }
+        let name = by.channel.as_str();
         let ends = match fate {
-            Fate::Stays => false,
-            Fate::Review => !self.may_stay(call, by.channel.as_str()),
-            Fate::Ends => true,
+            Fate::Stays => None,
+            Fate::Review => {
+                let lost = self.drop_void_grant(call, name);
+                (!self.may_stay(call, name)).then(|| lost.unwrap_or(Reason::Rights))
+            }
+            Fate::Ends => Some(Reason::Server),
         };
+        let refusal = ends.map(|_| taken_back());
+        // One that a backend has ended since was subscribed for the call before.
+        let refused = refusal.as_ref().filter(|_| ends != Some(Reason::Server));
+        self.note_outcome(call, name, refused.map_or(Ok(()), Err));
         if asked.kind == AskedKind::Resume {
             let mut outcome = Ok((by.position, by.recovered));
-            let refusal = Refused::new(Code::Forbidden, "the right to this channel was taken back");
-            if ends {
+            if let Some(refusal) = &refusal {
                 self.end(call, at);
-                outcome = Err(&refusal);
+                outcome = Err(refusal);
             }
-            self.took_up(call, by.channel.as_str(), outcome);
+            self.took_up(call, name, outcome);
             return self.unbar();
         }
         let mut line = Line::new("subscribed", asked.id.as_deref())
-            .text("channel", by.channel.as_str())
+            .text("channel", name)
             .position(by.position)
             .value("recovered", by.recovered);
-        if let Some(page) = by.presence {
+        let shows_members = fate == Fate::Stays || self.may_watch(call, name);
+        if let Some(page) = by.presence.filter(|_| shows_members) {
             line = line.raw("presence", &Line::part().presence(page).end());
         }
-        if let Some(grant) = self.sealed_grant(call, by.channel.as_str()) {
+        if let Some(grant) = self.sealed_grant(call, name) {
             line = line.text("grant", &grant);
         }
         call.say(line.end());
-        if ends {
-            self.end_unasked(call, at);
+        if let Some(reason) = ends {
+            self.end_unasked(call, at, reason);
         } else if fate == Fate::Review {
             self.review_subscription(call, at);
         }
@@ -134,8 +140,14 @@ impl HubSession {
             self.drop_grant(channel);
             call.effects.renumbered = true;
         }
+        if asked.kind.is_subscription() {
+            self.note_outcome(call, channel, Err(refusal));
+        }
         if asked.kind == AskedKind::Resume {
             return self.took_up(call, channel, Err(refusal));
+        }
+        if asked.kind == AskedKind::ByServer {
+            return;
         }
         call.effects.errors += 1;
         call.say(error(asked.id.as_deref(), refusal.code, &refusal.message));

@@ -6,12 +6,13 @@
 //! behind a subscription of the same channel that has not been answered.
 //!
 //! Files: `cutter` and `request` (what clients say), `content`, `verbs` (what is done about it),
-//! `answers` (what homes say), `resume` (tickets and tokens), `review` (rights that change),
-//! `revoked`, `reply` (what is said), `state`, `realm`, `fuzz` (what always holds). `PROTOCOL.md`
-//! describes the protocol for developers of clients and backends; `tests/hub/document.rs` compares
-//! its tables with the server.
+//! `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and tokens),
+//! `review` (rights that change), `revoked`, `reply` (what is said), `state`, `realm`, `fuzz` (what
+//! always holds). `PROTOCOL.md` describes the protocol for developers of clients and backends;
+//! `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
+mod by_server;
 mod cutter;
 pub mod fuzz;
 mod portable;
@@ -28,14 +29,15 @@ mod verbs;
 use std::sync::Arc;
 
 pub use answers::{Admission, Seat};
+pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
 
 use crate::admission::limiter::Kind;
-use crate::auth::{ChannelGrant, Identity, Rights, Subject};
-use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
+use crate::auth::{Identity, Subject};
+use crate::hub::{Answer, ChannelName, ConnectionId, Request};
 use crate::proto::ws::Payload;
 
 /// The subprotocol's name (RFC 6455 1.9).
@@ -59,12 +61,18 @@ pub struct Effects {
     pub left: Vec<Left>,
     /// Channels of which nothing that waits is to be sent any more.
     pub purge: Vec<ChannelName>,
+    /// Channels of which no join and leave that waits is to be sent any more.
+    pub purge_news: Vec<ChannelName>,
     /// Its subscriptions have other numbers now.
     pub renumbered: bool,
     /// It has a user now, and had none.
     pub named: bool,
-    /// The connection that it continues.
+    /// It begins to continue this connection, and takes its place among those of its user.
+    pub continues: Option<ConnectionId>,
+    /// It has continued this connection, which is to be closed.
     pub replaces: Option<ConnectionId>,
+    /// What has become of subscriptions that a backend asked for, by its number for each.
+    pub outcomes: Vec<(u32, Outcome)>,
     /// Say goodbye and close, with code and reason.
     pub close: Option<(u16, String)>,
     /// When to come back after that.
@@ -92,9 +100,11 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
+        self.purge_news.clear();
+        self.outcomes.clear();
         (self.renumbered, self.named) = (false, false);
         (self.requests, self.reply_bytes) = (0, 0);
-        (self.replaces, self.close) = (None, None);
+        (self.continues, self.replaces, self.close) = (None, None, None);
         self.auth_failures.clear();
         self.over_rate.clear();
         (self.errors, self.resumed, self.retry_after_ms) = (0, 0, 0);
@@ -177,36 +187,6 @@ impl HubSession {
         self.due(call);
     }
 
-    /// Subscribes on the server's word.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn subscribe_by_server(
-        &mut self,
-        call: &mut Call<'_>,
-        channel: &str,
-    ) -> Result<(), Refused> {
-        if self.find(channel).is_some() {
-            return Ok(());
-        }
-        // To listen, as long as the connection lives; publishing is for its own rights to allow.
-        let rights = Rights { publish: false, ..Rights::ALL };
-        let grant = Some(ChannelGrant { rights, expires_s: u64::MAX, key: None });
-        let wanted = verbs::Wanted { channel, since: None, watch: false, grant, trusted: true };
-        self.subscribe(call, None, state::AskedKind::Subscribe, wanted).map(|_| ())
-    }
-
-    /// Unsubscribes on the server's word; returns whether there was anything to.
-    pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
-        let Some(at) = self.find(channel) else { return false };
-        if self.subscriptions[at].is_live() {
-            self.end_unasked(call, at);
-        } else {
-            self.subscriptions[at].fate = state::Fate::Ends;
-        }
-        true
-    }
-
     /// This connection, and the first of those that it continues.
     fn connections(&self) -> impl Iterator<Item = Subject> {
         let root = Some(self.root()).filter(|root| *root != self.id);
@@ -237,6 +217,7 @@ impl HubSession {
         while let Some(at) = self.subscriptions.iter().rposition(Subscription::is_live) {
             self.end(call, at);
         }
+        self.end_outcomes(call);
     }
 
     /// Who it is, for lists.

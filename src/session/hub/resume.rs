@@ -136,6 +136,8 @@ impl HubSession {
         self.check_ticket(call, &ticket)?;
         let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
         self.extras().root = ConnectionId::parse(root.unwrap_or(old));
+        let old = old_id.filter(|old| *old != self.id);
+        call.effects.continues = old;
         // Of two tokens of one user the one that ends later was made later, as a rule.
         let keeps_own = self.identity.as_ref().is_some_and(|own| {
             !own.is_anonymous()
@@ -147,11 +149,10 @@ impl HubSession {
         }
         // It is on no channel any more, but may have been: under another name.
         self.relist();
-        let old = old_id.filter(|old| *old != self.id);
         let id = id.map(Into::into);
         let mut resuming = Resuming { id, waiting: 0, channels: String::new(), old };
         for (channel, position) in positions {
-            match self.take_up(call, channel, position) {
+            match self.take_up(call, channel, position, old) {
                 Ok(()) => resuming.waiting += 1,
                 Err(refusal) => {
                     let error = Line::part()
@@ -234,12 +235,13 @@ impl HubSession {
         call: &mut Call<'_>,
         channel: &str,
         position: &PositionPart<'_>,
+        replaces: Option<ConnectionId>,
     ) -> Result<(), Refused> {
         let grant = position.grant.as_ref();
         let grant = grant.map(|sealed| self.open_grant(call, channel, sealed)).transpose()?;
         let since = Some(position.get());
         let trusted = grant.is_some_and(|grant| grant.rights.subscribe);
-        let wanted = Wanted { channel, since, watch: position.presence, grant, trusted };
+        let wanted = Wanted { channel, since, watch: position.presence, grant, trusted, replaces };
         self.subscribe(call, None, AskedKind::Resume, wanted).map(|_| ())
     }
 
@@ -395,9 +397,9 @@ impl HubSession {
             if !self.grant(channel.as_str()).is_some_and(ended) {
                 continue;
             }
-            self.drop_grant(channel.as_str());
-            if let Some(at) = self.find(channel.as_str()) {
-                self.review_subscription(call, at);
+            match self.find(channel.as_str()) {
+                Some(at) => self.review_subscription(call, at),
+                None => self.drop_grant(channel.as_str()),
             }
         }
         if now_ms >= self.due_ms && self.is_to_be_renewed(call.realm) {

@@ -2,6 +2,7 @@
 //! or by its own new token.
 
 use super::Call;
+use super::by_server::Reason;
 use super::realm::Realm;
 use super::reply::Line;
 use super::state::{Fate, HubSession, NONE, renewal_ms};
@@ -70,15 +71,20 @@ impl HubSession {
             return;
         }
         let channel = self.subscriptions[at].channel.clone();
-        self.drop_void_grant(call, channel.as_str());
+        let lost = self.drop_void_grant(call, channel.as_str());
         if !self.may_stay(call, channel.as_str()) {
-            return self.end_unasked(call, at);
+            return self.end_unasked(call, at, lost.unwrap_or(Reason::Rights));
         }
-        let grant = self.grant(channel.as_str());
         let watches = self.subscriptions[at].watching != NONE;
-        if watches && self.decide_with(call, grant, Verb::Presence, channel.as_str()).is_err() {
+        if watches && !self.may_watch(call, channel.as_str()) {
             self.unwatch(call, at);
         }
+    }
+
+    /// Whether a channel's joins and leaves may be sent to it.
+    pub(super) fn may_watch(&self, call: &Call<'_>, channel: &str) -> bool {
+        let decided = self.decide_with(call, self.grant(channel), Verb::Presence, channel);
+        decided.is_ok_and(|namespace| namespace.presence)
     }
 
     /// Whether a channel may stay subscribed, by identity or by grant.
@@ -90,28 +96,33 @@ impl HubSession {
         trusted || self.decide_with(call, grant, Verb::Subscribe, channel).is_ok()
     }
 
-    /// Drops a grant that has ended, or whose key was withdrawn.
-    pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) {
-        let is_void = self.grant(channel).is_some_and(|grant| {
-            grant.expires_s <= call.now_s()
-                || call.realm.standing(grant.key) == KeyStanding::Withdrawn
-        });
-        if is_void {
-            self.drop_grant(channel);
-        }
+    /// Drops a grant that has ended, or whose key was withdrawn; returns which.
+    pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) -> Option<Reason> {
+        let grant = self.grant(channel)?;
+        let reason = if grant.expires_s <= call.now_s() {
+            Reason::Expired
+        } else if call.realm.standing(grant.key) == KeyStanding::Withdrawn {
+            Reason::KeyWithdrawn
+        } else {
+            return None;
+        };
+        self.drop_grant(channel);
+        Some(reason)
     }
 
     /// Ends a live subscription that the client has not asked to end.
-    pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize) {
+    pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize, reason: Reason) {
         let channel = self.subscriptions[at].channel.clone();
         self.end(call, at);
-        call.say(Line::new("unsubscribed", None).text("channel", channel.as_str()).end());
+        let line = Line::new("unsubscribed", None).text("channel", channel.as_str());
+        call.say(line.text("reason", reason.as_str()).end());
     }
 
     /// Takes the members' joins and leaves from a subscription.
     fn unwatch(&mut self, call: &mut Call<'_>, at: usize) {
         let one = &mut self.subscriptions[at];
         let watching = std::mem::replace(&mut one.watching, NONE);
+        call.effects.purge_news.push(one.channel.clone());
         call.effects.left.push(super::Left { local: one.local, place: NONE, watching });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request: 0 },

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::Call;
+use super::by_server::Caller;
 use super::cutter::Cutter;
 use super::realm::Realm;
 use super::reply::{Line, quoted};
@@ -66,6 +67,8 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedKind {
     Subscribe,
+    /// For a backend: the client has not asked.
+    ByServer,
     /// With the members in its answer.
     SubscribeAndRead,
     /// As part of a `resume`.
@@ -83,7 +86,7 @@ impl AskedKind {
 
     /// Whether a subscription depends on the answer.
     pub(super) fn is_subscription(self) -> bool {
-        matches!(self, Self::Subscribe | Self::SubscribeAndRead | Self::Resume)
+        !matches!(self, Self::Read | Self::Other)
     }
 }
 
@@ -106,6 +109,8 @@ pub(super) struct Pending {
     pub(super) is_barred: bool,
     /// Nothing more is done until this has its answers.
     pub(super) resuming: Option<Box<Resuming>>,
+    /// Backends that wait for what becomes of a subscription.
+    pub(super) callers: Vec<Caller>,
 }
 
 /// What only some connections have.
@@ -220,7 +225,8 @@ impl HubSession {
     /// Gives the memory back when nothing is under way.
     pub(super) fn rest(&mut self) {
         self.pending.take_if(|pending| {
-            pending.asked.is_empty() && pending.held.is_empty() && pending.resuming.is_none()
+            let is_asked = !pending.asked.is_empty() || !pending.callers.is_empty();
+            !is_asked && pending.held.is_empty() && pending.resuming.is_none()
         });
     }
 
@@ -315,7 +321,7 @@ impl HubSession {
         }
         let key = match self.user() {
             Some(user) => MemberKey::User(user.clone()),
-            None => MemberKey::Connection(self.root()),
+            None => MemberKey::Connection(self.id),
         };
         let info = self.identity.as_ref().and_then(|identity| identity.info.clone());
         let member = Arc::new(MemberInfo { key, connection: self.id, info });

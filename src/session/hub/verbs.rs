@@ -12,7 +12,9 @@ use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
 use crate::admission::rate::{self, Rate};
 use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
-use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
+use crate::hub::{
+    ChannelName, Code, ConnectionId, Draft, KeyScope, Origin, Refused, Request, Since,
+};
 use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
 use crate::session::hub::realm::retention;
@@ -49,6 +51,8 @@ pub(super) struct Wanted<'w> {
     pub(super) grant: Option<ChannelGrant>,
     /// The grant is the server's own word.
     pub(super) trusted: bool,
+    /// The connection whose place it takes.
+    pub(super) replaces: Option<ConnectionId>,
 }
 
 impl HubSession {
@@ -216,8 +220,14 @@ impl HubSession {
             }
             Want::Subscribe { channel, since, presence, token } => {
                 let grant = self.channel_grant(call, &channel, token.as_deref())?;
-                let wanted =
-                    Wanted { channel: &channel, since, watch: presence, grant, trusted: false };
+                let wanted = Wanted {
+                    channel: &channel,
+                    since,
+                    watch: presence,
+                    grant,
+                    trusted: false,
+                    replaces: None,
+                };
                 let kind =
                     if presence { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };
                 self.subscribe(call, id, kind, wanted)?;
@@ -312,7 +322,7 @@ impl HubSession {
         kind: AskedKind,
         wanted: Wanted<'_>,
     ) -> Result<u32, Refused> {
-        let Wanted { channel, since, watch, grant, trusted } = wanted;
+        let Wanted { channel, since, watch, grant, trusted, replaces } = wanted;
         let found = self.find(channel);
         let grant_or_held = grant.as_ref().or_else(|| self.grant(channel));
         let decided = self.decide_with(call, grant_or_held, auth::Verb::Subscribe, channel);
@@ -364,7 +374,7 @@ impl HubSession {
         }
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
-        let subscribe = Subscribe { since, watch, restart, member, members_max };
+        let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
         Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(subscribe)))
     }
 

@@ -13,10 +13,11 @@
 //! - **Messages kept** ([`crate::hub::MemoryLog`]): `channel.history` and `hub.history_bytes_max`,
 //!   oldest first. Class `history`. By deadline and at each read, `channel.history_ttl_s`.
 //! - **Presence**: members of the channel. Class `presence`. With its member.
+//! - **Seats** of channels with `members_max`: members. Class `channels`. With its member.
 //! - **Members** of a shard's channels: `hub.channels_per_connection_max`, else `limit`. Classes
 //!   `subscriptions` and `channels`. With the connection.
-//! - **Idempotency keys**: `hub.idempotency_keys_max`, oldest first. Class `idempotency_keys`. By
-//!   deadline, `hub.idempotency_ttl_s`.
+//! - **Idempotency keys**: `hub.idempotency_keys_max`, the oldest of the owner with the most first.
+//!   Class `idempotency_keys`. By deadline, `hub.idempotency_ttl_s`.
 //! - **Requests that wait for a home**: `hub.pending_requests_max` a connection, then reading
 //!   stops; calls of the API: `engine.mailbox_bytes_max`, else 503. Class `mailboxes`.
 //! - **Mail and fan-outs under way**: at `engine.mailbox_bytes_max` publishers wait, at twice that
@@ -29,7 +30,8 @@
 //! - **Connections of a user** (`users`): connections. Class `sessions`. With the connection.
 //! - **Paused connections** (`throttled`, `crowded`): connections, some words each. With the
 //!   connection, at the latest a second later.
-//! - **Work on all connections, lists of channels**: calls under way at the admin address.
+//! - **Work on all connections, lists of channels, subscriptions that backends asked for**: calls
+//!   under way at the admin address.
 //! - **Connections on their way to another shard**: no handover to a full mailbox. They arrive, or
 //!   fail.
 //! - **Counts and rates** by address, user and route ([`crate::admission`]): tables of fixed size
@@ -68,6 +70,7 @@ impl Core {
         let counters = &mut numbers.counters;
         counters.publishes = kept.publishes;
         counters.publish_duplicates = kept.duplicates;
+        counters.idempotency_keys_evicted = kept.keys_evicted;
         counters.recoveries = kept.recovered;
         counters.recoveries_failed = kept.not_recovered;
         counters.channels_opened = kept.channels_opened;

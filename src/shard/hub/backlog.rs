@@ -223,6 +223,32 @@ impl Backlog {
         self.compact();
     }
 
+    /// Removes the joins and leaves of a channel.
+    pub(super) fn purge_news(&mut self, channel: &ChannelName) {
+        if self.items.is_empty() {
+            return;
+        }
+        self.build_index();
+        let index = self.index.as_mut();
+        let Some(places) = index.and_then(|index| index.channels.get_mut(channel)) else { return };
+        let (items, first) = (&self.items, self.first);
+        let mut news = Vec::new();
+        places.others.retain(|sequence| {
+            let item = items[(*sequence - first) as usize].as_ref();
+            let stays = !matches!(item, Some(Item::Message(_)));
+            news.extend((!stays).then_some(*sequence));
+            stays
+        });
+        if places.live.is_empty()
+            && places.others.is_empty()
+            && let Some(index) = &mut self.index
+        {
+            index.channels.remove(channel);
+        }
+        news.into_iter().for_each(|sequence| self.bury(sequence));
+        self.compact();
+    }
+
     /// Drops the oldest live message of any channel that allows it, and leaves a gap in its place.
     /// Returns whether there was one.
     pub(super) fn drop_oldest(&mut self, may_drop: impl Fn(&ChannelName) -> bool) -> bool {
@@ -422,6 +448,7 @@ mod tests {
         DropOldest,
         KeepNewest(usize),
         Purge(usize),
+        PurgeNews(usize),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -434,6 +461,7 @@ mod tests {
             4 => Just(Step::DropOldest),
             1 => (0..3usize).prop_map(Step::KeepNewest),
             1 => (0..3usize).prop_map(Step::Purge),
+            1 => (0..3usize).prop_map(Step::PurgeNews),
         ]
     }
 
@@ -529,6 +557,11 @@ mod tests {
                     Step::Purge(one) => {
                         backlog.purge(&names[*one]);
                         naive.0.retain(|item| item.channel() != Some(&names[*one]));
+                    }
+                    Step::PurgeNews(one) => {
+                        backlog.purge_news(&names[*one]);
+                        let is_own = |item: &Item| item.channel() == Some(&names[*one]);
+                        naive.0.retain(|item| !(is_own(item) && is_news(item)));
                     }
                     _ => {}
                 }

@@ -5,7 +5,9 @@ use std::collections::BinaryHeap;
 use tokio::sync::oneshot;
 
 use super::Broadcast;
-use super::mail::{Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Target};
+use super::mail::{
+    Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Reached, Target,
+};
 use crate::auth::Subject;
 use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
@@ -80,10 +82,31 @@ impl Core {
                 slot.into_iter().collect()
             }
         };
+        if let Act::Subscribe(channel) = &act {
+            return self.subscribe_all(&slots, channel, reply);
+        }
         let reached = slots.iter().filter(|index| self.act_on(**index, &act)).count();
         if let Some(reply) = reply {
             // Nobody waits any more if this fails.
-            let _ = reply.send(reached as u64);
+            let _ = reply.send(Reached { count: reached as u64, refused: None });
+        }
+    }
+
+    /// Subscribes connections; the reply follows when the channel's home has answered for all.
+    fn subscribe_all(&mut self, slots: &[u32], channel: &ChannelName, reply: Option<CountReply>) {
+        let now_ns = self.now_ns;
+        let Some(hub) = &mut self.hub else { return };
+        let number = hub.calls.begin(reply);
+        for &index in slots {
+            let Some(hub) = &mut self.hub else { return };
+            let Some((session, mut call)) = hub.call(index, now_ns) else { continue };
+            session.subscribe_by_server(&mut call, channel.as_str(), number);
+            hub.calls.ask(number);
+            hub.touched.push(index);
+            self.hub_apply(index);
+        }
+        if let Some(hub) = &mut self.hub {
+            hub.calls.asked(number);
         }
     }
 
@@ -142,12 +165,8 @@ impl Core {
                 self.hub_close(index, *code, reason);
                 true
             }
-            Act::Subscribe(channel) => {
-                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
-                let asked = session.subscribe_by_server(&mut call, channel.as_str()).is_ok();
-                self.hub_apply(index);
-                asked
-            }
+            // Answered later than the others, see `subscribe_all`.
+            Act::Subscribe(_) => false,
             Act::Unsubscribe(channel) => {
                 let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
                 let ended = session.unsubscribe_by_server(&mut call, channel.as_str());
@@ -195,7 +214,8 @@ impl Core {
         let session: &HubSession = &seated.session;
         let age_ticks = u64::from(self.tick.saturating_sub(slot.opened_tick));
         let outbox = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-        let backlog = seated.backlog.as_ref().map_or(0, |backlog| backlog.bytes());
+        let backlog = seated.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();
+        let backlog = backlog.bytes + backlog.missed_bytes;
         let route = &self.config.routes.as_slice()[usize::from(slot.route)];
         Some(ConnectionInfo {
             connection: session.id.to_string(),

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::backlog::{Backlog, Item, account};
+use super::mail::Reached;
 use super::{Broadcast, HubState};
 use crate::auth::SlowReader;
 use crate::hub::{ChannelName, Member, Op, Position, Publication, Step};
@@ -359,7 +360,7 @@ impl Core {
         let Broadcast { reached, reply, .. } = one;
         if let Some(reply) = reply {
             // Nobody waits any more if this fails.
-            let _ = reply.send(reached);
+            let _ = reply.send(Reached { count: reached, refused: None });
         }
     }
 

@@ -3,10 +3,18 @@
 use std::sync::Arc;
 
 use crate::driver::TcpInfo;
-use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Request, Verb};
+use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Refused, Request, Verb};
 
-/// Where a count goes: of connections that something reached.
-pub type CountReply = tokio::sync::oneshot::Sender<u64>;
+/// Connections that something reached.
+#[derive(Clone, Debug, Default)]
+pub struct Reached {
+    pub count: u64,
+    /// Why it did not reach one of the others.
+    pub refused: Option<Refused>,
+}
+
+/// Where that goes.
+pub type CountReply = tokio::sync::oneshot::Sender<Reached>;
 
 /// Where a connection goes that was looked at; `None`: it is gone.
 pub type LookReply = tokio::sync::oneshot::Sender<Option<Box<ConnectionInfo>>>;
@@ -104,8 +112,18 @@ pub enum HubMail {
     /// Wakes a shard: a channel is congested no more and its publishers may go on, or the memory
     /// for history is exceeded and the shard may hold more than its share.
     Room,
-    /// The connection was continued by another.
-    Replaced(ConnectionId),
+    /// The connection was continued by another, which may need its place among those of the user.
+    Replaced {
+        old: ConnectionId,
+        by: ConnectionId,
+        user: Option<Arc<str>>,
+    },
+    /// The answer to that: whether the connection has the place of the one that it continued.
+    Place {
+        id: ConnectionId,
+        user: Arc<str>,
+        is_passed_on: bool,
+    },
     /// Keys were withdrawn, or have arrived: look at all connections again.
     Review,
     Act {

@@ -13,11 +13,13 @@
 
 mod accounts;
 mod backlog;
+mod calls;
 mod commands;
 mod fanout;
 mod look;
 pub mod mail;
 mod portable;
+mod replace;
 mod review;
 mod sessions;
 
@@ -33,6 +35,7 @@ use crate::hub::log::Log;
 use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
 use crate::session::hub::{Budget, Effects, HubSession, Realm};
 use backlog::Backlog;
+use calls::Calls;
 use commands::ChannelList;
 use look::Look;
 pub(super) use look::Looks;
@@ -136,6 +139,8 @@ pub(super) struct HubState {
     /// Rights have changed, and connections are looked at, some in each turn.
     review: Option<Review>,
     lists: VecDeque<ChannelList>,
+    /// Subscriptions that backends have asked for.
+    calls: Calls,
     /// Connections that TCP is to be asked about.
     looks: Vec<Look>,
     effects: Effects,
@@ -171,6 +176,7 @@ impl HubState {
             broadcasts: VecDeque::new(),
             review: None,
             lists: VecDeque::new(),
+            calls: Calls::default(),
             looks: Vec::new(),
             effects: Effects::default(),
             unfinished: false,
@@ -329,7 +335,8 @@ impl Core {
                 hub.members.push(&channel, crate::hub::Op::Lagging(position));
             }
             HubMail::Room => {}
-            HubMail::Replaced(id) => self.replaced(id),
+            HubMail::Replaced { old, by, user } => self.replaced(old, by, user),
+            HubMail::Place { id, user, is_passed_on } => self.placed(id, &user, is_passed_on),
             HubMail::Review => hub.review = Some(Review::default()),
             HubMail::Act { target, act, reply } => self.act(target, act, reply),
             HubMail::List { filter, reply } => self.list(&filter, reply),

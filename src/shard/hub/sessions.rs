@@ -21,7 +21,7 @@ use crate::shard::timers;
 use crate::shard::work::{REPLY_BYTES, REQUEST_EFFORT};
 
 /// A user has one connection more than it may have.
-fn too_many() -> (u16, String) {
+pub(super) fn too_many() -> (u16, String) {
     (4429, "this user has all the connections it may have: close one first".into())
 }
 
@@ -37,18 +37,25 @@ impl HubState {
     }
 
     /// Lists a connection under its user.
+    fn list_user(&mut self, index: u32) {
+        let Self { users, sessions, .. } = self;
+        let Some(seated) = sessions[index as usize].as_deref_mut() else { return };
+        let Some(user) = seated.session.user() else { return };
+        let slots = users.entry(user.clone()).or_default();
+        seated.place = slots.len() as u32;
+        slots.push(index);
+    }
+
+    /// Counts a connection of a user.
     ///
     /// # Errors
     /// The user has as many as it may have.
-    fn list_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
-        let Self { users, sessions, shared, .. } = self;
+    pub(super) fn count_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
+        let Self { sessions, shared, .. } = self;
         let Some(seated) = sessions[index as usize].as_deref_mut() else { return Ok(()) };
         let Some(user) = seated.session.user() else { return Ok(()) };
         let entered = shared.realm.admission.enter_user(user, connections_max);
         seated.counted = entered == Entered::Counted;
-        let slots = users.entry(user.clone()).or_default();
-        seated.place = slots.len() as u32;
-        slots.push(index);
         if entered == Entered::Full { Err(()) } else { Ok(()) }
     }
 
@@ -123,16 +130,15 @@ impl Core {
             Some(Box::new(Seated { session, backlog: None, place: 0, counted: false, rtt_us: 0 }));
         hub.seated += 1;
         let most = self.config.limits.admission.connections_per_user_max;
-        let listed = hub.list_user(index, most);
+        hub.list_user(index);
+        let counted = hub.count_user(index, most);
         if let Some((session, mut call)) = hub.call(index, now_ns) {
             session.greet(&mut call, heartbeat_s);
         }
         self.hub_apply(index);
         self.set_deadline(index);
-        if listed.is_err() {
-            self.counters.deny(Denied::UserFull);
-            let (code, reason) = too_many();
-            self.hub_close(index, code, &reason);
+        if counted.is_err() {
+            self.close_one_too_many(index);
         }
     }
 
@@ -185,23 +191,26 @@ impl Core {
         if let Some(backlog) = hub.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
             let before = backlog.size();
             effects.purge.iter().for_each(|channel| backlog.purge(channel));
+            effects.purge_news.iter().for_each(|channel| backlog.purge_news(channel));
             account(&mut self.gauges, before, backlog.size());
         }
-        let most = self.config.limits.admission.connections_per_user_max;
-        if effects.named && hub.list_user(index, most).is_err() {
-            effects.close = Some(too_many());
-            self.counters.deny(Denied::UserFull);
+        if effects.named {
+            hub.list_user(index);
+            let most = self.config.limits.admission.connections_per_user_max;
+            // One that continues another is counted once that has answered.
+            if effects.continues.is_none() && hub.count_user(index, most).is_err() {
+                effects.close = Some(too_many());
+                self.counters.deny(Denied::UserFull);
+            }
+        }
+        for (call, outcome) in effects.outcomes.drain(..) {
+            hub.calls.settle(call, outcome);
         }
         self.counters.request_errors += u64::from(effects.errors);
         self.counters.resumed += u64::from(effects.resumed);
         effects.over_rate.drain(..).for_each(|kind| self.counters.over_rate(kind));
         if let Some(old) = effects.replaces {
-            let mail = HubMail::Replaced(old);
-            if old.shard == self.id {
-                hub.post_here(mail);
-            } else {
-                hub.posts.push((old.shard, mail));
-            }
+            hub.replace(self.id, old, index);
         }
         for kind in effects.auth_failures.drain(..) {
             self.counters.auth_failure(kind);
@@ -317,7 +326,7 @@ impl Core {
         else {
             return;
         };
-        if !self.may_queue(&missed) {
+        if !self.may_queue(id, &missed) {
             (recovered, missed) = (false, Vec::new());
             self.counters.recoveries_deferred += 1;
         }
@@ -353,22 +362,21 @@ impl Core {
         self.set_deadline(index);
     }
 
-    /// Whether recovered messages may be queued: those of all connections together stay within the
-    /// bound of a shard's outboxes, or slow readers could keep any amount of trimmed history.
-    fn may_queue(&self, missed: &[Arc<Publication>]) -> bool {
+    /// Whether recovered messages may be queued. Those of all connections together stay within the
+    /// bound of a shard's outboxes, or slow readers could keep any amount of trimmed history; and
+    /// where half of that is in use, no connection adds to more than one recovery's worth.
+    fn may_queue(&self, id: ConnectionId, missed: &[Arc<Publication>]) -> bool {
         let bytes: u64 = missed.iter().map(|one| one.message().plain().len() as u64).sum();
-        let most = self.config.limits.outbox_shard_bytes_max as u64;
-        bytes == 0 || self.gauges.recovering_bytes + bytes <= most
-    }
-
-    /// A connection was continued by another one.
-    pub(super) fn replaced(&mut self, id: ConnectionId) {
-        let Some(index) = self.slot_of(id) else { return };
-        if let Some(hub) = &mut self.hub {
-            hub.touched.push(index);
-            self.counters.replaced += 1;
+        if bytes == 0 {
+            return true;
         }
-        self.hub_close(index, 4409, "continued by another connection");
+        let most = self.config.limits.outbox_shard_bytes_max as u64;
+        let all = self.gauges.recovering_bytes + bytes;
+        let hub = self.hub.as_ref();
+        let seated = hub.and_then(|hub| hub.seated(id.slot)).filter(|one| one.session.id == id);
+        let waiting = seated.and_then(|one| one.backlog.as_ref());
+        let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
+        all <= most && (all <= most / 2 || own <= self.config.hub.recover_bytes_max)
     }
 
     /// Says goodbye and closes.
@@ -429,6 +437,9 @@ impl Core {
         }
         let mut effects = std::mem::replace(&mut hub.effects, outer);
         hub.remove_members(&effects.left);
+        for (call, outcome) in effects.outcomes.drain(..) {
+            hub.calls.settle(call, outcome);
+        }
         if let Some(seated) = hub.sessions[index as usize].take() {
             hub.seated -= 1;
             if let Some(user) = seated.session.user() {

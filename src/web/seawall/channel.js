@@ -119,6 +119,13 @@ export class Subscription extends Events {
       return true;
     }
     if (isSame && since && from.offset > since.offset && from.offset < offset) return false;
+    const isStart = from.offset === 0 && since?.offset === 0 && since.epoch === from.epoch;
+    if (recovered && isStart) {
+      // Nothing was missed: the channel was not in use when its position was read.
+      this.#position = { epoch, offset: 0 };
+      this.#recovered = true;
+      return true;
+    }
     this.#position = { epoch, offset };
     this.#recovered = false;
     this._emit("gap", { channel: this.channel, from: { ...from }, to: { epoch, offset } });
@@ -448,9 +455,10 @@ export class Channel {
   }
 
   /** The server has ended the subscription: on its own, or because the channel's token ended. */
-  unsubscribedByServer() {
+  unsubscribedByServer(reason) {
     this.suspend();
-    if (typeof this.#token === "function" && this.#tokenMs() <= EXPIRY_MS) return this.sync();
+    const isExpired = reason === "expired" || this.#tokenMs() <= EXPIRY_MS;
+    if (typeof this.#token === "function" && isExpired) return this.sync();
     this.end(null, "by the server");
   }
 

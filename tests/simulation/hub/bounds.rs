@@ -46,9 +46,8 @@ const MAILBOX_BYTES: u64 = 1 << 20;
 /// Members of one channel on two shards that make one delivery, of a full batch, in a turn.
 fn slow_fanout() -> (World, Vec<Peer>) {
     let budget = HistoryBudget::new(1 << 30);
-    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
-        Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
-    });
+    let make_log =
+        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     let mut world = World::with_hub(1, 2, Faults::default(), make_log, |file| {
         file.engine.turn_fanout_max = 1;
         file.engine.mailbox_bytes_max = MAILBOX_BYTES;
@@ -174,6 +173,74 @@ fn a_reload_ends_subscriptions_in_portions() {
     }
     peers.iter().for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
+    world.drain();
+    world.check_laws(true);
+}
+
+/// Recovered messages that wait for one slow reader are no reason for others to reload.
+#[test]
+fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
+    const EACH: u64 = 30;
+    let budget = HistoryBudget::new(1 << 30);
+    let make_log =
+        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+    let mut world = World::with_hub(1, 1, Faults::default(), make_log, |file| {
+        file.limits.outbox_shard_bytes_max = 1_000_000;
+        file.hub.recover_bytes_max = 400_000;
+    });
+    let content = "x".repeat(8_000);
+    let channels = ["a", "b", "c"];
+    let publishes: Vec<_> = channels
+        .iter()
+        .flat_map(|channel| {
+            let publish = json!({"type": "publish", "channel": channel, "content": content});
+            std::iter::repeat_n(publish, EACH as usize)
+        })
+        .collect();
+    let publisher = connect(&world, 0, &publishes);
+    let count = EACH * channels.len() as u64;
+    until(&mut world, "all is published", |world| {
+        let numbers = world.totals();
+        numbers.counters.publishes == count && numbers.gauges.outbox_bytes == 0
+    });
+    (0..20).for_each(|_| world.turn_shards());
+    let told = objects(&publisher);
+    let subscribe = |channel: &str| {
+        let place = told.iter().find(|one| one["channel"] == channel).expect("it was published");
+        let since = json!({"epoch": place["epoch"], "offset": 0});
+        json!({"type": "subscribe", "channel": channel, "since": since})
+    };
+    let slow = connect(&world, 0, &channels.map(subscribe));
+    slow.set_window(2_000);
+    (0..50).for_each(|_| world.turn_shards());
+    let waiting = world.totals().gauges.recovering_bytes;
+    assert!((100_000..=500_000).contains(&waiting), "{waiting} bytes of two channels at most");
+    assert_eq!(world.totals().counters.recoveries_deferred, 1);
+    for _ in 0..2 {
+        let other = connect(&world, 0, &[subscribe("a")]);
+        let before = world.totals().counters.deliveries;
+        until(&mut world, "all has been sent", |world| {
+            world.totals().counters.deliveries >= before + EACH
+        });
+        (0..20).for_each(|_| world.turn_shards());
+        let told = objects(&other);
+        assert_eq!((&told[1]["recovered"], told.len() as u64), (&json!(true), 2 + EACH));
+        other.reset();
+    }
+    slow.set_window(usize::MAX);
+    until(&mut world, "it has been sent all", |world| {
+        let gauges = world.totals().gauges;
+        gauges.recovering_bytes + gauges.outbox_bytes == 0
+    });
+    (0..20).for_each(|_| world.turn_shards());
+    let told = objects(&slow);
+    assert_eq!(told.len() as u64, 4 + 2 * EACH);
+    let outcomes = told.iter().filter(|one| one["type"] == "subscribed");
+    let outcomes: Vec<_> = outcomes.map(|one| one["recovered"].as_bool().unwrap()).collect();
+    assert_eq!(outcomes, [true, true, false]);
+    assert_eq!(world.totals().gauges.recovering_bytes, 0);
+    [publisher, slow].iter().for_each(Peer::reset);
+    (0..50).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
 }

@@ -20,9 +20,8 @@ const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
 
 pub(super) fn crowd_of(shards: u16) -> World {
     let budget = HistoryBudget::new(1 << 20);
-    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
-        Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
-    });
+    let make_log =
+        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_crowd(1, shards, Faults::default(), make_log, 2048, |file| {
         file.engine.accepts_per_listener = 1024;
         file.engine.turn_completions_max = 16 * 1024;

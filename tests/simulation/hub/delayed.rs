@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use seawall::hub::{ChannelName, Done, Draft, Log, MemoryLog, Range, Retention};
+use seawall::hub::{ChannelName, Done, Draft, Epoch, Log, MemoryLog, Range, Retention};
 
 pub(crate) struct DelayedLog {
     inner: MemoryLog,
@@ -26,8 +26,8 @@ impl DelayedLog {
 }
 
 impl Log for DelayedLog {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32 {
-        self.inner.open(name, key, retention)
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32 {
+        self.inner.open(name, key, retention, first)
     }
 
     fn retain(&mut self, channel: u32, retention: Retention) {

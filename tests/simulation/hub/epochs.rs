@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use seawall::driver::sim::{Faults, Peer};
-use seawall::hub::{ChannelName, Done, Draft, HistoryBudget, Log, MemoryLog, Range, Retention};
+use seawall::hub::{
+    ChannelName, Done, Draft, Epoch, HistoryBudget, Log, MemoryLog, Range, Retention,
+};
 use serde_json::{Value, json};
 
 use super::crowd::{connect, objects, until};
@@ -18,9 +20,9 @@ struct Forgetful {
 }
 
 impl Log for Forgetful {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention) -> u32 {
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32 {
         self.channel = Some((name.clone(), key, retention));
-        self.inner.open(name, key, retention)
+        self.inner.open(name, key, retention, first)
     }
 
     fn retain(&mut self, channel: u32, retention: Retention) {
@@ -68,7 +70,7 @@ impl Log for Forgetful {
             return None;
         }
         self.inner.close(0);
-        assert_eq!(self.inner.open(&name, key, retention), 0);
+        assert_eq!(self.inner.open(&name, key, retention, Epoch(0)), 0);
         self.inner.read(0, 0, Range { since: None, messages_max: 0, bytes_max: 0, reverse: false });
         match self.inner.next() {
             Some(Done::Page { page, .. }) => {
@@ -87,8 +89,8 @@ impl Log for Forgetful {
 fn members_are_told_first_when_the_past_is_lost() {
     let forget = Arc::new(AtomicBool::new(false));
     let told = forget.clone();
-    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
-        let inner = MemoryLog::new(u64::from(shard), HistoryBudget::new(1 << 20));
+    let make_log = Arc::new(move |_: u16| -> Box<dyn Log> {
+        let inner = MemoryLog::new(HistoryBudget::new(1 << 20));
         Box::new(Forgetful { inner, channel: None, forget: told.clone() })
     });
     let mut world = World::with_hub(1, 2, Faults::default(), make_log, |_| {});

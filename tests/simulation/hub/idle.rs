@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use seawall::driver::Wait;
 use seawall::driver::sim::{Faults, Peer};
-use seawall::hub::{HistoryBudget, Log, MemoryLog};
+use seawall::hub::{
+    Answer, ApiReply, ChannelName, HistoryBudget, Log, MemoryLog, Origin, Request, Retention, Verb,
+};
+use seawall::shard::hub::mail::HubMail;
+use seawall::shard::mailbox::Mail;
 use serde_json::json;
 
-use super::crowd::{connect, until};
+use super::crowd::{connect, objects, until};
 use crate::world::World;
 
 const CHANNELS: u64 = 3000;
 
 fn world() -> World {
     let budget = HistoryBudget::new(1 << 30);
-    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
-        Box::new(MemoryLog::new(u64::from(shard), budget.clone()))
-    });
+    let make_log =
+        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_hub(2, 1, Faults::harmless(), make_log, |file| {
         file.hub.channel_ttl_s = 90;
         file.hub.idempotency_ttl_s = 120;
@@ -71,4 +74,45 @@ fn an_idle_shard_wakes_for_what_is_past_its_time_and_for_nothing_else() {
     // Deadlines are those of some seconds of publishing, each worked off in parts.
     assert!(turns < 500, "{turns} turns");
     assert_eq!(world.totals().counters.channels_forgotten, CHANNELS);
+}
+
+/// However long a shard has rested, and although nothing woke it: messages past their age are not
+/// served, on any way there is.
+#[test]
+fn a_shard_that_has_rested_serves_nothing_that_is_past_its_age() {
+    for (wait_s, is_served) in [(299, true), (301, false)] {
+        let mut world = world();
+        let publish = json!({"type": "publish", "channel": "a", "content": 1});
+        let publisher = connect(&world, 0, &[&publish]);
+        until(&mut world, "it is published", |world| world.totals().counters.publishes == 1);
+        (0..10).for_each(|_| world.turn_shards());
+        let epoch = objects(&publisher)[1]["epoch"].clone();
+        world.network.advance(wait_s * 1_000_000_000);
+        let since = json!({"epoch": epoch, "offset": 0});
+        let read = json!({"type": "history", "channel": "a"});
+        let from = json!({"type": "history", "channel": "a", "since": since});
+        let subscribe = json!({"type": "subscribe", "channel": "a", "since": since});
+        let reader = connect(&world, 0, &[&read, &from, &subscribe]);
+        let (reply, mut received) = tokio::sync::oneshot::channel();
+        world.post(0, history_for_backends(reply));
+        (0..10).for_each(|_| world.turn_shards());
+        let told = objects(&reader);
+        for page in &told[1..3] {
+            let count = page["messages"].as_array().unwrap().len();
+            assert_eq!((count, &page["offset"]), (usize::from(is_served), &json!(1)), "{page}");
+        }
+        assert_eq!(told[3]["recovered"], is_served, "{}", told[3]);
+        assert_eq!(told.len(), 4 + usize::from(is_served));
+        let Ok(Answer::History { messages, .. }) = received.try_recv() else { panic!("no answer") };
+        assert_eq!(messages.len(), usize::from(is_served));
+        [publisher, reader].iter().for_each(Peer::reset);
+    }
+}
+
+fn history_for_backends(reply: tokio::sync::oneshot::Sender<Answer>) -> Mail {
+    let from = Origin::Api(ApiReply(Box::new(move |answer| drop(reply.send(answer)))));
+    let retention = Retention { messages_max: 100, ttl_ms: 300_000 };
+    let verb = Verb::History { since: None, limit: 10, reverse: false };
+    let request = Request { from, channel: ChannelName::new("a"), retention, verb };
+    Mail::Hub(Box::new(HubMail::Ask(request)))
 }

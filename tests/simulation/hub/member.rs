@@ -363,8 +363,12 @@ impl Member {
         let recovered = outcome["recovered"].as_bool().unwrap();
         if recovered {
             self.truth.borrow_mut().recovered += 1;
-            let (_, own) = sub.position.as_ref().expect("only what was known is recovered");
+            let (epoch, own) = sub.position.as_mut().expect("only what was known is recovered");
             assert!(*own <= offset, "seed {seed}");
+            if *own == 0 {
+                // Its channel may have been forgotten and opened again.
+                outcome["epoch"].as_str().unwrap().clone_into(epoch);
+            }
         } else {
             sub.position = Some((outcome["epoch"].as_str().unwrap().to_owned(), offset));
         }

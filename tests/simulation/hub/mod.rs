@@ -35,7 +35,7 @@ fn run(seed: u64, late: bool) -> Outcome {
     let budget = HistoryBudget::new([1 << 20, 20_000][(seed / 7 % 2) as usize]);
     let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
         let seed = seed * 1000 + u64::from(shard);
-        let log = MemoryLog::new(seed, budget.clone());
+        let log = MemoryLog::new(budget.clone());
         if late { Box::new(DelayedLog::new(log, seed)) } else { Box::new(log) }
     });
     let mut world = World::with_hub(seed, shards, Faults::harmless(), make_log, |file| {

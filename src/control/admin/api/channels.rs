@@ -130,8 +130,14 @@ pub(super) async fn presence(
     Asked(query): Asked<PresenceQuery>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
+    let channel = channel_name(&channel)?;
+    let namespaces = &state.hub()?.realm.namespaces;
+    if !namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).presence {
+        let message = "this channel keeps no presence: set presence in its [[channel]]";
+        return Err(ApiError::not_found(message));
+    }
     let after = query.after.map(Into::into);
-    let pending = ask(&state, channel_name(&channel)?, Verb::Presence { after, limit })?;
+    let pending = ask(&state, channel, Verb::Presence { after, limit })?;
     match answer(pending).await? {
         Answer::Presence(page) => Ok(reply(listed(&page))),
         other => Err(unexpected(&other)),

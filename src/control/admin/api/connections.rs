@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{ApiError, Asked, Body, Named, State, channel_name, one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
-use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Target};
+use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Reached, Target};
 use crate::shard::mailbox::Mail;
 
 /// Connections of one page.
@@ -87,7 +87,7 @@ fn connection_id(text: &str) -> Result<ConnectionId, ApiError> {
 }
 
 /// Does something with connections on all shards that may have them; returns how many there were.
-async fn act(state: &State, target: Target, act: Act) -> Result<u64, ApiError> {
+async fn act(state: &State, target: Target, act: Act) -> Result<Reached, ApiError> {
     let shared = state.hub()?;
     let directory = &state.0.directory;
     let shards = match &target {
@@ -105,10 +105,12 @@ async fn act(state: &State, target: Target, act: Act) -> Result<u64, ApiError> {
         directory.post(shard, Mail::Hub(Box::new(mail)));
         replies.push(received);
     }
-    let mut reached = 0;
+    let mut reached = Reached::default();
     for reply in replies {
         // A shard that has ended has no connections.
-        reached += reply.await.unwrap_or(0);
+        let Reached { count, refused } = reply.await.unwrap_or_default();
+        reached.count += count;
+        reached.refused = reached.refused.or(refused);
     }
     Ok(reached)
 }
@@ -129,7 +131,7 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let delivered = act(state, target, Act::Send(Publication::direct(&draft))).await?;
+    let delivered = act(state, target, Act::Send(Publication::direct(&draft))).await?.count;
     Ok(json!({"delivered": delivered}))
 }
 
@@ -147,15 +149,17 @@ pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Val
         state.hub()?.realm.revoke(&subject, State::unix_ms());
     }
     let reason = Arc::from(reason);
-    let disconnected = act(state, target, Act::Disconnect { code, reason }).await?;
+    let disconnected = act(state, target, Act::Disconnect { code, reason }).await?.count;
     Ok(json!({"disconnected": disconnected}))
 }
 
 pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
     let channel = channel_name(&body.channel)?;
     let target = target(body.user, body.connection, None)?;
-    let subscribed = act(state, target, Act::Subscribe(channel)).await?;
-    Ok(json!({"subscribed": subscribed}))
+    match act(state, target, Act::Subscribe(channel)).await? {
+        Reached { count: 0, refused: Some(refused) } => Err(refused.into()),
+        Reached { count, .. } => Ok(json!({"subscribed": count})),
+    }
 }
 
 pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
@@ -164,7 +168,7 @@ pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Va
     if let Some(subject) = subject(&target) {
         state.hub()?.realm.revoke_channel(&subject, channel.as_str(), State::unix_ms());
     }
-    let unsubscribed = act(state, target, Act::Unsubscribe(channel)).await?;
+    let unsubscribed = act(state, target, Act::Unsubscribe(channel)).await?.count;
     Ok(json!({"unsubscribed": unsubscribed}))
 }
 

@@ -1,0 +1,195 @@
+//! Members come and go: who is counted, and who is told.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Home, HomeOptions, There};
+use crate::hub::answer::{Answer, Code, Origin, Out, Subscribe};
+use crate::hub::log::Page;
+use crate::hub::presence::MemberInfo;
+use crate::hub::publication::{ConnectionId, Position, Publication};
+
+impl Home {
+    /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
+    pub(super) fn joined(&mut self, key: u32, from: Origin, subscribe: &Subscribe, page: Page) {
+        let options = self.options;
+        let channel = &mut self.channels[key as usize];
+        let delivered = *channel.position.get_or_insert(page.position);
+        channel.joining -= 1;
+        let Page { position, complete, mut messages } = page;
+        let mut recovered = complete && subscribe.since.is_some();
+        if position.epoch == delivered.epoch {
+            messages.retain(|one| one.offset() <= delivered.offset);
+            let later = channel.since.iter().filter(|one| one.offset() > position.offset);
+            messages.extend(later.cloned());
+        } else {
+            // The epoch changed while the page was on its way.
+            recovered = false;
+        }
+        if channel.joining == 0 {
+            channel.since = VecDeque::new();
+        }
+        let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
+        let named = subscribe.since.and_then(|since| since.epoch);
+        recovered &= named == Some(delivered.epoch)
+            && messages.len() <= options.recover_messages_max as usize
+            && bytes <= options.recover_bytes_max;
+        if !recovered {
+            messages.clear();
+        }
+        self.join(key, from, subscribe, delivered, recovered, messages);
+    }
+
+    /// Counts a member, and tells it where it stands.
+    pub(super) fn join(
+        &mut self,
+        key: u32,
+        from: Origin,
+        subscribe: &Subscribe,
+        position: Position,
+        recovered: bool,
+        missed: Vec<Arc<Publication>>,
+    ) {
+        let Origin::Session { id, .. } = from else { return };
+        let shard = id.shard;
+        if subscribe.restart.is_none() && !self.take_seat(key, id, subscribe) {
+            let message = format!(
+                "the channel has all the {} members that it may have: try again later",
+                subscribe.members_max
+            );
+            return self.refuse(key, from, Code::Limit, message);
+        }
+        let channel = &mut self.channels[key as usize];
+        if subscribe.since.is_some() {
+            self.kept.recovered += u64::from(recovered && !missed.is_empty());
+            self.kept.not_recovered += u64::from(!recovered);
+        }
+        let there = match channel.there.iter().position(|one| one.shard == shard) {
+            Some(at) => &mut channel.there[at],
+            None => {
+                // Members of most channels are on few shards.
+                channel.there.reserve_exact(1);
+                channel.there.push(There { shard, members: 0, watchers: 0 });
+                self.there_bytes += size_of::<There>();
+                channel.there.last_mut().expect("it was just pushed")
+            }
+        };
+        there.watchers += u32::from(subscribe.watch);
+        match subscribe.restart {
+            Some(watched) => there.watchers -= u32::from(watched),
+            None => {
+                there.members += 1;
+                channel.members += 1;
+                self.members += 1;
+                if let Some(member) = &subscribe.member {
+                    self.come(key, member, subscribe.replaces);
+                }
+            }
+        }
+        let listed = subscribe.watch && subscribe.member.is_some();
+        let presence = self.channels[key as usize].presence.as_ref().filter(|_| listed);
+        let HomeOptions { presence_page_max, recover_bytes_max, .. } = self.options;
+        let presence = presence.map(|all| all.page(None, presence_page_max, recover_bytes_max));
+        let (watch, member) = (subscribe.watch, subscribe.member.clone());
+        let answer = Answer::Subscribed { position, recovered, missed, presence, watch, member };
+        self.answer(key, from, answer);
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        key: u32,
+        from: &Origin,
+        watch: bool,
+        member: Option<&MemberInfo>,
+    ) {
+        let Origin::Session { id, .. } = from else { return };
+        let channel = &mut self.channels[key as usize];
+        let Some(at) = channel.there.iter().position(|one| one.shard == id.shard) else { return };
+        let there = &mut channel.there[at];
+        there.members -= 1;
+        there.watchers -= u32::from(watch);
+        if there.members == 0 {
+            channel.there.swap_remove(at);
+            self.there_bytes -= size_of::<There>();
+            if channel.there.is_empty() {
+                channel.there = Vec::new();
+            }
+        }
+        channel.members -= 1;
+        self.members -= 1;
+        if let Some(seats) = &mut channel.seats {
+            self.seat_bytes -= seats.bytes();
+            seats.leave(*id);
+            self.seat_bytes += seats.bytes();
+            channel.seats.take_if(|seats| seats.is_empty());
+        }
+        if let Some(member) = member {
+            self.gone(key, member);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, key: u32, from: &Origin) {
+        let Origin::Session { id, .. } = from else { return };
+        let mut there = self.channels[key as usize].there.iter_mut();
+        if let Some(there) = there.find(|one| one.shard == id.shard) {
+            there.watchers -= 1;
+        }
+    }
+
+    /// Whether a new member has a seat, where their number is limited.
+    fn take_seat(&mut self, key: u32, id: ConnectionId, subscribe: &Subscribe) -> bool {
+        if subscribe.members_max == 0 {
+            return true;
+        }
+        let channel = &mut self.channels[key as usize];
+        let seats = channel.seats.get_or_insert_default();
+        self.seat_bytes -= seats.bytes();
+        let members = channel.members;
+        let has_one = seats.take(id, subscribe.replaces, members, subscribe.members_max);
+        self.seat_bytes += seats.bytes();
+        channel.seats.take_if(|seats| seats.is_empty());
+        has_one
+    }
+
+    pub(super) fn come(
+        &mut self,
+        key: u32,
+        member: &Arc<MemberInfo>,
+        replaces: Option<ConnectionId>,
+    ) {
+        let presence = self.channels[key as usize].presence.get_or_insert_default();
+        self.presence_bytes -= presence.bytes();
+        let come = presence.join(member, replaces);
+        self.presence_bytes += presence.bytes();
+        if let Some(member) = come {
+            self.news(key, "join", &member);
+        }
+    }
+
+    pub(super) fn gone(&mut self, key: u32, member: &MemberInfo) {
+        let channel = &mut self.channels[key as usize];
+        let Some(presence) = &mut channel.presence else { return };
+        self.presence_bytes -= presence.bytes();
+        let left = presence.leave(member);
+        self.presence_bytes += presence.bytes();
+        if presence.count() == 0 {
+            channel.presence = None;
+        }
+        if let Some(left) = left {
+            self.news(key, "leave", &left);
+        }
+    }
+
+    fn news(&mut self, key: u32, kind: &str, member: &MemberInfo) {
+        let channel = &self.channels[key as usize];
+        if channel.there.iter().all(|there| there.watchers == 0) {
+            return;
+        }
+        let name = &channel.name;
+        let member = member.text();
+        let text = format!(r#"{{"type":"{kind}","channel":"{name}","member":{member}}}"#);
+        let news = Publication::news(name, &text, 0);
+        let watched = channel.there.iter().filter(|there| there.watchers > 0);
+        self.out.extend(watched.map(|there| (there.shard, Out::News(news.clone()))));
+    }
+}

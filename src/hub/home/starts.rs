@@ -1,0 +1,74 @@
+//! Where a channel begins: its first epoch, before anything is known of it.
+//!
+//! The epoch of a channel that is not open is derived from its name, a secret and the time, so that
+//! a channel that was only read costs no memory and its position still counts. Time is divided into
+//! periods; a channel that is opened begins with the epoch of that period. A client that read the
+//! position in an earlier period has the start of the channel in another epoch, which
+//! [`Starts::is_recent`] recognizes.
+//!
+//! Such a position is exact because a channel that was published to is kept for
+//! [`Starts::kept_ms`] after its last use, which is longer than the start of a period is recent.
+//! Where a channel has to be forgotten sooner, or time steps back, [`Starts::renew`] makes all
+//! starts that were handed out unknown, and clients are not recovered from them.
+
+use std::hash::{BuildHasher, RandomState};
+
+use crate::hub::ChannelName;
+use crate::hub::publication::Epoch;
+
+/// The periods in the time that the start of a channel counts for.
+const PERIODS: u64 = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Starts {
+    secret: RandomState,
+    series: u64,
+    now_ms: u64,
+}
+
+impl Starts {
+    pub(super) fn new() -> Self {
+        Self { secret: RandomState::new(), series: 0, now_ms: 0 }
+    }
+
+    /// Sets the time (Unix, ms).
+    pub(super) fn set_time(&mut self, now_ms: u64) {
+        if now_ms < self.now_ms {
+            self.renew();
+        }
+        self.now_ms = now_ms;
+    }
+
+    /// Makes every start that was handed out unknown.
+    pub(super) fn renew(&mut self) {
+        self.series += 1;
+    }
+
+    fn period_ms(hold_ms: u64) -> u64 {
+        hold_ms.div_ceil(PERIODS).max(1)
+    }
+
+    fn at(&self, name: &ChannelName, period_ms: u64, period: u64) -> Epoch {
+        Epoch(self.secret.hash_one((self.series, period_ms, period, name)))
+    }
+
+    /// The epoch of a channel that is not open. It counts for `hold_ms` at least.
+    pub(super) fn now(&self, name: &ChannelName, hold_ms: u64) -> Epoch {
+        let period_ms = Self::period_ms(hold_ms);
+        self.at(name, period_ms, self.now_ms / period_ms)
+    }
+
+    /// Whether [`Self::now`] was this epoch lately.
+    pub(super) fn is_recent(&self, name: &ChannelName, hold_ms: u64, epoch: Epoch) -> bool {
+        let period_ms = Self::period_ms(hold_ms);
+        let period = self.now_ms / period_ms;
+        let recent = period.saturating_sub(PERIODS)..=period;
+        recent.into_iter().any(|period| self.at(name, period_ms, period) == epoch)
+    }
+
+    /// How long a channel is kept after its last use.
+    pub(super) fn kept_ms(hold_ms: u64) -> u64 {
+        Self::period_ms(hold_ms).saturating_mul(PERIODS + 1)
+    }
+}

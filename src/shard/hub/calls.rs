@@ -1,0 +1,53 @@
+//! Calls of backends that wait for what becomes of subscriptions.
+
+use slab::Slab;
+
+use super::mail::{CountReply, Reached};
+use crate::session::hub::Outcome;
+
+/// Each is answered once all connections that it meant have an outcome.
+#[derive(Default)]
+pub(super) struct Calls(Slab<Call>);
+
+struct Call {
+    /// Outcomes that are to come, and one more while connections are still asked.
+    waiting: u32,
+    reached: Reached,
+    reply: Option<CountReply>,
+}
+
+impl Calls {
+    /// Begins a call, whose connections are asked until [`Self::asked`].
+    pub(super) fn begin(&mut self, reply: Option<CountReply>) -> u32 {
+        self.0.insert(Call { waiting: 1, reached: Reached::default(), reply }) as u32
+    }
+
+    /// One more connection is asked, which [`Self::settle`] hears of.
+    pub(super) fn ask(&mut self, call: u32) {
+        self.0[call as usize].waiting += 1;
+    }
+
+    /// No further connection is asked.
+    pub(super) fn asked(&mut self, call: u32) {
+        self.settle(call, Outcome::Ended);
+    }
+
+    /// What has become of one.
+    pub(super) fn settle(&mut self, call: u32, outcome: Outcome) {
+        let own = &mut self.0[call as usize];
+        own.waiting -= 1;
+        match outcome {
+            Outcome::Subscribed => own.reached.count += 1,
+            Outcome::Refused(refused) => own.reached.refused = Some(refused),
+            Outcome::Ended => {}
+        }
+        if own.waiting > 0 {
+            return;
+        }
+        let Call { reached, reply, .. } = self.0.remove(call as usize);
+        if let Some(reply) = reply {
+            // Nobody waits any more if this fails.
+            let _ = reply.send(reached);
+        }
+    }
+}
