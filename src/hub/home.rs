@@ -9,7 +9,7 @@ mod starts;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
@@ -18,6 +18,7 @@ use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb
 use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
 use super::log::{Done, Log, Page, Range, Retention};
+use super::names::Names;
 use super::presence::{Presence, PresencePage};
 use super::publication::{Epoch, Position, Publication, Since};
 use super::seats::Seats;
@@ -130,7 +131,7 @@ pub struct Home {
     options: HomeOptions,
     log: Box<dyn Log>,
     channels: Slab<Channel>,
-    names: HashMap<ChannelName, u32>,
+    names: Names,
     waiting: Slab<Waiting>,
     keys: Keys,
     starts: Starts,
@@ -156,7 +157,7 @@ impl Home {
             options,
             log,
             channels: Slab::new(),
-            names: HashMap::new(),
+            names: Names::default(),
             waiting: Slab::new(),
             keys: Keys::new(options.keys_max, options.key_ttl_ms),
             starts: Starts::new(),
@@ -179,8 +180,8 @@ impl Home {
         let Request { from, channel, retention, mut verb } = request;
         // Opening a channel may make another one give way, and with it all starts.
         let from_start = self.is_from_start(&channel, retention, &mut verb);
-        let key = match (&verb, self.names.get(&channel)) {
-            (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => *key,
+        let key = match (&verb, self.names.get(channel.as_str())) {
+            (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => key,
             // Nobody leaves a channel that is not there, and nobody is on it.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
             (Verb::Presence { .. }, None) => {
@@ -238,14 +239,14 @@ impl Home {
 
     /// Finds or opens a channel. `None`: there are as many as there may be, all of them in use.
     fn open(&mut self, name: &ChannelName, retention: Retention) -> Option<u32> {
-        if let Some(key) = self.names.get(name) {
-            let own = &mut self.channels[*key as usize];
+        if let Some(key) = self.names.get(name.as_str()) {
+            let own = &mut self.channels[key as usize];
             if own.retention != retention {
                 // The configuration has changed.
                 own.retention = retention;
                 self.log.retain(own.log, retention);
             }
-            return Some(*key);
+            return Some(key);
         }
         if self.channels.len() >= self.options.channels_max && !self.make_room() {
             return None;

@@ -5,9 +5,10 @@
 //! those behind it do not, and removal keeps it so by moving at most two of them. Whoever joins
 //! does so in the channel's queue, behind what was published before.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::names::Names;
 use super::publication::{Position, Publication};
 use super::{Answer, ChannelName, ConnectionId};
 
@@ -84,7 +85,7 @@ pub struct Local {
 #[derive(Debug, Default)]
 pub struct Members {
     locals: slab::Slab<Local>,
-    names: HashMap<ChannelName, u32>,
+    names: Names,
     ready: VecDeque<u32>,
     /// Of publications that are on their way.
     queued_bytes: usize,
@@ -100,7 +101,7 @@ fn queued(publication: &Publication) -> usize {
 impl Members {
     /// The shard's name for a channel.
     pub fn find(&self, name: &str) -> Option<u32> {
-        self.names.get(name).copied()
+        self.names.get(name)
     }
 
     /// A channel by the shard's name for it.
@@ -131,8 +132,8 @@ impl Members {
 
     /// Queues something for a channel's members. Without members only a join counts.
     pub fn push(&mut self, name: &ChannelName, op: Op) {
-        let local = match self.names.get(name) {
-            Some(local) => *local,
+        let local = match self.names.get(name.as_str()) {
+            Some(local) => local,
             None if matches!(op, Op::Join { .. }) => self.insert(name.clone()),
             None => return,
         };
@@ -215,7 +216,7 @@ impl Members {
         let own = &self.locals[local as usize];
         if own.members.is_empty() && own.queue.is_empty() && !own.ready {
             let own = self.locals.remove(local as usize);
-            self.names.remove(&own.name);
+            self.names.remove(own.name.as_str());
         }
     }
 

@@ -30,6 +30,7 @@ mod idempotency;
 pub mod log;
 mod members;
 mod memory;
+mod names;
 mod presence;
 mod publication;
 mod seats;

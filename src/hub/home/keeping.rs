@@ -57,8 +57,8 @@ impl Home {
                 self.forget(key);
             }
         }
-        if self.channels.len() <= SHRINK_MAX && self.names.capacity() > 4 * SHRINK_MAX {
-            self.names.shrink_to(SHRINK_MAX);
+        if self.channels.len() <= SHRINK_MAX && self.channels.capacity() > 4 * SHRINK_MAX {
+            self.names.trim();
             self.channels.shrink_to_fit();
         }
         self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
@@ -157,7 +157,7 @@ impl Home {
 
     fn forget(&mut self, key: u32) {
         let channel = self.channels.remove(key as usize);
-        self.names.remove(&channel.name);
+        self.names.remove(channel.name.as_str());
         self.name_bytes -= name_bytes(&channel.name);
         self.unused.remove(key);
         self.log.close(channel.log);
@@ -194,8 +194,7 @@ impl Home {
     /// What there is.
     pub fn gauges(&self) -> Gauges {
         let (history_messages, history_bytes) = self.log.kept();
-        let entries = self.channels.capacity() * size_of::<Channel>()
-            + self.names.capacity() * (size_of::<(ChannelName, u32)>() + 1);
+        let entries = self.channels.capacity() * size_of::<Channel>() + self.names.memory_bytes();
         let bytes =
             entries + self.unused.bytes() + self.name_bytes + self.there_bytes + self.seat_bytes;
         Gauges {
