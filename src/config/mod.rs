@@ -230,6 +230,16 @@ impl Config {
         (per_shard / u64::from(self.engine.buffer_bytes)).clamp(8, 32_768) as u32
     }
 
+    /// Whether connections of some route may stay for less time than by an older configuration.
+    /// Routes keep their places.
+    pub fn lowers_stays(&self, older: &Self) -> bool {
+        let is_lower = |now: u32, before: u32| now != 0 && (before == 0 || now < before);
+        self.route_options.iter().zip(&older.route_options).any(|(now, before)| {
+            is_lower(now.connection_age_max_ms, before.connection_age_max_ms)
+                || is_lower(now.idle_timeout_ms, before.idle_timeout_ms)
+        })
+    }
+
     /// Bounds on inflating in one shard.
     pub fn inflate_limits(&self) -> InflateLimits {
         InflateLimits {

@@ -88,6 +88,8 @@ pub(super) struct Core {
     pub tick: u32,
     /// Slots from this index on have yet to learn of another configuration's times.
     pub refresh_from: Option<u32>,
+    /// When another configuration last lowered how long connections may stay.
+    pub lowered_tick: Option<u32>,
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
@@ -177,6 +179,7 @@ impl Core {
             now_ns,
             tick,
             refresh_from: None,
+            lowered_tick: None,
             generation: 0,
             random: seed | 1,
             ping_key: std::hash::RandomState::new(),
@@ -192,6 +195,9 @@ impl Core {
             self.pages = crate::web::shared(config.hub.playground);
         }
         self.directory.set_epoch(self.id, config.epoch);
+        if config.lowers_stays(&self.config) {
+            self.lowered_tick = Some(self.tick);
+        }
         self.config = config;
         self.refresh_from = Some(0);
     }
@@ -372,11 +378,12 @@ impl Core {
         }
     }
 
-    /// Sends a Close and awaits the peer's.
-    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str) {
+    /// Sends a Close, with a `goodbye` before it where the hub is spoken, and awaits the peer's.
+    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
         if !matches!(self.slots[index as usize].stage, Stage::Open(_)) {
             return;
         }
+        self.say_goodbye(index, code, reason, retry_after_ms);
         self.hub_end(index);
         let slot = &mut self.slots[index as usize];
         let Stage::Open(receiver) = &mut slot.stage else { return };
@@ -389,9 +396,11 @@ impl Core {
         self.note_unfinished(index);
     }
 
-    /// Sends a Close and looks at nothing that comes after it.
-    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str) {
+    /// Sends a Close, with a `goodbye` before it where the hub is spoken, and looks at nothing that
+    /// comes after it.
+    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
         if matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            self.announce_close(index, code, reason, retry_after_ms);
             self.queue_close(index, code, reason);
         }
         self.leave(index, Stage::Lingering { discarded: 0 }, code);

@@ -13,7 +13,7 @@ use crate::support::Server;
 const DOCUMENT: &str = include_str!("../../src/session/hub/PROTOCOL.md");
 
 /// The rows of a section's first table, as cells.
-fn table(section: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(section: &str) -> Vec<Vec<String>> {
     let heading = format!("\n## {section}\n");
     let (_, rest) = DOCUMENT.split_once(&heading).unwrap_or_else(|| panic!("no {section}"));
     let lines = rest.lines().take_while(|line| !line.starts_with("## "));

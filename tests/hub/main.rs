@@ -16,6 +16,7 @@ mod closing;
 mod commands;
 mod document;
 mod errors;
+mod goodbye;
 mod idempotency;
 mod identity;
 mod order;

@@ -63,6 +63,8 @@ pub struct Effects {
     pub renumbered: bool,
     /// It has a user now, and had none.
     pub named: bool,
+    /// [`HubSession::deadline_ms`] is another one now.
+    pub rescheduled: bool,
     /// The connection that it continues.
     pub replaces: Option<ConnectionId>,
     /// Say goodbye and close, with code and reason.
@@ -92,7 +94,7 @@ impl Effects {
         self.asks.clear();
         self.left.clear();
         self.purge.clear();
-        (self.renumbered, self.named) = (false, false);
+        (self.renumbered, self.named, self.rescheduled) = (false, false, false);
         (self.requests, self.reply_bytes) = (0, 0);
         (self.replaces, self.close) = (None, None);
         self.auth_failures.clear();

@@ -11,7 +11,7 @@ use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
 use crate::admission::rate::{self, Rate};
-use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
+use crate::auth::{self, AuthError, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{ChannelName, Code, Draft, KeyScope, Origin, Refused, Request, Since};
 use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
@@ -251,7 +251,7 @@ impl HubSession {
     /// What a channel's token grants.
     fn channel_grant(
         &self,
-        call: &Call<'_>,
+        call: &mut Call<'_>,
         channel: &str,
         token: Option<&str>,
     ) -> Result<Option<ChannelGrant>, Refused> {
@@ -260,10 +260,12 @@ impl HubSession {
         match verifier.verify_channel(token, channel, user, call.now_s()) {
             Ok(grant) => Ok(Some(grant)),
             Err(fault) => {
+                call.effects.auth_failures.push(fault.kind());
                 let code = match fault {
                     _ if fault.is_temporary() => Code::Internal,
                     _ if fault.is_expired() => Code::Expired,
-                    _ => Code::Forbidden,
+                    AuthError::Channel | AuthError::Subject => Code::Forbidden,
+                    _ => Code::Unauthorized,
                 };
                 Err(refused(code, format!("the channel's token: {fault}")))
             }
@@ -294,7 +296,7 @@ impl HubSession {
         auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
         let realm = call.realm;
         let keys = realm.verifier.is_some();
-        let grant = grant.filter(|grant| grant.expires_s > call.now_s());
+        let grant = grant.filter(|grant| !realm.has_ended(grant.expires_s, call.now_ms));
         auth::decide(&realm.namespaces, identity, grant, verb, channel, keys).map_err(|refusal| {
             let code = match refusal.kind {
                 RefusalKind::Forbidden => Code::Forbidden,

@@ -139,7 +139,7 @@ impl Core {
                 true
             }
             Act::Disconnect { code, reason } => {
-                self.hub_close(index, *code, reason);
+                self.close(index, *code, reason, 0);
                 true
             }
             Act::Subscribe(channel) => {

@@ -132,7 +132,7 @@ impl Core {
         if listed.is_err() {
             self.counters.deny(Denied::UserFull);
             let (code, reason) = too_many();
-            self.hub_close(index, code, &reason);
+            self.close(index, code, &reason, 0);
         }
     }
 
@@ -214,9 +214,11 @@ impl Core {
             self.ask(index, request);
         }
         if let Some((code, reason)) = effects.close.take() {
-            self.say_goodbye(index, code, &reason, effects.retry_after_ms);
-            self.close(index, code, &reason);
+            self.close(index, code, &reason, effects.retry_after_ms);
         } else {
+            if effects.rescheduled {
+                self.set_deadline(index);
+            }
             self.note_unfinished(index);
         }
         effects.clear();
@@ -368,13 +370,7 @@ impl Core {
             hub.touched.push(index);
             self.counters.replaced += 1;
         }
-        self.hub_close(index, 4409, "continued by another connection");
-    }
-
-    /// Says goodbye and closes.
-    pub(super) fn hub_close(&mut self, index: u32, code: u16, reason: &str) {
-        self.say_goodbye(index, code, reason, 0);
-        self.close(index, code, reason);
+        self.close(index, 4409, "continued by another connection", 0);
     }
 
     /// Tells a hub client that it will be closed, and when to come back.
