@@ -221,9 +221,24 @@ pub struct Config {
     pub resume: Resume,
     /// Whether `/metrics` asks for an API key as well.
     pub metrics_auth: bool,
+    /// Files of secrets that their group may read.
+    pub group_secrets: Vec<String>,
 }
 
 impl Config {
+    /// What is accepted and worth a line in the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let skipped = self.auth.skipped_keys.iter().map(|line| format!("auth.jwks_file: {line}"));
+        let shared = (!self.group_secrets.is_empty()).then(|| {
+            let files = self.group_secrets.join(" ");
+            format!(
+                "files of secrets are accessible to their group: {files}; if that is not meant, \
+                 run `chmod g= {files}`"
+            )
+        });
+        skipped.chain(shared).collect()
+    }
+
     /// Receive buffers of one shard.
     pub fn buffers_per_shard(&self) -> u32 {
         let per_shard = self.engine.buffer_memory_bytes / u64::from(self.shards);

@@ -12,7 +12,6 @@ use slab::Slab;
 
 use super::held::HeldInputs;
 use super::hub::HubState;
-use super::journal::Journal;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
@@ -30,6 +29,7 @@ use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
+use crate::text::repeats::Repeats;
 
 pub(super) struct Core {
     pub id: u16,
@@ -73,7 +73,7 @@ pub(super) struct Core {
     pub questioned: Vec<u32>,
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     pub suspects: HashMap<Token, Option<(u64, u32)>>,
-    pub journal: Journal,
+    pub journal: Repeats,
     pub draining: bool,
     /// The drain began with few connections: clients may come back at once.
     pub drains_few: bool,
@@ -170,7 +170,7 @@ impl Core {
             work,
             questioned: Vec::new(),
             suspects: HashMap::new(),
-            journal: Journal::default(),
+            journal: Repeats::default(),
             draining: false,
             drains_few: false,
             in_input: false,

@@ -69,9 +69,9 @@ fn fill_with_unfinished_messages(server: &Server, client: &mut Client) {
     let others = std::iter::repeat_with(|| Client::open(server));
     let mut others = others.filter(|other| other.shard() == client.shard());
     let mut other = others.next().expect("the kernel spreads connections");
-    other.raw.send(&frame(TEXT, &[b' '; 80_000]));
+    other.raw.send(&frame(TEXT, &vec![b' '; 80_000]));
     wait_until("it is held", || server.metrics().get("partial_bytes") > 60_000);
-    send(client, &frame(TEXT, &[b' '; 80_000]));
+    send(client, &frame(TEXT, &vec![b' '; 80_000]));
     wait_until("one is closed", || server.metrics().get("closed_total{code=\"1013\"}") == 1);
 }
 

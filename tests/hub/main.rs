@@ -24,5 +24,6 @@ mod presence;
 mod protocol;
 mod recovery;
 mod revocation;
+mod rows;
 mod slow;
 mod tickets;

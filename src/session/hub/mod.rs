@@ -32,6 +32,7 @@ pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
+pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::Kind;
 use crate::auth::{ChannelGrant, Identity, Rights, Subject};

@@ -109,6 +109,11 @@ impl Realm {
         self.end_ms(exp_s) <= now_ms
     }
 
+    /// Memory of what was revoked (bytes).
+    pub fn revoked_bytes(&self) -> u64 {
+        self.revoked.bytes()
+    }
+
     /// Voids the tickets and grants that a user or connection has had until now.
     pub fn revoke(&self, subject: &Subject, now_ms: u64) {
         self.revoked.revoke(subject, now_ms);

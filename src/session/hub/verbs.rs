@@ -21,6 +21,8 @@ use crate::session::hub::realm::retention;
 const TOKEN_COST: u32 = 48;
 /// What a long answer costs, in requests.
 const READ_COST: u32 = 8;
+/// Why there are no members to list.
+pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
 /// The longest idempotency key (bytes).
 const KEY_BYTES_MAX: usize = 128;
 
@@ -230,8 +232,7 @@ impl HubSession {
             Want::Presence { channel, limit, after } => {
                 let namespace = self.decide(call, auth::Verb::Presence, &channel)?;
                 if !namespace.presence {
-                    let message = "this channel keeps no presence: set presence in its [[channel]]";
-                    return Err(refused(Code::NotFound, message));
+                    return Err(refused(Code::NotFound, NO_PRESENCE));
                 }
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| after.to_owned().into_boxed_str());

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, unexpected};
 use crate::hub::{Answer, Epoch, Position, PresencePage, Publication, Since, Verb};
+use crate::session::hub::NO_PRESENCE;
 use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
 
@@ -131,7 +132,13 @@ pub(super) async fn presence(
 ) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
     let after = query.after.map(Into::into);
-    let pending = ask(&state, channel_name(&channel)?, Verb::Presence { after, limit })?;
+    let name = channel_name(&channel)?;
+    let shared = state.hub()?;
+    let namespaces = &shared.realm.namespaces;
+    if !namespaces.find(name.as_str()).unwrap_or(namespaces.granted()).presence {
+        return Err(ApiError::not_found(NO_PRESENCE));
+    }
+    let pending = ask(&state, name, Verb::Presence { after, limit })?;
     match answer(pending).await? {
         Answer::Presence(page) => Ok(reply(listed(&page))),
         other => Err(unexpected(&other)),
