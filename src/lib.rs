@@ -139,7 +139,7 @@
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets | `proto` |
 //! | [`session`] | runs on a connection: echo, JSON | `admission`, `auth`, `hub`, `proto`, `text` |
-//! | [`text`] | text from outside: JSON passed on unread, text for terminals | nothing |
+//! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs | nothing |
 //! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
 //! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |

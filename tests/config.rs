@@ -258,8 +258,13 @@ fn files_of_secrets_are_not_for_everyone() {
             assert!(said.contains("defaultMode: 0440") && !said.contains(SECRET), "{said}");
         }
         // Group bits are set by the platform: Kubernetes adds them where there is an fsGroup.
-        for mode in [0o400, 0o600, 0o440, 0o640, 0o660] {
-            assert_eq!(check(mode, &format!("{SECRET}\n")), (true, String::new()), "{mode:o}");
+        for (mode, warns) in
+            [(0o400, false), (0o600, false), (0o440, true), (0o640, true), (0o660, true)]
+        {
+            let (passed, said) = check(mode, &format!("{SECRET}\n"));
+            assert!(passed, "{mode:o}: {said}");
+            let has_warning = said.starts_with("warning: ") && said.contains("chmod g= ");
+            assert_eq!((has_warning, said.lines().count()), (warns, usize::from(warns)), "{said}");
         }
         let (passed, said) = check(0o600, "");
         assert!(!passed && said.contains("is empty"), "{said}");

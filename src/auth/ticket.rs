@@ -20,15 +20,14 @@ pub struct Ticket {
     pub connection: String,
     /// Unix time (ms).
     pub issued_ms: u64,
-    /// No later than the identity's own end.
+    /// Its own end. It ends with the identity too, if that is earlier.
     pub expires_s: u64,
 }
 
 impl Ticket {
-    /// A ticket that holds for `ttl_s` seconds, and never longer than the token behind it.
+    /// A ticket that is valid for `ttl_s` seconds, and never longer than the token behind it.
     pub fn new(identity: Arc<Identity>, connection: &str, now_ms: u64, ttl_s: u64) -> Self {
-        let latest = (now_ms / 1000).saturating_add(ttl_s);
-        let expires_s = identity.expires_s.map_or(latest, |end| end.min(latest));
+        let expires_s = (now_ms / 1000).saturating_add(ttl_s);
         Self { identity, connection: connection.to_owned(), issued_ms: now_ms, expires_s }
     }
 }
@@ -64,6 +63,9 @@ pub struct Grant {
     pub rights: Rights,
     #[serde(rename = "e")]
     pub expires_s: u64,
+    /// The channel token's `exp`, with which it ends too; `None`: a backend's word.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    pub token_exp_s: Option<u64>,
     /// The connection that it was made for, as in [`Ticket`]. A grant without it and its time was
     /// sealed by an earlier version, and counts as revoked.
     #[serde(rename = "c", default)]
@@ -88,7 +90,7 @@ impl Grant {
         let is_ours = self.channel == channel && self.subject == Subject::new(user, connection);
         is_ours.then_some(ChannelGrant {
             rights: self.rights,
-            expires_s: self.expires_s,
+            expires_s: self.token_exp_s.unwrap_or(u64::MAX),
             key: self.key,
         })
     }
@@ -131,11 +133,13 @@ impl Sealer {
         self.seal(Purpose::Ticket, plain(&form))
     }
 
+    /// Opens a ticket. Its token counts for `leeway_s` past its `exp`, as for a connection.
+    ///
     /// # Errors
-    /// Why it is not taken.
-    pub fn open_ticket(&self, text: &str, now_s: u64) -> Result<Ticket, SealError> {
+    /// Why it is not accepted.
+    pub fn open_ticket(&self, text: &str, now_s: u64, leeway_s: u64) -> Result<Ticket, SealError> {
         let form: TicketForm<'_> = form(&self.open(Purpose::Ticket, text)?)?;
-        if now_s >= form.expires_s {
+        if has_ended(form.expires_s, form.identity_expires_s, now_s, leeway_s) {
             return Err(SealError::Expired);
         }
         let identity = Identity {
@@ -157,12 +161,26 @@ impl Sealer {
         self.seal(Purpose::Grant, plain(grant))
     }
 
+    /// Opens a grant. Its token counts for `leeway_s` past its `exp`, as in a `subscribe`.
+    ///
     /// # Errors
-    /// Why it is not taken.
-    pub fn open_grant(&self, text: &str, now_s: u64) -> Result<Grant, SealError> {
-        let grant: Grant = form(&self.open(Purpose::Grant, text)?)?;
-        if now_s >= grant.expires_s { Err(SealError::Expired) } else { Ok(grant) }
+    /// Why it is not accepted.
+    pub fn open_grant(&self, text: &str, now_s: u64, leeway_s: u64) -> Result<Grant, SealError> {
+        let mut grant: Grant = form(&self.open(Purpose::Grant, text)?)?;
+        // An earlier version wrote the earlier of both ends, and no other.
+        let written = grant.key.and(Some(grant.expires_s));
+        grant.token_exp_s = grant.token_exp_s.or(written);
+        if has_ended(grant.expires_s, grant.token_exp_s, now_s, leeway_s) {
+            return Err(SealError::Expired);
+        }
+        Ok(grant)
     }
+}
+
+/// Whether something sealed has ended, by its own time or by its token's.
+fn has_ended(expires_s: u64, token_exp_s: Option<u64>, now_s: u64, leeway_s: u64) -> bool {
+    let token_end_s = token_exp_s.map_or(u64::MAX, |exp_s| exp_s.saturating_add(leeway_s));
+    now_s >= expires_s || now_s >= token_end_s
 }
 
 fn plain(form: &impl Serialize) -> Vec<u8> {

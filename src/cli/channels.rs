@@ -3,9 +3,11 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::remote::{Api, Remote, encoded, table, text};
+use super::remote::{Answer, Api, Remote, encoded, table, text};
 use crate::text::terminal;
 
 /// The most that one call lists.
@@ -22,11 +24,11 @@ pub(super) struct Arguments {
     /// A channel's name
     channel: Option<String>,
 
-    /// Only names that begin like this
+    /// Only names that begin with this
     #[arg(long, conflicts_with = "channel")]
     prefix: Option<String>,
 
-    /// List so many channels, or members, at most
+    /// List at most this many channels or members
     #[arg(long, default_value_t = 100)]
     limit: usize,
 
@@ -43,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+fn list(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
     let mut all = serde_json::Map::new();
     let mut after = String::new();
     loop {
@@ -53,15 +55,19 @@ fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
         if !after.is_empty() {
             query.push(("after", &after));
         }
-        let mut page = api.get("/v1/channels", &query)?;
-        all.extend(page["channels"].as_object_mut().map(std::mem::take).unwrap_or_default());
+        let page = api.get("/v1/channels", &query)?;
         let next = page["next"].as_str().unwrap_or_default();
+        if all.is_empty() && (next.is_empty() || arguments.limit <= PAGE) {
+            return Ok(page);
+        }
+        let channels = page["channels"].as_object().into_iter().flatten();
+        all.extend(channels.map(|(name, about)| (name.clone(), about.clone())));
         if next.is_empty() || all.len() >= arguments.limit {
             let mut answer = json!({"channels": all});
             if !next.is_empty() {
                 answer["next"] = next.into();
             }
-            return Ok(answer);
+            return Ok(answer.into());
         }
         next.clone_into(&mut after);
     }
@@ -80,23 +86,38 @@ fn listed(answer: &Value) -> String {
 }
 
 /// What holds for the channel, with a list of its members in the end.
-fn describe(api: &Api, channel: &str, limit: usize) -> Result<Value, String> {
+fn describe(api: &Api, channel: &str, limit: usize) -> Result<Answer, String> {
+    /// Members as the server wrote them.
+    #[derive(Deserialize)]
+    struct Page {
+        members: Vec<Box<RawValue>>,
+        next: Option<String>,
+    }
     let path = format!("/v1/channels/{}", encoded(channel));
-    let mut answer = api.get(&path, &[])?;
-    let mut members: Vec<Value> = Vec::new();
+    let about = api.get(&path, &[])?;
+    let mut members: Vec<Box<RawValue>> = Vec::new();
     let mut after = String::new();
     loop {
         let query = [("after", after.as_str())];
         let query = if after.is_empty() { &[][..] } else { &query[..] };
-        let mut page = api.get(&format!("{path}/presence"), query)?;
-        members.extend(page["members"].as_array_mut().map(std::mem::take).unwrap_or_default());
-        let next = page["next"].as_str().unwrap_or_default();
+        let page = api.get_if_kept(&format!("{path}/presence"), query)?;
+        let page = page.map(|page| serde_json::from_str::<Page>(&page.text)).transpose();
+        let page = page.map_err(|error| format!("the members of {channel}: {error}"))?;
+        let next = match page {
+            Some(page) => {
+                members.extend(page.members);
+                page.next.unwrap_or_default()
+            }
+            None => String::new(),
+        };
         if next.is_empty() || members.len() >= limit {
             members.truncate(limit);
-            answer["listed"] = members.into();
-            return Ok(answer);
+            let members: Vec<&str> = members.iter().map(|member| member.get()).collect();
+            let head = about.text.trim_end().strip_suffix('}').unwrap_or_default();
+            let text = format!("{head},\"listed\":[{}]}}", members.join(","));
+            return Answer::new(text).map_err(|error| error.to_string());
         }
-        next.clone_into(&mut after);
+        after = next;
     }
 }
 

@@ -10,8 +10,9 @@ use crate::config::file::SECTIONS;
 use crate::config::file::table::Row;
 use crate::config::reference;
 use crate::guard;
+use crate::text::terminal;
 
-/// Exit codes: 0 `serve` would take it; 1 it would not, and standard error says why.
+/// Exit codes: 0 `serve` would accept it; 1 it would not, and standard error says why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Examples:\n\
     \x20 seawall check-config seawall.toml\n\
@@ -35,6 +36,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             faults.extend(guard::check_identity(&loaded.config.process));
             if !faults.is_empty() {
                 return super::fail(&loaded.written.locate(faults));
+            }
+            for line in loaded.config.warnings() {
+                eprintln!("warning: {}", terminal::escape(&line));
             }
             print(&summary(&loaded))
         }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::remote::{Api, Remote, encoded, table, text};
+use super::remote::{Answer, Api, Remote, encoded, table, text};
 use crate::text::terminal;
 
 /// The most that one call lists.
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "id")]
     address: Option<String>,
 
-    /// List so many at most
+    /// List at most this many
     #[arg(long, default_value_t = 100, conflicts_with = "id")]
     limit: usize,
 
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+fn list(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
     let mut all: Vec<Value> = Vec::new();
     let mut after = String::new();
     loop {
@@ -60,15 +60,18 @@ fn list(api: &Api, arguments: &Arguments) -> Result<Value, String> {
         if !after.is_empty() {
             query.push(("after", &after));
         }
-        let mut page = api.get("/v1/connections", &query)?;
-        all.extend(page["connections"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        let page = api.get("/v1/connections", &query)?;
         let next = page["next"].as_str().unwrap_or_default();
+        if all.is_empty() && (next.is_empty() || arguments.limit <= PAGE) {
+            return Ok(page);
+        }
+        all.extend(page["connections"].as_array().into_iter().flatten().cloned());
         if next.is_empty() || all.len() >= arguments.limit {
             let mut answer = json!({"connections": all});
             if !next.is_empty() {
                 answer["next"] = next.into();
             }
-            return Ok(answer);
+            return Ok(answer.into());
         }
         next.clone_into(&mut after);
     }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::remote::{Api, Remote};
+use super::remote::{Answer, Api, Remote};
 
 /// Disconnects a user or a connection, and revokes the tickets with which it would resume; with
 /// --channel, unsubscribes it from these channels instead.
@@ -30,15 +30,22 @@ pub(super) struct Arguments {
     channel: Vec<String>,
 
     /// The close code: 1000, 1001, or from 3000 to 4999; without: 4403, on which clients stay away
-    #[arg(long, conflicts_with = "channel")]
+    #[arg(long, conflicts_with = "channel", value_parser = close_code)]
     code: Option<u16>,
 
-    /// What clients are told, in 123 bytes at most
+    /// The reason that clients receive, at most 123 bytes
     #[arg(long, conflicts_with = "channel")]
     reason: Option<String>,
 
     #[command(flatten)]
     remote: Remote,
+}
+
+fn close_code(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(code @ (1000 | 1001 | 3000..=4999)) => Ok(code),
+        _ => Err("write 1000, 1001, or a number from 3000 to 4999".to_owned()),
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
@@ -59,7 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if count == 0 { ExitCode::FAILURE } else { shown }
 }
 
-fn kick(api: &Api, arguments: &Arguments) -> Result<Value, String> {
+fn kick(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
     let mut body = match (&arguments.user, &arguments.connection) {
         (Some(user), _) => json!({"user": user}),
         (None, connection) => json!({"connection": connection}),
@@ -79,5 +86,5 @@ fn kick(api: &Api, arguments: &Arguments) -> Result<Value, String> {
         let answer = api.post("/v1/unsubscribe", &body.to_string())?;
         count += answer["unsubscribed"].as_u64().unwrap_or(0);
     }
-    Ok(json!({"unsubscribed": count}))
+    Ok(json!({"unsubscribed": count}).into())
 }

@@ -14,6 +14,7 @@ mod publish;
 mod reload;
 mod remote;
 mod serve;
+mod shell;
 mod status;
 mod token;
 
@@ -69,6 +70,10 @@ enum Command {
     Drain(drain::Arguments),
     /// Examine this host for problems, and name the remedies
     Doctor(doctor::Arguments),
+    /// Print a script that completes commands and options in a shell
+    Completions(shell::CompletionsArguments),
+    /// Print a manual page
+    Man(shell::ManArguments),
     /// Print the version
     Version(print::VersionArguments),
 }
@@ -92,6 +97,8 @@ pub fn run() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
+        Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
         Command::Version(arguments) => print::version(&arguments),
     }
 }

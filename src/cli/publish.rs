@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     text: bool,
 
-    /// Idempotency key: repeated with the same, it takes effect once
+    /// Idempotency key: a repeat with the same key takes effect once
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 

@@ -106,11 +106,25 @@ fn start(
 
 /// Fetches the keys of tokens before the first client comes, and goes on doing so.
 fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
-    for line in &config.auth.skipped_keys {
-        tracing::warn!("auth.jwks_file: {line}");
+    for line in config.warnings() {
+        tracing::warn!("{line}");
     }
     let source = config.auth.jwks.clone();
     source.map(|source| Fetcher::start(&config.auth.verifier, source)).transpose()
+}
+
+/// A log of JSON: what acts on a terminal is escaped in it as it is in a log of text.
+struct JsonLines(LogWriter);
+
+impl std::io::Write for JsonLines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.write_lines(&terminal::escape_json(&String::from_utf8_lossy(line)));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Logs from now on, and returns how to change how much.
@@ -130,12 +144,18 @@ fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(move || log.clone());
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        });
     let registry = tracing_subscriber::registry().with(filter);
     // A second server in one process (tests) keeps the first one's log.
     let _ = match config.log_format {
         LogFormat::Text => registry.with(lines.fmt_fields(fields.delimited(" "))).try_init(),
-        LogFormat::Json => registry.with(lines.json()).try_init(),
+        LogFormat::Json => {
+            let lines = lines.with_writer(move || JsonLines(log.clone()));
+            registry.with(lines.json()).try_init()
+        }
     };
     Box::new(move |text| {
         // Only a log that is gone refuses, and then there is nothing to change.

@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::remote::{Remote, text};
+use super::remote::{Answer, Remote, text};
 use crate::text::terminal::escape;
 
 /// Shows the state of a running server: version, uptime, listeners, connections, memory, and the
@@ -23,7 +23,8 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     arguments.remote.run(
         |api| {
             let (node, memory) = (api.get("/v1/node", &[])?, api.get("/v1/memory", &[])?);
-            Ok(json!({"node": node, "memory": memory}))
+            let text = format!("{{\"node\":{},\"memory\":{}}}", node.text, memory.text);
+            Answer::new(text).map_err(|error| error.to_string())
         },
         |answer| shown(&answer["node"], &answer["memory"]),
     )
@@ -100,6 +101,8 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

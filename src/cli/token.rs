@@ -1,4 +1,4 @@
-//! `seawall token`: makes tokens to try things out, and says why one is not taken.
+//! `seawall token`: makes tokens to try things out, and explains why one is rejected.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -16,8 +16,8 @@ use crate::text::terminal;
 /// Makes a token (JWT) for the configuration that `serve` would run with, and prints it.
 ///
 /// It is signed with the first HS256 key of the configuration, or with a private key from a file.
-/// With --check, looks at a token instead: prints what it says, and everything that is wrong with
-/// it. Exit codes: 0 the configuration takes the token; 1 it does not, or none could be made.
+/// With --check, it examines a token instead: it prints the claims and everything that is wrong.
+/// Exit codes: 0 the configuration accepts the token; 1 it does not, or no token could be made.
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Examples:\n\
     \x20 seawall token --user ann --channel 'chat:*' --expires 1h\n\
@@ -25,15 +25,15 @@ use crate::text::terminal;
     \x20 seawall token --check \"$TOKEN\"\n\n\
     {SEE_SERVE}"))]
 pub(super) struct Arguments {
-    /// Whose token: the claim `sub`
+    /// The user: the claim `sub`
     #[arg(long)]
     user: Option<String>,
 
-    /// How long it holds: seconds, or a number with s, m, h or d
+    /// How long it is valid: seconds, or a number with s, m, h or d
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
     expires: u64,
 
-    /// Opens channels, as in chat:* or chat:*=subscribe,history; without rights: all of them
+    /// Grant rights to channels, as in chat:* or chat:*=subscribe,history; without: all rights
     #[arg(long, value_name = "PATTERN[=RIGHTS]", value_parser = opening)]
     channel: Vec<(Pattern, Option<Rights>)>,
 
@@ -46,7 +46,7 @@ pub(super) struct Arguments {
     )]
     channel_token: Option<(Pattern, Option<Rights>)>,
 
-    /// What others see of the user
+    /// JSON that other clients see in presence: the claim `info`
     #[arg(long, value_name = "JSON", value_parser = parse_json)]
     info: Option<Value>,
 
@@ -54,15 +54,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ID")]
     key: Option<String>,
 
-    /// The claim `aud`; without: what auth.audience asks for
+    /// The claim `aud`; without: auth.audience
     #[arg(long)]
     audience: Option<String>,
 
-    /// The claim `iss`; without: what auth.issuer asks for
+    /// The claim `iss`; without: auth.issuer
     #[arg(long)]
     issuer: Option<String>,
 
-    /// Signs with this private key (PEM)
+    /// Sign with this private key (PEM)
     #[arg(long, value_name = "FILE", requires = "algorithm")]
     private_key: Option<String>,
 
@@ -74,7 +74,7 @@ pub(super) struct Arguments {
     )]
     algorithm: Option<KeyAlgorithm>,
 
-    /// Looks at this token; - reads it from standard input
+    /// Check this token instead of making one; - reads it from standard input
     #[arg(
         long,
         value_name = "TOKEN",
@@ -82,8 +82,11 @@ pub(super) struct Arguments {
     )]
     check: Option<String>,
 
-    /// Configuration file (TOML) [env: `SEAWALL_CONFIG`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
+    )]
     config: Option<String>,
 
     #[command(flatten)]
@@ -104,7 +107,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             for fault in loaded.config.auth.verifier.examine(&token, now_s).faults {
                 let fault = fault.to_string();
                 let fault = terminal::escape(&fault);
-                eprintln!("seawall: note: this configuration does not take it: {fault}");
+                eprintln!("seawall: note: this configuration rejects the token: {fault}");
             }
             print(&format!("{token}\n"))
         }
@@ -204,7 +207,7 @@ fn told(found: &Examination, now_s: u64) -> String {
         tell("problem", &format!("{}: {fault}", fault.kind()));
     }
     if found.faults.is_empty() {
-        let kind = if found.channel.is_some() { "channel token" } else { "connection's token" };
+        let kind = if found.channel.is_some() { "channel token" } else { "connection token" };
         tell("valid", &format!("as a {kind}"));
     }
     text
@@ -244,7 +247,7 @@ fn algorithm(text: &str) -> Result<KeyAlgorithm, String> {
 }
 
 fn parse_json(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|fault| format!("is no JSON: {fault}"))
+    serde_json::from_str(text).map_err(|fault| format!("is not JSON: {fault}"))
 }
 
 #[cfg(test)]

@@ -221,13 +221,38 @@ pub struct Config {
     pub resume: Resume,
     /// Whether `/metrics` asks for an API key as well.
     pub metrics_auth: bool,
+    /// Files of secrets that their group may read.
+    pub group_secrets: Vec<String>,
 }
 
 impl Config {
+    /// What is accepted and worth a line in the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let skipped = self.auth.skipped_keys.iter().map(|line| format!("auth.jwks_file: {line}"));
+        let shared = (!self.group_secrets.is_empty()).then(|| {
+            let files = self.group_secrets.join(" ");
+            format!(
+                "files of secrets are accessible to their group: {files}; if that is not meant, \
+                 run `chmod g= {files}`"
+            )
+        });
+        skipped.chain(shared).collect()
+    }
+
     /// Receive buffers of one shard.
     pub fn buffers_per_shard(&self) -> u32 {
         let per_shard = self.engine.buffer_memory_bytes / u64::from(self.shards);
         (per_shard / u64::from(self.engine.buffer_bytes)).clamp(8, 32_768) as u32
+    }
+
+    /// Whether connections of some route may stay for less time than by an older configuration.
+    /// Routes keep their places.
+    pub fn lowers_stays(&self, older: &Self) -> bool {
+        let is_lower = |now: u32, before: u32| now != 0 && (before == 0 || now < before);
+        self.route_options.iter().zip(&older.route_options).any(|(now, before)| {
+            is_lower(now.connection_age_max_ms, before.connection_age_max_ms)
+                || is_lower(now.idle_timeout_ms, before.idle_timeout_ms)
+        })
     }
 
     /// Bounds on inflating in one shard.

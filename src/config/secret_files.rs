@@ -4,13 +4,15 @@ use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use super::file::Secret;
+use super::file::{File as Written, Secret};
 
 /// No file of keys is longer.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// Reading or writing by everyone. The group may: Kubernetes gives it the right to read whatever
 /// the volume's mode says (`fsGroup`).
 const ACCESS_BY_OTHERS: u32 = 0o006;
+/// The same by the file's group, which is worth a warning.
+const ACCESS_BY_GROUP: u32 = 0o060;
 
 /// A secret that is written either in one option or in the file that another one names. Empty
 /// where it is in neither.
@@ -44,6 +46,20 @@ pub(super) fn secret_file(path: &str) -> Result<String, String> {
         return Err(format!("{path} is empty: it must hold the secret"));
     }
     Ok(text.to_owned())
+}
+
+/// Files of secrets that the group may read, among those that are named.
+pub(super) fn of_group(file: &Written) -> Vec<String> {
+    let keys = file.keys.iter().map(|key| &key.secret_file);
+    let api_keys = file.api_keys.iter().map(|key| &key.secret_file);
+    let all = keys.chain(api_keys).chain([&file.resume.keys_file]);
+    let is_open = |path: &str| {
+        let found = std::fs::metadata(path);
+        found.is_ok_and(|found| found.permissions().mode() & ACCESS_BY_GROUP != 0)
+    };
+    let open: std::collections::BTreeSet<_> =
+        all.filter(|path| !path.is_empty() && is_open(path)).cloned().collect();
+    open.into_iter().collect()
 }
 
 /// Whether the present user may create files in this folder, by its mode.

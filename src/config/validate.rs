@@ -4,7 +4,7 @@ use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, between, credentials,
-    error, hub,
+    error, hub, secret_files,
 };
 use crate::admission::limiter::{Bound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -88,6 +88,7 @@ impl Config {
             auth,
             resume,
             metrics_auth: file.admin.metrics_auth,
+            group_secrets: secret_files::of_group(file),
         })?;
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.

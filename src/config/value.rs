@@ -91,8 +91,16 @@ pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
     match row.kind {
         Kind::Switch => text.parse().map(toml::Value::Boolean).map_err(|_| expected()),
         Kind::Number { max } => {
-            match octal(text).map(u64::from).filter(|_| row.is_mode()).or(number(text)) {
+            let read = if row.is_mode() {
+                octal(text.strip_prefix("0o").unwrap_or(text)).map(u64::from)
+            } else {
+                number(text)
+            };
+            match read {
                 Some(number) if number <= max => Ok(toml::Value::Integer(number as i64)),
+                _ if row.is_mode() => {
+                    Err(format!("must be an octal mode such as 660, not `{text}`"))
+                }
                 _ => Err(number_with_unit(row, text).unwrap_or_else(expected)),
             }
         }

@@ -221,7 +221,7 @@ impl Watch {
         if self.draining.swap(true, Ordering::Relaxed) {
             return;
         }
-        tracing::info!(cause, "draining; a second signal ends at once");
+        tracing::info!(cause, "draining; a second signal ends the process at once");
         self.server.tell(|| Mail::Drain);
         tokio::spawn(drain::report(self.server.directory()));
         let deadline_ms = self.server.config().drain.deadline_ms;

@@ -185,8 +185,8 @@ impl Reloader {
             let renewed = written
                 .renew((&file, &config), host, &is_in_use)
                 .map_err(|error| error.to_string())?;
-            for line in &renewed.config.auth.skipped_keys {
-                tracing::warn!("auth.jwks_file: {line}");
+            for line in renewed.config.warnings() {
+                tracing::warn!("{line}");
             }
             // The new keys are there before the first token that needs them.
             let fetcher = fetch_keys(&renewed.config).map_err(|error| error.to_string())?;

@@ -12,7 +12,6 @@ use slab::Slab;
 
 use super::held::HeldInputs;
 use super::hub::HubState;
-use super::journal::Journal;
 use super::mailbox::Directory;
 use super::meter::Meter;
 use super::outbox::Pools;
@@ -31,6 +30,7 @@ use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
+use crate::text::repeats::Repeats;
 
 pub(super) struct Core {
     pub id: u16,
@@ -74,7 +74,7 @@ pub(super) struct Core {
     pub questioned: Vec<u32>,
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     pub suspects: HashMap<Token, Option<(u64, u32)>>,
-    pub journal: Journal,
+    pub journal: Repeats,
     pub draining: bool,
     /// The drain began with few connections: clients may come back at once.
     pub drains_few: bool,
@@ -89,6 +89,8 @@ pub(super) struct Core {
     pub tick: u32,
     /// Slots from this index on have yet to learn of another configuration's times.
     pub refresh_from: Option<u32>,
+    /// When another configuration last lowered how long connections may stay.
+    pub lowered_tick: Option<u32>,
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
@@ -169,7 +171,7 @@ impl Core {
             work,
             questioned: Vec::new(),
             suspects: HashMap::new(),
-            journal: Journal::default(),
+            journal: Repeats::default(),
             draining: false,
             drains_few: false,
             in_input: false,
@@ -178,6 +180,7 @@ impl Core {
             now_ns,
             tick,
             refresh_from: None,
+            lowered_tick: None,
             generation: 0,
             random: seed | 1,
             ping_key: std::hash::RandomState::new(),
@@ -193,6 +196,9 @@ impl Core {
             self.pages = crate::web::shared(config.hub.playground);
         }
         self.directory.set_epoch(self.id, config.epoch);
+        if config.lowers_stays(&self.config) {
+            self.lowered_tick = Some(self.tick);
+        }
         self.config = config;
         self.refresh_from = Some(0);
     }
@@ -373,11 +379,12 @@ impl Core {
         }
     }
 
-    /// Sends a Close and awaits the peer's.
-    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str) {
+    /// Sends a Close, with a `goodbye` before it where the hub is spoken, and awaits the peer's.
+    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
         if !matches!(self.slots[index as usize].stage, Stage::Open(_)) {
             return;
         }
+        self.say_goodbye(index, code, reason, retry_after_ms);
         self.hub_end(index);
         let slot = &mut self.slots[index as usize];
         let Stage::Open(receiver) = &mut slot.stage else { return };
@@ -390,9 +397,11 @@ impl Core {
         self.note_unfinished(index);
     }
 
-    /// Sends a Close and looks at nothing that comes after it.
-    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str) {
+    /// Sends a Close, with a `goodbye` before it where the hub is spoken, and looks at nothing that
+    /// comes after it.
+    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
         if matches!(self.slots[index as usize].stage, Stage::Open(_)) {
+            self.announce_close(index, code, reason, retry_after_ms);
             self.queue_close(index, code, reason);
         }
         self.leave(index, Stage::Lingering { discarded: 0 }, code);

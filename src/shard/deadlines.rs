@@ -14,7 +14,8 @@ use crate::driver::{Input, TcpInfo};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, Control, OpCode};
 
-/// When a slow consumer may come back: so long, and at random up to as much more as below.
+/// When a slow consumer, or one for whom there was no memory, may come back: so long, and at random
+/// up to as much more as below.
 const SLOW_RETRY_MIN_MS: u32 = 1000;
 const SLOW_RETRY_SPREAD_MS: u32 = 4000;
 /// Connections whose timers are set anew in one turn after a reload: some 50 µs of work.
@@ -72,7 +73,7 @@ impl Core {
                 } else {
                     slot.stage_tick
                 };
-                let idle = after_if(slot.message_tick, route.idle_timeout_ms);
+                let idle = self.idle_tick(index);
                 let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
                 waited.min(self.park_tick(index)).min(self.hub_tick(index))
             }
@@ -173,9 +174,33 @@ impl Core {
     fn age_tick(&self, index: u32) -> u32 {
         let slot = &self.slots[index as usize];
         let age_max_ms = self.route(index).connection_age_max_ms;
+        let less = self.part_of(index, age_max_ms / 10);
+        self.not_overdue(index, after_if(slot.opened_tick, age_max_ms - less), age_max_ms)
+    }
+
+    /// When the connection has been idle for too long.
+    fn idle_tick(&self, index: u32) -> u32 {
+        let idle_timeout_ms = self.route(index).idle_timeout_ms;
+        let due = after_if(self.slots[index as usize].message_tick, idle_timeout_ms);
+        self.not_overdue(index, due, idle_timeout_ms)
+    }
+
+    /// Where another configuration has lowered how long connections may stay, those that it makes
+    /// overdue at once are spread over a tenth of that time.
+    fn not_overdue(&self, index: u32, due: u32, stay_ms: u32) -> u32 {
+        match self.lowered_tick {
+            Some(lowered) if due <= lowered => {
+                lowered.saturating_add(timers::ticks(self.part_of(index, stay_ms / 10)) + 1)
+            }
+            _ => due,
+        }
+    }
+
+    /// A part of a duration that depends on the slot.
+    fn part_of(&self, index: u32, duration_ms: u32) -> u32 {
+        let slot = &self.slots[index as usize];
         let spread = u64::from(slot.generation.wrapping_mul(0x9E37_79B9) >> 16);
-        let less = (u64::from(age_max_ms / 10) * spread) >> 16;
-        after_if(slot.opened_tick, age_max_ms - less as u32)
+        ((u64::from(duration_ms) * spread) >> 16) as u32
     }
 
     /// Plans the next ping.
@@ -254,12 +279,10 @@ impl Core {
             self.close_slow_reader(index);
         } else if self.tick >= age {
             self.counters.age_closes += 1;
-            self.say_goodbye(index, 1001, "connection age limit reached", 0);
-            self.close(index, 1001, "connection age limit reached, please reconnect");
-        } else if self.tick >= after_if(slot.message_tick, route.idle_timeout_ms) {
+            self.close(index, 1001, "connection age limit reached", 0);
+        } else if self.tick >= self.idle_tick(index) {
             self.counters.idle_timeouts += 1;
-            self.say_goodbye(index, 1001, "no message within the idle timeout", 0);
-            self.close(index, 1001, "no message within the idle timeout");
+            self.close(index, 1001, "no message within the idle timeout", 0);
         } else if route.ping_interval_ms > 0 && self.tick >= slot.stage_tick {
             self.heartbeat(index, route.pong_timeout_ms);
         }
@@ -338,10 +361,14 @@ impl Core {
     pub(super) fn close_slow_reader(&mut self, index: u32) {
         const REASON: &str = "slow consumer: send queue is full";
         self.counters.slow_reader_closes += 1;
-        let spread_ms = self.random(SLOW_RETRY_SPREAD_MS);
+        let retry_after_ms = self.retry_after_excess_ms();
         self.drop_queue(index);
-        self.announce_close(index, 4413, REASON, SLOW_RETRY_MIN_MS + spread_ms);
-        self.fail(index, 4413, REASON);
+        self.fail(index, 4413, REASON, retry_after_ms);
+    }
+
+    /// When a client that was too much may come back.
+    pub(super) fn retry_after_excess_ms(&mut self) -> u32 {
+        SLOW_RETRY_MIN_MS + self.random(SLOW_RETRY_SPREAD_MS)
     }
 
     /// Answers an unfinished or refused request and lingers.

@@ -37,17 +37,16 @@ impl Core {
         slot.is_some_and(|slot| matches!(&slot.stage, Stage::Open(receiver) if !receiver.is_idle()))
     }
 
-    /// Queues the `goodbye` of a drain. Few clients reconnect within a second; many are spread over
-    /// the window, after the time that a restart takes.
-    fn goodbye_of_drain(&mut self, index: u32) {
+    /// When a client of a drain may come back. Few clients reconnect within a second; many are
+    /// spread over the window, after the time that a restart takes.
+    fn retry_after_drain_ms(&mut self) -> u32 {
         let drain = &self.config.drain;
         let (least_ms, spread_ms) = if self.drains_few {
             (0, FEW_SPREAD_MS)
         } else {
             (drain.retry_after_s.saturating_mul(1000), drain.window_ms.max(FEW_SPREAD_MS))
         };
-        let retry_after_ms = least_ms.saturating_add(self.random(spread_ms));
-        self.say_goodbye(index, 1001, "server is going away", retry_after_ms);
+        least_ms.saturating_add(self.random(spread_ms))
     }
 
     /// `Retry-After` of a 503 while draining, in seconds.
@@ -108,8 +107,8 @@ impl<D: Driver> Shard<D> {
             if patient && self.core.is_amid_message(index) {
                 self.drain.as_mut().expect("it was just looked at").amid.push(index);
             } else if self.core.slots.contains(index as usize) {
-                self.core.goodbye_of_drain(index);
-                self.core.close(index, 1001, "server is going away, please reconnect");
+                let retry_after_ms = self.core.retry_after_drain_ms();
+                self.core.close(index, 1001, "server is going away", retry_after_ms);
                 // A handshake has less time from now on.
                 self.core.set_deadline(index);
                 self.settle(index);

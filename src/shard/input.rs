@@ -27,15 +27,18 @@ enum After {
     /// The peer sent a Close with this code, if any.
     PeerClosed(Option<u16>),
     Failed(ws::ProtocolError),
-    /// More messages than may be sent in a second.
-    TooMuch,
+    /// More messages than may be sent in a second: when to try again.
+    TooMuch {
+        wait_ms: u32,
+    },
 }
 
 impl After {
     /// More came than may in a second, on a route that has no errors to answer with.
     fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Self {
         counters.over_rate(too_much.kind);
-        if rates.excess == Excess::Close { Self::TooMuch } else { Self::Nothing }
+        let wait_ms = too_much.wait_ms.min(u64::from(u32::MAX)) as u32;
+        if rates.excess == Excess::Close { Self::TooMuch { wait_ms } } else { Self::Nothing }
     }
 }
 
@@ -128,7 +131,9 @@ impl Core {
     pub(super) fn refuse_partial(&mut self, index: u32) {
         if self.slots[index as usize].stage.is_open() {
             self.counters.partial_closes += 1;
-            self.fail(index, 1013, "too many unfinished messages at once, please try again later");
+            let retry_after_ms = self.retry_after_excess_ms();
+            let reason = "too many unfinished messages at once, please try again later";
+            self.fail(index, 1013, reason, retry_after_ms);
         }
     }
 
@@ -466,10 +471,12 @@ impl Core {
                 self.queue_close(index, ws::reply_code(code), "");
                 self.leave(index, Stage::Finishing, code.unwrap_or(1005));
             }
-            After::TooMuch => self.close(index, 4429, "too much a second: send less"),
+            After::TooMuch { wait_ms } => {
+                self.close(index, 4429, "too much a second: send less", wait_ms);
+            }
             After::Failed(error) => {
                 self.counters.protocol_error(error);
-                self.fail(index, error.close_code(), error.reason());
+                self.fail(index, error.close_code(), error.reason(), 0);
             }
         }
     }

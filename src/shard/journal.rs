@@ -15,31 +15,6 @@ use crate::proto::http::Refusal;
 /// Longest part of a request's path in the log.
 const PATH_BYTES_MAX: usize = 128;
 
-/// Reasons of rejections since the last [`Core::summarize_rejections`], with the number of those
-/// that were not logged.
-#[derive(Debug, Default)]
-pub(super) struct Journal {
-    reasons: Vec<(&'static str, u64)>,
-}
-
-impl Journal {
-    /// Whether to log one more rejection for this reason; counts it if not.
-    fn admits(&mut self, reason: &'static str) -> bool {
-        if enabled!(Level::DEBUG) {
-            return true;
-        }
-        if !enabled!(Level::INFO) {
-            return false;
-        }
-        if let Some((_, suppressed)) = self.reasons.iter_mut().find(|(one, _)| *one == reason) {
-            *suppressed += 1;
-            return false;
-        }
-        self.reasons.push((reason, 0));
-        true
-    }
-}
-
 /// What a rejection's line says beside its reason.
 #[derive(Debug, Default)]
 pub(super) struct Particulars {
@@ -122,10 +97,8 @@ impl Core {
 
     /// Logs how many rejections were left out, and begins anew.
     pub(super) fn summarize_rejections(&mut self) {
-        for (reason, suppressed) in self.journal.reasons.drain(..) {
-            if suppressed > 0 {
-                tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
-            }
+        for (reason, suppressed) in self.journal.take() {
+            tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
         }
     }
 

@@ -66,7 +66,7 @@ fn what_it_makes_is_what_it_takes() {
     assert_eq!(line(&said, "info"), Some("{\"name\":\"Ann\"}"));
     assert!(said.contains("news  subscribe publish presence history"), "{said}");
     assert!(said.contains("chat:*  subscribe history"), "{said}");
-    assert_eq!(line(&said, "valid"), Some("as a connection's token"));
+    assert_eq!(line(&said, "valid"), Some("as a connection token"));
     let (taken, said) = checked(&token, &["--key-id=k2", &secret, "--auth-audience=them"]);
     assert!(!taken && said.contains("unknown_key") && said.contains("audience"), "{said}");
     let channel = made(&[&["--channel-token", "news=subscribe"], &settings[..]].concat());
@@ -103,11 +103,11 @@ fn what_cannot_be_made_says_why() {
     let secret = secret();
     let missing = file("none", "").replace("none", "nowhere");
     for (arguments, says) in [
-        (&["--user", "ann"][..], "no [[key]] of HS256"),
+        (&["--user", "ann"][..], "no HS256 [[key]]"),
         (&["--user", "ann", &secret, "--key", "x"], "no [[key]] has the id \"x\""),
         (&["--expires", "1w", &secret], "s, m, h or d"),
         (&["--channel", "a*b", &secret], "`*` stands only at the end"),
-        (&["--info", "{", &secret], "is no JSON"),
+        (&["--info", "{", &secret], "is not JSON"),
         (&["--private-key", &missing, "--algorithm", "ES256"], "cannot read"),
         (&["--private-key", &missing], "--algorithm"),
         (&["--check", "x", "--user", "ann"], "cannot be used with"),

@@ -331,7 +331,57 @@ fn keys_of_the_wrong_kind_are_refused_when_they_are_read() {
     assert!(short.contains("2048"), "{short}");
 }
 
+/// A time as a token may carry it, and as it counts: whole seconds; `None`: it is none.
+fn time() -> impl Strategy<Value = (String, Option<u64>)> {
+    let whole = |seconds: u64| (seconds.to_string(), Some(seconds));
+    prop_oneof![
+        (0_u64..40).prop_map(move |from| whole(NOW + from - 20)),
+        any::<u64>().prop_map(whole),
+        (0_u64..4).prop_map(move |less| whole(u64::MAX - less)),
+        (0_u64..40, 0_u32..1000).prop_map(|(from, part)| {
+            let seconds = NOW + from - 20;
+            (format!("{seconds}.{part:03}"), Some(seconds))
+        }),
+        Just(("1e300".to_owned(), Some(u64::MAX))),
+        Just(("18446744073709551616".to_owned(), Some(u64::MAX))),
+        Just(("-0.0".to_owned(), Some(0))),
+        (1_i64..).prop_map(|before| (format!("-{before}"), None)),
+        prop::sample::select(&["-1e300", "-0.5", "1e400", "\"1\"", "true", "[1]"][..])
+            .prop_map(|text| (text.to_owned(), None)),
+    ]
+}
+
 proptest! {
+    /// No time overflows, whatever clock and tolerance it is compared with, and both kinds of
+    /// tokens are treated alike.
+    #[test]
+    fn every_time_is_compared_as_if_numbers_had_no_bound(
+        (exp_text, exp) in time(),
+        (nbf_text, nbf) in time(),
+        leeway_s in prop_oneof![0_u64..20, any::<u64>()],
+        now_s in prop_oneof![NOW - 20..NOW + 20, 0..u64::MAX],
+    ) {
+        let expected = Expected { leeway_s, ..Expected::default() };
+        let verifier = Verifier::new(vec![Key::secret("", SECRET)], false, expected);
+        let head = "{\"alg\":\"HS256\"}";
+        let times = format!("\"exp\":{exp_text},\"nbf\":{nbf_text}");
+        let token = raw(head, &format!("{{{times}}}"));
+        let own = verifier.verify(&token, now_s);
+        let channel = raw(head, &format!("{{\"channel\":\"a\",{times}}}"));
+        let channel = verifier.verify_channel(&channel, "a", None, now_s);
+        let wide = u128::from;
+        let outcome = match (exp, nbf) {
+            (Some(exp), _) if wide(now_s) >= wide(exp) + wide(leeway_s) => Err("expired"),
+            (None, _) | (_, None) => Err("claims"),
+            (_, Some(nbf)) if wide(now_s) + wide(leeway_s) < wide(nbf) => Err("not_yet_valid"),
+            (Some(exp), _) => Ok(exp),
+        };
+        let kind = |fault: AuthError| fault.kind();
+        prop_assert_eq!(own.map(|own| own.expires_s.unwrap()).map_err(kind), outcome);
+        prop_assert_eq!(channel.map(|grant| grant.expires_s).map_err(kind), outcome);
+        verifier.examine(&token, now_s);
+    }
+
     /// Whatever comes: an error, whose words are not the token's.
     #[test]
     fn nothing_panics_and_no_error_repeats_a_token(token in "[ -~]{0,80}|[A-Za-z0-9_.-]{0,80}") {

@@ -33,7 +33,9 @@ fn web_pages_and_foreign_names_are_kept_out() {
     refused(&ask("GET /metrics", &with("Origin: http://127.0.0.1\r\n"), ""), 403, "Origin");
     refused(&ask("GET /metrics", "Host: evil.example:9100\r\n", ""), 403, "admin.hosts");
     assert_eq!(ask("GET /healthz", "Host: localhost\r\n", "").status, 200);
-    refused(&ask("POST /metrics", &own, ""), 415, "application/json");
+    refused(&ask("POST /v1/drain", &own, ""), 415, "application/json");
+    // A method that the path does not have is told first.
+    refused(&ask("POST /metrics", &own, ""), 405, "method not allowed");
     let form = with("Content-Type: text/plain\r\nContent-Length: 2\r\n");
     refused(&ask("GET /metrics", &form, "{}"), 415, "application/json");
     let json = with("Content-Type: application/json\r\nContent-Length: 2\r\n");

@@ -360,6 +360,16 @@ fn what_is_no_call_is_refused_in_the_same_form() {
         ("POST /v1/publish", json, "", 400, "bad_request"),
         ("DELETE /v1/channels/a/history", "", "{}", 415, "unsupported_media_type"),
         ("PUT /v1/publish", "", "", 405, "method_not_allowed"),
+        // The method comes before the kind of body.
+        ("POST /v1/node", "", "{}", 405, "method_not_allowed"),
+        (
+            "PUT /v1/channels/a/history",
+            "Content-Type: text/plain\r\n",
+            "x",
+            405,
+            "method_not_allowed",
+        ),
+        ("POST /v1/nothing", "", "{}", 404, "not_found"),
         ("GET /v1/node", "Origin: http://127.0.0.1\r\n", "", 403, "forbidden"),
     ] {
         assert_eq!(refused(parsed(line, headers, body)), (status, code.into()), "{line}");

@@ -86,7 +86,7 @@ fn publish() {
     let said = shell.says(&["publish", "chat:a/b", "1", "--key", "k"]);
     assert!(said.contains("offset 4") && said.contains("before"), "{said}");
     assert!(shell.fails(&["publish", "chat:a/b", "hello"]).contains("--text"));
-    assert!(shell.fails(&["publish", "two words", "1"]).contains("refused (400)"));
+    assert!(shell.fails(&["publish", "two words", "1"]).contains("rejected (400)"));
     assert_eq!(client.contents(1), [1]);
     shell.says(&["publish", "chat:a/b", "-7"]);
     assert_eq!(client.contents(1), [-7]);
@@ -223,7 +223,9 @@ fn kick() {
     assert_eq!(shell.run(&["kick"], "").status.code(), Some(2));
     let both = ["kick", "--user", "a", "--connection", "b"];
     assert_eq!(shell.run(&both, "").status.code(), Some(2));
-    assert!(shell.fails(&["kick", "--user", "a", "--code", "7"]).contains("refused (400)"));
+    let code = shell.run(&["kick", "--user", "a", "--code", "7"], "");
+    assert_eq!(code.status.code(), Some(2));
+    assert!(String::from_utf8(code.stderr).unwrap().contains("3000 to 4999"));
 }
 
 #[test]
@@ -307,4 +309,34 @@ fn drain() {
     );
     let gone = shell.fails(&["drain"]);
     assert!(gone.contains(&shell.place), "the server is gone: {gone}");
+}
+
+/// With --json, what the server wrote is printed as it is: numbers above all.
+#[test]
+fn json_is_printed_as_the_server_wrote_it() {
+    let server = Server::start(&format!("{KEYS}{OPEN}"));
+    let shell = Shell::of(&server);
+    let info = "{\"n\": 1.50e+7, \"big\": 12345678901234567890123, \"z\":-0}";
+    let claims = json!({"sub": "ann", "info": "INFO"});
+    let token = crate::client::token_of(&claims.to_string().replace("\"INFO\"", info));
+    let mut client = Client::open_with_token(&server, &token);
+    client.subscribe("room");
+    let said = shell.says(&["channels", "room", "--json"]);
+    assert!(said.contains(&format!("\"info\":{info}")), "{said}");
+    let id = client.connection();
+    for (arguments, path) in [
+        (&["channels"][..], "/v1/channels?limit=100"),
+        (&["connections"], "/v1/connections?limit=100"),
+        (&["connections", &id], &format!("/v1/connections/{id}")),
+    ] {
+        let raw = crate::client::call(&server, &format!("GET {path}"), "", "").body;
+        let said = shell.says(&[arguments, &["--json"]].concat());
+        // Times are those of the call.
+        let lasting = |text: &str| {
+            let text = text.trim_end().split("\"tcp\"").next().unwrap();
+            let (head, tail) = text.split_once("\"since\":").unwrap_or((text, ""));
+            format!("{head}{}", tail.trim_start_matches(|c: char| c.is_ascii_digit()))
+        };
+        assert_eq!(lasting(&said), lasting(&raw), "{arguments:?}");
+    }
 }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::client::{Client, got};
 use crate::support::Server;
 
-const DOCUMENT: &str = include_str!("../../src/session/hub/PROTOCOL.md");
+pub(crate) const DOCUMENT: &str = include_str!("../../src/session/hub/PROTOCOL.md");
 
 /// The rows of a section's first table, as cells.
-fn table(section: &str) -> Vec<Vec<String>> {
+pub(crate) fn table(section: &str) -> Vec<Vec<String>> {
     let heading = format!("\n## {section}\n");
     let (_, rest) = DOCUMENT.split_once(&heading).unwrap_or_else(|| panic!("no {section}"));
     let lines = rest.lines().take_while(|line| !line.starts_with("## "));
@@ -27,7 +27,7 @@ fn table(section: &str) -> Vec<Vec<String>> {
 }
 
 /// The words in back quotes.
-fn quoted(cell: &str) -> BTreeSet<String> {
+pub(crate) fn quoted(cell: &str) -> BTreeSet<String> {
     cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
@@ -76,7 +76,7 @@ fn the_calls_are_those_of_the_api() {
 }
 
 /// Fields of each type: those of the tables, and of what replies carry besides.
-fn fields() -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn fields() -> BTreeMap<String, BTreeSet<String>> {
     let mut fields: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in table("Requests").iter().chain(&table("Events")) {
         for kind in quoted(&row[0]) {

@@ -72,7 +72,7 @@ fn a_token_for_a_channel_opens_that_channel_for_its_user() {
     ann.refused(subscribe(&claims(json!({"sub": "bob"}))), "forbidden");
     ann.refused(subscribe(&claims(json!({"exp": now_s() - 60}))), "expired");
     ann.refused(subscribe(&claims(json!({"rights": ["history"]}))), "forbidden");
-    ann.refused(subscribe("a.b.c"), "forbidden");
+    ann.refused(subscribe("a.b.c"), "unauthorized");
     let subscribed = ann.get(subscribe(&claims(json!({}))), "subscribed");
     assert!(subscribed["grant"].is_string(), "{subscribed}");
     ann.refused(json!({"type": "publish", "channel": "room", "content": 1}), "forbidden");
@@ -172,4 +172,46 @@ fn a_subscription_by_the_server_opens_no_publishing() {
     ann.refused(json!({"type": "publish", "channel": "room", "content": 1}), "forbidden");
     posted(&server, "/v1/publish", &json!({"channel": "room", "content": 2}));
     assert_eq!(ann.contents(1), [2]);
+}
+
+/// The tolerance holds for channel tokens too, and each rejection of one, or of a grant, is counted
+/// by its kind.
+#[test]
+fn channel_tokens_count_within_the_tolerance_and_their_rejections_are_counted() {
+    let server = Server::start(&format!("{KEYS}{TOKENS}[auth]\nleeway_s = 60\n"));
+    let mut ann = Client::open_as(&server, "ann");
+    let subscribe = |channel: &str, claims: Value| {
+        let token = token(claims);
+        json!({"type": "subscribe", "channel": channel, "token": token})
+    };
+    let late = |channel: &str, s: u64| json!({"channel": channel, "exp": now_s() - s});
+    let subscribed = ann.get(subscribe("a", late("a", 20)), "subscribed");
+    ann.publish("a", &json!(1));
+    assert_eq!(ann.contents(1), [1]);
+    // Its grant is as good as the token.
+    let mut again = Client::open_as(&server, "ann");
+    let mut place = position(&subscribed);
+    place["grant"] = subscribed["grant"].clone();
+    let resume = json!({"type": "resume", "ticket": again.ticket(), "positions": {"a": place}});
+    let resumed = again.get(resume, "resumed");
+    assert_eq!(resumed["channels"]["a"]["offset"], 1, "{resumed}");
+    for (claims, code, kind) in [
+        (late("b", 100), "expired", "expired"),
+        (json!({"channel": "c"}), "forbidden", "channel"),
+        (json!({"channel": "b", "sub": "bob"}), "forbidden", "subject"),
+        (json!({"channel": "b", "nbf": now_s() + 100}), "unauthorized", "not_yet_valid"),
+        (json!({"channel": 1}), "unauthorized", "claims"),
+    ] {
+        let name = format!("auth_failures_total{{kind=\"{kind}\"}}");
+        let count = |server: &Server| server.metrics().find(&name).unwrap_or_default();
+        let before = count(&server);
+        ann.refused(subscribe("b", claims), code);
+        assert_eq!(count(&server), before + 1, "{kind}");
+    }
+    let mut other = Client::open_as(&server, "ann");
+    let forged = json!({"a": {"epoch": "0", "offset": 0, "grant": "AAAA"}});
+    let resume = json!({"type": "resume", "ticket": other.ticket(), "positions": forged});
+    let resumed = other.get(resume, "resumed");
+    assert_eq!(resumed["channels"]["a"]["error"]["code"], "unauthorized");
+    assert_eq!(server.metrics().get("auth_failures_total{kind=\"grant\"}"), 1);
 }

@@ -1,6 +1,6 @@
 //! Short of memory: what is refused, in which order, and that nothing is closed for it.
 
-use crate::support::metrics::get;
+use crate::support::metrics::{get, request};
 use crate::support::raw::request_with;
 use crate::support::{Raw, Server, wait_until};
 use crate::{hub, said, say};
@@ -61,6 +61,15 @@ fn past_its_bound_new_work_is_refused_and_old_stays() {
     assert_eq!(said(&mut raw)["type"], "published");
 }
 
+/// Disconnects a user, which revokes its tickets.
+fn revoke(server: &Server, body: &str) {
+    let stream = std::net::TcpStream::connect(server.admin()).unwrap();
+    let (host, length) = (server.admin(), body.len());
+    let lines =
+        format!("Host: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
+    assert_eq!(request(stream, "POST /v1/disconnect", &lines, body).status, 200);
+}
+
 #[test]
 fn every_class_of_bytes_is_accounted_for() {
     let server = Server::start("");
@@ -92,6 +101,12 @@ fn every_class_of_bytes_is_accounted_for() {
     assert!(grown("idempotency_keys") > 500 * 32, "{after}");
     assert!(grown("subscriptions") > 0 && grown("presence") > 0, "{after}");
     assert!(class(&after, "sessions") > 0, "{after}");
+    assert!(class(&after, "revocations") < 1000, "{after}");
+    for n in 0..100 {
+        let body = format!("{{\"user\":\"user-{n}\"}}");
+        revoke(&server, &body);
+    }
+    assert!(class(&usage(&server), "revocations") > 100 * 64, "{after}");
     let all = after["classes"].as_object().unwrap().values();
     let sum: u64 = all.map(|bytes| bytes.as_u64().unwrap()).sum();
     let (resident, other) = (&after["resident_bytes"], &after["other_bytes"]);

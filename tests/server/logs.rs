@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::{Value, json};
 
+use crate::support::metrics::request;
 use crate::support::process::command;
 use crate::support::raw::{CLOSE, FIN, TEXT, close, frame, request_with};
 use crate::support::{Raw, Server, wait_until};
@@ -127,4 +128,59 @@ fn debug_logs_each_rejection_and_each_close() {
         };
         of("not_found") == 10 && of("malformed") == 1 && [1000, 4000, 4401].into_iter().all(closed)
     });
+}
+
+/// Rejections at the admin address are logged as those of clients are.
+#[test]
+fn rejected_admin_requests_are_logged_and_not_one_by_one() {
+    for level in ["info", "debug"] {
+        let server = logging(level);
+        let ask = |path: &str, origin: &str| {
+            let stream = std::net::TcpStream::connect(server.admin()).unwrap();
+            let lines = format!("Host: {}\r\n{origin}", server.admin());
+            request(stream, &format!("GET {path}"), &lines, "").status
+        };
+        for _ in 0..EACH {
+            assert_eq!(ask("/v1/node?key=secret", "Origin: http://a.example\r\n"), 403);
+            assert_eq!(ask("/v1/nothing", ""), 404);
+        }
+        for (reason, path, code) in
+            [("forbidden", "/v1/node", 403), ("not_found", "/v1/nothing", 404)]
+        {
+            let one = |event: &&Value| event["reason"] == reason;
+            wait_until("every rejection is accounted for", || {
+                let lines = events(&server, "admin request rejected").iter().filter(one).count();
+                let sums = events(&server, "more admin requests were rejected");
+                let left_out =
+                    sums.iter().filter(one).map(|one| one["suppressed"].as_u64().unwrap());
+                lines as u64 + left_out.sum::<u64>() == EACH
+            });
+            let lines = events(&server, "admin request rejected");
+            let lines: Vec<_> = lines.iter().filter(one).collect();
+            let first = lines.first().unwrap();
+            let shown = (&first["method"], &first["path"], &first["code"], &first["address"]);
+            let expected = (&json!("GET"), &json!(path), &json!(code), &json!("127.0.0.1"));
+            assert_eq!(shown, expected, "{first}");
+            assert_eq!(lines.len() as u64 == EACH, level == "debug", "{} lines", lines.len());
+        }
+        assert!(!server.log().contains("secret"), "queries are not logged");
+    }
+}
+
+/// What acts on a terminal is escaped in a log of JSON, too, and the value is the same.
+#[test]
+fn a_log_of_json_moves_no_cursor() {
+    let server = logging("debug");
+    let path = "/\u{9b}2J\u{202e}\u{7f}x";
+    let mut client = Raw::connect(server.address());
+    let request = String::from_utf8(request_with("PATH", "")).unwrap().replace("PATH", path);
+    client.send(request.as_bytes());
+    client.answer();
+    wait_until("it is logged", || {
+        events(&server, "rejected")
+            .iter()
+            .any(|event| event["path"].as_str().is_some_and(|path| path.contains('\u{202e}')))
+    });
+    let is_active = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+    assert!(!server.log().contains(is_active), "{:?}", server.log());
 }

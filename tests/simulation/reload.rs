@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use seawall::config::file::table::Kind;
-use seawall::config::file::{File, SECTIONS};
+use seawall::config::file::{File, Route, SECTIONS};
 use seawall::config::{Config, HandlerName};
 use seawall::driver::sim::{Faults, Network};
 use seawall::shard::mailbox::Mail;
@@ -95,5 +95,43 @@ fn every_account_is_closed_whatever_changes_meanwhile() {
             world.drain();
         }
         world.check_accounts();
+    }
+}
+
+/// Connections that a lower limit makes overdue, all at once, leave spread over a tenth of it.
+#[test]
+fn a_lower_limit_closes_what_is_overdue_one_after_the_other() {
+    let changes: [fn(&mut Route); 2] = [
+        |route| route.connection_age_max_ms = 3_600_000,
+        |route| route.idle_timeout_ms = 3_600_000,
+    ];
+    for change in changes {
+        let mut route = Route { ping_interval_ms: 0, ..Route::default() };
+        let mut world =
+            World::new(5, 1, Faults::default(), |file| file.routes = vec![route.clone()]);
+        for _ in 0..400 {
+            world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
+        }
+        world.rest();
+        assert_eq!(world.totals().gauges.open, 400);
+        world.network.advance(2 * 3_600_000_000_000);
+        world.rest();
+        change(&mut route);
+        let file = File { shards: 1, routes: vec![route], ..File::default() };
+        world.post(0, Mail::Renew(Arc::new(Config::validate(&file, 20_000, 1).unwrap())));
+        let mut most = 0;
+        for _ in 0..370 {
+            let before = world.totals().gauges.open;
+            let until = world.network.now_ns() + 1_000_000_000;
+            while world.network.now_ns() < until {
+                world.network.advance(200_000_000);
+                world.step();
+            }
+            most = most.max(before - world.totals().gauges.open);
+        }
+        assert_eq!(world.totals().gauges.open, 0, "all have left within 360 s");
+        assert!(most <= 12, "{most} left within one second");
+        world.drain();
+        world.check_laws(false);
     }
 }

@@ -17,6 +17,11 @@ impl Metrics {
         *self.0.get(&name).unwrap_or_else(|| panic!("there is no {name}"))
     }
 
+    /// The same, if it is there.
+    pub(crate) fn find(&self, name: &str) -> Option<u64> {
+        self.0.get(&format!("seawall_{name}")).copied()
+    }
+
     /// The sum over all labels of a family.
     #[track_caller]
     pub(crate) fn sum(&self, family: &str) -> u64 {

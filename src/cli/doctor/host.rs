@@ -55,7 +55,7 @@ fn open_files_limit(config: &Config, limits: Limits, open_files: u64) -> Finding
         "open files",
         "The limit bounds each ring's table of connections (not the process); the soft limit is \
          raised to the hard one at start",
-        format!("soft {soft}, hard {hard}: {per_shard} connections a shard, {all} in all"),
+        format!("soft {soft}, hard {hard}: {per_shard} connections per shard, {all} in total"),
     )
     .unless(
         open_files >= 100_000,
@@ -79,8 +79,8 @@ fn locked_memory(config: &Config, limits: Limits) -> Finding {
     );
     Finding::new(
         "locked memory",
-        "Rings count against it, unless the process has CAP_IPC_LOCK; with too little they are \
-         made smaller",
+        "Rings count against this limit, unless the process has CAP_IPC_LOCK; if it is too low, \
+         they are made smaller",
         found,
     )
     .unless(
@@ -115,10 +115,10 @@ fn cores(config: &Config) -> Finding {
     let starved = quota.is_some_and(|quota| quota < cores.min(shards) as f64);
     Finding::new(
         "cores",
-        "Each shard wants a core; a quota below that stops shards in the middle of their work",
+        "Each shard needs a core; a lower quota suspends shards in the middle of their work",
         format!("{cores}{allowed}; {shards} shards"),
     )
-    .unless(!starved, State::Warning, "raise the quota, or set --shards to it")
+    .unless(!starved, State::Warning, "raise the quota, or lower --shards to it")
 }
 
 fn memory(config: &Config) -> Finding {
@@ -135,9 +135,9 @@ fn memory(config: &Config) -> Finding {
     let mib = |bytes: u64| bytes >> 20;
     Finding::new(
         "memory",
-        "An idle connection takes some 4 KB of the kernel's and 0.14 KB of the process's; queues \
-         come on top",
-        format!("{} MiB to be had; {all} idle connections take {} MiB", mib(least), mib(need)),
+        "An idle connection takes about 4 KB in the kernel and 0.14 KB in the process; queues come \
+         on top",
+        format!("{} MiB available; {all} idle connections take {} MiB", mib(least), mib(need)),
     )
     .unless(
         least >= need,
@@ -156,7 +156,7 @@ fn huge_pages() -> Finding {
     // The server opts out for itself: see `driver::host::use_small_pages`.
     Finding::new(
         "huge pages",
-        "Tables grow by the page; Seawall keeps itself to small ones, whatever the host does",
+        "Tables grow page by page; Seawall uses small pages, whatever the host is set to",
         mode,
     )
 }

@@ -9,7 +9,11 @@ pub(super) fn examine() -> Vec<Finding> {
     match probe() {
         Ok(features) => {
             let why = "The engine runs on it";
-            findings.push(Finding::new("io_uring", why, "works, with all that is needed"));
+            findings.push(Finding::new(
+                "io_uring",
+                why,
+                "works, with every feature that the engine needs",
+            ));
             findings.extend(optional(features));
         }
         Err(error) => findings.push(
@@ -35,19 +39,19 @@ fn version() -> Finding {
         .unless(known >= (6, 1), State::Failure, "update to Linux 6.1 or newer")
 }
 
-/// What is used where it is there.
+/// What is used where it is available.
 fn optional(features: Features) -> Vec<Finding> {
     let one = |name, why, there: bool, since: &str| {
-        Finding::new(name, why, if there { "there" } else { "not in this kernel" }).unless(
+        Finding::new(name, why, if there { "available" } else { "not in this kernel" }).unless(
             there,
             State::Note,
-            format!("Linux {since} or newer has it; without it nothing breaks"),
+            format!("Linux {since} or newer has it; the server works without it"),
         )
     };
     vec![
         one(
             "vectored send",
-            "Sends that hold several pieces need no message header",
+            "Saves the message header of a send that has several parts",
             features.send_vectorized,
             "6.17",
         ),
@@ -57,26 +61,33 @@ fn optional(features: Features) -> Vec<Finding> {
             features.receive_capped,
             "6.17",
         ),
-        one("minimum wait", "engine.min_wait_us has no effect without", features.min_wait, "6.12"),
+        one(
+            "minimum wait",
+            "engine.min_wait_us has no effect without it",
+            features.min_wait,
+            "6.12",
+        ),
         one(
             "quiet waiting",
             "Without it an idle shard shows up as waiting for a disk (iowait)",
             features.no_iowait,
             "6.15",
         ),
-        one("no SQ array", "Submissions skip one indirection", features.no_sqarray, "6.6"),
-        one("descriptor install", "Connections can be handed out", features.install, "6.8"),
+        one("no SQ array", "Saves one indirection per submission", features.no_sqarray, "6.6"),
+        one(
+            "descriptor install",
+            "Lets an operator look at the TCP state of a connection",
+            features.install,
+            "6.8",
+        ),
     ]
 }
 
 fn switch() -> Finding {
     let value = io_uring_disabled();
-    let found = value.map_or_else(|| "no such switch".to_owned(), |value| value.to_string());
-    Finding::new("io_uring_disabled", "1 and 2 switch io_uring off for some or all", found).unless(
-        value.unwrap_or(0) == 0,
-        State::Warning,
-        "sysctl -w kernel.io_uring_disabled=0",
-    )
+    let found = value.map_or_else(|| "not in this kernel".to_owned(), |value| value.to_string());
+    Finding::new("io_uring_disabled", "1 disables io_uring for some processes, 2 for all", found)
+        .unless(value.unwrap_or(0) == 0, State::Warning, "sysctl -w kernel.io_uring_disabled=0")
 }
 
 fn seccomp() -> Finding {
@@ -84,7 +95,7 @@ fn seccomp() -> Finding {
     let found = if active { "a filter is active" } else { "no filter" };
     Finding::new(
         "seccomp",
-        "Default profiles of containers refuse io_uring; a filter costs a little each call",
+        "Default container profiles block io_uring; a filter costs a little per system call",
         found,
     )
     .unless(
@@ -118,7 +129,7 @@ fn ktls() -> Finding {
     let there = list.split_whitespace().any(|name| name == "tls");
     Finding::new(
         "kernel TLS",
-        "TLS in the kernel spares a copy; Seawall speaks plain TCP today, behind a TLS proxy",
+        "TLS in the kernel saves a copy; Seawall has no TLS yet and needs a proxy for it",
         if there { "available" } else { "not available" },
     )
     .unless(there, State::Note, "modprobe tls (a kernel with CONFIG_TLS)")

@@ -90,7 +90,13 @@ fn report(findings: &[Finding]) -> String {
     }
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failures, warnings) = (count(State::Failure), count(State::Warning));
-    let verdict = if failures > 0 { "`seawall serve` cannot start" } else { "nothing stops it" };
-    let _ = writeln!(out, "\n{failures} failures, {warnings} warnings: {verdict}");
+    let verdict =
+        if failures > 0 { "`seawall serve` cannot start" } else { "`seawall serve` can start" };
+    let counted = |count: usize, word: &str| match count {
+        1 => format!("1 {word}"),
+        count => format!("{count} {word}s"),
+    };
+    let (failures, warnings) = (counted(failures, "failure"), counted(warnings, "warning"));
+    let _ = writeln!(out, "\n{failures}, {warnings}: {verdict}");
     out
 }

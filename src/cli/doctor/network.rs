@@ -15,7 +15,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-const PORT: &str = "Clients connect there; a second socket on it proves SO_REUSEPORT";
+const PORT: &str = "Clients connect here; a second socket on the address tests SO_REUSEPORT";
 
 /// Binds as the server would, with two sockets, and lets go.
 fn listening(listener: &Listener) -> Finding {
@@ -28,15 +28,15 @@ fn listening(listener: &Listener) -> Finding {
             Err(error) => Finding::new("listener", PORT, error.to_string()).unless(
                 false,
                 State::Failure,
-                "stop what holds it (`ss -ltnp`; a running Seawall, perhaps), or choose another: \
-                 --listen ADDR:PORT",
+                "stop the process that uses it (`ss -ltnp`; perhaps a running Seawall), or choose \
+                 another address: --listen ADDR:PORT",
             ),
         },
     }
 }
 
 fn operators(address: &Address) -> Finding {
-    let why = "Operators ask there";
+    let why = "Operators connect here";
     match address {
         Address::Unix(path) => unix("admin", path),
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
@@ -44,27 +44,28 @@ fn operators(address: &Address) -> Finding {
             Err(error) => Finding::new("admin", why, format!("{tcp}: {error}")).unless(
                 false,
                 State::Failure,
-                "stop what holds it (`ss -ltnp`), or --admin ADDR:PORT, or --admin \"\" for none",
+                "stop the process that uses it (`ss -ltnp`), or choose another address: --admin \
+                 ADDR:PORT, or --admin \"\" for none",
             ),
         },
     }
 }
 
 fn unix(name: &'static str, path: &Path) -> Finding {
-    let why = "A Unix socket's folder must be there, and nobody may answer behind the path";
+    let why = "The socket's folder must exist, and no other process may listen at the path";
     let shown = path.display();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder_there = folder.is_none_or(Path::is_dir);
     let answered = UnixStream::connect(path).is_ok();
     let found = match (folder_there, answered) {
-        (false, _) => format!("{shown}: its folder is missing"),
-        (true, true) => format!("{shown}: another process answers there"),
+        (false, _) => format!("{shown}: its folder does not exist"),
+        (true, true) => format!("{shown}: another process listens there"),
         (true, false) => format!("{shown} is free"),
     };
     Finding::new(name, why, found).unless(
         folder_there && !answered,
         State::Failure,
-        "make the folder (systemd: RuntimeDirectory=), or stop the other process",
+        "create the folder (systemd: RuntimeDirectory=), or stop the other process",
     )
 }
 
@@ -74,8 +75,8 @@ fn backlog(config: &Config) -> Finding {
     let found = most.map_or_else(|| "unknown".into(), |most: u32| most.to_string());
     Finding::new(
         "somaxconn",
-        "Bounds the queue of connections that wait for their accept, when all come at once",
-        format!("{found}, backlog wanted {wanted}"),
+        "Limits the queue of connections that wait to be accepted",
+        format!("{found}, needed for the configured backlog: {wanted}"),
     )
     .unless(
         most.is_none_or(|most| most >= wanted),
@@ -94,9 +95,9 @@ fn table(config: &Config) -> Finding {
     let wanted = all.next_power_of_two().min(1 << 24);
     Finding::new(
         "table of connections",
-        "Each packet's connection is looked up there; with several for each place, most lookups \
-         walk a chain through cold memory",
-        format!("{found} places, at most {all} connections"),
+        "The kernel looks up each packet's connection in this hash table; if it is too small, most \
+         lookups walk a chain through cold memory",
+        format!("{found} buckets, at most {all} connections"),
     )
     .unless(
         places.is_none_or(|places| all <= places * 2),
@@ -115,20 +116,20 @@ fn congestion(config: &Config) -> Finding {
     let bbr = default.starts_with("bbr");
     let automatic = config.listeners.iter().all(|one| one.options.congestion == Congestion::Auto);
     let effect = match (bbr, automatic) {
-        (true, true) => "; listeners use cubic where they may",
-        (true, false) => "; some listeners choose their own",
+        (true, true) => "; listeners use cubic where that is allowed",
+        (true, false) => "; some listeners have their own",
         (false, _) => "",
     };
     Finding::new(
         "congestion control",
-        "BBR paces even small messages with timers: more CPU and latency than cubic where the \
-         network is not the bottleneck",
+        "BBR paces even small messages with timers, which costs more CPU and latency than cubic \
+         where the network is not the bottleneck",
         format!("{default} by default{effect} (allowed: {})", allowed.unwrap_or_default()),
     )
     .unless(
         !bbr,
         State::Note,
-        "sysctl -w net.ipv4.tcp_congestion_control=cubic; or leave it to congestion = \"auto\"",
+        "sysctl -w net.ipv4.tcp_congestion_control=cubic; or use congestion = \"auto\"",
     )
 }
 
@@ -136,8 +137,8 @@ fn migration() -> Finding {
     let on = kernel_file("/proc/sys/net/ipv4/tcp_migrate_req").is_some_and(|text| text == "1");
     Finding::new(
         "tcp_migrate_req",
-        "With it, connections that wait at a listener which closes move to another one; Seawall \
-         drains with its listeners open and does not depend on it",
+        "With it, connections that wait at a listener that is closed move to another one; Seawall \
+         keeps its listeners open while it drains and does not depend on it",
         if on { "on" } else { "off" },
     )
     .unless(on, State::Note, "sysctl -w net.ipv4.tcp_migrate_req=1")
@@ -152,9 +153,9 @@ fn buffers() -> Finding {
     let shown = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |v| v.to_string());
     Finding::new(
         "TCP memory",
-        "Above the third number (pages) the kernel drops what all connections have queued",
+        "Above the third number (pages) the kernel drops queued data of all connections",
         format!(
-            "tcp_mem {pages}; at least {} in, {} out a connection",
+            "tcp_mem {pages}; at least {} bytes in and {} out per connection",
             shown(receive),
             shown(send)
         ),

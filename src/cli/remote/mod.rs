@@ -25,6 +25,8 @@ use crate::text::terminal;
 const KEY_VARIABLE: &str = "SEAWALL_API_KEY";
 /// For the whole of a call.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How the error for an answer of 404 begins.
+const NOT_FOUND: &str = "rejected (404)";
 /// The longest answer that is read.
 const BYTES_MAX: u64 = 256 << 20;
 
@@ -35,7 +37,7 @@ pub(super) struct Remote {
         long,
         value_name = "URL",
         help = "The server's admin address: http://HOST:PORT, https://HOST or unix:/PATH; without: \
-                that of the configuration"
+                the one of the configuration"
     )]
     url: Option<String>,
 
@@ -54,7 +56,7 @@ pub(super) struct Remote {
     )]
     config: Option<String>,
 
-    /// Print what the server answered, as JSON
+    /// Print the server's answer as JSON
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -113,6 +115,35 @@ fn configured(admin: Option<&Address>) -> Result<Place, String> {
     }
 }
 
+/// What a server answered: the very text, and what it says.
+pub(super) struct Answer {
+    pub(super) text: String,
+    value: Value,
+}
+
+impl std::ops::Deref for Answer {
+    type Target = Value;
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
+
+impl From<Value> for Answer {
+    /// What was put together from several answers.
+    fn from(value: Value) -> Self {
+        Self { text: value.to_string(), value }
+    }
+}
+
+impl Answer {
+    /// # Errors
+    /// The text is no JSON.
+    pub(super) fn new(text: String) -> serde_json::Result<Self> {
+        let value = serde_json::from_str(&text)?;
+        Ok(Self { text, value })
+    }
+}
+
 /// A server that can be asked.
 pub(super) struct Api {
     agent: Agent,
@@ -150,10 +181,10 @@ impl Remote {
         Ok(Api { agent: agent(&place, config), place, key })
     }
 
-    /// Prints an answer: as it came, or as `told`.
-    pub(super) fn show(&self, answer: &Value, told: impl FnOnce(&Value) -> String) -> ExitCode {
+    /// Prints an answer: as it came, with what acts on a terminal escaped, or as `told`.
+    pub(super) fn show(&self, answer: &Answer, told: impl FnOnce(&Value) -> String) -> ExitCode {
         if self.json {
-            print(&terminal::escape_json(&format!("{answer:#}\n")))
+            print(&terminal::escape_json(&format!("{}\n", answer.text)))
         } else {
             print(&told(answer))
         }
@@ -162,7 +193,7 @@ impl Remote {
     /// Asks by `call`, and prints the answer.
     pub(super) fn run(
         &self,
-        call: impl FnOnce(&Api) -> Result<Value, String>,
+        call: impl FnOnce(&Api) -> Result<Answer, String>,
         told: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
         match self.api().and_then(|api| call(&api)) {
@@ -197,7 +228,7 @@ impl Api {
     ///
     /// # Errors
     /// With cause and cure, as all calls.
-    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, String> {
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, String> {
         let request = self.agent.get(self.address(path)).query_pairs(query.iter().copied());
         let request = match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {key}")),
@@ -206,8 +237,20 @@ impl Api {
         self.read(request.call())
     }
 
+    /// The same, where what is asked for need not be kept: `None` if it is not.
+    pub(super) fn get_if_kept(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Option<Answer>, String> {
+        match self.get(path, query) {
+            Err(text) if text.starts_with(NOT_FOUND) => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
     /// What a POST with this body answers.
-    pub(super) fn post(&self, path: &str, body: &str) -> Result<Value, String> {
+    pub(super) fn post(&self, path: &str, body: &str) -> Result<Answer, String> {
         let request = self.agent.post(self.address(path)).content_type("application/json");
         let request = match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {key}")),
@@ -216,7 +259,7 @@ impl Api {
         self.read(request.send(body))
     }
 
-    fn read(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Value, String> {
+    fn read(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Answer, String> {
         let place = &self.place;
         let mut response = response.map_err(|error| {
             format!(
@@ -227,19 +270,21 @@ impl Api {
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(BYTES_MAX).read_to_string();
         let text = text.map_err(|error| format!("{place}: the answer broke off: {error}"))?;
-        let body: Option<Value> = serde_json::from_str(&text).ok();
+        let body = match (status, Answer::new(text).ok()) {
+            (200 | 202, Some(body)) => return Ok(body),
+            (_, body) => body,
+        };
         let told = body.as_ref().and_then(|body| body["error"]["message"].as_str());
         match (status, body.as_ref(), told) {
-            (200 | 202, Some(_), _) => Ok(body.unwrap_or_default()),
             (401, ..) if self.key.is_none() => Err(format!(
-                "{place} asks for an API key: give it with --api-key or {KEY_VARIABLE}"
+                "{place} requires an API key: give it with --api-key or {KEY_VARIABLE}"
             )),
             (401, ..) => Err(format!(
                 "{place} does not know this API key: it must be the secret of an [[api_key]] there"
             )),
             // The configuration's own errors.
             (422, _, Some(told)) => Err(told.to_owned()),
-            (_, _, Some(told)) => Err(format!("refused ({status}): {told}")),
+            (_, _, Some(told)) => Err(format!("rejected ({status}): {told}")),
             _ => Err(format!(
                 "{place} answered with {status} and no JSON: is it the admin address of a Seawall?"
             )),

@@ -151,7 +151,8 @@ section! {
     close_timeout_ms: u32 = 5_000,
     "Longer for clients that finish work before they answer a Close.";
 
-    /// Connections older than this are closed with 1001, spread by a tenth; 0 = never.
+    /// Connections older than this are closed with 1001; 0 = never. The closes are spread over a
+    /// tenth of it, also those of connections that a reload with a lower value makes too old.
     connection_age_max_ms: u32 = 0,
     "Set to rebalance connections over nodes behind a load balancer.";
 }

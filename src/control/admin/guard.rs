@@ -111,11 +111,19 @@ pub(super) async fn guard(
                        keys, a loopback address), or list the name in admin.hosts";
         return refuse(StatusCode::FORBIDDEN, "forbidden", message);
     }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// Answers a request that a page could send without asking first. To be put around the methods of
+/// a path: another method is told first that it is not allowed.
+pub(super) async fn json_only(request: Request, next: Next) -> Response {
+    let headers = request.headers();
     if may_change(request.method(), headers) && !is_json(headers) {
-        let message = "a POST, and all that has a body, must be application/json";
+        let message = "a POST, or any request with a body, must have `Content-Type: \
+                       application/json`";
         return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
     }
-    request.extensions_mut().insert(caller);
     next.run(request).await
 }
 

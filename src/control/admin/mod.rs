@@ -6,6 +6,7 @@
 mod accept;
 mod api;
 mod guard;
+mod journal;
 mod listener;
 mod pages;
 mod pool;
@@ -21,7 +22,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,7 @@ use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::hub::HubShared;
 use crate::shard::mailbox::Directory;
+use journal::{Journal, Rejection};
 use listener::Socket;
 pub(crate) use listener::{AdminListener, SocketFile, bind};
 use pool::Pool;
@@ -51,6 +53,7 @@ struct Inner {
     log_errors: Arc<AtomicU64>,
     log: LogWriter,
     pool: Arc<Pool>,
+    journal: Arc<Journal>,
     /// KiB of bodies that may be held at once.
     bodies: Semaphore,
     orders: Orders,
@@ -80,6 +83,7 @@ impl State {
             log_errors,
             log,
             pool: Pool::new(server.facts.open_files),
+            journal: Arc::default(),
             bodies: Semaphore::new(api::BODIES_KIB_MAX),
             orders,
             last_reload,
@@ -117,13 +121,14 @@ pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile>
     tokio::spawn(async move {
         let unix = matches!(socket, Socket::Unix(_));
         let (router, pool) = (router(unix, state.clone()), state.0.pool.clone());
+        let journal = state.0.journal.clone();
         let error = match socket {
             Socket::Tcp(socket) => match tcp(socket) {
-                Ok(socket) => return server::run(socket, router, pool).await,
+                Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },
             Socket::Unix(socket) => match unix_socket(socket) {
-                Ok(socket) => return server::run(socket, router, pool).await,
+                Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },
         };
@@ -144,16 +149,21 @@ fn unix_socket(
     tokio::net::UnixListener::from_std(socket)
 }
 
+/// A path's method, for requests that no web page can send by itself.
+fn call(method: MethodRouter<State>) -> MethodRouter<State> {
+    method.route_layer(middleware::from_fn(guard::json_only))
+}
+
 fn router(unix: bool, state: State) -> Router {
     Router::new()
-        .route("/metrics", get(pages::metrics))
-        .route("/healthz", get(pages::health))
-        .route("/readyz", get(pages::ready))
-        .route("/v1/node", get(pages::node))
-        .route("/v1/histograms", get(pages::histograms))
-        .route("/v1/histograms/{name}", get(pages::histogram))
-        .route("/v1/drain", post(pages::drain))
-        .route("/v1/reload", post(pages::reload))
+        .route("/metrics", call(get(pages::metrics)))
+        .route("/healthz", call(get(pages::health)))
+        .route("/readyz", call(get(pages::ready)))
+        .route("/v1/node", call(get(pages::node)))
+        .route("/v1/histograms", call(get(pages::histograms)))
+        .route("/v1/histograms/{name}", call(get(pages::histogram)))
+        .route("/v1/drain", call(post(pages::drain)))
+        .route("/v1/reload", call(post(pages::reload)))
         .merge(api::router())
         .fallback(|| async {
             let message = "there are /metrics, /healthz, /readyz, and what /v1/openapi.json \
@@ -166,9 +176,13 @@ fn router(unix: bool, state: State) -> Router {
         })
         .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state((state.clone(), unix), guard::guard))
+        .layer(middleware::from_fn_with_state(state.clone(), journal::note))
         .with_state(state)
 }
 
-fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
-    (status, axum::Json(json!({"error": {"code": code, "message": message}}))).into_response()
+fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
+    let body = axum::Json(json!({"error": {"code": code, "message": message}}));
+    let mut response = (status, body).into_response();
+    response.extensions_mut().insert(Rejection { reason: code, detail: message.into() });
+    response
 }

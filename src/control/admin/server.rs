@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::MissedTickBehavior;
 
+use super::journal::{Journal, Peer};
 use super::pool::{Place, Pool};
 
 /// Between two looks at the connections' deadlines.
@@ -39,28 +40,34 @@ pub(super) struct Reserved;
 pub(super) trait Accept: AsFd {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection, and its peer's address.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        let (stream, peer) = Self::accept(self).await?;
+        Ok((stream, Peer(Some(peer.ip().to_canonical()))))
     }
 }
 
 impl Accept for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+    async fn accept(&self) -> io::Result<(Self::Stream, Peer)> {
+        Self::accept(self).await.map(|(stream, _)| (stream, Peer(None)))
     }
 }
 
 /// Accepts and serves until the process ends.
-pub(super) async fn run(listener: impl Accept, router: Router, pool: Arc<Pool>) {
+pub(super) async fn run(
+    listener: impl Accept,
+    router: Router,
+    pool: Arc<Pool>,
+    journal: Arc<Journal>,
+) {
     let mut ticks = tokio::time::interval(EACH);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut spare = Vec::new();
@@ -71,13 +78,14 @@ pub(super) async fn run(listener: impl Accept, router: Router, pool: Arc<Pool>) 
             stream = listener.accept() => stream,
             _ = ticks.tick() => {
                 pool.evict_overdue();
+                journal.summarize();
                 keep_spare(&listener, &mut spare);
                 continue;
             }
         };
         match stream {
-            Ok(stream) => {
-                spawn(stream, router.clone(), pool.enter());
+            Ok((stream, peer)) => {
+                spawn(stream, peer, router.clone(), pool.enter());
                 has_failed = false;
                 accepted += 1;
                 if accepted % ACCEPTS_MAX == 0 {
@@ -111,6 +119,7 @@ fn keep_spare(listener: &impl Accept, spare: &mut Vec<OwnedFd>) {
 
 fn spawn(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    peer: Peer,
     router: Router,
     place: Place,
 ) {
@@ -121,6 +130,7 @@ fn spawn(
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let place = own.clone();
         place.begin_request();
+        request.extensions_mut().insert(peer);
         if place.is_reserved {
             request.extensions_mut().insert(Reserved);
         }

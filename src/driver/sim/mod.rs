@@ -63,6 +63,17 @@ impl Network {
         self.0.borrow_mut().now_ns += ns;
     }
 
+    /// Sets the wall clock so much forward (ms), as after a suspension of the machine.
+    pub fn step_wall_clock(&self, ms: u64) {
+        self.0.borrow_mut().wall_step_ms += ms;
+    }
+
+    /// The wall clock (Unix, ms).
+    pub fn unix_ms(&self) -> u64 {
+        let state = self.0.borrow();
+        UNIX_START_MS + state.wall_step_ms + state.now_ns / 1_000_000
+    }
+
     /// The clock (ns).
     pub fn now_ns(&self) -> u64 {
         self.0.borrow().now_ns
@@ -301,7 +312,8 @@ impl Driver for Sim {
     }
 
     fn unix_ms(&mut self) -> u64 {
-        UNIX_START_MS + self.state().now_ns / 1_000_000
+        let state = self.state();
+        UNIX_START_MS + state.wall_step_ms + state.now_ns / 1_000_000
     }
 
     fn listen(&mut self, listener: u16, _socket: OwnedFd) -> io::Result<()> {

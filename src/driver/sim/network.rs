@@ -135,6 +135,8 @@ pub(super) struct SimShard {
 
 pub(super) struct State {
     pub(super) now_ns: u64,
+    /// How far the wall clock was set forward (ms).
+    pub(super) wall_step_ms: u64,
     pub(super) faults: Faults,
     pub(super) sockets: Vec<SimSocket>,
     pub(super) shards: Vec<SimShard>,
@@ -152,6 +154,7 @@ impl State {
         };
         Self {
             now_ns: 1_000_000_000,
+            wall_step_ms: 0,
             faults,
             sockets: Vec::new(),
             shards: (0..shards).map(|_| shard()).collect(),

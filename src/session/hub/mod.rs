@@ -34,6 +34,7 @@ pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
+pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::Kind;
 use crate::auth::{Identity, Subject};
@@ -67,6 +68,8 @@ pub struct Effects {
     pub renumbered: bool,
     /// It has a user now, and had none.
     pub named: bool,
+    /// [`HubSession::deadline_ms`] is another one now.
+    pub rescheduled: bool,
     /// It begins to continue this connection, and takes its place among those of its user.
     pub continues: Option<ConnectionId>,
     /// It has continued this connection, which is to be closed.
@@ -102,7 +105,7 @@ impl Effects {
         self.purge.clear();
         self.purge_news.clear();
         self.outcomes.clear();
-        (self.renumbered, self.named) = (false, false);
+        (self.renumbered, self.named, self.rescheduled) = (false, false, false);
         (self.requests, self.reply_bytes) = (0, 0);
         (self.continues, self.replaces, self.close) = (None, None, None);
         self.auth_failures.clear();

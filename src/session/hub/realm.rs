@@ -93,9 +93,25 @@ impl Realm {
         self.verifier.is_none() || self.allow_anonymous
     }
 
-    /// How long a token counts past its end (s).
+    /// How long a token counts past its `exp` (s).
     pub(super) fn leeway_s(&self) -> u64 {
         self.verifier.as_ref().map_or(0, |verifier| verifier.leeway_s())
+    }
+
+    /// When the rights of a token with this `exp` end (Unix, ms). Connection tokens and channel
+    /// tokens are treated alike.
+    pub(super) fn end_ms(&self, exp_s: u64) -> u64 {
+        exp_s.saturating_add(self.leeway_s()).saturating_mul(1000)
+    }
+
+    /// Whether the rights of a token with this `exp` have ended.
+    pub(super) fn has_ended(&self, exp_s: u64, now_ms: u64) -> bool {
+        self.end_ms(exp_s) <= now_ms
+    }
+
+    /// Memory of what was revoked (bytes).
+    pub fn revoked_bytes(&self) -> u64 {
+        self.revoked.bytes()
     }
 
     /// Voids the tickets and grants that a user or connection has had until now.

@@ -6,15 +6,17 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::hub::{Code, Epoch, Refused, Since};
 use crate::text::content;
 
-/// The longest `id` (bytes, as it is written).
-const ID_BYTES_MAX: usize = 66;
+/// The longest `id` (bytes, as it is written, without quotes).
+const ID_BYTES_MAX: usize = 64;
 
 /// A string that is lent from the frame where it has no escapes.
 #[derive(Debug, Deserialize)]
@@ -83,12 +85,42 @@ struct Fields<'f> {
     reverse: Option<bool>,
     #[serde(borrow)]
     ticket: Option<Text<'f>>,
-    #[serde(borrow)]
-    positions: Option<BTreeMap<Cow<'f, str>, PositionPart<'f>>>,
+    #[serde(borrow, default, deserialize_with = "distinct")]
+    positions: Option<Positions<'f>>,
     /// Read apart; here only to notice a second one.
     #[serde(borrow, default, deserialize_with = "raw")]
     #[expect(dead_code, reason = "its presence is what is checked")]
     id: Option<&'f RawValue>,
+}
+
+/// Positions by channel.
+pub(super) type Positions<'f> = BTreeMap<Cow<'f, str>, PositionPart<'f>>;
+
+/// An object without a name that occurs twice; `null` is none.
+fn distinct<'de: 'f, 'f, D: Deserializer<'de>>(from: D) -> Result<Option<Positions<'f>>, D::Error> {
+    struct Entries;
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Option<Positions<'de>>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("an object of positions by channel")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut positions = Positions::new();
+            while let Some((Text(channel), position)) = map.next_entry()? {
+                if positions.insert(channel, position).is_some() {
+                    return Err(A::Error::custom("a channel occurs twice in positions"));
+                }
+            }
+            Ok(Some(positions))
+        }
+    }
+    from.deserialize_any(Entries)
 }
 
 /// `null` is content as well.
@@ -111,7 +143,7 @@ pub(super) enum Want<'f> {
     Publish { channel: Text<'f>, content: Cow<'f, str>, key: Option<Text<'f>>, echo: bool },
     Presence { channel: Text<'f>, limit: Option<u32>, after: Option<Text<'f>> },
     History { channel: Text<'f>, limit: Option<u32>, since: Option<Since>, reverse: bool },
-    Resume { ticket: Text<'f>, positions: BTreeMap<Cow<'f, str>, PositionPart<'f>> },
+    Resume { ticket: Text<'f>, positions: Positions<'f> },
     Ping,
 }
 
@@ -151,15 +183,20 @@ pub(super) fn read(object: &str) -> Said<'_> {
     Said { id, want: want(fields) }
 }
 
-/// A number, or a string of up to 64 bytes; `null` is none. It is echoed, so it must be one that
+/// A number or a string, of up to 64 bytes; `null` is none. It is echoed, so it must be one that
 /// every reader of JSON can read.
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
     let is_read = || content::on_one_line(id).is_ok();
-    match id.as_bytes().first() {
-        Some(b'n') => Ok(None),
-        Some(b'"' | b'-' | b'0'..=b'9') if id.len() <= ID_BYTES_MAX && is_read() => Ok(Some(id)),
-        _ => Err(bad("id must be a number, or a string of 64 bytes at most")),
+    let bytes = match id.as_bytes().first() {
+        Some(b'n') => return Ok(None),
+        Some(b'"') => id.len() - 2,
+        Some(b'-' | b'0'..=b'9') => id.len(),
+        _ => usize::MAX,
+    };
+    if bytes <= ID_BYTES_MAX && is_read() {
+        return Ok(Some(id));
     }
+    Err(bad("id must be a number or a string, of 64 bytes at most"))
 }
 
 fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {

@@ -95,8 +95,9 @@ impl HubSession {
     }
 
     /// A fresh ticket for the client to keep instead of those before it.
-    fn fresh_ticket(&mut self, call: &Call<'_>) -> Option<String> {
+    fn fresh_ticket(&mut self, call: &mut Call<'_>) -> Option<String> {
         self.due_ms = call.now_ms.saturating_add(renewal_ms(call.realm));
+        call.effects.rescheduled = true;
         self.ticket(call.realm, call.now_ms)
     }
 
@@ -127,7 +128,8 @@ impl HubSession {
             let message = "resume comes before any subscription: connect anew to resume";
             return Err(Refused::new(Code::Conflict, message));
         }
-        let opened = call.realm.sealer.open_ticket(ticket, call.now_s());
+        let leeway_s = call.realm.leeway_s();
+        let opened = call.realm.sealer.open_ticket(ticket, call.now_s(), leeway_s);
         let ticket = opened.map_err(|fault| {
             call.effects.auth_failures.push("ticket");
             seal_refused("the ticket", fault)
@@ -210,10 +212,15 @@ impl HubSession {
         channel: &str,
         sealed: &str,
     ) -> Result<ChannelGrant, Refused> {
-        let opened = call.realm.sealer.open_grant(sealed, call.now_s());
-        let grant = opened.map_err(|fault| seal_refused("the grant", fault))?;
+        let leeway_s = call.realm.leeway_s();
+        let opened = call.realm.sealer.open_grant(sealed, call.now_s(), leeway_s);
+        let grant = opened.map_err(|fault| {
+            call.effects.auth_failures.push("grant");
+            seal_refused("the grant", fault)
+        })?;
         let user = self.user().map(|user| &**user);
         let Some(granted) = grant.for_channel(channel, user, &self.root().to_string()) else {
+            call.effects.auth_failures.push("grant");
             let message = "the grant is for another channel or client";
             return Err(Refused::new(Code::Forbidden, message));
         };
@@ -222,6 +229,7 @@ impl HubSession {
         if revoked.is_revoked(&subjects, grant.issued_ms)
             || revoked.is_channel_revoked(&subjects, channel, grant.issued_ms)
         {
+            call.effects.auth_failures.push("grant_void");
             let message = "the grant is void: a backend has taken it back";
             return Err(Refused::new(Code::Forbidden, message));
         }
@@ -252,9 +260,8 @@ impl HubSession {
             channel: channel.to_owned(),
             subject: Subject::new(self.user().map(|user| &**user), &self.root().to_string()),
             rights: grant.rights,
-            // What has no end has one when it is carried about.
-            expires_s:
-                grant.expires_s.min(call.now_s().saturating_add(call.realm.limits.ticket_ttl_s)),
+            expires_s: call.now_s().saturating_add(call.realm.limits.ticket_ttl_s),
+            token_exp_s: grant.key.map(|_| grant.expires_s),
             connection: self.lineage(),
             issued_ms: call.realm.revoked.issue(call.now_ms),
             key: grant.key,
@@ -376,7 +383,7 @@ impl HubSession {
 
     /// What time has ended: the wait for a token, the token, or what a channel's token granted.
     pub(super) fn due(&mut self, call: &mut Call<'_>) {
-        let (now_ms, now_s) = (call.now_ms, call.now_s());
+        let now_ms = call.now_ms;
         let Some(identity) = &self.identity else {
             if now_ms >= self.due_ms {
                 call.effects.auth_failures.push("timeout");
@@ -385,15 +392,14 @@ impl HubSession {
             }
             return;
         };
-        let leeway_s = call.realm.leeway_s();
-        if identity.expires_s.is_some_and(|end_s| end_s.saturating_add(leeway_s) <= now_s) {
+        if identity.expires_s.is_some_and(|exp_s| call.realm.has_ended(exp_s, now_ms)) {
             call.effects.auth_failures.push("expired");
             let reason = "the token has expired: get a new one and connect again";
             call.effects.close = Some((4410, reason.into()));
             return;
         }
         for channel in self.granted() {
-            let ended = |grant: &ChannelGrant| grant.expires_s <= now_s;
+            let ended = |grant: &ChannelGrant| call.realm.has_ended(grant.expires_s, now_ms);
             if !self.grant(channel.as_str()).is_some_and(ended) {
                 continue;
             }

@@ -51,7 +51,8 @@ impl HubSession {
             // Without an identity it may have no subscription; those end below.
             Some(identity) if identity.is_anonymous() && !realm.is_open() => {
                 self.identity = None;
-                self.due_ms = call.now_ms + u64::from(realm.limits.auth_timeout_ms);
+                let wait_ms = u64::from(realm.limits.auth_timeout_ms);
+                self.due_ms = call.now_ms.saturating_add(wait_ms);
             }
             Some(identity) if realm.standing(identity.key) == KeyStanding::Withdrawn => {
                 call.effects.auth_failures.push("key_withdrawn");
@@ -91,7 +92,8 @@ impl HubSession {
     pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
         let grant = self.grant(channel);
         let trusted = grant.is_some_and(|grant| {
-            grant.rights.subscribe && grant.expires_s > call.now_s() && self.identity.is_some()
+            let has_ended = call.realm.has_ended(grant.expires_s, call.now_ms);
+            grant.rights.subscribe && !has_ended && self.identity.is_some()
         });
         trusted || self.decide_with(call, grant, Verb::Subscribe, channel).is_ok()
     }
@@ -99,7 +101,7 @@ impl HubSession {
     /// Drops a grant that has ended, or whose key was withdrawn; returns which.
     pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) -> Option<Reason> {
         let grant = self.grant(channel)?;
-        let reason = if grant.expires_s <= call.now_s() {
+        let reason = if call.realm.has_ended(grant.expires_s, call.now_ms) {
             Reason::Expired
         } else if call.realm.standing(grant.key) == KeyStanding::Withdrawn {
             Reason::KeyWithdrawn

@@ -48,12 +48,17 @@ struct Table {
     order: VecDeque<(Box<str>, u64)>,
     /// What was issued up to this time is void, of all subjects.
     floor_ms: u64,
+    /// Bytes of the subjects' texts, in both places.
+    text_bytes: usize,
 }
 
 impl Table {
     fn insert(&mut self, subject: String, until_ms: u64, expired_before_ms: u64, closed: bool) {
         let subject: Box<str> = subject.into();
-        self.until_ms.insert(subject.clone(), until_ms);
+        self.text_bytes += subject.len();
+        if self.until_ms.insert(subject.clone(), until_ms).is_none() {
+            self.text_bytes += subject.len();
+        }
         self.order.push_back((subject, until_ms));
         while let Some((subject, until)) = self.order.front() {
             let stands = self.until_ms.get(subject) == Some(until);
@@ -66,14 +71,27 @@ impl Table {
                 self.floor_ms = self.floor_ms.max(*until);
             }
             if stands {
+                self.text_bytes -= subject.len();
                 self.until_ms.remove(subject);
             }
+            self.text_bytes -= subject.len();
             self.order.pop_front();
         }
         if self.order.len() > 2 * self.until_ms.len().max(16) {
-            let until_ms = &self.until_ms;
-            self.order.retain(|(subject, until)| until_ms.get(subject) == Some(until));
+            let Self { until_ms, text_bytes, .. } = self;
+            self.order.retain(|(subject, until)| {
+                let stands = until_ms.get(subject) == Some(until);
+                *text_bytes -= if stands { 0 } else { subject.len() };
+                stands
+            });
         }
+    }
+
+    /// Its memory.
+    fn bytes(&self) -> usize {
+        // A byte of the table's own for each place.
+        let places = self.until_ms.capacity() * (size_of::<(Box<str>, u64)>() + 1);
+        places + self.order.capacity() * size_of::<(Box<str>, u64)>() + self.text_bytes
     }
 
     fn is_void(&self, subject: &str, issued_ms: u64) -> bool {
@@ -100,6 +118,12 @@ fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
 }
 
 impl Revoked {
+    /// Memory of all tables (bytes).
+    pub(super) fn bytes(&self) -> u64 {
+        let tables = [&self.subjects, &self.channels, &self.outdated];
+        tables.into_iter().map(|table| lock(table).bytes() as u64).sum()
+    }
+
     /// Tickets and grants may live so long from now on.
     pub(super) fn expect_life(&self, life_s: u64) {
         self.life_ms.fetch_max(life_s.saturating_mul(1000), Ordering::Relaxed);
@@ -182,6 +206,15 @@ mod tests {
         revoked
     }
 
+    /// What is counted is what is there.
+    fn check_text_bytes(revoked: &Revoked) {
+        for table in [&revoked.subjects, &revoked.channels, &revoked.outdated] {
+            let table = lock(table);
+            let subjects = table.until_ms.keys().chain(table.order.iter().map(|(one, _)| one));
+            assert_eq!(table.text_bytes, subjects.map(|subject| subject.len()).sum::<usize>());
+        }
+    }
+
     #[test]
     fn what_is_issued_later_is_good_in_the_same_millisecond_too() {
         let revoked = new();
@@ -239,6 +272,8 @@ mod tests {
         }
         let fresh = revoked.issue(NOW);
         assert!(!revoked.is_revoked(&[user("0"), user("other")], fresh));
+        check_text_bytes(&revoked);
+        assert!((5 << 20..20 << 20).contains(&revoked.bytes()), "{}", revoked.bytes());
     }
 
     #[test]
@@ -247,6 +282,7 @@ mod tests {
         let others = revoked.issue(NOW);
         revoked.revoke(&user("ann"), NOW);
         revoked.revoke(&user("bob"), NOW + 3_600_000 + 10);
+        check_text_bytes(&revoked);
         let table = lock(&revoked.subjects);
         assert_eq!((table.until_ms.len(), table.order.len()), (1, 1));
         assert!(!table.is_void("uother", others));
@@ -259,6 +295,7 @@ mod tests {
         for n in 0..10_000 {
             revoked.revoke(&user("ann"), NOW + n);
         }
+        check_text_bytes(&revoked);
         let table = lock(&revoked.subjects);
         assert_eq!(table.until_ms.len(), 2);
         assert!(table.order.len() <= 40, "{}", table.order.len());

@@ -180,7 +180,7 @@ impl HubSession {
             pending: None,
             member: None,
             extras: None,
-            due_ms: now_ms + wait_ms,
+            due_ms: now_ms.saturating_add(wait_ms),
             dropped: 0,
         }
     }
@@ -297,6 +297,7 @@ impl HubSession {
     pub(super) fn become_known(&mut self, call: &mut Call<'_>, identity: Arc<Identity>) {
         // A user's connection never becomes another user's.
         call.effects.named |= self.user().is_none() && identity.user.is_some();
+        call.effects.rescheduled = true;
         self.identity = Some(identity);
         if let Some(extras) = &mut self.extras {
             extras.from = None;
@@ -355,16 +356,15 @@ impl HubSession {
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
         let Some(identity) = &self.identity else { return Some(self.due_ms) };
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
-        let own = identity.expires_s.map(|end_s| end_s.saturating_add(realm.leeway_s()));
-        let ends = grants.map(|grant| grant.expires_s).chain(own);
+        let ends = grants.map(|grant| grant.expires_s).chain(identity.expires_s);
         let renewal = self.is_to_be_renewed(realm).then_some(self.due_ms);
-        ends.map(|end_s| end_s.saturating_mul(1000)).chain(renewal).min()
+        ends.map(|exp_s| realm.end_ms(exp_s)).chain(renewal).min()
     }
 
     /// Whether the ticket or a grant ends before what it stands for.
     pub(super) fn is_to_be_renewed(&self, realm: &Realm) -> bool {
         let ticket_ends_ms = self.due_ms.saturating_add(renewal_ms(realm));
-        let outlasts = |end_s: u64| end_s.saturating_mul(1000) > ticket_ends_ms;
+        let outlasts = |exp_s: u64| realm.end_ms(exp_s) > ticket_ends_ms;
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
         self.identity.as_ref().is_some_and(|own| own.expires_s.is_none_or(outlasts))
             || grants.into_iter().any(|grant| outlasts(grant.expires_s))

@@ -11,7 +11,7 @@ use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
 use crate::admission::rate::{self, Rate};
-use crate::auth::{self, ChannelGrant, Namespace, RefusalKind};
+use crate::auth::{self, AuthError, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{
     ChannelName, Code, ConnectionId, Draft, KeyScope, Origin, Refused, Request, Since,
 };
@@ -23,6 +23,8 @@ use crate::session::hub::realm::retention;
 const TOKEN_COST: u32 = 48;
 /// What a long answer costs, in requests.
 const READ_COST: u32 = 8;
+/// Why there are no members to list.
+pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
 /// The longest idempotency key (bytes).
 const KEY_BYTES_MAX: usize = 128;
 
@@ -240,8 +242,7 @@ impl HubSession {
             Want::Presence { channel, limit, after } => {
                 let namespace = self.decide(call, auth::Verb::Presence, &channel)?;
                 if !namespace.presence {
-                    let message = "this channel keeps no presence: set presence in its [[channel]]";
-                    return Err(refused(Code::NotFound, message));
+                    return Err(refused(Code::NotFound, NO_PRESENCE));
                 }
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| after.to_owned().into_boxed_str());
@@ -261,7 +262,7 @@ impl HubSession {
     /// What a channel's token grants.
     fn channel_grant(
         &self,
-        call: &Call<'_>,
+        call: &mut Call<'_>,
         channel: &str,
         token: Option<&str>,
     ) -> Result<Option<ChannelGrant>, Refused> {
@@ -270,10 +271,12 @@ impl HubSession {
         match verifier.verify_channel(token, channel, user, call.now_s()) {
             Ok(grant) => Ok(Some(grant)),
             Err(fault) => {
+                call.effects.auth_failures.push(fault.kind());
                 let code = match fault {
                     _ if fault.is_temporary() => Code::Internal,
                     _ if fault.is_expired() => Code::Expired,
-                    _ => Code::Forbidden,
+                    AuthError::Channel | AuthError::Subject => Code::Forbidden,
+                    _ => Code::Unauthorized,
                 };
                 Err(refused(code, format!("the channel's token: {fault}")))
             }
@@ -304,7 +307,7 @@ impl HubSession {
         auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
         let realm = call.realm;
         let keys = realm.verifier.is_some();
-        let grant = grant.filter(|grant| grant.expires_s > call.now_s());
+        let grant = grant.filter(|grant| !realm.has_ended(grant.expires_s, call.now_ms));
         auth::decide(&realm.namespaces, identity, grant, verb, channel, keys).map_err(|refusal| {
             let code = match refusal.kind {
                 RefusalKind::Forbidden => Code::Forbidden,

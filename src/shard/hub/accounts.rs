@@ -36,7 +36,8 @@
 //!   fail.
 //! - **Counts and rates** by address, user and route ([`crate::admission`]): tables of fixed size
 //!   whose entries are used again.
-//! - **Voided tickets**: 65,536 subjects, some 100 bytes each, oldest first.
+//! - **Revoked tickets and grants**: three tables of 65,536 entries, some 200 bytes each, oldest
+//!   first. Class `revocations`. With the next revocation after what they void has expired.
 //! - **Fetched keys of tokens**: 256 KiB of JSON. Replaced by the next fetch.
 //! - **Connections to the admin address**: 264, or a quarter of the open files; the one that waits
 //!   longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.

@@ -162,7 +162,7 @@ impl Core {
                 true
             }
             Act::Disconnect { code, reason } => {
-                self.hub_close(index, *code, reason);
+                self.close(index, *code, reason, 0);
                 true
             }
             // Answered later than the others, see `subscribe_all`.

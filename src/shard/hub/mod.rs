@@ -49,6 +49,8 @@ const STEPS_MAX: usize = 1024;
 const MAIL_BYTES: u64 = 4;
 /// What a session may do when a home has answered it: with more it queues like the others.
 const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
+/// A wall clock that is so much off its course was set (ms).
+const CLOCK_STEP_MS: u64 = 500;
 /// Channels and keys that are looked at for their age in one turn, besides as many as were opened
 /// since.
 const AGED_AT_ONCE: usize = 256;
@@ -147,6 +149,8 @@ pub(super) struct HubState {
     /// The home has more to work through.
     unfinished: bool,
     unix_ms: u64,
+    /// How far the wall clock is ahead of the shard's own (ms), when deadlines were last set by it.
+    wall_ahead_ms: u64,
     aged_tick: u32,
     /// More is past its age than one turn forgets.
     is_expiring: bool,
@@ -181,6 +185,7 @@ impl HubState {
             effects: Effects::default(),
             unfinished: false,
             unix_ms: 0,
+            wall_ahead_ms: 0,
             aged_tick: 0,
             is_expiring: false,
             seated: 0,
@@ -280,10 +285,15 @@ impl Core {
         }
     }
 
-    /// The time of this turn, before anything happens in it.
+    /// The time of this turn, before anything happens in it. Where the wall clock was set, all
+    /// deadlines are set anew: tokens end by it, and timers run by the shard's own clock.
     pub(super) fn hub_set_clock(&mut self, unix_ms: impl FnOnce() -> u64) {
-        if let Some(hub) = &mut self.hub {
-            hub.unix_ms = unix_ms();
+        let Some(hub) = &mut self.hub else { return };
+        hub.unix_ms = unix_ms();
+        let ahead_ms = hub.unix_ms.saturating_sub(self.now_ns / 1_000_000);
+        if ahead_ms.abs_diff(hub.wall_ahead_ms) > CLOCK_STEP_MS {
+            hub.wall_ahead_ms = ahead_ms;
+            self.refresh_from = Some(0);
         }
     }
 

@@ -47,7 +47,7 @@ impl Core {
         let Some(index) = slot else { return };
         hub.touched.push(index);
         self.counters.replaced += 1;
-        self.hub_close(index, 4409, "continued by another connection");
+        self.close(index, 4409, "continued by another connection", 0);
     }
 
     /// A connection that continues another has that one's place, or none yet.
@@ -75,6 +75,6 @@ impl Core {
     pub(super) fn close_one_too_many(&mut self, index: u32) {
         self.counters.deny(Denied::UserFull);
         let (code, reason) = too_many();
-        self.hub_close(index, code, &reason);
+        self.close(index, code, &reason, 0);
     }
 }

@@ -223,9 +223,11 @@ impl Core {
             self.ask(index, request);
         }
         if let Some((code, reason)) = effects.close.take() {
-            self.say_goodbye(index, code, &reason, effects.retry_after_ms);
-            self.close(index, code, &reason);
+            self.close(index, code, &reason, effects.retry_after_ms);
         } else {
+            if effects.rescheduled {
+                self.set_deadline(index);
+            }
             self.note_unfinished(index);
         }
         effects.clear();
@@ -377,12 +379,6 @@ impl Core {
         let waiting = seated.and_then(|one| one.backlog.as_ref());
         let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
         all <= most && (all <= most / 2 || own <= self.config.hub.recover_bytes_max)
-    }
-
-    /// Says goodbye and closes.
-    pub(super) fn hub_close(&mut self, index: u32, code: u16, reason: &str) {
-        self.say_goodbye(index, code, reason, 0);
-        self.close(index, code, reason);
     }
 
     /// Tells a hub client that it will be closed, and when to come back.

@@ -8,6 +8,7 @@ mod epochs;
 mod idle;
 mod member;
 mod operator;
+mod rights;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, unexpected};
 use crate::hub::{Answer, Epoch, Position, PresencePage, Publication, Since, Verb};
+use crate::session::hub::NO_PRESENCE;
 use crate::shard::hub::mail::HubMail;
 use crate::shard::mailbox::Mail;
 
@@ -133,8 +134,7 @@ pub(super) async fn presence(
     let channel = channel_name(&channel)?;
     let namespaces = &state.hub()?.realm.namespaces;
     if !namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).presence {
-        let message = "this channel keeps no presence: set presence in its [[channel]]";
-        return Err(ApiError::not_found(message));
+        return Err(ApiError::not_found(NO_PRESENCE));
     }
     let after = query.after.map(Into::into);
     let pending = ask(&state, channel, Verb::Presence { after, limit })?;

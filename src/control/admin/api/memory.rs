@@ -17,6 +17,8 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
     };
     let admission = state.0.directory.admission();
     let usage = Usage::read(&state.0.directory);
+    let hub = state.0.directory.hub();
+    let revocations = hub.map_or(0, |hub| hub.realm.revoked_bytes());
     let classes = [
         ("connections", gauges.slots * crate::shard::SLOT_BYTES),
         ("sessions", gauges.session_bytes),
@@ -31,6 +33,7 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
         ("mailboxes", gauges.mailbox_bytes),
         ("compression_contexts", gauges.context_bytes),
         ("codec_pools", gauges.codec_pool_bytes),
+        ("revocations", revocations),
         ("receive_buffers", buffers(|driver| driver.buffers_published + driver.buffers_lent)),
     ];
     let accounted: u64 = classes.iter().map(|(_, bytes)| bytes).sum();

@@ -28,7 +28,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use self::object::Object;
-use super::{State, refuse};
+use super::{State, call, refuse};
 use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
@@ -49,22 +49,22 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// All calls.
 pub(super) fn router() -> Router<State> {
     Router::new()
-        .route("/v1/publish", post(publish::publish))
-        .route("/v1/broadcast", post(publish::broadcast))
-        .route("/v1/batch", post(publish::batch))
-        .route("/v1/send", post(connections::send))
-        .route("/v1/disconnect", post(connections::disconnect))
-        .route("/v1/subscribe", post(connections::subscribe))
-        .route("/v1/unsubscribe", post(connections::unsubscribe))
-        .route("/v1/connections", get(connections::list))
-        .route("/v1/connections/{id}", get(connections::one))
-        .route("/v1/channels", get(channels::list))
-        .route("/v1/channels/{channel}", get(channels::one))
-        .route("/v1/channels/{channel}/presence", get(channels::presence))
-        .route("/v1/channels/{channel}/history", get(channels::history))
-        .route("/v1/channels/{channel}/history", delete(channels::trim))
-        .route("/v1/memory", get(memory::memory))
-        .route("/v1/openapi.json", get(openapi::document))
+        .route("/v1/publish", call(post(publish::publish)))
+        .route("/v1/broadcast", call(post(publish::broadcast)))
+        .route("/v1/batch", call(post(publish::batch)))
+        .route("/v1/send", call(post(connections::send)))
+        .route("/v1/disconnect", call(post(connections::disconnect)))
+        .route("/v1/subscribe", call(post(connections::subscribe)))
+        .route("/v1/unsubscribe", call(post(connections::unsubscribe)))
+        .route("/v1/connections", call(get(connections::list)))
+        .route("/v1/connections/{id}", call(get(connections::one)))
+        .route("/v1/channels", call(get(channels::list)))
+        .route("/v1/channels/{channel}", call(get(channels::one)))
+        .route("/v1/channels/{channel}/presence", call(get(channels::presence)))
+        .route("/v1/channels/{channel}/history", call(get(channels::history)))
+        .route("/v1/channels/{channel}/history", call(delete(channels::trim)))
+        .route("/v1/memory", call(get(memory::memory)))
+        .route("/v1/openapi.json", call(get(openapi::document)))
 }
 
 /// A call that was refused.

@@ -25,7 +25,7 @@ mod tests {
             .flat_map(|source| source.lines())
             .filter_map(|line| {
                 let call = line.trim().strip_prefix(".route(\"")?;
-                let (path, rest) = call.split_once("\", ")?;
+                let (path, rest) = call.split_once("\", call(")?;
                 Some((path, rest.split('(').next()?))
             })
             .filter(|(path, _)| path.starts_with("/v1/"))

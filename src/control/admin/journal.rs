@@ -1,0 +1,72 @@
+//! What the log says of requests that the admin address rejects: at `info` the first of each reason
+//! in a second, and then how many more there were; at `debug` each one. Queries are not logged.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::{self, Request};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::{Level, enabled};
+
+use super::State;
+use crate::text::repeats::Repeats;
+
+/// Longest part of a request's path in the log.
+const PATH_BYTES_MAX: usize = 128;
+
+/// Reasons of rejections in the present second.
+#[derive(Debug, Default)]
+pub(super) struct Journal(Mutex<Repeats>);
+
+/// The client's address, as found among a request's extensions; `None` over a Unix socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) Option<IpAddr>);
+
+/// Why a request was rejected, as found among a response's extensions.
+#[derive(Clone, Debug)]
+pub(super) struct Rejection {
+    pub(super) reason: &'static str,
+    pub(super) detail: Arc<str>,
+}
+
+impl Journal {
+    /// Logs how many rejections were left out, and begins anew. To be called every second.
+    pub(super) fn summarize(&self) {
+        let mut repeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reason, suppressed) in repeats.take() {
+            tracing::info!(reason, suppressed, "more admin requests were rejected");
+        }
+    }
+
+    fn admits(&self, reason: &'static str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).admits(reason)
+    }
+}
+
+/// Logs a request that is rejected.
+pub(super) async fn note(
+    extract::State(state): extract::State<State>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !enabled!(Level::INFO) {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let response = next.run(request).await;
+    let Some(Rejection { reason, detail }) = response.extensions().get() else { return response };
+    if !state.0.journal.admits(reason) {
+        return response;
+    }
+    let address = peer.map(tracing::field::display);
+    let path = &uri.path()[..uri.path().floor_char_boundary(PATH_BYTES_MAX)];
+    let (method, code, detail) = (method.as_str(), response.status().as_u16(), &**detail);
+    if enabled!(Level::DEBUG) {
+        tracing::debug!(reason, address, method, path, code, detail, "admin request rejected");
+    } else {
+        tracing::info!(reason, address, method, path, code, detail, "admin request rejected");
+    }
+    response
+}
