@@ -32,7 +32,9 @@
 //!    buffer goes back, and that is all. A connection that has not said anything yet, or has been
 //!    quiet for long, is *parked*: a poll, with a third of the kernel's memory, stands in for its
 //!    receive, and one receive follows when it fires. Whatever is armed sees what came before it,
-//!    so no change between the two loses a byte.
+//!    so no change between the two loses a byte. Connections that fill whole buffers are received
+//!    from in turn, one buffer each (`shard/streams.rs`), and large messages a few at a time
+//!    (`shard/rotation.rs`).
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;

@@ -153,10 +153,10 @@ fn huge_pages() -> Finding {
     let path = "/sys/kernel/mm/transparent_hugepage/enabled";
     let modes = kernel_file(path).unwrap_or_else(|| "unknown".into());
     let mode = modes.split(['[', ']']).nth(1).unwrap_or(&modes).to_owned();
-    // The server opts out for itself: see `driver::host::use_small_pages`.
+    // The server opts out for all but large messages: see `driver::host::use_small_pages`.
     Finding::new(
         "huge pages",
-        "Tables grow page by page; Seawall uses small pages, whatever the host is set to",
+        "Seawall uses them for messages of megabytes only, unless this is `never`",
         mode,
     )
 }
