@@ -23,9 +23,8 @@ const STEP_MS: u64 = 200;
 /// A world whose clients need tokens, and in which no heartbeat wakes a connection.
 fn world(seed: u64, leeway_s: u32) -> World {
     let budget = HistoryBudget::new(1 << 20);
-    let make_log = Arc::new(move |_: u16| -> Box<dyn Log> {
-        Box::new(MemoryLog::new(budget.clone()))
-    });
+    let make_log =
+        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_hub(seed, 1, Faults::default(), make_log, |file| {
         file.auth.leeway_s = leeway_s;
         file.keys = vec![Key { secret: SECRET.into(), ..Key::default() }];
