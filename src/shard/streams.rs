@@ -22,12 +22,12 @@ use crate::driver::{Driver, Input};
 /// Bytes received in one turn from connections that take turns.
 const TURN_BYTES: usize = 512 * 1024;
 impl Core {
-    /// Notes that a connection has received so many bytes at once. With the second full buffer of
-    /// a turn it takes turns, and with the first in a turn that is long already.
+    /// Notes that a connection has received so many bytes at once. With the second half-full buffer
+    /// of a turn it takes turns, and with the first in a turn that is long already.
     pub(super) fn note_stream(&mut self, index: u32, len: usize) {
-        let buffer_bytes = self.config.engine.buffer_bytes as usize;
-        let is_first = !self.work.has_moved(index, buffer_bytes);
-        if len < buffer_bytes || (is_first && self.work.turn_left() > self.work.turn_max() / 2) {
+        let most = self.config.engine.buffer_bytes as usize / 2;
+        let is_first = !self.work.has_moved(index, most);
+        if len < most || (is_first && self.work.turn_left() > self.work.turn_max() / 2) {
             return;
         }
         let slot = &mut self.slots[index as usize];

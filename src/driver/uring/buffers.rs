@@ -3,8 +3,9 @@
 //! The kernel uses published buffers in the order they were given. Were all published at once,
 //! every one would be touched in time and stay resident. So only a few are published (`target`),
 //! topped up each turn from a last-in-first-out list, which hands out the same warm pages again;
-//! running dry doubles the target, quiet periods halve it. Pages that a period has not used go
-//! back to the system with [`Buffers::trim`].
+//! running dry doubles the target, quiet periods halve it, and what the published buffers are
+//! likely to bring bounds it. Pages that a period has not used go back to the system with
+//! [`Buffers::trim`].
 
 use std::io;
 use std::ptr::NonNull;
@@ -20,9 +21,12 @@ const TARGET_MIN: u32 = 32;
 /// One receive in so many may find no buffer before more are published: a rare one costs less than
 /// the caches that more buffers would pass through.
 const STARVED_ONE_IN: u32 = 64;
-/// Bytes published for connections that fill their buffers: what a core's cache holds, and what the
-/// kernel may copy in one call while all others wait.
-const STREAM_BYTES: u64 = 2 << 20;
+/// Bytes that the published buffers are likely to bring: what a core's cache holds, and what others
+/// wait for behind them. Measured without: a few connections that send 40 KB at a time had all
+/// buffers published, and others waited for 256 MB to be looked at.
+const PUBLISHED_BYTES: u64 = 2 << 20;
+/// After so many filled buffers it is considered again how many to publish.
+const CONSIDERED_EVERY: u32 = 256;
 /// By how much each buffer begins later in its first page than the one before (bytes): at powers of
 /// two the beginnings of all buffers, which is all that small messages use, would fall into the
 /// same few sets of the caches.
@@ -110,8 +114,6 @@ pub(super) struct Buffers {
     starved: u32,
     filled: u32,
     filled_bytes: u64,
-    /// Those of them that came in full buffers.
-    full_bytes: u64,
     used: bool,
     /// Per buffer: whether its pages may be resident.
     resident: Vec<bool>,
@@ -156,7 +158,6 @@ impl Buffers {
             starved: 0,
             filled: 0,
             filled_bytes: 0,
-            full_bytes: 0,
             used: false,
             resident: vec![false; total as usize],
         };
@@ -213,8 +214,10 @@ impl Buffers {
         self.used = true;
         self.filled += 1;
         self.filled_bytes += u64::from(len);
-        self.full_bytes += if len == self.buffer_bytes { u64::from(len) } else { 0 };
         self.resident[usize::from(buffer)] = true;
+        if self.filled >= CONSIDERED_EVERY && self.starved == 0 {
+            self.consider();
+        }
         self.check();
     }
 
@@ -227,22 +230,22 @@ impl Buffers {
     }
 
     /// Takes note that a receive found no buffer: when that is not rare, more are published.
-    ///
-    /// A few connections that stream at full speed empty any number of buffers, and would only
-    /// pass through more memory; so where most bytes come in full buffers, no more than
-    /// [`STREAM_BYTES`] are published.
     pub(super) fn starve(&mut self) {
         self.starved += 1;
-        if self.starved <= 8 || self.starved <= self.filled / STARVED_ONE_IN {
-            return;
-        }
-        let streaming = 2 * self.full_bytes > self.filled_bytes;
-        let published_bytes = u64::from(self.target) * u64::from(self.buffer_bytes);
-        if !streaming || published_bytes < STREAM_BYTES {
+        if self.starved > 8 && self.starved > self.filled / STARVED_ONE_IN {
             self.target = (self.target * 2).min(self.total);
+            self.consider();
         }
-        (self.starved, self.filled) = (0, 0);
-        (self.filled_bytes, self.full_bytes) = (0, 0);
+    }
+
+    /// Keeps what the published buffers are likely to bring within [`PUBLISHED_BYTES`]. A few
+    /// connections that stream at full speed empty any number of buffers.
+    fn consider(&mut self) {
+        let likely_bytes = self.filled_bytes / u64::from(self.filled.max(1));
+        let most = PUBLISHED_BYTES / likely_bytes.max(1);
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(target_least(self.total));
+        self.target = self.target.min(most);
+        (self.starved, self.filled, self.filled_bytes) = (0, 0, 0);
     }
 
     /// Where a buffer begins in the slab.
@@ -274,7 +277,7 @@ impl Buffers {
     /// caller guarantees by calling when no completion waits.
     pub(super) fn trim(&mut self) {
         let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
-        (self.filled, self.filled_bytes, self.full_bytes) = (0, 0, 0);
+        (self.filled, self.filled_bytes) = (0, 0);
         if !starved && self.published_least > self.target / 2 {
             self.target = (self.target / 2).max(target_least(self.total));
         }
