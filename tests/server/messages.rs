@@ -184,3 +184,30 @@ fn a_slow_reader_gets_all_that_was_queued_before_its_close() {
         assert_eq!(received.len(), 10 + message.len() + close, "half-close: {half_close}");
     }
 }
+
+/// The first byte of a huge page makes two megabytes resident, so tables and small messages must
+/// not lie in one, whatever the host is set to.
+#[test]
+fn only_large_messages_lie_in_huge_pages() {
+    let server = Server::start("shards = 2\n");
+    let huge_kib = || {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid()));
+        let maps = maps.expect("the server lives");
+        let line = maps.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("the kernel counts huge pages")
+    };
+    let mut client = Raw::open(server.address());
+    for len in [100, 100_000, 1 << 20, 3 << 20] {
+        client.send(&raw::frame(FIN | BINARY, &vec![7; len]));
+        assert_eq!(client.frame().payload.len(), len);
+        assert_eq!(huge_kib(), 0, "after a message of {len} bytes");
+    }
+    // Behind half of a message, huge pages may come; they go with it.
+    let message = raw::frame(FIN | BINARY, &vec![7; 15 << 20]);
+    let (front, back) = message.split_at(14 << 20);
+    client.send(front);
+    client.send(back);
+    assert_eq!(client.frame().payload.len(), 15 << 20);
+    wait_until("the message's memory is given back", || huge_kib() == 0);
+}
