@@ -117,24 +117,25 @@ fn clients_without_a_user_are_listed_each() {
     let mut first = Client::open(&server);
     first.get(resume(&old.ticket(), &positions), "resumed");
     assert_eq!(old.closed(), 4409);
-    let listed = |server: &Server| -> Vec<(String, Value)> {
+    let sorted = |mut members: Vec<(String, Value)>| {
+        members.sort_by(|one, two| one.0.cmp(&two.0));
+        members
+    };
+    let listed = |server: &Server| {
         let page = got(server, "/v1/channels/room/presence");
         let members = page["members"].as_array().unwrap();
         assert_eq!(page["count"], members.len());
-        members.iter().map(|one| (text(one, "connection"), one["joined_as"].clone())).collect()
+        let name = |one: &Value| (text(one, "connection"), one["joined_as"].clone());
+        sorted(members.iter().map(name).collect())
     };
     let own = (watcher.connection(), Value::Null);
     let continued = (first.connection(), joined["connection"].clone());
-    assert_eq!(listed(&server), [own.clone(), continued.clone()]);
+    assert_eq!(listed(&server), sorted(vec![own.clone(), continued.clone()]));
     let mut second = Client::open(&server);
     second.get(resume(&old.ticket(), &positions), "resumed");
     assert_eq!(watcher.expect("join")["member"]["connection"], second.connection());
-    let mut all = listed(&server);
     let other = (second.connection(), Value::Null);
-    all.sort_by(|one, two| one.0.cmp(&two.0));
-    let mut expected = vec![own.clone(), continued, other.clone()];
-    expected.sort_by(|one, two| one.0.cmp(&two.0));
-    assert_eq!(all, expected);
+    assert_eq!(listed(&server), sorted(vec![own.clone(), continued, other.clone()]));
     // By what a watcher has of it: the connection that joined.
     let id = first.connection();
     first.close();
