@@ -95,8 +95,8 @@
 //!   recorded, also for a shard that has ended.
 //! - Per channel, every member sees messages in their order, each once, with no gap that it was not
 //!   told of, however often its connection is cut. One place of a channel holds one message.
-//! - Whoever comes back with a position, however it was read, gets every message published since,
-//!   or is told to reload. Messages past their age are served on no way.
+//! - A client that comes back with a position, however it was read, gets every message published
+//!   since, or an answer that it has to reload. Messages past their age are never served.
 //! - No member of a channel outlives its connection, and no shard waits for another. Lists of
 //!   members name living connections only.
 //! - A connection that continues another takes its place: no client is rejected because of itself.

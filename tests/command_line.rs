@@ -40,9 +40,33 @@ fn every_command_has_help_with_examples() {
     for command in COMMANDS {
         assert!(all.contains(&format!("\n  {command} ")), "{command}: {all}");
         let help = says(&[command, "--help"]);
-        assert!(help.contains("Examples:") && help.contains("Usage:"), "{command}: {help}");
+        let example = format!("Examples:\n  seawall {command}");
+        assert!(help.contains(&example) || help.contains("| seawall"), "{command}: {help}");
+        let headings = help.lines().filter(|line| *line == "Options:").count();
+        assert!(help.contains("Usage:") && headings == 1, "{command}: {help}");
+        assert_eq!(help.contains("--engine-ring-entries"), command == "serve", "{command}");
         assert!(!help.contains("[env: `"), "{command}: {help}");
         assert!(says(&[command, "-h"]).lines().count() <= help.lines().count(), "{command}");
+    }
+}
+
+#[test]
+fn an_unknown_command_is_answered_with_those_there_are() {
+    let unknown = seawall(&["start"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(COMMANDS.iter().all(|command| said.contains(command)), "{said}");
+}
+
+#[test]
+fn a_configuration_is_checked_under_the_name_that_serve_takes() {
+    for arguments in
+        [["check-config", "/no/file"].as_slice(), &["check-config", "--config", "/no/file"]]
+    {
+        let output = seawall(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("/no/file"), "{said}");
     }
 }
 

@@ -529,38 +529,3 @@ fn the_short_configuration_is_valid_and_short() {
     });
     let _: File = toml::from_str(&bare.collect::<Vec<_>>().join("\n")).unwrap();
 }
-
-#[test]
-fn every_command_shows_examples_and_only_serve_lists_all_options() {
-    let commands = [
-        "serve",
-        "check-config",
-        "config",
-        "token",
-        "publish",
-        "channels",
-        "connections",
-        "kick",
-        "status",
-        "reload",
-        "drain",
-        "doctor",
-        "version",
-    ];
-    for command in commands {
-        let help = seawall(&[command, "--help"], "");
-        let said = text(&help.stdout);
-        assert!(
-            said.contains(&format!("Examples:\n  seawall {command}")) || said.contains("| seawall"),
-            "{said}"
-        );
-        assert_eq!(said.contains("--engine-ring-entries"), command == "serve", "{command}");
-        let headings = said.lines().filter(|line| *line == "Options:").count();
-        assert_eq!(headings, 1, "{command}: {said}");
-    }
-    let unknown = seawall(&["start"], "");
-    assert_eq!(unknown.status.code(), Some(2));
-    for command in commands {
-        assert!(text(&unknown.stderr).contains(command), "{}", text(&unknown.stderr));
-    }
-}

@@ -25,12 +25,16 @@ pub(super) struct Arguments {
         help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
     )]
     file: Option<String>,
+    /// The same, as `serve` spells it.
+    #[arg(long = "config", value_name = "FILE", hide = true, conflicts_with = "file")]
+    config: Option<String>,
     #[command(flatten)]
     overrides: HiddenOverrides,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    match load(arguments.file.as_deref(), &arguments.overrides.0) {
+    let file = arguments.file.as_deref().or(arguments.config.as_deref());
+    match load(file, &arguments.overrides.0) {
         Ok(loaded) => {
             let mut faults = loaded.config.check_folders();
             faults.extend(guard::check_identity(&loaded.config.process));

@@ -2,7 +2,7 @@
 //!
 //! Keys live where their channel's home is, for some minutes and up to a bound. Past it, the owner
 //! with the most keys there loses its oldest one: an owner that floods the table evicts its own
-//! keys and nobody else's. A key means what its owner means by it: it is hashed together with
+//! keys and no others. A key means what its owner means by it: it is hashed together with
 //! channel and owner, under a secret of the process.
 //!
 //! Each operation takes the same time, whatever the number of keys and owners.

@@ -77,7 +77,7 @@ mod tests {
         let mut seats = Seats::default();
         assert!(seats.take(id(1), None, 0, 1));
         assert!(!seats.take(id(2), None, 1, 1));
-        assert!(!seats.take(id(2), Some(id(9)), 1, 1), "nobody's");
+        assert!(!seats.take(id(2), Some(id(9)), 1, 1), "there is no such seat");
         assert!(seats.take(id(3), Some(id(1)), 1, 1));
         assert!(!seats.take(id(4), Some(id(1)), 2, 1), "it was taken over");
         assert!(seats.take(id(5), Some(id(3)), 2, 1), "a chain of cut lines");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     proptest! {
-        /// However members come, continue each other and go: when nobody is being replaced, there
+        /// However members come, continue each other and go: when no one is being replaced, there
         /// are no more than there are seats.
         #[test]
         fn there_are_never_more_members_than_seats(

@@ -47,7 +47,7 @@ fn a_user_with_all_its_connections_comes_back_in_place_of_one() {
     println!("from shard to shard: {shards:?}");
 }
 
-/// Where there is nobody to replace, the limit holds.
+/// Without a connection to replace, the limit holds.
 #[test]
 fn a_ticket_of_a_connection_that_is_gone_takes_nobodys_place() {
     let server = Server::start(&format!("{KEYS}{OPEN}[limits]\nconnections_per_user_max = 1\n"));

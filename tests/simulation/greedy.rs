@@ -25,7 +25,7 @@ fn compressed(message: &[u8]) -> Vec<u8> {
     out
 }
 
-fn connect(world: &World, path: &str, compression: bool) -> Peer {
+pub(crate) fn connect(world: &World, path: &str, compression: bool) -> Peer {
     let peer = world.network.connect(0, 0, Some(([127, 0, 0, 1], 999).into()));
     let offer = if compression { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     peer.write(

@@ -73,6 +73,31 @@ fn every_law_holds_when_sends_fail() {
     }
 }
 
+/// The end of a client's input may come while its last reply leaves in place, and in part only.
+#[test]
+fn a_reply_in_place_is_sent_whole_though_the_client_has_ended_its_side() {
+    for seed in seeds(4000, 100) {
+        let faults = Faults { short_send: 90, ..Faults::default() };
+        let mut world = World::new(seed, 1, faults, |_| {});
+        let peer = greedy::connect(&world, "/echo", false);
+        world.rest();
+        assert!(peer.read(usize::MAX).starts_with(b"HTTP/1.1 101 "), "seed {seed}");
+        // A connection that talks has a continuous receive, which brings the end as well.
+        peer.write(&client::frame(&world.network, 0x82, b"first"));
+        world.rest();
+        assert_eq!(peer.read(usize::MAX).len(), 2 + 5, "seed {seed}");
+        peer.write(&client::frame(&world.network, 0x82, &[7; 1000]));
+        peer.finish();
+        let mut received = Vec::new();
+        while !peer.is_ended() {
+            world.step();
+            received.extend(peer.read(usize::MAX));
+        }
+        assert_eq!(received.len(), 4 + 1000, "seed {seed}: the whole reply");
+        world.drain();
+    }
+}
+
 #[test]
 fn replies_leave_from_where_their_message_came_in() {
     let mut in_place = 0;

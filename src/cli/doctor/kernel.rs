@@ -56,12 +56,6 @@ fn optional(features: Features) -> Vec<Finding> {
             "6.17",
         ),
         one(
-            "capped receive",
-            "Without it one connection may empty the receive buffers before it takes turns",
-            features.receive_capped,
-            "6.17",
-        ),
-        one(
             "minimum wait",
             "engine.min_wait_us has no effect without it",
             features.min_wait,

@@ -181,12 +181,16 @@ impl Remote {
         Ok(Api { agent: agent(&place, config), place, key })
     }
 
-    /// Prints an answer: as it came, with what acts on a terminal escaped, or as `told`.
-    pub(super) fn show(&self, answer: &Answer, told: impl FnOnce(&Value) -> String) -> ExitCode {
+    /// Prints an answer: as it came, with what acts on a terminal escaped, or summarized.
+    pub(super) fn show(
+        &self,
+        answer: &Answer,
+        summarize: impl FnOnce(&Value) -> String,
+    ) -> ExitCode {
         if self.json {
             print(&terminal::escape_json(&format!("{}\n", answer.text)))
         } else {
-            print(&told(answer))
+            print(&summarize(answer))
         }
     }
 
@@ -194,10 +198,10 @@ impl Remote {
     pub(super) fn run(
         &self,
         call: impl FnOnce(&Api) -> Result<Answer, String>,
-        told: impl FnOnce(&Value) -> String,
+        summarize: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
         match self.api().and_then(|api| call(&api)) {
-            Ok(answer) => self.show(&answer, told),
+            Ok(answer) => self.show(&answer, summarize),
             Err(text) => super::fail(&text),
         }
     }
@@ -274,8 +278,8 @@ impl Api {
             (200 | 202, Some(body)) => return Ok(body),
             (_, body) => body,
         };
-        let told = body.as_ref().and_then(|body| body["error"]["message"].as_str());
-        match (status, body.as_ref(), told) {
+        let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
+        match (status, body.as_ref(), message) {
             (401, ..) if self.key.is_none() => Err(format!(
                 "{place} requires an API key: give it with --api-key or {KEY_VARIABLE}"
             )),
@@ -283,8 +287,8 @@ impl Api {
                 "{place} does not know this API key: it must be the secret of an [[api_key]] there"
             )),
             // The configuration's own errors.
-            (422, _, Some(told)) => Err(told.to_owned()),
-            (_, _, Some(told)) => Err(format!("rejected ({status}): {told}")),
+            (422, _, Some(message)) => Err(message.to_owned()),
+            (_, _, Some(message)) => Err(format!("rejected ({status}): {message}")),
             _ => Err(format!(
                 "{place} answered with {status} and no JSON: is it the admin address of a Seawall?"
             )),

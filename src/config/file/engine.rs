@@ -31,7 +31,8 @@ section! {
     /// `buffer_bytes`. Address space rather than memory: only what is in flight is touched, and
     /// what rests is given back.
     buffer_memory_bytes: u64 = 256 << 20,
-    "Raise when `seawall_receive_starvations_total` grows; lower where memory is tight.";
+    "Raise when `seawall_receive_starvations_total` grows though `seawall_buffers_published` is at \
+     this bound; lower where memory is tight.";
 
     /// Accepts that stand ready on each listener of a shard.
     accepts_per_listener: u32 = 16,

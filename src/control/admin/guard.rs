@@ -116,7 +116,7 @@ pub(super) async fn guard(
 }
 
 /// Answers a request that a page could send without asking first. To be put around the methods of
-/// a path: another method is told first that it is not allowed.
+/// a path: a method that is not allowed is rejected first.
 pub(super) async fn json_only(request: Request, next: Next) -> Response {
     let headers = request.headers();
     if may_change(request.method(), headers) && !is_json(headers) {

@@ -234,7 +234,6 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "name": "io_uring",
             "features": {
                 "send_vectorized": features.send_vectorized,
-                "receive_capped": features.receive_capped,
                 "min_wait": features.min_wait,
                 "no_iowait": features.no_iowait,
                 "no_sqarray": features.no_sqarray,

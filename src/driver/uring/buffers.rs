@@ -1,11 +1,9 @@
 //! Receive buffers: one slab of memory, lent to the kernel through a provided-buffer ring.
 //!
 //! The kernel uses published buffers in the order they were given. Were all published at once,
-//! every one would be touched in time and stay resident. So only a few are published (`target`),
-//! topped up each turn from a last-in-first-out list, which hands out the same warm pages again;
-//! running dry doubles the target, quiet periods halve it, and what the published buffers are
-//! likely to bring bounds it. Pages that a period has not used go back to the system with
-//! [`Buffers::trim`].
+//! every one would be touched in time and stay resident. So only a few are published
+//! (`demand.rs`), topped up each turn from a last-in-first-out list, which hands out the same warm
+//! pages again. Pages that a period has not used go back to the system with [`Buffers::trim`].
 
 use std::io;
 use std::ptr::NonNull;
@@ -14,19 +12,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
+use super::demand::Demand;
+
 /// The only buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
-/// Buffers published before any demand is known.
-const TARGET_MIN: u32 = 32;
-/// One receive in so many may find no buffer before more are published: a rare one costs less than
-/// the caches that more buffers would pass through.
-const STARVED_ONE_IN: u32 = 64;
-/// Bytes that the published buffers are likely to bring: what a core's cache holds, and what others
-/// wait for behind them. Measured without: a few connections that send 40 KB at a time had all
-/// buffers published, and others waited for 256 MB to be looked at.
-const PUBLISHED_BYTES: u64 = 2 << 20;
-/// After so many filled buffers it is considered again how many to publish.
-const CONSIDERED_EVERY: u32 = 256;
 /// By how much each buffer begins later in its first page than the one before (bytes): at powers of
 /// two the beginnings of all buffers, which is all that small messages use, would fall into the
 /// same few sets of the caches.
@@ -85,12 +74,6 @@ impl Drop for Mapping {
     }
 }
 
-/// Buffers published while there is no demand. Where there are few, because very many shards
-/// divide the memory, a part of them: each that circulates keeps its first page.
-fn target_least(total: u32) -> u32 {
-    TARGET_MIN.min((total / 4).max(8))
-}
-
 /// The buffers of one ring.
 ///
 /// Invariant: `lent + published + free.len() == total`, checked after every change in debug.
@@ -106,14 +89,10 @@ pub(super) struct Buffers {
     free: Vec<u16>,
     published: u32,
     lent: u32,
-    target: u32,
+    demand: Demand,
     /// Fewest published and fewest free buffers seen since the last [`Buffers::trim`].
     published_least: u32,
     free_least: usize,
-    /// Receives that found no buffer, and those that did, since the target was last considered.
-    starved: u32,
-    filled: u32,
-    filled_bytes: u64,
     used: bool,
     /// Per buffer: whether its pages may be resident.
     resident: Vec<bool>,
@@ -152,12 +131,9 @@ impl Buffers {
             free: (0..total as u16).rev().collect(),
             published: 0,
             lent: 0,
-            target: target_least(total),
+            demand: Demand::new(total),
             published_least: 0,
             free_least: total as usize,
-            starved: 0,
-            filled: 0,
-            filled_bytes: 0,
             used: false,
             resident: vec![false; total as usize],
         };
@@ -168,10 +144,11 @@ impl Buffers {
 
     /// Publishes buffers until the target is reached or none is free.
     pub(super) fn top_up(&mut self) {
-        if self.published >= self.target || self.free.is_empty() {
+        let target = self.demand.target();
+        if self.published >= target || self.free.is_empty() {
             return;
         }
-        while self.published < self.target {
+        while self.published < target {
             let Some(buffer) = self.free.pop() else { break };
             let address = self.slab.address.as_ptr() as u64 + self.start(buffer) as u64;
             let index = usize::from(self.tail & self.mask);
@@ -212,12 +189,8 @@ impl Buffers {
         self.lent += 1;
         self.published_least = self.published_least.min(self.published);
         self.used = true;
-        self.filled += 1;
-        self.filled_bytes += u64::from(len);
+        self.demand.note_filled(len);
         self.resident[usize::from(buffer)] = true;
-        if self.filled >= CONSIDERED_EVERY && self.starved == 0 {
-            self.consider();
-        }
         self.check();
     }
 
@@ -229,23 +202,9 @@ impl Buffers {
         self.check();
     }
 
-    /// Takes note that a receive found no buffer: when that is not rare, more are published.
-    pub(super) fn starve(&mut self) {
-        self.starved += 1;
-        if self.starved > 8 && self.starved > self.filled / STARVED_ONE_IN {
-            self.target = (self.target * 2).min(self.total);
-            self.consider();
-        }
-    }
-
-    /// Keeps what the published buffers are likely to bring within [`PUBLISHED_BYTES`]. A few
-    /// connections that stream at full speed empty any number of buffers.
-    fn consider(&mut self) {
-        let likely_bytes = self.filled_bytes / u64::from(self.filled.max(1));
-        let most = PUBLISHED_BYTES / likely_bytes.max(1);
-        let most = u32::try_from(most).unwrap_or(u32::MAX).max(target_least(self.total));
-        self.target = self.target.min(most);
-        (self.starved, self.filled, self.filled_bytes) = (0, 0, 0);
+    /// Notes that a receive found no buffer.
+    pub(super) fn note_starved(&mut self) {
+        self.demand.note_starved();
     }
 
     /// Where a buffer begins in the slab.
@@ -256,7 +215,7 @@ impl Buffers {
 
     /// Whether at least a quarter of the target is there to be filled.
     pub(super) fn has_buffers(&self) -> bool {
-        self.published + self.free.len() as u32 >= self.target.div_ceil(4)
+        self.published + self.free.len() as u32 >= self.demand.target().div_ceil(4)
     }
 
     /// The bytes of a lent buffer.
@@ -276,11 +235,7 @@ impl Buffers {
     /// inside our own `io_uring_enter`, and only what has been reaped may be discarded, which the
     /// caller guarantees by calling when no completion waits.
     pub(super) fn trim(&mut self) {
-        let starved = std::mem::take(&mut self.starved) > self.filled / STARVED_ONE_IN;
-        (self.filled, self.filled_bytes) = (0, 0);
-        if !starved && self.published_least > self.target / 2 {
-            self.target = (self.target / 2).max(target_least(self.total));
-        }
+        self.demand.end_period(self.published_least);
         for index in 0..self.free_least.min(self.free.len()) {
             self.discard(self.free[index]);
         }

@@ -9,6 +9,7 @@
 //! the thread that uses them: it becomes the single issuer.
 
 mod buffers;
+mod demand;
 mod operations;
 mod peers;
 mod probe;
@@ -260,7 +261,7 @@ impl Uring {
                 self.reclaim(buffer);
                 match -error {
                     libc::ENOBUFS => {
-                        self.buffers.starve();
+                        self.buffers.note_starved();
                         self.starvations += 1;
                         Received::Starved
                     }
@@ -415,9 +416,8 @@ impl Driver for Uring {
     }
 
     fn receive(&mut self, socket: Socket, token: Token) {
-        let cap_bytes = self.options.buffer_bytes * u32::from(self.options.features.receive_capped);
         let user_data = Op::Receive.pack(token.value());
-        self.ring.push(&operations::receive(socket, buffers::GROUP, cap_bytes, user_data));
+        self.ring.push(&operations::receive(socket, buffers::GROUP, user_data));
     }
 
     fn receive_once(&mut self, socket: Socket, token: Token, input: Input) {

@@ -17,9 +17,6 @@ const POLL_FIRST: u8 = 1;
 /// Where `ioprio` lies in a submission entry (`struct io_uring_sqe`).
 const IOPRIO_OFFSET: usize = 2;
 
-/// Where `len` lies in a submission entry.
-const LEN_OFFSET: usize = 24;
-
 const _: () = assert!(size_of::<Entry>() == 64, "the entry is the kernel's own structure");
 
 /// Result or errno.
@@ -52,19 +49,9 @@ pub(super) fn poll_first(mut entry: Entry) -> Entry {
     entry
 }
 
-/// A receive that stays armed, and lets other work pass after `cap_bytes` if there are any.
-pub(super) fn receive(socket: Socket, group: u16, cap_bytes: u32, user_data: u64) -> Entry {
-    let entry = opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data);
-    poll_first(cap_receive(entry, cap_bytes))
-}
-
-/// The receive that stays armed, but goes behind other receives that are due after so many bytes:
-/// otherwise a single socket may empty the buffer ring.
-pub(super) fn cap_receive(mut entry: Entry, bytes: u32) -> Entry {
-    // SAFETY: the entry is the 64-byte structure of the kernel, in which `len` is the aligned word
-    // at offset 24.
-    unsafe { (&raw mut entry).cast::<u32>().add(LEN_OFFSET / size_of::<u32>()).write(bytes) };
-    entry
+/// A receive that stays armed.
+pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
+    poll_first(opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data))
 }
 
 /// A receive of what is there, into one buffer. It waits if nothing is.

@@ -11,8 +11,6 @@ use std::os::unix::net::UnixStream;
 
 use io_uring::{IoUring, Probe, opcode, types};
 
-use super::operations;
-
 /// `IORING_SEND_VECTORIZED`: SEND takes an array of buffers (6.17); io-uring has no name for it.
 pub(super) const SEND_VECTORIZED: u16 = 1 << 5;
 
@@ -21,9 +19,6 @@ pub(super) const SEND_VECTORIZED: u16 = 1 << 5;
 pub struct Features {
     /// SEND with an array of buffers (6.17); without it: SENDMSG.
     pub send_vectorized: bool,
-    /// A receive that stays armed may be told to let other work pass after so many bytes (6.17);
-    /// without it the kernel moves on after 32 buffers.
-    pub receive_capped: bool,
     /// Waiting a minimum time for a batch (6.12); without it: `min_wait_us` has no effect.
     pub min_wait: bool,
     /// Idle rings do not count as waiting for disks (6.15).
@@ -158,7 +153,6 @@ pub fn probe() -> Result<Features, UringError> {
     let parameters = ring.params();
     Ok(Features {
         send_vectorized: try_vectorized_send().unwrap_or(false),
-        receive_capped: try_capped_receive().unwrap_or(false),
         min_wait: parameters.is_feature_min_timeout(),
         no_iowait: parameters.is_feature_no_iowait(),
         no_sqarray: IoUring::<io_uring::squeue::Entry>::builder()
@@ -188,21 +182,6 @@ fn try_vectorized_send() -> io::Result<bool> {
     let mut got = [0; 8];
     let received = io::Read::read(&mut &far, &mut got).unwrap_or(0);
     Ok(result == Some(4) && &got[..received] == b"abcd")
-}
-
-/// A kernel that does not know the cap rejects it before it looks for a buffer, of which there is
-/// none here.
-fn try_capped_receive() -> io::Result<bool> {
-    let mut ring: IoUring = IoUring::new(2)?;
-    let (near, mut far) = UnixStream::pair()?;
-    io::Write::write_all(&mut far, b"x")?;
-    let receive = opcode::RecvMulti::new(types::Fd(near.as_raw_fd()), 0).build();
-    let receive = operations::cap_receive(receive, 64);
-    // SAFETY: the receive names no memory.
-    unsafe { ring.submission().push(&receive).expect("a fresh ring has room") };
-    ring.submit_and_wait(1)?;
-    let result = ring.completion().next().map(|completion| completion.result());
-    Ok(result == Some(-libc::ENOBUFS))
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Home {
         self.join(key, from, subscribe, delivered, recovered, messages);
     }
 
-    /// Counts a member, and tells it where it stands.
+    /// Counts a member, and answers with its position.
     pub(super) fn join(
         &mut self,
         key: u32,

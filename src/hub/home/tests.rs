@@ -54,6 +54,18 @@ fn publish(key: Option<&str>, time_ms: u64) -> Verb {
     Verb::Publish { draft, key }
 }
 
+/// Subscribes as a connection that is not listed.
+fn subscribe(since: Option<Since>) -> Verb {
+    Verb::Subscribe(Subscribe {
+        since,
+        watch: false,
+        restart: None,
+        member: None,
+        replaces: None,
+        members_max: 0,
+    })
+}
+
 fn history(since: Option<Since>) -> Verb {
     Verb::History { since, limit: 10, reverse: false }
 }
@@ -132,14 +144,7 @@ fn no_recovery_brings_what_is_past_its_age() {
         };
         let (from, _) = member(1);
         let since = Some(Since { epoch: Some(position.epoch), offset: 0 });
-        let verb = Verb::Subscribe(Subscribe {
-            since,
-            watch: false,
-            restart: None,
-            member: None,
-            replaces: None,
-            members_max: 0,
-        });
+        let verb = subscribe(since);
         request(&mut home, "a", from, verb, now_ms + wait_ms);
         let answers = home.take_out().find_map(|(_, out)| match out {
             Out::Answer { answer: Answer::Subscribed { recovered, missed, .. }, .. } => {

@@ -34,7 +34,7 @@ fn connections_of_one_user_are_one_member_which_is_shown_as_one_that_lives() {
     assert_eq!(all(&presence), [second.clone(), bob.clone()]);
     assert_eq!(presence.leave(&second), None);
     assert_eq!(all(&presence), [first.clone(), bob.clone()], "with its own info");
-    assert_eq!(presence.leave(&second), None, "nobody leaves twice");
+    assert_eq!(presence.leave(&second), None, "a connection leaves once");
     assert_eq!(presence.leave(&first), Some(first.clone()));
     assert_eq!(presence.leave(&first), None);
     assert_eq!(all(&presence), std::slice::from_ref(&bob));

@@ -1,5 +1,5 @@
 //! What a position promises, whenever and however it was handed out: a client that comes back with
-//! it gets every message published since, or is told that it has to reload.
+//! it gets every message published since, or an answer that it has to reload.
 
 use super::*;
 use crate::hub::Epoch;
@@ -79,14 +79,7 @@ impl Positions {
         since: Option<Since>,
     ) -> Option<(Position, bool, Vec<u64>)> {
         let (from, _) = member(channel);
-        let verb = Verb::Subscribe(Subscribe {
-            since,
-            watch: false,
-            restart: None,
-            member: None,
-            replaces: None,
-            members_max: 0,
-        });
+        let verb = subscribe(since);
         self.home.take_out();
         request(&mut self.home, &format!("c{channel}"), from, verb, self.now_ms);
         let answer = self.home.take_out().find_map(|(_, out)| match out {

@@ -83,7 +83,7 @@ impl Orders {
         let from = Origin::Session { id, request: 0 };
         self.world.home.request(Request { from, channel, retention, verb }, NOW_MS);
         self.world.home.work(usize::MAX);
-        // What the others are told is not for this session.
+        // Answers to the other connections do not count.
         let own = |out: &Out| !matches!(out, Out::Answer { id, .. } if id.slot == 9);
         let out: Vec<_> = self.world.home.take_out().map(|(_, out)| out).collect();
         let refused = out.iter().any(
