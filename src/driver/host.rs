@@ -4,6 +4,8 @@ use std::io;
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use super::allocator::slots;
+
 /// The cores this process may run on.
 pub fn cores() -> Vec<usize> {
     // SAFETY: all-zero is a valid CPU set, and the call fills at most its size.
@@ -40,22 +42,13 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `PR_THP_DISABLE_EXCEPT_ADVISED` (Linux 6.18): huge pages only where they were asked for.
-const EXCEPT_ADVISED: u64 = 1 << 1;
-
-/// Takes small pages for all memory but that which asks for huge ones (`allocator.rs`): otherwise
-/// the first byte of every shard's table of connections makes two megabytes resident (64 shards:
-/// 350 MB before the first connection).
+/// Takes small pages for all memory of the process. With huge ones the first byte of every shard's
+/// table of connections would make two megabytes resident (64 shards: 350 MB before the first
+/// connection).
 pub fn use_small_pages() {
-    let disable = |flags: u64| {
-        // SAFETY: changes how later page faults of this process are served, and nothing else. A
-        // kernel that does not know the request or its flag rejects it harmlessly.
-        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, flags, 0_u64, 0_u64) == 0 }
-    };
-    let setting = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
-    if !disable(EXCEPT_ADVISED) && setting.is_ok_and(|setting| setting.contains("[always]")) {
-        disable(0);
-    }
+    // SAFETY: changes how later page faults of this process are served, and nothing else. A kernel
+    // without huge pages rejects it harmlessly.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
 }
 
 /// Lets every thread of normal priority go before the calling one, so that what it does for
@@ -135,13 +128,24 @@ pub fn tcp_buffer_bytes() -> u64 {
     pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-/// Gives memory that the calling thread has freed back to the system. The allocator does so some
-/// milliseconds after it was freed, but only when it is called: a thread that falls idle behind a
-/// burst would keep the burst's memory.
-pub fn return_memory() {
+/// Returns memory to the system that the calling thread has freed, and forgets what large messages
+/// have left and was not needed since the last call; whether some of that is kept yet. The allocator
+/// returns memory some milliseconds after it was freed, but only when it is called: a thread that
+/// falls idle after a burst would keep the burst's memory.
+pub fn return_memory() -> bool {
     // SAFETY: the call takes no pointer and may be made at any time; without the allocator in
     // place it has nothing to collect.
     unsafe { libmimalloc_sys::mi_collect(false) };
+    slots::forget_unneeded()
+}
+
+/// Returns a bounded part of what large messages have left in excess to the system; whether there
+/// is more.
+pub fn return_excess() -> bool {
+    if slots::has_excess() {
+        slots::return_some();
+    }
+    slots::has_excess()
 }
 
 #[cfg(test)]

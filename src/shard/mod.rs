@@ -185,6 +185,7 @@ impl<D: Driver> Shard<D> {
         self.core.work.begin_turn();
         self.core.hub_set_clock(|| self.driver.unix_ms());
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
+        let has_deferred_sends = !self.core.dirty.is_empty();
         let handled = self.handle_completions()?;
         if self.core.directory.begin_reading(self.core.id) {
             self.read_mail();
@@ -193,6 +194,11 @@ impl<D: Driver> Shard<D> {
             self.fire_timers();
         }
         self.do_chores();
+        let is_hub_turn_long = self.core.hub.is_some() && self.core.work.is_half_spent();
+        if has_deferred_sends || is_hub_turn_long || !self.core.unfinished.is_empty() {
+            // The rest of the turn may be long, and what can leave now need not wait for it.
+            self.send_ahead()?;
+        }
         self.serve_unfinished();
         self.drain_on();
         self.turn_hub();
@@ -200,6 +206,7 @@ impl<D: Driver> Shard<D> {
         self.feed_streams();
         self.feed_throttled();
         self.flush();
+        self.cut |= host::return_excess();
         let (slots, open) = (self.core.slots.len() as u32, self.core.gauges.open as u32);
         self.core.directory.set_connections(self.core.id, slots, open);
         self.record(handled, waited, now_ns);
@@ -355,7 +362,7 @@ impl<D: Driver> Shard<D> {
             self.core.upkeep.trim();
             self.core.trim_throttled();
             self.core.pools.trim();
-            host::return_memory();
+            self.active |= host::return_memory();
             self.core.held.trim();
             self.core.inflaters.trim();
             self.core.deflaters.trim();

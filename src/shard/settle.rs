@@ -4,12 +4,14 @@
 //! in the kernel with what is there and asks for the difference, so no transition has to remember
 //! which operations it must start or cancel.
 
+use std::io;
+
 use super::Shard;
 use super::compression::compress_waiting;
 use super::core::Core;
 use super::slot::{Armed, Cancel, Parked, Stage, Teardown};
 use crate::driver::batch::Bounds;
-use crate::driver::{Batch, Driver, Input, Token};
+use crate::driver::{Batch, Driver, Input, Token, Wait};
 
 /// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
 /// short sends leave, and the others with the next turns.
@@ -182,10 +184,30 @@ impl<D: Driver> Shard<D> {
     /// Sends what the turn has queued, one send a connection. What exceeds the turn's bounds of
     /// compression and of bytes moved is deferred to the next.
     pub(super) fn flush(&mut self) {
+        // Compression gets the rest of the turn, but half of a turn at most, since what has come
+        // meanwhile waits for it, and a share at least.
+        let work = &self.core.work;
+        let effort = work.turn_left().min(work.turn_max() / 2).max(work.share_max());
+        let bounds = self.core.config.send_bounds();
+        self.flush_within(Flushing { bounds, effort, moved_bytes: 0 });
+        self.cut |= !self.core.dirty.is_empty();
+    }
+
+    /// Sends short output at once, and leaves the rest for [`Self::flush`].
+    ///
+    /// # Errors
+    /// When the driver can go on no longer.
+    pub(super) fn send_ahead(&mut self) -> io::Result<()> {
+        if self.core.dirty.is_empty() {
+            return Ok(());
+        }
+        let bounds = self.core.config.send_bounds();
+        self.flush_within(Flushing { bounds, effort: 0, moved_bytes: MOVED_BYTES_MAX + 1 });
+        self.driver.submit(Wait::No)
+    }
+
+    fn flush_within(&mut self, mut flushing: Flushing) {
         let core = &mut self.core;
-        // Compression gets the rest of the turn, and a share at least.
-        let effort = core.work.turn_left().max(core.work.share_max());
-        let mut flushing = Flushing { bounds: core.config.send_bounds(), effort, moved_bytes: 0 };
         let (mut unwatched, mut deferred) = (Vec::new(), Vec::new());
         let mut dirty = std::mem::take(&mut core.dirty);
         for index in dirty.drain(..) {
@@ -211,7 +233,6 @@ impl<D: Driver> Shard<D> {
         // Connections that have had nothing of this turn come first in the next.
         deferred.sort_by_key(|(was_served, _)| *was_served);
         core.dirty.extend(deferred.iter().map(|(_, index)| *index));
-        self.cut |= !core.dirty.is_empty();
         // Every other timer looks at the send deadline too; these have none but that.
         for index in unwatched {
             core.set_deadline(index);

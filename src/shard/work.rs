@@ -99,6 +99,11 @@ impl Work {
         self.spent >= self.turn_max
     }
 
+    /// Whether the turn has used half of its effort.
+    pub(super) fn is_half_spent(&self) -> bool {
+        self.spent >= self.turn_max / 2
+    }
+
     /// Effort left of the turn.
     pub(super) fn turn_left(&self) -> u64 {
         self.turn_max.saturating_sub(self.spent)

@@ -153,12 +153,8 @@ fn huge_pages() -> Finding {
     let path = "/sys/kernel/mm/transparent_hugepage/enabled";
     let modes = kernel_file(path).unwrap_or_else(|| "unknown".into());
     let mode = modes.split(['[', ']']).nth(1).unwrap_or(&modes).to_owned();
-    // The server opts out for all but large messages: see `driver::host::use_small_pages`.
-    Finding::new(
-        "huge pages",
-        "Seawall uses them for messages of megabytes only, unless this is `never`",
-        mode,
-    )
+    // The server opts out: see `driver::host::use_small_pages`.
+    Finding::new("huge pages", "Seawall does not use them, whatever this is", mode)
 }
 
 #[cfg(test)]

@@ -1,0 +1,403 @@
+//! Slots for large blocks: memory that grows in place and stays warm for the next block.
+//!
+//! Address space for [`SLOTS_MAX`] slots is reserved at once; memory comes when it is written to.
+//! A block that grows within its slot is never copied. What a block has touched stays with its
+//! slot when the block is freed, and the slot freed last is taken first.
+//!
+//! Always:
+//! - Slots in use have at most [`UNUSED_BYTES_MAX`] of touched memory beyond their blocks, all of
+//!   them together. So clients gain nothing from large messages followed by small ones that keep
+//!   their slots.
+//! - While [`has_excess`] is false, free slots have at most [`FREE_BYTES_MAX`]. [`return_some`]
+//!   returns the excess, a little at a time: returning 15 MiB at once held a turn for 1.4 ms.
+//!   [`forget_unneeded`] makes what was not needed for a while part of it.
+//!
+//! Tried and rejected: huge pages. They are cheaper by the byte, but on a virtual machine whose host
+//! has not backed them the first touch of one held a turn for 4.6 ms.
+
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const PAGE_BYTES: usize = 4096;
+/// Blocks begin at a page.
+pub(super) const ALIGN_MAX: usize = PAGE_BYTES;
+/// The longest block that has a slot.
+pub(super) const SLOT_BYTES: usize = 256 << 20;
+const SLOTS_MAX: usize = 1024;
+const RESERVED_BYTES: usize = SLOTS_MAX * SLOT_BYTES;
+/// Touched memory of slots in use, beyond their blocks.
+const UNUSED_BYTES_MAX: usize = 32 << 20;
+/// Touched memory of free slots.
+const FREE_BYTES_MAX: usize = 64 << 20;
+/// Memory that one call of [`return_some`] returns.
+const RETURNED_BYTES_MAX: usize = 2 << 20;
+
+/// Where the slots begin; null: nothing is reserved.
+static START: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+static SLOTS: Mutex<Slots> = Mutex::new(Slots::new());
+/// Whether free slots have more memory than they are to keep.
+static HAS_EXCESS: AtomicBool = AtomicBool::new(false);
+
+/// Indices of slots in the order of their use. It has room for all of them, and allocates nothing:
+/// the allocator itself needs it.
+#[derive(Debug)]
+struct Stack {
+    indices: [u16; SLOTS_MAX],
+    len: usize,
+}
+
+impl Stack {
+    const fn new() -> Self {
+        Self { indices: [0; SLOTS_MAX], len: 0 }
+    }
+
+    fn push(&mut self, index: usize) {
+        self.indices[self.len] = index as u16;
+        self.len += 1;
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        self.len = self.len.checked_sub(1)?;
+        Some(self.indices[self.len].into())
+    }
+
+    /// Removes the index pushed first.
+    fn pop_oldest(&mut self) -> Option<usize> {
+        self.len = self.len.checked_sub(1)?;
+        let oldest = self.indices[0];
+        self.indices.copy_within(1..=self.len, 0);
+        Some(oldest.into())
+    }
+
+    /// Adds an index as if it had been pushed before all others.
+    fn push_oldest(&mut self, index: usize) {
+        self.indices.copy_within(0..self.len, 1);
+        self.indices[0] = index as u16;
+        self.len += 1;
+    }
+}
+
+/// Which slots are free, and what memory they have.
+#[derive(Debug)]
+struct Slots {
+    /// The address space was asked for; it may have been refused.
+    is_reserved: bool,
+    /// Slots from here on were never used.
+    fresh: usize,
+    /// Free slots with memory.
+    warm: Stack,
+    /// Free slots without.
+    cold: Stack,
+    /// Per slot, bytes that may have been written to since memory was last returned.
+    touched: [u32; SLOTS_MAX],
+    /// Touched memory of slots in use, beyond their blocks.
+    unused_bytes: usize,
+    /// Touched memory of free slots.
+    free_bytes: usize,
+    /// Of `free_bytes`, what is to be kept.
+    kept_bytes: usize,
+    /// The fewest warm slots since unneeded ones were last forgotten.
+    unneeded: usize,
+}
+
+impl Slots {
+    const fn new() -> Self {
+        Self {
+            is_reserved: false,
+            fresh: SLOTS_MAX,
+            warm: Stack::new(),
+            cold: Stack::new(),
+            touched: [0; SLOTS_MAX],
+            unused_bytes: 0,
+            free_bytes: 0,
+            kept_bytes: FREE_BYTES_MAX,
+            unneeded: 0,
+        }
+    }
+
+    /// Reserves the address space, once.
+    fn reserve(&mut self) {
+        if std::mem::replace(&mut self.is_reserved, true) {
+            return;
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh private anonymous mapping aliases nothing.
+        let start = unsafe { libc::mmap(null_mut(), RESERVED_BYTES, protection, flags, -1, 0) };
+        if start != libc::MAP_FAILED {
+            START.store(start.cast(), Ordering::Release);
+            self.fresh = 0;
+        }
+    }
+
+    /// Takes a slot for a block of `len` bytes; also returns how many bytes of it may be dirty.
+    fn take(&mut self, len: usize) -> Option<(usize, usize)> {
+        self.reserve();
+        let index = self.take_warm(len).or_else(|| self.cold.pop()).or_else(|| {
+            let index = self.fresh;
+            self.fresh = (index + 1).min(SLOTS_MAX);
+            (index < SLOTS_MAX).then_some(index)
+        })?;
+        self.unneeded = self.unneeded.min(self.warm.len);
+        self.kept_bytes = FREE_BYTES_MAX;
+        let dirty_bytes = self.touched[index] as usize;
+        self.set_len(index, 0, len);
+        Some((index, dirty_bytes))
+    }
+
+    /// A slot with memory, unless too much of it would be unused. It counts as in use, and all of
+    /// its memory as unused.
+    fn take_warm(&mut self, len: usize) -> Option<usize> {
+        let index = usize::from(*self.warm.indices[..self.warm.len].last()?);
+        let touched = self.touched[index] as usize;
+        if self.unused_bytes + touched.saturating_sub(len) > UNUSED_BYTES_MAX {
+            return None;
+        }
+        self.free_bytes -= touched;
+        self.unused_bytes += touched;
+        self.warm.pop()
+    }
+
+    /// Accounts for another length of a slot's block.
+    fn set_len(&mut self, index: usize, len: usize, new_len: usize) {
+        let touched = self.touched[index] as usize;
+        assert!(len <= touched && new_len <= SLOT_BYTES, "a block lies in touched memory");
+        self.unused_bytes -= touched - len;
+        self.touched[index] = touched.max(new_len) as u32;
+        self.unused_bytes += self.touched[index] as usize - new_len;
+    }
+
+    /// Changes the length of a slot's block; yields the range whose memory must be returned.
+    fn resize(&mut self, index: usize, len: usize, new_len: usize) -> Option<(usize, usize)> {
+        self.set_len(index, len, new_len);
+        if self.unused_bytes <= UNUSED_BYTES_MAX {
+            return None;
+        }
+        let touched = std::mem::replace(&mut self.touched[index], new_len as u32) as usize;
+        self.unused_bytes -= touched - new_len;
+        Some((new_len, touched))
+    }
+
+    fn free(&mut self, index: usize, len: usize) {
+        let touched = self.touched[index] as usize;
+        self.unused_bytes -= touched - len;
+        self.free_bytes += touched;
+        self.warm.push(index);
+    }
+
+    fn has_excess(&self) -> bool {
+        self.free_bytes > self.kept_bytes
+    }
+
+    /// Takes the slot freed first, if there is an excess, and a range of its memory to be returned.
+    fn begin_return(&mut self) -> Option<(usize, (usize, usize))> {
+        if !self.has_excess() {
+            return None;
+        }
+        let index = self.warm.pop_oldest()?;
+        let touched = self.touched[index] as usize;
+        let rest = touched.saturating_sub(RETURNED_BYTES_MAX);
+        self.touched[index] = rest as u32;
+        self.free_bytes -= touched - rest;
+        Some((index, (rest, touched)))
+    }
+
+    /// Puts the slot back whose memory was returned.
+    fn end_return(&mut self, index: usize) {
+        if self.touched[index] > 0 {
+            self.warm.push_oldest(index);
+        } else {
+            self.cold.push(index);
+        }
+        self.unneeded = self.unneeded.min(self.warm.len);
+    }
+
+    fn forget_unneeded(&mut self) {
+        let unneeded = &self.warm.indices[..self.unneeded];
+        let bytes: usize =
+            unneeded.iter().map(|index| self.touched[usize::from(*index)] as usize).sum();
+        self.kept_bytes = self.kept_bytes.min(self.free_bytes - bytes);
+        self.unneeded = self.warm.len;
+    }
+}
+
+/// The slots, for one change.
+struct Locked(MutexGuard<'static, Slots>);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        HAS_EXCESS.store(self.0.has_excess(), Ordering::Relaxed);
+    }
+}
+
+fn lock() -> Locked {
+    Locked(SLOTS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn whole_pages(bytes: usize) -> usize {
+    bytes.next_multiple_of(PAGE_BYTES)
+}
+
+fn address(index: usize) -> *mut u8 {
+    START.load(Ordering::Acquire).wrapping_add(index * SLOT_BYTES)
+}
+
+fn index_of(block: *mut u8) -> usize {
+    (block.addr() - START.load(Ordering::Acquire).addr()) / SLOT_BYTES
+}
+
+/// Returns memory of a slot to the system; it reads as zero afterwards.
+///
+/// # Safety
+/// The range begins and ends at pages of the slot, and nothing uses its contents any more.
+unsafe fn discard(index: usize, (start, end): (usize, usize)) {
+    // SAFETY: the range lies in the reserved memory; the rest is promised by the caller.
+    unsafe {
+        libc::madvise(address(index).add(start).cast(), end - start, libc::MADV_DONTNEED);
+    }
+}
+
+/// Whether a block lies in a slot.
+pub(super) fn owns(block: *mut u8) -> bool {
+    let start = START.load(Ordering::Acquire).addr();
+    start != 0 && block.addr().wrapping_sub(start) < RESERVED_BYTES
+}
+
+/// A slot taken for a block.
+pub(super) struct Taken {
+    pub(super) block: *mut u8,
+    /// Bytes behind so many are zero; those before may hold anything.
+    pub(super) dirty_bytes: usize,
+}
+
+/// Takes a slot for a block of `len` bytes; `None` if there is none.
+pub(super) fn take(len: usize) -> Option<Taken> {
+    assert!(len <= SLOT_BYTES, "longer blocks have no slot");
+    let mut slots = lock();
+    let (index, dirty_bytes) = slots.0.take(whole_pages(len))?;
+    Some(Taken { block: address(index), dirty_bytes })
+}
+
+/// Frees a slot.
+///
+/// # Safety
+/// [`take`] has made the block, `len` is its length, and nothing uses it any more.
+pub(super) unsafe fn free(block: *mut u8, len: usize) {
+    lock().0.free(index_of(block), whole_pages(len));
+}
+
+/// Changes the length of a slot's block, which stays where it is.
+///
+/// # Safety
+/// [`take`] has made the block, and `len` is its length; nothing uses what lies behind `new_len`.
+pub(super) unsafe fn resize(block: *mut u8, len: usize, new_len: usize) {
+    let index = index_of(block);
+    let unused = lock().0.resize(index, whole_pages(len), whole_pages(new_len));
+    if let Some(range) = unused {
+        // SAFETY: the range lies behind the block.
+        unsafe { discard(index, range) };
+    }
+}
+
+/// Whether free slots have more memory than they are to keep.
+#[inline]
+pub fn has_excess() -> bool {
+    HAS_EXCESS.load(Ordering::Relaxed)
+}
+
+/// Returns a bounded part of the excess to the system.
+pub fn return_some() {
+    let Some((index, range)) = lock().0.begin_return() else { return };
+    // SAFETY: the slot is free, and in no stack from which it could be taken.
+    unsafe { discard(index, range) };
+    lock().0.end_return(index);
+}
+
+/// Makes the memory of slots that were not needed since the last call part of the excess; whether
+/// there are free slots with memory.
+pub fn forget_unneeded() -> bool {
+    let mut slots = lock();
+    slots.0.forget_unneeded();
+    slots.0.free_bytes > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(slots: &Slots, live: &[(usize, usize)]) {
+        let touched = |index: usize| slots.touched[index] as usize;
+        let unused: usize = live.iter().map(|(index, len)| touched(*index) - len).sum();
+        assert_eq!(slots.unused_bytes, unused);
+        assert!(unused <= UNUSED_BYTES_MAX);
+        let warm = &slots.warm.indices[..slots.warm.len];
+        let free: usize = warm.iter().map(|index| touched((*index).into())).sum();
+        assert_eq!(slots.free_bytes, free);
+        assert!(slots.has_excess() || free <= FREE_BYTES_MAX);
+        assert!(warm.iter().all(|index| touched((*index).into()) > 0));
+        let cold = &slots.cold.indices[..slots.cold.len];
+        assert!(cold.iter().all(|index| touched((*index).into()) == 0));
+        let mut all: Vec<usize> = warm.iter().chain(cold).map(|index| (*index).into()).collect();
+        all.extend(live.iter().map(|(index, _)| *index));
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..SLOTS_MAX), "each slot is free or used, once");
+    }
+
+    proptest! {
+        /// Whatever blocks come, grow, shrink and go, what is kept beside them is bounded.
+        #[test]
+        fn memory_beside_blocks_is_bounded(steps in prop::collection::vec(
+            (0..6usize, any::<prop::sample::Index>(), 1..=SLOT_BYTES), 1..200)) {
+            let mut slots = Box::new(Slots::new());
+            // No memory is behind it.
+            (slots.is_reserved, slots.fresh) = (true, SLOTS_MAX);
+            (0..SLOTS_MAX).for_each(|index| slots.cold.push(index));
+            let mut live: Vec<(usize, usize)> = Vec::new();
+            for (step, which, bytes) in steps {
+                let len = whole_pages(bytes);
+                match step {
+                    0 | 1 => live.push((slots.take(len).unwrap().0, len)),
+                    2 if !live.is_empty() => {
+                        let which = which.index(live.len());
+                        let (index, old_len) = &mut live[which];
+                        slots.resize(*index, *old_len, len);
+                        *old_len = len;
+                    }
+                    3 if !live.is_empty() => {
+                        let (index, len) = live.swap_remove(which.index(live.len()));
+                        slots.free(index, len);
+                    }
+                    4 => slots.forget_unneeded(),
+                    _ => {
+                        if let Some((index, (start, end))) = slots.begin_return() {
+                            assert!(start < end && end - start <= RETURNED_BYTES_MAX);
+                            slots.end_return(index);
+                        }
+                    }
+                }
+                check(&slots, &live);
+            }
+            live.drain(..).for_each(|(index, len)| slots.free(index, len));
+            // What is not needed any more is returned in the end.
+            slots.forget_unneeded();
+            slots.forget_unneeded();
+            while let Some((index, _)) = slots.begin_return() {
+                slots.end_return(index);
+            }
+            check(&slots, &live);
+            assert_eq!(slots.free_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn the_slot_freed_last_is_taken_first_and_the_oldest_is_returned_first() {
+        let mut stack = Stack::new();
+        (0..4).for_each(|index| stack.push(index));
+        assert_eq!((stack.pop(), stack.pop_oldest(), stack.pop()), (Some(3), Some(0), Some(2)));
+        stack.push_oldest(7);
+        assert_eq!((stack.pop_oldest(), stack.pop_oldest(), stack.pop()), (Some(7), Some(1), None));
+    }
+}
