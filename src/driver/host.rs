@@ -129,9 +129,10 @@ pub fn tcp_buffer_bytes() -> u64 {
 }
 
 /// Returns memory to the system that the calling thread has freed, and forgets what large messages
-/// have left and was not needed since the last call; whether some of that is kept yet. The allocator
-/// returns memory some milliseconds after it was freed, but only when it is called: a thread that
-/// falls idle after a burst would keep the burst's memory.
+/// have left and was not needed since the last call; whether some of that is still kept.
+///
+/// The allocator returns memory some milliseconds after it was freed, but only when it is called:
+/// a thread that falls idle after a burst would keep the burst's memory.
 pub fn return_memory() -> bool {
     // SAFETY: the call takes no pointer and may be made at any time; without the allocator in
     // place it has nothing to collect.

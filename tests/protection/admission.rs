@@ -58,7 +58,11 @@ fn an_address_has_so_many_connections_and_leaves_others_theirs() {
 
 #[test]
 fn a_connection_that_only_waits_counts_as_well() {
-    let server = Server::start("[limits]\nconnections_per_address_max = 2\nretry_after_s = 7\n");
+    // However late the test is, what it holds does not time out.
+    let server = Server::start(
+        "[limits]\nconnections_per_address_max = 2\nretry_after_s = 7\n\
+         [timeouts]\nhandshake_timeout_ms = 600_000\n",
+    );
     let silent: Vec<_> = (0..2).map(|_| Raw::connect(server.address())).collect();
     wait_until("they are accepted", || server.metrics().get("handshakes") == 2);
     let mut third = Raw::connect(server.address());

@@ -185,9 +185,9 @@ fn a_slow_reader_gets_all_that_was_queued_before_its_close() {
     }
 }
 
-/// The first byte of a huge page makes two megabytes resident, and takes milliseconds on some hosts,
-/// so no table and no message may lie in one, whatever the host is set to. What a message has left
-/// goes back to the system.
+/// The first byte of a huge page makes two megabytes resident, and takes milliseconds on some
+/// hosts, so no table and no message may lie in one, whatever the host is set to. What a message
+/// has left goes back to the system.
 #[test]
 fn messages_lie_in_small_pages_and_their_memory_is_returned() {
     let server = Server::start("shards = 2\n");

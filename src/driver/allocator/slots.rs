@@ -12,8 +12,8 @@
 //!   returns the excess, a little at a time: returning 15 MiB at once held a turn for 1.4 ms.
 //!   [`forget_unneeded`] makes what was not needed for a while part of it.
 //!
-//! Tried and rejected: huge pages. They are cheaper by the byte, but on a virtual machine whose host
-//! has not backed them the first touch of one held a turn for 4.6 ms.
+//! Tried and rejected: huge pages. They are cheaper by the byte, but on a virtual machine whose
+//! host has not backed them the first touch of one held a turn for 4.6 ms.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
