@@ -91,6 +91,7 @@ libpython2.7-dev python2.7-dev'
 # cache of its own, so that apt's view of this machine stays as it is.
 unpack_python() {
     local mirror deb
+    # shellcheck disable=SC2016 # apt-get expands these itself
     mirror=$(apt-get indextargets --format '$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
         sed -n 's/^Debian|//p' | head -n 1)
     [[ -n $mirror ]] || die "apt has no Debian source: add one to /etc/apt and run apt-get update"
@@ -169,7 +170,7 @@ finish() {
         kill -9 "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    suite= server=
+    suite='' server=''
 }
 trap finish EXIT
 trap 'exit 130' INT TERM

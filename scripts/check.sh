@@ -59,6 +59,7 @@ packages() {
     command -v node >/dev/null || echo nodejs
     command -v npm >/dev/null || echo npm
     command -v gcc >/dev/null || echo gcc libc6-dev
+    command -v shellcheck >/dev/null || echo shellcheck
     command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
 }
 

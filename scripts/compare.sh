@@ -101,8 +101,8 @@ EOF
 
 die() { echo "compare.sh: $*" >&2; exit 1; }
 
-rounds=5 seconds=4 warmup=1 quick=0 build=1 run=1 rate= port=9460 server_core=0 load_core=1
-out= congestion= rows=("${ALL_ROWS[@]}") servers=("${ALL_SERVERS[@]}") chosen=0
+rounds=5 seconds=4 warmup=1 quick=0 build=1 run=1 rate='' port=9460 server_core=0 load_core=1
+out='' congestion='' rows=("${ALL_ROWS[@]}") servers=("${ALL_SERVERS[@]}") chosen=0
 arguments=("$@")
 while (($#)); do
   case $1 in
@@ -220,7 +220,7 @@ done
 servers=("${present[@]}")
 
 # What is stopped, and what is measured: with nchan the one has started the other.
-server_pid= measured_pid=
+server_pid='' measured_pid=''
 stop_server() {
   [[ -n $server_pid ]] || return 0
   local pid=$server_pid
@@ -307,9 +307,9 @@ load() {
     pipelined) options+=(--connections 200 --depth 16) ;;
     echo1m) options+=(--connections 8 --size 1048576 --binary) ;;
     handshake) mode=connect ;;
-    idle) mode=hold options=(--steps 5000,15000 --hold 1 --settle "$settle") ;;
+    idle) mode=hold options=(--steps "5000,15000" --hold 1 --settle "$settle") ;;
     idle-*)
-      mode=hold options=(--steps 1000,3000 --hold 1 --settle "$settle" --greet --size 1024
+      mode=hold options=(--steps "1000,3000" --hold 1 --settle "$settle" --greet --size 1024
         "--${1#idle-}") ;;
     fanout* | post) mode=fanout; fanout_options "$1" "$2" || return ;;
   esac
@@ -336,20 +336,20 @@ fanout_options() {
     fanout10k) members=10000 window=16 ;;
     fanout1000x10) members=10 channels=1000 batch=16 window=16000 ;;
   esac
-  options+=(--subscribers $((members * channels)) --channels $channels --publishers $channels)
+  options+=(--subscribers $((members * channels)) --channels "$channels" --publishers "$channels")
   options+=(--own-channel)
   case $2 in
     seawall) path=/ws ;;
-    tokio-broadcast) path=/{channel} options+=(--dialect plain) ;;
-    nchan) path=/sub/{channel} options+=(--dialect nchan --publish-path /pub/{channel}) ;;
+    tokio-broadcast) path="/{channel}" options+=(--dialect plain) ;;
+    nchan) path="/sub/{channel}" options+=(--dialect nchan --publish-path "/pub/{channel}") ;;
   esac
   case $1 in
     *-alone) options+=(--rate $((ALONE / members))) ;;
-    *-full) options+=(--depth 64 --batch $batch --window $window) ;;
+    *-full) options+=(--depth 64 --batch "$batch" --window "$window") ;;
     *-half)
       local full=("$out/$crowd-full.$2".*.json)
       [[ -e ${full[0]} ]] || failed "row $1 needs row $crowd-full" || return
-      options+=(--spin --batch $batch --rate "$(jq -s --argjson members "$members" \
+      options+=(--spin --batch "$batch" --rate "$(jq -s --argjson members "$members" \
         'map(.per_second) | add / length / 2 / $members | floor | [., 1] | max' "${full[@]}")") ;;
     post) post_options "$2" ;;
   esac
@@ -417,7 +417,7 @@ median() {
 
 # print_row ROW KEY BETTER(low|high) UNIT DIVISOR
 print_row() {
-  local row=$1 key=$2 better=$3 unit=$4 divisor=$5 server files value marks limit= ours=
+  local row=$1 key=$2 better=$3 unit=$4 divisor=$5 server files value marks limit='' ours=''
   local -A values=() flags=()
   for server in "${servers[@]}"; do
     files=("$out/$row.$server".*.json)

@@ -49,7 +49,7 @@ need_number --heartbeat "$heartbeat"
 need_number --echo-seconds "$echo_seconds"
 prepare
 
-names=() points= bars=()
+names=() points='' bars=()
 for count in "${counts[@]}"; do
   start_server "[[route]]
 path = \"/echo\"

@@ -28,7 +28,7 @@ TEXT
 all=(pings frames fragments inflate inflate-hub large large-compressed large-takeover unread history
   objects churn publish slow handshakes tokens joins mix)
 quick_kinds=pings,inflate-hub,history,slow,tokens,mix
-kinds=all connections=200 rate=2000 greedy= memory=4096 seconds=5 quick=0
+kinds=all connections=200 rate=2000 greedy='' memory=4096 seconds=5 quick=0
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"
 while (($#)); do

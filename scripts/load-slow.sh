@@ -53,7 +53,7 @@ for name in reading slow stopped; do
   esac
   start_server "[timeouts]
 send_timeout_ms = $((send_timeout * 1000))"
-  load $((seconds + 90)) $name slow "${common[@]}" --read-rate $rate
+  load $((seconds + 90)) $name slow "${common[@]}" --read-rate "$rate"
   stop_server
 done
 plot series --out "$out/memory.svg" --title "Memory of the server with slow readers" \

@@ -46,11 +46,11 @@ cd "$ROOT"
 ((build)) && cargo build --quiet --release --workspace
 rm -rf "$out"
 mkdir -p "$out"
-server= scraper=
+server='' scraper=''
 stop() {
   [[ -z $scraper ]] || kill "$scraper" 2>/dev/null || true
   [[ -z $server ]] || { kill -9 "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; }
-  server= scraper=
+  server='' scraper=''
 }
 trap stop EXIT
 

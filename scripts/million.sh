@@ -85,7 +85,7 @@ deadline_ms = $((drain * 1000 + 30000))
 path = \"/echo\"
 ping_interval_ms = $((heartbeat * 1000))"
 # Opening, asking and closing at 2,000 connections a second, which is slow, and all phases in full.
-load $((connections / 2000 * 3 + hold + echo_seconds + drain + 300)) million hold \
+load $((connections * 3 / 2000 + hold + echo_seconds + drain + 300)) million hold \
   --connections "$connections" --hold "$hold" --threads "$threads" --parallel "$parallel" \
   --timeout 60 --settle 3 --park --echo-share "$echo_share" --echo-seconds "$echo_seconds" \
   --drain $((drain + 40)) --progress

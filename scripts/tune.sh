@@ -27,11 +27,11 @@ else is noise, and the default stays.
 TEXT
   common_options
 }
-connections=1000 size=20 rate= rounds=3 seconds=5
+connections=1000 size=20 rate='' rounds=3 seconds=5
 factors=("${ALL_FACTORS[@]}")
 declare -A values=(
-  [ring_entries]=256,4096 [buffer_bytes]=4096,16384 [buffer_memory_bytes]=16777216,67108864
-  [shards]=2 [min_wait_us]=50,200 [steer]=cpu
+  [ring_entries]="256,4096" [buffer_bytes]="4096,16384" [buffer_memory_bytes]="16777216,67108864"
+  [shards]=2 [min_wait_us]="50,200" [steer]=cpu
 )
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"

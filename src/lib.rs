@@ -17,7 +17,7 @@
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It never sees a descriptor, a clock or a thread.
 //! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
-//!   architecture; `tests/tidy.rs` checks who may import whom.
+//!   architecture; `tests/tidy` checks which room may import which.
 //!
 //! # The journey of a byte
 //!
@@ -129,23 +129,43 @@
 //!
 //! # Where things are
 //!
-//! | room | what it is | knows |
-//! | --- | --- | --- |
-//! | [`cli`] | the command line | `auth`, `config`, `guard`, `server`, `control`, `text` |
-//! | [`config`] | what was written, validated | `admission`, `auth`, `driver`, `proto` |
-//! | `guard` | what the process may do once it serves: user, files, system calls | `config` |
-//! | [`auth`] | who a client is, and what it may do | `text` |
-//! | [`admission`] | how many are let in, and how much each may do in a second | `proto` |
-//! | [`server`] | binds, starts, renews, reads and joins shards | `shard`, `driver`, `metrics` |
-//! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives | nothing |
-//! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock | nothing |
-//! | [`hub`] | channels: homes, order, history, presence, members; no sockets | `proto` |
-//! | [`session`] | runs on a connection: echo, JSON | `admission`, `auth`, `hub`, `proto`, `text` |
-//! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs | nothing |
-//! | [`web`] | what browsers get: client library and playground, as plain pages | `proto` |
-//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail | the above |
-//! | [`metrics`] | counters, histograms, their forms | `admission`, `driver`, `proto` |
-//! | `control` | the control thread: admin address, signals, logs | `auth`, `server`, `text` |
+//! | room | what it is |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`config`] | what was written, validated |
+//! | `guard` | what the process may do once it serves: user, files, system calls |
+//! | [`auth`] | who a client is, and what it may do |
+//! | [`admission`] | how many are let in, and how much each may do in a second |
+//! | [`server`] | binds, starts, renews, reads and joins shards |
+//! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives |
+//! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
+//! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
+//! | [`session`] | runs on a connection: echo, JSON |
+//! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs |
+//! | [`web`] | what browsers get: client library and playground, as plain pages |
+//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail |
+//! | [`metrics`] | counters, histograms, their forms |
+//! | `control` | the control thread: admin address, signals, logs |
+//!
+//! What each room uses of the others:
+//!
+//! - `admission`: `proto`
+//! - `auth`: `text`
+//! - `cli`: `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`
+//! - `config`: `admission`, `auth`, `driver`, `proto`
+//! - `control`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `server`,
+//!   `session`, `shard`, `text`
+//! - `driver`: nothing
+//! - `guard`: `config`, `driver`
+//! - `hub`: `proto`
+//! - `metrics`: `admission`, `driver`, `proto`
+//! - `proto`: nothing
+//! - `server`: `admission`, `config`, `driver`, `hub`, `metrics`, `session`, `shard`
+//! - `session`: `admission`, `auth`, `hub`, `proto`, `text`
+//! - `shard`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `session`,
+//!   `text`, `web`
+//! - `text`: nothing
+//! - `web`: `proto`
 //!
 //! A connection can be told as plain data and revived from it ([`shard::portable`]): the seam for
 //! handing connections to a new process.

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2153
 # What scripts/load-*.sh, tune.sh and million.sh have in common: sourced, not run. A script sets NAME
 # and usage() before it sources this.
 set -euo pipefail

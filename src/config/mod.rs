@@ -15,6 +15,7 @@ mod read;
 pub mod reference;
 mod reload;
 mod secret_files;
+mod sources;
 mod state;
 mod validate;
 mod value;
@@ -32,8 +33,9 @@ use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
 pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts};
-pub use layers::{Given, Source, Sources, Written};
+pub use layers::{Given, Written};
 pub use reload::Renewed;
+pub use sources::{Source, Sources};
 
 /// A configuration that cannot be used: which key, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::table::{Kind, Row, Section};
 use super::file::{SECTIONS, TOP};
-use super::layers::{Source, Sources};
+use super::sources::{Source, Sources};
 use super::value::{self, unit_of};
 use super::{ConfigError, error};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::ChannelName;
-use super::idempotency::KeyScope;
+use super::key_scope::KeyScope;
 use super::log::Retention;
 use super::presence::{MemberInfo, PresencePage};
 use super::publication::{ConnectionId, Draft, Position, Publication, Since};
@@ -25,8 +25,6 @@ pub enum Origin {
     Session { id: ConnectionId, request: u32 },
     /// A backend.
     Api(ApiReply),
-    /// Nobody waits for an answer.
-    Nobody,
 }
 
 /// A question about a channel.
@@ -183,8 +181,6 @@ pub enum Answer {
         members: u64,
         users: u64,
     },
-    /// Nothing to tell.
-    Done,
     Refused(Refused),
 }
 

@@ -367,7 +367,6 @@ impl Home {
                 self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
             }
             Origin::Api(reply) => (reply.0)(answer),
-            Origin::Nobody => {}
         }
     }
 

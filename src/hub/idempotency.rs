@@ -17,16 +17,9 @@ use std::hash::{BuildHasher, RandomState};
 use slab::Slab;
 
 use super::answer::Origin;
+use super::key_scope::KeyScope;
 use super::publication::Position;
 use shares::Shares;
-
-/// A key with the scope that it counts in: a user, an API key, or an identity that can be resumed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct KeyScope {
-    /// The kind of owner is part of it, so that no user has the name of an API key.
-    pub owner: Box<str>,
-    pub key: Box<str>,
-}
 
 /// Keys looked at for their age, and evicted, when one is looked up.
 const EXPIRED_AT_ONCE: usize = 4;

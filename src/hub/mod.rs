@@ -27,6 +27,7 @@ mod answer;
 mod due;
 mod home;
 mod idempotency;
+mod key_scope;
 pub mod log;
 mod members;
 mod memory;
@@ -37,7 +38,7 @@ mod seats;
 
 pub use answer::{Answer, ApiReply, Code, Origin, Out, Refused, Request, Subscribe, Verb};
 pub use home::{Gauges, Home, HomeOptions, Kept};
-pub use idempotency::KeyScope;
+pub use key_scope::KeyScope;
 pub use log::{Done, Log, Page, Range, Retention};
 pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};

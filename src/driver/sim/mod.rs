@@ -79,11 +79,6 @@ impl Network {
         self.0.borrow().now_ns
     }
 
-    /// Changes what can go wrong.
-    pub fn set_faults(&self, faults: Faults) {
-        self.0.borrow_mut().faults = faults;
-    }
-
     /// Sockets that the server has accepted and not closed.
     pub fn open_sockets(&self) -> usize {
         self.0.borrow().sockets.iter().filter(|socket| socket.taken && !socket.closed).count()

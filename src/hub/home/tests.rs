@@ -90,7 +90,7 @@ fn no_rate_of_new_channels_outruns_their_expiry() {
                 request(
                     &mut home,
                     &format!("c{made}"),
-                    Origin::Nobody,
+                    Origin::Api(ApiReply(Box::new(drop))),
                     publish(None, now_ms),
                     now_ms,
                 );

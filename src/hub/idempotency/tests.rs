@@ -5,7 +5,12 @@ use std::collections::{HashMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::hub::Epoch;
+use crate::hub::{ApiReply, Epoch};
+
+/// Its answer is not looked at.
+fn origin() -> Origin {
+    Origin::Api(ApiReply(Box::new(drop)))
+}
 
 const TTL_MS: u64 = 1000;
 
@@ -15,7 +20,7 @@ fn scope(owner: u8, key: u32) -> KeyScope {
 
 /// Publishes; returns whether it was the first under this key.
 fn publish(keys: &mut Keys, owner: u8, key: u32, now_ms: u64) -> bool {
-    match keys.look("a", &scope(owner, key), "1", now_ms, Origin::Nobody) {
+    match keys.look("a", &scope(owner, key), "1", now_ms, origin()) {
         Seen::First(name, _) => {
             keys.done(name, Position { epoch: Epoch(1), offset: u64::from(key) });
             true
@@ -64,13 +69,13 @@ fn owners_of_one_key_each_lose_the_oldest() {
 fn a_key_under_way_is_not_forgotten() {
     let mut keys = Keys::new(2, TTL_MS);
     let names: Vec<_> = (0..5)
-        .map(|key| match keys.look("a", &scope(1, key), "1", 0, Origin::Nobody) {
+        .map(|key| match keys.look("a", &scope(1, key), "1", 0, origin()) {
             Seen::First(name, _) => name,
             other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(keys.len(), 5);
-    let waits = keys.look("a", &scope(1, 0), "1", 2 * TTL_MS, Origin::Nobody);
+    let waits = keys.look("a", &scope(1, 0), "1", 2 * TTL_MS, origin());
     assert!(matches!(waits, Seen::Waits));
     for (key, name) in names.into_iter().enumerate() {
         let position = Position { epoch: Epoch(1), offset: 1 };

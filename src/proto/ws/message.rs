@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use super::deflate::{Inflaters, Inflating};
 use super::frame::{self, CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
-use super::{DataKind, Limits, ProtocolError, mask, replay, utf8};
+use super::{DataKind, Limits, ProtocolError, mask, utf8};
 
 /// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
 const RESERVE_BYTES_MIN: usize = 256 * 1024;
@@ -55,16 +55,30 @@ pub(super) enum Filled {
     Message(DataKind, Vec<u8>),
 }
 
+/// What a receiver holds between two inputs.
+pub(super) struct Held<'p> {
+    pub(super) message: Option<&'p OpenMessage>,
+    pub(super) frame: Option<&'p OpenFrame>,
+    /// Payload of an open control frame.
+    pub(super) control: &'p [u8],
+    /// The beginning of a frame's header.
+    pub(super) header: &'p [u8],
+}
+
 impl Partial {
     /// Whether there is nothing to hold.
     pub(super) fn is_empty(&self) -> bool {
         self.header.len == 0 && self.frame.is_none() && self.message.is_none()
     }
 
-    /// The bytes that lead to this state; `None` amid a compressed message.
-    pub(super) fn replay(&self) -> Option<Vec<u8>> {
-        let (message, frame) = (self.message.as_ref(), self.frame.as_ref());
-        replay::bytes(message, frame, self.control.held(), self.header.held())
+    /// Everything that is held.
+    pub(super) fn held(&self) -> Held<'_> {
+        Held {
+            message: self.message.as_ref(),
+            frame: self.frame.as_ref(),
+            control: self.control.held(),
+            header: self.header.held(),
+        }
     }
 
     /// Whether a frame waits for payload.

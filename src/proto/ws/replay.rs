@@ -6,7 +6,7 @@
 
 use super::deflate::Agreed;
 use super::frame::{FrameKind, Header};
-use super::message::{OpenFrame, OpenMessage};
+use super::message::{Held, OpenFrame};
 use super::{DataKind, Limits, Receiver, mask};
 
 /// A receiver as plain data.
@@ -59,14 +59,10 @@ fn opcode(kind: FrameKind) -> u8 {
     }
 }
 
-/// The bytes of an open message and of the frame that is open, whose payload so far is the
-/// message's end or, of a control frame, `control`.
-pub(super) fn bytes(
-    message: Option<&OpenMessage>,
-    frame: Option<&OpenFrame>,
-    control: &[u8],
-    header: &[u8],
-) -> Option<Vec<u8>> {
+/// The bytes that lead to what is held; `None` in the middle of a compressed message. The payload
+/// of an open data frame is the end of its message.
+fn bytes_of(held: &Held<'_>) -> Option<Vec<u8>> {
+    let Held { message, frame, control, header } = *held;
     let mut out = Vec::new();
     let data = frame.filter(|frame| !frame.header.kind.is_control());
     let mut received = control;
@@ -106,7 +102,7 @@ impl Receiver {
         }
         let bytes = match &self.partial {
             None => Vec::new(),
-            Some(partial) => partial.replay().ok_or(Untold::Inflating)?,
+            Some(partial) => bytes_of(&partial.held()).ok_or(Untold::Inflating)?,
         };
         Ok(ReceiverState { bytes, server_bits: self.server_bits, ended: self.ended })
     }

@@ -117,10 +117,7 @@ impl HubSession {
                 call.say(line.messages(messages).end());
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, name, refusal),
-            Answer::Subscribed { .. }
-            | Answer::Trimmed { .. }
-            | Answer::Described { .. }
-            | Answer::Done => {}
+            Answer::Subscribed { .. } | Answer::Trimmed { .. } | Answer::Described { .. } => {}
         }
         self.unbar();
     }

@@ -41,9 +41,6 @@ use crate::auth::{Identity, Subject};
 use crate::hub::{Answer, ChannelName, ConnectionId, Request};
 use crate::proto::ws::Payload;
 
-/// The subprotocol's name (RFC 6455 1.9).
-pub const SUBPROTOCOL: &str = "seawall.v1";
-
 /// A member that is to be removed from its channel here.
 #[derive(Clone, Copy, Debug)]
 pub struct Left {

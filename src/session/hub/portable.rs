@@ -46,7 +46,6 @@ pub struct IdentityState {
 pub struct SubscriptionState {
     pub channel: String,
     pub watching: bool,
-    pub gapped: bool,
     pub listed: bool,
     /// Rights by a channel's token or the server's word, when they end, and the token's key.
     pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
@@ -60,7 +59,6 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
     SubscriptionState {
         channel: one.channel.as_str().to_owned(),
         watching: one.watching != NONE,
-        gapped: one.gapped,
         listed: one.listed,
         grant: grant.map(|grant| (grant.rights, grant.expires_s, grant.key)),
     }
@@ -117,9 +115,9 @@ impl HubSession {
             if let Some((rights, expires_s, key)) = told.grant {
                 session.set_grant(&channel, ChannelGrant { rights, expires_s, key });
             }
-            let (gapped, listed) = (told.gapped, told.listed);
+            let listed = told.listed;
             let fate = Fate::default();
-            session.add(Subscription { channel, local, place, watching, gapped, listed, fate });
+            session.add(Subscription { channel, local, place, watching, listed, fate });
         }
         if let Some(root) = &state.root {
             session.extras().root = Some(ConnectionId::parse(root)?);

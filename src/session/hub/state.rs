@@ -27,8 +27,6 @@ pub struct Subscription {
     pub place: u32,
     /// Where it stands among those who watch; [`NONE`] if it does not.
     pub watching: u32,
-    /// Messages were dropped since the last one that was sent.
-    pub gapped: bool,
     /// The channel keeps presence: it is listed there as the connection is everywhere.
     pub(super) listed: bool,
     /// What is to become of it when its home has answered.

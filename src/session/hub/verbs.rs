@@ -370,7 +370,6 @@ impl HubSession {
                 local: NONE,
                 place: NONE,
                 watching: NONE,
-                gapped: false,
                 listed: member.is_some(),
                 fate: Fate::default(),
             });
@@ -393,7 +392,6 @@ impl HubSession {
         call.effects.purge.push(subscription.channel.clone());
         let watched = subscription.watching != NONE;
         (subscription.local, subscription.place, subscription.watching) = (NONE, NONE, NONE);
-        subscription.gapped = false;
         watched
     }
 
