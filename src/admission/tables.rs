@@ -23,8 +23,11 @@ use super::rate::{self, EARNED_BITS, Earned, Rate};
 const SETS: usize = 8192;
 const WAYS: usize = 16;
 /// How often a shard looks again while another one claims an entry of the same set. A claim takes
-/// some tens of instructions; only one whose thread was suspended amid it lasts longer.
-const CLAIM_TRIES: u32 = 64;
+/// some tens of instructions.
+const CLAIM_TRIES: u32 = 128;
+/// From this try on, the thread that claims gets the processor: it is in a page fault, which takes
+/// 100 us on some hosts, or was suspended.
+const CLAIM_YIELD: u32 = 64;
 
 fn set_index(hash: u64) -> usize {
     (hash >> 48) as usize % SETS
@@ -33,6 +36,15 @@ fn set_index(hash: u64) -> usize {
 fn set<T>(table: &[T], hash: u64) -> &[T] {
     let start = set_index(hash) * WAYS;
     &table[start..start + WAYS]
+}
+
+/// Waits for the end of another shard's claim.
+fn await_claim(tries: u32) {
+    if tries < CLAIM_YIELD {
+        hint::spin_loop();
+    } else {
+        std::thread::yield_now();
+    }
 }
 
 /// The right to claim an entry, one for each set.
@@ -109,12 +121,12 @@ impl Counts {
     pub fn enter(&self, hash: u64, most: u32) -> Entered {
         let unlimited = most == 0;
         let most = if unlimited { COUNT } else { u64::from(most).min(COUNT) };
-        for _ in 0..CLAIM_TRIES {
+        for tries in 0..CLAIM_TRIES {
             if let Some(entered) = self.enter_own(hash, most) {
                 return entered;
             }
             let Some(_claim) = self.claims.begin(hash) else {
-                hint::spin_loop();
+                await_claim(tries);
                 continue;
             };
             // Another shard may have claimed an entry for this key since.
@@ -131,7 +143,7 @@ impl Counts {
             });
             return if free.is_some() { Entered::Counted } else { Entered::NoRoom };
         }
-        // The thread that claims an entry of this set was suspended amid it.
+        // The thread that claims an entry of this set is suspended.
         if unlimited { Entered::NoRoom } else { Entered::Full }
     }
 
@@ -201,12 +213,12 @@ impl Rates {
     /// After how many nanoseconds to try again.
     pub fn take(&self, hash: u64, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
         let tag = (u128::from(hash) << EARNED_BITS).max(1 << EARNED_BITS);
-        for _ in 0..CLAIM_TRIES {
+        for tries in 0..CLAIM_TRIES {
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
                 return taken;
             }
             let Some(_claim) = self.claims.begin(hash) else {
-                hint::spin_loop();
+                await_claim(tries);
                 continue;
             };
             // Another shard may have claimed an entry for this key since.
@@ -224,8 +236,8 @@ impl Rates {
             });
             return Ok(());
         }
-        // The thread that claims an entry of this set was suspended amid it. To let this one pass
-        // uncounted would break the limit.
+        // The thread that claims an entry of this set is suspended. To let this one pass uncounted
+        // would break the limit.
         Err(1)
     }
 
