@@ -5,8 +5,8 @@
 
 use seawall::proto::ws::deflate::{Agreed, Deflaters, InflateLimits, Inflaters};
 use seawall::proto::ws::{
-    self, CLOSE_REASON_BYTES_MAX, CloseFrame, Control, Data, DataKind, Event, Limits, OpCode,
-    Payload, ProtocolError, Receiver,
+    self, CLOSE_REASON_BYTES_MAX, CloseCode, CloseFrame, Control, Data, DataKind, Event, Limits,
+    OpCode, Payload, ProtocolError, Receiver,
 };
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -97,7 +97,7 @@ fn every_violation_of_compression_is_told_by_its_code() {
     for (bytes, limits, error, code) in &cases {
         let head = &bytes[..bytes.len().min(16)];
         assert_eq!(violation_compressed(bytes, limits), Some(*error), "{head:02x?}");
-        assert_eq!(error.close_code(), *code, "{error:?}");
+        assert_eq!(error.close_code().get(), *code, "{error:?}");
     }
     assert_eq!(violation_compressed(&frame(0xc1, &half), &LIMITS), None);
 }
@@ -166,7 +166,7 @@ fn every_violation_is_told_by_its_code() {
     for (bytes, error, code) in &cases {
         let head = &bytes[..bytes.len().min(16)];
         assert_eq!(violation(bytes, &LIMITS), Some(*error), "{head:02x?}");
-        assert_eq!(error.close_code(), *code, "{error:?}");
+        assert_eq!(error.close_code().get(), *code, "{error:?}");
     }
     // Those of compression have a table of their own.
     let inflated = [E::InflateFailed, E::InflateRatio];
@@ -190,13 +190,15 @@ fn close_codes_of_the_wire_are_taken() {
     for code in (1000..=1003).chain(1007..=1014).chain([3000, 3999, 4000, 4999]) {
         let bytes = frame(0x88, &[&u16::to_be_bytes(code)[..], "tschüß".as_bytes()].concat());
         with_first(&bytes, &LIMITS, |event| {
+            let code = CloseCode::new(code);
             let expected = CloseFrame { code, reason: "tschüß".into() };
             assert_eq!(event, Some(Event::Close(Some(expected))));
         });
+        let code = CloseCode::new(code);
         assert_eq!(ws::reply_code(Some(code)), code);
     }
     with_first(&frame(0x88, b""), &LIMITS, |event| assert_eq!(event, Some(Event::Close(None))));
-    assert_eq!(ws::reply_code(None), 1000);
+    assert_eq!(ws::reply_code(None), CloseCode::NORMAL);
 }
 
 #[test]
@@ -391,15 +393,15 @@ fn controls_between_fragments_leave_the_message_alone() {
 #[test]
 fn close_reasons_are_cut_between_characters() {
     let mut out = Vec::new();
-    ws::append_close(&mut out, 1000, &"\u{20ac}".repeat(60));
+    ws::append_close(&mut out, CloseCode::NORMAL, &"\u{20ac}".repeat(60));
     assert_eq!(out[..4], [0x88, 125, 0x03, 0xe8]);
     assert_eq!(out[4..], "\u{20ac}".repeat(41).as_bytes()[..]);
     out.clear();
-    ws::append_close(&mut out, 1001, &"a\u{20ac}".repeat(60));
+    ws::append_close(&mut out, CloseCode::GOING_AWAY, &"a\u{20ac}".repeat(60));
     assert_eq!(out[1], 2 + 121);
     assert!(std::str::from_utf8(&out[4..]).is_ok());
     out.clear();
-    ws::append_close(&mut out, 4413, "");
+    ws::append_close(&mut out, CloseCode::SLOW_CONSUMER, "");
     assert_eq!(out, [0x88, 2, 0x11, 0x3d]);
 }
 

@@ -115,7 +115,7 @@ fn oracle(bytes: Vec<u8>) -> Vec<Seen> {
 /// Our events, as coarse as the oracle tells them.
 fn coarse(seen: Vec<Seen>) -> Vec<Seen> {
     let coarse = |seen| match seen {
-        Seen::Failed(error) => Seen::Failed(match error.close_code() {
+        Seen::Failed(error) => Seen::Failed(match error.close_code().get() {
             1002 => ProtocolError::ReservedBit,
             1007 => ProtocolError::TextNotUtf8,
             _ => ProtocolError::MessageTooBig,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::admission::Denied;
 use crate::admission::limiter::Kind;
 use crate::proto::http::Refusal;
-use crate::proto::ws::ProtocolError;
+use crate::proto::ws::{CloseCode, ProtocolError};
 
 /// How a WebSocket ended, in classes that a metric can carry as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +16,13 @@ const CLASSES: usize = CloseClass::CODES.len() + RANGES.len();
 
 impl CloseClass {
     /// Close codes with a label of their own; every other code is counted by its range.
-    pub const CODES: [u16; 21] = [
-        1000, 1001, 1002, 1003, 1005, 1006, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 4401,
-        4403, 4408, 4409, 4410, 4413, 4429,
-    ];
+    pub const CODES: [CloseCode; CloseCode::NAMED.len()] = CloseCode::NAMED;
 
     /// The class of a close code; 1005 = none was given, 1006 = no Close came.
-    pub fn of(code: u16) -> Self {
+    pub fn of(code: CloseCode) -> Self {
         let range = || {
             Self::CODES.len()
-                + match code {
+                + match code.get() {
                     3000..=3999 => 0,
                     4000..=4999 => 1,
                     _ => 2,
@@ -240,7 +237,7 @@ impl Counters {
     }
 
     /// Counts the end of a WebSocket.
-    pub fn close(&mut self, code: u16) {
+    pub fn close(&mut self, code: CloseCode) {
         self.closed[CloseClass::of(code).0] += 1;
     }
 
@@ -306,20 +303,21 @@ mod tests {
 
     #[test]
     fn every_close_code_has_one_class() {
+        let label = |code| CloseClass::of(CloseCode::new(code)).label();
         for code in 0..=u16::MAX {
-            assert!(!CloseClass::of(code).label().is_empty());
+            assert!(!label(code).is_empty());
         }
-        assert_eq!(CloseClass::of(1000).label(), "1000");
-        assert_eq!(CloseClass::of(4413).label(), "4413");
-        assert_eq!(CloseClass::of(4999).label(), "4xxx");
-        assert_eq!(CloseClass::of(3001).label(), "3xxx");
-        assert_eq!(CloseClass::of(999).label(), "other");
+        assert_eq!(label(1000), "1000");
+        assert_eq!(label(4413), "4413");
+        assert_eq!(label(4999), "4xxx");
+        assert_eq!(label(3001), "3xxx");
+        assert_eq!(label(999), "other");
     }
 
     #[test]
     fn counters_carry_their_meaning_and_add_up() {
         let mut one = Counters { accepted: 2, ..Counters::default() };
-        one.close(1001);
+        one.close(CloseCode::GOING_AWAY);
         let mut sum = Counters { accepted: 3, ..Counters::default() };
         sum.add(&one);
         let plain = sum.plain();

@@ -45,6 +45,7 @@ mod tests {
     use super::*;
     use crate::driver::DriverCounters;
     use crate::metrics::{Gauges, Process, Snapshot, text};
+    use crate::proto::ws::CloseCode;
 
     #[test]
     fn families_are_named_as_before_openmetrics() {
@@ -65,7 +66,7 @@ mod tests {
     fn both_texts_have_the_same_samples() {
         let mut snapshot = Snapshot::default();
         snapshot.histograms.turnaround.record(5_000);
-        snapshot.counters.close(1000);
+        snapshot.counters.close(CloseCode::NORMAL);
         snapshot.drivers = vec![(0, Gauges::default(), DriverCounters::default())];
         let openmetrics = text::openmetrics(snapshot, &Process::default());
         let plain = from_openmetrics(&openmetrics);

@@ -352,6 +352,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Histograms;
+    use crate::proto::ws::CloseCode;
 
     #[test]
     fn a_snapshot_becomes_text_with_cumulative_buckets() {
@@ -362,7 +363,7 @@ mod tests {
         let mean_ns = histograms.turnaround.histogram().mean();
         let mut counters = Counters::default();
         counters.accepted = 7;
-        counters.close(1001);
+        counters.close(CloseCode::GOING_AWAY);
         let snapshot = Snapshot {
             counters,
             histograms,

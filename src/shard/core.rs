@@ -29,6 +29,7 @@ use crate::driver::{Input, Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws;
+use crate::proto::ws::CloseCode;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
 use crate::text::repeats::Repeats;
 
@@ -336,7 +337,7 @@ impl Core {
     /// Moves a connection on to a stage in which no message flows any more.
     ///
     /// `code` tells how the WebSocket ended, if it was open.
-    pub(super) fn leave(&mut self, index: u32, next: Stage, code: u16) {
+    pub(super) fn leave(&mut self, index: u32, next: Stage, code: CloseCode) {
         if self.slots[index as usize].stage.is_open() {
             self.log_close(index, code);
             self.hub_end(index);
@@ -373,14 +374,14 @@ impl Core {
     }
 
     /// Drops the connection without a further word.
-    pub(super) fn abort(&mut self, index: u32, code: u16) {
+    pub(super) fn abort(&mut self, index: u32, code: CloseCode) {
         if !matches!(self.slots[index as usize].stage, Stage::Ending) {
             self.leave(index, Stage::Ending, code);
         }
     }
 
     /// Sends a Close, with a `goodbye` before it where the hub is spoken, and awaits the peer's.
-    pub(super) fn close(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
+    pub(super) fn close(&mut self, index: u32, code: CloseCode, reason: &str, retry_after_ms: u32) {
         if !matches!(self.slots[index as usize].stage, Stage::Open(_)) {
             return;
         }
@@ -399,7 +400,7 @@ impl Core {
 
     /// Sends a Close, with a `goodbye` before it where the hub is spoken, and looks at nothing that
     /// comes after it.
-    pub(super) fn fail(&mut self, index: u32, code: u16, reason: &str, retry_after_ms: u32) {
+    pub(super) fn fail(&mut self, index: u32, code: CloseCode, reason: &str, retry_after_ms: u32) {
         if matches!(self.slots[index as usize].stage, Stage::Open(_)) {
             self.announce_close(index, code, reason, retry_after_ms);
             self.queue_close(index, code, reason);
@@ -419,7 +420,7 @@ impl Core {
         self.hub_drop_backlog(index);
     }
 
-    pub(super) fn queue_close(&mut self, index: u32, code: u16, reason: &str) {
+    pub(super) fn queue_close(&mut self, index: u32, code: CloseCode, reason: &str) {
         let mut frame = Vec::with_capacity(128);
         ws::append_close(&mut frame, code, reason);
         self.queue(index, &frame);

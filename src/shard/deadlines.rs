@@ -12,7 +12,7 @@ use super::upkeep::Chore;
 use crate::config::Timeouts;
 use crate::driver::{Input, TcpInfo};
 use crate::proto::http::{self, Refusal};
-use crate::proto::ws::{self, Control, OpCode};
+use crate::proto::ws::{self, CloseCode, Control, OpCode};
 
 /// When a slow consumer, or one for whom there was no memory, may come back: so long, and at random
 /// up to as much more as below.
@@ -232,7 +232,7 @@ impl Core {
         match &slot.stage {
             Stage::Proxy { .. } if self.tick >= handshake => {
                 self.counters.handshake_timeouts += 1;
-                self.abort(index, 1006);
+                self.abort(index, CloseCode::ABNORMAL);
             }
             Stage::Http { .. } if self.tick >= handshake && self.draining => {
                 self.refuse(index, Refusal::Unavailable, http::DRAINING);
@@ -249,10 +249,10 @@ impl Core {
             Stage::Open(_) => self.fire_open(index),
             Stage::Closing { .. } if self.tick >= closing => {
                 self.counters.close_timeouts += 1;
-                self.abort(index, 1006);
+                self.abort(index, CloseCode::ABNORMAL);
             }
             Stage::Finishing | Stage::Lingering { .. } if self.tick >= lingering => {
-                self.abort(index, 1006);
+                self.abort(index, CloseCode::ABNORMAL);
             }
             _ => {}
         }
@@ -279,10 +279,10 @@ impl Core {
             self.close_slow_reader(index);
         } else if self.tick >= age {
             self.counters.age_closes += 1;
-            self.close(index, 1001, "connection age limit reached", 0);
+            self.close(index, CloseCode::GOING_AWAY, "connection age limit reached", 0);
         } else if self.tick >= self.idle_tick(index) {
             self.counters.idle_timeouts += 1;
-            self.close(index, 1001, "no message within the idle timeout", 0);
+            self.close(index, CloseCode::GOING_AWAY, "no message within the idle timeout", 0);
         } else if route.ping_interval_ms > 0 && self.tick >= slot.stage_tick {
             self.heartbeat(index, route.pong_timeout_ms);
         }
@@ -349,7 +349,7 @@ impl Core {
         let slot = &mut self.slots[index as usize];
         if is_silent || (before.is_some() && !has_moved) {
             self.counters.pong_timeouts += 1;
-            self.abort(index, 1006);
+            self.abort(index, CloseCode::ABNORMAL);
         } else {
             self.suspects.insert(token, Some(seen));
             slot.stage_tick = self.tick.saturating_sub(half_ticks);
@@ -363,7 +363,7 @@ impl Core {
         self.counters.slow_reader_closes += 1;
         let retry_after_ms = self.retry_after_excess_ms();
         self.drop_queue(index);
-        self.fail(index, 4413, REASON, retry_after_ms);
+        self.fail(index, CloseCode::SLOW_CONSUMER, REASON, retry_after_ms);
     }
 
     /// When a client that was too much may come back.
@@ -383,6 +383,6 @@ impl Core {
             ..Particulars::default()
         });
         self.queue(index, &answer);
-        self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
+        self.leave(index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
     }
 }

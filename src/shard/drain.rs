@@ -9,6 +9,7 @@ use super::core::Core;
 use super::slot::Stage;
 use super::timers;
 use crate::driver::Driver;
+use crate::proto::ws::CloseCode;
 
 /// Clients of a shard that has few come back within this time.
 const FEW_SPREAD_MS: u32 = 1000;
@@ -108,7 +109,12 @@ impl<D: Driver> Shard<D> {
                 self.drain.as_mut().expect("it was just looked at").amid.push(index);
             } else if self.core.slots.contains(index as usize) {
                 let retry_after_ms = self.core.retry_after_drain_ms();
-                self.core.close(index, 1001, "server is going away", retry_after_ms);
+                self.core.close(
+                    index,
+                    CloseCode::GOING_AWAY,
+                    "server is going away",
+                    retry_after_ms,
+                );
                 // A handshake has less time from now on.
                 self.core.set_deadline(index);
                 self.settle(index);
@@ -131,7 +137,7 @@ impl<D: Driver> Shard<D> {
         self.core.draining = true;
         let left: Vec<u32> = self.core.slots.iter().map(|(index, _)| index as u32).collect();
         for index in left {
-            Core::abort(&mut self.core, index, 1001);
+            Core::abort(&mut self.core, index, CloseCode::GOING_AWAY);
             self.settle(index);
         }
     }

@@ -17,7 +17,7 @@ use crate::config::HandlerName;
 use crate::metrics::Counters;
 use crate::proto::http::{self, Compression, Head, Outcome};
 use crate::proto::proxy::{self, ProxyHeader};
-use crate::proto::ws::{self, Control, Event, OpCode};
+use crate::proto::ws::{self, CloseCode, Control, Event, OpCode};
 use crate::session::Session;
 
 /// What the frames of one input led to.
@@ -25,7 +25,7 @@ use crate::session::Session;
 enum After {
     Nothing,
     /// The peer sent a Close with this code, if any.
-    PeerClosed(Option<u16>),
+    PeerClosed(Option<CloseCode>),
     Failed(ws::ProtocolError),
     /// More messages than may be sent in a second: when to try again.
     TooMuch {
@@ -133,7 +133,7 @@ impl Core {
             self.counters.partial_closes += 1;
             let retry_after_ms = self.retry_after_excess_ms();
             let reason = "too many unfinished messages at once, please try again later";
-            self.fail(index, 1013, reason, retry_after_ms);
+            self.fail(index, CloseCode::TRY_AGAIN_LATER, reason, retry_after_ms);
         }
     }
 
@@ -145,7 +145,7 @@ impl Core {
             Stage::Lingering { discarded } => {
                 *discarded += bytes.len() as u64;
                 if *discarded > self.config.limits.linger_bytes_max {
-                    self.abort(index, 1006);
+                    self.abort(index, CloseCode::ABNORMAL);
                 }
                 0
             }
@@ -213,7 +213,7 @@ impl Core {
                 Err(()) => {
                     self.counters.proxy_errors += 1;
                     self.log_rejection(index, "proxy_header", |_| Particulars::default());
-                    self.abort(index, 1006);
+                    self.abort(index, CloseCode::ABNORMAL);
                     return HeadStep::Done { rest: 0 };
                 }
             }
@@ -300,7 +300,7 @@ impl Core {
                     None => self.counters.answered += 1,
                 }
                 self.slots[index as usize].peer = self.slots[index as usize].peer.with_ip(client);
-                self.leave(index, Stage::Lingering { discarded: 0 }, 1006);
+                self.leave(index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
             }
         }
         Some(0)
@@ -469,10 +469,10 @@ impl Core {
             After::Nothing => self.check_outbox(index),
             After::PeerClosed(code) => {
                 self.queue_close(index, ws::reply_code(code), "");
-                self.leave(index, Stage::Finishing, code.unwrap_or(1005));
+                self.leave(index, Stage::Finishing, code.unwrap_or(CloseCode::NO_STATUS));
             }
             After::TooMuch { wait_ms } => {
-                self.close(index, 4429, "too much a second: send less", wait_ms);
+                self.close(index, CloseCode::RATE_LIMITED, "too much a second: send less", wait_ms);
             }
             After::Failed(error) => {
                 self.counters.protocol_error(error);

@@ -11,6 +11,7 @@ use tracing::{Level, enabled};
 use super::core::Core;
 use crate::admission::{Denied, Standing};
 use crate::proto::http::Refusal;
+use crate::proto::ws::CloseCode;
 
 /// Longest part of a request's path in the log.
 const PATH_BYTES_MAX: usize = 128;
@@ -103,7 +104,7 @@ impl Core {
     }
 
     /// Logs the end of an open WebSocket, at `debug`.
-    pub(super) fn log_close(&self, index: u32, code: u16) {
+    pub(super) fn log_close(&self, index: u32, code: CloseCode) {
         if !enabled!(Level::DEBUG) {
             return;
         }
@@ -114,7 +115,7 @@ impl Core {
             slot = index,
             address = slot.peer.get().map(|peer| tracing::field::display(peer.ip())),
             path = route.map_or("", |route| route.path.as_str()),
-            code,
+            code = code.get(),
             received = slot.messages_received,
             sent = slot.messages_sent,
             "closed"

@@ -21,7 +21,7 @@ use super::slot::{Partial, PeerAddress, Slot, Stage};
 use super::timers::TICK_MS;
 use crate::admission::limiter::LimiterState;
 use crate::driver::Driver;
-use crate::proto::ws::{Receiver, ReceiverState, Untold as UntoldReceiver};
+use crate::proto::ws::{CloseCode, Receiver, ReceiverState, Untold as UntoldReceiver};
 use crate::session::hub::SessionState;
 
 /// Why a connection is not told.
@@ -45,7 +45,7 @@ pub enum StageState {
     Proxy { bytes: Vec<u8>, scanned: usize, age_us: u32 },
     Http { bytes: Vec<u8>, scanned: usize, age_us: u32 },
     Open(ReceiverState),
-    Closing { receiver: ReceiverState, code: u16 },
+    Closing { receiver: ReceiverState, code: CloseCode },
     Finishing,
     Lingering { discarded: u64 },
 }

@@ -12,6 +12,7 @@ use super::core::Core;
 use super::slot::{Armed, Cancel, Parked, Stage, Teardown};
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Driver, Input, Token, Wait};
+use crate::proto::ws::CloseCode;
 
 /// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
 /// short sends leave, and the others with the next turns.
@@ -88,8 +89,10 @@ impl<D: Driver> Shard<D> {
         let slot = &mut core.slots[index as usize];
         if slot.outbox.is_none() && !slot.lending {
             match slot.stage {
-                Stage::Finishing => core.abort(index, 1006),
-                Stage::Lingering { .. } if slot.input_ended => core.abort(index, 1006),
+                Stage::Finishing => core.abort(index, CloseCode::ABNORMAL),
+                Stage::Lingering { .. } if slot.input_ended => {
+                    core.abort(index, CloseCode::ABNORMAL);
+                }
                 _ => {}
             }
         }

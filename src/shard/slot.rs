@@ -33,7 +33,7 @@ pub(super) enum Stage {
     /// WebSocket messages flow.
     Open(ws::Receiver),
     /// Our Close is sent; the peer's is awaited.
-    Closing { receiver: ws::Receiver, code: u16 },
+    Closing { receiver: ws::Receiver, code: ws::CloseCode },
     /// What is queued leaves, then the socket is closed.
     Finishing,
     /// What is queued leaves, then writing is shut down, and input is discarded up to a bound.

@@ -17,6 +17,7 @@ use super::Shard;
 use super::core::Core;
 use super::slot::{Parked, Stage};
 use crate::driver::{Driver, Input, Token};
+use crate::proto::ws::CloseCode;
 
 /// Done in one turn at least: about as much as its accepts and handshakes cost.
 const SHARE_MIN: usize = 32;
@@ -138,13 +139,13 @@ impl<D: Driver> Shard<D> {
             Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
         };
-        self.core.leave(index, next, 1006);
+        self.core.leave(index, next, CloseCode::ABNORMAL);
     }
 
     pub(super) fn lost(&mut self, index: u32) {
         if !matches!(self.core.slots[index as usize].stage, Stage::Ending) {
             self.core.counters.connection_errors += 1;
-            self.core.abort(index, 1006);
+            self.core.abort(index, CloseCode::ABNORMAL);
         }
     }
 }

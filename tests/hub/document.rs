@@ -57,9 +57,10 @@ fn the_close_codes_are_those_of_the_server() {
     let documented: BTreeSet<u16> =
         table("Close codes").iter().map(|row| row[0].parse().expect("a number")).collect();
     let own = |code: &u16| *code >= 4000;
-    let known: BTreeSet<u16> = CloseClass::CODES.into_iter().filter(own).collect();
+    let named: BTreeSet<u16> = CloseClass::CODES.iter().map(|code| code.get()).collect();
+    let known: BTreeSet<u16> = named.iter().copied().filter(own).collect();
     assert_eq!(documented.iter().copied().filter(own).collect::<BTreeSet<_>>(), known);
-    assert!(documented.iter().all(|code| CloseClass::CODES.contains(code)), "{documented:?}");
+    assert!(documented.is_subset(&named), "{documented:?}");
 }
 
 #[test]

@@ -27,7 +27,9 @@ impl From<Event<'_>> for Seen {
             Event::Ping(payload) => Self::Ping(payload.into_vec()),
             Event::Pong(payload) => Self::Pong(payload.into_vec()),
             Event::Close(None) => Self::Close(None),
-            Event::Close(Some(frame)) => Self::Close(Some((frame.code, frame.reason.into_owned()))),
+            Event::Close(Some(frame)) => {
+                Self::Close(Some((frame.code.get(), frame.reason.into_owned())))
+            }
             Event::Failed(error) => Self::Failed(error),
         }
     }

@@ -3,6 +3,7 @@
 //! Each kind knows the close code that tells the peer (RFC 6455 7.4.1), the reason sent along with
 //! it, and the name under which it is counted.
 
+use super::CloseCode;
 use std::fmt;
 
 /// A violation of RFC 6455 or of a limit by the peer.
@@ -72,13 +73,15 @@ impl ProtocolError {
     }
 
     /// The status code of the Close that answers it (RFC 6455 7.4.1).
-    pub fn close_code(self) -> u16 {
+    pub fn close_code(self) -> CloseCode {
         match self {
             // What cannot be inflated is not consistent with what it claims to be.
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::InflateFailed => 1007,
-            Self::TooManyFragments => 1008,
-            Self::MessageTooBig | Self::InflateRatio => 1009,
-            _ => 1002,
+            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 | Self::InflateFailed => {
+                CloseCode::INVALID_PAYLOAD
+            }
+            Self::TooManyFragments => CloseCode::POLICY_VIOLATION,
+            Self::MessageTooBig | Self::InflateRatio => CloseCode::MESSAGE_TOO_BIG,
+            _ => CloseCode::PROTOCOL_ERROR,
         }
     }
 

@@ -12,6 +12,7 @@
 #![allow(clippy::mut_mut)]
 
 mod close;
+mod close_code;
 mod connection;
 pub mod deflate;
 mod error;
@@ -24,6 +25,7 @@ pub mod utf8;
 use std::borrow::Cow;
 
 pub use close::{CLOSE_REASON_BYTES_MAX, append_close, reply_code};
+pub use close_code::CloseCode;
 pub use connection::{FRAMES_AT_ONCE, Receiver};
 pub use error::ProtocolError;
 pub use frame::{
@@ -107,7 +109,7 @@ impl Payload<'_> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloseFrame<'a> {
     /// The status code; always one that may appear on the wire.
-    pub code: u16,
+    pub code: CloseCode,
     /// The reason, at most 123 bytes; may be empty.
     pub reason: Cow<'a, str>,
 }

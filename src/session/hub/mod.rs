@@ -39,7 +39,7 @@ pub use verbs::NO_PRESENCE;
 use crate::admission::limiter::Kind;
 use crate::auth::{Identity, Subject};
 use crate::hub::{Answer, ChannelName, ConnectionId, Request};
-use crate::proto::ws::Payload;
+use crate::proto::ws::{CloseCode, Payload};
 
 /// A member that is to be removed from its channel here.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,7 @@ pub struct Effects {
     /// What has become of subscriptions that a backend asked for, by its number for each.
     pub outcomes: Vec<(u32, Outcome)>,
     /// Say goodbye and close, with code and reason.
-    pub close: Option<(u16, String)>,
+    pub close: Option<(CloseCode, String)>,
     /// When to come back after that.
     pub retry_after_ms: u32,
     pub auth_failures: Vec<&'static str>,

@@ -5,7 +5,7 @@ use super::reply::error;
 use super::state::HubSession;
 use crate::admission::limiter::{Excess, Kind};
 use crate::hub::Code;
-use crate::proto::ws::Payload;
+use crate::proto::ws::{CloseCode, Payload};
 
 impl HubSession {
     /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it
@@ -52,7 +52,7 @@ pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms:
             call.say(error(id, Code::RateLimited, &text));
         }
         Excess::Close => {
-            call.effects.close = Some((4429, text));
+            call.effects.close = Some((CloseCode::RATE_LIMITED, text));
             call.effects.retry_after_ms = wait_ms.min(u64::from(u32::MAX)) as u32;
         }
     }

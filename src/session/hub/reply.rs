@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::hub::{Code, Position, PresencePage, Publication};
+use crate::proto::ws::CloseCode;
 
 /// An object that is being written.
 #[derive(Debug)]
@@ -110,7 +111,7 @@ pub(crate) fn gap(channel: &str, position: Position, reason: &str) -> String {
 }
 
 /// A `goodbye`, before the server closes.
-pub(crate) fn goodbye(code: u16, reason: &str, retry_after_ms: u32) -> String {
+pub(crate) fn goodbye(code: CloseCode, reason: &str, retry_after_ms: u32) -> String {
     Line::new("goodbye", None)
         .value("code", code)
         .text("reason", reason)

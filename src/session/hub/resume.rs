@@ -16,6 +16,7 @@ use super::state::{AskedKind, HubSession, renewal_ms};
 use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Grant, Identity, KeyStanding, SealError, Subject, Ticket};
 use crate::hub::{Code, ConnectionId, Position, Refused};
+use crate::proto::ws::CloseCode;
 
 /// A `resume` that waits for homes.
 #[derive(Debug)]
@@ -332,11 +333,11 @@ impl HubSession {
             Err(fault) => {
                 call.effects.auth_failures.push(fault.kind());
                 let (code, close) = if fault.is_temporary() {
-                    (Code::Internal, 1013)
+                    (Code::Internal, CloseCode::TRY_AGAIN_LATER)
                 } else if fault.is_expired() {
-                    (Code::Expired, 4410)
+                    (Code::Expired, CloseCode::EXPIRED)
                 } else {
-                    (Code::Unauthorized, 4401)
+                    (Code::Unauthorized, CloseCode::UNAUTHORIZED)
                 };
                 if self.identity.is_none() {
                     call.effects.close = Some((close, format!("authentication failed: {fault}")));
@@ -388,14 +389,14 @@ impl HubSession {
             if now_ms >= self.due_ms {
                 call.effects.auth_failures.push("timeout");
                 let reason = "no token within the time for it: send auth, or resume with a ticket";
-                call.effects.close = Some((4408, reason.into()));
+                call.effects.close = Some((CloseCode::AUTHENTICATION_TIMEOUT, reason.into()));
             }
             return;
         };
         if identity.expires_s.is_some_and(|exp_s| call.realm.has_ended(exp_s, now_ms)) {
             call.effects.auth_failures.push("expired");
             let reason = "the token has expired: get a new one and connect again";
-            call.effects.close = Some((4410, reason.into()));
+            call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
             return;
         }
         for channel in self.granted() {

@@ -8,6 +8,7 @@ use super::reply::Line;
 use super::state::{Fate, HubSession, NONE, renewal_ms};
 use crate::auth::{Fingerprint, KeyStanding, Verb};
 use crate::hub::{Origin, Request, Retention};
+use crate::proto::ws::CloseCode;
 
 /// Where a review of a session begins.
 pub const REVIEW_ALL: usize = usize::MAX;
@@ -57,7 +58,7 @@ impl HubSession {
             Some(identity) if realm.standing(identity.key) == KeyStanding::Withdrawn => {
                 call.effects.auth_failures.push("key_withdrawn");
                 let reason = "the key of the token was withdrawn: get a new token";
-                call.effects.close = Some((4410, reason.into()));
+                call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
             }
             _ => {}
         }

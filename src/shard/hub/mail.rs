@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::driver::TcpInfo;
 use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Refused, Request, Verb};
+use crate::proto::ws::CloseCode;
 
 /// Connections that something reached.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +35,7 @@ pub enum Act {
     Send(Arc<Publication>),
     /// Close them.
     Disconnect {
-        code: u16,
+        code: CloseCode,
         reason: Arc<str>,
     },
     Subscribe(ChannelName),

@@ -11,6 +11,7 @@ use super::mail::HubMail;
 use super::sessions::too_many;
 use crate::admission::Denied;
 use crate::hub::ConnectionId;
+use crate::proto::ws::CloseCode;
 use crate::shard::core::Core;
 
 impl HubState {
@@ -47,7 +48,7 @@ impl Core {
         let Some(index) = slot else { return };
         hub.touched.push(index);
         self.counters.replaced += 1;
-        self.close(index, 4409, "continued by another connection", 0);
+        self.close(index, CloseCode::REPLACED, "continued by another connection", 0);
     }
 
     /// A connection that continues another has that one's place, or none yet.

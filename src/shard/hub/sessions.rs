@@ -11,7 +11,7 @@ use crate::auth::Identity;
 use crate::config::HandlerName;
 use crate::hub::{Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Publication};
 use crate::hub::{Request, Verb};
-use crate::proto::ws::{DataKind, Payload};
+use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::reply;
 use crate::session::hub::{Admission, Budget, Call, HubSession, Left, NONE, Seat, Subscription};
 use crate::shard::core::Core;
@@ -21,8 +21,11 @@ use crate::shard::timers;
 use crate::shard::work::{REPLY_BYTES, REQUEST_EFFORT};
 
 /// A user has one connection more than it may have.
-pub(super) fn too_many() -> (u16, String) {
-    (4429, "this user has all the connections it may have: close one first".into())
+pub(super) fn too_many() -> (CloseCode, String) {
+    (
+        CloseCode::RATE_LIMITED,
+        "this user has all the connections it may have: close one first".into(),
+    )
 }
 
 impl HubState {
@@ -159,7 +162,7 @@ impl Core {
             (DataKind::Text, None) => session.receive(&mut call, payload),
             (DataKind::Binary, _) => {
                 let reason = "only text messages are spoken here: send JSON as text";
-                call.effects.close = Some((1003, reason.into()));
+                call.effects.close = Some((CloseCode::UNSUPPORTED_DATA, reason.into()));
             }
         }
     }
@@ -385,7 +388,7 @@ impl Core {
     pub(in crate::shard) fn say_goodbye(
         &mut self,
         index: u32,
-        code: u16,
+        code: CloseCode,
         reason: &str,
         retry_after_ms: u32,
     ) {
@@ -399,7 +402,7 @@ impl Core {
     pub(in crate::shard) fn announce_close(
         &mut self,
         index: u32,
-        code: u16,
+        code: CloseCode,
         reason: &str,
         retry_after_ms: u32,
     ) {

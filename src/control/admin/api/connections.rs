@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{ApiError, Asked, Body, Named, State, channel_name, one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
+use crate::proto::ws::CloseCode;
 use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Reached, Target};
 use crate::shard::mailbox::Mail;
 
@@ -137,8 +138,8 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
 
 pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
     let target = target(body.user, body.connection, None)?;
-    let code = body.code.unwrap_or(4403);
-    if !(code == 1000 || code == 1001 || (3000..=4999).contains(&code)) {
+    let code = body.code.map_or(CloseCode::DISCONNECTED, CloseCode::new);
+    if !matches!(code.get(), 1000 | 1001 | 3000..=4999) {
         return Err(ApiError::bad("code must be 1000, 1001, or from 3000 to 4999"));
     }
     let reason = body.reason.unwrap_or_else(|| "disconnected by the server".into());
