@@ -5,7 +5,6 @@
 //! random over an eighth of their interval, so that connections opened together drift apart.
 
 use super::core::Core;
-use super::journal::Particulars;
 use super::slot::{Parked, Slot, Stage, Unfinished};
 use super::timers;
 use super::upkeep::Chore;
@@ -14,10 +13,6 @@ use crate::driver::{Input, TcpInfo};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, CloseCode, Control, OpCode};
 
-/// When a slow consumer, or one for whom there was no memory, may come back: so long, and at random
-/// up to as much more as below.
-const SLOW_RETRY_MIN_MS: u32 = 1000;
-const SLOW_RETRY_SPREAD_MS: u32 = 4000;
 /// Connections whose timers are set anew in one turn after a reload: some 50 µs of work.
 const REFRESHED_PER_TURN: u32 = 1024;
 /// How long a handshake may take while the server drains.
@@ -355,34 +350,5 @@ impl Core {
             slot.stage_tick = self.tick.saturating_sub(half_ticks);
             self.set_deadline(index);
         }
-    }
-
-    /// The peer does not read: drops what it was to be sent, and closes.
-    pub(super) fn close_slow_reader(&mut self, index: u32) {
-        const REASON: &str = "slow consumer: send queue is full";
-        self.counters.slow_reader_closes += 1;
-        let retry_after_ms = self.retry_after_excess_ms();
-        self.drop_queue(index);
-        self.fail(index, CloseCode::SLOW_CONSUMER, REASON, retry_after_ms);
-    }
-
-    /// When a client that was too much may come back.
-    pub(super) fn retry_after_excess_ms(&mut self) -> u32 {
-        SLOW_RETRY_MIN_MS + self.random(SLOW_RETRY_SPREAD_MS)
-    }
-
-    /// Answers an unfinished or refused request and lingers.
-    pub(super) fn refuse(&mut self, index: u32, refusal: Refusal, message: &str) {
-        self.counters.refuse(refusal);
-        let retry_after_s = self.draining.then(|| self.drain_retry_after_s());
-        let mut answer = Vec::with_capacity(512);
-        http::refuse(refusal, message, retry_after_s, &mut answer);
-        self.log_rejection(index, refusal.code(), |_| Particulars {
-            code: refusal.status(),
-            detail: message.to_owned(),
-            ..Particulars::default()
-        });
-        self.queue(index, &answer);
-        self.leave(index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
     }
 }

@@ -11,6 +11,7 @@
 //! one turn, not by all of itself, and one message, however large, is looked at over many turns.
 
 mod accept;
+mod closing;
 mod compression;
 mod core;
 mod deadlines;
