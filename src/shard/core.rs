@@ -23,12 +23,10 @@ use super::timers::{self, Wheel};
 use super::upkeep::Upkeep;
 use super::work::Work;
 use crate::admission::Standing;
-use crate::auth::Identity;
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Input, Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
-use crate::proto::ws;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
 use crate::text::repeats::Repeats;
 
@@ -53,8 +51,6 @@ pub(super) struct Core {
     pub refused_handshakes: u32,
     pub inflaters: Inflaters,
     pub deflaters: Deflaters,
-    /// Who the token of the request at hand names.
-    pub admitted: Option<Arc<Identity>>,
     /// Channels; `None` where no route leads to them.
     pub hub: Option<Box<HubState>>,
     pub counters: Counters,
@@ -80,10 +76,6 @@ pub(super) struct Core {
     pub drains_few: bool,
     /// Input is being looked at, and what it leaves behind will be accounted for at its end.
     pub in_input: bool,
-    /// Whether a reply may leave from the buffer that its message came in.
-    pub may_lend: bool,
-    /// Such a reply to the input at hand.
-    pub lent: Option<Lent>,
     /// When the turn's completions were reaped.
     pub now_ns: u64,
     pub tick: u32,
@@ -94,14 +86,6 @@ pub(super) struct Core {
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
-}
-
-/// A reply that is to leave from the buffer that its message came in.
-pub(super) struct Lent {
-    /// Address of the payload, to be found again in the leased bytes.
-    pub address: usize,
-    pub header: [u8; ws::HEADER_BYTES_MAX_SERVER],
-    pub header_len: usize,
 }
 
 /// Why an accepted connection is here.
@@ -159,7 +143,6 @@ impl Core {
             refused_handshakes: 0,
             inflaters,
             deflaters: Deflaters::new(stopwatch),
-            admitted: None,
             hub,
             counters: Counters::default(),
             histograms,
@@ -175,8 +158,6 @@ impl Core {
             draining: false,
             drains_few: false,
             in_input: false,
-            may_lend: false,
-            lent: None,
             now_ns,
             tick,
             refresh_from: None,

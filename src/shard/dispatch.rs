@@ -1,11 +1,12 @@
 //! Completions: each finds its slot, or finds that it is gone.
 
 use super::Shard;
-use super::core::Lent;
 use super::outbox::Marked;
+use super::replies::InPlace;
 use super::slot::{Armed, Parked, Stage};
 use super::upkeep::Chore;
 use crate::driver::{Batch, Completion, Driver, Input, Lease, Loan, Received, Token};
+use crate::proto::ws;
 
 impl<D: Driver> Shard<D> {
     pub(super) fn dispatch(&mut self, completion: Completion) {
@@ -78,10 +79,9 @@ impl<D: Driver> Shard<D> {
         match what {
             Received::Data(lease) => {
                 self.core.wake(index);
-                self.core.may_lend = self.driver.may_lend();
-                self.core.input(index, self.driver.bytes(&lease));
-                match self.core.lent.take() {
-                    Some(lent) => self.lend(index, lease, &lent),
+                let may_lend = self.driver.may_lend();
+                match self.core.input(index, self.driver.bytes(&lease), may_lend) {
+                    Some(reply) => self.lend(index, lease, reply),
                     None => self.driver.release(lease),
                 }
             }
@@ -107,12 +107,13 @@ impl<D: Driver> Shard<D> {
 
     /// Sends a reply from the buffer that its message came in, under a header written over the
     /// message's own, which was longer by the mask.
-    fn lend(&mut self, index: u32, lease: Lease, lent: &Lent) {
+    fn lend(&mut self, index: u32, lease: Lease, reply: InPlace) {
         let token = self.core.token(index);
         let bytes = self.driver.bytes(&lease);
-        let payload = lent.address - bytes.as_ptr().addr();
-        let start = payload - lent.header_len;
-        bytes[start..payload].copy_from_slice(&lent.header[..lent.header_len]);
+        let (header, header_len) = ws::frame_header(reply.kind.opcode(), reply.len);
+        let payload = bytes.len() - reply.len;
+        let start = payload - header_len;
+        bytes[start..payload].copy_from_slice(&header[..header_len]);
         self.core.counters.replies_in_place += 1;
         let slot = &mut self.core.slots[index as usize];
         slot.lending = true;

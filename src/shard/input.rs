@@ -4,15 +4,17 @@
 //! once: a PROXY header, a request and its first frames may all come in one segment.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::compression::Reply;
 use super::core::Core;
 use super::journal::Particulars;
 use super::meter::TooMuch;
-use super::replies::Replies;
+use super::replies::{InPlace, Replies};
 use super::slot::{Partial, PeerAddress, Slot, Stage, Unfinished};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use crate::admission::limiter::{Excess, RateBounds};
+use crate::auth::Identity;
 use crate::config::HandlerName;
 use crate::metrics::Counters;
 use crate::proto::http::{self, Compression, Head, Outcome};
@@ -51,10 +53,22 @@ enum Seen {
     Event(After),
 }
 
+/// What looking at input came to.
+pub(super) struct Looked {
+    /// Bytes at the end of the input that have to wait.
+    pub(super) rest: usize,
+    /// A reply that leaves from the input's own memory.
+    pub(super) in_place: Option<InPlace>,
+}
+
 /// The state of looking through one input.
 struct Scan {
-    /// Where the input begins.
-    received_at: usize,
+    /// Bytes of the whole input.
+    received_len: usize,
+    /// Whether a reply may leave from the input's own memory.
+    may_lend: bool,
+    /// Such a reply.
+    in_place: Option<InPlace>,
     pongs: u32,
     /// Effort of the codecs that was counted.
     effort: u64,
@@ -71,7 +85,14 @@ enum HeadStep {
 impl Core {
     /// Takes bytes that a connection received: looks at them as far as its share of the turn
     /// reaches, and holds the rest.
-    pub(super) fn input(&mut self, index: u32, bytes: &mut [u8]) {
+    ///
+    /// Returns a reply that leaves from these bytes; only where `may_lend`.
+    pub(super) fn input(
+        &mut self,
+        index: u32,
+        bytes: &mut [u8],
+        may_lend: bool,
+    ) -> Option<InPlace> {
         let slot = &mut self.slots[index as usize];
         slot.bytes_received += bytes.len() as u64;
         slot.heard_tick = self.tick;
@@ -82,7 +103,8 @@ impl Core {
             && (slot.is_unfinished() || self.work.has_used_share(index) || !self.is_ready(index));
         if waits {
             self.hold(index, bytes);
-            return self.reconsider(index);
+            self.reconsider(index);
+            return None;
         }
         self.note_stream(index, bytes.len());
         let slot = &self.slots[index as usize];
@@ -90,7 +112,7 @@ impl Core {
         let is_calm = slot.unfinished == Unfinished::Lately
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
-        let rest = self.look_at_input(index, bytes);
+        let Looked { rest, in_place } = self.look_at_input(index, bytes, may_lend);
         self.work.end_slice(index);
         if rest > 0 {
             self.hold(index, &bytes[bytes.len() - rest..]);
@@ -100,6 +122,7 @@ impl Core {
         } else if is_calm {
             self.slots[index as usize].unfinished = Unfinished::No;
         }
+        in_place
     }
 
     /// Whether a message of the connection is inflated in part and needs no more input for now.
@@ -110,13 +133,13 @@ impl Core {
         }
     }
 
-    /// Looks at bytes within the slice at hand; returns how many of them, at the end, have to wait.
-    pub(super) fn look_at_input(&mut self, index: u32, bytes: &mut [u8]) -> usize {
+    /// Looks at bytes within the slice at hand.
+    pub(super) fn look_at_input(&mut self, index: u32, bytes: &mut [u8], may_lend: bool) -> Looked {
         let before = Self::partial_bytes(&self.slots[index as usize]) as u64;
         // A byte of text costs a third of the effort to inflate.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
         self.in_input = true;
-        let rest = self.look_at(index, bytes);
+        let looked = self.look_at(index, bytes, may_lend);
         self.in_input = false;
         let after = Self::partial_bytes(&self.slots[index as usize]) as u64;
         self.gauges.partial_bytes = self.gauges.partial_bytes + after - before;
@@ -124,7 +147,7 @@ impl Core {
         if after > before && unfinished > self.config.limits.partial_shard_bytes_max {
             self.refuse_partial(index);
         }
-        rest
+        looked
     }
 
     /// All unfinished messages together are too much: the one that has just grown has to go.
@@ -137,9 +160,9 @@ impl Core {
         }
     }
 
-    fn look_at(&mut self, index: u32, bytes: &mut [u8]) -> usize {
-        match &mut self.slots[index as usize].stage {
-            Stage::Open(_) => self.frames(index, bytes),
+    fn look_at(&mut self, index: u32, bytes: &mut [u8], may_lend: bool) -> Looked {
+        let rest = match &mut self.slots[index as usize].stage {
+            Stage::Open(_) => return self.frames(index, bytes, may_lend),
             Stage::Closing { .. } => self.closing_frames(index, bytes),
             Stage::Proxy { .. } | Stage::Http { .. } => self.head(index, bytes),
             Stage::Lingering { discarded } => {
@@ -150,12 +173,12 @@ impl Core {
                 0
             }
             Stage::Finishing | Stage::Ending => 0,
-        }
+        };
+        Looked { rest, in_place: None }
     }
 
     /// Bytes of a head: on their own, or behind what came before them.
     fn head(&mut self, index: u32, bytes: &mut [u8]) -> usize {
-        self.may_lend = false;
         let slot = &mut self.slots[index as usize];
         let (Stage::Proxy { partial, .. } | Stage::Http { partial, .. }) = &mut slot.stage else {
             return 0;
@@ -277,7 +300,6 @@ impl Core {
             slot.peer = slot.peer.with_ip(client);
             self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
         }
-        self.admitted = findings.identity;
         if !answer.is_empty() {
             self.queue(index, &answer);
         }
@@ -289,9 +311,9 @@ impl Core {
                 client,
                 outcome: Outcome::Upgrade { route, compression },
             } => {
-                self.open(index, route, client, compression);
+                self.open(index, route, client, compression, findings.identity);
                 if consumed < bytes.len() {
-                    return Some(self.frames(index, &mut bytes[consumed..]));
+                    return Some(self.frames(index, &mut bytes[consumed..], false).rest);
                 }
             }
             Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
@@ -307,8 +329,16 @@ impl Core {
     }
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
-    fn open(&mut self, index: u32, route: usize, client: Option<IpAddr>, compression: Compression) {
-        let identity = self.admitted.take();
+    ///
+    /// `identity`: of the request's token.
+    fn open(
+        &mut self,
+        index: u32,
+        route: usize,
+        client: Option<IpAddr>,
+        compression: Compression,
+        identity: Option<Arc<Identity>>,
+    ) {
         let slot = &self.slots[index as usize];
         let (Stage::Http { accepted_us, .. } | Stage::Proxy { accepted_us, .. }) = slot.stage
         else {
@@ -333,10 +363,15 @@ impl Core {
         self.hub_open(index, identity);
     }
 
-    /// Looks at frames of an open connection; returns how many bytes have to wait.
-    fn frames(&mut self, index: u32, mut input: &mut [u8]) -> usize {
-        let received_at = input.as_ptr().addr();
-        let mut scan = Scan { received_at, pongs: 0, effort: self.codec_effort() };
+    /// Looks at frames of an open connection.
+    fn frames(&mut self, index: u32, mut input: &mut [u8], may_lend: bool) -> Looked {
+        let mut scan = Scan {
+            received_len: input.len(),
+            may_lend,
+            in_place: None,
+            pongs: 0,
+            effort: self.codec_effort(),
+        };
         let after = loop {
             let seen = self.next_event(index, &mut input, &mut scan);
             let is_over = match &seen {
@@ -350,11 +385,12 @@ impl Core {
         };
         self.spend_on_codecs(&mut scan.effort);
         self.after_frames(index, after);
-        match &self.slots[index as usize].stage {
+        let rest = match &self.slots[index as usize].stage {
             Stage::Open(_) => input.len(),
             Stage::Closing { .. } => self.closing_frames(index, input),
             _ => 0,
-        }
+        };
+        Looked { rest, in_place: scan.in_place }
     }
 
     /// Counts frames that have led to no event, where there were many.
@@ -389,8 +425,9 @@ impl Core {
             counters: &mut self.counters,
             gauges: &mut self.gauges,
             messages_sent,
-            lent: (self.may_lend && !*lending && input.is_empty()).then_some(&mut self.lent),
-            received_at: scan.received_at,
+            in_place: (scan.may_lend && !*lending && input.is_empty())
+                .then_some(&mut scan.in_place),
+            received_len: scan.received_len,
             in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
             compression: Reply::new(sending, route),
             deflaters: &mut self.deflaters,

@@ -141,7 +141,6 @@ impl Core {
     fn continue_input(&mut self, index: u32) {
         self.work.begin_fresh_slice();
         self.work.spend_frame();
-        self.may_lend = false;
         if self.hub.is_some() && self.hub_has_requests(index) {
             self.hub_continue(index);
         }
@@ -150,7 +149,7 @@ impl Core {
             && !(self.hub.is_some() && self.hub_has_requests(index));
         if may_go_on && !self.work.is_share_spent() {
             let (mut bytes, start) = self.held.take(index);
-            let rest = self.look_at_input(index, &mut bytes[start..]);
+            let rest = self.look_at_input(index, &mut bytes[start..], false).rest;
             let goes_on = self.slots[index as usize].stage.is_open();
             self.held.put_back(index, bytes, if goes_on { rest } else { 0 });
         }

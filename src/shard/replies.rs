@@ -1,7 +1,7 @@
 //! What is said to one connection: compressed if that was agreed on, and queued in its outbox.
 
 use super::compression::Reply;
-use super::core::{Core, Lent};
+use super::core::Core;
 use super::outbox::{Outbox, Pools};
 use super::slot::{Slot, Stage};
 use crate::metrics::{Counters, Gauges};
@@ -22,8 +22,8 @@ impl Core {
             counters: &mut self.counters,
             gauges: &mut self.gauges,
             messages_sent,
-            lent: None,
-            received_at: 0,
+            in_place: None,
+            received_len: 0,
             in_place_bytes_min: usize::MAX,
             compression: Reply::new(receiver.sending(), route),
             deflaters: &mut self.deflaters,
@@ -35,6 +35,14 @@ impl Core {
     }
 }
 
+/// A reply that leaves from the buffer that its message came in: the message itself, which ends the
+/// input. There is room for a header before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InPlace {
+    pub(super) kind: DataKind,
+    pub(super) len: usize,
+}
+
 /// The outlet of one connection while its input is looked at.
 pub(super) struct Replies<'c> {
     pub(super) outbox: &'c mut Option<Box<Outbox>>,
@@ -42,10 +50,10 @@ pub(super) struct Replies<'c> {
     pub(super) counters: &'c mut Counters,
     pub(super) gauges: &'c mut Gauges,
     pub(super) messages_sent: &'c mut u32,
-    /// There, if a reply may leave from the input's own memory: behind it comes nothing more.
-    pub(super) lent: Option<&'c mut Option<Lent>>,
-    /// Where the input begins.
-    pub(super) received_at: usize,
+    /// There, if a reply may leave from the input's own memory: its message ends the input.
+    pub(super) in_place: Option<&'c mut Option<InPlace>>,
+    /// Bytes of the whole input.
+    pub(super) received_len: usize,
     /// From this size on, a reply that is the message itself leaves from the buffer that it came
     /// in: a copy pushes the turn's other messages out of the core's cache.
     pub(super) in_place_bytes_min: usize,
@@ -122,14 +130,13 @@ impl Outlet for Replies<'_> {
             }
             _ => payload,
         };
-        if let (None, Some(lent), Payload::Borrowed(bytes)) =
-            (&self.outbox, &mut self.lent, &payload)
+        if let (None, Some(in_place), Payload::Borrowed(bytes)) =
+            (&self.outbox, &mut self.in_place, &payload)
             && bytes.len() >= self.in_place_bytes_min
-            && let (header, header_len) = ws::frame_header(kind.opcode(), bytes.len())
             // The message's own header may have come with earlier bytes, and left no room.
-            && bytes.as_ptr().addr() - self.received_at >= header_len
+            && self.received_len - bytes.len() >= ws::frame_header(kind.opcode(), bytes.len()).1
         {
-            **lent = Some(Lent { address: bytes.as_ptr().addr(), header, header_len });
+            **in_place = Some(InPlace { kind, len: bytes.len() });
             return;
         }
         let (now_ns, measured) = (self.now_ns, self.measured);
