@@ -418,7 +418,6 @@ impl Core {
         self.work.spend_frame();
         let (mut after, mut heard) = (After::Nothing, false);
         let route = &self.config.route_options[usize::from(slot.route)];
-        let is_hub = route.handler == HandlerName::Hub;
         let mut replies = Replies {
             outbox,
             pools: &mut self.pools,
@@ -443,7 +442,7 @@ impl Core {
                 let (rates, hub) = (&self.config.rates, self.hub.as_deref());
                 let taken = self.meter.take(index, rates, hub, payload.len(), self.now_ns);
                 match taken {
-                    _ if is_hub => {
+                    _ if route.handler == HandlerName::Hub => {
                         let high_bytes = self.config.limits.outbox_high_bytes;
                         let budget = self.work.requests(high_bytes, replies.outbox.as_deref());
                         let (hub, at) = (&mut self.hub, (index, self.now_ns, budget));

@@ -16,7 +16,7 @@ const COUNTS: [(&[&str], usize, &str); 13] = [
     (&["chore", "chores", "upkeep"], 65, "deferred work"),
     (&["cure", "cures"], 55, "remedy"),
     (&["anew"], 37, "again"),
-    (&["amid"], 15, "in the middle of, during"),
+    (&["amid"], 12, "in the middle of, during"),
     (&["mend", "mended"], 2, "fix, correct"),
 ];
 

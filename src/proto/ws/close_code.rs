@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_for_a_missing_close_is_never_sent() {
+    fn codes_for_a_missing_close_are_never_sent() {
         let unsendable: Vec<u16> = CloseCode::NAMED
             .iter()
             .filter(|code| !code.is_sendable())
