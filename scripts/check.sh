@@ -60,6 +60,8 @@ packages() {
     command -v npm >/dev/null || echo npm
     command -v gcc >/dev/null || echo gcc libc6-dev
     command -v shellcheck >/dev/null || echo shellcheck
+    command -v nginx >/dev/null || echo nginx-light
+    command -v openssl >/dev/null || echo openssl
     command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
 }
 

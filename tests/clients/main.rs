@@ -11,6 +11,7 @@ mod support;
 mod conformance;
 mod model;
 mod package;
+mod proxy;
 mod strict;
 mod tungstenite;
 
