@@ -1,4 +1,4 @@
-//! The process's allocator: mimalloc, and for large blocks [`slots`].
+//! The process's allocator: mimalloc, and for large blocks `slots`.
 //!
 //! Messages of many megabytes come and go quickly, and tables grow by doubling. In a general heap
 //! they are copied when they grow, their memory is taken from the system page by page, and returned
@@ -9,7 +9,7 @@
 //! from the heap to 4 MiB of new memory held a turn for 5 ms.
 //! Tried and rejected: a mapping for each string, grown by moving its page table entries.
 
-pub mod slots;
+pub(super) mod slots;
 
 use std::alloc::{GlobalAlloc, Layout};
 

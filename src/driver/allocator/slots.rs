@@ -302,12 +302,12 @@ pub(super) unsafe fn resize(block: *mut u8, len: usize, new_len: usize) {
 
 /// Whether free slots have more memory than they are to keep.
 #[inline]
-pub fn has_excess() -> bool {
+pub(in crate::driver) fn has_excess() -> bool {
     HAS_EXCESS.load(Ordering::Relaxed)
 }
 
 /// Returns a bounded part of the excess to the system.
-pub fn return_some() {
+pub(in crate::driver) fn return_some() {
     let Some((index, range)) = lock().0.begin_return() else { return };
     // SAFETY: the slot is free, and in no stack from which it could be taken.
     unsafe { discard(index, range) };
@@ -316,7 +316,7 @@ pub fn return_some() {
 
 /// Makes the memory of slots that were not needed since the last call part of the excess; whether
 /// there are free slots with memory.
-pub fn forget_unneeded() -> bool {
+pub(in crate::driver) fn forget_unneeded() -> bool {
     let mut slots = lock();
     slots.0.forget_unneeded();
     slots.0.free_bytes > 0
