@@ -58,6 +58,7 @@
 //!    on the messages before it, when its send is built.
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
+//!    Where the rest of a turn may be long, short output leaves ahead of it.
 //!    When very many connections break, wake or fall quiet at once, most of that work is put off
 //!    (`shard/upkeep.rs`), and the turn asks the kernel for what stands in line behind them.
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
@@ -137,7 +138,7 @@
 //! | [`auth`] | who a client is, and what it may do |
 //! | [`admission`] | how many are let in, and how much each may do in a second |
 //! | [`server`] | binds, starts, renews, reads and joins shards |
-//! | [`driver`] | the kernel side: completions, sockets, buffers; where `unsafe` lives |
+//! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | runs on a connection: echo, JSON |
@@ -146,6 +147,8 @@
 //! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail |
 //! | [`metrics`] | counters, histograms, their forms |
 //! | `control` | the control thread: admin address, signals, logs |
+//!
+//! `unsafe` lives in [`driver`], and behind the safe interface of [`proto::ws::deflate`] to zlib.
 //!
 //! What each room uses of the others:
 //!

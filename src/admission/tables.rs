@@ -23,10 +23,9 @@ use super::rate::{self, EARNED_BITS, Earned, Rate};
 const SETS: usize = 8192;
 const WAYS: usize = 16;
 /// How often a shard looks again while another one claims an entry of the same set. A claim takes
-/// some tens of instructions.
+/// some tens of instructions; only one whose thread was suspended meanwhile lasts longer.
 const CLAIM_TRIES: u32 = 128;
-/// From this try on, the thread that claims gets the processor: it is in a page fault, which takes
-/// 100 us on some hosts, or was suspended.
+/// From this try on, a thread that was suspended is given the processor.
 const CLAIM_YIELD: u32 = 64;
 
 fn set_index(hash: u64) -> usize {
@@ -125,6 +124,8 @@ impl Counts {
             if let Some(entered) = self.enter_own(hash, most) {
                 return entered;
             }
+            // A page fault, which may take 100 us, comes before the claim and not within it.
+            set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
             let Some(_claim) = self.claims.begin(hash) else {
                 await_claim(tries);
                 continue;
@@ -217,6 +218,8 @@ impl Rates {
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
                 return taken;
             }
+            // A page fault, which may take 100 us, comes before the claim and not within it.
+            set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
             let Some(_claim) = self.claims.begin(hash) else {
                 await_claim(tries);
                 continue;

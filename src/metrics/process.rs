@@ -31,7 +31,12 @@ impl Collector for Common {
         ConstGauge::new(*started_unix_s).encode(family)?;
         for (name, help, unit, value) in [
             ("process_resident_memory", "Resident memory", bytes.as_ref(), host.resident_bytes),
-            ("process_virtual_memory", "Virtual memory", bytes.as_ref(), host.virtual_bytes),
+            (
+                "process_virtual_memory",
+                "Virtual memory; 256 GiB of it are reserved for large messages, and not used",
+                bytes.as_ref(),
+                host.virtual_bytes,
+            ),
             ("process_max_fds", "Limit of open descriptors", None, limits.open_files),
         ] {
             let family = encoder.encode_descriptor(name, help, unit, kind)?;

@@ -22,6 +22,7 @@ use crate::driver::{Driver, Input};
 
 /// Bytes received in one turn from connections that take turns.
 const TURN_BYTES: usize = 256 * 1024;
+
 impl Core {
     /// Notes that a connection has received so many bytes at once. With the second half-full buffer
     /// of a turn it takes turns, and with the first in a turn that is long already.

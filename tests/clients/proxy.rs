@@ -10,6 +10,9 @@ use crate::{root, tool};
 
 const README: &str = include_str!("../../README.md");
 
+/// Nothing else listens here, so that a port once free stays free until nginx has it.
+const ADDRESS: &str = "127.0.0.77";
+
 /// The first block of a language in the README's section about TLS.
 fn block(language: &str) -> &'static str {
     let (_, section) = README.split_once("### TLS by a proxy\n").expect("the README has a recipe");
@@ -27,12 +30,12 @@ impl Drop for Nginx {
     }
 }
 
-/// A certificate that signs itself, for names that lead to this host.
+/// A certificate that signs itself.
 fn make_certificate(folder: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
-        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=seawall"])
+        .args(["-addext", &format!("subjectAltName=IP:{ADDRESS}")])
         .args(["-keyout", "key.pem", "-out", "certificate.pem"])
         .current_dir(folder)
         .output()
@@ -43,7 +46,7 @@ fn make_certificate(folder: &Path) {
 fn start_nginx(folder: &Path, server: &str, port: u16) -> Nginx {
     make_certificate(folder);
     let site = block("nginx")
-        .replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port} ssl;"))
+        .replace("listen 443 ssl;", &format!("listen {ADDRESS}:{port} ssl;"))
         .replace("/etc/ssl/app.example.pem", "certificate.pem")
         .replace("/etc/ssl/app.example.key", "key.pem")
         .replace("127.0.0.1:9000", server);
@@ -62,7 +65,7 @@ fn start_nginx(folder: &Path, server: &str, port: u16) -> Nginx {
         .spawn()
         .expect("nginx is there: run scripts/check.sh --install");
     let nginx = Nginx(child);
-    wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    wait_until("nginx listens", || TcpStream::connect((ADDRESS, port)).is_ok());
     nginx
 }
 
@@ -72,13 +75,13 @@ fn the_documented_proxy_serves_tls() {
     let server = Server::start_with(&[], &config);
     let folder = std::env::temp_dir().join(format!("seawall-proxy-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = TcpListener::bind((ADDRESS, 0)).unwrap().local_addr().unwrap().port();
     let nginx = start_nginx(&folder, &server.address().to_string(), free);
     let ran = Command::new("timeout")
         .arg("60")
         .arg(tool(root().join(".cache/venv/bin/python")))
         .arg(root().join("tests/clients/through_a_proxy.py"))
-        .arg(format!("wss://localhost:{free}/ws"))
+        .arg(format!("wss://{ADDRESS}:{free}/ws"))
         .arg(folder.join("certificate.pem"))
         .arg(format!("http://{}/v1/connections", server.admin()))
         .env("PYTHONDONTWRITEBYTECODE", "1")

@@ -39,6 +39,15 @@ pub(crate) fn connect(world: &World, path: &str, compression: bool) -> Peer {
     peer
 }
 
+/// Four megabytes of JSON, varied enough to be no bomb.
+fn large_text() -> String {
+    let line = |n: u32| {
+        let (id, price) = (n.wrapping_mul(0x9E37_79B9), n.wrapping_mul(0x85EB_CA6B) % 10_000);
+        format!(r#"{{"id":{id},"name":"some name","price":{price}}},"#)
+    };
+    (0..90_000).map(line).collect()
+}
+
 /// What a greedy client sends again and again.
 fn demand(world: &World, kind: &str) -> (&'static str, Vec<u8>) {
     let network = &world.network;
@@ -52,15 +61,13 @@ fn demand(world: &World, kind: &str) -> (&'static str, Vec<u8>) {
         }
         "inflate" => (echo, frame(network, 0xc2, &compressed(&vec![0; 1 << 20]))),
         "inflate-hub" => {
-            let mut message = vec![b' '; 1 << 20];
+            // Beyond a megabyte it would be a bomb.
+            let mut message = vec![b' '; (1 << 20) - 100];
             message.extend(br#"{"type":"ping"}"#);
             ("/ws", frame(network, 0xc1, &compressed(&message)))
         }
         "large" => (echo, frame(network, 0x82, &vec![7; 4 << 20])),
-        "large-text" => {
-            let line = r#"{"id":12345,"name":"some name","price":1.5},"#;
-            (echo, frame(network, 0xc1, &compressed(line.repeat(90_000).as_bytes())))
-        }
+        "large-text" => (echo, frame(network, 0xc1, &compressed(large_text().as_bytes()))),
         "objects" => ("/ws", frame(network, 0x81, "{}".repeat(8000).as_bytes())),
         "blanks" => ("/ws", frame(network, 0x81, " ".repeat(1 << 20).as_bytes())),
         "history" => {
@@ -144,6 +151,8 @@ fn run(kind: &str, reads: bool) {
         world.network.advance(1_000_000);
     }
     assert!(answered >= STEPS / TURNS_MAX as usize, "{kind}: {answered} echoes");
+    let is_served = !reads || greedy.iter().all(|peer| !peer.is_ended());
+    assert!(is_served, "{kind}: a greedy client that reads is served as well");
     assert!(most <= 30, "{kind}: a turn took {most} tenths of its effort");
     let totals = world.totals();
     let queued = totals.gauges.outbox_bytes;
@@ -175,4 +184,47 @@ fn greedy_clients_that_do_not_read_are_owed_a_bounded_number_of_bytes() {
     for kind in ["frames", "large", "inflate", "objects", "history", "publish"] {
         run(kind, false);
     }
+}
+
+/// Where work is left over from earlier turns, a reply to what a turn has received does not wait
+/// for it, but leaves in the same turn.
+#[test]
+fn a_short_reply_leaves_ahead_of_unfinished_work() {
+    let mut world = world();
+    let modest = connect(&world, "/echo", false);
+    let (path, demand) = demand(&world, "inflate");
+    let greedy = connect(&world, path, true);
+    let turns = |world: &mut World, count: u32| {
+        for _ in 0..count {
+            world.turn_shards();
+            world.network.advance(1_000_000);
+        }
+    };
+    turns(&mut world, 20);
+    let hello = frame(&world.network, 0x81, b"hello");
+    modest.write(&hello);
+    greedy.write(&demand);
+    turns(&mut world, 10);
+    assert!(modest.read(usize::MAX).ends_with(b"hello"));
+    let continued = |world: &World| world.totals().counters.inputs_continued;
+    let mut ahead = 0;
+    for _ in 0..100 {
+        if greedy.unreceived() == 0 {
+            greedy.write(&demand);
+        }
+        greedy.read(usize::MAX);
+        let before = continued(&world);
+        modest.write(&hello);
+        turns(&mut world, 1);
+        if continued(&world) > before {
+            assert!(modest.read(usize::MAX).ends_with(b"hello"), "in the same turn");
+            ahead += 1;
+        }
+        turns(&mut world, 1);
+        modest.read(usize::MAX);
+    }
+    assert!(ahead > 10, "{ahead} turns had unfinished work");
+    [&greedy, &modest].into_iter().for_each(Peer::reset);
+    world.drain();
+    world.check_laws(true);
 }

@@ -196,6 +196,8 @@ impl Slots {
             return None;
         }
         let index = self.warm.pop_oldest()?;
+        // Another thread may forget unneeded slots before this one is put back.
+        self.unneeded = self.unneeded.min(self.warm.len);
         let touched = self.touched[index] as usize;
         let rest = touched.saturating_sub(RETURNED_BYTES_MAX);
         self.touched[index] = rest as u32;
@@ -210,10 +212,10 @@ impl Slots {
         } else {
             self.cold.push(index);
         }
-        self.unneeded = self.unneeded.min(self.warm.len);
     }
 
     fn forget_unneeded(&mut self) {
+        assert!(self.unneeded <= self.warm.len, "unneeded slots are free");
         let unneeded = &self.warm.indices[..self.unneeded];
         let bytes: usize =
             unneeded.iter().map(|index| self.touched[usize::from(*index)] as usize).sum();
@@ -247,14 +249,19 @@ fn index_of(block: *mut u8) -> usize {
     (block.addr() - START.load(Ordering::Acquire).addr()) / SLOT_BYTES
 }
 
-/// Returns memory of a slot to the system; it reads as zero afterwards.
+/// Returns memory of a slot to the system; it reads as zero afterwards, also where the system keeps
+/// it, because it is locked.
 ///
 /// # Safety
 /// The range begins and ends at pages of the slot, and nothing uses its contents any more.
 unsafe fn discard(index: usize, (start, end): (usize, usize)) {
     // SAFETY: the range lies in the reserved memory; the rest is promised by the caller.
     unsafe {
-        libc::madvise(address(index).add(start).cast(), end - start, libc::MADV_DONTNEED);
+        let start = address(index).add(start);
+        let len = address(index).add(end).offset_from_unsigned(start);
+        if libc::madvise(start.cast(), len, libc::MADV_DONTNEED) != 0 {
+            start.write_bytes(0, len);
+        }
     }
 }
 
@@ -328,67 +335,122 @@ mod tests {
 
     use super::*;
 
-    fn check(slots: &Slots, live: &[(usize, usize)]) {
-        let touched = |index: usize| slots.touched[index] as usize;
-        let unused: usize = live.iter().map(|(index, len)| touched(*index) - len).sum();
-        assert_eq!(slots.unused_bytes, unused);
-        assert!(unused <= UNUSED_BYTES_MAX);
-        let warm = &slots.warm.indices[..slots.warm.len];
-        let free: usize = warm.iter().map(|index| touched((*index).into())).sum();
-        assert_eq!(slots.free_bytes, free);
-        assert!(slots.has_excess() || free <= FREE_BYTES_MAX);
-        assert!(warm.iter().all(|index| touched((*index).into()) > 0));
-        let cold = &slots.cold.indices[..slots.cold.len];
-        assert!(cold.iter().all(|index| touched((*index).into()) == 0));
-        let mut all: Vec<usize> = warm.iter().chain(cold).map(|index| (*index).into()).collect();
-        all.extend(live.iter().map(|(index, _)| *index));
-        all.sort_unstable();
-        assert!(all.into_iter().eq(0..SLOTS_MAX), "each slot is free or used, once");
+    /// Slots beside the blocks that lie in them, and the slots whose memory is being returned.
+    struct Model {
+        slots: Box<Slots>,
+        live: Vec<(usize, usize)>,
+        returning: Vec<usize>,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            let mut slots = Box::new(Slots::new());
+            // No memory is behind it.
+            (slots.is_reserved, slots.fresh) = (true, 0);
+            Self { slots, live: Vec::new(), returning: Vec::new() }
+        }
+
+        fn step(&mut self, step: usize, which: prop::sample::Index, bytes: usize) {
+            let len = whole_pages(bytes);
+            match step {
+                0 | 1 => self.live.push((self.slots.take(len).unwrap().0, len)),
+                2 if !self.live.is_empty() => {
+                    let which = which.index(self.live.len());
+                    let (index, old_len) = &mut self.live[which];
+                    self.slots.resize(*index, *old_len, len);
+                    *old_len = len;
+                }
+                3 if !self.live.is_empty() => {
+                    let (index, len) = self.live.swap_remove(which.index(self.live.len()));
+                    self.slots.free(index, len);
+                }
+                4 => self.slots.forget_unneeded(),
+                // Several threads return memory at a time.
+                5 if !self.returning.is_empty() => {
+                    let which = which.index(self.returning.len());
+                    self.slots.end_return(self.returning.swap_remove(which));
+                }
+                _ => {
+                    if let Some((index, (start, end))) = self.slots.begin_return() {
+                        assert!(start < end && end - start <= RETURNED_BYTES_MAX);
+                        self.returning.push(index);
+                    }
+                }
+            }
+        }
+
+        /// Frees everything, and returns it.
+        fn end(&mut self) {
+            self.live.drain(..).for_each(|(index, len)| self.slots.free(index, len));
+            self.returning.drain(..).for_each(|index| self.slots.end_return(index));
+            self.slots.forget_unneeded();
+            self.slots.forget_unneeded();
+            while let Some((index, _)) = self.slots.begin_return() {
+                self.slots.end_return(index);
+            }
+        }
+
+        fn check(&self) {
+            let Self { slots, live, returning } = self;
+            let touched = |index: usize| slots.touched[index] as usize;
+            let unused: usize = live.iter().map(|(index, len)| touched(*index) - len).sum();
+            assert_eq!(slots.unused_bytes, unused);
+            assert!(unused <= UNUSED_BYTES_MAX);
+            let indices = |stack: &Stack| -> Vec<usize> {
+                stack.indices[..stack.len].iter().map(|index| (*index).into()).collect()
+            };
+            let (warm, cold) = (indices(&slots.warm), indices(&slots.cold));
+            let free: usize = warm.iter().chain(returning).map(|index| touched(*index)).sum();
+            assert_eq!(slots.free_bytes, free);
+            assert!(slots.has_excess() || free <= FREE_BYTES_MAX);
+            assert!(warm.iter().all(|index| touched(*index) > 0));
+            assert!(cold.iter().all(|index| touched(*index) == 0));
+            let mut all = [warm, cold, returning.clone()].concat();
+            all.extend(live.iter().map(|(index, _)| *index));
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..slots.fresh), "each slot is in one place");
+        }
     }
 
     proptest! {
-        /// Whatever blocks come, grow, shrink and go, what is kept beside them is bounded.
+        /// Whatever blocks come, grow, shrink and go, what is kept beside them is bounded, and
+        /// returned in the end.
         #[test]
         fn memory_beside_blocks_is_bounded(steps in prop::collection::vec(
-            (0..6usize, any::<prop::sample::Index>(), 1..=SLOT_BYTES), 1..200)) {
-            let mut slots = Box::new(Slots::new());
-            // No memory is behind it.
-            (slots.is_reserved, slots.fresh) = (true, SLOTS_MAX);
-            (0..SLOTS_MAX).for_each(|index| slots.cold.push(index));
-            let mut live: Vec<(usize, usize)> = Vec::new();
+            (0..7usize, any::<prop::sample::Index>(), 1..=SLOT_BYTES), 1..200)) {
+            let mut model = Model::new();
             for (step, which, bytes) in steps {
-                let len = whole_pages(bytes);
-                match step {
-                    0 | 1 => live.push((slots.take(len).unwrap().0, len)),
-                    2 if !live.is_empty() => {
-                        let which = which.index(live.len());
-                        let (index, old_len) = &mut live[which];
-                        slots.resize(*index, *old_len, len);
-                        *old_len = len;
-                    }
-                    3 if !live.is_empty() => {
-                        let (index, len) = live.swap_remove(which.index(live.len()));
-                        slots.free(index, len);
-                    }
-                    4 => slots.forget_unneeded(),
-                    _ => {
-                        if let Some((index, (start, end))) = slots.begin_return() {
-                            assert!(start < end && end - start <= RETURNED_BYTES_MAX);
-                            slots.end_return(index);
-                        }
-                    }
-                }
-                check(&slots, &live);
+                model.step(step, which, bytes);
+                model.check();
             }
-            live.drain(..).for_each(|(index, len)| slots.free(index, len));
-            // What is not needed any more is returned in the end.
-            slots.forget_unneeded();
-            slots.forget_unneeded();
-            while let Some((index, _)) = slots.begin_return() {
-                slots.end_return(index);
-            }
-            check(&slots, &live);
-            assert_eq!(slots.free_bytes, 0);
+            model.end();
+            model.check();
+            assert_eq!(model.slots.free_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn without_address_space_there_are_no_slots() {
+        let mut slots = Box::new(Slots::new());
+        // As after a reservation that the system refused.
+        slots.is_reserved = true;
+        assert_eq!(slots.take(PAGE_BYTES), None);
+        slots.forget_unneeded();
+        assert_eq!(slots.begin_return(), None);
+    }
+
+    #[test]
+    fn memory_that_is_returned_reads_as_zero() {
+        let taken = take(SLOT_BYTES).expect("there are slots");
+        let index = index_of(taken.block);
+        // SAFETY: the block is this test's alone until it is freed.
+        unsafe {
+            taken.block.write_bytes(7, 4 * PAGE_BYTES);
+            discard(index, (PAGE_BYTES, 3 * PAGE_BYTES));
+            let bytes = std::slice::from_raw_parts(taken.block, 4 * PAGE_BYTES);
+            let (returned, kept) = (&bytes[PAGE_BYTES..3 * PAGE_BYTES], &bytes[..PAGE_BYTES]);
+            assert!(returned.iter().all(|byte| *byte == 0) && kept.iter().all(|byte| *byte == 7));
+            free(taken.block, SLOT_BYTES);
         }
     }
 
