@@ -12,7 +12,7 @@ use seawall::config::{Config, file::File};
 use seawall::driver::listener::{Address, Options, listen};
 use seawall::driver::uring::{Peers, Uring, UringOptions, probe};
 use seawall::shard::Shard;
-use seawall::shard::mailbox::{Directory, Mail};
+use seawall::shard::mail::{Directory, Mail};
 
 struct Counting;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reload::Outcome;
-use crate::shard::mailbox::Directory;
+use crate::shard::mail::Directory;
 
 const EACH: Duration = Duration::from_secs(1);
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::config::Config;
-use crate::shard::hub::mail::HubMail;
-use crate::shard::mailbox::{Directory, Mail};
+use crate::shard::mail::HubMail;
+use crate::shard::mail::{Directory, Mail};
 
 const EACH: Duration = Duration::from_secs(1);
 

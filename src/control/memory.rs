@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use crate::admission::Shortage;
 use crate::config::Config;
 use crate::driver::host;
-use crate::shard::mailbox::Directory;
+use crate::shard::mail::Directory;
 
 /// What the kernel keeps for an accepted TCP socket: its structures in the slab, without buffers
 /// (measured: TCP 2368, inode 832, file 192, entry 192, security 32 bytes).

@@ -26,7 +26,7 @@ use tokio_uring::Runtime;
 use crate::driver::host;
 use crate::driver::uring::UringError;
 use crate::server::{Collector, Ended, Server};
-use crate::shard::mailbox::Mail;
+use crate::shard::mail::Mail;
 pub(crate) use admin::{AdminListener, bind};
 use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};

@@ -13,7 +13,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex, oneshot};
 
 use crate::metrics::{Gauges, Histograms, Snapshot};
-use crate::shard::mailbox::{Directory, Mail};
+use crate::shard::mail::{Directory, Mail};
 
 /// Reads all shards and keeps their totals.
 pub struct Collector {

@@ -7,7 +7,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
 use crate::session::hub::{Realm, SessionLimits};
-use crate::shard::hub::{HubShared, MakeLog};
+use crate::shard::mail::{HubShared, MakeLog};
 
 /// The hub, if a route leads to it; history is kept in memory.
 pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {

@@ -22,7 +22,7 @@ use crate::driver::listener::{self, Address};
 use crate::driver::uring::{self, Features, Peers, Uring, UringError, UringOptions};
 use crate::metrics::Snapshot;
 use crate::shard::Shard;
-use crate::shard::mailbox::{Directory, Mail};
+use crate::shard::mail::{Directory, Mail};
 
 /// The server cannot start; the text tells cause and cure.
 #[derive(Debug)]

@@ -7,12 +7,11 @@
 
 use std::net::SocketAddr;
 
-use super::core::Arrival;
-use super::mailbox::Mail;
+use super::connections::{Arrival, ticks};
+use super::mail::Mail;
 use super::{ORPHAN, SURPLUS_MAX, Shard};
 use crate::admission::{Denied, Standing};
 use crate::driver::{Driver, Socket, Token};
-use crate::shard::timers;
 
 /// How long accepts rest after the kernel had no descriptors or memory for one (ms).
 const BACK_OFF_MS: u32 = 100;
@@ -21,13 +20,13 @@ const REFUSALS_MAX: u32 = 4096;
 
 impl<D: Driver> Shard<D> {
     pub(super) fn accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
-        self.core.counters.accepted += 1;
+        self.connections.counters_mut().accepted += 1;
         self.owed[usize::from(listener)] += 1;
         let arrival = Arrival {
             socket,
             listener: u8::try_from(listener).expect("a configuration has at most 256 listeners"),
             peer,
-            accepted_us: (self.core.now_ns / 1000) as u32,
+            accepted_us: (self.connections.now_ns() / 1000) as u32,
         };
         match self.better_shard() {
             Some(shard) => self.hand_over(arrival, shard),
@@ -39,12 +38,12 @@ impl<D: Driver> Shard<D> {
     /// Arms accepts that are owed, as far as there is room for what they may bring.
     pub(super) fn owe_accepts(&mut self) {
         let room = self.room() + SURPLUS_MAX;
-        let accepts = self.core.config.engine.accepts_per_listener;
+        let accepts = self.connections.config().engine.accepts_per_listener;
         if self.stopped || self.resting_until.is_some() {
             return;
         }
         for (listener, owed) in self.owed.iter_mut().enumerate() {
-            while *owed > 0 && self.core.slots.len() as u32 + (accepts - *owed) < room {
+            while *owed > 0 && self.connections.len() as u32 + (accepts - *owed) < room {
                 *owed -= 1;
                 self.driver.accept(listener as u16);
             }
@@ -58,21 +57,25 @@ impl<D: Driver> Shard<D> {
     }
 
     fn room(&self) -> u32 {
-        self.core.config.limits.connections_per_shard_max
+        self.connections.config().limits.connections_per_shard_max
     }
 
     /// The shard that should have the next connection, if it is not this one.
     fn better_shard(&self) -> Option<u16> {
-        let own = self.core.slots.len() as u32;
+        let own = self.connections.len() as u32;
         let full = own >= self.room();
-        let threshold = self.core.config.engine.handover_connections;
-        if self.core.directory.len() == 1 || (!full && own <= threshold) || self.core.draining {
+        let threshold = self.connections.config().engine.handover_connections;
+        if self.connections.directory().len() == 1
+            || (!full && own <= threshold)
+            || self.connections.is_draining()
+        {
             return None;
         }
-        let (shard, least) = self.core.directory.least_loaded();
+        let (shard, least) = self.connections.directory().least_loaded();
         let worthwhile = full || own > least + threshold;
-        let possible =
-            shard != self.core.id && least < self.room() && self.core.directory.has_room(shard);
+        let possible = shard != self.connections.id()
+            && least < self.room()
+            && self.connections.directory().has_room(shard);
         (worthwhile && possible).then_some(shard)
     }
 
@@ -80,25 +83,30 @@ impl<D: Driver> Shard<D> {
         if self.stopped {
             return self.driver.close(arrival.socket, ORPHAN);
         }
-        if self.core.slots.len() as u32 >= self.room() + SURPLUS_MAX {
+        if self.connections.len() as u32 >= self.room() + SURPLUS_MAX {
             self.drop_arrival(arrival);
             return;
         }
-        let standing = self.core.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
+        let standing =
+            self.connections.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
         // A full shard has its surplus for them.
         let crowds = matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);
-        if crowds && self.core.refused >= self.refusals_max() {
+        if crowds && self.connections.rejected_count() >= self.refusals_max() {
             self.drop_arrival(arrival);
             return;
         }
-        let index = self.core.insert(arrival, standing);
-        self.settle(index);
+        let index = self.connections.insert(arrival, standing);
+        self.connections.reconcile(&mut self.driver, index);
     }
 
     /// Closes a connection unanswered: even the room for rejections is full.
     fn drop_arrival(&mut self, arrival: &Arrival) {
-        self.core.counters.dropped_full += 1;
-        self.core.log_drop(arrival.peer.map(|peer| peer.ip()), arrival.listener, "dropped_full");
+        self.connections.counters_mut().dropped_full += 1;
+        self.connections.log_drop(
+            arrival.peer.map(|peer| peer.ip()),
+            arrival.listener,
+            "dropped_full",
+        );
         self.driver.close(arrival.socket, ORPHAN);
     }
 
@@ -106,10 +114,10 @@ impl<D: Driver> Shard<D> {
         let Arrival { listener, peer, accepted_us, socket } = arrival;
         let key = self.next_key();
         let place = self.passing.insert((arrival, shard, key)) as u32;
-        self.core.directory.expect_connection(shard);
+        self.connections.directory().expect_connection(shard);
         // The socket's arrival wakes the shard, which reads its mail then: this is there before it.
         let mail = Mail::Handover { key, listener, peer, accepted_us };
-        self.core.directory.post_unannounced(shard, mail);
+        self.connections.directory().post_unannounced(shard, mail);
         self.driver.pass(socket, Token { slot: place, generation: 0 }, shard, key);
     }
 
@@ -117,16 +125,16 @@ impl<D: Driver> Shard<D> {
     /// comes again only after 2^40 handovers.
     fn next_key(&mut self) -> u64 {
         self.handovers = (self.handovers + 1) & ((1 << 40) - 1);
-        u64::from(self.core.id) << 40 | self.handovers
+        u64::from(self.connections.id()) << 40 | self.handovers
     }
 
     pub(super) fn passed(&mut self, token: Token, result: Result<(), i32>) {
         let (arrival, shard, key) = self.passing.remove(token.slot as usize);
         match result {
-            Ok(()) => self.core.counters.handed_over += 1,
+            Ok(()) => self.connections.counters_mut().handed_over += 1,
             Err(_) => {
-                self.core.counters.handovers_failed += 1;
-                if self.core.directory.post_silently(shard, Mail::HandoverFailed { key }) {
+                self.connections.counters_mut().handovers_failed += 1;
+                if self.connections.directory().post_silently(shard, Mail::HandoverFailed { key }) {
                     self.driver.doorbell(shard);
                 }
                 self.take_in(&arrival);
@@ -139,11 +147,11 @@ impl<D: Driver> Shard<D> {
         self.read_mail();
         match self.arrivals.remove(&key) {
             Some((listener, peer, accepted_us)) => {
-                self.core.counters.taken_over += 1;
+                self.connections.counters_mut().taken_over += 1;
                 self.take_in(&Arrival { socket, listener, peer, accepted_us });
             }
             None => {
-                self.core.counters.stale_completions += 1;
+                self.connections.counters_mut().stale_completions += 1;
                 self.driver.close(socket, ORPHAN);
             }
         }
@@ -151,11 +159,11 @@ impl<D: Driver> Shard<D> {
 
     /// Says, once a minute at most, why nobody gets in.
     fn warn_of_accept(&mut self, errno: i32) {
-        if self.core.tick >= self.warn_tick {
-            self.warn_tick = self.core.tick + timers::ticks(60_000);
+        if self.connections.tick() >= self.warn_tick {
+            self.warn_tick = self.connections.tick() + ticks(60_000);
             let error = std::io::Error::from_raw_os_error(errno);
             tracing::warn!(
-                shard = self.core.id,
+                shard = self.connections.id(),
                 %error,
                 "cannot accept connections; raise the limits of open files (ulimit -n, \
                  fs.file-max) or of memory"
@@ -170,10 +178,10 @@ impl<D: Driver> Shard<D> {
             libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO => {}
             _ => {
                 // Lack of descriptors or memory. Accepting at once again would spin.
-                self.core.counters.accept_errors += 1;
+                self.connections.counters_mut().accept_errors += 1;
                 self.warn_of_accept(errno);
                 self.resting_until =
-                    Some(self.core.tick.saturating_add(timers::ticks(BACK_OFF_MS) + 1));
+                    Some(self.connections.tick().saturating_add(ticks(BACK_OFF_MS) + 1));
             }
         }
         self.owe_accepts();

@@ -11,30 +11,12 @@
 //! one turn, not by all of itself, and one message, however large, is looked at over many turns.
 
 mod accept;
-mod closing;
-mod compression;
-mod core;
-mod deadlines;
+mod connections;
 mod dispatch;
 mod drain;
-mod handshake;
-mod held;
 pub mod hub;
-mod input;
-mod journal;
-pub mod mailbox;
-mod meter;
-mod outbox;
+pub mod mail;
 pub mod portable;
-mod reading;
-mod replies;
-mod rotation;
-mod settle;
-mod slot;
-mod streams;
-mod timers;
-mod upkeep;
-mod work;
 
 use std::collections::HashMap;
 use std::io;
@@ -44,17 +26,16 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use self::core::{Arrival, Core};
 use crate::config::Config;
 use crate::driver::{Driver, Token, Wait, host};
-use crate::metrics::{Gauges, Snapshot};
+use crate::metrics::Snapshot;
+use connections::{Arrival, Connections, TICK_NS};
 use drain::Drain;
-use hub::{Aftermath, Looks};
-use mailbox::{Directory, Mail};
-use rotation::Rotation;
+use hub::{Aftermath, Hub, Looks};
+use mail::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
-pub const SLOT_BYTES: u64 = size_of::<slot::Slot>() as u64;
+pub const SLOT_BYTES: u64 = connections::SLOT_BYTES;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
 /// With so many completions at once, the kernel may have left some: it does the deferred work of
@@ -83,12 +64,10 @@ type Expected = (u8, Option<SocketAddr>, u32);
 /// One shard.
 pub struct Shard<D: Driver> {
     driver: D,
-    core: Core,
-    /// Connections whose receive waits for buffers.
-    starved: Vec<Token>,
-    /// Connections that fill whole buffers.
-    streams: Rotation,
-    /// Accepts that each listener lacks of those that are to stand ready.
+    connections: Connections,
+    /// Channels; `None` where no route leads to them.
+    hub: Option<Box<Hub>>,
+    /// Accepts that each listener lacks of those that should be armed.
     owed: Vec<u32>,
     /// Accepting rests until this tick.
     resting_until: Option<u32>,
@@ -130,18 +109,19 @@ impl<D: Driver> Shard<D> {
     ) -> io::Result<Self> {
         let now_ns = driver.now_ns();
         directory.set_bell(id, driver.bell());
-        let mut core = Core::new(id, config, directory, D::stopwatch(), now_ns, seed);
-        let owed = vec![core.config.engine.accepts_per_listener; listeners.len()];
+        let hub = directory.hub().map(|shared| Hub::new(id, directory.len(), shared));
+        let mut connections = Connections::new(id, config, directory, D::stopwatch(), now_ns, seed);
+        let accepts = connections.config().engine.accepts_per_listener;
+        let owed = vec![accepts; listeners.len()];
         for (index, socket) in listeners.into_iter().enumerate() {
             driver.listen(index as u16, socket)?;
         }
-        core.set_now(now_ns);
-        let housekeeping_tick = core.tick + HOUSEKEEPING_TICKS;
+        connections.set_now(now_ns);
+        let housekeeping_tick = connections.tick() + HOUSEKEEPING_TICKS;
         let mut shard = Self {
             driver,
-            core,
-            starved: Vec::new(),
-            streams: Rotation::default(),
+            connections,
+            hub,
             owed,
             resting_until: None,
             stopped: false,
@@ -182,56 +162,78 @@ impl<D: Driver> Shard<D> {
         self.driver.submit(wait)?;
         let now_ns = self.driver.now_ns();
         self.note_lateness(wait, now_ns);
-        self.core.set_now(now_ns);
-        self.core.work.begin_turn();
-        self.core.hub_set_clock(|| self.driver.unix_ms());
+        self.connections.set_now(now_ns);
+        self.connections.work_mut().begin_turn();
+        if let Some(hub) = &mut self.hub {
+            hub.set_clock(&mut self.connections, self.driver.unix_ms());
+        }
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
-        let has_deferred_sends = !self.core.dirty.is_empty();
+        let has_deferred_sends = self.connections.has_output();
         let handled = self.handle_completions()?;
-        if self.core.directory.begin_reading(self.core.id) {
+        if self.connections.directory().begin_reading(self.connections.id()) {
             self.read_mail();
         }
         if self.may_judge(handled) {
             self.fire_timers();
         }
-        self.do_chores();
-        let is_hub_turn_long = self.core.hub.is_some() && self.core.work.is_half_spent();
-        if has_deferred_sends || is_hub_turn_long || !self.core.unfinished.is_empty() {
+        let Self { driver, connections, hub, .. } = self;
+        self.cut |= connections.do_deferred(driver, hub);
+        self.cut |= connections.refresh_deadlines(hub);
+        let is_hub_turn_long = hub.is_some() && connections.work().is_half_spent();
+        if (has_deferred_sends || is_hub_turn_long || connections.has_unfinished())
+            && connections.has_output()
+        {
             // The rest of the turn may be long, and what can leave now need not wait for it.
-            self.send_ahead()?;
+            connections.flush_short(driver, hub);
+            driver.submit(Wait::No)?;
         }
-        self.serve_unfinished();
+        self.cut |= connections.serve_unfinished(driver, hub);
         self.drain_on();
         self.turn_hub();
-        self.feed_starved();
-        self.feed_streams();
-        self.feed_throttled();
-        self.flush();
+        let Self { driver, connections, hub, .. } = self;
+        connections.receive_starved(driver);
+        self.cut |= connections.receive_streams(driver);
+        connections.resume_throttled(driver);
+        self.cut |= connections.flush(driver, hub);
         self.cut |= host::return_excess();
-        let (slots, open) = (self.core.slots.len() as u32, self.core.gauges.open as u32);
-        self.core.directory.set_connections(self.core.id, slots, open);
+        let (id, open) = (connections.id(), connections.open_count() as u32);
+        connections.directory().set_connections(id, connections.len() as u32, open);
         self.record(handled, waited, now_ns);
+        if cfg!(debug_assertions) {
+            self.check_invariants();
+        }
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
+    }
+
+    /// Checks what always holds between turns; see [`Connections`] and [`Hub`].
+    ///
+    /// # Panics
+    /// When something does not hold, which is a bug.
+    pub fn check_invariants(&self) {
+        self.connections.check_invariants();
+        if let Some(hub) = &self.hub {
+            hub.check_invariants(&self.connections);
+        }
     }
 
     /// Works through what the kernel has finished, within the turn's bounds; returns how much it
     /// was.
     fn handle_completions(&mut self) -> io::Result<u32> {
-        let most = self.core.config.engine.turn_completions_max;
+        let most = self.connections.config().engine.turn_completions_max;
         let (mut handled, mut before) = (0, 0);
         self.cut = false;
         while handled < most && !self.cut {
             if let Some(completion) = self.driver.next() {
                 handled += 1;
                 self.dispatch(completion);
-                self.cut = self.core.work.is_turn_spent();
-            } else if !self.core.upkeep.is_empty() && handled - before >= REPORTED_AT_ONCE {
+                self.cut = self.connections.work().is_turn_spent();
+            } else if self.connections.has_deferred() && handled - before >= REPORTED_AT_ONCE {
                 // There may be more behind those that will be dealt with later.
                 before = handled;
-                self.flush();
+                self.cut |= self.connections.flush(&mut self.driver, &mut self.hub);
                 self.driver.submit(Wait::No)?;
                 let now_ns = self.driver.now_ns();
-                self.core.set_now(now_ns);
+                self.connections.set_now(now_ns);
             } else {
                 break;
             }
@@ -259,12 +261,8 @@ impl<D: Driver> Shard<D> {
     fn may_judge(&mut self, handled: u32) -> bool {
         let Some(turns) = &mut self.late_turns else { return true };
         *turns += 1;
-        let is_caught_up = handled < REPORTED_AT_ONCE
-            && !self.cut
-            && self.core.upkeep.is_empty()
-            && self.core.unfinished.is_empty()
-            && self.starved.is_empty()
-            && self.streams.is_empty();
+        let is_caught_up =
+            handled < REPORTED_AT_ONCE && !self.cut && self.connections.is_caught_up();
         if is_caught_up || *turns > LATE_TURNS_MAX {
             self.late_turns = None;
             return true;
@@ -275,17 +273,14 @@ impl<D: Driver> Shard<D> {
 
     /// How long the next turn may wait.
     fn wait(&self) -> Wait {
-        let has_work = !self.core.unfinished.is_empty() || !self.core.upkeep.is_empty();
-        if self.cut || has_work {
+        let connections = &self.connections;
+        if self.cut || connections.has_unfinished() || connections.has_deferred() {
             return Wait::No;
         }
-        let housekeeping = self.active.then_some(self.housekeeping_tick);
-        let mail = self.core.hub_awaits_room().then_some(self.core.tick + 1);
         let next = [
-            self.core.wheel.next_tick(),
-            housekeeping,
-            mail,
-            self.core.hub_due_tick(),
+            connections.next_timer_tick(),
+            self.active.then_some(self.housekeeping_tick),
+            self.hub.as_ref().and_then(|hub| hub.next_tick(connections.tick())),
             self.resting_until,
             self.drain_tick(),
         ]
@@ -293,98 +288,71 @@ impl<D: Driver> Shard<D> {
         .flatten()
         .min();
         match next {
-            Some(tick) => Wait::Until(u64::from(tick) * timers::TICK_NS),
+            Some(tick) => Wait::Until(u64::from(tick) * TICK_NS),
             None => Wait::Forever,
         }
     }
 
     fn record(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
         self.active |= handled > 0;
-        self.core.counters.turns_cut += u64::from(self.cut);
-        let histograms = &mut self.core.histograms;
-        if histograms.is_on() {
+        let connections = &mut self.connections;
+        connections.counters_mut().turns_cut += u64::from(self.cut);
+        if connections.histograms().is_on() {
             let ended_ns = self.driver.now_ns();
-            histograms.wait.record(waited_ns);
             let busy_ns = ended_ns.saturating_sub(began_ns);
+            let histograms = connections.histograms_mut();
+            histograms.wait.record(waited_ns);
             histograms.turn.record(busy_ns);
-            self.core.gauges.busy_ns += busy_ns;
-            self.core.gauges.idle_ns += waited_ns;
             if handled > 0 {
                 histograms.batch.record(u64::from(handled));
             }
+            connections.add_turn_time(busy_ns, waited_ns);
             self.turn_ended_ns = ended_ns;
         }
     }
 
     /// Channels: requests, fan-out, and mail to other shards.
     fn turn_hub(&mut self) {
-        if self.core.hub.is_none() {
-            return;
-        }
-        self.cut |= self.core.hub_turn();
-        let Aftermath { posts, touched, looks } = self.core.hub_aftermath();
+        let Self { driver, connections, hub: Some(hub), .. } = self else { return };
+        self.cut |= hub.turn(connections);
+        let Aftermath { posts, touched, looks } = hub.take_aftermath(connections);
         for (shard, mail) in posts {
-            if self.core.directory.post_silently(shard, Mail::Hub(Box::new(mail))) {
-                self.driver.doorbell(shard);
+            if connections.directory().post_silently(shard, Mail::Hub(Box::new(mail))) {
+                driver.doorbell(shard);
             }
         }
         for look in looks {
-            self.measure(look);
+            self.looks.begin(connections, driver, look);
         }
         for index in touched {
-            if self.core.slots.contains(index as usize) {
-                self.settle(index);
+            if connections.contains(index) {
+                connections.reconcile(driver, index);
             }
         }
     }
 
     fn fire_timers(&mut self) {
-        let tick = self.core.tick;
+        let tick = self.connections.tick();
         if self.resting_until.is_some_and(|until| tick >= until) {
             self.resting_until = None;
             self.owe_accepts();
         }
-        let mut fired = std::mem::take(&mut self.fired);
-        let core = &mut self.core;
-        let most = core.config.engine.turn_timers_max as usize;
-        self.cut |= core.wheel.expire(&mut core.slots, tick, most, &mut fired);
-        for index in fired.drain(..) {
-            self.core.fire(index);
-            self.settle(index);
-        }
-        self.fired = fired;
-        self.question_suspects();
+        let Self { driver, connections, hub, fired, .. } = self;
+        self.cut |= connections.fire_timers(driver, hub, fired);
+        connections.question_suspects(driver);
         if tick >= self.housekeeping_tick {
             self.housekeeping_tick = tick + HOUSEKEEPING_TICKS;
             self.active = false;
             if !self.cut {
-                self.driver.trim();
+                driver.trim();
             }
-            self.core.upkeep.trim();
-            self.core.trim_throttled();
-            self.core.pools.trim();
+            connections.trim();
             self.active |= host::return_memory();
-            self.core.held.trim();
-            self.core.inflaters.trim();
-            self.core.deflaters.trim();
-            self.core.summarize_rejections();
-        }
-    }
-
-    /// Asks TCP about connections whose pong is overdue.
-    fn question_suspects(&mut self) {
-        for index in std::mem::take(&mut self.core.questioned) {
-            let token = self.core.token(index);
-            let slot = &mut self.core.slots[index as usize];
-            if matches!(slot.stage, slot::Stage::Open(_)) {
-                slot.in_flight += 1;
-                self.driver.measure(slot.socket, token);
-            }
         }
     }
 
     fn read_mail(&mut self) {
-        while let Some(mail) = self.core.directory.read(self.core.id) {
+        while let Some(mail) = self.connections.directory().read(self.connections.id()) {
             match mail {
                 Mail::Handover { key, listener, peer, accepted_us } => {
                     let earlier = self.arrivals.insert(key, (listener, peer, accepted_us));
@@ -397,27 +365,40 @@ impl<D: Driver> Shard<D> {
                     self.exchange(&mut numbers);
                     if let Err(unread) = reply.send(numbers) {
                         // Whoever asked has gone: what was taken out goes back in.
-                        self.core.histograms.add(&unread.histograms);
+                        self.connections.histograms_mut().add(&unread.histograms);
                     }
                 }
-                Mail::Hub(mail) => self.core.hub_mail(*mail),
-                Mail::Renew(config) => self.core.renew(config),
+                Mail::Hub(mail) => {
+                    if let Some(hub) = &mut self.hub {
+                        hub.post_here(*mail);
+                    }
+                }
+                Mail::Renew(config) => self.renew(config),
                 Mail::Drain => self.begin_drain(),
                 Mail::Stop => self.stop(),
             }
         }
     }
 
+    /// Adopts another configuration.
+    fn renew(&mut self, config: Arc<Config>) {
+        let shared = self.connections.directory().hub();
+        if let (Some(hub), Some(shared)) = (&mut self.hub, shared) {
+            hub.renew(shared);
+        }
+        self.connections.renew(config);
+    }
+
     /// Effort of the last turn, and the most that a turn may take, give or take a connection's
     /// share: see `work.rs`.
     pub fn effort(&self) -> (u64, u64) {
-        (self.core.work.spent(), self.core.work.turn_max())
+        (self.connections.work().spent(), self.connections.work().turn_max())
     }
 
     /// The shard's numbers at this moment; its histograms since they were last exchanged.
     pub fn snapshot(&self) -> Snapshot {
-        let mut numbers =
-            Snapshot { histograms: self.core.histograms.clone(), ..Snapshot::default() };
+        let histograms = self.connections.histograms().clone();
+        let mut numbers = Snapshot { histograms, ..Snapshot::default() };
         self.fill(&mut numbers);
         numbers
     }
@@ -426,22 +407,20 @@ impl<D: Driver> Shard<D> {
     /// must be empty. Copies next to nothing and allocates nothing where `numbers` has been
     /// through it before.
     pub fn exchange(&mut self, numbers: &mut Snapshot) {
-        std::mem::swap(&mut self.core.histograms, &mut numbers.histograms);
+        std::mem::swap(self.connections.histograms_mut(), &mut numbers.histograms);
         self.fill(numbers);
     }
 
     /// All but the histograms.
     fn fill(&self, numbers: &mut Snapshot) {
-        let core = &self.core;
-        let (slots, upkeep) = (core.slots.len() as u64, core.upkeep.len() as u64);
-        let held_bytes = core.held.bytes() as u64;
-        let gauges = Gauges { slots, upkeep, held_bytes, ..core.gauges };
-        let gauges = core.hub_gauges(core.compression_gauges(gauges));
-        numbers.counters.clone_from(&core.counters);
-        core.fill_compression(numbers);
-        core.fill_hub(numbers);
+        let mut gauges = self.connections.gauges();
+        self.connections.fill_counters(numbers);
+        if let Some(hub) = &self.hub {
+            hub.fill_counters(&mut numbers.counters);
+            gauges = hub.fill_gauges(&self.connections, gauges);
+        }
         numbers.gauges = gauges;
         numbers.drivers.clear();
-        numbers.drivers.push((core.id, gauges, self.driver.counters()));
+        numbers.drivers.push((self.connections.id(), gauges, self.driver.counters()));
     }
 }

@@ -18,7 +18,7 @@ use client::{Behaviour, Client};
 use seawall::config::{Config, file::File};
 use seawall::driver::Wait;
 use seawall::driver::sim::{Faults, Network};
-use seawall::shard::mailbox::{Directory, Mail};
+use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 use world::World;
 

@@ -6,7 +6,7 @@ use seawall::config::file::table::Kind;
 use seawall::config::file::{File, Route, SECTIONS};
 use seawall::config::{Config, HandlerName};
 use seawall::driver::sim::{Faults, Network};
-use seawall::shard::mailbox::Mail;
+use seawall::shard::mail::Mail;
 use toml::{Table, Value};
 
 use crate::client::{Behaviour, Client};

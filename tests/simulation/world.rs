@@ -6,8 +6,8 @@ use std::sync::Arc;
 use seawall::config::{Config, file::File};
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
-use seawall::shard::hub::MakeLog;
-use seawall::shard::mailbox::{Directory, Mail};
+use seawall::shard::mail::MakeLog;
+use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 
 use crate::client::Client;

@@ -90,3 +90,26 @@ fn a_type_name_means_one_thing_where_it_is_imported() {
         .collect();
     assert_eq!(homonyms, HOMONYMS, "names of several types, found and known");
 }
+
+/// Types whose state has one owner: their fields are seen by their own module only.
+const OWNERS: [(&str, &str); 5] = [
+    ("src/shard/connections/mod.rs", "Connections"),
+    ("src/shard/connections/slot.rs", "Slot"),
+    ("src/shard/connections/receiving.rs", "Receiving"),
+    ("src/shard/connections/outbox/mod.rs", "Outbox"),
+    ("src/shard/hub/mod.rs", "Hub"),
+];
+
+#[test]
+fn owners_keep_their_fields_private() {
+    for (path, name) in OWNERS {
+        let (_, text) = rust_files("src").into_iter().find(|(one, _)| one.ends_with(path)).unwrap();
+        let (_, body) = text.split_once(&format!("struct {name} {{\n")).unwrap();
+        let (fields, _) = body.split_once("\n}\n").unwrap();
+        let code = code_of(fields);
+        assert!(code.lines().count() > 2, "{name} has fields");
+        for line in code.lines() {
+            assert!(!line.trim_start().starts_with("pub"), "{path}: {name} shows {line}");
+        }
+    }
+}

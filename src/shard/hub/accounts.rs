@@ -28,7 +28,7 @@
 //! - **Unfinished requests and messages**: `limits.partial_shard_bytes_max`, else close 1013. Class
 //!   `unfinished_messages`. Timeouts of connections.
 //! - **Connections of a user** (`users`): connections. Class `sessions`. With the connection.
-//! - **Paused connections** (`throttled`, `crowded`): connections, some words each. With the
+//! - **Paused connections** (`throttled`, `congested`): connections, some words each. With the
 //!   connection, at the latest a second later.
 //! - **Work on all connections, lists of channels, subscriptions that backends asked for**: calls
 //!   under way at the admin address.
@@ -44,12 +44,12 @@
 //! - **Bodies of calls**: 16 MiB each; long ones 128 MiB together, then they wait. 60 s.
 //! - **Lines of the log**: 1 MiB, then dropped and counted.
 
-use super::{HubState, SUBSCRIPTION_BYTES, Seated};
+use super::{Hub, SUBSCRIPTION_BYTES, Seated};
 use crate::hub::Local;
-use crate::metrics::{Gauges, Snapshot};
-use crate::shard::core::Core;
+use crate::metrics::{Counters, Gauges};
+use crate::shard::connections::Connections;
 
-impl HubState {
+impl Hub {
     /// Memory of sessions, and of the lists of users' connections (bytes).
     fn session_bytes(&self) -> u64 {
         let places = self.sessions.capacity() * size_of::<Option<Box<Seated>>>();
@@ -61,14 +61,10 @@ impl HubState {
     fn local_bytes(&self) -> u64 {
         (self.members.len() * (size_of::<Local>() + 2 * size_of::<u64>())) as u64
     }
-}
 
-impl Core {
-    /// Writes what the home knows into the numbers of a reading.
-    pub(in crate::shard) fn fill_hub(&self, numbers: &mut Snapshot) {
-        let Some(hub) = &self.hub else { return };
-        let kept = hub.home.kept();
-        let counters = &mut numbers.counters;
+    /// Writes what the home has counted into the numbers of a reading.
+    pub(in crate::shard) fn fill_counters(&self, counters: &mut Counters) {
+        let kept = self.home.kept();
         counters.publishes = kept.publishes;
         counters.publish_duplicates = kept.duplicates;
         counters.idempotency_keys_evicted = kept.keys_evicted;
@@ -78,22 +74,25 @@ impl Core {
         counters.channels_forgotten = kept.channels_forgotten;
     }
 
-    /// The gauges of home and mailbox.
-    pub(in crate::shard) fn hub_gauges(&self, gauges: Gauges) -> Gauges {
-        let Some(hub) = &self.hub else { return gauges };
-        let own = hub.home.gauges();
+    /// Adds the gauges of home and mailbox.
+    pub(in crate::shard) fn fill_gauges(
+        &self,
+        connections: &Connections,
+        gauges: Gauges,
+    ) -> Gauges {
+        let own = self.home.gauges();
         Gauges {
             channels: own.channels,
             channel_members: own.members,
             history_messages: own.history_messages,
             history_bytes: own.history_bytes,
             idempotency_keys: own.keys,
-            channel_bytes: own.channel_bytes + hub.local_bytes(),
+            channel_bytes: own.channel_bytes + self.local_bytes(),
             subscription_bytes: own.members * SUBSCRIPTION_BYTES,
             presence_bytes: own.presence_bytes,
             idempotency_bytes: own.key_bytes,
-            session_bytes: hub.session_bytes(),
-            mailbox_bytes: self.directory.mail_bytes(self.id) as u64,
+            session_bytes: self.session_bytes(),
+            mailbox_bytes: connections.directory().mail_bytes(self.id) as u64,
             ..gauges
         }
     }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::hub::{ChannelName, Position, Publication};
-use crate::metrics::Gauges;
+use crate::shard::connections::{Connections, QueuedSize};
 
 /// Fewer tombstones than this are not worth a compaction.
 const TOMBSTONES_MIN: usize = 64;
@@ -66,20 +66,16 @@ impl Item {
     }
 }
 
-/// What a queue holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct BacklogSize {
-    /// Bytes that count towards the limit.
-    pub(super) bytes: usize,
-    /// Bytes of recovered messages, which do not: they are bounded for all connections together.
-    pub(super) missed_bytes: usize,
-}
-
-/// Enters a queue's change into the shard's gauges.
-pub(super) fn account(gauges: &mut Gauges, before: BacklogSize, after: BacklogSize) {
-    gauges.outbox_bytes = gauges.outbox_bytes + after.bytes as u64 - before.bytes as u64;
-    gauges.recovering_bytes =
-        gauges.recovering_bytes + after.missed_bytes as u64 - before.missed_bytes as u64;
+/// Changes a backlog, and counts the change among all that waits for the shard's connections.
+pub(super) fn count_change<R>(
+    connections: &mut Connections,
+    backlog: &mut Backlog,
+    change: impl FnOnce(&mut Backlog) -> R,
+) -> R {
+    let before = backlog.size();
+    let result = change(backlog);
+    connections.count_backlog(before, backlog.size());
+    result
 }
 
 /// Where the items of one channel are, as sequence numbers.
@@ -158,7 +154,7 @@ pub(super) struct Backlog {
     /// Sequence number of the first entry.
     first: u64,
     tombstones: usize,
-    size: BacklogSize,
+    size: QueuedSize,
     index: Option<Box<Index>>,
 }
 
@@ -177,7 +173,7 @@ impl Backlog {
         self.size.bytes
     }
 
-    pub(super) fn size(&self) -> BacklogSize {
+    pub(super) fn size(&self) -> QueuedSize {
         self.size
     }
 
@@ -332,7 +328,7 @@ impl Backlog {
         }
     }
 
-    /// Removes tombstones once they outnumber the items; the index is built anew by the next drop.
+    /// Removes tombstones once they outnumber the items; the index is rebuilt by the next drop.
     fn compact(&mut self) {
         if self.tombstones > TOMBSTONES_MIN && self.tombstones > self.items.len() / 2 {
             self.items.retain(Option::is_some);

@@ -2,8 +2,8 @@
 
 use slab::Slab;
 
-use super::mail::{CountReply, Reached};
 use crate::session::hub::Outcome;
+use crate::shard::mail::{CountReply, Reached};
 
 /// Each is answered once all connections that it meant have an outcome.
 #[derive(Default)]
@@ -46,7 +46,7 @@ impl Calls {
         }
         let Call { reached, reply, .. } = self.0.remove(call as usize);
         if let Some(reply) = reply {
-            // Nobody waits any more if this fails.
+            // The requester may be gone: ignore the error.
             let _ = reply.send(reached);
         }
     }

@@ -4,16 +4,14 @@ use std::collections::BinaryHeap;
 
 use tokio::sync::oneshot;
 
-use super::Broadcast;
-use super::mail::{
-    Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Reached, Target,
-};
+use super::{Broadcast, Hub};
 use crate::auth::Subject;
 use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
-use crate::shard::core::Core;
-use crate::shard::slot::Stage;
-use crate::shard::timers;
+use crate::shard::connections::{Connections, Goodbye};
+use crate::shard::mail::{
+    Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Reached, Target,
+};
 
 /// Connections looked at for one list: a page is filled over several requests if need be.
 const LISTED_SLOTS: usize = 16_384;
@@ -26,7 +24,7 @@ pub(super) struct ChannelList {
     pub(super) after: Option<Box<str>>,
     pub(super) limit: u32,
     pub(super) reply: oneshot::Sender<Channels>,
-    /// The largest of those kept stands on top, to be replaced by a smaller one.
+    /// The largest of those kept is on top, to be replaced by a smaller one.
     pub(super) first: BinaryHeap<(ChannelName, u32)>,
     pub(super) cursor: usize,
 }
@@ -46,220 +44,192 @@ impl ChannelList {
     }
 }
 
-impl Core {
-    /// Does something with connections; `reply` hears of how many it reached.
-    pub(super) fn act(&mut self, target: Target, act: Act, reply: Option<CountReply>) {
-        let Some(hub) = &mut self.hub else { return };
+impl Hub {
+    /// Does something with connections; `reply` gets how many it reached.
+    pub(super) fn act(
+        &mut self,
+        connections: &mut Connections,
+        target: Target,
+        act: Act,
+        reply: Option<CountReply>,
+    ) {
         let slots = match target {
             Target::All => {
-                return hub.broadcasts.push_back(Broadcast {
-                    act,
-                    next_slot: 0,
-                    reached: 0,
-                    reply,
-                });
+                let broadcast = Broadcast { act, next_slot: 0, reached: 0, reply };
+                return self.broadcasts.push_back(broadcast);
             }
             Target::User(user) => {
-                // What was handed out since it was decided is revoked as well.
-                let realm = &hub.shared.realm;
-                match &act {
-                    Act::Disconnect { .. } => {
-                        realm.revoke(&Subject::User(user.to_string()), hub.unix_ms);
-                    }
-                    Act::Unsubscribe(channel) => {
-                        let subject = Subject::User(user.to_string());
-                        realm.revoke_channel(&subject, channel.as_str(), hub.unix_ms);
-                    }
-                    Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
-                }
-                hub.users.get(&user).cloned().unwrap_or_default()
+                self.revoke_of_user(&user, &act);
+                self.users.get(&user).cloned().unwrap_or_default()
             }
             Target::Connection(id) => {
                 let slot = self.slot_of(id);
                 if let Some(index) = slot {
-                    self.revoke(index, &act);
+                    self.revoke_of_connection(index, &act);
                 }
                 slot.into_iter().collect()
             }
         };
         if let Act::Subscribe(channel) = &act {
-            return self.subscribe_all(&slots, channel, reply);
+            return self.subscribe_all(connections, &slots, channel, reply);
         }
-        let reached = slots.iter().filter(|index| self.act_on(**index, &act)).count();
+        let reached = slots.iter().filter(|index| self.act_on(connections, **index, &act)).count();
         if let Some(reply) = reply {
-            // Nobody waits any more if this fails.
+            // The requester may be gone: ignore the error.
             let _ = reply.send(Reached { count: reached as u64, refused: None });
         }
     }
 
     /// Subscribes connections; the reply follows when the channel's home has answered for all.
-    fn subscribe_all(&mut self, slots: &[u32], channel: &ChannelName, reply: Option<CountReply>) {
-        let now_ns = self.now_ns;
-        let Some(hub) = &mut self.hub else { return };
-        let number = hub.calls.begin(reply);
+    fn subscribe_all(
+        &mut self,
+        connections: &mut Connections,
+        slots: &[u32],
+        channel: &ChannelName,
+        reply: Option<CountReply>,
+    ) {
+        let number = self.calls.begin(reply);
         for &index in slots {
-            let Some(hub) = &mut self.hub else { return };
-            let Some((session, mut call)) = hub.call(index, now_ns) else { continue };
-            session.subscribe_by_server(&mut call, channel.as_str(), number);
-            hub.calls.ask(number);
-            hub.touched.push(index);
-            self.hub_apply(index);
+            if self.seated(index).is_none() {
+                continue;
+            }
+            self.calls.ask(number);
+            self.with_session(connections, index, |session, call| {
+                session.subscribe_by_server(call, channel.as_str(), number);
+            });
+            self.touched.push(index);
         }
-        if let Some(hub) = &mut self.hub {
-            hub.calls.asked(number);
-        }
+        self.calls.asked(number);
     }
 
-    /// Revokes what an act on one connection takes from it.
-    fn revoke(&mut self, index: u32, act: &Act) {
-        let Some(hub) = &mut self.hub else { return };
-        let Some(seated) = hub.seated(index) else { return };
-        let (realm, session) = (&hub.shared.realm, &seated.session);
+    /// Revokes what an act on a user takes from it: what was handed out since it was decided is
+    /// revoked as well.
+    fn revoke_of_user(&self, user: &str, act: &Act) {
+        let (realm, subject) = (&self.shared.realm, Subject::User(user.to_owned()));
         match act {
-            Act::Disconnect { .. } => {
-                session.revoke(realm, hub.unix_ms);
-                // The user's other connections keep their place, and need tickets for it.
-                let Some(user) = session.user().cloned() else { return };
-                for shard in 0..hub.shards as u16 {
-                    let target = Target::User(user.clone());
-                    let mail = HubMail::Act { target, act: Act::RenewTicket, reply: None };
-                    if shard == self.id {
-                        hub.post_here(mail);
-                    } else {
-                        hub.posts.push((shard, mail));
-                    }
-                }
-            }
+            Act::Disconnect { .. } => realm.revoke(&subject, self.unix_ms),
             Act::Unsubscribe(channel) => {
-                session.revoke_channel(realm, channel.as_str(), hub.unix_ms);
+                realm.revoke_channel(&subject, channel.as_str(), self.unix_ms);
             }
             Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
         }
     }
 
-    /// Returns whether there was something to act on.
-    pub(super) fn act_on(&mut self, index: u32, act: &Act) -> bool {
-        let now_ns = self.now_ns;
-        let Some(hub) = &mut self.hub else { return false };
-        if hub.seated(index).is_none() || !self.slots.contains(index as usize) {
-            return false;
+    /// Revokes what an act on one connection takes from it.
+    fn revoke_of_connection(&mut self, index: u32, act: &Act) {
+        let Some(seated) = self.seated(index) else { return };
+        let (realm, session) = (&self.shared.realm, &seated.session);
+        match act {
+            Act::Disconnect { .. } => {
+                session.revoke(realm, self.unix_ms);
+                // The user's other connections keep their place, and need tickets for it.
+                let Some(user) = session.user().cloned() else { return };
+                for shard in 0..self.shards as u16 {
+                    let target = Target::User(user.clone());
+                    self.post(shard, HubMail::Act { target, act: Act::RenewTicket, reply: None });
+                }
+            }
+            Act::Unsubscribe(channel) => {
+                session.revoke_channel(realm, channel.as_str(), self.unix_ms);
+            }
+            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
         }
-        hub.touched.push(index);
+    }
+
+    /// Does something with one connection; returns whether there was something to act on.
+    pub(super) fn act_on(&mut self, connections: &mut Connections, index: u32, act: &Act) -> bool {
+        let Some(seated) = self.seated(index) else { return false };
+        // A connection that has not authenticated is no client yet.
+        let is_known = seated.session.identity().is_some();
+        self.touched.push(index);
         match act {
             Act::Send(publication) => {
-                // A connection that has not authenticated is no client yet.
-                let is_known =
-                    hub.seated(index).is_some_and(|one| one.session.identity().is_some());
                 if is_known {
-                    self.send_direct(index, publication);
+                    self.send_direct(connections, index, publication);
                 }
                 is_known
             }
             Act::RenewTicket => {
-                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
-                session.renew_ticket(&mut call);
-                self.hub_apply(index);
-                true
+                let renew = HubSession::renew_ticket;
+                self.with_session(connections, index, renew).is_some()
             }
             Act::Disconnect { code, reason } => {
-                self.close(index, *code, reason, 0);
+                connections.close(self, index, Goodbye { code: *code, reason, retry_after_ms: 0 });
                 true
             }
             // Answered later than the others, see `subscribe_all`.
             Act::Subscribe(_) => false,
             Act::Unsubscribe(channel) => {
-                let Some((session, mut call)) = hub.call(index, now_ns) else { return false };
-                let ended = session.unsubscribe_by_server(&mut call, channel.as_str());
-                self.hub_apply(index);
-                ended
+                let ended = self.with_session(connections, index, |session, call| {
+                    session.unsubscribe_by_server(call, channel.as_str())
+                });
+                ended.unwrap_or(false)
             }
         }
     }
 
     /// Lists connections by slot.
-    pub(super) fn list(&self, filter: &Filter, reply: oneshot::Sender<Listed>) {
+    pub(super) fn list(
+        &self,
+        connections: &Connections,
+        filter: &Filter,
+        reply: oneshot::Sender<Listed>,
+    ) {
         let mut listed = Listed::default();
-        let end = self.slots_high.min(filter.from_slot.saturating_add(LISTED_SLOTS as u32));
+        let high = connections.slots_high();
+        let end = high.min(filter.from_slot.saturating_add(LISTED_SLOTS as u32));
         for index in filter.from_slot..end {
             if listed.connections.len() >= filter.limit as usize {
                 listed.next_slot = Some(index);
                 break;
             }
-            if self.is_wanted(index, filter) {
-                listed.connections.extend(self.describe(index));
+            if self.is_wanted(connections, index, filter) {
+                listed.connections.extend(self.describe(connections, index));
             }
         }
-        if listed.next_slot.is_none() && end < self.slots_high {
+        if listed.next_slot.is_none() && end < high {
             listed.next_slot = Some(end);
         }
-        // Nobody waits any more if this fails.
+        // The requester may be gone: ignore the error.
         let _ = reply.send(listed);
     }
 
     /// Whether a list wants a connection: asked of very many, of which few are described.
-    fn is_wanted(&self, index: u32, filter: &Filter) -> bool {
-        let address = || self.slots.get(index as usize)?.peer.get().map(|peer| peer.ip());
-        let user = || self.hub.as_ref()?.user(index);
+    fn is_wanted(&self, connections: &Connections, index: u32, filter: &Filter) -> bool {
+        let user = || self.seated(index)?.session.user().map(|user| &**user);
         filter.user.as_ref().is_none_or(|wanted| user() == Some(wanted))
-            && filter.address.is_none_or(|wanted| address() == Some(wanted))
+            && filter.address.is_none_or(|wanted| connections.address(index) == Some(wanted))
     }
 
-    pub(super) fn describe(&self, index: u32) -> Option<ConnectionInfo> {
-        let slot = self.slots.get(index as usize)?;
-        if !matches!(slot.stage, Stage::Open(_)) {
-            return None;
-        }
-        let hub = self.hub.as_ref()?;
-        let seated = hub.seated(index)?;
-        let session: &HubSession = &seated.session;
-        let age_ticks = u64::from(self.tick.saturating_sub(slot.opened_tick));
-        let outbox = slot.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+    /// Describes a connection of the hub for an operator.
+    pub(super) fn describe(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
+        let seated = self.seated(index)?;
+        let session = &seated.session;
         let backlog = seated.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();
-        let backlog = backlog.bytes + backlog.missed_bytes;
-        let route = &self.config.routes.as_slice()[usize::from(slot.route)];
-        Some(ConnectionInfo {
-            connection: session.id.to_string(),
-            user: session.user().map(ToString::to_string),
-            address: slot.peer.get().map(|peer| peer.to_string()),
-            path: route.path.clone(),
-            shard: self.id,
-            since: hub.unix_ms.saturating_sub(age_ticks * timers::TICK_MS),
-            bytes_received: slot.bytes_received,
-            bytes_sent: slot.bytes_sent,
-            messages_received: slot.messages_received,
-            messages_sent: slot.messages_sent,
-            queue_bytes: (outbox + backlog) as u64,
-            dropped: session.dropped,
-            rtt_us: (seated.rtt_us > 0).then_some(seated.rtt_us),
-            subscriptions: session
-                .subscriptions
-                .iter()
-                .filter(|one| one.is_live())
-                .map(|one| one.channel.to_string())
-                .collect(),
-            tcp: None,
-            tcp_error: None,
-        })
+        let backlog_bytes = (backlog.bytes + backlog.missed_bytes) as u64;
+        let live = session.subscriptions.iter().filter(|one| one.is_live());
+        let mut info = connections.describe(index, self.unix_ms)?;
+        info.connection = session.id.to_string();
+        info.user = session.user().map(ToString::to_string);
+        info.queue_bytes += backlog_bytes;
+        info.dropped = session.dropped;
+        info.rtt_us = (seated.rtt_us > 0).then_some(seated.rtt_us);
+        info.subscriptions = live.map(|one| one.channel.to_string()).collect();
+        Some(info)
     }
 
-    /// Goes on with the list of channels that was asked for first, by a turn's share.
-    pub(super) fn list_channels_on(&mut self) {
-        let Some(hub) = &mut self.hub else { return };
-        let Some(mut list) = hub.lists.pop_front() else { return };
-        let next = hub.home.scan(list.cursor, LISTED_CHANNELS, |name, members| {
+    /// Continues with the list of channels that was asked for first, by a turn's share.
+    pub(super) fn continue_channel_list(&mut self) {
+        let Some(mut list) = self.lists.pop_front() else { return };
+        let next = self.home.scan(list.cursor, LISTED_CHANNELS, |name, members| {
             list.see(name, members);
         });
         match next {
-            Some(cursor) => hub.lists.push_front(ChannelList { cursor, ..list }),
+            Some(cursor) => self.lists.push_front(ChannelList { cursor, ..list }),
             None => {
-                // Nobody waits any more if this fails.
+                // The requester may be gone: ignore the error.
                 let _ = list.reply.send(Channels { names: list.first.into_sorted_vec() });
             }
         }
-    }
-
-    /// Text of the server's own to a connection: an answer or a notice.
-    pub(super) fn say(&mut self, index: u32, text: String) {
-        self.tell(index, text.into_bytes());
     }
 }

@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 
-use super::mail::{ConnectionInfo, LookReply};
+use super::Hub;
 use crate::driver::{Driver, TcpInfo, Token};
 use crate::hub::ConnectionId;
-use crate::shard::Shard;
-use crate::shard::core::Core;
-use crate::shard::slot::Teardown;
+use crate::shard::connections::Connections;
+use crate::shard::mail::{ConnectionInfo, LookReply};
 
 /// A connection that was described, for whom.
 pub(in crate::shard) struct Look {
@@ -16,44 +15,48 @@ pub(in crate::shard) struct Look {
     described: (Box<ConnectionInfo>, LookReply),
 }
 
-/// Those whose answer is on its way.
-pub(in crate::shard) type Looks = HashMap<Token, Vec<(Box<ConnectionInfo>, LookReply)>>;
-
-impl Core {
-    pub(super) fn look(&mut self, id: ConnectionId, reply: LookReply) {
+impl Hub {
+    /// Describes a connection; the reply follows when TCP has answered.
+    pub(super) fn look(&mut self, connections: &Connections, id: ConnectionId, reply: LookReply) {
         let index = self.slot_of(id);
-        let found = index.and_then(|index| Some((index, self.describe(index)?)));
-        match (found, &mut self.hub) {
-            (Some((index, info)), Some(hub)) => {
-                hub.looks.push(Look { index, described: (Box::new(info), reply) });
+        let found = index.and_then(|index| Some((index, self.describe(connections, index)?)));
+        match found {
+            Some((index, info)) => {
+                self.looks.push(Look { index, described: (Box::new(info), reply) });
             }
-            // Nobody waits any more if this fails.
-            _ => drop(reply.send(None)),
+            // The requester may be gone: ignore the error.
+            None => drop(reply.send(None)),
         }
     }
 }
 
-impl<D: Driver> Shard<D> {
+/// Descriptions that wait for TCP's part of them, by connection.
+#[derive(Default)]
+pub(in crate::shard) struct Looks(HashMap<Token, Vec<(Box<ConnectionInfo>, LookReply)>>);
+
+impl Looks {
     /// Asks TCP, once for all who look at the connection meanwhile.
-    pub(in crate::shard) fn measure(&mut self, look: Look) {
+    pub(in crate::shard) fn begin(
+        &mut self,
+        connections: &mut Connections,
+        driver: &mut impl Driver,
+        look: Look,
+    ) {
         let Look { index, described } = look;
-        // It may have ended within the turn; the answer is of before.
-        let Some(slot) =
-            self.core.slots.get(index as usize).filter(|slot| slot.teardown != Teardown::Socket)
-        else {
+        // It may have ended within the turn; the description is of before.
+        if !connections.has_socket(index) {
             return drop(described.1.send(Some(described.0)));
-        };
-        let (socket, token) = (slot.socket, self.core.token(index));
-        let waiting = self.looks.entry(token).or_default();
+        }
+        let waiting = self.0.entry(connections.token(index)).or_default();
         waiting.push(described);
         if waiting.len() == 1 {
-            self.core.slots[index as usize].in_flight += 1;
-            self.driver.measure(socket, token);
+            connections.measure(driver, index);
         }
     }
 
-    pub(in crate::shard) fn looked(&mut self, token: Token, result: Result<TcpInfo, i32>) {
-        for (mut info, reply) in self.looks.remove(&token).into_iter().flatten() {
+    /// TCP has answered about a connection.
+    pub(in crate::shard) fn answer(&mut self, token: Token, result: Result<TcpInfo, i32>) {
+        for (mut info, reply) in self.0.remove(&token).into_iter().flatten() {
             match result {
                 Ok(tcp) => info.tcp = Some(tcp),
                 Err(errno) => {
@@ -61,7 +64,7 @@ impl<D: Driver> Shard<D> {
                     info.tcp_error = Some(format!("TCP does not tell: {error}"));
                 }
             }
-            // Nobody waits any more if this fails.
+            // The requester may be gone: ignore the error.
             drop(reply.send(Some(info)));
         }
     }

@@ -16,30 +16,28 @@ mod backlog;
 mod calls;
 mod commands;
 mod fanout;
+mod joins;
+mod layer;
 mod look;
-pub mod mail;
 mod portable;
 mod replace;
 mod review;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::core::Core;
-use super::timers;
-use super::work::MAIL_EFFORT;
+use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
+use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
-use crate::hub::log::Log;
-use crate::hub::{ChannelName, Home, HomeOptions, Members, Out, Position, Publication};
-use crate::session::hub::{Budget, Effects, HubSession, Realm};
+use crate::driver::Token;
+use crate::hub::{ChannelName, Home, Members, Op, Out, Position, Publication};
+use crate::session::hub::{Budget, Effects, HubSession};
 use backlog::Backlog;
 use calls::Calls;
 use commands::ChannelList;
 use look::Look;
 pub(super) use look::Looks;
-use mail::{Act, CountReply, HubMail};
 pub use portable::ItemState;
 use review::Review;
 
@@ -60,42 +58,11 @@ const AGED_AT_ONCE: usize = 256;
 pub const SUBSCRIPTION_BYTES: u64 =
     (size_of::<crate::session::hub::Subscription>() + size_of::<crate::hub::Member>()) as u64;
 
-/// Makes the log of a shard's home.
-pub type MakeLog = Arc<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
-
-/// What the shards of a process share about channels.
-pub struct HubShared {
-    pub realm: Realm,
-    pub home: HomeOptions,
-    pub make_log: MakeLog,
-    /// Decides homes; a secret, so that nobody can aim at one.
-    spread: RandomState,
-}
-
-impl HubShared {
-    /// Puts it together.
-    pub fn new(realm: Realm, home: HomeOptions, make_log: MakeLog) -> Arc<Self> {
-        Arc::new(Self { realm, home, make_log, spread: RandomState::new() })
-    }
-
-    /// The same channels by another configuration.
-    pub fn renewed(&self, realm: Realm, home: HomeOptions) -> Arc<Self> {
-        let realm = self.realm.renewed(realm);
-        let (make_log, spread) = (self.make_log.clone(), self.spread.clone());
-        Arc::new(Self { realm, home, make_log, spread })
-    }
-
-    /// The home of a channel among so many shards.
-    pub fn home_of(&self, channel: &str, shards: usize) -> u16 {
-        (self.spread.hash_one(channel) % shards as u64) as u16
-    }
-}
-
 /// A hub connection, with what waits for it.
 struct Seated {
     session: HubSession,
     backlog: Option<Box<Backlog>>,
-    /// Where it stands among its user's connections.
+    /// Its place among its user's connections.
     place: u32,
     /// Whether it counts among those of its user on all shards.
     counted: bool,
@@ -112,7 +79,12 @@ struct Broadcast {
 }
 
 /// See the module.
-pub(super) struct HubState {
+///
+/// Always, and checked by `check_invariants`: each session is that of an open connection, which
+/// knows what its session waits for ([`SessionReadiness`]); members name sessions that live; and a
+/// user's list names exactly its connections.
+pub(super) struct Hub {
+    id: u16,
     shared: Arc<HubShared>,
     shards: usize,
     home: Home,
@@ -126,15 +98,15 @@ pub(super) struct HubState {
     local_bytes: usize,
     /// For others.
     posts: Vec<(u16, HubMail)>,
-    /// Connections whose slots must be settled.
+    /// Connections to be reconciled.
     touched: Vec<u32>,
-    /// What the next call of a session may do.
-    budget: Budget,
+    /// What this home sends to its own shard, before it is worked through.
+    from_home: VecDeque<HubMail>,
     /// Connections that are to be closed because they do not read.
-    condemned: Vec<u32>,
+    slow: Vec<u32>,
     /// Connections that are not read from until a mailbox, or the channel that they publish to, has
     /// drained.
-    crowded: HashMap<crate::driver::Token, ChannelName>,
+    congested: HashMap<Token, ChannelName>,
     /// Publications dropped on the way to other shards: the last of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
@@ -145,6 +117,7 @@ pub(super) struct HubState {
     calls: Calls,
     /// Connections that TCP is to be asked about.
     looks: Vec<Look>,
+    /// What a session wants after [`Sessions::receive`](super::connections::Sessions::receive).
     effects: Effects,
     /// The home has more to work through.
     unfinished: bool,
@@ -158,10 +131,11 @@ pub(super) struct HubState {
     seated: u64,
 }
 
-impl HubState {
+impl Hub {
     pub(super) fn new(id: u16, shards: usize, shared: Arc<HubShared>) -> Box<Self> {
         let home = Home::new(shared.home, (shared.make_log)(id));
         Box::new(Self {
+            id,
             shared,
             shards,
             home,
@@ -173,9 +147,9 @@ impl HubState {
             local_bytes: 0,
             posts: Vec::new(),
             touched: Vec::new(),
-            budget: BUDGET,
-            condemned: Vec::new(),
-            crowded: HashMap::new(),
+            from_home: VecDeque::new(),
+            slow: Vec::new(),
+            congested: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
             review: None,
@@ -192,39 +166,19 @@ impl HubState {
         })
     }
 
-    /// Goes on by another configuration.
+    /// Adopts another configuration.
     pub(super) fn renew(&mut self, shared: Arc<HubShared>) {
         self.home.set_options(shared.home);
         self.shared = shared;
         self.review = Some(Review::default());
     }
 
-    pub(super) fn realm(&self) -> &Realm {
-        &self.shared.realm
-    }
-
-    pub(super) fn admission(&self) -> &Admission {
+    fn admission(&self) -> &Admission {
         &self.shared.realm.admission
     }
 
-    pub(super) fn unix_s(&self) -> u64 {
-        self.unix_ms / 1000
-    }
-
-    /// Keeps how long the last ping took.
-    pub(super) fn note_rtt(&mut self, index: u32, took_ns: u64) {
-        if let Some(seated) = self.seated_mut(index) {
-            seated.rtt_us = (took_ns / 1000).clamp(1, u64::from(u32::MAX)) as u32;
-        }
-    }
-
-    /// The user of a connection.
-    pub(super) fn user(&self, index: u32) -> Option<&str> {
-        self.seated(index)?.session.user().map(|user| &**user)
-    }
-
     /// Queues mail for this shard.
-    fn post_here(&mut self, mail: HubMail) {
+    pub(super) fn post_here(&mut self, mail: HubMail) {
         self.local_bytes += mail.bytes();
         self.local.push_back(mail);
     }
@@ -235,8 +189,23 @@ impl HubState {
         Some(mail)
     }
 
+    /// Queues mail for a shard, which may be this one.
+    fn post(&mut self, shard: u16, mail: HubMail) {
+        if shard == self.id {
+            self.post_here(mail);
+        } else if usize::from(shard) < self.shards {
+            self.posts.push((shard, mail));
+        }
+    }
+
+    /// Queues mail for all other shards.
+    fn post_to_others(&mut self, mail: impl Fn() -> HubMail) {
+        let others = (0..self.shards as u16).filter(|shard| *shard != self.id);
+        self.posts.extend(others.map(|shard| (shard, mail())));
+    }
+
     /// Forgets what is past its age: once a tick, or in each turn while there is much of it.
-    fn expire(&mut self, shard: u16, tick: u32) {
+    fn forget_aged(&mut self, tick: u32) {
         if tick == self.aged_tick && !self.is_expiring {
             return;
         }
@@ -244,8 +213,7 @@ impl HubState {
         self.is_expiring = self.home.expire(self.unix_ms, AGED_AT_ONCE);
         if self.home.wants_room() {
             // A shard that is idle does not notice that it holds more than its share.
-            let others = (0..self.shards as u16).filter(|other| *other != shard);
-            self.posts.extend(others.map(|other| (other, HubMail::Room)));
+            self.post_to_others(|| HubMail::Room);
         }
     }
 
@@ -269,7 +237,7 @@ impl HubState {
     }
 }
 
-/// Mail for other shards, and slots to be settled.
+/// Mail for other shards, and connections to be reconciled.
 #[derive(Default)]
 pub(super) struct Aftermath {
     pub(super) posts: Vec<(u16, HubMail)>,
@@ -277,198 +245,236 @@ pub(super) struct Aftermath {
     pub(super) looks: Vec<Look>,
 }
 
-impl Core {
-    /// Takes mail about channels and connections.
-    pub(super) fn hub_mail(&mut self, mail: HubMail) {
-        if let Some(hub) = &mut self.hub {
-            hub.post_here(mail);
+impl Hub {
+    /// Takes the time of this turn, before anything happens in it. Where the wall clock was set,
+    /// all deadlines are set again: tokens end by it, and timers run by the shard's own clock.
+    pub(super) fn set_clock(&mut self, connections: &mut Connections, unix_ms: u64) {
+        self.unix_ms = unix_ms;
+        let ahead_ms = unix_ms.saturating_sub(connections.now_ns() / 1_000_000);
+        if ahead_ms.abs_diff(self.wall_ahead_ms) > CLOCK_STEP_MS {
+            self.wall_ahead_ms = ahead_ms;
+            connections.refresh_all_deadlines();
         }
     }
 
-    /// The time of this turn, before anything happens in it. Where the wall clock was set, all
-    /// deadlines are set anew: tokens end by it, and timers run by the shard's own clock.
-    pub(super) fn hub_set_clock(&mut self, unix_ms: impl FnOnce() -> u64) {
-        let Some(hub) = &mut self.hub else { return };
-        hub.unix_ms = unix_ms();
-        let ahead_ms = hub.unix_ms.saturating_sub(self.now_ns / 1_000_000);
-        if ahead_ms.abs_diff(hub.wall_ahead_ms) > CLOCK_STEP_MS {
-            hub.wall_ahead_ms = ahead_ms;
-            self.refresh_from = Some(0);
-        }
-    }
-
-    /// One turn's work for channels; returns whether more is left.
-    pub(super) fn hub_turn(&mut self) -> bool {
+    /// Does one turn's work for channels; returns whether more is left.
+    pub(super) fn turn(&mut self, connections: &mut Connections) -> bool {
         // Half a turn's effort: as much is for what connections send.
-        let (began, most) = (self.work.spent(), self.work.turn_max() / 2);
+        let (began, most) = (connections.work().spent(), connections.work().turn_max() / 2);
         for _ in 0..STEPS_MAX {
-            let Some(hub) = &mut self.hub else { return false };
-            let Some(mail) = hub.next_here() else { break };
-            self.work.spend(MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES);
-            self.hub_read(mail);
-            if self.work.spent() - began > most {
+            let Some(mail) = self.next_here() else { break };
+            let effort = MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES;
+            connections.work_mut().spend(effort);
+            self.read(connections, mail);
+            if connections.work().spent() - began > most {
                 break;
             }
         }
-        self.hub_work();
-        self.fan_out();
-        self.broadcast_on();
-        self.review_on();
-        self.list_channels_on();
-        self.close_condemned();
-        let Some(hub) = &mut self.hub else { return false };
-        hub.expire(self.id, self.tick);
-        for (channel, is_crowded) in hub.members.take_turned() {
-            self.directory.set_crowded(channel, is_crowded);
-            if !is_crowded {
-                let others = (0..hub.shards as u16).filter(|shard| *shard != self.id);
-                hub.posts.extend(others.map(|shard| (shard, HubMail::Room)));
+        self.work_home(connections);
+        self.fan_out(connections);
+        self.continue_broadcast(connections);
+        self.continue_review(connections);
+        self.continue_channel_list();
+        self.close_slow(connections);
+        self.forget_aged(connections.tick());
+        for (channel, is_congested) in self.members.take_turned() {
+            connections.directory().set_crowded(channel, is_congested);
+            if !is_congested {
+                self.post_to_others(|| HubMail::Room);
             }
         }
-        let backlog_bytes = hub.local_bytes + hub.members.queued_bytes();
-        self.directory.set_backlog(self.id, backlog_bytes);
-        hub.has_work()
+        let backlog_bytes = self.local_bytes + self.members.queued_bytes();
+        connections.directory().set_backlog(self.id, backlog_bytes);
+        self.has_work()
     }
 
-    fn hub_read(&mut self, mail: HubMail) {
-        let Some(hub) = &mut self.hub else { return };
+    fn read(&mut self, connections: &mut Connections, mail: HubMail) {
         match mail {
             HubMail::Ask(request) => {
-                hub.home.request(request, hub.unix_ms);
+                self.home.request(request, self.unix_ms);
                 // Publications are put together: those of a burst leave each member in one send.
-                if hub.local.is_empty() {
-                    self.hub_work();
+                if self.local.is_empty() {
+                    self.work_home(connections);
                 }
             }
-            HubMail::Out(out) => self.hub_out(out),
+            HubMail::Out(out) => self.take_out(connections, out),
             HubMail::Lagging { channel, position } => {
-                hub.members.push(&channel, crate::hub::Op::Lagging(position));
+                self.members.push(&channel, Op::Lagging(position));
             }
             HubMail::Room => {}
-            HubMail::Replaced { old, by, user } => self.replaced(old, by, user),
-            HubMail::Place { id, user, is_passed_on } => self.placed(id, &user, is_passed_on),
-            HubMail::Review => hub.review = Some(Review::default()),
-            HubMail::Act { target, act, reply } => self.act(target, act, reply),
-            HubMail::List { filter, reply } => self.list(&filter, reply),
-            HubMail::Look { id, reply } => self.look(id, reply),
+            HubMail::Replaced { old, by, user } => self.replaced(connections, old, by, user),
+            HubMail::Place { id, user, is_passed_on } => {
+                self.placed(connections, id, &user, is_passed_on);
+            }
+            HubMail::Review => self.review = Some(Review::default()),
+            HubMail::Act { target, act, reply } => self.act(connections, target, act, reply),
+            HubMail::List { filter, reply } => self.list(connections, &filter, reply),
+            HubMail::Look { id, reply } => self.look(connections, id, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
                 let first = std::collections::BinaryHeap::new();
                 let list = ChannelList { prefix, after, limit, reply, first, cursor: 0 };
-                hub.lists.push_back(list);
+                self.lists.push_back(list);
             }
         }
     }
 
     /// Lets the home work, and hands out what it sends.
-    fn hub_work(&mut self) {
-        let Some(hub) = &mut self.hub else { return };
-        // What is left is looked at in the next turn at the latest.
-        let more = hub.home.work(STEPS_MAX);
-        let out: Vec<_> = hub.home.take_out().collect();
+    fn work_home(&mut self, connections: &mut Connections) {
+        // What is left is worked through in the next turn at the latest.
+        self.unfinished = self.home.work(STEPS_MAX);
+        let out: Vec<_> = self.home.take_out().collect();
         for (shard, out) in out {
-            self.hub_send(shard, out);
+            self.send_out(connections, shard, out);
+            self.read_from_home(connections);
         }
-        if let Some(hub) = &mut self.hub {
-            hub.unfinished = more;
+    }
+
+    /// Works through what this home has sent to its own shard. None of it makes the home work.
+    fn read_from_home(&mut self, connections: &mut Connections) {
+        while let Some(mail) = self.from_home.pop_front() {
+            debug_assert!(matches!(mail, HubMail::Out(_) | HubMail::Lagging { .. }));
+            self.read(connections, mail);
         }
     }
 
     /// Sends something of this home to a shard, unless that has too much to do for it.
-    fn hub_send(&mut self, shard: u16, out: Out) {
-        let most = 2 * self.config.engine.mailbox_bytes_max as usize;
-        let Some(hub) = &mut self.hub else { return };
-        let here = if shard == self.id { hub.members.queued_bytes() } else { 0 };
-        let waiting = here.max(self.directory.mail_bytes(shard));
+    fn send_out(&mut self, connections: &mut Connections, shard: u16, out: Out) {
+        let most = 2 * connections.config().engine.mailbox_bytes_max as usize;
+        let here = if shard == self.id { self.members.queued_bytes() } else { 0 };
+        let waiting = here.max(connections.directory().mail_bytes(shard));
         if waiting > most
             && let Out::Publish(publication) = &out
-            && let Some((channel, position)) = lost(publication)
+            && let Some((channel, position)) = position_of(publication)
         {
-            self.counters.dropped_lagging += 1;
-            hub.lagging.entry(shard).or_default().insert(channel, position);
+            connections.counters_mut().dropped_lagging += 1;
+            self.lagging.entry(shard).or_default().insert(channel, position);
             return;
         }
         // The gap comes before what follows it.
-        if let Some(lagging) = hub.lagging.get_mut(&shard)
+        if let Some(lagging) = self.lagging.get_mut(&shard)
             && let Some(channel) = out.channel()
             && let Some((channel, position)) = lagging.remove_entry(channel)
         {
-            self.hub_post(shard, HubMail::Lagging { channel, position });
+            self.send_from_home(shard, HubMail::Lagging { channel, position });
         }
-        self.hub_post(shard, HubMail::Out(out));
+        self.send_from_home(shard, HubMail::Out(out));
     }
 
-    /// Hands mail of this home to a shard: to this one at once.
-    fn hub_post(&mut self, shard: u16, mail: HubMail) {
+    fn send_from_home(&mut self, shard: u16, mail: HubMail) {
         if shard == self.id {
-            self.hub_read(mail);
-        } else if let Some(hub) = &mut self.hub {
-            hub.posts.push((shard, mail));
+            self.from_home.push_back(mail);
+        } else {
+            self.posts.push((shard, mail));
         }
     }
 
-    /// Tells shards that have caught up of what was dropped on the way to them.
-    fn tell_lagging(&mut self) {
-        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
-        let Some(hub) = &mut self.hub else { return };
-        let directory = &self.directory;
+    /// Reports what was dropped on the way to shards that have caught up.
+    fn report_lagging(&mut self, connections: &mut Connections) {
+        let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
+        let directory = connections.directory();
         let caught_up = |shard: &u16| directory.mail_bytes(*shard) <= bytes_max;
-        let told: Vec<_> = hub.lagging.extract_if(|shard, _| caught_up(shard)).collect();
-        for (shard, channels) in told {
+        let reported: Vec<_> = self.lagging.extract_if(|shard, _| caught_up(shard)).collect();
+        for (shard, channels) in reported {
             for (channel, position) in channels {
-                self.hub_post(shard, HubMail::Lagging { channel, position });
+                self.send_from_home(shard, HubMail::Lagging { channel, position });
             }
         }
+        self.read_from_home(connections);
     }
 
-    /// Whether anybody waits for another shard's mailbox, which tells nobody when it has drained.
-    pub(super) fn hub_awaits_room(&self) -> bool {
-        let hub = self.hub.as_ref();
-        hub.is_some_and(|hub| !hub.crowded.is_empty() || !hub.lagging.is_empty())
+    /// The tick at which there is something to do, for a shard that has nothing else to do:
+    /// something is past its age, or a mailbox may have drained, which wakes nobody.
+    pub(super) fn next_tick(&self, tick: u32) -> Option<u32> {
+        let awaits_room = !self.congested.is_empty() || !self.lagging.is_empty();
+        let room = awaits_room.then_some(tick + 1);
+        let due = self.home.next_due_ms().map(|due_ms| {
+            let wait_ms = due_ms.saturating_sub(self.unix_ms).min(u64::from(u32::MAX / 2));
+            tick.saturating_add(ticks(wait_ms as u32).max(1))
+        });
+        room.into_iter().chain(due).min()
     }
 
-    /// The tick at which something is past its age, for a shard that has nothing else to do.
-    pub(super) fn hub_due_tick(&self) -> Option<u32> {
-        let hub = self.hub.as_ref()?;
-        let wait_ms = hub.home.next_due_ms()?.saturating_sub(hub.unix_ms);
-        let wait_ms = wait_ms.min(u64::from(u32::MAX / 2)) as u32;
-        Some(self.tick.saturating_add(timers::ticks(wait_ms).max(1)))
-    }
-
-    /// What is to be posted and settled after this turn.
-    pub(super) fn hub_aftermath(&mut self) -> Aftermath {
-        self.tell_lagging();
-        self.uncrowd();
-        let Some(hub) = &mut self.hub else { return Aftermath::default() };
+    /// Takes what is to be posted and reconciled after this turn.
+    pub(super) fn take_aftermath(&mut self, connections: &mut Connections) -> Aftermath {
+        self.report_lagging(connections);
+        self.resume_congested(connections);
         Aftermath {
-            posts: std::mem::take(&mut hub.posts),
-            touched: std::mem::take(&mut hub.touched),
-            looks: std::mem::take(&mut hub.looks),
+            posts: std::mem::take(&mut self.posts),
+            touched: std::mem::take(&mut self.touched),
+            looks: std::mem::take(&mut self.looks),
         }
     }
 
-    /// Goes on reading from those who waited for a mailbox.
-    fn uncrowd(&mut self) {
-        let bytes_max = self.config.engine.mailbox_bytes_max as usize;
-        let full = (0..self.directory.len() as u16)
-            .any(|shard| self.directory.mail_bytes(shard) > bytes_max / 2);
-        let Some(hub) = &mut self.hub else { return };
-        if full || hub.crowded.is_empty() {
+    /// Resumes reading from connections that waited for a mailbox.
+    fn resume_congested(&mut self, connections: &mut Connections) {
+        let directory = connections.directory();
+        let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
+        let is_full =
+            (0..directory.len() as u16).any(|shard| directory.mail_bytes(shard) > bytes_max / 2);
+        if is_full || self.congested.is_empty() {
             return;
         }
-        let directory = &self.directory;
-        let free = |channel: &mut ChannelName| !directory.is_crowded(channel);
-        let free: Vec<_> = hub.crowded.extract_if(|_, channel| free(channel)).collect();
+        let is_free = |channel: &mut ChannelName| !directory.is_crowded(channel);
+        let free: Vec<_> = self.congested.extract_if(|_, channel| is_free(channel)).collect();
         for (token, _) in free {
-            if let Some(index) = self.find(token)
-                && let Some(hub) = &mut self.hub
-            {
-                hub.touched.push(index);
-                self.reconsider(index);
+            if let Some(index) = connections.find(token) {
+                self.touched.push(index);
+                self.report_session(connections, index);
+                connections.reconsider(index);
             }
         }
+    }
+
+    /// Reports to the connection what its session waits for. Follows each change of that.
+    fn report_session(&self, connections: &mut Connections, index: u32) {
+        if connections.contains(index) {
+            let state = self.session_state(connections.token(index));
+            connections.set_session(index, state);
+        }
+    }
+
+    fn session_state(&self, token: Token) -> SessionReadiness {
+        let Some(seated) = self.seated(token.slot) else { return SessionReadiness::default() };
+        let is_congested = !self.congested.is_empty() && self.congested.contains_key(&token);
+        let backlog = seated.backlog.as_ref().filter(|_| !seated.session.is_resuming());
+        SessionReadiness::new(
+            seated.session.is_waiting() || is_congested,
+            seated.session.has_requests(),
+            backlog.is_some_and(|backlog| !backlog.is_empty()),
+        )
+    }
+
+    /// Checks what always holds between turns.
+    ///
+    /// # Panics
+    /// When something does not hold, which is a bug.
+    pub(super) fn check_invariants(&self, connections: &Connections) {
+        let mut seated_count = 0;
+        let mut backlogs = super::connections::QueuedSize::default();
+        for (at, seated) in self.sessions.iter().enumerate() {
+            let Some(seated) = seated else { continue };
+            let index = at as u32;
+            seated_count += 1;
+            assert!(connections.is_open(index), "a session is that of an open connection");
+            let token = connections.token(index);
+            let reported = connections.session(index);
+            assert_eq!(reported, self.session_state(token), "the connection knows its session");
+            if let Some(backlog) = &seated.backlog {
+                backlogs.bytes += backlog.size().bytes;
+                backlogs.missed_bytes += backlog.size().missed_bytes;
+            }
+            if let Some(user) = seated.session.user() {
+                let listed = self.users.get(user).and_then(|all| all.get(seated.place as usize));
+                assert_eq!(listed, Some(&index), "a user's list names its connections");
+            }
+        }
+        assert_eq!(self.seated, seated_count);
+        assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
+        assert!(self.from_home.is_empty(), "what the home sent was worked through");
     }
 }
 
-fn lost(publication: &Publication) -> Option<(ChannelName, Position)> {
+/// The channel and the place of a publication that has one.
+fn position_of(publication: &Publication) -> Option<(ChannelName, Position)> {
     Some((publication.channel.clone()?, publication.position?))
 }

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HubState;
+use super::Hub;
 use super::backlog::{Backlog, Item};
 use crate::hub::{ChannelName, ConnectionId, Epoch, Position, Publication};
 use crate::session::hub::{HubSession, SessionState};
+use crate::shard::connections::{Connections, Sessions};
 
 /// Something that waits for the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -16,7 +17,7 @@ pub enum ItemState {
     Notice { channel: String, text: String },
 }
 
-/// A publication; what compressed forms there are of it is made anew.
+/// A publication; its compressed forms are made again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PublicationState {
     channel: Option<String>,
@@ -50,9 +51,9 @@ impl PublicationState {
     }
 }
 
-impl HubState {
+impl Hub {
     /// Session and backlog of a connection, if it has them. `None`: it awaits answers.
-    pub(in crate::shard) fn tell(
+    pub(in crate::shard) fn serialize(
         &self,
         index: u32,
         now_ns: u64,
@@ -74,14 +75,15 @@ impl HubState {
         Some((Some(seated.session.tell(now_ns)?), items.collect()))
     }
 
-    /// Puts a told session in the place of the one that is seated here, in the same seats.
-    pub(in crate::shard) fn revive(
+    /// Puts a restored session in the place of the one that is seated here, in the same seats.
+    pub(in crate::shard) fn restore(
         &mut self,
+        connections: &mut Connections,
         index: u32,
         session: &SessionState,
         items: &[ItemState],
-        now_ns: u64,
     ) {
+        let now_ns = connections.now_ns();
         let shared = self.shared.clone();
         let Some(seated) = self.seated_mut(index) else { return };
         let seats: Vec<_> = seated
@@ -94,23 +96,30 @@ impl HubState {
             return;
         };
         seated.session = session;
-        seated.backlog = None;
         let mut backlog = Backlog::default();
-        for item in items {
-            backlog.push(match item {
-                ItemState::Message(told) => Item::Message(told.publication(now_ns)),
-                ItemState::Missed(told) => Item::Missed(told.publication(now_ns)),
-                ItemState::Gap { channel, epoch, offset } => {
-                    let position = Position { epoch: Epoch(*epoch), offset: *offset };
-                    Item::Gap(ChannelName::new(channel), position)
-                }
-                ItemState::Notice { channel, text } => {
-                    Item::Notice(ChannelName::new(channel), text.as_str().into())
-                }
-            });
-        }
+        items.iter().for_each(|item| backlog.push(item.item(now_ns)));
+        let before = seated.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();
+        connections.count_backlog(before, backlog.size());
         if !backlog.is_empty() {
             seated.backlog = Some(Box::new(backlog));
+        }
+        self.report_session(connections, index);
+        self.replan(connections, index);
+    }
+}
+
+impl ItemState {
+    fn item(&self, now_ns: u64) -> Item {
+        match self {
+            Self::Message(told) => Item::Message(told.publication(now_ns)),
+            Self::Missed(told) => Item::Missed(told.publication(now_ns)),
+            Self::Gap { channel, epoch, offset } => {
+                let position = Position { epoch: Epoch(*epoch), offset: *offset };
+                Item::Gap(ChannelName::new(channel), position)
+            }
+            Self::Notice { channel, text } => {
+                Item::Notice(ChannelName::new(channel), text.as_str().into())
+            }
         }
     }
 }

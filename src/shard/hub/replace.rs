@@ -6,76 +6,76 @@
 
 use std::sync::Arc;
 
-use super::HubState;
-use super::mail::HubMail;
-use super::sessions::too_many;
+use super::Hub;
+use super::sessions::TOO_MANY;
 use crate::admission::Denied;
 use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
-use crate::shard::core::Core;
+use crate::shard::connections::{Connections, Goodbye};
+use crate::shard::mail::HubMail;
 
-impl HubState {
+impl Hub {
     /// Has the connection closed that the one at this slot has continued.
-    pub(super) fn replace(&mut self, shard: u16, old: ConnectionId, index: u32) {
+    pub(super) fn replace(&mut self, old: ConnectionId, index: u32) {
         let Some(seated) = self.seated(index) else { return };
         let user = seated.session.user().filter(|_| !seated.counted).cloned();
         let mail = HubMail::Replaced { old, by: seated.session.id, user };
-        self.post_to(shard, old.shard, mail);
+        self.post(old.shard, mail);
     }
 
-    /// Posts mail to a shard, which may be this one.
-    fn post_to(&mut self, own: u16, shard: u16, mail: HubMail) {
-        if shard == own {
-            self.post_here(mail);
-        } else if usize::from(shard) < self.shards {
-            self.posts.push((shard, mail));
-        }
-    }
-}
-
-impl Core {
     /// A connection was continued by another one.
-    pub(super) fn replaced(&mut self, old: ConnectionId, by: ConnectionId, user: Option<Arc<str>>) {
+    pub(super) fn replaced(
+        &mut self,
+        connections: &mut Connections,
+        old: ConnectionId,
+        by: ConnectionId,
+        user: Option<Arc<str>>,
+    ) {
         let slot = self.slot_of(old);
-        let own = self.id;
-        let Some(hub) = &mut self.hub else { return };
         if let Some(user) = user {
-            let seated = slot.and_then(|index| hub.seated_mut(index));
+            let seated = slot.and_then(|index| self.seated_mut(index));
             let seated = seated.filter(|one| one.session.user() == Some(&user));
             let is_passed_on = seated.is_some_and(|one| std::mem::take(&mut one.counted));
-            hub.post_to(own, by.shard, HubMail::Place { id: by, user, is_passed_on });
+            self.post(by.shard, HubMail::Place { id: by, user, is_passed_on });
         }
         let Some(index) = slot else { return };
-        hub.touched.push(index);
-        self.counters.replaced += 1;
-        self.close(index, CloseCode::REPLACED, "continued by another connection", 0);
+        self.touched.push(index);
+        connections.counters_mut().replaced += 1;
+        let reason = "continued by another connection";
+        let goodbye = Goodbye { code: CloseCode::REPLACED, reason, retry_after_ms: 0 };
+        connections.close(self, index, goodbye);
     }
 
     /// A connection that continues another has that one's place, or none yet.
-    pub(super) fn placed(&mut self, id: ConnectionId, user: &str, is_passed_on: bool) {
-        let slot = self.slot_of(id);
-        let most = self.config.limits.admission.connections_per_user_max;
-        let Some(hub) = &mut self.hub else { return };
-        let Some(index) = slot else {
+    pub(super) fn placed(
+        &mut self,
+        connections: &mut Connections,
+        id: ConnectionId,
+        user: &str,
+        is_passed_on: bool,
+    ) {
+        let Some(index) = self.slot_of(id) else {
             if is_passed_on {
-                hub.admission().leave_user(user);
+                self.admission().leave_user(user);
             }
             return;
         };
+        let most = connections.config().limits.admission.connections_per_user_max;
         if is_passed_on {
-            if let Some(seated) = hub.seated_mut(index) {
+            if let Some(seated) = self.seated_mut(index) {
                 seated.counted = true;
             }
-        } else if hub.count_user(index, most).is_err() {
-            hub.touched.push(index);
-            self.close_one_too_many(index);
+        } else if self.count_user(index, most).is_err() {
+            self.touched.push(index);
+            self.close_one_too_many(connections, index);
         }
     }
 
     /// Closes a connection that its user may not have.
-    pub(super) fn close_one_too_many(&mut self, index: u32) {
-        self.counters.deny(Denied::UserFull);
-        let (code, reason) = too_many();
-        self.close(index, code, &reason, 0);
+    pub(super) fn close_one_too_many(&mut self, connections: &mut Connections, index: u32) {
+        connections.counters_mut().deny(Denied::UserFull);
+        let code = CloseCode::RATE_LIMITED;
+        let goodbye = Goodbye { code, reason: TOO_MANY, retry_after_ms: 0 };
+        connections.close(self, index, goodbye);
     }
 }

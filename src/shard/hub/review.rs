@@ -1,8 +1,9 @@
 //! Connections are looked at again when rights have changed: by a reload, or by keys that were
 //! withdrawn. A turn looks at a bounded number of them, and of their subscriptions.
 
+use super::{BUDGET, Hub};
 use crate::session::hub::REVIEW_ALL;
-use crate::shard::core::Core;
+use crate::shard::connections::{Connections, Sessions};
 
 /// How far a review has come.
 #[derive(Debug)]
@@ -18,37 +19,47 @@ impl Default for Review {
     }
 }
 
-impl Core {
-    /// Looks at the next connections, within the turn's bound.
-    pub(super) fn review_on(&mut self) {
-        let mut budget = self.config.engine.turn_fanout_max as usize;
-        let now_ns = self.now_ns;
-        while budget > 0 {
-            let Some(hub) = &mut self.hub else { return };
-            let Some(mut review) = hub.review.take() else { return };
-            if review.slot >= hub.sessions.len() {
+impl Hub {
+    /// Reviews the next connections, within the turn's bound.
+    pub(super) fn continue_review(&mut self, connections: &mut Connections) {
+        let mut budget = connections.config().engine.turn_fanout_max as usize;
+        while budget > 0
+            && let Some(mut review) = self.review.take()
+        {
+            if review.slot >= self.sessions.len() {
                 return;
             }
             let index = review.slot as u32;
             budget -= 1;
-            let mut next = None;
-            if let Some((session, mut call)) = hub.call(index, now_ns) {
-                let before = review.below.min(session.subscriptions.len());
-                next = session.review(&mut call, review.below, budget);
-                budget = budget.saturating_sub(before - next.unwrap_or(0));
-                if !hub.effects.is_empty() || hub.effects.close.is_some() {
-                    hub.touched.push(index);
-                    self.hub_apply(index);
-                }
-                self.set_deadline(index);
-            }
+            let next = self.review_session(connections, index, review.below, &mut budget);
             match next {
                 Some(below) => review.below = below,
                 None => review = Review { slot: review.slot + 1, below: REVIEW_ALL },
             }
-            if let Some(hub) = &mut self.hub {
-                hub.review = Some(review);
-            }
+            self.review = Some(review);
         }
+    }
+
+    /// Reviews subscriptions of one session; returns where to continue, unless it is through.
+    fn review_session(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        below: usize,
+        budget: &mut usize,
+    ) -> Option<usize> {
+        let most = *budget;
+        let now_ns = connections.now_ns();
+        let (next, before) = self.call_session(index, now_ns, BUDGET, |session, call| {
+            let before = below.min(session.subscriptions.len());
+            (session.review(call, below, most), before)
+        })?;
+        *budget = budget.saturating_sub(before - next.unwrap_or(0));
+        if !self.effects.is_empty() || self.effects.close.is_some() {
+            self.touched.push(index);
+            self.apply_effects(connections, index);
+        }
+        self.replan(connections, index);
+        next
     }
 }

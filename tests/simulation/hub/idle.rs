@@ -8,8 +8,8 @@ use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{
     Answer, ApiReply, ChannelName, HistoryBudget, Log, MemoryLog, Origin, Request, Retention, Verb,
 };
-use seawall::shard::hub::mail::HubMail;
-use seawall::shard::mailbox::Mail;
+use seawall::shard::mail::HubMail;
+use seawall::shard::mail::Mail;
 use serde_json::json;
 
 use super::crowd::{connect, objects, until};

@@ -1,8 +1,8 @@
 //! An operator who lists connections and looks at some of them, while they come and go.
 
 use seawall::hub::ConnectionId;
-use seawall::shard::hub::mail::{ConnectionInfo, Filter, HubMail, Listed};
-use seawall::shard::mailbox::Mail;
+use seawall::shard::mail::Mail;
+use seawall::shard::mail::{ConnectionInfo, Filter, HubMail, Listed};
 use tokio::sync::oneshot::{self, Receiver};
 
 use crate::world::World;

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, unexpected};
 use crate::hub::{Answer, Epoch, Position, PresencePage, Publication, Since, Verb};
 use crate::session::hub::NO_PRESENCE;
-use crate::shard::hub::mail::HubMail;
-use crate::shard::mailbox::Mail;
+use crate::shard::mail::HubMail;
+use crate::shard::mail::Mail;
 
 /// Channels of one page.
 const PAGE_MAX: u32 = 1000;

@@ -14,8 +14,8 @@ use super::{ApiError, Asked, Body, Named, State, channel_name, one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::proto::ws::CloseCode;
-use crate::shard::hub::mail::{Act, Filter, HubMail, Listed, Reached, Target};
-use crate::shard::mailbox::Mail;
+use crate::shard::mail::Mail;
+use crate::shard::mail::{Act, Filter, HubMail, Listed, Reached, Target};
 
 /// Connections of one page.
 const PAGE_MAX: u32 = 1000;

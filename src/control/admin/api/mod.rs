@@ -33,8 +33,8 @@ use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
 use crate::session::hub::retention;
-use crate::shard::hub::mail::HubMail;
-use crate::shard::mailbox::Mail;
+use crate::shard::mail::HubMail;
+use crate::shard::mail::Mail;
 use crate::text::content;
 
 /// The longest body of a call (bytes).

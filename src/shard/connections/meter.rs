@@ -1,7 +1,6 @@
 //! What each connection sends in a second, where that is bounded; costs nothing where it is not.
 
-use super::core::Core;
-use super::hub::HubState;
+use super::{Connections, Sessions};
 use crate::admission::limiter::{Kind, Limiter, RateBounds};
 use crate::admission::{Denied, Standing};
 
@@ -10,10 +9,10 @@ const KINDS: [Kind; 2] = [Kind::Messages, Kind::Bytes];
 
 /// A message is too much now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TooMuch {
-    pub(super) kind: Kind,
+pub(in crate::shard) struct TooMuch {
+    pub(in crate::shard) kind: Kind,
     /// When to try again (ms).
-    pub(super) wait_ms: u64,
+    pub(in crate::shard) wait_ms: u64,
 }
 
 /// Budgets by slot, made when a first message comes.
@@ -23,30 +22,30 @@ pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
 impl Meter {
     /// Takes a message out of the budgets of its connection, and of its user.
     #[inline]
-    pub(super) fn take(
+    pub(in crate::shard) fn take(
         &mut self,
         index: u32,
         bounds: &RateBounds,
-        hub: Option<&HubState>,
+        sessions: &impl Sessions,
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
         if !bounds.bounds(&KINDS) {
             return Ok(());
         }
-        self.take_bounded(index, bounds, hub, bytes, now_ns)
+        self.take_bounded(index, bounds, sessions, bytes, now_ns)
     }
 
     fn take_bounded(
         &mut self,
         index: u32,
         bounds: &RateBounds,
-        hub: Option<&HubState>,
+        sessions: &impl Sessions,
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
         let limiter = self.place(index).get_or_insert_default();
-        let user = hub.and_then(|hub| hub.user(index)).zip(hub.map(HubState::admission));
+        let user = sessions.user(index);
         for (kind, times) in KINDS.into_iter().zip([1, bytes as u32]) {
             let taken = limiter.take(bounds, kind, times, user, now_ns);
             taken.map_err(|wait_ms| TooMuch { kind, wait_ms })?;
@@ -55,12 +54,12 @@ impl Meter {
     }
 
     /// What a connection has left, if that is counted.
-    pub(super) fn of(&self, index: u32) -> Option<&Limiter> {
+    pub(in crate::shard) fn of(&self, index: u32) -> Option<&Limiter> {
         self.0.get(index as usize)?.as_deref()
     }
 
     /// Gives a connection what it had left elsewhere.
-    pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
+    pub(in crate::shard) fn set(&mut self, index: u32, limiter: Limiter) {
         *self.place(index) = Some(Box::new(limiter));
     }
 
@@ -72,20 +71,24 @@ impl Meter {
     }
 
     /// The connection is gone.
-    pub(super) fn forget(&mut self, index: u32) {
+    pub(in crate::shard) fn forget(&mut self, index: u32) {
         if let Some(limiter) = self.0.get_mut(index as usize) {
             *limiter = None;
         }
     }
 }
 
-impl Core {
+impl Connections {
     /// Decides about a connection that has just been accepted.
-    pub(super) fn standing(&mut self, listener: u8, peer: Option<std::net::IpAddr>) -> Standing {
+    pub(in crate::shard) fn standing(
+        &mut self,
+        listener: u8,
+        peer: Option<std::net::IpAddr>,
+    ) -> Standing {
         let limits = &self.config.limits;
         let denied = if self.slots.len() as u32 >= limits.connections_per_shard_max {
             Denied::ShardFull
-        } else if self.gauges.handshakes - u64::from(self.refused_handshakes)
+        } else if self.gauges.handshakes - u64::from(self.rejected_handshakes)
             >= u64::from(limits.handshakes_per_shard_max)
         {
             Denied::Handshakes

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use tracing::{Level, enabled};
 
-use super::core::Core;
+use super::Connections;
 use crate::admission::{Denied, Standing};
 use crate::proto::http::Refusal;
 use crate::proto::ws::CloseCode;
@@ -18,41 +18,41 @@ const PATH_BYTES_MAX: usize = 128;
 
 /// What a rejection's line says beside its reason.
 #[derive(Debug, Default)]
-pub(super) struct Particulars {
+pub(in crate::shard) struct Particulars {
     /// HTTP status or close code; 0 = none was sent.
-    pub(super) code: u16,
-    pub(super) path: String,
+    pub(in crate::shard) code: u16,
+    pub(in crate::shard) path: String,
     /// The answer's text.
-    pub(super) detail: String,
+    pub(in crate::shard) detail: String,
 }
 
-impl Core {
+impl Connections {
     /// Logs that a connection was rejected, unless there were others for this reason just now.
     /// `particulars` are looked up only for a line that is written.
-    pub(super) fn log_rejection(
+    pub(in crate::shard) fn log_rejection(
         &mut self,
         index: u32,
         reason: &'static str,
         particulars: impl FnOnce(&Self) -> Particulars,
     ) {
         if self.journal.admits(reason) {
-            let slot = &self.slots[index as usize];
-            let address = slot.peer.get().map(|peer| peer.ip());
-            let listener = slot.listener;
+            let slot = self.slot(index);
+            let address = slot.peer().get().map(|peer| peer.ip());
+            let listener = slot.listener();
             self.write_rejection(address, listener, reason, &particulars(self));
         }
     }
 
     /// Logs a request that was answered with an error: `head` and `answer` are its bytes and ours.
-    pub(super) fn log_rejected_request(
+    pub(in crate::shard) fn log_rejected_request(
         &mut self,
         index: u32,
         refusal: Refusal,
         denied: Option<Denied>,
         (head, answer): (&[u8], &[u8]),
     ) {
-        let denied = match self.slots[index as usize].standing {
-            Standing::Refused(denied) if !self.draining => Some(denied),
+        let denied = match self.slot(index).standing() {
+            Standing::Refused(denied) if !self.is_draining => Some(denied),
             _ => denied,
         };
         let reason = denied.map_or(refusal.code(), Denied::name);
@@ -64,16 +64,21 @@ impl Core {
     }
 
     /// Logs that a client of the hub failed to authenticate after its upgrade.
-    pub(super) fn log_auth_failure(&mut self, index: u32, kind: &'static str) {
-        self.log_rejection(index, kind, |core| Particulars {
+    pub(in crate::shard) fn log_auth_failure(&mut self, index: u32, kind: &'static str) {
+        self.log_rejection(index, kind, |connections| Particulars {
             code: 0,
-            path: core.route_path(index),
+            path: connections.route_path(index),
             detail: "authentication failed".to_owned(),
         });
     }
 
     /// The same for a connection that never got a slot.
-    pub(super) fn log_drop(&mut self, address: Option<IpAddr>, listener: u8, reason: &'static str) {
+    pub(in crate::shard) fn log_drop(
+        &mut self,
+        address: Option<IpAddr>,
+        listener: u8,
+        reason: &'static str,
+    ) {
         if self.journal.admits(reason) {
             self.write_rejection(address, listener, reason, &Particulars::default());
         }
@@ -96,41 +101,42 @@ impl Core {
         }
     }
 
-    /// Logs how many rejections were left out, and begins anew.
-    pub(super) fn summarize_rejections(&mut self) {
+    /// Logs how many rejections were left out, and starts over.
+    pub(in crate::shard) fn summarize_rejections(&mut self) {
         for (reason, suppressed) in self.journal.take() {
             tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
         }
     }
 
     /// Logs the end of an open WebSocket, at `debug`.
-    pub(super) fn log_close(&self, index: u32, code: CloseCode) {
+    pub(in crate::shard) fn log_close(&self, index: u32, code: CloseCode) {
         if !enabled!(Level::DEBUG) {
             return;
         }
-        let slot = &self.slots[index as usize];
-        let route = self.config.routes.get(usize::from(slot.route));
+        let slot = self.slot(index);
+        let traffic = slot.traffic();
+        let route = self.config.routes.get(slot.route());
         tracing::debug!(
             shard = self.id,
             slot = index,
-            address = slot.peer.get().map(|peer| tracing::field::display(peer.ip())),
+            address = slot.peer().get().map(|peer| tracing::field::display(peer.ip())),
             path = route.map_or("", |route| route.path.as_str()),
             code = code.get(),
-            received = slot.messages_received,
-            sent = slot.messages_sent,
+            received = traffic.messages_received,
+            sent = traffic.messages_sent,
             "closed"
         );
     }
 
     /// The path of the route that a connection is on.
-    pub(super) fn route_path(&self, index: u32) -> String {
-        let route = usize::from(self.slots[index as usize].route);
+    pub(in crate::shard) fn route_path(&self, index: u32) -> String {
+        let route = self.slot(index).route();
         self.config.routes.get(route).map_or(String::new(), |route| route.path.clone())
     }
 }
 
 /// The path in a request's first line, without its query, which may hold a token.
-pub(super) fn request_path(head: &[u8]) -> String {
+pub(in crate::shard) fn request_path(head: &[u8]) -> String {
     let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
     let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default();
     let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
@@ -138,7 +144,7 @@ pub(super) fn request_path(head: &[u8]) -> String {
 }
 
 /// The message of a rejection's answer.
-pub(super) fn answer_message(answer: &[u8]) -> String {
+pub(in crate::shard) fn answer_message(answer: &[u8]) -> String {
     let body = memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer, |at| &answer[at + 4..]);
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());

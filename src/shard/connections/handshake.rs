@@ -4,8 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::core::Core;
-use super::hub::HubState;
+use super::{Connections, Sessions};
 use crate::admission::{Admission, Denied, Shortage, Standing};
 use crate::auth::Identity;
 use crate::config::{Config, HandlerName};
@@ -107,25 +106,28 @@ impl Gate for Handshake<'_> {
     }
 }
 
-impl Core {
+impl Connections {
     /// For the request of this slot.
-    pub(super) fn handshake(&self, index: u32) -> Handshake<'_> {
-        let hub = self.hub.as_deref();
+    pub(super) fn handshake<'h>(
+        &'h self,
+        sessions: &'h impl Sessions,
+        index: u32,
+    ) -> Handshake<'h> {
         Handshake {
-            realm: hub.map(HubState::realm),
+            realm: sessions.realm(),
             config: &self.config,
             admission: self.directory.admission(),
-            unix_s: hub.map_or(0, HubState::unix_s),
+            unix_s: sessions.unix_s(),
             now_ns: self.now_ns,
             findings: RefCell::default(),
-            standing: Cell::new(self.slots[index as usize].standing),
+            standing: Cell::new(self.slot(index).standing()),
         }
     }
 
     /// Which hosts the pages of this slot's listener may have. Without keys, those on this host are
     /// trusted who reach a loopback listener, and web pages that are shown here are not among them.
     pub(super) fn same_origin(&self, index: u32) -> SameOrigin {
-        let listener = &self.config.listeners[usize::from(self.slots[index as usize].listener)];
+        let listener = &self.config.listeners[usize::from(self.slot(index).listener())];
         if listener.is_loopback() && !self.config.auth.keys_configured {
             SameOrigin::Loopback
         } else {
@@ -136,10 +138,10 @@ impl Core {
     /// Whether the connection of this slot may be upgraded, as far as that is known before its
     /// request.
     pub(super) fn availability(&self, index: u32) -> Availability {
-        if self.draining {
+        if self.is_draining {
             return Availability::Draining { retry_after_s: self.drain_retry_after_s() };
         }
-        match self.slots[index as usize].standing {
+        match self.slot(index).standing() {
             Standing::Refused(denied) => {
                 Availability::Denied(denied.denial(self.config.limits.retry_after_s))
             }
@@ -152,9 +154,9 @@ impl Core {
         if let Some(kind) = findings.failure {
             self.counters.auth_failure(kind);
         }
-        let standing = self.slots[index as usize].standing;
+        let standing = self.slot(index).standing();
         let denied = match standing {
-            Standing::Refused(denied) if refused && !self.draining => Some(denied),
+            Standing::Refused(denied) if refused && !self.is_draining => Some(denied),
             _ => findings.denied,
         };
         if let Some(denied) = denied {

@@ -12,8 +12,8 @@ use arc_swap::ArcSwapOption;
 use crossbeam_queue::SegQueue;
 use tokio::sync::oneshot;
 
-use super::hub::HubShared;
-use super::hub::mail::HubMail;
+use super::hub_mail::HubMail;
+use super::hub_shared::HubShared;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::driver::Bell;

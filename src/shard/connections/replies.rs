@@ -1,37 +1,48 @@
 //! What is said to one connection: compressed if that was agreed on, and queued in its outbox.
 
+use super::Connections;
 use super::compression::Reply;
-use super::core::Core;
 use super::outbox::{Outbox, Pools};
-use super::slot::{Slot, Stage};
-use crate::metrics::{Counters, Gauges};
+use super::slot::opened;
+use crate::metrics::Counters;
 use crate::proto::ws::deflate::{Compressing, Deflaters};
 use crate::proto::ws::{self, DataKind, OpCode, Payload};
 use crate::session::Outlet;
 
-impl Core {
-    /// Sends a text that is no answer to the input at hand.
-    pub(super) fn tell(&mut self, index: u32, text: Vec<u8>) {
-        let slot = &mut self.slots[index as usize];
-        let Slot { stage, outbox, messages_sent, .. } = slot;
-        let Stage::Open(receiver) = stage else { return };
-        let route = &self.config.route_options[usize::from(slot.route)];
+impl Connections {
+    /// Sends a text that is no reply to the input at hand.
+    pub(in crate::shard) fn send_text(&mut self, index: u32, text: Vec<u8>) {
+        let Some(parts) = self.slots[index as usize].open_parts() else { return };
+        let route = &self.config.route_options[parts.route];
         let mut replies = Replies {
-            outbox,
+            outbox: parts.outbox,
             pools: &mut self.pools,
             counters: &mut self.counters,
-            gauges: &mut self.gauges,
-            messages_sent,
+            messages_sent: parts.messages_sent,
             in_place: None,
             received_len: 0,
             in_place_bytes_min: usize::MAX,
-            compression: Reply::new(receiver.sending(), route),
+            compression: Reply::new(parts.receiver.sending(), route),
             deflaters: &mut self.deflaters,
-            measured: false,
+            is_timed: false,
             now_ns: self.now_ns,
             tick: self.tick,
         };
         replies.reply(DataKind::Text, Payload::Owned(text));
+    }
+
+    /// Queues bytes that are no reply: control frames and HTTP answers.
+    pub(super) fn queue(&mut self, index: u32, bytes: &[u8]) {
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.open_outbox(&mut self.pools, self.tick);
+        outbox.copy_alone(&mut self.pools, bytes);
+    }
+
+    /// Queues the rest of a reply to input of `at_ns`, before all that came after it.
+    pub(super) fn queue_first(&mut self, index: u32, bytes: &[u8], at_ns: u64) {
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.open_outbox(&mut self.pools, self.tick);
+        outbox.put_first(&mut self.pools, bytes, at_ns);
     }
 }
 
@@ -48,7 +59,6 @@ pub(super) struct Replies<'c> {
     pub(super) outbox: &'c mut Option<Box<Outbox>>,
     pub(super) pools: &'c mut Pools,
     pub(super) counters: &'c mut Counters,
-    pub(super) gauges: &'c mut Gauges,
     pub(super) messages_sent: &'c mut u32,
     /// There, if a reply may leave from the input's own memory: its message ends the input.
     pub(super) in_place: Option<&'c mut Option<InPlace>>,
@@ -61,7 +71,7 @@ pub(super) struct Replies<'c> {
     pub(super) compression: Option<Reply>,
     pub(super) deflaters: &'c mut Deflaters,
     /// Whether it matters when a reply has left.
-    pub(super) measured: bool,
+    pub(super) is_timed: bool,
     pub(super) now_ns: u64,
     pub(super) tick: u32,
 }
@@ -75,12 +85,11 @@ impl Replies<'_> {
         kind: DataKind,
         payload: Payload<'p>,
     ) -> Option<Payload<'p>> {
-        let Self { outbox, pools, gauges, deflaters, .. } = self;
+        let Self { outbox, pools, deflaters, .. } = self;
         let waits = outbox.as_ref().is_some_and(|outbox| outbox.has_later());
         let is_long = Compressing::is_for(payload.len());
         let outbox = if reply.sending.context.is_some() || is_long || waits {
             let outbox = opened(outbox, pools, self.tick);
-            gauges.outbox_bytes += payload.len() as u64;
             outbox.later(pools, kind, payload);
             outbox
         } else {
@@ -89,12 +98,11 @@ impl Replies<'_> {
                 return Some(payload);
             };
             let (header, len) = ws::compressed_frame_header(kind, bytes.len());
-            gauges.outbox_bytes += (len + bytes.len()) as u64;
             let outbox = opened(outbox, pools, self.tick);
             outbox.copy(pools, [&header[..len], bytes]);
             outbox
         };
-        if self.measured {
+        if self.is_timed {
             outbox.mark(self.now_ns);
         }
         None
@@ -103,18 +111,9 @@ impl Replies<'_> {
     pub(super) fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
         let outbox = opened(self.outbox, self.pools, self.tick);
         let (header, len) = ws::frame_header(opcode, payload.len());
-        self.gauges.outbox_bytes += (len + payload.len()) as u64;
         outbox.frame(self.pools, &header[..len], payload);
         outbox
     }
-}
-
-fn opened<'o>(outbox: &'o mut Option<Box<Outbox>>, pools: &mut Pools, tick: u32) -> &'o mut Outbox {
-    outbox.get_or_insert_with(|| {
-        let mut outbox = pools.outbox();
-        outbox.progress_tick = tick;
-        outbox
-    })
 }
 
 impl Outlet for Replies<'_> {
@@ -139,9 +138,9 @@ impl Outlet for Replies<'_> {
             **in_place = Some(InPlace { kind, len: bytes.len() });
             return;
         }
-        let (now_ns, measured) = (self.now_ns, self.measured);
+        let (now_ns, is_timed) = (self.now_ns, self.is_timed);
         let outbox = self.frame(kind.opcode(), payload);
-        if measured {
+        if is_timed {
             outbox.mark(now_ns);
         }
     }

@@ -9,6 +9,11 @@
 //!
 //! A [`Mark`] remembers up to which byte the replies to one turn's input reach, so that the time
 //! from input to completed send is measured exactly, however sends are cut.
+//!
+//! Every change of an outbox counts its bytes in [`Pools`], so that the sum over all outboxes is
+//! always that of their own counts.
+
+mod pools;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,17 +24,15 @@ use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 use crate::proto::ws::deflate::{Compressed, Compressing, Deflaters, Sending};
 use crate::proto::ws::{self, DataKind, Payload};
+use pools::CHUNK_BYTES;
+pub(in crate::shard) use pools::Pools;
 
-/// Bytes of a small chunk: room for the replies of one turn of a busy connection.
-const CHUNK_BYTES: usize = 4096;
-/// Empty outboxes kept at hand: those of one turn's timers and more.
-const OUTBOXES_MAX: usize = 512;
 /// Marks of one outbox; past it, later replies join the last mark.
 const MARKS_MAX: usize = 64;
 
 /// What a mark stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) enum Marked {
+pub(in crate::shard) enum Marked {
     /// Replies to input.
     Reply,
     /// A publication.
@@ -62,7 +65,7 @@ enum Later {
 
 /// What waits for one connection, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) struct OutboxState {
+pub(in crate::shard) struct OutboxState {
     frames: Vec<u8>,
     later: Vec<LaterState>,
     marks: Vec<MarkState>,
@@ -90,7 +93,7 @@ struct MarkState {
 
 /// The queue of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(in crate::shard) struct Outbox {
     waiting: VecDeque<Segment>,
     /// Empty and at hand, or `None` while the driver has it.
     batch: Option<Box<Batch>>,
@@ -105,27 +108,49 @@ pub(super) struct Outbox {
     queued_total: u64,
     sent_total: u64,
     /// When bytes last left, or the first came in.
-    pub(super) progress_tick: u32,
+    progress_tick: u32,
 }
 
 impl Outbox {
+    /// An empty outbox with an empty batch.
+    pub(in crate::shard) fn new() -> Self {
+        Self { batch: Some(Box::default()), ..Self::default() }
+    }
+
+    /// Makes an empty outbox ready for use: it begins now.
+    pub(in crate::shard) fn begin(&mut self, tick: u32) {
+        debug_assert!(self.is_empty() && !self.is_sending() && self.marks.is_empty());
+        (self.queued_total, self.sent_total) = (0, 0);
+        self.progress_tick = tick;
+    }
+
+    /// When bytes last left, or the first came in.
+    pub(in crate::shard) fn progress_tick(&self) -> u32 {
+        self.progress_tick
+    }
+
+    /// Notes that bytes have left.
+    pub(in crate::shard) fn note_progress(&mut self, tick: u32) {
+        self.progress_tick = tick;
+    }
+
     /// Bytes that have not left yet.
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::shard) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether everything has left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::shard) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
     /// Whether the driver has a batch of this outbox.
-    pub(super) fn is_sending(&self) -> bool {
+    pub(in crate::shard) fn is_sending(&self) -> bool {
         self.batch.is_none()
     }
 
     /// Adds bytes that are copied.
-    pub(super) fn copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
+    pub(in crate::shard) fn copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
         let len = parts[0].len() + parts[1].len();
         let fits = match self.tail() {
             Some(tail) => tail.capacity() - tail.len() >= len,
@@ -138,19 +163,19 @@ impl Outbox {
             tail.extend_from_slice(parts[0]);
             tail.extend_from_slice(parts[1]);
         }
-        self.count(len);
+        self.count(pools, len);
     }
 
     /// Adds a few bytes that are copied and behind which nothing more is expected, in memory of
     /// their size: a thousand pings of one turn would touch a thousand chunks.
-    pub(super) fn copy_alone(&mut self, bytes: &[u8]) {
+    pub(in crate::shard) fn copy_alone(&mut self, pools: &mut Pools, bytes: &[u8]) {
         match self.tail() {
             Some(tail) if tail.capacity() - tail.len() >= bytes.len() => {
                 tail.extend_from_slice(bytes);
             }
             _ => self.push(Segment::Owned(bytes.to_vec())),
         }
-        self.count(bytes.len());
+        self.count(pools, bytes.len());
     }
 
     /// The memory that is filled at the queue's end.
@@ -172,7 +197,12 @@ impl Outbox {
     }
 
     /// Adds a message that is to be compressed when its send is built.
-    pub(super) fn later(&mut self, pools: &mut Pools, kind: DataKind, payload: Payload<'_>) {
+    pub(in crate::shard) fn later(
+        &mut self,
+        pools: &mut Pools,
+        kind: DataKind,
+        payload: Payload<'_>,
+    ) {
         debug_assert!(!payload.is_empty(), "nothing can be made of nothing");
         let bytes = match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => bytes,
@@ -184,17 +214,17 @@ impl Outbox {
         };
         let len = bytes.len();
         self.later.push_back(Later::Message(kind, bytes));
-        self.count(len);
+        self.count(pools, len);
     }
 
     /// Whether messages wait to be compressed.
-    pub(super) fn has_later(&self) -> bool {
+    pub(in crate::shard) fn has_later(&self) -> bool {
         !self.later.is_empty()
     }
 
     /// Compresses messages and lays out their frames, and what is behind them, until so many bytes
     /// are ready to leave or the allowance of the compressors is used up.
-    pub(super) fn settle_later(
+    pub(in crate::shard) fn settle_later(
         &mut self,
         pools: &mut Pools,
         ready_bytes_max: usize,
@@ -212,7 +242,7 @@ impl Outbox {
                     later.push_front(Later::Compressing(kind, begun));
                 }
                 Later::Message(kind, bytes) => {
-                    self.uncount_later(bytes.len());
+                    self.uncount_later(pools, bytes.len());
                     if let Some(compressed) = deflaters.compress(sending, level, &bytes) {
                         let (header, len) = ws::compressed_frame_header(kind, compressed.len());
                         self.copy(pools, [&header[..len], compressed]);
@@ -228,18 +258,18 @@ impl Outbox {
                             later.push_front(Later::Compressing(kind, Box::new(rest)));
                         }
                         Compressed::Whole { message, output } => {
-                            self.uncount_later(len);
+                            self.uncount_later(pools, len);
                             pools.recycle(Segment::Owned(message));
                             let (header, len) = ws::compressed_frame_header(kind, output.len());
                             self.frame(pools, &header[..len], Payload::Owned(output));
                         }
                         Compressed::Useless(message) => {
-                            self.uncount_later(len);
+                            self.uncount_later(pools, len);
                             self.plain_frame(pools, kind, message);
                         }
                     }
                 }
-                Later::Frames(segment) => self.lay_out(segment),
+                Later::Frames(segment) => self.lay_out(pools, segment),
                 Later::Mark(at_ns) => self.mark(at_ns),
             }
         }
@@ -255,31 +285,31 @@ impl Outbox {
     /// Lays everything out without compressing it: for a connection that ends, where it is not
     /// worth the time of the others. An uncompressed message means the same to every receiver
     /// (RFC 7692 6).
-    pub(super) fn settle_plain(&mut self, pools: &mut Pools) {
+    pub(in crate::shard) fn settle_plain(&mut self, pools: &mut Pools) {
         for next in std::mem::take(&mut self.later) {
             match next {
                 Later::Message(kind, bytes) => {
-                    self.uncount_later(bytes.len());
+                    self.uncount_later(pools, bytes.len());
                     self.plain_frame(pools, kind, bytes);
                 }
                 Later::Compressing(kind, begun) => {
-                    self.uncount_later(begun.message_len());
+                    self.uncount_later(pools, begun.message_len());
                     self.plain_frame(pools, kind, begun.into_message());
                 }
-                Later::Frames(segment) => self.lay_out(segment),
+                Later::Frames(segment) => self.lay_out(pools, segment),
                 Later::Mark(at_ns) => self.mark(at_ns),
             }
         }
     }
 
-    fn uncount_later(&mut self, len: usize) {
-        self.bytes -= len;
+    fn uncount_later(&mut self, pools: &mut Pools, len: usize) {
+        self.uncount(pools, len);
         self.later_bytes -= len;
     }
 
-    fn lay_out(&mut self, segment: Segment) {
-        self.uncount_later(segment.len());
-        self.count(segment.len());
+    fn lay_out(&mut self, pools: &mut Pools, segment: Segment) {
+        self.uncount_later(pools, segment.len());
+        self.count(pools, segment.len());
         self.waiting.push_back(segment);
     }
 
@@ -289,26 +319,38 @@ impl Outbox {
     }
 
     /// Adds a frame; a payload that has memory of its own is not copied.
-    pub(super) fn frame(&mut self, pools: &mut Pools, header: &[u8], payload: Payload<'_>) {
+    pub(in crate::shard) fn frame(
+        &mut self,
+        pools: &mut Pools,
+        header: &[u8],
+        payload: Payload<'_>,
+    ) {
         match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => {
                 self.copy(pools, [header, &[]]);
                 let len = bytes.len();
                 self.push(Segment::Rest(bytes));
-                self.count(len);
+                self.count(pools, len);
             }
             payload => self.copy(pools, [header, payload.as_slice()]),
         }
     }
 
     /// Adds a frame that others send as well.
-    pub(super) fn shared(&mut self, frame: Arc<[u8]>) {
+    pub(in crate::shard) fn shared(&mut self, pools: &mut Pools, frame: Arc<[u8]>) {
         let len = frame.len();
         self.push(Segment::Shared(frame));
-        self.count(len);
+        self.count(pools, len);
     }
 
-    fn count(&mut self, len: usize) {
+    fn uncount(&mut self, pools: &mut Pools, len: usize) {
+        self.bytes -= len;
+        pools.uncount(len);
+    }
+
+    #[inline]
+    fn count(&mut self, pools: &mut Pools, len: usize) {
+        pools.count(len);
         self.bytes += len;
         if self.later.is_empty() {
             self.queued_total += len as u64;
@@ -318,7 +360,7 @@ impl Outbox {
     }
 
     /// Marks what was queued last as a reply to input that came in at `at_ns`.
-    pub(super) fn mark(&mut self, at_ns: u64) {
+    pub(in crate::shard) fn mark(&mut self, at_ns: u64) {
         if !self.later.is_empty() {
             return self.later.push_back(Later::Mark(at_ns));
         }
@@ -326,7 +368,7 @@ impl Outbox {
     }
 
     /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
-    pub(super) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
+    pub(in crate::shard) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
         debug_assert!(self.later.is_empty(), "publications do not wait to be compressed");
         self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery });
     }
@@ -344,11 +386,12 @@ impl Outbox {
     }
 
     /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
-    pub(super) fn put_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
+    pub(in crate::shard) fn put_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
         debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
         let mut chunk = pools.chunk(bytes.len());
         chunk.extend_from_slice(bytes);
         self.waiting.push_front(Segment::Rest(chunk));
+        pools.count(bytes.len());
         self.bytes += bytes.len();
         self.queued_total += bytes.len() as u64;
         for mark in &mut self.marks {
@@ -359,7 +402,7 @@ impl Outbox {
     }
 
     /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
-    pub(super) fn take_batch(&mut self, bounds: Bounds) -> Option<Box<Batch>> {
+    pub(in crate::shard) fn take_batch(&mut self, bounds: Bounds) -> Option<Box<Batch>> {
         if self.waiting.is_empty() && self.batch.as_ref().is_none_or(|batch| batch.is_empty()) {
             return None;
         }
@@ -369,9 +412,9 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Takes the batch back after `sent` bytes of it have left. `left` is told each mark that is
-    /// now wholly sent: what it is, when that began, and how many messages it stands for.
-    pub(super) fn sent(
+    /// Takes the batch back after `sent` bytes of it have left. `left` gets each mark that is now
+    /// wholly sent: what it is, when that began, and how many messages it stands for.
+    pub(in crate::shard) fn sent(
         &mut self,
         mut batch: Box<Batch>,
         sent: usize,
@@ -381,7 +424,7 @@ impl Outbox {
         debug_assert!(self.batch.is_none(), "one batch is under way at most");
         batch.advance(sent, |segment| pools.recycle(segment));
         self.batch = Some(batch);
-        self.bytes -= sent;
+        self.uncount(pools, sent);
         self.sent_total += sent as u64;
         while let Some(mark) = self.marks.front().filter(|mark| mark.end <= self.sent_total) {
             left(mark.what, mark.at_ns, mark.messages);
@@ -390,17 +433,16 @@ impl Outbox {
     }
 
     /// Drops everything that has not begun to leave; of a frame that has, the rest stays, so that
-    /// what is queued next begins where a frame may. Returns the bytes dropped.
-    pub(super) fn drop_unsent(&mut self, pools: &mut Pools) -> usize {
+    /// what is queued next begins where a frame may.
+    pub(in crate::shard) fn drop_unsent(&mut self, pools: &mut Pools) {
         let mut kept = self.waiting.pop_front_if(|front| matches!(front, Segment::Rest(_)));
         let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.later_bytes;
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
         self.waiting.extend(kept.take());
         self.clear_later(pools);
-        self.bytes -= dropped;
+        self.uncount(pools, dropped);
         self.queued_total = self.sent_total + self.bytes as u64;
         while self.marks.pop_back_if(|mark| mark.end > self.queued_total).is_some() {}
-        dropped
     }
 
     fn clear_later(&mut self, pools: &mut Pools) {
@@ -413,14 +455,14 @@ impl Outbox {
     }
 
     /// Takes the batch back after its send has failed, and drops everything.
-    pub(super) fn restore(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
+    pub(in crate::shard) fn restore(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
         batch.clear(|segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.clear(pools);
     }
 
     /// What waits; `None` while the driver has some of it, or a message is compressed in part.
-    pub(super) fn tell(&self, now_ns: u64) -> Option<OutboxState> {
+    pub(in crate::shard) fn tell(&self, now_ns: u64) -> Option<OutboxState> {
         let mut frames = Vec::with_capacity(self.bytes - self.later_bytes);
         self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
         self.waiting.iter().for_each(|segment| frames.extend_from_slice(segment.as_slice()));
@@ -442,12 +484,12 @@ impl Outbox {
     }
 
     /// Takes what waited elsewhere into this one, which must be empty.
-    pub(super) fn fill(&mut self, state: &OutboxState, now_ns: u64) {
+    pub(in crate::shard) fn fill(&mut self, pools: &mut Pools, state: &OutboxState, now_ns: u64) {
         debug_assert!(self.is_empty() && !self.is_sending(), "it takes the place of nothing");
         if !state.frames.is_empty() {
             // They may begin within a frame.
             self.push(Segment::Rest(state.frames.clone()));
-            self.count(state.frames.len());
+            self.count(pools, state.frames.len());
         }
         let marks = state.marks.iter().map(|mark| Mark {
             end: mark.end,
@@ -470,117 +512,20 @@ impl Outbox {
                 LaterState::Mark(age_ns) => (Later::Mark(now_ns.saturating_sub(*age_ns)), 0),
             };
             self.later.push_back(later);
-            self.count(len);
+            self.count(pools, len);
         }
     }
 
-    /// Drops everything; no batch may be under way. Returns how many bytes that were.
-    pub(super) fn clear(&mut self, pools: &mut Pools) -> usize {
-        let dropped = self.bytes;
+    /// Drops everything; no batch may be under way.
+    pub(in crate::shard) fn clear(&mut self, pools: &mut Pools) {
+        debug_assert!(!self.is_sending(), "what is under way cannot be dropped");
+        self.uncount(pools, self.bytes);
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
         self.clear_later(pools);
         if let Some(batch) = &mut self.batch {
             batch.clear(|segment| pools.recycle(segment));
         }
         self.marks.clear();
-        (self.bytes, self.queued_total, self.sent_total) = (0, 0, 0);
-        dropped
-    }
-}
-
-/// Memory that outboxes come and go with, kept warm and bounded.
-#[derive(Debug)]
-pub(super) struct Pools {
-    small: Vec<Vec<u8>>,
-    large: Vec<Vec<u8>>,
-    large_bytes: usize,
-    /// Memory kept in each pool (bytes).
-    pool_bytes_max: usize,
-    #[expect(clippy::vec_box, reason = "the box itself is what is kept")]
-    outboxes: Vec<Box<Outbox>>,
-    answer: Vec<u8>,
-}
-
-impl Pools {
-    /// `buffer_bytes`: of a receive buffer, whose largest whole message a large chunk holds.
-    /// `pool_bytes_max`: memory kept in each pool.
-    pub(super) fn new(buffer_bytes: usize, pool_bytes_max: usize) -> Self {
-        Self {
-            small: Vec::new(),
-            large: Vec::new(),
-            large_bytes: buffer_bytes.max(2 * CHUNK_BYTES),
-            pool_bytes_max,
-            outboxes: Vec::new(),
-            answer: Vec::new(),
-        }
-    }
-
-    /// Scratch for writing an HTTP answer.
-    pub(super) fn answer(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.answer)
-    }
-
-    /// Takes the scratch back.
-    pub(super) fn recycle_answer(&mut self, mut answer: Vec<u8>) {
-        answer.clear();
-        self.answer = answer;
-    }
-
-    fn chunk(&mut self, len: usize) -> Vec<u8> {
-        let (pool, capacity) = if len <= CHUNK_BYTES {
-            (&mut self.small, CHUNK_BYTES)
-        } else if len <= self.large_bytes {
-            (&mut self.large, self.large_bytes)
-        } else {
-            return Vec::with_capacity(len);
-        };
-        pool.pop().unwrap_or_else(|| Vec::with_capacity(capacity))
-    }
-
-    /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
-    pub(super) fn recycle(&mut self, segment: Segment) {
-        let (Segment::Owned(mut bytes) | Segment::Rest(mut bytes)) = segment else { return };
-        let capacity = bytes.capacity();
-        let pool = if capacity == CHUNK_BYTES {
-            &mut self.small
-        } else if capacity == self.large_bytes {
-            &mut self.large
-        } else {
-            return;
-        };
-        if (pool.len() + 1) * capacity <= self.pool_bytes_max {
-            bytes.clear();
-            pool.push(bytes);
-        }
-    }
-
-    /// An empty outbox with its batch.
-    pub(super) fn outbox(&mut self) -> Box<Outbox> {
-        self.outboxes.pop().unwrap_or_else(|| {
-            Box::new(Outbox { batch: Some(Box::default()), ..Outbox::default() })
-        })
-    }
-
-    /// Takes back an outbox that is empty and has its batch.
-    pub(super) fn recycle_outbox(&mut self, mut outbox: Box<Outbox>) {
-        debug_assert!(outbox.is_empty() && !outbox.is_sending());
-        if self.outboxes.len() < OUTBOXES_MAX {
-            (outbox.queued_total, outbox.sent_total) = (0, 0);
-            self.outboxes.push(outbox);
-        }
-    }
-
-    /// Halves what is kept; called now and then, so that a burst's memory does not stay for ever.
-    pub(super) fn trim(&mut self) {
-        for pool in [&mut self.small, &mut self.large] {
-            if pool.len() > 16 {
-                pool.truncate(pool.len() / 2);
-                pool.shrink_to_fit();
-            }
-        }
-        if self.outboxes.len() > 16 {
-            self.outboxes.truncate(self.outboxes.len() / 2);
-            self.outboxes.shrink_to_fit();
-        }
+        (self.queued_total, self.sent_total) = (0, 0);
     }
 }

@@ -1,11 +1,12 @@
-//! What may wait while much happens at once: connections that the peer has ended, parked ones that
-//! something has come for, and those to be parked.
+//! Deferred work: connections that the peer has ended, parked ones that something has come for, and
+//! those to be parked.
 //!
 //! When very many break, wake or fall quiet at once, a turn finds hundreds of them in a row, each
-//! of which costs as much as an echo or more. The news leaves the kernel's queue at once, but the
-//! work waits here and is done some in each turn, so that connections in use are served between.
+//! of which costs as much as an echo or more. Each completion leaves the kernel's queue at once,
+//! but the work waits here and is done some in each turn, so that connections in use are served
+//! between.
 //! A turn does a share of what waits, so that the wait is bounded however much comes, and wakes of
-//! connections that go on go before the rest.
+//! live connections come before the rest.
 //!
 //! Measured on one core, p99 of others, without and with it: 100,000 connections of eight shards
 //! reset and back, 753 and 34 ms (`scripts/load-storm.sh`); 10,000 members of 1,000 channels parked
@@ -13,10 +14,9 @@
 
 use std::collections::VecDeque;
 
-use super::Shard;
-use super::core::Core;
-use super::slot::{Parked, Stage};
-use crate::driver::{Driver, Input, Token};
+use super::stage::Stage;
+use super::{Connections, Sessions};
+use crate::driver::{Driver, Token};
 use crate::proto::ws::CloseCode;
 
 /// Done in one turn at least: about as much as its accepts and handshakes cost.
@@ -67,86 +67,79 @@ fn share(waiting: usize) -> usize {
     SHARE_MIN.max(waiting / SHARE_ONE_IN)
 }
 
-impl Core {
-    /// Something has come for a parked connection. Those that have ended do not stand before those
-    /// that go on.
-    pub(super) fn wake_later(&mut self, index: u32, ended: bool) {
-        self.slots[index as usize].held = true;
-        if ended {
-            self.do_later(index, Chore::Hear);
+impl Connections {
+    /// Something has come for a parked connection. Live connections are served before closed ones.
+    pub(super) fn wake_later(&mut self, index: u32, has_ended: bool) {
+        self.slot_mut(index).receiving_mut().await_turn();
+        if has_ended {
+            self.defer(index, Chore::Hear);
         } else {
             self.upkeep.wakes.push_back(self.token(index));
         }
     }
 
-    /// The next receive is for what has come.
-    fn rouse(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.held = false;
-        slot.input = Input::There;
-    }
-
-    pub(super) fn do_later(&mut self, index: u32, chore: Chore) {
+    /// Queues work of a connection for this turn's share, or a later one's.
+    pub(super) fn defer(&mut self, index: u32, chore: Chore) {
         if matches!(chore, Chore::Park) {
-            self.slots[index as usize].parked = Parked::Soon;
+            self.slot_mut(index).receiving_mut().park_soon();
         }
         self.upkeep.chores.push_back((self.token(index), chore));
     }
-}
 
-impl<D: Driver> Shard<D> {
+    /// Whether deferred work waits.
+    pub(in crate::shard) fn has_deferred(&self) -> bool {
+        !self.upkeep.is_empty()
+    }
+
     /// The peer has ended the connection. Where little is left to be done, that is done at once.
-    pub(super) fn ended(&mut self, index: u32, how: Chore) {
-        let slot = &mut self.core.slots[index as usize];
-        slot.input_ended = true;
-        if slot.stage.is_open() || slot.stage.is_handshake() {
-            self.core.do_later(index, how);
+    pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: Chore) {
+        let slot = self.slot_mut(index);
+        slot.receiving_mut().end();
+        if slot.stage().is_open() || slot.stage().is_handshake() {
+            self.defer(index, how);
         } else if matches!(how, Chore::Drop) {
-            self.lost(index);
+            self.lose(sessions, index);
         }
     }
 
-    /// A turn's share.
-    pub(super) fn do_chores(&mut self) {
-        for _ in 0..share(self.core.upkeep.wakes.len()) {
-            let Some(token) = self.core.upkeep.wakes.pop_front() else { break };
-            let Some(index) = self.core.find(token) else { continue };
-            self.core.rouse(index);
-            self.settle(index);
+    /// Does a turn's share of the deferred work; returns whether more is left.
+    pub(in crate::shard) fn do_deferred(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+    ) -> bool {
+        for _ in 0..share(self.upkeep.wakes.len()) {
+            let Some(token) = self.upkeep.wakes.pop_front() else { break };
+            let Some(index) = self.find(token) else { continue };
+            self.slot_mut(index).receiving_mut().expect_input();
+            self.reconcile(driver, index);
         }
-        for _ in 0..share(self.core.upkeep.chores.len()) {
-            let Some((token, chore)) = self.core.upkeep.chores.pop_front() else { break };
-            let Some(index) = self.core.find(token) else { continue };
+        for _ in 0..share(self.upkeep.chores.len()) {
+            let Some((token, chore)) = self.upkeep.chores.pop_front() else { break };
+            let Some(index) = self.find(token) else { continue };
             match chore {
-                Chore::Park => self.core.park(index),
-                Chore::Finish => self.input_ended(index),
-                Chore::Drop => self.lost(index),
-                Chore::Hear => self.core.rouse(index),
+                Chore::Park => self.park(index),
+                Chore::Finish => self.end_input(sessions, index),
+                Chore::Drop => self.lose(sessions, index),
+                Chore::Hear => self.slot_mut(index).receiving_mut().expect_input(),
             }
-            self.settle(index);
+            self.reconcile(driver, index);
         }
-        self.cut |= !self.core.upkeep.is_empty();
-        self.cut |= self.core.refresh_deadlines();
+        self.has_deferred()
     }
 
-    fn input_ended(&mut self, index: u32) {
-        if self.core.slots[index as usize].is_unfinished() {
-            // What came before the end is looked at first.
+    fn end_input(&mut self, sessions: &mut impl Sessions, index: u32) {
+        let slot = self.slot(index);
+        if slot.receiving().is_unfinished() {
+            // What came before the end is processed first.
             return;
         }
-        let next = match &self.core.slots[index as usize].stage {
+        let next = match slot.stage() {
             Stage::Proxy { .. } | Stage::Http { .. } => Stage::Ending,
             Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
         };
-        self.core.leave(index, next, CloseCode::ABNORMAL);
-    }
-
-    pub(super) fn lost(&mut self, index: u32) {
-        if !matches!(self.core.slots[index as usize].stage, Stage::Ending) {
-            self.core.counters.connection_errors += 1;
-            self.core.abort(index, CloseCode::ABNORMAL);
-        }
+        self.leave(sessions, index, next, CloseCode::ABNORMAL);
     }
 }
 

@@ -9,8 +9,7 @@
 //! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
 //! compressed messages: 1,052 ms without shares.
 
-use super::outbox::Outbox;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::session::hub::Budget;
 
 /// A connection's share of a turn is one in so many.
@@ -19,15 +18,15 @@ const SHARE_ONE_IN: u64 = 4;
 /// received is unmasked, checked and copied once more.
 const MOVED_BYTES: u64 = 4;
 /// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
-pub(super) const REQUEST_EFFORT: u64 = 800;
+pub(in crate::shard) const REQUEST_EFFORT: u64 = 800;
 /// Bytes of replies that cost as much as one of effort: they are put together and copied.
-pub(super) const REPLY_BYTES: u64 = 4;
+pub(in crate::shard) const REPLY_BYTES: u64 = 4;
 /// What mail of the hub costs its reader.
-pub(super) const MAIL_EFFORT: u64 = 200;
+pub(in crate::shard) const MAIL_EFFORT: u64 = 200;
 /// What it costs to look at a request for an upgrade.
-pub(super) const HANDSHAKE_EFFORT: u64 = 2000;
+pub(in crate::shard) const HANDSHAKE_EFFORT: u64 = 2000;
 /// What it costs to verify a token's signature.
-pub(super) const TOKEN_EFFORT: u64 = 40_000;
+pub(in crate::shard) const TOKEN_EFFORT: u64 = 40_000;
 /// Connections whose use is remembered for a turn.
 const RECENT: usize = 64;
 
@@ -41,7 +40,7 @@ struct Used {
 
 /// The effort of this turn, and of the slice at hand: one connection's input, looked at once.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(in crate::shard) struct Work {
     turn_max: u64,
     frame_effort: u64,
     turn: u32,
@@ -55,7 +54,7 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(in crate::shard) fn new(config: &Config) -> Self {
         let mut work = Self {
             turn_max: 0,
             frame_effort: 0,
@@ -70,52 +69,52 @@ impl Work {
     }
 
     /// Applies another configuration.
-    pub(super) fn renew(&mut self, config: &Config) {
+    pub(in crate::shard) fn renew(&mut self, config: &Config) {
         self.turn_max = u64::from(config.engine.turn_codec_bytes_max);
         let frames_max = u64::from(config.engine.turn_frames_max).max(1);
         self.frame_effort = (self.turn_max / frames_max).max(1);
     }
 
-    pub(super) fn begin_turn(&mut self) {
+    pub(in crate::shard) fn begin_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
         self.spent = 0;
     }
 
     /// Effort of this turn so far.
-    pub(super) fn spent(&self) -> u64 {
+    pub(in crate::shard) fn spent(&self) -> u64 {
         self.spent
     }
 
     /// Effort that a turn may take, give or take one connection's share.
-    pub(super) fn turn_max(&self) -> u64 {
+    pub(in crate::shard) fn turn_max(&self) -> u64 {
         self.turn_max
     }
 
-    pub(super) fn share_max(&self) -> u64 {
+    pub(in crate::shard) fn share_max(&self) -> u64 {
         (self.turn_max / SHARE_ONE_IN).max(1)
     }
 
-    pub(super) fn is_turn_spent(&self) -> bool {
+    pub(in crate::shard) fn is_turn_spent(&self) -> bool {
         self.spent >= self.turn_max
     }
 
     /// Whether the turn has used half of its effort.
-    pub(super) fn is_half_spent(&self) -> bool {
+    pub(in crate::shard) fn is_half_spent(&self) -> bool {
         self.spent >= self.turn_max / 2
     }
 
     /// Effort left of the turn.
-    pub(super) fn turn_left(&self) -> u64 {
+    pub(in crate::shard) fn turn_left(&self) -> u64 {
         self.turn_max.saturating_sub(self.spent)
     }
 
     /// Whether a connection has used its share of this turn.
-    pub(super) fn has_used_share(&self, index: u32) -> bool {
+    pub(in crate::shard) fn has_used_share(&self, index: u32) -> bool {
         self.used(index) >= self.share_max()
     }
 
     /// Whether a connection has used so many moved bytes' worth of this turn.
-    pub(super) fn has_moved(&self, index: u32, bytes: usize) -> bool {
+    pub(in crate::shard) fn has_moved(&self, index: u32, bytes: usize) -> bool {
         self.used(index) >= bytes as u64 / MOVED_BYTES
     }
 
@@ -125,18 +124,18 @@ impl Work {
     }
 
     /// Begins with input of a connection.
-    pub(super) fn begin_slice(&mut self, index: u32) {
+    pub(in crate::shard) fn begin_slice(&mut self, index: u32) {
         self.used_before = self.used(index);
         self.slice_began = self.spent;
     }
 
     /// Begins with input that has waited behind all others: a whole share of its own.
-    pub(super) fn begin_fresh_slice(&mut self) {
+    pub(in crate::shard) fn begin_fresh_slice(&mut self) {
         self.used_before = 0;
         self.slice_began = self.spent;
     }
 
-    pub(super) fn end_slice(&mut self, index: u32) {
+    pub(in crate::shard) fn end_slice(&mut self, index: u32) {
         let effort = self.slice_used();
         self.recent[index as usize % RECENT] = Used { index, turn: self.turn, effort };
     }
@@ -147,33 +146,33 @@ impl Work {
 
     /// Whether the slice's connection has used its share.
     #[inline]
-    pub(super) fn is_share_spent(&self) -> bool {
+    pub(in crate::shard) fn is_share_spent(&self) -> bool {
         self.slice_used() >= self.share_max()
     }
 
     /// Effort left of the share.
-    pub(super) fn share_left(&self) -> u64 {
+    pub(in crate::shard) fn share_left(&self) -> u64 {
         self.share_max().saturating_sub(self.slice_used())
     }
 
-    /// What the slice's connection may ask of the hub, with so much in its outbox.
-    pub(super) fn requests(&self, outbox_high_bytes: usize, outbox: Option<&Outbox>) -> Budget {
-        let queued = outbox.map_or(0, Outbox::bytes);
+    /// What the slice's session may do, with so many bytes queued already.
+    pub(super) fn budget(&self, limits: &Limits, queued_bytes: usize) -> Budget {
         let requests_max = (self.share_left() / REQUEST_EFFORT).max(1) as u32;
-        Budget { requests_max, reply_bytes_max: outbox_high_bytes.saturating_sub(queued) }
+        let reply_bytes_max = limits.outbox_high_bytes.saturating_sub(queued_bytes);
+        Budget { requests_max, reply_bytes_max }
     }
 
     #[inline]
-    pub(super) fn spend(&mut self, effort: u64) {
+    pub(in crate::shard) fn spend(&mut self, effort: u64) {
         self.spent += effort;
     }
 
     #[inline]
-    pub(super) fn spend_frame(&mut self) {
+    pub(in crate::shard) fn spend_frame(&mut self) {
         self.spent += self.frame_effort;
     }
 
-    pub(super) fn spend_moved(&mut self, bytes: usize) {
+    pub(in crate::shard) fn spend_moved(&mut self, bytes: usize) {
         self.spent += bytes as u64 / MOVED_BYTES;
     }
 }

@@ -5,17 +5,16 @@
 //! that what is still waiting can be dropped without harm to what follows. In both modes a reply
 //! that is too small, or does not shrink, goes out plain, from where it is if it can.
 
-use super::core::Core;
-use super::outbox::Pools;
-use super::slot::{Slot, Stage};
+use super::Connections;
+use super::stage::Stage;
 use crate::admission::Shortage;
 use crate::config::RouteOptions;
 use crate::metrics::Gauges;
 use crate::proto::http::Compression;
 use crate::proto::ws::Receiver;
-use crate::proto::ws::deflate::{self, Deflaters, Sending};
+use crate::proto::ws::deflate::{self, Sending};
 
-impl Core {
+impl Connections {
     /// Memory left for the contexts of connections (bytes).
     pub(super) fn context_room_bytes(&self) -> u64 {
         if self.directory.admission().shortage() >= Shortage::Contexts {
@@ -44,12 +43,10 @@ impl Core {
     /// is still to leave, leaves as it is.
     pub(super) fn end_compression(&mut self, index: u32, discard: bool) {
         let slot = &mut self.slots[index as usize];
-        if let Some(outbox) = slot.outbox.as_mut().filter(|_| !discard) {
-            let before = outbox.bytes() as u64;
+        if let Some(outbox) = slot.outbox_mut().filter(|_| !discard) {
             outbox.settle_plain(&mut self.pools);
-            self.gauges.outbox_bytes = self.gauges.outbox_bytes + outbox.bytes() as u64 - before;
         }
-        if let Stage::Open(receiver) | Stage::Closing { receiver, .. } = &mut slot.stage {
+        if let Stage::Open(receiver) | Stage::Closing { receiver, .. } = slot.stage_mut() {
             receiver.let_go(&mut self.inflaters, &mut self.deflaters);
         }
     }
@@ -90,11 +87,11 @@ impl Core {
 
 /// How replies of one connection are compressed.
 #[derive(Clone, Copy)]
-pub(super) struct Reply {
-    pub(super) sending: Sending,
-    pub(super) level: u8,
+pub(in crate::shard) struct Reply {
+    pub(in crate::shard) sending: Sending,
+    pub(in crate::shard) level: u8,
     /// Shorter messages are not worth it.
-    pub(super) bytes_min: usize,
+    pub(in crate::shard) bytes_min: usize,
 }
 
 impl Reply {
@@ -108,17 +105,19 @@ impl Reply {
     }
 }
 
-/// Compresses what waits for that in a slot's outbox, until so many bytes are ready to leave.
-pub(super) fn compress_waiting(
-    slot: &mut Slot,
-    level: u8,
-    ready_bytes_max: usize,
-    (deflaters, pools, gauges): (&mut Deflaters, &mut Pools, &mut Gauges),
-) {
-    let Slot { stage, outbox, .. } = slot;
-    let (Stage::Open(receiver) | Stage::Closing { receiver, .. }) = stage else { return };
-    let (Some(outbox), Some(sending)) = (outbox, receiver.sending()) else { return };
-    let before = outbox.bytes() as u64;
-    outbox.settle_later(pools, ready_bytes_max, deflaters, (sending, level));
-    gauges.outbox_bytes = gauges.outbox_bytes + outbox.bytes() as u64 - before;
+impl Connections {
+    /// Compresses what waits for that in a connection's outbox, until so many bytes are ready to
+    /// leave.
+    pub(super) fn compress_waiting(&mut self, index: u32, ready_bytes_max: usize) {
+        let slot = &mut self.slots[index as usize];
+        let level = self.config.route_options[slot.route()].compression_level;
+        let Some((outbox, receiver)) = slot.compressed_outbox() else { return };
+        let Some(sending) = receiver.sending() else { return };
+        outbox.settle_later(
+            &mut self.pools,
+            ready_bytes_max,
+            &mut self.deflaters,
+            (sending, level),
+        );
+    }
 }

@@ -6,31 +6,56 @@
 
 use slab::Slab;
 
-use super::slot::Slot;
-
 /// Length of a tick (ms).
-pub(super) const TICK_MS: u64 = 50;
+pub(in crate::shard) const TICK_MS: u64 = 50;
 /// Length of a tick (ns).
-pub(super) const TICK_NS: u64 = TICK_MS * 1_000_000;
+pub(in crate::shard) const TICK_NS: u64 = TICK_MS * 1_000_000;
 /// The tick of a timer that is not set.
-pub(super) const UNSET: u32 = u32::MAX;
+pub(in crate::shard) const UNSET: u32 = u32::MAX;
 
 const BUCKETS: usize = 2048;
 const NONE: u32 = u32::MAX;
 
 /// The tick that a time lies in.
-pub(super) fn tick_of(now_ns: u64) -> u32 {
+pub(in crate::shard) fn tick_of(now_ns: u64) -> u32 {
     (now_ns / TICK_NS) as u32
 }
 
 /// A duration in ticks, rounded up.
-pub(super) fn ticks(duration_ms: u32) -> u32 {
+pub(in crate::shard) fn ticks(duration_ms: u32) -> u32 {
     u64::from(duration_ms).div_ceil(TICK_MS) as u32
+}
+
+/// The place of one timer in the wheel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TimerLinks {
+    previous: u32,
+    next: u32,
+    /// When it fires; [`UNSET`] = it is in no list.
+    tick: u32,
+}
+
+impl TimerLinks {
+    /// A timer in no list.
+    pub(super) const fn unset() -> Self {
+        Self { previous: NONE, next: NONE, tick: UNSET }
+    }
+
+    /// Whether the timer is set.
+    pub(super) fn is_set(&self) -> bool {
+        self.tick != UNSET
+    }
+}
+
+/// What has a timer.
+pub(super) trait Timed {
+    fn timer(&self) -> &TimerLinks;
+    fn timer_mut(&mut self) -> &mut TimerLinks;
 }
 
 /// The timers of one shard.
 #[derive(Debug)]
-pub(super) struct Wheel {
+pub(in crate::shard) struct Wheel {
     heads: Box<[u32; BUCKETS]>,
     occupied: [u64; BUCKETS / 64],
     /// Every timer at or before this tick has fired.
@@ -40,7 +65,7 @@ pub(super) struct Wheel {
 
 impl Wheel {
     /// A wheel that starts at `now_tick`.
-    pub(super) fn new(now_tick: u32) -> Self {
+    pub(in crate::shard) fn new(now_tick: u32) -> Self {
         Self {
             heads: Box::new([NONE; BUCKETS]),
             occupied: [0; BUCKETS / 64],
@@ -50,9 +75,9 @@ impl Wheel {
     }
 
     /// Sets the slot's timer, in place of an earlier setting. A tick that has passed fires next.
-    pub(super) fn set(&mut self, slots: &mut Slab<Slot>, index: u32, tick: u32) {
+    pub(in crate::shard) fn set(&mut self, slots: &mut Slab<impl Timed>, index: u32, tick: u32) {
         let tick = tick.clamp(self.passed + 1, UNSET - 1);
-        if slots[index as usize].timer.tick == tick {
+        if slots[index as usize].timer().tick == tick {
             return;
         }
         self.unset(slots, index);
@@ -60,26 +85,26 @@ impl Wheel {
         let next = std::mem::replace(&mut self.heads[bucket], index);
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
         if next != NONE {
-            slots[next as usize].timer.previous = index;
+            slots[next as usize].timer_mut().previous = index;
         }
-        let timer = &mut slots[index as usize].timer;
+        let timer = slots[index as usize].timer_mut();
         (timer.previous, timer.next, timer.tick) = (NONE, next, tick);
         self.set += 1;
     }
 
     /// Unsets the slot's timer, if it is set.
-    pub(super) fn unset(&mut self, slots: &mut Slab<Slot>, index: u32) {
-        let timer = slots[index as usize].timer;
+    pub(in crate::shard) fn unset(&mut self, slots: &mut Slab<impl Timed>, index: u32) {
+        let timer = *slots[index as usize].timer();
         if timer.tick == UNSET {
             return;
         }
-        slots[index as usize].timer.tick = UNSET;
+        slots[index as usize].timer_mut().tick = UNSET;
         self.set -= 1;
         if timer.next != NONE {
-            slots[timer.next as usize].timer.previous = timer.previous;
+            slots[timer.next as usize].timer_mut().previous = timer.previous;
         }
         if timer.previous != NONE {
-            slots[timer.previous as usize].timer.next = timer.next;
+            slots[timer.previous as usize].timer_mut().next = timer.next;
             return;
         }
         let bucket = timer.tick as usize % BUCKETS;
@@ -91,9 +116,9 @@ impl Wheel {
 
     /// Unsets every timer due at `now_tick` and names its slot, at most `most` of them. Returns
     /// whether more are due.
-    pub(super) fn expire(
+    pub(in crate::shard) fn expire(
         &mut self,
-        slots: &mut Slab<Slot>,
+        slots: &mut Slab<impl Timed>,
         now_tick: u32,
         most: usize,
         fired: &mut Vec<u32>,
@@ -104,7 +129,7 @@ impl Wheel {
             let bucket = (self.passed + 1) as usize % BUCKETS;
             let mut index = self.heads[bucket];
             while index != NONE {
-                let timer = slots[index as usize].timer;
+                let timer = *slots[index as usize].timer();
                 if timer.tick <= now_tick {
                     if fired.len() >= most {
                         return true;
@@ -122,7 +147,7 @@ impl Wheel {
     }
 
     /// The next tick at which something may be due.
-    pub(super) fn next_tick(&self) -> Option<u32> {
+    pub(in crate::shard) fn next_tick(&self) -> Option<u32> {
         if self.set == 0 {
             return None;
         }

@@ -14,16 +14,14 @@
 //! without turns. Tried and rejected: a length for the continuous receive (Linux 6.17), which caps
 //! nothing without bundles.
 
-use super::Shard;
-use super::core::Core;
+use super::Connections;
 use super::rotation::LARGE_BYTES;
-use super::slot::Unfinished;
-use crate::driver::{Driver, Input};
+use crate::driver::Driver;
 
 /// Bytes received in one turn from connections that take turns.
 const TURN_BYTES: usize = 256 * 1024;
 
-impl Core {
+impl Connections {
     /// Notes that a connection has received so many bytes at once. With the second half-full buffer
     /// of a turn it takes turns, and with the first in a turn that is long already.
     pub(super) fn note_stream(&mut self, index: u32, len: usize) {
@@ -32,43 +30,56 @@ impl Core {
         if len < most || (is_first && self.work.turn_left() > self.work.turn_max() / 2) {
             return;
         }
-        let slot = &mut self.slots[index as usize];
-        if slot.unfinished == Unfinished::No {
-            slot.unfinished = Unfinished::Lately;
-        }
+        self.slot_mut(index).receiving_mut().begin_turns();
     }
-}
 
-impl<D: Driver> Shard<D> {
     /// Queues a connection for a receive of one buffer.
     pub(super) fn queue_stream(&mut self, index: u32) {
-        let slot = &mut self.core.slots[index as usize];
-        slot.held = true;
-        let is_large = Core::partial_bytes(slot) >= LARGE_BYTES;
-        self.streams.push(self.core.token(index), is_large);
+        let is_large = self.slot(index).partial_bytes() >= LARGE_BYTES;
+        self.streams.push(self.token(index), is_large);
     }
 
-    /// Receives one buffer from each of the connections whose turn it is.
-    pub(super) fn feed_streams(&mut self) {
+    /// Receives one buffer from each of the connections whose turn it is; returns whether more
+    /// wait.
+    pub(in crate::shard) fn receive_streams(&mut self, driver: &mut impl Driver) -> bool {
         if self.streams.is_empty() {
-            return;
+            return false;
         }
-        let buffer_bytes = self.core.config.engine.buffer_bytes as usize;
+        let buffer_bytes = self.config.engine.buffer_bytes as usize;
         let mut left = (TURN_BYTES / buffer_bytes).max(2);
         let large_max = left / 2;
         self.streams.begin_turn();
         while left > 0
             && let Some(token) = self.streams.pop(large_max)
         {
-            let Some(index) = self.core.find(token) else { continue };
-            let slot = &mut self.core.slots[index as usize];
-            slot.held = false;
-            if !slot.paused {
-                slot.input = Input::Likely;
-                left -= 1;
-            }
-            self.settle(index);
+            let Some(index) = self.find(token) else { continue };
+            left -= usize::from(self.slot_mut(index).receiving_mut().take_turn());
+            self.reconcile(driver, index);
         }
-        self.cut |= !self.streams.is_empty();
+        !self.streams.is_empty()
+    }
+
+    /// Arms receives again that had found no buffer.
+    pub(in crate::shard) fn receive_starved(&mut self, driver: &mut impl Driver) {
+        if self.starved.is_empty() || !driver.has_buffers() {
+            return;
+        }
+        let mut starved = std::mem::take(&mut self.starved);
+        for token in starved.drain(..) {
+            if let Some(index) = self.find(token) {
+                self.slot_mut(index).receiving_mut().end_wait();
+                self.reconcile(driver, index);
+            }
+        }
+        // Keeps the capacity.
+        self.starved = starved;
+    }
+
+    /// Whether everything that was to be received has been.
+    pub(in crate::shard) fn is_caught_up(&self) -> bool {
+        self.upkeep.is_empty()
+            && self.unfinished.is_empty()
+            && self.starved.is_empty()
+            && self.streams.is_empty()
     }
 }

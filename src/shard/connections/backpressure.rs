@@ -1,0 +1,302 @@
+//! Backpressure: whether a connection's input is processed, held, or not received at all.
+//!
+//! A connection is *ready* while its own outbox and those of all connections have room, and its
+//! session waits for nothing. Only then is its input processed. What was received otherwise is
+//! held in order, and the connection is *unfinished*: it has held input, or a message that is
+//! inflated or answered in part. Unfinished connections that are ready queue for the end of a
+//! turn's input; those that are not are checked again by [`Connections::reconsider`], which is
+//! called by everything that makes room: a send that has ended, a home that has replied, a mailbox
+//! that has drained.
+//!
+//! Always: an unfinished connection that is ready is queued. Replies queued ahead of what a client
+//! reads stay within `outbox_bytes_max` and one largest reply, and its unanswered requests within
+//! one message and the receive buffers that were under way.
+
+use super::rotation::LARGE_BYTES;
+use super::stage::Stage;
+use super::upkeep::Chore;
+use super::{Connections, SessionReadiness, Sessions};
+use crate::driver::Driver;
+use crate::session::hub::Budget;
+
+/// Shares of a turn that go to connections in the middle of a large message.
+const LARGE_SHARES_MAX: usize = 2;
+
+/// What waits for connections in queues of their sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::shard) struct QueuedSize {
+    /// Bytes that count towards the limits of outboxes.
+    pub(in crate::shard) bytes: usize,
+    /// Bytes of recovered messages, which do not: they are bounded for all connections together.
+    pub(in crate::shard) missed_bytes: usize,
+}
+
+impl Connections {
+    /// Bytes that wait to be sent to all connections, in outboxes and backlogs.
+    #[inline]
+    pub(in crate::shard) fn queued_bytes(&self) -> u64 {
+        self.pools.queued_bytes() + self.backlogs.bytes as u64
+    }
+
+    /// Counts the change of a session's backlog.
+    pub(in crate::shard) fn count_backlog(&mut self, before: QueuedSize, after: QueuedSize) {
+        let all = &mut self.backlogs;
+        assert!(all.bytes >= before.bytes && all.missed_bytes >= before.missed_bytes);
+        all.bytes = all.bytes - before.bytes + after.bytes;
+        all.missed_bytes = all.missed_bytes - before.missed_bytes + after.missed_bytes;
+    }
+
+    /// Notes how long the queue of one connection has become.
+    pub(in crate::shard) fn note_queue_peak(&mut self, bytes: usize) {
+        self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
+    }
+
+    /// Bytes in the outbox of a connection.
+    pub(in crate::shard) fn outbox_bytes(&self, index: u32) -> usize {
+        self.slot(index).queued_bytes()
+    }
+
+    /// Notes what a connection's session waits for; [`Self::reconsider`] is to follow.
+    pub(in crate::shard) fn set_session(&mut self, index: u32, state: SessionReadiness) {
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            slot.set_session(state);
+        }
+    }
+
+    /// What the session of the slice's connection may do.
+    pub(in crate::shard) fn request_budget(&self, index: u32) -> Budget {
+        self.work.budget(&self.config.limits, self.outbox_bytes(index))
+    }
+
+    /// What a connection's session waits for, as last reported.
+    pub(in crate::shard) fn session(&self, index: u32) -> SessionReadiness {
+        self.slot(index).session()
+    }
+
+    /// What waits in the backlogs of all sessions.
+    pub(in crate::shard) fn backlogs(&self) -> QueuedSize {
+        self.backlogs
+    }
+
+    /// Whether the connection's input may be processed.
+    #[inline]
+    pub(super) fn is_ready(&self, index: u32) -> bool {
+        let slot = self.slot(index);
+        // Closing: only the peer's Close is looked for, and nothing is answered.
+        matches!(slot.stage(), Stage::Closing { .. })
+            || (!slot.session().is_waiting() && self.has_outbox_room(index))
+    }
+
+    /// Whether one more reply may be queued. Once reading has paused, it takes more room to resume.
+    #[inline]
+    pub(super) fn has_outbox_room(&self, index: u32) -> bool {
+        let slot = self.slot(index);
+        let Some(outbox) = slot.outbox() else { return true };
+        let limits = &self.config.limits;
+        let is_paused = slot.receiving().is_paused();
+        let most = if is_paused { limits.outbox_low_bytes } else { limits.outbox_high_bytes };
+        outbox.bytes() <= most && !self.is_crowding(outbox.bytes())
+    }
+
+    /// Whether a queue of so many bytes is one of those that fill the memory for all queues. Those
+    /// with less than their share are not the cause, and are served as ever.
+    pub(in crate::shard) fn is_crowding(&self, queue_bytes: usize) -> bool {
+        let most = self.config.limits.outbox_shard_bytes_max as u64;
+        self.queued_bytes() > most && queue_bytes as u64 > most / self.slots.len() as u64
+    }
+
+    /// Whether the next frame of the input at hand may be processed within this slice.
+    #[inline]
+    pub(super) fn may_continue(&self, index: u32) -> bool {
+        let session = self.slot(index).session();
+        !self.work.is_share_spent()
+            && !session.is_waiting()
+            && !session.has_requests()
+            && self.has_outbox_room(index)
+    }
+
+    /// Holds input that may not be processed now.
+    pub(super) fn hold(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
+        self.held.push(index, bytes);
+        let receiving = self.slot_mut(index).receiving_mut();
+        if !receiving.is_unfinished() {
+            receiving.set_unfinished(true);
+        }
+        // Until it was processed, nothing more is received.
+        self.pause(index);
+        if self.has_too_much_unfinished() {
+            self.close_for_partial(sessions, index);
+        }
+    }
+
+    /// Whether unfinished requests and messages, and held input, exceed their bound.
+    pub(super) fn has_too_much_unfinished(&self) -> bool {
+        let unfinished = self.partials.bytes() + self.held.bytes() as u64;
+        unfinished > self.config.limits.partial_shard_bytes_max
+    }
+
+    /// Receives nothing more for now.
+    fn pause(&mut self, index: u32) {
+        if self.slot_mut(index).receiving_mut().pause() {
+            self.counters.read_pauses += 1;
+            // The send deadline applies from now on.
+            self.set_deadline(index);
+        }
+    }
+
+    /// The one rule of pausing and resuming, applied after anything that may change its outcome.
+    pub(in crate::shard) fn reconsider(&mut self, index: u32) {
+        let Some(slot) = self.slots.get(index as usize) else { return };
+        let receiving = slot.receiving();
+        let is_unfinished = receiving.is_unfinished();
+        if !slot.stage().is_open() || !(is_unfinished || receiving.is_paused()) {
+            return;
+        }
+        let bytes = slot.queued_bytes();
+        if !self.is_ready(index) {
+            self.pause(index);
+            if self.is_crowding(bytes) {
+                self.throttle(index);
+            }
+        } else if is_unfinished {
+            self.queue_unfinished(index);
+        } else {
+            self.slot_mut(index).receiving_mut().resume();
+        }
+    }
+
+    /// Notes whether anything of the connection's input is unfinished, and queues it if so.
+    pub(in crate::shard) fn note_unfinished(&mut self, index: u32) {
+        let is_held = self.held.len(index) > 0;
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let has_requests = slot.session().has_requests();
+        let is_unfinished = match slot.stage() {
+            Stage::Open(receiver) | Stage::Closing { receiver, .. } => {
+                has_requests || is_held || receiver.is_suspended()
+            }
+            _ => false,
+        };
+        let is_open = slot.stage().is_open();
+        let receiving = slot.receiving_mut();
+        let was_unfinished = receiving.set_unfinished(is_unfinished);
+        let is_over = receiving.has_ended() && is_open && !is_unfinished;
+        if was_unfinished && is_over {
+            // The peer's end came behind what was held.
+            self.defer(index, Chore::Finish);
+        } else if is_unfinished || receiving.is_paused() {
+            self.reconsider(index);
+        }
+    }
+
+    fn queue_unfinished(&mut self, index: u32) {
+        let token = self.token(index);
+        let slot = self.slot_mut(index);
+        if slot.receiving_mut().queue() {
+            let is_large = slot.partial_bytes() >= LARGE_BYTES;
+            self.unfinished.push(token, is_large);
+        }
+    }
+
+    /// Lists the connection among those that are checked when all outboxes together have drained.
+    fn throttle(&mut self, index: u32) {
+        let token = self.token(index);
+        if self.slot_mut(index).receiving_mut().throttle() {
+            self.throttled.push(token);
+        }
+    }
+
+    /// Drops the tokens of connections that have ended from the list of the throttled, which is
+    /// read only when the pressure has ended.
+    pub(super) fn trim_throttled(&mut self) {
+        if self.throttled.len() > self.slots.len() {
+            let mut throttled = std::mem::take(&mut self.throttled);
+            throttled.retain(|token| self.find(*token).is_some());
+            self.throttled = throttled;
+        }
+    }
+
+    /// Closes a connection past all bounds. Where only its own outbox is long, its input waits.
+    pub(super) fn check_outbox(&mut self, sessions: &mut impl Sessions, index: u32) {
+        let slot = self.slot(index);
+        let Some(outbox) = slot.outbox().filter(|_| slot.stage().is_open()) else { return };
+        let bytes = outbox.bytes();
+        self.note_queue_peak(bytes);
+        // Pausing is not enough where many connections at once go from little to much.
+        let limits = &self.config.limits;
+        let is_crowded = self.queued_bytes() > 2 * limits.outbox_shard_bytes_max as u64;
+        if bytes > limits.outbox_bytes_max || (is_crowded && self.is_crowding(bytes)) {
+            self.close_slow_consumer(sessions, index);
+        }
+    }
+
+    /// Continues with what was held of a connection, by one share.
+    fn continue_input(&mut self, sessions: &mut impl Sessions, index: u32) {
+        self.work.begin_fresh_slice();
+        self.work.spend_frame();
+        if self.slot(index).session().has_requests() {
+            sessions.resume_requests(self, index);
+        }
+        let may_continue = self
+            .slots
+            .get(index as usize)
+            .is_some_and(|slot| slot.stage().is_open() && !slot.session().has_requests())
+            && self.is_ready(index);
+        if may_continue && !self.work.is_share_spent() {
+            let (mut bytes, start) = self.held.take(index);
+            let rest = self.process_input(sessions, index, &mut bytes[start..], false).rest;
+            let is_open = self.slot(index).stage().is_open();
+            self.held.put_back(index, bytes, if is_open { rest } else { 0 });
+        }
+        self.work.end_slice(index);
+        self.note_unfinished(index);
+    }
+
+    /// Serves unfinished connections in turn, until the turn's effort is spent; one share at least,
+    /// so that they come to an end whatever the others do. Returns whether more wait.
+    pub(in crate::shard) fn serve_unfinished(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+    ) -> bool {
+        let least = self.work.spent() + self.work.share_max();
+        self.unfinished.begin_turn();
+        while let Some(token) = self.unfinished.pop(LARGE_SHARES_MAX) {
+            let Some(index) = self.find(token) else { continue };
+            if !self.slot_mut(index).receiving_mut().unqueue() {
+                // It was finished, or begun again, since it was queued.
+                continue;
+            }
+            if !self.is_ready(index) {
+                self.reconsider(index);
+                continue;
+            }
+            self.counters.inputs_continued += 1;
+            self.continue_input(sessions, index);
+            self.reconcile(driver, index);
+            if self.work.is_turn_spent() && self.work.spent() >= least {
+                break;
+            }
+        }
+        self.has_unfinished()
+    }
+
+    /// Whether unfinished connections wait for their turn.
+    pub(in crate::shard) fn has_unfinished(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// Checks again the connections that were stopped because all outboxes together were full.
+    pub(in crate::shard) fn resume_throttled(&mut self, driver: &mut impl Driver) {
+        let low = self.config.limits.outbox_shard_bytes_max as u64 / 2;
+        if self.throttled.is_empty() || self.queued_bytes() > low {
+            return;
+        }
+        for token in std::mem::take(&mut self.throttled) {
+            if let Some(index) = self.find(token) {
+                self.slot_mut(index).receiving_mut().unthrottle();
+                self.reconsider(index);
+                self.reconcile(driver, index);
+            }
+        }
+    }
+}

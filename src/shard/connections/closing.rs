@@ -1,0 +1,211 @@
+//! Closing: every way in which a connection leaves the stages where messages flow.
+//!
+//! | call | what is sent | next stage |
+//! | --- | --- | --- |
+//! | [`Connections::close`] | `goodbye`, Close | Closing: the peer's Close is awaited |
+//! | [`Connections::fail`] | `goodbye`, Close | Lingering: input is discarded |
+//! | [`Connections::close_slow_consumer`] | the same, instead of the queue | Lingering |
+//! | [`Connections::reject`] | an HTTP error | Lingering |
+//! | [`Connections::abort`] | nothing | Ending |
+//!
+//! Always: a connection leaves its stage once, so each is counted out once, by its close code; and
+//! what is sent begins where a frame may, whatever has begun to leave before it.
+
+use super::journal::Particulars;
+use super::stage::Stage;
+use super::{Connections, Goodbye, Sessions};
+use crate::proto::http::{self, Refusal};
+use crate::proto::ws::{self, CloseCode};
+
+/// A client that exceeded a limit is asked to stay away for so long, and at random for up to as
+/// much more as below.
+const EXCESS_RETRY_MIN_MS: u32 = 1000;
+const EXCESS_RETRY_SPREAD_MS: u32 = 4000;
+
+impl Connections {
+    /// Moves a connection to a stage in which no message flows any more, and takes it out of every
+    /// count of its earlier stage.
+    ///
+    /// `code`: how the WebSocket ended, if it was open.
+    pub(super) fn leave(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        next: Stage,
+        code: CloseCode,
+    ) {
+        if self.slot(index).stage().is_open() {
+            self.log_close(index, code);
+            sessions.end(self, index);
+        }
+        self.leave_stage(index, next, code);
+    }
+
+    /// The same for a connection whose session has ended.
+    fn leave_stage(&mut self, index: u32, next: Stage, code: CloseCode) {
+        let is_ending = matches!(next, Stage::Ending);
+        let slot = self.slot(index);
+        if slot.stage().is_open() {
+            let route = slot.route();
+            self.end_compression(index, is_ending);
+            self.counters.close(code);
+            self.gauges.open -= 1;
+            let counter = self.config.route_options[route].counter;
+            self.directory.admission().leave_route(route, counter);
+        } else if slot.stage().is_handshake() {
+            // A connection to be rejected leaves this stage here: it is never opened.
+            let rejected = u32::from(slot.is_rejected());
+            self.gauges.handshakes -= 1;
+            self.rejected_handshakes -= rejected;
+            self.counters.handshakes_abandoned += u64::from(is_ending);
+        }
+        self.held.clear(index);
+        self.partials.set(index, 0);
+        let tick = self.tick;
+        let slot = self.slot_mut(index);
+        slot.receiving_mut().leave();
+        if is_ending {
+            // A cancellation under way may be of the receive alone: all must be cancelled now.
+            slot.receiving_mut().forget_cancel();
+        }
+        slot.enter(next, tick);
+        assert!(!slot.stage().is_open() && !slot.stage().is_handshake());
+        self.set_deadline(index);
+    }
+
+    /// Drops the connection; nothing more is sent.
+    pub(in crate::shard) fn abort(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        code: CloseCode,
+    ) {
+        if !matches!(self.slot(index).stage(), Stage::Ending) {
+            self.leave(sessions, index, Stage::Ending, code);
+        }
+    }
+
+    /// Ends a connection whose WebSocket has ended: what was queued has left.
+    pub(super) fn end(&mut self, index: u32) {
+        assert!(!self.slot(index).stage().is_open(), "a WebSocket is closed before it ends");
+        self.leave_stage(index, Stage::Ending, CloseCode::ABNORMAL);
+    }
+
+    /// Drops a connection that broke.
+    pub(super) fn lose(&mut self, sessions: &mut impl Sessions, index: u32) {
+        if !matches!(self.slot(index).stage(), Stage::Ending) {
+            self.counters.connection_errors += 1;
+            self.abort(sessions, index, CloseCode::ABNORMAL);
+        }
+    }
+
+    /// Sends a Close, with a `goodbye` before it where sessions are spoken, and awaits the peer's.
+    pub(in crate::shard) fn close(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        goodbye: Goodbye<'_>,
+    ) {
+        if !self.is_open(index) {
+            return;
+        }
+        sessions.say_goodbye(self, index, goodbye, true);
+        sessions.end(self, index);
+        let tick = self.tick;
+        let slot = self.slot_mut(index);
+        let Stage::Open(receiver) = slot.stage_mut() else { return };
+        let receiver = std::mem::take(receiver);
+        slot.enter(Stage::Closing { receiver, code: goodbye.code }, tick);
+        self.queue_close(index, goodbye.code, goodbye.reason);
+        self.set_deadline(index);
+        // Held input begins where a frame does, and the peer's Close may be in it.
+        self.note_unfinished(index);
+    }
+
+    /// Sends a Close, with a `goodbye` before it where sessions are spoken, and processes nothing
+    /// that comes after it.
+    pub(in crate::shard) fn fail(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        goodbye: Goodbye<'_>,
+    ) {
+        if self.is_open(index) {
+            sessions.say_goodbye(self, index, goodbye, false);
+            self.queue_close(index, goodbye.code, goodbye.reason);
+        }
+        self.leave(sessions, index, Stage::Lingering { discarded: 0 }, goodbye.code);
+    }
+
+    /// Closes the connection of a slow consumer, and drops its queue except the rest of a frame
+    /// that has begun to leave.
+    pub(in crate::shard) fn close_slow_consumer(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+    ) {
+        self.counters.slow_reader_closes += 1;
+        let goodbye = Goodbye {
+            code: CloseCode::SLOW_CONSUMER,
+            reason: "slow consumer: send queue is full",
+            retry_after_ms: self.retry_after_excess_ms(),
+        };
+        self.drop_queue(index);
+        sessions.drop_backlog(self, index);
+        self.fail(sessions, index, goodbye);
+    }
+
+    /// All unfinished messages together are too much: the one that has just grown has to go.
+    pub(super) fn close_for_partial(&mut self, sessions: &mut impl Sessions, index: u32) {
+        if self.slot(index).stage().is_open() {
+            self.counters.partial_closes += 1;
+            let goodbye = Goodbye {
+                code: CloseCode::TRY_AGAIN_LATER,
+                reason: "too many unfinished messages at once, please try again later",
+                retry_after_ms: self.retry_after_excess_ms(),
+            };
+            self.fail(sessions, index, goodbye);
+        }
+    }
+
+    fn drop_queue(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        if let Some(outbox) = slot.outbox_mut() {
+            outbox.drop_unsent(&mut self.pools);
+            slot.release_outbox(&mut self.pools);
+        }
+    }
+
+    pub(super) fn queue_close(&mut self, index: u32, code: CloseCode, reason: &str) {
+        let mut frame = Vec::with_capacity(128);
+        ws::append_close(&mut frame, code, reason);
+        self.queue(index, &frame);
+    }
+
+    /// How long a client that exceeded a limit is asked to stay away.
+    fn retry_after_excess_ms(&mut self) -> u32 {
+        EXCESS_RETRY_MIN_MS + self.random(EXCESS_RETRY_SPREAD_MS)
+    }
+
+    /// Answers a request with an error, and lingers.
+    pub(super) fn reject(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        refusal: Refusal,
+        message: &str,
+    ) {
+        assert!(self.slot(index).stage().is_handshake(), "HTTP is spoken before the upgrade only");
+        self.counters.refuse(refusal);
+        let retry_after_s = self.is_draining.then(|| self.drain_retry_after_s());
+        let mut answer = Vec::with_capacity(512);
+        http::refuse(refusal, message, retry_after_s, &mut answer);
+        self.log_rejection(index, refusal.code(), |_| Particulars {
+            code: refusal.status(),
+            detail: message.to_owned(),
+            ..Particulars::default()
+        });
+        self.queue(index, &answer);
+        self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
+    }
+}

@@ -1,0 +1,316 @@
+//! What time does to a connection: handshake, idle, age, close and send deadlines.
+//!
+//! A slot has one timer, set to the earliest of what its stage waits for. Activity does not move
+//! it: when it fires, the conditions are looked at again, and it is set again. Pings are spread at
+//! random over an eighth of their interval, so that connections opened together drift apart.
+
+use super::slot::Slot;
+use super::stage::Stage;
+use super::timers;
+use super::upkeep::Chore;
+use super::{Connections, Goodbye, Sessions};
+use crate::config::Timeouts;
+use crate::driver::Driver;
+use crate::proto::http::{self, Refusal};
+use crate::proto::ws::CloseCode;
+
+/// Connections whose timers are set again in one turn after a reload: some 50 µs of work.
+const REFRESHED_PER_TURN: u32 = 1024;
+/// How long a handshake may take while the server drains.
+const DRAINING_HANDSHAKE_MS: u32 = 1000;
+
+/// The first tick at which the duration has surely passed.
+pub(super) fn after(tick: u32, duration_ms: u32) -> u32 {
+    tick.saturating_add(timers::ticks(duration_ms) + 1)
+}
+
+/// After something that may be zero for never.
+fn after_if(tick: u32, duration_ms: u32) -> u32 {
+    if duration_ms == 0 { timers::UNSET } else { after(tick, duration_ms) }
+}
+
+/// Until when a connection that ends waits for its peer: the given time from the beginning of the
+/// stage, and as long as something is queued, the send time from the last byte that the peer took,
+/// so that a slow line loses nothing.
+fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
+    let waited = after(slot.clocks().stage_tick, timeout_ms);
+    let sending = slot.outbox().map(|one| after(one.progress_tick(), timeouts.send_timeout_ms));
+    sending.map_or(waited, |until| until.max(waited))
+}
+
+impl Connections {
+    /// Sets the slot's timer to the earliest of its deadlines.
+    pub(in crate::shard) fn set_deadline(&mut self, index: u32) {
+        let tick = self.deadline(index);
+        if tick == timers::UNSET {
+            self.wheel.unset(&mut self.slots, index);
+        } else {
+            self.wheel.set(&mut self.slots, index, tick);
+        }
+    }
+
+    fn deadline(&self, index: u32) -> u32 {
+        let slot = self.slot(index);
+        let clocks = slot.clocks();
+        let timeouts = &self.config.timeouts;
+        let sending = slot.outbox().map_or(timers::UNSET, |outbox| {
+            after_if(outbox.progress_tick(), timeouts.send_timeout_ms)
+        });
+        match slot.stage() {
+            Stage::Proxy { .. } | Stage::Http { .. } => {
+                after(clocks.opened_tick, self.handshake_timeout_ms())
+            }
+            Stage::Open(_) => {
+                let route = self.route(index);
+                let heartbeat = if route.ping_interval_ms == 0 {
+                    timers::UNSET
+                } else if slot.is_pinged() {
+                    after(clocks.stage_tick, route.pong_timeout_ms)
+                } else {
+                    clocks.stage_tick
+                };
+                let idle = self.idle_tick(index);
+                let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
+                waited.min(self.park_tick(index)).min(self.session_due(index))
+            }
+            Stage::Closing { .. } => {
+                ending_until(slot, self.route(index).close_timeout_ms, timeouts)
+            }
+            Stage::Finishing | Stage::Lingering { .. } => {
+                ending_until(slot, timeouts.linger_timeout_ms, timeouts)
+            }
+            Stage::Ending => timers::UNSET,
+        }
+    }
+
+    /// When the session has something due (tick).
+    fn session_due(&self, index: u32) -> u32 {
+        self.session_due.get(index as usize).copied().unwrap_or(timers::UNSET)
+    }
+
+    /// Plans when the session is called next ([`Sessions::expire`]), and sets the timer.
+    pub(in crate::shard) fn set_session_due(&mut self, index: u32, tick: u32) {
+        let due = &mut self.session_due;
+        if due.len() <= index as usize {
+            if tick == timers::UNSET {
+                return;
+            }
+            due.resize(index as usize + 1, timers::UNSET);
+        }
+        due[index as usize] = tick;
+        if self.contains(index) {
+            self.set_deadline(index);
+        }
+    }
+
+    /// Has all timers set again, a share of them in each turn: a clock was set.
+    pub(in crate::shard) fn refresh_all_deadlines(&mut self) {
+        self.refresh_from = Some(0);
+    }
+
+    /// Sets the timers of a turn's share of connections by a new configuration; returns whether
+    /// more are to come.
+    pub(in crate::shard) fn refresh_deadlines(&mut self, sessions: &mut impl Sessions) -> bool {
+        let Some(from) = self.refresh_from else { return false };
+        let until = from.saturating_add(REFRESHED_PER_TURN).min(self.slots_high);
+        for index in from..until {
+            if !self.contains(index) {
+                continue;
+            }
+            let slot = self.slot(index);
+            let interval = timers::ticks(self.route(index).ping_interval_ms);
+            let planned = self.tick..=self.tick + interval;
+            let is_planned = planned.contains(&slot.clocks().stage_tick);
+            if self.is_open(index) && !slot.is_pinged() && !is_planned {
+                // Another interval: spread, as at the beginning.
+                self.schedule_first_ping(index);
+            }
+            sessions.replan(self, index);
+            self.set_deadline(index);
+        }
+        self.refresh_from = (until < self.slots_high).then_some(until);
+        self.refresh_from.is_some()
+    }
+
+    /// A server that goes does not wait long for those who have asked for nothing yet, such as the
+    /// sockets that browsers open ahead of their need.
+    fn handshake_timeout_ms(&self) -> u32 {
+        let configured_ms = self.config.timeouts.handshake_timeout_ms;
+        if self.is_draining { configured_ms.min(DRAINING_HANDSHAKE_MS) } else { configured_ms }
+    }
+
+    /// When the connection has been quiet for long enough to be parked.
+    fn park_tick(&self, index: u32) -> u32 {
+        let is_unparked = self.slot(index).receiving().is_unparked();
+        if is_unparked { self.quiet_tick(index) } else { timers::UNSET }
+    }
+
+    /// The configured time after the last byte, and by slot up to half as much again: connections
+    /// that came together are not all parked at once.
+    fn quiet_tick(&self, index: u32) -> u32 {
+        let park_after_ms = self.config.engine.park_after_ms;
+        let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
+        let more = (u64::from(park_after_ms / 2) * spread) >> 16;
+        let heard_tick = self.slot(index).clocks().heard_tick;
+        after_if(heard_tick, park_after_ms.saturating_add(more as u32))
+    }
+
+    /// Parks the connection if it is quiet still.
+    pub(super) fn park(&mut self, index: u32) {
+        let is_quiet = self.tick >= self.quiet_tick(index);
+        let is_open = self.is_open(index);
+        let receiving = self.slot_mut(index).receiving_mut();
+        receiving.unpark();
+        if is_quiet && is_open {
+            receiving.park();
+            self.counters.parked += 1;
+            self.gauges.parked += 1;
+        }
+        self.set_deadline(index);
+    }
+
+    /// Parks a connection as it is opened, until it sends something: most that fall quiet at once
+    /// then need no cancellation of a receive, and those that talk get theirs with the first
+    /// message.
+    pub(super) fn open_parked(&mut self, index: u32) {
+        if self.config.engine.park_after_ms > 0 {
+            self.slot_mut(index).receiving_mut().park();
+            self.counters.parked += 1;
+            self.gauges.parked += 1;
+        }
+    }
+
+    /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
+    pub(super) fn wake(&mut self, index: u32) {
+        if self.slot(index).receiving().is_parked() && self.tick < self.quiet_tick(index) {
+            self.slot_mut(index).receiving_mut().unpark();
+            self.counters.unparked += 1;
+            self.gauges.parked -= 1;
+            self.set_deadline(index);
+        }
+    }
+
+    /// When the connection is too old: the maximum less up to a tenth of it, by slot.
+    fn age_tick(&self, index: u32) -> u32 {
+        let opened_tick = self.slot(index).clocks().opened_tick;
+        let age_max_ms = self.route(index).connection_age_max_ms;
+        let less = self.part_of(index, age_max_ms / 10);
+        self.not_overdue(index, after_if(opened_tick, age_max_ms - less), age_max_ms)
+    }
+
+    /// When the connection has been idle for too long.
+    fn idle_tick(&self, index: u32) -> u32 {
+        let idle_timeout_ms = self.route(index).idle_timeout_ms;
+        let due = after_if(self.slot(index).clocks().message_tick, idle_timeout_ms);
+        self.not_overdue(index, due, idle_timeout_ms)
+    }
+
+    /// Where another configuration has lowered how long connections may stay, those that it makes
+    /// overdue at once are spread over a tenth of that time.
+    fn not_overdue(&self, index: u32, due: u32, stay_ms: u32) -> u32 {
+        match self.lowered_tick {
+            Some(lowered) if due <= lowered => {
+                lowered.saturating_add(timers::ticks(self.part_of(index, stay_ms / 10)) + 1)
+            }
+            _ => due,
+        }
+    }
+
+    /// A part of a duration that depends on the slot.
+    fn part_of(&self, index: u32, duration_ms: u32) -> u32 {
+        let generation = self.slot(index).generation();
+        let spread = u64::from(generation.wrapping_mul(0x9E37_79B9) >> 16);
+        ((u64::from(duration_ms) * spread) >> 16) as u32
+    }
+
+    /// Fires the timers that are due, at most `most` of them; returns whether more are due.
+    pub(in crate::shard) fn fire_timers(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        fired: &mut Vec<u32>,
+    ) -> bool {
+        let most = self.config.engine.turn_timers_max as usize;
+        let has_more = self.wheel.expire(&mut self.slots, self.tick, most, fired);
+        for index in fired.drain(..) {
+            self.fire(sessions, index);
+            self.reconcile(driver, index);
+        }
+        has_more
+    }
+
+    /// The next tick at which a timer may be due.
+    pub(in crate::shard) fn next_timer_tick(&self) -> Option<u32> {
+        self.wheel.next_tick()
+    }
+
+    /// The slot's timer has fired: does what is due.
+    fn fire(&mut self, sessions: &mut impl Sessions, index: u32) {
+        let timeouts = &self.config.timeouts;
+        let slot = self.slot(index);
+        let handshake = after(slot.clocks().opened_tick, self.handshake_timeout_ms());
+        let closing = ending_until(slot, self.route(index).close_timeout_ms, timeouts);
+        let lingering = ending_until(slot, timeouts.linger_timeout_ms, timeouts);
+        match slot.stage() {
+            Stage::Proxy { .. } if self.tick >= handshake => {
+                self.counters.handshake_timeouts += 1;
+                self.abort(sessions, index, CloseCode::ABNORMAL);
+            }
+            Stage::Http { .. } if self.tick >= handshake && self.is_draining => {
+                self.reject(sessions, index, Refusal::Unavailable, http::DRAINING);
+            }
+            Stage::Http { .. } if self.tick >= handshake => {
+                self.counters.handshake_timeouts += 1;
+                self.reject(
+                    sessions,
+                    index,
+                    Refusal::Timeout,
+                    "the request was not complete within the handshake deadline; send it at once \
+                     after connecting",
+                );
+            }
+            Stage::Open(_) => self.fire_open(sessions, index),
+            Stage::Closing { .. } if self.tick >= closing => {
+                self.counters.close_timeouts += 1;
+                self.abort(sessions, index, CloseCode::ABNORMAL);
+            }
+            Stage::Finishing | Stage::Lingering { .. } if self.tick >= lingering => {
+                self.abort(sessions, index, CloseCode::ABNORMAL);
+            }
+            _ => {}
+        }
+        self.set_deadline(index);
+    }
+
+    fn fire_open(&mut self, sessions: &mut impl Sessions, index: u32) {
+        if self.tick >= self.session_due(index) {
+            sessions.expire(self, index);
+        }
+        if !self.is_open(index) {
+            return;
+        }
+        let route = *self.route(index);
+        let send_timeout_ms = self.config.timeouts.send_timeout_ms;
+        let age = self.age_tick(index);
+        if self.tick >= self.park_tick(index) {
+            self.defer(index, Chore::Park);
+        }
+        let slot = self.slot(index);
+        let is_stalled = slot
+            .outbox()
+            .is_some_and(|outbox| self.tick >= after_if(outbox.progress_tick(), send_timeout_ms));
+        let is_ping_due = route.ping_interval_ms > 0 && self.tick >= slot.clocks().stage_tick;
+        let away = |reason| Goodbye { code: CloseCode::GOING_AWAY, reason, retry_after_ms: 0 };
+        if is_stalled {
+            self.close_slow_consumer(sessions, index);
+        } else if self.tick >= age {
+            self.counters.age_closes += 1;
+            self.close(sessions, index, away("connection age limit reached"));
+        } else if self.tick >= self.idle_tick(index) {
+            self.counters.idle_timeouts += 1;
+            self.close(sessions, index, away("no message within the idle timeout"));
+        } else if is_ping_due {
+            self.beat(index, route.pong_timeout_ms);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Frames that many connections send: queued by reference.
+
+use std::sync::Arc;
+
+use super::Connections;
+use super::compression::Reply;
+use super::stage::Stage;
+use crate::proto::ws::deflate::Deflaters;
+
+/// As the time of acceptance: the delivery is not recorded in the histogram.
+pub(in crate::shard) const NOT_TIMED: u64 = 0;
+
+impl Connections {
+    /// Whether a shared frame may go into the connection's outbox now: nothing of it is under way,
+    /// or waits to be compressed in order, and there is room for it in the next send.
+    pub(in crate::shard) fn can_take_frame(&self, index: u32) -> bool {
+        let slot = self.slot(index);
+        let Stage::Open(receiver) = slot.stage() else { return false };
+        let most = self.config.engine.send_bytes_max as usize;
+        receiver.sending().is_none_or(|sending| sending.context.is_none())
+            && !slot.is_lending()
+            && slot.outbox().is_none_or(|outbox| {
+                !outbox.is_sending() && !outbox.has_later() && outbox.bytes() < most
+            })
+    }
+
+    /// Whether another frame from a backlog may be queued, up to so many bytes in the outbox.
+    pub(in crate::shard) fn has_room_below(&self, index: u32, bytes_max: usize) -> bool {
+        self.is_open(index)
+            && self
+                .slot(index)
+                .outbox()
+                .is_none_or(|outbox| !outbox.has_later() && outbox.bytes() < bytes_max)
+    }
+
+    /// How messages to a connection are compressed.
+    pub(in crate::shard) fn compressing(&self, index: u32) -> Option<Reply> {
+        let Stage::Open(receiver) = self.slot(index).stage() else { return None };
+        Reply::new(receiver.sending(), self.route(index))
+    }
+
+    pub(in crate::shard) fn deflaters_mut(&mut self) -> &mut Deflaters {
+        &mut self.deflaters
+    }
+
+    /// Queues a frame of a publication. `accepted_ns`: when that was accepted, or [`NOT_TIMED`];
+    /// `is_last`: this is the last of its members here.
+    pub(in crate::shard) fn queue_frame(
+        &mut self,
+        index: u32,
+        frame: Arc<[u8]>,
+        accepted_ns: u64,
+        is_last: bool,
+    ) {
+        let is_timed = self.histograms.is_on() && accepted_ns != NOT_TIMED;
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.open_outbox(&mut self.pools, self.tick);
+        outbox.shared(&mut self.pools, frame);
+        if is_timed {
+            outbox.mark_delivery(accepted_ns.min(self.now_ns), is_last);
+        }
+        slot.note_message_sent();
+        self.counters.messages_sent += 1;
+        self.counters.deliveries += 1;
+        if slot.mark_dirty() {
+            self.dirty.push(index);
+        }
+    }
+}

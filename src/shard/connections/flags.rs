@@ -1,0 +1,40 @@
+//! Several yes-or-no facts in one byte: an idle connection pays for each byte of its slot.
+
+/// Up to eight facts, by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    #[inline]
+    pub(super) fn has(self, number: u8) -> bool {
+        self.0 & (1 << number) != 0
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, number: u8, value: bool) {
+        self.0 = self.0 & !(1 << number) | u8::from(value) << number;
+    }
+
+    /// Sets a fact; returns what it was.
+    #[inline]
+    pub(super) fn replace(&mut self, number: u8, value: bool) -> bool {
+        let before = self.has(number);
+        self.set(number, value);
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_do_not_touch_each_other() {
+        let mut flags = Flags::default();
+        for number in 0..8 {
+            assert!(!flags.replace(number, true) && flags.replace(number, true));
+        }
+        flags.set(3, false);
+        assert!((0..8).all(|number| flags.has(number) == (number != 3)));
+    }
+}

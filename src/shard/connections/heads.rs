@@ -1,0 +1,229 @@
+//! Heads: the PROXY header and the request, whole or in pieces, and the upgrade.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::journal::Particulars;
+use super::peer::PeerAddress;
+use super::slot::Clocks;
+use super::stage::{Partial, Stage};
+use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
+use super::{Connections, Sessions};
+use crate::auth::Identity;
+use crate::proto::http::{self, Compression, Head, Outcome};
+use crate::proto::proxy::{self, ProxyHeader};
+use crate::proto::ws::CloseCode;
+
+/// How far a head has come.
+enum HeadStep {
+    /// It needs more; it begins here.
+    Unfinished { start: usize },
+    /// It has ended, and so many bytes behind it have to wait.
+    Done { rest: usize },
+}
+
+impl Connections {
+    /// Bytes of a head: on their own, or behind what came before them.
+    pub(super) fn process_head(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+    ) -> usize {
+        let (Stage::Proxy { partial, .. } | Stage::Http { partial, .. }) =
+            self.slot_mut(index).stage_mut()
+        else {
+            return 0;
+        };
+        let Some(mut held) = partial.take() else {
+            let mut scanned = 0;
+            return match self.advance_head(sessions, index, bytes, &mut scanned) {
+                HeadStep::Done { rest } => rest,
+                HeadStep::Unfinished { start } => {
+                    let partial = Box::new(Partial { bytes: bytes[start..].to_vec(), scanned });
+                    self.hold_head(index, partial);
+                    0
+                }
+            };
+        };
+        held.bytes.extend_from_slice(bytes);
+        let Partial { bytes: joined, scanned } = &mut *held;
+        match self.advance_head(sessions, index, joined, scanned) {
+            // The head ended in the bytes at hand, so what follows it is theirs alone.
+            HeadStep::Done { rest } => rest,
+            HeadStep::Unfinished { start } => {
+                held.bytes.drain(..start);
+                self.hold_head(index, held);
+                0
+            }
+        }
+    }
+
+    fn hold_head(&mut self, index: u32, held: Box<Partial>) {
+        if let Stage::Proxy { partial, .. } | Stage::Http { partial, .. } =
+            self.slot_mut(index).stage_mut()
+        {
+            *partial = Some(held);
+        }
+    }
+
+    /// Works through head stages.
+    fn advance_head(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        scanned: &mut usize,
+    ) -> HeadStep {
+        let mut start = 0;
+        if let &Stage::Proxy { accepted_us, .. } = self.slot(index).stage() {
+            match self.proxy_header(index, bytes) {
+                Ok(ProxyHeader::Partial) => return HeadStep::Unfinished { start: 0 },
+                Ok(ProxyHeader::Complete { consumed, source }) => {
+                    let tick = self.tick;
+                    let slot = self.slot_mut(index);
+                    if source.is_some() {
+                        slot.set_peer(PeerAddress::from(source));
+                    }
+                    slot.enter(Stage::Http { partial: None, accepted_us }, tick);
+                    start = consumed;
+                    *scanned = 0;
+                    if start == bytes.len() {
+                        return HeadStep::Done { rest: 0 };
+                    }
+                }
+                Err(()) => {
+                    self.counters.proxy_errors += 1;
+                    self.log_rejection(index, "proxy_header", |_| Particulars::default());
+                    self.abort(sessions, index, CloseCode::ABNORMAL);
+                    return HeadStep::Done { rest: 0 };
+                }
+            }
+        }
+        match self.process_request(sessions, index, &mut bytes[start..], scanned) {
+            Some(rest) => HeadStep::Done { rest },
+            None => HeadStep::Unfinished { start },
+        }
+    }
+
+    /// A PROXY header is believed only from a trusted peer; a Unix socket's peer is local.
+    fn proxy_header(&self, index: u32, bytes: &[u8]) -> Result<ProxyHeader, ()> {
+        let slot = self.slot(index);
+        let listener = &self.config.listeners[usize::from(slot.listener())];
+        let trusted = slot
+            .peer()
+            .get()
+            .is_none_or(|peer| listener.trusted.iter().any(|net| net.contains(&peer.ip())));
+        if !trusted {
+            return Err(());
+        }
+        proxy::parse(bytes).map_err(|_| ())
+    }
+
+    /// Looks at a request. Returns how many bytes behind it have to wait; `None`: it is unfinished.
+    fn process_request(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        scanned: &mut usize,
+    ) -> Option<usize> {
+        let mut answer = self.pools.answer();
+        let gate = self.handshake(sessions, index);
+        let slot = self.slot(index);
+        let listener = &self.config.listeners[usize::from(slot.listener())];
+        let context = http::Context {
+            gate: Some(&gate),
+            routes: &self.config.routes,
+            pages: &self.pages,
+            limits: &self.config.limits.http,
+            forwarding: listener.forwarding.as_ref(),
+            peer: slot.peer().get().map(|peer| peer.ip()),
+            same_origin: self.same_origin(index),
+            availability: self.availability(index),
+            context_room_bytes: self.context_room_bytes(),
+        };
+        let head = http::receive(bytes, scanned, &context, &mut answer);
+        let (findings, standing) = gate.into_parts();
+        self.work.spend(HANDSHAKE_EFFORT);
+        if findings.identity.is_some() || findings.failure.is_some() {
+            self.work.spend(TOKEN_EFFORT);
+        }
+        self.slot_mut(index).set_standing(standing);
+        let rejection = match head {
+            Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
+                refusal.map(|refusal| (client, refusal))
+            }
+            _ => None,
+        };
+        self.note(index, &findings, rejection.is_some());
+        if let Some((client, refusal)) = rejection {
+            self.set_client(index, client);
+            self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
+        }
+        if !answer.is_empty() {
+            self.queue(index, &answer);
+        }
+        self.pools.recycle_answer(answer);
+        match head {
+            Head::Partial => return None,
+            Head::Complete {
+                consumed,
+                client,
+                outcome: Outcome::Upgrade { route, compression },
+            } => {
+                self.open(sessions, index, (route, client), compression, findings.identity);
+                if consumed < bytes.len() {
+                    let rest = &mut bytes[consumed..];
+                    return Some(self.process_frames(sessions, index, rest, false).rest);
+                }
+            }
+            Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
+                match refusal {
+                    Some(refusal) => self.counters.refuse(refusal),
+                    None => self.counters.answered += 1,
+                }
+                self.set_client(index, client);
+                self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
+            }
+        }
+        Some(0)
+    }
+
+    /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
+    ///
+    /// `identity`: of the request's token.
+    fn open(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        (route, client): (usize, Option<IpAddr>),
+        compression: Compression,
+        identity: Option<Arc<Identity>>,
+    ) {
+        let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else { return };
+        let receiver = self.open_receiver(route, compression);
+        let tick = self.tick;
+        let slot = self.slot_mut(index);
+        slot.enter(Stage::Open(receiver), tick);
+        slot.set_route(route);
+        slot.set_clocks(Clocks { opened_tick: tick, message_tick: tick, ..slot.clocks() });
+        slot.set_pinged(false);
+        self.set_client(index, client);
+        self.gauges.handshakes -= 1;
+        let took_us = ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
+        self.histograms.accept_to_open.record(u64::from(took_us.max(1)) * 1000);
+        self.counters.opened += 1;
+        self.gauges.open += 1;
+        self.schedule_first_ping(index);
+        self.open_parked(index);
+        self.set_deadline(index);
+        sessions.open(self, index, identity);
+    }
+
+    /// Notes the client's address, as a trusted proxy has named it.
+    fn set_client(&mut self, index: u32, client: Option<IpAddr>) {
+        let slot = self.slot_mut(index);
+        slot.set_peer(slot.peer().with_ip(client));
+    }
+}

@@ -1,0 +1,113 @@
+//! Bytes from a peer: processed by stage, as far as the connection's share of the turn reaches, and
+//! held beyond that.
+//!
+//! What follows a stage's end in the same bytes belongs to the next stage and is passed on at
+//! once: a PROXY header, a request and its first frames may all come in one segment.
+
+use super::replies::InPlace;
+use super::stage::Stage;
+use super::{Connections, Sessions};
+use crate::proto::ws::CloseCode;
+
+/// What processing input came to.
+pub(super) struct Processed {
+    /// Bytes at the end of the input that have to wait.
+    pub(super) rest: usize,
+    /// A reply that leaves from the input's own memory.
+    pub(super) in_place: Option<InPlace>,
+}
+
+impl Connections {
+    /// Takes bytes that a connection received: processes them as far as its share of the turn
+    /// reaches, and holds the rest.
+    ///
+    /// Returns a reply that leaves from these bytes; only where `may_lend`.
+    pub(super) fn take_input(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        may_lend: bool,
+    ) -> Option<InPlace> {
+        let tick = self.tick;
+        self.slot_mut(index).note_received(bytes.len(), tick);
+        self.counters.bytes_received += bytes.len() as u64;
+        self.work.spend_moved(bytes.len());
+        let slot = self.slot(index);
+        let has_to_wait = slot.stage().is_open()
+            && (slot.receiving().is_unfinished()
+                || self.work.has_used_share(index)
+                || !self.is_ready(index));
+        if has_to_wait {
+            self.hold(sessions, index, bytes);
+            self.reconsider(index);
+            return None;
+        }
+        self.note_stream(index, bytes.len());
+        // What comes less than a buffer at a time does not need to be held back.
+        let is_calm = self.slot(index).receiving().is_calm()
+            && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
+        self.work.begin_slice(index);
+        let Processed { rest, in_place } = self.process_input(sessions, index, bytes, may_lend);
+        self.work.end_slice(index);
+        if rest > 0 {
+            self.hold(sessions, index, &bytes[bytes.len() - rest..]);
+            self.reconsider(index);
+        } else if self.is_suspended(index) {
+            self.note_unfinished(index);
+        } else if is_calm {
+            self.slot_mut(index).receiving_mut().end_turns();
+        }
+        in_place
+    }
+
+    /// Whether a message of the connection is inflated in part and needs no more input for now.
+    fn is_suspended(&self, index: u32) -> bool {
+        match self.slot(index).stage() {
+            Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.is_suspended(),
+            _ => false,
+        }
+    }
+
+    /// Processes bytes within the slice at hand.
+    pub(super) fn process_input(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        may_lend: bool,
+    ) -> Processed {
+        // A byte of text costs a third of the effort to inflate.
+        self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
+        let processed = self.process(sessions, index, bytes, may_lend);
+        let partial_bytes = self.slot(index).partial_bytes();
+        let has_grown = self.partials.set(index, partial_bytes);
+        if has_grown && self.has_too_much_unfinished() {
+            self.close_for_partial(sessions, index);
+        }
+        processed
+    }
+
+    fn process(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        bytes: &mut [u8],
+        may_lend: bool,
+    ) -> Processed {
+        let rest = match self.slot_mut(index).stage_mut() {
+            Stage::Open(_) => return self.process_frames(sessions, index, bytes, may_lend),
+            Stage::Closing { .. } => self.process_closing_frames(sessions, index, bytes),
+            Stage::Proxy { .. } | Stage::Http { .. } => self.process_head(sessions, index, bytes),
+            Stage::Lingering { discarded } => {
+                *discarded += bytes.len() as u64;
+                if *discarded > self.config.limits.linger_bytes_max {
+                    self.abort(sessions, index, CloseCode::ABNORMAL);
+                }
+                0
+            }
+            Stage::Finishing | Stage::Ending => 0,
+        };
+        Processed { rest, in_place: None }
+    }
+}

@@ -1,0 +1,68 @@
+//! What always holds of the connections of a shard between turns.
+
+use std::collections::HashSet;
+
+use super::Connections;
+use super::stage::Stage;
+use crate::driver::Token;
+
+impl Connections {
+    /// Checks everything that the contract of [`Connections`] promises, in time linear in the
+    /// number of connections.
+    ///
+    /// # Panics
+    /// When something does not hold, which is a bug.
+    pub(in crate::shard) fn check_invariants(&self) {
+        let (mut handshakes, mut open, mut parked) = (0, 0, 0);
+        let (mut rejected, mut rejected_handshakes) = (0, 0);
+        let (mut queued_bytes, mut partial_bytes, mut held_bytes) = (0, 0, 0);
+        let throttled: HashSet<Token> = self.throttled.iter().copied().collect();
+        let mut is_dirty = vec![false; self.slots_high as usize];
+        self.dirty.iter().for_each(|index| is_dirty[*index as usize] = true);
+        for (at, slot) in &self.slots {
+            let index = at as u32;
+            slot.check();
+            assert!(index < self.slots_high);
+            handshakes += u64::from(slot.stage().is_handshake());
+            open += u64::from(slot.stage().is_open());
+            parked += u64::from(slot.receiving().is_parked());
+            rejected += u32::from(slot.is_rejected());
+            let is_handshake = slot.stage().is_handshake();
+            rejected_handshakes += u32::from(slot.is_rejected() && is_handshake);
+            queued_bytes += slot.queued_bytes() as u64;
+            partial_bytes += slot.partial_bytes() as u64;
+            assert_eq!(self.partials.of(index), slot.partial_bytes(), "partial memory is counted");
+            let held = self.held.len(index);
+            held_bytes += held;
+            assert!(held == 0 || slot.receiving().is_unfinished(), "held input is unfinished");
+            assert_eq!(slot.is_dirty(), is_dirty[at], "the mark and the queue agree");
+            self.check_output(index);
+            let is_listed = throttled.contains(&self.token(index));
+            assert!(!slot.receiving().is_throttled() || is_listed, "the throttled are listed");
+            // A send that completes looks again, and the throttled resume together, once all
+            // outboxes have drained far enough.
+            let can_continue =
+                slot.receiving().is_unfinished() && self.is_ready(index) && !slot.is_sending();
+            let is_listed = slot.receiving().is_queued() || slot.receiving().is_throttled();
+            assert!(!can_continue || is_listed, "what can continue is queued");
+        }
+        assert_eq!((self.gauges.handshakes, self.gauges.open), (handshakes, open));
+        assert_eq!(self.gauges.parked, parked);
+        assert_eq!((self.rejected, self.rejected_handshakes), (rejected, rejected_handshakes));
+        assert_eq!(self.pools.queued_bytes(), queued_bytes, "the sum over all outboxes");
+        assert_eq!((self.partials.bytes(), self.held.bytes()), (partial_bytes, held_bytes));
+    }
+
+    /// Output that may leave is queued for the flush.
+    fn check_output(&self, index: u32) {
+        let slot = self.slot(index);
+        let may_leave = slot.outbox().is_some_and(|outbox| !outbox.is_sending())
+            && !slot.is_lending()
+            && !matches!(slot.stage(), Stage::Ending);
+        assert!(!may_leave || slot.is_dirty(), "output is queued for the flush");
+        assert!(
+            !slot.session().has_backlog() || self.is_open(index),
+            "only sessions have backlogs"
+        );
+    }
+}

@@ -1,0 +1,456 @@
+//! The connections of a shard: their slots, outboxes, receive state and timers, and every count of
+//! them.
+//!
+//! # Contract
+//!
+//! Everything about a connection changes through methods of [`Connections`]; no field is visible
+//! outside this room. Below it are the driver and the protocols, above it the layer of sessions
+//! ([`Sessions`]), which it calls and which calls it back with itself as an argument.
+//!
+//! Methods are of four kinds:
+//!
+//! - *Completions* (`complete_*`): the driver has finished something for a connection.
+//! - *Changes*: input is processed, bytes are queued, a stage is left. They change what *should* be
+//!   and ask nothing of the driver.
+//! - *Reconciliation* ([`Connections::reconcile`]) asks the driver for the difference between what
+//!   should be and what is. It must follow each change of a connection within the same turn; the
+//!   flush at its end sends output.
+//! - *Questions* change nothing.
+//!
+//! Always, and checked by `check_invariants` after each turn in debug builds and in the simulation:
+//!
+//! - A slot is freed only when the kernel holds nothing of it; a token names one connection ever.
+//! - An outbox exists only while bytes wait in it, and the shard's count is the sum over all.
+//! - Every connection with output and no send under way is queued for the flush.
+//! - Counts of stages (handshakes, open, parked, rejected) are those of the slots.
+//! - A connection that is unfinished and ready is queued; one that is throttled is listed.
+
+mod backpressure;
+mod closing;
+mod compression;
+mod deadlines;
+mod deliveries;
+mod draining;
+mod flags;
+mod frames;
+mod handshake;
+mod heads;
+mod held;
+mod input;
+mod inspect;
+mod invariants;
+mod journal;
+mod liveness;
+mod meter;
+mod outbox;
+mod partials;
+mod peer;
+mod portable;
+mod receiving;
+mod reconcile;
+mod replies;
+mod rotation;
+mod sends;
+mod sessions;
+mod slot;
+mod stage;
+mod streams;
+mod timers;
+mod upkeep;
+mod work;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::mail::Directory;
+use crate::admission::Standing;
+use crate::config::{Config, RouteOptions};
+use crate::driver::{Socket, Token, token};
+use crate::metrics::{Counters, Gauges, Histograms};
+use crate::proto::http::Pages;
+use crate::proto::ws::deflate::{Deflaters, Inflaters};
+use crate::text::repeats::Repeats;
+use held::HeldInputs;
+use meter::Meter;
+use outbox::Pools;
+use partials::Partials;
+use peer::PeerAddress;
+use rotation::Rotation;
+use slot::{Slot, SlotOrigin};
+use stage::Stage;
+use timers::Wheel;
+use upkeep::Upkeep;
+use work::Work;
+
+pub(super) use backpressure::QueuedSize;
+pub(super) use deliveries::NOT_TIMED;
+pub(super) use meter::TooMuch;
+pub(super) use portable::SlotState;
+pub use portable::Untold;
+pub(super) use sessions::{Goodbye, Heard, Sessions};
+pub(super) use slot::SessionReadiness;
+pub(super) use timers::{TICK_NS, UNSET, ticks};
+pub(super) use work::{MAIL_EFFORT, REPLY_BYTES, REQUEST_EFFORT};
+
+/// What an idle connection costs (bytes).
+pub(super) const SLOT_BYTES: u64 = size_of::<Slot>() as u64;
+
+/// See the module.
+pub(super) struct Connections {
+    id: u16,
+    config: Arc<Config>,
+    /// What is shown where no route is; the same for all shards.
+    pages: Arc<Pages>,
+    directory: Arc<Directory>,
+    slots: Slab<Slot>,
+    /// One past the highest slot index ever used.
+    slots_high: u32,
+    wheel: Wheel,
+    pools: Pools,
+    meter: Meter,
+    upkeep: Upkeep,
+    /// Slots of connections that are here to be rejected.
+    rejected: u32,
+    /// Those of them that have not got their answer: they count among `gauges.handshakes`, but not
+    /// towards the limit of handshakes.
+    rejected_handshakes: u32,
+    inflaters: Inflaters,
+    deflaters: Deflaters,
+    counters: Counters,
+    histograms: Histograms,
+    gauges: Gauges,
+    /// Bytes in the backlogs of sessions.
+    backlogs: QueuedSize,
+    /// Slots with output to flush at the end of the turn.
+    dirty: Vec<u32>,
+    /// Paused connections that may resume once the shard's outboxes have drained.
+    throttled: Vec<Token>,
+    /// Connections whose receive waits for buffers.
+    starved: Vec<Token>,
+    /// Connections that fill whole buffers.
+    streams: Rotation,
+    /// Input that was received and not processed yet.
+    held: HeldInputs,
+    partials: Partials,
+    /// Connections that have some, or other work begun, and are ready to continue.
+    unfinished: Rotation,
+    /// Effort of this turn.
+    work: Work,
+    /// When a session has something due, by slot (tick).
+    session_due: Vec<u32>,
+    /// Connections whose pong is overdue, about which TCP is to be asked.
+    questioned: Vec<u32>,
+    /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
+    suspects: HashMap<Token, Option<(u64, u32)>>,
+    journal: Repeats,
+    is_draining: bool,
+    /// The drain began with few connections: clients may come back at once.
+    drains_few: bool,
+    /// When the turn's completions were reaped.
+    now_ns: u64,
+    tick: u32,
+    /// Slots from this index on have yet to adopt another configuration's times.
+    refresh_from: Option<u32>,
+    /// When another configuration last lowered how long connections may stay.
+    lowered_tick: Option<u32>,
+    generation: u32,
+    random: u64,
+    ping_key: std::hash::RandomState,
+}
+
+/// A connection that was accepted here, or passed on by another shard.
+pub(super) struct Arrival {
+    pub(super) socket: Socket,
+    pub(super) listener: u8,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) accepted_us: u32,
+}
+
+impl Connections {
+    pub(super) fn new(
+        id: u16,
+        config: Arc<Config>,
+        directory: Arc<Directory>,
+        stopwatch: fn() -> u64,
+        now_ns: u64,
+        seed: u64,
+    ) -> Self {
+        let room = config.limits.connections_per_shard_max as usize + 64;
+        let pools =
+            Pools::new(config.engine.buffer_bytes as usize, config.engine.pool_bytes_max as usize);
+        let pages = match directory.hub() {
+            Some(_) => crate::web::shared(config.hub.playground),
+            None => Arc::new(Pages::new(Vec::new())),
+        };
+        let tick = timers::tick_of(now_ns);
+        Self {
+            id,
+            pages,
+            directory,
+            // Reserved at once, touched slot by slot: growing would copy and double.
+            slots: Slab::with_capacity(room),
+            slots_high: 0,
+            wheel: Wheel::new(tick),
+            pools,
+            meter: Meter::default(),
+            upkeep: Upkeep::default(),
+            rejected: 0,
+            rejected_handshakes: 0,
+            inflaters: Inflaters::new(config.inflate_limits(), stopwatch),
+            deflaters: Deflaters::new(stopwatch),
+            counters: Counters::default(),
+            histograms: Histograms::new(config.metrics.histograms),
+            gauges: Gauges::default(),
+            backlogs: QueuedSize::default(),
+            dirty: Vec::with_capacity(1024),
+            throttled: Vec::new(),
+            starved: Vec::new(),
+            streams: Rotation::default(),
+            held: HeldInputs::default(),
+            partials: Partials::default(),
+            unfinished: Rotation::default(),
+            work: Work::new(&config),
+            session_due: Vec::new(),
+            questioned: Vec::new(),
+            suspects: HashMap::new(),
+            journal: Repeats::default(),
+            is_draining: false,
+            drains_few: false,
+            now_ns,
+            tick,
+            refresh_from: None,
+            lowered_tick: None,
+            generation: 0,
+            random: seed | 1,
+            ping_key: std::hash::RandomState::new(),
+            config,
+        }
+    }
+
+    /// Adopts another configuration. Connections notice it with what they do next.
+    pub(super) fn renew(&mut self, config: Arc<Config>) {
+        self.inflaters.set_limits(config.inflate_limits());
+        self.work.renew(&config);
+        if self.directory.hub().is_some() {
+            self.pages = crate::web::shared(config.hub.playground);
+        }
+        self.directory.set_epoch(self.id, config.epoch);
+        if config.lowers_stays(&self.config) {
+            self.lowered_tick = Some(self.tick);
+        }
+        self.config = config;
+        self.refresh_from = Some(0);
+    }
+
+    pub(super) fn set_now(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.tick = timers::tick_of(now_ns);
+    }
+
+    /// A number below `bound`: xorshift, for spreading timers only.
+    pub(super) fn random(&mut self, bound: u32) -> u32 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        ((self.random >> 32).wrapping_mul(u64::from(bound)) >> 32) as u32
+    }
+
+    /// Makes a slot for a connection.
+    pub(super) fn insert(&mut self, arrival: &Arrival, standing: Standing) -> u32 {
+        self.generation = (self.generation + 1) & token::GENERATION_MASK;
+        let (partial, accepted_us) = (None, arrival.accepted_us);
+        let stage = if self.config.listeners[usize::from(arrival.listener)].proxy_protocol {
+            Stage::Proxy { partial, accepted_us }
+        } else {
+            Stage::Http { partial, accepted_us }
+        };
+        let origin = SlotOrigin {
+            socket: arrival.socket,
+            generation: self.generation,
+            listener: arrival.listener,
+            peer: PeerAddress::from(arrival.peer),
+            standing,
+        };
+        let index = self.slots.insert(Slot::new(&origin, stage, self.tick)) as u32;
+        assert!(!self.slots[index as usize].receiving().is_armed());
+        self.slots_high = self.slots_high.max(index + 1);
+        self.gauges.handshakes += 1;
+        let rejected = u32::from(matches!(standing, Standing::Refused(_)));
+        self.rejected += rejected;
+        self.rejected_handshakes += rejected;
+        self.set_deadline(index);
+        index
+    }
+
+    /// Frees a slot of which the kernel holds nothing.
+    pub(super) fn remove(&mut self, index: u32) {
+        self.wheel.unset(&mut self.slots, index);
+        if !self.suspects.is_empty() {
+            self.suspects.remove(&self.token(index));
+        }
+        let mut slot = self.slots.remove(index as usize);
+        assert!(!slot.is_in_flight(), "a slot is freed only when the kernel holds nothing of it");
+        assert!(matches!(slot.stage(), Stage::Ending), "a connection ends before it is freed");
+        let address = slot.peer().get().map(|peer| peer.ip());
+        let limits = &self.config.limits.admission;
+        self.directory.admission().leave(limits, slot.standing(), address);
+        self.meter.forget(index);
+        self.rejected -= u32::from(slot.is_rejected());
+        self.gauges.parked -= u64::from(slot.receiving().is_parked());
+        if let Some(mut outbox) = slot.replace_outbox(None) {
+            outbox.clear(&mut self.pools);
+            self.pools.recycle_outbox(outbox);
+        }
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> &Slot {
+        &self.slots[index as usize]
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, index: u32) -> &mut Slot {
+        &mut self.slots[index as usize]
+    }
+
+    pub(super) fn token(&self, index: u32) -> Token {
+        Token { slot: index, generation: self.slot(index).generation() }
+    }
+
+    /// The slot that a completion is about; `None` if it has been freed since.
+    pub(super) fn lookup(&mut self, token: Token) -> Option<u32> {
+        let found = self.find(token);
+        self.counters.stale_completions += u64::from(found.is_none());
+        found
+    }
+
+    /// The slot of a token, if it has not been freed since.
+    pub(super) fn find(&self, token: Token) -> Option<u32> {
+        let slot = self.slots.get(token.slot as usize)?;
+        (slot.generation() == token.generation).then_some(token.slot)
+    }
+
+    /// Whether a slot is in use.
+    pub(super) fn contains(&self, index: u32) -> bool {
+        self.slots.contains(index as usize)
+    }
+
+    /// The slots in use.
+    pub(super) fn indices(&self) -> Vec<u32> {
+        self.slots.iter().map(|(index, _)| index as u32).collect()
+    }
+
+    /// One past the highest slot index ever used.
+    pub(super) fn slots_high(&self) -> u32 {
+        self.slots_high
+    }
+
+    /// Connections here, in whichever stage.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// WebSockets that are open.
+    pub(super) fn open_count(&self) -> u64 {
+        self.gauges.open
+    }
+
+    /// Connections that are here to be rejected.
+    pub(super) fn rejected_count(&self) -> u32 {
+        self.rejected
+    }
+
+    /// Whether messages flow on a connection.
+    #[inline]
+    pub(super) fn is_open(&self, index: u32) -> bool {
+        self.slots.get(index as usize).is_some_and(|slot| matches!(slot.stage(), Stage::Open(_)))
+    }
+
+    pub(super) fn route(&self, index: u32) -> &RouteOptions {
+        &self.config.route_options[self.slot(index).route()]
+    }
+
+    pub(super) fn id(&self) -> u16 {
+        self.id
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    pub(super) fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    pub(super) fn tick(&self) -> u32 {
+        self.tick
+    }
+
+    pub(super) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    pub(super) fn work_mut(&mut self) -> &mut Work {
+        &mut self.work
+    }
+
+    pub(super) fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    pub(super) fn histograms(&self) -> &Histograms {
+        &self.histograms
+    }
+
+    pub(super) fn histograms_mut(&mut self) -> &mut Histograms {
+        &mut self.histograms
+    }
+
+    /// Adds to the time that turns have taken, and to that between them.
+    pub(super) fn add_turn_time(&mut self, busy_ns: u64, idle_ns: u64) {
+        self.gauges.busy_ns += busy_ns;
+        self.gauges.idle_ns += idle_ns;
+    }
+
+    /// The counters of this moment; those that codecs keep are filled in.
+    pub(super) fn fill_counters(&self, numbers: &mut crate::metrics::Snapshot) {
+        numbers.counters.clone_from(&self.counters);
+        self.fill_compression(numbers);
+    }
+
+    /// The gauges of this moment.
+    pub(super) fn gauges(&self) -> Gauges {
+        self.compression_gauges(Gauges {
+            slots: self.slots.len() as u64,
+            upkeep: self.upkeep.len() as u64,
+            held_bytes: self.held.bytes() as u64,
+            partial_bytes: self.partials.bytes(),
+            outbox_bytes: self.queued_bytes(),
+            recovering_bytes: self.backlogs.missed_bytes as u64,
+            ..self.gauges
+        })
+    }
+
+    /// Gives back memory that only a burst needed. To be called now and then.
+    pub(super) fn trim(&mut self) {
+        self.upkeep.trim();
+        self.trim_throttled();
+        self.pools.trim();
+        self.held.trim();
+        self.partials.trim();
+        self.inflaters.trim();
+        self.deflaters.trim();
+        self.summarize_rejections();
+    }
+}

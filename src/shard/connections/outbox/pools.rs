@@ -1,0 +1,127 @@
+//! The memory that outboxes use and give back, and the count of what waits in all of them.
+
+use super::Outbox;
+use crate::driver::Segment;
+
+/// Bytes of a small chunk: room for the replies of one turn of a busy connection.
+pub(in crate::shard) const CHUNK_BYTES: usize = 4096;
+/// Empty outboxes kept at hand: those of one turn's timers and more.
+const OUTBOXES_MAX: usize = 512;
+
+/// Memory that outboxes come and go with, kept warm and bounded.
+#[derive(Debug)]
+pub(in crate::shard) struct Pools {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    large_bytes: usize,
+    /// Memory kept in each pool (bytes).
+    pool_bytes_max: usize,
+    #[expect(clippy::vec_box, reason = "the box itself is what is kept")]
+    outboxes: Vec<Box<Outbox>>,
+    answer: Vec<u8>,
+    /// Bytes in all outboxes of the shard.
+    queued_bytes: u64,
+}
+
+impl Pools {
+    /// `buffer_bytes`: of a receive buffer, whose largest whole message a large chunk holds.
+    /// `pool_bytes_max`: memory kept in each pool.
+    pub(in crate::shard) fn new(buffer_bytes: usize, pool_bytes_max: usize) -> Self {
+        Self {
+            small: Vec::new(),
+            large: Vec::new(),
+            large_bytes: buffer_bytes.max(2 * CHUNK_BYTES),
+            pool_bytes_max,
+            outboxes: Vec::new(),
+            answer: Vec::new(),
+            queued_bytes: 0,
+        }
+    }
+
+    /// Bytes in all outboxes of the shard, as their own changes have counted them.
+    #[inline]
+    pub(in crate::shard) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
+    /// Counts bytes that an outbox has taken in.
+    #[inline]
+    pub(in crate::shard) fn count(&mut self, len: usize) {
+        self.queued_bytes += len as u64;
+    }
+
+    /// Counts bytes that have left an outbox.
+    #[inline]
+    pub(in crate::shard) fn uncount(&mut self, len: usize) {
+        debug_assert!(self.queued_bytes >= len as u64, "only what was counted leaves");
+        self.queued_bytes -= len as u64;
+    }
+
+    /// Scratch for writing an HTTP answer.
+    pub(in crate::shard) fn answer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.answer)
+    }
+
+    /// Takes the scratch back.
+    pub(in crate::shard) fn recycle_answer(&mut self, mut answer: Vec<u8>) {
+        answer.clear();
+        self.answer = answer;
+    }
+
+    pub(in crate::shard) fn chunk(&mut self, len: usize) -> Vec<u8> {
+        let (pool, capacity) = if len <= CHUNK_BYTES {
+            (&mut self.small, CHUNK_BYTES)
+        } else if len <= self.large_bytes {
+            (&mut self.large, self.large_bytes)
+        } else {
+            return Vec::with_capacity(len);
+        };
+        pool.pop().unwrap_or_else(|| Vec::with_capacity(capacity))
+    }
+
+    /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
+    pub(in crate::shard) fn recycle(&mut self, segment: Segment) {
+        let (Segment::Owned(mut bytes) | Segment::Rest(mut bytes)) = segment else { return };
+        let capacity = bytes.capacity();
+        let pool = if capacity == CHUNK_BYTES {
+            &mut self.small
+        } else if capacity == self.large_bytes {
+            &mut self.large
+        } else {
+            return;
+        };
+        if (pool.len() + 1) * capacity <= self.pool_bytes_max {
+            bytes.clear();
+            pool.push(bytes);
+        }
+    }
+
+    /// An empty outbox with its batch, which begins now.
+    pub(in crate::shard) fn outbox(&mut self, tick: u32) -> Box<Outbox> {
+        let mut outbox = self.outboxes.pop().unwrap_or_else(|| Box::new(Outbox::new()));
+        outbox.begin(tick);
+        outbox
+    }
+
+    /// Takes back an outbox that is empty and has its batch.
+    pub(in crate::shard) fn recycle_outbox(&mut self, outbox: Box<Outbox>) {
+        debug_assert!(outbox.is_empty() && !outbox.is_sending());
+        if self.outboxes.len() < OUTBOXES_MAX {
+            self.outboxes.push(outbox);
+        }
+    }
+
+    /// Halves what is kept; called now and then, so that a burst's memory does not stay for ever.
+    pub(in crate::shard) fn trim(&mut self) {
+        for pool in [&mut self.small, &mut self.large] {
+            if pool.len() > 16 {
+                pool.truncate(pool.len() / 2);
+                pool.shrink_to_fit();
+            }
+        }
+        if self.outboxes.len() > 16 {
+            self.outboxes.truncate(self.outboxes.len() / 2);
+            self.outboxes.shrink_to_fit();
+        }
+    }
+}

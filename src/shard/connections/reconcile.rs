@@ -1,0 +1,172 @@
+//! Reconciles what should be in the kernel for a connection with what is there.
+//!
+//! [`Connections::reconcile`] follows everything that may have changed a connection. It compares
+//! what its slot asks for with the operations in flight and requests the difference, so that no
+//! transition has to remember which operations it must start or cancel.
+
+use super::receiving::ReceiveStep;
+use super::stage::Stage;
+use super::upkeep::Chore;
+use super::{Connections, Sessions};
+use crate::driver::{Driver, Received, TcpInfo, Token};
+
+impl Connections {
+    /// See the module.
+    pub(in crate::shard) fn reconcile(&mut self, driver: &mut impl Driver, index: u32) {
+        let slot = self.slot(index);
+        if slot.outbox().is_none() && !slot.is_lending() {
+            match slot.stage() {
+                Stage::Finishing => self.end(index),
+                Stage::Lingering { .. } if slot.receiving().has_ended() => self.end(index),
+                _ => {}
+            }
+        }
+        let token = self.token(index);
+        let slot = &mut self.slots[index as usize];
+        let socket = slot.socket();
+        if matches!(slot.stage(), Stage::Ending) {
+            if !slot.is_in_flight() {
+                if slot.begin_close() {
+                    driver.close(socket, token);
+                }
+            } else if slot.is_cancellable() && slot.receiving_mut().request_cancel() {
+                // What has completed meanwhile, or was just between two waits, is checked again.
+                slot.begin_operation();
+                driver.cancel_all(socket, token);
+            }
+            return;
+        }
+        if matches!(slot.stage(), Stage::Lingering { .. })
+            && slot.outbox().is_none()
+            && slot.begin_shutdown()
+        {
+            slot.begin_operation();
+            // The answer ends here, and the time for the peer's FIN begins.
+            slot.set_stage_tick(self.tick);
+            driver.shutdown(socket, token);
+            self.set_deadline(index);
+        }
+        let slot = &mut self.slots[index as usize];
+        let stage = slot.receive_stage();
+        let step = slot.receiving_mut().next_step(stage);
+        if step != ReceiveStep::Nothing {
+            self.perform(driver, index, step);
+        }
+        let slot = self.slot(index);
+        let has_output = match slot.outbox() {
+            Some(outbox) => !outbox.is_sending(),
+            None => slot.session().has_backlog(),
+        };
+        if has_output {
+            self.mark_dirty(index);
+        }
+    }
+
+    fn perform(&mut self, driver: &mut impl Driver, index: u32, step: ReceiveStep) {
+        if step == ReceiveStep::AwaitTurn {
+            return self.queue_stream(index);
+        }
+        let token = self.token(index);
+        let slot = self.slot_mut(index);
+        let socket = slot.socket();
+        slot.begin_operation();
+        match step {
+            ReceiveStep::Cancel => driver.cancel_receive(socket, token),
+            ReceiveStep::Once(input) => driver.receive_once(socket, token, input),
+            ReceiveStep::Watch => driver.watch(socket, token),
+            ReceiveStep::Stream => driver.receive(socket, token),
+            ReceiveStep::Nothing | ReceiveStep::AwaitTurn => unreachable!("dealt with above"),
+        }
+    }
+
+    /// An operation of a connection has ended; returns its slot.
+    #[inline]
+    pub(super) fn complete_operation(&mut self, token: Token) -> Option<u32> {
+        let index = self.lookup(token)?;
+        self.slot_mut(index).end_operation();
+        Some(index)
+    }
+
+    /// A receive has brought something, or has ended; `is_armed`: it continues.
+    pub(in crate::shard) fn complete_receive(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        (token, is_armed): (Token, bool),
+        what: Received,
+    ) {
+        let found = if is_armed { self.lookup(token) } else { self.complete_operation(token) };
+        let Some(index) = found else {
+            if let Received::Data(lease) = what {
+                driver.release(lease);
+            }
+            return;
+        };
+        if !is_armed {
+            self.slot_mut(index).receiving_mut().complete();
+        }
+        match what {
+            Received::Data(lease) => {
+                self.wake(index);
+                let may_lend = driver.may_lend();
+                match self.take_input(sessions, index, driver.bytes(&lease), may_lend) {
+                    Some(reply) => self.lend(driver, index, lease, reply),
+                    None => driver.release(lease),
+                }
+            }
+            Received::Readable { ended } => self.wake_later(index, ended),
+            Received::End => self.note_end(sessions, index, Chore::Finish),
+            Received::Starved => {
+                self.counters.receive_starvations += 1;
+                self.slot_mut(index).receiving_mut().starve();
+                self.starved.push(token);
+            }
+            Received::Cancelled => {}
+            Received::Failed(_) => self.note_end(sessions, index, Chore::Drop),
+        }
+        self.reconcile(driver, index);
+    }
+
+    /// A cancellation has completed.
+    pub(in crate::shard) fn complete_cancel(
+        &mut self,
+        driver: &mut impl Driver,
+        token: Token,
+        found: bool,
+    ) {
+        if let Some(index) = self.complete_operation(token) {
+            self.slot_mut(index).receiving_mut().complete_cancel(found);
+            self.reconcile(driver, index);
+        }
+    }
+
+    /// The writing side is shut down.
+    pub(in crate::shard) fn complete_shutdown(&mut self, driver: &mut impl Driver, token: Token) {
+        if let Some(index) = self.complete_operation(token) {
+            self.reconcile(driver, index);
+        }
+    }
+
+    /// The socket is closed: frees the slot. Returns whether there was one.
+    pub(in crate::shard) fn complete_close(&mut self, token: Token) -> bool {
+        let found = self.complete_operation(token);
+        if let Some(index) = found {
+            self.remove(index);
+        }
+        found.is_some()
+    }
+
+    /// TCP has answered about a connection. Returns whether it is still there.
+    pub(in crate::shard) fn complete_measure(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        token: Token,
+        result: Result<TcpInfo, i32>,
+    ) -> bool {
+        let Some(index) = self.complete_operation(token) else { return false };
+        self.conclude_liveness(sessions, index, result);
+        self.reconcile(driver, index);
+        true
+    }
+}

@@ -1,0 +1,273 @@
+//! Sends: built at the end of a turn from what is queued, one a connection, and taken back when
+//! they have completed.
+
+use super::outbox::Marked;
+use super::replies::InPlace;
+use super::stage::Stage;
+use super::{Connections, Sessions};
+use crate::driver::batch::Bounds;
+use crate::driver::{Batch, Driver, Lease, Loan, Token};
+use crate::proto::ws;
+
+/// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
+/// short sends leave, and the others with the next turns.
+const MOVED_BYTES_MAX: usize = 512 * 1024;
+/// What a short send is.
+const SMALL_BYTES: u64 = 16 * 1024;
+
+/// What is left to the connections of one flush.
+struct Flushing {
+    bounds: Bounds,
+    /// Effort for compression.
+    effort: u64,
+    moved_bytes: usize,
+}
+
+/// What becomes of a connection with output.
+enum Next {
+    Nothing,
+    /// Its output has to wait for the next turn; `was_served`: some of it was compressed.
+    Deferred {
+        was_served: bool,
+    },
+    Send(Box<Batch>),
+}
+
+impl Connections {
+    /// Queues the connection for the flush at the end of the turn, unless a send is under way.
+    #[inline]
+    pub(in crate::shard) fn mark_dirty(&mut self, index: u32) {
+        if self.slot_mut(index).mark_dirty() {
+            self.dirty.push(index);
+        }
+    }
+
+    /// Whether output waits for the flush.
+    pub(in crate::shard) fn has_output(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Sends what the turn has queued. What exceeds the turn's bounds of compression and of bytes
+    /// moved is deferred to the next; returns whether there is such output.
+    pub(in crate::shard) fn flush(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+    ) -> bool {
+        // Compression gets the rest of the turn, but half of a turn at most, since what has come
+        // meanwhile waits for it, and a share at least.
+        let work = &self.work;
+        let effort = work.turn_left().min(work.turn_max() / 2).max(work.share_max());
+        let bounds = self.config.send_bounds();
+        self.flush_within(driver, sessions, Flushing { bounds, effort, moved_bytes: 0 });
+        self.has_output()
+    }
+
+    /// Sends short output, and leaves the rest for [`Self::flush`].
+    pub(in crate::shard) fn flush_short(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+    ) {
+        let bounds = self.config.send_bounds();
+        let flushing = Flushing { bounds, effort: 0, moved_bytes: MOVED_BYTES_MAX + 1 };
+        self.flush_within(driver, sessions, flushing);
+    }
+
+    fn flush_within(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        mut flushing: Flushing,
+    ) {
+        let (mut untimed, mut deferred) = (Vec::new(), Vec::new());
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            match self.build_send(sessions, index, &mut flushing) {
+                Next::Nothing => {}
+                Next::Deferred { was_served } => {
+                    self.slot_mut(index).set_dirty(true);
+                    deferred.push((was_served, index));
+                }
+                Next::Send(batch) => {
+                    let slot = self.slot_mut(index);
+                    slot.begin_operation();
+                    driver.send(slot.socket(), batch);
+                    if !slot.is_timed() {
+                        untimed.push(index);
+                    }
+                }
+            }
+        }
+        debug_assert!(self.dirty.is_empty(), "building sends queues nothing for the flush");
+        self.dirty = dirty;
+        self.deflaters.set_allowance(u64::MAX);
+        // Connections that have had nothing of this turn come first in the next.
+        deferred.sort_by_key(|(was_served, _)| *was_served);
+        self.dirty.extend(deferred.iter().map(|(_, index)| *index));
+        // Every other timer checks the send deadline too; these have none but that.
+        for index in untimed {
+            self.set_deadline(index);
+        }
+    }
+
+    /// Builds a connection's next send, within what is left of the flush.
+    fn build_send(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        flushing: &mut Flushing,
+    ) -> Next {
+        let bounds = flushing.bounds;
+        self.deflaters.set_allowance(flushing.effort.min(self.work.share_max()));
+        let began = self.deflaters.work().effort;
+        let Some(slot) = self.slots.get(index as usize) else { return Next::Nothing };
+        if slot.session().has_backlog() && !slot.is_lending() && !slot.is_sending() {
+            // Behind what is still to be compressed.
+            self.compress_waiting(index, bounds.bytes_max);
+            sessions.refill(self, index, bounds.bytes_max);
+        }
+        let slot = self.slot_mut(index);
+        if !slot.is_dirty() {
+            return Next::Nothing;
+        }
+        slot.set_dirty(false);
+        let Some(outbox) = slot.outbox() else { return Next::Nothing };
+        if matches!(slot.stage(), Stage::Ending) || slot.is_lending() || outbox.is_sending() {
+            return Next::Nothing;
+        }
+        if outbox.has_later() {
+            self.compress_waiting(index, bounds.bytes_max);
+        }
+        let spent = self.deflaters.work().effort - began;
+        self.work.spend(spent);
+        flushing.effort = flushing.effort.saturating_sub(spent);
+        let slot = &mut self.slots[index as usize];
+        let generation = slot.generation();
+        let Some(outbox) = slot.outbox_mut() else { return Next::Nothing };
+        let queued = outbox.bytes() as u64;
+        if flushing.moved_bytes > MOVED_BYTES_MAX && queued > SMALL_BYTES {
+            return Next::Deferred { was_served: false };
+        }
+        let Some(mut batch) = outbox.take_batch(bounds) else {
+            if outbox.has_later() {
+                return Next::Deferred { was_served: spent > 0 };
+            }
+            return Next::Nothing;
+        };
+        self.histograms.send_queue_bytes.record(queued);
+        batch.offer(bounds.bytes_max);
+        batch.token = Token { slot: index, generation };
+        self.work.spend_moved(batch.offered());
+        flushing.moved_bytes += batch.offered();
+        Next::Send(batch)
+    }
+
+    /// A send has completed: frees what was sent, and records how long the replies took.
+    pub(in crate::shard) fn complete_send(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        batch: Box<Batch>,
+        result: Result<usize, i32>,
+    ) {
+        let Some(index) = self.complete_operation(batch.token) else { return };
+        let asked = batch.offered();
+        let taken = match result {
+            Ok(taken) if taken > 0 => taken,
+            Err(libc::EAGAIN | libc::EINTR) => 0,
+            _ => {
+                // Nothing more can be sent: the rest goes with the connection.
+                let slot = &mut self.slots[index as usize];
+                let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
+                outbox.restore(batch, &mut self.pools);
+                slot.release_outbox(&mut self.pools);
+                self.lose(sessions, index);
+                return self.reconcile(driver, index);
+            }
+        };
+        self.counters.short_sends += u64::from(taken < asked);
+        self.counters.bytes_sent += taken as u64;
+        let slot = &mut self.slots[index as usize];
+        slot.note_sent(taken);
+        let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
+        let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
+        outbox.sent(batch, taken, &mut self.pools, |what, at_ns, messages| {
+            let took_ns = now_ns.saturating_sub(at_ns);
+            if what == Marked::Reply {
+                return histograms.turnaround.record_n(took_ns, messages.into());
+            }
+            histograms.publish_to_delivery.record_n(took_ns, messages.into());
+            if what == Marked::LastDelivery {
+                histograms.fanout.record(took_ns);
+            }
+        });
+        if taken > 0 {
+            outbox.note_progress(self.tick);
+        }
+        if slot.release_outbox(&mut self.pools) && matches!(slot.stage(), Stage::Closing { .. }) {
+            // Our Close has left only now, and the time for the peer's begins.
+            slot.set_stage_tick(self.tick);
+            self.set_deadline(index);
+        }
+        self.reconsider(index);
+        self.reconcile(driver, index);
+    }
+
+    /// Sends a reply from the buffer that its message came in, under a header written over the
+    /// message's own, which was longer by the mask.
+    pub(super) fn lend(
+        &mut self,
+        driver: &mut impl Driver,
+        index: u32,
+        lease: Lease,
+        reply: InPlace,
+    ) {
+        let token = self.token(index);
+        let bytes = driver.bytes(&lease);
+        let (header, header_len) = ws::frame_header(reply.kind.opcode(), reply.len);
+        let payload = bytes.len() - reply.len;
+        let start = payload - header_len;
+        bytes[start..payload].copy_from_slice(&header[..header_len]);
+        self.counters.replies_in_place += 1;
+        let loan = Loan { token, lease, start, note: self.now_ns };
+        let slot = self.slot_mut(index);
+        slot.begin_loan();
+        driver.send_loan(slot.socket(), loan);
+    }
+
+    /// A reply in place has completed. What there was no room for is queued as any other output;
+    /// the buffer comes back at once.
+    pub(in crate::shard) fn complete_loan(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        loan: Loan,
+        result: Result<usize, i32>,
+    ) {
+        let Loan { token, lease, start, note } = loan;
+        let Some(index) = self.complete_operation(token) else { return driver.release(lease) };
+        let slot = self.slot_mut(index);
+        slot.end_loan();
+        let asked = lease.len() - start;
+        match result {
+            Err(errno) if !matches!(errno, libc::EAGAIN | libc::EINTR) => {
+                self.lose(sessions, index);
+            }
+            result => {
+                let taken = result.unwrap_or(0);
+                slot.note_sent(taken);
+                self.counters.bytes_sent += taken as u64;
+                if taken == asked {
+                    self.histograms.turnaround.record(self.now_ns.saturating_sub(note));
+                } else {
+                    self.counters.short_sends += 1;
+                    let rest = &driver.bytes(&lease)[start + taken..];
+                    self.queue_first(index, rest, note);
+                }
+            }
+        }
+        driver.release(lease);
+        self.reconcile(driver, index);
+    }
+}

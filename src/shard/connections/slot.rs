@@ -1,0 +1,533 @@
+//! A connection: everything that an idle one costs, in at most 128 bytes.
+//!
+//! What is rarer than a connection lives outside and only while needed: a request that came in
+//! pieces, a partial message, an outbox.
+
+use serde::{Deserialize, Serialize};
+
+use super::flags::Flags;
+use super::outbox::{Outbox, Pools};
+use super::peer::PeerAddress;
+use super::receiving::{ReceiveStage, Receiving};
+use super::stage::Stage;
+use super::timers::{Timed, TimerLinks};
+use crate::admission::Standing;
+use crate::driver::Socket;
+use crate::proto::ws;
+
+/// The longest Close: header, code and reason (RFC 6455 section 5.5).
+const CLOSE_BYTES_MAX: usize = 2 + 125;
+
+/// How much of the socket was taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Teardown {
+    Nothing,
+    /// Shutdown of the writing side was asked for.
+    Writing,
+    /// The last operation, the socket's close, is under way.
+    Socket,
+}
+
+/// What a connection's session waits for, as the layer of sessions last reported it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::shard) struct SessionReadiness(Flags);
+
+impl SessionReadiness {
+    /// `is_waiting`: it waits for a reply, or for a mailbox to drain, before it takes more input.
+    /// `has_requests`: requests of it wait for their turn. `has_backlog`: channel messages wait for
+    /// the connection.
+    pub(in crate::shard) fn new(is_waiting: bool, has_requests: bool, has_backlog: bool) -> Self {
+        let mut flags = Flags::default();
+        flags.set(0, is_waiting);
+        flags.set(1, has_requests);
+        flags.set(2, has_backlog);
+        Self(flags)
+    }
+
+    #[inline]
+    pub(super) fn is_waiting(self) -> bool {
+        self.0.has(0)
+    }
+
+    #[inline]
+    pub(super) fn has_requests(self) -> bool {
+        self.0.has(1)
+    }
+
+    #[inline]
+    pub(super) fn has_backlog(self) -> bool {
+        self.0.has(2)
+    }
+}
+
+/// One connection.
+///
+/// Always: it is freed only when the kernel holds nothing of it, so that no completion finds the
+/// wrong connection; and its outbox exists only while bytes wait in it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    stage: Stage,
+    /// What waits to be sent; none while nothing waits.
+    outbox: Option<Box<Outbox>>,
+    bytes_received: u64,
+    bytes_sent: u64,
+    /// Stays at its highest value, as the next one does; the shard's counters have 64 bits.
+    messages_received: u32,
+    messages_sent: u32,
+    socket: Socket,
+    generation: u32,
+    timer: TimerLinks,
+    /// When the connection was accepted; since its opening: when it was opened.
+    opened_tick: u32,
+    /// When bytes last came in.
+    heard_tick: u32,
+    /// When a message last came in.
+    message_tick: u32,
+    /// When the next ping is due, or, when one is out, when the last was sent; in the closing
+    /// stages: when the present one began.
+    stage_tick: u32,
+    peer: PeerAddress,
+    route: u16,
+    listener: u8,
+    /// Operations that the kernel has not finished.
+    in_flight: u8,
+    receiving: Receiving,
+    session: SessionReadiness,
+    flags: Flags,
+    /// How it is counted among those that are let in.
+    standing: Standing,
+    teardown: Teardown,
+}
+
+/// A reply leaves from the buffer that its message came in.
+const LENDING: u8 = 0;
+/// Queued to be flushed at the end of the turn.
+const DIRTY: u8 = 1;
+/// A ping is out.
+const PINGED: u8 = 2;
+
+/// What an open connection's next frame is processed with.
+pub(super) struct OpenParts<'s> {
+    pub(super) receiver: &'s mut ws::Receiver,
+    pub(super) outbox: &'s mut Option<Box<Outbox>>,
+    pub(super) messages_received: &'s mut u32,
+    pub(super) messages_sent: &'s mut u32,
+    pub(super) message_tick: &'s mut u32,
+    pub(super) route: usize,
+    pub(super) is_lending: bool,
+}
+
+/// Where a connection comes from.
+pub(super) struct SlotOrigin {
+    pub(super) socket: Socket,
+    pub(super) generation: u32,
+    pub(super) listener: u8,
+    pub(super) peer: PeerAddress,
+    pub(super) standing: Standing,
+}
+
+impl Slot {
+    /// A connection that has just been accepted.
+    pub(super) fn new(origin: &SlotOrigin, stage: Stage, tick: u32) -> Self {
+        Self {
+            stage,
+            outbox: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            messages_received: 0,
+            messages_sent: 0,
+            socket: origin.socket,
+            generation: origin.generation,
+            timer: TimerLinks::unset(),
+            opened_tick: tick,
+            heard_tick: tick,
+            message_tick: tick,
+            stage_tick: tick,
+            peer: origin.peer,
+            route: 0,
+            listener: origin.listener,
+            in_flight: 0,
+            receiving: Receiving::new(),
+            session: SessionReadiness::default(),
+            flags: Flags::default(),
+            standing: origin.standing,
+            teardown: Teardown::Nothing,
+        }
+    }
+
+    #[inline]
+    pub(super) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// For what a stage holds; another stage is entered by [`Self::enter`].
+    #[inline]
+    pub(super) fn stage_mut(&mut self) -> &mut Stage {
+        &mut self.stage
+    }
+
+    /// Moves the connection to another stage, which begins now.
+    pub(super) fn enter(&mut self, stage: Stage, tick: u32) {
+        assert!(self.stage.may_precede(&stage), "{:?} before {stage:?}", self.stage);
+        self.stage = stage;
+        self.stage_tick = tick;
+    }
+
+    /// The parts that the next frame is processed with; `None`: the connection is not open.
+    #[inline]
+    pub(super) fn open_parts(&mut self) -> Option<OpenParts<'_>> {
+        let Stage::Open(receiver) = &mut self.stage else { return None };
+        Some(OpenParts {
+            receiver,
+            outbox: &mut self.outbox,
+            messages_received: &mut self.messages_received,
+            messages_sent: &mut self.messages_sent,
+            message_tick: &mut self.message_tick,
+            route: usize::from(self.route),
+            is_lending: self.flags.has(LENDING),
+        })
+    }
+
+    #[inline]
+    pub(super) fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_deref()
+    }
+
+    #[inline]
+    pub(super) fn outbox_mut(&mut self) -> Option<&mut Outbox> {
+        self.outbox.as_deref_mut()
+    }
+
+    /// Bytes in the outbox.
+    #[inline]
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
+    /// The outbox, made if there is none.
+    pub(super) fn open_outbox(&mut self, pools: &mut Pools, tick: u32) -> &mut Outbox {
+        opened(&mut self.outbox, pools, tick)
+    }
+
+    /// The outbox, and the receiver whose compression its messages wait for.
+    pub(super) fn compressed_outbox(&mut self) -> Option<(&mut Outbox, &ws::Receiver)> {
+        let (Stage::Open(receiver) | Stage::Closing { receiver, .. }) = &self.stage else {
+            return None;
+        };
+        Some((self.outbox.as_deref_mut()?, receiver))
+    }
+
+    /// Puts an outbox in the place of the present one.
+    pub(super) fn replace_outbox(&mut self, outbox: Option<Box<Outbox>>) -> Option<Box<Outbox>> {
+        std::mem::replace(&mut self.outbox, outbox)
+    }
+
+    /// Gives the outbox back if nothing is left in it; returns whether that was so.
+    pub(super) fn release_outbox(&mut self, pools: &mut Pools) -> bool {
+        let is_over =
+            self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty() && !outbox.is_sending());
+        if is_over {
+            self.outbox.take().into_iter().for_each(|outbox| pools.recycle_outbox(outbox));
+        }
+        is_over
+    }
+
+    /// Whether a send is under way.
+    #[inline]
+    pub(super) fn is_sending(&self) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.is_sending())
+    }
+
+    #[inline]
+    pub(super) fn receiving(&self) -> &Receiving {
+        &self.receiving
+    }
+
+    #[inline]
+    pub(super) fn receiving_mut(&mut self) -> &mut Receiving {
+        &mut self.receiving
+    }
+
+    /// What the stage means for receiving.
+    ///
+    /// Parting: the peer's Close has come, and ours leaves with this turn. While more than that is
+    /// queued, which may take long, input is received and discarded: closing a socket over unread
+    /// bytes, a pong among them, would reset the connection and lose what is under way.
+    #[inline]
+    pub(super) fn receive_stage(&self) -> ReceiveStage {
+        ReceiveStage {
+            is_handshake: self.stage.is_handshake(),
+            is_parting: matches!(self.stage, Stage::Finishing)
+                && self.queued_bytes() <= CLOSE_BYTES_MAX,
+        }
+    }
+
+    pub(super) fn socket(&self) -> Socket {
+        self.socket
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Counts an operation that the kernel is given.
+    #[inline]
+    pub(super) fn begin_operation(&mut self) {
+        assert!(self.teardown != Teardown::Socket, "nothing follows the close of a socket");
+        self.in_flight += 1;
+    }
+
+    /// Counts an operation that has ended.
+    #[inline]
+    pub(super) fn end_operation(&mut self) {
+        assert!(self.in_flight > 0, "only what was in flight can end");
+        self.in_flight -= 1;
+    }
+
+    /// Whether a deadline is set.
+    pub(super) fn is_timed(&self) -> bool {
+        self.timer.is_set()
+    }
+
+    /// Whether the kernel holds anything of this connection.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Whether the kernel holds something that does not end by itself.
+    pub(super) fn is_cancellable(&self) -> bool {
+        self.receiving.is_armed() || self.is_sending()
+    }
+
+    /// Begins to shut the writing side down; returns whether that had not begun.
+    pub(super) fn begin_shutdown(&mut self) -> bool {
+        let is_first = self.teardown == Teardown::Nothing;
+        if is_first {
+            self.teardown = Teardown::Writing;
+        }
+        is_first
+    }
+
+    /// Begins the socket's close, the last operation; returns whether it had not begun.
+    pub(super) fn begin_close(&mut self) -> bool {
+        assert_eq!(self.in_flight, 0, "nothing may be in flight on a socket that is closed");
+        let is_first = self.teardown != Teardown::Socket;
+        if is_first {
+            self.begin_operation();
+            self.teardown = Teardown::Socket;
+        }
+        is_first
+    }
+
+    /// Whether the socket's close has begun.
+    pub(super) fn is_closing_socket(&self) -> bool {
+        self.teardown == Teardown::Socket
+    }
+
+    /// Notes that bytes came in.
+    #[inline]
+    pub(super) fn note_received(&mut self, bytes: usize, tick: u32) {
+        self.bytes_received += bytes as u64;
+        self.heard_tick = tick;
+    }
+
+    #[inline]
+    pub(super) fn note_sent(&mut self, bytes: usize) {
+        self.bytes_sent += bytes as u64;
+    }
+
+    /// Notes that a message was queued.
+    #[inline]
+    pub(super) fn note_message_sent(&mut self) {
+        self.messages_sent = self.messages_sent.saturating_add(1);
+    }
+
+    pub(super) fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+            messages_received: self.messages_received,
+            messages_sent: self.messages_sent,
+        }
+    }
+
+    pub(super) fn set_traffic(&mut self, traffic: Traffic) {
+        self.bytes_received = traffic.bytes_received;
+        self.bytes_sent = traffic.bytes_sent;
+        self.messages_received = traffic.messages_received;
+        self.messages_sent = traffic.messages_sent;
+    }
+
+    pub(super) fn clocks(&self) -> Clocks {
+        Clocks {
+            opened_tick: self.opened_tick,
+            heard_tick: self.heard_tick,
+            message_tick: self.message_tick,
+            stage_tick: self.stage_tick,
+        }
+    }
+
+    pub(super) fn set_clocks(&mut self, clocks: Clocks) {
+        self.opened_tick = clocks.opened_tick;
+        self.heard_tick = clocks.heard_tick;
+        self.message_tick = clocks.message_tick;
+        self.stage_tick = clocks.stage_tick;
+    }
+
+    pub(super) fn set_stage_tick(&mut self, tick: u32) {
+        self.stage_tick = tick;
+    }
+
+    pub(super) fn peer(&self) -> PeerAddress {
+        self.peer
+    }
+
+    pub(super) fn set_peer(&mut self, peer: PeerAddress) {
+        self.peer = peer;
+    }
+
+    #[inline]
+    pub(super) fn route(&self) -> usize {
+        usize::from(self.route)
+    }
+
+    /// Sets the route on which the connection is opened.
+    pub(super) fn set_route(&mut self, route: usize) {
+        self.route = u16::try_from(route).expect("a configuration has at most 65,536 routes");
+    }
+
+    pub(super) fn listener(&self) -> u8 {
+        self.listener
+    }
+
+    pub(super) fn set_listener(&mut self, listener: u8) {
+        self.listener = listener;
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    pub(super) fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
+    /// Whether it is here to be rejected.
+    pub(super) fn is_rejected(&self) -> bool {
+        matches!(self.standing, Standing::Refused(_))
+    }
+
+    #[inline]
+    pub(super) fn session(&self) -> SessionReadiness {
+        self.session
+    }
+
+    pub(super) fn set_session(&mut self, session: SessionReadiness) {
+        self.session = session;
+    }
+
+    #[inline]
+    pub(super) fn is_lending(&self) -> bool {
+        self.flags.has(LENDING)
+    }
+
+    /// A reply leaves from a receive buffer.
+    pub(super) fn begin_loan(&mut self) {
+        assert!(!self.flags.has(LENDING) && self.outbox.is_none(), "a loan overtakes nothing");
+        self.flags.set(LENDING, true);
+        self.begin_operation();
+    }
+
+    pub(super) fn end_loan(&mut self) {
+        assert!(self.flags.has(LENDING), "only what is lent comes back");
+        self.flags.set(LENDING, false);
+    }
+
+    #[inline]
+    pub(super) fn is_dirty(&self) -> bool {
+        self.flags.has(DIRTY)
+    }
+
+    /// Marks the connection for the flush unless a send of it is under way; returns whether it was
+    /// not marked before.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self) -> bool {
+        let is_new = !self.flags.has(DIRTY) && !self.flags.has(LENDING) && !self.is_sending();
+        if is_new {
+            self.flags.set(DIRTY, true);
+        }
+        is_new
+    }
+
+    pub(super) fn set_dirty(&mut self, is_dirty: bool) {
+        self.flags.set(DIRTY, is_dirty);
+    }
+
+    pub(super) fn is_pinged(&self) -> bool {
+        self.flags.has(PINGED)
+    }
+
+    pub(super) fn set_pinged(&mut self, is_pinged: bool) {
+        self.flags.set(PINGED, is_pinged);
+    }
+
+    /// Bytes that an unfinished request or message holds.
+    #[inline]
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.stage.partial_bytes()
+    }
+
+    /// Checks what always holds.
+    pub(super) fn check(&self) {
+        self.receiving.check(self.stage.is_open());
+        let is_empty = self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty());
+        assert!(!is_empty, "an outbox exists only while bytes wait in it");
+        assert!(!self.flags.has(LENDING) || !self.is_sending(), "one send at a time");
+        let least = u8::from(self.receiving.is_armed())
+            + u8::from(self.is_sending())
+            + u8::from(self.flags.has(LENDING))
+            + u8::from(self.is_closing_socket());
+        assert!(self.in_flight >= least, "what is under way is counted");
+    }
+}
+
+impl Timed for Slot {
+    fn timer(&self) -> &TimerLinks {
+        &self.timer
+    }
+
+    fn timer_mut(&mut self) -> &mut TimerLinks {
+        &mut self.timer
+    }
+}
+
+/// The outbox in a place for one, made if there is none.
+#[inline]
+pub(super) fn opened<'o>(
+    outbox: &'o mut Option<Box<Outbox>>,
+    pools: &mut Pools,
+    tick: u32,
+) -> &'o mut Outbox {
+    outbox.get_or_insert_with(|| pools.outbox(tick))
+}
+
+/// Bytes and messages of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(super) struct Traffic {
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+    pub(super) messages_received: u32,
+    pub(super) messages_sent: u32,
+}
+
+/// When things last happened to a connection; see [`Slot`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    pub(super) opened_tick: u32,
+    pub(super) heard_tick: u32,
+    pub(super) message_tick: u32,
+    pub(super) stage_tick: u32,
+}
+
+const _: () = assert!(size_of::<Slot>() <= 128, "an idle connection costs at most 128 bytes");
+const _: () = assert!(size_of::<Option<Slot>>() == size_of::<Slot>(), "a slab entry adds nothing");

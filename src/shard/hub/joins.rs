@@ -1,0 +1,115 @@
+//! What homes send here: publications for members, answers to sessions, and new members.
+
+use std::sync::Arc;
+
+use super::Hub;
+use super::backlog::{Item, count_change};
+use crate::hub::{
+    Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Publication, Request, Retention,
+    Verb,
+};
+use crate::session::hub::{Admission, NONE, Seat};
+use crate::shard::connections::{Connections, Sessions};
+
+impl Hub {
+    /// Takes something from a channel's home.
+    pub(super) fn take_out(&mut self, connections: &mut Connections, out: Out) {
+        match out {
+            Out::Publish(publication) => {
+                if let Some(channel) = publication.channel.clone() {
+                    self.members.push(&channel, Op::Publish(publication));
+                }
+            }
+            Out::News(publication) => {
+                if let Some(channel) = publication.channel.clone() {
+                    self.members.push(&channel, Op::News(publication));
+                }
+            }
+            Out::EpochChanged { channel, position } => {
+                self.members.push(&channel, Op::EpochChanged(position));
+            }
+            Out::Answer { id, request, channel, answer: answer @ Answer::Subscribed { .. } } => {
+                self.members.push(&channel, Op::Join { id, request, answer });
+            }
+            Out::Answer { id, request, channel, answer } => {
+                let Some(index) = self.slot_of(id) else { return };
+                self.touched.push(index);
+                self.with_session(connections, index, |session, call| {
+                    session.hear(call, request, &channel, &answer);
+                });
+            }
+        }
+    }
+
+    /// Adds a member; if its connection has closed, sends `Leave` to the home.
+    pub(super) fn join(
+        &mut self,
+        connections: &mut Connections,
+        local: u32,
+        (id, request): (ConnectionId, u32),
+        channel: &ChannelName,
+        answer: Answer,
+    ) {
+        let Answer::Subscribed { position, mut recovered, mut missed, presence, watch, member } =
+            answer
+        else {
+            return;
+        };
+        if !self.may_queue(connections, id, &missed) {
+            (recovered, missed) = (false, Vec::new());
+            connections.counters_mut().recoveries_deferred += 1;
+        }
+        let index = self.slot_of(id);
+        let seated = index.and_then(|index| self.seated(index));
+        let expected = seated.and_then(|seated| seated.session.expects(request, channel.as_str()));
+        let (Some(index), Some(number)) = (index, expected) else {
+            let from = Origin::Session { id, request };
+            let retention = Retention { messages_max: 0, ttl_ms: 0 };
+            let verb = Verb::Leave { watch, member };
+            let leave = Request { from, channel: channel.clone(), retention, verb };
+            return self.ask(connections, None, leave);
+        };
+        let seat = Member { slot: index, subscription: number as u32 };
+        let (place, watching) = self.members.add(local, seat, watch);
+        let seat = Seat { local, place, watching: watching.unwrap_or(NONE) };
+        let presence = presence.as_ref();
+        let by = Admission { channel, seat, position, recovered, presence };
+        let now_ns = connections.now_ns();
+        self.call_session(index, now_ns, super::BUDGET, |session, call| {
+            session.admit(call, request, &by);
+        });
+        if !missed.is_empty()
+            && let Some(seated) = self.seated_mut(index)
+        {
+            let backlog = seated.backlog.get_or_insert_default();
+            count_change(connections, backlog, |backlog| {
+                missed.into_iter().for_each(|one| backlog.push(Item::Missed(one)));
+            });
+        }
+        self.touched.push(index);
+        self.apply_effects(connections, index);
+        self.replan(connections, index);
+    }
+
+    /// Whether recovered messages may be queued. Those of all connections together stay within the
+    /// bound of a shard's outboxes, or slow consumers could keep any amount of trimmed history; and
+    /// where half of that is in use, no connection adds to more than one recovery's worth.
+    fn may_queue(
+        &self,
+        connections: &Connections,
+        id: ConnectionId,
+        missed: &[Arc<Publication>],
+    ) -> bool {
+        let bytes: u64 = missed.iter().map(|one| one.message().plain().len() as u64).sum();
+        if bytes == 0 {
+            return true;
+        }
+        let config = connections.config();
+        let most = config.limits.outbox_shard_bytes_max as u64;
+        let all = connections.backlogs().missed_bytes as u64 + bytes;
+        let seated = self.seated(id.slot).filter(|one| one.session.id == id);
+        let waiting = seated.and_then(|one| one.backlog.as_ref());
+        let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
+        all <= most && (all <= most / 2 || own <= config.hub.recover_bytes_max)
+    }
+}

@@ -1,0 +1,230 @@
+//! The hub as the layer of sessions above connections, where there is one.
+
+use std::sync::Arc;
+
+use super::{Hub, Seated};
+use crate::admission::Admission;
+use crate::auth::Identity;
+use crate::config::HandlerName;
+use crate::hub::ConnectionId;
+use crate::proto::ws::{CloseCode, DataKind, Payload};
+use crate::session::hub::{Budget, HubSession, Realm, reply};
+use crate::shard::connections::{Connections, Goodbye, Heard, QueuedSize, Sessions, TooMuch};
+
+impl Sessions for Hub {
+    fn realm(&self) -> Option<&Realm> {
+        Some(&self.shared.realm)
+    }
+
+    fn unix_s(&self) -> u64 {
+        self.unix_ms / 1000
+    }
+
+    fn user(&self, index: u32) -> Option<(&str, &Admission)> {
+        let user = self.seated(index)?.session.user()?;
+        Some((user, self.admission()))
+    }
+
+    fn open(&mut self, connections: &mut Connections, index: u32, identity: Option<Arc<Identity>>) {
+        if connections.route(index).handler != HandlerName::Hub {
+            return;
+        }
+        let heartbeat_s = connections.route(index).ping_interval_ms / 1000;
+        self.serial = self.serial.wrapping_add(1);
+        let realm = &self.shared.realm;
+        let id =
+            ConnectionId { node: realm.node, shard: self.id, slot: index, serial: self.serial };
+        let session = HubSession::new(id, identity, realm, self.unix_ms);
+        if self.sessions.len() <= index as usize {
+            self.sessions.resize_with(index as usize + 1, || None);
+        }
+        let seated = Seated { session, backlog: None, place: 0, counted: false, rtt_us: 0 };
+        let before = self.sessions[index as usize].replace(Box::new(seated));
+        assert!(before.is_none(), "the session of an earlier connection has ended");
+        self.seated += 1;
+        let most = connections.config().limits.admission.connections_per_user_max;
+        self.list_user(index);
+        let counted = self.count_user(index, most);
+        self.with_session(connections, index, |session, call| session.greet(call, heartbeat_s));
+        self.replan(connections, index);
+        if counted.is_err() {
+            self.close_one_too_many(connections, index);
+        }
+    }
+
+    fn receive(
+        &mut self,
+        heard: Heard,
+        kind: DataKind,
+        payload: Payload<'_>,
+        too_much: Option<TooMuch>,
+    ) {
+        let Heard { index, now_ns, budget } = heard;
+        self.call_session(index, now_ns, budget, |session, call| match (kind, too_much) {
+            (DataKind::Text, Some(much)) => {
+                session.refuse_frame(call, payload, much.kind, much.wait_ms);
+            }
+            (DataKind::Text, None) => session.receive(call, payload),
+            (DataKind::Binary, _) => {
+                let reason = "only text messages are spoken here: send JSON as text";
+                call.effects.close = Some((CloseCode::UNSUPPORTED_DATA, reason.into()));
+            }
+        });
+    }
+
+    fn apply(&mut self, connections: &mut Connections, index: u32) {
+        self.apply_effects(connections, index);
+    }
+
+    fn resume_requests(&mut self, connections: &mut Connections, index: u32) {
+        let budget: Budget = connections.request_budget(index);
+        let now_ns = connections.now_ns();
+        self.call_session(index, now_ns, budget, HubSession::take_turn);
+        self.apply_effects(connections, index);
+    }
+
+    fn refill(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
+        self.feed(connections, index, bytes_max);
+    }
+
+    fn expire(&mut self, connections: &mut Connections, index: u32) {
+        let realm = &self.shared.realm;
+        let due = self.seated(index).and_then(|seated| seated.session.deadline_ms(realm));
+        if due.is_some_and(|due| due <= self.unix_ms) {
+            self.with_session(connections, index, HubSession::expire);
+        }
+        self.replan(connections, index);
+    }
+
+    fn replan(&mut self, connections: &mut Connections, index: u32) {
+        let tick = self.due_tick(connections, index);
+        connections.set_session_due(index, tick);
+    }
+
+    fn note_round_trip(&mut self, index: u32, took_ns: u64) {
+        if let Some(seated) = self.seated_mut(index) {
+            seated.rtt_us = (took_ns / 1000).clamp(1, u64::from(u32::MAX)) as u32;
+        }
+    }
+
+    fn say_goodbye(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        goodbye: Goodbye<'_>,
+        with_backlog: bool,
+    ) {
+        if with_backlog {
+            self.feed(connections, index, usize::MAX);
+        }
+        if self.seated(index).is_some() {
+            let Goodbye { code, reason, retry_after_ms } = goodbye;
+            let text = reply::goodbye(code, reason, retry_after_ms);
+            connections.send_text(index, text.into_bytes());
+        }
+    }
+
+    fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {
+        let backlog = self.seated_mut(index).and_then(|seated| seated.backlog.take());
+        if let Some(backlog) = backlog {
+            connections.count_backlog(backlog.size(), QueuedSize::default());
+            self.report_session(connections, index);
+        }
+    }
+
+    fn end(&mut self, connections: &mut Connections, index: u32) {
+        self.end_session(connections, index);
+    }
+}
+
+impl Sessions for Option<Box<Hub>> {
+    fn realm(&self) -> Option<&Realm> {
+        self.as_deref().and_then(Sessions::realm)
+    }
+
+    fn unix_s(&self) -> u64 {
+        self.as_deref().map_or(0, Sessions::unix_s)
+    }
+
+    fn user(&self, index: u32) -> Option<(&str, &Admission)> {
+        self.as_deref()?.user(index)
+    }
+
+    fn open(&mut self, connections: &mut Connections, index: u32, identity: Option<Arc<Identity>>) {
+        if let Some(hub) = self {
+            hub.open(connections, index, identity);
+        }
+    }
+
+    fn receive(
+        &mut self,
+        heard: Heard,
+        kind: DataKind,
+        payload: Payload<'_>,
+        too_much: Option<TooMuch>,
+    ) {
+        if let Some(hub) = self {
+            hub.receive(heard, kind, payload, too_much);
+        }
+    }
+
+    fn apply(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.apply(connections, index);
+        }
+    }
+
+    fn resume_requests(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.resume_requests(connections, index);
+        }
+    }
+
+    fn refill(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
+        if let Some(hub) = self {
+            hub.refill(connections, index, bytes_max);
+        }
+    }
+
+    fn expire(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.expire(connections, index);
+        }
+    }
+
+    fn replan(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.replan(connections, index);
+        }
+    }
+
+    fn note_round_trip(&mut self, index: u32, took_ns: u64) {
+        if let Some(hub) = self {
+            hub.note_round_trip(index, took_ns);
+        }
+    }
+
+    fn say_goodbye(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        goodbye: Goodbye<'_>,
+        with_backlog: bool,
+    ) {
+        if let Some(hub) = self {
+            hub.say_goodbye(connections, index, goodbye, with_backlog);
+        }
+    }
+
+    fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.drop_backlog(connections, index);
+        }
+    }
+
+    fn end(&mut self, connections: &mut Connections, index: u32) {
+        if let Some(hub) = self {
+            hub.end(connections, index);
+        }
+    }
+}

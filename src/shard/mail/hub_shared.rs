@@ -1,0 +1,39 @@
+//! What the shards of a process share about channels.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use crate::hub::HomeOptions;
+use crate::hub::log::Log;
+use crate::session::hub::Realm;
+
+/// Makes the log of a shard's home.
+pub type MakeLog = Arc<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
+
+/// What the shards of a process share about channels.
+pub struct HubShared {
+    pub realm: Realm,
+    pub home: HomeOptions,
+    pub make_log: MakeLog,
+    /// Decides homes; a secret, so that nobody can aim at one.
+    spread: RandomState,
+}
+
+impl HubShared {
+    /// Puts it together.
+    pub fn new(realm: Realm, home: HomeOptions, make_log: MakeLog) -> Arc<Self> {
+        Arc::new(Self { realm, home, make_log, spread: RandomState::new() })
+    }
+
+    /// The same channels by another configuration.
+    pub fn renewed(&self, realm: Realm, home: HomeOptions) -> Arc<Self> {
+        let realm = self.realm.renewed(realm);
+        let (make_log, spread) = (self.make_log.clone(), self.spread.clone());
+        Arc::new(Self { realm, home, make_log, spread })
+    }
+
+    /// The home of a channel among so many shards.
+    pub fn home_of(&self, channel: &str, shards: usize) -> u16 {
+        (self.spread.hash_one(channel) % shards as u64) as u16
+    }
+}
