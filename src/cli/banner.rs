@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::config::{Config, LogFormat, TicketKeys};
 use crate::control::LogWriter;
 use crate::driver::listener::Address;
+use crate::driver::{EngineFacts, EngineSize};
 use crate::server::{Facts, Server};
 use crate::text::terminal;
 
@@ -19,7 +20,7 @@ enum Fact<'f> {
     Hub { access: Access, jwks_url: Option<&'f str> },
     Tickets { keys: TicketKeys, state_dir: &'f str },
     Operators { url: Option<&'f str> },
-    Engine { shards: u16, ring_entries: u32, buffers: u32, buffer_bytes: u32 },
+    Engine { shards: u16, engine: &'f EngineFacts, buffers: u32, buffer_bytes: u32 },
     Guard { name: &'static str, value: &'f str },
     Histograms { file: &'f str, interval_s: u32 },
     Limits { connections: u64, per_shard: u32, open_files: u64, message_bytes: usize },
@@ -126,22 +127,16 @@ fn hub(config: &Config) -> Vec<Fact<'_>> {
     vec![Fact::Hub { access, jwks_url }, Fact::Tickets { keys, state_dir }]
 }
 
-/// The rings, and whether they are as large as configured.
-fn engine<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
-    let (asked, got) = (config.engine.ring_entries, facts.ring_entries);
+/// The engine, and what the operator should change for it.
+fn engine<'f>(config: &Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     let engine = Fact::Engine {
         shards: config.shards,
-        ring_entries: got,
+        engine: &facts.engine,
         buffers: config.buffers_per_shard(),
         buffer_bytes: config.engine.buffer_bytes,
     };
-    let short = (got < asked).then(|| Fact::Warning {
-        text: format!(
-            "locked memory allows only {got} of {asked} ring entries: raise the limit (`ulimit -l \
-             unlimited`, systemd: LimitMEMLOCK=infinity)"
-        ),
-    });
-    std::iter::once(engine).chain(short).collect()
+    let warnings = facts.engine.warnings.iter().map(|text| Fact::Warning { text: text.clone() });
+    std::iter::once(engine).chain(warnings).collect()
 }
 
 impl Access {
@@ -165,11 +160,14 @@ impl Fact<'_> {
             Self::Hub { access, jwks_url } => ("hub", access_text(*access, *jwks_url)),
             Self::Tickets { keys, state_dir } => ("tickets", tickets_text(*keys, state_dir)),
             Self::Operators { url } => ("operators", url.unwrap_or("off").to_owned()),
-            Self::Engine { shards, ring_entries, buffers, buffer_bytes } => {
+            Self::Engine { shards, engine, buffers, buffer_bytes } => {
                 let plural = if *shards == 1 { "" } else { "s" };
+                let size = |size: &EngineSize| format!("{} {} and ", size.granted, size.title);
+                let sizes: String = engine.sizes.iter().map(size).collect();
                 let text = format!(
-                    "io_uring; {shards} shard{plural} with {ring_entries} ring entries and \
-                     {buffers} receive buffers of {buffer_bytes} bytes each"
+                    "{}; {shards} shard{plural} with {sizes}{buffers} receive buffers of \
+                     {buffer_bytes} bytes each",
+                    engine.name
                 );
                 ("engine", text)
             }
@@ -207,8 +205,10 @@ impl Fact<'_> {
                 tracing::info!(fact = "tickets", keys, state_dir);
             }
             Self::Operators { url } => tracing::info!(fact = "operators", url),
-            Self::Engine { shards, ring_entries, buffers, buffer_bytes } => {
-                tracing::info!(fact = "engine", shards, ring_entries, buffers, buffer_bytes);
+            Self::Engine { shards, engine, buffers, buffer_bytes } => {
+                let (fact, driver) = ("engine", engine.name);
+                let ring_entries = engine.granted("ring_entries");
+                tracing::info!(fact, driver, shards, ring_entries, buffers, buffer_bytes);
             }
             Self::Guard { name, value } => tracing::info!(fact = name, value),
             Self::Histograms { file, interval_s } => {

@@ -16,9 +16,9 @@ use super::{banner, failure};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
-use crate::driver::{self, host, uring};
+use crate::driver::{self, host};
 use crate::guard::Guard;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::text::terminal;
 
 /// Flags win over the environment, the environment over the file, the file over the defaults.
@@ -75,13 +75,14 @@ fn start(
     let metrics = &config.metrics;
     let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
     let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
-    uring::probe()?;
+    // The one place that chooses the engine: what starts the shards is generic over it.
+    let factory = server::uring_factory(&config)?;
     let runtime = control::runtime()?;
     let mut signals = Signals::watch(&runtime)?;
     let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;
     log.start();
-    let waiting = bound.start()?;
+    let waiting = bound.start(&factory)?;
     guard.settle()?;
     let fetching = config.clone();
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;

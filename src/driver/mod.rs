@@ -4,7 +4,8 @@
 //! [`Completion`]s back. Nothing here knows of HTTP, WebSocket or channels. Two engines exist:
 //! [`uring`] is the product; [`sim`] is a seeded fake with virtual time and faults, so that every
 //! rare path of the shard can be walked in a test. An epoll engine has its place here for hosts
-//! that refuse `io_uring`; the trait is made so that it can emulate the completions.
+//! that refuse `io_uring`; the trait is made so that it can emulate the completions. The server
+//! gets its drivers from a [`DriverFactory`], which also describes the engine.
 //!
 //! Three contracts keep the kernel and the shard apart:
 //!
@@ -21,6 +22,7 @@
 
 pub mod allocator;
 pub mod batch;
+pub mod engine;
 pub mod host;
 pub mod listener;
 pub mod signals;
@@ -35,6 +37,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 pub use batch::{Batch, Segment};
+pub use engine::{DriverFactory, EngineFacts, EngineFeature, EngineSize};
 pub use tcp::TcpInfo;
 pub use token::Token;
 
@@ -150,7 +153,7 @@ pub enum Input {
 /// What a driver counts on its own; all values since its start unless named otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DriverCounters {
-    /// Calls of `io_uring_enter` (or its like).
+    /// Calls by which it submitted or waited ([`EngineFacts::wait_call`]).
     pub enters: u64,
     /// Submissions handed to the kernel.
     pub submissions: u64,

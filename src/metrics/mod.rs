@@ -41,6 +41,8 @@ pub struct Snapshot {
 pub struct Process {
     /// Time since the shards were started.
     pub uptime: Duration,
+    /// The system call by which shards submit and wait.
+    pub wait_call: &'static str,
     /// Writes of the histogram log that failed.
     pub histogram_log_errors: u64,
     /// Lines of the log that were dropped because standard error was not read.

@@ -52,8 +52,9 @@ impl Collector for Family {
         if histograms.is_on() {
             self.encode_shard_times(&mut encoder)?;
         }
+        let enters = format!("Calls of {}", self.1.wait_call);
         let driver_counters: [(&str, &str, fn(&DriverCounters) -> u64); 5] = [
-            ("enters", "Calls of io_uring_enter", |d| d.enters),
+            ("enters", &enters, |d| d.enters),
             ("submissions", "Operations submitted to the kernel", |d| d.submissions),
             ("completions", "Completions taken from the kernel", |d| d.completions),
             ("overflows", "Completions that overflowed the queue", |d| d.overflows),
@@ -372,6 +373,7 @@ mod tests {
         };
         let process = Process {
             uptime: Duration::from_millis(1500),
+            wait_call: "epoll_pwait2",
             histogram_log_errors: 2,
             ..Process::default()
         };
@@ -388,6 +390,7 @@ mod tests {
             "seawall_turnaround_seconds_bucket{le=\"0.0025\"} 5",
             "seawall_turnaround_seconds_bucket{le=\"+Inf\"} 5",
             "seawall_turnaround_seconds_count 5",
+            "# HELP seawall_ring_enters Calls of epoll_pwait2",
             "seawall_ring_enters_total{shard=\"0\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is missing in\n{text}");

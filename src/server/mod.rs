@@ -1,9 +1,11 @@
-//! The shards together: listeners are bound, threads pinned, rings made, and all of them joined.
+//! The shards together: listeners are bound, threads pinned, drivers made, and all of them joined.
 //!
-//! A shard's ring is made on the shard's own thread, which becomes its single issuer. All rings
-//! exist before the first shard turns, so that each can reach each.
+//! Starting is generic over the engine ([`DriverFactory`]); which one it is, the caller decides. A
+//! shard's driver is made on the shard's own thread: the one that uses it. All drivers exist
+//! before the first shard turns, so that each can reach each.
 
 mod collector;
+mod engine;
 mod hub;
 
 use std::fmt;
@@ -17,9 +19,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc as events;
 
 use crate::config::Config;
-use crate::driver::host;
 use crate::driver::listener::{self, Address};
-use crate::driver::uring::{self, Features, Peers, Uring, UringError, UringOptions};
+use crate::driver::{DriverFactory, EngineFacts, host};
 use crate::metrics::Snapshot;
 use crate::shard::Shard;
 use crate::shard::mail::{Directory, Mail};
@@ -37,6 +38,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 pub use collector::Collector;
+pub use engine::uring_factory;
 pub use hub::{hub_of, hub_renewed, hub_with};
 
 /// A shard has ended.
@@ -55,9 +57,8 @@ pub struct Facts {
     pub listening: Vec<Address>,
     /// The congestion control of each listener; `None` for Unix sockets.
     pub congestion: Vec<Option<String>>,
-    pub features: Features,
-    /// Submission entries of each ring, less than configured where locked memory was short.
-    pub ring_entries: u32,
+    /// What moves the bytes.
+    pub engine: EngineFacts,
     /// Files this process may have open.
     pub open_files: u64,
     pub started: Instant,
@@ -75,27 +76,25 @@ pub struct Server {
 /// The listeners are bound; nothing runs yet.
 pub struct Bound {
     config: Arc<Config>,
-    features: Features,
     listening: Vec<Address>,
     congestion: Vec<Option<String>>,
     /// The sockets of each shard.
     shares: Vec<Vec<OwnedFd>>,
 }
 
-/// Every shard has its ring, and waits. Dropped, all of them end.
+/// Every shard has its driver, and waits. Dropped, all of them end.
 pub struct Waiting {
     go: Vec<mpsc::Sender<()>>,
     server: Server,
 }
 
 impl Bound {
-    /// Starts a thread for each shard, which makes its ring and waits.
+    /// Starts a thread for each shard, which makes its driver and waits.
     ///
     /// # Errors
-    /// When a thread or a ring cannot be made; nothing is left running then.
-    pub fn start(self) -> Result<Waiting, StartError> {
-        let Self { config, features, listening, congestion, shares } = self;
-        let started = Instant::now();
+    /// When a thread or a driver cannot be made; nothing is left running then.
+    pub fn start<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
+        let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
         if let Some(hub) = hub_of(&config, directory.admission().clone()) {
             directory.set_hub(hub);
@@ -103,9 +102,7 @@ impl Bound {
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
-            peers: Peers::new(shares.len()),
-            features,
-            epoch: started,
+            factory: factory.clone(),
         };
         let (ready, when_ready) = mpsc::channel();
         let (ending, ended) = events::unbounded_channel();
@@ -128,22 +125,27 @@ impl Bound {
             threads.push(thread);
         }
         drop(ready);
-        let mut ring_entries = config.engine.ring_entries;
         for _ in &threads {
             match when_ready.recv() {
-                Ok(Ok(entries)) => ring_entries = ring_entries.min(entries),
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(StartError(error)),
                 Err(_) => return Err(StartError("a shard ended while it started".into())),
             }
         }
         let open_files = host::raise_open_files();
-        let facts = Facts { listening, congestion, features, ring_entries, open_files, started };
+        let (engine, started) = (factory.facts(), factory.epoch());
+        let facts = Facts { listening, congestion, engine, open_files, started };
         let config = Arc::new(ArcSwap::new(config));
         Ok(Waiting { go: signals, server: Server { facts, config, directory, threads, ended } })
     }
 }
 
 impl Waiting {
+    /// The engine that runs, with what its drivers were granted.
+    pub fn engine(&self) -> &EngineFacts {
+        &self.server.facts.engine
+    }
+
     /// Lets clients in.
     pub fn serve(self) -> Server {
         for go in self.go {
@@ -158,10 +160,9 @@ impl Server {
     /// Binds the listeners. `owner`: user and group of Unix sockets' files.
     ///
     /// # Errors
-    /// When an address cannot be bound, or the kernel lacks what the engine needs.
+    /// When an address cannot be bound.
     pub fn bind(config: Arc<Config>, owner: Option<(u32, u32)>) -> Result<Bound, StartError> {
         let failed = |error: &dyn fmt::Display| StartError(error.to_string());
-        let features = uring::probe().map_err(|e| failed(&e))?;
         let shards = usize::from(config.shards);
         let mut shares: Vec<Vec<OwnedFd>> = (0..shards).map(|_| Vec::new()).collect();
         let mut listening = Vec::new();
@@ -174,7 +175,7 @@ impl Server {
             congestion.push(sockets.first().and_then(listener::congestion_in_force));
             shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
         }
-        Ok(Bound { config, features, listening, congestion, shares })
+        Ok(Bound { config, listening, congestion, shares })
     }
 
     /// What it runs by now.
@@ -223,21 +224,19 @@ impl Server {
 
 /// What a shard's thread needs to begin.
 #[derive(Clone)]
-struct Starting {
+struct Starting<F> {
     config: Arc<Config>,
     directory: Arc<Directory>,
-    peers: Arc<Peers>,
-    features: Features,
-    epoch: Instant,
+    factory: F,
 }
 
-impl Starting {
+impl<F: DriverFactory> Starting<F> {
     fn run(
         self,
         id: u16,
         core: Option<usize>,
         listeners: Vec<OwnedFd>,
-        ready: &mpsc::Sender<Result<u32, String>>,
+        ready: &mpsc::Sender<Result<(), String>>,
         go: &mpsc::Receiver<()>,
         ending: &events::UnboundedSender<Ended>,
     ) {
@@ -247,25 +246,23 @@ impl Starting {
             tracing::warn!(shard = id, core, %error, "cannot pin the shard, it will wander");
         }
         let directory = self.directory.clone();
-        let making = || Uring::new(self.options(), id, self.peers.clone());
+        let making = || self.factory.make(id).map_err(|error| error.to_string());
         let made = catch_unwind(AssertUnwindSafe(making)).unwrap_or_else(|panic| {
-            Err(UringError::new(panic_text(&*panic), "This is a mistake of Seawall's"))
+            let (name, panic) = (self.factory.facts().name, panic_text(&*panic));
+            Err(format!("{name}: {panic}. This is a bug in Seawall"))
         });
-        let report = match &made {
-            Ok(uring) => Ok(uring.ring_entries()),
-            Err(error) => Err(error.to_string()),
-        };
+        let report = made.as_ref().map(|_| ()).map_err(Clone::clone);
         // Without receiver or signal the start has failed elsewhere, and this thread just ends.
         if ready.send(report).is_err() || go.recv().is_err() {
             return;
         }
-        let Ok(uring) = made else { return };
+        let Ok(driver) = made else { return };
         let seed = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            ^ self.epoch.elapsed().as_nanos() as u64;
+            ^ self.factory.epoch().elapsed().as_nanos() as u64;
         let mut last = None;
         let body = AssertUnwindSafe(|| {
             let config = self.config.clone();
-            let mut shard = Shard::new(uring, id, config, directory, listeners, seed)?;
+            let mut shard = Shard::new(driver, id, config, directory, listeners, seed)?;
             let result = shard.run();
             let mut numbers = Box::new(Snapshot::new(self.config.metrics.histograms));
             shard.exchange(&mut numbers);
@@ -280,21 +277,6 @@ impl Starting {
         self.directory.close(id);
         // Nobody is left to hear it only when the process is ending anyway.
         let _ = ending.send(Ended { shard: id, result, last });
-    }
-
-    fn options(&self) -> UringOptions {
-        let engine = &self.config.engine;
-        UringOptions {
-            ring_entries: engine.ring_entries,
-            completion_entries: self.config.completion_entries(),
-            sockets_max: self.config.sockets_per_shard(),
-            buffers: self.config.buffers_per_shard(),
-            buffer_bytes: engine.buffer_bytes,
-            min_wait_us: engine.min_wait_us,
-            min_wait_completions: engine.min_wait_completions,
-            features: self.features,
-            epoch: self.epoch,
-        }
     }
 }
 

@@ -1,31 +1,35 @@
 //! The kernel: its version, what `io_uring` can do here, and what guards it.
 
 use super::finding::{Finding, State, kernel_file};
-use crate::driver::uring::{Features, io_uring_disabled, probe, seccomp_active};
+use crate::driver::EngineFeature;
+use crate::driver::uring::{self, io_uring_disabled, seccomp_active};
 use crate::guard;
 
 pub(super) fn examine() -> Vec<Finding> {
     let mut findings = vec![version()];
-    match probe() {
-        Ok(features) => {
-            let why = "The engine runs on it";
-            findings.push(Finding::new(
-                "io_uring",
-                why,
-                "works, with every feature that the engine needs",
-            ));
-            findings.extend(optional(features));
-        }
-        Err(error) => findings.push(
-            Finding::new("io_uring", "The engine runs on it", error.to_string()).unless(
-                false,
-                State::Failure,
-                error.cure(),
-            ),
-        ),
-    }
+    let probed = uring::probe();
+    let probed = probed.as_ref().map(|features| features.list());
+    findings.extend(engine(
+        uring::NAME,
+        probed.map_err(|error| (error.to_string(), error.cure().to_owned())),
+    ));
     findings.extend([switch(), seccomp(), sandbox(), ktls(), clock()]);
     findings
+}
+
+/// An engine, and its optional features; or why it cannot run here, and the remedy.
+fn engine(
+    name: &'static str,
+    probed: Result<Vec<EngineFeature>, (String, String)>,
+) -> Vec<Finding> {
+    let finding = |found: String| Finding::new(name, "The engine runs on it", found);
+    match probed {
+        Ok(features) => {
+            let works = finding("works, with every feature that the engine needs".to_owned());
+            std::iter::once(works).chain(optional(&features)).collect()
+        }
+        Err((error, remedy)) => vec![finding(error).unless(false, State::Failure, remedy)],
+    }
 }
 
 fn version() -> Finding {
@@ -39,42 +43,17 @@ fn version() -> Finding {
         .unless(known >= (6, 1), State::Failure, "update to Linux 6.1 or newer")
 }
 
-/// What is used where it is available.
-fn optional(features: Features) -> Vec<Finding> {
-    let one = |name, why, there: bool, since: &str| {
-        Finding::new(name, why, if there { "available" } else { "not in this kernel" }).unless(
-            there,
+/// What an engine uses where it is available.
+fn optional(features: &[EngineFeature]) -> Vec<Finding> {
+    let one = |feature: &EngineFeature| {
+        let found = if feature.is_available { "available" } else { "not in this kernel" };
+        Finding::new(feature.title, feature.effect, found).unless(
+            feature.is_available,
             State::Note,
-            format!("Linux {since} or newer has it; the server works without it"),
+            format!("Linux {} or newer has it; the server works without it", feature.since),
         )
     };
-    vec![
-        one(
-            "vectored send",
-            "Saves the message header of a send that has several parts",
-            features.send_vectorized,
-            "6.17",
-        ),
-        one(
-            "minimum wait",
-            "engine.min_wait_us has no effect without it",
-            features.min_wait,
-            "6.12",
-        ),
-        one(
-            "quiet waiting",
-            "Without it an idle shard shows up as waiting for a disk (iowait)",
-            features.no_iowait,
-            "6.15",
-        ),
-        one("no SQ array", "Saves one indirection per submission", features.no_sqarray, "6.6"),
-        one(
-            "descriptor install",
-            "Lets an operator look at the TCP state of a connection",
-            features.install,
-            "6.8",
-        ),
-    ]
+    features.iter().map(one).collect()
 }
 
 fn switch() -> Finding {

@@ -6,13 +6,14 @@ use axum::Json;
 use axum::extract::State as Extracted;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::api::Named;
 use super::{State, accept, refuse};
+use crate::config::Config;
 use crate::control::memory::Usage;
 use crate::control::reload::{Changes, Outcome};
-use crate::driver::host;
+use crate::driver::{EngineFacts, host};
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
 use crate::server::Facts;
@@ -81,6 +82,7 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
     let (admin_connections, admin_evictions) = state.0.pool.counts();
     let process = Process {
         uptime: state.0.facts.started.elapsed(),
+        wait_call: state.0.facts.engine.wait_call,
         histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
         log_lines_dropped: state.0.log.dropped(),
         admin_connections,
@@ -199,6 +201,27 @@ fn listeners(facts: &Facts) -> Vec<Value> {
     described.collect()
 }
 
+/// The engine, and how it is configured.
+fn driver(engine: &EngineFacts, config: &Config) -> Value {
+    let features: Map<String, Value> = engine
+        .features
+        .iter()
+        .map(|feature| (feature.key.to_owned(), feature.is_available.into()))
+        .collect();
+    let mut described = json!({
+        "name": engine.name,
+        "features": features,
+        "buffers_per_shard": config.buffers_per_shard(),
+        "buffer_bytes": config.engine.buffer_bytes,
+        "pinned": config.engine.pin,
+    });
+    for size in &engine.sizes {
+        described[size.key] = size.granted.into();
+        described[format!("{}_configured", size.key)] = size.configured.into();
+    }
+    described
+}
+
 /// `/v1/node`: what runs here, and on what.
 pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
     let (facts, config, directory) = (&state.0.facts, &state.config(), &state.0.directory);
@@ -215,7 +238,6 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             })
         })
         .collect();
-    let features = facts.features;
     let open: Vec<_> = (0..config.shards).map(|shard| directory.open(shard)).collect();
     let limits = &config.limits;
     let per_shard = u64::from(limits.connections_per_shard_max);
@@ -230,21 +252,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "total": open.iter().map(|open| u64::from(*open)).sum::<u64>(),
             "by_shard": open,
         },
-        "driver": {
-            "name": "io_uring",
-            "features": {
-                "send_vectorized": features.send_vectorized,
-                "min_wait": features.min_wait,
-                "no_iowait": features.no_iowait,
-                "no_sqarray": features.no_sqarray,
-                "install": features.install,
-            },
-            "ring_entries": facts.ring_entries,
-            "ring_entries_configured": config.engine.ring_entries,
-            "buffers_per_shard": config.buffers_per_shard(),
-            "buffer_bytes": config.engine.buffer_bytes,
-            "pinned": config.engine.pin,
-        },
+        "driver": driver(&facts.engine, config),
         "limits": {
             "connections_max": per_shard * u64::from(config.shards),
             "connections_per_shard_max": per_shard,

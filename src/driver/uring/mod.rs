@@ -10,6 +10,7 @@
 
 mod buffers;
 mod demand;
+mod factory;
 mod operations;
 mod peers;
 mod probe;
@@ -32,10 +33,14 @@ use super::{
     Wait,
 };
 use buffers::Buffers;
+pub use factory::{SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
 pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
 use ring::Ring;
+
+/// What operators know the engine by.
+pub const NAME: &str = "io_uring";
 
 /// What a shard's engine is made with.
 #[derive(Clone, Copy, Debug)]

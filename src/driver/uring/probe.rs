@@ -11,6 +11,8 @@ use std::os::unix::net::UnixStream;
 
 use io_uring::{IoUring, Probe, opcode, types};
 
+use crate::driver::EngineFeature;
+
 /// `IORING_SEND_VECTORIZED`: SEND takes an array of buffers (6.17); io-uring has no name for it.
 pub(super) const SEND_VECTORIZED: u16 = 1 << 5;
 
@@ -27,6 +29,56 @@ pub struct Features {
     pub no_sqarray: bool,
     /// A direct descriptor can become a plain one (6.8); without it connections cannot be detached.
     pub install: bool,
+}
+
+impl Features {
+    /// All of them, as operators are shown them.
+    pub fn list(self) -> Vec<EngineFeature> {
+        let one = |key, title, effect, since, is_available| EngineFeature {
+            key,
+            title,
+            effect,
+            since,
+            is_available,
+        };
+        vec![
+            one(
+                "send_vectorized",
+                "vectored send",
+                "Saves the message header of a send that has several parts",
+                "6.17",
+                self.send_vectorized,
+            ),
+            one(
+                "min_wait",
+                "minimum wait",
+                "engine.min_wait_us has no effect without it",
+                "6.12",
+                self.min_wait,
+            ),
+            one(
+                "no_iowait",
+                "quiet waiting",
+                "Without it an idle shard shows up as waiting for a disk (iowait)",
+                "6.15",
+                self.no_iowait,
+            ),
+            one(
+                "no_sqarray",
+                "no SQ array",
+                "Saves one indirection per submission",
+                "6.6",
+                self.no_sqarray,
+            ),
+            one(
+                "install",
+                "descriptor install",
+                "Lets an operator look at the TCP state of a connection",
+                "6.8",
+                self.install,
+            ),
+        ]
+    }
 }
 
 /// `io_uring` cannot be used here.
