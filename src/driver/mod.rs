@@ -181,6 +181,10 @@ pub trait Bell: Send + Sync {
 
 /// An engine that moves bytes. One per shard, never shared between threads.
 pub trait Driver {
+    /// Whether [`Driver::watch`] costs less memory than an armed receive. Where it does not,
+    /// parking quiet connections gains nothing, and none is parked.
+    const WATCH_IS_CHEAPER: bool;
+
     /// Monotonic time in ns since an arbitrary start common to all drivers of the process.
     fn now_ns(&mut self) -> u64;
     /// Unix time (ms): for what is told to people and compared with tokens, never for waiting.
@@ -242,6 +246,10 @@ pub trait Driver {
     fn submit(&mut self, wait: Wait) -> io::Result<()>;
     /// The next completion that is already there.
     fn next(&mut self) -> Option<Completion>;
+
+    /// Whether there may be more to take than was reported, when so many completions were taken
+    /// since the last submission: another one brings it.
+    fn may_have_more(&self, handled: u32) -> bool;
 
     /// The received bytes.
     fn bytes(&mut self, lease: &Lease) -> &mut [u8];

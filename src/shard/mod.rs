@@ -38,9 +38,6 @@ use mail::{Directory, Mail};
 pub const SLOT_BYTES: u64 = connections::SLOT_BYTES;
 /// Connections taken in beyond the limit, only to be told that there is no room.
 pub const SURPLUS_MAX: u32 = 64;
-/// With so many completions at once, the kernel may have left some: it does the deferred work of
-/// twenty in one call (`IO_LOCAL_TW_DEFAULT_MAX`).
-const REPORTED_AT_ONCE: u32 = 16;
 /// A turn that begins so much later than it was to is late.
 const LATE_NS: u64 = 250_000_000;
 /// After so many turns timers fire again, whatever is left to be received.
@@ -110,7 +107,7 @@ impl<D: Driver> Shard<D> {
         let now_ns = driver.now_ns();
         directory.set_bell(id, driver.bell());
         let hub = directory.hub().map(|shared| Hub::new(id, directory.len(), shared));
-        let mut connections = Connections::new(id, config, directory, D::stopwatch(), now_ns, seed);
+        let mut connections = Connections::new::<D>(id, config, directory, now_ns, seed);
         let accepts = connections.config().engine.accepts_per_listener;
         let owed = vec![accepts; listeners.len()];
         for (index, socket) in listeners.into_iter().enumerate() {
@@ -227,7 +224,8 @@ impl<D: Driver> Shard<D> {
                 handled += 1;
                 self.dispatch(completion);
                 self.cut = self.connections.work().is_turn_spent();
-            } else if self.connections.has_deferred() && handled - before >= REPORTED_AT_ONCE {
+            } else if self.connections.has_deferred() && self.driver.may_have_more(handled - before)
+            {
                 // There may be more behind those that will be dealt with later.
                 before = handled;
                 self.cut |= self.connections.flush(&mut self.driver, &mut self.hub);
@@ -262,7 +260,7 @@ impl<D: Driver> Shard<D> {
         let Some(turns) = &mut self.late_turns else { return true };
         *turns += 1;
         let is_caught_up =
-            handled < REPORTED_AT_ONCE && !self.cut && self.connections.is_caught_up();
+            !self.driver.may_have_more(handled) && !self.cut && self.connections.is_caught_up();
         if is_caught_up || *turns > LATE_TURNS_MAX {
             self.late_turns = None;
             return true;

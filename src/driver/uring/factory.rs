@@ -7,6 +7,9 @@ use std::time::Instant;
 use super::{Peers, Uring, UringError, UringOptions};
 use crate::driver::{DriverFactory, EngineFacts, EngineSize};
 
+/// What operators know the engine by.
+pub const NAME: &str = "io_uring";
+
 /// System calls of a ring in use: none makes another one.
 pub const SYSTEM_CALLS: &[i64] = &[libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
@@ -56,7 +59,7 @@ impl DriverFactory for UringFactory {
             )
         });
         EngineFacts {
-            name: super::NAME,
+            name: NAME,
             wait_call: "io_uring_enter",
             system_calls: SYSTEM_CALLS,
             features: self.options.features.list(),

@@ -33,14 +33,11 @@ use super::{
     Wait,
 };
 use buffers::Buffers;
-pub use factory::{SYSTEM_CALLS, UringFactory};
+pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
 pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
-use ring::Ring;
-
-/// What operators know the engine by.
-pub const NAME: &str = "io_uring";
+use ring::{REPORTED_AT_ONCE, Ring};
 
 /// What a shard's engine is made with.
 #[derive(Clone, Copy, Debug)]
@@ -372,6 +369,8 @@ impl AcceptAddress {
 }
 
 impl Driver for Uring {
+    const WATCH_IS_CHEAPER: bool = true;
+
     fn now_ns(&mut self) -> u64 {
         self.options.epoch.elapsed().as_nanos() as u64
     }
@@ -550,6 +549,10 @@ impl Driver for Uring {
                 return Some(completion);
             }
         }
+    }
+
+    fn may_have_more(&self, handled: u32) -> bool {
+        handled >= REPORTED_AT_ONCE
     }
 
     fn bytes(&mut self, lease: &Lease) -> &mut [u8] {

@@ -17,6 +17,9 @@ use crate::driver::Wait;
 
 /// `IORING_REGISTER_ENABLE_RINGS` and `IORING_REGISTER_RING_FDS`, allowed after the restriction.
 const REGISTER_AFTERWARDS: [u8; 3] = [12, 20, 21];
+/// With so many completions at once, the kernel may have left some: it does the deferred work of
+/// twenty in one call (`IO_LOCAL_TW_DEFAULT_MAX`).
+pub(super) const REPORTED_AT_ONCE: u32 = 16;
 const ENTER_NO_IOWAIT: u32 = EnterFlags::NO_IOWAIT.bits();
 
 pub(super) struct Ring {

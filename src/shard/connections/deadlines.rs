@@ -148,11 +148,17 @@ impl Connections {
     /// The configured time after the last byte, and by slot up to half as much again: connections
     /// that came together are not all parked at once.
     fn quiet_tick(&self, index: u32) -> u32 {
-        let park_after_ms = self.config.engine.park_after_ms;
+        let park_after_ms = self.park_after_ms();
         let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
         let more = (u64::from(park_after_ms / 2) * spread) >> 16;
         let heard_tick = self.slot(index).clocks().heard_tick;
         after_if(heard_tick, park_after_ms.saturating_add(more as u32))
+    }
+
+    /// The configured time until a quiet connection is parked; 0 = never, as where the driver gains
+    /// nothing by it.
+    fn park_after_ms(&self) -> u32 {
+        if self.is_parking_useful { self.config.engine.park_after_ms } else { 0 }
     }
 
     /// Parks the connection if it is quiet still.
@@ -173,7 +179,7 @@ impl Connections {
     /// then need no cancellation of a receive, and those that talk get theirs with the first
     /// message.
     pub(super) fn open_parked(&mut self, index: u32) {
-        if self.config.engine.park_after_ms > 0 {
+        if self.park_after_ms() > 0 {
             self.slot_mut(index).receiving_mut().park();
             self.counters.parked += 1;
             self.gauges.parked += 1;

@@ -68,7 +68,7 @@ use slab::Slab;
 use super::mail::Directory;
 use crate::admission::Standing;
 use crate::config::{Config, RouteOptions};
-use crate::driver::{Socket, Token, token};
+use crate::driver::{Driver, Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
@@ -146,6 +146,8 @@ pub(super) struct Connections {
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     suspects: HashMap<Token, Option<(u64, u32)>>,
     journal: Repeats,
+    /// A quiet connection costs the driver less when it is parked.
+    is_parking_useful: bool,
     is_draining: bool,
     /// The drain began with few connections: clients may come back at once.
     drains_few: bool,
@@ -170,11 +172,11 @@ pub(super) struct Arrival {
 }
 
 impl Connections {
-    pub(super) fn new(
+    /// Holds the connections of a shard over this kind of driver.
+    pub(super) fn new<D: Driver>(
         id: u16,
         config: Arc<Config>,
         directory: Arc<Directory>,
-        stopwatch: fn() -> u64,
         now_ns: u64,
         seed: u64,
     ) -> Self {
@@ -185,7 +187,7 @@ impl Connections {
             Some(_) => crate::web::shared(config.hub.playground),
             None => Arc::new(Pages::new(Vec::new())),
         };
-        let tick = timers::tick_of(now_ns);
+        let (tick, stopwatch) = (timers::tick_of(now_ns), D::stopwatch());
         Self {
             id,
             pages,
@@ -217,6 +219,7 @@ impl Connections {
             questioned: Vec::new(),
             suspects: HashMap::new(),
             journal: Repeats::default(),
+            is_parking_useful: D::WATCH_IS_CHEAPER,
             is_draining: false,
             drains_few: false,
             now_ns,
