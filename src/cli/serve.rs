@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     code
 }
 
-type Started = (tokio_uring::Runtime, Server, Parts);
+type Started = (control::Runtime, Server, Parts);
 
 /// Starts everything; `None` when a signal ends the server before it takes clients.
 fn start(
@@ -77,13 +77,13 @@ fn start(
     let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
     // The one place that chooses the engine: what starts the shards is generic over it.
     let factory = server::uring_factory(&config)?;
-    let runtime = control::runtime()?;
+    let runtime = control::Runtime::new()?;
     let mut signals = Signals::watch(&runtime)?;
     let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;
     log.start();
     let waiting = bound.start(&factory)?;
-    guard.settle()?;
+    guard.settle(&[waiting.engine().system_calls, runtime.system_calls()].concat())?;
     let fetching = config.clone();
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;
     let Some(fetcher) = fetched.transpose()? else { return Ok(None) };

@@ -1,8 +1,8 @@
 //! The histogram log: what each interval recorded, appended to a file.
 //!
-//! The file is written through the control thread's ring, so no disk makes the thread wait. A file
-//! that is there already is continued, under a header of its own time: readers take each header
-//! for the lines that follow it. What could not be written becomes part of the next interval.
+//! An [`Appender`] writes the file, so no disk makes the control thread wait. A file that is there
+//! already is continued, under a header of its own time: readers take each header for the lines
+//! that follow it. What could not be written becomes part of the next interval.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_uring::buf::BoundedBuf as _;
-use tokio_uring::fs::File;
 
+use super::appender::Appender;
+use super::runtime::FileIo;
 use crate::metrics::interval_log;
 use crate::server::Collector;
 
@@ -42,7 +42,7 @@ pub(super) struct Writing {
 
 struct Writer {
     log: HistogramLog,
-    file: File,
+    appender: Appender,
     collector: Arc<Collector>,
     errors: Arc<AtomicU64>,
     begun: Instant,
@@ -102,9 +102,10 @@ impl HistogramLog {
     /// writes are counted in `errors`.
     ///
     /// # Errors
-    /// When the file cannot be prepared for the ring.
+    /// When the file's descriptor cannot be duplicated.
     pub(super) async fn start(
         self,
+        file_io: FileIo,
         collector: Arc<Collector>,
         every: Duration,
         errors: Arc<AtomicU64>,
@@ -112,7 +113,7 @@ impl HistogramLog {
         collector.keep_intervals().await;
         let header = interval_log::header(SystemTime::now());
         let writer = Writer {
-            file: File::from_std(self.file.try_clone()?),
+            appender: Appender::new(&self.file, file_io)?,
             header: if self.torn { format!("\n{header}") } else { header },
             log: self,
             collector,
@@ -122,7 +123,7 @@ impl HistogramLog {
             complained_at: None,
         };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio_uring::spawn(writer.run(every, stopped));
+        let task = tokio::task::spawn_local(writer.run(every, stopped));
         Ok(Writing { stop, task })
     }
 
@@ -179,7 +180,7 @@ impl Writer {
         }
         // The file is opened for appending; this is to undo a part of a write only.
         let before = self.log.file.metadata().map(|file| file.len());
-        let (written, result) = write(&self.file, text.into_bytes()).await;
+        let (written, result) = self.appender.append(text.into_bytes()).await;
         let Err(error) = result else {
             self.header.clear();
             return true;
@@ -206,25 +207,5 @@ impl Writer {
                 "cannot write the histogram log; what was recorded is kept for the next interval"
             );
         }
-    }
-}
-
-/// Appends all bytes and has them reach the disk; tells how many are in the file.
-async fn write(file: &File, mut bytes: Vec<u8>) -> (usize, io::Result<()>) {
-    let mut written = 0;
-    while written < bytes.len() {
-        let (result, slice) = file.write_at(bytes.slice(written..), 0).submit().await;
-        bytes = slice.into_inner();
-        match result {
-            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
-            Ok(more) => written += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (written, Err(error)),
-        }
-    }
-    match file.sync_data().await {
-        // A pipe or terminal has no disk.
-        Err(error) if error.kind() != io::ErrorKind::InvalidInput => (written, Err(error)),
-        _ => (written, Ok(())),
     }
 }

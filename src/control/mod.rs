@@ -1,16 +1,23 @@
 //! The control thread: signals, the admin address, the histogram log, and the end of the server.
 //!
-//! It runs inside `tokio_uring::start`, which hosts the tokio libraries beside file I/O through a
-//! ring of its own. It never owns a client's socket: it talks to shards by mail only.
+//! It runs on `tokio-uring`, which hosts the tokio libraries beside file I/O through a ring of its
+//! own, or on tokio alone where rings are refused (`runtime.rs`). It never owns a client's socket:
+//! it talks to shards by mail only.
 
 mod admin;
+mod appender;
 mod drain;
 mod histogram_log;
 mod keys;
 mod log_writer;
 mod memory;
 mod reload;
+mod runtime;
 mod signals;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -21,10 +28,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
-use tokio_uring::Runtime;
 
 use crate::driver::host;
-use crate::driver::uring::UringError;
 use crate::server::{Collector, Ended, Server};
 use crate::shard::mail::Mail;
 pub(crate) use admin::{AdminListener, bind};
@@ -33,10 +38,10 @@ pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use log_writer::LogWriter;
 pub(crate) use reload::Reloader;
 use reload::{Reloaded, Reloads};
+use runtime::FileIo;
+pub(crate) use runtime::Runtime;
 pub(crate) use signals::Signals;
 
-/// Submission entries of the control thread's ring.
-const RING_ENTRIES: u32 = 32;
 /// How long shards may take to end after their deadline before the process ends without them.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long the last numbers of ended shards may take to be added up.
@@ -53,25 +58,18 @@ pub(crate) struct Parts {
     pub(crate) reloader: Reloader,
 }
 
-/// The control thread's runtime. Made before the shards, so that want of locked memory is told
-/// before anything runs, and with a small ring: it moves files only.
-///
-/// # Errors
-/// With cause and cure, when `io_uring` refuses one more ring.
-pub(crate) fn runtime() -> Result<Runtime, UringError> {
-    Runtime::new(tokio_uring::builder().entries(RING_ENTRIES))
-        .map_err(|error| UringError::explain("the control thread's ring cannot be set up", error))
-}
-
 /// Runs the server until a signal ends it, or a shard fails.
 pub(crate) fn run(runtime: &Runtime, server: Server, parts: Parts) -> ExitCode {
     // The shards run by now, on threads of their own. With 20 scrapes a second on two busy cores
     // their p99.9 turnaround was 0.29 ms like this and 0.38 ms without.
     host::step_back();
-    runtime.block_on(supervise(server, parts))
+    match runtime.block_on(supervise(server, parts, runtime.file_io())) {
+        End::Drained => ExitCode::SUCCESS,
+        End::Failed | End::Overdue => ExitCode::FAILURE,
+    }
 }
 
-async fn supervise(server: Server, parts: Parts) -> ExitCode {
+async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     let Parts { admin, histogram_log, log, signals, reloader } = parts;
     let draining = Arc::new(AtomicBool::new(false));
     let errors = Arc::new(AtomicU64::new(0));
@@ -81,7 +79,7 @@ async fn supervise(server: Server, parts: Parts) -> ExitCode {
     let every = Duration::from_secs(u64::from(metrics.histogram_log_interval_s));
     let mut writing = None;
     if let Some(log) = histogram_log {
-        match log.start(collector.clone(), every, errors.clone()).await {
+        match log.start(file_io, collector.clone(), every, errors.clone()).await {
             Ok(started) => writing = Some(started),
             Err(error) => {
                 tracing::error!(%error, "cannot start the histogram log; continuing without it");
@@ -119,7 +117,7 @@ async fn supervise(server: Server, parts: Parts) -> ExitCode {
         server.join();
         tracing::info!("all connections are closed");
     }
-    if end == End::Drained { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    end
 }
 
 /// How the server came to its end.

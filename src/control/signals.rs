@@ -2,9 +2,9 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio_uring::Runtime;
 
 use super::Event;
+use super::runtime::Runtime;
 use crate::driver::signals;
 
 /// Signals that operators send to other servers.

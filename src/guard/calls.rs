@@ -4,6 +4,10 @@
 //! what asked for it and not every connection; what must not be done is not done either way. The
 //! kernel caches which calls are allowed whatever their arguments, so the calls of a turn pay
 //! nothing for the length of the list.
+//!
+//! What an engine's drivers call beyond the list, the engine says itself
+//! ([`EngineFacts`](crate::driver::EngineFacts)): rings are used only where something runs on them.
+//! No further ring can be made in any case.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +18,6 @@ use seccompiler::{
 
 /// Allowed whatever the arguments.
 const FREE: &[i64] = &[
-    // Shards and the control thread's ring. No further ring can be set up.
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
     // Descriptors: the admin address, logs, doorbells, files that are read again.
     libc::SYS_accept4,
     libc::SYS_close,
@@ -113,9 +114,10 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 const FETCHING: [i64; 5] =
     [libc::SYS_bind, libc::SYS_connect, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_socket];
 
-/// Filters all threads there are, and those they start; gives how many calls are left.
-pub(super) fn filter_all_threads(fetches: bool) -> Result<usize, String> {
-    let (program, count) = program(fetches).map_err(|error| refused(&error))?;
+/// Filters all threads there are, and those they start; gives how many calls are left. `own` are
+/// those of the engine and the control thread.
+pub(super) fn filter_all_threads(own: &[i64], fetches: bool) -> Result<usize, String> {
+    let (program, count) = program(own, fetches).map_err(|error| refused(&error))?;
     let clone3 = no_clone3().map_err(|error| refused(&error))?;
     apply_filter_all_threads(&clone3).map_err(|error| refused(&error))?;
     apply_filter_all_threads(&program).map_err(|error| refused(&error))?;
@@ -124,8 +126,8 @@ pub(super) fn filter_all_threads(fetches: bool) -> Result<usize, String> {
 }
 
 /// Filters the calling thread.
-pub(super) fn filter_this_thread(fetches: bool) -> Result<(), String> {
-    let (program, _) = program(fetches).map_err(|error| refused(&error))?;
+pub(super) fn filter_this_thread(own: &[i64], fetches: bool) -> Result<(), String> {
+    let (program, _) = program(own, fetches).map_err(|error| refused(&error))?;
     apply_filter(&no_clone3().map_err(|error| refused(&error))?)
         .and_then(|()| apply_filter(&program))
         .map_err(|error| refused(&error))
@@ -148,9 +150,9 @@ fn no_clone3() -> Result<BpfProgram, seccompiler::Error> {
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, missing, architecture)?.try_into()?)
 }
 
-fn program(fetches: bool) -> Result<(BpfProgram, usize), seccompiler::Error> {
+fn program(own: &[i64], fetches: bool) -> Result<(BpfProgram, usize), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        FREE.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
+        FREE.iter().chain(OLD).chain(own).map(|call| (*call, Vec::new())).collect();
     if fetches {
         rules.extend(FETCHING.map(|call| (call, Vec::new())));
     }
@@ -187,12 +189,13 @@ fn where_argument(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::uring;
     use std::io::ErrorKind::PermissionDenied;
 
     /// What a filtered thread is answered.
     fn filtered<T: Send + 'static>(fetches: bool, body: impl FnOnce() -> T + Send + 'static) -> T {
         let thread = std::thread::spawn(move || {
-            filter_this_thread(fetches).unwrap();
+            filter_this_thread(uring::SYSTEM_CALLS, fetches).unwrap();
             body()
         });
         thread.join().expect("what is refused does not kill")
@@ -246,7 +249,7 @@ mod tests {
     #[test]
     fn threads_can_be_made_and_neither_processes_nor_namespaces() {
         let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
-        let (program, clone3) = (program(true).unwrap().0, no_clone3().unwrap());
+        let (program, clone3) = (program(&[], true).unwrap().0, no_clone3().unwrap());
         assert_eq!(answer(&clone3, libc::SYS_clone3, 0), errno(libc::ENOSYS));
         assert_eq!(answer(&clone3, libc::SYS_clone, 0), libc::SECCOMP_RET_ALLOW);
         // As glibc and musl make threads.
@@ -264,6 +267,22 @@ mod tests {
         }
         for call in [libc::SYS_unshare, libc::SYS_setns, libc::SYS_execve, libc::SYS_ptrace] {
             assert_eq!(answer(&program, call, 0), errno(libc::EPERM));
+        }
+    }
+
+    #[test]
+    fn rings_are_entered_only_where_an_engine_uses_them_and_never_made() {
+        let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let (with, with_count) = program(uring::SYSTEM_CALLS, false).unwrap();
+        let (without, without_count) = program(&[], false).unwrap();
+        assert_eq!(with_count, without_count + uring::SYSTEM_CALLS.len());
+        for call in [libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+            assert_eq!(answer(&with, call, 0), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(answer(&without, call, 0), errno);
+        }
+        for program in [&with, &without] {
+            assert_eq!(answer(program, libc::SYS_io_uring_setup, 0), errno);
+            assert_eq!(answer(program, libc::SYS_epoll_pwait, 0), libc::SECCOMP_RET_ALLOW);
         }
     }
 

@@ -65,11 +65,12 @@ impl Guard {
         Ok(())
     }
 
-    /// The second step: all that takes privileges is done.
+    /// The second step: all that takes privileges is done. `calls` are those that the engine and
+    /// the control thread make beyond what every thread does.
     ///
     /// # Errors
     /// With cause and cure.
-    pub(crate) fn settle(&mut self) -> Result<(), String> {
+    pub(crate) fn settle(&mut self, calls: &[i64]) -> Result<(), String> {
         if let Some(identity) = &self.identity {
             identity.become_it()?;
         }
@@ -81,7 +82,7 @@ impl Guard {
             );
         }
         if let Some(reach) = &self.reach {
-            let count = calls::filter_all_threads(reach.fetches())?;
+            let count = calls::filter_all_threads(calls, reach.fetches())?;
             self.lines.push(("sandbox", format!("{count} system calls by seccomp")));
         }
         Ok(())
@@ -111,5 +112,5 @@ pub(crate) fn landlock() -> Option<i32> {
 
 /// Whether this kernel can filter system calls.
 pub(crate) fn filters_calls() -> bool {
-    std::thread::spawn(|| calls::filter_this_thread(false).is_ok()).join().unwrap_or(false)
+    std::thread::spawn(|| calls::filter_this_thread(&[], false).is_ok()).join().unwrap_or(false)
 }

@@ -36,7 +36,7 @@ use buffers::Buffers;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
-pub use probe::{Features, UringError, io_uring_disabled, probe, seccomp_active};
+pub use probe::{Features, UringError, io_uring_disabled, probe, refusal, seccomp_active};
 use ring::{REPORTED_AT_ONCE, Ring};
 
 /// What a shard's engine is made with.

@@ -164,6 +164,22 @@ pub fn seccomp_active() -> bool {
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Seccomp:\t2")))
 }
 
+/// Why this process may make no ring at all; `None` where it may, whatever else a ring lacks.
+pub fn refusal() -> Option<UringError> {
+    let error = try_ring().err()?;
+    let is_refusal =
+        matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
+    is_refusal.then(|| UringError::explain("rings are refused", error))
+}
+
+/// Makes a small ring and has it do nothing once.
+fn try_ring() -> io::Result<()> {
+    let mut ring: IoUring = IoUring::new(2)?;
+    // SAFETY: the operation refers to no memory.
+    unsafe { ring.submission().push(&opcode::Nop::new().build()).expect("a fresh ring has room") };
+    ring.submit_and_wait(1).map(drop)
+}
+
 /// Opcodes without which the engine does not run, each with the kernel that brought it.
 const REQUIRED: [(u8, &str, &str); 10] = [
     (opcode::Accept::CODE, "ACCEPT", "5.5"),

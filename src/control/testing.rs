@@ -1,0 +1,63 @@
+//! The control thread's runtime in tests, in both its forms: chosen by a thread that may make
+//! rings, and by one that is denied them for real.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+use super::runtime::{FileIo, Runtime};
+
+/// Whether the control thread may make rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RingAccess {
+    Allowed,
+    Denied,
+}
+
+impl RingAccess {
+    pub(super) const ALL: [Self; 2] = [Self::Allowed, Self::Denied];
+
+    /// Has the control thread's runtime chosen in a thread with this access, and uses it there.
+    pub(super) fn run<T: Send + 'static>(
+        self,
+        body: impl FnOnce(&Runtime) -> T + Send + 'static,
+    ) -> T {
+        let thread = std::thread::spawn(move || {
+            if self == Self::Denied {
+                deny_rings();
+            }
+            let runtime = Runtime::new().expect("a runtime can be made either way");
+            let expected = match self {
+                Self::Allowed => FileIo::Ring,
+                Self::Denied => FileIo::Threads,
+            };
+            assert_eq!(runtime.file_io(), expected, "what was chosen");
+            body(&runtime)
+        });
+        thread.join().expect("what is denied does not panic")
+    }
+}
+
+/// What container runtimes do by default, to the calling thread and those that it starts: the
+/// system calls of rings fail with EPERM.
+pub(super) fn deny_rings() {
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    let rules = BTreeMap::from(calls.map(|call| (call, Vec::new())));
+    let denied = SeccompAction::Errno(libc::EPERM as u32);
+    let architecture = std::env::consts::ARCH.try_into().expect("seccomp knows it");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture);
+    let program: BpfProgram = filter.and_then(TryInto::try_into).expect("the filter is valid");
+    apply_filter(&program).expect("the kernel filters system calls");
+}
+
+/// A new, empty folder, to be removed by the test.
+pub(super) fn folder() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path =
+        std::env::temp_dir().join(format!("seawall-control-{}-{number}", std::process::id()));
+    std::fs::create_dir(&path).expect("the folder is new");
+    path
+}
