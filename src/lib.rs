@@ -11,13 +11,18 @@
 //! - The **control thread** answers operators, hears signals, and talks to shards by mail. It runs
 //!   on `tokio-uring`, which is good at files and hosts the tokio libraries, and which may not own
 //!   a client's socket: it has no multishot, no provided buffers and no cancellation (six system
-//!   calls an echo against one, 4.7 KB of memory an idle connection against none).
+//!   calls an echo against one, 4.7 KB of memory an idle connection against none). Where the
+//!   kernel refuses rings it runs on tokio alone, and a thread writes its file
+//!   (`control/runtime.rs`).
 //!   The control thread keeps the numbers as well: a shard records into counters and histograms of
 //!   its own, and for a reading is given empty histograms in exchange for those it has filled.
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It never sees a descriptor, a clock or a thread.
 //! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
-//!   architecture; `tests/tidy` checks which room may import which.
+//!   architecture; `tests/tidy` checks which room may import which. The engine that makes the
+//!   drivers ([`driver::DriverFactory`]) is chosen once, in `cli/serve.rs`: shards are compiled for
+//!   it, and the banner, `/v1/node`, metrics and the sandbox's list of system calls read what it
+//!   says of itself.
 //!
 //! # The journey of a byte
 //!
@@ -174,7 +179,8 @@
 //! handing connections to a new process.
 //!
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
-//! `driver::uring`; TLS as a stage between the PROXY header and HTTP.
+//! `driver::uring`, as one more [`driver::DriverFactory`] to choose from; TLS as a stage between
+//! the PROXY header and HTTP.
 
 pub mod admission;
 pub mod auth;

@@ -247,3 +247,52 @@ fn tickets_text(keys: TicketKeys, state_dir: &str) -> String {
             .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::config::file::File;
+
+    #[test]
+    fn an_engine_is_described_by_what_it_says_of_itself() {
+        let file = File { shards: 2, ..File::default() };
+        let config = Config::validate(&file, 4096, 2).unwrap();
+        let sizes = |granted| {
+            vec![EngineSize { key: "ring_entries", title: "ring entries", configured: 64, granted }]
+        };
+        let mut facts = Facts {
+            listening: Vec::new(),
+            congestion: Vec::new(),
+            engine: EngineFacts {
+                name: "io_uring",
+                wait_call: "io_uring_enter",
+                system_calls: &[],
+                features: Vec::new(),
+                sizes: sizes(32),
+                warnings: vec!["memory is short".to_owned()],
+            },
+            open_files: 4096,
+            started: Instant::now(),
+        };
+        let lines = |facts: &Facts| -> Vec<(&'static str, String)> {
+            engine(&config, facts).iter().map(Fact::line).collect()
+        };
+        let buffers = format!(
+            "{} receive buffers of {} bytes each",
+            config.buffers_per_shard(),
+            config.engine.buffer_bytes
+        );
+        let [(_, line), warning] = &lines(&facts)[..] else { panic!("a line and a warning") };
+        assert_eq!(line, &format!("io_uring; 2 shards with 32 ring entries and {buffers}"));
+        assert_eq!(warning, &("warning", "memory is short".to_owned()));
+        facts.engine = EngineFacts {
+            name: "another",
+            sizes: Vec::new(),
+            warnings: Vec::new(),
+            ..facts.engine
+        };
+        assert_eq!(lines(&facts), [("engine", format!("another; 2 shards with {buffers}"))]);
+    }
+}
