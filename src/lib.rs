@@ -38,8 +38,8 @@
 //!    quiet for long, is *parked*: a poll, with a third of the kernel's memory, stands in for its
 //!    receive, and one receive follows when it fires. Whatever is armed sees what came before it,
 //!    so no change between the two loses a byte. Connections that fill whole buffers are received
-//!    from in turn, one buffer each (`shard/streams.rs`), and large messages a few at a time
-//!    (`shard/rotation.rs`).
+//!    from in turn, one buffer each (`connections/streams.rs`), and large messages a few at a time
+//!    (`connections/rotation.rs`).
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
@@ -49,12 +49,13 @@
 //!    comes, with codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where
 //!    its route says so.
 //!    Before the upgrade, [`admission`] counts the client in: by node, address, user and route, in
-//!    tables of atomic words that all shards share; who is one too many is told so, and when to
-//!    come back, unless those to be told already take an eighth of a shard's slots, or 4,096. Each
-//!    message is taken out of the budgets of its connection and user, if there are any.
-//!    A connection may use a quarter of a turn's effort before the others (`shard/work.rs`). What
-//!    exceeds it is held, and continued behind them (`shard/reading.rs`): one message is inflated,
-//!    compressed and cut into requests over as many turns as it takes.
+//!    tables of atomic words that all shards share. A client over a limit is rejected with a
+//!    status and `Retry-After`, unless connections to be rejected already take an eighth of a
+//!    shard's slots, or 4,096. Each message is taken out of the budgets of its connection and
+//!    user, if there are any.
+//!    A connection may use a quarter of a turn's effort before the others (`connections/work.rs`).
+//!    What exceeds it is held, and continued behind them (`connections/backpressure.rs`): one
+//!    message is inflated, compressed and cut into requests over as many turns as it takes.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
 //!    after it, with a close code.
@@ -64,8 +65,8 @@
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
 //!    Where the rest of a turn may be long, short output leaves ahead of it.
-//!    When very many connections break, wake or fall quiet at once, most of that work is put off
-//!    (`shard/upkeep.rs`), and the turn asks the kernel for what stands in line behind them.
+//!    When very many connections break, wake or fall quiet at once, most of that work is deferred
+//!    (`connections/upkeep.rs`), and the turn reaps the completions queued behind them.
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
 //!    name decides, this one or another ([`hub`]). The home orders the channel's messages and
 //!    keeps its history; each shard with members gets a message once, by mail, and hands a
@@ -93,8 +94,8 @@
 //! - Every refusal that is told and every failed WebSocket lingers: the answer is sent, writing is
 //!   shut down, input is discarded up to a bound of bytes and time. A plain close would let a reset
 //!   overtake the answer.
-//! - Opened connections = open ones + closed ones by code. After a drain nothing is left, and
-//!   whoever was counted in has been counted out.
+//! - Opened connections = open ones + closed ones by code. After a drain nothing is left, and every
+//!   admission count has returned to zero.
 //! - Past the bound of memory new work is refused, in a fixed order; nothing that exists is closed.
 //! - A steady echo allocates nothing.
 //! - The bytes counted are the bytes moved, and what readings took out adds up to what was
@@ -128,7 +129,7 @@
 //! are read more than once during the life of a message or connection; `tests/reload_fuzz.rs`
 //! checks it with random values of every option.
 //!
-//! Blame decides what an error does: the peer's misbehaviour becomes a close code and a counter;
+//! Errors are handled by their cause: the peer's misbehaviour becomes a close code and a counter;
 //! the world's errors drop the connection and are counted; our own mistakes assert. A shard that
 //! panics ends the process with a report, after the others have drained: half a server would lose
 //! half its clients in silence, and a supervisor restarts a whole one.
@@ -149,7 +150,7 @@
 //! | [`session`] | runs on a connection: echo, JSON |
 //! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs |
 //! | [`web`] | what browsers get: client library and playground, as plain pages |
-//! | [`shard`] | the only place where they meet: turn, slots, outboxes, timers, mail |
+//! | [`shard`] | the only place where they meet: turns, connections, the hub's part, mail |
 //! | [`metrics`] | counters, histograms, their forms |
 //! | `control` | the control thread: admin address, signals, logs |
 //!
@@ -175,8 +176,13 @@
 //! - `text`: nothing
 //! - `web`: `proto`
 //!
-//! A connection can be told as plain data and revived from it ([`shard::portable`]): the seam for
-//! handing connections to a new process.
+//! Within [`shard`], imports point downwards: the shard's turn, over the hub and its sessions, over
+//! `connections` (slots, outboxes, receive state, timers, and every count of them, with a contract
+//! at its head and invariants that debug builds check after each turn), over mail. Connections know
+//! sessions as a trait, and the driver as a type parameter.
+//!
+//! A connection can be serialized to plain data and restored from it ([`shard::portable`]): the
+//! seam for handing connections to a new process.
 //!
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
 //! `driver::uring`, as one more [`driver::DriverFactory`] to choose from; TLS as a stage between

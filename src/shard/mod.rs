@@ -6,9 +6,9 @@
 //! nothing is shared with other shards but mailboxes and a load number each.
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions, a bounded effort for the
-//! input of all connections and a share of it for each (`work.rs`), `turn_timers_max` timers, and
-//! some ends of connections and wakes of parked ones (`upkeep.rs`). So a burst delays the others by
-//! one turn, not by all of itself, and one message, however large, is looked at over many turns.
+//! input of all connections and a share of it for each (`connections/work.rs`), `turn_timers_max`
+//! timers, and some of the deferred work (`connections/upkeep.rs`). So a burst delays the others by
+//! one turn, not by all of itself, and one message, however large, is processed over many turns.
 
 mod accept;
 mod connections;
@@ -388,7 +388,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Effort of the last turn, and the most that a turn may take, give or take a connection's
-    /// share: see `work.rs`.
+    /// share: see `connections/work.rs`.
     pub fn effort(&self) -> (u64, u64) {
         (self.connections.work().spent(), self.connections.work().turn_max())
     }

@@ -157,3 +157,17 @@ fn every_dependency_has_a_line_of_reason() {
         }
     }
 }
+
+#[test]
+fn files_that_comments_name_exist() {
+    let files = all_files();
+    let paths: Vec<&str> = files.iter().map(|(path, _)| path.to_str().unwrap()).collect();
+    for (path, text) in files.iter().filter(|(path, _)| path.starts_with("src")) {
+        for (at, _) in text.match_indices(".rs`") {
+            let start = text[..at].rfind('`').unwrap() + 1;
+            let name = &text[start..at + ".rs".len()];
+            let exists = paths.iter().any(|one| Path::new(one).ends_with(name));
+            assert!(exists, "{} names {name}, which does not exist", path.display());
+        }
+    }
+}

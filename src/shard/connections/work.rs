@@ -4,7 +4,7 @@
 //! each. It is a count and not a clock, so that the same input always costs the same and tests can
 //! rely on it. A turn's worth is `turn_codec_bytes_max` (1 ms by default), or as many frames as
 //! `turn_frames_max`. A connection may use a quarter of it, its *share*, before the others: what
-//! is left of its input is held (`reading.rs`) and continued when all others have been served.
+//! is left of its input is held (`backpressure.rs`) and continued when all others have been served.
 //!
 //! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
 //! compressed messages: 1,052 ms without shares.
