@@ -185,8 +185,8 @@
 //! seam for handing connections to a new process.
 //!
 //! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
-//! `driver::uring`, as one more [`driver::DriverFactory`] to choose from; TLS as a stage between
-//! the PROXY header and HTTP.
+//! `driver::uring`, as one more [`driver::DriverFactory`] to choose from; TLS as
+//! another transport beside the plain one (`connections/transport.rs`), below all stages.
 
 pub mod admission;
 pub mod auth;

@@ -202,7 +202,7 @@ impl<D: Driver> Shard<D> {
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
     }
 
-    /// Checks what always holds between turns; see [`Connections`] and [`Hub`].
+    /// Checks what always holds between turns; `connections/mod.rs` and `hub/mod.rs` list it.
     ///
     /// # Panics
     /// When something does not hold, which is a bug.

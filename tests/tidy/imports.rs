@@ -66,7 +66,7 @@ fn rooms_use_exactly_what_the_architecture_text_lists() {
     assert!(listed["driver"].is_empty() && listed["proto"].is_empty());
 }
 
-/// A file's module path below `src/`: `shard::hub::mail`.
+/// A file's module path below `src/`: `shard::mail::directory`.
 fn module_of(path: &Path) -> String {
     let parts: Vec<&str> = path.iter().skip(1).map(|part| part.to_str().unwrap()).collect();
     parts.join("::").trim_end_matches(".rs").trim_end_matches("::mod").to_owned()

@@ -76,6 +76,7 @@ impl HubSession {
         let name = one.channel.clone();
         if self.grant(channel).is_none() {
             self.set_grant(&name, grant);
+            call.effects.rescheduled = true;
         }
         self.await_outcome(channel, number);
     }

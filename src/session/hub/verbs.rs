@@ -363,6 +363,7 @@ impl HubSession {
         let name = ChannelName::new(channel);
         if let Some(grant) = grant {
             self.set_grant(&name, grant);
+            call.effects.rescheduled = true;
         }
         if found.is_none() {
             self.add(Subscription {

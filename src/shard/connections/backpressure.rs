@@ -56,7 +56,8 @@ impl Connections {
         self.slot(index).queued_bytes()
     }
 
-    /// Notes what a connection's session waits for; [`Self::reconsider`] is to follow.
+    /// Notes what a connection's session waits for. Where it waits no more, [`Self::reconsider`] is
+    /// to follow.
     pub(in crate::shard) fn set_session(&mut self, index: u32, state: SessionReadiness) {
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.set_session(state);

@@ -60,7 +60,9 @@ impl Connections {
             self.counters.handshakes_abandoned += u64::from(is_ending);
         }
         self.held.clear(index);
-        self.partials.set(index, 0);
+        if self.slot(index).partial_bytes() > 0 {
+            self.partials.set(index, 0);
+        }
         let tick = self.tick;
         let slot = self.slot_mut(index);
         slot.receiving_mut().leave();
@@ -68,8 +70,8 @@ impl Connections {
             // A cancellation under way may be of the receive alone: all must be cancelled now.
             slot.receiving_mut().forget_cancel();
         }
+        slot.transport_mut().finish();
         slot.enter(next, tick);
-        assert!(!slot.stage().is_open() && !slot.stage().is_handshake());
         self.set_deadline(index);
     }
 

@@ -1,8 +1,7 @@
 //! What time does to a connection: handshake, idle, age, close and send deadlines.
 //!
 //! A slot has one timer, set to the earliest of what its stage waits for. Activity does not move
-//! it: when it fires, the conditions are looked at again, and it is set again. Pings are spread at
-//! random over an eighth of their interval, so that connections opened together drift apart.
+//! it: when it fires, the conditions are checked again, and it is set again.
 
 use super::slot::Slot;
 use super::stage::Stage;
@@ -84,11 +83,11 @@ impl Connections {
     }
 
     /// When the session has something due (tick).
-    fn session_due(&self, index: u32) -> u32 {
+    pub(in crate::shard) fn session_due(&self, index: u32) -> u32 {
         self.session_due.get(index as usize).copied().unwrap_or(timers::UNSET)
     }
 
-    /// Plans when the session is called next ([`Sessions::expire`]), and sets the timer.
+    /// Plans when the session is called next ([`Sessions::expire`]). The timer is to be set then.
     pub(in crate::shard) fn set_session_due(&mut self, index: u32, tick: u32) {
         let due = &mut self.session_due;
         if due.len() <= index as usize {
@@ -98,9 +97,16 @@ impl Connections {
             due.resize(index as usize + 1, timers::UNSET);
         }
         due[index as usize] = tick;
-        if self.contains(index) {
-            self.set_deadline(index);
-        }
+    }
+
+    /// Memory of these plans (bytes).
+    pub(in crate::shard) fn session_due_bytes(&self) -> u64 {
+        (self.session_due.len() * size_of::<u32>()) as u64
+    }
+
+    /// Whether timers are being set again after a change of configuration or clock.
+    pub(in crate::shard) fn is_refreshing(&self) -> bool {
+        self.refresh_from.is_some()
     }
 
     /// Has all timers set again, a share of them in each turn: a clock was set.
@@ -169,6 +175,8 @@ impl Connections {
         receiving.unpark();
         if is_quiet && is_open {
             receiving.park();
+            // A connection that is quiet is watched again, not received from.
+            receiving.end_turns();
             self.counters.parked += 1;
             self.gauges.parked += 1;
         }
@@ -229,7 +237,7 @@ impl Connections {
         ((u64::from(duration_ms) * spread) >> 16) as u32
     }
 
-    /// Fires the timers that are due, at most `most` of them; returns whether more are due.
+    /// Fires the timers that are due, within the turn's bound; returns whether more are due.
     pub(in crate::shard) fn fire_timers(
         &mut self,
         driver: &mut impl Driver,

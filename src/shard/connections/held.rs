@@ -16,24 +16,24 @@ struct Input {
 
 /// Held input by slot.
 #[derive(Debug, Default)]
-pub(in crate::shard) struct HeldInputs {
+pub(super) struct HeldInputs {
     by_slot: HashMap<u32, Input>,
     bytes: usize,
 }
 
 impl HeldInputs {
     /// Bytes held for all connections.
-    pub(in crate::shard) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Bytes held for a connection.
-    pub(in crate::shard) fn len(&self, index: u32) -> usize {
+    pub(super) fn len(&self, index: u32) -> usize {
         self.by_slot.get(&index).map_or(0, |input| input.bytes.len() - input.start)
     }
 
     /// Holds more, behind what is held already.
-    pub(in crate::shard) fn push(&mut self, index: u32, bytes: &[u8]) {
+    pub(super) fn push(&mut self, index: u32, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
@@ -47,14 +47,14 @@ impl HeldInputs {
     }
 
     /// Takes everything out to be looked at: the bytes, and where they begin.
-    pub(in crate::shard) fn take(&mut self, index: u32) -> (Vec<u8>, usize) {
+    pub(super) fn take(&mut self, index: u32) -> (Vec<u8>, usize) {
         let Input { bytes, start } = self.by_slot.remove(&index).unwrap_or_default();
         self.bytes -= bytes.len() - start;
         (bytes, start)
     }
 
     /// Puts back what was taken, of which only the last `rest` bytes were not looked at.
-    pub(in crate::shard) fn put_back(&mut self, index: u32, bytes: Vec<u8>, rest: usize) {
+    pub(super) fn put_back(&mut self, index: u32, bytes: Vec<u8>, rest: usize) {
         debug_assert!(!self.by_slot.contains_key(&index), "nothing came in between");
         if rest > 0 {
             self.bytes += rest;
@@ -64,12 +64,12 @@ impl HeldInputs {
     }
 
     /// Drops everything of a connection.
-    pub(in crate::shard) fn clear(&mut self, index: u32) {
+    pub(super) fn clear(&mut self, index: u32) {
         self.take(index);
     }
 
     /// Gives back what only a burst needed.
-    pub(in crate::shard) fn trim(&mut self) {
+    pub(super) fn trim(&mut self) {
         self.by_slot.shrink_to(64);
     }
 }

@@ -18,21 +18,37 @@ pub(super) struct Processed {
 }
 
 impl Connections {
-    /// Takes bytes that a connection received: processes them as far as its share of the turn
-    /// reaches, and holds the rest.
+    /// Takes bytes from the wire: opens them, and processes what they mean.
     ///
     /// Returns a reply that leaves from these bytes; only where `may_lend`.
-    pub(super) fn take_input(
+    pub(super) fn take_wire(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        mut wire: &mut [u8],
+        may_lend: bool,
+    ) -> Option<InPlace> {
+        let tick = self.tick;
+        self.counters.bytes_received += wire.len() as u64;
+        self.work.spend_moved(wire.len());
+        self.slot_mut(index).note_received(wire.len(), tick);
+        let mut in_place = None;
+        while let Some(bytes) = self.slot_mut(index).transport_mut().open(&mut wire) {
+            assert!(in_place.is_none(), "a reply in place ends the input");
+            in_place = self.take_input(sessions, index, bytes, may_lend && wire.is_empty());
+        }
+        in_place
+    }
+
+    /// Processes received bytes as far as the connection's share of the turn reaches, and holds the
+    /// rest.
+    fn take_input(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
         bytes: &mut [u8],
         may_lend: bool,
     ) -> Option<InPlace> {
-        let tick = self.tick;
-        self.slot_mut(index).note_received(bytes.len(), tick);
-        self.counters.bytes_received += bytes.len() as u64;
-        self.work.spend_moved(bytes.len());
         let slot = self.slot(index);
         let has_to_wait = slot.stage().is_open()
             && (slot.receiving().is_unfinished()
@@ -48,6 +64,7 @@ impl Connections {
         let is_calm = self.slot(index).receiving().is_calm()
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
+        let may_lend = may_lend && self.slot_mut(index).transport_mut().seals_in_place();
         let Processed { rest, in_place } = self.process_input(sessions, index, bytes, may_lend);
         self.work.end_slice(index);
         if rest > 0 {
@@ -79,10 +96,13 @@ impl Connections {
     ) -> Processed {
         // A byte of text costs a third of the effort to inflate.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
+        let before = self.slot(index).partial_bytes();
         let processed = self.process(sessions, index, bytes, may_lend);
-        let partial_bytes = self.slot(index).partial_bytes();
-        let has_grown = self.partials.set(index, partial_bytes);
-        if has_grown && self.has_too_much_unfinished() {
+        let after = self.slot(index).partial_bytes();
+        if before > 0 || after > 0 {
+            self.partials.set(index, after);
+        }
+        if after > before && self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);
         }
         processed

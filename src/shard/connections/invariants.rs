@@ -17,8 +17,7 @@ impl Connections {
         let (mut rejected, mut rejected_handshakes) = (0, 0);
         let (mut queued_bytes, mut partial_bytes, mut held_bytes) = (0, 0, 0);
         let throttled: HashSet<Token> = self.throttled.iter().copied().collect();
-        let mut is_dirty = vec![false; self.slots_high as usize];
-        self.dirty.iter().for_each(|index| is_dirty[*index as usize] = true);
+        let mut dirty = 0;
         for (at, slot) in &self.slots {
             let index = at as u32;
             slot.check();
@@ -35,17 +34,22 @@ impl Connections {
             let held = self.held.len(index);
             held_bytes += held;
             assert!(held == 0 || slot.receiving().is_unfinished(), "held input is unfinished");
-            assert_eq!(slot.is_dirty(), is_dirty[at], "the mark and the queue agree");
+            dirty += usize::from(slot.is_dirty());
             self.check_output(index);
             let is_listed = throttled.contains(&self.token(index));
             assert!(!slot.receiving().is_throttled() || is_listed, "the throttled are listed");
-            // A send that completes looks again, and the throttled resume together, once all
-            // outboxes have drained far enough.
-            let can_continue =
-                slot.receiving().is_unfinished() && self.is_ready(index) && !slot.is_sending();
+            // What is to be sent is checked again when that has completed, and the throttled resume
+            // together, once all outboxes have drained far enough.
+            let can_continue = slot.receiving().is_unfinished()
+                && self.is_ready(index)
+                && !slot.is_sending()
+                && !slot.is_dirty();
             let is_listed = slot.receiving().is_queued() || slot.receiving().is_throttled();
             assert!(!can_continue || is_listed, "what can continue is queued");
         }
+        let is_marked = |index: &u32| self.slot(*index).is_dirty();
+        assert!(self.dirty.iter().all(is_marked), "what waits for the flush is marked");
+        assert_eq!(self.dirty.len(), dirty, "what is marked waits for the flush, once");
         assert_eq!((self.gauges.handshakes, self.gauges.open), (handshakes, open));
         assert_eq!(self.gauges.parked, parked);
         assert_eq!((self.rejected, self.rejected_handshakes), (rejected, rejected_handshakes));

@@ -18,18 +18,18 @@ const PATH_BYTES_MAX: usize = 128;
 
 /// What a rejection's line says beside its reason.
 #[derive(Debug, Default)]
-pub(in crate::shard) struct Particulars {
+pub(super) struct Particulars {
     /// HTTP status or close code; 0 = none was sent.
-    pub(in crate::shard) code: u16,
-    pub(in crate::shard) path: String,
+    pub(super) code: u16,
+    pub(super) path: String,
     /// The answer's text.
-    pub(in crate::shard) detail: String,
+    pub(super) detail: String,
 }
 
 impl Connections {
     /// Logs that a connection was rejected, unless there were others for this reason just now.
     /// `particulars` are looked up only for a line that is written.
-    pub(in crate::shard) fn log_rejection(
+    pub(super) fn log_rejection(
         &mut self,
         index: u32,
         reason: &'static str,
@@ -44,7 +44,7 @@ impl Connections {
     }
 
     /// Logs a request that was answered with an error: `head` and `answer` are its bytes and ours.
-    pub(in crate::shard) fn log_rejected_request(
+    pub(super) fn log_rejected_request(
         &mut self,
         index: u32,
         refusal: Refusal,
@@ -102,14 +102,14 @@ impl Connections {
     }
 
     /// Logs how many rejections were left out, and starts over.
-    pub(in crate::shard) fn summarize_rejections(&mut self) {
+    pub(super) fn summarize_rejections(&mut self) {
         for (reason, suppressed) in self.journal.take() {
             tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
         }
     }
 
     /// Logs the end of an open WebSocket, at `debug`.
-    pub(in crate::shard) fn log_close(&self, index: u32, code: CloseCode) {
+    pub(super) fn log_close(&self, index: u32, code: CloseCode) {
         if !enabled!(Level::DEBUG) {
             return;
         }
@@ -129,14 +129,14 @@ impl Connections {
     }
 
     /// The path of the route that a connection is on.
-    pub(in crate::shard) fn route_path(&self, index: u32) -> String {
+    pub(super) fn route_path(&self, index: u32) -> String {
         let route = self.slot(index).route();
         self.config.routes.get(route).map_or(String::new(), |route| route.path.clone())
     }
 }
 
 /// The path in a request's first line, without its query, which may hold a token.
-pub(in crate::shard) fn request_path(head: &[u8]) -> String {
+pub(super) fn request_path(head: &[u8]) -> String {
     let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
     let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default();
     let path = target.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
@@ -144,7 +144,7 @@ pub(in crate::shard) fn request_path(head: &[u8]) -> String {
 }
 
 /// The message of a rejection's answer.
-pub(in crate::shard) fn answer_message(answer: &[u8]) -> String {
+pub(super) fn answer_message(answer: &[u8]) -> String {
     let body = memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer, |at| &answer[at + 4..]);
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());

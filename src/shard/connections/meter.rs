@@ -22,7 +22,7 @@ pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
 impl Meter {
     /// Takes a message out of the budgets of its connection, and of its user.
     #[inline]
-    pub(in crate::shard) fn take(
+    pub(super) fn take(
         &mut self,
         index: u32,
         bounds: &RateBounds,
@@ -54,12 +54,12 @@ impl Meter {
     }
 
     /// What a connection has left, if that is counted.
-    pub(in crate::shard) fn of(&self, index: u32) -> Option<&Limiter> {
+    pub(super) fn of(&self, index: u32) -> Option<&Limiter> {
         self.0.get(index as usize)?.as_deref()
     }
 
     /// Gives a connection what it had left elsewhere.
-    pub(in crate::shard) fn set(&mut self, index: u32, limiter: Limiter) {
+    pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
         *self.place(index) = Some(Box::new(limiter));
     }
 
@@ -71,7 +71,7 @@ impl Meter {
     }
 
     /// The connection is gone.
-    pub(in crate::shard) fn forget(&mut self, index: u32) {
+    pub(super) fn forget(&mut self, index: u32) {
         if let Some(limiter) = self.0.get_mut(index as usize) {
             *limiter = None;
         }

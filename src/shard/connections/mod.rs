@@ -4,10 +4,11 @@
 //! # Contract
 //!
 //! Everything about a connection changes through methods of [`Connections`]; no field is visible
-//! outside this room. Below it are the driver and the protocols, above it the layer of sessions
-//! ([`Sessions`]), which it calls and which calls it back with itself as an argument.
+//! outside this room. Effort, counters, histograms and codecs are shared with the layer above.
+//! Below it are the driver and the protocols, above it the layer of sessions ([`Sessions`]), which
+//! it calls and which calls it back with itself as an argument.
 //!
-//! Methods are of four kinds:
+//! Methods for one connection are of four kinds:
 //!
 //! - *Completions* (`complete_*`): the driver has finished something for a connection.
 //! - *Changes*: input is processed, bytes are queued, a stage is left. They change what *should* be
@@ -17,11 +18,14 @@
 //!   flush at its end sends output.
 //! - *Questions* change nothing.
 //!
+//! What the turn calls ([`Connections::flush`], [`Connections::fire_timers`] and their like) makes
+//! changes of many connections and reconciles each.
+//!
 //! Always, and checked by `check_invariants` after each turn in debug builds and in the simulation:
 //!
 //! - A slot is freed only when the kernel holds nothing of it; a token names one connection ever.
 //! - An outbox exists only while bytes wait in it, and the shard's count is the sum over all.
-//! - Every connection with output and no send under way is queued for the flush.
+//! - Every connection with output that may leave (no send or loan under way) waits for the flush.
 //! - Counts of stages (handshakes, open, parked, rejected) are those of the slots.
 //! - A connection that is unfinished and ready is queued; one that is throttled is listed.
 
@@ -56,6 +60,7 @@ mod slot;
 mod stage;
 mod streams;
 mod timers;
+mod transport;
 mod upkeep;
 mod work;
 
@@ -122,7 +127,7 @@ pub(super) struct Connections {
     counters: Counters,
     histograms: Histograms,
     gauges: Gauges,
-    /// Bytes in the backlogs of sessions.
+    /// What waits in the backlogs of sessions.
     backlogs: QueuedSize,
     /// Slots with output to flush at the end of the turn.
     dirty: Vec<u32>,
@@ -215,7 +220,8 @@ impl Connections {
             partials: Partials::default(),
             unfinished: Rotation::default(),
             work: Work::new(&config),
-            session_due: Vec::new(),
+            // Reserved like the slots, and touched where sessions have something due.
+            session_due: Vec::with_capacity(room),
             questioned: Vec::new(),
             suspects: HashMap::new(),
             journal: Repeats::default(),
@@ -278,7 +284,6 @@ impl Connections {
             standing,
         };
         let index = self.slots.insert(Slot::new(&origin, stage, self.tick)) as u32;
-        assert!(!self.slots[index as usize].receiving().is_armed());
         self.slots_high = self.slots_high.max(index + 1);
         self.gauges.handshakes += 1;
         let rejected = u32::from(matches!(standing, Standing::Refused(_)));

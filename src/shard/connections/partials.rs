@@ -17,23 +17,13 @@ impl Partials {
         self.bytes
     }
 
-    /// Notes how much a connection holds now; returns whether that is more than before.
-    #[inline]
-    pub(super) fn set(&mut self, index: u32, bytes: usize) -> bool {
-        if bytes == 0 && self.by_slot.is_empty() {
-            return false;
-        }
-        self.replace(index, bytes)
-    }
-
-    fn replace(&mut self, index: u32, bytes: usize) -> bool {
+    /// Notes how much a connection holds now.
+    pub(super) fn set(&mut self, index: u32, bytes: usize) {
         let before = match bytes {
             0 => self.by_slot.remove(&index),
             _ => self.by_slot.insert(index, bytes),
         };
-        let before = before.unwrap_or(0);
-        self.bytes = self.bytes + bytes as u64 - before as u64;
-        bytes > before
+        self.bytes = self.bytes + bytes as u64 - before.unwrap_or(0) as u64;
     }
 
     /// Bytes noted for a connection.
@@ -54,10 +44,12 @@ mod tests {
     #[test]
     fn sum_is_that_of_the_connections() {
         let mut partials = Partials::default();
-        assert!(!partials.set(1, 0) && partials.set(1, 10) && partials.set(2, 5));
-        assert!(!partials.set(1, 7), "less than before");
+        for (index, bytes) in [(1, 0), (1, 10), (2, 5), (1, 7)] {
+            partials.set(index, bytes);
+        }
         assert_eq!((partials.bytes(), partials.of(1), partials.of(2)), (12, 7, 5));
-        assert!(!partials.set(1, 0) && !partials.set(2, 0));
+        partials.set(1, 0);
+        partials.set(2, 0);
         assert_eq!((partials.bytes(), partials.of(1)), (0, 0));
     }
 }

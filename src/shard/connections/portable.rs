@@ -46,7 +46,7 @@ pub(in crate::shard) struct SlotState {
     peer: Option<SocketAddr>,
     /// By their place in the configuration.
     listener: u8,
-    route: usize,
+    route: u16,
     stage: StageState,
     outbox: Option<OutboxState>,
     traffic: Traffic,
@@ -135,7 +135,7 @@ impl Connections {
         Ok(SlotState {
             peer: slot.peer().get(),
             listener: slot.listener(),
-            route: slot.route(),
+            route: slot.route() as u16,
             stage: self.tell_stage(slot)?,
             outbox: outbox.transpose()?,
             traffic: slot.traffic(),
@@ -165,7 +165,7 @@ impl Connections {
         *slot.stage_mut() = stage;
         slot.set_peer(PeerAddress::from(state.peer));
         slot.set_listener(state.listener);
-        slot.set_route(state.route);
+        slot.set_route(state.route.into());
         slot.set_traffic(state.traffic);
         slot.set_clocks(clocks);
         slot.set_pinged(state.pinged);

@@ -388,7 +388,6 @@ impl Receiving {
     pub(super) fn park(&mut self) {
         debug_assert!(self.parked != Parked::Yes, "parked once");
         self.parked = Parked::Yes;
-        self.end_turns();
     }
 
     /// Leaves it unparked, or takes it out of the queue.
@@ -403,9 +402,6 @@ impl Receiving {
         }
         if self.flags.has(PAUSED) {
             assert!(is_open, "only an open connection is paused");
-        }
-        if self.cancel == Cancel::Found {
-            assert!(self.is_armed(), "a cancellation that found its target awaits its end");
         }
     }
 }
@@ -447,6 +443,40 @@ mod tests {
         receiving.complete();
         receiving.expect_input();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Once(Input::There));
+    }
+
+    #[test]
+    fn a_handshake_is_received_once_at_a_time_and_parting_receives_nothing_unknown() {
+        let mut receiving = Receiving::new();
+        let handshake = ReceiveStage { is_handshake: true, is_parting: false };
+        assert_eq!(receiving.next_step(handshake), ReceiveStep::Once(Input::Unknown));
+        receiving.complete();
+        let parting = ReceiveStage { is_handshake: false, is_parting: true };
+        assert_eq!(receiving.next_step(parting), ReceiveStep::Nothing);
+        receiving.expect_input();
+        assert_eq!(receiving.next_step(parting), ReceiveStep::Once(Input::There));
+    }
+
+    #[test]
+    fn what_is_armed_is_cancelled_once_when_paused_and_armed_again_after() {
+        let mut receiving = Receiving::new();
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::Stream);
+        receiving.pause();
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::Cancel);
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing);
+        receiving.complete_cancel(true);
+        receiving.complete();
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing, "still paused");
+        receiving.resume();
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::Stream);
+    }
+
+    #[test]
+    fn a_connection_that_opens_while_taking_turns_keeps_taking_them() {
+        let mut receiving = Receiving::new();
+        receiving.begin_turns();
+        receiving.park();
+        assert_eq!(receiving.next_step(OPEN), ReceiveStep::AwaitTurn);
     }
 
     #[test]

@@ -14,7 +14,7 @@ impl Connections {
     /// See the module.
     pub(in crate::shard) fn reconcile(&mut self, driver: &mut impl Driver, index: u32) {
         let slot = self.slot(index);
-        if slot.outbox().is_none() && !slot.is_lending() {
+        if slot.has_sent_all() {
             match slot.stage() {
                 Stage::Finishing => self.end(index),
                 Stage::Lingering { .. } if slot.receiving().has_ended() => self.end(index),
@@ -37,7 +37,7 @@ impl Connections {
             return;
         }
         if matches!(slot.stage(), Stage::Lingering { .. })
-            && slot.outbox().is_none()
+            && slot.has_sent_all()
             && slot.begin_shutdown()
         {
             slot.begin_operation();
@@ -55,7 +55,7 @@ impl Connections {
         let slot = self.slot(index);
         let has_output = match slot.outbox() {
             Some(outbox) => !outbox.is_sending(),
-            None => slot.session().has_backlog(),
+            None => slot.session().has_backlog() || !slot.has_sent_all(),
         };
         if has_output {
             self.mark_dirty(index);
@@ -109,7 +109,7 @@ impl Connections {
             Received::Data(lease) => {
                 self.wake(index);
                 let may_lend = driver.may_lend();
-                match self.take_input(sessions, index, driver.bytes(&lease), may_lend) {
+                match self.take_wire(sessions, index, driver.bytes(&lease), may_lend) {
                     Some(reply) => self.lend(driver, index, lease, reply),
                     None => driver.release(lease),
                 }

@@ -12,11 +12,11 @@ use std::collections::VecDeque;
 use crate::driver::Token;
 
 /// A message of which so much is there is large.
-pub(in crate::shard) const LARGE_BYTES: usize = 256 * 1024;
+pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(in crate::shard) struct Rotation {
+pub(super) struct Rotation {
     waiting: VecDeque<Token>,
     /// Those in the middle of a large message.
     large: VecDeque<Token>,
@@ -25,12 +25,12 @@ pub(in crate::shard) struct Rotation {
 }
 
 impl Rotation {
-    pub(in crate::shard) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.large.is_empty()
     }
 
     /// Queues a connection; `is_large`: it is in the middle of a large message.
-    pub(in crate::shard) fn push(&mut self, token: Token, is_large: bool) {
+    pub(super) fn push(&mut self, token: Token, is_large: bool) {
         if !is_large {
             self.waiting.push_back(token);
         } else if self.served.contains(&token) {
@@ -41,12 +41,12 @@ impl Rotation {
     }
 
     /// Begins a turn.
-    pub(in crate::shard) fn begin_turn(&mut self) {
+    pub(super) fn begin_turn(&mut self) {
         self.served.clear();
     }
 
     /// The next connection of this turn, in which `large_max` large messages may be continued.
-    pub(in crate::shard) fn pop(&mut self, large_max: usize) -> Option<Token> {
+    pub(super) fn pop(&mut self, large_max: usize) -> Option<Token> {
         if self.served.len() < large_max
             && let Some(token) = self.large.pop_front()
         {

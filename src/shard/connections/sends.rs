@@ -1,7 +1,7 @@
 //! Sends: built at the end of a turn from what is queued, one a connection, and taken back when
 //! they have completed.
 
-use super::outbox::Marked;
+use super::outbox::{Marked, Taken};
 use super::replies::InPlace;
 use super::stage::Stage;
 use super::{Connections, Sessions};
@@ -157,6 +157,7 @@ impl Connections {
         };
         self.histograms.send_queue_bytes.record(queued);
         batch.offer(bounds.bytes_max);
+        slot.transport_mut().seal(&mut batch);
         batch.token = Token { slot: index, generation };
         self.work.spend_moved(batch.offered());
         flushing.moved_bytes += batch.offered();
@@ -190,9 +191,11 @@ impl Connections {
         self.counters.bytes_sent += taken as u64;
         let slot = &mut self.slots[index as usize];
         slot.note_sent(taken);
+        let queued_bytes = slot.transport_mut().queued_of(taken);
+        let sent = Taken { wire_bytes: taken, queued_bytes };
         let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
         let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
-        outbox.sent(batch, taken, &mut self.pools, |what, at_ns, messages| {
+        outbox.sent(batch, sent, &mut self.pools, |what, at_ns, messages| {
             let took_ns = now_ns.saturating_sub(at_ns);
             if what == Marked::Reply {
                 return histograms.turnaround.record_n(took_ns, messages.into());
@@ -229,6 +232,7 @@ impl Connections {
         let payload = bytes.len() - reply.len;
         let start = payload - header_len;
         bytes[start..payload].copy_from_slice(&header[..header_len]);
+        let start = self.slot_mut(index).transport_mut().seal_in_place(bytes, start);
         self.counters.replies_in_place += 1;
         let loan = Loan { token, lease, start, note: self.now_ns };
         let slot = self.slot_mut(index);

@@ -2,8 +2,7 @@
 //!
 //! A session belongs to an open connection and says what its messages mean. The layer calls
 //! connections back with what it wants done, so each method that may lead to that gets them as an
-//! argument. Connections call it at most once at a time: no call is made from within another one,
-//! but for the end of a session, which a call may bring about itself.
+//! argument. What a call brings about may include a goodbye, and the end of the session itself.
 
 use std::sync::Arc;
 

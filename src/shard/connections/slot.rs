@@ -11,6 +11,7 @@ use super::peer::PeerAddress;
 use super::receiving::{ReceiveStage, Receiving};
 use super::stage::Stage;
 use super::timers::{Timed, TimerLinks};
+use super::transport::Transport;
 use crate::admission::Standing;
 use crate::driver::Socket;
 use crate::proto::ws;
@@ -67,6 +68,7 @@ impl SessionReadiness {
 #[derive(Debug)]
 pub(super) struct Slot {
     stage: Stage,
+    transport: Transport,
     /// What waits to be sent; none while nothing waits.
     outbox: Option<Box<Outbox>>,
     bytes_received: u64,
@@ -131,6 +133,7 @@ impl Slot {
     pub(super) fn new(origin: &SlotOrigin, stage: Stage, tick: u32) -> Self {
         Self {
             stage,
+            transport: Transport::Plain,
             outbox: None,
             bytes_received: 0,
             bytes_sent: 0,
@@ -160,7 +163,7 @@ impl Slot {
         &self.stage
     }
 
-    /// For what a stage holds; another stage is entered by [`Self::enter`].
+    /// For what a stage holds. Another stage is entered by [`Self::enter`], or restored.
     #[inline]
     pub(super) fn stage_mut(&mut self) -> &mut Stage {
         &mut self.stage
@@ -186,6 +189,16 @@ impl Slot {
             route: usize::from(self.route),
             is_lending: self.flags.has(LENDING),
         })
+    }
+
+    #[inline]
+    pub(super) fn transport_mut(&mut self) -> &mut Transport {
+        &mut self.transport
+    }
+
+    /// Whether everything that was to be sent has left.
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.outbox.is_none() && !self.flags.has(LENDING) && !self.transport.has_output()
     }
 
     #[inline]
@@ -448,8 +461,8 @@ impl Slot {
         self.flags.has(DIRTY)
     }
 
-    /// Marks the connection for the flush unless a send of it is under way; returns whether it was
-    /// not marked before.
+    /// Marks the connection for the flush unless a send or a loan of it is under way; returns
+    /// whether it was not marked before.
     #[inline]
     pub(super) fn mark_dirty(&mut self) -> bool {
         let is_new = !self.flags.has(DIRTY) && !self.flags.has(LENDING) && !self.is_sending();

@@ -14,7 +14,8 @@ pub(super) struct Partial {
     pub(super) scanned: usize,
 }
 
-/// What a connection does. It only ever moves downwards in this list.
+/// What a connection does. It only ever moves downwards in this list; of Finishing and Lingering,
+/// it has one.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// The PROXY header is awaited.
@@ -72,5 +73,31 @@ impl Stage {
     /// Whether a connection may move from this stage to another: only ever downwards.
     pub(super) fn may_precede(&self, next: &Stage) -> bool {
         self.rank() < next.rank()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_only_move_downwards() {
+        let (partial, accepted_us, code) = (None, 0, ws::CloseCode::NORMAL);
+        let stages = [
+            Stage::Proxy { partial: None, accepted_us },
+            Stage::Http { partial, accepted_us },
+            Stage::Open(ws::Receiver::new()),
+            Stage::Closing { receiver: ws::Receiver::new(), code },
+            Stage::Lingering { discarded: 0 },
+            Stage::Ending,
+        ];
+        for (at, stage) in stages.iter().enumerate() {
+            for (next, other) in stages.iter().enumerate() {
+                assert_eq!(stage.may_precede(other), at < next, "{stage:?} before {other:?}");
+            }
+        }
+        let finishing = Stage::Finishing;
+        assert!(!finishing.may_precede(&stages[4]) && !stages[4].may_precede(&finishing));
+        assert!(finishing.may_precede(&Stage::Ending) && stages[3].may_precede(&finishing));
     }
 }

@@ -7,7 +7,7 @@
 use slab::Slab;
 
 /// Length of a tick (ms).
-pub(in crate::shard) const TICK_MS: u64 = 50;
+pub(super) const TICK_MS: u64 = 50;
 /// Length of a tick (ns).
 pub(in crate::shard) const TICK_NS: u64 = TICK_MS * 1_000_000;
 /// The tick of a timer that is not set.
@@ -17,7 +17,7 @@ const BUCKETS: usize = 2048;
 const NONE: u32 = u32::MAX;
 
 /// The tick that a time lies in.
-pub(in crate::shard) fn tick_of(now_ns: u64) -> u32 {
+pub(super) fn tick_of(now_ns: u64) -> u32 {
     (now_ns / TICK_NS) as u32
 }
 
@@ -55,7 +55,7 @@ pub(super) trait Timed {
 
 /// The timers of one shard.
 #[derive(Debug)]
-pub(in crate::shard) struct Wheel {
+pub(super) struct Wheel {
     heads: Box<[u32; BUCKETS]>,
     occupied: [u64; BUCKETS / 64],
     /// Every timer at or before this tick has fired.
@@ -65,7 +65,7 @@ pub(in crate::shard) struct Wheel {
 
 impl Wheel {
     /// A wheel that starts at `now_tick`.
-    pub(in crate::shard) fn new(now_tick: u32) -> Self {
+    pub(super) fn new(now_tick: u32) -> Self {
         Self {
             heads: Box::new([NONE; BUCKETS]),
             occupied: [0; BUCKETS / 64],
@@ -75,7 +75,7 @@ impl Wheel {
     }
 
     /// Sets the slot's timer, in place of an earlier setting. A tick that has passed fires next.
-    pub(in crate::shard) fn set(&mut self, slots: &mut Slab<impl Timed>, index: u32, tick: u32) {
+    pub(super) fn set(&mut self, slots: &mut Slab<impl Timed>, index: u32, tick: u32) {
         let tick = tick.clamp(self.passed + 1, UNSET - 1);
         if slots[index as usize].timer().tick == tick {
             return;
@@ -93,7 +93,7 @@ impl Wheel {
     }
 
     /// Unsets the slot's timer, if it is set.
-    pub(in crate::shard) fn unset(&mut self, slots: &mut Slab<impl Timed>, index: u32) {
+    pub(super) fn unset(&mut self, slots: &mut Slab<impl Timed>, index: u32) {
         let timer = *slots[index as usize].timer();
         if timer.tick == UNSET {
             return;
@@ -116,7 +116,7 @@ impl Wheel {
 
     /// Unsets every timer due at `now_tick` and names its slot, at most `most` of them. Returns
     /// whether more are due.
-    pub(in crate::shard) fn expire(
+    pub(super) fn expire(
         &mut self,
         slots: &mut Slab<impl Timed>,
         now_tick: u32,
@@ -147,7 +147,7 @@ impl Wheel {
     }
 
     /// The next tick at which something may be due.
-    pub(in crate::shard) fn next_tick(&self) -> Option<u32> {
+    pub(super) fn next_tick(&self) -> Option<u32> {
         if self.set == 0 {
             return None;
         }

@@ -24,9 +24,9 @@ pub(in crate::shard) const REPLY_BYTES: u64 = 4;
 /// What mail of the hub costs its reader.
 pub(in crate::shard) const MAIL_EFFORT: u64 = 200;
 /// What it costs to look at a request for an upgrade.
-pub(in crate::shard) const HANDSHAKE_EFFORT: u64 = 2000;
+pub(super) const HANDSHAKE_EFFORT: u64 = 2000;
 /// What it costs to verify a token's signature.
-pub(in crate::shard) const TOKEN_EFFORT: u64 = 40_000;
+pub(super) const TOKEN_EFFORT: u64 = 40_000;
 /// Connections whose use is remembered for a turn.
 const RECENT: usize = 64;
 
@@ -54,7 +54,7 @@ pub(in crate::shard) struct Work {
 }
 
 impl Work {
-    pub(in crate::shard) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let mut work = Self {
             turn_max: 0,
             frame_effort: 0,
@@ -69,7 +69,7 @@ impl Work {
     }
 
     /// Applies another configuration.
-    pub(in crate::shard) fn renew(&mut self, config: &Config) {
+    pub(super) fn renew(&mut self, config: &Config) {
         self.turn_max = u64::from(config.engine.turn_codec_bytes_max);
         let frames_max = u64::from(config.engine.turn_frames_max).max(1);
         self.frame_effort = (self.turn_max / frames_max).max(1);
@@ -90,7 +90,7 @@ impl Work {
         self.turn_max
     }
 
-    pub(in crate::shard) fn share_max(&self) -> u64 {
+    pub(super) fn share_max(&self) -> u64 {
         (self.turn_max / SHARE_ONE_IN).max(1)
     }
 
@@ -104,17 +104,17 @@ impl Work {
     }
 
     /// Effort left of the turn.
-    pub(in crate::shard) fn turn_left(&self) -> u64 {
+    pub(super) fn turn_left(&self) -> u64 {
         self.turn_max.saturating_sub(self.spent)
     }
 
     /// Whether a connection has used its share of this turn.
-    pub(in crate::shard) fn has_used_share(&self, index: u32) -> bool {
+    pub(super) fn has_used_share(&self, index: u32) -> bool {
         self.used(index) >= self.share_max()
     }
 
     /// Whether a connection has used so many moved bytes' worth of this turn.
-    pub(in crate::shard) fn has_moved(&self, index: u32, bytes: usize) -> bool {
+    pub(super) fn has_moved(&self, index: u32, bytes: usize) -> bool {
         self.used(index) >= bytes as u64 / MOVED_BYTES
     }
 
@@ -124,18 +124,18 @@ impl Work {
     }
 
     /// Begins with input of a connection.
-    pub(in crate::shard) fn begin_slice(&mut self, index: u32) {
+    pub(super) fn begin_slice(&mut self, index: u32) {
         self.used_before = self.used(index);
         self.slice_began = self.spent;
     }
 
     /// Begins with input that has waited behind all others: a whole share of its own.
-    pub(in crate::shard) fn begin_fresh_slice(&mut self) {
+    pub(super) fn begin_fresh_slice(&mut self) {
         self.used_before = 0;
         self.slice_began = self.spent;
     }
 
-    pub(in crate::shard) fn end_slice(&mut self, index: u32) {
+    pub(super) fn end_slice(&mut self, index: u32) {
         let effort = self.slice_used();
         self.recent[index as usize % RECENT] = Used { index, turn: self.turn, effort };
     }
@@ -146,12 +146,12 @@ impl Work {
 
     /// Whether the slice's connection has used its share.
     #[inline]
-    pub(in crate::shard) fn is_share_spent(&self) -> bool {
+    pub(super) fn is_share_spent(&self) -> bool {
         self.slice_used() >= self.share_max()
     }
 
     /// Effort left of the share.
-    pub(in crate::shard) fn share_left(&self) -> u64 {
+    pub(super) fn share_left(&self) -> u64 {
         self.share_max().saturating_sub(self.slice_used())
     }
 
@@ -168,11 +168,11 @@ impl Work {
     }
 
     #[inline]
-    pub(in crate::shard) fn spend_frame(&mut self) {
+    pub(super) fn spend_frame(&mut self) {
         self.spent += self.frame_effort;
     }
 
-    pub(in crate::shard) fn spend_moved(&mut self, bytes: usize) {
+    pub(super) fn spend_moved(&mut self, bytes: usize) {
         self.spent += bytes as u64 / MOVED_BYTES;
     }
 }

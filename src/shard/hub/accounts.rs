@@ -91,7 +91,7 @@ impl Hub {
             subscription_bytes: own.members * SUBSCRIPTION_BYTES,
             presence_bytes: own.presence_bytes,
             idempotency_bytes: own.key_bytes,
-            session_bytes: self.session_bytes(),
+            session_bytes: self.session_bytes() + connections.session_due_bytes(),
             mailbox_bytes: connections.directory().mail_bytes(self.id) as u64,
             ..gauges
         }

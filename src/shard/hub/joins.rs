@@ -9,7 +9,7 @@ use crate::hub::{
     Verb,
 };
 use crate::session::hub::{Admission, NONE, Seat};
-use crate::shard::connections::{Connections, Sessions};
+use crate::shard::connections::Connections;
 
 impl Hub {
     /// Takes something from a channel's home.
@@ -88,7 +88,7 @@ impl Hub {
         }
         self.touched.push(index);
         self.apply_effects(connections, index);
-        self.replan(connections, index);
+        self.reschedule(connections, index);
     }
 
     /// Whether recovered messages may be queued. Those of all connections together stay within the

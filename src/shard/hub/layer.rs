@@ -46,7 +46,7 @@ impl Sessions for Hub {
         self.list_user(index);
         let counted = self.count_user(index, most);
         self.with_session(connections, index, |session, call| session.greet(call, heartbeat_s));
-        self.replan(connections, index);
+        self.reschedule(connections, index);
         if counted.is_err() {
             self.close_one_too_many(connections, index);
         }

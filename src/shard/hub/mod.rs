@@ -31,7 +31,7 @@ use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
 use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::Token;
-use crate::hub::{ChannelName, Home, Members, Op, Out, Position, Publication};
+use crate::hub::{ChannelName, Home, Local, Member, Members, Op, Out, Position, Publication};
 use crate::session::hub::{Budget, Effects, HubSession};
 use backlog::Backlog;
 use calls::Calls;
@@ -56,7 +56,7 @@ const AGED_AT_ONCE: usize = 256;
 /// What a subscription costs the shard of its connection (bytes): its record there, and its place
 /// among the channel's members.
 pub const SUBSCRIPTION_BYTES: u64 =
-    (size_of::<crate::session::hub::Subscription>() + size_of::<crate::hub::Member>()) as u64;
+    (size_of::<crate::session::hub::Subscription>() + size_of::<Member>()) as u64;
 
 /// A hub connection, with what waits for it.
 struct Seated {
@@ -277,6 +277,7 @@ impl Hub {
         self.continue_channel_list();
         self.close_slow(connections);
         self.forget_aged(connections.tick());
+        self.report_lagging(connections);
         for (channel, is_congested) in self.members.take_turned() {
             connections.directory().set_crowded(channel, is_congested);
             if !is_congested {
@@ -396,7 +397,6 @@ impl Hub {
 
     /// Takes what is to be posted and reconciled after this turn.
     pub(super) fn take_aftermath(&mut self, connections: &mut Connections) -> Aftermath {
-        self.report_lagging(connections);
         self.resume_congested(connections);
         Aftermath {
             posts: std::mem::take(&mut self.posts),
@@ -449,7 +449,7 @@ impl Hub {
     /// # Panics
     /// When something does not hold, which is a bug.
     pub(super) fn check_invariants(&self, connections: &Connections) {
-        let mut seated_count = 0;
+        let (mut seated_count, mut user_count) = (0, 0);
         let mut backlogs = super::connections::QueuedSize::default();
         for (at, seated) in self.sessions.iter().enumerate() {
             let Some(seated) = seated else { continue };
@@ -463,14 +463,34 @@ impl Hub {
                 backlogs.bytes += backlog.size().bytes;
                 backlogs.missed_bytes += backlog.size().missed_bytes;
             }
+            self.check_session(connections, index, seated);
             if let Some(user) = seated.session.user() {
+                user_count += 1;
                 let listed = self.users.get(user).and_then(|all| all.get(seated.place as usize));
                 assert_eq!(listed, Some(&index), "a user's list names its connections");
             }
         }
         assert_eq!(self.seated, seated_count);
+        assert_eq!(self.users.values().map(Vec::len).sum::<usize>(), user_count);
         assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
         assert!(self.from_home.is_empty(), "what the home sent was worked through");
+    }
+
+    /// Checks that a session is called in time, and that its subscriptions have their places.
+    fn check_session(&self, connections: &Connections, index: u32, seated: &Seated) {
+        // A step of the clock is noticed once it exceeds this.
+        let step = ticks(CLOCK_STEP_MS as u32) + 1;
+        let due = self.due_tick(connections, index).saturating_add(step);
+        let is_planned = connections.session_due(index) <= due;
+        assert!(is_planned || connections.is_refreshing(), "a session is called in time");
+        for (number, one) in seated.session.subscriptions.iter().enumerate() {
+            if one.is_live() {
+                let member = Member { slot: index, subscription: number as u32 };
+                let listed = self.members.get(one.local).map(Local::members);
+                let listed = listed.and_then(|members| members.get(one.place as usize));
+                assert_eq!(listed, Some(&member), "a subscription has its place");
+            }
+        }
     }
 }
 

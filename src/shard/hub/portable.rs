@@ -6,7 +6,7 @@ use super::Hub;
 use super::backlog::{Backlog, Item};
 use crate::hub::{ChannelName, ConnectionId, Epoch, Position, Publication};
 use crate::session::hub::{HubSession, SessionState};
-use crate::shard::connections::{Connections, Sessions};
+use crate::shard::connections::Connections;
 
 /// Something that waits for the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -104,7 +104,7 @@ impl Hub {
             seated.backlog = Some(Box::new(backlog));
         }
         self.report_session(connections, index);
-        self.replan(connections, index);
+        self.reschedule(connections, index);
     }
 }
 

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use super::Hub;
-use super::sessions::TOO_MANY;
 use crate::admission::Denied;
 use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
@@ -74,8 +73,8 @@ impl Hub {
     /// Closes a connection that its user may not have.
     pub(super) fn close_one_too_many(&mut self, connections: &mut Connections, index: u32) {
         connections.counters_mut().deny(Denied::UserFull);
-        let code = CloseCode::RATE_LIMITED;
-        let goodbye = Goodbye { code, reason: TOO_MANY, retry_after_ms: 0 };
+        let reason = "this user has all the connections it may have: close one first";
+        let goodbye = Goodbye { code: CloseCode::RATE_LIMITED, reason, retry_after_ms: 0 };
         connections.close(self, index, goodbye);
     }
 }

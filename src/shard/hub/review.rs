@@ -3,7 +3,7 @@
 
 use super::{BUDGET, Hub};
 use crate::session::hub::REVIEW_ALL;
-use crate::shard::connections::{Connections, Sessions};
+use crate::shard::connections::Connections;
 
 /// How far a review has come.
 #[derive(Debug)]
@@ -57,9 +57,9 @@ impl Hub {
         *budget = budget.saturating_sub(before - next.unwrap_or(0));
         if !self.effects.is_empty() || self.effects.close.is_some() {
             self.touched.push(index);
-            self.apply_effects(connections, index);
         }
-        self.replan(connections, index);
+        self.apply_effects(connections, index);
+        self.reschedule(connections, index);
         next
     }
 }

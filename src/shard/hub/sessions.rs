@@ -4,18 +4,13 @@ use std::sync::Arc;
 
 use super::backlog::count_change;
 use super::{BUDGET, Hub, Seated};
-use crate::admission::Denied;
 use crate::admission::tables::Entered;
 use crate::hub::{ConnectionId, Member, Request, Verb};
-use crate::proto::ws::CloseCode;
 use crate::session::hub::{Budget, Call, Effects, HubSession, Left, NONE, Subscription};
 use crate::shard::connections::{
     Connections, Goodbye, QueuedSize, REPLY_BYTES, REQUEST_EFFORT, Sessions, UNSET, ticks,
 };
 use crate::shard::mail::HubMail;
-
-/// Why a connection is closed that its user may not have.
-pub(super) const TOO_MANY: &str = "this user has all the connections it may have: close one first";
 
 impl Hub {
     /// Makes a call of the session at this slot, and does what comes of it. `None`: there is none.
@@ -40,7 +35,7 @@ impl Hub {
     ) -> Option<R> {
         let seated = self.sessions.get_mut(index as usize)?.as_deref_mut()?;
         let (realm, now_ms, effects) = (&self.shared.realm, self.unix_ms, &mut self.effects);
-        debug_assert!(effects.is_empty(), "the effects of one call are applied before the next");
+        debug_assert!(effects.is_empty(), "what one call wants is done before the next");
         Some(call(&mut seated.session, &mut Call { realm, now_ms, now_ns, budget, effects }))
     }
 
@@ -126,13 +121,13 @@ impl Hub {
         work.spend(u64::from(effects.requests) * REQUEST_EFFORT);
         work.spend(effects.reply_bytes as u64 / REPLY_BYTES);
         self.apply_to_members(connections, index, &mut effects);
+        let mut is_one_too_many = false;
         if effects.named {
             self.list_user(index);
             let most = connections.config().limits.admission.connections_per_user_max;
             // One that continues another is counted once that has answered.
             if effects.continues.is_none() && self.count_user(index, most).is_err() {
-                effects.close = Some((CloseCode::RATE_LIMITED, TOO_MANY.into()));
-                connections.counters_mut().deny(Denied::UserFull);
+                is_one_too_many = true;
             }
         }
         let counters = connections.counters_mut();
@@ -153,12 +148,14 @@ impl Hub {
             self.ask(connections, Some(index), request);
         }
         self.report_session(connections, index);
-        if let Some((code, reason)) = effects.close.take() {
+        if is_one_too_many {
+            self.close_one_too_many(connections, index);
+        } else if let Some((code, reason)) = effects.close.take() {
             let retry_after_ms = effects.retry_after_ms;
             connections.close(self, index, Goodbye { code, reason: &reason, retry_after_ms });
         } else {
             if effects.rescheduled {
-                self.replan(connections, index);
+                self.reschedule(connections, index);
             }
             connections.note_unfinished(index);
         }
@@ -217,6 +214,14 @@ impl Hub {
         let Some(due_ms) = due_ms else { return UNSET };
         let wait_ms = due_ms.saturating_sub(self.unix_ms).min(u64::from(u32::MAX / 2));
         connections.tick().saturating_add(ticks(wait_ms as u32) + 1)
+    }
+
+    /// Plans when the session at a slot is called next, and sets the timer.
+    pub(super) fn reschedule(&mut self, connections: &mut Connections, index: u32) {
+        self.replan(connections, index);
+        if connections.contains(index) {
+            connections.set_deadline(index);
+        }
     }
 
     /// Removes the session at a slot from everything that names it, and what its end wants done.

@@ -41,6 +41,14 @@ pub(in crate::shard) enum Marked {
     LastDelivery,
 }
 
+/// What a send has taken of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) struct Taken {
+    pub(in crate::shard) wire_bytes: usize,
+    /// Bytes of the outbox that have left with them.
+    pub(in crate::shard) queued_bytes: usize,
+}
+
 /// Messages whose leaving is timed: those that answer the input of one turn, or publications.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -412,20 +420,20 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Takes the batch back after `sent` bytes of it have left. `left` gets each mark that is now
-    /// wholly sent: what it is, when that began, and how many messages it stands for.
+    /// Takes the batch back after a send. `left` gets each mark that is now wholly sent: what it
+    /// is, when that began, and how many messages it stands for.
     pub(in crate::shard) fn sent(
         &mut self,
         mut batch: Box<Batch>,
-        sent: usize,
+        taken: Taken,
         pools: &mut Pools,
         mut left: impl FnMut(Marked, u64, u32),
     ) {
         debug_assert!(self.batch.is_none(), "one batch is under way at most");
-        batch.advance(sent, |segment| pools.recycle(segment));
+        batch.advance(taken.wire_bytes, |segment| pools.recycle(segment));
         self.batch = Some(batch);
-        self.uncount(pools, sent);
-        self.sent_total += sent as u64;
+        self.uncount(pools, taken.queued_bytes);
+        self.sent_total += taken.queued_bytes as u64;
         while let Some(mark) = self.marks.front().filter(|mark| mark.end <= self.sent_total) {
             left(mark.what, mark.at_ns, mark.messages);
             self.marks.pop_front();
@@ -527,5 +535,59 @@ impl Outbox {
         }
         self.marks.clear();
         (self.queued_total, self.sent_total) = (0, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { bytes_max: 4096, segments_max: 8 };
+
+    /// One change of one of several outboxes.
+    fn step(
+        outboxes: &mut [Box<Outbox>],
+        pools: &mut Pools,
+        (what, which, len): (u8, usize, usize),
+    ) {
+        let outbox = &mut outboxes[which];
+        let bytes = vec![7; len];
+        match what {
+            0 => outbox.copy(pools, [&bytes, b"x"]),
+            1 => outbox.copy_alone(pools, &bytes),
+            2 => outbox.frame(pools, b"head", Payload::Owned(bytes)),
+            3 => outbox.shared(pools, bytes.into()),
+            4 => outbox.later(pools, DataKind::Text, Payload::Owned(bytes)),
+            5 => outbox.settle_plain(pools),
+            6 => outbox.drop_unsent(pools),
+            7 => outbox.put_first(pools, &bytes, 1),
+            8 => outbox.clear(pools),
+            _ => {
+                if let Some(mut batch) = outbox.take_batch(BOUNDS) {
+                    batch.offer(BOUNDS.bytes_max);
+                    let taken = batch.offered().min(len);
+                    let taken = Taken { wire_bytes: taken, queued_bytes: taken };
+                    outbox.sent(batch, taken, pools, |_, _, _| {});
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever becomes of outboxes, the pools count what is in all of them.
+        #[test]
+        fn pools_count_the_bytes_of_all_outboxes(
+            steps in prop::collection::vec((0..12u8, 0..3usize, 1..5000usize), 1..100),
+        ) {
+            let mut pools = Pools::new(16 * 1024, 1 << 20);
+            let mut outboxes: Vec<_> = (0..3).map(|_| pools.outbox(0)).collect();
+            for change in steps {
+                step(&mut outboxes, &mut pools, change);
+                let sum: usize = outboxes.iter().map(|outbox| outbox.bytes()).sum();
+                prop_assert_eq!(pools.queued_bytes(), sum as u64);
+            }
+        }
     }
 }

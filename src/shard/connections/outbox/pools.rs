@@ -53,7 +53,7 @@ impl Pools {
     /// Counts bytes that have left an outbox.
     #[inline]
     pub(in crate::shard) fn uncount(&mut self, len: usize) {
-        debug_assert!(self.queued_bytes >= len as u64, "only what was counted leaves");
+        assert!(self.queued_bytes >= len as u64, "only what was counted leaves");
         self.queued_bytes -= len as u64;
     }
 
