@@ -1,0 +1,39 @@
+//! The bytes of every kind of answer, as a file: a change of the wire shows as a change of it.
+//!
+//! What belongs here: that answers are what they were, byte by byte. Why a request is answered in
+//! one way or another is in `proto_handshake` and `proto_pages`.
+
+mod corpus;
+
+use std::fmt::Write;
+
+use corpus::{Case, Site, cases};
+use seawall::proto::http::{Refusal, receive, refuse};
+
+fn answer(site: &Site, case: &Case) -> Vec<u8> {
+    let mut out = Vec::new();
+    let _ = receive(case.request.as_bytes(), &mut 0, &site.context(case), &mut out);
+    out
+}
+
+fn refusals() -> impl Iterator<Item = (String, Vec<u8>)> {
+    Refusal::ALL.into_iter().flat_map(|refusal| {
+        [None, Some(9)].map(|retry_after_s| {
+            let mut out = Vec::new();
+            refuse(refusal, "what \"was\" wrong", retry_after_s, &mut out);
+            (format!("{} {retry_after_s:?}", refusal.code()), out)
+        })
+    })
+}
+
+#[test]
+fn answers_are_what_they_were() {
+    let site = Site::new();
+    let of_requests = cases().into_iter().map(|case| (case.name.into(), answer(&site, &case)));
+    let mut text = String::new();
+    for (name, bytes) in of_requests.chain(refusals()) {
+        let shown = bytes.escape_ascii().to_string().replace(r"\r\n", "\\r\\n\n");
+        writeln!(text, "== {name}\n{shown}").unwrap();
+    }
+    assert_eq!(text, include_str!("answers.txt"));
+}
