@@ -148,7 +148,7 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
         context_room_bytes: 0,
     };
     let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-    match receive(request.as_bytes(), &mut 0, &context, &mut Vec::new()) {
+    match receive(request.as_bytes(), &mut 0, &context) {
         Head::Complete { client, .. } => client.map(|address| address.to_string()),
         Head::Partial => panic!("{request}"),
     }

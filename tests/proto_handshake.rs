@@ -3,15 +3,20 @@
 //! What belongs here: single requests, each tied to its rule. Random input is in
 //! `proto_fuzz_bodies`, other implementations are in `proto_oracles`.
 
+use std::sync::LazyLock;
+
 use seawall::proto::http::{
-    Availability, Compression, Context, Denial, HEADERS_MAX, Head, Limits, Origins, Outcome, Pages,
-    Refusal, Route, Routes, receive, refuse,
+    Availability, Compression, Context, Decision, Denial, HEADERS_MAX, Head, Limits, Origins,
+    Pages, Refusal, Route, Routes, Upgrade, encode, receive, refuse,
 };
 
 const LIMITS: Limits = Limits { head_bytes_max: 4096, target_bytes_max: 512, headers_max: 32 };
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const UPGRADE: &str = "Host: example.com\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+
+static ROUTES: LazyLock<Routes> = LazyLock::new(routes);
+static PAGES: Pages = Pages::NONE;
 
 fn routes() -> Routes {
     let route = |path: &str, prefix, origins| Route {
@@ -38,11 +43,14 @@ fn routes() -> Routes {
 }
 
 /// What one request shown whole comes to: the head's verdict and the answer.
-fn show_with(request: &[u8], limits: &Limits, availability: Availability) -> (Head, String) {
-    let routes = routes();
+fn show_with<'c>(
+    request: &[u8],
+    limits: &'c Limits,
+    availability: Availability,
+) -> (Head<'c>, String) {
     let context = Context {
-        routes: &routes,
-        pages: &Pages::NONE,
+        routes: &ROUTES,
+        pages: &PAGES,
         limits,
         forwarding: None,
         peer: None,
@@ -51,21 +59,24 @@ fn show_with(request: &[u8], limits: &Limits, availability: Availability) -> (He
         gate: None,
         context_room_bytes: 0,
     };
+    let head = receive(request, &mut 0, &context);
     let mut out = Vec::new();
-    let head = receive(request, &mut 0, &context, &mut out);
+    if let Head::Complete { decision, .. } = &head {
+        encode(decision, &mut out);
+    }
     (head, String::from_utf8(out).expect("answers are text"))
 }
 
-fn show(request: impl AsRef<[u8]>) -> (Head, String) {
+fn show(request: impl AsRef<[u8]>) -> (Head<'static>, String) {
     show_with(request.as_ref(), &LIMITS, Availability::Ready)
 }
 
 /// The status of the answer, 0 if there is none yet.
-fn status(head: &Head) -> u16 {
+fn status(head: &Head<'_>) -> u16 {
     match head {
         Head::Partial => 0,
-        Head::Complete { outcome: Outcome::Upgrade { .. }, .. } => 101,
-        Head::Complete { outcome: Outcome::Answer { status, .. }, .. } => *status,
+        Head::Complete { decision: Decision::Upgrade(_), .. } => 101,
+        Head::Complete { decision: Decision::Answer(response), .. } => response.status(),
     }
 }
 
@@ -99,8 +110,13 @@ fn check(cases: &[(&str, String, u16)]) {
 fn the_sample_of_the_rfc_is_upgraded() {
     let request = and("Sec-WebSocket-Protocol: chat, superchat\r\nOrigin: http://example.com\r\n");
     let (head, answer) = show([request.as_bytes(), b"\x81\x85frames"].concat());
-    let outcome = Outcome::Upgrade { route: 0, compression: Compression::default() };
-    assert_eq!(head, Head::Complete { consumed: request.len(), client: None, outcome });
+    let decision = Decision::Upgrade(Upgrade {
+        route: 0,
+        key: *b"dGhlIHNhbXBsZSBub25jZQ==",
+        subprotocol: Some("chat".into()),
+        compression: Compression::default(),
+    });
+    assert_eq!(head, Head::Complete { consumed: request.len(), client: None, decision });
     assert_eq!(
         answer,
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -361,9 +377,9 @@ fn a_trickled_head_costs_no_more_per_byte() {
     ];
     let start = std::time::Instant::now();
     for request in shapes {
-        let (mut scanned, mut out) = (0, Vec::new());
+        let mut scanned = 0;
         for end in 1..=request.len() {
-            let head = receive(&request.as_bytes()[..end], &mut scanned, &context, &mut out);
+            let head = receive(&request.as_bytes()[..end], &mut scanned, &context);
             assert_eq!((head, scanned), (Head::Partial, end));
         }
     }

@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::fuzz::model::{Model, Seen, Utf8, unmask};
 use seawall::proto::http::{
-    Availability, Context, Head, Limits as RequestLimits, Origins, Outcome, Pages, Route, Routes,
-    receive,
+    Availability, Context, Decision, Head, Limits as RequestLimits, Origins, Pages, Route, Routes,
+    Upgrade, encode, receive,
 };
 use seawall::proto::ws::{self, Limits, ProtocolError, Receiver, mask, utf8};
 use std::io::{Cursor, Read, Write};
@@ -297,12 +297,13 @@ proptest! {
             gate: None,
             context_room_bytes: 0,
         };
+        let head = receive(request.as_bytes(), &mut 0, &context);
+        let Head::Complete { consumed, decision, .. } = head else { panic!("{request}") };
         let mut out = Vec::new();
-        let head = receive(request.as_bytes(), &mut 0, &context, &mut out);
-        let Head::Complete { consumed, outcome, .. } = head else { panic!("{request}") };
+        encode(&decision, &mut out);
         let theirs = Request::try_parse(request.as_bytes());
         let theirs = theirs.ok().flatten().map(|(size, request)| (size, create_response(&request)));
-        if let Outcome::Upgrade { route: 0, .. } = outcome {
+        if let Decision::Upgrade(Upgrade { route: 0, .. }) = decision {
             let Some((size, Ok(response))) = theirs else { panic!("only we upgrade {request}") };
             prop_assert_eq!(size, consumed);
             let key = response.headers()["Sec-WebSocket-Accept"].to_str().expect("text");

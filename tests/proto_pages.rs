@@ -7,7 +7,8 @@ use std::io::Read;
 
 use flate2::read::GzDecoder;
 use seawall::proto::http::{
-    Availability, Context, Head, Limits, Origins, Outcome, Pages, Refusal, Route, Routes, receive,
+    Availability, Context, Decision, Head, Limits, Origins, Pages, Refusal, Route, Routes, encode,
+    receive,
 };
 use seawall::web;
 
@@ -67,10 +68,12 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
         context_room_bytes: 0,
     };
     let mut out = Vec::new();
-    let head = receive(request.as_bytes(), &mut 0, &context, &mut out);
-    let Head::Complete { outcome: Outcome::Answer { status, refusal }, .. } = head else {
+    let head = receive(request.as_bytes(), &mut 0, &context);
+    let Head::Complete { decision: decision @ Decision::Answer(response), .. } = &head else {
         panic!("{request}: {head:?}")
     };
+    encode(decision, &mut out);
+    let (status, refusal) = (response.status(), response.refusal());
     let end = out.windows(4).position(|four| four == b"\r\n\r\n").expect("a head ends") + 4;
     let body = out.split_off(end);
     let head = String::from_utf8(out).expect("a head is text");

@@ -4,16 +4,36 @@
 //! one way or another is in `proto_handshake` and `proto_pages`.
 
 mod corpus;
+mod second;
 
 use std::fmt::Write;
 
 use corpus::{Case, Site, cases};
-use seawall::proto::http::{Refusal, receive, refuse};
+use seawall::proto::http::{Decision, Head, Refusal, encode, receive, refuse};
+
+fn decide<'c>(site: &'c Site, case: &'c Case) -> Decision<'c> {
+    match receive(case.request.as_bytes(), &mut 0, &site.context(case)) {
+        Head::Complete { decision, .. } => decision,
+        Head::Partial => panic!("{}", case.name),
+    }
+}
 
 fn answer(site: &Site, case: &Case) -> Vec<u8> {
     let mut out = Vec::new();
-    let _ = receive(case.request.as_bytes(), &mut 0, &site.context(case), &mut out);
+    encode(&decide(site, case), &mut out);
     out
+}
+
+/// Nothing of an answer is known to the encoder of HTTP/1.1 alone.
+#[test]
+fn another_encoder_says_the_same() {
+    let site = Site::new();
+    for case in cases() {
+        let decision = decide(&site, &case);
+        let mut out = Vec::new();
+        encode(&decision, &mut out);
+        assert_eq!(second::encode(&decision), second::parse(&out), "{}", case.name);
+    }
 }
 
 fn refusals() -> impl Iterator<Item = (String, Vec<u8>)> {

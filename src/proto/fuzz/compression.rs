@@ -1,6 +1,6 @@
 //! Negotiation and inflating: any header, any bytes that claim to be compressed.
 
-use super::http::{self, Availability, Head, Origins, Outcome};
+use super::http::{self, Availability, Compression, Decision, Head, Origins};
 use super::model::Seen;
 use super::receive_with;
 use crate::proto::ws::deflate::{
@@ -20,11 +20,11 @@ pub fn extensions(data: &[u8]) {
     if members < 50 && !lines.iter().any(|b| matches!(b, b'"' | b'\n' | b'\r')) {
         let cut: Vec<u8> = lines.iter().map(|&b| if b == b',' { b'\n' } else { b }).collect();
         // What a refusal says names the line.
-        let outcome = |found: &Option<(Outcome, String)>| found.as_ref().map(|found| found.0);
+        let outcome = |found: &Option<(Negotiated, String)>| found.as_ref().map(|found| found.0);
         let cut = negotiate(&cut, policy, room);
         assert_eq!(outcome(&cut), outcome(&found), "cut at its commas");
     }
-    let Some((Outcome::Upgrade { compression, .. }, answer)) = found else { return };
+    let Some((Ok(compression), answer)) = found else { return };
     let Some(agreed) = compression.agreed else {
         assert!(!answer.contains("Sec-WebSocket-Extensions"), "{answer}");
         return;
@@ -36,8 +36,11 @@ pub fn extensions(data: &[u8]) {
     assert!(answer.contains("\r\nSec-WebSocket-Extensions: permessage-deflate"), "{answer}");
 }
 
+/// What an upgrade has agreed on, or the status of another answer.
+type Negotiated = Result<Compression, u16>;
+
 /// The outcome of a request with these lines of the field; `None` where it is no request.
-fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Outcome, String)> {
+fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, String)> {
     let routes = http::Routes::new(vec![http::Route {
         path: "/".into(),
         prefix: false,
@@ -65,11 +68,15 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Outcome, String
         request.extend_from_slice(b"\r\n");
     }
     request.extend_from_slice(b"\r\n");
+    let head = http::receive(&request, &mut 0, &context);
+    let Head::Complete { decision, .. } = head else { return None };
     let mut out = Vec::new();
-    match http::receive(&request, &mut 0, &context, &mut out) {
-        Head::Complete { outcome, .. } => Some((outcome, String::from_utf8_lossy(&out).into())),
-        Head::Partial => None,
-    }
+    http::encode(&decision, &mut out);
+    let negotiated = match decision {
+        Decision::Upgrade(upgrade) => Ok(upgrade.compression),
+        Decision::Answer(response) => Err(response.status()),
+    };
+    Some((negotiated, String::from_utf8_lossy(&out).into()))
 }
 
 /// Frames of a connection with compression: the first bytes choose limits, contexts and cuts; each

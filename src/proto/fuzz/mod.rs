@@ -8,7 +8,7 @@ pub mod model;
 mod session;
 
 use super::http::{
-    self, Availability, Denial, Forwarding, ForwardingHeader, Head, Origins, Outcome, Refusal,
+    self, Availability, Decision, Denial, Forwarding, ForwardingHeader, Head, Origins, Refusal,
 };
 use super::proxy::{PROXY_HEADER_BYTES_MAX, ProxyHeader, parse};
 use super::ws::deflate::{Inflaters, Policy};
@@ -96,32 +96,35 @@ fn routes() -> http::Routes {
 }
 
 /// Shows `bytes` in steps until something is decided; gives that with what was written.
-fn arrive(bytes: &[u8], step: usize, context: &http::Context<'_>) -> (Head, Vec<u8>) {
+fn arrive<'c>(bytes: &[u8], step: usize, context: &http::Context<'c>) -> (Head<'c>, Vec<u8>) {
     let (mut scanned, mut out) = (0, Vec::new());
     let mut shown = 0;
     loop {
         shown = (shown + step).min(bytes.len());
-        let head = http::receive(&bytes[..shown], &mut scanned, context, &mut out);
+        let head = http::receive(&bytes[..shown], &mut scanned, context);
+        if let Head::Complete { decision, .. } = &head {
+            http::encode(decision, &mut out);
+        }
         if head != Head::Partial || shown == bytes.len() {
             return (head, out);
         }
-        assert!(out.is_empty(), "an answer before the decision");
     }
 }
 
 /// The answer is whole, says what was decided, and closes unless it upgrades.
-fn check_answer(bytes: &[u8], (head, out): &(Head, Vec<u8>), limits: &http::Limits) {
-    let Head::Complete { consumed, outcome, .. } = *head else {
+fn check_answer(bytes: &[u8], (head, out): &(Head<'_>, Vec<u8>), limits: &http::Limits) {
+    let Head::Complete { consumed, ref decision, .. } = *head else {
         assert!(out.is_empty() && bytes.len() < limits.head_bytes_max);
         return;
     };
     assert!(0 < consumed && consumed <= bytes.len() && consumed <= limits.head_bytes_max);
     let text = String::from_utf8_lossy(out);
     let Some((lines, body)) = text.split_once("\r\n\r\n") else { panic!("no end: {text}") };
-    let status = match outcome {
-        Outcome::Upgrade { .. } => 101,
-        Outcome::Answer { status, refusal } => {
-            assert!(refusal.is_none_or(|refusal| refusal.status() == status));
+    let status = match decision {
+        Decision::Upgrade(_) => 101,
+        Decision::Answer(response) => {
+            let status = response.status();
+            assert!(response.refusal().is_none_or(|refusal| refusal.status() == status));
             status
         }
     };

@@ -29,10 +29,10 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Writes the answer's header line, if there is anything to say.
-    pub(super) fn answer(self, out: &mut Vec<u8>) {
+    /// Appends the value of `Sec-WebSocket-Extensions`; nothing, if nothing was agreed on.
+    pub fn answer(&self, out: &mut Vec<u8>) {
         let Some(agreed) = self.agreed else { return };
-        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: permessage-deflate");
+        out.extend_from_slice(b"permessage-deflate");
         if !agreed.server_takeover {
             out.extend_from_slice(b"; server_no_context_takeover");
         }

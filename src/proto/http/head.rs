@@ -4,7 +4,7 @@
 //! depends on the bytes alone, and positions are taken in order: so a head that arrives byte by
 //! byte meets the same end as one that arrives whole.
 
-use super::{Limits, Refusal, fault};
+use super::{Decision, Limits, Refusal, Response, fault};
 use std::borrow::Cow;
 
 /// A refusal with what to tell the client.
@@ -21,6 +21,11 @@ impl Refused {
 
     pub(super) fn bad(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Refusal::BadRequest, message)
+    }
+
+    /// The answer to a request that could not be read as far as its method.
+    pub(super) fn decision(self) -> Decision<'static> {
+        Decision::Answer(Response::error(self.refusal, self.message))
     }
 }
 

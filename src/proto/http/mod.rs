@@ -1,16 +1,18 @@
 //! The request that opens a connection (RFC 9110, 9112), and the upgrade it asks for (RFC 6455 4).
 //!
 //! One function decides: [`receive`] looks at all the bytes of the request so far and says that
-//! it needs more, that the connection is upgraded, or that it was answered. In each of the last
-//! two cases the answer is written, and nothing here keeps state with which to write again. An
+//! it needs more, or gives a [`Decision`]: data that says all that is to be sent. Another function,
+//! [`encode`], writes it as HTTP/1.1, and nothing here keeps state with which to write again. An
 //! edge has no use for leniency: what two parsers could read in two ways is refused, and every
 //! refusal says what was wrong, where, and what to do.
 //!
 //! Files, in the order of the bytes: `head` (finds the end, limits), `fault` (explains what does
 //! not parse), `request` (fields), `target`, `authority` (Host, Origin), `route`, `forwarded`,
-//! `extensions`, `pages`, `upgrade` (the decision), `response`, `refusal`.
+//! `extensions`, `pages`, `upgrade` (decides), `decision` (the result), `response` (encodes it),
+//! `refusal`.
 
 mod authority;
+mod decision;
 mod extensions;
 mod fault;
 mod forwarded;
@@ -26,11 +28,12 @@ mod upgrade;
 use std::net::IpAddr;
 
 pub use authority::OriginPattern;
+pub use decision::{Content, Decision, KEY_BYTES, Response, Upgrade};
 pub use extensions::Compression;
 pub use forwarded::{Forwarding, ForwardingHeader};
-pub use pages::{Form, Page, Pages};
+pub use pages::{Form, Page, PageForm, Pages};
 pub use refusal::Refusal;
-pub use response::refuse;
+pub use response::{encode, refuse};
 pub use route::{Origins, Route, Routes};
 pub use upgrade::receive;
 
@@ -138,36 +141,17 @@ pub struct Context<'c> {
 }
 
 /// What [`receive`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Head<'c> {
     /// A request that has not ended: show the same bytes again with more behind them.
     Partial,
-    /// A request that was decided; its answer is written.
+    /// A request that was decided.
     Complete {
         /// How many bytes belong to it. What follows an upgrade are frames.
         consumed: usize,
         /// The client: what trusted proxies say, else the peer.
         client: Option<IpAddr>,
         /// What was decided.
-        outcome: Outcome,
-    },
-}
-
-/// How a request was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It is a WebSocket now, on the route of this index. The 101 is written.
-    Upgrade {
-        /// The index in the list given to [`Routes::new`].
-        route: usize,
-        /// What was agreed on beside it.
-        compression: Compression,
-    },
-    /// It was answered: send what is written, then let the connection linger and close.
-    Answer {
-        /// The HTTP status of the answer.
-        status: u16,
-        /// Why, if the request was refused; `None` for an ordinary answer.
-        refusal: Option<Refusal>,
+        decision: Decision<'c>,
     },
 }

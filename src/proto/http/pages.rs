@@ -49,35 +49,44 @@ impl Pages {
     }
 }
 
-/// What a request for a page says of what it takes and has.
+/// The form of a page that a request gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wish {
-    gzip: bool,
-    /// What it has is the form it would get.
-    fresh: bool,
+pub struct PageForm<'p> {
+    /// The page.
+    pub page: &'p Page,
+    /// One of its forms.
+    pub form: &'p Form,
+    /// Its `Content-Encoding`, if it has one.
+    pub encoding: Option<&'static str>,
+    /// The client has this form already: it is not sent again.
+    pub is_fresh: bool,
+}
+
+impl<'p> PageForm<'p> {
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        if self.is_fresh { 304 } else { 200 }
+    }
+
+    /// What is sent of it.
+    pub fn bytes(&self) -> &'p [u8] {
+        if self.is_fresh { &[] } else { &self.form.bytes }
+    }
 }
 
 impl Page {
     /// Reads the two fields that matter for a page. All lines of a field count as one list
     /// (RFC 9110 5.3).
-    pub(super) fn wish(&self, headers: &[httparse::Header<'_>]) -> Wish {
+    pub(super) fn choose(&self, headers: &[httparse::Header<'_>]) -> PageForm<'_> {
         let lines = |name: &'static str| {
             headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
         };
-        let gzip = self.gzip.is_some() && takes_gzip(lines("Accept-Encoding").flat_map(list));
-        let etag = self.form(gzip).etag.as_bytes();
-        let fresh = lines("If-None-Match").flat_map(list).any(|one| names(one, etag));
-        Wish { gzip, fresh }
-    }
-
-    fn form(&self, gzip: bool) -> &Form {
-        self.gzip.as_ref().filter(|_| gzip).unwrap_or(&self.plain)
-    }
-
-    /// Status and form of the answer to a wish, and the `Content-Encoding`, if it has one.
-    pub(super) fn answer(&self, wish: Wish) -> (u16, &Form, Option<&'static str>) {
-        let status = if wish.fresh { 304 } else { 200 };
-        (status, self.form(wish.gzip), wish.gzip.then_some("gzip"))
+        let has_gzip = |_: &&Form| takes_gzip(lines("Accept-Encoding").flat_map(list));
+        let gzip = self.gzip.as_ref().filter(has_gzip);
+        let form = gzip.unwrap_or(&self.plain);
+        let etag = form.etag.as_bytes();
+        let is_fresh = lines("If-None-Match").flat_map(list).any(|one| names(one, etag));
+        PageForm { page: self, form, encoding: gzip.map(|_| "gzip"), is_fresh }
     }
 }
 

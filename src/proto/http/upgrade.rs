@@ -7,12 +7,10 @@
 use super::authority::Authority;
 use super::extensions::{self, Compression};
 use super::head::{self, Found, Refused};
-use super::pages;
 use super::request::{Fields, choose_subprotocol};
-use super::response::{self, Shape};
 use super::target::Target;
-use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Outcome, Refusal, Route};
-use super::{SameOrigin, fault};
+use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
+use super::{Content, Decision, KEY_BYTES, Response, SameOrigin, Upgrade, fault};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -21,33 +19,21 @@ use std::net::IpAddr;
 /// Decides the request at the front of `bytes`: everything received of it so far.
 ///
 /// `scanned` says how far earlier calls looked; start with 0, and keep it between calls, so that
-/// a request that arrives byte by byte costs O(n) in all. The answer is appended to `out`, once,
-/// in the call that gives [`Head::Complete`]; after that the function must not be called for this
-/// connection.
+/// a request that arrives byte by byte costs O(n) in all. After [`Head::Complete`] the function
+/// must not be called for this connection.
 #[inline]
-pub fn receive(
-    bytes: &[u8],
-    scanned: &mut usize,
-    context: &Context<'_>,
-    out: &mut Vec<u8>,
-) -> Head {
+pub fn receive<'c>(bytes: &[u8], scanned: &mut usize, context: &Context<'c>) -> Head<'c> {
     match head::find(bytes, scanned, context.limits) {
         Found::Partial => Head::Partial,
-        Found::Head(consumed) => decide(&bytes[..consumed], context, out),
+        Found::Head(consumed) => parse(&bytes[..consumed], context),
         Found::Refused(consumed, refused) => {
-            let outcome = refuse(&refused, Shape::PLAIN, out);
-            Head::Complete { consumed, client: context.peer, outcome }
+            Head::Complete { consumed, client: context.peer, decision: refused.decision() }
         }
     }
 }
 
-fn refuse(refused: &Refused, shape: Shape, out: &mut Vec<u8>) -> Outcome {
-    response::refusal_response(refused.refusal, &refused.message, shape, out);
-    Outcome::Answer { status: refused.refusal.status(), refusal: Some(refused.refusal) }
-}
-
-/// Parses a whole head, finds the client, and answers.
-fn decide(head: &[u8], context: &Context<'_>, out: &mut Vec<u8>) -> Head {
+/// Parses a whole head, finds the client, and decides.
+fn parse<'c>(head: &[u8], context: &Context<'c>) -> Head<'c> {
     let consumed = head.len();
     // RFC 9112 2.2: one empty line before the request is ignored.
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
@@ -61,20 +47,44 @@ fn decide(head: &[u8], context: &Context<'_>, out: &mut Vec<u8>) -> Head {
         _ => Some(Refused::bad(fault::explain(head))),
     };
     if let Some(refused) = refused {
-        let outcome = refuse(&refused, Shape::PLAIN, out);
-        return Head::Complete { consumed, client: context.peer, outcome };
+        return Head::Complete { consumed, client: context.peer, decision: refused.decision() };
     }
     let client = match context.forwarding {
         Some(forwarding) => forwarding.client(context.peer, request.headers),
         None => context.peer,
     };
-    let request = Request {
+    let request = RequestHead {
         method: request.method.unwrap_or_default(),
         target: request.path.unwrap_or_default(),
         old: request.version == Some(0),
         headers: request.headers,
     };
-    Head::Complete { consumed, client, outcome: request.answer(context, client, out) }
+    Head::Complete { consumed, client, decision: decide(&request, client, context) }
+}
+
+/// Decides a request that parsed. Writes nothing, and changes nothing but what the gate counts.
+fn decide<'c>(
+    request: &RequestHead<'_, '_>,
+    client: Option<IpAddr>,
+    context: &Context<'c>,
+) -> Decision<'c> {
+    let head_only = request.method == "HEAD";
+    let mut shape = Shape { allow: "GET", retry_after_s: None };
+    match request.examine(context, client, &mut shape) {
+        Ok(Decision::Answer(response)) => Decision::Answer(Response { head_only, ..response }),
+        Ok(upgrade) => upgrade,
+        Err(Refused { refusal, message }) => {
+            let Shape { allow, retry_after_s } = shape;
+            let content = Content::Error { refusal, message };
+            Decision::Answer(Response { content, allow, retry_after_s, head_only })
+        }
+    }
+}
+
+/// What a rejection has beside its status and message.
+struct Shape {
+    allow: &'static str,
+    retry_after_s: Option<u32>,
 }
 
 fn too_many_headers(context: &Context<'_>) -> Refused {
@@ -100,10 +110,23 @@ impl Health {
             _ => None,
         }
     }
+
+    /// Being full is a state that passes with the next close, so only draining makes the server
+    /// unready.
+    fn response(self, availability: Availability) -> Response<'static> {
+        let (status, body, retry_after_s) = match (self, availability) {
+            (Self::Live, _) => (200, r#"{"status":"ok"}"#, None),
+            (Self::Ready, Availability::Draining { retry_after_s }) => {
+                (503, r#"{"status":"draining"}"#, Some(retry_after_s))
+            }
+            (Self::Ready, _) => (200, r#"{"status":"ready"}"#, None),
+        };
+        Response { retry_after_s, ..Response::new(Content::Health { status, body }) }
+    }
 }
 
 /// A request that parsed.
-struct Request<'h, 'b> {
+struct RequestHead<'h, 'b> {
     method: &'b str,
     target: &'b str,
     /// HTTP/1.0: good enough for the health pages, which old checkers ask for like that.
@@ -111,22 +134,13 @@ struct Request<'h, 'b> {
     headers: &'h [Header<'b>],
 }
 
-impl Request<'_, '_> {
-    fn answer(&self, context: &Context<'_>, client: Option<IpAddr>, out: &mut Vec<u8>) -> Outcome {
-        let mut shape = Shape { head_only: self.method == "HEAD", ..Shape::PLAIN };
-        match self.examine(context, client, &mut shape, out) {
-            Ok(outcome) => outcome,
-            Err(refused) => refuse(&refused, shape, out),
-        }
-    }
-
-    fn examine(
+impl RequestHead<'_, '_> {
+    fn examine<'c>(
         &self,
-        context: &Context<'_>,
+        context: &Context<'c>,
         client: Option<IpAddr>,
         shape: &mut Shape,
-        out: &mut Vec<u8>,
-    ) -> Result<Outcome, Refused> {
+    ) -> Result<Decision<'c>, Refused> {
         let fields = Fields::read(self.headers);
         let target = self.target(context)?;
         let health = Health::find(target.path);
@@ -137,14 +151,15 @@ impl Request<'_, '_> {
         };
         if let Some(health) = health {
             self.check_page(&fields, shape)?;
-            return Ok(tell(health, context.availability, *shape, out));
+            return Ok(Decision::Answer(health.response(context.availability)));
         }
         let Some((index, route)) = find_route(context, target.path) else {
             let Some(page) = context.pages.find(target.path) else {
                 return Err(not_found(target.path));
             };
             self.check_page(&fields, shape)?;
-            return Ok(self.show(page, *shape, out));
+            let form = page.choose(self.headers);
+            return Ok(Decision::Answer(Response::new(Content::Page(form))));
         };
         self.check_method(&fields)?;
         check_upgrade(&fields, context.availability, shape)?;
@@ -172,8 +187,8 @@ impl Request<'_, '_> {
         if let Some(gate) = context.gate {
             gate.enter(client, index).or_else(|denial| deny(denial, shape))?;
         }
-        response::switch(key, subprotocol, compression, out);
-        Ok(Outcome::Upgrade { route: index, compression })
+        let subprotocol = subprotocol.map(Cow::Borrowed);
+        Ok(Decision::Upgrade(Upgrade { route: index, key, subprotocol, compression }))
     }
 
     fn target(&self, context: &Context<'_>) -> Result<Target<'_>, Refused> {
@@ -198,11 +213,6 @@ impl Request<'_, '_> {
             return Err(wrong_method(shape.allow));
         }
         check_body(fields)
-    }
-
-    fn show(&self, page: &pages::Page, shape: Shape, out: &mut Vec<u8>) -> Outcome {
-        let status = response::page_response(page, page.wish(self.headers), shape, out);
-        Outcome::Answer { status, refusal: None }
     }
 
     /// RFC 6455 4.1: GET, HTTP/1.1 or higher; and never a body.
@@ -243,20 +253,6 @@ fn not_found(path: &str) -> Refused {
     let shown = &path[..path.floor_char_boundary(128)];
     let message = format!("no route has the path {shown}: check the URL, or add a route for it");
     Refused::new(Refusal::NotFound, message)
-}
-
-/// Answers a health page. Being full is a state that passes with the next close, so only draining
-/// makes the server unready.
-fn tell(health: Health, availability: Availability, shape: Shape, out: &mut Vec<u8>) -> Outcome {
-    let (status, body, retry_after_s) = match (health, availability) {
-        (Health::Live, _) => (200, r#"{"status":"ok"}"#, None),
-        (Health::Ready, Availability::Draining { retry_after_s }) => {
-            (503, r#"{"status":"draining"}"#, Some(retry_after_s))
-        }
-        (Health::Ready, _) => (200, r#"{"status":"ready"}"#, None),
-    };
-    response::plain_response(status, body, Shape { retry_after_s, ..shape }, out);
-    Outcome::Answer { status, refusal: None }
 }
 
 /// RFC 6455 4.2.1 (3, 4, 6), 4.4: it must ask for a WebSocket, of version 13.
@@ -320,13 +316,13 @@ fn token<'t>(
 
 /// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. The four bits that
 /// the last character has to spare may be set, as they are in the example key of RFC 6455 4.1.
-fn check_key<'h>(fields: &Fields<'h>) -> Result<&'h [u8], Refused> {
+fn check_key(fields: &Fields<'_>) -> Result<[u8; KEY_BYTES], Refused> {
     let Some(key) = fields.key.get("Sec-WebSocket-Key")? else {
         return Err(Refused::bad("no Sec-WebSocket-Key header field: send 16 bytes in base64"));
     };
     let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
-    match key.first_chunk::<22>() {
-        Some(digits) if digits.iter().all(digit) && key[22..] == *b"==" => Ok(key),
+    match <[u8; KEY_BYTES]>::try_from(key) {
+        Ok(key) if key[..22].iter().all(digit) && key[22..] == *b"==" => Ok(key),
         _ => Err(Refused::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }

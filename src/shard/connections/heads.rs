@@ -10,9 +10,30 @@ use super::stage::{Partial, Stage};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
-use crate::proto::http::{self, Compression, Head, Outcome};
+use crate::proto::http::{self, Compression, Decision, Head, Refusal, Upgrade};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
+
+/// What follows from a decision for the connection, once its answer is written.
+enum Verdict {
+    Upgrade {
+        route: usize,
+        compression: Compression,
+    },
+    /// The reason, if the request was rejected.
+    Answer(Option<Refusal>),
+}
+
+impl From<Decision<'_>> for Verdict {
+    fn from(decision: Decision<'_>) -> Self {
+        match decision {
+            Decision::Upgrade(Upgrade { route, compression, .. }) => {
+                Self::Upgrade { route, compression }
+            }
+            Decision::Answer(response) => Self::Answer(response.refusal()),
+        }
+    }
+}
 
 /// How far a head has come.
 enum HeadStep {
@@ -143,21 +164,22 @@ impl Connections {
             availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
         };
-        let head = http::receive(bytes, scanned, &context, &mut answer);
+        let decided = match http::receive(bytes, scanned, &context) {
+            Head::Partial => None,
+            Head::Complete { consumed, client, decision } => {
+                http::encode(&decision, &mut answer);
+                Some((consumed, client, Verdict::from(decision)))
+            }
+        };
         let (findings, standing) = gate.into_parts();
         self.work.spend(HANDSHAKE_EFFORT);
         if findings.identity.is_some() || findings.failure.is_some() {
             self.work.spend(TOKEN_EFFORT);
         }
         self.slot_mut(index).set_standing(standing);
-        let rejection = match head {
-            Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
-                refusal.map(|refusal| (client, refusal))
-            }
-            _ => None,
-        };
-        self.note(index, &findings, rejection.is_some());
-        if let Some((client, refusal)) = rejection {
+        let is_rejected = matches!(decided, Some((.., Verdict::Answer(Some(_)))));
+        self.note(index, &findings, is_rejected);
+        if let Some((_, client, Verdict::Answer(Some(refusal)))) = decided {
             self.set_client(index, client);
             self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
         }
@@ -165,20 +187,16 @@ impl Connections {
             self.queue(index, &answer);
         }
         self.pools.recycle_answer(answer);
-        match head {
-            Head::Partial => return None,
-            Head::Complete {
-                consumed,
-                client,
-                outcome: Outcome::Upgrade { route, compression },
-            } => {
+        let (consumed, client, verdict) = decided?;
+        match verdict {
+            Verdict::Upgrade { route, compression } => {
                 self.open(sessions, index, (route, client), compression, findings.identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
                     return Some(self.process_frames(sessions, index, rest, false).rest);
                 }
             }
-            Head::Complete { client, outcome: Outcome::Answer { refusal, .. }, .. } => {
+            Verdict::Answer(refusal) => {
                 match refusal {
                     Some(refusal) => self.counters.refuse(refusal),
                     None => self.counters.answered += 1,
