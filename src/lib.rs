@@ -58,7 +58,9 @@
 //!    message is inflated, compressed and cut into requests over as many turns as it takes.
 //! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
 //!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
-//!    after it, with a close code.
+//!    after it, with a close code. A decision is data, encoded afterwards
+//!    ([`proto::http::Decision`]); one that is made outside the shards is awaited in a stage of its
+//!    own (`shard/connections/asking.rs`).
 //! 5. The [`session`] decides what a message means, and queues its answer in the slot's outbox,
 //!    which exists only while it is not empty. What is compressed by itself is so now; what depends
 //!    on the messages before it, when its send is built.

@@ -52,6 +52,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
             encode(&decision, &mut out);
             let outcome = match decision {
                 Decision::Upgrade(upgrade) => Ok(upgrade.compression),
+                Decision::Pending(_) => panic!("no gate"),
                 Decision::Answer(response) => Err((response.status(), response.refusal())),
             };
             let text = String::from_utf8(out).expect("answers are text");
@@ -268,4 +269,21 @@ proptest! {
         let named = answer.contains(&format!("server_max_window_bits={server_bits}"));
         prop_assert_eq!(named, bits("server_max_window_bits=").is_some(), "{}", answer);
     }
+}
+
+/// An upgrade that is decided later may find less room than there was.
+#[test]
+fn contexts_that_have_no_room_any_more_are_not_answered() {
+    let offer = ["permessage-deflate; server_max_window_bits=11; client_max_window_bits=10"];
+    let (outcome, _) = negotiate(TAKEOVER, ROOM, &offer);
+    let agreed = compression(outcome);
+    let needed = agreed.agreed.expect("there is room").context_bytes();
+    assert_eq!(agreed.within(needed), agreed);
+    let less = agreed.within(needed - 1);
+    assert!(less.lowered && less.agreed.is_some_and(|agreed| !agreed.takes_over()));
+    let mut answer = Vec::new();
+    less.answer(&mut answer);
+    let expected = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                    server_max_window_bits=11";
+    assert_eq!(String::from_utf8(answer).expect("text"), expected);
 }

@@ -74,7 +74,7 @@ fn show(request: impl AsRef<[u8]>) -> (Head<'static>, String) {
 /// The status of the answer, 0 if there is none yet.
 fn status(head: &Head<'_>) -> u16 {
     match head {
-        Head::Partial => 0,
+        Head::Partial | Head::Complete { decision: Decision::Pending(_), .. } => 0,
         Head::Complete { decision: Decision::Upgrade(_), .. } => 101,
         Head::Complete { decision: Decision::Answer(response), .. } => response.status(),
     }

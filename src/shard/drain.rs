@@ -7,6 +7,7 @@
 use super::Shard;
 use super::connections::{Goodbye, ticks};
 use crate::driver::Driver;
+use crate::proto::http;
 use crate::proto::ws::CloseCode;
 
 /// A drain under way.
@@ -83,6 +84,7 @@ impl<D: Driver> Shard<D> {
                     retry_after_ms: self.connections.retry_after_drain_ms(),
                 };
                 self.connections.close(&mut self.hub, index, goodbye);
+                self.connections.reject_asking(&mut self.hub, index, http::DRAINING);
                 // A handshake has less time from now on.
                 self.connections.set_deadline(index);
                 self.connections.reconcile(&mut self.driver, index);

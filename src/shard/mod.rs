@@ -11,6 +11,7 @@
 //! one turn, not by all of itself, and one message, however large, is processed over many turns.
 
 mod accept;
+pub mod connect;
 mod connections;
 mod dispatch;
 mod drain;
@@ -371,6 +372,10 @@ impl<D: Driver> Shard<D> {
                         hub.post_here(*mail);
                     }
                 }
+                Mail::Decided { token, reply } => {
+                    let Self { driver, connections, hub, .. } = self;
+                    connections.take_decision(driver, hub, token, *reply);
+                }
                 Mail::Renew(config) => self.renew(config),
                 Mail::Drain => self.begin_drain(),
                 Mail::Stop => self.stop(),
@@ -385,6 +390,12 @@ impl<D: Driver> Shard<D> {
             hub.renew(shared);
         }
         self.connections.renew(config);
+    }
+
+    /// Replies of the connect backend that came for connections which wait for none: they have
+    /// ended, or were decided already.
+    pub fn late_replies(&self) -> u64 {
+        self.connections.late_replies()
     }
 
     /// Effort of the last turn, and the most that a turn may take, give or take a connection's

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use seawall::proto::http::{
-    Availability, Context, Denial, Form, Gate, Limits, Origins, Page, Pages, Refusal, Route,
+    Availability, Context, Denial, Entry, Form, Gate, Limits, Origins, Page, Pages, Refusal, Route,
     Routes, SameOrigin, TokenFault,
 };
 use seawall::proto::ws::deflate::Policy;
@@ -29,7 +29,7 @@ impl Case {
         Self { availability, ..self }
     }
 
-    fn behind(self, gate: Fixed) -> Self {
+    pub(crate) fn behind(self, gate: Fixed) -> Self {
         Self { gate: Some(gate), ..self }
     }
 }
@@ -40,6 +40,8 @@ pub(crate) enum Fixed {
     BadToken,
     NoKeys,
     Full,
+    /// It lets all in, later.
+    Later,
 }
 
 impl Gate for Fixed {
@@ -51,13 +53,13 @@ impl Gate for Fixed {
         let retry_after_s = match self {
             Self::BadToken => None,
             Self::NoKeys => Some(7),
-            Self::Full => return Ok(()),
+            Self::Full | Self::Later => return Ok(()),
         };
         Err(TokenFault { message: format!("token: {token:?} \"is\" wrong"), retry_after_s })
     }
 
-    fn enter(&self, _: Option<IpAddr>, _: usize) -> Result<(), Denial> {
-        Err(FULL)
+    fn enter(&self, _: Option<IpAddr>, _: usize) -> Result<Entry, Denial> {
+        if matches!(self, Self::Later) { Ok(Entry::Pending) } else { Err(FULL) }
     }
 }
 
@@ -119,7 +121,8 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-fn upgrades() -> Vec<Case> {
+/// Those that are upgraded.
+pub(crate) fn upgrades() -> Vec<Case> {
     let offer = |offer: &str| upgrade("/small", &format!("Sec-WebSocket-Extensions: {offer}\r\n"));
     vec![
         Case::new("upgrade", upgrade("/echo", "")),

@@ -8,7 +8,7 @@ mod second;
 
 use std::fmt::Write;
 
-use corpus::{Case, Site, cases};
+use corpus::{Case, Fixed, Site, cases, upgrades};
 use seawall::proto::http::{Decision, Head, Refusal, encode, receive, refuse};
 
 fn decide<'c>(site: &'c Site, case: &'c Case) -> Decision<'c> {
@@ -33,6 +33,23 @@ fn another_encoder_says_the_same() {
         let mut out = Vec::new();
         encode(&decision, &mut out);
         assert_eq!(second::encode(&decision), second::parse(&out), "{}", case.name);
+    }
+}
+
+/// What is decided later is sent as it would have been at once.
+#[test]
+fn a_pending_upgrade_writes_nothing_until_it_is_decided() {
+    let site = Site::new();
+    for case in upgrades() {
+        let Decision::Upgrade(at_once) = decide(&site, &case) else { panic!("{}", case.name) };
+        let at_once = at_once.into_owned();
+        let case = case.behind(Fixed::Later);
+        let decision = decide(&site, &case);
+        let mut out = Vec::new();
+        encode(&decision, &mut out);
+        assert!(out.is_empty(), "{}", case.name);
+        let Decision::Pending(later) = decision else { panic!("{}", case.name) };
+        assert_eq!(later.into_owned(), at_once, "{}", case.name);
     }
 }
 

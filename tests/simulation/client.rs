@@ -98,6 +98,11 @@ impl Behaviour {
         Self::plain(End::Stall, messages)
     }
 
+    /// Whether its FIN may come before the 101.
+    pub(crate) fn may_leave_first(&self) -> bool {
+        self.end == End::Fin
+    }
+
     pub(crate) fn silent() -> Self {
         Self::plain(End::Silent, 0)
     }

@@ -4,6 +4,7 @@
 //! `SEAWALL_SEEDS=100` runs a hundred times as many seeds: for a night, or after a change of the
 //! shard.
 
+mod asking;
 mod client;
 mod codec;
 mod compression;

@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use seawall::auth::Verifier;
 use seawall::config::{Config, file::File};
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
+use seawall::shard::connect::ConnectBackend;
 use seawall::shard::mail::MakeLog;
 use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
@@ -149,6 +151,22 @@ impl World {
         for shard in 0..self.shards.len() as u16 {
             self.post(shard, Mail::Renew(config.clone()));
         }
+    }
+
+    /// Lets upgrades wait for a backend.
+    pub(crate) fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
+        self.directory.set_connect_backend(backend);
+    }
+
+    /// Replies of a backend that nothing waited for, of the shards that run.
+    pub(crate) fn late_replies(&self) -> u64 {
+        self.shards.iter().flatten().map(Shard::late_replies).sum()
+    }
+
+    /// What tokens are verified with.
+    pub(crate) fn verifier(&self) -> Arc<Verifier> {
+        let hub = self.directory.hub().expect("there are channels");
+        hub.realm.verifier.clone().expect("there are keys")
     }
 
     /// Leaves mail for a shard.

@@ -73,7 +73,7 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, Str
     let mut out = Vec::new();
     http::encode(&decision, &mut out);
     let negotiated = match decision {
-        Decision::Upgrade(upgrade) => Ok(upgrade.compression),
+        Decision::Upgrade(upgrade) | Decision::Pending(upgrade) => Ok(upgrade.compression),
         Decision::Answer(response) => Err(response.status()),
     };
     Some((negotiated, String::from_utf8_lossy(&out).into()))

@@ -122,6 +122,7 @@ fn check_answer(bytes: &[u8], (head, out): &(Head<'_>, Vec<u8>), limits: &http::
     let Some((lines, body)) = text.split_once("\r\n\r\n") else { panic!("no end: {text}") };
     let status = match decision {
         Decision::Upgrade(_) => 101,
+        Decision::Pending(_) => panic!("no gate"),
         Decision::Answer(response) => {
             let status = response.status();
             assert!(response.refusal().is_none_or(|refusal| refusal.status() == status));

@@ -12,6 +12,8 @@ pub const KEY_BYTES: usize = 24;
 pub enum Decision<'c> {
     /// The connection becomes a WebSocket: send the 101, and frames follow.
     Upgrade(Upgrade<'c>),
+    /// It becomes one if that is decided elsewhere, later: nothing may be sent until then.
+    Pending(Upgrade<'c>),
     /// It is answered: send the answer, then let the connection linger and close.
     Answer(Response<'c>),
 }
@@ -27,6 +29,15 @@ pub struct Upgrade<'c> {
     pub subprotocol: Option<Cow<'c, str>>,
     /// Whether and how messages are compressed.
     pub compression: Compression,
+}
+
+impl Upgrade<'_> {
+    /// The same, to be kept beyond the request and the configuration.
+    pub fn into_owned(self) -> Upgrade<'static> {
+        let Self { route, key, subprotocol, compression } = self;
+        let subprotocol = subprotocol.map(|name| Cow::Owned(name.into_owned()));
+        Upgrade { route, key, subprotocol, compression }
+    }
 }
 
 /// An answer that is no upgrade.

@@ -29,6 +29,21 @@ pub struct Compression {
 }
 
 impl Compression {
+    /// The same where so many bytes are left for contexts by now.
+    #[must_use]
+    pub fn within(mut self, room_bytes: u64) -> Self {
+        if let Some(agreed) = &mut self.agreed
+            && agreed.context_bytes() > room_bytes
+        {
+            (agreed.server_takeover, agreed.client_takeover) = (false, false);
+            // The pool's inflaters have the largest window: there is nothing to ask for.
+            agreed.client_bits = WINDOW_BITS_MAX;
+            self.named.1 = false;
+            self.lowered = true;
+        }
+        self
+    }
+
     /// Appends the value of `Sec-WebSocket-Extensions`; nothing, if nothing was agreed on.
     pub fn answer(&self, out: &mut Vec<u8>) {
         let Some(agreed) = self.agreed else { return };

@@ -89,6 +89,15 @@ pub struct TokenFault {
     pub retry_after_s: Option<u32>,
 }
 
+/// What a gate says to a client that it lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It is counted in: the upgrade follows.
+    Granted,
+    /// Whether it is upgraded is decided elsewhere, later: nothing may be sent until then.
+    Pending,
+}
+
 /// Decides about upgrades by who asks: by token, and by how many there are.
 pub trait Gate: std::fmt::Debug {
     /// Whether a token in the query counts.
@@ -99,11 +108,11 @@ pub trait Gate: std::fmt::Debug {
     /// # Errors
     /// What is wrong with it, and what to do.
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault>;
-    /// Counts a client in against whom nothing else speaks: the upgrade follows.
+    /// Counts a client in against whom nothing else speaks.
     ///
     /// # Errors
     /// Why there are too many; then it is not counted.
-    fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denial>;
+    fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial>;
 }
 
 /// Which hosts a page may connect from whose `Origin` is the request's own `Host`.

@@ -10,7 +10,7 @@ use super::head::{self, Found, Refused};
 use super::request::{Fields, choose_subprotocol};
 use super::target::Target;
 use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
-use super::{Content, Decision, KEY_BYTES, Response, SameOrigin, Upgrade, fault};
+use super::{Content, Decision, Entry, KEY_BYTES, Response, SameOrigin, Upgrade, fault};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -184,11 +184,17 @@ impl RequestHead<'_, '_> {
             let room_bytes = context.context_room_bytes;
             compression = extensions::choose(self.headers, route.compression, room_bytes)?;
         }
-        if let Some(gate) = context.gate {
-            gate.enter(client, index).or_else(|denial| deny(denial, shape))?;
-        }
+        let entry = match context.gate.map(|gate| gate.enter(client, index)) {
+            Some(Err(denial)) => return Err(deny(denial, shape)),
+            Some(Ok(entry)) => entry,
+            None => Entry::Granted,
+        };
         let subprotocol = subprotocol.map(Cow::Borrowed);
-        Ok(Decision::Upgrade(Upgrade { route: index, key, subprotocol, compression }))
+        let upgrade = Upgrade { route: index, key, subprotocol, compression };
+        Ok(match entry {
+            Entry::Granted => Decision::Upgrade(upgrade),
+            Entry::Pending => Decision::Pending(upgrade),
+        })
     }
 
     fn target(&self, context: &Context<'_>) -> Result<Target<'_>, Refused> {
@@ -278,9 +284,10 @@ fn check_upgrade(
         Availability::Ready => {}
         Availability::Draining { retry_after_s } => {
             let message = super::DRAINING;
-            deny(Denial { refusal: Refusal::Unavailable, message, retry_after_s }, shape)?;
+            let denial = Denial { refusal: Refusal::Unavailable, message, retry_after_s };
+            return Err(deny(denial, shape));
         }
-        Availability::Denied(denial) => deny(denial, shape)?,
+        Availability::Denied(denial) => return Err(deny(denial, shape)),
     }
     match fields.version.get("Sec-WebSocket-Version")? {
         Some(b"13") => Ok(()),
@@ -290,9 +297,9 @@ fn check_upgrade(
 }
 
 /// A refusal that tells when to come back (RFC 9110 10.2.3).
-fn deny(denial: Denial, shape: &mut Shape) -> Result<(), Refused> {
+fn deny(denial: Denial, shape: &mut Shape) -> Refused {
     shape.retry_after_s = Some(denial.retry_after_s);
-    Err(Refused::new(denial.refusal, denial.message))
+    Refused::new(denial.refusal, denial.message)
 }
 
 /// The token that a request carries (RFC 6750 2.1, 2.3). [`Fields`] has no credentials of other

@@ -137,7 +137,7 @@ impl Connections {
     }
 
     /// Receives nothing more for now.
-    fn pause(&mut self, index: u32) {
+    pub(super) fn pause(&mut self, index: u32) {
         if self.slot_mut(index).receiving_mut().pause() {
             self.counters.read_pauses += 1;
             // The send deadline applies from now on.

@@ -17,6 +17,18 @@ use super::{Connections, Goodbye, Sessions};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, CloseCode};
 
+/// An error that a request is answered with.
+#[derive(Clone, Debug)]
+pub(super) struct Rejected<'m> {
+    pub(super) refusal: Refusal,
+    /// What was wrong, and what to do.
+    pub(super) message: &'m str,
+    /// When to come back, in seconds.
+    pub(super) retry_after_s: Option<u32>,
+    /// What the log calls it.
+    pub(super) reason: &'static str,
+}
+
 /// A client that exceeded a limit is asked to stay away for so long, and at random for up to as
 /// much more as below.
 const EXCESS_RETRY_MIN_MS: u32 = 1000;
@@ -167,6 +179,9 @@ impl Connections {
                 retry_after_ms: self.retry_after_excess_ms(),
             };
             self.fail(sessions, index, goodbye);
+        } else {
+            let message = "too many unfinished messages at once: try again later";
+            self.reject_asking(sessions, index, message);
         }
     }
 
@@ -197,15 +212,30 @@ impl Connections {
         refusal: Refusal,
         message: &str,
     ) {
+        let retry_after_s = self.is_draining.then(|| self.drain_retry_after_s());
+        let reason = refusal.code();
+        let rejected = Rejected { refusal, message, retry_after_s, reason };
+        self.reject_as(sessions, index, &rejected);
+    }
+
+    /// The same with a `Retry-After` and a reason of its own.
+    pub(super) fn reject_as(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        &Rejected { refusal, message, retry_after_s, reason }: &Rejected<'_>,
+    ) {
         assert!(self.slot(index).stage().is_handshake(), "HTTP is spoken before the upgrade only");
         self.counters.refuse(refusal);
-        let retry_after_s = self.is_draining.then(|| self.drain_retry_after_s());
         let mut answer = Vec::with_capacity(512);
         http::refuse(refusal, message, retry_after_s, &mut answer);
-        self.log_rejection(index, refusal.code(), |_| Particulars {
+        self.log_rejection(index, reason, |connections| Particulars {
             code: refusal.status(),
+            path: match connections.slot(index).stage() {
+                Stage::Asking(asking) => asking.path.to_string(),
+                _ => String::new(),
+            },
             detail: message.to_owned(),
-            ..Particulars::default()
         });
         self.queue(index, &answer);
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);

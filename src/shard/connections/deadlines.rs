@@ -56,7 +56,7 @@ impl Connections {
             after_if(outbox.progress_tick(), timeouts.send_timeout_ms)
         });
         match slot.stage() {
-            Stage::Proxy { .. } | Stage::Http { .. } => {
+            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => {
                 after(clocks.opened_tick, self.handshake_timeout_ms())
             }
             Stage::Open(_) => {
@@ -283,6 +283,7 @@ impl Connections {
                      after connecting",
                 );
             }
+            Stage::Asking(_) if self.tick >= handshake => self.give_up_asking(sessions, index),
             Stage::Open(_) => self.fire_open(sessions, index),
             Stage::Closing { .. } if self.tick >= closing => {
                 self.counters.close_timeouts += 1;

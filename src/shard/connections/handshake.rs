@@ -6,10 +6,38 @@ use std::sync::Arc;
 
 use super::{Connections, Sessions};
 use crate::admission::{Admission, Denied, Shortage, Standing};
-use crate::auth::Identity;
+use crate::auth::{Identity, KeyStanding};
 use crate::config::{Config, HandlerName};
-use crate::proto::http::{Availability, Denial, Gate, SameOrigin, TokenFault};
+use crate::proto::http::{
+    Availability, Compression, Decision, Denial, Entry, Gate, Refusal, SameOrigin, TokenFault,
+    Upgrade,
+};
 use crate::session::hub::Realm;
+use crate::shard::connect::ConnectBackend;
+
+/// What follows from a decision for the connection, once its answer is written.
+pub(super) enum Verdict {
+    Upgrade {
+        route: usize,
+        compression: Compression,
+    },
+    /// Boxed, for it is rare.
+    Pending(Box<Upgrade<'static>>),
+    /// The reason, if the request was rejected.
+    Answer(Option<Refusal>),
+}
+
+impl From<Decision<'_>> for Verdict {
+    fn from(decision: Decision<'_>) -> Self {
+        match decision {
+            Decision::Upgrade(Upgrade { route, compression, .. }) => {
+                Self::Upgrade { route, compression }
+            }
+            Decision::Pending(upgrade) => Self::Pending(Box::new(upgrade.into_owned())),
+            Decision::Answer(response) => Self::Answer(response.refusal()),
+        }
+    }
+}
 
 /// The check of one request.
 #[derive(Debug)]
@@ -18,6 +46,8 @@ pub(super) struct Handshake<'h> {
     realm: Option<&'h Realm>,
     config: &'h Config,
     admission: &'h Admission,
+    /// `None` where no upgrade waits for one.
+    backend: Option<&'h dyn ConnectBackend>,
     unix_s: u64,
     now_ns: u64,
     findings: RefCell<Findings>,
@@ -46,7 +76,44 @@ impl Handshake<'_> {
         denied.denial(self.config.limits.retry_after_s)
     }
 
+    /// The same for a client that was identified otherwise.
+    pub(super) fn of(self, identity: Option<Arc<Identity>>) -> Self {
+        self.findings.borrow_mut().identity = identity;
+        self
+    }
+
+    /// Whether the key that has identified the client was withdrawn since.
+    pub(super) fn has_lost_key(&self) -> bool {
+        let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
+        let key = self.findings.borrow().identity.as_ref().and_then(|identity| identity.key);
+        let standing = key.zip(verifier).map(|(key, verifier)| verifier.standing(key));
+        let is_lost = standing == Some(KeyStanding::Withdrawn);
+        if is_lost {
+            self.findings.borrow_mut().failure = Some("key_withdrawn");
+        }
+        is_lost
+    }
+
+    /// Counts a client in whose upgrade was decided elsewhere; its address is counted already.
+    pub(super) fn enter_decided(&self, route: usize) -> Result<(), Denial> {
+        self.count(None, route).map_err(|denied| self.deny(denied))
+    }
+
     fn count(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denied> {
+        let limits = &self.config.limits.admission;
+        let waited = self.count_address(client)?;
+        let options = &self.config.route_options[route];
+        if !self.admission.enter_route(route, options.counter, options.connections_max) {
+            if waited {
+                self.admission.leave(limits, self.standing.replace(Standing::Waiting), client);
+            }
+            return Err(Denied::RouteFull);
+        }
+        Ok(())
+    }
+
+    /// Counts the client by its address; returns whether it had not been counted before.
+    fn count_address(&self, client: Option<IpAddr>) -> Result<bool, Denied> {
         let limits = &self.config.limits.admission;
         if self.admission.shortage() >= Shortage::Connections {
             return Err(Denied::Memory);
@@ -61,14 +128,7 @@ impl Handshake<'_> {
         if waited {
             self.standing.set(self.admission.enter(limits, client, self.now_ns)?);
         }
-        let options = &self.config.route_options[route];
-        if !self.admission.enter_route(route, options.counter, options.connections_max) {
-            if waited {
-                self.admission.leave(limits, self.standing.replace(Standing::Waiting), client);
-            }
-            return Err(Denied::RouteFull);
-        }
-        Ok(())
+        Ok(waited)
     }
 }
 
@@ -101,8 +161,13 @@ impl Gate for Handshake<'_> {
         }
     }
 
-    fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denial> {
-        self.count(client, route).map_err(|denied| self.deny(denied))
+    fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial> {
+        let entered = if self.backend.is_some_and(|backend| backend.decides(route)) {
+            self.count_address(client).map(|_| Entry::Pending)
+        } else {
+            self.count(client, route).map(|()| Entry::Granted)
+        };
+        entered.map_err(|denied| self.deny(denied))
     }
 }
 
@@ -117,6 +182,7 @@ impl Connections {
             realm: sessions.realm(),
             config: &self.config,
             admission: self.directory.admission(),
+            backend: self.directory.connect_backend(),
             unix_s: sessions.unix_s(),
             now_ns: self.now_ns,
             findings: RefCell::default(),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::handshake::Verdict;
 use super::journal::Particulars;
 use super::peer::PeerAddress;
 use super::slot::Clocks;
@@ -10,30 +11,9 @@ use super::stage::{Partial, Stage};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
-use crate::proto::http::{self, Compression, Decision, Head, Refusal, Upgrade};
+use crate::proto::http::{self, Compression, Head};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
-
-/// What follows from a decision for the connection, once its answer is written.
-enum Verdict {
-    Upgrade {
-        route: usize,
-        compression: Compression,
-    },
-    /// The reason, if the request was rejected.
-    Answer(Option<Refusal>),
-}
-
-impl From<Decision<'_>> for Verdict {
-    fn from(decision: Decision<'_>) -> Self {
-        match decision {
-            Decision::Upgrade(Upgrade { route, compression, .. }) => {
-                Self::Upgrade { route, compression }
-            }
-            Decision::Answer(response) => Self::Answer(response.refusal()),
-        }
-    }
-}
 
 /// How far a head has come.
 enum HeadStep {
@@ -196,6 +176,10 @@ impl Connections {
                     return Some(self.process_frames(sessions, index, rest, false).rest);
                 }
             }
+            Verdict::Pending(upgrade) => {
+                let parts = bytes.split_at(consumed);
+                self.begin_asking(index, *upgrade, client, findings.identity, parts);
+            }
             Verdict::Answer(refusal) => {
                 match refusal {
                     Some(refusal) => self.counters.refuse(refusal),
@@ -210,8 +194,8 @@ impl Connections {
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
     ///
-    /// `identity`: of the request's token.
-    fn open(
+    /// `identity`: of the request's token, or what the backend has said.
+    pub(super) fn open(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -219,7 +203,11 @@ impl Connections {
         compression: Compression,
         identity: Option<Arc<Identity>>,
     ) {
-        let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else { return };
+        let accepted_us = match self.slot(index).stage() {
+            Stage::Http { accepted_us, .. } => *accepted_us,
+            Stage::Asking(asking) => asking.accepted_us,
+            _ => return,
+        };
         let receiver = self.open_receiver(route, compression);
         let tick = self.tick;
         let slot = self.slot_mut(index);
@@ -240,7 +228,7 @@ impl Connections {
     }
 
     /// Notes the client's address, as a trusted proxy has named it.
-    fn set_client(&mut self, index: u32, client: Option<IpAddr>) {
+    pub(super) fn set_client(&mut self, index: u32, client: Option<IpAddr>) {
         let slot = self.slot_mut(index);
         slot.set_peer(slot.peer().with_ip(client));
     }

@@ -119,6 +119,10 @@ impl Connections {
             Stage::Open(_) => return self.process_frames(sessions, index, bytes, may_lend),
             Stage::Closing { .. } => self.process_closing_frames(sessions, index, bytes),
             Stage::Proxy { .. } | Stage::Http { .. } => self.process_head(sessions, index, bytes),
+            Stage::Asking(_) => {
+                self.hold_early(index, bytes);
+                0
+            }
             Stage::Lingering { discarded } => {
                 *discarded += bytes.len() as u64;
                 if *discarded > self.config.limits.linger_bytes_max {

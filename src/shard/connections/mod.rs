@@ -27,8 +27,11 @@
 //! - An outbox exists only while bytes wait in it, and the shard's count is the sum over all.
 //! - Every connection with output that may leave (no send or loan under way) waits for the flush.
 //! - Counts of stages (handshakes, open, parked, rejected) are those of the slots.
+//! - A connection whose upgrade is being decided has sent nothing, counts as a handshake, and
+//!   receives nothing more once it holds as much as a request's head may have.
 //! - A connection that is unfinished and ready is queued; one that is throttled is listed.
 
+mod asking;
 mod backpressure;
 mod closing;
 mod compression;
@@ -153,6 +156,8 @@ pub(super) struct Connections {
     journal: Repeats,
     /// A quiet connection costs the driver less when it is parked.
     is_parking_useful: bool,
+    /// Replies of the connect backend that came for connections which wait for none.
+    late_replies: u64,
     is_draining: bool,
     /// The drain began with few connections: clients may come back at once.
     drains_few: bool,
@@ -226,6 +231,7 @@ impl Connections {
             suspects: HashMap::new(),
             journal: Repeats::default(),
             is_parking_useful: D::WATCH_IS_CHEAPER,
+            late_replies: 0,
             is_draining: false,
             drains_few: false,
             now_ns,
@@ -379,6 +385,11 @@ impl Connections {
     #[inline]
     pub(super) fn is_open(&self, index: u32) -> bool {
         self.slots.get(index as usize).is_some_and(|slot| matches!(slot.stage(), Stage::Open(_)))
+    }
+
+    /// Replies of the connect backend that nothing waited for.
+    pub(super) fn late_replies(&self) -> u64 {
+        self.late_replies
     }
 
     pub(super) fn route(&self, index: u32) -> &RouteOptions {

@@ -21,7 +21,7 @@ pub enum Untold {
     Gone,
     /// A send is under way: told when it has ended.
     Sending,
-    /// A home's answer is awaited: told when it has come.
+    /// A home's answer is awaited, or a backend's: told when it has come.
     Asking,
     /// Input is held: it can be serialized when that was looked at.
     Unfinished,
@@ -81,6 +81,7 @@ impl Connections {
                 let (bytes, scanned) = told_partial(partial.as_deref());
                 StageState::Http { bytes, scanned, age_us: age_us(*accepted_us) }
             }
+            Stage::Asking(_) => return Err(Untold::Asking),
             Stage::Open(receiver) => StageState::Open(receiver.tell().map_err(Untold::Receiver)?),
             Stage::Closing { receiver, code } => {
                 let receiver = receiver.tell().map_err(Untold::Receiver)?;

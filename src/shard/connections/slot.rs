@@ -492,7 +492,14 @@ impl Slot {
 
     /// Checks what always holds.
     pub(super) fn check(&self) {
-        self.receiving.check(self.stage.is_open());
+        let is_asking = matches!(self.stage, Stage::Asking(_));
+        self.receiving.check(self.stage.is_open(), is_asking);
+        if let Stage::Asking(asking) = &self.stage {
+            assert_eq!(self.receiving.is_paused(), asking.is_full(), "paused once it holds enough");
+            let is_counted = matches!(self.standing, Standing::Node | Standing::Address);
+            assert!(is_counted, "the address is counted before the question");
+            assert!(self.outbox.is_none() && !self.flags.has(LENDING), "nothing is sent before");
+        }
         let is_empty = self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty());
         assert!(!is_empty, "an outbox exists only while bytes wait in it");
         assert!(!self.flags.has(LENDING) || !self.is_sending(), "one send at a time");

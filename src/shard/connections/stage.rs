@@ -3,6 +3,11 @@
 //! A stage says what may be written: once it is [`Stage::Open`], the HTTP stage and with it every
 //! way to write an HTTP answer is gone.
 
+use std::sync::Arc;
+
+use crate::auth::Identity;
+use crate::config::Config;
+use crate::proto::http::Upgrade;
 use crate::proto::ws;
 
 /// A head that came in pieces.
@@ -14,6 +19,28 @@ pub(super) struct Partial {
     pub(super) scanned: usize,
 }
 
+/// What finishes the handshake of a connection once its upgrade is decided.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) upgrade: Upgrade<'static>,
+    /// Whom the request's token names.
+    pub(super) identity: Option<Arc<Identity>>,
+    /// The request's path, for the log.
+    pub(super) path: Box<str>,
+    pub(super) accepted_us: u32,
+    /// What the request was checked against.
+    pub(super) config: Arc<Config>,
+    /// Bytes that came behind the request.
+    pub(super) early: Vec<u8>,
+}
+
+impl Asking {
+    /// Whether so much has come early that nothing more is received before the decision.
+    pub(super) fn is_full(&self) -> bool {
+        self.early.len() >= self.config.limits.http.head_bytes_max
+    }
+}
+
 /// What a connection does. It only ever moves downwards in this list; of Finishing and Lingering,
 /// it has one.
 #[derive(Debug)]
@@ -22,6 +49,8 @@ pub(super) enum Stage {
     Proxy { partial: Option<Box<Partial>>, accepted_us: u32 },
     /// The request is awaited.
     Http { partial: Option<Box<Partial>>, accepted_us: u32 },
+    /// The request is right; whether it is upgraded is being decided elsewhere.
+    Asking(Box<Asking>),
     /// WebSocket messages flow.
     Open(ws::Receiver),
     /// Our Close is sent; the peer's is awaited.
@@ -43,7 +72,7 @@ impl Stage {
     /// Whether the deadline of the handshake applies.
     #[inline]
     pub(super) fn is_handshake(&self) -> bool {
-        matches!(self, Stage::Proxy { .. } | Stage::Http { .. })
+        matches!(self, Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_))
     }
 
     /// Bytes that an unfinished request or message holds.
@@ -53,6 +82,7 @@ impl Stage {
             Stage::Proxy { partial, .. } | Stage::Http { partial, .. } => {
                 partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
             }
+            Stage::Asking(asking) => asking.early.capacity(),
             Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.partial_bytes(),
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => 0,
         }
@@ -63,10 +93,11 @@ impl Stage {
         match self {
             Stage::Proxy { .. } => 0,
             Stage::Http { .. } => 1,
-            Stage::Open(_) => 2,
-            Stage::Closing { .. } => 3,
-            Stage::Finishing | Stage::Lingering { .. } => 4,
-            Stage::Ending => 5,
+            Stage::Asking(_) => 2,
+            Stage::Open(_) => 3,
+            Stage::Closing { .. } => 4,
+            Stage::Finishing | Stage::Lingering { .. } => 5,
+            Stage::Ending => 6,
         }
     }
 
@@ -79,13 +110,25 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::File;
+    use crate::proto::http::{Compression, KEY_BYTES};
 
     #[test]
     fn stages_only_move_downwards() {
         let (partial, accepted_us, code) = (None, 0, ws::CloseCode::NORMAL);
+        let (key, compression) = ([0; KEY_BYTES], Compression::default());
+        let asking = Asking {
+            upgrade: Upgrade { route: 0, key, subprotocol: None, compression },
+            identity: None,
+            path: "/".into(),
+            accepted_us,
+            config: Arc::new(Config::validate(&File::default(), 20_000, 1).unwrap()),
+            early: Vec::new(),
+        };
         let stages = [
             Stage::Proxy { partial: None, accepted_us },
             Stage::Http { partial, accepted_us },
+            Stage::Asking(Box::new(asking)),
             Stage::Open(ws::Receiver::new()),
             Stage::Closing { receiver: ws::Receiver::new(), code },
             Stage::Lingering { discarded: 0 },
@@ -97,7 +140,7 @@ mod tests {
             }
         }
         let finishing = Stage::Finishing;
-        assert!(!finishing.may_precede(&stages[4]) && !stages[4].may_precede(&finishing));
-        assert!(finishing.may_precede(&Stage::Ending) && stages[3].may_precede(&finishing));
+        assert!(!finishing.may_precede(&stages[5]) && !stages[5].may_precede(&finishing));
+        assert!(finishing.may_precede(&Stage::Ending) && stages[4].may_precede(&finishing));
     }
 }

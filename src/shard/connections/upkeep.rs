@@ -134,7 +134,7 @@ impl Connections {
             return;
         }
         let next = match slot.stage() {
-            Stage::Proxy { .. } | Stage::Http { .. } => Stage::Ending,
+            Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => Stage::Ending,
             Stage::Open(_) | Stage::Closing { .. } => Stage::Finishing,
             Stage::Finishing | Stage::Lingering { .. } | Stage::Ending => return,
         };

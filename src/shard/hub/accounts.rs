@@ -25,8 +25,11 @@
 //! - **Gaps to be reported** (`lagging`): channels of the home, until their shard has caught up.
 //! - **Outboxes and backlogs**: `limits.outbox_bytes_max`, `limits.outbox_shard_bytes_max`. Class
 //!   `outboxes`. Sent, or closed with 4413.
-//! - **Unfinished requests and messages**: `limits.partial_shard_bytes_max`, else close 1013. Class
+//! - **Unfinished requests and messages**, and what comes ahead of a decision about an upgrade:
+//!   `limits.partial_shard_bytes_max`, else close 1013, or 503 before the upgrade. Class
 //!   `unfinished_messages`. Timeouts of connections.
+//! - **Upgrades that are being decided**: `limits.handshakes_per_shard_max`, else 503. By deadline,
+//!   `timeouts.handshake_timeout_ms`.
 //! - **Connections of a user** (`users`): connections. Class `sessions`. With the connection.
 //! - **Paused connections** (`throttled`, `congested`): connections, some words each. With the
 //!   connection, at the latest a second later.

@@ -16,9 +16,10 @@ use super::hub_mail::HubMail;
 use super::hub_shared::HubShared;
 use crate::admission::Admission;
 use crate::config::Config;
-use crate::driver::Bell;
+use crate::driver::{Bell, Token};
 use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
+use crate::shard::connect::{ConnectBackend, ConnectReply};
 
 /// Mails that may wait in one box. Handovers past it are not made; commands always fit.
 const MAILS_MAX: usize = 4096;
@@ -34,6 +35,8 @@ pub enum Mail {
     Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
     /// Something about channels or connections.
     Hub(Box<HubMail>),
+    /// The backend has decided an upgrade.
+    Decided { token: Token, reply: Box<ConnectReply> },
     /// Go on by another configuration.
     Renew(Arc<Config>),
     /// Close all connections, then end.
@@ -65,6 +68,7 @@ pub struct Directory {
     shards: Vec<Post>,
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
+    connect_backend: OnceLock<Arc<dyn ConnectBackend>>,
     /// Channels that more is published to than members can be handed, each with the number of
     /// shards where that is so.
     crowded: Mutex<HashMap<ChannelName, u32>>,
@@ -79,6 +83,7 @@ impl Directory {
             shards,
             admission: Arc::default(),
             hub: ArcSwapOption::empty(),
+            connect_backend: OnceLock::new(),
             crowded: Mutex::default(),
             crowded_count: AtomicUsize::new(0),
         })
@@ -213,6 +218,16 @@ impl Directory {
     /// See [`Self::set_hub`].
     pub fn hub(&self) -> Option<Arc<HubShared>> {
         self.hub.load_full()
+    }
+
+    /// Lets a backend decide upgrades. It is set once, before the shards start.
+    pub fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
+        assert!(self.connect_backend.set(backend).is_ok(), "there is one backend");
+    }
+
+    /// See [`Self::set_connect_backend`].
+    pub fn connect_backend(&self) -> Option<&dyn ConnectBackend> {
+        self.connect_backend.get().map(|backend| &**backend)
     }
 
     /// Publishes a shard's number of connections, and how many of them are open WebSockets.

@@ -1,0 +1,203 @@
+//! Upgrades that wait for a decision made outside ([`crate::shard::connect`]).
+//!
+//! The stage `Asking` follows `Http` and precedes `Open`. The connection is still a handshake: it
+//! counts as one, and ends with the handshake's deadline (503 with `Retry-After`, as for a server
+//! that is short of something: the request was right, and may succeed later). It ends once, with
+//! the 101, with an answer, or without either when the peer leaves first. A reply that comes after
+//! that, or for a slot that another connection has by now, is ignored and counted.
+//!
+//! What the client sends early is held, and received up to the limit of a request's head: then
+//! nothing more is received before the decision. The head itself goes to the backend.
+//!
+//! The address is counted before the question, so that an address over its limit costs no question;
+//! the route and the user, which the reply may name, when the reply has come.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::closing::Rejected;
+use super::journal::request_path;
+use super::stage::{Asking, Stage};
+use super::work::HANDSHAKE_EFFORT;
+use super::{Connections, Sessions};
+use crate::admission::Denied;
+use crate::auth::Identity;
+use crate::driver::{Driver, Token};
+use crate::proto::http::{self, Availability, Decision, Refusal, Upgrade};
+use crate::shard::connect::{ConnectReply, Question};
+
+/// A client that meets a reload between its request and the decision may come back at once.
+const RELOADED_RETRY_AFTER_S: u32 = 1;
+
+impl Connections {
+    /// Asks the backend about an upgrade: with the request's head, behind which something may have
+    /// come early.
+    pub(super) fn begin_asking(
+        &mut self,
+        index: u32,
+        upgrade: Upgrade<'static>,
+        client: Option<IpAddr>,
+        identity: Option<Arc<Identity>>,
+        (head, early): (&[u8], &[u8]),
+    ) {
+        let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else { return };
+        let (route, tick) = (upgrade.route, self.tick);
+        let asking = Asking {
+            upgrade,
+            identity: identity.clone(),
+            path: request_path(head).into(),
+            accepted_us,
+            config: self.config.clone(),
+            early: Vec::new(),
+        };
+        self.set_client(index, client);
+        self.slot_mut(index).enter(Stage::Asking(Box::new(asking)), tick);
+        self.hold_early(index, early);
+        let (shard, token, head) = (self.id, self.token(index), head.into());
+        if let Some(backend) = self.directory.connect_backend() {
+            backend.ask(Question { shard, token, route, client, head, identity });
+        }
+    }
+
+    /// Holds bytes that came before the decision; past the limit nothing more is received.
+    pub(super) fn hold_early(&mut self, index: u32, bytes: &[u8]) {
+        let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
+        asking.early.extend_from_slice(bytes);
+        if asking.is_full() {
+            self.pause(index);
+        }
+    }
+
+    /// Takes a reply of the backend.
+    pub(in crate::shard) fn take_decision(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+        token: Token,
+        reply: ConnectReply,
+    ) {
+        let found = self.find(token);
+        let Some(index) = found.filter(|index| self.is_asking(*index)) else {
+            self.late_replies += 1;
+            return;
+        };
+        self.work.spend(HANDSHAKE_EFFORT);
+        match reply {
+            ConnectReply::Accept { identity } => self.accept_upgrade(sessions, index, identity),
+            ConnectReply::Reject { refusal, message, retry_after_s } => {
+                let (message, reason) = (message.as_str(), refusal.code());
+                let rejected = Rejected { refusal, message, retry_after_s, reason };
+                self.reject_as(sessions, index, &rejected);
+            }
+        }
+        self.reconcile(driver, index);
+    }
+
+    fn is_asking(&self, index: u32) -> bool {
+        matches!(self.slot(index).stage(), Stage::Asking(_))
+    }
+
+    /// Upgrades the connection, if what was checked before the question still holds.
+    fn accept_upgrade(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        named: Option<Arc<Identity>>,
+    ) {
+        let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
+        let identity = named.or_else(|| asking.identity.take());
+        let (mut upgrade, config) = (asking.upgrade.clone(), asking.config.clone());
+        let entered = if Arc::ptr_eq(&config, &self.config) {
+            self.enter_decided(sessions, index, upgrade.route, identity.clone())
+        } else {
+            // Its route, and all that was agreed on, may not be allowed any more.
+            let message = "the configuration was changed during the handshake: connect again";
+            Err(unavailable(message, RELOADED_RETRY_AFTER_S))
+        };
+        if let Err(rejected) = entered {
+            return self.reject_as(sessions, index, &rejected);
+        }
+        // Others may have taken the memory that there was when the request was decided.
+        upgrade.compression = upgrade.compression.within(self.context_room_bytes());
+        let (route, compression) = (upgrade.route, upgrade.compression);
+        let mut answer = self.pools.answer();
+        http::encode(&Decision::Upgrade(upgrade), &mut answer);
+        self.queue(index, &answer);
+        self.pools.recycle_answer(answer);
+        let early = self.take_early(index);
+        self.open(sessions, index, (route, None), compression, identity);
+        if !early.is_empty() && self.slot(index).stage().is_open() {
+            self.hold(sessions, index, &early);
+            self.reconsider(index);
+        }
+    }
+
+    /// Takes out what came before the decision.
+    fn take_early(&mut self, index: u32) -> Vec<u8> {
+        let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return Vec::new() };
+        let early = std::mem::take(&mut asking.early);
+        self.partials.set(index, 0);
+        early
+    }
+
+    /// Counts a client in that the backend has accepted.
+    fn enter_decided(
+        &mut self,
+        sessions: &impl Sessions,
+        index: u32,
+        route: usize,
+        identity: Option<Arc<Identity>>,
+    ) -> Result<(), Rejected<'static>> {
+        if let Availability::Draining { retry_after_s } = self.availability(index) {
+            return Err(unavailable(http::DRAINING, retry_after_s));
+        }
+        let gate = self.handshake(sessions, index).of(identity);
+        let is_unauthorized = gate.has_lost_key();
+        let entered = if is_unauthorized { Ok(()) } else { gate.enter_decided(route) };
+        let (findings, _) = gate.into_parts();
+        self.note(index, &findings, entered.is_err());
+        if is_unauthorized {
+            return Err(Rejected {
+                refusal: Refusal::Unauthorized,
+                message: "the key of the token was withdrawn: get a new token",
+                retry_after_s: None,
+                reason: Refusal::Unauthorized.code(),
+            });
+        }
+        entered.map_err(|denial| Rejected {
+            refusal: denial.refusal,
+            message: denial.message,
+            retry_after_s: Some(denial.retry_after_s),
+            reason: findings.denied.map_or(denial.refusal.code(), Denied::name),
+        })
+    }
+
+    /// The backend has not replied in time.
+    pub(super) fn give_up_asking(&mut self, sessions: &mut impl Sessions, index: u32) {
+        self.counters.handshake_timeouts += 1;
+        let message = "the upgrade was not decided within the handshake deadline: try again later";
+        self.reject_asking(sessions, index, message);
+    }
+
+    /// Rejects an upgrade that waits for its decision, with 503; nothing, if it does not.
+    pub(in crate::shard) fn reject_asking(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        message: &str,
+    ) {
+        if self.is_asking(index) {
+            let retry_after_s = if self.is_draining {
+                self.drain_retry_after_s()
+            } else {
+                self.config.limits.retry_after_s
+            };
+            self.reject_as(sessions, index, &unavailable(message, retry_after_s));
+        }
+    }
+}
+
+fn unavailable(message: &str, retry_after_s: u32) -> Rejected<'_> {
+    let refusal = Refusal::Unavailable;
+    Rejected { refusal, message, retry_after_s: Some(retry_after_s), reason: refusal.code() }
+}
