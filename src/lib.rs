@@ -124,6 +124,9 @@
 //! variables of the environment, what `seawall config` prints, and the README's reference; a test
 //! takes each row through every layer.
 //!
+//! **Events.** Shards queue what happens (`shard/events.rs`) for a consumer on an outer thread, and
+//! count what it is too slow for; without one, they test a flag.
+//!
 //! **Another configuration.** A validated [`config::Config`] is immutable. SIGHUP makes a new one,
 //! fitted to the old (`config::reload`): what only a start can change keeps its value, and a route
 //! keeps the index by which connections know it. Shards get it by mail and use it from their next

@@ -147,6 +147,9 @@ pub struct Home {
     presence_bytes: usize,
     /// Channels that were opened since [`Home::expire`] looked.
     opened: usize,
+    /// Channels that have got their first member (true), or lost their last; `None`: that is
+    /// reported to nothing.
+    occupancy: Option<Vec<(ChannelName, bool)>>,
     now_ms: u64,
 }
 
@@ -170,6 +173,7 @@ impl Home {
             seat_bytes: 0,
             presence_bytes: 0,
             opened: 0,
+            occupancy: None,
             now_ms: 0,
         }
     }
@@ -453,6 +457,13 @@ impl Home {
         }
         let members = channel.there.iter();
         self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));
+    }
+
+    /// Channels that have got their first member (true) or lost their last since, in order, if
+    /// that was wanted. `wanted`: it is from now on.
+    pub fn take_occupancy(&mut self, wanted: bool) -> Vec<(ChannelName, bool)> {
+        let next = wanted.then(Vec::new);
+        std::mem::replace(&mut self.occupancy, next).unwrap_or_default()
     }
 
     /// What is to be sent to shards, in order.

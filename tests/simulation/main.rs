@@ -8,6 +8,7 @@ mod asking;
 mod client;
 mod codec;
 mod compression;
+mod events;
 mod greedy;
 mod hub;
 mod numbers;

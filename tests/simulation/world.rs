@@ -8,6 +8,7 @@ use seawall::config::{Config, file::File};
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
 use seawall::shard::connect::ConnectBackend;
+use seawall::shard::events::EventQueues;
 use seawall::shard::mail::MakeLog;
 use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
@@ -156,6 +157,11 @@ impl World {
     /// Lets upgrades wait for a backend.
     pub(crate) fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
         self.directory.set_connect_backend(backend);
+    }
+
+    /// What happens in the shards.
+    pub(crate) fn events(&self) -> &Arc<EventQueues> {
+        self.directory.events()
     }
 
     /// Replies of a backend that nothing waited for, of the shards that run.

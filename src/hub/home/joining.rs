@@ -81,6 +81,9 @@ impl Home {
                 there.members += 1;
                 channel.members += 1;
                 self.members += 1;
+                if let (Some(occupancy), 1) = (&mut self.occupancy, channel.members) {
+                    occupancy.push((channel.name.clone(), true));
+                }
                 if let Some(member) = &subscribe.member {
                     self.come(key, member, subscribe.replaces);
                 }
@@ -117,6 +120,9 @@ impl Home {
         }
         channel.members -= 1;
         self.members -= 1;
+        if let (Some(occupancy), 0) = (&mut self.occupancy, channel.members) {
+            occupancy.push((channel.name.clone(), false));
+        }
         if let Some(seats) = &mut channel.seats {
             self.seat_bytes -= seats.bytes();
             seats.leave(*id);

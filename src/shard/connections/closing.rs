@@ -48,6 +48,7 @@ impl Connections {
     ) {
         if self.slot(index).stage().is_open() {
             self.log_close(index, code);
+            self.report_close(index, code);
             sessions.end(self, index);
         }
         self.leave_stage(index, next, code);

@@ -221,6 +221,7 @@ impl Connections {
         self.histograms.accept_to_open.record(u64::from(took_us.max(1)) * 1000);
         self.counters.opened += 1;
         self.gauges.open += 1;
+        self.report_open(index, identity.as_deref());
         self.schedule_first_ping(index);
         self.open_parked(index);
         self.set_deadline(index);

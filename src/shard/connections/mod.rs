@@ -56,6 +56,7 @@ mod portable;
 mod receiving;
 mod reconcile;
 mod replies;
+mod reports;
 mod rotation;
 mod sends;
 mod sessions;
@@ -73,6 +74,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::events::EventSender;
 use super::mail::Directory;
 use crate::admission::Standing;
 use crate::config::{Config, RouteOptions};
@@ -154,6 +156,8 @@ pub(super) struct Connections {
     /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
     suspects: HashMap<Token, Option<(u64, u32)>>,
     journal: Repeats,
+    /// What happens here, for an outer thread.
+    events: EventSender,
     /// A quiet connection costs the driver less when it is parked.
     is_parking_useful: bool,
     /// Replies of the connect backend that came for connections which wait for none.
@@ -198,6 +202,7 @@ impl Connections {
             None => Arc::new(Pages::new(Vec::new())),
         };
         let (tick, stopwatch) = (timers::tick_of(now_ns), D::stopwatch());
+        let events = EventSender::new(directory.events().clone(), id);
         Self {
             id,
             pages,
@@ -230,6 +235,7 @@ impl Connections {
             questioned: Vec::new(),
             suspects: HashMap::new(),
             journal: Repeats::default(),
+            events,
             is_parking_useful: D::WATCH_IS_CHEAPER,
             late_replies: 0,
             is_draining: false,

@@ -46,6 +46,8 @@
 //!   longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.
 //! - **Bodies of calls**: 16 MiB each; long ones 128 MiB together, then they wait. 60 s.
 //! - **Lines of the log**: 1 MiB, then dropped and counted.
+//! - **Events for a consumer** ([`crate::shard::events`]): the bounds that it attaches with, in
+//!   each shard; past them events are counted by kind. Nothing attaches yet.
 
 use super::{Hub, SUBSCRIPTION_BYTES, Seated};
 use crate::hub::Local;

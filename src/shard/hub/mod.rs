@@ -28,6 +28,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
+use super::events::ShardEvent;
 use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::Token;
@@ -261,6 +262,7 @@ impl Hub {
     pub(super) fn turn(&mut self, connections: &mut Connections) -> bool {
         // Half a turn's effort: as much is for what connections send.
         let (began, most) = (connections.work().spent(), connections.work().turn_max() / 2);
+        self.report_occupancy(connections);
         for _ in 0..STEPS_MAX {
             let Some(mail) = self.next_here() else { break };
             let effort = MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES;
@@ -323,10 +325,25 @@ impl Hub {
     fn work_home(&mut self, connections: &mut Connections) {
         // What is left is worked through in the next turn at the latest.
         self.unfinished = self.home.work(STEPS_MAX);
+        self.report_occupancy(connections);
         let out: Vec<_> = self.home.take_out().collect();
         for (shard, out) in out {
             self.send_out(connections, shard, out);
             self.read_from_home(connections);
+        }
+    }
+
+    /// Reports channels that have become occupied or vacant here, where there is a consumer.
+    fn report_occupancy(&mut self, connections: &mut Connections) {
+        let events = connections.events_mut();
+        for (channel, is_occupied) in self.home.take_occupancy(events.is_attached()) {
+            events.send(|| {
+                if is_occupied {
+                    ShardEvent::ChannelOccupied { channel }
+                } else {
+                    ShardEvent::ChannelVacated { channel }
+                }
+            });
         }
     }
 

@@ -20,6 +20,7 @@ use crate::driver::{Bell, Token};
 use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
 use crate::shard::connect::{ConnectBackend, ConnectReply};
+use crate::shard::events::EventQueues;
 
 /// Mails that may wait in one box. Handovers past it are not made; commands always fit.
 const MAILS_MAX: usize = 4096;
@@ -69,6 +70,7 @@ pub struct Directory {
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
     connect_backend: OnceLock<Arc<dyn ConnectBackend>>,
+    events: Arc<EventQueues>,
     /// Channels that more is published to than members can be handed, each with the number of
     /// shards where that is so.
     crowded: Mutex<HashMap<ChannelName, u32>>,
@@ -78,12 +80,14 @@ pub struct Directory {
 impl Directory {
     /// Room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
+        let events = EventQueues::new(shards);
         let shards = (0..shards).map(|_| Post::default()).collect();
         Arc::new(Self {
             shards,
             admission: Arc::default(),
             hub: ArcSwapOption::empty(),
             connect_backend: OnceLock::new(),
+            events,
             crowded: Mutex::default(),
             crowded_count: AtomicUsize::new(0),
         })
@@ -228,6 +232,11 @@ impl Directory {
     /// See [`Self::set_connect_backend`].
     pub fn connect_backend(&self) -> Option<&dyn ConnectBackend> {
         self.connect_backend.get().map(|backend| &**backend)
+    }
+
+    /// What happens in the shards, for a consumer that attaches.
+    pub fn events(&self) -> &Arc<EventQueues> {
+        &self.events
     }
 
     /// Publishes a shard's number of connections, and how many of them are open WebSockets.
