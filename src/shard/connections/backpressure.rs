@@ -13,6 +13,7 @@
 //! one message and the receive buffers that were under way.
 
 use super::rotation::LARGE_BYTES;
+use super::slot::Slot;
 use super::stage::Stage;
 use super::upkeep::Chore;
 use super::{Connections, SessionReadiness, Sessions};
@@ -85,13 +86,12 @@ impl Connections {
         let slot = self.slot(index);
         // Closing: only the peer's Close is looked for, and nothing is answered.
         matches!(slot.stage(), Stage::Closing { .. })
-            || (!slot.session().is_waiting() && self.has_outbox_room(index))
+            || (!slot.session().is_waiting() && self.has_outbox_room(slot))
     }
 
     /// Whether one more reply may be queued. Once reading has paused, it takes more room to resume.
     #[inline]
-    pub(super) fn has_outbox_room(&self, index: u32) -> bool {
-        let slot = self.slot(index);
+    fn has_outbox_room(&self, slot: &Slot) -> bool {
         let Some(outbox) = slot.outbox() else { return true };
         let limits = &self.config.limits;
         let is_paused = slot.receiving().is_paused();
@@ -109,11 +109,8 @@ impl Connections {
     /// Whether the next frame of the input at hand may be processed within this slice.
     #[inline]
     pub(super) fn may_continue(&self, index: u32) -> bool {
-        let session = self.slot(index).session();
-        !self.work.is_share_spent()
-            && !session.is_waiting()
-            && !session.has_requests()
-            && self.has_outbox_room(index)
+        let slot = self.slot(index);
+        !self.work.is_share_spent() && slot.session().may_take_more() && self.has_outbox_room(slot)
     }
 
     /// Holds input that may not be processed now.

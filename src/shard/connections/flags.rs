@@ -10,6 +10,12 @@ impl Flags {
         self.0 & (1 << number) != 0
     }
 
+    /// Whether any of several facts holds: a bit for each.
+    #[inline]
+    pub(super) fn has_any(self, mask: u8) -> bool {
+        self.0 & mask != 0
+    }
+
     #[inline]
     pub(super) fn set(&mut self, number: u8, value: bool) {
         self.0 = self.0 & !(1 << number) | u8::from(value) << number;
@@ -36,5 +42,6 @@ mod tests {
         }
         flags.set(3, false);
         assert!((0..8).all(|number| flags.has(number) == (number != 3)));
+        assert!(flags.has_any(0b1100) && !flags.has_any(0b1000));
     }
 }

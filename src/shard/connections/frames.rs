@@ -2,20 +2,19 @@
 
 use super::compression::Reply;
 use super::input::Processed;
-use super::replies::{InPlace, Replies};
+use super::replies::{InPlace, InPlaceRoom, Replies};
 use super::sessions::Heard;
 use super::stage::Stage;
 use super::{Connections, Goodbye, Sessions, TooMuch};
 use crate::admission::limiter::{Excess, RateBounds};
-use crate::config::HandlerName;
+use crate::config::{Engine, HandlerName};
 use crate::metrics::Counters;
-use crate::proto::ws::{self, CloseCode, Control, Event, OpCode};
+use crate::proto::ws::{self, CloseCode, CloseFrame, Control, Event, OpCode};
 use crate::session::Session;
 
 /// What the frames of one input led to.
 #[derive(Clone, Copy)]
 enum After {
-    Nothing,
     /// The peer sent a Close with this code, if any.
     PeerClosed(Option<CloseCode>),
     Failed(ws::ProtocolError),
@@ -26,11 +25,15 @@ enum After {
 }
 
 impl After {
+    fn closed(frame: Option<CloseFrame<'_>>) -> Self {
+        Self::PeerClosed(frame.map(|frame| frame.code))
+    }
+
     /// More came than may in a second, on a route that has no errors to answer with.
-    fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Self {
+    fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Option<Self> {
         counters.over_rate(too_much.kind);
         let wait_ms = too_much.wait_ms.min(u64::from(u32::MAX)) as u32;
-        if rates.excess == Excess::Close { Self::TooMuch { wait_ms } } else { Self::Nothing }
+        (rates.excess == Excess::Close).then_some(Self::TooMuch { wait_ms })
     }
 }
 
@@ -40,7 +43,9 @@ enum Seen {
     Nothing,
     /// Frames that led to no event.
     Frames,
-    Event(After),
+    /// An event that nothing more follows from.
+    Event,
+    Follow(After),
 }
 
 /// The state of looking through one input.
@@ -56,6 +61,18 @@ struct Scan {
     effort: u64,
 }
 
+impl Scan {
+    /// Where a reply in place to the message at hand is noted; `is_last`: it ends the input.
+    #[inline]
+    fn in_place_room(&mut self, is_last: bool, engine: &Engine) -> Option<InPlaceRoom<'_>> {
+        (self.may_lend && is_last).then(|| InPlaceRoom {
+            reply: &mut self.in_place,
+            received_len: self.received_len,
+            bytes_min: engine.reply_in_place_bytes_min as usize,
+        })
+    }
+}
+
 impl Connections {
     /// Processes frames of an open connection.
     pub(super) fn process_frames(
@@ -67,20 +84,17 @@ impl Connections {
     ) -> Processed {
         let mut scan = Scan {
             received_len: input.len(),
-            may_lend,
+            may_lend: may_lend && !self.slot(index).is_lending(),
             in_place: None,
             pongs: 0,
             effort: self.codec_effort(),
         };
         let after = loop {
-            let seen = self.next_event(sessions, index, &mut input, &mut scan);
-            let is_over = match &seen {
-                Seen::Frames => !self.may_continue(index),
-                Seen::Event(After::Nothing) => input.is_empty() || !self.may_continue(index),
-                Seen::Nothing | Seen::Event(_) => true,
-            };
-            if is_over {
-                break if let Seen::Event(after) = seen { after } else { After::Nothing };
+            match self.next_event(sessions, index, &mut input, &mut scan) {
+                Seen::Event if !input.is_empty() && self.may_continue(index) => {}
+                Seen::Frames if self.may_continue(index) => {}
+                Seen::Follow(after) => break Some(after),
+                Seen::Event | Seen::Frames | Seen::Nothing => break None,
             }
         };
         self.spend_on_codecs(&mut scan.effort);
@@ -120,17 +134,14 @@ impl Connections {
             return self.count_frames(index);
         };
         self.work.spend_frame();
-        let (mut after, mut is_for_session, now_ns) = (After::Nothing, false, self.now_ns);
+        let (mut after, mut is_for_session, now_ns) = (None, false, self.now_ns);
         let (route, rates) = (&self.config.route_options[parts.route], &self.config.rates);
-        let may_lend = scan.may_lend && !parts.is_lending && input.is_empty();
         let mut replies = Replies {
             outbox: parts.outbox,
             pools: &mut self.pools,
             counters: &mut self.counters,
             messages_sent: parts.messages_sent,
-            in_place: may_lend.then_some(&mut scan.in_place),
-            received_len: scan.received_len,
-            in_place_bytes_min: self.config.engine.reply_in_place_bytes_min as usize,
+            in_place: scan.in_place_room(input.is_empty(), &self.config.engine),
             compression: Reply::new(sending, route),
             deflaters: &mut self.deflaters,
             is_timed: self.histograms.is_on(),
@@ -144,11 +155,14 @@ impl Connections {
                 *parts.message_tick = self.tick;
                 match self.meter.take(index, rates, sessions, payload.len(), now_ns) {
                     taken if route.handler == HandlerName::Hub => {
-                        let queued = replies.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
-                        let budget = self.work.budget(&self.config.limits, queued);
-                        let heard_at = Heard { index, now_ns, budget };
-                        sessions.receive(heard_at, kind, payload, taken.err());
+                        let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
+                        let heard = Heard { index, now_ns, budget };
+                        sessions.receive(heard, kind, payload, taken.err());
                         is_for_session = true;
+                    }
+                    Ok(()) if sending.is_none() => {
+                        Session::Echo.message(kind, payload, &mut replies);
+                        return Seen::Event;
                     }
                     Ok(()) => Session::Echo.message(kind, payload, &mut replies),
                     Err(much) => after = After::excess(rates, much, replies.counters),
@@ -165,8 +179,8 @@ impl Connections {
                 let answer = payload.as_slice().try_into().ok();
                 self.note_pong(sessions, index, answer, &mut scan.pongs);
             }
-            Event::Close(frame) => after = After::PeerClosed(frame.map(|frame| frame.code)),
-            Event::Failed(error) => after = After::Failed(error),
+            Event::Close(frame) => after = Some(After::closed(frame)),
+            Event::Failed(error) => after = Some(After::Failed(error)),
         }
         if sending.is_some() {
             self.spend_on_codecs(&mut scan.effort);
@@ -174,7 +188,7 @@ impl Connections {
         if is_for_session {
             sessions.apply(self, index);
         }
-        Seen::Event(after)
+        after.map_or(Seen::Event, Seen::Follow)
     }
 
     /// Counts what codecs have done since.
@@ -198,18 +212,18 @@ impl Connections {
     }
 
     /// What the frames of one input led to is done.
-    fn follow_frames(&mut self, sessions: &mut impl Sessions, index: u32, after: After) {
+    fn follow_frames(&mut self, sessions: &mut impl Sessions, index: u32, after: Option<After>) {
         match after {
-            After::Nothing => self.check_outbox(sessions, index),
-            After::PeerClosed(code) => {
+            None => self.check_outbox(sessions, index),
+            Some(After::PeerClosed(code)) => {
                 self.queue_close(index, ws::reply_code(code), "");
                 self.leave(sessions, index, Stage::Finishing, code.unwrap_or(CloseCode::NO_STATUS));
             }
-            After::TooMuch { wait_ms } => {
+            Some(After::TooMuch { wait_ms }) => {
                 let (code, reason) = (CloseCode::RATE_LIMITED, "too much a second: send less");
                 self.close(sessions, index, Goodbye { code, reason, retry_after_ms: wait_ms });
             }
-            After::Failed(error) => {
+            Some(After::Failed(error)) => {
                 self.counters.protocol_error(error);
                 let (code, reason) = (error.close_code(), error.reason());
                 self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });

@@ -33,7 +33,10 @@ impl Connections {
         self.work.spend_moved(wire.len());
         self.slot_mut(index).note_received(wire.len(), tick);
         let mut in_place = None;
-        while let Some(bytes) = self.slot_mut(index).transport_mut().open(&mut wire) {
+        while !wire.is_empty() {
+            let transport = self.slot_mut(index).transport_mut();
+            let may_lend = may_lend && transport.seals_in_place();
+            let Some(bytes) = transport.open(&mut wire) else { break };
             assert!(in_place.is_none(), "a reply in place ends the input");
             in_place = self.take_input(sessions, index, bytes, may_lend && wire.is_empty());
         }
@@ -64,7 +67,6 @@ impl Connections {
         let is_calm = self.slot(index).receiving().is_calm()
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
-        let may_lend = may_lend && self.slot_mut(index).transport_mut().seals_in_place();
         let Processed { rest, in_place } = self.process_input(sessions, index, bytes, may_lend);
         self.work.end_slice(index);
         if rest > 0 {

@@ -12,7 +12,28 @@ use crate::driver::{Driver, Received, TcpInfo, Token};
 
 impl Connections {
     /// See the module.
+    #[inline]
     pub(in crate::shard) fn reconcile(&mut self, driver: &mut impl Driver, index: u32) {
+        if !self.slots[index as usize].is_flowing() && self.reconcile_end(driver, index) {
+            return;
+        }
+        let slot = &mut self.slots[index as usize];
+        let has_output = match slot.outbox() {
+            Some(outbox) => !outbox.is_sending(),
+            None => slot.session().has_backlog() || !slot.has_sent_all(),
+        };
+        if has_output && slot.mark_dirty() {
+            self.dirty.push(index);
+        }
+        let stage = slot.receive_stage();
+        let step = slot.receiving_mut().next_step(stage);
+        if step != ReceiveStep::Nothing {
+            self.perform(driver, index, step);
+        }
+    }
+
+    /// What is to be done at the end of a connection; returns whether that is all.
+    fn reconcile_end(&mut self, driver: &mut impl Driver, index: u32) -> bool {
         let slot = self.slot(index);
         if slot.has_sent_all() {
             match slot.stage() {
@@ -34,7 +55,7 @@ impl Connections {
                 slot.begin_operation();
                 driver.cancel_all(socket, token);
             }
-            return;
+            return true;
         }
         if matches!(slot.stage(), Stage::Lingering { .. })
             && slot.has_sent_all()
@@ -46,20 +67,7 @@ impl Connections {
             driver.shutdown(socket, token);
             self.set_deadline(index);
         }
-        let slot = &mut self.slots[index as usize];
-        let stage = slot.receive_stage();
-        let step = slot.receiving_mut().next_step(stage);
-        if step != ReceiveStep::Nothing {
-            self.perform(driver, index, step);
-        }
-        let slot = self.slot(index);
-        let has_output = match slot.outbox() {
-            Some(outbox) => !outbox.is_sending(),
-            None => slot.session().has_backlog() || !slot.has_sent_all(),
-        };
-        if has_output {
-            self.mark_dirty(index);
-        }
+        false
     }
 
     fn perform(&mut self, driver: &mut impl Driver, index: u32, step: ReceiveStep) {

@@ -20,8 +20,6 @@ impl Connections {
             counters: &mut self.counters,
             messages_sent: parts.messages_sent,
             in_place: None,
-            received_len: 0,
-            in_place_bytes_min: usize::MAX,
             compression: Reply::new(parts.receiver.sending(), route),
             deflaters: &mut self.deflaters,
             is_timed: false,
@@ -54,6 +52,16 @@ pub(super) struct InPlace {
     pub(super) len: usize,
 }
 
+/// Where a reply in place is noted, and which may be one.
+pub(super) struct InPlaceRoom<'c> {
+    pub(super) reply: &'c mut Option<InPlace>,
+    /// Bytes of the whole input.
+    pub(super) received_len: usize,
+    /// From this size on, a reply that is the message itself leaves from the buffer that it came
+    /// in: a copy pushes the turn's other messages out of the core's cache.
+    pub(super) bytes_min: usize,
+}
+
 /// The outlet of one connection while its input is looked at.
 pub(super) struct Replies<'c> {
     pub(super) outbox: &'c mut Option<Box<Outbox>>,
@@ -61,12 +69,7 @@ pub(super) struct Replies<'c> {
     pub(super) counters: &'c mut Counters,
     pub(super) messages_sent: &'c mut u32,
     /// There, if a reply may leave from the input's own memory: its message ends the input.
-    pub(super) in_place: Option<&'c mut Option<InPlace>>,
-    /// Bytes of the whole input.
-    pub(super) received_len: usize,
-    /// From this size on, a reply that is the message itself leaves from the buffer that it came
-    /// in: a copy pushes the turn's other messages out of the core's cache.
-    pub(super) in_place_bytes_min: usize,
+    pub(super) in_place: Option<InPlaceRoom<'c>>,
     /// Whether and how messages are compressed.
     pub(super) compression: Option<Reply>,
     pub(super) deflaters: &'c mut Deflaters,
@@ -77,6 +80,11 @@ pub(super) struct Replies<'c> {
 }
 
 impl Replies<'_> {
+    /// Bytes in the connection's outbox.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
+    }
+
     /// Compresses a reply, or queues it to be compressed when the send is built; gives it back if
     /// it does not shrink.
     fn compressed<'p>(
@@ -129,13 +137,13 @@ impl Outlet for Replies<'_> {
             }
             _ => payload,
         };
-        if let (None, Some(in_place), Payload::Borrowed(bytes)) =
-            (&self.outbox, &mut self.in_place, &payload)
-            && bytes.len() >= self.in_place_bytes_min
+        if let (Some(room), None, Payload::Borrowed(bytes)) =
+            (&mut self.in_place, &self.outbox, &payload)
+            && bytes.len() >= room.bytes_min
             // The message's own header may have come with earlier bytes, and left no room.
-            && self.received_len - bytes.len() >= ws::frame_header(kind.opcode(), bytes.len()).1
+            && room.received_len - bytes.len() >= ws::frame_header(kind.opcode(), bytes.len()).1
         {
-            **in_place = Some(InPlace { kind, len: bytes.len() });
+            *room.reply = Some(InPlace { kind, len: bytes.len() });
             return;
         }
         let (now_ns, is_timed) = (self.now_ns, self.is_timed);

@@ -45,6 +45,12 @@ impl SessionReadiness {
         Self(flags)
     }
 
+    /// Whether it takes another message at once: it waits for nothing, and nothing of it waits.
+    #[inline]
+    pub(super) fn may_take_more(self) -> bool {
+        !self.0.has_any(0b011)
+    }
+
     #[inline]
     pub(super) fn is_waiting(self) -> bool {
         self.0.has(0)
@@ -116,7 +122,6 @@ pub(super) struct OpenParts<'s> {
     pub(super) messages_sent: &'s mut u32,
     pub(super) message_tick: &'s mut u32,
     pub(super) route: usize,
-    pub(super) is_lending: bool,
 }
 
 /// Where a connection comes from.
@@ -187,7 +192,6 @@ impl Slot {
             messages_sent: &mut self.messages_sent,
             message_tick: &mut self.message_tick,
             route: usize::from(self.route),
-            is_lending: self.flags.has(LENDING),
         })
     }
 
@@ -196,7 +200,14 @@ impl Slot {
         &mut self.transport
     }
 
+    /// Whether the stage is one that nothing but the peer or a deadline ends.
+    #[inline]
+    pub(super) fn is_flowing(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
     /// Whether everything that was to be sent has left.
+    #[inline]
     pub(super) fn has_sent_all(&self) -> bool {
         self.outbox.is_none() && !self.flags.has(LENDING) && !self.transport.has_output()
     }
