@@ -2,6 +2,9 @@
 //!
 //! # The contract
 //!
+//! A log that completes commands later wakes its shard once there is something to be read from
+//! [`Log::next`]; the home does not look for it otherwise.
+//!
 //! Commands about one channel take effect in the order in which they are given. Completions may
 //! come at any later time and in any order, but [`Done::Delivered`] of one channel comes in the
 //! order of offsets, each publication once, and [`Done::EpochChanged`] before anything of the new
@@ -101,7 +104,7 @@ pub trait Log {
     fn table_bytes(&self) -> u64 {
         0
     }
-    /// The next completion.
+    /// The next completion that is ready. Not to be waited for: see the contract.
     fn next(&mut self) -> Option<Done>;
     /// Messages kept, and bytes of them.
     fn kept(&self) -> (u64, u64);

@@ -3,9 +3,10 @@
 //!
 //! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
 //! publishes, keeps its presence and counts its members on every shard. History and order stand
-//! behind a [`Log`]: commands in, completions later; [`MemoryLog`] happens to complete at once,
-//! and nothing relies on it. Each shard that has members of a channel keeps them in a dense array
-//! ([`Members`]) and hands every publication to them in the order in which the home sent it.
+//! behind a [`Log`]: commands in, completions later. [`MemoryLog`] completes at once; nothing
+//! relies on that, and a log that does not wakes the shard by its bell. Each shard that has
+//! members of a channel keeps them in a dense array ([`Members`]) and hands every publication to
+//! them in the order in which the home sent it.
 //!
 //! # How nothing is lost or doubled
 //!

@@ -13,7 +13,7 @@ use crate::shard::mail::{HubShared, MakeLog};
 pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
     let make_log: MakeLog =
-        Arc::new(move |_| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     hub_with(config, admission, make_log)
 }
 

@@ -108,7 +108,8 @@ impl<D: Driver> Shard<D> {
     ) -> io::Result<Self> {
         let now_ns = driver.now_ns();
         directory.set_bell(id, driver.bell());
-        let hub = directory.hub().map(|shared| Hub::new(id, directory.len(), shared));
+        let make_hub = |shared| Hub::new(id, directory.len(), shared, driver.bell());
+        let hub = directory.hub().map(make_hub);
         let mut connections = Connections::new::<D>(id, config, directory, now_ns, seed);
         let accepts = connections.config().engine.accepts_per_listener;
         let owed = vec![accepts; listeners.len()];
@@ -141,6 +142,11 @@ impl<D: Driver> Shard<D> {
         };
         shard.owe_accepts();
         Ok(shard)
+    }
+
+    /// The driver, for a simulation to look at.
+    pub fn driver(&self) -> &D {
+        &self.driver
     }
 
     /// Turns until the shard is finished.
@@ -272,7 +278,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// How long the next turn may wait.
-    fn wait(&self) -> Wait {
+    pub fn wait(&self) -> Wait {
         let connections = &self.connections;
         if self.cut || connections.has_unfinished() || connections.has_deferred() {
             return Wait::No;

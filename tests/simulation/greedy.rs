@@ -90,7 +90,7 @@ fn demand(world: &World, kind: &str) -> (&'static str, Vec<u8>) {
 fn world() -> World {
     let budget = HistoryBudget::new(1 << 28);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     // An odd seed: buffers of 8 KiB.
     World::with_crowd(7, 1, Faults::default(), make_log, 4096, |file| {
         file.engine.buffer_bytes = 8192;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use seawall::auth::Verifier;
 use seawall::config::{Config, file::File};
+use seawall::driver::Wait;
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
 use seawall::shard::connect::ConnectBackend;
@@ -14,6 +15,7 @@ use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
 
 use crate::client::Client;
+use crate::hub::delayed::Broker;
 
 pub(crate) struct World {
     pub(crate) seed: u64,
@@ -26,6 +28,8 @@ pub(crate) struct World {
     /// How many times a connection was told as plain data.
     pub(crate) told: u64,
     turns: u32,
+    /// What logs of the shards wait for, where they are late.
+    pub(crate) broker: Option<Broker>,
 }
 
 /// The simulated driver only counts listeners; any descriptor stands for one.
@@ -104,10 +108,21 @@ impl World {
             past: None,
             turns: 0,
             told: 0,
+            broker: None,
         }
     }
 
-    /// One turn of every shard.
+    /// How long a shard waits now.
+    pub(crate) fn wait(&self, shard: usize) -> Wait {
+        self.shards[shard].as_ref().expect("it runs").wait()
+    }
+
+    /// Whether a shard runs and its wait is over.
+    pub(crate) fn is_awake(&self, shard: usize) -> bool {
+        self.shards[shard].as_ref().is_some_and(|one| one.driver().is_awake(one.wait()))
+    }
+
+    /// One turn of every shard whose wait is over.
     pub(crate) fn turn_shards(&mut self) {
         (0..self.shards.len()).for_each(|shard| self.turn_shard(shard));
     }
@@ -127,7 +142,12 @@ impl World {
         self.told += u64::from(told.is_ok());
     }
 
+    /// Turns a shard, unless it waits: as in the kernel, only its time, a completion or its
+    /// doorbell ends a wait.
     fn turn_shard(&mut self, shard: usize) {
+        if !self.is_awake(shard) {
+            return;
+        }
         self.retell(shard);
         if let Some(running) = &mut self.shards[shard]
             && running.turn().unwrap() == Life::Finished
@@ -184,6 +204,9 @@ impl World {
     pub(crate) fn step(&mut self) {
         for client in &mut self.clients {
             client.act(&self.network, self.seed);
+        }
+        if let Some(broker) = &self.broker {
+            broker.step();
         }
         // Shards do not keep step with each other.
         for shard in 0..self.shards.len() {

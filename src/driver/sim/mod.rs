@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Input, Lease, Loan, Received, Socket, TcpInfo,
@@ -112,6 +113,19 @@ pub struct Sim {
 }
 
 impl Sim {
+    /// Whether a shard that waits so would be woken by now: its time has come, its doorbell was
+    /// rung, or the kernel may have a completion for it.
+    pub fn is_awake(&self, wait: Wait) -> bool {
+        let state = self.network.borrow();
+        let is_due = match wait {
+            Wait::No => true,
+            Wait::Until(until_ns) => until_ns <= state.now_ns,
+            Wait::Forever => false,
+        };
+        let is_done = !self.ready.is_empty() || !self.loans.is_empty();
+        is_due || is_done || state.has_completion(self.shard)
+    }
+
     fn state(&self) -> RefMut<'_, State> {
         self.network.borrow_mut()
     }
@@ -397,7 +411,7 @@ impl Driver for Sim {
     }
 
     fn doorbell(&mut self, shard: u16) {
-        self.state().shards[usize::from(shard)].rung = true;
+        self.state().shards[usize::from(shard)].rung.store(true, Ordering::Release);
     }
 
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64) {
@@ -488,7 +502,7 @@ impl Driver for Sim {
     fn trim(&mut self) {}
 
     fn bell(&self) -> Arc<dyn Bell> {
-        Arc::new(SilentBell)
+        Arc::new(SimBell(self.state().shards[usize::from(self.shard)].rung.clone()))
     }
 
     fn counters(&self) -> DriverCounters {
@@ -501,9 +515,11 @@ impl Driver for Sim {
     }
 }
 
-/// The simulation turns every shard anyway.
-struct SilentBell;
+/// Wakes the shard that has its driver: see [`Sim::is_awake`].
+struct SimBell(Arc<AtomicBool>);
 
-impl Bell for SilentBell {
-    fn ring(&self) {}
+impl Bell for SimBell {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }

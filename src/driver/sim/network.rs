@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{Batch, Completion, Socket, Token, Wait};
 
@@ -113,6 +115,18 @@ impl SimSocket {
         self.reset_sent = !self.to_server.is_empty();
     }
 
+    /// Whether the kernel may complete an operation on it. A fault may fail any send.
+    fn has_completion(&self, faults: Faults) -> bool {
+        let has_ended = self.cancelled
+            || self.cancel.is_some()
+            || self.shutdown.is_some()
+            || self.closing.is_some();
+        let can_send = self.reset || self.to_client.len() < self.window || faults.send_fails > 0;
+        has_ended
+            || (self.receive.is_some() && self.has_something())
+            || (self.send.is_some() && can_send)
+    }
+
     /// Whether a receive would not wait.
     pub(super) fn has_something(&self) -> bool {
         self.reset || self.client_fin || !self.to_server.is_empty()
@@ -129,7 +143,8 @@ pub(super) struct SimListener {
 pub(super) struct SimShard {
     pub(super) listeners: Vec<SimListener>,
     pub(super) arrived: VecDeque<(u64, Socket)>,
-    pub(super) rung: bool,
+    /// Its doorbell has been rung, by another shard or through its bell.
+    pub(super) rung: Arc<AtomicBool>,
     pub(super) wait: Wait,
 }
 
@@ -149,7 +164,7 @@ impl State {
         let shard = || SimShard {
             listeners: Vec::new(),
             arrived: VecDeque::new(),
-            rung: false,
+            rung: Arc::default(),
             wait: Wait::No,
         };
         Self {
@@ -240,6 +255,19 @@ impl State {
         own
     }
 
+    /// Whether the kernel may have a completion for a shard.
+    pub(super) fn has_completion(&self, shard: u16) -> bool {
+        let own = &self.shards[usize::from(shard)];
+        let is_called = |one: &SimListener| one.armed > 0 && !one.waiting.is_empty();
+        own.rung.load(Ordering::Acquire)
+            || !own.arrived.is_empty()
+            || own.listeners.iter().any(is_called)
+            || self.sockets.iter().any(|socket| {
+                let is_own = socket.shard == shard && socket.taken && !socket.closed;
+                is_own && socket.has_completion(self.faults)
+            })
+    }
+
     /// What has come to a shard by itself: connections, handovers, its doorbell.
     pub(super) fn accept(&mut self, shard: u16) -> Vec<Completion> {
         let mut ready = Vec::new();
@@ -270,7 +298,7 @@ impl State {
         let own = &mut self.shards[usize::from(shard)];
         ready
             .extend(own.arrived.drain(..).map(|(key, socket)| Completion::Arrived { key, socket }));
-        if std::mem::take(&mut own.rung) {
+        if own.rung.swap(false, Ordering::AcqRel) {
             ready.push(Completion::Doorbell);
         }
         ready

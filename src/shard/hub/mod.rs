@@ -31,7 +31,7 @@ use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
 use super::events::ShardEvent;
 use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
-use crate::driver::Token;
+use crate::driver::{Bell, Token};
 use crate::hub::{ChannelName, Home, Local, Member, Members, Op, Out, Position, Publication};
 use crate::session::hub::{Budget, Effects, HubSession};
 use backlog::Backlog;
@@ -133,8 +133,13 @@ pub(super) struct Hub {
 }
 
 impl Hub {
-    pub(super) fn new(id: u16, shards: usize, shared: Arc<HubShared>) -> Box<Self> {
-        let home = Home::new(shared.home, (shared.make_log)(id));
+    pub(super) fn new(
+        id: u16,
+        shards: usize,
+        shared: Arc<HubShared>,
+        bell: Arc<dyn Bell>,
+    ) -> Box<Self> {
+        let home = Home::new(shared.home, (shared.make_log)(id, bell));
         Box::new(Self {
             id,
             shared,
@@ -226,7 +231,8 @@ impl Hub {
         self.sessions.get_mut(index as usize)?.as_deref_mut()
     }
 
-    /// Whether anything is left to be done in the next turn.
+    /// Whether anything is left to be done in the next turn. Not what the log has yet to complete:
+    /// it rings the shard's bell.
     fn has_work(&self) -> bool {
         self.unfinished
             || self.is_expiring

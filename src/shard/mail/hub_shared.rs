@@ -3,12 +3,14 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::driver::Bell;
 use crate::hub::HomeOptions;
 use crate::hub::log::Log;
 use crate::session::hub::Realm;
 
-/// Makes the log of a shard's home.
-pub type MakeLog = Arc<dyn Fn(u16) -> Box<dyn Log> + Send + Sync>;
+/// Makes the log of a shard's home. The bell wakes the shard: a log that completes commands later
+/// rings it once [`Log::next`] has something, from any thread.
+pub type MakeLog = Arc<dyn Fn(u16, Arc<dyn Bell>) -> Box<dyn Log> + Send + Sync>;
 
 /// What the shards of a process share about channels.
 pub struct HubShared {

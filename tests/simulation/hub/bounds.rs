@@ -47,7 +47,7 @@ const MAILBOX_BYTES: u64 = 1 << 20;
 fn slow_fanout() -> (World, Vec<Peer>) {
     let budget = HistoryBudget::new(1 << 30);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     let mut world = World::with_hub(1, 2, Faults::default(), make_log, |file| {
         file.engine.turn_fanout_max = 1;
         file.engine.mailbox_bytes_max = MAILBOX_BYTES;
@@ -183,7 +183,7 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
     const EACH: u64 = 30;
     let budget = HistoryBudget::new(1 << 30);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     let mut world = World::with_hub(1, 1, Faults::default(), make_log, |file| {
         file.limits.outbox_shard_bytes_max = 1_000_000;
         file.hub.recover_bytes_max = 400_000;

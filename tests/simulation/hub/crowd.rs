@@ -21,7 +21,7 @@ const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: sim\r\nConnection: Upgrade\r\n\
 pub(super) fn crowd_of(shards: u16) -> World {
     let budget = HistoryBudget::new(1 << 20);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_crowd(1, shards, Faults::default(), make_log, 2048, |file| {
         file.engine.accepts_per_listener = 1024;
         file.engine.turn_completions_max = 16 * 1024;

@@ -1,27 +1,81 @@
-//! A log that is as late, and as much out of order, as the contract allows.
+//! A log that is as late, and as much out of order, as the contract allows: what was asked of it is
+//! done by another thread, so to speak, which rings the shard's bell.
 
-use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 
+use seawall::driver::Bell;
 use seawall::hub::{ChannelName, Done, Draft, Epoch, Log, MemoryLog, Range, Retention};
 
-pub(crate) struct DelayedLog {
-    inner: MemoryLog,
+/// Where the logs of all shards are late; each step of the world lets it complete something.
+#[derive(Clone, Default)]
+pub(crate) struct Broker(Arc<Mutex<Vec<Arc<Mutex<Late>>>>>);
+
+impl Broker {
+    /// The log of a shard.
+    pub(crate) fn log(&self, inner: MemoryLog, seed: u64, bell: Arc<dyn Bell>) -> Box<dyn Log> {
+        let (held, ready) = (Vec::new(), VecDeque::new());
+        let late = Arc::new(Mutex::new(Late { held, ready, bell, random: seed | 1 }));
+        self.0.lock().unwrap().push(late.clone());
+        Box::new(DelayedLog { inner, late })
+    }
+
+    /// Completes some of what was asked.
+    pub(crate) fn step(&self) {
+        self.0.lock().unwrap().iter().for_each(|late| late.lock().unwrap().step());
+    }
+}
+
+struct Late {
+    /// Done, and not told yet.
     held: Vec<Done>,
-    random: Cell<u64>,
+    ready: VecDeque<Done>,
+    bell: Arc<dyn Bell>,
+    random: u64,
+}
+
+impl Late {
+    fn random(&mut self, bound: usize) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 33) as usize % bound
+    }
+
+    fn step(&mut self) {
+        let mut is_ready = false;
+        while !self.held.is_empty() && self.random(3) > 0 {
+            let done = self.choose();
+            self.ready.push_back(done);
+            is_ready = true;
+        }
+        if is_ready {
+            self.bell.ring();
+        }
+    }
+
+    /// Any completion, but deliveries in the order of offsets, channel by channel.
+    fn choose(&mut self) -> Done {
+        let mut at = self.random(self.held.len());
+        if let Done::Delivered { channel, .. } = self.held[at] {
+            let first = self.held.iter().position(
+                |one| matches!(one, Done::Delivered { channel: other, .. } if *other == channel),
+            );
+            at = first.unwrap_or(at);
+        }
+        self.held.remove(at)
+    }
+}
+
+struct DelayedLog {
+    inner: MemoryLog,
+    late: Arc<Mutex<Late>>,
 }
 
 impl DelayedLog {
-    pub(crate) fn new(inner: MemoryLog, seed: u64) -> Self {
-        Self { inner, held: Vec::new(), random: Cell::new(seed | 1) }
-    }
-
-    fn random(&self, bound: usize) -> usize {
-        let mut x = self.random.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random.set(x);
-        (x >> 33) as usize % bound
+    fn hold(&mut self) {
+        let mut late = self.late.lock().unwrap();
+        late.held.extend(std::iter::from_fn(|| self.inner.next()));
     }
 }
 
@@ -39,7 +93,8 @@ impl Log for DelayedLog {
     }
 
     fn has_messages(&self, channel: u32) -> bool {
-        self.inner.has_messages(channel) || !self.held.is_empty()
+        let late = self.late.lock().unwrap();
+        self.inner.has_messages(channel) || !late.held.is_empty() || !late.ready.is_empty()
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -52,14 +107,17 @@ impl Log for DelayedLog {
 
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
         self.inner.append(ticket, channel, draft);
+        self.hold();
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
         self.inner.read(ticket, channel, range);
+        self.hold();
     }
 
     fn trim(&mut self, ticket: u64, channel: u32) {
         self.inner.trim(ticket, channel);
+        self.hold();
     }
 
     fn expire(&mut self, now_ms: u64, channels_max: usize) {
@@ -67,21 +125,7 @@ impl Log for DelayedLog {
     }
 
     fn next(&mut self) -> Option<Done> {
-        while let Some(done) = self.inner.next() {
-            self.held.push(done);
-        }
-        if self.held.is_empty() || self.random(3) == 0 {
-            return None;
-        }
-        let mut at = self.random(self.held.len());
-        if let Done::Delivered { channel, .. } = self.held[at] {
-            // In the order of offsets, channel by channel.
-            let first = self.held.iter().position(
-                |one| matches!(one, Done::Delivered { channel: other, .. } if *other == channel),
-            );
-            at = first.unwrap_or(at);
-        }
-        Some(self.held.remove(at))
+        self.late.lock().unwrap().ready.pop_front()
     }
 
     fn kept(&self) -> (u64, u64) {

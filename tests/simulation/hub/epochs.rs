@@ -89,7 +89,7 @@ impl Log for Forgetful {
 fn members_are_told_first_when_the_past_is_lost() {
     let forget = Arc::new(AtomicBool::new(false));
     let told = forget.clone();
-    let make_log = Arc::new(move |_: u16| -> Box<dyn Log> {
+    let make_log = Arc::new(move |_: u16, _| -> Box<dyn Log> {
         let inner = MemoryLog::new(HistoryBudget::new(1 << 20));
         Box::new(Forgetful { inner, channel: None, forget: told.clone() })
     });

@@ -20,7 +20,7 @@ const CHANNELS: u64 = 3000;
 fn world() -> World {
     let budget = HistoryBudget::new(1 << 30);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_hub(2, 1, Faults::harmless(), make_log, |file| {
         file.hub.channel_ttl_s = 90;
         file.hub.idempotency_ttl_s = 120;
@@ -30,7 +30,7 @@ fn world() -> World {
 /// Turns as the shard has asked for, until it asks for nothing more; returns how often.
 fn rest(world: &mut World) -> usize {
     for turns in 0..100_000 {
-        match world.network.last_wait(0) {
+        match world.wait(0) {
             Wait::No => {}
             Wait::Until(ns) => {
                 let now_ns = world.network.now_ns();

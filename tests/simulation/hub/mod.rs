@@ -3,12 +3,13 @@
 
 mod bounds;
 mod crowd;
-mod delayed;
+pub(crate) mod delayed;
 mod epochs;
 mod idle;
 mod member;
 mod operator;
 mod rights;
+mod waking;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,12 +17,13 @@ use std::sync::Arc;
 
 use seawall::auth::SlowReader;
 use seawall::config::file::Channel;
+use seawall::driver::Bell;
 use seawall::driver::sim::Faults;
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
 
 use crate::seeds;
 use crate::world::World;
-use delayed::DelayedLog;
+use delayed::Broker;
 use member::{Member, Truth};
 use operator::Operator;
 
@@ -34,10 +36,14 @@ struct Outcome {
 fn run(seed: u64, late: bool) -> Outcome {
     let shards = 1 + (seed % 3) as u16;
     let budget = HistoryBudget::new([1 << 20, 20_000][(seed / 7 % 2) as usize]);
-    let make_log = Arc::new(move |shard: u16| -> Box<dyn Log> {
-        let seed = seed * 1000 + u64::from(shard);
+    let broker = late.then(Broker::default);
+    let logs = broker.clone();
+    let make_log = Arc::new(move |shard: u16, bell: Arc<dyn Bell>| -> Box<dyn Log> {
         let log = MemoryLog::new(budget.clone());
-        if late { Box::new(DelayedLog::new(log, seed)) } else { Box::new(log) }
+        match &logs {
+            Some(broker) => broker.log(log, seed * 1000 + u64::from(shard), bell),
+            None => Box::new(log),
+        }
     });
     let mut world = World::with_hub(seed, shards, Faults::harmless(), make_log, |file| {
         file.limits.outbox_bytes_max = 8 * 1024;
@@ -52,6 +58,7 @@ fn run(seed: u64, late: bool) -> Outcome {
             ..Channel::default()
         }];
     });
+    world.broker = broker;
     let truth = Rc::new(RefCell::new(Truth::default()));
     let connect = |name: usize| {
         let shard = world.network.random(u64::from(shards)) as u16;

@@ -24,7 +24,7 @@ const STEP_MS: u64 = 200;
 fn world(seed: u64, leeway_s: u32) -> World {
     let budget = HistoryBudget::new(1 << 20);
     let make_log =
-        Arc::new(move |_: u16| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+        Arc::new(move |_: u16, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     World::with_hub(seed, 1, Faults::default(), make_log, |file| {
         file.auth.leeway_s = leeway_s;
         file.keys = vec![Key { secret: SECRET.into(), ..Key::default() }];
@@ -204,7 +204,8 @@ fn a_subscription_ends_with_its_channel_token() {
     }
 }
 
-/// A machine that was suspended: its wall clock is ahead, and nothing else has moved.
+/// A machine that was suspended: its wall clock is ahead, and nothing else has moved. A shard at
+/// rest notices that when it wakes, here by a request.
 #[test]
 fn a_wall_clock_that_is_set_forward_ends_what_has_ended_by_it() {
     let mut world = world(2, 5);
@@ -214,6 +215,7 @@ fn a_wall_clock_that_is_set_forward_ends_what_has_ended_by_it() {
     client.expect(&mut world, "authenticated");
     world.network.step_wall_clock(2 * 3600 * 1000);
     let end_ms = world.network.unix_ms();
+    client.say(&world, &json!({"type": "ping"}));
     assert!(client.ends(&mut world, "goodbye", end_ms, u64::MAX));
     world.stop();
     world.check_accounts();
