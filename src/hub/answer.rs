@@ -8,6 +8,7 @@ use super::key_scope::KeyScope;
 use super::log::Retention;
 use super::presence::{MemberInfo, PresencePage};
 use super::publication::{ConnectionId, Draft, Position, Publication, Since};
+use super::refusal::Refused;
 
 /// Where an answer from outside the shards goes.
 pub struct ApiReply(pub Box<dyn FnOnce(Answer) + Send>);
@@ -87,67 +88,6 @@ pub enum Verb {
     Trim,
     /// How many members there are, and where the channel stands.
     Describe,
-}
-
-/// Why something was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    BadRequest,
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    Limit,
-    TooLarge,
-    RateLimited,
-    Expired,
-    Conflict,
-    Internal,
-}
-
-impl Code {
-    /// Every code.
-    pub const ALL: [Self; 10] = [
-        Self::BadRequest,
-        Self::Unauthorized,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::Limit,
-        Self::TooLarge,
-        Self::RateLimited,
-        Self::Expired,
-        Self::Conflict,
-        Self::Internal,
-    ];
-
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::Limit => "limit",
-            Self::TooLarge => "too_large",
-            Self::RateLimited => "rate_limited",
-            Self::Expired => "expired",
-            Self::Conflict => "conflict",
-            Self::Internal => "internal",
-        }
-    }
-}
-
-/// A refusal: what, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
-    pub code: Code,
-    pub message: String,
-}
-
-impl Refused {
-    /// With this text.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
 }
 
 /// What a home answers.

@@ -3,6 +3,7 @@
 //! Requests and completions of the log go in, answers and publications come out in the order in
 //! which each shard must see them. See the module above for why nothing is lost or doubled.
 
+mod completions;
 mod joining;
 mod keeping;
 mod starts;
@@ -14,13 +15,14 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::answer::{Answer, Code, Origin, Out, Refused, Request, Subscribe, Verb};
+use super::answer::{Answer, Origin, Out, Request, Subscribe, Verb};
 use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
-use super::log::{Done, Log, Page, Range, Retention};
+use super::log::{Log, Range, Retention};
 use super::names::Names;
 use super::presence::{Presence, PresencePage};
 use super::publication::{Epoch, Position, Publication, Since};
+use super::refusal::{Code, Refused};
 use super::seats::Seats;
 use super::{ChannelName, KeyScope};
 use crate::hub::Draft;
@@ -358,7 +360,7 @@ impl Home {
     }
 
     fn refuse(&mut self, key: u32, from: Origin, code: Code, message: String) {
-        self.answer(key, from, Answer::Refused(Refused { code, message }));
+        self.answer(key, from, Answer::Refused(Refused::new(code, message)));
     }
 
     fn answer(&mut self, key: u32, from: Origin, answer: Answer) {
@@ -372,91 +374,6 @@ impl Home {
             }
             Origin::Api(reply) => (reply.0)(answer),
         }
-    }
-
-    /// Works through what the log has completed; returns whether it stopped at so many.
-    pub fn work(&mut self, completions_max: usize) -> bool {
-        for _ in 0..completions_max {
-            match self.log.next() {
-                Some(done) => self.completed(done),
-                None => return false,
-            }
-        }
-        true
-    }
-
-    fn completed(&mut self, done: Done) {
-        match done {
-            Done::Appended { ticket, position } => {
-                let waiting = self.done_waiting(ticket);
-                let Waiting::Publish { channel, from, key } = waiting else { return };
-                self.answer(channel, from, Answer::Published { position, duplicate: false });
-                let others = key.map(|key| self.keys.done(key, position)).unwrap_or_default();
-                for from in others {
-                    self.kept.duplicates += 1;
-                    self.answer(channel, from, Answer::Published { position, duplicate: true });
-                }
-                self.note_use(channel);
-            }
-            Done::Delivered { channel, publication } => self.delivered(channel, &publication),
-            Done::Page { ticket, page } => match self.done_waiting(ticket) {
-                Waiting::Join { channel, from, subscribe } => {
-                    self.joined(channel, from, &subscribe, page);
-                    self.note_use(channel);
-                }
-                Waiting::History { channel, from } => {
-                    let Page { position, messages, .. } = page;
-                    self.answer(channel, from, Answer::History { position, messages });
-                    self.note_use(channel);
-                }
-                Waiting::Describe { channel, from } => {
-                    let own = &mut self.channels[channel as usize];
-                    own.position.get_or_insert(page.position);
-                    self.describe(channel, from);
-                    self.note_use(channel);
-                }
-                Waiting::Publish { .. } | Waiting::Trim { .. } => {}
-            },
-            Done::Trimmed { ticket, position } => {
-                if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
-                    self.answer(channel, from, Answer::Trimmed { position });
-                    self.note_use(channel);
-                }
-            }
-            Done::EpochChanged { channel, position } => {
-                let own = &mut self.channels[channel as usize];
-                own.position = Some(position);
-                own.since.clear();
-                let changed = own.there.iter().map(|there| {
-                    (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
-                });
-                self.out.extend(changed);
-            }
-        }
-    }
-
-    fn done_waiting(&mut self, ticket: u64) -> Waiting {
-        let waiting = self.waiting.remove(ticket as usize);
-        self.channels[waiting.channel() as usize].pending -= 1;
-        waiting
-    }
-
-    fn delivered(&mut self, key: u32, publication: &Arc<Publication>) {
-        let channel = &mut self.channels[key as usize];
-        let Some(position) = publication.position else { return };
-        // What a page has told already.
-        let known = channel
-            .position
-            .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);
-        if known {
-            return;
-        }
-        channel.position = Some(position);
-        if channel.joining > 0 {
-            channel.since.push_back(publication.clone());
-        }
-        let members = channel.there.iter();
-        self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));
     }
 
     /// Channels that have got their first member (true) or lost their last since, in order, if

@@ -43,7 +43,8 @@ struct Kept {
     newer: u32,
     /// In [`Shares`].
     owner: u32,
-    /// The owner's next one in that order.
+    /// The owner's neighbours in that order.
+    before_of_owner: u32,
     next_of_owner: u32,
 }
 
@@ -135,9 +136,18 @@ impl Keys {
     fn insert(&mut self, name: u128, content: u64, expires_ms: u64, owner: u32) {
         let state = State::Pending(Vec::new());
         let (older, newer) = (self.newest, NONE);
-        let kept =
-            Kept { name, content, expires_ms, state, older, newer, owner, next_of_owner: NONE };
-        let index = self.kept.insert(kept) as u32;
+        let before_of_owner = self.shares.keys(owner).newest;
+        let index = self.kept.insert(Kept {
+            name,
+            content,
+            expires_ms,
+            state,
+            older,
+            newer,
+            owner,
+            before_of_owner,
+            next_of_owner: NONE,
+        }) as u32;
         self.names.insert(name, index);
         match older {
             NONE => self.oldest = index,
@@ -145,15 +155,16 @@ impl Keys {
         }
         self.newest = index;
         let keys = self.shares.keys(owner);
-        match std::mem::replace(&mut keys.newest, index) {
+        keys.newest = index;
+        match before_of_owner {
             NONE => keys.oldest = index,
             before => self.kept[before as usize].next_of_owner = index,
         }
     }
 
-    /// Forgets the oldest key of its owner.
-    fn remove(&mut self, index: u32) {
-        let Kept { name, older, newer, owner, next_of_owner, .. } =
+    /// Forgets a key; returns what it was.
+    fn remove(&mut self, index: u32) -> State {
+        let Kept { name, state, older, newer, owner, before_of_owner, next_of_owner, .. } =
             self.kept.remove(index as usize);
         self.names.remove(&name);
         match older {
@@ -164,13 +175,16 @@ impl Keys {
             NONE => self.newest = older,
             newer => self.kept[newer as usize].older = older,
         }
-        let keys = self.shares.keys(owner);
-        debug_assert_eq!(keys.oldest, index, "owners lose their oldest first");
-        keys.oldest = next_of_owner;
-        if next_of_owner == NONE {
-            keys.newest = NONE;
+        match before_of_owner {
+            NONE => self.shares.keys(owner).oldest = next_of_owner,
+            before => self.kept[before as usize].next_of_owner = next_of_owner,
+        }
+        match next_of_owner {
+            NONE => self.shares.keys(owner).newest = before_of_owner,
+            next => self.kept[next as usize].before_of_owner = before_of_owner,
         }
         self.shares.shrink(owner);
+        state
     }
 
     /// Forgets keys beyond the bound, of the owner with the most: so many at most.
@@ -201,6 +215,16 @@ impl Keys {
         // Of those that could not be forgotten while they were under way.
         self.evict(NONE, EXPIRED_AT_ONCE);
         waiting
+    }
+
+    /// The first publish under a name has failed: the next one is the first. Returns who waits for
+    /// it.
+    pub(super) fn failed(&mut self, name: u128) -> Vec<Origin> {
+        let Some(index) = self.names.get(&name) else { return Vec::new() };
+        match self.remove(*index) {
+            State::Pending(waiting) => waiting,
+            State::Done(_) => Vec::new(),
+        }
     }
 
     /// Forgets what is past its time or beyond the bound: so many of each at most.

@@ -9,12 +9,15 @@
 //! come at any later time and in any order, but [`Done::Delivered`] of one channel comes in the
 //! order of offsets, each publication once, and [`Done::EpochChanged`] before anything of the new
 //! epoch. A log may be ahead of its deliveries: a page may hold what is yet to be delivered.
-//! Offsets of a channel grow strictly. Trimming removes messages, never epoch or offset.
+//! Each command with a ticket has exactly one completion, which may be [`Done::Failed`] or
+//! [`Done::Refused`]. Offsets of a channel grow strictly. Trimming removes messages, never epoch or
+//! offset.
 
 use std::sync::Arc;
 
 use super::ChannelName;
 use super::publication::{Draft, Epoch, Position, Publication, Since};
+use super::refusal::Refused;
 
 /// How much of a channel is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,12 @@ pub enum Done {
     Page { ticket: u64, page: Page },
     /// The history was removed.
     Trimmed { ticket: u64, position: Position },
+    /// The command could not be carried out, or the log does not know whether it was: a message
+    /// whose append failed may still be delivered. `retry_after_ms`: when it may work again, if
+    /// the log can say.
+    Failed { ticket: u64, retry_after_ms: Option<u32> },
+    /// The command was not carried out, for a reason that lies in it.
+    Refused { ticket: u64, refused: Refused },
     /// The past of the channel is lost; offsets count anew, from this position.
     EpochChanged { channel: u32, position: Position },
 }

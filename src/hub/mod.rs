@@ -35,9 +35,10 @@ mod memory;
 mod names;
 mod presence;
 mod publication;
+mod refusal;
 mod seats;
 
-pub use answer::{Answer, ApiReply, Code, Origin, Out, Refused, Request, Subscribe, Verb};
+pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
 pub use home::{Gauges, Home, HomeOptions, Kept};
 pub use key_scope::KeyScope;
 pub use log::{Done, Log, Page, Range, Retention};
@@ -45,6 +46,7 @@ pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};
 pub use presence::{MemberInfo, MemberKey, PresencePage};
 pub use publication::{ConnectionId, Draft, Epoch, Position, Publication, Since};
+pub use refusal::{Code, Refused};
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -81,7 +81,7 @@ export interface Options {
  */
 export type ErrorCode =
   | "bad_request" | "unauthorized" | "forbidden" | "not_found" | "limit" | "too_large"
-  | "rate_limited" | "expired" | "conflict" | "internal"
+  | "rate_limited" | "expired" | "conflict" | "unavailable" | "internal"
   | "closed" | "timeout" | "disconnected";
 
 /** Its message says what failed and, after a semicolon, the remedy. */

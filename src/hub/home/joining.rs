@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Home, HomeOptions, There};
-use crate::hub::answer::{Answer, Code, Origin, Out, Subscribe};
+use crate::hub::answer::{Answer, Origin, Out, Subscribe};
 use crate::hub::log::Page;
 use crate::hub::presence::MemberInfo;
 use crate::hub::publication::{ConnectionId, Position, Publication};
+use crate::hub::refusal::Code;
 
 impl Home {
     /// A page for a subscription: the log may be ahead of what was delivered, or behind it.

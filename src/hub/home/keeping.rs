@@ -3,9 +3,10 @@
 use super::starts::Starts;
 use super::{Channel, Gauges, Home, HomeOptions, Kept};
 use crate::hub::ChannelName;
-use crate::hub::answer::{Answer, Code, Origin, Refused, Verb};
+use crate::hub::answer::{Answer, Origin, Verb};
 use crate::hub::log::Retention;
 use crate::hub::publication::{Position, Since};
+use crate::hub::refusal::{Code, Refused};
 
 /// Before another look at a channel whose log still holds messages, at least (ms).
 const AGAIN_MS: u64 = 1000;

@@ -1,6 +1,7 @@
 //! The laws of a home's tables: bounded, accounted for, and empty in time without anything else
 //! happening.
 
+mod failures;
 mod positions;
 
 use std::collections::BTreeMap;

@@ -84,6 +84,37 @@ fn a_key_under_way_is_not_forgotten() {
     assert_eq!((keys.len(), keys.evicted()), (2, 3));
 }
 
+/// Whichever of its owner's keys it is, its neighbours stay in their order.
+#[test]
+fn a_key_that_has_failed_is_forgotten_alone() {
+    for failing in 0..3 {
+        let mut keys = Keys::new(3, TTL_MS);
+        let names: Vec<_> = (0..3)
+            .map(|key| match keys.look("a", &scope(1, key), "1", 0, origin()) {
+                Seen::First(name, _) => name,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let waits = keys.look("a", &scope(1, failing), "1", 0, origin());
+        assert!(matches!(waits, Seen::Waits));
+        for (key, name) in (0..).zip(names) {
+            if key == failing {
+                assert_eq!(keys.failed(name).len(), 1);
+            } else {
+                keys.done(name, Position { epoch: Epoch(1), offset: key.into() });
+            }
+        }
+        assert_eq!((keys.len(), keys.failed(7).len()), (2, 0));
+        assert!(publish(&mut keys, 1, failing, 0), "it is new");
+        assert!(publish(&mut keys, 1, 3, 0), "one too many: the oldest goes");
+        let oldest = u32::from(failing == 0);
+        let kept = (0..4).filter(|key| *key != oldest);
+        kept.for_each(|key| assert!(!publish(&mut keys, 1, key, 0), "{key} of {failing}"));
+        keys.expire(TTL_MS, 10);
+        assert_eq!((keys.len(), keys.evicted()), (0, 1));
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Publish(u8, u32),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Call;
 use super::by_server::{Reason, taken_back};
-use super::reply::{Line, error};
+use super::reply::{self, Line};
 use super::state::{Asked, AskedKind, Fate, HubSession};
 use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
 use crate::hub::{Request, Retention, Verb};
@@ -147,7 +147,7 @@ impl HubSession {
             return;
         }
         call.effects.errors += 1;
-        call.say(error(asked.id.as_deref(), refusal.code, &refusal.message));
+        call.say(reply::refusal(asked.id.as_deref(), refusal));
     }
 
     /// It is listed under another name.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::hub::{Code, Position, PresencePage, Publication};
+use crate::hub::{Code, Position, PresencePage, Publication, Refused};
 use crate::proto::ws::CloseCode;
 
 /// An object that is being written.
@@ -74,6 +74,15 @@ impl Line {
         }
     }
 
+    /// Code, message, and when to try again.
+    pub(crate) fn refused(self, refused: &Refused) -> Self {
+        let line = self.text("code", refused.code.as_str()).text("message", &refused.message);
+        match refused.retry_after_ms {
+            Some(wait_ms) => line.value("retry_after_ms", wait_ms),
+            None => line,
+        }
+    }
+
     /// Messages, as they were sent.
     pub(crate) fn messages(self, messages: &[Arc<Publication>]) -> Self {
         let mut line = self.name("messages");
@@ -103,6 +112,11 @@ pub(crate) fn quoted(text: &str) -> String {
 /// An `error`.
 pub(crate) fn error(id: Option<&str>, code: Code, message: &str) -> String {
     Line::new("error", id).text("code", code.as_str()).text("message", message).end()
+}
+
+/// An `error` for what a home refused.
+pub(crate) fn refusal(id: Option<&str>, refused: &Refused) -> String {
+    Line::new("error", id).refused(refused).end()
 }
 
 /// A `gap`: messages up to this one were lost on the way to a member.

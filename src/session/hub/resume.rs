@@ -285,13 +285,7 @@ impl HubSession {
                     None => line,
                 }
             }
-            Err(refusal) => {
-                let error = Line::part()
-                    .text("code", refusal.code.as_str())
-                    .text("message", &refusal.message)
-                    .end();
-                Line::part().raw("error", &error)
-            }
+            Err(refusal) => Line::part().raw("error", &Line::part().refused(refusal).end()),
         };
         let pending = self.pending.as_mut();
         let Some(resuming) = pending.and_then(|pending| pending.resuming.as_mut()) else { return };

@@ -2,7 +2,7 @@
 /** What the parts of the client library share: errors, events, promises, timers and tokens. */
 
 /** What may work when it is tried again. */
-const PASSING_CODES = ["rate_limited", "internal", "timeout", "disconnected"];
+const PASSING_CODES = ["rate_limited", "unavailable", "internal", "timeout", "disconnected"];
 const TIMER_MS_MAX = 0x7fff_ffff;
 
 /**

@@ -9,20 +9,30 @@ use seawall::hub::{ChannelName, Done, Draft, Epoch, Log, MemoryLog, Range, Reten
 
 /// Where the logs of all shards are late; each step of the world lets it complete something.
 #[derive(Clone, Default)]
-pub(crate) struct Broker(Arc<Mutex<Vec<Arc<Mutex<Late>>>>>);
+pub(crate) struct Broker {
+    logs: Arc<Mutex<Vec<Arc<Mutex<Late>>>>>,
+    /// Of a hundred commands so many fail.
+    failures: usize,
+}
 
 impl Broker {
+    /// One that fails now and then.
+    pub(crate) fn failing() -> Self {
+        Self { failures: 10, ..Self::default() }
+    }
+
     /// The log of a shard.
     pub(crate) fn log(&self, inner: MemoryLog, seed: u64, bell: Arc<dyn Bell>) -> Box<dyn Log> {
         let (held, ready) = (Vec::new(), VecDeque::new());
-        let late = Arc::new(Mutex::new(Late { held, ready, bell, random: seed | 1 }));
-        self.0.lock().unwrap().push(late.clone());
+        let (failures, random) = (self.failures, seed | 1);
+        let late = Arc::new(Mutex::new(Late { held, ready, bell, failures, random }));
+        self.logs.lock().unwrap().push(late.clone());
         Box::new(DelayedLog { inner, late })
     }
 
     /// Completes some of what was asked.
     pub(crate) fn step(&self) {
-        self.0.lock().unwrap().iter().for_each(|late| late.lock().unwrap().step());
+        self.logs.lock().unwrap().iter().for_each(|late| late.lock().unwrap().step());
     }
 }
 
@@ -31,6 +41,7 @@ struct Late {
     held: Vec<Done>,
     ready: VecDeque<Done>,
     bell: Arc<dyn Bell>,
+    failures: usize,
     random: u64,
 }
 
@@ -73,6 +84,18 @@ struct DelayedLog {
 }
 
 impl DelayedLog {
+    /// Whether a command fails, which is then told as late as anything.
+    fn fails(&mut self, ticket: u64) -> bool {
+        let mut late = self.late.lock().unwrap();
+        let fails = late.random(100) < late.failures;
+        if fails {
+            let hint = late.random(1000) as u32;
+            let retry_after_ms = hint.is_multiple_of(2).then_some(hint);
+            late.held.push(Done::Failed { ticket, retry_after_ms });
+        }
+        fails
+    }
+
     fn hold(&mut self) {
         let mut late = self.late.lock().unwrap();
         late.held.extend(std::iter::from_fn(|| self.inner.next()));
@@ -106,18 +129,24 @@ impl Log for DelayedLog {
     }
 
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
-        self.inner.append(ticket, channel, draft);
-        self.hold();
+        if !self.fails(ticket) {
+            self.inner.append(ticket, channel, draft);
+            self.hold();
+        }
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
-        self.inner.read(ticket, channel, range);
-        self.hold();
+        if !self.fails(ticket) {
+            self.inner.read(ticket, channel, range);
+            self.hold();
+        }
     }
 
     fn trim(&mut self, ticket: u64, channel: u32) {
-        self.inner.trim(ticket, channel);
-        self.hold();
+        if !self.fails(ticket) {
+            self.inner.trim(ticket, channel);
+            self.hold();
+        }
     }
 
     fn expire(&mut self, now_ms: u64, channels_max: usize) {

@@ -23,6 +23,8 @@ pub(crate) struct Truth {
     pub(crate) recovered: u64,
     pub(crate) resumed: u64,
     pub(crate) gaps: u64,
+    /// Requests that the log did not carry out.
+    pub(crate) failed: u64,
 }
 
 impl Truth {
@@ -350,12 +352,33 @@ impl Member {
                     *own = offset;
                 }
             }
-            "error" => panic!("seed {seed}: member {}: {object}", self.name),
+            "error" => self.was_refused(network, seed, id, object),
             _ => {}
         }
     }
 
+    /// The log failed: a publish is repeated with its key, and a subscription has ended.
+    fn was_refused(&mut self, network: &Network, seed: u64, id: u64, error: &Value) {
+        assert_eq!(error["code"], "unavailable", "seed {seed}: member {}: {error}", self.name);
+        assert!(error["retry_after_ms"].as_u64().is_none_or(|ms| ms < 1000), "{error}");
+        self.truth.borrow_mut().failed += 1;
+        let channel = self.requests.remove(&id).expect("a request is answered once");
+        if let Some((channel, content)) = self.unanswered.remove(&id) {
+            return self.publish(network, channel, content);
+        }
+        let sub = self.subs.get_mut(&channel).unwrap();
+        assert!(sub.asked, "seed {seed}: a subscription is answered once");
+        (sub.asked, sub.live) = (false, false);
+    }
+
     fn taken_up(&mut self, seed: u64, channel: &str, outcome: &Value) {
+        if let Some(error) = outcome.get("error") {
+            assert_eq!(error["code"], "unavailable", "seed {seed}: {error}");
+            self.truth.borrow_mut().failed += 1;
+            let sub = self.subs.get_mut(channel).unwrap();
+            (sub.asked, sub.live) = (false, false);
+            return;
+        }
         let offset = outcome["offset"].as_u64();
         let offset = offset.unwrap_or_else(|| panic!("seed {seed}: {outcome}"));
         let sub = self.subs.get_mut(channel).unwrap();

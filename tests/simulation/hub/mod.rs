@@ -33,10 +33,9 @@ struct Outcome {
     seen: usize,
 }
 
-fn run(seed: u64, late: bool) -> Outcome {
+fn run(seed: u64, broker: Option<Broker>) -> Outcome {
     let shards = 1 + (seed % 3) as u16;
     let budget = HistoryBudget::new([1 << 20, 20_000][(seed / 7 % 2) as usize]);
-    let broker = late.then(Broker::default);
     let logs = broker.clone();
     let make_log = Arc::new(move |shard: u16, bell: Arc<dyn Bell>| -> Box<dyn Log> {
         let log = MemoryLog::new(budget.clone());
@@ -88,9 +87,24 @@ fn run(seed: u64, late: bool) -> Outcome {
     assert!(members.iter().all(Member::is_gone), "seed {seed}");
     world.rest();
     assert_eq!(world.totals().gauges.channel_members, 0, "seed {seed}: nobody is left");
+    if world.broker.is_some() {
+        check_forgotten(&mut world);
+    }
     world.drain();
     world.check_laws(true);
     Outcome { truth, dropped, seen }
+}
+
+/// A channel that the log has yet to complete something for is never forgotten.
+fn check_forgotten(world: &mut World) {
+    for _ in 0..500 {
+        if world.totals().gauges.channels == 0 {
+            return;
+        }
+        world.network.advance(10_000_000_000);
+        world.step();
+    }
+    panic!("seed {}: something is pending for ever", world.seed);
 }
 
 /// Steps until nothing is under way.
@@ -107,13 +121,15 @@ fn settle(world: &mut World, members: &mut [Member], seed: u64, shards: u16) {
     panic!("seed {seed}: it never came to rest");
 }
 
-fn run_many(seeds: std::ops::Range<u64>, late: bool) {
+fn run_many(seeds: std::ops::Range<u64>, broker: impl Fn() -> Option<Broker>) -> u64 {
     let (mut recovered, mut resumed, mut messages, mut dropped, mut seen) = (0, 0, 0, 0, 0);
+    let mut failed = 0;
     for seed in seeds {
-        let outcome = run(seed, late);
+        let outcome = run(seed, broker());
         let truth = outcome.truth.borrow();
         recovered += truth.recovered;
         resumed += truth.resumed;
+        failed += truth.failed;
         messages += truth.contents.len();
         dropped += outcome.dropped;
         seen += outcome.seen;
@@ -124,14 +140,25 @@ fn run_many(seeds: std::ops::Range<u64>, late: bool) {
     assert!(recovered > 50 && resumed > 50 && messages > 1000, "the runs did something");
     assert!(dropped > 0, "some readers were slow");
     assert!(seen > 1000, "an operator saw {seen}");
+    failed
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_however_connections_are_cut() {
-    run_many(seeds(0, 300), false);
+    let failed = run_many(seeds(0, 300), || None);
+    assert_eq!(failed, 0);
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_over_a_late_log() {
-    run_many(seeds(1000, 300), true);
+    let failed = run_many(seeds(1000, 300), || Some(Broker::default()));
+    assert_eq!(failed, 0);
+}
+
+/// Each request is answered once, no subscription that failed has a member, and no failure leaves
+/// anything pending or a key behind.
+#[test]
+fn nothing_is_lost_or_doubled_over_a_log_that_fails() {
+    let failed = run_many(seeds(2000, 300), || Some(Broker::failing()));
+    assert!(failed > 1000, "{failed} requests failed");
 }

@@ -103,6 +103,7 @@ impl From<hub::Refused> for ApiError {
             Code::Conflict => StatusCode::CONFLICT,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::Limit | Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, code: refused.code.as_str(), message: refused.message }
@@ -261,4 +262,15 @@ pub(super) fn unexpected(answer: &Answer) -> ApiError {
     tracing::error!(?answer, "a home gave an answer that was not asked for");
     let message = "internal error, which is logged".to_owned();
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_does_not_answer_makes_a_call_unavailable() {
+        let error = ApiError::from(hub::Refused::unavailable(Some(5)));
+        assert_eq!((error.status.as_u16(), error.code), (503, "unavailable"));
+    }
 }

@@ -1,0 +1,134 @@
+//! What the log has completed becomes answers and deliveries.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{Home, Waiting};
+use crate::hub::answer::{Answer, Out};
+use crate::hub::log::{Done, Page};
+use crate::hub::publication::Publication;
+use crate::hub::refusal::Refused;
+
+impl Home {
+    /// Works through what the log has completed; returns whether it stopped at so many.
+    pub fn work(&mut self, completions_max: usize) -> bool {
+        for _ in 0..completions_max {
+            match self.log.next() {
+                Some(done) => self.completed(done),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    pub(super) fn completed(&mut self, done: Done) {
+        match done {
+            Done::Appended { ticket, position } => {
+                let waiting = self.done_waiting(ticket);
+                let Waiting::Publish { channel, from, key } = waiting else { return };
+                self.answer(channel, from, Answer::Published { position, duplicate: false });
+                let others = key.map(|key| self.keys.done(key, position)).unwrap_or_default();
+                for from in others {
+                    self.kept.duplicates += 1;
+                    self.answer(channel, from, Answer::Published { position, duplicate: true });
+                }
+                self.note_use(channel);
+            }
+            Done::Delivered { channel, publication } => self.delivered(channel, &publication),
+            Done::Page { ticket, page } => match self.done_waiting(ticket) {
+                Waiting::Join { channel, from, subscribe } => {
+                    self.joined(channel, from, &subscribe, page);
+                    self.note_use(channel);
+                }
+                Waiting::History { channel, from } => {
+                    let Page { position, messages, .. } = page;
+                    self.answer(channel, from, Answer::History { position, messages });
+                    self.note_use(channel);
+                }
+                Waiting::Describe { channel, from } => {
+                    let own = &mut self.channels[channel as usize];
+                    own.position.get_or_insert(page.position);
+                    self.describe(channel, from);
+                    self.note_use(channel);
+                }
+                Waiting::Publish { .. } | Waiting::Trim { .. } => {}
+            },
+            Done::Trimmed { ticket, position } => {
+                if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
+                    self.answer(channel, from, Answer::Trimmed { position });
+                    self.note_use(channel);
+                }
+            }
+            Done::Failed { ticket, retry_after_ms } => {
+                self.rejected(ticket, &Refused::unavailable(retry_after_ms));
+            }
+            Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
+            Done::EpochChanged { channel, position } => {
+                let own = &mut self.channels[channel as usize];
+                own.position = Some(position);
+                own.since.clear();
+                let changed = own.there.iter().map(|there| {
+                    (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
+                });
+                self.out.extend(changed);
+            }
+        }
+    }
+
+    /// A command was not carried out, as far as is known: all requests that wait for it are
+    /// refused, and nothing of it is kept.
+    fn rejected(&mut self, ticket: u64, refused: &Refused) {
+        let waiting = self.done_waiting(ticket);
+        let channel = waiting.channel();
+        let refusal = || Answer::Refused(refused.clone());
+        match waiting {
+            Waiting::Publish { from, key, .. } => {
+                self.answer(channel, from, refusal());
+                let others = key.map(|key| self.keys.failed(key)).unwrap_or_default();
+                for from in others {
+                    self.answer(channel, from, refusal());
+                }
+            }
+            Waiting::Join { from, subscribe, .. } => {
+                let own = &mut self.channels[channel as usize];
+                own.joining -= 1;
+                if own.joining == 0 {
+                    own.since = VecDeque::new();
+                }
+                // A subscription that was to restart has ended: its shard has it no more.
+                if let Some(watched) = subscribe.restart {
+                    self.leave(channel, &from, watched, subscribe.member.as_deref());
+                }
+                self.answer(channel, from, refusal());
+            }
+            Waiting::History { from, .. }
+            | Waiting::Describe { from, .. }
+            | Waiting::Trim { from, .. } => self.answer(channel, from, refusal()),
+        }
+        self.note_use(channel);
+    }
+
+    fn done_waiting(&mut self, ticket: u64) -> Waiting {
+        let waiting = self.waiting.remove(ticket as usize);
+        self.channels[waiting.channel() as usize].pending -= 1;
+        waiting
+    }
+
+    fn delivered(&mut self, key: u32, publication: &Arc<Publication>) {
+        let channel = &mut self.channels[key as usize];
+        let Some(position) = publication.position else { return };
+        // What a page has told already.
+        let known = channel
+            .position
+            .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);
+        if known {
+            return;
+        }
+        channel.position = Some(position);
+        if channel.joining > 0 {
+            channel.since.push_back(publication.clone());
+        }
+        let members = channel.there.iter();
+        self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));
+    }
+}
