@@ -72,6 +72,8 @@ struct Channel {
     presence: Option<Box<Presence>>,
     /// Of its members, where their number is limited.
     seats: Option<Box<Seats>>,
+    /// Requests that wait for the log to open it; `None`: it is open.
+    opening: Option<Box<AwaitingOpen>>,
     /// Commands that the log has not completed.
     pending: u32,
     /// Subscriptions that wait for a page, and what was delivered since the first of them began.
@@ -79,6 +81,10 @@ struct Channel {
     since: VecDeque<Arc<Publication>>,
     used_ms: u64,
 }
+
+/// Requests for a channel that the log is opening, in their order.
+#[derive(Debug, Default)]
+struct AwaitingOpen(VecDeque<(Origin, Verb)>);
 
 #[derive(Debug)]
 enum Waiting {
@@ -211,6 +217,15 @@ impl Home {
         if let Some(since) = since_of(&mut verb).filter(|_| from_start) {
             since.epoch = Some(self.channels[key as usize].first);
         }
+        match &mut self.channels[key as usize].opening {
+            Some(waiting) => waiting.0.push_back((from, verb)),
+            None => self.act(key, from, verb),
+        }
+        self.note_use(key);
+    }
+
+    /// Does what is asked of a channel that is open.
+    fn act(&mut self, key: u32, from: Origin, verb: Verb) {
         match verb {
             Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
             Verb::Leave { watch, member } => self.leave(key, &from, watch, member.as_deref()),
@@ -240,7 +255,6 @@ impl Home {
                 self.log.trim(ticket, log);
             }
         }
-        self.note_use(key);
     }
 
     /// Finds or opens a channel. `None`: there are as many as there may be, all of them in use.
@@ -262,10 +276,10 @@ impl Home {
         self.name_bytes += name_bytes(name);
         let key = self.channels.vacant_key() as u32;
         let first = self.starts.now(name, self.hold_ms(retention));
-        let log = self.log.open(name, key, retention, first);
+        let opening = self.log.open(name, key, retention, first);
         self.channels.insert(Channel {
             name: name.clone(),
-            log,
+            log: opening.channel,
             retention,
             first,
             position: None,
@@ -273,6 +287,7 @@ impl Home {
             there: Vec::new(),
             presence: None,
             seats: None,
+            opening: (!opening.is_open).then(Box::default),
             pending: 0,
             joining: 0,
             since: VecDeque::new(),

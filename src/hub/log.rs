@@ -52,6 +52,10 @@ pub struct Page {
 /// A command has completed, or the log has something to tell.
 #[derive(Debug)]
 pub enum Done {
+    /// The channel is open: commands may follow.
+    Opened { channel: u32 },
+    /// The channel could not be opened: the log has closed it. `retry_after_ms` as below.
+    OpenFailed { channel: u32, retry_after_ms: Option<u32> },
     /// The message is in the log.
     Appended { ticket: u64, position: Position },
     /// To be handed to the members.
@@ -70,25 +74,44 @@ pub enum Done {
     EpochChanged { channel: u32, position: Position },
 }
 
+/// How a channel was opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// The log's name for the channel, in commands.
+    pub channel: u32,
+    /// Commands may follow at once. Otherwise they follow [`Done::Opened`].
+    pub is_open: bool,
+}
+
+/// What the end of a channel's time in memory loses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It is where it began, or the log keeps it elsewhere.
+    Nothing,
+    /// Its position: the next one is of another epoch.
+    Position,
+    /// Messages as well.
+    Messages,
+}
+
 /// Order and history of the channels of one home.
 pub trait Log {
-    /// A channel is wanted. `key` is the home's name for it in completions; the answer is the
-    /// log's name for it in commands. If the log knows nothing of it, it begins in `first`.
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32;
+    /// A channel is wanted. `key` is the home's name for it in completions. If the log knows
+    /// nothing of it, it begins in `first`. Until it is open, only [`Self::retain`] is called.
+    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch)
+    -> Opening;
     /// Whether it knows nothing of channels that are not open.
     fn is_empty_while_closed(&self) -> bool {
         false
     }
     /// A channel is to keep more or less from now on.
     fn retain(&mut self, channel: u32, retention: Retention);
-    /// A channel is wanted no more; what it holds may be forgotten, its epoch included.
+    /// A channel is wanted no more; no command about it is under way. What it holds may be
+    /// forgotten, its epoch included. No completion about it follows: `key` may name another one.
     fn close(&mut self, channel: u32);
-    /// Whether the channel holds messages, or completions about it are to come.
-    fn has_messages(&self, channel: u32) -> bool;
-    /// Whether the channel may be closed although it holds messages: no completion about it is to
-    /// come.
-    fn may_close(&self, channel: u32) -> bool {
-        !self.has_messages(channel)
+    /// What would be lost by closing the channel, as far as it is kept in this process.
+    fn loss(&self, _channel: u32) -> Loss {
+        Loss::Nothing
     }
     /// The time of the commands that follow (Unix, ms): messages past their age are not read.
     fn set_time(&mut self, _now_ms: u64) {}
@@ -115,6 +138,8 @@ pub trait Log {
     }
     /// The next completion that is ready. Not to be waited for: see the contract.
     fn next(&mut self) -> Option<Done>;
-    /// Messages kept, and bytes of them.
-    fn kept(&self) -> (u64, u64);
+    /// Messages kept in this process, and bytes of them.
+    fn kept(&self) -> (u64, u64) {
+        (0, 0)
+    }
 }

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use super::ChannelName;
 use super::due::DueQueue;
-use super::log::{Done, Log, Page, Range, Retention};
+use super::log::{Done, Log, Loss, Opening, Page, Range, Retention};
 use super::publication::{Draft, Epoch, Position, Publication};
 
 const NONE: u32 = u32::MAX;
@@ -223,7 +223,13 @@ impl MemoryLog {
 }
 
 impl Log for MemoryLog {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, epoch: Epoch) -> u32 {
+    fn open(
+        &mut self,
+        name: &ChannelName,
+        key: u32,
+        retention: Retention,
+        epoch: Epoch,
+    ) -> Opening {
         let index = self.channels.insert(Channel {
             name: name.clone(),
             key,
@@ -234,7 +240,7 @@ impl Log for MemoryLog {
             older: NONE,
             newer: NONE,
         });
-        index as u32
+        Opening { channel: index as u32, is_open: true }
     }
 
     fn is_empty_while_closed(&self) -> bool {
@@ -252,15 +258,18 @@ impl Log for MemoryLog {
     fn close(&mut self, channel: u32) {
         let held = self.channels[channel as usize].messages.len();
         self.drop_oldest(channel, held);
-        self.channels.remove(channel as usize);
+        let own = self.channels.remove(channel as usize);
+        let is_other =
+            |done: &Done| !matches!(done, Done::Delivered { channel, .. } if *channel == own.key);
+        self.done.retain(is_other);
     }
 
-    fn has_messages(&self, channel: u32) -> bool {
-        !self.channels[channel as usize].messages.is_empty()
-    }
-
-    fn may_close(&self, _: u32) -> bool {
-        self.done.is_empty()
+    fn loss(&self, channel: u32) -> Loss {
+        match &self.channels[channel as usize] {
+            own if !own.messages.is_empty() => Loss::Messages,
+            own if own.offset > 0 => Loss::Position,
+            _ => Loss::Nothing,
+        }
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -365,7 +374,7 @@ mod tests {
     fn a_gap_that_was_trimmed_is_not_complete() {
         let mut log = log(1 << 20);
         let retention = Retention { messages_max: 3, ttl_ms: 1000 };
-        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
+        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for n in 0..5 {
             log.append(n, a, draft("x", 0));
         }
@@ -395,15 +404,15 @@ mod tests {
         let mut log = log(0);
         let cost = {
             let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-            let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
+            let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
             log.append(0, a, draft("x", 0));
             assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
             Publication::direct(&draft("x", 0)).cost_bytes() + 80
         };
         let mut log = self::log(cost * 6);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-        let [a, b, c] =
-            ["a", "b", "c"].map(|name| log.open(&ChannelName::new(name), 0, retention, Epoch(1)));
+        let [a, b, c] = ["a", "b", "c"]
+            .map(|name| log.open(&ChannelName::new(name), 0, retention, Epoch(1)).channel);
         for channel in [a, b] {
             for n in 0..3 {
                 log.append(n, channel, draft("x", 0));
@@ -428,7 +437,7 @@ mod tests {
         let retention = Retention { messages_max: 100, ttl_ms: 1000 };
         let mut logs = [1, 2].map(|_| MemoryLog::new(budget.clone()));
         for log in &mut logs {
-            let channel = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
+            let channel = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
             (0..5).for_each(|n| log.append(n, channel, draft("x", 0)));
         }
         let [greedy, modest] = &mut logs;
@@ -447,14 +456,14 @@ mod tests {
     fn old_messages_go_and_the_offset_stays() {
         let mut log = log(1 << 20);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
-        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1));
+        let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for time in [0, 500, 2000] {
             log.append(0, a, draft("x", time));
         }
         log.expire(1600, 100);
         assert_eq!(offsets(&read(&mut log, a, None)), [3]);
         log.expire(9000, 100);
-        assert!(!log.has_messages(a));
+        assert_ne!(log.loss(a), Loss::Messages);
         assert_eq!(read(&mut log, a, None).position.offset, 3);
     }
 }

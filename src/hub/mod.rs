@@ -4,9 +4,10 @@
 //! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
 //! publishes, keeps its presence and counts its members on every shard. History and order stand
 //! behind a [`Log`]: commands in, completions later. [`MemoryLog`] completes at once; nothing
-//! relies on that, and a log that does not wakes the shard by its bell. Each shard that has
-//! members of a channel keeps them in a dense array ([`Members`]) and hands every publication to
-//! them in the order in which the home sent it.
+//! relies on that, and a log that does not wakes the shard by its bell. Opening a channel may take
+//! time as well: requests for it wait in their order, at its home. Each shard that has members of a
+//! channel keeps them in a dense array ([`Members`]) and hands every publication to them in the
+//! order in which the home sent it.
 //!
 //! # How nothing is lost or doubled
 //!
@@ -41,7 +42,7 @@ mod seats;
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
 pub use home::{Gauges, Home, HomeOptions, Kept};
 pub use key_scope::KeyScope;
-pub use log::{Done, Log, Page, Range, Retention};
+pub use log::{Done, Log, Loss, Opening, Page, Range, Retention};
 pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};
 pub use presence::{MemberInfo, MemberKey, PresencePage};

@@ -23,6 +23,10 @@ impl Home {
 
     pub(super) fn completed(&mut self, done: Done) {
         match done {
+            Done::Opened { channel } => self.opened(channel),
+            Done::OpenFailed { channel, retry_after_ms } => {
+                self.open_failed(channel, &Refused::unavailable(retry_after_ms));
+            }
             Done::Appended { ticket, position } => {
                 let waiting = self.done_waiting(ticket);
                 let Waiting::Publish { channel, from, key } = waiting else { return };
@@ -72,6 +76,24 @@ impl Home {
                 });
                 self.out.extend(changed);
             }
+        }
+    }
+
+    /// Does what was asked of a channel while the log opened it.
+    fn opened(&mut self, key: u32) {
+        let waiting = self.channels[key as usize].opening.take();
+        for (from, verb) in waiting.into_iter().flat_map(|waiting| waiting.0) {
+            self.act(key, from, verb);
+        }
+        self.note_use(key);
+    }
+
+    /// Forgets a channel that could not be opened, and answers what was asked of it. It has
+    /// no members that could leave.
+    fn open_failed(&mut self, key: u32, refused: &Refused) {
+        let channel = self.remove(key);
+        for (from, _) in channel.opening.into_iter().flat_map(|waiting| waiting.0) {
+            self.answer_to(channel.name.clone(), from, Answer::Refused(refused.clone()));
         }
     }
 

@@ -4,11 +4,11 @@ use super::starts::Starts;
 use super::{Channel, Gauges, Home, HomeOptions, Kept};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Verb};
-use crate::hub::log::Retention;
+use crate::hub::log::{Loss, Retention};
 use crate::hub::publication::{Position, Since};
 use crate::hub::refusal::{Code, Refused};
 
-/// Before another look at a channel whose log still holds messages, at least (ms).
+/// Before another look at a channel whose messages are still kept, at least (ms).
 const AGAIN_MS: u64 = 1000;
 /// Up to so many entries, a table that has become much too large is made smaller at once.
 const SHRINK_MAX: usize = 4096;
@@ -51,7 +51,7 @@ impl Home {
             let due_ms = channel.used_ms.saturating_add(self.kept_ms(channel));
             if due_ms >= now_ms {
                 self.unused.set(key, due_ms.saturating_add(1));
-            } else if self.log.has_messages(channel.log) {
+            } else if self.log.loss(channel.log) == Loss::Messages {
                 let wait_ms = AGAIN_MS.max(self.kept_ms(channel) / 16);
                 self.unused.set(key, now_ms.saturating_add(wait_ms));
             } else {
@@ -121,7 +121,7 @@ impl Home {
     /// Notes whether a channel is in use, after anything has happened to it.
     pub(super) fn note_use(&mut self, key: u32) {
         let channel = &self.channels[key as usize];
-        if channel.members > 0 || channel.pending > 0 {
+        if channel.members > 0 || channel.pending > 0 || channel.opening.is_some() {
             self.unused.remove(key);
         } else {
             let due_ms = channel.used_ms.saturating_add(self.kept_ms(channel)).saturating_add(1);
@@ -132,16 +132,15 @@ impl Home {
     /// Forgets the unused channel that is nearest to its end, history included. Returns whether
     /// there was one.
     pub(super) fn make_room(&mut self) -> bool {
-        // No completion about the channel may come after it.
+        // More channels may be unused once what has completed is dealt with.
         while let Some(done) = self.log.next() {
             self.completed(done);
         }
-        let first = self.unused.first();
-        let Some(key) = first.filter(|key| self.log.may_close(self.channels[*key as usize].log))
-        else {
-            return false;
-        };
-        if self.channels[key as usize].position.is_none_or(|position| position.offset > 0) {
+        if self.channels.len() < self.options.channels_max {
+            return true;
+        }
+        let Some(key) = self.unused.first() else { return false };
+        if self.log.loss(self.channels[key as usize].log) != Loss::Nothing {
             self.starts.renew();
         }
         self.forget(key);
@@ -157,12 +156,18 @@ impl Home {
     }
 
     fn forget(&mut self, key: u32) {
+        let channel = self.remove(key);
+        self.log.close(channel.log);
+    }
+
+    /// Removes a channel that the log has closed, or is asked to close next.
+    pub(super) fn remove(&mut self, key: u32) -> Channel {
         let channel = self.channels.remove(key as usize);
         self.names.remove(channel.name.as_str());
         self.name_bytes -= name_bytes(&channel.name);
         self.unused.remove(key);
-        self.log.close(channel.log);
         self.kept.channels_forgotten += 1;
+        channel
     }
 
     /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to

@@ -1,11 +1,13 @@
 //! A log that is as late, and as much out of order, as the contract allows: what was asked of it is
 //! done by another thread, so to speak, which rings the shard's bell.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use seawall::driver::Bell;
-use seawall::hub::{ChannelName, Done, Draft, Epoch, Log, MemoryLog, Range, Retention};
+use seawall::hub::{
+    ChannelName, Done, Draft, Epoch, Log, Loss, MemoryLog, Opening, Range, Retention,
+};
 
 /// Where the logs of all shards are late; each step of the world lets it complete something.
 #[derive(Clone, Default)]
@@ -27,7 +29,7 @@ impl Broker {
         let (failures, random) = (self.failures, seed | 1);
         let late = Arc::new(Mutex::new(Late { held, ready, bell, failures, random }));
         self.logs.lock().unwrap().push(late.clone());
-        Box::new(DelayedLog { inner, late })
+        Box::new(DelayedLog { inner, late, channels: HashMap::new() })
     }
 
     /// Completes some of what was asked.
@@ -45,12 +47,27 @@ struct Late {
     random: u64,
 }
 
+/// The channel that a completion without a ticket is about.
+fn channel_of(done: &Done) -> Option<u32> {
+    match done {
+        Done::Opened { channel }
+        | Done::OpenFailed { channel, .. }
+        | Done::Delivered { channel, .. } => Some(*channel),
+        _ => None,
+    }
+}
+
 impl Late {
     fn random(&mut self, bound: usize) -> usize {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         (self.random >> 33) as usize % bound
+    }
+
+    fn hint(&mut self) -> Option<u32> {
+        let hint = self.random(1000) as u32;
+        hint.is_multiple_of(2).then_some(hint)
     }
 
     fn step(&mut self) {
@@ -81,16 +98,18 @@ impl Late {
 struct DelayedLog {
     inner: MemoryLog,
     late: Arc<Mutex<Late>>,
+    /// The home's names of the channels, by the log's, and whether they are open.
+    channels: HashMap<u32, (u32, bool)>,
 }
 
 impl DelayedLog {
     /// Whether a command fails, which is then told as late as anything.
-    fn fails(&mut self, ticket: u64) -> bool {
+    fn fails(&mut self, ticket: u64, channel: u32) -> bool {
+        assert!(self.channels[&channel].1, "commands follow once the channel is open");
         let mut late = self.late.lock().unwrap();
         let fails = late.random(100) < late.failures;
         if fails {
-            let hint = late.random(1000) as u32;
-            let retry_after_ms = hint.is_multiple_of(2).then_some(hint);
+            let retry_after_ms = late.hint();
             late.held.push(Done::Failed { ticket, retry_after_ms });
         }
         fails
@@ -103,8 +122,27 @@ impl DelayedLog {
 }
 
 impl Log for DelayedLog {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32 {
-        self.inner.open(name, key, retention, first)
+    fn open(
+        &mut self,
+        name: &ChannelName,
+        key: u32,
+        retention: Retention,
+        first: Epoch,
+    ) -> Opening {
+        let Opening { channel, .. } = self.inner.open(name, key, retention, first);
+        let mut late = self.late.lock().unwrap();
+        let is_open = late.random(3) == 0;
+        self.channels.insert(channel, (key, is_open));
+        if !is_open {
+            let fails = late.random(100) < late.failures;
+            let retry_after_ms = late.hint();
+            late.held.push(if fails {
+                Done::OpenFailed { channel: key, retry_after_ms }
+            } else {
+                Done::Opened { channel: key }
+            });
+        }
+        Opening { channel, is_open }
     }
 
     fn retain(&mut self, channel: u32, retention: Retention) {
@@ -113,11 +151,15 @@ impl Log for DelayedLog {
 
     fn close(&mut self, channel: u32) {
         self.inner.close(channel);
+        let (key, is_open) = self.channels.remove(&channel).unwrap();
+        assert!(is_open, "a channel that is being opened is in use");
+        let mut late = self.late.lock().unwrap();
+        late.held.retain(|done| channel_of(done) != Some(key));
+        late.ready.retain(|done| channel_of(done) != Some(key));
     }
 
-    fn has_messages(&self, channel: u32) -> bool {
-        let late = self.late.lock().unwrap();
-        self.inner.has_messages(channel) || !late.held.is_empty() || !late.ready.is_empty()
+    fn loss(&self, channel: u32) -> Loss {
+        self.inner.loss(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -129,21 +171,21 @@ impl Log for DelayedLog {
     }
 
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
-        if !self.fails(ticket) {
+        if !self.fails(ticket, channel) {
             self.inner.append(ticket, channel, draft);
             self.hold();
         }
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
-        if !self.fails(ticket) {
+        if !self.fails(ticket, channel) {
             self.inner.read(ticket, channel, range);
             self.hold();
         }
     }
 
     fn trim(&mut self, ticket: u64, channel: u32) {
-        if !self.fails(ticket) {
+        if !self.fails(ticket, channel) {
             self.inner.trim(ticket, channel);
             self.hold();
         }
@@ -154,7 +196,18 @@ impl Log for DelayedLog {
     }
 
     fn next(&mut self) -> Option<Done> {
-        self.late.lock().unwrap().ready.pop_front()
+        let done = self.late.lock().unwrap().ready.pop_front()?;
+        if let Done::Opened { channel } | Done::OpenFailed { channel, .. } = &done {
+            let mut channels = self.channels.iter_mut();
+            let (own, (_, is_open)) = channels.find(|(_, (key, _))| key == channel).unwrap();
+            *is_open = true;
+            if matches!(done, Done::OpenFailed { .. }) {
+                let own = *own;
+                self.channels.remove(&own);
+                self.inner.close(own);
+            }
+        }
+        Some(done)
     }
 
     fn kept(&self) -> (u64, u64) {

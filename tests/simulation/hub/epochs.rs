@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{
-    ChannelName, Done, Draft, Epoch, HistoryBudget, Log, MemoryLog, Range, Retention,
+    ChannelName, Done, Draft, Epoch, HistoryBudget, Log, Loss, MemoryLog, Opening, Range, Retention,
 };
 use serde_json::{Value, json};
 
@@ -20,7 +20,13 @@ struct Forgetful {
 }
 
 impl Log for Forgetful {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32 {
+    fn open(
+        &mut self,
+        name: &ChannelName,
+        key: u32,
+        retention: Retention,
+        first: Epoch,
+    ) -> Opening {
         self.channel = Some((name.clone(), key, retention));
         self.inner.open(name, key, retention, first)
     }
@@ -33,8 +39,8 @@ impl Log for Forgetful {
         self.inner.close(channel);
     }
 
-    fn has_messages(&self, channel: u32) -> bool {
-        self.inner.has_messages(channel)
+    fn loss(&self, channel: u32) -> Loss {
+        self.inner.loss(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -70,7 +76,7 @@ impl Log for Forgetful {
             return None;
         }
         self.inner.close(0);
-        assert_eq!(self.inner.open(&name, key, retention, Epoch(0)), 0);
+        assert_eq!(self.inner.open(&name, key, retention, Epoch(0)).channel, 0);
         self.inner.read(0, 0, Range { since: None, messages_max: 0, bytes_max: 0, reverse: false });
         match self.inner.next() {
             Some(Done::Page { page, .. }) => {

@@ -6,15 +6,19 @@ use std::rc::Rc;
 
 use super::*;
 use crate::hub::Epoch;
-use crate::hub::log::Done;
+use crate::hub::log::{Done, Loss, Opening};
 
 /// What becomes of commands: `None`: they are carried out.
 type Outcome = Rc<Cell<Option<fn(u64) -> Done>>>;
+
+type OpenOutcome = Rc<Cell<Option<fn(u32) -> Done>>>;
 
 /// A log in memory that fails on demand.
 struct FailingLog {
     inner: MemoryLog,
     outcome: Outcome,
+    /// What becomes of channels that are opened; `None`: they are open at once.
+    opened: OpenOutcome,
     failed: VecDeque<Done>,
 }
 
@@ -29,8 +33,21 @@ impl FailingLog {
 }
 
 impl Log for FailingLog {
-    fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch) -> u32 {
-        self.inner.open(name, key, retention, first)
+    fn open(
+        &mut self,
+        name: &ChannelName,
+        key: u32,
+        retention: Retention,
+        first: Epoch,
+    ) -> Opening {
+        let opening = self.inner.open(name, key, retention, first);
+        let Some(opened) = self.opened.get() else { return opening };
+        let done = opened(key);
+        if matches!(done, Done::OpenFailed { .. }) {
+            self.inner.close(opening.channel);
+        }
+        self.failed.push_back(done);
+        Opening { is_open: false, ..opening }
     }
 
     fn retain(&mut self, channel: u32, retention: Retention) {
@@ -41,8 +58,8 @@ impl Log for FailingLog {
         self.inner.close(channel);
     }
 
-    fn has_messages(&self, channel: u32) -> bool {
-        self.inner.has_messages(channel)
+    fn loss(&self, channel: u32) -> Loss {
+        self.inner.loss(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -93,10 +110,16 @@ fn too_large(ticket: u64) -> Done {
 }
 
 fn failing_home() -> (Home, Outcome) {
-    let outcome = Outcome::default();
+    let (home, outcome, _) = late_home();
+    (home, outcome)
+}
+
+fn late_home() -> (Home, Outcome, OpenOutcome) {
+    let (outcome, opened) = (Outcome::default(), OpenOutcome::default());
     let inner = MemoryLog::new(HistoryBudget::new(1 << 30));
-    let log = FailingLog { inner, outcome: outcome.clone(), failed: VecDeque::new() };
-    (Home::new(home(10).options, Box::new(log)), outcome)
+    let failed = VecDeque::new();
+    let log = FailingLog { inner, outcome: outcome.clone(), opened: opened.clone(), failed };
+    (Home::new(home(10).options, Box::new(log)), outcome, opened)
 }
 
 fn refusal(answer: Answer) -> (Code, Option<u32>) {
@@ -210,6 +233,45 @@ fn a_subscription_that_has_failed_leaves_no_member() {
         let verb = Verb::Presence { after: None, limit: 10 };
         let answer = ask(&mut home, channel, verb, NOW_MS);
         assert!(matches!(answer, Answer::Presence(PresencePage { count: 0, .. })), "{answer:?}");
+    }
+    check_end(home);
+}
+
+#[test]
+fn requests_wait_in_order_until_their_channel_is_open() {
+    let (mut home, _, opened) = late_home();
+    let outcomes: [fn(u32) -> Done; 2] = [
+        |channel| Done::OpenFailed { channel, retry_after_ms: None },
+        |channel| Done::Opened { channel },
+    ];
+    for (outcome, is_opened) in outcomes.into_iter().zip([false, true]) {
+        opened.set(Some(outcome));
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        for n in 0..3 {
+            let answers = answers.clone();
+            let note = move |answer| answers.lock().unwrap().push((n, answer));
+            let (from, channel) = (Origin::Api(ApiReply(Box::new(note))), ChannelName::new("a"));
+            let retention = Retention { messages_max: 3, ttl_ms: TTL_MS };
+            let verb = if n == 1 { history(None) } else { publish(None, NOW_MS) };
+            home.request(Request { from, channel, retention, verb }, NOW_MS);
+            assert_eq!((home.len(), home.unused.first()), (1, None), "it is in use");
+        }
+        while home.work(1) {}
+        let answered: Vec<_> = answers.lock().unwrap().drain(..).collect();
+        let offsets = answered.into_iter().map(|(n, answer)| match answer {
+            Answer::Published { position, .. } => (n, Some(position.offset)),
+            Answer::History { position, messages } => {
+                assert_eq!(messages.len() as u64, position.offset);
+                (n, Some(position.offset))
+            }
+            answer => {
+                assert_eq!(refusal(answer), (Code::Unavailable, None));
+                (n, None)
+            }
+        });
+        let expected = if is_opened { [Some(1), Some(1), Some(2)] } else { [None; 3] };
+        assert!(offsets.eq((0..).zip(expected)));
+        assert_eq!(home.len(), usize::from(is_opened));
     }
     check_end(home);
 }
