@@ -15,17 +15,15 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::ChannelName;
 use super::answer::{Answer, Origin, Out, Request, Subscribe, Verb};
 use super::due::DueQueue;
-use super::idempotency::{Keys, Seen};
 use super::log::{Log, Range, Retention};
 use super::names::Names;
 use super::presence::{Presence, PresencePage};
 use super::publication::{Epoch, Position, Publication, Since};
 use super::refusal::{Code, Refused};
 use super::seats::Seats;
-use super::{ChannelName, KeyScope};
-use crate::hub::Draft;
 use keeping::{name_bytes, since_of};
 use starts::Starts;
 
@@ -89,7 +87,7 @@ struct AwaitingOpen(VecDeque<(Origin, Verb)>);
 #[derive(Debug)]
 enum Waiting {
     Join { channel: u32, from: Origin, subscribe: Subscribe },
-    Publish { channel: u32, from: Origin, key: Option<u128> },
+    Publish { channel: u32, from: Origin },
     History { channel: u32, from: Origin },
     Describe { channel: u32, from: Origin },
     Trim { channel: u32, from: Origin },
@@ -141,7 +139,6 @@ pub struct Home {
     channels: Slab<Channel>,
     names: Names,
     waiting: Slab<Waiting>,
-    keys: Keys,
     starts: Starts,
     members: u64,
     kept: Kept,
@@ -163,14 +160,14 @@ pub struct Home {
 
 impl Home {
     /// A home without channels.
-    pub fn new(options: HomeOptions, log: Box<dyn Log>) -> Self {
+    pub fn new(options: HomeOptions, mut log: Box<dyn Log>) -> Self {
+        log.set_key_bounds(options.keys_max, options.key_ttl_ms);
         Self {
             options,
             log,
             channels: Slab::new(),
             names: Names::default(),
             waiting: Slab::new(),
-            keys: Keys::new(options.keys_max, options.key_ttl_ms),
             starts: Starts::new(),
             members: 0,
             kept: Kept::default(),
@@ -234,7 +231,10 @@ impl Home {
                 self.gone(key, &old);
                 self.come(key, &new, None);
             }
-            Verb::Publish { draft, key: scope } => self.publish(key, from, draft, scope.as_ref()),
+            Verb::Publish { draft, key: scope } => {
+                let (ticket, log) = self.wait(Waiting::Publish { channel: key, from });
+                self.log.append(ticket, log, draft, scope);
+            }
             Verb::Presence { after, limit } => {
                 let limit = limit.clamp(1, self.options.presence_page_max);
                 let bytes_max = self.options.recover_bytes_max;
@@ -336,30 +336,6 @@ impl Home {
     /// A read that only tells where a channel stands.
     fn nothing() -> Range {
         Range { since: None, messages_max: 0, bytes_max: 0, reverse: false }
-    }
-
-    fn publish(&mut self, key: u32, from: Origin, draft: Draft, scope: Option<&KeyScope>) {
-        let mut first = None;
-        let mut from = from;
-        if let Some(scope) = scope {
-            let name = self.channels[key as usize].name.clone();
-            match self.keys.look(name.as_str(), scope, &draft.content, self.now_ms, from) {
-                Seen::First(name, origin) => (first, from) = (Some(name), origin),
-                Seen::Waits => return,
-                Seen::Repeated(position, from) => {
-                    self.kept.duplicates += 1;
-                    return self.answer(key, from, Answer::Published { position, duplicate: true });
-                }
-                Seen::Conflict(from) => {
-                    let message = "this key was used for other content: take a new key for each \
-                                   message";
-                    return self.refuse(key, from, Code::Conflict, message.into());
-                }
-            }
-        }
-        self.kept.publishes += 1;
-        let (ticket, log) = self.wait(Waiting::Publish { channel: key, from, key: first });
-        self.log.append(ticket, log, draft);
     }
 
     fn describe(&mut self, key: u32, from: Origin) {

@@ -1,9 +1,9 @@
 //! Publishes that are repeated under the same key, and answered as the first was.
 //!
-//! Keys live where their channel's home is, for some minutes and up to a bound. Past it, the owner
-//! with the most keys there loses its oldest one: an owner that floods the table evicts its own
-//! keys and no others. A key means what its owner means by it: it is hashed together with
-//! channel and owner, under a secret of the process.
+//! Keys live in the log in memory of their channel's home, for some minutes and up to a bound. Past
+//! it, the owner with the most keys there loses its oldest one: an owner that floods the table
+//! evicts its own keys and no others. A key means what its owner means by it: it is hashed together
+//! with channel and owner, under a secret of the process.
 //!
 //! Each operation takes the same time, whatever the number of keys and owners.
 
@@ -16,8 +16,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use slab::Slab;
 
-use super::answer::Origin;
 use super::key_scope::KeyScope;
+use super::log::KeyUsage;
 use super::publication::Position;
 use shares::Shares;
 
@@ -26,42 +26,33 @@ const EXPIRED_AT_ONCE: usize = 4;
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
-enum State {
-    /// The first publish is under way; these wait for its position.
-    Pending(Vec<Origin>),
-    Done(Position),
-}
-
-#[derive(Debug)]
 struct Kept {
     name: u128,
     content: u64,
     expires_ms: u64,
-    state: State,
+    /// Of the first publish.
+    position: Position,
     /// Neighbours in the order of their coming, and so of their expiry.
     older: u32,
     newer: u32,
     /// In [`Shares`].
     owner: u32,
-    /// The owner's neighbours in that order.
-    before_of_owner: u32,
+    /// The owner's next one in that order.
     next_of_owner: u32,
 }
 
 /// What a key says about a publish.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is the first: append it, and tell [`Keys::done`] of its name.
-    First(u128, Origin),
-    /// The first was this one.
-    Repeated(Position, Origin),
-    /// The first is under way: the origin waits with it.
-    Waits,
+    /// It is the first.
+    First,
+    /// The first has this position.
+    Repeated(Position),
     /// The key stood for something else.
-    Conflict(Origin),
+    Conflict,
 }
 
-/// The keys of one home.
+/// The keys of one log.
 #[derive(Debug)]
 pub(super) struct Keys {
     names: HashMap<u128, u32>,
@@ -100,54 +91,43 @@ impl Keys {
         u128::from(high) << 64 | u128::from(low)
     }
 
-    /// Looks a publish up.
+    /// Looks a publish up. If it is the first under its key, it is to have the position `next`.
     pub(super) fn look(
         &mut self,
         channel: &str,
         scope: &KeyScope,
         content: &str,
         now_ms: u64,
-        from: Origin,
+        next: Position,
     ) -> Seen {
         self.expire(now_ms, EXPIRED_AT_ONCE);
         let name = self.name(channel, scope);
         let content = self.secrets[0].hash_one(content);
         let Some(index) = self.names.get(&name) else {
             let owner = self.shares.grow(self.secrets[1].hash_one(&scope.owner));
-            self.insert(name, content, now_ms.saturating_add(self.ttl_ms), owner);
+            let expires_ms = now_ms.saturating_add(self.ttl_ms);
+            self.insert(name, content, expires_ms, next, owner);
             // More than one, so that a lowered bound is reached.
             self.evict(owner, EXPIRED_AT_ONCE);
-            return Seen::First(name, from);
+            return Seen::First;
         };
-        let kept = &mut self.kept[*index as usize];
-        if kept.content != content {
-            return Seen::Conflict(from);
-        }
-        match &mut kept.state {
-            State::Done(position) => Seen::Repeated(*position, from),
-            State::Pending(waiting) => {
-                waiting.push(from);
-                Seen::Waits
-            }
-        }
+        let kept = &self.kept[*index as usize];
+        if kept.content == content { Seen::Repeated(kept.position) } else { Seen::Conflict }
     }
 
     /// Keeps a key as the newest of all, and of its owner.
-    fn insert(&mut self, name: u128, content: u64, expires_ms: u64, owner: u32) {
-        let state = State::Pending(Vec::new());
+    fn insert(
+        &mut self,
+        name: u128,
+        content: u64,
+        expires_ms: u64,
+        position: Position,
+        owner: u32,
+    ) {
         let (older, newer) = (self.newest, NONE);
-        let before_of_owner = self.shares.keys(owner).newest;
-        let index = self.kept.insert(Kept {
-            name,
-            content,
-            expires_ms,
-            state,
-            older,
-            newer,
-            owner,
-            before_of_owner,
-            next_of_owner: NONE,
-        }) as u32;
+        let kept =
+            Kept { name, content, expires_ms, position, older, newer, owner, next_of_owner: NONE };
+        let index = self.kept.insert(kept) as u32;
         self.names.insert(name, index);
         match older {
             NONE => self.oldest = index,
@@ -155,16 +135,15 @@ impl Keys {
         }
         self.newest = index;
         let keys = self.shares.keys(owner);
-        keys.newest = index;
-        match before_of_owner {
+        match std::mem::replace(&mut keys.newest, index) {
             NONE => keys.oldest = index,
             before => self.kept[before as usize].next_of_owner = index,
         }
     }
 
-    /// Forgets a key; returns what it was.
-    fn remove(&mut self, index: u32) -> State {
-        let Kept { name, state, older, newer, owner, before_of_owner, next_of_owner, .. } =
+    /// Forgets the oldest key of its owner.
+    fn remove(&mut self, index: u32) {
+        let Kept { name, older, newer, owner, next_of_owner, .. } =
             self.kept.remove(index as usize);
         self.names.remove(&name);
         match older {
@@ -175,16 +154,13 @@ impl Keys {
             NONE => self.newest = older,
             newer => self.kept[newer as usize].older = older,
         }
-        match before_of_owner {
-            NONE => self.shares.keys(owner).oldest = next_of_owner,
-            before => self.kept[before as usize].next_of_owner = next_of_owner,
-        }
-        match next_of_owner {
-            NONE => self.shares.keys(owner).newest = before_of_owner,
-            next => self.kept[next as usize].before_of_owner = before_of_owner,
+        let keys = self.shares.keys(owner);
+        debug_assert_eq!(keys.oldest, index, "owners lose their oldest first");
+        keys.oldest = next_of_owner;
+        if next_of_owner == NONE {
+            keys.newest = NONE;
         }
         self.shares.shrink(owner);
-        state
     }
 
     /// Forgets keys beyond the bound, of the owner with the most: so many at most.
@@ -195,35 +171,8 @@ impl Keys {
             }
             let Some(largest) = self.shares.largest(owner) else { return };
             let oldest = self.shares.keys(largest).oldest;
-            // Somebody may wait for a pending one: it is kept, and bounded by what is under way.
-            if matches!(self.kept[oldest as usize].state, State::Pending(_)) {
-                return;
-            }
             self.remove(oldest);
             self.evicted += 1;
-        }
-    }
-
-    /// The first publish under a name has its place; returns who waits for it.
-    pub(super) fn done(&mut self, name: u128, position: Position) -> Vec<Origin> {
-        let Some(index) = self.names.get(&name) else { return Vec::new() };
-        let kept = &mut self.kept[*index as usize];
-        let waiting = match std::mem::replace(&mut kept.state, State::Done(position)) {
-            State::Pending(waiting) => waiting,
-            State::Done(_) => Vec::new(),
-        };
-        // Of those that could not be forgotten while they were under way.
-        self.evict(NONE, EXPIRED_AT_ONCE);
-        waiting
-    }
-
-    /// The first publish under a name has failed: the next one is the first. Returns who waits for
-    /// it.
-    pub(super) fn failed(&mut self, name: u128) -> Vec<Origin> {
-        let Some(index) = self.names.get(&name) else { return Vec::new() };
-        match self.remove(*index) {
-            State::Pending(waiting) => waiting,
-            State::Done(_) => Vec::new(),
         }
     }
 
@@ -232,7 +181,7 @@ impl Keys {
         self.evict(NONE, keys_max);
         for _ in 0..keys_max {
             let Some(oldest) = self.kept.get(self.oldest as usize) else { break };
-            if oldest.expires_ms > now_ms || matches!(oldest.state, State::Pending(_)) {
+            if oldest.expires_ms > now_ms {
                 break;
             }
             self.remove(self.oldest);
@@ -243,25 +192,24 @@ impl Keys {
         }
     }
 
-    /// When the next key is past its time. `None` while the oldest is under way.
+    /// When the next key is past its time.
     pub(super) fn next_expiry_ms(&self) -> Option<u64> {
-        let oldest = self.kept.get(self.oldest as usize)?;
-        matches!(oldest.state, State::Done(_)).then_some(oldest.expires_ms)
+        Some(self.kept.get(self.oldest as usize)?.expires_ms)
     }
 
     /// Memory (bytes).
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.names.capacity() * (size_of::<(u128, u32)>() + 1)
             + self.kept.capacity() * size_of::<Kept>()
             + self.shares.bytes()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.kept.len()
-    }
-
-    /// How many keys were forgotten before their time.
-    pub(super) fn evicted(&self) -> u64 {
-        self.evicted
+    /// How many there are, their memory, and how many were forgotten before their time.
+    pub(super) fn usage(&self) -> KeyUsage {
+        KeyUsage {
+            count: self.kept.len() as u64,
+            bytes: self.bytes() as u64,
+            evicted: self.evicted,
+        }
     }
 }

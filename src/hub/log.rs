@@ -15,9 +15,9 @@
 
 use std::sync::Arc;
 
-use super::ChannelName;
 use super::publication::{Draft, Epoch, Position, Publication, Since};
 use super::refusal::Refused;
+use super::{ChannelName, KeyScope};
 
 /// How much of a channel is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub enum Done {
     Opened { channel: u32 },
     /// The channel could not be opened: the log has closed it. `retry_after_ms` as below.
     OpenFailed { channel: u32, retry_after_ms: Option<u32> },
-    /// The message is in the log.
-    Appended { ticket: u64, position: Position },
+    /// The message is in the log; `duplicate`: it was already, under the same key.
+    Appended { ticket: u64, position: Position, duplicate: bool },
     /// To be handed to the members.
     Delivered { channel: u32, publication: Arc<Publication> },
     /// What a read found.
@@ -72,6 +72,16 @@ pub enum Done {
     Refused { ticket: u64, refused: Refused },
     /// The past of the channel is lost; offsets count anew, from this position.
     EpochChanged { channel: u32, position: Position },
+}
+
+/// Idempotency keys that a log remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyUsage {
+    pub count: u64,
+    /// Memory (bytes).
+    pub bytes: u64,
+    /// Those that were forgotten before their time.
+    pub evicted: u64,
 }
 
 /// How a channel was opened.
@@ -115,16 +125,21 @@ pub trait Log {
     }
     /// The time of the commands that follow (Unix, ms): messages past their age are not read.
     fn set_time(&mut self, _now_ms: u64) {}
-    /// Appends a message, to be delivered once it has its place.
-    fn append(&mut self, ticket: u64, channel: u32, draft: Draft);
+    /// How many idempotency keys are remembered, and for how long, where the log does that in
+    /// this process. Called before anything else, and when the configuration has changed.
+    fn set_key_bounds(&mut self, _keys_max: usize, _ttl_ms: u64) {}
+    /// Appends a message, to be delivered once it has its place. Another one under the same key
+    /// is not appended: it has the position of the first, or is refused
+    /// ([`Refused::reused_key`]) if its content is another one.
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>);
     /// Reads.
     fn read(&mut self, ticket: u64, channel: u32, range: Range);
     /// Removes a channel's messages.
     fn trim(&mut self, ticket: u64, channel: u32);
-    /// Removes messages past their age; looks at so many channels at most.
+    /// Removes messages and keys past their age; looks at so many channels, and keys, at most.
     fn expire(&mut self, now_ms: u64, channels_max: usize);
-    /// When a message will be past its age next (Unix time, ms). `None`: no message, or the log
-    /// looks after that by itself.
+    /// When a message or key will be past its age next (Unix time, ms). `None`: there is none, or
+    /// the log looks after that by itself.
     fn next_expiry_ms(&self) -> Option<u64> {
         None
     }
@@ -138,6 +153,10 @@ pub trait Log {
     }
     /// The next completion that is ready. Not to be waited for: see the contract.
     fn next(&mut self) -> Option<Done>;
+    /// Idempotency keys remembered in this process.
+    fn keys(&self) -> KeyUsage {
+        KeyUsage::default()
+    }
     /// Messages kept in this process, and bytes of them.
     fn kept(&self) -> (u64, u64) {
         (0, 0)

@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use slab::Slab;
 
-use super::ChannelName;
 use super::due::DueQueue;
-use super::log::{Done, Log, Loss, Opening, Page, Range, Retention};
+use super::idempotency::{Keys, Seen};
+use super::log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
 use super::publication::{Draft, Epoch, Position, Publication};
+use super::refusal::Refused;
+use super::{ChannelName, KeyScope};
 
 const NONE: u32 = u32::MAX;
 
@@ -72,11 +74,12 @@ pub struct MemoryLog {
     bytes: u64,
     /// Channels that hold messages, by when the oldest of these is past its age.
     due: DueQueue,
+    keys: Keys,
     now_ms: u64,
 }
 
 impl MemoryLog {
-    /// An empty log.
+    /// An empty log, whose bounds for keys its home sets.
     pub fn new(budget: Arc<HistoryBudget>) -> Self {
         budget.logs.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -88,6 +91,7 @@ impl MemoryLog {
             messages: 0,
             bytes: 0,
             due: DueQueue::default(),
+            keys: Keys::new(0, 0),
             now_ms: 0,
         }
     }
@@ -276,14 +280,31 @@ impl Log for MemoryLog {
         self.now_ms = now_ms;
     }
 
-    fn append(&mut self, ticket: u64, index: u32, draft: Draft) {
+    fn set_key_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
+        self.keys.set_bounds(keys_max, ttl_ms);
+    }
+
+    fn append(&mut self, ticket: u64, index: u32, draft: Draft, key: Option<KeyScope>) {
         let channel = &mut self.channels[index as usize];
-        channel.offset += 1;
-        let position = Position { epoch: channel.epoch, offset: channel.offset };
+        let position = Position { epoch: channel.epoch, offset: channel.offset + 1 };
+        if let Some(scope) = &key {
+            let (name, content) = (channel.name.as_str(), &draft.content);
+            let known = match self.keys.look(name, scope, content, self.now_ms, position) {
+                Seen::First => None,
+                Seen::Repeated(position) => {
+                    Some(Done::Appended { ticket, position, duplicate: true })
+                }
+                Seen::Conflict => Some(Done::Refused { ticket, refused: Refused::reused_key() }),
+            };
+            if known.is_some() {
+                return self.done.extend(known);
+            }
+        }
+        channel.offset = position.offset;
         let publication = Publication::new(&channel.name, position, None, &draft);
         let key = channel.key;
         self.keep(index, publication.clone());
-        self.done.push_back(Done::Appended { ticket, position });
+        self.done.push_back(Done::Appended { ticket, position, duplicate: false });
         self.done.push_back(Done::Delivered { channel: key, publication });
     }
 
@@ -307,6 +328,7 @@ impl Log for MemoryLog {
     fn expire(&mut self, now_ms: u64, channels_max: usize) {
         self.now_ms = now_ms;
         self.keep_to_budget();
+        self.keys.expire(now_ms, channels_max);
         for _ in 0..channels_max {
             let Some(channel) = self.due.pop_due(now_ms) else { return };
             self.drop_aged(channel);
@@ -314,7 +336,11 @@ impl Log for MemoryLog {
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
-        self.due.next_ms()
+        [self.due.next_ms(), self.keys.next_expiry_ms()].into_iter().flatten().min()
+    }
+
+    fn keys(&self) -> KeyUsage {
+        self.keys.usage()
     }
 
     fn wants_room(&self) -> bool {
@@ -376,7 +402,7 @@ mod tests {
         let retention = Retention { messages_max: 3, ttl_ms: 1000 };
         let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for n in 0..5 {
-            log.append(n, a, draft("x", 0));
+            log.append(n, a, draft("x", 0), None);
         }
         let all = read(&mut log, a, None);
         assert_eq!(offsets(&all), [3, 4, 5]);
@@ -405,7 +431,7 @@ mod tests {
         let cost = {
             let retention = Retention { messages_max: 10, ttl_ms: 1000 };
             let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
-            log.append(0, a, draft("x", 0));
+            log.append(0, a, draft("x", 0), None);
             assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
             Publication::direct(&draft("x", 0)).cost_bytes() + 80
         };
@@ -415,12 +441,12 @@ mod tests {
             .map(|name| log.open(&ChannelName::new(name), 0, retention, Epoch(1)).channel);
         for channel in [a, b] {
             for n in 0..3 {
-                log.append(n, channel, draft("x", 0));
+                log.append(n, channel, draft("x", 0), None);
             }
         }
         read(&mut log, a, None);
         for n in 0..2 {
-            log.append(n, c, draft("x", 0));
+            log.append(n, c, draft("x", 0), None);
         }
         assert_eq!(offsets(&read(&mut log, a, None)), [1, 2, 3], "read most recently");
         assert!(read(&mut log, b, None).messages.len() < 3, "used least recently");
@@ -438,12 +464,12 @@ mod tests {
         let mut logs = [1, 2].map(|_| MemoryLog::new(budget.clone()));
         for log in &mut logs {
             let channel = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
-            (0..5).for_each(|n| log.append(n, channel, draft("x", 0)));
+            (0..5).for_each(|n| log.append(n, channel, draft("x", 0), None));
         }
         let [greedy, modest] = &mut logs;
-        (0..50).for_each(|n| greedy.append(n, 0, draft("x", 0)));
+        (0..50).for_each(|n| greedy.append(n, 0, draft("x", 0), None));
         assert!(greedy.kept().0 > 5, "it may have what nobody uses");
-        (0..4).for_each(|n| modest.append(n, 0, draft("x", 0)));
+        (0..4).for_each(|n| modest.append(n, 0, draft("x", 0), None));
         assert_eq!(modest.kept().0, 9, "within its share it keeps all");
         assert!(modest.wants_room(), "what the other holds is more than its share");
         greedy.expire(0, 1);
@@ -458,7 +484,7 @@ mod tests {
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
         let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for time in [0, 500, 2000] {
-            log.append(0, a, draft("x", time));
+            log.append(0, a, draft("x", time), None);
         }
         log.expire(1600, 100);
         assert_eq!(offsets(&read(&mut log, a, None)), [3]);

@@ -42,7 +42,7 @@ mod seats;
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
 pub use home::{Gauges, Home, HomeOptions, Kept};
 pub use key_scope::KeyScope;
-pub use log::{Done, Log, Loss, Opening, Page, Range, Retention};
+pub use log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
 pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};
 pub use presence::{MemberInfo, MemberKey, PresencePage};

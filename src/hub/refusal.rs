@@ -65,6 +65,12 @@ impl Refused {
         Self { code, message: message.into(), retry_after_ms: None }
     }
 
+    /// An idempotency key was used before, for other content.
+    pub fn reused_key() -> Self {
+        let message = "this key was used for other content: take a new key for each message";
+        Self::new(Code::Conflict, message)
+    }
+
     /// The log did not carry a command out, or did not say so.
     pub fn unavailable(retry_after_ms: Option<u32>) -> Self {
         let message = "the channel's log did not answer; retry, and publish with a key, because \

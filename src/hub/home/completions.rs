@@ -27,15 +27,12 @@ impl Home {
             Done::OpenFailed { channel, retry_after_ms } => {
                 self.open_failed(channel, &Refused::unavailable(retry_after_ms));
             }
-            Done::Appended { ticket, position } => {
+            Done::Appended { ticket, position, duplicate } => {
                 let waiting = self.done_waiting(ticket);
-                let Waiting::Publish { channel, from, key } = waiting else { return };
-                self.answer(channel, from, Answer::Published { position, duplicate: false });
-                let others = key.map(|key| self.keys.done(key, position)).unwrap_or_default();
-                for from in others {
-                    self.kept.duplicates += 1;
-                    self.answer(channel, from, Answer::Published { position, duplicate: true });
-                }
+                let Waiting::Publish { channel, from } = waiting else { return };
+                self.kept.publishes += u64::from(!duplicate);
+                self.kept.duplicates += u64::from(duplicate);
+                self.answer(channel, from, Answer::Published { position, duplicate });
                 self.note_use(channel);
             }
             Done::Delivered { channel, publication } => self.delivered(channel, &publication),
@@ -104,13 +101,6 @@ impl Home {
         let channel = waiting.channel();
         let refusal = || Answer::Refused(refused.clone());
         match waiting {
-            Waiting::Publish { from, key, .. } => {
-                self.answer(channel, from, refusal());
-                let others = key.map(|key| self.keys.failed(key)).unwrap_or_default();
-                for from in others {
-                    self.answer(channel, from, refusal());
-                }
-            }
             Waiting::Join { from, subscribe, .. } => {
                 let own = &mut self.channels[channel as usize];
                 own.joining -= 1;
@@ -123,7 +113,8 @@ impl Home {
                 }
                 self.answer(channel, from, refusal());
             }
-            Waiting::History { from, .. }
+            Waiting::Publish { from, .. }
+            | Waiting::History { from, .. }
             | Waiting::Describe { from, .. }
             | Waiting::Trim { from, .. } => self.answer(channel, from, refusal()),
         }

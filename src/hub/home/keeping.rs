@@ -33,7 +33,7 @@ impl Home {
         self.options = options;
         // Channels may be kept for a shorter time from now on, and for a longer one later.
         self.starts.renew();
-        self.keys.set_bounds(options.keys_max, options.key_ttl_ms);
+        self.log.set_key_bounds(options.keys_max, options.key_ttl_ms);
     }
 
     /// Drops aged messages and keys and forgets unused channels: of each at most `least`, and as
@@ -43,7 +43,6 @@ impl Home {
         self.set_time(now_ms);
         let most = least + std::mem::take(&mut self.opened);
         self.log.expire(now_ms, most);
-        self.keys.expire(now_ms, most);
         for _ in 0..most {
             let Some(key) = self.unused.pop_due(now_ms) else { break };
             let channel = &self.channels[key as usize];
@@ -67,7 +66,7 @@ impl Home {
 
     /// When [`Self::expire`] has something to do next (Unix time, ms).
     pub fn next_due_ms(&self) -> Option<u64> {
-        let due = [self.log.next_expiry_ms(), self.keys.next_expiry_ms(), self.unused.next_ms()];
+        let due = [self.log.next_expiry_ms(), self.unused.next_ms()];
         due.into_iter().flatten().min()
     }
 
@@ -200,6 +199,7 @@ impl Home {
     /// What there is.
     pub fn gauges(&self) -> Gauges {
         let (history_messages, history_bytes) = self.log.kept();
+        let keys = self.log.keys();
         let entries = self.channels.capacity() * size_of::<Channel>() + self.names.memory_bytes();
         let bytes =
             entries + self.unused.bytes() + self.name_bytes + self.there_bytes + self.seat_bytes;
@@ -208,15 +208,15 @@ impl Home {
             members: self.members,
             history_messages,
             history_bytes,
-            keys: self.keys.len() as u64,
+            keys: keys.count,
             channel_bytes: bytes as u64 + self.log.table_bytes(),
             presence_bytes: self.presence_bytes as u64,
-            key_bytes: self.keys.bytes() as u64,
+            key_bytes: keys.bytes,
         }
     }
 
     /// What was done.
     pub fn kept(&self) -> Kept {
-        Kept { keys_evicted: self.keys.evicted(), ..self.kept }
+        Kept { keys_evicted: self.log.keys().evicted, ..self.kept }
     }
 }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::presence::{MemberInfo, MemberKey};
-use crate::hub::{ApiReply, ConnectionId, HistoryBudget, MemoryLog};
+use crate::hub::{ApiReply, ConnectionId, Draft, HistoryBudget, KeyScope, MemoryLog};
 
 /// How long messages and unused channels are kept.
 const TTL_MS: u64 = 1000;

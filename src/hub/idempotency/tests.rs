@@ -5,12 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::hub::{ApiReply, Epoch};
-
-/// Its answer is not looked at.
-fn origin() -> Origin {
-    Origin::Api(ApiReply(Box::new(drop)))
-}
+use crate::hub::Epoch;
 
 const TTL_MS: u64 = 1000;
 
@@ -20,16 +15,14 @@ fn scope(owner: u8, key: u32) -> KeyScope {
 
 /// Publishes; returns whether it was the first under this key.
 fn publish(keys: &mut Keys, owner: u8, key: u32, now_ms: u64) -> bool {
-    match keys.look("a", &scope(owner, key), "1", now_ms, origin()) {
-        Seen::First(name, _) => {
-            keys.done(name, Position { epoch: Epoch(1), offset: u64::from(key) });
-            true
-        }
-        Seen::Repeated(position, _) => {
-            assert_eq!(position.offset, u64::from(key));
+    let position = |key: u32| Position { epoch: Epoch(1), offset: key.into() };
+    match keys.look("a", &scope(owner, key), "1", now_ms, position(key)) {
+        Seen::First => true,
+        Seen::Repeated(first) => {
+            assert_eq!(first, position(key));
             false
         }
-        other => panic!("{other:?}"),
+        Seen::Conflict => panic!("the content is the same"),
     }
 }
 
@@ -42,9 +35,9 @@ fn an_owner_that_floods_evicts_its_own_keys_only() {
     }
     for key in 0..100_000 {
         assert!(publish(&mut keys, 3, key, 1));
-        assert!(keys.len() <= 100);
+        assert!(keys.kept.len() <= 100);
     }
-    assert_eq!(keys.evicted(), 100_000 - 80);
+    assert_eq!(keys.evicted, 100_000 - 80);
     for key in 0..10 {
         assert!(!publish(&mut keys, 1, key, 1) && !publish(&mut keys, 2, key, 1));
     }
@@ -62,57 +55,19 @@ fn owners_of_one_key_each_lose_the_oldest() {
         assert!(!publish(&mut keys, owner, 7, 0), "{owner}");
     }
     assert!(publish(&mut keys, 11, 7, 0));
-    assert_eq!((keys.len(), keys.evicted()), (8, 13));
+    assert_eq!((keys.kept.len(), keys.evicted), (8, 13));
 }
 
 #[test]
-fn a_key_under_way_is_not_forgotten() {
+fn a_key_is_for_one_content() {
     let mut keys = Keys::new(2, TTL_MS);
-    let names: Vec<_> = (0..5)
-        .map(|key| match keys.look("a", &scope(1, key), "1", 0, origin()) {
-            Seen::First(name, _) => name,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(keys.len(), 5);
-    let waits = keys.look("a", &scope(1, 0), "1", 2 * TTL_MS, origin());
-    assert!(matches!(waits, Seen::Waits));
-    for (key, name) in names.into_iter().enumerate() {
-        let position = Position { epoch: Epoch(1), offset: 1 };
-        assert_eq!(keys.done(name, position).len(), usize::from(key == 0));
-    }
-    assert_eq!((keys.len(), keys.evicted()), (2, 3));
-}
-
-/// Whichever of its owner's keys it is, its neighbours stay in their order.
-#[test]
-fn a_key_that_has_failed_is_forgotten_alone() {
-    for failing in 0..3 {
-        let mut keys = Keys::new(3, TTL_MS);
-        let names: Vec<_> = (0..3)
-            .map(|key| match keys.look("a", &scope(1, key), "1", 0, origin()) {
-                Seen::First(name, _) => name,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        let waits = keys.look("a", &scope(1, failing), "1", 0, origin());
-        assert!(matches!(waits, Seen::Waits));
-        for (key, name) in (0..).zip(names) {
-            if key == failing {
-                assert_eq!(keys.failed(name).len(), 1);
-            } else {
-                keys.done(name, Position { epoch: Epoch(1), offset: key.into() });
-            }
-        }
-        assert_eq!((keys.len(), keys.failed(7).len()), (2, 0));
-        assert!(publish(&mut keys, 1, failing, 0), "it is new");
-        assert!(publish(&mut keys, 1, 3, 0), "one too many: the oldest goes");
-        let oldest = u32::from(failing == 0);
-        let kept = (0..4).filter(|key| *key != oldest);
-        kept.for_each(|key| assert!(!publish(&mut keys, 1, key, 0), "{key} of {failing}"));
-        keys.expire(TTL_MS, 10);
-        assert_eq!((keys.len(), keys.evicted()), (0, 1));
-    }
+    let first = Position { epoch: Epoch(1), offset: 1 };
+    let next = Position { epoch: Epoch(1), offset: 2 };
+    assert_eq!(keys.look("a", &scope(1, 0), "1", 0, first), Seen::First);
+    assert_eq!(keys.look("a", &scope(1, 0), "1", 0, next), Seen::Repeated(first));
+    assert_eq!(keys.look("a", &scope(1, 0), "2", 0, next), Seen::Conflict);
+    assert_eq!(keys.look("b", &scope(1, 0), "2", 0, next), Seen::First, "of another channel");
+    assert_eq!(keys.look("a", &scope(1, 0), "2", TTL_MS, next), Seen::First, "past its time");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -154,7 +109,7 @@ proptest! {
                     }
                     keys.expire(now_ms, 1000);
                     let mut total: usize = model.values().map(VecDeque::len).sum();
-                    prop_assert!(keys.len() <= bound.max(1));
+                    prop_assert!(keys.kept.len() <= bound.max(1));
                     while total > bound {
                         let most = model.values().map(VecDeque::len).max().unwrap_or(0);
                         // Which of several with the most is not for the model to say.
@@ -168,7 +123,7 @@ proptest! {
                         own.pop_front();
                         total -= 1;
                     }
-                    prop_assert_eq!(keys.len(), total);
+                    prop_assert_eq!(keys.kept.len(), total);
                 }
                 Step::Wait(ms) => now_ms += ms,
                 Step::Bound(other) => {
@@ -186,11 +141,11 @@ proptest! {
                         });
                     }
                     total = total.min(model.values().map(VecDeque::len).sum());
-                    prop_assert_eq!(keys.len(), total);
+                    prop_assert_eq!(keys.kept.len(), total);
                 }
             }
         }
         keys.expire(now_ms + TTL_MS, 1000);
-        prop_assert!(keys.len() == 0 && keys.bytes() == 0);
+        prop_assert!(keys.kept.is_empty() && keys.bytes() == 0);
     }
 }

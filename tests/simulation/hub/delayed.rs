@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use seawall::driver::Bell;
 use seawall::hub::{
-    ChannelName, Done, Draft, Epoch, Log, Loss, MemoryLog, Opening, Range, Retention,
+    ChannelName, Done, Draft, Epoch, KeyScope, KeyUsage, Log, Loss, MemoryLog, Opening, Range,
+    Retention,
 };
 
 /// Where the logs of all shards are late; each step of the world lets it complete something.
@@ -170,11 +171,26 @@ impl Log for DelayedLog {
         self.inner.next_expiry_ms()
     }
 
-    fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
-        if !self.fails(ticket, channel) {
-            self.inner.append(ticket, channel, draft);
-            self.hold();
+    fn set_key_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
+        self.inner.set_key_bounds(keys_max, ttl_ms);
+    }
+
+    fn keys(&self) -> KeyUsage {
+        self.inner.keys()
+    }
+
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>) {
+        let fails = self.fails(ticket, channel);
+        // Of some it is only unknown that they were carried out.
+        if fails && self.late.lock().unwrap().random(2) == 0 {
+            return;
         }
+        self.inner.append(ticket, channel, draft, key);
+        let mut late = self.late.lock().unwrap();
+        let done = std::iter::from_fn(|| self.inner.next());
+        let is_told =
+            |done: &Done| !fails || !matches!(done, Done::Appended { .. } | Done::Refused { .. });
+        late.held.extend(done.filter(is_told));
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {

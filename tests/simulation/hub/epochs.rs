@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use seawall::driver::sim::{Faults, Peer};
 use seawall::hub::{
-    ChannelName, Done, Draft, Epoch, HistoryBudget, Log, Loss, MemoryLog, Opening, Range, Retention,
+    ChannelName, Done, Draft, Epoch, HistoryBudget, KeyScope, Log, Loss, MemoryLog, Opening, Range,
+    Retention,
 };
 use serde_json::{Value, json};
 
@@ -51,8 +52,8 @@ impl Log for Forgetful {
         self.inner.next_expiry_ms()
     }
 
-    fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
-        self.inner.append(ticket, channel, draft);
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>) {
+        self.inner.append(ticket, channel, draft, key);
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {

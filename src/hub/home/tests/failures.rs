@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::hub::Epoch;
-use crate::hub::log::{Done, Loss, Opening};
+use crate::hub::log::{Done, KeyUsage, Loss, Opening};
 
 /// What becomes of commands: `None`: they are carried out.
 type Outcome = Rc<Cell<Option<fn(u64) -> Done>>>;
@@ -66,9 +66,9 @@ impl Log for FailingLog {
         self.inner.set_time(now_ms);
     }
 
-    fn append(&mut self, ticket: u64, channel: u32, draft: Draft) {
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>) {
         if !self.fails(ticket) {
-            self.inner.append(ticket, channel, draft);
+            self.inner.append(ticket, channel, draft, key);
         }
     }
 
@@ -86,6 +86,14 @@ impl Log for FailingLog {
 
     fn expire(&mut self, now_ms: u64, channels_max: usize) {
         self.inner.expire(now_ms, channels_max);
+    }
+
+    fn set_key_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
+        self.inner.set_key_bounds(keys_max, ttl_ms);
+    }
+
+    fn keys(&self) -> KeyUsage {
+        self.inner.keys()
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
