@@ -63,8 +63,13 @@ struct Channel {
     retention: Retention,
     /// The epoch that it was opened with, unless the log knew another.
     first: Epoch,
-    /// Where it stands: the last message delivered. `None` until the log has told.
+    /// It has members, or is about to: the log delivers its messages.
+    is_watched: bool,
+    /// Where it stands: the last message delivered. `None` until the log has told, and while the
+    /// channel is not watched: others may publish to it.
     position: Option<Position>,
+    /// The offset at which a page showed the position first: `since` has all that came later.
+    known_from: u64,
     members: u32,
     there: Vec<There>,
     presence: Option<Box<Presence>>,
@@ -282,7 +287,9 @@ impl Home {
             log: opening.channel,
             retention,
             first,
+            is_watched: false,
             position: None,
+            known_from: 0,
             members: 0,
             there: Vec::new(),
             presence: None,
@@ -311,6 +318,10 @@ impl Home {
 
     fn subscribe(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
         let channel = &mut self.channels[key as usize];
+        if !channel.is_watched {
+            channel.is_watched = true;
+            self.log.watch(channel.log, true);
+        }
         let since = subscribe.since;
         if let Some(position) = channel.position {
             let there = Since { epoch: Some(position.epoch), offset: position.offset };
@@ -321,7 +332,12 @@ impl Home {
             }
         }
         channel.joining += 1;
-        let range = match since {
+        self.read_for_join(key, from, subscribe);
+    }
+
+    /// Reads what a subscription has missed.
+    fn read_for_join(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
+        let range = match subscribe.since {
             Some(since) => Range {
                 since: Some(since),
                 messages_max: self.options.recover_messages_max,
@@ -339,15 +355,17 @@ impl Home {
     }
 
     fn describe(&mut self, key: u32, from: Origin) {
-        let channel = &self.channels[key as usize];
-        match channel.position {
-            Some(position) => {
-                let members = channel.members.into();
-                let users = channel.presence.as_ref().map_or(0, |presence| presence.count());
-                self.answer(key, from, Answer::Described { position, members, users });
-            }
+        match self.channels[key as usize].position {
+            Some(position) => self.describe_at(key, from, position),
             None => self.read(Waiting::Describe { channel: key, from }, Self::nothing()),
         }
+    }
+
+    fn describe_at(&mut self, key: u32, from: Origin, position: Position) {
+        let channel = &self.channels[key as usize];
+        let members = channel.members.into();
+        let users = channel.presence.as_ref().map_or(0, |presence| presence.count());
+        self.answer(key, from, Answer::Described { position, members, users });
     }
 
     fn refuse(&mut self, key: u32, from: Origin, code: Code, message: String) {

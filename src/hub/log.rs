@@ -7,11 +7,11 @@
 //!
 //! Commands about one channel take effect in the order in which they are given. Completions may
 //! come at any later time and in any order, but [`Done::Delivered`] of one channel comes in the
-//! order of offsets, each publication once, and [`Done::EpochChanged`] before anything of the new
-//! epoch. A log may be ahead of its deliveries: a page may hold what is yet to be delivered.
-//! Each command with a ticket has exactly one completion, which may be [`Done::Failed`] or
-//! [`Done::Refused`]. Offsets of a channel grow strictly. Trimming removes messages, never epoch or
-//! offset.
+//! order of offsets, each publication once while the channel is watched, and
+//! [`Done::EpochChanged`] before anything of the new epoch. A log may be ahead of its deliveries: a
+//! page may hold what is yet to be delivered. Each command with a ticket has exactly one
+//! completion, which may be [`Done::Failed`] or [`Done::Refused`]. Offsets of a channel grow
+//! strictly. Trimming removes messages, never epoch or offset.
 
 use std::sync::Arc;
 
@@ -123,13 +123,16 @@ pub trait Log {
     fn loss(&self, _channel: u32) -> Loss {
         Loss::Nothing
     }
+    /// Whether the channel's messages are to be delivered: those that get their place after this
+    /// command, and none once it has said no. A channel that is opened is not watched.
+    fn watch(&mut self, channel: u32, is_watched: bool);
     /// The time of the commands that follow (Unix, ms): messages past their age are not read.
     fn set_time(&mut self, _now_ms: u64) {}
     /// How many idempotency keys are remembered, and for how long, where the log does that in
     /// this process. Called before anything else, and when the configuration has changed.
     fn set_key_bounds(&mut self, _keys_max: usize, _ttl_ms: u64) {}
-    /// Appends a message, to be delivered once it has its place. Another one under the same key
-    /// is not appended: it has the position of the first, or is refused
+    /// Appends a message, to be delivered once it has its place, if the channel is watched. Another
+    /// one under the same key is not appended: it has the position of the first, or is refused
     /// ([`Refused::reused_key`]) if its content is another one.
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>);
     /// Reads.

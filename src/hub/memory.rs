@@ -53,6 +53,7 @@ impl HistoryBudget {
 struct Channel {
     name: ChannelName,
     key: u32,
+    is_watched: bool,
     epoch: Epoch,
     offset: u64,
     retention: Retention,
@@ -182,6 +183,13 @@ impl MemoryLog {
         self.keep_to_budget();
     }
 
+    /// Drops deliveries that are still queued.
+    fn drop_deliveries(&mut self, key: u32) {
+        let is_delivery =
+            |done: &Done| matches!(done, Done::Delivered { channel, .. } if *channel == key);
+        self.done.retain(|done| !is_delivery(done));
+    }
+
     fn keep_to_budget(&mut self) {
         while self.budget.is_exceeded_by(self.bytes) && self.oldest != NONE {
             let oldest = self.oldest;
@@ -237,6 +245,7 @@ impl Log for MemoryLog {
         let index = self.channels.insert(Channel {
             name: name.clone(),
             key,
+            is_watched: false,
             epoch,
             offset: 0,
             retention,
@@ -263,9 +272,16 @@ impl Log for MemoryLog {
         let held = self.channels[channel as usize].messages.len();
         self.drop_oldest(channel, held);
         let own = self.channels.remove(channel as usize);
-        let is_other =
-            |done: &Done| !matches!(done, Done::Delivered { channel, .. } if *channel == own.key);
-        self.done.retain(is_other);
+        self.drop_deliveries(own.key);
+    }
+
+    fn watch(&mut self, channel: u32, is_watched: bool) {
+        let own = &mut self.channels[channel as usize];
+        own.is_watched = is_watched;
+        if !is_watched {
+            let key = own.key;
+            self.drop_deliveries(key);
+        }
     }
 
     fn loss(&self, channel: u32) -> Loss {
@@ -302,10 +318,12 @@ impl Log for MemoryLog {
         }
         channel.offset = position.offset;
         let publication = Publication::new(&channel.name, position, None, &draft);
-        let key = channel.key;
+        let (key, is_watched) = (channel.key, channel.is_watched);
         self.keep(index, publication.clone());
         self.done.push_back(Done::Appended { ticket, position, duplicate: false });
-        self.done.push_back(Done::Delivered { channel: key, publication });
+        if is_watched {
+            self.done.push_back(Done::Delivered { channel: key, publication });
+        }
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {

@@ -38,7 +38,7 @@ impl Home {
             Done::Delivered { channel, publication } => self.delivered(channel, &publication),
             Done::Page { ticket, page } => match self.done_waiting(ticket) {
                 Waiting::Join { channel, from, subscribe } => {
-                    self.joined(channel, from, &subscribe, page);
+                    self.joined(channel, from, subscribe, page);
                     self.note_use(channel);
                 }
                 Waiting::History { channel, from } => {
@@ -47,9 +47,9 @@ impl Home {
                     self.note_use(channel);
                 }
                 Waiting::Describe { channel, from } => {
-                    let own = &mut self.channels[channel as usize];
-                    own.position.get_or_insert(page.position);
-                    self.describe(channel, from);
+                    let own = &self.channels[channel as usize];
+                    let position = own.position.unwrap_or(page.position);
+                    self.describe_at(channel, from, position);
                     self.note_use(channel);
                 }
                 Waiting::Publish { .. } | Waiting::Trim { .. } => {}
@@ -66,7 +66,10 @@ impl Home {
             Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
             Done::EpochChanged { channel, position } => {
                 let own = &mut self.channels[channel as usize];
-                own.position = Some(position);
+                if !own.is_watched {
+                    return;
+                }
+                (own.position, own.known_from) = (Some(position), position.offset);
                 own.since.clear();
                 let changed = own.there.iter().map(|there| {
                     (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
@@ -136,6 +139,9 @@ impl Home {
             .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);
         if known {
             return;
+        }
+        if channel.position.is_none() {
+            channel.known_from = 0;
         }
         channel.position = Some(position);
         if channel.joining > 0 {

@@ -12,10 +12,19 @@ use crate::hub::refusal::Code;
 
 impl Home {
     /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
-    pub(super) fn joined(&mut self, key: u32, from: Origin, subscribe: &Subscribe, page: Page) {
+    pub(super) fn joined(&mut self, key: u32, from: Origin, subscribe: Subscribe, page: Page) {
         let options = self.options;
         let channel = &mut self.channels[key as usize];
-        let delivered = *channel.position.get_or_insert(page.position);
+        let delivered = *channel.position.get_or_insert_with(|| {
+            channel.known_from = page.position.offset;
+            page.position
+        });
+        let is_behind = page.position.offset < channel.known_from;
+        if is_behind && page.position.epoch == delivered.epoch && subscribe.since.is_some() {
+            // A later page has come first, and what lies between the two is not in `since`: the
+            // next page is not behind.
+            return self.read_for_join(key, from, subscribe);
+        }
         channel.joining -= 1;
         let Page { position, complete, mut messages } = page;
         let mut recovered = complete && subscribe.since.is_some();
@@ -38,7 +47,7 @@ impl Home {
         if !recovered {
             messages.clear();
         }
-        self.join(key, from, subscribe, delivered, recovered, messages);
+        self.join(key, from, &subscribe, delivered, recovered, messages);
     }
 
     /// Counts a member, and answers with its position.

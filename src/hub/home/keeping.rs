@@ -117,8 +117,13 @@ impl Home {
         })
     }
 
-    /// Notes whether a channel is in use, after anything has happened to it.
+    /// Notes whether a channel is in use and watched, after anything has happened to it.
     pub(super) fn note_use(&mut self, key: u32) {
+        let channel = &mut self.channels[key as usize];
+        if channel.is_watched && channel.members == 0 && channel.joining == 0 {
+            (channel.is_watched, channel.position) = (false, None);
+            self.log.watch(channel.log, false);
+        }
         let channel = &self.channels[key as usize];
         if channel.members > 0 || channel.pending > 0 || channel.opening.is_some() {
             self.unused.remove(key);

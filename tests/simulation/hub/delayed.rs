@@ -159,6 +159,18 @@ impl Log for DelayedLog {
         late.ready.retain(|done| channel_of(done) != Some(key));
     }
 
+    fn watch(&mut self, channel: u32, is_watched: bool) {
+        let (key, is_open) = self.channels[&channel];
+        assert!(is_open, "commands follow once the channel is open");
+        self.inner.watch(channel, is_watched);
+        let mut late = self.late.lock().unwrap();
+        let is_wanted = |done: &Done| {
+            is_watched || !matches!(done, Done::Delivered { channel, .. } if *channel == key)
+        };
+        late.held.retain(is_wanted);
+        late.ready.retain(is_wanted);
+    }
+
     fn loss(&self, channel: u32) -> Loss {
         self.inner.loss(channel)
     }

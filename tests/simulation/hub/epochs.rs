@@ -17,6 +17,7 @@ use crate::world::World;
 struct Forgetful {
     inner: MemoryLog,
     channel: Option<(ChannelName, u32, Retention)>,
+    is_watched: bool,
     forget: Arc<AtomicBool>,
 }
 
@@ -38,6 +39,11 @@ impl Log for Forgetful {
 
     fn close(&mut self, channel: u32) {
         self.inner.close(channel);
+    }
+
+    fn watch(&mut self, channel: u32, is_watched: bool) {
+        self.is_watched = is_watched;
+        self.inner.watch(channel, is_watched);
     }
 
     fn loss(&self, channel: u32) -> Loss {
@@ -78,6 +84,7 @@ impl Log for Forgetful {
         }
         self.inner.close(0);
         assert_eq!(self.inner.open(&name, key, retention, Epoch(0)).channel, 0);
+        self.inner.watch(0, self.is_watched);
         self.inner.read(0, 0, Range { since: None, messages_max: 0, bytes_max: 0, reverse: false });
         match self.inner.next() {
             Some(Done::Page { page, .. }) => {
@@ -98,7 +105,7 @@ fn members_are_told_first_when_the_past_is_lost() {
     let told = forget.clone();
     let make_log = Arc::new(move |_: u16, _| -> Box<dyn Log> {
         let inner = MemoryLog::new(HistoryBudget::new(1 << 20));
-        Box::new(Forgetful { inner, channel: None, forget: told.clone() })
+        Box::new(Forgetful { inner, channel: None, is_watched: false, forget: told.clone() })
     });
     let mut world = World::with_hub(1, 2, Faults::default(), make_log, |_| {});
     let subscribe = json!({"type": "subscribe", "channel": "a"});

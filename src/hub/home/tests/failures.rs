@@ -1,6 +1,6 @@
 //! A log that fails: every request is answered, once, and nothing of it is kept.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -20,6 +20,10 @@ struct FailingLog {
     /// What becomes of channels that are opened; `None`: they are open at once.
     opened: OpenOutcome,
     failed: VecDeque<Done>,
+    /// What was asked about deliveries.
+    watched: Rc<RefCell<Vec<bool>>>,
+    /// Messages that others publish before the next read.
+    elsewhere: Rc<Cell<u64>>,
 }
 
 impl FailingLog {
@@ -58,6 +62,11 @@ impl Log for FailingLog {
         self.inner.close(channel);
     }
 
+    fn watch(&mut self, channel: u32, is_watched: bool) {
+        self.watched.borrow_mut().push(is_watched);
+        self.inner.watch(channel, is_watched);
+    }
+
     fn loss(&self, channel: u32) -> Loss {
         self.inner.loss(channel)
     }
@@ -73,6 +82,12 @@ impl Log for FailingLog {
     }
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
+        for _ in 0..self.elsewhere.take() {
+            let Verb::Publish { draft, .. } = publish(None, NOW_MS) else { unreachable!() };
+            self.inner.append(0, channel, draft, None);
+            let done = self.inner.next();
+            assert!(matches!(done, Some(Done::Appended { ticket: 0, .. })));
+        }
         if !self.fails(ticket) {
             self.inner.read(ticket, channel, range);
         }
@@ -117,17 +132,21 @@ fn too_large(ticket: u64) -> Done {
     Done::Refused { ticket, refused: Refused::new(Code::TooLarge, "the broker takes 1 MB") }
 }
 
-fn failing_home() -> (Home, Outcome) {
-    let (home, outcome, _) = late_home();
-    (home, outcome)
-}
-
-fn late_home() -> (Home, Outcome, OpenOutcome) {
-    let (outcome, opened) = (Outcome::default(), OpenOutcome::default());
-    let inner = MemoryLog::new(HistoryBudget::new(1 << 30));
-    let failed = VecDeque::new();
-    let log = FailingLog { inner, outcome: outcome.clone(), opened: opened.clone(), failed };
-    (Home::new(home(10).options, Box::new(log)), outcome, opened)
+/// A home, and what becomes of its commands and openings.
+fn failing_home() -> (Home, FailingLog) {
+    let log = || FailingLog {
+        inner: MemoryLog::new(HistoryBudget::new(1 << 30)),
+        outcome: Outcome::default(),
+        opened: OpenOutcome::default(),
+        failed: VecDeque::new(),
+        watched: Rc::default(),
+        elsewhere: Rc::default(),
+    };
+    let log_of_home = log();
+    let (outcome, opened) = (log_of_home.outcome.clone(), log_of_home.opened.clone());
+    let (watched, elsewhere) = (log_of_home.watched.clone(), log_of_home.elsewhere.clone());
+    let home = Home::new(home(10).options, Box::new(log_of_home));
+    (home, FailingLog { outcome, opened, watched, elsewhere, ..log() })
 }
 
 fn refusal(answer: Answer) -> (Code, Option<u32>) {
@@ -157,7 +176,7 @@ fn every_command_is_answered_with_what_the_log_says() {
         let (mut home, log) = failing_home();
         ask(&mut home, "a", publish(None, NOW_MS), NOW_MS);
         ask(&mut home, "b", history(None), NOW_MS);
-        log.set(Some(outcome));
+        log.outcome.set(Some(outcome));
         for (channel, verb) in [
             ("a", publish(None, NOW_MS)),
             ("a", publish(Some("k"), NOW_MS)),
@@ -176,7 +195,7 @@ fn every_command_is_answered_with_what_the_log_says() {
 #[test]
 fn a_key_whose_publish_has_failed_is_free_again() {
     let (mut home, log) = failing_home();
-    log.set(Some(failed));
+    log.outcome.set(Some(failed));
     let answers = Arc::new(Mutex::new(Vec::new()));
     for _ in 0..3 {
         let answers = answers.clone();
@@ -194,7 +213,7 @@ fn a_key_whose_publish_has_failed_is_free_again() {
         "each once, those that waited as well"
     );
     assert_eq!(home.gauges().keys, 0);
-    log.set(None);
+    log.outcome.set(None);
     for (key, is_repeated) in [("k", false), ("k", true), ("l", false)] {
         let answer = ask(&mut home, "a", publish(Some(key), NOW_MS), NOW_MS);
         let Answer::Published { duplicate, .. } = answer else { panic!("{answer:?}") };
@@ -225,19 +244,19 @@ fn a_subscription_that_has_failed_leaves_no_member() {
         answers.collect::<Vec<_>>()
     };
     for channel in ["a", "b"] {
-        log.set(Some(failed));
+        log.outcome.set(Some(failed));
         request(&mut home, channel, member(0).0, verb(None), NOW_MS);
         assert_eq!(take(&mut home).into_iter().map(refusal).count(), 1);
         assert_eq!(home.gauges().members, 0);
-        log.set(None);
+        log.outcome.set(None);
         request(&mut home, channel, member(0).0, verb(None), NOW_MS);
         assert!(matches!(take(&mut home)[..], [Answer::Subscribed { .. }]));
         // One that restarts has left its shard already.
-        log.set(Some(failed));
+        log.outcome.set(Some(failed));
         request(&mut home, channel, member(0).0, verb(Some(true)), NOW_MS);
         assert_eq!(take(&mut home).into_iter().map(refusal).count(), 1);
         assert_eq!((home.gauges().members, home.gauges().presence_bytes), (0, 0));
-        log.set(None);
+        log.outcome.set(None);
         let verb = Verb::Presence { after: None, limit: 10 };
         let answer = ask(&mut home, channel, verb, NOW_MS);
         assert!(matches!(answer, Answer::Presence(PresencePage { count: 0, .. })), "{answer:?}");
@@ -247,13 +266,13 @@ fn a_subscription_that_has_failed_leaves_no_member() {
 
 #[test]
 fn requests_wait_in_order_until_their_channel_is_open() {
-    let (mut home, _, opened) = late_home();
+    let (mut home, log) = failing_home();
     let outcomes: [fn(u32) -> Done; 2] = [
         |channel| Done::OpenFailed { channel, retry_after_ms: None },
         |channel| Done::Opened { channel },
     ];
     for (outcome, is_opened) in outcomes.into_iter().zip([false, true]) {
-        opened.set(Some(outcome));
+        log.opened.set(Some(outcome));
         let answers = Arc::new(Mutex::new(Vec::new()));
         for n in 0..3 {
             let answers = answers.clone();
@@ -281,5 +300,43 @@ fn requests_wait_in_order_until_their_channel_is_open() {
         assert!(offsets.eq((0..).zip(expected)));
         assert_eq!(home.len(), usize::from(is_opened));
     }
+    check_end(home);
+}
+
+/// What happens to a channel without members is not heard of here.
+#[test]
+fn a_position_holds_only_while_there_are_members() {
+    let (mut home, log) = failing_home();
+    let described = |home: &mut Home| match ask(home, "a", Verb::Describe, NOW_MS) {
+        Answer::Described { position, .. } => position.offset,
+        other => panic!("{other:?}"),
+    };
+    let joined = |home: &mut Home| {
+        home.take_out();
+        request(home, "a", member(0).0, subscribe(None), NOW_MS);
+        let position = home.take_out().find_map(|(_, out)| match out {
+            Out::Answer { answer: Answer::Subscribed { position, .. }, .. } => Some(position),
+            _ => None,
+        });
+        position.expect("it is a member").offset
+    };
+    for round in 0..3 {
+        let before = 4 * round;
+        ask(&mut home, "a", publish(None, NOW_MS), NOW_MS);
+        assert!(log.watched.take().is_empty(), "a publish needs no deliveries");
+        assert_eq!(described(&mut home), before + 1);
+        log.elsewhere.set(2);
+        assert_eq!(described(&mut home), before + 3);
+        log.elsewhere.set(1);
+        assert_eq!(joined(&mut home), before + 4);
+        assert_eq!((log.watched.take(), described(&mut home)), (vec![true], before + 4));
+        let leave = Verb::Leave { watch: false, member: None };
+        request(&mut home, "a", member(0).0, leave, NOW_MS);
+        assert_eq!(log.watched.take(), [false]);
+    }
+    // Nor is one that could not join to be delivered anything.
+    log.outcome.set(Some(failed));
+    request(&mut home, "a", member(0).0, subscribe(None), NOW_MS);
+    assert_eq!(log.watched.take(), [true, false]);
     check_end(home);
 }
