@@ -103,7 +103,7 @@ fn world(seed: u64) -> World {
 
 /// A world whose one route is the hub's.
 fn hub_world(change: impl FnOnce(&mut File)) -> World {
-    let make_log = Arc::new(|_| -> Box<dyn seawall::hub::Log> {
+    let make_log = Arc::new(|_, _| -> Box<dyn seawall::hub::Log> {
         Box::new(MemoryLog::new(HistoryBudget::new(1 << 20)))
     });
     World::with_hub(40, 1, Faults::default(), make_log, |file| {

@@ -148,7 +148,8 @@ fn subscribe(world: &mut World, path: &[u8]) -> Peer {
 #[test]
 fn a_channel_is_occupied_by_its_first_member_and_vacated_by_its_last() {
     let budget = HistoryBudget::new(1 << 20);
-    let make_log = Arc::new(move |_| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+    let make_log =
+        Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
     let mut world = World::with_hub(40, 1, Faults::default(), make_log, |file| {
         let handler = seawall::config::HandlerName::Hub;
         file.routes = vec![seawall::config::file::Route { handler, ..Default::default() }];
