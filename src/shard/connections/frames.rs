@@ -65,7 +65,7 @@ impl Scan {
     /// Where a reply in place to the message at hand is noted; `is_last`: it ends the input.
     #[inline]
     fn in_place_room(&mut self, is_last: bool, engine: &Engine) -> Option<InPlaceRoom<'_>> {
-        (self.may_lend && is_last).then(|| InPlaceRoom {
+        (self.may_lend && is_last).then_some(InPlaceRoom {
             reply: &mut self.in_place,
             received_len: self.received_len,
             bytes_min: engine.reply_in_place_bytes_min as usize,
