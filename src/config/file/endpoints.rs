@@ -33,7 +33,7 @@ section! {
     /// Congestion control by name; `auto` = cubic where the host's default is BBR, which paces
     /// even small echoes with timers, and this process may choose; empty = the host's.
     congestion: String = "auto".into(),
-    "`bbr` for clients on long, lossy lines who receive much.";
+    "`bbr` for clients on long, lossy lines that receive much.";
 
     /// TCP keepalive after this idle time; 0 = off: the heartbeat notices dead peers sooner.
     keepalive_s: u32 = 0,

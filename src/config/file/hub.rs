@@ -39,16 +39,16 @@ section! {
     history_ttl_s: u32 = 300,
     "About the longest absence after which clients should still miss nothing.";
 
-    /// Lets clients ask for a channel's members, and tells those who want it of joins and leaves.
+    /// Lets clients request a channel's members, and subscribe to its joins and leaves.
     presence: bool = true,
-    "Switch off for channels with very many members whom nobody counts.";
+    "Switch off for channels with very many members where no client needs the list.";
 
     /// A reader that does not keep up: `close` its connection; `drop_oldest` = drop the oldest of
-    /// what waits for it, and tell it of the gap; `latest` = keep the newest message only.
+    /// what waits for it, and report the gap; `latest` = keep the newest message only.
     slow_reader: SlowReader = SlowReader::DropOldest,
     "The default keeps readers connected, and they can fetch what they missed from the history; \
      `latest` for states of which only the last counts; `close` where a client with a gap is \
-     worse than one that starts anew.";
+     worse than one that starts over.";
 
     /// Members of one channel; past it: `limit`. 0 = no bound.
     members_max: u32 = 0,
@@ -96,7 +96,7 @@ section! {
     "Longer where clients come back late and should find the channel's positions still counting.";
 
     /// Messages that a returning subscriber is sent at most; where more are missing, none are,
-    /// and it is told to start anew.
+    /// and it has to reload.
     recover_messages_max: u32 = 1000,
     "Raise together with `history` where clients would rather read much than reload.";
 
@@ -119,7 +119,7 @@ section! {
 
     /// How long it remembers them.
     idempotency_ttl_s: u32 = 300,
-    "Longer than publishers go on repeating.";
+    "Longer than publishers keep repeating.";
 
     /// Where there are keys: a connection without a token must authenticate within this time; past
     /// it: close 4408.

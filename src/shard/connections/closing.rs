@@ -72,7 +72,9 @@ impl Connections {
             self.rejected_handshakes -= rejected;
             self.counters.handshakes_abandoned += u64::from(is_ending);
         }
-        self.held.clear(index);
+        if self.slot(index).receiving().is_unfinished() {
+            self.held.clear(index);
+        }
         if self.slot(index).partial_bytes() > 0 {
             self.partials.set(index, 0);
         }

@@ -230,7 +230,9 @@ impl Connections {
 
     /// Notes the client's address, as a trusted proxy has named it.
     pub(super) fn set_client(&mut self, index: u32, client: Option<IpAddr>) {
-        let slot = self.slot_mut(index);
-        slot.set_peer(slot.peer().with_ip(client));
+        if client.is_some() {
+            let slot = self.slot_mut(index);
+            slot.set_peer(slot.peer().with_ip(client));
+        }
     }
 }

@@ -176,7 +176,7 @@ impl Slot {
 
     /// Moves the connection to another stage, which begins now.
     pub(super) fn enter(&mut self, stage: Stage, tick: u32) {
-        assert!(self.stage.may_precede(&stage), "{:?} before {stage:?}", self.stage);
+        assert!(self.stage.may_precede(&stage), "stages only move downwards");
         self.stage = stage;
         self.stage_tick = tick;
     }
