@@ -2,7 +2,7 @@
 //! where it refuses them.
 //!
 //! Both are current-thread runtimes with a local set, so tasks and the tokio libraries cannot
-//! tell them apart. Only files differ: a ring writes them without blocking, and without one
+//! distinguish them. Only files differ: a ring writes them without blocking, and without one
 //! tokio's threads do ([`FileIo`]).
 
 use std::future::Future;

@@ -65,7 +65,7 @@ struct Channel {
     first: Epoch,
     /// It has members, or is about to: the log delivers its messages.
     is_watched: bool,
-    /// Where it stands: the last message delivered. `None` until the log has told, and while the
+    /// Where it stands: the last message delivered. `None` until the log has said so, and while the
     /// channel is not watched: others may publish to it.
     position: Option<Position>,
     /// The offset at which a page showed the position first: `since` has all that came later.

@@ -133,7 +133,7 @@ impl Home {
     fn delivered(&mut self, key: u32, publication: &Arc<Publication>) {
         let channel = &mut self.channels[key as usize];
         let Some(position) = publication.position else { return };
-        // What a page has told already.
+        // What a page has covered already.
         let known = channel
             .position
             .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);

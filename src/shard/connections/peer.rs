@@ -34,7 +34,7 @@ impl PeerAddress {
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// The same peer known by another address, as a trusted proxy tells it.
+    /// The same peer known by another address, as a trusted proxy names it.
     pub(super) fn with_ip(self, ip: Option<IpAddr>) -> Self {
         let Some(ip) = ip else { return self };
         let port = if self.get().is_some_and(|own| own.ip() == ip) { self.port } else { 0 };

@@ -14,18 +14,18 @@ use super::timers::TICK_MS;
 use crate::admission::limiter::LimiterState;
 use crate::proto::ws::{CloseCode, Receiver, ReceiverState, Untold as UntoldReceiver};
 
-/// Why a connection is not told.
+/// Why a connection cannot be serialized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Untold {
     /// There is none, or it is as good as gone.
     Gone,
-    /// A send is under way: told when it has ended.
+    /// A send is under way: it can be serialized when that has ended.
     Sending,
-    /// A home's answer is awaited, or a backend's: told when it has come.
+    /// A home's answer is awaited, or a backend's: it can be serialized when that has come.
     Asking,
     /// Input is held: it can be serialized when that was looked at.
     Unfinished,
-    /// Its receiver cannot be told.
+    /// Its receiver cannot be serialized.
     Receiver(UntoldReceiver),
 }
 

@@ -15,7 +15,7 @@ const MOVED_BYTES_MAX: usize = 512 * 1024;
 /// What a short send is.
 const SMALL_BYTES: u64 = 16 * 1024;
 
-/// What is left to the connections of one flush.
+/// The rest of the budgets of one flush.
 struct Flushing {
     bounds: Bounds,
     /// Effort for compression.
@@ -111,7 +111,7 @@ impl Connections {
         }
     }
 
-    /// Builds a connection's next send, within what is left of the flush.
+    /// Builds a connection's next send, within the rest of the flush's budgets.
     fn build_send(
         &mut self,
         sessions: &mut impl Sessions,

@@ -12,7 +12,7 @@ use crate::auth::Identity;
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, Realm};
 
-/// The end of a connection, as its client is told before the Close.
+/// The end of a connection, as its client gets it before the Close.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct Goodbye<'r> {
     pub(in crate::shard) code: CloseCode,

@@ -50,6 +50,8 @@ const MAIL_BYTES: u64 = 4;
 const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
 /// A wall clock that is so much off its course was set (ms).
 const CLOCK_STEP_MS: u64 = 500;
+/// A shard at rest that has sessions looks at the wall clock so often (ms).
+const CLOCK_CHECK_MS: u32 = 100;
 /// Channels and keys that are looked at for their age in one turn, besides as many as were opened
 /// since.
 const AGED_AT_ONCE: usize = 256;
@@ -329,7 +331,7 @@ impl Hub {
 
     /// Lets the home work, and hands out what it sends.
     fn work_home(&mut self, connections: &mut Connections) {
-        // What is left is worked through in the next turn at the latest.
+        // The rest is worked through in the next turn at the latest.
         self.unfinished = self.home.work(STEPS_MAX);
         self.report_occupancy(connections);
         let out: Vec<_> = self.home.take_out().collect();
@@ -407,15 +409,17 @@ impl Hub {
     }
 
     /// The tick at which there is something to do, for a shard that has nothing else to do:
-    /// something is past its age, or a mailbox may have drained, which wakes nobody.
+    /// something is past its age; a mailbox may have drained, which rings no bell; or the wall
+    /// clock may have been set, by which sessions end.
     pub(super) fn next_tick(&self, tick: u32) -> Option<u32> {
         let awaits_room = !self.congested.is_empty() || !self.lagging.is_empty();
         let room = awaits_room.then_some(tick + 1);
+        let clock = (self.seated > 0).then(|| tick + ticks(CLOCK_CHECK_MS));
         let due = self.home.next_due_ms().map(|due_ms| {
             let wait_ms = due_ms.saturating_sub(self.unix_ms).min(u64::from(u32::MAX / 2));
             tick.saturating_add(ticks(wait_ms as u32).max(1))
         });
-        room.into_iter().chain(due).min()
+        room.into_iter().chain(clock).chain(due).min()
     }
 
     /// Takes what is to be posted and reconciled after this turn.

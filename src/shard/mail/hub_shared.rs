@@ -17,7 +17,7 @@ pub struct HubShared {
     pub realm: Realm,
     pub home: HomeOptions,
     pub make_log: MakeLog,
-    /// Decides homes; a secret, so that nobody can aim at one.
+    /// Decides homes; a secret, so that no client can aim at one.
     spread: RandomState,
 }
 

@@ -205,7 +205,7 @@ fn a_subscription_ends_with_its_channel_token() {
 }
 
 /// A machine that was suspended: its wall clock is ahead, and nothing else has moved. A shard at
-/// rest notices that when it wakes, here by a request.
+/// rest notices that by itself.
 #[test]
 fn a_wall_clock_that_is_set_forward_ends_what_has_ended_by_it() {
     let mut world = world(2, 5);
@@ -215,7 +215,6 @@ fn a_wall_clock_that_is_set_forward_ends_what_has_ended_by_it() {
     client.expect(&mut world, "authenticated");
     world.network.step_wall_clock(2 * 3600 * 1000);
     let end_ms = world.network.unix_ms();
-    client.say(&world, &json!({"type": "ping"}));
     assert!(client.ends(&mut world, "goodbye", end_ms, u64::MAX));
     world.stop();
     world.check_accounts();
