@@ -72,9 +72,11 @@
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
 //!    name decides, this one or another ([`hub`]). The home orders the channel's messages and
 //!    keeps its history; each shard with members gets a message once, by mail, and hands a
-//!    reference to the one encoded frame to each member's outbox. A member that is behind gets it
-//!    from a backlog, where the channel's policy for slow readers acts, when its next send is
-//!    built. A turn makes a bounded number of deliveries.
+//!    reference to the encoded frame to each member's outbox. The hub deals in data
+//!    ([`hub::Event`]), which the client's protocol encodes ([`session::protocol`]): once for each
+//!    protocol and compression window in use. A member that is behind gets it from a backlog,
+//!    where the channel's policy for slow readers acts, when its next send is built. A turn makes
+//!    a bounded number of deliveries.
 //! 8. The send's completion frees what was sent, records how long the answer took, and lets a
 //!    paused connection read again.
 //!
@@ -152,7 +154,7 @@
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
-//! | [`session`] | runs on a connection: echo, JSON |
+//! | [`session`] | runs on a connection: echo, or a client of the hub in its protocol |
 //! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs |
 //! | [`web`] | what browsers get: client library and playground, as plain pages |
 //! | [`shard`] | the only place where they meet: turns, connections, the hub's part, mail |

@@ -10,7 +10,7 @@ use seawall::proto::ws::deflate::{
     self, Agreed, Compressed, Compressing, Deflaters, InflateLimits, Inflaters, Sending,
     SharedMessage,
 };
-use seawall::proto::ws::{DataKind, Event, Limits, ProtocolError, Receiver};
+use seawall::proto::ws::{DataKind, Limits, ProtocolError, Receiver, WireEvent};
 use std::sync::Arc;
 
 const LIMITS: Limits = Limits { message_bytes_max: 1 << 20, fragments_max: 1000 };
@@ -150,9 +150,9 @@ fn receive_by(
             break;
         };
         match event {
-            Event::Message { kind, payload } => messages.push((kind, payload.into_vec())),
-            Event::Ping(payload) => assert_eq!(payload.as_slice(), b"between"),
-            Event::Failed(error) => return Err(error),
+            WireEvent::Message { kind, payload } => messages.push((kind, payload.into_vec())),
+            WireEvent::Ping(payload) => assert_eq!(payload.as_slice(), b"between"),
+            WireEvent::Failed(error) => return Err(error),
             event => panic!("{event:?}"),
         }
     }

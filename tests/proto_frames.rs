@@ -5,8 +5,8 @@
 
 use seawall::proto::ws::deflate::{Agreed, Deflaters, InflateLimits, Inflaters};
 use seawall::proto::ws::{
-    self, CLOSE_REASON_BYTES_MAX, CloseCode, CloseFrame, Control, Data, DataKind, Event, Limits,
-    OpCode, Payload, ProtocolError, Receiver,
+    self, CLOSE_REASON_BYTES_MAX, CloseCode, CloseFrame, Control, Data, DataKind, Limits, OpCode,
+    Payload, ProtocolError, Receiver, WireEvent,
 };
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -32,7 +32,11 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The first event of `bytes`, shown whole.
-fn with_first<T>(bytes: &[u8], limits: &Limits, look: impl FnOnce(Option<Event<'_>>) -> T) -> T {
+fn with_first<T>(
+    bytes: &[u8],
+    limits: &Limits,
+    look: impl FnOnce(Option<WireEvent<'_>>) -> T,
+) -> T {
     let mut bytes = bytes.to_vec();
     look(Receiver::new().next(&mut bytes.as_mut_slice(), limits))
 }
@@ -43,7 +47,7 @@ fn violation(bytes: &[u8], limits: &Limits) -> Option<ProtocolError> {
     let mut input = bytes.as_mut_slice();
     let mut receiver = Receiver::new();
     while let Some(event) = receiver.next(&mut input, limits) {
-        if let Event::Failed(error) = event {
+        if let WireEvent::Failed(error) = event {
             return Some(error);
         }
     }
@@ -60,7 +64,7 @@ fn violation_compressed(bytes: &[u8], limits: &Limits) -> Option<ProtocolError> 
         Agreed { server_takeover: false, client_takeover: false, server_bits: 9, client_bits: 15 };
     let mut receiver = Receiver::compressed(agreed, None);
     while let Some(event) = receiver.next_inflated(&mut input, limits, Some(&mut inflaters)) {
-        if let Event::Failed(error) = event {
+        if let WireEvent::Failed(error) = event {
             assert_eq!(inflaters.leased(), 0, "what fails holds no inflater");
             return Some(error);
         }
@@ -192,12 +196,12 @@ fn close_codes_of_the_wire_are_taken() {
         with_first(&bytes, &LIMITS, |event| {
             let code = CloseCode::new(code);
             let expected = CloseFrame { code, reason: "tschüß".into() };
-            assert_eq!(event, Some(Event::Close(Some(expected))));
+            assert_eq!(event, Some(WireEvent::Close(Some(expected))));
         });
         let code = CloseCode::new(code);
         assert_eq!(ws::reply_code(Some(code)), code);
     }
-    with_first(&frame(0x88, b""), &LIMITS, |event| assert_eq!(event, Some(Event::Close(None))));
+    with_first(&frame(0x88, b""), &LIMITS, |event| assert_eq!(event, Some(WireEvent::Close(None))));
     assert_eq!(ws::reply_code(None), CloseCode::NORMAL);
 }
 
@@ -225,7 +229,7 @@ fn whole_messages_are_lent_from_the_input() {
         let place = bytes.as_ptr_range();
         let mut receiver = Receiver::new();
         let mut input = bytes.as_mut_slice();
-        let Some(Event::Message { kind, payload: lent }) = receiver.next(&mut input, &LIMITS)
+        let Some(WireEvent::Message { kind, payload: lent }) = receiver.next(&mut input, &LIMITS)
         else {
             panic!("no message of {size} bytes");
         };
@@ -244,7 +248,7 @@ fn a_split_header_costs_no_copy_of_the_payload() {
     assert_eq!(receiver.next(&mut header, &LIMITS), None);
     assert!(!receiver.is_idle() && receiver.partial_bytes() > 0);
     match receiver.next(&mut rest, &LIMITS) {
-        Some(Event::Message { payload: Payload::Borrowed(payload), .. }) => {
+        Some(WireEvent::Message { payload: Payload::Borrowed(payload), .. }) => {
             assert_eq!(payload, [7; 300]);
         }
         other => panic!("{other:?}"),
@@ -322,8 +326,9 @@ fn cut_characters_cost_linear_work() {
     let start = std::time::Instant::now();
     // A header of 14 bytes, then characters of 3: every input ends within one.
     let ended = bytes.chunks_mut(3).fold(false, |_, mut piece| {
-        receiver.next(&mut piece, &limits).is_some_and(
-            |event| matches!(event, Event::Message { payload, .. } if payload.len() == text.len()),
+        matches!(
+            receiver.next(&mut piece, &limits),
+            Some(WireEvent::Message { payload, .. }) if payload.len() == text.len()
         )
     });
     assert!(ended);
@@ -343,7 +348,7 @@ fn many_small_fragments_make_one_message() {
         let mut input = bytes.as_mut_slice();
         match receiver.next(&mut input, &limits) {
             None => assert!(index < 65_535),
-            Some(Event::Message { payload, .. }) => {
+            Some(WireEvent::Message { payload, .. }) => {
                 assert_eq!(payload.len(), 4 << 20);
                 let right = |(at, byte): (usize, &u8)| *byte == (at / 64) as u8;
                 assert!(payload.as_slice().iter().enumerate().all(right));
@@ -376,9 +381,9 @@ fn controls_between_fragments_leave_the_message_alone() {
         for mut input in [start, end] {
             while let Some(event) = receiver.next(&mut input, &LIMITS) {
                 seen.push(match event {
-                    Event::Ping(payload) => ("ping", payload.into_vec()),
-                    Event::Pong(payload) => ("pong", payload.into_vec()),
-                    Event::Message { payload, .. } => ("message", payload.into_vec()),
+                    WireEvent::Ping(payload) => ("ping", payload.into_vec()),
+                    WireEvent::Pong(payload) => ("pong", payload.into_vec()),
+                    WireEvent::Message { payload, .. } => ("message", payload.into_vec()),
                     other => panic!("{other:?}"),
                 });
             }

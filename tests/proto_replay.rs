@@ -2,7 +2,7 @@
 //! been.
 
 use proptest::prelude::*;
-use seawall::proto::ws::{Event, Limits, Receiver};
+use seawall::proto::ws::{Limits, Receiver, WireEvent};
 
 const LIMITS: Limits = Limits { message_bytes_max: 400, fragments_max: 6 };
 
@@ -52,12 +52,14 @@ fn events(stream: &[u8], cuts: &[usize], anew: bool) -> Vec<String> {
         at = end;
         let mut input = &mut piece[..];
         while let Some(event) = receiver.next(&mut input, &LIMITS) {
-            let ends = matches!(event, Event::Failed(_));
+            let ends = matches!(event, WireEvent::Failed(_));
             // Where a payload lies depends on where the input is cut.
             seen.push(match event {
-                Event::Message { kind, payload } => format!("{kind:?} {:?}", payload.as_slice()),
-                Event::Ping(payload) => format!("ping {:?}", payload.as_slice()),
-                Event::Pong(payload) => format!("pong {:?}", payload.as_slice()),
+                WireEvent::Message { kind, payload } => {
+                    format!("{kind:?} {:?}", payload.as_slice())
+                }
+                WireEvent::Ping(payload) => format!("ping {:?}", payload.as_slice()),
+                WireEvent::Pong(payload) => format!("pong {:?}", payload.as_slice()),
                 other => format!("{other:?}"),
             });
             if ends {

@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::ChannelName;
+use super::connection_id::ConnectionId;
 use super::key_scope::KeyScope;
 use super::log::Retention;
+use super::position::{Position, Since};
 use super::presence::{MemberInfo, PresencePage};
-use super::publication::{ConnectionId, Draft, Position, Publication, Since};
+use super::publication::{Draft, Publication};
 use super::refusal::Refused;
 
 /// Where an answer from outside the shards goes.

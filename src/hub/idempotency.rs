@@ -18,7 +18,7 @@ use slab::Slab;
 
 use super::key_scope::KeyScope;
 use super::log::KeyUsage;
-use super::publication::Position;
+use super::position::Position;
 use shares::Shares;
 
 /// Keys looked at for their age, and evicted, when one is looked up.

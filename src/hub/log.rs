@@ -15,7 +15,8 @@
 
 use std::sync::Arc;
 
-use super::publication::{Draft, Epoch, Position, Publication, Since};
+use super::position::{Epoch, Position, Since};
+use super::publication::{Draft, Publication};
 use super::refusal::Refused;
 use super::{ChannelName, KeyScope};
 

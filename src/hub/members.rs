@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::names::Names;
-use super::publication::{Position, Publication};
+use super::position::Position;
+use super::publication::Publication;
 use super::{Answer, ChannelName, ConnectionId};
 
 /// Publications handed to each member at once: those that wait when their turn comes.
@@ -22,11 +23,11 @@ const CROWDED: usize = 4 * BATCH_MAX;
 /// Up to here a channel has memory for the members it has, and no slack.
 const FEW: usize = 4;
 
-/// A connection on a channel.
+/// A session on a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Where the shard keeps it.
-    pub slot: u32,
+    /// The key of its session on this shard.
+    pub session: u32,
     /// Which of its subscriptions this is.
     pub subscription: u32,
 }
@@ -95,7 +96,7 @@ pub struct Members {
 
 /// What a publication counts for while it is on its way to members.
 fn queued(publication: &Publication) -> usize {
-    size_of::<Op>() + publication.message().plain().len()
+    size_of::<Op>() + publication.bytes()
 }
 
 impl Members {

@@ -18,7 +18,8 @@ use slab::Slab;
 use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
 use super::log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
-use super::publication::{Draft, Epoch, Position, Publication};
+use super::position::{Epoch, Position};
+use super::publication::{Draft, Publication};
 use super::refusal::Refused;
 use super::{ChannelName, KeyScope};
 
@@ -317,7 +318,7 @@ impl Log for MemoryLog {
             }
         }
         channel.offset = position.offset;
-        let publication = Publication::new(&channel.name, position, None, &draft);
+        let publication = Publication::new(&channel.name, position, None, draft);
         let (key, is_watched) = (channel.key, channel.is_watched);
         self.keep(index, publication.clone());
         self.done.push_back(Done::Appended { ticket, position, duplicate: false });
@@ -390,10 +391,11 @@ impl Drop for MemoryLog {
 mod tests {
     use super::*;
     use crate::hub::Since;
+    use crate::hub::testing::Plain;
 
     fn draft(text: &str, time_ms: u64) -> Draft {
         let content = format!("\"{text}\"").into_boxed_str();
-        Draft { content, from: None, exclude: None, time_ms, accepted_ns: 0 }
+        Draft { content, from: None, exclude: None, time_ms, accepted_ns: 0, encoder: &Plain }
     }
 
     fn log(bytes_max: u64) -> MemoryLog {
@@ -451,7 +453,7 @@ mod tests {
             let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
             log.append(0, a, draft("x", 0), None);
             assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
-            Publication::direct(&draft("x", 0)).cost_bytes() + 80
+            Publication::direct(draft("x", 0)).cost_bytes()
         };
         let mut log = self::log(cost * 6);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
@@ -476,7 +478,7 @@ mod tests {
 
     #[test]
     fn no_log_loses_its_share_to_another() {
-        let cost = Publication::direct(&draft("x", 0)).cost_bytes() + 80;
+        let cost = Publication::direct(draft("x", 0)).cost_bytes();
         let budget = HistoryBudget::new(cost * 20);
         let retention = Retention { messages_max: 100, ttl_ms: 1000 };
         let mut logs = [1, 2].map(|_| MemoryLog::new(budget.clone()));

@@ -1,5 +1,6 @@
-//! The routing side: channels, their order and history, who is on them. No sockets, no clock, no
-//! threads: requests and times come in, answers and publications go out.
+//! The routing side: channels, their order, history and members. No sockets, no clock, no threads,
+//! and no wire format: requests and times come in, answers and publications go out as data
+//! ([`Event`]), which client protocols encode ([`EventEncoder`]).
 //!
 //! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
 //! publishes, keeps its presence and counts its members on every shard. History and order stand
@@ -26,7 +27,9 @@
 //! and counts as long as that of a channel that was opened and left (`home/starts.rs`).
 
 mod answer;
+mod connection_id;
 mod due;
+mod event;
 mod home;
 mod idempotency;
 mod key_scope;
@@ -34,19 +37,28 @@ pub mod log;
 mod members;
 mod memory;
 mod names;
+mod position;
 mod presence;
 mod publication;
 mod refusal;
 mod seats;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
+pub use connection_id::ConnectionId;
+pub use event::{
+    ChannelMessage, EncodedEvent, Encoding, Event, EventEncoder, GapReason, PROTOCOLS_MAX,
+    ProtocolId, Sender,
+};
 pub use home::{Gauges, Home, HomeOptions, Kept};
 pub use key_scope::KeyScope;
 pub use log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
 pub use members::{Local, Member, Members, Moved, Op, Step};
 pub use memory::{HistoryBudget, MemoryLog};
+pub use position::{Epoch, Position, Since};
 pub use presence::{MemberInfo, MemberKey, PresencePage};
-pub use publication::{ConnectionId, Draft, Epoch, Position, Publication, Since};
+pub use publication::{Draft, Publication};
 pub use refusal::{Code, Refused};
 
 use std::borrow::Borrow;

@@ -1,8 +1,8 @@
 //! Members of a channel, by user: several connections of one user are one member, shown as the
 //! latest of them that lives.
 //!
-//! A member costs a reference here: how it is shown is kept once for all channels of its
-//! connection, and written when it is asked for.
+//! A member costs a reference here: what is shown of it is kept once for all channels of its
+//! connection.
 //!
 //! A client without a user is a member of its own. If it resumes while its old connection lives,
 //! both are one member, known by the connection that joined; a second connection that resumes with
@@ -11,11 +11,10 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::publication::ConnectionId;
+use super::connection_id::ConnectionId;
 
 /// Members of a channel that stand in a plain list; more stand in a tree.
 const FEW: usize = 16;
@@ -65,27 +64,9 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// `{"user":…,"connection":…,"joined_as":…,"info":…}`, as members are shown.
-    pub fn text(&self) -> String {
-        let mut text = String::from("{");
-        if let MemberKey::User(user) = &self.key {
-            let _ = write!(text, r#""user":{},"#, serde_json::Value::from(&**user));
-        }
-        let _ = write!(text, r#""connection":"{}""#, self.connection);
-        if let MemberKey::Connection(joined) = &self.key
-            && *joined != self.connection
-        {
-            let _ = write!(text, r#","joined_as":"{joined}""#);
-        }
-        if let Some(info) = &self.info {
-            let _ = write!(text, r#","info":{info}"#);
-        }
-        text.push('}');
-        text
-    }
-
-    /// At least the length of [`Self::text`], unless the user's name has escapes.
-    fn text_bytes(&self) -> u64 {
+    /// At least the length of its JSON in `seawall.v1`, unless the user's name has escapes: pages
+    /// and queues are bounded by it.
+    pub fn text_bytes(&self) -> u64 {
         let user = match &self.key {
             MemberKey::User(user) => user.len(),
             MemberKey::Connection(_) => 0,
@@ -102,14 +83,6 @@ pub struct PresencePage {
     pub members: Vec<Arc<MemberInfo>>,
     /// Where to go on after these, if there are more.
     pub next: Option<String>,
-}
-
-impl PresencePage {
-    /// The members as a JSON array.
-    pub fn text(&self) -> String {
-        let members: Vec<String> = self.members.iter().map(|one| one.text()).collect();
-        format!("[{}]", members.join(","))
-    }
 }
 
 /// A member in the order of its key.

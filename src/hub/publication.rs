@@ -1,119 +1,60 @@
-//! One publication: encoded once, shared by every receiver on every shard, and by the history.
+//! One publication: encoded once for each client protocol, and shared by every receiver on every
+//! shard and by the history.
+//!
+//! A message is encoded for the first protocol as soon as it has its place, and its content is
+//! stored within that encoding: a history of encodings beside contents would take nearly twice the
+//! memory. Encodings for other protocols, and those of joins and leaves, are made when they are
+//! first needed.
 
-use std::fmt;
-use std::io::Write;
-use std::sync::Arc;
-
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use super::ChannelName;
-use crate::proto::ws::DataKind;
+use super::connection_id::ConnectionId;
+use super::event::{ChannelMessage, Encoding, Event, EventEncoder, PROTOCOLS_MAX, Sender};
+use super::position::Position;
+use super::presence::MemberInfo;
 use crate::proto::ws::deflate::SharedMessage;
 
-/// What a channel's offsets count in: a new one begins when its past is lost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Epoch(pub u64);
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Epoch {
-    /// Reads what [`fmt::Display`] writes; any other text names an epoch that never was.
-    pub fn parse(text: &str) -> Option<Self> {
-        let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        plain.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
-    }
-}
-
-/// A place in a channel: of the last message that somebody has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    pub epoch: Epoch,
-    pub offset: u64,
-}
-
-/// A place that a client names: its epoch may be none of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since {
-    pub epoch: Option<Epoch>,
-    pub offset: u64,
-}
-
-/// A connection, unique in a cluster: never a capability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId {
-    /// Chosen at random when the process starts.
-    pub node: u32,
-    pub shard: u16,
-    /// Where its shard keeps it.
-    pub slot: u32,
-    /// Counts the connections of a shard. It may begin again: a slot has another by then.
-    pub serial: u32,
-}
-
-/// Bytes of a connection's id before they are written as text.
-const ID_BYTES: usize = 14;
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [0; ID_BYTES];
-        bytes[..4].copy_from_slice(&self.node.to_be_bytes());
-        bytes[4..6].copy_from_slice(&self.shard.to_be_bytes());
-        bytes[6..10].copy_from_slice(&self.slot.to_be_bytes());
-        bytes[10..].copy_from_slice(&self.serial.to_be_bytes());
-        let mut text = [0; ID_BYTES.div_ceil(3) * 4];
-        let written = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
-        let len = written.map_err(|_| fmt::Error)?;
-        f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
-    }
-}
-
-impl ConnectionId {
-    /// Before and behind all others in their order.
-    pub(super) const FIRST: Self = Self { node: 0, shard: 0, slot: 0, serial: 0 };
-    pub(super) const LAST: Self =
-        Self { node: u32::MAX, shard: u16::MAX, slot: u32::MAX, serial: u32::MAX };
-
-    /// Reads what [`fmt::Display`] writes.
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; ID_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-        let (node, rest) = bytes.split_first_chunk::<4>()?;
-        let (shard, rest) = rest.split_first_chunk::<2>()?;
-        let (slot, serial) = rest.split_first_chunk::<4>()?;
-        Some(Self {
-            node: u32::from_be_bytes(*node),
-            shard: u16::from_be_bytes(*shard),
-            slot: u32::from_be_bytes(*slot),
-            serial: u32::from_be_bytes(serial.try_into().ok()?),
-        })
-    }
-}
+/// What a join or leave counts for in queues, besides the text of its member (bytes).
+const NEWS_BYTES: usize = 64;
 
 /// A message that has no place in its channel yet.
 #[derive(Clone, Debug)]
 pub struct Draft {
     /// JSON without raw line ends.
     pub content: Box<str>,
-    /// The sender as a JSON object; `None` for what a backend publishes.
-    pub from: Option<Arc<str>>,
-    /// Who is not to get it.
+    /// `None` for what a backend publishes.
+    pub from: Option<Arc<Sender>>,
+    /// The connection that does not receive it.
     pub exclude: Option<ConnectionId>,
     /// When it was accepted: Unix time (ms), and by the shards' clock (ns).
     pub time_ms: u64,
     pub accepted_ns: u64,
+    /// The protocol [`ProtocolId::STORED`].
+    pub encoder: &'static dyn EventEncoder,
 }
 
-/// Something to be sent to many: a message of a channel, or news about its members.
+/// Where the content of a message is.
+#[derive(Debug)]
+enum Content {
+    /// In the payload for the protocol [`ProtocolId::STORED`].
+    Stored { start: u32, end: u32 },
+    /// Apart, because that protocol changes it.
+    Apart(Box<str>),
+}
+
+#[derive(Debug)]
+enum Subject {
+    Message { from: Option<Arc<Sender>>, content: Content },
+    Join(Arc<MemberInfo>),
+    Leave(Arc<MemberInfo>),
+}
+
+/// An encoding, once it was needed; `None` in it: the protocol has no such event.
+type Form = OnceLock<Option<SharedMessage>>;
+
+/// Something to be sent to many: a message, or news about a channel's members.
 #[derive(Debug)]
 pub struct Publication {
     /// `None` for what is addressed to connections.
@@ -125,7 +66,11 @@ pub struct Publication {
     pub time_ms: u64,
     /// When it was accepted, by the shards' clock (ns).
     pub accepted_ns: u64,
-    message: SharedMessage,
+    /// The offset of its predecessor.
+    prev: u64,
+    subject: Subject,
+    stored: Form,
+    others: OnceLock<Box<[Form; PROTOCOLS_MAX - 1]>>,
 }
 
 impl Publication {
@@ -134,86 +79,129 @@ impl Publication {
         channel: &ChannelName,
         position: Position,
         prev: Option<u64>,
-        draft: &Draft,
+        draft: Draft,
     ) -> Arc<Self> {
-        let mut text = Vec::with_capacity(draft.content.len() + channel.as_str().len() + 128);
-        // A name needs no escapes: it has no character that JSON knows of.
-        let written = write!(
-            text,
-            r#"{{"type":"message","channel":"{channel}","offset":{}"#,
-            position.offset
-        );
-        debug_assert!(written.is_ok(), "writing to a vector does not fail");
-        if let Some(prev) = prev {
-            let _ = write!(text, r#","prev":{prev}"#);
-        }
-        Self::finish(&mut text, draft);
-        Arc::new(Self {
-            channel: Some(channel.clone()),
-            position: Some(position),
-            exclude: draft.exclude,
-            time_ms: draft.time_ms,
-            accepted_ns: draft.accepted_ns,
-            message: SharedMessage::new(DataKind::Text, &text),
-        })
+        Self::from_draft(Some(channel), Some(position), prev, draft)
     }
 
     /// A message to connections, without a channel.
-    pub fn direct(draft: &Draft) -> Arc<Self> {
-        let mut text = br#"{"type":"message""#.to_vec();
-        Self::finish(&mut text, draft);
+    pub fn direct(draft: Draft) -> Arc<Self> {
+        Self::from_draft(None, None, None, draft)
+    }
+
+    /// A message with or without a channel and a position.
+    pub fn from_draft(
+        channel: Option<&ChannelName>,
+        position: Option<Position>,
+        prev: Option<u64>,
+        draft: Draft,
+    ) -> Arc<Self> {
+        let Draft { content, from, exclude, time_ms, accepted_ns, encoder } = draft;
+        let encoded = encoder.encode_event(&Event::Message(ChannelMessage {
+            channel,
+            position,
+            prev,
+            content: &content,
+            from: from.as_deref(),
+            time_ms,
+        }));
+        let within = encoded.as_ref().and_then(|encoded| encoded.content.clone());
+        let content = match within.and_then(narrow) {
+            Some((start, end)) => Content::Stored { start, end },
+            None => Content::Apart(content),
+        };
+        let stored = encoded.map(|encoded| SharedMessage::new(encoded.kind, &encoded.payload));
         Arc::new(Self {
-            channel: None,
-            position: None,
-            exclude: draft.exclude,
-            time_ms: draft.time_ms,
-            accepted_ns: draft.accepted_ns,
-            message: SharedMessage::new(DataKind::Text, &text),
+            channel: channel.cloned(),
+            position,
+            exclude,
+            time_ms,
+            accepted_ns,
+            prev: prev.unwrap_or(position.map_or(0, |own| own.offset.saturating_sub(1))),
+            subject: Subject::Message { from, content },
+            stored: Form::from(stored),
+            others: OnceLock::new(),
         })
     }
 
-    /// News about a channel's members, written already.
-    pub fn news(channel: &ChannelName, text: &str, accepted_ns: u64) -> Arc<Self> {
+    /// A member has joined a channel.
+    pub fn join(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
+        Self::news(channel, Subject::Join(member))
+    }
+
+    /// A member has left a channel.
+    pub fn leave(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
+        Self::news(channel, Subject::Leave(member))
+    }
+
+    fn news(channel: &ChannelName, subject: Subject) -> Arc<Self> {
         Arc::new(Self {
             channel: Some(channel.clone()),
             position: None,
             exclude: None,
             time_ms: 0,
-            accepted_ns,
-            message: SharedMessage::new(DataKind::Text, text.as_bytes()),
+            accepted_ns: 0,
+            prev: 0,
+            subject,
+            stored: Form::new(),
+            others: OnceLock::new(),
         })
     }
 
-    /// One that was written elsewhere.
-    pub fn written(
-        (channel, position): (Option<ChannelName>, Option<Position>),
-        exclude: Option<ConnectionId>,
-        time_ms: u64,
-        accepted_ns: u64,
-        text: &str,
-    ) -> Arc<Self> {
-        let message = SharedMessage::new(DataKind::Text, text.as_bytes());
-        Arc::new(Self { channel, position, exclude, time_ms, accepted_ns, message })
-    }
-
-    fn finish(text: &mut Vec<u8>, draft: &Draft) {
-        text.extend_from_slice(br#","content":"#);
-        text.extend_from_slice(draft.content.as_bytes());
-        if let Some(from) = &draft.from {
-            text.extend_from_slice(br#","from":"#);
-            text.extend_from_slice(from.as_bytes());
+    /// What it is about, as data.
+    pub fn event(&self) -> Event<'_> {
+        match (&self.subject, &self.channel) {
+            (Subject::Join(member), Some(channel)) => Event::Join { channel, member },
+            (Subject::Leave(member), Some(channel)) => Event::Leave { channel, member },
+            (Subject::Message { .. }, _) => Event::Message(self.message()),
+            (Subject::Join(_) | Subject::Leave(_), None) => {
+                unreachable!("joins and leaves are made with their channel")
+            }
         }
-        let _ = write!(text, r#","time":{}}}"#, draft.time_ms);
     }
 
-    /// The message for receivers of any kind.
-    pub fn message(&self) -> &SharedMessage {
-        &self.message
+    /// The message; of a join or leave, one without content.
+    pub fn message(&self) -> ChannelMessage<'_> {
+        let (from, content) = match &self.subject {
+            Subject::Message { from, content } => (from.as_deref(), self.content(content)),
+            Subject::Join(_) | Subject::Leave(_) => (None, "null"),
+        };
+        let expected = self.offset().saturating_sub(1);
+        ChannelMessage {
+            channel: self.channel.as_ref(),
+            position: self.position,
+            prev: (self.prev != expected).then_some(self.prev),
+            content,
+            from,
+            time_ms: self.time_ms,
+        }
     }
 
-    /// The JSON object.
-    pub fn text(&self) -> &str {
-        std::str::from_utf8(self.message.payload()).unwrap_or_default()
+    fn content<'p>(&'p self, content: &'p Content) -> &'p str {
+        match content {
+            Content::Apart(content) => content,
+            Content::Stored { start, end } => {
+                let stored = self.stored.get().and_then(Option::as_ref);
+                let bytes = stored.map_or(&[][..], |stored| stored.payload());
+                let content = bytes.get(*start as usize..*end as usize).unwrap_or_default();
+                debug_assert!(!content.is_empty(), "a content has at least one byte");
+                std::str::from_utf8(content).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The message for the clients of a protocol, encoded when it is first needed. `None`: the
+    /// protocol has no such event.
+    pub fn encoded(&self, encoding: Encoding) -> Option<&SharedMessage> {
+        let form = match encoding.id.index().checked_sub(1) {
+            None => &self.stored,
+            Some(other) => &self.others.get_or_init(Box::default)[other],
+        };
+        let make = || {
+            let encoded = encoding.encoder.encode_event(&self.event())?;
+            Some(SharedMessage::new(encoded.kind, &encoded.payload))
+        };
+        form.get_or_init(make).as_ref()
     }
 
     /// Its offset; 0 for what has none.
@@ -221,9 +209,91 @@ impl Publication {
         self.position.map_or(0, |position| position.offset)
     }
 
+    /// What it counts for in queues (bytes): the same for its whole life, and at least what it
+    /// takes on the wire for the protocol [`ProtocolId::STORED`].
+    pub fn bytes(&self) -> usize {
+        match &self.subject {
+            Subject::Join(member) | Subject::Leave(member) => {
+                member.text_bytes() as usize + NEWS_BYTES
+            }
+            Subject::Message { content, .. } => {
+                let stored = self.stored.get().and_then(Option::as_ref);
+                let stored = stored.map_or(0, |stored| stored.plain().len());
+                match content {
+                    Content::Stored { .. } => stored,
+                    Content::Apart(content) => stored + content.len(),
+                }
+            }
+        }
+    }
+
     /// What it costs while it is kept (bytes): a compressed copy beside the plain one included.
     pub fn cost_bytes(&self) -> u64 {
-        let plain = self.message.plain().len() as u64;
-        size_of::<Self>() as u64 + 32 + plain + plain / 2
+        let bytes = self.bytes() as u64;
+        size_of::<Self>() as u64 + 32 + bytes + bytes / 2
+    }
+}
+
+/// A range of a payload in half the memory; payloads are far below 4 GiB.
+fn narrow(range: Range<usize>) -> Option<(u32, u32)> {
+    Some((u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::testing::{Plain, Reversed};
+    use crate::hub::{Epoch, MemberKey, ProtocolId};
+
+    const ID: ConnectionId = ConnectionId { node: 1, shard: 2, session: 3, serial: 4 };
+
+    fn draft(content: &str, encoder: &'static dyn EventEncoder) -> Draft {
+        let from = Some(Arc::new(Sender { user: Some("ann".into()), connection: ID }));
+        let content = content.into();
+        Draft { content, from, exclude: Some(ID), time_ms: 5, accepted_ns: 6, encoder }
+    }
+
+    fn other() -> Encoding {
+        Encoding { id: ProtocolId::new(1).unwrap(), encoder: &Reversed }
+    }
+
+    #[test]
+    fn content_is_stored_once_where_the_first_protocol_keeps_it() {
+        let channel = ChannelName::new("a");
+        let position = Position { epoch: Epoch(9), offset: 7 };
+        let long = "1".repeat(1000);
+        let [kept, changed] = [&Plain as &'static dyn EventEncoder, &Reversed].map(|encoder| {
+            let one = Publication::new(&channel, position, Some(3), draft(&long, encoder));
+            let Event::Message(message) = one.event() else { panic!("it is a message") };
+            assert_eq!((message.content, message.prev), (&*long, Some(3)));
+            assert_eq!(message.from.unwrap().user.as_deref(), Some("ann"));
+            one.bytes()
+        });
+        assert!((1000..1200).contains(&kept), "{kept}");
+        assert!(changed > 2000, "{changed}");
+    }
+
+    #[test]
+    fn each_protocol_has_its_encoding_made_once() {
+        let one = Publication::direct(draft("12", &Plain));
+        let stored = Encoding { id: ProtocolId::STORED, encoder: &Reversed };
+        assert_eq!(one.encoded(stored).unwrap().payload(), b"- 12", "made when it was accepted");
+        let first = one.encoded(other()).unwrap();
+        assert_eq!(first.payload(), b"21 -");
+        assert!(std::ptr::eq(first, one.encoded(other()).unwrap()));
+    }
+
+    #[test]
+    fn joins_and_leaves_are_encoded_when_needed_and_not_where_there_are_none() {
+        let info = None;
+        let member = Arc::new(MemberInfo { key: MemberKey::Connection(ID), connection: ID, info });
+        let channel = ChannelName::new("a");
+        let join = Publication::join(&channel, member.clone());
+        assert!(join.encoded(other()).is_none(), "that protocol has no joins");
+        let stored = Encoding { id: ProtocolId::STORED, encoder: &Plain };
+        assert_eq!(join.encoded(stored).unwrap().payload(), b"join a");
+        let leave = Publication::leave(&channel, member);
+        assert_eq!(leave.encoded(stored).unwrap().payload(), b"leave a");
+        assert!(leave.bytes() > leave.encoded(stored).unwrap().plain().len());
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::publication::ConnectionId;
+use super::connection_id::ConnectionId;
 
 /// Memory of an entry (bytes).
 const ENTRY_BYTES: usize = 2 * size_of::<ConnectionId>() + size_of::<usize>();
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn id(serial: u32) -> ConnectionId {
-        ConnectionId { node: 1, shard: 0, slot: 0, serial }
+        ConnectionId { node: 1, shard: 0, session: 0, serial }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
+use crate::session::SeawallV1;
 use crate::session::hub::{Realm, SessionLimits};
+use crate::session::protocol::Protocols;
 use crate::shard::mail::{HubShared, MakeLog};
 
 /// The hub, if a route leads to it; history is kept in memory.
@@ -14,7 +16,7 @@ pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShare
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
     let make_log: MakeLog =
         Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
-    hub_with(config, admission, make_log)
+    hub_with(config, admission, make_log, Protocols::new(&SeawallV1))
 }
 
 /// The node's part of connections' ids, which stands first there. No id begins with a hyphen, so
@@ -24,13 +26,17 @@ fn node(random: u32) -> u32 {
     if random >> 26 == HYPHEN { random ^ 1 << 31 } else { random }
 }
 
-/// The hub over any log.
+/// The hub over any log, for clients that speak these protocols.
 pub fn hub_with(
     config: &Config,
     admission: Arc<Admission>,
     make_log: MakeLog,
+    protocols: Protocols,
 ) -> Option<Arc<HubShared>> {
-    let make = || HubShared::new(realm(config, admission), home(config), make_log);
+    let make = || {
+        let realm = realm(config, admission).with_protocols(protocols);
+        HubShared::new(realm, home(config), make_log)
+    };
     config.has_hub().then(make)
 }
 
@@ -93,12 +99,19 @@ fn home(config: &Config) -> HomeOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::SUBPROTOCOL;
     use crate::hub::ConnectionId;
+    use crate::session::protocol::ClientProtocol;
+
+    #[test]
+    fn routes_of_the_hub_offer_its_own_protocol() {
+        assert_eq!(SeawallV1.subprotocol(), SUBPROTOCOL);
+    }
 
     #[test]
     fn no_id_begins_with_a_hyphen() {
         let first = |node| {
-            let id = ConnectionId { node, shard: 1, slot: 2, serial: 3 };
+            let id = ConnectionId { node, shard: 1, session: 2, serial: 3 };
             id.to_string().as_bytes()[0]
         };
         assert_eq!(first(62 << 26), b'-');

@@ -3,6 +3,10 @@
 
 mod echo;
 pub mod hub;
+pub mod protocol;
+mod seawall;
+
+pub use seawall::SeawallV1;
 
 use crate::proto::ws::{DataKind, Payload};
 

@@ -8,6 +8,8 @@ use seawall::config::{Config, file::File};
 use seawall::driver::Wait;
 use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
+use seawall::session::SeawallV1;
+use seawall::session::protocol::Protocols;
 use seawall::shard::connect::ConnectBackend;
 use seawall::shard::events::EventQueues;
 use seawall::shard::mail::MakeLog;
@@ -71,12 +73,25 @@ impl World {
         buffers: u16,
         change: impl FnOnce(&mut File),
     ) -> Self {
+        let protocols = Protocols::new(&SeawallV1);
+        Self::with_protocols(seed, shards, faults, (make_log, protocols), buffers, change)
+    }
+
+    /// The same for clients that speak these protocols.
+    pub(crate) fn with_protocols(
+        seed: u64,
+        shards: u16,
+        faults: Faults,
+        (make_log, protocols): (MakeLog, Protocols),
+        buffers: u16,
+        change: impl FnOnce(&mut File),
+    ) -> Self {
         let mut file = File { shards, ..File::default() };
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
         let directory = Directory::new(usize::from(shards));
         let admission = directory.admission().clone();
-        if let Some(hub) = seawall::server::hub_with(&config, admission, make_log) {
+        if let Some(hub) = seawall::server::hub_with(&config, admission, make_log, protocols) {
             directory.set_hub(hub);
         }
         Self::build(seed, faults, &config, directory, buffers)

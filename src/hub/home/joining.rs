@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Home, HomeOptions, There};
+use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Out, Subscribe};
+use crate::hub::connection_id::ConnectionId;
 use crate::hub::log::Page;
+use crate::hub::position::Position;
 use crate::hub::presence::MemberInfo;
-use crate::hub::publication::{ConnectionId, Position, Publication};
+use crate::hub::publication::Publication;
 use crate::hub::refusal::Code;
 
 impl Home {
@@ -178,7 +181,7 @@ impl Home {
         let come = presence.join(member, replaces);
         self.presence_bytes += presence.bytes();
         if let Some(member) = come {
-            self.news(key, "join", &member);
+            self.send_news(key, Publication::join, member);
         }
     }
 
@@ -192,19 +195,22 @@ impl Home {
             channel.presence = None;
         }
         if let Some(left) = left {
-            self.news(key, "leave", &left);
+            self.send_news(key, Publication::leave, left);
         }
     }
 
-    fn news(&mut self, key: u32, kind: &str, member: &MemberInfo) {
+    /// Sends a join or leave to the shards that have watchers of the channel.
+    fn send_news(
+        &mut self,
+        key: u32,
+        make: fn(&ChannelName, Arc<MemberInfo>) -> Arc<Publication>,
+        member: Arc<MemberInfo>,
+    ) {
         let channel = &self.channels[key as usize];
         if channel.there.iter().all(|there| there.watchers == 0) {
             return;
         }
-        let name = &channel.name;
-        let member = member.text();
-        let text = format!(r#"{{"type":"{kind}","channel":"{name}","member":{member}}}"#);
-        let news = Publication::news(name, &text, 0);
+        let news = make(&channel.name, member);
         let watched = channel.there.iter().filter(|there| there.watchers > 0);
         self.out.extend(watched.map(|there| (there.shard, Out::News(news.clone()))));
     }

@@ -5,7 +5,7 @@ use super::{Channel, Gauges, Home, HomeOptions, Kept};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Verb};
 use crate::hub::log::{Loss, Retention};
-use crate::hub::publication::{Position, Since};
+use crate::hub::position::{Position, Since};
 use crate::hub::refusal::{Code, Refused};
 
 /// Before another look at a channel whose messages are still kept, at least (ms).

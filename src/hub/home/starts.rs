@@ -14,7 +14,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::hub::ChannelName;
-use crate::hub::publication::Epoch;
+use crate::hub::position::Epoch;
 
 /// The periods in the time that the start of a channel counts for.
 const PERIODS: u64 = 4;

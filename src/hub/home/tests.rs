@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hub::presence::{MemberInfo, MemberKey};
+use crate::hub::testing::Plain;
 use crate::hub::{ApiReply, ConnectionId, Draft, HistoryBudget, KeyScope, MemoryLog};
 
 /// How long messages and unused channels are kept.
@@ -49,8 +50,14 @@ fn request(home: &mut Home, channel: &str, from: Origin, verb: Verb, now_ms: u64
 }
 
 fn publish(key: Option<&str>, time_ms: u64) -> Verb {
-    let draft =
-        Draft { content: "1".into(), from: None, exclude: None, time_ms, accepted_ns: time_ms };
+    let draft = Draft {
+        content: "1".into(),
+        from: None,
+        exclude: None,
+        time_ms,
+        accepted_ns: time_ms,
+        encoder: &Plain,
+    };
     let key = key.map(|key| KeyScope { owner: "o".into(), key: key.into() });
     Verb::Publish { draft, key }
 }
@@ -182,7 +189,7 @@ fn step() -> impl Strategy<Value = (Step, u8)> {
 }
 
 fn member(channel: u8) -> (Origin, Arc<MemberInfo>) {
-    let connection = ConnectionId { node: 1, shard: u16::from(channel % 3), slot: 4, serial: 5 };
+    let connection = ConnectionId { node: 1, shard: u16::from(channel % 3), session: 4, serial: 5 };
     let key = MemberKey::Connection(connection);
     let info = MemberInfo { key, connection, info: Some("{}".into()) };
     (Origin::Session { id: connection, request: 0 }, Arc::new(info))

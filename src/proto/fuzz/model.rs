@@ -3,7 +3,7 @@
 //! Written from RFC 6455, not from the code it checks. Since it sees one byte at a time, what it
 //! says cannot depend on how the input is cut, and it refuses at the earliest byte.
 
-use crate::proto::ws::{DataKind, Event, Limits, ProtocolError};
+use crate::proto::ws::{DataKind, Limits, ProtocolError, WireEvent};
 
 /// An event with its own copy of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,17 +20,17 @@ pub enum Seen {
     Failed(ProtocolError),
 }
 
-impl From<Event<'_>> for Seen {
-    fn from(event: Event<'_>) -> Self {
+impl From<WireEvent<'_>> for Seen {
+    fn from(event: WireEvent<'_>) -> Self {
         match event {
-            Event::Message { kind, payload } => Self::Message(kind, payload.into_vec()),
-            Event::Ping(payload) => Self::Ping(payload.into_vec()),
-            Event::Pong(payload) => Self::Pong(payload.into_vec()),
-            Event::Close(None) => Self::Close(None),
-            Event::Close(Some(frame)) => {
+            WireEvent::Message { kind, payload } => Self::Message(kind, payload.into_vec()),
+            WireEvent::Ping(payload) => Self::Ping(payload.into_vec()),
+            WireEvent::Pong(payload) => Self::Pong(payload.into_vec()),
+            WireEvent::Close(None) => Self::Close(None),
+            WireEvent::Close(Some(frame)) => {
                 Self::Close(Some((frame.code.get(), frame.reason.into_owned())))
             }
-            Event::Failed(error) => Self::Failed(error),
+            WireEvent::Failed(error) => Self::Failed(error),
         }
     }
 }

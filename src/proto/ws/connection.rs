@@ -9,9 +9,9 @@ use std::num::NonZeroU32;
 use super::deflate::{Agreed, Deflaters, Inflaters, Sending, close_contexts};
 use super::frame::{self, COMPRESSED, FrameKind, Header};
 use super::message::{self, Filled, Partial};
-use super::{DataKind, Event, Limits, Payload, ProtocolError, close, mask, utf8};
+use super::{DataKind, Limits, Payload, ProtocolError, WireEvent, close, mask, utf8};
 
-/// Turns what a client sends after the handshake into [`Event`]s.
+/// Turns what a client sends after the handshake into [`WireEvent`]s.
 ///
 /// Between messages it owns no heap. It never holds more than one message, whose memory is in
 /// proportion to the bytes received of it, and at most [`Limits::message_bytes_max`].
@@ -68,7 +68,7 @@ impl Receiver {
 
     /// [`Self::next_inflated`] for a connection without compression.
     #[inline]
-    pub fn next<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<Event<'i>> {
+    pub fn next<'i>(&mut self, input: &mut &'i mut [u8], limits: &Limits) -> Option<WireEvent<'i>> {
         debug_assert_eq!(self.rsv_allowed, 0, "compressed messages need inflaters");
         self.next_inflated(input, limits, None)
     }
@@ -85,7 +85,7 @@ impl Receiver {
         input: &mut &'i mut [u8],
         limits: &Limits,
         inflaters: Option<&'e mut Inflaters>,
-    ) -> Option<Event<'e>> {
+    ) -> Option<WireEvent<'e>> {
         if self.partial.is_some() || self.ended {
             return self.next_slowly(input, limits, inflaters);
         }
@@ -101,9 +101,9 @@ impl Receiver {
         let payload = take_payload(header, input);
         if kind == DataKind::Text && !utf8::is_valid(payload) {
             self.ended = true;
-            return Some(Event::Failed(ProtocolError::TextNotUtf8));
+            return Some(WireEvent::Failed(ProtocolError::TextNotUtf8));
         }
-        Some(Event::Message { kind, payload: Payload::Borrowed(payload) })
+        Some(WireEvent::Message { kind, payload: Payload::Borrowed(payload) })
     }
 
     /// All that is not a plain message whole in the input.
@@ -113,7 +113,7 @@ impl Receiver {
         input: &mut &'i mut [u8],
         limits: &Limits,
         mut inflaters: Option<&'e mut Inflaters>,
-    ) -> Option<Event<'e>> {
+    ) -> Option<WireEvent<'e>> {
         if self.ended {
             *input = &mut [];
             return None;
@@ -122,15 +122,15 @@ impl Receiver {
             Ok(Some(Step::Event(event))) => event,
             Ok(Some(Step::Inflate(kind, payload))) => {
                 match self.inflate(kind, payload, limits, inflaters.take()) {
-                    Ok(Some(payload)) => Event::Message { kind, payload },
+                    Ok(Some(payload)) => WireEvent::Message { kind, payload },
                     Ok(None) => return None,
-                    Err(error) => Event::Failed(error),
+                    Err(error) => WireEvent::Failed(error),
                 }
             }
             Ok(None) => return None,
-            Err(error) => Event::Failed(error),
+            Err(error) => WireEvent::Failed(error),
         };
-        if matches!(event, Event::Close(_) | Event::Failed(_)) {
+        if matches!(event, WireEvent::Close(_) | WireEvent::Failed(_)) {
             self.ended = true;
             if let (Some(mut partial), Some(inflaters)) = (self.partial.take(), inflaters) {
                 partial.let_go(inflaters);
@@ -234,7 +234,7 @@ impl Receiver {
         &mut self,
         limits: &Limits,
         inflaters: Option<&mut Inflaters>,
-    ) -> Result<Option<Event<'i>>, ProtocolError> {
+    ) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
         let filled = partial.resume(limits, inflaters)?;
         self.event_of(filled)
@@ -247,17 +247,19 @@ impl Receiver {
         input: &mut &'i mut [u8],
         limits: &Limits,
         inflaters: Option<&mut Inflaters>,
-    ) -> Result<Option<Event<'i>>, ProtocolError> {
+    ) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
         let filled = partial.fill(input, limits, inflaters)?;
         self.event_of(filled)
     }
 
-    fn event_of<'i>(&mut self, filled: Filled) -> Result<Option<Event<'i>>, ProtocolError> {
+    fn event_of<'i>(&mut self, filled: Filled) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let event = match filled {
             Filled::Wanting | Filled::Frame => return Ok(None),
             Filled::Control(kind, bytes) => control(kind, Payload::Owned(bytes))?,
-            Filled::Message(kind, bytes) => Event::Message { kind, payload: Payload::Owned(bytes) },
+            Filled::Message(kind, bytes) => {
+                WireEvent::Message { kind, payload: Payload::Owned(bytes) }
+            }
         };
         self.release();
         Ok(Some(event))
@@ -308,7 +310,7 @@ impl Receiver {
 
 /// What a receiver comes to.
 enum Step<'i> {
-    Event(Event<'i>),
+    Event(WireEvent<'i>),
     /// A compressed message lies whole in the input.
     Inflate(DataKind, &'i mut [u8]),
 }
@@ -324,21 +326,21 @@ fn take_payload<'i>(header: Header, input: &mut &'i mut [u8]) -> &'i mut [u8] {
 }
 
 /// The event of a whole frame that is no continuation.
-fn in_place(kind: FrameKind, payload: &mut [u8]) -> Result<Event<'_>, ProtocolError> {
+fn in_place(kind: FrameKind, payload: &mut [u8]) -> Result<WireEvent<'_>, ProtocolError> {
     let kind = match kind {
         FrameKind::Text if utf8::is_valid(payload) => DataKind::Text,
         FrameKind::Text => return Err(ProtocolError::TextNotUtf8),
         FrameKind::Binary => DataKind::Binary,
         kind => return control(kind, Payload::Borrowed(payload)),
     };
-    Ok(Event::Message { kind, payload: Payload::Borrowed(payload) })
+    Ok(WireEvent::Message { kind, payload: Payload::Borrowed(payload) })
 }
 
 /// The event of a whole control frame.
-fn control(kind: FrameKind, payload: Payload<'_>) -> Result<Event<'_>, ProtocolError> {
+fn control(kind: FrameKind, payload: Payload<'_>) -> Result<WireEvent<'_>, ProtocolError> {
     match kind {
-        FrameKind::Ping => Ok(Event::Ping(payload)),
-        FrameKind::Pong => Ok(Event::Pong(payload)),
-        _ => close::check(payload).map(Event::Close),
+        FrameKind::Ping => Ok(WireEvent::Ping(payload)),
+        FrameKind::Pong => Ok(WireEvent::Pong(payload)),
+        _ => close::check(payload).map(WireEvent::Close),
     }
 }

@@ -1,7 +1,7 @@
 //! WebSocket frames and messages (RFC 6455 sections 5 to 8), the server's side, without IO.
 //!
-//! In: [`Receiver::next`] takes received bytes and gives [`Event`]s. A message that lies whole in
-//! the input is unmasked where it lies and borrowed; only what spans inputs is copied. Out:
+//! In: [`Receiver::next`] takes received bytes and gives [`WireEvent`]s. A message that lies whole
+//! in the input is unmasked where it lies and borrowed; only what spans inputs is copied. Out:
 //! [`append_frame`] and [`append_close`] write whole frames, [`frame_header`] writes a header for
 //! a payload that is sent from where it is.
 //!
@@ -116,7 +116,7 @@ pub struct CloseFrame<'a> {
 
 /// What the received bytes mean.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum WireEvent<'a> {
     /// A whole data message, however many frames it came in.
     Message {
         /// Text or binary.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::Call;
 use super::by_server::{Reason, taken_back};
-use super::reply::{self, Line};
-use super::state::{Asked, AskedKind, Fate, HubSession};
+use super::pending::{Asked, AskedKind};
+use super::state::{Fate, HubSession};
 use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage, Refused};
 use crate::hub::{Request, Retention, Verb};
+use crate::session::protocol::Reply;
 
 /// Where a subscription's member stands.
 #[derive(Clone, Copy, Debug)]
@@ -72,18 +73,16 @@ impl HubSession {
             self.took_up(call, name, outcome);
             return self.unbar();
         }
-        let mut line = Line::new("subscribed", asked.id.as_deref())
-            .text("channel", name)
-            .position(by.position)
-            .value("recovered", by.recovered);
         let shows_members = fate == Fate::Stays || self.may_watch(call, name);
-        if let Some(page) = by.presence.filter(|_| shows_members) {
-            line = line.raw("presence", &Line::part().presence(page).end());
-        }
-        if let Some(grant) = self.sealed_grant(call, name) {
-            line = line.text("grant", &grant);
-        }
-        call.say(line.end());
+        let grant = self.sealed_grant(call, name);
+        call.say(&Reply::Subscribed {
+            id: asked.id.as_deref(),
+            channel: name,
+            position: by.position,
+            recovered: by.recovered,
+            presence: by.presence.filter(|_| shows_members),
+            grant: grant.as_deref(),
+        });
         if let Some(reason) = ends {
             self.end_unasked(call, at, reason);
         } else if fate == Fate::Review {
@@ -102,21 +101,17 @@ impl HubSession {
     ) {
         let Some(asked) = self.take_asked(request) else { return };
         let id = asked.id.as_deref();
-        let name = channel.as_str();
+        let channel = channel.as_str();
         match answer {
             Answer::Published { position, duplicate } => {
-                let line = Line::new("published", id).text("channel", name).position(*position);
-                let line = if *duplicate { line.value("duplicate", true) } else { line };
-                call.say(line.end());
+                let (position, duplicate) = (*position, *duplicate);
+                call.say(&Reply::Published { id, channel, position, duplicate });
             }
-            Answer::Presence(page) => {
-                call.say(Line::new("presence", id).text("channel", name).presence(page).end());
-            }
+            Answer::Presence(page) => call.say(&Reply::Presence { id, channel, page }),
             Answer::History { position, messages } => {
-                let line = Line::new("history", id).text("channel", name).position(*position);
-                call.say(line.messages(messages).end());
+                call.say(&Reply::History { id, channel, position: *position, messages });
             }
-            Answer::Refused(refusal) => self.was_refused(call, &asked, name, refusal),
+            Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
             Answer::Subscribed { .. } | Answer::Trimmed { .. } | Answer::Described { .. } => {}
         }
         self.unbar();
@@ -147,7 +142,7 @@ impl HubSession {
             return;
         }
         call.effects.errors += 1;
-        call.say(reply::refusal(asked.id.as_deref(), refusal));
+        call.say_error(asked.id.as_deref(), refusal);
     }
 
     /// It is listed under another name.

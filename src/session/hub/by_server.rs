@@ -1,7 +1,8 @@
 //! Subscriptions that a backend asks for and ends, whatever the connection has under way.
 
 use super::Call;
-use super::state::{AskedKind, Fate, HubSession};
+use super::pending::{AskedKind, Caller};
+use super::state::{Fate, HubSession};
 use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Rights};
 use crate::hub::{ChannelName, Code, Refused};
@@ -13,13 +14,6 @@ pub enum Outcome {
     Refused(Refused),
     /// The connection has not authenticated, or has ended before its channel's home answered.
     Ended,
-}
-
-/// A backend's call that waits for a channel's home.
-#[derive(Debug)]
-pub(super) struct Caller {
-    channel: ChannelName,
-    call: u32,
 }
 
 /// Why a subscription ended that its client has not ended.

@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use crate::session::protocol::Framing;
+
 /// Bytes looked at that cost as much as one request.
 const BYTES_OF_A_REQUEST: usize = 1024;
 
@@ -29,6 +31,7 @@ pub(super) enum Cut {
 /// The state between two objects, or within one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cutter {
+    framing: Framing,
     /// How far the frame was looked at.
     at: usize,
     /// Where the present object begins, while `depth > 0`.
@@ -40,8 +43,16 @@ pub(super) struct Cutter {
 }
 
 impl Cutter {
+    /// At the start of a frame.
+    pub(super) fn new(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
+    }
+
     /// Looks for the next object. `requests_max`: how much may be looked at, in requests' worth.
     pub(super) fn next(&mut self, frame: &[u8], object_bytes_max: usize, requests_max: u32) -> Cut {
+        if self.framing == Framing::WholeFrame {
+            return self.next_whole(frame, object_bytes_max);
+        }
         let most = self.at.saturating_add(BYTES_OF_A_REQUEST.saturating_mul(requests_max as usize));
         let end = frame.len().min(most);
         while self.at < end {
@@ -83,6 +94,18 @@ impl Cutter {
         }
     }
 
+    /// The frame, which is one request.
+    fn next_whole(&mut self, frame: &[u8], object_bytes_max: usize) -> Cut {
+        if std::mem::replace(&mut self.any, true) && self.at >= frame.len() {
+            return Cut::End;
+        }
+        self.at = frame.len();
+        if frame.len() > object_bytes_max {
+            return Cut::TooLarge(frame.len());
+        }
+        Cut::Object(0..frame.len())
+    }
+
     /// Moves behind the string's end, or as far as there is of it.
     fn skip_string(&mut self, frame: &[u8]) {
         match memchr::memchr2(b'"', b'\\', &frame[self.at..]) {
@@ -115,6 +138,7 @@ impl Cutter {
     /// Goes back to an object that was cut and has to wait.
     pub(super) fn go_back(&mut self, object: &Range<usize>) {
         (self.at, self.depth) = (object.start, 0);
+        self.any = object.start > 0;
     }
 
     /// The same place in a frame without its first bytes, which are not needed any more.

@@ -19,8 +19,11 @@ use crate::admission::limiter::RateBounds;
 use crate::auth::{
     Access, Expected, Key, Namespace, Namespaces, Pattern, Sealer, SigningKey, SlowReader, Verifier,
 };
-use crate::hub::{Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, Request};
+use crate::hub::{
+    Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, ProtocolId, Request,
+};
 use crate::proto::ws::Payload;
+use crate::session::SeawallV1;
 
 const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -110,8 +113,8 @@ fn count_requests(text: &str) -> usize {
 impl World {
     fn new(keys: bool, anonymous: bool, late: bool) -> Self {
         let realm = realm(keys, anonymous);
-        let id = ConnectionId { node: realm.node, shard: 0, slot: 3, serial: 7 };
-        let session = HubSession::new(id, None, &realm, NOW_MS);
+        let id = ConnectionId { node: realm.node, shard: 0, session: 3, serial: 7 };
+        let session = HubSession::new(id, ProtocolId::STORED, None, &realm, NOW_MS);
         let options = HomeOptions {
             channel_ttl_ms: 1000,
             channels_max: 16,
@@ -146,7 +149,8 @@ impl World {
         let effects = &mut self.effects;
         // Few at once, so that frames are taken up in parts.
         let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
-        let mut call = Call { realm: &self.realm, now_ms: self.now_ms, now_ns: 1, budget, effects };
+        let (realm, now_ms) = (&*self.realm, self.now_ms);
+        let mut call = Call { realm, protocol: &SeawallV1, now_ms, now_ns: 1, budget, effects };
         act(&mut self.session, &mut call);
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));
@@ -218,7 +222,9 @@ impl World {
                 answer => self.act(|session, call| session.hear(call, request, &channel, answer)),
             },
             Out::Publish(publication) | Out::News(publication) => {
-                let text = publication.text();
+                let encoded =
+                    publication.encoded(self.realm.protocols.encoding(ProtocolId::STORED));
+                let text = std::str::from_utf8(encoded.expect("an event").payload()).unwrap();
                 assert!(!text.contains(['\n', '\r']), "on one line: {text}");
                 serde_json::from_str::<&RawValue>(text).expect("JSON");
             }

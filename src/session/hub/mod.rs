@@ -1,25 +1,24 @@
-//! The JSON protocol `seawall.v1`, on one connection. No sockets: frames and answers of homes come
-//! in, and what they lead to comes out as [`Effects`].
+//! A client of the hub, on one connection, whatever protocol it speaks. No sockets: frames and
+//! answers of homes come in, and what they lead to comes out as [`Effects`].
 //!
 //! Requests of a connection take effect in their order, channel by channel: they go to the
 //! channel's home through one queue. Where that is not enough they wait: behind a `resume`, and
 //! behind a subscription of the same channel that has not been answered.
 //!
-//! Files: `cutter` and `request` (what clients say), `content`, `verbs` (what is done about it),
-//! `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and tokens),
-//! `review` (rights that change), `revoked`, `reply` (what is said), `state`, `realm`, `fuzz` (what
-//! always holds). `PROTOCOL.md` describes the protocol for developers of clients and backends;
+//! Files: `cutter` (requests of a frame), `verbs` (what is done about them), `pending` (what is
+//! under way), `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and
+//! tokens), `review` (rights that change), `revoked`, `state`, `realm`, `fuzz` (what always holds).
+//! `PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
 //! `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
 mod by_server;
 mod cutter;
 pub mod fuzz;
+mod pending;
 mod portable;
 mod rates;
 mod realm;
-pub(crate) mod reply;
-mod request;
 mod resume;
 mod review;
 mod revoked;
@@ -38,8 +37,9 @@ pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::Kind;
 use crate::auth::{Identity, Subject};
-use crate::hub::{Answer, ChannelName, ConnectionId, Request};
+use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
+use crate::session::protocol::{ClientProtocol, Reply};
 
 /// A member that is to be removed from its channel here.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +124,8 @@ pub struct Budget {
 #[derive(Debug)]
 pub struct Call<'c> {
     pub realm: &'c Realm,
+    /// What the client speaks.
+    pub protocol: &'static dyn ClientProtocol,
     /// Unix time (ms).
     pub now_ms: u64,
     /// The shards' clock (ns).
@@ -133,9 +135,16 @@ pub struct Call<'c> {
 }
 
 impl Call<'_> {
-    fn say(&mut self, text: String) {
-        self.effects.reply_bytes += text.len();
-        self.effects.says.push(text);
+    /// Queues a reply, if the client's protocol has one of its kind.
+    fn say(&mut self, reply: &Reply<'_>) {
+        if let Some(text) = self.protocol.encode_reply(reply) {
+            self.effects.reply_bytes += text.len();
+            self.effects.says.push(text);
+        }
+    }
+
+    fn say_error(&mut self, id: Option<&str>, refused: &Refused) {
+        self.say(&Reply::Error { id, refused });
     }
 
     /// Whether the call has done as much as it may.
@@ -152,8 +161,7 @@ impl Call<'_> {
 impl HubSession {
     /// The first frame.
     pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
-        let welcome = self.welcome(call.realm, heartbeat_s, call.now_ms);
-        call.say(welcome);
+        self.say_welcome(call, heartbeat_s);
     }
 
     /// Takes a text frame. What the call's budget does not suffice for waits.

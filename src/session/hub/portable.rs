@@ -19,6 +19,8 @@ use crate::hub::{ChannelName, ConnectionId};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SessionState {
     pub connection: String,
+    /// The subprotocol that names what it speaks.
+    pub protocol: String,
     pub identity: Option<IdentityState>,
     pub subscriptions: Vec<SubscriptionState>,
     pub next_request: u32,
@@ -66,7 +68,7 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
 
 impl HubSession {
     /// What it is; `None` while answers of homes are awaited.
-    pub fn tell(&self, now_ns: u64) -> Option<SessionState> {
+    pub fn tell(&self, realm: &Realm, now_ns: u64) -> Option<SessionState> {
         if self.pending.is_some() || self.subscriptions.iter().any(|one| !one.is_live()) {
             return None;
         }
@@ -82,6 +84,7 @@ impl HubSession {
         let owed_ns = |one: &Bucket| rate::owed_ns(one.earned, now_ns);
         Some(SessionState {
             connection: self.id.to_string(),
+            protocol: realm.protocols.get(self.protocol).subprotocol().to_owned(),
             identity,
             subscriptions: self.subscriptions.iter().map(|one| subscription(self, one)).collect(),
             next_request: self.next_request,
@@ -105,7 +108,9 @@ impl HubSession {
                 key: told.key,
             })
         });
-        let mut session = Self::new(ConnectionId::parse(&state.connection)?, identity, realm, 0);
+        let id = ConnectionId::parse(&state.connection)?;
+        let protocol = realm.protocols.choose(Some(&state.protocol));
+        let mut session = Self::new(id, protocol, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
         session.due_ms = state.due_ms;
         for (told, (local, place, watching)) in

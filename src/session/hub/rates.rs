@@ -1,10 +1,9 @@
 //! Requests that are more than a connection or its user may send in a second.
 
 use super::Call;
-use super::reply::error;
 use super::state::HubSession;
 use crate::admission::limiter::{Excess, Kind};
-use crate::hub::Code;
+use crate::hub::{Code, Refused};
 use crate::proto::ws::{CloseCode, Payload};
 
 impl HubSession {
@@ -49,7 +48,7 @@ pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms:
         Excess::Drop => {}
         Excess::Error => {
             call.effects.errors += 1;
-            call.say(error(id, Code::RateLimited, &text));
+            call.say_error(id, &Refused::new(Code::RateLimited, text));
         }
         Excess::Close => {
             call.effects.close = Some((CloseCode::RATE_LIMITED, text));

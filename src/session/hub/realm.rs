@@ -7,6 +7,8 @@ use crate::admission::Admission;
 use crate::admission::limiter::RateBounds;
 use crate::auth::{Identity, Namespace, Namespaces, Sealer, Subject, Verifier};
 use crate::hub::Retention;
+use crate::session::protocol::Protocols;
+use crate::session::seawall::SeawallV1;
 
 /// Limits of sessions.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,8 @@ pub struct Realm {
     pub allow_anonymous: bool,
     pub sealer: Arc<Sealer>,
     pub limits: SessionLimits,
+    /// What clients may speak.
+    pub protocols: Protocols,
     /// What users do on all shards.
     pub admission: Arc<Admission>,
     /// Who came without a token: one for all of them.
@@ -50,7 +54,7 @@ pub struct Realm {
 }
 
 impl Realm {
-    /// With nothing revoked.
+    /// With nothing revoked, for clients that speak `seawall.v1`.
     pub fn new(
         node: u32,
         namespaces: Namespaces,
@@ -69,10 +73,17 @@ impl Realm {
             allow_anonymous,
             sealer,
             limits,
+            protocols: Protocols::new(&SeawallV1),
             admission,
             anybody,
             revoked,
         }
+    }
+
+    /// The same for clients that speak these protocols.
+    #[must_use]
+    pub fn with_protocols(self, protocols: Protocols) -> Self {
+        Self { protocols, ..self }
     }
 
     /// This one by another configuration: the same node, with what it has revoked.
@@ -83,6 +94,7 @@ impl Realm {
             node: self.node,
             anybody: self.anybody.clone(),
             revoked: self.revoked.clone(),
+            protocols: self.protocols.clone(),
             admission: self.admission.clone(),
             ..by
         }

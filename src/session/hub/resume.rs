@@ -5,40 +5,17 @@
 //! connection is ended, should it still live: the new one is a member by then, so nobody sees a
 //! leave and a join.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Call;
-use super::reply::{Line, quoted};
-use super::request::PositionPart;
-use super::state::{AskedKind, HubSession, renewal_ms};
+use super::pending::{AskedKind, Resuming};
+use super::state::{HubSession, renewal_ms};
 use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Grant, Identity, KeyStanding, SealError, Subject, Ticket};
 use crate::hub::{Code, ConnectionId, Position, Refused};
 use crate::proto::ws::CloseCode;
-
-/// A `resume` that waits for homes.
-#[derive(Debug)]
-pub(super) struct Resuming {
-    id: Option<Box<str>>,
-    waiting: u32,
-    /// What is known of the channels: members of a JSON object.
-    channels: String,
-    /// The connection that it continues.
-    old: Option<ConnectionId>,
-}
-
-impl Resuming {
-    fn tell(&mut self, channel: &str, outcome: &str) {
-        if !self.channels.is_empty() {
-            self.channels.push(',');
-        }
-        self.channels.push_str(&quoted(channel));
-        self.channels.push(':');
-        self.channels.push_str(outcome);
-    }
-}
+use crate::session::protocol::{Reply, ResumePoint, ResumedChannel, Text};
 
 /// What a refused ticket or grant is answered with.
 fn seal_refused(what: &str, fault: SealError) -> Refused {
@@ -105,17 +82,14 @@ impl HubSession {
     /// Sends a fresh ticket, and a fresh grant for each subscription that rests on one.
     pub(super) fn say_renewed(&mut self, call: &mut Call<'_>) {
         let Some(ticket) = self.fresh_ticket(call) else { return };
-        let mut grants = Line::part();
-        let mut any = false;
-        for channel in self.granted() {
-            if let Some(grant) = self.sealed_grant(call, channel.as_str()) {
-                grants = grants.text(channel.as_str(), &grant);
-                any = true;
-            }
-        }
-        let line = Line::new("ticket", None).text("ticket", &ticket);
-        let line = if any { line.raw("grants", &grants.end()) } else { line };
-        call.say(line.end());
+        let granted = self.granted().into_iter();
+        let grants: Vec<(Box<str>, String)> = granted
+            .filter_map(|channel| {
+                let grant = self.sealed_grant(call, channel.as_str())?;
+                Some((channel.as_str().into(), grant))
+            })
+            .collect();
+        call.say(&Reply::Ticket { ticket: &ticket, grants: &grants });
     }
 
     pub(super) fn resume(
@@ -123,7 +97,7 @@ impl HubSession {
         call: &mut Call<'_>,
         id: Option<&str>,
         ticket: &str,
-        positions: &BTreeMap<Cow<'_, str>, PositionPart<'_>>,
+        positions: &BTreeMap<Text<'_>, ResumePoint<'_>>,
     ) -> Result<(), Refused> {
         if !self.subscriptions.is_empty() {
             let message = "resume comes before any subscription: connect anew to resume";
@@ -153,16 +127,13 @@ impl HubSession {
         // It is on no channel any more, but may have been: under another name.
         self.relist();
         let id = id.map(Into::into);
-        let mut resuming = Resuming { id, waiting: 0, channels: String::new(), old };
+        let mut resuming = Resuming { id, waiting: 0, channels: Vec::new(), old };
         for (channel, position) in positions {
             match self.take_up(call, channel, position, old) {
                 Ok(()) => resuming.waiting += 1,
                 Err(refusal) => {
-                    let error = Line::part()
-                        .text("code", refusal.code.as_str())
-                        .text("message", &refusal.message)
-                        .end();
-                    resuming.tell(channel, &Line::part().raw("error", &error).end());
+                    let channel = (**channel).into();
+                    resuming.channels.push(ResumedChannel { channel, outcome: Err(refusal) });
                 }
             }
         }
@@ -243,12 +214,12 @@ impl HubSession {
         &mut self,
         call: &mut Call<'_>,
         channel: &str,
-        position: &PositionPart<'_>,
+        position: &ResumePoint<'_>,
         replaces: Option<ConnectionId>,
     ) -> Result<(), Refused> {
         let grant = position.grant.as_ref();
         let grant = grant.map(|sealed| self.open_grant(call, channel, sealed)).transpose()?;
-        let since = Some(position.get());
+        let since = Some(position.since);
         let trusted = grant.is_some_and(|grant| grant.rights.subscribe);
         let wanted = Wanted { channel, since, watch: position.presence, grant, trusted, replaces };
         self.subscribe(call, None, AskedKind::Resume, wanted).map(|_| ())
@@ -277,19 +248,15 @@ impl HubSession {
         outcome: Result<(Position, bool), &Refused>,
     ) {
         let outcome = match outcome {
+            // Its time begins anew, as the ticket's does.
             Ok((position, recovered)) => {
-                let line = Line::part().position(position).value("recovered", recovered);
-                // Its time begins anew, as the ticket's does.
-                match self.sealed_grant(call, channel) {
-                    Some(grant) => line.text("grant", &grant),
-                    None => line,
-                }
+                Ok((position, recovered, self.sealed_grant(call, channel)))
             }
-            Err(refusal) => Line::part().raw("error", &Line::part().refused(refusal).end()),
+            Err(refusal) => Err(refusal.clone()),
         };
         let pending = self.pending.as_mut();
         let Some(resuming) = pending.and_then(|pending| pending.resuming.as_mut()) else { return };
-        resuming.tell(channel, &outcome.end());
+        resuming.channels.push(ResumedChannel { channel: channel.into(), outcome });
         resuming.waiting -= 1;
         self.resumed_if_done(call);
     }
@@ -301,12 +268,13 @@ impl HubSession {
         else {
             return;
         };
-        let mut line = Line::new("resumed", resuming.id.as_deref());
-        if let Some(ticket) = self.fresh_ticket(call) {
-            line = line.text("ticket", &ticket);
-        }
-        line = line.text("connection", &self.id.to_string());
-        call.say(line.raw("channels", &format!("{{{}}}", resuming.channels)).end());
+        let ticket = self.fresh_ticket(call);
+        call.say(&Reply::Resumed {
+            id: resuming.id.as_deref(),
+            ticket: ticket.as_deref(),
+            connection: self.id,
+            channels: &resuming.channels,
+        });
         call.effects.replaces = resuming.old;
         call.effects.resumed += 1;
     }
@@ -345,18 +313,14 @@ impl HubSession {
             return Err(Refused::new(Code::Conflict, message));
         }
         self.accept(call, identity);
-        let mut line = Line::new("authenticated", id);
-        if let Some(user) = self.user() {
-            line = line.text("user", user);
-        }
+        let ticket = self.fresh_ticket(call);
         let expires_s = self.identity.as_ref().and_then(|identity| identity.expires_s);
-        if let Some(expires_s) = expires_s {
-            line = line.value("expires_in", expires_s.saturating_sub(call.now_s()));
-        }
-        if let Some(ticket) = self.fresh_ticket(call) {
-            line = line.text("ticket", &ticket);
-        }
-        call.say(line.end());
+        call.say(&Reply::Authenticated {
+            id,
+            user: self.user().map(|user| &**user),
+            expires_in_s: expires_s.map(|expires_s| expires_s.saturating_sub(call.now_s())),
+            ticket: ticket.as_deref(),
+        });
         Ok(())
     }
 

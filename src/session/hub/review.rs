@@ -4,11 +4,11 @@
 use super::Call;
 use super::by_server::Reason;
 use super::realm::Realm;
-use super::reply::Line;
 use super::state::{Fate, HubSession, NONE, renewal_ms};
 use crate::auth::{Fingerprint, KeyStanding, Verb};
 use crate::hub::{Origin, Request, Retention};
 use crate::proto::ws::CloseCode;
+use crate::session::protocol::Reply;
 
 /// Where a review of a session begins.
 pub const REVIEW_ALL: usize = usize::MAX;
@@ -117,8 +117,8 @@ impl HubSession {
     pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize, reason: Reason) {
         let channel = self.subscriptions[at].channel.clone();
         self.end(call, at);
-        let line = Line::new("unsubscribed", None).text("channel", channel.as_str());
-        call.say(line.text("reason", reason.as_str()).end());
+        let reason = Some(reason.as_str());
+        call.say(&Reply::Unsubscribed { id: None, channel: channel.as_str(), reason });
     }
 
     /// Takes the members' joins and leaves from a subscription.

@@ -1,18 +1,17 @@
 //! What a hub connection is: identity, subscriptions, and what it has asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Call;
-use super::by_server::Caller;
-use super::cutter::Cutter;
+use super::pending::Pending;
 use super::realm::Realm;
-use super::reply::{Line, quoted};
-use super::resume::Resuming;
-use crate::admission::limiter::{Kind, Limiter};
+use crate::admission::limiter::Limiter;
 use crate::admission::rate::Earned;
 use crate::auth::{ChannelGrant, Identity};
-use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey};
+use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey, ProtocolId, Sender};
+use crate::proto::ws::CloseCode;
+use crate::session::protocol::{Reply, WelcomeLimits};
 
 /// No place, or no channel.
 pub const NONE: u32 = u32::MAX;
@@ -54,70 +53,13 @@ impl Subscription {
     }
 }
 
-/// Something that was asked of a home, and what it is for.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) request: u32,
-    pub(super) id: Option<Box<str>>,
-    pub(super) kind: AskedKind,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AskedKind {
-    Subscribe,
-    /// For a backend: the client has not asked.
-    ByServer,
-    /// With the members in its answer.
-    SubscribeAndRead,
-    /// As part of a `resume`.
-    Resume,
-    Read,
-    Other,
-}
-
-impl AskedKind {
-    /// Whether the answer may be long. Only one of these is asked at a time, so that replies stay
-    /// within the bound of an outbox and one more.
-    fn is_read(self) -> bool {
-        matches!(self, Self::SubscribeAndRead | Self::Read)
-    }
-
-    /// Whether a subscription depends on the answer.
-    pub(super) fn is_subscription(self) -> bool {
-        !matches!(self, Self::Read | Self::Other)
-    }
-}
-
-/// A frame of which requests have to wait.
-#[derive(Debug)]
-pub(super) struct HeldFrame {
-    pub(super) bytes: Vec<u8>,
-    pub(super) cutter: Cutter,
-    /// The whole frame is above a rate: each request is rejected, to be tried again in so many ms.
-    pub(super) over_rate: Option<(Kind, u64)>,
-}
-
-/// What is under way; most connections ask once, and then listen for hours without any of it.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) asked: Vec<Asked>,
-    /// Frames with requests that wait, the first one in part.
-    pub(super) held: VecDeque<HeldFrame>,
-    /// The first of them waits for an answer to one before it.
-    pub(super) is_barred: bool,
-    /// Nothing more is done until this has its answers.
-    pub(super) resuming: Option<Box<Resuming>>,
-    /// Backends that wait for what becomes of a subscription.
-    pub(super) callers: Vec<Caller>,
-}
-
 /// What only some connections have.
 #[derive(Debug, Default)]
 pub(super) struct Extras {
     /// Of a client that was resumed: the first of the connections that continue each other.
     pub(super) root: Option<ConnectionId>,
-    /// What its messages say of their sender, made when first needed.
-    from: Option<Arc<str>>,
+    /// It as the sender of messages, made when first needed.
+    from: Option<Arc<Sender>>,
     /// What may be asked in a second, where that is bounded.
     pub(super) limiter: Limiter,
     /// Publishes of late, by namespace.
@@ -130,6 +72,8 @@ pub(super) struct Extras {
 #[derive(Debug)]
 pub struct HubSession {
     pub id: ConnectionId,
+    /// What its client speaks.
+    pub protocol: ProtocolId,
     /// `None`: a token is awaited.
     pub(super) identity: Option<Arc<Identity>>,
     pub subscriptions: Vec<Subscription>,
@@ -161,6 +105,7 @@ impl HubSession {
     /// A connection whose token, if it came with one, was verified.
     pub fn new(
         id: ConnectionId,
+        protocol: ProtocolId,
         identity: Option<Arc<Identity>>,
         realm: &Realm,
         now_ms: u64,
@@ -172,6 +117,7 @@ impl HubSession {
         };
         Self {
             id,
+            protocol,
             identity,
             subscriptions: Vec::new(),
             next_request: 0,
@@ -252,20 +198,28 @@ impl HubSession {
         self.extras.as_ref()?.root
     }
 
-    /// The welcome.
-    pub(super) fn welcome(&self, realm: &Realm, heartbeat_s: u32, now_ms: u64) -> String {
-        let limits = Line::part()
-            .value("message_bytes", realm.limits.message_bytes_max)
-            .value("channels", realm.limits.channels_max)
-            .end();
-        let mut line = Line::new("welcome", None).text("connection", &self.id.to_string());
-        if let Some(ticket) = self.ticket(realm, now_ms) {
-            line = line.text("ticket", &ticket);
-        }
-        line.value("heartbeat", heartbeat_s)
-            .raw("limits", &limits)
-            .text("server", concat!("seawall/", env!("CARGO_PKG_VERSION")))
-            .end()
+    /// Says welcome.
+    pub(super) fn say_welcome(&self, call: &mut Call<'_>, heartbeat_s: u32) {
+        let realm = call.realm;
+        let limits = WelcomeLimits {
+            message_bytes_max: realm.limits.message_bytes_max,
+            channels_max: realm.limits.channels_max,
+        };
+        let ticket = self.ticket(realm, call.now_ms);
+        let (connection, ticket) = (self.id, ticket.as_deref());
+        call.say(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
+    }
+
+    /// The last message before the server closes, in the client's protocol.
+    pub fn goodbye(
+        &self,
+        realm: &Realm,
+        code: CloseCode,
+        reason: &str,
+        retry_after_ms: u32,
+    ) -> Option<String> {
+        let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
+        realm.protocols.get(self.protocol).encode_reply(&goodbye)
     }
 
     /// What makes it the same client after a resumption.
@@ -327,14 +281,13 @@ impl HubSession {
         self.member.insert(member).clone()
     }
 
-    /// What its messages say of their sender.
-    pub(super) fn from(&mut self) -> Arc<str> {
+    /// It as the sender of messages.
+    pub(super) fn sender(&mut self) -> Arc<Sender> {
         if let Some(from) = self.extras.as_ref().and_then(|extras| extras.from.as_ref()) {
             return from.clone();
         }
-        let user = self.user().map(|user| format!(r#""user":{},"#, quoted(user)));
-        let text = format!(r#"{{{}"connection":"{}"}}"#, user.unwrap_or_default(), self.id);
-        self.extras().from.insert(text.into()).clone()
+        let sender = Arc::new(Sender { user: self.user().cloned(), connection: self.id });
+        self.extras().from.insert(sender).clone()
     }
 
     /// A subscription by its channel.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::cutter::{Cut, Cutter};
+use super::pending::{Asked, AskedKind, HeldFrame};
 use super::rates::refuse;
-use super::reply::{Line, error};
-use super::request::{self, Said, Text, Want};
-use super::state::{Asked, AskedKind, Bucket, Fate, HeldFrame, HubSession, NONE, Subscription};
+use super::realm::retention;
+use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::Kind;
@@ -17,7 +17,7 @@ use crate::hub::{
 };
 use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
-use crate::session::hub::realm::retention;
+use crate::session::protocol::{ClientRequest, Command, Reply, Text};
 
 /// What verifying a token costs, in requests.
 const TOKEN_COST: u32 = 48;
@@ -41,7 +41,7 @@ fn reject_large(call: &mut Call<'_>, bytes: usize) {
         "request of {bytes} bytes; the longest that can succeed here has {most}: send it in \
          parts, or by reference"
     );
-    call.say(error(None, Code::TooLarge, &text));
+    call.say_error(None, &refused(Code::TooLarge, text));
 }
 
 /// A subscription that is wanted.
@@ -65,7 +65,7 @@ impl HubSession {
         text: Payload<'_>,
         over_rate: Option<(Kind, u64)>,
     ) {
-        let mut cutter = Cutter::default();
+        let mut cutter = Cutter::new(call.protocol.framing());
         let must_wait = self.has_requests() || self.is_waiting();
         if !must_wait && self.work_through(call, text.as_slice(), &mut cutter, over_rate) {
             return;
@@ -128,7 +128,7 @@ impl HubSession {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
                     call.effects.requests += 1 + Cutter::cost(object.len());
                     if let Some((kind, wait_ms)) = over_rate {
-                        refuse(call, request::read(object).id, kind, wait_ms);
+                        refuse(call, call.protocol.read_request(object).id, kind, wait_ms);
                     } else if !self.object(call, object) {
                         cutter.go_back(&range);
                         self.pending().is_barred = true;
@@ -139,7 +139,7 @@ impl HubSession {
                 Cut::Invalid(why) => {
                     call.effects.errors += 1;
                     let text = format!("not JSON objects: {why}");
-                    call.say(error(None, Code::BadRequest, &text));
+                    call.say_error(None, &refused(Code::BadRequest, text));
                     return true;
                 }
                 Cut::End => return true,
@@ -154,41 +154,43 @@ impl HubSession {
 
     /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
     fn object(&mut self, call: &mut Call<'_>, object: &str) -> bool {
-        let Said { id, want } = request::read(object);
+        let ClientRequest { id, command } = call.protocol.read_request(object);
         // What comes for a channel whose subscription is being answered waits for that.
-        let channel = match &want {
-            Ok(Want::Subscribe { channel, .. } | Want::Unsubscribe { channel }) => Some(channel),
+        let channel = match &command {
+            Ok(Command::Subscribe { channel, .. } | Command::Unsubscribe { channel }) => {
+                Some(channel)
+            }
             _ => None,
         };
         let pending = channel.and_then(|channel| self.find(channel));
-        let barred = match &want {
-            Ok(Want::Auth { .. } | Want::Resume { .. }) => {
+        let barred = match &command {
+            Ok(Command::Auth { .. } | Command::Resume { .. }) => {
                 self.subscriptions.iter().any(|one| !one.is_live())
             }
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
-        let is_read = match &want {
-            Ok(Want::Presence { .. } | Want::History { .. }) => true,
-            Ok(Want::Subscribe { presence, .. }) => *presence,
+        let is_read = match &command {
+            Ok(Command::Presence { .. } | Command::History { .. }) => true,
+            Ok(Command::Subscribe { presence, .. }) => *presence,
             _ => false,
         };
         if barred || (is_read && self.is_reading()) {
             return false;
         }
-        call.effects.requests += match &want {
-            Ok(Want::Auth { .. }) => TOKEN_COST,
-            Ok(Want::Subscribe { token, .. }) if token.is_some() => TOKEN_COST,
-            Ok(Want::Resume { positions, .. }) => READ_COST + 2 * positions.len() as u32,
+        call.effects.requests += match &command {
+            Ok(Command::Auth { .. }) => TOKEN_COST,
+            Ok(Command::Subscribe { token, .. }) if token.is_some() => TOKEN_COST,
+            Ok(Command::Resume { positions, .. }) => READ_COST + 2 * positions.len() as u32,
             _ if is_read => READ_COST,
             _ => 0,
         };
-        let kind = match &want {
-            Ok(Want::Subscribe { .. }) => Some((Kind::Subscribes, 1)),
-            Ok(Want::Resume { positions, .. }) if !positions.is_empty() => {
+        let kind = match &command {
+            Ok(Command::Subscribe { .. }) => Some((Kind::Subscribes, 1)),
+            Ok(Command::Resume { positions, .. }) if !positions.is_empty() => {
                 Some((Kind::Subscribes, positions.len() as u32))
             }
-            Ok(Want::Publish { .. }) => Some((Kind::Publishes, 1)),
-            Ok(Want::History { .. } | Want::Presence { .. }) => Some((Kind::Reads, 1)),
+            Ok(Command::Publish { .. }) => Some((Kind::Publishes, 1)),
+            Ok(Command::History { .. } | Command::Presence { .. }) => Some((Kind::Reads, 1)),
             _ => None,
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
@@ -198,29 +200,29 @@ impl HubSession {
             call.effects.errors += 1;
             // What a client is to try again, unlike a `limit` that it has reached.
             let text = "server is short of memory: try again later";
-            call.say(error(id, Code::RateLimited, text));
+            call.say_error(id, &refused(Code::RateLimited, text));
             return true;
         }
-        if let Err(refusal) = want.and_then(|want| self.do_as_wanted(call, id, want)) {
+        if let Err(refusal) = command.and_then(|command| self.carry_out(call, id, command)) {
             call.effects.errors += 1;
-            call.say(error(id, refusal.code, &refusal.message));
+            call.say_error(id, &refusal);
         }
         true
     }
 
-    fn do_as_wanted(
+    fn carry_out(
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
-        want: Want<'_>,
+        command: Command<'_>,
     ) -> Result<(), Refused> {
-        match want {
-            Want::Ping => call.say(Line::new("pong", id).end()),
-            Want::Auth { token } => return self.authenticate(call, id, &token),
-            Want::Resume { ticket, positions } => {
+        match command {
+            Command::Ping => call.say(&Reply::Pong { id }),
+            Command::Auth { token } => return self.authenticate(call, id, &token),
+            Command::Resume { ticket, positions } => {
                 return self.resume(call, id, &ticket, &positions);
             }
-            Want::Subscribe { channel, since, presence, token } => {
+            Command::Subscribe { channel, since, presence, token } => {
                 let grant = self.channel_grant(call, &channel, token.as_deref())?;
                 let wanted = Wanted {
                     channel: &channel,
@@ -234,22 +236,22 @@ impl HubSession {
                     if presence { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };
                 self.subscribe(call, id, kind, wanted)?;
             }
-            Want::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
-            Want::Publish { channel, content, key, echo } => {
+            Command::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
+            Command::Publish { channel, content, key, echo } => {
                 let content = content.into_owned().into_boxed_str();
                 self.publish(call, id, &channel, content, key, echo)?;
             }
-            Want::Presence { channel, limit, after } => {
+            Command::Presence { channel, limit, after } => {
                 let namespace = self.decide(call, auth::Verb::Presence, &channel)?;
                 if !namespace.presence {
                     return Err(refused(Code::NotFound, NO_PRESENCE));
                 }
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
-                let after = after.map(|after| after.to_owned().into_boxed_str());
+                let after = after.map(|after| Box::from(&*after));
                 let verb = Verb::Presence { after, limit };
                 self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
             }
-            Want::History { channel, limit, since, reverse } => {
+            Command::History { channel, limit, since, reverse } => {
                 let namespace = self.decide(call, auth::Verb::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
@@ -407,7 +409,7 @@ impl HubSession {
             return Err(refused(Code::NotFound, "not subscribed to this channel"));
         };
         self.end(call, at);
-        call.say(Line::new("unsubscribed", id).text("channel", channel).end());
+        call.say(&Reply::Unsubscribed { id, channel, reason: None });
         Ok(())
     }
 
@@ -467,10 +469,11 @@ impl HubSession {
         let key = key.map(|key| KeyScope { owner: self.owner(), key: (*key).into() });
         let draft = Draft {
             content,
-            from: Some(self.from()),
+            from: Some(self.sender()),
             exclude: (!echo).then_some(self.id),
             time_ms: call.now_ms,
             accepted_ns: call.now_ns,
+            encoder: call.realm.protocols.stored(),
         };
         let verb = Verb::Publish { draft, key };
         self.ask(call, id, AskedKind::Other, channel, namespace, verb);

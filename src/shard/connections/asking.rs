@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::closing::Rejected;
+use super::heads::Terms;
 use super::journal::request_path;
 use super::stage::{Asking, Stage};
 use super::work::HANDSHAKE_EFFORT;
@@ -120,12 +121,14 @@ impl Connections {
         // Others may have taken the memory that there was when the request was decided.
         upgrade.compression = upgrade.compression.within(self.context_room_bytes());
         let (route, compression) = (upgrade.route, upgrade.compression);
+        let protocol = sessions.choose_protocol(upgrade.subprotocol.as_deref());
         let mut answer = self.pools.answer();
         http::encode(&Decision::Upgrade(upgrade), &mut answer);
         self.queue(index, &answer);
         self.pools.recycle_answer(answer);
         let early = self.take_early(index);
-        self.open(sessions, index, (route, None), compression, identity);
+        let terms = Terms { route, client: None, compression, protocol };
+        self.open(sessions, index, terms, identity);
         if !early.is_empty() && self.slot(index).stage().is_open() {
             self.hold(sessions, index, &early);
             self.reconsider(index);

@@ -87,14 +87,14 @@ impl Connections {
 
 /// How replies of one connection are compressed.
 #[derive(Clone, Copy)]
-pub(in crate::shard) struct Reply {
+pub(in crate::shard) struct ReplyCompression {
     pub(in crate::shard) sending: Sending,
     pub(in crate::shard) level: u8,
     /// Shorter messages are not worth it.
     pub(in crate::shard) bytes_min: usize,
 }
 
-impl Reply {
+impl ReplyCompression {
     /// As a route wants it, where it was agreed on.
     pub(super) fn new(sending: Option<Sending>, route: &RouteOptions) -> Option<Self> {
         sending.map(|sending| Self {

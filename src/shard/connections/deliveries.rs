@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Connections;
-use super::compression::Reply;
+use super::compression::ReplyCompression;
 use super::stage::Stage;
 use crate::proto::ws::deflate::Deflaters;
 
@@ -34,9 +34,9 @@ impl Connections {
     }
 
     /// How messages to a connection are compressed.
-    pub(in crate::shard) fn compressing(&self, index: u32) -> Option<Reply> {
+    pub(in crate::shard) fn compressing(&self, index: u32) -> Option<ReplyCompression> {
         let Stage::Open(receiver) = self.slot(index).stage() else { return None };
-        Reply::new(receiver.sending(), self.route(index))
+        ReplyCompression::new(receiver.sending(), self.route(index))
     }
 
     pub(in crate::shard) fn deflaters_mut(&mut self) -> &mut Deflaters {

@@ -1,6 +1,6 @@
 //! WebSocket frames of a connection: their events, what replies to them, and what follows.
 
-use super::compression::Reply;
+use super::compression::ReplyCompression;
 use super::input::Processed;
 use super::replies::{InPlace, InPlaceRoom, Replies};
 use super::sessions::Heard;
@@ -9,7 +9,7 @@ use super::{Connections, Goodbye, Sessions, TooMuch};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::{Engine, HandlerName};
 use crate::metrics::Counters;
-use crate::proto::ws::{self, CloseCode, CloseFrame, Control, Event, OpCode};
+use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, WireEvent};
 use crate::session::Session;
 
 /// What the frames of one input led to.
@@ -142,14 +142,14 @@ impl Connections {
             counters: &mut self.counters,
             messages_sent: parts.messages_sent,
             in_place: scan.in_place_room(input.is_empty(), &self.config.engine),
-            compression: Reply::new(sending, route),
+            compression: ReplyCompression::new(sending, route),
             deflaters: &mut self.deflaters,
             is_timed: self.histograms.is_on(),
             now_ns,
             tick: self.tick,
         };
         match event {
-            Event::Message { kind, payload } => {
+            WireEvent::Message { kind, payload } => {
                 *parts.messages_received = parts.messages_received.saturating_add(1);
                 replies.counters.messages_received += 1;
                 *parts.message_tick = self.tick;
@@ -168,19 +168,19 @@ impl Connections {
                     Err(much) => after = After::excess(rates, much, replies.counters),
                 }
             }
-            Event::Ping(payload) => {
+            WireEvent::Ping(payload) => {
                 replies.counters.pings_received += 1;
                 match self.meter.take(index, rates, sessions, payload.len(), now_ns) {
                     Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
                     Err(much) => after = After::excess(rates, much, replies.counters),
                 }
             }
-            Event::Pong(payload) => {
+            WireEvent::Pong(payload) => {
                 let answer = payload.as_slice().try_into().ok();
                 self.note_pong(sessions, index, answer, &mut scan.pongs);
             }
-            Event::Close(frame) => after = Some(After::closed(frame)),
-            Event::Failed(error) => after = Some(After::Failed(error)),
+            WireEvent::Close(frame) => after = Some(After::closed(frame)),
+            WireEvent::Failed(error) => after = Some(After::Failed(error)),
         }
         if sending.is_some() {
             self.spend_on_codecs(&mut scan.effort);
@@ -248,16 +248,16 @@ impl Connections {
             match receiver.next_inflated(&mut input, limits, inflaters) {
                 None if receiver.has_yielded() => {}
                 None => break,
-                Some(Event::Close(_)) => {
+                Some(WireEvent::Close(_)) => {
                     self.leave(sessions, index, Stage::Finishing, code);
                     return 0;
                 }
-                Some(Event::Failed(error)) => {
+                Some(WireEvent::Failed(error)) => {
                     self.counters.protocol_error(error);
                     self.leave(sessions, index, Stage::Lingering { discarded: 0 }, code);
                     return 0;
                 }
-                Some(Event::Message { .. } | Event::Ping(_) | Event::Pong(_)) => {}
+                Some(WireEvent::Message { .. } | WireEvent::Ping(_) | WireEvent::Pong(_)) => {}
             }
             self.work.spend_frame();
             self.spend_on_codecs(&mut effort);

@@ -8,6 +8,7 @@ use super::{Connections, Sessions};
 use crate::admission::{Admission, Denied, Shortage, Standing};
 use crate::auth::{Identity, KeyStanding};
 use crate::config::{Config, HandlerName};
+use crate::hub::ProtocolId;
 use crate::proto::http::{
     Availability, Compression, Decision, Denial, Entry, Gate, Refusal, SameOrigin, TokenFault,
     Upgrade,
@@ -20,6 +21,7 @@ pub(super) enum Verdict {
     Upgrade {
         route: usize,
         compression: Compression,
+        protocol: ProtocolId,
     },
     /// Boxed, for it is rare.
     Pending(Box<Upgrade<'static>>),
@@ -27,11 +29,13 @@ pub(super) enum Verdict {
     Answer(Option<Refusal>),
 }
 
-impl From<Decision<'_>> for Verdict {
-    fn from(decision: Decision<'_>) -> Self {
+impl Verdict {
+    /// What follows from a decision. `sessions` knows the client protocols.
+    pub(super) fn of(decision: Decision<'_>, sessions: &impl Sessions) -> Self {
         match decision {
-            Decision::Upgrade(Upgrade { route, compression, .. }) => {
-                Self::Upgrade { route, compression }
+            Decision::Upgrade(Upgrade { route, compression, subprotocol, .. }) => {
+                let protocol = sessions.choose_protocol(subprotocol.as_deref());
+                Self::Upgrade { route, compression, protocol }
             }
             Decision::Pending(upgrade) => Self::Pending(Box::new(upgrade.into_owned())),
             Decision::Answer(response) => Self::Answer(response.refusal()),

@@ -11,6 +11,7 @@ use super::stage::{Partial, Stage};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
+use crate::hub::ProtocolId;
 use crate::proto::http::{self, Compression, Head};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
@@ -21,6 +22,16 @@ enum HeadStep {
     Unfinished { start: usize },
     /// It has ended, and so many bytes behind it have to wait.
     Done { rest: usize },
+}
+
+/// What an upgrade was granted on.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) route: usize,
+    /// The client's address, if a trusted proxy has named it.
+    pub(super) client: Option<IpAddr>,
+    pub(super) compression: Compression,
+    pub(super) protocol: ProtocolId,
 }
 
 impl Connections {
@@ -148,7 +159,7 @@ impl Connections {
             Head::Partial => None,
             Head::Complete { consumed, client, decision } => {
                 http::encode(&decision, &mut answer);
-                Some((consumed, client, Verdict::from(decision)))
+                Some((consumed, client, Verdict::of(decision, sessions)))
             }
         };
         let (findings, standing) = gate.into_parts();
@@ -169,8 +180,9 @@ impl Connections {
         self.pools.recycle_answer(answer);
         let (consumed, client, verdict) = decided?;
         match verdict {
-            Verdict::Upgrade { route, compression } => {
-                self.open(sessions, index, (route, client), compression, findings.identity);
+            Verdict::Upgrade { route, compression, protocol } => {
+                let terms = Terms { route, client, compression, protocol };
+                self.open(sessions, index, terms, findings.identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
                     return Some(self.process_frames(sessions, index, rest, false).rest);
@@ -199,10 +211,10 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        (route, client): (usize, Option<IpAddr>),
-        compression: Compression,
+        terms: Terms,
         identity: Option<Arc<Identity>>,
     ) {
+        let Terms { route, client, compression, protocol } = terms;
         let accepted_us = match self.slot(index).stage() {
             Stage::Http { accepted_us, .. } => *accepted_us,
             Stage::Asking(asking) => asking.accepted_us,
@@ -225,7 +237,7 @@ impl Connections {
         self.schedule_first_ping(index);
         self.open_parked(index);
         self.set_deadline(index);
-        sessions.open(self, index, identity);
+        sessions.open(self, index, identity, protocol);
     }
 
     /// Notes the client's address, as a trusted proxy has named it.

@@ -1,7 +1,7 @@
 //! What is said to one connection: compressed if that was agreed on, and queued in its outbox.
 
 use super::Connections;
-use super::compression::Reply;
+use super::compression::ReplyCompression;
 use super::outbox::{Outbox, Pools};
 use super::slot::opened;
 use crate::metrics::Counters;
@@ -10,8 +10,8 @@ use crate::proto::ws::{self, DataKind, OpCode, Payload};
 use crate::session::Outlet;
 
 impl Connections {
-    /// Sends a text that is no reply to the input at hand.
-    pub(in crate::shard) fn send_text(&mut self, index: u32, text: Vec<u8>) {
+    /// Sends a message that is no reply to the input at hand; a text must be UTF-8.
+    pub(in crate::shard) fn send_message(&mut self, index: u32, kind: DataKind, payload: Vec<u8>) {
         let Some(parts) = self.slots[index as usize].open_parts() else { return };
         let route = &self.config.route_options[parts.route];
         let mut replies = Replies {
@@ -20,13 +20,13 @@ impl Connections {
             counters: &mut self.counters,
             messages_sent: parts.messages_sent,
             in_place: None,
-            compression: Reply::new(parts.receiver.sending(), route),
+            compression: ReplyCompression::new(parts.receiver.sending(), route),
             deflaters: &mut self.deflaters,
             is_timed: false,
             now_ns: self.now_ns,
             tick: self.tick,
         };
-        replies.reply(DataKind::Text, Payload::Owned(text));
+        replies.reply(kind, Payload::Owned(payload));
     }
 
     /// Queues bytes that are no reply: control frames and HTTP answers.
@@ -71,7 +71,7 @@ pub(super) struct Replies<'c> {
     /// There, if a reply may leave from the input's own memory: its message ends the input.
     pub(super) in_place: Option<InPlaceRoom<'c>>,
     /// Whether and how messages are compressed.
-    pub(super) compression: Option<Reply>,
+    pub(super) compression: Option<ReplyCompression>,
     pub(super) deflaters: &'c mut Deflaters,
     /// Whether it matters when a reply has left.
     pub(super) is_timed: bool,
@@ -89,7 +89,7 @@ impl Replies<'_> {
     /// it does not shrink.
     fn compressed<'p>(
         &mut self,
-        reply: Reply,
+        reply: ReplyCompression,
         kind: DataKind,
         payload: Payload<'p>,
     ) -> Option<Payload<'p>> {

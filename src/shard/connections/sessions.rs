@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Connections, TooMuch};
 use crate::admission::Admission;
 use crate::auth::Identity;
+use crate::hub::ProtocolId;
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, Realm};
 
@@ -38,8 +39,16 @@ pub(in crate::shard) trait Sessions {
     /// The user of a connection, and where users are counted.
     fn user(&self, index: u32) -> Option<(&str, &Admission)>;
 
+    /// The client protocol that a subprotocol names.
+    fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId;
     /// Makes the session of a connection that was just opened, if its route has sessions.
-    fn open(&mut self, connections: &mut Connections, index: u32, identity: Option<Arc<Identity>>);
+    fn open(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        protocol: ProtocolId,
+    );
     /// Hands a message to its session; what comes of it is done by [`Self::apply`], which must
     /// follow. `too_much`: it exceeds a rate.
     fn receive(

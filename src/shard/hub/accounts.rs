@@ -49,7 +49,7 @@
 //! - **Events for a consumer** ([`crate::shard::events`]): the bounds that it attaches with, in
 //!   each shard; past them events are counted by kind. Nothing attaches yet.
 
-use super::{Hub, SUBSCRIPTION_BYTES, Seated};
+use super::{Hub, SUBSCRIPTION_BYTES};
 use crate::hub::Local;
 use crate::metrics::{Counters, Gauges};
 use crate::shard::connections::Connections;
@@ -57,9 +57,8 @@ use crate::shard::connections::Connections;
 impl Hub {
     /// Memory of sessions, and of the lists of users' connections (bytes).
     fn session_bytes(&self) -> u64 {
-        let places = self.sessions.capacity() * size_of::<Option<Box<Seated>>>();
         let users = self.users.capacity() * size_of::<(std::sync::Arc<str>, Vec<u32>)>();
-        self.seated * size_of::<Seated>() as u64 + (places + users) as u64
+        (self.sessions.bytes() + users) as u64
     }
 
     /// Memory of the tables of channels that have members here (bytes).

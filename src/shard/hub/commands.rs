@@ -55,19 +55,20 @@ impl Hub {
     ) {
         let slots = match target {
             Target::All => {
-                let broadcast = Broadcast { act, next_slot: 0, reached: 0, reply };
+                let broadcast = Broadcast { act, next_key: 0, reached: 0, reply };
                 return self.broadcasts.push_back(broadcast);
             }
             Target::User(user) => {
                 self.revoke_of_user(&user, &act);
-                self.users.get(&user).cloned().unwrap_or_default()
+                let keys = self.users.get(&user).into_iter().flatten();
+                keys.filter_map(|key| self.sessions.slot_of(*key)).collect()
             }
             Target::Connection(id) => {
                 let slot = self.slot_of(id);
                 if let Some(index) = slot {
                     self.revoke_of_connection(index, &act);
                 }
-                slot.into_iter().collect()
+                slot.into_iter().collect::<Vec<_>>()
             }
         };
         if let Act::Subscribe(channel) = &act {

@@ -9,19 +9,20 @@
 
 use std::sync::Arc;
 
-use super::backlog::{Backlog, Item, count_change};
+use super::backlog::{Backlog, Item, Notice, count_change};
 use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
-use crate::hub::{ChannelName, Member, Op, Position, Publication, Step};
+use crate::hub::{
+    ChannelName, Encoding, Event, GapReason, Member, Op, PROTOCOLS_MAX, Publication, Step,
+};
 use crate::proto::ws::deflate::WINDOW_BITS_MIN;
-use crate::session::hub::reply;
 use crate::shard::connections::{Connections, NOT_TIMED};
 use crate::shard::mail::Reached;
 
 /// Members from which on a frame is copied for this shard.
 const COPY_MEMBERS: usize = 8;
-/// Forms of a frame: plain, and one for each window.
-const FORMS: usize = 8;
+/// Frames of an encoding: plain, and one for each window.
+const FRAMES: usize = 8;
 
 /// How a member is served.
 #[derive(Clone, Copy)]
@@ -32,8 +33,24 @@ struct Serving {
     is_last: bool,
 }
 
-/// A publication's frames, as this walk has needed them.
-type Forms = [Option<Arc<[u8]>>; FORMS];
+/// An encoding's frames, as this walk has needed them.
+type Frames = [Option<Arc<[u8]>>; FRAMES];
+
+/// A publication's frames, by the protocols of members.
+#[derive(Default)]
+struct Forms {
+    stored: Frames,
+    others: Option<Box<[Frames; PROTOCOLS_MAX - 1]>>,
+}
+
+impl Forms {
+    fn of(&mut self, encoding: Encoding) -> &mut Frames {
+        match encoding.id.index().checked_sub(1) {
+            None => &mut self.stored,
+            Some(other) => &mut self.others.get_or_insert_default()[other],
+        }
+    }
+}
 
 impl Hub {
     /// Hands publications to members, as many as a turn may.
@@ -94,42 +111,48 @@ impl Hub {
         forms: &mut [Forms],
         how: Serving,
     ) {
-        let index = member.slot;
-        let Some(seated) = self.seated(index) else { return };
-        let id = Some(seated.session.id);
+        let Some(seated) = self.sessions.get(member.session) else { return };
+        let (index, id) = (seated.slot, Some(seated.session.id));
+        let encoding = self.shared.realm.protocols.encoding(seated.session.protocol);
         for (publication, forms) in publications.iter().zip(forms) {
             if publication.exclude.is_some() && publication.exclude == id {
                 continue;
             }
-            if self.can_deliver(connections, index) {
-                let frame = form(connections, index, publication, forms, how.is_copied);
+            if !self.can_deliver(connections, member.session) {
+                self.queue_behind(connections, member.session, publication.clone());
+                continue;
+            }
+            let frame = form(connections, index, (publication, encoding), forms, how.is_copied);
+            if let Some(frame) = frame {
                 connections.queue_frame(index, frame, publication.accepted_ns, how.is_last);
-            } else {
-                self.queue_behind(connections, index, publication.clone());
             }
         }
     }
 
-    /// Whether a frame may go into the connection's outbox now, past its backlog.
-    fn can_deliver(&self, connections: &Connections, index: u32) -> bool {
-        let seated = self.seated(index);
-        seated.is_some_and(|one| one.backlog.is_none() && !one.session.is_resuming())
-            && connections.can_take_frame(index)
+    /// Whether a frame may go into the outbox of a session's connection now, past its backlog.
+    fn can_deliver(&self, connections: &Connections, key: u32) -> bool {
+        let seated = self.sessions.get(key);
+        seated.is_some_and(|one| {
+            one.backlog.is_none()
+                && !one.session.is_resuming()
+                && connections.can_take_frame(one.slot)
+        })
     }
 
-    /// Queues a publication for a connection that is behind, and drops older messages where the
+    /// Queues a publication for a session that is behind, and drops older messages where the
     /// policies of their channels allow it. A connection whose queue cannot be made short enough is
     /// to be closed as a slow consumer.
     fn queue_behind(
         &mut self,
         connections: &mut Connections,
-        index: u32,
+        key: u32,
         publication: Arc<Publication>,
     ) {
+        let Self { sessions, shared, slow, .. } = self;
+        let Some(seated) = sessions.get_mut(key) else { return };
+        let index = seated.slot;
         let most = connections.config().limits.outbox_high_bytes;
         let queued = connections.outbox_bytes(index);
-        let Self { sessions, shared, slow, .. } = self;
-        let Some(Some(seated)) = sessions.get_mut(index as usize) else { return };
         let backlog = seated.backlog.get_or_insert_default();
         let is_crowding = connections.is_crowding(queued + backlog.bytes());
         let is_long = |backlog: &Backlog| {
@@ -184,7 +207,7 @@ impl Hub {
                 break;
             };
             segments += 1;
-            queue_item(connections, index, item);
+            self.queue_item(connections, index, item);
         }
         self.report_session(connections, index);
     }
@@ -198,32 +221,31 @@ impl Hub {
                 self.join(connections, local, (id, request), &channel, answer);
             }
             Op::EpochChanged(position) => {
-                self.gap_for_all(connections, local, &channel, position, "epoch");
+                self.notify_all(connections, local, &channel, Notice::Epoch(position));
             }
             Op::Lagging(position) => {
-                self.gap_for_all(connections, local, &channel, position, "lagging");
+                self.notify_all(connections, local, &channel, Notice::Lagging(position));
             }
             Op::Publish(_) | Op::News(_) => {}
         }
     }
 
-    /// Reports to all members that messages are missing. Rare: not divided into turns.
-    fn gap_for_all(
+    /// Queues a notice for all members. Rare: not divided into turns.
+    fn notify_all(
         &mut self,
         connections: &mut Connections,
         local: u32,
         channel: &ChannelName,
-        position: Position,
-        why: &str,
+        notice: Notice,
     ) {
         let Some(own) = self.members.get(local) else { return };
-        let slots: Vec<u32> = own.members().iter().map(|member| member.slot).collect();
-        for index in slots {
-            let text = reply::gap(channel.as_str(), position, why);
-            let Some(seated) = self.seated_mut(index) else { continue };
+        let keys: Vec<u32> = own.members().iter().map(|member| member.session).collect();
+        for key in keys {
+            let Some(seated) = self.sessions.get_mut(key) else { continue };
+            let index = seated.slot;
             let backlog = seated.backlog.get_or_insert_default();
-            let notice = Item::Notice(channel.clone(), text.into());
-            count_change(connections, backlog, |backlog| backlog.push(notice));
+            let item = Item::Notice(channel.clone(), notice);
+            count_change(connections, backlog, |backlog| backlog.push(item));
             self.report_session(connections, index);
             connections.mark_dirty(index);
         }
@@ -233,12 +255,13 @@ impl Hub {
     pub(super) fn continue_broadcast(&mut self, connections: &mut Connections) {
         let budget = connections.config().engine.turn_fanout_max as usize;
         let Some(mut one) = self.broadcasts.pop_front() else { return };
-        let end = self.sessions.len().min(one.next_slot + budget);
-        for index in one.next_slot..end {
-            one.reached += u64::from(self.act_on(connections, index as u32, &one.act));
+        let end = self.sessions.keys_end().min(one.next_key + budget);
+        for key in one.next_key..end {
+            let Some(index) = self.sessions.slot_of(key as u32) else { continue };
+            one.reached += u64::from(self.act_on(connections, index, &one.act));
         }
-        one.next_slot = end;
-        if end < self.sessions.len() {
+        one.next_key = end;
+        if end < self.sessions.keys_end() {
             return self.broadcasts.push_front(one);
         }
         let Broadcast { reached, reply, .. } = one;
@@ -255,56 +278,85 @@ impl Hub {
         index: u32,
         publication: &Arc<Publication>,
     ) {
-        if self.can_deliver(connections, index) {
-            let frame = form(connections, index, publication, &mut Forms::default(), false);
-            connections.queue_frame(index, frame, publication.accepted_ns, false);
+        let Some(key) = self.sessions.key_at(index) else { return };
+        if self.can_deliver(connections, key) {
+            self.queue_publication(connections, index, publication, publication.accepted_ns);
         } else {
-            self.queue_behind(connections, index, publication.clone());
+            self.queue_behind(connections, key, publication.clone());
         }
     }
-}
 
-/// Queues something that has waited in a backlog.
-fn queue_item(connections: &mut Connections, index: u32, item: Item) {
-    match item {
-        Item::Message(publication) => {
-            let frame = form(connections, index, &publication, &mut Forms::default(), false);
-            connections.queue_frame(index, frame, publication.accepted_ns, false);
-        }
-        Item::Missed(publication) => {
-            let frame = form(connections, index, &publication, &mut Forms::default(), false);
+    /// Queues something that has waited in a backlog.
+    fn queue_item(&self, connections: &mut Connections, index: u32, item: Item) {
+        let (channel, notice) = match item {
+            Item::Message(publication) => {
+                let accepted_ns = publication.accepted_ns;
+                return self.queue_publication(connections, index, &publication, accepted_ns);
+            }
             // How long its reader was away is not how long a delivery takes.
-            connections.queue_frame(index, frame, NOT_TIMED, false);
+            Item::Missed(publication) => {
+                return self.queue_publication(connections, index, &publication, NOT_TIMED);
+            }
+            Item::Gap(channel, position) => (channel, Err(position)),
+            Item::Notice(channel, notice) => (channel, Ok(notice)),
+        };
+        let channel = &channel;
+        let event = match notice {
+            Err(position) => Event::Gap { channel, position, reason: GapReason::Slow },
+            Ok(Notice::Lagging(position)) => {
+                Event::Gap { channel, position, reason: GapReason::Lagging }
+            }
+            Ok(Notice::Epoch(position)) => Event::Position { channel, position },
+        };
+        let encoding = self.encoding_of(index);
+        if let Some(encoded) = encoding.and_then(|one| one.encoder.encode_event(&event)) {
+            connections.send_message(index, encoded.kind, encoded.payload);
         }
-        Item::Gap(channel, position) => {
-            let text = reply::gap(channel.as_str(), position, "slow");
-            connections.send_text(index, text.into_bytes());
+    }
+
+    fn queue_publication(
+        &self,
+        connections: &mut Connections,
+        index: u32,
+        publication: &Publication,
+        accepted_ns: u64,
+    ) {
+        let Some(encoding) = self.encoding_of(index) else { return };
+        let forms = &mut Forms::default();
+        if let Some(frame) = form(connections, index, (publication, encoding), forms, false) {
+            connections.queue_frame(index, frame, accepted_ns, false);
         }
-        Item::Notice(_, text) => connections.send_text(index, text.into_string().into_bytes()),
+    }
+
+    /// How events are encoded for a connection's client.
+    fn encoding_of(&self, index: u32) -> Option<Encoding> {
+        let protocol = self.seated(index)?.session.protocol;
+        Some(self.shared.realm.protocols.encoding(protocol))
     }
 }
 
-/// The publication's frame for a connection.
+/// The publication's frame for a connection. `None`: its protocol has no such event.
 fn form(
     connections: &mut Connections,
     index: u32,
-    publication: &Publication,
+    (publication, encoding): (&Publication, Encoding),
     forms: &mut Forms,
     is_copied: bool,
-) -> Arc<[u8]> {
-    let message = publication.message();
+) -> Option<Arc<[u8]>> {
+    let message = publication.encoded(encoding)?;
     let how = connections.compressing(index);
     let how = how.filter(|how| message.payload().len() >= how.bytes_min);
     let place = how.map_or(0, |how| usize::from(how.sending.bits - WINDOW_BITS_MIN) + 1);
+    let frames = forms.of(encoding);
     if how.is_none_or(|how| how.sending.context.is_none())
-        && let Some(frame) = &forms[place]
+        && let Some(frame) = &frames[place]
     {
-        return frame.clone();
+        return Some(frame.clone());
     }
     let frame = match how {
         Some(how) => message.frame(how.sending, how.level, connections.deflaters_mut()),
         None => message.plain(),
     };
     let own = if is_copied { Arc::from(&**frame) } else { frame.clone() };
-    forms[place].insert(own).clone()
+    Some(frames[place].insert(own).clone())
 }

@@ -69,7 +69,7 @@ impl Hub {
             let leave = Request { from, channel: channel.clone(), retention, verb };
             return self.ask(connections, None, leave);
         };
-        let seat = Member { slot: index, subscription: number as u32 };
+        let seat = Member { session: id.session, subscription: number as u32 };
         let (place, watching) = self.members.add(local, seat, watch);
         let seat = Seat { local, place, watching: watching.unwrap_or(NONE) };
         let presence = presence.as_ref();
@@ -100,14 +100,14 @@ impl Hub {
         id: ConnectionId,
         missed: &[Arc<Publication>],
     ) -> bool {
-        let bytes: u64 = missed.iter().map(|one| one.message().plain().len() as u64).sum();
+        let bytes: u64 = missed.iter().map(|one| one.bytes() as u64).sum();
         if bytes == 0 {
             return true;
         }
         let config = connections.config();
         let most = config.limits.outbox_shard_bytes_max as u64;
         let all = connections.backlogs().missed_bytes as u64 + bytes;
-        let seated = self.seated(id.slot).filter(|one| one.session.id == id);
+        let seated = self.sessions.get(id.session).filter(|one| one.session.id == id);
         let waiting = seated.and_then(|one| one.backlog.as_ref());
         let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
         all <= most && (all <= most / 2 || own <= config.hub.recover_bytes_max)

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Hub, Seated};
+use super::Hub;
 use crate::admission::Admission;
 use crate::auth::Identity;
 use crate::config::HandlerName;
-use crate::hub::ConnectionId;
+use crate::hub::{ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
-use crate::session::hub::{Budget, HubSession, Realm, reply};
+use crate::session::hub::{Budget, HubSession, Realm};
 use crate::shard::connections::{Connections, Goodbye, Heard, QueuedSize, Sessions, TooMuch};
 
 impl Sessions for Hub {
@@ -25,23 +25,28 @@ impl Sessions for Hub {
         Some((user, self.admission()))
     }
 
-    fn open(&mut self, connections: &mut Connections, index: u32, identity: Option<Arc<Identity>>) {
+    fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId {
+        self.shared.realm.protocols.choose(subprotocol)
+    }
+
+    fn open(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        protocol: ProtocolId,
+    ) {
         if connections.route(index).handler != HandlerName::Hub {
             return;
         }
         let heartbeat_s = connections.route(index).ping_interval_ms / 1000;
         self.serial = self.serial.wrapping_add(1);
         let realm = &self.shared.realm;
-        let id =
-            ConnectionId { node: realm.node, shard: self.id, slot: index, serial: self.serial };
-        let session = HubSession::new(id, identity, realm, self.unix_ms);
-        if self.sessions.len() <= index as usize {
-            self.sessions.resize_with(index as usize + 1, || None);
-        }
-        let seated = Seated { session, backlog: None, place: 0, counted: false, rtt_us: 0 };
-        let before = self.sessions[index as usize].replace(Box::new(seated));
-        assert!(before.is_none(), "the session of an earlier connection has ended");
-        self.seated += 1;
+        let (node, shard, serial) = (realm.node, self.id, self.serial);
+        self.sessions.insert(index, |session| {
+            let id = ConnectionId { node, shard, session, serial };
+            HubSession::new(id, protocol, identity, realm, self.unix_ms)
+        });
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
         let counted = self.count_user(index, most);
@@ -117,10 +122,13 @@ impl Sessions for Hub {
         if with_backlog {
             self.feed(connections, index, usize::MAX);
         }
-        if self.seated(index).is_some() {
-            let Goodbye { code, reason, retry_after_ms } = goodbye;
-            let text = reply::goodbye(code, reason, retry_after_ms);
-            connections.send_text(index, text.into_bytes());
+        let Goodbye { code, reason, retry_after_ms } = goodbye;
+        let realm = &self.shared.realm;
+        let text = self
+            .seated(index)
+            .and_then(|seated| seated.session.goodbye(realm, code, reason, retry_after_ms));
+        if let Some(text) = text {
+            connections.send_message(index, DataKind::Text, text.into_bytes());
         }
     }
 
@@ -150,9 +158,19 @@ impl Sessions for Option<Box<Hub>> {
         self.as_deref()?.user(index)
     }
 
-    fn open(&mut self, connections: &mut Connections, index: u32, identity: Option<Arc<Identity>>) {
+    fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId {
+        self.as_deref().map_or(ProtocolId::STORED, |hub| hub.choose_protocol(subprotocol))
+    }
+
+    fn open(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        protocol: ProtocolId,
+    ) {
         if let Some(hub) = self {
-            hub.open(connections, index, identity);
+            hub.open(connections, index, identity, protocol);
         }
     }
 

@@ -22,6 +22,7 @@ mod look;
 mod portable;
 mod replace;
 mod review;
+mod session_table;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
@@ -33,14 +34,14 @@ use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::{Bell, Token};
 use crate::hub::{ChannelName, Home, Local, Member, Members, Op, Out, Position, Publication};
-use crate::session::hub::{Budget, Effects, HubSession};
-use backlog::Backlog;
+use crate::session::hub::{Budget, Effects};
 use calls::Calls;
 use commands::ChannelList;
 use look::Look;
 pub(super) use look::Looks;
 pub use portable::ItemState;
 use review::Review;
+use session_table::{Seated, SessionTable};
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
@@ -61,22 +62,10 @@ const AGED_AT_ONCE: usize = 256;
 pub const SUBSCRIPTION_BYTES: u64 =
     (size_of::<crate::session::hub::Subscription>() + size_of::<Member>()) as u64;
 
-/// A hub connection, with what waits for it.
-struct Seated {
-    session: HubSession,
-    backlog: Option<Box<Backlog>>,
-    /// Its place among its user's connections.
-    place: u32,
-    /// Whether it counts among those of its user on all shards.
-    counted: bool,
-    /// Of the last ping (µs); 0: none was answered yet.
-    rtt_us: u32,
-}
-
 /// Something that is sent to, or done with, all connections of the shard, some in each turn.
 struct Broadcast {
     act: Act,
-    next_slot: usize,
+    next_key: usize,
     reached: u64,
     reply: Option<CountReply>,
 }
@@ -92,8 +81,8 @@ pub(super) struct Hub {
     shards: usize,
     home: Home,
     members: Members,
-    /// By slot.
-    sessions: Vec<Option<Box<Seated>>>,
+    sessions: SessionTable,
+    /// The sessions of each user, by key.
     users: HashMap<Arc<str>, Vec<u32>>,
     serial: u32,
     /// For this shard.
@@ -130,8 +119,6 @@ pub(super) struct Hub {
     aged_tick: u32,
     /// More is past its age than one turn forgets.
     is_expiring: bool,
-    /// Connections that have a session.
-    seated: u64,
 }
 
 impl Hub {
@@ -148,7 +135,7 @@ impl Hub {
             shards,
             home,
             members: Members::default(),
-            sessions: Vec::new(),
+            sessions: SessionTable::default(),
             users: HashMap::new(),
             serial: 0,
             local: VecDeque::new(),
@@ -170,7 +157,6 @@ impl Hub {
             wall_ahead_ms: 0,
             aged_tick: 0,
             is_expiring: false,
-            seated: 0,
         })
     }
 
@@ -225,12 +211,13 @@ impl Hub {
         }
     }
 
+    /// The session of the connection at a slot.
     fn seated(&self, index: u32) -> Option<&Seated> {
-        self.sessions.get(index as usize)?.as_deref()
+        self.sessions.at(index)
     }
 
     fn seated_mut(&mut self, index: u32) -> Option<&mut Seated> {
-        self.sessions.get_mut(index as usize)?.as_deref_mut()
+        self.sessions.at_mut(index)
     }
 
     /// Whether anything is left to be done in the next turn. Not what the log has yet to complete:
@@ -414,7 +401,7 @@ impl Hub {
     pub(super) fn next_tick(&self, tick: u32) -> Option<u32> {
         let awaits_room = !self.congested.is_empty() || !self.lagging.is_empty();
         let room = awaits_room.then_some(tick + 1);
-        let clock = (self.seated > 0).then(|| tick + ticks(CLOCK_CHECK_MS));
+        let clock = (self.sessions.len() > 0).then(|| tick + ticks(CLOCK_CHECK_MS));
         let due = self.home.next_due_ms().map(|due_ms| {
             let wait_ms = due_ms.saturating_sub(self.unix_ms).min(u64::from(u32::MAX / 2));
             tick.saturating_add(ticks(wait_ms as u32).max(1))
@@ -476,12 +463,11 @@ impl Hub {
     /// # Panics
     /// When something does not hold, which is a bug.
     pub(super) fn check_invariants(&self, connections: &Connections) {
-        let (mut seated_count, mut user_count) = (0, 0);
+        self.sessions.check_invariants();
+        let mut user_count = 0;
         let mut backlogs = super::connections::QueuedSize::default();
-        for (at, seated) in self.sessions.iter().enumerate() {
-            let Some(seated) = seated else { continue };
-            let index = at as u32;
-            seated_count += 1;
+        for (key, seated) in self.sessions.iter() {
+            let index = seated.slot;
             assert!(connections.is_open(index), "a session is that of an open connection");
             let token = connections.token(index);
             let reported = connections.session(index);
@@ -490,21 +476,21 @@ impl Hub {
                 backlogs.bytes += backlog.size().bytes;
                 backlogs.missed_bytes += backlog.size().missed_bytes;
             }
-            self.check_session(connections, index, seated);
+            self.check_session(connections, key, seated);
             if let Some(user) = seated.session.user() {
                 user_count += 1;
                 let listed = self.users.get(user).and_then(|all| all.get(seated.place as usize));
-                assert_eq!(listed, Some(&index), "a user's list names its connections");
+                assert_eq!(listed, Some(&key), "a user's list names its sessions");
             }
         }
-        assert_eq!(self.seated, seated_count);
         assert_eq!(self.users.values().map(Vec::len).sum::<usize>(), user_count);
         assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
         assert!(self.from_home.is_empty(), "what the home sent was worked through");
     }
 
     /// Checks that a session is called in time, and that its subscriptions have their places.
-    fn check_session(&self, connections: &Connections, index: u32, seated: &Seated) {
+    fn check_session(&self, connections: &Connections, key: u32, seated: &Seated) {
+        let index = seated.slot;
         // A step of the clock is noticed once it exceeds this.
         let step = ticks(CLOCK_STEP_MS as u32) + 1;
         let due = self.due_tick(connections, index).saturating_add(step);
@@ -512,7 +498,7 @@ impl Hub {
         assert!(is_planned || connections.is_refreshing(), "a session is called in time");
         for (number, one) in seated.session.subscriptions.iter().enumerate() {
             if one.is_live() {
-                let member = Member { slot: index, subscription: number as u32 };
+                let member = Member { session: key, subscription: number as u32 };
                 let listed = self.members.get(one.local).map(Local::members);
                 let listed = listed.and_then(|members| members.get(one.place as usize));
                 assert_eq!(listed, Some(&member), "a subscription has its place");

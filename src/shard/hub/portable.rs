@@ -1,11 +1,16 @@
 //! What the hub knows of a connection as plain data: its session, and what waits for it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Hub;
-use super::backlog::{Backlog, Item};
-use crate::hub::{ChannelName, ConnectionId, Epoch, Position, Publication};
-use crate::session::hub::{HubSession, SessionState};
+use super::backlog::{Backlog, Item, Notice};
+use crate::hub::{
+    ChannelMessage, ChannelName, ConnectionId, Draft, Epoch, Event, MemberInfo, MemberKey,
+    Position, Publication, Sender,
+};
+use crate::session::hub::{HubSession, Realm, SessionState};
 use crate::shard::connections::Connections;
 
 /// Something that waits for the connection.
@@ -13,41 +18,139 @@ use crate::shard::connections::Connections;
 pub enum ItemState {
     Message(PublicationState),
     Missed(PublicationState),
-    Gap { channel: String, epoch: u64, offset: u64 },
-    Notice { channel: String, text: String },
+    Gap(PlaceState),
+    Lagging(PlaceState),
+    Epoch(PlaceState),
 }
 
-/// A publication; its compressed forms are made again.
+/// A position in a channel.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PlaceState {
+    channel: String,
+    epoch: u64,
+    offset: u64,
+}
+
+/// A publication; it is encoded again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PublicationState {
     channel: Option<String>,
     /// Epoch and offset.
     position: Option<(u64, u64)>,
+    prev: Option<u64>,
     exclude: Option<String>,
     time_ms: u64,
     age_ns: u64,
-    text: String,
+    subject: SubjectState,
 }
 
-fn told(publication: &Publication, now_ns: u64) -> PublicationState {
-    PublicationState {
-        channel: publication.channel.as_ref().map(|channel| channel.as_str().to_owned()),
-        position: publication.position.map(|position| (position.epoch.0, position.offset)),
-        exclude: publication.exclude.map(|id| id.to_string()),
-        time_ms: publication.time_ms,
-        age_ns: now_ns.saturating_sub(publication.accepted_ns),
-        text: publication.text().to_owned(),
+/// What a publication is about.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+enum SubjectState {
+    /// `from`: the sender's user and connection.
+    Message {
+        content: String,
+        from: Option<(Option<String>, String)>,
+    },
+    Join(MemberState),
+    Leave(MemberState),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+struct MemberState {
+    user: Option<String>,
+    /// The connection that joined, of a member without a user.
+    joined: Option<String>,
+    connection: String,
+    info: Option<String>,
+}
+
+impl MemberState {
+    fn new(member: &MemberInfo) -> Self {
+        let (user, joined) = match &member.key {
+            MemberKey::User(user) => (Some(user.to_string()), None),
+            MemberKey::Connection(joined) => (None, Some(joined.to_string())),
+        };
+        let info = member.info.as_deref().map(str::to_owned);
+        Self { user, joined, connection: member.connection.to_string(), info }
+    }
+
+    fn member(&self) -> Option<Arc<MemberInfo>> {
+        let key = match (&self.user, &self.joined) {
+            (Some(user), _) => MemberKey::User(user.as_str().into()),
+            (None, joined) => MemberKey::Connection(ConnectionId::parse(joined.as_ref()?)?),
+        };
+        let connection = ConnectionId::parse(&self.connection)?;
+        Some(Arc::new(MemberInfo { key, connection, info: self.info.as_deref().map(Arc::from) }))
     }
 }
 
 impl PublicationState {
-    fn publication(&self, now_ns: u64) -> std::sync::Arc<Publication> {
+    fn new(publication: &Publication, now_ns: u64) -> Self {
+        let subject = match publication.event() {
+            Event::Join { member, .. } => SubjectState::Join(MemberState::new(member)),
+            Event::Leave { member, .. } => SubjectState::Leave(MemberState::new(member)),
+            _ => {
+                let ChannelMessage { content, from, .. } = publication.message();
+                let from = from.map(|from| {
+                    (from.user.as_deref().map(str::to_owned), from.connection.to_string())
+                });
+                SubjectState::Message { content: content.to_owned(), from }
+            }
+        };
+        Self {
+            channel: publication.channel.as_ref().map(|channel| channel.as_str().to_owned()),
+            position: publication.position.map(|position| (position.epoch.0, position.offset)),
+            prev: publication.message().prev,
+            exclude: publication.exclude.map(|id| id.to_string()),
+            time_ms: publication.time_ms,
+            age_ns: now_ns.saturating_sub(publication.accepted_ns),
+            subject,
+        }
+    }
+
+    /// The publication. `None`: the data is not of one.
+    fn publication(&self, realm: &Realm, now_ns: u64) -> Option<Arc<Publication>> {
         let channel = self.channel.as_deref().map(ChannelName::new);
+        let (content, from) = match &self.subject {
+            SubjectState::Join(member) => {
+                return Some(Publication::join(&channel?, member.member()?));
+            }
+            SubjectState::Leave(member) => {
+                return Some(Publication::leave(&channel?, member.member()?));
+            }
+            SubjectState::Message { content, from } => (content, from),
+        };
+        let from = match from {
+            None => None,
+            Some((user, connection)) => {
+                let connection = ConnectionId::parse(connection)?;
+                Some(Arc::new(Sender { user: user.as_deref().map(Arc::from), connection }))
+            }
+        };
         let position =
             self.position.map(|(epoch, offset)| Position { epoch: Epoch(epoch), offset });
-        let exclude = self.exclude.as_deref().and_then(ConnectionId::parse);
-        let accepted_ns = now_ns.saturating_sub(self.age_ns);
-        Publication::written((channel, position), exclude, self.time_ms, accepted_ns, &self.text)
+        let draft = Draft {
+            content: content.as_str().into(),
+            from,
+            exclude: self.exclude.as_deref().and_then(ConnectionId::parse),
+            time_ms: self.time_ms,
+            accepted_ns: now_ns.saturating_sub(self.age_ns),
+            encoder: realm.protocols.stored(),
+        };
+        Some(Publication::from_draft(channel.as_ref(), position, self.prev, draft))
+    }
+}
+
+impl PlaceState {
+    fn new(channel: &ChannelName, position: Position) -> Self {
+        let channel = channel.as_str().to_owned();
+        Self { channel, epoch: position.epoch.0, offset: position.offset }
+    }
+
+    fn get(&self) -> (ChannelName, Position) {
+        let position = Position { epoch: Epoch(self.epoch), offset: self.offset };
+        (ChannelName::new(&self.channel), position)
     }
 }
 
@@ -61,18 +164,17 @@ impl Hub {
         let Some(seated) = self.seated(index) else { return Some((None, Vec::new())) };
         let items = seated.backlog.iter().flat_map(|backlog| backlog.items());
         let items = items.map(|item| match item {
-            Item::Message(publication) => ItemState::Message(told(publication, now_ns)),
-            Item::Missed(publication) => ItemState::Missed(told(publication, now_ns)),
-            Item::Gap(channel, position) => ItemState::Gap {
-                channel: channel.as_str().to_owned(),
-                epoch: position.epoch.0,
-                offset: position.offset,
-            },
-            Item::Notice(channel, text) => {
-                ItemState::Notice { channel: channel.as_str().to_owned(), text: text.to_string() }
+            Item::Message(one) => ItemState::Message(PublicationState::new(one, now_ns)),
+            Item::Missed(one) => ItemState::Missed(PublicationState::new(one, now_ns)),
+            Item::Gap(channel, position) => ItemState::Gap(PlaceState::new(channel, *position)),
+            Item::Notice(channel, Notice::Lagging(position)) => {
+                ItemState::Lagging(PlaceState::new(channel, *position))
+            }
+            Item::Notice(channel, Notice::Epoch(position)) => {
+                ItemState::Epoch(PlaceState::new(channel, *position))
             }
         });
-        Some((Some(seated.session.tell(now_ns)?), items.collect()))
+        Some((Some(seated.session.tell(&self.shared.realm, now_ns)?), items.collect()))
     }
 
     /// Puts a restored session in the place of the one that is seated here, in the same seats.
@@ -97,7 +199,8 @@ impl Hub {
         };
         seated.session = session;
         let mut backlog = Backlog::default();
-        items.iter().for_each(|item| backlog.push(item.item(now_ns)));
+        let items = items.iter().filter_map(|item| item.item(&shared.realm, now_ns));
+        items.for_each(|item| backlog.push(item));
         let before = seated.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();
         connections.count_backlog(before, backlog.size());
         if !backlog.is_empty() {
@@ -109,17 +212,23 @@ impl Hub {
 }
 
 impl ItemState {
-    fn item(&self, now_ns: u64) -> Item {
-        match self {
-            Self::Message(told) => Item::Message(told.publication(now_ns)),
-            Self::Missed(told) => Item::Missed(told.publication(now_ns)),
-            Self::Gap { channel, epoch, offset } => {
-                let position = Position { epoch: Epoch(*epoch), offset: *offset };
-                Item::Gap(ChannelName::new(channel), position)
+    /// The item. `None`: the data is not of one.
+    fn item(&self, realm: &Realm, now_ns: u64) -> Option<Item> {
+        Some(match self {
+            Self::Message(one) => Item::Message(one.publication(realm, now_ns)?),
+            Self::Missed(one) => Item::Missed(one.publication(realm, now_ns)?),
+            Self::Gap(place) => {
+                let (channel, position) = place.get();
+                Item::Gap(channel, position)
             }
-            Self::Notice { channel, text } => {
-                Item::Notice(ChannelName::new(channel), text.as_str().into())
+            Self::Lagging(place) => {
+                let (channel, position) = place.get();
+                Item::Notice(channel, Notice::Lagging(position))
             }
-        }
+            Self::Epoch(place) => {
+                let (channel, position) = place.get();
+                Item::Notice(channel, Notice::Epoch(position))
+            }
+        })
     }
 }

@@ -8,14 +8,15 @@ use crate::shard::connections::Connections;
 /// How far a review has come.
 #[derive(Debug)]
 pub(super) struct Review {
-    slot: usize,
-    /// Subscriptions of that slot's connection below this are to be looked at.
+    /// The key of the session that is reviewed.
+    key: u32,
+    /// Its subscriptions below this are to be looked at.
     below: usize,
 }
 
 impl Default for Review {
     fn default() -> Self {
-        Self { slot: 0, below: REVIEW_ALL }
+        Self { key: 0, below: REVIEW_ALL }
     }
 }
 
@@ -26,15 +27,17 @@ impl Hub {
         while budget > 0
             && let Some(mut review) = self.review.take()
         {
-            if review.slot >= self.sessions.len() {
+            if review.key as usize >= self.sessions.keys_end() {
                 return;
             }
-            let index = review.slot as u32;
             budget -= 1;
-            let next = self.review_session(connections, index, review.below, &mut budget);
+            let slot = self.sessions.slot_of(review.key);
+            let next = slot.and_then(|index| {
+                self.review_session(connections, index, review.below, &mut budget)
+            });
             match next {
                 Some(below) => review.below = below,
-                None => review = Review { slot: review.slot + 1, below: REVIEW_ALL },
+                None => review = Review { key: review.key + 1, below: REVIEW_ALL },
             }
             self.review = Some(review);
         }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::backlog::count_change;
-use super::{BUDGET, Hub, Seated};
+use super::session_table::SessionTable;
+use super::{BUDGET, Hub};
 use crate::admission::tables::Entered;
 use crate::hub::{ConnectionId, Member, Request, Verb};
+use crate::proto::ws::DataKind;
 use crate::session::hub::{Budget, Call, Effects, HubSession, Left, NONE, Subscription};
 use crate::shard::connections::{
     Connections, Goodbye, QueuedSize, REPLY_BYTES, REQUEST_EFFORT, Sessions, UNSET, ticks,
@@ -33,20 +35,25 @@ impl Hub {
         budget: Budget,
         call: impl FnOnce(&mut HubSession, &mut Call<'_>) -> R,
     ) -> Option<R> {
-        let seated = self.sessions.get_mut(index as usize)?.as_deref_mut()?;
+        let seated = self.sessions.at_mut(index)?;
         let (realm, now_ms, effects) = (&self.shared.realm, self.unix_ms, &mut self.effects);
+        let protocol = realm.protocols.get(seated.session.protocol);
         debug_assert!(effects.is_empty(), "what one call wants is done before the next");
-        Some(call(&mut seated.session, &mut Call { realm, now_ms, now_ns, budget, effects }))
+        Some(call(
+            &mut seated.session,
+            &mut Call { realm, protocol, now_ms, now_ns, budget, effects },
+        ))
     }
 
-    /// Lists a connection under its user.
+    /// Lists a session under its user.
     pub(super) fn list_user(&mut self, index: u32) {
         let Self { users, sessions, .. } = self;
-        let Some(seated) = sessions[index as usize].as_deref_mut() else { return };
+        let Some(key) = sessions.key_at(index) else { return };
+        let Some(seated) = sessions.get_mut(key) else { return };
         let Some(user) = seated.session.user() else { return };
-        let slots = users.entry(user.clone()).or_default();
-        seated.place = slots.len() as u32;
-        slots.push(index);
+        let keys = users.entry(user.clone()).or_default();
+        seated.place = keys.len() as u32;
+        keys.push(key);
     }
 
     /// Counts a connection of a user.
@@ -55,25 +62,25 @@ impl Hub {
     /// The user has as many as it may have.
     pub(super) fn count_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
         let Self { sessions, shared, .. } = self;
-        let Some(seated) = sessions[index as usize].as_deref_mut() else { return Ok(()) };
+        let Some(seated) = sessions.at_mut(index) else { return Ok(()) };
         let Some(user) = seated.session.user() else { return Ok(()) };
         let entered = shared.realm.admission.enter_user(user, connections_max);
         seated.counted = entered == Entered::Counted;
         if entered == Entered::Full { Err(()) } else { Ok(()) }
     }
 
-    /// A user may have very many connections: the last of them takes the place of the one that
-    /// ends, so that nobody searches.
+    /// A user may have very many sessions: the last of them takes the place of the one that ends,
+    /// so that the list is not searched.
     fn unlist_user(&mut self, user: &Arc<str>, place: u32) {
-        let Some(slots) = self.users.get_mut(user) else { return };
-        slots.swap_remove(place as usize);
-        let Some(&moved) = slots.get(place as usize) else {
-            if slots.is_empty() {
+        let Some(keys) = self.users.get_mut(user) else { return };
+        keys.swap_remove(place as usize);
+        let Some(&moved) = keys.get(place as usize) else {
+            if keys.is_empty() {
                 self.users.remove(user);
             }
             return;
         };
-        if let Some(seated) = self.seated_mut(moved) {
+        if let Some(seated) = self.sessions.get_mut(moved) {
             seated.place = place;
         }
     }
@@ -98,7 +105,7 @@ impl Hub {
     /// Corrects which of the connection's subscriptions its members name.
     fn renumber(&mut self, index: u32) {
         let Self { members, sessions, .. } = self;
-        let Some(Some(seated)) = sessions.get(index as usize) else { return };
+        let Some(seated) = sessions.at(index) else { return };
         for (number, one) in seated.session.subscriptions.iter().enumerate() {
             if one.is_live() {
                 let watching = (one.watching != NONE).then_some(one.watching);
@@ -108,8 +115,8 @@ impl Hub {
     }
 }
 
-fn subscription(sessions: &mut [Option<Box<Seated>>], member: Member) -> Option<&mut Subscription> {
-    let seated = sessions.get_mut(member.slot as usize)?.as_mut()?;
+fn subscription(sessions: &mut SessionTable, member: Member) -> Option<&mut Subscription> {
+    let seated = sessions.get_mut(member.session)?;
     seated.session.subscriptions.get_mut(member.subscription as usize)
 }
 
@@ -142,7 +149,7 @@ impl Hub {
             connections.log_auth_failure(index, kind);
         }
         for text in effects.says.drain(..) {
-            connections.send_text(index, text.into_bytes());
+            connections.send_message(index, DataKind::Text, text.into_bytes());
         }
         for request in effects.asks.drain(..) {
             self.ask(connections, Some(index), request);
@@ -203,8 +210,8 @@ impl Hub {
 
     /// The slot of a connection that lives.
     pub(super) fn slot_of(&self, id: ConnectionId) -> Option<u32> {
-        let seated = self.seated(id.slot)?;
-        (seated.session.id == id).then_some(id.slot)
+        let seated = self.sessions.get(id.session)?;
+        (seated.session.id == id).then_some(seated.slot)
     }
 
     /// When the session at a slot has something due (tick).
@@ -226,21 +233,19 @@ impl Hub {
 
     /// Removes the session at a slot from everything that names it, and what its end wants done.
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
-        let Some(mut seated) = self.sessions.get_mut(index as usize).and_then(Option::take) else {
-            return;
-        };
+        let Some((_, mut seated)) = self.sessions.remove_at(index) else { return };
         self.congested.remove(&connections.token(index));
         // Its own: the session may end while effects of another of its calls are applied.
         let mut effects = Effects::default();
         let mut call = Call {
             realm: &self.shared.realm,
+            protocol: self.shared.realm.protocols.get(seated.session.protocol),
             now_ms: self.unix_ms,
             now_ns: connections.now_ns(),
             budget: BUDGET,
             effects: &mut effects,
         };
         seated.session.end_all(&mut call);
-        self.seated -= 1;
         self.remove_members(&effects.left);
         for (call, outcome) in effects.outcomes.drain(..) {
             self.calls.settle(call, outcome);

@@ -155,7 +155,7 @@ impl HubMail {
         let own = size_of::<Self>();
         own + match self {
             Self::Ask(Request { verb: Verb::Publish { draft, .. }, .. }) => draft.content.len(),
-            Self::Out(Out::Publish(publication)) => publication.message().plain().len(),
+            Self::Out(Out::Publish(publication)) => publication.bytes(),
             _ => 0,
         }
     }

@@ -6,8 +6,10 @@ mod crowd;
 pub(crate) mod delayed;
 mod epochs;
 mod idle;
+mod line;
 mod member;
 mod operator;
+mod protocols;
 mod rights;
 mod waking;
 

@@ -1,7 +1,5 @@
 //! Channels: listed, looked at, their history read and removed.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State as Extracted;
 use axum::response::Response;
@@ -9,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, unexpected};
-use crate::hub::{Answer, Epoch, Position, PresencePage, Publication, Since, Verb};
+use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, shapes, unexpected};
+use crate::hub::{Answer, Epoch, Position, Since, Verb};
 use crate::session::hub::NO_PRESENCE;
 use crate::shard::mail::HubMail;
 use crate::shard::mail::Mail;
@@ -109,21 +107,6 @@ pub(super) async fn one(
     }
 }
 
-/// `{"count":…,"members":[…],"next":…}`.
-fn listed(page: &PresencePage) -> String {
-    let (count, members) = (page.count, page.text());
-    let next = page.next.as_deref().map(|next| format!(",\"next\":{}", Value::from(next)));
-    format!("{{\"count\":{count},\"members\":{members}{}}}", next.unwrap_or_default())
-}
-
-/// `{"epoch":…,"messages":[…],"offset":…}`.
-fn history_text(position: Position, messages: &[Arc<Publication>]) -> String {
-    let Position { epoch, offset } = position;
-    let messages: Vec<&str> = messages.iter().map(|message| message.text()).collect();
-    let messages = messages.join(",");
-    format!("{{\"epoch\":\"{epoch}\",\"messages\":[{messages}],\"offset\":{offset}}}")
-}
-
 /// `GET /v1/channels/{channel}/presence`.
 pub(super) async fn presence(
     Extracted(state): Extracted<State>,
@@ -139,7 +122,7 @@ pub(super) async fn presence(
     let after = query.after.map(Into::into);
     let pending = ask(&state, channel, Verb::Presence { after, limit })?;
     match answer(pending).await? {
-        Answer::Presence(page) => Ok(reply(listed(&page))),
+        Answer::Presence(page) => Ok(reply(shapes::presence(&page))),
         other => Err(unexpected(&other)),
     }
 }
@@ -160,7 +143,7 @@ pub(super) async fn history(
     let verb = Verb::History { since, limit, reverse };
     let pending = ask(&state, channel_name(&channel)?, verb)?;
     match answer(pending).await? {
-        Answer::History { position, messages } => Ok(reply(history_text(position, &messages))),
+        Answer::History { position, messages } => Ok(reply(shapes::history(position, &messages))),
         other => Err(unexpected(&other)),
     }
 }

@@ -126,13 +126,14 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
+        encoder: state.hub()?.realm.protocols.stored(),
         content: text.into(),
         from: None,
         exclude: None,
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let delivered = act(state, target, Act::Send(Publication::direct(&draft))).await?.count;
+    let delivered = act(state, target, Act::Send(Publication::direct(draft))).await?.count;
     Ok(json!({"delivered": delivered}))
 }
 

@@ -11,6 +11,7 @@ mod memory;
 mod object;
 mod openapi;
 mod publish;
+mod shapes;
 
 use std::borrow::Cow;
 use std::time::Duration;

@@ -83,6 +83,7 @@ fn begin(
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
+        encoder: realm.protocols.stored(),
         content: text.into(),
         from: None,
         exclude: None,

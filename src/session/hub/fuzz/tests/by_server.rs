@@ -69,7 +69,7 @@ impl Orders {
             return;
         }
         let serial = if comes { self.others } else { self.others - 1 } + 100;
-        let id = ConnectionId { node: 5, shard: 0, slot: 9, serial };
+        let id = ConnectionId { node: 5, shard: 0, session: 9, serial };
         let key = MemberKey::Connection(id);
         let member = Some(Arc::new(MemberInfo { key, connection: id, info: None }));
         let verb = if comes {
@@ -84,11 +84,12 @@ impl Orders {
         self.world.home.request(Request { from, channel, retention, verb }, NOW_MS);
         self.world.home.work(usize::MAX);
         // Answers to the other connections do not count.
-        let own = |out: &Out| !matches!(out, Out::Answer { id, .. } if id.slot == 9);
+        let own = |out: &Out| !matches!(out, Out::Answer { id, .. } if id.session == 9);
         let out: Vec<_> = self.world.home.take_out().map(|(_, out)| out).collect();
-        let refused = out.iter().any(
-            |out| matches!(out, Out::Answer { id, answer: Answer::Refused(_), .. } if id.slot == 9),
-        );
+        let refused = out.iter().any(|out| match out {
+            Out::Answer { id, answer: Answer::Refused(_), .. } => id.session == 9,
+            _ => false,
+        });
         out.into_iter().filter(own).for_each(|out| self.world.hear(out));
         match comes {
             true if !refused => self.others += 1,

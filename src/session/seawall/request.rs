@@ -4,7 +4,6 @@
 //! it. Fields that a type does not know are ignored; a field twice, or of the wrong kind, is an
 //! error. Content is not read, but kept as it was written.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -13,52 +12,42 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::hub::{Code, Epoch, Refused, Since};
+use crate::session::protocol::{ClientRequest, Command, ResumePoint, Text};
 use crate::text::content;
 
 /// The longest `id` (bytes, as it is written, without quotes).
 const ID_BYTES_MAX: usize = 64;
 
-/// A string that is lent from the frame where it has no escapes.
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Text<'f>(#[serde(borrow)] Cow<'f, str>);
-
-impl std::ops::Deref for Text<'_> {
-    type Target = str;
-    fn deref(&self) -> &str {
-        &self.0
-    }
-}
-
 /// A position as clients write it.
 #[derive(Debug, Deserialize)]
-pub(super) struct SincePart<'f> {
+struct SincePart<'f> {
     #[serde(borrow)]
     epoch: Text<'f>,
     offset: u64,
 }
 
 impl SincePart<'_> {
-    pub(super) fn get(&self) -> Since {
+    fn get(&self) -> Since {
         Since { epoch: Epoch::parse(&self.epoch), offset: self.offset }
     }
 }
 
 /// A channel of a `resume`.
 #[derive(Debug, Deserialize)]
-pub(super) struct PositionPart<'f> {
+struct PositionPart<'f> {
     #[serde(borrow)]
     epoch: Text<'f>,
     offset: u64,
     #[serde(borrow, default)]
-    pub(super) grant: Option<Text<'f>>,
+    grant: Option<Text<'f>>,
     #[serde(default)]
-    pub(super) presence: bool,
+    presence: bool,
 }
 
-impl PositionPart<'_> {
-    pub(super) fn get(&self) -> Since {
-        Since { epoch: Epoch::parse(&self.epoch), offset: self.offset }
+impl<'f> From<PositionPart<'f>> for ResumePoint<'f> {
+    fn from(part: PositionPart<'f>) -> Self {
+        let since = Since { epoch: Epoch::parse(&part.epoch), offset: part.offset };
+        Self { since, grant: part.grant, presence: part.presence }
     }
 }
 
@@ -94,7 +83,7 @@ struct Fields<'f> {
 }
 
 /// Positions by channel.
-pub(super) type Positions<'f> = BTreeMap<Cow<'f, str>, PositionPart<'f>>;
+type Positions<'f> = BTreeMap<Text<'f>, ResumePoint<'f>>;
 
 /// An object without a name that occurs twice; `null` is none.
 fn distinct<'de: 'f, 'f, D: Deserializer<'de>>(from: D) -> Result<Option<Positions<'f>>, D::Error> {
@@ -112,8 +101,8 @@ fn distinct<'de: 'f, 'f, D: Deserializer<'de>>(from: D) -> Result<Option<Positio
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut positions = Positions::new();
-            while let Some((Text(channel), position)) = map.next_entry()? {
-                if positions.insert(channel, position).is_some() {
+            while let Some((channel, part)) = map.next_entry::<Text<'de>, PositionPart<'de>>()? {
+                if positions.insert(channel, part.into()).is_some() {
                     return Err(A::Error::custom("a channel occurs twice in positions"));
                 }
             }
@@ -134,27 +123,6 @@ struct IdOnly<'f> {
     id: Option<&'f RawValue>,
 }
 
-/// What is wanted.
-#[derive(Debug)]
-pub(super) enum Want<'f> {
-    Auth { token: Text<'f> },
-    Subscribe { channel: Text<'f>, since: Option<Since>, presence: bool, token: Option<Text<'f>> },
-    Unsubscribe { channel: Text<'f> },
-    Publish { channel: Text<'f>, content: Cow<'f, str>, key: Option<Text<'f>>, echo: bool },
-    Presence { channel: Text<'f>, limit: Option<u32>, after: Option<Text<'f>> },
-    History { channel: Text<'f>, limit: Option<u32>, since: Option<Since>, reverse: bool },
-    Resume { ticket: Text<'f>, positions: Positions<'f> },
-    Ping,
-}
-
-/// One request.
-#[derive(Debug)]
-pub(super) struct Said<'f> {
-    /// To be echoed, as it was written.
-    pub(super) id: Option<&'f str>,
-    pub(super) want: Result<Want<'f>, Refused>,
-}
-
 fn bad(message: impl Into<String>) -> Refused {
     Refused::new(Code::BadRequest, message)
 }
@@ -164,23 +132,26 @@ fn bad_content(fault: content::Fault) -> Refused {
 }
 
 /// Reads one object.
-pub(super) fn read(object: &str) -> Said<'_> {
+pub(super) fn read(object: &str) -> ClientRequest<'_> {
     // An array would be taken for the fields in their order.
     if !object.starts_with('{') {
-        return Said { id: None, want: Err(bad("not an object: a frame holds JSON objects")) };
+        return ClientRequest {
+            id: None,
+            command: Err(bad("not an object: a frame holds JSON objects")),
+        };
     }
     let id = match serde_json::from_str::<IdOnly<'_>>(object).map(|only| only.id) {
         Ok(Some(id)) => match check_id(id.get()) {
             Ok(id) => id,
-            Err(refused) => return Said { id: None, want: Err(refused) },
+            Err(refused) => return ClientRequest { id: None, command: Err(refused) },
         },
         _ => None,
     };
     let fields = match serde_json::from_str::<Fields<'_>>(object) {
         Ok(fields) => fields,
-        Err(error) => return Said { id, want: Err(bad(error.to_string())) },
+        Err(error) => return ClientRequest { id, command: Err(bad(error.to_string())) },
     };
-    Said { id, want: want(fields) }
+    ClientRequest { id, command: read_command(fields) }
 }
 
 /// A number or a string, of up to 64 bytes; `null` is none. It is echoed, so it must be one that
@@ -199,7 +170,7 @@ fn check_id(id: &str) -> Result<Option<&str>, Refused> {
     Err(bad("id must be a number or a string, of 64 bytes at most"))
 }
 
-fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
+fn read_command(fields: Fields<'_>) -> Result<Command<'_>, Refused> {
     let Some(kind) = &fields.kind else {
         return Err(bad("no type: each object has one, such as \"publish\""));
     };
@@ -207,39 +178,39 @@ fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
     let since = fields.since.as_ref().map(SincePart::get);
     let channel = |channel: Option<_>| channel.ok_or_else(|| missing("channel"));
     Ok(match &**kind {
-        "auth" => Want::Auth { token: fields.token.ok_or_else(|| missing("token"))? },
-        "subscribe" => Want::Subscribe {
+        "auth" => Command::Auth { token: fields.token.ok_or_else(|| missing("token"))? },
+        "subscribe" => Command::Subscribe {
             channel: channel(fields.channel)?,
             since,
             presence: fields.presence.unwrap_or(false),
             token: fields.token,
         },
-        "unsubscribe" => Want::Unsubscribe { channel: channel(fields.channel)? },
+        "unsubscribe" => Command::Unsubscribe { channel: channel(fields.channel)? },
         "publish" => {
             let content = fields.content.ok_or_else(|| missing("content"))?;
-            Want::Publish {
+            Command::Publish {
                 channel: channel(fields.channel)?,
                 content: content::on_one_line(content.get()).map_err(bad_content)?,
                 key: fields.key,
                 echo: fields.echo.unwrap_or(true),
             }
         }
-        "presence" => Want::Presence {
+        "presence" => Command::Presence {
             channel: channel(fields.channel)?,
             limit: fields.limit,
             after: fields.after,
         },
-        "history" => Want::History {
+        "history" => Command::History {
             channel: channel(fields.channel)?,
             limit: fields.limit,
             since,
             reverse: fields.reverse.unwrap_or(false),
         },
-        "resume" => Want::Resume {
+        "resume" => Command::Resume {
             ticket: fields.ticket.ok_or_else(|| missing("ticket"))?,
             positions: fields.positions.unwrap_or_default(),
         },
-        "ping" => Want::Ping,
+        "ping" => Command::Ping,
         other => {
             let shown = &other[..other.floor_char_boundary(64)];
             return Err(bad(format!(
@@ -252,10 +223,12 @@ fn want(fields: Fields<'_>) -> Result<Want<'_>, Refused> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     fn refusal(object: &str) -> String {
-        let refused = read(object).want.unwrap_err();
+        let refused = read(object).command.unwrap_err();
         assert_eq!(refused.code, Code::BadRequest);
         refused.message
     }
@@ -274,9 +247,9 @@ mod tests {
             let object = format!("{{\"type\":\"ping\",\"id\":{unreadable}}}");
             assert!(refusal(&object).contains("id must be"));
         }
-        let said = read("{\"type\":\"publish\",\"id\":7}");
-        assert_eq!(said.id, Some("7"), "an error carries the id as well");
-        assert!(said.want.is_err());
+        let request = read("{\"type\":\"publish\",\"id\":7}");
+        assert_eq!(request.id, Some("7"), "an error carries the id as well");
+        assert!(request.command.is_err());
     }
 
     #[test]
@@ -297,20 +270,23 @@ mod tests {
             let message = refusal(object);
             assert!(message.contains(told), "{object}: {message}");
         }
-        assert!(read("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").want.is_ok());
+        assert!(read("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").command.is_ok());
     }
 
     #[test]
     fn content_is_kept_as_it_was_written() {
-        let said =
+        let request =
             read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
-        match said.want.unwrap() {
-            Want::Publish { content, echo: true, .. } => {
+        match request.command.unwrap() {
+            Command::Publish { content, echo: true, .. } => {
                 assert_eq!(content, "{\"b\" :1.50, \"a\":null}");
             }
             other => panic!("{other:?}"),
         }
         let null = read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":null}");
-        assert!(matches!(null.want, Ok(Want::Publish { content: Cow::Borrowed("null"), .. })));
+        assert!(matches!(
+            null.command,
+            Ok(Command::Publish { content: Cow::Borrowed("null"), .. })
+        ));
     }
 }

@@ -1,0 +1,41 @@
+//! Positions of messages in a channel: an epoch, and an offset in it.
+
+use std::fmt;
+
+/// What a channel's offsets count in: a new one begins when its past is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Epoch {
+    /// Reads what [`fmt::Display`] writes; any other text names an epoch that never was.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        plain.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+}
+
+/// A place in a channel: of the last message that somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub epoch: Epoch,
+    pub offset: u64,
+}
+
+/// A place that a client names: its epoch may be none of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    pub epoch: Option<Epoch>,
+    pub offset: u64,
+}

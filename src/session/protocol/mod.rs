@@ -1,0 +1,83 @@
+//! The seam between hub sessions and client protocols. A session reads [`Command`]s and answers
+//! with [`Reply`]s; the hub sends it [`Event`](crate::hub::Event)s. A [`ClientProtocol`] is how
+//! these three look on the wire, and nothing else: rights, limits, order and recovery are the
+//! session's and the hub's, whatever a client speaks.
+
+mod command;
+mod reply;
+
+pub use command::{ClientRequest, Command, ResumePoint, Text};
+pub use reply::{Reply, ResumedChannel, WelcomeLimits};
+
+use crate::hub::{Encoding, EventEncoder, PROTOCOLS_MAX, ProtocolId};
+
+/// How a frame divides into requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// JSON objects, one behind the other.
+    #[default]
+    JsonObjects,
+    /// One request.
+    WholeFrame,
+}
+
+/// A protocol that clients of the hub speak.
+pub trait ClientProtocol: EventEncoder {
+    /// The name by which clients choose it (RFC 6455, section 1.9).
+    fn subprotocol(&self) -> &'static str;
+
+    /// How its frames divide into requests.
+    fn framing(&self) -> Framing;
+
+    /// Reads one request. A request that cannot be read is one that is rejected: see
+    /// [`ClientRequest::command`].
+    fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f>;
+
+    /// Encodes a reply as a text message. `None`: the protocol has no such reply.
+    fn encode_reply(&self, reply: &Reply<'_>) -> Option<String>;
+}
+
+/// The client protocols of a process: one at least, of which the first is that of clients that do
+/// not choose.
+#[derive(Clone, Debug)]
+pub struct Protocols(Vec<&'static dyn ClientProtocol>);
+
+impl Protocols {
+    /// One protocol, in whose encoding messages are stored.
+    pub fn new(stored: &'static dyn ClientProtocol) -> Self {
+        Self(vec![stored])
+    }
+
+    /// Adds a protocol.
+    ///
+    /// # Panics
+    /// There are [`PROTOCOLS_MAX`] already.
+    pub fn add(&mut self, protocol: &'static dyn ClientProtocol) {
+        assert!(self.0.len() < PROTOCOLS_MAX, "publications have encodings for so many protocols");
+        self.0.push(protocol);
+    }
+
+    /// The protocol that a client has chosen by its subprotocol; the first one otherwise.
+    pub fn choose(&self, subprotocol: Option<&str>) -> ProtocolId {
+        let chosen = |name: &str| self.0.iter().position(|one| one.subprotocol() == name);
+        subprotocol.and_then(chosen).and_then(ProtocolId::new).unwrap_or(ProtocolId::STORED)
+    }
+
+    /// A protocol by its id.
+    ///
+    /// # Panics
+    /// The id is not of these protocols.
+    pub fn get(&self, id: ProtocolId) -> &'static dyn ClientProtocol {
+        self.0[id.index()]
+    }
+
+    /// How a protocol encodes events.
+    pub fn encoding(&self, id: ProtocolId) -> Encoding {
+        Encoding { id, encoder: self.get(id) }
+    }
+
+    /// The protocol in whose encoding messages are stored.
+    pub fn stored(&self) -> &'static dyn EventEncoder {
+        self.get(ProtocolId::STORED)
+    }
+}

@@ -1,0 +1,342 @@
+//! Encodes replies and events: one JSON object each, without raw line ends.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::hub::{
+    ChannelMessage, ChannelName, EncodedEvent, Event, GapReason, MemberInfo, MemberKey, Position,
+    PresencePage, Publication, Refused, Sender,
+};
+use crate::proto::ws::DataKind;
+use crate::session::protocol::{Reply, ResumedChannel, WelcomeLimits};
+
+/// What a message takes besides its content and the name of its channel, as a rule (bytes).
+const ENVELOPE_BYTES: usize = 160;
+
+/// A JSON object that is being written.
+#[derive(Debug)]
+struct Line(String);
+
+impl Line {
+    /// `{"type":KIND`, and the request's id.
+    fn new(kind: &str, id: Option<&str>) -> Self {
+        let mut line = Self(String::with_capacity(192));
+        line.0.push_str(r#"{"type":""#);
+        line.0.push_str(kind);
+        line.0.push('"');
+        if let Some(id) = id {
+            line.0.push_str(r#","id":"#);
+            line.0.push_str(id);
+        }
+        line
+    }
+
+    /// An object without a type, within another.
+    fn part() -> Self {
+        Self(String::from("{"))
+    }
+
+    /// The name of a field, which needs no escapes; its value follows.
+    fn name(mut self, name: &str) -> Self {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        self.0.push('"');
+        self.0.push_str(name);
+        self.0.push_str("\":");
+        self
+    }
+
+    /// A string.
+    fn text(self, name: &str, value: &str) -> Self {
+        let mut line = self.name(name);
+        line.0.push_str(&quoted(value));
+        line
+    }
+
+    /// A number or a boolean.
+    fn value(self, name: &str, value: impl std::fmt::Display) -> Self {
+        let mut line = self.name(name);
+        let _ = write!(line.0, "{value}");
+        line
+    }
+
+    /// JSON.
+    fn raw(self, name: &str, json: &str) -> Self {
+        let mut line = self.name(name);
+        line.0.push_str(json);
+        line
+    }
+
+    /// A value whose text needs no escapes, as a string.
+    fn value_in_quotes(self, name: &str, value: impl std::fmt::Display) -> Self {
+        let mut line = self.name(name);
+        let _ = write!(line.0, "\"{value}\"");
+        line
+    }
+
+    /// Epoch and offset.
+    fn position(self, position: Position) -> Self {
+        self.value_in_quotes("epoch", position.epoch).value("offset", position.offset)
+    }
+
+    /// Members, and how many there are in all.
+    fn presence(self, page: &PresencePage) -> Self {
+        let mut line = self.value("count", page.count).name("members");
+        line.0.push('[');
+        for (at, member) in page.members.iter().enumerate() {
+            if at > 0 {
+                line.0.push(',');
+            }
+            line = line.member(member);
+        }
+        line.0.push(']');
+        line.optional_text("next", page.next.as_deref())
+    }
+
+    /// `{"user":…,"connection":…,"joined_as":…,"info":…}`.
+    fn member(mut self, member: &MemberInfo) -> Self {
+        self.0.push('{');
+        if let MemberKey::User(user) = &member.key {
+            let _ = write!(self.0, r#""user":{},"#, quoted(user));
+        }
+        let _ = write!(self.0, r#""connection":"{}""#, member.connection);
+        if let MemberKey::Connection(joined) = &member.key
+            && *joined != member.connection
+        {
+            let _ = write!(self.0, r#","joined_as":"{joined}""#);
+        }
+        if let Some(info) = &member.info {
+            let _ = write!(self.0, r#","info":{info}"#);
+        }
+        self.0.push('}');
+        self
+    }
+
+    /// A string, if there is one.
+    fn optional_text(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self,
+        }
+    }
+
+    /// Code, message, and when to try again.
+    fn refused(self, refused: &Refused) -> Self {
+        let line = self.text("code", refused.code.as_str()).text("message", &refused.message);
+        match refused.retry_after_ms {
+            Some(wait_ms) => line.value("retry_after_ms", wait_ms),
+            None => line,
+        }
+    }
+
+    /// Messages, as they were sent.
+    fn messages(self, messages: &[Arc<Publication>]) -> Self {
+        let mut line = self.name("messages");
+        line.0.push('[');
+        for (at, one) in messages.iter().enumerate() {
+            if at > 0 {
+                line.0.push(',');
+            }
+            write_message(&mut line.0, &one.message());
+        }
+        line.0.push(']');
+        line
+    }
+
+    /// The channels of a resumption.
+    fn resumed(self, channels: &[ResumedChannel]) -> Self {
+        let mut all = Self::part();
+        for ResumedChannel { channel, outcome } in channels {
+            let one = match outcome {
+                Ok((position, recovered, grant)) => Self::part()
+                    .position(*position)
+                    .value("recovered", recovered)
+                    .optional_text("grant", grant.as_deref()),
+                Err(refused) => Self::part().raw("error", &Self::part().refused(refused).end()),
+            };
+            if all.0.len() > 1 {
+                all.0.push(',');
+            }
+            // The client's own word, which may be no name of a channel.
+            let _ = write!(all.0, "{}:{}", quoted(channel), one.end());
+        }
+        self.raw("channels", &all.end())
+    }
+
+    /// The whole object.
+    fn end(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// A string as JSON.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Writes a message, and returns where its content begins.
+fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
+    text.push_str(r#"{"type":"message""#);
+    if let Some(channel) = message.channel {
+        // A name needs no escapes: it has no character that JSON gives a meaning.
+        let _ = write!(text, r#","channel":"{channel}""#);
+    }
+    if let Some(position) = message.position {
+        let _ = write!(text, r#","offset":{}"#, position.offset);
+    }
+    if let Some(prev) = message.prev {
+        let _ = write!(text, r#","prev":{prev}"#);
+    }
+    text.push_str(r#","content":"#);
+    let content_at = text.len();
+    text.push_str(message.content);
+    if let Some(Sender { user, connection }) = message.from {
+        text.push_str(r#","from":{"#);
+        if let Some(user) = user {
+            let _ = write!(text, r#""user":{},"#, quoted(user));
+        }
+        let _ = write!(text, r#""connection":"{connection}"}}"#);
+    }
+    let _ = write!(text, r#","time":{}}}"#, message.time_ms);
+    content_at
+}
+
+/// Encodes an event.
+pub(super) fn encode_event(event: &Event<'_>) -> EncodedEvent {
+    let mut content = None;
+    let text = match event {
+        Event::Message(message) => {
+            let channel = message.channel.map_or(0, |channel| channel.as_str().len());
+            let bytes = message.content.len() + channel + ENVELOPE_BYTES;
+            let mut text = String::with_capacity(bytes);
+            let content_at = write_message(&mut text, message);
+            content = Some(content_at..content_at + message.content.len());
+            text
+        }
+        Event::Join { channel, member } => encode_news("join", channel, member),
+        Event::Leave { channel, member } => encode_news("leave", channel, member),
+        Event::Gap { channel, position, reason } => {
+            let reason = match reason {
+                GapReason::Slow => "slow",
+                GapReason::Lagging => "lagging",
+            };
+            encode_gap(channel, *position, reason)
+        }
+        Event::Position { channel, position } => encode_gap(channel, *position, "epoch"),
+    };
+    EncodedEvent { kind: DataKind::Text, payload: text.into_bytes(), content }
+}
+
+fn encode_news(kind: &str, channel: &ChannelName, member: &MemberInfo) -> String {
+    Line::new(kind, None).text("channel", channel.as_str()).name("member").member(member).end()
+}
+
+fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> String {
+    let line = Line::new("gap", None).text("channel", channel.as_str());
+    line.position(position).text("reason", reason).end()
+}
+
+fn encode_limits(limits: &WelcomeLimits) -> String {
+    Line::part()
+        .value("message_bytes", limits.message_bytes_max)
+        .value("channels", limits.channels_max)
+        .end()
+}
+
+/// Encodes a reply.
+pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
+    let line = match reply {
+        Reply::Welcome { connection, ticket, heartbeat_s, limits } => Line::new("welcome", None)
+            .value_in_quotes("connection", connection)
+            .optional_text("ticket", *ticket)
+            .value("heartbeat", heartbeat_s)
+            .raw("limits", &encode_limits(limits))
+            .text("server", concat!("seawall/", env!("CARGO_PKG_VERSION"))),
+        Reply::Subscribed { id, channel, position, recovered, presence, grant } => {
+            let line = Line::new("subscribed", *id)
+                .text("channel", channel)
+                .position(*position)
+                .value("recovered", recovered);
+            let line = match presence {
+                Some(page) => line.raw("presence", &Line::part().presence(page).end()),
+                None => line,
+            };
+            line.optional_text("grant", *grant)
+        }
+        Reply::Unsubscribed { id, channel, reason } => {
+            Line::new("unsubscribed", *id).text("channel", channel).optional_text("reason", *reason)
+        }
+        Reply::Published { id, channel, position, duplicate } => {
+            let line = Line::new("published", *id).text("channel", channel).position(*position);
+            if *duplicate { line.value("duplicate", true) } else { line }
+        }
+        Reply::Presence { id, channel, page } => {
+            Line::new("presence", *id).text("channel", channel).presence(page)
+        }
+        Reply::History { id, channel, position, messages } => {
+            let line = Line::new("history", *id).text("channel", channel).position(*position);
+            line.messages(messages)
+        }
+        Reply::Resumed { id, ticket, connection, channels } => Line::new("resumed", *id)
+            .optional_text("ticket", *ticket)
+            .value_in_quotes("connection", connection)
+            .resumed(channels),
+        Reply::Authenticated { id, user, expires_in_s, ticket } => {
+            let line = Line::new("authenticated", *id).optional_text("user", *user);
+            let line = match expires_in_s {
+                Some(expires_in_s) => line.value("expires_in", expires_in_s),
+                None => line,
+            };
+            line.optional_text("ticket", *ticket)
+        }
+        Reply::Ticket { ticket, grants } => encode_ticket(ticket, grants),
+        Reply::Pong { id } => Line::new("pong", *id),
+        Reply::Error { id, refused } => Line::new("error", *id).refused(refused),
+        Reply::Goodbye { code, reason, retry_after_ms } => Line::new("goodbye", None)
+            .value("code", code)
+            .text("reason", reason)
+            .value("retry_after_ms", retry_after_ms),
+    };
+    line.end()
+}
+
+fn encode_ticket(ticket: &str, grants: &[(Box<str>, String)]) -> Line {
+    let line = Line::new("ticket", None).text("ticket", ticket);
+    if grants.is_empty() {
+        return line;
+    }
+    let named = grants.iter().fold(Line::part(), |all, (name, grant)| all.text(name, grant));
+    line.raw("grants", &named.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::ConnectionId;
+
+    fn id(serial: u32) -> ConnectionId {
+        ConnectionId { node: 1, shard: 0, session: 0, serial }
+    }
+
+    #[test]
+    fn members_are_shown_as_json() {
+        let channel = ChannelName::new("a");
+        let shown = |key: MemberKey, info: Option<&str>| {
+            let info = info.map(Arc::from);
+            let member = MemberInfo { key, connection: id(7), info };
+            let encoded = encode_event(&Event::Join { channel: &channel, member: &member });
+            let text = String::from_utf8(encoded.payload).unwrap();
+            assert!(text.len() <= member.text_bytes() as usize + 40, "its size is estimated");
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["member"].take()
+        };
+        let ann = shown(MemberKey::User("a\"nn".into()), Some(r#"{"n":7}"#));
+        assert_eq!((&ann["user"], &ann["info"]["n"]), (&"a\"nn".into(), &7.into()));
+        assert_eq!(ann["connection"], id(7).to_string());
+        let unnamed = shown(MemberKey::Connection(id(7)), None);
+        assert_eq!(unnamed.as_object().unwrap().len(), 1, "{unnamed}");
+        let resumed = shown(MemberKey::Connection(id(1)), None);
+        assert_eq!(resumed["joined_as"], id(1).to_string());
+    }
+}

@@ -1,0 +1,36 @@
+//! The client protocol `seawall.v1`: JSON objects with a `type`, one or more in a text message.
+//! `session/hub/PROTOCOL.md` specifies it.
+
+mod encode;
+mod request;
+
+use crate::hub::{EncodedEvent, Event, EventEncoder};
+use crate::session::protocol::{ClientProtocol, ClientRequest, Framing, Reply};
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct SeawallV1;
+
+impl EventEncoder for SeawallV1 {
+    fn encode_event(&self, event: &Event<'_>) -> Option<EncodedEvent> {
+        Some(encode::encode_event(event))
+    }
+}
+
+impl ClientProtocol for SeawallV1 {
+    fn subprotocol(&self) -> &'static str {
+        "seawall.v1"
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::JsonObjects
+    }
+
+    fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f> {
+        request::read(request)
+    }
+
+    fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {
+        Some(encode::encode_reply(reply))
+    }
+}

@@ -1,0 +1,136 @@
+//! The hub's sessions on this shard: by key, and by the slot of their connection.
+//!
+//! Members, lists of users and connection ids name a session by its key. Only the table knows the
+//! connection that carries it, so that a connection could carry several.
+
+use super::backlog::Backlog;
+use crate::session::hub::HubSession;
+
+/// No session.
+const NO_KEY: u32 = u32::MAX;
+
+/// A session of the hub, with what waits for its client.
+pub(super) struct Seated {
+    pub(super) session: HubSession,
+    pub(super) backlog: Option<Box<Backlog>>,
+    /// The slot of its connection.
+    pub(super) slot: u32,
+    /// Its index among its user's sessions.
+    pub(super) place: u32,
+    /// Whether it counts among those of its user on all shards.
+    pub(super) counted: bool,
+    /// Of the last ping (µs); 0: none was answered yet.
+    pub(super) rtt_us: u32,
+}
+
+/// See the module.
+///
+/// Always, and checked by [`Self::check_invariants`]: each session has one slot, and that slot
+/// names it; a key is either in use or free.
+#[derive(Default)]
+pub(super) struct SessionTable {
+    /// By key.
+    sessions: Vec<Option<Box<Seated>>>,
+    free_keys: Vec<u32>,
+    /// The key by slot; [`NO_KEY`] where there is none.
+    keys: Vec<u32>,
+}
+
+impl SessionTable {
+    /// Adds the session of a connection that has none. `make` gets the session's key.
+    ///
+    /// # Panics
+    /// The connection has a session.
+    pub(super) fn insert(&mut self, slot: u32, make: impl FnOnce(u32) -> HubSession) -> u32 {
+        assert!(self.key_at(slot).is_none(), "the session of an earlier connection has ended");
+        let key = self.free_keys.pop().unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.sessions.len() as u32 - 1
+        });
+        if self.keys.len() <= slot as usize {
+            self.keys.resize(slot as usize + 1, NO_KEY);
+        }
+        self.keys[slot as usize] = key;
+        let session = make(key);
+        let seated = Seated { session, backlog: None, slot, place: 0, counted: false, rtt_us: 0 };
+        self.sessions[key as usize] = Some(Box::new(seated));
+        key
+    }
+
+    /// Removes the session of a connection.
+    pub(super) fn remove_at(&mut self, slot: u32) -> Option<(u32, Box<Seated>)> {
+        let key = self.key_at(slot)?;
+        let seated = self.sessions[key as usize].take()?;
+        self.keys[slot as usize] = NO_KEY;
+        self.free_keys.push(key);
+        Some((key, seated))
+    }
+
+    /// The key of a connection's session.
+    pub(super) fn key_at(&self, slot: u32) -> Option<u32> {
+        self.keys.get(slot as usize).copied().filter(|key| *key != NO_KEY)
+    }
+
+    /// The session of a connection.
+    pub(super) fn at(&self, slot: u32) -> Option<&Seated> {
+        self.get(self.key_at(slot)?)
+    }
+
+    /// The session of a connection.
+    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Seated> {
+        self.get_mut(self.key_at(slot)?)
+    }
+
+    /// A session by its key.
+    pub(super) fn get(&self, key: u32) -> Option<&Seated> {
+        self.sessions.get(key as usize)?.as_deref()
+    }
+
+    /// A session by its key.
+    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Seated> {
+        self.sessions.get_mut(key as usize)?.as_deref_mut()
+    }
+
+    /// The slot of the connection that carries a session.
+    pub(super) fn slot_of(&self, key: u32) -> Option<u32> {
+        self.get(key).map(|seated| seated.slot)
+    }
+
+    /// All keys are below this.
+    pub(super) fn keys_end(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Sessions.
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len() - self.free_keys.len()
+    }
+
+    /// Sessions with their keys.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Seated)> {
+        let keyed = self.sessions.iter().enumerate();
+        keyed.filter_map(|(key, seated)| Some((key as u32, seated.as_deref()?)))
+    }
+
+    /// Memory of the table and its sessions, without what these refer to (bytes).
+    pub(super) fn bytes(&self) -> usize {
+        let keys = (self.free_keys.capacity() + self.keys.capacity()) * size_of::<u32>();
+        let places = self.sessions.capacity() * size_of::<Option<Box<Seated>>>();
+        keys + places + self.len() * size_of::<Seated>()
+    }
+
+    /// Checks what always holds.
+    ///
+    /// # Panics
+    /// When something does not hold, which is a bug.
+    pub(super) fn check_invariants(&self) {
+        let mut count = 0;
+        for (key, seated) in self.iter() {
+            assert_eq!(self.key_at(seated.slot), Some(key), "a session's slot names it");
+            assert_eq!(seated.session.id.session, key, "an id names the session by its key");
+            count += 1;
+        }
+        assert_eq!(self.len(), count, "a key is either in use or free");
+        assert_eq!(self.keys.iter().filter(|key| **key != NO_KEY).count(), count);
+    }
+}
