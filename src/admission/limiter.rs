@@ -5,7 +5,7 @@ use super::rate::{self, Earned, Rate};
 
 /// What is limited, in the order of the tables of users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum RateKind {
     Messages,
     /// Of messages.
     Bytes,
@@ -15,7 +15,7 @@ pub enum Kind {
     Reads,
 }
 
-impl Kind {
+impl RateKind {
     /// All of them, in their order.
     pub const ALL: [Self; 5] =
         [Self::Messages, Self::Bytes, Self::Subscribes, Self::Publishes, Self::Reads];
@@ -47,7 +47,7 @@ pub enum Excess {
 
 /// Of one kind, in times a second; 0 = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bound {
+pub struct RateBound {
     pub connection: u32,
     pub user: u32,
 }
@@ -55,7 +55,7 @@ pub struct Bound {
 /// What may be done, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateBounds {
-    pub kinds: [Bound; Kind::ALL.len()],
+    pub kinds: [RateBound; RateKind::ALL.len()],
     /// So many seconds' worth may come at once after a rest (ms).
     pub burst_ms: u32,
     pub excess: Excess,
@@ -63,8 +63,8 @@ pub struct RateBounds {
 
 impl RateBounds {
     /// Whether any of these kinds is bounded.
-    pub fn bounds(&self, kinds: &[Kind]) -> bool {
-        kinds.iter().any(|kind| self.kinds[*kind as usize] != Bound::default())
+    pub fn bounds(&self, kinds: &[RateKind]) -> bool {
+        kinds.iter().any(|kind| self.kinds[*kind as usize] != RateBound::default())
     }
 
     /// The rate of so many a second.
@@ -76,7 +76,7 @@ impl RateBounds {
 
 /// The budgets of a connection as plain data: the time that each owes (ns).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-pub struct LimiterState([u64; Kind::ALL.len()]);
+pub struct LimiterState([u64; RateKind::ALL.len()]);
 
 impl LimiterState {
     /// Restores the budgets.
@@ -88,7 +88,7 @@ impl LimiterState {
 /// The budgets of a connection, one for each kind.
 #[derive(Debug, Default)]
 pub struct Limiter {
-    budgets: [Earned; Kind::ALL.len()],
+    budgets: [Earned; RateKind::ALL.len()],
 }
 
 impl Limiter {
@@ -105,7 +105,7 @@ impl Limiter {
     pub fn take(
         &mut self,
         bounds: &RateBounds,
-        kind: Kind,
+        kind: RateKind,
         times: u32,
         user: Option<(&str, &Admission)>,
         now_ns: u64,
@@ -135,15 +135,15 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn bounds(connection: u32, user: u32) -> RateBounds {
-        let bound = Bound { connection, user };
-        RateBounds { kinds: [bound; Kind::ALL.len()], burst_ms: 1000, excess: Excess::Error }
+        let bound = RateBound { connection, user };
+        RateBounds { kinds: [bound; RateKind::ALL.len()], burst_ms: 1000, excess: Excess::Error }
     }
 
     fn passed(limiter: &mut Limiter, bounds: &RateBounds, admission: &Admission, ms: u64) -> usize {
         (0..1000)
             .filter(|_| {
                 let taken =
-                    limiter.take(bounds, Kind::Messages, 1, Some(("u", admission)), ms * MS);
+                    limiter.take(bounds, RateKind::Messages, 1, Some(("u", admission)), ms * MS);
                 taken.is_ok()
             })
             .count()
@@ -166,12 +166,13 @@ mod tests {
         let mut passed = 0;
         for _ in 0..200 {
             for limiter in &mut limiters {
-                let taken = limiter.take(&bounds, Kind::Messages, 1, Some(("u", &admission)), 0);
+                let taken =
+                    limiter.take(&bounds, RateKind::Messages, 1, Some(("u", &admission)), 0);
                 passed += u32::from(taken.is_ok());
             }
         }
         assert_eq!(passed, 160, "neither more than the burst nor less");
-        let other = limiters[0].take(&bounds, Kind::Publishes, 1, Some(("u", &admission)), 0);
+        let other = limiters[0].take(&bounds, RateKind::Publishes, 1, Some(("u", &admission)), 0);
         assert!(other.is_ok(), "each kind has its own");
     }
 
@@ -187,8 +188,8 @@ mod tests {
             steps in prop::collection::vec((model::pauses(), 0..8_usize, 1..3_000_u32), 1..100),
         ) {
             let admission = Admission::default();
-            let bound = Bound { connection: own, user: rate };
-            let kinds = [bound; Kind::ALL.len()];
+            let bound = RateBound { connection: own, user: rate };
+            let kinds = [bound; RateKind::ALL.len()];
             let bounds = RateBounds { kinds, burst_ms, excess: Excess::Drop };
             let burst = |rate: u32| (u64::from(rate) * u64::from(burst_ms) / 1000).max(1);
             let mut limiters: Vec<_> = (0..8).map(|_| Limiter::default()).collect();
@@ -203,7 +204,7 @@ mod tests {
                 }
                 let user = Some(("u", &admission));
                 let taken =
-                    limiters[which].take(&bounds, Kind::Bytes, times, user, now_ns).is_ok();
+                    limiters[which].take(&bounds, RateKind::Bytes, times, user, now_ns).is_ok();
                 let allowed = of_user.allows((rate, burst(rate)), times, now_ns)
                     && (own == 0 || passed[which].allows((own, burst(own)), times, now_ns));
                 prop_assert_eq!(taken, allowed);
@@ -219,8 +220,9 @@ mod tests {
     fn one_message_above_the_burst_may_come_after_a_rest() {
         let (admission, bounds) = (Admission::default(), bounds(1000, 1000));
         let mut limiter = Limiter::default();
-        let mut take =
-            |ms: u64| limiter.take(&bounds, Kind::Bytes, 5000, Some(("u", &admission)), ms * MS);
+        let mut take = |ms: u64| {
+            limiter.take(&bounds, RateKind::Bytes, 5000, Some(("u", &admission)), ms * MS)
+        };
         assert_eq!(take(0), Ok(()));
         let wait_ms = take(1).unwrap_err();
         assert!((4_900..=5_000).contains(&wait_ms), "{wait_ms}");

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::proto::http::{Denial, Refusal};
-use limiter::Kind;
+use limiter::RateKind;
 use rate::Rate;
 use tables::{Counts, Entered, Rates, SharedRate};
 
@@ -179,7 +179,7 @@ pub struct Admission {
     paths: Box<[AtomicU32]>,
     node_rate: SharedRate,
     address_rates: OnceLock<Rates>,
-    user_rates: [OnceLock<Rates>; Kind::ALL.len()],
+    user_rates: [OnceLock<Rates>; RateKind::ALL.len()],
     shortage: AtomicU8,
 }
 
@@ -303,7 +303,7 @@ impl Admission {
     /// Takes `times` from a user's rate; the error is after how many nanoseconds to try again.
     fn take_from_user(
         &self,
-        kind: Kind,
+        kind: RateKind,
         user: &str,
         rate: Rate,
         times: u32,

@@ -39,7 +39,7 @@ pub use keys::{Fingerprint, Key, KeyAlgorithm, SigningKey};
 pub use name::{CHANNEL_BYTES_MAX, check_channel};
 pub use namespaces::{Access, Namespace, Namespaces, SlowReader};
 pub use pattern::Pattern;
-pub use policy::{Refusal, RefusalKind, Verb, decide};
+pub use policy::{Permission, PolicyRefusal, RefusalKind, decide};
 pub use seal::{SEAL_KEY_BYTES, SealError, Sealer, random_seal_key};
 pub use ticket::{Grant, Subject, Ticket};
 pub use verifier::{KeyStanding, TOKEN_BYTES_MAX, Verifier};

@@ -10,7 +10,7 @@ use super::namespaces::{Access, Namespace, Namespaces};
 
 /// What a client wants to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum Permission {
     Subscribe,
     Publish,
     Presence,
@@ -28,7 +28,7 @@ pub enum RefusalKind {
 
 /// A refusal, with what to do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct PolicyRefusal {
     pub kind: RefusalKind,
     pub message: &'static str,
 }
@@ -44,19 +44,19 @@ pub fn decide<'n>(
     namespaces: &'n Namespaces,
     identity: &Identity,
     grant: Option<&ChannelGrant>,
-    verb: Verb,
+    verb: Permission,
     channel: &str,
     keys_configured: bool,
-) -> Result<&'n Namespace, Refusal> {
+) -> Result<&'n Namespace, PolicyRefusal> {
     let named = match (identity.rights_for(channel), grant.map(|grant| grant.rights)) {
         (Some(claimed), Some(granted)) => Some(claimed.or(granted)),
         (claimed, granted) => claimed.or(granted),
     };
     let granted = named.is_some_and(|rights| match verb {
-        Verb::Subscribe => rights.subscribe,
-        Verb::Publish => rights.publish,
-        Verb::Presence => rights.presence,
-        Verb::History => rights.history,
+        Permission::Subscribe => rights.subscribe,
+        Permission::Publish => rights.publish,
+        Permission::Presence => rights.presence,
+        Permission::History => rights.history,
     });
     let Some(namespace) = namespaces.find(channel) else {
         return match (granted, keys_configured) {
@@ -66,11 +66,11 @@ pub fn decide<'n>(
         };
     };
     let access = match verb {
-        Verb::Publish => namespace.publish,
+        Permission::Publish => namespace.publish,
         // What was granted by name counts alone.
-        Verb::Presence | Verb::History if granted => return Ok(namespace),
-        Verb::Presence | Verb::History if named.is_some() => Access::Token,
-        Verb::Subscribe | Verb::Presence | Verb::History => namespace.subscribe,
+        Permission::Presence | Permission::History if granted => return Ok(namespace),
+        Permission::Presence | Permission::History if named.is_some() => Access::Token,
+        Permission::Subscribe | Permission::Presence | Permission::History => namespace.subscribe,
     };
     match access {
         Access::Anyone => Ok(namespace),
@@ -85,7 +85,7 @@ pub fn decide<'n>(
     }
 }
 
-fn nothing_granted(identity: &Identity) -> Refusal {
+fn nothing_granted(identity: &Identity) -> PolicyRefusal {
     if identity.is_anonymous() {
         unauthorized("this channel asks for a token that grants this: authenticate")
     } else {
@@ -93,12 +93,12 @@ fn nothing_granted(identity: &Identity) -> Refusal {
     }
 }
 
-fn forbidden(message: &'static str) -> Refusal {
-    Refusal { kind: RefusalKind::Forbidden, message }
+fn forbidden(message: &'static str) -> PolicyRefusal {
+    PolicyRefusal { kind: RefusalKind::Forbidden, message }
 }
 
-fn unauthorized(message: &'static str) -> Refusal {
-    Refusal { kind: RefusalKind::Unauthorized, message }
+fn unauthorized(message: &'static str) -> PolicyRefusal {
+    PolicyRefusal { kind: RefusalKind::Unauthorized, message }
 }
 
 #[cfg(test)]
@@ -154,7 +154,7 @@ mod tests {
     fn refused(
         identity: &Identity,
         grant: Option<&str>,
-        verb: Verb,
+        verb: Permission,
         channel: &str,
     ) -> Option<RefusalKind> {
         let grant =
@@ -164,7 +164,8 @@ mod tests {
         decision.err().map(|refusal| refusal.kind)
     }
 
-    const VERBS: [Verb; 4] = [Verb::Subscribe, Verb::Publish, Verb::Presence, Verb::History];
+    const VERBS: [Permission; 4] =
+        [Permission::Subscribe, Permission::Publish, Permission::Presence, Permission::History];
     const FORBIDDEN: Option<RefusalKind> = Some(RefusalKind::Forbidden);
     const UNAUTHORIZED: Option<RefusalKind> = Some(RefusalKind::Unauthorized);
 
@@ -179,61 +180,67 @@ mod tests {
             assert_eq!(refused(&ann, None, verb, "token:a"), FORBIDDEN);
             assert_eq!(refused(&ann, None, verb, "push:a"), FORBIDDEN);
         }
-        assert_eq!(refused(&anybody, None, Verb::Subscribe, "news:a"), None);
-        assert_eq!(refused(&anybody, None, Verb::History, "news:a"), None);
-        assert_eq!(refused(&anybody, None, Verb::Publish, "news:a"), FORBIDDEN);
+        assert_eq!(refused(&anybody, None, Permission::Subscribe, "news:a"), None);
+        assert_eq!(refused(&anybody, None, Permission::History, "news:a"), None);
+        assert_eq!(refused(&anybody, None, Permission::Publish, "news:a"), FORBIDDEN);
     }
 
     #[test]
     fn claims_and_channel_tokens_grant() {
         let ann = user(&[("token:*", "subscribe history")]);
-        assert_eq!(refused(&ann, None, Verb::Subscribe, "token:a"), None);
-        assert_eq!(refused(&ann, None, Verb::History, "token:a"), None);
-        assert_eq!(refused(&ann, None, Verb::Publish, "token:a"), FORBIDDEN);
-        assert_eq!(refused(&ann, None, Verb::Presence, "token:a"), FORBIDDEN);
-        assert_eq!(refused(&ann, Some("publish"), Verb::Publish, "token:a"), None);
-        assert_eq!(refused(&ann, Some("publish"), Verb::Subscribe, "token:a"), None);
+        assert_eq!(refused(&ann, None, Permission::Subscribe, "token:a"), None);
+        assert_eq!(refused(&ann, None, Permission::History, "token:a"), None);
+        assert_eq!(refused(&ann, None, Permission::Publish, "token:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Permission::Presence, "token:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, Some("publish"), Permission::Publish, "token:a"), None);
+        assert_eq!(refused(&ann, Some("publish"), Permission::Subscribe, "token:a"), None);
         let anybody = Identity::default();
-        assert_eq!(refused(&anybody, Some("subscribe"), Verb::Subscribe, "token:a"), None);
-        assert_eq!(refused(&anybody, Some("subscribe"), Verb::Presence, "token:a"), UNAUTHORIZED);
+        assert_eq!(refused(&anybody, Some("subscribe"), Permission::Subscribe, "token:a"), None);
+        assert_eq!(
+            refused(&anybody, Some("subscribe"), Permission::Presence, "token:a"),
+            UNAUTHORIZED
+        );
     }
 
     #[test]
     fn no_claim_opens_what_is_the_servers_and_none_closes_what_is_anyones() {
         let ann = user(&[("*", "subscribe publish presence history")]);
-        assert_eq!(refused(&ann, None, Verb::Publish, "news:a"), FORBIDDEN);
-        assert_eq!(refused(&ann, Some("subscribe"), Verb::Subscribe, "push:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Permission::Publish, "news:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, Some("subscribe"), Permission::Subscribe, "push:a"), FORBIDDEN);
         let bob = user(&[("open:*", "history")]);
-        assert_eq!(refused(&bob, None, Verb::Subscribe, "open:a"), None);
-        assert_eq!(refused(&bob, None, Verb::Publish, "open:a"), None);
+        assert_eq!(refused(&bob, None, Permission::Subscribe, "open:a"), None);
+        assert_eq!(refused(&bob, None, Permission::Publish, "open:a"), None);
     }
 
     #[test]
     fn reading_members_and_history_can_be_granted_more_narrowly() {
         let ann = user(&[("open:*", "subscribe history")]);
-        assert_eq!(refused(&ann, None, Verb::History, "open:a"), None);
-        assert_eq!(refused(&ann, None, Verb::Presence, "open:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Permission::History, "open:a"), None);
+        assert_eq!(refused(&ann, None, Permission::Presence, "open:a"), FORBIDDEN);
         let bob = user(&[("push:*", "history")]);
-        assert_eq!(refused(&bob, None, Verb::History, "push:a"), None);
-        assert_eq!(refused(&bob, None, Verb::Presence, "push:a"), FORBIDDEN);
+        assert_eq!(refused(&bob, None, Permission::History, "push:a"), None);
+        assert_eq!(refused(&bob, None, Permission::Presence, "push:a"), FORBIDDEN);
     }
 
     #[test]
     fn a_channel_without_a_namespace_needs_a_grant() {
         let ann = user(&[("other:*", "subscribe")]);
         let all = namespaces();
-        let found = decide(&all, &ann, None, Verb::Subscribe, "other:a", true).unwrap();
+        let found = decide(&all, &ann, None, Permission::Subscribe, "other:a", true).unwrap();
         assert_eq!(found, all.granted());
-        assert_eq!(refused(&ann, None, Verb::Publish, "other:a"), FORBIDDEN);
-        assert_eq!(refused(&ann, None, Verb::Subscribe, "else"), FORBIDDEN);
-        assert_eq!(refused(&Identity::default(), None, Verb::Subscribe, "else"), UNAUTHORIZED);
+        assert_eq!(refused(&ann, None, Permission::Publish, "other:a"), FORBIDDEN);
+        assert_eq!(refused(&ann, None, Permission::Subscribe, "else"), FORBIDDEN);
+        assert_eq!(
+            refused(&Identity::default(), None, Permission::Subscribe, "else"),
+            UNAUTHORIZED
+        );
     }
 
     #[test]
     fn without_keys_nobody_is_asked_to_authenticate() {
         let (all, anybody) = (namespaces(), Identity::default());
         for channel in ["user:a", "token:a", "else"] {
-            let refusal = decide(&all, &anybody, None, Verb::Publish, channel, false);
+            let refusal = decide(&all, &anybody, None, Permission::Publish, channel, false);
             assert_eq!(refusal.unwrap_err().kind, RefusalKind::Forbidden, "{channel}");
         }
     }

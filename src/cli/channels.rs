@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::remote::{Answer, Api, Remote, encoded, table, text};
+use super::remote::{Api, ApiResponse, Remote, encoded, table, text};
 use crate::text::terminal;
 
 /// The most that one call lists.
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
+fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     let mut all = serde_json::Map::new();
     let mut after = String::new();
     loop {
@@ -86,7 +86,7 @@ fn listed(answer: &Value) -> String {
 }
 
 /// What holds for the channel, with a list of its members in the end.
-fn describe(api: &Api, channel: &str, limit: usize) -> Result<Answer, String> {
+fn describe(api: &Api, channel: &str, limit: usize) -> Result<ApiResponse, String> {
     /// Members as the server wrote them.
     #[derive(Deserialize)]
     struct Page {
@@ -115,7 +115,7 @@ fn describe(api: &Api, channel: &str, limit: usize) -> Result<Answer, String> {
             let members: Vec<&str> = members.iter().map(|member| member.get()).collect();
             let head = about.text.trim_end().strip_suffix('}').unwrap_or_default();
             let text = format!("{head},\"listed\":[{}]}}", members.join(","));
-            return Answer::new(text).map_err(|error| error.to_string());
+            return ApiResponse::new(text).map_err(|error| error.to_string());
         }
         after = next;
     }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::remote::{Answer, Api, Remote, encoded, table, text};
+use super::remote::{Api, ApiResponse, Remote, encoded, table, text};
 use crate::text::terminal;
 
 /// The most that one call lists.
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
+fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     let mut all: Vec<Value> = Vec::new();
     let mut after = String::new();
     loop {

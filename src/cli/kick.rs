@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::remote::{Answer, Api, Remote};
+use super::remote::{Api, ApiResponse, Remote};
 
 /// Disconnects a user or a connection, and revokes the tickets with which it would resume; with
 /// --channel, unsubscribes it from these channels instead.
@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if count == 0 { ExitCode::FAILURE } else { shown }
 }
 
-fn kick(api: &Api, arguments: &Arguments) -> Result<Answer, String> {
+fn kick(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     let mut body = match (&arguments.user, &arguments.connection) {
         (Some(user), _) => json!({"user": user}),
         (None, connection) => json!({"connection": connection}),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::remote::{Answer, Remote, text};
+use super::remote::{ApiResponse, Remote, text};
 use crate::text::terminal::escape;
 
 /// Shows the state of a running server: version, uptime, listeners, connections, memory, and the
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         |api| {
             let (node, memory) = (api.get("/v1/node", &[])?, api.get("/v1/memory", &[])?);
             let text = format!("{{\"node\":{},\"memory\":{}}}", node.text, memory.text);
-            Answer::new(text).map_err(|error| error.to_string())
+            ApiResponse::new(text).map_err(|error| error.to_string())
         },
         |answer| shown(&answer["node"], &answer["memory"]),
     )

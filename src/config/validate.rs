@@ -6,7 +6,7 @@ use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, between, credentials,
     error, hub, secret_files,
 };
-use crate::admission::limiter::{Bound, RateBounds};
+use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
 use crate::auth::Namespaces;
 use crate::driver::listener::Address;
@@ -283,7 +283,7 @@ fn admission_limits(written: &file::Limits) -> admission::Limits {
 }
 
 fn rates(written: &file::Rates) -> RateBounds {
-    let of = |connection, user| Bound { connection, user };
+    let of = |connection, user| RateBound { connection, user };
     RateBounds {
         // In the order of the kinds.
         kinds: [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::reload::Outcome;
+use super::reload::ReloadOutcome;
 use crate::shard::mail::Directory;
 
 const EACH: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const ORDERS_MAX: usize = 16;
 pub(super) enum Order {
     Drain,
     /// Reload the configuration, and answer when that is done.
-    Reload(oneshot::Sender<Outcome>),
+    Reload(oneshot::Sender<ReloadOutcome>),
 }
 
 /// The way of orders to the control thread.
@@ -39,7 +39,7 @@ impl Orders {
     }
 
     /// Reloads the configuration; `None` when the server ends first.
-    pub(super) async fn reload(&self) -> Option<Outcome> {
+    pub(super) async fn reload(&self) -> Option<ReloadOutcome> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Order::Reload(sender)).await.ok()?;
         receiver.await.ok()

@@ -43,7 +43,7 @@ pub(super) struct Reloaded(Result<Box<Prepared>, String>);
 
 /// What a reload has led to.
 #[derive(Clone, Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct ReloadOutcome {
     /// When (Unix time, ms).
     pub(crate) time_ms: u64,
     pub(crate) result: Result<Changes, String>,
@@ -59,18 +59,18 @@ pub(crate) struct Changes {
 }
 
 /// Where the outcome of the last reload is found; empty before the first.
-pub(crate) type LastReload = Arc<ArcSwapOption<Outcome>>;
+pub(crate) type LastReload = Arc<ArcSwapOption<ReloadOutcome>>;
 
 /// The reloads of a running server.
 pub(super) struct Reloads {
     reloader: Reloader,
     running: Option<oneshot::Receiver<Reloaded>>,
     /// Those that wait for the running one.
-    waiting: Vec<oneshot::Sender<Outcome>>,
+    waiting: Vec<oneshot::Sender<ReloadOutcome>>,
     /// Another one was asked for while one is running.
     is_wanted_again: bool,
     /// Those that wait for that one.
-    waiting_again: Vec<oneshot::Sender<Outcome>>,
+    waiting_again: Vec<oneshot::Sender<ReloadOutcome>>,
     last: LastReload,
 }
 
@@ -92,7 +92,7 @@ impl Reloads {
     }
 
     /// Begins a reload, now or after the one that is running; `reply` gets its outcome.
-    pub(super) fn begin(&mut self, server: &Server, reply: Option<oneshot::Sender<Outcome>>) {
+    pub(super) fn begin(&mut self, server: &Server, reply: Option<oneshot::Sender<ReloadOutcome>>) {
         if self.running.is_some() {
             self.is_wanted_again = true;
             self.waiting_again.extend(reply);
@@ -119,7 +119,7 @@ impl Reloads {
     /// Keeps an outcome, and sends it to those that wait for it.
     fn report(&mut self, result: Result<Changes, String>) {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        let outcome = Outcome { time_ms: since.as_millis() as u64, result };
+        let outcome = ReloadOutcome { time_ms: since.as_millis() as u64, result };
         for reply in self.waiting.drain(..) {
             // The caller may have gone.
             let _ = reply.send(outcome.clone());

@@ -6,12 +6,12 @@ use crate::config::{ConfigError, Process};
 
 /// Whom to become.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ProcessUser {
     user: Uid,
     group: Gid,
 }
 
-impl Identity {
+impl ProcessUser {
     /// `None` where nothing is to change.
     pub(super) fn find(written: &Process) -> Result<Option<Self>, String> {
         if written.user.is_empty() {
@@ -123,8 +123,8 @@ pub(super) fn current() -> String {
 mod tests {
     use super::*;
 
-    fn find(user: &str, group: &str) -> Result<Option<Identity>, String> {
-        Identity::find(&Process { user: user.into(), group: group.into(), ..Process::default() })
+    fn find(user: &str, group: &str) -> Result<Option<ProcessUser>, String> {
+        ProcessUser::find(&Process { user: user.into(), group: group.into(), ..Process::default() })
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         let found = find("4000000001", "4000000002");
         if is_root() {
             let (user, group) = (Uid::from_raw(4_000_000_001), Gid::from_raw(4_000_000_002));
-            assert_eq!(found, Ok(Some(Identity { user, group })));
+            assert_eq!(found, Ok(Some(ProcessUser { user, group })));
         } else {
             assert!(found.unwrap_err().contains("only root"));
         }

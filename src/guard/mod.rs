@@ -20,11 +20,11 @@ mod identity;
 
 use crate::config::file::File;
 use crate::config::{Config, ConfigError, Process};
-use identity::Identity;
+use identity::ProcessUser;
 
 /// What is to be done, and what has been.
 pub(crate) struct Guard {
-    identity: Option<Identity>,
+    identity: Option<ProcessUser>,
     reach: Option<files::Reach>,
     lines: Vec<(&'static str, String)>,
 }
@@ -35,7 +35,7 @@ impl Guard {
     /// # Errors
     /// With cause and cure.
     pub(crate) fn plan(config: &Config, file: &File, path: Option<&str>) -> Result<Self, String> {
-        let identity = Identity::find(&config.process)?;
+        let identity = ProcessUser::find(&config.process)?;
         let reach = config.process.sandbox.then(|| files::Reach::of(config, file, path));
         Ok(Self { identity, reach, lines: Vec::new() })
     }
@@ -43,7 +43,7 @@ impl Guard {
     /// User and group of the files that are made for the user to come, such as Unix sockets; `None`
     /// where the user does not change.
     pub(crate) fn owner(&self) -> Option<(u32, u32)> {
-        self.identity.as_ref().map(Identity::ids)
+        self.identity.as_ref().map(ProcessUser::ids)
     }
 
     /// The first step: no other thread may run yet, but those that need no guard.

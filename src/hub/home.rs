@@ -113,7 +113,7 @@ impl Waiting {
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gauges {
+pub struct HomeGauges {
     pub channels: u64,
     pub members: u64,
     pub history_messages: u64,

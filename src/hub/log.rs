@@ -42,7 +42,7 @@ pub struct Range {
 
 /// What a read found.
 #[derive(Clone, Debug)]
-pub struct Page {
+pub struct HistoryPage {
     /// The channel's last message at that moment.
     pub position: Position,
     /// All that the range names is here: nothing was trimmed or cut off.
@@ -62,7 +62,7 @@ pub enum Done {
     /// To be handed to the members.
     Delivered { channel: u32, publication: Arc<Publication> },
     /// What a read found.
-    Page { ticket: u64, page: Page },
+    Page { ticket: u64, page: HistoryPage },
     /// The history was removed.
     Trimmed { ticket: u64, position: Position },
     /// The command could not be carried out, or the log does not know whether it was: a message

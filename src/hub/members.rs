@@ -41,7 +41,7 @@ pub struct Moved {
 
 /// What is on its way to a channel's members, in order.
 #[derive(Debug)]
-pub enum Op {
+pub enum ChannelOp {
     Publish(Arc<Publication>),
     /// To those who watch.
     News(Arc<Publication>),
@@ -74,7 +74,7 @@ pub struct Local {
     pub name: ChannelName,
     members: Vec<Member>,
     watchers: Vec<Member>,
-    queue: VecDeque<Op>,
+    queue: VecDeque<ChannelOp>,
     fanout: Option<Fanout>,
     /// Listed among those with work.
     ready: bool,
@@ -96,7 +96,7 @@ pub struct Members {
 
 /// What a publication counts for while it is on its way to members.
 fn queued(publication: &Publication) -> usize {
-    size_of::<Op>() + publication.bytes()
+    size_of::<ChannelOp>() + publication.bytes()
 }
 
 impl Members {
@@ -132,13 +132,13 @@ impl Members {
     }
 
     /// Queues something for a channel's members. Without members only a join counts.
-    pub fn push(&mut self, name: &ChannelName, op: Op) {
+    pub fn push(&mut self, name: &ChannelName, op: ChannelOp) {
         let local = match self.names.get(name.as_str()) {
             Some(local) => local,
-            None if matches!(op, Op::Join { .. }) => self.insert(name.clone()),
+            None if matches!(op, ChannelOp::Join { .. }) => self.insert(name.clone()),
             None => return,
         };
-        if let Op::Publish(one) | Op::News(one) = &op {
+        if let ChannelOp::Publish(one) | ChannelOp::News(one) = &op {
             self.queued_bytes += queued(one);
         }
         let own = &mut self.locals[local as usize];
@@ -239,8 +239,8 @@ impl Members {
             return Some(Step::Fanout);
         }
         let news = match own.queue.front() {
-            Some(Op::Publish(_)) => false,
-            Some(Op::News(_)) => true,
+            Some(ChannelOp::Publish(_)) => false,
+            Some(ChannelOp::News(_)) => true,
             Some(_) => {
                 let op = own.queue.pop_front();
                 self.check_crowd(local);
@@ -258,12 +258,12 @@ impl Members {
         let mut publications = Vec::new();
         while publications.len() < BATCH_MAX {
             let same = own.queue.pop_front_if(|op| match op {
-                Op::Publish(_) => !news,
-                Op::News(_) => news,
+                ChannelOp::Publish(_) => !news,
+                ChannelOp::News(_) => news,
                 _ => false,
             });
             match same {
-                Some(Op::Publish(one) | Op::News(one)) => publications.push(one),
+                Some(ChannelOp::Publish(one) | ChannelOp::News(one)) => publications.push(one),
                 _ => break,
             }
         }
@@ -334,5 +334,5 @@ pub enum Step {
     /// To be walked.
     Fanout,
     /// To be done.
-    Op(Op),
+    Op(ChannelOp),
 }

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use super::due::DueQueue;
 use super::idempotency::{Keys, Seen};
-use super::log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
+use super::log::{Done, HistoryPage, KeyUsage, Log, Loss, Opening, Range, Retention};
 use super::position::{Epoch, Position};
 use super::publication::{Draft, Publication};
 use super::refusal::Refused;
@@ -199,7 +199,7 @@ impl MemoryLog {
         }
     }
 
-    fn page(&self, index: u32, range: Range) -> Page {
+    fn page(&self, index: u32, range: Range) -> HistoryPage {
         let channel = &self.channels[index as usize];
         let position = Position { epoch: channel.epoch, offset: channel.offset };
         let held = &channel.messages;
@@ -231,7 +231,7 @@ impl MemoryLog {
         } else {
             held.range(from..).all(&mut take)
         };
-        Page { position, complete, messages }
+        HistoryPage { position, complete, messages }
     }
 }
 
@@ -402,7 +402,7 @@ mod tests {
         MemoryLog::new(HistoryBudget::new(bytes_max))
     }
 
-    fn read(log: &mut MemoryLog, channel: u32, since: Option<Since>) -> Page {
+    fn read(log: &mut MemoryLog, channel: u32, since: Option<Since>) -> HistoryPage {
         let range = Range { since, messages_max: 1000, bytes_max: u64::MAX, reverse: false };
         while log.next().is_some() {}
         log.read(7, channel, range);
@@ -412,7 +412,7 @@ mod tests {
         }
     }
 
-    fn offsets(page: &Page) -> Vec<u64> {
+    fn offsets(page: &HistoryPage) -> Vec<u64> {
         page.messages.iter().map(|one| one.offset()).collect()
     }
 

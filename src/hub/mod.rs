@@ -51,10 +51,10 @@ pub use event::{
     ChannelMessage, EncodedEvent, Encoding, Event, EventEncoder, GapReason, PROTOCOLS_MAX,
     ProtocolId, Sender,
 };
-pub use home::{Gauges, Home, HomeOptions, Kept};
+pub use home::{Home, HomeGauges, HomeOptions, Kept};
 pub use key_scope::KeyScope;
-pub use log::{Done, KeyUsage, Log, Loss, Opening, Page, Range, Retention};
-pub use members::{Local, Member, Members, Moved, Op, Step};
+pub use log::{Done, HistoryPage, KeyUsage, Log, Loss, Opening, Range, Retention};
+pub use members::{ChannelOp, Local, Member, Members, Moved, Step};
 pub use memory::{HistoryBudget, MemoryLog};
 pub use position::{Epoch, Position, Since};
 pub use presence::{MemberInfo, MemberKey, PresencePage};

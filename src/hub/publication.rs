@@ -31,14 +31,14 @@ pub struct Draft {
     /// When it was accepted: Unix time (ms), and by the shards' clock (ns).
     pub time_ms: u64,
     pub accepted_ns: u64,
-    /// The protocol [`ProtocolId::STORED`].
+    /// The protocol `ProtocolId::STORED`.
     pub encoder: &'static dyn EventEncoder,
 }
 
 /// Where the content of a message is.
 #[derive(Debug)]
 enum Content {
-    /// In the payload for the protocol [`ProtocolId::STORED`].
+    /// In the payload for the protocol `ProtocolId::STORED`.
     Stored { start: u32, end: u32 },
     /// Apart, because that protocol changes it.
     Apart(Box<str>),
@@ -210,7 +210,7 @@ impl Publication {
     }
 
     /// What it counts for in queues (bytes): the same for its whole life, and at least what it
-    /// takes on the wire for the protocol [`ProtocolId::STORED`].
+    /// takes on the wire for the protocol `ProtocolId::STORED`.
     pub fn bytes(&self) -> usize {
         match &self.subject {
             Subject::Join(member) | Subject::Leave(member) => {

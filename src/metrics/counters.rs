@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::admission::Denied;
-use crate::admission::limiter::Kind;
+use crate::admission::limiter::RateKind;
 use crate::proto::http::Refusal;
 use crate::proto::ws::{CloseCode, ProtocolError};
 
@@ -51,7 +51,7 @@ macro_rules! counters {
             protocol_errors: [u64; ProtocolError::ALL.len()],
             auth_failures: BTreeMap<&'static str, u64>,
             denied: [u64; Denied::ALL.len()],
-            over_rate: [u64; Kind::ALL.len()],
+            over_rate: [u64; RateKind::ALL.len()],
         }
 
         impl Default for Counters {
@@ -63,7 +63,7 @@ macro_rules! counters {
                     protocol_errors: [0; ProtocolError::ALL.len()],
                     auth_failures: BTreeMap::new(),
                     denied: [0; Denied::ALL.len()],
-                    over_rate: [0; Kind::ALL.len()],
+                    over_rate: [0; RateKind::ALL.len()],
                 }
             }
         }
@@ -257,7 +257,7 @@ impl Counters {
     }
 
     /// Counts a message or request that was more than may be sent in a second.
-    pub fn over_rate(&mut self, kind: Kind) {
+    pub fn over_rate(&mut self, kind: RateKind) {
         self.over_rate[kind as usize] += 1;
     }
 
@@ -273,7 +273,7 @@ impl Counters {
 
     /// What was more than may be sent in a second, by kind.
     pub fn over_rates(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Kind::ALL.iter().map(|kind| (kind.name(), self.over_rate[*kind as usize]))
+        RateKind::ALL.iter().map(|kind| (kind.name(), self.over_rate[*kind as usize]))
     }
 
     /// Refused requests by reason.

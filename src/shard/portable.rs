@@ -12,8 +12,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Shard;
+pub use super::connections::NotSerializable;
 use super::connections::SlotState;
-pub use super::connections::Untold;
 use super::hub::ItemState;
 use crate::driver::Driver;
 use crate::session::hub::SessionState;
@@ -37,7 +37,7 @@ impl<D: Driver> Shard<D> {
         &mut self,
         index: u32,
         through: impl FnOnce(ConnectionState) -> ConnectionState,
-    ) -> Result<(), Untold> {
+    ) -> Result<(), NotSerializable> {
         let state = through(self.serialize(index)?);
         self.connections.restore(index, &state.slot);
         if let (Some(hub), Some(session)) = (&mut self.hub, &state.session) {
@@ -51,11 +51,11 @@ impl<D: Driver> Shard<D> {
         Ok(())
     }
 
-    fn serialize(&self, index: u32) -> Result<ConnectionState, Untold> {
+    fn serialize(&self, index: u32) -> Result<ConnectionState, NotSerializable> {
         let slot = self.connections.serialize(index)?;
         let now_ns = self.connections.now_ns();
         let (session, backlog) = match &self.hub {
-            Some(hub) => hub.serialize(index, now_ns).ok_or(Untold::Asking)?,
+            Some(hub) => hub.serialize(index, now_ns).ok_or(NotSerializable::Asking)?,
             None => (None, Vec::new()),
         };
         Ok(ConnectionState { slot, session, backlog })

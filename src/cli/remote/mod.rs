@@ -116,26 +116,26 @@ fn configured(admin: Option<&Address>) -> Result<Place, String> {
 }
 
 /// What a server answered: the very text, and what it says.
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub(super) text: String,
     value: Value,
 }
 
-impl std::ops::Deref for Answer {
+impl std::ops::Deref for ApiResponse {
     type Target = Value;
     fn deref(&self) -> &Value {
         &self.value
     }
 }
 
-impl From<Value> for Answer {
+impl From<Value> for ApiResponse {
     /// What was put together from several answers.
     fn from(value: Value) -> Self {
         Self { text: value.to_string(), value }
     }
 }
 
-impl Answer {
+impl ApiResponse {
     /// # Errors
     /// The text is no JSON.
     pub(super) fn new(text: String) -> serde_json::Result<Self> {
@@ -184,7 +184,7 @@ impl Remote {
     /// Prints an answer: as it came, with what acts on a terminal escaped, or summarized.
     pub(super) fn show(
         &self,
-        answer: &Answer,
+        answer: &ApiResponse,
         summarize: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
         if self.json {
@@ -197,7 +197,7 @@ impl Remote {
     /// Asks by `call`, and prints the answer.
     pub(super) fn run(
         &self,
-        call: impl FnOnce(&Api) -> Result<Answer, String>,
+        call: impl FnOnce(&Api) -> Result<ApiResponse, String>,
         summarize: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
         match self.api().and_then(|api| call(&api)) {
@@ -232,7 +232,7 @@ impl Api {
     ///
     /// # Errors
     /// With cause and cure, as all calls.
-    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Answer, String> {
+    pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<ApiResponse, String> {
         let request = self.agent.get(self.address(path)).query_pairs(query.iter().copied());
         let request = match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {key}")),
@@ -246,7 +246,7 @@ impl Api {
         &self,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<Option<Answer>, String> {
+    ) -> Result<Option<ApiResponse>, String> {
         match self.get(path, query) {
             Err(text) if text.starts_with(NOT_FOUND) => Ok(None),
             answer => answer.map(Some),
@@ -254,7 +254,7 @@ impl Api {
     }
 
     /// What a POST with this body answers.
-    pub(super) fn post(&self, path: &str, body: &str) -> Result<Answer, String> {
+    pub(super) fn post(&self, path: &str, body: &str) -> Result<ApiResponse, String> {
         let request = self.agent.post(self.address(path)).content_type("application/json");
         let request = match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {key}")),
@@ -263,7 +263,7 @@ impl Api {
         self.read(request.send(body))
     }
 
-    fn read(&self, response: Result<Response<Body>, ureq::Error>) -> Result<Answer, String> {
+    fn read(&self, response: Result<Response<Body>, ureq::Error>) -> Result<ApiResponse, String> {
         let place = &self.place;
         let mut response = response.map_err(|error| {
             format!(
@@ -274,7 +274,7 @@ impl Api {
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(BYTES_MAX).read_to_string();
         let text = text.map_err(|error| format!("{place}: the answer broke off: {error}"))?;
-        let body = match (status, Answer::new(text).ok()) {
+        let body = match (status, ApiResponse::new(text).ok()) {
             (200 | 202, Some(body)) => return Ok(body),
             (_, body) => body,
         };

@@ -11,11 +11,11 @@ const UNIX_MODE: u32 = 0o600;
 
 /// The admin address, bound and not answering yet.
 pub(crate) struct AdminListener {
-    pub(super) socket: Socket,
+    pub(super) socket: AdminSocket,
     pub(super) file: Option<SocketFile>,
 }
 
-pub(super) enum Socket {
+pub(super) enum AdminSocket {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
@@ -38,7 +38,7 @@ impl Drop for SocketFile {
 pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<AdminListener, String> {
     match address {
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
-            Ok(socket) => Ok(AdminListener { socket: Socket::Tcp(socket), file: None }),
+            Ok(socket) => Ok(AdminListener { socket: AdminSocket::Tcp(socket), file: None }),
             Err(error) => Err(format!(
                 "cannot listen on {tcp} for operators: {error} (choose another address with \
                  --admin, or none with --admin \"\")"
@@ -50,7 +50,7 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
                 .map_err(|error| format!("the admin address: {error}"))?;
             let socket = sockets.pop().expect("one shard's worth of sockets is one");
             let file = Some(SocketFile(path.clone()));
-            Ok(AdminListener { socket: Socket::Unix(socket.into()), file })
+            Ok(AdminListener { socket: AdminSocket::Unix(socket.into()), file })
         }
     }
 }
@@ -59,15 +59,15 @@ impl AdminListener {
     /// Where operators find the numbers, as a person would type it.
     pub(crate) fn url(&self) -> String {
         match (&self.socket, &self.file) {
-            (Socket::Tcp(socket), _) => match socket.local_addr() {
+            (AdminSocket::Tcp(socket), _) => match socket.local_addr() {
                 Ok(address) => format!("http://{address}/metrics"),
                 Err(error) => format!("somewhere ({error})"),
             },
-            (Socket::Unix(_), Some(SocketFile(path))) => {
+            (AdminSocket::Unix(_), Some(SocketFile(path))) => {
                 let path = path.display();
                 format!("unix:{path}  (curl --unix-socket {path} http://localhost/metrics)")
             }
-            (Socket::Unix(_), None) => "a Unix socket".to_owned(),
+            (AdminSocket::Unix(_), None) => "a Unix socket".to_owned(),
         }
     }
 }

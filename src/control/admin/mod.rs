@@ -34,7 +34,7 @@ use crate::server::{Collector, Facts, Server};
 use crate::shard::mail::Directory;
 use crate::shard::mail::HubShared;
 use journal::{Journal, Rejection};
-use listener::Socket;
+use listener::AdminSocket;
 pub(crate) use listener::{AdminListener, SocketFile, bind};
 use pool::Pool;
 
@@ -119,15 +119,15 @@ impl State {
 pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile> {
     let AdminListener { socket, file } = listener;
     tokio::spawn(async move {
-        let unix = matches!(socket, Socket::Unix(_));
+        let unix = matches!(socket, AdminSocket::Unix(_));
         let (router, pool) = (router(unix, state.clone()), state.0.pool.clone());
         let journal = state.0.journal.clone();
         let error = match socket {
-            Socket::Tcp(socket) => match tcp(socket) {
+            AdminSocket::Tcp(socket) => match tcp(socket) {
                 Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },
-            Socket::Unix(socket) => match unix_socket(socket) {
+            AdminSocket::Unix(socket) => match unix_socket(socket) {
                 Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },

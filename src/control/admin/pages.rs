@@ -12,7 +12,7 @@ use super::api::Named;
 use super::{State, accept, refuse};
 use crate::config::Config;
 use crate::control::memory::Usage;
-use crate::control::reload::{Changes, Outcome};
+use crate::control::reload::{Changes, ReloadOutcome};
 use crate::driver::{EngineFacts, host};
 use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
@@ -51,11 +51,11 @@ pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Js
 pub(super) async fn reload(Extracted(state): Extracted<State>) -> Response {
     match state.0.orders.reload().await {
         None => refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is ending"),
-        Some(Outcome { result: Ok(changes), .. }) => {
+        Some(ReloadOutcome { result: Ok(changes), .. }) => {
             let Changes { applied, restart_required } = changes;
             Json(json!({"applied": applied, "restart_required": restart_required})).into_response()
         }
-        Some(Outcome { result: Err(error), .. }) => {
+        Some(ReloadOutcome { result: Err(error), .. }) => {
             let message = format!("{error}\nThe previous configuration stays in force.");
             refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &message)
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Home, Waiting};
 use crate::hub::answer::{Answer, Out};
-use crate::hub::log::{Done, Page};
+use crate::hub::log::{Done, HistoryPage};
 use crate::hub::publication::Publication;
 use crate::hub::refusal::Refused;
 
@@ -42,7 +42,7 @@ impl Home {
                     self.note_use(channel);
                 }
                 Waiting::History { channel, from } => {
-                    let Page { position, messages, .. } = page;
+                    let HistoryPage { position, messages, .. } = page;
                     self.answer(channel, from, Answer::History { position, messages });
                     self.note_use(channel);
                 }

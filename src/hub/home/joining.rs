@@ -7,7 +7,7 @@ use super::{Home, HomeOptions, There};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Out, Subscribe};
 use crate::hub::connection_id::ConnectionId;
-use crate::hub::log::Page;
+use crate::hub::log::HistoryPage;
 use crate::hub::position::Position;
 use crate::hub::presence::MemberInfo;
 use crate::hub::publication::Publication;
@@ -15,7 +15,13 @@ use crate::hub::refusal::Code;
 
 impl Home {
     /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
-    pub(super) fn joined(&mut self, key: u32, from: Origin, subscribe: Subscribe, page: Page) {
+    pub(super) fn joined(
+        &mut self,
+        key: u32,
+        from: Origin,
+        subscribe: Subscribe,
+        page: HistoryPage,
+    ) {
         let options = self.options;
         let channel = &mut self.channels[key as usize];
         let delivered = *channel.position.get_or_insert_with(|| {
@@ -29,7 +35,7 @@ impl Home {
             return self.read_for_join(key, from, subscribe);
         }
         channel.joining -= 1;
-        let Page { position, complete, mut messages } = page;
+        let HistoryPage { position, complete, mut messages } = page;
         let mut recovered = complete && subscribe.since.is_some();
         if position.epoch == delivered.epoch {
             messages.retain(|one| one.offset() <= delivered.offset);

@@ -1,7 +1,7 @@
 //! What holds for all channels of a home: options, what is forgotten, what there is.
 
 use super::starts::Starts;
-use super::{Channel, Gauges, Home, HomeOptions, Kept};
+use super::{Channel, Home, HomeGauges, HomeOptions, Kept};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Verb};
 use crate::hub::log::{Loss, Retention};
@@ -202,13 +202,13 @@ impl Home {
     }
 
     /// What there is.
-    pub fn gauges(&self) -> Gauges {
+    pub fn gauges(&self) -> HomeGauges {
         let (history_messages, history_bytes) = self.log.kept();
         let keys = self.log.keys();
         let entries = self.channels.capacity() * size_of::<Channel>() + self.names.memory_bytes();
         let bytes =
             entries + self.unused.bytes() + self.name_bytes + self.there_bytes + self.seat_bytes;
-        Gauges {
+        HomeGauges {
             channels: self.channels.len() as u64,
             members: self.members,
             history_messages,

@@ -81,7 +81,7 @@ fn history(since: Option<Since>) -> Verb {
 /// Whether no table holds anything.
 fn is_empty(home: &Home) -> bool {
     let gauges = home.gauges();
-    let Gauges { channels, members, history_messages, history_bytes, keys, .. } = gauges;
+    let HomeGauges { channels, members, history_messages, history_bytes, keys, .. } = gauges;
     channels + members + history_messages + history_bytes + keys == 0
         && (home.name_bytes, home.there_bytes, home.seat_bytes, home.presence_bytes) == (0, 0, 0, 0)
         && home.unused.bytes() == 0

@@ -6,7 +6,7 @@ use super::receive_with;
 use crate::proto::ws::deflate::{
     Agreed, Deflaters, InflateLimits, Inflaters, Policy, close_contexts, open_contexts,
 };
-use crate::proto::ws::{DataKind, Limits, ProtocolError, Receiver, compressed_frame_header};
+use crate::proto::ws::{self, DataKind, ProtocolError, Receiver, compressed_frame_header};
 
 /// Offers: the first bytes choose the route and the memory that is left, the rest are lines of the
 /// field. An answer is one that both sides can keep; what is on one line may be on several.
@@ -84,7 +84,7 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, Str
 /// are the same, and memory stays within its bounds.
 pub fn inflate(data: &[u8]) {
     let Some((choice, mut rest)) = data.split_first_chunk::<4>() else { return };
-    let limits = Limits {
+    let limits = ws::Limits {
         message_bytes_max: usize::from(choice[0]) << (choice[0] & 7),
         fragments_max: 1 + u32::from(choice[1] % 16),
     };
@@ -122,7 +122,7 @@ fn reached_too_far(noticed: &[Seen], other: &[Seen]) -> bool {
     other.starts_with(before)
 }
 
-fn run(bytes: &mut [u8], piece: usize, agreed: Agreed, limits: &Limits) -> Vec<Seen> {
+fn run(bytes: &mut [u8], piece: usize, agreed: Agreed, limits: &ws::Limits) -> Vec<Seen> {
     let inflate_limits = InflateLimits { leases_max: 1, ratio_max: 0 };
     let mut inflaters = Inflaters::new(inflate_limits, || 0);
     let mut deflaters = Deflaters::new(|| 0);
@@ -161,7 +161,7 @@ pub fn deflate(data: &[u8]) {
     // What we send, read as if a client had sent it.
     let mut receiver = Receiver::compressed(agreed, context);
     let Some(sending) = receiver.sending() else { panic!("it was agreed on") };
-    let limits = Limits { message_bytes_max: 1 << 20, fragments_max: 1 };
+    let limits = ws::Limits { message_bytes_max: 1 << 20, fragments_max: 1 };
     for message in rest.split(|&byte| byte == choice[2]).filter(|one| !one.is_empty()) {
         // Large ones fill what compressors hold back.
         let message = message.repeat(1 + usize::from(message[0]) * usize::from(level > 5));

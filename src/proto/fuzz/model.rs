@@ -3,7 +3,7 @@
 //! Written from RFC 6455, not from the code it checks. Since it sees one byte at a time, what it
 //! says cannot depend on how the input is cut, and it refuses at the earliest byte.
 
-use crate::proto::ws::{DataKind, Limits, ProtocolError, WireEvent};
+use crate::proto::ws::{self, DataKind, ProtocolError, WireEvent};
 
 /// An event with its own copy of everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +92,12 @@ pub struct Model {
 
 impl Model {
     /// Everything that `bytes` mean.
-    pub fn events(bytes: &[u8], limits: &Limits) -> Vec<Seen> {
+    pub fn events(bytes: &[u8], limits: &ws::Limits) -> Vec<Seen> {
         let mut model = Self::default();
         bytes.iter().filter_map(|&byte| model.push(byte, limits)).collect()
     }
 
-    fn push(&mut self, byte: u8, limits: &Limits) -> Option<Seen> {
+    fn push(&mut self, byte: u8, limits: &ws::Limits) -> Option<Seen> {
         if self.ended {
             return None;
         }
@@ -109,7 +109,7 @@ impl Model {
         Some(seen)
     }
 
-    fn step(&mut self, byte: u8, limits: &Limits) -> Result<Option<Seen>, ProtocolError> {
+    fn step(&mut self, byte: u8, limits: &ws::Limits) -> Result<Option<Seen>, ProtocolError> {
         if self.payload.is_some() {
             return self.payload_byte(byte);
         }
@@ -140,7 +140,7 @@ impl Model {
         Ok(None)
     }
 
-    fn first_byte(&mut self, byte: u8, limits: &Limits) -> Result<(), ProtocolError> {
+    fn first_byte(&mut self, byte: u8, limits: &ws::Limits) -> Result<(), ProtocolError> {
         if byte & 0b0111_0000 > 0 {
             return Err(ProtocolError::ReservedBit);
         }
@@ -158,7 +158,7 @@ impl Model {
         Ok(())
     }
 
-    fn second_byte(&mut self, byte: u8, limits: &Limits) -> Result<(), ProtocolError> {
+    fn second_byte(&mut self, byte: u8, limits: &ws::Limits) -> Result<(), ProtocolError> {
         if byte < 128 {
             return Err(ProtocolError::MissingMask);
         }
@@ -169,7 +169,7 @@ impl Model {
         if byte & 127 < 126 { self.check_size(limits) } else { Ok(()) }
     }
 
-    fn check_size(&self, limits: &Limits) -> Result<(), ProtocolError> {
+    fn check_size(&self, limits: &ws::Limits) -> Result<(), ProtocolError> {
         let held = self.message.as_ref().map_or(0, |message| message.1.len() as u64);
         let data = self.header[0] & 8 == 0;
         if data && held + self.length > limits.message_bytes_max as u64 {

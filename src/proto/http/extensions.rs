@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::io::Write;
 
 use super::fault;
-use super::head::Refused;
+use super::head::RejectedHead;
 use crate::proto::ws::deflate::{Agreed, Policy, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 
 pub(super) const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
@@ -74,7 +74,7 @@ pub(super) fn choose(
     headers: &[httparse::Header<'_>],
     policy: Option<Policy>,
     room_bytes: u64,
-) -> Result<Compression, Refused> {
+) -> Result<Compression, RejectedHead> {
     let mut chosen = Compression::default();
     let mut extensions = 0;
     for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case(EXTENSIONS)) {
@@ -89,8 +89,8 @@ pub(super) fn choose(
     if extensions == 0 { Err(malformed("names no extension")) } else { Ok(chosen) }
 }
 
-fn malformed(what: &str) -> Refused {
-    Refused::bad(format!("Sec-WebSocket-Extensions {what} (RFC 6455 9.1)"))
+fn malformed(what: &str) -> RejectedHead {
+    RejectedHead::bad(format!("Sec-WebSocket-Extensions {what} (RFC 6455 9.1)"))
 }
 
 /// An offer of permessage-deflate that can be answered.
@@ -189,7 +189,7 @@ impl<'h> Rest<'h> {
         true
     }
 
-    fn token(&mut self) -> Result<&'h str, Refused> {
+    fn token(&mut self) -> Result<&'h str, RejectedHead> {
         let ends = |b: &u8| matches!(b, b' ' | b'\t' | b',' | b';' | b'=');
         let end = self.0.iter().position(ends).unwrap_or(self.0.len());
         let (token, rest) = self.0.split_at(end);
@@ -202,7 +202,7 @@ impl<'h> Rest<'h> {
     }
 
     /// The next extension of the list; `None` at its end.
-    fn extension(&mut self) -> Result<Option<Member>, Refused> {
+    fn extension(&mut self) -> Result<Option<Member>, RejectedHead> {
         self.skip_space();
         // Empty members count as nothing (RFC 9110 5.6.1).
         while self.take(b',') {}
@@ -224,7 +224,7 @@ impl<'h> Rest<'h> {
     }
 
     /// A token, quoted or not; what is quoted must be a token as well (RFC 6455 9.1).
-    fn value(&mut self) -> Result<Cow<'h, str>, Refused> {
+    fn value(&mut self) -> Result<Cow<'h, str>, RejectedHead> {
         let Some(quoted) = self.0.strip_prefix(b"\"") else {
             return self.token().map(Cow::Borrowed);
         };

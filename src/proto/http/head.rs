@@ -9,12 +9,12 @@ use std::borrow::Cow;
 
 /// A refusal with what to tell the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub(super) struct RejectedHead {
     pub(super) refusal: Refusal,
     pub(super) message: Cow<'static, str>,
 }
 
-impl Refused {
+impl RejectedHead {
     pub(super) fn new(refusal: Refusal, message: impl Into<Cow<'static, str>>) -> Self {
         Self { refusal, message: message.into() }
     }
@@ -37,7 +37,7 @@ pub(super) enum Found {
     /// A head of this many bytes, all of whose lines end in CRLF.
     Head(usize),
     /// Wrong at the byte before this position.
-    Refused(usize, Refused),
+    Refused(usize, RejectedHead),
 }
 
 /// Bytes of a request line beside its target: a method of up to 20, two spaces, version and CRLF.
@@ -62,7 +62,7 @@ pub(super) fn find(bytes: &[u8], scanned: &mut usize, limits: &Limits) -> Found 
     let line = first_line(window, start, &found).map(|line| (line.len(), fault::in_line(0, line)));
     match (line, found) {
         (Some((position, Some(message))), _) => {
-            Found::Refused(blank + position, Refused::bad(message))
+            Found::Refused(blank + position, RejectedHead::bad(message))
         }
         (_, Found::Refused(position, refused)) => Found::Refused(blank + position, refused),
         (_, Found::Head(length)) => Found::Head(blank + length),
@@ -82,7 +82,7 @@ fn check_first_byte(window: &[u8]) -> Result<usize, Found> {
         [first, ..] if !fault::is_token_byte(*first) => (1, *first),
         _ => return Ok(0),
     };
-    Err(Found::Refused(position, Refused::bad(fault::first_byte(byte))))
+    Err(Found::Refused(position, RejectedHead::bad(fault::first_byte(byte))))
 }
 
 /// The request line with its CRLF, if it ended at or after `start` and before what was found. Looks
@@ -106,7 +106,7 @@ fn scan(window: &[u8], start: usize, blank: usize, limits: &Limits) -> Found {
         && memchr::memchr(b'\n', &window[..line_max]).is_none()
     {
         let message = "request line too long: shorten the path or the query";
-        return Found::Refused(line_max, Refused::new(Refusal::UriTooLong, message));
+        return Found::Refused(line_max, RejectedHead::new(Refusal::UriTooLong, message));
     }
     for at in memchr::memchr_iter(b'\n', &window[start..]) {
         let through = &window[..=start + at];
@@ -115,7 +115,7 @@ fn scan(window: &[u8], start: usize, blank: usize, limits: &Limits) -> Found {
         }
         if !through.ends_with(b"\r\n") {
             let message = fault::explain(through);
-            return Found::Refused(through.len(), Refused::bad(message));
+            return Found::Refused(through.len(), RejectedHead::bad(message));
         }
     }
     if window.len() >= head_max {
@@ -123,7 +123,7 @@ fn scan(window: &[u8], start: usize, blank: usize, limits: &Limits) -> Found {
             "request head over {} bytes: send fewer or shorter header fields (cookies?)",
             limits.head_bytes_max
         );
-        return Found::Refused(window.len(), Refused::new(Refusal::HeadTooLarge, message));
+        return Found::Refused(window.len(), RejectedHead::new(Refusal::HeadTooLarge, message));
     }
     Found::Partial
 }

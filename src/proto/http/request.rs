@@ -3,7 +3,7 @@
 use super::authority::Authority;
 use super::extensions::EXTENSIONS;
 use super::fault;
-use super::head::Refused;
+use super::head::RejectedHead;
 
 /// A field that may be there once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,13 +20,13 @@ impl<'h> Single<'h> {
     }
 
     /// The value, if there is one; a repeated field is refused under its `name`.
-    pub(super) fn get(self, name: &str) -> Result<Option<&'h [u8]>, Refused> {
+    pub(super) fn get(self, name: &str) -> Result<Option<&'h [u8]>, RejectedHead> {
         match self {
             Self::Absent => Ok(None),
             Self::Once(value) => Ok(Some(value)),
-            Self::Repeated => {
-                Err(Refused::bad(format!("more than one {name} header field: send exactly one")))
-            }
+            Self::Repeated => Err(RejectedHead::bad(format!(
+                "more than one {name} header field: send exactly one"
+            ))),
         }
     }
 }
@@ -84,12 +84,12 @@ impl<'h> Fields<'h> {
     }
 
     /// The host of the request: exactly one valid Host (RFC 9112 3.2).
-    pub(super) fn host(&self) -> Result<Authority<'h>, Refused> {
+    pub(super) fn host(&self) -> Result<Authority<'h>, RejectedHead> {
         let Some(value) = self.host.get("Host")? else {
-            return Err(Refused::bad("no Host header field: HTTP/1.1 requires one"));
+            return Err(RejectedHead::bad("no Host header field: HTTP/1.1 requires one"));
         };
         let host = std::str::from_utf8(value).ok().and_then(Authority::parse);
-        host.ok_or_else(|| Refused::bad("Host header field is not a valid host[:port]"))
+        host.ok_or_else(|| RejectedHead::bad("Host header field is not a valid host[:port]"))
     }
 }
 
@@ -116,13 +116,13 @@ fn has_token(value: &[u8], token: &[u8]) -> bool {
 pub(super) fn choose_subprotocol<'o>(
     headers: &[httparse::Header<'_>],
     offered: &'o [String],
-) -> Result<Option<&'o str>, Refused> {
+) -> Result<Option<&'o str>, RejectedHead> {
     let mut chosen = None;
     for header in headers.iter().filter(|h| h.name.eq_ignore_ascii_case(SUBPROTOCOL)) {
         for member in list(header.value) {
             if !fault::is_token(member) {
                 let message = "Sec-WebSocket-Protocol has a name that is not a token (RFC 9110)";
-                return Err(Refused::bad(message));
+                return Err(RejectedHead::bad(message));
             }
             let matching = || offered.iter().find(|one| one.as_bytes() == member);
             chosen = chosen.or_else(matching);

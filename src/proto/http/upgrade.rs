@@ -6,7 +6,7 @@
 
 use super::authority::Authority;
 use super::extensions::{self, Compression};
-use super::head::{self, Found, Refused};
+use super::head::{self, Found, RejectedHead};
 use super::request::{Fields, choose_subprotocol};
 use super::target::Target;
 use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
@@ -44,7 +44,7 @@ fn parse<'c>(head: &[u8], context: &Context<'c>) -> Head<'c> {
     let refused = match status {
         Ok(Status::Complete(length)) if length == head.len() => None,
         Err(httparse::Error::TooManyHeaders) => Some(too_many_headers(context)),
-        _ => Some(Refused::bad(fault::explain(head))),
+        _ => Some(RejectedHead::bad(fault::explain(head))),
     };
     if let Some(refused) = refused {
         return Head::Complete { consumed, client: context.peer, decision: refused.decision() };
@@ -73,7 +73,7 @@ fn decide<'c>(
     match request.examine(context, client, &mut shape) {
         Ok(Decision::Answer(response)) => Decision::Answer(Response { head_only, ..response }),
         Ok(upgrade) => upgrade,
-        Err(Refused { refusal, message }) => {
+        Err(RejectedHead { refusal, message }) => {
             let Shape { allow, retry_after_s } = shape;
             let content = Content::Error { refusal, message };
             Decision::Answer(Response { content, allow, retry_after_s, head_only })
@@ -87,10 +87,10 @@ struct Shape {
     retry_after_s: Option<u32>,
 }
 
-fn too_many_headers(context: &Context<'_>) -> Refused {
+fn too_many_headers(context: &Context<'_>) -> RejectedHead {
     let most = context.limits.headers_max.min(HEADERS_MAX);
     let message = format!("more than {most} header fields: send fewer");
-    Refused::new(Refusal::HeadTooLarge, message)
+    RejectedHead::new(Refusal::HeadTooLarge, message)
 }
 
 /// The two pages beside the routes, for load balancers and orchestrators.
@@ -140,7 +140,7 @@ impl RequestHead<'_, '_> {
         context: &Context<'c>,
         client: Option<IpAddr>,
         shape: &mut Shape,
-    ) -> Result<Decision<'c>, Refused> {
+    ) -> Result<Decision<'c>, RejectedHead> {
         let fields = Fields::read(self.headers);
         let target = self.target(context)?;
         let health = Health::find(target.path);
@@ -172,7 +172,7 @@ impl RequestHead<'_, '_> {
                 shape.retry_after_s = fault.retry_after_s;
                 let temporary = fault.retry_after_s.is_some();
                 let refusal = if temporary { Refusal::Unavailable } else { Refusal::Unauthorized };
-                Refused::new(refusal, fault.message)
+                RejectedHead::new(refusal, fault.message)
             })?;
         }
         let mut subprotocol = None;
@@ -197,23 +197,23 @@ impl RequestHead<'_, '_> {
         })
     }
 
-    fn target(&self, context: &Context<'_>) -> Result<Target<'_>, Refused> {
+    fn target(&self, context: &Context<'_>) -> Result<Target<'_>, RejectedHead> {
         if self.target.len() > context.limits.target_bytes_max {
             let most = context.limits.target_bytes_max;
             let message =
                 format!("request target over {most} bytes: shorten the path or the query");
-            return Err(Refused::new(Refusal::UriTooLong, message));
+            return Err(RejectedHead::new(Refusal::UriTooLong, message));
         }
         // RFC 9112 3.2.3, 3.2.4: these methods have target forms of their own.
         if self.method == "CONNECT" || (self.method == "OPTIONS" && self.target == "*") {
             return Err(wrong_method("GET"));
         }
-        Target::parse(self.target).map_err(Refused::bad)
+        Target::parse(self.target).map_err(RejectedHead::bad)
     }
 
     /// RFC 9112 6: what has a body is no request for a page; a body left unread is the next request
     /// to a careless proxy.
-    fn check_page(&self, fields: &Fields<'_>, shape: &mut Shape) -> Result<(), Refused> {
+    fn check_page(&self, fields: &Fields<'_>, shape: &mut Shape) -> Result<(), RejectedHead> {
         shape.allow = "GET, HEAD";
         if !matches!(self.method, "GET" | "HEAD") {
             return Err(wrong_method(shape.allow));
@@ -222,12 +222,12 @@ impl RequestHead<'_, '_> {
     }
 
     /// RFC 6455 4.1: GET, HTTP/1.1 or higher; and never a body.
-    fn check_method(&self, fields: &Fields<'_>) -> Result<(), Refused> {
+    fn check_method(&self, fields: &Fields<'_>) -> Result<(), RejectedHead> {
         if self.method != "GET" {
             return Err(wrong_method("GET"));
         }
         if self.old {
-            return Err(Refused::bad("HTTP/1.0 cannot be upgraded: send HTTP/1.1"));
+            return Err(RejectedHead::bad("HTTP/1.0 cannot be upgraded: send HTTP/1.1"));
         }
         check_body(fields)
     }
@@ -236,18 +236,18 @@ impl RequestHead<'_, '_> {
 /// Rejects a request with a body. A single `Content-Length: 0`, which some clients and relays send
 /// with every request, announces none; with any other length a proxy in front and this server could
 /// disagree about where the WebSocket's bytes begin.
-fn check_body(fields: &Fields<'_>) -> Result<(), Refused> {
+fn check_body(fields: &Fields<'_>) -> Result<(), RejectedHead> {
     let length = fields.content_length.get("Content-Length")?;
     if fields.transfer_encoding || length.is_some_and(|length| length != b"0") {
-        return Err(Refused::bad(BODY));
+        return Err(RejectedHead::bad(BODY));
     }
     Ok(())
 }
 
 const BODY: &str = "request announces a body (Content-Length or Transfer-Encoding): send none";
 
-fn wrong_method(allow: &str) -> Refused {
-    Refused::new(Refusal::MethodNotAllowed, format!("method not allowed here: use {allow}"))
+fn wrong_method(allow: &str) -> RejectedHead {
+    RejectedHead::new(Refusal::MethodNotAllowed, format!("method not allowed here: use {allow}"))
 }
 
 fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route)> {
@@ -255,10 +255,10 @@ fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route
     context.routes.get(index).map(|route| (index, route))
 }
 
-fn not_found(path: &str) -> Refused {
+fn not_found(path: &str) -> RejectedHead {
     let shown = &path[..path.floor_char_boundary(128)];
     let message = format!("no route has the path {shown}: check the URL, or add a route for it");
-    Refused::new(Refusal::NotFound, message)
+    RejectedHead::new(Refusal::NotFound, message)
 }
 
 /// RFC 6455 4.2.1 (3, 4, 6), 4.4: it must ask for a WebSocket, of version 13.
@@ -266,8 +266,9 @@ fn check_upgrade(
     fields: &Fields<'_>,
     availability: Availability,
     shape: &mut Shape,
-) -> Result<(), Refused> {
-    let required = |message: &'static str| Err(Refused::new(Refusal::UpgradeRequired, message));
+) -> Result<(), RejectedHead> {
+    let required =
+        |message: &'static str| Err(RejectedHead::new(Refusal::UpgradeRequired, message));
     if !fields.upgrade_websocket {
         return required(
             "this path serves WebSockets only: connect with a WebSocket client \
@@ -297,9 +298,9 @@ fn check_upgrade(
 }
 
 /// A refusal that tells when to come back (RFC 9110 10.2.3).
-fn deny(denial: Denial, shape: &mut Shape) -> Refused {
+fn deny(denial: Denial, shape: &mut Shape) -> RejectedHead {
     shape.retry_after_s = Some(denial.retry_after_s);
-    Refused::new(denial.refusal, denial.message)
+    RejectedHead::new(denial.refusal, denial.message)
 }
 
 /// The token that a request carries (RFC 6750 2.1, 2.3). [`Fields`] has no credentials of other
@@ -308,11 +309,11 @@ fn token<'t>(
     fields: &Fields<'t>,
     target: &'t str,
     takes_query: bool,
-) -> Result<Option<Cow<'t, str>>, Refused> {
+) -> Result<Option<Cow<'t, str>>, RejectedHead> {
     if let Some(value) = fields.authorization.get("Authorization")? {
         let text = std::str::from_utf8(value).ok();
         let token = text.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim());
-        let bad = || Refused::bad("Authorization header field is not `Bearer TOKEN`");
+        let bad = || RejectedHead::bad("Authorization header field is not `Bearer TOKEN`");
         return token.map(|token| Some(Cow::Borrowed(token))).ok_or_else(bad);
     }
     let query = target.split_once('?').filter(|_| takes_query).map_or("", |(_, query)| query);
@@ -323,14 +324,16 @@ fn token<'t>(
 
 /// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. The four bits that
 /// the last character has to spare may be set, as they are in the example key of RFC 6455 4.1.
-fn check_key(fields: &Fields<'_>) -> Result<[u8; KEY_BYTES], Refused> {
+fn check_key(fields: &Fields<'_>) -> Result<[u8; KEY_BYTES], RejectedHead> {
     let Some(key) = fields.key.get("Sec-WebSocket-Key")? else {
-        return Err(Refused::bad("no Sec-WebSocket-Key header field: send 16 bytes in base64"));
+        return Err(RejectedHead::bad(
+            "no Sec-WebSocket-Key header field: send 16 bytes in base64",
+        ));
     };
     let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
     match <[u8; KEY_BYTES]>::try_from(key) {
         Ok(key) if key[..22].iter().all(digit) && key[22..] == *b"==" => Ok(key),
-        _ => Err(Refused::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
+        _ => Err(RejectedHead::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }
 
@@ -340,7 +343,7 @@ fn check_origin(
     route: &Route,
     host: Option<Authority<'_>>,
     same_origin: SameOrigin,
-) -> Result<(), Refused> {
+) -> Result<(), RejectedHead> {
     let listed = route.origins != Origins::SameOrigin;
     let host_is_trusted =
         |host: Authority<'_>| listed || same_origin == SameOrigin::AnyHost || host.is_loopback();
@@ -350,14 +353,14 @@ fn check_origin(
             if host_is_trusted(host) {
                 return Ok(());
             }
-            Err(Refused::new(
+            Err(RejectedHead::new(
                 Refusal::Forbidden,
                 "without keys, a listener on a loopback address accepts pages of loopback names \
                  only: open the page as http://localhost, or, behind a proxy on this host that \
                  passes Host, list the page's origin in route.origins",
             ))
         }
-        _ => Err(Refused::new(
+        _ => Err(RejectedHead::new(
             Refusal::Forbidden,
             "pages of this Origin may not use this path: add the origin to the route's list",
         )),

@@ -63,7 +63,7 @@ impl Header {
 
 /// What the open message leaves to the next frame.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
+pub(super) struct ExpectedFrame {
     /// Whether a message is open, so that data must be a continuation.
     pub(super) continuation: bool,
     /// The payload bytes that the next data frame may have.
@@ -76,7 +76,10 @@ pub(super) struct Expected {
 
 /// Reads the header at the front of `bytes`; `None` if it has not ended.
 #[inline]
-pub(super) fn parse(bytes: &[u8], expected: &Expected) -> Result<Option<Header>, ProtocolError> {
+pub(super) fn parse(
+    bytes: &[u8],
+    expected: &ExpectedFrame,
+) -> Result<Option<Header>, ProtocolError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
     let fin = first & FIN != 0;
     let kind = check_first(first, fin, expected)?;
@@ -114,7 +117,7 @@ pub(super) fn parse(bytes: &[u8], expected: &Expected) -> Result<Option<Header>,
 
 /// The rules of the first byte: reserved bits, opcode, FIN of controls, place in the message.
 #[inline]
-fn check_first(first: u8, fin: bool, expected: &Expected) -> Result<FrameKind, ProtocolError> {
+fn check_first(first: u8, fin: bool, expected: &ExpectedFrame) -> Result<FrameKind, ProtocolError> {
     let reserved = first & RSV;
     if reserved != 0 && (reserved != expected.rsv_allowed || !matches!(first & 0x0f, 1 | 2)) {
         return Err(ProtocolError::ReservedBit);

@@ -7,7 +7,9 @@
 use std::num::NonZeroU32;
 
 use super::deflate::{Inflaters, Inflating};
-use super::frame::{self, CONTROL_BYTES_MAX, Expected, FrameKind, HEADER_BYTES_MAX_CLIENT, Header};
+use super::frame::{
+    self, CONTROL_BYTES_MAX, ExpectedFrame, FrameKind, HEADER_BYTES_MAX_CLIENT, Header,
+};
 use super::{DataKind, Limits, ProtocolError, mask, utf8};
 
 /// What the first bytes of a message may reserve ahead, in bytes, if its header claims as much.
@@ -96,7 +98,7 @@ impl Partial {
     }
 
     /// What the next header may say.
-    pub(super) fn expected(&self, limits: &Limits, rsv_allowed: u8) -> Expected {
+    pub(super) fn expected(&self, limits: &Limits, rsv_allowed: u8) -> ExpectedFrame {
         let mut expected = expected_between_messages(limits, rsv_allowed);
         if let Some(message) = &self.message {
             let (most, held) = match &message.inflating {
@@ -240,8 +242,8 @@ impl Partial {
 
 /// What a header may say when no message is open.
 #[inline]
-pub(super) fn expected_between_messages(limits: &Limits, rsv_allowed: u8) -> Expected {
-    Expected {
+pub(super) fn expected_between_messages(limits: &Limits, rsv_allowed: u8) -> ExpectedFrame {
+    ExpectedFrame {
         continuation: false,
         room_bytes: limits.message_bytes_max,
         fragments_left: limits.fragments_max.max(1),

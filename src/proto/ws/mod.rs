@@ -32,7 +32,7 @@ pub use frame::{
     HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, compressed_frame_header,
     frame_header,
 };
-pub use replay::{ReceiverState, Untold};
+pub use replay::{NotReplayable, ReceiverState};
 /// The names of opcodes (RFC 6455 5.2), for those who send frames.
 pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 

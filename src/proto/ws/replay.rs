@@ -22,7 +22,7 @@ pub struct ReceiverState {
 
 /// Why a receiver cannot be told now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untold {
+pub enum NotReplayable {
     /// It has compression contexts of its own, which are the codec's.
     Contexts,
     /// A compressed message has come in part: it can be told when that has ended.
@@ -96,13 +96,13 @@ impl Receiver {
     ///
     /// # Errors
     /// Why that cannot be told.
-    pub fn tell(&self) -> Result<ReceiverState, Untold> {
+    pub fn tell(&self) -> Result<ReceiverState, NotReplayable> {
         if self.context.is_some() {
-            return Err(Untold::Contexts);
+            return Err(NotReplayable::Contexts);
         }
         let bytes = match &self.partial {
             None => Vec::new(),
-            Some(partial) => bytes_of(&partial.held()).ok_or(Untold::Inflating)?,
+            Some(partial) => bytes_of(&partial.held()).ok_or(NotReplayable::Inflating)?,
         };
         Ok(ReceiverState { bytes, server_bits: self.server_bits, ended: self.ended })
     }

@@ -20,7 +20,7 @@ pub struct Seat {
 
 /// An answer that makes a member.
 #[derive(Debug)]
-pub struct Admission<'a> {
+pub struct JoinAnswer<'a> {
     pub channel: &'a ChannelName,
     pub seat: Seat,
     pub position: Position,
@@ -42,7 +42,7 @@ impl HubSession {
     }
 
     /// It is a member now.
-    pub(super) fn subscribed(&mut self, call: &mut Call<'_>, request: u32, by: &Admission<'_>) {
+    pub(super) fn subscribed(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         let Some(asked) = self.take_asked(request) else { return };
         let Some(at) = self.find(by.channel.as_str()) else { return };
         let subscription = &mut self.subscriptions[at];

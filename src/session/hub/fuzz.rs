@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::value::RawValue;
 
 use super::Budget;
-use super::answers::{Admission, Seat};
+use super::answers::{JoinAnswer, Seat};
 use super::cutter::{Cut, Cutter};
 use super::realm::{Realm, SessionLimits};
 use super::review::REVIEW_ALL;
@@ -216,7 +216,7 @@ impl World {
                     let seat = Seat { local: 0, place: self.members, watching };
                     let (position, recovered) = (*position, *recovered);
                     let presence = presence.as_ref();
-                    let by = Admission { channel: &channel, seat, position, recovered, presence };
+                    let by = JoinAnswer { channel: &channel, seat, position, recovered, presence };
                     self.act(|session, call| session.admit(call, request, &by));
                 }
                 answer => self.act(|session, call| session.hear(call, request, &channel, answer)),

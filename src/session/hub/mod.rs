@@ -27,7 +27,7 @@ mod verbs;
 
 use std::sync::Arc;
 
-pub use answers::{Admission, Seat};
+pub use answers::{JoinAnswer, Seat};
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
@@ -35,7 +35,7 @@ pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
 pub use verbs::NO_PRESENCE;
 
-use crate::admission::limiter::Kind;
+use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};
 use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
@@ -79,7 +79,7 @@ pub struct Effects {
     pub retry_after_ms: u32,
     pub auth_failures: Vec<&'static str>,
     /// Requests that were more than may come in a second.
-    pub over_rate: Vec<Kind>,
+    pub over_rate: Vec<RateKind>,
     pub errors: u32,
     pub resumed: u32,
     /// Requests looked at, each weighted by what it costs.
@@ -175,7 +175,7 @@ impl HubSession {
     }
 
     /// A home has answered a subscription, and the member is in its seat.
-    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &Admission<'_>) {
+    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         self.subscribed(call, request, by);
     }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::cutter::Cutter;
-use crate::admission::limiter::Kind;
+use crate::admission::limiter::RateKind;
 use crate::hub::{ChannelName, ConnectionId};
 use crate::session::protocol::ResumedChannel;
 
@@ -66,7 +66,7 @@ pub(super) struct HeldFrame {
     pub(super) bytes: Vec<u8>,
     pub(super) cutter: Cutter,
     /// The whole frame is above a rate: each request is rejected, to be tried again in so many ms.
-    pub(super) over_rate: Option<(Kind, u64)>,
+    pub(super) over_rate: Option<(RateKind, u64)>,
 }
 
 /// What is under way; most connections ask once, and then listen for hours without any of it.

@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::state::HubSession;
-use crate::admission::limiter::{Excess, Kind};
+use crate::admission::limiter::{Excess, RateKind};
 use crate::hub::{Code, Refused};
 use crate::proto::ws::{CloseCode, Payload};
 
@@ -13,7 +13,7 @@ impl HubSession {
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
-        (kind, times): (Kind, u32),
+        (kind, times): (RateKind, u32),
     ) -> bool {
         let rates = &call.realm.limits.rates;
         if !rates.bounds(&[kind]) {
@@ -34,7 +34,7 @@ impl HubSession {
         &mut self,
         call: &mut Call<'_>,
         text: Payload<'_>,
-        kind: Kind,
+        kind: RateKind,
         wait_ms: u64,
     ) {
         call.effects.over_rate.push(kind);
@@ -42,7 +42,7 @@ impl HubSession {
     }
 }
 
-pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: Kind, wait_ms: u64) {
+pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: RateKind, wait_ms: u64) {
     let text = format!("too many {} a second: wait {wait_ms} ms", kind.name());
     match call.realm.limits.rates.excess {
         Excess::Drop => {}

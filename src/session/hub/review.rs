@@ -5,7 +5,7 @@ use super::Call;
 use super::by_server::Reason;
 use super::realm::Realm;
 use super::state::{Fate, HubSession, NONE, renewal_ms};
-use crate::auth::{Fingerprint, KeyStanding, Verb};
+use crate::auth::{Fingerprint, KeyStanding, Permission};
 use crate::hub::{Origin, Request, Retention};
 use crate::proto::ws::CloseCode;
 use crate::session::protocol::Reply;
@@ -85,7 +85,7 @@ impl HubSession {
 
     /// Whether a channel's joins and leaves may be sent to it.
     pub(super) fn may_watch(&self, call: &Call<'_>, channel: &str) -> bool {
-        let decided = self.decide_with(call, self.grant(channel), Verb::Presence, channel);
+        let decided = self.decide_with(call, self.grant(channel), Permission::Presence, channel);
         decided.is_ok_and(|namespace| namespace.presence)
     }
 
@@ -96,7 +96,7 @@ impl HubSession {
             let has_ended = call.realm.has_ended(grant.expires_s, call.now_ms);
             grant.rights.subscribe && !has_ended && self.identity.is_some()
         });
-        trusted || self.decide_with(call, grant, Verb::Subscribe, channel).is_ok()
+        trusted || self.decide_with(call, grant, Permission::Subscribe, channel).is_ok()
     }
 
     /// Drops a grant that has ended, or whose key was withdrawn; returns which.

@@ -9,7 +9,7 @@ use super::realm::retention;
 use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
-use crate::admission::limiter::Kind;
+use crate::admission::limiter::RateKind;
 use crate::admission::rate::{self, Rate};
 use crate::auth::{self, AuthError, ChannelGrant, Namespace, RefusalKind};
 use crate::hub::{
@@ -63,7 +63,7 @@ impl HubSession {
         &mut self,
         call: &mut Call<'_>,
         text: Payload<'_>,
-        over_rate: Option<(Kind, u64)>,
+        over_rate: Option<(RateKind, u64)>,
     ) {
         let mut cutter = Cutter::new(call.protocol.framing());
         let must_wait = self.has_requests() || self.is_waiting();
@@ -109,7 +109,7 @@ impl HubSession {
         call: &mut Call<'_>,
         frame: &[u8],
         cutter: &mut Cutter,
-        over_rate: Option<(Kind, u64)>,
+        over_rate: Option<(RateKind, u64)>,
     ) -> bool {
         while call.effects.close.is_none() {
             if cutter.is_at_end(frame) {
@@ -185,12 +185,12 @@ impl HubSession {
             _ => 0,
         };
         let kind = match &command {
-            Ok(Command::Subscribe { .. }) => Some((Kind::Subscribes, 1)),
+            Ok(Command::Subscribe { .. }) => Some((RateKind::Subscribes, 1)),
             Ok(Command::Resume { positions, .. }) if !positions.is_empty() => {
-                Some((Kind::Subscribes, positions.len() as u32))
+                Some((RateKind::Subscribes, positions.len() as u32))
             }
-            Ok(Command::Publish { .. }) => Some((Kind::Publishes, 1)),
-            Ok(Command::History { .. } | Command::Presence { .. }) => Some((Kind::Reads, 1)),
+            Ok(Command::Publish { .. }) => Some((RateKind::Publishes, 1)),
+            Ok(Command::History { .. } | Command::Presence { .. }) => Some((RateKind::Reads, 1)),
             _ => None,
         };
         if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
@@ -242,7 +242,7 @@ impl HubSession {
                 self.publish(call, id, &channel, content, key, echo)?;
             }
             Command::Presence { channel, limit, after } => {
-                let namespace = self.decide(call, auth::Verb::Presence, &channel)?;
+                let namespace = self.decide(call, auth::Permission::Presence, &channel)?;
                 if !namespace.presence {
                     return Err(refused(Code::NotFound, NO_PRESENCE));
                 }
@@ -252,7 +252,7 @@ impl HubSession {
                 self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
             }
             Command::History { channel, limit, since, reverse } => {
-                let namespace = self.decide(call, auth::Verb::History, &channel)?;
+                let namespace = self.decide(call, auth::Permission::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
                 self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
@@ -289,7 +289,7 @@ impl HubSession {
     fn decide<'r>(
         &self,
         call: &Call<'r>,
-        verb: auth::Verb,
+        verb: auth::Permission,
         channel: &str,
     ) -> Result<&'r Namespace, Refused> {
         self.decide_with(call, self.grant(channel), verb, channel)
@@ -299,7 +299,7 @@ impl HubSession {
         &self,
         call: &Call<'r>,
         grant: Option<&ChannelGrant>,
-        verb: auth::Verb,
+        verb: auth::Permission,
         channel: &str,
     ) -> Result<&'r Namespace, Refused> {
         let Some(identity) = &self.identity else {
@@ -330,7 +330,7 @@ impl HubSession {
         let Wanted { channel, since, watch, grant, trusted, replaces } = wanted;
         let found = self.find(channel);
         let grant_or_held = grant.as_ref().or_else(|| self.grant(channel));
-        let decided = self.decide_with(call, grant_or_held, auth::Verb::Subscribe, channel);
+        let decided = self.decide_with(call, grant_or_held, auth::Permission::Subscribe, channel);
         let namespace = match decided {
             Err(_)
                 if trusted && self.identity.is_some() && auth::check_channel(channel).is_ok() =>
@@ -341,7 +341,7 @@ impl HubSession {
             decided => decided?,
         };
         if watch && namespace.presence {
-            self.decide_with(call, grant_or_held, auth::Verb::Presence, channel)?;
+            self.decide_with(call, grant_or_held, auth::Permission::Presence, channel)?;
         }
         let mut restart = None;
         match found {
@@ -447,7 +447,7 @@ impl HubSession {
         key: Option<Text<'_>>,
         echo: bool,
     ) -> Result<(), Refused> {
-        let namespace = self.decide(call, auth::Verb::Publish, channel)?;
+        let namespace = self.decide(call, auth::Permission::Publish, channel)?;
         if content.len() > namespace.message_bytes_max as usize {
             let message = format!(
                 "content of {} bytes; this channel takes {} at most: send it in parts, or by \

@@ -1,16 +1,16 @@
 //! What each connection sends in a second, where that is bounded; costs nothing where it is not.
 
 use super::{Connections, Sessions};
-use crate::admission::limiter::{Kind, Limiter, RateBounds};
+use crate::admission::limiter::{Limiter, RateBounds, RateKind};
 use crate::admission::{Denied, Standing};
 
 /// The kinds that are looked at before a message is.
-const KINDS: [Kind; 2] = [Kind::Messages, Kind::Bytes];
+const KINDS: [RateKind; 2] = [RateKind::Messages, RateKind::Bytes];
 
 /// A message is too much now.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct TooMuch {
-    pub(in crate::shard) kind: Kind,
+    pub(in crate::shard) kind: RateKind,
     /// When to try again (ms).
     pub(in crate::shard) wait_ms: u64,
 }

@@ -12,11 +12,11 @@ use super::slot::{Clocks, Slot, Traffic};
 use super::stage::{Partial, Stage};
 use super::timers::TICK_MS;
 use crate::admission::limiter::LimiterState;
-use crate::proto::ws::{CloseCode, Receiver, ReceiverState, Untold as UntoldReceiver};
+use crate::proto::ws::{CloseCode, NotReplayable, Receiver, ReceiverState};
 
 /// Why a connection cannot be serialized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Untold {
+pub enum NotSerializable {
     /// There is none, or it is as good as gone.
     Gone,
     /// A send is under way: it can be serialized when that has ended.
@@ -26,7 +26,7 @@ pub enum Untold {
     /// Input is held: it can be serialized when that was looked at.
     Unfinished,
     /// Its receiver cannot be serialized.
-    Receiver(UntoldReceiver),
+    Receiver(NotReplayable),
 }
 
 /// The stage of a connection.
@@ -70,7 +70,7 @@ fn partial(bytes: &[u8], scanned: usize) -> Option<Box<Partial>> {
 }
 
 impl Connections {
-    fn tell_stage(&self, slot: &Slot) -> Result<StageState, Untold> {
+    fn tell_stage(&self, slot: &Slot) -> Result<StageState, NotSerializable> {
         let age_us = |accepted_us: u32| ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
         Ok(match slot.stage() {
             Stage::Proxy { partial, accepted_us } => {
@@ -81,15 +81,17 @@ impl Connections {
                 let (bytes, scanned) = told_partial(partial.as_deref());
                 StageState::Http { bytes, scanned, age_us: age_us(*accepted_us) }
             }
-            Stage::Asking(_) => return Err(Untold::Asking),
-            Stage::Open(receiver) => StageState::Open(receiver.tell().map_err(Untold::Receiver)?),
+            Stage::Asking(_) => return Err(NotSerializable::Asking),
+            Stage::Open(receiver) => {
+                StageState::Open(receiver.tell().map_err(NotSerializable::Receiver)?)
+            }
             Stage::Closing { receiver, code } => {
-                let receiver = receiver.tell().map_err(Untold::Receiver)?;
+                let receiver = receiver.tell().map_err(NotSerializable::Receiver)?;
                 StageState::Closing { receiver, code: *code }
             }
             Stage::Finishing => StageState::Finishing,
             Stage::Lingering { discarded } => StageState::Lingering { discarded: *discarded },
-            Stage::Ending => return Err(Untold::Gone),
+            Stage::Ending => return Err(NotSerializable::Gone),
         })
     }
 
@@ -117,19 +119,20 @@ impl Connections {
     ///
     /// # Errors
     /// Why that cannot be done now.
-    pub(in crate::shard) fn serialize(&self, index: u32) -> Result<SlotState, Untold> {
-        let slot = self.slots.get(index as usize).ok_or(Untold::Gone)?;
+    pub(in crate::shard) fn serialize(&self, index: u32) -> Result<SlotState, NotSerializable> {
+        let slot = self.slots.get(index as usize).ok_or(NotSerializable::Gone)?;
         if slot.is_lending() {
-            return Err(Untold::Sending);
+            return Err(NotSerializable::Sending);
         }
         if slot.receiving().is_unfinished() {
-            return Err(Untold::Unfinished);
+            return Err(NotSerializable::Unfinished);
         }
         let has_ended = slot.receiving().has_ended();
         if has_ended && (slot.stage().is_open() || slot.stage().is_handshake()) {
-            return Err(Untold::Gone);
+            return Err(NotSerializable::Gone);
         }
-        let outbox = slot.outbox().map(|outbox| outbox.tell(self.now_ns).ok_or(Untold::Sending));
+        let outbox =
+            slot.outbox().map(|outbox| outbox.tell(self.now_ns).ok_or(NotSerializable::Sending));
         let ago_ms = |tick: u32| u64::from(self.tick.saturating_sub(tick)) * TICK_MS;
         let clocks = slot.clocks();
         let stage_ago = i64::from(self.tick) - i64::from(clocks.stage_tick);

@@ -9,7 +9,7 @@
 //! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
 //! compressed messages: 1,052 ms without shares.
 
-use crate::config::{Config, Limits};
+use crate::config::{self, Config};
 use crate::session::hub::Budget;
 
 /// A connection's share of a turn is one in so many.
@@ -156,7 +156,7 @@ impl Work {
     }
 
     /// What the slice's session may do, with so many bytes queued already.
-    pub(super) fn budget(&self, limits: &Limits, queued_bytes: usize) -> Budget {
+    pub(super) fn budget(&self, limits: &config::Limits, queued_bytes: usize) -> Budget {
         let requests_max = (self.share_left() / REQUEST_EFFORT).max(1) as u32;
         let reply_bytes_max = limits.outbox_high_bytes.saturating_sub(queued_bytes);
         Budget { requests_max, reply_bytes_max }

@@ -10,7 +10,7 @@ use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
 use crate::shard::connections::{Connections, Goodbye};
 use crate::shard::mail::{
-    Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, Reached, Target,
+    Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, Filter, HubMail, Listed, Reached,
 };
 
 /// Connections looked at for one list: a page is filled over several requests if need be.
@@ -49,21 +49,21 @@ impl Hub {
     pub(super) fn act(
         &mut self,
         connections: &mut Connections,
-        target: Target,
+        target: ConnectionTarget,
         act: Act,
         reply: Option<CountReply>,
     ) {
         let slots = match target {
-            Target::All => {
+            ConnectionTarget::All => {
                 let broadcast = Broadcast { act, next_key: 0, reached: 0, reply };
                 return self.broadcasts.push_back(broadcast);
             }
-            Target::User(user) => {
+            ConnectionTarget::User(user) => {
                 self.revoke_of_user(&user, &act);
                 let keys = self.users.get(&user).into_iter().flatten();
                 keys.filter_map(|key| self.sessions.slot_of(*key)).collect()
             }
-            Target::Connection(id) => {
+            ConnectionTarget::Connection(id) => {
                 let slot = self.slot_of(id);
                 if let Some(index) = slot {
                     self.revoke_of_connection(index, &act);
@@ -126,7 +126,7 @@ impl Hub {
                 // The user's other connections keep their place, and need tickets for it.
                 let Some(user) = session.user().cloned() else { return };
                 for shard in 0..self.shards as u16 {
-                    let target = Target::User(user.clone());
+                    let target = ConnectionTarget::User(user.clone());
                     self.post(shard, HubMail::Act { target, act: Act::RenewTicket, reply: None });
                 }
             }

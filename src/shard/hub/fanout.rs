@@ -13,7 +13,7 @@ use super::backlog::{Backlog, Item, Notice, count_change};
 use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
 use crate::hub::{
-    ChannelName, Encoding, Event, GapReason, Member, Op, PROTOCOLS_MAX, Publication, Step,
+    ChannelName, ChannelOp, Encoding, Event, GapReason, Member, PROTOCOLS_MAX, Publication, Step,
 };
 use crate::proto::ws::deflate::WINDOW_BITS_MIN;
 use crate::shard::connections::{Connections, NOT_TIMED};
@@ -213,20 +213,20 @@ impl Hub {
     }
 
     /// Anything but a publication in a channel's queue.
-    fn channel_op(&mut self, connections: &mut Connections, local: u32, op: Op) {
+    fn channel_op(&mut self, connections: &mut Connections, local: u32, op: ChannelOp) {
         let Some(own) = self.members.get(local) else { return };
         let channel = own.name.clone();
         match op {
-            Op::Join { id, request, answer } => {
+            ChannelOp::Join { id, request, answer } => {
                 self.join(connections, local, (id, request), &channel, answer);
             }
-            Op::EpochChanged(position) => {
+            ChannelOp::EpochChanged(position) => {
                 self.notify_all(connections, local, &channel, Notice::Epoch(position));
             }
-            Op::Lagging(position) => {
+            ChannelOp::Lagging(position) => {
                 self.notify_all(connections, local, &channel, Notice::Lagging(position));
             }
-            Op::Publish(_) | Op::News(_) => {}
+            ChannelOp::Publish(_) | ChannelOp::News(_) => {}
         }
     }
 

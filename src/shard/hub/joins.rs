@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::Hub;
 use super::backlog::{Item, count_change};
 use crate::hub::{
-    Answer, ChannelName, ConnectionId, Member, Op, Origin, Out, Publication, Request, Retention,
-    Verb,
+    Answer, ChannelName, ChannelOp, ConnectionId, Member, Origin, Out, Publication, Request,
+    Retention, Verb,
 };
-use crate::session::hub::{Admission, NONE, Seat};
+use crate::session::hub::{JoinAnswer, NONE, Seat};
 use crate::shard::connections::Connections;
 
 impl Hub {
@@ -17,19 +17,19 @@ impl Hub {
         match out {
             Out::Publish(publication) => {
                 if let Some(channel) = publication.channel.clone() {
-                    self.members.push(&channel, Op::Publish(publication));
+                    self.members.push(&channel, ChannelOp::Publish(publication));
                 }
             }
             Out::News(publication) => {
                 if let Some(channel) = publication.channel.clone() {
-                    self.members.push(&channel, Op::News(publication));
+                    self.members.push(&channel, ChannelOp::News(publication));
                 }
             }
             Out::EpochChanged { channel, position } => {
-                self.members.push(&channel, Op::EpochChanged(position));
+                self.members.push(&channel, ChannelOp::EpochChanged(position));
             }
             Out::Answer { id, request, channel, answer: answer @ Answer::Subscribed { .. } } => {
-                self.members.push(&channel, Op::Join { id, request, answer });
+                self.members.push(&channel, ChannelOp::Join { id, request, answer });
             }
             Out::Answer { id, request, channel, answer } => {
                 let Some(index) = self.slot_of(id) else { return };
@@ -73,7 +73,7 @@ impl Hub {
         let (place, watching) = self.members.add(local, seat, watch);
         let seat = Seat { local, place, watching: watching.unwrap_or(NONE) };
         let presence = presence.as_ref();
-        let by = Admission { channel, seat, position, recovered, presence };
+        let by = JoinAnswer { channel, seat, position, recovered, presence };
         let now_ns = connections.now_ns();
         self.call_session(index, now_ns, super::BUDGET, |session, call| {
             session.admit(call, request, &by);

@@ -33,7 +33,9 @@ use super::events::ShardEvent;
 use super::mail::{Act, CountReply, HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::{Bell, Token};
-use crate::hub::{ChannelName, Home, Local, Member, Members, Op, Out, Position, Publication};
+use crate::hub::{
+    ChannelName, ChannelOp, Home, Local, Member, Members, Out, Position, Publication,
+};
 use crate::session::hub::{Budget, Effects};
 use calls::Calls;
 use commands::ChannelList;
@@ -297,7 +299,7 @@ impl Hub {
             }
             HubMail::Out(out) => self.take_out(connections, out),
             HubMail::Lagging { channel, position } => {
-                self.members.push(&channel, Op::Lagging(position));
+                self.members.push(&channel, ChannelOp::Lagging(position));
             }
             HubMail::Room => {}
             HubMail::Replaced { old, by, user } => self.replaced(connections, old, by, user),

@@ -22,7 +22,7 @@ pub type LookReply = tokio::sync::oneshot::Sender<Option<Box<ConnectionInfo>>>;
 
 /// Which connections.
 #[derive(Clone, Debug)]
-pub enum Target {
+pub enum ConnectionTarget {
     All,
     User(Arc<str>),
     Connection(ConnectionId),
@@ -128,7 +128,7 @@ pub enum HubMail {
     /// Keys were withdrawn, or have arrived: look at all connections again.
     Review,
     Act {
-        target: Target,
+        target: ConnectionTarget,
         act: Act,
         reply: Option<CountReply>,
     },

@@ -8,6 +8,7 @@ mod hub_shared;
 
 pub use directory::{Directory, Mail};
 pub use hub_mail::{
-    Act, Channels, ConnectionInfo, CountReply, Filter, HubMail, Listed, LookReply, Reached, Target,
+    Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, Filter, HubMail, Listed,
+    LookReply, Reached,
 };
 pub use hub_shared::{HubShared, MakeLog};

@@ -74,20 +74,20 @@ impl ClientProtocol for LineV1 {
     }
 
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {
-        let named = |id: &Option<&str>| (*id).unwrap_or("-").to_owned();
+        let named = |id: Option<&str>| id.unwrap_or("-").to_owned();
         Some(match reply {
             Reply::Subscribed { id, position, recovered, .. } => {
-                format!("{} in {} {} {recovered}", named(id), position.epoch, position.offset)
+                format!("{} in {} {} {recovered}", named(*id), position.epoch, position.offset)
             }
             Reply::Published { id, position, .. } => {
-                format!("{} at {}", named(id), position.offset)
+                format!("{} at {}", named(*id), position.offset)
             }
             Reply::History { id, messages, .. } => {
                 let contents: Vec<&str> =
                     messages.iter().map(|one| one.message().content).collect();
-                format!("{} was {}", named(id), contents.join(","))
+                format!("{} was {}", named(*id), contents.join(","))
             }
-            Reply::Error { id, refused } => format!("{} no {}", named(id), refused.code.as_str()),
+            Reply::Error { id, refused } => format!("{} no {}", named(*id), refused.code.as_str()),
             Reply::Goodbye { code, .. } => format!("- bye {code}"),
             _ => return None,
         })

@@ -15,7 +15,7 @@ use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::proto::ws::CloseCode;
 use crate::shard::mail::Mail;
-use crate::shard::mail::{Act, Filter, HubMail, Listed, Reached, Target};
+use crate::shard::mail::{Act, ConnectionTarget, Filter, HubMail, Listed, Reached};
 
 /// Connections of one page.
 const PAGE_MAX: u32 = 1000;
@@ -62,22 +62,24 @@ fn target(
     user: Option<String>,
     connection: Option<String>,
     all: Option<bool>,
-) -> Result<Target, ApiError> {
+) -> Result<ConnectionTarget, ApiError> {
     match (user, connection, all) {
-        (Some(user), None, None | Some(false)) => Ok(Target::User(user.into())),
-        (None, Some(id), None | Some(false)) => Ok(Target::Connection(connection_id(&id)?)),
-        (None, None, Some(true)) => Ok(Target::All),
+        (Some(user), None, None | Some(false)) => Ok(ConnectionTarget::User(user.into())),
+        (None, Some(id), None | Some(false)) => {
+            Ok(ConnectionTarget::Connection(connection_id(&id)?))
+        }
+        (None, None, Some(true)) => Ok(ConnectionTarget::All),
         _ => Err(ApiError::bad("name exactly one of user, connection and (to send) all: true")),
     }
 }
 
 /// Whose tickets and grants a call takes back: also of clients that are away, and of connections
 /// that have ended.
-fn subject(target: &Target) -> Option<Subject> {
+fn subject(target: &ConnectionTarget) -> Option<Subject> {
     match target {
-        Target::User(user) => Some(Subject::User(user.to_string())),
-        Target::Connection(id) => Some(Subject::Connection(id.to_string())),
-        Target::All => None,
+        ConnectionTarget::User(user) => Some(Subject::User(user.to_string())),
+        ConnectionTarget::Connection(id) => Some(Subject::Connection(id.to_string())),
+        ConnectionTarget::All => None,
     }
 }
 
@@ -88,15 +90,17 @@ fn connection_id(text: &str) -> Result<ConnectionId, ApiError> {
 }
 
 /// Does something with connections on all shards that may have them; returns how many there were.
-async fn act(state: &State, target: Target, act: Act) -> Result<Reached, ApiError> {
+async fn act(state: &State, target: ConnectionTarget, act: Act) -> Result<Reached, ApiError> {
     let shared = state.hub()?;
     let directory = &state.0.directory;
     let shards = match &target {
         // Of another process: nothing here has it.
-        Target::Connection(id) if id.node != shared.realm.node => 0..0,
-        Target::Connection(id) if usize::from(id.shard) < directory.len() => id.shard..id.shard + 1,
-        Target::Connection(_) => 0..0,
-        Target::User(_) | Target::All => 0..directory.len() as u16,
+        ConnectionTarget::Connection(id) if id.node != shared.realm.node => 0..0,
+        ConnectionTarget::Connection(id) if usize::from(id.shard) < directory.len() => {
+            id.shard..id.shard + 1
+        }
+        ConnectionTarget::Connection(_) => 0..0,
+        ConnectionTarget::User(_) | ConnectionTarget::All => 0..directory.len() as u16,
     };
     let mut replies = Vec::new();
     for shard in shards {

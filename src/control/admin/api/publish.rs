@@ -36,7 +36,7 @@ pub(super) struct Broadcast {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Batch {
+pub(super) struct BatchBody {
     commands: Vec<Command>,
 }
 
@@ -173,7 +173,7 @@ enum Begun {
 pub(super) async fn batch(
     Extracted(state): Extracted<State>,
     Extension(caller): Extension<Caller>,
-    Body(body): Body<Batch>,
+    Body(body): Body<BatchBody>,
 ) -> Result<Json<Value>, ApiError> {
     few(body.commands.len(), "commands")?;
     let mut begun = Vec::with_capacity(body.commands.len());
