@@ -24,7 +24,12 @@ fn argument(section: &Section, row: &Row) -> Arg {
         default => reference::shown(row, &default),
     };
     let meaning = row.meaning.trim();
-    let long = format!("{meaning}\n\n{} [default: {default}] [env: {variable}]", row.change);
+    let range = match reference::range(row) {
+        range if range.is_empty() => range,
+        range => format!(" [range: {range}]"),
+    };
+    let change = row.change;
+    let long = format!("{meaning}\n\n{change} [default: {default}]{range} [env: {variable}]");
     let value_name = match (row.kind, row.unit()) {
         _ if path == "metrics.histogram_log" => "FILE".to_owned(),
         (Kind::Switch, _) => "true|false".to_owned(),

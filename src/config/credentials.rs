@@ -46,9 +46,6 @@ pub(super) fn auth(file: &File, faults: &mut Faults) -> Option<Auth> {
         }
     }
     faults.check(jwks_url(&written.jwks_url));
-    if written.jwks_refresh_s == 0 {
-        faults.0.push(at("auth.jwks_refresh_s", "must not be 0: 300 is every five minutes"));
-    }
     let fetches = !written.jwks_url.is_empty();
     let expected = Expected {
         audience: written.audience.clone(),
@@ -210,9 +207,6 @@ fn seal_keys(written: &file::Resume) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, Config
         }
         _ => return Err(at(key, "and resume.keys are both given: drop one")),
     };
-    if written.ttl_s == 0 {
-        return Err(at("resume.ttl_s", "must not be 0: every ticket would have ended at once"));
-    }
     let read = texts.iter().enumerate().map(|(index, text)| {
         seal_key(text).ok_or_else(|| {
             let text = "is not 32 bytes in base64 or hexadecimal; `openssl rand -base64 32` makes \

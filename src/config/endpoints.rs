@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{ConfigError, Faults, Listener, RouteOptions, error, file, of_one};
+use super::{ConfigError, Faults, Listener, RouteOptions, error, file, of_one, ranges};
 use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
 use crate::proto::ws::deflate::Policy;
@@ -92,12 +92,8 @@ pub(super) fn listener(
     if header.is_some() && is_open {
         faults.0.push(at("forwarded_header", "forwarded_header requires trusted_proxies"));
     }
-    if written.unix_mode > UNIX_MODE_MAX {
-        let text = format!(
-            "unix_mode = 0o{:o}: must be permission bits from 0o000 to 0o777, as in 0o660",
-            written.unix_mode
-        );
-        faults.0.push(at("unix_mode", &text));
+    for (key, problem) in ranges::find_errors(written.numbers()) {
+        faults.0.push(at(key, &format!("{key} {problem}")));
     }
     let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
     let options = socket_options(written);
@@ -158,15 +154,8 @@ pub(super) fn route(
             "pong_timeout_ms must not be 0 where ping_interval_ms is set",
         ));
     }
-    for (key, value, least, most) in [
-        ("compression_level", written.compression_level, 1, 9),
-        ("compression_window_bits", written.compression_window_bits, 9, 15),
-        ("compression_bytes_min", written.compression_bytes_min, 1, 1 << 30),
-    ] {
-        if !(least..=most).contains(&value) {
-            let text = format!("{key} must be between {least} and {most}, not {value}");
-            faults.0.push(at(key, &text));
-        }
+    for (key, problem) in ranges::find_errors(written.numbers()) {
+        faults.0.push(at(key, &format!("{key} {problem}")));
     }
     let origins = match written.origins.as_slice() {
         [] => Origins::SameOrigin,
@@ -215,8 +204,6 @@ fn subprotocols(written: &file::Route) -> Vec<String> {
     }
 }
 
-/// All permission bits.
-const UNIX_MODE_MAX: u32 = 0o777;
 /// Connections know their listener by one byte.
 const LISTENERS_MAX: usize = 256;
 

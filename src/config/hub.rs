@@ -1,27 +1,8 @@
-//! The hub's options: bounds, and namespaces.
+//! The hub's namespaces: what holds for the channels of a pattern.
 
-use super::file::{Channel, Hub};
-use super::{ConfigError, Faults, at, between, of_one};
+use super::file::Channel;
+use super::{ConfigError, Faults, of_one, ranges};
 use crate::auth::{Access, Namespace, Namespaces, Pattern};
-
-/// Checks the bounds.
-pub(super) fn check_bounds(written: &Hub, faults: &mut Faults) {
-    for (key, value) in [
-        ("hub.channels_per_connection_max", written.channels_per_connection_max),
-        ("hub.pending_requests_max", written.pending_requests_max),
-        ("hub.presence_page_max", written.presence_page_max),
-        ("hub.history_page_max", written.history_page_max),
-    ] {
-        faults.check(between(key, value.into(), 1, 1_000_000));
-    }
-    faults.check(between("hub.channels_max", written.channels_max.into(), 1, 1 << 30));
-    if written.auth_timeout_ms == 0 {
-        faults.0.push(at(
-            "hub.auth_timeout_ms",
-            "must not be 0: clients that never authenticate would hold their places for ever",
-        ));
-    }
-}
 
 /// Checks the namespaces. Without any, and without keys, one stands for all channels.
 pub(super) fn namespaces(
@@ -60,9 +41,8 @@ fn namespace(
     };
     let pattern =
         Pattern::new(&written.pattern).map_err(|text| fault("pattern", text.to_owned()))?;
-    if written.message_bytes_max == 0 {
-        let text = "message_bytes_max must not be 0: nothing could be published".to_owned();
-        return Err(fault("message_bytes_max", text));
+    if let Some((key, problem)) = ranges::find_errors(written.numbers()).next() {
+        return Err(fault(key, format!("{key} {problem}")));
     }
     // Above the default an operator has asked for it.
     let asked = written.message_bytes_max != Channel::default().message_bytes_max;

@@ -11,6 +11,7 @@ pub mod file;
 mod folders;
 mod hub;
 mod layers;
+mod ranges;
 mod read;
 pub mod reference;
 mod reload;
@@ -63,6 +64,11 @@ impl Faults {
         result.map_err(|error| self.0.push(error)).ok()
     }
 
+    /// Whether an error of this option was found.
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|error| error.key.as_deref() == Some(key))
+    }
+
     /// The value, unless there were errors: then those, in the order in which they were found.
     fn finish<T>(self, value: impl FnOnce() -> T) -> Result<T, Vec<ConfigError>> {
         if self.0.is_empty() { Ok(value()) } else { Err(self.0) }
@@ -89,13 +95,6 @@ fn at(key: &str, problem: impl fmt::Display) -> ConfigError {
 /// An option of a listener or route cannot be used.
 fn of_one(key: String, text: String) -> ConfigError {
     ConfigError { key: Some(key), text }
-}
-
-fn between(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
-    if (least..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(at(key, format!("must be between {least} and {most}, not {value}")))
 }
 
 /// A validated listener.

@@ -223,7 +223,7 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
 fn wrong(row: &Row, value: &DeValue<'_>) -> Option<String> {
     let expected = || {
         let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
-        format!("must be {}{unit}", row.kind.expected())
+        format!("must be {}{unit}", row.expected())
     };
     match (row.kind, value) {
         (Kind::Switch, DeValue::Boolean(_)) | (Kind::Text, DeValue::String(_)) => None,
@@ -308,7 +308,8 @@ mod tests {
             ("shards = \"two\"", "shards must be a whole number from 0 to 1024 (shards)"),
             ("shards = 1.5", "whole number"),
             ("shards = -1", "= -1 must be a whole number"),
-            ("[limits]\nheaders_max = 5_000_000_000", "to 4294967295 (headers)"),
+            ("[limits]\nheaders_max = 5_000_000_000", "from 1 to 100 (header lines)"),
+            ("[limits]\nconnections_max = 5_000_000_000", "to 4294967295 (connections)"),
             ("[limits]\nmessage_bytes_max = \"16 MiB\"", "write 16777216"),
             ("[drain]\nwindow_ms = \"20s\"", "write 20000"),
             ("[engine]\npin = 1", "true or false"),

@@ -1,8 +1,8 @@
-//! The table for people: as a TOML file that loads, and as the README's tables.
+//! The table for people: as a TOML file that loads, and as the tables of `OPTIONS.md`.
 
 use std::fmt::Write as _;
 
-use super::file::table::{Row, Section, short_flag, short_variable};
+use super::file::table::{ANY, Row, Section, short_flag, short_variable};
 use super::file::{SECTIONS, table::Kind};
 
 pub(crate) use super::value::shown;
@@ -85,15 +85,25 @@ pub fn toml() -> String {
     out
 }
 
-/// Unit, flag and variable of a row in one line.
+/// Unit, range, flag and variable of a row in one line.
 fn facts(section: &Section, row: &Row) -> String {
     let kind = match (row.kind, row.unit()) {
-        (Kind::Number { .. }, Some(unit)) => format!("In {unit}. "),
-        (Kind::Choice(_), _) => format!("One of {}. ", row.kind.expected()),
+        (Kind::Number { .. }, Some(unit)) => format!("In {unit}, {}. ", range(row)),
+        (Kind::Choice(_), _) => format!("One of {}. ", row.expected()),
         _ => String::new(),
     };
     let (flag, variable) = names(section, row);
     format!("{kind}{flag}, {variable}")
+}
+
+/// The range of a number in words; empty where the option is no number.
+pub(crate) fn range(row: &Row) -> String {
+    let (Some(range), Some(number)) = (row.range(), row.number) else { return String::new() };
+    let end = |end: u64| shown(row, &toml::Value::Integer(end as i64));
+    match number.max {
+        ANY => format!("{} or more", end(*range.start())),
+        _ => format!("{} to {}", end(*range.start()), end(*range.end())),
+    }
 }
 
 /// The flag and the variable that people use.
@@ -118,6 +128,17 @@ fn comment(out: &mut String, text: &str) {
     out.push('\n');
 }
 
+/// What an option accepts, for its column: a range, or the words of a choice.
+fn accepted(row: &Row) -> String {
+    match row.kind {
+        Kind::Switch => "`true`, `false`".to_owned(),
+        Kind::Choice(words) => {
+            words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
+        }
+        _ => range(row),
+    }
+}
+
 /// Every option as tables in Markdown, a section each.
 pub fn markdown() -> String {
     let mut out = String::new();
@@ -128,13 +149,17 @@ pub fn markdown() -> String {
             (name, true) => format!("`[[{name}]]`"),
         };
         let about = section.about.trim();
-        let _ = write!(out, "**{title}** {about}\n\n| option | default | meaning |\n");
-        out.push_str("| --- | --- | --- |\n");
+        let _ = write!(out, "## {title}\n\n{about}\n\n");
+        out.push_str("| option | default | unit | range | meaning |\n");
+        out.push_str("| --- | --- | --- | --- | --- |\n");
         for row in section.rows {
-            let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
-            let default = shown(row, &(row.default)());
+            let (key, default) = (row.key, shown(row, &(row.default)()));
+            let (unit, accepted) = (row.unit().unwrap_or_default(), accepted(row));
             let (meaning, change) = (row.meaning.trim(), row.change);
-            let _ = writeln!(out, "| `{}` | `{default}`{unit} | {meaning} *{change}* |", row.key);
+            let _ = writeln!(
+                out,
+                "| `{key}` | `{default}` | {unit} | {accepted} | {meaning} *{change}* |"
+            );
         }
         out.push('\n');
     }

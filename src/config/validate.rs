@@ -3,8 +3,8 @@
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::{
-    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, between, credentials,
-    error, hub, secret_files,
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, credentials, error, hub,
+    ranges, secret_files,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -13,13 +13,10 @@ use crate::driver::listener::Address;
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
-const SHARDS_MAX: u16 = 1024;
 /// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
 const REFUSALS: u32 = 96;
 /// Buffers that one connection may fill in the turn in which its reading is stopped.
 const BUFFERS_RACING: u32 = 64;
-/// Completion entries that the kernel allows a ring.
-const COMPLETION_ENTRIES_MAX: u32 = 65_536;
 
 /// Room in a ring's table beside its connections.
 pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
@@ -44,9 +41,9 @@ impl Config {
         cores: usize,
     ) -> Result<Self, Vec<ConfigError>> {
         let mut faults = Faults::default();
-        let cores = cores.clamp(1, usize::from(SHARDS_MAX)) as u16;
+        let cores = cores.clamp(1, file::SHARDS_MAX as usize) as u16;
         let shards = if file.shards == 0 { cores } else { file.shards };
-        faults.check(between("shards", shards.into(), 1, SHARDS_MAX.into()));
+        ranges::check_single_sections(file, &mut faults);
         let endpoints = Endpoints::check(file, &mut faults);
         check_engine(&file.engine, shards, &mut faults);
         let accepts = file.engine.accepts_per_listener;
@@ -58,7 +55,6 @@ impl Config {
         times(file, &mut faults);
         check_metrics(&file.metrics, &mut faults);
         let log_level = faults.check(level(&file.log.level));
-        hub::check_bounds(&file.hub, &mut faults);
         let resume = faults.check(credentials::resume(&file.resume));
         let Endpoints { listeners, routes, admin, auth, namespaces, .. } = endpoints;
         let (table, route_options) = routes.into_iter().unzip();
@@ -93,8 +89,9 @@ impl Config {
         // A receive that is being cancelled may still use the buffers that are published, and
         // those that are published in the same turn.
         let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
-        config.limits.outbox_bytes_max +=
-            2 * buffers as usize * config.engine.buffer_bytes as usize;
+        let racing = 2 * buffers as usize * config.engine.buffer_bytes as usize;
+        let outbox = &mut config.limits.outbox_bytes_max;
+        *outbox = outbox.saturating_add(racing);
         Ok(config)
     }
 }
@@ -156,34 +153,14 @@ fn check_process(written: &Process, faults: &mut Faults) {
 }
 
 fn check_engine(written: &Engine, shards: u16, faults: &mut Faults) {
-    let mut range = |key, value, least, most| {
-        faults.check(between(key, value, least, most));
-    };
-    // Four completions for each submission must fit, and the kernel allows 65,536.
-    range("engine.ring_entries", written.ring_entries.into(), 64, 8192);
-    if written.completion_entries != 0 {
-        let least = u64::from(written.ring_entries) * 2;
-        let most = u64::from(COMPLETION_ENTRIES_MAX);
-        range("engine.completion_entries", written.completion_entries.into(), least, most);
+    let (entries, least) = (written.completion_entries, written.ring_entries.saturating_mul(2));
+    if entries != 0 && entries < least {
+        let text =
+            format!("must be 0 or at least twice engine.ring_entries ({least}), not {entries}");
+        faults.0.push(at("engine.completion_entries", text));
     }
-    range("engine.buffer_bytes", written.buffer_bytes.into(), 1024, 1 << 20);
-    range("engine.accepts_per_listener", written.accepts_per_listener.into(), 1, 1024);
-    for (key, value) in [
-        ("engine.turn_completions_max", written.turn_completions_max),
-        ("engine.turn_frames_max", written.turn_frames_max),
-        ("engine.turn_timers_max", written.turn_timers_max),
-        ("engine.turn_codec_bytes_max", written.turn_codec_bytes_max),
-        ("engine.turn_fanout_max", written.turn_fanout_max),
-        ("engine.min_wait_completions", written.min_wait_completions),
-    ] {
-        range(key, value.into(), 1, u32::MAX.into());
-    }
-    range("engine.send_segments_max", written.send_segments_max.into(), 1, 1024);
-    range("engine.send_bytes_max", written.send_bytes_max.into(), 4096, 1 << 30);
-    range("engine.mailbox_bytes_max", written.mailbox_bytes_max, 1 << 20, u64::MAX);
-    range("engine.min_wait_us", written.min_wait_us.into(), 0, 1_000_000);
     let least = u64::from(written.buffer_bytes) * 8 * u64::from(shards);
-    if written.buffer_memory_bytes < least {
+    if written.buffer_memory_bytes < least && !faults.has("engine.buffer_memory_bytes") {
         faults.0.push(at(
             "engine.buffer_memory_bytes",
             format!(
@@ -226,22 +203,9 @@ fn connections_per_shard(
 fn limits(written: &file::Limits, open_files: u64, headroom: u32, faults: &mut Faults) -> Limits {
     let connections = connections_per_shard(written, open_files, headroom);
     let connections_per_shard_max = faults.check(connections).unwrap_or(1);
-    for (key, value, least, most) in [
-        ("handshakes_per_shard_max", written.handshakes_per_shard_max.into(), 1, u32::MAX.into()),
-        ("address_prefix_v4", written.address_prefix_v4.into(), 0, 32),
-        ("address_prefix_v6", written.address_prefix_v6.into(), 0, 128),
-        ("headers_max", written.headers_max.into(), 1, 100),
-        ("head_bytes_max", written.head_bytes_max.into(), 256, 1 << 20),
-        ("message_bytes_max", written.message_bytes_max, 1, 1 << 30),
-        ("fragments_max", written.fragments_max.into(), 1, u32::MAX.into()),
-    ] {
-        faults.check(between(&format!("limits.{key}"), value, least, most));
-    }
-    if written.partial_shard_bytes_max < written.message_bytes_max {
-        faults.0.push(at(
-            "limits.partial_shard_bytes_max",
-            "must be at least limits.message_bytes_max",
-        ));
+    let partial = "limits.partial_shard_bytes_max";
+    if written.partial_shard_bytes_max < written.message_bytes_max && !faults.has(partial) {
+        faults.0.push(at(partial, "must be at least limits.message_bytes_max"));
     }
     let message_bytes_max = written.message_bytes_max.min(1 << 30) as usize;
     let high = written.outbox_bytes_max as usize;
@@ -309,17 +273,9 @@ fn times(file: &File, faults: &mut Faults) {
             ),
         ));
     }
-    if file.timeouts.handshake_timeout_ms == 0 {
-        faults.0.push(at(
-            "timeouts.handshake_timeout_ms",
-            "must not be 0: slow clients would hold their places for ever",
-        ));
-    }
 }
 
 fn check_metrics(written: &Metrics, faults: &mut Faults) {
-    let interval_s = written.histogram_log_interval_s.into();
-    faults.check(between("metrics.histogram_log_interval_s", interval_s, 1, 86_400));
     if !written.histogram_log.is_empty() && !written.histograms {
         faults.0.push(at(
             "metrics.histogram_log",

@@ -86,7 +86,7 @@ pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> O
 pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
     let expected = || {
         let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
-        format!("must be {}{unit}, not `{text}`", row.kind.expected())
+        format!("must be {}{unit}, not `{text}`", row.expected())
     };
     match row.kind {
         Kind::Switch => text.parse().map(toml::Value::Boolean).map_err(|_| expected()),
@@ -108,7 +108,7 @@ pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
         Kind::List => Ok(toml::Value::Array(list(text))),
         Kind::Choice(words) => match not_a_choice(words, text) {
             None => Ok(toml::Value::String(text.to_owned())),
-            Some(wrong) => Err(format!("{wrong}; it must be {}", row.kind.expected())),
+            Some(wrong) => Err(format!("{wrong}; it must be {}", row.expected())),
         },
     }
 }

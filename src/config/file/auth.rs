@@ -1,69 +1,70 @@
 //! Rows about who may connect: keys for tokens, for the API, and for tickets.
 
 use super::secret::{Secret, Secrets};
-use super::table::{Kind, OptionType, section};
+use super::table::{ANY, Kind, OptionType, section};
 use crate::auth::KeyAlgorithm;
 
 section! {
-    /// Tokens of clients (JWT). Keys to verify them stand in `[[key]]`, or come from a JWKS; with
-    /// none of these, clients are anonymous.
+    /// Tokens of clients (JWT). The keys that verify them are in `[[key]]` or in a JWKS; without
+    /// any, clients are anonymous.
     Auth "auth" repeated false;
 
-    /// Without keys: lets clients be anonymous even on listeners that other hosts reach, and lets a
-    /// reload remove the last key. With keys: clients without a token may stay, as anonymous.
+    /// Without keys: accepts anonymous clients even on listeners that other hosts reach, and lets a
+    /// reload remove the last key. With keys: clients without a token stay, as anonymous.
     allow_anonymous: bool = false,
-    "Set where channels are meant for everybody.";
+    "Set where channels are open to everyone.";
 
-    /// What the claim `aud` must name; empty = not looked at.
+    /// Required `aud` claim; empty = not checked.
     audience: String = String::new(),
     "Set where the issuer makes tokens for other services too.";
 
-    /// What the claim `iss` must be; empty = not looked at.
+    /// Required `iss` claim; empty = not checked.
     issuer: String = String::new(),
-    "Set where keys are shared by several issuers.";
+    "Set where several issuers share keys.";
 
-    /// Clocks may differ by so much when `exp` and `nbf` are looked at.
-    leeway_s: u32 = 5,
+    /// Tolerated clock difference when `exp` and `nbf` are checked.
+    leeway_s: u32 = 5 => "seconds" in 0..=ANY,
     "Raise where the issuer's clock is known to be wrong.";
 
     /// File with keys as a JWK Set, read at the start; empty = none.
     jwks_file: String = String::new(),
-    "Where keys are delivered as a file.";
+    "Set where keys are delivered as a file.";
 
-    /// `https://` or `http://` address of a JWK Set; empty = none. Its certificate is checked
+    /// `https://` or `http://` address of a JWK Set; empty = none. Its certificate is verified
     /// against the host's authorities.
     jwks_url: String = String::new(),
-    "Where an identity provider publishes its keys.";
+    "Set where an identity provider publishes its keys.";
 
-    /// How often it is fetched. When that fails, or brings no usable key, the keys fetched before
-    /// stay, over a reload too. A token with an unknown key id has it fetched at once, at most
-    /// every 10 seconds.
-    jwks_refresh_s: u32 = 300,
-    "Shorter where keys are withdrawn in a hurry.";
+    /// Interval between fetches. When a fetch fails or brings no usable key, the previous keys
+    /// stay, across reloads too. A token with an unknown key id triggers a fetch, at most every 10
+    /// seconds.
+    jwks_refresh_s: u32 = 300 => "seconds" in 1..=ANY,
+        because "300 is every five minutes",
+    "Lower where keys are withdrawn in a hurry.";
 
-    /// Takes tokens from the query as well: `?token=`.
+    /// Accepts tokens in the query too: `?token=`.
     token_query: bool = true,
     "Switch off where proxies on the way log whole addresses: browsers can send an `auth` frame \
      instead.";
 }
 
 section! {
-    /// A key that clients' tokens are verified with.
+    /// A key that verifies clients' tokens.
     Key "key" repeated true absent true;
 
     /// The `kid` of its tokens; empty = for tokens without one.
     id: String = String::new(),
-    "One for each key, so that keys can be changed one after the other.";
+    "Give each key its own, so that keys can be replaced one at a time.";
 
-    /// What its tokens are signed with. The key decides, whatever a token says of itself.
+    /// Algorithm of its tokens. The key decides, whatever a token claims.
     algorithm: KeyAlgorithm = KeyAlgorithm::HS256,
-    "`ES256` or `EdDSA` where the issuer is another party: what verifies there cannot sign.";
+    "`ES256` or `EdDSA` where the issuer is another party: a key that verifies them cannot sign.";
 
     /// The secret of HS256: at least 32 bytes.
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds the secret, not readable by everyone. A line end after it does not count.
+    /// File that holds the secret, not readable by everyone. A trailing newline is ignored.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 
@@ -73,42 +74,43 @@ section! {
 }
 
 section! {
-    /// A key that backends send to the API: `Authorization: Bearer`. With at least one, the admin
-    /// address may be reached from other hosts, and answers nothing else without a key but
-    /// `/healthz`, `/readyz` and `/metrics`.
+    /// A key that backends send to the API as `Authorization: Bearer`. With at least one, the admin
+    /// address may be reached from other hosts, and without a key answers only `/healthz`,
+    /// `/readyz` and `/metrics`.
     ApiKey "api_key" repeated true absent true;
 
-    /// What logs call it.
+    /// Its name in logs.
     name: String = "backend".into(),
-    "One for each backend, so that a single one can be withdrawn.";
+    "Give each backend its own key, so that a single one can be withdrawn.";
 
-    /// At least 20 visible characters.
+    /// The key: at least 20 visible characters.
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds it, not readable by everyone. A line end after it does not count.
+    /// File that holds the key, not readable by everyone. A trailing newline is ignored.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 }
 
 section! {
-    /// Tickets, with which clients come back to where they were without asking a backend.
+    /// Tickets, with which clients resume their session without asking a backend.
     Resume "resume" repeated false;
 
     /// Keys that seal tickets, 32 bytes each, as base64 or hexadecimal: the first seals, all open.
     /// Empty = the key in `process.state_dir`; without that, a random one at each start, so that no
     /// ticket outlives the process.
     keys: Secrets = Secrets::default(),
-    "Set the same on all nodes behind one address. To change keys, put the new one second, then \
-     first, then drop the old one.";
+    "Use the same on all nodes behind one address. To replace a key, add the new one second, then \
+     move it first, then remove the old one.";
 
-    /// File with such keys, a line each, not readable by everyone.
+    /// File with such keys, one per line, not readable by everyone.
     keys_file: String = String::new(),
     "For secrets that are mounted as files.";
 
-    /// A ticket holds for so long, and never longer than the token behind it.
-    ttl_s: u32 = 86_400,
-    "Shorter where clients must not come back after a while without asking.";
+    /// Lifetime of a ticket, which never exceeds that of the token behind it.
+    ttl_s: u32 = 86_400 => "seconds" in 1..=ANY,
+        because "every ticket would have ended at once",
+    "Lower where clients must not resume after a while without a new token.";
 }
 
 impl OptionType for KeyAlgorithm {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Kind, OptionType, section};
+use super::table::{ANY, Kind, OptionType, section};
 use crate::driver::listener::Steer;
 
 impl OptionType for Steer {
@@ -15,56 +15,57 @@ section! {
 
     /// `ADDR:PORT`, `[ADDR6]:PORT` or `unix:PATH`. `[::]:PORT` takes IPv4 as well.
     address: String = "127.0.0.1:9000".into(),
-    "`0.0.0.0:PORT` or `[::]:PORT` to be reached from other hosts.";
+    "`0.0.0.0:PORT` or `[::]:PORT` to accept connections from other hosts.";
 
-    /// How connections spread over shards: `hash` of the addresses, or `cpu` that received the
-    /// packet.
+    /// How connections are spread over shards: by `hash` of the addresses, or to the shard of the
+    /// `cpu` that received the packet.
     steer: Steer = Steer::Hash,
-    "`cpu` only where the network's interrupts are pinned to cores like the shards.";
+    "`cpu` only where the network's interrupts are pinned to cores as the shards are.";
 
-    /// Connections that may wait for their accept, per shard (bounded by net.core.somaxconn).
-    backlog: u32 = 4096,
+    /// Connections waiting for accept, per shard (bounded by net.core.somaxconn).
+    backlog: u32 = 4096 => "connections" in 0..=ANY,
     "Raise together with net.core.somaxconn where all clients reconnect at once.";
 
     /// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
     nodelay: bool = true,
-    "Hardly ever: all that a turn has for a connection leaves together anyway.";
+    "Rarely: all that a turn sends to a connection leaves together anyway.";
 
-    /// Congestion control by name; `auto` = cubic where the host's default is BBR, which paces
-    /// even small echoes with timers, and this process may choose; empty = the host's.
+    /// Congestion control by name; `auto` = cubic where the host's default is BBR, which paces even
+    /// small echoes with timers, and the process may choose; empty = the host's.
     congestion: String = "auto".into(),
     "`bbr` for clients on long, lossy lines that receive much.";
 
     /// TCP keepalive after this idle time; 0 = off: the heartbeat notices dead peers sooner.
-    keepalive_s: u32 = 0,
+    keepalive_s: u32 = 0 => "seconds" in 0..=ANY,
     "Set where heartbeats are off.";
 
-    /// Gives up on unacknowledged data after this time; 0 = the kernel's many minutes.
-    user_timeout_ms: u32 = 0,
-    "30,000 frees what clients left behind that vanished while data was on its way.";
+    /// Drops a connection whose data is not acknowledged for this time; 0 = the kernel's default of
+    /// many minutes.
+    user_timeout_ms: u32 = 0 => "milliseconds" in 0..=ANY,
+    "30,000 frees the memory of clients that vanished while data was in flight.";
 
     /// Kernel receive buffer of a connection; 0 = automatic.
-    receive_buffer_bytes: u32 = 0,
+    receive_buffer_bytes: u32 = 0 => "bytes" in 0..=ANY,
     "A bound saves kernel memory where very many clients send at once.";
 
     /// Kernel send buffer of a connection; 0 = automatic.
-    send_buffer_bytes: u32 = 0,
-    "A bound makes slow readers visible sooner and caps what they hold in the kernel.";
+    send_buffer_bytes: u32 = 0 => "bytes" in 0..=ANY,
+    "A bound detects slow readers sooner and limits what they hold in the kernel.";
 
     /// Prefers connections whose packets arrive on the shard's core.
     incoming_cpu: bool = false,
     "As `steer = \"cpu\"`, where the kernel is to choose among listeners by itself.";
 
     /// Polls the network device before sleeping; 0 = off.
-    busy_poll_us: u32 = 0,
-    "Bare metal with cores to spare only: it burns them for latency.";
+    busy_poll_us: u32 = 0 => "microseconds" in 0..=ANY,
+    "Only on bare metal with spare cores: it trades CPU for latency.";
 
     /// IPv6 addresses only, on an IPv6 listener.
     only_v6: bool = false,
     "Where another listener has the same port for IPv4.";
 
     /// Permission bits of a Unix socket's file.
-    unix_mode: u32 = 0o660,
+    unix_mode: u32 = 0o660 => "permission bits" in 0..=0o777,
     "0o666 where the proxy in front runs as another user and group.";
 
     /// Each connection begins with a PROXY header (v1 or v2); requires `trusted_proxies`.
@@ -76,84 +77,84 @@ section! {
     forwarded_header: String = String::new(),
     "Behind an HTTP proxy; name the header that this proxy overwrites.";
 
-    /// Networks whose word about the client counts.
+    /// Networks of proxies that may name a client's address.
     trusted_proxies: Vec<String> = Vec::new(),
     "The load balancers' addresses, never more than those.";
 }
 
 section! {
-    /// What a path leads to. Without any: the hub at `/ws`, and an echo at `/echo`; one that is
-    /// written replaces both.
+    /// What a path leads to. Without any: the hub at `/ws` and an echo at `/echo`; writing one
+    /// replaces both.
     Route "route" repeated true absent true;
 
     /// Begins with `/`.
     path: String = "/echo".into(),
-    "One route a path.";
+    "One route per path.";
 
     /// `exact`, or `prefix` for everything below the path.
     r#match: Matching = Matching::Exact,
     "`prefix` where the path carries names of rooms or tenants.";
 
-    /// What runs on the connection: `hub` = channels, in JSON; `echo` = each message comes back.
+    /// What runs on the connection: `hub` = channels, in JSON; `echo` = every message comes back.
     handler: HandlerName = HandlerName::Echo,
-    "`hub` for applications; `echo` is for measuring and health checks from end to end.";
+    "`hub` for applications; `echo` for measurements and end-to-end health checks.";
 
     /// Connections of this path; past it: 503. 0 = no limit.
-    connections_max: u32 = 0,
+    connections_max: u32 = 0 => "connections" in 0..=ANY,
     "Set where one path must leave room for the others.";
 
-    /// Subprotocols that may be chosen; for the hub, empty = `seawall.v1`.
+    /// Subprotocols that clients may choose; for the hub, empty = `seawall.v1`.
     subprotocols: Vec<String> = Vec::new(),
-    "Where clients offer some.";
+    "Set where clients offer some.";
 
     /// Origins that may connect, as `https://app.example` or, for all subdomains,
     /// `https://*.app.example`: `["*"]` = any, empty = the page's own host only. Requests without
-    /// an Origin (no browser) always may.
+    /// an Origin (not from a browser) are always accepted.
     origins: Vec<String> = Vec::new(),
     "List the sites whose pages use this server.";
 
     /// Compression of messages (permessage-deflate), where the client offers it: `off`; `shared` =
-    /// each message by itself, which costs a connection no memory; `takeover` = with the memory of
-    /// earlier messages, in contexts of the connection's own (about 50 KB at the default window).
+    /// each message by itself, which costs a connection no memory; `takeover` = with a context per
+    /// connection (about 50 KB at the default window) that remembers earlier messages.
     compression: CompressionMode = CompressionMode::Shared,
     "`takeover` where few clients get many small, similar messages; `off` where messages are \
-     compressed already, or the network is fast and CPU is dear.";
+     compressed already, or CPU is scarcer than bandwidth.";
 
-    /// Effort of the compressor, from 1 to 9.
-    compression_level: u32 = 1,
-    "3 makes JSON a quarter smaller again for about three times the CPU; 6 gains little more.";
+    /// Effort of the compressor; higher is smaller and slower.
+    compression_level: u32 = 1 => "effort" in 1..=9,
+    "3 makes JSON another quarter smaller for about three times the CPU; 6 gains little more.";
 
-    /// Window of the compressors as a power of two, from 9 (512 bytes) to 15 (32 KiB). A client may
-    /// ask for a smaller one.
-    compression_window_bits: u32 = 12,
+    /// Window of the compressor, as a power of two: 9 is 512 bytes, 15 is 32 KiB. A client may ask
+    /// for a smaller one.
+    compression_window_bits: u32 = 12 => "bits" in 9..=15,
     "9 or 10 to save memory with `takeover`; 15 where messages of many kilobytes repeat \
      themselves.";
 
-    /// Shorter messages are sent as they are.
-    compression_bytes_min: u32 = 256,
-    "Lower with `takeover`, where small messages resemble earlier ones; by itself a shorter one \
-     hardly shrinks (128 bytes of JSON by a seventh).";
+    /// Shorter messages are sent uncompressed.
+    compression_bytes_min: u32 = 256 => "bytes" in 1..=1 << 30,
+    "Lower with `takeover`, where small messages resemble earlier ones; otherwise shorter ones \
+     hardly shrink (128 bytes of JSON by a seventh).";
 
-    /// A ping each so many milliseconds, spread at random; 0 = none.
-    ping_interval_ms: u32 = 25_000,
-    "Below the idle timeout of every proxy on the way (often 60 s); longer saves phones' batteries \
-     and the server's idle CPU.";
+    /// Interval between pings, jittered; 0 = none.
+    ping_interval_ms: u32 = 25_000 => "milliseconds" in 0..=ANY,
+    "Keep below the idle timeout of every proxy on the way (often 60 s); a longer one saves \
+     phones' batteries and the server's idle CPU.";
 
-    /// The pong must come within this time, else the connection is dropped.
-    pong_timeout_ms: u32 = 20_000,
-    "Shorter finds dead connections sooner; longer is kind to slow mobile lines.";
+    /// Time for the pong; past it the connection is dropped.
+    pong_timeout_ms: u32 = 20_000 => "milliseconds" in 0..=ANY,
+    "Lower to detect dead connections sooner; raise for slow mobile lines.";
 
-    /// Without a message from the client for so long: close 1001; 0 = never.
-    idle_timeout_ms: u32 = 0,
-    "Set where clients that say nothing should not stay.";
+    /// Time without a message from the client; past it: close 1001. 0 = never.
+    idle_timeout_ms: u32 = 0 => "milliseconds" in 0..=ANY,
+    "Set where silent clients should not stay connected.";
 
-    /// From our Close to the peer's; past it the connection is dropped.
-    close_timeout_ms: u32 = 5_000,
-    "Longer for clients that finish work before they answer a Close.";
+    /// Time from the server's Close to the peer's; past it the connection is dropped.
+    close_timeout_ms: u32 = 5_000 => "milliseconds" in 0..=ANY,
+    "Raise for clients that finish work before they answer a Close.";
 
     /// Connections older than this are closed with 1001; 0 = never. The closes are spread over a
-    /// tenth of it, also those of connections that a reload with a lower value makes too old.
-    connection_age_max_ms: u32 = 0,
+    /// tenth of it, also when a reload lowers it.
+    connection_age_max_ms: u32 = 0 => "milliseconds" in 0..=ANY,
     "Set to rebalance connections over nodes behind a load balancer.";
 }
 

@@ -1,112 +1,113 @@
 //! The engine's rows: rings, memory and turns.
 
-use super::table::section;
+use super::table::{ANY, section};
 
 section! {
-    /// The rings, their memory, and how much is done in one turn of a shard.
+    /// Rings, their memory, and how much work one turn of a shard does.
     Engine "engine" repeated false;
 
     /// Pins each shard to a core (shard modulo cores).
     pin: bool = true,
-    "Switch off where other busy processes share the cores, or the host moves threads better.";
+    "Switch off where other busy processes share the cores.";
 
     /// Submission entries of a ring.
-    ring_entries: u32 = 1024,
-    "Raise when `seawall_ring_overflows_total` grows. Half is enough for few connections; locked \
-     memory is the price.";
+    ring_entries: u32 = 1024 => "entries" in 64..=8192,
+    "Raise when `seawall_ring_overflows_total` grows. Half is enough for few connections; the \
+     cost is locked memory.";
 
-    /// Completion entries of a ring, rounded up to a power of two; 0 = eight for each submission
-    /// entry. A completion that finds no room ends its connection's receive, which is then armed
-    /// anew.
-    completion_entries: u32 = 0,
+    /// Completion entries of a ring, rounded up to a power of two; 0 = eight per submission entry,
+    /// otherwise at least two per submission entry. A completion that finds no room ends its
+    /// connection's receive, which is then armed again.
+    completion_entries: u32 = 0 => "entries" in 0..=65_536,
     "Raise when `seawall_ring_overflows_total` grows while turns are short.";
 
-    /// Size of one receive buffer. A message that fits into one is never copied to be read; small
+    /// Size of one receive buffer. A message that fits into one is read without a copy; small
     /// messages touch only a buffer's first page.
-    buffer_bytes: u32 = 64 * 1024,
-    "16 KiB save memory where messages are small and many arrive at once; larger ones spare \
-     copies where most messages are larger than a buffer.";
+    buffer_bytes: u32 = 64 * 1024 => "bytes" in 1024..=1 << 20,
+    "16 KiB saves memory where messages are small and many arrive at once; larger buffers avoid \
+     copies where most messages exceed one.";
 
-    /// Receive buffers of the whole node, divided by shards; their count is this by
-    /// `buffer_bytes`. Address space rather than memory: only what is in flight is touched, and
-    /// what rests is given back.
-    buffer_memory_bytes: u64 = 256 << 20,
-    "Raise when `seawall_receive_starvations_total` grows though `seawall_buffers_published` is at \
-     this bound; lower where memory is tight.";
+    /// Receive buffers of the node, divided by shards: at least eight of `buffer_bytes` per shard.
+    /// Address space rather than memory: only what is in flight is touched, and unused pages are
+    /// returned.
+    buffer_memory_bytes: u64 = 256 << 20 => "bytes" in 8192..=ANY,
+        because "each shard needs eight buffers of engine.buffer_bytes",
+    "Raise when `seawall_receive_starvations_total` grows while `seawall_buffers_published` is at \
+     its bound; lower where memory is tight.";
 
-    /// Accepts that stand ready on each listener of a shard.
-    accepts_per_listener: u32 = 16,
-    "Raise when connections come in waves of thousands and `seawall_accept_to_open_seconds` \
-     shows them waiting.";
+    /// Accepts pending on each listener of a shard.
+    accepts_per_listener: u32 = 16 => "accepts" in 1..=1024,
+    "Raise when connections arrive in waves of thousands and `seawall_accept_to_open_seconds` \
+     shows that they wait.";
 
-    /// Completions handled in one turn, before a shard submits and looks at its other work.
-    turn_completions_max: u32 = 512,
-    "Lower when `seawall_turn_seconds` is long and tails matter more than throughput.";
+    /// Completions handled in one turn, before a shard submits and does its other work.
+    turn_completions_max: u32 = 512 => "completions" in 1..=ANY,
+    "Lower when `seawall_turn_seconds` is long and tail latency matters more than throughput.";
 
-    /// Messages and control frames looked at in one turn: about 1 ms of work. A connection has a
-    /// quarter of that before the others, and continues behind them.
-    turn_frames_max: u32 = 8 * 1024,
-    "Lower when tails matter more than throughput; raise where few clients pipeline very many \
-     small messages.";
+    /// Messages and control frames processed in one turn: about 1 ms of work. A connection gets a
+    /// quarter of that, then the others are served first.
+    turn_frames_max: u32 = 8 * 1024 => "frames" in 1..=ANY,
+    "Lower when tail latency matters more than throughput; raise where few clients pipeline very \
+     many small messages.";
 
-    /// Bytes compressed in one turn at level 1, which is about 1 ms of work; at other levels, or
-    /// inflated, as many as cost the same. A connection has a quarter of that before the others.
-    turn_codec_bytes_max: u32 = 384 * 1024,
-    "Lower when compressed messages of some lengthen `seawall_turn_seconds` for all.";
+    /// Bytes compressed in one turn at level 1: about 1 ms of work; at other levels, or inflated,
+    /// as many as cost the same. A connection gets a quarter of that, then the others are served
+    /// first.
+    turn_codec_bytes_max: u32 = 384 * 1024 => "bytes" in 1..=ANY,
+    "Lower when compressed messages of a few clients lengthen `seawall_turn_seconds` for all.";
 
-    /// Inflaters of a shard that compressed messages coming in parts may hold, 48 KB each, made
-    /// when needed. Messages beyond wait as they came until they are whole.
-    inflaters_max: u32 = 16,
+    /// Inflaters of a shard for compressed messages that arrive in parts, 48 KB each, made when
+    /// needed. Further messages are stored compressed until they are complete.
+    inflaters_max: u32 = 16 => "inflaters" in 0..=ANY,
     "Raise when `seawall_inflater_waits_total` grows and memory for unfinished messages is short.";
 
     /// Timers fired in one turn.
-    turn_timers_max: u32 = 256,
+    turn_timers_max: u32 = 256 => "timers" in 1..=ANY,
     "Lower when heartbeats of very many connections lengthen turns.";
 
-    /// Deliveries to members of channels that a shard makes in one turn.
-    turn_fanout_max: u32 = 2048,
-    "Lower when publications to very many members lengthen `seawall_turn_seconds` for all; higher \
-     spreads each of them sooner.";
+    /// Deliveries to members of channels in one turn of a shard.
+    turn_fanout_max: u32 = 2048 => "deliveries" in 1..=ANY,
+    "Lower when publishes to very many members lengthen `seawall_turn_seconds` for all; raise to \
+     deliver each of them sooner.";
 
-    /// Bytes of mail that may wait for a shard; past it publishers are slowed down, and the API
-    /// answers 503.
-    mailbox_bytes_max: u64 = 64 << 20,
-    "Raise where bursts of large publications cross shards and memory is there.";
+    /// Bytes of mail queued for a shard; past it publishers are slowed down, and the API answers
+    /// 503.
+    mailbox_bytes_max: u64 = 64 << 20 => "bytes" in 1_048_576..=ANY,
+    "Raise where bursts of large publishes cross shards and memory is available.";
 
-    /// Bytes that leave in one send; what waits behind them can still be acted on.
-    send_bytes_max: u32 = 256 * 1024,
+    /// Bytes of one send; what is queued behind it can still be dropped (`slow_reader`).
+    send_bytes_max: u32 = 256 * 1024 => "bytes" in 4096..=1 << 30,
     "Raise for few clients with large messages on fast networks.";
 
-    /// Pieces of memory that leave in one send (at most 1024).
-    send_segments_max: u32 = 256,
-    "Raise when very many large messages wait for one connection.";
+    /// Pieces of memory of one send.
+    send_segments_max: u32 = 256 => "segments" in 1..=1024,
+    "Raise when very many large messages are queued for one connection.";
 
-    /// A reply that is its message (an echo) and has at least so many bytes leaves from the very
-    /// buffer the message came in, without a copy.
-    reply_in_place_bytes_min: u32 = 512,
+    /// A reply that equals its message (an echo) and has at least this many bytes is sent from the
+    /// receive buffer, without a copy.
+    reply_in_place_bytes_min: u32 = 512 => "bytes" in 0..=ANY,
     "Measured: no difference at 20 bytes, 3 % less CPU at 1 KiB, 22 % less at 16 KiB.";
 
-    /// Memory that each of a shard's pools keeps warm for messages on their way out.
-    pool_bytes_max: u32 = 1 << 20,
+    /// Memory that each of a shard's pools keeps for outgoing messages.
+    pool_bytes_max: u32 = 1 << 20 => "bytes" in 0..=ANY,
     "Raise when large messages are answered in bursts.";
 
-    /// Waits up to this long for a batch of completions; 0 = off.
-    min_wait_us: u32 = 0,
-    "Set to 50 to 200 to save CPU where that much latency does not matter.";
+    /// Longest wait for a batch of completions; 0 = off.
+    min_wait_us: u32 = 0 => "microseconds" in 0..=1_000_000,
+    "50 to 200 saves CPU where that much latency does not matter.";
 
-    /// Completions worth that wait.
-    min_wait_completions: u32 = 16,
-    "About the batch that `seawall_batch` shows under load.";
+    /// Size of that batch.
+    min_wait_completions: u32 = 16 => "completions" in 1..=ANY,
+    "Set to about the batch that `seawall_batch` shows under load.";
 
-    /// After so long without a byte from the client, and up to half as much more, its armed
-    /// receive is replaced by a watch that takes 0.6 KB less of the kernel's memory; a second
-    /// message within the time brings the receive back. A new connection begins with the watch.
-    /// 0 = never.
-    park_after_ms: u32 = 5_000,
-    "Below the interval of the heartbeat, or no connection is ever parked; longer where clients \
+    /// After this time without a byte from the client, and up to half as much more, a watch
+    /// replaces the armed receive and takes 0.6 KB less of the kernel's memory; a second message
+    /// within the time restores the receive. A new connection begins with the watch. 0 = never.
+    park_after_ms: u32 = 5_000 => "milliseconds" in 0..=ANY,
+    "Keep below the heartbeat's interval, or no connection is ever parked. Raise where clients \
      send every few seconds: a message to a parked connection costs two more operations.";
 
-    /// A new connection is handed to the least loaded shard when this one has so many more.
-    handover_connections: u32 = 256,
+    /// A new connection is handed to the least loaded shard when this one has this many more.
+    handover_connections: u32 = 256 => "connections" in 0..=ANY,
     "Lower for few, busy connections that must be spread evenly.";
 }

@@ -1,6 +1,6 @@
 //! The bounds on what clients can make the server hold, and do.
 
-use super::table::{Kind, OptionType, section};
+use super::table::{ANY, Kind, OptionType, section};
 use crate::admission::limiter::Excess;
 
 impl OptionType for Excess {
@@ -8,163 +8,165 @@ impl OptionType for Excess {
 }
 
 section! {
-    /// Bounds, each with its answer when reached.
+    /// Bounds, each with the answer to what exceeds it.
     Limits "limits" repeated false;
 
     /// Connections of one shard; past it: handed to another shard, else 503. 0 = what the
     /// open-files limit allows, at most 131,072.
-    connections_per_shard_max: u32 = 0,
-    "Set to what the host's memory holds: about 4 KB a connection with the kernel's part.";
+    connections_per_shard_max: u32 = 0 => "connections" in 0..=ANY,
+    "Set to what the host's memory holds: about 4 KB per connection, kernel included.";
 
-    /// Connections of the whole node; past it: 503. 0 = as many as its shards may have.
-    connections_max: u32 = 0,
-    "Set where the host's memory, not its open-files limit, is what runs out.";
+    /// Connections of the node; past it: 503. 0 = as many as its shards may have.
+    connections_max: u32 = 0 => "connections" in 0..=ANY,
+    "Set where the host's memory runs out before its open files.";
 
     /// Connections of one address (see `address_prefix_v4`), handshakes included; past it: 429.
     /// 0 = no limit.
-    connections_per_address_max: u32 = 0,
+    connections_per_address_max: u32 = 0 => "connections" in 0..=ANY,
     "Set on the open internet, to some hundreds: offices and mobile carriers share addresses. \
-     Behind proxies, tell the server about them first, or they are the address.";
+     Behind proxies, set `trusted_proxies` first, or the proxies are the addresses.";
 
     /// Connections of one user; past it: 429, or close 4429 where the token comes later. 0 = no
     /// limit.
-    connections_per_user_max: u32 = 0,
+    connections_per_user_max: u32 = 0 => "connections" in 0..=ANY,
     "Set to what a person's devices and tabs come to, such as 20.";
 
-    /// New connections in a second on the whole node; past it: 503. 0 = no limit.
-    connections_per_second_max: u32 = 0,
-    "Set to what the application behind can take when everybody comes back at once.";
+    /// New connections per second on the node; past it: 503. 0 = no limit.
+    connections_per_second_max: u32 = 0 => "connections per second" in 0..=ANY,
+    "Set to what the backend can take when every client reconnects at once.";
 
-    /// New connections in a second from one address; past it: 429. 0 = no limit.
-    connections_per_address_second_max: u32 = 0,
-    "Set with `connections_per_address_max`, to a fifth of it.";
+    /// New connections per second from one address; past it: 429. 0 = no limit.
+    connections_per_address_second_max: u32 = 0 => "connections per second" in 0..=ANY,
+    "Set together with `connections_per_address_max`, to a fifth of it.";
 
-    /// Bits of an IPv4 address that tell clients apart.
-    address_prefix_v4: u32 = 32,
-    "24 where a provider spreads one client over neighbouring addresses. Takes a restart.";
+    /// Leading bits of an IPv4 address that identify a client.
+    address_prefix_v4: u32 = 32 => "bits" in 0..=32,
+    "24 where a provider spreads one client over neighbouring addresses. Requires a restart.";
 
-    /// Bits of an IPv6 address that tell clients apart: a client commonly has 64 bits to itself.
-    address_prefix_v6: u32 = 64,
-    "56 or 48 where clients have whole networks. Takes a restart.";
+    /// Leading bits of an IPv6 address that identify a client, which commonly has 64 bits to
+    /// itself.
+    address_prefix_v6: u32 = 64 => "bits" in 0..=128,
+    "56 or 48 where clients have whole networks. Requires a restart.";
 
     /// Connections of a shard that have not finished their handshake; past it: 503.
-    handshakes_per_shard_max: u32 = 16_384,
+    handshakes_per_shard_max: u32 = 16_384 => "handshakes" in 1..=ANY,
     "Lower under floods of slow handshakes, with `timeouts.handshake_timeout_ms`.";
 
-    /// `Retry-After` of these answers.
-    retry_after_s: u32 = 5,
-    "Longer where clients come back too soon.";
+    /// `Retry-After` of 429 and 503 answers.
+    retry_after_s: u32 = 5 => "seconds" in 0..=ANY,
+    "Raise where clients retry too soon.";
 
-    /// Memory of the process and of its sockets in the kernel. From nine tenths of it on, new
-    /// compression contexts are given up, from 95 hundredths on new connections (503), at the
-    /// bound publishes and subscriptions too; nothing that exists is closed for it. 0 = no bound.
-    memory_bytes_max: u64 = 0,
-    "Set to nine tenths of what the container or host has for it.";
+    /// Memory of the process and of its sockets in the kernel. From 90 % of it, no new compression
+    /// contexts are made; from 95 %, new connections are rejected (503); at the bound, publishes
+    /// and subscriptions too. Nothing that exists is closed. 0 = no bound.
+    memory_bytes_max: u64 = 0 => "bytes" in 0..=ANY,
+    "Set to nine tenths of the container's or host's memory.";
 
     /// Bytes of a request's head; past it: 431.
-    head_bytes_max: u32 = 16 * 1024,
-    "The default is what common proxies pass on. Raise for clients that send larger cookies or \
-     tokens.";
+    head_bytes_max: u32 = 16 * 1024 => "bytes" in 256..=1 << 20,
+    "The default is what common proxies pass on. Raise for clients with larger cookies or tokens.";
 
     /// Bytes of a request's target (path and query); past it: 414.
-    target_bytes_max: u32 = 8 * 1024,
+    target_bytes_max: u32 = 8 * 1024 => "bytes" in 0..=ANY,
     "Raise where tokens travel in the query.";
 
-    /// Header lines of a request (at most 100); past it: 431.
-    headers_max: u32 = 64,
+    /// Header lines of a request; past it: 431.
+    headers_max: u32 = 64 => "header lines" in 1..=100,
     "Raise behind proxies that add many.";
 
     /// Bytes of one message; past it: close 1009, before anything is stored.
-    message_bytes_max: u64 = 16 << 20,
+    message_bytes_max: u64 = 16 << 20 => "bytes" in 1..=1 << 30,
     "Set to the largest message that your application sends.";
 
     /// Fragments of one message; past it: close 1008.
-    fragments_max: u32 = 131_072,
-    "Lower where clients do not stream: browsers send one fragment a message.";
+    fragments_max: u32 = 131_072 => "fragments" in 1..=ANY,
+    "Lower where clients do not stream: browsers send one fragment per message.";
 
-    /// Bytes that may wait for one connection; past it reading from it stops. Replies to what was
-    /// on its way in by then still fit, and so does one largest message.
-    outbox_bytes_max: u64 = 1 << 20,
-    "Lower to bound what slow readers cost; raise for bursts to clients on slow lines.";
+    /// Bytes queued for one connection; past it the server stops reading from it. Replies to what
+    /// had already arrived still fit, and so does one largest message.
+    outbox_bytes_max: u64 = 1 << 20 => "bytes" in 0..=ANY,
+    "Lower to bound the cost of slow readers; raise for bursts to clients on slow lines.";
 
-    /// Bytes that may wait for all connections of a shard; past it reading stops on those for
-    /// which more than an even share waits, and past twice as much they are closed with 4413.
-    outbox_shard_bytes_max: u64 = 256 << 20,
+    /// Bytes queued for all connections of a shard; past it the server stops reading from those
+    /// with more than an even share, and past twice as much it closes them with 4413.
+    outbox_shard_bytes_max: u64 = 256 << 20 => "bytes" in 0..=ANY,
     "Set to half the memory that a shard may spend on slow readers.";
 
     /// Memory for unfinished messages of a shard; past it, connections that add to it are closed
-    /// with 1013.
-    partial_shard_bytes_max: u64 = 512 << 20,
-    "Set to the memory a shard may spend on messages that arrive slowly.";
+    /// with 1013. At least `message_bytes_max`.
+    partial_shard_bytes_max: u64 = 512 << 20 => "bytes" in 1..=ANY,
+        because "one message of limits.message_bytes_max must fit",
+    "Set to the memory that a shard may spend on messages that arrive slowly.";
 
-    /// Memory for compression contexts of the whole node (`compression = "takeover"`), divided by
-    /// shards; past it, connections are opened in `shared` mode.
-    compression_bytes_max: u64 = 256 << 20,
-    "Raise when `seawall_compression_lowered_total` grows and memory is there.";
+    /// Memory for compression contexts of the node (`compression = "takeover"`), divided by shards;
+    /// past it, connections are opened in `shared` mode.
+    compression_bytes_max: u64 = 256 << 20 => "bytes" in 0..=ANY,
+    "Raise when `seawall_compression_lowered_total` grows and memory is available.";
 
-    /// A compressed message may inflate to so many times its size, above 1 MiB; past it: close
-    /// 1009. 0 = `message_bytes_max` alone counts.
-    inflate_ratio_max: u32 = 200,
-    "Raise where clients send megabytes of nearly nothing: records in JSON come to about 5, the \
-     most that is possible is 1,032.";
+    /// How many times its size a compressed message may inflate to, above 1 MiB; past it: close
+    /// 1009. 0 = only `message_bytes_max` counts.
+    inflate_ratio_max: u32 = 200 => "times" in 0..=ANY,
+    "Raise where clients send megabytes of nearly constant data: records in JSON reach about 5, \
+     and the most that is possible is 1,032.";
 
-    /// Bytes discarded from a connection that is being refused or closed; past it, it is reset,
-    /// which may destroy the answer. A client that sends a message above the limit reads why only
-    /// when it has sent it.
-    linger_bytes_max: u64 = 32 << 20,
+    /// Bytes discarded from a connection that is being rejected or closed; past it, the connection
+    /// is reset, which may destroy the answer. A client that sends a message above the limit reads
+    /// the reason only after sending it.
+    linger_bytes_max: u64 = 32 << 20 => "bytes" in 0..=ANY,
     "Keep above `message_bytes_max`.";
 }
 
 section! {
-    /// What may be done in a second. More than that is answered as `excess` says.
+    /// Rates per second. `excess` says what happens above them. After idle time, `burst_ms` worth
+    /// of them may come at once.
     Rates "rates" repeated false;
 
-    /// Messages of one connection, pings included. 0 = no limit, here and below.
-    connection_messages: u32 = 0,
-    "Set to some times what your application sends.";
+    /// Messages of one connection, pings included. 0 = no limit, as for every rate.
+    connection_messages: u32 = 0 => "messages per second" in 0..=ANY,
+    "Set to a few times what your application sends.";
 
-    /// Bytes of messages of one connection. A single message above it may come after a rest.
-    connection_bytes: u32 = 0,
-    "Set where uploads of some would fill the line for all.";
+    /// Message bytes of one connection. A single message above it may come after idle time.
+    connection_bytes: u32 = 0 => "bytes per second" in 0..=ANY,
+    "Set where a few uploads would fill the line for all.";
 
     /// Subscriptions of one connection.
-    connection_subscribes: u32 = 0,
-    "Above what a page subscribes to when it opens.";
+    connection_subscribes: u32 = 0 => "subscribes per second" in 0..=ANY,
+    "Set above what a page subscribes to when it opens.";
 
     /// Publishes of one connection.
-    connection_publishes: u32 = 0,
-    "Set with what one publish costs in mind: it is multiplied by the channel's members.";
+    connection_publishes: u32 = 0 => "publishes per second" in 0..=ANY,
+    "Set with the cost of a publish in mind: it is multiplied by the channel's members.";
 
-    /// Requests for histories and for lists of members (`history`, `presence`) of one connection.
-    connection_reads: u32 = 0,
+    /// `history` and `presence` requests of one connection.
+    connection_reads: u32 = 0 => "reads per second" in 0..=ANY,
     "Set where clients read in loops: a reply may have megabytes.";
 
     /// Messages of one user on all connections.
-    user_messages: u32 = 0,
-    "Set where users have many connections.";
+    user_messages: u32 = 0 => "messages per second" in 0..=ANY,
+    "Set where users open many connections.";
 
-    /// Bytes of messages of one user.
-    user_bytes: u32 = 0,
-    "As above.";
+    /// Message bytes of one user on all connections.
+    user_bytes: u32 = 0 => "bytes per second" in 0..=ANY,
+    "See `user_messages`.";
 
-    /// Subscriptions of one user.
-    user_subscribes: u32 = 0,
-    "As above.";
+    /// Subscriptions of one user on all connections.
+    user_subscribes: u32 = 0 => "subscribes per second" in 0..=ANY,
+    "See `user_messages`.";
 
-    /// Publishes of one user.
-    user_publishes: u32 = 0,
-    "As above.";
+    /// Publishes of one user on all connections.
+    user_publishes: u32 = 0 => "publishes per second" in 0..=ANY,
+    "See `user_messages`.";
 
-    /// Requests for histories and for lists of members of one user.
-    user_reads: u32 = 0,
-    "As above.";
+    /// `history` and `presence` requests of one user on all connections.
+    user_reads: u32 = 0 => "reads per second" in 0..=ANY,
+    "See `user_messages`.";
 
-    /// So much of a second's worth, or of several, may come at once after a rest.
-    burst_ms: u32 = 2_000,
-    "Shorter to smooth, longer to allow for pages that open.";
+    /// Size of a burst: this much time's worth of each rate may come at once after idle time.
+    burst_ms: u32 = 2_000 => "milliseconds" in 0..=ANY,
+    "Lower to smooth traffic; raise for pages that open with many requests.";
 
-    /// What happens to what is too much: `drop` without a word; `error` = an answer with
-    /// `rate_limited` (on an echo, as `drop`); `close` with 4429.
+    /// What happens above a rate: `drop` = discarded silently; `error` = answered with
+    /// `rate_limited` (on an echo, as `drop`); `close` = the connection is closed with 4429.
     excess: Excess = Excess::Error,
-    "`close` where well-behaved clients never get there.";
+    "`close` where well-behaved clients never reach the limit.";
 }

@@ -23,7 +23,7 @@ pub use hub::{Channel, Hub};
 pub use limits::{Limits, Rates};
 pub use process::Process;
 pub use secret::{Secret, Secrets};
-use table::{Kind, OptionType, Row, Section, section};
+use table::{ANY, Kind, NumberColumns, OptionType, Row, Section, section};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -99,6 +99,9 @@ impl File {
     }
 }
 
+/// The most shards of a server.
+pub const SHARDS_MAX: u64 = 1024;
+
 /// What stands above the first section.
 pub const TOP: Section = Section {
     name: "",
@@ -107,10 +110,11 @@ pub const TOP: Section = Section {
     about: "The server as a whole.",
     rows: &[Row {
         key: "shards",
-        kind: Kind::Number { max: 1024 },
+        kind: Kind::Number { max: SHARDS_MAX },
         secret: false,
         default: || toml::Value::Integer(0),
-        meaning: "Shards, each a thread with a ring of its own; 0 = one a core.",
+        number: Some(NumberColumns { unit: "shards", min: 0, max: SHARDS_MAX, reason: "" }),
+        meaning: "Shards, each a thread with its own ring; 0 = one per core.",
         change: "More than cores reach more connections where the open-files limit cannot be \
                  raised: each ring has its own table of them. Fewer leave cores to others.",
     }],
@@ -145,94 +149,95 @@ section! {
     /// `ADDR:PORT`, `unix:PATH`, or empty for none. Without an `[[api_key]]` it must be loopback
     /// or a path.
     listen: String = "127.0.0.1:9100".into(),
-    "A Unix socket where only one user of this host may look; another port where 9100 is taken.";
+    "Use a Unix socket to admit only one user of this host, or another port where 9100 is taken.";
 
-    /// Host names (without port) that requests may name, besides loopback addresses, and with an
-    /// `[[api_key]]` any IP address. `/healthz` and `/readyz` then answer under every name.
+    /// Host names (without port) that requests may name, besides loopback addresses and, with an
+    /// `[[api_key]]`, any IP address. `/healthz` and `/readyz` then answer under every name.
     hosts: Vec<String> = vec!["localhost".into()],
     "Add the name under which operators, backends or collectors reach the address.";
 
     /// Without an `[[api_key]]`: confirms that callers need none. A reload that removes the last
-    /// key requires it, so that a file that is read while it is empty or half written opens
-    /// nothing.
+    /// key requires it, so that a file read while it is empty or half written opens nothing.
     allow_anonymous: bool = false,
     "Set before removing the last key of a running server.";
 
-    /// Asks for an API key on `/metrics` too.
+    /// Requires an API key for `/metrics` too.
     metrics_auth: bool = false,
-    "Where others reach the address, and the collector can send a key.";
+    "Set where other hosts reach the address and the collector can send a key.";
 }
 
 section! {
-    /// Deadlines of what has no route, or none any more; the others are the route's.
+    /// Deadlines that no route sets.
     Timeouts "timeouts" repeated false;
 
-    /// From accept to the whole request (PROXY header included); past it: 408. A server that
-    /// drains waits a second at most.
-    handshake_timeout_ms: u32 = 10_000,
-    "Shorter under attack by slow handshakes; longer for clients on very slow lines.";
+    /// Time from accept to the complete request, PROXY header included; past it: 408. While the
+    /// server drains, one second at most.
+    handshake_timeout_ms: u32 = 10_000 => "milliseconds" in 1..=ANY,
+        because "slow clients would hold their places for ever",
+    "Lower under attack by slow handshakes; raise for clients on very slow lines.";
 
-    /// From the end of our answer to the peer's FIN; past it the connection is dropped.
-    linger_timeout_ms: u32 = 2_000,
-    "Longer where refused clients report resets instead of the answer.";
+    /// Time from the end of the answer to the peer's FIN; past it the connection is dropped.
+    linger_timeout_ms: u32 = 2_000 => "milliseconds" in 0..=ANY,
+    "Raise where rejected clients report resets instead of the answer.";
 
-    /// Without a byte taken by the peer while bytes wait for it; past it: close 4413.
-    send_timeout_ms: u32 = 30_000,
-    "Shorter to shed readers that have stopped; longer for lines that pause.";
+    /// Time without the peer taking a byte while bytes are queued for it; past it: close 4413.
+    send_timeout_ms: u32 = 30_000 => "milliseconds" in 0..=ANY,
+    "Lower to shed stalled readers sooner; raise for lines that pause.";
 }
 
 section! {
-    /// The graceful end.
+    /// Graceful shutdown.
     Drain "drain" repeated false;
 
-    /// Closes are spread over this time, so that clients do not come back all at once.
-    window_ms: u32 = 20_000,
-    "Longer for very many clients; below what the supervisor waits before it kills.";
+    /// Closes are spread over this time, so that clients do not all reconnect at once. At most
+    /// `deadline_ms`.
+    window_ms: u32 = 20_000 => "milliseconds" in 0..=ANY,
+    "Raise for very many clients; keep below the time after which the supervisor kills.";
 
-    /// After this time what is left is dropped.
-    deadline_ms: u32 = 25_000,
-    "Below the supervisor's own patience (Kubernetes: 30 s).";
+    /// After this time the remaining connections are dropped.
+    deadline_ms: u32 = 25_000 => "milliseconds" in 0..=ANY,
+    "Keep below the supervisor's limit (Kubernetes: 30 s).";
 
     /// Up to this many connections, a shard closes all of them at once and asks them to reconnect
     /// within a second.
-    at_once_connections: u32 = 1_000,
-    "Lower where even few clients are expensive to accept again.";
+    at_once_connections: u32 = 1_000 => "connections" in 0..=ANY,
+    "Lower where accepting even a few clients again is expensive.";
 
-    /// `Retry-After` of the 503 meanwhile, and the shortest delay in a `goodbye`, where a shard has
-    /// more connections than that.
-    retry_after_s: u32 = 5,
-    "About the time a restart takes.";
+    /// `Retry-After` of the 503 answers while draining, and the shortest delay in a `goodbye` where
+    /// a shard has more connections than `at_once_connections`.
+    retry_after_s: u32 = 5 => "seconds" in 0..=ANY,
+    "Set to about the time that a restart takes.";
 }
 
 section! {
-    /// What the server measures of itself.
+    /// What the server measures about itself.
     Metrics "metrics" repeated false;
 
-    /// Records the histograms; off: counters only.
+    /// Records histograms; off: counters only.
     histograms: bool = true,
-    "Hardly ever: recording was measured at less than one percent of a small echo's CPU.";
+    "Rarely: recording was measured at less than one percent of a small echo's CPU.";
 
     /// File to which the histograms of each interval are appended (`HdrHistogram` interval log);
     /// empty = none.
     histogram_log: String = String::new(),
-    "Set for load tests and for later study of a bad hour.";
+    "Set for load tests, and to study incidents afterwards.";
 
-    /// Length of such an interval.
-    histogram_log_interval_s: u32 = 10,
+    /// Length of an interval of the log.
+    histogram_log_interval_s: u32 = 10 => "seconds" in 1..=86_400,
     "1 for load tests, 60 for a log that is kept for weeks.";
 }
 
 section! {
-    /// What the server says while it runs, on standard error.
+    /// The log, on standard error.
     Log "log" repeated false;
 
     /// `text` or `json`.
     format: LogFormat = LogFormat::Text,
-    "`json` where a collector reads it.";
+    "`json` where a collector reads the log.";
 
-    /// `error`, `warn`, `info`, `debug` or `trace`.
+    /// Lowest level that is logged: `error`, `warn`, `info`, `debug` or `trace`.
     level: String = "info".into(),
-    "`warn` to hear of trouble only.";
+    "`warn` to log problems only.";
 }
 
 /// Form of the log lines.

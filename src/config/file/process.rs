@@ -3,28 +3,29 @@
 use super::table::section;
 
 section! {
-    /// As whom the server runs, and what it may still reach of its host.
+    /// The user that the server runs as, and what it may reach on its host.
     Process "process" repeated false;
 
-    /// Name or number of the user to become when all is bound and opened, before the first client
-    /// is served; empty = stay. Only root can become another. A reload reads files as this user.
+    /// Name or number of the user to switch to once everything is bound and opened, before the
+    /// first client is served; empty = none. Only root can switch. A reload reads files as this
+    /// user.
     user: String = String::new(),
     "Set wherever the server is started as root, as for ports below 1024.";
 
-    /// Name or number of the only group to be in then; empty = the user's own.
+    /// Name or number of the only group of that user; empty = the user's own. Requires `user`.
     group: String = String::new(),
-    "Where others share Unix sockets or files of keys with the server.";
+    "Set where Unix sockets or files of keys are shared through a group.";
 
-    /// Reaches only the files that the configuration names, opens no port any more, and makes only
-    /// the system calls that serving takes. Fixed at the start: a reload cannot name files in
-    /// other folders, or a first `auth.jwks_url`.
+    /// Restricts the process to the files that the configuration names and to the system calls that
+    /// serving takes, and lets it open no more ports. Fixed at the start: a reload cannot name
+    /// files in other folders, or a first `auth.jwks_url`.
     sandbox: bool = false,
-    "Set in production, after a trial with the same configuration; `seawall doctor` says what this \
-     kernel has for it.";
+    "Set in production, after a trial with the same configuration; `seawall doctor` reports what \
+     this kernel supports.";
 
-    /// Folder for what outlives a restart: the key that seals tickets, created on the first start
+    /// Folder for what outlives a restart: the key that seals tickets, created at the first start
     /// with mode 0600 where `resume.keys` is empty; empty = none.
     state_dir: String = String::new(),
-    "Set where clients are to resume after a restart, as in /var/lib/seawall; several nodes behind \
-     one address share `resume.keys` instead.";
+    "Set where clients are to resume after a restart, as in /var/lib/seawall; several nodes \
+     behind one address share `resume.keys` instead.";
 }

@@ -1,8 +1,11 @@
-//! One table of options: each row is a key with its type, default, meaning, and when to change it.
+//! One table of options: each row is a key with its type, default, unit, range, meaning, and when
+//! to change it.
 //!
 //! A section is written once, with the macro `section!`. From it come the structure that a file
-//! is read into, the flags, the names in the environment, what `seawall config` prints and the
-//! README's reference, so that none of them can lag behind.
+//! is read into, the flags, the names in the environment, the range checks, what `seawall config`
+//! prints and the reference of the options, so that none of them can lag behind.
+
+use std::ops::RangeInclusive;
 
 use super::secret::{Secret, Secrets};
 
@@ -21,27 +24,34 @@ pub enum Kind {
     Choice(&'static [&'static str]),
 }
 
-impl Kind {
-    /// The kind in words, as in "must be …".
-    pub fn expected(self) -> String {
-        match self {
-            Kind::Switch => "true or false".into(),
-            Kind::Number { max } => format!("a whole number from 0 to {max}"),
-            Kind::Text => "a string".into(),
-            Kind::List => "a list of strings".into(),
-            Kind::Choice(words) => {
-                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
-                words.join(" or ")
-            }
-        }
-    }
+/// Unit and range of an option that is a number.
+#[derive(Clone, Copy, Debug)]
+pub struct NumberColumns {
+    pub unit: &'static str,
+    /// The smallest value that validation accepts.
+    pub min: u64,
+    /// The largest one; [`ANY`] where only the type bounds it.
+    pub max: u64,
+    /// Why no value below `min` can be accepted; empty where that is plain.
+    pub reason: &'static str,
 }
+
+/// Upper end of a range that only the number's type bounds.
+pub const ANY: u64 = u64::MAX;
+
+/// Unit of numbers that are permission bits, written in octal.
+pub(super) const PERMISSION_BITS: &str = "permission bits";
 
 /// A type that an option may have.
 pub trait OptionType {
     const KIND: Kind;
     /// Whether values are never shown.
     const SECRET: bool = false;
+
+    /// The value, where it is a number.
+    fn as_number(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl OptionType for bool {
@@ -49,13 +59,25 @@ impl OptionType for bool {
 }
 impl OptionType for u16 {
     const KIND: Kind = Kind::Number { max: u16::MAX as u64 };
+
+    fn as_number(&self) -> Option<u64> {
+        Some((*self).into())
+    }
 }
 impl OptionType for u32 {
     const KIND: Kind = Kind::Number { max: u32::MAX as u64 };
+
+    fn as_number(&self) -> Option<u64> {
+        Some((*self).into())
+    }
 }
 impl OptionType for u64 {
     // TOML's integers are signed.
     const KIND: Kind = Kind::Number { max: i64::MAX as u64 };
+
+    fn as_number(&self) -> Option<u64> {
+        Some(*self)
+    }
 }
 impl OptionType for String {
     const KIND: Kind = Kind::Text;
@@ -80,6 +102,8 @@ pub struct Row {
     /// Whether its values are never shown.
     pub secret: bool,
     pub default: fn() -> toml::Value,
+    /// Unit and range; `None` where the option is no number.
+    pub number: Option<NumberColumns>,
     /// What it is.
     pub meaning: &'static str,
     /// When to change it.
@@ -88,35 +112,67 @@ pub struct Row {
 
 impl Row {
     /// Whether its numbers are permission bits, written in octal.
-    pub(crate) fn is_mode(&self) -> bool {
-        self.key.ends_with("_mode")
+    pub fn is_mode(&self) -> bool {
+        self.unit() == Some(PERMISSION_BITS)
     }
 
-    /// What a number counts, told by its name; `None` where there is nothing to count.
+    /// What a number counts; `None` where the option is no number.
     pub fn unit(&self) -> Option<&'static str> {
-        if !matches!(self.kind, Kind::Number { .. }) {
+        self.number.map(|number| number.unit)
+    }
+
+    /// The smallest and the largest number that validation accepts.
+    pub fn range(&self) -> Option<RangeInclusive<u64>> {
+        let (Kind::Number { max }, Some(number)) = (self.kind, self.number) else { return None };
+        Some(number.min..=number.max.min(max))
+    }
+
+    /// What a value must be, as in "must be …".
+    pub fn expected(&self) -> String {
+        match self.kind {
+            Kind::Switch => "true or false".into(),
+            Kind::Number { max } => {
+                let range = self.range().unwrap_or(0..=max);
+                format!("a whole number from {} to {}", range.start(), range.end())
+            }
+            Kind::Text => "a string".into(),
+            Kind::List => "a list of strings".into(),
+            Kind::Choice(words) => {
+                let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                words.join(" or ")
+            }
+        }
+    }
+
+    /// What is wrong with a number outside the range, as it follows the option's name.
+    pub fn range_error(&self, value: u64) -> Option<String> {
+        let (range, number) = (self.range()?, self.number?);
+        let (min, max) = (*range.start(), *range.end());
+        if range.contains(&value) {
             return None;
         }
-        let named = [
-            ("_bytes", "bytes"),
-            ("_ms", "milliseconds"),
-            ("_us", "microseconds"),
-            ("_s", "seconds"),
-            ("_mode", "permission bits"),
-            ("_level", "effort"),
-            ("_ratio", "times"),
-            ("backlog", "connections"),
-            ("history", "messages"),
-            ("history_page", "messages"),
-            ("presence_page", "members"),
-            ("turn_fanout", "deliveries"),
-            ("rate", "publishes a second"),
-        ];
-        let name = self.key.trim_end_matches("_max").trim_end_matches("_min");
-        let unit = named.iter().find(|(suffix, _)| name.ends_with(suffix)).map(|(_, unit)| *unit);
-        unit.or_else(|| name.rsplit('_').find(|word| word.ends_with('s')))
+        if self.is_mode() {
+            return Some(format!(
+                "= 0o{value:o}: must be permission bits from 0o{min:03o} to 0o{max:o}, as in 0o660"
+            ));
+        }
+        let is_low = value < min;
+        let mut text = match (number.max, min) {
+            (ANY, 1) if is_low => "must not be 0".to_owned(),
+            (_, 1) if is_low && !number.reason.is_empty() => "must not be 0".to_owned(),
+            (ANY, _) if is_low => format!("must be at least {min}, not {value}"),
+            _ => format!("must be between {min} and {max}, not {value}"),
+        };
+        if is_low && !number.reason.is_empty() {
+            text.push_str(": ");
+            text.push_str(number.reason);
+        }
+        Some(text)
     }
 }
+
+/// A number that was written, and its row.
+pub type Number = (&'static Row, u64);
 
 /// Options that stand together.
 #[derive(Debug)]
@@ -153,14 +209,17 @@ impl Section {
     }
 }
 
-/// Defines a section: the structure, its defaults and its rows.
+/// Defines a section: the structure, its defaults and its rows. A number has its unit and range
+/// behind its default.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
         $name:ident $section:literal repeated $repeated:literal $(absent $absent:literal)?;
         $(
             $(#[doc = $doc:literal])+
-            $field:ident: $type:ty = $default:expr, $change:literal;
+            $field:ident: $type:ty = $default:expr
+                $(=> $unit:literal in $min:literal..=$max:expr $(, because $reason:literal)?)?,
+            $change:literal;
         )+
     ) => {
         $(#[doc = $about])+
@@ -197,10 +256,26 @@ macro_rules! section {
                             let value: $type = $default;
                             toml::Value::try_from(value).expect("every default is valid TOML")
                         },
+                        number: [$($crate::config::file::table::NumberColumns {
+                            unit: $unit,
+                            min: $min,
+                            max: $max,
+                            reason: concat!("" $(, $reason)?),
+                        })?].first().copied(),
                         meaning: concat!($($doc),+),
                         change: $change,
                     }),+],
                 };
+
+            /// Its numbers, each with its row.
+            pub fn numbers(
+                &self,
+            ) -> impl Iterator<Item = $crate::config::file::table::Number> + use<> {
+                use $crate::config::file::table::OptionType;
+                let values = [$(OptionType::as_number(&self.$field)),+];
+                let rows = Self::SECTION.rows.iter();
+                rows.zip(values).filter_map(|(row, value)| Some((row, value?)))
+            }
         }
     };
 }
