@@ -62,6 +62,10 @@ packages() {
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
     command -v openssl >/dev/null || echo openssl
+    [[ -x /usr/bin/go && -d /usr/share/gocode/src/github.com/gorilla/websocket ]] ||
+        echo golang-go golang-github-gorilla-websocket-dev
+    [[ -x /usr/bin/php ]] || echo php-cli
+    command -v systemd-analyze >/dev/null || echo systemd
     command -v prometheus >/dev/null && command -v promtool >/dev/null || echo prometheus
 }
 

@@ -122,9 +122,10 @@
 //!   and metrics are answered whatever else is connected to the admin address.
 //!
 //! **Options.** One table ([`config::file::table`]) names every option with its type, default,
-//! meaning and when to change it. From it come the structures a file is read into, the flags, the
-//! variables of the environment, what `seawall config` prints, and the README's reference; a test
-//! takes each row through every layer.
+//! unit, range, meaning and when to change it. From it come the structures a file is read into, the
+//! flags, the variables of the environment, the range checks, what `seawall config` prints, and the
+//! reference (`src/config/OPTIONS.md`); tests take each row through every layer and to both ends of
+//! its range.
 //!
 //! **Events.** Shards queue what happens (`shard/events.rs`) for a consumer on an outer thread, and
 //! count what it is too slow for; without one, they test a flag.

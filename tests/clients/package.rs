@@ -45,7 +45,7 @@ fn the_package_holds_what_a_program_needs() {
         names.sort();
         names
     };
-    let files = ["node.js", "package.json", "seawall", "seawall.d.ts", "seawall.js"];
+    let files = ["README.md", "node.js", "package.json", "seawall", "seawall.d.ts", "seawall.js"];
     assert_eq!(names("."), files);
     assert_eq!(names("seawall"), ["base.js", "channel.js"]);
     let program = folder.join("program.mjs");

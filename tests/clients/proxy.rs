@@ -1,4 +1,4 @@
-//! The documented way to serve TLS: the README's nginx in front of the README's configuration.
+//! The documented way to serve TLS: the nginx of DEPLOYMENT.md in front of its configuration.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,14 +8,14 @@ use std::process::{Child, Command, Stdio};
 use crate::support::{Server, wait_until};
 use crate::{root, tool};
 
-const README: &str = include_str!("../../README.md");
+const DOCUMENT: &str = include_str!("../../src/guard/DEPLOYMENT.md");
 
 /// Nothing else listens here, so that a port once free stays free until nginx has it.
 const ADDRESS: &str = "127.0.0.77";
 
-/// The first block of a language in the README's section about TLS.
+/// The first block of a language in the document's section about TLS.
 fn block(language: &str) -> &'static str {
-    let (_, section) = README.split_once("### TLS by a proxy\n").expect("the README has a recipe");
+    let (_, section) = DOCUMENT.split_once("## TLS by a proxy\n").expect("there is a recipe");
     let (_, rest) = section.split_once(&format!("```{language}\n")).expect("it has this block");
     rest.split_once("```").expect("a block ends").0
 }

@@ -1,4 +1,4 @@
-//! Pictures of results as SVG: light, with labelled axes and a legend, fit for a README.
+//! Pictures of results as SVG: light, with labelled axes and a legend, fit for a document.
 
 mod bars;
 mod lines;

@@ -57,7 +57,8 @@ section! {
     members_max: u32 = 0 => "members" in 0..=ANY,
     "Set where a channel is a room with a fixed number of seats.";
 
-    /// Bytes of one message's content; past it: `too_large`. At most `limits.message_bytes_max`.
+    /// Bytes of one message's content; past it: `too_large`. If set, at most
+    /// `limits.message_bytes_max`.
     message_bytes_max: u32 = 64 * 1024 => "bytes" in 1..=1 << 30,
         because "nothing could be published",
     "Set to the largest content that your application publishes.";

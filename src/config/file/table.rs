@@ -3,7 +3,7 @@
 //!
 //! A section is written once, with the macro `section!`. From it come the structure that a file
 //! is read into, the flags, the names in the environment, the range checks, what `seawall config`
-//! prints and the reference of the options, so that none of them can lag behind.
+//! prints and the reference in `OPTIONS.md`, so that none of them can lag behind.
 
 use std::ops::RangeInclusive;
 
