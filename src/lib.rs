@@ -112,7 +112,7 @@
 //!   members name living connections only.
 //! - A connection that continues another takes its place: no client is rejected because of itself.
 //! - Nothing that was revoked comes back: no ticket, grant or key, and no subscription whose right
-//!   a reload has ended (`src/session/hub/PROTOCOL.md` has the table). No reload turns
+//!   a reload has ended (`src/session/seawall/PROTOCOL.md` has the table). No reload turns
 //!   authentication off unless an option says that this is meant.
 //! - No input makes the process panic, spin, or grow without bound. Every table has a bound, a
 //!   class in `/v1/memory` and an expiry that keeps up with any rate of new entries, on an idle

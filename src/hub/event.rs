@@ -10,7 +10,7 @@ use super::position::Position;
 use super::presence::MemberInfo;
 use crate::proto::ws::DataKind;
 
-/// Client protocols that a process can speak at most.
+/// The most client protocols that a process can speak.
 pub const PROTOCOLS_MAX: usize = 4;
 
 /// Names a client protocol of the process. Publications cache one encoding for each.
@@ -103,6 +103,9 @@ pub struct EncodedEvent {
 }
 
 /// Encodes events for the clients of one protocol.
+///
+/// An encoding is not to be longer than the content and names in it by more than a small envelope:
+/// queues and histories count the stored encoding, and the others as if they were as long.
 pub trait EventEncoder: Debug + Send + Sync {
     /// Encodes an event. `None`: the protocol has no such event, and its clients do not receive it.
     fn encode_event(&self, event: &Event<'_>) -> Option<EncodedEvent>;
@@ -110,7 +113,23 @@ pub trait EventEncoder: Debug + Send + Sync {
 
 /// A client protocol, and how it encodes events.
 #[derive(Clone, Copy, Debug)]
-pub struct Encoding {
+pub struct ProtocolEncoder {
     pub id: ProtocolId,
     pub encoder: &'static dyn EventEncoder,
+}
+
+/// How messages are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Storing {
+    /// Of the protocol [`ProtocolId::STORED`].
+    pub encoder: &'static dyn EventEncoder,
+    /// Client protocols of the process: each may add an encoding.
+    pub protocols: u8,
+}
+
+impl Storing {
+    /// For a process that speaks one protocol.
+    pub fn only(encoder: &'static dyn EventEncoder) -> Self {
+        Self { encoder, protocols: 1 }
+    }
 }

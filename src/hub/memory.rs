@@ -390,12 +390,19 @@ impl Drop for MemoryLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Since;
     use crate::hub::testing::Plain;
+    use crate::hub::{Since, Storing};
 
     fn draft(text: &str, time_ms: u64) -> Draft {
         let content = format!("\"{text}\"").into_boxed_str();
-        Draft { content, from: None, exclude: None, time_ms, accepted_ns: 0, encoder: &Plain }
+        Draft {
+            content,
+            from: None,
+            exclude: None,
+            time_ms,
+            accepted_ns: 0,
+            storing: Storing::only(&Plain),
+        }
     }
 
     fn log(bytes_max: u64) -> MemoryLog {

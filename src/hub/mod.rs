@@ -1,5 +1,5 @@
 //! The routing side: channels, their order, history and members. No sockets, no clock, no threads,
-//! and no wire format: requests and times come in, answers and publications go out as data
+//! and no client protocol: requests and times come in, answers and publications go out as data
 //! ([`Event`]), which client protocols encode ([`EventEncoder`]).
 //!
 //! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
@@ -48,8 +48,8 @@ pub(crate) mod testing;
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
 pub use connection_id::ConnectionId;
 pub use event::{
-    ChannelMessage, EncodedEvent, Encoding, Event, EventEncoder, GapReason, PROTOCOLS_MAX,
-    ProtocolId, Sender,
+    ChannelMessage, EncodedEvent, Event, EventEncoder, GapReason, PROTOCOLS_MAX, ProtocolEncoder,
+    ProtocolId, Sender, Storing,
 };
 pub use home::{Home, HomeGauges, HomeOptions, Kept};
 pub use key_scope::KeyScope;

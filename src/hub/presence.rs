@@ -29,6 +29,18 @@ fn listed_bytes(member: &MemberInfo) -> usize {
     size_of::<Arc<MemberInfo>>() + size_of::<MemberInfo>() + info
 }
 
+/// What a member takes as JSON besides its user and its info, at most (bytes).
+const MEMBER_BYTES: usize = 100;
+
+/// What a byte of a text takes in a JSON string (RFC 8259, section 7), at most.
+fn escaped_bytes(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    }
+}
+
 /// What makes somebody one member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKey {
@@ -64,14 +76,13 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// At least the length of its JSON in `seawall.v1`, unless the user's name has escapes: pages
-    /// and queues are bounded by it.
-    pub fn text_bytes(&self) -> u64 {
+    /// At least what it takes as JSON (bytes): pages and queues are bounded by it.
+    pub fn encoded_bytes_max(&self) -> usize {
         let user = match &self.key {
-            MemberKey::User(user) => user.len(),
+            MemberKey::User(user) => user.bytes().map(escaped_bytes).sum(),
             MemberKey::Connection(_) => 0,
         };
-        (user + self.info.as_ref().map_or(0, |info| info.len()) + 100) as u64
+        user + self.info.as_ref().map_or(0, |info| info.len()) + MEMBER_BYTES
     }
 }
 
@@ -278,7 +289,7 @@ impl Presence {
         let mut page = PresencePage { count: self.count(), members: Vec::new(), next: None };
         let mut bytes = 0;
         for Listed(one) in rest {
-            bytes += one.text_bytes();
+            bytes += one.encoded_bytes_max() as u64;
             let is_full = page.members.len() >= members_max || bytes > bytes_max;
             if let Some(last) = page.members.last().filter(|_| is_full) {
                 page.next = Some(last.key.cursor());

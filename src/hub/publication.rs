@@ -11,13 +11,18 @@ use std::sync::{Arc, OnceLock};
 
 use super::ChannelName;
 use super::connection_id::ConnectionId;
-use super::event::{ChannelMessage, Encoding, Event, EventEncoder, PROTOCOLS_MAX, Sender};
+use super::event::{
+    ChannelMessage, Event, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Sender, Storing,
+};
 use super::position::Position;
 use super::presence::MemberInfo;
 use crate::proto::ws::deflate::SharedMessage;
 
-/// What a join or leave counts for in queues, besides the text of its member (bytes).
+/// What a join or leave takes on the wire besides its channel and its member, at most (bytes).
 const NEWS_BYTES: usize = 64;
+
+/// Memory of a counted reference besides what it refers to (bytes).
+const ARC_BYTES: usize = 2 * size_of::<usize>();
 
 /// A message that has no place in its channel yet.
 #[derive(Clone, Debug)]
@@ -31,27 +36,26 @@ pub struct Draft {
     /// When it was accepted: Unix time (ms), and by the shards' clock (ns).
     pub time_ms: u64,
     pub accepted_ns: u64,
-    /// The protocol `ProtocolId::STORED`.
-    pub encoder: &'static dyn EventEncoder,
+    pub storing: Storing,
 }
 
 /// Where the content of a message is.
 #[derive(Debug)]
 enum Content {
-    /// In the payload for the protocol `ProtocolId::STORED`.
+    /// In the payload of the stored encoding.
     Stored { start: u32, end: u32 },
-    /// Apart, because that protocol changes it.
+    /// Apart, because the stored encoding changes it.
     Apart(Box<str>),
 }
 
 #[derive(Debug)]
 enum Subject {
     Message { from: Option<Arc<Sender>>, content: Content },
-    Join(Arc<MemberInfo>),
-    Leave(Arc<MemberInfo>),
+    Join(ChannelName, Arc<MemberInfo>),
+    Leave(ChannelName, Arc<MemberInfo>),
 }
 
-/// An encoding, once it was needed; `None` in it: the protocol has no such event.
+/// An encoding, made when first needed; `None` if the protocol has no such event.
 type Form = OnceLock<Option<SharedMessage>>;
 
 /// Something to be sent to many: a message, or news about a channel's members.
@@ -69,9 +73,16 @@ pub struct Publication {
     /// The offset of its predecessor.
     prev: u64,
     subject: Subject,
+    /// Client protocols of the process.
+    protocols: u8,
+    /// For the protocol [`ProtocolId::STORED`]: of a message, always
+    /// there.
     stored: Form,
     others: OnceLock<Box<[Form; PROTOCOLS_MAX - 1]>>,
 }
+
+// A history may have millions.
+const _: () = assert!(size_of::<Publication>() <= 184);
 
 impl Publication {
     /// Gives a draft its place. `prev` is its predecessor's offset, where that is not one less.
@@ -96,17 +107,24 @@ impl Publication {
         prev: Option<u64>,
         draft: Draft,
     ) -> Arc<Self> {
-        let Draft { content, from, exclude, time_ms, accepted_ns, encoder } = draft;
-        let encoded = encoder.encode_event(&Event::Message(ChannelMessage {
+        let Draft { content, from, exclude, time_ms, accepted_ns, storing } = draft;
+        let expected = position.map_or(0, |own| own.offset.saturating_sub(1));
+        let prev = prev.unwrap_or(expected);
+        let encoded = storing.encoder.encode_event(&Event::Message(ChannelMessage {
             channel,
             position,
-            prev,
+            prev: (prev != expected).then_some(prev),
             content: &content,
             from: from.as_deref(),
             time_ms,
         }));
-        let within = encoded.as_ref().and_then(|encoded| encoded.content.clone());
-        let content = match within.and_then(narrow) {
+        let range = encoded.as_ref().and_then(|encoded| {
+            let range = encoded.content.clone()?;
+            let within = encoded.payload.get(range.clone());
+            debug_assert_eq!(within, Some(content.as_bytes()), "the range is that of the content");
+            within.filter(|within| within.len() == content.len()).and_then(|_| narrow(range))
+        });
+        let content = match range {
             Some((start, end)) => Content::Stored { start, end },
             None => Content::Apart(content),
         };
@@ -117,8 +135,9 @@ impl Publication {
             exclude,
             time_ms,
             accepted_ns,
-            prev: prev.unwrap_or(position.map_or(0, |own| own.offset.saturating_sub(1))),
+            prev,
             subject: Subject::Message { from, content },
+            protocols: storing.protocols,
             stored: Form::from(stored),
             others: OnceLock::new(),
         })
@@ -126,12 +145,12 @@ impl Publication {
 
     /// A member has joined a channel.
     pub fn join(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
-        Self::news(channel, Subject::Join(member))
+        Self::news(channel, Subject::Join(channel.clone(), member))
     }
 
     /// A member has left a channel.
     pub fn leave(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
-        Self::news(channel, Subject::Leave(member))
+        Self::news(channel, Subject::Leave(channel.clone(), member))
     }
 
     fn news(channel: &ChannelName, subject: Subject) -> Arc<Self> {
@@ -143,37 +162,36 @@ impl Publication {
             accepted_ns: 0,
             prev: 0,
             subject,
+            protocols: 1,
             stored: Form::new(),
             others: OnceLock::new(),
         })
     }
 
-    /// What it is about, as data.
+    /// The event that it carries.
     pub fn event(&self) -> Event<'_> {
-        match (&self.subject, &self.channel) {
-            (Subject::Join(member), Some(channel)) => Event::Join { channel, member },
-            (Subject::Leave(member), Some(channel)) => Event::Leave { channel, member },
-            (Subject::Message { .. }, _) => Event::Message(self.message()),
-            (Subject::Join(_) | Subject::Leave(_), None) => {
-                unreachable!("joins and leaves are made with their channel")
+        match &self.subject {
+            Subject::Join(channel, member) => Event::Join { channel, member },
+            Subject::Leave(channel, member) => Event::Leave { channel, member },
+            Subject::Message { from, content } => {
+                let expected = self.offset().saturating_sub(1);
+                Event::Message(ChannelMessage {
+                    channel: self.channel.as_ref(),
+                    position: self.position,
+                    prev: (self.prev != expected).then_some(self.prev),
+                    content: self.content(content),
+                    from: from.as_deref(),
+                    time_ms: self.time_ms,
+                })
             }
         }
     }
 
-    /// The message; of a join or leave, one without content.
-    pub fn message(&self) -> ChannelMessage<'_> {
-        let (from, content) = match &self.subject {
-            Subject::Message { from, content } => (from.as_deref(), self.content(content)),
-            Subject::Join(_) | Subject::Leave(_) => (None, "null"),
-        };
-        let expected = self.offset().saturating_sub(1);
-        ChannelMessage {
-            channel: self.channel.as_ref(),
-            position: self.position,
-            prev: (self.prev != expected).then_some(self.prev),
-            content,
-            from,
-            time_ms: self.time_ms,
+    /// The message, if it is one.
+    pub fn message(&self) -> Option<ChannelMessage<'_>> {
+        match self.event() {
+            Event::Message(message) => Some(message),
+            _ => None,
         }
     }
 
@@ -181,27 +199,45 @@ impl Publication {
         match content {
             Content::Apart(content) => content,
             Content::Stored { start, end } => {
-                let stored = self.stored.get().and_then(Option::as_ref);
-                let bytes = stored.map_or(&[][..], |stored| stored.payload());
-                let content = bytes.get(*start as usize..*end as usize).unwrap_or_default();
-                debug_assert!(!content.is_empty(), "a content has at least one byte");
-                std::str::from_utf8(content).unwrap_or_default()
+                let stored = self.stored_form().expect("the content is stored in it");
+                let content = &stored.payload()[*start as usize..*end as usize];
+                std::str::from_utf8(content).expect("the content was a text")
             }
         }
     }
 
+    fn stored_form(&self) -> Option<&SharedMessage> {
+        self.stored.get()?.as_ref()
+    }
+
     /// The message for the clients of a protocol, encoded when it is first needed. `None`: the
     /// protocol has no such event.
-    pub fn encoded(&self, encoding: Encoding) -> Option<&SharedMessage> {
-        let form = match encoding.id.index().checked_sub(1) {
+    ///
+    /// Shards that need it at the same time do not wait for each other: each encodes it, and one
+    /// encoding stays.
+    #[inline]
+    pub fn encoded(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
+        if by.id == ProtocolId::STORED
+            && let Some(stored) = self.stored.get()
+        {
+            return stored.as_ref();
+        }
+        self.encoded_now(by)
+    }
+
+    /// Encodes it, unless another shard has.
+    fn encoded_now(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
+        let form = match by.id.index().checked_sub(1) {
             None => &self.stored,
             Some(other) => &self.others.get_or_init(Box::default)[other],
         };
-        let make = || {
-            let encoded = encoding.encoder.encode_event(&self.event())?;
-            Some(SharedMessage::new(encoded.kind, &encoded.payload))
-        };
-        form.get_or_init(make).as_ref()
+        if form.get().is_none() {
+            let encoded = by.encoder.encode_event(&self.event());
+            let encoded = encoded.map(|one| SharedMessage::new(one.kind, &one.payload));
+            // Another shard may have been faster.
+            let _ = form.set(encoded);
+        }
+        form.get()?.as_ref()
     }
 
     /// Its offset; 0 for what has none.
@@ -210,15 +246,14 @@ impl Publication {
     }
 
     /// What it counts for in queues (bytes): the same for its whole life, and at least what it
-    /// takes on the wire for the protocol `ProtocolId::STORED`.
+    /// takes on the wire in the stored encoding.
     pub fn bytes(&self) -> usize {
         match &self.subject {
-            Subject::Join(member) | Subject::Leave(member) => {
-                member.text_bytes() as usize + NEWS_BYTES
+            Subject::Join(channel, member) | Subject::Leave(channel, member) => {
+                member.encoded_bytes_max() + channel.as_str().len() + NEWS_BYTES
             }
             Subject::Message { content, .. } => {
-                let stored = self.stored.get().and_then(Option::as_ref);
-                let stored = stored.map_or(0, |stored| stored.plain().len());
+                let stored = self.stored_form().map_or(0, |stored| stored.plain().len());
                 match content {
                     Content::Stored { .. } => stored,
                     Content::Apart(content) => stored + content.len(),
@@ -227,10 +262,19 @@ impl Publication {
         }
     }
 
-    /// What it costs while it is kept (bytes): a compressed copy beside the plain one included.
+    /// What it costs while it is kept (bytes), for each protocol with a compressed copy beside the
+    /// plain one.
     pub fn cost_bytes(&self) -> u64 {
-        let bytes = self.bytes() as u64;
-        size_of::<Self>() as u64 + 32 + bytes + bytes / 2
+        let bytes = self.bytes();
+        let sender = match &self.subject {
+            Subject::Message { from: Some(from), .. } => {
+                let user = from.user.as_ref().map_or(0, |user| ARC_BYTES + user.len());
+                ARC_BYTES + size_of::<Sender>() + user
+            }
+            _ => 0,
+        };
+        let encodings = (bytes + bytes / 2) * usize::from(self.protocols);
+        (size_of::<Self>() + 2 * ARC_BYTES + sender + encodings) as u64
     }
 }
 
@@ -243,18 +287,19 @@ fn narrow(range: Range<usize>) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
     use crate::hub::testing::{Plain, Reversed};
-    use crate::hub::{Epoch, MemberKey, ProtocolId};
+    use crate::hub::{Epoch, EventEncoder, MemberKey};
 
     const ID: ConnectionId = ConnectionId { node: 1, shard: 2, session: 3, serial: 4 };
 
     fn draft(content: &str, encoder: &'static dyn EventEncoder) -> Draft {
         let from = Some(Arc::new(Sender { user: Some("ann".into()), connection: ID }));
         let content = content.into();
-        Draft { content, from, exclude: Some(ID), time_ms: 5, accepted_ns: 6, encoder }
+        let storing = Storing::only(encoder);
+        Draft { content, from, exclude: Some(ID), time_ms: 5, accepted_ns: 6, storing }
     }
 
-    fn other() -> Encoding {
-        Encoding { id: ProtocolId::new(1).unwrap(), encoder: &Reversed }
+    fn other() -> ProtocolEncoder {
+        ProtocolEncoder { id: ProtocolId::new(1).unwrap(), encoder: &Reversed }
     }
 
     #[test]
@@ -264,7 +309,7 @@ mod tests {
         let long = "1".repeat(1000);
         let [kept, changed] = [&Plain as &'static dyn EventEncoder, &Reversed].map(|encoder| {
             let one = Publication::new(&channel, position, Some(3), draft(&long, encoder));
-            let Event::Message(message) = one.event() else { panic!("it is a message") };
+            let message = one.message().expect("it is a message");
             assert_eq!((message.content, message.prev), (&*long, Some(3)));
             assert_eq!(message.from.unwrap().user.as_deref(), Some("ann"));
             one.bytes()
@@ -274,9 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn the_offset_of_a_predecessor_is_named_where_it_is_not_one_less() {
+        let channel = ChannelName::new("a");
+        for (offset, prev, named) in
+            [(7, Some(6), None), (7, Some(3), Some(3)), (7, None, None), (1, Some(0), None)]
+        {
+            let position = Position { epoch: Epoch(9), offset };
+            let one = Publication::new(&channel, position, prev, draft("1", &Plain));
+            assert_eq!(one.message().unwrap().prev, named);
+        }
+    }
+
+    #[test]
     fn each_protocol_has_its_encoding_made_once() {
         let one = Publication::direct(draft("12", &Plain));
-        let stored = Encoding { id: ProtocolId::STORED, encoder: &Reversed };
+        let stored = ProtocolEncoder { id: ProtocolId::STORED, encoder: &Reversed };
         assert_eq!(one.encoded(stored).unwrap().payload(), b"- 12", "made when it was accepted");
         let first = one.encoded(other()).unwrap();
         assert_eq!(first.payload(), b"21 -");
@@ -290,7 +347,7 @@ mod tests {
         let channel = ChannelName::new("a");
         let join = Publication::join(&channel, member.clone());
         assert!(join.encoded(other()).is_none(), "that protocol has no joins");
-        let stored = Encoding { id: ProtocolId::STORED, encoder: &Plain };
+        let stored = ProtocolEncoder { id: ProtocolId::STORED, encoder: &Plain };
         assert_eq!(join.encoded(stored).unwrap().payload(), b"join a");
         let leave = Publication::leave(&channel, member);
         assert_eq!(leave.encoded(stored).unwrap().payload(), b"leave a");

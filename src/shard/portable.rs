@@ -41,7 +41,8 @@ impl<D: Driver> Shard<D> {
         let state = through(self.serialize(index)?);
         self.connections.restore(index, &state.slot);
         if let (Some(hub), Some(session)) = (&mut self.hub, &state.session) {
-            hub.restore(&mut self.connections, index, session, &state.backlog);
+            let is_restored = hub.restore(&mut self.connections, index, session, &state.backlog);
+            assert!(is_restored, "what was serialized can be restored");
         }
         debug_assert_eq!(
             self.serialize(index).as_ref(),

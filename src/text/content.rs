@@ -9,6 +9,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 /// The deepest nesting.
 const DEPTH_MAX: u32 = 64;
 /// A shorter number without exponent is below the largest double, which has 309 digits.
@@ -35,6 +37,25 @@ impl Fault {
                 "has a number too large for a 64-bit float (about 1.8e308): send it as a string"
             }
         }
+    }
+}
+
+/// JSON that was checked: valid, on one line, and readable by every reader of JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedJson<'f>(Cow<'f, str>);
+
+impl<'f> CheckedJson<'f> {
+    /// Checks JSON, and puts it on one line.
+    ///
+    /// # Errors
+    /// It has something that not every reader of JSON can read.
+    pub fn new(json: &'f RawValue) -> Result<Self, Fault> {
+        on_one_line(json.get()).map(Self)
+    }
+
+    /// Its text.
+    pub fn into_text(self) -> Box<str> {
+        self.0.into()
     }
 }
 

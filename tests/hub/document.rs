@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, got};
 use crate::support::Server;
 
-pub(crate) const DOCUMENT: &str = include_str!("../../src/session/hub/PROTOCOL.md");
+pub(crate) const DOCUMENT: &str = include_str!("../../src/session/seawall/PROTOCOL.md");
 
 /// The rows of a section's first table, as cells.
 pub(crate) fn table(section: &str) -> Vec<Vec<String>> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::*;
+use crate::hub::Storing;
 use crate::hub::presence::{MemberInfo, MemberKey};
 use crate::hub::testing::Plain;
 use crate::hub::{ApiReply, ConnectionId, Draft, HistoryBudget, KeyScope, MemoryLog};
@@ -56,7 +57,7 @@ fn publish(key: Option<&str>, time_ms: u64) -> Verb {
         exclude: None,
         time_ms,
         accepted_ns: time_ms,
-        encoder: &Plain,
+        storing: Storing::only(&Plain),
     };
     let key = key.map(|key| KeyScope { owner: "o".into(), key: key.into() });
     Verb::Publish { draft, key }

@@ -94,7 +94,11 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
                 assert_eq!(page.count, u64::from(count));
                 assert!(
                     page.members.len() == 1
-                        || page.members.iter().map(|one| one.text_bytes()).sum::<u64>()
+                        || page
+                            .members
+                            .iter()
+                            .map(|one| one.encoded_bytes_max() as u64)
+                            .sum::<u64>()
                             <= bytes_max
                 );
                 seen.extend(page.members);

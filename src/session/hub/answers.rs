@@ -109,7 +109,9 @@ impl HubSession {
             }
             Answer::Presence(page) => call.say(&Reply::Presence { id, channel, page }),
             Answer::History { position, messages } => {
-                call.say(&Reply::History { id, channel, position: *position, messages });
+                let encoder = call.realm.protocols.encoder(self.protocol);
+                let position = *position;
+                call.say(&Reply::History { id, channel, position, messages, encoder });
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
             Answer::Subscribed { .. } | Answer::Trimmed { .. } | Answer::Described { .. } => {}

@@ -138,7 +138,9 @@ impl Cutter {
     /// Goes back to an object that was cut and has to wait.
     pub(super) fn go_back(&mut self, object: &Range<usize>) {
         (self.at, self.depth) = (object.start, 0);
-        self.any = object.start > 0;
+        // A frame that is one request begins again. Among objects it makes no difference: this one
+        // is found again.
+        self.any = false;
     }
 
     /// The same place in a frame without its first bytes, which are not needed any more.
@@ -183,6 +185,27 @@ mod tests {
                 Cut::TooLarge(_) => panic!("there is no bound"),
             }
         }
+    }
+
+    #[test]
+    fn a_whole_frame_is_one_request_also_when_it_has_waited() {
+        for frame in ["", "sub a", "{} {}"] {
+            let frame = frame.as_bytes();
+            let mut cutter = Cutter::new(Framing::WholeFrame);
+            assert!(!cutter.is_at_end(frame));
+            for _ in 0..3 {
+                assert_eq!(cutter.next(frame, 100, 1), Cut::Object(0..frame.len()));
+                assert!(cutter.is_at_end(frame));
+                cutter.go_back(&(0..frame.len()));
+                assert_eq!(cutter.needed_from(), 0);
+                assert!(!cutter.is_at_end(frame));
+            }
+            assert_eq!(cutter.next(frame, 100, 1), Cut::Object(0..frame.len()));
+            assert_eq!(cutter.next(frame, 100, 1), Cut::End);
+        }
+        let mut cutter = Cutter::new(Framing::WholeFrame);
+        assert_eq!(cutter.next(b"too long", 7, 1), Cut::TooLarge(8));
+        assert_eq!(cutter.next(b"too long", 7, 1), Cut::End);
     }
 
     #[test]

@@ -222,8 +222,7 @@ impl World {
                 answer => self.act(|session, call| session.hear(call, request, &channel, answer)),
             },
             Out::Publish(publication) | Out::News(publication) => {
-                let encoded =
-                    publication.encoded(self.realm.protocols.encoding(ProtocolId::STORED));
+                let encoded = publication.encoded(self.realm.protocols.encoder(ProtocolId::STORED));
                 let text = std::str::from_utf8(encoded.expect("an event").payload()).unwrap();
                 assert!(!text.contains(['\n', '\r']), "on one line: {text}");
                 serde_json::from_str::<&RawValue>(text).expect("JSON");
@@ -231,6 +230,12 @@ impl World {
             Out::EpochChanged { .. } => {}
         }
     }
+}
+
+/// A realm without keys, for tests of what lies above sessions.
+#[cfg(test)]
+pub(crate) fn open_realm() -> Arc<Realm> {
+    realm(false, true)
 }
 
 /// Made once each: keys are dear.

@@ -8,7 +8,7 @@
 //! Files: `cutter` (requests of a frame), `verbs` (what is done about them), `pending` (what is
 //! under way), `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and
 //! tokens), `review` (rights that change), `revoked`, `state`, `realm`, `fuzz` (what always holds).
-//! `PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
+//! `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
 //! `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;

@@ -109,7 +109,7 @@ impl HubSession {
             })
         });
         let id = ConnectionId::parse(&state.connection)?;
-        let protocol = realm.protocols.choose(Some(&state.protocol));
+        let protocol = realm.protocols.find(&state.protocol)?;
         let mut session = Self::new(id, protocol, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
         session.due_ms = state.due_ms;

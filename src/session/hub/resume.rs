@@ -15,7 +15,7 @@ use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Grant, Identity, KeyStanding, SealError, Subject, Ticket};
 use crate::hub::{Code, ConnectionId, Position, Refused};
 use crate::proto::ws::CloseCode;
-use crate::session::protocol::{Reply, ResumePoint, ResumedChannel, Text};
+use crate::session::protocol::{FreshGrant, Reply, ResumePoint, ResumedAt, ResumedChannel, Text};
 
 /// What a refused ticket or grant is answered with.
 fn seal_refused(what: &str, fault: SealError) -> Refused {
@@ -83,10 +83,10 @@ impl HubSession {
     pub(super) fn say_renewed(&mut self, call: &mut Call<'_>) {
         let Some(ticket) = self.fresh_ticket(call) else { return };
         let granted = self.granted().into_iter();
-        let grants: Vec<(Box<str>, String)> = granted
+        let grants: Vec<FreshGrant> = granted
             .filter_map(|channel| {
                 let grant = self.sealed_grant(call, channel.as_str())?;
-                Some((channel.as_str().into(), grant))
+                Some(FreshGrant { channel: channel.as_str().into(), grant })
             })
             .collect();
         call.say(&Reply::Ticket { ticket: &ticket, grants: &grants });
@@ -250,7 +250,8 @@ impl HubSession {
         let outcome = match outcome {
             // Its time begins anew, as the ticket's does.
             Ok((position, recovered)) => {
-                Ok((position, recovered, self.sealed_grant(call, channel)))
+                let grant = self.sealed_grant(call, channel);
+                Ok(ResumedAt { position, recovered, grant })
             }
             Err(refusal) => Err(refusal.clone()),
         };

@@ -58,7 +58,7 @@ impl Subscription {
 pub(super) struct Extras {
     /// Of a client that was resumed: the first of the connections that continue each other.
     pub(super) root: Option<ConnectionId>,
-    /// It as the sender of messages, made when first needed.
+    /// This connection as the sender of its messages, made when first needed.
     from: Option<Arc<Sender>>,
     /// What may be asked in a second, where that is bounded.
     pub(super) limiter: Limiter,
@@ -198,7 +198,7 @@ impl HubSession {
         self.extras.as_ref()?.root
     }
 
-    /// Says welcome.
+    /// Queues the welcome.
     pub(super) fn say_welcome(&self, call: &mut Call<'_>, heartbeat_s: u32) {
         let realm = call.realm;
         let limits = WelcomeLimits {
@@ -281,7 +281,7 @@ impl HubSession {
         self.member.insert(member).clone()
     }
 
-    /// It as the sender of messages.
+    /// This connection as the sender of its messages.
     pub(super) fn sender(&mut self) -> Arc<Sender> {
         if let Some(from) = self.extras.as_ref().and_then(|extras| extras.from.as_ref()) {
             return from.clone();

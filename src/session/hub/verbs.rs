@@ -17,7 +17,7 @@ use crate::hub::{
 };
 use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
-use crate::session::protocol::{ClientRequest, Command, Reply, Text};
+use crate::session::protocol::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, Reply, Text};
 
 /// What verifying a token costs, in requests.
 const TOKEN_COST: u32 = 48;
@@ -155,6 +155,7 @@ impl HubSession {
     /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
     fn object(&mut self, call: &mut Call<'_>, object: &str) -> bool {
         let ClientRequest { id, command } = call.protocol.read_request(object);
+        debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // What comes for a channel whose subscription is being answered waits for that.
         let channel = match &command {
             Ok(Command::Subscribe { channel, .. } | Command::Unsubscribe { channel }) => {
@@ -238,8 +239,7 @@ impl HubSession {
             }
             Command::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
             Command::Publish { channel, content, key, echo } => {
-                let content = content.into_owned().into_boxed_str();
-                self.publish(call, id, &channel, content, key, echo)?;
+                self.publish(call, id, &channel, content.into_text(), key, echo)?;
             }
             Command::Presence { channel, limit, after } => {
                 let namespace = self.decide(call, auth::Permission::Presence, &channel)?;
@@ -473,7 +473,7 @@ impl HubSession {
             exclude: (!echo).then_some(self.id),
             time_ms: call.now_ms,
             accepted_ns: call.now_ns,
-            encoder: call.realm.protocols.stored(),
+            storing: call.realm.protocols.storing(),
         };
         let verb = Verb::Publish { draft, key };
         self.ask(call, id, AskedKind::Other, channel, namespace, verb);

@@ -6,10 +6,10 @@
 mod command;
 mod reply;
 
-pub use command::{ClientRequest, Command, ResumePoint, Text};
-pub use reply::{Reply, ResumedChannel, WelcomeLimits};
+pub use command::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, ResumePoint, Text};
+pub use reply::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 
-use crate::hub::{Encoding, EventEncoder, PROTOCOLS_MAX, ProtocolId};
+use crate::hub::{EventEncoder, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Storing};
 
 /// How a frame divides into requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,8 +37,7 @@ pub trait ClientProtocol: EventEncoder {
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String>;
 }
 
-/// The client protocols of a process: one at least, of which the first is that of clients that do
-/// not choose.
+/// The client protocols of a process, at least one. Clients that choose none speak the first.
 #[derive(Clone, Debug)]
 pub struct Protocols(Vec<&'static dyn ClientProtocol>);
 
@@ -51,16 +50,21 @@ impl Protocols {
     /// Adds a protocol.
     ///
     /// # Panics
-    /// There are [`PROTOCOLS_MAX`] already.
+    /// There are [`PROTOCOLS_MAX`] already, or one with the same subprotocol.
     pub fn add(&mut self, protocol: &'static dyn ClientProtocol) {
         assert!(self.0.len() < PROTOCOLS_MAX, "publications have encodings for so many protocols");
+        assert!(self.find(protocol.subprotocol()).is_none(), "a subprotocol names one protocol");
         self.0.push(protocol);
     }
 
     /// The protocol that a client has chosen by its subprotocol; the first one otherwise.
     pub fn choose(&self, subprotocol: Option<&str>) -> ProtocolId {
-        let chosen = |name: &str| self.0.iter().position(|one| one.subprotocol() == name);
-        subprotocol.and_then(chosen).and_then(ProtocolId::new).unwrap_or(ProtocolId::STORED)
+        subprotocol.and_then(|name| self.find(name)).unwrap_or(ProtocolId::STORED)
+    }
+
+    /// The protocol that a subprotocol names.
+    pub fn find(&self, subprotocol: &str) -> Option<ProtocolId> {
+        ProtocolId::new(self.0.iter().position(|one| one.subprotocol() == subprotocol)?)
     }
 
     /// A protocol by its id.
@@ -72,12 +76,12 @@ impl Protocols {
     }
 
     /// How a protocol encodes events.
-    pub fn encoding(&self, id: ProtocolId) -> Encoding {
-        Encoding { id, encoder: self.get(id) }
+    pub fn encoder(&self, id: ProtocolId) -> ProtocolEncoder {
+        ProtocolEncoder { id, encoder: self.get(id) }
     }
 
-    /// The protocol in whose encoding messages are stored.
-    pub fn stored(&self) -> &'static dyn EventEncoder {
-        self.get(ProtocolId::STORED)
+    /// How messages are stored.
+    pub fn storing(&self) -> Storing {
+        Storing { encoder: self.get(ProtocolId::STORED), protocols: self.0.len() as u8 }
     }
 }

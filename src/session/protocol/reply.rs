@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::hub::{ConnectionId, Position, PresencePage, Publication, Refused};
+use crate::hub::{ConnectionId, Position, PresencePage, ProtocolEncoder, Publication, Refused};
 use crate::proto::ws::CloseCode;
 
 /// Limits that a client learns when it connects.
@@ -14,12 +14,27 @@ pub struct WelcomeLimits {
     pub channels_max: u32,
 }
 
+/// Where a channel of a resumption continues.
+#[derive(Clone, Debug)]
+pub struct ResumedAt {
+    pub position: Position,
+    /// Whether all missed messages follow.
+    pub recovered: bool,
+    pub grant: Option<String>,
+}
+
 /// What has become of one channel of a resumption.
 #[derive(Clone, Debug)]
 pub struct ResumedChannel {
     pub channel: Box<str>,
-    /// Position, whether all missed messages follow, and a fresh grant.
-    pub outcome: Result<(Position, bool, Option<String>), Refused>,
+    pub outcome: Result<ResumedAt, Refused>,
+}
+
+/// A grant that replaces an earlier one for the same channel.
+#[derive(Clone, Debug)]
+pub struct FreshGrant {
+    pub channel: Box<str>,
+    pub grant: String,
 }
 
 /// A reply, or something else that a session says to its client. `id` is the client's name for the
@@ -63,6 +78,8 @@ pub enum Reply<'r> {
         channel: &'r str,
         position: Position,
         messages: &'r [Arc<Publication>],
+        /// The client's protocol, in which messages may be encoded already.
+        encoder: ProtocolEncoder,
     },
     Resumed {
         id: Option<&'r str>,
@@ -79,7 +96,7 @@ pub enum Reply<'r> {
     /// A fresh ticket, and fresh grants by channel.
     Ticket {
         ticket: &'r str,
-        grants: &'r [(Box<str>, String)],
+        grants: &'r [FreshGrant],
     },
     Pong {
         id: Option<&'r str>,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::hub::{
     ChannelMessage, ChannelName, EncodedEvent, Event, GapReason, MemberInfo, MemberKey, Position,
-    PresencePage, Publication, Refused, Sender,
+    PresencePage, ProtocolEncoder, Publication, Refused, Sender,
 };
 use crate::proto::ws::DataKind;
-use crate::session::protocol::{Reply, ResumedChannel, WelcomeLimits};
+use crate::session::protocol::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 
 /// What a message takes besides its content and the name of its channel, as a rule (bytes).
 const ENVELOPE_BYTES: usize = 160;
@@ -50,7 +50,7 @@ impl Line {
     /// A string.
     fn text(self, name: &str, value: &str) -> Self {
         let mut line = self.name(name);
-        line.0.push_str(&quoted(value));
+        push_quoted(&mut line.0, value);
         line
     }
 
@@ -98,7 +98,9 @@ impl Line {
     fn member(mut self, member: &MemberInfo) -> Self {
         self.0.push('{');
         if let MemberKey::User(user) = &member.key {
-            let _ = write!(self.0, r#""user":{},"#, quoted(user));
+            self.0.push_str(r#""user":"#);
+            push_quoted(&mut self.0, user);
+            self.0.push(',');
         }
         let _ = write!(self.0, r#""connection":"{}""#, member.connection);
         if let MemberKey::Connection(joined) = &member.key
@@ -130,15 +132,16 @@ impl Line {
         }
     }
 
-    /// Messages, as they were sent.
-    fn messages(self, messages: &[Arc<Publication>]) -> Self {
+    /// Messages, as they were sent. Stored ones are encoded already.
+    fn messages(self, messages: &[Arc<Publication>], encoder: ProtocolEncoder) -> Self {
         let mut line = self.name("messages");
         line.0.push('[');
-        for (at, one) in messages.iter().enumerate() {
+        let encoded = messages.iter().filter_map(|one| one.encoded(encoder));
+        for (at, one) in encoded.enumerate() {
             if at > 0 {
                 line.0.push(',');
             }
-            write_message(&mut line.0, &one.message());
+            line.0.push_str(std::str::from_utf8(one.payload()).expect("this protocol is text"));
         }
         line.0.push(']');
         line
@@ -149,7 +152,7 @@ impl Line {
         let mut all = Self::part();
         for ResumedChannel { channel, outcome } in channels {
             let one = match outcome {
-                Ok((position, recovered, grant)) => Self::part()
+                Ok(ResumedAt { position, recovered, grant }) => Self::part()
                     .position(*position)
                     .value("recovered", recovered)
                     .optional_text("grant", grant.as_deref()),
@@ -159,7 +162,9 @@ impl Line {
                 all.0.push(',');
             }
             // The client's own word, which may be no name of a channel.
-            let _ = write!(all.0, "{}:{}", quoted(channel), one.end());
+            push_quoted(&mut all.0, channel);
+            all.0.push(':');
+            all.0.push_str(&one.end());
         }
         self.raw("channels", &all.end())
     }
@@ -171,9 +176,16 @@ impl Line {
     }
 }
 
-/// A string as JSON.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+/// Writes a string as JSON.
+fn push_quoted(out: &mut String, text: &str) {
+    let needs_escapes = text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+    if needs_escapes {
+        let _ = write!(out, "{}", serde_json::Value::from(text));
+    } else {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    }
 }
 
 /// Writes a message, and returns where its content begins.
@@ -195,7 +207,9 @@ fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
     if let Some(Sender { user, connection }) = message.from {
         text.push_str(r#","from":{"#);
         if let Some(user) = user {
-            let _ = write!(text, r#""user":{},"#, quoted(user));
+            text.push_str(r#""user":"#);
+            push_quoted(text, user);
+            text.push(',');
         }
         let _ = write!(text, r#""connection":"{connection}"}}"#);
     }
@@ -275,9 +289,9 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
         Reply::Presence { id, channel, page } => {
             Line::new("presence", *id).text("channel", channel).presence(page)
         }
-        Reply::History { id, channel, position, messages } => {
+        Reply::History { id, channel, position, messages, encoder } => {
             let line = Line::new("history", *id).text("channel", channel).position(*position);
-            line.messages(messages)
+            line.messages(messages, *encoder)
         }
         Reply::Resumed { id, ticket, connection, channels } => Line::new("resumed", *id)
             .optional_text("ticket", *ticket)
@@ -302,19 +316,20 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
     line.end()
 }
 
-fn encode_ticket(ticket: &str, grants: &[(Box<str>, String)]) -> Line {
+fn encode_ticket(ticket: &str, grants: &[FreshGrant]) -> Line {
     let line = Line::new("ticket", None).text("ticket", ticket);
     if grants.is_empty() {
         return line;
     }
-    let named = grants.iter().fold(Line::part(), |all, (name, grant)| all.text(name, grant));
+    let named = grants.iter().fold(Line::part(), |all, one| all.text(&one.channel, &one.grant));
     line.raw("grants", &named.end())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::ConnectionId;
+    use crate::hub::{ConnectionId, ProtocolId};
+    use crate::session::SeawallV1;
 
     fn id(serial: u32) -> ConnectionId {
         ConnectionId { node: 1, shard: 0, session: 0, serial }
@@ -328,7 +343,6 @@ mod tests {
             let member = MemberInfo { key, connection: id(7), info };
             let encoded = encode_event(&Event::Join { channel: &channel, member: &member });
             let text = String::from_utf8(encoded.payload).unwrap();
-            assert!(text.len() <= member.text_bytes() as usize + 40, "its size is estimated");
             serde_json::from_str::<serde_json::Value>(&text).unwrap()["member"].take()
         };
         let ann = shown(MemberKey::User("a\"nn".into()), Some(r#"{"n":7}"#));
@@ -338,5 +352,21 @@ mod tests {
         assert_eq!(unnamed.as_object().unwrap().len(), 1, "{unnamed}");
         let resumed = shown(MemberKey::Connection(id(1)), None);
         assert_eq!(resumed["joined_as"], id(1).to_string());
+    }
+
+    #[test]
+    fn what_news_count_for_suffices_for_any_names() {
+        let channel = ChannelName::new(&"c".repeat(200));
+        let key = MemberKey::User("\u{1}\"\\".repeat(80).into());
+        let info = Some(format!("\"{}\"", "i".repeat(100)).into());
+        let named = MemberInfo { key, connection: id(7), info };
+        let unnamed =
+            MemberInfo { key: MemberKey::Connection(id(1)), connection: id(7), info: None };
+        for member in [named, unnamed] {
+            let join = Publication::join(&channel, Arc::new(member));
+            let encoder = ProtocolEncoder { id: ProtocolId::STORED, encoder: &SeawallV1 };
+            let wire = join.encoded(encoder).unwrap().plain().len();
+            assert!((wire..wire + 120).contains(&join.bytes()), "{wire}: {}", join.bytes());
+        }
     }
 }

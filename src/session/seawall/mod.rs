@@ -1,5 +1,5 @@
 //! The client protocol `seawall.v1`: JSON objects with a `type`, one or more in a text message.
-//! `session/hub/PROTOCOL.md` specifies it.
+//! `PROTOCOL.md` specifies it.
 
 mod encode;
 mod request;

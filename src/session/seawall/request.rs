@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::hub::{Code, Epoch, Refused, Since};
 use crate::session::protocol::{ClientRequest, Command, ResumePoint, Text};
-use crate::text::content;
+use crate::text::content::{self, CheckedJson};
 
 /// The longest `id` (bytes, as it is written, without quotes).
 const ID_BYTES_MAX: usize = 64;
@@ -190,7 +190,7 @@ fn read_command(fields: Fields<'_>) -> Result<Command<'_>, Refused> {
             let content = fields.content.ok_or_else(|| missing("content"))?;
             Command::Publish {
                 channel: channel(fields.channel)?,
-                content: content::on_one_line(content.get()).map_err(bad_content)?,
+                content: CheckedJson::new(content).map_err(bad_content)?,
                 key: fields.key,
                 echo: fields.echo.unwrap_or(true),
             }
@@ -223,8 +223,6 @@ fn read_command(fields: Fields<'_>) -> Result<Command<'_>, Refused> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use super::*;
 
     fn refusal(object: &str) -> String {
@@ -279,14 +277,12 @@ mod tests {
             read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
         match request.command.unwrap() {
             Command::Publish { content, echo: true, .. } => {
-                assert_eq!(content, "{\"b\" :1.50, \"a\":null}");
+                assert_eq!(&*content.into_text(), "{\"b\" :1.50, \"a\":null}");
             }
             other => panic!("{other:?}"),
         }
         let null = read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":null}");
-        assert!(matches!(
-            null.command,
-            Ok(Command::Publish { content: Cow::Borrowed("null"), .. })
-        ));
+        let Ok(Command::Publish { content, .. }) = null.command else { panic!("{null:?}") };
+        assert_eq!(&*content.into_text(), "null");
     }
 }

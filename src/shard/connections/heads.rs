@@ -24,7 +24,7 @@ enum HeadStep {
     Done { rest: usize },
 }
 
-/// What an upgrade was granted on.
+/// The terms on which an upgrade was granted.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) route: usize,

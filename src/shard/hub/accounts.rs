@@ -30,7 +30,7 @@
 //!   `unfinished_messages`. Timeouts of connections.
 //! - **Upgrades that are being decided**: `limits.handshakes_per_shard_max`, else 503. By deadline,
 //!   `timeouts.handshake_timeout_ms`.
-//! - **Connections of a user** (`users`): connections. Class `sessions`. With the connection.
+//! - **Sessions of a user** (`users`): connections. Class `sessions`. With the connection.
 //! - **Paused connections** (`throttled`, `congested`): connections, some words each. With the
 //!   connection, at the latest a second later.
 //! - **Work on all connections, lists of channels, subscriptions that backends asked for**: calls

@@ -40,7 +40,7 @@ pub(super) enum Notice {
     Epoch(Position),
 }
 
-/// What a gap or a notice counts for (bytes).
+/// What a gap or a notice counts for besides the name of its channel (bytes).
 const NOTICE_BYTES: usize = 128;
 
 impl Item {
@@ -49,7 +49,9 @@ impl Item {
         match self {
             Item::Message(publication) => publication.bytes(),
             Item::Missed(_) => 0,
-            Item::Gap(..) | Item::Notice(..) => NOTICE_BYTES,
+            Item::Gap(channel, _) | Item::Notice(channel, _) => {
+                NOTICE_BYTES + channel.as_str().len()
+            }
         }
     }
 

@@ -10,12 +10,14 @@
 use std::sync::Arc;
 
 use super::backlog::{Backlog, Item, Notice, count_change};
+use super::session_table::Seated;
 use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
 use crate::hub::{
-    ChannelName, ChannelOp, Encoding, Event, GapReason, Member, PROTOCOLS_MAX, Publication, Step,
+    ChannelName, ChannelOp, Event, GapReason, Member, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId,
+    Publication, Step,
 };
-use crate::proto::ws::deflate::WINDOW_BITS_MIN;
+use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
 use crate::shard::connections::{Connections, NOT_TIMED};
 use crate::shard::mail::Reached;
 
@@ -44,8 +46,8 @@ struct Forms {
 }
 
 impl Forms {
-    fn of(&mut self, encoding: Encoding) -> &mut Frames {
-        match encoding.id.index().checked_sub(1) {
+    fn of(&mut self, protocol: ProtocolId) -> &mut Frames {
+        match protocol.index().checked_sub(1) {
             None => &mut self.stored,
             Some(other) => &mut self.others.get_or_insert_default()[other],
         }
@@ -113,30 +115,23 @@ impl Hub {
     ) {
         let Some(seated) = self.sessions.get(member.session) else { return };
         let (index, id) = (seated.slot, Some(seated.session.id));
-        let encoding = self.shared.realm.protocols.encoding(seated.session.protocol);
+        let encoder = self.shared.realm.protocols.encoder(seated.session.protocol);
+        let mut is_behind = seated.is_behind();
         for (publication, forms) in publications.iter().zip(forms) {
             if publication.exclude.is_some() && publication.exclude == id {
                 continue;
             }
-            if !self.can_deliver(connections, member.session) {
-                self.queue_behind(connections, member.session, publication.clone());
-                continue;
-            }
-            let frame = form(connections, index, (publication, encoding), forms, how.is_copied);
-            if let Some(frame) = frame {
+            // What its protocol has no word for does not wait for it either.
+            let Some(message) = publication.encoded(encoder) else { continue };
+            if !is_behind && connections.can_take_frame(index) {
+                let frames = forms.of(encoder.id);
+                let frame = choose_frame(connections, index, message, frames, how.is_copied);
                 connections.queue_frame(index, frame, publication.accepted_ns, how.is_last);
+            } else {
+                self.queue_behind(connections, member.session, publication.clone());
+                is_behind = true;
             }
         }
-    }
-
-    /// Whether a frame may go into the outbox of a session's connection now, past its backlog.
-    fn can_deliver(&self, connections: &Connections, key: u32) -> bool {
-        let seated = self.sessions.get(key);
-        seated.is_some_and(|one| {
-            one.backlog.is_none()
-                && !one.session.is_resuming()
-                && connections.can_take_frame(one.slot)
-        })
     }
 
     /// Queues a publication for a session that is behind, and drops older messages where the
@@ -206,8 +201,7 @@ impl Hub {
                 seated.backlog = None;
                 break;
             };
-            segments += 1;
-            self.queue_item(connections, index, item);
+            segments += usize::from(self.queue_item(connections, index, item));
         }
         self.report_session(connections, index);
     }
@@ -279,38 +273,34 @@ impl Hub {
         publication: &Arc<Publication>,
     ) {
         let Some(key) = self.sessions.key_at(index) else { return };
-        if self.can_deliver(connections, key) {
+        let is_behind = self.sessions.get(key).is_none_or(Seated::is_behind);
+        if !is_behind && connections.can_take_frame(index) {
             self.queue_publication(connections, index, publication, publication.accepted_ns);
         } else {
             self.queue_behind(connections, key, publication.clone());
         }
     }
 
-    /// Queues something that has waited in a backlog.
-    fn queue_item(&self, connections: &mut Connections, index: u32, item: Item) {
-        let (channel, notice) = match item {
-            Item::Message(publication) => {
-                let accepted_ns = publication.accepted_ns;
-                return self.queue_publication(connections, index, &publication, accepted_ns);
-            }
+    /// Queues something that has waited in a backlog; returns whether there was anything to queue.
+    fn queue_item(&self, connections: &mut Connections, index: u32, item: Item) -> bool {
+        match item {
+            Item::Message(one) => self.queue_publication(connections, index, &one, one.accepted_ns),
             // How long its reader was away is not how long a delivery takes.
-            Item::Missed(publication) => {
-                return self.queue_publication(connections, index, &publication, NOT_TIMED);
+            Item::Missed(one) => self.queue_publication(connections, index, &one, NOT_TIMED),
+            Item::Gap(channel, position) => {
+                let reason = GapReason::Slow;
+                let event = Event::Gap { channel: &channel, position, reason };
+                self.queue_event(connections, index, &event)
             }
-            Item::Gap(channel, position) => (channel, Err(position)),
-            Item::Notice(channel, notice) => (channel, Ok(notice)),
-        };
-        let channel = &channel;
-        let event = match notice {
-            Err(position) => Event::Gap { channel, position, reason: GapReason::Slow },
-            Ok(Notice::Lagging(position)) => {
-                Event::Gap { channel, position, reason: GapReason::Lagging }
+            Item::Notice(channel, Notice::Lagging(position)) => {
+                let reason = GapReason::Lagging;
+                let event = Event::Gap { channel: &channel, position, reason };
+                self.queue_event(connections, index, &event)
             }
-            Ok(Notice::Epoch(position)) => Event::Position { channel, position },
-        };
-        let encoding = self.encoding_of(index);
-        if let Some(encoded) = encoding.and_then(|one| one.encoder.encode_event(&event)) {
-            connections.send_message(index, encoded.kind, encoded.payload);
+            Item::Notice(channel, Notice::Epoch(position)) => {
+                let event = Event::Position { channel: &channel, position };
+                self.queue_event(connections, index, &event)
+            }
         }
     }
 
@@ -320,43 +310,49 @@ impl Hub {
         index: u32,
         publication: &Publication,
         accepted_ns: u64,
-    ) {
-        let Some(encoding) = self.encoding_of(index) else { return };
-        let forms = &mut Forms::default();
-        if let Some(frame) = form(connections, index, (publication, encoding), forms, false) {
-            connections.queue_frame(index, frame, accepted_ns, false);
-        }
+    ) -> bool {
+        let message = self.encoder_of(index).and_then(|encoder| publication.encoded(encoder));
+        let Some(message) = message else { return false };
+        let frame = choose_frame(connections, index, message, &mut Frames::default(), false);
+        connections.queue_frame(index, frame, accepted_ns, false);
+        true
+    }
+
+    fn queue_event(&self, connections: &mut Connections, index: u32, event: &Event<'_>) -> bool {
+        let encoder = self.encoder_of(index);
+        let encoded = encoder.and_then(|one| one.encoder.encode_event(event));
+        let Some(encoded) = encoded else { return false };
+        connections.send_message(index, encoded.kind, encoded.payload);
+        true
     }
 
     /// How events are encoded for a connection's client.
-    fn encoding_of(&self, index: u32) -> Option<Encoding> {
+    fn encoder_of(&self, index: u32) -> Option<ProtocolEncoder> {
         let protocol = self.seated(index)?.session.protocol;
-        Some(self.shared.realm.protocols.encoding(protocol))
+        Some(self.shared.realm.protocols.encoder(protocol))
     }
 }
 
-/// The publication's frame for a connection. `None`: its protocol has no such event.
-fn form(
+/// The frame of a message for a connection, of those that were made for this walk or a new one.
+fn choose_frame(
     connections: &mut Connections,
     index: u32,
-    (publication, encoding): (&Publication, Encoding),
-    forms: &mut Forms,
+    message: &SharedMessage,
+    frames: &mut Frames,
     is_copied: bool,
-) -> Option<Arc<[u8]>> {
-    let message = publication.encoded(encoding)?;
+) -> Arc<[u8]> {
     let how = connections.compressing(index);
     let how = how.filter(|how| message.payload().len() >= how.bytes_min);
     let place = how.map_or(0, |how| usize::from(how.sending.bits - WINDOW_BITS_MIN) + 1);
-    let frames = forms.of(encoding);
     if how.is_none_or(|how| how.sending.context.is_none())
         && let Some(frame) = &frames[place]
     {
-        return Some(frame.clone());
+        return frame.clone();
     }
     let frame = match how {
         Some(how) => message.frame(how.sending, how.level, connections.deflaters_mut()),
         None => message.plain(),
     };
     let own = if is_copied { Arc::from(&**frame) } else { frame.clone() };
-    Some(frames[place].insert(own).clone())
+    frames[place].insert(own).clone()
 }

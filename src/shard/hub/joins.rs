@@ -107,7 +107,7 @@ impl Hub {
         let config = connections.config();
         let most = config.limits.outbox_shard_bytes_max as u64;
         let all = connections.backlogs().missed_bytes as u64 + bytes;
-        let seated = self.sessions.get(id.session).filter(|one| one.session.id == id);
+        let seated = self.sessions.find(id);
         let waiting = seated.and_then(|one| one.backlog.as_ref());
         let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
         all <= most && (all <= most / 2 || own <= config.hub.recover_bytes_max)

@@ -71,7 +71,7 @@ impl Sessions for Hub {
             }
             (DataKind::Text, None) => session.receive(call, payload),
             (DataKind::Binary, _) => {
-                let reason = "only text messages are spoken here: send JSON as text";
+                let reason = "only text messages are accepted here: send the request as text";
                 call.effects.close = Some((CloseCode::UNSUPPORTED_DATA, reason.into()));
             }
         });

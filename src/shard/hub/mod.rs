@@ -76,7 +76,7 @@ struct Broadcast {
 ///
 /// Always, and checked by `check_invariants`: each session is that of an open connection, which
 /// knows what its session waits for ([`SessionReadiness`]); members name sessions that live; and a
-/// user's list names exactly its connections.
+/// user's list names exactly its sessions.
 pub(super) struct Hub {
     id: u16,
     shared: Arc<HubShared>,
@@ -137,7 +137,7 @@ impl Hub {
             shards,
             home,
             members: Members::default(),
-            sessions: SessionTable::default(),
+            sessions: SessionTable::new(),
             users: HashMap::new(),
             serial: 0,
             local: VecDeque::new(),

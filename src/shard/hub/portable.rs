@@ -90,8 +90,8 @@ impl PublicationState {
         let subject = match publication.event() {
             Event::Join { member, .. } => SubjectState::Join(MemberState::new(member)),
             Event::Leave { member, .. } => SubjectState::Leave(MemberState::new(member)),
-            _ => {
-                let ChannelMessage { content, from, .. } = publication.message();
+            Event::Gap { .. } | Event::Position { .. } => unreachable!("no publication is one"),
+            Event::Message(ChannelMessage { content, from, .. }) => {
                 let from = from.map(|from| {
                     (from.user.as_deref().map(str::to_owned), from.connection.to_string())
                 });
@@ -101,7 +101,7 @@ impl PublicationState {
         Self {
             channel: publication.channel.as_ref().map(|channel| channel.as_str().to_owned()),
             position: publication.position.map(|position| (position.epoch.0, position.offset)),
-            prev: publication.message().prev,
+            prev: publication.message().and_then(|message| message.prev),
             exclude: publication.exclude.map(|id| id.to_string()),
             time_ms: publication.time_ms,
             age_ns: now_ns.saturating_sub(publication.accepted_ns),
@@ -128,15 +128,19 @@ impl PublicationState {
                 Some(Arc::new(Sender { user: user.as_deref().map(Arc::from), connection }))
             }
         };
+        let exclude = match &self.exclude {
+            Some(id) => Some(ConnectionId::parse(id)?),
+            None => None,
+        };
         let position =
             self.position.map(|(epoch, offset)| Position { epoch: Epoch(epoch), offset });
         let draft = Draft {
             content: content.as_str().into(),
             from,
-            exclude: self.exclude.as_deref().and_then(ConnectionId::parse),
+            exclude,
             time_ms: self.time_ms,
             accepted_ns: now_ns.saturating_sub(self.age_ns),
-            encoder: realm.protocols.stored(),
+            storing: realm.protocols.storing(),
         };
         Some(Publication::from_draft(channel.as_ref(), position, self.prev, draft))
     }
@@ -148,9 +152,10 @@ impl PlaceState {
         Self { channel, epoch: position.epoch.0, offset: position.offset }
     }
 
-    fn get(&self) -> (ChannelName, Position) {
+    /// The item that `make` makes of it.
+    fn item(&self, make: impl FnOnce(ChannelName, Position) -> Item) -> Item {
         let position = Position { epoch: Epoch(self.epoch), offset: self.offset };
-        (ChannelName::new(&self.channel), position)
+        make(ChannelName::new(&self.channel), position)
     }
 }
 
@@ -178,29 +183,31 @@ impl Hub {
     }
 
     /// Puts a restored session in the place of the one that is seated here, in the same seats.
+    /// Returns whether that was possible: data that is not of a session changes nothing.
     pub(in crate::shard) fn restore(
         &mut self,
         connections: &mut Connections,
         index: u32,
         session: &SessionState,
         items: &[ItemState],
-    ) {
+    ) -> bool {
         let now_ns = connections.now_ns();
         let shared = self.shared.clone();
-        let Some(seated) = self.seated_mut(index) else { return };
+        let Some(seated) = self.seated_mut(index) else { return false };
         let seats: Vec<_> = seated
             .session
             .subscriptions
             .iter()
             .map(|one| (one.local, one.place, one.watching))
             .collect();
-        let Some(session) = HubSession::told(session, &seats, &shared.realm, now_ns) else {
-            return;
-        };
+        let session = HubSession::told(session, &seats, &shared.realm, now_ns);
+        // A message that was left out would be a gap without notice.
+        let items: Option<Vec<_>> =
+            items.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
+        let (Some(session), Some(items)) = (session, items) else { return false };
         seated.session = session;
         let mut backlog = Backlog::default();
-        let items = items.iter().filter_map(|item| item.item(&shared.realm, now_ns));
-        items.for_each(|item| backlog.push(item));
+        items.into_iter().for_each(|item| backlog.push(item));
         let before = seated.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();
         connections.count_backlog(before, backlog.size());
         if !backlog.is_empty() {
@@ -208,6 +215,7 @@ impl Hub {
         }
         self.report_session(connections, index);
         self.reschedule(connections, index);
+        true
     }
 }
 
@@ -217,17 +225,12 @@ impl ItemState {
         Some(match self {
             Self::Message(one) => Item::Message(one.publication(realm, now_ns)?),
             Self::Missed(one) => Item::Missed(one.publication(realm, now_ns)?),
-            Self::Gap(place) => {
-                let (channel, position) = place.get();
-                Item::Gap(channel, position)
-            }
+            Self::Gap(place) => place.item(Item::Gap),
             Self::Lagging(place) => {
-                let (channel, position) = place.get();
-                Item::Notice(channel, Notice::Lagging(position))
+                place.item(|channel, position| Item::Notice(channel, Notice::Lagging(position)))
             }
             Self::Epoch(place) => {
-                let (channel, position) = place.get();
-                Item::Notice(channel, Notice::Epoch(position))
+                place.item(|channel, position| Item::Notice(channel, Notice::Epoch(position)))
             }
         })
     }

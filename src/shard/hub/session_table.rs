@@ -1,9 +1,10 @@
 //! The hub's sessions on this shard: by key, and by the slot of their connection.
 //!
-//! Members, lists of users and connection ids name a session by its key. Only the table knows the
-//! connection that carries it, so that a connection could carry several.
+//! Members, lists of users and connection ids name a session by its key. Calls about a connection
+//! name its slot, which the table translates.
 
 use super::backlog::Backlog;
+use crate::hub::ConnectionId;
 use crate::session::hub::HubSession;
 
 /// No session.
@@ -23,11 +24,17 @@ pub(super) struct Seated {
     pub(super) rtt_us: u32,
 }
 
+impl Seated {
+    /// Whether messages for it wait in its backlog, so that others have to wait behind them.
+    pub(super) fn is_behind(&self) -> bool {
+        self.backlog.is_some() || self.session.is_resuming()
+    }
+}
+
 /// See the module.
 ///
 /// Always, and checked by [`Self::check_invariants`]: each session has one slot, and that slot
 /// names it; a key is either in use or free.
-#[derive(Default)]
 pub(super) struct SessionTable {
     /// By key.
     sessions: Vec<Option<Box<Seated>>>,
@@ -37,11 +44,19 @@ pub(super) struct SessionTable {
 }
 
 impl SessionTable {
+    /// An empty table. In debug builds keys begin where slots do not, so that tests notice when one
+    /// is taken for the other.
+    pub(super) fn new() -> Self {
+        let unlike_slots = if cfg!(debug_assertions) { 5 } else { 0 };
+        let sessions = (0..unlike_slots).map(|_| None).collect();
+        Self { sessions, free_keys: (0..unlike_slots).collect(), keys: Vec::new() }
+    }
+
     /// Adds the session of a connection that has none. `make` gets the session's key.
     ///
     /// # Panics
     /// The connection has a session.
-    pub(super) fn insert(&mut self, slot: u32, make: impl FnOnce(u32) -> HubSession) -> u32 {
+    pub(super) fn insert(&mut self, slot: u32, make: impl FnOnce(u32) -> HubSession) {
         assert!(self.key_at(slot).is_none(), "the session of an earlier connection has ended");
         let key = self.free_keys.pop().unwrap_or_else(|| {
             self.sessions.push(None);
@@ -54,16 +69,15 @@ impl SessionTable {
         let session = make(key);
         let seated = Seated { session, backlog: None, slot, place: 0, counted: false, rtt_us: 0 };
         self.sessions[key as usize] = Some(Box::new(seated));
-        key
     }
 
     /// Removes the session of a connection.
-    pub(super) fn remove_at(&mut self, slot: u32) -> Option<(u32, Box<Seated>)> {
+    pub(super) fn remove_at(&mut self, slot: u32) -> Option<Box<Seated>> {
         let key = self.key_at(slot)?;
         let seated = self.sessions[key as usize].take()?;
         self.keys[slot as usize] = NO_KEY;
         self.free_keys.push(key);
-        Some((key, seated))
+        Some(seated)
     }
 
     /// The key of a connection's session.
@@ -89,6 +103,11 @@ impl SessionTable {
     /// A session by its key.
     pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Seated> {
         self.sessions.get_mut(key as usize)?.as_deref_mut()
+    }
+
+    /// The session with this id, if it lives.
+    pub(super) fn find(&self, id: ConnectionId) -> Option<&Seated> {
+        self.get(id.session).filter(|seated| seated.session.id == id)
     }
 
     /// The slot of the connection that carries a session.
@@ -132,5 +151,41 @@ impl SessionTable {
         }
         assert_eq!(self.len(), count, "a key is either in use or free");
         assert_eq!(self.keys.iter().filter(|key| **key != NO_KEY).count(), count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::ProtocolId;
+    use crate::session::hub::fuzz::open_realm;
+
+    fn session(key: u32) -> HubSession {
+        let id = ConnectionId { node: 1, shard: 0, session: key, serial: 7 };
+        HubSession::new(id, ProtocolId::STORED, None, &open_realm(), 0)
+    }
+
+    #[test]
+    fn sessions_are_found_by_key_and_by_slot() {
+        let mut table = SessionTable::new();
+        for slot in [3, 0, 9] {
+            table.insert(slot, session);
+        }
+        table.check_invariants();
+        assert_eq!(table.len(), 3);
+        for slot in [3, 0, 9] {
+            let key = table.key_at(slot).unwrap();
+            assert_eq!((table.at(slot).unwrap().slot, table.slot_of(key)), (slot, Some(slot)));
+            let id = table.get(key).unwrap().session.id;
+            assert_eq!(table.find(id).map(|one| one.slot), Some(slot));
+            assert!(table.find(ConnectionId { serial: 8, ..id }).is_none(), "of an earlier one");
+        }
+        let key = table.key_at(0);
+        assert!(table.remove_at(0).is_some() && table.remove_at(0).is_none());
+        assert!(table.at(0).is_none() && table.at(1000).is_none());
+        table.insert(4, session);
+        assert_eq!(table.key_at(4), key, "a key is used again");
+        table.check_invariants();
+        assert_eq!(table.iter().count(), 3);
     }
 }

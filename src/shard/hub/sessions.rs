@@ -210,8 +210,7 @@ impl Hub {
 
     /// The slot of a connection that lives.
     pub(super) fn slot_of(&self, id: ConnectionId) -> Option<u32> {
-        let seated = self.sessions.get(id.session)?;
-        (seated.session.id == id).then_some(seated.slot)
+        self.sessions.find(id).map(|seated| seated.slot)
     }
 
     /// When the session at a slot has something due (tick).
@@ -233,7 +232,7 @@ impl Hub {
 
     /// Removes the session at a slot from everything that names it, and what its end wants done.
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
-        let Some((_, mut seated)) = self.sessions.remove_at(index) else { return };
+        let Some(mut seated) = self.sessions.remove_at(index) else { return };
         self.congested.remove(&connections.token(index));
         // Its own: the session may end while effects of another of its calls are applied.
         let mut effects = Effects::default();

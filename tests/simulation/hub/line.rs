@@ -8,6 +8,7 @@ use seawall::hub::{
 };
 use seawall::proto::ws::DataKind;
 use seawall::session::protocol::{ClientProtocol, ClientRequest, Command, Framing, Reply, Text};
+use seawall::text::content::CheckedJson;
 
 /// See the module.
 #[derive(Debug)]
@@ -64,8 +65,10 @@ impl ClientProtocol for LineV1 {
             "sub" => Ok(Command::Subscribe { channel, since, presence: false, token: None }),
             "watch" => Ok(Command::Subscribe { channel, since, presence: true, token: None }),
             "pub" => {
-                let content = Cow::Borrowed(rest.unwrap_or("null"));
-                Ok(Command::Publish { channel, content, key: None, echo: true })
+                let content = serde_json::from_str(rest.unwrap_or("null"));
+                let content = content.ok().and_then(|json| CheckedJson::new(json).ok());
+                let content = content.ok_or_else(|| Refused::new(Code::BadRequest, "no JSON"));
+                content.map(|content| Command::Publish { channel, content, key: None, echo: true })
             }
             "past" => Ok(Command::History { channel, limit: None, since: None, reverse: false }),
             _ => Err(Refused::new(Code::BadRequest, "no such verb")),
@@ -84,7 +87,7 @@ impl ClientProtocol for LineV1 {
             }
             Reply::History { id, messages, .. } => {
                 let contents: Vec<&str> =
-                    messages.iter().map(|one| one.message().content).collect();
+                    messages.iter().filter_map(|one| Some(one.message()?.content)).collect();
                 format!("{} was {}", named(*id), contents.join(","))
             }
             Reply::Error { id, refused } => format!("{} no {}", named(*id), refused.code.as_str()),

@@ -228,3 +228,62 @@ fn a_slow_client_is_told_of_its_gap_in_its_own_words() {
     world.drain();
     world.check_laws(true);
 }
+
+/// The protocol has no leaves: they neither wait for its client nor close it.
+#[test]
+fn events_that_a_protocol_has_no_word_for_do_not_wait() {
+    let mut world = world(5);
+    let others: Vec<_> = (0..200)
+        .map(|n| {
+            let mut other = Talker::connect(&world, n % 2, "seawall.v1", false);
+            other.say(&world, &json!({"type": "subscribe", "channel": "a"}).to_string());
+            other.hear(&mut world, "{\"type\":\"subscribed\"");
+            other
+        })
+        .collect();
+    let mut slow = Talker::connect(&world, 0, "line.v1", false);
+    slow.say(&world, "1 watch a");
+    slow.hear(&mut world, "1 in ");
+    slow.peer.set_window(1);
+    let mut publisher = Talker::connect(&world, 1, "line.v1", false);
+    publisher.say(&world, "1 pub a \"first\"");
+    publisher.hear(&mut world, "1 at 1");
+    others.iter().for_each(|other| other.peer.reset());
+    until(&mut world, "the others are gone", |world| world.totals().gauges.channel_members == 1);
+    publisher.say(&world, "2 pub a \"last\"");
+    publisher.hear(&mut world, "2 at 2");
+    slow.peer.set_window(usize::MAX);
+    slow.hear(&mut world, "= a 2 \"LAST\"");
+    assert_eq!(slow.messages(), ["= a 1 \"FIRST\"", "= a 2 \"LAST\""]);
+    world.drain();
+    world.check_laws(true);
+}
+
+/// Requests that come at once wait for each other, a frame at a time.
+#[test]
+fn requests_of_one_read_are_answered_in_their_order() {
+    let mut world = world(6);
+    let mut line = Talker::connect(&world, 0, "line.v1", false);
+    line.say(&world, "1 sub a");
+    line.say(&world, "2 sub a");
+    line.say(&world, "");
+    (3..40).for_each(|n| line.say(&world, &format!("{n} pub a {n}")));
+    line.say(&world, "40 pub a 1,\"from\":{}");
+    line.say(&world, "41 past a");
+    line.hear(&mut world, "41 was ");
+    let is_answer = |text: &&String| !text.starts_with(['=', '+']);
+    let answers: Vec<_> = line.texts.iter().filter(is_answer).collect();
+    assert!(answers[0].starts_with("1 in "), "{answers:?}");
+    assert_eq!(answers[1], "2 no conflict");
+    assert_eq!(answers[2], " no bad_request");
+    // Errors are answered at once; homes answer in the order of requests.
+    let published: Vec<_> = answers.iter().filter(|text| text.contains(" at ")).collect();
+    let expected: Vec<_> = (3..40).map(|n| format!("{n} at {}", n - 2)).collect();
+    assert!(published.into_iter().copied().eq(&expected), "{answers:?}");
+    let has_rejected = answers.iter().any(|text| **text == "40 no bad_request");
+    assert!(has_rejected, "content is JSON, whatever the protocol: {answers:?}");
+    let contents: Vec<_> = (30..40).map(|n| n.to_string()).collect();
+    assert_eq!(**answers.last().unwrap(), format!("41 was {}", contents.join(",")));
+    world.drain();
+    world.check_laws(true);
+}

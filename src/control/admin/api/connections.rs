@@ -130,8 +130,8 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
-        encoder: state.hub()?.realm.protocols.stored(),
-        content: text.into(),
+        storing: state.hub()?.realm.protocols.storing(),
+        content: text,
         from: None,
         exclude: None,
         time_ms: State::unix_ms(),

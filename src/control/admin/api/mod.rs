@@ -13,7 +13,6 @@ mod openapi;
 mod publish;
 mod shapes;
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Router;
@@ -36,7 +35,7 @@ use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
 use crate::session::hub::retention;
 use crate::shard::mail::HubMail;
 use crate::shard::mail::Mail;
-use crate::text::content;
+use crate::text::content::{self, CheckedJson};
 
 /// The longest body of a call (bytes).
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
@@ -196,9 +195,9 @@ pub(super) fn channel_name(name: &str) -> Result<ChannelName, ApiError> {
 }
 
 /// A content as it is stored.
-fn one_line(content: &RawValue) -> Result<Cow<'_, str>, ApiError> {
+fn one_line(content: &RawValue) -> Result<Box<str>, ApiError> {
     let bad = |fault: content::Fault| ApiError::bad(format!("content {}", fault.text()));
-    content::on_one_line(content.get()).map_err(bad)
+    CheckedJson::new(content).map(CheckedJson::into_text).map_err(bad)
 }
 
 /// A reply put together from JSON texts: what applications wrote is in it byte for byte.

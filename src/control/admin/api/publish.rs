@@ -83,8 +83,8 @@ fn begin(
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
-        encoder: realm.protocols.stored(),
-        content: text.into(),
+        storing: realm.protocols.storing(),
+        content: text,
         from: None,
         exclude: None,
         time_ms: State::unix_ms(),

@@ -26,9 +26,9 @@ pub(super) fn presence(page: &PresencePage) -> String {
 /// `{"epoch":…,"messages":[…],"offset":…}`.
 pub(super) fn history(position: Position, messages: &[Arc<Publication>]) -> String {
     let mut text = format!(r#"{{"epoch":"{}","messages":["#, position.epoch);
-    for (at, one) in messages.iter().enumerate() {
+    for (at, one) in messages.iter().filter_map(|one| one.message()).enumerate() {
         text.push_str(if at > 0 { "," } else { "" });
-        write_message(&mut text, &one.message());
+        write_message(&mut text, &one);
     }
     let _ = write!(text, r#"],"offset":{}}}"#, position.offset);
     text
@@ -76,4 +76,55 @@ fn write_message(text: &mut String, message: &ChannelMessage<'_>) {
 /// A string as JSON.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{ChannelName, ConnectionId, Epoch, Event, EventEncoder, Sender};
+    use crate::session::SeawallV1;
+
+    fn id(serial: u32) -> ConnectionId {
+        ConnectionId { node: 1, shard: 2, session: 3, serial }
+    }
+
+    /// What clients of `seawall.v1` receive: operators and backends see the same objects.
+    fn received(event: &Event<'_>) -> String {
+        String::from_utf8(SeawallV1.encode_event(event).unwrap().payload).unwrap()
+    }
+
+    #[test]
+    fn messages_have_the_shape_that_clients_know() {
+        let channel = ChannelName::new("a:b");
+        for (user, prev) in [(Some("a\"nn\u{1}"), Some(3)), (None, None), (Some("bob"), None)] {
+            let from = Sender { user: user.map(Arc::from), connection: id(1) };
+            let message = ChannelMessage {
+                channel: Some(&channel),
+                position: Some(Position { epoch: Epoch(7), offset: 9 }),
+                prev,
+                content: "{\"b\" :1.50}",
+                from: user.is_some().then_some(&from),
+                time_ms: 5,
+            };
+            let mut text = String::new();
+            write_message(&mut text, &message);
+            assert_eq!(text, received(&Event::Message(message)));
+        }
+    }
+
+    #[test]
+    fn members_have_the_shape_that_clients_know() {
+        let channel = ChannelName::new("a");
+        for (key, info) in [
+            (MemberKey::User("a\"nn".into()), Some("{\"n\":1}")),
+            (MemberKey::Connection(id(1)), None),
+            (MemberKey::Connection(id(4)), None),
+        ] {
+            let member = MemberInfo { key, connection: id(1), info: info.map(Arc::from) };
+            let mut text = String::new();
+            write_member(&mut text, &member);
+            let event = received(&Event::Join { channel: &channel, member: &member });
+            assert_eq!(event, format!(r#"{{"type":"join","channel":"a","member":{text}}}"#));
+        }
+    }
 }

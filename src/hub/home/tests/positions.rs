@@ -92,7 +92,7 @@ impl Positions {
         let (from, _) = member(channel);
         let verb = Verb::Leave { watch: false, member: None };
         request(&mut self.home, &format!("c{channel}"), from, verb, self.now_ms);
-        let contents = missed.iter().map(|one| one.message().content.parse().unwrap());
+        let contents = missed.iter().map(|one| one.message().unwrap().content.parse().unwrap());
         Some((position, recovered, contents.collect()))
     }
 
@@ -100,8 +100,14 @@ impl Positions {
         self.published += 1;
         let content = self.published.to_string().into_boxed_str();
         let (time_ms, from) = (self.now_ms, None);
-        let draft =
-            Draft { content, from, exclude: None, time_ms, accepted_ns: 0, encoder: &Plain };
+        let draft = Draft {
+            content,
+            from,
+            exclude: None,
+            time_ms,
+            accepted_ns: 0,
+            storing: Storing::only(&Plain),
+        };
         let verb = Verb::Publish { draft, key: None };
         let answer = ask(&mut self.home, &format!("c{channel}"), verb, self.now_ms);
         let Answer::Published { position, .. } = answer else { panic!("{answer:?}") };

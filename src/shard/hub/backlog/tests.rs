@@ -1,7 +1,7 @@
 //! The backlog against one that scans a plain list.
 
 use super::*;
-use crate::hub::{ConnectionId, Draft, Epoch, MemberInfo, MemberKey};
+use crate::hub::{ConnectionId, Draft, Epoch, MemberInfo, MemberKey, Storing};
 use crate::session::SeawallV1;
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn message(channel: &ChannelName, offset: u64) -> Arc<Publication> {
         exclude: None,
         time_ms: 0,
         accepted_ns: 0,
-        encoder: &SeawallV1,
+        storing: Storing::only(&SeawallV1),
     };
     Publication::new(channel, position(offset), None, draft)
 }
