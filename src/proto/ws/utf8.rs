@@ -4,10 +4,14 @@
 //! bytes are gathered anyway, so all there is to remember is how far they are known to be whole
 //! characters; at most three bytes are looked at twice.
 
-/// Whether `bytes` are UTF-8, in one pass.
+/// Below this length simdutf8 leaves the check to the standard library, which goes byte by byte
+/// where text is not aligned. ASCII, as most short texts are, takes a third of that.
+const SHORT_BYTES: usize = 64;
+
+/// Whether `bytes` are UTF-8, in one pass; short ones that are not ASCII take a second.
 #[inline]
 pub fn is_valid(bytes: &[u8]) -> bool {
-    simdutf8::basic::from_utf8(bytes).is_ok()
+    (bytes.len() < SHORT_BYTES && bytes.is_ascii()) || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
 /// How far a growing text is known to be UTF-8.
