@@ -18,13 +18,17 @@ const _: () = assert!(CHUNK.is_multiple_of(4) && BLOCK.is_multiple_of(CHUNK));
 #[inline]
 pub fn unmask(bytes: &mut [u8], key: [u8; 4], phase: usize) {
     let key = rotated(key, phase);
-    let wide = u32::from_ne_bytes(key);
-    let wide = u128::from(wide) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
+    let narrow = u32::from_ne_bytes(key);
+    let wide = u128::from(narrow) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
     let (chunks, tail) = bytes.as_chunks_mut::<CHUNK>();
     for chunk in chunks {
         *chunk = (u128::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
     }
-    for (byte, key) in tail.iter_mut().zip(wide.to_ne_bytes()) {
+    let (words, tail) = tail.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ narrow).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(key) {
         *byte ^= key;
     }
 }
@@ -49,6 +53,7 @@ fn append(target: &mut Vec<u8>, block: &[u8]) -> Range<usize> {
     start..target.len()
 }
 
+/// The key from the byte on with which a slice at `phase` begins.
 fn rotated(key: [u8; 4], phase: usize) -> [u8; 4] {
-    std::array::from_fn(|i| key[phase.wrapping_add(i) % 4])
+    u32::from_le_bytes(key).rotate_right(8 * (phase % 4) as u32).to_le_bytes()
 }
