@@ -106,11 +106,14 @@ impl Counts {
         self.find(hash).map_or(0, |(_, word)| (word & COUNT) as u32)
     }
 
+    /// The key's entry, and what it holds. A new client's key has none, and all are looked at:
+    /// one comparison for each, since the words with its tag and a count above 0 are consecutive.
     fn find(&self, hash: u64) -> Option<(&AtomicU64, u64)> {
-        let mut words =
-            set(&self.entries, hash).iter().map(|entry| (entry, entry.load(Ordering::Acquire)));
-        let tag = Self::tag(hash);
-        words.find(|(_, word)| word & !COUNT == tag && word & COUNT > 0)
+        let least = Self::tag(hash) + 1;
+        set(&self.entries, hash).iter().find_map(|entry| {
+            let word = entry.load(Ordering::Acquire);
+            (word.wrapping_sub(least) < COUNT).then_some((entry, word))
+        })
     }
 
     /// Adds one, unless the count is `most` (0 = no limit).
