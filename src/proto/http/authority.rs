@@ -23,7 +23,7 @@ impl<'a> Authority<'a> {
                 inner[..close].parse::<Ipv6Addr>().ok()?;
                 text.split_at(close + 2)
             }
-            None => text.split_at(text.find(':').unwrap_or(text.len())),
+            None => text.split_at(text.bytes().position(|b| b == b':').unwrap_or(text.len())),
         };
         let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
         if host.is_empty() || !(host.starts_with('[') || host.bytes().all(name)) {

@@ -108,7 +108,9 @@ pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn has_token(value: &[u8], token: &[u8]) -> bool {
-    list(value).any(|member| member.eq_ignore_ascii_case(token))
+    // Mostly it is the only member.
+    value.eq_ignore_ascii_case(token)
+        || list(value).any(|member| member.eq_ignore_ascii_case(token))
 }
 
 /// The first subprotocol in the client's order that is `offered` (RFC 6455 4.2.2); the names are

@@ -11,6 +11,8 @@ use super::authority::Authority;
 pub(super) struct Target<'a> {
     /// The path without query; starts with `/`.
     pub(super) path: &'a str,
+    /// What follows the `?`; empty where there is none.
+    pub(super) query: &'a str,
     /// The authority of an absolute-form.
     pub(super) authority: Option<Authority<'a>>,
 }
@@ -29,28 +31,32 @@ impl<'a> Target<'a> {
             return Err(BYTES);
         }
         let origin_form = text.starts_with('/');
-        let (path, authority) =
-            if origin_form { (before_query(text), None) } else { absolute(text)? };
+        let ((path, query), authority) =
+            if origin_form { (split_query(text), None) } else { absolute(text)? };
         check_path(path)?;
-        Ok(Self { path, authority })
+        Ok(Self { path, query, authority })
     }
 }
 
 /// RFC 9112 3.2.2. The schemes `ws` and `wss` are taken beside those of HTTP: some clients send
 /// them.
-fn absolute(text: &str) -> Result<(&str, Option<Authority<'_>>), &'static str> {
+fn absolute(text: &str) -> Result<((&str, &str), Option<Authority<'_>>), &'static str> {
     let (scheme, rest) = text.split_once("://").ok_or(FORM)?;
     if !["http", "https", "ws", "wss"].iter().any(|known| known.eq_ignore_ascii_case(scheme)) {
         return Err(FORM);
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let authority = Authority::parse(authority).ok_or(AUTHORITY)?;
-    let path = before_query(path);
-    Ok((if path.is_empty() { "/" } else { path }, Some(authority)))
+    let (path, query) = split_query(path);
+    Ok(((if path.is_empty() { "/" } else { path }, query), Some(authority)))
 }
 
-fn before_query(text: &str) -> &str {
-    &text[..text.find('?').unwrap_or(text.len())]
+/// Path and query. Paths are short: the standard library's search takes longer to begin.
+fn split_query(text: &str) -> (&str, &str) {
+    match text.bytes().position(|b| b == b'?') {
+        Some(at) => (&text[..at], &text[at + 1..]),
+        None => (text, ""),
+    }
 }
 
 fn check_path(path: &str) -> Result<(), &'static str> {

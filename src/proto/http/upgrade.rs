@@ -166,7 +166,7 @@ impl RequestHead<'_, '_> {
         let key = check_key(&fields)?;
         check_origin(&fields, route, target.authority.or(host), context.same_origin)?;
         if let Some(gate) = context.gate {
-            let token = token(&fields, self.target, gate.takes_query())?;
+            let token = token(&fields, target.query, gate.takes_query())?;
             let checked = gate.check(index, token.as_deref());
             checked.map_err(|fault| {
                 shape.retry_after_s = fault.retry_after_s;
@@ -307,7 +307,7 @@ fn deny(denial: Denial, shape: &mut Shape) -> RejectedHead {
 /// schemes.
 fn token<'t>(
     fields: &Fields<'t>,
-    target: &'t str,
+    query: &'t str,
     takes_query: bool,
 ) -> Result<Option<Cow<'t, str>>, RejectedHead> {
     if let Some(value) = fields.authorization.get("Authorization")? {
@@ -316,11 +316,23 @@ fn token<'t>(
         let bad = || RejectedHead::bad("Authorization header field is not `Bearer TOKEN`");
         return token.map(|token| Some(Cow::Borrowed(token))).ok_or_else(bad);
     }
-    let query = target.split_once('?').filter(|_| takes_query).map_or("", |(_, query)| query);
+    if query.is_empty() || !takes_query {
+        return Ok(None);
+    }
     let value = query.split('&').find_map(|pair| pair.strip_prefix("token="));
     // What a JWT consists of needs no encoding; anything else is no token anyway.
     Ok(value.filter(|value| !value.is_empty()).map(Cow::Borrowed))
 }
+
+/// Which bytes are digits of base64 (RFC 4648 4).
+static BASE64_DIGITS: [bool; 256] = {
+    let (mut digits, mut byte) = ([false; 256], 0);
+    while byte < 256 {
+        digits[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'+' | b'/');
+        byte += 1;
+    }
+    digits
+};
 
 /// RFC 6455 4.2.1 (5): 16 bytes in base64, so 22 characters and two of padding. The four bits that
 /// the last character has to spare may be set, as they are in the example key of RFC 6455 4.1.
@@ -330,9 +342,9 @@ fn check_key(fields: &Fields<'_>) -> Result<[u8; KEY_BYTES], RejectedHead> {
             "no Sec-WebSocket-Key header field: send 16 bytes in base64",
         ));
     };
-    let digit = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/');
+    let is_digit = |&b: &u8| BASE64_DIGITS[usize::from(b)];
     match <[u8; KEY_BYTES]>::try_from(key) {
-        Ok(key) if key[..22].iter().all(digit) && key[22..] == *b"==" => Ok(key),
+        Ok(key) if key[..22].iter().all(is_digit) && key[22..] == *b"==" => Ok(key),
         _ => Err(RejectedHead::bad("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }
