@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::closing::Rejected;
-use super::heads::Terms;
+use super::handshake::Terms;
 use super::journal::request_path;
 use super::stage::{Asking, Stage};
 use super::work::HANDSHAKE_EFFORT;
@@ -51,7 +51,6 @@ impl Connections {
             config: self.config.clone(),
             early: Vec::new(),
         };
-        self.set_client(index, client);
         self.slot_mut(index).enter(Stage::Asking(Box::new(asking)), tick);
         self.hold_early(index, early);
         let (shard, token, head) = (self.id, self.token(index), head.into());
@@ -127,7 +126,7 @@ impl Connections {
         self.queue(index, &answer);
         self.pools.recycle_answer(answer);
         let early = self.take_early(index);
-        let terms = Terms { route, client: None, compression, protocol };
+        let terms = Terms { route, compression, protocol };
         self.open(sessions, index, terms, identity);
         if !early.is_empty() && self.slot(index).stage().is_open() {
             self.hold(sessions, index, &early);

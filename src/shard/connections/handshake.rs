@@ -16,13 +16,17 @@ use crate::proto::http::{
 use crate::session::hub::Realm;
 use crate::shard::connect::ConnectBackend;
 
+/// The terms on which an upgrade was granted.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) route: usize,
+    pub(super) compression: Compression,
+    pub(super) protocol: ProtocolId,
+}
+
 /// What follows from a decision for the connection, once its answer is written.
 pub(super) enum Verdict {
-    Upgrade {
-        route: usize,
-        compression: Compression,
-        protocol: ProtocolId,
-    },
+    Upgrade(Terms),
     /// Boxed, for it is rare.
     Pending(Box<Upgrade<'static>>),
     /// The reason, if the request was rejected.
@@ -35,7 +39,7 @@ impl Verdict {
         match decision {
             Decision::Upgrade(Upgrade { route, compression, subprotocol, .. }) => {
                 let protocol = sessions.choose_protocol(subprotocol.as_deref());
-                Self::Upgrade { route, compression, protocol }
+                Self::Upgrade(Terms { route, compression, protocol })
             }
             Decision::Pending(upgrade) => Self::Pending(Box::new(upgrade.into_owned())),
             Decision::Answer(response) => Self::Answer(response.refusal()),

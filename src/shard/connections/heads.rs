@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::handshake::Verdict;
+use super::handshake::{Terms, Verdict};
 use super::journal::Particulars;
 use super::peer::PeerAddress;
 use super::slot::Clocks;
@@ -11,8 +11,7 @@ use super::stage::{Partial, Stage};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
-use crate::hub::ProtocolId;
-use crate::proto::http::{self, Compression, Head};
+use crate::proto::http::{self, Head};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
 
@@ -22,16 +21,6 @@ enum HeadStep {
     Unfinished { start: usize },
     /// It has ended, and so many bytes behind it have to wait.
     Done { rest: usize },
-}
-
-/// The terms on which an upgrade was granted.
-#[derive(Clone, Copy)]
-pub(super) struct Terms {
-    pub(super) route: usize,
-    /// The client's address, if a trusted proxy has named it.
-    pub(super) client: Option<IpAddr>,
-    pub(super) compression: Compression,
-    pub(super) protocol: ProtocolId,
 }
 
 impl Connections {
@@ -143,14 +132,14 @@ impl Connections {
         let mut answer = self.pools.answer();
         let gate = self.handshake(sessions, index);
         let slot = self.slot(index);
-        let listener = &self.config.listeners[usize::from(slot.listener())];
+        let peer = slot.peer().get().map(|peer| peer.ip());
         let context = http::Context {
             gate: Some(&gate),
             routes: &self.config.routes,
             pages: &self.pages,
             limits: &self.config.limits.http,
-            forwarding: listener.forwarding.as_ref(),
-            peer: slot.peer().get().map(|peer| peer.ip()),
+            forwarding: self.config.listeners[usize::from(slot.listener())].forwarding.as_ref(),
+            peer,
             same_origin: self.same_origin(index),
             availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
@@ -168,10 +157,12 @@ impl Connections {
             self.work.spend(TOKEN_EFFORT);
         }
         self.slot_mut(index).set_standing(standing);
+        if let Some((_, client, _)) = decided {
+            self.set_client(index, client, peer);
+        }
         let is_rejected = matches!(decided, Some((.., Verdict::Answer(Some(_)))));
         self.note(index, &findings, is_rejected);
-        if let Some((_, client, Verdict::Answer(Some(refusal)))) = decided {
-            self.set_client(index, client);
+        if let Some((.., Verdict::Answer(Some(refusal)))) = decided {
             self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
         }
         if !answer.is_empty() {
@@ -180,8 +171,7 @@ impl Connections {
         self.pools.recycle_answer(answer);
         let (consumed, client, verdict) = decided?;
         match verdict {
-            Verdict::Upgrade { route, compression, protocol } => {
-                let terms = Terms { route, client, compression, protocol };
+            Verdict::Upgrade(terms) => {
                 self.open(sessions, index, terms, findings.identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
@@ -197,7 +187,6 @@ impl Connections {
                     Some(refusal) => self.counters.refuse(refusal),
                     None => self.counters.answered += 1,
                 }
-                self.set_client(index, client);
                 self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
             }
         }
@@ -214,7 +203,7 @@ impl Connections {
         terms: Terms,
         identity: Option<Arc<Identity>>,
     ) {
-        let Terms { route, client, compression, protocol } = terms;
+        let Terms { route, compression, protocol } = terms;
         let accepted_us = match self.slot(index).stage() {
             Stage::Http { accepted_us, .. } => *accepted_us,
             Stage::Asking(asking) => asking.accepted_us,
@@ -227,7 +216,6 @@ impl Connections {
         slot.set_route(route);
         slot.set_clocks(Clocks { opened_tick: tick, message_tick: tick, ..slot.clocks() });
         slot.set_pinged(false);
-        self.set_client(index, client);
         self.gauges.handshakes -= 1;
         let took_us = ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
         self.histograms.accept_to_open.record(u64::from(took_us.max(1)) * 1000);
@@ -240,9 +228,9 @@ impl Connections {
         sessions.open(self, index, identity, protocol);
     }
 
-    /// Notes the client's address, as a trusted proxy has named it.
-    pub(super) fn set_client(&mut self, index: u32, client: Option<IpAddr>) {
-        if client.is_some() {
+    /// Notes the client's address, if a trusted proxy has named another than the peer's.
+    fn set_client(&mut self, index: u32, client: Option<IpAddr>, peer: Option<IpAddr>) {
+        if client.is_some() && client != peer {
             let slot = self.slot_mut(index);
             slot.set_peer(slot.peer().with_ip(client));
         }
