@@ -8,7 +8,7 @@ use super::stage::Stage;
 use super::timers;
 use super::upkeep::Chore;
 use super::{Connections, Goodbye, Sessions};
-use crate::config::Timeouts;
+use crate::config::{RouteOptions, Timeouts};
 use crate::driver::Driver;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::CloseCode;
@@ -37,6 +37,12 @@ fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
     sending.map_or(waited, |until| until.max(waited))
 }
 
+/// A part of a duration that depends on the slot.
+fn part_of(slot: &Slot, duration_ms: u32) -> u32 {
+    let spread = u64::from(slot.generation().wrapping_mul(0x9E37_79B9) >> 16);
+    ((u64::from(duration_ms) * spread) >> 16) as u32
+}
+
 impl Connections {
     /// Sets the slot's timer to the earliest of its deadlines.
     pub(in crate::shard) fn set_deadline(&mut self, index: u32) {
@@ -52,15 +58,15 @@ impl Connections {
         let slot = self.slot(index);
         let clocks = slot.clocks();
         let timeouts = &self.config.timeouts;
-        let sending = slot.outbox().map_or(timers::UNSET, |outbox| {
-            after_if(outbox.progress_tick(), timeouts.send_timeout_ms)
-        });
         match slot.stage() {
             Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => {
                 after(clocks.opened_tick, self.handshake_timeout_ms())
             }
             Stage::Open(_) => {
-                let route = self.route(index);
+                let route = &self.config.route_options[slot.route()];
+                let sending = slot.outbox().map_or(timers::UNSET, |outbox| {
+                    after_if(outbox.progress_tick(), timeouts.send_timeout_ms)
+                });
                 let heartbeat = if route.ping_interval_ms == 0 {
                     timers::UNSET
                 } else if slot.is_pinged() {
@@ -68,9 +74,9 @@ impl Connections {
                 } else {
                     clocks.stage_tick
                 };
-                let idle = self.idle_tick(index);
-                let waited = heartbeat.min(idle).min(self.age_tick(index)).min(sending);
-                waited.min(self.park_tick(index)).min(self.session_due(index))
+                let idle = self.idle_tick(slot, route);
+                let waited = heartbeat.min(idle).min(self.age_tick(slot, route)).min(sending);
+                waited.min(self.park_tick(index, slot)).min(self.session_due(index))
             }
             Stage::Closing { .. } => {
                 ending_until(slot, self.route(index).close_timeout_ms, timeouts)
@@ -146,18 +152,18 @@ impl Connections {
     }
 
     /// When the connection has been quiet for long enough to be parked.
-    fn park_tick(&self, index: u32) -> u32 {
-        let is_unparked = self.slot(index).receiving().is_unparked();
-        if is_unparked { self.quiet_tick(index) } else { timers::UNSET }
+    fn park_tick(&self, index: u32, slot: &Slot) -> u32 {
+        let is_unparked = slot.receiving().is_unparked();
+        if is_unparked { self.quiet_tick(index, slot) } else { timers::UNSET }
     }
 
     /// The configured time after the last byte, and by slot up to half as much again: connections
     /// that came together are not all parked at once.
-    fn quiet_tick(&self, index: u32) -> u32 {
+    fn quiet_tick(&self, index: u32, slot: &Slot) -> u32 {
         let park_after_ms = self.park_after_ms();
         let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
         let more = (u64::from(park_after_ms / 2) * spread) >> 16;
-        let heard_tick = self.slot(index).clocks().heard_tick;
+        let heard_tick = slot.clocks().heard_tick;
         after_if(heard_tick, park_after_ms.saturating_add(more as u32))
     }
 
@@ -169,8 +175,9 @@ impl Connections {
 
     /// Parks the connection if it is quiet still.
     pub(super) fn park(&mut self, index: u32) {
-        let is_quiet = self.tick >= self.quiet_tick(index);
-        let is_open = self.is_open(index);
+        let slot = self.slot(index);
+        let is_quiet = self.tick >= self.quiet_tick(index, slot);
+        let is_open = slot.is_flowing();
         let receiving = self.slot_mut(index).receiving_mut();
         receiving.unpark();
         if is_quiet && is_open {
@@ -196,7 +203,8 @@ impl Connections {
 
     /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
     pub(super) fn wake(&mut self, index: u32) {
-        if self.slot(index).receiving().is_parked() && self.tick < self.quiet_tick(index) {
+        let slot = self.slot(index);
+        if slot.receiving().is_parked() && self.tick < self.quiet_tick(index, slot) {
             self.slot_mut(index).receiving_mut().unpark();
             self.counters.unparked += 1;
             self.gauges.parked -= 1;
@@ -205,36 +213,28 @@ impl Connections {
     }
 
     /// When the connection is too old: the maximum less up to a tenth of it, by slot.
-    fn age_tick(&self, index: u32) -> u32 {
-        let opened_tick = self.slot(index).clocks().opened_tick;
-        let age_max_ms = self.route(index).connection_age_max_ms;
-        let less = self.part_of(index, age_max_ms / 10);
-        self.not_overdue(index, after_if(opened_tick, age_max_ms - less), age_max_ms)
+    fn age_tick(&self, slot: &Slot, route: &RouteOptions) -> u32 {
+        let age_max_ms = route.connection_age_max_ms;
+        let less = part_of(slot, age_max_ms / 10);
+        let due = after_if(slot.clocks().opened_tick, age_max_ms - less);
+        self.not_overdue(slot, due, age_max_ms)
     }
 
     /// When the connection has been idle for too long.
-    fn idle_tick(&self, index: u32) -> u32 {
-        let idle_timeout_ms = self.route(index).idle_timeout_ms;
-        let due = after_if(self.slot(index).clocks().message_tick, idle_timeout_ms);
-        self.not_overdue(index, due, idle_timeout_ms)
+    fn idle_tick(&self, slot: &Slot, route: &RouteOptions) -> u32 {
+        let due = after_if(slot.clocks().message_tick, route.idle_timeout_ms);
+        self.not_overdue(slot, due, route.idle_timeout_ms)
     }
 
     /// Where another configuration has lowered how long connections may stay, those that it makes
     /// overdue at once are spread over a tenth of that time.
-    fn not_overdue(&self, index: u32, due: u32, stay_ms: u32) -> u32 {
+    fn not_overdue(&self, slot: &Slot, due: u32, stay_ms: u32) -> u32 {
         match self.lowered_tick {
             Some(lowered) if due <= lowered => {
-                lowered.saturating_add(timers::ticks(self.part_of(index, stay_ms / 10)) + 1)
+                lowered.saturating_add(timers::ticks(part_of(slot, stay_ms / 10)) + 1)
             }
             _ => due,
         }
-    }
-
-    /// A part of a duration that depends on the slot.
-    fn part_of(&self, index: u32, duration_ms: u32) -> u32 {
-        let generation = self.slot(index).generation();
-        let spread = u64::from(generation.wrapping_mul(0x9E37_79B9) >> 16);
-        ((u64::from(duration_ms) * spread) >> 16) as u32
     }
 
     /// Fires the timers that are due, within the turn's bound; returns whether more are due.
@@ -306,11 +306,11 @@ impl Connections {
         }
         let route = *self.route(index);
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
-        let age = self.age_tick(index);
-        if self.tick >= self.park_tick(index) {
+        if self.tick >= self.park_tick(index, self.slot(index)) {
             self.defer(index, Chore::Park);
         }
         let slot = self.slot(index);
+        let (age, idle) = (self.age_tick(slot, &route), self.idle_tick(slot, &route));
         let is_stalled = slot
             .outbox()
             .is_some_and(|outbox| self.tick >= after_if(outbox.progress_tick(), send_timeout_ms));
@@ -321,7 +321,7 @@ impl Connections {
         } else if self.tick >= age {
             self.counters.age_closes += 1;
             self.close(sessions, index, away("connection age limit reached"));
-        } else if self.tick >= self.idle_tick(index) {
+        } else if self.tick >= idle {
             self.counters.idle_timeouts += 1;
             self.close(sessions, index, away("no message within the idle timeout"));
         } else if is_ping_due {
