@@ -202,14 +202,16 @@ impl Connections {
     }
 
     /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
-    pub(super) fn wake(&mut self, index: u32) {
+    /// Returns whether it does; its timer is to be set once the bytes are processed.
+    pub(super) fn wake(&mut self, index: u32) -> bool {
         let slot = self.slot(index);
-        if slot.receiving().is_parked() && self.tick < self.quiet_tick(index, slot) {
+        let wakes = slot.receiving().is_parked() && self.tick < self.quiet_tick(index, slot);
+        if wakes {
             self.slot_mut(index).receiving_mut().unpark();
             self.counters.unparked += 1;
             self.gauges.parked -= 1;
-            self.set_deadline(index);
         }
+        wakes
     }
 
     /// When the connection is too old: the maximum less up to a tenth of it, by slot.

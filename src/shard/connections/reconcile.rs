@@ -115,11 +115,15 @@ impl Connections {
         }
         match what {
             Received::Data(lease) => {
-                self.wake(index);
+                let is_woken = self.wake(index);
                 let may_lend = driver.may_lend();
                 match self.take_wire(sessions, index, driver.bytes(&lease), may_lend) {
                     Some(reply) => self.lend(driver, index, lease, reply),
                     None => driver.release(lease),
+                }
+                // Every other stage was entered with a timer of its own.
+                if is_woken && self.is_open(index) {
+                    self.set_deadline(index);
                 }
             }
             Received::Readable { ended } => self.wake_later(index, ended),
