@@ -197,9 +197,10 @@ impl Connections {
     }
 
     pub(super) fn queue_close(&mut self, index: u32, code: CloseCode, reason: &str) {
-        let mut frame = Vec::with_capacity(128);
+        let mut frame = self.pools.answer();
         ws::append_close(&mut frame, code, reason);
         self.queue(index, &frame);
+        self.pools.recycle_answer(frame);
     }
 
     /// How long a client that exceeded a limit is asked to stay away.

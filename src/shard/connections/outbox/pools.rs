@@ -57,7 +57,7 @@ impl Pools {
         self.queued_bytes -= len as u64;
     }
 
-    /// Scratch for writing an HTTP answer.
+    /// Scratch for writing an HTTP answer or a Close.
     pub(in crate::shard) fn answer(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.answer)
     }
