@@ -1,12 +1,12 @@
 //! Sends: built at the end of a turn from what is queued, one a connection, and taken back when
 //! they have completed.
 
-use super::outbox::{Marked, Taken};
+use super::outbox::{Marked, Outbox, Taken};
 use super::replies::InPlace;
 use super::stage::Stage;
 use super::{Connections, Sessions};
 use crate::driver::batch::Bounds;
-use crate::driver::{Batch, Driver, Lease, Loan, Token};
+use crate::driver::{Batch, Driver, Lease, Loan, Socket, Token};
 use crate::proto::ws;
 
 /// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
@@ -30,7 +30,12 @@ enum Next {
     Deferred {
         was_served: bool,
     },
-    Send(Box<Batch>),
+    /// `is_timed`: the connection has a timer.
+    Send {
+        batch: Box<Batch>,
+        socket: Socket,
+        is_timed: bool,
+    },
 }
 
 impl Connections {
@@ -89,11 +94,9 @@ impl Connections {
                     self.slot_mut(index).set_dirty(true);
                     deferred.push((was_served, index));
                 }
-                Next::Send(batch) => {
-                    let slot = self.slot_mut(index);
-                    slot.begin_operation();
-                    driver.send(slot.socket(), batch);
-                    if !slot.is_timed() {
+                Next::Send { batch, socket, is_timed } => {
+                    driver.send(socket, batch);
+                    if !is_timed {
                         untimed.push(index);
                     }
                 }
@@ -119,31 +122,22 @@ impl Connections {
         flushing: &mut Flushing,
     ) -> Next {
         let bounds = flushing.bounds;
-        self.deflaters.set_allowance(flushing.effort.min(self.work.share_max()));
-        let began = self.deflaters.work().effort;
         let Some(slot) = self.slots.get(index as usize) else { return Next::Nothing };
-        if slot.session().has_backlog() && !slot.is_lending() && !slot.is_sending() {
-            // Behind what is still to be compressed.
-            self.compress_waiting(index, bounds.bytes_max);
-            sessions.refill(self, index, bounds.bytes_max);
-        }
-        let slot = self.slot_mut(index);
+        let has_later = slot.outbox().is_some_and(Outbox::has_later);
+        let spent = if has_later || slot.session().has_backlog() {
+            self.lay_out(sessions, index, flushing)
+        } else {
+            0
+        };
+        let slot = &mut self.slots[index as usize];
         if !slot.is_dirty() {
             return Next::Nothing;
         }
         slot.set_dirty(false);
-        let Some(outbox) = slot.outbox() else { return Next::Nothing };
-        if matches!(slot.stage(), Stage::Ending) || slot.is_lending() || outbox.is_sending() {
+        if !slot.may_send() {
             return Next::Nothing;
         }
-        if outbox.has_later() {
-            self.compress_waiting(index, bounds.bytes_max);
-        }
-        let spent = self.deflaters.work().effort - began;
-        self.work.spend(spent);
-        flushing.effort = flushing.effort.saturating_sub(spent);
-        let slot = &mut self.slots[index as usize];
-        let generation = slot.generation();
+        let token = Token { slot: index, generation: slot.generation() };
         let Some(outbox) = slot.outbox_mut() else { return Next::Nothing };
         let queued = outbox.bytes() as u64;
         if flushing.moved_bytes > MOVED_BYTES_MAX && queued > SMALL_BYTES {
@@ -158,10 +152,40 @@ impl Connections {
         self.histograms.send_queue_bytes.record(queued);
         batch.offer(bounds.bytes_max);
         slot.transport_mut().seal(&mut batch);
-        batch.token = Token { slot: index, generation };
-        self.work.spend_moved(batch.offered());
-        flushing.moved_bytes += batch.offered();
-        Next::Send(batch)
+        batch.token = token;
+        slot.begin_operation();
+        let offered = batch.offered();
+        self.work.spend_moved(offered);
+        flushing.moved_bytes += offered;
+        Next::Send { batch, socket: slot.socket(), is_timed: slot.is_timed() }
+    }
+
+    /// Lays out what waits for a connection behind its outbox, or in it to be compressed, as far as
+    /// its next send reaches. Returns the effort.
+    fn lay_out(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        flushing: &mut Flushing,
+    ) -> u64 {
+        let bytes_max = flushing.bounds.bytes_max;
+        self.deflaters.set_allowance(flushing.effort.min(self.work.share_max()));
+        let began = self.deflaters.work().effort;
+        let slot = self.slot(index);
+        if slot.session().has_backlog() && !slot.is_lending() && !slot.is_sending() {
+            // Behind what is still to be compressed.
+            self.compress_waiting(index, bytes_max);
+            sessions.refill(self, index, bytes_max);
+        }
+        let slot = self.slot(index);
+        let has_later = slot.outbox().is_some_and(Outbox::has_later);
+        if has_later && slot.is_dirty() && slot.may_send() {
+            self.compress_waiting(index, bytes_max);
+        }
+        let spent = self.deflaters.work().effort - began;
+        self.work.spend(spent);
+        flushing.effort = flushing.effort.saturating_sub(spent);
+        spent
     }
 
     /// A send has completed: frees what was sent, and records how long the replies took.

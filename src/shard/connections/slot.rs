@@ -262,6 +262,12 @@ impl Slot {
         self.outbox.as_ref().is_some_and(|outbox| outbox.is_sending())
     }
 
+    /// Whether the next send may begin: one at a time, and none once the connection ends.
+    #[inline]
+    pub(super) fn may_send(&self) -> bool {
+        !matches!(self.stage, Stage::Ending) && !self.flags.has(LENDING) && !self.is_sending()
+    }
+
     #[inline]
     pub(super) fn receiving(&self) -> &Receiving {
         &self.receiving
