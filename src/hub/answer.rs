@@ -1,4 +1,4 @@
-//! What homes are asked, and what they answer.
+//! Requests to homes, and their answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl fmt::Debug for ApiReply {
     }
 }
 
-/// Who asks.
+/// Where a request comes from.
 #[derive(Debug)]
 pub enum Origin {
     /// A connection; `request` is its name for the question.
@@ -47,7 +47,7 @@ pub struct Subscribe {
     pub since: Option<Since>,
     /// Wants to hear of joins and leaves.
     pub watch: bool,
-    /// It is counted as a member already, having watched or not, and starts anew from `since`.
+    /// It is counted as a member already, having watched or not, and starts again from `since`.
     pub restart: Option<bool>,
     /// How it is listed; `None` where the channel keeps no presence.
     pub member: Option<Arc<MemberInfo>>,
@@ -88,7 +88,7 @@ pub enum Verb {
     },
     /// Remove the history.
     Trim,
-    /// How many members there are, and where the channel stands.
+    /// The number of members, and the channel's position.
     Describe,
 }
 
@@ -102,7 +102,7 @@ pub enum Answer {
         missed: Vec<Arc<Publication>>,
         /// Of a channel that keeps presence, for one who watches.
         presence: Option<PresencePage>,
-        /// As it was asked for: whoever takes the answer back needs them.
+        /// As requested: a shard that takes the answer back needs them.
         watch: bool,
         member: Option<Arc<MemberInfo>>,
     },
@@ -137,7 +137,7 @@ pub enum Out {
     },
     /// To all members there.
     Publish(Arc<Publication>),
-    /// To those who watch the channel's members.
+    /// To the channel's watchers.
     News(Arc<Publication>),
     /// The past is lost: to all members there.
     EpochChanged {

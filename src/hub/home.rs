@@ -66,7 +66,7 @@ struct Channel {
     first: Epoch,
     /// It has members, or is about to: the log delivers its messages.
     is_watched: bool,
-    /// Where it stands: the last message delivered. `None` until the log has said so, and while the
+    /// The position of the last message delivered. `None` until the log has said so, and while the
     /// channel is not watched: others may publish to it.
     position: Option<Position>,
     /// The offset at which a page showed the position first: `since` has all that came later.
@@ -197,13 +197,13 @@ impl Home {
         let from_start = self.is_from_start(&channel, retention, &mut verb);
         let key = match (&verb, self.names.get(channel.as_str())) {
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => key,
-            // Nobody leaves a channel that is not there, and nobody is on it.
+            // An unknown channel has no members: there is nothing to leave.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
             (Verb::Presence { .. }, None) => {
                 return self.answer_to(channel, from, Answer::Presence(PresencePage::default()));
             }
             (Verb::Describe, None) => {
-                let message = "nobody is on this channel, and it keeps no message";
+                let message = "this channel has no members and keeps no messages";
                 let refused = Refused::new(Code::NotFound, message);
                 return self.answer_to(channel, from, Answer::Refused(refused));
             }
@@ -350,7 +350,7 @@ impl Home {
         self.read(Waiting::Join { channel: key, from, subscribe }, range);
     }
 
-    /// A read that only tells where a channel stands.
+    /// A read of the channel's position only.
     fn nothing() -> Range {
         Range { since: None, messages_max: 0, bytes_max: 0, reverse: false }
     }

@@ -48,7 +48,7 @@ pub(super) enum Seen {
     First,
     /// The first has this position.
     Repeated(Position),
-    /// The key stood for something else.
+    /// The key was used for other content.
     Conflict,
 }
 

@@ -1,4 +1,4 @@
-//! What stands behind a channel's order and history: commands in, completions later.
+//! The log behind a channel's order and history: commands in, completions later.
 //!
 //! # The contract
 //!
@@ -50,7 +50,7 @@ pub struct HistoryPage {
     pub messages: Vec<Arc<Publication>>,
 }
 
-/// A command has completed, or the log has something to tell.
+/// A command has completed, or something has happened to a channel.
 #[derive(Debug)]
 pub enum Done {
     /// The channel is open: commands may follow.
@@ -71,7 +71,7 @@ pub enum Done {
     Failed { ticket: u64, retry_after_ms: Option<u32> },
     /// The command was not carried out, for a reason that lies in it.
     Refused { ticket: u64, refused: Refused },
-    /// The past of the channel is lost; offsets count anew, from this position.
+    /// The channel's history was lost; offsets count from this position.
     EpochChanged { channel: u32, position: Position },
 }
 

@@ -1,9 +1,9 @@
 //! The members of channels on one shard, and what is on its way to them.
 //!
 //! Members lie in a dense array, so that a fan-out walks memory in order. It may stop at a turn's
-//! bound and go on in the next, while members come and go: those before the cursor have the batch,
-//! those behind it do not, and removal keeps it so by moving at most two of them. Whoever joins
-//! does so in the channel's queue, behind what was published before.
+//! bound and continue in the next, while members come and go: those before the cursor have the
+//! batch, those behind it do not, and removal keeps it so by moving at most two of them. Joins wait
+//! in the channel's queue, behind what was published before.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use super::{Answer, ChannelName, ConnectionId};
 /// Publications handed to each member at once: those that wait when their turn comes.
 const BATCH_MAX: usize = 64;
 
-/// A channel whose members lag by so many publications is crowded, until they lag by
+/// A channel whose members lag by so many publications is congested, until they lag by
 /// [`BATCH_MAX`] or less: a fan-out goes fastest with full batches, and no faster with more.
-const CROWDED: usize = 4 * BATCH_MAX;
+const CONGESTED: usize = 4 * BATCH_MAX;
 
 /// Up to here a channel has memory for the members it has, and no slack.
 const FEW: usize = 4;
@@ -43,9 +43,9 @@ pub struct Moved {
 #[derive(Debug)]
 pub enum ChannelOp {
     Publish(Arc<Publication>),
-    /// To those who watch.
+    /// To watchers.
     News(Arc<Publication>),
-    /// Somebody becomes a member.
+    /// A session becomes a member.
     Join {
         id: ConnectionId,
         request: u32,
@@ -62,7 +62,7 @@ struct Fanout {
     publications: Vec<Arc<Publication>>,
     /// What they count for.
     bytes: usize,
-    /// To those who watch only.
+    /// To watchers only.
     news: bool,
     /// Members before it are served.
     next: usize,
@@ -79,7 +79,7 @@ pub struct Local {
     /// Listed among those with work.
     ready: bool,
     /// More is published than its members here can be handed.
-    crowded: bool,
+    congested: bool,
 }
 
 /// All channels with members on a shard.
@@ -90,7 +90,7 @@ pub struct Members {
     ready: VecDeque<u32>,
     /// Of publications that are on their way.
     queued_bytes: usize,
-    /// Channels that have become crowded, or are so no more.
+    /// Channels whose congestion has begun or ended.
     turned: Vec<(ChannelName, bool)>,
 }
 
@@ -126,7 +126,7 @@ impl Members {
         self.queued_bytes
     }
 
-    /// Channels that have become crowded (`true`) or are so no more, in the order of that.
+    /// Channels whose congestion has begun (`true`) or ended, in that order.
     pub fn take_turned(&mut self) -> Vec<(ChannelName, bool)> {
         std::mem::take(&mut self.turned)
     }
@@ -143,7 +143,7 @@ impl Members {
         }
         let own = &mut self.locals[local as usize];
         own.queue.push_back(op);
-        if own.queue.len() > CROWDED && !std::mem::replace(&mut own.crowded, true) {
+        if own.queue.len() > CONGESTED && !std::mem::replace(&mut own.congested, true) {
             self.turned.push((own.name.clone(), true));
         }
         if !std::mem::replace(&mut own.ready, true) {
@@ -159,13 +159,13 @@ impl Members {
             queue: VecDeque::new(),
             fanout: None,
             ready: false,
-            crowded: false,
+            congested: false,
         });
         self.names.insert(name, local as u32);
         local as u32
     }
 
-    /// Adds a member; returns its place, and its place among those who watch.
+    /// Adds a member; returns its index, and its index among the watchers.
     pub fn add(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
         let own = &mut self.locals[local as usize];
         debug_assert!(own.fanout.is_none(), "members join between fan-outs");
@@ -180,7 +180,7 @@ impl Members {
         (own.members.len() as u32 - 1, watching)
     }
 
-    /// Removes a member, or one who watches; tells who has moved.
+    /// Removes a member or a watcher; reports those that have moved.
     pub fn remove(&mut self, local: u32, place: u32, news: bool, mut moved: impl FnMut(Moved)) {
         let own = &mut self.locals[local as usize];
         let served = own.fanout.as_mut().filter(|fanout| fanout.news == news);
@@ -212,7 +212,7 @@ impl Members {
         }
     }
 
-    /// Drops a channel that nobody is on.
+    /// Drops a channel without members.
     fn forget(&mut self, local: u32) {
         let own = &self.locals[local as usize];
         if own.members.is_empty() && own.queue.is_empty() && !own.ready {
@@ -243,7 +243,7 @@ impl Members {
             Some(ChannelOp::News(_)) => true,
             Some(_) => {
                 let op = own.queue.pop_front();
-                self.check_crowd(local);
+                self.check_congestion(local);
                 return op.map(Step::Op);
             }
             None => {
@@ -269,14 +269,14 @@ impl Members {
         }
         let bytes = publications.iter().map(|one| queued(one)).sum();
         own.fanout = Some(Fanout { publications, bytes, news, next: 0 });
-        self.check_crowd(local);
+        self.check_congestion(local);
         Some(Step::Fanout)
     }
 
     /// After something has left a channel's queue.
-    fn check_crowd(&mut self, local: u32) {
+    fn check_congestion(&mut self, local: u32) {
         let own = &mut self.locals[local as usize];
-        if own.queue.len() <= BATCH_MAX && std::mem::take(&mut own.crowded) {
+        if own.queue.len() <= BATCH_MAX && std::mem::take(&mut own.congested) {
             self.turned.push((own.name.clone(), false));
         }
     }
@@ -289,7 +289,7 @@ impl Members {
         (fanout.publications.len(), list.len())
     }
 
-    /// Goes on with a fan-out, for so many members at most; `serve` gets each, and whether it is
+    /// Continues a fan-out, for so many members at most; `serve` gets each, and whether it is
     /// the last. Returns how many, and whether it has ended.
     pub fn walk(
         &mut self,

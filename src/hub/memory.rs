@@ -6,7 +6,7 @@
 //! one looks, which is asked for ([`Log::wants_room`]), the budget may be exceeded by the shares of
 //! the others. Offsets count by one.
 //!
-//! Channels that hold messages stand in a queue by the age of their oldest one, so that aged
+//! Channels that hold messages are queued by the age of their oldest one, so that expired
 //! messages are found without a search, and are known beforehand: an idle shard wakes for them.
 
 use std::collections::VecDeque;
@@ -495,7 +495,7 @@ mod tests {
         }
         let [greedy, modest] = &mut logs;
         (0..50).for_each(|n| greedy.append(n, 0, draft("x", 0), None));
-        assert!(greedy.kept().0 > 5, "it may have what nobody uses");
+        assert!(greedy.kept().0 > 5, "it may use what is free");
         (0..4).for_each(|n| modest.append(n, 0, draft("x", 0), None));
         assert_eq!(modest.kept().0, 9, "within its share it keeps all");
         assert!(modest.wants_room(), "what the other holds is more than its share");

@@ -3,7 +3,7 @@
 //! ([`Event`]), which client protocols encode ([`EventEncoder`]).
 //!
 //! A channel's name decides its **home**, one of the shards ([`Home`]): it orders the channel's
-//! publishes, keeps its presence and counts its members on every shard. History and order stand
+//! publishes, keeps its presence and counts its members on every shard. History and order are
 //! behind a [`Log`]: commands in, completions later. [`MemoryLog`] completes at once; nothing
 //! relies on that, and a log that does not wakes the shard by its bell. Opening a channel may take
 //! time as well: requests for it wait in their order, at its home. Each shard that has members of a
@@ -19,9 +19,9 @@
 //! read, deliveries are remembered; the answer is completed with them, or cut to what has been
 //! delivered, whichever of log and home is ahead.
 //!
-//! A member is counted at home from the moment its subscription is answered. Whoever receives an
-//! answer for a connection that is gone takes it back; so a home knows connections only where they
-//! are listed as present, or where their number is limited.
+//! A member is counted at home from the moment its subscription is answered. A shard that receives
+//! an answer for a connection that has closed takes it back; so a home knows connections only where
+//! they are listed as present, or where their number is limited.
 //!
 //! A channel that is only read is not opened: its position is derived from its name and the time,
 //! and counts as long as that of a channel that was opened and left (`home/starts.rs`).

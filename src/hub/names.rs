@@ -17,7 +17,7 @@ const PARTS: usize = 64;
 
 type Entry = (ChannelName, u32);
 
-/// Names, and what each stands for.
+/// An index of channels by name.
 #[derive(Debug)]
 pub(super) struct Names {
     parts: Vec<HashTable<Entry>>,

@@ -19,21 +19,21 @@ impl fmt::Debug for Epoch {
 }
 
 impl Epoch {
-    /// Reads what [`fmt::Display`] writes; any other text names an epoch that never was.
+    /// Parses what [`fmt::Display`] writes. `None`: there was no such epoch.
     pub fn parse(text: &str) -> Option<Self> {
         let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         plain.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
 }
 
-/// A place in a channel: of the last message that somebody has.
+/// A position in a channel: that of the last message that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub epoch: Epoch,
     pub offset: u64,
 }
 
-/// A place that a client names: its epoch may be none of ours.
+/// A position that a client names: its epoch may be unknown here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
     pub epoch: Option<Epoch>,

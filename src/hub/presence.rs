@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::connection_id::ConnectionId;
 
-/// Members of a channel that stand in a plain list; more stand in a tree.
+/// Members of a channel that are kept in a plain list; more are kept in a tree.
 const FEW: usize = 16;
 
 /// Memory of an entry for a connection that is not shown, or is listed as another (bytes).
@@ -41,7 +41,7 @@ fn escaped_bytes(byte: u8) -> usize {
     }
 }
 
-/// What makes somebody one member.
+/// What identifies a member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKey {
     User(Arc<str>),
@@ -50,7 +50,7 @@ pub enum MemberKey {
 }
 
 impl MemberKey {
-    /// Where a list goes on: reads what [`Self::cursor`] writes, and a user's plain name.
+    /// Parses a cursor, as [`Self::cursor`] writes it, or a user's plain name.
     fn parse(cursor: &str) -> Self {
         if let Some(id) = cursor.strip_prefix("connection:").and_then(ConnectionId::parse) {
             return Self::Connection(id);
@@ -92,7 +92,7 @@ pub struct PresencePage {
     /// All there are, not just these.
     pub count: u64,
     pub members: Vec<Arc<MemberInfo>>,
-    /// Where to go on after these, if there are more.
+    /// The cursor of the next page, if there are more.
     pub next: Option<String>,
 }
 

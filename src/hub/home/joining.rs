@@ -1,4 +1,4 @@
-//! Members come and go: who is counted, and who is told.
+//! Members join and leave: counting them, and sending joins and leaves to watchers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Home {
         let shard = id.shard;
         if subscribe.restart.is_none() && !self.take_seat(key, id, subscribe) {
             let message = format!(
-                "the channel has all the {} members that it may have: try again later",
+                "the channel has reached its limit of {} members; try again later",
                 subscribe.members_max
             );
             return self.refuse(key, from, Code::Limit, message);

@@ -28,7 +28,7 @@ pub(super) fn since_of(verb: &mut Verb) -> Option<&mut Since> {
 }
 
 impl Home {
-    /// Goes on with other options.
+    /// Adopts other options.
     pub fn set_options(&mut self, options: HomeOptions) {
         self.options = options;
         // Channels may be kept for a shorter time from now on, and for a longer one later.
@@ -175,7 +175,7 @@ impl Home {
     }
 
     /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
-    /// go on, if there are more.
+    /// continue, if there are more.
     pub fn scan(
         &self,
         cursor: usize,

@@ -1,4 +1,4 @@
-//! What homes answer becomes what the client is told.
+//! Translates answers of homes into replies.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage
 use crate::hub::{Request, Retention, Verb};
 use crate::session::protocol::Reply;
 
-/// Where a subscription's member stands.
+/// The seat of a subscription among a shard's members.
 #[derive(Clone, Copy, Debug)]
 pub struct Seat {
     pub local: u32,

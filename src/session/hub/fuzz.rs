@@ -1,7 +1,7 @@
 //! The body of the fuzz target of the JSON protocol: any frames in, laws asserted, nothing out.
 //!
 //! A session talks to a home, as on a shard: its questions are answered at once, or only when all
-//! frames have come. Whatever it is told, it says nothing but JSON objects on one line each, one
+//! frames have come. Whatever it receives, it sends nothing but JSON objects on one line each, one
 //! reply for each request, and no member is left when it has ended.
 
 use std::sync::{Arc, OnceLock};
@@ -27,7 +27,7 @@ use crate::session::SeawallV1;
 
 const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
 const NOW_MS: u64 = 1_800_000_000_000;
-/// What frames may name, and what stands for it: no fuzzer guesses one.
+/// Placeholders in frames, which are replaced by secrets that no fuzzer guesses.
 const WORDS: [&str; 2] = ["TICKET", "TOKEN"];
 /// Replies, of which each request has one.
 const REPLIES: [&str; 9] = [
@@ -42,8 +42,7 @@ const REPLIES: [&str; 9] = [
     "error",
 ];
 
-/// A session's world, without a shard.
-/// What matters of what is said.
+/// The fields of a message that are checked.
 #[derive(serde::Deserialize)]
 struct Spoken {
     #[serde(rename = "type")]
@@ -181,7 +180,7 @@ impl World {
         }
     }
 
-    /// Lets the home answer until nobody asks any more.
+    /// Lets the home answer until no request is left.
     fn answer_all(&mut self) {
         while self.answer(usize::MAX) {}
     }

@@ -220,7 +220,7 @@ impl HubSession {
         self.say_renewed(call);
     }
 
-    /// The connection has ended: tells the homes of its subscriptions.
+    /// The connection has ended: sends `Leave` to the homes of its subscriptions.
     pub fn end_all(&mut self, call: &mut Call<'_>) {
         while let Some(at) = self.subscriptions.iter().rposition(Subscription::is_live) {
             self.end(call, at);
@@ -228,7 +228,7 @@ impl HubSession {
         self.end_outcomes(call);
     }
 
-    /// Who it is, for lists.
+    /// The client's identity.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()
     }

@@ -1,8 +1,7 @@
-//! A session as plain data, for whoever takes a connection over.
+//! A session as plain data, for a process that takes a connection over.
 //!
-//! What is asked of homes and not answered is not told: a session amid a question is told when the
-//! answer has come. Seats among a shard's members are not told either; whoever takes over seats it
-//! anew.
+//! Pending requests are not serialized: a session is serialized once they have completed. Neither
+//! are its seats among a shard's members: the process that takes over adds it there again.
 
 use std::sync::Arc;
 
@@ -53,7 +52,7 @@ pub struct SubscriptionState {
     pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
 }
 
-/// Where a subscription sits: local channel, place, and place among those who watch.
+/// The seat of a subscription: local channel, index among members, index among watchers.
 pub(crate) type Sits = (u32, u32, u32);
 
 fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
@@ -67,8 +66,8 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
 }
 
 impl HubSession {
-    /// What it is; `None` while answers of homes are awaited.
-    pub fn tell(&self, realm: &Realm, now_ns: u64) -> Option<SessionState> {
+    /// Serializes the session. `None` while homes have yet to answer it.
+    pub fn serialize(&self, realm: &Realm, now_ns: u64) -> Option<SessionState> {
         if self.pending.is_some() || self.subscriptions.iter().any(|one| !one.is_live()) {
             return None;
         }
@@ -96,16 +95,21 @@ impl HubSession {
         })
     }
 
-    /// The session that was told, in these seats: one for each subscription. `None`: the data is
-    /// not of a session.
-    pub fn told(state: &SessionState, seats: &[Sits], realm: &Realm, now_ns: u64) -> Option<Self> {
-        let identity = state.identity.as_ref().map(|told| {
+    /// Restores a session in these seats, one for each subscription. `None`: the data is not of a
+    /// session.
+    pub fn restore(
+        state: &SessionState,
+        seats: &[Sits],
+        realm: &Realm,
+        now_ns: u64,
+    ) -> Option<Self> {
+        let identity = state.identity.as_ref().map(|saved| {
             Arc::new(Identity {
-                user: told.user.as_deref().map(Arc::from),
-                info: told.info.as_deref().map(Arc::from),
-                rights: told.rights.clone(),
-                expires_s: told.expires_s,
-                key: told.key,
+                user: saved.user.as_deref().map(Arc::from),
+                info: saved.info.as_deref().map(Arc::from),
+                rights: saved.rights.clone(),
+                expires_s: saved.expires_s,
+                key: saved.key,
             })
         });
         let id = ConnectionId::parse(&state.connection)?;
@@ -113,14 +117,14 @@ impl HubSession {
         let mut session = Self::new(id, protocol, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
         session.due_ms = state.due_ms;
-        for (told, (local, place, watching)) in
+        for (saved, (local, place, watching)) in
             state.subscriptions.iter().zip(seats.iter().copied())
         {
-            let channel = ChannelName::new(&told.channel);
-            if let Some((rights, expires_s, key)) = told.grant {
+            let channel = ChannelName::new(&saved.channel);
+            if let Some((rights, expires_s, key)) = saved.grant {
                 session.set_grant(&channel, ChannelGrant { rights, expires_s, key });
             }
-            let listed = told.listed;
+            let listed = saved.listed;
             let fate = Fate::default();
             session.add(Subscription { channel, local, place, watching, listed, fate });
         }

@@ -43,7 +43,7 @@ impl HubSession {
 }
 
 pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: RateKind, wait_ms: u64) {
-    let text = format!("too many {} a second: wait {wait_ms} ms", kind.name());
+    let text = format!("too many {} per second; wait {wait_ms} ms", kind.name());
     match call.realm.limits.rates.excess {
         Excess::Drop => {}
         Excess::Error => {

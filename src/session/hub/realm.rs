@@ -1,4 +1,4 @@
-//! What all hub sessions of a process go by: who may what, keys, limits.
+//! What all hub sessions of a process share: rights, keys, limits.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct SessionLimits {
     /// Members and messages in one answer, unless less is asked for.
     pub presence_page_max: u32,
     pub history_page_max: u32,
-    /// The longest message, told in the welcome.
+    /// The longest message, as the welcome states.
     pub message_bytes_max: u64,
     /// The longest request; a longer one is not even parsed.
     pub request_bytes_max: usize,
@@ -47,9 +47,9 @@ pub struct Realm {
     pub protocols: Protocols,
     /// What users do on all shards.
     pub admission: Arc<Admission>,
-    /// Who came without a token: one for all of them.
+    /// The identity of all clients without a token.
     pub(super) anybody: Arc<Identity>,
-    /// What backends took back.
+    /// Tickets and grants that backends have revoked.
     pub(super) revoked: Arc<Revoked>,
 }
 

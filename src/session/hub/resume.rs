@@ -2,8 +2,8 @@
 //!
 //! The ticket says who the client is and which connection it was; every channel is decided on as
 //! for a new subscription. Until all homes have answered, later requests wait. Only then the old
-//! connection is ended, should it still live: the new one is a member by then, so nobody sees a
-//! leave and a join.
+//! connection is ended, should it still live: the new one is a member by then, so watchers see
+//! no leave and no join.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,21 +48,21 @@ fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Res
         KeyStanding::Good => Ok(()),
         KeyStanding::Unknown => {
             let text = format!(
-                "{what} rests on a key that the server has not fetched yet \
-                                (auth.jwks_url): try again later"
+                "{what} depends on a key that the server has not fetched yet (auth.jwks_url); \
+                 try again later"
             );
             Err(Refused::new(Code::Internal, text))
         }
         KeyStanding::Withdrawn => {
             call.effects.auth_failures.push("key_withdrawn");
-            let text = format!("{what} rests on a key that was withdrawn: authenticate anew");
+            let text = format!("{what} depends on a key that was withdrawn; authenticate again");
             Err(Refused::new(Code::Unauthorized, text))
         }
     }
 }
 
 impl HubSession {
-    /// A fresh ticket; `None` for who has no identity yet.
+    /// A fresh ticket. `None`: the client has no identity yet.
     pub(super) fn ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
@@ -100,7 +100,7 @@ impl HubSession {
         positions: &BTreeMap<Text<'_>, ResumePoint<'_>>,
     ) -> Result<(), Refused> {
         if !self.subscriptions.is_empty() {
-            let message = "resume comes before any subscription: connect anew to resume";
+            let message = "`resume` must come before the first subscription; reconnect to resume";
             return Err(Refused::new(Code::Conflict, message));
         }
         let leeway_s = call.realm.leeway_s();
@@ -151,13 +151,13 @@ impl HubSession {
         let subjects = subjects(identity.user.as_deref(), &ticket.connection);
         if revoked.is_revoked(&subjects, ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
-            let message = "the ticket is void: its client was disconnected; authenticate anew";
+            let message = "the ticket is void: its client was disconnected; authenticate again";
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if revoked.is_outdated(root.unwrap_or(old), ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
             let message = "the ticket is void: a token with other rights was shown since; resume \
-                           with the ticket that came with that answer, or authenticate anew";
+                           with the ticket that came with that answer, or authenticate again";
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if identity.is_anonymous() && !call.realm.is_open() {
@@ -240,7 +240,7 @@ impl HubSession {
         }))
     }
 
-    /// A home has answered for a channel of the `resume`. Who calls this goes on with what waits.
+    /// A home has answered for a channel of the `resume`. The caller continues with what waits.
     pub(super) fn took_up(
         &mut self,
         call: &mut Call<'_>,
@@ -248,7 +248,7 @@ impl HubSession {
         outcome: Result<(Position, bool), &Refused>,
     ) {
         let outcome = match outcome {
-            // Its time begins anew, as the ticket's does.
+            // Its time begins again, as the ticket's does.
             Ok((position, recovered)) => {
                 let grant = self.sealed_grant(call, channel);
                 Ok(ResumedAt { position, recovered, grant })
@@ -310,7 +310,7 @@ impl HubSession {
         };
         let known = self.user();
         if known.is_some() && known != identity.user.as_ref() {
-            let message = "the token is of another user: connect anew to change it";
+            let message = "the token is of another user; reconnect to change users";
             return Err(Refused::new(Code::Conflict, message));
         }
         self.accept(call, identity);
@@ -347,7 +347,8 @@ impl HubSession {
         let Some(identity) = &self.identity else {
             if now_ms >= self.due_ms {
                 call.effects.auth_failures.push("timeout");
-                let reason = "no token within the time for it: send auth, or resume with a ticket";
+                let reason =
+                    "authentication timed out; send `auth` with a token, or `resume` with a ticket";
                 call.effects.close = Some((CloseCode::AUTHENTICATION_TIMEOUT, reason.into()));
             }
             return;

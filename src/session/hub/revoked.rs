@@ -43,7 +43,7 @@ pub(super) struct Revoked {
 struct Table {
     /// What was issued up to this time is void.
     until_ms: HashMap<Box<str>, u64>,
-    /// Each subject with its time; a subject that was revoked again stands here again, and its
+    /// Each subject with its time; a subject that was revoked again is listed again, and its
     /// earlier place means nothing any more.
     order: VecDeque<(Box<str>, u64)>,
     /// What was issued up to this time is void, of all subjects.
@@ -61,16 +61,16 @@ impl Table {
         }
         self.order.push_back((subject, until_ms));
         while let Some((subject, until)) = self.order.front() {
-            let stands = self.until_ms.get(subject) == Some(until);
+            let is_current = self.until_ms.get(subject) == Some(until);
             let full = self.until_ms.len() > ENTRIES_MAX;
             let expired = *until < expired_before_ms;
-            if stands && !expired && !full {
+            if is_current && !expired && !full {
                 break;
             }
-            if stands && !expired && closed {
+            if is_current && !expired && closed {
                 self.floor_ms = self.floor_ms.max(*until);
             }
-            if stands {
+            if is_current {
                 self.text_bytes -= subject.len();
                 self.until_ms.remove(subject);
             }
@@ -80,9 +80,9 @@ impl Table {
         if self.order.len() > 2 * self.until_ms.len().max(16) {
             let Self { until_ms, text_bytes, .. } = self;
             self.order.retain(|(subject, until)| {
-                let stands = until_ms.get(subject) == Some(until);
-                *text_bytes -= if stands { 0 } else { subject.len() };
-                stands
+                let is_current = until_ms.get(subject) == Some(until);
+                *text_bytes -= if is_current { 0 } else { subject.len() };
+                is_current
             });
         }
     }

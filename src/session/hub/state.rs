@@ -22,9 +22,9 @@ pub struct Subscription {
     pub channel: ChannelName,
     /// The shard's name for the channel; [`NONE`] until the home has answered.
     pub local: u32,
-    /// Where it stands among the members.
+    /// Its index among the members.
     pub place: u32,
-    /// Where it stands among those who watch; [`NONE`] if it does not.
+    /// Its index among the watchers; [`NONE`] if it does not watch.
     pub watching: u32,
     /// The channel keeps presence: it is listed there as the connection is everywhere.
     pub(super) listed: bool,
@@ -312,7 +312,7 @@ impl HubSession {
         ends.map(|exp_s| realm.end_ms(exp_s)).chain(renewal).min()
     }
 
-    /// Whether the ticket or a grant ends before what it stands for.
+    /// Whether the ticket or a grant expires before the right that it carries.
     pub(super) fn is_to_be_renewed(&self, realm: &Realm) -> bool {
         let ticket_ends_ms = self.due_ms.saturating_add(renewal_ms(realm));
         let outlasts = |exp_s: u64| realm.end_ms(exp_s) > ticket_ends_ms;

@@ -38,8 +38,7 @@ fn reject_large(call: &mut Call<'_>, bytes: usize) {
     call.effects.requests += Cutter::cost(bytes);
     let most = call.realm.limits.request_bytes_max;
     let text = format!(
-        "request of {bytes} bytes; the longest that can succeed here has {most}: send it in \
-         parts, or by reference"
+        "request of {bytes} bytes exceeds the limit of {most}; send it in parts, or by reference"
     );
     call.say_error(None, &refused(Code::TooLarge, text));
 }
@@ -72,10 +71,10 @@ impl HubSession {
         }
         let bytes = match text {
             Payload::Owned(bytes) => bytes,
-            lent => {
+            borrowed => {
                 let done = cutter.needed_from();
                 cutter.without(done);
-                lent.as_slice()[done..].to_vec()
+                borrowed.as_slice()[done..].to_vec()
             }
         };
         self.pending().held.push_back(HeldFrame { bytes, cutter, over_rate });
@@ -200,7 +199,7 @@ impl HubSession {
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
             // What a client is to try again, unlike a `limit` that it has reached.
-            let text = "server is short of memory: try again later";
+            let text = "server is short of memory; try again later";
             call.say_error(id, &refused(Code::RateLimited, text));
             return true;
         }
@@ -303,7 +302,7 @@ impl HubSession {
         channel: &str,
     ) -> Result<&'r Namespace, Refused> {
         let Some(identity) = &self.identity else {
-            let message = "authenticate first: send auth with a token, or resume with a ticket";
+            let message = "not authenticated; send `auth` with a token, or `resume` with a ticket";
             return Err(refused(Code::Unauthorized, message));
         };
         auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
@@ -319,7 +318,7 @@ impl HubSession {
         })
     }
 
-    /// Asks for a subscription, or for an old one to start anew. Returns the request's number.
+    /// Requests a subscription, or that an existing one starts again. Returns the request's number.
     pub(super) fn subscribe(
         &mut self,
         call: &mut Call<'_>,
@@ -346,20 +345,20 @@ impl HubSession {
         let mut restart = None;
         match found {
             Some(_) if since.is_none() => {
-                let message = "subscribed already: name a place with since to start again there";
+                let message = "already subscribed; pass `since` to restart from a position";
                 return Err(refused(Code::Conflict, message));
             }
             Some(at) => restart = Some(self.stop(call, at)),
             None if self.subscriptions.len() >= call.realm.limits.channels_max as usize => {
                 let message = format!(
-                    "no more than {} channels a connection: unsubscribe from one",
+                    "a connection may have {} subscriptions at most; unsubscribe from one first",
                     call.realm.limits.channels_max
                 );
                 return Err(refused(Code::Limit, message));
             }
             None => {}
         }
-        // One that starts anew is listed as it was, whatever a reload has changed since.
+        // One that starts again is listed as it was, whatever a reload has changed since.
         let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
         let member = listed.then(|| self.member());
         let name = ChannelName::new(channel);
@@ -423,7 +422,7 @@ impl HubSession {
         self.leave(call, subscription.channel, watch, member);
     }
 
-    /// Tells the home that a member is gone.
+    /// Sends `Leave` to the channel's home.
     pub(super) fn leave(
         &self,
         call: &mut Call<'_>,
@@ -450,7 +449,7 @@ impl HubSession {
         let namespace = self.decide(call, auth::Permission::Publish, channel)?;
         if content.len() > namespace.message_bytes_max as usize {
             let message = format!(
-                "content of {} bytes; this channel takes {} at most: send it in parts, or by \
+                "content of {} bytes exceeds this channel's limit of {}; send it in parts, or by \
                  reference",
                 content.len(),
                 namespace.message_bytes_max
@@ -463,7 +462,7 @@ impl HubSession {
         }
         if !self.may_publish_now(namespace, call.now_ns) {
             let message =
-                format!("more than {} publishes a second: wait and try again", namespace.rate);
+                format!("more than {} publishes per second; wait and try again", namespace.rate);
             return Err(refused(Code::RateLimited, message));
         }
         let key = key.map(|key| KeyScope { owner: self.owner(), key: (*key).into() });

@@ -251,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
-        for (object, told) in [
+    fn errors_say_what_is_wrong() {
+        for (object, expected) in [
             ("[]", "not an object"),
             ("[\"ping\"]", "not an object"),
             ("{}", "no type"),
@@ -266,7 +266,7 @@ mod tests {
             ("{\"type\":\"history\",\"channel\":\"a\",\"limit\":-1}", "invalid value"),
         ] {
             let message = refusal(object);
-            assert!(message.contains(told), "{object}: {message}");
+            assert!(message.contains(expected), "{object}: {message}");
         }
         assert!(read("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").command.is_ok());
     }

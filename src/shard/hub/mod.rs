@@ -278,7 +278,7 @@ impl Hub {
         self.forget_aged(connections.tick());
         self.report_lagging(connections);
         for (channel, is_congested) in self.members.take_turned() {
-            connections.directory().set_crowded(channel, is_congested);
+            connections.directory().set_congested(channel, is_congested);
             if !is_congested {
                 self.post_to_others(|| HubMail::Room);
             }
@@ -430,7 +430,7 @@ impl Hub {
         if is_full || self.congested.is_empty() {
             return;
         }
-        let is_free = |channel: &mut ChannelName| !directory.is_crowded(channel);
+        let is_free = |channel: &mut ChannelName| !directory.is_congested(channel);
         let free: Vec<_> = self.congested.extract_if(|_, channel| is_free(channel)).collect();
         for (token, _) in free {
             if let Some(index) = connections.find(token) {

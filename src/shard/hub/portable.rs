@@ -179,7 +179,7 @@ impl Hub {
                 ItemState::Epoch(PlaceState::new(channel, *position))
             }
         });
-        Some((Some(seated.session.tell(&self.shared.realm, now_ns)?), items.collect()))
+        Some((Some(seated.session.serialize(&self.shared.realm, now_ns)?), items.collect()))
     }
 
     /// Puts a restored session in the place of the one that is seated here, in the same seats.
@@ -200,7 +200,7 @@ impl Hub {
             .iter()
             .map(|one| (one.local, one.place, one.watching))
             .collect();
-        let session = HubSession::told(session, &seats, &shared.realm, now_ns);
+        let session = HubSession::restore(session, &seats, &shared.realm, now_ns);
         // A message that was left out would be a gap without notice.
         let items: Option<Vec<_>> =
             items.iter().map(|item| item.item(&shared.realm, now_ns)).collect();

@@ -200,7 +200,7 @@ impl Hub {
         let directory = connections.directory();
         let home = self.shared.home_of(request.channel.as_str(), self.shards);
         if matches!(request.verb, Verb::Publish { .. })
-            && (directory.mail_bytes(home) > bytes_max || directory.is_crowded(&request.channel))
+            && (directory.mail_bytes(home) > bytes_max || directory.is_congested(&request.channel))
             && let Some(index) = from.filter(|index| connections.contains(*index))
         {
             self.congested.insert(connections.token(index), request.channel.clone());

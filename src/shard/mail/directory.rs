@@ -73,8 +73,8 @@ pub struct Directory {
     events: Arc<EventQueues>,
     /// Channels that more is published to than members can be handed, each with the number of
     /// shards where that is so.
-    crowded: Mutex<HashMap<ChannelName, u32>>,
-    crowded_count: AtomicUsize,
+    congested: Mutex<HashMap<ChannelName, u32>>,
+    congested_count: AtomicUsize,
 }
 
 impl Directory {
@@ -88,8 +88,8 @@ impl Directory {
             hub: ArcSwapOption::empty(),
             connect_backend: OnceLock::new(),
             events,
-            crowded: Mutex::default(),
-            crowded_count: AtomicUsize::new(0),
+            congested: Mutex::default(),
+            congested_count: AtomicUsize::new(0),
         })
     }
 
@@ -193,24 +193,24 @@ impl Directory {
         self.shards[usize::from(shard)].backlog_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// On one more shard, or one less, a channel is crowded.
-    pub fn set_crowded(&self, channel: ChannelName, is_crowded: bool) {
-        let mut crowded = self.crowded.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_crowded {
-            *crowded.entry(channel).or_default() += 1;
-        } else if let Some(shards) = crowded.get_mut(&channel) {
+    /// On one more shard, or one less, a channel is congested.
+    pub fn set_congested(&self, channel: ChannelName, is_congested: bool) {
+        let mut congested = self.congested.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_congested {
+            *congested.entry(channel).or_default() += 1;
+        } else if let Some(shards) = congested.get_mut(&channel) {
             *shards -= 1;
             if *shards == 0 {
-                crowded.remove(&channel);
+                congested.remove(&channel);
             }
         }
-        self.crowded_count.store(crowded.len(), Ordering::Relaxed);
+        self.congested_count.store(congested.len(), Ordering::Relaxed);
     }
 
     /// Whether more is published to a channel than its members can be handed.
-    pub fn is_crowded(&self, channel: &ChannelName) -> bool {
-        self.crowded_count.load(Ordering::Relaxed) > 0
-            && self.crowded.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
+    pub fn is_congested(&self, channel: &ChannelName) -> bool {
+        self.congested_count.load(Ordering::Relaxed) > 0
+            && self.congested.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
     }
 
     /// What the shards share about channels, where there are any: told before they start, and
