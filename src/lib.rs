@@ -26,9 +26,9 @@
 //!
 //! # The journey of a byte
 //!
-//! 1. Sixteen one-shot accepts stand on each shard's `SO_REUSEPORT` listener, each with storage
-//!    for its own peer's address (a multishot accept has one storage for all, and its second
-//!    connection overwrites the first one's address). A completion gives a socket: a direct
+//! 1. By default sixteen one-shot accepts are armed on each shard's `SO_REUSEPORT` listener, each
+//!    with storage for its own peer's address (a multishot accept has one storage for all, and its
+//!    second connection overwrites the first one's address). A completion gives a socket: a direct
 //!    descriptor, known to its ring only. The shard gives it a [slot](shard) and a generation, or
 //!    hands it to a less loaded shard, before a byte is read.
 //! 2. A request is received by itself; a connection that talks has one multishot receive armed.
@@ -70,9 +70,11 @@
 //!    When very many connections break, wake or fall quiet at once, most of that work is deferred
 //!    (`connections/upkeep.rs`), and the turn reaps the completions queued behind them.
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
-//!    name decides, this one or another ([`hub`]). The home orders the channel's messages and
-//!    keeps its history; each shard with members gets a message once, by mail, and hands a
-//!    reference to the encoded frame to each member's outbox. The hub deals in data
+//!    name decides, this one or another ([`hub`]). The home appends a message to its log
+//!    ([`hub::Log`]), which keeps the history, gives the message its position, and reports when
+//!    it is to be delivered. The home answers the publisher and sends the message once to each
+//!    shard with members, by mail; that shard hands a reference to the encoded frame to each
+//!    member's outbox. The hub deals in data
 //!    ([`hub::Event`]), which the client's protocol encodes ([`session::protocol`]): once for each
 //!    protocol and compression window in use. A member that is behind gets it from a backlog,
 //!    where the channel's policy for slow readers acts, when its next send is built. A turn makes

@@ -69,7 +69,8 @@ struct Channel {
     /// The position of the last message delivered. `None` until the log has said so, and while the
     /// channel is not watched: others may publish to it.
     position: Option<Position>,
-    /// The offset at which a page showed the position first: `since` has all that came later.
+    /// The offset at which a page showed the position first: what came later is in
+    /// `delivered_meanwhile`.
     known_from: u64,
     members: u32,
     there: Vec<There>,
@@ -80,9 +81,10 @@ struct Channel {
     opening: Option<Box<AwaitingOpen>>,
     /// Commands that the log has not completed.
     pending: u32,
-    /// Subscriptions that wait for a page, and what was delivered since the first of them began.
+    /// Subscriptions that wait for a page.
     joining: u32,
-    since: VecDeque<Arc<Publication>>,
+    /// What was delivered since the first of them began.
+    delivered_meanwhile: VecDeque<Arc<Publication>>,
     used_ms: u64,
 }
 
@@ -298,7 +300,7 @@ impl Home {
             opening: (!opening.is_open).then(Box::default),
             pending: 0,
             joining: 0,
-            since: VecDeque::new(),
+            delivered_meanwhile: VecDeque::new(),
             used_ms: self.now_ms,
         });
         self.names.insert(name.clone(), key);

@@ -50,17 +50,18 @@ pub struct HistoryPage {
     pub messages: Vec<Arc<Publication>>,
 }
 
-/// A command has completed, or something has happened to a channel.
+/// A command has completed, or something has happened to a channel. `key`: the home's name for the
+/// channel, as given to [`Log::open`].
 #[derive(Debug)]
 pub enum Done {
     /// The channel is open: commands may follow.
-    Opened { channel: u32 },
+    Opened { key: u32 },
     /// The channel could not be opened: the log has closed it. `retry_after_ms` as below.
-    OpenFailed { channel: u32, retry_after_ms: Option<u32> },
+    OpenFailed { key: u32, retry_after_ms: Option<u32> },
     /// The message is in the log; `duplicate`: it was already, under the same key.
     Appended { ticket: u64, position: Position, duplicate: bool },
     /// To be handed to the members.
-    Delivered { channel: u32, publication: Arc<Publication> },
+    Delivered { key: u32, publication: Arc<Publication> },
     /// What a read found.
     Page { ticket: u64, page: HistoryPage },
     /// The history was removed.
@@ -72,7 +73,7 @@ pub enum Done {
     /// The command was not carried out, for a reason that lies in it.
     Refused { ticket: u64, refused: Refused },
     /// The channel's history was lost; offsets count from this position.
-    EpochChanged { channel: u32, position: Position },
+    EpochChanged { key: u32, position: Position },
 }
 
 /// Idempotency keys that a log remembers.

@@ -83,6 +83,10 @@ pub struct Local {
 }
 
 /// All channels with members on a shard.
+///
+/// Work is done in this order: [`Self::next_ready`] names a channel, [`Self::step`] of that channel
+/// hands out what is next, a fan-out is walked with [`Self::walk`], and [`Self::rotate`] gives the
+/// other channels their turn.
 #[derive(Debug, Default)]
 pub struct Members {
     locals: slab::Slab<Local>,
@@ -91,7 +95,7 @@ pub struct Members {
     /// Of publications that are on their way.
     queued_bytes: usize,
     /// Channels whose congestion has begun or ended.
-    turned: Vec<(ChannelName, bool)>,
+    congestion_changes: Vec<(ChannelName, bool)>,
 }
 
 /// What a publication counts for while it is on its way to members.
@@ -127,8 +131,8 @@ impl Members {
     }
 
     /// Channels whose congestion has begun (`true`) or ended, in that order.
-    pub fn take_turned(&mut self) -> Vec<(ChannelName, bool)> {
-        std::mem::take(&mut self.turned)
+    pub fn take_congestion_changes(&mut self) -> Vec<(ChannelName, bool)> {
+        std::mem::take(&mut self.congestion_changes)
     }
 
     /// Queues something for a channel's members. Without members only a join counts.
@@ -144,7 +148,7 @@ impl Members {
         let own = &mut self.locals[local as usize];
         own.queue.push_back(op);
         if own.queue.len() > CONGESTED && !std::mem::replace(&mut own.congested, true) {
-            self.turned.push((own.name.clone(), true));
+            self.congestion_changes.push((own.name.clone(), true));
         }
         if !std::mem::replace(&mut own.ready, true) {
             self.ready.push_back(local);
@@ -277,7 +281,7 @@ impl Members {
     fn check_congestion(&mut self, local: u32) {
         let own = &mut self.locals[local as usize];
         if own.queue.len() <= BATCH_MAX && std::mem::take(&mut own.congested) {
-            self.turned.push((own.name.clone(), false));
+            self.congestion_changes.push((own.name.clone(), false));
         }
     }
 

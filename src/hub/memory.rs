@@ -187,7 +187,7 @@ impl MemoryLog {
     /// Drops deliveries that are still queued.
     fn drop_deliveries(&mut self, key: u32) {
         let is_delivery =
-            |done: &Done| matches!(done, Done::Delivered { channel, .. } if *channel == key);
+            |done: &Done| matches!(done, Done::Delivered { key: channel, .. } if *channel == key);
         self.done.retain(|done| !is_delivery(done));
     }
 
@@ -323,7 +323,7 @@ impl Log for MemoryLog {
         self.keep(index, publication.clone());
         self.done.push_back(Done::Appended { ticket, position, duplicate: false });
         if is_watched {
-            self.done.push_back(Done::Delivered { channel: key, publication });
+            self.done.push_back(Done::Delivered { key, publication });
         }
     }
 

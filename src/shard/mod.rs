@@ -2,8 +2,9 @@
 //!
 //! A shard lives in turns. A turn submits what the last one wanted and waits; then it reaps
 //! completions (a bounded number), lets each change its slot, reads mail, fires timers, does some
-//! of what could wait, and flushes every slot that has something to send. Nothing in it blocks, and
-//! nothing is shared with other shards but mailboxes and a load number each.
+//! deferred work, continues held input, lets the hub work, and flushes every slot that has
+//! something to send. Nothing in it blocks. Shared with other shards are the [`Directory`]
+//! (mailboxes, loads, congested channels) and the tables of [`admission`](crate::admission).
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions, a bounded effort for the
 //! input of all connections and a share of it for each (`connections/work.rs`), `turn_timers_max`
@@ -33,7 +34,7 @@ use crate::driver::{Driver, Token, Wait, host};
 use crate::metrics::Snapshot;
 use connections::{Arrival, Connections, TICK_NS};
 use drain::Drain;
-use hub::{Aftermath, Hub, Looks};
+use hub::{Hub, HubOutput, Looks};
 use mail::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
@@ -321,7 +322,7 @@ impl<D: Driver> Shard<D> {
     fn turn_hub(&mut self) {
         let Self { driver, connections, hub: Some(hub), .. } = self else { return };
         self.cut |= hub.turn(connections);
-        let Aftermath { posts, touched, looks } = hub.take_aftermath(connections);
+        let HubOutput { posts, touched, looks } = hub.take_output();
         for (shard, mail) in posts {
             if connections.directory().post_silently(shard, Mail::Hub(Box::new(mail))) {
                 driver.doorbell(shard);

@@ -10,7 +10,7 @@ const COUNTS: [(&[&str], usize, &str); 13] = [
     (&["who is", "who has", "who was"], 11, "the client, the connection"),
     (&["what is left", "what was left"], 6, "the rest, the remaining"),
     (&["go on", "goes on", "went on"], 33, "continue, resume"),
-    (&["stands", "stand", "stood"], 40, "is, lies, is queued"),
+    (&["stands", "stand", "stood"], 39, "is, lies, is queued"),
     (&["condemned", "condemn"], 0, "evict, close"),
     (&["crowded", "crowds", "crowd"], 5, "congested"),
     (&["chore", "chores", "upkeep"], 60, "deferred work"),

@@ -23,8 +23,8 @@ impl Home {
 
     pub(super) fn completed(&mut self, done: Done) {
         match done {
-            Done::Opened { channel } => self.opened(channel),
-            Done::OpenFailed { channel, retry_after_ms } => {
+            Done::Opened { key: channel } => self.opened(channel),
+            Done::OpenFailed { key: channel, retry_after_ms } => {
                 self.open_failed(channel, &Refused::unavailable(retry_after_ms));
             }
             Done::Appended { ticket, position, duplicate } => {
@@ -35,7 +35,7 @@ impl Home {
                 self.answer(channel, from, Answer::Published { position, duplicate });
                 self.note_use(channel);
             }
-            Done::Delivered { channel, publication } => self.delivered(channel, &publication),
+            Done::Delivered { key: channel, publication } => self.delivered(channel, &publication),
             Done::Page { ticket, page } => match self.done_waiting(ticket) {
                 Waiting::Join { channel, from, subscribe } => {
                     self.joined(channel, from, subscribe, page);
@@ -64,13 +64,13 @@ impl Home {
                 self.rejected(ticket, &Refused::unavailable(retry_after_ms));
             }
             Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
-            Done::EpochChanged { channel, position } => {
+            Done::EpochChanged { key: channel, position } => {
                 let own = &mut self.channels[channel as usize];
                 if !own.is_watched {
                     return;
                 }
                 (own.position, own.known_from) = (Some(position), position.offset);
-                own.since.clear();
+                own.delivered_meanwhile.clear();
                 let changed = own.there.iter().map(|there| {
                     (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
                 });
@@ -108,7 +108,7 @@ impl Home {
                 let own = &mut self.channels[channel as usize];
                 own.joining -= 1;
                 if own.joining == 0 {
-                    own.since = VecDeque::new();
+                    own.delivered_meanwhile = VecDeque::new();
                 }
                 // A subscription that was to restart has ended: its shard has it no more.
                 if let Some(watched) = subscribe.restart {
@@ -145,7 +145,7 @@ impl Home {
         }
         channel.position = Some(position);
         if channel.joining > 0 {
-            channel.since.push_back(publication.clone());
+            channel.delivered_meanwhile.push_back(publication.clone());
         }
         let members = channel.there.iter();
         self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));

@@ -30,7 +30,8 @@ impl Home {
         });
         let is_behind = page.position.offset < channel.known_from;
         if is_behind && page.position.epoch == delivered.epoch && subscribe.since.is_some() {
-            // A later page has come first, and what lies between the two is not in `since`: the
+            // A later page has come first, and what lies between the two is not in
+            // `delivered_meanwhile`: the
             // next page is not behind.
             return self.read_for_join(key, from, subscribe);
         }
@@ -39,14 +40,15 @@ impl Home {
         let mut recovered = complete && subscribe.since.is_some();
         if position.epoch == delivered.epoch {
             messages.retain(|one| one.offset() <= delivered.offset);
-            let later = channel.since.iter().filter(|one| one.offset() > position.offset);
+            let later =
+                channel.delivered_meanwhile.iter().filter(|one| one.offset() > position.offset);
             messages.extend(later.cloned());
         } else {
             // The epoch changed while the page was on its way.
             recovered = false;
         }
         if channel.joining == 0 {
-            channel.since = VecDeque::new();
+            channel.delivered_meanwhile = VecDeque::new();
         }
         let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
         let named = subscribe.since.and_then(|since| since.epoch);

@@ -1,7 +1,7 @@
 //! The seam between hub sessions and client protocols. A session reads [`Command`]s and answers
-//! with [`Reply`]s; the hub sends it [`Event`](crate::hub::Event)s. A [`ClientProtocol`] is how
-//! these three look on the wire, and nothing else: rights, limits, order and recovery are the
-//! session's and the hub's, whatever a client speaks.
+//! with [`Reply`]s; the hub sends its client [`Event`](crate::hub::Event)s, past the session. A
+//! [`ClientProtocol`] is how these three look on the wire, and nothing else: rights, limits, order
+//! and recovery are the session's and the hub's, whatever a client speaks.
 
 mod command;
 mod reply;
@@ -22,6 +22,9 @@ pub enum Framing {
 }
 
 /// A protocol that clients of the hub speak.
+///
+/// Requests and replies are text messages: a connection that sends a binary one is closed (1003).
+/// Events may be binary.
 pub trait ClientProtocol: EventEncoder {
     /// The name by which clients choose it (RFC 6455, section 1.9).
     fn subprotocol(&self) -> &'static str;

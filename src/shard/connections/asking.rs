@@ -128,7 +128,7 @@ impl Connections {
         let early = self.take_early(index);
         let terms = Terms { route, compression, protocol };
         self.open(sessions, index, terms, identity);
-        if !early.is_empty() && self.slot(index).stage().is_open() {
+        if !early.is_empty() && self.slot(index).stage().is_websocket() {
             self.hold(sessions, index, &early);
             self.reconsider(index);
         }

@@ -59,9 +59,9 @@ impl Connections {
 
     /// Notes what a connection's session waits for. Where it waits no more, [`Self::reconsider`] is
     /// to follow.
-    pub(in crate::shard) fn set_session(&mut self, index: u32, state: SessionReadiness) {
+    pub(in crate::shard) fn set_readiness(&mut self, index: u32, state: SessionReadiness) {
         if let Some(slot) = self.slots.get_mut(index as usize) {
-            slot.set_session(state);
+            slot.set_readiness(state);
         }
     }
 
@@ -71,8 +71,8 @@ impl Connections {
     }
 
     /// What a connection's session waits for, as last reported.
-    pub(in crate::shard) fn session(&self, index: u32) -> SessionReadiness {
-        self.slot(index).session()
+    pub(in crate::shard) fn readiness(&self, index: u32) -> SessionReadiness {
+        self.slot(index).readiness()
     }
 
     /// What waits in the backlogs of all sessions.
@@ -86,7 +86,7 @@ impl Connections {
         let slot = self.slot(index);
         // Closing: only the peer's Close is looked for, and nothing is answered.
         matches!(slot.stage(), Stage::Closing { .. })
-            || (!slot.session().is_waiting() && self.has_outbox_room(slot))
+            || (!slot.readiness().is_waiting() && self.has_outbox_room(slot))
     }
 
     /// Whether one more reply may be queued. Once reading has paused, it takes more room to resume.
@@ -110,7 +110,9 @@ impl Connections {
     #[inline]
     pub(super) fn may_continue(&self, index: u32) -> bool {
         let slot = self.slot(index);
-        !self.work.is_share_spent() && slot.session().may_take_more() && self.has_outbox_room(slot)
+        !self.work.is_share_spent()
+            && slot.readiness().may_take_more()
+            && self.has_outbox_room(slot)
     }
 
     /// Holds input that may not be processed now.
@@ -147,7 +149,7 @@ impl Connections {
         let Some(slot) = self.slots.get(index as usize) else { return };
         let receiving = slot.receiving();
         let is_unfinished = receiving.is_unfinished();
-        if !slot.stage().is_open() || !(is_unfinished || receiving.is_paused()) {
+        if !slot.stage().is_websocket() || !(is_unfinished || receiving.is_paused()) {
             return;
         }
         let bytes = slot.queued_bytes();
@@ -167,14 +169,14 @@ impl Connections {
     pub(in crate::shard) fn note_unfinished(&mut self, index: u32) {
         let is_held = self.held.len(index) > 0;
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
-        let has_requests = slot.session().has_requests();
+        let has_requests = slot.readiness().has_requests();
         let is_unfinished = match slot.stage() {
             Stage::Open(receiver) | Stage::Closing { receiver, .. } => {
                 has_requests || is_held || receiver.is_suspended()
             }
             _ => false,
         };
-        let is_open = slot.stage().is_open();
+        let is_open = slot.stage().is_websocket();
         let receiving = slot.receiving_mut();
         let was_unfinished = receiving.set_unfinished(is_unfinished);
         let is_over = receiving.has_ended() && is_open && !is_unfinished;
@@ -216,7 +218,7 @@ impl Connections {
     /// Closes a connection past all bounds. Where only its own outbox is long, its input waits.
     pub(super) fn check_outbox(&mut self, sessions: &mut impl Sessions, index: u32) {
         let slot = self.slot(index);
-        let Some(outbox) = slot.outbox().filter(|_| slot.stage().is_open()) else { return };
+        let Some(outbox) = slot.outbox().filter(|_| slot.stage().is_websocket()) else { return };
         let bytes = outbox.bytes();
         self.note_queue_peak(bytes);
         // Pausing is not enough where many connections at once go from little to much.
@@ -231,18 +233,17 @@ impl Connections {
     fn continue_input(&mut self, sessions: &mut impl Sessions, index: u32) {
         self.work.begin_fresh_slice();
         self.work.spend_frame();
-        if self.slot(index).session().has_requests() {
+        if self.slot(index).readiness().has_requests() {
             sessions.resume_requests(self, index);
         }
-        let may_continue = self
-            .slots
-            .get(index as usize)
-            .is_some_and(|slot| slot.stage().is_open() && !slot.session().has_requests())
-            && self.is_ready(index);
+        let may_continue =
+            self.slots.get(index as usize).is_some_and(|slot| {
+                slot.stage().is_websocket() && !slot.readiness().has_requests()
+            }) && self.is_ready(index);
         if may_continue && !self.work.is_share_spent() {
             let (mut bytes, start) = self.held.take(index);
             let rest = self.process_input(sessions, index, &mut bytes[start..], false).rest;
-            let is_open = self.slot(index).stage().is_open();
+            let is_open = self.slot(index).stage().is_websocket();
             self.held.put_back(index, bytes, if is_open { rest } else { 0 });
         }
         self.work.end_slice(index);

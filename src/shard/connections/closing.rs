@@ -46,7 +46,7 @@ impl Connections {
         next: Stage,
         code: CloseCode,
     ) {
-        if self.slot(index).stage().is_open() {
+        if self.slot(index).stage().is_websocket() {
             self.log_close(index, code);
             self.report_close(index, code);
             sessions.end(self, index);
@@ -58,7 +58,7 @@ impl Connections {
     fn leave_stage(&mut self, index: u32, next: Stage, code: CloseCode) {
         let is_ending = matches!(next, Stage::Ending);
         let slot = self.slot(index);
-        if slot.stage().is_open() {
+        if slot.stage().is_websocket() {
             let route = slot.route();
             self.end_compression(index, is_ending);
             self.counters.close(code);
@@ -104,7 +104,7 @@ impl Connections {
 
     /// Ends a connection whose WebSocket has ended: what was queued has left.
     pub(super) fn end(&mut self, index: u32) {
-        assert!(!self.slot(index).stage().is_open(), "a WebSocket is closed before it ends");
+        assert!(!self.slot(index).stage().is_websocket(), "a WebSocket is closed before it ends");
         self.leave_stage(index, Stage::Ending, CloseCode::ABNORMAL);
     }
 
@@ -174,7 +174,7 @@ impl Connections {
 
     /// All unfinished messages together are too much: the one that has just grown has to go.
     pub(super) fn close_for_partial(&mut self, sessions: &mut impl Sessions, index: u32) {
-        if self.slot(index).stage().is_open() {
+        if self.slot(index).stage().is_websocket() {
             self.counters.partial_closes += 1;
             let goodbye = Goodbye {
                 code: CloseCode::TRY_AGAIN_LATER,

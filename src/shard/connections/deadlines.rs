@@ -177,7 +177,7 @@ impl Connections {
     pub(super) fn park(&mut self, index: u32) {
         let slot = self.slot(index);
         let is_quiet = self.tick >= self.quiet_tick(index, slot);
-        let is_open = slot.is_flowing();
+        let is_open = slot.is_open();
         let receiving = self.slot_mut(index).receiving_mut();
         receiving.unpark();
         if is_quiet && is_open {

@@ -3,14 +3,14 @@
 use super::compression::ReplyCompression;
 use super::input::Processed;
 use super::replies::{InPlace, InPlaceRoom, Replies};
-use super::sessions::Heard;
+use super::sessions::MessageContext;
 use super::stage::Stage;
 use super::{Connections, Goodbye, Sessions, TooMuch};
 use crate::admission::limiter::{Excess, RateBounds};
 use crate::config::{Engine, HandlerName};
 use crate::metrics::Counters;
 use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, WireEvent};
-use crate::session::Session;
+use crate::session::echo;
 
 /// What the frames of one input led to.
 #[derive(Clone, Copy)]
@@ -156,15 +156,15 @@ impl Connections {
                 match self.meter.take(index, rates, sessions, payload.len(), now_ns) {
                     taken if route.handler == HandlerName::Hub => {
                         let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
-                        let heard = Heard { index, now_ns, budget };
+                        let heard = MessageContext { index, now_ns, budget };
                         sessions.receive(heard, kind, payload, taken.err());
                         is_for_session = true;
                     }
                     Ok(()) if sending.is_none() => {
-                        Session::Echo.message(kind, payload, &mut replies);
-                        return Seen::Event;
+                        echo::reply(kind, payload, &mut replies);
+                        return Seen::Event; // No effort of a codec is to be counted.
                     }
-                    Ok(()) => Session::Echo.message(kind, payload, &mut replies),
+                    Ok(()) => echo::reply(kind, payload, &mut replies),
                     Err(much) => after = After::excess(rates, much, replies.counters),
                 }
             }

@@ -1,4 +1,4 @@
-//! The last questions before an upgrade: whose token it is, and whether there is room.
+//! Authentication and admission before the upgrade.
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;

@@ -53,7 +53,7 @@ impl Connections {
         may_lend: bool,
     ) -> Option<InPlace> {
         let slot = self.slot(index);
-        let has_to_wait = slot.stage().is_open()
+        let has_to_wait = slot.stage().is_websocket()
             && (slot.receiving().is_unfinished()
                 || self.work.has_used_share(index)
                 || !self.is_ready(index));

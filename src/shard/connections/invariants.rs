@@ -23,7 +23,7 @@ impl Connections {
             slot.check();
             assert!(index < self.slots_high);
             handshakes += u64::from(slot.stage().is_handshake());
-            open += u64::from(slot.stage().is_open());
+            open += u64::from(slot.stage().is_websocket());
             parked += u64::from(slot.receiving().is_parked());
             rejected += u32::from(slot.is_rejected());
             let is_handshake = slot.stage().is_handshake();
@@ -65,7 +65,7 @@ impl Connections {
             && !matches!(slot.stage(), Stage::Ending);
         assert!(!may_leave || slot.is_dirty(), "output is queued for the flush");
         assert!(
-            !slot.session().has_backlog() || self.is_open(index),
+            !slot.readiness().has_backlog() || self.is_open(index),
             "only sessions have backlogs"
         );
     }

@@ -18,12 +18,15 @@
 //!   flush at its end sends output.
 //! - *Questions* change nothing.
 //!
-//! What the turn calls ([`Connections::flush`], [`Connections::fire_timers`] and their like) makes
-//! changes of many connections and reconciles each.
+//! Completions, and what the turn calls ([`Connections::fire_timers`] and its like), reconcile the
+//! connections that they change; [`Connections::flush`] has nothing to reconcile. Besides
+//! reconciliation and the flush, only `lend` and `measure` call the driver. A change that may make
+//! room for input calls [`Connections::reconsider`] before it is reconciled.
 //!
 //! Always, and checked by `check_invariants` after each turn in debug builds and in the simulation:
 //!
-//! - A slot is freed only when the kernel holds nothing of it; a token names one connection ever.
+//! - A slot is freed only when the kernel holds nothing of it; a token names one
+//!   connection until 2^24 more were accepted.
 //! - An outbox exists only while bytes wait in it, and the shard's count is the sum over all.
 //! - Every connection with output that may leave (no send or loan under way) waits for the flush.
 //! - Counts of stages (handshakes, open, parked, rejected) are those of the slots.
@@ -100,7 +103,7 @@ pub(super) use deliveries::NOT_TIMED;
 pub(super) use meter::TooMuch;
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
-pub(super) use sessions::{Goodbye, Heard, Sessions};
+pub(super) use sessions::{Goodbye, MessageContext, Sessions};
 pub(super) use slot::SessionReadiness;
 pub(super) use timers::{TICK_NS, UNSET, ticks};
 pub(super) use work::{MAIL_EFFORT, REPLY_BYTES, REQUEST_EFFORT};

@@ -128,7 +128,7 @@ impl Connections {
             return Err(NotSerializable::Unfinished);
         }
         let has_ended = slot.receiving().has_ended();
-        if has_ended && (slot.stage().is_open() || slot.stage().is_handshake()) {
+        if has_ended && (slot.stage().is_websocket() || slot.stage().is_handshake()) {
             return Err(NotSerializable::Gone);
         }
         let outbox =

@@ -395,13 +395,14 @@ impl Receiving {
         self.parked = Parked::No;
     }
 
-    /// Checks what always holds; `is_open`: messages flow; `is_asking`: a decision is awaited.
-    pub(super) fn check(&self, is_open: bool, is_asking: bool) {
+    /// Checks what always holds. `is_websocket`: messages flow, or it is closing; `is_asking`: a
+    /// decision is awaited.
+    pub(super) fn check(&self, is_websocket: bool, is_asking: bool) {
         if self.is_unfinished() {
-            assert!(is_open, "only an open connection leaves input unfinished");
+            assert!(is_websocket, "only an open connection leaves input unfinished");
         }
         if self.flags.has(PAUSED) {
-            assert!(is_open || is_asking, "only what is open or awaits a decision is paused");
+            assert!(is_websocket || is_asking, "only what is open or awaits a decision is paused");
         }
     }
 }

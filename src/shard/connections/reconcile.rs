@@ -14,13 +14,13 @@ impl Connections {
     /// See the module.
     #[inline]
     pub(in crate::shard) fn reconcile(&mut self, driver: &mut impl Driver, index: u32) {
-        if !self.slots[index as usize].is_flowing() && self.reconcile_end(driver, index) {
+        if !self.slots[index as usize].is_open() && self.reconcile_end(driver, index) {
             return;
         }
         let slot = &mut self.slots[index as usize];
         let has_output = match slot.outbox() {
             Some(outbox) => !outbox.is_sending(),
-            None => slot.session().has_backlog() || !slot.has_sent_all(),
+            None => slot.readiness().has_backlog() || !slot.has_sent_all(),
         };
         if has_output && slot.mark_dirty() {
             self.dirty.push(index);

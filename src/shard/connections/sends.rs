@@ -124,7 +124,7 @@ impl Connections {
         let bounds = flushing.bounds;
         let Some(slot) = self.slots.get(index as usize) else { return Next::Nothing };
         let has_later = slot.outbox().is_some_and(Outbox::has_later);
-        let spent = if has_later || slot.session().has_backlog() {
+        let spent = if has_later || slot.readiness().has_backlog() {
             self.lay_out(sessions, index, flushing)
         } else {
             0
@@ -172,7 +172,7 @@ impl Connections {
         self.deflaters.set_allowance(flushing.effort.min(self.work.share_max()));
         let began = self.deflaters.work().effort;
         let slot = self.slot(index);
-        if slot.session().has_backlog() && !slot.is_lending() && !slot.is_sending() {
+        if slot.readiness().has_backlog() && !slot.is_lending() && !slot.is_sending() {
             // Behind what is still to be compressed.
             self.compress_waiting(index, bytes_max);
             sessions.refill(self, index, bytes_max);

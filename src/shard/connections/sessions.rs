@@ -22,9 +22,9 @@ pub(in crate::shard) struct Goodbye<'r> {
     pub(in crate::shard) retry_after_ms: u32,
 }
 
-/// Where a message came in, and what may be done about it at once.
+/// Slot, time and budget of a message for a session.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::shard) struct Heard {
+pub(in crate::shard) struct MessageContext {
     pub(in crate::shard) index: u32,
     pub(in crate::shard) now_ns: u64,
     pub(in crate::shard) budget: Budget,
@@ -49,11 +49,12 @@ pub(in crate::shard) trait Sessions {
         identity: Option<Arc<Identity>>,
         protocol: ProtocolId,
     );
-    /// Hands a message to its session; what comes of it is done by [`Self::apply`], which must
-    /// follow. `too_much`: it exceeds a rate.
+    /// Hands a message to its session. It does not get the connections, because the payload lies in
+    /// their buffers: what comes of it is kept until [`Self::apply`], which must be the next call.
+    /// `too_much`: the message exceeds a rate.
     fn receive(
         &mut self,
-        heard: Heard,
+        heard: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,

@@ -200,9 +200,9 @@ impl Slot {
         &mut self.transport
     }
 
-    /// Whether the stage is one that nothing but the peer or a deadline ends.
+    /// Whether messages flow.
     #[inline]
-    pub(super) fn is_flowing(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
     }
 
@@ -448,11 +448,11 @@ impl Slot {
     }
 
     #[inline]
-    pub(super) fn session(&self) -> SessionReadiness {
+    pub(super) fn readiness(&self) -> SessionReadiness {
         self.session
     }
 
-    pub(super) fn set_session(&mut self, session: SessionReadiness) {
+    pub(super) fn set_readiness(&mut self, session: SessionReadiness) {
         self.session = session;
     }
 
@@ -510,7 +510,7 @@ impl Slot {
     /// Checks what always holds.
     pub(super) fn check(&self) {
         let is_asking = matches!(self.stage, Stage::Asking(_));
-        self.receiving.check(self.stage.is_open(), is_asking);
+        self.receiving.check(self.stage.is_websocket(), is_asking);
         if let Stage::Asking(asking) = &self.stage {
             assert_eq!(self.receiving.is_paused(), asking.is_full(), "paused once it holds enough");
             let is_counted = matches!(self.standing, Standing::Node | Standing::Address);

@@ -64,8 +64,8 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Whether a WebSocket is open, and so counted as such.
-    pub(super) fn is_open(&self) -> bool {
+    /// Whether the connection counts as an open WebSocket: messages flow, or it is closing.
+    pub(super) fn is_websocket(&self) -> bool {
         matches!(self, Stage::Open(_) | Stage::Closing { .. })
     }
 

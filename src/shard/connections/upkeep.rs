@@ -94,7 +94,7 @@ impl Connections {
     pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: Chore) {
         let slot = self.slot_mut(index);
         slot.receiving_mut().end();
-        if slot.stage().is_open() || slot.stage().is_handshake() {
+        if slot.stage().is_websocket() || slot.stage().is_handshake() {
             self.defer(index, how);
         } else if matches!(how, Chore::Drop) {
             self.lose(sessions, index);

@@ -62,7 +62,7 @@ impl Hub {
     }
 
     /// Memory of the tables of channels that have members here (bytes).
-    fn local_bytes(&self) -> u64 {
+    fn channel_table_bytes(&self) -> u64 {
         (self.members.len() * (size_of::<Local>() + 2 * size_of::<u64>())) as u64
     }
 
@@ -91,7 +91,7 @@ impl Hub {
             history_messages: own.history_messages,
             history_bytes: own.history_bytes,
             idempotency_keys: own.keys,
-            channel_bytes: own.channel_bytes + self.local_bytes(),
+            channel_bytes: own.channel_bytes + self.channel_table_bytes(),
             subscription_bytes: own.members * SUBSCRIPTION_BYTES,
             presence_bytes: own.presence_bytes,
             idempotency_bytes: own.key_bytes,

@@ -1,8 +1,9 @@
 //! Publications go out: channel by channel to members, from there to outboxes.
 //!
-//! A member without a send under way and with nothing waiting gets a reference to the frame put
-//! into its outbox, which leaves with the turn. For any other it waits in the backlog, where the
-//! channel's policy for slow readers acts, until the connection's next send is built.
+//! A member that has no backlog, no send under way and room in its next send
+//! ([`Connections::can_take_frame`]) gets a reference to the frame put into its outbox, which
+//! leaves with the turn. For any other the publication waits in the backlog, where the channel's
+//! policy for slow readers acts, until the connection's next send is built.
 //!
 //! Frames are counted references. Where a channel has many members on this shard, its frame is
 //! copied once here: cores that count the same reference slow each other down.
@@ -101,6 +102,7 @@ impl Hub {
             self.serve(connections, member, publications, &mut forms, how);
         });
         debug_assert!(has_ended || deliveries > 0, "a walk advances");
+        debug_assert!(self.members.is_empty(), "serving a member queues nothing for channels");
         self.members = members;
         deliveries
     }
@@ -121,7 +123,7 @@ impl Hub {
             if publication.exclude.is_some() && publication.exclude == id {
                 continue;
             }
-            // What its protocol has no word for does not wait for it either.
+            // An event that its protocol does not have is skipped.
             let Some(message) = publication.encoded(encoder) else { continue };
             if !is_behind && connections.can_take_frame(index) {
                 let frames = forms.of(encoder.id);

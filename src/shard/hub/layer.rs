@@ -9,7 +9,9 @@ use crate::config::HandlerName;
 use crate::hub::{ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, HubSession, Realm};
-use crate::shard::connections::{Connections, Goodbye, Heard, QueuedSize, Sessions, TooMuch};
+use crate::shard::connections::{
+    Connections, Goodbye, MessageContext, QueuedSize, Sessions, TooMuch,
+};
 
 impl Sessions for Hub {
     fn realm(&self) -> Option<&Realm> {
@@ -59,12 +61,12 @@ impl Sessions for Hub {
 
     fn receive(
         &mut self,
-        heard: Heard,
+        heard: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,
     ) {
-        let Heard { index, now_ns, budget } = heard;
+        let MessageContext { index, now_ns, budget } = heard;
         self.call_session(index, now_ns, budget, |session, call| match (kind, too_much) {
             (DataKind::Text, Some(much)) => {
                 session.refuse_frame(call, payload, much.kind, much.wait_ms);
@@ -176,7 +178,7 @@ impl Sessions for Option<Box<Hub>> {
 
     fn receive(
         &mut self,
-        heard: Heard,
+        heard: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,

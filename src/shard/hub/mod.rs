@@ -74,6 +74,11 @@ struct Broadcast {
 
 /// See the module.
 ///
+/// After a change of what a session waits for, `report_session` follows, and then
+/// [`Connections::reconsider`] or `note_unfinished`. Connections that change in a call through
+/// [`Sessions`](super::connections::Sessions) are reconciled by the caller; those that the hub
+/// changes by itself in [`Hub::turn`] are pushed to `touched`.
+///
 /// Always, and checked by `check_invariants`: each session is that of an open connection, which
 /// knows what its session waits for ([`SessionReadiness`]); members name sessions that live; and a
 /// user's list names exactly its sessions.
@@ -88,8 +93,8 @@ pub(super) struct Hub {
     users: HashMap<Arc<str>, Vec<u32>>,
     serial: u32,
     /// For this shard.
-    local: VecDeque<HubMail>,
-    local_bytes: usize,
+    mail_here: VecDeque<HubMail>,
+    mail_here_bytes: usize,
     /// For others.
     posts: Vec<(u16, HubMail)>,
     /// Connections to be reconciled.
@@ -140,8 +145,8 @@ impl Hub {
             sessions: SessionTable::new(),
             users: HashMap::new(),
             serial: 0,
-            local: VecDeque::new(),
-            local_bytes: 0,
+            mail_here: VecDeque::new(),
+            mail_here_bytes: 0,
             posts: Vec::new(),
             touched: Vec::new(),
             from_home: VecDeque::new(),
@@ -175,13 +180,13 @@ impl Hub {
 
     /// Queues mail for this shard.
     pub(super) fn post_here(&mut self, mail: HubMail) {
-        self.local_bytes += mail.bytes();
-        self.local.push_back(mail);
+        self.mail_here_bytes += mail.bytes();
+        self.mail_here.push_back(mail);
     }
 
     fn next_here(&mut self) -> Option<HubMail> {
-        let mail = self.local.pop_front()?;
-        self.local_bytes -= mail.bytes();
+        let mail = self.mail_here.pop_front()?;
+        self.mail_here_bytes -= mail.bytes();
         Some(mail)
     }
 
@@ -227,7 +232,7 @@ impl Hub {
     fn has_work(&self) -> bool {
         self.unfinished
             || self.is_expiring
-            || !self.local.is_empty()
+            || !self.mail_here.is_empty()
             || self.members.has_work()
             || !self.broadcasts.is_empty()
             || self.review.is_some()
@@ -237,7 +242,7 @@ impl Hub {
 
 /// Mail for other shards, and connections to be reconciled.
 #[derive(Default)]
-pub(super) struct Aftermath {
+pub(super) struct HubOutput {
     pub(super) posts: Vec<(u16, HubMail)>,
     pub(super) touched: Vec<u32>,
     pub(super) looks: Vec<Look>,
@@ -277,14 +282,15 @@ impl Hub {
         self.close_slow(connections);
         self.forget_aged(connections.tick());
         self.report_lagging(connections);
-        for (channel, is_congested) in self.members.take_turned() {
+        for (channel, is_congested) in self.members.take_congestion_changes() {
             connections.directory().set_congested(channel, is_congested);
             if !is_congested {
                 self.post_to_others(|| HubMail::Room);
             }
         }
-        let backlog_bytes = self.local_bytes + self.members.queued_bytes();
+        let backlog_bytes = self.mail_here_bytes + self.members.queued_bytes();
         connections.directory().set_backlog(self.id, backlog_bytes);
+        self.resume_congested(connections);
         self.has_work()
     }
 
@@ -293,7 +299,7 @@ impl Hub {
             HubMail::Ask(request) => {
                 self.home.request(request, self.unix_ms);
                 // Publications are put together: those of a burst leave each member in one send.
-                if self.local.is_empty() {
+                if self.mail_here.is_empty() {
                     self.work_home(connections);
                 }
             }
@@ -412,9 +418,8 @@ impl Hub {
     }
 
     /// Takes what is to be posted and reconciled after this turn.
-    pub(super) fn take_aftermath(&mut self, connections: &mut Connections) -> Aftermath {
-        self.resume_congested(connections);
-        Aftermath {
+    pub(super) fn take_output(&mut self) -> HubOutput {
+        HubOutput {
             posts: std::mem::take(&mut self.posts),
             touched: std::mem::take(&mut self.touched),
             looks: std::mem::take(&mut self.looks),
@@ -445,7 +450,7 @@ impl Hub {
     fn report_session(&self, connections: &mut Connections, index: u32) {
         if connections.contains(index) {
             let state = self.session_state(connections.token(index));
-            connections.set_session(index, state);
+            connections.set_readiness(index, state);
         }
     }
 
@@ -472,7 +477,7 @@ impl Hub {
             let index = seated.slot;
             assert!(connections.is_open(index), "a session is that of an open connection");
             let token = connections.token(index);
-            let reported = connections.session(index);
+            let reported = connections.readiness(index);
             assert_eq!(reported, self.session_state(token), "the connection knows its session");
             if let Some(backlog) = &seated.backlog {
                 backlogs.bytes += backlog.size().bytes;

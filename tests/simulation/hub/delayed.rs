@@ -51,9 +51,9 @@ struct Late {
 /// The channel that a completion without a ticket is about.
 fn channel_of(done: &Done) -> Option<u32> {
     match done {
-        Done::Opened { channel }
-        | Done::OpenFailed { channel, .. }
-        | Done::Delivered { channel, .. } => Some(*channel),
+        Done::Opened { key: channel }
+        | Done::OpenFailed { key: channel, .. }
+        | Done::Delivered { key: channel, .. } => Some(*channel),
         _ => None,
     }
 }
@@ -86,9 +86,9 @@ impl Late {
     /// Any completion, but deliveries in the order of offsets, channel by channel.
     fn choose(&mut self) -> Done {
         let mut at = self.random(self.held.len());
-        if let Done::Delivered { channel, .. } = self.held[at] {
+        if let Done::Delivered { key: channel, .. } = self.held[at] {
             let first = self.held.iter().position(
-                |one| matches!(one, Done::Delivered { channel: other, .. } if *other == channel),
+                |one| matches!(one, Done::Delivered { key: other, .. } if *other == channel),
             );
             at = first.unwrap_or(at);
         }
@@ -138,9 +138,9 @@ impl Log for DelayedLog {
             let fails = late.random(100) < late.failures;
             let retry_after_ms = late.hint();
             late.held.push(if fails {
-                Done::OpenFailed { channel: key, retry_after_ms }
+                Done::OpenFailed { key, retry_after_ms }
             } else {
-                Done::Opened { channel: key }
+                Done::Opened { key }
             });
         }
         Opening { channel, is_open }
@@ -165,7 +165,7 @@ impl Log for DelayedLog {
         self.inner.watch(channel, is_watched);
         let mut late = self.late.lock().unwrap();
         let is_wanted = |done: &Done| {
-            is_watched || !matches!(done, Done::Delivered { channel, .. } if *channel == key)
+            is_watched || !matches!(done, Done::Delivered { key: channel, .. } if *channel == key)
         };
         late.held.retain(is_wanted);
         late.ready.retain(is_wanted);
@@ -225,7 +225,7 @@ impl Log for DelayedLog {
 
     fn next(&mut self) -> Option<Done> {
         let done = self.late.lock().unwrap().ready.pop_front()?;
-        if let Done::Opened { channel } | Done::OpenFailed { channel, .. } = &done {
+        if let Done::Opened { key: channel } | Done::OpenFailed { key: channel, .. } = &done {
             let mut channels = self.channels.iter_mut();
             let (own, (_, is_open)) = channels.find(|(_, (key, _))| key == channel).unwrap();
             *is_open = true;

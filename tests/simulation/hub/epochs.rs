@@ -88,7 +88,7 @@ impl Log for Forgetful {
         self.inner.read(0, 0, Range { since: None, messages_max: 0, bytes_max: 0, reverse: false });
         match self.inner.next() {
             Some(Done::Page { page, .. }) => {
-                Some(Done::EpochChanged { channel: key, position: page.position })
+                Some(Done::EpochChanged { key, position: page.position })
             }
             other => panic!("a page was asked for: {other:?}"),
         }

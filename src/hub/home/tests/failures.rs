@@ -268,8 +268,8 @@ fn a_subscription_that_has_failed_leaves_no_member() {
 fn requests_wait_in_order_until_their_channel_is_open() {
     let (mut home, log) = failing_home();
     let outcomes: [fn(u32) -> Done; 2] = [
-        |channel| Done::OpenFailed { channel, retry_after_ms: None },
-        |channel| Done::Opened { channel },
+        |channel| Done::OpenFailed { key: channel, retry_after_ms: None },
+        |channel| Done::Opened { key: channel },
     ];
     for (outcome, is_opened) in outcomes.into_iter().zip([false, true]) {
         log.opened.set(Some(outcome));
