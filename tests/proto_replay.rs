@@ -67,10 +67,10 @@ fn events(stream: &[u8], cuts: &[usize], anew: bool) -> Vec<String> {
             }
         }
         if anew {
-            let state = receiver.tell().unwrap();
+            let state = receiver.serialize().unwrap();
             let text = serde_json::to_string(&state).unwrap();
-            receiver = Receiver::told(&serde_json::from_str(&text).unwrap());
-            assert_eq!(receiver.tell().unwrap(), state, "telling is idempotent");
+            receiver = Receiver::restore(&serde_json::from_str(&text).unwrap());
+            assert_eq!(receiver.serialize().unwrap(), state, "telling is idempotent");
         }
     }
     seen

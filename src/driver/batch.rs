@@ -133,6 +133,11 @@ impl Batch {
         self.bytes.min(self.offered_max)
     }
 
+    /// Whether the next send offers all bytes that have not left yet.
+    pub fn offers_all(&self) -> bool {
+        self.offered() == self.bytes
+    }
+
     /// The bytes that the next send offers, in order.
     pub fn offered_slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut left = self.offered();

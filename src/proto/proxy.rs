@@ -30,7 +30,7 @@ pub enum ProxyHeader {
         /// Its length in bytes; what follows belongs to the connection itself.
         consumed: usize,
         /// The client it names. `None` where the proxy speaks for itself (`LOCAL`) or does not know
-        /// (`UNKNOWN`, `AF_UNSPEC`, a Unix socket): the socket's own address stands.
+        /// (`UNKNOWN`, `AF_UNSPEC`, a Unix socket): the socket's own address counts.
         source: Option<SocketAddr>,
     },
 }

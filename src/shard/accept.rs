@@ -50,8 +50,8 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Connections that may be here only to be told why they may not stay: those who are refused
-    /// and say nothing must not take the places of others.
+    /// Slots for connections that are being rejected: clients that are rejected and send nothing
+    /// must not take the slots of others.
     fn refusals_max(&self) -> u32 {
         (self.room() / 8).clamp(1, REFUSALS_MAX)
     }
@@ -157,7 +157,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Says, once a minute at most, why nobody gets in.
+    /// Logs why no connection is accepted, once a minute at most.
     fn warn_of_accept(&mut self, errno: i32) {
         if self.connections.tick() >= self.warn_tick {
             self.warn_tick = self.connections.tick() + ticks(60_000);

@@ -1,8 +1,8 @@
-//! The graceful end: connections are told to go, spread over a window, while the listeners go on
-//! answering 503, because closing a listener resets whoever waits in its queue.
+//! The graceful end: connections are closed, spread over a window, while the listeners continue to
+//! answer 503, because closing a listener resets the connections in its queue.
 //!
-//! Whoever is in the middle of a message may finish it, until half of what is left of the deadline
-//! after the window: the rest is for the closes.
+//! A connection in the middle of a message may finish it, until half of the time between the window
+//! and the deadline has passed: the rest is for the closes.
 
 use super::Shard;
 use super::connections::{Goodbye, ticks};
@@ -16,12 +16,12 @@ pub(super) struct Drain {
     began_tick: u32,
     window_ticks: u32,
     deadline_tick: u32,
-    /// Until then those amid a message are waited for.
+    /// Until then connections in the middle of a message are not closed.
     patience_tick: u32,
-    /// Those, by index; their slots may be others' by now, who are as good as they.
-    amid: Vec<u32>,
-    /// Slots below this index have been told, or are amid a message.
-    told: u32,
+    /// Those connections, by slot. Others may have their slots by now: they are drained instead.
+    unfinished: Vec<u32>,
+    /// Slots below this are drained, or are in `unfinished`.
+    slots_begun: u32,
     /// Slots that existed when it began.
     slots: u32,
 }
@@ -41,21 +41,21 @@ impl<D: Driver> Shard<D> {
             window_ticks: ticks(window_ms),
             deadline_tick: tick + ticks(options.deadline_ms),
             patience_tick: tick + ticks(window_ms.midpoint(options.deadline_ms)),
-            amid: Vec::new(),
-            told: 0,
+            unfinished: Vec::new(),
+            slots_begun: 0,
             slots: connections.slots_high(),
         });
         connections.begin_draining(few);
-        self.drain_on();
+        self.continue_drain();
     }
 
-    /// The tick at which the drain goes on.
+    /// The tick at which the drain continues.
     pub(super) fn drain_tick(&self) -> Option<u32> {
         (self.drain.is_some() && !self.stopped).then_some(self.connections.tick() + 1)
     }
 
-    /// Tells as many connections as the time passed since the beginning demands.
-    pub(super) fn drain_on(&mut self) {
+    /// Closes as many connections as the time that has passed demands.
+    pub(super) fn continue_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let tick = self.connections.tick();
         if self.stopped {
@@ -70,13 +70,13 @@ impl<D: Driver> Shard<D> {
         } else {
             (u64::from(drain.slots) * u64::from(passed) / u64::from(drain.window_ticks)) as u32
         };
-        let from = drain.told;
-        drain.told = due.max(from);
-        let waited = std::mem::take(&mut drain.amid);
+        let from = drain.slots_begun;
+        drain.slots_begun = due.max(from);
+        let waited = std::mem::take(&mut drain.unfinished);
         let patient = tick < drain.patience_tick;
         for index in waited.into_iter().chain(from..due) {
-            if patient && self.connections.is_amid_message(index) {
-                self.drain.as_mut().expect("it was just looked at").amid.push(index);
+            if patient && self.connections.has_unfinished_message(index) {
+                self.drain.as_mut().expect("it was just looked at").unfinished.push(index);
             } else if self.connections.contains(index) {
                 let goodbye = Goodbye {
                     code: CloseCode::GOING_AWAY,
@@ -90,14 +90,14 @@ impl<D: Driver> Shard<D> {
                 self.connections.reconcile(&mut self.driver, index);
             }
         }
-        // As long as another shard has connections, this one goes on answering 503: the kernel
+        // As long as another shard has connections, this one continues to answer 503: the kernel
         // would send its listener's share of clients nowhere.
         if self.connections.is_empty() && self.connections.directory().is_quiet() {
             self.stop();
         }
     }
 
-    /// Drops what is left, and closes the listeners.
+    /// Drops the remaining connections, and closes the listeners.
     pub(super) fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopped, true) {
             for listener in 0..self.owed.len() {

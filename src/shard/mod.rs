@@ -39,18 +39,18 @@ use mail::{Directory, Mail};
 
 /// What an idle connection costs (bytes).
 pub const SLOT_BYTES: u64 = connections::SLOT_BYTES;
-/// Connections taken in beyond the limit, only to be told that there is no room.
+/// Connections that are accepted beyond the limit, in order to reject them with an answer.
 pub const SURPLUS_MAX: u32 = 64;
 /// A turn that begins so much later than it was to is late.
 const LATE_NS: u64 = 250_000_000;
-/// After so many turns timers fire again, whatever is left to be received.
+/// After so many turns timers fire again, whatever remains to be received.
 const LATE_TURNS_MAX: u32 = 4096;
 /// Between two looks at what can be given back (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
 /// The token of a socket that never got a slot.
 const ORPHAN: Token = Token { slot: u32::MAX, generation: 0 };
 
-/// Whether a shard goes on.
+/// Whether a shard continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Running,
@@ -153,7 +153,7 @@ impl<D: Driver> Shard<D> {
     /// Turns until the shard is finished.
     ///
     /// # Errors
-    /// When the driver can go on no longer.
+    /// The driver has failed.
     pub fn run(&mut self) -> io::Result<()> {
         while self.turn()? == Life::Running {}
         Ok(())
@@ -162,7 +162,7 @@ impl<D: Driver> Shard<D> {
     /// Submits, waits, and works through what has come.
     ///
     /// # Errors
-    /// When the driver can go on no longer.
+    /// The driver has failed.
     pub fn turn(&mut self) -> io::Result<Life> {
         let wait = self.wait();
         self.driver.submit(wait)?;
@@ -194,7 +194,7 @@ impl<D: Driver> Shard<D> {
             driver.submit(Wait::No)?;
         }
         self.cut |= connections.serve_unfinished(driver, hub);
-        self.drain_on();
+        self.continue_drain();
         self.turn_hub();
         let Self { driver, connections, hub, .. } = self;
         connections.receive_starved(driver);

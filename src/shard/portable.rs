@@ -14,17 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::Shard;
 pub use super::connections::NotSerializable;
 use super::connections::SlotState;
-use super::hub::ItemState;
+use super::hub::HubState;
 use crate::driver::Driver;
-use crate::session::hub::SessionState;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ConnectionState {
     slot: SlotState,
-    session: Option<SessionState>,
-    /// What waits for the session.
-    backlog: Vec<ItemState>,
+    /// Of a connection that has a session of the hub.
+    hub: Option<HubState>,
 }
 
 impl<D: Driver> Shard<D> {
@@ -40,8 +38,8 @@ impl<D: Driver> Shard<D> {
     ) -> Result<(), NotSerializable> {
         let state = through(self.serialize(index)?);
         self.connections.restore(index, &state.slot);
-        if let (Some(hub), Some(session)) = (&mut self.hub, &state.session) {
-            let is_restored = hub.restore(&mut self.connections, index, session, &state.backlog);
+        if let (Some(hub), Some(state)) = (&mut self.hub, &state.hub) {
+            let is_restored = hub.restore(&mut self.connections, index, state);
             assert!(is_restored, "what was serialized can be restored");
         }
         debug_assert_eq!(
@@ -55,10 +53,10 @@ impl<D: Driver> Shard<D> {
     fn serialize(&self, index: u32) -> Result<ConnectionState, NotSerializable> {
         let slot = self.connections.serialize(index)?;
         let now_ns = self.connections.now_ns();
-        let (session, backlog) = match &self.hub {
-            Some(hub) => hub.serialize(index, now_ns).ok_or(NotSerializable::Asking)?,
-            None => (None, Vec::new()),
+        let hub = match &self.hub {
+            Some(hub) => hub.serialize(index, now_ns)?,
+            None => None,
         };
-        Ok(ConnectionState { slot, session, backlog })
+        Ok(ConnectionState { slot, hub })
     }
 }

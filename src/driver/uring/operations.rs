@@ -84,10 +84,16 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
     }
     let mut vectors = std::mem::take(&mut batch.vectors);
     vectors.clear();
-    vectors.extend(batch.offered_slices().map(|bytes| libc::iovec {
+    let vector = |bytes: &[u8]| libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
-    }));
+    };
+    // The length of all slices is known, so that they need no check of capacity each.
+    if batch.offers_all() {
+        vectors.extend(batch.slices().map(vector));
+    } else {
+        vectors.extend(batch.offered_slices().map(vector));
+    }
     batch.vectors = vectors;
     if vectorized {
         let count = batch.vectors.len() as u32;

@@ -1,6 +1,6 @@
 //! The bodies of the fuzz targets: any bytes in, laws asserted, nothing out.
 //!
-//! They stand beside the code they test, so that every driver of them (libFuzzer, the property
+//! They lie beside the code they test, so that every driver of them (libFuzzer, the property
 //! tests, a replayed finding) runs the same assertions. All panics here are findings.
 
 mod compression;
@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 pub use compression::{deflate, extensions, inflate};
 pub use session::session;
 
-/// PROXY headers: a verdict once given stands whatever follows, and covers no more than there is.
+/// PROXY headers: a verdict once given holds whatever follows, and covers no more than there is.
 pub fn proxy(data: &[u8]) {
     let whole = parse(data);
     if let Ok(ProxyHeader::Complete { consumed, .. }) = whole {

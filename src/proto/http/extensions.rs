@@ -99,7 +99,7 @@ struct Offer {
     server_no_takeover: bool,
     client_no_takeover: bool,
     server_bits: Option<u8>,
-    /// Whether the client can be told a window, and the largest that it would use.
+    /// Whether the server may set the client's window, and the largest that it would use.
     client_bits: Option<u8>,
 }
 
@@ -129,7 +129,7 @@ impl Offer {
 
     fn answer(self, policy: Policy, room_bytes: u64) -> Compression {
         let server_bits = self.server_bits.unwrap_or(WINDOW_BITS_MAX).min(policy.window_bits);
-        // A client that cannot be told a window uses the largest.
+        // A client whose window cannot be set uses the largest.
         let client_bits = match self.client_bits {
             Some(bits) => bits.min(policy.window_bits),
             None => WINDOW_BITS_MAX,
@@ -152,8 +152,8 @@ impl Offer {
             // The pool's inflaters have the largest window: there is nothing to ask for.
             agreed.client_bits = self.client_bits.unwrap_or(WINDOW_BITS_MAX);
         }
-        let told = agreed.client_takeover && self.client_bits.is_some();
-        let named = (self.server_bits.is_some(), told && client_bits < WINDOW_BITS_MAX);
+        let is_set = agreed.client_takeover && self.client_bits.is_some();
+        let named = (self.server_bits.is_some(), is_set && client_bits < WINDOW_BITS_MAX);
         Compression { agreed: Some(agreed), lowered, named }
     }
 }

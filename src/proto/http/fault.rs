@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-/// Whether a byte may stand in a token (RFC 9110 5.6.2): methods, field names, protocol names.
+/// Whether a token may contain a byte (RFC 9110 5.6.2): methods, field names, protocol names.
 pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -165,7 +165,7 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Where `mark` first stands outside of quoted strings, or the end; `None` if a string does not
+/// Where `mark` first occurs outside of quoted strings, or the end; `None` if a string does not
 /// end.
 fn unquoted(text: &[u8], mark: u8) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
@@ -213,7 +213,7 @@ mod tests {
             (&["192.0.2.7,, ,10.0.0.2,", "", " , "], "192.0.2.7"),
             (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
             (&["fd00::1, 10.0.0.2"], "fd00::1"),
-            // What is no address ends the walk: what is left of it is only claimed.
+            // What is no address ends the walk: the rest is only claimed.
             (&["192.0.2.6, unknown, 10.0.0.2"], "10.0.0.2"),
             (&["192.0.2.6, _gazonk"], "10.0.0.9"),
             (&["192.0.2.6, [2001:db8::1"], "10.0.0.9"),

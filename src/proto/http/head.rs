@@ -7,7 +7,7 @@
 use super::{Decision, Limits, Refusal, Response, fault};
 use std::borrow::Cow;
 
-/// A refusal with what to tell the client.
+/// A rejected request, and the text for the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RejectedHead {
     pub(super) refusal: Refusal,

@@ -52,7 +52,7 @@ pub struct Limits {
     pub headers_max: usize,
 }
 
-/// What those are told that come while the server drains.
+/// The reason for clients that connect while the server drains.
 pub const DRAINING: &str = "server is about to stop: connect again, to another one";
 
 /// Whether new connections are taken.
@@ -65,11 +65,11 @@ pub enum Availability {
         /// When to come back, in seconds.
         retry_after_s: u32,
     },
-    /// This connection was let in only to be told why it may not stay.
+    /// The connection was accepted in order to reject it with an answer.
     Denied(Denial),
 }
 
-/// Why somebody is not let in.
+/// Why a client is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denial {
     /// The status.
@@ -135,7 +135,7 @@ pub struct Context<'c> {
     pub pages: &'c Pages,
     /// How much a request may be.
     pub limits: &'c Limits,
-    /// Which header names the client, and who is believed; `None`: no header is.
+    /// Which header names the client, and which peers are trusted; `None`: no header is.
     pub forwarding: Option<&'c Forwarding>,
     /// The address at the other end; `None` is a Unix socket.
     pub peer: Option<IpAddr>,

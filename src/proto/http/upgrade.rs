@@ -297,7 +297,7 @@ fn check_upgrade(
     }
 }
 
-/// A refusal that tells when to come back (RFC 9110 10.2.3).
+/// A rejection with `Retry-After` (RFC 9110 10.2.3).
 fn deny(denial: Denial, shape: &mut Shape) -> RejectedHead {
     shape.retry_after_s = Some(denial.retry_after_s);
     RejectedHead::new(denial.refusal, denial.message)

@@ -1,6 +1,6 @@
 //! What a peer can do wrong after the handshake, as a closed list.
 //!
-//! Each kind knows the close code that tells the peer (RFC 6455 7.4.1), the reason sent along with
+//! Each kind knows its close code (RFC 6455 7.4.1), the reason sent along with
 //! it, and the name under which it is counted.
 
 use super::CloseCode;

@@ -36,7 +36,7 @@ pub use replay::{NotReplayable, ReceiverState};
 /// The names of opcodes (RFC 6455 5.2), for those who send frames.
 pub use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// How much one message may cost, whoever sends it.
+/// Limits of one message, whichever side sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The longest message, in bytes of payload over all its fragments. A longer one is refused

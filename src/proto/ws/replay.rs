@@ -20,12 +20,12 @@ pub struct ReceiverState {
     pub ended: bool,
 }
 
-/// Why a receiver cannot be told now.
+/// Why a receiver cannot be serialized now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotReplayable {
     /// It has compression contexts of its own, which are the codec's.
     Contexts,
-    /// A compressed message has come in part: it can be told when that has ended.
+    /// A compressed message has come in part: it can be serialized once that has ended.
     Inflating,
 }
 
@@ -95,8 +95,8 @@ impl Receiver {
     /// What it holds.
     ///
     /// # Errors
-    /// Why that cannot be told.
-    pub fn tell(&self) -> Result<ReceiverState, NotReplayable> {
+    /// Why it cannot be serialized now.
+    pub fn serialize(&self) -> Result<ReceiverState, NotReplayable> {
         if self.context.is_some() {
             return Err(NotReplayable::Contexts);
         }
@@ -109,7 +109,7 @@ impl Receiver {
 
     /// A receiver that continues where another one was, also with a message that was begun before a
     /// limit was lowered.
-    pub fn told(state: &ReceiverState) -> Self {
+    pub fn restore(state: &ReceiverState) -> Self {
         // The longest message that can be configured, in as many fragments as there are.
         const ANY: Limits = Limits { message_bytes_max: 1 << 30, fragments_max: u32::MAX };
         let mut receiver = match state.server_bits {

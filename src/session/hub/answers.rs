@@ -109,7 +109,7 @@ impl HubSession {
             }
             Answer::Presence(page) => call.say(&Reply::Presence { id, channel, page }),
             Answer::History { position, messages } => {
-                let encoder = call.realm.protocols.encoder(self.protocol);
+                let encoder = call.realm.protocols.encoder(call.protocol);
                 let position = *position;
                 call.say(&Reply::History { id, channel, position, messages, encoder });
             }

@@ -23,7 +23,6 @@ use crate::hub::{
     Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, ProtocolId, Request,
 };
 use crate::proto::ws::Payload;
-use crate::session::SeawallV1;
 
 const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
 const NOW_MS: u64 = 1_800_000_000_000;
@@ -113,7 +112,7 @@ impl World {
     fn new(keys: bool, anonymous: bool, late: bool) -> Self {
         let realm = realm(keys, anonymous);
         let id = ConnectionId { node: realm.node, shard: 0, session: 3, serial: 7 };
-        let session = HubSession::new(id, ProtocolId::STORED, None, &realm, NOW_MS);
+        let session = HubSession::new(id, None, &realm, NOW_MS);
         let options = HomeOptions {
             channel_ttl_ms: 1000,
             channels_max: 16,
@@ -149,7 +148,8 @@ impl World {
         // Few at once, so that frames are taken up in parts.
         let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
         let (realm, now_ms) = (&*self.realm, self.now_ms);
-        let mut call = Call { realm, protocol: &SeawallV1, now_ms, now_ns: 1, budget, effects };
+        let mut call =
+            Call { realm, protocol: ProtocolId::STORED, now_ms, now_ns: 1, budget, effects };
         act(&mut self.session, &mut call);
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));

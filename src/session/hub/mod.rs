@@ -37,7 +37,7 @@ pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};
-use crate::hub::{Answer, ChannelName, ConnectionId, Refused, Request};
+use crate::hub::{Answer, ChannelName, ConnectionId, ProtocolId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
 use crate::session::protocol::{ClientProtocol, Reply};
 
@@ -125,7 +125,7 @@ pub struct Budget {
 pub struct Call<'c> {
     pub realm: &'c Realm,
     /// What the client speaks.
-    pub protocol: &'static dyn ClientProtocol,
+    pub protocol: ProtocolId,
     /// Unix time (ms).
     pub now_ms: u64,
     /// The shards' clock (ns).
@@ -137,10 +137,14 @@ pub struct Call<'c> {
 impl Call<'_> {
     /// Queues a reply, if the client's protocol has one of its kind.
     fn say(&mut self, reply: &Reply<'_>) {
-        if let Some(text) = self.protocol.encode_reply(reply) {
+        if let Some(text) = self.client_protocol().encode_reply(reply) {
             self.effects.reply_bytes += text.len();
             self.effects.says.push(text);
         }
+    }
+
+    fn client_protocol(&self) -> &'static dyn ClientProtocol {
+        self.realm.protocols.get(self.protocol)
     }
 
     fn say_error(&mut self, id: Option<&str>, refused: &Refused) {

@@ -18,8 +18,6 @@ use crate::hub::{ChannelName, ConnectionId};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SessionState {
     pub connection: String,
-    /// The subprotocol that names what it speaks.
-    pub protocol: String,
     pub identity: Option<IdentityState>,
     pub subscriptions: Vec<SubscriptionState>,
     pub next_request: u32,
@@ -67,7 +65,7 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
 
 impl HubSession {
     /// Serializes the session. `None` while homes have yet to answer it.
-    pub fn serialize(&self, realm: &Realm, now_ns: u64) -> Option<SessionState> {
+    pub fn serialize(&self, now_ns: u64) -> Option<SessionState> {
         if self.pending.is_some() || self.subscriptions.iter().any(|one| !one.is_live()) {
             return None;
         }
@@ -83,7 +81,6 @@ impl HubSession {
         let owed_ns = |one: &Bucket| rate::owed_ns(one.earned, now_ns);
         Some(SessionState {
             connection: self.id.to_string(),
-            protocol: realm.protocols.get(self.protocol).subprotocol().to_owned(),
             identity,
             subscriptions: self.subscriptions.iter().map(|one| subscription(self, one)).collect(),
             next_request: self.next_request,
@@ -113,8 +110,7 @@ impl HubSession {
             })
         });
         let id = ConnectionId::parse(&state.connection)?;
-        let protocol = realm.protocols.find(&state.protocol)?;
-        let mut session = Self::new(id, protocol, identity, realm, 0);
+        let mut session = Self::new(id, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
         session.due_ms = state.due_ms;
         for (saved, (local, place, watching)) in

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use thin_vec::ThinVec;
+
 use super::Call;
 use super::pending::Pending;
 use super::realm::Realm;
 use crate::admission::limiter::Limiter;
 use crate::admission::rate::Earned;
 use crate::auth::{ChannelGrant, Identity};
-use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey, ProtocolId, Sender};
-use crate::proto::ws::CloseCode;
+use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey, Sender};
 use crate::session::protocol::{Reply, WelcomeLimits};
 
 /// No place, or no channel.
@@ -72,11 +73,9 @@ pub(super) struct Extras {
 #[derive(Debug)]
 pub struct HubSession {
     pub id: ConnectionId,
-    /// What its client speaks.
-    pub protocol: ProtocolId,
     /// `None`: a token is awaited.
     pub(super) identity: Option<Arc<Identity>>,
-    pub subscriptions: Vec<Subscription>,
+    pub subscriptions: ThinVec<Subscription>,
     pub(super) next_request: u32,
     pub(super) pending: Option<Box<Pending>>,
     /// How it is listed where it is, made when first needed.
@@ -105,7 +104,6 @@ impl HubSession {
     /// A connection whose token, if it came with one, was verified.
     pub fn new(
         id: ConnectionId,
-        protocol: ProtocolId,
         identity: Option<Arc<Identity>>,
         realm: &Realm,
         now_ms: u64,
@@ -117,9 +115,8 @@ impl HubSession {
         };
         Self {
             id,
-            protocol,
             identity,
-            subscriptions: Vec::new(),
+            subscriptions: ThinVec::new(),
             next_request: 0,
             pending: None,
             member: None,
@@ -208,18 +205,6 @@ impl HubSession {
         let ticket = self.ticket(realm, call.now_ms);
         let (connection, ticket) = (self.id, ticket.as_deref());
         call.say(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
-    }
-
-    /// The last message before the server closes, in the client's protocol.
-    pub fn goodbye(
-        &self,
-        realm: &Realm,
-        code: CloseCode,
-        reason: &str,
-        retry_after_ms: u32,
-    ) -> Option<String> {
-        let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
-        realm.protocols.get(self.protocol).encode_reply(&goodbye)
     }
 
     /// What makes it the same client after a resumption.

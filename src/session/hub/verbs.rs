@@ -64,7 +64,7 @@ impl HubSession {
         text: Payload<'_>,
         over_rate: Option<(RateKind, u64)>,
     ) {
-        let mut cutter = Cutter::new(call.protocol.framing());
+        let mut cutter = Cutter::new(call.client_protocol().framing());
         let must_wait = self.has_requests() || self.is_waiting();
         if !must_wait && self.work_through(call, text.as_slice(), &mut cutter, over_rate) {
             return;
@@ -127,7 +127,7 @@ impl HubSession {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
                     call.effects.requests += 1 + Cutter::cost(object.len());
                     if let Some((kind, wait_ms)) = over_rate {
-                        refuse(call, call.protocol.read_request(object).id, kind, wait_ms);
+                        refuse(call, call.client_protocol().read_request(object).id, kind, wait_ms);
                     } else if !self.object(call, object) {
                         cutter.go_back(&range);
                         self.pending().is_barred = true;
@@ -153,7 +153,7 @@ impl HubSession {
 
     /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
     fn object(&mut self, call: &mut Call<'_>, object: &str) -> bool {
-        let ClientRequest { id, command } = call.protocol.read_request(object);
+        let ClientRequest { id, command } = call.client_protocol().read_request(object);
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // What comes for a channel whose subscription is being answered waits for that.
         let channel = match &command {

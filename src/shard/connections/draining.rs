@@ -21,7 +21,7 @@ impl Connections {
     }
 
     /// Whether a connection is in the middle of a message.
-    pub(in crate::shard) fn is_amid_message(&self, index: u32) -> bool {
+    pub(in crate::shard) fn has_unfinished_message(&self, index: u32) -> bool {
         let stage = self.slots.get(index as usize).map(Slot::stage);
         matches!(stage, Some(Stage::Open(receiver)) if !receiver.is_idle())
     }

@@ -148,7 +148,7 @@ impl Gate for Handshake<'_> {
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault> {
         let is_hub = self.config.route_options[route].handler == HandlerName::Hub;
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
-        // Without keys nobody can be told apart: anonymous mode.
+        // Without keys no client can be identified: anonymous mode.
         let (true, Some(token), Some(verifier)) = (is_hub, token, verifier) else {
             return Ok(());
         };

@@ -83,10 +83,10 @@ impl Connections {
             }
             Stage::Asking(_) => return Err(NotSerializable::Asking),
             Stage::Open(receiver) => {
-                StageState::Open(receiver.tell().map_err(NotSerializable::Receiver)?)
+                StageState::Open(receiver.serialize().map_err(NotSerializable::Receiver)?)
             }
             Stage::Closing { receiver, code } => {
-                let receiver = receiver.tell().map_err(NotSerializable::Receiver)?;
+                let receiver = receiver.serialize().map_err(NotSerializable::Receiver)?;
                 StageState::Closing { receiver, code: *code }
             }
             Stage::Finishing => StageState::Finishing,
@@ -106,9 +106,9 @@ impl Connections {
                 let partial = partial(bytes, *scanned);
                 Stage::Http { partial, accepted_us: accepted_us(*age_us) }
             }
-            StageState::Open(state) => Stage::Open(Receiver::told(state)),
+            StageState::Open(state) => Stage::Open(Receiver::restore(state)),
             StageState::Closing { receiver: state, code } => {
-                Stage::Closing { receiver: Receiver::told(state), code: *code }
+                Stage::Closing { receiver: Receiver::restore(state), code: *code }
             }
             StageState::Finishing => Stage::Finishing,
             StageState::Lingering { discarded } => Stage::Lingering { discarded: *discarded },
@@ -131,8 +131,9 @@ impl Connections {
         if has_ended && (slot.stage().is_websocket() || slot.stage().is_handshake()) {
             return Err(NotSerializable::Gone);
         }
-        let outbox =
-            slot.outbox().map(|outbox| outbox.tell(self.now_ns).ok_or(NotSerializable::Sending));
+        let outbox = slot
+            .outbox()
+            .map(|outbox| outbox.serialize(self.now_ns).ok_or(NotSerializable::Sending));
         let ago_ms = |tick: u32| u64::from(self.tick.saturating_sub(tick)) * TICK_MS;
         let clocks = slot.clocks();
         let stage_ago = i64::from(self.tick) - i64::from(clocks.stage_tick);
@@ -178,8 +179,8 @@ impl Connections {
         let partial_bytes = self.slot(index).partial_bytes();
         self.partials.set(index, partial_bytes);
         self.meter.forget(index);
-        if let Some(told) = &state.limiter {
-            self.meter.set(index, told.limiter(self.now_ns));
+        if let Some(limiter) = &state.limiter {
+            self.meter.set(index, limiter.limiter(self.now_ns));
         }
         self.set_deadline(index);
     }

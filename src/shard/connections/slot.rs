@@ -545,7 +545,11 @@ pub(super) fn opened<'o>(
     pools: &mut Pools,
     tick: u32,
 ) -> &'o mut Outbox {
-    outbox.get_or_insert_with(|| pools.outbox(tick))
+    // Not `get_or_insert_with`, which is not inlined: this runs for each delivery.
+    if outbox.is_none() {
+        *outbox = Some(pools.outbox(tick));
+    }
+    outbox.as_mut().expect("it was just made")
 }
 
 /// Bytes and messages of a connection.

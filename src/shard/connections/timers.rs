@@ -1,6 +1,6 @@
 //! One timer a connection, in a hashed wheel of lists that run through the slots themselves.
 //!
-//! Setting and unsetting cost a few writes and no memory; the ring is told only the wheel's next
+//! Setting and unsetting cost a few writes and no memory; the ring knows only the wheel's next
 //! deadline, as the timeout of its wait. A tick is [`TICK_MS`]; a deadline further away than one
 //! round simply stays in its list when the round passes by. Timers fire late, never early.
 

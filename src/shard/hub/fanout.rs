@@ -117,7 +117,7 @@ impl Hub {
     ) {
         let Some(seated) = self.sessions.get(member.session) else { return };
         let (index, id) = (seated.slot, Some(seated.session.id));
-        let encoder = self.shared.realm.protocols.encoder(seated.session.protocol);
+        let encoder = self.shared.realm.protocols.encoder(seated.protocol);
         let mut is_behind = seated.is_behind();
         for (publication, forms) in publications.iter().zip(forms) {
             if publication.exclude.is_some() && publication.exclude == id {
@@ -330,7 +330,7 @@ impl Hub {
 
     /// How events are encoded for a connection's client.
     fn encoder_of(&self, index: u32) -> Option<ProtocolEncoder> {
-        let protocol = self.seated(index)?.session.protocol;
+        let protocol = self.seated(index)?.protocol;
         Some(self.shared.realm.protocols.encoder(protocol))
     }
 }

@@ -9,6 +9,7 @@ use crate::config::HandlerName;
 use crate::hub::{ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, HubSession, Realm};
+use crate::session::protocol::Reply;
 use crate::shard::connections::{
     Connections, Goodbye, MessageContext, QueuedSize, Sessions, TooMuch,
 };
@@ -45,9 +46,9 @@ impl Sessions for Hub {
         self.serial = self.serial.wrapping_add(1);
         let realm = &self.shared.realm;
         let (node, shard, serial) = (realm.node, self.id, self.serial);
-        self.sessions.insert(index, |session| {
+        self.sessions.insert(index, protocol, |session| {
             let id = ConnectionId { node, shard, session, serial };
-            HubSession::new(id, protocol, identity, realm, self.unix_ms)
+            HubSession::new(id, identity, realm, self.unix_ms)
         });
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
@@ -125,10 +126,10 @@ impl Sessions for Hub {
             self.feed(connections, index, usize::MAX);
         }
         let Goodbye { code, reason, retry_after_ms } = goodbye;
-        let realm = &self.shared.realm;
-        let text = self
-            .seated(index)
-            .and_then(|seated| seated.session.goodbye(realm, code, reason, retry_after_ms));
+        let protocol = self.seated(index).map(|seated| seated.protocol);
+        let protocol = protocol.map(|id| self.shared.realm.protocols.get(id));
+        let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
+        let text = protocol.and_then(|protocol| protocol.encode_reply(&goodbye));
         if let Some(text) = text {
             connections.send_message(index, DataKind::Text, text.into_bytes());
         }

@@ -61,7 +61,7 @@ impl Looks {
                 Ok(tcp) => info.tcp = Some(tcp),
                 Err(errno) => {
                     let error = std::io::Error::from_raw_os_error(errno);
-                    info.tcp_error = Some(format!("TCP does not tell: {error}"));
+                    info.tcp_error = Some(format!("TCP_INFO unavailable: {error}"));
                 }
             }
             // The requester may be gone: ignore the error.

@@ -1,15 +1,16 @@
 //! Where shards and channels meet: this shard's home, its members, and its hub connections.
 //!
-//! In a turn, requests of connections go to their channels' homes, on this shard at once and to
-//! others by mail; homes work; what they send here is handed out; and channels with work have it
-//! walked, within the turn's bound of deliveries, so that a huge fan-out delays the others by a
-//! turn and not by all of itself.
+//! In a turn, requests of connections go to their channels' homes, through the hub's own queue or
+//! by mail; homes work; what they send here is handed out; and channels with work have it walked,
+//! within the turn's bound of deliveries, so that a huge fan-out delays the others by a turn and
+//! not by all of itself.
 //!
 //! What waits for a shard is counted in bytes: mail, and what it has read and not handed to members
-//! yet. Past the bound of a mailbox, connections that publish to that shard are not read from until
-//! it has drained, nor are those that publish to a channel whose members lag far behind; past twice
-//! the bound, publications for it are dropped, and its members told of
-//! the gap before anything that follows it, so that no shard ever waits for another.
+//! yet. Past the bound of a mailbox, connections that publish to that shard are not read from, nor
+//! are those that publish to a channel whose members lag far behind, until every mailbox is at most
+//! half full and the channel is no longer congested. Past twice the bound, publications for the
+//! shard are dropped, and its members receive the gap before anything that follows it, so that no
+//! shard ever waits for another.
 
 mod accounts;
 mod backlog;
@@ -41,7 +42,7 @@ use calls::Calls;
 use commands::ChannelList;
 use look::Look;
 pub(super) use look::Looks;
-pub use portable::ItemState;
+pub use portable::HubState;
 use review::Review;
 use session_table::{Seated, SessionTable};
 

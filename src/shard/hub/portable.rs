@@ -11,11 +11,20 @@ use crate::hub::{
     Position, Publication, Sender,
 };
 use crate::session::hub::{HubSession, Realm, SessionState};
-use crate::shard::connections::Connections;
+use crate::shard::connections::{Connections, NotSerializable};
+
+/// A session, and what waits for its client.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HubState {
+    /// The subprotocol that names what the client speaks.
+    protocol: String,
+    session: SessionState,
+    backlog: Vec<ItemState>,
+}
 
 /// Something that waits for the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub enum ItemState {
+enum ItemState {
     Message(PublicationState),
     Missed(PublicationState),
     Gap(PlaceState),
@@ -25,7 +34,7 @@ pub enum ItemState {
 
 /// A position in a channel.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct PlaceState {
+struct PlaceState {
     channel: String,
     epoch: u64,
     offset: u64,
@@ -33,7 +42,7 @@ pub struct PlaceState {
 
 /// A publication; it is encoded again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct PublicationState {
+struct PublicationState {
     channel: Option<String>,
     /// Epoch and offset.
     position: Option<(u64, u64)>,
@@ -160,13 +169,16 @@ impl PlaceState {
 }
 
 impl Hub {
-    /// Session and backlog of a connection, if it has them. `None`: it awaits answers.
+    /// What the hub knows of a connection, if that has a session.
+    ///
+    /// # Errors
+    /// Homes have yet to answer it.
     pub(in crate::shard) fn serialize(
         &self,
         index: u32,
         now_ns: u64,
-    ) -> Option<(Option<SessionState>, Vec<ItemState>)> {
-        let Some(seated) = self.seated(index) else { return Some((None, Vec::new())) };
+    ) -> Result<Option<HubState>, NotSerializable> {
+        let Some(seated) = self.seated(index) else { return Ok(None) };
         let items = seated.backlog.iter().flat_map(|backlog| backlog.items());
         let items = items.map(|item| match item {
             Item::Message(one) => ItemState::Message(PublicationState::new(one, now_ns)),
@@ -179,7 +191,9 @@ impl Hub {
                 ItemState::Epoch(PlaceState::new(channel, *position))
             }
         });
-        Some((Some(seated.session.serialize(&self.shared.realm, now_ns)?), items.collect()))
+        let protocol = self.shared.realm.protocols.get(seated.protocol).subprotocol().to_owned();
+        let session = seated.session.serialize(now_ns).ok_or(NotSerializable::Asking)?;
+        Ok(Some(HubState { protocol, session, backlog: items.collect() }))
     }
 
     /// Puts a restored session in the place of the one that is seated here, in the same seats.
@@ -188,8 +202,7 @@ impl Hub {
         &mut self,
         connections: &mut Connections,
         index: u32,
-        session: &SessionState,
-        items: &[ItemState],
+        state: &HubState,
     ) -> bool {
         let now_ns = connections.now_ns();
         let shared = self.shared.clone();
@@ -200,12 +213,15 @@ impl Hub {
             .iter()
             .map(|one| (one.local, one.place, one.watching))
             .collect();
-        let session = HubSession::restore(session, &seats, &shared.realm, now_ns);
+        let session = HubSession::restore(&state.session, &seats, &shared.realm, now_ns);
         // A message that was left out would be a gap without notice.
         let items: Option<Vec<_>> =
-            items.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
-        let (Some(session), Some(items)) = (session, items) else { return false };
-        seated.session = session;
+            state.backlog.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
+        let protocol = shared.realm.protocols.find(&state.protocol);
+        let (Some(session), Some(items), Some(protocol)) = (session, items, protocol) else {
+            return false;
+        };
+        (seated.session, seated.protocol) = (session, protocol);
         let mut backlog = Backlog::default();
         items.into_iter().for_each(|item| backlog.push(item));
         let before = seated.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();

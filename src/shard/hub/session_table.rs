@@ -4,7 +4,7 @@
 //! name its slot, which the table translates.
 
 use super::backlog::Backlog;
-use crate::hub::ConnectionId;
+use crate::hub::{ConnectionId, ProtocolId};
 use crate::session::hub::HubSession;
 
 /// No session.
@@ -16,6 +16,8 @@ pub(super) struct Seated {
     pub(super) backlog: Option<Box<Backlog>>,
     /// The slot of its connection.
     pub(super) slot: u32,
+    /// What its client speaks.
+    pub(super) protocol: ProtocolId,
     /// Its index among its user's sessions.
     pub(super) place: u32,
     /// Whether it counts among those of its user on all shards.
@@ -23,6 +25,9 @@ pub(super) struct Seated {
     /// Of the last ping (µs); 0: none was answered yet.
     pub(super) rtt_us: u32,
 }
+
+// A server may hold very many idle ones; the allocator's next size is 112 bytes.
+const _: () = assert!(size_of::<Seated>() <= 96);
 
 impl Seated {
     /// Whether messages for it wait in its backlog, so that others have to wait behind them.
@@ -56,7 +61,12 @@ impl SessionTable {
     ///
     /// # Panics
     /// The connection has a session.
-    pub(super) fn insert(&mut self, slot: u32, make: impl FnOnce(u32) -> HubSession) {
+    pub(super) fn insert(
+        &mut self,
+        slot: u32,
+        protocol: ProtocolId,
+        make: impl FnOnce(u32) -> HubSession,
+    ) {
         assert!(self.key_at(slot).is_none(), "the session of an earlier connection has ended");
         let key = self.free_keys.pop().unwrap_or_else(|| {
             self.sessions.push(None);
@@ -67,7 +77,8 @@ impl SessionTable {
         }
         self.keys[slot as usize] = key;
         let session = make(key);
-        let seated = Seated { session, backlog: None, slot, place: 0, counted: false, rtt_us: 0 };
+        let seated =
+            Seated { session, backlog: None, slot, protocol, place: 0, counted: false, rtt_us: 0 };
         self.sessions[key as usize] = Some(Box::new(seated));
     }
 
@@ -157,19 +168,18 @@ impl SessionTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::ProtocolId;
     use crate::session::hub::fuzz::open_realm;
 
     fn session(key: u32) -> HubSession {
         let id = ConnectionId { node: 1, shard: 0, session: key, serial: 7 };
-        HubSession::new(id, ProtocolId::STORED, None, &open_realm(), 0)
+        HubSession::new(id, None, &open_realm(), 0)
     }
 
     #[test]
     fn sessions_are_found_by_key_and_by_slot() {
         let mut table = SessionTable::new();
         for slot in [3, 0, 9] {
-            table.insert(slot, session);
+            table.insert(slot, ProtocolId::STORED, session);
         }
         table.check_invariants();
         assert_eq!(table.len(), 3);
@@ -183,7 +193,7 @@ mod tests {
         let key = table.key_at(0);
         assert!(table.remove_at(0).is_some() && table.remove_at(0).is_none());
         assert!(table.at(0).is_none() && table.at(1000).is_none());
-        table.insert(4, session);
+        table.insert(4, ProtocolId::STORED, session);
         assert_eq!(table.key_at(4), key, "a key is used again");
         table.check_invariants();
         assert_eq!(table.iter().count(), 3);

@@ -37,7 +37,7 @@ impl Hub {
     ) -> Option<R> {
         let seated = self.sessions.at_mut(index)?;
         let (realm, now_ms, effects) = (&self.shared.realm, self.unix_ms, &mut self.effects);
-        let protocol = realm.protocols.get(seated.session.protocol);
+        let protocol = seated.protocol;
         debug_assert!(effects.is_empty(), "what one call wants is done before the next");
         Some(call(
             &mut seated.session,
@@ -238,7 +238,7 @@ impl Hub {
         let mut effects = Effects::default();
         let mut call = Call {
             realm: &self.shared.realm,
-            protocol: self.shared.realm.protocols.get(seated.session.protocol),
+            protocol: seated.protocol,
             now_ms: self.unix_ms,
             now_ns: connections.now_ns(),
             budget: BUDGET,

@@ -25,7 +25,7 @@ use crate::shard::events::EventQueues;
 /// Mails that may wait in one box. Handovers past it are not made; commands always fit.
 const MAILS_MAX: usize = 4096;
 
-/// What threads tell a shard.
+/// A message to a shard.
 #[derive(Debug)]
 pub enum Mail {
     /// A connection comes over under this key; its socket arrives through the driver.
@@ -213,8 +213,8 @@ impl Directory {
             && self.congested.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
     }
 
-    /// What the shards share about channels, where there are any: told before they start, and
-    /// before they are told to renew it.
+    /// Sets what the shards share about channels, where there are any: before they start, and
+    /// before they receive [`Mail::Renew`].
     pub fn set_hub(&self, hub: Arc<HubShared>) {
         self.hub.store(Some(hub));
     }

@@ -1,4 +1,4 @@
-//! What shards, and the control thread, tell each other about channels and connections.
+//! Mail about channels and connections between shards, and from the control thread.
 
 use std::sync::Arc;
 
@@ -85,7 +85,7 @@ pub struct Filter {
     pub limit: u32,
 }
 
-/// Connections of a shard, and where to go on.
+/// Connections of a shard, and where the list continues.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     pub connections: Vec<ConnectionInfo>,
@@ -110,7 +110,7 @@ pub enum HubMail {
         channel: ChannelName,
         position: Position,
     },
-    /// Wakes a shard: a channel is congested no more and its publishers may go on, or the memory
+    /// Wakes a shard: a channel is no longer congested and its publishers may resume, or the memory
     /// for history is exceeded and the shard may hold more than its share.
     Room,
     /// The connection was continued by another, which may need its place among those of the user.

@@ -8,7 +8,7 @@
 //!
 //! A message that does not shrink is not compressed. Its bytes are in the window of a compressor
 //! with context by then, and the peer, who gets it plain, does not have them: so the compressor
-//! forgets everything and starts anew, which any peer can follow.
+//! forgets everything and starts again, which any peer can follow.
 
 use std::num::NonZeroU32;
 
@@ -48,7 +48,7 @@ pub struct Deflaters {
     output: Vec<u8>,
     clock: fn() -> u64,
     work: Work,
-    /// Effort that may be spent on pieces until it is set anew, give or take a piece.
+    /// Effort that may be spent on pieces until it is set again, give or take a piece.
     allowance: u64,
 }
 
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Deflaters {
 }
 
 impl Deflaters {
-    /// Makes none yet. `clock` tells the time in ns, for [`Work::spent_ns`].
+    /// Makes none yet. `clock` returns the time in ns, for [`Work::spent_ns`].
     pub fn new(clock: fn() -> u64) -> Self {
         Self {
             common: Vec::new(),

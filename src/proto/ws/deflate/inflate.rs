@@ -31,8 +31,8 @@ use crate::proto::ws::{DataKind, ProtocolError, utf8};
 
 /// Messages up to this size may inflate by any ratio: short runs of zeros are no attack.
 const RATIO_FROM_BYTES: usize = 1 << 20;
-/// Final blocks within one message, each of which makes the inflater start anew. Nobody needs more
-/// than one for each flush.
+/// Final blocks within one message, each of which makes the inflater start again. No client needs
+/// more than one for each flush.
 const FINAL_BLOCKS_MAX: u32 = 64;
 /// Memory for whole messages that is kept between them (bytes).
 const SCRATCH_KEPT_BYTES: usize = 64 * 1024;
@@ -63,7 +63,7 @@ pub struct Inflaters {
     scratch: Inflated,
     clock: fn() -> u64,
     work: Work,
-    /// Bytes that may be inflated until it is set anew, give or take a step.
+    /// Bytes that may be inflated until it is set again, give or take a step.
     allowance: usize,
 }
 
@@ -83,7 +83,7 @@ impl Inflaters {
         self.limits = limits;
     }
 
-    /// Makes none yet. `clock` tells the time in ns, for [`Work::spent_ns`].
+    /// Makes none yet. `clock` returns the time in ns, for [`Work::spent_ns`].
     pub fn new(limits: InflateLimits, clock: fn() -> u64) -> Self {
         Self {
             limits,
@@ -408,7 +408,7 @@ impl Inflating {
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
         if self.into.filled > bytes_max {
-            // The limit was lowered amid the message.
+            // The limit was lowered during the message.
             return Err(ProtocolError::MessageTooBig);
         }
         let ratio_max = inflaters.limits.ratio_max;

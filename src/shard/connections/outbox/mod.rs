@@ -470,7 +470,7 @@ impl Outbox {
     }
 
     /// What waits; `None` while the driver has some of it, or a message is compressed in part.
-    pub(in crate::shard) fn tell(&self, now_ns: u64) -> Option<OutboxState> {
+    pub(in crate::shard) fn serialize(&self, now_ns: u64) -> Option<OutboxState> {
         let mut frames = Vec::with_capacity(self.bytes - self.later_bytes);
         self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
         self.waiting.iter().for_each(|segment| frames.extend_from_slice(segment.as_slice()));
