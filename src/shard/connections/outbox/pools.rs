@@ -97,6 +97,7 @@ impl Pools {
     }
 
     /// An empty outbox with its batch, which begins now.
+    #[inline(never)]
     pub(in crate::shard) fn outbox(&mut self, tick: u32) -> Box<Outbox> {
         let mut outbox = self.outboxes.pop().unwrap_or_else(|| Box::new(Outbox::new()));
         outbox.begin(tick);
