@@ -159,7 +159,7 @@ quarter() {
 first=$(quarter 0 0.25) last=$(quarter 0.75 1)
 ((last <= first + first * growth_percent / 100 + 8192)) ||
   problems+=("memory grew from $first to $last KiB")
-reloaded=$(grep -c 'configuration is reloaded' "$out/server.log" || true)
+reloaded=$(grep -c 'configuration reloaded' "$out/server.log" || true)
 check "reloads taken" "$reloaded" "$(cat "$out/reloads.count")"
 errors=$(grep -cE ' (ERROR|PANIC) |panicked' "$out/server.log" || true)
 check "errors in the log" "$errors" 0

@@ -1,4 +1,4 @@
-//! Appends to a file without blocking the control thread, by either of its runtimes.
+//! Appends to a file without blocking the control thread, on a ring or on tokio's threads.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -8,13 +8,15 @@ use tokio_uring::buf::BoundedBuf as _;
 
 use super::runtime::FileIo;
 
-/// A file that was opened for appending.
+/// A file opened for appending, with the way its runtime writes it.
 pub(super) enum Appender {
     Ring(tokio_uring::fs::File),
     Threads(Arc<File>),
 }
 
 impl Appender {
+    /// Duplicates the descriptor of `file`.
+    ///
     /// # Errors
     /// When the descriptor cannot be duplicated.
     pub(super) fn new(file: &File, file_io: FileIo) -> io::Result<Self> {
@@ -25,7 +27,8 @@ impl Appender {
         })
     }
 
-    /// Appends all bytes and has them reach the disk; returns how many are in the file.
+    /// Appends all bytes and syncs them to disk; returns how many bytes are in the file, also on an
+    /// error.
     pub(super) async fn append(&self, bytes: Vec<u8>) -> (usize, io::Result<()>) {
         match self {
             Self::Ring(file) => append_by_ring(file, bytes).await,
@@ -38,12 +41,14 @@ impl Appender {
     }
 }
 
+/// Appends and syncs through the control thread's ring.
 async fn append_by_ring(
     file: &tokio_uring::fs::File,
     mut bytes: Vec<u8>,
 ) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
+        // The file is in append mode, so the kernel ignores the offset.
         let (result, slice) = file.write_at(bytes.slice(written..), 0).submit().await;
         bytes = slice.into_inner();
         match result {
@@ -53,10 +58,10 @@ async fn append_by_ring(
             Err(error) => return (written, Err(error)),
         }
     }
-    (written, where_a_disk_is(file.sync_data().await))
+    (written, ignore_unsyncable(file.sync_data().await))
 }
 
-/// The same in the calling thread.
+/// Appends and syncs in the calling thread.
 fn append_here(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -67,11 +72,11 @@ fn append_here(mut file: &File, bytes: &[u8]) -> (usize, io::Result<()>) {
             Err(error) => return (written, Err(error)),
         }
     }
-    (written, where_a_disk_is(file.sync_data()))
+    (written, ignore_unsyncable(file.sync_data()))
 }
 
-/// What syncing has led to: a pipe or terminal has no disk, and refuses it.
-fn where_a_disk_is(synced: io::Result<()>) -> io::Result<()> {
+/// Ignores a refused sync: pipes and terminals have no disk to sync to (EINVAL).
+fn ignore_unsyncable(synced: io::Result<()>) -> io::Result<()> {
     match synced {
         Err(error) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
         _ => Ok(()),
@@ -84,12 +89,12 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::control::testing::{RingAccess, folder};
+    use crate::control::testing::{RingAccess, make_folder};
 
     #[test]
     fn both_ways_append_and_report_how_much_is_in_the_file() {
         for access in RingAccess::ALL {
-            let folder = folder();
+            let folder = make_folder();
             let path = folder.join("log");
             std::fs::write(&path, "before\n").unwrap();
             let file = OpenOptions::new().append(true).open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! What the admin address asks of the control thread, and the progress of a drain in the log.
+//! Orders from the admin address to the control thread, and the progress log of a drain.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,37 +8,37 @@ use tokio::sync::{mpsc, oneshot};
 use super::reload::ReloadOutcome;
 use crate::shard::mail::Directory;
 
-const EACH: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Orders that may wait for the control thread.
+/// Orders that may be queued for the control thread.
 const ORDERS_MAX: usize = 16;
 
-/// What the admin address may ask of the control thread.
+/// An order from the admin address to the control thread.
 #[derive(Debug)]
 pub(super) enum Order {
     Drain,
-    /// Reload the configuration, and answer when that is done.
+    /// Reload the configuration and send back the outcome.
     Reload(oneshot::Sender<ReloadOutcome>),
 }
 
-/// The way of orders to the control thread.
+/// The sending half of the queue of orders.
 #[derive(Clone, Debug)]
 pub(super) struct Orders(mpsc::Sender<Order>);
 
 impl Orders {
-    /// With the end that the orders come out of.
+    /// Makes an empty queue; the control loop reads from the receiver.
     pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
         let (sender, receiver) = mpsc::channel(ORDERS_MAX);
         (Self(sender), receiver)
     }
 
-    /// Begins the drain, if it has not begun.
+    /// Starts the drain; a no-op if it has started.
     pub(super) async fn drain(&self) {
-        // The control thread is gone when the server has ended.
+        // A send fails only after the control loop has ended, and with it the server.
         let _ = self.0.send(Order::Drain).await;
     }
 
-    /// Reloads the configuration; `None` when the server ends first.
+    /// Reloads the configuration and waits for the outcome; `None` if the server ends first.
     pub(super) async fn reload(&self) -> Option<ReloadOutcome> {
         let (sender, receiver) = oneshot::channel();
         self.0.send(Order::Reload(sender)).await.ok()?;
@@ -46,14 +46,14 @@ impl Orders {
     }
 }
 
-/// Says each second how many are left, until nobody is.
-pub(super) async fn report(directory: Arc<Directory>) {
+/// Logs once a second how many connections are open, until all are closed.
+pub(super) async fn report_progress(directory: Arc<Directory>) {
     let open = || -> u64 {
         (0..directory.len() as u16).map(|shard| u64::from(directory.open(shard))).sum()
     };
     let mut left = open();
     while left > 0 {
-        tokio::time::sleep(EACH).await;
+        tokio::time::sleep(REPORT_INTERVAL).await;
         let now = open();
         tracing::info!(left = now, closed = left.saturating_sub(now), "draining");
         left = now;

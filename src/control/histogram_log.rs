@@ -1,8 +1,8 @@
-//! The histogram log: what each interval recorded, appended to a file.
+//! The histogram log: appends the histograms of each interval to a file.
 //!
-//! An [`Appender`] writes the file, so no disk makes the control thread wait. A file that is there
-//! already is continued, under a header of its own time: readers take each header for the lines
-//! that follow it. What could not be written becomes part of the next interval.
+//! An [`Appender`] writes the file, so a slow disk never blocks the control thread. An existing
+//! file is continued under a header with a start time of its own: readers apply each header to the
+//! lines that follow it. An interval that could not be written is merged into the next one.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -20,21 +20,21 @@ use super::runtime::FileIo;
 use crate::metrics::interval_log;
 use crate::server::Collector;
 
-/// Between two complaints about the same file.
-const COMPLAINT: Duration = Duration::from_mins(1);
-/// How long the last write may take before the process ends without it.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Least time between two error logs about the same file.
+const ERROR_LOG_INTERVAL: Duration = Duration::from_mins(1);
+/// Limit for the last write at the end of the process.
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The log's file, open for appending.
 #[derive(Debug)]
 pub(crate) struct HistogramLog {
     file: std::fs::File,
     path: PathBuf,
-    /// The file ends within a line, as a crash leaves it.
-    torn: bool,
+    /// The file ends within a line, as after a crash: a line feed must come first.
+    is_torn: bool,
 }
 
-/// The task that writes the log.
+/// A running log: the task that writes it, and how to stop that.
 pub(super) struct Writing {
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
@@ -46,19 +46,20 @@ struct Writer {
     collector: Arc<Collector>,
     errors: Arc<AtomicU64>,
     begun: Instant,
-    /// Where the present interval begins, from `begun`.
+    /// Start of the current interval, relative to `begun`.
     start: Duration,
-    /// Still to be written before all else.
+    /// Header still to be written before any line.
     header: String,
-    complained_at: Option<Instant>,
+    error_logged_at: Option<Instant>,
 }
 
-/// Opens the file named by `metrics.histogram_log`; an empty name means none. Without
-/// `follows_link` a symbolic link is rejected: its folder may belong to another user, and what it
-/// leads to would be written to as root.
+/// Opens the file of `metrics.histogram_log`; an empty name means no log.
+///
+/// Without `follows_link` a symbolic link is rejected: another user may own its folder, and root
+/// would write to the link's target.
 ///
 /// # Errors
-/// With cause and cure.
+/// With the reason and the remedy.
 pub(crate) fn open(
     path: &str,
     recorded: bool,
@@ -68,11 +69,7 @@ pub(crate) fn open(
         return Ok(None);
     }
     if !recorded {
-        return Err(
-            "metrics.histogram_log needs metrics.histograms = true: there would be nothing \
-                    to log"
-                .to_owned(),
-        );
+        return Err("metrics.histogram_log needs metrics.histograms = true".to_owned());
     }
     let path = PathBuf::from(path);
     let open = || -> io::Result<(std::fs::File, bool)> {
@@ -88,18 +85,18 @@ pub(crate) fn open(
         Ok((file, last != *b"\n"))
     };
     match open() {
-        Ok((file, torn)) => Ok(Some(HistogramLog { file, path, torn })),
+        Ok((file, is_torn)) => Ok(Some(HistogramLog { file, path, is_torn })),
         Err(error) => Err(format!(
-            "metrics.histogram_log: cannot open {} for appending: {error} (its folder must exist \
-             and be writable for this user; or leave the key out for no log)",
+            "metrics.histogram_log: cannot open {} for appending: {error} (create its folder, \
+             writable for this user, or remove the key for no log)",
             path.display()
         )),
     }
 }
 
 impl HistogramLog {
-    /// Starts the log: a header now, and the histograms of each interval from then on. Failed
-    /// writes are counted in `errors`.
+    /// Writes a header, then starts the task that appends each interval's histograms. Failed writes
+    /// are counted in `errors`.
     ///
     /// # Errors
     /// When the file's descriptor cannot be duplicated.
@@ -114,13 +111,13 @@ impl HistogramLog {
         let header = interval_log::header(SystemTime::now());
         let writer = Writer {
             appender: Appender::new(&self.file, file_io)?,
-            header: if self.torn { format!("\n{header}") } else { header },
+            header: if self.is_torn { format!("\n{header}") } else { header },
             log: self,
             collector,
             errors,
             begun: Instant::now(),
             start: Duration::ZERO,
-            complained_at: None,
+            error_logged_at: None,
         };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::task::spawn_local(writer.run(every, stopped));
@@ -133,12 +130,14 @@ impl HistogramLog {
 }
 
 impl Writing {
-    /// Writes the last, shorter interval. To be called when all shards have ended.
+    /// Writes the last, shorter interval. Call it after all shards have ended.
     pub(super) async fn finish(self) {
-        // The task may have ended by itself, which it does only by a mistake it has told of.
+        // The task ends by itself only after a failure that it has logged.
         let _ = self.stop.send(());
-        if tokio::time::timeout(PATIENCE, self.task).await.is_err() {
-            tracing::warn!("the end of the histogram log could not be written in time");
+        if tokio::time::timeout(LAST_WRITE_TIMEOUT, self.task).await.is_err() {
+            tracing::warn!(
+                "last write to the histogram log timed out; its final interval may be missing"
+            );
         }
     }
 }
@@ -167,44 +166,45 @@ impl Writer {
         if self.append(interval_log::interval(&recorded, self.start, length)).await {
             self.start = end;
         } else {
-            self.collector.give_back(&recorded).await;
+            self.collector.return_interval(&recorded).await;
         }
     }
 
-    /// Appends lines, after the header if that is still to come; tells whether they are in the
-    /// file.
+    /// Appends lines, after the header if it is still to be written. Returns whether they are in
+    /// the file.
     async fn append(&mut self, lines: String) -> bool {
         let text = format!("{}{lines}", self.header);
         if text.is_empty() {
             return true;
         }
-        // The file is opened for appending; this is to undo a part of a write only.
+        // The file is in append mode, so the length is needed only to undo a partial write.
         let before = self.log.file.metadata().map(|file| file.len());
         let (written, result) = self.appender.append(text.into_bytes()).await;
         let Err(error) = result else {
             self.header.clear();
             return true;
         };
-        self.complain(&error);
+        self.report_error(&error);
         if written > 0
             && let Err(error) = before.and_then(|len| self.log.file.set_len(len))
         {
-            // Lines are in the file, the last one perhaps in part: end it, and do not repeat them.
-            self.complain(&error);
+            // Some lines are in the file, the last one perhaps in part: end it, and do not repeat
+            // any.
+            self.report_error(&error);
             "\n".clone_into(&mut self.header);
             return true;
         }
         false
     }
 
-    fn complain(&mut self, error: &io::Error) {
+    fn report_error(&mut self, error: &io::Error) {
         self.errors.fetch_add(1, Ordering::Relaxed);
-        if self.complained_at.is_none_or(|at| at.elapsed() >= COMPLAINT) {
-            self.complained_at = Some(Instant::now());
+        if self.error_logged_at.is_none_or(|at| at.elapsed() >= ERROR_LOG_INTERVAL) {
+            self.error_logged_at = Some(Instant::now());
             tracing::error!(
                 path = %self.log.path().display(),
                 %error,
-                "cannot write the histogram log; what was recorded is kept for the next interval"
+                "cannot write the histogram log; keeping its data for the next interval"
             );
         }
     }

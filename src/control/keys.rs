@@ -1,5 +1,4 @@
-//! Watches the keys that are fetched from a URL: when one is withdrawn, the shards look at their
-//! connections again.
+//! Watches keys fetched from a URL: after one is withdrawn, shards review their connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +9,15 @@ use crate::config::Config;
 use crate::shard::mail::HubMail;
 use crate::shard::mail::{Directory, Mail};
 
-const EACH: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Watches until the process ends. A reload has all connections looked at by itself; one more time
-/// after it does no harm.
-pub(super) async fn watch(directory: Arc<Directory>, config: Arc<ArcSwap<Config>>) {
+/// Posts a review to all shards after each change of the keys, until the process ends.
+///
+/// A reload starts a review by itself; a second one after it changes nothing.
+pub(super) async fn watch_keys(directory: Arc<Directory>, config: Arc<ArcSwap<Config>>) {
     let mut before = 0;
     loop {
-        tokio::time::sleep(EACH).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         let changes = config.load().auth.verifier.changes();
         if changes != before && directory.hub().is_some() {
             for shard in 0..directory.len() as u16 {

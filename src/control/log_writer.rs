@@ -1,10 +1,10 @@
-//! The log's way to standard error: a bounded queue, and a thread that writes what is in it.
+//! Writes log lines to standard error: a bounded queue, and a thread that empties it.
 //!
-//! Logging never waits. A line that finds the queue full, or cannot be written, is dropped and
-//! counted (`seawall_log_lines_dropped_total`), and the number of dropped lines is logged once the
-//! queue is empty again. So a full pipe on standard error delays neither shards nor the control
-//! thread, and a broken one ends nothing. In a serving process only this thread may write to
-//! standard error: any other writer could block on it.
+//! Logging never blocks. A line is dropped and counted (`seawall_log_lines_dropped_total`) if the
+//! queue is full or the write fails; once the queue is empty again, the number of dropped lines is
+//! logged. So a full pipe on standard error delays neither shards nor the control thread, and a
+//! broken one ends nothing. In a serving process only this thread may write to standard error: any
+//! other writer could block on it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,21 +13,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes of lines that may wait to be written.
+/// Bytes of lines queued at most.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// How long the end of the process waits for the last lines to be written.
+/// How long the process waits at its end for queued lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two attempts on a descriptor that is in non-blocking mode and takes nothing now.
+/// Time between two writes to a full descriptor in non-blocking mode.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// A handle to the queue. Clones share it.
+/// A handle to the queue; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct LogWriter(Arc<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
     state: Mutex<State>,
-    /// Signalled when a line is queued, and when the queue has been written.
+    /// Signalled after a line is queued, and when the queue is empty.
     changed: Condvar,
     dropped: AtomicU64,
 }
@@ -36,13 +36,15 @@ struct Queue {
 struct State {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// The thread is writing a line that it has taken out.
+    /// The thread is writing a line that it has removed from `lines`.
     is_writing: bool,
     has_thread: bool,
 }
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is complete before anything can panic, and the log must
+        // survive a panic: it is to report it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -52,18 +54,20 @@ impl Queue {
             self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        // One complete line per entry: lines of two threads never mix.
         state.bytes += line.len();
         state.lines.push_back(line.into());
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Waits for the next line, and takes it out.
-    fn take(&self) -> Box<[u8]> {
+    /// Blocks until a line is queued, and removes it.
+    fn wait_for_line(&self) -> Box<[u8]> {
         let mut state = self.lock();
         state.is_writing = false;
         loop {
             if let Some(line) = state.lines.pop_front() {
+                debug_assert!(state.bytes >= line.len(), "queued lines are counted");
                 state.bytes -= line.len();
                 state.is_writing = true;
                 return line;
@@ -73,20 +77,20 @@ impl Queue {
         }
     }
 
-    /// Writes lines to `out` for ever.
+    /// Writes queued lines to `out` until the process ends.
     fn write_all_to(&self, out: &mut impl io::Write) {
         let mut reported = 0;
         loop {
-            let line = self.take();
+            let line = self.wait_for_line();
             if write_line(out, &line).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
-                // A report would meet the same error.
+                // Do not report it: the report would fail the same way.
                 reported += 1;
             }
             let dropped = self.dropped.load(Ordering::Relaxed);
             if dropped > reported && self.lock().lines.is_empty() {
                 let lines = dropped - reported;
-                tracing::warn!(lines, "log lines were dropped: standard error is read too slowly");
+                tracing::warn!(lines, "log lines dropped: standard error is read too slowly");
                 reported = dropped;
             }
         }
@@ -108,13 +112,13 @@ fn write_line(out: &mut impl io::Write, mut line: &[u8]) -> io::Result<()> {
 }
 
 impl LogWriter {
-    /// An empty queue. Lines wait in it until [`Self::start`].
+    /// Makes an empty queue. It holds lines until [`Self::start`].
     pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
 
-    /// Starts the thread that writes, if it does not run yet. To be called once the calling thread
-    /// has been restricted, because threads inherit that.
+    /// Starts the writer thread, unless it runs. Call it after the calling thread has been
+    /// sandboxed: threads inherit that.
     pub(crate) fn start(&self) {
         if std::mem::replace(&mut self.0.lock().has_thread, true) {
             return;
@@ -122,40 +126,40 @@ impl LogWriter {
         let queue = self.0.clone();
         let thread = std::thread::Builder::new().name("log".to_owned());
         if thread.spawn(move || queue.write_all_to(&mut io::stderr())).is_err() {
-            // Without a thread there is no log; the server itself does not need one.
+            // Without the thread nothing is logged; the server does not depend on it.
             self.0.lock().has_thread = false;
         }
     }
 
-    /// Queues one or several whole lines.
+    /// Queues one or more whole lines.
     pub(crate) fn write_lines(&self, lines: &str) {
         self.0.push(lines.as_bytes());
     }
 
-    /// Lines that were dropped since the start.
+    /// Lines dropped since the start.
     pub(crate) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until all lines are written, for at most a second: the process ends without lines
-    /// that nothing reads.
+    /// Waits until all lines are written, for at most a second: lines that nothing reads must not
+    /// keep the process from ending.
     pub(crate) fn flush(&self) {
         self.start();
         let waits =
             |state: &mut State| state.has_thread && (state.is_writing || !state.lines.is_empty());
-        // The end comes either way.
+        // A timeout changes nothing: the process ends either way.
         let _ = self.0.changed.wait_timeout_while(self.0.lock(), FLUSH_TIMEOUT, waits);
     }
 
-    /// Logs panics through this queue: the standard hook writes to standard error itself, and
-    /// would block the panicking thread on a full pipe.
+    /// Installs a panic hook that logs through this queue: the standard hook writes to standard
+    /// error directly, and would block the panicking thread on a full pipe.
     pub(crate) fn report_panics(&self) {
         let log = self.clone();
         std::panic::set_hook(Box::new(move |panic| log.write_lines(&panic_report(panic))));
     }
 }
 
-/// What the standard hook would print.
+/// Formats a panic as the standard hook does.
 fn panic_report(panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("<unnamed>");
@@ -184,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes lines only when it is allowed to, and then one for each permit.
+    /// A writer that blocks until a permit comes, and takes one line for each.
     struct Gate(mpsc::Receiver<io::Result<()>>, mpsc::Sender<Vec<u8>>);
 
     impl io::Write for Gate {
@@ -192,7 +196,7 @@ mod tests {
             match self.0.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(error),
-                // The test has ended.
+                // The test is over: block until the process ends.
                 Err(_) => loop {
                     std::thread::park();
                 },
@@ -223,7 +227,7 @@ mod tests {
         let count = 3 * QUEUE_BYTES_MAX / 1024;
         (0..count).for_each(|n| log.write_lines(&line(n)));
         let kept = count - log.dropped() as usize;
-        // One may have been taken out by the writer before it waited.
+        // The writer may have taken one out before it blocked.
         let most = QUEUE_BYTES_MAX / 1024;
         assert!(kept == most || kept == most + 1, "{kept} of {count}");
         let written: Vec<Vec<u8>> = (0..kept)
@@ -234,7 +238,7 @@ mod tests {
             .collect();
         let expected: Vec<Vec<u8>> = (0..most).map(|n| line(n).into_bytes()).collect();
         assert!(written[..most] == expected, "the first that fit are kept, in order");
-        // Whichever came when the writer took one out: no line comes twice or early.
+        // The extra line came when the writer took one out: no line comes twice or early.
         let is_later = |last: &Vec<u8>| (most..count).any(|n| *last == line(n).into_bytes());
         assert!(written[most..].iter().all(is_later));
         log.flush();

@@ -1,8 +1,8 @@
-//! Watches memory against its bound, ten times a second where there is one: what the process has
-//! resident, what its sockets hold in the kernel, and what the kernel's buffers hold.
+//! Compares memory use with `limits.memory_bytes_max`, ten times a second where that is set:
+//! resident memory of the process, its sockets' structures and the socket buffers in the kernel.
 //!
-//! The bound is a promise to refuse new work, not to kill old: what each thing that exists may grow
-//! to has bounds of its own.
+//! Past the bound new work is rejected; existing connections stay open, because everything that
+//! they can make grow has a bound of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,27 @@ use crate::config::Config;
 use crate::driver::host;
 use crate::shard::mail::Directory;
 
-/// What the kernel keeps for an accepted TCP socket: its structures in the slab, without buffers
-/// (measured: TCP 2368, inode 832, file 192, entry 192, security 32 bytes).
+/// Kernel memory of an accepted TCP socket: slab structures without buffers (bytes; measured: TCP
+/// 2368, inode 832, file 192, dentry 192, security 32).
 const SOCKET_BYTES: u64 = 3616;
-const EACH: Duration = Duration::from_millis(100);
-/// How soon a bound that a reload brings is noticed.
-const IDLE: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Poll interval without a bound: a reload may set one.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Memory in use.
+/// Memory in use (bytes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Usage {
-    /// Of the process.
+    /// Resident memory of the process.
     pub(super) resident_bytes: u64,
-    /// Structures of its sockets in the kernel.
+    /// Kernel structures of the process's sockets.
     pub(super) socket_bytes: u64,
-    /// What lies in buffers of TCP sockets, of all on this host or in this network namespace.
+    /// TCP socket buffers of the whole host or network namespace: the kernel counts no smaller
+    /// unit.
     pub(super) kernel_buffer_bytes: u64,
 }
 
 impl Usage {
-    /// As it is now.
+    /// Reads the current use.
     pub(super) fn read(directory: &Directory) -> Self {
         let connections: u64 =
             (0..directory.len() as u16).map(|shard| u64::from(directory.connections(shard))).sum();
@@ -49,30 +50,35 @@ impl Usage {
     }
 }
 
-/// Watches until the process ends.
-pub(super) async fn watch(directory: Arc<Directory>, config: Arc<ArcSwap<Config>>) {
+/// Updates the shortage that admission reads, until the process ends.
+pub(super) async fn watch_memory(directory: Arc<Directory>, config: Arc<ArcSwap<Config>>) {
     let mut before = Shortage::None;
     loop {
         let most = config.load().limits.admission.memory_bytes_max;
         if most == 0 && before == Shortage::None {
-            tokio::time::sleep(IDLE).await;
+            tokio::time::sleep(IDLE_POLL_INTERVAL).await;
             continue;
         }
         let used = Usage::read(&directory).total_bytes();
         let now = directory.admission().weigh(used, most);
         if now != before {
-            tell(now, used, most);
+            log_shortage(now, used, most);
             before = now;
         }
-        tokio::time::sleep(EACH).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-fn tell(shortage: Shortage, used_bytes: u64, memory_bytes_max: u64) {
+fn log_shortage(shortage: Shortage, used_bytes: u64, memory_bytes_max: u64) {
     match shortage {
-        Shortage::None => tracing::info!(used_bytes, memory_bytes_max, "memory suffices again"),
+        Shortage::None => tracing::info!(used_bytes, memory_bytes_max, "memory pressure cleared"),
         some => {
-            tracing::warn!(used_bytes, memory_bytes_max, refused = some.name(), "memory is short");
+            tracing::warn!(
+                used_bytes,
+                memory_bytes_max,
+                refused = some.name(),
+                "memory pressure: new work is rejected"
+            );
         }
     }
 }

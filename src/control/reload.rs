@@ -1,9 +1,11 @@
-//! SIGHUP: the configuration is read again, and what can change while connections are open does.
+//! Reloads: SIGHUP or the API has the configuration read again and applied to the running server.
 //!
-//! A configuration with a mistake is refused whole, with the reason, and the old one stays.
+//! A configuration with an error is rejected whole, with the reason, and the old one stays in
+//! force.
 //!
-//! Reading files and fetching keys may take seconds, so a reload is prepared in a thread of its
-//! own, and applied by the control loop when that is done. There is one at a time: signals that
+//! Reading files and fetching keys may take seconds, so a thread of its own prepares a reload, and
+//! the control loop applies the result. One reload runs at a time: requests that come during it are
+//! merged into one more reload after it.
 //! come meanwhile ask for one more reload after it.
 
 use std::sync::Arc;
@@ -16,60 +18,60 @@ use crate::config::file::File;
 use crate::config::{Config, ConfigError, Given, Renewed, Written};
 use crate::server::Server;
 
-/// Reads file, environment and flags.
+/// Reads the file, environment and flags.
 pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Given, ConfigError> + Send + Sync>;
 
-/// How the configuration is read, and what was read last.
+/// Reads configurations, and keeps the one in force.
 pub(crate) struct Reloader {
     pub(crate) read: ReadConfig,
-    /// Changes how much is logged.
+    /// Sets the log level.
     pub(crate) set_level: Box<dyn Fn(&str)>,
-    /// What is in force.
+    /// Options in force.
     pub(crate) file: File,
     pub(crate) open_files: u64,
     pub(crate) cores: usize,
-    /// Keeps the keys of tokens fresh.
+    /// Refreshes the keys that verify tokens.
     pub(crate) fetcher: Option<Fetcher>,
 }
 
-/// A configuration that is ready to be applied.
+/// A validated configuration, ready to be applied.
 struct Prepared {
     renewed: Renewed,
     fetcher: Option<Fetcher>,
 }
 
-/// How the preparation of a reload ended: with the reason where it failed.
+/// The result of a preparation: the error text where it failed.
 pub(super) struct Reloaded(Result<Box<Prepared>, String>);
 
-/// What a reload has led to.
+/// The outcome of a reload, as the API reports it.
 #[derive(Clone, Debug)]
 pub(crate) struct ReloadOutcome {
-    /// When (Unix time, ms).
+    /// End of the reload (Unix time, ms).
     pub(crate) time_ms: u64,
     pub(crate) result: Result<Changes, String>,
 }
 
-/// What differs from the configuration before.
+/// Options that differ from the previous configuration.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     /// Options whose new values are in force.
     pub(crate) applied: Vec<String>,
-    /// Options whose new values need a restart.
+    /// Options whose new values take effect after a restart.
     pub(crate) restart_required: Vec<String>,
 }
 
-/// Where the outcome of the last reload is found; empty before the first.
+/// The shared outcome of the last reload; empty before the first.
 pub(crate) type LastReload = Arc<ArcSwapOption<ReloadOutcome>>;
 
-/// The reloads of a running server.
+/// The running reload, and the one after it.
 pub(super) struct Reloads {
     reloader: Reloader,
     running: Option<oneshot::Receiver<Reloaded>>,
-    /// Those that wait for the running one.
+    /// Callers that wait for the running reload.
     waiting: Vec<oneshot::Sender<ReloadOutcome>>,
-    /// Another one was asked for while one is running.
+    /// Another reload was requested while one is running.
     is_wanted_again: bool,
-    /// Those that wait for that one.
+    /// Callers that wait for that one.
     waiting_again: Vec<oneshot::Sender<ReloadOutcome>>,
     last: LastReload,
 }
@@ -86,12 +88,12 @@ impl Reloads {
         }
     }
 
-    /// The outcome of the last reload, now and later.
+    /// A handle to the outcome of the last reload; it follows later ones.
     pub(super) fn last(&self) -> LastReload {
         self.last.clone()
     }
 
-    /// Begins a reload, now or after the one that is running; `reply` gets its outcome.
+    /// Starts a reload, at once or after the running one; `reply` receives its outcome.
     pub(super) fn begin(&mut self, server: &Server, reply: Option<oneshot::Sender<ReloadOutcome>>) {
         if self.running.is_some() {
             self.is_wanted_again = true;
@@ -100,10 +102,10 @@ impl Reloads {
         }
         self.waiting.extend(reply);
         let (sender, receiver) = oneshot::channel();
-        let prepare = self.reloader.preparation(server);
+        let prepare = self.reloader.prepare_later(server);
         let thread = std::thread::Builder::new().name("reload".to_owned());
         let started = thread.spawn(move || {
-            // The receiver is gone when the server has ended.
+            // The receiver is dropped when the server has ended.
             let _ = sender.send(Reloaded(prepare()));
         });
         match started {
@@ -116,26 +118,27 @@ impl Reloads {
         }
     }
 
-    /// Keeps an outcome, and sends it to those that wait for it.
+    /// Stores an outcome, and sends it to the waiting callers.
     fn report(&mut self, result: Result<Changes, String>) {
         let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let outcome = ReloadOutcome { time_ms: since.as_millis() as u64, result };
         for reply in self.waiting.drain(..) {
-            // The caller may have gone.
+            // The caller may have disconnected.
             let _ = reply.send(outcome.clone());
         }
         self.last.store(Some(Arc::new(outcome)));
     }
 
-    /// Waits for the end of the running reload's preparation; for ever, where none is running.
+    /// Waits for the running reload's preparation; never returns where none runs.
     pub(super) async fn finished(&mut self) -> Reloaded {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let reloaded = running.await;
         self.running = None;
-        reloaded.unwrap_or_else(|_| Reloaded(Err("internal error, which is logged".to_owned())))
+        reloaded.unwrap_or_else(|_| Reloaded(Err("internal error; see the log".to_owned())))
     }
 
-    /// Puts a prepared configuration in force and logs the outcome.
+    /// Puts a prepared configuration in force, logs the outcome, and starts the next reload if one
+    /// was requested.
     pub(super) fn apply(&mut self, reloaded: Reloaded, server: &Server) {
         let result = match reloaded.0 {
             Ok(prepared) => Ok(self.reloader.apply(*prepared, server)),
@@ -155,20 +158,20 @@ impl Reloads {
 fn log_failure(error: &str, server: &Server) {
     let process = &server.config().process;
     let hint = if process.sandbox || !process.user.is_empty() {
-        ", or restart: a process with a user or sandbox of its own cannot read all that a start can"
+        "; or restart: a process with `process.user` or a sandbox may be unable to read all files"
     } else {
         ""
     };
     tracing::error!(
         %error,
-        "the configuration is refused, the old one stays in force; check it with \
+        "configuration rejected, the old one stays in force; check it with \
          `seawall check-config`{hint}"
     );
 }
 
 impl Reloader {
-    /// The part of a reload that may take long.
-    fn preparation(
+    /// Returns the slow part of a reload, to run in a thread.
+    fn prepare_later(
         &self,
         server: &Server,
     ) -> impl FnOnce() -> Result<Box<Prepared>, String> + Send + 'static {
@@ -178,8 +181,8 @@ impl Reloader {
             let given = read().map_err(|error| error.to_string())?;
             let (written, _) =
                 Written::load(&given, host.0, host.1).map_err(|error| error.to_string())?;
-            // A shard that still runs on an earlier configuration may be about to upgrade a
-            // connection on a route that the present one has closed.
+            // A shard still on an earlier configuration may be about to upgrade a connection on a
+            // route that the present one has closed.
             let settled = directory.all_run_on(config.epoch);
             let is_in_use = |route| !settled || directory.admission().has_connections(route);
             let renewed = written
@@ -188,7 +191,7 @@ impl Reloader {
             for line in renewed.config.warnings() {
                 tracing::warn!("{line}");
             }
-            // The new keys are there before the first token that needs them.
+            // Install the new keys before the first token that needs them.
             let fetcher = fetch_keys(&renewed.config).map_err(|error| error.to_string())?;
             Ok(Box::new(Prepared { renewed, fetcher }))
         }
@@ -203,12 +206,12 @@ impl Reloader {
         self.fetcher = fetcher;
         let changed = applied.join(", ");
         if waiting.is_empty() {
-            tracing::info!(applied = changed, "the configuration is reloaded");
+            tracing::info!(applied = changed, "configuration reloaded");
         } else {
             tracing::warn!(
                 applied = changed,
                 restart_required = waiting.join(", "),
-                "the configuration is reloaded, except for changes that need a restart"
+                "configuration reloaded; some changes need a restart"
             );
         }
         let restart_required = waiting.iter().map(|key| (*key).to_owned()).collect();

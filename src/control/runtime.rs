@@ -1,9 +1,9 @@
-//! What the control thread runs on: `tokio-uring` where the kernel grants rings, and tokio alone
-//! where it refuses them.
+//! The control thread's runtime: `tokio-uring` where the kernel grants rings, tokio alone where it
+//! denies them.
 //!
 //! Both are current-thread runtimes with a local set, so tasks and the tokio libraries cannot
-//! distinguish them. Only files differ: a ring writes them without blocking, and without one
-//! tokio's threads do ([`FileIo`]).
+//! distinguish them. Only files differ: a ring writes them without blocking; without one, tokio's
+//! blocking threads do ([`FileIo`]).
 
 use std::future::Future;
 use std::io;
@@ -23,9 +23,9 @@ pub(crate) enum Runtime {
 
 /// A runtime without a ring.
 pub(crate) struct PlainRuntime {
-    /// Dropped first: its tasks may need the runtime at their end.
+    /// Dropped first: its tasks may use the runtime while they are dropped.
     tasks: LocalSet,
-    /// `None` only while it is dropped.
+    /// `None` only during the drop.
     tokio: Option<tokio::runtime::Runtime>,
 }
 
@@ -38,10 +38,10 @@ pub(crate) enum FileIo {
     Threads,
 }
 
-/// No runtime can be made.
+/// No runtime could be made.
 #[derive(Debug)]
 pub(crate) enum RuntimeError {
-    /// Rings are allowed, and this one failed: locked memory or descriptors are short.
+    /// Rings are allowed, but this one failed, for want of locked memory or descriptors.
     Ring(UringError),
     Tokio(io::Error),
 }
@@ -51,7 +51,7 @@ impl std::fmt::Display for RuntimeError {
         match self {
             Self::Ring(error) => error.fmt(f),
             Self::Tokio(error) => {
-                write!(f, "the control thread's runtime cannot be set up: {error}")
+                write!(f, "cannot set up the control thread's runtime: {error}")
             }
         }
     }
@@ -60,25 +60,27 @@ impl std::fmt::Display for RuntimeError {
 impl std::error::Error for RuntimeError {}
 
 impl Runtime {
-    /// Chooses by what the kernel allows. To be called before the shards are made, so that a lack
-    /// of locked memory is reported before anything runs. The ring is small: it moves files only.
+    /// Makes a runtime with a ring, or without one where the kernel denies rings. Call it before
+    /// the shards start, so that a lack of locked memory is reported before anything runs. The ring
+    /// is small: it moves files only.
     ///
     /// # Errors
     /// With the reason and the remedy.
     pub(crate) fn new() -> Result<Self, RuntimeError> {
-        // tokio-uring does not clean up after a ring that failed, so a small one is tried first.
+        // tokio-uring leaks what it has set up when its ring fails, so probe with a small ring
+        // first.
         if let Some(refusal) = uring::refusal() {
-            tracing::info!(reason = %refusal, "the control thread runs without io_uring");
+            tracing::info!(reason = %refusal, "control thread runs without io_uring");
             return PlainRuntime::new().map(Self::Plain).map_err(RuntimeError::Tokio);
         }
         let ring = tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES));
         ring.map(Self::Ring).map_err(|error| {
-            let what = "the control thread's ring cannot be set up";
+            let what = "cannot set up the control thread's ring";
             RuntimeError::Ring(UringError::explain(what, error))
         })
     }
 
-    /// Runs a future, and the tasks it spawns, until it is done.
+    /// Runs a future, and the tasks it spawns, to completion.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self {
             Self::Ring(ring) => ring.block_on(future),
@@ -94,7 +96,7 @@ impl Runtime {
         }
     }
 
-    /// System calls beyond those of every thread.
+    /// System calls of this runtime beyond those of every thread, for the sandbox.
     pub(crate) fn system_calls(&self) -> &'static [i64] {
         match self {
             Self::Ring(_) => uring::SYSTEM_CALLS,
@@ -110,7 +112,7 @@ impl PlainRuntime {
     }
 
     fn block_on<F: Future>(&self, future: F) -> F::Output {
-        let tokio = self.tokio.as_ref().expect("it is there until it is dropped");
+        let tokio = self.tokio.as_ref().expect("present until the drop");
         self.tasks.block_on(tokio, future)
     }
 }
@@ -119,8 +121,8 @@ impl Drop for PlainRuntime {
     fn drop(&mut self) {
         self.tasks = LocalSet::new();
         if let Some(tokio) = self.tokio.take() {
-            // A thread may be stuck in a write to a dead disk, and the process must end all the
-            // same.
+            // A blocking thread may be stuck in a write to a dead disk; the process must end all
+            // the same.
             tokio.shutdown_background();
         }
     }

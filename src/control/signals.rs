@@ -7,7 +7,7 @@ use super::Event;
 use super::runtime::Runtime;
 use crate::driver::signals;
 
-/// Signals that operators send to other servers.
+/// Signals that other servers act on, and this one ignores.
 const WITHOUT_MEANING: [(&str, fn() -> SignalKind); 4] = [
     ("SIGUSR1", SignalKind::user_defined1),
     ("SIGUSR2", SignalKind::user_defined2),
@@ -15,11 +15,11 @@ const WITHOUT_MEANING: [(&str, fn() -> SignalKind); 4] = [
     ("SIGALRM", SignalKind::alarm),
 ];
 
-/// Logs signals that mean nothing to the server, each time one comes.
+/// Logs each ignored signal with the ones that work.
 pub(super) fn log_ignored() {
     for (name, kind) in WITHOUT_MEANING {
         tokio::spawn(async move {
-            // Without a listener the signal is ignored in silence.
+            // Without a listener the signal is ignored without a log line.
             let Ok(mut signals) = signal(kind()) else { return };
             while signals.recv().await.is_some() {
                 tracing::warn!(
@@ -31,20 +31,20 @@ pub(super) fn log_ignored() {
     }
 }
 
-/// What ends the server, or has it read its configuration again.
+/// The signals that drain the server or reload its configuration.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    /// A reload was asked for during the start.
+    /// SIGHUP came during the start.
     is_reload_wanted: bool,
 }
 
 impl Signals {
-    /// From now on none of them ends the process by itself.
+    /// Installs the handlers: from now on none of these signals ends the process by itself.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The error of the kernel.
     pub(crate) fn watch(runtime: &Runtime) -> std::io::Result<Self> {
         let watched = runtime.block_on(async { Self::watch_here() })?;
         signals::release_hangup();
@@ -60,8 +60,8 @@ impl Signals {
         })
     }
 
-    /// The next signal, as what is to be done.
-    pub(super) async fn next(&mut self) -> Event {
+    /// Waits for the next signal, and returns what it asks for.
+    pub(super) async fn next_event(&mut self) -> Event {
         if std::mem::take(&mut self.is_reload_wanted) {
             return Event::Reload;
         }
@@ -72,11 +72,11 @@ impl Signals {
         }
     }
 
-    /// Runs slow work of the start in a thread of its own, and returns its result; `None` when a
-    /// signal ends the server first. A reload asked for meanwhile comes when the server runs.
+    /// Runs slow work of the start in a thread, and returns its result; `None` if a signal ends the
+    /// server first. A SIGHUP during it is handled once the server runs.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// When the thread cannot be started.
     pub(crate) fn run_unless_ended<T: Send + 'static>(
         &mut self,
         runtime: &Runtime,
@@ -84,7 +84,7 @@ impl Signals {
     ) -> std::io::Result<Option<T>> {
         let (sender, mut receiver) = oneshot::channel();
         std::thread::Builder::new().name("start".to_owned()).spawn(move || {
-            // The receiver is gone when the server has been ended.
+            // The receiver is dropped if a signal has ended the start.
             let _ = sender.send(work());
         })?;
         runtime.block_on(async {
@@ -95,7 +95,7 @@ impl Signals {
                         self.is_reload_wanted = is_reload_wanted;
                         return done.map(Some).map_err(std::io::Error::other);
                     }
-                    event = self.next() => match event {
+                    event = self.next_event() => match event {
                         Event::Stop(_) => return Ok(None),
                         _ => is_reload_wanted = true,
                     },

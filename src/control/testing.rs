@@ -1,5 +1,5 @@
-//! The control thread's runtime in tests, in both its forms: chosen by a thread that may make
-//! rings, and by one that is denied them for real.
+//! Runs the control thread's runtime in tests with rings, and without: in a thread to which a real
+//! filter denies them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use super::runtime::{FileIo, Runtime};
 
-/// Whether the control thread may make rings.
+/// Whether a test's thread may make rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RingAccess {
     Allowed,
@@ -19,7 +19,7 @@ pub(super) enum RingAccess {
 impl RingAccess {
     pub(super) const ALL: [Self; 2] = [Self::Allowed, Self::Denied];
 
-    /// Has the control thread's runtime chosen in a thread with this access, and uses it there.
+    /// Makes the runtime in a thread with this access, and runs `body` there.
     pub(super) fn run<T: Send + 'static>(
         self,
         body: impl FnOnce(&Runtime) -> T + Send + 'static,
@@ -28,20 +28,20 @@ impl RingAccess {
             if self == Self::Denied {
                 deny_rings();
             }
-            let runtime = Runtime::new().expect("a runtime can be made either way");
+            let runtime = Runtime::new().expect("a runtime is made either way");
             let expected = match self {
                 Self::Allowed => FileIo::Ring,
                 Self::Denied => FileIo::Threads,
             };
-            assert_eq!(runtime.file_io(), expected, "what was chosen");
+            assert_eq!(runtime.file_io(), expected, "the chosen way to write files");
             body(&runtime)
         });
-        thread.join().expect("what is denied does not panic")
+        thread.join().expect("the thread does not panic")
     }
 }
 
-/// What container runtimes do by default, to the calling thread and those that it starts: the
-/// system calls of rings fail with EPERM.
+/// Denies rings to the calling thread and those it starts, as container runtimes do by default:
+/// their system calls fail with EPERM.
 pub(super) fn deny_rings() {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
     let rules = BTreeMap::from(calls.map(|call| (call, Vec::new())));
@@ -52,12 +52,12 @@ pub(super) fn deny_rings() {
     apply_filter(&program).expect("the kernel filters system calls");
 }
 
-/// A new, empty folder, to be removed by the test.
-pub(super) fn folder() -> PathBuf {
+/// Makes an empty folder; the test removes it.
+pub(super) fn make_folder() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let path =
         std::env::temp_dir().join(format!("seawall-control-{}-{number}", std::process::id()));
-    std::fs::create_dir(&path).expect("the folder is new");
+    std::fs::create_dir(&path).expect("the name is unused");
     path
 }

@@ -1,5 +1,5 @@
-//! A whole server in this process, on an engine that is not the product's, with the control thread
-//! with and without rings.
+//! Tests a whole server in this process, on an engine other than the product's, whose control
+//! thread runs with and without rings.
 
 mod counted;
 
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
-use super::testing::{RingAccess, deny_rings, folder};
+use super::testing::{RingAccess, deny_rings, make_folder};
 use super::{AdminListener, End, LogWriter, Parts, Reloader, Signals, supervise};
 use crate::config::{Given, Written};
 use crate::control;
@@ -21,7 +21,7 @@ use crate::driver::listener::Address;
 use crate::server::{Server, uring_factory};
 use counted::{CallCounts, CountedFactory};
 
-/// Where a test's server is found.
+/// The addresses of a test's server.
 #[derive(Clone, Copy)]
 struct TestServer {
     clients: SocketAddr,
@@ -29,33 +29,33 @@ struct TestServer {
 }
 
 impl TestServer {
-    /// The body of an admin page.
-    fn ask(&self, method: &str, path: &str) -> String {
+    /// Sends an API request, and returns the body of its successful answer.
+    fn request(&self, method: &str, path: &str) -> String {
         let mut stream = connect(self.admin);
         let (host, kind) = (self.admin, "Content-Type: application/json");
         let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
         write!(stream, "{head}{kind}\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("there is a head");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("the response has a head");
         assert!(head.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
         body.to_owned()
     }
 
     fn node(&self) -> Value {
-        serde_json::from_str(&self.ask("GET", "/v1/node")).unwrap()
+        serde_json::from_str(&self.request("GET", "/v1/node")).unwrap()
     }
 
-    /// A number in the metrics.
+    /// Reads one metric.
     fn metric(&self, name: &str) -> u64 {
-        let text = self.ask("GET", "/metrics");
+        let text = self.request("GET", "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    fn open(&self) -> WebSocket<TcpStream> {
+    fn open_client(&self) -> WebSocket<TcpStream> {
         let url = format!("ws://{}/echo", self.clients);
-        tungstenite::client(url, connect(self.clients)).expect("it is upgraded").0
+        tungstenite::client(url, connect(self.clients)).expect("the upgrade succeeds").0
     }
 }
 
@@ -65,7 +65,7 @@ fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-fn echo(client: &mut WebSocket<TcpStream>, text: &str) {
+fn check_echo(client: &mut WebSocket<TcpStream>, text: &str) {
     client.send(Message::text(text)).unwrap();
     loop {
         match client.read().unwrap() {
@@ -75,15 +75,15 @@ fn echo(client: &mut WebSocket<TcpStream>, text: &str) {
     }
 }
 
-fn tcp(address: &Address) -> SocketAddr {
+fn tcp_address(address: &Address) -> SocketAddr {
     match address {
         Address::Tcp(address) => *address,
-        Address::Unix(path) => panic!("{} was not asked for", path.display()),
+        Address::Unix(path) => panic!("unexpected Unix socket {}", path.display()),
     }
 }
 
-/// Runs a server until it ends, its control thread with or without rings; `client` must end it.
-/// Returns what its engine was asked for.
+/// Runs a server until `client` ends it, its control thread with or without rings. Returns the call
+/// counts of its engine.
 fn serve(
     access: RingAccess,
     metrics: &str,
@@ -103,13 +103,16 @@ fn serve(
     let calls = Arc::<CallCounts>::default();
     let engine = uring_factory(&config).unwrap();
     let factory = CountedFactory { engine, calls: calls.clone() };
-    // The engine's rings are made by threads of their own, which nothing is denied.
+    // Threads without a filter make the engine's rings.
     let server = Server::bind(config, None).unwrap().start(&factory).unwrap().serve();
-    let reached = TestServer { clients: tcp(&server.facts.listening[0]), admin: address(&admin) };
+    let reached = TestServer {
+        clients: tcp_address(&server.facts.listening[0]),
+        admin: admin_address(&admin),
+    };
     let client = std::thread::spawn(move || {
-        // A server whose client has failed is to end as well.
+        // If the client fails, drain the server all the same.
         catch_unwind(AssertUnwindSafe(|| client(reached)))
-            .inspect_err(|_| drop(reached.ask("POST", "/v1/drain")))
+            .inspect_err(|_| drop(reached.request("POST", "/v1/drain")))
             .is_ok()
     });
     let end = access.run(move |runtime| {
@@ -125,12 +128,12 @@ fn serve(
         let parts = Parts { admin: Some(admin), histogram_log, log, signals, reloader };
         runtime.block_on(supervise(server, parts, runtime.file_io()))
     });
-    assert!(client.join().unwrap(), "{access:?}: the client has failed, as reported above");
+    assert!(client.join().unwrap(), "{access:?}: the client failed, as reported above");
     assert_eq!(end, End::Drained, "{access:?}");
     calls
 }
 
-fn address(admin: &AdminListener) -> SocketAddr {
+fn admin_address(admin: &AdminListener) -> SocketAddr {
     let url = admin.url();
     let rest = url.strip_prefix("http://").unwrap();
     rest.split('/').next().unwrap().parse().unwrap()
@@ -140,30 +143,30 @@ fn address(admin: &AdminListener) -> SocketAddr {
 fn another_engine_serves_and_drains_under_its_own_name() {
     for access in RingAccess::ALL {
         let calls = serve(access, "", |server| {
-            let mut clients: Vec<_> = (0..4).map(|_| server.open()).collect();
+            let mut clients: Vec<_> = (0..4).map(|_| server.open_client()).collect();
             for client in &mut clients {
-                echo(client, "over another engine");
-                echo(client, &"x".repeat(100_000));
+                check_echo(client, "over another engine");
+                check_echo(client, &"x".repeat(100_000));
             }
             let driver = &server.node()["driver"];
             assert_eq!(driver["name"], "counted");
             assert_eq!(driver["features"], serde_json::json!({"counts": true}));
             assert!(driver.get("ring_entries").is_none(), "{driver}");
             assert!(driver["buffers_per_shard"].as_u64() > Some(0), "{driver}");
-            let text = server.ask("GET", "/metrics");
+            let text = server.request("GET", "/metrics");
             assert!(text.contains("# HELP seawall_ring_enters_total Calls of counted_wait\n"));
             assert_eq!(server.metric("seawall_connections_open"), 4);
-            // Its watches save nothing, so nothing is parked.
+            // This engine's watches save nothing, so nothing is parked.
             assert_eq!(server.metric("seawall_parked_total"), 0);
             assert_eq!(server.metric("seawall_connections_parked"), 0);
-            server.ask("POST", "/v1/drain");
+            server.request("POST", "/v1/drain");
             for client in &mut clients {
                 let last = std::iter::repeat_with(|| client.read()).find(Result::is_err);
                 assert!(matches!(last, Some(Err(tungstenite::Error::ConnectionClosed))));
             }
         });
         let of = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-        // An upgrade, two echoes and a close each.
+        // An upgrade, two echoes and a close for each client.
         assert!(of(&calls.sends) >= 4 * 4 && of(&calls.submits) > 0, "{access:?}");
         assert!(of(&calls.closes) >= 4, "{access:?}");
         assert_eq!(of(&calls.watches), 0, "{access:?}");
@@ -174,9 +177,9 @@ fn another_engine_serves_and_drains_under_its_own_name() {
 fn a_reload_is_ordered_and_reported_with_and_without_rings() {
     for access in RingAccess::ALL {
         serve(access, "", move |server| {
-            server.ask("POST", "/v1/reload");
+            server.request("POST", "/v1/reload");
             assert_eq!(server.node()["last_reload"]["ok"], true, "{access:?}");
-            server.ask("POST", "/v1/drain");
+            server.request("POST", "/v1/drain");
         });
     }
 }
@@ -184,15 +187,15 @@ fn a_reload_is_ordered_and_reported_with_and_without_rings() {
 #[test]
 fn the_histogram_log_is_continued_with_and_without_rings() {
     for access in RingAccess::ALL {
-        let folder = folder();
+        let folder = make_folder();
         let path = folder.join("seawall.hlog");
-        // As a crash leaves it: within a line.
+        // A crash leaves the file within a line.
         std::fs::write(&path, "Tag=turn,1.0").unwrap();
         let metrics = format!("histogram_log = \"{}\"", path.display());
         let client = move |server: TestServer| {
-            let mut client = server.open();
-            (0..20).for_each(|n| echo(&mut client, &format!("{n}")));
-            server.ask("POST", "/v1/drain");
+            let mut client = server.open_client();
+            (0..20).for_each(|n| check_echo(&mut client, &format!("{n}")));
+            server.request("POST", "/v1/drain");
         };
         serve(access, &metrics, client);
         let text = std::fs::read_to_string(&path).unwrap();
@@ -210,10 +213,10 @@ fn failed_writes_of_the_histogram_log_are_counted_with_and_without_rings() {
         serve(access, "histogram_log = \"/dev/full\"", |server| {
             let deadline = Instant::now() + Duration::from_mins(1);
             while server.metric("seawall_interval_log_errors_total") < 2 {
-                assert!(Instant::now() < deadline, "failures were not counted");
+                assert!(Instant::now() < deadline, "failures are not counted");
                 std::thread::yield_now();
             }
-            server.ask("POST", "/v1/drain");
+            server.request("POST", "/v1/drain");
         });
     }
 }

@@ -53,7 +53,7 @@ pub fn use_small_pages() {
 
 /// Lets every thread of normal priority go before the calling one, so that what it does for
 /// operators does not make messages wait.
-pub fn step_back() {
+pub fn lower_priority() {
     // Not more: on a host where many shards wait for few cores, operators must still be answered.
     const NICE: i32 = 5;
     // SAFETY: changes the priority of the calling thread (0) and nothing else; lowering it is

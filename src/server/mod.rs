@@ -199,7 +199,7 @@ impl Server {
     }
 
     /// Tells every shard.
-    pub fn tell(&self, mail: impl Fn() -> Mail) {
+    pub fn broadcast(&self, mail: impl Fn() -> Mail) {
         (0..self.directory.len() as u16).for_each(|shard| self.directory.post(shard, mail()));
     }
 
@@ -210,7 +210,7 @@ impl Server {
             self.directory.set_hub(hub_renewed(&hub, &config));
         }
         self.config.store(config.clone());
-        self.tell(|| Mail::Renew(config.clone()));
+        self.broadcast(|| Mail::Renew(config.clone()));
     }
 
     /// Waits until all threads are gone. To be called after all shards have ended.

@@ -92,7 +92,7 @@ fn a_reload_keeps_the_keys_of_the_same_url() {
     for (status, body) in [(500, String::new()), (200, set(&[])), (200, "[".to_owned())] {
         site.answer(status, &body);
         let said = server.reload(&config(&site));
-        assert!(said.contains("is reloaded"), "{said}");
+        assert!(said.contains("configuration reloaded"), "{said}");
         let before = site.requests();
         wait_until("it was fetched", || site.requests() >= before + 2);
         assert!(is_accepted(&server, &token), "{status} {body}");

@@ -79,7 +79,7 @@ fn a_hangup_ends_nothing() {
     let server = Server::start("");
     let mut client = Raw::open(server.address());
     server.signal("HUP");
-    wait_until("it is told", || server.log().contains("is reloaded"));
+    wait_until("it is told", || server.log().contains("configuration reloaded"));
     client.echo("still here");
     assert_eq!(get(server.admin(), "/readyz").0, 200);
 }

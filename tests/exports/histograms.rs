@@ -99,8 +99,8 @@ fn what_is_not_there_is_told() {
     for (path, status, words) in [
         ("/v1/histograms/turnround", 404, "accept_to_open, turnaround, turn,"),
         ("/v1/histograms/turnround.hgrm", 404, "`turnround`"),
-        ("/v1/histograms/turn?shard=2", 404, "from 0 to 1"),
-        ("/v1/histograms?shard=2", 404, "from 0 to 1"),
+        ("/v1/histograms/turn?shard=2", 404, "shards are 0 to 1"),
+        ("/v1/histograms?shard=2", 404, "shards are 0 to 1"),
         ("/v1/histograms?shard=one", 400, "shard=N"),
         ("/v1/histograms?what=1", 400, "shard=N"),
     ] {
@@ -117,7 +117,7 @@ fn switched_off_they_are_nowhere_and_counters_stay() {
     let server = Server::start("[metrics]\nhistograms = false\n");
     converse(&server, 30);
     let (status, body) = get(server.admin(), "/v1/histograms");
-    assert!(status == 404 && body.contains("metrics.histograms is false"), "{body}");
+    assert!(status == 404 && body.contains("histograms are off"), "{body}");
     let (_, text) = get(server.admin(), "/metrics");
     assert!(!text.contains("_bucket"), "{text}");
     assert_eq!(server.metrics().get("messages_sent_total"), 30);

@@ -140,7 +140,7 @@ fn a_full_disk_is_told_once_and_stops_nothing() {
 #[test]
 fn a_file_that_cannot_be_opened_is_told_at_the_start() {
     for (config, words) in [
-        (config("/nowhere/seawall.hlog"), "its folder must exist"),
+        (config("/nowhere/seawall.hlog"), "create its folder"),
         (config("/tmp"), "cannot open /tmp"),
         (config("/tmp/x") + "histograms = false\n", "needs metrics.histograms = true"),
     ] {

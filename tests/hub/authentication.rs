@@ -39,16 +39,19 @@ fn a_file_that_is_empty_or_half_written_opens_nothing() {
             (keys, "admin.allow_anonymous"),
         ] {
             let said = server.reload(cut);
-            assert!(said.contains("is refused") && said.contains(option), "{cut}: {said}");
+            assert!(
+                said.contains("configuration rejected") && said.contains(option),
+                "{cut}: {said}"
+            );
             assert!(!is_open(&server), "{cut}");
             assert_eq!(api(&server), 401, "{cut}");
         }
-        assert!(server.reload(&whole).contains("is reloaded"));
+        assert!(server.reload(&whole).contains("configuration reloaded"));
     }
     let server = Server::start(&file);
     std::fs::write(&jwks, "{\"keys\": []}").unwrap();
     let said = server.reload(&file);
-    assert!(said.contains("is refused") && said.contains("no usable key"), "{said}");
+    assert!(said.contains("configuration rejected") && said.contains("no usable key"), "{said}");
     std::fs::remove_file(jwks).unwrap();
 }
 
@@ -58,10 +61,10 @@ fn channels_that_were_closed_stay_so_too() {
     let server = Server::start("[[channel]]\npattern = \"private:*\"\nsubscribe = \"server\"\n");
     for cut in ["", "[drain]\nwindow_ms = 1000\n"] {
         let said = server.reload(cut);
-        assert!(said.contains("is refused") && said.contains("[[channel]]"), "{said}");
+        assert!(said.contains("configuration rejected") && said.contains("[[channel]]"), "{said}");
         assert!(!is_open(&server));
     }
-    assert!(server.reload(OPEN).contains("is reloaded"));
+    assert!(server.reload(OPEN).contains("configuration reloaded"));
     assert!(is_open(&server));
 }
 
@@ -69,14 +72,14 @@ fn channels_that_were_closed_stay_so_too() {
 fn keys_may_go_where_that_is_meant() {
     let server = Server::start(&format!("{KEYS}{API_KEY}"));
     let anonymous = "[auth]\nallow_anonymous = true\n";
-    assert!(server.reload(&format!("{anonymous}{API_KEY}")).contains("is reloaded"));
+    assert!(server.reload(&format!("{anonymous}{API_KEY}")).contains("configuration reloaded"));
     assert!(is_open(&server));
     assert_eq!(api(&server), 401);
     let said = server.reload(&format!("{anonymous}[admin]\nallow_anonymous = true\n"));
-    assert!(said.contains("is reloaded"), "{said}");
+    assert!(said.contains("configuration reloaded"), "{said}");
     assert_eq!(api(&server), 200);
     // And come back.
-    assert!(server.reload(&format!("{KEYS}{API_KEY}")).contains("is reloaded"));
+    assert!(server.reload(&format!("{KEYS}{API_KEY}")).contains("configuration reloaded"));
     assert!(!is_open(&server));
     assert_eq!(api(&server), 401);
 }
@@ -131,7 +134,7 @@ fn without_keys_only_pages_of_loopback_names_are_accepted() {
     raw.send(&request_with("/ws", "Origin: http://test\r\n"));
     raw.switched();
     // A reload that brings keys, or takes them, counts at once.
-    assert!(server.reload(KEYS).contains("is reloaded"));
+    assert!(server.reload(KEYS).contains("configuration reloaded"));
     assert_eq!(own(&server, "/ws", "app.example"), 101);
     let mut client = Client::open(&server);
     client.get(json!({"type": "auth", "token": token(json!({"sub": "ann"}))}), "authenticated");

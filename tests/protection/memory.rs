@@ -53,7 +53,7 @@ fn past_its_bound_new_work_is_refused_and_old_stays() {
     let mut raw = old;
     say(&mut raw, "{\"type\":\"subscribe\",\"id\":\"d\",\"channel\":\"other\"}");
     assert_eq!(said(&mut raw)["code"], "rate_limited");
-    server.await_log("memory is short");
+    server.await_log("memory pressure: new work is rejected");
 
     level(used * 100, 0);
     hub(&server, "");

@@ -25,7 +25,7 @@ fn routes_and_limits_change_and_connections_stay() {
         "[limits]\nmessage_bytes_max = 10\n[[route]]\npath = \"/new\"\n[[route]]\npath = \"/b\"\n\
          connections_max = 2\n",
     );
-    assert!(said.contains("is reloaded"), "{said}");
+    assert!(said.contains("configuration reloaded"), "{said}");
     a.echo("open stays");
     b.echo("open too");
     assert!(open(&server, "/a").err().unwrap().starts_with("HTTP/1.1 404 "));
@@ -59,7 +59,10 @@ fn a_bad_file_is_refused_with_its_reason_and_nothing_changes() {
         ("[[route]]\npath = \"/ws\"\nhandler = \"hub\"\n", "restart the server"),
     ] {
         let said = server.reload(bad);
-        assert!(said.contains("is refused") && said.contains(reason), "{reason}: {said}");
+        assert!(
+            said.contains("configuration rejected") && said.contains(reason),
+            "{reason}: {said}"
+        );
         open(&server, "/a").unwrap().echo("as before");
     }
     a.echo("still here");

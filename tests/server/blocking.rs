@@ -148,7 +148,7 @@ impl KeyServer {
 }
 
 fn reloads(server: &Server) -> usize {
-    server.log().matches("the configuration is reloaded").count()
+    server.log().matches("configuration reloaded").count()
 }
 
 #[test]

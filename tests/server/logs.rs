@@ -150,7 +150,7 @@ fn rejected_admin_requests_are_logged_and_not_one_by_one() {
             let one = |event: &&Value| event["reason"] == reason;
             wait_until("every rejection is accounted for", || {
                 let lines = events(&server, "admin request rejected").iter().filter(one).count();
-                let sums = events(&server, "more admin requests were rejected");
+                let sums = events(&server, "more admin requests rejected");
                 let left_out =
                     sums.iter().filter(one).map(|one| one["suppressed"].as_u64().unwrap());
                 lines as u64 + left_out.sum::<u64>() == EACH

@@ -61,8 +61,8 @@ fn an_early_hangup_is_remembered_as_a_reload() {
         let (mut child, path) = early(step * 3);
         kill(&child, "HUP");
         let mut reader = BufReader::new(child.stderr.take().unwrap());
-        let log = log_until(&mut reader, &["is reloaded"]);
-        assert!(log.contains("is reloaded"), "step {step}: {log}");
+        let log = log_until(&mut reader, &["configuration reloaded"]);
+        assert!(log.contains("configuration reloaded"), "step {step}: {log}");
         kill(&child, "TERM");
         reader.read_to_end(&mut Vec::new()).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0), "step {step}");
@@ -109,7 +109,7 @@ fn signals_without_a_meaning_end_nothing() {
         server.signal(signal);
         client.echo("still here");
     }
-    assert!(server.reload("").contains("is reloaded"));
+    assert!(server.reload("").contains("configuration reloaded"));
     server.signal("TERM");
     assert_eq!(client.frame().close_code(), 1001);
     client.send(&crate::support::raw::close(1001));

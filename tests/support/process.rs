@@ -143,7 +143,7 @@ impl Server {
         let before = self.log().len();
         self.signal("HUP");
         super::wait_until("the configuration was looked at", || {
-            self.log()[before..].contains("the configuration is re")
+            self.log()[before..].contains("configuration re")
         });
         self.log()[before..].to_owned()
     }

@@ -1,15 +1,15 @@
-//! Which of several forms a request asks for: its `Accept` (RFC 9110 12.5.1).
+//! Content negotiation: which of two forms a request prefers (`Accept`, RFC 9110 12.5.1).
 
 use axum::http::{HeaderMap, header};
 
-/// Whether `Accept` names `asked` (a media type without parameters), and wants it at least as much
-/// as `other`, which is what is sent when nothing is asked for. Wildcards ask for nothing.
-pub(super) fn asks_for(headers: &HeaderMap, asked: &str, other: &str) -> bool {
+/// Whether `Accept` names `asked` (a media type without parameters) with at least the quality of
+/// `other`, the default form. Wildcards name nothing.
+pub(super) fn is_preferred(headers: &HeaderMap, asked: &str, other: &str) -> bool {
     let quality = quality(headers, asked);
     quality > 0 && quality >= self::quality(headers, other)
 }
 
-/// The greatest `q` with which a media type is named, in thousandths.
+/// The greatest `q` with which `Accept` names a media type, in thousandths.
 fn quality(headers: &HeaderMap, kind: &str) -> u32 {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let ranges = lines.flat_map(|line| line.split(','));
@@ -20,7 +20,7 @@ fn quality(headers: &HeaderMap, kind: &str) -> u32 {
             let (key, value) = part.split_once('=')?;
             key.trim().eq_ignore_ascii_case("q").then_some(value.trim())
         });
-        // What is no number is not wanted.
+        // An invalid `q` counts as 0: not acceptable.
         let quality = quality.map_or(1.0, |text| text.parse::<f64>().unwrap_or(0.0));
         name.eq_ignore_ascii_case(kind).then_some((quality.clamp(0.0, 1.0) * 1000.0) as u32)
     });
@@ -34,21 +34,21 @@ mod tests {
     const OPENMETRICS: &str = "application/openmetrics-text";
     const PLAIN: &str = "text/plain";
 
-    fn asks(accept: &str) -> bool {
+    fn prefers_openmetrics(accept: &str) -> bool {
         let headers = HeaderMap::from_iter([(header::ACCEPT, accept.parse().unwrap())]);
-        asks_for(&headers, OPENMETRICS, PLAIN)
+        is_preferred(&headers, OPENMETRICS, PLAIN)
     }
 
     #[test]
-    fn openmetrics_is_sent_to_who_asks_for_it() {
-        // Prometheus 2.42.
-        assert!(asks(
+    fn openmetrics_is_sent_only_if_it_is_named() {
+        // The header of Prometheus 2.42.
+        assert!(prefers_openmetrics(
             "application/openmetrics-text;version=1.0.0,application/openmetrics-text;\
              version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
         ));
-        assert!(asks("Application/OpenMetrics-Text"));
-        assert!(asks("text/plain, application/openmetrics-text"));
-        assert!(asks("application/openmetrics-text; version=1.0.0; q=0.3, */*"));
+        assert!(prefers_openmetrics("Application/OpenMetrics-Text"));
+        assert!(prefers_openmetrics("text/plain, application/openmetrics-text"));
+        assert!(prefers_openmetrics("application/openmetrics-text; version=1.0.0; q=0.3, */*"));
         for other in [
             "*/*",
             "",
@@ -59,8 +59,8 @@ mod tests {
             "application/openmetrics-text; Q=nan, text/plain",
             "application/*",
         ] {
-            assert!(!asks(other), "{other}");
+            assert!(!prefers_openmetrics(other), "{other}");
         }
-        assert!(!asks_for(&HeaderMap::new(), OPENMETRICS, PLAIN));
+        assert!(!is_preferred(&HeaderMap::new(), OPENMETRICS, PLAIN));
     }
 }

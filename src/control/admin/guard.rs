@@ -1,12 +1,13 @@
-//! Who is answered at the admin address: programs on this host, or with a key, and no web pages.
+//! Decides which requests the admin address answers: those of programs on this host, or with a key,
+//! and none of web pages.
 //!
-//! Without keys the address is this host's only. With some, every request but those that tell
-//! whether the process is well brings one, and then may come from anywhere.
+//! Without keys only this host can reach the address. With keys, every request except health checks
+//! must carry one, and may then come from anywhere.
 //!
-//! A page that a browser on this host shows can send requests to loopback addresses, and to others
-//! that the host reaches. It cannot leave out its `Origin`, nor send JSON without one; and a page
-//! whose name was made to lead here (DNS rebinding) names a host that is not one of ours. An IP
-//! address as `Host` is no such name.
+//! A page in a browser on this host can send requests to loopback and other addresses that the host
+//! reaches. But the browser always adds its `Origin`, sends JSON only with one, and names the
+//! page's host: a name rebound to this address (DNS rebinding) is not one of ours. An IP address as
+//! `Host` cannot be such a name.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,44 +18,44 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::server::Reserved;
-use super::{State, refuse};
+use super::{State, error_response};
 use crate::auth::ApiKeys;
 
-/// Who asks, as handlers find it among a request's extensions: the name of its key, if it brought
-/// one.
+/// The authenticated caller, as a request extension: the name of its key, if it sent one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Caller(pub(super) Option<Arc<str>>);
 
-/// What the guard goes by, as configured when a request comes.
+/// The rules for one request, from the configuration in force.
 struct Guard {
-    /// Host names that requests may name, besides loopback addresses.
+    /// Host names that requests may carry, besides loopback addresses.
     hosts: Vec<String>,
-    /// With none, nobody is asked for one.
+    /// API keys; where there are none, no request needs one.
     keys: Arc<ApiKeys>,
-    /// Whether the metrics ask for a key too.
+    /// Whether `/metrics` needs a key too.
     metrics_auth: bool,
 }
 
 impl Guard {
-    /// For an address reached as these hosts; over a Unix socket also as `localhost`.
-    fn new(hosts: &[String], unix: bool, keys: Arc<ApiKeys>, metrics_auth: bool) -> Self {
-        let own = unix.then(|| "localhost".to_owned());
+    /// For an address with these host names; a Unix socket is also `localhost`.
+    fn new(hosts: &[String], is_unix: bool, keys: Arc<ApiKeys>, metrics_auth: bool) -> Self {
+        let own = is_unix.then(|| "localhost".to_owned());
         let hosts = hosts.iter().cloned().chain(own).collect();
         Self { hosts, keys, metrics_auth }
     }
 
-    /// Who asks. `None`: a request to this path must bring a key, and does not.
-    fn caller(&self, path: &str, headers: &HeaderMap) -> Option<Caller> {
+    /// Authenticates the caller. `None`: this path needs a key, and the request carries no valid
+    /// one.
+    fn authenticate(&self, path: &str, headers: &HeaderMap) -> Option<Caller> {
         let is_open = match path {
             "/healthz" | "/readyz" => true,
             "/metrics" => !self.metrics_auth,
             _ => false,
         };
-        let name = bearer(headers).and_then(|key| self.keys.check(key));
+        let name = bearer_key(headers).and_then(|key| self.keys.check(key));
         (is_open || self.keys.is_empty() || name.is_some()).then(|| Caller(name.map(Arc::from)))
     }
 
-    /// Whether a request may name this host. Browsers always name one.
+    /// Whether a request may carry this host. Browsers always send one.
     fn is_own_host(&self, path: &str, host: Option<&str>) -> bool {
         let has_keys = !self.keys.is_empty();
         if has_keys && (host.is_none() || matches!(path, "/healthz" | "/readyz")) {
@@ -66,86 +67,91 @@ impl Guard {
             None => host.split(':').next().unwrap_or_default(),
         };
         let is_address = name.parse::<IpAddr>().is_ok_and(|ip| {
-            // Without keys an address of this host that others reach was not meant.
+            // Without keys, only loopback is meant to be reached: any other address is a
+            // misconfiguration.
             has_keys || ip.to_canonical().is_loopback()
         });
         is_address || self.hosts.iter().any(|one| one.eq_ignore_ascii_case(name))
     }
 }
 
-/// Answers those that must not pass.
+/// Rejects requests that must not reach the handlers.
 pub(super) async fn guard(
-    extract::State((state, unix)): extract::State<(State, bool)>,
+    extract::State((state, is_unix)): extract::State<(State, bool)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let guard = {
         let config = state.config();
         let keys = config.auth.api_keys.clone();
-        Guard::new(&config.admin_hosts, unix, keys, config.metrics_auth)
+        Guard::new(&config.admin_hosts, is_unix, keys, config.metrics_auth)
     };
     let headers = request.headers();
     if headers.contains_key(header::ORIGIN) {
-        let message = "requests from web pages (with an Origin) are not answered here";
-        return refuse(StatusCode::FORBIDDEN, "forbidden", message);
+        let message = "requests from web pages (with an Origin header) are rejected";
+        return error_response(StatusCode::FORBIDDEN, "forbidden", message);
     }
-    let Some(caller) = guard.caller(request.uri().path(), headers) else {
-        let message = "this asks for an API key: send `Authorization: Bearer KEY` with the secret \
-                       of an [[api_key]]";
-        let mut response = refuse(StatusCode::UNAUTHORIZED, "unauthorized", message);
+    let Some(caller) = guard.authenticate(request.uri().path(), headers) else {
+        let message = "API key required; send `Authorization: Bearer KEY` with the secret of an \
+                       [[api_key]]";
+        let mut response = error_response(StatusCode::UNAUTHORIZED, "unauthorized", message);
         let scheme = HeaderValue::from_static("Bearer");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
         return response;
     };
     let is_open = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
     if request.extensions().get::<Reserved>().is_some() && !is_open {
-        let message = "all connections of the admin address are in use: only /healthz, /readyz \
-                       and /metrics are answered; try again later";
-        let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
+        let message = "all admin connections are in use; only /healthz, /readyz \
+                       and /metrics are answered; retry later";
+        let mut response = error_response(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return response;
     }
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     if !is_hostless(&request) && !guard.is_own_host(request.uri().path(), host) {
-        let message = "the Host is not a name of this server: use its IP address (without API \
-                       keys, a loopback address), or list the name in admin.hosts";
-        return refuse(StatusCode::FORBIDDEN, "forbidden", message);
+        let message = "unknown Host; use the server's IP address (without API keys, a loopback \
+                       address), or list the name in admin.hosts";
+        return error_response(StatusCode::FORBIDDEN, "forbidden", message);
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
-/// Answers a request that a page could send without asking first. To be put around the methods of
-/// a path: a method that is not allowed is rejected first.
+/// Rejects a request that a page could send without a CORS preflight. Wrap it around the methods of
+/// a path, so that a method that is not allowed is rejected first.
 pub(super) async fn json_only(request: Request, next: Next) -> Response {
     let headers = request.headers();
     if may_change(request.method(), headers) && !is_json(headers) {
-        let message = "a POST, or any request with a body, must have `Content-Type: \
+        let message = "a POST, or any request with a body, needs `Content-Type: \
                        application/json`";
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message);
+        return error_response(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            message,
+        );
     }
     next.run(request).await
 }
 
-/// HTTP/1.0 without a Host, as simple health checkers send it. No browser sends that, so no page
-/// whose name was made to lead here does (DNS rebinding).
+/// Whether this is HTTP/1.0 without a Host, as simple health checkers send it. Browsers always send
+/// a Host, so DNS rebinding cannot produce one.
 fn is_hostless(request: &Request) -> bool {
     request.version() == Version::HTTP_10
         && !request.headers().contains_key(header::HOST)
         && request.uri().host().is_none()
 }
 
-/// The first key that `Authorization` carries (RFC 6750 2.1). Other schemes are meant for a proxy
-/// in front, and are ignored.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+/// The first key in `Authorization` (RFC 6750 2.1). Other schemes belong to a proxy in front, and
+/// are ignored.
+fn bearer_key(headers: &HeaderMap) -> Option<&str> {
     headers.get_all(header::AUTHORIZATION).iter().find_map(|value| {
         let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
     })
 }
 
-/// What a page could send without asking first; other methods that change something are not among
-/// that (Fetch, CORS-safelisted methods).
+/// Whether a request may change something and could be sent by a page without a preflight; such
+/// pages cannot use methods other than GET, HEAD and POST (Fetch, CORS-safelisted methods).
 fn may_change(method: &Method, headers: &HeaderMap) -> bool {
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0");
@@ -164,7 +170,7 @@ mod tests {
 
     #[test]
     fn only_names_of_this_machine_are_answered() {
-        let new = |hosts: &[String], unix| Guard::new(hosts, unix, Arc::default(), false);
+        let new = |hosts: &[String], is_unix| Guard::new(hosts, is_unix, Arc::default(), false);
         let guard = new(&["localhost".to_owned(), "seawall.internal".to_owned()], false);
         for host in ["127.0.0.1", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST:1", "seawall.internal"]
         {
@@ -174,7 +180,7 @@ mod tests {
             assert!(!guard.is_own_host("/healthz", Some(host)), "{host}");
         }
         assert!(!guard.is_own_host("/metrics", None));
-        let is_own = |unix, host| new(&[], unix).is_own_host("/metrics", Some(host));
+        let is_own = |is_unix, host| new(&[], is_unix).is_own_host("/metrics", Some(host));
         assert!(!is_own(false, "localhost"));
         assert!(is_own(true, "localhost"));
         assert!(!is_own(true, "evil.example"));
@@ -205,7 +211,7 @@ mod tests {
         let misses = |guard: &Guard, path: &str, value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let headers = std::iter::once((header::AUTHORIZATION, value)).collect();
-            guard.caller(path, &headers).is_none()
+            guard.authenticate(path, &headers).is_none()
         };
         for authorization in ["", "Bearer", "Bearer ", "Bearer wrong", &format!("Basic {secret}")] {
             assert!(misses(&guard(false), "/v1/node", authorization), "{authorization}");
@@ -217,11 +223,14 @@ mod tests {
         for scheme in ["Bearer", "bearer"] {
             let value = HeaderValue::from_str(&format!("{scheme} {secret}")).unwrap();
             let headers = std::iter::once((header::AUTHORIZATION, value)).collect();
-            assert_eq!(guard(true).caller("/v1/node", &headers), Some(Caller(Some("a".into()))));
+            assert_eq!(
+                guard(true).authenticate("/v1/node", &headers),
+                Some(Caller(Some("a".into())))
+            );
         }
-        assert_eq!(guard(false).caller("/v1/node", &HeaderMap::new()), None);
+        assert_eq!(guard(false).authenticate("/v1/node", &HeaderMap::new()), None);
         let without = Guard::new(&[], false, Arc::default(), false);
-        assert_eq!(without.caller("/v1/node", &HeaderMap::new()), Some(Caller(None)));
+        assert_eq!(without.authenticate("/v1/node", &HeaderMap::new()), Some(Caller(None)));
     }
 
     #[test]

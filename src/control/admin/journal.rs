@@ -1,5 +1,5 @@
-//! What the log says of requests that the admin address rejects: at `info` the first of each reason
-//! in a second, and then how many more there were; at `debug` each one. Queries are not logged.
+//! Logs rejected admin requests: at `info` the first of each reason in a second, and then a count
+//! of the rest; at `debug` each one. Queries are not logged.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,18 +12,18 @@ use tracing::{Level, enabled};
 use super::State;
 use crate::text::repeats::Repeats;
 
-/// Longest part of a request's path in the log.
+/// Bytes of a request's path in the log at most.
 const PATH_BYTES_MAX: usize = 128;
 
-/// Reasons of rejections in the present second.
+/// Rejections of the current second, by reason.
 #[derive(Debug, Default)]
 pub(super) struct Journal(Mutex<Repeats>);
 
-/// The client's address, as found among a request's extensions; `None` over a Unix socket.
+/// The client's address, as a request extension; `None` over a Unix socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) Option<IpAddr>);
 
-/// Why a request was rejected, as found among a response's extensions.
+/// Why a request was rejected, as a response extension.
 #[derive(Clone, Debug)]
 pub(super) struct Rejection {
     pub(super) reason: &'static str,
@@ -31,11 +31,11 @@ pub(super) struct Rejection {
 }
 
 impl Journal {
-    /// Logs how many rejections were left out, and begins anew. To be called every second.
+    /// Logs how many rejections were suppressed, and starts the next second. Call it every second.
     pub(super) fn summarize(&self) {
         let mut repeats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (reason, suppressed) in repeats.take() {
-            tracing::info!(reason, suppressed, "more admin requests were rejected");
+            tracing::info!(reason, suppressed, "more admin requests rejected");
         }
     }
 
@@ -44,8 +44,8 @@ impl Journal {
     }
 }
 
-/// Logs a request that is rejected.
-pub(super) async fn note(
+/// Logs the response of a request if it is a rejection.
+pub(super) async fn log_rejection(
     extract::State(state): extract::State<State>,
     request: Request,
     next: Next,

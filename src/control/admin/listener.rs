@@ -1,4 +1,4 @@
-//! Where operators connect: a loopback address, or a socket file that only this user may open.
+//! Binds the admin address: TCP, or a socket file that only this user may open.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use crate::driver::listener::{self, Address, Options};
 
-/// Permission bits of the admin socket's file: whoever may open it may do everything.
+/// Permission bits of the socket's file: access to it is access to everything.
 const UNIX_MODE: u32 = 0o600;
 
-/// The admin address, bound and not answering yet.
+/// The admin address, bound and not yet served.
 pub(crate) struct AdminListener {
     pub(super) socket: AdminSocket,
     pub(super) file: Option<SocketFile>,
@@ -20,21 +20,21 @@ pub(super) enum AdminSocket {
     Unix(UnixListener),
 }
 
-/// The file of a listening Unix socket, removed with this.
+/// The file of a listening Unix socket; its drop removes the file.
 pub(crate) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone, with its folder or by hand.
+        // It may be gone already, with its folder or by hand.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Binds the admin address. A socket file that nobody listens behind is replaced. `owner`: user and
-/// group of the socket's file.
+/// Binds the admin address. Replaces a socket file that has no listener. `owner`: user and group of
+/// the socket's file.
 ///
 /// # Errors
-/// With cause and cure.
+/// With the reason and the remedy.
 pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<AdminListener, String> {
     match address {
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
@@ -47,8 +47,8 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
         Address::Unix(path) => {
             let options = Options { unix_mode: UNIX_MODE, owner, ..Options::default() };
             let (_, mut sockets) = listener::listen(address, &options, 1)
-                .map_err(|error| format!("the admin address: {error}"))?;
-            let socket = sockets.pop().expect("one shard's worth of sockets is one");
+                .map_err(|error| format!("admin address: {error}"))?;
+            let socket = sockets.pop().expect("one shard gets one socket");
             let file = Some(SocketFile(path.clone()));
             Ok(AdminListener { socket: AdminSocket::Unix(socket.into()), file })
         }
@@ -56,12 +56,12 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
 }
 
 impl AdminListener {
-    /// Where operators find the numbers, as a person would type it.
+    /// The URL of the metrics, for a person to type.
     pub(crate) fn url(&self) -> String {
         match (&self.socket, &self.file) {
             (AdminSocket::Tcp(socket), _) => match socket.local_addr() {
                 Ok(address) => format!("http://{address}/metrics"),
-                Err(error) => format!("somewhere ({error})"),
+                Err(error) => format!("unknown address ({error})"),
             },
             (AdminSocket::Unix(_), Some(SocketFile(path))) => {
                 let path = path.display();

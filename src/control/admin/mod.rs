@@ -1,7 +1,7 @@
-//! The admin address: metrics, histograms, health and what runs here, for operators on this host.
+//! The admin address: metrics, histograms, health, and the API for operators and backends.
 //!
-//! Without API keys it listens on loopback or a Unix socket only. Its [`guard`] asks for keys where
-//! there are some, and keeps web pages out.
+//! Without API keys it listens on loopback or a Unix socket only. Its [`guard`] requires keys where
+//! some are configured, and rejects web pages.
 
 mod accept;
 mod api;
@@ -38,13 +38,13 @@ use listener::AdminSocket;
 pub(crate) use listener::{AdminListener, SocketFile, bind};
 use pool::Pool;
 
-/// What answers need.
+/// State shared by all handlers.
 #[derive(Clone)]
 pub(super) struct State(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
-    /// When the server started (Unix time, s).
+    /// Start of the server (Unix time, s).
     started_unix_s: f64,
     config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
@@ -54,7 +54,7 @@ struct Inner {
     log: LogWriter,
     pool: Arc<Pool>,
     journal: Arc<Journal>,
-    /// KiB of bodies that may be held at once.
+    /// KiB of request bodies still available ([`api::BODIES_KIB_MAX`]).
     bodies: Semaphore,
     orders: Orders,
     last_reload: LastReload,
@@ -92,95 +92,97 @@ impl State {
 }
 
 impl State {
-    /// What the server runs by now.
+    /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.0.config.load_full()
     }
 
-    /// What the shards share about channels.
+    /// The state of channels that shards share; an error where no route uses the hub.
     fn hub(&self) -> Result<Arc<HubShared>, api::ApiError> {
         self.0.directory.hub().ok_or_else(api::no_hub)
     }
 
-    /// Unix time (ms).
+    /// Unix time now (ms).
     fn unix_ms() -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis() as u64)
     }
 
-    /// The shards' clock (ns).
+    /// The shards' clock now (ns).
     fn clock_ns(&self) -> u64 {
         self.0.facts.started.elapsed().as_nanos() as u64
     }
 }
 
-/// Answers until the process ends, in a task of its own. The socket's file, if any, is to be kept
+/// Serves the address until the process ends, in a task of its own. Keep the socket's file, if any,
 /// until then.
 pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile> {
     let AdminListener { socket, file } = listener;
     tokio::spawn(async move {
-        let unix = matches!(socket, AdminSocket::Unix(_));
-        let (router, pool) = (router(unix, state.clone()), state.0.pool.clone());
+        let is_unix = matches!(socket, AdminSocket::Unix(_));
+        let (router, pool) = (router(is_unix, state.clone()), state.0.pool.clone());
         let journal = state.0.journal.clone();
         let error = match socket {
-            AdminSocket::Tcp(socket) => match tcp(socket) {
+            AdminSocket::Tcp(socket) => match to_tokio_tcp(socket) {
                 Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },
-            AdminSocket::Unix(socket) => match unix_socket(socket) {
+            AdminSocket::Unix(socket) => match to_tokio_unix(socket) {
                 Ok(socket) => return server::run(socket, router, pool, journal).await,
                 Err(error) => error,
             },
         };
-        tracing::error!(%error, "the admin address cannot be served");
+        tracing::error!(%error, "cannot serve the admin address");
     });
     file
 }
 
-fn tcp(socket: std::net::TcpListener) -> std::io::Result<tokio::net::TcpListener> {
+fn to_tokio_tcp(socket: std::net::TcpListener) -> std::io::Result<tokio::net::TcpListener> {
     socket.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(socket)
 }
 
-fn unix_socket(
+fn to_tokio_unix(
     socket: std::os::unix::net::UnixListener,
 ) -> std::io::Result<tokio::net::UnixListener> {
     socket.set_nonblocking(true)?;
     tokio::net::UnixListener::from_std(socket)
 }
 
-/// A path's method, for requests that no web page can send by itself.
-fn call(method: MethodRouter<State>) -> MethodRouter<State> {
+/// Wraps a path's methods so that no web page can send their requests by itself.
+fn json_call(method: MethodRouter<State>) -> MethodRouter<State> {
     method.route_layer(middleware::from_fn(guard::json_only))
 }
 
-fn router(unix: bool, state: State) -> Router {
+/// All routes, behind the guard and the log of rejections.
+fn router(is_unix: bool, state: State) -> Router {
     Router::new()
-        .route("/metrics", call(get(pages::metrics)))
-        .route("/healthz", call(get(pages::health)))
-        .route("/readyz", call(get(pages::ready)))
-        .route("/v1/node", call(get(pages::node)))
-        .route("/v1/histograms", call(get(pages::histograms)))
-        .route("/v1/histograms/{name}", call(get(pages::histogram)))
-        .route("/v1/drain", call(post(pages::drain)))
-        .route("/v1/reload", call(post(pages::reload)))
-        .merge(api::router())
+        .route("/metrics", json_call(get(pages::get_metrics)))
+        .route("/healthz", json_call(get(pages::get_health)))
+        .route("/readyz", json_call(get(pages::get_readiness)))
+        .route("/v1/node", json_call(get(pages::get_node)))
+        .route("/v1/histograms", json_call(get(pages::list_histograms)))
+        .route("/v1/histograms/{name}", json_call(get(pages::get_histogram)))
+        .route("/v1/drain", json_call(post(pages::start_drain)))
+        .route("/v1/reload", json_call(post(pages::reload_config)))
+        .merge(api::call_routes())
         .fallback(|| async {
-            let message = "there are /metrics, /healthz, /readyz, and what /v1/openapi.json \
-                           describes";
-            refuse(StatusCode::NOT_FOUND, "not_found", message)
+            let message = "no such page; there are /metrics, /healthz, /readyz and the calls in \
+                           /v1/openapi.json";
+            error_response(StatusCode::NOT_FOUND, "not_found", message)
         })
         .method_not_allowed_fallback(|| async {
             let message = "method not allowed; see /v1/openapi.json";
-            refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            error_response(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         })
         .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state((state.clone(), unix), guard::guard))
-        .layer(middleware::from_fn_with_state(state.clone(), journal::note))
+        .layer(middleware::from_fn_with_state((state.clone(), is_unix), guard::guard))
+        .layer(middleware::from_fn_with_state(state.clone(), journal::log_rejection))
         .with_state(state)
 }
 
-fn refuse(status: StatusCode, code: &'static str, message: &str) -> Response {
+/// An error in the API's format, marked for the log of rejections.
+fn error_response(status: StatusCode, code: &'static str, message: &str) -> Response {
     let body = axum::Json(json!({"error": {"code": code, "message": message}}));
     let mut response = (status, body).into_response();
     response.extensions_mut().insert(Rejection { reason: code, detail: message.into() });

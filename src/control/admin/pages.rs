@@ -1,4 +1,4 @@
-//! What operators can read.
+//! Pages for operators: health, metrics, histograms, the node, drain and reload.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::api::Named;
-use super::{State, accept, refuse};
+use super::{State, accept, error_response};
 use crate::config::Config;
 use crate::control::memory::Usage;
 use crate::control::reload::{Changes, ReloadOutcome};
@@ -18,21 +18,25 @@ use crate::metrics::hdr::{self, Detail, Summary};
 use crate::metrics::{HISTOGRAMS, Histograms, NodeLimits, Process, prometheus, text};
 use crate::server::Facts;
 
-/// `/healthz`: the process answers.
-pub(super) async fn health() -> Json<Value> {
+/// `/healthz`: 200 while the process answers.
+pub(super) async fn get_health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// `/readyz`: new clients are welcome.
-pub(super) async fn ready(Extracted(state): Extracted<State>) -> Response {
+/// `/readyz`: 200 while new clients are accepted.
+pub(super) async fn get_readiness(Extracted(state): Extracted<State>) -> Response {
     if state.0.draining.load(Ordering::Relaxed) {
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is draining");
+        return error_response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the server is draining",
+        );
     }
     Json(json!({"status": "ready"})).into_response()
 }
 
-/// `POST /v1/drain`: begins the graceful end, as SIGTERM does; again does no more.
-pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Json<Value>) {
+/// `POST /v1/drain`: starts the drain, as SIGTERM does; further calls change nothing.
+pub(super) async fn start_drain(Extracted(state): Extracted<State>) -> (StatusCode, Json<Value>) {
     state.0.orders.drain().await;
     let drain = &state.config().drain;
     let open: u64 = (0..state.0.directory.len() as u16)
@@ -47,22 +51,24 @@ pub(super) async fn drain(Extracted(state): Extracted<State>) -> (StatusCode, Js
     (StatusCode::ACCEPTED, Json(answer))
 }
 
-/// `POST /v1/reload`: reads the configuration again, as SIGHUP does, and answers with the outcome.
-pub(super) async fn reload(Extracted(state): Extracted<State>) -> Response {
+/// `POST /v1/reload`: reloads the configuration, as SIGHUP does, and answers with the outcome.
+pub(super) async fn reload_config(Extracted(state): Extracted<State>) -> Response {
     match state.0.orders.reload().await {
-        None => refuse(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is ending"),
+        None => {
+            error_response(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is ending")
+        }
         Some(ReloadOutcome { result: Ok(changes), .. }) => {
             let Changes { applied, restart_required } = changes;
             Json(json!({"applied": applied, "restart_required": restart_required})).into_response()
         }
         Some(ReloadOutcome { result: Err(error), .. }) => {
             let message = format!("{error}\nThe previous configuration stays in force.");
-            refuse(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &message)
+            error_response(StatusCode::UNPROCESSABLE_ENTITY, "invalid_configuration", &message)
         }
     }
 }
 
-/// The outcome of the last reload; null before the first.
+/// The outcome of the last reload as JSON; null before the first.
 fn last_reload(state: &State) -> Value {
     let Some(outcome) = state.0.last_reload.load_full() else { return Value::Null };
     match &outcome.result {
@@ -76,8 +82,11 @@ fn last_reload(state: &State) -> Value {
     }
 }
 
-/// `/metrics`: all numbers, as Prometheus text or, if asked for, as OpenMetrics.
-pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderMap) -> Response {
+/// `/metrics`: all metrics, as Prometheus text or, if preferred, as OpenMetrics.
+pub(super) async fn get_metrics(
+    Extracted(state): Extracted<State>,
+    headers: HeaderMap,
+) -> Response {
     let snapshot = state.0.collector.read().await;
     let (admin_connections, admin_evictions) = state.0.pool.counts();
     let process = Process {
@@ -92,19 +101,20 @@ pub(super) async fn metrics(Extracted(state): Extracted<State>, headers: HeaderM
         draining: state.0.draining.load(Ordering::Relaxed),
         host: host::process_numbers(),
         started_unix_s: state.0.started_unix_s,
-        limits: limits(&state),
+        limits: node_limits(&state),
     };
     let openmetrics = text::openmetrics(snapshot, &process);
-    let (kind, body) = if accept::asks_for(&headers, "application/openmetrics-text", "text/plain") {
-        (text::OPENMETRICS_TYPE, openmetrics)
-    } else {
-        (prometheus::TYPE, prometheus::from_openmetrics(&openmetrics))
-    };
+    let (kind, body) =
+        if accept::is_preferred(&headers, "application/openmetrics-text", "text/plain") {
+            (text::OPENMETRICS_TYPE, openmetrics)
+        } else {
+            (prometheus::TYPE, prometheus::from_openmetrics(&openmetrics))
+        };
     ([(header::CONTENT_TYPE, kind), (header::VARY, "Accept")], body).into_response()
 }
 
-/// The limits in force.
-fn limits(state: &State) -> NodeLimits {
+/// The limits in force, as metrics.
+fn node_limits(state: &State) -> NodeLimits {
     let config = state.config();
     let limits = &config.limits;
     let shard_connections_max = u64::from(limits.connections_per_shard_max);
@@ -124,9 +134,9 @@ fn limits(state: &State) -> NodeLimits {
     }
 }
 
-/// `/v1/histograms`: the key figures of each.
-pub(super) async fn histograms(Extracted(state): Extracted<State>, uri: Uri) -> Response {
-    match recorded(&state, &uri).await {
+/// `/v1/histograms`: key figures of each histogram.
+pub(super) async fn list_histograms(Extracted(state): Extracted<State>, uri: Uri) -> Response {
+    match read_histograms(&state, &uri).await {
         Ok(histograms) => {
             let all = HISTOGRAMS.iter().zip(histograms.all());
             let list: Vec<_> =
@@ -137,8 +147,8 @@ pub(super) async fn histograms(Extracted(state): Extracted<State>, uri: Uri) -> 
     }
 }
 
-/// `/v1/histograms/NAME`: all of one; as `NAME.hgrm`, or as `text/plain`, its distribution.
-pub(super) async fn histogram(
+/// `/v1/histograms/NAME`: one histogram; as `NAME.hgrm`, or as `text/plain`, its distribution.
+pub(super) async fn get_histogram(
     Extracted(state): Extracted<State>,
     Named(name): Named,
     uri: Uri,
@@ -146,19 +156,19 @@ pub(super) async fn histogram(
 ) -> Response {
     let (name, as_text) = match name.strip_suffix(".hgrm") {
         Some(name) => (name, true),
-        None => (name.as_str(), accept::asks_for(&headers, "text/plain", "application/json")),
+        None => (name.as_str(), accept::is_preferred(&headers, "text/plain", "application/json")),
     };
     let Some(at) = HISTOGRAMS.iter().position(|(known, ..)| *known == name) else {
         let names: Vec<_> = HISTOGRAMS.iter().map(|(name, ..)| *name).collect();
-        let message = format!("there is no histogram `{name}`; there are {}", names.join(", "));
-        return refuse(StatusCode::NOT_FOUND, "not_found", &message);
+        let message = format!("no histogram `{name}`; there are {}", names.join(", "));
+        return error_response(StatusCode::NOT_FOUND, "not_found", &message);
     };
-    let histograms = match recorded(&state, &uri).await {
+    let histograms = match read_histograms(&state, &uri).await {
         Ok(histograms) => histograms,
         Err(refusal) => return *refusal,
     };
     let described = &HISTOGRAMS[at];
-    let histogram = histograms.all().nth(at).expect("there are as many as have names");
+    let histogram = histograms.all().nth(at).expect("one histogram for each name");
     if as_text {
         let headers =
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::VARY, "Accept")];
@@ -167,13 +177,14 @@ pub(super) async fn histogram(
     ([(header::VARY, "Accept")], Json(Detail::new(described, &histogram))).into_response()
 }
 
-/// The histograms of the shard that the query names, or of all.
-async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>> {
-    let refuse = |status, code, message: &str| Box::new(refuse(status, code, message));
+/// Reads the histograms of the shard that the query names, or of all.
+async fn read_histograms(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>> {
+    let error_response =
+        |status, code, message: &str| Box::new(error_response(status, code, message));
     let collector = &state.0.collector;
     if !collector.has_histograms() {
-        let message = "histograms are not recorded: metrics.histograms is false";
-        return Err(refuse(StatusCode::NOT_FOUND, "not_found", message));
+        let message = "histograms are off; set metrics.histograms = true";
+        return Err(error_response(StatusCode::NOT_FOUND, "not_found", message));
     }
     let shards = state.config().shards;
     let whole = match uri.query().filter(|query| !query.is_empty()) {
@@ -181,19 +192,19 @@ async fn recorded(state: &State, uri: &Uri) -> Result<Histograms, Box<Response>>
         Some(query) => query.strip_prefix("shard=").and_then(|number| number.parse().ok()),
     };
     let Some(shard) = whole else {
-        let message = format!("the query may be shard=N, N from 0 to {}", shards - 1);
-        return Err(refuse(StatusCode::BAD_REQUEST, "bad_request", &message));
+        let message = format!("invalid query; use shard=N with N from 0 to {}", shards - 1);
+        return Err(error_response(StatusCode::BAD_REQUEST, "bad_request", &message));
     };
     match collector.read_shard(shard).await {
         Some(snapshot) => Ok(snapshot.histograms),
         None => {
-            let message = format!("there is no shard {shard}; they go from 0 to {}", shards - 1);
-            Err(refuse(StatusCode::NOT_FOUND, "not_found", &message))
+            let message = format!("no shard {shard}; shards are 0 to {}", shards - 1);
+            Err(error_response(StatusCode::NOT_FOUND, "not_found", &message))
         }
     }
 }
 
-fn listeners(facts: &Facts) -> Vec<Value> {
+fn describe_listeners(facts: &Facts) -> Vec<Value> {
     let listeners = facts.listening.iter().zip(&facts.congestion);
     let described = listeners.map(|(address, congestion)| {
         json!({"address": address.to_string(), "congestion_control": congestion})
@@ -201,8 +212,8 @@ fn listeners(facts: &Facts) -> Vec<Value> {
     described.collect()
 }
 
-/// The engine, and how it is configured.
-fn driver(engine: &EngineFacts, config: &Config) -> Value {
+/// Describes the engine and its configuration.
+fn describe_driver(engine: &EngineFacts, config: &Config) -> Value {
     let features: Map<String, Value> = engine
         .features
         .iter()
@@ -222,8 +233,8 @@ fn driver(engine: &EngineFacts, config: &Config) -> Value {
     described
 }
 
-/// `/v1/node`: what runs here, and on what.
-pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
+/// `/v1/node`: versions, host, engine, routes and limits.
+pub(super) async fn get_node(Extracted(state): Extracted<State>) -> Json<Value> {
     let (facts, config, directory) = (&state.0.facts, &state.config(), &state.0.directory);
     let routes = config.routes.as_slice().iter().zip(&config.route_options);
     let routes: Vec<_> = routes
@@ -252,7 +263,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "total": open.iter().map(|open| u64::from(*open)).sum::<u64>(),
             "by_shard": open,
         },
-        "driver": driver(&facts.engine, config),
+        "driver": describe_driver(&facts.engine, config),
         "limits": {
             "connections_max": per_shard * u64::from(config.shards),
             "connections_per_shard_max": per_shard,
@@ -264,7 +275,7 @@ pub(super) async fn node(Extracted(state): Extracted<State>) -> Json<Value> {
             "outbox_shard_bytes_max": limits.outbox_shard_bytes_max,
             "partial_shard_bytes_max": limits.partial_shard_bytes_max,
         },
-        "listeners": listeners(facts),
+        "listeners": describe_listeners(facts),
         "routes": routes,
         "metrics": {
             "histograms": config.metrics.histograms,

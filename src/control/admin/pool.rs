@@ -1,11 +1,10 @@
 //! The connections of the admin address: how many there may be, and how long each may take.
 //!
-//! A connection that sends no whole request, or nothing at all, is closed by a deadline. At the
-//! bound of connections a new one takes the place of the one that has waited longest for its next
-//! request; connections whose request is being answered are never closed for another. Where all
-//! of them are, further connections come out of a small reserve, and are answered only what tells
-//! whether the process is well. So no number of clients, with or without a key, keeps health and
-//! metrics from being read.
+//! Deadlines close connections that send no complete request. At the limit of connections a new one
+//! evicts the one that has been without a request for longest; a connection whose request is being
+//! answered is never evicted. Where all are being answered, further connections come from a small
+//! reserve, which answers health and metrics only. So no number of clients, with or without a key,
+//! makes health and metrics unreachable.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,21 +13,22 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-/// From the first byte of a request (of the first one: from the accept) to the end of its head.
+/// Limit from the first byte of a request (for the first one: from the accept) to the end of its
+/// head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a further request, and without a byte taken of an answer.
+/// Limit without a further request and without a byte of an answer being read.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections at most, where the open-files limit allows them.
+/// Connections at most, where the open-files limit allows it.
 const CONNECTIONS_MAX: u64 = 256;
-/// Connections beyond those, which are answered health and metrics only.
+/// Reserve beyond those, for health and metrics only.
 const RESERVED_MAX: usize = 8;
 
-/// What a connection does.
+/// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// No byte of its next request has come.
+    /// No byte of its next request has been received.
     Idle,
-    /// A request has begun and its head is not complete.
+    /// The head of a request is incomplete.
     Head,
     /// A request is being answered.
     Busy,
@@ -37,10 +37,10 @@ enum Phase {
 #[derive(Debug)]
 struct Connection {
     phase: Phase,
-    /// When the phase began, or the last byte of an answer was taken.
+    /// When the phase began, or the client last read a byte of an answer.
     since: Instant,
     is_reserved: bool,
-    /// Ends its task; set once that runs.
+    /// Aborts its task; set once that runs.
     task: Option<AbortHandle>,
 }
 
@@ -49,7 +49,7 @@ impl Connection {
         let timeout = match self.phase {
             Phase::Idle => IDLE_TIMEOUT,
             Phase::Head => HEAD_TIMEOUT,
-            // Reading a body has a timeout of its own; the rest is the server's time.
+            // The body's read has a timeout of its own; the rest is the server's own work.
             Phase::Busy => return false,
         };
         now.duration_since(self.since) >= timeout
@@ -58,11 +58,11 @@ impl Connection {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By number: the order in which they were accepted.
+    /// Keyed by the order of their accepts.
     connections: BTreeMap<u64, Connection>,
     reserved: usize,
     accepted: u64,
-    /// Closed by a deadline or for another connection.
+    /// Connections closed by a deadline or for another connection.
     evicted: u64,
 }
 
@@ -73,18 +73,18 @@ pub(super) struct Pool {
     connections_max: usize,
 }
 
-/// A place in the pool; dropped, it is free.
+/// A connection's entry in the pool; its drop removes it.
 #[derive(Debug)]
 pub(super) struct Place {
     pool: Arc<Pool>,
     number: u64,
-    /// Answered health and metrics only.
+    /// May read health and metrics only.
     pub(super) is_reserved: bool,
 }
 
 impl Pool {
-    /// For a process that may open so many files: a quarter of them at most, because shards and
-    /// configuration need descriptors too.
+    /// Sizes the pool to a quarter of the open-files limit at most: shards and configuration need
+    /// descriptors too.
     pub(super) fn new(open_files: u64) -> Arc<Self> {
         let connections_max = (open_files / 4).clamp(8, CONNECTIONS_MAX) as usize;
         Arc::new(Self { state: Mutex::default(), connections_max })
@@ -94,13 +94,13 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection. At the bound, another connection loses its own.
+    /// Adds a connection. At the limit, evicts another one.
     pub(super) fn enter(self: &Arc<Self>) -> Place {
         let mut state = self.lock();
         let full = state.connections.len() - state.reserved >= self.connections_max;
         let is_reserved = full && !state.evict_waiting(false);
         if is_reserved && state.reserved >= RESERVED_MAX && !state.evict_waiting(true) {
-            // Answers of reserved connections are short: the oldest has had its time.
+            // Answers of the reserve are short: the oldest has had its time.
             state.evict(|connection| connection.is_reserved);
         }
         state.accepted += 1;
@@ -111,8 +111,8 @@ impl Pool {
         Place { pool: self.clone(), number, is_reserved }
     }
 
-    /// Closes the connection that has waited longest for its next request, for want of
-    /// descriptors. Returns whether there was one.
+    /// Closes the connection that has been without a request for longest, to free a descriptor.
+    /// Returns whether there was one.
     pub(super) fn evict_one(&self) -> bool {
         let mut state = self.lock();
         state.evict_waiting(false) || state.evict_waiting(true)
@@ -124,7 +124,7 @@ impl Pool {
         while self.lock().evict(|connection| connection.is_overdue(now)) {}
     }
 
-    /// Connections at this moment, and how many were closed by a deadline or for another one.
+    /// Open connections, and how many were closed by a deadline or for another connection.
     pub(super) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.connections.len() as u64, state.evicted)
@@ -136,7 +136,7 @@ impl State {
         self.evict(|one| one.phase != Phase::Busy && one.is_reserved == reserved)
     }
 
-    /// Closes the oldest connection that `may_go`; its place is free at once.
+    /// Closes the oldest connection that `may_go`; its entry is free at once.
     fn evict(&mut self, may_go: impl Fn(&Connection) -> bool) -> bool {
         let candidates = self.connections.iter().filter(|(_, one)| may_go(one));
         let oldest = candidates.min_by_key(|(_, one)| one.since).map(|(number, _)| *number);
@@ -150,27 +150,28 @@ impl State {
 
     fn remove(&mut self, number: u64) -> Option<Connection> {
         let connection = self.connections.remove(&number)?;
+        debug_assert!(self.reserved >= usize::from(connection.is_reserved), "reserve is counted");
         self.reserved -= usize::from(connection.is_reserved);
         Some(connection)
     }
 }
 
 impl Place {
-    /// The task that serves the connection runs.
+    /// Stores the handle of the connection's task.
     pub(super) fn set_task(&self, task: AbortHandle) {
         self.change(|connection| connection.task = Some(task));
     }
 
-    /// Bytes have come from the client.
+    /// Records that bytes were received.
     pub(super) fn note_received(&self) {
         self.change(|connection| {
             if connection.phase == Phase::Idle {
-                connection.begin(Phase::Head);
+                connection.set_phase(Phase::Head);
             }
         });
     }
 
-    /// The client has taken bytes.
+    /// Records that the client has read bytes.
     pub(super) fn note_sent(&self) {
         self.change(|connection| {
             if connection.phase == Phase::Idle {
@@ -179,18 +180,18 @@ impl Place {
         });
     }
 
-    /// A request's head is complete.
+    /// Records that a request's head is complete.
     pub(super) fn begin_request(&self) {
-        self.change(|connection| connection.begin(Phase::Busy));
+        self.change(|connection| connection.set_phase(Phase::Busy));
     }
 
-    /// The answer is ready to be sent.
+    /// Records that the answer is ready to be sent.
     pub(super) fn end_request(&self) {
-        self.change(|connection| connection.begin(Phase::Idle));
+        self.change(|connection| connection.set_phase(Phase::Idle));
     }
 
     fn change(&self, change: impl FnOnce(&mut Connection)) {
-        // It is gone once it has been evicted.
+        // An evicted connection has no entry.
         if let Some(connection) = self.pool.lock().connections.get_mut(&self.number) {
             change(connection);
         }
@@ -198,7 +199,7 @@ impl Place {
 }
 
 impl Connection {
-    fn begin(&mut self, phase: Phase) {
+    fn set_phase(&mut self, phase: Phase) {
         (self.phase, self.since) = (phase, Instant::now());
     }
 }
@@ -215,12 +216,12 @@ mod tests {
 
     use super::*;
 
-    fn held(pool: &Pool) -> Vec<u64> {
+    fn numbers(pool: &Pool) -> Vec<u64> {
         pool.lock().connections.keys().copied().collect()
     }
 
     #[test]
-    fn the_longest_waiting_one_makes_room() {
+    fn the_connection_waiting_longest_is_evicted() {
         let pool = Pool::new(32);
         let places: Vec<_> = (0..8).map(|_| pool.enter()).collect();
         places[0].begin_request();
@@ -228,20 +229,20 @@ mod tests {
         places[1].end_request();
         let ninth = pool.enter();
         assert!(!ninth.is_reserved);
-        assert_eq!(held(&pool), [1, 2, 4, 5, 6, 7, 8, 9], "the third waited longest");
+        assert_eq!(numbers(&pool), [1, 2, 4, 5, 6, 7, 8, 9], "the third waited longest");
         assert_eq!(pool.counts(), (8, 1));
         drop(places);
-        assert_eq!(held(&pool), [9], "who was evicted leaves no place twice");
+        assert_eq!(numbers(&pool), [9], "an evicted connection is removed once");
     }
 
     #[test]
-    fn requests_under_way_keep_their_places_and_the_reserve_admits_more() {
+    fn active_requests_are_kept_and_the_reserve_admits_more() {
         let pool = Pool::new(0);
         let busy: Vec<_> = (0..8).map(|_| pool.enter()).collect();
         busy.iter().for_each(Place::begin_request);
         let reserved: Vec<_> = (0..3 * RESERVED_MAX).map(|_| pool.enter()).collect();
         assert!(reserved.iter().all(|place| place.is_reserved));
-        let kept = held(&pool);
+        let kept = numbers(&pool);
         assert_eq!(kept[..8], [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(kept.len(), 8 + RESERVED_MAX);
         busy[3].end_request();
@@ -250,7 +251,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_bound_holds_and_a_request_under_way_is_never_evicted(
+        fn the_bound_holds_and_an_active_request_is_never_evicted(
             steps in proptest::collection::vec((0..4u8, any::<prop::sample::Index>()), 0..300),
         ) {
             let pool = Pool::new(64);
@@ -266,7 +267,7 @@ mod tests {
                     match step {
                         1 => {
                             place.begin_request();
-                            if !place.is_reserved && held(&pool).contains(&place.number) {
+                            if !place.is_reserved && numbers(&pool).contains(&place.number) {
                                 busy.insert(place.number);
                             }
                         }
@@ -280,7 +281,7 @@ mod tests {
                         }
                     }
                 }
-                let held = held(&pool);
+                let held = numbers(&pool);
                 prop_assert!(held.len() <= most + RESERVED_MAX);
                 prop_assert!(busy.iter().all(|number| held.contains(number)));
                 let reserved = pool.lock().connections.values().filter(|c| c.is_reserved).count();
@@ -288,7 +289,7 @@ mod tests {
                 prop_assert!(held.len() - reserved <= most);
             }
             places.clear();
-            prop_assert!(held(&pool).is_empty());
+            prop_assert!(numbers(&pool).is_empty());
         }
     }
 }

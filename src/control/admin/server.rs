@@ -20,27 +20,27 @@ use tokio::time::MissedTickBehavior;
 use super::journal::{Journal, Peer};
 use super::pool::{Place, Pool};
 
-/// Between two looks at the connections' deadlines.
-const EACH: Duration = Duration::from_secs(1);
-/// Before another attempt where the kernel accepts nothing.
+/// Time between two checks of deadlines.
+const TICK: Duration = Duration::from_secs(1);
+/// Delay before the next accept after one failed.
 const RETRY: Duration = Duration::from_millis(50);
-/// Connections accepted in a row. Then those that are accepted are read: none is evicted by a
-/// flood behind it before its request has been looked for.
+/// Accepts in a row before other tasks run: a flood of connections must not evict one whose request
+/// has not been read yet.
 const ACCEPTS_MAX: usize = 16;
-/// Bytes of a request's head.
+/// Bytes of a request's head at most.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Descriptors kept for connections of the reserve.
+/// Descriptors kept for the reserve.
 const SPARE_DESCRIPTORS: usize = 4;
 
-/// The connection came out of the reserve: found among a request's extensions.
+/// Marks, as a request extension, a connection of the reserve.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reserved;
 
-/// A listener of either kind.
+/// A TCP or Unix listener.
 pub(super) trait Accept: AsFd {
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
-    /// The next connection, and its peer's address.
+    /// Accepts the next connection, and returns its peer's address.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
@@ -61,14 +61,14 @@ impl Accept for UnixListener {
     }
 }
 
-/// Accepts and serves until the process ends.
+/// Accepts and serves connections until the process ends.
 pub(super) async fn run(
     listener: impl Accept,
     router: Router,
     pool: Arc<Pool>,
     journal: Arc<Journal>,
 ) {
-    let mut ticks = tokio::time::interval(EACH);
+    let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut spare = Vec::new();
     let mut accepted = 0;
@@ -85,20 +85,20 @@ pub(super) async fn run(
         };
         match stream {
             Ok((stream, peer)) => {
-                spawn(stream, peer, router.clone(), pool.enter());
+                spawn_connection(stream, peer, router.clone(), pool.enter());
                 has_failed = false;
                 accepted += 1;
                 if accepted % ACCEPTS_MAX == 0 {
                     tokio::task::yield_now().await;
                 }
             }
-            // The client has gone meanwhile.
+            // The client disconnected before the accept.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 if !std::mem::replace(&mut has_failed, true) {
-                    tracing::warn!(%error, "cannot accept a connection at the admin address");
+                    tracing::warn!(%error, "cannot accept an admin connection");
                 }
-                // An evicted connection's descriptor is free once its task has run.
+                // The evicted connection's descriptor is closed when its task runs.
                 if pool.evict_one() {
                     tokio::task::yield_now().await;
                 } else if spare.pop().is_none() {
@@ -109,7 +109,7 @@ pub(super) async fn run(
     }
 }
 
-/// Holds descriptors that are given up when the process has no others.
+/// Duplicates descriptors, to be closed when the process has no others.
 fn keep_spare(listener: &impl Accept, spare: &mut Vec<OwnedFd>) {
     while spare.len() < SPARE_DESCRIPTORS {
         let Ok(descriptor) = listener.as_fd().try_clone_to_owned() else { return };
@@ -117,7 +117,7 @@ fn keep_spare(listener: &impl Accept, spare: &mut Vec<OwnedFd>) {
     }
 }
 
-fn spawn(
+fn spawn_connection(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
     router: Router,
@@ -144,13 +144,13 @@ fn spawn(
     let connection =
         http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(io, service);
     let task = tokio::spawn(async move {
-        // What goes wrong on a connection concerns its client only.
+        // An error concerns this client only.
         let _ = connection.await;
     });
     place.set_task(task.abort_handle());
 }
 
-/// A stream that notes in its place when bytes move.
+/// A stream that records in its pool entry when bytes move.
 struct Watched<S> {
     stream: S,
     place: Arc<Place>,

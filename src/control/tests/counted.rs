@@ -1,4 +1,4 @@
-//! An engine of another name: the drivers of `io_uring`, with their operations counted.
+//! An engine under another name: the drivers of `io_uring`, with their operations counted.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use crate::driver::{
     Input, Lease, Loan, Socket, Token, Wait,
 };
 
-/// What all drivers of a factory have been asked for.
+/// Calls of all drivers of a factory.
 #[derive(Default)]
 pub(super) struct CallCounts {
     pub(super) submits: AtomicU64,
@@ -46,7 +46,7 @@ impl DriverFactory for CountedFactory {
             features: vec![EngineFeature {
                 key: "counts",
                 title: "counting",
-                effect: "Shows that shards run on it",
+                effect: "Shows that shards run on this engine",
                 since: "6.1",
                 is_available: true,
             }],
@@ -62,7 +62,7 @@ pub(super) struct Counted {
     calls: Arc<CallCounts>,
 }
 
-/// Defines methods that only pass on what they are asked for.
+/// Defines methods that forward to the wrapped driver.
 macro_rules! pass_on {
     ($(fn $name:ident(&mut $this:ident $(, $argument:ident: $kind:ty)*) $(-> $result:ty)?;)*) => {
         $(fn $name(&mut $this $(, $argument: $kind)*) $(-> $result)? {

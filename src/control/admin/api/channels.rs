@@ -1,4 +1,4 @@
-//! Channels: listed, looked at, their history read and removed.
+//! Calls on channels: list, describe, read members and history, remove history.
 
 use axum::Json;
 use axum::extract::State as Extracted;
@@ -7,13 +7,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Named, State, answer, ask, channel_name, reply, shapes, unexpected};
+use super::{
+    ApiError, Asked, Named, State, ask_home, await_answer, json_response, parse_channel_name,
+    shapes, unexpected_answer,
+};
 use crate::hub::{Answer, Epoch, Position, Since, Verb};
 use crate::session::hub::NO_PRESENCE;
 use crate::shard::mail::HubMail;
 use crate::shard::mail::Mail;
 
-/// Channels of one page.
+/// Channels per page at most.
 const PAGE_MAX: u32 = 1000;
 
 #[derive(Debug, Deserialize)]
@@ -45,11 +48,11 @@ fn page_limit(limit: Option<u32>, most: u32) -> Result<u32, ApiError> {
     if (1..=most).contains(&limit) {
         return Ok(limit);
     }
-    Err(ApiError::bad(format!("limit must be from 1 to {most}, not {limit}")))
+    Err(ApiError::bad_request(format!("limit must be from 1 to {most}, not {limit}")))
 }
 
 /// `GET /v1/channels`.
-pub(super) async fn list(
+pub(super) async fn list_channels(
     Extracted(state): Extracted<State>,
     Asked(query): Asked<ListQuery>,
 ) -> Result<Json<Value>, ApiError> {
@@ -67,7 +70,7 @@ pub(super) async fn list(
     }
     let mut names = Vec::new();
     for reply in replies {
-        // A shard that has ended has no channels.
+        // A shard that has ended sends no reply, and has no channels.
         names.extend(reply.await.unwrap_or_default().names);
     }
     names.sort_unstable();
@@ -85,50 +88,50 @@ pub(super) async fn list(
     Ok(Json(answer))
 }
 
-fn place(position: Position) -> Value {
+fn position_json(position: Position) -> Value {
     json!({"epoch": position.epoch.to_string(), "offset": position.offset})
 }
 
 /// `GET /v1/channels/{channel}`.
-pub(super) async fn one(
+pub(super) async fn describe_channel(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
 ) -> Result<Json<Value>, ApiError> {
-    let pending = ask(&state, channel_name(&channel)?, Verb::Describe)?;
-    match answer(pending).await? {
+    let pending = ask_home(&state, parse_channel_name(&channel)?, Verb::Describe)?;
+    match await_answer(pending).await? {
         Answer::Described { position, members, users } => {
-            let mut answer = place(position);
+            let mut answer = position_json(position);
             answer["channel"] = channel.into();
             answer["members"] = members.into();
             answer["users"] = users.into();
             Ok(Json(answer))
         }
-        other => Err(unexpected(&other)),
+        other => Err(unexpected_answer(&other)),
     }
 }
 
 /// `GET /v1/channels/{channel}/presence`.
-pub(super) async fn presence(
+pub(super) async fn list_members(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
     Asked(query): Asked<PresenceQuery>,
 ) -> Result<Response, ApiError> {
     let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
-    let channel = channel_name(&channel)?;
+    let channel = parse_channel_name(&channel)?;
     let namespaces = &state.hub()?.realm.namespaces;
     if !namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).presence {
         return Err(ApiError::not_found(NO_PRESENCE));
     }
     let after = query.after.map(Into::into);
-    let pending = ask(&state, channel, Verb::Presence { after, limit })?;
-    match answer(pending).await? {
-        Answer::Presence(page) => Ok(reply(shapes::presence(&page))),
-        other => Err(unexpected(&other)),
+    let pending = ask_home(&state, channel, Verb::Presence { after, limit })?;
+    match await_answer(pending).await? {
+        Answer::Presence(page) => Ok(json_response(shapes::presence(&page))),
+        other => Err(unexpected_answer(&other)),
     }
 }
 
 /// `GET /v1/channels/{channel}/history`.
-pub(super) async fn history(
+pub(super) async fn read_history(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
     Asked(query): Asked<HistoryQuery>,
@@ -137,24 +140,30 @@ pub(super) async fn history(
     let since = match (query.epoch, query.offset) {
         (Some(epoch), Some(offset)) => Some(Since { epoch: Epoch::parse(&epoch), offset }),
         (None, None) => None,
-        _ => return Err(ApiError::bad("epoch and offset belong together: give both, or none")),
+        _ => {
+            return Err(ApiError::bad_request(
+                "epoch and offset belong together: give both, or none",
+            ));
+        }
     };
     let reverse = query.reverse.unwrap_or(false);
     let verb = Verb::History { since, limit, reverse };
-    let pending = ask(&state, channel_name(&channel)?, verb)?;
-    match answer(pending).await? {
-        Answer::History { position, messages } => Ok(reply(shapes::history(position, &messages))),
-        other => Err(unexpected(&other)),
+    let pending = ask_home(&state, parse_channel_name(&channel)?, verb)?;
+    match await_answer(pending).await? {
+        Answer::History { position, messages } => {
+            Ok(json_response(shapes::history(position, &messages)))
+        }
+        other => Err(unexpected_answer(&other)),
     }
 }
 
 /// `DELETE /v1/channels/{channel}/history`.
-pub(super) async fn trim(
+pub(super) async fn trim_history(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
 ) -> Result<Json<Value>, ApiError> {
-    match answer(ask(&state, channel_name(&channel)?, Verb::Trim)?).await? {
-        Answer::Trimmed { position } => Ok(Json(place(position))),
-        other => Err(unexpected(&other)),
+    match await_answer(ask_home(&state, parse_channel_name(&channel)?, Verb::Trim)?).await? {
+        Answer::Trimmed { position } => Ok(Json(position_json(position))),
+        other => Err(unexpected_answer(&other)),
     }
 }

@@ -1,4 +1,4 @@
-//! Connections: listed, looked at, written to, subscribed, disconnected.
+//! Calls on connections: list, describe, send, subscribe, unsubscribe, disconnect.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Body, Named, State, channel_name, one_line};
+use super::{ApiError, Asked, Body, Named, State, parse_channel_name, to_one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::proto::ws::CloseCode;
 use crate::shard::mail::Mail;
 use crate::shard::mail::{Act, ConnectionTarget, Filter, HubMail, Listed, Reached};
 
-/// Connections of one page.
+/// Connections per page at most.
 const PAGE_MAX: u32 = 1000;
-/// Looks at shards for one page: a rare user is found over several.
-const LOOKS_MAX: usize = 64;
+/// Requests to shards per page: a rare user takes several pages to find.
+const REQUESTS_MAX: usize = 64;
 
-/// Who is meant: exactly one of these.
+/// The body of a send; exactly one of the first three names the target.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Send {
@@ -58,7 +58,7 @@ pub(super) struct ListQuery {
     after: Option<String>,
 }
 
-fn target(
+fn parse_target(
     user: Option<String>,
     connection: Option<String>,
     all: Option<bool>,
@@ -66,15 +66,17 @@ fn target(
     match (user, connection, all) {
         (Some(user), None, None | Some(false)) => Ok(ConnectionTarget::User(user.into())),
         (None, Some(id), None | Some(false)) => {
-            Ok(ConnectionTarget::Connection(connection_id(&id)?))
+            Ok(ConnectionTarget::Connection(parse_connection_id(&id)?))
         }
         (None, None, Some(true)) => Ok(ConnectionTarget::All),
-        _ => Err(ApiError::bad("name exactly one of user, connection and (to send) all: true")),
+        _ => Err(ApiError::bad_request(
+            "name exactly one of user, connection and (to send) all: true",
+        )),
     }
 }
 
-/// Whose tickets and grants a call takes back: also of clients that are away, and of connections
-/// that have ended.
+/// The subject whose tickets and grants a call revokes: this includes clients that are offline, and
+/// connections that have ended.
 fn subject(target: &ConnectionTarget) -> Option<Subject> {
     match target {
         ConnectionTarget::User(user) => Some(Subject::User(user.to_string())),
@@ -83,18 +85,18 @@ fn subject(target: &ConnectionTarget) -> Option<Subject> {
     }
 }
 
-fn connection_id(text: &str) -> Result<ConnectionId, ApiError> {
+fn parse_connection_id(text: &str) -> Result<ConnectionId, ApiError> {
     ConnectionId::parse(text).ok_or_else(|| {
-        ApiError::bad("connection is not the id of a connection: take it from /v1/connections")
+        ApiError::bad_request("invalid connection id; take one from /v1/connections")
     })
 }
 
-/// Does something with connections on all shards that may have them; returns how many there were.
-async fn act(state: &State, target: ConnectionTarget, act: Act) -> Result<Reached, ApiError> {
+/// Applies an action to all connections of the target; returns how many there were.
+async fn apply(state: &State, target: ConnectionTarget, act: Act) -> Result<Reached, ApiError> {
     let shared = state.hub()?;
     let directory = &state.0.directory;
     let shards = match &target {
-        // Of another process: nothing here has it.
+        // An id of another process: no shard here has it.
         ConnectionTarget::Connection(id) if id.node != shared.realm.node => 0..0,
         ConnectionTarget::Connection(id) if usize::from(id.shard) < directory.len() => {
             id.shard..id.shard + 1
@@ -112,7 +114,7 @@ async fn act(state: &State, target: ConnectionTarget, act: Act) -> Result<Reache
     }
     let mut reached = Reached::default();
     for reply in replies {
-        // A shard that has ended has no connections.
+        // A shard that has ended sends no reply, and has no connections.
         let Reached { count, refused } = reply.await.unwrap_or_default();
         reached.count += count;
         reached.refused = reached.refused.or(refused);
@@ -121,12 +123,12 @@ async fn act(state: &State, target: ConnectionTarget, act: Act) -> Result<Reache
 }
 
 pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError> {
-    let target = target(body.user, body.connection, body.all)?;
-    let text = one_line(&body.content)?;
+    let target = parse_target(body.user, body.connection, body.all)?;
+    let text = to_one_line(&body.content)?;
     let most = state.config().limits.ws.message_bytes_max;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
-        let message = format!("content of {} bytes; {most} are allowed", text.len());
+        let message = format!("content of {} bytes exceeds the limit of {most}", text.len());
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
@@ -137,44 +139,46 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let delivered = act(state, target, Act::Send(Publication::direct(draft))).await?.count;
+    let delivered = apply(state, target, Act::Send(Publication::direct(draft))).await?.count;
     Ok(json!({"delivered": delivered}))
 }
 
 pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
-    let target = target(body.user, body.connection, None)?;
+    let target = parse_target(body.user, body.connection, None)?;
     let code = body.code.map_or(CloseCode::DISCONNECTED, CloseCode::new);
     if !matches!(code.get(), 1000 | 1001 | 3000..=4999) {
-        return Err(ApiError::bad("code must be 1000, 1001, or from 3000 to 4999"));
+        return Err(ApiError::bad_request("code must be 1000, 1001, or 3000 to 4999"));
     }
     let reason = body.reason.unwrap_or_else(|| "disconnected by the server".into());
     if reason.len() > crate::proto::ws::CLOSE_REASON_BYTES_MAX {
-        return Err(ApiError::bad("reason has 123 bytes at most: a Close frame has no more room"));
+        return Err(ApiError::bad_request(
+            "reason must have at most 123 bytes, the room in a Close frame",
+        ));
     }
     if let Some(subject) = subject(&target) {
         state.hub()?.realm.revoke(&subject, State::unix_ms());
     }
     let reason = Arc::from(reason);
-    let disconnected = act(state, target, Act::Disconnect { code, reason }).await?.count;
+    let disconnected = apply(state, target, Act::Disconnect { code, reason }).await?.count;
     Ok(json!({"disconnected": disconnected}))
 }
 
 pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
-    let channel = channel_name(&body.channel)?;
-    let target = target(body.user, body.connection, None)?;
-    match act(state, target, Act::Subscribe(channel)).await? {
+    let channel = parse_channel_name(&body.channel)?;
+    let target = parse_target(body.user, body.connection, None)?;
+    match apply(state, target, Act::Subscribe(channel)).await? {
         Reached { count: 0, refused: Some(refused) } => Err(refused.into()),
         Reached { count, .. } => Ok(json!({"subscribed": count})),
     }
 }
 
 pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
-    let channel = channel_name(&body.channel)?;
-    let target = target(body.user, body.connection, None)?;
+    let channel = parse_channel_name(&body.channel)?;
+    let target = parse_target(body.user, body.connection, None)?;
     if let Some(subject) = subject(&target) {
         state.hub()?.realm.revoke_channel(&subject, channel.as_str(), State::unix_ms());
     }
-    let unsubscribed = act(state, target, Act::Unsubscribe(channel)).await?.count;
+    let unsubscribed = apply(state, target, Act::Unsubscribe(channel)).await?.count;
     Ok(json!({"unsubscribed": unsubscribed}))
 }
 
@@ -210,48 +214,50 @@ pub(super) async fn unsubscribe(
     do_unsubscribe(&state, body).await.map(Json)
 }
 
-async fn look(state: &State, shard: u16, filter: Filter) -> Listed {
+async fn list_shard(state: &State, shard: u16, filter: Filter) -> Listed {
     let (reply, received) = oneshot::channel();
     let mail = HubMail::List { filter: Box::new(filter), reply };
     state.0.directory.post(shard, Mail::Hub(Box::new(mail)));
-    // A shard that has ended has no connections.
+    // A shard that has ended sends no reply, and has no connections.
     received.await.unwrap_or_default()
 }
 
-/// Where a list goes on: shard and slot.
-fn cursor(text: Option<&str>) -> Result<(u16, u32), ApiError> {
+/// Parses the position where a list continues: shard and slot.
+fn parse_cursor(text: Option<&str>) -> Result<(u16, u32), ApiError> {
     let Some(text) = text else { return Ok((0, 0)) };
     let parts = text.split_once('.');
     parts
         .and_then(|(shard, slot)| Some((shard.parse().ok()?, slot.parse().ok()?)))
-        .ok_or_else(|| ApiError::bad("after must be the next of an earlier answer"))
+        .ok_or_else(|| ApiError::bad_request("invalid `after`; use `next` of an earlier answer"))
 }
 
 /// `GET /v1/connections`.
-pub(super) async fn list(
+pub(super) async fn list_connections(
     Extracted(state): Extracted<State>,
     Asked(query): Asked<ListQuery>,
 ) -> Result<Json<Value>, ApiError> {
     state.hub()?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(ApiError::bad(format!("limit must be from 1 to {PAGE_MAX}, not {limit}")));
+        return Err(ApiError::bad_request(format!(
+            "limit must be from 1 to {PAGE_MAX}, not {limit}"
+        )));
     }
-    let (mut shard, mut from_slot) = cursor(query.after.as_deref())?;
+    let (mut shard, mut from_slot) = parse_cursor(query.after.as_deref())?;
     let shards = state.0.directory.len() as u16;
     let mut connections = Vec::new();
-    for _ in 0..LOOKS_MAX {
+    for _ in 0..REQUESTS_MAX {
         if shard >= shards || connections.len() >= limit as usize {
             break;
         }
         let filter = Filter {
             user: query.user.clone(),
-            // Connections of IPv4 are listed as such, also those of a listener for both.
+            // Listeners for both families report IPv4 peers as IPv6: compare in the canonical form.
             address: query.address.map(|address| address.to_canonical()),
             from_slot,
             limit: limit - connections.len() as u32,
         };
-        let listed = look(&state, shard, filter).await;
+        let listed = list_shard(&state, shard, filter).await;
         connections.extend(listed.connections);
         (shard, from_slot) = match listed.next_slot {
             Some(slot) => (shard, slot),
@@ -266,20 +272,20 @@ pub(super) async fn list(
 }
 
 /// `GET /v1/connections/{id}`.
-pub(super) async fn one(
+pub(super) async fn describe_connection(
     Extracted(state): Extracted<State>,
     Named(id): Named,
 ) -> Result<Json<Value>, ApiError> {
     let shared = state.hub()?;
-    let id = connection_id(&id)?;
-    let gone = || ApiError::not_found("there is no such connection, or it has ended");
+    let id = parse_connection_id(&id)?;
+    let gone = || ApiError::not_found("no such connection, or it has closed");
     if id.node != shared.realm.node || usize::from(id.shard) >= state.0.directory.len() {
         return Err(gone());
     }
     let (reply, received) = oneshot::channel();
     let mail = HubMail::Look { id, reply };
     state.0.directory.post(id.shard, Mail::Hub(Box::new(mail)));
-    // A shard that has ended has no connections.
+    // A shard that has ended sends no reply, and has no connections.
     let info = received.await.ok().flatten().ok_or_else(gone)?;
     Ok(Json(json!(info)))
 }

@@ -1,4 +1,4 @@
-//! Where the memory is: bytes by class, as the shards account for them.
+//! Reports memory by class, as shards account for it (bytes).
 
 use axum::Json;
 use axum::extract::State as Extracted;
@@ -8,7 +8,7 @@ use super::State;
 use crate::control::memory::Usage;
 
 /// `GET /v1/memory`.
-pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
+pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Value> {
     let snapshot = state.0.collector.read().await;
     let gauges = snapshot.gauges;
     let drivers = || snapshot.drivers.iter().map(|(.., driver)| driver);
@@ -42,7 +42,7 @@ pub(super) async fn memory(Extracted(state): Extracted<State>) -> Json<Value> {
     Json(json!({
         "resident_bytes": usage.resident_bytes,
         "classes": by_name,
-        // Code, tables of fixed size, identities, and what the allocator keeps.
+        // Code, fixed tables, identities, and the allocator's overhead.
         "other_bytes": usage.resident_bytes.saturating_sub(accounted),
         "kernel": {
             "sockets": usage.socket_bytes,

@@ -1,8 +1,8 @@
-//! The API for backends: publish, look at channels and connections, act on connections.
+//! The API for backends: publishes, and reads and changes channels and connections.
 //!
-//! Calls become mail to shards: to a channel's home, or to all that may have the connections
-//! meant. An answer comes when it is done: a publish is answered after it is in the log. While a
-//! home's mailbox is full its calls are refused with 503, so that a fast backend cannot fill the
+//! Calls become mail to a channel's home, or to all shards that may have the target connections. A
+//! call is answered when its work is done: a publish, after it is in the log. While a home's
+//! mailbox is full, its calls are rejected with 503, so that a fast backend cannot exhaust the
 //! server's memory.
 
 mod channels;
@@ -28,7 +28,7 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use self::object::Object;
-use super::{State, call, refuse};
+use super::{State, error_response, json_call};
 use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
@@ -37,37 +37,37 @@ use crate::shard::mail::HubMail;
 use crate::shard::mail::Mail;
 use crate::text::content::{self, CheckedJson};
 
-/// The longest body of a call (bytes).
+/// Bytes of a call's body at most.
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
-/// Long bodies that are held at once come to so many KiB; further ones wait.
+/// Total of long bodies in memory (KiB); further calls wait.
 pub(super) const BODIES_KIB_MAX: usize = 128 << 10;
-/// Bodies up to this length do not count among those, so that long ones hold up no short one.
+/// Bodies up to this length are not counted, so that long ones never delay short ones.
 const SHORT_BODY_BYTES_MAX: usize = 64 << 10;
-/// How long a body may take to arrive, its wait for others included.
+/// Limit for receiving a body, including its wait for others.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// All calls.
-pub(super) fn router() -> Router<State> {
+/// Routes of all calls.
+pub(super) fn call_routes() -> Router<State> {
     Router::new()
-        .route("/v1/publish", call(post(publish::publish)))
-        .route("/v1/broadcast", call(post(publish::broadcast)))
-        .route("/v1/batch", call(post(publish::batch)))
-        .route("/v1/send", call(post(connections::send)))
-        .route("/v1/disconnect", call(post(connections::disconnect)))
-        .route("/v1/subscribe", call(post(connections::subscribe)))
-        .route("/v1/unsubscribe", call(post(connections::unsubscribe)))
-        .route("/v1/connections", call(get(connections::list)))
-        .route("/v1/connections/{id}", call(get(connections::one)))
-        .route("/v1/channels", call(get(channels::list)))
-        .route("/v1/channels/{channel}", call(get(channels::one)))
-        .route("/v1/channels/{channel}/presence", call(get(channels::presence)))
-        .route("/v1/channels/{channel}/history", call(get(channels::history)))
-        .route("/v1/channels/{channel}/history", call(delete(channels::trim)))
-        .route("/v1/memory", call(get(memory::memory)))
-        .route("/v1/openapi.json", call(get(openapi::document)))
+        .route("/v1/publish", json_call(post(publish::publish)))
+        .route("/v1/broadcast", json_call(post(publish::broadcast)))
+        .route("/v1/batch", json_call(post(publish::run_batch)))
+        .route("/v1/send", json_call(post(connections::send)))
+        .route("/v1/disconnect", json_call(post(connections::disconnect)))
+        .route("/v1/subscribe", json_call(post(connections::subscribe)))
+        .route("/v1/unsubscribe", json_call(post(connections::unsubscribe)))
+        .route("/v1/connections", json_call(get(connections::list_connections)))
+        .route("/v1/connections/{id}", json_call(get(connections::describe_connection)))
+        .route("/v1/channels", json_call(get(channels::list_channels)))
+        .route("/v1/channels/{channel}", json_call(get(channels::describe_channel)))
+        .route("/v1/channels/{channel}/presence", json_call(get(channels::list_members)))
+        .route("/v1/channels/{channel}/history", json_call(get(channels::read_history)))
+        .route("/v1/channels/{channel}/history", json_call(delete(channels::trim_history)))
+        .route("/v1/memory", json_call(get(memory::report_memory)))
+        .route("/v1/openapi.json", json_call(get(openapi::get_document)))
 }
 
-/// A call that was refused.
+/// A rejected call: its status, code and message.
 #[derive(Debug)]
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
@@ -76,7 +76,7 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
-    fn bad(message: impl Into<String>) -> Self {
+    fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
@@ -112,16 +112,16 @@ impl From<hub::Refused> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        refuse(self.status, self.code, &self.message)
+        error_response(self.status, self.code, &self.message)
     }
 }
 
-/// There are no channels here.
+/// The error of calls on channels where no route has them.
 pub(super) fn no_hub() -> ApiError {
-    ApiError::not_found("no route of this server leads to the hub: add one with handler = \"hub\"")
+    ApiError::not_found("no route uses the hub; add one with handler = \"hub\"")
 }
 
-/// A body that was read and checked.
+/// A parsed body.
 pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
@@ -130,7 +130,7 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
     async fn from_request(request: Request, state: &State) -> Result<Self, ApiError> {
         let length = request.headers().get("content-length").and_then(|text| text.to_str().ok());
         let length = length.and_then(|text| text.parse::<usize>().ok());
-        // A body in chunks may have any length up to the bound.
+        // A chunked body may have any length up to the limit.
         let bytes_max = length.unwrap_or(BODY_BYTES_MAX);
         if bytes_max > BODY_BYTES_MAX {
             return Err(body_too_long());
@@ -141,40 +141,38 @@ impl<T: DeserializeOwned> FromRequest<State> for Body<T> {
                 let kib = bytes_max.div_ceil(1024) as u32;
                 share = state.0.bodies.acquire_many(kib).await.ok();
             }
-            let bytes = Bytes::from_request(request, state).await.map_err(unreadable)?;
+            let bytes = Bytes::from_request(request, state).await.map_err(unreadable_body)?;
             let body = match serde_json::from_slice(&bytes) {
                 Ok(Object(value)) => Ok(Self(value)),
-                Err(error) => Err(ApiError::bad(format!("the body: {error}"))),
+                Err(error) => Err(ApiError::bad_request(format!("invalid body: {error}"))),
             };
             drop(share);
             body
         };
         tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
             let seconds = BODY_TIMEOUT.as_secs();
-            let message = format!("the body did not arrive within {seconds} s: send it faster");
+            let message = format!("request body not received within {seconds} s");
             Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
         })
     }
 }
 
 fn body_too_long() -> ApiError {
-    let message = format!("a body has {BODY_BYTES_MAX} bytes at most: send several calls");
+    let message =
+        format!("body exceeds the limit of {BODY_BYTES_MAX} bytes; split it into several calls");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
-fn unreadable(rejection: BytesRejection) -> ApiError {
+fn unreadable_body(rejection: BytesRejection) -> ApiError {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
             body_too_long()
         }
-        other => ApiError::bad(format!(
-            "the body cannot be read, check its framing: {}",
-            other.body_text()
-        )),
+        other => ApiError::bad_request(format!("cannot read the body: {}", other.body_text())),
     }
 }
 
-/// Parameters of a query that were read and checked.
+/// Parsed query parameters.
 pub(super) struct Asked<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
@@ -183,29 +181,29 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(value)) => Ok(Self(value)),
-            Err(error) => Err(ApiError::bad(format!("the query: {error}"))),
+            Err(error) => Err(ApiError::bad_request(format!("invalid query: {error}"))),
         }
     }
 }
 
-/// Checks a channel's name.
-pub(super) fn channel_name(name: &str) -> Result<ChannelName, ApiError> {
-    auth::check_channel(name).map_err(ApiError::bad)?;
+/// Validates a channel's name.
+pub(super) fn parse_channel_name(name: &str) -> Result<ChannelName, ApiError> {
+    auth::check_channel(name).map_err(ApiError::bad_request)?;
     Ok(ChannelName::new(name))
 }
 
-/// A content as it is stored.
-fn one_line(content: &RawValue) -> Result<Box<str>, ApiError> {
-    let bad = |fault: content::Fault| ApiError::bad(format!("content {}", fault.text()));
+/// Checks a content, and returns it in its stored form: on one line.
+fn to_one_line(content: &RawValue) -> Result<Box<str>, ApiError> {
+    let bad = |fault: content::Fault| ApiError::bad_request(format!("content {}", fault.text()));
     CheckedJson::new(content).map(CheckedJson::into_text).map_err(bad)
 }
 
-/// A reply put together from JSON texts: what applications wrote is in it byte for byte.
-fn reply(json: String) -> Response {
+/// Makes a response of JSON text, which has application data byte for byte.
+fn json_response(json: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
-/// The part of a path that names something.
+/// A decoded name in the path.
 pub(super) struct Named(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -214,32 +212,36 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(name)) => Ok(Self(name)),
-            Err(error) => Err(ApiError::bad(format!("the path: {}", error.body_text()))),
+            Err(error) => {
+                Err(ApiError::bad_request(format!("invalid path: {}", error.body_text())))
+            }
         }
     }
 }
 
-/// A home's answer that is on its way.
+/// A home's answer, to be awaited.
 pub(super) type Pending = oneshot::Receiver<Answer>;
 
-/// Asks a channel's home.
-pub(super) fn ask(state: &State, channel: ChannelName, verb: Verb) -> Result<Pending, ApiError> {
+/// Sends a request to a channel's home.
+pub(super) fn ask_home(
+    state: &State,
+    channel: ChannelName,
+    verb: Verb,
+) -> Result<Pending, ApiError> {
     let directory = &state.0.directory;
     let shared = state.hub()?;
     if matches!(verb, Verb::Publish { .. }) && directory.admission().shortage() == Shortage::Work {
-        return Err(ApiError::unavailable("server is short of memory: try again later"));
+        return Err(ApiError::unavailable("server is low on memory; retry later"));
     }
     let home = shared.home_of(channel.as_str(), directory.len());
     if directory.mail_bytes(home) > state.config().engine.mailbox_bytes_max as usize {
-        return Err(ApiError::unavailable(
-            "the channel's shard has more mail than it can work through: slow down, and try again",
-        ));
+        return Err(ApiError::unavailable("the channel's shard is overloaded; back off and retry"));
     }
     let namespaces = &shared.realm.namespaces;
     let namespace = namespaces.find(channel.as_str()).unwrap_or(namespaces.granted());
     let (sender, receiver) = oneshot::channel();
     let reply = ApiReply(Box::new(move |answer| {
-        // Nobody waits any more if this fails.
+        // The caller may have disconnected.
         let _ = sender.send(answer);
     }));
     let from = Origin::Api(reply);
@@ -248,19 +250,21 @@ pub(super) fn ask(state: &State, channel: ChannelName, verb: Verb) -> Result<Pen
     Ok(receiver)
 }
 
-/// Waits for a home's answer.
-pub(super) async fn answer(pending: Pending) -> Result<Answer, ApiError> {
+/// Waits for a home's answer; a refusal becomes an error.
+pub(super) async fn await_answer(pending: Pending) -> Result<Answer, ApiError> {
     match pending.await {
         Ok(Answer::Refused(refused)) => Err(refused.into()),
         Ok(answer) => Ok(answer),
-        Err(_) => Err(ApiError::unavailable("the channel's shard has ended: the server drains")),
+        Err(_) => {
+            Err(ApiError::unavailable("the channel's shard has ended; the server is draining"))
+        }
     }
 }
 
-/// Answers that a call does not have.
-pub(super) fn unexpected(answer: &Answer) -> ApiError {
-    tracing::error!(?answer, "a home gave an answer that was not asked for");
-    let message = "internal error, which is logged".to_owned();
+/// Logs an answer of the wrong type, a bug in Seawall, and makes an error of it.
+pub(super) fn unexpected_answer(answer: &Answer) -> ApiError {
+    tracing::error!(?answer, "unexpected reply type from the channel's home");
+    let message = "internal error; see the log".to_owned();
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
 }
 

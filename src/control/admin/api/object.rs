@@ -1,4 +1,4 @@
-//! Bodies and commands are objects: serde would take an array for a structure's fields in order.
+//! Requires a JSON object: serde would also read a structure's fields from an array, in order.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-/// What can only be read from an object.
+/// A value that deserializes from an object only.
 #[derive(Debug)]
 pub(super) struct Object<T>(pub(super) T);
 

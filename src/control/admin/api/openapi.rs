@@ -1,13 +1,13 @@
-//! The description of the API (`OpenAPI` 3.1), for generated clients and for testers.
+//! The `OpenAPI` 3.1 description of the API, for generated clients and testers.
 
 use axum::http::header;
 use axum::response::IntoResponse;
 
-/// Written by hand, and held against the calls by a test and by generated requests.
+/// Written by hand; a test and generated requests compare it with the routes.
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// `GET /v1/openapi.json`.
-pub(super) async fn document() -> impl IntoResponse {
+pub(super) async fn get_document() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT)
 }
 
@@ -25,7 +25,7 @@ mod tests {
             .flat_map(|source| source.lines())
             .filter_map(|line| {
                 let call = line.trim().strip_prefix(".route(\"")?;
-                let (path, rest) = call.split_once("\", call(")?;
+                let (path, rest) = call.split_once("\", json_call(")?;
                 Some((path, rest.split('(').next()?))
             })
             .filter(|(path, _)| path.starts_with("/v1/"))

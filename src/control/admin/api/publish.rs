@@ -1,4 +1,4 @@
-//! Publishing: to one channel, to several, or as part of a batch.
+//! Calls that publish: to one channel, to several, or as part of a batch.
 
 use axum::extract::State as Extracted;
 use axum::{Extension, Json};
@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::super::guard::Caller;
 use super::object::Object;
 use super::{
-    ApiError, Body, Pending, State, answer, ask, channel_name, connections, one_line, unexpected,
+    ApiError, Body, Pending, State, ask_home, await_answer, connections, parse_channel_name,
+    to_one_line, unexpected_answer,
 };
 use crate::hub::{Answer, Draft, KeyScope, Verb};
 
-/// Commands of one batch, and channels of one broadcast.
+/// Commands of a batch, and channels of a broadcast, at most.
 const COMMANDS_MAX: usize = 10_000;
-/// The longest idempotency key (bytes).
+/// Bytes of an idempotency key at most.
 const KEY_BYTES_MAX: usize = 128;
 
 #[derive(Debug, Deserialize)]
@@ -40,7 +41,7 @@ pub(super) struct BatchBody {
     commands: Vec<Command>,
 }
 
-/// An object with one field, whose name says what it is.
+/// A command of a batch: an object with one field, whose name is the type.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Command {
@@ -52,34 +53,36 @@ enum Command {
     Unsubscribe(Object<connections::Membership>),
 }
 
-/// Whom idempotency keys belong to: backends choose theirs without knowing of each other.
-fn owner(caller: &Caller) -> Box<str> {
+/// The namespace of idempotency keys: each API key has one, so that backends choose keys
+/// independently.
+fn key_owner(caller: &Caller) -> Box<str> {
     match &caller.0 {
         Some(name) => format!("api:{name}").into(),
         None => "api".into(),
     }
 }
 
-/// A publish under way.
-fn begin(
+/// Checks a publish, and sends it to the channel's home.
+fn begin_publish(
     state: &State,
     caller: &Caller,
     channel: &str,
     content: &RawValue,
     key: Option<&str>,
 ) -> Result<Pending, ApiError> {
-    let channel = channel_name(channel)?;
-    let text = one_line(content)?;
+    let channel = parse_channel_name(channel)?;
+    let text = to_one_line(content)?;
     if let Some(key) = key.filter(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
         let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
-        return Err(ApiError::bad(message));
+        return Err(ApiError::bad_request(message));
     }
     let realm = &state.hub()?.realm;
     let namespace = realm.namespaces.find(channel.as_str());
     let most = namespace.unwrap_or(realm.namespaces.granted()).message_bytes_max as usize;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
-        let message = format!("content of {} bytes; the channel takes {most}", text.len());
+        let message =
+            format!("content of {} bytes exceeds the channel's limit of {most}", text.len());
         return Err(ApiError::new(status, "too_large", message));
     }
     let draft = Draft {
@@ -90,12 +93,13 @@ fn begin(
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let key = key.map(|key| KeyScope { owner: owner(caller), key: key.into() });
-    ask(state, channel, Verb::Publish { draft, key })
+    let key = key.map(|key| KeyScope { owner: key_owner(caller), key: key.into() });
+    ask_home(state, channel, Verb::Publish { draft, key })
 }
 
-async fn end(pending: Pending) -> Result<Value, ApiError> {
-    match answer(pending).await? {
+/// Waits for a publish, and returns its position.
+async fn end_publish(pending: Pending) -> Result<Value, ApiError> {
+    match await_answer(pending).await? {
         Answer::Published { position, duplicate } => {
             let mut answer =
                 json!({"epoch": position.epoch.to_string(), "offset": position.offset});
@@ -104,7 +108,7 @@ async fn end(pending: Pending) -> Result<Value, ApiError> {
             }
             Ok(answer)
         }
-        other => Err(unexpected(&other)),
+        other => Err(unexpected_answer(&other)),
     }
 }
 
@@ -114,12 +118,13 @@ pub(super) async fn publish(
     Extension(caller): Extension<Caller>,
     Body(body): Body<Publish>,
 ) -> Result<Json<Value>, ApiError> {
-    let pending = begin(&state, &caller, &body.channel, &body.content, body.key.as_deref())?;
-    end(pending).await.map(Json)
+    let pending =
+        begin_publish(&state, &caller, &body.channel, &body.content, body.key.as_deref())?;
+    end_publish(pending).await.map(Json)
 }
 
-/// The outcome of one of several.
-fn outcome(result: Result<Value, ApiError>) -> Value {
+/// The JSON of one result among several.
+fn outcome_json(result: Result<Value, ApiError>) -> Value {
     result.unwrap_or_else(|error| json!({"error": {"code": error.code, "message": error.message}}))
 }
 
@@ -128,28 +133,29 @@ fn begin_all(
     caller: &Caller,
     body: &Broadcast,
 ) -> Result<Vec<Result<Pending, ApiError>>, ApiError> {
-    few(body.channels.len(), "channels")?;
-    let begin =
-        |channel: &String| begin(state, caller, channel, &body.content, body.key.as_deref());
+    check_count(body.channels.len(), "channels")?;
+    let begin = |channel: &String| {
+        begin_publish(state, caller, channel, &body.content, body.key.as_deref())
+    };
     Ok(body.channels.iter().map(begin).collect())
 }
 
 async fn end_all(pending: Vec<Result<Pending, ApiError>>) -> Vec<Value> {
     let mut results = Vec::with_capacity(pending.len());
     for one in pending {
-        results.push(outcome(match one {
-            Ok(pending) => end(pending).await,
+        results.push(outcome_json(match one {
+            Ok(pending) => end_publish(pending).await,
             Err(error) => Err(error),
         }));
     }
     results
 }
 
-fn few(count: usize, what: &str) -> Result<(), ApiError> {
+fn check_count(count: usize, what: &str) -> Result<(), ApiError> {
     if (1..=COMMANDS_MAX).contains(&count) {
         return Ok(());
     }
-    Err(ApiError::bad(format!("{what} must have 1 to {COMMANDS_MAX} entries, not {count}")))
+    Err(ApiError::bad_request(format!("{what} must have 1 to {COMMANDS_MAX} entries, not {count}")))
 }
 
 /// `POST /v1/broadcast`.
@@ -162,7 +168,7 @@ pub(super) async fn broadcast(
     Ok(Json(json!({"results": end_all(pending).await})))
 }
 
-/// A command of a batch that was begun: publishes go to their homes before any is waited for.
+/// A started command of a batch: all publishes are sent to their homes before any is awaited.
 enum Begun {
     Publish(Result<Pending, ApiError>),
     Broadcast(Result<Vec<Result<Pending, ApiError>>, ApiError>),
@@ -170,16 +176,16 @@ enum Begun {
 }
 
 /// `POST /v1/batch`.
-pub(super) async fn batch(
+pub(super) async fn run_batch(
     Extracted(state): Extracted<State>,
     Extension(caller): Extension<Caller>,
     Body(body): Body<BatchBody>,
 ) -> Result<Json<Value>, ApiError> {
-    few(body.commands.len(), "commands")?;
+    check_count(body.commands.len(), "commands")?;
     let mut begun = Vec::with_capacity(body.commands.len());
     for command in body.commands {
         begun.push(match command {
-            Command::Publish(Object(one)) => Begun::Publish(begin(
+            Command::Publish(Object(one)) => Begun::Publish(begin_publish(
                 &state,
                 &caller,
                 &one.channel,
@@ -202,10 +208,10 @@ pub(super) async fn batch(
     let mut results = Vec::with_capacity(begun.len());
     for one in begun {
         results.push(match one {
-            Begun::Publish(Ok(pending)) => outcome(end(pending).await),
+            Begun::Publish(Ok(pending)) => outcome_json(end_publish(pending).await),
             Begun::Broadcast(Ok(pending)) => json!({"results": end_all(pending).await}),
-            Begun::Publish(Err(error)) | Begun::Broadcast(Err(error)) => outcome(Err(error)),
-            Begun::Done(result) => outcome(result),
+            Begun::Publish(Err(error)) | Begun::Broadcast(Err(error)) => outcome_json(Err(error)),
+            Begun::Done(result) => outcome_json(result),
         });
     }
     Ok(Json(json!({"results": results})))
