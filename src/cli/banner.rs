@@ -1,5 +1,5 @@
-//! The facts of a start, in one block: where the server listens, who may connect, which limits
-//! hold. A JSON log gets the same as one event per fact, with a key for each value.
+//! The start banner: the server's addresses, access rules and limits. A JSON log gets one event per
+//! fact, with a key for each value.
 
 use std::fmt::Write as _;
 
@@ -27,18 +27,18 @@ enum Fact<'f> {
     Warning { text: String },
 }
 
-/// Who may use the hub.
+/// Whether clients of the hub need tokens.
 #[derive(Clone, Copy, Debug)]
 enum Access {
-    /// There are no keys.
+    /// No keys are configured, so no client needs a token.
     Anonymous,
     Tokens,
-    /// Tokens are verified, and clients without one may stay.
+    /// Tokens are verified; clients without one are anonymous.
     TokensOrAnonymous,
 }
 
-/// Writes the block, or logs its facts.
-pub(super) fn announce(
+/// Prints the banner, or logs its facts as events.
+pub(super) fn print_banner(
     log: &LogWriter,
     server: &Server,
     admin: Option<&str>,
@@ -46,10 +46,10 @@ pub(super) fn announce(
     open_files: u64,
 ) {
     let config = server.config();
-    let mut facts = clients(&config, &server.facts);
-    facts.extend(hub(&config));
+    let mut facts = client_facts(&config, &server.facts);
+    facts.extend(hub_facts(&config));
     facts.push(Fact::Operators { url: admin });
-    facts.extend(engine(&config, &server.facts));
+    facts.extend(engine_facts(&config, &server.facts));
     facts.extend(guard.iter().map(|(name, value)| match *name {
         "warning" => Fact::Warning { text: value.clone() },
         name => Fact::Guard { name, value },
@@ -68,8 +68,8 @@ pub(super) fn announce(
         LogFormat::Text => {
             let mut text = format!("seawall {version}\n");
             for fact in &facts {
-                let (name, value) = fact.line();
-                // Writing to a string does not fail.
+                let (name, value) = fact.to_line();
+                // Writing to a string cannot fail.
                 let _ = writeln!(text, "  {name:<11} {value}");
             }
             log.write_lines(&terminal::escape_lines(&text));
@@ -81,8 +81,8 @@ pub(super) fn announce(
     }
 }
 
-/// The listeners, and where a browser finds the playground.
-fn clients<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
+/// Lists the listeners, and the URL of the playground.
+fn client_facts<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     let routes = config.routes.as_slice().iter();
     let paths = routes.map(|route| route.path.as_str()).collect::<Vec<_>>().join(" ");
     let mut found = Vec::new();
@@ -112,8 +112,8 @@ fn clients<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     found
 }
 
-/// Who may use the hub.
-fn hub(config: &Config) -> Vec<Fact<'_>> {
+/// Describes access to the hub, and its tickets.
+fn hub_facts(config: &Config) -> Vec<Fact<'_>> {
     if !config.has_hub() {
         return Vec::new();
     }
@@ -127,8 +127,8 @@ fn hub(config: &Config) -> Vec<Fact<'_>> {
     vec![Fact::Hub { access, jwks_url }, Fact::Tickets { keys, state_dir }]
 }
 
-/// The engine, and what the operator should change for it.
-fn engine<'f>(config: &Config, facts: &'f Facts) -> Vec<Fact<'f>> {
+/// Describes the engine, with its warnings.
+fn engine_facts<'f>(config: &Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     let engine = Fact::Engine {
         shards: config.shards,
         engine: &facts.engine,
@@ -150,8 +150,8 @@ impl Access {
 }
 
 impl Fact<'_> {
-    /// Name and value of its line.
-    fn line(&self) -> (&'static str, String) {
+    /// The name and the value of its line.
+    fn to_line(&self) -> (&'static str, String) {
         match self {
             Self::Clients { url, routes, congestion } => {
                 ("clients", format!("{url}  (routes: {routes}; {congestion} congestion control)"))
@@ -186,7 +186,7 @@ impl Fact<'_> {
         }
     }
 
-    /// The same as an event with a key for each value.
+    /// Logs it as an event with a key for each value.
     fn log(&self) {
         match self {
             Self::Clients { url, routes, congestion } => {
@@ -256,7 +256,7 @@ mod tests {
     use crate::config::file::File;
 
     #[test]
-    fn an_engine_is_described_by_what_it_says_of_itself() {
+    fn an_engine_is_described_by_its_own_facts() {
         let file = File { shards: 2, ..File::default() };
         let config = Config::validate(&file, 4096, 2).unwrap();
         let sizes = |granted| {
@@ -271,13 +271,13 @@ mod tests {
                 system_calls: &[],
                 features: Vec::new(),
                 sizes: sizes(32),
-                warnings: vec!["memory is short".to_owned()],
+                warnings: vec!["locked memory is low".to_owned()],
             },
             open_files: 4096,
             started: Instant::now(),
         };
         let lines = |facts: &Facts| -> Vec<(&'static str, String)> {
-            engine(&config, facts).iter().map(Fact::line).collect()
+            engine_facts(&config, facts).iter().map(Fact::to_line).collect()
         };
         let buffers = format!(
             "{} receive buffers of {} bytes each",
@@ -286,7 +286,7 @@ mod tests {
         );
         let [(_, line), warning] = &lines(&facts)[..] else { panic!("a line and a warning") };
         assert_eq!(line, &format!("io_uring; 2 shards with 32 ring entries and {buffers}"));
-        assert_eq!(warning, &("warning", "memory is short".to_owned()));
+        assert_eq!(warning, &("warning", "locked memory is low".to_owned()));
         facts.engine = EngineFacts {
             name: "another",
             sizes: Vec::new(),

@@ -1,4 +1,4 @@
-//! `seawall channels`: which channels there are, and who is on one.
+//! `seawall channels`: lists channels, or describes one with its members.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -7,15 +7,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::remote::{Api, ApiResponse, Remote, encoded, table, text};
+use super::remote::{Api, ApiResponse, Remote, format_table, percent_encode, text_of};
 use crate::text::terminal;
 
-/// The most that one call lists.
+/// Entries per call at most.
 const PAGE: usize = 1000;
 
 /// Lists the channels of a running server, or describes one of them and lists its members.
 ///
-/// Exit codes: 0 done; 1 the server was not reached, or there is no such channel.
+/// Exit codes: 0 done; 1 the server cannot be reached, or has no such channel.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  seawall channels --prefix chat:\n  seawall channels chat:lobby"
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     /// A channel's name
     channel: Option<String>,
 
-    /// Only names that begin with this
+    /// Only names with this prefix
     #[arg(long, conflicts_with = "channel")]
     prefix: Option<String>,
 
@@ -38,14 +38,14 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.channel {
-        Some(channel) => {
-            arguments.remote.run(|api| describe(api, channel, arguments.limit), described)
-        }
-        None => arguments.remote.run(|api| list(api, arguments), listed),
+        Some(channel) => arguments
+            .remote
+            .run(|api| describe_channel(api, channel, arguments.limit), format_channel),
+        None => arguments.remote.run(|api| list_channels(api, arguments), format_list),
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
+fn list_channels(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     let mut all = serde_json::Map::new();
     let mut after = String::new();
     loop {
@@ -73,36 +73,37 @@ fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     }
 }
 
-fn listed(answer: &Value) -> String {
+fn format_list(answer: &Value) -> String {
     let mut rows = vec![vec!["CHANNEL".to_owned(), "MEMBERS".to_owned()]];
     for (name, about) in answer["channels"].as_object().into_iter().flatten() {
         rows.push(vec![name.clone(), about["members"].to_string()]);
     }
-    let mut out = if rows.len() == 1 { "no channels\n".to_owned() } else { table(&rows) };
+    let mut out = if rows.len() == 1 { "no channels\n".to_owned() } else { format_table(&rows) };
     if !answer["next"].is_null() {
-        out.push_str("there are more: raise --limit\n");
+        out.push_str("more available; raise --limit\n");
     }
     out
 }
 
-/// What holds for the channel, with a list of its members in the end.
-fn describe(api: &Api, channel: &str, limit: usize) -> Result<ApiResponse, String> {
-    /// Members as the server wrote them.
+/// Fetches a channel's state, and its members page by page.
+fn describe_channel(api: &Api, channel: &str, limit: usize) -> Result<ApiResponse, String> {
+    /// The members, in the server's own JSON text.
     #[derive(Deserialize)]
     struct Page {
         members: Vec<Box<RawValue>>,
         next: Option<String>,
     }
-    let path = format!("/v1/channels/{}", encoded(channel));
+    let path = format!("/v1/channels/{}", percent_encode(channel));
     let about = api.get(&path, &[])?;
     let mut members: Vec<Box<RawValue>> = Vec::new();
     let mut after = String::new();
     loop {
         let query = [("after", after.as_str())];
         let query = if after.is_empty() { &[][..] } else { &query[..] };
-        let page = api.get_if_kept(&format!("{path}/presence"), query)?;
+        let page = api.get_if_found(&format!("{path}/presence"), query)?;
         let page = page.map(|page| serde_json::from_str::<Page>(&page.text)).transpose();
-        let page = page.map_err(|error| format!("the members of {channel}: {error}"))?;
+        let page =
+            page.map_err(|error| format!("cannot read the members of {channel}: {error}"))?;
         let next = match page {
             Some(page) => {
                 members.extend(page.members);
@@ -121,27 +122,27 @@ fn describe(api: &Api, channel: &str, limit: usize) -> Result<ApiResponse, Strin
     }
 }
 
-fn described(answer: &Value) -> String {
+fn format_channel(answer: &Value) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(out, "{name:<10} {}", terminal::escape(value));
     };
-    line("channel", text(answer, "channel"));
-    line("position", &format!("{} of epoch {}", answer["offset"], text(answer, "epoch")));
+    line("channel", text_of(answer, "channel"));
+    line("position", &format!("{} of epoch {}", answer["offset"], text_of(answer, "epoch")));
     line("members", &answer["members"].to_string());
     line("users", &answer["users"].to_string());
     let listed = answer["listed"].as_array().map_or(&[][..], Vec::as_slice);
     for one in listed {
-        let user = one["user"].as_str().unwrap_or("nobody by name");
+        let user = one["user"].as_str().unwrap_or("anonymous");
         let info = match &one["info"] {
             Value::Null => String::new(),
             info => format!("  {info}"),
         };
-        line("member", &format!("{user}  {}{info}", text(one, "connection")));
+        line("member", &format!("{user}  {}{info}", text_of(one, "connection")));
     }
     if (listed.len() as u64) < answer["users"].as_u64().unwrap_or(0) {
-        out.push_str("there are more: raise --limit\n");
+        out.push_str("more available; raise --limit\n");
     }
     out
 }

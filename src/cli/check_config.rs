@@ -1,11 +1,11 @@
-//! `seawall check-config`: would `serve` accept this, and what does it change?
+//! `seawall check-config`: whether `serve` would accept a configuration, and what it changes.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
-use super::print::print;
+use super::print::print_text;
 use crate::config::file::SECTIONS;
 use crate::config::file::table::Row;
 use crate::config::reference;
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
         help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
     )]
     file: Option<String>,
-    /// The same, as `serve` spells it.
+    /// The same file, given as a flag as for `serve`.
     #[arg(long = "config", value_name = "FILE", hide = true, conflicts_with = "file")]
     config: Option<String>,
     #[command(flatten)]
@@ -39,26 +39,26 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             let mut faults = loaded.config.check_folders();
             faults.extend(guard::check_identity(&loaded.config.process));
             if !faults.is_empty() {
-                return super::fail(&loaded.written.locate(faults));
+                return super::print_failure(&loaded.written.locate(faults));
             }
             for line in loaded.config.warnings() {
                 eprintln!("warning: {}", terminal::escape(&line));
             }
-            print(&summary(&loaded))
+            print_text(&summarize(&loaded))
         }
-        Err(error) => super::fail(&error),
+        Err(error) => super::print_failure(&error),
     }
 }
 
-/// What differs from the defaults, and where it was set.
-fn summary(loaded: &Loaded) -> String {
-    let whole = toml::Value::try_from(&loaded.written.file).expect("it came from TOML");
+/// Lists the options that differ from the defaults, and where each was set.
+fn summarize(loaded: &Loaded) -> String {
+    let whole = toml::Value::try_from(&loaded.written.file).expect("it was read from TOML");
     let changed: Vec<[String; 3]> = loaded
         .written
         .sources
         .iter()
         .filter_map(|(key, source)| {
-            let (row, value) = (row(key)?, lookup(&whole, key)?);
+            let (row, value) = (find_row(key)?, find_value(&whole, key)?);
             let same = *value == (row.default)();
             (!same).then(|| [key.to_owned(), reference::shown(row, value), source.to_string()])
         })
@@ -71,13 +71,13 @@ fn summary(loaded: &Loaded) -> String {
     let (keys, values) = (width(0), width(1));
     let mut out = format!("{name} is valid; it differs from the defaults in:\n");
     for [key, value, source] in &changed {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(out, "  {key:<keys$} = {value:<values$}  ({source})");
     }
     out
 }
 
-fn row(key: &str) -> Option<&'static Row> {
+fn find_row(key: &str) -> Option<&'static Row> {
     let (section, option) = match key.split_once('.') {
         None => ("", key),
         Some((section, rest)) => (section, rest.rsplit('.').next()?),
@@ -85,7 +85,7 @@ fn row(key: &str) -> Option<&'static Row> {
     SECTIONS.iter().find(|known| known.name == section)?.row(option)
 }
 
-fn lookup<'v>(whole: &'v toml::Value, key: &str) -> Option<&'v toml::Value> {
+fn find_value<'v>(whole: &'v toml::Value, key: &str) -> Option<&'v toml::Value> {
     key.split('.').try_fold(whole, |value, part| match part.parse::<usize>() {
         Ok(index) => value.get(index),
         Err(_) => value.get(part),
@@ -98,7 +98,7 @@ mod tests {
     use crate::config::file::File;
 
     #[test]
-    fn every_option_can_be_looked_up() {
+    fn every_option_is_found() {
         let file = File {
             listeners: vec![crate::config::file::Listener::default()],
             routes: vec![crate::config::file::Route::default()],
@@ -115,8 +115,8 @@ mod tests {
                 } else {
                     section.path(option)
                 };
-                assert_eq!(lookup(&whole, &key), Some(&(option.default)()), "{key}");
-                assert_eq!(row(&key).map(|row| row.key), Some(option.key));
+                assert_eq!(find_value(&whole, &key), Some(&(option.default)()), "{key}");
+                assert_eq!(find_row(&key).map(|row| row.key), Some(option.key));
             }
         }
     }

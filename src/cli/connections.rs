@@ -1,4 +1,4 @@
-//! `seawall connections`: who is connected, and how each connection does.
+//! `seawall connections`: lists connections, or describes one.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -6,15 +6,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::remote::{Api, ApiResponse, Remote, encoded, table, text};
+use super::remote::{Api, ApiResponse, Remote, format_table, percent_encode, text_of};
 use crate::text::terminal;
 
-/// The most that one call lists.
+/// Entries per call at most.
 const PAGE: usize = 1000;
 
 /// Lists the connections of a running server, or describes one of them.
 ///
-/// Exit codes: 0 done; 1 the server was not reached, or there is no such connection.
+/// Exit codes: 0 done; 1 the server cannot be reached, or has no such connection.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n\
         \x20 seawall connections --user ann\n\
@@ -23,15 +23,15 @@ pub(super) struct Arguments {
     /// A connection's id
     id: Option<String>,
 
-    /// Only this user's
+    /// Only connections of this user
     #[arg(long, conflicts_with = "id")]
     user: Option<String>,
 
-    /// Only those from this IP address
+    /// Only connections from this IP address
     #[arg(long, conflicts_with = "id")]
     address: Option<String>,
 
-    /// List at most this many
+    /// List at most this many connections
     #[arg(long, default_value_t = 100, conflicts_with = "id")]
     limit: usize,
 
@@ -42,14 +42,17 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     match &arguments.id {
         Some(id) => {
-            let path = format!("/v1/connections/{}", encoded(id));
-            arguments.remote.run(|api| api.get(&path, &[]), one)
+            let path = format!("/v1/connections/{}", percent_encode(id));
+            arguments.remote.run(|api| api.get(&path, &[]), format_connection)
         }
-        None => arguments.remote.run(|api| list(api, arguments), |answer| listed(answer, now_ms())),
+        None => arguments.remote.run(
+            |api| list_connections(api, arguments),
+            |answer| format_list(answer, unix_now_ms()),
+        ),
     }
 }
 
-fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
+fn list_connections(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     let mut all: Vec<Value> = Vec::new();
     let mut after = String::new();
     loop {
@@ -77,12 +80,12 @@ fn list(api: &Api, arguments: &Arguments) -> Result<ApiResponse, String> {
     }
 }
 
-fn now_ms() -> u64 {
+fn unix_now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64)
 }
 
-/// A time that has passed, in its largest units.
-fn span(ms: u64) -> String {
+/// Formats a duration in its two largest units.
+fn format_span(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0..60 => format!("{s}s"),
@@ -92,7 +95,7 @@ fn span(ms: u64) -> String {
     }
 }
 
-fn listed(answer: &Value, now_ms: u64) -> String {
+fn format_list(answer: &Value, now_ms: u64) -> String {
     let connections = answer["connections"].as_array().map_or(&[][..], Vec::as_slice);
     let head =
         ["CONNECTION", "USER", "ADDRESS", "AGE", "IN", "OUT", "QUEUED", "DROPPED", "CHANNELS"];
@@ -102,10 +105,10 @@ fn listed(answer: &Value, now_ms: u64) -> String {
         let number = |name: &str| one[name].to_string();
         let channels = one["subscriptions"].as_array().map_or(0, Vec::len);
         rows.push(vec![
-            text(one, "connection").to_owned(),
-            text(one, "user").to_owned(),
-            text(one, "address").to_owned(),
-            span(now_ms.saturating_sub(since_ms)),
+            text_of(one, "connection").to_owned(),
+            text_of(one, "user").to_owned(),
+            text_of(one, "address").to_owned(),
+            format_span(now_ms.saturating_sub(since_ms)),
             number("messages_received"),
             number("messages_sent"),
             number("queue_bytes"),
@@ -113,14 +116,15 @@ fn listed(answer: &Value, now_ms: u64) -> String {
             channels.to_string(),
         ]);
     }
-    let mut out = if connections.is_empty() { "no connections\n".to_owned() } else { table(&rows) };
+    let mut out =
+        if connections.is_empty() { "no connections\n".to_owned() } else { format_table(&rows) };
     if !answer["next"].is_null() {
-        out.push_str("there are more: raise --limit\n");
+        out.push_str("more available; raise --limit\n");
     }
     out
 }
 
-fn one(answer: &Value) -> String {
+fn format_connection(answer: &Value) -> String {
     let mut out = String::new();
     let fields = answer.as_object().into_iter().flatten();
     let tcp = answer["tcp"].as_object().into_iter().flatten();
@@ -131,13 +135,13 @@ fn one(answer: &Value) -> String {
     {
         let value = match (name.as_str(), value) {
             ("since", Value::Number(since)) => {
-                let age_ms = now_ms().saturating_sub(since.as_u64().unwrap_or(0));
-                format!("{} ago", span(age_ms))
+                let age_ms = unix_now_ms().saturating_sub(since.as_u64().unwrap_or(0));
+                format!("{} ago", format_span(age_ms))
             }
             (_, Value::String(text)) => text.clone(),
             (_, other) => other.to_string(),
         };
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let (name, value) = (name.replace('_', " "), terminal::escape(&value));
         let _ = writeln!(out, "{name:<25} {value}");
     }
@@ -156,7 +160,7 @@ mod tests {
     fn spans_have_two_units() {
         for (s, told) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3660, "1h01m"), (90_000, "1d01h")]
         {
-            assert_eq!(span(s * 1000), told);
+            assert_eq!(format_span(s * 1000), told);
         }
     }
 }

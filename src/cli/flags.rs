@@ -1,4 +1,4 @@
-//! A flag for every option of the table, for the commands that take a configuration.
+//! Flags for all options, made from the option table.
 
 use clap::{Arg, ArgAction, ArgMatches, Command, Error, FromArgMatches, parser::ValueSource};
 
@@ -6,16 +6,16 @@ use crate::config::file::SECTIONS;
 use crate::config::file::table::{Kind, Row, Section, short_flag, short_variable};
 use crate::config::reference;
 
-/// Options given on the command line: flags without their dashes, each with its values.
+/// Options from the command line: flag names without dashes, each with its values.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overrides(pub Vec<(String, Vec<String>)>);
 
-fn name(section: &Section, row: &Row) -> String {
+fn flag_name(section: &Section, row: &Row) -> String {
     short_flag(&section.path(row)).map_or_else(|| section.flag(row), str::to_owned)
 }
 
-fn argument(section: &Section, row: &Row) -> Arg {
-    let (name, full) = (name(section, row), section.flag(row));
+fn to_argument(section: &Section, row: &Row) -> Arg {
+    let (name, full) = (flag_name(section, row), section.flag(row));
     let path = section.path(row);
     let common = name != full || section.name.is_empty();
     let variable = short_variable(&path).unwrap_or_else(|| section.variable(row));
@@ -64,11 +64,11 @@ fn argument(section: &Section, row: &Row) -> Arg {
     argument
 }
 
-/// The same options, left out of the help: for commands beside `serve`.
+/// The same flags, hidden from the help: for commands other than `serve`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HiddenOverrides(pub Overrides);
 
-/// Ends the help of a command that takes [`HiddenOverrides`].
+/// The last lines of the help of commands that take [`HiddenOverrides`].
 pub(super) const SEE_SERVE: &str = "Options of `seawall serve` are accepted too, with the same \
                                     meaning: `seawall serve --help` lists them.";
 
@@ -76,7 +76,7 @@ impl clap::Args for HiddenOverrides {
     fn augment_args(command: Command) -> Command {
         let rows =
             SECTIONS.iter().flat_map(|section| section.rows.iter().map(move |r| (section, r)));
-        command.args(rows.map(|(section, row)| argument(section, row).hide(true)))
+        command.args(rows.map(|(section, row)| to_argument(section, row).hide(true)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -98,7 +98,7 @@ impl clap::Args for Overrides {
     fn augment_args(command: Command) -> Command {
         let rows =
             SECTIONS.iter().flat_map(|section| section.rows.iter().map(move |r| (section, r)));
-        command.args(rows.map(|(section, row)| argument(section, row)))
+        command.args(rows.map(|(section, row)| to_argument(section, row)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -111,7 +111,7 @@ impl FromArgMatches for Overrides {
         let mut given = Vec::new();
         for section in &SECTIONS {
             for row in section.rows {
-                let name = name(section, row);
+                let name = flag_name(section, row);
                 if matches.value_source(&name) == Some(ValueSource::CommandLine) {
                     let values = matches.get_many::<String>(&name).into_iter().flatten();
                     given.push((name.clone(), values.cloned().collect()));

@@ -1,4 +1,4 @@
-//! `seawall kick`: ends connections, or takes them from channels.
+//! `seawall kick`: disconnects clients, or unsubscribes them from channels.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,10 @@ use serde_json::json;
 
 use super::remote::{Api, ApiResponse, Remote};
 
-/// Disconnects a user or a connection, and revokes the tickets with which it would resume; with
-/// --channel, unsubscribes it from these channels instead.
+/// Disconnects a user or a connection, and revokes its resume tickets; with --channel, unsubscribes
+/// it from these channels instead.
 ///
-/// Exit codes: 0 a connection was found; 1 none was, or the server was not reached.
+/// Exit codes: 0 a connection was found; 1 none was found, or the server cannot be reached.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["user", "connection"]))]
 #[command(after_help = "Examples:\n\
@@ -25,15 +25,15 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ID")]
     connection: Option<String>,
 
-    /// Only from this channel; may be given several times
+    /// Unsubscribe from this channel instead; may be repeated
     #[arg(long)]
     channel: Vec<String>,
 
-    /// The close code: 1000, 1001, or from 3000 to 4999; without: 4403, on which clients stay away
-    #[arg(long, conflicts_with = "channel", value_parser = close_code)]
+    /// Close code: 1000, 1001, or 3000 to 4999; default: 4403 (clients do not reconnect)
+    #[arg(long, conflicts_with = "channel", value_parser = parse_close_code)]
     code: Option<u16>,
 
-    /// The reason that clients receive, at most 123 bytes
+    /// The close reason that clients receive, at most 123 bytes
     #[arg(long, conflicts_with = "channel")]
     reason: Option<String>,
 
@@ -41,17 +41,17 @@ pub(super) struct Arguments {
     remote: Remote,
 }
 
-fn close_code(text: &str) -> Result<u16, String> {
+fn parse_close_code(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(code @ (1000 | 1001 | 3000..=4999)) => Ok(code),
-        _ => Err("write 1000, 1001, or a number from 3000 to 4999".to_owned()),
+        _ => Err("must be 1000, 1001, or 3000 to 4999".to_owned()),
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let answer = match arguments.remote.api().and_then(|api| kick(&api, arguments)) {
+    let answer = match arguments.remote.open_api().and_then(|api| kick(&api, arguments)) {
         Ok(answer) => answer,
-        Err(text) => return super::fail(&text),
+        Err(text) => return super::print_failure(&text),
     };
     let (what, verb) = if arguments.channel.is_empty() {
         ("disconnected", "disconnected")
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         ("unsubscribed", "unsubscribed")
     };
     let count = answer[what].as_u64().unwrap_or(0);
-    let shown = arguments.remote.show(&answer, |_| match count {
+    let shown = arguments.remote.print_answer(&answer, |_| match count {
         1 => format!("1 connection was {verb}\n"),
         count => format!("{count} connections were {verb}\n"),
     });

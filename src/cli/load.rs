@@ -1,4 +1,4 @@
-//! The configuration that an operator gave: file, environment, flags.
+//! Loads the configuration from its layers: file, environment, flags.
 
 use std::io::Read as _;
 
@@ -6,46 +6,46 @@ use super::flags::Overrides;
 use crate::config::{Config, ConfigError, Given, Written};
 use crate::driver::host;
 
-/// The variable that names the file where no flag does.
+/// The variable that names the file if no flag does.
 pub(super) const FILE_VARIABLE: &str = "SEAWALL_CONFIG";
 
-/// What to say of where a configuration comes from, and the configuration.
+/// A loaded configuration, and where it comes from.
 pub(super) struct Loaded {
     pub name: String,
-    /// The file, where there is one.
+    /// Path of the file, if there is one.
     pub path: Option<String>,
     pub written: Written,
     pub config: Config,
     pub open_files: u64,
 }
 
-/// Reads and checks. `file` is a path, or `-` for standard input.
+/// Reads and validates the configuration. `file` is a path, or `-` for standard input.
 ///
 /// # Errors
-/// Every mistake with its place and its cure.
+/// Every error with its place and its remedy.
 pub(super) fn load(file: Option<&str>, overrides: &Overrides) -> Result<Loaded, ConfigError> {
-    let (path, given) = layers(file, overrides)?;
+    let (path, given) = read_layers(file, overrides)?;
     let open_files = host::raise_open_files();
     let (written, config) = Written::load(&given, open_files, host::cores().len())?;
-    let name = path.as_deref().map_or("the configuration", shown_str).to_owned();
+    let name = path.as_deref().map_or("the configuration", source_name).to_owned();
     Ok(Loaded { name, path, written, config, open_files })
 }
 
-/// Reads again what a running server was started with.
+/// Reads the layers again, for a reload.
 ///
 /// # Errors
 /// As [`load`]; and standard input cannot be read twice.
-pub(super) fn read_anew(file: Option<&str>, overrides: &Overrides) -> Result<Given, ConfigError> {
+pub(super) fn read_again(file: Option<&str>, overrides: &Overrides) -> Result<Given, ConfigError> {
     if file == Some("-") {
-        let text = "the configuration came from standard input, which cannot be read again: give \
-                    a file with --config to be able to reload";
+        let text = "cannot read standard input again; to be able to reload, give a file with \
+                    --config";
         return Err(ConfigError { key: None, text: text.to_owned() });
     }
-    layers(file, overrides).map(|(_, given)| given)
+    read_layers(file, overrides).map(|(_, given)| given)
 }
 
-/// The configuration's file, and what was given.
-fn layers(
+/// Reads the layers; returns the file's path and their text.
+fn read_layers(
     file: Option<&str>,
     overrides: &Overrides,
 ) -> Result<(Option<String>, Given), ConfigError> {
@@ -54,21 +54,19 @@ fn layers(
         .collect();
     let variable = environment.iter().find(|(name, _)| name == FILE_VARIABLE);
     let path = file.or(variable.map(|(_, path)| path.as_str())).filter(|path| !path.is_empty());
-    let text = path.map(|path| read(path).map(|text| (shown(path), text))).transpose()?;
+    let text = path
+        .map(|path| read_file(path).map(|text| (source_name(path).to_owned(), text)))
+        .transpose()?;
     let path = path.map(str::to_owned);
     let given = Given { file: text, environment, flags: overrides.0.clone() };
     Ok((path, given))
 }
 
-fn shown_str(path: &str) -> &str {
+fn source_name(path: &str) -> &str {
     if path == "-" { "standard input" } else { path }
 }
 
-fn shown(path: &str) -> String {
-    shown_str(path).to_owned()
-}
-
-fn read(path: &str) -> Result<String, ConfigError> {
+fn read_file(path: &str) -> Result<String, ConfigError> {
     let text = if path == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).map(|_| text)
@@ -77,6 +75,6 @@ fn read(path: &str) -> Result<String, ConfigError> {
     };
     text.map_err(|error| ConfigError {
         key: None,
-        text: format!("cannot read {}: {error}", shown_str(path)),
+        text: format!("cannot read {}: {error}", source_name(path)),
     })
 }

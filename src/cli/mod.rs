@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file per subcommand.
 
 mod banner;
 mod channels;
@@ -64,13 +64,13 @@ enum Command {
     Kick(kick::Arguments),
     /// Show the state of a running server
     Status(status::Arguments),
-    /// Make a running server read its configuration again
+    /// Reload the configuration of a running server
     Reload(reload::Arguments),
     /// Shut a running server down gracefully
     Drain(drain::Arguments),
-    /// Examine this host for problems, and name the remedies
+    /// Examine this host for problems, with remedies
     Doctor(doctor::Arguments),
-    /// Print a script that completes commands and options in a shell
+    /// Print a completion script for a shell
     Completions(shell::CompletionsArguments),
     /// Print a manual page
     Man(shell::ManArguments),
@@ -78,7 +78,7 @@ enum Command {
     Version(print::VersionArguments),
 }
 
-/// Runs what the command line asks for.
+/// Runs the command that the command line names.
 pub fn run() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "serve") {
         signals::prepare();
@@ -87,7 +87,7 @@ pub fn run() -> ExitCode {
     match arguments.command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
-        Command::Config(arguments) => print::config(&arguments),
+        Command::Config(arguments) => print::print_config(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Channels(arguments) => channels::run(&arguments),
@@ -97,15 +97,17 @@ pub fn run() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Completions(arguments) => shell::completions(&arguments, Arguments::command()),
-        Command::Man(arguments) => shell::man(&arguments, Arguments::command()),
-        Command::Version(arguments) => print::version(&arguments),
+        Command::Completions(arguments) => {
+            shell::print_completions(&arguments, Arguments::command())
+        }
+        Command::Man(arguments) => shell::print_manual(&arguments, Arguments::command()),
+        Command::Version(arguments) => print::print_version(&arguments),
     }
 }
 
-/// Prints help or what is wrong with the command line, and ends the process.
+/// Prints help or an error in the command line, and ends the process.
 fn exit(error: &clap::Error) -> ! {
-    // An output that nothing reads changes nothing about the exit code.
+    // The exit code is the same if nothing reads the output.
     let _ = error.print();
     if error.kind() == clap::error::ErrorKind::InvalidSubcommand {
         let command = Arguments::command();
@@ -115,15 +117,15 @@ fn exit(error: &clap::Error) -> ! {
     std::process::exit(error.exit_code())
 }
 
-/// Prints what went wrong.
-fn fail(error: &dyn Display) -> ExitCode {
-    // A standard error that nothing reads changes nothing about the exit code.
-    let _ = std::io::stderr().write_all(failure(error).as_bytes());
+/// Prints an error to standard error.
+fn print_failure(error: &dyn Display) -> ExitCode {
+    // The exit code is the same if nothing reads standard error.
+    let _ = std::io::stderr().write_all(format_failure(error).as_bytes());
     ExitCode::FAILURE
 }
 
-/// What went wrong, each line under the program's name.
-fn failure(error: &dyn Display) -> String {
+/// Formats an error: each line after the program's name.
+fn format_failure(error: &dyn Display) -> String {
     let mut text = String::new();
     for line in error.to_string().lines() {
         text.extend(["seawall: ", &*terminal::escape(line), "\n"]);

@@ -1,4 +1,4 @@
-//! `seawall config` and `seawall version`: what there is, on standard output.
+//! `seawall config` and `seawall version`: print all options, or the version.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -11,11 +11,11 @@ use crate::text::terminal;
     after_help = "Examples:\n  seawall config --short > seawall.toml\n  seawall config | less"
 )]
 pub(super) struct ConfigArguments {
-    /// As tables for a document instead of a file that loads
+    /// Print Markdown tables instead of a file
     #[arg(long)]
     markdown: bool,
 
-    /// A short file to start from, with the options that are changed most
+    /// Print a short file with the options that are changed most
     #[arg(long, conflicts_with = "markdown")]
     short: bool,
 }
@@ -23,20 +23,20 @@ pub(super) struct ConfigArguments {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  seawall version\n  seawall version --json")]
 pub(super) struct VersionArguments {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub(super) fn config(arguments: &ConfigArguments) -> ExitCode {
+pub(super) fn print_config(arguments: &ConfigArguments) -> ExitCode {
     if arguments.short {
-        return print(reference::SHORT);
+        return print_text(reference::SHORT);
     }
     let text = if arguments.markdown { reference::markdown() } else { reference::toml() };
-    print(&text)
+    print_text(&text)
 }
 
-pub(super) fn version(arguments: &VersionArguments) -> ExitCode {
+pub(super) fn print_version(arguments: &VersionArguments) -> ExitCode {
     let version = env!("CARGO_PKG_VERSION");
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
@@ -46,18 +46,19 @@ pub(super) fn version(arguments: &VersionArguments) -> ExitCode {
             "build": build,
             "target": format!("{machine}-{system}"),
         });
-        print(&format!("{object}\n"))
+        print_text(&format!("{object}\n"))
     } else {
-        print(&format!("seawall {version} ({build} build for {machine}-{system})\n"))
+        print_text(&format!("seawall {version} ({build} build for {machine}-{system})\n"))
     }
 }
 
-/// Prints, without anything that acts on a terminal; a reader that has gone (`| head`) is no
-/// failure.
-pub(super) fn print(text: &str) -> ExitCode {
+/// Prints text, with terminal control characters escaped. A closed pipe (`| head`) is no failure.
+pub(super) fn print_text(text: &str) -> ExitCode {
     let text = terminal::escape_lines(text);
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => super::fail(&error),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            super::print_failure(&error)
+        }
         _ => ExitCode::SUCCESS,
     }
 }

@@ -1,4 +1,4 @@
-//! `seawall publish`: a message to a channel, from a shell.
+//! `seawall publish`: publishes a message to a channel.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::remote::{Remote, text};
+use super::remote::{Remote, text_of};
 
 /// Publishes to a channel of a running server, as a backend does.
 ///
@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     text: bool,
 
-    /// Idempotency key: a repeat with the same key takes effect once
+    /// Idempotency key: repeats with the same key take effect once
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
 
@@ -37,14 +37,14 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    let body = match body(arguments) {
+    let body = match make_body(arguments) {
         Ok(body) => body,
-        Err(text) => return super::fail(&text),
+        Err(text) => return super::print_failure(&text),
     };
     arguments.remote.run(
         |api| api.post("/v1/publish", &body),
         |answer| {
-            let (offset, epoch) = (&answer["offset"], text(answer, "epoch"));
+            let (offset, epoch) = (&answer["offset"], text_of(answer, "epoch"));
             let known = answer["duplicate"] == true;
             let again = if known { " (a repeat: it was published before)" } else { "" };
             format!("{} is at offset {offset} of epoch {epoch}{again}\n", arguments.channel)
@@ -52,24 +52,24 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     )
 }
 
-fn body(arguments: &Arguments) -> Result<String, String> {
+fn make_body(arguments: &Arguments) -> Result<String, String> {
     let mut data = arguments.data.clone();
     if data == "-" {
         data.clear();
         if std::io::stdin().is_terminal() {
-            eprintln!("reading the content from standard input; end it with Ctrl-D");
+            eprintln!("reading the content from standard input; end with Ctrl-D");
         }
         let read = std::io::stdin().read_to_string(&mut data);
         read.map_err(|error| format!("cannot read standard input: {error}"))?;
     }
-    // A line end belongs to the shell that wrote it.
+    // The final line feed comes from the shell (`echo`), not from the content.
     let data = data.strip_suffix('\n').unwrap_or(&data);
     let content = if arguments.text {
         Value::from(data).to_string()
     } else {
         let checked = serde_json::from_str::<&RawValue>(data);
         checked.map_err(|error| {
-            format!("the content is not JSON: {error}; use --text to publish it as a JSON string")
+            format!("content is not JSON: {error}; use --text to publish it as a JSON string")
         })?;
         data.to_owned()
     };
@@ -78,7 +78,7 @@ fn body(arguments: &Arguments) -> Result<String, String> {
         head["key"] = key.as_str().into();
     }
     let mut body = head.to_string();
-    // Byte for byte, as it was written.
+    // The content is sent byte for byte.
     body.truncate(body.len() - 1);
     Ok(format!("{body},\"content\":{content}}}"))
 }

@@ -1,4 +1,4 @@
-//! `seawall serve`: configuration, listeners, shards, control thread.
+//! `seawall serve`: starts the server, and runs its control thread.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::flags::Overrides;
-use super::load::{Loaded, load, read_anew};
-use super::{banner, failure};
+use super::load::{Loaded, load, read_again};
+use super::{banner, format_failure};
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::server::{self, Server};
 use crate::text::terminal;
 
-/// Flags win over the environment, the environment over the file, the file over the defaults.
+/// Precedence of options: flags, environment, file, defaults.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n\
         \x20 seawall serve\n\
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "FILE",
-        help = "Configuration file (TOML), or - for standard input; without it: the defaults, \
+        help = "Configuration file (TOML), or - for standard input; default: all defaults, \
                 with the hub at /ws and an echo at /echo [env: SEAWALL_CONFIG]"
     )]
     config: Option<String>,
@@ -44,10 +44,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     log.report_panics();
     let code = match start(arguments, &log) {
         Ok(Some((runtime, server, parts))) => control::run(&runtime, server, parts),
-        // A signal has ended the start.
+        // A signal ended the start.
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
-            log.write_lines(&failure(&*error));
+            log.write_lines(&format_failure(&*error));
             ExitCode::FAILURE
         }
     };
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 
 type Started = (control::Runtime, Server, Parts);
 
-/// Starts everything; `None` when a signal ends the server before it takes clients.
+/// Starts the server; `None` if a signal ends it before it accepts clients.
 fn start(
     arguments: &Arguments,
     log: &LogWriter,
@@ -69,13 +69,13 @@ fn start(
     let owner = guard.owner();
     config.keep_ticket_key(owner)?;
     let config = Arc::new(config);
-    let set_level = log_to(log, &config);
+    let set_level = install_log(log, &config);
     let bind = |address| control::bind(address, owner);
     let admin = config.admin.as_ref().map(bind).transpose()?;
     let metrics = &config.metrics;
     let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
     let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
-    // The one place that chooses the engine: what starts the shards is generic over it.
+    // The only place that chooses the engine: everything below is generic over it.
     let factory = server::uring_factory(&config)?;
     let runtime = control::Runtime::new()?;
     let mut signals = Signals::watch(&runtime)?;
@@ -87,14 +87,14 @@ fn start(
     let fetching = config.clone();
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;
     let Some(fetcher) = fetched.transpose()? else { return Ok(None) };
-    // A signal from here on finds the control thread's listeners.
+    // From here on, the control thread's handlers receive signals.
     driver::signals::serve();
     let server = waiting.serve();
     let operators = admin.as_ref().map(AdminListener::url);
-    banner::announce(log, &server, operators.as_deref(), guard.lines(), open_files);
+    banner::print_banner(log, &server, operators.as_deref(), guard.lines(), open_files);
     let (path, overrides) = (arguments.config.clone(), arguments.overrides.clone());
     let reloader = Reloader {
-        read: Arc::new(move || read_anew(path.as_deref(), &overrides)),
+        read: Arc::new(move || read_again(path.as_deref(), &overrides)),
         set_level,
         file: written.file,
         open_files,
@@ -105,7 +105,7 @@ fn start(
     Ok(Some((runtime, server, parts)))
 }
 
-/// Fetches the keys of tokens before the first client comes, and goes on doing so.
+/// Fetches token keys before the first client connects, and keeps them fresh.
 fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
     for line in config.warnings() {
         tracing::warn!("{line}");
@@ -114,7 +114,7 @@ fn fetch_keys(config: &Config) -> std::io::Result<Option<Fetcher>> {
     source.map(|source| Fetcher::start(&config.auth.verifier, source)).transpose()
 }
 
-/// A log of JSON: what acts on a terminal is escaped in it as it is in a log of text.
+/// Writes a JSON log, with terminal control characters escaped as in the text log.
 struct JsonLines(LogWriter);
 
 impl std::io::Write for JsonLines {
@@ -128,14 +128,14 @@ impl std::io::Write for JsonLines {
     }
 }
 
-/// Logs from now on, and returns how to change how much.
-fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
+/// Installs the log, and returns a function that sets its level.
+fn install_log(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
     let log = log.clone();
-    let level = |level: &str| -> LevelFilter { level.parse().expect("the level was checked") };
+    let level = |level: &str| -> LevelFilter { level.parse().expect("the level was validated") };
     let (filter, handle) = reload::Layer::new(level(&config.log_level));
     let fields = debug_fn(|out, field, value| {
         let value = format!("{value:?}");
-        // Lines after the first are indented, so that no value can look like an event.
+        // Indent all lines but the first, so that no value can look like an event.
         let value = terminal::escape_lines(value.trim_end()).replace('\n', "\n    ");
         match field.name() {
             "message" => write!(out, "{value}"),
@@ -150,7 +150,7 @@ fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
             move || log.clone()
         });
     let registry = tracing_subscriber::registry().with(filter);
-    // A second server in one process (tests) keeps the first one's log.
+    // A second server in one process (in tests) keeps the first one's log.
     let _ = match config.log_format {
         LogFormat::Text => registry.with(lines.fmt_fields(fields.delimited(" "))).try_init(),
         LogFormat::Json => {
@@ -159,7 +159,7 @@ fn log_to(log: &LogWriter, config: &Config) -> Box<dyn Fn(&str)> {
         }
     };
     Box::new(move |text| {
-        // Only a log that is gone refuses, and then there is nothing to change.
+        // Fails only after the log is gone.
         let _ = handle.modify(|filter| *filter = level(text));
     })
 }

@@ -1,17 +1,17 @@
-//! `seawall status`: a running server on one screen.
+//! `seawall status`: shows a running server on one screen.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::remote::{ApiResponse, Remote, text};
+use super::remote::{ApiResponse, Remote, text_of};
 use crate::text::terminal::escape;
 
 /// Shows the state of a running server: version, uptime, listeners, connections, memory, and the
 /// outcome of the last reload.
 ///
-/// Exit codes: 0 it runs; 1 it was not reached.
+/// Exit codes: 0 the server runs; 1 it cannot be reached.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  seawall status\n  seawall status --json")]
 pub(super) struct Arguments {
@@ -26,19 +26,19 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             let text = format!("{{\"node\":{},\"memory\":{}}}", node.text, memory.text);
             ApiResponse::new(text).map_err(|error| error.to_string())
         },
-        |answer| shown(&answer["node"], &answer["memory"]),
+        |answer| format_status(&answer["node"], &answer["memory"]),
     )
 }
 
-fn shown(node: &Value, memory: &Value) -> String {
+fn format_status(node: &Value, memory: &Value) -> String {
     let mut out = format!(
         "seawall {} (pid {}), up {}\n",
-        escape(text(node, "version")),
+        escape(text_of(node, "version")),
         node["pid"],
-        duration(node["uptime_s"].as_f64().unwrap_or(0.0) as u64)
+        format_duration(node["uptime_s"].as_f64().unwrap_or(0.0) as u64)
     );
     for listener in node["listeners"].as_array().into_iter().flatten() {
-        line(&mut out, "listener", &escape(text(listener, "address")));
+        write_row(&mut out, "listener", &escape(text_of(listener, "address")));
     }
     let open = &node["connections_open"];
     let by_shard = open["by_shard"].as_array().into_iter().flatten();
@@ -47,7 +47,7 @@ fn shown(node: &Value, memory: &Value) -> String {
         "{} open of {} (by shard: {by_shard})",
         open["total"], node["limits"]["connections_max"]
     );
-    line(&mut out, "connections", &connections);
+    write_row(&mut out, "connections", &connections);
     let bytes = |name: &str| memory[name].as_u64().unwrap_or(0) as f64 / 1e6;
     let most = match memory["memory_bytes_max"].as_u64() {
         None | Some(0) => "no limit".to_owned(),
@@ -58,22 +58,22 @@ fn shown(node: &Value, memory: &Value) -> String {
         bytes("used_bytes"),
         bytes("resident_bytes")
     );
-    line(&mut out, "memory", &used);
+    write_row(&mut out, "memory", &used);
     let draining = if node["draining"] == true { "yes: no new connections" } else { "no" };
-    line(&mut out, "draining", draining);
-    line(&mut out, "last reload", &last_reload(&node["last_reload"]));
+    write_row(&mut out, "draining", draining);
+    write_row(&mut out, "last reload", &format_reload(&node["last_reload"]));
     out
 }
 
-fn line(out: &mut String, name: &str, value: &str) {
-    // Writing to a string does not fail.
+fn write_row(out: &mut String, name: &str, value: &str) {
+    // Writing to a string cannot fail.
     let _ = writeln!(out, "  {name:<12} {value}");
 }
 
-fn last_reload(outcome: &Value) -> String {
+fn format_reload(outcome: &Value) -> String {
     let Some(time_ms) = outcome["time_ms"].as_u64() else { return "none".to_owned() };
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-    let ago = duration(now.saturating_sub(time_ms / 1000));
+    let ago = format_duration(now.saturating_sub(time_ms / 1000));
     if outcome["ok"] == true {
         let waiting = outcome["restart_required"].as_array().into_iter().flatten();
         let waiting: Vec<_> = waiting.filter_map(Value::as_str).map(escape).collect();
@@ -84,12 +84,12 @@ fn last_reload(outcome: &Value) -> String {
         };
         return format!("{ago} ago: succeeded{waiting}");
     }
-    let error = text(outcome, "error").lines().map(escape).collect::<Vec<_>>();
+    let error = text_of(outcome, "error").lines().map(escape).collect::<Vec<_>>();
     format!("{ago} ago: FAILED, the previous configuration is in force: {}", error.join("; "))
 }
 
-/// A time in its two largest units.
-fn duration(seconds: u64) -> String {
+/// Formats a duration in its two largest units.
+fn format_duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -110,14 +110,14 @@ mod tests {
         for (seconds, shown) in
             [(0, "0 s"), (61, "1 min 1 s"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")]
         {
-            assert_eq!(duration(seconds), shown);
+            assert_eq!(format_duration(seconds), shown);
         }
     }
 
     #[test]
-    fn what_came_from_outside_moves_no_cursor() {
+    fn values_of_the_server_move_no_cursor() {
         let outcome = json!({"time_ms": 1, "ok": false, "error": "a\u{1b}[2Jb\nc"});
-        assert!(last_reload(&outcome).ends_with("a\\u{1b}[2Jb; c"));
-        assert_eq!(last_reload(&Value::Null), "none");
+        assert!(format_reload(&outcome).ends_with("a\\u{1b}[2Jb; c"));
+        assert_eq!(format_reload(&Value::Null), "none");
     }
 }

@@ -1,11 +1,11 @@
-//! The numbers of all shards since the start, kept by the thread that reads them.
+//! Collects the metrics of all shards since the start.
 //!
-//! A reading gives each shard an empty snapshot in exchange for what it recorded since the last
-//! one (see [`crate::metrics`]); the totals grow here. So a reading costs a shard no copy, what
-//! was recorded in an interval is exact, and the numbers of a shard that has ended stay.
+//! A reading swaps each shard's recordings for an empty snapshot (see [`crate::metrics`]) and adds
+//! them to the totals here. So a reading costs a shard no copy, an interval's recordings are exact,
+//! and the counts of a shard that has ended are kept.
 //!
-//! Readings never overlap. Who asks while one is under way waits for it and shares the next one
-//! with all others that wait; nobody is given numbers older than the question.
+//! Readings never overlap. A caller that asks during one waits for it, and shares the next one with
+//! all other waiting callers; no caller gets counts from before its call.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, oneshot};
 use crate::metrics::{Gauges, Histograms, Snapshot};
 use crate::shard::mail::{Directory, Mail};
 
-/// Reads all shards and keeps their totals.
+/// Reads all shards, and keeps their totals.
 pub struct Collector {
     directory: Arc<Directory>,
     /// Whether shards record histograms.
@@ -24,16 +24,16 @@ pub struct Collector {
 }
 
 struct State {
-    /// Since the start, by shard.
+    /// Totals since the start, by shard.
     totals: Vec<Snapshot>,
     /// When the last reading began.
     read_at: Option<Instant>,
-    /// What was recorded since [`Collector::take_interval`], if anybody wants it.
+    /// Recordings since [`Collector::take_interval`]; `None` until intervals are requested.
     interval: Option<Histograms>,
 }
 
 impl State {
-    /// Takes over what a shard has recorded.
+    /// Adds a shard's recordings to its totals.
     fn add(&mut self, shard: usize, numbers: &Snapshot) {
         let total = &mut self.totals[shard];
         total.histograms.add(&numbers.histograms);
@@ -47,7 +47,7 @@ impl State {
 }
 
 impl Collector {
-    /// For the shards of this directory; `histograms` tells whether they record any.
+    /// Makes a collector for all shards of `directory`, which record histograms or not.
     pub fn new(directory: Arc<Directory>, histograms: bool) -> Arc<Self> {
         let shards = directory.len();
         let state = State {
@@ -63,7 +63,7 @@ impl Collector {
         self.histograms
     }
 
-    /// The numbers of all shards together.
+    /// Reads the sum of all shards.
     pub async fn read(self: &Arc<Self>) -> Snapshot {
         self.refresh().await;
         let state = self.state.lock().await;
@@ -73,7 +73,7 @@ impl Collector {
         whole
     }
 
-    /// The numbers of one shard; `None` if there is no such shard.
+    /// Reads one shard; `None` if the index is out of range.
     pub async fn read_shard(self: &Arc<Self>, shard: usize) -> Option<Snapshot> {
         if shard >= self.directory.len() {
             return None;
@@ -82,33 +82,33 @@ impl Collector {
         Some(self.state.lock().await.totals[shard].clone())
     }
 
-    /// From now on, keeps what is recorded for [`Self::take_interval`] too.
+    /// From now on, also sums recordings for [`Self::take_interval`].
     pub async fn keep_intervals(&self) {
         self.state.lock().await.interval = Some(Histograms::new(self.histograms));
     }
 
-    /// What was recorded since the last call; all of these together are the totals.
+    /// Takes the recordings since the last call; all of these together are the totals.
     pub async fn take_interval(self: &Arc<Self>) -> Histograms {
         self.refresh().await;
         let empty = Histograms::new(self.histograms);
         self.state.lock().await.interval.replace(empty).expect("intervals are kept")
     }
 
-    /// Puts an interval back that could not be used: it becomes part of the next one.
-    pub async fn give_back(&self, unused: &Histograms) {
+    /// Returns an unused interval, to be merged into the next one.
+    pub async fn return_interval(&self, unused: &Histograms) {
         if let Some(interval) = &mut self.state.lock().await.interval {
             interval.add(unused);
         }
     }
 
-    /// A shard has ended; `last` is what it knew then, if it still could tell.
+    /// Adds the last recordings of a shard that has ended; `None` after a panic.
     pub async fn finish(&self, shard: u16, last: Option<Box<Snapshot>>) {
         let shard = usize::from(shard);
         let mut state = self.state.lock().await;
         if let Some(last) = last {
             state.add(shard, &last);
         }
-        // What has happened stays; nothing *is* any more.
+        // Counters stay; gauges of an ended shard are zero.
         let total = &mut state.totals[shard];
         let gauges =
             Gauges { outbox_bytes_peak: total.gauges.outbox_bytes_peak, ..Gauges::default() };
@@ -118,12 +118,12 @@ impl Collector {
         }
     }
 
-    /// Reads all shards, unless somebody does so after this call began.
+    /// Reads all shards, unless another caller does so after this call began.
     async fn refresh(self: &Arc<Self>) {
         let asked = Instant::now();
         let this = self.clone();
-        // In a task of its own: a reading that is given up half way would lose what shards have
-        // already given away.
+        // In a task of its own: a caller may be dropped during the reading, and the recordings
+        // already taken from shards must not be lost.
         let reading = tokio::spawn(async move {
             let mut state = this.state.lock().await;
             if state.read_at.is_none_or(|at| at < asked) {
@@ -132,7 +132,7 @@ impl Collector {
             }
         });
         if let Err(error) = reading.await {
-            tracing::error!(%error, "the shards' numbers could not be read");
+            tracing::error!(%error, "cannot read the shards' metrics");
         }
     }
 
@@ -145,7 +145,7 @@ impl Collector {
         };
         let answers: Vec<_> = (0..self.directory.len() as u16).map(ask).collect();
         for (shard, answer) in answers.into_iter().enumerate() {
-            // A shard that has ended does not answer; what it knew comes with its end.
+            // A shard that has ended does not answer; its last recordings come with its end.
             if let Ok(numbers) = answer.await {
                 state.add(shard, &numbers);
             }
@@ -158,19 +158,23 @@ mod tests {
     use super::*;
     use crate::metrics::Recorder;
 
-    /// Answers one reading of a shard as the shard would.
+    /// Answers one reading in place of a shard.
     async fn answer(directory: &Directory, shard: u16, accepted: u64, turns: &[u64]) {
         for _ in 0..100_000 {
             if let Some(Mail::Snapshot(mut numbers, reply)) = directory.read(shard) {
-                assert_eq!(numbers.histograms.turn.histogram().len(), 0, "it comes empty");
+                assert_eq!(
+                    numbers.histograms.turn.histogram().len(),
+                    0,
+                    "the offered snapshot is empty"
+                );
                 numbers.counters.accepted = accepted;
                 turns.iter().for_each(|turn| numbers.histograms.turn.record(*turn));
-                assert!(reply.send(numbers).is_ok(), "somebody waits");
+                assert!(reply.send(numbers).is_ok(), "the reading waits");
                 return;
             }
             tokio::task::yield_now().await;
         }
-        panic!("nobody asks shard {shard}");
+        panic!("shard {shard} is not read");
     }
 
     fn recorded(values: &[u64]) -> hdrhistogram::Histogram<u64> {
@@ -224,7 +228,7 @@ mod tests {
             collector.keep_intervals().await;
             let (one, ()) =
                 tokio::join!(collector.take_interval(), answer(&directory, 0, 0, &[10]));
-            collector.give_back(&one).await;
+            collector.return_interval(&one).await;
             let (two, ()) =
                 tokio::join!(collector.take_interval(), answer(&directory, 0, 0, &[20]));
             assert_eq!(two.turn.histogram(), recorded(&[10, 20]));
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_together_shares_a_reading() {
+    fn callers_during_a_reading_share_the_next() {
         run(async {
             let directory = Directory::new(1);
             let collector = Collector::new(directory.clone(), true);
@@ -246,14 +250,14 @@ mod tests {
             while !directory.begin_reading(0) {
                 tokio::task::yield_now().await;
             }
-            // These ask when that reading has begun: they need a newer one, all the same.
+            // These call after that reading began, so they need a newer one.
             let (third, fourth) = (ask(), ask());
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
             answer(&directory, 0, 1, &[1]).await;
             answer(&directory, 0, 2, &[2]).await;
-            // The first may find the totals only after the second reading has added to them.
+            // The first may see the totals only after the second reading.
             assert!(first.await.unwrap() >= 1 && second.await.unwrap() >= 1);
             assert_eq!((third.await.unwrap(), fourth.await.unwrap()), (2, 2));
             assert!(directory.read(0).is_none(), "there was no third reading");

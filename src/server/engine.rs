@@ -1,14 +1,14 @@
-//! Engines by a configuration.
+//! Makes engines from a configuration.
 
 use std::time::Instant;
 
 use crate::config::Config;
 use crate::driver::uring::{self, UringError, UringFactory, UringOptions};
 
-/// The `io_uring` engine, as configured.
+/// Makes the `io_uring` engine.
 ///
 /// # Errors
-/// With the reason and the remedy, where this kernel cannot run it.
+/// With the reason and the remedy, if this kernel cannot run it.
 pub fn uring_factory(config: &Config) -> Result<UringFactory, UringError> {
     let engine = &config.engine;
     let options = UringOptions {

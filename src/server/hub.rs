@@ -1,4 +1,4 @@
-//! What the shards share about channels, put together from the configuration.
+//! Makes the hub's shared state from the configuration.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -11,43 +11,43 @@ use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
 use crate::shard::mail::{HubShared, MakeLog};
 
-/// The hub, if a route leads to it; history is kept in memory.
-pub fn hub_of(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
+/// Makes the hub's state if a route uses it; its log is kept in memory.
+pub fn make_hub(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
     let budget = HistoryBudget::new(config.hub.history_bytes_max);
     let make_log: MakeLog =
         Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
-    hub_with(config, admission, make_log, Protocols::new(&SeawallV1))
+    make_hub_with(config, admission, make_log, Protocols::new(&SeawallV1))
 }
 
-/// The node's part of connections' ids, which stands first there. No id begins with a hyphen, so
-/// that command lines do not take one for an option.
-fn node(random: u32) -> u32 {
+/// Makes the node's part of connection ids. It comes first in them, and never starts with a hyphen,
+/// so that command lines do not take an id for an option.
+fn node_id(random: u32) -> u32 {
     const HYPHEN: u32 = 62;
     if random >> 26 == HYPHEN { random ^ 1 << 31 } else { random }
 }
 
-/// The hub over any log, for clients that speak these protocols.
-pub fn hub_with(
+/// Makes the hub's state over any log, for these client protocols.
+pub fn make_hub_with(
     config: &Config,
     admission: Arc<Admission>,
     make_log: MakeLog,
     protocols: Protocols,
 ) -> Option<Arc<HubShared>> {
     let make = || {
-        let realm = realm(config, admission).with_protocols(protocols);
-        HubShared::new(realm, home(config), make_log)
+        let realm = make_realm(config, admission).with_protocols(protocols);
+        HubShared::new(realm, home_options(config), make_log)
     };
     config.has_hub().then(make)
 }
 
-/// The same hub by another configuration.
-pub fn hub_renewed(hub: &HubShared, config: &Config) -> Arc<HubShared> {
-    hub.renewed(realm(config, hub.realm.admission.clone()), home(config))
+/// Makes the same hub under another configuration.
+pub fn renew_hub(hub: &HubShared, config: &Config) -> Arc<HubShared> {
+    hub.renewed(make_realm(config, hub.realm.admission.clone()), home_options(config))
 }
 
-fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
+fn make_realm(config: &Config, admission: Arc<Admission>) -> Realm {
     let hub = &config.hub;
-    let node = node(RandomState::new().hash_one("node") as u32);
+    let node = node_id(RandomState::new().hash_one("node") as u32);
     let limits = SessionLimits {
         channels_max: hub.channels_per_connection_max,
         requests_max: hub.pending_requests_max,
@@ -70,8 +70,8 @@ fn realm(config: &Config, admission: Arc<Admission>) -> Realm {
     )
 }
 
-/// The longest request that can succeed: a publish of the largest content, or a `resume` with a
-/// grant for each channel. Longer ones are rejected before they are parsed.
+/// Length of the longest request that can succeed: a publish of the largest content, or a `resume`
+/// with a grant for each channel. Longer ones are rejected unparsed.
 fn request_bytes_max(config: &Config) -> usize {
     const ENVELOPE_BYTES: usize = 16 * 1024;
     const POSITION_BYTES: usize = 2 * 1024;
@@ -81,7 +81,7 @@ fn request_bytes_max(config: &Config) -> usize {
     ENVELOPE_BYTES + content.max(positions)
 }
 
-fn home(config: &Config) -> HomeOptions {
+fn home_options(config: &Config) -> HomeOptions {
     let hub = &config.hub;
     let shards = u32::from(config.shards.max(1));
     HomeOptions {
@@ -104,7 +104,7 @@ mod tests {
     use crate::session::protocol::ClientProtocol;
 
     #[test]
-    fn routes_of_the_hub_offer_its_own_protocol() {
+    fn routes_of_the_hub_offer_its_protocol() {
         assert_eq!(SeawallV1.subprotocol(), SUBPROTOCOL);
     }
 
@@ -116,7 +116,7 @@ mod tests {
         };
         assert_eq!(first(62 << 26), b'-');
         let found: std::collections::BTreeSet<u8> =
-            (0..64).map(|top| first(node(top << 26 | 0x155))).collect();
+            (0..64).map(|top| first(node_id(top << 26 | 0x155))).collect();
         assert!(found.len() == 63 && !found.contains(&b'-'), "{found:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! The shards together: listeners are bound, threads pinned, drivers made, and all of them joined.
+//! Starts and stops shards: binds listeners, pins threads, makes drivers, joins all of them.
 //!
-//! Starting is generic over the engine ([`DriverFactory`]); which one it is, the caller decides. A
-//! shard's driver is made on the shard's own thread: the one that uses it. All drivers exist
-//! before the first shard turns, so that each can reach each.
+//! Starting is generic over the engine ([`DriverFactory`]), which the caller chooses. A shard's
+//! driver is made on the shard's own thread, the only one that may use it. All drivers exist before
+//! the first shard turns, so that each shard can reach every other.
 
 mod collector;
 mod engine;
@@ -25,7 +25,7 @@ use crate::metrics::Snapshot;
 use crate::shard::Shard;
 use crate::shard::mail::{Directory, Mail};
 
-/// The server cannot start; the text tells cause and cure.
+/// The server cannot start; the message states the reason and the remedy.
 #[derive(Debug)]
 pub struct StartError(String);
 
@@ -39,27 +39,27 @@ impl std::error::Error for StartError {}
 
 pub use collector::Collector;
 pub use engine::uring_factory;
-pub use hub::{hub_of, hub_renewed, hub_with};
+pub use hub::{make_hub, make_hub_with, renew_hub};
 
-/// A shard has ended.
+/// The end of a shard.
 pub struct Ended {
     pub shard: u16,
-    /// On purpose, or with the reason why not.
+    /// `Ok` after a drain or stop; otherwise the reason.
     pub result: Result<(), String>,
-    /// What it knew at its end, histograms since they were last read; `None` after a panic.
+    /// Its recordings since the last reading; `None` after a panic.
     pub last: Option<Box<Snapshot>>,
 }
 
-/// What is known of the running server.
+/// Facts about the running server.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Where it listens, with the ports that were really bound.
+    /// Bound addresses, with the ports that the kernel chose.
     pub listening: Vec<Address>,
-    /// The congestion control of each listener; `None` for Unix sockets.
+    /// Congestion control of each listener; `None` for Unix sockets.
     pub congestion: Vec<Option<String>>,
-    /// What moves the bytes.
+    /// The engine of all shards.
     pub engine: EngineFacts,
-    /// Files this process may have open.
+    /// Limit of open files.
     pub open_files: u64,
     pub started: Instant,
 }
@@ -73,16 +73,16 @@ pub struct Server {
     ended: events::UnboundedReceiver<Ended>,
 }
 
-/// The listeners are bound; nothing runs yet.
+/// Bound listeners, before any thread runs.
 pub struct Bound {
     config: Arc<Config>,
     listening: Vec<Address>,
     congestion: Vec<Option<String>>,
-    /// The sockets of each shard.
+    /// Listening sockets, by shard.
     shares: Vec<Vec<OwnedFd>>,
 }
 
-/// Every shard has its driver, and waits. Dropped, all of them end.
+/// Every shard has its driver, and waits to serve. Its drop ends all of them.
 pub struct Waiting {
     go: Vec<mpsc::Sender<()>>,
     server: Server,
@@ -92,11 +92,11 @@ impl Bound {
     /// Starts a thread for each shard, which makes its driver and waits.
     ///
     /// # Errors
-    /// When a thread or a driver cannot be made; nothing is left running then.
+    /// When a thread or a driver cannot be made; then all threads end.
     pub fn start<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
-        if let Some(hub) = hub_of(&config, directory.admission().clone()) {
+        if let Some(hub) = make_hub(&config, directory.admission().clone()) {
             directory.set_hub(hub);
         }
         let starting = Starting {
@@ -129,7 +129,7 @@ impl Bound {
             match when_ready.recv() {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(StartError(error)),
-                Err(_) => return Err(StartError("a shard ended while it started".into())),
+                Err(_) => return Err(StartError("a shard ended during its start".into())),
             }
         }
         let open_files = host::raise_open_files();
@@ -141,15 +141,15 @@ impl Bound {
 }
 
 impl Waiting {
-    /// The engine that runs, with what its drivers were granted.
+    /// The running engine, with the sizes that its drivers were granted.
     pub fn engine(&self) -> &EngineFacts {
         &self.server.facts.engine
     }
 
-    /// Lets clients in.
+    /// Starts accepting clients.
     pub fn serve(self) -> Server {
         for go in self.go {
-            // A shard that is gone by now reports its own end.
+            // A shard that has ended reports that itself.
             let _ = go.send(());
         }
         self.server
@@ -178,42 +178,42 @@ impl Server {
         Ok(Bound { config, listening, congestion, shares })
     }
 
-    /// What it runs by now.
+    /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
     }
 
-    /// The same, for who looks again and again.
+    /// The configuration in force, for repeated readers.
     pub fn live_config(&self) -> Arc<ArcSwap<Config>> {
         self.config.clone()
     }
 
-    /// A way to the shards for the control thread.
+    /// The directory by which the control thread reaches shards.
     pub fn directory(&self) -> Arc<Directory> {
         self.directory.clone()
     }
 
     /// Waits for the next shard to end; `None` once all have.
-    pub async fn ended(&mut self) -> Option<Ended> {
+    pub async fn next_ended(&mut self) -> Option<Ended> {
         self.ended.recv().await
     }
 
-    /// Tells every shard.
+    /// Posts mail to every shard.
     pub fn broadcast(&self, mail: impl Fn() -> Mail) {
         (0..self.directory.len() as u16).for_each(|shard| self.directory.post(shard, mail()));
     }
 
-    /// Goes on by another configuration, which was fitted to the one in force.
+    /// Puts a configuration in force that was fitted to the present one.
     pub fn renew(&self, config: Config) {
         let config = Arc::new(config);
         if let Some(hub) = self.directory.hub() {
-            self.directory.set_hub(hub_renewed(&hub, &config));
+            self.directory.set_hub(renew_hub(&hub, &config));
         }
         self.config.store(config.clone());
         self.broadcast(|| Mail::Renew(config.clone()));
     }
 
-    /// Waits until all threads are gone. To be called after all shards have ended.
+    /// Joins all threads. Call it after all shards have ended.
     pub fn join(self) {
         for thread in self.threads {
             // A panic was reported as the shard's end already.
@@ -222,7 +222,7 @@ impl Server {
     }
 }
 
-/// What a shard's thread needs to begin.
+/// Everything a shard's thread needs to start.
 #[derive(Clone)]
 struct Starting<F> {
     config: Arc<Config>,
@@ -243,7 +243,7 @@ impl<F: DriverFactory> Starting<F> {
         if let Some(core) = core
             && let Err(error) = host::pin_to(core)
         {
-            tracing::warn!(shard = id, core, %error, "cannot pin the shard, it will wander");
+            tracing::warn!(shard = id, core, %error, "failed to pin shard; running unpinned");
         }
         let directory = self.directory.clone();
         let making = || self.factory.make(id).map_err(|error| error.to_string());
@@ -252,7 +252,7 @@ impl<F: DriverFactory> Starting<F> {
             Err(format!("{name}: {panic}. This is a bug in Seawall"))
         });
         let report = made.as_ref().map(|_| ()).map_err(Clone::clone);
-        // Without receiver or signal the start has failed elsewhere, and this thread just ends.
+        // If a channel is closed, the start failed elsewhere: just end this thread.
         if ready.send(report).is_err() || go.recv().is_err() {
             return;
         }
@@ -271,11 +271,11 @@ impl<F: DriverFactory> Starting<F> {
         });
         let result = match catch_unwind(body) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(format!("the kernel refused to go on: {error}")),
+            Ok(Err(error)) => Err(format!("fatal kernel error: {error}")),
             Err(panic) => Err(format!("internal error: {}", panic_text(&*panic))),
         };
         self.directory.close(id);
-        // Nobody is left to hear it only when the process is ending anyway.
+        // Fails only when the process is ending.
         let _ = ending.send(Ended { shard: id, result, last });
     }
 }

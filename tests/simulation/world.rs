@@ -91,7 +91,7 @@ impl World {
         let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
         let directory = Directory::new(usize::from(shards));
         let admission = directory.admission().clone();
-        if let Some(hub) = seawall::server::hub_with(&config, admission, make_log, protocols) {
+        if let Some(hub) = seawall::server::make_hub_with(&config, admission, make_log, protocols) {
             directory.set_hub(hub);
         }
         Self::build(seed, faults, &config, directory, buffers)
@@ -183,7 +183,7 @@ impl World {
         change(&mut file);
         let config = Arc::new(Config::validate(&file, 200_000, 1).unwrap());
         let hub = self.directory.hub().expect("there are channels");
-        self.directory.set_hub(seawall::server::hub_renewed(&hub, &config));
+        self.directory.set_hub(seawall::server::renew_hub(&hub, &config));
         for shard in 0..self.shards.len() as u16 {
             self.post(shard, Mail::Renew(config.clone()));
         }

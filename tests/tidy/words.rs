@@ -5,17 +5,17 @@ use crate::rust_files;
 /// Words of `src/`, and how often each may stand there: the counts may only fall. Behind each, what
 /// to write instead.
 const COUNTS: [(&[&str], usize, &str); 13] = [
-    (&["tell", "tells", "told"], 73, "serialize, log, report, send, or what happens"),
-    (&["whoever", "somebody", "nobody"], 27, "the thing in the program: the caller, the client"),
-    (&["who is", "who has", "who was"], 7, "the client, the connection"),
+    (&["tell", "tells", "told"], 56, "serialize, log, report, send, or what happens"),
+    (&["whoever", "somebody", "nobody"], 21, "the thing in the program: the caller, the client"),
+    (&["who is", "who has", "who was"], 5, "the client, the connection"),
     (&["what is left", "what was left"], 3, "the rest, the remaining"),
-    (&["go on", "goes on", "went on"], 24, "continue, resume"),
-    (&["stands", "stand", "stood"], 34, "is, lies, is queued"),
+    (&["go on", "goes on", "went on"], 21, "continue, resume"),
+    (&["stands", "stand", "stood"], 33, "is, lies, is queued"),
     (&["condemned", "condemn"], 0, "evict, close"),
     (&["crowded", "crowds", "crowd"], 5, "congested"),
     (&["chore", "chores", "upkeep"], 60, "deferred work"),
-    (&["cure", "cures"], 52, "remedy"),
-    (&["anew"], 10, "again"),
+    (&["cure", "cures"], 37, "remedy"),
+    (&["anew"], 7, "again"),
     (&["amid"], 2, "in the middle of, during"),
     (&["mend", "mended"], 2, "fix, correct"),
 ];

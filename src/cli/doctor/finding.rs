@@ -1,22 +1,22 @@
-//! One thing looked at: its state, why it matters, and the command that mends it.
+//! A finding: what was examined, its state, why it matters, and the remedy.
 
 use serde_json::{Value, json};
 
-/// How bad it is, from good to bad.
+/// Severity, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum State {
-    /// As it should be.
+    /// As recommended.
     Good,
-    /// Worth knowing; nothing is wrong.
+    /// Good to know; not a problem.
     Note,
-    /// The server runs, but less well or with fewer connections.
+    /// The server runs, but slower or with fewer connections.
     Warning,
     /// The server cannot start.
     Failure,
 }
 
 impl State {
-    pub(super) fn word(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             State::Good => "ok",
             State::Note => "note",
@@ -26,43 +26,44 @@ impl State {
     }
 }
 
-/// What was found.
+/// The result of one examination.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
     pub name: &'static str,
     pub state: State,
     pub found: String,
     pub why: &'static str,
-    pub cure: Option<String>,
+    pub remedy: Option<String>,
 }
 
 impl Finding {
-    /// Something looked at, with its state and cure to be told if it is not as it should be.
+    /// A good finding; [`Self::unless`] may change its state.
     pub(super) fn new(name: &'static str, why: &'static str, found: impl Into<String>) -> Self {
-        Self { name, state: State::Good, found: found.into(), why, cure: None }
+        Self { name, state: State::Good, found: found.into(), why, remedy: None }
     }
 
-    /// Sets the state and the cure where the condition holds.
-    pub(super) fn unless(mut self, good: bool, state: State, cure: impl Into<String>) -> Self {
+    /// Sets the state and the remedy unless the condition holds.
+    pub(super) fn unless(mut self, good: bool, state: State, remedy: impl Into<String>) -> Self {
         if !good {
             self.state = state;
-            self.cure = Some(cure.into());
+            self.remedy = Some(remedy.into());
         }
         self
     }
 
-    pub(super) fn json(&self) -> Value {
+    /// Formats it as JSON, where the remedy is named `cure`.
+    pub(super) fn to_json(&self) -> Value {
         json!({
             "name": self.name,
-            "state": self.state.word().to_lowercase(),
+            "state": self.state.name().to_lowercase(),
             "found": self.found,
             "why": self.why,
-            "cure": self.cure,
+            "cure": self.remedy,
         })
     }
 }
 
-/// A file of the kernel's, without its line end; `None` where there is none.
-pub(super) fn kernel_file(path: &str) -> Option<String> {
+/// Reads a file of `/proc` or `/sys` without its line end; `None` if it does not exist.
+pub(super) fn read_kernel_file(path: &str) -> Option<String> {
     std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }

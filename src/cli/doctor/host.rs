@@ -1,10 +1,10 @@
-//! Limits and memory: how many connections this process may have.
+//! Examines limits and memory: how many connections this process may have.
 
-use super::finding::{Finding, State, kernel_file};
+use super::finding::{Finding, State, read_kernel_file};
 use crate::config::Config;
 use crate::driver::host;
 
-/// What `/proc/self/limits` said before anything was raised; `None` = unlimited.
+/// Limits from `/proc/self/limits`, before the process raises any; `None` is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     open_files: [Option<u64>; 2],
@@ -13,7 +13,7 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn read() -> Self {
-        Self::parse(&kernel_file("/proc/self/limits").unwrap_or_default())
+        Self::parse(&read_kernel_file("/proc/self/limits").unwrap_or_default())
     }
 
     fn parse(text: &str) -> Self {
@@ -27,7 +27,7 @@ impl Limits {
     }
 }
 
-/// Bits of `CapEff` in `/proc/self/status`.
+/// Bit of `CAP_IPC_LOCK` in `CapEff` of `/proc/self/status`.
 const CAP_IPC_LOCK: u32 = 14;
 /// Kernel and process memory of an idle connection, rounded up (measured with
 /// `seawall-bench hold`).
@@ -35,20 +35,20 @@ const CONNECTION_BYTES: u64 = 4_800;
 
 pub(super) fn examine(config: &Config, limits: Limits, open_files: u64) -> Vec<Finding> {
     vec![
-        open_files_limit(config, limits, open_files),
-        locked_memory(config, limits),
-        cores(config),
-        memory(config),
-        huge_pages(),
+        examine_open_files(config, limits, open_files),
+        examine_locked_memory(config, limits),
+        examine_cores(config),
+        examine_memory(config),
+        examine_huge_pages(),
     ]
 }
 
-fn shown(limit: Option<u64>) -> String {
+fn format_limit(limit: Option<u64>) -> String {
     limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
-fn open_files_limit(config: &Config, limits: Limits, open_files: u64) -> Finding {
-    let [soft, hard] = limits.open_files.map(shown);
+fn examine_open_files(config: &Config, limits: Limits, open_files: u64) -> Finding {
+    let [soft, hard] = limits.open_files.map(format_limit);
     let per_shard = config.limits.connections_per_shard_max;
     let all = u64::from(per_shard) * u64::from(config.shards);
     Finding::new(
@@ -68,13 +68,13 @@ fn open_files_limit(config: &Config, limits: Limits, open_files: u64) -> Finding
     )
 }
 
-fn locked_memory(config: &Config, limits: Limits) -> Finding {
+fn examine_locked_memory(config: &Config, limits: Limits) -> Finding {
     let exempt = has_capability(CAP_IPC_LOCK);
     let need = ring_bytes(config) * u64::from(config.shards);
     let soft = limits.locked_bytes[0];
     let found = format!(
         "limit {}, needed about {need} bytes{}",
-        shown(soft),
+        format_limit(soft),
         if exempt { " (exempt: CAP_IPC_LOCK)" } else { "" }
     );
     Finding::new(
@@ -90,7 +90,7 @@ fn locked_memory(config: &Config, limits: Limits) -> Finding {
     )
 }
 
-/// Locked memory of one shard: submissions of 64 bytes, completions and buffer entries of 16.
+/// Locked memory of one shard: 64 bytes per submission, 16 per completion and per buffer entry.
 fn ring_bytes(config: &Config) -> u64 {
     let buffers = u64::from(config.buffers_per_shard().next_power_of_two());
     let entries = u64::from(config.engine.ring_entries.next_power_of_two());
@@ -98,15 +98,15 @@ fn ring_bytes(config: &Config) -> u64 {
 }
 
 fn has_capability(bit: u32) -> bool {
-    let status = kernel_file("/proc/self/status").unwrap_or_default();
+    let status = read_kernel_file("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
     bits >> bit & 1 == 1
 }
 
-fn cores(config: &Config) -> Finding {
+fn examine_cores(config: &Config) -> Finding {
     let cores = host::cores().len();
-    let quota = kernel_file("/sys/fs/cgroup/cpu.max").and_then(|text| {
+    let quota = read_kernel_file("/sys/fs/cgroup/cpu.max").and_then(|text| {
         let (quota, period) = text.split_once(' ')?;
         Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
     });
@@ -115,19 +115,19 @@ fn cores(config: &Config) -> Finding {
     let starved = quota.is_some_and(|quota| quota < cores.min(shards) as f64);
     Finding::new(
         "cores",
-        "Each shard needs a core; a lower quota suspends shards in the middle of their work",
+        "Each shard needs a core; a lower quota stalls shards during their turns",
         format!("{cores}{allowed}; {shards} shards"),
     )
     .unless(!starved, State::Warning, "raise the quota, or lower --shards to it")
 }
 
-fn memory(config: &Config) -> Finding {
+fn examine_memory(config: &Config) -> Finding {
     let all = u64::from(config.limits.connections_per_shard_max) * u64::from(config.shards);
     let need = all * CONNECTION_BYTES;
     let limit = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
         .iter()
-        .find_map(|path| kernel_file(path)?.parse::<u64>().ok());
-    let available = kernel_file("/proc/meminfo").and_then(|text| {
+        .find_map(|path| read_kernel_file(path)?.parse::<u64>().ok());
+    let available = read_kernel_file("/proc/meminfo").and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
     });
@@ -149,12 +149,12 @@ fn memory(config: &Config) -> Finding {
     )
 }
 
-fn huge_pages() -> Finding {
+fn examine_huge_pages() -> Finding {
     let path = "/sys/kernel/mm/transparent_hugepage/enabled";
-    let modes = kernel_file(path).unwrap_or_else(|| "unknown".into());
+    let modes = read_kernel_file(path).unwrap_or_else(|| "unknown".into());
     let mode = modes.split(['[', ']']).nth(1).unwrap_or(&modes).to_owned();
     // The server opts out: see `driver::host::use_small_pages`.
-    Finding::new("huge pages", "Seawall does not use them, whatever this is", mode)
+    Finding::new("huge pages", "Seawall opts out of them, whatever the setting", mode)
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_read_as_the_kernel_writes_them() {
+    fn limits_are_read_in_the_kernels_format() {
         let text = "Limit                     Soft Limit           Hard Limit           Units\n\
                     Max open files            1024                 20000                files\n\
                     Max locked memory         8388608              unlimited            bytes";

@@ -1,39 +1,46 @@
-//! The kernel: its version, what `io_uring` can do here, and what guards it.
+//! Examines the kernel: its version, `io_uring` features, and restrictions on system calls.
 
-use super::finding::{Finding, State, kernel_file};
+use super::finding::{Finding, State, read_kernel_file};
 use crate::driver::EngineFeature;
 use crate::driver::uring::{self, io_uring_disabled, seccomp_active};
 use crate::guard;
 
 pub(super) fn examine() -> Vec<Finding> {
-    let mut findings = vec![version()];
+    let mut findings = vec![examine_version()];
     let probed = uring::probe();
     let probed = probed.as_ref().map(|features| features.list());
-    findings.extend(engine(
+    findings.extend(examine_engine(
         uring::NAME,
         probed.map_err(|error| (error.to_string(), error.cure().to_owned())),
     ));
-    findings.extend([switch(), seccomp(), sandbox(), ktls(), clock()]);
+    findings.extend([
+        examine_io_uring_disabled(),
+        examine_seccomp(),
+        examine_sandbox(),
+        examine_ktls(),
+        examine_clock(),
+    ]);
     findings
 }
 
-/// An engine, and its optional features; or why it cannot run here, and the remedy.
-fn engine(
+/// Describes an engine and its optional features; or why it cannot run here, and the remedy.
+fn examine_engine(
     name: &'static str,
     probed: Result<Vec<EngineFeature>, (String, String)>,
 ) -> Vec<Finding> {
-    let finding = |found: String| Finding::new(name, "The engine runs on it", found);
+    let finding = |found: String| Finding::new(name, "The engine that moves all bytes", found);
     match probed {
         Ok(features) => {
             let works = finding("works, with every feature that the engine needs".to_owned());
-            std::iter::once(works).chain(optional(&features)).collect()
+            std::iter::once(works).chain(examine_features(&features)).collect()
         }
         Err((error, remedy)) => vec![finding(error).unless(false, State::Failure, remedy)],
     }
 }
 
-fn version() -> Finding {
-    let release = kernel_file("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
+fn examine_version() -> Finding {
+    let release =
+        read_kernel_file("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
     let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
     let known = (major.unwrap_or(0u32), minor.unwrap_or(0u32));
@@ -43,8 +50,8 @@ fn version() -> Finding {
         .unless(known >= (6, 1), State::Failure, "update to Linux 6.1 or newer")
 }
 
-/// What an engine uses where it is available.
-fn optional(features: &[EngineFeature]) -> Vec<Finding> {
+/// Describes the features that an engine uses where they are available.
+fn examine_features(features: &[EngineFeature]) -> Vec<Finding> {
     let one = |feature: &EngineFeature| {
         let found = if feature.is_available { "available" } else { "not in this kernel" };
         Finding::new(feature.title, feature.effect, found).unless(
@@ -56,14 +63,14 @@ fn optional(features: &[EngineFeature]) -> Vec<Finding> {
     features.iter().map(one).collect()
 }
 
-fn switch() -> Finding {
+fn examine_io_uring_disabled() -> Finding {
     let value = io_uring_disabled();
     let found = value.map_or_else(|| "not in this kernel".to_owned(), |value| value.to_string());
     Finding::new("io_uring_disabled", "1 disables io_uring for some processes, 2 for all", found)
         .unless(value.unwrap_or(0) == 0, State::Warning, "sysctl -w kernel.io_uring_disabled=0")
 }
 
-fn seccomp() -> Finding {
+fn examine_seccomp() -> Finding {
     let active = seccomp_active();
     let found = if active { "a filter is active" } else { "no filter" };
     Finding::new(
@@ -79,14 +86,14 @@ fn seccomp() -> Finding {
     )
 }
 
-/// Both halves are put around a thread of their own.
-fn sandbox() -> Finding {
+/// Probes in a thread of its own, because a sandbox cannot be taken off again.
+fn examine_sandbox() -> Finding {
     let (files, calls) = (guard::landlock(), guard::filters_calls());
     let landlock = files.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
     let filter = if calls { "system calls can be filtered" } else { "no filter of system calls" };
     Finding::new(
         "sandbox",
-        "process.sandbox keeps files (Landlock), ports (ABI 4) and system calls out of reach",
+        "process.sandbox restricts files (Landlock), ports (ABI 4) and system calls",
         format!("{landlock}; {filter}"),
     )
     .unless(
@@ -97,8 +104,8 @@ fn sandbox() -> Finding {
     )
 }
 
-fn ktls() -> Finding {
-    let list = kernel_file("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+fn examine_ktls() -> Finding {
+    let list = read_kernel_file("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
     let there = list.split_whitespace().any(|name| name == "tls");
     Finding::new(
         "kernel TLS",
@@ -108,14 +115,11 @@ fn ktls() -> Finding {
     .unless(there, State::Note, "modprobe tls (a kernel with CONFIG_TLS)")
 }
 
-fn clock() -> Finding {
+fn examine_clock() -> Finding {
     let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    let source = kernel_file(path).unwrap_or_else(|| "unknown".into());
+    let source = read_kernel_file(path).unwrap_or_else(|| "unknown".into());
     let fast = matches!(source.as_str(), "tsc" | "kvm-clock" | "hyperv_clocksource_tsc_page");
     let arm = source.starts_with("arch_sys_counter");
-    Finding::new("clock source", "The time is read several times a turn", source.clone()).unless(
-        fast || arm || source == "unknown",
-        State::Warning,
-        format!("echo tsc > {path}"),
-    )
+    Finding::new("clock source", "A shard reads the time several times per turn", source.clone())
+        .unless(fast || arm || source == "unknown", State::Warning, format!("echo tsc > {path}"))
 }

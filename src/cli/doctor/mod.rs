@@ -1,7 +1,7 @@
-//! `seawall doctor`: what this host is like for the server, why it matters, and what mends it.
+//! `seawall doctor`: examines this host for the server, and names the remedy of each problem.
 //!
-//! Everything is looked at as the server would meet it, with the configuration that it would have:
-//! rings are made, ports are bound and let go again. Nothing is changed.
+//! Each examination does what the server would do with the same configuration: it makes rings, and
+//! binds ports and closes them again. It changes nothing.
 
 mod finding;
 mod host;
@@ -13,11 +13,11 @@ use std::process::ExitCode;
 
 use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
-use super::{fail, print};
+use super::{print, print_failure};
 use crate::text::terminal;
 use finding::{Finding, State};
 
-/// Exit codes: 0 `serve` can start; 1 something stops it (with --strict: or holds it back).
+/// Exit codes: 0 `serve` can start; 1 it cannot (with --strict: or has warnings).
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Examples:\n\
     \x20 seawall doctor --config seawall.toml\n\
@@ -41,15 +41,15 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
-    // Loading raises the limit, as the server does; the report tells the limit as it was given.
+    // Loading raises the open-files limit, as the server does: read the limits before.
     let limits = host::Limits::read();
     let loaded = match load(arguments.config.as_deref(), &arguments.overrides.0) {
         Ok(loaded) => loaded,
-        Err(error) => return fail(&error),
+        Err(error) => return print_failure(&error),
     };
     let findings = examine(&loaded, limits);
-    let text = if arguments.json { json(&findings) } else { report(&findings) };
-    let printed = print::print(&text);
+    let text = if arguments.json { format_json(&findings) } else { format_report(&findings) };
+    let printed = print::print_text(&text);
     let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Good);
     let bad = if arguments.strict { State::Warning } else { State::Failure };
     if worst >= bad { ExitCode::FAILURE } else { printed }
@@ -63,28 +63,28 @@ fn examine(loaded: &Loaded, limits: host::Limits) -> Vec<Finding> {
     findings
 }
 
-fn json(findings: &[Finding]) -> String {
+fn format_json(findings: &[Finding]) -> String {
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
     let object = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "failures": count(State::Failure),
         "warnings": count(State::Warning),
-        "findings": findings.iter().map(Finding::json).collect::<Vec<_>>(),
+        "findings": findings.iter().map(Finding::to_json).collect::<Vec<_>>(),
     });
     terminal::escape_json(&format!("{object:#}\n")).into_owned()
 }
 
-fn report(findings: &[Finding]) -> String {
+fn format_report(findings: &[Finding]) -> String {
     let mut out = String::new();
     let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
-    for Finding { name, state, found, why, cure } in findings {
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "{:<8} {name:<width$}  {found}", state.word());
+    for Finding { name, state, found, why, remedy } in findings {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{:<8} {name:<width$}  {found}", state.name());
         if *state != State::Good {
             let indent = " ".repeat(width + 11);
             let _ = writeln!(out, "{indent}{why}");
-            if let Some(cure) = cure {
-                let _ = writeln!(out, "{indent}-> {cure}");
+            if let Some(remedy) = remedy {
+                let _ = writeln!(out, "{indent}-> {remedy}");
             }
         }
     }

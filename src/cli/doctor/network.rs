@@ -1,26 +1,32 @@
-//! The network: whether the listeners can be had, and how the kernel treats their connections.
+//! Examines the network: whether the listeners' addresses are free, and TCP settings of the kernel.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::finding::{Finding, State, kernel_file};
+use super::finding::{Finding, State, read_kernel_file};
 use crate::config::{Config, Listener};
 use crate::driver::listener::{self, Address, Congestion};
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings: Vec<_> = config.listeners.iter().map(listening).collect();
-    findings.extend(config.admin.as_ref().map(operators));
-    findings.extend([backlog(config), table(config), congestion(config), migration(), buffers()]);
+    let mut findings: Vec<_> = config.listeners.iter().map(examine_listener).collect();
+    findings.extend(config.admin.as_ref().map(examine_admin));
+    findings.extend([
+        examine_backlog(config),
+        examine_connection_table(config),
+        examine_congestion(config),
+        examine_migration(),
+        examine_buffers(),
+    ]);
     findings
 }
 
 const PORT: &str = "Clients connect here; a second socket on the address tests SO_REUSEPORT";
 
-/// Binds as the server would, with two sockets, and lets go.
-fn listening(listener: &Listener) -> Finding {
+/// Binds two sockets as the server would, and closes them.
+fn examine_listener(listener: &Listener) -> Finding {
     match &listener.address {
-        Address::Unix(path) => unix("listener", path),
+        Address::Unix(path) => examine_unix_socket("listener", path),
         address @ Address::Tcp(_) => match listener::listen(address, &listener.options, 2) {
             Ok((bound, _)) => {
                 Finding::new("listener", PORT, format!("{bound} is free, with SO_REUSEPORT"))
@@ -35,10 +41,10 @@ fn listening(listener: &Listener) -> Finding {
     }
 }
 
-fn operators(address: &Address) -> Finding {
-    let why = "Operators connect here";
+fn examine_admin(address: &Address) -> Finding {
+    let why = "Operators and backends connect here";
     match address {
-        Address::Unix(path) => unix("admin", path),
+        Address::Unix(path) => examine_unix_socket("admin", path),
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
             Ok(_) => Finding::new("admin", why, format!("{tcp} is free")),
             Err(error) => Finding::new("admin", why, format!("{tcp}: {error}")).unless(
@@ -51,7 +57,7 @@ fn operators(address: &Address) -> Finding {
     }
 }
 
-fn unix(name: &'static str, path: &Path) -> Finding {
+fn examine_unix_socket(name: &'static str, path: &Path) -> Finding {
     let why = "The socket's folder must exist, and no other process may listen at the path";
     let shown = path.display();
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -69,8 +75,8 @@ fn unix(name: &'static str, path: &Path) -> Finding {
     )
 }
 
-fn backlog(config: &Config) -> Finding {
-    let most = kernel_file("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok());
+fn examine_backlog(config: &Config) -> Finding {
+    let most = read_kernel_file("/proc/sys/net/core/somaxconn").and_then(|text| text.parse().ok());
     let wanted = config.listeners.iter().map(|one| one.options.backlog).max().unwrap_or(0);
     let found = most.map_or_else(|| "unknown".into(), |most: u32| most.to_string());
     Finding::new(
@@ -85,13 +91,13 @@ fn backlog(config: &Config) -> Finding {
     )
 }
 
-fn table(config: &Config) -> Finding {
-    // Below zero in a namespace that shares the host's table.
-    let places = kernel_file("/proc/sys/net/ipv4/tcp_ehash_entries")
+fn examine_connection_table(config: &Config) -> Finding {
+    // Negative in a namespace that shares the host's table.
+    let places = read_kernel_file("/proc/sys/net/ipv4/tcp_ehash_entries")
         .and_then(|text| Some(text.parse::<i64>().ok()?.unsigned_abs()));
     let all = u64::from(config.limits.connections_per_shard_max) * u64::from(config.shards);
     let found = places.map_or_else(|| "unknown".into(), |places| places.to_string());
-    // More the kernel does not take.
+    // The kernel accepts no larger table.
     let wanted = all.next_power_of_two().min(1 << 24);
     Finding::new(
         "table of connections",
@@ -109,10 +115,10 @@ fn table(config: &Config) -> Finding {
     )
 }
 
-fn congestion(config: &Config) -> Finding {
-    let default = kernel_file("/proc/sys/net/ipv4/tcp_congestion_control")
+fn examine_congestion(config: &Config) -> Finding {
+    let default = read_kernel_file("/proc/sys/net/ipv4/tcp_congestion_control")
         .unwrap_or_else(|| "unknown".into());
-    let allowed = kernel_file("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
+    let allowed = read_kernel_file("/proc/sys/net/ipv4/tcp_allowed_congestion_control");
     let bbr = default.starts_with("bbr");
     let automatic = config.listeners.iter().all(|one| one.options.congestion == Congestion::Auto);
     let effect = match (bbr, automatic) {
@@ -133,8 +139,8 @@ fn congestion(config: &Config) -> Finding {
     )
 }
 
-fn migration() -> Finding {
-    let on = kernel_file("/proc/sys/net/ipv4/tcp_migrate_req").is_some_and(|text| text == "1");
+fn examine_migration() -> Finding {
+    let on = read_kernel_file("/proc/sys/net/ipv4/tcp_migrate_req").is_some_and(|text| text == "1");
     Finding::new(
         "tcp_migrate_req",
         "With it, connections that wait at a listener that is closed move to another one; Seawall \
@@ -144,12 +150,13 @@ fn migration() -> Finding {
     .unless(on, State::Note, "sysctl -w net.ipv4.tcp_migrate_req=1")
 }
 
-fn buffers() -> Finding {
+fn examine_buffers() -> Finding {
     let least =
-        |path| -> Option<u64> { kernel_file(path)?.split_whitespace().next()?.parse().ok() };
+        |path| -> Option<u64> { read_kernel_file(path)?.split_whitespace().next()?.parse().ok() };
     let (receive, send) =
         (least("/proc/sys/net/ipv4/tcp_rmem"), least("/proc/sys/net/ipv4/tcp_wmem"));
-    let pages = kernel_file("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default().replace('\t', " ");
+    let pages =
+        read_kernel_file("/proc/sys/net/ipv4/tcp_mem").unwrap_or_default().replace('\t', " ");
     let shown = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), |v| v.to_string());
     Finding::new(
         "TCP memory",

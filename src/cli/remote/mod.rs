@@ -1,5 +1,5 @@
-//! Commands that ask a running server, by the calls of its HTTP API: where it is, what it answers,
-//! and how that is shown.
+//! The client of a running server's HTTP API, for commands: finds the server, calls it, and prints
+//! its answers.
 
 mod unix;
 
@@ -17,34 +17,34 @@ use ureq::{Agent, Body, config::Config, http::Response};
 
 use super::flags::Overrides;
 use super::load::load;
-use super::print::print;
+use super::print::print_text;
 use crate::driver::listener::Address;
 use crate::text::terminal;
 
-/// The variable with the API's key.
+/// The variable with the API key.
 const KEY_VARIABLE: &str = "SEAWALL_API_KEY";
-/// For the whole of a call.
+/// Limit for a whole call.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How the error for an answer of 404 begins.
+/// Beginning of the error text for status 404.
 const NOT_FOUND: &str = "rejected (404)";
-/// The longest answer that is read.
+/// Bytes of an answer at most.
 const BYTES_MAX: u64 = 256 << 20;
 
-/// Where the server is, and how to show what it says.
+/// How to reach the server, and how to print its answers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Remote {
     #[arg(
         long,
         value_name = "URL",
-        help = "The server's admin address: http://HOST:PORT, https://HOST or unix:/PATH; without: \
-                the one of the configuration"
+        help = "The server's admin address: http://HOST:PORT, https://HOST or unix:/PATH; default: \
+                that of the configuration"
     )]
     url: Option<String>,
 
     #[arg(
         long,
         value_name = "KEY",
-        help = "A key of the API, where the server requires one; without: the first [[api_key]] of \
+        help = "API key, if the server requires one; default: the first [[api_key]] of \
                 --config [env: SEAWALL_API_KEY]"
     )]
     api_key: Option<String>,
@@ -61,10 +61,10 @@ pub(super) struct Remote {
     pub(super) json: bool,
 }
 
-/// Where calls go.
+/// The address of a server's API.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    /// The beginning of an address, without a slash at its end.
+    /// Base URL without a final slash.
     Http(String),
     Unix(PathBuf),
 }
@@ -78,7 +78,7 @@ impl Display for Place {
     }
 }
 
-fn place(url: &str) -> Result<Place, String> {
+fn parse_place(url: &str) -> Result<Place, String> {
     if let Some(path) = url.strip_prefix("unix:") {
         return Ok(Place::Unix(path.into()));
     }
@@ -88,19 +88,19 @@ fn place(url: &str) -> Result<Place, String> {
             Ok(Place::Http(url.trim_end_matches('/').to_owned()))
         }
         _ => Err(format!(
-            "--url \"{url}\": write http://HOST:PORT, https://HOST or unix:/PATH, as the server's \
-             banner names it"
+            "invalid --url \"{url}\"; write http://HOST:PORT, https://HOST or unix:/PATH, as in \
+             the server's banner"
         )),
     }
 }
 
-/// Where a server of this configuration answers operators.
-fn configured(admin: Option<&Address>) -> Result<Place, String> {
+/// The admin address of a server with this configuration.
+fn place_of(admin: Option<&Address>) -> Result<Place, String> {
     match admin {
-        None => Err("the configuration has no admin address: give one with --url".to_owned()),
+        None => Err("the configuration has no admin address; give one with --url".to_owned()),
         Some(Address::Tcp(address)) if address.port() == 0 => {
-            let text = "the configuration leaves the admin port to the system: take it from the \
-                        server's banner, and give it with --url";
+            let text = "the configuration has admin port 0; take the port from the server's \
+                        banner, and give it with --url";
             Err(text.to_owned())
         }
         Some(Address::Tcp(address)) => {
@@ -115,7 +115,7 @@ fn configured(admin: Option<&Address>) -> Result<Place, String> {
     }
 }
 
-/// What a server answered: the very text, and what it says.
+/// A server's answer: the original text, and its value.
 pub(super) struct ApiResponse {
     pub(super) text: String,
     value: Value,
@@ -129,22 +129,24 @@ impl std::ops::Deref for ApiResponse {
 }
 
 impl From<Value> for ApiResponse {
-    /// What was put together from several answers.
+    /// Makes an answer out of several answers.
     fn from(value: Value) -> Self {
         Self { text: value.to_string(), value }
     }
 }
 
 impl ApiResponse {
+    /// Parses an answer.
+    ///
     /// # Errors
-    /// The text is no JSON.
+    /// When the text is not JSON.
     pub(super) fn new(text: String) -> serde_json::Result<Self> {
         let value = serde_json::from_str(&text)?;
         Ok(Self { text, value })
     }
 }
 
-/// A server that can be asked.
+/// A server, ready to be called.
 pub(super) struct Api {
     agent: Agent,
     place: Place,
@@ -152,21 +154,21 @@ pub(super) struct Api {
 }
 
 impl Remote {
-    /// Finds the server; nothing is sent yet.
+    /// Finds the server; sends nothing yet.
     ///
     /// # Errors
-    /// With cause and cure.
-    pub(super) fn api(&self) -> Result<Api, String> {
+    /// With the reason and the remedy.
+    pub(super) fn open_api(&self) -> Result<Api, String> {
         let mut configured_key = None;
         let place = if let Some(url) = &self.url {
-            place(url)?
+            parse_place(url)?
         } else {
             let loaded = load(self.config.as_deref(), &Overrides::default());
             let loaded = loaded.map_err(|error| error.to_string())?;
             configured_key = loaded.written.api_key();
-            configured(loaded.config.admin.as_ref())?
+            place_of(loaded.config.admin.as_ref())?
         };
-        // Those who answer are near, and reached without a proxy.
+        // Admin addresses are near and reached directly: ignore proxies in the environment.
         let config = Agent::config_builder()
             .tls_config(crate::auth::tls())
             .timeout_global(Some(TIMEOUT))
@@ -178,36 +180,37 @@ impl Remote {
         let variable = || std::env::var(KEY_VARIABLE).ok();
         let key = self.api_key.clone().or_else(variable).or(configured_key);
         let key = key.filter(|key| !key.is_empty());
-        Ok(Api { agent: agent(&place, config), place, key })
+        Ok(Api { agent: make_agent(&place, config), place, key })
     }
 
-    /// Prints an answer: as it came, with what acts on a terminal escaped, or summarized.
-    pub(super) fn show(
+    /// Prints an answer: as the original JSON with terminal control characters escaped, or as a
+    /// summary.
+    pub(super) fn print_answer(
         &self,
         answer: &ApiResponse,
         summarize: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
         if self.json {
-            print(&terminal::escape_json(&format!("{}\n", answer.text)))
+            print_text(&terminal::escape_json(&format!("{}\n", answer.text)))
         } else {
-            print(&summarize(answer))
+            print_text(&summarize(answer))
         }
     }
 
-    /// Asks by `call`, and prints the answer.
+    /// Makes a call, and prints its answer.
     pub(super) fn run(
         &self,
         call: impl FnOnce(&Api) -> Result<ApiResponse, String>,
         summarize: impl FnOnce(&Value) -> String,
     ) -> ExitCode {
-        match self.api().and_then(|api| call(&api)) {
-            Ok(answer) => self.show(&answer, summarize),
-            Err(text) => super::fail(&text),
+        match self.open_api().and_then(|api| call(&api)) {
+            Ok(answer) => self.print_answer(&answer, summarize),
+            Err(text) => super::print_failure(&text),
         }
     }
 }
 
-fn agent(place: &Place, config: Config) -> Agent {
+fn make_agent(place: &Place, config: Config) -> Agent {
     match place {
         Place::Unix(path) => {
             let connector = unix::UnixConnector(path.clone());
@@ -223,15 +226,15 @@ impl Api {
     fn address(&self, path: &str) -> String {
         match &self.place {
             Place::Http(url) => format!("{url}{path}"),
-            // The address is not looked up where a loopback one is named.
+            // An IP address needs no name lookup; the connector ignores it.
             Place::Unix(_) => format!("http://127.0.0.1{path}"),
         }
     }
 
-    /// What a GET answers.
+    /// Calls GET.
     ///
     /// # Errors
-    /// With cause and cure, as all calls.
+    /// With the reason and the remedy, as for all calls.
     pub(super) fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<ApiResponse, String> {
         let request = self.agent.get(self.address(path)).query_pairs(query.iter().copied());
         let request = match &self.key {
@@ -241,8 +244,8 @@ impl Api {
         self.read(request.call())
     }
 
-    /// The same, where what is asked for need not be kept: `None` if it is not.
-    pub(super) fn get_if_kept(
+    /// Calls GET; `None` for status 404.
+    pub(super) fn get_if_found(
         &self,
         path: &str,
         query: &[(&str, &str)],
@@ -253,7 +256,7 @@ impl Api {
         }
     }
 
-    /// What a POST with this body answers.
+    /// Calls POST with this body.
     pub(super) fn post(&self, path: &str, body: &str) -> Result<ApiResponse, String> {
         let request = self.agent.post(self.address(path)).content_type("application/json");
         let request = match &self.key {
@@ -267,13 +270,13 @@ impl Api {
         let place = &self.place;
         let mut response = response.map_err(|error| {
             format!(
-                "cannot reach the server at {place}: {error}. Is it running, and is this its admin \
-                 address? Another can be given with --url"
+                "cannot reach the server at {place}: {error}; start it, or give its admin address \
+                 with --url"
             )
         })?;
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(BYTES_MAX).read_to_string();
-        let text = text.map_err(|error| format!("{place}: the answer broke off: {error}"))?;
+        let text = text.map_err(|error| format!("connection to {place} lost: {error}"))?;
         let body = match (status, ApiResponse::new(text).ok()) {
             (200 | 202, Some(body)) => return Ok(body),
             (_, body) => body,
@@ -281,33 +284,33 @@ impl Api {
         let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
         match (status, body.as_ref(), message) {
             (401, ..) if self.key.is_none() => Err(format!(
-                "{place} requires an API key: give it with --api-key or {KEY_VARIABLE}"
+                "{place} requires an API key; give it with --api-key or {KEY_VARIABLE}"
             )),
             (401, ..) => Err(format!(
-                "{place} does not know this API key: it must be the secret of an [[api_key]] there"
+                "{place} rejects this API key; use the secret of one of its [[api_key]] tables"
             )),
-            // The configuration's own errors.
+            // The text of a failed reload is printed alone: it lists the configuration's errors.
             (422, _, Some(message)) => Err(message.to_owned()),
             (_, _, Some(message)) => Err(format!("rejected ({status}): {message}")),
             _ => Err(format!(
-                "{place} answered with {status} and no JSON: is it the admin address of a Seawall?"
+                "{place} answered with {status} and no JSON; give an admin address with --url"
             )),
         }
     }
 }
 
-/// A part of a path.
-pub(super) fn encoded(part: &str) -> String {
+/// Percent-encodes a part of a path.
+pub(super) fn percent_encode(part: &str) -> String {
     utf8_percent_encode(part, NON_ALPHANUMERIC).to_string()
 }
 
-/// A string of an object; `-` if there is none.
-pub(super) fn text<'v>(object: &'v Value, name: &str) -> &'v str {
+/// A string field of an object; `-` if there is none.
+pub(super) fn text_of<'v>(object: &'v Value, name: &str) -> &'v str {
     object[name].as_str().unwrap_or("-")
 }
 
-/// Columns as wide as their widest cell; cells are escaped. The first row names the columns.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
+/// Aligns columns; escapes terminal control characters. The first row is the header.
+pub(super) fn format_table(rows: &[Vec<String>]) -> String {
     let rows = rows.iter().map(|row| row.iter().map(|cell| terminal::escape(cell)));
     let rows: Vec<Vec<_>> = rows.map(Iterator::collect).collect();
     let columns = rows.first().map_or(0, Vec::len);
@@ -327,34 +330,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_read() {
+    fn places_are_parsed() {
         let http = |url: &str| Ok(Place::Http(url.to_owned()));
-        assert_eq!(place("http://127.0.0.1:9100/"), http("http://127.0.0.1:9100"));
-        assert_eq!(place("https://ops.example/seawall"), http("https://ops.example/seawall"));
-        assert_eq!(place("unix:/run/s.sock"), Ok(Place::Unix("/run/s.sock".into())));
+        assert_eq!(parse_place("http://127.0.0.1:9100/"), http("http://127.0.0.1:9100"));
+        assert_eq!(parse_place("https://ops.example/seawall"), http("https://ops.example/seawall"));
+        assert_eq!(parse_place("unix:/run/s.sock"), Ok(Place::Unix("/run/s.sock".into())));
         for wrong in ["", "127.0.0.1:9100", "http://", "http:///x", "ws://a"] {
-            assert!(place(wrong).unwrap_err().contains("--url"), "{wrong}");
+            assert!(parse_place(wrong).unwrap_err().contains("--url"), "{wrong}");
         }
     }
 
     #[test]
     fn the_configured_address_is_found() {
         let found = |address: &str| {
-            configured(Some(&Address::Tcp(address.parse().unwrap()))).map(|place| place.to_string())
+            place_of(Some(&Address::Tcp(address.parse().unwrap()))).map(|place| place.to_string())
         };
         assert_eq!(found("127.0.0.1:9100").unwrap(), "http://127.0.0.1:9100");
         assert_eq!(found("0.0.0.0:9100").unwrap(), "http://127.0.0.1:9100");
         assert_eq!(found("[::]:9100").unwrap(), "http://[::1]:9100");
         assert!(found("127.0.0.1:0").unwrap_err().contains("--url"));
-        assert!(configured(None).unwrap_err().contains("--url"));
+        assert!(place_of(None).unwrap_err().contains("--url"));
     }
 
     #[test]
-    fn tables_are_aligned_and_harmless() {
+    fn tables_are_aligned_and_escaped() {
         let rows = [["A", "LONG"], ["aé", "x"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&rows), "A   LONG\naé  x\n");
+        assert_eq!(format_table(&rows), "A   LONG\naé  x\n");
         let hostile = [["A"], ["a\u{1b}[2Jb\n"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&hostile), "A\na\\u{1b}[2Jb\\u{a}\n");
-        assert_eq!(encoded("a/b:c é"), "a%2Fb%3Ac%20%C3%A9");
+        assert_eq!(format_table(&hostile), "A\na\\u{1b}[2Jb\\u{a}\n");
+        assert_eq!(percent_encode("a/b:c é"), "a%2Fb%3Ac%20%C3%A9");
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP over a Unix socket, as ureq's transports are made.
+//! HTTP over a Unix socket, as a transport of ureq.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-/// Connects to one socket, whatever host an address names.
+/// Connects to one socket, whatever host the URL names.
 #[derive(Debug)]
 pub(super) struct UnixConnector(pub(super) PathBuf);
 
@@ -34,7 +34,7 @@ pub(super) struct UnixTransport {
     buffers: LazyBuffers,
 }
 
-fn failed(error: std::io::Error, timeout: NextTimeout) -> Error {
+fn to_ureq_error(error: std::io::Error, timeout: NextTimeout) -> Error {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Timeout(timeout.reason),
         _ => error.into(),
@@ -49,7 +49,7 @@ impl Transport for UnixTransport {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.stream.set_write_timeout(timeout.not_zero().map(|left| *left))?;
         let output = &self.buffers.output()[..amount];
-        self.stream.write_all(output).map_err(|error| failed(error, timeout))
+        self.stream.write_all(output).map_err(|error| to_ureq_error(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -60,12 +60,12 @@ impl Transport for UnixTransport {
                 read => break read,
             }
         };
-        let amount = read.map_err(|error| failed(error, timeout))?;
+        let amount = read.map_err(|error| to_ureq_error(error, timeout))?;
         self.buffers.input_appended(amount);
         Ok(amount > 0)
     }
 
-    /// Each command asks over connections of its own, one after the other.
+    /// A command's calls follow one another, each over a connection of its own.
     fn is_open(&mut self) -> bool {
         true
     }
