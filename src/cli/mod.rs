@@ -81,7 +81,7 @@ enum Command {
 /// Runs the command that the command line names.
 pub fn run() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|command| command == "serve") {
-        signals::prepare();
+        signals::install_handlers();
     }
     let arguments = Arguments::try_parse().unwrap_or_else(|error| exit(&error));
     match arguments.command {

@@ -88,7 +88,7 @@ fn start(
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;
     let Some(fetcher) = fetched.transpose()? else { return Ok(None) };
     // From here on, the control thread's handlers receive signals.
-    driver::signals::serve();
+    driver::signals::set_serving();
     let server = waiting.serve();
     let operators = admin.as_ref().map(AdminListener::url);
     banner::print_banner(log, &server, operators.as_deref(), guard.lines(), open_files);

@@ -69,8 +69,8 @@ impl Runtime {
     pub(crate) fn new() -> Result<Self, RuntimeError> {
         // tokio-uring leaks what it has set up when its ring fails, so probe with a small ring
         // first.
-        if let Some(refusal) = uring::refusal() {
-            tracing::info!(reason = %refusal, "control thread runs without io_uring");
+        if let Some(denial) = uring::denial() {
+            tracing::info!(reason = %denial, "control thread runs without io_uring");
             return PlainRuntime::new().map(Self::Plain).map_err(RuntimeError::Tokio);
         }
         let ring = tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES));

@@ -1,36 +1,36 @@
-//! The bytes of one send: segments whose memory stays put while the kernel reads it.
+//! The bytes of one send: segments whose memory stays in place while the kernel reads it.
 //!
-//! A batch is filled by the shard, given to the driver, and comes back when the kernel is done
-//! with it; a short send goes on with [`Batch::advance`]. It is filled within [`Bounds`], so that
-//! what waits behind it can still be acted on.
+//! A shard fills a batch and gives it to the driver, which returns it when the kernel is done with
+//! it; [`Batch::advance`] continues a short send. [`Bounds`] limit a batch, so that segments still
+//! queued behind it can be dropped or compressed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::token::Token;
 
-/// How much may leave in one send.
+/// Limits of one send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Most segments of one batch.
+    /// Segments of one batch at most.
     pub segments_max: usize,
-    /// Most bytes of one batch of several segments; a single one may be larger.
+    /// Bytes of a batch of several segments at most; a single segment may be larger.
     pub bytes_max: usize,
 }
 
 /// A run of bytes at a fixed address.
 #[derive(Debug)]
 pub enum Segment {
-    /// Bytes of this connection alone. They begin where a frame begins.
+    /// Bytes of this connection only, beginning at a frame.
     Owned(Vec<u8>),
-    /// Bytes of this connection alone that continue the frame before them, up to its end.
+    /// Bytes of this connection only that continue the previous frame, up to its end.
     Rest(Vec<u8>),
-    /// A whole frame that many connections send.
+    /// A whole frame, shared by many connections.
     Shared(Arc<[u8]>),
 }
 
 impl Segment {
-    /// The bytes.
+    /// Returns the bytes.
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
@@ -38,32 +38,32 @@ impl Segment {
         }
     }
 
-    /// Number of bytes.
+    /// Length in bytes.
     pub fn len(&self) -> usize {
         self.as_slice().len()
     }
 
-    /// Whether there are none.
+    /// Whether the length is zero.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Segments that leave in one send.
+/// Segments that are sent together.
 #[derive(Debug)]
 pub struct Batch {
-    /// Whose bytes these are.
+    /// The connection that sends them.
     pub token: Token,
     segments: VecDeque<Segment>,
-    /// Bytes of the front segment that have left already: `0 <= offset < front.len()`.
+    /// Bytes of the front segment already sent: `0 <= offset < front.len()`.
     offset: usize,
-    /// Bytes that have not left yet.
+    /// Bytes not yet sent.
     bytes: usize,
-    /// The most that one send offers to the kernel.
+    /// Bytes that one send offers to the kernel at most.
     offered_max: usize,
-    /// Scratch of the driver for the kernel's view of the segments.
+    /// Scratch space of the driver: the segments as the kernel reads them.
     pub(super) vectors: Vec<libc::iovec>,
-    /// Scratch of the driver where the kernel wants a message header.
+    /// Scratch space of the driver for kernels that need a message header.
     pub(super) header: Option<Box<libc::msghdr>>,
 }
 
@@ -82,36 +82,36 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// Bytes that have not left yet.
+    /// Bytes not yet sent.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether everything has left.
+    /// Whether all bytes are sent.
     pub fn is_empty(&self) -> bool {
         self.segments.is_empty()
     }
 
-    /// Whether a segment of this length may still join.
+    /// Whether a segment of this length fits.
     fn admits(&self, len: usize, bounds: Bounds) -> bool {
         self.segments.is_empty()
             || (self.segments.len() < bounds.segments_max && self.bytes + len <= bounds.bytes_max)
     }
 
-    /// Adds a segment that is not empty at the end.
+    /// Appends a segment, which must not be empty.
     pub fn push(&mut self, segment: Segment) {
-        debug_assert!(!segment.is_empty(), "an empty segment would never be completed");
+        debug_assert!(!segment.is_empty(), "an empty segment would never complete");
         self.bytes += segment.len();
         self.segments.push_back(segment);
     }
 
-    /// Takes as many of the waiting segments as may leave together.
+    /// Moves as many waiting segments into the batch as [`Bounds`] allow.
     pub fn fill(&mut self, waiting: &mut VecDeque<Segment>, waiting_bytes: usize, bounds: Bounds) {
         if self.segments.is_empty()
             && waiting.len() <= bounds.segments_max
             && waiting_bytes <= bounds.bytes_max
         {
-            // Nearly always so: the queues change places and nothing is moved.
+            // The usual case: swap the queues instead of moving each segment.
             std::mem::swap(&mut self.segments, waiting);
             self.bytes = waiting_bytes;
             return;
@@ -122,25 +122,25 @@ impl Batch {
         }
     }
 
-    /// Decides how many bytes one send offers at most: the kernel copies them at once, and a
-    /// segment of megabytes would keep all others waiting.
-    pub fn offer(&mut self, bytes_max: usize) {
+    /// Limits the bytes that one send offers: the kernel copies them at once, and a segment of
+    /// megabytes would delay all other connections.
+    pub fn limit_offer(&mut self, bytes_max: usize) {
         self.offered_max = bytes_max.max(1);
     }
 
     /// Bytes that the next send offers.
-    pub fn offered(&self) -> usize {
+    pub fn offered_bytes(&self) -> usize {
         self.bytes.min(self.offered_max)
     }
 
-    /// Whether the next send offers all bytes that have not left yet.
+    /// Whether the next send offers all bytes not yet sent.
     pub fn offers_all(&self) -> bool {
-        self.offered() == self.bytes
+        self.offered_bytes() == self.bytes
     }
 
-    /// The bytes that the next send offers, in order.
+    /// The slices that the next send offers, in order.
     pub fn offered_slices(&self) -> impl Iterator<Item = &[u8]> {
-        let mut left = self.offered();
+        let mut left = self.offered_bytes();
         self.slices().map_while(move |bytes| {
             let bytes = &bytes[..bytes.len().min(left)];
             left -= bytes.len();
@@ -148,20 +148,20 @@ impl Batch {
         })
     }
 
-    /// The bytes that have not left yet, in order.
+    /// The slices not yet sent, in order.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let mut offset = self.offset;
         self.segments.iter().map(move |segment| &segment.as_slice()[std::mem::take(&mut offset)..])
     }
 
-    /// Number of segments that have not left yet.
-    pub fn segments(&self) -> usize {
+    /// Number of segments not yet fully sent.
+    pub fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
-    /// Takes note that `sent` more bytes have left, and gives the finished segments away.
+    /// Records that the kernel took `sent` more bytes, and passes finished segments to `finished`.
     pub fn advance(&mut self, sent: usize, mut finished: impl FnMut(Segment)) {
-        assert!(sent <= self.bytes, "the kernel cannot take more than it was offered");
+        assert!(sent <= self.bytes, "the kernel takes at most what it was offered");
         self.bytes -= sent;
         let mut left = self.offset + sent;
         while let Some(front) = self.segments.front() {
@@ -169,12 +169,12 @@ impl Batch {
                 break;
             }
             left -= front.len();
-            finished(self.segments.pop_front().expect("the front was just looked at"));
+            finished(self.segments.pop_front().expect("the front was checked"));
         }
         self.offset = left;
     }
 
-    /// Gives every segment away, sent or not.
+    /// Passes every segment to `finished`, sent or not.
     pub fn clear(&mut self, finished: impl FnMut(Segment)) {
         self.segments.drain(..).for_each(finished);
         self.offset = 0;
@@ -216,7 +216,7 @@ mod tests {
             let rest: Vec<u8> = batch.slices().flatten().copied().collect();
             sent.extend_from_slice(&rest);
             prop_assert_eq!(sent, expected);
-            prop_assert_eq!(finished + batch.segments(), sizes.len());
+            prop_assert_eq!(finished + batch.segment_count(), sizes.len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the process asks of its host: cores, and the limit of open files.
+//! Host facts and limits: cores, open files, priority, memory.
 
 use std::io;
 use std::sync::LazyLock;
@@ -22,16 +22,16 @@ pub fn cores() -> Vec<usize> {
     if cores.is_empty() { vec![0] } else { cores }
 }
 
-/// Time in ns since it was first asked for.
+/// Time since the first call (ns).
 pub fn monotonic_ns() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_nanos() as u64
 }
 
-/// Keeps the calling thread on one core.
+/// Pins the calling thread to a core.
 ///
 /// # Errors
-/// When the core is not there, or not allowed to this process.
+/// When the core does not exist or is not allowed to this process.
 pub fn pin_to(core: usize) -> io::Result<()> {
     // SAFETY: all-zero is a valid CPU set; the index is checked by the macro's own bound.
     let result = unsafe {
@@ -42,19 +42,19 @@ pub fn pin_to(core: usize) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes small pages for all memory of the process. With huge ones the first byte of every shard's
+/// Opts out of huge pages for all memory of the process. With them, the first byte of every shard's
 /// table of connections would make two megabytes resident (64 shards: 350 MB before the first
 /// connection).
 pub fn use_small_pages() {
-    // SAFETY: changes how later page faults of this process are served, and nothing else. A kernel
-    // without huge pages rejects it harmlessly.
+    // SAFETY: changes how later page faults of this process are served, and nothing else. Kernels
+    // without huge pages reject it, which is harmless.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
 }
 
-/// Lets every thread of normal priority go before the calling one, so that what it does for
-/// operators does not make messages wait.
+/// Lowers the calling thread's priority, so that work for operators does not delay messages.
 pub fn lower_priority() {
-    // Not more: on a host where many shards wait for few cores, operators must still be answered.
+    // A moderate step: on a host where many shards share few cores, operators must still be
+    // answered.
     const NICE: i32 = 5;
     // SAFETY: changes the priority of the calling thread (0) and nothing else; lowering it is
     // always allowed.
@@ -77,7 +77,7 @@ pub fn raise_open_files() -> u64 {
     limit.rlim_cur
 }
 
-/// Resident memory of this process (bytes); 0 where /proc is not there.
+/// Resident memory of this process (bytes); 0 without /proc.
 pub fn resident_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -85,7 +85,7 @@ pub fn resident_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// What the kernel counts about this process.
+/// Kernel counters of this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessNumbers {
     /// Processor time of all threads, in user and kernel mode (s).
@@ -97,7 +97,7 @@ pub struct ProcessNumbers {
     pub open_files: Option<u64>,
 }
 
-/// Reads them.
+/// Reads the counters.
 pub fn process_numbers() -> ProcessNumbers {
     // SAFETY: all-zero is a valid value, and the call fills it.
     let usage = unsafe {
@@ -112,15 +112,14 @@ pub fn process_numbers() -> ProcessNumbers {
     let mut pages = pages.split_whitespace().map(|pages| pages.parse().unwrap_or(0));
     let mut bytes = || pages.next().unwrap_or(0) * page_bytes;
     let (virtual_bytes, resident_bytes) = (bytes(), bytes());
-    // The descriptor that lists the others is one of them.
+    // Do not count the descriptor that lists the others.
     let listed = std::fs::read_dir("/proc/self/fd").ok();
     let open_files = listed.map(|listed| (listed.count() as u64).saturating_sub(1));
     let cpu_s = seconds(usage.ru_utime) + seconds(usage.ru_stime);
     ProcessNumbers { cpu_s, resident_bytes, virtual_bytes, open_files }
 }
 
-/// What lies in the buffers of all TCP sockets of this network namespace (bytes); 0 where /proc is
-/// not there.
+/// Bytes in the buffers of all TCP sockets of this network namespace; 0 without /proc.
 pub fn tcp_buffer_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("TCP:"));
@@ -128,11 +127,11 @@ pub fn tcp_buffer_bytes() -> u64 {
     pages.and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
-/// Returns memory to the system that the calling thread has freed, and forgets what large messages
-/// have left and was not needed since the last call; whether some of that is still kept.
+/// Returns memory freed by the calling thread to the system, and adds slot memory not needed since
+/// the last call to the excess. Returns whether free slots keep memory.
 ///
 /// The allocator returns memory some milliseconds after it was freed, but only when it is called:
-/// a thread that falls idle after a burst would keep the burst's memory.
+/// without this call, a thread that falls idle after a burst would keep the burst's memory.
 pub fn return_memory() -> bool {
     // SAFETY: the call takes no pointer and may be made at any time; without the allocator in
     // place it has nothing to collect.
@@ -140,8 +139,7 @@ pub fn return_memory() -> bool {
     slots::forget_unneeded()
 }
 
-/// Returns a bounded part of what large messages have left in excess to the system; whether there
-/// is more.
+/// Returns a bounded part of the excess of slot memory to the system; returns whether more remains.
 pub fn return_excess() -> bool {
     if slots::has_excess() {
         slots::return_some();
@@ -154,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_core_and_a_thread_can_be_kept_on_it() {
+    fn a_thread_is_pinned_to_a_core() {
         let core = cores()[0];
         std::thread::spawn(move || {
             pin_to(core).unwrap();

@@ -1,7 +1,7 @@
 //! Listening sockets: address, `SO_REUSEPORT`, and the options that accepted sockets inherit.
 //!
-//! Every option is set on the listener, before `listen`, so that a connection costs no system
-//! call for them. Errors say which option of which listener was refused.
+//! Every option is set on the listener, before `listen`, so that accepted sockets inherit it
+//! without a system call. Errors name the option and the listener.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
-/// Where a listener listens.
+/// A listener's address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// TCP over IPv4 or IPv6.
@@ -30,34 +30,34 @@ impl fmt::Display for Address {
     }
 }
 
-/// How the kernel spreads new connections over the shards.
+/// How the kernel distributes new connections over the shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Steer {
     /// By a hash of the addresses: even for many connections.
     #[default]
     Hash,
-    /// By the CPU that received the packet: right only where interrupts are spread like shards.
+    /// By the CPU that received the packet: good only where interrupts are distributed like shards.
     Cpu,
 }
 
-/// Which congestion control the connections of a listener use.
+/// The congestion control of a listener's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Congestion {
-    /// Cubic where the host's default is BBR and this process may choose; else the host's. BBR
-    /// paces even small messages with timers, which costs CPU and latency for nothing where the
-    /// network is not the bottleneck.
+    /// Cubic where the host's default is BBR and this process may choose; else the host's default.
+    /// BBR paces even small messages with timers, which costs CPU and latency without a benefit
+    /// where the network is not the bottleneck.
     Auto,
     /// The host's default.
     Host,
-    /// This one, or no listener.
+    /// This one; an error if the kernel refuses it.
     Named(String),
 }
 
-/// Socket options of a listener; `None` or zero keeps what the kernel would do.
+/// Socket options of a listener; `None` or zero keeps the kernel's default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Connections that may wait for their accept, per shard.
+    /// Connections queued for accept at most, per shard.
     pub backlog: u32,
     /// Sends small frames at once (`TCP_NODELAY`).
     pub nodelay: bool,
@@ -81,7 +81,7 @@ pub struct Options {
     pub unix_mode: u32,
     /// For a Unix socket: user and group of its file, where they are to change.
     pub owner: Option<(u32, u32)>,
-    /// How connections are spread over shards.
+    /// How connections are distributed over shards.
     pub steer: Steer,
 }
 
@@ -105,14 +105,14 @@ impl Default for Options {
     }
 }
 
-/// A listener could not be made.
+/// Why a listener could not be made.
 #[derive(Debug)]
 pub struct ListenError {
     /// The listener's address.
     pub address: Address,
-    /// What was being done.
+    /// The step that failed.
     pub step: String,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: io::Error,
 }
 
@@ -121,17 +121,17 @@ impl fmt::Display for ListenError {
         write!(f, "cannot listen on {}: {}: {}", self.address, self.step, self.source)?;
         let cure = match self.source.raw_os_error() {
             Some(libc::EADDRINUSE) if matches!(self.address, Address::Unix(_)) => {
-                "another process listens there, or it is no socket: remove it, or use another path"
+                "another process listens there, or it is not a socket; remove it or change the path"
             }
             Some(libc::EADDRINUSE) => {
-                "another process holds the address: stop it (`ss -ltnp`), or listen elsewhere"
+                "another process has the address; stop it (`ss -ltnp`), or use another address"
             }
             Some(libc::EACCES) => {
                 "ports below 1024 need CAP_NET_BIND_SERVICE, a Unix path needs a writable folder"
             }
             Some(libc::EADDRNOTAVAIL) => "no interface of this host has that address (`ip addr`)",
             Some(libc::ENOENT) if self.step.contains("congestion") => {
-                "the kernel has no such algorithm: see \
+                "unknown to the kernel; see \
                  /proc/sys/net/ipv4/tcp_available_congestion_control"
             }
             Some(libc::EPERM) if self.step.contains("congestion") => {
@@ -148,13 +148,12 @@ impl std::error::Error for ListenError {}
 
 /// Makes one listening socket for each shard.
 ///
-/// TCP: one socket a shard, bound to the same address with `SO_REUSEPORT`; a first bind without
-/// it finds out whether a foreign process holds the address, which `SO_REUSEPORT` would hide.
-/// Port 0 is chosen by the first socket and shared by the rest. Unix: one socket, of which each
-/// shard gets a descriptor.
+/// TCP: one socket per shard, bound to the same address with `SO_REUSEPORT`; a first bind without
+/// it detects a foreign process on the address, which `SO_REUSEPORT` would hide. The first socket
+/// chooses port 0, and the rest share it. Unix: one socket, of which each shard gets a descriptor.
 ///
 /// # Errors
-/// Names the address, the step that failed and, where known, the cure.
+/// Names the address, the step that failed and, where known, the remedy.
 pub fn listen(
     address: &Address,
     options: &Options,
@@ -191,7 +190,7 @@ fn listen_tcp(
     };
     let probe = tcp_socket(tcp, options).map_err(|(step, source)| failed(&step, source))?;
     probe.set_reuse_address(true).map_err(|e| failed("SO_REUSEADDR", e))?;
-    bind_patiently(&probe, tcp).map_err(|e| failed("bind", e))?;
+    bind_with_retries(&probe, tcp).map_err(|e| failed("bind", e))?;
     let bound = probe.local_addr().map_err(|e| failed("getsockname", e))?;
     let bound = bound.as_socket().unwrap_or(tcp);
     drop(probe);
@@ -215,9 +214,9 @@ fn listen_tcp(
     Ok((Address::Tcp(bound), sockets))
 }
 
-/// Binds; while the address is in use, tries again for a moment. The kernel closes the listeners of
-/// a ring some time after its process has ended, so a restarted server may meet its predecessor's.
-fn bind_patiently(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+/// Binds; retries for a moment while the address is in use. The kernel closes a ring's listeners
+/// some time after its process has ended, so a restarted server may meet its predecessor's.
+fn bind_with_retries(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     const TRIES: u32 = 20;
     for _ in 0..TRIES {
         match socket.bind(&address.into()) {
@@ -230,7 +229,7 @@ fn bind_patiently(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-/// A TCP socket with every option that its connections are to inherit.
+/// Makes a TCP socket with every option that its connections inherit.
 fn tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, (String, io::Error)> {
     let at = |step: &'static str| move |error| (step.to_owned(), error);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
@@ -262,8 +261,8 @@ fn tcp_socket(address: SocketAddr, options: &Options) -> Result<Socket, (String,
         Congestion::Host => {}
         Congestion::Auto => {
             if congestion_in_force(&socket).is_some_and(|name| name.starts_with("bbr")) {
-                // Refused without CAP_NET_ADMIN where the host does not allow it; then BBR stays,
-                // and the server says so.
+                // Without CAP_NET_ADMIN the host may refuse it; then BBR stays, and the banner says
+                // so.
                 let _ = socket.set_tcp_congestion(b"cubic");
             }
         }
@@ -289,7 +288,7 @@ fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError
     };
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("socket"))?;
     let address = SockAddr::unix(path).map_err(failed("path"))?;
-    // A socket file outlives its server. It is in the way only if nobody answers behind it.
+    // A socket file outlives its server. Remove it if no process answers behind it.
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if is_socket
         && let Err(error) = socket.connect(&address)
@@ -299,13 +298,13 @@ fn listen_unix(path: &PathBuf, options: &Options) -> Result<OwnedFd, ListenError
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("socket"))?;
     bind_with_mode(&socket, &address, options.unix_mode).map_err(failed("bind"))?;
-    give_socket_file(path, options).map_err(failed("setting its permissions and owner"))?;
+    chown_socket_file(path, options).map_err(failed("setting its permissions and owner"))?;
     socket.listen(options.backlog as i32).map_err(failed("listen"))?;
     Ok(socket.into())
 }
 
-/// Binds a Unix socket whose file has these permission bits from its first moment on: the kernel
-/// takes those of the socket itself, less the process's mask.
+/// Binds a Unix socket whose file has these permission bits from the start: the kernel applies the
+/// bits of the socket itself, less the process's umask.
 fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let own = std::fs::File::from(OwnedFd::from(socket.try_clone()?));
@@ -318,13 +317,12 @@ fn bind_with_mode(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<
     bound
 }
 
-/// Gives the file of a socket that was just bound to its owner, and checks its permissions.
+/// Gives the file of a socket just bound to its owner, and checks its permissions.
 ///
-/// The folder may belong to another user, who can put anything in the file's place. So the path is
-/// opened once, without following a link, and all else is done to what was opened: it must be a
-/// socket with the mode and the owner of one that this process has just made, which no other user
-/// can make.
-fn give_socket_file(path: &std::path::Path, options: &Options) -> io::Result<()> {
+/// The folder may belong to another user, who can replace the file. So the path is opened once,
+/// without following a link, and everything else acts on the opened file: it must be a socket with
+/// the mode and owner of one that this process has just made, which no other user can make.
+fn chown_socket_file(path: &std::path::Path, options: &Options) -> io::Result<()> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
     let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -332,7 +330,7 @@ fn give_socket_file(path: &std::path::Path, options: &Options) -> io::Result<()>
     // SAFETY: geteuid has no effects.
     let own = found.uid() == unsafe { libc::geteuid() } && found.nlink() == 1;
     if !found.file_type().is_socket() || !own || found.mode() & 0o7777 != options.unix_mode {
-        return Err(io::Error::other("the file was replaced by another one amid the start"));
+        return Err(io::Error::other("another file has replaced it during the start"));
     }
     let Some((user, group)) = options.owner else { return Ok(()) };
     // SAFETY: the path is an empty C string, and the descriptor lives across the call.
@@ -343,7 +341,7 @@ fn give_socket_file(path: &std::path::Path, options: &Options) -> io::Result<()>
     if given == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The congestion control that a socket has; `None` for other sockets than TCP.
+/// The congestion control of a socket; `None` for sockets other than TCP.
 pub fn congestion_in_force(socket: &impl AsFd) -> Option<String> {
     let name = SockRef::from(socket).tcp_congestion().ok()?;
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -364,7 +362,7 @@ fn set_int(socket: &Socket, level: i32, option: i32, value: i32) -> io::Result<(
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets the receiving CPU choose the listener: the n-th socket of the group is CPU n's.
+/// Selects the listener by the receiving CPU: the n-th socket of the group is CPU n's.
 fn steer_by_cpu(socket: &Socket, shards: u32) -> io::Result<()> {
     const SKF_AD_CPU: u32 = (-0x1000_i32 + 36) as u32;
     let step = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
@@ -374,7 +372,7 @@ fn steer_by_cpu(socket: &Socket, shards: u32) -> io::Result<()> {
         step(libc::BPF_RET | libc::BPF_A, 0),
     ];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` and the program it points to live across the call, which copies both.
+    // SAFETY: `filter` and its program live across the call, which copies both.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -399,13 +397,13 @@ mod tests {
     fn shards_share_one_port() {
         let (bound, sockets) = listen(&loopback(), &Options::default(), 3).unwrap();
         assert_eq!(sockets.len(), 3);
-        let Address::Tcp(bound) = bound else { panic!("a TCP listener binds a TCP address") };
+        let Address::Tcp(bound) = bound else { panic!("a TCP listener has a TCP address") };
         assert_ne!(bound.port(), 0);
         std::net::TcpStream::connect(bound).unwrap();
     }
 
     #[test]
-    fn an_address_in_use_is_refused_with_its_cure() {
+    fn an_address_in_use_is_rejected_with_its_remedy() {
         let (bound, _held) = listen(&loopback(), &Options::default(), 1).unwrap();
         let error = listen(&bound, &Options::default(), 1).unwrap_err().to_string();
         assert!(error.contains("bind") && error.contains("ss -ltnp"), "{error}");
@@ -443,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_socket_files_place_is_left_alone() {
+    fn a_file_in_place_of_the_socket_is_left_alone() {
         use std::os::unix::fs::MetadataExt;
         let folder = std::env::temp_dir().join(format!("seawall-swapped-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -452,10 +450,10 @@ mod tests {
         let before = std::fs::metadata(&victim).unwrap();
         let options = Options { owner: Some((65_534, 65_534)), ..Options::default() };
         std::os::unix::fs::symlink(&victim, &path).unwrap();
-        assert!(give_socket_file(&path, &options).is_err(), "a link is not followed");
+        assert!(chown_socket_file(&path, &options).is_err(), "a link is not followed");
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&victim, &path).unwrap();
-        let error = give_socket_file(&path, &options).unwrap_err();
+        let error = chown_socket_file(&path, &options).unwrap_err();
         assert!(error.to_string().contains("replaced"), "{error}");
         let after = std::fs::metadata(&victim).unwrap();
         assert_eq!((before.uid(), before.mode()), (after.uid(), after.mode()));

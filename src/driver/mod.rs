@@ -1,24 +1,24 @@
-//! The kernel side: sockets, rings and receive buffers, behind one trait that speaks completions.
+//! The kernel side: sockets, rings and receive buffers, behind one trait based on completions.
 //!
-//! A shard tells its [`Driver`] what to do, submits everything once a turn, and takes
-//! [`Completion`]s back. Nothing here knows of HTTP, WebSocket or channels. Two engines exist:
-//! [`uring`] is the product; [`sim`] is a seeded fake with virtual time and faults, so that every
-//! rare path of the shard can be walked in a test. An epoll engine has its place here for hosts
-//! that refuse `io_uring`; the trait is made so that it can emulate the completions. The server
-//! gets its drivers from a [`DriverFactory`], which also describes the engine.
+//! A shard requests operations of its [`Driver`], submits them once a turn, and receives
+//! [`Completion`]s. Nothing here knows HTTP, WebSocket or channels. Two engines exist: [`uring`] is
+//! the product; [`sim`] is a seeded fake with virtual time and faults, so that tests reach every
+//! rare path of a shard. The trait is made so that an epoll engine can emulate the completions on
+//! hosts that refuse `io_uring`. The server gets its drivers from a [`DriverFactory`], which also
+//! describes the engine.
 //!
 //! Three contracts keep the kernel and the shard apart:
 //!
 //! - **Sockets are names, not descriptors.** A [`Socket`] is an index that only its driver can
 //!   read. It is valid from `Accepted`, `Arrived` or `Adopted` until `Closed`, `Passed` or
 //!   `Detached`.
-//! - **Memory in flight belongs to the driver.** A [`Batch`] is given away with [`Driver::send`]
-//!   and comes back in [`Completion::Sent`]; received bytes are lent as a [`Lease`] and must be
-//!   given back with [`Driver::release`] in the same turn, or be sent on as a [`Loan`], which comes
-//!   back as soon as the kernel has looked at it.
-//! - **Every operation ends with exactly one final completion**, also a cancelled one. A
-//!   [`Token`] carries slot and generation, so that the shard can tell a late completion from a
-//!   current one and frees a slot only when nothing of it is left in the kernel.
+//! - **Memory in flight belongs to the driver.** A [`Batch`] is moved into [`Driver::send`] and
+//!   returned in [`Completion::Sent`]; received bytes are lent as a [`Lease`] and must be returned
+//!   with [`Driver::release`] in the same turn, or be sent on as a [`Loan`], which is returned as
+//!   soon as the kernel has read it.
+//! - **Every operation ends with exactly one final completion**, also a cancelled one. A [`Token`]
+//!   carries slot and generation, so that the shard distinguishes a late completion from a current
+//!   one, and frees a slot only when the kernel has no operation of it.
 
 pub mod allocator;
 pub mod batch;
@@ -45,7 +45,7 @@ pub use token::Token;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket(pub(crate) u32);
 
-/// A receive buffer lent to the shard: to be released, or sent on as a [`Loan`], in the same turn.
+/// A receive buffer lent to the shard: release it, or send it on as a [`Loan`], in the same turn.
 #[derive(Debug)]
 #[must_use = "a lease that is not released never returns to the ring"]
 pub struct Lease {
@@ -65,29 +65,29 @@ impl Lease {
     }
 }
 
-/// Bytes that are sent from the very buffer in which they were received, with whatever the shard
-/// has written over what came before them.
+/// Bytes sent from the buffer in which they were received. The shard may have overwritten what
+/// precedes them.
 #[derive(Debug)]
 pub struct Loan {
-    /// Whose bytes these are.
+    /// The connection that sends them.
     pub token: Token,
     pub lease: Lease,
-    /// Where in the leased bytes they begin; they reach to their end.
+    /// Start of the bytes in the lease; they reach to its end.
     pub start: usize,
-    /// The shard's own note.
+    /// A value for the shard's own use.
     pub note: u64,
 }
 
-/// How a receive went on.
+/// The outcome of a receive.
 #[derive(Debug)]
 pub enum Received {
     /// Bytes arrived.
     Data(Lease),
-    /// A watched socket has something to be received, or the peer's end, or both. Final.
+    /// A watched socket has input, or the peer has ended its side, or both. Final.
     Readable { ended: bool },
     /// The peer sent its FIN. Final.
     End,
-    /// No receive buffer was free. Final: arm again when buffers have come back.
+    /// No receive buffer was free. Final: arm again when buffers are back.
     Starved,
     /// The receive was cancelled. Final.
     Cancelled,
@@ -95,44 +95,44 @@ pub enum Received {
     Failed(i32),
 }
 
-/// What the kernel has finished. One exhaustive enum: everything that can wake a shard is here.
+/// A finished operation. This enum is exhaustive: it contains everything that can wake a shard.
 #[derive(Debug)]
 pub enum Completion {
     /// A connection was accepted; the accept is no longer armed.
     Accepted { listener: u16, socket: Socket, peer: Option<SocketAddr> },
     /// An accept failed with this errno; the accept is no longer armed.
     AcceptFailed { listener: u16, errno: i32 },
-    /// A receive has something to say; `armed` tells whether it goes on.
+    /// A receive reports; it continues while `armed`.
     Received { token: Token, armed: bool, what: Received },
-    /// A send has ended: bytes taken by the kernel (fewer than asked for is normal), or an errno.
+    /// A send ended: bytes taken by the kernel (fewer than offered is normal), or an errno.
     Sent { batch: Box<Batch>, result: Result<usize, i32> },
-    /// The send of a loan has ended, without waiting for room: bytes taken, or an errno.
+    /// The send of a loan ended, without waiting for room: bytes taken, or an errno.
     LoanSent { loan: Loan, result: Result<usize, i32> },
-    /// A cancellation has run. If it has found a receive or watch, that completes on its own, some
-    /// time later; if not, it has completed, or is just at work and may go on.
+    /// A cancellation has run. If it found a receive or watch, that completes on its own some time
+    /// later; if not, it has completed, or is running right now and may continue.
     CancelRan { token: Token, found: bool },
-    /// The writing side is shut down (or was already gone).
+    /// The writing side is shut down (or already was).
     ShutDown { token: Token },
-    /// The socket is closed and its name free.
+    /// The socket is closed, and its name may be reused.
     Closed { token: Token },
-    /// A socket came over from another shard, under the key that its sender chose.
+    /// A socket arrived from another shard, under the key that the sender chose.
     Arrived { key: u64, socket: Socket },
-    /// A socket was handed to another shard, or was refused there with this errno and stays ours.
+    /// A socket was passed to another shard, or that failed with this errno and it stays here.
     Passed { token: Token, result: Result<(), i32> },
     /// A socket left the driver as a plain descriptor.
     Detached { token: Token, result: Result<OwnedFd, i32> },
-    /// What TCP knows of the connection, or an errno.
+    /// TCP statistics of the connection, or an errno.
     Measured { token: Token, result: Result<TcpInfo, i32> },
     /// A plain descriptor became a socket of this driver.
     Adopted { token: Token, result: Result<Socket, i32> },
-    /// Mail has come.
+    /// The shard has mail.
     Doorbell,
 }
 
-/// How long a turn may wait for completions.
+/// How long a submission may wait for completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Submit and return at once: there is work left.
+    /// Submit and return at once: the shard has more work.
     No,
     /// Until a completion, or until this time on the driver's clock (ns).
     Until(u64),
@@ -140,17 +140,17 @@ pub enum Wait {
     Forever,
 }
 
-/// What is known of a socket's input before it is received.
+/// What the shard knows about a socket's input before a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     Unknown,
-    /// Most likely there is some: the receive is tried with the submission.
+    /// There is probably some: try the receive with the submission.
     Likely,
-    /// There is some, or the end: the receive is tried with the submission.
+    /// There is some, or the end: try the receive with the submission.
     There,
 }
 
-/// What a driver counts on its own; all values since its start unless named otherwise.
+/// A driver's counters, since its start unless noted otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DriverCounters {
     /// Calls by which it submitted or waited ([`EngineFacts::wait_call`]).
@@ -159,13 +159,13 @@ pub struct DriverCounters {
     pub submissions: u64,
     /// Completions taken from the kernel.
     pub completions: u64,
-    /// Completions that did not fit the queue and went the slow way.
+    /// Completions that did not fit the queue, and that the kernel delivered late.
     pub overflows: u64,
     /// Receives that found no buffer.
     pub starvations: u64,
-    /// Doorbells that could not be rung; the mail waits for the next turn of its reader.
+    /// Doorbells that failed; the mail waits for the receiver's next turn.
     pub doorbells_failed: u64,
-    /// Receive buffers now lent, now published to the kernel, and in all.
+    /// Receive buffers now lent, now published to the kernel, and in total.
     pub buffers_lent: u32,
     pub buffers_published: u32,
     pub buffers_total: u32,
@@ -181,22 +181,22 @@ pub trait Bell: Send + Sync {
 
 /// An engine that moves bytes. One per shard, never shared between threads.
 pub trait Driver {
-    /// Whether [`Driver::watch`] costs less memory than an armed receive. Where it does not,
-    /// parking quiet connections gains nothing, and none is parked.
+    /// Whether [`Driver::watch`] costs less memory than an armed receive. If not, parking quiet
+    /// connections would gain nothing, and none is parked.
     const WATCH_IS_CHEAPER: bool;
 
     /// Monotonic time in ns since an arbitrary start common to all drivers of the process.
     fn now_ns(&mut self) -> u64;
-    /// Unix time (ms): for what is told to people and compared with tokens, never for waiting.
+    /// Unix time (ms): for logs and messages, and to compare with tokens; never for waiting.
     fn unix_ms(&mut self) -> u64;
-    /// A clock in ns for measuring what is shorter than a turn.
+    /// A clock for durations shorter than a turn (ns).
     fn stopwatch() -> fn() -> u64 {
         host::monotonic_ns
     }
 
-    /// Takes a listening socket over under the number `listener`.
+    /// Takes ownership of a listening socket under the number `listener`.
     fn listen(&mut self, listener: u16, socket: OwnedFd) -> io::Result<()>;
-    /// Arms one accept. The shard keeps several armed, each ends in one completion.
+    /// Arms one accept. The shard keeps several armed; each ends in one completion.
     fn accept(&mut self, listener: u16);
     /// Cancels all accepts of the listener and closes it once they have ended.
     fn stop_listening(&mut self, listener: u16);
@@ -204,61 +204,61 @@ pub trait Driver {
     /// Whether a listener is still open.
     fn is_listening(&self) -> bool;
 
-    /// Arms a receive that goes on until its final completion. At most one of this, a single
+    /// Arms a receive that continues until its final completion. At most one of this, a single
     /// receive and a watch is armed on a socket; all three complete as [`Completion::Received`].
     fn receive(&mut self, socket: Socket, token: Token);
     /// Receives once.
     fn receive_once(&mut self, socket: Socket, token: Token, input: Input);
-    /// Says once when there is something to be received, or the peer is gone: costs the kernel a
-    /// third of an armed receive.
+    /// Completes once when the socket has input or the peer is gone. Costs the kernel a third of
+    /// the memory of an armed receive.
     fn watch(&mut self, socket: Socket, token: Token);
-    /// Cancels whatever of these is armed.
+    /// Cancels the armed receive or watch.
     fn cancel_receive(&mut self, socket: Socket, token: Token);
-    /// Cancels receive and send; a shutdown runs to its end by itself.
+    /// Cancels receive and send; a shutdown ends by itself.
     fn cancel_all(&mut self, socket: Socket, token: Token);
-    /// Sends what is left of the batch. At most one per socket may be in flight.
+    /// Sends the rest of the batch. At most one send per socket may be in flight.
     fn send(&mut self, socket: Socket, batch: Box<Batch>);
-    /// Sends the bytes of a loan as far as there is room at once. No other send may be in flight
-    /// on the socket.
+    /// Sends as many bytes of a loan as there is room for. No other send may be in flight on the
+    /// socket.
     fn send_loan(&mut self, socket: Socket, loan: Loan);
-    /// Whether one more buffer may be lent out for longer than a turn.
+    /// Whether one more buffer may stay lent for longer than a turn.
     fn may_lend(&self) -> bool;
     /// Shuts the writing side down.
     fn shutdown(&mut self, socket: Socket, token: Token);
-    /// Closes the socket. Nothing may be in flight on it.
+    /// Closes the socket. No operation may be in flight on it.
     fn close(&mut self, socket: Socket, token: Token);
 
     /// Rings another shard's doorbell with this turn's submission.
     fn doorbell(&mut self, shard: u16);
-    /// Hands the socket to another shard, where it arrives under `key` (below 2^56).
+    /// Passes the socket to another shard, where it arrives under `key` (below 2^56).
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64);
-    /// Asks what TCP knows of the connection.
+    /// Requests TCP statistics of the connection.
     fn measure(&mut self, socket: Socket, token: Token);
     /// Turns the socket into a plain descriptor.
     fn detach(&mut self, socket: Socket, token: Token);
-    /// Takes a plain descriptor in as a socket.
+    /// Takes ownership of a plain descriptor as a socket.
     fn adopt(&mut self, descriptor: OwnedFd, token: Token);
 
-    /// Submits everything asked for since the last call, then waits.
+    /// Submits all requests since the last call, then waits.
     ///
     /// # Errors
-    /// Only for what no retry can mend; the shard ends with it.
+    /// Only when no retry can succeed; the shard ends with it.
     fn submit(&mut self, wait: Wait) -> io::Result<()>;
-    /// The next completion that is already there.
+    /// Takes the next completion that is ready.
     fn next(&mut self) -> Option<Completion>;
 
-    /// Whether there may be more to take than was reported, when so many completions were taken
-    /// since the last submission: another one brings it.
+    /// Whether the kernel may have more completions than it reported, given how many were taken
+    /// since the last submission: another submission fetches them.
     fn may_have_more(&self, handled: u32) -> bool;
 
     /// The received bytes.
     fn bytes(&mut self, lease: &Lease) -> &mut [u8];
-    /// Gives a buffer back.
+    /// Returns a buffer.
     fn release(&mut self, lease: Lease);
     /// Whether enough buffers are back to arm starved receives again.
     fn has_buffers(&self) -> bool;
-    /// Gives memory of receive buffers that have not been used for a while back to the system.
-    /// To be called now and then, when no completion is waiting.
+    /// Returns memory of receive buffers not used for a while to the system. Call it now and then,
+    /// when no completion is ready.
     fn trim(&mut self);
 
     /// A handle by which other threads wake this driver.

@@ -1,20 +1,20 @@
-//! Signals from the first instruction on, before anything can wait for them.
+//! Signal handling from the first instruction on, before the control thread listens.
 //!
-//! A signal whose action is the default ends the process at once, also one that means something
-//! else a moment later. So `serve` begins here:
+//! A signal with the default action ends the process at once, even one that gets another meaning a
+//! moment later. So `serve` begins here:
 //!
-//! - SIGHUP is blocked until the control thread listens for it, and so remembered as a reload.
-//! - SIGTERM and SIGINT end the process with exit code 0 as long as no client is served: there is
-//!   nothing to drain yet.
+//! - SIGHUP is blocked until the control thread listens for it, which keeps a reload pending.
+//! - SIGTERM and SIGINT end the process with exit code 0 while no client is served: there is
+//!   nothing to drain.
 //! - Signals without a meaning for the server are ignored.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Clients are served, and the control thread listens for signals.
+/// Set once clients are served and the control thread listens for signals.
 static SERVING: AtomicBool = AtomicBool::new(false);
 
 /// Signals that end a process by default and that operators and supervisors may send.
-fn ignored() -> impl Iterator<Item = i32> {
+fn ignored_signals() -> impl Iterator<Item = i32> {
     let named = [
         libc::SIGUSR1,
         libc::SIGUSR2,
@@ -31,10 +31,11 @@ fn ignored() -> impl Iterator<Item = i32> {
     named.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Ends the process if it does not serve yet. Handlers that are registered later call this one too.
-extern "C" fn end_unless_serving(_signal: i32) {
+/// Ends the process unless it serves. Handlers registered later run in addition to this one.
+extern "C" fn exit_unless_serving(_signal: i32) {
     if !SERVING.load(Ordering::SeqCst) {
-        // SAFETY: `_exit` may be called from a signal handler. Nothing runs yet that needs an end.
+        // SAFETY: `_exit` may be called from a signal handler. Nothing that needs a shutdown runs
+        // yet.
         unsafe { libc::_exit(0) };
     }
 }
@@ -49,8 +50,8 @@ fn mask_hangup(how: i32) {
     }
 }
 
-/// To be called before anything else, on the thread that starts all others.
-pub fn prepare() {
+/// Installs the handlers. Call it first, on the thread that starts all others.
+pub fn install_handlers() {
     mask_hangup(libc::SIG_BLOCK);
     let set = |signal: i32, handler: libc::sighandler_t| {
         // SAFETY: the action is all zero but for a handler that only calls `_exit`, or is SIG_IGN.
@@ -62,18 +63,17 @@ pub fn prepare() {
         }
     };
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        set(signal, end_unless_serving as *const () as libc::sighandler_t);
+        set(signal, exit_unless_serving as *const () as libc::sighandler_t);
     }
-    ignored().for_each(|signal| set(signal, libc::SIG_IGN));
+    ignored_signals().for_each(|signal| set(signal, libc::SIG_IGN));
 }
 
-/// Lets the calling thread have SIGHUP: something listens for it now. One that came before arrives
-/// at once.
+/// Unblocks SIGHUP for the calling thread, once it has a listener. A pending one arrives at once.
 pub fn release_hangup() {
     mask_hangup(libc::SIG_UNBLOCK);
 }
 
-/// From now on SIGTERM and SIGINT are only for those that listen for them.
-pub fn serve() {
+/// From now on SIGTERM and SIGINT only reach their listeners.
+pub fn set_serving() {
     SERVING.store(true, Ordering::SeqCst);
 }

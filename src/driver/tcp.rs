@@ -1,44 +1,44 @@
-//! What the kernel knows of a TCP connection: a part of `TCP_INFO`, tcp(7).
+//! TCP statistics of a connection: a part of `TCP_INFO`, tcp(7).
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// How a connection does, as TCP sees it.
+/// The state of a connection as TCP sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct TcpInfo {
-    /// Smoothed round trip time, and how much it varies (µs).
+    /// Smoothed round-trip time, and its variation (µs).
     pub rtt_us: u32,
     pub rtt_variance_us: u32,
-    /// After how long without an acknowledgement a segment is sent again (µs).
+    /// Retransmission timeout (µs).
     pub retransmit_timeout_us: u32,
-    /// Segments sent again since the connection began.
+    /// Segments retransmitted since the connection began.
     pub retransmits: u32,
-    /// Segments sent and not yet acknowledged, and those of them that are held lost.
+    /// Segments in flight, and those of them that are presumed lost.
     pub unacknowledged: u32,
     pub lost: u32,
-    /// Segments that may be under way at once.
+    /// Congestion window (segments).
     pub congestion_window: u32,
-    /// Bytes of a segment that is sent, at most.
+    /// Bytes of a sent segment at most.
     pub segment_bytes: u32,
-    /// Since data was last sent, and received (ms).
+    /// Time since data was last sent, and received (ms).
     pub last_sent_ms: u32,
     pub last_received_ms: u32,
-    /// Since the peer last acknowledged anything (ms).
+    /// Time since the peer's last acknowledgement (ms).
     #[serde(skip)]
     pub last_acknowledged_ms: u32,
     /// Bytes that the peer has acknowledged since the connection began.
     #[serde(skip)]
     pub acknowledged_bytes: u64,
-    /// Bytes that the peer has room for.
+    /// The peer's receive window (bytes).
     #[serde(skip)]
     pub window_bytes: u32,
 }
 
 impl TcpInfo {
-    /// Asks the kernel.
+    /// Reads the statistics from the kernel.
     ///
     /// # Errors
-    /// An errno, where the descriptor is no TCP socket.
-    pub(super) fn of(descriptor: BorrowedFd<'_>) -> Result<Self, i32> {
+    /// An errno, if the descriptor is not a TCP socket.
+    pub(super) fn read(descriptor: BorrowedFd<'_>) -> Result<Self, i32> {
         // SAFETY: all-zero is a valid structure of numbers.
         let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
         let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;

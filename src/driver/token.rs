@@ -1,8 +1,8 @@
-//! What a completion is about, in the 64 bits that the kernel carries for us.
+//! User data of an operation: the 64 bits that the kernel returns with its completion.
 //!
-//! `op : 8 | generation : 24 | slot : 32` for operations of a connection, `op : 8 | value : 56`
-//! for the rest. A generation is what keeps a late completion of a freed slot from touching the
-//! slot's next owner.
+//! `op : 8 | generation : 24 | slot : 32` for operations of a connection, `op : 8 | value : 56` for
+//! the rest. The generation keeps a late completion of a freed slot from reaching the slot's next
+//! owner.
 
 /// Generations count modulo 2^24.
 pub const GENERATION_MASK: u32 = (1 << 24) - 1;
@@ -83,7 +83,7 @@ impl Op {
         u64::from(self as u8) << 56 | value
     }
 
-    /// The inverse of [`Op::pack`]; `None` for user data that no driver of ours made.
+    /// The inverse of [`Op::pack`]; `None` for user data that no driver made.
     pub fn unpack(user_data: u64) -> Option<(Op, u64)> {
         let op = *Self::ALL.get(((user_data >> 56) as usize).checked_sub(1)?)?;
         Some((op, user_data & ((1 << 56) - 1)))
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn every_operation_survives_packing() {
         for (index, op) in Op::ALL.into_iter().enumerate() {
-            assert_eq!(op as usize, index + 1, "the table is in the enum's order");
+            assert_eq!(op as usize, index + 1, "the table is in the order of the enum");
             assert_eq!(Op::unpack(op.pack(7)), Some((op, 7)));
         }
         assert_eq!(Op::unpack(0), None);

@@ -11,7 +11,7 @@ pub(super) fn examine() -> Vec<Finding> {
     let probed = probed.as_ref().map(|features| features.list());
     findings.extend(examine_engine(
         uring::NAME,
-        probed.map_err(|error| (error.to_string(), error.cure().to_owned())),
+        probed.map_err(|error| (error.to_string(), error.remedy().to_owned())),
     ));
     findings.extend([
         examine_io_uring_disabled(),

@@ -1,13 +1,12 @@
-//! The process's allocator: mimalloc, and for large blocks `slots`.
+//! The process's allocator: mimalloc, and `slots` for large blocks.
 //!
-//! Messages of many megabytes come and go quickly, and tables grow by doubling. In a general heap
-//! they are copied when they grow, their memory is taken from the system page by page, and returned
-//! for hundreds of megabytes at once. In a slot they grow in place, in memory that the last block
-//! has left there.
+//! Messages of many megabytes come and go quickly, and tables grow by doubling. A general heap
+//! copies them when they grow, maps their memory page by page, and unmaps hundreds of megabytes at
+//! once. In a slot they grow in place, in memory that the previous block left mapped.
 //!
-//! Measured on a virtual machine: taking memory costs 600 us/MiB and more, so the step of a message
-//! from the heap to 4 MiB of new memory held a turn for 5 ms.
-//! Tried and rejected: a mapping for each string, grown by moving its page table entries.
+//! Measured on a virtual machine: fresh memory costs 600 us/MiB and more, so a message that grew
+//! from the heap to 4 MiB of fresh memory held a turn for 5 ms. Tried and rejected: one mapping per
+//! string, grown with `mremap`.
 
 pub(super) mod slots;
 
@@ -15,16 +14,16 @@ use std::alloc::{GlobalAlloc, Layout};
 
 use mimalloc::MiMalloc;
 
-/// From this size on, a block lies in a slot.
+/// Blocks of at least this size get a slot (bytes).
 const LARGE_BYTES: usize = 512 << 10;
 
-/// See the module.
+/// The global allocator; see the module.
 #[derive(Debug)]
 pub struct Allocator;
 
-// SAFETY: all but large blocks are mimalloc's alone. A large one is mimalloc's or lies in a slot,
-// whose addresses are its own, so each block goes back to where it came from. A slot has room for
-// the longest block that is large, and begins at a page, the largest alignment of those.
+// SAFETY: small blocks are mimalloc's. A large one is mimalloc's or lies in a slot, whose addresses
+// are distinct, so each block is freed where it was allocated. A slot has room for the longest
+// large block, and begins at a page, the largest alignment of large blocks.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout)
@@ -32,7 +31,7 @@ unsafe impl GlobalAlloc for Allocator {
         {
             return taken.block;
         }
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's contract is that of the callee.
         unsafe { MiMalloc.alloc(layout) }
     }
 
@@ -40,25 +39,25 @@ unsafe impl GlobalAlloc for Allocator {
         if is_large(layout)
             && let Some(taken) = slots::take(layout.size())
         {
-            // SAFETY: the slot has so many bytes.
+            // SAFETY: the slot has that many bytes.
             unsafe { taken.block.write_bytes(0, layout.size().min(taken.dirty_bytes)) };
             return taken.block;
         }
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's contract is that of the callee.
         unsafe { MiMalloc.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if is_in_slot(block, layout) {
-            // SAFETY: the slot was taken for this layout, and the caller uses it no more.
+            // SAFETY: the slot was taken for this layout, and the caller no longer uses it.
             return unsafe { slots::free(block, layout.size()) };
         }
-        // SAFETY: the caller's promise is passed on.
+        // SAFETY: the caller's contract is that of the callee.
         unsafe { MiMalloc.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the new size is valid for this alignment.
+        // SAFETY: the caller guarantees that the new size is valid for this alignment.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         let was_in_slot = is_in_slot(block, layout);
         if was_in_slot && is_large(new_layout) {
@@ -67,7 +66,7 @@ unsafe impl GlobalAlloc for Allocator {
             return block;
         }
         if !was_in_slot && !is_large(new_layout) {
-            // SAFETY: the caller's promise is passed on.
+            // SAFETY: the caller's contract is that of the callee.
             return unsafe { MiMalloc.realloc(block, layout, new_size) };
         }
         // SAFETY: both blocks have room for the smaller of the two sizes, and are distinct.
@@ -96,13 +95,13 @@ mod tests {
 
     use super::*;
 
-    /// Held by tests that count on free slots, and by the one that takes all of them.
+    /// Serializes tests that depend on free slots with the one that takes all of them.
     fn lock_slots() -> MutexGuard<'static, ()> {
         static LOCK: Mutex<()> = Mutex::new(());
         LOCK.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A block that is resized as a `Vec` resizes it.
+    /// A block that is resized like the buffer of a `Vec`.
     struct Block {
         start: *mut u8,
         layout: Layout,
@@ -130,8 +129,8 @@ mod tests {
             self.layout = Layout::from_size_align(size, self.layout.align()).unwrap();
         }
 
-        fn bytes(&mut self) -> &mut [u8] {
-            // SAFETY: the block has so many bytes, all of which were written or came zeroed.
+        fn as_bytes(&mut self) -> &mut [u8] {
+            // SAFETY: the block has this length, and all of it was written or zeroed.
             unsafe { std::slice::from_raw_parts_mut(self.start, self.layout.size()) }
         }
 
@@ -155,23 +154,23 @@ mod tests {
             for from in sizes {
                 for to in sizes {
                     let mut block = Block::new(from, align);
-                    assert!(block.bytes().iter().step_by(97).all(|byte| *byte == 0));
+                    assert!(block.as_bytes().iter().step_by(97).all(|byte| *byte == 0));
                     assert!(block.start.addr().is_multiple_of(align));
                     let mark = |place: usize| (place / 1000) as u8 ^ place as u8;
                     let places = || (0..from.min(to)).step_by(997).chain([from.min(to) - 1]);
-                    places().for_each(|place| block.bytes()[place] = mark(place));
+                    places().for_each(|place| block.as_bytes()[place] = mark(place));
                     block.resize(to);
-                    assert!(places().all(|place| block.bytes()[place] == mark(place)));
-                    // All of it is there, and leaves no zeros to the next.
-                    block.bytes()[to - 1] = 7;
-                    block.bytes()[0] = 7;
+                    assert!(places().all(|place| block.as_bytes()[place] == mark(place)));
+                    // Dirty it: the next block must still read zeros.
+                    block.as_bytes()[to - 1] = 7;
+                    block.as_bytes()[0] = 7;
                 }
             }
         }
     }
 
     #[test]
-    fn a_block_grows_where_it_is() {
+    fn a_block_grows_in_place() {
         let _lock = lock_slots();
         let mut block = Block::new(LARGE_BYTES, 8);
         let start = block.start;
@@ -183,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_heap_takes_what_there_is_no_slot_for() {
+    fn blocks_without_a_slot_come_from_the_heap() {
         let _lock = lock_slots();
         assert!(!Block::new(LARGE_BYTES, 2 * slots::ALIGN_MAX).is_in_slot(), "its alignment");
         assert!(!Block::new(slots::SLOT_BYTES + 1, 1).is_in_slot(), "too long");
@@ -195,25 +194,25 @@ mod tests {
             }
             blocks.push(block);
         }
-        // The last one is the heap's; it moves once a slot is free.
+        // The last one is in the heap; it moves once a slot is free.
         let mut block = Block::new(LARGE_BYTES, 1);
         assert!(!block.is_in_slot());
-        block.bytes()[LARGE_BYTES - 1] = 9;
+        block.as_bytes()[LARGE_BYTES - 1] = 9;
         drop(blocks);
         block.resize(2 * LARGE_BYTES);
         assert!(block.is_in_slot());
-        assert_eq!(block.bytes()[LARGE_BYTES - 1], 9);
+        assert_eq!(block.as_bytes()[LARGE_BYTES - 1], 9);
     }
 
     #[test]
-    fn blocks_begin_where_their_layout_asks() {
+    fn blocks_are_aligned_as_their_layout_asks() {
         for align in [1, 64, 4096, 4 << 20] {
             assert!(Block::new(LARGE_BYTES, align).start.addr().is_multiple_of(align));
         }
     }
 
     #[test]
-    fn sizes_that_do_not_exist_are_denied() {
+    fn impossible_sizes_are_rejected() {
         let layout = Layout::from_size_align(isize::MAX as usize - 4096, 1).unwrap();
         // SAFETY: the layout is not empty.
         assert!(unsafe { Allocator.alloc(layout) }.is_null());

@@ -1,46 +1,46 @@
-//! Slots for large blocks: memory that grows in place and stays warm for the next block.
+//! Slots for large blocks: memory that grows in place and stays mapped for the next block.
 //!
-//! Address space for [`SLOTS_MAX`] slots is reserved at once; memory comes when it is written to.
-//! A block that grows within its slot is never copied. What a block has touched stays with its
-//! slot when the block is freed, and the slot freed last is taken first.
+//! Address space for [`SLOTS_MAX`] slots is reserved at once; pages are allocated on the first
+//! write. A block that grows within its slot is never copied. Memory that a block has touched stays
+//! with its slot after the free, and the slot freed last is reused first.
 //!
-//! Always:
+//! Invariants:
 //! - Slots in use have at most [`UNUSED_BYTES_MAX`] of touched memory beyond their blocks, all of
 //!   them together. So clients gain nothing from large messages followed by small ones that keep
 //!   their slots.
 //! - While [`has_excess`] is false, free slots have at most [`FREE_BYTES_MAX`]. [`return_some`]
-//!   returns the excess, a little at a time: returning 15 MiB at once held a turn for 1.4 ms.
-//!   [`forget_unneeded`] makes what was not needed for a while part of it.
+//!   returns the excess in small parts: returning 15 MiB at once held a turn for 1.4 ms.
+//!   [`forget_unneeded`] adds memory that was not needed for a while to the excess.
 //!
-//! Tried and rejected: huge pages. They are cheaper by the byte, but on a virtual machine whose
-//! host has not backed them the first touch of one held a turn for 4.6 ms.
+//! Tried and rejected: huge pages. They cost less per byte, but on a virtual machine whose host has
+//! not backed them, the first touch of one held a turn for 4.6 ms.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const PAGE_BYTES: usize = 4096;
-/// Blocks begin at a page.
+/// Slots, and so their blocks, begin at a page.
 pub(super) const ALIGN_MAX: usize = PAGE_BYTES;
-/// The longest block that has a slot.
+/// Bytes of the longest block that gets a slot.
 pub(super) const SLOT_BYTES: usize = 256 << 20;
 const SLOTS_MAX: usize = 1024;
 const RESERVED_BYTES: usize = SLOTS_MAX * SLOT_BYTES;
-/// Touched memory of slots in use, beyond their blocks.
+/// Touched memory of slots in use beyond their blocks, at most (bytes).
 const UNUSED_BYTES_MAX: usize = 32 << 20;
-/// Touched memory of free slots.
+/// Touched memory of free slots, at most (bytes).
 const FREE_BYTES_MAX: usize = 64 << 20;
-/// Memory that one call of [`return_some`] returns.
+/// Memory that one call of [`return_some`] returns, at most (bytes).
 const RETURNED_BYTES_MAX: usize = 2 << 20;
 
-/// Where the slots begin; null: nothing is reserved.
+/// Start of the reserved addresses; null if there are none.
 static START: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 static SLOTS: Mutex<Slots> = Mutex::new(Slots::new());
-/// Whether free slots have more memory than they are to keep.
+/// Whether free slots have more memory than the limit.
 static HAS_EXCESS: AtomicBool = AtomicBool::new(false);
 
-/// Indices of slots in the order of their use. It has room for all of them, and allocates nothing:
-/// the allocator itself needs it.
+/// A stack of slot indices. It has room for all of them, and allocates nothing: it is part of the
+/// allocator.
 #[derive(Debug)]
 struct Stack {
     indices: [u16; SLOTS_MAX],
@@ -70,7 +70,7 @@ impl Stack {
         Some(oldest.into())
     }
 
-    /// Adds an index as if it had been pushed before all others.
+    /// Adds an index at the bottom, as if it had been pushed first.
     fn push_oldest(&mut self, index: usize) {
         self.indices.copy_within(0..self.len, 1);
         self.indices[0] = index as u16;
@@ -78,26 +78,26 @@ impl Stack {
     }
 }
 
-/// Which slots are free, and what memory they have.
+/// All slots: which are free, and how much touched memory each has.
 #[derive(Debug)]
 struct Slots {
-    /// The address space was asked for; it may have been refused.
+    /// Address space was requested; the kernel may have refused it.
     is_reserved: bool,
-    /// Slots from here on were never used.
+    /// Slots from this index on were never used.
     fresh: usize,
-    /// Free slots with memory.
+    /// Free slots with touched memory.
     warm: Stack,
-    /// Free slots without.
+    /// Free slots without touched memory.
     cold: Stack,
-    /// Per slot, bytes that may have been written to since memory was last returned.
+    /// Bytes of each slot that may have been written since its memory was last returned.
     touched: [u32; SLOTS_MAX],
-    /// Touched memory of slots in use, beyond their blocks.
+    /// Touched memory of slots in use beyond their blocks (bytes).
     unused_bytes: usize,
-    /// Touched memory of free slots.
+    /// Touched memory of free slots (bytes).
     free_bytes: usize,
-    /// Of `free_bytes`, what is to be kept.
+    /// The part of `free_bytes` to keep.
     kept_bytes: usize,
-    /// The fewest warm slots since unneeded ones were last forgotten.
+    /// Fewest warm slots since unneeded ones were last forgotten.
     unneeded: usize,
 }
 
@@ -116,7 +116,7 @@ impl Slots {
         }
     }
 
-    /// Reserves the address space, once.
+    /// Reserves the address space on the first call.
     fn reserve(&mut self) {
         if std::mem::replace(&mut self.is_reserved, true) {
             return;
@@ -146,8 +146,8 @@ impl Slots {
         Some((index, dirty_bytes))
     }
 
-    /// A slot with memory, unless too much of it would be unused. It counts as in use, and all of
-    /// its memory as unused.
+    /// Takes a slot with touched memory, unless too much of it would be unused. Counts it as in
+    /// use, with all of its memory unused.
     fn take_warm(&mut self, len: usize) -> Option<usize> {
         let index = usize::from(*self.warm.indices[..self.warm.len].last()?);
         let touched = self.touched[index] as usize;
@@ -159,7 +159,7 @@ impl Slots {
         self.warm.pop()
     }
 
-    /// Accounts for another length of a slot's block.
+    /// Accounts for a new length of a slot's block.
     fn set_len(&mut self, index: usize, len: usize, new_len: usize) {
         let touched = self.touched[index] as usize;
         assert!(len <= touched && new_len <= SLOT_BYTES, "a block lies in touched memory");
@@ -168,7 +168,7 @@ impl Slots {
         self.unused_bytes += self.touched[index] as usize - new_len;
     }
 
-    /// Changes the length of a slot's block; yields the range whose memory must be returned.
+    /// Changes the length of a slot's block; returns the range whose memory must be returned.
     fn resize(&mut self, index: usize, len: usize, new_len: usize) -> Option<(usize, usize)> {
         self.set_len(index, len, new_len);
         if self.unused_bytes <= UNUSED_BYTES_MAX {
@@ -190,13 +190,13 @@ impl Slots {
         self.free_bytes > self.kept_bytes
     }
 
-    /// Takes the slot freed first, if there is an excess, and a range of its memory to be returned.
+    /// Takes the slot freed first, if there is an excess, with the range of its memory to return.
     fn begin_return(&mut self) -> Option<(usize, (usize, usize))> {
         if !self.has_excess() {
             return None;
         }
         let index = self.warm.pop_oldest()?;
-        // Another thread may forget unneeded slots before this one is put back.
+        // Another thread may forget unneeded slots before this slot is back.
         self.unneeded = self.unneeded.min(self.warm.len);
         let touched = self.touched[index] as usize;
         let rest = touched.saturating_sub(RETURNED_BYTES_MAX);
@@ -205,7 +205,7 @@ impl Slots {
         Some((index, (rest, touched)))
     }
 
-    /// Puts the slot back whose memory was returned.
+    /// Puts back a slot whose memory was returned.
     fn end_return(&mut self, index: usize) {
         if self.touched[index] > 0 {
             self.warm.push_oldest(index);
@@ -224,7 +224,7 @@ impl Slots {
     }
 }
 
-/// The slots, for one change.
+/// The locked slots; unlocking publishes `HAS_EXCESS`.
 struct Locked(MutexGuard<'static, Slots>);
 
 impl Drop for Locked {
@@ -249,13 +249,13 @@ fn index_of(block: *mut u8) -> usize {
     (block.addr() - START.load(Ordering::Acquire).addr()) / SLOT_BYTES
 }
 
-/// Returns memory of a slot to the system; it reads as zero afterwards, also where the system keeps
-/// it, because it is locked.
+/// Returns memory of a slot to the system. It reads as zero afterwards, also where the system keeps
+/// it because it is locked.
 ///
 /// # Safety
-/// The range begins and ends at pages of the slot, and nothing uses its contents any more.
+/// The range begins and ends at pages of the slot, and its contents are no longer used.
 unsafe fn discard(index: usize, (start, end): (usize, usize)) {
-    // SAFETY: the range lies in the reserved memory; the rest is promised by the caller.
+    // SAFETY: the range lies in the reserved memory; the caller guarantees the rest.
     unsafe {
         let start = address(index).add(start);
         let len = address(index).add(end).offset_from_unsigned(start);
@@ -274,11 +274,11 @@ pub(super) fn owns(block: *mut u8) -> bool {
 /// A slot taken for a block.
 pub(super) struct Taken {
     pub(super) block: *mut u8,
-    /// Bytes behind so many are zero; those before may hold anything.
+    /// Bytes behind this index are zero; those before it may have any value.
     pub(super) dirty_bytes: usize,
 }
 
-/// Takes a slot for a block of `len` bytes; `None` if there is none.
+/// Takes a slot for a block of `len` bytes; `None` if none is free.
 pub(super) fn take(len: usize) -> Option<Taken> {
     assert!(len <= SLOT_BYTES, "longer blocks have no slot");
     let mut slots = lock();
@@ -289,15 +289,15 @@ pub(super) fn take(len: usize) -> Option<Taken> {
 /// Frees a slot.
 ///
 /// # Safety
-/// [`take`] has made the block, `len` is its length, and nothing uses it any more.
+/// [`take`] made the block, `len` is its length, and it is no longer used.
 pub(super) unsafe fn free(block: *mut u8, len: usize) {
     lock().0.free(index_of(block), whole_pages(len));
 }
 
-/// Changes the length of a slot's block, which stays where it is.
+/// Changes the length of a block in place.
 ///
 /// # Safety
-/// [`take`] has made the block, and `len` is its length; nothing uses what lies behind `new_len`.
+/// [`take`] made the block, `len` is its length, and bytes behind `new_len` are no longer used.
 pub(super) unsafe fn resize(block: *mut u8, len: usize, new_len: usize) {
     let index = index_of(block);
     let unused = lock().0.resize(index, whole_pages(len), whole_pages(new_len));
@@ -307,7 +307,7 @@ pub(super) unsafe fn resize(block: *mut u8, len: usize, new_len: usize) {
     }
 }
 
-/// Whether free slots have more memory than they are to keep.
+/// Whether free slots have more touched memory than the limit.
 #[inline]
 pub(in crate::driver) fn has_excess() -> bool {
     HAS_EXCESS.load(Ordering::Relaxed)
@@ -316,13 +316,13 @@ pub(in crate::driver) fn has_excess() -> bool {
 /// Returns a bounded part of the excess to the system.
 pub(in crate::driver) fn return_some() {
     let Some((index, range)) = lock().0.begin_return() else { return };
-    // SAFETY: the slot is free, and in no stack from which it could be taken.
+    // SAFETY: the slot is free, and in no stack from which another thread could take it.
     unsafe { discard(index, range) };
     lock().0.end_return(index);
 }
 
-/// Makes the memory of slots that were not needed since the last call part of the excess; whether
-/// there are free slots with memory.
+/// Adds the memory of slots not needed since the last call to the excess; returns whether free
+/// slots with touched memory remain.
 pub(in crate::driver) fn forget_unneeded() -> bool {
     let mut slots = lock();
     slots.0.forget_unneeded();
@@ -335,7 +335,7 @@ mod tests {
 
     use super::*;
 
-    /// Slots beside the blocks that lie in them, and the slots whose memory is being returned.
+    /// Slots with the lengths of their blocks, and the slots whose memory is being returned.
     struct Model {
         slots: Box<Slots>,
         live: Vec<(usize, usize)>,
@@ -345,7 +345,7 @@ mod tests {
     impl Model {
         fn new() -> Self {
             let mut slots = Box::new(Slots::new());
-            // No memory is behind it.
+            // Reserve nothing: the model only counts.
             (slots.is_reserved, slots.fresh) = (true, 0);
             Self { slots, live: Vec::new(), returning: Vec::new() }
         }
@@ -365,7 +365,7 @@ mod tests {
                     self.slots.free(index, len);
                 }
                 4 => self.slots.forget_unneeded(),
-                // Several threads return memory at a time.
+                // Several threads may return memory at the same time.
                 5 if !self.returning.is_empty() => {
                     let which = which.index(self.returning.len());
                     self.slots.end_return(self.returning.swap_remove(which));
@@ -379,7 +379,7 @@ mod tests {
             }
         }
 
-        /// Frees everything, and returns it.
+        /// Frees all blocks, and returns all memory.
         fn end(&mut self) {
             self.live.drain(..).for_each(|(index, len)| self.slots.free(index, len));
             self.returning.drain(..).for_each(|index| self.slots.end_return(index));
@@ -408,12 +408,12 @@ mod tests {
             let mut all = [warm, cold, returning.clone()].concat();
             all.extend(live.iter().map(|(index, _)| *index));
             all.sort_unstable();
-            assert!(all.into_iter().eq(0..slots.fresh), "each slot is in one place");
+            assert!(all.into_iter().eq(0..slots.fresh), "each slot is in one stack or in use");
         }
     }
 
     proptest! {
-        /// Whatever blocks come, grow, shrink and go, what is kept beside them is bounded, and
+        /// Whatever blocks are allocated, resized and freed, memory beside them is bounded, and
         /// returned in the end.
         #[test]
         fn memory_beside_blocks_is_bounded(steps in prop::collection::vec(
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn without_address_space_there_are_no_slots() {
         let mut slots = Box::new(Slots::new());
-        // As after a reservation that the system refused.
+        // The state after a reservation that the kernel refused.
         slots.is_reserved = true;
         assert_eq!(slots.take(PAGE_BYTES), None);
         slots.forget_unneeded();
@@ -443,7 +443,7 @@ mod tests {
     fn memory_that_is_returned_reads_as_zero() {
         let taken = take(SLOT_BYTES).expect("there are slots");
         let index = index_of(taken.block);
-        // SAFETY: the block is this test's alone until it is freed.
+        // SAFETY: only this test has the block, until it is freed.
         unsafe {
             taken.block.write_bytes(7, 4 * PAGE_BYTES);
             discard(index, (PAGE_BYTES, 3 * PAGE_BYTES));

@@ -1,10 +1,11 @@
-//! A seeded fake of the kernel: virtual time, and every fault that a shard must live with.
+//! A seeded fake of the kernel: virtual time, and every fault that a shard must handle.
 //!
 //! A [`Network`] holds the sockets of all shards and of their simulated clients; a [`Sim`] is one
-//! shard's driver on it. Whatever the kernel is free to decide is drawn from the seed: how many
-//! bytes a receive brings, how few a send takes, how long an operation rests, in which order
-//! completions come, and whether buffers, descriptors or memory happen to run out. The same seed
-//! gives the same run.
+//! A [`Network`] holds the sockets of all shards and of their simulated clients; a [`Sim`] is one
+//! shard's driver on it. Every decision that a kernel is free to make is drawn from the seed: how
+//! many bytes a receive returns, how few a send takes, how long an operation rests, the order of
+//! completions, and whether buffers, descriptors or memory run out. The same seed gives the same
+//! run.
 //!
 //! The fake is strict where the kernel is not: it panics when an operation breaks the contract of
 //! [`Driver`] (two sends at once, a close with a receive armed, a lease kept over a turn).
@@ -30,17 +31,17 @@ pub use network::{Faults, Peer, Traffic};
 /// When simulated time begins (Unix, ms).
 const UNIX_START_MS: u64 = 1_700_000_000_000;
 
-/// Everything that is simulated.
+/// The whole simulation.
 #[derive(Clone)]
 pub struct Network(Rc<RefCell<State>>);
 
 impl Network {
-    /// A network of this many shards.
+    /// Makes a network of this many shards.
     pub fn new(seed: u64, shards: u16, faults: Faults) -> Self {
         Self(Rc::new(RefCell::new(State::new(seed, shards, faults))))
     }
 
-    /// The driver of one shard, with this many receive buffers of this size.
+    /// Makes the driver of one shard, with this many receive buffers of this size.
     pub fn driver(&self, shard: u16, buffers: u16, buffer_bytes: usize) -> Sim {
         Sim {
             network: self.0.clone(),
@@ -53,18 +54,18 @@ impl Network {
         }
     }
 
-    /// A client's connection to a listener of one shard, as the kernel would choose it.
+    /// Connects a client to a listener of one shard.
     pub fn connect(&self, shard: u16, listener: u16, address: Option<SocketAddr>) -> Peer {
         let socket = self.0.borrow_mut().connect(shard, listener, address);
         Peer { network: self.0.clone(), socket }
     }
 
-    /// Moves the clock.
+    /// Advances the clock.
     pub fn advance(&self, ns: u64) {
         self.0.borrow_mut().now_ns += ns;
     }
 
-    /// Sets the wall clock so much forward (ms), as after a suspension of the machine.
+    /// Sets the wall clock forward (ms), as after a suspension of the machine.
     pub fn step_wall_clock(&self, ms: u64) {
         self.0.borrow_mut().wall_step_ms += ms;
     }
@@ -85,17 +86,17 @@ impl Network {
         self.0.borrow().sockets.iter().filter(|socket| socket.taken && !socket.closed).count()
     }
 
-    /// What has gone through so far.
+    /// Counts of what the network has done so far.
     pub fn traffic(&self) -> Traffic {
         self.0.borrow().traffic
     }
 
-    /// A number below `bound` from the run's seed.
+    /// A random number below `bound`, from the run's seed.
     pub fn random(&self, bound: u64) -> u64 {
         self.0.borrow_mut().random(bound)
     }
 
-    /// What the shard last asked to wait for.
+    /// The last wait that the shard requested.
     pub fn last_wait(&self, shard: u16) -> Wait {
         self.0.borrow().shards[usize::from(shard)].wait
     }
@@ -113,7 +114,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// Whether a shard that waits so would be woken by now: its time has come, its doorbell was
+    /// Whether a shard that waits like this would wake by now: its time has come, its doorbell was
     /// rung, or the kernel may have a completion for it.
     pub fn is_awake(&self, wait: Wait) -> bool {
         let state = self.network.borrow();
@@ -130,12 +131,12 @@ impl Sim {
         self.network.borrow_mut()
     }
 
-    fn hear(&mut self, socket: Socket, token: Token, kind: Receive) {
+    fn arm_receive(&mut self, socket: Socket, token: Token, kind: Receive) {
         let mut state = self.state();
-        let socket = state.own(self.shard, socket);
+        let socket = state.own_socket(self.shard, socket);
         let earlier = socket.receive.replace((token, kind));
-        assert!(earlier.is_none(), "a socket has one receive or watch at most");
-        // A cancellation runs in its order, before this: it finds nothing.
+        assert!(earlier.is_none(), "at most one receive or watch is armed on a socket");
+        // A cancellation is processed in its order, before this one: it finds nothing.
         if let Some((token, Cancel::Receive)) =
             socket.cancel.take_if(|(_, what)| *what == Cancel::Receive)
         {
@@ -144,11 +145,11 @@ impl Sim {
         }
     }
 
-    /// Lets the operations of one socket proceed as far as the seed says.
+    /// Advances the operations of one socket as far as the seed decides.
     fn advance_socket(&mut self, index: u32) {
         let network = self.network.clone();
         let mut state = network.borrow_mut();
-        if state.rests() {
+        if state.draw_rest() {
             return;
         }
         let later = state.random(2) == 0;
@@ -204,7 +205,7 @@ impl Sim {
             let socket = &state.sockets[index as usize];
             let available = socket.to_server.len();
             let ended = if kind == Receive::Watching {
-                if !socket.has_something() {
+                if !socket.has_input() {
                     return;
                 }
                 Some(Received::Readable { ended: socket.reset || socket.client_fin })
@@ -215,7 +216,7 @@ impl Sim {
                     return;
                 }
                 Some(Received::End)
-            } else if self.free.is_empty() || state.happens(state.faults.starve) {
+            } else if self.free.is_empty() || state.draw_fault(state.faults.starve) {
                 self.counters.starvations += 1;
                 Some(Received::Starved)
             } else {
@@ -226,14 +227,14 @@ impl Sim {
                 self.ready.push_back(Completion::Received { token, armed: false, what });
                 return;
             }
-            let buffer = self.free.pop().expect("it was just looked at");
+            let buffer = self.free.pop().expect("it was just checked");
             let most = available.min(self.buffers[usize::from(buffer)].len());
-            let len = if state.happens(state.faults.short_receive) {
+            let len = if state.draw_fault(state.faults.short_receive) {
                 1 + state.random(most as u64) as usize
             } else {
                 most
             };
-            let armed = kind == Receive::Streaming && !state.happens(state.faults.receive_ends);
+            let armed = kind == Receive::Streaming && !state.draw_fault(state.faults.receive_ends);
             let socket = &mut state.sockets[index as usize];
             for (to, from) in
                 self.buffers[usize::from(buffer)].iter_mut().zip(socket.to_server.drain(..len))
@@ -247,19 +248,19 @@ impl Sim {
             state.traffic.leases_given += 1;
             let what = Received::Data(Lease { buffer, len: len as u32 });
             self.ready.push_back(Completion::Received { token, armed, what });
-            if !armed || state.happens(state.faults.short_receive) {
+            if !armed || state.draw_fault(state.faults.short_receive) {
                 return;
             }
         }
     }
 
-    /// A loan's send never waits: it takes what there is room for, or fails.
+    /// A loan's send never waits: it sends as much as there is room for, or fails.
     fn advance_loans(&mut self) {
         for (socket, loan) in std::mem::take(&mut self.loans) {
             let mut state = self.network.borrow_mut();
             let faults = state.faults;
             let (fails, short) =
-                (state.happens(faults.send_fails), state.happens(faults.short_send));
+                (state.draw_fault(faults.send_fails), state.draw_fault(faults.short_send));
             let bytes = &self.buffers[usize::from(loan.lease.buffer)][..loan.lease.len()];
             let bytes = &bytes[loan.start..];
             let portion = state.random(bytes.len() as u64) as usize;
@@ -282,7 +283,7 @@ impl Sim {
     }
 
     fn advance_send(&mut self, state: &mut State, index: u32) {
-        let fails = state.happens(state.faults.send_fails);
+        let fails = state.draw_fault(state.faults.send_fails);
         let socket = &state.sockets[index as usize];
         let Some(batch) = &socket.send else { return };
         let room = socket.window.saturating_sub(socket.to_client.len());
@@ -290,20 +291,20 @@ impl Sim {
         if room == 0 && !lost {
             return;
         }
-        let asked = batch.offered();
+        let asked = batch.offered_bytes();
         let mut taken = asked.min(room);
-        if state.happens(state.faults.short_send) {
+        if state.draw_fault(state.faults.short_send) {
             taken = 1 + state.random(taken.max(1) as u64) as usize;
         }
         let taken = taken.min(asked).min(room);
         let socket = &mut state.sockets[index as usize];
-        let batch = socket.send.take().expect("it was just looked at");
+        let batch = socket.send.take().expect("it was just checked");
         if lost {
             socket.lost = true;
             self.ready.push_back(Completion::Sent { batch, result: Err(libc::EPIPE) });
             return;
         }
-        assert!(!socket.fin_sent, "nothing is sent behind a shutdown");
+        assert!(!socket.fin_sent, "nothing is sent after a shutdown");
         socket.to_client.extend(batch.offered_slices().flatten().take(taken));
         state.traffic.bytes_sent += taken as u64;
         self.ready.push_back(Completion::Sent { batch, result: Ok(taken) });
@@ -313,7 +314,7 @@ impl Sim {
 impl Driver for Sim {
     const WATCH_IS_CHEAPER: bool = true;
 
-    /// Nothing takes time but what the simulation says.
+    /// Only the simulation advances time.
     fn stopwatch() -> fn() -> u64 {
         || 0
     }
@@ -348,31 +349,31 @@ impl Driver for Sim {
     }
 
     fn receive(&mut self, socket: Socket, token: Token) {
-        self.hear(socket, token, Receive::Streaming);
+        self.arm_receive(socket, token, Receive::Streaming);
     }
 
     fn receive_once(&mut self, socket: Socket, token: Token, input: Input) {
-        assert!(input != Input::There || self.state().own(self.shard, socket).has_something());
-        self.hear(socket, token, Receive::Once);
+        assert!(input != Input::There || self.state().own_socket(self.shard, socket).has_input());
+        self.arm_receive(socket, token, Receive::Once);
     }
 
     fn watch(&mut self, socket: Socket, token: Token) {
-        self.hear(socket, token, Receive::Watching);
+        self.arm_receive(socket, token, Receive::Watching);
     }
 
     fn cancel_receive(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
         state.traffic.cancellations += 1;
-        let socket = state.own(self.shard, socket);
-        assert!(!socket.cancelled, "one cancellation is enough");
+        let socket = state.own_socket(self.shard, socket);
+        assert!(!socket.cancelled, "at most one cancellation is in flight");
         socket.cancel = Some((token, Cancel::Receive));
     }
 
     fn cancel_all(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
         state.traffic.cancellations += 1;
-        let socket = state.own(self.shard, socket);
-        // An earlier cancellation still has its own completion to come.
+        let socket = state.own_socket(self.shard, socket);
+        // An earlier cancellation still gets its own completion.
         if let Some((token, _)) = socket.cancel.replace((token, Cancel::All)) {
             drop(state);
             self.ready.push_back(Completion::CancelRan { token, found: true });
@@ -380,14 +381,14 @@ impl Driver for Sim {
     }
 
     fn send(&mut self, socket: Socket, batch: Box<Batch>) {
-        assert!(!batch.is_empty(), "a send has something to send");
-        let earlier = self.state().own(self.shard, socket).send.replace(batch);
-        assert!(earlier.is_none(), "a socket has one send in flight at most");
+        assert!(!batch.is_empty(), "a send is not empty");
+        let earlier = self.state().own_socket(self.shard, socket).send.replace(batch);
+        assert!(earlier.is_none(), "at most one send is in flight on a socket");
     }
 
     fn send_loan(&mut self, socket: Socket, loan: Loan) {
         let mut state = self.state();
-        assert!(state.own(self.shard, socket).send.is_none(), "a loan is the only send");
+        assert!(state.own_socket(self.shard, socket).send.is_none(), "a loan is the only send");
         drop(state);
         self.loans.push((socket, loan));
     }
@@ -397,12 +398,12 @@ impl Driver for Sim {
     }
 
     fn shutdown(&mut self, socket: Socket, token: Token) {
-        self.state().own(self.shard, socket).shutdown = Some(token);
+        self.state().own_socket(self.shard, socket).shutdown = Some(token);
     }
 
     fn close(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
-        let socket = state.own(self.shard, socket);
+        let socket = state.own_socket(self.shard, socket);
         assert!(
             socket.receive.is_none() && socket.send.is_none() && socket.shutdown.is_none(),
             "nothing is in flight on a socket that is closed"
@@ -417,12 +418,12 @@ impl Driver for Sim {
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64) {
         let mut state = self.state();
         let percent = state.faults.pass_fails;
-        if state.happens(percent) {
+        if state.draw_fault(percent) {
             drop(state);
             self.ready.push_back(Completion::Passed { token, result: Err(libc::ENFILE) });
             return;
         }
-        state.own(self.shard, socket).shard = shard;
+        state.own_socket(self.shard, socket).shard = shard;
         state.shards[usize::from(shard)].arrived.push_back((key, socket));
         drop(state);
         self.ready.push_back(Completion::Passed { token, result: Ok(()) });
@@ -431,8 +432,8 @@ impl Driver for Sim {
     fn measure(&mut self, socket: Socket, token: Token) {
         let mut state = self.state();
         let now_ns = state.now_ns;
-        let socket = state.own(self.shard, socket);
-        // The simulated peer acknowledges what it reads.
+        let socket = state.own_socket(self.shard, socket);
+        // The simulated peer acknowledges every byte that it reads.
         let unread = socket.to_client.len();
         let info = TcpInfo {
             unacknowledged: unread as u32,
@@ -454,12 +455,12 @@ impl Driver for Sim {
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {
-        // A turn that was cut has left completions for the next one.
+        // A turn that was cut short has left completions for the next one.
         let is_data =
             |one: &&Completion| matches!(one, Completion::Received { what: Received::Data(_), .. });
         let unseen = self.ready.iter().filter(is_data).count();
         let home = self.free.len() + self.loans.len() + unseen;
-        assert_eq!(home, self.buffers.len(), "every lease comes back in its turn, or is a loan");
+        assert_eq!(home, self.buffers.len(), "every lease is released in its turn, or is a loan");
         self.advance_loans();
         self.counters.enters += 1;
         let (accepted, own) = {
@@ -480,7 +481,7 @@ impl Driver for Sim {
         next
     }
 
-    /// As a ring, so that the shard takes the same ways.
+    /// The same rule as a ring, so that the shard takes the same paths.
     fn may_have_more(&self, handled: u32) -> bool {
         handled >= 16
     }
@@ -490,7 +491,7 @@ impl Driver for Sim {
     }
 
     fn release(&mut self, lease: Lease) {
-        assert!(!self.free.contains(&lease.buffer), "a lease comes back once");
+        assert!(!self.free.contains(&lease.buffer), "a lease is released once");
         self.free.push(lease.buffer);
         self.state().traffic.leases_returned += 1;
     }
@@ -515,7 +516,7 @@ impl Driver for Sim {
     }
 }
 
-/// Wakes the shard that has its driver: see [`Sim::is_awake`].
+/// Wakes the shard of its driver; see [`Sim::is_awake`].
 struct SimBell(Arc<AtomicBool>);
 
 impl Bell for SimBell {

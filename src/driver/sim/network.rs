@@ -1,4 +1,4 @@
-//! The simulated sockets and what can go wrong with them.
+//! The simulated sockets, and their faults.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::{Batch, Completion, Socket, Token, Wait};
 
-/// How often things go wrong, each in percent of the occasions.
+/// Probability of each fault, in percent of the occasions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// A receive brings fewer bytes than there are.
+    /// A receive returns fewer bytes than there are.
     pub short_receive: u8,
-    /// A receive ends without reason and must be armed again.
+    /// A receive ends without a reason and must be armed again.
     pub receive_ends: u8,
     /// A receive finds no buffer.
     pub starve: u8,
@@ -31,7 +31,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Everything that loses no connection, often.
+    /// Frequent faults of all kinds that lose no connection.
     pub fn harmless() -> Self {
         Self {
             short_receive: 40,
@@ -46,18 +46,18 @@ impl Faults {
     }
 }
 
-/// What has gone through the simulated kernel since the start.
+/// Counts of the simulated kernel since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Bytes that receives have brought to shards.
+    /// Bytes that receives returned to shards.
     pub bytes_received: u64,
-    /// Bytes that sends have taken from shards.
+    /// Bytes that sends took from shards.
     pub bytes_sent: u64,
     /// Receive buffers lent to shards.
     pub leases_given: u64,
     /// Receive buffers that came back.
     pub leases_returned: u64,
-    /// Cancellations that shards asked for.
+    /// Cancellations that shards requested.
     pub cancellations: u64,
 }
 
@@ -67,7 +67,7 @@ pub(super) enum Cancel {
     All,
 }
 
-/// What is armed to hear of input.
+/// The armed receive or watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Receive {
     Streaming,
@@ -83,18 +83,18 @@ pub(super) struct SimSocket {
     pub(super) to_server: VecDeque<u8>,
     /// Sent by the server, not yet read by the client.
     pub(super) to_client: VecDeque<u8>,
-    /// What the client has read, and when it last did.
+    /// Bytes that the client has read, and when it last did.
     pub(super) read_bytes: u64,
     pub(super) read_ns: u64,
-    /// Bytes that may wait for the client.
+    /// Bytes that may be queued for the client.
     pub(super) window: usize,
     pub(super) client_fin: bool,
     pub(super) reset: bool,
-    /// The server has shut its writing side down, or closed.
+    /// The server has shut down its writing side, or closed.
     pub(super) fin_sent: bool,
-    /// The server closed with bytes unread: a real kernel would reset.
+    /// The server closed with unread input: a real kernel would reset.
     pub(super) reset_sent: bool,
-    /// The server knows of it.
+    /// The server has accepted it.
     pub(super) taken: bool,
     pub(super) closed: bool,
     /// A fault broke it.
@@ -102,7 +102,7 @@ pub(super) struct SimSocket {
     pub(super) receive: Option<(Token, Receive)>,
     pub(super) send: Option<Box<Batch>>,
     pub(super) cancel: Option<(Token, Cancel)>,
-    /// A cancellation has found the receive, which ends with the next advance.
+    /// A cancellation found the receive, which ends with the next advance.
     pub(super) cancelled: bool,
     pub(super) shutdown: Option<Token>,
     pub(super) closing: Option<Token>,
@@ -123,12 +123,12 @@ impl SimSocket {
             || self.closing.is_some();
         let can_send = self.reset || self.to_client.len() < self.window || faults.send_fails > 0;
         has_ended
-            || (self.receive.is_some() && self.has_something())
+            || (self.receive.is_some() && self.has_input())
             || (self.send.is_some() && can_send)
     }
 
-    /// Whether a receive would not wait.
-    pub(super) fn has_something(&self) -> bool {
+    /// Whether a receive would complete at once.
+    pub(super) fn has_input(&self) -> bool {
         self.reset || self.client_fin || !self.to_server.is_empty()
     }
 }
@@ -143,7 +143,7 @@ pub(super) struct SimListener {
 pub(super) struct SimShard {
     pub(super) listeners: Vec<SimListener>,
     pub(super) arrived: VecDeque<(u64, Socket)>,
-    /// Its doorbell has been rung, by another shard or through its bell.
+    /// Its doorbell was rung, by another shard or through its bell.
     pub(super) rung: Arc<AtomicBool>,
     pub(super) wait: Wait,
 }
@@ -185,12 +185,12 @@ impl State {
         (self.random >> 11) % bound.max(1)
     }
 
-    pub(super) fn happens(&mut self, percent: u8) -> bool {
+    pub(super) fn draw_fault(&mut self, percent: u8) -> bool {
         self.random(100) < u64::from(percent)
     }
 
-    pub(super) fn rests(&mut self) -> bool {
-        self.happens(self.faults.rest)
+    pub(super) fn draw_rest(&mut self) -> bool {
+        self.draw_fault(self.faults.rest)
     }
 
     pub(super) fn listen(&mut self, shard: u16, listener: u16) {
@@ -234,7 +234,7 @@ impl State {
     }
 
     /// The server's side of a socket that this shard may use.
-    pub(super) fn own(&mut self, shard: u16, socket: Socket) -> &mut SimSocket {
+    pub(super) fn own_socket(&mut self, shard: u16, socket: Socket) -> &mut SimSocket {
         let own = &mut self.sockets[socket.0 as usize];
         assert!(own.taken && !own.closed, "a socket is used only while it is open");
         assert_eq!(own.shard, shard, "a socket is used only by the shard that has it");
@@ -268,12 +268,12 @@ impl State {
             })
     }
 
-    /// What has come to a shard by itself: connections, handovers, its doorbell.
+    /// Collects unsolicited events of a shard: connections, handovers, its doorbell.
     pub(super) fn accept(&mut self, shard: u16) -> Vec<Completion> {
         let mut ready = Vec::new();
         for number in 0..self.shards[usize::from(shard)].listeners.len() {
             loop {
-                let fails = self.happens(self.faults.accept_fails);
+                let fails = self.draw_fault(self.faults.accept_fails);
                 let listener = &mut self.shards[usize::from(shard)].listeners[number];
                 if listener.armed == 0 || listener.waiting.is_empty() {
                     break;
@@ -285,7 +285,7 @@ impl State {
                     ready.push(Completion::AcceptFailed { listener: listener_number, errno });
                     continue;
                 }
-                let index = listener.waiting.pop_front().expect("it was just looked at");
+                let index = listener.waiting.pop_front().expect("it was just checked");
                 let socket = &mut self.sockets[index as usize];
                 socket.taken = true;
                 ready.push(Completion::Accepted {
@@ -326,7 +326,7 @@ impl Peer {
         self.with(|socket| socket.to_server.len())
     }
 
-    /// Takes up to `most` bytes that the server has sent.
+    /// Reads up to `most` bytes that the server has sent.
     pub fn read(&self, most: usize) -> Vec<u8> {
         let now_ns = self.network.borrow().now_ns;
         self.with(|socket| {
@@ -339,7 +339,7 @@ impl Peer {
         })
     }
 
-    /// Lets at most this many bytes wait for the client: 0 = it reads nothing at all.
+    /// Sets how many bytes may be queued for the client; 0 = it reads nothing at all.
     pub fn set_window(&self, bytes: usize) {
         self.with(|socket| socket.window = bytes);
     }
@@ -357,7 +357,7 @@ impl Peer {
         });
     }
 
-    /// Whether the server has ended its side and everything it sent has been read.
+    /// Whether the server has ended its side and the client has read everything.
     pub fn is_ended(&self) -> bool {
         self.with(|socket| socket.to_client.is_empty() && (socket.fin_sent || socket.reset))
     }
@@ -372,8 +372,8 @@ impl Peer {
         self.with(|socket| socket.lost)
     }
 
-    /// Whether the server closed while bytes of ours were unread, which would have reset the
-    /// connection and destroyed its last words.
+    /// Whether the server closed with unread input, which would have reset the connection and
+    /// discarded its last bytes.
     pub fn was_reset(&self) -> bool {
         self.with(|socket| socket.reset_sent)
     }

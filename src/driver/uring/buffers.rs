@@ -1,9 +1,9 @@
 //! Receive buffers: one slab of memory, lent to the kernel through a provided-buffer ring.
 //!
-//! The kernel uses published buffers in the order they were given. Were all published at once,
-//! every one would be touched in time and stay resident. So only a few are published
-//! (`demand.rs`), topped up each turn from a last-in-first-out list, which hands out the same warm
-//! pages again. Pages that a period has not used go back to the system with [`Buffers::trim`].
+//! The kernel uses published buffers in the order they were published. If all were published at
+//! once, each would be touched in time and stay resident. So only a few are published
+//! (`demand.rs`), refilled each turn from a last-in-first-out list, which reuses the same warm
+//! pages. [`Buffers::trim`] returns pages that were not used in a period.
 
 use std::io;
 use std::ptr::NonNull;
@@ -16,13 +16,13 @@ use super::demand::Demand;
 
 /// The only buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
-/// By how much each buffer begins later in its first page than the one before (bytes): at powers of
-/// two the beginnings of all buffers, which is all that small messages use, would fall into the
-/// same few sets of the caches.
+/// Offset between the starts of successive buffers within their first pages (bytes): with starts at
+/// powers of two, the beginnings of all buffers, which is all that small messages use, would share
+/// the same few cache sets.
 const STAGGER_BYTES: usize = 192;
 const PAGE_BYTES: usize = 4096;
 
-/// Anonymous memory that is reserved at once and becomes resident page by page.
+/// Anonymous memory, reserved at once and resident page by page.
 struct Mapping {
     address: NonNull<u8>,
     len: usize,
@@ -46,15 +46,15 @@ impl Mapping {
             return Err(io::Error::last_os_error());
         }
         let address: NonNull<u8> =
-            NonNull::new(address.cast()).expect("mmap never maps page zero unasked");
-        // Huge pages would make a two-megabyte page resident for the first byte of it.
-        // SAFETY: the range is the mapping just made; the advice changes no contents, and a
-        // kernel without huge pages refuses it harmlessly.
+            NonNull::new(address.cast()).expect("mmap maps page zero only on request");
+        // With huge pages, the first byte would make two megabytes resident.
+        // SAFETY: the range is the mapping just made; the advice changes no contents, and kernels
+        // without huge pages refuse it, which is harmless.
         unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
         Ok(Self { address, len, leaked: false })
     }
 
-    /// Lets the kernel take the pages back; they read as zero afterwards.
+    /// Returns pages to the kernel; they read as zero afterwards.
     fn discard(&self, start: usize, len: usize) {
         debug_assert!(start + len <= self.len);
         // SAFETY: the range lies in this mapping, and the caller holds no reference into it.
@@ -69,7 +69,7 @@ impl Drop for Mapping {
         if self.leaked {
             return;
         }
-        // SAFETY: the mapping is ours and nothing borrows from it any more.
+        // SAFETY: the mapping is ours, and nothing borrows from it.
         unsafe { libc::munmap(self.address.as_ptr().cast(), self.len) };
     }
 }
@@ -83,14 +83,14 @@ pub(super) struct Buffers {
     mask: u16,
     tail: u16,
     buffer_bytes: u32,
-    /// Bytes of the slab for each buffer: whole pages that no other buffer shares.
+    /// Slab bytes per buffer: whole pages that no other buffer shares.
     stride: usize,
     total: u32,
     free: Vec<u16>,
     published: u32,
     lent: u32,
     demand: Demand,
-    /// Fewest published and fewest free buffers seen since the last [`Buffers::trim`].
+    /// Fewest published and fewest free buffers since the last [`Buffers::trim`].
     published_least: u32,
     free_least: usize,
     used: bool,
@@ -111,7 +111,7 @@ impl Buffers {
         let stride = (buffer_bytes as usize).next_multiple_of(PAGE_BYTES) + PAGE_BYTES;
         let slab = Mapping::new(total as usize * stride)?;
         // SAFETY: the mapping is page aligned, large enough for `total` entries, and lives until
-        // nothing is armed any more: a shard ends only then, and leaks it when it panics.
+        // nothing is armed: a shard ends only then, and leaks the mapping if it panics.
         unsafe {
             submitter.register_buf_ring_with_flags(
                 entries.address.as_ptr() as u64,
@@ -171,10 +171,10 @@ impl Buffers {
             let tail = BufRingEntry::tail(self.entry(0));
             AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
         }
-        self.check();
+        self.check_invariants();
     }
 
-    /// Where entry `index` of the ring lies.
+    /// The address of ring entry `index`.
     #[expect(clippy::cast_ptr_alignment, reason = "a mapping begins at a page")]
     fn entry(&self, index: usize) -> *mut BufRingEntry {
         assert!(index < self.total as usize);
@@ -182,38 +182,38 @@ impl Buffers {
         unsafe { self.entries.address.as_ptr().cast::<BufRingEntry>().add(index) }
     }
 
-    /// Takes note that the kernel filled a buffer.
+    /// Records that the kernel filled a buffer.
     pub(super) fn lend(&mut self, buffer: u16, len: u32) {
         assert!(u32::from(buffer) < self.total, "the kernel fills only buffers of this ring");
         self.published -= 1;
         self.lent += 1;
         self.published_least = self.published_least.min(self.published);
         self.used = true;
-        self.demand.note_filled(len);
+        self.demand.record_filled(len);
         self.resident[usize::from(buffer)] = true;
-        self.check();
+        self.check_invariants();
     }
 
-    /// Takes a buffer back.
-    pub(super) fn give_back(&mut self, buffer: u16) {
-        assert!(self.lent > 0, "only a lent buffer comes back");
+    /// Returns a lent buffer to the free list.
+    pub(super) fn release(&mut self, buffer: u16) {
+        assert!(self.lent > 0, "only a lent buffer is released");
         self.lent -= 1;
         self.free.push(buffer);
-        self.check();
+        self.check_invariants();
     }
 
-    /// Notes that a receive found no buffer.
-    pub(super) fn note_starved(&mut self) {
-        self.demand.note_starved();
+    /// Records that a receive found no buffer.
+    pub(super) fn record_starved(&mut self) {
+        self.demand.record_starved();
     }
 
-    /// Where a buffer begins in the slab.
+    /// Offset of a buffer in the slab.
     fn start(&self, buffer: u16) -> usize {
         let buffer = usize::from(buffer);
         buffer * self.stride + buffer * STAGGER_BYTES % PAGE_BYTES
     }
 
-    /// Whether at least a quarter of the target is there to be filled.
+    /// Whether at least a quarter of the target is ready to be filled.
     pub(super) fn has_buffers(&self) -> bool {
         self.published + self.free.len() as u32 >= self.demand.target().div_ceil(4)
     }
@@ -222,14 +222,14 @@ impl Buffers {
     pub(super) fn bytes(&mut self, buffer: u16, len: u32) -> &mut [u8] {
         assert!(u32::from(buffer) < self.total && len <= self.buffer_bytes);
         let start = self.start(buffer);
-        // SAFETY: the range lies in the slab; the kernel has filled it and will not touch it
-        // until it is published again; `&mut self` keeps a second borrow away.
+        // SAFETY: the range lies in the slab; the kernel has filled it and will not write to it
+        // until it is published again; `&mut self` excludes a second borrow.
         unsafe {
             std::slice::from_raw_parts_mut(self.slab.address.as_ptr().add(start), len as usize)
         }
     }
 
-    /// Ends a period: lowers the target where demand was low, and discards pages not used in it.
+    /// Ends a period: lowers the target after low demand, and discards pages that it did not use.
     ///
     /// Sound only while the kernel is not filling buffers: with deferred task work it does so only
     /// inside our own `io_uring_enter`, and only what has been reaped may be discarded, which the
@@ -240,7 +240,7 @@ impl Buffers {
             self.discard(self.free[index]);
         }
         if !self.used && self.lent == 0 && self.resident.contains(&true) {
-            // Nothing at all came in: the published buffers rest as well.
+            // No bytes were received: the published buffers are idle as well.
             self.resident.fill(false);
             self.slab.discard(0, self.slab.len);
         }
@@ -255,7 +255,7 @@ impl Buffers {
         }
     }
 
-    /// Keeps the memory mapped for ever: the kernel may still write there.
+    /// Keeps the memory mapped until the process ends: the kernel may still write to it.
     pub(super) fn leak(&mut self) {
         self.entries.leaked = true;
         self.slab.leaked = true;
@@ -277,7 +277,7 @@ impl Buffers {
         self.buffer_bytes
     }
 
-    fn check(&self) {
+    fn check_invariants(&self) {
         debug_assert_eq!(
             self.lent + self.published + self.free.len() as u32,
             self.total,

@@ -1,4 +1,4 @@
-//! Makes the rings of all shards, and says what they were granted.
+//! Makes the rings of all shards, and reports the sizes that they were granted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::{Peers, Uring, UringError, UringOptions};
 use crate::driver::{DriverFactory, EngineFacts, EngineSize};
 
-/// What operators know the engine by.
+/// The engine's name for operators.
 pub const NAME: &str = "io_uring";
 
-/// System calls of a ring in use: none makes another one.
+/// System calls of a ring in use; making rings needs others.
 pub const SYSTEM_CALLS: &[i64] = &[libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
 /// Makes the [`Uring`] of each shard.
@@ -23,7 +23,7 @@ pub struct UringFactory {
 }
 
 impl UringFactory {
-    /// For so many shards, all by the same options.
+    /// A factory for this many shards, all with the same options.
     pub fn new(options: UringOptions, shards: usize) -> Self {
         let granted = Arc::new(AtomicU32::new(options.ring_entries));
         Self { options, peers: Peers::new(shards), granted }
@@ -54,7 +54,7 @@ impl DriverFactory for UringFactory {
         };
         let shortage = (got < asked).then(|| {
             format!(
-                "locked memory allows only {got} of {asked} ring entries: raise the limit \
+                "locked memory allows only {got} of {asked} ring entries; raise the limit \
                  (`ulimit -l unlimited`, systemd: LimitMEMLOCK=infinity)"
             )
         });
@@ -95,7 +95,7 @@ mod tests {
             epoch: Instant::now(),
         };
         let factory = UringFactory::new(options, 2);
-        // Rings are rounded up; what was asked for is what counts.
+        // Rings are rounded up; report the requested size.
         for (had, granted, warnings) in [(1024, 1000, 0), (256, 256, 1), (512, 256, 1)] {
             factory.granted.fetch_min(had, Ordering::Relaxed);
             let facts = factory.facts();

@@ -1,12 +1,12 @@
-//! The `io_uring` engine: one ring, one buffer ring and one table of direct descriptors a shard.
+//! The `io_uring` engine: per shard one ring, one buffer ring and one table of direct descriptors.
 //!
-//! How it keeps an echo at one system call: connections are direct descriptors; a receive is
-//! armed once and goes on (multishot) over provided buffers; everything a turn wants is written
-//! into the submission queue and leaves with the same `io_uring_enter` that waits for more.
-//! Deferred task work makes the kernel deliver completions inside that call, on this core.
+//! An echo costs one system call: connections are direct descriptors; a receive is armed once and
+//! stays armed (multishot) over provided buffers; all operations of a turn are queued and submitted
+//! by the same `io_uring_enter` that waits for completions. With deferred task work the kernel
+//! delivers completions inside that call, on this core.
 //!
-//! Rings are made disabled, restricted to the operations named in `ring.rs`, and enabled by
-//! the thread that uses them: it becomes the single issuer.
+//! Rings are made disabled, restricted to the operations named in `ring.rs`, and enabled by the
+//! thread that uses them, their single issuer.
 
 mod buffers;
 mod demand;
@@ -36,17 +36,17 @@ use buffers::Buffers;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
-pub use probe::{Features, UringError, io_uring_disabled, probe, refusal, seccomp_active};
+pub use probe::{Features, UringError, denial, io_uring_disabled, probe, seccomp_active};
 use ring::{REPORTED_AT_ONCE, Ring};
 
-/// What a shard's engine is made with.
+/// Options of a shard's engine.
 #[derive(Clone, Copy, Debug)]
 pub struct UringOptions {
     /// Submission entries.
     pub ring_entries: u32,
     /// Completion entries, at least twice as many.
     pub completion_entries: u32,
-    /// Most sockets at a time: size of the table of direct descriptors.
+    /// Sockets at a time at most: size of the table of direct descriptors.
     pub sockets_max: u32,
     /// Receive buffers of this shard.
     pub buffers: u32,
@@ -54,15 +54,15 @@ pub struct UringOptions {
     pub buffer_bytes: u32,
     /// Waits up to this long for [`UringOptions::min_wait_completions`] (µs); 0 = off.
     pub min_wait_us: u32,
-    /// Completions worth waiting for.
+    /// Completions that end the wait of `min_wait_us` early.
     pub min_wait_completions: u32,
-    /// What the kernel can do.
+    /// Features of this kernel.
     pub features: Features,
-    /// Common start of all drivers' clocks.
+    /// The start of all drivers' clocks.
     pub epoch: Instant,
 }
 
-/// One accept in flight: the kernel writes the peer's address here.
+/// Storage for one accept in flight: the kernel writes the peer's address here.
 struct AcceptAddress {
     storage: libc::sockaddr_storage,
     len: libc::socklen_t,
@@ -80,11 +80,12 @@ pub struct Uring {
     buffers: Buffers,
     listeners: Vec<Option<Listening>>,
     accepts: Slab<Box<AcceptAddress>>,
-    /// The batch in flight of each socket. Room is reserved for all, and touched as sockets come.
+    /// The batch in flight of each socket. Room is reserved for all, and becomes resident as
+    /// sockets are used.
     sends: Vec<Option<Box<Batch>>>,
     loans: Slab<Loan>,
     adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
-    /// Detach in two steps: the installed descriptor waits for the direct one's close.
+    /// Second step of a detach: the installed descriptor, until the direct one is closed.
     detaching: Slab<(Token, Socket, Option<OwnedFd>)>,
     passing: Slab<(Token, Socket)>,
     ready: VecDeque<Completion>,
@@ -94,18 +95,18 @@ pub struct Uring {
     options: UringOptions,
     doorbells_failed: u64,
     starvations: u64,
-    /// What the engine cannot go on after.
+    /// A fatal error; the next `submit` returns it.
     failed: Option<i32>,
 }
 
 impl Uring {
-    /// Makes the engine of shard `shard`. To be called on the thread that will drive it.
+    /// Makes the engine of shard `shard`. Call it on the thread that will use it.
     ///
-    /// Where the locked-memory limit refuses the ring, it is tried again at half the size, down to
-    /// 64 entries; [`Uring::ring_entries`] tells what was had.
+    /// If the locked-memory limit refuses the ring, retries with half the size, down to 64 entries;
+    /// [`Uring::ring_entries`] returns the granted size.
     ///
     /// # Errors
-    /// With cause and cure.
+    /// With the reason and the remedy.
     pub fn new(options: UringOptions, shard: u16, peers: Arc<Peers>) -> Result<Self, UringError> {
         let mut entries = options.ring_entries.next_power_of_two();
         let mut buffer_count = options.buffers;
@@ -114,7 +115,7 @@ impl Uring {
             match Self::assemble(&options, entries, buffer_count) {
                 Ok(made) => break made,
                 Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
-                    // A ring that was dropped counts until the kernel has cleaned it up.
+                    // A dropped ring counts until the kernel has cleaned it up.
                     patience -= 1;
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -123,7 +124,7 @@ impl Uring {
                     buffer_count = (buffer_count / 2).max(64);
                 }
                 Err(error) => {
-                    return Err(UringError::explain("a shard's ring cannot be set up", error));
+                    return Err(UringError::explain("cannot set up a shard's ring", error));
                 }
             }
         };
@@ -137,7 +138,7 @@ impl Uring {
         let bell = Arc::new(EventBell { event });
         peers
             .set(shard, ring.descriptor(), bell.clone())
-            .map_err(|error| UringError::explain("a shard's ring cannot be shared", error))?;
+            .map_err(|error| UringError::explain("cannot share a shard's ring", error))?;
         let mut uring = Self {
             ring,
             buffers,
@@ -166,7 +167,7 @@ impl Uring {
         entries: u32,
         buffer_count: u32,
     ) -> io::Result<(Ring, Buffers)> {
-        // In proportion, when the ring had to be made smaller.
+        // In proportion, if the ring had to be made smaller.
         let wanted = u64::from(options.completion_entries) * u64::from(entries);
         let completions = wanted / u64::from(options.ring_entries.next_power_of_two());
         let mut ring = Ring::new(entries, completions as u32, options.features)?;
@@ -176,7 +177,7 @@ impl Uring {
         Ok((ring, buffers))
     }
 
-    /// Submission entries that the ring really has.
+    /// Submission entries that the kernel granted.
     pub fn ring_entries(&self) -> u32 {
         self.ring.entries()
     }
@@ -187,22 +188,22 @@ impl Uring {
         self.ring.push(&entry);
     }
 
-    /// Makes a completion of one queue entry; `None` for what only the driver has to know.
+    /// Translates one queue entry; `None` for events that concern only the driver.
     fn translate(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
-        let (op, value) = Op::unpack(entry.user_data()).expect("user data is made by this driver");
+        let (op, value) = Op::unpack(entry.user_data()).expect("this driver made the user data");
         let result = entry.result();
         match op {
-            Op::Receive => Some(self.received(Token::from_value(value), entry)),
+            Op::Receive => Some(self.translate_receive(Token::from_value(value), entry)),
             Op::Send => {
                 let batch = self.sends[value as usize].take();
                 let batch = batch.expect("a send completes once, and its batch is here until then");
-                Some(Completion::Sent { batch, result: operations::outcome(result) })
+                Some(Completion::Sent { batch, result: operations::to_result(result) })
             }
             Op::SendLoan => {
                 let loan = self.loans.remove(value as usize);
-                Some(Completion::LoanSent { loan, result: operations::outcome(result) })
+                Some(Completion::LoanSent { loan, result: operations::to_result(result) })
             }
-            Op::Accept => self.accepted(value, result),
+            Op::Accept => self.translate_accept(value, result),
             Op::Cancel => {
                 Some(Completion::CancelRan { token: Token::from_value(value), found: result >= 0 })
             }
@@ -211,7 +212,7 @@ impl Uring {
             Op::Close => Some(Completion::Closed { token: Token::from_value(value) }),
             Op::Doorbell => Some(Completion::Doorbell),
             Op::DoorbellSent => {
-                // Only failures are reported: the success is skipped. The shard's mailbox counts as
+                // Only failures are reported: a success is skipped. The shard's mailbox counts as
                 // announced, so no later mail would wake it.
                 self.doorbells_failed += 1;
                 self.peers.wake(value as u16);
@@ -219,21 +220,21 @@ impl Uring {
             }
             Op::Bell => {
                 if result < 0 && !matches!(-result, libc::EINTR | libc::EAGAIN) {
-                    // Armed again it would fail again: the shard ends rather than spins.
+                    // Arming again would fail again: end the shard instead of spinning.
                     self.failed = Some(-result);
                     return None;
                 }
                 self.arm_bell();
                 Some(Completion::Doorbell)
             }
-            Op::Arrived if result < 0 => None, // Its sender is told as well, and tells us by mail.
+            Op::Arrived if result < 0 => None, // The sender gets this failure too, and reports it by mail.
             Op::Arrived => Some(Completion::Arrived { key: value, socket: Socket(result as u32) }),
-            Op::Pass | Op::PassClose => self.passed(op, value as usize, result),
-            Op::Install | Op::InstallClose => self.detached(op, value as usize, result),
-            Op::Measure => Some(operations::measured(Token::from_value(value), result)),
+            Op::Pass | Op::PassClose => self.translate_pass(op, value as usize, result),
+            Op::Install | Op::InstallClose => self.translate_detach(op, value as usize, result),
+            Op::Measure => Some(operations::complete_measure(Token::from_value(value), result)),
             Op::Adopt => {
                 let (token, index, _closed_now) = self.adopting.remove(value as usize);
-                let result = operations::outcome(result).map(|_| Socket(*index as u32));
+                let result = operations::to_result(result).map(|_| Socket(*index as u32));
                 Some(Completion::Adopted { token, result })
             }
             Op::StopListening => {
@@ -243,7 +244,7 @@ impl Uring {
         }
     }
 
-    fn received(&mut self, token: Token, entry: &cqueue::Entry) -> Completion {
+    fn translate_receive(&mut self, token: Token, entry: &cqueue::Entry) -> Completion {
         let armed = cqueue::more(entry.flags());
         let what = match (entry.result(), cqueue::buffer_select(entry.flags())) {
             (0, buffer) => {
@@ -254,7 +255,7 @@ impl Uring {
                 self.buffers.lend(buffer, len as u32);
                 Received::Data(Lease { buffer, len: len as u32 })
             }
-            // Only a poll succeeds without a buffer: the result is what it found.
+            // Only a poll succeeds without a buffer: the result is its event mask.
             (events, None) if events > 0 => {
                 let end = libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP;
                 Received::Readable { ended: events as libc::c_short & end != 0 }
@@ -263,12 +264,12 @@ impl Uring {
                 self.reclaim(buffer);
                 match -error {
                     libc::ENOBUFS => {
-                        self.buffers.note_starved();
+                        self.buffers.record_starved();
                         self.starvations += 1;
                         Received::Starved
                     }
                     libc::ECANCELED => Received::Cancelled,
-                    // The multishot was ended early by the kernel without an error of the socket.
+                    // The kernel ended the multishot early without a socket error.
                     libc::EAGAIN | libc::EINTR => Received::Starved,
                     errno => Received::Failed(errno),
                 }
@@ -277,15 +278,15 @@ impl Uring {
         Completion::Received { token, armed, what }
     }
 
-    /// A buffer that came with a completion that carries no bytes.
+    /// Releases a buffer of a completion that carries no bytes.
     fn reclaim(&mut self, buffer: Option<u16>) {
         if let Some(buffer) = buffer {
             self.buffers.lend(buffer, 0);
-            self.buffers.give_back(buffer);
+            self.buffers.release(buffer);
         }
     }
 
-    fn accepted(&mut self, value: u64, result: i32) -> Option<Completion> {
+    fn translate_accept(&mut self, value: u64, result: i32) -> Option<Completion> {
         let (listener, index) = ((value >> 32) as u16, value as u32 as usize);
         let address = self.accepts.remove(index);
         let listening = self.listeners[usize::from(listener)].as_mut()?;
@@ -293,7 +294,7 @@ impl Uring {
         let stopping = listening.stopping;
         self.close_listener_if_quiet(usize::from(listener));
         if result < 0 {
-            // Cancelled because the listener stops: nobody waits for this accept any more.
+            // Cancelled because the listener stops: the shard does not expect a completion.
             let failed = Completion::AcceptFailed { listener, errno: -result };
             return (!stopping).then_some(failed);
         }
@@ -307,10 +308,10 @@ impl Uring {
         }
     }
 
-    fn passed(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
+    fn translate_pass(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
         let (token, socket) = self.passing[index];
         if op == Op::Pass && result >= 0 {
-            // The other ring holds the socket now; ours lets go of it.
+            // The other ring has the socket now; close this ring's reference.
             self.ring.push(&operations::close(socket, Op::PassClose.pack(index as u64)));
             return None;
         }
@@ -319,7 +320,7 @@ impl Uring {
         Some(Completion::Passed { token, result })
     }
 
-    fn detached(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
+    fn translate_detach(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
         if op == Op::Install && result >= 0 {
             // SAFETY: the kernel has just installed this descriptor for us.
             let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
@@ -336,8 +337,8 @@ impl Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        // The kernel may still read or write what is in flight, for instance when a shard ends by
-        // a panic. Such memory is leaked rather than freed under its hands.
+        // The kernel may still access memory in flight, for instance after a shard's panic. Leak it
+        // instead of freeing it.
         std::mem::forget(std::mem::take(&mut self.sends));
         std::mem::forget(std::mem::take(&mut self.accepts));
         std::mem::forget(std::mem::take(&mut self.adopting));
@@ -355,7 +356,7 @@ impl AcceptAddress {
         Box::new(Self { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
     }
 
-    /// The peer; `None` for Unix sockets, which have no address. IPv4 in IPv6 reads as IPv4.
+    /// The peer's address; `None` for Unix sockets. IPv4-mapped IPv6 is returned as IPv4.
     fn peer(&self) -> Option<SocketAddr> {
         // SAFETY: the kernel has written an address of `len` bytes into the storage.
         let address = unsafe {
@@ -442,7 +443,7 @@ impl Driver for Uring {
     }
 
     fn cancel_all(&mut self, socket: Socket, token: Token) {
-        // One by one by their names: cancelling by descriptor walks through every armed receive
+        // Cancel each by its user data: cancelling by descriptor walks through every armed receive
         // of the ring, so that closing all connections would cost their number squared.
         if self.sends.get(socket.0 as usize).is_some_and(Option::is_some) {
             let target = Op::Send.pack(u64::from(socket.0));
@@ -458,8 +459,8 @@ impl Driver for Uring {
         }
         let user_data = Op::Send.pack(u64::from(socket.0));
         let earlier = self.sends[index].replace(batch);
-        assert!(earlier.is_none(), "a socket has one send in flight at most");
-        let batch = self.sends[index].as_mut().expect("it was just put there");
+        assert!(earlier.is_none(), "at most one send is in flight on a socket");
+        let batch = self.sends[index].as_mut().expect("it was just stored");
         let vectorized = self.options.features.send_vectorized;
         self.ring.push(&operations::send(socket, batch, vectorized, user_data));
     }
@@ -509,7 +510,7 @@ impl Driver for Uring {
             self.ready.push_back(Completion::Measured { token, result: Err(libc::EOPNOTSUPP) });
             return;
         }
-        // The ring's own socket commands do not reach TCP's options: it takes a descriptor.
+        // The ring's own socket commands do not reach TCP options: they need a plain descriptor.
         self.ring.push(&operations::install(socket, Op::Measure.pack(token.value())));
     }
 
@@ -560,7 +561,7 @@ impl Driver for Uring {
     }
 
     fn release(&mut self, lease: Lease) {
-        self.buffers.give_back(lease.buffer);
+        self.buffers.release(lease.buffer);
     }
 
     fn has_buffers(&self) -> bool {

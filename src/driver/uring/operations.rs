@@ -1,7 +1,7 @@
-//! Submission entries: one function an operation, with the flags that the io-uring crate lacks.
+//! Submission entries: one function per operation, with flags that the io-uring crate lacks.
 //!
-//! Every function that takes an address relies on its caller to keep that memory until the
-//! operation's final completion.
+//! The caller of a function with an address keeps that memory alive until the operation's final
+//! completion.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 
@@ -12,15 +12,15 @@ use super::probe::SEND_VECTORIZED;
 use crate::driver::token::Op;
 use crate::driver::{Batch, Completion, Socket, TcpInfo, Token};
 
-/// `IORING_RECVSEND_POLL_FIRST`: do not try before the socket says that it is ready.
+/// `IORING_RECVSEND_POLL_FIRST`: poll before the first attempt.
 const POLL_FIRST: u8 = 1;
-/// Where `ioprio` lies in a submission entry (`struct io_uring_sqe`).
+/// Offset of `ioprio` in a submission entry (`struct io_uring_sqe`).
 const IOPRIO_OFFSET: usize = 2;
 
 const _: () = assert!(size_of::<Entry>() == 64, "the entry is the kernel's own structure");
 
-/// Result or errno.
-pub(super) fn outcome(result: i32) -> Result<usize, i32> {
+/// Converts a result into a length or an errno.
+pub(super) fn to_result(result: i32) -> Result<usize, i32> {
     if result < 0 { Err(-result) } else { Ok(result as usize) }
 }
 
@@ -40,8 +40,8 @@ pub(super) fn accept(
         .user_data(user_data)
 }
 
-/// The receive, not tried before the socket has something: otherwise an empty buffer ring would
-/// fail it at once, even when the socket has no data.
+/// Makes a receive poll before its first attempt: otherwise an empty buffer ring would fail it at
+/// once, even if the socket has no data.
 pub(super) fn poll_first(mut entry: Entry) -> Entry {
     // SAFETY: the entry is the 64-byte structure of the kernel, in which `ioprio` is the half-word
     // at offset 2, low byte first.
@@ -49,12 +49,12 @@ pub(super) fn poll_first(mut entry: Entry) -> Entry {
     entry
 }
 
-/// A receive that stays armed.
+/// A receive that stays armed (multishot).
 pub(super) fn receive(socket: Socket, group: u16, user_data: u64) -> Entry {
     poll_first(opcode::RecvMulti::new(fixed(socket), group).build().user_data(user_data))
 }
 
-/// A receive of what is there, into one buffer. It waits if nothing is.
+/// A receive of available bytes into one buffer. Waits if there are none.
 pub(super) fn receive_once(socket: Socket, group: u16, bytes: u32, user_data: u64) -> Entry {
     opcode::Recv::new(fixed(socket), std::ptr::null_mut(), bytes)
         .buf_group(group)
@@ -63,20 +63,20 @@ pub(super) fn receive_once(socket: Socket, group: u16, bytes: u32, user_data: u6
         .user_data(user_data)
 }
 
-/// A poll that ends when there is something to be received.
+/// A poll that completes when the socket has input.
 pub(super) fn watch(socket: Socket, user_data: u64) -> Entry {
     opcode::PollAdd::new(fixed(socket), (libc::POLLIN | libc::POLLRDHUP) as u32)
         .build()
         .user_data(user_data)
 }
 
-/// One send of all that is left of the batch.
+/// One send of the rest of the batch.
 ///
-/// Without `MSG_WAITALL`: a short send shows that a slow reader makes progress.
+/// Without `MSG_WAITALL`: short sends show that a slow reader makes progress.
 pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_data: u64) -> Entry {
     let flags = libc::MSG_NOSIGNAL;
-    if batch.segments() == 1 {
-        let bytes = batch.offered_slices().next().expect("one segment was counted");
+    if batch.segment_count() == 1 {
+        let bytes = batch.offered_slices().next().expect("there is one segment");
         return opcode::Send::new(fixed(socket), bytes.as_ptr(), bytes.len() as u32)
             .flags(flags)
             .build()
@@ -115,7 +115,7 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
         .user_data(user_data)
 }
 
-/// A send that takes what there is room for and ends: never waiting, it gives its memory back soon.
+/// A send that takes as much as there is room for: it never waits, so its memory is returned soon.
 pub(super) fn send_now(socket: Socket, address: *const u8, len: usize, user_data: u64) -> Entry {
     opcode::Send::new(fixed(socket), address, len as u32)
         .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
@@ -147,7 +147,7 @@ pub(super) fn read_event(event: RawFd, count: &mut u64) -> Entry {
         .user_data(Op::Bell.pack(0))
 }
 
-/// Success is silent here; a failure comes as a completion of its own kind, with the shard.
+/// A success is silent; a failure completes as an operation of its own kind, with the shard.
 pub(super) fn doorbell(ring: RawFd, shard: u16) -> Entry {
     opcode::MsgRingData::new(types::Fd(ring), 0, Op::Doorbell.pack(0), None)
         .build()
@@ -170,17 +170,17 @@ pub(super) fn install(socket: Socket, user_data: u64) -> Entry {
     opcode::FixedFdInstall::new(fixed(socket), 0).build().user_data(user_data)
 }
 
-/// The descriptor that [`install`] made lives just long enough to ask about the connection.
-pub(super) fn measured(token: Token, result: i32) -> Completion {
-    let result = outcome(result).and_then(|descriptor| {
+/// Reads TCP statistics from the descriptor that [`install`] made, and closes it.
+pub(super) fn complete_measure(token: Token, result: i32) -> Completion {
+    let result = to_result(result).and_then(|descriptor| {
         // SAFETY: the kernel has just installed this descriptor for us.
         let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) };
-        TcpInfo::of(descriptor.as_fd())
+        TcpInfo::read(descriptor.as_fd())
     });
     Completion::Measured { token, result }
 }
 
 pub(super) fn adopt(descriptor: &mut RawFd, user_data: u64) -> Entry {
-    // IORING_FILE_INDEX_ALLOC: the kernel chooses a free place and writes it over the descriptor.
+    // IORING_FILE_INDEX_ALLOC: the kernel chooses a free index and writes it over the descriptor.
     opcode::FilesUpdate::new(descriptor, 1).offset(-1).build().user_data(user_data)
 }

@@ -1,4 +1,4 @@
-//! How shards reach each other's rings, and how other threads wake one.
+//! Lets shards reach each other's rings, and other threads wake a shard.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -6,17 +6,17 @@ use std::sync::{Arc, OnceLock};
 
 use crate::driver::Bell;
 
-/// The rings of all shards, so that each can send messages to each, and their bells, for when that
-/// fails.
+/// The rings of all shards, for messages between them, and their bells, for when a message fails.
 ///
-/// It holds a descriptor of its own of every ring: a number in it is never reused for another file
+/// It holds a duplicate of every ring's descriptor: while a shard may still use a number, the
+/// kernel cannot reuse it for another file.
 /// while a shard may still ring there.
 pub struct Peers {
     shards: Vec<OnceLock<(OwnedFd, Arc<EventBell>)>>,
 }
 
 impl Peers {
-    /// Room for this many shards.
+    /// Makes room for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
         Arc::new(Self { shards: (0..shards).map(|_| OnceLock::new()).collect() })
     }
@@ -38,7 +38,7 @@ impl Peers {
         self.shards.get(usize::from(shard))?.get().map(|(ring, _)| ring.as_raw_fd())
     }
 
-    /// Wakes a shard without its ring.
+    /// Wakes a shard through its bell instead of its ring.
     pub(super) fn wake(&self, shard: u16) {
         if let Some((_, bell)) = self.shards.get(usize::from(shard)).and_then(OnceLock::get) {
             bell.ring();
@@ -46,7 +46,7 @@ impl Peers {
     }
 }
 
-/// Wakes a ring from any thread through an eventfd that the ring reads.
+/// Wakes a ring from any thread, through an eventfd that the ring reads.
 pub(super) struct EventBell {
     pub(super) event: OwnedFd,
 }

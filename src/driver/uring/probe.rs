@@ -1,8 +1,8 @@
-//! What this kernel's `io_uring` can do, found out by trying, and errors with cause and cure.
+//! Probes the kernel's `io_uring` features, and explains failures with reason and remedy.
 //!
-//! Opcodes are asked for by name, ring flags by making a ring with them, and the vectored send,
-//! which announces itself nowhere, by sending with it over a socket pair. What is missing is
-//! either worked around (the [`Features`] say so) or refused with the remedy.
+//! Opcodes are queried by name, ring flags by making a ring with them. The vectored send, which no
+//! query reports, is tried over a socket pair. A missing feature is worked around (see
+//! [`Features`]) or rejected with the remedy.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use crate::driver::EngineFeature;
 /// `IORING_SEND_VECTORIZED`: SEND takes an array of buffers (6.17); io-uring has no name for it.
 pub(super) const SEND_VECTORIZED: u16 = 1 << 5;
 
-/// What is there beyond the minimum.
+/// Features beyond the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// SEND with an array of buffers (6.17); without it: SENDMSG.
@@ -32,7 +32,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// All of them, as operators are shown them.
+    /// Lists all of them, for operators.
     pub fn list(self) -> Vec<EngineFeature> {
         let one = |key, title, effect, since, is_available| EngineFeature {
             key,
@@ -73,7 +73,7 @@ impl Features {
             one(
                 "install",
                 "descriptor install",
-                "Lets an operator look at the TCP state of a connection",
+                "Lets an operator inspect the TCP state of a connection",
                 "6.8",
                 self.install,
             ),
@@ -81,11 +81,11 @@ impl Features {
     }
 }
 
-/// `io_uring` cannot be used here.
+/// Why `io_uring` cannot be used here.
 #[derive(Debug)]
 pub struct UringError {
     what: String,
-    cure: String,
+    remedy: String,
     source: Option<io::Error>,
 }
 
@@ -95,30 +95,30 @@ impl fmt::Display for UringError {
         if let Some(source) = &self.source {
             write!(f, ": {source}")?;
         }
-        write!(f, ". {}", self.cure)
+        write!(f, ". {}", self.remedy)
     }
 }
 
 impl std::error::Error for UringError {}
 
 impl UringError {
-    /// What mends it.
-    pub fn cure(&self) -> &str {
-        &self.cure
+    /// The remedy.
+    pub fn remedy(&self) -> &str {
+        &self.remedy
     }
 
-    pub(crate) fn new(what: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { what: what.into(), cure: cure.into(), source: None }
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into(), source: None }
     }
 
-    /// Explains a failed setup by its errno and by what this host says of itself.
+    /// Explains a failed setup by its errno and by this host's settings.
     pub(crate) fn explain(what: &str, source: io::Error) -> Self {
-        let cure = cure(source.raw_os_error(), io_uring_disabled(), seccomp_active());
-        Self { what: what.to_owned(), cure, source: Some(source) }
+        let remedy = remedy(source.raw_os_error(), io_uring_disabled(), seccomp_active());
+        Self { what: what.to_owned(), remedy, source: Some(source) }
     }
 }
 
-fn cure(errno: Option<i32>, disabled: Option<u32>, seccomp: bool) -> String {
+fn remedy(errno: Option<i32>, disabled: Option<u32>, seccomp: bool) -> String {
     match (errno, disabled) {
         (Some(libc::EPERM), Some(2)) => "The sysctl kernel.io_uring_disabled is 2 (off for all): \
              run `sysctl -w kernel.io_uring_disabled=0`"
@@ -153,7 +153,7 @@ fn cure(errno: Option<i32>, disabled: Option<u32>, seccomp: bool) -> String {
     }
 }
 
-/// The sysctl that switches `io_uring` off; `None` where the kernel has no such switch.
+/// The sysctl that disables `io_uring`; `None` if the kernel does not have it.
 pub fn io_uring_disabled() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
 }
@@ -164,15 +164,15 @@ pub fn seccomp_active() -> bool {
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Seccomp:\t2")))
 }
 
-/// Why this process may make no ring at all; `None` where it may, whatever else a ring lacks.
-pub fn refusal() -> Option<UringError> {
+/// Why this process may make no ring; `None` if it may, whatever features the ring lacks.
+pub fn denial() -> Option<UringError> {
     let error = try_ring().err()?;
     let is_refusal =
         matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES | libc::ENOSYS));
-    is_refusal.then(|| UringError::explain("rings are refused", error))
+    is_refusal.then(|| UringError::explain("no ring can be made", error))
 }
 
-/// Makes a small ring and has it do nothing once.
+/// Makes a small ring, and runs one no-op on it.
 fn try_ring() -> io::Result<()> {
     let mut ring: IoUring = IoUring::new(2)?;
     // SAFETY: the operation refers to no memory.
@@ -180,7 +180,7 @@ fn try_ring() -> io::Result<()> {
     ring.submit_and_wait(1).map(drop)
 }
 
-/// Opcodes without which the engine does not run, each with the kernel that brought it.
+/// Opcodes that the engine requires, each with the Linux version that has it.
 const REQUIRED: [(u8, &str, &str); 10] = [
     (opcode::Accept::CODE, "ACCEPT", "5.5"),
     (opcode::RecvMulti::CODE, "RECV", "5.6"),
@@ -194,10 +194,10 @@ const REQUIRED: [(u8, &str, &str); 10] = [
     (opcode::FilesUpdate::CODE, "FILES_UPDATE", "5.6"),
 ];
 
-/// Finds out what this kernel can do.
+/// Probes the features of this kernel.
 ///
 /// # Errors
-/// With cause and cure when `io_uring` is refused, missing, or older than Linux 6.1.
+/// With reason and remedy if `io_uring` is denied, missing, or older than Linux 6.1.
 pub fn probe() -> Result<Features, UringError> {
     let ring: IoUring = IoUring::builder()
         .setup_single_issuer()
@@ -205,7 +205,7 @@ pub fn probe() -> Result<Features, UringError> {
         .setup_taskrun_flag()
         .setup_submit_all()
         .build(8)
-        .map_err(|error| UringError::explain("the engine's ring cannot be set up", error))?;
+        .map_err(|error| UringError::explain("cannot set up the engine's ring", error))?;
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
@@ -246,7 +246,7 @@ fn try_vectorized_send() -> io::Result<bool> {
     unsafe { ring.submission().push(&send).expect("a fresh ring has room") };
     ring.submit_and_wait(1)?;
     let result = ring.completion().next().map(|completion| completion.result());
-    // A kernel that does not know the flag refuses it, or sends two raw bytes of the array.
+    // A kernel without the flag refuses it, or sends two raw bytes of the array.
     let mut got = [0; 8];
     let received = io::Read::read(&mut &far, &mut got).unwrap_or(0);
     Ok(result == Some(4) && &got[..received] == b"abcd")
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_its_own_cure() {
+    fn each_failure_names_its_own_remedy() {
         for (errno, disabled, seccomp, cure_has) in [
             (libc::EPERM, Some(2), false, "io_uring_disabled=0"),
             (libc::EPERM, Some(1), true, "io_uring_group"),
@@ -273,7 +273,7 @@ mod tests {
             (libc::EMFILE, None, false, "LimitNOFILE"),
             (libc::EINVAL, None, false, "6.12"),
         ] {
-            let text = cure(Some(errno), disabled, seccomp);
+            let text = remedy(Some(errno), disabled, seccomp);
             assert!(text.contains(cure_has), "{errno}: {text}");
         }
     }

@@ -1,7 +1,7 @@
-//! A ring's life and its one system call.
+//! One ring, and its only system call.
 //!
 //! The crate forgets a registered ring descriptor with each new `Submitter`, so the ring is split
-//! once, and the three parts are kept beside it for as long as it lives.
+//! once, and its three parts live beside it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,18 +17,18 @@ use crate::driver::Wait;
 
 /// `IORING_REGISTER_ENABLE_RINGS` and `IORING_REGISTER_RING_FDS`, allowed after the restriction.
 const REGISTER_AFTERWARDS: [u8; 3] = [12, 20, 21];
-/// With so many completions at once, the kernel may have left some: it does the deferred work of
-/// twenty in one call (`IO_LOCAL_TW_DEFAULT_MAX`).
+/// After at least this many completions, the kernel may have more: it runs at most twenty deferred
+/// completions per call (`IO_LOCAL_TW_DEFAULT_MAX`).
 pub(super) const REPORTED_AT_ONCE: u32 = 16;
 const ENTER_NO_IOWAIT: u32 = EnterFlags::NO_IOWAIT.bits();
 
 pub(super) struct Ring {
-    /// The parts borrow from `ring`, which is dropped after them: see [`Drop`].
+    /// The parts borrow from `ring`, which is dropped after them; see [`Drop`].
     submitter: ManuallyDrop<Submitter<'static>>,
     submissions_queue: ManuallyDrop<SubmissionQueue<'static>>,
     completions_queue: ManuallyDrop<CompletionQueue<'static>>,
     ring: *mut IoUring,
-    /// Entries that found no room.
+    /// Entries that found no room in the queue.
     backlog: VecDeque<squeue::Entry>,
     no_iowait: u32,
     pub(super) enters: u64,
@@ -52,8 +52,8 @@ impl Ring {
             builder.setup_no_sqarray();
         }
         let ring = Box::into_raw(Box::new(builder.build(entries)?));
-        // SAFETY: `ring` comes from a box that lives until `Drop`, where the parts go first. The
-        // reference is the only one ever made.
+        // SAFETY: `ring` points into a box that lives until `Drop`, where the parts are dropped
+        // first. The reference is the only one ever made.
         let (submitter, submissions_queue, completions_queue) = unsafe { (*ring).split() };
         Ok(Self {
             submitter: ManuallyDrop::new(submitter),
@@ -68,10 +68,10 @@ impl Ring {
         })
     }
 
-    /// Restricts the ring to what the engine uses and lets it run; the calling thread becomes its
+    /// Restricts the ring to the engine's operations and enables it; the calling thread becomes its
     /// single issuer.
     pub(super) fn enable(&mut self) -> io::Result<()> {
-        self.submitter.register_restrictions(&mut restrictions())?;
+        self.submitter.register_restrictions(&mut allowed_operations())?;
         self.submitter.register_enable_rings()?;
         self.submitter.register_ring_fd()
     }
@@ -93,14 +93,14 @@ impl Ring {
         u64::from(self.completions_queue.overflow())
     }
 
-    /// Queues an entry; a full queue is submitted first. What the kernel does not take even then
-    /// (it may be short of memory) waits here for a later turn.
+    /// Queues an entry; submits a full queue first. Entries that the kernel still does not take (it
+    /// may be short of memory) wait here for a later turn.
     pub(super) fn push(&mut self, entry: &squeue::Entry) {
         if self.backlog.is_empty() && self.try_push(entry) {
             return;
         }
         self.submissions_queue.sync();
-        // An error is met again, and reported, by the turn's own `enter`.
+        // The turn's own `enter` meets and reports the same error.
         let _ = self.call(0, 0, None);
         self.submissions_queue.sync();
         self.push_backlog();
@@ -110,12 +110,12 @@ impl Ring {
     }
 
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: entries are made by `operations`, whose arguments name memory that the driver
-        // keeps until the completion.
+        // SAFETY: entries are made by `operations`, and point to memory that the driver keeps until
+        // their completion.
         unsafe { self.submissions_queue.push(entry) }.is_ok()
     }
 
-    /// Queues in order what has waited, as far as there is room.
+    /// Queues waiting entries in order, as far as there is room.
     fn push_backlog(&mut self) {
         while let Some(entry) = self.backlog.pop_front() {
             if !self.try_push(&entry) {
@@ -125,7 +125,7 @@ impl Ring {
         }
     }
 
-    /// Submits what is queued and waits as told.
+    /// Submits the queue, and waits as requested.
     pub(super) fn enter(
         &mut self,
         wait: Wait,
@@ -157,7 +157,7 @@ impl Ring {
         self.enter_quietly(want, Some(&args))
     }
 
-    /// One `io_uring_enter`; what a later call mends by itself is not an error.
+    /// Calls `io_uring_enter`; conditions that a later call resolves are not errors.
     fn enter_quietly(
         &mut self,
         want: u32,
@@ -169,8 +169,8 @@ impl Ring {
         match result {
             Ok(()) => Ok(()),
             Err(error) => match error.raw_os_error() {
-                // The deadline passed; a signal came; completions must be taken first; memory is
-                // short for now. What was not submitted stays queued.
+                // The deadline passed; a signal arrived; completions must be taken first; memory is
+                // short. Entries that were not submitted stay queued.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
                 _ => Err(error),
             },
@@ -210,7 +210,7 @@ impl Ring {
         Some(entry)
     }
 
-    /// Whether no completion waits.
+    /// Whether no completion is ready.
     pub(super) fn is_drained(&mut self) -> bool {
         self.completions_queue.sync();
         self.completions_queue.is_empty()
@@ -219,8 +219,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: each part is dropped once, before the ring that it borrows from; nothing uses
-        // them afterwards.
+        // SAFETY: each part is dropped once, before the ring that it borrows from, and is not used
+        // afterwards.
         unsafe {
             ManuallyDrop::drop(&mut self.completions_queue);
             ManuallyDrop::drop(&mut self.submissions_queue);
@@ -230,8 +230,8 @@ impl Drop for Ring {
     }
 }
 
-/// Everything that a ring may ever be asked for.
-fn restrictions() -> Vec<Restriction> {
+/// All operations that the engine may submit.
+fn allowed_operations() -> Vec<Restriction> {
     let operations = [
         opcode::Accept::CODE,
         opcode::RecvMulti::CODE,

@@ -150,11 +150,11 @@ impl Connections {
             return Next::Nothing;
         };
         self.histograms.send_queue_bytes.record(queued);
-        batch.offer(bounds.bytes_max);
+        batch.limit_offer(bounds.bytes_max);
         slot.transport_mut().seal(&mut batch);
         batch.token = token;
         slot.begin_operation();
-        let offered = batch.offered();
+        let offered = batch.offered_bytes();
         self.work.spend_moved(offered);
         flushing.moved_bytes += offered;
         Next::Send { batch, socket: slot.socket(), is_timed: slot.is_timed() }
@@ -197,7 +197,7 @@ impl Connections {
         result: Result<usize, i32>,
     ) {
         let Some(index) = self.complete_operation(batch.token) else { return };
-        let asked = batch.offered();
+        let asked = batch.offered_bytes();
         let taken = match result {
             Ok(taken) if taken > 0 => taken,
             Err(libc::EAGAIN | libc::EINTR) => 0,

@@ -36,7 +36,7 @@ impl Transport {
     #[inline]
     pub(super) fn seal(&mut self, batch: &mut Batch) {
         match self {
-            Self::Plain => debug_assert!(batch.offered() > 0, "a send has something to send"),
+            Self::Plain => debug_assert!(batch.offered_bytes() > 0, "a send has something to send"),
         }
     }
 

@@ -566,8 +566,8 @@ mod tests {
             8 => outbox.clear(pools),
             _ => {
                 if let Some(mut batch) = outbox.take_batch(BOUNDS) {
-                    batch.offer(BOUNDS.bytes_max);
-                    let taken = batch.offered().min(len);
+                    batch.limit_offer(BOUNDS.bytes_max);
+                    let taken = batch.offered_bytes().min(len);
                     let taken = Taken { wire_bytes: taken, queued_bytes: taken };
                     outbox.sent(batch, taken, pools, |_, _, _| {});
                 }
