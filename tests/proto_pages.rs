@@ -84,7 +84,7 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
 #[track_caller]
 fn ask(method: &str, path: &str, lines: &str) -> Answer {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-    ask_of(&web::pages(true), Vec::new(), &request)
+    ask_of(&web::make_pages(true), Vec::new(), &request)
 }
 
 fn inflate(bytes: &[u8]) -> Vec<u8> {
@@ -219,7 +219,7 @@ fn what_is_no_page_is_refused() {
         assert!(answer.refusal.is_some());
     }
     assert_eq!(ask("POST", "/", "").field("Allow"), "GET, HEAD");
-    let library_only = web::pages(false);
+    let library_only = web::make_pages(false);
     for (path, _, _) in FILES {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         let status = if path.starts_with("/seawall") { 200 } else { 404 };
@@ -238,7 +238,7 @@ fn a_route_comes_before_a_page() {
     };
     for (route, taken) in [(route("/", false), "/"), (route("/", true), "/seawall.js")] {
         let request = format!("GET {taken} HTTP/1.1\r\nHost: a\r\n\r\n");
-        let answer = ask_of(&web::pages(true), vec![route], &request);
+        let answer = ask_of(&web::make_pages(true), vec![route], &request);
         assert_eq!(answer.refusal, Some(Refusal::UpgradeRequired));
     }
 }

@@ -162,7 +162,7 @@ impl<'t> Claims<'t> {
         if raw.get().len() > INFO_BYTES_MAX {
             return Err(AuthError::Claims("`info` must not be longer than 4096 bytes"));
         }
-        match content::on_one_line(raw.get()) {
+        match content::to_one_line(raw.get()) {
             Ok(line) => Ok(Some(line.into_owned())),
             Err(Fault::TooDeep) => {
                 Err(AuthError::Claims("`info` must not be nested deeper than 64"))

@@ -83,7 +83,7 @@ fn start(
     guard.enclose()?;
     log.start();
     let waiting = bound.start(&factory)?;
-    guard.settle(&[waiting.engine().system_calls, runtime.system_calls()].concat())?;
+    guard.restrict(&[waiting.engine().system_calls, runtime.system_calls()].concat())?;
     let fetching = config.clone();
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;
     let Some(fetcher) = fetched.transpose()? else { return Ok(None) };

@@ -108,7 +108,7 @@ impl HistogramLog {
         errors: Arc<AtomicU64>,
     ) -> io::Result<Writing> {
         collector.keep_intervals().await;
-        let header = interval_log::header(SystemTime::now());
+        let header = interval_log::format_header(SystemTime::now());
         let writer = Writer {
             appender: Appender::new(&self.file, file_io)?,
             header: if self.is_torn { format!("\n{header}") } else { header },
@@ -163,7 +163,7 @@ impl Writer {
         let recorded = self.collector.take_interval().await;
         let end = self.begun.elapsed();
         let length = end.saturating_sub(self.start);
-        if self.append(interval_log::interval(&recorded, self.start, length)).await {
+        if self.append(interval_log::format_interval(&recorded, self.start, length)).await {
             self.start = end;
         } else {
             self.collector.return_interval(&recorded).await;

@@ -1,13 +1,13 @@
-//! seccomp: the system calls that a server makes once it serves; all others fail with EPERM.
+//! seccomp: allows the system calls that serving needs; all others fail with EPERM.
 //!
-//! They fail rather than kill: a call that was forgotten here, in a corner of a library, then costs
-//! what asked for it and not every connection; what must not be done is not done either way. The
-//! kernel caches which calls are allowed whatever their arguments, so the calls of a turn pay
-//! nothing for the length of the list.
+//! They fail instead of killing the process: a call that this list lacks, in a corner of a library,
+//! then costs one operation and not every connection, and a forbidden operation is prevented either
+//! way. The kernel caches which calls are allowed whatever their arguments, so the length of the
+//! list costs nothing per call.
 //!
-//! What an engine's drivers call beyond the list, the engine says itself
-//! ([`EngineFacts`](crate::driver::EngineFacts)): rings are used only where something runs on them.
-//! No further ring can be made in any case.
+//! An engine names the calls that its drivers need beyond the list
+//! ([`EngineFacts`](crate::driver::EngineFacts)): ring calls are allowed only where the engine or
+//! the control thread uses rings. No call that makes a ring is ever allowed.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use seccompiler::{
     SeccompRule, apply_filter, apply_filter_all_threads,
 };
 
-/// Allowed whatever the arguments.
+/// Calls allowed with any arguments.
 const FREE: &[i64] = &[
     // Descriptors: the admin address, logs, doorbells, files that are read again.
     libc::SYS_accept4,
@@ -55,7 +55,7 @@ const FREE: &[i64] = &[
     libc::SYS_unlinkat,
     libc::SYS_write,
     libc::SYS_writev,
-    // Threads, and their end; `clone` has a rule, and clone3 a filter of its own.
+    // Threads, and their end; `clone` has a rule of its own, and clone3 a filter of its own.
     libc::SYS_clone3,
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -81,7 +81,7 @@ const FREE: &[i64] = &[
     libc::SYS_madvise,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    // Time, chance and limits.
+    // Time, random numbers and limits.
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_getrandom,
@@ -92,7 +92,7 @@ const FREE: &[i64] = &[
     libc::SYS_uname,
 ];
 
-/// Older names of the same, which this architecture's libraries still use.
+/// Older forms of these calls, which this architecture's libraries still use.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[i64] =
     &[libc::SYS_epoll_wait, libc::SYS_open, libc::SYS_poll, libc::SYS_readlink, libc::SYS_unlink];
@@ -102,6 +102,7 @@ const OLD: &[i64] = &[];
 /// Flags of `clone` that make a thread, not a process.
 const SHARED_BY_THREADS: i32 = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
 /// Flags of `clone` that make namespaces, which open much of the kernel to those without rights.
+// A new namespace gives an unprivileged process access to much of the kernel.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -110,47 +111,47 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
 
-/// What fetching keys takes besides: names are resolved, and connections opened.
+/// Calls of key fetches beyond the rest: they resolve names and open connections.
 const FETCHING: [i64; 5] =
     [libc::SYS_bind, libc::SYS_connect, libc::SYS_recvmmsg, libc::SYS_sendmmsg, libc::SYS_socket];
 
-/// Filters all threads there are, and those they start; gives how many calls are left. `own` are
-/// those of the engine and the control thread.
+/// Filters all present threads, and those that they start; returns how many calls stay allowed.
+/// `own` are the calls of the engine and the control thread.
 pub(super) fn filter_all_threads(own: &[i64], fetches: bool) -> Result<usize, String> {
-    let (program, count) = program(own, fetches).map_err(|error| refused(&error))?;
-    let clone3 = no_clone3().map_err(|error| refused(&error))?;
-    apply_filter_all_threads(&clone3).map_err(|error| refused(&error))?;
-    apply_filter_all_threads(&program).map_err(|error| refused(&error))?;
+    let (program, count) = make_program(own, fetches).map_err(|error| filter_error(&error))?;
+    let clone3 = deny_clone3().map_err(|error| filter_error(&error))?;
+    apply_filter_all_threads(&clone3).map_err(|error| filter_error(&error))?;
+    apply_filter_all_threads(&program).map_err(|error| filter_error(&error))?;
     // Not counting clone3.
     Ok(count - 1)
 }
 
 /// Filters the calling thread.
 pub(super) fn filter_this_thread(own: &[i64], fetches: bool) -> Result<(), String> {
-    let (program, _) = program(own, fetches).map_err(|error| refused(&error))?;
-    apply_filter(&no_clone3().map_err(|error| refused(&error))?)
+    let (program, _) = make_program(own, fetches).map_err(|error| filter_error(&error))?;
+    apply_filter(&deny_clone3().map_err(|error| filter_error(&error))?)
         .and_then(|()| apply_filter(&program))
-        .map_err(|error| refused(&error))
+        .map_err(|error| filter_error(&error))
 }
 
-fn refused(error: &seccompiler::Error) -> String {
+fn filter_error(error: &seccompiler::Error) -> String {
     format!(
-        "the sandbox's system calls cannot be filtered: {error} (the kernel needs \
+        "cannot filter system calls: {error} (the kernel needs \
          CONFIG_SECCOMP_FILTER; or set process.sandbox = false)"
     )
 }
 
-/// Answers clone3 as a kernel without it, so that libraries take `clone`, whose flags a filter can
-/// read: clone3's are behind a pointer. Of two filters the stricter counts, so the other one has to
-/// allow the call.
-fn no_clone3() -> Result<BpfProgram, seccompiler::Error> {
+/// Makes a filter that answers clone3 with ENOSYS, so that libraries use `clone`, whose flags a
+/// filter can read: those of clone3 are behind a pointer. Of two filters the stricter one wins, so
+/// the other one must allow clone3.
+fn deny_clone3() -> Result<BpfProgram, seccompiler::Error> {
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let missing = SeccompAction::Errno(libc::ENOSYS as u32);
     let architecture = std::env::consts::ARCH.try_into()?;
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, missing, architecture)?.try_into()?)
 }
 
-fn program(own: &[i64], fetches: bool) -> Result<(BpfProgram, usize), seccompiler::Error> {
+fn make_program(own: &[i64], fetches: bool) -> Result<(BpfProgram, usize), seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         FREE.iter().chain(OLD).chain(own).map(|call| (*call, Vec::new())).collect();
     if fetches {
@@ -175,7 +176,7 @@ fn program(own: &[i64], fetches: bool) -> Result<(BpfProgram, usize), seccompile
     Ok((filter.try_into()?, count))
 }
 
-/// A rule about the low half of one argument.
+/// A rule on the low 32 bits of one argument.
 fn where_argument(
     index: u8,
     comparison: SeccompCmpOp,
@@ -192,28 +193,33 @@ mod tests {
     use crate::driver::uring;
     use std::io::ErrorKind::PermissionDenied;
 
-    /// What a filtered thread is answered.
-    fn filtered<T: Send + 'static>(fetches: bool, body: impl FnOnce() -> T + Send + 'static) -> T {
+    /// Runs `body` in a filtered thread.
+    fn run_filtered<T: Send + 'static>(
+        fetches: bool,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         let thread = std::thread::spawn(move || {
             filter_this_thread(uring::SYSTEM_CALLS, fetches).unwrap();
             body()
         });
-        thread.join().expect("what is refused does not kill")
+        thread.join().expect("a denied call does not kill")
     }
 
     #[test]
-    fn what_serving_does_not_take_is_refused() {
+    fn calls_not_needed_for_serving_are_denied() {
         let refused = |result: std::io::Error| assert_eq!(result.kind(), PermissionDenied);
-        refused(filtered(false, || std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err()));
-        refused(filtered(false, || std::process::Command::new("/bin/true").status().unwrap_err()));
-        refused(filtered(true, || std::fs::create_dir("/nowhere/at/all").unwrap_err()));
-        refused(filtered(true, || io_uring::IoUring::new(8).map(|_| ()).unwrap_err()));
+        refused(run_filtered(false, || std::net::UdpSocket::bind("127.0.0.1:0").unwrap_err()));
+        refused(run_filtered(false, || {
+            std::process::Command::new("/bin/true").status().unwrap_err()
+        }));
+        refused(run_filtered(true, || std::fs::create_dir("/nowhere/at/all").unwrap_err()));
+        refused(run_filtered(true, || io_uring::IoUring::new(8).map(|_| ()).unwrap_err()));
         let other = |errno: nix::Error| assert_eq!(errno, nix::Error::EPERM);
-        other(filtered(true, || nix::sys::prctl::set_dumpable(true).unwrap_err()));
+        other(run_filtered(true, || nix::sys::prctl::set_dumpable(true).unwrap_err()));
     }
 
-    /// What a filter answers a call: it is run as the kernel runs it.
-    fn answer(program: &BpfProgram, call: i64, argument: u32) -> u32 {
+    /// Evaluates a filter for a call, as the kernel does.
+    fn evaluate(program: &BpfProgram, call: i64, argument: u32) -> u32 {
         const ARCHITECTURE: u32 =
             if cfg!(target_arch = "x86_64") { 0xC000_003E } else { 0xC000_00B7 };
         let word = |offset: u32| match offset {
@@ -249,50 +255,50 @@ mod tests {
     #[test]
     fn threads_can_be_made_and_neither_processes_nor_namespaces() {
         let errno = |errno: i32| libc::SECCOMP_RET_ERRNO | errno as u32;
-        let (program, clone3) = (program(&[], true).unwrap().0, no_clone3().unwrap());
-        assert_eq!(answer(&clone3, libc::SYS_clone3, 0), errno(libc::ENOSYS));
-        assert_eq!(answer(&clone3, libc::SYS_clone, 0), libc::SECCOMP_RET_ALLOW);
-        // As glibc and musl make threads.
+        let (program, clone3) = (make_program(&[], true).unwrap().0, deny_clone3().unwrap());
+        assert_eq!(evaluate(&clone3, libc::SYS_clone3, 0), errno(libc::ENOSYS));
+        assert_eq!(evaluate(&clone3, libc::SYS_clone, 0), libc::SECCOMP_RET_ALLOW);
+        // The flags with which glibc and musl make threads.
         for flags in [0x3d_0f00, 0x7d_0f00] {
-            assert_eq!(answer(&program, libc::SYS_clone, flags), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(evaluate(&program, libc::SYS_clone, flags), libc::SECCOMP_RET_ALLOW);
             for bit in [0x80, 0x2_0000].into_iter().chain((25..31).map(|bit| 1 << bit)) {
-                let allowed = answer(&program, libc::SYS_clone, flags | bit);
+                let allowed = evaluate(&program, libc::SYS_clone, flags | bit);
                 let is_namespace = bit & NAMESPACES as u32 != 0;
                 assert_eq!(allowed == errno(libc::EPERM), is_namespace, "{bit:#x}");
             }
         }
         let vfork = (libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD) as u32;
         for flags in [libc::SIGCHLD as u32, vfork, libc::CLONE_NEWUSER as u32] {
-            assert_eq!(answer(&program, libc::SYS_clone, flags), errno(libc::EPERM));
+            assert_eq!(evaluate(&program, libc::SYS_clone, flags), errno(libc::EPERM));
         }
         for call in [libc::SYS_unshare, libc::SYS_setns, libc::SYS_execve, libc::SYS_ptrace] {
-            assert_eq!(answer(&program, call, 0), errno(libc::EPERM));
+            assert_eq!(evaluate(&program, call, 0), errno(libc::EPERM));
         }
     }
 
     #[test]
     fn rings_are_entered_only_where_an_engine_uses_them_and_never_made() {
         let errno = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
-        let (with, with_count) = program(uring::SYSTEM_CALLS, false).unwrap();
-        let (without, without_count) = program(&[], false).unwrap();
+        let (with, with_count) = make_program(uring::SYSTEM_CALLS, false).unwrap();
+        let (without, without_count) = make_program(&[], false).unwrap();
         assert_eq!(with_count, without_count + uring::SYSTEM_CALLS.len());
         for call in [libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
-            assert_eq!(answer(&with, call, 0), libc::SECCOMP_RET_ALLOW);
-            assert_eq!(answer(&without, call, 0), errno);
+            assert_eq!(evaluate(&with, call, 0), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(evaluate(&without, call, 0), errno);
         }
         for program in [&with, &without] {
-            assert_eq!(answer(program, libc::SYS_io_uring_setup, 0), errno);
-            assert_eq!(answer(program, libc::SYS_epoll_pwait, 0), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(evaluate(program, libc::SYS_io_uring_setup, 0), errno);
+            assert_eq!(evaluate(program, libc::SYS_epoll_pwait, 0), libc::SECCOMP_RET_ALLOW);
         }
     }
 
     #[test]
-    fn what_serving_takes_is_there() {
-        filtered(false, || {
+    fn calls_needed_for_serving_are_allowed() {
+        run_filtered(false, || {
             std::thread::spawn(|| std::fs::read("/proc/self/status").unwrap()).join().unwrap();
             let memory = vec![1_u8; 64 << 20];
             assert!(memory.iter().all(|byte| *byte == 1));
         });
-        filtered(true, || drop(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()));
+        run_filtered(true, || drop(std::net::UdpSocket::bind("127.0.0.1:0").unwrap()));
     }
 }

@@ -1,11 +1,11 @@
-//! Landlock: the files that stay within reach, and the ports.
+//! Landlock: restricts files and ports to those that serving needs.
 //!
-//! Everything that is open already stays usable: listeners, rings, the histogram log. What is named
-//! here is what is opened later: by a reload, by a scrape, by fetching keys, and at the end.
+//! Everything already open stays usable: listeners, rings, the histogram log. The paths named here
+//! are opened later: by a reload, by a scrape, by key fetches, and at the end.
 //!
-//! A rule holds for a file as it is now. One that is replaced (by an editor, by Kubernetes) is
-//! found again only by a rule for its folder, so the folder is what is allowed; but at the top of
-//! the tree (`/etc`, `/tmp`), where everybody's files are, the file alone.
+//! A rule applies to a file as it is now. A replaced file (by an editor, by Kubernetes) is covered
+//! only by a rule for its folder, so the folder is allowed; but at the top of the tree (`/etc`,
+//! `/tmp`), which many programs share, only the file is.
 
 use std::path::{Path, PathBuf};
 
@@ -18,42 +18,42 @@ use crate::config::Config;
 use crate::config::file::File;
 use crate::driver::listener::Address;
 
-/// The newest that was tried; of an older kernel's, all that there is.
+/// The newest ABI that was tested; older kernels apply the part that they know.
 const NEWEST: ABI = ABI::V7;
 const HTTPS: u16 = 443;
 const DNS: u16 = 53;
-/// What resolves names and checks certificates; `/etc` as a whole, for `resolv.conf` is replaced
-/// while the server runs, and permissions guard what is secret there.
+/// Files that name resolution and certificate checks read; all of `/etc`, because `resolv.conf` is
+/// replaced while the server runs, and permissions protect secrets there.
 const FETCHING: [&str; 4] =
     ["/etc", "/usr/share/ca-certificates", "/run/systemd/resolve", "/run/resolvconf"];
-/// Memory and sockets are read there, by files that come and go: `self` is another folder for each
-/// process. What belongs to other processes is refused by Landlock all the same.
+/// Memory and socket counts are read here. `self` is a different folder for each process, so all of
+/// `/proc` is allowed; Landlock still denies access to other processes.
 const NUMBERS: &str = "/proc";
 
-/// What stays within reach.
+/// Paths and ports that stay accessible.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// Files, and folders with all that is in them, to be read.
+    /// Files to read, and folders to read with everything in them.
     read: Vec<PathBuf>,
     /// Folders from which files are removed.
     remove: Vec<PathBuf>,
-    /// Ports that are connected to.
+    /// Ports to connect to.
     ports: Vec<u16>,
 }
 
 impl Reach {
-    pub(super) fn of(config: &Config, file: &File, path: Option<&str>) -> Self {
+    pub(super) fn plan(config: &Config, file: &File, path: Option<&str>) -> Self {
         let mut reach = Self { read: vec![NUMBERS.into()], ..Self::default() };
         let named = file.files();
         for path in path.into_iter().filter(|path| *path != "-").chain(named.iter().map(|s| &**s)) {
-            reach.read.extend(around(Path::new(path)));
+            reach.read.extend(covering_paths(Path::new(path)));
         }
         if let Some(Address::Unix(path)) = &config.admin {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             reach.remove.extend(path.parent().map(Path::to_owned));
         }
         if let Some(source) = &config.auth.jwks {
-            reach.ports = vec![port(&source.url), HTTPS, DNS];
+            reach.ports = vec![port_of(&source.url), HTTPS, DNS];
             reach.read.extend(FETCHING.map(PathBuf::from));
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(std::env::var_os);
             reach.read.extend(variables.into_iter().flatten().map(PathBuf::from));
@@ -61,14 +61,14 @@ impl Reach {
         reach
     }
 
-    /// Whether anything is fetched from other hosts.
+    /// Whether the server fetches from other hosts.
     pub(super) fn fetches(&self) -> bool {
         !self.ports.is_empty()
     }
 }
 
-/// A file with what may come to stand in its place; also where links lead.
-fn around(path: &Path) -> Vec<PathBuf> {
+/// The paths that cover a file and its replacements; symbolic links are followed too.
+fn covering_paths(path: &Path) -> Vec<PathBuf> {
     let places = [std::path::absolute(path), path.canonicalize()];
     let near = places.into_iter().flatten().map(|path| match path.parent() {
         Some(folder) if folder.components().count() > 2 => folder.to_owned(),
@@ -78,17 +78,18 @@ fn around(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The port of a URL.
-fn port(url: &str) -> u16 {
+fn port_of(url: &str) -> u16 {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let written = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     written.unwrap_or(if scheme == "http" { 80 } else { HTTPS })
 }
 
-/// Restricts the calling thread and those it starts; gives the ABI in force, `None` without any.
+/// Restricts the calling thread and those that it starts; returns the ABI in force, `None` without
+/// Landlock.
 pub(super) fn enclose(reach: &Reach) -> Result<Option<i32>, String> {
     let restricted = restrict(reach)
-        .map_err(|error| format!("the sandbox's files: {error} (process.sandbox)"))?;
+        .map_err(|error| format!("cannot restrict files: {error} (process.sandbox)"))?;
     Ok(match restricted {
         LandlockStatus::Available { effective_abi, .. } => Some(effective_abi as i32),
         _ => None,
@@ -124,25 +125,25 @@ mod tests {
             ("https://[::1]:8443/", 8443),
             ("https://[::1]/", 443),
         ] {
-            assert_eq!(port(url), expected, "{url}");
+            assert_eq!(port_of(url), expected, "{url}");
         }
     }
 
     #[test]
-    fn a_folder_of_its_own_is_allowed_and_a_crowded_one_is_not() {
-        assert_eq!(around(Path::new("/none/seawall/a.toml")), [Path::new("/none/seawall")]);
-        assert_eq!(around(Path::new("/none/a.toml")), [Path::new("/none/a.toml")]);
+    fn a_folder_of_its_own_is_allowed_and_a_shared_one_is_not() {
+        assert_eq!(covering_paths(Path::new("/none/seawall/a.toml")), [Path::new("/none/seawall")]);
+        assert_eq!(covering_paths(Path::new("/none/a.toml")), [Path::new("/none/a.toml")]);
     }
 
     #[test]
-    fn what_is_not_named_is_refused() {
+    fn paths_and_ports_not_named_are_denied() {
         if std::thread::spawn(|| enclose(&Reach::default())).join().unwrap() == Ok(None) {
             return; // A kernel without Landlock.
         }
         let own = env!("CARGO_MANIFEST_DIR");
         let inside = format!("{own}/src/guard/mod.rs");
         let outside = format!("{own}/src/lib.rs");
-        let reach = Reach { read: around(Path::new(&inside)), ..Reach::default() };
+        let reach = Reach { read: covering_paths(Path::new(&inside)), ..Reach::default() };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {

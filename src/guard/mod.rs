@@ -1,18 +1,18 @@
-//! What the process may do once it serves: as which user, on which files, by which system calls.
+//! Restricts the process once it serves: its user, its files, its system calls.
 //!
-//! Whoever finds a hole in the server is then left with what serving takes. The steps come in the
-//! order in which they can:
+//! An attacker who breaks into the server then has only the access that serving needs. The order of
+//! the steps is forced:
 //!
-//! 1. When the listeners are bound and before another thread is started: no new privileges by
-//!    programs that are run, and [Landlock](files), which holds for the calling thread and those it
-//!    starts.
-//! 2. When every ring is made and before a client is served: another [user](identity), and the
-//!    [filter of system calls](calls), each on all threads at once (glibc has every thread change
-//!    its user; the kernel gives every thread the filter). Rings are made before, for as root they
-//!    do not count as locked memory, and so that no further ring can be made after.
+//! 1. After the listeners are bound and before another thread starts: no new privileges through
+//!    executed programs, and [Landlock](files), which applies to the calling thread and those that
+//!    it starts.
+//! 2. After all rings are made and before a client is served: another [user](identity), and the
+//!    [filter of system calls](calls), each on all threads at once (glibc changes the user of every
+//!    thread; the kernel installs the filter on every thread). Rings are made before, because
+//!    root's do not count as locked memory, and because afterwards no ring can be made.
 //!
-//! Keys of tokens are fetched after both. A filter sees no operation of a ring; files and
-//! connections are refused there by Landlock all the same.
+//! Token keys are fetched after both. A filter does not see a ring's operations; Landlock restricts
+//! their files and connections all the same.
 
 mod calls;
 mod files;
@@ -22,7 +22,7 @@ use crate::config::file::File;
 use crate::config::{Config, ConfigError, Process};
 use identity::ProcessUser;
 
-/// What is to be done, and what has been.
+/// The planned restrictions, and a report of those in force.
 pub(crate) struct Guard {
     identity: Option<ProcessUser>,
     reach: Option<files::Reach>,
@@ -30,34 +30,34 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Finds out what a configuration asks for. `path` is the file it was read from.
+    /// Plans the restrictions of a configuration. `path` is the file it was read from.
     ///
     /// # Errors
-    /// With cause and cure.
+    /// With the reason and the remedy.
     pub(crate) fn plan(config: &Config, file: &File, path: Option<&str>) -> Result<Self, String> {
         let identity = ProcessUser::find(&config.process)?;
-        let reach = config.process.sandbox.then(|| files::Reach::of(config, file, path));
+        let reach = config.process.sandbox.then(|| files::Reach::plan(config, file, path));
         Ok(Self { identity, reach, lines: Vec::new() })
     }
 
-    /// User and group of the files that are made for the user to come, such as Unix sockets; `None`
-    /// where the user does not change.
+    /// User and group for files made before the user changes, such as Unix sockets; `None` where
+    /// the user stays.
     pub(crate) fn owner(&self) -> Option<(u32, u32)> {
         self.identity.as_ref().map(ProcessUser::ids)
     }
 
-    /// The first step: no other thread may run yet, but those that need no guard.
+    /// Step 1. Only threads that need no restrictions may run.
     ///
     /// # Errors
     /// With the kernel's reason.
     pub(crate) fn enclose(&mut self) -> Result<(), String> {
         nix::sys::prctl::set_no_new_privs()
-            .map_err(|error| format!("the kernel cannot rule out new privileges: {error}"))?;
+            .map_err(|error| format!("cannot set no_new_privs: {error}"))?;
         if let Some(reach) = &self.reach {
             match files::enclose(reach)? {
                 Some(abi) => self.lines.push(("sandbox", format!("files by Landlock (ABI {abi})"))),
                 None => self.warn(
-                    "the kernel has no Landlock: files are not guarded (CONFIG_SECURITY_LANDLOCK, \
+                    "the kernel has no Landlock; files are unrestricted (CONFIG_SECURITY_LANDLOCK, \
                      and `landlock` in the boot parameter lsm=)",
                 ),
             }
@@ -65,19 +65,19 @@ impl Guard {
         Ok(())
     }
 
-    /// The second step: all that takes privileges is done. `calls` are those that the engine and
-    /// the control thread make beyond what every thread does.
+    /// Step 2, after all privileged work. `calls` are those of the engine and the control thread
+    /// beyond the calls of every thread.
     ///
     /// # Errors
-    /// With cause and cure.
-    pub(crate) fn settle(&mut self, calls: &[i64]) -> Result<(), String> {
+    /// With the reason and the remedy.
+    pub(crate) fn restrict(&mut self, calls: &[i64]) -> Result<(), String> {
         if let Some(identity) = &self.identity {
-            identity.become_it()?;
+            identity.change_user()?;
         }
-        self.lines.push(("user", identity::current()));
+        self.lines.push(("user", identity::describe_current()));
         if identity::is_root() {
             self.warn(
-                "the server runs as root, which an attacker who breaks into it would be, too: set \
+                "the server runs as root; set \
                  process.user (--process-user nobody)",
             );
         }
@@ -92,25 +92,25 @@ impl Guard {
         self.lines.push(("warning", text.to_owned()));
     }
 
-    /// What there is to tell: a name and what it says, each.
+    /// Lines for the banner: name and text.
     pub(crate) fn lines(&self) -> &[(&'static str, String)] {
         &self.lines
     }
 }
 
-/// Whether the configured user and group exist on this host, each with its error.
+/// Checks that the configured user and group exist on this host; returns the errors.
 pub(crate) fn check_identity(process: &Process) -> Vec<ConfigError> {
-    identity::check(process)
+    identity::check_names(process)
 }
 
-/// The Landlock that this kernel has, as its ABI; `None` without.
-pub(crate) fn landlock() -> Option<i32> {
-    // A thread is restricted as the server would be, and ends.
+/// The Landlock ABI of this kernel; `None` without Landlock.
+pub(crate) fn probe_landlock() -> Option<i32> {
+    // Restrict a short-lived thread as the server would be.
     let tried = std::thread::spawn(|| files::enclose(&files::Reach::default()));
     tried.join().ok()?.ok()?
 }
 
 /// Whether this kernel can filter system calls.
-pub(crate) fn filters_calls() -> bool {
+pub(crate) fn can_filter_calls() -> bool {
     std::thread::spawn(|| calls::filter_this_thread(&[], false).is_ok()).join().unwrap_or(false)
 }

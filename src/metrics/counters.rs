@@ -1,4 +1,4 @@
-//! What has happened, counted since the start.
+//! Counters of events since the start.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::admission::limiter::RateKind;
 use crate::proto::http::Refusal;
 use crate::proto::ws::{CloseCode, ProtocolError};
 
-/// How a WebSocket ended, in classes that a metric can carry as a label.
+/// Classes of close codes, few enough for a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseClass(usize);
 
@@ -15,10 +15,10 @@ const RANGES: [&str; 3] = ["3xxx", "4xxx", "other"];
 const CLASSES: usize = CloseClass::CODES.len() + RANGES.len();
 
 impl CloseClass {
-    /// Close codes with a label of their own; every other code is counted by its range.
+    /// Close codes with a label of their own; all others are counted by range.
     pub const CODES: [CloseCode; CloseCode::NAMED.len()] = CloseCode::NAMED;
 
-    /// The class of a close code; 1005 = none was given, 1006 = no Close came.
+    /// The class of a close code; 1005 = the Close had no code, 1006 = no Close was received.
     pub fn of(code: CloseCode) -> Self {
         let range = || {
             Self::CODES.len()
@@ -31,7 +31,7 @@ impl CloseClass {
         Self(Self::CODES.iter().position(|known| *known == code).unwrap_or_else(range))
     }
 
-    /// The label.
+    /// The value of the metric label.
     pub fn label(self) -> String {
         match Self::CODES.get(self.0) {
             Some(code) => code.to_string(),
@@ -82,9 +82,9 @@ macro_rules! counters {
                 }
             }
 
-            /// Name, meaning and value of every plain counter.
-            pub fn plain(&self) -> Vec<(&'static str, &'static str, u64)> {
-                vec![$((stringify!($name), help(&[$(stringify!($doc)),*]), self.$name),)*]
+            /// Name, help text and value of every plain counter.
+            pub fn list_plain(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), help_text(&[$(stringify!($doc)),*]), self.$name),)*]
             }
         }
     };
@@ -95,127 +95,127 @@ counters! {
     accepted,
     /// Accepts that failed, for lack of descriptors or memory.
     accept_errors,
-    /// Connections dropped unanswered because even the room for refusals was full.
+    /// Connections dropped without an answer because all slots for rejections were in use.
     dropped_full,
-    /// Connections handed to a less loaded shard.
+    /// Connections passed to a less loaded shard.
     handed_over,
-    /// Connections taken over from another shard.
+    /// Connections received from another shard.
     taken_over,
-    /// Handovers that the other shard could not take.
+    /// Connections that the other shard could not take.
     handovers_failed,
     /// WebSockets opened.
     opened,
-    /// Ordinary requests answered with success (health checks).
+    /// Plain HTTP requests answered with success (health checks, pages).
     answered,
-    /// PROXY headers refused, or sent by a peer that is not trusted.
+    /// PROXY headers rejected as invalid or untrusted.
     proxy_errors,
-    /// Connections that ended before they sent a whole request.
+    /// Connections closed before they sent a complete request.
     handshakes_abandoned,
-    /// Handshakes that took longer than allowed.
+    /// Handshakes that exceeded their timeout.
     handshake_timeouts,
     /// Messages received.
     messages_received,
     /// Messages sent.
     messages_sent,
-    /// Bytes received, framing and handshakes included.
+    /// Bytes received, including framing and handshakes.
     bytes_received,
-    /// Bytes sent, framing and handshakes included.
+    /// Bytes sent, including framing and handshakes.
     bytes_sent,
     /// Heartbeat pings sent.
     pings_sent,
-    /// Pongs received that answer a ping of ours.
+    /// Pongs received in answer to a heartbeat ping.
     pongs_received,
     /// Pings received from clients.
     pings_received,
-    /// Connections dropped because nothing was heard after a ping.
+    /// Connections dropped because no answer to a ping came.
     pong_timeouts,
-    /// Connections closed because no message came for too long.
+    /// Connections closed because they sent no message for too long.
     idle_timeouts,
-    /// Connections closed because of their age.
+    /// Connections closed because they reached their maximum age.
     age_closes,
-    /// Connections dropped because the peer's Close did not come.
+    /// Connections dropped because the client's Close did not come in time.
     close_timeouts,
-    /// Connections closed because they did not read what was sent to them.
+    /// Connections closed as slow consumers.
     slow_reader_closes,
-    /// Connections closed because all unfinished messages together were too much.
+    /// Connections closed because unfinished messages exceeded their memory limit.
     partial_closes,
-    /// Times that a connection was parked: each when it opens, and later when it is quiet.
+    /// Parkings of new or quiet connections.
     parked,
-    /// Times that a parked connection was not quiet any more.
+    /// Wake-ups of parked connections.
     unparked,
-    /// Times that reading from a connection stopped until it had read more.
+    /// Times that reading from a connection was paused because its client did not read.
     read_pauses,
-    /// Replies sent from the very buffer that their message came in.
+    /// Replies sent from the receive buffer of their message, without a copy.
     replies_in_place,
-    /// WebSockets opened with compression without contexts.
+    /// WebSockets opened with compression without context takeover.
     compression_shared,
     /// WebSockets opened with compression contexts of their own.
     compression_takeover,
-    /// WebSockets opened without contexts because the memory for them was used up.
+    /// WebSockets opened without contexts because the memory for contexts was used up.
     compression_lowered,
     /// Compressed messages received.
     inflated_messages,
-    /// Bytes of messages received compressed, as they came.
+    /// Bytes of compressed messages received, before inflation.
     inflated_bytes_before,
-    /// Bytes that they were inflated to.
+    /// Bytes of compressed messages received, after inflation.
     inflated_bytes_after,
     /// Time spent inflating.
     inflate_ns,
-    /// Messages whose bytes had to wait because all inflaters were in use.
+    /// Messages delayed because all inflaters were in use.
     inflater_waits,
-    /// Compressed messages refused for what they inflate to.
+    /// Compressed messages rejected because they inflate beyond a limit.
     inflate_bombs,
     /// Messages compressed.
     deflated_messages,
-    /// Bytes of them as they were.
+    /// Bytes of compressed messages sent, before compression.
     deflated_bytes_before,
-    /// Bytes that they were compressed to.
+    /// Bytes of compressed messages sent, after compression.
     deflated_bytes_after,
     /// Time spent compressing.
     deflate_ns,
-    /// Messages sent as they were because they do not shrink.
+    /// Messages sent uncompressed because compression would not shrink them.
     deflate_useless,
-    /// Shares of turns in which input continued that had to wait for other connections.
+    /// Times that a connection's input was continued in a later turn, after other connections.
     inputs_continued,
     /// Messages published to channels.
     publishes,
-    /// Publishes that repeated an earlier one under its idempotency key.
+    /// Publishes that repeated an earlier one with the same idempotency key.
     publish_duplicates,
-    /// Idempotency keys forgotten before their time because there were too many.
+    /// Idempotency keys evicted before they expired.
     idempotency_keys_evicted,
-    /// Channel messages and presence events queued to subscribers, recovered ones included.
+    /// Channel messages and presence events queued to subscribers, including recovered ones.
     deliveries,
-    /// Subscriptions from a position that had missed messages and got all of them.
+    /// Subscriptions with a position that recovered all missed messages.
     recoveries,
-    /// Subscriptions from a position whose missed messages were not all there any more.
+    /// Subscriptions with a position that could not recover all missed messages.
     recoveries_failed,
-    /// Recoveries reported as failed because returning subscribers had too many messages queued.
+    /// Recoveries that failed because returning subscribers had too many messages queued.
     recoveries_deferred,
     /// Connections that resumed an earlier one.
     resumed,
-    /// Connections closed because another one resumed them.
+    /// Connections closed because a later one resumed them.
     replaced,
-    /// Channel messages dropped for slow readers, the oldest first.
+    /// Oldest channel messages dropped for slow readers.
     dropped_oldest,
-    /// Channel messages dropped for slow readers because a newer one had come.
+    /// Channel messages of slow readers replaced by newer ones.
     dropped_latest,
-    /// Publications dropped on the way to a shard whose mailbox was full.
+    /// Publications dropped because a shard's mailbox was full.
     dropped_lagging,
-    /// Requests of hub clients that were answered with an error.
+    /// Requests of hub clients answered with an error.
     request_errors,
     /// Channels opened.
     channels_opened,
-    /// Channels forgotten because nobody used them.
+    /// Channels closed because they were unused.
     channels_forgotten,
-    /// Sends that the kernel took only a part of.
+    /// Sends of which the kernel took only a part.
     short_sends,
     /// Sends and receives that failed because the connection was lost.
     connection_errors,
-    /// Completions of operations whose connection was gone.
+    /// Completions of operations whose connection was already closed.
     stale_completions,
-    /// Receives that found no buffer and were armed again.
+    /// Receives that found no free buffer and were armed again.
     receive_starvations,
-    /// Turns that ended with work left, so as not to starve the rest.
+    /// Turns ended early to keep latency low.
     turns_cut,
 }
 
@@ -224,74 +224,74 @@ fn add_all(to: &mut [u64], from: &[u64]) {
 }
 
 /// The text of a doc comment as the macro sees it: `doc = r" text"`.
-fn help(docs: &[&'static str]) -> &'static str {
+fn help_text(docs: &[&'static str]) -> &'static str {
     let text = docs.first().copied().unwrap_or_default();
     let start = text.find('"').map_or(0, |at| at + 1);
     text[start..].trim_end_matches('"').trim().trim_end_matches('.')
 }
 
 impl Counters {
-    /// Counts a refused request.
-    pub fn refuse(&mut self, refusal: Refusal) {
+    /// Counts a rejected request.
+    pub fn count_refusal(&mut self, refusal: Refusal) {
         self.refused[refusal.index()] += 1;
     }
 
     /// Counts the end of a WebSocket.
-    pub fn close(&mut self, code: CloseCode) {
+    pub fn count_close(&mut self, code: CloseCode) {
         self.closed[CloseClass::of(code).0] += 1;
     }
 
     /// Counts a violation of the protocol.
-    pub fn protocol_error(&mut self, error: ProtocolError) {
+    pub fn count_protocol_error(&mut self, error: ProtocolError) {
         self.protocol_errors[error.index()] += 1;
     }
 
-    /// Counts a client that could not prove who it is.
-    pub fn auth_failure(&mut self, kind: &'static str) {
+    /// Counts a failed authentication.
+    pub fn count_auth_failure(&mut self, kind: &'static str) {
         *self.auth_failures.entry(kind).or_default() += 1;
     }
 
-    /// Counts a client that there was no room for.
-    pub fn deny(&mut self, reason: Denied) {
+    /// Counts a connection rejected by admission.
+    pub fn count_denial(&mut self, reason: Denied) {
         self.denied[reason as usize] += 1;
     }
 
-    /// Counts a message or request that was more than may be sent in a second.
-    pub fn over_rate(&mut self, kind: RateKind) {
+    /// Counts a message or request that exceeded its rate.
+    pub fn count_over_rate(&mut self, kind: RateKind) {
         self.over_rate[kind as usize] += 1;
     }
 
-    /// Clients that could not prove who they are, by kind.
+    /// Failed authentications, by kind.
     pub fn auth_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.auth_failures.iter().map(|(kind, count)| (*kind, *count))
     }
 
-    /// Clients that there was no room for, by reason.
+    /// Connections rejected by admission, by reason.
     pub fn denied(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Denied::ALL.iter().map(|reason| (reason.name(), self.denied[*reason as usize]))
     }
 
-    /// What was more than may be sent in a second, by kind.
+    /// Messages and requests that exceeded their rate, by kind.
     pub fn over_rates(&self) -> impl Iterator<Item = (&'static str, u64)> {
         RateKind::ALL.iter().map(|kind| (kind.name(), self.over_rate[*kind as usize]))
     }
 
-    /// Refused requests by reason.
+    /// Rejected requests, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Refusal::ALL.iter().map(|refusal| (refusal.code(), self.refused[refusal.index()]))
     }
 
-    /// Ended WebSockets by close code.
+    /// Closed WebSockets, by class of close code.
     pub fn closed(&self) -> impl Iterator<Item = (CloseClass, u64)> {
         self.closed.iter().enumerate().map(|(class, count)| (CloseClass(class), *count))
     }
 
-    /// All ended WebSockets.
+    /// All closed WebSockets.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }
 
-    /// Violations of the protocol by kind.
+    /// Violations of the protocol, by kind.
     pub fn protocol_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
         ProtocolError::ALL.iter().map(|error| (error.name(), self.protocol_errors[error.index()]))
     }
@@ -315,12 +315,12 @@ mod tests {
     }
 
     #[test]
-    fn counters_carry_their_meaning_and_add_up() {
+    fn counters_have_help_texts_and_add_up() {
         let mut one = Counters { accepted: 2, ..Counters::default() };
-        one.close(CloseCode::GOING_AWAY);
+        one.count_close(CloseCode::GOING_AWAY);
         let mut sum = Counters { accepted: 3, ..Counters::default() };
         sum.add(&one);
-        let plain = sum.plain();
+        let plain = sum.list_plain();
         assert_eq!(plain[0], ("accepted", "Connections accepted from the kernel", 5));
         assert_eq!(sum.closed_total(), 1);
     }

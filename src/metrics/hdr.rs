@@ -1,5 +1,5 @@
-//! Histograms for people and for other programs: key figures, percentiles, and the whole of one
-//! in the forms that the tools of `HdrHistogram` read.
+//! Histograms for people and other programs: key figures, percentiles, and complete histograms in
+//! the formats of the `HdrHistogram` tools.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Unit;
 
-/// Steps of percentiles for each halving of the distance to 100 %, as the tools have it.
+/// Steps of percentiles per halving of the distance to 100 %, as in the `HdrHistogram` tools.
 const TICKS: u32 = 5;
 
 /// A histogram's key figures, in its unit.
@@ -40,7 +40,7 @@ pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
     pub percentiles: Vec<Percentile>,
-    /// As [`payload`] gives it.
+    /// The encoding of [`payload`].
     pub hdr: String,
 }
 
@@ -49,14 +49,14 @@ pub struct Detail {
 pub struct Percentile {
     /// Share of all values (%).
     pub percentile: f64,
-    /// So many are at most this, in the histogram's unit.
+    /// The value that this share does not exceed, in the histogram's unit.
     pub value: u64,
-    /// How many these are.
+    /// How many values that is.
     pub count: u64,
 }
 
 impl Summary {
-    /// The key figures of a histogram of this name, unit and meaning.
+    /// Summarizes a histogram of this name, unit and help text.
     pub fn new(described: &(&'static str, Unit, &'static str), histogram: &Histogram<u64>) -> Self {
         let (name, unit, help) = *described;
         let at = |quantile| histogram.value_at_quantile(quantile);
@@ -79,17 +79,17 @@ impl Summary {
 }
 
 impl Detail {
-    /// All of a histogram of this name, unit and meaning.
+    /// Describes a histogram of this name, unit and help text completely.
     pub fn new(described: &(&'static str, Unit, &'static str), histogram: &Histogram<u64>) -> Self {
         Self {
             summary: Summary::new(described, histogram),
-            percentiles: percentiles(histogram),
-            hdr: payload(histogram),
+            percentiles: list_percentiles(histogram),
+            hdr: encode_payload(histogram),
         }
     }
 }
 
-fn percentiles(histogram: &Histogram<u64>) -> Vec<Percentile> {
+fn list_percentiles(histogram: &Histogram<u64>) -> Vec<Percentile> {
     let mut count = 0;
     let step = |step: hdrhistogram::iterators::IterationValue<u64>| {
         count += step.count_since_last_iteration();
@@ -102,23 +102,23 @@ fn percentiles(histogram: &Histogram<u64>) -> Vec<Percentile> {
     histogram.iter_quantiles(TICKS).map(step).collect()
 }
 
-/// The whole histogram as base64 of its V2 deflate encoding, which every `HdrHistogram` library
-/// decodes and can add to others.
-pub fn payload(histogram: &Histogram<u64>) -> String {
+/// The complete histogram as base64 of its V2 deflate encoding, which every `HdrHistogram` library
+/// can decode and add up.
+pub fn encode_payload(histogram: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
     let written = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
-    written.expect("writing to memory does not fail");
+    written.expect("writing to memory cannot fail");
     STANDARD.encode(bytes)
 }
 
-/// The percentile distribution that other tools plot (`.hgrm`): durations in microseconds, all
-/// else in its unit.
-pub fn hgrm(unit: Unit, histogram: &Histogram<u64>) -> String {
+/// Formats the percentile distribution (`.hgrm`) that other tools plot: durations in microseconds,
+/// everything else in its unit.
+pub fn format_hgrm(unit: Unit, histogram: &Histogram<u64>) -> String {
     let scale = if unit == Unit::Nanoseconds { 1_000.0 } else { 1.0 };
     let head = ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"];
     let mut out = format!("{:>12} {:>14} {:>10} {:>14}\n\n", head[0], head[1], head[2], head[3]);
-    // Writing to a string does not fail.
-    for Percentile { percentile, value, count } in percentiles(histogram) {
+    // Writing to a string cannot fail.
+    for Percentile { percentile, value, count } in list_percentiles(histogram) {
         let (value, quantile) = (value as f64 / scale, percentile / 100.0);
         let _ = write!(out, "{value:12.3} {quantile:2.12} {count:10}");
         let _ = if quantile < 1.0 {
@@ -180,7 +180,7 @@ mod tests {
         }
         assert_eq!(json["mean"], 0.0);
         assert_eq!(json["stddev"], 0.0);
-        assert!(hgrm(Unit::Count, &empty).contains("Total count    =            0"));
+        assert!(format_hgrm(Unit::Count, &empty).contains("Total count    =            0"));
     }
 
     #[test]
@@ -195,14 +195,14 @@ mod tests {
 
     #[test]
     fn a_distribution_has_durations_in_microseconds() {
-        let text = hgrm(Unit::Nanoseconds, &thousand());
+        let text = format_hgrm(Unit::Nanoseconds, &thousand());
         let last = text.lines().rfind(|line| !line.starts_with('#')).unwrap();
         let fields: Vec<&str> = last.split_whitespace().collect();
         assert_eq!(fields[1..], ["1.000000000000", "1000"], "{text}");
         assert!(fields[0].starts_with("100"), "{text}");
         assert!(text.contains("Total count    =         1000]"), "{text}");
         assert!(text.contains("SubBuckets     =          256]"), "{text}");
-        let raw = hgrm(Unit::Bytes, &thousand());
+        let raw = format_hgrm(Unit::Bytes, &thousand());
         let last = raw.lines().rfind(|line| !line.starts_with('#')).unwrap();
         assert!(last.trim_start().starts_with("100"), "{raw}");
         assert_eq!(last.split('.').next().unwrap().trim().len(), 7, "{raw}");

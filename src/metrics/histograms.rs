@@ -1,16 +1,16 @@
-//! How long things take: HDR histograms with two significant digits.
+//! Durations and sizes as HDR histograms with two significant digits.
 //!
-//! Two digits keep the error at one percent. A histogram has memory up to its highest value only:
-//! 2 KB when empty, 20 KB with times of some milliseconds, where the full range would take 36 KB
-//! for each of seven, in each of many shards.
+//! Two digits keep the error at one percent. A histogram allocates up to its highest value only: 2
+//! KB when empty, 20 KB with times of some milliseconds. The full range would take 36 KB for each
+//! of seven histograms in every shard.
 //!
-//! Recording goes through a [`Recorder`], which counts equal values in a row and looks up their
-//! place once: the messages of a turn share their times, and most sends their size. It took 0.8 %
-//! of a small echo's CPU without.
+//! Values are recorded through a [`Recorder`], which counts equal values in a row and looks up
+//! their bucket once: the messages of a turn share their times, and most sends their size. Without
+//! it, recording took 0.8 % of a small echo's CPU.
 
 use hdrhistogram::Histogram;
 
-/// What a histogram's values are.
+/// The unit of a histogram's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
@@ -27,17 +27,17 @@ macro_rules! histograms {
             $($(#[$doc])* pub $name: Recorder,)*
         }
 
-        /// Name, unit and meaning of every histogram.
+        /// Name, unit and help text of every histogram.
         pub const HISTOGRAMS: &[(&str, Unit, &str)] =
             &[$((stringify!($name), Unit::$unit, $text),)*];
 
         impl Histograms {
-            /// Empty ones; those that are off stay empty, whatever is recorded.
+            /// Makes empty histograms; those that are off stay empty.
             pub fn new(on: bool) -> Self {
                 Self { $($name: Recorder::new(on),)* }
             }
 
-            /// Adds another shard's records.
+            /// Adds another shard's histograms.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name.add(&other.$name);)*
             }
@@ -57,7 +57,7 @@ impl Default for Histograms {
 }
 
 impl Histograms {
-    /// Whether anything is recorded.
+    /// Whether values are recorded.
     pub fn is_on(&self) -> bool {
         self.turnaround.on
     }
@@ -84,11 +84,11 @@ histograms! {
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }
 
-/// The highest value that is told apart: an hour, in nanoseconds.
+/// The highest value that is distinguished: an hour, in nanoseconds.
 const VALUE_MAX: u64 = 3_600_000_000_000;
 
-/// A histogram that takes runs of equal values at once. It holds 1 to one hour in nanoseconds;
-/// what lies outside counts as the nearest bound.
+/// A histogram that records runs of equal values at once. Its range is 1 ns to one hour; values
+/// outside count as the nearest bound.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     histogram: Histogram<u64>,
@@ -104,9 +104,9 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// An empty one; one that is off records nothing.
+    /// An empty recorder; one that is off records nothing.
     pub fn new(on: bool) -> Self {
-        let histogram = Histogram::new(2).expect("two digits are possible");
+        let histogram = Histogram::new(2).expect("two digits are valid");
         Self { histogram, value: 1, run: 0, on }
     }
 
@@ -116,7 +116,7 @@ impl Recorder {
         self.record_n(value, 1);
     }
 
-    /// Records a value a number of times.
+    /// Records a value `count` times.
     #[inline]
     pub fn record_n(&mut self, value: u64, count: u64) {
         if !self.on {
@@ -130,12 +130,12 @@ impl Recorder {
         self.run += count;
     }
 
-    /// Everything recorded so far, with the bounds that all have in common: readers elsewhere add
-    /// up histograms of the same bounds only.
+    /// Everything recorded so far, with bounds common to all histograms: other readers add up only
+    /// histograms with equal bounds.
     pub fn histogram(&self) -> Histogram<u64> {
         let bounds = Histogram::new_with_bounds(1, VALUE_MAX, 2);
-        let mut histogram = bounds.expect("the bounds are in order");
-        histogram.add(&self.histogram).expect("no value is beyond the bounds");
+        let mut histogram = bounds.expect("the bounds are valid");
+        histogram.add(&self.histogram).expect("all values are within the bounds");
         flush(&mut histogram, self.value, self.run);
         histogram
     }
@@ -146,7 +146,7 @@ impl Recorder {
     }
 }
 
-/// Records a run. One of no values must not: it would still count for the extremes.
+/// Records a run. Skip empty runs: they would still change the extremes.
 fn flush(histogram: &mut Histogram<u64>, value: u64, run: u64) {
     if run > 0 {
         let recorded = histogram.record_n(value.clamp(1, VALUE_MAX), run);
@@ -162,15 +162,15 @@ mod tests {
     use hdrhistogram::serialization::Deserializer;
     use proptest::prelude::*;
 
-    /// Mostly short times, so that values repeat, and some beyond the histogram's bound.
-    fn times() -> impl Strategy<Value = u64> {
+    /// Mostly short times, so that values repeat, and some beyond the highest value.
+    fn any_times() -> impl Strategy<Value = u64> {
         prop_oneof![0u64..40, 0u64..1 << 46]
     }
 
     proptest! {
         #[test]
         fn merging_shards_equals_recording_in_one(
-            values in prop::collection::vec((0usize..3, times()), 0..300),
+            values in prop::collection::vec((0usize..3, any_times()), 0..300),
         ) {
             let mut shards = [Histograms::default(), Histograms::default(), Histograms::default()];
             let mut whole = Histograms::default();
@@ -183,10 +183,10 @@ mod tests {
             let whole = whole.turnaround.histogram();
             prop_assert_eq!(&merged.turnaround.histogram(), &whole);
 
-            // The same over the wire: what each shard's payload holds, merged elsewhere.
+            // The same across the wire: payloads of shards, merged elsewhere.
             let mut elsewhere = Recorder::default().histogram();
             for shard in &shards {
-                let payload = hdr::payload(&shard.turnaround.histogram());
+                let payload = hdr::encode_payload(&shard.turnaround.histogram());
                 let bytes = base64::engine::general_purpose::STANDARD.decode(payload).unwrap();
                 let part: Histogram<u64> =
                     Deserializer::new().deserialize(&mut bytes.as_slice()).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_counts_as_the_bound_and_memory_follows_the_values() {
+    fn values_beyond_the_bound_count_as_the_bound() {
         let mut recorder = Recorder::default();
         recorder.record(50);
         recorder.record(1);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_records_nothing() {
+    fn a_recorder_that_is_off_records_nothing() {
         let mut histograms = Histograms::new(false);
         histograms.turn.record(5);
         histograms.turn.record_n(7, 3);

@@ -1,9 +1,9 @@
 //! Histograms over time: the interval log of `HdrHistogram`, which its tools filter, sum and plot.
 //!
-//! A log is text. It begins with comments (version, start and base time), then a legend; each
-//! further line is one histogram of one interval, with `Tag=` its name. An interval in which
-//! nothing was recorded has no line. The third field, the highest value, is for people: durations
-//! in milliseconds, all else as it is. What programs read is the payload, in the histogram's unit.
+//! A log is text. It begins with comments (version, start and base time) and a legend; each further
+//! line is one histogram of one interval, named by `Tag=`. An interval without values has no line.
+//! The third field, the highest value, is for people: durations in milliseconds, everything else in
+//! its unit. Programs read the payload, in the histogram's unit.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,11 +12,11 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::{HISTOGRAMS, Histograms, Unit};
 
-/// What the highest value of a duration is divided by, as Java's writer does by default.
+/// Divisor of a duration's highest value, the default of Java's writer.
 const NS_PER_MS: f64 = 1e6;
 
-/// What a log begins with. A file may hold several, each valid for the lines that follow.
-pub fn header(started: SystemTime) -> String {
+/// The header of a log. A file may have several, each valid for the lines after it.
+pub fn format_header(started: SystemTime) -> String {
     let mut out = Vec::new();
     IntervalLogWriterBuilder::new()
         .add_comment("[Histogram log format version 1.3]")
@@ -24,7 +24,7 @@ pub fn header(started: SystemTime) -> String {
         .with_start_time(started)
         .with_base_time(started)
         .begin_log_with(&mut out, &mut V2DeflateSerializer::new())
-        .expect("writing to memory does not fail");
+        .expect("writing to memory cannot fail");
     let mut text = String::from_utf8(out).expect("comments are text");
     text.push_str(
         "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\
@@ -33,8 +33,8 @@ pub fn header(started: SystemTime) -> String {
     text
 }
 
-/// The lines of one interval, which began at `start` after the time that the header names.
-pub fn interval(histograms: &Histograms, start: Duration, length: Duration) -> String {
+/// The lines of one interval, which began `start` after the time in the header.
+pub fn format_interval(histograms: &Histograms, start: Duration, length: Duration) -> String {
     let mut text = String::new();
     let mut serializer = V2DeflateSerializer::new();
     for ((name, unit, _), histogram) in HISTOGRAMS.iter().zip(histograms.all()) {
@@ -46,11 +46,11 @@ pub fn interval(histograms: &Histograms, start: Duration, length: Duration) -> S
         IntervalLogWriterBuilder::new()
             .with_max_value_divisor(divisor)
             .begin_log_with(&mut out, &mut serializer)
-            .expect("writing to memory does not fail")
+            .expect("writing to memory cannot fail")
             .write_histogram(&histogram, start, length, Tag::new(name))
-            .expect("writing to memory does not fail");
+            .expect("writing to memory cannot fail");
         let lines = String::from_utf8(out).expect("a log is text");
-        // Before its line stands a comment about the divisor, which would be repeated each time.
+        // The writer puts a comment about the divisor before each line; drop it.
         text.push_str(&lines[lines.find("Tag=").unwrap_or_default()..]);
     }
     text
@@ -71,7 +71,7 @@ mod tests {
         histograms.turnaround.record_n(2_000_000, 3);
         histograms.batch.record(7);
         let (start, length) = (Duration::from_millis(20_500), Duration::from_millis(10_001));
-        let text = header(started) + &interval(&histograms, start, length);
+        let text = format_header(started) + &format_interval(&histograms, start, length);
         assert!(text.starts_with("#[Histogram log format version 1.3]\n"), "{text}");
         let entries: Vec<_> =
             IntervalLogIterator::new(text.as_bytes()).collect::<Result<_, _>>().unwrap();
@@ -79,7 +79,9 @@ mod tests {
         assert_eq!(entries[..2], [LogEntry::StartTime(begun), LogEntry::BaseTime(begun)]);
         let mut found = Vec::new();
         for entry in &entries[2..] {
-            let LogEntry::Interval(interval) = entry else { panic!("{entry:?} is no interval") };
+            let LogEntry::Interval(interval) = entry else {
+                panic!("{entry:?} is not an interval")
+            };
             assert_eq!((interval.start_timestamp(), interval.duration()), (start, length));
             let payload = interval.encoded_histogram();
             let bytes = base64::engine::general_purpose::STANDARD.decode(payload).unwrap();
@@ -88,7 +90,7 @@ mod tests {
             found.push((interval.tag().unwrap().as_str(), interval.max(), histogram));
         }
         let (turnaround, batch) = (histograms.turnaround.histogram(), histograms.batch.histogram());
-        assert_eq!(found.len(), 2, "what is empty has no line");
+        assert_eq!(found.len(), 2, "empty histograms have no line");
         assert_eq!(found[0].0, "turnaround");
         assert!((found[0].1 - 2.0).abs() < 0.02, "{} ms", found[0].1);
         assert_eq!(found[0].2, turnaround);
@@ -98,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_is_no_line() {
+    fn an_empty_interval_has_no_line() {
         let empty = Histograms::default();
-        assert_eq!(interval(&empty, Duration::ZERO, Duration::from_secs(1)), "");
+        assert_eq!(format_interval(&empty, Duration::ZERO, Duration::from_secs(1)), "");
     }
 }

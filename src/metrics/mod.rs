@@ -1,14 +1,14 @@
-//! The numbers: plain counters and histograms a shard owns alone, merged when somebody asks.
+//! Metrics: counters and histograms that each shard owns, merged when they are read.
 //!
 //! Recording costs an addition or an array access, never an atomic or a lock. Reading costs the
-//! shard an exchange: it is given an empty [`Snapshot`], fills in its counters, and swaps the
-//! histograms, so that what it recorded since the last reading leaves without being copied. The
-//! reader adds up; adding up the snapshots of all shards equals recording in one.
+//! shard an exchange: it receives an empty [`Snapshot`], fills in its counters, and swaps the
+//! histograms, so that its recordings since the last reading leave without a copy. The reader adds
+//! them up; the sum of all shards' snapshots equals recording in one.
 //!
-//! Measured before choosing, the median of 400 readings of one shard with all seven histograms in
-//! use: a copy into new memory that the reader frees took 5.9 µs, one into memory that comes back
-//! 7.7 µs, and the exchange 0.06 µs. The memory given in exchange is new each time: kept sets would
-//! be a second one for each shard, and with many shards that is more than all queues hold.
+//! Measured (median of 400 readings of one shard with all seven histograms in use): a copy into new
+//! memory that the reader frees took 5.9 µs, one into reused memory 7.7 µs, the exchange 0.06 µs.
+//! The memory for an exchange is allocated each time: kept sets would be a second one for each
+//! shard, which with many shards is more than all queues use.
 
 mod counters;
 pub mod hdr;
@@ -26,45 +26,45 @@ pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 use crate::driver::DriverCounters;
 use crate::driver::host::ProcessNumbers;
 
-/// Everything one shard (or, merged, the node) knows of itself at one moment.
+/// All metrics of one shard (or, merged, of the node) at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub counters: Counters,
     pub histograms: Histograms,
     pub gauges: Gauges,
-    /// One entry a shard.
+    /// One entry per shard.
     pub drivers: Vec<(u16, Gauges, DriverCounters)>,
 }
 
-/// What is known of the process as a whole.
+/// Metrics of the whole process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Process {
-    /// Time since the shards were started.
+    /// Time since the shards started.
     pub uptime: Duration,
     /// The system call by which shards submit and wait.
     pub wait_call: &'static str,
-    /// Writes of the histogram log that failed.
+    /// Failed writes of the histogram log.
     pub histogram_log_errors: u64,
-    /// Lines of the log that were dropped because standard error was not read.
+    /// Log lines dropped because standard error was not read.
     pub log_lines_dropped: u64,
-    /// Connections to the admin address.
+    /// Open connections to the admin address.
     pub admin_connections: u64,
-    /// Of these, closed by a deadline or to make room.
+    /// Connections to the admin address closed by a deadline or to make room.
     pub admin_evictions: u64,
-    /// Memory of the process and of its sockets (bytes).
+    /// Memory of the process and its sockets (bytes).
     pub memory_used_bytes: u64,
-    /// How much is refused for want of it, from 0 (nothing) to 3.
+    /// Level of memory shortage, from 0 (none) to 3.
     pub memory_shortage: u64,
-    /// Whether it is about to stop.
+    /// Whether the server is draining.
     pub draining: bool,
-    /// What the kernel knows of the process.
+    /// Kernel counters of the process.
     pub host: ProcessNumbers,
-    /// When it started (Unix time, s).
+    /// Start of the process (Unix time, s).
     pub started_unix_s: f64,
     pub limits: NodeLimits,
 }
 
-/// Configured limits, as gauges to compare with what is in use. 0 = no limit.
+/// Configured limits, as gauges to compare with use. 0 = no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeLimits {
     pub connections_max: u64,
@@ -73,48 +73,48 @@ pub struct NodeLimits {
     pub shard_outbox_bytes_max: u64,
     pub channels_max: u64,
     pub history_bytes_max: u64,
-    /// Files that the process may have open.
+    /// Limit of open files.
     pub open_files: u64,
 }
 
-/// What is so now, rather than what has happened.
+/// Present values, in contrast to counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Connections in any stage.
     pub slots: u64,
     /// Open WebSockets.
     pub open: u64,
-    /// Connections that have not finished their handshake.
+    /// Connections whose handshake is incomplete.
     pub handshakes: u64,
-    /// New or quiet connections whose input is only watched for.
+    /// Parked connections: new or quiet ones, whose input is only polled for.
     pub parked: u64,
-    /// Ends, wakes and parkings of connections that wait for their turn.
+    /// Deferred connection work (close, wake, park).
     pub upkeep: u64,
-    /// Bytes that wait to be sent.
+    /// Bytes in outboxes.
     pub outbox_bytes: u64,
     /// Bytes of recovered messages queued for returning subscribers.
     pub recovering_bytes: u64,
-    /// The most that waited for one connection since the start.
+    /// Largest outbox since the start (bytes).
     pub outbox_bytes_peak: u64,
-    /// Bytes of partial requests and messages.
+    /// Bytes of incomplete requests and messages.
     pub partial_bytes: u64,
-    /// Bytes received and not looked at yet.
+    /// Bytes received and not yet processed.
     pub held_bytes: u64,
-    /// Connections that keep compression contexts.
+    /// Connections with compression contexts.
     pub contexts: u64,
     /// Bytes of these contexts.
     pub context_bytes: u64,
-    /// Inflaters that messages coming in parts hold.
+    /// Inflaters in use by incomplete messages.
     pub inflaters_leased: u64,
-    /// Bytes of compressors and inflaters that connections share.
+    /// Bytes of compressors and inflaters shared by connections.
     pub codec_pool_bytes: u64,
     /// Open channels.
     pub channels: u64,
     /// Subscriptions.
     pub channel_members: u64,
-    /// Messages kept for channels' histories.
+    /// Messages in channels' histories.
     pub history_messages: u64,
-    /// Bytes of them.
+    /// Bytes of messages in channels' histories.
     pub history_bytes: u64,
     /// Idempotency keys remembered.
     pub idempotency_keys: u64,
@@ -128,9 +128,9 @@ pub struct Gauges {
     pub idempotency_bytes: u64,
     /// Memory of hub sessions (bytes).
     pub session_bytes: u64,
-    /// Bytes of mail about channels that waits for shards.
+    /// Bytes of mail about channels, queued for shards.
     pub mailbox_bytes: u64,
-    /// Time that turns took since the start (ns), where histograms are on.
+    /// Time of turns since the start (ns), where histograms are on.
     pub busy_ns: u64,
     /// Time between turns since the start (ns), where histograms are on.
     pub idle_ns: u64,
@@ -169,12 +169,12 @@ impl Gauges {
 }
 
 impl Snapshot {
-    /// An empty one, to be exchanged for a shard's numbers.
+    /// An empty snapshot, to be exchanged for a shard's metrics.
     pub fn new(histograms: bool) -> Self {
         Self { histograms: Histograms::new(histograms), ..Self::default() }
     }
 
-    /// Adds another shard's numbers.
+    /// Adds another shard's metrics.
     pub fn merge(&mut self, other: &Snapshot) {
         self.counters.add(&other.counters);
         self.histograms.add(&other.histograms);

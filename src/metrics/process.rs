@@ -1,5 +1,5 @@
-//! The process as every exporter names it (`process_…`, without the server's prefix), and the
-//! limits that the server's own numbers are compared with.
+//! Process metrics under their common names (`process_…`, without the server's prefix), and limits
+//! to compare the server's metrics with.
 
 use std::fmt;
 
@@ -33,7 +33,7 @@ impl Collector for Common {
             ("process_resident_memory", "Resident memory", bytes.as_ref(), host.resident_bytes),
             (
                 "process_virtual_memory",
-                "Virtual memory; 256 GiB of it are reserved for large messages, and not used",
+                "Virtual memory, including 256 GiB reserved for large messages and mostly unused",
                 bytes.as_ref(),
                 host.virtual_bytes,
             ),
@@ -43,7 +43,7 @@ impl Collector for Common {
             ConstGauge::new(value as i64).encode(family)?;
         }
         if let Some(open_files) = host.open_files {
-            let help = "Open descriptors, without clients' sockets, which only rings know";
+            let help = "Open descriptors, without sockets of clients, which only rings know";
             let family = encoder.encode_descriptor("process_open_fds", help, None, kind)?;
             ConstGauge::new(open_files as i64).encode(family)?;
         }
@@ -51,7 +51,7 @@ impl Collector for Common {
     }
 }
 
-/// Limits that are set.
+/// Encodes the limits that are set.
 pub(super) fn encode_limits(
     encoder: &mut DescriptorEncoder<'_>,
     limits: &NodeLimits,
@@ -60,13 +60,13 @@ pub(super) fn encode_limits(
     for (name, help, unit, value) in [
         (
             "connections_max",
-            "Connections that the node accepts, for seawall_connections_open",
+            "Limit of connections per node, for seawall_connections_open",
             None,
             limits.connections_max,
         ),
         (
             "shard_connections_max",
-            "Connections that one shard accepts, for seawall_shard_connections",
+            "Limit of connections per shard, for seawall_shard_connections",
             None,
             limits.shard_connections_max,
         ),
@@ -78,7 +78,7 @@ pub(super) fn encode_limits(
         ),
         (
             "shard_outbox_max",
-            "limits.outbox_shard_bytes_max, for each shard's part of seawall_outbox_bytes",
+            "limits.outbox_shard_bytes_max, for each shard's share of seawall_outbox_bytes",
             bytes.as_ref(),
             limits.shard_outbox_bytes_max,
         ),

@@ -1,18 +1,18 @@
-//! The numbers as Prometheus text 0.0.4, made from their OpenMetrics text.
+//! Converts OpenMetrics text to Prometheus text 0.0.4.
 //!
-//! The two differ in little: before OpenMetrics a counter's family was named like its samples,
-//! with `_total`; there were no units and no end mark; and help texts escaped no quotes. So one
-//! set of families is written once, and everything that is in one text is in the other.
+//! The formats differ in little: before OpenMetrics a counter's family was named like its samples,
+//! with `_total`; there were no units and no end mark; and help texts did not escape quotes. So one
+//! set of families is written once, and both texts have the same samples.
 
 use std::fmt::Write as _;
 
-/// Content type of what [`from_openmetrics`] returns.
+/// Content type of the result of [`from_openmetrics`].
 pub const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Rewrites OpenMetrics text, as [`super::text::openmetrics`] gives it.
+/// Converts OpenMetrics text as made by [`super::text::openmetrics`].
 pub fn from_openmetrics(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len() + 1024);
-    // The help comes first, and its name depends on the type.
+    // The help line comes first, and its name depends on the type.
     let mut help: Option<(&str, &str)> = None;
     for line in openmetrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
@@ -26,7 +26,7 @@ pub fn from_openmetrics(openmetrics: &str) -> String {
                 "info" | "stateset" => "gauge",
                 known => known,
             };
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             if let Some((_, text)) = help.take() {
                 let text = text.replace("\\\"", "\"");
                 let _ = writeln!(out, "# HELP {name}{suffix} {text}");
@@ -66,9 +66,9 @@ mod tests {
     fn both_texts_have_the_same_samples() {
         let mut snapshot = Snapshot::default();
         snapshot.histograms.turnaround.record(5_000);
-        snapshot.counters.close(CloseCode::NORMAL);
+        snapshot.counters.count_close(CloseCode::NORMAL);
         snapshot.drivers = vec![(0, Gauges::default(), DriverCounters::default())];
-        let openmetrics = text::openmetrics(snapshot, &Process::default());
+        let openmetrics = text::format_openmetrics(snapshot, &Process::default());
         let plain = from_openmetrics(&openmetrics);
         assert_eq!(samples(&plain), samples(&openmetrics));
         assert!(!plain.contains("# UNIT") && !plain.contains("# EOF"), "{plain}");

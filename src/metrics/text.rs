@@ -1,7 +1,6 @@
-//! The numbers as OpenMetrics text, with real (cumulative) histogram buckets.
+//! Metrics as OpenMetrics text, with cumulative histogram buckets.
 //!
-//! A snapshot is turned into text by the control thread, so that a scrape costs the shards only
-//! the copy of their numbers.
+//! The control thread formats a snapshot, so that a scrape costs shards only the exchange.
 
 use std::fmt;
 
@@ -16,19 +15,19 @@ use prometheus_client::registry::{Registry, Unit as TextUnit};
 use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
 use crate::driver::DriverCounters;
 
-/// Content type of what [`openmetrics`] returns.
+/// Content type of the result of [`openmetrics`].
 pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Renders a snapshot. Histograms that are off are left out: zeros would be no measurement.
-pub fn openmetrics(snapshot: Snapshot, process: &Process) -> String {
+/// Formats a snapshot. Histograms that are off are left out: zeros would look like measurements.
+pub fn format_openmetrics(snapshot: Snapshot, process: &Process) -> String {
     let mut registry = Registry::with_prefix("seawall");
     registry.register_collector(Box::new(Family(snapshot, *process)));
     let mut out = String::with_capacity(32 * 1024);
-    // Names of the process are the same for all programs, and have no prefix.
+    // Process metrics have the same names in all programs, and no prefix.
     let mut common = Registry::default();
     common.register_collector(Box::new(process::Common(*process)));
-    text::encode_registry(&mut out, &common).expect("writing to a string does not fail");
-    text::encode(&mut out, &registry).expect("writing to a string does not fail");
+    text::encode_registry(&mut out, &common).expect("writing to a string cannot fail");
+    text::encode(&mut out, &registry).expect("writing to a string cannot fail");
     out
 }
 
@@ -57,8 +56,8 @@ impl Collector for Family {
             ("enters", &enters, |d| d.enters),
             ("submissions", "Operations submitted to the kernel", |d| d.submissions),
             ("completions", "Completions taken from the kernel", |d| d.completions),
-            ("overflows", "Completions that overflowed the queue", |d| d.overflows),
-            ("doorbells_failed", "Doorbells that could not be rung", |d| d.doorbells_failed),
+            ("overflows", "Completions that did not fit the queue", |d| d.overflows),
+            ("doorbells_failed", "Failed doorbells between shards", |d| d.doorbells_failed),
         ];
         for (name, help, read) in driver_counters {
             let name = format!("ring_{name}");
@@ -72,31 +71,21 @@ impl Collector for Family {
     }
 }
 
-/// Name, meaning, whether bytes are counted, and value.
+/// Name, help text, whether the unit is bytes, and value.
 type NodeGauge = (&'static str, &'static str, bool, u64);
 
 fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
     vec![
         ("connections_open", "Open WebSockets", false, gauges.open),
-        (
-            "handshakes",
-            "Connections that have not finished their handshake",
-            false,
-            gauges.handshakes,
-        ),
+        ("handshakes", "Connections in their handshake", false, gauges.handshakes),
         (
             "connections_parked",
-            "New or quiet connections that are only watched",
+            "Parked connections: new or quiet, at lower memory cost",
             false,
             gauges.parked,
         ),
-        (
-            "upkeep_waiting",
-            "Ends, wakes and parkings of connections that wait for their turn",
-            false,
-            gauges.upkeep,
-        ),
-        ("outbox", "Bytes waiting to be sent", true, gauges.outbox_bytes),
+        ("upkeep_waiting", "Deferred connection work (close, wake, park)", false, gauges.upkeep),
+        ("outbox", "Bytes queued to be sent", true, gauges.outbox_bytes),
         (
             "recovering",
             "Bytes of recovered messages queued for returning subscribers",
@@ -105,50 +94,48 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ),
         (
             "outbox_peak",
-            "Most bytes that ever waited for one connection",
+            "Largest queue of one connection since the start",
             true,
             gauges.outbox_bytes_peak,
         ),
-        ("partial", "Bytes of unfinished requests and messages", true, gauges.partial_bytes),
-        ("held_input", "Bytes received and not looked at yet", true, gauges.held_bytes),
-        ("compression_contexts", "Connections that keep contexts", false, gauges.contexts),
+        ("partial", "Bytes of incomplete requests and messages", true, gauges.partial_bytes),
+        ("held_input", "Bytes received and not yet processed", true, gauges.held_bytes),
+        ("compression_contexts", "Connections with compression contexts", false, gauges.contexts),
         ("compression_context", "Bytes of compression contexts", true, gauges.context_bytes),
         (
             "inflaters_leased",
-            "Inflaters held by messages that come in parts",
+            "Inflaters in use by incomplete messages",
             false,
             gauges.inflaters_leased,
         ),
         (
             "codec_pool",
-            "Bytes of compressors and inflaters that connections share",
+            "Bytes of compressors and inflaters shared by connections",
             true,
             gauges.codec_pool_bytes,
         ),
         ("channels", "Open channels", false, gauges.channels),
         ("channel_members", "Subscriptions", false, gauges.channel_members),
-        ("history_messages", "Messages kept for channels", false, gauges.history_messages),
-        ("history", "Bytes of messages kept", true, gauges.history_bytes),
-        ("idempotency_keys", "Keys of publishes kept", false, gauges.idempotency_keys),
-        ("channel_table", "Memory of tables of channels", true, gauges.channel_bytes),
+        ("history_messages", "Messages in channel histories", false, gauges.history_messages),
+        ("history", "Bytes of messages in channel histories", true, gauges.history_bytes),
+        ("idempotency_keys", "Idempotency keys remembered", false, gauges.idempotency_keys),
+        ("channel_table", "Memory of channel tables", true, gauges.channel_bytes),
         ("subscription", "Memory of subscriptions", true, gauges.subscription_bytes),
-        ("presence", "Memory of lists of members", true, gauges.presence_bytes),
-        ("idempotency", "Memory of keys of publishes", true, gauges.idempotency_bytes),
+        ("presence", "Memory of member lists", true, gauges.presence_bytes),
+        ("idempotency", "Memory of idempotency keys", true, gauges.idempotency_bytes),
         ("session", "Memory of hub sessions", true, gauges.session_bytes),
-        ("mailbox", "Bytes of mail between shards", true, gauges.mailbox_bytes),
+        ("mailbox", "Bytes of mail queued between shards", true, gauges.mailbox_bytes),
     ]
 }
 
 impl Family {
-    /// Their ratio is how busy a shard is.
+    /// The ratio of the two shows how busy a shard is.
     fn encode_shard_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let times: [(&str, &str, fn(&Gauges) -> u64); 2] = [
-            ("shard_busy", "Time that a shard worked: rate 1 = the shard is saturated", |gauges| {
+            ("shard_busy", "Time in turns; a rate of 1 means a saturated shard", |gauges| {
                 gauges.busy_ns
             }),
-            ("shard_idle", "Time that a shard submitted and waited between turns", |gauges| {
-                gauges.idle_ns
-            }),
+            ("shard_idle", "Time of submission and wait between turns", |gauges| gauges.idle_ns),
         ];
         for (name, help, read) in times {
             let unit = Some(&TextUnit::Seconds);
@@ -171,11 +158,13 @@ impl Family {
         }
         let per_shard: [(&str, &str, fn(&PerShard) -> u64); 5] = [
             ("shard_connections", "Connections in any stage", |(_, gauges, _)| gauges.slots),
-            ("buffers_lent", "Receive buffers being looked at", |(.., d)| d.buffers_lent.into()),
-            ("buffers_published", "Receive buffers with the kernel", |(.., d)| {
+            ("buffers_lent", "Receive buffers in use by the shard", |(.., d)| {
+                d.buffers_lent.into()
+            }),
+            ("buffers_published", "Receive buffers available to the kernel", |(.., d)| {
                 d.buffers_published.into()
             }),
-            ("buffers", "Receive buffers in all", |(.., d)| d.buffers_total.into()),
+            ("buffers", "Receive buffers in total", |(.., d)| d.buffers_total.into()),
             ("buffer_size_bytes", "Bytes of one receive buffer", |(.., d)| d.buffer_bytes.into()),
         ];
         for (name, help, read) in per_shard {
@@ -201,11 +190,7 @@ fn encode_process(
     let family = encoder.encode_descriptor("uptime", help, unit, MetricType::Gauge)?;
     ConstGauge::new(process.uptime.as_secs_f64()).encode(family)?;
     for (name, help, value) in [
-        (
-            "interval_log_errors",
-            "Writes of the histogram log that failed",
-            process.histogram_log_errors,
-        ),
+        ("interval_log_errors", "Failed writes of the histogram log", process.histogram_log_errors),
         (
             "log_lines_dropped",
             "Log lines dropped because standard error was not read",
@@ -224,18 +209,24 @@ fn encode_process(
     for (name, help, unit, value) in [
         (
             "memory_used",
-            "Memory of the process and of its sockets in the kernel",
+            "Memory of the process, including its sockets in the kernel",
             bytes.as_ref(),
             process.memory_used_bytes,
         ),
         (
             "memory_shortage",
-            "What is refused for want of memory: 1 contexts, 2 connections too, 3 work too",
+            "Memory shortage: 1 = new compression contexts are rejected, 2 = connections too, \
+             3 = publishes and subscriptions too",
             None,
             process.memory_shortage,
         ),
-        ("admin_connections", "Connections to the admin address", None, process.admin_connections),
-        ("draining", "Whether connections are being closed to stop", None, process.draining.into()),
+        (
+            "admin_connections",
+            "Open connections to the admin address",
+            None,
+            process.admin_connections,
+        ),
+        ("draining", "Whether the server is draining", None, process.draining.into()),
     ] {
         let gauge = ConstGauge::new(value as i64);
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
@@ -247,8 +238,8 @@ fn encode_counters(
     encoder: &mut DescriptorEncoder<'_>,
     counters: &Counters,
 ) -> Result<(), fmt::Error> {
-    for (name, help, value) in counters.plain() {
-        // Times are counted in nanoseconds and told in seconds.
+    for (name, help, value) in counters.list_plain() {
+        // Times are counted in nanoseconds and reported in seconds.
         let (name, unit) = match name.strip_suffix("_ns") {
             Some(name) => (name, Some(TextUnit::Seconds)),
             None => (name, None),
@@ -262,33 +253,34 @@ fn encode_counters(
     let labelled = |family: &mut MetricEncoder<'_>, label, text: String, value| {
         ConstCounter::new(value).encode(family.encode_family(&[(label, text)])?)
     };
-    let help = "Requests refused";
+    let help = "Requests rejected, by reason";
     let mut family = encoder.encode_descriptor("refused", help, None, MetricType::Counter)?;
     for (reason, value) in counters.refused() {
         labelled(&mut family, "reason", reason.to_owned(), value)?;
     }
-    let help = "WebSockets ended, by close code (1006 = without a Close)";
+    let help = "WebSockets closed, by close code (1006 = without a Close frame)";
     let mut family = encoder.encode_descriptor("closed", help, None, MetricType::Counter)?;
     for (class, value) in counters.closed() {
         labelled(&mut family, "code", class.label(), value)?;
     }
-    let help = "Violations of the WebSocket protocol";
+    let help = "Violations of the WebSocket protocol, by kind";
     let mut family =
         encoder.encode_descriptor("protocol_errors", help, None, MetricType::Counter)?;
     for (kind, value) in counters.protocol_errors() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
-    let help = "Rejected tokens and tickets, connections without a token in time, and expired ones";
+    let help =
+        "Failed authentications: rejected tokens and tickets, timeouts and expiries, by kind";
     let mut family = encoder.encode_descriptor("auth_failures", help, None, MetricType::Counter)?;
     for (kind, value) in counters.auth_failures() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
-    let help = "Connections refused for want of room";
+    let help = "Connections rejected at a limit, by reason";
     let mut family = encoder.encode_descriptor("denied", help, None, MetricType::Counter)?;
     for (reason, value) in counters.denied() {
         labelled(&mut family, "reason", reason.to_owned(), value)?;
     }
-    let help = "Messages and requests that were more than may be sent in a second";
+    let help = "Messages and requests above their rate limit, by kind";
     let mut family = encoder.encode_descriptor("over_rate", help, None, MetricType::Counter)?;
     for (kind, value) in counters.over_rates() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
@@ -296,20 +288,21 @@ fn encode_counters(
     Ok(())
 }
 
-/// Upper bounds of the buckets of a duration (s): 1, 2.5, 5 in each decade from 1 µs to 100 s.
+/// Upper bounds of duration buckets (s): 1, 2.5, 5 in each decade from 1 µs to 100 s.
 fn duration_bounds() -> impl Iterator<Item = f64> {
-    // Divided, not multiplied by a fraction: so each bound is the float nearest to its decimal.
+    // Divide instead of multiplying by a fraction, so that each bound is the float nearest to its
+    // decimal.
     (-1..=6).rev().flat_map(|decade| [1.0, 2.5, 5.0].map(|step| step / 10f64.powi(decade)))
 }
 
-/// Upper bounds of the buckets of a count: powers of four.
+/// Upper bounds of count buckets: powers of four.
 fn count_bounds() -> impl Iterator<Item = f64> {
     (0..=12).map(|power| 4f64.powi(power))
 }
 
-/// A value lies in the bucket of the highest that its histogram does not tell from it, so what is
-/// at most one percent below a bound may be counted above it. The sum takes the middle, as the mean
-/// of [`super::hdr`] does.
+/// Encodes a histogram. A value counts in the bucket of the highest value that the histogram does
+/// not distinguish from it, so values at most one percent below a bound may count above it. The sum
+/// uses the middle value, as the mean of [`super::hdr`] does.
 fn encode_histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -364,7 +357,7 @@ mod tests {
         let mean_ns = histograms.turnaround.histogram().mean();
         let mut counters = Counters::default();
         counters.accepted = 7;
-        counters.close(CloseCode::GOING_AWAY);
+        counters.count_close(CloseCode::GOING_AWAY);
         let snapshot = Snapshot {
             counters,
             histograms,
@@ -377,7 +370,7 @@ mod tests {
             histogram_log_errors: 2,
             ..Process::default()
         };
-        let text = openmetrics(snapshot, &process);
+        let text = format_openmetrics(snapshot, &process);
         for line in [
             concat!("seawall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "seawall_uptime_seconds 1.5",
@@ -404,7 +397,7 @@ mod tests {
 
     #[test]
     fn histograms_that_are_off_are_left_out() {
-        let text = openmetrics(Snapshot::new(false), &Process::default());
+        let text = format_openmetrics(Snapshot::new(false), &Process::default());
         assert!(text.contains("seawall_accepted_total 0\n"), "{text}");
         assert!(!text.contains("turnaround") && !text.contains("_bucket"), "{text}");
     }

@@ -1,22 +1,23 @@
-//! JSON of applications (contents, `info`): checked once where it enters, then stored and passed on
-//! byte for byte.
+//! Validates JSON of applications (contents, `info`) once, when it is received; it is then stored
+//! and passed on byte for byte.
 //!
-//! The grammar of JSON (RFC 8259) allows what readers cannot represent: half a surrogate pair
-//! (`"\ud83d"`), which is no Unicode text, and numbers beyond a double (`1e400`). Some readers fail
-//! on them, and then on the whole reply or list that contains them. They are rejected on entry, so
-//! that no member's data breaks another's. All else stays as it was written: number formats, key
-//! order, keys that stand twice, escapes.
+//! The grammar of JSON (RFC 8259) allows values that readers cannot represent: half a surrogate
+//! pair (`"\ud83d"`), which is not Unicode text, and numbers beyond a double (`1e400`). Some
+//! readers fail on them, and so on the whole reply or list that contains them. They are rejected on
+//! receipt, so that one member's data cannot break another's. Everything else stays as written:
+//! number formats, key order, duplicate keys, escapes.
 
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-/// The deepest nesting.
+/// Nesting levels at most.
 const DEPTH_MAX: u32 = 64;
-/// A shorter number without exponent is below the largest double, which has 309 digits.
+/// A number without exponent that is shorter than this (bytes) is below the largest double, which
+/// has 309 digits.
 const PLAIN_NUMBER_BYTES: usize = 300;
 
-/// Why JSON is not passed on: the message completes "content …" or "`info` …".
+/// Why JSON is rejected; its text completes "content …" or "`info` …".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     TooDeep,
@@ -25,22 +26,22 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What is wrong, and the remedy.
+    /// The fault, and the remedy.
     pub fn text(self) -> &'static str {
         match self {
-            Self::TooDeep => "is nested deeper than 64: flatten it",
+            Self::TooDeep => "is nested deeper than 64 levels; flatten it",
             Self::LoneSurrogate => {
                 "has half a surrogate pair (an escape from \\ud800 to \\udfff without its other \
                  half), which is no text: cut strings between characters"
             }
             Self::NumberTooLarge => {
-                "has a number too large for a 64-bit float (about 1.8e308): send it as a string"
+                "has a number too large for a 64-bit float (about 1.8e308); send it as a string"
             }
         }
     }
 }
 
-/// JSON that was checked: valid, on one line, and readable by every reader of JSON.
+/// Validated JSON: on one line, and representable by every reader of JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedJson<'f>(Cow<'f, str>);
 
@@ -48,31 +49,31 @@ impl<'f> CheckedJson<'f> {
     /// Checks JSON, and puts it on one line.
     ///
     /// # Errors
-    /// It has something that not every reader of JSON can read.
+    /// When some readers of JSON could not represent it.
     pub fn new(json: &'f RawValue) -> Result<Self, Fault> {
-        on_one_line(json.get()).map(Self)
+        to_one_line(json.get()).map(Self)
     }
 
-    /// Its text.
+    /// Returns the text.
     pub fn into_text(self) -> Box<str> {
         self.0.into()
     }
 }
 
-/// Puts valid JSON on one line: line ends between tokens become spaces, and within strings there
-/// are none. So objects can be joined by line ends, and none can be forged.
+/// Puts valid JSON on one line: line breaks between tokens become spaces, and strings contain none.
+/// So line breaks can separate frames, and no content can forge one.
 ///
 /// # Errors
-/// It has something that not every reader of JSON can read.
-pub fn on_one_line(json: &str) -> Result<Cow<'_, str>, Fault> {
-    if check(json)? {
+/// When some readers of JSON could not represent it.
+pub fn to_one_line(json: &str) -> Result<Cow<'_, str>, Fault> {
+    if scan(json)? {
         return Ok(Cow::Owned(json.replace(['\n', '\r'], " ")));
     }
     Ok(Cow::Borrowed(json))
 }
 
-/// Looks through valid JSON once; returns whether it has line ends.
-fn check(json: &str) -> Result<bool, Fault> {
+/// Scans valid JSON once; returns whether it has line breaks.
+fn scan(json: &str) -> Result<bool, Fault> {
     let bytes = json.as_bytes();
     let (mut at, mut depth, mut has_line_ends) = (0, 0, false);
     while let Some(&byte) = bytes.get(at) {
@@ -90,7 +91,7 @@ fn check(json: &str) -> Result<bool, Fault> {
     Ok(has_line_ends)
 }
 
-/// Checks a string whose content starts here; returns where it has ended.
+/// Checks a string that starts here; returns the index of its end.
 fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
     let mut at = start;
     while let Some(found) = memchr::memchr2(b'"', b'\\', &bytes[at..]) {
@@ -98,9 +99,9 @@ fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
         if bytes[at] == b'"' {
             return Ok(at + 1);
         }
-        at += match unit(&bytes[at..]) {
+        at += match parse_unit(&bytes[at..]) {
             None => 2,
-            Some(0xd800..=0xdbff) => match unit(&bytes[at + 6..]) {
+            Some(0xd800..=0xdbff) => match parse_unit(&bytes[at + 6..]) {
                 Some(0xdc00..=0xdfff) => 12,
                 _ => return Err(Fault::LoneSurrogate),
             },
@@ -112,19 +113,19 @@ fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
 }
 
 /// The UTF-16 code unit of an escape such as `\u00e9` at the start of `bytes`.
-fn unit(bytes: &[u8]) -> Option<u16> {
+fn parse_unit(bytes: &[u8]) -> Option<u16> {
     let digits = bytes.strip_prefix(b"\\u")?.first_chunk::<4>()?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Checks a number that starts here, its sign aside; returns where it has ended.
+/// Checks a number that starts here, without its sign; returns the index of its end.
 fn check_number(json: &str, start: usize) -> Result<usize, Fault> {
     let digits = &json.as_bytes()[start..];
     let is_end = |b: &u8| !(b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
     let end = start + digits.iter().position(is_end).unwrap_or(digits.len());
     let number = &json[start..end];
     let is_plain = || memchr::memchr2(b'e', b'E', number.as_bytes()).is_none();
-    // Both kinds of readers count: those that round up to infinity, and those that fail.
+    // Some readers round up to infinity, others fail: accept only what all can represent.
     let is_finite =
         || number.parse().is_ok_and(f64::is_finite) && serde_json::from_str::<f64>(number).is_ok();
     if (number.len() <= PLAIN_NUMBER_BYTES && is_plain()) || is_finite() {
@@ -143,22 +144,22 @@ mod tests {
     #[test]
     fn depth_is_counted_outside_of_strings() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(on_one_line(&nested(64)).is_ok());
-        assert_eq!(on_one_line(&nested(65)), Err(Fault::TooDeep));
+        assert!(to_one_line(&nested(64)).is_ok());
+        assert_eq!(to_one_line(&nested(65)), Err(Fault::TooDeep));
         let text = format!("\"{}\\\"{}\"", "[".repeat(100), "{".repeat(100));
-        assert_eq!(on_one_line(&text).unwrap(), text);
+        assert_eq!(to_one_line(&text).unwrap(), text);
         let wide = format!("[{}[]]", "[],".repeat(100));
-        assert!(on_one_line(&wide).is_ok());
+        assert!(to_one_line(&wide).is_ok());
     }
 
     #[test]
     fn line_ends_between_tokens_become_spaces() {
-        assert_eq!(on_one_line("{\r\n\"a\\n\": 1}").unwrap(), "{  \"a\\n\": 1}");
-        assert!(matches!(on_one_line("[1, 2]").unwrap(), Cow::Borrowed(_)));
+        assert_eq!(to_one_line("{\r\n\"a\\n\": 1}").unwrap(), "{  \"a\\n\": 1}");
+        assert!(matches!(to_one_line("[1, 2]").unwrap(), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn half_a_surrogate_pair_is_rejected_wherever_it_stands() {
+    fn half_a_surrogate_pair_is_rejected_anywhere() {
         for lone in [
             r#""\ud83d""#,
             r#""\uDFFF""#,
@@ -170,11 +171,11 @@ mod tests {
             r#"{"\ud83d":1}"#,
             r#"[["x",{"y":"\ud800\u0041"}]]"#,
         ] {
-            assert_eq!(on_one_line(lone), Err(Fault::LoneSurrogate), "{lone}");
+            assert_eq!(to_one_line(lone), Err(Fault::LoneSurrogate), "{lone}");
         }
         for whole in [r#""\ud83d\ude00""#, r#""\\ud83d""#, r#""\"\\\\\u0041""#, r#""\ud7ff\ue000""#]
         {
-            assert_eq!(on_one_line(whole).unwrap(), whole);
+            assert_eq!(to_one_line(whole).unwrap(), whole);
         }
     }
 
@@ -182,19 +183,19 @@ mod tests {
     fn numbers_beyond_a_double_are_rejected() {
         let long = "9".repeat(400);
         for large in ["1e400", "-1E+309", "[0,1e999999999999]", "1.8e308", &long] {
-            assert_eq!(on_one_line(large), Err(Fault::NumberTooLarge), "{large}");
+            assert_eq!(to_one_line(large), Err(Fault::NumberTooLarge), "{large}");
         }
         let (whole, fine) = ("9".repeat(308), format!("0.{long}"));
         for number in
             ["1.7976931348623157e308", "1e-400", "0e999", "-0.0", "[1.50,2E3]", &whole, &fine]
         {
-            assert_eq!(on_one_line(number).unwrap(), number);
+            assert_eq!(to_one_line(number).unwrap(), number);
         }
-        assert!(on_one_line(r#"{"1e400":"1e400"}"#).is_ok(), "texts are no numbers");
+        assert!(to_one_line(r#"{"1e400":"1e400"}"#).is_ok(), "strings are not numbers");
     }
 
-    /// JSON, and what is nearly JSON: pieces in random order.
-    fn pieces() -> impl Strategy<Value = String> {
+    /// JSON and near-JSON: pieces in random order.
+    fn any_pieces() -> impl Strategy<Value = String> {
         let piece = prop::sample::select(vec![
             "{",
             "}",
@@ -240,13 +241,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-        /// What is accepted is unchanged but for line ends, and a strict reader takes it; of what
-        /// is JSON, a strict reader fails on all that is rejected.
+        /// Accepted JSON is unchanged except for line breaks, and a strict reader accepts it; a
+        /// strict reader fails on rejected JSON.
         #[test]
-        fn what_is_passed_on_is_the_same_and_can_be_read(json in pieces()) {
+        fn accepted_json_is_unchanged_and_readable(json in any_pieces()) {
             let Ok(raw) = serde_json::from_str::<&RawValue>(&json) else { return Ok(()) };
             let is_read = serde_json::from_str::<serde_json::Value>(raw.get()).is_ok();
-            match on_one_line(raw.get()) {
+            match to_one_line(raw.get()) {
                 Ok(line) => {
                     prop_assert!(is_read, "{line}");
                     prop_assert_eq!(line, raw.get().replace(['\n', '\r'], " "));

@@ -1,5 +1,5 @@
-//! Text from outside: JSON that is passed on unread (`content`), text that is shown to people
-//! (`terminal`), and lines of the log that anybody outside can cause (`repeats`).
+//! Text from outside: JSON passed on unparsed (`content`), text shown to people (`terminal`), and
+//! log lines that clients can cause (`repeats`).
 
 pub mod content;
 pub mod repeats;

@@ -1,9 +1,8 @@
-//! Lines of a log that anybody outside can cause: one for each reason in a second, and a sum of the
-//! others.
+//! Limits log lines that clients can cause: one per reason and second, and a count of the rest.
 
 use tracing::{Level, enabled};
 
-/// Reasons since the last [`Self::take`], with the number of lines that were left out.
+/// Reasons since the last [`Self::take`], with their numbers of suppressed lines.
 #[derive(Debug, Default)]
 pub struct Repeats(Vec<(&'static str, u64)>);
 
@@ -24,7 +23,7 @@ impl Repeats {
         true
     }
 
-    /// Begins anew; gives the reasons of which lines were left out, and how many.
+    /// Clears the counts; returns the reasons with suppressed lines, and how many.
     pub fn take(&mut self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.drain(..).filter(|(_, left_out)| *left_out > 0)
     }

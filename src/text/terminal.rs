@@ -1,13 +1,12 @@
-//! Text from outside on its way to a terminal: names, reasons, addresses, paths.
+//! Escapes text from outside that a terminal will show: names, reasons, addresses, paths.
 //!
-//! Control characters move the cursor, set colors and titles, and answer for the keyboard; the
-//! marks of bidirectional text (Unicode UAX 9) show words in another order than they are read. Both
-//! are shown as escapes.
+//! Control characters move the cursor, set colors and titles, and send terminal responses;
+//! bidirectional marks (Unicode UAX 9) reorder displayed words. Both are shown as escapes.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character acts on a terminal rather than being shown by it.
+/// Whether a character controls a terminal instead of being displayed.
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -16,33 +15,33 @@ fn is_active(c: char) -> bool {
         )
 }
 
-/// Escapes all that is not shown as it is written, as in `\u{1b}`: for one field of a line.
+/// Escapes control characters, as in `\u{1b}`: for one field of a line.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    replace(text, is_active, |c, out| {
+    replace_active(text, is_active, |c, out| {
         let _ = write!(out, "{}", c.escape_unicode());
     })
 }
 
-/// [`escape`] for text of several lines and columns: line ends and tabs stay.
+/// [`escape`] for text of several lines and columns: keeps line breaks and tabs.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     let is_active = |c: char| is_active(c) && !matches!(c, '\n' | '\t');
-    replace(text, is_active, |c, out| {
+    replace_active(text, is_active, |c, out| {
         let _ = write!(out, "{}", c.escape_unicode());
     })
 }
 
-/// Escapes within JSON (RFC 8259 7), which stays the same value: such characters stand only in its
-/// strings. Line ends between tokens stay.
+/// Escapes within JSON (RFC 8259 7), whose value stays the same: such characters occur only in
+/// strings. Keeps line breaks between tokens.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     let is_active = |c: char| is_active(c) && !matches!(c, '\n' | '\r' | '\t');
-    replace(json, is_active, |c, out| {
+    replace_active(json, is_active, |c, out| {
         for unit in c.encode_utf16(&mut [0; 2]) {
             let _ = write!(out, "\\u{unit:04x}");
         }
     })
 }
 
-fn replace(
+fn replace_active(
     text: &str,
     is_active: impl Fn(char) -> bool,
     write: impl Fn(char, &mut String),
@@ -66,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_acts_on_a_terminal_is_escaped() {
+    fn control_characters_are_escaped() {
         let hostile = "a\u{1b}[2J\u{9b}m\u{202e}b\u{7f}\n\tc\u{2066}é";
         assert_eq!(escape(hostile), "a\\u{1b}[2J\\u{9b}m\\u{202e}b\\u{7f}\\u{a}\\u{9}c\\u{2066}é");
         assert_eq!(escape_lines(hostile), "a\\u{1b}[2J\\u{9b}m\\u{202e}b\\u{7f}\n\tc\\u{2066}é");

@@ -16,7 +16,7 @@ fn json(server: &Server, path: &str) -> Value {
     serde_json::from_str(&answer.body).expect("it is JSON")
 }
 
-fn payload(detail: &Value) -> Histogram<u64> {
+fn decode_payload(detail: &Value) -> Histogram<u64> {
     let bytes = STANDARD.decode(detail["hdr"].as_str().expect("it is text")).expect("base64");
     Deserializer::new().deserialize(&mut bytes.as_slice()).expect("it is a histogram")
 }
@@ -56,7 +56,7 @@ fn a_payload_holds_all_and_shards_add_up() {
     let server = Server::start("");
     (0..12).for_each(|_| converse(&server, 10));
     let whole = json(&server, "/v1/histograms/turnaround");
-    let histogram = payload(&whole);
+    let histogram = decode_payload(&whole);
     assert_eq!(histogram.len(), 120);
     for (key, value) in [
         ("max", histogram.max()),
@@ -70,7 +70,7 @@ fn a_payload_holds_all_and_shards_add_up() {
     let mut sum = Histogram::new_from(&histogram);
     for shard in 0..2 {
         let part = json(&server, &format!("/v1/histograms/turnaround?shard={shard}"));
-        sum.add(payload(&part)).expect("they are of the same bounds");
+        sum.add(decode_payload(&part)).expect("they are of the same bounds");
     }
     assert_eq!(sum, histogram);
 }
@@ -86,10 +86,10 @@ fn a_distribution_is_text_for_plotters() {
     let text = by_name.body;
     assert!(text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"));
     assert!(text.contains("Total count    =           50]"), "{text}");
-    let max = payload(&json(&server, "/v1/histograms/turnaround")).max() as f64 / 1e3;
+    let max = decode_payload(&json(&server, "/v1/histograms/turnaround")).max() as f64 / 1e3;
     assert!(text.contains(&format!("#[Max     = {max:12.3},")), "microseconds: {text}");
     let bytes = get(server.admin(), "/v1/histograms/send_queue_bytes.hgrm").1;
-    let max = payload(&json(&server, "/v1/histograms/send_queue_bytes")).max() as f64;
+    let max = decode_payload(&json(&server, "/v1/histograms/send_queue_bytes")).max() as f64;
     assert!(bytes.contains(&format!("#[Max     = {max:12.3},")), "bytes: {bytes}");
 }
 

@@ -88,13 +88,13 @@ fn examine_seccomp() -> Finding {
 
 /// Probes in a thread of its own, because a sandbox cannot be taken off again.
 fn examine_sandbox() -> Finding {
-    let (files, calls) = (guard::landlock(), guard::filters_calls());
-    let landlock = files.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
+    let (files, calls) = (guard::probe_landlock(), guard::can_filter_calls());
+    let files_text = files.map_or("no Landlock".into(), |abi| format!("Landlock ABI {abi}"));
     let filter = if calls { "system calls can be filtered" } else { "no filter of system calls" };
     Finding::new(
         "sandbox",
         "process.sandbox restricts files (Landlock), ports (ABI 4) and system calls",
-        format!("{landlock}; {filter}"),
+        format!("{files_text}; {filter}"),
     )
     .unless(
         files.is_some_and(|abi| abi >= 4) && calls,

@@ -103,7 +103,7 @@ pub(super) async fn get_metrics(
         started_unix_s: state.0.started_unix_s,
         limits: node_limits(&state),
     };
-    let openmetrics = text::openmetrics(snapshot, &process);
+    let openmetrics = text::format_openmetrics(snapshot, &process);
     let (kind, body) =
         if accept::is_preferred(&headers, "application/openmetrics-text", "text/plain") {
             (text::OPENMETRICS_TYPE, openmetrics)
@@ -172,7 +172,7 @@ pub(super) async fn get_histogram(
     if as_text {
         let headers =
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::VARY, "Accept")];
-        return (headers, hdr::hgrm(described.1, &histogram)).into_response();
+        return (headers, hdr::format_hgrm(described.1, &histogram)).into_response();
     }
     ([(header::VARY, "Accept")], Json(Detail::new(described, &histogram))).into_response()
 }

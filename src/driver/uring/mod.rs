@@ -227,7 +227,8 @@ impl Uring {
                 self.arm_bell();
                 Some(Completion::Doorbell)
             }
-            Op::Arrived if result < 0 => None, // The sender gets this failure too, and reports it by mail.
+            // The sender gets this failure too, and reports it by mail.
+            Op::Arrived if result < 0 => None,
             Op::Arrived => Some(Completion::Arrived { key: value, socket: Socket(result as u32) }),
             Op::Pass | Op::PassClose => self.translate_pass(op, value as usize, result),
             Op::Install | Op::InstallClose => self.translate_detach(op, value as usize, result),

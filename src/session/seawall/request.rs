@@ -157,7 +157,7 @@ pub(super) fn read(object: &str) -> ClientRequest<'_> {
 /// A number or a string, of up to 64 bytes; `null` is none. It is echoed, so it must be one that
 /// every reader of JSON can read.
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
-    let is_read = || content::on_one_line(id).is_ok();
+    let is_read = || content::to_one_line(id).is_ok();
     let bytes = match id.as_bytes().first() {
         Some(b'n') => return Ok(None),
         Some(b'"') => id.len() - 2,

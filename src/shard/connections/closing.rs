@@ -61,7 +61,7 @@ impl Connections {
         if slot.stage().is_websocket() {
             let route = slot.route();
             self.end_compression(index, is_ending);
-            self.counters.close(code);
+            self.counters.count_close(code);
             self.gauges.open -= 1;
             let counter = self.config.route_options[route].counter;
             self.directory.admission().leave_route(route, counter);
@@ -230,7 +230,7 @@ impl Connections {
         &Rejected { refusal, message, retry_after_s, reason }: &Rejected<'_>,
     ) {
         assert!(self.slot(index).stage().is_handshake(), "HTTP is spoken before the upgrade only");
-        self.counters.refuse(refusal);
+        self.counters.count_refusal(refusal);
         let mut answer = Vec::with_capacity(512);
         http::refuse(refusal, message, retry_after_s, &mut answer);
         self.log_rejection(index, reason, |connections| Particulars {

@@ -31,7 +31,7 @@ impl After {
 
     /// More came than may in a second, on a route that has no errors to answer with.
     fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Option<Self> {
-        counters.over_rate(too_much.kind);
+        counters.count_over_rate(too_much.kind);
         let wait_ms = too_much.wait_ms.min(u64::from(u32::MAX)) as u32;
         (rates.excess == Excess::Close).then_some(Self::TooMuch { wait_ms })
     }
@@ -224,7 +224,7 @@ impl Connections {
                 self.close(sessions, index, Goodbye { code, reason, retry_after_ms: wait_ms });
             }
             Some(After::Failed(error)) => {
-                self.counters.protocol_error(error);
+                self.counters.count_protocol_error(error);
                 let (code, reason) = (error.close_code(), error.reason());
                 self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
             }
@@ -253,7 +253,7 @@ impl Connections {
                     return 0;
                 }
                 Some(WireEvent::Failed(error)) => {
-                    self.counters.protocol_error(error);
+                    self.counters.count_protocol_error(error);
                     self.leave(sessions, index, Stage::Lingering { discarded: 0 }, code);
                     return 0;
                 }

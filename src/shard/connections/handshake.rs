@@ -226,7 +226,7 @@ impl Connections {
     /// Counts what a handshake has found.
     pub(super) fn note(&mut self, index: u32, findings: &Findings, refused: bool) {
         if let Some(kind) = findings.failure {
-            self.counters.auth_failure(kind);
+            self.counters.count_auth_failure(kind);
         }
         let standing = self.slot(index).standing();
         let denied = match standing {
@@ -234,7 +234,7 @@ impl Connections {
             _ => findings.denied,
         };
         if let Some(denied) = denied {
-            self.counters.deny(denied);
+            self.counters.count_denial(denied);
         }
     }
 }

@@ -184,7 +184,7 @@ impl Connections {
             }
             Verdict::Answer(refusal) => {
                 match refusal {
-                    Some(refusal) => self.counters.refuse(refusal),
+                    Some(refusal) => self.counters.count_refusal(refusal),
                     None => self.counters.answered += 1,
                 }
                 self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);

@@ -140,12 +140,12 @@ impl Hub {
         let counters = connections.counters_mut();
         counters.request_errors += u64::from(effects.errors);
         counters.resumed += u64::from(effects.resumed);
-        effects.over_rate.drain(..).for_each(|kind| counters.over_rate(kind));
+        effects.over_rate.drain(..).for_each(|kind| counters.count_over_rate(kind));
         if let Some(old) = effects.replaces {
             self.replace(old, index);
         }
         for kind in effects.auth_failures.drain(..) {
-            connections.counters_mut().auth_failure(kind);
+            connections.counters_mut().count_auth_failure(kind);
             connections.log_auth_failure(index, kind);
         }
         for text in effects.says.drain(..) {
