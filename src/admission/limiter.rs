@@ -1,26 +1,26 @@
-//! What one connection may do in a second, and its user on all connections together.
+//! Rate limits of one connection, and of its user on all connections together.
 
 use super::Admission;
 use super::rate::{self, Earned, Rate};
 
-/// What is limited, in the order of the tables of users.
+/// The kinds of limited work, in the order of the users' tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateKind {
     Messages,
-    /// Of messages.
+    /// Message count.
     Bytes,
     Subscribes,
     Publishes,
-    /// Of histories and of members.
+    /// Reads of histories and member lists.
     Reads,
 }
 
 impl RateKind {
-    /// All of them, in their order.
+    /// All kinds, in their order.
     pub const ALL: [Self; 5] =
         [Self::Messages, Self::Bytes, Self::Subscribes, Self::Publishes, Self::Reads];
 
-    /// In words, as in "too many …".
+    /// Name in text, as in "too many …".
     pub fn name(self) -> &'static str {
         match self {
             Self::Messages => "messages",
@@ -32,76 +32,76 @@ impl RateKind {
     }
 }
 
-/// What happens to what is too much.
+/// What happens to messages above a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Excess {
-    /// It is dropped without a word.
+    /// They are dropped silently.
     Drop,
-    /// It is answered with an error.
+    /// They are answered with an error.
     #[default]
     Error,
     /// The connection is closed with 4429.
     Close,
 }
 
-/// Of one kind, in times a second; 0 = none.
+/// Limits of one kind, per second; 0 = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateBound {
     pub connection: u32,
     pub user: u32,
 }
 
-/// What may be done, by kind.
+/// Rate limits by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateBounds {
     pub kinds: [RateBound; RateKind::ALL.len()],
-    /// So many seconds' worth may come at once after a rest (ms).
+    /// Burst after a rest, as the time in which the rate would allow it (ms).
     pub burst_ms: u32,
     pub excess: Excess,
 }
 
 impl RateBounds {
-    /// Whether any of these kinds is bounded.
-    pub fn bounds(&self, kinds: &[RateKind]) -> bool {
+    /// Whether any of these kinds is limited.
+    pub fn has_bounds(&self, kinds: &[RateKind]) -> bool {
         kinds.iter().any(|kind| self.kinds[*kind as usize] != RateBound::default())
     }
 
-    /// The rate of so many a second.
+    /// The rate of this many per second, with the configured burst.
     fn rate(&self, per_second: u32) -> Rate {
         let burst = u64::from(per_second) * u64::from(self.burst_ms) / 1000;
         Rate { per_second, burst: burst.max(1) }
     }
 }
 
-/// The budgets of a connection as plain data: the time that each owes (ns).
+/// The budgets of a connection as plain data: the time owed by each (ns).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 pub struct LimiterState([u64; RateKind::ALL.len()]);
 
 impl LimiterState {
     /// Restores the budgets.
-    pub fn limiter(&self, now_ns: u64) -> Limiter {
-        Limiter { budgets: self.0.map(|owed_ns| rate::owing(owed_ns, now_ns)) }
+    pub fn restore(&self, now_ns: u64) -> Limiter {
+        Limiter { budgets: self.0.map(|owed_ns| rate::from_owed(owed_ns, now_ns)) }
     }
 }
 
-/// The budgets of a connection, one for each kind.
+/// The budgets of a connection, one per kind.
 #[derive(Debug, Default)]
 pub struct Limiter {
     budgets: [Earned; RateKind::ALL.len()],
 }
 
 impl Limiter {
-    /// The budgets as plain data.
-    pub fn tell(&self, now_ns: u64) -> LimiterState {
+    /// Serializes the budgets.
+    pub fn serialize(&self, now_ns: u64) -> LimiterState {
         LimiterState(self.budgets.map(|earned| rate::owed_ns(earned, now_ns)))
     }
 
-    /// Takes `times` of a kind from the connection's budget and its user's.
+    /// Takes `times` of a kind from the budgets of the connection and its user.
     ///
     /// # Errors
-    /// After how many milliseconds to try again, at least 1, if it exceeds a rate. Nothing was
-    /// taken then.
+    /// Milliseconds until a retry can succeed, at least 1, if a rate is exceeded. Then nothing was
+    /// taken.
     pub fn take(
         &mut self,
         bounds: &RateBounds,
@@ -134,12 +134,17 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn bounds(connection: u32, user: u32) -> RateBounds {
+    fn rate_bounds(connection: u32, user: u32) -> RateBounds {
         let bound = RateBound { connection, user };
         RateBounds { kinds: [bound; RateKind::ALL.len()], burst_ms: 1000, excess: Excess::Error }
     }
 
-    fn passed(limiter: &mut Limiter, bounds: &RateBounds, admission: &Admission, ms: u64) -> usize {
+    fn count_passed(
+        limiter: &mut Limiter,
+        bounds: &RateBounds,
+        admission: &Admission,
+        ms: u64,
+    ) -> usize {
         (0..1000)
             .filter(|_| {
                 let taken =
@@ -150,18 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_its_burst_then_its_pace() {
-        let (admission, bounds) = (Admission::default(), bounds(50, 0));
+    fn a_connection_has_its_burst_then_its_rate() {
+        let (admission, bounds) = (Admission::default(), rate_bounds(50, 0));
         let mut limiter = Limiter::default();
-        assert_eq!(passed(&mut limiter, &bounds, &admission, 5), 50);
-        assert_eq!(passed(&mut limiter, &bounds, &admission, 5), 0);
-        assert_eq!(passed(&mut limiter, &bounds, &admission, 105), 5);
-        assert_eq!(passed(&mut limiter, &bounds, &admission, 60_000), 50);
+        assert_eq!(count_passed(&mut limiter, &bounds, &admission, 5), 50);
+        assert_eq!(count_passed(&mut limiter, &bounds, &admission, 5), 0);
+        assert_eq!(count_passed(&mut limiter, &bounds, &admission, 105), 5);
+        assert_eq!(count_passed(&mut limiter, &bounds, &admission, 60_000), 50);
     }
 
     #[test]
     fn a_user_has_one_budget_on_all_connections() {
-        let (admission, bounds) = (Admission::default(), bounds(0, 160));
+        let (admission, bounds) = (Admission::default(), rate_bounds(0, 160));
         let mut limiters: Vec<_> = (0..4).map(|_| Limiter::default()).collect();
         let mut passed = 0;
         for _ in 0..200 {
@@ -171,15 +176,15 @@ mod tests {
                 passed += u32::from(taken.is_ok());
             }
         }
-        assert_eq!(passed, 160, "neither more than the burst nor less");
+        assert_eq!(passed, 160, "exactly the burst");
         let other = limiters[0].take(&bounds, RateKind::Publishes, 1, Some(("u", &admission)), 0);
-        assert!(other.is_ok(), "each kind has its own");
+        assert!(other.is_ok(), "each kind has a budget of its own");
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
-        /// One user's connections, which come, rest and go: together they pass what the law allows.
+        /// Connections of one user open, rest and close: together they pass what the law allows.
         #[test]
         fn all_connections_of_a_user_are_limited_together(
             (rate, own) in (model::rates(), prop_oneof![Just(0), model::rates()]),
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn one_message_above_the_burst_may_come_after_a_rest() {
-        let (admission, bounds) = (Admission::default(), bounds(1000, 1000));
+        let (admission, bounds) = (Admission::default(), rate_bounds(1000, 1000));
         let mut limiter = Limiter::default();
         let mut take = |ms: u64| {
             limiter.take(&bounds, RateKind::Bytes, 5000, Some(("u", &admission)), ms * MS)

@@ -1,12 +1,12 @@
-//! Who is let in, and how much each may do: counts and rates that all shards share.
+//! Admission and rate limits: counts and rates that all shards share.
 //!
-//! Nothing here waits or locks. Counts of connections by address and by user, and rates by either,
-//! lie in [`tables`] of fixed size whose entries are single atomic words; what each limiter lets
-//! pass is decided by one calculation ([`rate`]). A message of a user with a limit takes from the
-//! user's entry itself: portions kept by connections would add up to more than the burst, and
-//! asking another shard for them would make a message wait for it, which no message does.
+//! Nothing here waits or locks. Counts of connections by address and user, and rates by either, are
+//! in [`tables`] of fixed size whose entries are single atomic words; one calculation decides what
+//! each limiter passes ([`rate`]). A message of a user with a limit takes from the user's entry
+//! itself: shares held by connections would add up to more than the burst, and asking another shard
+//! for a share would delay the message, which must not happen.
 //!
-//! What is rejected here is rejected before the upgrade, with 503 or 429 and `Retry-After`.
+//! Clients over a limit are rejected before the upgrade, with 503 or 429 and `Retry-After`.
 
 pub mod limiter;
 pub mod rate;
@@ -22,34 +22,34 @@ use limiter::RateKind;
 use rate::Rate;
 use tables::{Counts, Entered, Rates, SharedRate};
 
-/// Routes that may be counted, and so may be written.
+/// Routes that can be counted, and so configured.
 pub const ROUTES_MAX: usize = 1000;
 
-/// Why a connection is not let in, each with a counter of its own.
+/// Why a connection is rejected; each reason has a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// The shard has all the connections it may have.
+    /// The shard is at its connection limit.
     ShardFull,
-    /// Too many connections have not finished their handshake.
+    /// Too many connections are in their handshake.
     Handshakes,
-    /// The node has all the connections it may have.
+    /// The node is at its connection limit.
     NodeFull,
-    /// More connections come in a second than may.
+    /// The node's rate of new connections is exceeded.
     NodeRate,
-    /// The address has all the connections it may have.
+    /// The address is at its connection limit.
     AddressFull,
-    /// The address opens more connections in a second than it may.
+    /// The address exceeds its rate of new connections.
     AddressRate,
-    /// The route has all the connections it may have.
+    /// The route is at its connection limit.
     RouteFull,
-    /// The user has all the connections it may have.
+    /// The user is at its connection limit.
     UserFull,
-    /// Memory is short.
+    /// The server is low on memory.
     Memory,
 }
 
 impl Denied {
-    /// Every reason, in their order.
+    /// All reasons, in their order.
     pub const ALL: [Self; 9] = [
         Self::ShardFull,
         Self::Handshakes,
@@ -62,7 +62,7 @@ impl Denied {
         Self::Memory,
     ];
 
-    /// The name in metric labels.
+    /// Name in metric labels.
     pub fn name(self) -> &'static str {
         match self {
             Self::ShardFull => "shard_full",
@@ -77,52 +77,45 @@ impl Denied {
         }
     }
 
-    /// The answer to an upgrade: 429 where the client itself asks for too much.
+    /// The answer to an upgrade: 429 where the client itself exceeds a limit, else 503.
     pub fn denial(self, retry_after_s: u32) -> Denial {
         let (refusal, message) = match self {
-            Self::ShardFull | Self::NodeFull => (
-                Refusal::Unavailable,
-                "server has all the connections it may have: try again later",
-            ),
-            Self::Handshakes => {
-                (Refusal::Unavailable, "too many connections are being opened: try again later")
+            Self::ShardFull | Self::NodeFull => {
+                (Refusal::Unavailable, "server is at its connection limit; retry later")
             }
-            Self::NodeRate => (
-                Refusal::Unavailable,
-                "more connections come in a second than the server takes: try again later",
-            ),
-            Self::AddressFull => (
-                Refusal::TooManyRequests,
-                "this address has all the connections it may have: close one first",
-            ),
+            Self::Handshakes => {
+                (Refusal::Unavailable, "too many connections are being opened; retry later")
+            }
+            Self::NodeRate => (Refusal::Unavailable, "connection rate limit reached; retry later"),
+            Self::AddressFull => {
+                (Refusal::TooManyRequests, "address is at its connection limit; close one first")
+            }
             Self::AddressRate => (
                 Refusal::TooManyRequests,
-                "this address opens connections too fast: wait before the next one",
+                "address exceeds its connection rate; wait before the next one",
             ),
-            Self::RouteFull => (
-                Refusal::Unavailable,
-                "this path has all the connections it may have: try again later",
-            ),
-            Self::UserFull => (
-                Refusal::TooManyRequests,
-                "this user has all the connections it may have: close one first",
-            ),
-            Self::Memory => (Refusal::Unavailable, "server is short of memory: try again later"),
+            Self::RouteFull => {
+                (Refusal::Unavailable, "path is at its connection limit; retry later")
+            }
+            Self::UserFull => {
+                (Refusal::TooManyRequests, "user is at its connection limit; close one first")
+            }
+            Self::Memory => (Refusal::Unavailable, "server is low on memory; retry later"),
         };
         Denial { refusal, message, retry_after_s }
     }
 }
 
-/// How many connections there may be; 0 = no limit of that kind.
+/// Connection limits; 0 = none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     pub connections_max: u32,
     pub connections_per_address_max: u32,
     pub connections_per_user_max: u32,
-    /// New ones in a second.
+    /// New connections per second.
     pub connections_per_second_max: u32,
     pub connections_per_address_second_max: u32,
-    /// Bits of an address that tell clients apart.
+    /// Bits of an address that identify a client.
     pub address_prefix_v4: u8,
     pub address_prefix_v6: u8,
     /// See [`Admission::weigh`].
@@ -132,21 +125,21 @@ pub struct Limits {
 /// How a connection is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Not yet: its address is not known before its request.
+    /// Not yet: behind a proxy, its address is known only with its request.
     Waiting,
-    /// By the node alone.
+    /// By the node only.
     Node,
     /// By its address as well.
     Address,
-    /// It is here to be refused.
+    /// It only takes a slot for rejections.
     Refused(Denied),
 }
 
-/// What is given up when memory is short, in this order; each includes those before it.
+/// What is rejected at each level of memory shortage; each level includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shortage {
     None,
-    /// Compression contexts of single connections.
+    /// Compression contexts of connections.
     Contexts,
     /// New connections.
     Connections,
@@ -155,7 +148,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// What is refused, in words.
+    /// The rejected work, as text for logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "nothing",
@@ -166,7 +159,7 @@ impl Shortage {
     }
 }
 
-/// Shared by all shards.
+/// The counts and rates that all shards share.
 #[derive(Debug)]
 pub struct Admission {
     random: RandomState,
@@ -175,7 +168,7 @@ pub struct Admission {
     users: Counts,
     /// Connections of each route.
     routes: Box<[AtomicU32]>,
-    /// Connections of all routes that share a number: those that one path has had in turn.
+    /// Connections of all routes that share a number: the routes that one path has had over time.
     paths: Box<[AtomicU32]>,
     node_rate: SharedRate,
     address_rates: OnceLock<Rates>,
@@ -200,7 +193,7 @@ impl Default for Admission {
     }
 }
 
-/// The network that an address stands for.
+/// The network by which an address is counted.
 fn network(address: IpAddr, limits: &Limits) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
@@ -215,10 +208,10 @@ fn network(address: IpAddr, limits: &Limits) -> IpAddr {
 }
 
 impl Admission {
-    /// Counts a connection; `None` is the address of a Unix socket's peer.
+    /// Counts a connection; the address is `None` for Unix sockets.
     ///
     /// # Errors
-    /// Why it may not come in; then it is not counted.
+    /// Why the connection is rejected; then it is not counted.
     pub fn enter(
         &self,
         limits: &Limits,
@@ -235,7 +228,7 @@ impl Admission {
             let rate = Rate::with_burst_of_a_second(limits.connections_per_second_max);
             self.node_rate.take(rate, 1, now_ns).map_err(|_| Denied::NodeRate)?;
         }
-        if !step_in(&self.connections, limits.connections_max) {
+        if !try_increment(&self.connections, limits.connections_max) {
             return Err(Denied::NodeFull);
         }
         let Some(key) = key else { return Ok(Standing::Node) };
@@ -249,7 +242,7 @@ impl Admission {
         }
     }
 
-    /// Counts a connection no more.
+    /// Reverses [`Self::enter`].
     pub fn leave(&self, limits: &Limits, standing: Standing, address: Option<IpAddr>) {
         if !matches!(standing, Standing::Node | Standing::Address) {
             return;
@@ -260,16 +253,16 @@ impl Admission {
         }
     }
 
-    /// Counts a connection of a route, and under its number; returns whether it may be.
+    /// Counts a connection of a route, and under its number; returns false at the limit.
     pub fn enter_route(&self, route: usize, number: u16, connections_max: u32) -> bool {
-        let within = step_in(&self.paths[usize::from(number)], connections_max);
+        let within = try_increment(&self.paths[usize::from(number)], connections_max);
         if within {
             self.routes[route].fetch_add(1, Ordering::AcqRel);
         }
         within
     }
 
-    /// See [`Self::enter_route`].
+    /// Reverses [`Self::enter_route`].
     pub fn leave_route(&self, route: usize, number: u16) {
         self.paths[usize::from(number)].fetch_sub(1, Ordering::Relaxed);
         self.routes[route].fetch_sub(1, Ordering::AcqRel);
@@ -285,22 +278,22 @@ impl Admission {
         self.users.enter(self.random.hash_one(user), connections_max)
     }
 
-    /// Counts a connection of a user no more, if it was [`Entered::Counted`].
+    /// Reverses [`Self::enter_user`], if that returned [`Entered::Counted`].
     pub fn leave_user(&self, user: &str) {
         self.users.leave(self.random.hash_one(user));
     }
 
-    /// Whether a user may have one more connection, as things are now.
+    /// Whether a user is below this limit at the moment.
     pub fn has_room_for(&self, user: &str, connections_max: u32) -> bool {
         connections_max == 0 || self.users.count(self.random.hash_one(user)) < connections_max
     }
 
-    /// All connections that are counted.
+    /// All counted connections.
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Takes `times` from a user's rate; the error is after how many nanoseconds to try again.
+    /// Takes `times` from a user's rate; the error is the time until a retry can succeed (ns).
     fn take_from_user(
         &self,
         kind: RateKind,
@@ -313,7 +306,7 @@ impl Admission {
         rates.take(self.random.hash_one(user), rate, times, now_ns)
     }
 
-    /// What has to be given up for want of memory.
+    /// The present level of memory shortage.
     pub fn shortage(&self) -> Shortage {
         match self.shortage.load(Ordering::Relaxed) {
             0 => Shortage::None,
@@ -323,8 +316,8 @@ impl Admission {
         }
     }
 
-    /// Decides what is given up, of this much memory in use: the first at nine tenths of the
-    /// bound, the second at 95 of 100, everything new at the bound. 0 = no bound.
+    /// Updates the level of shortage from the memory in use: the first level starts at 90 % of the
+    /// limit, the second at 95 %, the third at the limit. 0 = no limit.
     pub fn weigh(&self, used_bytes: u64, memory_bytes_max: u64) -> Shortage {
         let hundredths = match memory_bytes_max {
             0 => 0,
@@ -341,9 +334,9 @@ impl Admission {
     }
 }
 
-/// Adds one, unless the count is `most` (0 = no limit). A rejected attempt changes nothing, so it
+/// Adds one, unless the count is `most` (0 = no limit). A failed attempt changes nothing, so it
 /// cannot make another one fail.
-fn step_in(count: &AtomicU32, most: u32) -> bool {
+fn try_increment(count: &AtomicU32, most: u32) -> bool {
     let most = if most == 0 { u32::MAX } else { most };
     let within = |count| (count < most).then(|| count + 1);
     count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
@@ -381,13 +374,13 @@ mod tests {
         let admission = Admission::default();
         assert_eq!(enter(&admission, &wide, "10.0.0.1"), Ok(Standing::Address));
         assert_eq!(enter(&admission, &wide, "192.0.2.1"), Err(Denied::AddressFull));
-        assert_eq!(admission.connections(), 1, "who is refused is not counted");
+        assert_eq!(admission.connections(), 1, "a rejected connection is not counted");
         admission.leave(&wide, Standing::Address, Some("192.0.2.9".parse().unwrap()));
         assert_eq!(enter(&admission, &wide, "192.0.2.1"), Ok(Standing::Address));
     }
 
     #[test]
-    fn a_node_has_room_for_so_many_and_takes_so_many_a_second() {
+    fn a_node_limits_connections_and_their_rate() {
         let two = Limits { connections_max: 2, ..LIMITS };
         let admission = Admission::default();
         assert_eq!(admission.enter(&two, None, 0), Ok(Standing::Node));
@@ -400,11 +393,11 @@ mod tests {
         let admission = Admission::default();
         let at = |ms: u64| admission.enter(&slow, None, ms * 1_000_000);
         let let_in = (0..1000).filter(|ms| at(*ms).is_ok()).count();
-        assert_eq!(let_in, 19, "a second's worth at once, then ten a second");
+        assert_eq!(let_in, 19, "a burst of one second, then ten per second");
     }
 
     #[test]
-    fn memory_is_given_up_in_order() {
+    fn memory_shortage_rises_in_order() {
         let admission = Admission::default();
         let steps = [(0, Shortage::None), (90, Shortage::Contexts), (95, Shortage::Connections)];
         for (used, shortage) in steps.into_iter().chain([(100, Shortage::Work)]) {

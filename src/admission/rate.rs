@@ -1,35 +1,34 @@
-//! How much may pass in a time: the one calculation behind every limiter.
+//! The calculation behind every rate limiter.
 //!
-//! **Law.** Of all that passes a limiter, in any interval of `T` seconds, the sum is at most
-//! `per_second × T + burst`; something larger than the burst passes only after a full rest, and
-//! then stands for the burst. The law holds for any sizes, because nothing is rounded, and for any
-//! clock values, because nothing wraps. Nothing less is allowed either: what the law permits
-//! passes.
+//! **Law.** In any interval of `T` seconds, the sum of what passes a limiter is at most `per_second
+//! × T + burst`; a request larger than the burst passes only after a full rest, and counts as one
+//! burst. The law holds for any sizes, because nothing is rounded, and for any clock values,
+//! because nothing wraps. Conversely, everything that the law permits passes.
 //!
-//! A limiter remembers one number, [`Earned`]: the time at which everything taken so far will have
-//! been earned at the configured pace. A limiter at rest has a time in the past, however distant,
-//! so zero is a new one.
+//! A limiter stores one number, [`Earned`]: the time at which everything taken so far is earned at
+//! the configured rate. A limiter at rest has a time in the past, however distant, so zero is a new
+//! limiter.
 
 const NS_PER_SECOND: u128 = 1_000_000_000;
-/// The longest burst there can be (ns): 292 years.
+/// The longest possible burst (ns): 292 years.
 const BURST_NS_MAX: u128 = 1 << 63;
 
-/// See the module: nanoseconds, and behind them in 32 bits a fraction of one, in parts of
-/// `per_second`.
+/// A limiter's state, see the module: nanoseconds, and in the low 32 bits a fraction in units of
+/// 1/`per_second` ns.
 pub type Earned = u128;
 
 const FRACTION_BITS: u32 = 32;
 const FRACTION: u128 = (1 << FRACTION_BITS) - 1;
-/// Bits that an [`Earned`] takes: 2^64 for now, 2^63 for a burst, 2^62 for the cost of `u32::MAX`
-/// at one a second, and the fraction.
+/// Bits of an [`Earned`]: 2^64 for the present, 2^63 for a burst, 2^62 for the cost of `u32::MAX`
+/// at one per second, and the fraction.
 pub const EARNED_BITS: u32 = 65 + FRACTION_BITS;
 
-/// How often something may be done.
+/// A rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Not 0.
+    /// Never 0.
     pub per_second: u32,
-    /// Times at once, after a rest.
+    /// Burst after a rest.
     pub burst: u64,
 }
 
@@ -39,13 +38,13 @@ impl Rate {
         Self { per_second, burst: per_second.into() }
     }
 
-    /// Takes `times` at once from a limiter. Returns the limiter's new state.
+    /// Takes `times` at once, and returns the limiter's new state.
     ///
     /// # Errors
-    /// The time until it would pass (ns), at least 1, if it exceeds the rate now.
+    /// If it exceeds the rate now: the time until it would pass (ns), at least 1.
     #[inline]
     pub fn take(self, earned: Earned, times: u32, now_ns: u64) -> Result<Earned, u64> {
-        // In parts of a nanosecond of which there are `per_second`: one time costs 10^9 of them.
+        // Count in units of 1/`per_second` ns: one time costs 10^9 of them.
         let parts = u128::from(self.per_second);
         let now = u128::from(now_ns) * parts;
         let next = self.parts(earned).max(now) + u128::from(times) * NS_PER_SECOND;
@@ -59,25 +58,25 @@ impl Rate {
 
     fn parts(self, earned: Earned) -> u128 {
         let (ns, fraction) = (earned >> FRACTION_BITS, earned & FRACTION);
-        // A fraction from a higher rate, before a reload: less than a nanosecond.
+        // After a reload from a higher rate the fraction may be too large; the error is below 1 ns.
         let fraction = fraction.min(self.per_second.into());
         ns * u128::from(self.per_second) + fraction
     }
 }
 
-/// Whether everything taken has been earned, so that the state is as good as none.
+/// Whether everything taken is earned, so that the state equals a new one.
 pub fn is_at_rest(earned: Earned, now_ns: u64) -> bool {
     earned <= u128::from(now_ns) << FRACTION_BITS
 }
 
-/// How long a limiter needs to be at rest (ns), rounded up.
+/// Time until a limiter is at rest (ns), rounded up.
 pub fn owed_ns(earned: Earned, now_ns: u64) -> u64 {
     let owed = earned.saturating_sub(u128::from(now_ns) << FRACTION_BITS);
     to_u64(owed.div_ceil(1 << FRACTION_BITS))
 }
 
 /// The state of a limiter that owes this much time.
-pub fn owing(owed_ns: u64, now_ns: u64) -> Earned {
+pub fn from_owed(owed_ns: u64, now_ns: u64) -> Earned {
     (u128::from(now_ns) + u128::from(owed_ns)) << FRACTION_BITS
 }
 
@@ -85,7 +84,7 @@ fn to_u64(ns: u128) -> u64 {
     u64::try_from(ns).unwrap_or(u64::MAX)
 }
 
-/// A naive limiter to compare with, and the times to try.
+/// A naive limiter to compare with, and times to test.
 #[cfg(test)]
 pub(super) mod model {
     use proptest::prelude::*;
@@ -95,7 +94,7 @@ pub(super) mod model {
     pub(in crate::admission) struct Passed(Vec<(u64, u32)>);
 
     impl Passed {
-        /// Whether the law would still hold if `times` passed now, after a look at every interval.
+        /// Whether the law would still hold if `times` passed now; checks every interval.
         pub(in crate::admission) fn allows(
             &self,
             (per_second, burst): (u32, u64),
@@ -141,7 +140,7 @@ pub(super) mod model {
         ]
     }
 
-    /// Rates from one a second to the highest there is.
+    /// Rates from one per second to the highest.
     pub(in crate::admission) fn rates() -> impl Strategy<Value = u32> {
         prop_oneof![1..200_u32, 1_000..2_000_000_u32, u32::MAX - 3..=u32::MAX]
     }
@@ -153,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Exactly what the law permits passes, and a wait is as long as it must be.
+        /// Exactly what the law permits passes, and waits are as short as possible.
         #[test]
         fn the_law_decides_for_any_sizes_and_times(
             per_second in model::rates(),
@@ -186,7 +185,7 @@ mod tests {
             }
         }
 
-        /// What is larger than the burst passes after a rest only, and is paid for.
+        /// A request larger than the burst passes only after a rest, and is paid for.
         #[test]
         fn one_above_the_burst_stands_for_it(
             per_second in model::rates(),
@@ -211,8 +210,11 @@ mod tests {
         }
         let strict = Rate { per_second: 1, burst: 1 };
         let earned = strict.take(0, u32::MAX, u64::MAX).unwrap();
-        assert!(strict.take(earned, 1, u64::MAX).is_err(), "no free pass at the end of time");
-        assert_eq!(owed_ns(owing(5, 7), 7), 5);
+        assert!(
+            strict.take(earned, 1, u64::MAX).is_err(),
+            "the end of time passes nothing for free"
+        );
+        assert_eq!(owed_ns(from_owed(5, 7), 7), 5);
     }
 
     #[test]

@@ -1,15 +1,14 @@
-//! Tables of fixed size that all shards write at once, without a lock: each entry is one word.
+//! Lock-free tables of fixed size, written by all shards: each entry is one atomic word.
 //!
-//! A key's hash chooses a set of sixteen entries and leaves a tag that identifies it in the set.
-//! Two keys with the same set and tag share an entry: with a tag of 40 bits (counts) that is one
-//! chance in 60 billion for each pair, with 31 bits (rates) one in two
-//! billion, and it only makes two
-//! clients share what one may have. The hash's key is secret, so no client can aim at another's
-//! entry. Where all sixteen are in use, a new key is not counted: a client with that many addresses
-//! cannot be held by a limit per address, and rejecting it would let it shut out all others.
+//! A key's hash selects a set of sixteen entries and a tag that identifies it in the set. Two keys
+//! with the same set and tag share an entry: with a tag of 40 bits (counts) the probability is 1 in
+//! 60 billion for each pair, with 31 bits (rates) 1 in 2 billion, and then two clients share one
+//! limit. The hash's key is secret, so no client can aim at another's entry. If all sixteen are in
+//! use, a new key is not counted: a client with that many addresses cannot be limited by address,
+//! and rejecting it would let it lock out all others.
 //!
-//! A key that has no entry claims a free one. Only one shard at a time claims in a set, so that a
-//! key gets one entry even if two shards meet it at once; updates of existing entries need no
+//! A key without an entry claims a free one. Only one shard at a time claims in a set, so that a
+//! key gets one entry even if two shards see it first at once; updates of existing entries need no
 //! claim.
 
 use std::hint;
@@ -22,10 +21,10 @@ use super::rate::{self, EARNED_BITS, Earned, Rate};
 
 const SETS: usize = 8192;
 const WAYS: usize = 16;
-/// How often a shard looks again while another one claims an entry of the same set. A claim takes
-/// some tens of instructions; only one whose thread was suspended meanwhile lasts longer.
+/// Retries while another shard claims an entry of the same set. A claim takes some tens of
+/// instructions; it lasts longer only if its thread was suspended.
 const CLAIM_TRIES: u32 = 128;
-/// From this try on, a thread that was suspended is given the processor.
+/// From this retry on, yield the processor to the suspended thread.
 const CLAIM_YIELD: u32 = 64;
 
 fn set_index(hash: u64) -> usize {
@@ -46,11 +45,11 @@ fn await_claim(tries: u32) {
     }
 }
 
-/// The right to claim an entry, one for each set.
+/// The locks for claims, one per set.
 #[derive(Debug)]
 struct Claims(Box<[AtomicBool]>);
 
-/// Held while an entry is claimed.
+/// A held lock; its drop releases it.
 struct Claim<'c>(&'c AtomicBool);
 
 impl Claims {
@@ -77,14 +76,14 @@ pub enum Entered {
     Counted,
     /// The limit is reached.
     Full,
-    /// The table has no entry left for it.
+    /// The table has no free entry for the key.
     NoRoom,
 }
 
 const COUNT_BITS: u32 = 24;
 const COUNT: u64 = (1 << COUNT_BITS) - 1;
 
-/// The number of connections of each key.
+/// Connection counts by key.
 #[derive(Debug)]
 pub struct Counts {
     entries: Box<[AtomicU64]>,
@@ -94,7 +93,7 @@ pub struct Counts {
 impl Counts {
     pub(super) fn new() -> Self {
         let entries = <[AtomicU64]>::new_box_zeroed_with_elems(SETS * WAYS);
-        Self { entries: entries.expect("a megabyte can be had"), claims: Claims::new() }
+        Self { entries: entries.expect("a megabyte can be allocated"), claims: Claims::new() }
     }
 
     fn tag(hash: u64) -> u64 {
@@ -118,8 +117,8 @@ impl Counts {
 
     /// Adds one, unless the count is `most` (0 = no limit).
     ///
-    /// Exact: a key has one entry, and the limit is compared and the count raised by one
-    /// instruction. Of two that enter at `most - 1` at once, one is counted.
+    /// Exact: a key has one entry, and one atomic instruction compares with the limit and
+    /// increments. If two threads enter at `most - 1` at once, one is counted.
     pub fn enter(&self, hash: u64, most: u32) -> Entered {
         let unlimited = most == 0;
         let most = if unlimited { COUNT } else { u64::from(most).min(COUNT) };
@@ -127,13 +126,14 @@ impl Counts {
             if let Some(entered) = self.enter_own(hash, most) {
                 return entered;
             }
-            // A page fault, which may take 100 us, comes before the claim and not within it.
+            // Touch the entry now: a page fault, which may take 100 us, must not happen during the
+            // claim.
             set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
             let Some(_claim) = self.claims.begin(hash) else {
                 await_claim(tries);
                 continue;
             };
-            // Another shard may have claimed an entry for this key since.
+            // Another shard may have claimed an entry for this key meanwhile.
             if let Some(entered) = self.enter_own(hash, most) {
                 return entered;
             }
@@ -147,11 +147,11 @@ impl Counts {
             });
             return if free.is_some() { Entered::Counted } else { Entered::NoRoom };
         }
-        // The thread that claims an entry of this set is suspended.
+        // The thread that holds this set's claim is suspended.
         if unlimited { Entered::NoRoom } else { Entered::Full }
     }
 
-    /// `None`: the key has no entry.
+    /// Increments the key's entry; `None` if it has none.
     fn enter_own(&self, hash: u64, most: u64) -> Option<Entered> {
         loop {
             let (entry, word) = self.find(hash)?;
@@ -177,11 +177,11 @@ impl Counts {
                 return;
             }
         }
-        debug_assert!(false, "only a key that was counted leaves");
+        debug_assert!(false, "only a counted key leaves");
     }
 }
 
-/// A word of one rate without a key.
+/// One rate, without keys.
 #[derive(Debug, Default)]
 pub(super) struct SharedRate(AtomicU128);
 
@@ -196,7 +196,7 @@ impl SharedRate {
     }
 }
 
-/// A rate for each key: [`Earned`] below a tag of 31 bits.
+/// Rates by key: an [`Earned`] below a tag of 31 bits.
 #[derive(Debug)]
 pub struct Rates {
     entries: Box<[AtomicU128]>,
@@ -214,26 +214,27 @@ impl Rates {
     /// Takes `times` from the key's rate.
     ///
     /// # Errors
-    /// After how many nanoseconds to try again.
+    /// Time until a retry can succeed (ns).
     pub fn take(&self, hash: u64, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
         let tag = (u128::from(hash) << EARNED_BITS).max(1 << EARNED_BITS);
         for tries in 0..CLAIM_TRIES {
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
                 return taken;
             }
-            // A page fault, which may take 100 us, comes before the claim and not within it.
+            // Touch the entry now: a page fault, which may take 100 us, must not happen during the
+            // claim.
             set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
             let Some(_claim) = self.claims.begin(hash) else {
                 await_claim(tries);
                 continue;
             };
-            // Another shard may have claimed an entry for this key since.
+            // Another shard may have claimed an entry for this key meanwhile.
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
                 return taken;
             }
             let earned = rate.take(0, times, now_ns)?;
-            // An entry at rest says as much as none. Its owner may charge it meanwhile: the
-            // exchange fails then, and the next one is tried. With none free, nothing is limited.
+            // An entry at rest is as good as none. Its key may use it meanwhile: then the exchange
+            // fails, and the next one is tried. With none free, the key is not limited.
             let _ = set(&self.entries, hash).iter().find(|entry| {
                 let word = entry.load(Ordering::Acquire);
                 let (before, after) = (Ordering::AcqRel, Ordering::Relaxed);
@@ -242,12 +243,12 @@ impl Rates {
             });
             return Ok(());
         }
-        // The thread that claims an entry of this set is suspended. To let this one pass uncounted
-        // would break the limit.
+        // The thread that holds this set's claim is suspended. Passing uncounted would break the
+        // limit, so wait.
         Err(1)
     }
 
-    /// `None`: the key has no entry.
+    /// Takes from the key's entry; `None` if it has none.
     fn take_own(
         &self,
         hash: u64,
@@ -281,8 +282,8 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// As many keys as give each set about half of what it holds.
-    fn keys() -> impl Iterator<Item = u64> {
+    /// As many keys as fill each set to about half.
+    fn many_keys() -> impl Iterator<Item = u64> {
         (1..=(SETS * WAYS / 2) as u64).map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
@@ -291,7 +292,7 @@ mod tests {
         let counts = Counts::new();
         for round in 0..3 {
             let mut entered = HashMap::new();
-            for key in keys() {
+            for key in many_keys() {
                 let got: Vec<_> = (0..3).map(|_| counts.enter(key, 2)).collect();
                 if got[0] == Entered::NoRoom {
                     continue;
@@ -300,7 +301,7 @@ mod tests {
                 assert_eq!(counts.count(key), 2);
                 entered.insert(key, 2);
             }
-            assert!(entered.len() * 100 > keys().count() * 99, "nearly all have an entry");
+            assert!(entered.len() * 100 > many_keys().count() * 99, "nearly all have an entry");
             for key in entered.keys() {
                 counts.leave(*key);
                 counts.leave(*key);
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_exact_for_any_number_of_threads() {
+    fn a_limit_is_exact_for_many_threads() {
         use std::sync::atomic::AtomicU32;
         let (counts, inside) = (Counts::new(), AtomicU32::new(0));
         std::thread::scope(|scope| {
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_gives_its_burst_then_its_pace() {
+    fn a_rate_passes_its_burst_then_its_pace() {
         let rates = Rates::new();
         let rate = Rate { per_second: 100, burst: 20 };
         let start = 17 * 1_000_000 * MS;
@@ -373,13 +374,13 @@ mod tests {
         assert_eq!(rates.take(5, rate, 1, start), Err(10 * MS));
         let later = (0..=1000).filter(|ms| rates.take(5, rate, 1, start + ms * MS).is_ok()).count();
         assert_eq!(later, 100);
-        assert!(rates.take(6, rate, 20, start).is_ok(), "another's is untouched");
+        assert!(rates.take(6, rate, 20, start).is_ok(), "another key is unaffected");
         assert!(rates.take(7, rate, 20, start).is_ok());
         assert!(rates.take(7, rate, 1, start).is_err(), "never more than a burst");
     }
 
     #[test]
-    fn entries_of_those_at_rest_are_given_to_others() {
+    fn entries_at_rest_are_reused() {
         let rates = Rates::new();
         let rate = Rate::with_burst_of_a_second(1);
         for key in 1..=200u64 {
@@ -389,9 +390,9 @@ mod tests {
         }
     }
 
-    /// Threads that meet new keys at once, while entries come to rest and are claimed anew.
+    /// Threads use new keys at once, while entries come to rest and are claimed again.
     #[test]
-    fn a_key_has_one_burst_however_many_threads_ask() {
+    fn a_key_has_one_burst_for_all_threads() {
         use std::sync::atomic::AtomicU32;
         const KEYS: u64 = 40;
         let rates = Rates::new();
@@ -422,7 +423,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         /// Few keys in one set, a random one at a time: each is limited as if it were alone, also
-        /// where months pass.
+        /// after months.
         #[test]
         fn each_key_is_limited_by_the_law(
             per_second in model::rates(),

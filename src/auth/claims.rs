@@ -1,5 +1,5 @@
-//! The claims of a token that was verified (RFC 7519 4), each checked by itself, so that what is
-//! wrong can be told without a word of the token.
+//! Claims of a verified token (RFC 7519 4), each checked separately, so that errors need not quote
+//! the token.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use super::keys::Fingerprint;
 use super::pattern::Pattern;
 use crate::text::content::{self, Fault};
 
-/// The longest `sub`.
+/// Bytes of `sub` at most.
 pub const USER_BYTES_MAX: usize = 256;
-/// The longest `info`.
+/// Bytes of `info` at most.
 pub const INFO_BYTES_MAX: usize = 4096;
 
-/// What a verifier looks for in all tokens.
+/// What a verifier requires of all tokens.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
-    /// What `aud` must name; empty: not looked at.
+    /// Required `aud`; empty = not checked.
     pub audience: String,
-    /// What `iss` must be; empty: not looked at.
+    /// Required `iss`; empty = not checked.
     pub issuer: String,
-    /// Clocks may differ by so much.
+    /// Tolerated clock difference (s).
     pub leeway_s: u64,
 }
 
-/// The claims that mean something here, as they came. Other claims are no concern of ours.
+/// The claims with a meaning here, unparsed. Others are ignored.
 #[derive(Deserialize)]
 pub(super) struct Claims<'t> {
     #[serde(borrow)]
@@ -54,7 +54,7 @@ pub(super) struct Claims<'t> {
 
 type Check<C> = fn(&C, &Expected, u64) -> Result<(), AuthError>;
 
-/// One or several (RFC 7519 4.1.3).
+/// One or several values (RFC 7519 4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMore {
@@ -81,19 +81,19 @@ impl<'t> Claims<'t> {
         serde_json::from_slice(payload).map_err(|_| AuthError::Malformed)
     }
 
-    /// Checks what every token is checked for, and gives its end.
+    /// Runs the checks of every token, and returns its expiry (Unix time, s).
     pub(super) fn check(&self, expected: &Expected, now_s: u64) -> Result<u64, AuthError> {
         Self::CHECKS.into_iter().try_for_each(|check| check(self, expected, now_s))?;
         self.end()
     }
 
-    /// All that this would find wrong.
+    /// Runs all checks, and returns every error.
     pub(super) fn faults(&self, expected: &Expected, now_s: u64) -> Vec<AuthError> {
         Self::CHECKS.into_iter().filter_map(|check| check(self, expected, now_s).err()).collect()
     }
 
     pub(super) fn end(&self) -> Result<u64, AuthError> {
-        time(self.exp)?.ok_or(AuthError::Claims("`exp` is missing: every token must end"))
+        parse_time(self.exp)?.ok_or(AuthError::Claims("`exp` is missing; every token must expire"))
     }
 
     fn check_end(&self, expected: &Expected, now_s: u64) -> Result<(), AuthError> {
@@ -103,7 +103,7 @@ impl<'t> Claims<'t> {
 
     fn check_start(&self, expected: &Expected, now_s: u64) -> Result<(), AuthError> {
         let latest = now_s.saturating_add(expected.leeway_s);
-        match time(self.nbf)? {
+        match parse_time(self.nbf)? {
             Some(start) if latest < start => Err(AuthError::NotYetValid),
             _ => Ok(()),
         }
@@ -113,7 +113,7 @@ impl<'t> Claims<'t> {
         if expected.audience.is_empty() {
             return Ok(());
         }
-        let is_ours = match value(self.aud, "`aud` must be a string, or a list of them")? {
+        let is_ours = match parse_claim(self.aud, "`aud` must be a string, or a list of them")? {
             None => false,
             Some(OneOrMore::One(one)) => one == expected.audience,
             Some(OneOrMore::More(list)) => list.contains(&expected.audience),
@@ -125,11 +125,11 @@ impl<'t> Claims<'t> {
         if expected.issuer.is_empty() {
             return Ok(());
         }
-        let issuer: Option<String> = value(self.iss, "`iss` must be a string")?;
+        let issuer: Option<String> = parse_claim(self.iss, "`iss` must be a string")?;
         if issuer.as_ref() == Some(&expected.issuer) { Ok(()) } else { Err(AuthError::Issuer) }
     }
 
-    /// Who it says its bearer is.
+    /// The identity that the token claims.
     pub(super) fn identity(
         &self,
         expires_s: u64,
@@ -144,10 +144,10 @@ impl<'t> Claims<'t> {
         })
     }
 
-    /// Whose token it is.
+    /// The user that the token claims.
     pub(super) fn user(&self) -> Result<Option<String>, AuthError> {
         let expected = "`sub` must be a string of 1 to 256 bytes";
-        let user: Option<String> = value(self.sub, expected)?;
+        let user: Option<String> = parse_claim(self.sub, expected)?;
         match &user {
             Some(name) if name.is_empty() || name.len() > USER_BYTES_MAX => {
                 Err(AuthError::Claims(expected))
@@ -156,7 +156,7 @@ impl<'t> Claims<'t> {
         }
     }
 
-    /// What others see of the user: JSON on one line, which every reader of JSON can read.
+    /// The public info about the user: JSON on one line, which every reader can represent.
     pub(super) fn info(&self) -> Result<Option<String>, AuthError> {
         let Some(raw) = self.info else { return Ok(None) };
         if raw.get().len() > INFO_BYTES_MAX {
@@ -165,23 +165,23 @@ impl<'t> Claims<'t> {
         match content::to_one_line(raw.get()) {
             Ok(line) => Ok(Some(line.into_owned())),
             Err(Fault::TooDeep) => {
-                Err(AuthError::Claims("`info` must not be nested deeper than 64"))
+                Err(AuthError::Claims("`info` must not be nested deeper than 64 levels"))
             }
             Err(Fault::LoneSurrogate) => Err(AuthError::Claims(
-                "`info` must not have half a surrogate pair (\\ud800 to \\udfff): cut strings \
+                "`info` must not have half a surrogate pair (\\ud800 to \\udfff); cut strings \
                  between characters",
             )),
             Err(Fault::NumberTooLarge) => Err(AuthError::Claims(
-                "`info` must not have a number too large for a 64-bit float: use a string",
+                "`info` must not have a number too large for a 64-bit float; use a string",
             )),
         }
     }
 
-    /// The channels it opens.
+    /// Rights to channels.
     pub(super) fn channels(&self) -> Result<Vec<Right>, AuthError> {
         let expected = "`channels` must be a list of patterns, or of {\"pattern\": \"chat:*\", \
                         \"rights\": [\"subscribe\", \"publish\", \"presence\", \"history\"]}";
-        let claims: Option<Vec<ChannelClaim>> = value(self.channels, expected)?;
+        let claims: Option<Vec<ChannelClaim>> = parse_claim(self.channels, expected)?;
         let rights = claims.unwrap_or_default().into_iter().map(|claim| match claim {
             ChannelClaim::Bare(pattern) => Right { pattern, rights: Rights::ALL },
             ChannelClaim::Listed { pattern, rights } => {
@@ -191,19 +191,20 @@ impl<'t> Claims<'t> {
         Ok(rights.collect())
     }
 
-    /// The channel that a channel token is for, with the rights it gives there; `None`: it is no
-    /// channel token.
+    /// The channel and rights of a channel token; `None` for a connection token.
     pub(super) fn channel(&self) -> Result<Option<Right>, AuthError> {
         let expected = "`channel` must be the name of a channel, or a pattern";
-        let Some(pattern) = value::<Pattern>(self.channel, expected)? else { return Ok(None) };
+        let Some(pattern) = parse_claim::<Pattern>(self.channel, expected)? else {
+            return Ok(None);
+        };
         let expected = "`rights` must list some of \"subscribe\", \"publish\", \"presence\" and \
                         \"history\"";
-        let rights = value(self.rights, expected)?.unwrap_or(Rights::ALL);
+        let rights = parse_claim(self.rights, expected)?.unwrap_or(Rights::ALL);
         Ok(Some(Right { pattern, rights }))
     }
 }
 
-fn value<T: DeserializeOwned>(
+fn parse_claim<T: DeserializeOwned>(
     raw: Option<&RawValue>,
     expected: &'static str,
 ) -> Result<Option<T>, AuthError> {
@@ -211,16 +212,18 @@ fn value<T: DeserializeOwned>(
     read.map_err(|_| AuthError::Claims(expected))
 }
 
-fn time(raw: Option<&RawValue>) -> Result<Option<u64>, AuthError> {
+fn parse_time(raw: Option<&RawValue>) -> Result<Option<u64>, AuthError> {
     let expected = "`exp` and `nbf` must be numbers of seconds since 1970";
-    match value::<serde_json::Number>(raw, expected)? {
+    match parse_claim::<serde_json::Number>(raw, expected)? {
         None => Ok(None),
-        Some(number) => date(&number).map(Some).ok_or(AuthError::Claims(expected)),
+        Some(number) => to_seconds(&number).map(Some).ok_or(AuthError::Claims(expected)),
     }
 }
 
-/// Seconds since 1970; parts of a second do not count.
-fn date(number: &serde_json::Number) -> Option<u64> {
-    let whole = || number.as_f64().filter(|date| *date >= 0.0).map(|date| date as u64);
+/// Seconds since 1970, rounded down.
+fn to_seconds(number: &serde_json::Number) -> Option<u64> {
+    let whole = || {
+        number.as_f64().filter(|to_seconds| *to_seconds >= 0.0).map(|to_seconds| to_seconds as u64)
+    };
     number.as_u64().or_else(whole)
 }

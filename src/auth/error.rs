@@ -1,37 +1,37 @@
-//! Why a token, or a client without one, is not taken.
+//! Reasons for rejecting a token, or a client without one.
 
 use std::fmt;
 
-/// Names its cause and its cure, and never a part of the token.
+/// Names the reason and the remedy, and never a part of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
-    /// It is no JWT, or asks for extensions (`crit`) that are not known here.
+    /// It is not a JWT, or requires extensions (`crit`) that are unknown here.
     Malformed,
     /// No key has its key id (`kid`).
     UnknownKey,
-    /// No keys have arrived from `auth.jwks_url` yet.
+    /// No keys have been fetched from `auth.jwks_url` yet.
     NoKeys,
-    /// No key has its key id yet, and a fetch from `auth.jwks_url` that may bring it is pending.
+    /// No key has its key id yet; a pending fetch from `auth.jwks_url` may bring it.
     KeyPending,
-    /// It names another algorithm than its key's.
+    /// Its algorithm differs from its key's.
     Algorithm,
     Signature,
     Expired,
     NotYetValid,
     Audience,
     Issuer,
-    /// A claim is missing or wrong; what it must be.
+    /// A claim is missing or invalid; says what it must be.
     Claims(&'static str),
     /// It is for another channel.
     Channel,
     /// It is for another user than the connection's.
     Subject,
-    /// There is no token, and none may stay without.
+    /// There is no token, and one is required.
     AnonymousRefused,
 }
 
 impl AuthError {
-    /// What [`Self::kind`] may be, in the order of counters.
+    /// All results of [`Self::kind`], in the order of counters.
     pub const KINDS: [&'static str; 14] = [
         "malformed",
         "unknown_key",
@@ -49,7 +49,7 @@ impl AuthError {
         "key_pending",
     ];
 
-    /// Its place in [`Self::KINDS`].
+    /// Index in [`Self::KINDS`].
     pub fn index(self) -> usize {
         match self {
             Self::Malformed => 0,
@@ -74,12 +74,12 @@ impl AuthError {
         Self::KINDS[self.index()]
     }
 
-    /// A fresh token of the same client would be taken.
+    /// Whether a fresh token of the same client would be accepted.
     pub fn is_expired(self) -> bool {
         self == Self::Expired
     }
 
-    /// The fault is here and may pass: the same token may be taken in a moment.
+    /// Whether the fault is temporary and ours: the same token may be accepted later.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::NoKeys | Self::KeyPending)
     }
@@ -89,38 +89,36 @@ impl fmt::Display for AuthError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Malformed => {
-                "the token cannot be read: it must be a signed JWT of three parts with dots between"
+                "invalid token; it must be a signed JWT of three parts separated by dots"
             }
             Self::UnknownKey => {
-                "no key has the token's key id (kid): sign with a key that the server knows, or \
+                "no key has the token's key id (kid); sign with a key that the server knows, or \
                  configure that key"
             }
-            Self::NoKeys => {
-                "the server has not been able to fetch its keys (auth.jwks_url): try again later"
-            }
+            Self::NoKeys => "the server could not fetch its keys (auth.jwks_url); retry later",
             Self::KeyPending => {
-                "no key has the token's key id (kid) yet, and the server is about to fetch its \
+                "no key has the token's key id (kid) yet; the server is about to fetch its \
                  keys again (auth.jwks_url): try again later"
             }
             Self::Algorithm => {
-                "the token names another algorithm than its key is configured for: sign with that \
+                "the token's algorithm is not the one its key is configured for; sign with that \
                  one"
             }
             Self::Signature => {
-                "the token's signature is not of its key: it was changed, or signed with another \
-                 key"
+                "the token's signature does not match its key; it was changed, or signed with \
+                 another key"
             }
-            Self::Expired => "the token has expired: get a fresh one",
+            Self::Expired => "the token has expired; get a fresh one",
             Self::NotYetValid => {
-                "the token is not valid yet (nbf): compare the clocks, or raise auth.leeway_s"
+                "the token is not valid yet (nbf); compare the clocks, or raise auth.leeway_s"
             }
-            Self::Audience => "the token is for another audience (aud) than auth.audience",
-            Self::Issuer => "the token is of another issuer (iss) than auth.issuer",
-            Self::Claims(what) => return write!(f, "the token's claims are wrong: {what}"),
+            Self::Audience => "the token's audience (aud) is not auth.audience",
+            Self::Issuer => "the token's issuer (iss) is not auth.issuer",
+            Self::Claims(what) => return write!(f, "the token has invalid claims: {what}"),
             Self::Channel => "the token is for another channel (claim `channel`)",
             Self::Subject => "the token is for another user (sub) than the connection's",
             Self::AnonymousRefused => {
-                "a token is needed: send one as `Authorization: Bearer`, or in an `auth` frame"
+                "token required; send one as `Authorization: Bearer`, or in an `auth` frame"
             }
         })
     }

@@ -1,5 +1,5 @@
-//! All about a token, for people who want to know why it is not taken: what it says, proven or not,
-//! and everything that is wrong with it at once.
+//! Examines a token for people who want to know why it is rejected: shows its content, proven or
+//! not, and every problem at once.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,35 +9,35 @@ use super::error::AuthError;
 use super::identity::{Identity, Right};
 use super::verifier::Verifier;
 
-/// What was found. Nothing but the absence of `faults` proves any of it.
+/// The result. Only the absence of `faults` proves the rest.
 #[derive(Debug, Default)]
 pub struct Examination {
-    /// Its head and claims, as they came.
+    /// Head and claims, as received.
     pub head: Option<String>,
     pub claims: Option<String>,
-    /// Who it says its bearer is.
+    /// The identity that it claims.
     pub identity: Option<Identity>,
-    /// The channel that it is for, where it is a channel token.
+    /// The channel, for a channel token.
     pub channel: Option<Right>,
-    /// Why it is not taken; empty: it is.
+    /// Why it is rejected; empty if it is accepted.
     pub faults: Vec<AuthError>,
 }
 
 impl Verifier {
-    /// Looks at everything in a token.
+    /// Examines a token completely.
     pub fn examine(&self, token: &str, now_s: u64) -> Examination {
         let mut found = Examination::default();
-        let mut parts = token.split('.').map(text);
+        let mut parts = token.split('.').map(decode_text);
         found.head = parts.next().flatten();
         found.claims = parts.next().flatten();
-        // A later fetch is of no help to the person who asks now.
-        found.faults.extend(self.payload(token).err().map(|fault| match fault {
+        // A later fetch does not help the person who asks now.
+        found.faults.extend(self.verify_signature(token).err().map(|fault| match fault {
             AuthError::KeyPending => AuthError::UnknownKey,
             fault => fault,
         }));
         let Some(Ok(claims)) = found.claims.as_deref().map(|text| Claims::read(text.as_bytes()))
         else {
-            found.note(AuthError::Malformed);
+            found.add_fault(AuthError::Malformed);
             return found;
         };
         let mut faults = claims.faults(&self.expected, now_s);
@@ -51,19 +51,19 @@ impl Verifier {
             Ok(channel) => found.channel = channel,
             Err(fault) => faults.push(fault),
         }
-        faults.into_iter().for_each(|fault| found.note(fault));
+        faults.into_iter().for_each(|fault| found.add_fault(fault));
         found
     }
 }
 
 impl Examination {
-    fn note(&mut self, fault: AuthError) {
+    fn add_fault(&mut self, fault: AuthError) {
         if !self.faults.contains(&fault) {
             self.faults.push(fault);
         }
     }
 }
 
-fn text(part: &str) -> Option<String> {
+fn decode_text(part: &str) -> Option<String> {
     String::from_utf8(URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }

@@ -1,8 +1,8 @@
-//! Fetches keys from a URL, again and again, in a thread of its own.
+//! Fetches keys from a URL at intervals, in a thread of its own.
 //!
-//! The first fetch comes before the server takes clients: those turned away because keys had not
-//! arrived would take it for the last word. Later ones come at their interval; soon after a
-//! failure, which leaves the old keys in use; and when a token names a key that is not there.
+//! The first fetch precedes the first client: clients rejected for missing keys would consider that
+//! final. Later fetches are made at the configured interval; soon after a failure, which leaves the
+//! old keys in use; and when a token names an unknown key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,25 +15,24 @@ use super::jwks::Jwks;
 use super::verifier::Verifier;
 
 const BYTES_MAX: u64 = 256 * 1024;
-/// For the whole of a fetch.
+/// Limit for a whole fetch.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const REDIRECTS_MAX: u32 = 3;
 
-/// Where keys come from, and how often.
+/// The URL of the keys, and how often they are fetched.
 #[derive(Clone, Debug)]
 pub struct JwksSource {
     pub url: String,
-    /// From one fetch to the next.
+    /// Interval between fetches.
     pub refresh: Duration,
-    /// From a failed fetch to the next.
+    /// Interval after a failed fetch.
     pub retry: Duration,
-    /// The least time between fetches that tokens with unknown keys ask for: anybody can send
-    /// those.
+    /// Least time between fetches caused by tokens with unknown keys: any client can send those.
     pub gap: Duration,
 }
 
 impl JwksSource {
-    /// With the refresh that an operator chose.
+    /// With the configured interval.
     pub fn new(url: &str, refresh_s: u32) -> Self {
         let refresh = Duration::from_secs(refresh_s.into());
         let gap = refresh.min(Duration::from_secs(10));
@@ -49,7 +48,7 @@ pub struct Fetcher {
 }
 
 impl Drop for Fetcher {
-    /// The thread ends by itself, when a fetch on its way has ended.
+    /// The thread ends when its running fetch has ended.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.unpark();
@@ -57,16 +56,16 @@ impl Drop for Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches once, unless keys of the same URL are there already, warns if that fails, and
-    /// continues in a thread.
+    /// Fetches once, unless keys of the same URL are present, warns if that fails, and continues in
+    /// a thread.
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// When the thread cannot be started.
     pub fn start(verifier: &Arc<Verifier>, source: JwksSource) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut work = Work::new(verifier.clone(), source, stop.clone());
         if verifier.has_fetched() {
-            // Nothing waits for the first fetch: the thread makes it at once.
+            // No client waits for the first fetch: the thread makes it at once.
             work.due_at_once = true;
         } else {
             work.fetch();
@@ -78,8 +77,8 @@ impl Fetcher {
     }
 }
 
-/// How certificates are checked: against the host's authorities.
-pub(crate) fn tls() -> TlsConfig {
+/// Checks certificates against the host's authorities.
+pub(crate) fn tls_config() -> TlsConfig {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -87,9 +86,9 @@ pub(crate) fn tls() -> TlsConfig {
         .build()
 }
 
-/// An issuer that withdraws all its keys and an answer that was cut short look alike: a set without
-/// a usable key is a fault.
-fn usable(read: Jwks) -> Result<Jwks, String> {
+/// Rejects a set without a usable key: it looks the same whether an issuer has withdrawn all keys
+/// or the answer was cut short.
+fn require_usable(read: Jwks) -> Result<Jwks, String> {
     if !read.keys.is_empty() {
         return Ok(read);
     }
@@ -104,16 +103,16 @@ struct Work {
     stop: Arc<AtomicBool>,
     fetched: Instant,
     failed: bool,
-    /// No fetch was made yet.
+    /// Whether no fetch was made yet.
     due_at_once: bool,
-    /// The last warning: the same one is not given twice in a row.
+    /// The last warning, so that it is not repeated in a row.
     warned: String,
 }
 
 impl Work {
     fn new(verifier: Arc<Verifier>, source: JwksSource, stop: Arc<AtomicBool>) -> Self {
         let config = ureq::config::Config::builder()
-            .tls_config(tls())
+            .tls_config(tls_config())
             .timeout_global(Some(TIMEOUT))
             .max_redirects(REDIRECTS_MAX)
             .https_only(source.url.starts_with("https://"))
@@ -134,7 +133,7 @@ impl Work {
     fn run(mut self) {
         while !self.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
-            let due = self.due();
+            let due = self.next_fetch_at();
             if self.due_at_once || due <= now {
                 self.fetch();
             } else {
@@ -143,7 +142,7 @@ impl Work {
         }
     }
 
-    fn due(&self) -> Instant {
+    fn next_fetch_at(&self) -> Instant {
         let regular = if self.failed { self.source.retry } else { self.source.refresh };
         let wanted = self.verifier.is_fetch_wanted();
         self.fetched + if wanted { regular.min(self.source.gap) } else { regular }
@@ -151,8 +150,8 @@ impl Work {
 
     fn fetch(&mut self) {
         self.due_at_once = false;
-        self.verifier.fetch_has_begun();
-        let read = self.get().and_then(|text| Jwks::read(&text)).and_then(usable);
+        self.verifier.begin_fetch();
+        let read = self.get().and_then(|text| Jwks::read(&text)).and_then(require_usable);
         self.fetched = Instant::now();
         self.failed = read.is_err();
         let succeeded = read.is_ok();
@@ -162,17 +161,17 @@ impl Work {
                     self.warned.clear();
                 } else {
                     let skipped = read.skipped.join("; ");
-                    self.warn(format!("keys of the set were skipped: {skipped}"));
+                    self.warn(format!("skipped keys of the set: {skipped}"));
                 }
                 tracing::debug!(url = self.source.url, keys = read.keys.len(), "keys fetched");
                 self.verifier.replace_fetched(read.keys);
             }
             Err(fault) => {
-                self.warn(format!("keys could not be fetched, those fetched before stay: {fault}"));
+                self.warn(format!("cannot fetch keys; keeping the previous ones: {fault}"));
             }
         }
-        // After the keys: a token that is verified meanwhile finds either them or its id pending.
-        self.verifier.fetch_has_ended(succeeded, self.source.gap);
+        // Update the keys first: a token verified meanwhile finds either the key or its id pending.
+        self.verifier.end_fetch(succeeded, self.source.gap);
     }
 
     fn warn(&mut self, text: String) {

@@ -1,4 +1,4 @@
-//! What a token says of a client: who it is, and which channels are open to it.
+//! Identities: who a client is, and its rights to channels, as claimed by its token.
 
 use std::sync::Arc;
 
@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 use super::keys::Fingerprint;
 use super::pattern::Pattern;
 
-/// A client, as its token names it; the default is anybody.
+/// A client's identity; the default is anonymous.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The claim `sub`: 1 to 256 bytes. A token without it opens channels to nobody in particular.
+    /// The claim `sub`: 1 to 256 bytes. A token without it grants rights without naming a user.
     pub user: Option<Arc<str>>,
-    /// What others see of the user: JSON on one line, as the token carried it.
+    /// The claim `info`, visible to other clients: JSON on one line, as the token carried it.
     pub info: Option<Arc<str>>,
     /// The claim `channels`.
     pub rights: Vec<Right>,
-    /// When it ends, in seconds since 1970: the token's `exp`. `None`: it came without a token.
+    /// The token's `exp` (Unix time, s); `None` without a token.
     pub expires_s: Option<u64>,
-    /// The key that verified the token. When that key is withdrawn, the identity ends.
+    /// The key that verified the token. The identity ends when that key is withdrawn.
     pub key: Option<Fingerprint>,
 }
 
 impl Identity {
-    /// Whether it rests on no token.
+    /// Whether there was no token.
     pub fn is_anonymous(&self) -> bool {
         self.expires_s.is_none()
     }
 
-    /// What it was given for a channel by name, if it was: the most exact pattern counts, as with
-    /// namespaces, and equal ones add up.
+    /// The rights to a channel, if its name matches a pattern: the most specific pattern counts, as
+    /// for namespaces, and equal ones add up.
     pub fn rights_for(&self, channel: &str) -> Option<Rights> {
         let matching = || self.rights.iter().filter(|right| right.pattern.matches(channel));
         let weight = matching().map(|right| right.pattern.weight()).max()?;
@@ -47,7 +47,7 @@ pub struct Right {
     pub rights: Rights,
 }
 
-/// Which verbs are granted.
+/// The granted verbs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<&'static str>")]
 pub struct Rights {
@@ -60,10 +60,10 @@ pub struct Rights {
 impl Rights {
     pub const ALL: Self = Self { subscribe: true, publish: true, presence: true, history: true };
 
-    /// The rights that words name.
+    /// Parses rights from words.
     ///
     /// # Errors
-    /// Which words there are.
+    /// The valid words.
     pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, &'static str> {
         let mut rights = Self::default();
         for word in words {
@@ -78,8 +78,8 @@ impl Rights {
         Ok(rights)
     }
 
-    /// The words for them.
-    pub fn words(self) -> Vec<&'static str> {
+    /// Formats the rights as words.
+    pub fn to_words(self) -> Vec<&'static str> {
         let named = [
             (self.subscribe, "subscribe"),
             (self.publish, "publish"),
@@ -89,7 +89,7 @@ impl Rights {
         named.into_iter().filter(|(granted, _)| *granted).map(|(_, word)| word).collect()
     }
 
-    /// What either grants.
+    /// The union of both.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -111,17 +111,18 @@ impl TryFrom<Vec<String>> for Rights {
 
 impl From<Rights> for Vec<&'static str> {
     fn from(rights: Rights) -> Self {
-        rights.words()
+        rights.to_words()
     }
 }
 
-/// What a channel token, or the server's word, adds for one channel of one connection.
+/// Rights that a channel token, or the backend, adds for one channel of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelGrant {
     pub rights: Rights,
-    /// When it ends, in seconds since 1970. Whoever keeps a grant looks at it.
+    /// Expiry (Unix time, s). The owner of a grant checks it.
     pub expires_s: u64,
-    /// The key that verified the channel token; `None`: a backend's word, which no key withdraws.
+    /// The key that verified the channel token; `None` for a backend's grant, which no key
+    /// withdraws.
     pub key: Option<Fingerprint>,
 }
 
@@ -138,15 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_pattern_counts_and_equal_ones_add_up() {
+    fn the_most_specific_pattern_counts_and_equal_ones_add_up() {
         let identity = identity(&[
             ("*", &["subscribe"]),
             ("chat:*", &["publish"]),
             ("chat:*", &["history"]),
             ("chat:closed", &[]),
         ]);
-        assert_eq!(identity.rights_for("news").unwrap().words(), ["subscribe"]);
-        assert_eq!(identity.rights_for("chat:a").unwrap().words(), ["publish", "history"]);
+        assert_eq!(identity.rights_for("news").unwrap().to_words(), ["subscribe"]);
+        assert_eq!(identity.rights_for("chat:a").unwrap().to_words(), ["publish", "history"]);
         assert_eq!(identity.rights_for("chat:closed"), Some(Rights::default()));
         assert_eq!(Identity::default().rights_for("news"), None);
     }
@@ -157,7 +158,7 @@ mod tests {
             let bit = |at: u8| bits & (1 << at) != 0;
             let rights =
                 Rights { subscribe: bit(0), publish: bit(1), presence: bit(2), history: bit(3) };
-            assert_eq!(Rights::from_words(rights.words()), Ok(rights));
+            assert_eq!(Rights::from_words(rights.to_words()), Ok(rights));
         }
         assert!(Rights::from_words(["write"]).is_err());
     }

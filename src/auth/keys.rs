@@ -1,5 +1,5 @@
-//! Keys that tokens are verified with, and signed with. The key fixes the algorithm: what a token
-//! says of itself must agree with it, and decides nothing.
+//! Keys that verify and sign tokens. The key fixes the algorithm: a token's own `alg` must agree
+//! with it, and decides nothing.
 
 use std::ops::RangeInclusive;
 
@@ -14,10 +14,11 @@ use jsonwebtoken::jwk::{KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
-/// Lengths of RSA keys that signatures are verified with: 2048 to 8192 bits. Others can be read.
+/// Lengths of RSA keys that can verify signatures: 2048 to 8192 bits. Other lengths parse, but fail
+/// later.
 const RSA_BYTES: RangeInclusive<usize> = 256..=1024;
 
-/// How tokens are signed (RFC 7518 3.1, RFC 8037 3.1).
+/// Signature algorithms (RFC 7518 3.1, RFC 8037 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum KeyAlgorithm {
     /// HMAC with SHA-256: one secret signs and verifies.
@@ -33,7 +34,7 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Its name in a token's head.
+    /// Name in a token's head.
     pub fn name(self) -> &'static str {
         match self {
             Self::HS256 => "HS256",
@@ -53,8 +54,8 @@ impl KeyAlgorithm {
     }
 }
 
-/// Identifies a key by its id, algorithm and material without revealing any of them. A key whose
-/// secret was replaced is another key.
+/// Identifies a key by its id, algorithm and material without revealing any of them. A key with a
+/// replaced secret is another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Fingerprint(u64);
@@ -98,19 +99,19 @@ impl Key {
         Self { id, algorithm, decoding, fingerprint }
     }
 
-    /// A key of HS256.
-    pub fn secret(id: &str, secret: &[u8]) -> Self {
+    /// An HS256 key.
+    pub fn from_secret(id: &str, secret: &[u8]) -> Self {
         Self::new(id.to_owned(), KeyAlgorithm::HS256, DecodingKey::from_secret(secret))
     }
 
-    /// A public key as PEM.
+    /// Parses a public key in PEM.
     ///
     /// # Errors
-    /// What it must be.
+    /// What the PEM must be.
     pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
         let pem = pem.as_bytes();
         let (decoding, expected) = match algorithm {
-            KeyAlgorithm::HS256 => return Err("HS256 has a secret, no public key"),
+            KeyAlgorithm::HS256 => return Err("HS256 uses a secret, not a public key"),
             KeyAlgorithm::RS256 => (
                 DecodingKey::from_rsa_pem(pem),
                 "must hold the PEM of a public RSA key of 2048 to 8192 bits; `openssl rsa -in \
@@ -131,10 +132,10 @@ impl Key {
         if key.is_sound() { Ok(key) } else { Err(expected) }
     }
 
-    /// A public key of a JWK Set (RFC 7517 4).
+    /// Parses a public key of a JWK Set (RFC 7517 4).
     ///
     /// # Errors
-    /// Why it is of no use here.
+    /// Why it cannot be used here.
     pub(super) fn from_jwk(jwk: &Jwk) -> Result<Self, &'static str> {
         let algorithm = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => KeyAlgorithm::RS256,
@@ -144,9 +145,9 @@ impl Key {
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 KeyAlgorithm::EdDsa
             }
-            // Who can read the set could sign with it.
-            AlgorithmParameters::OctetKey(_) => return Err("secrets do not belong into a key set"),
-            _ => return Err("only RSA, P-256 and Ed25519 are known"),
+            // Any reader of the set could sign with it.
+            AlgorithmParameters::OctetKey(_) => return Err("secrets do not belong in a key set"),
+            _ => return Err("only RSA, P-256 and Ed25519 are supported"),
         };
         let named = jwk.common.key_algorithm;
         let own = match algorithm {
@@ -155,22 +156,22 @@ impl Key {
             _ => JwkAlgorithm::EdDSA,
         };
         if named.is_some_and(|named| named != own) {
-            return Err("only RS256, ES256 and EdDSA are known");
+            return Err("only RS256, ES256 and EdDSA are supported");
         }
         let verifies = |operations: &Vec<_>| operations.contains(&KeyOperations::Verify);
         if matches!(&jwk.common.public_key_use, Some(other) if *other != PublicKeyUse::Signature)
             || !jwk.common.key_operations.as_ref().is_none_or(verifies)
         {
-            return Err("it is not for signatures");
+            return Err("not for signatures");
         }
-        let unsound = "its numbers are no sound key";
+        let unsound = "invalid key parameters";
         let decoding = DecodingKey::from_jwk(jwk).map_err(|_| unsound)?;
         let id = jwk.common.key_id.clone().unwrap_or_default();
         let key = Self::new(id, algorithm, decoding);
         if key.is_sound() { Ok(key) } else { Err(unsound) }
     }
 
-    /// Whether the cryptography takes it: a key of the wrong kind would fail at each token.
+    /// Whether the crypto library accepts it: an unsound key would fail at every token.
     fn is_sound(&self) -> bool {
         let parsed = match (self.algorithm, self.decoding.kind()) {
             (KeyAlgorithm::HS256, _) => return true,
@@ -204,20 +205,20 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A key of HS256.
-    pub fn secret(id: &str, secret: &[u8]) -> Self {
+    /// An HS256 key.
+    pub fn from_secret(id: &str, secret: &[u8]) -> Self {
         let encoding = EncodingKey::from_secret(secret);
         Self { id: id.to_owned(), algorithm: KeyAlgorithm::HS256, encoding }
     }
 
-    /// A private key as PEM.
+    /// Parses a private key in PEM.
     ///
     /// # Errors
-    /// What it must be.
+    /// What the PEM must be.
     pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
         let pem = pem.as_bytes();
         let (encoding, expected) = match algorithm {
-            KeyAlgorithm::HS256 => return Err("HS256 has a secret, no private key"),
+            KeyAlgorithm::HS256 => return Err("HS256 uses a secret, not a private key"),
             KeyAlgorithm::RS256 => {
                 (EncodingKey::from_rsa_pem(pem), "must hold the PEM of a private RSA key")
             }
@@ -234,14 +235,14 @@ impl SigningKey {
         Ok(Self { id: id.to_owned(), algorithm, encoding })
     }
 
-    /// A token with these claims.
+    /// Signs a token with these claims.
     ///
     /// # Errors
-    /// The key is not what it seemed.
+    /// When the key does not fit its algorithm.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, String> {
         let kid = (!self.id.is_empty()).then(|| self.id.clone());
         let head = Header { kid, ..Header::new(self.algorithm.jwt()) };
         jsonwebtoken::encode(&head, claims, &self.encoding)
-            .map_err(|fault| format!("the key cannot sign with {}: {fault}", self.algorithm.name()))
+            .map_err(|fault| format!("cannot sign with {}: {fault}", self.algorithm.name()))
     }
 }

@@ -1,14 +1,13 @@
-//! Who a client is, and what it may do.
+//! Authentication and authorization: who a client is, and what it may do.
 //!
-//! A token proves an [`Identity`]: a user, what others see of it, and rights to channels. The
-//! operator's [`Namespaces`] say what a channel asks for. [`decide`] brings the two together; it
-//! is the only place where a verb of a client is allowed or refused.
+//! A token proves an [`Identity`]: a user, public info about it, and rights to channels. The
+//! operator's [`Namespaces`] define what a channel requires. [`decide`] combines the two; it is the
+//! only place where a client's verb is allowed or refused.
 //!
-//! A client that comes back brings a [`Ticket`] instead of a token: its identity, sealed by a
-//! [`Sealer`].
+//! A returning client sends a [`Ticket`] instead of a token: its identity, sealed by a [`Sealer`].
 //!
-//! Nothing here knows sockets, configuration files or the clock, but the [`Fetcher`], which brings
-//! keys from a URL: the time comes as an argument, in seconds since 1970.
+//! Nothing here uses sockets, configuration files or the clock, except the [`Fetcher`], which
+//! fetches keys from a URL: the time is an argument, in seconds since 1970.
 
 mod api_keys;
 mod claims;
@@ -31,7 +30,7 @@ pub use api_keys::ApiKeys;
 pub use claims::{Expected, INFO_BYTES_MAX, USER_BYTES_MAX};
 pub use error::AuthError;
 pub use examine::Examination;
-pub(crate) use fetch::tls;
+pub(crate) use fetch::tls_config;
 pub use fetch::{Fetcher, JwksSource};
 pub use identity::{ChannelGrant, Identity, Right, Rights};
 pub use jwks::Jwks;

@@ -1,23 +1,23 @@
 //! Names of channels.
 
-/// The longest name of a channel.
+/// Bytes of a channel's name at most.
 pub const CHANNEL_BYTES_MAX: usize = 200;
 
-/// Whether a byte may stand in a channel's name.
-pub(super) fn is_of_channel(byte: u8) -> bool {
+/// Whether a channel's name may contain this byte.
+pub(super) fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_=@,.;:/#-".contains(&byte)
 }
 
-/// Checks a channel's name: 1 to [`CHANNEL_BYTES_MAX`] bytes of `[A-Za-z0-9_=@,.;:/#-]`.
+/// Validates a channel's name: 1 to [`CHANNEL_BYTES_MAX`] bytes of `[A-Za-z0-9_=@,.;:/#-]`.
 ///
 /// # Errors
-/// What a name must look like.
+/// What a name must be.
 pub fn check_channel(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > CHANNEL_BYTES_MAX {
-        return Err("a channel's name has 1 to 200 bytes");
+        return Err("a channel's name must have 1 to 200 bytes");
     }
-    if !name.bytes().all(is_of_channel) {
-        return Err("a channel's name consists of A-Z a-z 0-9 and _ = @ , . ; : / # -");
+    if !name.bytes().all(is_allowed) {
+        return Err("a channel's name may only contain A-Z a-z 0-9 and _ = @ , . ; : / # -");
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! Namespaces: what the operator says of channels, found by name.
+//! Namespaces: the operator's rules for channels, found by name.
 //!
-//! Patterns are kept sorted. The last one that is not after a name is the longest beginning of
-//! it, or lies below the longest: so a search in halves, and a few steps up from there, find it
-//! among any number of patterns.
+//! Patterns are sorted. The last one not greater than a name is the longest matching prefix, or
+//! lies below it: so a binary search and a few steps from there find it among any number of
+//! patterns.
 
 use serde::{Deserialize, Serialize};
 
 use super::pattern::Pattern;
 
-/// Who may do something.
+/// Which clients may use a verb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Access {
@@ -19,66 +19,66 @@ pub enum Access {
     Authenticated,
     /// Clients whose token, or a token for the channel, grants it.
     Token,
-    /// The backend only.
+    /// Only the backend.
     Server,
 }
 
-/// What happens to a reader that does not keep up with a channel.
+/// What happens to a subscriber that does not keep up with a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlowReader {
     /// Its connection is closed (4413).
     Close,
-    /// The oldest messages that wait for it are dropped, and it is told of the gap.
+    /// Its oldest queued messages are dropped, and a `gap` event reports that.
     #[default]
     DropOldest,
-    /// Only the newest message waits for it.
+    /// Only the newest message stays queued.
     Latest,
 }
 
-/// What holds for the channels of a pattern.
+/// The rules for channels of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     pub pattern: Pattern,
     pub subscribe: Access,
     pub publish: Access,
-    /// Messages that a channel keeps; 0 = none.
+    /// Messages in a channel's history; 0 = none.
     pub history_messages: u32,
     pub history_ttl_s: u32,
-    /// Whether members can be listed, and told of who joins and leaves.
+    /// Whether members can be listed, and receive join and leave events.
     pub presence: bool,
     pub slow_reader: SlowReader,
-    /// 0 = no bound.
+    /// 0 = no limit.
     pub members_max: u32,
     pub message_bytes_max: u32,
-    /// Publishes a second of one connection; 0 = no bound.
+    /// Publishes per second of one connection; 0 = no limit.
     pub rate: u32,
 }
 
-/// All namespaces, in a form to look up.
+/// All namespaces, indexed by pattern.
 #[derive(Clone, Debug)]
 pub struct Namespaces {
-    /// Those of single channels, sorted by name.
+    /// Patterns of single channels, sorted by name.
     names: Vec<Namespace>,
-    /// Those of beginnings, sorted by them, each with the place of the longest other one that it
-    /// begins with.
+    /// Prefix patterns, sorted, each with the index of the longest other one that is a prefix of
+    /// it.
     prefixes: Vec<(Namespace, Option<usize>)>,
     granted: Namespace,
 }
 
 impl Namespaces {
-    /// Takes the namespaces; of two with one pattern the first counts. `granted` holds for
-    /// channels that match none of them, where a token grants something there.
+    /// Indexes the namespaces; of two with the same pattern the first counts. `granted` applies to
+    /// channels that match none of them, where a token grants rights.
     pub fn new(list: Vec<Namespace>, granted: Namespace) -> Self {
         let (mut prefixes, mut names): (Vec<_>, Vec<_>) =
             list.into_iter().partition(|one| one.pattern.prefix().is_some());
         for kind in [&mut names, &mut prefixes] {
-            kind.sort_by(|one, other| stem(one).cmp(stem(other)));
-            kind.dedup_by(|later, kept| stem(later) == stem(kept));
+            kind.sort_by(|one, other| stem_of(one).cmp(stem_of(other)));
+            kind.dedup_by(|later, kept| stem_of(later) == stem_of(kept));
         }
         let mut nested: Vec<(Namespace, Option<usize>)> = Vec::with_capacity(prefixes.len());
         for namespace in prefixes {
-            let above = longest(&nested, stem(&namespace), nested.len());
+            let above = find_longest_prefix(&nested, stem_of(&namespace), nested.len());
             nested.push((namespace, above));
         }
         Self { names, prefixes: nested, granted }
@@ -90,32 +90,35 @@ impl Namespaces {
         if let Ok(at) = by_name {
             return Some(&self.names[at]);
         }
-        let end = self.prefixes.partition_point(|(one, _)| stem(one) <= channel);
-        longest(&self.prefixes, channel, end).map(|at| &self.prefixes[at].0)
+        let end = self.prefixes.partition_point(|(one, _)| stem_of(one) <= channel);
+        find_longest_prefix(&self.prefixes, channel, end).map(|at| &self.prefixes[at].0)
     }
 
-    /// What holds for channels that only a token opens.
+    /// The rules for channels that only a token opens.
     pub fn granted(&self) -> &Namespace {
         &self.granted
     }
 
-    /// All namespaces that patterns were written for.
+    /// All configured namespaces.
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
         self.names.iter().chain(self.prefixes.iter().map(|(namespace, _)| namespace))
     }
 }
 
-/// The name or beginning that a pattern stands for.
-fn stem(namespace: &Namespace) -> &str {
+/// The name or prefix of a pattern.
+fn stem_of(namespace: &Namespace) -> &str {
     namespace.pattern.prefix().unwrap_or(namespace.pattern.as_str())
 }
 
-/// The place of the longest beginning of a name among those before `end`, which are all that are
-/// not after it.
-fn longest(sorted: &[(Namespace, Option<usize>)], name: &str, end: usize) -> Option<usize> {
+/// Index of the longest prefix of a name among the first `end`, which are all that are not greater.
+fn find_longest_prefix(
+    sorted: &[(Namespace, Option<usize>)],
+    name: &str,
+    end: usize,
+) -> Option<usize> {
     let mut at = end.checked_sub(1);
     while let Some(place) = at {
-        if name.starts_with(stem(&sorted[place].0)) {
+        if name.starts_with(stem_of(&sorted[place].0)) {
             return at;
         }
         at = sorted[place].1;
@@ -144,14 +147,14 @@ mod tests {
         }
     }
 
-    fn found(patterns: &[&str], channel: &str) -> Option<String> {
+    fn find_pattern(patterns: &[&str], channel: &str) -> Option<String> {
         let list = patterns.iter().map(|pattern| namespace(pattern)).collect();
         let all = Namespaces::new(list, namespace("*"));
         all.find(channel).map(|one| one.pattern.as_str().to_owned())
     }
 
     #[test]
-    fn a_name_beats_beginnings_and_the_longest_of_those_wins() {
+    fn a_name_beats_prefixes_and_the_longest_prefix_wins() {
         let patterns = ["chat:*", "*", "chat:vip:*", "chat:vip:one", "news"];
         for (channel, pattern) in [
             ("chat:vip:one", "chat:vip:one"),
@@ -162,17 +165,17 @@ mod tests {
             ("newsletter", "*"),
             ("zzz", "*"),
         ] {
-            assert_eq!(found(&patterns, channel).as_deref(), Some(pattern), "{channel}");
+            assert_eq!(find_pattern(&patterns, channel).as_deref(), Some(pattern), "{channel}");
         }
-        assert_eq!(found(&["chat:*"], "news"), None);
-        assert_eq!(found(&["chat:*"], "chat"), None);
-        assert_eq!(found(&[], "chat"), None);
+        assert_eq!(find_pattern(&["chat:*"], "news"), None);
+        assert_eq!(find_pattern(&["chat:*"], "chat"), None);
+        assert_eq!(find_pattern(&[], "chat"), None);
     }
 
     proptest! {
-        /// Against trying all patterns.
+        /// Compares with trying all patterns.
         #[test]
-        fn the_search_finds_what_trying_all_finds(
+        fn the_search_agrees_with_trying_all(
             patterns in proptest::collection::vec("[ab]{0,5}\\*|[ab]{1,5}", 0..20),
             channel in "[ab]{1,6}",
         ) {
@@ -180,7 +183,7 @@ mod tests {
             let read = patterns.iter().map(|text| Pattern::new(text).unwrap());
             let naive = read.filter(|one| one.matches(&channel)).max_by_key(Pattern::weight);
             let naive = naive.map(|one| one.as_str().to_owned());
-            prop_assert_eq!(found(&patterns, &channel), naive);
+            prop_assert_eq!(find_pattern(&patterns, &channel), naive);
         }
     }
 }

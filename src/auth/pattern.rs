@@ -1,48 +1,47 @@
-//! Patterns of channels: a name, or the beginning of one.
+//! Patterns of channels: a name, or a prefix.
 
 use serde::{Deserialize, Serialize};
 
-use super::name::{CHANNEL_BYTES_MAX, is_of_channel};
+use super::name::{CHANNEL_BYTES_MAX, is_allowed};
 
-/// `chat:lobby` stands for that channel, `chat:*` for all whose names begin with `chat:`, and `*`
-/// for all.
+/// `chat:lobby` matches that channel, `chat:*` all whose names begin with `chat:`, and `*` all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What a pattern must look like.
+    /// What a pattern must be.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || text.len() > CHANNEL_BYTES_MAX {
-            return Err("a pattern has 1 to 200 bytes");
+            return Err("a pattern must have 1 to 200 bytes");
         }
         let stem = text.strip_suffix('*').unwrap_or(text);
         if stem.contains('*') {
-            return Err("`*` stands only at the end of a pattern");
+            return Err("`*` is allowed only at the end of a pattern");
         }
-        if !stem.bytes().all(is_of_channel) {
+        if !stem.bytes().all(is_allowed) {
             return Err(
-                "a pattern consists of A-Z a-z 0-9 and _ = @ , . ; : / # -, and perhaps a \
+                "a pattern may only contain A-Z a-z 0-9 and _ = @ , . ; : / # -, and perhaps a \
                         `*` at its end",
             );
         }
         Ok(Self(text.into()))
     }
 
-    /// As it was written.
+    /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What names begin with, where it is no single name.
+    /// The prefix that names must have; `None` for a single name.
     pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('*')
     }
 
-    /// Whether it stands for this channel.
+    /// Whether it matches this channel.
     pub fn matches(&self, channel: &str) -> bool {
         match self.prefix() {
             Some(prefix) => channel.starts_with(prefix),
@@ -50,8 +49,8 @@ impl Pattern {
         }
     }
 
-    /// Of two patterns for a channel the one with the greater weight counts: a name beats every
-    /// beginning, and a longer beginning a shorter one.
+    /// Of two patterns that match a channel, the one with the greater weight counts: a name beats
+    /// every prefix, and a longer prefix a shorter one.
     pub fn weight(&self) -> usize {
         self.prefix().map_or(usize::MAX, str::len)
     }
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_at_the_end_stands_for_anything() {
+    fn a_star_at_the_end_matches_anything() {
         let pattern = |text| Pattern::new(text).unwrap();
         assert!(pattern("chat:*").matches("chat:a") && pattern("chat:*").matches("chat:"));
         assert!(!pattern("chat:*").matches("chat") && !pattern("chat:*").matches("chats:a"));
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn invalid_patterns_are_rejected() {
         for text in ["", "a*b", "**", "*a", "a b", "ä*", "a?", &"a".repeat(201)] {
             assert!(Pattern::new(text).is_err(), "{text}");
         }

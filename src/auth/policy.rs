@@ -1,14 +1,14 @@
-//! The one decision: may this client do this to that channel?
+//! Decides whether a client may use a verb on a channel.
 //!
-//! The namespace says who may subscribe and who may publish; `anyone` needs nothing, whatever a
-//! token says. Reading members and history goes with subscribing, unless something was granted for
-//! the channel by name (a claim of the token, or a token for the channel): then what was granted
-//! counts, so that a backend can open a channel without its members, or its history alone.
+//! The namespace defines who may subscribe and who may publish; `anyone` requires nothing, whatever
+//! a token grants. Reading members and history goes with subscribing, unless rights were granted
+//! for the channel by name (a claim of the token, or a token for the channel): then only those
+//! count, so that a backend can open a channel without its members, or only its history.
 
 use super::identity::{ChannelGrant, Identity};
 use super::namespaces::{Access, Namespace, Namespaces};
 
-/// What a client wants to do.
+/// A verb that a client requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
     Subscribe,
@@ -17,29 +17,29 @@ pub enum Permission {
     History,
 }
 
-/// Why a client may not.
+/// Why a client may not use a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// It may not, whoever it is.
+    /// No identity of this client would change that.
     Forbidden,
-    /// It might with a token.
+    /// A token might change that.
     Unauthorized,
 }
 
-/// A refusal, with what to do about it.
+/// A refusal with its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyRefusal {
     pub kind: RefusalKind,
     pub message: &'static str,
 }
 
-/// Decides, and gives the namespace that holds for the channel.
+/// Decides, and returns the namespace of the channel.
 ///
-/// `grant` is what was granted for this very channel beside the identity, and has not ended.
-/// `keys_configured`: whether there are keys that tokens could be verified with.
+/// `grant` is the unexpired grant for this channel beside the identity. `keys_configured`: whether
+/// tokens can be verified.
 ///
 /// # Errors
-/// Why not.
+/// Why the verb is refused.
 pub fn decide<'n>(
     namespaces: &'n Namespaces,
     identity: &Identity,
@@ -67,7 +67,7 @@ pub fn decide<'n>(
     };
     let access = match verb {
         Permission::Publish => namespace.publish,
-        // What was granted by name counts alone.
+        // Rights granted by name replace those of the namespace.
         Permission::Presence | Permission::History if granted => return Ok(namespace),
         Permission::Presence | Permission::History if named.is_some() => Access::Token,
         Permission::Subscribe | Permission::Presence | Permission::History => namespace.subscribe,
@@ -76,18 +76,18 @@ pub fn decide<'n>(
         Access::Anyone => Ok(namespace),
         Access::Authenticated if identity.user.is_some() => Ok(namespace),
         Access::Token if granted => Ok(namespace),
-        Access::Server => Err(forbidden("only the server does this in this channel")),
+        Access::Server => Err(forbidden("only the server may do this in this channel")),
         _ if !keys_configured => Err(forbidden(
-            "this channel asks for a token, and the server has no keys to verify one",
+            "this channel requires a token, and the server has no keys to verify one",
         )),
-        Access::Authenticated => Err(unauthorized("this channel asks for a user: authenticate")),
+        Access::Authenticated => Err(unauthorized("this channel requires a user; authenticate")),
         Access::Token => Err(nothing_granted(identity)),
     }
 }
 
 fn nothing_granted(identity: &Identity) -> PolicyRefusal {
     if identity.is_anonymous() {
-        unauthorized("this channel asks for a token that grants this: authenticate")
+        unauthorized("this channel requires a token that grants this; authenticate")
     } else {
         forbidden("neither the connection's token nor one for the channel grants this")
     }
@@ -170,7 +170,7 @@ mod tests {
     const UNAUTHORIZED: Option<RefusalKind> = Some(RefusalKind::Unauthorized);
 
     #[test]
-    fn namespaces_say_who_may() {
+    fn namespaces_decide_who_may() {
         let (anybody, ann) = (Identity::default(), user(&[]));
         for verb in VERBS {
             assert_eq!(refused(&anybody, None, verb, "open:a"), None);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn no_claim_opens_what_is_the_servers_and_none_closes_what_is_anyones() {
+    fn no_claim_opens_server_channels_or_closes_open_ones() {
         let ann = user(&[("*", "subscribe publish presence history")]);
         assert_eq!(refused(&ann, None, Permission::Publish, "news:a"), FORBIDDEN);
         assert_eq!(refused(&ann, Some("subscribe"), Permission::Subscribe, "push:a"), FORBIDDEN);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn without_keys_nobody_is_asked_to_authenticate() {
+    fn without_keys_no_client_is_asked_to_authenticate() {
         let (all, anybody) = (namespaces(), Identity::default());
         for channel in ["user:a", "token:a", "else"] {
             let refusal = decide(&all, &anybody, None, Permission::Publish, channel, false);

@@ -1,9 +1,9 @@
-//! Seals what clients keep for us, so that they can neither read nor change it.
+//! Seals data that clients keep for the server, so that they can neither read nor change it.
 //!
 //! A sealed text is base64url of: version, key id (4 bytes), nonce (12 bytes), ciphertext and tag.
-//! The cipher is AES-256-GCM-SIV (RFC 8452) with random nonces: with plain GCM, 2^32 tickets of one
-//! key would be the bound, and a nonce used twice a disaster; here such a pair tells only whether
-//! two tickets are equal. What a text is for is bound into the tag: no grant opens as a ticket.
+//! The cipher is AES-256-GCM-SIV (RFC 8452) with random nonces. Plain GCM would be limited to 2^32
+//! tickets per key, and a repeated nonce would break it; with SIV a repeated nonce only reveals
+//! whether two tickets are equal. The purpose is bound into the tag: no grant opens as a ticket.
 
 use std::fmt;
 
@@ -15,19 +15,19 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 const VERSION: u8 = 1;
 const ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + ID_BYTES;
-/// Longer texts are not looked at.
+/// Longer texts are rejected unread.
 const SEALED_BYTES_MAX: usize = 64 * 1024;
-/// Length of a key.
+/// Bytes of a key.
 pub const SEAL_KEY_BYTES: usize = 32;
 
-/// A new key from the kernel's random bytes.
+/// Makes a key from the kernel's random bytes.
 pub fn random_seal_key() -> [u8; SEAL_KEY_BYTES] {
     let mut key = [0; SEAL_KEY_BYTES];
     rand::fill(&mut key).expect("the kernel gives random bytes");
     key
 }
 
-/// What a text is for.
+/// What a sealed text is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     Ticket,
@@ -43,11 +43,11 @@ impl Purpose {
     }
 }
 
-/// Why a sealed text is not taken.
+/// Why a sealed text is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealError {
     Malformed,
-    /// It was sealed with a key that is not in use any more, or by another cluster.
+    /// Its key is no longer in use, or belongs to another cluster.
     UnknownKey,
     Tampered,
     Expired,
@@ -68,13 +68,13 @@ impl SealError {
 impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Malformed => "this is no ticket: send back what the server gave, whole",
+            Self::Malformed => "invalid ticket; send the server's ticket unchanged",
             Self::UnknownKey => {
-                "the ticket's key is not known here: start anew (and give all servers behind one \
+                "unknown ticket key; reconnect without a ticket (and give all servers behind one \
                  address the same resume.keys)"
             }
-            Self::Tampered => "the ticket was changed on its way: start anew",
-            Self::Expired => "the ticket has expired: start anew",
+            Self::Tampered => "the ticket was changed; reconnect without it",
+            Self::Expired => "the ticket has expired; reconnect without it",
         })
     }
 }
@@ -98,7 +98,7 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// With these keys; with a random one where there are none.
+    /// With these keys; with a random one if there are none.
     pub fn new(keys: &[[u8; SEAL_KEY_BYTES]]) -> Self {
         if keys.is_empty() {
             return Self { keys: vec![seal_key(&random_seal_key())] };

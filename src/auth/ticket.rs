@@ -1,5 +1,5 @@
-//! What is sealed for clients: tickets, which bring back a connection's identity, and grants, which
-//! bring back what was granted to it for one channel.
+//! Sealed data for clients: tickets restore a connection's identity, and grants restore its rights
+//! to one channel.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use super::identity::{ChannelGrant, Identity, Right, Rights};
 use super::keys::Fingerprint;
 use super::seal::{Purpose, SealError, Sealer};
 
-/// Who a client was, and on which connection.
+/// The identity of a connection, to be restored on another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub identity: Arc<Identity>,
-    /// The id of the connection that it was made for, and of the first of those that continue each
-    /// other behind a space, if that is another one.
+    /// Id of the connection that it was made for, followed by a space and the id of the first
+    /// connection of its chain of resumes, if that is another one.
     pub connection: String,
     /// Unix time (ms).
     pub issued_ms: u64,
-    /// Its own end. It ends with the identity too, if that is earlier.
+    /// Expiry of the ticket; it expires with the identity too, if that is earlier.
     pub expires_s: u64,
 }
 
 impl Ticket {
-    /// A ticket that is valid for `ttl_s` seconds, and never longer than the token behind it.
+    /// Makes a ticket that is valid for `ttl_s` seconds, and never longer than its token.
     pub fn new(identity: Arc<Identity>, connection: &str, now_ms: u64, ttl_s: u64) -> Self {
         let expires_s = (now_ms / 1000).saturating_add(ttl_s);
         Self { identity, connection: connection.to_owned(), issued_ms: now_ms, expires_s }
     }
 }
 
-/// Whom a grant is for.
+/// The client that a grant belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Subject {
     #[serde(rename = "u")]
@@ -52,7 +52,7 @@ impl Subject {
     }
 }
 
-/// What a channel token, or the server's word, gave for one channel.
+/// Rights that a channel token, or the backend, gave for one channel.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Grant {
     #[serde(rename = "n")]
@@ -63,7 +63,7 @@ pub struct Grant {
     pub rights: Rights,
     #[serde(rename = "e")]
     pub expires_s: u64,
-    /// The channel token's `exp`, with which it ends too; `None`: a backend's word.
+    /// The channel token's `exp`, with which it expires too; `None` for a backend's grant.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub token_exp_s: Option<u64>,
     /// The connection that it was made for, as in [`Ticket`]. A grant without it and its time was
@@ -73,14 +73,14 @@ pub struct Grant {
     /// Unix time (ms).
     #[serde(rename = "t", default)]
     pub issued_ms: u64,
-    /// The key of the channel token; `None`: a backend's word.
+    /// The key of the channel token; `None` for a backend's grant.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Fingerprint>,
 }
 
 impl Grant {
-    /// What it grants for a channel to a user, or else to whom had this connection; `None`: it is
-    /// for another channel, or for somebody else.
+    /// The rights to a channel for a user, or else for this connection; `None` if the grant is for
+    /// another channel or client.
     pub fn for_channel(
         &self,
         channel: &str,
@@ -96,7 +96,7 @@ impl Grant {
     }
 }
 
-/// A ticket on its way, with short names: it is sent to every client.
+/// A serialized ticket, with short names: it is sent to every client.
 #[derive(Deserialize, Serialize)]
 struct TicketForm<'t> {
     #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
@@ -130,15 +130,15 @@ impl Sealer {
             issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
         };
-        self.seal(Purpose::Ticket, plain(&form))
+        self.seal(Purpose::Ticket, to_plain(&form))
     }
 
-    /// Opens a ticket. Its token counts for `leeway_s` past its `exp`, as for a connection.
+    /// Opens a ticket. Its token is valid for `leeway_s` past its `exp`, as for a connection.
     ///
     /// # Errors
     /// Why it is not accepted.
     pub fn open_ticket(&self, text: &str, now_s: u64, leeway_s: u64) -> Result<Ticket, SealError> {
-        let form: TicketForm<'_> = form(&self.open(Purpose::Ticket, text)?)?;
+        let form: TicketForm<'_> = parse_form(&self.open(Purpose::Ticket, text)?)?;
         if has_ended(form.expires_s, form.identity_expires_s, now_s, leeway_s) {
             return Err(SealError::Expired);
         }
@@ -158,16 +158,16 @@ impl Sealer {
     }
 
     pub fn seal_grant(&self, grant: &Grant) -> String {
-        self.seal(Purpose::Grant, plain(grant))
+        self.seal(Purpose::Grant, to_plain(grant))
     }
 
-    /// Opens a grant. Its token counts for `leeway_s` past its `exp`, as in a `subscribe`.
+    /// Opens a grant. Its token is valid for `leeway_s` past its `exp`, as in a `subscribe`.
     ///
     /// # Errors
     /// Why it is not accepted.
     pub fn open_grant(&self, text: &str, now_s: u64, leeway_s: u64) -> Result<Grant, SealError> {
-        let mut grant: Grant = form(&self.open(Purpose::Grant, text)?)?;
-        // An earlier version wrote the earlier of both ends, and no other.
+        let mut grant: Grant = parse_form(&self.open(Purpose::Grant, text)?)?;
+        // An earlier version wrote only the earlier of both expiries.
         let written = grant.key.and(Some(grant.expires_s));
         grant.token_exp_s = grant.token_exp_s.or(written);
         if has_ended(grant.expires_s, grant.token_exp_s, now_s, leeway_s) {
@@ -177,17 +177,17 @@ impl Sealer {
     }
 }
 
-/// Whether something sealed has ended, by its own time or by its token's.
+/// Whether a sealed text has expired, by its own time or by its token's.
 fn has_ended(expires_s: u64, token_exp_s: Option<u64>, now_s: u64, leeway_s: u64) -> bool {
     let token_end_s = token_exp_s.map_or(u64::MAX, |exp_s| exp_s.saturating_add(leeway_s));
     now_s >= expires_s || now_s >= token_end_s
 }
 
-fn plain(form: &impl Serialize) -> Vec<u8> {
+fn to_plain(form: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(form).expect("texts and numbers can be written")
 }
 
-/// What our own key sealed can be read, but by another version of this program.
-fn form<T: DeserializeOwned>(plain: &[u8]) -> Result<T, SealError> {
+/// Parses the content: it was sealed by our key, but maybe by another version of this program.
+fn parse_form<T: DeserializeOwned>(plain: &[u8]) -> Result<T, SealError> {
     serde_json::from_slice(plain).map_err(|_| SealError::Malformed)
 }

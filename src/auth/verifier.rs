@@ -1,7 +1,7 @@
 //! Verifies tokens (JWT, RFC 7519, as JWS in compact form, RFC 7515 3.1).
 //!
-//! Shards verify while keys are being exchanged: a set of keys is replaced whole, and readers never
-//! wait for that.
+//! Shards verify while keys are replaced: a set of keys is replaced as a whole, and readers never
+//! wait.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,49 +20,49 @@ use super::identity::{ChannelGrant, Identity};
 use super::keys::{Fingerprint, Key};
 use super::wanted::Wanted;
 
-/// Longer tokens are not looked at.
+/// Longer tokens are rejected unread.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Keys, and what is expected of tokens.
+/// Keys, and what tokens must contain.
 #[derive(Debug)]
 pub struct Verifier {
-    /// Configured ones.
+    /// Configured keys.
     fixed: Vec<Key>,
-    /// Those from a URL; `None`: they have never arrived.
+    /// Keys from a URL; `None` before the first fetch succeeded.
     fetched: ArcSwapOption<Vec<Key>>,
-    /// Whether keys come from a URL at all.
+    /// Whether keys are fetched from a URL.
     fetches: bool,
     pub(super) expected: Expected,
-    /// How often fetched keys have arrived for the first time, or one of them was withdrawn.
+    /// Incremented when fetched keys first arrive, and when one of them is withdrawn.
     changes: AtomicU64,
-    /// A token named a key that is not there: the set at the URL may have changed.
+    /// A token named an unknown key: the set at the URL may have changed.
     wanted: AtomicBool,
     /// The ids of those keys.
     ids: Wanted,
-    /// Who fetches, once there is somebody.
+    /// The fetching thread, once it runs.
     fetcher: OnceLock<Thread>,
 }
 
-/// Whether a key that verified something once still verifies tokens.
+/// Whether a key that has verified a token is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyStanding {
     Good,
     Withdrawn,
-    /// The keys from the URL have not arrived yet.
+    /// No keys have been fetched yet.
     Unknown,
 }
 
-/// A token's head, as far as it matters.
+/// The used fields of a token's head.
 #[derive(Deserialize)]
 struct Head {
     alg: String,
     kid: Option<String>,
-    /// Extensions that must be understood (RFC 7515 4.1.11); we understand none.
+    /// Extensions that must be understood (RFC 7515 4.1.11); this verifier supports none.
     crit: Option<IgnoredAny>,
 }
 
 impl Verifier {
-    /// With these keys, and with others that [`Self::replace_fetched`] will bring where `fetches`.
+    /// Makes a verifier with these keys; [`Self::replace_fetched`] adds others if `fetches`.
     pub fn new(fixed: Vec<Key>, fetches: bool, expected: Expected) -> Self {
         Self {
             fixed,
@@ -76,13 +76,13 @@ impl Verifier {
         }
     }
 
-    /// Whether there is, or will be, anything to verify with. Without, clients are anonymous.
+    /// Whether there are keys, or will be. If not, clients are anonymous.
     pub fn has_keys(&self) -> bool {
         self.fetches || !self.fixed.is_empty()
     }
 
-    /// A token is taken for so much longer than its `exp` says, and [`Identity::expires_s`] is
-    /// that `exp`.
+    /// Time for which a token is accepted past its `exp` (s); [`Identity::expires_s`] is that
+    /// `exp`.
     pub fn leeway_s(&self) -> u64 {
         self.expected.leeway_s
     }
@@ -92,12 +92,12 @@ impl Verifier {
         !self.fixed.is_empty() || self.has_fetched()
     }
 
-    /// Whether keys have arrived from the URL.
+    /// Whether keys have been fetched.
     pub fn has_fetched(&self) -> bool {
         self.fetched.load().is_some()
     }
 
-    /// Replaces the keys that came from a URL. Readers use the old ones until then.
+    /// Replaces the fetched keys. Readers use the old ones until then.
     pub fn replace_fetched(&self, keys: Vec<Key>) {
         let old = self.fetched.swap(Some(Arc::new(keys)));
         let new = self.fetched.load();
@@ -109,17 +109,17 @@ impl Verifier {
         }
     }
 
-    /// Takes over the keys that another verifier has fetched from the same URL.
+    /// Copies the keys that another verifier has fetched from the same URL.
     pub fn adopt_fetched(&self, from: &Self) {
         self.fetched.store(from.fetched.load_full());
     }
 
-    /// Grows each time fetched keys arrive for the first time, or one of them is withdrawn.
+    /// Incremented when fetched keys first arrive, and when one of them is withdrawn.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Whether a key still verifies tokens.
+    /// Whether a key is still valid.
     pub fn standing(&self, key: Fingerprint) -> KeyStanding {
         let fetched = self.fetched.load();
         let all = self.fixed.iter().chain(fetched.iter().flat_map(|keys| keys.iter()));
@@ -130,25 +130,26 @@ impl Verifier {
         }
     }
 
-    /// Who a connection's token says it is.
+    /// Verifies a connection's token, and returns its identity.
     ///
     /// # Errors
-    /// Why it is not taken.
+    /// Why it is rejected.
     pub fn verify(&self, token: &str, now_s: u64) -> Result<Identity, AuthError> {
-        let (payload, key) = self.payload(token)?;
+        let (payload, key) = self.verify_signature(token)?;
         let claims = Claims::read(&payload)?;
         let expires_s = claims.check(&self.expected, now_s)?;
         if claims.channel()?.is_some() {
-            let text = "with `channel` it is for that channel only, and opens no connection";
+            let text = "a token with `channel` is for that channel only, not for connections";
             return Err(AuthError::Claims(text));
         }
         claims.identity(expires_s, Some(key))
     }
 
-    /// What a channel token grants a connection of this user for this channel.
+    /// Verifies a channel token for a connection of this user, and returns the rights to this
+    /// channel.
     ///
     /// # Errors
-    /// Why it is not taken.
+    /// Why it is rejected.
     pub fn verify_channel(
         &self,
         token: &str,
@@ -156,10 +157,10 @@ impl Verifier {
         user: Option<&str>,
         now_s: u64,
     ) -> Result<ChannelGrant, AuthError> {
-        let (payload, key) = self.payload(token)?;
+        let (payload, key) = self.verify_signature(token)?;
         let claims = Claims::read(&payload)?;
         let expires_s = claims.check(&self.expected, now_s)?;
-        let missing = AuthError::Claims("`channel` is missing: it names what the token is for");
+        let missing = AuthError::Claims("`channel` is missing; it must name the token's channel");
         let right = claims.channel()?.ok_or(missing)?;
         if !right.pattern.matches(channel) {
             return Err(AuthError::Channel);
@@ -170,8 +171,11 @@ impl Verifier {
         Ok(ChannelGrant { rights: right.rights, expires_s, key: Some(key) })
     }
 
-    /// The claims of a token whose signature is its key's, and that key.
-    pub(super) fn payload(&self, token: &str) -> Result<(Vec<u8>, Fingerprint), AuthError> {
+    /// Verifies the signature; returns the claims and the key.
+    pub(super) fn verify_signature(
+        &self,
+        token: &str,
+    ) -> Result<(Vec<u8>, Fingerprint), AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::Malformed);
         }
@@ -206,16 +210,16 @@ impl Verifier {
         let fault = match fetched.as_ref() {
             _ if !self.fetches => AuthError::UnknownKey,
             None => AuthError::NoKeys,
-            Some(_) if self.ids.note(id) => AuthError::KeyPending,
+            Some(_) if self.ids.record(id) => AuthError::KeyPending,
             Some(_) => AuthError::UnknownKey,
         };
-        // After the note: the fetch that this asks for speaks about this id.
-        self.want_fetch();
+        // After recording the id: the fetch requested here then decides about it.
+        self.request_fetch();
         Err(fault)
     }
 
-    /// Wakes who fetches, once until it has looked.
-    fn want_fetch(&self) {
+    /// Wakes the fetching thread, at most once per fetch.
+    fn request_fetch(&self) {
         if let Some(fetcher) = self.fetcher.get()
             && !self.wanted.swap(true, Ordering::Relaxed)
         {
@@ -223,7 +227,7 @@ impl Verifier {
         }
     }
 
-    /// Lets a thread be woken when a token names a key that is not there.
+    /// Sets the thread to wake when a token names an unknown key.
     pub(super) fn set_fetcher(&self, thread: Thread) {
         // The first one stays: there is one URL.
         let _ = self.fetcher.set(thread);
@@ -233,13 +237,13 @@ impl Verifier {
         self.wanted.load(Ordering::Relaxed)
     }
 
-    pub(super) fn fetch_has_begun(&self) {
+    pub(super) fn begin_fetch(&self) {
         self.wanted.store(false, Ordering::Relaxed);
         self.ids.begin();
     }
 
     /// The next fetch is possible after `gap`.
-    pub(super) fn fetch_has_ended(&self, succeeded: bool, gap: Duration) {
+    pub(super) fn end_fetch(&self, succeeded: bool, gap: Duration) {
         self.ids.end(succeeded, gap);
     }
 }

@@ -196,7 +196,7 @@ fn format_examination(found: &Examination, now_s: u64) -> String {
             line("info", info);
         }
         for right in found.channel.iter().chain(&identity.rights) {
-            let words = right.rights.words().join(" ");
+            let words = right.rights.to_words().join(" ");
             line("channel", &format!("{}  {words}", right.pattern.as_str()));
         }
         if let Some(end) = identity.expires_s.filter(|end| *end > now_s) {
@@ -270,7 +270,7 @@ mod tests {
     fn grants_are_parsed_with_their_rights() {
         let read = |text| {
             let (pattern, rights) = parse_grant(text).unwrap();
-            (pattern.as_str().to_owned(), rights.map(Rights::words))
+            (pattern.as_str().to_owned(), rights.map(Rights::to_words))
         };
         assert_eq!(read("chat:*"), ("chat:*".to_owned(), None));
         let some = Some(vec!["subscribe", "history"]);

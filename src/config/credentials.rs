@@ -86,7 +86,7 @@ fn jwks_url(url: &str) -> Result<(), ConfigError> {
 fn key(index: usize, written: &file::Key) -> Result<Key, ConfigError> {
     let text = material(index, written)?;
     if written.algorithm == KeyAlgorithm::HS256 {
-        return Ok(Key::secret(&written.id, text.as_bytes()));
+        return Ok(Key::from_secret(&written.id, text.as_bytes()));
     }
     Key::from_pem(&written.id, written.algorithm, &text).map_err(|fault| {
         let path = &written.public_key_file;
@@ -106,7 +106,7 @@ pub(super) fn signing_key(file: &File, id: Option<&str>) -> Result<SigningKey, C
     let found = keys.find(|(_, key)| id.map_or(can_sign(key), |id| key.id == id));
     match (found, id) {
         (Some((index, key)), _) if can_sign(key) => {
-            Ok(SigningKey::secret(&key.id, material(index, key)?.as_bytes()))
+            Ok(SigningKey::from_secret(&key.id, material(index, key)?.as_bytes()))
         }
         (Some((_, key)), _) => Err(error(format!(
             "the key \"{}\" is a public one: it verifies, and cannot sign; give its private half \

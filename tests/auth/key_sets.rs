@@ -71,7 +71,7 @@ fn keys_of_no_use_are_skipped_with_a_reason() {
     let verifier = Verifier::new(read.keys, false, Expected::default());
     assert!(verifier.verify(&token(&ED.signing("good")), NOW).is_ok());
     for text in ["", "[]", "{}", "{\"keys\": 1}"] {
-        assert!(Jwks::read(text).unwrap_err().contains("is no JWK Set"), "{text}");
+        assert!(Jwks::read(text).unwrap_err().contains("is not a JWK Set"), "{text}");
     }
 }
 

@@ -23,7 +23,7 @@ fn verifier(keys: Vec<Key>) -> Verifier {
 }
 
 fn sign(claims: &Value) -> String {
-    SigningKey::secret("", SECRET).sign(claims).unwrap()
+    SigningKey::from_secret("", SECRET).sign(claims).unwrap()
 }
 
 /// A token of raw parts, signed with the secret.
@@ -36,13 +36,13 @@ fn raw(head: &str, claims: &str) -> String {
 }
 
 fn verify(claims: &Value) -> Result<Identity, AuthError> {
-    verifier(vec![Key::secret("", SECRET)]).verify(&sign(claims), NOW)
+    verifier(vec![Key::from_secret("", SECRET)]).verify(&sign(claims), NOW)
 }
 
 #[test]
 fn tokens_of_all_four_algorithms_are_taken() {
     let claims = json!({"sub": "ann", "exp": NOW + 60});
-    let secret = (Key::secret("k", SECRET), SigningKey::secret("k", SECRET));
+    let secret = (Key::from_secret("k", SECRET), SigningKey::from_secret("k", SECRET));
     let pairs = [&*RSA, &*EC, &*ED].map(|pair| (pair.key("k"), pair.signing("k")));
     for (key, signing) in pairs.into_iter().chain([secret]) {
         let shown = format!("{key:?}");
@@ -74,7 +74,7 @@ fn the_examples_of_the_standard_are_taken() {
          DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"
     );
     let point = Jwks::read(&point.to_string()).unwrap().keys;
-    for (keys, token) in [(vec![Key::secret("", &secret)], hs256), (point, es256)] {
+    for (keys, token) in [(vec![Key::from_secret("", &secret)], hs256), (point, es256)] {
         let expected = Expected { issuer: "joe".into(), ..Expected::default() };
         let verifier = Verifier::new(keys, false, expected);
         let identity = verifier.verify(&token, 1_300_819_379).unwrap();
@@ -86,15 +86,16 @@ fn the_examples_of_the_standard_are_taken() {
 #[test]
 fn the_key_id_chooses_the_key() {
     let other = b"another secret of thirty-two bytes";
-    let verifier = verifier(vec![Key::secret("a", SECRET), Key::secret("", other), EC.key("b")]);
+    let verifier =
+        verifier(vec![Key::from_secret("a", SECRET), Key::from_secret("", other), EC.key("b")]);
     let claims = json!({"exp": NOW + 60});
     let check = |key: &SigningKey| verifier.verify(&key.sign(&claims).unwrap(), NOW).map(|_| ());
-    assert_eq!(check(&SigningKey::secret("a", SECRET)), Ok(()));
-    assert_eq!(check(&SigningKey::secret("", other)), Ok(()));
+    assert_eq!(check(&SigningKey::from_secret("a", SECRET)), Ok(()));
+    assert_eq!(check(&SigningKey::from_secret("", other)), Ok(()));
     assert_eq!(check(&EC.signing("b")), Ok(()));
-    assert_eq!(check(&SigningKey::secret("a", other)), Err(AuthError::Signature));
-    assert_eq!(check(&SigningKey::secret("", SECRET)), Err(AuthError::Signature));
-    assert_eq!(check(&SigningKey::secret("c", SECRET)), Err(AuthError::UnknownKey));
+    assert_eq!(check(&SigningKey::from_secret("a", other)), Err(AuthError::Signature));
+    assert_eq!(check(&SigningKey::from_secret("", SECRET)), Err(AuthError::Signature));
+    assert_eq!(check(&SigningKey::from_secret("c", SECRET)), Err(AuthError::UnknownKey));
     assert_eq!(check(&EC.signing("a")), Err(AuthError::Algorithm));
 }
 
@@ -110,11 +111,11 @@ fn the_key_and_never_the_token_fixes_the_algorithm() {
             base64::engine::general_purpose::STANDARD.decode(text).unwrap()
         };
         for secret in [pair.public.as_bytes(), pair.public.trim().as_bytes(), &der, b""] {
-            let forged = SigningKey::secret("", secret).sign(&claims).unwrap();
+            let forged = SigningKey::from_secret("", secret).sign(&claims).unwrap();
             assert_eq!(verifier.verify(&forged, NOW), Err(AuthError::Algorithm));
         }
     }
-    let verifier = verifier(vec![Key::secret("", SECRET)]);
+    let verifier = verifier(vec![Key::from_secret("", SECRET)]);
     for name in ["none", "None", "NONE", "", "HS384", "hs256", "RS256", "EdDSA"] {
         let token = raw(&format!("{{\"alg\":\"{name}\"}}"), &claims.to_string());
         let unsigned = &token[..=token.rfind('.').unwrap()];
@@ -130,7 +131,7 @@ fn the_key_and_never_the_token_fixes_the_algorithm() {
 #[test]
 fn no_bit_can_be_changed() {
     let token = sign(&json!({"sub": "ann", "exp": NOW + 60}));
-    let verifier = verifier(vec![Key::secret("", SECRET)]);
+    let verifier = verifier(vec![Key::from_secret("", SECRET)]);
     assert!(verifier.verify(&token, NOW).is_ok());
     for at in 0..token.len() {
         for bit in 0..7 {
@@ -171,7 +172,7 @@ fn times_count_with_leeway() {
 fn audience_and_issuer_are_looked_at_where_asked_for() {
     let expected =
         Expected { audience: "seawall".into(), issuer: "https://id".into(), leeway_s: 0 };
-    let verifier = Verifier::new(vec![Key::secret("", SECRET)], false, expected);
+    let verifier = Verifier::new(vec![Key::from_secret("", SECRET)], false, expected);
     let check = |aud: Value, iss: Value| {
         let mut claims = json!({"exp": NOW + 1});
         for (name, value) in [("aud", aud), ("iss", iss)] {
@@ -203,15 +204,15 @@ fn claims_become_an_identity() {
          {{\"pattern\":\"x*\"}}]}}",
         NOW + 9
     );
-    let identity = verifier(vec![Key::secret("", SECRET)]).verify(&raw(head, &claims), NOW);
+    let identity = verifier(vec![Key::from_secret("", SECRET)]).verify(&raw(head, &claims), NOW);
     let identity = identity.unwrap();
     assert_eq!(identity.user.as_deref(), Some("ann"));
     assert_eq!(identity.info.as_deref(), Some("{\"name\":  \"A\\nnn\" }"));
     assert_eq!(identity.expires_s, Some(NOW + 9));
-    let rights = |channel| identity.rights_for(channel).map(Rights::words);
-    assert_eq!(rights("news"), Some(Rights::ALL.words()));
+    let rights = |channel| identity.rights_for(channel).map(Rights::to_words);
+    assert_eq!(rights("news"), Some(Rights::ALL.to_words()));
     assert_eq!(rights("chat:a"), Some(vec!["subscribe"]));
-    assert_eq!(rights("xy"), Some(Rights::ALL.words()));
+    assert_eq!(rights("xy"), Some(Rights::ALL.to_words()));
     assert_eq!(rights("other"), None);
     assert!(!identity.is_anonymous() && Identity::default().is_anonymous());
     assert_eq!(verify(&json!({"exp": NOW + 9})).unwrap().user, None);
@@ -248,7 +249,7 @@ fn wrong_claims_are_told_without_their_values() {
 
 #[test]
 fn what_is_no_token_is_malformed() {
-    let verifier = verifier(vec![Key::secret("", SECRET)]);
+    let verifier = verifier(vec![Key::from_secret("", SECRET)]);
     let claims = format!("{{\"exp\":{}}}", NOW + 1);
     let good = raw("{\"alg\":\"HS256\"}", &claims);
     let twice = format!("{{\"exp\":1,\"exp\":{}}}", NOW + 1);
@@ -275,7 +276,7 @@ fn what_is_no_token_is_malformed() {
 
 #[test]
 fn channel_tokens_are_for_their_channel_and_user() {
-    let verifier = verifier(vec![Key::secret("", SECRET)]);
+    let verifier = verifier(vec![Key::from_secret("", SECRET)]);
     let check = |claims: Value, channel: &str, user: Option<&str>| {
         verifier.verify_channel(&sign(&claims), channel, user, NOW)
     };
@@ -289,7 +290,7 @@ fn channel_tokens_are_for_their_channel_and_user() {
         "exp": NOW + 1, "channel": "news", "sub": "ann", "rights": ["subscribe", "history"]
     });
     let grant = check(anns.clone(), "news", Some("ann")).unwrap();
-    assert_eq!(grant.rights.words(), ["subscribe", "history"]);
+    assert_eq!(grant.rights.to_words(), ["subscribe", "history"]);
     assert_eq!(check(anns.clone(), "news", Some("bob")), Err(AuthError::Subject));
     assert_eq!(check(anns, "news", None), Err(AuthError::Subject));
     let wrong = json!({"exp": NOW + 1, "channel": "news", "rights": ["write"]});
@@ -303,9 +304,9 @@ fn channel_tokens_are_for_their_channel_and_user() {
 #[test]
 fn an_examination_tells_everything_at_once() {
     let expected = Expected { audience: "seawall".into(), ..Expected::default() };
-    let verifier = Verifier::new(vec![Key::secret("", SECRET)], false, expected);
+    let verifier = Verifier::new(vec![Key::from_secret("", SECRET)], false, expected);
     let claims = json!({"sub": "ann", "exp": NOW - 60, "nbf": NOW + 60, "channels": 1});
-    let token = SigningKey::secret("", b"somebody else's").sign(&claims).unwrap();
+    let token = SigningKey::from_secret("", b"somebody else's").sign(&claims).unwrap();
     let found = verifier.examine(&token, NOW);
     let kinds: Vec<_> = found.faults.iter().map(|fault| fault.kind()).collect();
     assert_eq!(kinds, ["signature", "expired", "not_yet_valid", "audience", "claims"]);
@@ -362,7 +363,7 @@ proptest! {
         now_s in prop_oneof![NOW - 20..NOW + 20, 0..u64::MAX],
     ) {
         let expected = Expected { leeway_s, ..Expected::default() };
-        let verifier = Verifier::new(vec![Key::secret("", SECRET)], false, expected);
+        let verifier = Verifier::new(vec![Key::from_secret("", SECRET)], false, expected);
         let head = "{\"alg\":\"HS256\"}";
         let times = format!("\"exp\":{exp_text},\"nbf\":{nbf_text}");
         let token = raw(head, &format!("{{{times}}}"));
@@ -385,7 +386,7 @@ proptest! {
     /// Whatever comes: an error, whose words are not the token's.
     #[test]
     fn nothing_panics_and_no_error_repeats_a_token(token in "[ -~]{0,80}|[A-Za-z0-9_.-]{0,80}") {
-        let verifier = verifier(vec![Key::secret("", SECRET)]);
+        let verifier = verifier(vec![Key::from_secret("", SECRET)]);
         let fault = verifier.verify(&token, NOW).unwrap_err().to_string();
         prop_assert!(token.len() < 12 || !fault.contains(&token));
         prop_assert!(!verifier.examine(&token, NOW).faults.is_empty());

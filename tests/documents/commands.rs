@@ -62,7 +62,7 @@ fn every_shell_block_runs() {
         ));
         // A client that can be listed and disconnected.
         let claims = serde_json::json!({"sub": "ann", "exp": u32::MAX});
-        let token = SigningKey::secret("", SECRET.as_bytes()).sign(&claims).unwrap();
+        let token = SigningKey::from_secret("", SECRET.as_bytes()).sign(&claims).unwrap();
         let mut ann = Raw::connect(server.address());
         ann.send(&request_with("/ws", &format!("Authorization: Bearer {token}\r\n")));
         ann.switched();

@@ -200,7 +200,7 @@ fn token_with(user: &str, info: &str) -> String {
         ("exp", raw("4000000000")),
         ("info", raw(info)),
     ]);
-    seawall::auth::SigningKey::secret("", b"0123456789abcdef0123456789abcdef")
+    seawall::auth::SigningKey::from_secret("", b"0123456789abcdef0123456789abcdef")
         .sign(&claims)
         .unwrap()
 }

@@ -30,7 +30,7 @@ pub(crate) fn token(mut claims: Value) -> String {
     if claims["exp"].is_null() {
         claims["exp"] = (now_s() + 3600).into();
     }
-    SigningKey::secret("", SECRET.as_bytes()).sign(&claims).expect("claims can be signed")
+    SigningKey::from_secret("", SECRET.as_bytes()).sign(&claims).expect("claims can be signed")
 }
 
 /// A token with these claims as they are written, which ends in an hour.

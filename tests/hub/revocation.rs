@@ -23,7 +23,7 @@ fn config(has_second: bool, token: &str) -> String {
 /// A token by the second key.
 fn by_second(mut claims: Value) -> String {
     claims["exp"] = (now_s() + 3600).into();
-    SigningKey::secret("second", SECOND.as_bytes()).sign(&claims).unwrap()
+    SigningKey::from_secret("second", SECOND.as_bytes()).sign(&claims).unwrap()
 }
 
 /// A client with all that can be taken away. It has resumed once, so that it has a lineage.

@@ -44,7 +44,7 @@ fn an_address_has_so_many_connections_and_leaves_others_theirs() {
     let open = |from| attempt(&server, "/echo", "", from);
     for round in 0..3 {
         let mut held: Vec<_> = (0..3).map(|_| open("127.0.0.2").unwrap()).collect();
-        refused(open("127.0.0.2"), 429, "this address has all the connections");
+        refused(open("127.0.0.2"), 429, "address is at its connection limit");
         let mut other = open("127.0.0.3").expect("another address has its own");
         other.echo("hello");
         held[0].echo("still here");
@@ -133,10 +133,10 @@ fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
         attempt(&server, "/echo", &format!("X-Forwarded-For: {client}\r\n"), "127.0.0.1")
     };
     let first = open("192.0.2.1").unwrap();
-    refused(open("192.0.2.1"), 429, "this address");
+    refused(open("192.0.2.1"), 429, "address is at its connection limit");
     let second = open("192.0.2.2").unwrap();
     let network = open("2001:db8::1").unwrap();
-    refused(open("2001:db8::2"), 429, "this address");
+    refused(open("2001:db8::2"), 429, "address is at its connection limit");
     [first, second, network].into_iter().for_each(bye);
     wait_until("all have left", || server.metrics().sum("shard_connections") == 0);
     open("192.0.2.1").expect("it has left");
@@ -150,10 +150,10 @@ fn node_and_route_have_room_for_so_many() {
     );
     let open = |path| attempt(&server, path, "", "127.0.0.1");
     let small = open("/small").unwrap();
-    refused(open("/small"), 503, "this path has all the connections");
+    refused(open("/small"), 503, "path is at its connection limit");
     wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 1);
     let others: Vec<_> = (0..2).map(|_| open("/echo").unwrap()).collect();
-    refused(open("/echo"), 503, "server has all the connections");
+    refused(open("/echo"), 503, "server is at its connection limit");
     wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 3);
     bye(small);
     wait_until("it has left", || server.metrics().sum("shard_connections") == 2);
@@ -203,7 +203,7 @@ fn new_connections_come_at_their_pace() {
                 let_in += 1;
                 bye(raw);
             }
-            refusal => refused(refusal, 429, "opens connections too fast"),
+            refusal => refused(refusal, 429, "exceeds its connection rate"),
         }
     }
     let denied = server.metrics().get("denied_total{reason=\"address_rate\"}");
@@ -233,7 +233,7 @@ fn a_user_has_so_many_connections_however_it_says_who_it_is() {
     assert_eq!(said(&mut second)["type"], "authenticated");
 
     let headers = format!("Sec-WebSocket-Protocol: seawall.v1\r\n{bearer}");
-    refused(attempt(&server, "/ws", &headers, "127.0.0.1"), 429, "this user has all");
+    refused(attempt(&server, "/ws", &headers, "127.0.0.1"), 429, "user is at its connection limit");
     let mut third = hub(&server, "");
     say(&mut third, &auth);
     let goodbye = loop {

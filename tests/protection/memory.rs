@@ -44,7 +44,7 @@ fn past_its_bound_new_work_is_refused_and_old_stays() {
         refused_newcomer().filter(|_| published["type"] == "published")
     });
     let answer = met.expect("what exists works on while newcomers are refused");
-    assert!(answer.contains("short of memory") && answer.contains("Retry-After"), "{answer}");
+    assert!(answer.contains("low on memory") && answer.contains("Retry-After"), "{answer}");
     assert!(server.metrics().get("denied_total{reason=\"memory\"}") >= 1);
 
     level(used / 2, 3);

@@ -382,16 +382,16 @@ fn a_key_withdrawn_during_the_question_ends_it_with_401() {
             file.auth.jwks_url = "http://127.0.0.1:1/jwks.json".into();
         });
         let desk = Desk::serve(&world);
-        world.verifier().replace_fetched(vec![Key::secret("k", SECRET)]);
+        world.verifier().replace_fetched(vec![Key::from_secret("k", SECRET)]);
         let claims = serde_json::json!({"sub": "ada", "exp": 4_000_000_000_u64});
-        let token = SigningKey::secret("k", SECRET).sign(&claims).unwrap();
+        let token = SigningKey::from_secret("k", SECRET).sign(&claims).unwrap();
         let head = REQUEST.strip_suffix(b"\r\n").unwrap();
         let bearer = format!("Authorization: Bearer {token}\r\n\r\n");
         let (peer, question) = ask_with(&mut world, &desk, &[head, bearer.as_bytes()].concat());
         let named = question.identity.as_ref().and_then(|identity| identity.user.as_deref());
         assert_eq!(named, Some("ada"), "the backend learns whom the token names");
         if is_withdrawn {
-            world.verifier().replace_fetched(vec![Key::secret("other", SECRET)]);
+            world.verifier().replace_fetched(vec![Key::from_secret("other", SECRET)]);
         }
         reply(&world, &question, accept());
         turns(&mut world);

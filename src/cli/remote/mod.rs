@@ -170,7 +170,7 @@ impl Remote {
         };
         // Admin addresses are near and reached directly: ignore proxies in the environment.
         let config = Agent::config_builder()
-            .tls_config(crate::auth::tls())
+            .tls_config(crate::auth::tls_config())
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .max_redirects(0)

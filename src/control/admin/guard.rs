@@ -51,7 +51,7 @@ impl Guard {
             "/metrics" => !self.metrics_auth,
             _ => false,
         };
-        let name = bearer_key(headers).and_then(|key| self.keys.check(key));
+        let name = bearer_key(headers).and_then(|key| self.keys.find(key));
         (is_open || self.keys.is_empty() || name.is_some()).then(|| Caller(name.map(Arc::from)))
     }
 

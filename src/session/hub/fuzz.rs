@@ -253,7 +253,7 @@ fn realm(keys: bool, anonymous: bool) -> Arc<Realm> {
             rates: RateBounds::default(),
         };
         let verifier = keys.then(|| {
-            let key = Key::secret("", SECRET);
+            let key = Key::from_secret("", SECRET);
             Arc::new(Verifier::new(vec![key], false, Expected::default()))
         });
         let list = vec![
@@ -293,7 +293,7 @@ fn token() -> &'static str {
             "info": {"name": "Ann"},
             "channels": ["token:a"],
         });
-        SigningKey::secret("", SECRET).sign(&claims).expect("claims can be signed")
+        SigningKey::from_secret("", SECRET).sign(&claims).expect("claims can be signed")
     })
 }
 

@@ -88,7 +88,7 @@ impl HubSession {
             due_ms: self.due_ms,
             dropped: self.dropped,
             rates: rates.map(|one| (one.pattern.to_string(), owed_ns(one))).collect(),
-            limiter: extras.map(|extras| extras.limiter.tell(now_ns)),
+            limiter: extras.map(|extras| extras.limiter.serialize(now_ns)),
         })
     }
 
@@ -128,10 +128,10 @@ impl HubSession {
             session.extras().root = Some(ConnectionId::parse(root)?);
         }
         if let Some(limiter) = &state.limiter {
-            session.extras().limiter = limiter.limiter(now_ns);
+            session.extras().limiter = limiter.restore(now_ns);
         }
         for (pattern, owed_ns) in &state.rates {
-            let earned = rate::owing(*owed_ns, now_ns);
+            let earned = rate::from_owed(*owed_ns, now_ns);
             session.extras().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
         }
         if session.subscriptions.iter().any(|one| one.listed) {

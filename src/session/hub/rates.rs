@@ -16,7 +16,7 @@ impl HubSession {
         (kind, times): (RateKind, u32),
     ) -> bool {
         let rates = &call.realm.limits.rates;
-        if !rates.bounds(&[kind]) {
+        if !rates.has_bounds(&[kind]) {
             return false;
         }
         let user = self.user().cloned();

@@ -30,7 +30,7 @@ impl Meter {
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
-        if !bounds.bounds(&KINDS) {
+        if !bounds.has_bounds(&KINDS) {
             return Ok(());
         }
         self.take_bounded(index, bounds, sessions, bytes, now_ns)

@@ -151,7 +151,7 @@ impl Connections {
             pinged: slot.is_pinged(),
             paused: slot.receiving().is_paused(),
             input_ended: has_ended,
-            limiter: self.meter.of(index).map(|limiter| limiter.tell(self.now_ns)),
+            limiter: self.meter.of(index).map(|limiter| limiter.serialize(self.now_ns)),
         })
     }
 
@@ -180,7 +180,7 @@ impl Connections {
         self.partials.set(index, partial_bytes);
         self.meter.forget(index);
         if let Some(limiter) = &state.limiter {
-            self.meter.set(index, limiter.limiter(self.now_ns));
+            self.meter.set(index, limiter.restore(self.now_ns));
         }
         self.set_deadline(index);
     }

@@ -39,7 +39,7 @@ fn world(seed: u64, leeway_s: u32) -> World {
 }
 
 fn sign(claims: &Value) -> String {
-    SigningKey::secret("", SECRET.as_bytes()).sign(claims).unwrap()
+    SigningKey::from_secret("", SECRET.as_bytes()).sign(claims).unwrap()
 }
 
 /// A client with what it was sent and has not looked at.

@@ -24,7 +24,7 @@ fn the_words_reach_what_they_stand_for() {
 fn channel_token(rights: &[&str]) -> String {
     let end = NOW_MS / 1000 + 10;
     let claims = serde_json::json!({"channel": "token:b", "exp": end, "rights": rights});
-    SigningKey::secret("", SECRET).sign(&claims).unwrap()
+    SigningKey::from_secret("", SECRET).sign(&claims).unwrap()
 }
 
 fn ask(world: &mut World, object: &serde_json::Value) {
@@ -102,7 +102,7 @@ fn a_right_to_presence_that_is_lost_ends_joins_and_leaves_only() {
         let channels = [serde_json::json!({"pattern": "token:b", "rights": rights})];
         let end = NOW_MS / 1000 + 1000;
         let claims = serde_json::json!({"sub": "ann", "exp": end, "channels": channels});
-        let token = SigningKey::secret("", SECRET).sign(&claims).unwrap();
+        let token = SigningKey::from_secret("", SECRET).sign(&claims).unwrap();
         serde_json::json!({"type": "auth", "token": token})
     };
     ask(&mut world, &rights(&["subscribe", "presence"]));
