@@ -1,7 +1,7 @@
 // @ts-check
 /**
  * The client library for Node: the same exports, and a `Seawall` that finds a WebSocket class by
- * itself. The package `ws` is preferred where it is installed, for it says why a connection was
+ * itself. The package `ws` is preferred if it is installed, because it reports why a connection was
  * not made; from Node 22 on there is a global class.
  */
 

@@ -6,10 +6,10 @@ import { Seawall } from "./seawall.js";
 const PING_MS = 1000;
 const CUT_MS = 3000;
 const COUNT_DOWN_MS = 100;
-/** Of the newest pings. */
+/** Round trips of the newest pings. */
 const PINGS_MAX = 1000;
 const MESSAGES_MAX = 500;
-/** In larger channels names are learned from messages alone. */
+/** In larger channels, names come only from messages. */
 const GREETED_MAX = 10;
 const TOKEN = "seawall-token";
 
@@ -24,9 +24,9 @@ const pings = [];
 let client = null;
 let members = new Map();
 let joined = null;
-/** What came while a cut lasted; `null` when none does. */
+/** Messages received during a cut; `null` without one. */
 let cut = null;
-/** The first round trip of a connection also measures how it warms up. */
+/** The first round trip of a connection includes its warm-up. */
 let isCold = true;
 let retryAt = 0;
 
@@ -54,7 +54,7 @@ function append(line) {
 
 const note = (text, className = "") => append(element("li", text, `note ${className}`));
 
-/** Users are known by their token, others by what their messages say. */
+/** Users are named by their token, others by their messages. */
 const nameOf = (one) =>
   one ? one.user ?? names.get(one.connection) ?? "a guest" : "the server";
 
@@ -77,7 +77,7 @@ function show({ content, from, time, recovered }) {
 }
 
 async function say(text) {
-  // Shown at once, and its own line is not sent back.
+  // Shown at once; the server does not send it back.
   const line = element("li", text, "mine waiting");
   line.prepend(element("small", `${byId("name").value}, sending`));
   append(line);
@@ -94,7 +94,7 @@ async function say(text) {
   }
 }
 
-/** Makes this page's name known for its connection. Other channels may belong to applications. */
+/** Publishes this page's name for its connection. Other channels may belong to applications. */
 function greet() {
   if (!joined?.live || !joined.channel.startsWith("chat:")) return;
   joined.publish({ name: byId("name").value, isGreeting: true }, { echo: false }).catch(() => {});
@@ -175,7 +175,7 @@ function join() {
     showMembers();
   });
   subscription.on("error", (error) => {
-    // What ends the client is shown above.
+    // The error that ends the client is shown above.
     if (client.state === "open" && error.code !== "unauthorized") {
       note(`not in ${channel}: ${error.message}`, "bad");
     }
@@ -193,7 +193,7 @@ function cutConnection() {
   client.reconnect({ afterMs: CUT_MS });
 }
 
-/** Speaks of success only when the last message that was missed has come. */
+/** Reports success only when the last missed message has arrived. */
 function showRecovery() {
   if (!cut?.isBack) return;
   const shown = byId("recovery");
@@ -248,15 +248,15 @@ function showProblem(text) {
   byId("problem").textContent = text;
 }
 
-/** Shows either the form for a token, or everything else. */
+/** Shows either the token form, or everything else. */
 function showSignIn(isWanted) {
   byId("sign-in").hidden = !isWanted;
   byId("who").hidden = byId("columns").hidden = isWanted;
 }
 
-/** Asks for another token where the present one, or none, is not enough. */
+/** Asks for another token if the present one is missing or insufficient. */
 function askForToken({ message, remedy }) {
-  // Without a token there is nothing wrong: the form says what to do.
+  // A missing token is not an error: the form says what to do.
   const hadToken = sessionStorage.getItem(TOKEN) !== null;
   sessionStorage.removeItem(TOKEN);
   showProblem(hadToken ? message.replace(`; ${remedy}`, "") : "");
@@ -314,7 +314,7 @@ function connect() {
   joined = null;
   join();
   connection.connect().catch(() => {
-    // It is an `error` event as well.
+    // An `error` event reports it as well.
   });
 }
 

@@ -44,7 +44,7 @@ const AUTH_TIMEOUT_CODE = 4408;
 const EXPIRED_CODE = 4410;
 /** Overload, slow consumer, rate limit: the server needs clients to come back late. */
 const CALM_CODES = [1013, 4413, 4429];
-/** What HTTP statuses mean; only Node says which one it was. */
+/** Meanings of HTTP statuses; only Node reports the status. */
 const STATUSES = new Map([
   [400, ["bad_request", "check the URL"]],
   [401, ["unauthorized", "check the token in the URL"]],
@@ -54,11 +54,11 @@ const STATUSES = new Map([
 ]);
 const UNREACHABLE = "check that the server runs, the URL and its path, and that `origins` of the "
   + "server's route allow this page";
-/** An authenticated connection that held for this long has worked: delays start anew. */
+/** Reconnect delays start over after an authenticated connection has lasted this long. */
 const STABLE_MS = 5000;
 /** Failed attempts in a row after which an `error` event says why. */
 const FAILURES_REPORTED = 3;
-/** The server forgets keys after five minutes: a repeat must come before. */
+/** The server forgets keys after five minutes: repeats must be sent before. */
 const KEY_AGE_MAX_MS = 280_000;
 
 const DEFAULTS = {
@@ -80,7 +80,7 @@ const DEFAULTS = {
   },
 };
 
-/** A connection to a server that keeps itself up. Options and events: see `seawall.d.ts`. */
+/** A connection to a server that reconnects by itself. Options and events: see `seawall.d.ts`. */
 export class Seawall extends Events {
   #options;
   #state = "idle";
@@ -90,14 +90,14 @@ export class Seawall extends Events {
   #host;
   /** Publishes and queries by id, in the order in which they were made. */
   #calls = new Map();
-  /** Of those, publishes without echo that were sent: sets by channel. */
+  /** Sent publishes without echo among them: sets by channel. */
   #quietCalls = new Map();
   #lastId = 0;
   #keyPrefix = "";
   #ticket = null;
-  /** The server knows who this is: only then tickets, rights and delays count. */
+  /** The client is authenticated: tickets, rights and delays count only then. */
   #identified = false;
-  /** Whom the server takes publish keys to belong to; a new unnamed identity is a new owner. */
+  /** The owner of publish keys; a new identity without a name is a new owner. */
   #owner = "";
   #identities = 0;
   #expiresAt = Infinity;
@@ -110,7 +110,7 @@ export class Seawall extends Events {
   #intervalMs = 25_000;
   #messageBytesMax = Infinity;
   #retryAfterMs = 0;
-  /** The wait before the next attempt is this client's own choice. */
+  /** The delay before the next attempt was chosen by this client, not by the server. */
   #mayWake = false;
   #triedFreshToken = false;
   #connected = deferred();
@@ -154,7 +154,7 @@ export class Seawall extends Events {
   }
 
   /**
-   * Gives the connection up and makes a new one, at once or after a time; subscriptions recover.
+   * Replaces the connection, at once or after a delay; subscriptions recover.
    * @param {{afterMs?: number}} options
    */
   reconnect({ afterMs = 0 } = {}) {
@@ -213,7 +213,7 @@ export class Seawall extends Events {
     return promise;
   }
 
-  /** What channels may use of the client. */
+  /** The part of the client that channels may use. */
   #makeHost() {
     return {
       options: this.#options,
@@ -253,7 +253,7 @@ export class Seawall extends Events {
     this.#settle(call, this.#unanswered(call, "timeout", failure));
   }
 
-  /** The error of a call without answer; of a publish it says what may have become of it. */
+  /** The error of a call without an answer; for a publish it says whether it may have succeeded. */
   #unanswered({ text, sent }, code, failure) {
     if (text === null) return new SeawallError(code, failure, "ask again");
     if (!sent) return new SeawallError(code, `not published: ${failure}`, "publish again");
@@ -261,10 +261,10 @@ export class Seawall extends Events {
     return new SeawallError(code, `${failure}: it was published or not`, remedy);
   }
 
-  /** Whether the server still takes a repeat for what it is. */
+  /** Whether the server still recognizes a repeat. */
   #mayRepeat({ sent }) {
     const { clock } = this.#options;
-    // One clock may stop while a computer sleeps, the other one may be set.
+    // The monotonic clock may stop while a computer sleeps, and the wall clock may be set.
     const ageMs = Math.max(clock.now() - sent.at, clock.wall() - sent.wallAt);
     return sent.owner === this.#owner && ageMs <= KEY_AGE_MAX_MS;
   }
@@ -378,12 +378,12 @@ export class Seawall extends Events {
       this.#identified = true;
       for (const [name, one] of Object.entries(reply.channels ?? {})) {
         const channel = this.#channels.get(name);
-        // What was not resumed is subscribed by itself; a grant can only be shown in a resume.
+        // Channels not resumed are subscribed separately; grants are only valid in a resume.
         if (one.error && channel?.hasGrant && isPassing(new SeawallError(one.error.code))) {
           return done(new SeawallError(one.error.code, `${name}: ${one.error.message}`));
         }
         if (!one.error && channel && asked.has(name)) channel.accept(one, asked.get(name));
-        // The last handle was removed while the answer was on its way.
+        // The last handle was removed while the answer was pending.
         if (!one.error && !channel) link.ask({ type: "unsubscribe", channel: name }, () => {});
       }
       done(null);
@@ -414,7 +414,7 @@ export class Seawall extends Events {
         this.#owner = `user ${this.user}`;
         const hasGrants = [...this.#channels.values()].some((one) => one.hasGrant);
         if (!hasGrants) return this.#opened(link, false);
-        // Grants outlive the ticket that was lost, and count with a fresh one.
+        // Grants outlive the lost ticket, and are valid with a fresh one.
         this.#resume(link, (problem) => {
           const isLost = problem && (isPassing(problem) || problem.code === "conflict");
           if (isLost) this.#lost(1013, `not resumed: ${problem.message}`);
@@ -450,7 +450,7 @@ export class Seawall extends Events {
     this.#refreshIn(expiresIn * 800);
   }
 
-  /** Shows a new token when four fifths of the old one's time are over. */
+  /** Sends a new token after four fifths of the old one's lifetime. */
   #refreshIn(ms) {
     const { clock, token: source, requestTimeoutMs } = this.#options;
     this.#timers.clear("refresh");
@@ -533,7 +533,7 @@ export class Seawall extends Events {
     this.#wait(this.#delayMs(status || CALM_CODES.includes(code)), why.event);
   }
 
-  /** The error that a close code ends the client with, if it does. */
+  /** The error for a close code that ends the client, if there is one. */
   #finalError(code, reason) {
     const { token } = this.#options;
     if (FINAL_CODES.has(code)) {
@@ -566,7 +566,7 @@ export class Seawall extends Events {
     const { minDelayMs, maxDelayMs, random } = this.#options;
     if (isCalm) this.#attempts = Math.max(this.#attempts, 3);
     const most = Math.min(maxDelayMs, minDelayMs * 2 ** this.#attempts);
-    // All of it at random, so that clients that were lost together do not come back together.
+    // Full jitter: clients that lost their connections together must not reconnect together.
     const jitter = isCalm ? most / 2 + random() * most / 2 : random() * most;
     this.#attempts += 1;
     return Math.max(jitter, this.#retryAfterMs);
@@ -577,7 +577,7 @@ export class Seawall extends Events {
     this.#become("waiting", { ...why, delayMs });
   }
 
-  /** Settles what waits for a connection, again and again while there is none. */
+  /** Times out calls that wait for a connection; repeats while there is none. */
   #watchOutage() {
     if (this.#timers.has("overdue")) return;
     const { requestTimeoutMs } = this.#options;
@@ -603,7 +603,7 @@ export class Seawall extends Events {
     this._emit("error", error);
   }
 
-  /** The end: as asked, or because trying again makes no sense. */
+  /** Ends the client: on request, or because reconnecting cannot succeed. */
   #finish(error, close) {
     if (this.#state === "closed") return;
     this.#drop(error, close);
@@ -625,9 +625,9 @@ export class Seawall extends Events {
     this._emit("state", { state, previous, ...detail });
   }
 
-  // ---- Heartbeat, and what the browser says about the network. ----
+  // ---- Heartbeat, and network events of the browser. ----
 
-  /** Browsers cannot send WebSocket pings: a request of the protocol stands in. */
+  /** Browsers cannot send WebSocket pings: a request of the protocol replaces them. */
   #beat(link) {
     // 0: the server has its heartbeat off, and so has the client.
     if (!(this.#intervalMs > 0)) return;
@@ -637,7 +637,7 @@ export class Seawall extends Events {
     });
   }
 
-  /** Asks for a sign of life; without one in time the connection is dead. */
+  /** Sends a ping; without an answer in time the connection is considered dead. */
   #probe() {
     if (this.#state !== "open" || this.#timers.has("dead")) return;
     const link = this.#link;
@@ -650,7 +650,7 @@ export class Seawall extends Events {
     });
   }
 
-  /** There may be a network again, or a user: looks at the connection, or tries again soon. */
+  /** The network or the user may be back: checks the connection, or reconnects soon. */
   #wake() {
     if (this.#state === "open") return this.#probe();
     if (this.#state !== "waiting" || !this.#mayWake || this.#timers.has("wake")) return;
@@ -677,7 +677,7 @@ export class Seawall extends Events {
     watch(page, "visibilitychange", () => page.visibilityState === "visible" && this.#wake());
   }
 
-  // ---- What the server sends. ----
+  // ---- Frames from the server. ----
 
   #frame(link, data) {
     if (link !== this.#link) return;
@@ -717,7 +717,7 @@ export class Seawall extends Events {
     }
   }
 
-  /** In terms of this library: the server speaks of frames. */
+  /** Translates an error into the terms of this library: the server's text is about frames. */
   #errorOf({ code, message }) {
     if (code === "unauthorized" && !this.#identified && this.#state === "open") {
       return this.#needsToken();

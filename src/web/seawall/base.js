@@ -1,7 +1,7 @@
 // @ts-check
-/** What the parts of the client library share: errors, events, promises, timers and tokens. */
+/** Shared parts of the client library: errors, events, promises, timers and tokens. */
 
-/** What may work when it is tried again. */
+/** Errors after which a retry may succeed. */
 const PASSING_CODES = ["rate_limited", "unavailable", "internal", "timeout", "disconnected"];
 const TIMER_MS_MAX = 0x7fff_ffff;
 
@@ -143,7 +143,7 @@ export class Link {
 
   constructor(socket, options, nextId) {
     this.socket = socket;
-    /** What the socket reported as its error: where the platform says anything. */
+    /** The error that the socket reported, if the platform gives one. */
     this.problem = "";
     this.#options = options;
     this.#timers = new Timers(options.clock);

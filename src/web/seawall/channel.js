@@ -18,7 +18,7 @@ const DOUBTFUL_MAX = 100;
 const OWN_MAX = 1000;
 /** Unanswered attempts to subscribe after which `ready` rejects. */
 const ATTEMPTS_MAX = 5;
-/** A subscription that the server ends this close to its token's end has ended by expiry. */
+/** A subscription that ends this close to its token's expiry is considered expired. */
 const EXPIRY_MS = 2000;
 
 /** A handle to a channel; made by `Seawall.subscribe`. */
@@ -39,7 +39,7 @@ export class Subscription extends Events {
     this.channel = channel.name;
     this.options = options;
     this.#position = options.since ? { ...options.since } : null;
-    /** @internal It has been live at least once. */
+    /** @internal Whether it has been live at least once. */
     this._started = false;
   }
 
@@ -121,7 +121,7 @@ export class Subscription extends Events {
     if (isSame && since && from.offset > since.offset && from.offset < offset) return false;
     const isStart = from.offset === 0 && since?.offset === 0 && since.epoch === from.epoch;
     if (recovered && isStart) {
-      // Nothing was missed: the channel was not in use when its position was read.
+      // No message was missed: the channel was unused when its position was read.
       this.#position = { epoch, offset: 0 };
       this.#recovered = true;
       return true;
@@ -142,7 +142,7 @@ export class Subscription extends Events {
     this.#ready.resolve(subscribed);
   }
 
-  /** @internal The channel has come to this offset, and its message is not for this client. */
+  /** @internal Advances to this offset; its message is not for this client. */
   _skip(offset) {
     if (this.#live && offset > this.#position.offset) this.#position.offset = offset;
   }
@@ -165,14 +165,14 @@ export class Subscription extends Events {
     this._emit("message", message);
   }
 
-  /** @internal It is not subscribed in time, but not given up either. */
+  /** @internal Reports a subscription that is late; attempts continue. */
   _overdue(error) {
     if (this._started) return;
     this.#ready.reject(error);
     this.#ready = deferred();
   }
 
-  /** @internal It is over: for a reason, or as asked. */
+  /** @internal Ends it, with an error or on request. */
   _end(error, reason) {
     if (this.#ended) return;
     this.#ended = true;
@@ -186,12 +186,12 @@ export class Subscription extends Events {
   }
 }
 
-/** A channel on the wire. `host` is what it may use of its client. */
+/** A channel on the wire. `host` is the part of the client that it may use. */
 export class Channel {
   #host;
   #handles = new Set();
   #epoch = null;
-  /** The offset up to which the wire has come, in order. */
+  /** The offset up to which messages were received in order. */
   #place = 0;
   /** Messages up to this one were published before the subscription. */
   #head = 0;
@@ -200,7 +200,7 @@ export class Channel {
   #asking = null;
   #attempts = 0;
   #grant = undefined;
-  /** Where channel tokens come from, and the times of the one that the server has taken. */
+  /** The source of channel tokens, and the times of the accepted one. */
   #token = undefined;
   #tokenTimes = NO_TIMES;
   /** Offsets of this client's publishes without echo, and their epoch. */
@@ -208,7 +208,7 @@ export class Channel {
   #ownEpoch = null;
   /** Publishes without echo whose outcome was never known. */
   #doubtful = [];
-  /** Messages that wait for the answer to a publish without echo. */
+  /** Messages held until a publish without echo is answered. */
   #held = [];
 
   constructor(host, name) {
@@ -220,7 +220,7 @@ export class Channel {
     return this.#live;
   }
 
-  /** What `resume` sends for this channel; `null` before the first `subscribed`. */
+  /** The part of `resume` for this channel; `null` before the first `subscribed`. */
   get resumption() {
     const since = this.#since();
     if (!since) return null;
@@ -238,7 +238,7 @@ export class Channel {
     if (handle.options.token !== undefined) this.#token = handle.options.token;
     if (!this.#host.link() || this.#asking) return;
     if (!this.#live || this.#needsWire(handle)) return this.sync();
-    // Its listeners are not there yet.
+    // Its listeners are added later in this turn.
     queueMicrotask(() => this.#live && this.#welcomeNewHandles());
   }
 
@@ -250,7 +250,7 @@ export class Channel {
     const done = deferred();
     const ask = (attemptsLeft) => {
       const link = this.#host.link();
-      // It has ended with the connection, or is wanted again.
+      // It ended with the connection, or has a new handle.
       if (!link || !attemptsLeft || this.#host.find(this.name)) return done.resolve();
       link.ask({ type: "unsubscribe", channel: this.name }, (error) => {
         if (error?.code === "timeout" || error?.code === "rate_limited") ask(attemptsLeft - 1);
@@ -274,7 +274,7 @@ export class Channel {
     this.suspend();
   }
 
-  /** Whether a handle needs more than what the wire sends already. */
+  /** Whether a handle needs messages from before the channel's position. */
   #needsWire({ options }) {
     const { presence, token, since } = options;
     // It may also be further than this channel, which may not have received its newest messages yet.
@@ -332,7 +332,7 @@ export class Channel {
       this.#asking = null;
       this.#failed(error, asking, isRetry);
     };
-    // A fixed token is shown once: it cannot be renewed, and the server remembers what it granted.
+    // A fixed token is sent once: it cannot be renewed, and the server remembers its rights.
     const isShown = this.#live && [...this.#handles].every((one) => one._started);
     const source = typeof this.#token === "function" || !isShown ? this.#token : undefined;
     const { clock, requestTimeoutMs } = this.#host.options;
@@ -354,7 +354,7 @@ export class Channel {
     }, failed);
   }
 
-  /** What `resume` is about to ask for: to be given to `accept` with the answer. */
+  /** The request that `resume` makes for this channel; `accept` needs it with the answer. */
   ask() {
     return { handles: [...this.#handles], since: this.#since() };
   }
@@ -393,7 +393,7 @@ export class Channel {
     const blamed = present.filter((one) =>
       (hasStarted ? !one._started : one.options.token === this.#token));
     if (blamed.length && blamed.length < this.#handles.size) {
-      // What these handles brought was rejected; the others do without it.
+      // The token of these handles was rejected; the others do without it.
       blamed.forEach((one) => this.#handles.delete(one));
       this.#token = [...this.#handles].map((one) => one.options.token).findLast(Boolean);
       blamed.forEach((one) => one._end(error));
@@ -435,13 +435,13 @@ export class Channel {
     this.#tryAgain(new SeawallError("internal", "the server had this subscription already"));
   }
 
-  /** The server has made this channel, for a first handle. */
+  /** Starts the first handle on a subscription that the server made. */
   adopt(handle, reply) {
     this.#handles.add(handle);
     this.accept(reply, { handles: [handle], since: null });
   }
 
-  /** The server has subscribed this connection by itself. */
+  /** Handles a subscription made by the server. */
   subscribedByServer(reply) {
     if (reply.grant !== undefined) this.#grant = reply.grant;
     if (this.#live) return this.#renewInTime();
@@ -450,11 +450,11 @@ export class Channel {
     const needsMore = this.#wantsPresence() || this.#token !== undefined;
     if (!hasPosition && !needsMore) return this.accept(reply, { handles, since: null });
     if (!hasPosition) handles.forEach((one) => one._place(reply, null));
-    // The answer to the request that is under way says what was recovered.
+    // The answer to the request in flight says what was recovered.
     if (!this.#asking) this.sync();
   }
 
-  /** The server has ended the subscription: on its own, or because the channel's token ended. */
+  /** Handles the end of the subscription by the server, or by the expiry of its token. */
   unsubscribedByServer(reason) {
     this.suspend();
     const isExpired = reason === "expired" || this.#tokenMs() <= EXPIRY_MS;
@@ -462,7 +462,7 @@ export class Channel {
     this.end(null, "by the server");
   }
 
-  /** The connection is lost, or messages are missing: nothing counts until accepted. */
+  /** Suspends the channel after a lost connection or missing messages, until `accept`. */
   suspend() {
     this.#live = false;
     this.#asking = null;
@@ -472,7 +472,7 @@ export class Channel {
     this.#host.timers.clear(`renew ${this.name}`);
   }
 
-  /** Messages are missing: starts again behind the last ones that were delivered. */
+  /** Resubscribes behind the last delivered messages when some are missing. */
   restart() {
     if (!this.#live) return;
     this.suspend();
@@ -484,9 +484,9 @@ export class Channel {
     else this.sync();
   }
 
-  // ---- What ends by time. ----
+  // ---- Expiry. ----
 
-  /** How long the channel's token holds, as far as its times and the clocks say. */
+  /** Remaining lifetime of the channel's token, by its times and the clocks. */
   #tokenMs({ iat, exp, at } = this.#tokenTimes) {
     if (exp === null) return Infinity;
     const { clock } = this.#host.options;
@@ -503,7 +503,7 @@ export class Channel {
     this.#host.timers.set(`renew ${this.name}`, Math.max(1000, ms), () => this.sync());
   }
 
-  /** The server has renewed the grant. */
+  /** Stores a renewed grant. */
   renew(grant) {
     this.#grant = grant;
   }
@@ -518,7 +518,7 @@ export class Channel {
 
   /**
    * Whether this message may be one of this client's own that is not to be echoed, or only seem to
-   * come too early because of one: the answers to those publishes will tell.
+   * come too early because of one: the answers to those publishes decide.
    */
   #isInDoubt({ offset, prev = offset - 1, from }) {
     const quiet = this.#host.quietCalls(this.name);
@@ -538,7 +538,7 @@ export class Channel {
     for (const one of [...this.#handles]) one._deliver({ ...message, recovered });
   }
 
-  /** Forgets the offsets that no handle will meet again. */
+  /** Forgets the offsets that every handle has passed. */
   #forgetOwn() {
     const { epoch, offset } = this.#since() ?? {};
     if (epoch !== this.#ownEpoch) return;
@@ -569,7 +569,7 @@ export class Channel {
     return at >= 0;
   }
 
-  /** A publish without echo has its answer, or none. */
+  /** Handles the answer to a publish without echo, or its absence. */
   settled(call, answer) {
     if (!answer) {
       if (call.connections.size && !call.isRejected) this.#doubtful.push(call);
@@ -584,7 +584,7 @@ export class Channel {
     for (const one of this.#held.splice(0)) this.message(one);
   }
 
-  /** A join or a leave. */
+  /** Handles a join or a leave. */
   member({ type, member }) {
     for (const one of [...this.#handles]) {
       if (one.live && one.options.presence) one._emit(type, { channel: this.name, member });
