@@ -1,7 +1,7 @@
-//! The buffers a ring receives into: a provided-buffer ring over one mapping.
+//! A ring's receive buffers: a provided-buffer ring over one mapping.
 //!
-//! The kernel takes buffers in the order they were given. All that are given become resident in
-//! time, so the owner gives as many as one batch of completions may need and no more.
+//! The kernel uses buffers in the order they were provided, so all of them become resident in time.
+//! The owner provides only as many as one batch of completions may need.
 
 use std::io;
 use std::ptr::NonNull;
@@ -24,10 +24,10 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Maps `count` buffers of `size` bytes and gives all of them to the kernel.
+    /// Maps `count` buffers of `size` bytes, and provides all of them to the kernel.
     ///
     /// # Panics
-    /// `count` is not a power of two up to 32,768: the ring indexes with a mask.
+    /// If `count` is not a power of two up to 32,768: the ring indexes with a mask.
     pub fn new(ring: &Ring, count: u16, size: usize) -> io::Result<Self> {
         assert!(count.is_power_of_two() && count <= 1 << 15, "buffer count {count}");
         assert!(size > 0 && u32::try_from(size).is_ok(), "buffer size {size}");
@@ -52,7 +52,7 @@ impl Buffers {
     /// The bytes of a buffer the kernel has filled and named in a completion.
     ///
     /// # Panics
-    /// `id` or `len` lie outside, which would be a fault of the kernel or of the caller.
+    /// If `id` or `len` is out of range, a bug of the kernel or the caller.
     pub fn bytes(&self, id: u16, len: usize) -> &[u8] {
         assert!(id < self.count && len <= self.size, "buffer {id} with {len} bytes");
         // SAFETY: inside the mapping by the assertion; the kernel does not write to a buffer
@@ -70,7 +70,7 @@ impl Buffers {
         unsafe { self.storage.as_ptr().add(usize::from(id) * self.size) }
     }
 
-    /// Lends a buffer to the kernel again.
+    /// Provides a buffer to the kernel again.
     pub fn give_back(&mut self, id: u16) {
         let address = self.address(id) as u64;
         let index = usize::from(self.tail & (self.count - 1));
@@ -88,7 +88,7 @@ impl Buffers {
     }
 }
 
-/// Anonymous zeroed pages that live as long as the process: a ring is kept as long, too.
+/// Maps anonymous zeroed pages for the lifetime of the process, which is that of the ring.
 fn map(len: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a fresh anonymous mapping touches no memory of ours.
     let address = unsafe {

@@ -1,5 +1,5 @@
-//! Connections that lead a normal life while others make trouble: an open loop of echoes whose
-//! latencies say what the trouble costs everybody else.
+//! Well-behaved connections beside trouble: an open loop of echoes, whose latency shows what the
+//! trouble costs other clients.
 
 use std::io;
 use std::sync::Arc;
@@ -10,31 +10,31 @@ use crate::crew::{Failure, MORE_ECHOES, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::pulse::{Pulse, PulsePlan, PulseResult};
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// How long echoes may come after the last message, and the closes after them.
+/// Limit for echoes after the last message, and for the closes after them.
 const WAIT_NS: u64 = 5_000_000_000;
 
-/// The times of a run, set by the measuring thread as they become known; 0 = not yet.
+/// Times of a run, set by the measuring thread as they become known; 0 = not yet.
 #[derive(Debug, Default)]
 pub struct Times {
-    /// The load begins: everything is open.
+    /// The load begins: all connections are open.
     pub start_ns: AtomicU64,
-    /// The warm-up ends, in runs that keep it apart; 0 in others.
+    /// The warm-up ends, in runs that separate it; 0 in others.
     pub warm_ns: AtomicU64,
     /// The trouble begins.
     pub trouble_ns: AtomicU64,
-    /// The trouble is at its full extent; stays 0 in runs that do not measure this separately.
+    /// The trouble is at its full extent; stays 0 in runs that do not measure that.
     pub full_ns: AtomicU64,
     /// The trouble is over.
     pub calm_ns: AtomicU64,
-    /// No messages are sent any more.
+    /// The last message is due.
     pub stop_ns: AtomicU64,
-    /// Everything is closed.
+    /// All connections are closed.
     pub close_ns: AtomicU64,
-    /// Connections of all workers that are open for the first time.
+    /// Connections of all workers that have opened once.
     pub ready: AtomicUsize,
-    /// Of those that make trouble, how many are there again.
+    /// Connections that make trouble and are open again.
     pub back: AtomicUsize,
 }
 
@@ -43,25 +43,25 @@ impl Times {
         which.store(at_ns, Ordering::Release);
     }
 
-    /// The time, once it is known.
+    /// The time, if it is known.
     pub fn known(which: &AtomicU64) -> Option<u64> {
         Some(which.load(Ordering::Acquire)).filter(|at_ns| *at_ns != 0)
     }
 
-    /// When phases after the first begin, as far as it is known; they become known in this order.
+    /// Beginnings of the phases after the first, as far as known; they become known in this order.
     fn marks(&self) -> impl Iterator<Item = u64> {
         [&self.warm_ns, &self.trouble_ns, &self.full_ns, &self.calm_ns]
             .into_iter()
             .filter_map(Self::known)
     }
 
-    /// Whether the time has come.
+    /// Whether the time is known and has passed.
     pub fn passed(which: &AtomicU64, now_ns: u64) -> bool {
         Self::known(which).is_some_and(|at_ns| at_ns <= now_ns)
     }
 }
 
-/// The load of the worker that has all bystanders.
+/// The load of the worker that drives all bystanders.
 pub struct Bystanders {
     shared: Arc<Shared>,
     times: Arc<Times>,
@@ -104,7 +104,7 @@ impl Bystanders {
         }
     }
 
-    /// What was measured, and why bystanders were lost.
+    /// Returns the measurements, and why bystanders were lost.
     pub fn finish(self) -> Result<(PulseResult, Vec<String>), Failure> {
         match self.failure {
             Some(failure) => Err(failure),
@@ -122,7 +122,7 @@ impl Bystanders {
         Ok(())
     }
 
-    /// The pulse, once the load has begun; it learns of phases as they become known.
+    /// Runs the pulse once the load has begun; adds phases as they become known.
     fn beat(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
         let Some(start_ns) = Times::known(&self.times.start_ns) else { return Ok(u64::MAX) };
         if self.result.is_some() {
@@ -201,7 +201,9 @@ impl Load for Bystanders {
         let Some(pulse) = &mut self.pulse else {
             self.failure = Some(match ending {
                 Ending::Lost(fault) => Failure::lost(&fault),
-                Ending::Clean => Failure::Failed("a connection ended by itself".to_owned()),
+                Ending::Clean => {
+                    Failure::Failed("a connection was closed by the server".to_owned())
+                }
             });
             self.shared.stop();
             return Ok(());
@@ -209,7 +211,7 @@ impl Load for Bystanders {
         pulse.lost(slot, now_ns);
         self.lost.push(match ending {
             Ending::Lost(fault) => fault.to_string(),
-            Ending::Clean => "it ended by itself".to_owned(),
+            Ending::Clean => "closed by the server".to_owned(),
         });
         Ok(())
     }

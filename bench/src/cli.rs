@@ -1,4 +1,4 @@
-//! The command line: what every load has, and the list of loads. Exit codes are here.
+//! The command line: arguments of all loads, and exit codes.
 
 mod fanout;
 mod hostile;
@@ -27,8 +27,8 @@ pub use tools::{
 
 /// Load generator for WebSocket servers, and the bare echoes they are compared with.
 ///
-/// Exit codes: 0 done; 1 the system or the server refused, or connections or messages were lost;
-/// 2 wrong use; 3 an echo was not what was sent; 4 a condition of --expect is not met.
+/// Exit codes: 0 done; 1 the system or server failed, or connections or messages were lost; 2
+/// invalid command line; 3 an echo differed from its message; 4 a condition of --expect is not met.
 #[derive(Debug, Parser)]
 #[command(name = "seawall-bench", version)]
 pub struct Cli {
@@ -38,19 +38,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Send messages and measure their echoes.
+    /// Send messages and measure the latency of their echoes.
     Echo(EchoArgs),
     /// Open and close connections: handshakes per second, or churn.
     Connect(ConnectArgs),
     /// Hold idle connections, and measure the memory of server and kernel.
     Hold(HoldArgs),
-    /// Drop all connections at once and measure how they come back.
+    /// Drop all connections at once, and measure how fast they reconnect.
     Storm(StormArgs),
-    /// Let some connections read slowly or not at all, and measure what it does to the others.
+    /// Let some connections read slowly or not at all, and measure the effect on the others.
     Slow(SlowArgs),
-    /// Keep greedy clients busy beside well-behaved ones, and measure what these feel of it.
+    /// Run greedy clients beside well-behaved ones, and measure the effect on the latter.
     Hostile(HostileArgs),
-    /// Publish to channels, and measure the time until subscribers have each message.
+    /// Publish to channels, and measure the delay of each delivery.
     Fanout(FanoutArgs),
     /// Send recorded frames with their timing.
     Replay(ReplayArgs),
@@ -62,26 +62,26 @@ pub enum Command {
     ServeEpoll(ServeArgs),
 }
 
-/// What every load has.
+/// Arguments of every load.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
     /// ws://HOST:PORT/PATH
     #[arg(value_parser = Url::parse)]
     pub url: Url,
-    /// Load threads, each with one ring or several
+    /// Load threads, each with one or more rings
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
     /// Connections being opened at a time
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub parallel: u32,
-    /// Seconds a connect, an upgrade or a close may take
+    /// Timeout of a connect, an upgrade or a close (seconds)
     #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = values::seconds)]
     pub timeout: f64,
-    /// Congestion control of the generator's sockets ("default": the host's). A host that paces
-    /// (BBR) adds timers to small messages
+    /// Congestion control of the generator's sockets ("default": the host's). BBR paces with
+    /// timers, which delays small messages
     #[arg(long, default_value = "cubic", value_name = "NAME")]
     pub congestion: String,
-    /// Process whose CPU time or memory is measured
+    /// Process whose CPU time or memory to measure
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
     #[command(flatten)]
@@ -96,7 +96,7 @@ impl CommonArgs {
     }
 }
 
-/// Where results go, and what is expected of them.
+/// Output files, and conditions on results.
 #[derive(Debug, Args)]
 pub struct OutputArgs {
     /// Write the results as a JSON object
@@ -108,12 +108,12 @@ pub struct OutputArgs {
     /// Write the latencies of each second (`HdrHistogram` interval log, nanoseconds)
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub histogram_log: Option<PathBuf>,
-    /// Print a line each second on stderr, even where it is no terminal
+    /// Print a line per second on stderr, even if it is not a terminal
     #[arg(long, help_heading = "Results")]
     pub progress: bool,
-    /// Exit with 4 unless this holds, as in 'p99<5ms', 'rate>=100k' or 'losses==0'; may be given
-    /// more than once. Names are p50, p90, p99, p99.9, max, rate, losses, errors, opened, and all
-    /// keys of the JSON
+    /// Exit with 4 unless this condition holds, as in 'p99<5ms', 'rate>=100k' or 'losses==0'; may
+    /// be repeated. Names are p50, p90, p99, p99.9, max, rate, losses, errors, opened, and all keys
+    /// of the JSON
     #[arg(
         long,
         help_heading = "Results",

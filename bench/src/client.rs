@@ -1,6 +1,7 @@
-//! One connection as a state machine: bytes in, what they meant out, and what to send next.
+//! One connection as a state machine: takes received bytes, reports messages, and returns bytes to
+//! send.
 //!
-//! It knows no ring and no clock. The fleet moves its bytes; the load decides when messages go.
+//! It knows no ring and no clock. The fleet moves its bytes; the load decides when to send.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,66 +12,66 @@ use crate::sheet::Sheet;
 use crate::upgrade::Upgrade;
 use crate::wire::{self, FrameReader, Message, RawReader, Sink, opcode};
 
-/// The mask of control frames; they are rare, and a server may not care which it is.
+/// The mask of control frames; they are rare, and any mask is valid.
 const CONTROL_MASK: [u8; 4] = [0x5A, 0xC3, 0x3C, 0xA5];
 
-/// Bytes to which a compressed echo may inflate, whatever was sent.
+/// Bytes to which a compressed echo may inflate at most.
 const INFLATED_MAX: usize = 128 << 20;
 
-/// What all connections of a run have in common.
+/// Settings shared by all connections of a run.
 pub struct Terms {
     pub upgrade: Upgrade,
     pub sheet: Sheet,
     /// Compare every byte of every echo.
     pub verify: bool,
-    /// Give whole messages to the load ([`Heard`]).
+    /// Pass whole messages to the load ([`Heard`]).
     pub hear: bool,
-    /// Count messages and read nothing of them: compressed ones are not inflated.
+    /// Count messages without inflating compressed ones.
     pub count_only: bool,
 }
 
-/// Where a connection is in its life; it only moves down this list, then it is `Free` again.
+/// The stage of a connection; it only moves down this list, and then to `Free` again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     Free,
     Connecting,
     Upgrading,
     Open,
-    /// Our Close frame is on its way; the server's is awaited.
+    /// Our Close frame is being sent; the server's is awaited.
     Closing,
-    /// Both sides said Close; the server ends TCP (RFC 6455 section 7.1.1).
+    /// Both sides have sent Close; the server ends TCP (RFC 6455 section 7.1.1).
     Closed,
-    /// The kernel's last operations are awaited.
+    /// Waits for the kernel's last operations.
     Ending,
     /// The descriptor is being closed.
     Releasing,
 }
 
-/// What a chunk of bytes meant.
+/// What a chunk of bytes contained.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Events {
     pub opened: bool,
     pub messages: u32,
     pub pings: u32,
     pub pongs: u32,
-    /// Both sides have said Close.
+    /// Both sides have sent Close.
     pub closed: bool,
 }
 
-/// Bytes of a thread's connections.
+/// Byte counts of a thread's connections.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Traffic {
     /// Connections on which permessage-deflate was agreed.
     pub deflate_agreed: u64,
-    /// Payload bytes of the messages sent, and what they were on the wire without frame headers.
+    /// Payload bytes of the messages sent, and their bytes on the wire without frame headers.
     pub sent_bytes: u64,
     pub sent_wire_bytes: u64,
-    /// Messages that came compressed, and their bytes on the wire and inflated.
+    /// Compressed messages received, and their bytes on the wire and inflated.
     pub compressed: u64,
     pub compressed_wire_bytes: u64,
     pub compressed_bytes: u64,
-    /// All bytes that the kernel took and gave, handshakes and frame headers included; sends
-    /// without a completion ([`crate::fleet::FleetPlan::quiet_sends`]) are missing.
+    /// All bytes sent and received, handshakes and frame headers included; sends without a
+    /// completion ([`crate::fleet::FleetPlan::quiet_sends`]) are missing.
     pub written_bytes: u64,
     pub read_bytes: u64,
 }
@@ -100,7 +101,7 @@ impl Heard {
         self.ends.push(self.bytes.len());
     }
 
-    /// What came after the last whole message.
+    /// Bytes after the last whole message.
     fn take_rest(&mut self) -> Vec<u8> {
         self.bytes.split_off(self.ends.last().copied().unwrap_or(0))
     }
@@ -124,7 +125,7 @@ pub struct Tools {
     pub heard: Heard,
 }
 
-/// What is being sent.
+/// Bytes being sent.
 #[derive(Debug)]
 pub enum Outgoing {
     Request,
@@ -143,24 +144,24 @@ enum Reader {
     Raw(RawReader),
 }
 
-/// What a Close said: it may come without a code.
+/// A Close; its code is optional.
 #[derive(Debug, Clone, Copy)]
 struct CloseCode(Option<u16>);
 
-/// What most connections never have, or have for a moment: an idle one shall be small.
+/// State that most connections never have, or only for a moment: keeps idle ones small.
 #[derive(Debug, Default)]
 struct Rare {
-    /// The answer to the upgrade request while it is not whole.
+    /// An incomplete answer to the upgrade request.
     head: Vec<u8>,
-    /// The newest ping's answer: older ones need none (RFC 6455 section 5.5.3).
+    /// The pong for the newest ping: older ones need none (RFC 6455 section 5.5.3).
     pong: Option<Box<[u8]>>,
-    /// Frames besides the sheet's: pings, closes, and those that loads write themselves.
+    /// Frames other than the sheet's: pings, closes, and those of loads.
     frames: VecDeque<Outgoing>,
-    /// A compressed message while it is not whole.
+    /// An incomplete compressed message.
     compressed: Vec<u8>,
-    /// A message to be heard while it is not whole.
+    /// An incomplete message for the load.
     unheard: Vec<u8>,
-    /// The server's uninvited Close.
+    /// The server's unrequested Close.
     closed_by_server: Option<CloseCode>,
 }
 
@@ -181,13 +182,13 @@ pub struct Connection {
     reader: Reader,
     rare: Option<Box<Rare>>,
     number: u32,
-    /// Messages the load asked for and that are not yet given to the kernel.
+    /// Messages requested by the load and not yet passed to the kernel.
     owed: u32,
     next_variant: u32,
-    /// The variant whose echo comes next.
+    /// The variant of the next echo.
     echo_variant: u32,
     pub stage: Stage,
-    /// The upgrade request is still to be sent.
+    /// The upgrade request is not yet sent.
     request_due: bool,
     /// Messages are sent compressed.
     deflate: bool,
@@ -226,29 +227,29 @@ impl Connection {
         }
     }
 
-    /// TCP is there; a raw connection is open with it.
+    /// TCP is connected; a raw connection is open with that.
     pub fn connected(&mut self) {
         let raw = matches!(self.reader, Reader::Raw(_));
         self.stage = if raw { Stage::Open } else { Stage::Upgrading };
         self.request_due = !raw;
     }
 
-    /// Asks for `count` more messages to be sent.
-    pub fn owe(&mut self, count: u32) {
+    /// Requests `count` more messages.
+    pub fn request_messages(&mut self, count: u32) {
         self.owed += count;
     }
 
-    /// Asks for a ping to be sent.
-    pub fn ping(&mut self, payload: &[u8]) {
+    /// Requests a ping.
+    pub fn queue_ping(&mut self, payload: &[u8]) {
         self.send_frame(wire::masked(0x80 | opcode::PING, CONTROL_MASK, payload).into());
     }
 
-    /// Asks for a whole masked frame to be sent.
+    /// Requests a whole masked frame.
     pub fn send_frame(&mut self, frame: Box<[u8]>) {
         self.rare().frames.push_back(Outgoing::Frame(frame));
     }
 
-    /// Asks for prepared bytes to be sent: masked frames, one or many.
+    /// Requests prepared bytes: one or more masked frames.
     pub fn send_shared(&mut self, frames: Arc<[u8]>) {
         self.rare().frames.push_back(Outgoing::Shared(frames));
     }
@@ -258,7 +259,7 @@ impl Connection {
         self.deflate
     }
 
-    /// Begins the closing handshake: nothing but the Close frame is sent any more.
+    /// Starts the closing handshake: only the Close frame is sent from then on.
     pub fn close(&mut self) {
         assert_eq!(self.stage, Stage::Open, "only an open connection can be closed");
         self.stage = Stage::Closing;
@@ -274,7 +275,7 @@ impl Connection {
         rare.frames.push_back(Outgoing::Frame(frame));
     }
 
-    /// The fault that an uninvited Close of the server was, once both sides have said Close.
+    /// The fault of an unrequested Close by the server, once both sides have sent Close.
     pub fn verdict(&self) -> Option<Fault> {
         self.rare.as_ref()?.closed_by_server.map(|close| Fault::ClosedByServer(close.0))
     }
@@ -289,7 +290,7 @@ impl Connection {
         }
     }
 
-    /// Takes what is to be sent next, if anything.
+    /// Takes the next bytes to send, if any.
     pub fn next_outgoing(&mut self, sheet: &Sheet, traffic: &mut Traffic) -> Option<Outgoing> {
         match self.stage {
             Stage::Upgrading => {
@@ -334,7 +335,7 @@ impl Connection {
     /// Takes bytes from the server.
     ///
     /// # Errors
-    /// The connection is of no more use.
+    /// If the connection must be given up.
     pub fn receive(
         &mut self,
         bytes: &[u8],
@@ -344,7 +345,7 @@ impl Connection {
         match self.stage {
             Stage::Upgrading => self.receive_head(bytes, terms, tools),
             Stage::Open | Stage::Closing => self.receive_frames(bytes, terms, tools),
-            // Data after the server's Close is against section 5.5.1, but it harms nobody.
+            // Data after the server's Close violates section 5.5.1, but is harmless here.
             _ => Ok(Events::default()),
         }
     }
@@ -356,7 +357,7 @@ impl Connection {
         tools: &mut Tools,
     ) -> Result<Events, Fault> {
         let held = self.rare.as_ref().map_or(0, |rare| rare.head.len());
-        // A head that comes whole, which is nearly all of them, is read where it lies.
+        // A complete head, the usual case, is parsed in place.
         let checked = if held == 0 {
             terms.upgrade.check(self.number, bytes)
         } else {
@@ -423,7 +424,7 @@ impl Connection {
         }
         if let Some(code) = close {
             if self.stage == Stage::Open {
-                // Uninvited: it is answered with its own code, and the server ends TCP.
+                // Unrequested: answer with the same code; the server ends TCP.
                 let payload = code.0.map_or(Vec::new(), |code| code.to_be_bytes().to_vec());
                 self.say_close(&payload);
                 self.rare().closed_by_server = Some(code);
@@ -435,7 +436,7 @@ impl Connection {
     }
 }
 
-/// Hears what the reader finds in one chunk.
+/// Receives what the reader finds in one chunk.
 struct Inspector<'a> {
     sheet: &'a Sheet,
     verify: bool,
@@ -466,7 +467,7 @@ impl Inspector<'_> {
         }
     }
 
-    /// Inflates the message that is complete; gives its length.
+    /// Inflates the complete message; returns its length.
     fn inflate(&mut self) -> u64 {
         let whole = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.compressed));
         let whole = whole.unwrap_or_default();
@@ -492,7 +493,7 @@ impl Inspector<'_> {
     }
 }
 
-/// Where bytes at `offset` of a message are not what was sent.
+/// Describes where bytes at `offset` of a message differ from those sent.
 fn difference(expected: &[u8], offset: u64, bytes: &[u8]) -> Option<String> {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(expected.len());
     let expected = &expected[start..];

@@ -1,4 +1,4 @@
-//! The connection without a socket: its answers, its order of sending, and what it refuses.
+//! Tests of a connection without a socket: answers, order of sends, and what it rejects.
 
 use super::*;
 use crate::sheet::Shape;
@@ -81,7 +81,7 @@ fn verified_echoes_must_come_in_order() {
 fn owed_messages_leave_in_batches_after_control_frames() {
     let terms = terms(false);
     let mut connection = open(&terms);
-    connection.owe(11);
+    connection.request_messages(11);
     let mut ping = vec![0x89, 2];
     ping.extend_from_slice(b"hi");
     connection.receive(&ping, &terms, &mut Tools::default()).unwrap();
@@ -103,7 +103,7 @@ fn owed_messages_leave_in_batches_after_control_frames() {
 fn a_close_ends_sending_and_waits_for_the_servers() {
     let terms = terms(false);
     let mut connection = open(&terms);
-    connection.owe(5);
+    connection.request_messages(5);
     connection.close();
     assert!(matches!(
         connection.next_outgoing(&terms.sheet, &mut Traffic::default()),
@@ -119,7 +119,7 @@ fn a_close_ends_sending_and_waits_for_the_servers() {
 fn an_uninvited_close_is_answered_and_a_fault_with_its_code() {
     let terms = terms(false);
     let mut connection = open(&terms);
-    connection.owe(3);
+    connection.request_messages(3);
     let frame = [0x88, 2, 0x03, 0xF1];
     let events = connection.receive(&frame, &terms, &mut Tools::default()).unwrap();
     assert!(events.closed && connection.stage == Stage::Closed);
@@ -136,11 +136,11 @@ fn an_uninvited_close_is_answered_and_a_fault_with_its_code() {
 fn an_idle_connection_is_small() {
     let terms = terms(false);
     let mut connection = open(&terms);
-    connection.ping(b"alive?");
+    connection.queue_ping(b"alive?");
     connection.receive(b"\x89\x02hi", &terms, &mut Tools::default()).unwrap();
     let mut next = || connection.next_outgoing(&terms.sheet, &mut Traffic::default());
     assert!(next().is_some() && next().is_some() && next().is_none());
-    assert!(connection.rare.is_none(), "what is done costs nothing any more");
+    assert!(connection.rare.is_none(), "finished work leaves no state");
     assert!(size_of::<Connection>() <= 88, "{}", size_of::<Connection>());
 }
 
@@ -190,7 +190,7 @@ fn messages_are_heard_whole_however_they_are_split() {
     for text in texts {
         bytes.extend_from_slice(&[0x81, text.len() as u8]);
         bytes.extend_from_slice(text);
-        // A ping in between disturbs nothing.
+        // A ping in between changes nothing.
         bytes.extend_from_slice(&[0x89, 1, b'!']);
     }
     for size in 1..=bytes.len() {

@@ -1,8 +1,8 @@
-//! `connect`: connections opened and cleanly closed again and again.
+//! `connect`: opens connections and closes them cleanly, again and again.
 //!
-//! Closed loop: a number of connections is always on its way. Open loop: connections are due at
-//! fixed times, and the latency of a handshake counts from when it was due. Churn: a population of
-//! connections, each closed at its age and opened again.
+//! Closed loop: a fixed number of connections is always being opened. Open loop: connections are
+//! due at fixed times, and the latency of a handshake counts from then. Churn: a population of
+//! connections, each closed at its age and reopened.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -17,9 +17,9 @@ use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::recorder::{Recorder, nanoseconds};
 use crate::schedule::Schedule;
 
-/// How long connections may take to end after the load has.
+/// Limit for connections to close after the load.
 const DRAIN_NS: u64 = 2_000_000_000;
-/// How often a thread that waits for the end looks.
+/// How often a thread that waits for the end checks.
 const POLL_NS: u64 = 2_000_000;
 
 /// When connections are opened.
@@ -27,7 +27,7 @@ const POLL_NS: u64 = 2_000_000;
 pub enum Arrivals {
     /// As soon as a slot is free.
     Closed,
-    /// So many per second over all workers, rising to it.
+    /// This many per second over all workers, after a rise from 0.
     Open { rate: u64, ramp_ns: u64 },
     /// Each slot is opened, held for this time, closed, and opened again.
     Churn { hold_ns: u64 },
@@ -36,7 +36,7 @@ pub enum Arrivals {
 /// One worker's part of the run.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectPlan {
-    /// Slots: connections on their way at a time, or the population of a churn.
+    /// Slots: connections being opened at a time, or the population of a churn.
     pub slots: u32,
     pub arrivals: Arrivals,
     /// Connections after which this worker is done.
@@ -51,7 +51,7 @@ pub struct ConnectPlan {
 /// What one worker measured.
 #[derive(Debug)]
 pub struct ConnectResult {
-    /// From connect, or from when it was due, to a right answer.
+    /// Time from connect, or from when it was due, to a valid answer.
     pub latency: Histogram<u64>,
     /// Connections lost, by reason.
     pub failures: BTreeMap<String, u64>,
@@ -63,7 +63,7 @@ pub struct ConnectLoad {
     shared: Arc<Shared>,
     schedule: Option<Schedule>,
     free: Vec<u32>,
-    /// Connections of a churn in the order in which their time ends.
+    /// Connections of a churn in the order of their end.
     closing: VecDeque<(u64, u32)>,
     begun_ns: Vec<u64>,
     open: Vec<bool>,
@@ -81,7 +81,7 @@ impl ConnectLoad {
                 let even = Schedule::new(plan.start_ns, rate, plan.worker, plan.workers);
                 Some(even.rising(ramp_ns))
             }
-            // A population opened at once would be closed at once for ever.
+            // A population opened at once would always be closed at once.
             Arrivals::Churn { hold_ns } => {
                 let rate = u64::from(plan.slots) * 1_000_000_000 / hold_ns.max(1);
                 Some(Schedule::new(plan.start_ns, rate.max(1), 0, 1))
@@ -113,7 +113,7 @@ impl ConnectLoad {
         from_ns..from_ns + self.plan.duration_ns
     }
 
-    /// Opens what is due while slots are free: a slot that is missing delays, and the delay counts.
+    /// Opens due connections while slots are free; the delay of a missing slot counts as latency.
     fn open_due(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
         while self.begun < self.plan.limit {
             let Some(slot) = self.free.last().copied() else { return Ok(()) };
@@ -136,14 +136,14 @@ impl ConnectLoad {
         fleet.open(slot, now_ns)
     }
 
-    /// Closes the connections of a churn whose time is over; gives the time of the next one.
+    /// Closes connections of a churn that have reached their age; returns the time of the next one.
     fn close_due(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
         while let Some((due_ns, slot)) = self.closing.front().copied() {
             if due_ns > now_ns {
                 return Ok(due_ns);
             }
             self.closing.pop_front();
-            // It may have been lost meanwhile, and even be open again, later than this entry.
+            // It may have been lost meanwhile, and may be open again with a later end.
             if fleet.stage(slot) == Stage::Open && self.open[slot as usize] {
                 fleet.close(slot, now_ns)?;
             }
@@ -191,7 +191,7 @@ impl Load for ConnectLoad {
         self.open_due(fleet, now_ns)?;
         let close_ns = self.close_due(fleet, now_ns)?;
         let due_ns = self.schedule.as_ref().map_or(end_ns, Schedule::next_ns);
-        // Without a free slot the next completion, and not the schedule, is what to wait for.
+        // Without a free slot, wait for the next completion instead of the schedule.
         let due_ns = if self.free.is_empty() { end_ns } else { due_ns };
         Ok(Turn::Until(due_ns.min(end_ns).min(close_ns)))
     }
@@ -213,7 +213,7 @@ impl Load for ConnectLoad {
     }
 
     fn messages(&mut self, _: &mut Fleet, _: u32, _: u32, _: u64) -> io::Result<()> {
-        // A server may greet; nothing was asked, so nothing is counted.
+        // The server may greet; no message was requested, so none is counted.
         Ok(())
     }
 

@@ -1,21 +1,21 @@
-//! What a process costs: time on a processor by the scheduler's nanoseconds, and memory.
+//! CPU time of a process in the scheduler's nanoseconds, and its memory.
 //!
-//! `/proc/PID/stat` counts in ticks of 10 ms, which drowns a short run; the first field of each
+//! `/proc/PID/stat` counts in ticks of 10 ms, too coarse for a short run; the first field of each
 //! thread's `schedstat` is exact to the last context switch or tick. Its second field, the time
-//! spent runnable without a processor, tells a server that was idle from one that was held up by
-//! other processes.
+//! spent runnable without a processor, distinguishes an idle server from one delayed by other
+//! processes.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::time::Instant;
 
-/// A thread counts as saturated from this share of its time on.
+/// Share of its time from which a thread counts as saturated.
 pub const SATURATED: f64 = 0.95;
-/// Share of its time waiting for a processor from which other processes disturb.
+/// Share of its time spent waiting for a processor from which other processes disturb the run.
 const CONTENDED: f64 = 0.05;
 
-/// Nanoseconds on a processor of each thread of a process, at one moment.
+/// CPU time of each thread of a process (ns), at one moment.
 #[derive(Debug, Clone)]
 pub struct CpuSample {
     at: Instant,
@@ -45,7 +45,8 @@ impl CpuUse {
         self.busiest_share + self.queued_share >= SATURATED
     }
 
-    /// Others used its processor: neither its throughput nor its latencies are its own.
+    /// Whether other processes used its processor: then neither throughput nor latencies are its
+    /// own.
     pub fn contended(&self) -> bool {
         self.queued_share > CONTENDED
     }
@@ -65,7 +66,7 @@ impl CpuSample {
         for entry in fs::read_dir(&folder).map_err(|error| no_process(pid, &error))? {
             let name = entry?.file_name();
             let Some(thread) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            // A thread may end between the listing and the reading.
+            // A thread may end between the listing and the read.
             let Ok(text) = fs::read_to_string(format!("{folder}/{thread}/schedstat")) else {
                 continue;
             };
@@ -77,7 +78,7 @@ impl CpuSample {
         Ok(Self { at, threads })
     }
 
-    /// The difference to an earlier sample. Threads that ended in between are missing from it.
+    /// The difference to an earlier sample. Threads that ended in between are missing.
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let wall_ns = self.at.duration_since(earlier.at).as_nanos() as u64;
         let used = self.threads.iter().map(|(id, now)| {
@@ -129,7 +130,7 @@ fn first_number(text: &str) -> Option<u64> {
 }
 
 fn no_process(pid: u32, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("process {pid} cannot be read: {error}; has it ended?"))
+    io::Error::new(error.kind(), format!("cannot read process {pid}: {error}; has it ended?"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! The threads of a run, and what they share with the one that measures.
+//! The threads of a run, and the state they share with the measuring thread.
 //!
-//! A worker is a ring with its load; a thread drives one worker or several.
+//! A worker is a ring with its load; a thread drives one or more workers.
 //!
-//! Workers publish their counts once a turn; the measuring thread reads counts and processor time
-//! at the same moment, so that a late wake-up of its own shifts both alike.
+//! Workers publish their counts once a turn; the measuring thread reads counts and CPU time at the
+//! same moment, so that a late wake-up shifts both alike.
 
 use std::io;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use std::time::Duration;
 use crate::client::{Fault, Traffic};
 use crate::fleet::{Clock, Fleet, Load, drive};
 use crate::recorder::Feed;
-use crate::sys::go_first;
+use crate::sys::raise_priority;
 
-/// What a load says of messages that answer none of its own.
-pub const MORE_ECHOES: &str = "more messages came than were sent: is this path an echo?";
+/// The error of a load that receives unrequested messages.
+pub const MORE_ECHOES: &str = "received more messages than were sent; is this path an echo?";
 
-/// Why a run failed; the exit code tells which.
+/// Why a run failed; determines the exit code.
 #[derive(Debug)]
 pub enum Failure {
-    /// The system or the server refused: exit code 1.
+    /// The system or the server failed: exit code 1.
     Failed(String),
-    /// What is asked for does not fit together: exit code 2.
+    /// Arguments contradict each other: exit code 2.
     Usage(String),
-    /// An echo was not what was sent: exit code 3.
+    /// An echo differed from its message: exit code 3.
     Corrupt(String),
     /// A condition of `--expect` is not met: exit code 4.
     Unmet(String),
@@ -50,7 +50,7 @@ impl Failure {
         }
     }
 
-    /// A connection was lost that the run cannot do without.
+    /// A connection was lost that the run needs.
     pub fn lost(fault: &Fault) -> Self {
         match fault {
             Fault::Corrupt(text) => Self::Corrupt(text.clone()),
@@ -80,7 +80,7 @@ impl Counter {
     }
 }
 
-/// What all threads of a run see.
+/// State that all threads of a run share.
 #[derive(Debug)]
 pub struct Shared {
     pub clock: Clock,
@@ -88,15 +88,15 @@ pub struct Shared {
     pub done: Vec<Counter>,
     /// Connections open now.
     pub open: AtomicUsize,
-    /// What went wrong so far: connections lost or refused, messages without answer.
+    /// Faults so far: connections lost or refused, messages without an answer.
     pub errors: AtomicU64,
-    /// The seconds of each worker, for progress and log.
+    /// Seconds of each worker, for progress and log.
     pub feed: Feed,
-    /// When the load begins; 0 until all are open.
+    /// Start of the load; 0 until all connections are open.
     start_ns: AtomicU64,
     stop: AtomicBool,
-    /// Threads whose load is over; they stay until they are joined, since the processor time of a
-    /// thread that is gone can no longer be read.
+    /// Threads whose load is over; they live until they are joined, because the CPU time of a
+    /// thread that has ended can no longer be read.
     finished: AtomicUsize,
     threads: AtomicUsize,
     leave: AtomicBool,
@@ -130,7 +130,7 @@ impl Shared {
         Some(self.start_ns.load(Ordering::Acquire)).filter(|at_ns| *at_ns != 0)
     }
 
-    /// Ends the run early: something failed.
+    /// Ends the run early after a failure.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }
@@ -144,7 +144,7 @@ impl Shared {
         self.finished.load(Ordering::Acquire) == self.threads.load(Ordering::Acquire)
     }
 
-    /// One more thing went wrong.
+    /// Counts one more fault.
     pub fn error(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -187,7 +187,7 @@ impl<T: Send + 'static> Crew<T> {
         Ok(Self { shared: Arc::clone(shared), threads: started })
     }
 
-    /// Waits for all; the first failure is the run's, a corrupt echo before any other.
+    /// Waits for all threads; returns the first failure, with a corrupt echo before any other.
     pub fn join(self) -> Result<Vec<T>, Failure> {
         self.shared.leave.store(true, Ordering::Release);
         let mut results = Vec::new();
@@ -211,13 +211,13 @@ impl<T: Send + 'static> Crew<T> {
     }
 }
 
-/// Which threads drive which workers.
+/// How workers are distributed over threads.
 #[derive(Clone, Copy, Debug)]
 pub enum Spread {
-    /// So many threads, in turn.
+    /// This many threads, in turn.
     Even(usize),
-    /// The first worker, which measures what the others do to it, has a thread of its own that
-    /// goes before all others; so many threads share the rest.
+    /// The first worker, which measures the effect of the others, has a thread of its own with
+    /// priority; this many threads share the rest.
     FirstAlone(usize),
 }
 
@@ -253,7 +253,8 @@ pub struct Ran<L> {
 
 impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
     /// Starts the workers that `make` makes, one for each of `shared.done`, on the threads of
-    /// `spread`. A ring belongs to the thread that makes it, so `make` is called there.
+    /// `spread`. `make` runs on the worker's thread, because a ring belongs to the thread that
+    /// makes it.
     pub fn of_workers<M>(shared: &Arc<Shared>, spread: Spread, make: M) -> io::Result<Self>
     where
         M: Fn(usize) -> io::Result<(Fleet, L)> + Send + Sync + 'static,
@@ -262,10 +263,10 @@ impl<L: Load + Send + 'static> Crew<Vec<Ran<L>>> {
         let clock = shared.clock;
         Self::start(shared, spread.threads(workers), move |thread| {
             if spread.is_first(thread)
-                && let Err(error) = go_first()
+                && let Err(error) = raise_priority()
             {
                 eprintln!(
-                    "seawall-bench: the thread that measures has no priority over the load \
+                    "seawall-bench: the measuring thread has no priority over the load \
                      ({error}): run it as root, or its latencies are partly the load's own"
                 );
             }

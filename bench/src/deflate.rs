@@ -5,16 +5,16 @@ use std::io;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// What is offered in the upgrade request. This side compresses every message by itself.
+/// The extension offer of the upgrade request. This side compresses every message by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// The server does so too.
+    /// The server must do so too.
     Alone,
-    /// The server may use what it sent before: of its messages, only the first of a connection
-    /// can be read here.
+    /// The server may use context takeover: only the first message of a connection can then be
+    /// inflated here.
     Takeover,
 }
-/// What a sync flush ends with; it is not sent (RFC 7692 section 7.2.1).
+/// The end of a sync flush; it is not sent (RFC 7692 section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xFF, 0xFF];
 
 impl Offer {
@@ -28,14 +28,14 @@ impl Offer {
         }
     }
 
-    /// Whether the server's answer is an agreement we can live with (see `agreed`).
+    /// Whether the server's answer is acceptable (see `agreed`).
     pub fn is_agreed(self, answer: &str) -> bool {
         agreed(answer, self == Self::Takeover)
     }
 }
 
-/// The answer must be about permessage-deflate, must keep the server from using earlier messages'
-/// context where that was asked for, and must not ask for a window that this side cannot promise.
+/// Whether the answer is about permessage-deflate, excludes context takeover where that was
+/// requested, and requests no window that this side cannot promise.
 fn agreed(answer: &str, takeover: bool) -> bool {
     let mut parts = answer.split(';').map(str::trim);
     if !parts.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate")) {
@@ -67,7 +67,7 @@ pub fn compress(payload: &[u8]) -> io::Result<Vec<u8>> {
         if taken == payload.len() && has_room {
             break;
         }
-        assert!(!has_room || out.len() > before, "the compressor stands still");
+        assert!(!has_room || out.len() > before, "the compressor makes progress");
         out.reserve(out.len().max(64));
     }
     if out.ends_with(&TAIL) {
@@ -76,7 +76,7 @@ pub fn compress(payload: &[u8]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Inflates whole messages; one for a thread.
+/// Inflates whole messages; one per thread.
 pub struct Inflater {
     state: Decompress,
     out: Vec<u8>,
@@ -89,10 +89,10 @@ impl Default for Inflater {
 }
 
 impl Inflater {
-    /// The bytes of a compressed message.
+    /// Inflates a compressed message.
     ///
     /// # Errors
-    /// They are not what a compressor makes, or more than `most` bytes.
+    /// When the bytes are not valid DEFLATE data, or inflate to more than `most` bytes.
     pub fn inflate(&mut self, message: &[u8], most: usize) -> io::Result<&[u8]> {
         self.state.reset(false);
         self.out.clear();
@@ -110,22 +110,22 @@ impl Inflater {
                 )?;
                 taken += (self.state.total_in() - seen) as usize;
                 if self.out.len() > most {
-                    return Err(io::Error::other(format!("it inflates to over {most} bytes")));
+                    return Err(io::Error::other(format!("inflates to over {most} bytes")));
                 }
-                // A final block ends the stream; what follows it is not data any more.
+                // A final block ends the stream; bytes after it are not data.
                 if status == Status::StreamEnd {
                     return Ok(&self.out);
                 }
                 let full = self.out.len() == self.out.capacity();
                 if self.state.total_in() == seen && self.out.len() == made && !full {
-                    return Err(io::Error::other("it is no DEFLATE data"));
+                    return Err(io::Error::other("not DEFLATE data"));
                 }
             }
         }
         self.drain(most)
     }
 
-    /// Output that waits inside the state after the last input byte.
+    /// Takes output that is pending inside the state after the last input byte.
     fn drain(&mut self, most: usize) -> io::Result<&[u8]> {
         while self.out.len() == self.out.capacity() && self.out.len() <= most {
             self.out.reserve(self.out.len().max(1024));

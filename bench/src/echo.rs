@@ -1,9 +1,9 @@
-//! `echo`: messages sent and their echoes timed.
+//! `echo`: sends messages and measures the latency of their echoes.
 //!
-//! Closed loop: each connection keeps `depth` messages in flight, so a server that stalls is asked
-//! less: good for cost and throughput, blind to stalls. Open loop: messages are due at fixed times
-//! whatever the server does, and latency counts from the time a message was due, so a stall is seen
-//! by every message that would have met it (no coordinated omission).
+//! Closed loop: each connection keeps `depth` messages in flight, so a stalled server receives
+//! fewer: good for cost and throughput, blind to stalls. Open loop: messages are due at fixed times
+//! whatever the server does, and latency counts from when a message was due, so every message that
+//! would have met a stall measures it (no coordinated omission).
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,11 +18,11 @@ use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::recorder::{Recorder, nanoseconds};
 use crate::schedule::Schedule;
 
-/// How long echoes may come after the load has ended.
+/// Limit for echoes after the load has ended.
 const DRAIN_NS: u64 = 5_000_000_000;
-/// How long the closing handshakes may take; they are a courtesy to the server.
+/// Limit for closing handshakes, which no measurement needs.
 const CLOSE_NS: u64 = 2_000_000_000;
-/// How often a thread that waits for the others looks.
+/// How often a thread that waits for the others checks.
 const POLL_NS: u64 = 2_000_000;
 
 /// How messages are sent.
@@ -48,7 +48,7 @@ pub struct EchoPlan {
 #[derive(Debug)]
 pub struct EchoResult {
     pub latency: Histogram<u64>,
-    /// Open loop: how much later than due the generator itself sent.
+    /// Open loop: delay of the generator's own sends.
     pub lag: Histogram<u64>,
     /// Messages of the measured time without an echo.
     pub unanswered: u64,
@@ -66,15 +66,15 @@ pub struct EchoLoad {
     plan: EchoPlan,
     shared: Arc<Shared>,
     phase: Phase,
-    /// Slots asked to open, and those of them not yet open.
+    /// Slots to open, and those of them not yet open.
     asked: u32,
     opening: u32,
-    /// For each slot, since when each of its messages waits for its echo.
+    /// Per slot, the times since which messages wait for their echoes.
     waiting: Vec<VecDeque<u64>>,
     outstanding: u64,
     next_slot: u32,
     done: u64,
-    /// Measured are the messages due in this time.
+    /// Messages due in this time are measured.
     from_ns: u64,
     until_ns: u64,
     recorder: Recorder,
@@ -102,7 +102,7 @@ impl EchoLoad {
         }
     }
 
-    /// What was measured.
+    /// Returns the measurements.
     pub fn finish(self) -> Result<EchoResult, Failure> {
         self.failure.map_or(Ok(self.result), Err)
     }
@@ -144,7 +144,7 @@ impl EchoLoad {
         fleet.send(slot, count)
     }
 
-    /// Sends what is due; gives the time the next message is.
+    /// Sends due messages; returns the time of the next one.
     fn send_due(
         &mut self,
         fleet: &mut Fleet,
@@ -164,7 +164,7 @@ impl EchoLoad {
         Ok(schedule.next_ns().min(end_ns))
     }
 
-    /// Counts what is still unanswered, with the age it has reached, then closes.
+    /// Counts unanswered messages with their age so far, then closes.
     fn give_up_waiting(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
         for waiting in &self.waiting {
             for since_ns in waiting.iter().filter(|at| (self.from_ns..self.until_ns).contains(at)) {
@@ -258,7 +258,7 @@ impl Load for EchoLoad {
                 self.failure = Some(Failure::Corrupt(MORE_ECHOES.to_owned()));
                 return Ok(());
             };
-            // The warm-up is shown, and not measured.
+            // The warm-up is shown but not measured.
             if measured.contains(&since_ns) || now_ns < measured.start {
                 self.recorder.record(now_ns - since_ns, now_ns, &self.shared.feed);
             }
@@ -275,18 +275,19 @@ impl Load for EchoLoad {
     fn ended(&mut self, _: &mut Fleet, _: u32, ending: Ending, _: u64) -> io::Result<()> {
         self.shared.open.fetch_sub(1, Ordering::AcqRel);
         match (&self.phase, ending) {
-            // The figures are complete; how the server ends is no part of them.
+            // The figures are complete; how the server closes does not change them.
             (Phase::Closing { .. }, _) => {}
             (_, Ending::Lost(fault)) => self.failure = Some(Failure::lost(&fault)),
             (_, Ending::Clean) => {
-                self.failure = Some(Failure::Failed("a connection ended by itself".to_owned()));
+                self.failure =
+                    Some(Failure::Failed("a connection was closed by the server".to_owned()));
             }
         }
         Ok(())
     }
 }
 
-/// Buffers that suit messages of this shape: one buffer holds what one send carries, within bounds.
+/// Buffers for messages of this shape: one buffer holds the bytes of one send, within bounds.
 pub fn buffers(terms: &Terms) -> (u16, usize) {
     let wanted = terms.sheet.frame_len() * terms.sheet.batch() as usize;
     let size = wanted.next_power_of_two().clamp(1024, 64 * 1024);

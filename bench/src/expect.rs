@@ -20,7 +20,7 @@ const OPERATORS: [(&str, Operator); 5] = [
     (">", Operator::More),
 ];
 
-/// What a number's unit says it is.
+/// The meaning of a number's unit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Unit {
     None,
@@ -81,11 +81,11 @@ impl Expectation {
         }
     }
 
-    /// Why it is not met, if it is not; `key` is the report's own name of the value.
+    /// Why it is not met; `None` if it is. `key` is the report's own name of the value.
     pub fn failure(&self, key: &str, value: &Value) -> Option<String> {
         let text = &self.text;
         let Some(found) = number(value) else {
-            return Some(format!("{text}: {key} is {value}, no number"));
+            return Some(format!("{text}: {key} is {value}, not a number"));
         };
         let limit = match self.limit(key) {
             Ok(limit) => limit,
@@ -107,8 +107,8 @@ impl Expectation {
         match (time_unit(key), self.unit) {
             (Some(key_ns), Unit::Time(ns)) => Ok(number * ns / key_ns),
             (Some(_), Unit::None) if number == 0.0 => Ok(0.0),
-            (Some(_), _) => Err(format!("{key} is a time: the number needs ns, us, ms or s")),
-            (None, Unit::Time(_)) => Err(format!("{key} is no time")),
+            (Some(_), _) => Err(format!("{key} is a time; the number needs ns, us, ms or s")),
+            (None, Unit::Time(_)) => Err(format!("{key} is not a time")),
             (None, Unit::None) => Ok(number),
             (None, Unit::Factor(factor)) => Ok(number * factor),
             (None, Unit::Percent) => Ok(number / 100.0),
@@ -116,9 +116,9 @@ impl Expectation {
     }
 }
 
-/// Nanoseconds in the unit that a key of a time ends with.
+/// Nanoseconds in the unit at the end of a time's key.
 fn time_unit(key: &str) -> Option<f64> {
-    // What a thing costs each is a time as well.
+    // A cost per unit of work is a time as well.
     let key = key.strip_suffix("_each").unwrap_or(key);
     let units = [("_ns", 1.0), ("_us", 1e3), ("_ms", 1e6), ("_s", 1e9)];
     let is_rate = key.contains("per_");
@@ -166,10 +166,10 @@ mod tests {
             Expectation::parse(text).unwrap().failure(key, &7.into()).unwrap()
         };
         assert!(why("p99<5", "latency_p99_ns").contains("needs ns, us, ms or s"));
-        assert!(why("rate<5ms", "per_second").contains("is no time"));
+        assert!(why("rate<5ms", "per_second").contains("is not a time"));
         assert!(why("count<7", "count").contains("count is 7"));
         let none = Expectation::parse("rate<1").unwrap().failure("rate", &Value::Null);
-        assert!(none.unwrap().contains("no number"));
+        assert!(none.unwrap().contains("not a number"));
     }
 
     #[test]

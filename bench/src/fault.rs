@@ -17,9 +17,9 @@ pub enum Fault {
     ClosedByServer(Option<u16>),
     Refused(UpgradeError),
     Wire(WireError),
-    /// An echo differs from what was sent.
+    /// An echo differs from its message.
     Corrupt(String),
-    /// Nothing came for longer than `--timeout` in this stage.
+    /// No bytes arrived for longer than `--timeout` in this stage.
     TimedOut(Stage),
 }
 
@@ -33,15 +33,15 @@ impl fmt::Display for Fault {
             Self::ClosedByServer(Some(code)) => write!(out, "the server closed with {code}"),
             Self::ClosedByServer(None) => out.write_str("the server closed without a code"),
             Self::Refused(error) => error.fmt(out),
-            Self::Wire(error) => write!(out, "against RFC 6455: {error}"),
+            Self::Wire(error) => write!(out, "RFC 6455 violation: {error}"),
             Self::Corrupt(text) => out.write_str(text),
-            Self::TimedOut(stage) => write!(out, "nothing came in time ({stage:?})"),
+            Self::TimedOut(stage) => write!(out, "timed out ({stage:?})"),
         }
     }
 }
 
 impl Fault {
-    /// How the server ended the connection, in words that many connections have in common.
+    /// How the server ended the connection, in words common to many connections.
     pub fn ending(&self) -> String {
         match self {
             Self::ClosedByServer(Some(code)) => format!("closed with {code}"),

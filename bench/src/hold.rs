@@ -1,7 +1,7 @@
-//! `hold`: idle connections kept open, pings answered, and every one asked at the end whether it is
-//! still alive. Then some of them may talk, and the server may be told to end.
+//! `hold`: keeps idle connections open, answers pings, and checks at the end whether each is alive.
+//! Then some of them may send messages, and the server may be shut down.
 //!
-//! The measuring thread moves a goal; the workers follow it and count.
+//! The measuring thread sets a goal; the workers follow it and count.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,40 +13,40 @@ use crate::crew::{Failure, MORE_ECHOES, Shared, share};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::pulse::{Pulse, PulsePlan, PulseResult};
 
-/// How often a worker that has something to do looks for a new goal, and one that has not.
+/// How often a worker with work, and one without, checks for a new goal.
 const POLL_NS: u64 = 5_000_000;
 const IDLE_POLL_NS: u64 = 50_000_000;
-/// Closes begun in one turn of a worker: all at once would overrun the server's queues and ours.
+/// Closes started in one turn of a worker: all at once would overrun the queues of both sides.
 const BURST: u32 = 512;
-/// Questions a second of all workers at the end. Asking a million connections at once would be a
-/// load of its own, under which a server misses its heartbeats.
+/// Pings per second of all workers at the end. Pinging a million connections at once would be a
+/// load of its own, under which a server misses heartbeats.
 const QUESTIONS_PER_SECOND: u64 = 40_000;
-/// Payload of the question at the end.
+/// Payload of the pings at the end.
 const QUESTION: &[u8] = b"alive?";
-/// In place of a number of pings: the connection was never open.
+/// In place of a ping count: the connection was never open.
 const NEVER_OPEN: u16 = u16::MAX;
 
-/// What the measuring thread wants, and what it is told at once.
+/// The measuring thread's goal, and counts that it needs at once.
 #[derive(Debug, Default)]
 pub struct Goal {
-    /// Connections to be open, over all workers.
+    /// Connections to open, over all workers.
     pub connections: AtomicUsize,
-    /// Ask each connection for a pong.
+    /// Ping each connection, and wait for its pong.
     pub asking: AtomicBool,
-    /// Messages are sent from then on; 0 = never.
+    /// Start of the messages; 0 = never.
     pub echo_start_ns: AtomicU64,
-    /// The server was told to end: its closes are what is wanted.
+    /// The server was sent SIGTERM: its closes are expected.
     pub draining: AtomicBool,
-    /// Close them all.
+    /// Close all connections.
     pub closing: AtomicBool,
-    /// Connections that were opened, or that could not be.
+    /// Connections that were opened, or failed to open.
     pub settled: AtomicUsize,
     pub failed: AtomicUsize,
-    /// Pongs that came to the question.
+    /// Pongs to the final pings.
     pub alive: AtomicUsize,
-    /// Workers whose messages are all answered or given up.
+    /// Workers whose messages are all answered or timed out.
     pub echoed: AtomicUsize,
-    /// When the last connection ended while the server drained.
+    /// When the last connection ended during the server's drain.
     pub drained_ns: AtomicU64,
 }
 
@@ -58,25 +58,25 @@ pub struct HoldPlan {
     /// Connections being opened at a time.
     pub parallel: u32,
     pub slots: u32,
-    /// A connection counts as open when the echo to its first message has come.
+    /// A connection counts as open when the echo of its first message has arrived.
     pub greet: bool,
     /// Messages per second of all workers after the hold, and for how long.
     pub echo_rate: u64,
     pub echo_ns: u64,
 }
 
-/// How long echoes may come after the last message.
+/// Limit for echoes after the last message.
 const ECHO_WAIT_NS: u64 = 5_000_000_000;
 
-/// What one worker found.
+/// The results of one worker.
 #[derive(Debug)]
 pub struct HoldResult {
     /// Connections that could not be opened, and those lost later, by reason.
     pub failed: BTreeMap<String, u64>,
     pub lost: BTreeMap<String, u64>,
-    /// How the server closed connections while it drained.
+    /// How the server closed connections during its drain.
     pub drained: BTreeMap<String, u64>,
-    /// Pings answered: all, and the least and the most of a connection that was open all the time.
+    /// Pings answered: the total, and the fewest and most of a connection open all the time.
     pub pings: u64,
     pub pings_min: u64,
     pub pings_max: u64,
@@ -101,7 +101,7 @@ pub struct HoldLoad {
     next_question: u32,
     next_ask_ns: u64,
     next_close: u32,
-    /// Pings of each connection; the only thing kept for each.
+    /// Pings of each connection: its only state here.
     pings: Vec<u16>,
     talk: Talk,
     result: HoldResult,
@@ -187,7 +187,7 @@ impl HoldLoad {
         Ok(until == self.plan.slots && self.live == 0)
     }
 
-    /// Sends the messages after the hold; gives the time of the next one.
+    /// Sends the messages after the hold; returns the time of the next one.
     fn talk(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
         let start_ns = self.goal.echo_start_ns.load(Ordering::Acquire);
         if start_ns == 0 {
@@ -212,7 +212,7 @@ impl HoldLoad {
         Ok(if now_ns >= until_ns { now_ns + POLL_NS } else { next_ns })
     }
 
-    /// A connection is there.
+    /// Counts a connection as open.
     fn settled(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
         self.opening -= 1;
         self.pings[slot as usize] = 0;
@@ -233,7 +233,7 @@ impl Load for HoldLoad {
         }
         self.open_more(fleet, now_ns)?;
         if self.goal.asking.load(Ordering::Acquire) && self.next_question < self.plan.slots {
-            // Only a turn of its own time asks: completions make turns as well.
+            // Only a turn at its own time pings: completions cause turns as well.
             if now_ns >= self.next_ask_ns {
                 self.next_ask_ns = now_ns + POLL_NS;
                 self.ask(fleet)?;
@@ -297,7 +297,7 @@ impl Load for HoldLoad {
             Ending::Lost(fault) => fault.to_string(),
             Ending::Clean => "it ended by itself".to_owned(),
         };
-        // What is closed from here is not what the server drained.
+        // Connections closed from here on are not part of the drain.
         let place = if self.goal.closing.load(Ordering::Acquire) {
             return Ok(());
         } else if self.goal.draining.load(Ordering::Acquire) {

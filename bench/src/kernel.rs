@@ -1,21 +1,21 @@
-//! What connections cost inside the kernel: slab caches, and the buffers of TCP.
+//! Kernel memory of connections: slab caches and TCP buffers.
 //!
-//! Server and generator share the host, so every figure is of both ends. With `--park` these are
-//! alike where the server is Seawall and its connections are quiet: a TCP socket in a table of
+//! Server and generator share the host, so every figure covers both ends. With `--park` the ends
+//! are alike if the server is Seawall and its connections are quiet: a TCP socket in a table of
 //! direct descriptors with one poll on it. Half of the growth is then one end's share, which
-//! `run::hold` reports beside the whole; only the ports that clients bind make the client's half a
-//! little larger, and without `--park` an armed receive, by some 0.7 KB.
+//! `run::hold` reports beside the whole; the client's half is slightly larger by the ports that
+//! clients bind, and without `--park` by some 0.7 KB for an armed receive.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-/// Caches that a connection is known to use, shown even where they did not grow much.
+/// Caches that a connection is known to use, shown even if they did not grow much.
 pub const KNOWN_CACHES: [&str; 5] = ["TCP", "sock_inode_cache", "filp", "dentry", "io_kiocb"];
 
-/// The kernel's side of all connections of the host at one moment.
+/// Kernel memory of all connections of the host at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelMemory {
-    /// Slab caches by name; `None` where the host does not let us read them (they are for root).
+    /// Slab caches by name; `None` if this user may not read them (root may).
     pub slab: Option<Slab>,
     /// All slab pages by `/proc/meminfo`, partly filled ones included.
     pub slab_total_bytes: u64,
@@ -58,7 +58,7 @@ fn sockstat(text: &str) -> (u64, u64) {
 pub struct Slab(BTreeMap<String, u64>);
 
 impl Slab {
-    /// `None` where the host does not let us read it.
+    /// Reads the caches; `None` if this user may not.
     pub fn take() -> Option<Self> {
         fs::read_to_string("/proc/slabinfo").ok().map(|text| Self::parse(&text))
     }

@@ -1,4 +1,5 @@
-//! `seawall-bench`: load on a WebSocket server that can be trusted, and the bare echoes as limits.
+//! `seawall-bench`: a load generator for WebSocket servers with reliable measurements, and bare
+//! echoes.
 //!
 //! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes,
 //! `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the protocol, `client`
@@ -8,12 +9,12 @@
 //! `recorder` keeps their latencies, `monitor` shows them meanwhile. `run` measures a load with
 //! `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed; `plot` draws reports.
 //!
-//! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and its way from
-//! arguments to report in `run`; frames that are not the sheet's go through `Fleet::send_frame`
-//! or `Fleet::send_shared`.
+//! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and a function
+//! from arguments to report in `run`; frames other than the sheet's are sent with
+//! `Fleet::send_frame` or `Fleet::send_shared`.
 //!
-//! Nothing here shares code with the server: a fault of its codec must not be hidden by the same
-//! fault on this side.
+//! Nothing here shares code with the server: a bug in its codec must not be hidden by the same bug
+//! on this side.
 
 pub mod bare;
 pub mod buffers;

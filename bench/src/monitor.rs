@@ -1,4 +1,4 @@
-//! What is seen of a run while it runs: a line a second on stderr, and the interval log.
+//! Progress of a run: a line per second on stderr, and the interval log.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,10 +20,10 @@ use crate::report::duration;
 
 const NAP: Duration = Duration::from_millis(50);
 const SECOND_NS: u64 = 1_000_000_000;
-/// The log's column of maxima is in milliseconds, as other tools expect it.
+/// The log's column of maxima is in milliseconds, as other tools expect.
 const NS_PER_MS: f64 = 1e6;
 
-/// The thread that watches; it ends with [`Monitor::finish`], or when it is dropped.
+/// The monitoring thread; it ends with [`Monitor::finish`] or on drop.
 pub struct Monitor {
     shared: Arc<Shared>,
     over: Arc<AtomicBool>,
@@ -31,10 +31,10 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts watching where the command line asks for it.
+    /// Starts monitoring if the command line requests it.
     ///
     /// # Errors
-    /// The log cannot be written: said now and not after the run.
+    /// When the log cannot be written: reported before the run instead of after it.
     pub fn start(shared: &Arc<Shared>, output: &OutputArgs) -> io::Result<Self> {
         let progress = output.progress || io::stderr().is_terminal();
         let over = Arc::new(AtomicBool::new(false));
@@ -52,7 +52,7 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Takes what the workers left, once they have ended.
+    /// Takes the workers' last intervals, once they have ended.
     pub fn finish(mut self) -> io::Result<()> {
         self.over.store(true, Ordering::Release);
         match self.thread.take().map(JoinHandle::join) {
@@ -73,7 +73,7 @@ impl Drop for Monitor {
     }
 }
 
-/// Intervals of all workers by their begin.
+/// Intervals of all workers by their start.
 #[derive(Default)]
 struct Seconds(BTreeMap<u64, Second>);
 
@@ -110,7 +110,7 @@ fn watch(
     let mut seconds = Seconds::default();
     let (mut shown_ns, mut done) = (begun_ns, 0);
     loop {
-        // Read before the feed: what was pushed before the end is then taken.
+        // Read this before the feed: then intervals pushed before the end are taken.
         let last = over.load(Ordering::Acquire);
         let now_ns = shared.clock.now_ns();
         if last || now_ns >= shown_ns + SECOND_NS {
@@ -153,7 +153,7 @@ fn show(shared: &Shared, at_ns: u64, rate: f64, fresh: &[Interval]) {
         shown(0.5),
         shown(0.99)
     );
-    // Nobody may be listening any more, which is no reason to stop the load.
+    // A closed stderr must not stop the load.
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
@@ -163,9 +163,8 @@ fn create(path: &Path) -> io::Result<BufWriter<File>> {
     })
 }
 
-/// Writes the measured seconds in the order of time. They are kept until the end because a worker
-/// may still be in an earlier second; one of them takes as much memory as its histogram, of which
-/// an hour has 3,600.
+/// Writes the measured seconds in order. They are kept until the end, because a worker may still be
+/// in an earlier second; each takes the memory of a histogram, and an hour has 3,600.
 fn write_log(
     mut file: BufWriter<File>,
     seconds: &Seconds,

@@ -1,4 +1,4 @@
-//! Where a result comes from: which run of which version, when, on which host.
+//! Origin of a result: the run, the version, the time, and the host.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::target::Url;
 
-/// The members that a result's JSON begins with. The URL has no query, which may hold a token.
+/// The first members of a result's JSON. The URL is without its query, which may hold a token.
 pub fn members(url: &Url) -> Map<String, Value> {
     let path = url.path.split('?').next().unwrap_or_default();
     let kernel = |name: &str| {

@@ -1,21 +1,21 @@
-//! When a client that lost its connection tries again.
+//! When a client that lost its connection reconnects.
 //!
-//! What a client says when it is back, a ticket for instance, is not part of it: see `returning`.
+//! What it sends then, for instance a ticket, is not part of this: see `returning`.
 
 use crate::sheet::Noise;
 
 /// How clients of a run reconnect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reconnect {
-    /// Always after the same time.
+    /// Always after the same delay.
     Fixed { delay_ns: u64 },
     /// Full jitter: a random time up to `base * 2^attempt`, at most up to `cap`.
     Backoff { base_ns: u64, cap_ns: u64 },
 }
 
 impl Reconnect {
-    /// How long to wait before attempt `attempt` (0 = the first after the loss). A server's
-    /// `Retry-After` is a lower bound; random policies spread themselves behind it.
+    /// Delay before attempt `attempt` (0 = the first after the loss). A server's `Retry-After` is a
+    /// lower bound; random policies spread attempts beyond it.
     pub fn delay_ns(self, attempt: u32, retry_after_s: Option<u32>, noise: &mut Noise) -> u64 {
         let asked_ns = u64::from(retry_after_s.unwrap_or(0)) * 1_000_000_000;
         match self {

@@ -1,7 +1,7 @@
-//! An open loop of echoes over some of a ring's connections, as a part of other loads: it shows
-//! what those loads do to everybody else.
+//! An open loop of echoes over some of a ring's connections, as part of other loads: it measures
+//! their effect on well-behaved clients.
 //!
-//! It keeps nothing for a connection without a message on its way, so it may run over a million.
+//! It keeps no state for a connection without a message in flight, so it can run over a million.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -16,28 +16,28 @@ use crate::fleet::Fleet;
 use crate::recorder::{Recorder, nanoseconds};
 use crate::schedule::Schedule;
 
-/// What a pulse does.
+/// Parameters of a pulse.
 #[derive(Debug, Clone)]
 pub struct PulsePlan {
-    /// The connections whose turn it is one after the other.
+    /// The connections to use, in turn.
     pub slots: Range<u32>,
     /// Messages per second of all workers.
     pub rate: u64,
-    /// Messages are due from then until then.
+    /// Start and end of due times.
     pub start_ns: u64,
     pub until_ns: u64,
-    /// Which share of the messages is this worker's.
+    /// This worker's share of the messages.
     pub worker: usize,
     pub workers: usize,
 }
 
-/// What it measured.
+/// The measurements.
 #[derive(Debug)]
 pub struct PulseResult {
     pub latency: Histogram<u64>,
-    /// The same by the phase in which a message was due.
+    /// Latencies by the phase in which a message was due.
     pub phases: Vec<Histogram<u64>>,
-    /// How much later than due the generator itself sent.
+    /// Delay of the generator's own sends.
     pub lag: Histogram<u64>,
     pub sent: u64,
     pub unanswered: u64,
@@ -49,7 +49,7 @@ impl PulseResult {
         Self { latency, phases: Vec::new(), lag, sent: 0, unanswered: 0 }
     }
 
-    /// Adds another worker's.
+    /// Adds another worker's measurements.
     pub fn add(&mut self, other: &Self) {
         // All histograms come from `nanoseconds`.
         self.latency.add(&other.latency).expect("same bounds");
@@ -69,9 +69,9 @@ pub struct Pulse {
     shared: Arc<Shared>,
     schedule: Schedule,
     next: u32,
-    /// Since when each message on its way waits for its echo.
+    /// Per message in flight, the time since which it waits for its echo.
     waiting: HashMap<u32, VecDeque<u64>>,
-    /// When phases after the first begin.
+    /// Start times of phases after the first.
     marks: Vec<u64>,
     recorder: Recorder,
     answered: u64,
@@ -114,12 +114,12 @@ impl Pulse {
         self.answered
     }
 
-    /// No messages are due from then on.
+    /// Ends the loop at this time.
     pub fn stop_at(&mut self, until_ns: u64) {
         self.plan.until_ns = self.plan.until_ns.min(until_ns);
     }
 
-    /// Sends what is due; gives the time of the next one.
+    /// Sends due messages; returns the time of the next one.
     pub fn turn(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
         self.recorder.tick(now_ns, &self.shared.feed);
         while self.schedule.next_ns() < self.plan.until_ns {
@@ -127,7 +127,7 @@ impl Pulse {
             self.result.sent += 1;
             self.result.lag.saturating_record(now_ns - due_ns);
             let Some(slot) = self.next_open(fleet) else {
-                // Nobody is left who could ask: the question counts as unanswered.
+                // No connection is open: the message counts as unanswered.
                 self.give_up(due_ns, now_ns);
                 continue;
             };
@@ -149,7 +149,7 @@ impl Pulse {
         None
     }
 
-    /// Takes echoes of a connection; `false` when more came than were asked for.
+    /// Takes echoes of a connection; returns false if there are more than messages.
     pub fn echoed(&mut self, slot: u32, count: u32, now_ns: u64) -> bool {
         for _ in 0..count {
             let since_ns = self.waiting.get_mut(&slot).and_then(VecDeque::pop_front);
@@ -176,20 +176,20 @@ impl Pulse {
         self.record(since_ns, now_ns);
     }
 
-    /// A connection is gone; what it asked will not be answered.
+    /// A connection was lost; its messages will not be answered.
     pub fn lost(&mut self, slot: u32, now_ns: u64) {
         for since_ns in self.waiting.remove(&slot).unwrap_or_default() {
             self.give_up(since_ns, now_ns);
         }
     }
 
-    /// Nothing is due any more and nothing is on its way.
+    /// Whether no message is due or in flight.
     pub fn is_quiet(&self, now_ns: u64) -> bool {
         let over = self.schedule.next_ns() >= self.plan.until_ns || now_ns >= self.plan.until_ns;
         over && self.waiting.is_empty()
     }
 
-    /// What was measured; what is still unanswered counts with the age it has reached.
+    /// Returns the measurements; unanswered messages count with their age so far.
     pub fn finish(mut self, now_ns: u64) -> PulseResult {
         let left: Vec<u64> = self.waiting.drain().flat_map(|(_, since)| since).collect();
         for since_ns in left {

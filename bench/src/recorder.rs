@@ -1,7 +1,7 @@
-//! Where a worker puts its latencies: a histogram of each second, whose sum is the run's.
+//! Records a worker's latencies: a histogram per second, whose sum is the run's.
 //!
 //! Seconds are counted from the run's start, the same for all workers, and one of them begins
-//! exactly with the measured time: so the interval log holds what the report says, no more.
+//! exactly with the measured time: so the interval log contains exactly what the report summarizes.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +21,13 @@ pub fn nanoseconds() -> Histogram<u64> {
 pub struct Interval {
     pub begin_ns: u64,
     pub end_ns: u64,
-    /// Part of the measured time, and not of the warm-up.
+    /// Whether it is part of the measured time instead of the warm-up.
     pub measured: bool,
-    /// `None` when nothing happened.
+    /// `None` if there are no latencies.
     pub latency: Option<Histogram<u64>>,
 }
 
-/// The way of intervals from workers to the one that prints and logs them.
+/// The queue of intervals from workers to the monitor.
 #[derive(Debug, Default)]
 pub struct Feed {
     wanted: AtomicBool,
@@ -35,7 +35,7 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// From now on somebody takes them.
+    /// Starts collecting: the monitor takes intervals from now on.
     pub fn want(&self) {
         self.wanted.store(true, Ordering::Release);
     }
@@ -46,7 +46,7 @@ impl Feed {
         }
     }
 
-    /// All that came since the last time.
+    /// Takes all intervals since the last call.
     pub fn take(&self) -> Vec<Interval> {
         self.intervals.lock().map(|mut all| std::mem::take(&mut *all)).unwrap_or_default()
     }
@@ -59,7 +59,7 @@ pub struct Recorder {
     total: Histogram<u64>,
     begin_ns: u64,
     end_ns: u64,
-    /// Start of the measured time; before it, latencies are shown and then forgotten.
+    /// Start of the measured time; latencies before it are shown, then dropped.
     from_ns: u64,
 }
 
@@ -76,7 +76,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// Begins the first second; the measured time begins at `from_ns`.
+    /// Starts the first second; the measured time starts at `from_ns`.
     pub fn begin(&mut self, start_ns: u64, from_ns: u64) {
         self.from_ns = from_ns;
         self.begin_second(start_ns);
@@ -124,7 +124,7 @@ impl Recorder {
         }
     }
 
-    /// Ends the last second and gives the sum of the measured ones.
+    /// Ends the last second; returns the sum of the measured ones.
     pub fn finish(mut self, now_ns: u64, feed: &Feed) -> Histogram<u64> {
         self.tick(now_ns, feed);
         if self.begin_ns < now_ns {

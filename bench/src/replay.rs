@@ -1,4 +1,4 @@
-//! `replay`: recorded frames sent with their timing.
+//! `replay`: sends recorded frames with their timing.
 //!
 //! The file has one JSON object a line, in the order of time:
 //!
@@ -7,10 +7,10 @@
 //! {"at_ms": 12.5, "connection": 2, "base64": "AAEC"}
 //! ```
 //!
-//! `at_ms` counts from the beginning of the recording, `connection` is any number, `text` makes a
-//! text message and `base64` a binary one. A frame with `expect_reply` waits for the next message
-//! on its connection that no earlier frame waits for, and its latency counts from when it was due.
-//! Lines that are blank or begin with `#` are skipped.
+//! `at_ms` counts from the start of the recording, `connection` is any number, `text` makes a text
+//! message and `base64` a binary one. A frame with `expect_reply` waits for the next message on its
+//! connection that no earlier frame waits for, and its latency counts from when it was due. Blank
+//! lines and lines that begin with `#` are skipped.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -29,15 +29,15 @@ use crate::recorder::{Recorder, nanoseconds};
 use crate::sheet::Noise;
 use crate::wire::{self, opcode};
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// How long the closing handshakes may take.
+/// Limit for closing handshakes.
 const CLOSE_NS: u64 = 2_000_000_000;
 
 /// One recorded frame, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// After the start, at the recorded speed.
+    /// Time since the start, at the recorded speed.
     pub at_ns: u64,
     /// Numbered densely from 0 in the order of their first frames.
     pub connection: u32,
@@ -57,7 +57,7 @@ impl Recording {
     /// Reads the lines of a file.
     ///
     /// # Errors
-    /// A line is not what the format says; the text names it.
+    /// When a line does not have the format; the text names it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut numbers: HashMap<u64, u32> = HashMap::new();
         let mut noise = Noise::new(1);
@@ -74,7 +74,7 @@ impl Recording {
             let at_ms = at_ms.ok_or_else(|| place("at_ms must be a number from 0"))?;
             let at_ns = (at_ms * 1e6) as u64;
             if frames.last().is_some_and(|last| last.at_ns > at_ns) {
-                return Err(place("at_ms goes backwards: sort the lines by it"));
+                return Err(place("at_ms goes backwards; sort the lines by it"));
             }
             let number = value["connection"].as_u64();
             let number = number.ok_or_else(|| place("connection must be a whole number"))?;
@@ -110,7 +110,7 @@ pub struct ReplayPlan {
     pub slots: u32,
     pub parallel: u32,
     pub speed: f64,
-    /// How long replies are waited for after the last frame of the recording.
+    /// Limit for replies after the last frame of the recording.
     pub end_ns: u64,
     pub wait_ns: u64,
 }
@@ -119,13 +119,13 @@ pub struct ReplayPlan {
 #[derive(Debug)]
 pub struct ReplayResult {
     pub latency: Histogram<u64>,
-    /// How much later than due frames were sent.
+    /// Delay of sends after they were due.
     pub lateness: Histogram<u64>,
     pub sent: u64,
     pub replies: u64,
     /// Messages that no frame waited for.
     pub others: u64,
-    /// Frames whose reply did not come, and frames whose connection was gone.
+    /// Frames without a reply, and frames whose connection was lost.
     pub unanswered: u64,
     pub unsent: u64,
     pub lost: Vec<String>,
@@ -190,7 +190,7 @@ impl Replay {
         (recorded_ns as f64 / self.plan.speed) as u64
     }
 
-    /// Sends what is due; gives the time of the next frame.
+    /// Sends due frames; returns the time of the next one.
     fn send_due(&mut self, fleet: &mut Fleet, start_ns: u64, now_ns: u64) -> io::Result<u64> {
         while let Some(frame) = self.plan.frames.front() {
             let due_ns = start_ns + self.scaled(frame.at_ns);
@@ -290,7 +290,7 @@ impl Load for Replay {
         self.shared.error();
         let why = match &ending {
             Ending::Lost(fault) => fault.to_string(),
-            Ending::Clean => "it ended by itself".to_owned(),
+            Ending::Clean => "closed by the server".to_owned(),
         };
         if self.shared.start().is_none() {
             self.failure = Some(Failure::Failed(format!("a connection was lost: {why}")));

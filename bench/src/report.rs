@@ -1,4 +1,4 @@
-//! What a run found: a table for people and a flat JSON object for scripts, from the same rows.
+//! The result of a run: a table for people and a flat JSON object for scripts, from the same rows.
 
 use std::fmt::Write as _;
 use std::io;
@@ -13,16 +13,16 @@ use crate::crew::Failure;
 use crate::expect::Expectation;
 use crate::origin;
 
-/// Rows in the order they were found.
+/// Rows in the order they were added.
 #[derive(Debug, Default)]
 pub struct Report {
     rows: Vec<Row>,
-    /// Short names for `--expect`, and the keys they stand for.
+    /// Short names for `--expect`, with their keys.
     names: Vec<(String, String)>,
-    /// For scripts only: what has no place in a table.
+    /// Members for scripts only.
     extras: Vec<(String, Value)>,
     warnings: Vec<String>,
-    /// The generator never sleeps, so that its being busy says nothing.
+    /// Whether the generator never sleeps, so that its CPU use is meaningless.
     spinning: bool,
 }
 
@@ -64,13 +64,13 @@ impl Report {
         self.extras.push((key.to_owned(), value.into()));
     }
 
-    /// Adds something that makes the figures doubtful.
+    /// Adds a reason to doubt the figures.
     pub fn warn(&mut self, text: impl Into<String>) {
         self.warnings.push(text.into());
     }
 
-    /// The percentiles of a histogram of nanoseconds. The first histogram of a report is what
-    /// `p50` to `max` mean in `--expect`.
+    /// Adds the percentiles of a histogram of nanoseconds. The first histogram of a report defines
+    /// `p50` to `max` for `--expect`.
     pub fn latencies(&mut self, what: &str, key: &str, histogram: &Histogram<u64>) {
         let max = histogram.max();
         let quantiles = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
@@ -84,12 +84,12 @@ impl Report {
         self.extra(&key, histogram.len());
     }
 
-    /// Says whether the generator never sleeps.
+    /// Sets whether the generator never sleeps.
     pub fn spinning(&mut self, spinning: bool) {
         self.spinning = spinning;
     }
 
-    /// How busy the generator was, with a warning when it was the bottleneck.
+    /// Adds the generator's CPU use, with a warning if it was the bottleneck.
     pub fn generator(&mut self, used: &CpuUse) {
         let share = used.busiest_share;
         let shown = format!("{:.2} cores, busiest thread {:.0} %", used.cores(), share * 100.0);
@@ -105,7 +105,7 @@ impl Report {
         }
     }
 
-    /// How busy the server was over `count` units of work of `bytes` each.
+    /// Adds the server's CPU use over `count` units of work of `bytes` each.
     pub fn server(&mut self, used: &CpuUse, count: u64, unit: &str, bytes: Option<f64>) {
         let share = used.busiest_share;
         let saturated = used.saturated();
@@ -142,7 +142,7 @@ impl Report {
         }
     }
 
-    /// The table.
+    /// Formats the table.
     pub fn text(&self) -> String {
         let width = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or(0);
         let mut out = String::new();
@@ -164,7 +164,7 @@ impl Report {
         Value::Object(object)
     }
 
-    /// Every condition that is not met, each with what was found.
+    /// Lists the conditions that are not met, each with the found value.
     fn unmet(&self, expectations: &[Expectation]) -> Vec<String> {
         let json = self.json();
         let failure = |expectation: &Expectation| {
@@ -184,8 +184,8 @@ impl Report {
         expectations.iter().filter_map(failure).collect()
     }
 
-    /// Prints the table and writes the files that are wanted. The run's own `verdict` is the
-    /// outcome, unless conditions failed: those come before it.
+    /// Prints the table, and writes the requested files. The outcome is the run's own `verdict`,
+    /// unless conditions failed: those take precedence.
     pub fn publish(
         &self,
         common: &CommonArgs,
@@ -249,7 +249,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     })
 }
 
-/// Nanoseconds in the unit a person would choose.
+/// Formats nanoseconds in a readable unit.
 pub fn duration(ns: u64) -> String {
     match ns {
         0..1_000 => format!("{ns} ns"),

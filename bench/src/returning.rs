@@ -1,9 +1,9 @@
-//! What a crowd of hub clients keeps over a storm: a ticket, and the place in its channel.
+//! State that hub clients keep over a storm: a ticket, and the position in their channel.
 //!
-//! Each client subscribes to a channel with history. When all are dropped, a herald, which is not,
-//! publishes to every channel; who comes back resumes with its ticket, and must get what it missed,
-//! in order and once. Where the herald's messages come by is the server's business: by recovery,
-//! or live to who was back before them.
+//! Each client subscribes to a channel with history. When all are dropped, a herald, which is not
+//! dropped, publishes to every channel; a client that reconnects resumes with its ticket, and must
+//! receive the missed messages, in order and once. The server may deliver the herald's messages by
+//! recovery, or live to clients that are back already.
 
 use std::io;
 use std::sync::Arc;
@@ -18,12 +18,12 @@ const MASK: [u8; 4] = [0x6B, 0x1D, 0xE4, 0x92];
 /// Requests in one frame of the herald.
 const BATCH: usize = 64;
 
-/// What the clients of a run share.
+/// State shared by the clients of a run.
 #[derive(Debug)]
 pub struct Channels {
-    /// The offset of each channel's last message that the server has acknowledged.
+    /// The offset of each channel's last message that the server acknowledged.
     heads: Vec<AtomicU64>,
-    /// Messages that are published to each while the crowd is away.
+    /// Messages published to each channel while the clients are disconnected.
     missed: u32,
 }
 
@@ -37,17 +37,17 @@ impl Channels {
     }
 }
 
-/// What clients found when they were back.
+/// What clients found after reconnecting.
 #[derive(Debug, Default, Clone)]
 pub struct Returned {
-    /// Resumed, and told that nothing is missing.
+    /// Resumed, with all messages recovered.
     pub recovered: u64,
-    /// Resumed, and told that something is missing, or refused; the first words of a refusal.
+    /// Resumed with messages missing, or refused; the reason of the first refusal.
     pub unrecovered: u64,
     pub refusal: Option<String>,
-    /// Messages that came after the drop.
+    /// Messages received after the drop.
     pub messages: u64,
-    /// Messages that never came, and those that came twice.
+    /// Messages never received, and those received twice.
     pub lost: u64,
     pub doubled: u64,
 }
@@ -63,12 +63,12 @@ impl Returned {
     }
 }
 
-/// What was heard on a connection.
+/// What was received on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// It is not there yet.
+    /// The connection is not ready.
     No,
-    /// It has its subscription, for the first time or again.
+    /// It has its subscription, new or resumed.
     Here,
 }
 
@@ -76,9 +76,9 @@ pub enum Arrival {
 struct Client {
     ticket: Box<str>,
     epoch: Box<str>,
-    /// Of the last message it has; the place of its subscription before.
+    /// Offset of its last message; before that, the position of its subscription.
     offset: u64,
-    /// It has subscribed once.
+    /// Whether it has subscribed once.
     known: bool,
 }
 
@@ -88,7 +88,7 @@ pub struct Returning {
     /// Number of the first client.
     first: u32,
     clients: Vec<Client>,
-    /// Slot of the herald, which the first worker has.
+    /// Slot of the herald, in the first worker.
     herald: Option<u32>,
     returned: Returned,
 }
@@ -112,8 +112,8 @@ impl Returning {
         (self.first + slot) as usize % self.channels.heads.len()
     }
 
-    /// The crowd is dropped: now there is something to miss.
-    pub fn proclaim(&self, fleet: &mut Fleet) -> io::Result<()> {
+    /// Publishes the messages that the dropped clients miss.
+    pub fn publish_missed(&self, fleet: &mut Fleet) -> io::Result<()> {
         let Some(slot) = self.herald else { return Ok(()) };
         let each = |channel: usize| {
             let name = Channels::name(channel);
@@ -128,7 +128,7 @@ impl Returning {
         Ok(())
     }
 
-    /// Takes a text; `dropped`: the storm has begun.
+    /// Handles a text; `dropped`: the storm has begun.
     pub fn heard(
         &mut self,
         fleet: &mut Fleet,
@@ -224,7 +224,7 @@ impl Returning {
         *last = offset;
     }
 
-    /// What was found, with what had not come until now.
+    /// Returns the results, with the messages that did not arrive.
     pub fn finish(mut self) -> Returned {
         for slot in 0..self.clients.len() {
             let head = self.channels.heads[self.channel(slot as u32)].load(Ordering::Acquire);

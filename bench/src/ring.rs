@@ -1,7 +1,7 @@
-//! One thread's ring: a thin wrapper that gives the `io-uring` crate the shape a load loop wants:
-//! push operations, wait once, take the batch of completions.
+//! One thread's ring: a thin wrapper around the `io-uring` crate for a load loop, which pushes
+//! operations, waits once, and takes a batch of completions.
 //!
-//! Connections live in the ring's table of direct descriptors, which the limit of open files bounds
+//! Connections are in the ring's table of direct descriptors, which the limit of open files bounds
 //! per ring and not per process; so several rings hold more connections than one process may open.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, squeue, types};
 
-/// What an operation was for; with slot and generation it makes the completion's user data.
+/// The kind of an operation; with slot and generation it makes the completion's user data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -34,13 +34,13 @@ impl Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     pub op: Op,
-    /// Only its low 24 bits travel: a slot would have to live 16 million lives during one
+    /// Only its low 24 bits are encoded: a slot would have to be reused 16 million times during one
     /// operation to be mistaken.
     pub generation: u32,
     pub slot: u32,
 }
 
-/// The bits of a generation that travel in a token.
+/// The bits of a generation that a token encodes.
 pub const GENERATION_MASK: u32 = 0x00FF_FFFF;
 
 impl Token {
@@ -58,15 +58,15 @@ impl Token {
     }
 }
 
-/// One completion, copied out of the queue so that the loop may push while it reads.
+/// A completion, copied out of the queue so that the loop may push while it reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Completion {
     pub token: Token,
-    /// Bytes, or a negated errno.
+    /// Length, or a negated errno.
     pub result: i32,
-    /// The provided buffer that holds the bytes received.
+    /// The provided buffer that holds the received bytes.
     pub buffer: Option<u16>,
-    /// A multishot operation stays armed.
+    /// Whether a multishot operation stays armed.
     pub more: bool,
 }
 
@@ -90,7 +90,7 @@ impl Ring {
     /// Sets up a single-issuer ring with deferred task work and a sparse file table.
     ///
     /// # Errors
-    /// The kernel refuses io_uring, the sizes, or the table; the text says what to look at.
+    /// When the kernel refuses io_uring, the sizes, or the table; the text names the remedy.
     pub fn new(sizes: RingSizes) -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -104,7 +104,7 @@ impl Ring {
         // kept; a thread makes one ring and keeps it until the process ends.
         let ring: &'static mut IoUring = Box::leak(Box::new(ring));
         let (mut submitter, submissions, completions) = ring.split();
-        // Saves a little on each call. A thread may do so for sixteen rings; the others go without.
+        // Saves a little per call. A thread may register sixteen rings; the others do without.
         match submitter.register_ring_fd() {
             Err(error) if error.raw_os_error() != Some(libc::EBUSY) => return Err(error),
             _ => {}
@@ -126,10 +126,10 @@ impl Ring {
     /// Queues an operation, submitting first when the queue is full.
     ///
     /// # Safety
-    /// Memory the entry points to must stay valid and unmoved until its completion.
+    /// Memory that the entry points to must stay valid and unmoved until its completion.
     ///
     /// # Errors
-    /// The kernel refused to take the queue.
+    /// When the kernel does not accept the queue.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
             // SAFETY: the caller's duty, passed on.
@@ -140,7 +140,7 @@ impl Ring {
         }
     }
 
-    /// Hands the queue to the kernel without waiting.
+    /// Submits the queue without waiting.
     pub fn submit(&mut self) -> io::Result<()> {
         self.submissions.sync();
         let outcome = self.submitter.submit();
@@ -148,7 +148,7 @@ impl Ring {
         tolerate(outcome)
     }
 
-    /// Hands the queue to the kernel and waits for one completion, at most `limit`.
+    /// Submits the queue and waits for one completion, at most `limit`.
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
         self.submissions.sync();
         let outcome = match limit {
@@ -168,7 +168,7 @@ impl Ring {
         self.submitter.register_eventfd(signal.as_raw_fd())
     }
 
-    /// Whether the kernel has something for this ring, or this ring for the kernel.
+    /// Whether the kernel has completions for this ring, or this ring submissions for the kernel.
     pub fn has_work(&mut self) -> (bool, bool) {
         self.submissions.sync();
         self.completions.sync();
@@ -178,7 +178,7 @@ impl Ring {
         (incoming, !self.submissions.is_empty())
     }
 
-    /// Moves all completions there are into `into`, which is cleared first.
+    /// Moves all available completions into `into`, which is cleared first.
     pub fn reap(&mut self, into: &mut Vec<Completion>) {
         into.clear();
         self.completions.sync();
@@ -194,7 +194,8 @@ impl Ring {
         self.completions.sync();
     }
 
-    /// Completions the kernel could not post at once; not 0 means that the queue was too small.
+    /// Completions that the kernel had to store elsewhere; if there are any, the queue is too
+    /// small.
     pub fn overflow_count(&self) -> u32 {
         self.completions.overflow()
     }
@@ -204,8 +205,8 @@ impl Ring {
     }
 }
 
-/// A wait that ends by its time, by a signal, or because completions must be taken first is no
-/// error.
+/// A wait that ends by its timeout, by a signal, or because completions must be taken first is not
+/// an error.
 fn tolerate(outcome: io::Result<usize>) -> io::Result<()> {
     match outcome {
         Ok(_) => Ok(()),
@@ -217,15 +218,15 @@ fn tolerate(outcome: io::Result<usize>) -> io::Result<()> {
 }
 
 fn explain(error: &io::Error, doing: &str) -> io::Error {
-    let cure = match error.raw_os_error() {
-        Some(libc::EPERM) => "io_uring is refused: see sysctl kernel.io_uring_disabled and seccomp",
-        Some(libc::ENOSYS) => "this kernel has no io_uring: 6.1 or newer is needed",
-        Some(libc::EINVAL) => "this kernel lacks a flag: 6.1 or newer is needed",
+    let remedy = match error.raw_os_error() {
+        Some(libc::EPERM) => "io_uring is denied; see sysctl kernel.io_uring_disabled and seccomp",
+        Some(libc::ENOSYS) => "this kernel has no io_uring; use 6.1 or newer",
+        Some(libc::EINVAL) => "this kernel lacks a flag; use 6.1 or newer",
         Some(libc::ENOMEM) => "raise `ulimit -l` or use fewer threads",
         Some(libc::EMFILE) => "raise `ulimit -n` or hold fewer connections in each ring",
-        _ => "no cure is known",
+        _ => "no known remedy",
     };
-    io::Error::new(error.kind(), format!("cannot {doing}: {error} ({cure})"))
+    io::Error::new(error.kind(), format!("cannot {doing}: {error} ({remedy})"))
 }
 
 /// Sets `RECVSEND_POLL_FIRST` on a receive, for which the crate has no setter: without it a receive

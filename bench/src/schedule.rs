@@ -1,9 +1,9 @@
 //! The intended send times of an open loop.
 //!
-//! Message `k` of the whole run is due at `start + k / rate`, whatever the server does; threads
-//! take turns. The times are computed from the count and not by adding intervals, so that no
-//! rounding error grows with the run. A ramp puts the first of them further apart: the rate rises
-//! evenly from 0, so the `k`-th is due where the area under the rate is `k`.
+//! Message `k` of the run is due at `start + k / rate`, whatever the server does; threads take
+//! turns. The times are computed from the count instead of by adding intervals, so that rounding
+//! errors do not accumulate. A ramp spreads the first messages: the rate rises linearly from 0, so
+//! message `k` is due where the area under the rate is `k`.
 
 const NANOSECONDS: u128 = 1_000_000_000;
 
@@ -16,7 +16,7 @@ pub struct Schedule {
     thread: u64,
     threads: u64,
     taken: u64,
-    /// How long the rate takes to rise to its value.
+    /// Duration of the rise.
     ramp_ns: u64,
 }
 
@@ -24,7 +24,7 @@ impl Schedule {
     /// The share of thread `thread` of `threads`.
     ///
     /// # Panics
-    /// `rate` or `threads` is 0, or the thread is none of them.
+    /// If `rate` or `threads` is 0, or `thread` is out of range.
     pub fn new(start_ns: u64, rate: u64, thread: usize, threads: usize) -> Self {
         assert!(rate > 0 && thread < threads, "rate {rate}, thread {thread} of {threads}");
         Self {
@@ -50,7 +50,7 @@ impl Schedule {
         if self.ramp_ns == 0 {
             return self.start_ns + even_ns;
         }
-        // Half of the ramp is lost to the slow begin.
+        // The ramp has half the area of the full rate.
         let lost_ns = self.ramp_ns / 2;
         if even_ns >= lost_ns {
             return self.start_ns + even_ns + lost_ns;
@@ -59,7 +59,7 @@ impl Schedule {
         self.start_ns + rising_ns as u64
     }
 
-    /// Takes the next event if it is due: gives its intended time, late or not.
+    /// Takes the next event if it is due; returns its intended time.
     pub fn take(&mut self, now_ns: u64) -> Option<u64> {
         let due = self.next_ns();
         (due <= now_ns).then(|| {

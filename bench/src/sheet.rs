@@ -1,24 +1,24 @@
-//! The messages a run sends, prebuilt and masked, in one contiguous sheet.
+//! The messages of a run, prepared and masked, in one contiguous sheet.
 //!
-//! Consecutive messages lie one after the other, so that several leave in one send, and nothing is
-//! masked, compressed or copied while the clock runs. Neighbours differ: an echo lost, doubled,
-//! swapped or sent to the wrong connection is a byte that differs, which `--verify` sees.
+//! Consecutive messages are adjacent, so that several leave in one send, and nothing is masked,
+//! compressed or copied during the run. Neighbours differ: a lost, duplicate, swapped or misrouted
+//! echo differs in a byte, which `--verify` detects.
 
 use crate::deflate;
 use crate::sizes::Sizes;
 use crate::wire;
 
-/// Messages of one size that differ from each other, as far as their size allows.
+/// Different messages of one size, as far as the size allows.
 const VARIANTS_MAX: usize = 64;
-/// Messages of a distribution: its rarest size is there if its share is a thousandth.
+/// Messages of a distribution: includes sizes with a share of a thousandth.
 const SPREAD_VARIANTS: usize = 1_000;
-/// Bytes of the sheet above which fewer variants are kept, to stay in the processor's cache.
+/// Bytes of the sheet above which it has fewer variants, to stay in the processor's cache.
 const SHEET_BYTES: usize = 256 * 1024;
-/// The same for a distribution, which needs its variants to be one.
+/// The same for a distribution, which needs its variants.
 const SPREAD_BYTES: usize = 64 << 20;
 /// Bytes of one send of several messages.
 const BATCH_BYTES: usize = 64 * 1024;
-/// What compressible text is made of.
+/// The words of compressible text.
 const WORDS: [&str; 16] = [
     "\"id\":",
     "\"user\":",
@@ -38,7 +38,7 @@ const WORDS: [&str; 16] = [
     "update ",
 ];
 
-/// What the messages look like.
+/// Properties of the messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     pub sizes: Sizes,
@@ -59,11 +59,11 @@ impl Shape {
     }
 }
 
-/// Pieces that lie one after the other.
+/// Adjacent pieces.
 #[derive(Debug, Default)]
 struct Strip {
     bytes: Vec<u8>,
-    /// Where each piece begins, and where the last ends.
+    /// The start of each piece, and the end of the last.
     starts: Vec<usize>,
 }
 
@@ -107,14 +107,14 @@ impl Sheet {
                 noise.fill(&mut payload, shape.text);
             }
             if let Some(first) = payload.first_mut() {
-                // Neighbours differ in their first byte whatever the noise was.
+                // Make the first bytes of neighbours differ, whatever the noise.
                 *first = b'0' + (variant % VARIANTS_MAX) as u8;
             }
             let mask = (noise.next() as u32).to_le_bytes();
             wire::put_masked(&mut plain.bytes, opcode, mask, &payload);
             plain.end_piece();
             if shape.deflate {
-                // Compressing into memory fails only by a fault of the compressor.
+                // Compression into memory fails only through a bug in the compressor.
                 let small = deflate::compress(&payload).expect("bytes can be compressed");
                 wire::put_masked(&mut compressed.bytes, wire::RSV1 | opcode, mask, &small);
                 compressed.end_piece();
@@ -126,7 +126,7 @@ impl Sheet {
         let longest = frame_len.max(compressed.longest());
         let batch = shape.depth.min(BATCH_BYTES / longest).clamp(1, variants);
         for strip in [&mut plain, &mut compressed] {
-            // A batch that begins near the end goes on with the first messages.
+            // A batch near the end wraps around to the first messages.
             for variant in 0..(batch - 1).min(strip.starts.len() - 1) {
                 strip.bytes.extend_from_within(strip.starts[variant]..strip.starts[variant + 1]);
                 strip.end_piece();
@@ -181,7 +181,7 @@ impl Sheet {
         sum.sum::<usize>() as u64
     }
 
-    /// What the echo of a message must contain.
+    /// The payload that the echo of a message must have.
     pub fn expected(&self, variant: u32) -> &[u8] {
         if self.shape.raw {
             return self.frames(variant, 1, false);
@@ -196,7 +196,7 @@ impl Sheet {
     }
 }
 
-/// The size of each variant; those of a distribution are mixed, always in the same way.
+/// The size of each variant; those of a distribution are mixed, always in the same order.
 fn lengths(sizes: &Sizes) -> Vec<usize> {
     if let Sizes::Fixed(size) = sizes {
         let size = *size as usize;
@@ -221,7 +221,7 @@ impl Noise {
         Self((seed ^ 0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    #[expect(clippy::should_implement_trait, reason = "it has no end, so it is no iterator")]
+    #[expect(clippy::should_implement_trait, reason = "it never ends, unlike an iterator")]
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,23 +1,23 @@
-//! How long messages are: one size, a range, or sizes with weights.
+//! Message sizes: one size, a range, or sizes with weights.
 //!
-//! Sizes are not drawn at random: the `i`-th of `n` messages has the size at `(i + 1/2) / n` of the
-//! distribution, so that even a rare size is there as often as its weight says.
+//! Sizes are not random: message `i` of `n` has the size at `(i + 1/2) / n` of the distribution, so
+//! that even a rare size occurs as often as its weight says.
 
-/// The largest payload that may be asked for, in bytes.
+/// The largest payload (bytes).
 pub const SIZE_MAX: u32 = 1 << 26;
 
 /// Payload sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sizes {
     Fixed(u32),
-    /// Every size from the first to the last alike.
+    /// Every size from the first to the last with equal weight.
     Uniform(u32, u32),
     /// Sizes with their weights.
     Weighted(Vec<(u32, u32)>),
 }
 
 impl Sizes {
-    /// Reads `20`, `20..1024` or `20:90,1024:9,16384:1`.
+    /// Parses `20`, `20..1024` or `20:90,1024:9,16384:1`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let help = "sizes are BYTES, FROM..TO, or BYTES:WEIGHT,BYTES:WEIGHT,…, at most 67108864";
         let size = |text: &str| match text.trim().parse::<u32>() {
@@ -86,7 +86,7 @@ impl Sizes {
         matches!(self, Self::Fixed(_))
     }
 
-    /// As a person would write it.
+    /// Formats the sizes for people.
     pub fn text(&self) -> String {
         match self {
             Self::Fixed(size) => format!("{size} bytes"),

@@ -1,7 +1,7 @@
-//! `slow`: connections that send and do not read, or read a little.
+//! `slow`: connections that send and do not read, or read little.
 //!
-//! How such a connection was ended is in the bytes it did not read. So at the end of the run it
-//! reads everything: a Close tells its code, a reset tells that the server gave up waiting.
+//! How such a connection was closed is in the bytes it did not read. So at the end of the run it
+//! reads everything: a Close has a code, a reset means that the server stopped waiting.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,9 +14,9 @@ use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::schedule::Schedule;
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// How often slow ones read; a faster rate makes it more often.
+/// How often slow connections read; a faster rate makes it more often.
 const READ_NS: u64 = 100_000_000;
 
 /// One worker's part of the run.
@@ -32,7 +32,7 @@ pub struct SlowPlan {
     pub buffer_size: u32,
 }
 
-/// What one worker found.
+/// The results of one worker.
 #[derive(Debug, Default)]
 pub struct SlowResult {
     pub sent: u64,
@@ -92,8 +92,8 @@ impl Slow {
         Ok(())
     }
 
-    /// Sends what is due and reads what is allowed; gives the time of what comes next.
-    fn trouble(&mut self, fleet: &mut Fleet, start_ns: u64, now_ns: u64) -> io::Result<u64> {
+    /// Sends due messages and reads what the rate allows; returns the time of the next event.
+    fn make_trouble(&mut self, fleet: &mut Fleet, start_ns: u64, now_ns: u64) -> io::Result<u64> {
         let slots = self.plan.slots;
         let mut schedule = match self.schedule {
             Some(schedule) => schedule,
@@ -164,7 +164,7 @@ impl Load for Slow {
         self.open_more(fleet, now_ns)?;
         match Times::known(&self.times.trouble_ns) {
             Some(start_ns) if start_ns <= now_ns => {
-                let next_ns = self.trouble(fleet, start_ns, now_ns)?;
+                let next_ns = self.make_trouble(fleet, start_ns, now_ns)?;
                 Ok(Turn::Until(next_ns.min(poll_ns)))
             }
             _ => Ok(Turn::Until(poll_ns)),

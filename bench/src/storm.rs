@@ -1,4 +1,4 @@
-//! `storm`: connections held, dropped all at once, and coming back by a policy.
+//! `storm`: holds connections, drops all of them at once, and reconnects them by a policy.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -15,9 +15,9 @@ use crate::returning::{Arrival, Returned, Returning};
 use crate::sheet::Noise;
 use crate::upgrade::UpgradeError;
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// Attempts begun in one turn: between them answers are taken.
+/// Attempts started per turn: answers are handled in between.
 const BURST: usize = 256;
 
 /// One worker's part of the run.
@@ -25,27 +25,27 @@ const BURST: usize = 256;
 pub struct CrowdPlan {
     pub worker: usize,
     pub slots: u32,
-    /// Connections being opened at a time before the storm; in it there is no such courtesy.
+    /// Connections being opened at a time before the storm; during it there is no such limit.
     pub parallel: u32,
-    /// Dropped by resets, or by closing handshakes.
+    /// Whether they are dropped by resets, instead of closing handshakes.
     pub reset: bool,
     pub policy: Reconnect,
 }
 
-/// What one worker found.
+/// The results of one worker.
 #[derive(Debug, Default)]
 pub struct CrowdResult {
-    /// Nanoseconds from the drop until each connection was back for good, of those that were.
+    /// Nanoseconds from the drop until each connection was back for good, for those that were.
     pub back_ns: Vec<u64>,
-    /// Attempts to come back, and those refused by status or failed otherwise.
+    /// Reconnect attempts, and those refused by status or failed otherwise.
     pub attempts: u64,
     pub refused: BTreeMap<u16, u64>,
     pub failed: BTreeMap<String, u64>,
-    /// What clients found that resumed.
+    /// What resumed clients found.
     pub returned: Option<Returned>,
 }
 
-/// The load of one worker of the crowd.
+/// The load of one worker with dropped connections.
 pub struct Crowd {
     plan: CrowdPlan,
     shared: Arc<Shared>,
@@ -56,14 +56,14 @@ pub struct Crowd {
     asked: u32,
     opening: u32,
     live: u32,
-    /// When the crowd was dropped.
+    /// When the connections were dropped.
     dropped_ns: Option<u64>,
     closed: bool,
-    /// When which slot tries again.
+    /// The next attempt of each slot, by time.
     due: BinaryHeap<Reverse<(u64, u32)>>,
     /// Attempts of each slot since the drop.
     attempt: Vec<u16>,
-    /// When each slot was back; 0 = it is not.
+    /// When each slot was back; 0 = not yet.
     back_ns: Vec<u64>,
     result: CrowdResult,
     failure: Option<Failure>,
@@ -136,10 +136,10 @@ impl Crowd {
                 fleet.close(slot, now_ns)?;
             }
         }
-        self.returning.as_ref().map_or(Ok(()), |returning| returning.proclaim(fleet))
+        self.returning.as_ref().map_or(Ok(()), |returning| returning.publish_missed(fleet))
     }
 
-    /// Begins the attempts that are due; gives the time of the next one.
+    /// Starts due attempts; returns the time of the next one.
     fn come_back(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<u64> {
         for _ in 0..BURST {
             match self.due.peek() {
@@ -218,7 +218,7 @@ impl Load for Crowd {
     }
 
     fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
-        // One that resumes is there when it has its subscription.
+        // A client that resumes is back when it has its subscription.
         if self.returning.is_some() { Ok(()) } else { self.arrived(fleet, slot, now_ns) }
     }
 
@@ -250,27 +250,29 @@ impl Load for Crowd {
             self.shared.open.fetch_sub(1, Ordering::AcqRel);
         }
         if self.closed {
-            // It was back until the end of the run, which is what counts.
+            // It was back until the end of the run, which counts.
             self.back_ns[slot as usize] = since_ns;
             return Ok(());
         }
         let Some(dropped_ns) = self.dropped_ns else {
             self.failure = Some(match ending {
                 Ending::Lost(fault) => Failure::lost(&fault),
-                Ending::Clean => Failure::Failed("a connection ended by itself".to_owned()),
+                Ending::Clean => {
+                    Failure::Failed("a connection was closed by the server".to_owned())
+                }
             });
             self.shared.stop();
             return Ok(());
         };
         if since_ns >= dropped_ns {
-            // It was back and is lost again.
+            // It was back, and is lost again.
             self.times.back.fetch_sub(1, Ordering::AcqRel);
         }
         let attempt = &mut self.attempt[slot as usize];
         let number = *attempt;
         *attempt = attempt.saturating_add(1);
         let retry_after_s = match ending {
-            // The drop itself is no failure, however it ended.
+            // The drop itself is not a failure, however the connection ended.
             Ending::Lost(fault) if number > 0 => self.count(&fault),
             _ => None,
         };

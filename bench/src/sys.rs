@@ -1,19 +1,19 @@
-//! The few system calls that neither the standard library nor socket2 offers.
+//! System calls that neither the standard library nor socket2 offers.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
-/// Most direct descriptors a ring is asked for.
+/// Direct descriptors requested for a ring at most.
 const RING_CAPACITY_MAX: usize = 1 << 20;
-/// Where the limit cannot be read, the least that every Linux grants.
+/// The minimum that every Linux grants, for when the limit cannot be read.
 const RING_CAPACITY_MIN: usize = 1024;
 
-/// Lets `connect` choose the port, when it knows the whole tuple, instead of `bind`, which would
-/// need a port that is free for all.
+/// Lets `connect` choose the port when it knows the whole tuple, instead of `bind`, which would
+/// need a port that is free for all destinations.
 ///
 /// # Errors
-/// The socket is not IPv4.
+/// When the socket is not IPv4.
 pub fn bind_without_port(socket: &impl AsRawFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: `on` lives through the call and its size is given.
@@ -29,7 +29,7 @@ pub fn bind_without_port(socket: &impl AsRawFd) -> io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many connections one ring can hold: its table is bounded by the limit of open files.
+/// How many connections one ring can hold: the limit of open files bounds its table.
 pub fn ring_capacity() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` lives through the call, which fills it.
@@ -40,34 +40,34 @@ pub fn ring_capacity() -> usize {
     }
 }
 
-/// Lets the calling thread's waits end on time: by default the kernel may make them 50 us longer,
-/// which would be in every latency of an open loop.
+/// Removes the timer slack of the calling thread: by default the kernel may extend its waits by 50
+/// us, which would be in every latency of an open loop.
 ///
 /// # Errors
-/// The kernel does not know the request.
-pub fn wake_on_time() -> io::Result<()> {
+/// When the kernel does not support it.
+pub fn remove_timer_slack() -> io::Result<()> {
     let slack_ns: libc::c_ulong = 1;
     // SAFETY: this request takes a number and touches no memory.
     let outcome = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, slack_ns, 0, 0, 0) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets the calling thread go before all others on its core: for one that has little to do, and
-/// measures how late that is done.
+/// Gives the calling thread priority over all others on its core, for a thread that does little and
+/// measures delays.
 ///
 /// # Errors
 /// Without `CAP_SYS_NICE`.
-pub fn go_first() -> io::Result<()> {
+pub fn raise_priority() -> io::Result<()> {
     let priority = libc::sched_param { sched_priority: 1 };
     // SAFETY: reads the one structure; 0 is the calling thread.
     let outcome = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Tells a process to end, as an operator would (SIGTERM).
+/// Sends SIGTERM to a process.
 ///
 /// # Errors
-/// There is no such process, or it is not ours to end.
+/// When the process does not exist, or belongs to another user.
 pub fn terminate(pid: u32) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     // SAFETY: `kill` touches no memory.
@@ -86,11 +86,11 @@ impl Signal {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the descriptor is new and nobody else's.
+        // SAFETY: the descriptor is new and unshared.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Waits for a signal, at most `limit`, and takes it.
+    /// Waits for a signal, at most `limit`, and clears it.
     pub fn wait(&self, limit: Duration) -> io::Result<()> {
         let mut poll = libc::pollfd { fd: self.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let span = libc::timespec {

@@ -1,4 +1,4 @@
-//! Where a run goes: the URL, the address behind it, and the source addresses it comes from.
+//! The target of a run: its URL, its address, and the source addresses of connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
@@ -9,23 +9,23 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::sys;
 
-/// Connections from one source address: finding a free port crawls once half of an address's
-/// ephemeral ports are taken.
+/// Connections per source address: finding a free port becomes slow once half of an address's
+/// ephemeral ports are in use.
 pub const CONNECTIONS_PER_SOURCE: usize = 10_000;
-/// Source addresses of a run that opens and closes: closed connections keep their ports a minute.
+/// Source addresses of a churn: closed connections occupy their ports for a minute.
 pub const SOURCES_OF_CHURN: u32 = 64;
 
 /// A parsed `ws://host:port/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
-    /// Host and port as the `Host` header says them.
+    /// Host and port, as in the `Host` header.
     pub authority: String,
     pub path: String,
 }
 
 impl Url {
     /// # Errors
-    /// The scheme is not `ws` (there is no TLS here), or the host is missing.
+    /// When the scheme is not `ws` (TLS is not supported), or the host is missing.
     pub fn parse(text: &str) -> Result<Self, String> {
         let rest = text
             .strip_prefix("ws://")
@@ -57,28 +57,28 @@ impl Url {
     }
 }
 
-/// Habits of a socket besides those all have.
+/// Options of a socket beyond the common ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketHabits {
     /// Closing it resets the connection instead of ending it.
     pub abortive: bool,
-    /// Bytes of the kernel's receive buffer; `None` leaves it to the kernel.
+    /// Kernel receive buffer (bytes); `None` keeps the kernel's default.
     pub receive_buffer_bytes: Option<u32>,
 }
 
-/// The server's address and how sockets to it are made.
+/// The server's address, and how sockets to it are made.
 pub struct Target {
     pub url: Url,
     address: SocketAddr,
-    /// The address as the kernel reads it; connects point to it as long as the run lasts.
+    /// The address for the kernel; connects point to it during the whole run.
     raw: SockAddr,
     sources: u32,
     congestion: Option<String>,
 }
 
 impl Target {
-    /// Resolves `url`. `sources` addresses are used in turn where the server is on 127.0.0.0/8; one
-    /// means the default of the kernel.
+    /// Resolves `url`. Connections use `sources` addresses in turn if the server is on 127.0.0.0/8;
+    /// one means the kernel's default.
     pub fn new(url: Url, sources: u32, congestion: Option<String>) -> io::Result<Self> {
         let address = url.resolve()?;
         let loopback = matches!(address, SocketAddr::V4(v4) if v4.ip().is_loopback());
@@ -92,7 +92,7 @@ impl Target {
         &self.raw
     }
 
-    /// A socket ready to connect, bound to the source address whose turn `number` is.
+    /// Makes a socket ready to connect, bound to the source address for `number`.
     pub fn socket(&self, number: u32, habits: SocketHabits) -> io::Result<OwnedFd> {
         let domain = Domain::for_address(self.address);
         let socket = Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
@@ -101,13 +101,13 @@ impl Target {
             socket.set_linger(Some(Duration::ZERO))?;
         }
         if let Some(bytes) = habits.receive_buffer_bytes {
-            // Before connecting: the window's scale is agreed with the first packet.
+            // Set it before connecting: the first packet negotiates the window scale.
             socket.set_recv_buffer_size(bytes as usize)?;
         }
         if let Some(name) = &self.congestion {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
-                let cure = "`--congestion default` leaves the host's";
-                io::Error::new(error.kind(), format!("congestion control {name}: {error} ({cure})"))
+                let remedy = "`--congestion default` keeps the host's";
+                io::Error::new(error.kind(), format!("congestion control {name}: {error} ({remedy})"))
             })?;
         }
         if self.sources > 1 {
@@ -119,7 +119,7 @@ impl Target {
     }
 }
 
-/// The source address number `index`: 127.1.0.1, 127.1.0.2, … away from what runs on 127.0.0.1.
+/// Source address `index`: 127.1.0.1, 127.1.0.2, …, apart from servers on 127.0.0.1.
 fn source(index: u32) -> Ipv4Addr {
     let host = index % 254 + 1;
     let net = index / 254;

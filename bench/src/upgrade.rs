@@ -1,5 +1,5 @@
-//! The opening handshake of RFC 6455 section 4, client side: requests built once, answers checked
-//! strictly.
+//! The opening handshake of RFC 6455 section 4, client side: builds requests once, and checks
+//! answers strictly.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::deflate::Offer;
 
-/// Keys in rotation: neighbouring connections differ, so an answer sent to the wrong one is seen.
+/// Keys in rotation: neighbouring connections differ, so an answer to the wrong one is detected.
 const KEYS: u32 = 61;
-/// Bytes of an answer's head after which it is given up.
+/// Bytes of an answer's head at most.
 pub const HEAD_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
-/// Why an answer is no upgrade.
+/// Why an answer does not upgrade the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UpgradeError {
-    /// The server answered in HTTP and stayed there; `Retry-After` in seconds if it said so.
+    /// The server answered with another status; `Retry-After` in seconds if present.
     Status { code: u16, retry_after_s: Option<u32> },
-    /// The head cannot be read.
+    /// The head cannot be parsed.
     Malformed(String),
     /// A header is missing or wrong (RFC 6455 section 4.1).
     Header(&'static str),
@@ -28,57 +28,57 @@ impl fmt::Display for UpgradeError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status { code: code @ (429 | 503), .. } => {
-                write!(out, "the server answered {code} instead of 101: it is full or closing")
+                write!(out, "the server answered {code} instead of 101; it is full or draining")
             }
             Self::Status { code, .. } => {
-                write!(out, "the server answered {code} instead of 101: is the path right?")
+                write!(out, "the server answered {code} instead of 101; is the path right?")
             }
-            Self::Malformed(why) => write!(out, "the answer is no HTTP/1.1: {why}"),
+            Self::Malformed(why) => write!(out, "1.1: {why}/1.1: {why}"),
             Self::Header(name) => write!(out, "the 101 has a missing or wrong {name}"),
         }
     }
 }
 
-/// A right answer.
+/// A valid answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// Bytes of the head; frames may follow it.
+    /// Bytes of the head; frames may follow.
     pub len: usize,
-    /// permessage-deflate was offered and agreed.
+    /// Whether permessage-deflate was offered and agreed.
     pub deflate: bool,
 }
 
-/// What is added to each request.
+/// Additions to each request.
 #[derive(Debug, Clone, Default)]
 pub struct Extras {
     /// Header lines without their ends.
     pub headers: Vec<String>,
-    /// The subprotocol that is offered, where the load has none of its own.
+    /// The offered subprotocol, if the load has none of its own.
     pub protocol: Option<String>,
     /// Bearer tokens, which connections use in turn.
     pub tokens: Vec<String>,
 }
 
-/// Prebuilt requests with the accept keys they must be answered with.
+/// Prepared requests, with the accept keys of valid answers.
 pub struct Upgrade {
     requests: Vec<(Vec<u8>, String)>,
     deflate: Option<Offer>,
-    /// The subprotocol that is offered.
+    /// The offered subprotocol.
     protocol: Option<String>,
 }
 
 impl Upgrade {
-    /// Builds the requests for `path` on `authority` (host and port), with an offer to compress
-    /// or without.
+    /// Builds the requests for `path` on `authority` (host and port), with or without a compression
+    /// offer.
     pub fn new(authority: &str, path: &str, deflate: bool) -> Self {
         let deflate = deflate.then_some(Offer::Alone);
         Self::to_paths(authority, &[path.to_owned()], deflate, None)
     }
 
-    /// The same for several paths in turn: connection `number` asks for `paths[number % len]`.
+    /// The same for several paths in turn: connection `number` requests `paths[number % len]`.
     ///
     /// # Panics
-    /// There are no paths.
+    /// If there are no paths.
     pub fn to_paths(
         authority: &str,
         paths: &[String],
@@ -91,7 +91,7 @@ impl Upgrade {
     /// The same with additions of the command line.
     ///
     /// # Panics
-    /// There are no paths.
+    /// If there are no paths.
     pub fn with_extras(
         authority: &str,
         paths: &[String],
@@ -129,12 +129,12 @@ impl Upgrade {
         Self { requests, deflate, protocol: protocol.map(str::to_owned) }
     }
 
-    /// The request of a connection; `number` is any number that differs between neighbours.
+    /// The request of a connection; `number` must differ between neighbours.
     pub fn request(&self, number: u32) -> &[u8] {
         &self.requests[number as usize % self.requests.len()].0
     }
 
-    /// Checks an answer; `None` while it is not whole.
+    /// Checks an answer; `None` while it is incomplete.
     pub fn check(&self, number: u32, head: &[u8]) -> Result<Option<Answer>, UpgradeError> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut headers);
@@ -172,7 +172,7 @@ impl Upgrade {
             return Err(UpgradeError::Header("Sec-WebSocket-Accept"));
         }
         let has = |name: &str| response.headers.iter().any(|h| h.name.eq_ignore_ascii_case(name));
-        // Only what was offered may be chosen.
+        // The server may only choose what was offered.
         let chosen = one("Sec-WebSocket-Protocol").map(str::trim);
         if has("Sec-WebSocket-Protocol") && (chosen.is_none() || chosen != self.protocol.as_deref())
         {
@@ -189,7 +189,7 @@ impl Upgrade {
     }
 }
 
-/// The value of a header that is there once.
+/// The value of a header that occurs once.
 fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
     let mut found = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
     let first = found.next().and_then(|header| std::str::from_utf8(header.value).ok());

@@ -1,8 +1,8 @@
-//! RFC 6455 frames as a client sees them: it builds masked frames and reads unmasked ones.
+//! RFC 6455 frames for a client: builds masked frames and reads unmasked ones.
 //!
-//! The reader takes bytes in any split and holds no payload: it says where in a message the bytes
-//! it was given lie, and what it learned goes to a [`Sink`]. It is strict, since a generator that
-//! forgave a server its faults would measure another protocol.
+//! The reader takes bytes in any split and stores no payload: it reports the offset of bytes in
+//! their message to a [`Sink`]. It is strict: a lenient generator would measure a different
+//! protocol.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ pub fn masked(opcode: u8, mask: [u8; 4], payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// What a server did against RFC 6455.
+/// A server's violation of RFC 6455.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WireError {
     Masked,
@@ -91,12 +91,12 @@ impl fmt::Display for WireError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
     pub opcode: u8,
-    /// Payload bytes as they came.
+    /// Payload bytes as received.
     pub len: u64,
     pub compressed: bool,
 }
 
-/// Who hears what a reader found, in the order of the bytes.
+/// Receives what a reader found, in the order of the bytes.
 pub trait Sink {
     /// Bytes of the current message, at `offset` in it; `compressed` by RFC 7692 or plain.
     fn data(&mut self, offset: u64, bytes: &[u8], compressed: bool);
@@ -106,23 +106,24 @@ pub trait Sink {
     fn control(&mut self, opcode: u8, payload: &[u8]);
 }
 
-/// Header bytes are gathered until the header is whole, then `remaining` counts the payload down.
+/// Header bytes are collected until the header is complete, then `remaining` counts the payload
+/// down.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     remaining: u64,
     message_len: u64,
-    /// Payload of a control frame that came in pieces; rare, so it costs an idle connection little.
+    /// Payload of a control frame received in pieces; rare, so it costs an idle connection little.
     control: Option<Box<ControlPart>>,
     header: [u8; 10],
     header_len: u8,
     in_payload: bool,
     opcode: u8,
     fin: bool,
-    /// Opcode of the message being read; 0 between messages.
+    /// Opcode of the current message; 0 between messages.
     message_opcode: u8,
-    /// The message being read is compressed.
+    /// Whether the current message is compressed.
     compressed: bool,
-    /// Messages may be compressed.
+    /// Whether messages may be compressed.
     deflate: bool,
 }
 
@@ -134,7 +135,7 @@ struct ControlPart {
 
 impl ControlPart {
     fn push(&mut self, more: &[u8]) {
-        // The header was checked: a control frame is no longer than this.
+        // The header was checked: a control frame is not longer than this.
         self.bytes[self.len..self.len + more.len()].copy_from_slice(more);
         self.len += more.len();
     }
@@ -146,10 +147,10 @@ impl FrameReader {
         Self { deflate, ..Self::default() }
     }
 
-    /// Takes all of `bytes`.
+    /// Reads all of `bytes`.
     ///
     /// # Errors
-    /// The server broke RFC 6455; nothing after it can be trusted.
+    /// When the server violates RFC 6455; bytes after that cannot be trusted.
     pub fn read(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), WireError> {
         loop {
             if !self.in_payload {

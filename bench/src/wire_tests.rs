@@ -1,4 +1,4 @@
-//! The frame reader over every split, and what it refuses.
+//! Tests of the frame reader over every split, and of what it rejects.
 
 use proptest::prelude::*;
 

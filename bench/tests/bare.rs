@@ -84,7 +84,7 @@ fn a_second_server_on_the_port_is_refused_with_a_hint() {
     let second = Command::new(BENCH).args(["serve-uring", &bare.address]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let text = String::from_utf8_lossy(&second.stderr);
-    assert!(text.contains("left over"), "{text}");
+    assert!(text.contains("still running"), "{text}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The bare epoll echo: level-triggered, one `recv` and one `send` for each readiness.
+//! The bare epoll echo: level-triggered, one `recv` and one `send` per readiness event.
 //!
-//! While a peer does not take its echo, its connection is watched for writing only: what does not
-//! fit waits here, and TCP holds the rest back.
+//! While a peer does not read its echo, its connection is polled for writing only: the rest of the
+//! echo waits here, and TCP flow control stops the peer.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -10,12 +10,12 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// Bytes of one `recv`.
 const CHUNK: usize = 64 * 1024;
-/// Readinesses taken by one `epoll_wait`.
+/// Events taken by one `epoll_wait`.
 const EVENTS: usize = 1024;
 
 struct Connection {
     stream: TcpStream,
-    /// What the socket has not taken; empty without allocation nearly always.
+    /// Bytes that the socket did not accept; usually empty, without an allocation.
     unsent: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ fn accept(
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            // The peer left again before its accept.
+            // The peer disconnected before the accept.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
@@ -104,7 +104,7 @@ fn accept(
     }
 }
 
-/// Gives false when the connection is over.
+/// Echoes what one `recv` returns; returns false when the connection is over.
 fn serve_ready(connection: &mut Connection, epoll: &Epoll, chunk: &mut [u8]) -> io::Result<bool> {
     let fd = connection.stream.as_raw_fd();
     if !connection.unsent.is_empty() {
@@ -130,7 +130,7 @@ fn serve_ready(connection: &mut Connection, epoll: &Epoll, chunk: &mut [u8]) -> 
     Ok(true)
 }
 
-/// Bytes taken by the socket, or `None` when the connection is over.
+/// Sends bytes; returns how many the socket accepted, `None` when the connection is over.
 fn send(fd: RawFd, bytes: &[u8]) -> Option<usize> {
     // SAFETY: `bytes` is valid for reads of its length.
     let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };

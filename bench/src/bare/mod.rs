@@ -1,7 +1,7 @@
-//! The limits of every comparison: TCP echoes that know nothing of WebSocket, on one thread.
+//! Bare TCP echoes without WebSocket, on one thread: the limits of every comparison.
 //!
-//! What they cost per message is what the kernel's TCP costs through that interface; a WebSocket
-//! server can approach them and not pass them, except by answering several messages in one send.
+//! Their cost per message is that of the kernel's TCP through their interface. A WebSocket server
+//! can approach it, and can only beat it by answering several messages in one send.
 
 pub mod epoll;
 pub mod uring;
@@ -11,14 +11,14 @@ use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// How many connections may wait for their accept: a load opens thousands at once.
+/// Connections queued for accept: a load opens thousands at once.
 const BACKLOG: i32 = 4096;
 
 /// Opens the listener of a bare echo.
 ///
-/// `congestion` is set on the listener and inherited by its connections: a host whose default
-/// paces (BBR) would otherwise add timers to every small echo. No `SO_REUSEPORT`: a server left
-/// over from an earlier run must make this one fail instead of sharing its connections.
+/// `congestion` is set on the listener and inherited by its connections: on a host whose default
+/// paces (BBR), every small echo would wait for timers. `SO_REUSEPORT` stays off: if a server of an
+/// earlier run is still there, the bind must fail instead of sharing its connections.
 pub fn listen(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -30,12 +30,12 @@ pub fn listen(address: SocketAddr, congestion: Option<&str>) -> io::Result<TcpLi
         })?;
     }
     socket.bind(&address.into()).map_err(|error| {
-        let cure = "is a server of an earlier run left over? `ss -ltnp` shows it";
-        io::Error::new(error.kind(), format!("cannot bind {address}: {error} ({cure})"))
+        let remedy = "is a server of an earlier run still running? see `ss -ltnp`";
+        io::Error::new(error.kind(), format!("cannot bind {address}: {error} ({remedy})"))
     })?;
     socket.listen(BACKLOG)?;
     let listener: TcpListener = socket.into();
-    // Port 0 asks for any; whoever started this reads which.
+    // Port 0 lets the kernel choose: the caller reads the port from this line.
     println!("listening on {}", listener.local_addr()?);
     Ok(listener)
 }

@@ -1,9 +1,9 @@
 //! The bare io_uring echo: multishot accept, multishot receive into provided buffers, and one send
-//! for each receive, straight from the buffer it arrived in.
+//! per receive, directly from the receive buffer.
 //!
-//! One send is in flight per connection, since two might overtake each other; what arrives
-//! meanwhile waits in its buffer. A receive that found no buffer is armed again when its
-//! connection's next buffer, or anybody's, comes back.
+//! One send is in flight per connection, because two might overtake each other; later input waits
+//! in its buffer. A receive that found no buffer is armed again when a buffer of any connection is
+//! returned.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,7 +30,7 @@ struct Connection {
     queue: VecDeque<Waiting>,
     sending: bool,
     receiving: bool,
-    /// The peer has ended or failed: close as soon as the kernel holds nothing.
+    /// The peer has ended or failed: close once the kernel has no operation on it.
     ended: bool,
 }
 
@@ -38,10 +38,10 @@ struct Echo {
     ring: Ring,
     buffers: Buffers,
     connections: Vec<Connection>,
-    /// Connections whose receive ended for want of a buffer.
+    /// Connections whose receive found no buffer.
     starved: Vec<u32>,
     listener: TcpListener,
-    /// The accept is armed; a full table ends it until a connection goes.
+    /// Whether the accept is armed; a full table ends it until a connection closes.
     accepting: bool,
 }
 

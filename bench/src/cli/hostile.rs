@@ -10,7 +10,7 @@ use crate::hostile::Kind;
 pub struct HostileArgs {
     #[command(flatten)]
     pub common: CommonArgs,
-    /// What the greedy clients do
+    /// Behaviour of the greedy clients
     #[arg(long, value_enum)]
     pub kind: Kind,
     /// Well-behaved connections, whose echoes are measured
@@ -23,42 +23,42 @@ pub struct HostileArgs {
     /// Payload bytes of these echoes
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=1 << 20))]
     pub size: u32,
-    /// Greedy clients; without it, a tenth of `--connections`
+    /// Greedy clients; default: a tenth of `--connections`
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub greedy: Option<u32>,
-    /// Batches, or handshakes, of each greedy client at most; the run then also waits until all
-    /// have sent theirs. 0 = no bound
+    /// Batches, or handshakes, of each greedy client at most; the run then also waits until all are
+    /// sent. 0 = no limit
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub batches: u64,
     /// Path of the hub
     #[arg(long, default_value = "/ws", value_name = "PATH")]
     pub hub_path: String,
-    /// Path of an echo that keeps compression contexts
+    /// Path of an echo with context takeover
     #[arg(long, default_value = "/takeover", value_name = "PATH")]
     pub takeover_path: String,
     /// Payload bytes of a large message
     #[arg(long, default_value_t = 15_000_000, value_name = "BYTES",
           value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub large_bytes: u32,
-    /// The bound of the well-behaved p99 beside greedy clients: so many times the p99 alone, or
-    /// `--bound-ms` where that is more
+    /// Limit of the well-behaved p99 beside greedy clients: this multiple of the p99 alone, or
+    /// `--bound-ms` if that is more
     #[arg(long, default_value_t = 3.0, value_name = "FACTOR", value_parser = factor)]
     pub bound_times: f64,
     /// See `--bound-times`
     #[arg(long, default_value_t = 2.0, value_name = "MS", value_parser = factor)]
     pub bound_ms: f64,
-    /// Bytes of the server's resident memory from which the greedy clients are stopped, and the
-    /// run fails with exit code 4
+    /// Server memory (resident bytes) above which the greedy clients are stopped, and the run fails
+    /// with exit code 4
     #[arg(long, default_value_t = 4 << 30, value_name = "BYTES")]
     pub memory_max: u64,
     /// Measured seconds without greedy clients, and then beside them
     #[arg(long, default_value_t = 5.0, value_name = "S", value_parser = seconds)]
     pub duration: f64,
-    /// Seconds of load before the measured ones
+    /// Seconds of warm-up
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub warmup: f64,
-    /// Seconds at the end in which greedy clients that did not read receive what is queued, to
-    /// learn how they were closed
+    /// Seconds at the end in which greedy clients that did not read receive queued bytes, to learn
+    /// how they were closed
     #[arg(long, default_value_t = 1.0, value_name = "S", value_parser = seconds)]
     pub settle: f64,
 }

@@ -1,4 +1,4 @@
-//! What is added to the upgrade request of each connection.
+//! Arguments that extend the upgrade request.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::upgrade::Extras;
 /// Headers, subprotocol and tokens.
 #[derive(Debug, Default, Args)]
 pub struct RequestArgs {
-    /// Add this header to each upgrade request; may be given more than once
+    /// Add this header to each upgrade request; may be repeated
     #[arg(
         long = "header",
         help_heading = "Request",
@@ -21,8 +21,7 @@ pub struct RequestArgs {
     /// Offer this subprotocol
     #[arg(long, help_heading = "Request", value_name = "NAME", value_parser = word)]
     pub subprotocol: Option<String>,
-    /// Send this token as `Authorization: Bearer`; given more than once, connections use them in
-    /// turn
+    /// Send this token as `Authorization: Bearer`; if repeated, connections use the tokens in turn
     #[arg(long = "token", help_heading = "Request", value_name = "TOKEN", value_parser = word)]
     pub tokens: Vec<String>,
     /// Read tokens from a file, one per line: connection 1 uses the first, and so on, in turn
@@ -34,7 +33,7 @@ impl RequestArgs {
     /// Reads the file of tokens, if there is one.
     ///
     /// # Errors
-    /// The file cannot be read, or has a line that is no token.
+    /// When the file cannot be read, or a line is not a token.
     pub fn extras(&self) -> Result<Extras, Failure> {
         let tokens = match &self.token_file {
             Some(path) => read_tokens(path).map_err(Failure::Usage)?,
@@ -53,19 +52,19 @@ fn read_tokens(path: &Path) -> Result<Vec<String>, String> {
     let tokens = lines.map(word).collect::<Result<Vec<_>, _>>();
     let tokens = tokens.map_err(|error| format!("--token-file {shown}: {error}"))?;
     if tokens.is_empty() {
-        return Err(format!("--token-file {shown}: has no token: write one per line"));
+        return Err(format!("--token-file {shown}: has no tokens; write one per line"));
     }
     Ok(tokens)
 }
 
-/// A header line (RFC 9110 5).
+/// Parses a header line (RFC 9110 5).
 fn header(text: &str) -> Result<String, String> {
-    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    let (name, value) = text.split_once(':').ok_or("must be NAME: VALUE")?;
     let is_name = !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
     let value = value.trim();
     if !is_name || value.bytes().any(|byte| byte < b' ' && byte != b'\t') {
-        return Err("write NAME: VALUE, without control characters".to_owned());
+        return Err("must be NAME: VALUE, without control characters".to_owned());
     }
     Ok(format!("{name}: {value}"))
 }

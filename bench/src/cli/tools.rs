@@ -1,4 +1,4 @@
-//! The arguments of the bare echoes and of the pictures.
+//! Arguments of the bare echoes and of plots.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -44,15 +44,15 @@ pub struct PlotArgs {
 pub enum PlotCommand {
     /// Latency by percentile, a curve for each .hgrm file.
     Percentiles(PercentilesArgs),
-    /// A bar for each JSON file.
+    /// A bar per value, for each JSON file.
     Bars(BarsArgs),
-    /// One value by another, a line for each group of JSON files.
+    /// One value by another, a line per group of JSON files.
     Lines(LinesArgs),
-    /// A value over the time of a run, from the samples in its JSON.
+    /// A value over the time of a run, from samples in its JSON.
     Series(SeriesArgs),
 }
 
-/// What every picture has.
+/// Arguments of every plot.
 #[derive(Debug, Args)]
 pub struct PictureArgs {
     /// SVG file to write
@@ -60,10 +60,10 @@ pub struct PictureArgs {
     pub out: PathBuf,
     #[arg(long, default_value = "")]
     pub title: String,
-    /// What the vertical axis shows, with its unit
+    /// Label of the vertical axis, with the unit
     #[arg(long, value_name = "TEXT")]
     pub y_label: Option<String>,
-    /// Values are divided by this before they are drawn, as 1e6 for ns shown in ms
+    /// Divisor of all values, as 1e6 to show ns in ms
     #[arg(long, default_value_t = 1.0, value_name = "NUMBER")]
     pub divisor: f64,
 }
@@ -72,7 +72,7 @@ pub struct PictureArgs {
 pub struct PercentilesArgs {
     #[command(flatten)]
     pub picture: PictureArgs,
-    /// NAME=FILE.hgrm; their microseconds are drawn on a logarithmic axis
+    /// NAME=FILE.hgrm; microseconds on a logarithmic axis
     #[arg(required = true, value_name = "NAME=FILE")]
     pub files: Vec<String>,
 }
@@ -81,10 +81,10 @@ pub struct PercentilesArgs {
 pub struct BarsArgs {
     #[command(flatten)]
     pub picture: PictureArgs,
-    /// Keys of the JSON, a bar of each file for each; what the legend calls them comes before
+    /// LABEL=KEY of the JSON; each is a bar for each file
     #[arg(long, required = true, value_delimiter = ',', value_name = "NAME=KEY,...")]
     pub keys: Vec<String>,
-    /// What the names of the files are
+    /// Label of the horizontal axis
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub x_label: String,
     /// NAME=FILE.json
@@ -99,7 +99,7 @@ pub struct LinesArgs {
     /// Key of the horizontal axis
     #[arg(long, default_value = "connections", value_name = "KEY")]
     pub x: String,
-    /// What the horizontal axis shows, with its unit
+    /// Label of the horizontal axis, with the unit
     #[arg(long, default_value = "connections", value_name = "TEXT")]
     pub x_label: String,
     /// Key of the vertical axis

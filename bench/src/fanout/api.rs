@@ -1,7 +1,7 @@
 //! Publishers that speak HTTP/1.1: one thread and one connection each, one request at a time.
 //!
-//! A publisher of this kind stands for a backend: it waits for each answer, so its batch is what
-//! makes it fast.
+//! Such a publisher acts like a backend: it waits for each answer, so its throughput depends on its
+//! batch.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,12 +13,12 @@ use super::press::Batch;
 use super::{Press, Pressed};
 use crate::bystanders::Times;
 use crate::crew::{Failure, Shared};
-use crate::sys::wake_on_time;
+use crate::sys::remove_timer_slack;
 use crate::target::Url;
 
-/// How often a thread looks for news before the load.
+/// How often a thread checks for the start of the load.
 const POLL: Duration = Duration::from_millis(1);
-/// Bytes of an answer after which it is given up.
+/// Bytes of an answer at most.
 const ANSWER_MAX: usize = 64 << 20;
 const HEADERS_MAX: usize = 64;
 
@@ -35,7 +35,7 @@ pub struct Api {
 /// Reads `http://host:port/path`.
 ///
 /// # Errors
-/// It is none.
+/// When the text is not such a URL.
 pub fn parse_url(text: &str) -> Result<Url, String> {
     let rest = text
         .strip_prefix("http://")
@@ -97,7 +97,7 @@ impl Api {
     }
 }
 
-/// A connection, and what came of the next answer.
+/// A connection, and the received part of the next answer.
 struct Line {
     stream: TcpStream,
     bytes: Vec<u8>,
@@ -112,7 +112,7 @@ impl Line {
         Ok(Self { stream, bytes: Vec::new() })
     }
 
-    /// The next answer: its status and its body.
+    /// Waits for the next answer; returns its status and body.
     fn answer(&mut self) -> io::Result<(u16, Vec<u8>)> {
         let mut part = vec![0; 64 * 1024];
         loop {
@@ -133,7 +133,7 @@ fn said(kind: io::ErrorKind, text: String) -> io::Error {
     io::Error::new(kind, text)
 }
 
-/// Status, and begin and end of the body, of an answer that is all there.
+/// Status, and start and end of the body, if the answer is complete.
 fn whole(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -153,7 +153,7 @@ fn whole(bytes: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
     Ok((bytes.len() >= end).then_some((status, head, end)))
 }
 
-/// How many messages of a batch an answer takes.
+/// How many messages of a batch the answer acknowledges.
 fn taken(dialect: Dialect, status: u16, body: &[u8]) -> u64 {
     match dialect {
         _ if !(200..300).contains(&status) => 0,
@@ -168,7 +168,7 @@ fn taken(dialect: Dialect, status: u16, body: &[u8]) -> u64 {
 /// Publishes until the load is over; the press has one publisher.
 ///
 /// # Errors
-/// The API is not there, or does not answer.
+/// When the API cannot be reached, or does not answer.
 pub fn publish(
     mut press: Press,
     api: &Api,
@@ -177,7 +177,7 @@ pub fn publish(
 ) -> Result<Pressed, Failure> {
     let failed = |error: io::Error| Failure::Failed(format!("publishing over HTTP: {error}"));
     let mut line = Line::open(api).map_err(failed)?;
-    wake_on_time()?;
+    remove_timer_slack()?;
     let start_ns = loop {
         match Times::known(&times.start_ns) {
             Some(start_ns) => break start_ns,

@@ -1,25 +1,25 @@
-//! What publishers and subscribers say to servers of different kinds.
+//! Protocols of publishers and subscribers, for servers of different kinds.
 
 use clap::ValueEnum;
 
 use crate::wire::{opcode, put_masked};
 
-/// The mask of all frames; what matters of one is that it is not 0.
+/// The mask of all frames; it must only not be 0.
 const MASK: [u8; 4] = [0x35, 0xA7, 0x6E, 0x91];
-/// What a channel's name begins with.
+/// Prefix of channel names.
 const CHANNEL: &str = "bench:";
-/// Stands for the channel's name in a path.
+/// Replaced by the channel's name in a path.
 const PLACEHOLDER: &str = "{channel}";
 
-/// A server's way of publishing and subscribing.
+/// A protocol for publishing and subscribing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dialect {
     /// Seawall's own JSON protocol.
     Seawall,
-    /// Subscribers are WebSockets at a path with the channel in it, where their publishers are
-    /// WebSockets as well or post; each message is acknowledged.
+    /// Subscribers are WebSockets at a path with the channel in it; publishers are WebSockets at
+    /// such a path, or post to it. Each message is acknowledged.
     Nchan,
-    /// What a client sends goes to all others of its path; nothing is acknowledged.
+    /// A client's message goes to all others of its path, without acknowledgement.
     Plain,
 }
 
@@ -35,13 +35,13 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     Subscribed,
-    /// The server says that messages were dropped.
+    /// The server reports dropped messages.
     Gap,
     Refused,
     Other,
 }
 
-/// The type of a JSON object.
+/// Reads the type of a JSON object.
 fn kind(text: &[u8]) -> Option<String> {
     let object: serde_json::Value = serde_json::from_slice(text).ok()?;
     object.get("type")?.as_str().map(str::to_owned)
@@ -52,7 +52,7 @@ pub fn channel_name(channel: u32) -> String {
     format!("{CHANNEL}{channel}")
 }
 
-/// The paths of a template, one for each channel where it tells them apart.
+/// The paths of a template: one per channel if it contains the channel, else one.
 pub fn paths(template: &str, channels: u32) -> Vec<String> {
     if !template.contains(PLACEHOLDER) {
         return vec![template.to_owned()];
@@ -61,7 +61,7 @@ pub fn paths(template: &str, channels: u32) -> Vec<String> {
 }
 
 impl Dialect {
-    /// Whether the path, and nothing else, says a connection's channel.
+    /// Whether a connection's channel is determined by its path alone.
     pub fn is_bound(self) -> bool {
         self != Self::Seawall
     }
@@ -70,12 +70,12 @@ impl Dialect {
         self != Self::Plain
     }
 
-    /// The WebSocket subprotocol that is offered.
+    /// The offered WebSocket subprotocol.
     pub fn protocol(self) -> Option<&'static str> {
         (self == Self::Seawall).then_some("seawall.v1")
     }
 
-    /// The frame by which a subscriber asks for its channel; `None` where its path has.
+    /// The frame that subscribes to a channel; `None` if the path does.
     pub fn subscribe(self, channel: u32) -> Option<Box<[u8]>> {
         if self.is_bound() {
             return None;
@@ -86,7 +86,7 @@ impl Dialect {
         Some(frame.into())
     }
 
-    /// The bytes that publish messages: one frame, or one for each.
+    /// Frames that publish messages: one frame, or one per message.
     pub fn publish(self, messages: &[(u32, Vec<u8>)]) -> Box<[u8]> {
         let mut out = Vec::new();
         if self.is_bound() {
@@ -111,8 +111,8 @@ impl Dialect {
         out.into()
     }
 
-    /// Reads one line of what a publisher is told.
-    pub fn answer(self, line: &[u8]) -> Answer {
+    /// Parses one line received by a publisher.
+    pub fn parse_answer(self, line: &[u8]) -> Answer {
         match self {
             Self::Seawall if line.starts_with(br#"{"type":"published""#) => Answer::Published,
             Self::Seawall => match kind(line).as_deref() {
@@ -120,14 +120,14 @@ impl Dialect {
                 Some("error") => Answer::Refused,
                 _ => Answer::Other,
             },
-            // The text goes on in further lines, which say nothing of this kind.
+            // Further lines of the text have no meaning here.
             Self::Nchan if line.starts_with(b"queued messages:") => Answer::Published,
             Self::Nchan | Self::Plain => Answer::Other,
         }
     }
 
-    /// Reads what a subscriber is told besides messages.
-    pub fn news(self, text: &[u8]) -> News {
+    /// Parses a text other than a message, received by a subscriber.
+    pub fn parse_news(self, text: &[u8]) -> News {
         if self != Self::Seawall {
             return News::Other;
         }

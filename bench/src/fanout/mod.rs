@@ -1,12 +1,11 @@
-//! `fanout`: publishers, subscribers, and the time from a publish to each delivery.
+//! `fanout`: publishers, subscribers, and the time from each publish to its deliveries.
 //!
-//! Every message is numbered by its publisher on its channel, and carries its intended time. So
-//! each subscriber knows which message comes next, and what is lost, doubled or out of order is
-//! counted whatever the server's own numbers say.
+//! Each publisher numbers its messages per channel, and each message carries its intended time. So
+//! a subscriber knows which message comes next, and lost, duplicate and reordered messages are
+//! counted independently of the server's own numbers.
 //!
-//! Publishers have a ring and a thread of their own ([`Publishers`]), or speak HTTP from threads
-//! ([`api`]); both are told what to send by a [`Press`]. What they share with [`Subscribers`] is
-//! the [`Board`].
+//! Publishers have a ring and a thread of their own ([`Publishers`]), or use HTTP from threads
+//! ([`api`]); a [`Press`] schedules both. They share the [`Board`] with [`Subscribers`].
 
 pub mod api;
 pub mod dialect;
@@ -22,17 +21,17 @@ pub use subscribers::{Share, Subscribed, Subscribers};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// When the next message goes.
+/// The pace of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// So many messages per second of all publishers.
+    /// This many messages per second of all publishers.
     Open { rate: u64 },
-    /// Each publisher has at most `depth` batches without acknowledgement, and the whole run at
-    /// most `window` messages that some subscriber has not got; 0 = no such bound.
+    /// Each publisher has at most `depth` unacknowledged batches, and the whole run at most
+    /// `window` messages that some subscriber has not received; 0 = no such limit.
     Closed { depth: u32, window: u64 },
 }
 
-/// What all of a run's parts know of it.
+/// Parameters of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct FanoutPlan {
     pub dialect: Dialect,
@@ -42,13 +41,13 @@ pub struct FanoutPlan {
     pub pace: Pace,
     /// Content bytes of a message.
     pub size: u32,
-    /// Messages that a publisher sends at once.
+    /// Messages per batch.
     pub batch: u32,
     pub warmup_ns: u64,
     pub duration_ns: u64,
-    /// Publishers speak HTTP, and are not bound to the channel of a path.
+    /// Publishers use HTTP, and are not bound to the channel of a path.
     pub http: bool,
-    /// Each publisher keeps to one channel all the same.
+    /// Each publisher keeps to one channel nevertheless.
     pub own_channel: bool,
 }
 
@@ -69,7 +68,7 @@ impl FanoutPlan {
         (if self.is_bound() { index } else { index / u64::from(self.channels) }) as u32
     }
 
-    /// Streams that a subscriber may meet: one for each publisher of its channel.
+    /// Streams that a subscriber may receive: one for each publisher of its channel.
     pub fn streams(&self) -> usize {
         let publishers = self.publishers as usize;
         if self.is_bound() { publishers.div_ceil(self.channels as usize) } else { publishers }
@@ -79,7 +78,7 @@ impl FanoutPlan {
         (if self.is_bound() { publisher / self.channels } else { publisher }) as usize
     }
 
-    /// How many messages a publisher that sent `sent` in all had for a channel.
+    /// How many of a publisher's first `sent` messages were for a channel.
     pub fn sent_to(&self, channel: u32, publisher: u32, sent: u64) -> u64 {
         let channels = self.channels;
         let first = u64::from((channel + channels - publisher % channels) % channels);
@@ -89,26 +88,26 @@ impl FanoutPlan {
         sent.saturating_sub(first).div_ceil(u64::from(channels))
     }
 
-    /// The publisher behind a stream of a channel's subscribers; `None` where there is none.
+    /// The publisher of a stream of a channel's subscribers; `None` if there is none.
     pub fn publisher_of(&self, channel: u32, stream: usize) -> Option<u32> {
         let stream = stream as u32;
         let publisher = if self.is_bound() { stream * self.channels + channel } else { stream };
         Some(publisher).filter(|publisher| *publisher < self.publishers)
     }
 
-    /// Subscribers of a channel: they take channels in turn.
+    /// Subscribers of a channel: they are distributed over channels in turn.
     fn members_of(&self, channel: u32) -> u64 {
         let (all, channels) = (self.subscribers, self.channels);
         u64::from(all / channels + u32::from(channel < all % channels))
     }
 }
 
-/// What publishers and subscribers see of each other.
+/// State shared by publishers and subscribers.
 #[derive(Debug, Default)]
 pub struct Board {
     /// Messages handed to the server, or about to be.
     pub published: AtomicU64,
-    /// Deliveries they must cause.
+    /// Deliveries that these must cause.
     pub expected: AtomicU64,
 }
 

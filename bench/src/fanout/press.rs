@@ -1,4 +1,4 @@
-//! What publishers send next, and when: the pace, the numbers, and what waits for acknowledgement.
+//! Schedules publishers: pace, numbers, and unacknowledged batches.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,31 +11,31 @@ use crate::crew::Shared;
 use crate::recorder::nanoseconds;
 use crate::schedule::Schedule;
 
-/// How often a publisher that waits for deliveries looks.
+/// How often a publisher that waits for deliveries checks.
 const WINDOW_POLL_NS: u64 = 100_000;
-/// How often one looks that waits for acknowledgements, which wake it.
+/// How often a publisher checks that waits for acknowledgements, which wake it.
 const ACK_POLL_NS: u64 = 2_000_000;
 
-/// Messages of one publisher that go at once.
+/// Messages of one publisher that are sent together.
 #[derive(Debug)]
 pub struct Batch {
     pub publisher: u32,
-    /// Each with its channel.
+    /// Each message with its channel.
     pub messages: Vec<(u32, Vec<u8>)>,
 }
 
-/// What publishers did.
+/// Totals of publishers.
 #[derive(Debug)]
 pub struct Pressed {
     /// The first of the publishers, and messages sent by each.
     pub first: u32,
     pub sent: Vec<u64>,
-    /// Messages without acknowledgement, where the server gives some.
+    /// Messages not acknowledged, if the server acknowledges.
     pub unacknowledged: u64,
-    /// Messages that the server refused, and its first words about it.
+    /// Messages that the server refused, and its first reason.
     pub refused: u64,
     pub refusal: Option<String>,
-    /// How much later than due they were sent (open loop).
+    /// Delay of sends after they were due (open loop).
     pub lag: Histogram<u64>,
 }
 
@@ -45,7 +45,7 @@ pub struct Press {
     board: Arc<Board>,
     shared: Arc<Shared>,
     count: u32,
-    /// Which share of an open loop's messages is theirs.
+    /// Their share of an open loop's messages.
     share: (usize, usize),
     schedule: Option<Schedule>,
     from_ns: u64,
@@ -89,7 +89,7 @@ impl Press {
         &self.plan
     }
 
-    /// The load begins.
+    /// Starts the load.
     pub fn begin(&mut self, start_ns: u64) {
         self.from_ns = start_ns + self.plan.warmup_ns;
         self.until_ns = self.from_ns + self.plan.duration_ns;
@@ -98,7 +98,7 @@ impl Press {
         }
     }
 
-    /// The next batch, if there is one now.
+    /// Takes the next batch, if one is due.
     pub fn take(&mut self, now_ns: u64) -> Option<Batch> {
         let (publisher, due_ns) = match (self.plan.pace, &mut self.schedule) {
             (Pace::Open { .. }, Some(schedule)) => {
@@ -106,7 +106,7 @@ impl Press {
                     return None;
                 }
                 let due_ns = schedule.take(now_ns)?;
-                // The rate is of messages: those of a batch are due with its first.
+                // The rate counts messages: those of a batch are due with its first.
                 for _ in 1..self.plan.batch {
                     schedule.take(u64::MAX);
                 }
@@ -129,7 +129,7 @@ impl Press {
         own
     }
 
-    /// A publisher that may send in a closed loop.
+    /// Finds a publisher that may send in a closed loop.
     fn free_one(&mut self, depth: u32, window: u64) -> Option<u32> {
         if window > 0 {
             let missing = self.board.expected().saturating_sub(self.shared.done_sum());
@@ -172,7 +172,7 @@ impl Press {
         Batch { publisher: own, messages }
     }
 
-    /// When there may be a batch again without an acknowledgement.
+    /// The next time at which a batch may be due without an acknowledgement.
     pub fn next_ns(&self, now_ns: u64) -> u64 {
         match (&self.schedule, self.plan.pace) {
             (Some(schedule), _) => schedule.next_ns().min(self.until_ns),
@@ -181,18 +181,18 @@ impl Press {
         }
     }
 
-    /// Nothing is sent any more.
+    /// Whether all messages are sent.
     pub fn is_over(&self, now_ns: u64) -> bool {
         self.until_ns != 0 && now_ns >= self.until_ns
     }
 
-    /// The server has taken messages of a publisher.
+    /// Records messages of a publisher that the server acknowledged.
     pub fn acknowledged(&mut self, own: u32, count: u64) {
         let waiting = &mut self.in_flight[own as usize];
         *waiting = waiting.saturating_sub(count);
     }
 
-    /// The server has refused some.
+    /// Records messages that the server refused.
     pub fn refused(&mut self, own: u32, count: u64, text: &[u8]) {
         self.acknowledged(own, count);
         self.shared.error();

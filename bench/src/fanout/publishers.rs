@@ -11,12 +11,12 @@ use crate::client::Stage;
 use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 
-/// How often the worker looks for news.
+/// How often the worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// Batches of one turn: between turns acknowledgements are taken.
+/// Batches per turn: acknowledgements are handled between turns.
 const BURST: usize = 256;
 
-/// The load of the worker that has all publishers.
+/// The load of the worker that drives all publishers.
 pub struct Publishers {
     press: Press,
     shared: Arc<Shared>,
@@ -113,7 +113,7 @@ impl Load for Publishers {
     fn heard(&mut self, _: &mut Fleet, slot: u32, text: &[u8], _: u64) -> io::Result<()> {
         let dialect = self.press.plan().dialect;
         for line in text.split(|byte| *byte == b'\n') {
-            match dialect.answer(line) {
+            match dialect.parse_answer(line) {
                 Answer::Published => self.press.acknowledged(slot, 1),
                 Answer::Refused => self.press.refused(slot, 1, line),
                 Answer::Other => {}
@@ -132,7 +132,7 @@ impl Load for Publishers {
         if !self.closed {
             self.failure = Some(match ending {
                 Ending::Lost(fault) => Failure::lost(&fault),
-                Ending::Clean => Failure::Failed("a publisher ended by itself".to_owned()),
+                Ending::Clean => Failure::Failed("a publisher was closed by the server".to_owned()),
             });
             self.shared.stop();
         }

@@ -1,4 +1,4 @@
-//! Subscribers: each has one channel, and knows which message of each publisher comes next.
+//! Subscribers: each has one channel, and knows the next message of each publisher.
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::recorder::{Recorder, nanoseconds};
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
-/// How long the closing handshakes may take; they are a courtesy to the server.
+/// Limit for closing handshakes, which no measurement needs.
 const CLOSE_NS: u64 = 2_000_000_000;
 
-/// Which of the subscribers are whose.
+/// The subscribers of one worker.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
     pub worker: usize,
@@ -30,19 +30,19 @@ pub struct Share {
     pub parallel: u32,
 }
 
-/// What one worker's subscribers got.
+/// What one worker's subscribers received.
 #[derive(Debug)]
 pub struct Subscribed {
     pub first: u32,
     /// Deliveries, warm-up included.
     pub received: u64,
-    /// Messages that did not come before a later one of the same stream did.
+    /// Messages that had not arrived when a later one of the same stream did.
     pub skipped: u64,
-    /// Messages that came after a later one, or twice.
+    /// Messages that arrived after a later one, or twice.
     pub late: u64,
-    /// Gaps that the server told of.
+    /// Gaps that the server reported.
     pub gaps: u64,
-    /// For each subscriber and stream, the number of the message that comes next.
+    /// Per subscriber and stream, the number of the next message.
     pub next: Vec<u32>,
     pub latency: Histogram<u64>,
 }
@@ -127,7 +127,7 @@ impl Subscribers {
         self.shared.stop();
     }
 
-    /// One delivery.
+    /// Records one delivery.
     fn take(&mut self, slot: u32, tag: Tag, now_ns: u64) {
         let channel = self.channel(slot);
         let stream = self.plan.stream_of(tag.publisher);
@@ -144,7 +144,7 @@ impl Subscribers {
             self.result.skipped += u64::from(tag.number - *next);
             *next = tag.number + 1;
         }
-        // The warm-up is shown, and not measured.
+        // The warm-up is shown but not measured.
         let measured = (self.from_ns..self.until_ns).contains(&tag.due_ns) || now_ns < self.from_ns;
         if let (true, Some(recorder)) = (measured, &mut self.recorder) {
             recorder.record(now_ns.saturating_sub(tag.due_ns), now_ns, &self.shared.feed);
@@ -214,7 +214,7 @@ impl Load for Subscribers {
         if found {
             return Ok(());
         }
-        match self.plan.dialect.news(text) {
+        match self.plan.dialect.parse_news(text) {
             News::Subscribed => self.subscribed(fleet, now_ns),
             News::Gap => {
                 self.result.gaps += 1;
@@ -222,7 +222,7 @@ impl Load for Subscribers {
             }
             News::Refused => {
                 let text = String::from_utf8_lossy(&text[..text.len().min(200)]);
-                self.fail(Failure::Failed(format!("a subscription was refused: {text}")));
+                self.fail(Failure::Failed(format!("subscription refused: {text}")));
                 Ok(())
             }
             News::Other => Ok(()),
@@ -241,7 +241,7 @@ impl Load for Subscribers {
         }
         self.fail(match ending {
             Ending::Lost(fault) => Failure::lost(&fault),
-            Ending::Clean => Failure::Failed("a subscriber ended by itself".to_owned()),
+            Ending::Clean => Failure::Failed("a subscriber was closed by the server".to_owned()),
         });
         Ok(())
     }

@@ -1,10 +1,10 @@
-//! What a published message carries: whose it is, which one, and when it was to be sent.
+//! The tag of a published message: publisher, number, and intended time.
 //!
-//! The content is a JSON string with the tag at its front, the same bytes in every dialect. A tag
-//! has a fixed length and a byte that nothing else in a delivery has, so that a subscriber finds it
-//! behind any envelope, at the place where the last one stood.
+//! The content is a JSON string that begins with the tag, the same bytes in every dialect. A tag
+//! has a fixed length and a byte that occurs nowhere else in a delivery, so that a subscriber finds
+//! it in any envelope, usually at the offset of the previous one.
 
-/// The byte a tag begins with.
+/// The first byte of a tag.
 const MARK: u8 = b'~';
 /// Digits of each field; a digit is four bits, from `@` on.
 const CHANNEL: usize = 6;
@@ -25,9 +25,9 @@ pub const PUBLISHERS_MAX: u32 = 1 << 16;
 pub struct Tag {
     pub channel: u32,
     pub publisher: u32,
-    /// Counts the messages of this publisher on this channel.
+    /// Number of the message among those of this publisher on this channel.
     pub number: u32,
-    /// When it was to be sent, by the run's clock.
+    /// Intended send time, by the run's clock.
     pub due_ns: u64,
 }
 
@@ -64,7 +64,7 @@ fn put(out: &mut Vec<u8>, value: u64, digits: usize) {
     out.extend((0..digits).rev().map(|digit| b'@' + (value >> (4 * digit) & 0x0F) as u8));
 }
 
-/// Finds tags; it remembers where the last one stood.
+/// Finds tags; remembers the offset of the last one.
 #[derive(Debug)]
 pub struct Finder {
     size: usize,
@@ -72,12 +72,12 @@ pub struct Finder {
 }
 
 impl Finder {
-    /// For contents of `size` bytes.
+    /// A finder for contents of `size` bytes.
     pub fn new(size: usize) -> Self {
         Self { size: size.max(CONTENT_MIN), place: 0 }
     }
 
-    /// The first tag of `text`, and what of it may hold more of them.
+    /// Finds the first tag of `text`; also returns the rest, which may contain more.
     pub fn next<'a>(&mut self, text: &'a [u8]) -> Option<(Tag, &'a [u8])> {
         if text.len() < LEN {
             return None;
@@ -87,7 +87,7 @@ impl Finder {
         }
         let tag = Tag::read(text[self.place..].first_chunk()?);
         let rest = &text[self.place + LEN..];
-        // Most frames hold one delivery: another would need this much.
+        // Most frames have one delivery: another would need this much.
         Some((tag, if rest.len() > self.size { rest } else { &[] }))
     }
 }

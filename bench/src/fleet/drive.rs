@@ -1,27 +1,27 @@
-//! Several fleets on one thread: each ring signals one eventfd, and only rings with something to do
-//! are entered.
+//! Drives several fleets on one thread: each ring signals one eventfd, and only rings with work are
+//! entered.
 
 use std::io;
 use std::time::Duration;
 
 use super::{Clock, Fleet, Load, SCAN_NS, Turn};
-use crate::sys::{Signal, wake_on_time};
+use crate::sys::{Signal, remove_timer_slack};
 
 /// Runs all loads to their ends.
 ///
 /// # Errors
-/// A ring failed, or a load gave up.
+/// When a ring fails, or a load gives up.
 pub fn drive<L: Load>(pairs: &mut [(Fleet, L)], clock: Clock) -> io::Result<()> {
     if let [(fleet, load)] = pairs {
         return fleet.run(load);
     }
     let signal = Signal::new()?;
-    wake_on_time()?;
+    remove_timer_slack()?;
     for (fleet, _) in pairs.iter() {
         fleet.ring.watch(&signal)?;
     }
     let spin = pairs.iter().any(|(fleet, _)| fleet.plan.spin);
-    // When each is to be asked next; `None` once its load is over.
+    // When each is due next; `None` once its load is over.
     let mut due: Vec<Option<u64>> = vec![Some(0); pairs.len()];
     loop {
         let mut next_ns = u64::MAX;
@@ -41,7 +41,7 @@ pub fn drive<L: Load>(pairs: &mut [(Fleet, L)], clock: Clock) -> io::Result<()> 
 }
 
 impl Fleet {
-    /// A turn of one ring among several; gives the time of its next one.
+    /// Runs a turn of one ring among several; returns the time of its next one.
     fn turn_without_waiting(
         &mut self,
         load: &mut impl Load,
@@ -49,7 +49,7 @@ impl Fleet {
     ) -> io::Result<Option<u64>> {
         let (incoming, _) = self.ring.has_work();
         if incoming {
-            // Deferred work is done by a wait only; this one ends at once.
+            // Only a wait runs deferred work; this one returns at once.
             self.ring.wait(Some(Duration::ZERO))?;
             self.take_completions(load)?;
         }
@@ -60,7 +60,7 @@ impl Fleet {
                 self.ring.submit()?;
                 return Ok(None);
             };
-            // Only a fleet with something to scan is woken for it.
+            // Only a fleet with something to scan needs this wake-up.
             next_ns =
                 if self.waiting.is_empty() { until_ns } else { until_ns.min(now_ns + SCAN_NS) };
         }

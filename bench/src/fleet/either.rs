@@ -1,5 +1,5 @@
-//! Two kinds of load in one run: those that make trouble, and those that feel it. They have rings
-//! of their own, so that the generator itself does not carry the trouble from one to the other.
+//! Two kinds of load in one run: those that make trouble, and those that measure it. Their rings
+//! are separate, so that the generator itself does not pass the trouble on.
 
 use std::io;
 

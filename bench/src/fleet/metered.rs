@@ -1,4 +1,4 @@
-//! Connections from which only as much is read as a load asks for.
+//! Connections from which only as many bytes are read as a load requests.
 
 use std::io;
 
@@ -10,8 +10,7 @@ use crate::client::Stage;
 use crate::ring::{Op, poll_first};
 
 impl Fleet {
-    /// Stops reading from a connection, until it is read by [`Fleet::read_at_most`] or
-    /// [`Fleet::resume`].
+    /// Stops reading from a connection, until [`Fleet::read_at_most`] or [`Fleet::resume`].
     pub fn meter(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         state.metered = true;
@@ -33,13 +32,13 @@ impl Fleet {
         self.push(slot, Op::Receive, poll_first(entry))
     }
 
-    /// Whether the server has ended a metered connection, whose last bytes are still unread.
+    /// Whether the server has ended a metered connection whose last bytes are unread.
     pub fn is_cut(&self, slot: u32) -> bool {
         let state = &self.slots[slot as usize];
         state.cut && state.metered
     }
 
-    /// Reads from a metered connection again as from any other.
+    /// Makes a metered connection an ordinary one again.
     pub fn resume(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         let was = std::mem::take(&mut state.metered);

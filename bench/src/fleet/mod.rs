@@ -1,11 +1,11 @@
 //! The connections of one ring, and the ring that moves their bytes.
 //!
-//! A turn is: let the load decide, submit and wait once, take the batch of completions. One clock
-//! reading serves a batch, since its completions became visible together. A slot is used again only
-//! when the kernel holds nothing of it; a completion of an earlier life is dropped.
+//! A turn: let the load decide, submit and wait once, take the batch of completions. One clock
+//! reading serves a batch, because its completions became visible together. A slot is reused only
+//! after the kernel's last operation on it; a completion of an earlier generation is dropped.
 //!
-//! A thread drives one fleet or several ([`drive()`]): a ring's table is bounded by the limit of
-//! open files, a thread is not.
+//! A thread drives one or more fleets ([`drive()`]): the limit of open files bounds a ring's table,
+//! not a thread.
 
 mod drive;
 mod either;
@@ -29,9 +29,9 @@ use crate::ring::{Completion, Op, Ring, RingSizes, Token, poll_first};
 use crate::target::{SocketHabits, Target};
 use slot::Slot;
 
-/// How often connections are looked through for those that wait too long.
+/// How often connections are checked for timeouts.
 const SCAN_NS: u64 = 250_000_000;
-/// How long the server may take to end the TCP connection after the closing handshake.
+/// Limit for the server to end TCP after the closing handshake.
 const LINGER_NS: u64 = 1_000_000_000;
 
 /// Nanoseconds since the run began, the same for all threads.
@@ -51,7 +51,7 @@ impl Clock {
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// After a closing handshake, or at the load's wish.
+    /// After a closing handshake, or because the load aborted it.
     Clean,
     Lost(Fault),
 }
@@ -62,7 +62,7 @@ impl Ending {
     }
 }
 
-/// What the load wants after its turn.
+/// What the load needs after its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     /// Wait for completions, at most until this time.
@@ -70,24 +70,24 @@ pub enum Turn {
     Done,
 }
 
-/// What a run does with its connections. Methods are called between completions, never inside one.
+/// The behaviour of a run's connections. Methods are called between completions, never inside one.
 pub trait Load {
-    /// Once a turn, before waiting.
+    /// Runs once a turn, before the wait.
     fn turn(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<Turn>;
     /// A connection is open.
     fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()>;
-    /// Whole messages came.
+    /// Whole messages arrived.
     fn messages(&mut self, fleet: &mut Fleet, slot: u32, count: u32, now_ns: u64)
     -> io::Result<()>;
-    /// One of these messages, where the run's terms say that loads hear them; `messages` follows.
+    /// One of these messages, if the run's terms pass messages to the load; `messages` follows.
     fn heard(&mut self, _: &mut Fleet, _slot: u32, _text: &[u8], _now_ns: u64) -> io::Result<()> {
         Ok(())
     }
-    /// Pongs came.
+    /// Pongs arrived.
     fn ponged(&mut self, _slot: u32, _count: u32) {}
-    /// Pings came; their answer is on its way.
+    /// Pings arrived; the pongs are being sent.
     fn pinged(&mut self, _slot: u32, _count: u32) {}
-    /// A connection is gone and its slot is free.
+    /// A connection has ended, and its slot is free.
     fn ended(
         &mut self,
         fleet: &mut Fleet,
@@ -97,25 +97,25 @@ pub trait Load {
     ) -> io::Result<()>;
 }
 
-/// Sizes and habits of a fleet.
+/// Parameters of a fleet.
 #[derive(Debug, Clone, Copy)]
 pub struct FleetPlan {
-    /// Slots, thus the most connections at a time.
+    /// Slots: connections at a time at most.
     pub slots: u32,
     pub buffer_count: u16,
     pub buffer_size: usize,
-    /// How long a connect, an upgrade or a close may take.
+    /// Timeout of a connect, an upgrade or a close.
     pub timeout: Duration,
-    /// Successful sends of messages give no completion. Right only where a connection never has a
+    /// Successful sends of messages produce no completion. Correct only if a connection never has a
     /// second send before the echo of the first: one message in flight.
     pub quiet_sends: bool,
-    /// First number of this ring's connections.
+    /// Number of this ring's first connection.
     pub first_number: u32,
-    /// Entries of the completion queue; 0 = by the number of slots.
+    /// Entries of the completion queue; 0 = derived from the number of slots.
     pub completions: u32,
-    /// Never sleep: a server on the same host then pays for no wake-ups of this thread.
+    /// Never sleep: then a server on the same host does not pay for waking this thread.
     pub spin: bool,
-    /// Connections wait by a one-shot poll and not by an armed receive.
+    /// Connections wait with a one-shot poll instead of an armed receive.
     pub park: bool,
     pub habits: SocketHabits,
 }
@@ -133,10 +133,10 @@ pub struct Fleet {
     reaped: Vec<Completion>,
     next_number: u32,
     next_scan_ns: u64,
-    /// Slots that came into a stage that may last too long, since the last look or longer ago. All
-    /// slots are not looked through: with a million of them that was 4 % of a ramp.
+    /// Slots that entered a stage with a timeout, since the last scan or earlier. Scanning all
+    /// slots instead took 4 % of a ramp with a million of them.
     waiting: Vec<u32>,
-    /// Free slots that ended since they were last reported.
+    /// Slots freed since they were last reported.
     ended: Vec<u32>,
 }
 
@@ -175,7 +175,7 @@ impl Fleet {
     /// Runs the load to its end.
     ///
     /// # Errors
-    /// The ring failed, or the load gave up.
+    /// When the ring fails, or the load gives up.
     pub fn run(&mut self, load: &mut impl Load) -> io::Result<()> {
         loop {
             let now = self.clock.now_ns();
@@ -187,14 +187,14 @@ impl Fleet {
         }
     }
 
-    /// The part of a turn before waiting.
+    /// The part of a turn before the wait.
     fn decide(&mut self, load: &mut impl Load, now_ns: u64) -> io::Result<Turn> {
         self.scan(now_ns)?;
         self.report_ended(load, now_ns)?;
         load.turn(self, now_ns)
     }
 
-    /// The part of a turn after waiting.
+    /// The part of a turn after the wait.
     fn take_completions(&mut self, load: &mut impl Load) -> io::Result<()> {
         let mut reaped = std::mem::take(&mut self.reaped);
         self.ring.reap(&mut reaped);
@@ -210,17 +210,17 @@ impl Fleet {
         self.slots[slot as usize].connection.stage
     }
 
-    /// Completions that found their queue full; not 0 means that latencies are not to be trusted.
+    /// Completions that did not fit the queue; if there are any, latencies are unreliable.
     pub fn overflow_count(&self) -> u32 {
         self.ring.overflow_count()
     }
 
-    /// What went over the wire, as far as compression makes it worth counting.
+    /// Byte counts of all connections.
     pub fn traffic(&self) -> Traffic {
         self.tools.traffic
     }
 
-    /// Begins to connect a free slot.
+    /// Starts to connect a free slot.
     pub fn open(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
@@ -239,17 +239,17 @@ impl Fleet {
 
     /// Sends `count` more messages on an open connection.
     pub fn send(&mut self, slot: u32, count: u32) -> io::Result<()> {
-        self.slots[slot as usize].connection.owe(count);
+        self.slots[slot as usize].connection.request_messages(count);
         self.flush(slot)
     }
 
     /// Sends a ping on an open connection.
     pub fn ping(&mut self, slot: u32, payload: &[u8]) -> io::Result<()> {
-        self.slots[slot as usize].connection.ping(payload);
+        self.slots[slot as usize].connection.queue_ping(payload);
         self.flush(slot)
     }
 
-    /// Begins the end of an open connection: the closing handshake, or for a raw one TCP's end.
+    /// Starts to close an open connection: by the closing handshake, or a raw one by ending TCP.
     pub fn close(&mut self, slot: u32, now_ns: u64) -> io::Result<()> {
         if self.terms.sheet.shape().raw {
             self.end(slot, Ending::Clean)?;
@@ -262,7 +262,7 @@ impl Fleet {
         self.flush(slot)
     }
 
-    /// Drops a connection without a word: a reset where the fleet's sockets are abortive.
+    /// Drops a connection without a Close: by a reset if the fleet's sockets are abortive.
     pub fn abort(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         if state.ending.is_some() || state.connection.stage >= Stage::Ending {
@@ -272,8 +272,8 @@ impl Fleet {
         let (receiving, sending) = (state.receiving, state.outgoing.is_some());
         state.ending = Some(Box::new(Ending::Clean));
         state.connection.stage = Stage::Ending;
-        // A shutdown would say goodbye; cancelled operations say nothing. They are found by their
-        // user data: by descriptor, the kernel would look through all of the ring's for each.
+        // A shutdown would send a FIN; cancelled operations send nothing. Cancel by user data: by
+        // descriptor, the kernel would walk through all operations of the ring for each.
         let waiting = if self.plan.park { Op::Poll } else { Op::Receive };
         for (armed, op) in [(connecting, Op::Connect), (receiving, waiting), (sending, Op::Send)] {
             if armed {
@@ -402,14 +402,14 @@ impl Fleet {
         if result < 0 {
             state.outgoing = None;
             if state.metered {
-                // What the server said before it ended is still unread, and tells more than this.
+                // The server's last bytes are still unread, and say more than this error.
                 state.cut = true;
                 return Ok(());
             }
             return self.end(slot, Ending::Lost(Fault::System("send", -result)));
         }
         let Some(outgoing) = &state.outgoing else {
-            // A quiet send that posts a completion was cut short: its rest is lost.
+            // A quiet send with a completion was cut short: its rest is lost.
             return self.end(slot, Ending::Lost(Fault::System("send cut short", libc::EIO)));
         };
         state.outgoing_sent += result as u32;
@@ -440,9 +440,9 @@ impl Fleet {
                 self.buffers.give_back(buffer);
                 outcome
             }
-            // The buffers ran out; all come back in this batch, and then it is armed again.
+            // The buffers ran out; all are returned in this batch, and then it is armed again.
             (starved, _) if starved == -libc::ENOBUFS => Ok(Events::default()),
-            // Reading was stopped, and what was armed is no more; or a poll told of nothing.
+            // Reading was stopped, and the receive was cancelled; or a poll was spurious.
             (stopped, _) if matches!(-stopped, libc::ECANCELED | libc::EAGAIN) => {
                 Ok(Events::default())
             }
@@ -463,10 +463,10 @@ impl Fleet {
         if !completion.more && !metered && self.stage(slot) < Stage::Ending {
             self.receive(slot)?;
         }
-        self.tell(slot, was_open, events, load, now_ns)
+        self.report_received(slot, was_open, events, load, now_ns)
     }
 
-    fn tell(
+    fn report_received(
         &mut self,
         slot: u32,
         was_open: bool,
@@ -477,7 +477,7 @@ impl Fleet {
         if events.opened {
             load.opened(self, slot, now_ns)?;
         }
-        // Messages may have come in one piece with the Close that followed them.
+        // Messages may have arrived in one piece with the Close after them.
         let open = was_open || events.opened;
         let open = open && matches!(self.stage(slot), Stage::Open | Stage::Closed);
         if self.terms.hear {
@@ -506,31 +506,31 @@ impl Fleet {
         if may_send { self.flush(slot) } else { Ok(()) }
     }
 
-    /// Ends a connection on which both sides have said Close.
+    /// Ends a connection on which both sides have sent Close.
     fn end_closed(&mut self, slot: u32) -> io::Result<()> {
         let verdict = self.slots[slot as usize].connection.verdict();
         self.end(slot, verdict.map_or(Ending::Clean, Ending::Lost))
     }
 
-    /// Ends a connection; the first reason stays.
+    /// Ends a connection; the first reason is kept.
     fn end(&mut self, slot: u32, ending: Ending) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         if state.ending.is_some() {
             return Ok(());
         }
-        // A server that has said why it closes may end TCP before it has read what we sent.
+        // A server that has sent its Close may end TCP before it has read all our bytes.
         let said = state.connection.verdict().filter(|_| ending.is_cut_off());
         state.ending = Some(Box::new(said.map_or(ending, Ending::Lost)));
         state.connection.stage = Stage::Ending;
         if state.in_flight > 0 {
-            // An armed receive ends by the shutdown, a blocked send fails by it.
+            // The shutdown ends an armed receive, and fails a blocked send.
             let entry = opcode::Shutdown::new(types::Fixed(slot), libc::SHUT_RDWR).build();
             return self.push(slot, Op::Close, entry);
         }
         Ok(())
     }
 
-    /// Closes the descriptor once the kernel holds nothing else, then frees the slot.
+    /// Closes the descriptor after the kernel's last operation, then frees the slot.
     fn release(&mut self, slot: u32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         if state.in_flight > 0 {
@@ -582,7 +582,7 @@ impl Fleet {
                 Stage::Connecting | Stage::Upgrading | Stage::Closing if waited_ns > timeout_ns => {
                     self.end(slot, Ending::Lost(Fault::TimedOut(stage)))?;
                 }
-                // The closing handshake is done; ending TCP ourselves is allowed after a while.
+                // The closing handshake is done; we may end TCP ourselves after a while.
                 Stage::Closed if waited_ns > LINGER_NS => self.end_closed(slot)?,
                 Stage::Connecting | Stage::Upgrading | Stage::Closing | Stage::Closed => {
                     waiting[kept] = slot;

@@ -1,5 +1,5 @@
-//! Connections that wait by a poll, as a server's quiet ones do: a poll holds a third of the kernel
-//! memory of a receive. Each time it fires, one receive follows, and then another poll.
+//! Connections that wait with a poll, like a server's parked ones: a poll takes a third of the
+//! kernel memory of a receive. Each time it fires, one receive follows, and then another poll.
 
 use std::io;
 
@@ -17,7 +17,7 @@ impl Fleet {
         self.push(slot, Op::Poll, opcode::PollAdd::new(types::Fixed(slot), events).build())
     }
 
-    /// Takes what has come; what a poll tells that failed, the receive tells as well.
+    /// Receives the available bytes; if the poll failed, the receive reports the same error.
     pub(super) fn unpark(&mut self, slot: u32, result: i32) -> io::Result<()> {
         let state = &mut self.slots[slot as usize];
         if state.connection.stage >= Stage::Ending || result == -libc::ECANCELED {

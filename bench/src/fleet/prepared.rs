@@ -1,4 +1,4 @@
-//! Sends of bytes that were prepared once for many connections, and that may be long.
+//! Sends of long byte sequences that were prepared once for many connections.
 
 use std::io;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::Fleet;
 use crate::client::Outgoing;
 
-/// Bytes of one send: the kernel copies them without a break, and nothing else runs on the core
-/// meanwhile, the connections whose latency is measured included.
+/// Bytes of one send: the kernel copies them in one go, during which the core runs nothing else,
+/// not even the measured connections.
 const SEND_BYTES_MAX: usize = 64 * 1024;
 
-/// How many of the bytes that are left go into the next send; the rest follows its completion.
+/// Length of the next send; the rest follows its completion.
 pub(super) fn send_len(outgoing: &Outgoing, bytes: &[u8]) -> usize {
     match outgoing {
         Outgoing::Shared(_) => bytes.len().min(SEND_BYTES_MAX),
@@ -25,7 +25,7 @@ impl Fleet {
         self.flush(slot)
     }
 
-    /// Whether something that was asked for is not yet with the kernel.
+    /// Whether requested bytes are not yet with the kernel.
     pub fn is_sending(&self, slot: u32) -> bool {
         self.slots[slot as usize].outgoing.is_some()
     }

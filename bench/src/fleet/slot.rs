@@ -1,9 +1,9 @@
-//! What a connection costs the generator: kept small, since a run may hold a million of them.
+//! A slot's memory in the generator: kept small, because a run may hold a million of them.
 
 use crate::client::{Connection, Outgoing};
 use crate::fleet::Ending;
 
-/// One place for a connection; it is used again after the connection's end.
+/// The place of one connection; reused after the connection's end.
 pub(super) struct Slot {
     pub(super) connection: Connection,
     pub(super) outgoing: Option<Outgoing>,
@@ -12,16 +12,16 @@ pub(super) struct Slot {
     pub(super) ending: Option<Box<Ending>>,
     pub(super) outgoing_sent: u32,
     pub(super) generation: u32,
-    /// Operations whose last completion is still to come.
+    /// Operations whose last completion is pending.
     pub(super) in_flight: u32,
     pub(super) receiving: bool,
-    /// Nothing is read but what the load asks for.
+    /// Only bytes that the load requests are read.
     pub(super) metered: bool,
-    /// Nothing can be sent any more, while something may still be read.
+    /// Sending is over; bytes may still be received.
     pub(super) cut: bool,
 }
 
-/// A million connections fit into 160 MB on this side; a load may add a few bytes to each.
+/// A million connections fit into 160 MB on this side; a load may add a few bytes per connection.
 const _: () = assert!(size_of::<Slot>() <= 152);
 
 impl Default for Slot {

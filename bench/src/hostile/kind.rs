@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use crate::deflate::Offer;
 
-/// What a greedy client does with all the speed that the server grants it.
+/// What a greedy client does at the full speed that the server grants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
     /// Empty pings.
@@ -21,8 +21,7 @@ pub enum Kind {
     Large,
     /// The same, compressed by both sides message by message.
     LargeCompressed,
-    /// The same, compressed by the server with the memory of earlier messages, at
-    /// `--takeover-path`.
+    /// The same, compressed by the server with context takeover, at `--takeover-path`.
     LargeTakeover,
     /// Echoes of 64 KiB that are never read.
     Unread,
@@ -32,7 +31,7 @@ pub enum Kind {
     Objects,
     /// A new channel with each publish, and with each subscribe and unsubscribe.
     Churn,
-    /// Publications of 64 KiB to a channel on which all greedy clients are.
+    /// Publications of 64 KiB to a channel that all greedy clients subscribe to.
     Publish,
     /// Subscribers of a busy channel that never read.
     Slow,
@@ -56,7 +55,7 @@ pub enum Route {
     Hub,
 }
 
-/// What connections do that help greedy ones to their effect; they are not greedy themselves.
+/// Connections that help greedy ones to take effect; they are not greedy themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Help {
     /// Fill a channel's history once.
@@ -118,7 +117,7 @@ impl Kind {
         }
     }
 
-    /// Whether the client in this place stops reading once it is set up.
+    /// Whether this client stops reading once it is set up.
     pub fn is_unread(self, slot: u32) -> bool {
         match self {
             Self::Unread | Self::History | Self::Slow => true,
@@ -132,7 +131,7 @@ impl Kind {
         matches!(self, Self::Handshakes | Self::Tokens)
     }
 
-    /// How many connections help, and with what.
+    /// How many connections help, and how.
     pub fn help(self) -> Option<(u32, Help)> {
         match self {
             Self::History => Some((1, Help::Fill)),
@@ -142,8 +141,8 @@ impl Kind {
         }
     }
 
-    /// Messages that come before a greedy client begins: on the hub a welcome, and the answer to
-    /// its first request where it has one.
+    /// Messages before a greedy client begins: on the hub a welcome, and the answer to its first
+    /// request if it has one.
     pub fn prelude(self) -> u64 {
         match self {
             Self::Publish | Self::Slow => 2,

@@ -1,5 +1,5 @@
-//! `hostile`: greedy clients, each of which keeps its connection as busy as the server lets it,
-//! beside well-behaved ones whose latency shows what that costs everybody else.
+//! `hostile`: greedy clients, each of which keeps its connection as busy as the server allows,
+//! beside well-behaved ones whose latency shows the effect.
 //!
 //! A worker drives the clients of one kind. A client sends its next batch as soon as the kernel has
 //! taken the last one, so the server always has work from it. A client that the server closes or
@@ -24,7 +24,7 @@ use crate::crew::{Failure, Shared};
 use crate::fleet::{Ending, Fleet, Load, Turn};
 use crate::upgrade::UpgradeError;
 
-/// How often a worker looks for news.
+/// How often a worker checks for events.
 const POLL_NS: u64 = 2_000_000;
 /// Delay before a closed client reconnects, so that a server that closes connections at once is not
 /// flooded with handshakes instead.
@@ -32,16 +32,16 @@ const COMEBACK_NS: u64 = 50_000_000;
 /// Large publications that fill the buffers of subscribers who do not read: more than the kernel's
 /// and the server's for one connection.
 const FILL_MESSAGES: u64 = 120;
-/// Between two batches of the steady publisher.
+/// Time between two batches of the steady publisher.
 const STEADY_NS: u64 = 10_000_000;
 
 /// One worker's part of the run.
 #[derive(Debug, Clone, Copy)]
 pub struct HostilePlan {
     pub kind: Kind,
-    /// Greedy clients; those that help come after them.
+    /// Greedy clients; helpers come after them.
     pub greedy: u32,
-    /// Batches, or handshakes, of each client at most; 0 = no bound.
+    /// Batches, or handshakes, of each client at most; 0 = no limit.
     pub batches_max: u64,
     /// Time in which clients that did not read may receive at the end.
     pub settle_ns: u64,
@@ -53,20 +53,20 @@ impl HostilePlan {
     }
 }
 
-/// How far the greedy clients of all workers are.
+/// Progress of the greedy clients of all workers.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Clients that were set up at least once.
     pub ready: AtomicUsize,
-    /// Clients that have sent all their batches, and had an answer where they read.
+    /// Clients that have sent all their batches and, if they read, received an answer.
     pub done: AtomicUsize,
 }
 
-/// What one worker found.
+/// The results of one worker.
 #[derive(Debug, Default)]
 pub struct HostileResult {
     pub opened: u64,
-    /// Batches that the kernel took, or handshakes that were completed.
+    /// Batches that the kernel accepted, or handshakes completed.
     pub batches: u64,
     pub messages: u64,
     pub pongs: u64,
@@ -75,19 +75,19 @@ pub struct HostileResult {
     /// Upgrades that were rejected, by HTTP status.
     pub rejected: BTreeMap<u16, u64>,
     pub still_open: u64,
-    /// Helping connections that were lost, for which the greedy ones may have had less effect.
+    /// Lost helpers, without which the greedy clients may have had less effect.
     pub helpers_lost: u64,
 }
 
 /// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Connects again from then on.
+    /// Reconnects from then on.
     Away {
         until_ns: u64,
     },
     Opening,
-    /// Open, waiting for what comes before its batches.
+    /// Open, waiting for the messages before its batches.
     Prelude,
     Busy,
 }
@@ -115,7 +115,7 @@ pub struct Hostile {
     /// Messages of the steady publisher, and when its next batch is due.
     filled: u64,
     steady_ns: u64,
-    /// Until when the clients read what they had left.
+    /// Time until which clients read the queued bytes.
     settled_ns: Option<u64>,
     is_closed: bool,
     result: HostileResult,
@@ -170,7 +170,7 @@ impl Hostile {
         slot < self.plan.greedy
     }
 
-    /// Whether the connections that help are as far as the greedy ones need them.
+    /// Whether the helpers have done what the greedy clients need.
     fn has_help(&self) -> bool {
         match self.plan.kind.help() {
             Some((_, Help::Fill | Help::Watch)) => {
@@ -180,7 +180,7 @@ impl Hostile {
         }
     }
 
-    /// Lets every client do what it can.
+    /// Lets every client act.
     fn press_all(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<()> {
         let has_help = self.has_help();
         for slot in 0..self.plan.slots() {
@@ -210,7 +210,7 @@ impl Hostile {
         most > 0 && self.clients[slot as usize].batches >= most
     }
 
-    /// Sends a greedy client's next batch, if the last one is gone.
+    /// Sends a greedy client's next batch, if the last one is sent.
     fn press(&mut self, fleet: &mut Fleet, slot: u32) -> io::Result<()> {
         if fleet.is_sending(slot) {
             return Ok(());
@@ -228,7 +228,7 @@ impl Hostile {
         fleet.send_shared(slot, batch)
     }
 
-    /// Counts a client that has sent all it may, once it has heard what it reads.
+    /// Counts a client that has sent its limit, once it has received its answers.
     fn note_done(&mut self, slot: u32) {
         let reads = !self.plan.kind.is_unread(slot);
         let prelude = self.plan.kind.prelude();
@@ -243,7 +243,7 @@ impl Hostile {
         }
     }
 
-    /// The part of a connection that helps: only the publisher has more to do than to begin.
+    /// Lets a helper act: only the publisher does more than to begin.
     fn help(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
         let greedy = &self.clients[..self.plan.greedy as usize];
         let publishes = matches!(self.plan.kind.help(), Some((_, Help::Publish)));
@@ -262,13 +262,13 @@ impl Hostile {
         next.map_or(Ok(()), |frame| fleet.send_shared(slot, frame))
     }
 
-    /// Looks whether a client has heard what comes before its batches.
+    /// Starts a client that has received the messages before its batches.
     fn begin(&mut self, fleet: &mut Fleet, slot: u32) -> io::Result<()> {
         let is_greedy = self.is_greedy(slot);
         let kind = self.plan.kind;
         let prelude = match (is_greedy, kind.help()) {
             (true, _) => kind.prelude(),
-            // A welcome, and the answer to what it opened with.
+            // The welcome, and the answer to its opening request.
             (false, Some((_, Help::Fill | Help::Watch))) => 2,
             (false, _) => 1,
         };
@@ -289,7 +289,7 @@ impl Hostile {
         Ok(())
     }
 
-    /// The end: all that is still unread is read, then everything is reset.
+    /// The end: reads all unread bytes, then resets all connections.
     fn wind_down(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<Turn> {
         let poll_ns = now_ns + POLL_NS;
         let Some(settled_ns) = self.settled_ns else {
@@ -410,7 +410,7 @@ impl Load for Hostile {
 }
 
 impl Hostile {
-    /// Ends a connection that was only opened to be ended.
+    /// Ends a connection that was opened only for that.
     fn pass_by(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()> {
         self.result.opened += 1;
         self.count_handshake(slot);

@@ -8,17 +8,17 @@ use crate::deflate;
 use crate::sheet::Noise;
 use crate::wire::{RSV1, masked, opcode, put_masked};
 
-/// The mask of all frames; what matters of one is that the server has to take it off.
+/// The mask of all frames; it must not be 0, so that the server has to unmask.
 const MASK: [u8; 4] = [0x35, 0xA7, 0x6E, 0x91];
 /// The bit of a message's last frame in its first byte.
 const FIN: u8 = 0x80;
-/// Bytes of a batch of small frames, as much as a client's write may carry.
+/// Bytes of a batch of small frames: as much as a client may write at once.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a frame full of requests.
 const REQUESTS_BYTES: usize = 16 * 1024;
 /// Fragments of one message.
 const FRAGMENTS: usize = 8192;
-/// What a small compressed message inflates to: up to this, the server's ratio limit allows any.
+/// Inflated size of a small compressed message: up to this, the server's ratio limit allows any.
 const INFLATED_BYTES: usize = 1 << 20;
 /// Content of large publications, below the default bound of 64 KiB.
 const CONTENT_BYTES: usize = 65_000;
@@ -39,12 +39,12 @@ const CROWDED: &str = "hostile:crowded";
 const BUSY: &str = "hostile:busy";
 const WATCHED: &str = "hostile:watched";
 
-/// What one kind sends.
+/// The bytes that one kind sends.
 pub struct Supply {
     kind: Kind,
-    /// First on each connection.
+    /// The first bytes on each connection.
     opening: Option<Arc<[u8]>>,
-    /// Then again and again; `None` where each batch is new, or nothing is sent.
+    /// Then repeated; `None` if each batch is new, or there is none.
     batch: Option<Arc<[u8]>>,
     help_opening: Option<Arc<[u8]>>,
     help_batch: Option<Arc<[u8]>>,
@@ -56,7 +56,7 @@ impl Supply {
     /// Prepares the bytes; `large_bytes` is the length of a large message.
     ///
     /// # Errors
-    /// A message cannot be compressed.
+    /// When a message cannot be compressed.
     pub fn new(kind: Kind, large_bytes: usize) -> io::Result<Self> {
         let help = kind.help().map(|(_, help)| help);
         let opening = match kind {
@@ -185,7 +185,7 @@ fn unsubscribe(channel: &str) -> String {
     format!(r#"{{"type":"unsubscribe","channel":"{channel}"}}"#)
 }
 
-/// A publication whose content has so many bytes, its two quotes included.
+/// A publication with a content of this many bytes, including its two quotes.
 fn publish(channel: &str, content_bytes: usize) -> String {
     let content = "x".repeat(content_bytes - 2);
     format!(r#"{{"type":"publish","channel":"{channel}","content":"{content}"}}"#)
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::deflate::Inflater;
 
-    /// The payloads of masked frames, with their first byte and their mask taken off.
+    /// The payloads of masked frames, unmasked, with their first byte.
     fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
         let mut found = Vec::new();
         while !bytes.is_empty() {

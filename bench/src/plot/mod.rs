@@ -21,7 +21,7 @@ const MARGIN_PX: u32 = 14;
 const LABEL_PX: i32 = 15;
 const INK: RGBColor = RGBColor(51, 51, 51);
 const GRID: RGBColor = RGBColor(222, 222, 222);
-/// Colours that people who see few colours can tell apart (Okabe and Ito).
+/// Colours that are distinguishable with colour blindness (Okabe and Ito).
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -44,7 +44,7 @@ pub fn plot(args: &PlotArgs) -> Result<(), Failure> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// A white sheet with a title; gives what is left for the chart.
+/// Draws a white sheet with a title; returns the area of the chart.
 fn sheet(picture: &PictureArgs) -> Result<Area<'_>, Failure> {
     let size = (WIDTH_PX, HEIGHT_PX);
     let area = SVGBackend::new(&picture.out, size).into_drawing_area();
@@ -69,7 +69,7 @@ fn failed(picture: &PictureArgs, error: &dyn std::error::Error) -> Failure {
     Failure::Failed(format!("cannot draw {}: {error}", picture.out.display()))
 }
 
-/// The legend of what was drawn.
+/// Draws the legend.
 fn legend<'a, 'b: 'a, CT: CoordTranslate>(
     chart: &mut ChartContext<'a, SVGBackend<'b>, CT>,
     position: SeriesLabelPosition,
@@ -85,7 +85,7 @@ fn legend<'a, 'b: 'a, CT: CoordTranslate>(
         .map_err(|error| failed(picture, &error))
 }
 
-/// `NAME=FILE` taken apart; a bare file is its own name.
+/// Splits `NAME=FILE`; a bare file is its own name.
 fn named(text: &str) -> (String, &str) {
     match text.split_once('=') {
         Some((name, file)) => (name.to_owned(), file),
@@ -103,7 +103,7 @@ fn read(file: &str) -> Result<String, Failure> {
 
 fn read_json(file: &str) -> Result<Value, Failure> {
     serde_json::from_str(&read(file)?)
-        .map_err(|error| Failure::Usage(format!("{file} is no JSON of a run: {error}")))
+        .map_err(|error| Failure::Usage(format!("{file} is not the JSON of a run: {error}")))
 }
 
 /// The number at `key` of a run's JSON.
@@ -117,7 +117,7 @@ fn number(json: &Value, key: &str, file: &str) -> Result<f64, Failure> {
     })
 }
 
-/// A number on an axis: short, without needless digits.
+/// Formats a number on an axis: short, without needless digits.
 fn short(value: f64) -> String {
     let size = value.abs();
     match size {

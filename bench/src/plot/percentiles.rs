@@ -1,4 +1,4 @@
-//! Latency by percentile, as the curves of `.hgrm` files: each step to the right has a tenth of
+//! Latency by percentile, as the curves of `.hgrm` files: each step to the right leaves a tenth of
 //! the messages above it.
 
 use plotters::prelude::*;
@@ -19,7 +19,7 @@ pub(super) fn draw(args: &PercentilesArgs) -> Result<(), Failure> {
         let (name, file) = named(text);
         let curve = parse(&read(file)?);
         if curve.is_empty() {
-            return Err(Failure::Usage(format!("{file} has no percentiles: is it an .hgrm file?")));
+            return Err(Failure::Usage(format!("{file} has no percentiles; is it an .hgrm file?")));
         }
         curves.push((name, curve));
     }
@@ -75,7 +75,7 @@ fn parse(text: &str) -> Curve {
         .collect()
 }
 
-/// What a place on the axis is called: 10 is the 90th percentile.
+/// Label of a position on the axis: 10 is the 90th percentile.
 fn percentile(x: f64) -> String {
     let text = format!("{:.6}", 100.0 - 100.0 / x);
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))

@@ -39,7 +39,7 @@ pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
         (None, Some(hold)) => Arrivals::Churn { hold_ns: nanos(hold) },
         (None, None) => Arrivals::Closed,
     };
-    // A population is whole after one of its lives.
+    // A population is complete after one lifetime.
     let warmup_ns = nanos(args.warmup.max(args.hold.unwrap_or(0.0))).max(ramp_ns);
     let plan_of = |thread: usize| ConnectPlan {
         slots: share(slots, thread, threads) as u32,
@@ -54,7 +54,7 @@ pub fn connect(args: &ConnectArgs) -> Result<(), Failure> {
     let plans: Vec<ConnectPlan> = (0..threads).map(plan_of).collect();
     let make = move |thread: usize| {
         let plan = plans[thread];
-        // Threads begin far from each other in the rotation of source addresses.
+        // Threads start far apart in the rotation of source addresses.
         let fleet_plan = workshop.fleet_plan(plan.slots, BUFFERS, (thread as u32) << 20);
         let load = ConnectLoad::new(plan, workshop.shared.clone());
         Ok((workshop.fleet(fleet_plan)?, load))

@@ -128,7 +128,7 @@ fn publish(args: &EchoArgs, mut report: Report, ran: Vec<Ran<EchoLoad>>) -> Resu
 fn describe_deflate(args: &EchoArgs, report: &mut Report, traffic: &Traffic) {
     let agreed = traffic.deflate_agreed >= u64::from(args.connections);
     let shown = match traffic.deflate_agreed {
-        0 => "declined by the server: messages were sent as they are".to_owned(),
+        0 => "declined by the server; messages were sent uncompressed".to_owned(),
         _ if agreed => "agreed, without context takeover".to_owned(),
         count => format!("agreed on {count} of {} connections", args.connections),
     };

@@ -30,9 +30,9 @@ const SUBSCRIBER_BUFFERS: (u16, usize) = (512, 8 * 1024);
 const PUBLISHER_BUFFERS: (u16, usize) = (256, 4096);
 /// Publishers over HTTP: each is a thread.
 const API_PUBLISHERS_MAX: u32 = 64;
-/// How long after the last publish nothing more may come before what is missing counts as lost.
+/// Time without a delivery after the last publish, after which missing messages count as lost.
 const DRAIN_NS: u64 = 5_000_000_000;
-/// How long acknowledgements may take after that.
+/// Limit for acknowledgements after that.
 const ACK_NS: u64 = 200_000_000;
 
 type Role = Either<Publishers, Subscribers>;
@@ -57,7 +57,7 @@ pub fn fanout(args: &FanoutArgs) -> Result<(), Failure> {
     };
     let publishing = args.publish_path.as_deref().unwrap_or(&common.url.path);
     let (publishing, subscribing) =
-        (workshop.hearing(to(publishing)), workshop.hearing(to(&common.url.path)));
+        (workshop.with_messages(to(publishing)), workshop.with_messages(to(&common.url.path)));
     let (parallel, spin) = (common.parallel, args.spin);
     let (worker_times, worker_board) = (Arc::clone(&times), Arc::clone(&board));
     let make = move |worker: usize| {
@@ -99,12 +99,12 @@ fn plan(args: &FanoutArgs) -> Result<FanoutPlan, Failure> {
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()));
     if args.dialect.is_bound() && !http && args.publishers < args.channels {
         return usage(
-            "a publisher has the one channel of its path: use more --publishers or --api",
+            "a publisher has only the channel of its path; use more --publishers or --api",
         );
     }
     if args.dialect == Dialect::Plain && (http || (args.rate.is_none() && args.window == 0)) {
         return usage(
-            "a plain broadcast acknowledges nothing: use --rate or --window, and no --api",
+            "a plain broadcast has no acknowledgements; use --rate or --window, without --api",
         );
     }
     if args.dialect.is_bound() && args.channels > 1 {
@@ -114,7 +114,7 @@ fn plan(args: &FanoutArgs) -> Result<FanoutPlan, Failure> {
         }
     }
     if http && args.publishers > API_PUBLISHERS_MAX {
-        return usage("each of --publishers over HTTP is a thread: use at most 64");
+        return usage("each publisher over HTTP is a thread; use at most 64 --publishers");
     }
     Ok(FanoutPlan {
         dialect: args.dialect,
@@ -133,7 +133,7 @@ fn plan(args: &FanoutArgs) -> Result<FanoutPlan, Failure> {
     })
 }
 
-/// What the measuring thread saw.
+/// Measurements of the measuring thread.
 struct Measured {
     from: Moment,
     until: Moment,
@@ -183,8 +183,8 @@ fn measure(
     })
 }
 
-/// Starts the load when all are there, samples both ends of the measured time, and waits until all
-/// is delivered or nothing more comes.
+/// Starts the load when all connections are open, samples both ends of the measured time, and waits
+/// until all messages are delivered or no more arrive.
 fn watch(
     args: &FanoutArgs,
     plan: &FanoutPlan,
@@ -204,7 +204,7 @@ fn watch(
     let (from, before) = (Moment::take(shared, args.common.server_pid)?, board.published());
     sleep_until(shared, from_ns + plan.duration_ns);
     let (until, after) = (Moment::take(shared, args.common.server_pid)?, board.published());
-    // What is on its way keeps coming, at whatever speed.
+    // Messages in flight keep arriving, at any speed.
     loop {
         let done = shared.done_sum();
         let moved = || shared.done_sum() >= board.expected() || shared.done_sum() > done;
@@ -216,7 +216,7 @@ fn watch(
     Ok(Measured { from, until, published: after - before, pressed: Vec::new() })
 }
 
-/// Messages that did not come as they should.
+/// Messages that were not delivered once and in order.
 #[derive(Default)]
 struct Faults {
     lost: u64,
@@ -234,7 +234,7 @@ fn faults(plan: &FanoutPlan, sent: &[u64], found: &[Subscribed]) -> Faults {
             let sent = plan.sent_to(channel, publisher, sent[publisher as usize]);
             skipped += sent.saturating_sub(u64::from(*next));
         }
-        // What was skipped and came late is not lost.
+        // A skipped message that arrived late is not lost.
         faults.lost += skipped.saturating_sub(part.late);
         faults.late += part.late;
         faults.gaps += part.gaps;
@@ -285,7 +285,7 @@ fn publish(
     }
     report.row("deliveries lost", faults.lost.to_string(), "losses", faults.lost);
     report.row("doubled or out of order", faults.late.to_string(), "disordered", faults.late);
-    report.row("gaps told by the server", faults.gaps.to_string(), "gaps", faults.gaps);
+    report.row("gaps reported by the server", faults.gaps.to_string(), "gaps", faults.gaps);
     report.row("publishes refused", refused.to_string(), "refused", refused);
     if plan.dialect.acknowledges() {
         let shown = unacknowledged.to_string();
@@ -297,7 +297,7 @@ fn publish(
         (Some(text), ..) => Err(format!("{refused} publishes were refused: {text}")),
         (None, 1.., _) => Err(format!("{unacknowledged} publishes were not acknowledged")),
         (None, 0, 1..) if !args.allow_losses => Err(format!(
-            "{} deliveries were lost, {} doubled or out of order (--allow-losses lets it pass)",
+            "{} deliveries were lost, {} doubled or out of order (--allow-losses tolerates this)",
             faults.lost, faults.late
         )),
         _ => Ok(()),

@@ -19,21 +19,21 @@ use crate::report::{Report, duration};
 use crate::sheet::Shape;
 use crate::sys::{ring_capacity, terminate};
 
-/// Connections of one ring where nobody says otherwise; below the usual limits of open files.
+/// Default connections of one ring; below the usual limits of open files.
 const RING_CONNECTIONS: usize = 16_000;
 /// Pings, closes and a few echoes are small, and each ring has buffers of its own.
 const BUFFERS: (u16, usize) = (256, 1024);
-/// An idle connection completes nothing; bursts that overflow are kept by the kernel.
+/// Idle connections complete nothing; the kernel keeps bursts that overflow.
 const COMPLETIONS: u32 = 4096;
-/// How long the answers to the last question may take, for all and for each connection.
+/// Limit for pongs to the final pings, for all and per connection.
 const ANSWER_NS: u64 = 30_000_000_000;
 const ANSWER_EACH_NS: u64 = 100_000;
-/// Failed connections after which opening more makes no sense.
+/// Failed connections after which opening is given up.
 const FAILED_MAX: usize = 1_000;
-/// How long echoes may come after the last message, with the workers' own patience in it.
+/// Limit for echoes after the last message, including the workers' own limit.
 const ECHO_WAIT_NS: u64 = 10_000_000_000;
 
-/// What the measuring thread found.
+/// Measurements of the measuring thread.
 struct Held {
     steps: Vec<Step>,
     ramp_ns: u64,
@@ -63,7 +63,7 @@ pub fn hold(args: &HoldArgs) -> Result<(), Failure> {
     let shape = Shape { deflate, ..Shape::text(args.size) };
     let mut workshop = Workshop::new(common, shape, false, connections, rings)?;
     if args.takeover {
-        workshop = workshop.offering(common, Offer::Takeover);
+        workshop = workshop.with_offer(common, Offer::Takeover);
     }
     let park = args.park;
     let shared = workshop.shared.clone();
@@ -139,7 +139,7 @@ fn climb(
         goal.connections.store(*step, Ordering::Release);
         let failed = || goal.failed.load(Ordering::Acquire);
         let hopeless = || failed() >= FAILED_MAX.max(*step / 10);
-        // Enough failures are as good as all connections.
+        // With enough failures, stop as if all were open.
         let settled =
             || if hopeless() { *step } else { goal.settled.load(Ordering::Acquire).min(*step) };
         wait_for_all(shared, &args.common, *step, "does the server answer at", settled)?;
@@ -202,9 +202,9 @@ fn measure(
     })
 }
 
-/// Lets the connections talk until all echoes are there or given up.
+/// Lets connections send messages until all echoes have arrived or timed out.
 fn talk(args: &HoldArgs, shared: &Shared, goal: &Goal) {
-    // Idle workers look for news twenty times a second.
+    // Idle workers check for events twenty times a second.
     let start_ns = shared.clock.now_ns() + START_DELAY_NS + 100_000_000;
     goal.echo_start_ns.store(start_ns, Ordering::Release);
     sleep_until(shared, start_ns + nanos(args.echo_seconds));
@@ -212,13 +212,13 @@ fn talk(args: &HoldArgs, shared: &Shared, goal: &Goal) {
     wait_for(shared, ECHO_WAIT_NS, || goal.echoed.load(Ordering::Acquire) >= workers);
 }
 
-/// Tells the server to end and waits until it has closed all connections; gives the time it took
-/// until the last one.
+/// Sends SIGTERM to the server, and waits until it has closed all connections; returns the time
+/// until the last close.
 fn drain(args: &HoldArgs, shared: &Shared, goal: &Goal, limit_s: f64) -> Result<u64, Failure> {
     goal.draining.store(true, Ordering::Release);
     let begin_ns = shared.clock.now_ns();
     terminate(args.common.server_pid.unwrap_or(0)).map_err(|error| {
-        Failure::Failed(format!("the server cannot be told to end: {error}; is it running?"))
+        Failure::Failed(format!("cannot send SIGTERM to the server: {error}; is it running?"))
     })?;
     wait_for(shared, nanos(limit_s), || shared.open.load(Ordering::Acquire) == 0);
     Ok(goal.drained_ns.load(Ordering::Acquire).saturating_sub(begin_ns))
@@ -293,7 +293,7 @@ fn pings(report: &mut Report, found: &[HoldResult]) {
     report.extra("pings_max_each", most);
 }
 
-/// Rows about what went wrong, and about the drain; gives the run's failure in words.
+/// Rows about losses and about the drain; returns the text of the run's failure.
 fn losses(
     report: &mut Report,
     held: &Held,

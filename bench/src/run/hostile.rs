@@ -26,15 +26,14 @@ use crate::sheet::Shape;
 use crate::target::{CONNECTIONS_PER_SOURCE, SOURCES_OF_CHURN, SocketHabits};
 use crate::upgrade::Upgrade;
 
-/// How often the server's memory is looked at.
+/// How often the server's memory is sampled.
 const SAMPLE: Duration = Duration::from_millis(20);
 const BYSTANDER_BUFFERS: (u16, usize) = (256, 4096);
-/// Small, because the kernel fills them without a break, during which the connections that are
-/// measured have to wait.
+/// Small, because the kernel fills them in one go, which delays the measured connections.
 const GREEDY_BUFFERS: (u16, usize) = (16, 16 * 1024);
-/// A reader that stops is felt only when the kernel's buffers are full.
+/// A reader that stops has an effect only once the kernel's buffers are full.
 const RECEIVE_BUFFER_BYTES: u32 = 64 * 1024;
-/// How long greedy clients may take to be set up, and with a bound of batches, to send them.
+/// Limits for the set-up of greedy clients, and for sending a limited number of batches.
 const SETUP_NS: u64 = 10_000_000_000;
 const BATCHES_NS: u64 = 60_000_000_000;
 /// Phases of the echoes: warm-up, alone, greedy clients being set up, beside them, after.
@@ -57,7 +56,7 @@ pub fn hostile(args: &HostileArgs) -> Result<(), Failure> {
         .iter()
         .map(|(kind, _)| Supply::new(*kind, args.large_bytes as usize))
         .collect::<std::io::Result<Vec<_>>>()?;
-    // Handshakes need ports, which closed connections keep for a minute.
+    // Handshakes need ports, which closed connections occupy for a minute.
     let sources = SOURCES_OF_CHURN as usize * CONNECTIONS_PER_SOURCE;
     let workers = 1 + groups.len();
     let workshop = Workshop::new(common, Shape::text(args.size), false, sources, workers)?;
@@ -84,13 +83,14 @@ pub fn hostile(args: &HostileArgs) -> Result<(), Failure> {
     publish(args, greedy, &measured?, found, (traffic, overflow_count))
 }
 
-/// The kinds of a run, with how many clients each has.
+/// The kinds of a run, each with its number of clients.
 fn groups(args: &HostileArgs) -> Vec<(Kind, u32)> {
     let greedy = args.greedy.unwrap_or((args.connections / 10).max(1));
     if args.kind != Kind::Mix {
         return vec![(args.kind, greedy)];
     }
-    // Without a token that the server takes, a server without keys would be asked for one.
+    // Leave out the handshakes with tokens if no valid token is given: a server without keys needs
+    // none.
     let kinds: Vec<Kind> = Kind::SINGLE
         .into_iter()
         .filter(|kind| *kind != Kind::Tokens || !args.common.request.tokens.is_empty())
@@ -112,7 +112,7 @@ fn maker(
     let (connections, rate, parallel) = (args.connections, args.rate, args.common.parallel);
     let (batches_max, settle_ns) = (args.batches, nanos(args.settle));
     let upgrades: Vec<Upgrade> = groups.iter().map(|(kind, _)| upgrade(args, *kind)).collect();
-    // Each is taken once, by the worker it is for.
+    // Each is taken once, by its worker.
     let parts = upgrades.into_iter().zip(supplies).map(Some).collect::<Vec<_>>();
     let parts = std::sync::Mutex::new(parts);
     move |worker: usize| {
@@ -126,7 +126,7 @@ fn maker(
         let part = parts.lock().ok().and_then(|mut parts| parts[group].take());
         let (upgrade, supply) = part.ok_or_else(|| std::io::Error::other("made twice"))?;
         let plan = HostilePlan { kind, greedy, batches_max, settle_ns };
-        let workshop = workshop.counting(upgrade);
+        let workshop = workshop.with_counts(upgrade);
         let first_number = connections + group as u32 * 1_000;
         let receive_buffer_bytes =
             (0..greedy).any(|slot| kind.is_unread(slot)).then_some(RECEIVE_BUFFER_BYTES);
@@ -156,15 +156,15 @@ fn upgrade(args: &HostileArgs, kind: Kind) -> Upgrade {
     Upgrade::to_paths(&url.authority, &paths, kind.offer(), protocol)
 }
 
-/// What the measuring thread saw.
+/// Measurements of the measuring thread.
 struct Measured {
     alone: (Moment, Moment),
     beside: (Moment, Moment),
     /// Greedy clients that were set up when the measured time beside them began.
     ready: usize,
-    /// Memory before the greedy clients came, and the most since.
+    /// Memory before the greedy clients, and the maximum since.
     memory: Option<(Memory, Memory)>,
-    /// The server's memory passed its bound.
+    /// Whether the server's memory exceeded its limit.
     is_stopped: bool,
 }
 
@@ -215,7 +215,7 @@ fn measure(
     Ok(Measured { alone, beside, ready: ready(), memory, is_stopped: !suffices })
 }
 
-/// Looks at the server's memory while it waits.
+/// Samples the server's memory while it waits.
 struct Watch<'a> {
     shared: &'a Shared,
     pid: Option<u32>,
@@ -224,7 +224,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Waits until a time, or until something holds; `false` when memory passed its bound.
+    /// Waits until a time, or until a condition holds; returns false if memory exceeded its limit.
     fn until(&mut self, until_ns: u64, holds: impl Fn() -> bool) -> Result<bool, Failure> {
         while self.shared.clock.now_ns() < until_ns && !self.shared.stopped() && !holds() {
             if let Some(pid) = self.pid {
@@ -282,7 +282,7 @@ fn publish(
     report.name("losses", "others_lost");
     report.name("errors", "unanswered");
     costs(&mut report, measured);
-    spoils(&mut report, &kinds, &traffic);
+    report_greedy(&mut report, &kinds, &traffic);
     warn_of_overflows(&mut report, overflow_count);
     if ready < greedy as usize {
         let text = format!("{ready} of {greedy} greedy clients were set up in time");
@@ -350,13 +350,13 @@ fn costs(report: &mut Report, measured: &Measured) {
         report.row("server memory at most", mib(most.rss), "rss_peak_bytes", most.rss);
         report.extra("anon_peak_bytes", most.anon);
     }
-    // The greedy clients keep their thread busy on purpose: the lag says whether that is felt.
+    // Greedy clients keep their thread busy on purpose: the lag shows whether that matters.
     report.spinning(true);
     report.generator(&measured.beside.1.own.since(&measured.beside.0.own));
 }
 
-/// What the greedy clients got through, and how the server ended them.
-fn spoils(report: &mut Report, kinds: &[(Kind, HostileResult)], traffic: &Traffic) {
+/// Rows about the work of greedy clients, and how the server closed them.
+fn report_greedy(report: &mut Report, kinds: &[(Kind, HostileResult)], traffic: &Traffic) {
     let sum = |of: fn(&HostileResult) -> u64| kinds.iter().map(|(_, result)| of(result)).sum();
     let counts: [(&str, &str, u64); 8] = [
         ("greedy: connections", "greedy_opened", sum(|result| result.opened)),

@@ -28,7 +28,7 @@ fn each(from: u64, to: u64, count: usize) -> f64 {
     (to as f64 - from as f64) / count.max(1) as f64
 }
 
-/// All rows about memory; the first step is the one without connections, and `own` the generator
+/// Adds all rows about memory. The first step has no connections; `own` is the generator's memory
 /// before it made its rings and with all connections open.
 pub(super) fn report(report: &mut Report, steps: &[Step], own: (Memory, Memory)) {
     server(report, steps);
@@ -39,8 +39,8 @@ pub(super) fn report(report: &mut Report, steps: &[Step], own: (Memory, Memory))
     report.row("generator RSS per connection", shown, "generator_rss_each_bytes", own);
 }
 
-/// The server's memory: all of it over the baseline, and the growth from step to step, in which the
-/// server's fixed costs cancel out.
+/// Adds the server's memory: the total over the baseline, and the growth from step to step, in
+/// which fixed costs cancel out.
 fn server(report: &mut Report, steps: &[Step]) {
     let measured: Vec<(usize, Memory)> =
         steps.iter().filter_map(|step| Some((step.connections, step.server?))).collect();
@@ -69,8 +69,8 @@ fn server(report: &mut Report, steps: &[Step]) {
     report.extra("anon_by_connections", Value::Array(by_connections.collect()));
 }
 
-/// The kernel's memory grows for both ends, since server and generator share the host. Half of it
-/// is the server's where their ends are alike (see `kernel`).
+/// Adds the kernel's memory, which grows for both ends, because server and generator share the
+/// host. Half of it is the server's if both ends are alike (see `kernel`).
 fn kernel(report: &mut Report, first: &Step, last: &Step) {
     let count = last.connections;
     let (before, after) = (&first.kernel, &last.kernel);
@@ -85,7 +85,7 @@ fn kernel(report: &mut Report, first: &Step, last: &Step) {
     let sockets = after.tcp_sockets.saturating_sub(before.tcp_sockets);
     report.row("TCP sockets, both ends", sockets.to_string(), "tcp_sockets", sockets);
     let (Some(before), Some(after)) = (&before.slab, &after.slab) else {
-        report.warn("no kernel slab by cache: /proc/slabinfo is for root");
+        report.warn("proc/proc/slabinfo is for root");
         return;
     };
     let (objects, caches) = after.growth(before);

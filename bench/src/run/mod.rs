@@ -1,4 +1,4 @@
-//! Each load from its arguments to its report: start the crew, measure, join, publish.
+//! Runs each load, from arguments to report: start the crew, measure, join, publish.
 
 mod connect;
 mod echo;
@@ -37,13 +37,13 @@ use crate::sys::ring_capacity;
 use crate::target::{CONNECTIONS_PER_SOURCE, SocketHabits, Target};
 use crate::upgrade::{Extras, Upgrade};
 
-/// The measuring thread sleeps in pieces of this, to notice a failed worker.
+/// The measuring thread sleeps in steps of this, to notice a failed worker.
 const NAP: Duration = Duration::from_millis(20);
-/// After the load's measured time, how long nothing may happen before it is stopped.
+/// Time without progress after the load's measured time, after which the load is stopped.
 const END_NS: u64 = 60_000_000_000;
-/// Beside `--timeout`, how long connections may take to become ready.
+/// Limit for connections to become ready, beyond `--timeout`.
 const READY_GRACE_NS: u64 = 1_000_000_000;
-/// From the last connection's opening to the first message.
+/// Time from the last connection's opening to the first message.
 const START_DELAY_NS: u64 = 20_000_000;
 
 /// Server and generator at one moment.
@@ -76,14 +76,14 @@ impl Moment {
     }
 }
 
-/// What workers are made from.
+/// The parts of all workers.
 #[derive(Clone)]
 struct Workshop {
     shared: Arc<Shared>,
     target: Arc<Target>,
     terms: Arc<Terms>,
     timeout: Duration,
-    /// What the command line adds to requests.
+    /// Additions of the command line to requests.
     extras: Arc<Extras>,
 }
 
@@ -111,29 +111,29 @@ impl Workshop {
         })
     }
 
-    /// The same with another offer to compress.
-    fn offering(&self, common: &CommonArgs, offer: Offer) -> Self {
+    /// The same with another compression offer.
+    fn with_offer(&self, common: &CommonArgs, offer: Offer) -> Self {
         let (authority, path) = (&common.url.authority, common.url.path.clone());
         let upgrade = Upgrade::with_extras(authority, &[path], Some(offer), None, &self.extras);
         let sheet = Sheet::new(self.terms.sheet.shape().clone());
         Self { terms: Arc::new(terms(upgrade, sheet, false)), ..self.clone() }
     }
 
-    /// The same with other requests, for loads that hear what comes and write their own frames.
-    fn hearing(&self, upgrade: Upgrade) -> Self {
+    /// The same with other requests, for loads that receive messages and write their own frames.
+    fn with_messages(&self, upgrade: Upgrade) -> Self {
         let sheet = Sheet::new(Shape::text(0));
         let terms = Arc::new(Terms { hear: true, ..terms(upgrade, sheet, false) });
         Self { terms, ..self.clone() }
     }
 
     /// The same with other requests, for loads that write their own frames and count answers.
-    fn counting(&self, upgrade: Upgrade) -> Self {
+    fn with_counts(&self, upgrade: Upgrade) -> Self {
         let sheet = Sheet::new(Shape::text(0));
         let terms = Arc::new(Terms { count_only: true, ..terms(upgrade, sheet, false) });
         Self { terms, ..self.clone() }
     }
 
-    /// The plan of a fleet; what most fleets have in common.
+    /// The plan of a fleet with the usual values.
     fn fleet_plan(&self, slots: u32, buffers: (u16, usize), first_number: u32) -> FleetPlan {
         FleetPlan {
             slots,
@@ -155,13 +155,13 @@ impl Workshop {
     }
 }
 
-/// Terms under which messages are read by the fleet alone.
+/// Terms under which only the fleet reads messages.
 fn terms(upgrade: Upgrade, sheet: Sheet, verify: bool) -> Terms {
     Terms { upgrade, sheet, verify, hear: false, count_only: false }
 }
 
-/// Starts the workers, measures, and joins them. Callers take the loads' own failures first: they
-/// are the causes of what the measuring thread missed.
+/// Starts the workers, measures, and joins them. Callers check the loads' own failures first: they
+/// are the causes of what the measuring thread reports.
 fn conduct<L: Load + Send + 'static, M>(
     common: &CommonArgs,
     shared: &Arc<Shared>,
@@ -176,20 +176,20 @@ fn conduct<L: Load + Send + 'static, M>(
         shared.stop();
     }
     let has_ended = await_end(shared);
-    // A worker's failure is the cause of what the measuring thread missed.
+    // A worker's failure is the cause of what the measuring thread reports.
     let ran = crew.join_workers()?;
     monitor.finish()?;
     if !has_ended {
         return Err(Failure::Failed(format!(
-            "the load did not end: nothing happened for {} s",
+            "the load did not end; no progress for {} s",
             END_NS / 1_000_000_000
         )));
     }
     Ok((measured, ran))
 }
 
-/// Waits until the load of every worker is over; stops it, and says so, when nothing has happened
-/// for [`END_NS`].
+/// Waits until the load of every worker is over; stops it with a warning after no progress for
+/// [`END_NS`].
 fn await_end(shared: &Shared) -> bool {
     let state = || (shared.open.load(Ordering::Acquire), shared.done_sum());
     let (mut before, mut since_ns) = (state(), shared.clock.now_ns());
@@ -206,10 +206,10 @@ fn await_end(shared: &Shared) -> bool {
     true
 }
 
-/// Waits until `count` has come to `total`, as long as it grows.
+/// Waits until `count` reaches `total`, as long as it grows.
 ///
 /// # Errors
-/// It has not grown for `--timeout`; or the run was stopped.
+/// When it has not grown for `--timeout`, or the run was stopped.
 fn wait_for_all(
     shared: &Shared,
     common: &CommonArgs,
@@ -257,7 +257,7 @@ fn results<L, R>(
     failure.map_or(Ok((results, overflow_count)), Err)
 }
 
-/// Warns where latencies are not to be trusted.
+/// Warns if latencies are unreliable.
 fn warn_of_overflows(report: &mut Report, overflow_count: u32) {
     if overflow_count > 0 {
         report.warn(format!("{overflow_count} completions overflowed the generator's queue"));
@@ -271,14 +271,14 @@ fn merge<K: Ord + Clone>(into: &mut BTreeMap<K, u64>, from: &BTreeMap<K, u64>) {
     }
 }
 
-/// Refuses what no ring can hold.
-fn check_capacity(slots: usize, cure: &str) -> Result<(), Failure> {
+/// Rejects more slots than a ring can hold.
+fn check_capacity(slots: usize, remedy: &str) -> Result<(), Failure> {
     let capacity = ring_capacity();
     if slots <= capacity {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "{slots} connections do not fit one ring, which holds {capacity} (ulimit -n): {cure}"
+        "{slots} connections do not fit one ring, which holds {capacity} (ulimit -n); {remedy}"
     )))
 }
 
@@ -293,7 +293,7 @@ fn sleep_until(shared: &Shared, at_ns: u64) {
     }
 }
 
-/// Waits until something holds, at most for `limit_ns`; says whether it does.
+/// Waits until a condition holds, at most for `limit_ns`; returns whether it does.
 fn wait_for(shared: &Shared, limit_ns: u64, holds: impl Fn() -> bool) -> bool {
     let until_ns = shared.clock.now_ns().saturating_add(limit_ns);
     while !holds() {
@@ -309,7 +309,7 @@ fn nanos(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
 }
 
-/// What a run may say when a worker stopped it: the worker's own failure takes its place.
+/// The failure of a stopped run: a worker's own failure replaces it.
 fn stopped() -> Failure {
     Failure::Failed("the run was stopped".to_owned())
 }

@@ -111,7 +111,7 @@ fn publish(
     let verdict = match (unanswered, unsent) {
         (0, 0) => Ok(()),
         (missing, 0) => Err(format!("{missing} frames got no reply")),
-        (_, unsent) => Err(format!("{unsent} frames were not sent: their connections were gone")),
+        (_, unsent) => Err(format!("{unsent} frames were not sent; their connections were lost")),
     };
     report.publish(&args.common, &latency, verdict.map_err(Failure::Failed))
 }

@@ -20,7 +20,7 @@ use crate::sheet::Shape;
 use crate::slow::{Slow, SlowPlan, SlowResult};
 use crate::target::SocketHabits;
 
-/// How often the server's memory is looked at.
+/// How often the server's memory is sampled.
 const SAMPLE: Duration = Duration::from_millis(100);
 const BUFFER_COUNT: u16 = 64;
 const BUFFER_SIZE: usize = 64 * 1024;
@@ -32,7 +32,7 @@ pub fn slow(args: &SlowArgs) -> Result<(), Failure> {
     let common = &args.common;
     let slow = ((f64::from(args.connections) * args.share).ceil() as u32).max(1);
     let Some(others) = args.connections.checked_sub(slow).filter(|others| *others > 0) else {
-        let text = "--share leaves no connections that read: nothing would be measured";
+        let text = "--share leaves no connections to measure; use a smaller share";
         return Err(Failure::Usage(text.to_owned()));
     };
     check_capacity(args.connections as usize, "use fewer --connections")?;
@@ -76,11 +76,11 @@ pub fn slow(args: &SlowArgs) -> Result<(), Failure> {
     publish(args, slow, &measured?, found, overflow_count)
 }
 
-/// What the measuring thread saw.
+/// Measurements of the measuring thread.
 struct Measured {
     from: Moment,
     until: Moment,
-    /// Milliseconds since the trouble began, and the server's memory then.
+    /// Milliseconds since the trouble began, with the server's memory.
     memory: Vec<(u64, Memory)>,
 }
 
@@ -145,7 +145,7 @@ fn publish(
         0 => "not at all".to_owned(),
         rate => format!("{rate} bytes/s"),
     };
-    report.row("slow ones", format!("{slow}, reading {reading}"), "slow", slow);
+    report.row("slow connections", format!("{slow}, reading {reading}"), "slow", slow);
     measured.until.report(&measured.from, &mut report, "message", None);
     report.latencies("others' latency", "latency", &pulse.latency);
     report.latencies("sent late by", "lag", &pulse.lag);
@@ -164,15 +164,20 @@ fn publish(
 }
 
 fn endings(report: &mut Report, result: &SlowResult) {
-    report.row("sent or queued by slow ones", result.sent.to_string(), "slow_sent", result.sent);
     report.row(
-        "echoes they read, at last included",
+        "sent or queued by slow connections",
+        result.sent.to_string(),
+        "slow_sent",
+        result.sent,
+    );
+    report.row(
+        "echoes they read, including at the end",
         result.echoed.to_string(),
         "slow_echoed",
         result.echoed,
     );
     let ended: u64 = result.ended.values().sum();
-    report.row("slow ones ended", ended.to_string(), "slow_ended", ended);
+    report.row("slow connections ended", ended.to_string(), "slow_ended", ended);
     let by_key: BTreeMap<String, (&String, u64)> = result
         .ended
         .iter()
@@ -185,7 +190,7 @@ fn endings(report: &mut Report, result: &SlowResult) {
         report.row(&format!("  {how}"), count.to_string(), &key, count);
     }
     let open = result.still_open;
-    report.row("slow ones still open", open.to_string(), "slow_open", open);
+    report.row("slow connections still open", open.to_string(), "slow_open", open);
 }
 
 fn memory(report: &mut Report, samples: &[(u64, Memory)]) {

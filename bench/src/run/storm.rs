@@ -59,7 +59,7 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
         let authority = &common.url.authority;
         let protocol = Dialect::Seawall.protocol();
         let upgrade = Upgrade::with_extras(authority, &paths, None, protocol, &workshop.extras);
-        (workshop.hearing(upgrade), Channels::new(args.channels, args.missed))
+        (workshop.with_messages(upgrade), Channels::new(args.channels, args.missed))
     });
     let make = move |worker: usize| {
         let (shared, times) = (workshop.shared.clone(), Arc::clone(&worker_times));
@@ -83,7 +83,7 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
         let load = Crowd::new(plan_of, shared, times, returning);
         Ok((workshop.fleet(plan)?, Either::Right(load)))
     };
-    // The crowd cannot hold the survivors up.
+    // Separate rings: the dropped connections cannot delay the survivors.
     let spread = Spread::FirstAlone(usize::from(common.threads));
     let measure = || {
         let moments = measure(args, &shared, &times);
@@ -98,7 +98,7 @@ pub fn storm(args: &StormArgs) -> Result<(), Failure> {
     publish(args, &moments?, found, overflow_count)
 }
 
-/// The run's moments: before the drop, after the last came back (or the limit).
+/// Moments of the run: before the drop, and after the last reconnect (or the limit).
 struct Moments {
     before: Moment,
     after: Moment,
@@ -127,7 +127,7 @@ fn measure(args: &StormArgs, shared: &Shared, times: &Times) -> Result<Moments, 
     let stop_ns = shared.clock.now_ns() + nanos(args.after);
     Times::set(&times.stop_ns, stop_ns);
     sleep_until(shared, stop_ns);
-    // Echoes on their way get the workers' own patience.
+    // Messages in flight get the workers' own limit.
     sleep_until(shared, shared.clock.now_ns() + Duration::from_millis(200).as_nanos() as u64);
     Ok(Moments { before, after, back })
 }
@@ -238,7 +238,7 @@ fn comebacks(args: &StormArgs, report: &mut Report, crowd: &mut CrowdResult, mom
     let refused: u64 = crowd.refused.values().sum();
     report.extra("refused", refused);
     report.extra("errors", refused + crowd.failed.values().sum::<u64>());
-    // A curve of how many were back when, in a hundred points at most.
+    // A curve of reconnects over time, with at most a hundred points.
     let step = crowd.back_ns.len().div_ceil(100).max(1);
     let last = crowd.back_ns.len();
     let points = (0..last).step_by(step).chain(last.checked_sub(1));
@@ -247,7 +247,7 @@ fn comebacks(args: &StormArgs, report: &mut Report, crowd: &mut CrowdResult, mom
     report.extra("back_series", series);
 }
 
-/// Rows of clients that resumed; whether something is wrong with them.
+/// Adds rows of clients that resumed; returns whether there is a fault.
 fn returned(args: &StormArgs, report: &mut Report, found: &Returned) -> bool {
     let expected = u64::from(args.connections) * u64::from(args.missed);
     report.row("channels", args.channels.to_string(), "channels", args.channels);
@@ -260,14 +260,14 @@ fn returned(args: &StormArgs, report: &mut Report, found: &Returned) -> bool {
     let unrecovered = found.unrecovered;
     report.row("not recovered", unrecovered.to_string(), "unrecovered", unrecovered);
     if let Some(text) = &found.refusal {
-        report.warn(format!("the first that was not recovered was told: {text}"));
+        report.warn(format!("the first client that was not recovered received: {text}"));
     }
     found.lost + found.doubled + unrecovered > 0 || found.messages < expected
 }
 
 fn survivors(args: &StormArgs, report: &mut Report, pulse: &PulseResult, lost: &[String]) {
     report.row("survivors", args.survivors.to_string(), "survivors", args.survivors);
-    // What the conditions call p50 to max are the latencies during the storm.
+    // `--expect` uses the latencies during the storm for p50 to max.
     let order = [1, 0, 2];
     for phase in order.into_iter().filter(|phase| *phase < pulse.phases.len()) {
         let label = format!("survivors {} the storm", PHASES[phase]);

@@ -109,7 +109,7 @@ fn a_plain_broadcast_is_bound_to_paths() {
     assert!((520..=560).contains(&run.count("latency_count")), "{:#}", run.json);
     assert_eq!(run.count("losses"), 0);
     for (bad, text) in [
-        (vec!["--dialect", "plain"], "acknowledges nothing"),
+        (vec!["--dialect", "plain"], "has no acknowledgements"),
         (vec!["--dialect", "nchan", "--channels", "2"], "use more --publishers"),
     ] {
         let run = bench("fanout", &hub.url("/all"), &[&bad]);
