@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the Autobahn|Testsuite fuzzing client against a release build, and fails unless every case
-# ends as it must.
+# has its expected result.
 #
 # The suite is Python 2: an interpreter is unpacked (not installed) from Debian's bullseye suite
 # into .cache/autobahn, with the suite beside it. Its own exit status says nothing, so the report
@@ -62,7 +62,7 @@ while (($#)); do
         --quick) without=("${SLOW[@]}") expected=$CASES_QUICK ;;
         --install) install_only=1 ;;
         --cases | --binary | --compression | --window-bits)
-            (($# > 1)) || die "$1 wants a value (-h tells more)"
+            (($# > 1)) || die "$1 needs a value"
             case $1 in
                 --cases) cases+=("$2") expected=0 ;;
                 --binary) binary=$2 ;;
@@ -146,7 +146,7 @@ if [[ $(cat "$cache/recipe" 2>/dev/null) != "$recipe" ]]; then
     (install_suite) >"$cache/install.log" 2>&1 9>&- &
     if ! wait $!; then
         tail -n 20 "$cache/install.log" >&2
-        die "the suite could not be installed; all of the log: $cache/install.log"
+        die "cannot install the suite; see $cache/install.log"
     fi
     echo "$recipe" >"$cache/recipe"
 fi
@@ -156,7 +156,7 @@ if [[ -z $binary ]]; then
     (cd "$root" && cargo build --release --quiet 9>&-)
     binary=${CARGO_TARGET_DIR:-$root/target}/release/seawall
 fi
-[[ -x $binary ]] || die "no server at $binary: run cargo build --release"
+[[ -x $binary ]] || die "no server at $binary; run cargo build --release"
 
 server=
 suite=
@@ -212,7 +212,7 @@ wait "$suite" || true
 suite=
 [[ -f $cache/reports/index.json ]] ||
     die "the suite wrote no report: $(tail -n 5 "$cache/suite.log")"
-kill -0 "$server" 2>/dev/null || die "the server ended meanwhile: $(tail -n 5 "$log")"
+kill -0 "$server" 2>/dev/null || die "the server ended during the run: $(tail -n 5 "$log")"
 
 open_cases=
 for one in "${!OPEN_CASES[@]}"; do open_cases+=" $one=${OPEN_CASES[$one]}"; done

@@ -35,7 +35,7 @@ cores, jq, ss and taskset.
   --rounds N       rounds (default 5)
   --rows A,B       of: ${ALL_ROWS[*]}
   --servers A,B    of: ${ALL_SERVERS[*]}
-  --quick          one round of short runs: shows that all works, not who is faster
+  --quick          one round of short runs: checks that everything works; figures are not comparable
   --seconds S      measured seconds of a run (default 4)
   --rate N         messages per second of the open rows (default: 70 % of what the slowest of the
                    servers reached in the closed loop of the same size and connections)
@@ -85,8 +85,8 @@ where scripts/check.sh has installed them into .cache. "tokio-broadcast" is toki
 tokio's broadcast channel, as it is written by hand; "nchan" is nginx with that module, of the
 distribution, which this script installs (as root) where it is missing.
 
-A server that fails in a row is shown as failed there, and the others go on; the exit status is then
-1, and the reasons are in OUT/ROW.SERVER.ROUND.failed.
+A server that fails in a row is marked as failed there, and the others continue; the exit status is
+then 1, and the reasons are in OUT/ROW.SERVER.ROUND.failed.
 
 Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
 peers have no such option and cannot be given one from outside by socket: they run with the host's
@@ -126,12 +126,12 @@ while (($#)); do
     --no-build) build=0; shift ;;
     --table) build=0 run=0; shift ;;
     -h | --help) usage; exit 0 ;;
-    *) die "unknown option $1 (-h explains)" ;;
+    *) die "unknown option $1 (-h lists them)" ;;
   esac
 done
 is_hub_row() { [[ $1 == fanout* || $1 == post ]]; }
 for number in "$rounds" "$port" "$server_core" "$load_core" "${rate:-1}"; do
-  [[ $number =~ ^[0-9]+$ ]] || die "$number is no number"
+  [[ $number =~ ^[0-9]+$ ]] || die "$number is not a number"
 done
 ((rounds > 0)) || die "--rounds must be above 0"
 # Quiet connections are parked after some seconds; memory is read when they are.
@@ -520,4 +520,4 @@ table() {
 
 table | tee "$out/table.tsv" | column -t -s $'\t'
 echo "JSON of each run: $out; * not saturated, ! disturbed by other processes" >&2
-! compgen -G "$out/*.failed" >/dev/null || die "some runs failed: see $out/*.failed"
+! compgen -G "$out/*.failed" >/dev/null || die "some runs failed; see $out/*.failed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reloads a server ten times a second with random values of every option, amid clients that are in
+# Reloads a server ten times a second with random values of every option, while clients are in
 # the middle of every kind of message. The same runs for some seconds in
 # `cargo test --test reload_fuzz`; this script is for the long run.
 set -euo pipefail

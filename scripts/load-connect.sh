@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many handshakes a second the server does, how long one takes at half of that, and churn.
+# Measures handshakes per second, their latency at half that rate, and churn.
 NAME=load-connect
 usage() {
   cat <<TEXT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many messages a second the server echoes, and how long an echo takes at half of that.
+# Measures echoes per second, and their latency at half that rate.
 NAME=load-echo
 usage() {
   cat <<TEXT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# How many deliveries a second the server makes from publishers to subscribers, and how long one
-# takes at half of that.
+# Measures deliveries per second from publishers to subscribers, and their latency at half that
+# rate.
 NAME=load-fanout
 usage() {
   cat <<TEXT

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What an idle connection costs: memory of the process and of the kernel, and CPU while nothing
-# happens; then 1 % of the connections talk.
+# Measures idle connections: memory of process and kernel, and CPU; then 1 % of the connections send
+# messages.
 NAME=load-hold
 usage() {
   cat <<TEXT

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What greedy clients cost everybody else.
+# Measures the effect of greedy clients on other clients.
 NAME=load-hostile
 usage() {
   cat <<TEXT
 Usage: scripts/load-hostile.sh [options]
 
 For each kind of greedy client, against a fresh server: an open loop of echoes alone, then the same
-beside clients that ask for as much as the server lets them. Prints a Markdown table. The bound: the
+beside clients that take as much as the server allows. Prints a Markdown table. The bound: the
 p99 of the echoes beside greedy clients stays within three times the p99 alone, or 2 ms where that
 is more, no connection of theirs is lost, and the server keeps within $memory MiB.
 
@@ -57,7 +57,7 @@ need_number --greedy "$greedy"
 [[ $kinds != all ]] || kinds=$(IFS=,; echo "${all[*]}")
 IFS=, read -ra chosen <<<"$kinds"
 for kind in "${chosen[@]}"; do
-  [[ " ${all[*]} " == *" $kind "* ]] || die "--kind: $kind is none of ${all[*]}"
+  [[ " ${all[*]} " == *" $kind "* ]] || die "--kind: $kind is not one of ${all[*]}"
 done
 prepare
 

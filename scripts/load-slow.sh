@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What clients that do not read cost the server's memory and the other clients.
+# Measures the effect of clients that do not read on the server's memory and on other clients.
 NAME=load-slow
 usage() {
   cat <<TEXT
 Usage: scripts/load-slow.sh [options]
 
 Three runs against fresh servers: all read, some read slowly, and some stop reading while their
-echoes go on. Prints a table and draws memory.svg (the process over time) and latency.svg (of the
+echoes continue. Prints a table and draws memory.svg (the process over time) and latency.svg (of the
 connections that read).
 
   --connections N     connections (default $connections)

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# What happens when all clients lose their connections at once and come back.
+# Measures how clients reconnect after all of them lose their connections at once.
 NAME=load-storm
 usage() {
   cat <<TEXT
 Usage: scripts/load-storm.sh [options]
 
-Drops a crowd of connections by resets, once with clients that wait a fixed time and once with
-clients that back off with full jitter, while survivors go on talking. Prints a table and draws
-back.svg (how many are back when) and survivors.svg (their p99 before, during and after).
+Drops many connections by resets, once with clients that wait a fixed time and once with
+clients that back off with full jitter, while survivors keep sending. Prints a table and draws
+back.svg (reconnects over time) and survivors.svg (their p99 before, during and after).
 
-With --resume, once more as clients of the hub: each has a subscription, comes back with its ticket,
-and must get what was published while it was away, in order and once.
+With --resume, once more as clients of the hub: each has a subscription, reconnects with its ticket,
+and must receive the messages published meanwhile, in order and once.
 
-  --connections N     connections of the crowd (default $connections)
-  --survivors N       connections that go on talking (default $survivors)
+  --connections N     connections to drop (default $connections)
+  --survivors N       connections that keep sending (default $survivors)
   --delay S           of policy fixed (default $delay)
   --base S, --cap S   of policy backoff (default $base, $cap)
   --resume            clients that resume as well

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What measuring costs: CPU of a small echo with everything on and a scrape each second, against
+# The cost of metrics: CPU of a small echo with everything on and a scrape each second, against
 # everything off, in pairs, and the ratio's median with a bootstrap bound.
 set -euo pipefail
 

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# A million connections on one server process: what they cost while idle, how fast it still answers,
-# and how it lets them go.
+# A million connections on one server process: idle cost, latency of echoes, and the drain.
 NAME=million
 usage() {
   cat <<TEXT
@@ -66,7 +65,7 @@ own_network "$connections" "${arguments[@]}"
 each_bytes=11000 headroom=1000
 files=$(ulimit -n)
 ((shards * (files - headroom) >= connections)) ||
-  die "$shards shards hold $((shards * (files - headroom))) connections: use more --shards, or raise" \
+  die "$shards shards hold $((shards * (files - headroom))) connections; use more --shards, or raise" \
     "the limit of open files ($files)"
 available=$(awk '/^MemAvailable:/ { printf "%.0f", $2 * 1024 }' /proc/meminfo)
 ((available >= connections * each_bytes)) ||

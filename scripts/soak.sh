@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything at once against one server, for long: does it lose messages, or anything of its own?
+# Runs all loads at once against one server for a long time, and checks for losses and leaks.
 NAME=soak
 usage() {
   cat <<TEXT
@@ -7,10 +7,10 @@ Usage: scripts/soak.sh [options]
 
 Against one server at once: clients that come and go, a hub that fans out, readers that do not read,
 greedy clients of every kind that scripts/load-hostile.sh knows, connections with garbage, and a
-reload by SIGHUP every $reload_s seconds. Then the clients leave, and what the server holds is looked
-at. The script fails if
+reload by SIGHUP every $reload_s seconds. Then the clients leave, and the server's state is
+checked. The script fails if
 
-  - a message was lost, doubled or came out of order (as the generator counts),
+  - a message was lost, duplicated or reordered (as the generator counts),
   - slots, receive buffers, queued bytes, descriptors, members, channels, or counts of connections
     and handshakes are left when all have gone; or opened connections are not those closed,
   - a connection beside the greedy clients was lost, got no echo within seconds, or the server's
@@ -60,14 +60,14 @@ stop_loads() {
 }
 trap 'stop_loads; stop_server' EXIT
 
-configuration() { # MESSAGE-BYTES: two configurations that differ in this, to be told apart
+configuration() { # MESSAGE-BYTES: a configuration, identified by this value
   printf '%s\n' "${sandbox[@]}" '[limits]' "message_bytes_max = $1" '[timeouts]' \
     'send_timeout_ms = 2000' 'handshake_timeout_ms = 3000' '[hub]' 'channel_ttl_s = 5' \
     '[[channel]]' 'history_ttl_s = 5' '[[route]]' 'path = "/echo"' '[[route]]' 'path = "/ws"' \
     'handler = "hub"' '[[route]]' 'path = "/takeover"' 'compression = "takeover"'
 }
 
-# rounds NAME SECONDS MODE PATH OPTIONS...: runs of so many seconds until the end; each must succeed.
+# rounds NAME SECONDS MODE PATH OPTIONS...: runs of SECONDS each until the end; each must succeed.
 rounds() {
   local name=$1 seconds=$2 mode=$3 path=$4 n=0 left code child=
   shift 4

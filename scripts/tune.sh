@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which settings of the engine suit this host: each is varied alone against the defaults.
+# Finds engine settings that suit this host: varies each alone against the defaults.
 NAME=tune
 ALL_FACTORS=(ring_entries buffer_bytes buffer_memory_bytes shards min_wait_us steer)
 usage() {
@@ -14,16 +14,16 @@ table of medians, says what to choose and why, and writes tuned.toml and a pictu
   --connections N     open connections (default $connections)
   --size SIZES        payload: bytes, FROM..TO, or BYTES:WEIGHT,… (default $size)
   --rate N            messages per second (default: half of what a closed loop reaches, or less
-                      if the generator has no quarter of its time left)
-  --rounds N          rounds (default $rounds); fewer than 3 cannot tell a difference from noise
+                      if the generator is more than 75 % busy)
+  --rounds N          rounds (default $rounds); fewer than 3 cannot separate effects from noise
   --seconds S         measured seconds of a run (default $seconds)
   --ring-entries, --buffer-bytes, --buffer-memory-bytes, --shards-list, --min-wait-us, --steers A,B
                       values to try instead of the script's
 
 A value is chosen over the default when its median p99 is at least 10 % lower and lower in every
 round; or when it takes at least 10 % less server CPU for a message, less in every round, and its
-median p99 is not more than 10 % higher. Less CPU for a higher p99 is told, and not chosen. Anything
-else is noise, and the default stays.
+median p99 is not more than 10 % higher. Less CPU for a higher p99 is reported but not chosen.
+Anything else is noise, and the default stays.
 TEXT
   common_options
 }
@@ -110,7 +110,7 @@ if [[ -z $rate ]]; then
   done
   # A probe may have been too fast.
   failed_runs=()
-  ((roomy)) || die "the generator has no quarter of its time left at $rate messages/s: give it more" \
+  ((roomy)) || die "the generator is more than 75 % busy at $rate messages/s: give it more" \
     "cores (--load-core), or a --rate"
   echo "the load is $rate messages/s: half of what a closed loop reached, or what leaves the" \
     "generator a quarter of its time" >&2

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2153
-# What scripts/load-*.sh, tune.sh and million.sh have in common: sourced, not run. A script sets NAME
+# Shared functions of load-*.sh, tune.sh and million.sh: sourced, not run. A script sets NAME
 # and usage() before it sources this.
 set -euo pipefail
 
@@ -33,7 +33,7 @@ common_option() {
     -h | --help) usage; exit 0 ;;
     --no-build) build=0; return ;;
     --shards | --server-core | --load-core | --port | --out) ;;
-    *) die "unknown option ${1:-} (-h explains)" ;;
+    *) die "unknown option ${1:-} (-h lists them)" ;;
   esac
   (($# > 1)) || die "$1 needs a value"
   taken=2
@@ -50,7 +50,9 @@ common_option() {
 need_number() {
   local name=$1
   shift
-  for each; do [[ $each =~ ^[1-9][0-9]*$ ]] || die "$name: $each is no whole number above 0"; done
+  for each; do
+    [[ $each =~ ^[1-9][0-9]*$ ]] || die "$name must be a positive integer, not $each"
+  done
 }
 
 prepare() {
@@ -63,28 +65,28 @@ prepare() {
   # The table of a ring is bounded by the limit of open files, the server's and the generator's.
   ulimit -n "$(ulimit -Hn)"
   if ((build)); then (cd "$ROOT" && cargo build --release --workspace); fi
-  [[ -x $BENCH && -x $SEAWALL ]] || die "not built: run it without --no-build"
+  [[ -x $BENCH && -x $SEAWALL ]] || die "not built; run without --no-build"
   mkdir -p "$out"
 }
 
-# own_network CONNECTIONS ARGUMENTS...: goes on in a network namespace of its own, whose table of
-# established connections has two places for each end of so many. The host's table is made when it
-# boots, often for a quarter of a million: with more connections each packet walks a chain in it.
+# own_network CONNECTIONS ARGUMENTS...: continues in a network namespace of its own, whose
+# table of established connections has two buckets for each end of CONNECTIONS. The host's table is
+# sized at boot, often for 250,000 connections: with more, each packet walks a chain in it.
 own_network() {
   if [[ -n ${OWN_NETWORK:-} ]]; then ip link set lo up; return; fi
   local places=$(($1 * 4)) own=/proc/sys/net/ipv4/tcp_child_ehash_entries why=
   shift
   ((places <= 1 << 24)) || places=$((1 << 24))
   [[ -w $own ]] || why="$own is missing (the kernel is older than 6.1) or cannot be written"
-  unshare --net ip link set lo up 2>/dev/null || why="one takes CAP_SYS_ADMIN and CAP_NET_ADMIN"
+  unshare --net ip link set lo up 2>/dev/null || why="it needs CAP_SYS_ADMIN and CAP_NET_ADMIN"
   command -v ip >/dev/null || why="ip is missing (package iproute2)"
   if [[ -n $why ]]; then
-    echo "$NAME: in the host's network, not in one of its own with a larger table of connections:" \
+    echo "$NAME: runs in the host's network, without a larger table of connections:" \
       "$why" >&2
     return
   fi
-  # A namespace takes the size that its parent tells for children: with one between, the host's
-  # setting stays as it is.
+  # A namespace takes the size that its parent sets for children: with one in between, the host's
+  # setting is unchanged.
   export OWN_NETWORK=1
   # shellcheck disable=SC2016 # the inner shell's own arguments
   exec unshare --net -- "$BASH" -c 'echo "$1" >"$2" && exec unshare --net -- "${@:3}"' - \
@@ -142,7 +144,7 @@ load() {
 failed_runs=()
 load_failed() {
   local name=$1 code=$2
-  [[ $code != 124 ]] || die "run $name did not end in time: see $out/$name.log"
+  [[ $code != 124 ]] || die "run $name did not end in time; see $out/$name.log"
   [[ -s $out/$name.json ]] || die "run $name failed: $(tail -n 3 "$out/$name.log")"
   failed_runs+=("$name: $(tail -n 1 "$out/$name.log")")
 }
@@ -154,7 +156,7 @@ value() {
       . / $divisor * pow(10; $digits) | round / pow(10; $digits) else . // "-" end' "$out/$1.json"
 }
 
-plot() { "$BENCH" plot "$@" >/dev/null || die "no picture: plot $*"; }
+plot() { "$BENCH" plot "$@" >/dev/null || die "cannot draw: plot $*"; }
 
 # finish: what was written, what made figures doubtful, and what failed.
 finish() {
