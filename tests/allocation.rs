@@ -123,7 +123,7 @@ fn a_steady_echo_allocates_nothing() {
         echoes(&mut streams, 50, payload);
         let during = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert!(before > 0, "the counter counts");
-        // The clients' pace varies, so a rare first need of one more chunk is no steady cost.
+        // The clients' pace varies, so a rare first need of one more chunk is not a steady cost.
         assert!(
             during <= 20,
             "{during} allocations during 2,000 echoes of {} bytes",

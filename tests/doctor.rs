@@ -1,4 +1,4 @@
-//! `seawall doctor` tells what is true of this machine: its report against the kernel's own files.
+//! `seawall doctor` reports the state of this machine: compares it with the kernel's own files.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -73,8 +73,8 @@ fn a_table_too_small_for_the_connections_is_a_note() {
     for shards in ["1", "64"] {
         let (_, object) = doctor(&["--shards", shards]);
         let found = finding(&object, "table of connections");
-        let told = found["found"].as_str().unwrap();
-        let all = told.split(' ').rev().nth(1).unwrap();
+        let received = found["found"].as_str().unwrap();
+        let all = received.split(' ').rev().nth(1).unwrap();
         let small = all.parse::<i64>().unwrap() > places.abs() * 2;
         assert_eq!(found["state"] == "note", small, "{found}");
     }

@@ -1,5 +1,5 @@
 //! Greedy clients of every kind, as the load generator has them, against a server of its own: each
-//! is set up, sends what it may, and harms nobody else's connection. How long the others' echoes
+//! is set up, sends as much as it may, and affects no other connection. How long the others' echoes
 //! take is measured by `scripts/load-hostile.sh`.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]

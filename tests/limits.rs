@@ -1,5 +1,5 @@
-//! A host that refuses io_uring, or grants little of it: the server starts with less and says so,
-//! or ends with cause and cure. Needs root and `setpriv`, `prlimit` (util-linux).
+//! Hosts that deny io_uring, or limit it: the server starts with less and reports it, or ends with
+//! reason and remedy. Needs root and `setpriv`, `prlimit` (util-linux).
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;

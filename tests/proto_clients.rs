@@ -1,4 +1,4 @@
-//! Who the client is: PROXY headers before the request, forwarding headers within it.
+//! The client's address: PROXY headers before the request, forwarding headers within it.
 //!
 //! What belongs here: single headers, each tied to its rule. Random input is in
 //! `proto_fuzz_bodies`.
@@ -170,7 +170,7 @@ fn x_forwarded_for_is_walked_from_the_right() {
         (PROXY, "X-Forwarded-For: [2001:db8::1]:80, fd00::1\r\n", Some("2001:db8::1")),
         (PROXY, "X-Forwarded-For: [2001:db8::1]\r\n", Some("2001:db8::1")),
         (PROXY, "X-Forwarded-For: ::ffff:1.1.1.1, ::ffff:10.1.1.1\r\n", Some("1.1.1.1")),
-        // What is no address ends the walk: the last good address is to the right of it.
+        // An invalid address ends the walk: the last good address is to the right of it.
         (PROXY, "X-Forwarded-For: 1.1.1.1, x, 10.1.1.1\r\n", Some("10.1.1.1")),
         (PROXY, "X-Forwarded-For: 1.1.1.1, x\r\n", PROXY),
         (PROXY, "X-Forwarded-For: 1.1.1.1,\r\n", Some("1.1.1.1")),

@@ -126,7 +126,7 @@ fn receive(
     receive_by(usize::MAX, receiver, inflaters, bytes, limits)
 }
 
-/// The same with so many bytes inflated at once.
+/// The same with this many bytes inflated at once.
 fn receive_by(
     allowance: usize,
     receiver: &mut Receiver,
@@ -309,7 +309,7 @@ proptest! {
     }
 }
 
-/// The most that is inflated between two looks at the allowance.
+/// Bytes inflated between two checks of the allowance at most.
 const STEP_BYTES: u64 = 64 * 1024;
 
 const SHARED: Agreed =
@@ -317,7 +317,7 @@ const SHARED: Agreed =
 const TAKEOVER: Agreed =
     Agreed { server_takeover: true, client_takeover: true, server_bits: 12, client_bits: 12 };
 
-/// Zeros, so many, as a client would send them.
+/// This many zeros, as a client would send them.
 fn zeros(len: usize) -> Vec<u8> {
     let mut compress = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(len / 1000 + 1000);
@@ -419,7 +419,7 @@ fn examples_of_the_rfc_are_understood() {
 #[test]
 fn a_shared_message_is_compressed_once_a_window() {
     let mut deflaters = Deflaters::new(|| 0);
-    let text = "the same to everybody, ".repeat(100);
+    let text = "the same to all members, ".repeat(100);
     let message = SharedMessage::new(DataKind::Text, text.as_bytes());
     let sending = |bits| Sending { bits, context: None };
     let first = message.frame(sending(12), 1, &mut deflaters).clone();

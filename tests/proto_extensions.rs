@@ -137,7 +137,7 @@ fn offers_and_their_answers_in_shared_mode() {
 #[test]
 fn offers_and_their_answers_with_takeover() {
     let cases: &[(Option<Policy>, &str, &str)] = &[
-        // Who cannot be told a window would have to be remembered over 32 KiB.
+        // A client that cannot be offered a window would need a context of 32 KiB.
         (TAKEOVER, "", "; client_no_context_takeover"),
         (TAKEOVER, "; client_max_window_bits", "; client_max_window_bits=12"),
         (TAKEOVER, "; client_max_window_bits=15", "; client_max_window_bits=12"),

@@ -316,7 +316,7 @@ fn memory_ahead_stays_within_the_limit() {
     }
 }
 
-/// Characters cut by every input are not looked at again and again.
+/// Characters cut by every input are not scanned again and again.
 #[test]
 fn cut_characters_cost_linear_work() {
     let limits = Limits { message_bytes_max: 1 << 20, fragments_max: 1 };
@@ -332,7 +332,7 @@ fn cut_characters_cost_linear_work() {
         )
     });
     assert!(ended);
-    // 40,000 looks at new bytes take milliseconds; at all bytes, minutes.
+    // Scanning only new bytes 40,000 times takes milliseconds; scanning all bytes, minutes.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 

@@ -383,7 +383,7 @@ fn a_trickled_head_costs_no_more_per_byte() {
             assert_eq!((head, scanned), (Head::Partial, end));
         }
     }
-    // 300,000 looks at new bytes take milliseconds; at all bytes, a minute.
+    // Scanning only new bytes 300,000 times takes milliseconds; scanning all bytes, a minute.
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
@@ -464,9 +464,9 @@ fn origins_are_held_against_the_route() {
         assert_eq!(status(&head), expected, "{origin} at {host}{path}: {answer}");
     }
     for path in ["/same", "/list"] {
-        assert_eq!(status(&show(get(path, UPGRADE)).0), 101, "no Origin is no browser");
+        assert_eq!(status(&show(get(path, UPGRADE)).0), 101, "no Origin: not from a browser");
     }
-    // RFC 9112 3.2.2: the authority of an absolute target stands for Host.
+    // RFC 9112 3.2.2: the authority of an absolute target replaces Host.
     let lines = format!("{UPGRADE}Origin: http://other.example\r\n");
     assert_eq!(status(&show(get("http://other.example/same", &lines)).0), 101);
     let lines = format!("{UPGRADE}Origin: http://example.com\r\n");

@@ -112,7 +112,7 @@ fn oracle(bytes: Vec<u8>) -> Vec<Seen> {
     }
 }
 
-/// Our events, as coarse as the oracle tells them.
+/// Our events, at the granularity of the oracle.
 fn coarse(seen: Vec<Seen>) -> Vec<Seen> {
     let coarse = |seen| match seen {
         Seen::Failed(error) => Seen::Failed(match error.close_code().get() {
@@ -167,8 +167,8 @@ proptest! {
         let bytes: Vec<u8> = frames.iter().flat_map(Sent::bytes).collect();
         let ours = coarse(receive_all(&bytes, piece, &LIMITS));
         let theirs = oracle(bytes);
-        // It looks at a frame only when all of it is there, and at the rules in another order; so
-        // of two violations in one frame it may tell the other.
+        // It checks a frame only when it is complete, and the rules in another order; so of two
+        // violations in one frame it may report the other.
         let (ours_end, theirs_end) = (ours.last(), theirs.last());
         if let (Some(Seen::Failed(_)), Some(Seen::Failed(_))) = (ours_end, theirs_end) {
             prop_assert_eq!(&ours[..ours.len() - 1], &theirs[..theirs.len() - 1]);
@@ -311,7 +311,7 @@ proptest! {
             let accept = format!("\r\nSec-WebSocket-Accept: {key}\r\n");
             prop_assert!(text.contains(&accept), "{text}");
         } else if let Some((_, Ok(_))) = theirs {
-            // It does not look at Host.
+            // It does not check Host.
             let hosts = request.matches("Host: ").count();
             prop_assert!(hosts != 1 || request.contains("Host: \r\n"), "{request}");
         }

@@ -1,5 +1,4 @@
-//! A receiver, told as plain data at any point and made anew from it, goes on as if nothing had
-//! been.
+//! A receiver that is serialized at any point and restored continues as if nothing had happened.
 
 use proptest::prelude::*;
 use seawall::proto::ws::{Limits, Receiver, WireEvent};
@@ -42,7 +41,7 @@ prop_compose! {
     }
 }
 
-/// All events of a stream that arrives in these pieces, made anew between them or not.
+/// All events of a stream that arrives in these pieces, restored between them or not.
 fn events(stream: &[u8], cuts: &[usize], anew: bool) -> Vec<String> {
     let mut receiver = Receiver::new();
     let mut seen = Vec::new();
@@ -70,7 +69,7 @@ fn events(stream: &[u8], cuts: &[usize], anew: bool) -> Vec<String> {
             let state = receiver.serialize().unwrap();
             let text = serde_json::to_string(&state).unwrap();
             receiver = Receiver::restore(&serde_json::from_str(&text).unwrap());
-            assert_eq!(receiver.serialize().unwrap(), state, "telling is idempotent");
+            assert_eq!(receiver.serialize().unwrap(), state, "serializing is idempotent");
         }
     }
     seen

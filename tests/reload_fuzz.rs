@@ -241,7 +241,7 @@ impl Client {
         Some(Self { stream, script: script(random), said: 0, reads: random.below(4) > 0 })
     }
 
-    /// Returns whether it goes on.
+    /// Returns whether it continues.
     fn step(&mut self, random: &mut Random) -> bool {
         let left = &self.script[self.said..];
         // Mostly small pieces, so that headers are cut; sometimes all.
@@ -267,7 +267,7 @@ impl Client {
     }
 }
 
-/// One bystander, who says little and expects its echo.
+/// One bystander that sends little and expects its echo.
 struct Bystander {
     raw: Raw,
     said: u32,

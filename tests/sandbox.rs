@@ -1,4 +1,4 @@
-//! The server as somebody else, within its sandbox: whole sessions, and what is refused.
+//! The server as another user, in its sandbox: whole sessions, and denied operations.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
 mod support;
@@ -30,7 +30,7 @@ fn is_root() -> bool {
 }
 
 /// A user that is not root: another one where these tests may change it, else the present one.
-fn somebody() -> String {
+fn unprivileged_user() -> String {
     let own = fs::metadata("/proc/self").unwrap().uid();
     if own == 0 { "nobody".to_owned() } else { own.to_string() }
 }
@@ -114,7 +114,7 @@ fn everything_works_as_nobody_in_the_sandbox() {
             log.display()
         )
     };
-    let user = somebody();
+    let user = unprivileged_user();
     let mut server = start(&["--sandbox", "--process-user", &user], &config(""));
     let threads = threads(&server);
     assert!(threads.len() >= 4, "shards, control and keys: {}", threads.len());
@@ -134,7 +134,7 @@ fn everything_works_as_nobody_in_the_sandbox() {
     assert!(before >= 1, "keys were fetched before the first client");
     let said = server.reload(&config("[limits]\nmessage_bytes_max = 1000\n"));
     assert!(said.contains("configuration reloaded"), "{said}");
-    wait_until("keys are fetched anew", || asked.load(Ordering::Relaxed) > before);
+    wait_until("keys are fetched again", || asked.load(Ordering::Relaxed) > before);
     session(&server);
     wait_until("the log is written", || fs::read_to_string(&log).unwrap().lines().count() > 5);
     server.signal("TERM");
@@ -178,7 +178,7 @@ fn sockets_belong_to_the_user_and_root_is_warned_of() {
     fs::create_dir_all(&folder).unwrap();
     let (clients, admin) = (folder.join("clients"), folder.join("admin"));
     let listen = format!("unix:{}", clients.display());
-    let arguments = ["--listen", &listen, "--process-user", &somebody()];
+    let arguments = ["--listen", &listen, "--process-user", &unprivileged_user()];
     let mut server = Server::start_at(&format!("unix:{}", admin.display()), &arguments, "");
     let owner = |path: &Path| fs::metadata(path).unwrap().uid();
     let user = threads(&server)[0]["Uid"].split_whitespace().next().unwrap().to_owned();
@@ -287,7 +287,7 @@ fn the_histogram_log_follows_no_link_as_root_for_another_user() {
 fn the_state_directory_belongs_to_the_user_and_keeps_its_key() {
     let folder = scratch("state");
     let _ = fs::remove_dir_all(&folder);
-    let user = somebody();
+    let user = unprivileged_user();
     let path = folder.to_str().unwrap();
     let key = folder.join("ticket.key");
     let mut found = Vec::new();

@@ -144,7 +144,7 @@ fn a_send_to_a_peer_that_is_gone_fails_without_a_signal() {
             return;
         }
     }
-    panic!("sends to a reset connection went on");
+    panic!("sends to a reset connection continued");
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn a_listener_that_stops_cancels_its_accepts_and_frees_the_port() {
     for _ in 0..50 {
         let until = driver.now_ns() + 10_000_000;
         driver.submit(Wait::Until(until)).unwrap();
-        assert!(driver.next().is_none(), "a cancelled accept is nobody's business");
+        assert!(driver.next().is_none(), "a cancelled accept is not reported");
         if TcpListener::bind(address).is_ok() {
             return;
         }

@@ -107,7 +107,10 @@ impl Target {
         if let Some(name) = &self.congestion {
             socket.set_tcp_congestion(name.as_bytes()).map_err(|error| {
                 let remedy = "`--congestion default` keeps the host's";
-                io::Error::new(error.kind(), format!("congestion control {name}: {error} ({remedy})"))
+                io::Error::new(
+                    error.kind(),
+                    format!("congestion control {name}: {error} ({remedy})"),
+                )
             })?;
         }
         if self.sources > 1 {

@@ -1,5 +1,5 @@
-//! Clients that keep to the letter of the protocol, or nearly, and mean harm: each attack has its
-//! bound and its counter, a good client echoes meanwhile, and nothing is left behind.
+//! Clients that follow the protocol, or nearly, with bad intent: each attack has a bound and a
+//! counter, a good client echoes meanwhile, and the server keeps nothing of it.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use crate::support::{Raw, Server, wait_until};
 use crate::{connect, during, figure, leaves_at_most, reset, size};
 
 /// No pings, so that all that comes is answers; deadlines short enough to be waited for; and few
-/// receive buffers: a flood touches all there are, which is no leak but would hide one.
+/// receive buffers: a flood touches all of them, which is not a leak but would hide one.
 const CONFIG: &str = "[[route]]\npath = \"/echo\"\nping_interval_ms = 0\nclose_timeout_ms = 500\n\
     compression = \"off\"\n[[route]]\npath = \"/ws\"\nhandler = \"hub\"\nping_interval_ms = 0\n\
     [engine]\nbuffer_memory_bytes = 4_194_304\n";
@@ -20,7 +20,7 @@ const CONFIG: &str = "[[route]]\npath = \"/echo\"\nping_interval_ms = 0\nclose_t
 /// Memory that stays touched (KiB), at most: each of the connections may have filled its outbox.
 const TOUCHED_KIB_MAX: u64 = 128 * 1024;
 
-/// Attacks with so many connections at once, again and again, and checks the counter: what it
+/// Attacks with this many connections at once, repeatedly, and checks the counter: what it
 /// gains by each connection.
 fn attacked(name: &str, server: &Server, counter: (&str, u64), count: usize, attack: fn(Raw)) {
     let mut client = Raw::open(server.address());
@@ -71,7 +71,7 @@ fn endless_fragments_end_at_their_bound() {
         raw.upgrade();
         raw.send(&raw::frame(BINARY, b"x"));
         let fragments = raw::frame(CONTINUATION, b"x").repeat(500);
-        // Refused in the middle of it: what is written later may find nobody.
+        // Refused in the middle: later writes may fail.
         while raw.stream.write_all(&fragments).is_ok() {}
     });
     let server = Server::start(&format!(
@@ -184,11 +184,11 @@ fn subscribe_floods_end_at_their_bound() {
             assert_eq!(answers(&all("subscribe", 128), 128), 0);
         }
     });
-    wait_until("nobody is left", || server.metrics().get("channel_members") == 0);
+    wait_until("no member is left", || server.metrics().get("channel_members") == 0);
     wait_until("channels are forgotten", || server.metrics().get("channels") == 0);
 }
 
-/// What is answered to a request that goes on for ever.
+/// Returns the answer to an endless request.
 fn endless(mut raw: Raw, start: &str, more: &str, status: &str) {
     raw.send(start.as_bytes());
     let more = more.repeat(32 * 1024 / more.len());

@@ -1,5 +1,5 @@
-//! Abuse with figures: what many bad clients at once do to a good one, and that nothing of them is
-//! left behind.
+//! Abuse with figures: the effect of many bad clients on a good one, and that the server keeps
+//! nothing of them.
 //!
 //! The figures go to standard error, also when the tests pass. `SEAWALL_ABUSE=N` makes the floods
 //! N times as large. No time is asserted: the machine may be busy with other things.
@@ -76,7 +76,7 @@ fn leaves_nothing(name: &str, server: &Server, flood: impl FnMut()) {
     leaves_at_most(TOUCHED_KIB_MAX, name, server, flood);
 }
 
-/// The same, where so much memory (KiB) may stay touched; gives the number of floods.
+/// The same with this much memory (KiB) allowed to stay touched; returns the number of floods.
 fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl FnMut()) -> usize {
     let before = holdings(server);
     let mut memory_kib = vec![server.anonymous_kib()];
@@ -112,7 +112,7 @@ fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl
     rounds
 }
 
-/// Echoes in lock-step until told to stop, and at least `count` times; gives the latencies, sorted.
+/// Echoes in lock-step until stopped, at least `count` times; returns the sorted latencies.
 fn echo_latencies(client: &mut Raw, count: usize, stop: &AtomicBool) -> Vec<Duration> {
     let mut latencies = Vec::new();
     while latencies.len() < count || !stop.load(Ordering::Relaxed) {
@@ -175,7 +175,7 @@ fn slow_handshakes_do_not_stop_an_echo() {
             echoes.join().expect("every echo arrives")
         });
         figure(&format!("during {count} slow handshakes: {}", percentiles(&during)));
-        // One of them goes on, as if nothing had been.
+        // One of them continues normally.
         let mut last = Raw::over(slow.pop().expect("there are some"));
         last.send(&request[8..]);
         last.switched();

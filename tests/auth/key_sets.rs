@@ -75,7 +75,7 @@ fn keys_of_no_use_are_skipped_with_a_reason() {
     }
 }
 
-/// Answers each request with what it is told to.
+/// Answers each request with the present answer.
 pub(crate) struct Site {
     address: SocketAddr,
     answer: Arc<Mutex<(u16, String)>>,

@@ -99,7 +99,7 @@ fn the_key_id_chooses_the_key() {
     assert_eq!(check(&EC.signing("a")), Err(AuthError::Algorithm));
 }
 
-/// RFC 8725 2.1: a public key is no secret, and nothing is signed by `none`.
+/// RFC 8725 2.1: a public key is not a secret, and nothing is signed by `none`.
 #[test]
 fn the_key_and_never_the_token_fixes_the_algorithm() {
     let claims = json!({"sub": "ann", "exp": NOW + 60});
@@ -306,7 +306,7 @@ fn an_examination_tells_everything_at_once() {
     let expected = Expected { audience: "seawall".into(), ..Expected::default() };
     let verifier = Verifier::new(vec![Key::from_secret("", SECRET)], false, expected);
     let claims = json!({"sub": "ann", "exp": NOW - 60, "nbf": NOW + 60, "channels": 1});
-    let token = SigningKey::from_secret("", b"somebody else's").sign(&claims).unwrap();
+    let token = SigningKey::from_secret("", b"another secret").sign(&claims).unwrap();
     let found = verifier.examine(&token, NOW);
     let kinds: Vec<_> = found.faults.iter().map(|fault| fault.kind()).collect();
     assert_eq!(kinds, ["signature", "expired", "not_yet_valid", "audience", "claims"]);

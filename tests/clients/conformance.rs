@@ -1,6 +1,6 @@
-//! The HTTP API against its own description: requests of all kinds that the `OpenAPI` document
-//! allows, and of those that it forbids, are never answered with a 5xx, nor with a status, a type
-//! or a body that the document does not tell of.
+//! The HTTP API against its own description: requests that the `OpenAPI` document allows, and
+//! requests that it forbids, are never answered with a 5xx, nor with a status, a type or a body
+//! that the document does not describe.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::{root, tool};
 const SECRET: &str = "a-key-for-generated-requests";
 
 /// Checks that ask for more than the document can say: that two parameters belong together, that a
-/// batch is answered one by one, that 1.0 is no whole number; and that a method is looked at before
+/// batch is answered one by one, that 1.0 is not an integer; and that the method is checked before
 /// whether the request may come from a web page.
 const UNFIT: &str = "positive_data_acceptance,negative_data_rejection,unsupported_method";
 

@@ -41,7 +41,7 @@ test("publishes, receives, asks, and ends", async () => {
   assert.equal(hub.lastProtocol, "seawall.v1");
   assert.equal(one.user, "ann");
   const watched = two.subscribe("chat:a", { presence: true });
-  const told = record(watched);
+  const received = record(watched);
   assert.equal((await watched.ready).offset, 0);
   const sub = one.subscribe("chat:a");
   await sub.ready;
@@ -49,9 +49,9 @@ test("publishes, receives, asks, and ends", async () => {
   assert.deepEqual(first, { channel: "chat:a", epoch: sub.position.epoch, offset: 1 });
   assert.deepEqual(sub.position, { epoch: first.epoch, offset: 1 });
   await two.publish("chat:a", 2);
-  await until(() => contents(told).length === 2);
-  assert.deepEqual(contents(told), [{ text: "grüße\n" }, 2]);
-  assert.deepEqual(told[1], { event: "join", channel: "chat:a",
+  await until(() => contents(received).length === 2);
+  assert.deepEqual(contents(received), [{ text: "grüße\n" }, 2]);
+  assert.deepEqual(received[1], { event: "join", channel: "chat:a",
     member: { user: "ann", connection: one.connection, info: { name: "ann" } } });
   assert.equal((await sub.presence({ limit: 1 })).members.length, 1);
   const { messages } = await sub.history({ limit: 1, reverse: true });
@@ -60,7 +60,7 @@ test("publishes, receives, asks, and ends", async () => {
   hub.last.send({ type: "message", content: "to all" });
   await next(two, "message", ({ content }) => content === "to all");
   await sub.unsubscribe();
-  await until(() => told.some((entry) => entry.event === "leave"));
+  await until(() => received.some((entry) => entry.event === "leave"));
   await assert.rejects(sub.publish(undefined), { name: "SeawallError", code: "bad_request" });
   one.close();
   assert.deepEqual(states, ["connecting", "open", "closed"]);
@@ -73,15 +73,15 @@ test("a sender without echo misses nothing and sees nothing twice", async () => 
   const [one, two] = [client(), client()];
   await Promise.all([one.connect(), two.connect()]);
   const sub = one.subscribe("a");
-  const told = record(sub);
+  const received = record(sub);
   await sub.ready;
   for (const n of range(1, 3)) {
     await sub.publish(`own ${n}`, { echo: false });
     await two.publish("a", n);
   }
-  await until(() => contents(told).length === 3);
-  assert.deepEqual(contents(told), [1, 2, 3]);
-  assert.equal(told.filter(({ event }) => event === "subscribed").length, 1, "no false gap");
+  await until(() => contents(received).length === 3);
+  assert.deepEqual(contents(received), [1, 2, 3]);
+  assert.equal(received.filter(({ event }) => event === "subscribed").length, 1, "no false gap");
   await sub.publish("last", { echo: false });
   assert.equal(sub.position.offset, 7);
 });
@@ -94,7 +94,7 @@ async function exchange(fault, tokens) {
   hub.fault = null;
   const sw = client({ token: tokens });
   const sub = sw.subscribe(backend);
-  const told = record(sub);
+  const received = record(sub);
   let armed = true;
   hub.fault = (direction, object) => {
     seen += 1;
@@ -114,16 +114,16 @@ async function exchange(fault, tokens) {
   const positions = await Promise.all(published);
   hub.fault = null;
   const end = hub.publish(backend, "end");
-  await until(() => contents(told).includes("end"));
+  await until(() => contents(received).includes("end"));
   const log = hub.channel(backend).history;
-  const from = told[0].offset;
+  const from = received[0].offset;
   const expected = log.filter((message) => message.offset > from).map((one) => one.content);
-  assert.deepEqual(contents(told), expected, `after object ${seen}`);
+  assert.deepEqual(contents(received), expected, `after object ${seen}`);
   const offsets = positions.map((one) => one.offset);
   assert.deepEqual(offsets, [...offsets].sort((a, b) => a - b), "publishes keep their order");
   assert.equal(log.length, 13, "each publish is in the log once");
   assert.equal(end.offset, 13);
-  assert.deepEqual(told.filter(({ event }) => event === "gap"), []);
+  assert.deepEqual(received.filter(({ event }) => event === "gap"), []);
   const happened = seen;
   sw.close();
   hub.channels.clear();
@@ -171,16 +171,16 @@ test("two clients that publish under faults all the time agree", async () => {
     sw.connect();
     return sw.subscribe("a");
   });
-  const told = subs.map(record);
+  const received = subs.map(record);
   await Promise.all(subs.map((sub) => sub.ready));
   const sent = range(1, 100).flatMap((n) => subs.map((sub, who) => sub.publish([who, n])));
   await Promise.all(sent);
   hub.fault = null;
   hub.publish("a", "end");
-  await until(() => told.every((one) => contents(one).includes("end")));
+  await until(() => received.every((one) => contents(one).includes("end")));
   const log = hub.channel("a").history.map((message) => message.content);
   assert.equal(log.length, 201);
-  for (const one of told) {
+  for (const one of received) {
     const skipped = one[0].offset;
     assert.deepEqual(contents(one), log.slice(skipped));
   }
@@ -192,7 +192,7 @@ test("what cannot be recovered is a gap with its range", async () => {
   const sw = client();
   await sw.connect();
   const sub = sw.subscribe("a");
-  const told = record(sub);
+  const received = record(sub);
   const { epoch } = await sub.ready;
   hub.publish("a", 1);
   await next(sub, "message");
@@ -204,9 +204,9 @@ test("what cannot be recovered is a gap with its range", async () => {
   assert.deepEqual(gap,
     { channel: "a", from: { epoch, offset: 1 }, to: { epoch, offset: 8 } });
   hub.publish("a", 9);
-  await until(() => contents(told).length === 2);
-  assert.deepEqual(contents(told), [1, 9]);
-  // Another epoch, told by the server.
+  await until(() => contents(received).length === 2);
+  assert.deepEqual(contents(received), [1, 9]);
+  // Another epoch, reported by the server.
   hub.channels.get("a").epoch = "new";
   hub.last.send({ type: "gap", channel: "a", epoch, offset: 9, reason: "epoch" });
   assert.equal((await next(sub, "gap")).to.epoch, "new");
@@ -218,36 +218,36 @@ test("the start of a channel counts, although its epoch is another one by now", 
   const sw = client();
   await sw.connect();
   const sub = sw.subscribe("a", { since: { epoch: "start", offset: 0 } });
-  const told = record(sub);
+  const received = record(sub);
   assert.equal((await sub.ready).recovered, true);
-  await until(() => contents(told).length === 3);
+  await until(() => contents(received).length === 3);
   const waiting = state(sw, "waiting");
   hub.last.cut();
   await waiting;
   hub.publish("a", 4);
-  await until(() => contents(told).length === 4);
-  assert.deepEqual(contents(told), [1, 2, 3, 4]);
-  assert.ok(told.every(({ event }) => event !== "gap"));
+  await until(() => contents(received).length === 4);
+  assert.deepEqual(contents(received), [1, 2, 3, 4]);
+  assert.ok(received.every(({ event }) => event !== "gap"));
 });
 
 test("a notice of a gap is made good from history", async () => {
   const sw = client();
   await sw.connect();
   const sub = sw.subscribe("a");
-  const told = record(sub);
+  const received = record(sub);
   await sub.ready;
   hub.fault = (_, { type }) => (type === "message" ? "skip" : undefined);
   range(1, 5).forEach((n) => hub.publish("a", n));
   hub.fault = null;
   const { epoch } = hub.channel("a");
   hub.last.send({ type: "gap", channel: "a", epoch, offset: 5, reason: "slow" });
-  await until(() => contents(told).length === 5);
-  assert.deepEqual(contents(told), [1, 2, 3, 4, 5]);
-  assert.ok(told.filter(({ event }) => event === "message").every((one) => one.recovered));
+  await until(() => contents(received).length === 5);
+  assert.deepEqual(contents(received), [1, 2, 3, 4, 5]);
+  assert.ok(received.filter(({ event }) => event === "message").every((one) => one.recovered));
   // A log that does not count by one says what came before.
   hub.channel("a").offset = 9;
   hub.last.send({ type: "message", channel: "a", offset: 9, prev: 5, content: 9 });
-  await until(() => contents(told).length === 6);
+  await until(() => contents(received).length === 6);
 });
 
 test("resume carries positions and grants; refused, it is done step by step", async () => {
@@ -255,7 +255,7 @@ test("resume carries positions and grants; refused, it is done step by step", as
   const sw = client({ token: () => "ann" });
   await sw.connect();
   const [sub, other] = [sw.subscribe("a", { presence: true }), sw.subscribe("b")];
-  const told = record(sub);
+  const received = record(sub);
   await Promise.all([sub.ready, other.ready]);
   const lose = async () => {
     const [waiting, open] = [state(sw, "waiting"), next(sw, "open")];
@@ -281,11 +281,11 @@ test("resume carries positions and grants; refused, it is done step by step", as
   const types = hub.last.received.map(({ type }) => type);
   assert.deepEqual(types, ["resume", "auth", "resume", "subscribe"], "grants count with a fresh ticket");
   assert.deepEqual(hub.last.received[2].positions.a.offset, 2);
-  await until(() => contents(told).length === 3);
+  await until(() => contents(received).length === 3);
   assert.deepEqual(sub.position.offset, 3);
 });
 
-test("a subscription begins where it is told to", async () => {
+test("a subscription begins at the given position", async () => {
   range(1, 4).forEach((n) => hub.publish("a", n));
   const { epoch } = hub.channel("a");
   const sw = client();
@@ -353,7 +353,7 @@ test("what is published while offline waits, up to a bound", async () => {
   await assert.rejects(waiting, { code: "closed" });
 });
 
-test("a repeated publish is one, and told so", async () => {
+test("a repeated publish takes effect once, and is reported as a repeat", async () => {
   const sw = client();
   await sw.connect();
   let cut = false;
@@ -368,10 +368,10 @@ test("close codes decide what follows", async () => {
     await sw.connect();
     const sub = sw.subscribe("a");
     await sub.ready;
-    const [closed, told] = [state(sw, "closed"), next(sub, "error")];
+    const [closed, received] = [state(sw, "closed"), next(sub, "error")];
     hub.last.close(code, "no");
     assert.equal((await closed).error.code, error);
-    assert.equal((await told).code, error);
+    assert.equal((await received).code, error);
   }
   const tokenless = client();
   await tokenless.connect();
@@ -506,10 +506,10 @@ test("one frame may hold several objects", async () => {
   const sw = client();
   await sw.connect();
   const sub = sw.subscribe("a");
-  const told = record(sub);
+  const received = record(sub);
   await sub.ready;
   hub.last.together(() => range(1, 5).forEach((n) => hub.publish("a", `line\n${n}`)));
-  await until(() => contents(told).length === 5);
+  await until(() => contents(received).length === 5);
   hub.last.socket.send("no JSON");
   await next(sw, "open");
 });

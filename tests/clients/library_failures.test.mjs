@@ -69,7 +69,7 @@ test("handles of one channel are independent", async () => {
   assert.equal(sent("unsubscribe").length, 0);
   assert.deepEqual(first.at(-1), { event: "unsubscribed", channel: "a", reason: "as asked" });
   hub.publish("a", 4);
-  await until(() => [second, third, fourth].every((told) => contents(told).at(-1) === 4));
+  await until(() => [second, third, fourth].every((received) => contents(received).at(-1) === 4));
   assert.deepEqual([first, second, third].map(contents), [[1, 2, 3], [1, 2, 3, 4], [4]]);
   assert.deepEqual(contents(fourth), [2, 3, 4]);
   assert.ok([first, second, third, fourth].flat().every(({ event }) => event !== "gap"));
@@ -120,7 +120,7 @@ test("members are reported to the handles that asked for them", async () => {
   const [sw, other] = [client(), client({ token: "bob" })];
   await Promise.all([sw.connect(), other.connect()]);
   const plain = sw.subscribe("a");
-  const told = record(plain);
+  const received = record(plain);
   await plain.ready;
   const watching = sw.subscribe("a", { presence: true });
   await watching.ready;
@@ -130,21 +130,21 @@ test("members are reported to the handles that asked for them", async () => {
   const left = next(watching, "leave");
   await guest.unsubscribe();
   await left;
-  assert.deepEqual(told.map(({ event }) => event), ["subscribed"]);
+  assert.deepEqual(received.map(({ event }) => event), ["subscribed"]);
 });
 
 test("a handle whose token is rejected ends alone", async () => {
   const sw = client();
   await sw.connect();
   const good = sw.subscribe("a");
-  const told = record(good);
+  const received = record(good);
   await good.ready;
   const bad = sw.subscribe("a", { token: "wrong" });
   await assert.rejects(bad.ready, { code: "forbidden" });
   await until(() => sent("subscribe").length === 3);
   await sw.ping();
   hub.publish("a", 1);
-  await until(() => contents(told).length === 1);
+  await until(() => contents(received).length === 1);
   assert.ok(good.live);
 });
 
@@ -160,11 +160,11 @@ test("a backend and a client that subscribe at once agree", async () => {
       connection.send({ type: "subscribed", ...connection.join("a").reply });
     };
     const sub = sw.subscribe("a", options);
-    const told = record(sub);
+    const received = record(sub);
     await sub.ready;
     hub.publish("a", "x");
-    await until(() => contents(told).length > 0);
-    assert.deepEqual(told.map(({ event }) => event), ["subscribed", "message"]);
+    await until(() => contents(received).length > 0);
+    assert.deepEqual(received.map(({ event }) => event), ["subscribed", "message"]);
     assert.equal(hub.last.subscriptions.get("a").presence, options.presence);
     sw.close();
   }
@@ -196,13 +196,13 @@ test("an unsubscribe that is lost is repeated, or made up for", async () => {
   gone.unsubscribe();
   // The server has it still.
   const again = sw.subscribe("b");
-  const told = record(again);
+  const received = record(again);
   const error = next(sw, "error");
   await error;
   clock.pass(10);
   await again.ready;
   hub.publish("b", 1);
-  await until(() => contents(told).length === 1);
+  await until(() => contents(received).length === 1);
 });
 
 // ---- Tokens, tickets and grants. ----
@@ -220,7 +220,7 @@ test("channel tokens are renewed in time, and messages continue", async () => {
     return tokens.at(-1);
   };
   const sub = sw.subscribe("a", { token });
-  const told = record(sub);
+  const received = record(sub);
   await sub.ready;
   hub.publish("a", 1);
   clock.pass(69_000);
@@ -231,9 +231,9 @@ test("channel tokens are renewed in time, and messages continue", async () => {
   await until(() => sent("subscribe").length === 2);
   await sw.ping();
   hub.publish("a", 3);
-  await until(() => contents(told).length === 3);
-  assert.deepEqual(told.map(({ event }) => event), ["subscribed", ...Array(3).fill("message")]);
-  // The server was quicker: its end of the token is no decision about the subscription.
+  await until(() => contents(received).length === 3);
+  assert.deepEqual(received.map(({ event }) => event), ["subscribed", ...Array(3).fill("message")]);
+  // The server was quicker: its end of the token decides nothing about the subscription.
   clock.pass(69_000);
   clock.at += 31_000;
   hub.last.unsubscribe("a");
@@ -394,7 +394,7 @@ test("a publish without echo is not delivered to its sender after a cut", async 
     const [sw, other] = [client({ clock }), client()];
     await Promise.all([other.connect(), sw.connect()]);
     const sub = sw.subscribe(channel);
-    const told = record(sub);
+    const received = record(sub);
     await sub.ready;
     hub.fault = (_, { type, id }) => {
       if (type !== "published" || id === undefined) return;
@@ -414,9 +414,9 @@ test("a publish without echo is not delivered to its sender after a cut", async 
     }
     await sub.publish("loud");
     await other.publish(channel, "end");
-    await until(() => contents(told).includes("end"));
-    assert.deepEqual(contents(told), ["between", "loud", "end"], fate);
-    assert.ok(told.every(({ event }) => event !== "gap"), fate);
+    await until(() => contents(received).includes("end"));
+    assert.deepEqual(contents(received), ["between", "loud", "end"], fate);
+    assert.ok(received.every(({ event }) => event !== "gap"), fate);
   }
 });
 

@@ -43,14 +43,14 @@ const browser = await chromium.launch({
 try {
   const page = await browser.newPage();
   await page.goto(`http://127.0.0.1:${files.address().port}/`);
-  const told = await page.evaluate(() => new Promise((resolve) => {
+  const received = await page.evaluate(() => new Promise((resolve) => {
     const worker = new Worker('/worker.js', { type: 'module' });
     worker.onmessage = ({ data }) => resolve(data);
     worker.onerror = ({ message }) => resolve({ error: message });
   }));
-  assert.equal(told.error, undefined);
-  assert.equal(told.document, 'undefined', 'it is a worker');
-  assert.deepEqual(told.heard.map(([content]) => content), ['one', 'two']);
+  assert.equal(received.error, undefined);
+  assert.equal(received.document, 'undefined', 'it is a worker');
+  assert.deepEqual(received.heard.map(([content]) => content), ['one', 'two']);
 } finally {
   await browser.close();
   files.close();

@@ -103,7 +103,7 @@ test("presence and history", { skip }, async () => {
   assert.equal((await left).member.connection, two.connection);
 });
 
-test("joins and leaves are told after a cut as well", { skip }, async () => {
+test("joins and leaves are reported after a cut as well", { skip }, async () => {
   const [one, two] = [await open(), await open()];
   const channel = fresh();
   const sub = one.subscribe(channel, { presence: true });

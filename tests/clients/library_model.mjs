@@ -315,7 +315,7 @@ for (let step = 0; step < steps; step += 1) {
   if (random() < 0.6) await pause(below(30));
 }
 
-// All is well again, and what was asked for comes true.
+// No more faults: all requests must take effect.
 for (const owner of owners) {
   owner.isDone = true;
   owner.line.heal();

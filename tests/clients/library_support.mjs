@@ -21,16 +21,16 @@ export function next(source, event, wanted = () => true) {
 
 export const state = (sw, wanted) => next(sw, "state", (change) => change.state === wanted);
 
-/** Everything that a subscription tells, in order. */
+/** Records all events of a subscription, in order. */
 export function record(sub) {
-  const told = [];
+  const received = [];
   for (const event of ["message", "gap", "join", "leave", "unsubscribed", "error", "subscribed"]) {
-    sub.on(event, (value) => told.push({ event, ...value }));
+    sub.on(event, (value) => received.push({ event, ...value }));
   }
-  return told;
+  return received;
 }
 
-export const contents = (told) => told.filter((one) => one.event === "message").map((one) => one.content);
+export const contents = (received) => received.filter((one) => one.event === "message").map((one) => one.content);
 
 export const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 

@@ -1,7 +1,7 @@
 //! Real clients over real sockets: libraries that people use, and a browser.
 //!
 //! Each runs as a script of its own in `tests/clients/`, which opens, echoes, pings and closes in
-//! all the ways that its library offers; the last one is open when the server is told to go. The
+//! all the ways that its library offers; the last one is open when the server drains. The
 //! scripts' libraries are installed into `.cache` by `scripts/check.sh`.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
@@ -36,7 +36,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A tool that the tests need, or a failure that tells how to get it.
+/// A tool that the tests need, or a failure that says how to get it.
 #[track_caller]
 fn tool(path: PathBuf) -> PathBuf {
     assert!(path.exists(), "{} is missing: run scripts/check.sh --install", path.display());

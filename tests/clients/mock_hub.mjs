@@ -163,7 +163,7 @@ class Connection {
     channel.members.add(this);
     const already = this.subscriptions.has(name);
     this.subscriptions.set(name, { presence });
-    if (!already) this.hub.tell(channel, "join", this);
+    if (!already) this.hub.broadcast(channel, "join", this);
     const reply = { channel: name, epoch, offset, recovered };
     if (this.hub.grants) reply.grant = `grant-${name}`;
     return { reply, missed: recovered ? missed : [] };
@@ -187,7 +187,7 @@ class Connection {
     if (!this.subscriptions.delete(name)) return;
     const channel = this.hub.channel(name);
     channel.members.delete(this);
-    this.hub.tell(channel, "leave", this);
+    this.hub.broadcast(channel, "leave", this);
   }
 
   on_unsubscribe(request) {
@@ -243,7 +243,7 @@ export class MockHub {
   /** Epochs of channels before they were used: at offset 0 they count like the current one. */
   starts = new Set();
   channelTokens = false;
-  /** Clients without a token are nobody. */
+  /** Clients without a token are anonymous. */
   needsToken = false;
   /** Errors by request: `subscribe chat:secret` → `forbidden`. */
   refusals = new Map();
@@ -306,7 +306,7 @@ export class MockHub {
     return message;
   }
 
-  tell(channel, type, about) {
+  broadcast(channel, type, about) {
     for (const one of channel.members) {
       if (one !== about && one.subscriptions.get(channel.name)?.presence) {
         one.send({ type, channel: channel.name, member: about.member() });

@@ -30,10 +30,10 @@ async fn open(server: &Server) -> Socket {
     socket
 }
 
-/// The next message that is no ping of the server's.
+/// The next message that is not a ping.
 async fn next(socket: &mut Socket) -> Message {
     loop {
-        match socket.next().await.expect("the stream goes on").unwrap() {
+        match socket.next().await.expect("the stream continues").unwrap() {
             Message::Ping(_) => {}
             message => return message,
         }
@@ -76,7 +76,7 @@ fn messages_come_back() {
 
 async fn close_of(socket: &mut Socket) -> Option<CloseFrame> {
     let message = next(socket).await;
-    let Message::Close(frame) = message else { panic!("{message:?} is no Close") };
+    let Message::Close(frame) = message else { panic!("{message:?} is not a Close") };
     frame
 }
 

@@ -1,7 +1,7 @@
 """PyPI `aiohttp` against a running server: URL as the only argument.
 
 Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
-`waiting`: then the server is to be told to go.
+`waiting`: then the caller drains the server.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ async def messages(session):
         async def expect_next(kind, payload, what):
             message = await received(socket)
             expect(message.type, kind, what)
-            # Compared apart: nobody wants to read megabytes.
+            # Compared separately: a mismatch must not print megabytes.
             expect(message.data == payload, True, what)
 
         for text in TEXTS:

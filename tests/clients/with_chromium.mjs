@@ -3,7 +3,7 @@
 // /own for its own.
 //
 // Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
-// `waiting`: then the server is to be told to go.
+// `waiting`: then the caller drains the server.
 
 import assert from 'node:assert/strict';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -14,12 +14,12 @@ import { join } from 'node:path';
 const [packages, foreignPage, address] = process.argv.slice(2);
 const { chromium } = createRequire(`${packages}/`)('playwright-core');
 
-// Runs in the page: opens a socket, sends, and tells all that happened until it was closed.
+// Runs in the page: opens a socket, sends, and reports all events until it was closed.
 const talk = ({ url, sends, close }) =>
   new Promise((resolve) => {
     const socket = new WebSocket(url);
     socket.binaryType = 'arraybuffer';
-    const told = { opened: false, echoes: 0, wrong: [] };
+    const received = { opened: false, echoes: 0, wrong: [] };
     const made = sends.map((one) =>
       typeof one === 'number' ? new Uint8Array(one).map((_, at) => at * 31) : one);
     const same = (one, other) => {
@@ -29,18 +29,18 @@ const talk = ({ url, sends, close }) =>
     };
     const done = () => close && socket.close(...close);
     socket.onopen = () => {
-      told.opened = true;
-      told.extensions = socket.extensions;
+      received.opened = true;
+      received.extensions = socket.extensions;
       made.forEach((message) => socket.send(message));
       if (!made.length) done();
     };
     socket.onmessage = ({ data }) => {
-      if (!same(made[told.echoes], data)) told.wrong.push(told.echoes);
-      told.echoes += 1;
-      if (told.echoes === made.length) done();
+      if (!same(made[received.echoes], data)) received.wrong.push(received.echoes);
+      received.echoes += 1;
+      if (received.echoes === made.length) done();
     };
     socket.onclose = ({ code, reason, wasClean }) =>
-      resolve({ ...told, code, reason, wasClean });
+      resolve({ ...received, code, reason, wasClean });
   });
 
 const folder = await mkdtemp(join(tmpdir(), 'seawall-chromium-'));
@@ -56,14 +56,14 @@ try {
   const run = (path, sends = [], close = null) =>
     page.evaluate(talk, { url: `ws://${address}${path}`, sends, close });
 
-  // A page of another origin: only where everybody may.
+  // A page of another origin: only where every origin may.
   await from(`http://${foreignPage}/healthz`);
   const messages = ['', 'hello', 'grüße, 世界, 🦭', 'x'.repeat(70_000), 0, 1, 126, 65_536, 16 << 20];
   const shared = 'permessage-deflate; server_no_context_takeover; client_no_context_takeover';
   const takeover = 'permessage-deflate; client_max_window_bits=12';
   for (const [path, extensions] of [['/echo', shared], ['/takeover', takeover]]) {
-    const told = await run(path, messages, [1000, 'bye']);
-    assert.deepEqual(told, {
+    const received = await run(path, messages, [1000, 'bye']);
+    assert.deepEqual(received, {
       opened: true, echoes: messages.length, wrong: [], extensions, code: 1000, reason: '',
       wasClean: true,
     });
@@ -81,11 +81,11 @@ try {
   assert.deepEqual([own.opened, own.echoes, own.code, own.extensions], [true, 1, 1000, '']);
 
   const large = await run('/echo', [(16 << 20) + 1]);
-  assert.deepEqual([large.code, large.wasClean], [1009, true], 'too big, and told so');
+  assert.deepEqual([large.code, large.wasClean], [1009, true], 'too big, and reported');
   assert.match(large.reason, /larger/);
 
   const last = run('/echo', ['last']);
-  // The page cannot tell in between; one message needs no longer than this.
+  // The page cannot report in between; one message takes no longer than this.
   setTimeout(() => console.log('waiting'), 1000);
   const { code, wasClean, echoes } = await last;
   assert.deepEqual([code, wasClean, echoes], [1001, true, 1], 'a server that goes says so');

@@ -2,7 +2,7 @@
 the path says whether contexts are taken over.
 
 Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
-`waiting`: then the server is to be told to go.
+`waiting`: then the caller drains the server.
 """
 
 import sys

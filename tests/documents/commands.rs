@@ -121,7 +121,7 @@ fn scripts_take_the_options_that_they_are_named_with() {
     for (document, command) in commands {
         let name = command.split_whitespace().next().expect("a command has a name");
         let path = root().join(name);
-        assert!(path.exists(), "{document}: there is no {name}");
+        assert!(path.exists(), "{document}: no {name}");
         if !path.is_file() || options(&command).is_empty() {
             continue;
         }
@@ -149,7 +149,7 @@ fn the_binary_takes_the_options_that_it_is_named_with() {
                 .args([word, "--help"])
                 .output()
                 .expect("the binary runs");
-            assert!(seawall.status.success(), "{document}: `{command}`: there is no {word}");
+            assert!(seawall.status.success(), "{document}: `{command}`: no {word}");
             let help = String::from_utf8_lossy(&seawall.stdout);
             for option in options(command) {
                 assert!(help.contains(option), "{document}: `{command}` takes no {option}");

@@ -15,7 +15,7 @@ mod links;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Languages of blocks, and what looks at them.
+/// Languages of blocks, and the tests that check them.
 const LANGUAGES: [(&str, &str); 14] = [
     ("sh", "commands.rs runs it"),
     ("js", "examples.rs runs it"),
@@ -126,7 +126,7 @@ pub(crate) fn all_blocks() -> Vec<Block> {
     documents().iter().flat_map(Document::blocks).collect()
 }
 
-/// A block is run, looked at by a test, or marked with a reason; commands are in fenced blocks.
+/// A block is run, checked by a test, or marked with a reason; commands are in fenced blocks.
 #[test]
 fn every_block_has_a_language_that_a_test_knows() {
     let languages = LANGUAGES.map(|(language, _)| language);
@@ -134,7 +134,7 @@ fn every_block_has_a_language_that_a_test_knows() {
         let Block { place, language, not_run, text } = &block;
         assert!(
             languages.contains(&language.as_str()) || language == "mermaid",
-            "{place}: no test looks at blocks of `{language}`"
+            "{place}: no test checks blocks of `{language}`"
         );
         assert!(!text.trim().is_empty(), "{place}: an empty block");
         if let Some(reason) = not_run {

@@ -1,4 +1,5 @@
-//! The admin address: who is answered, over what, and what it tells of the node.
+//! The admin address: which requests are answered, over which socket, and the description of the
+//! node.
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
@@ -79,7 +80,7 @@ fn a_hangup_ends_nothing() {
     let server = Server::start("");
     let mut client = Raw::open(server.address());
     server.signal("HUP");
-    wait_until("it is told", || server.log().contains("configuration reloaded"));
+    wait_until("the reload is logged", || server.log().contains("configuration reloaded"));
     client.echo("still here");
     assert_eq!(get(server.admin(), "/readyz").0, 200);
 }
@@ -95,7 +96,7 @@ fn over(path: &str, line: &str, headers: &str) -> Answer {
 fn a_unix_socket_answers_its_user_and_goes_with_the_server() {
     let folder = Folder::new();
     let path = folder.file("admin.sock");
-    // A dead server's file is in the way of nobody.
+    // The file of a dead server is replaced.
     drop(UnixListener::bind(&path).expect("the folder is ours"));
     let admin = format!("unix:{path}");
     let arguments = ["--listen", "127.0.0.1:0", "--shards", "1", "--admin", &admin];

@@ -90,7 +90,7 @@ fn two_readers_find_what_the_server_said() {
             "max": histogram.max(),
         })
     };
-    // Without clients these rest; turns go on to the end.
+    // Without clients these do not change; turns continue to the end.
     for name in ["turnaround", "accept_to_open", "send_queue_bytes"] {
         let (found, told) = (figures(&sums[name].0), &told[name]);
         for key in ["count", "p50", "p99", "p99.9", "max"] {

@@ -1,6 +1,5 @@
-//! The numbers as others read them: Prometheus, the tools of `HdrHistogram`, and operators.
-//!
-//! What the numbers must be is in `simulation` and `server`; here it is that they arrive.
+//! Metrics as other programs read them: Prometheus, the tools of `HdrHistogram`, and operators. The
+//! values themselves are tested in `simulation` and `server`; here, that they arrive.
 
 #[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
 #[path = "../support/mod.rs"]
@@ -37,12 +36,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left of a test is no reason for it to fail.
+        // A failed clean-up must not fail the test.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
-/// Opens, echoes so many messages and closes.
+/// Opens, echoes this many messages and closes.
 pub(crate) fn converse(server: &Server, messages: usize) {
     let mut client = Raw::open(server.address());
     (0..messages).for_each(|n| client.echo(&format!("{n} {}", "x".repeat(n % 300))));

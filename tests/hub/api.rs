@@ -153,14 +153,14 @@ fn a_subscription_is_counted_when_the_home_has_admitted_it() {
     assert_eq!(results[1], json!({"unsubscribed": 0}));
     let body = json!({"user": "nobody", "channel": "small:a"});
     assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 0}));
-    let told: usize = anns
+    let received: usize = anns
         .iter_mut()
         .map(|one| {
             one.send(json!({"type": "ping"}).to_string());
             usize::from(one.next()["type"] == "subscribed")
         })
         .sum();
-    assert_eq!(told, 2);
+    assert_eq!(received, 2);
 }
 
 #[test]
@@ -172,8 +172,8 @@ fn subscribe_and_unsubscribe_on_the_servers_word() {
     ann.refused(json!({"type": "subscribe", "channel": "push:1"}), "forbidden");
     let body = json!({"user": "ann", "channel": "push:1"});
     assert_eq!(posted(&server, "/v1/subscribe", &body), json!({"subscribed": 1}));
-    let told = ann.expect("subscribed");
-    assert!(told["id"].is_null() && told["grant"].is_string(), "{told}");
+    let received = ann.expect("subscribed");
+    assert!(received["id"].is_null() && received["grant"].is_string(), "{received}");
     posted(&server, "/v1/publish", &json!({"channel": "push:1", "content": 1}));
     assert_eq!(ann.contents(1), [1]);
     assert_eq!(posted(&server, "/v1/unsubscribe", &body), json!({"unsubscribed": 1}));
@@ -388,7 +388,7 @@ fn without_the_hub_there_is_nothing_to_call() {
     }
 }
 
-/// More than a shard looks at in one turn.
+/// More than a shard inspects in one turn.
 #[test]
 fn very_many_channels_are_listed_once_each_in_order() {
     let server = Server::start("");
@@ -416,11 +416,11 @@ fn the_last_round_trip_is_told() {
         Server::start("[[route]]\npath = \"/ws\"\nhandler = \"hub\"\nping_interval_ms = 100\n");
     let mut client = Client::open(&server);
     let id = client.connection();
-    let told = || got(&server, &format!("/v1/connections/{id}"))["rtt_us"].as_u64();
+    let received = || got(&server, &format!("/v1/connections/{id}"))["rtt_us"].as_u64();
     wait_until("a ping is answered", || {
         // Asking has the client read, and answer pings.
         client.get(json!({"type": "ping"}), "pong");
-        told().is_some()
+        received().is_some()
     });
-    assert!(told().is_some_and(|rtt_us| rtt_us > 0));
+    assert!(received().is_some_and(|rtt_us| rtt_us > 0));
 }

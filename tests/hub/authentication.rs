@@ -1,5 +1,5 @@
-//! Who is let in stays so: over reloads that meet a file half written, and for web pages whose
-//! names were made to lead to a loopback address.
+//! Authentication stays in force: over reloads of a half-written file, and for web pages whose
+//! names were rebound to a loopback address.
 
 use serde_json::json;
 

@@ -124,12 +124,12 @@ fn the_api_closes_with_4403_or_as_it_says() {
     let id = plain.connection();
     assert_eq!(disconnect(json!({"connection": id})), json!({"disconnected": 1}));
     assert_eq!(plain.closed(), 4403);
-    let mut told = Client::open(&server);
-    let body = json!({"connection": told.connection(), "code": 4999, "reason": "the room é"});
+    let mut received = Client::open(&server);
+    let body = json!({"connection": received.connection(), "code": 4999, "reason": "the room é"});
     disconnect(body);
-    let goodbye = told.expect("goodbye");
+    let goodbye = received.expect("goodbye");
     assert_eq!((&goodbye["code"], &goodbye["reason"]), (&json!(4999), &json!("the room é")));
-    let close = told.raw.frame();
+    let close = received.raw.frame();
     assert_eq!((close.close_code(), &close.payload[2..]), (4999, "the room é".as_bytes()));
     for code in [0, 999, 1005, 1006, 2999, 5000] {
         let body = json!({"connection": id, "code": code});
@@ -165,7 +165,7 @@ fn who_does_not_read_at_all_is_closed_with_4413() {
         fast.publish("room", &content);
         server.metrics().get("closed_total{code=\"4413\"}") == 1
     });
-    // It is told, should it read after all; the goodbye may not have had room.
+    // It gets the code if it reads after all; the goodbye may not have had room.
     slow.raw.stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     fast.publish("room", &json!("still there"));
 }

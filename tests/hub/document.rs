@@ -38,8 +38,8 @@ fn first_words(section: &str) -> BTreeSet<String> {
 #[test]
 fn the_requests_are_those_of_the_server() {
     let server = Server::start("");
-    let told = Client::open(&server).refused(json!({"type": "x"}), "bad_request");
-    let (_, known) = told.split_once("use ").expect("the error names the types");
+    let received = Client::open(&server).refused(json!({"type": "x"}), "bad_request");
+    let (_, known) = received.split_once("use ").expect("the error names the types");
     let known: BTreeSet<_> =
         known.split([',', ' ']).filter(|word| !matches!(*word, "" | "or")).collect();
     let documented = first_words("Requests");

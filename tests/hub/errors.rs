@@ -154,7 +154,7 @@ fn rights_decide() {
 fn before_its_token_a_client_is_unauthorized() {
     let server = Server::start(&format!("{KEYS}{NAMESPACES}"));
     let mut client = Client::open(&server);
-    assert!(client.welcome["ticket"].is_null(), "nobody has no ticket");
+    assert!(client.welcome["ticket"].is_null(), "anonymous clients get no ticket");
     for kind in ["subscribe", "presence", "history"] {
         client.refused(json!({"type": kind, "channel": "open:1"}), "unauthorized");
     }

@@ -1,5 +1,5 @@
-//! Who a client is, and what rests on that: tokens in three places, tokens for single channels,
-//! and rights that change.
+//! Identities and their effects: tokens in three places, tokens for single channels, and rights
+//! that change.
 
 use serde_json::{Value, json};
 

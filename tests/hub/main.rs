@@ -1,5 +1,5 @@
-//! The hub as its users meet it: clients over real sockets and backends over HTTP, against a
-//! server of its own for each test.
+//! The hub from outside: clients over real sockets and backends over HTTP, against a server of its
+//! own for each test.
 //!
 //! What belongs here: what is said on the wire, call by call, and what many connections see
 //! together. Cuts at any byte, and logs that are late, belong to `tests/simulation`.

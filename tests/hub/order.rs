@@ -78,10 +78,10 @@ fn everybody_sees_the_same_order_and_each_publishers_own_is_kept() {
     }
     let mut offsets = vec![BTreeSet::new(); CHANNELS.len()];
     for one in &done {
-        assert!(one.offset > one.after, "what was answered lies before what is asked later");
+        assert!(one.offset > one.after, "an answered publish precedes later requests");
         assert!(offsets[one.channel].insert(one.offset), "one place, one message");
         let found = &seen[0][one.channel][one.offset as usize - 1];
-        assert_eq!(*found, one.content, "it is where its publisher was told");
+        assert_eq!(*found, one.content, "it is at the position its publisher got");
     }
     for (channel, offsets) in offsets.iter().enumerate() {
         assert!(offsets.iter().copied().eq(1..=seen[0][channel].len() as u64), "no holes");

@@ -1,4 +1,4 @@
-//! Who is there: joins and leaves, users with several connections, and no ghosts.
+//! Presence: joins and leaves, users with several connections, and no members without a connection.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -241,7 +241,7 @@ fn who_names_itself_is_listed_under_its_name() {
     assert_eq!(listed(&server, "room"), [client.connection()]);
     client.get(json!({"type": "auth", "token": token(json!({"sub": "ann"}))}), "authenticated");
     assert_eq!(listed(&server, "room"), ["ann"]);
-    // One that was listed as nobody comes back as somebody, in a connection of its own.
+    // A member listed without a user returns as a user, in a connection of its own.
     let ticket = Client::open_as(&server, "bob").ticket();
     let mut other = Client::open(&server);
     other.subscribe("else");
@@ -267,7 +267,7 @@ impl Random {
 
 const USERS: [&str; 4] = ["ann", "bob", "cat", ""];
 
-/// Connections of some users and of nobody come and go, in every way; what a watcher was told adds
+/// Connections with and without users come and go, in every way; a watcher's events add
 /// up to what a model says, and so does the list.
 #[test]
 fn what_is_told_adds_up_over_a_random_run() {
@@ -279,13 +279,13 @@ fn what_is_told_adds_up_over_a_random_run() {
     let mut live: Vec<(String, Client)> = Vec::new();
     let mut model: BTreeMap<String, usize> = BTreeMap::new();
     model.insert(watcher.connection(), 1);
-    let mut told: BTreeSet<String> = model.keys().cloned().collect();
-    let mut tell = |watcher: &mut Client, kind: &str, name: &str| {
+    let mut received: BTreeSet<String> = model.keys().cloned().collect();
+    let mut expect_change = |watcher: &mut Client, kind: &str, name: &str| {
         let news = watcher.expect(kind);
         let member = &news["member"];
         let found = member["user"].as_str().map_or_else(|| text(member, "connection"), Into::into);
         assert_eq!(found, name);
-        let changed = if kind == "join" { told.insert(found) } else { told.remove(&found) };
+        let changed = if kind == "join" { received.insert(found) } else { received.remove(&found) };
         assert!(changed, "{name}: {kind} is news");
     };
     for _ in 0..250 {
@@ -301,7 +301,7 @@ fn what_is_told_adds_up_over_a_random_run() {
             let count = model.entry(name.clone()).or_insert(0);
             *count += 1;
             if *count == 1 {
-                tell(&mut watcher, "join", &name);
+                expect_change(&mut watcher, "join", &name);
             }
             live.push((name, client));
             continue;
@@ -320,7 +320,7 @@ fn what_is_told_adds_up_over_a_random_run() {
             _ => drop(client.unsubscribe("room")),
         }
         if last {
-            tell(&mut watcher, "leave", &name);
+            expect_change(&mut watcher, "leave", &name);
         } else {
             let members: usize = model.values().sum();
             wait_until("it has left", || got(&server, "/v1/channels/room")["members"] == members);
@@ -329,6 +329,6 @@ fn what_is_told_adds_up_over_a_random_run() {
         all.sort();
         assert_eq!(all, model.keys().cloned().collect::<Vec<_>>());
     }
-    assert!(told.iter().eq(model.keys()), "{told:?} {model:?}");
+    assert!(received.iter().eq(model.keys()), "{received:?} {model:?}");
     watcher.is_silent("room");
 }

@@ -1,4 +1,4 @@
-//! Every verb and what it is answered with.
+//! Every verb and its answers.
 
 use std::fmt::Write as _;
 
@@ -166,7 +166,7 @@ fn history_is_read_in_pages_in_either_direction() {
         let mut object = json!({"type": "history", "channel": "room"});
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let page = client.get(object, "history");
-        assert_eq!(position(&page), places[5], "where the channel stands");
+        assert_eq!(position(&page), places[5], "the channel's position");
         let messages = page["messages"].as_array().unwrap();
         messages.iter().map(|one| one["content"].as_u64().unwrap()).collect::<Vec<_>>()
     };

@@ -1,4 +1,4 @@
-//! Coming back by `since`: all that was missed, or none of it.
+//! Recovery by `since`: all missed messages, or none.
 
 use serde_json::{Value, json};
 

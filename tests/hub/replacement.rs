@@ -1,5 +1,5 @@
-//! A client that comes back while its old connection still lives: it takes that one's place,
-//! whatever is limited, and is never rejected because of itself.
+//! A client that returns while its old connection still lives replaces it, whatever is limited, and
+//! is never rejected because of itself.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What takes rights away, and from what: the table of PROTOCOL.md, cell by cell.
+//! Every way to revoke a right, and its effect: the table of PROTOCOL.md, cell by cell.
 
 use seawall::auth::SigningKey;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ struct Left {
     open: &'static str,
     /// What resuming is answered with: by its first ticket, and by the present one.
     tickets: [&'static str; 2],
-    /// And what the channels of its grants are, to a client that has authenticated anew.
+    /// And what the channels of its grants are, to a client that has authenticated again.
     grants: [&'static str; 2],
     /// What subscribing to `token:b` is answered with.
     identity: &'static str,

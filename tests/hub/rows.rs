@@ -79,8 +79,8 @@ fn every_request_has_the_fields_of_its_row() {
             let whole = object(&client, &|_, _| true);
             if *required {
                 let without = object(&client, &|one, _| one != name);
-                let told = client.refused(without, "bad_request");
-                assert!(told.contains(name.as_str()), "{kind} without {name}: {told}");
+                let received = client.refused(without, "bad_request");
+                assert!(received.contains(name.as_str()), "{kind} without {name}: {received}");
             }
             let mut wrong = whole.clone();
             wrong[name] = json!([{"no": "such kind"}]);
@@ -231,7 +231,7 @@ fn check_configured(what: &str, answer: &str) {
             let both = format!("{}, or close {}", raw.answer().0, late.closed());
             assert_eq!(both, answer);
         }
-        // No answer tells of them: the bounds are checked in the simulation.
+        // No answer shows them: the bounds are checked in the simulation.
         "unanswered requests per connection" | "bytes queued for a client" => {
             assert!(answer.starts_with("not read from"), "{answer}");
         }
@@ -322,9 +322,9 @@ fn members_of_a_channel_without_presence_are_not_found() {
     let mut client = Client::open(&server);
     client.subscribe("bare");
     client.subscribe("kept");
-    let told = client.refused(json!({"type": "presence", "channel": "bare"}), "not_found");
+    let received = client.refused(json!({"type": "presence", "channel": "bare"}), "not_found");
     let (status, answer) = get(&server, "/v1/channels/bare/presence");
-    assert_eq!((status, &answer["error"]["message"]), (404, &json!(told)));
+    assert_eq!((status, &answer["error"]["message"]), (404, &json!(received)));
     let page = client.get(json!({"type": "presence", "channel": "kept"}), "presence");
     let (_, answer) = get(&server, "/v1/channels/kept/presence");
     assert_eq!((&answer["count"], &answer["members"]), (&page["count"], &page["members"]));

@@ -1,5 +1,4 @@
-//! Readers that do not keep up, under each policy: what they get, and that the server's memory is
-//! bound.
+//! Slow readers under each policy: what they receive, and that the server's memory is bounded.
 
 use serde_json::{Value, json};
 
@@ -24,7 +23,7 @@ fn dropped(server: &Server, policy: &str) -> u64 {
     server.metrics().get(&format!("dropped_{policy}_total"))
 }
 
-/// Publishes far more than waits for anybody, to readers that rest, and to one that reads.
+/// Publishes far more than any queue holds, to readers that pause, and to one that reads.
 fn flood(server: &Server, slow: &mut [Client]) -> Client {
     slow.iter_mut().for_each(|one| drop(one.subscribe("room")));
     let mut fast = Client::open(server);

@@ -1,4 +1,4 @@
-//! Tickets: what they bring back, and every kind that brings nothing.
+//! Tickets: what they restore, and every kind that is rejected.
 
 use std::time::Duration;
 
@@ -146,7 +146,7 @@ fn who_was_disconnected_has_only_void_tickets() {
     std::thread::sleep(Duration::from_millis(5));
     let again = Client::open_as(&server, "ann").ticket();
     Client::open(&server).get(resume(&again), "resumed");
-    // A connection of nobody's, and the ones that continued it.
+    // An anonymous connection, and the ones that resumed it.
     let server = Server::start("");
     let old = Client::open(&server);
     let mut new = Client::open(&server);

@@ -1,4 +1,4 @@
-//! How many may connect, and what the others are told.
+//! Admission: how many may connect, and the answers to the others.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -117,7 +117,7 @@ fn who_is_refused_and_says_nothing_does_not_hold_up_the_end() {
     other.send(&close(1001));
     other.end();
     let (status, _) = silent.answer();
-    assert_eq!(status, 503, "it is told, though it has asked nothing");
+    assert_eq!(status, 503, "it gets an answer, though it has sent nothing");
     assert_eq!(server.wait(Duration::from_mins(1)).code(), Some(0), "{}", server.log());
     assert!(server.log().contains("all connections closed"), "{}", server.log());
     drop(flood);
@@ -151,10 +151,14 @@ fn node_and_route_have_room_for_so_many() {
     let open = |path| attempt(&server, path, "", "127.0.0.1");
     let small = open("/small").unwrap();
     refused(open("/small"), 503, "path is at its connection limit");
-    wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 1);
+    wait_until("the rejected connection is closed", || {
+        server.metrics().sum("shard_connections") == 1
+    });
     let others: Vec<_> = (0..2).map(|_| open("/echo").unwrap()).collect();
     refused(open("/echo"), 503, "server is at its connection limit");
-    wait_until("who was refused is gone", || server.metrics().sum("shard_connections") == 3);
+    wait_until("the rejected connections are closed", || {
+        server.metrics().sum("shard_connections") == 3
+    });
     bye(small);
     wait_until("it has left", || server.metrics().sum("shard_connections") == 2);
     open("/small").expect("its place is free");

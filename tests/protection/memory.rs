@@ -1,4 +1,4 @@
-//! Short of memory: what is refused, in which order, and that nothing is closed for it.
+//! Memory shortage: what is rejected, in which order, and that no connection is closed for it.
 
 use crate::support::metrics::{get, request};
 use crate::support::raw::request_with;

@@ -1,4 +1,4 @@
-//! How much may be done in a second, and what becomes of the rest.
+//! Rate limits, and what happens to messages above them.
 
 use crate::support::raw::{FIN, PING, PONG, TEXT, frame, request_with};
 use crate::support::{Raw, Server, wait_until};
@@ -11,7 +11,7 @@ fn echo(server: &Server) -> Raw {
     raw
 }
 
-/// Sends so many small messages at once, and returns how many come back before the answer to a
+/// Sends this many small messages at once, and returns how many come back before the answer to a
 /// ping behind them; `limits` must leave room for the ping.
 fn come_back(raw: &mut Raw, messages: usize) -> usize {
     let mut bytes = Vec::new();
@@ -115,7 +115,7 @@ fn no_resume_passes_by_the_rate_of_subscriptions() {
     say(&mut raw, &resume(&places.join(",")));
     assert_eq!(said(&mut raw)["code"], "rate_limited");
     say(&mut raw, &resume(""));
-    assert_eq!(said(&mut raw)["code"], "unauthorized", "one without channels is looked at");
+    assert_eq!(said(&mut raw)["code"], "unauthorized", "a connection without channels is reviewed");
     // After a rest, as on a new connection, more than a burst may come at once.
     say(&mut hub(&server, ""), &resume(&places.join(",")));
     assert!(server.metrics().get("over_rate_total{kind=\"subscribes\"}") == 1);
@@ -169,7 +169,7 @@ fn small_messages_do_not_pass_below_a_users_rate() {
         (0..100).for_each(|_| raw.send(&pings));
     }
     let received = || server.metrics().get("pings_received_total");
-    wait_until("all were looked at", || received() == sent);
+    wait_until("all were handled", || received() == sent);
     let dropped = server.metrics().get("over_rate_total{kind=\"bytes\"}");
     let passed = (sent - dropped) * size;
     let allowed = burst + (rate as f64 * began.elapsed().as_secs_f64()).ceil() as u64;

@@ -79,7 +79,7 @@ fn what_takes_a_restart_is_named_and_the_rest_is_taken() {
     for key in ["[engine]", "limits.address_prefix_v6"] {
         assert!(said.contains(key), "{key}: {said}");
     }
-    // A flag stands above the file.
+    // A flag takes precedence over the file.
     assert!(!said.contains("shards"), "{said}");
     let mut a = open(&server, "/a").unwrap();
     a.send(&crate::support::raw::text("long"));

@@ -21,7 +21,7 @@ fn open(server: &Server, path: &str, compresses: bool) -> Raw {
     client
 }
 
-/// Zeros, so many MiB of them, compressed.
+/// This many MiB of zeros, compressed.
 fn zeros(mebibytes: usize) -> Vec<u8> {
     let mut compress = Compress::new_with_window_bits(Compression::best(), false, 12);
     let mut out = Vec::with_capacity((mebibytes << 11) + 1024);
@@ -62,7 +62,7 @@ fn bombs_of_a_gibibyte_are_refused_with_flat_memory() {
         for _ in 0..5 {
             for (path, frames) in &attacks {
                 let mut client = open(&server, path, true);
-                // It may be told before it has sent everything.
+                // The Close may arrive before everything is sent.
                 let _ = std::io::Write::write_all(&mut client.stream, frames);
                 let close = client.frame();
                 assert_eq!(close.close_code(), 1009);

@@ -85,7 +85,7 @@ fn after_a_storm_every_connection_is_accounted_for() {
     assert_eq!(metrics.get("connections_open"), 10);
     let (opened, closed) = (metrics.get("opened_total"), metrics.sum("closed_total"));
     assert_eq!(opened, 10 + closed, "opened = open + closed");
-    // A client that goes at once may be gone before its request is looked at.
+    // A client that disconnects at once may be gone before its request is read.
     assert!(opened >= (6 * rounds) as u64 + 10, "{opened}");
     let ended_early = metrics.sum("refused_total")
         + metrics.get("answered_total")

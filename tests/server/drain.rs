@@ -1,4 +1,4 @@
-//! The graceful end: who is told what, and when the process is gone.
+//! The drain: what each client receives, and when the process ends.
 
 use std::time::{Duration, Instant};
 
@@ -25,13 +25,13 @@ fn sigterm_closes_everybody_with_1001_and_exits_with_0() {
 fn a_call_drains_too_and_a_message_on_its_way_is_finished() {
     let mut server = Server::start("[drain]\ndeadline_ms = 20_000\n");
     let mut idle = Raw::open(server.address());
-    let mut amid = Raw::open(server.address());
+    let mut split = Raw::open(server.address());
     let (first, second) = (frame(TEXT, b"one half, "), frame(FIN, b"and the other"));
     idle.echo("open");
     let received = || server.metrics().get("bytes_received_total");
     let before = received();
-    amid.send(&first);
-    amid.send(&second[..3]);
+    split.send(&first);
+    split.send(&second[..3]);
     let bytes = first.len() as u64 + 3;
     wait_until("the first half has arrived", || received() >= before + bytes);
     let stream = std::net::TcpStream::connect(server.admin()).unwrap();
@@ -44,11 +44,11 @@ fn a_call_drains_too_and_a_message_on_its_way_is_finished() {
     idle.end();
     assert_eq!(server.metrics().get("draining"), 1);
 
-    amid.send(&second[3..]);
-    assert_eq!(amid.frame(), Frame::text("one half, and the other"));
-    assert_eq!(amid.frame().close_code(), 1001);
-    amid.send(&close(1001));
-    amid.end();
+    split.send(&second[3..]);
+    assert_eq!(split.frame(), Frame::text("one half, and the other"));
+    assert_eq!(split.frame().close_code(), 1001);
+    split.send(&close(1001));
+    split.end();
     assert_eq!(server.wait(Duration::from_secs(15)).code(), Some(0));
     assert!(server.log().contains("draining"), "{}", server.log());
 }
@@ -88,7 +88,7 @@ fn who_does_not_answer_is_dropped_at_the_deadline() {
     assert!(begun.elapsed() >= Duration::from_millis(650), "{:?}", begun.elapsed());
 }
 
-/// While old connections are being closed over the window, new ones are told to come back.
+/// While old connections are being closed over the window, new ones are asked to retry.
 #[test]
 fn the_window_spreads_closes_and_refuses_newcomers() {
     let config = "[drain]\nwindow_ms = 3000\nat_once_connections = 0\nretry_after_s = 7\n";

@@ -20,7 +20,7 @@ fn a_log_of_json_is_json_from_the_first_line() {
     let mut facts = Vec::new();
     for line in lines.map_while(Result::ok) {
         let object: Value = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("`{line}` is no JSON: {error}"));
+            .unwrap_or_else(|error| panic!("`{line}` is not JSON: {error}"));
         if let Some(fact) = object["fields"]["fact"].as_str() {
             facts.push((fact.to_owned(), object["fields"].clone()));
         }

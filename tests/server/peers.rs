@@ -99,7 +99,7 @@ fn without_its_header_a_connection_is_closed_unanswered() {
     for bytes in &wrong {
         let mut client = Raw::connect(server.address());
         client.send(bytes);
-        // An end or a reset, but no answer: who sends no header is no client.
+        // An end or a reset, but no answer: a peer without a header is not a client.
         assert_eq!(client.rest().unwrap_or_default(), b"");
     }
     assert_eq!(server.metrics().get("proxy_errors_total"), wrong.len() as u64);

@@ -11,7 +11,7 @@ use crate::support::{Raw, Server, wait_until};
 fn refused(address: SocketAddr, request: &[u8]) -> (u16, String) {
     let mut client = Raw::connect(address);
     client.send(request);
-    // Time for the answer to be on its way before what nobody wants arrives.
+    // Time for the answer to be sent before the unwanted input arrives.
     for _ in 0..10 {
         client.send(&[b'x'; 10_000]);
         std::thread::sleep(Duration::from_millis(2));
@@ -50,7 +50,7 @@ fn a_refusal_is_read_whole_whatever_follows_the_request() {
     assert_eq!(metrics.get("opened_total"), 0);
 }
 
-/// What proxies, browsers and embedded clients send along is no reason to reject an upgrade.
+/// What proxies, browsers and embedded clients add is no reason to reject an upgrade.
 #[test]
 fn upgrades_as_peers_send_them_are_accepted() {
     let server = Server::start("");

@@ -20,7 +20,7 @@ fn connections_move_to_less_loaded_shards() {
     assert_eq!(numbers.get("connections_open"), 200);
 }
 
-/// A shard without connections goes on answering while another one drains.
+/// A shard without connections keeps answering while another one drains.
 #[test]
 fn emptied_shards_answer_until_all_are_empty() {
     let mut server = Server::start("shards = 4\n[[route]]\nclose_timeout_ms = 120_000\n");

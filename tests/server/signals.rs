@@ -27,7 +27,7 @@ fn minds(child: &Child, signal: i32) -> bool {
         .any(|mask| u64::from_str_radix(mask, 16).is_ok_and(|mask| mask >> (signal - 1) & 1 == 1))
 }
 
-/// A start that has just taken over its signals, and so many steps of 250 µs later.
+/// A start that has just taken over its signals, and this many steps of 250 µs later.
 fn early(step: u32) -> (Child, std::path::PathBuf) {
     let (mut command, path) = command(&ARGUMENTS, "");
     let child = command.spawn().unwrap();

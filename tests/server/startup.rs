@@ -1,4 +1,4 @@
-//! Starts that fail: the message tells cause and cure, and the exit code is not 0.
+//! Failed starts: the message has reason and remedy, and the exit code is not 0.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -27,7 +27,7 @@ fn failure(arguments: &[&str], config: &str) -> String {
 }
 
 #[track_caller]
-fn tells(text: &str, words: &[&str]) {
+fn assert_contains(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "`{word}` is missing in: {text}");
     }
@@ -51,7 +51,7 @@ fn a_bad_configuration_names_the_key() {
         ("[[listener", &["line 1"]),
     ];
     for (config, words) in cases {
-        tells(&failure(&[], config), words);
+        assert_contains(&failure(&[], config), words);
     }
 }
 
@@ -62,7 +62,10 @@ fn a_missing_file_is_named() {
     let output = command.output().expect("the server can be started");
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).expect("messages are text");
-    tells(&text, &["cannot read", path.to_str().expect("the path is text"), "No such file"]);
+    assert_contains(
+        &text,
+        &["cannot read", path.to_str().expect("the path is text"), "No such file"],
+    );
 }
 
 #[test]
@@ -70,26 +73,26 @@ fn a_busy_port_is_told_with_its_cure() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let text = failure(&["--listen", &address, "--admin", ""], "");
-    tells(&text, &[&address, "in use", "ss -ltnp"]);
+    assert_contains(&text, &[&address, "in use", "ss -ltnp"]);
     let text = failure(&["--listen", "127.0.0.1:0", "--admin", &address], "");
-    tells(&text, &[&address, "in use", "--admin"]);
+    assert_contains(&text, &[&address, "in use", "--admin"]);
 }
 
 #[test]
 fn an_address_of_another_host_is_told() {
     let anybody = "--auth-allow-anonymous";
     let text = failure(&["--listen", "192.0.2.1:0", "--admin", "", anybody], "");
-    tells(&text, &["192.0.2.1", "no interface", "ip addr"]);
+    assert_contains(&text, &["192.0.2.1", "no interface", "ip addr"]);
 }
 
 #[test]
 fn unknown_flags_and_values_are_told() {
-    tells(&failure(&["--shard", "2"], ""), &["--shard", "--shards"]);
-    tells(&failure(&["--shards", "1025"], ""), &["--shards", "0 to 1024", "1025"]);
-    tells(&failure(&["--shards", "many"], ""), &["--shards", "many"]);
-    tells(&failure(&["surplus"], ""), &["surplus", "Usage"]);
+    assert_contains(&failure(&["--shard", "2"], ""), &["--shard", "--shards"]);
+    assert_contains(&failure(&["--shards", "1025"], ""), &["--shards", "0 to 1024", "1025"]);
+    assert_contains(&failure(&["--shards", "many"], ""), &["--shards", "many"]);
+    assert_contains(&failure(&["surplus"], ""), &["surplus", "Usage"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
     let output = command.arg("swim").stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    tells(&String::from_utf8(output.stderr).unwrap(), &["swim", "Usage"]);
+    assert_contains(&String::from_utf8(output.stderr).unwrap(), &["swim", "Usage"]);
 }

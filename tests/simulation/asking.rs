@@ -1,4 +1,4 @@
-//! Upgrades that wait for a backend: decided late, never, or for nobody any more.
+//! Upgrades that wait for a backend: decided late, never, or after the client has gone.
 
 use std::sync::{Arc, Mutex};
 
@@ -317,7 +317,7 @@ fn limits_count_those_that_wait() {
     let three = connect(&world.network);
     three.write(REQUEST);
     expect_status(&mut world, &three, 429);
-    assert_eq!(desk.len(), 0, "an address over its limit asks nobody");
+    assert_eq!(desk.len(), 0, "an address over its limit asks no backend");
     reply(&world, &first, accept());
     reply(&world, &second, accept());
     expect_status(&mut world, &one, 101);

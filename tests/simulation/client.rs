@@ -31,7 +31,7 @@ enum End {
     Fin,
     /// Breaks the connection at some moment.
     Reset,
-    /// Stays until told to leave.
+    /// Stays until the test ends it.
     Hold,
     /// Sends garbage instead of frames.
     Garbage,
@@ -49,7 +49,7 @@ pub(crate) struct Behaviour {
     end: End,
     messages: usize,
     size_max: u64,
-    /// Reads only so many bytes a step.
+    /// Reads only this many bytes per step.
     slow: bool,
     /// Offers to compress, and does so as it is answered.
     offer: Option<&'static str>,
@@ -326,7 +326,7 @@ impl Client {
         }
     }
 
-    /// Parses with the field's codec: whatever is no frame (such as HTTP) fails here.
+    /// Parses with the field's codec: anything but a frame (such as HTTP) fails here.
     fn next_frame(&mut self, seed: u64) -> Option<(OpCode, bool, Vec<u8>)> {
         let mut cursor = Cursor::new(&self.incoming);
         let parsed = FrameHeader::parse(&mut cursor);

@@ -83,7 +83,7 @@ fn demand(world: &World, kind: &str) -> (&'static str, Vec<u8>) {
             let one = r#"{"type":"auth","token":"a.b.c"}"#;
             ("/ws", frame(network, 0x81, one.repeat(400).as_bytes()))
         }
-        other => panic!("{other} is no kind"),
+        other => panic!("{other} is not a kind"),
     }
 }
 

@@ -143,7 +143,7 @@ fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
     while world.totals().gauges.open < 20 {
         world.step();
     }
-    assert_eq!(world.totals().gauges.parked, 20, "who has said nothing is watched from the start");
+    assert_eq!(world.totals().gauges.parked, 20, "silent connections are watched from the start");
     seconds(&mut world, 30);
     let totals = world.totals();
     assert_eq!(totals.gauges.open, 20);
@@ -153,7 +153,7 @@ fn a_quiet_connection_is_parked_and_a_busy_one_is_not() {
     let (woken, pongs) = (totals.counters.unparked, totals.counters.pongs_received);
     assert!(woken < pongs, "and mostly stay so: {woken} of {pongs} pongs woke one");
     for _ in 0..10 {
-        world.clients.iter_mut().take(5).for_each(|client| client.send_text("anybody there?"));
+        world.clients.iter_mut().take(5).for_each(|client| client.send_text("are you there?"));
         (0..20).for_each(|_| world.step());
     }
     let totals = world.totals();
@@ -211,7 +211,7 @@ fn a_mass_disconnect_delays_others_by_turns_and_not_by_all_of_it() {
         }
         world.run_clients();
         world.clients[..1999].iter_mut().for_each(Client::vanish);
-        // All of them stand in line by then.
+        // All of them are queued by then.
         world.step();
         world.clients[1999].send_text("still served?");
         let answered = (0..200).any(|_| {
@@ -242,7 +242,7 @@ fn a_full_shard_says_so_and_recovers() {
     let totals = world.totals();
     assert_eq!(totals.gauges.open, 10, "as many are open as may be");
     let unavailable = totals.counters.refused().find(|(code, _)| *code == "unavailable");
-    assert_eq!(unavailable.map(|(_, count)| count), Some(20), "the rest is told 503");
+    assert_eq!(unavailable.map(|(_, count)| count), Some(20), "the rest gets 503");
     world.clients.iter_mut().for_each(Client::leave);
     world.run_clients();
     let again = Client::connect(&world.network, 0, Behaviour::echo(3));

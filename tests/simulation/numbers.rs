@@ -24,7 +24,7 @@ fn recorded(values: impl IntoIterator<Item = u64>) -> Histogram<u64> {
     recorder.histogram()
 }
 
-/// A connection that does what it is told when it is told.
+/// A connection that acts on command.
 pub(crate) fn connect(network: &Network) -> Peer {
     network.connect(0, 0, Some(([127, 0, 0, 1], 40_000).into()))
 }

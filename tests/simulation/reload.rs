@@ -1,4 +1,4 @@
-//! Other configurations amid traffic: random values of every option, taken from the table.
+//! Reloads during traffic: random values of every option, from the table.
 
 use std::sync::Arc;
 

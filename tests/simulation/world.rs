@@ -64,7 +64,7 @@ impl World {
         Self::with_crowd(seed, shards, faults, make_log, 8, change)
     }
 
-    /// The same with so many receive buffers a shard, for more connections than are common.
+    /// The same with this many receive buffers per shard, for more connections than are common.
     pub(crate) fn with_crowd(
         seed: u64,
         shards: u16,
@@ -271,7 +271,7 @@ impl World {
         self.end(|| Mail::Stop, 0);
     }
 
-    /// Drains while so much time passes with every step.
+    /// Drains while this much time passes with every step.
     pub(crate) fn drain_slowly(&mut self, ns: u64) {
         self.end(|| Mail::Drain, ns);
     }
@@ -317,12 +317,12 @@ impl World {
         assert_eq!(self.network.open_sockets(), 0, "seed {seed}: every socket is closed");
         assert_eq!(gauges.handshakes, 0, "seed {seed}: no handshake is under way");
         let retold = seed % 3 != 1 || self.turns < 200 || self.told > 0;
-        assert!(retold, "seed {seed}: some connection could be told as data");
+        assert!(retold, "seed {seed}: a connection could be serialized");
         let counted = self.directory.admission().connections();
-        assert_eq!(counted, 0, "seed {seed}: whoever was let in has left");
+        assert_eq!(counted, 0, "seed {seed}: every admission count is zero");
         assert_eq!(gauges.slots, 0, "seed {seed}: no slot lives");
         assert_eq!(gauges.open, 0, "seed {seed}: no WebSocket is open");
-        assert_eq!(gauges.parked, 0, "seed {seed}: nobody is parked");
+        assert_eq!(gauges.parked, 0, "seed {seed}: no connection is parked");
         assert_eq!(gauges.outbox_bytes, 0, "seed {seed}: outboxes are accounted for");
         assert_eq!(gauges.partial_bytes, 0, "seed {seed}: nothing partial is held");
         assert_eq!(gauges.inflaters_leased, 0, "seed {seed}: every inflater came back");

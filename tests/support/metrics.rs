@@ -1,4 +1,4 @@
-//! The server's numbers, as `/metrics` tells them.
+//! The server's metrics, as read from `/metrics`.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ impl Metrics {
     #[track_caller]
     pub(crate) fn get(&self, name: &str) -> u64 {
         let name = format!("seawall_{name}");
-        *self.0.get(&name).unwrap_or_else(|| panic!("there is no {name}"))
+        *self.0.get(&name).unwrap_or_else(|| panic!("no metric {name}"))
     }
 
     /// The same, if it is there.
@@ -28,7 +28,7 @@ impl Metrics {
         let start = format!("seawall_{family}{{");
         let values: Vec<u64> =
             self.0.iter().filter(|(name, _)| name.starts_with(&start)).map(|(_, v)| *v).collect();
-        assert!(!values.is_empty(), "there is no {start}");
+        assert!(!values.is_empty(), "no metric {start}");
         values.into_iter().sum()
     }
 }

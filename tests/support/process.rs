@@ -142,7 +142,7 @@ impl Server {
         fs::write(&self.config, config).expect("the configuration can be written");
         let before = self.log().len();
         self.signal("HUP");
-        super::wait_until("the configuration was looked at", || {
+        super::wait_until("the reload is logged", || {
             self.log()[before..].contains("configuration re")
         });
         self.log()[before..].to_owned()
@@ -183,7 +183,7 @@ impl Server {
         let status = status.expect("the server lives");
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let words = line.and_then(|line| line.split_whitespace().next());
-        words.and_then(|kib| kib.parse().ok()).expect("the kernel tells RssAnon")
+        words.and_then(|kib| kib.parse().ok()).expect("the kernel reports RssAnon")
     }
 }
 

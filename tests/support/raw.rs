@@ -96,7 +96,7 @@ fn shortened(bytes: &[u8]) -> String {
     format!("{start} ({} bytes)", bytes.len())
 }
 
-/// A connection; what was received and not yet looked at stays with it.
+/// A connection; keeps received bytes that are not yet read.
 pub(crate) struct Raw<S = TcpStream> {
     pub(crate) stream: S,
     received: Vec<u8>,
@@ -166,7 +166,7 @@ impl<S: Read + Write> Raw<S> {
     #[track_caller]
     fn at_least(&mut self, len: usize) {
         while self.received.len() < len {
-            let more = self.more().expect("the server goes on");
+            let more = self.more().expect("the server continues");
             assert!(more, "the stream ended early, after {:?}", shortened(&self.received));
         }
     }

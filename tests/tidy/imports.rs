@@ -60,7 +60,7 @@ fn module_of(path: &Path) -> String {
     parts.join("::").trim_end_matches(".rs").trim_end_matches("::mod").to_owned()
 }
 
-/// The module so many levels above another.
+/// The module this many levels above another.
 fn module_above(module: &str, levels: usize) -> Option<String> {
     let parts: Vec<&str> = module.split("::").collect();
     (parts.len() > levels).then(|| parts[..parts.len() - levels].join("::"))

@@ -31,8 +31,8 @@ fn requests_of_one_frame_leave_turns_to_others() {
         sent == PINGS as u64 + 3
     });
     assert!(most <= 1100, "{most} replies in one turn");
-    let told = objects(&peer);
-    let kinds: Vec<_> = told.iter().map(|one| one["type"].as_str().unwrap()).collect();
+    let received = objects(&peer);
+    let kinds: Vec<_> = received.iter().map(|one| one["type"].as_str().unwrap()).collect();
     assert_eq!(kinds[..3], ["welcome", "subscribed", "unsubscribed"]);
     assert!(kinds[3..].iter().all(|kind| *kind == "pong"));
 }
@@ -61,9 +61,9 @@ fn slow_fanout() -> (World, Vec<Peer>) {
 }
 
 /// Publishers that are faster than the fan-out are made to wait; what they had on its way is
-/// dropped past twice the bound, and each member told before it hears of what follows.
+/// dropped past twice the bound, and each member gets a gap before it receives what follows.
 #[test]
-fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
+fn publishers_faster_than_the_fanout_wait_and_members_receive_every_gap() {
     let (mut world, members) = slow_fanout();
     let content = "x".repeat(CONTENT_BYTES);
     let publish = json!({"type": "publish", "channel": "a", "content": content});
@@ -97,7 +97,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
             }
             stands = offset;
         }
-        assert_eq!(stands, PUBLISHERS * EACH, "each hears of the last one, or of its loss");
+        assert_eq!(stands, PUBLISHERS * EACH, "each receives the last one, or a gap");
     }
     members.iter().chain(&publishers).for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
@@ -105,7 +105,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_hear_of_every_gap() {
     world.check_laws(true);
 }
 
-/// However fast somebody publishes, members lag by some batches at most: the rest waits outside.
+/// However fast a client publishes, members lag by some batches at most: the rest stays unread.
 #[test]
 fn a_publisher_waits_for_the_members_of_its_channel() {
     let (mut world, members) = slow_fanout();
@@ -128,7 +128,7 @@ fn a_publisher_waits_for_the_members_of_its_channel() {
     world.check_laws(true);
 }
 
-/// A reload that narrows rights has all connections looked at, a bounded number in each turn.
+/// A reload that narrows rights reviews all connections, a bounded number in each turn.
 #[test]
 fn a_reload_ends_subscriptions_in_portions() {
     const LOOKS: u64 = 20;
@@ -136,7 +136,7 @@ fn a_reload_ends_subscriptions_in_portions() {
     let mut world = crowd_of(2);
     let looks = |file: &mut File| file.engine.turn_fanout_max = LOOKS as u32;
     world.reload(looks);
-    // One with more subscriptions than are looked at in a turn is among them.
+    // One with more subscriptions than one turn reviews is among them.
     let subscribe = |n: usize| json!({"type": "subscribe", "channel": format!("a{n}")});
     let kept = json!({"type": "subscribe", "channel": "kept"});
     let mut peers = vec![connect(&world, 0, &(0..CHANNELS).map(subscribe).collect::<Vec<_>>())];
@@ -162,14 +162,17 @@ fn a_reload_ends_subscriptions_in_portions() {
         sent = numbers.counters.messages_sent;
         numbers.gauges.channel_members == 5 * MEMBERS
     });
-    assert_eq!(sent - before, members - 5 * MEMBERS, "each is told once");
+    assert_eq!(sent - before, members - 5 * MEMBERS, "each is notified once");
     assert!(most <= 2 * LOOKS, "{most} in one turn of two shards");
     // What was queued last has yet to leave.
     (0..50).for_each(|_| world.turn_shards());
     for peer in &peers {
-        let told = objects(peer);
-        let ended: Vec<_> = told.iter().filter(|one| one["type"] == "unsubscribed").collect();
-        assert!(!ended.is_empty() && ended.iter().all(|one| one["channel"] != "kept"), "{told:?}");
+        let received = objects(peer);
+        let ended: Vec<_> = received.iter().filter(|one| one["type"] == "unsubscribed").collect();
+        assert!(
+            !ended.is_empty() && ended.iter().all(|one| one["channel"] != "kept"),
+            "{received:?}"
+        );
     }
     peers.iter().for_each(Peer::reset);
     (0..100).for_each(|_| world.turn_shards());
@@ -177,7 +180,7 @@ fn a_reload_ends_subscriptions_in_portions() {
     world.check_laws(true);
 }
 
-/// Recovered messages that wait for one slow reader are no reason for others to reload.
+/// Recovered messages that wait for one slow reader do not make others reload.
 #[test]
 fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
     const EACH: u64 = 30;
@@ -204,9 +207,10 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
         numbers.counters.publishes == count && numbers.gauges.outbox_bytes == 0
     });
     (0..20).for_each(|_| world.turn_shards());
-    let told = objects(&publisher);
+    let received = objects(&publisher);
     let subscribe = |channel: &str| {
-        let place = told.iter().find(|one| one["channel"] == channel).expect("it was published");
+        let place =
+            received.iter().find(|one| one["channel"] == channel).expect("it was published");
         let since = json!({"epoch": place["epoch"], "offset": 0});
         json!({"type": "subscribe", "channel": channel, "since": since})
     };
@@ -223,8 +227,8 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
             world.totals().counters.deliveries >= before + EACH
         });
         (0..20).for_each(|_| world.turn_shards());
-        let told = objects(&other);
-        assert_eq!((&told[1]["recovered"], told.len() as u64), (&json!(true), 2 + EACH));
+        let received = objects(&other);
+        assert_eq!((&received[1]["recovered"], received.len() as u64), (&json!(true), 2 + EACH));
         other.reset();
     }
     slow.set_window(usize::MAX);
@@ -233,9 +237,9 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
         gauges.recovering_bytes + gauges.outbox_bytes == 0
     });
     (0..20).for_each(|_| world.turn_shards());
-    let told = objects(&slow);
-    assert_eq!(told.len() as u64, 4 + 2 * EACH);
-    let outcomes = told.iter().filter(|one| one["type"] == "subscribed");
+    let received = objects(&slow);
+    assert_eq!(received.len() as u64, 4 + 2 * EACH);
+    let outcomes = received.iter().filter(|one| one["type"] == "subscribed");
     let outcomes: Vec<_> = outcomes.map(|one| one["recovered"].as_bool().unwrap()).collect();
     assert_eq!(outcomes, [true, true, false]);
     assert_eq!(world.totals().gauges.recovering_bytes, 0);

@@ -80,8 +80,12 @@ fn a_message_reaches_each_of_a_hundred_thousand_members_once() {
     });
     (0..20).for_each(|_| world.turn_shards());
     for member in &members {
-        let told = objects(member);
-        assert_eq!((told.len(), &told[1]["type"]), (2, &json!("subscribed")), "{told:?}");
+        let received = objects(member);
+        assert_eq!(
+            (received.len(), &received[1]["type"]),
+            (2, &json!("subscribed")),
+            "{received:?}"
+        );
     }
     let publishes: Vec<_> = (0..MESSAGES)
         .map(|n| json!({"type": "publish", "channel": "crowd", "content": n}))
@@ -92,12 +96,12 @@ fn a_message_reaches_each_of_a_hundred_thousand_members_once() {
     });
     (0..20).for_each(|_| world.turn_shards());
     for member in &members {
-        let told = objects(member);
-        let places = told.iter().map(|one| (one["offset"].as_u64(), one["content"].as_u64()));
-        assert!(places.eq((0..MESSAGES).map(|n| (Some(n + 1), Some(n)))), "{told:?}");
+        let received = objects(member);
+        let places = received.iter().map(|one| (one["offset"].as_u64(), one["content"].as_u64()));
+        assert!(places.eq((0..MESSAGES).map(|n| (Some(n + 1), Some(n)))), "{received:?}");
     }
     members.iter().chain([&publisher]).for_each(Peer::reset);
-    until(&mut world, "nobody is left", |world| {
+    until(&mut world, "no member is left", |world| {
         let gauges = world.totals().gauges;
         gauges.slots == 0 && gauges.channel_members == 0
     });

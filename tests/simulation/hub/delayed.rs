@@ -14,7 +14,7 @@ use seawall::hub::{
 #[derive(Clone, Default)]
 pub(crate) struct Broker {
     logs: Arc<Mutex<Vec<Arc<Mutex<Late>>>>>,
-    /// Of a hundred commands so many fail.
+    /// Percentage of commands that fail.
     failures: usize,
 }
 
@@ -40,7 +40,7 @@ impl Broker {
 }
 
 struct Late {
-    /// Done, and not told yet.
+    /// Done, and not yet reported.
     held: Vec<Done>,
     ready: VecDeque<Done>,
     bell: Arc<dyn Bell>,
@@ -104,7 +104,7 @@ struct DelayedLog {
 }
 
 impl DelayedLog {
-    /// Whether a command fails, which is then told as late as anything.
+    /// Whether a command fails; the failure is reported as late as a success.
     fn fails(&mut self, ticket: u64, channel: u32) -> bool {
         assert!(self.channels[&channel].1, "commands follow once the channel is open");
         let mut late = self.late.lock().unwrap();

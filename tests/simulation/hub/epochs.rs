@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::crowd::{connect, objects, until};
 use crate::world::World;
 
-/// Forgets its channel when it is told to.
+/// Forgets its channel on request.
 struct Forgetful {
     inner: MemoryLog,
     channel: Option<(ChannelName, u32, Retention)>,
@@ -102,10 +102,10 @@ impl Log for Forgetful {
 #[test]
 fn members_are_told_first_when_the_past_is_lost() {
     let forget = Arc::new(AtomicBool::new(false));
-    let told = forget.clone();
+    let received = forget.clone();
     let make_log = Arc::new(move |_: u16, _| -> Box<dyn Log> {
         let inner = MemoryLog::new(HistoryBudget::new(1 << 20));
-        Box::new(Forgetful { inner, channel: None, is_watched: false, forget: told.clone() })
+        Box::new(Forgetful { inner, channel: None, is_watched: false, forget: received.clone() })
     });
     let mut world = World::with_hub(1, 2, Faults::default(), make_log, |_| {});
     let subscribe = json!({"type": "subscribe", "channel": "a"});
@@ -124,12 +124,12 @@ fn members_are_told_first_when_the_past_is_lost() {
     let second = publishes(&mut world, 12);
     (0..20).for_each(|_| world.turn_shards());
     for member in &members {
-        let told = objects(member);
-        let old = &told[1]["epoch"];
-        let places = told[2..].iter().map(|one| (one["type"].as_str(), one["offset"].as_u64()));
+        let received = objects(member);
+        let old = &received[1]["epoch"];
+        let places = received[2..].iter().map(|one| (one["type"].as_str(), one["offset"].as_u64()));
         let places: Vec<_> = places.map(|(kind, at)| (kind.unwrap(), at.unwrap())).collect();
         // The log looks for its past once what it was asked before is done.
-        let gap = told.iter().find(|one| one["type"] == "gap").expect("they are told");
+        let gap = received.iter().find(|one| one["type"] == "gap").expect("they receive a gap");
         assert_eq!((&gap["reason"], &gap["channel"]), (&json!("epoch"), &json!("a")));
         assert!(gap["epoch"].is_string() && gap["epoch"] != *old, "{gap}");
         let at = places.iter().position(|(kind, _)| *kind == "gap").unwrap();

@@ -96,13 +96,13 @@ fn a_shard_that_has_rested_serves_nothing_that_is_past_its_age() {
         let (reply, mut received) = tokio::sync::oneshot::channel();
         world.post(0, history_for_backends(reply));
         (0..10).for_each(|_| world.turn_shards());
-        let told = objects(&reader);
-        for page in &told[1..3] {
+        let replies = objects(&reader);
+        for page in &replies[1..3] {
             let count = page["messages"].as_array().unwrap().len();
             assert_eq!((count, &page["offset"]), (usize::from(is_served), &json!(1)), "{page}");
         }
-        assert_eq!(told[3]["recovered"], is_served, "{}", told[3]);
-        assert_eq!(told.len(), 4 + usize::from(is_served));
+        assert_eq!(replies[3]["recovered"], is_served, "{}", replies[3]);
+        assert_eq!(replies.len(), 4 + usize::from(is_served));
         let Ok(Answer::History { messages, .. }) = received.try_recv() else { panic!("no answer") };
         assert_eq!(messages.len(), usize::from(is_served));
         [publisher, reader].iter().for_each(Peer::reset);

@@ -1,5 +1,5 @@
-//! A simulated hub client that checks what it is told: each channel's messages in order, each
-//! once, and no gap that it was not told of, however often its connection is cut.
+//! A simulated hub client that checks its messages: each channel's in order, each once, and every
+//! gap reported, however often its connection is cut.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,7 +13,7 @@ use tungstenite::protocol::frame::coding::{Control, OpCode};
 
 use crate::client::frame;
 
-/// What everybody must agree on.
+/// State that all members must agree on.
 #[derive(Default)]
 pub(crate) struct Truth {
     /// By channel, epoch and offset: the content.
@@ -143,7 +143,7 @@ impl Member {
         for (channel, sub) in self.subs.iter().filter(|(_, sub)| sub.live) {
             let (epoch, offset) = sub.position.as_ref().unwrap();
             let last = truth.last(channel, epoch);
-            assert!(*offset >= last, "seed {seed}: {} stands at {offset} of {last}", self.name);
+            assert!(*offset >= last, "seed {seed}: {} is at {offset} of {last}", self.name);
         }
     }
 
@@ -266,7 +266,7 @@ impl Member {
                 self.say(network, json!({"type": "subscribe", "channel": channel}));
             }
             3 if sub.live && !sub.asked && network.random(4) == 0 => {
-                // Starts again where it stands.
+                // Starts again at its position.
                 let (epoch, offset) = sub.position.clone().unwrap();
                 // What is on its way from before comes again.
                 (sub.asked, sub.live) = (true, false);
@@ -402,7 +402,7 @@ impl Member {
         let offset = object["offset"].as_u64().unwrap();
         let content = object["content"].as_str().unwrap();
         let sub = self.subs.get_mut(channel).unwrap();
-        // What was on its way when the subscription ended, or started anew.
+        // What was on its way when the subscription ended, or started again.
         if !sub.live {
             return;
         }

@@ -88,7 +88,7 @@ fn run(seed: u64, broker: Option<Broker>) -> Outcome {
     settle(&mut world, &mut members, seed, shards);
     assert!(members.iter().all(Member::is_gone), "seed {seed}");
     world.rest();
-    assert_eq!(world.totals().gauges.channel_members, 0, "seed {seed}: nobody is left");
+    assert_eq!(world.totals().gauges.channel_members, 0, "seed {seed}: no member is left");
     if world.broker.is_some() {
         check_forgotten(&mut world);
     }

@@ -1,4 +1,4 @@
-//! An operator who lists connections and looks at some of them, while they come and go.
+//! An operator who lists connections and inspects some of them, while they come and go.
 
 use seawall::hub::ConnectionId;
 use seawall::shard::mail::Mail;
@@ -22,7 +22,7 @@ impl Operator {
             let listed = { listed }.try_recv().expect("it has come");
             for one in listed.connections {
                 let id = ConnectionId::parse(&one.connection).expect("ids are parsed");
-                // Two look at once.
+                // Two inspect at once.
                 for _ in 0..2 {
                     let (reply, received) = oneshot::channel();
                     world.post(shard, Mail::Hub(Box::new(HubMail::Look { id, reply })));
@@ -47,7 +47,7 @@ impl Operator {
         }
     }
 
-    /// Everything that was asked has been answered by now; tells how many were seen.
+    /// Checks that every request is answered; returns how many were.
     pub(super) fn finish(mut self, seed: u64) -> usize {
         self.look();
         assert!(self.looks.is_empty(), "seed {seed}: {} looks are unanswered", self.looks.len());

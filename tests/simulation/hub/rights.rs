@@ -42,7 +42,7 @@ fn sign(claims: &Value) -> String {
     SigningKey::from_secret("", SECRET.as_bytes()).sign(claims).unwrap()
 }
 
-/// A client with what it was sent and has not looked at.
+/// A client with its unread objects.
 struct Client {
     peer: Peer,
     bytes: Vec<u8>,

@@ -39,15 +39,16 @@ fn a_shard_that_waits_is_woken_by_its_log() {
         ];
         let peer = connect(&world, 0, &requests);
         rest(&mut world);
-        let mut told = objects(&peer);
+        let mut received = objects(&peer);
         let mut steps = 0;
-        let is_told = |told: &[Value], kind: &str| told.iter().any(|one| one["type"] == kind);
-        while !["subscribed", "published", "history"].iter().all(|kind| is_told(&told, kind)) {
+        let is_told =
+            |received: &[Value], kind: &str| received.iter().any(|one| one["type"] == kind);
+        while !["subscribed", "published", "history"].iter().all(|kind| is_told(&received, kind)) {
             broker.step();
             rest(&mut world);
-            told.extend(objects(&peer));
+            received.extend(objects(&peer));
             steps += 1;
-            assert!(steps < 1000, "seed {seed}: the shard was not woken: {told:?}");
+            assert!(steps < 1000, "seed {seed}: the shard was not woken: {received:?}");
         }
         assert_eq!(world.totals().gauges.channel_members, 1, "seed {seed}");
         Peer::reset(&peer);
