@@ -105,8 +105,8 @@ impl Counts {
         self.find(hash).map_or(0, |(_, word)| (word & COUNT) as u32)
     }
 
-    /// The key's entry, and what it holds. A new client's key has none, and all are looked at:
-    /// one comparison for each, since the words with its tag and a count above 0 are consecutive.
+    /// The key's entry, and its word. A new client's key has none, and all are compared: one
+    /// comparison for each, because the words with its tag and a count above 0 are consecutive.
     fn find(&self, hash: u64) -> Option<(&AtomicU64, u64)> {
         let least = Self::tag(hash) + 1;
         set(&self.entries, hash).iter().find_map(|entry| {

@@ -64,6 +64,7 @@ impl Fingerprint {
     fn of(id: &str, algorithm: KeyAlgorithm, decoding: &DecodingKey) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
+            // Lengths keep parts apart: "a" + "bc" and "ab" + "c" must differ.
             context.update(&(bytes.len() as u64).to_be_bytes());
             context.update(bytes);
         };
@@ -176,6 +177,7 @@ impl Key {
         let parsed = match (self.algorithm, self.decoding.kind()) {
             (KeyAlgorithm::HS256, _) => return true,
             (KeyAlgorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
+                // Leading zeros do not make a modulus longer.
                 let bytes = n.iter().skip_while(|byte| **byte == 0).count();
                 let key = RsaPublicKeyComponents { n, e };
                 let parsed = key.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256);

@@ -74,6 +74,7 @@ impl Namespaces {
             list.into_iter().partition(|one| one.pattern.prefix().is_some());
         for kind in [&mut names, &mut prefixes] {
             kind.sort_by(|one, other| stem_of(one).cmp(stem_of(other)));
+            // The sort is stable, so the first one of each pattern is kept.
             kind.dedup_by(|later, kept| stem_of(later) == stem_of(kept));
         }
         let mut nested: Vec<(Namespace, Option<usize>)> = Vec::with_capacity(prefixes.len());
@@ -90,6 +91,7 @@ impl Namespaces {
         if let Ok(at) = by_name {
             return Some(&self.names[at]);
         }
+        // Every prefix of the name sorts before it or is equal to it.
         let end = self.prefixes.partition_point(|(one, _)| stem_of(one) <= channel);
         find_longest_prefix(&self.prefixes, channel, end).map(|at| &self.prefixes[at].0)
     }
@@ -121,6 +123,8 @@ fn find_longest_prefix(
         if name.starts_with(stem_of(&sorted[place].0)) {
             return at;
         }
+        // If this prefix does not match, the only candidates are prefixes of it, and the next
+        // longest one is stored with it.
         at = sorted[place].1;
     }
     None

@@ -171,18 +171,18 @@ mod tests {
 
     #[test]
     fn namespaces_decide_who_may() {
-        let (anybody, ann) = (Identity::default(), user(&[]));
+        let (anonymous, ann) = (Identity::default(), user(&[]));
         for verb in VERBS {
-            assert_eq!(refused(&anybody, None, verb, "open:a"), None);
-            assert_eq!(refused(&anybody, None, verb, "user:a"), UNAUTHORIZED);
+            assert_eq!(refused(&anonymous, None, verb, "open:a"), None);
+            assert_eq!(refused(&anonymous, None, verb, "user:a"), UNAUTHORIZED);
             assert_eq!(refused(&ann, None, verb, "user:a"), None);
-            assert_eq!(refused(&anybody, None, verb, "token:a"), UNAUTHORIZED);
+            assert_eq!(refused(&anonymous, None, verb, "token:a"), UNAUTHORIZED);
             assert_eq!(refused(&ann, None, verb, "token:a"), FORBIDDEN);
             assert_eq!(refused(&ann, None, verb, "push:a"), FORBIDDEN);
         }
-        assert_eq!(refused(&anybody, None, Permission::Subscribe, "news:a"), None);
-        assert_eq!(refused(&anybody, None, Permission::History, "news:a"), None);
-        assert_eq!(refused(&anybody, None, Permission::Publish, "news:a"), FORBIDDEN);
+        assert_eq!(refused(&anonymous, None, Permission::Subscribe, "news:a"), None);
+        assert_eq!(refused(&anonymous, None, Permission::History, "news:a"), None);
+        assert_eq!(refused(&anonymous, None, Permission::Publish, "news:a"), FORBIDDEN);
     }
 
     #[test]
@@ -194,10 +194,10 @@ mod tests {
         assert_eq!(refused(&ann, None, Permission::Presence, "token:a"), FORBIDDEN);
         assert_eq!(refused(&ann, Some("publish"), Permission::Publish, "token:a"), None);
         assert_eq!(refused(&ann, Some("publish"), Permission::Subscribe, "token:a"), None);
-        let anybody = Identity::default();
-        assert_eq!(refused(&anybody, Some("subscribe"), Permission::Subscribe, "token:a"), None);
+        let anonymous = Identity::default();
+        assert_eq!(refused(&anonymous, Some("subscribe"), Permission::Subscribe, "token:a"), None);
         assert_eq!(
-            refused(&anybody, Some("subscribe"), Permission::Presence, "token:a"),
+            refused(&anonymous, Some("subscribe"), Permission::Presence, "token:a"),
             UNAUTHORIZED
         );
     }
@@ -238,9 +238,9 @@ mod tests {
 
     #[test]
     fn without_keys_no_client_is_asked_to_authenticate() {
-        let (all, anybody) = (namespaces(), Identity::default());
+        let (all, anonymous) = (namespaces(), Identity::default());
         for channel in ["user:a", "token:a", "else"] {
-            let refusal = decide(&all, &anybody, None, Permission::Publish, channel, false);
+            let refusal = decide(&all, &anonymous, None, Permission::Publish, channel, false);
             assert_eq!(refusal.unwrap_err().kind, RefusalKind::Forbidden, "{channel}");
         }
     }

@@ -107,10 +107,12 @@ impl Sealer {
     }
 
     pub(super) fn seal(&self, purpose: Purpose, plain: Vec<u8>) -> String {
+        // The first key seals; the others only open, while they are being replaced.
         let SealKey { id, key } = &self.keys[0];
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the kernel gives random bytes");
         let mut sealed = plain;
+        // The head and the purpose are authenticated, though not encrypted.
         let aad = Aad::from([purpose.label(), &[VERSION], id].concat());
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
             .expect("a ticket is not too long for the cipher");

@@ -104,6 +104,8 @@ impl Verifier {
         let is_there = |key: &Key| {
             new.iter().flat_map(|keys| keys.iter()).any(|one| one.fingerprint == key.fingerprint)
         };
+        // A new key changes nothing for open connections, so only the first arrival and withdrawals
+        // count.
         if old.is_none_or(|old| !old.iter().all(is_there)) {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
@@ -184,11 +186,13 @@ impl Verifier {
         let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed);
         let head: Head =
             serde_json::from_slice(&decode(head)?).map_err(|_| AuthError::Malformed)?;
+        // RFC 7515 4.1.11: an unknown critical extension makes the token invalid.
         if head.crit.is_some() {
             return Err(AuthError::Malformed);
         }
         let id = head.kid.as_deref().unwrap_or_default();
         let verified = |key: &Key| {
+            // The key decides the algorithm (RFC 8725 3.1): a token cannot choose a weaker one.
             if head.alg != key.algorithm.name() {
                 return Err(AuthError::Algorithm);
             }
@@ -200,6 +204,7 @@ impl Verifier {
                 Err(_) => Err(AuthError::Malformed),
             }
         };
+        // Configured keys first: a set at a URL cannot replace one of them.
         if let Some(key) = self.fixed.iter().find(|key| key.id == id) {
             return verified(key);
         }
@@ -238,6 +243,7 @@ impl Verifier {
     }
 
     pub(super) fn begin_fetch(&self) {
+        // Clear the request before the fetch: a token that arrives during it asks for another one.
         self.wanted.store(false, Ordering::Relaxed);
         self.ids.begin();
     }

@@ -38,6 +38,7 @@ impl Wanted {
     pub(super) fn record(&self, id: &str) -> bool {
         let id = self.hashes.hash_one(id);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keyed hashes instead of ids, which clients choose and which may be long.
         if state.named.len() < IDS_MAX {
             state.named.insert(id);
         }
@@ -48,6 +49,8 @@ impl Wanted {
     /// Records the beginning of a fetch.
     pub(super) fn begin(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Ids named from here on may be newer than the fetched set, so they stay out of its
+        // verdict.
         state.fetching = std::mem::take(&mut state.named);
     }
 

@@ -158,9 +158,9 @@ mod tests {
 
     #[test]
     fn spans_have_two_units() {
-        for (s, told) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3660, "1h01m"), (90_000, "1d01h")]
+        for (s, text) in [(0, "0s"), (59, "59s"), (61, "1m01s"), (3660, "1h01m"), (90_000, "1d01h")]
         {
-            assert_eq!(format_span(s * 1000), told);
+            assert_eq!(format_span(s * 1000), text);
         }
     }
 }

@@ -17,6 +17,7 @@ fn flag_name(section: &Section, row: &Row) -> String {
 fn to_argument(section: &Section, row: &Row) -> Arg {
     let (name, full) = (flag_name(section, row), section.flag(row));
     let path = section.path(row);
+    // Common options have a short name, and are the only ones in the short help.
     let common = name != full || section.name.is_empty();
     let variable = short_variable(&path).unwrap_or_else(|| section.variable(row));
     let default = match (row.default)() {
@@ -59,6 +60,7 @@ fn to_argument(section: &Section, row: &Row) -> Arg {
         argument = argument.action(ArgAction::Append);
     }
     if row.kind == Kind::Switch {
+        // `--flag` means `--flag=true`.
         argument = argument.num_args(0..=1).default_missing_value("true");
     }
     argument

@@ -119,7 +119,7 @@ pub struct ListenError {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot listen on {}: {}: {}", self.address, self.step, self.source)?;
-        let cure = match self.source.raw_os_error() {
+        let remedy = match self.source.raw_os_error() {
             Some(libc::EADDRINUSE) if matches!(self.address, Address::Unix(_)) => {
                 "another process listens there, or it is not a socket; remove it or change the path"
             }
@@ -140,7 +140,7 @@ impl fmt::Display for ListenError {
             }
             _ => return Ok(()),
         };
-        write!(f, " ({cure})")
+        write!(f, " ({remedy})")
     }
 }
 

@@ -157,15 +157,19 @@ fn make_program(own: &[i64], fetches: bool) -> Result<(BpfProgram, usize), secco
     if fetches {
         rules.extend(FETCHING.map(|call| (call, Vec::new())));
     }
+    // Memory may be readable and writable, but never executable.
     let no_code = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![where_argument(2, no_code.clone(), 0)?]);
     }
+    // The only ioctl in use sets sockets to non-blocking mode.
     let request = where_argument(1, SeccompCmpOp::Eq, libc::FIONBIO)?;
     rules.insert(libc::SYS_ioctl, vec![request]);
+    // Threads set their names, and allocators the names of mappings.
     let names = [libc::PR_SET_NAME, libc::PR_SET_VMA]
         .map(|what| where_argument(0, SeccompCmpOp::Eq, what as u64));
     rules.insert(libc::SYS_prctl, names.into_iter().collect::<Result<_, _>>()?);
+    // All flags of a thread must be set, and no flag of a namespace.
     let threads_only = SeccompCmpOp::MaskedEq((SHARED_BY_THREADS | NAMESPACES) as u64);
     let rule = where_argument(0, threads_only, SHARED_BY_THREADS as u64)?;
     rules.insert(libc::SYS_clone, vec![rule]);

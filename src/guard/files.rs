@@ -50,6 +50,7 @@ impl Reach {
         }
         if let Some(Address::Unix(path)) = &config.admin {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            // The socket's file is removed at the end.
             reach.remove.extend(path.parent().map(Path::to_owned));
         }
         if let Some(source) = &config.auth.jwks {
@@ -71,6 +72,7 @@ impl Reach {
 fn covering_paths(path: &Path) -> Vec<PathBuf> {
     let places = [std::path::absolute(path), path.canonicalize()];
     let near = places.into_iter().flatten().map(|path| match path.parent() {
+        // Two components are the root and one folder, such as `/etc`.
         Some(folder) if folder.components().count() > 2 => folder.to_owned(),
         _ => path,
     });
@@ -100,6 +102,7 @@ fn restrict(reach: &Reach) -> Result<LandlockStatus, RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let ports = reach.ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
+        // An older kernel enforces the part of the rules that it knows.
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?

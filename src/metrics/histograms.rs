@@ -122,6 +122,8 @@ impl Recorder {
         if !self.on {
             return;
         }
+        // Most values repeat the previous one: only count them, and look up the bucket when a run
+        // ends.
         if value != self.value {
             flush(&mut self.histogram, self.value, self.run);
             self.value = value;
@@ -136,6 +138,7 @@ impl Recorder {
         let bounds = Histogram::new_with_bounds(1, VALUE_MAX, 2);
         let mut histogram = bounds.expect("the bounds are valid");
         histogram.add(&self.histogram).expect("all values are within the bounds");
+        // The current run is not in the histogram yet.
         flush(&mut histogram, self.value, self.run);
         histogram
     }

@@ -327,6 +327,7 @@ fn encode_histogram(
     let mut sum = 0.0;
     for step in histogram.iter_recorded() {
         let value = step.value_iterated_to() as f64 * scale;
+        // Recorded values rise, so the bucket only moves upwards; the last bound is infinite.
         while value > buckets[at].0 {
             at += 1;
         }

@@ -113,6 +113,7 @@ impl Bound {
             let (starting, ready, ending) = (starting.clone(), ready.clone(), ending.clone());
             let (go, gone) = mpsc::channel();
             signals.push(go);
+            // There may be more shards than cores.
             let core = config.engine.pin.then(|| cores[shard % cores.len()]);
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{shard}"))
@@ -124,6 +125,7 @@ impl Bound {
                 })?;
             threads.push(thread);
         }
+        // From here on only shards hold senders: a closed channel means that a shard ended.
         drop(ready);
         for _ in &threads {
             match when_ready.recv() {
@@ -257,6 +259,7 @@ impl<F: DriverFactory> Starting<F> {
             return;
         }
         let Ok(driver) = made else { return };
+        // Seeds differ by shard and by start; jitter needs no cryptographic randomness.
         let seed = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15)
             ^ self.factory.epoch().elapsed().as_nanos() as u64;
         let mut last = None;

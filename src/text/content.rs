@@ -99,6 +99,8 @@ fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
         if bytes[at] == b'"' {
             return Ok(at + 1);
         }
+        // An escape is `\u` with four digits, a surrogate pair two of those, or a backslash and
+        // one character.
         at += match parse_unit(&bytes[at..]) {
             None => 2,
             Some(0xd800..=0xdbff) => match parse_unit(&bytes[at + 6..]) {
