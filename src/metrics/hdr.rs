@@ -40,7 +40,7 @@ pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
     pub percentiles: Vec<Percentile>,
-    /// The encoding of [`payload`].
+    /// The encoding of [`encode_payload`].
     pub hdr: String,
 }
 

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 /// Content type of the result of [`from_openmetrics`].
 pub const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Converts OpenMetrics text as made by [`super::text::openmetrics`].
+/// Converts OpenMetrics text as made by [`super::text::format_openmetrics`].
 pub fn from_openmetrics(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len() + 1024);
     // The help line comes first, and its name depends on the type.

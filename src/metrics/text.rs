@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit as TextUnit};
 use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
 use crate::driver::DriverCounters;
 
-/// Content type of the result of [`openmetrics`].
+/// Content type of the result of [`format_openmetrics`].
 pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Formats a snapshot. Histograms that are off are left out: zeros would look like measurements.
