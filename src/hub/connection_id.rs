@@ -22,13 +22,8 @@ const ID_BYTES: usize = 14;
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = [0; ID_BYTES];
-        bytes[..4].copy_from_slice(&self.node.to_be_bytes());
-        bytes[4..6].copy_from_slice(&self.shard.to_be_bytes());
-        bytes[6..10].copy_from_slice(&self.session.to_be_bytes());
-        bytes[10..].copy_from_slice(&self.serial.to_be_bytes());
         let mut text = [0; ID_BYTES.div_ceil(3) * 4];
-        let written = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text);
+        let written = URL_SAFE_NO_PAD.encode_slice(self.bytes(), &mut text);
         let len = written.map_err(|_| fmt::Error)?;
         f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)
     }
@@ -39,6 +34,20 @@ impl ConnectionId {
     pub(super) const FIRST: Self = Self { node: 0, shard: 0, session: 0, serial: 0 };
     pub(super) const LAST: Self =
         Self { node: u32::MAX, shard: u16::MAX, session: u32::MAX, serial: u32::MAX };
+
+    fn bytes(self) -> [u8; ID_BYTES] {
+        let mut bytes = [0; ID_BYTES];
+        bytes[..4].copy_from_slice(&self.node.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.shard.to_be_bytes());
+        bytes[6..10].copy_from_slice(&self.session.to_be_bytes());
+        bytes[10..].copy_from_slice(&self.serial.to_be_bytes());
+        bytes
+    }
+
+    /// Appends what [`fmt::Display`] writes, without a formatter: each message names its sender.
+    pub fn push_to(self, text: &mut String) {
+        URL_SAFE_NO_PAD.encode_string(self.bytes(), text);
+    }
 
     /// Reads what [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {

@@ -188,18 +188,27 @@ fn push_quoted(out: &mut String, text: &str) {
     }
 }
 
-/// Writes a message, and returns where its content begins.
+fn push_number(text: &mut String, number: u64) {
+    text.push_str(itoa::Buffer::new().format(number));
+}
+
+/// Writes a message, and returns where its content begins. Without formatters: they took nearly
+/// half of the instructions of an append.
 fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
     text.push_str(r#"{"type":"message""#);
     if let Some(channel) = message.channel {
         // A name needs no escapes: it has no character that JSON gives a meaning.
-        let _ = write!(text, r#","channel":"{channel}""#);
+        text.push_str(r#","channel":""#);
+        text.push_str(channel.as_str());
+        text.push('"');
     }
     if let Some(position) = message.position {
-        let _ = write!(text, r#","offset":{}"#, position.offset);
+        text.push_str(r#","offset":"#);
+        push_number(text, position.offset);
     }
     if let Some(prev) = message.prev {
-        let _ = write!(text, r#","prev":{prev}"#);
+        text.push_str(r#","prev":"#);
+        push_number(text, prev);
     }
     text.push_str(r#","content":"#);
     let content_at = text.len();
@@ -211,9 +220,13 @@ fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
             push_quoted(text, user);
             text.push(',');
         }
-        let _ = write!(text, r#""connection":"{connection}"}}"#);
+        text.push_str(r#""connection":""#);
+        connection.push_to(text);
+        text.push_str(r#""}"#);
     }
-    let _ = write!(text, r#","time":{}}}"#, message.time_ms);
+    text.push_str(r#","time":"#);
+    push_number(text, message.time_ms);
+    text.push('}');
     content_at
 }
 
