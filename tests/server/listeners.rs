@@ -61,7 +61,7 @@ fn a_unix_socket_has_no_tcp_to_ask_and_says_so() {
     let id = asked("/v1/connections")["connections"][0]["connection"].take();
     let one = asked(&format!("/v1/connections/{}", id.as_str().unwrap()));
     assert!(one["tcp"].is_null(), "{one}");
-    assert!(one["tcp_error"].as_str().unwrap().starts_with("TCP does not tell: "), "{one}");
+    assert!(one["tcp_error"].as_str().unwrap().starts_with("TCP_INFO unavailable: "), "{one}");
 }
 
 #[test]
