@@ -45,11 +45,13 @@
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
 //!    only one that spans buffers is put together, in memory that grows with the bytes received,
 //!    not with the length claimed. The buffer goes back in the same turn, unless it becomes the
-//!    reply itself: an echo leaves from where it came in. A compressed message is inflated as it
-//!    comes, with codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where
-//!    its route says so.
-//!    Before the upgrade, [`admission`] counts the client in: by node, address, user and route, in
-//!    tables of atomic words that all shards share. A client over a limit is rejected with a
+//!    reply itself: an uncompressed echo that is long enough leaves from where it came in
+//!    (`engine.reply_in_place_bytes_min`). A compressed message is inflated as it comes, with
+//!    codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where its route
+//!    says so.
+//!    Before the upgrade, [`admission`] counts the client in by node, address and route, and checks
+//!    its user, which is counted as its session opens: in tables of atomic words that all shards
+//!    share. A client over a limit is rejected with a
 //!    status and `Retry-After`, unless connections to be rejected already take an eighth of a
 //!    shard's slots, or 4,096. Each message is taken out of the budgets of its connection and
 //!    user, if there are any.

@@ -96,6 +96,11 @@ impl Namespaces {
         find_longest_prefix(&self.prefixes, channel, end).map(|at| &self.prefixes[at].0)
     }
 
+    /// The rules of a channel: its namespace's, or those of channels that only a token opens.
+    pub fn find_or_granted(&self, channel: &str) -> &Namespace {
+        self.find(channel).unwrap_or(&self.granted)
+    }
+
     /// The rules for channels that only a token opens.
     pub fn granted(&self) -> &Namespace {
         &self.granted

@@ -75,8 +75,7 @@ pub struct Publication {
     subject: Subject,
     /// Client protocols of the process.
     protocols: u8,
-    /// For the protocol [`ProtocolId::STORED`]: of a message, always
-    /// there.
+    /// For the protocol [`ProtocolId::STORED`]; a message always has it.
     stored: Form,
     others: OnceLock<Box<[Form; PROTOCOLS_MAX - 1]>>,
 }

@@ -9,7 +9,7 @@ const COUNTS: [(&[&str], usize, &str); 13] = [
     (&["whoever", "somebody", "nobody"], 9, "the thing in the program: the caller, the client"),
     (&["who is", "who has", "who was"], 2, "the client, the connection"),
     (&["what is left", "what was left"], 2, "the rest, the remaining"),
-    (&["go on", "goes on", "went on"], 14, "continue, resume"),
+    (&["go on", "goes on", "went on"], 12, "continue, resume"),
     (&["stands", "stand", "stood"], 19, "is, lies, is queued"),
     (&["condemned", "condemn"], 0, "evict, close"),
     (&["crowded", "crowds", "crowd"], 4, "congested"),

@@ -41,8 +41,8 @@ impl HubSession {
         Some(pending.asked.swap_remove(at))
     }
 
-    /// It is a member now.
-    pub(super) fn subscribed(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
+    /// A home has answered a subscription, and the member is in its seat.
+    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         let Some(asked) = self.take_asked(request) else { return };
         let Some(at) = self.find(by.channel.as_str()) else { return };
         let subscription = &mut self.subscriptions[at];
@@ -91,8 +91,8 @@ impl HubSession {
         self.unbar();
     }
 
-    /// Any other answer.
-    pub(super) fn answered(
+    /// A home has answered anything else.
+    pub fn hear(
         &mut self,
         call: &mut Call<'_>,
         request: u32,

@@ -157,7 +157,7 @@ impl World {
         self.outcomes.append(&mut effects.outcomes);
         self.closed |= effects.close.is_some();
         if self.session.has_requests() && !self.session.is_waiting() && !self.closed {
-            self.act(HubSession::take_turn);
+            self.act(HubSession::resume_requests);
         }
     }
 

@@ -37,7 +37,7 @@ pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};
-use crate::hub::{Answer, ChannelName, ConnectionId, ProtocolId, Refused, Request};
+use crate::hub::{ChannelName, ConnectionId, ProtocolId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
 use crate::session::protocol::{ClientProtocol, Reply};
 
@@ -89,9 +89,24 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// Whether there is nothing to be done.
+    /// Whether there is nothing to be done, counted or said.
     pub fn is_empty(&self) -> bool {
-        self.says.is_empty() && self.asks.is_empty() && self.left.is_empty()
+        let Self {
+            says, asks, left, purge, purge_news, outcomes, auth_failures, over_rate, ..
+        } = self;
+        let is_changed = self.renumbered || self.named || self.rescheduled;
+        let is_moved = self.continues.is_some() || self.replaces.is_some();
+        let is_counted = self.errors + self.resumed + self.requests > 0 || self.reply_bytes > 0;
+        says.is_empty()
+            && asks.is_empty()
+            && left.is_empty()
+            && purge.is_empty()
+            && purge_news.is_empty()
+            && outcomes.is_empty()
+            && auth_failures.is_empty()
+            && over_rate.is_empty()
+            && self.close.is_none()
+            && !(is_changed || is_moved || is_counted)
     }
 
     /// As new, with its memory.
@@ -163,40 +178,9 @@ impl Call<'_> {
 }
 
 impl HubSession {
-    /// The first frame.
-    pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
-        self.say_welcome(call, heartbeat_s);
-    }
-
     /// Takes a text frame. What the call's budget does not suffice for waits.
     pub fn receive(&mut self, call: &mut Call<'_>, text: Payload<'_>) {
         self.receive_frame(call, text, None);
-    }
-
-    /// Continues with requests that had to wait.
-    pub fn take_turn(&mut self, call: &mut Call<'_>) {
-        self.go_on(call);
-    }
-
-    /// A home has answered a subscription, and the member is in its seat.
-    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
-        self.subscribed(call, request, by);
-    }
-
-    /// A home has answered anything else.
-    pub fn hear(
-        &mut self,
-        call: &mut Call<'_>,
-        request: u32,
-        channel: &ChannelName,
-        answer: &Answer,
-    ) {
-        self.answered(call, request, channel, answer);
-    }
-
-    /// The time of [`Self::deadline_ms`] has come.
-    pub fn expire(&mut self, call: &mut Call<'_>) {
-        self.due(call);
     }
 
     /// This connection, and the first of those that it continues.
@@ -217,11 +201,6 @@ impl HubSession {
     /// Voids the grants for a channel of this connection and of those that it continues.
     pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
         self.connections().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
-    }
-
-    /// Sends a fresh ticket and fresh grants: those sent before have been revoked, or end soon.
-    pub fn renew_ticket(&mut self, call: &mut Call<'_>) {
-        self.say_renewed(call);
     }
 
     /// The connection has ended: sends `Leave` to the homes of its subscriptions.

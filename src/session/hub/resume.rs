@@ -79,8 +79,9 @@ impl HubSession {
         self.ticket(call.realm, call.now_ms)
     }
 
-    /// Sends a fresh ticket, and a fresh grant for each subscription that rests on one.
-    pub(super) fn say_renewed(&mut self, call: &mut Call<'_>) {
+    /// Sends a fresh ticket, and a fresh grant for each subscription that depends on one: those
+    /// sent before have been revoked, or end soon.
+    pub fn renew_ticket(&mut self, call: &mut Call<'_>) {
         let Some(ticket) = self.fresh_ticket(call) else { return };
         let granted = self.granted().into_iter();
         let grants: Vec<FreshGrant> = granted
@@ -341,8 +342,9 @@ impl HubSession {
         }
     }
 
-    /// What time has ended: the wait for a token, the token, or what a channel's token granted.
-    pub(super) fn due(&mut self, call: &mut Call<'_>) {
+    /// The time of [`Self::deadline_ms`] has come: ends the wait for a token, the token, or what a
+    /// channel's token granted.
+    pub fn expire(&mut self, call: &mut Call<'_>) {
         let now_ms = call.now_ms;
         let Some(identity) = &self.identity else {
             if now_ms >= self.due_ms {
@@ -370,7 +372,7 @@ impl HubSession {
             }
         }
         if now_ms >= self.due_ms && self.is_to_be_renewed(call.realm) {
-            self.say_renewed(call);
+            self.renew_ticket(call);
         }
     }
 }

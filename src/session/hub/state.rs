@@ -196,7 +196,7 @@ impl HubSession {
     }
 
     /// Queues the welcome.
-    pub(super) fn say_welcome(&self, call: &mut Call<'_>, heartbeat_s: u32) {
+    pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
         let realm = call.realm;
         let limits = WelcomeLimits {
             message_bytes_max: realm.limits.message_bytes_max,

@@ -25,8 +25,6 @@ const TOKEN_COST: u32 = 48;
 const READ_COST: u32 = 8;
 /// Why there are no members to list.
 pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
-/// The longest idempotency key (bytes).
-const KEY_BYTES_MAX: usize = 128;
 
 fn refused(code: Code, message: impl Into<String>) -> Refused {
     Refused::new(code, message)
@@ -90,7 +88,7 @@ impl HubSession {
     }
 
     /// Continues with requests that had to wait, as far as that is possible now.
-    pub(super) fn go_on(&mut self, call: &mut Call<'_>) {
+    pub fn resume_requests(&mut self, call: &mut Call<'_>) {
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
             let Some(mut frame) = self.pending().held.pop_front() else { break };
             if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {
@@ -334,8 +332,7 @@ impl HubSession {
             Err(_)
                 if trusted && self.identity.is_some() && auth::check_channel(channel).is_ok() =>
             {
-                let namespaces = &call.realm.namespaces;
-                namespaces.find(channel).unwrap_or(namespaces.granted())
+                call.realm.namespaces.find_or_granted(channel)
             }
             decided => decided?,
         };
@@ -456,16 +453,12 @@ impl HubSession {
             );
             return Err(refused(Code::TooLarge, message));
         }
-        if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
-            let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes");
-            return Err(refused(Code::BadRequest, message));
-        }
+        let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?;
         if !self.may_publish_now(namespace, call.now_ns) {
             let message =
                 format!("more than {} publishes per second; wait and try again", namespace.rate);
             return Err(refused(Code::RateLimited, message));
         }
-        let key = key.map(|key| KeyScope { owner: self.owner(), key: (*key).into() });
         let draft = Draft {
             content,
             from: Some(self.sender()),

@@ -156,9 +156,8 @@ impl Hub {
             backlog.bytes() + queued > most || (is_crowding && backlog.bytes() > most / 16)
         };
         let namespaces = &shared.realm.namespaces;
-        let policy = |channel: &ChannelName| {
-            namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).slow_reader
-        };
+        let policy =
+            |channel: &ChannelName| namespaces.find_or_granted(channel.as_str()).slow_reader;
         let (mut latest, mut oldest, mut must_close) = (0, 0, false);
         count_change(connections, backlog, |backlog| {
             let channel = publication.channel.clone();

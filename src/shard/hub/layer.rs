@@ -87,7 +87,7 @@ impl Sessions for Hub {
     fn resume_requests(&mut self, connections: &mut Connections, index: u32) {
         let budget: Budget = connections.request_budget(index);
         let now_ns = connections.now_ns();
-        self.call_session(index, now_ns, budget, HubSession::take_turn);
+        self.call_session(index, now_ns, budget, HubSession::resume_requests);
         self.apply_effects(connections, index);
     }
 

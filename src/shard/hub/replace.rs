@@ -73,7 +73,7 @@ impl Hub {
     /// Closes a connection that its user may not have.
     pub(super) fn close_one_too_many(&mut self, connections: &mut Connections, index: u32) {
         connections.counters_mut().count_denial(Denied::UserFull);
-        let reason = "this user has all the connections it may have: close one first";
+        let reason = "user is at its connection limit; close one first";
         let goodbye = Goodbye { code: CloseCode::RATE_LIMITED, reason, retry_after_ms: 0 };
         connections.close(self, index, goodbye);
     }

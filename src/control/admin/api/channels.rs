@@ -119,7 +119,7 @@ pub(super) async fn list_members(
     let limit = page_limit(query.limit, state.config().hub.presence_page_max)?;
     let channel = parse_channel_name(&channel)?;
     let namespaces = &state.hub()?.realm.namespaces;
-    if !namespaces.find(channel.as_str()).unwrap_or(namespaces.granted()).presence {
+    if !namespaces.find_or_granted(channel.as_str()).presence {
         return Err(ApiError::not_found(NO_PRESENCE));
     }
     let after = query.after.map(Into::into);

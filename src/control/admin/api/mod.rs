@@ -238,7 +238,7 @@ pub(super) fn ask_home(
         return Err(ApiError::unavailable("the channel's shard is overloaded; back off and retry"));
     }
     let namespaces = &shared.realm.namespaces;
-    let namespace = namespaces.find(channel.as_str()).unwrap_or(namespaces.granted());
+    let namespace = namespaces.find_or_granted(channel.as_str());
     let (sender, receiver) = oneshot::channel();
     let reply = ApiReply(Box::new(move |answer| {
         // The caller may have disconnected.

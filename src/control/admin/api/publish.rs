@@ -16,8 +16,6 @@ use crate::hub::{Answer, Draft, KeyScope, Verb};
 
 /// Commands of a batch, and channels of a broadcast, at most.
 const COMMANDS_MAX: usize = 10_000;
-/// Bytes of an idempotency key at most.
-const KEY_BYTES_MAX: usize = 128;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,13 +70,10 @@ fn begin_publish(
 ) -> Result<Pending, ApiError> {
     let channel = parse_channel_name(channel)?;
     let text = to_one_line(content)?;
-    if let Some(key) = key.filter(|key| key.is_empty() || key.len() > KEY_BYTES_MAX) {
-        let message = format!("key must have 1 to {KEY_BYTES_MAX} bytes, not {}", key.len());
-        return Err(ApiError::bad_request(message));
-    }
+    let key = key.map(|key| KeyScope::new(key_owner(caller), key)).transpose();
+    let key = key.map_err(|refused| ApiError::bad_request(refused.message))?;
     let realm = &state.hub()?.realm;
-    let namespace = realm.namespaces.find(channel.as_str());
-    let most = namespace.unwrap_or(realm.namespaces.granted()).message_bytes_max as usize;
+    let most = realm.namespaces.find_or_granted(channel.as_str()).message_bytes_max as usize;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
         let message =
@@ -93,7 +88,6 @@ fn begin_publish(
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let key = key.map(|key| KeyScope { owner: key_owner(caller), key: key.into() });
     ask_home(state, channel, Verb::Publish { draft, key })
 }
 
