@@ -38,7 +38,7 @@
 //!    quiet for long, is *parked*: a poll, with a third of the kernel's memory, stands in for its
 //!    receive, and one receive follows when it fires. Whatever is armed sees what came before it,
 //!    so no change between the two loses a byte. Connections that fill whole buffers are received
-//!    from in turn, one buffer each (`connections/streams.rs`), and large messages a few at a time
+//!    from in turn, one buffer each (`connections/bulk.rs`), and large messages a few at a time
 //!    (`connections/rotation.rs`).
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
@@ -70,7 +70,7 @@
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
 //!    Where the rest of a turn may be long, short output leaves ahead of it.
 //!    When very many connections break, wake or fall quiet at once, most of that work is deferred
-//!    (`connections/upkeep.rs`), and the turn reaps the completions queued behind them.
+//!    (`connections/deferred.rs`), and the turn reaps the completions queued behind them.
 //! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
 //!    name decides, this one or another ([`hub`]). The home appends a message to its log
 //!    ([`hub::Log`]), which keeps the history, gives the message its position, and reports when

@@ -48,9 +48,9 @@ pub struct HomeOptions {
     pub key_ttl_ms: u64,
 }
 
-/// Members on one shard.
+/// How many of a channel's members one shard has.
 #[derive(Clone, Copy, Debug)]
-struct There {
+struct ShardCounts {
     shard: u16,
     members: u32,
     watchers: u32,
@@ -73,7 +73,7 @@ struct Channel {
     /// `delivered_meanwhile`.
     known_from: u64,
     members: u32,
-    there: Vec<There>,
+    shards: Vec<ShardCounts>,
     presence: Option<Box<Presence>>,
     /// Of its members, where their number is limited.
     seats: Option<Box<Seats>>,
@@ -129,7 +129,7 @@ pub struct HomeGauges {
 
 /// What a home has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct HomeStats {
     pub publishes: u64,
     pub duplicates: u64,
     pub recovered: u64,
@@ -149,13 +149,13 @@ pub struct Home {
     waiting: Slab<Waiting>,
     starts: Starts,
     members: u64,
-    kept: Kept,
+    stats: HomeStats,
     out: Vec<(u16, Out)>,
     /// Channels without members that nothing is under way for, by when they are forgotten.
     unused: DueQueue,
     /// Of names, and of the lists of shards and seats (bytes).
     name_bytes: usize,
-    there_bytes: usize,
+    shard_count_bytes: usize,
     seat_bytes: usize,
     presence_bytes: usize,
     /// Channels that were opened since [`Home::expire`] looked.
@@ -178,11 +178,11 @@ impl Home {
             waiting: Slab::new(),
             starts: Starts::new(),
             members: 0,
-            kept: Kept::default(),
+            stats: HomeStats::default(),
             out: Vec::new(),
             unused: DueQueue::default(),
             name_bytes: 0,
-            there_bytes: 0,
+            shard_count_bytes: 0,
             seat_bytes: 0,
             presence_bytes: 0,
             opened: 0,
@@ -279,7 +279,7 @@ impl Home {
         if self.channels.len() >= self.options.channels_max && !self.make_room() {
             return None;
         }
-        self.kept.channels_opened += 1;
+        self.stats.channels_opened += 1;
         self.opened += 1;
         self.name_bytes += name_bytes(name);
         let key = self.channels.vacant_key() as u32;
@@ -294,7 +294,7 @@ impl Home {
             position: None,
             known_from: 0,
             members: 0,
-            there: Vec::new(),
+            shards: Vec::new(),
             presence: None,
             seats: None,
             opening: (!opening.is_open).then(Box::default),

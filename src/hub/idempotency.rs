@@ -26,7 +26,7 @@ const EXPIRED_AT_ONCE: usize = 4;
 const NONE: u32 = u32::MAX;
 
 #[derive(Debug)]
-struct Kept {
+struct KeyEntry {
     name: u128,
     content: u64,
     expires_ms: u64,
@@ -56,7 +56,7 @@ pub(super) enum Seen {
 #[derive(Debug)]
 pub(super) struct Keys {
     names: HashMap<u128, u32>,
-    kept: Slab<Kept>,
+    kept: Slab<KeyEntry>,
     oldest: u32,
     newest: u32,
     shares: Shares,
@@ -125,8 +125,16 @@ impl Keys {
         owner: u32,
     ) {
         let (older, newer) = (self.newest, NONE);
-        let kept =
-            Kept { name, content, expires_ms, position, older, newer, owner, next_of_owner: NONE };
+        let kept = KeyEntry {
+            name,
+            content,
+            expires_ms,
+            position,
+            older,
+            newer,
+            owner,
+            next_of_owner: NONE,
+        };
         let index = self.kept.insert(kept) as u32;
         self.names.insert(name, index);
         match older {
@@ -143,7 +151,7 @@ impl Keys {
 
     /// Forgets the oldest key of its owner.
     fn remove(&mut self, index: u32) {
-        let Kept { name, older, newer, owner, next_of_owner, .. } =
+        let KeyEntry { name, older, newer, owner, next_of_owner, .. } =
             self.kept.remove(index as usize);
         self.names.remove(&name);
         match older {
@@ -200,7 +208,7 @@ impl Keys {
     /// Memory (bytes).
     fn bytes(&self) -> usize {
         self.names.capacity() * (size_of::<(u128, u32)>() + 1)
-            + self.kept.capacity() * size_of::<Kept>()
+            + self.kept.capacity() * size_of::<KeyEntry>()
             + self.shares.bytes()
     }
 

@@ -32,11 +32,11 @@ pub struct Member {
     pub subscription: u32,
 }
 
-/// A member has another place now: its own record of it must follow.
+/// A member has another index now: its subscription must record it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
     pub member: Member,
-    pub place: u32,
+    pub index: u32,
 }
 
 /// What is on its way to a channel's members, in order.
@@ -177,42 +177,48 @@ impl Members {
             own.members.reserve_exact(1);
         }
         own.members.push(member);
-        let watching = watch.then(|| {
+        let watcher_index = watch.then(|| {
             own.watchers.push(member);
             own.watchers.len() as u32 - 1
         });
-        (own.members.len() as u32 - 1, watching)
+        (own.members.len() as u32 - 1, watcher_index)
     }
 
     /// Removes a member or a watcher; reports those that have moved.
-    pub fn remove(&mut self, local: u32, place: u32, news: bool, mut moved: impl FnMut(Moved)) {
+    pub fn remove(&mut self, local: u32, index: u32, is_news: bool, mut moved: impl FnMut(Moved)) {
         let own = &mut self.locals[local as usize];
-        let served = own.fanout.as_mut().filter(|fanout| fanout.news == news);
-        let list = if news { &mut own.watchers } else { &mut own.members };
-        let mut hole = place as usize;
+        let served = own.fanout.as_mut().filter(|fanout| fanout.news == is_news);
+        let list = if is_news { &mut own.watchers } else { &mut own.members };
+        let mut hole = index as usize;
         if let Some(fanout) = served.filter(|fanout| hole < fanout.next) {
             // The last one that is served fills the hole, so that those behind the cursor stay
             // behind it.
             fanout.next -= 1;
             if hole != fanout.next {
                 list[hole] = list[fanout.next];
-                moved(Moved { member: list[hole], place: hole as u32 });
+                moved(Moved { member: list[hole], index: hole as u32 });
             }
             hole = fanout.next;
         }
         list.swap_remove(hole);
         if let Some(member) = list.get(hole) {
-            moved(Moved { member: *member, place: hole as u32 });
+            moved(Moved { member: *member, index: hole as u32 });
         }
         self.forget(local);
     }
 
     /// A connection's subscription goes by another number from now on.
-    pub fn renumber(&mut self, local: u32, place: u32, watching: Option<u32>, subscription: u32) {
+    pub fn renumber(
+        &mut self,
+        local: u32,
+        member_index: u32,
+        watcher_index: Option<u32>,
+        subscription: u32,
+    ) {
         let own = &mut self.locals[local as usize];
-        own.members[place as usize].subscription = subscription;
-        if let Some(place) = watching {
-            own.watchers[place as usize].subscription = subscription;
+        own.members[member_index as usize].subscription = subscription;
+        if let Some(index) = watcher_index {
+            own.watchers[index as usize].subscription = subscription;
         }
     }
 

@@ -89,7 +89,7 @@ pub struct Gauges {
     /// Parked connections: new or quiet ones, whose input is only polled for.
     pub parked: u64,
     /// Deferred connection work (close, wake, park).
-    pub upkeep: u64,
+    pub deferred_work: u64,
     /// Bytes in outboxes.
     pub outbox_bytes: u64,
     /// Bytes of recovered messages queued for returning subscribers.
@@ -142,7 +142,7 @@ impl Gauges {
         self.open += other.open;
         self.handshakes += other.handshakes;
         self.parked += other.parked;
-        self.upkeep += other.upkeep;
+        self.deferred_work += other.deferred_work;
         self.outbox_bytes += other.outbox_bytes;
         self.recovering_bytes += other.recovering_bytes;
         self.outbox_bytes_peak = self.outbox_bytes_peak.max(other.outbox_bytes_peak);

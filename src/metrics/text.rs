@@ -84,7 +84,12 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
             false,
             gauges.parked,
         ),
-        ("upkeep_waiting", "Deferred connection work (close, wake, park)", false, gauges.upkeep),
+        (
+            "upkeep_waiting",
+            "Deferred connection work (close, wake, park)",
+            false,
+            gauges.deferred_work,
+        ),
         ("outbox", "Bytes queued to be sent", true, gauges.outbox_bytes),
         (
             "recovering",

@@ -268,7 +268,7 @@ impl<F: DriverFactory> Starting<F> {
             let mut shard = Shard::new(driver, id, config, directory, listeners, seed)?;
             let result = shard.run();
             let mut numbers = Box::new(Snapshot::new(self.config.metrics.histograms));
-            shard.exchange(&mut numbers);
+            shard.exchange_numbers(&mut numbers);
             last = Some(numbers);
             result
         });

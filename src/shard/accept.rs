@@ -19,7 +19,13 @@ const BACK_OFF_MS: u32 = 100;
 const REFUSALS_MAX: u32 = 4096;
 
 impl<D: Driver> Shard<D> {
-    pub(super) fn accepted(&mut self, listener: u16, socket: Socket, peer: Option<SocketAddr>) {
+    /// Takes a connection that the kernel has accepted, or hands it to a less loaded shard.
+    pub(super) fn take_accepted(
+        &mut self,
+        listener: u16,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+    ) {
         self.connections.counters_mut().accepted += 1;
         self.owed[usize::from(listener)] += 1;
         let arrival = Arrival {
@@ -37,7 +43,7 @@ impl<D: Driver> Shard<D> {
 
     /// Arms accepts that are owed, as far as there is room for what they may bring.
     pub(super) fn owe_accepts(&mut self) {
-        let room = self.room() + SURPLUS_MAX;
+        let room = self.connections_max() + SURPLUS_MAX;
         let accepts = self.connections.config().engine.accepts_per_listener;
         if self.stopped || self.resting_until.is_some() {
             return;
@@ -53,17 +59,18 @@ impl<D: Driver> Shard<D> {
     /// Slots for connections that are being rejected: clients that are rejected and send nothing
     /// must not take the slots of others.
     fn refusals_max(&self) -> u32 {
-        (self.room() / 8).clamp(1, REFUSALS_MAX)
+        (self.connections_max() / 8).clamp(1, REFUSALS_MAX)
     }
 
-    fn room(&self) -> u32 {
+    /// Connections that this shard may have.
+    fn connections_max(&self) -> u32 {
         self.connections.config().limits.connections_per_shard_max
     }
 
     /// The shard that should have the next connection, if it is not this one.
     fn better_shard(&self) -> Option<u16> {
         let own = self.connections.len() as u32;
-        let full = own >= self.room();
+        let full = own >= self.connections_max();
         let threshold = self.connections.config().engine.handover_connections;
         if self.connections.directory().len() == 1
             || (!full && own <= threshold)
@@ -74,7 +81,7 @@ impl<D: Driver> Shard<D> {
         let (shard, least) = self.connections.directory().least_loaded();
         let worthwhile = full || own > least + threshold;
         let possible = shard != self.connections.id()
-            && least < self.room()
+            && least < self.connections_max()
             && self.connections.directory().has_room(shard);
         (worthwhile && possible).then_some(shard)
     }
@@ -83,7 +90,7 @@ impl<D: Driver> Shard<D> {
         if self.stopped {
             return self.driver.close(arrival.socket, ORPHAN);
         }
-        if self.connections.len() as u32 >= self.room() + SURPLUS_MAX {
+        if self.connections.len() as u32 >= self.connections_max() + SURPLUS_MAX {
             self.drop_arrival(arrival);
             return;
         }
@@ -128,7 +135,9 @@ impl<D: Driver> Shard<D> {
         u64::from(self.connections.id()) << 40 | self.handovers
     }
 
-    pub(super) fn passed(&mut self, token: Token, result: Result<(), i32>) {
+    /// The driver has passed a connection's socket on, or failed to: then it stays here, and the
+    /// other shard, which expects it by its key, is notified.
+    pub(super) fn complete_handover(&mut self, token: Token, result: Result<(), i32>) {
         let (arrival, shard, key) = self.passing.remove(token.slot as usize);
         match result {
             Ok(()) => self.connections.counters_mut().handed_over += 1,
@@ -142,8 +151,8 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// The socket of a handover is here.
-    pub(super) fn arrived(&mut self, key: u64, socket: Socket) {
+    /// Takes the socket of a handover. Its mail was posted before, but may not have been read yet.
+    pub(super) fn take_handover(&mut self, key: u64, socket: Socket) {
         self.read_mail();
         match self.arrivals.remove(&key) {
             Some((listener, peer, accepted_us)) => {

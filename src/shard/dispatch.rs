@@ -9,7 +9,7 @@ impl<D: Driver> Shard<D> {
         let Self { driver, connections, hub, .. } = self;
         match completion {
             Completion::Received { token, armed, what } => {
-                connections.complete_receive(driver, hub, (token, armed), what);
+                connections.complete_receive(driver, hub, token, armed, what);
             }
             Completion::Sent { batch, result } => {
                 connections.complete_send(driver, hub, batch, result);
@@ -18,7 +18,7 @@ impl<D: Driver> Shard<D> {
                 connections.complete_loan(driver, hub, loan, result);
             }
             Completion::Accepted { listener, socket, peer } => {
-                self.accepted(listener, socket, peer);
+                self.take_accepted(listener, socket, peer);
             }
             Completion::AcceptFailed { listener, errno } => self.accept_failed(listener, errno),
             Completion::CancelRan { token, found } => {
@@ -30,8 +30,8 @@ impl<D: Driver> Shard<D> {
                     self.owe_accepts();
                 }
             }
-            Completion::Arrived { key, socket } => self.arrived(key, socket),
-            Completion::Passed { token, result } => self.passed(token, result),
+            Completion::Arrived { key, socket } => self.take_handover(key, socket),
+            Completion::Passed { token, result } => self.complete_handover(token, result),
             Completion::Measured { token, result } => {
                 if connections.complete_measure(driver, hub, token, result) {
                     self.looks.answer(token, result);

@@ -8,8 +8,9 @@
 //!
 //! Budgets: a turn handles at most `turn_completions_max` completions, a bounded effort for the
 //! input of all connections and a share of it for each (`connections/work.rs`), `turn_timers_max`
-//! timers, and some of the deferred work (`connections/upkeep.rs`). So a burst delays the others by
-//! one turn, not by all of itself, and one message, however large, is processed over many turns.
+//! timers, and some of the deferred work (`connections/deferred.rs`). So a burst delays the
+//! others by one turn, not by all of itself, and one message, however large, is processed over many
+//! turns.
 
 mod accept;
 pub mod connect;
@@ -183,7 +184,7 @@ impl<D: Driver> Shard<D> {
             self.fire_timers();
         }
         let Self { driver, connections, hub, .. } = self;
-        self.cut |= connections.do_deferred(driver, hub);
+        self.cut |= connections.run_deferred(driver, hub);
         self.cut |= connections.refresh_deadlines(hub);
         let is_hub_turn_long = hub.is_some() && connections.work().is_half_spent();
         if (has_deferred_sends || is_hub_turn_long || connections.has_unfinished())
@@ -198,7 +199,7 @@ impl<D: Driver> Shard<D> {
         self.turn_hub();
         let Self { driver, connections, hub, .. } = self;
         connections.receive_starved(driver);
-        self.cut |= connections.receive_streams(driver);
+        self.cut |= connections.receive_bulk(driver);
         connections.resume_throttled(driver);
         self.cut |= connections.flush(driver, hub);
         self.cut |= host::return_excess();
@@ -369,7 +370,7 @@ impl<D: Driver> Shard<D> {
                     self.arrivals.remove(&key);
                 }
                 Mail::Snapshot(mut numbers, reply) => {
-                    self.exchange(&mut numbers);
+                    self.exchange_numbers(&mut numbers);
                     if let Err(unread) = reply.send(numbers) {
                         // Whoever asked has gone: what was taken out goes back in.
                         self.connections.histograms_mut().add(&unread.histograms);
@@ -416,20 +417,20 @@ impl<D: Driver> Shard<D> {
     pub fn snapshot(&self) -> Snapshot {
         let histograms = self.connections.histograms().clone();
         let mut numbers = Snapshot { histograms, ..Snapshot::default() };
-        self.fill(&mut numbers);
+        self.fill_numbers(&mut numbers);
         numbers
     }
 
     /// Fills in the shard's numbers, and gives its histograms away for those of `numbers`, which
     /// must be empty. Copies next to nothing and allocates nothing where `numbers` has been
     /// through it before.
-    pub fn exchange(&mut self, numbers: &mut Snapshot) {
+    pub fn exchange_numbers(&mut self, numbers: &mut Snapshot) {
         std::mem::swap(self.connections.histograms_mut(), &mut numbers.histograms);
-        self.fill(numbers);
+        self.fill_numbers(numbers);
     }
 
     /// All but the histograms.
-    fn fill(&self, numbers: &mut Snapshot) {
+    fn fill_numbers(&self, numbers: &mut Snapshot) {
         let mut gauges = self.connections.gauges();
         self.connections.fill_counters(numbers);
         if let Some(hub) = &self.hub {

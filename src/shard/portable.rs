@@ -31,7 +31,7 @@ impl<D: Driver> Shard<D> {
     ///
     /// # Errors
     /// Why it cannot be serialized now.
-    pub fn retell(
+    pub fn serialize_and_restore(
         &mut self,
         index: u32,
         through: impl FnOnce(ConnectionState) -> ConnectionState,

@@ -144,16 +144,17 @@ impl World {
 
     /// Every third world has a connection told as plain data, written as JSON, read, and revived
     /// before every turn: nothing may come of that.
-    fn retell(&mut self, shard: usize) {
+    fn serialize_and_restore(&mut self, shard: usize) {
         let Some(running) = self.shards[shard].as_mut().filter(|_| self.seed % 3 == 1) else {
             return;
         };
         self.turns += 1;
         let index = self.turns.wrapping_mul(0x9E37_79B9) >> 8;
-        let told = running.retell(index % (self.clients.len() as u32 + 1), |state| {
-            let text = serde_json::to_string(&state).unwrap();
-            serde_json::from_str(&text).unwrap()
-        });
+        let told =
+            running.serialize_and_restore(index % (self.clients.len() as u32 + 1), |state| {
+                let text = serde_json::to_string(&state).unwrap();
+                serde_json::from_str(&text).unwrap()
+            });
         self.told += u64::from(told.is_ok());
     }
 
@@ -163,7 +164,7 @@ impl World {
         if !self.is_awake(shard) {
             return;
         }
-        self.retell(shard);
+        self.serialize_and_restore(shard);
         if let Some(running) = &mut self.shards[shard]
             && running.turn().unwrap() == Life::Finished
         {
@@ -238,7 +239,7 @@ impl World {
         shards
             .map(|shard| {
                 let mut numbers = Snapshot::new(true);
-                shard.exchange(&mut numbers);
+                shard.exchange_numbers(&mut numbers);
                 numbers
             })
             .collect()

@@ -30,8 +30,8 @@ impl Home {
             Done::Appended { ticket, position, duplicate } => {
                 let waiting = self.done_waiting(ticket);
                 let Waiting::Publish { channel, from } = waiting else { return };
-                self.kept.publishes += u64::from(!duplicate);
-                self.kept.duplicates += u64::from(duplicate);
+                self.stats.publishes += u64::from(!duplicate);
+                self.stats.duplicates += u64::from(duplicate);
                 self.answer(channel, from, Answer::Published { position, duplicate });
                 self.note_use(channel);
             }
@@ -71,8 +71,8 @@ impl Home {
                 }
                 (own.position, own.known_from) = (Some(position), position.offset);
                 own.delivered_meanwhile.clear();
-                let changed = own.there.iter().map(|there| {
-                    (there.shard, Out::EpochChanged { channel: own.name.clone(), position })
+                let changed = own.shards.iter().map(|counts| {
+                    (counts.shard, Out::EpochChanged { channel: own.name.clone(), position })
                 });
                 self.out.extend(changed);
             }
@@ -147,7 +147,7 @@ impl Home {
         if channel.joining > 0 {
             channel.delivered_meanwhile.push_back(publication.clone());
         }
-        let members = channel.there.iter();
-        self.out.extend(members.map(|there| (there.shard, Out::Publish(publication.clone()))));
+        let members = channel.shards.iter();
+        self.out.extend(members.map(|counts| (counts.shard, Out::Publish(publication.clone()))));
     }
 }

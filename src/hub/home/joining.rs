@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Home, HomeOptions, There};
+use super::{Home, HomeOptions, ShardCounts};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Out, Subscribe};
 use crate::hub::connection_id::ConnectionId;
@@ -75,31 +75,31 @@ impl Home {
         let shard = id.shard;
         if subscribe.restart.is_none() && !self.take_seat(key, id, subscribe) {
             let message = format!(
-                "the channel has reached its limit of {} members; try again later",
+                "the channel has reached its limit of {} members; retry later",
                 subscribe.members_max
             );
             return self.refuse(key, from, Code::Limit, message);
         }
         let channel = &mut self.channels[key as usize];
         if subscribe.since.is_some() {
-            self.kept.recovered += u64::from(recovered && !missed.is_empty());
-            self.kept.not_recovered += u64::from(!recovered);
+            self.stats.recovered += u64::from(recovered && !missed.is_empty());
+            self.stats.not_recovered += u64::from(!recovered);
         }
-        let there = match channel.there.iter().position(|one| one.shard == shard) {
-            Some(at) => &mut channel.there[at],
+        let counts = match channel.shards.iter().position(|one| one.shard == shard) {
+            Some(at) => &mut channel.shards[at],
             None => {
                 // Members of most channels are on few shards.
-                channel.there.reserve_exact(1);
-                channel.there.push(There { shard, members: 0, watchers: 0 });
-                self.there_bytes += size_of::<There>();
-                channel.there.last_mut().expect("it was just pushed")
+                channel.shards.reserve_exact(1);
+                channel.shards.push(ShardCounts { shard, members: 0, watchers: 0 });
+                self.shard_count_bytes += size_of::<ShardCounts>();
+                channel.shards.last_mut().expect("it was just pushed")
             }
         };
-        there.watchers += u32::from(subscribe.watch);
+        counts.watchers += u32::from(subscribe.watch);
         match subscribe.restart {
-            Some(watched) => there.watchers -= u32::from(watched),
+            Some(watched) => counts.watchers -= u32::from(watched),
             None => {
-                there.members += 1;
+                counts.members += 1;
                 channel.members += 1;
                 self.members += 1;
                 if let (Some(occupancy), 1) = (&mut self.occupancy, channel.members) {
@@ -128,15 +128,15 @@ impl Home {
     ) {
         let Origin::Session { id, .. } = from else { return };
         let channel = &mut self.channels[key as usize];
-        let Some(at) = channel.there.iter().position(|one| one.shard == id.shard) else { return };
-        let there = &mut channel.there[at];
-        there.members -= 1;
-        there.watchers -= u32::from(watch);
-        if there.members == 0 {
-            channel.there.swap_remove(at);
-            self.there_bytes -= size_of::<There>();
-            if channel.there.is_empty() {
-                channel.there = Vec::new();
+        let Some(at) = channel.shards.iter().position(|one| one.shard == id.shard) else { return };
+        let counts = &mut channel.shards[at];
+        counts.members -= 1;
+        counts.watchers -= u32::from(watch);
+        if counts.members == 0 {
+            channel.shards.swap_remove(at);
+            self.shard_count_bytes -= size_of::<ShardCounts>();
+            if channel.shards.is_empty() {
+                channel.shards = Vec::new();
             }
         }
         channel.members -= 1;
@@ -157,9 +157,9 @@ impl Home {
 
     pub(super) fn unwatch(&mut self, key: u32, from: &Origin) {
         let Origin::Session { id, .. } = from else { return };
-        let mut there = self.channels[key as usize].there.iter_mut();
-        if let Some(there) = there.find(|one| one.shard == id.shard) {
-            there.watchers -= 1;
+        let mut shards = self.channels[key as usize].shards.iter_mut();
+        if let Some(counts) = shards.find(|one| one.shard == id.shard) {
+            counts.watchers -= 1;
         }
     }
 
@@ -215,11 +215,11 @@ impl Home {
         member: Arc<MemberInfo>,
     ) {
         let channel = &self.channels[key as usize];
-        if channel.there.iter().all(|there| there.watchers == 0) {
+        if channel.shards.iter().all(|counts| counts.watchers == 0) {
             return;
         }
         let news = make(&channel.name, member);
-        let watched = channel.there.iter().filter(|there| there.watchers > 0);
-        self.out.extend(watched.map(|there| (there.shard, Out::News(news.clone()))));
+        let watched = channel.shards.iter().filter(|counts| counts.watchers > 0);
+        self.out.extend(watched.map(|counts| (counts.shard, Out::News(news.clone()))));
     }
 }

@@ -1,7 +1,7 @@
 //! What holds for all channels of a home: options, what is forgotten, what there is.
 
 use super::starts::Starts;
-use super::{Channel, Home, HomeGauges, HomeOptions, Kept};
+use super::{Channel, Home, HomeGauges, HomeOptions, HomeStats};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Verb};
 use crate::hub::log::{Loss, Retention};
@@ -153,7 +153,7 @@ impl Home {
 
     /// Refuses what would have opened one channel too many.
     pub(super) fn refuse_channel(&mut self, channel: ChannelName, from: Origin) {
-        let message = "the server has all the channels it may have, and all are in use: try again \
+        let message = "the server is at its channel limit, and all channels are in use; retry \
                        later, or raise hub.channels_max";
         let refused = Refused::new(Code::Limit, message);
         self.answer_to(channel, from, Answer::Refused(refused));
@@ -170,7 +170,7 @@ impl Home {
         self.names.remove(channel.name.as_str());
         self.name_bytes -= name_bytes(&channel.name);
         self.unused.remove(key);
-        self.kept.channels_forgotten += 1;
+        self.stats.channels_forgotten += 1;
         channel
     }
 
@@ -206,8 +206,11 @@ impl Home {
         let (history_messages, history_bytes) = self.log.kept();
         let keys = self.log.keys();
         let entries = self.channels.capacity() * size_of::<Channel>() + self.names.memory_bytes();
-        let bytes =
-            entries + self.unused.bytes() + self.name_bytes + self.there_bytes + self.seat_bytes;
+        let bytes = entries
+            + self.unused.bytes()
+            + self.name_bytes
+            + self.shard_count_bytes
+            + self.seat_bytes;
         HomeGauges {
             channels: self.channels.len() as u64,
             members: self.members,
@@ -221,7 +224,7 @@ impl Home {
     }
 
     /// What was done.
-    pub fn kept(&self) -> Kept {
-        Kept { keys_evicted: self.log.keys().evicted, ..self.kept }
+    pub fn stats(&self) -> HomeStats {
+        HomeStats { keys_evicted: self.log.keys().evicted, ..self.stats }
     }
 }

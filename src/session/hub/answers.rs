@@ -10,19 +10,19 @@ use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage
 use crate::hub::{Request, Retention, Verb};
 use crate::session::protocol::Reply;
 
-/// The seat of a subscription among a shard's members.
+/// Where a subscription is among the members of its channel on this shard.
 #[derive(Clone, Copy, Debug)]
-pub struct Seat {
+pub struct MemberIndexes {
     pub local: u32,
-    pub place: u32,
-    pub watching: u32,
+    pub member_index: u32,
+    pub watcher_index: u32,
 }
 
 /// An answer that makes a member.
 #[derive(Debug)]
 pub struct JoinAnswer<'a> {
     pub channel: &'a ChannelName,
-    pub seat: Seat,
+    pub member_indexes: MemberIndexes,
     pub position: Position,
     pub recovered: bool,
     pub presence: Option<&'a PresencePage>,
@@ -41,15 +41,16 @@ impl HubSession {
         Some(pending.asked.swap_remove(at))
     }
 
-    /// A home has answered a subscription, and the member is in its seat.
+    /// A home has answered a subscription, and the member was added.
     pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         let Some(asked) = self.take_asked(request) else { return };
         let Some(at) = self.find(by.channel.as_str()) else { return };
         let subscription = &mut self.subscriptions[at];
         // The home's copy of the name is everybody's.
         subscription.channel = by.channel.clone();
-        let Seat { local, place, watching } = by.seat;
-        (subscription.local, subscription.place, subscription.watching) = (local, place, watching);
+        let MemberIndexes { local, member_index, watcher_index } = by.member_indexes;
+        (subscription.local, subscription.member_index, subscription.watcher_index) =
+            (local, member_index, watcher_index);
         let fate = std::mem::take(&mut subscription.fate);
         let name = by.channel.as_str();
         let ends = match fate {

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use serde_json::value::RawValue;
 
 use super::Budget;
-use super::answers::{JoinAnswer, Seat};
+use super::answers::{JoinAnswer, MemberIndexes};
 use super::cutter::{Cut, Cutter};
 use super::realm::{Realm, SessionLimits};
 use super::review::REVIEW_ALL;
@@ -211,11 +211,18 @@ impl World {
                         });
                     }
                     self.members += 1;
-                    let watching = if *watch { self.members } else { NONE };
-                    let seat = Seat { local: 0, place: self.members, watching };
+                    let watcher_index = if *watch { self.members } else { NONE };
+                    let member_indexes =
+                        MemberIndexes { local: 0, member_index: self.members, watcher_index };
                     let (position, recovered) = (*position, *recovered);
                     let presence = presence.as_ref();
-                    let by = JoinAnswer { channel: &channel, seat, position, recovered, presence };
+                    let by = JoinAnswer {
+                        channel: &channel,
+                        member_indexes,
+                        position,
+                        recovered,
+                        presence,
+                    };
                     self.act(|session, call| session.admit(call, request, &by));
                 }
                 answer => self.act(|session, call| session.hear(call, request, &channel, answer)),

@@ -27,7 +27,7 @@ mod verbs;
 
 use std::sync::Arc;
 
-pub use answers::{JoinAnswer, Seat};
+pub use answers::{JoinAnswer, MemberIndexes};
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention};
@@ -45,8 +45,8 @@ use crate::session::protocol::{ClientProtocol, Reply};
 #[derive(Clone, Copy, Debug)]
 pub struct Left {
     pub local: u32,
-    pub place: u32,
-    pub watching: u32,
+    pub member_index: u32,
+    pub watcher_index: u32,
 }
 
 /// What a session wants done.

@@ -1,14 +1,14 @@
 //! A session as plain data, for a process that takes a connection over.
 //!
 //! Pending requests are not serialized: a session is serialized once they have completed. Neither
-//! are its seats among a shard's members: the process that takes over adds it there again.
+//! are its indexes among a shard's members: the process that takes over adds it there again.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Realm;
 use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
+use super::{MemberIndexes, Realm};
 use crate::admission::limiter::LimiterState;
 use crate::admission::rate;
 use crate::auth::{ChannelGrant, Fingerprint, Identity, Right, Rights};
@@ -50,14 +50,11 @@ pub struct SubscriptionState {
     pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
 }
 
-/// The seat of a subscription: local channel, index among members, index among watchers.
-pub(crate) type Sits = (u32, u32, u32);
-
 fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
     let grant = session.grant(one.channel.as_str());
     SubscriptionState {
         channel: one.channel.as_str().to_owned(),
-        watching: one.watching != NONE,
+        watching: one.watcher_index != NONE,
         listed: one.listed,
         grant: grant.map(|grant| (grant.rights, grant.expires_s, grant.key)),
     }
@@ -92,11 +89,11 @@ impl HubSession {
         })
     }
 
-    /// Restores a session in these seats, one for each subscription. `None`: the data is not of a
-    /// session.
+    /// Restores a session with these indexes, one for each subscription. `None`: the data is
+    /// not of a session.
     pub fn restore(
         state: &SessionState,
-        seats: &[Sits],
+        member_indexes: &[MemberIndexes],
         realm: &Realm,
         now_ns: u64,
     ) -> Option<Self> {
@@ -113,16 +110,15 @@ impl HubSession {
         let mut session = Self::new(id, identity, realm, 0);
         (session.next_request, session.dropped) = (state.next_request, state.dropped);
         session.due_ms = state.due_ms;
-        for (saved, (local, place, watching)) in
-            state.subscriptions.iter().zip(seats.iter().copied())
-        {
+        for (saved, member_indexes) in state.subscriptions.iter().zip(member_indexes) {
+            let &MemberIndexes { local, member_index, watcher_index } = member_indexes;
             let channel = ChannelName::new(&saved.channel);
             if let Some((rights, expires_s, key)) = saved.grant {
                 session.set_grant(&channel, ChannelGrant { rights, expires_s, key });
             }
             let listed = saved.listed;
             let fate = Fate::default();
-            session.add(Subscription { channel, local, place, watching, listed, fate });
+            session.add(Subscription { channel, local, member_index, watcher_index, listed, fate });
         }
         if let Some(root) = &state.root {
             session.extras().root = Some(ConnectionId::parse(root)?);

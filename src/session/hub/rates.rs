@@ -13,7 +13,8 @@ impl HubSession {
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
-        (kind, times): (RateKind, u32),
+        kind: RateKind,
+        times: u32,
     ) -> bool {
         let rates = &call.realm.limits.rates;
         if !rates.has_bounds(&[kind]) {

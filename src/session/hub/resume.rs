@@ -49,7 +49,7 @@ fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Res
         KeyStanding::Unknown => {
             let text = format!(
                 "{what} depends on a key that the server has not fetched yet (auth.jwks_url); \
-                 try again later"
+                 retry later"
             );
             Err(Refused::new(Code::Internal, text))
         }
@@ -152,17 +152,18 @@ impl HubSession {
         let subjects = subjects(identity.user.as_deref(), &ticket.connection);
         if revoked.is_revoked(&subjects, ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
-            let message = "the ticket is void: its client was disconnected; authenticate again";
+            let message =
+                "the ticket is void, because its client was disconnected; authenticate again";
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if revoked.is_outdated(root.unwrap_or(old), ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
-            let message = "the ticket is void: a token with other rights was shown since; resume \
+            let message = "the ticket is void, because a token with other rights was shown; resume \
                            with the ticket that came with that answer, or authenticate again";
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if identity.is_anonymous() && !call.realm.is_open() {
-            let message = "the ticket is of an anonymous connection: authenticate";
+            let message = "the ticket is of an anonymous connection; authenticate with a token";
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if !identity.is_anonymous() {
@@ -172,7 +173,8 @@ impl HubSession {
         }
         let known = self.user();
         if known.is_some() && known != identity.user.as_ref() {
-            let message = "the ticket is of another user than this connection's";
+            let message =
+                "the ticket is of another user than this connection's; reconnect without it";
             return Err(Refused::new(Code::Conflict, message));
         }
         Ok(())
@@ -194,7 +196,7 @@ impl HubSession {
         let user = self.user().map(|user| &**user);
         let Some(granted) = grant.for_channel(channel, user, &self.root().to_string()) else {
             call.effects.auth_failures.push("grant");
-            let message = "the grant is for another channel or client";
+            let message = "the grant is for another channel or client; subscribe without it";
             return Err(Refused::new(Code::Forbidden, message));
         };
         let revoked = &call.realm.revoked;
@@ -203,7 +205,8 @@ impl HubSession {
             || revoked.is_channel_revoked(&subjects, channel, grant.issued_ms)
         {
             call.effects.auth_failures.push("grant_void");
-            let message = "the grant is void: a backend has taken it back";
+            let message =
+                "the grant is void, because a backend has revoked it; subscribe without it";
             return Err(Refused::new(Code::Forbidden, message));
         }
         check_standing(call, call.realm.standing(granted.key), "the grant")?;
@@ -289,7 +292,7 @@ impl HubSession {
         token: &str,
     ) -> Result<(), Refused> {
         let Some(verifier) = &call.realm.verifier else {
-            let message = "the server has no keys to verify a token with: anonymous mode";
+            let message = "the server has no keys to verify a token with; connect without a token";
             return Err(Refused::new(Code::BadRequest, message));
         };
         let identity = match verifier.verify(token, call.now_s()) {
@@ -357,7 +360,7 @@ impl HubSession {
         };
         if identity.expires_s.is_some_and(|exp_s| call.realm.has_ended(exp_s, now_ms)) {
             call.effects.auth_failures.push("expired");
-            let reason = "the token has expired: get a new one and connect again";
+            let reason = "the token has expired; get a new one and reconnect";
             call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
             return;
         }

@@ -57,7 +57,7 @@ impl HubSession {
             }
             Some(identity) if realm.standing(identity.key) == KeyStanding::Withdrawn => {
                 call.effects.auth_failures.push("key_withdrawn");
-                let reason = "the key of the token was withdrawn: get a new token";
+                let reason = "the key of the token was withdrawn; get a new token";
                 call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
             }
             _ => {}
@@ -77,7 +77,7 @@ impl HubSession {
         if !self.may_stay(call, channel.as_str()) {
             return self.end_unasked(call, at, lost.unwrap_or(Reason::Rights));
         }
-        let watches = self.subscriptions[at].watching != NONE;
+        let watches = self.subscriptions[at].watcher_index != NONE;
         if watches && !self.may_watch(call, channel.as_str()) {
             self.unwatch(call, at);
         }
@@ -124,9 +124,9 @@ impl HubSession {
     /// Takes the members' joins and leaves from a subscription.
     fn unwatch(&mut self, call: &mut Call<'_>, at: usize) {
         let one = &mut self.subscriptions[at];
-        let watching = std::mem::replace(&mut one.watching, NONE);
+        let watcher_index = std::mem::replace(&mut one.watcher_index, NONE);
         call.effects.purge_news.push(one.channel.clone());
-        call.effects.left.push(super::Left { local: one.local, place: NONE, watching });
+        call.effects.left.push(super::Left { local: one.local, member_index: NONE, watcher_index });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request: 0 },
             channel: one.channel.clone(),

@@ -24,9 +24,9 @@ pub struct Subscription {
     /// The shard's name for the channel; [`NONE`] until the home has answered.
     pub local: u32,
     /// Its index among the members.
-    pub place: u32,
+    pub member_index: u32,
     /// Its index among the watchers; [`NONE`] if it does not watch.
-    pub watching: u32,
+    pub watcher_index: u32,
     /// The channel keeps presence: it is listed there as the connection is everywhere.
     pub(super) listed: bool,
     /// What is to become of it when its home has answered.

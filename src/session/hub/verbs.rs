@@ -191,13 +191,13 @@ impl HubSession {
             Ok(Command::History { .. } | Command::Presence { .. }) => Some((RateKind::Reads, 1)),
             _ => None,
         };
-        if kind.is_some_and(|kind| self.is_too_much(call, id, kind)) {
+        if kind.is_some_and(|(kind, times)| self.is_too_much(call, id, kind, times)) {
             return true;
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
             // What a client is to try again, unlike a `limit` that it has reached.
-            let text = "server is short of memory; try again later";
+            let text = "server is low on memory; retry later";
             call.say_error(id, &refused(Code::RateLimited, text));
             return true;
         }
@@ -367,8 +367,8 @@ impl HubSession {
             self.add(Subscription {
                 channel: name,
                 local: NONE,
-                place: NONE,
-                watching: NONE,
+                member_index: NONE,
+                watcher_index: NONE,
                 listed: member.is_some(),
                 fate: Fate::default(),
             });
@@ -385,12 +385,13 @@ impl HubSession {
         let subscription = &mut self.subscriptions[at];
         call.effects.left.push(Left {
             local: subscription.local,
-            place: subscription.place,
-            watching: subscription.watching,
+            member_index: subscription.member_index,
+            watcher_index: subscription.watcher_index,
         });
         call.effects.purge.push(subscription.channel.clone());
-        let watched = subscription.watching != NONE;
-        (subscription.local, subscription.place, subscription.watching) = (NONE, NONE, NONE);
+        let watched = subscription.watcher_index != NONE;
+        (subscription.local, subscription.member_index, subscription.watcher_index) =
+            (NONE, NONE, NONE);
         watched
     }
 

@@ -30,17 +30,24 @@ use crate::shard::connect::{ConnectReply, Question};
 /// A client that meets a reload between its request and the decision may come back at once.
 const RELOADED_RETRY_AFTER_S: u32 = 1;
 
+/// The bytes of a request, and those that came early behind it.
+#[derive(Clone, Copy)]
+pub(super) struct RequestBytes<'r> {
+    pub(super) head: &'r [u8],
+    pub(super) early: &'r [u8],
+}
+
 impl Connections {
-    /// Asks the backend about an upgrade: with the request's head, behind which something may have
-    /// come early.
+    /// Asks the backend about an upgrade, with the request's head; holds what came early.
     pub(super) fn begin_asking(
         &mut self,
         index: u32,
         upgrade: Upgrade<'static>,
         client: Option<IpAddr>,
         identity: Option<Arc<Identity>>,
-        (head, early): (&[u8], &[u8]),
+        request: RequestBytes<'_>,
     ) {
+        let RequestBytes { head, early } = request;
         let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else { return };
         let (route, tick) = (upgrade.route, self.tick);
         let asking = Asking {
@@ -111,7 +118,7 @@ impl Connections {
             self.enter_decided(sessions, index, upgrade.route, identity.clone())
         } else {
             // Its route, and all that was agreed on, may not be allowed any more.
-            let message = "the configuration was changed during the handshake: connect again";
+            let message = "the configuration changed during the handshake; reconnect";
             Err(unavailable(message, RELOADED_RETRY_AFTER_S))
         };
         if let Err(rejected) = entered {
@@ -129,7 +136,7 @@ impl Connections {
         let terms = Terms { route, compression, protocol };
         self.open(sessions, index, terms, identity);
         if !early.is_empty() && self.slot(index).stage().is_websocket() {
-            self.hold(sessions, index, &early);
+            self.hold_input(sessions, index, &early);
             self.reconsider(index);
         }
     }
@@ -142,7 +149,7 @@ impl Connections {
         early
     }
 
-    /// Counts a client in that the backend has accepted.
+    /// Counts in a client that the backend has accepted.
     fn enter_decided(
         &mut self,
         sessions: &impl Sessions,
@@ -153,15 +160,15 @@ impl Connections {
         if let Availability::Draining { retry_after_s } = self.availability(index) {
             return Err(unavailable(http::DRAINING, retry_after_s));
         }
-        let gate = self.handshake(sessions, index).of(identity);
+        let gate = self.handshake(sessions, index).with_identity(identity);
         let is_unauthorized = gate.has_lost_key();
         let entered = if is_unauthorized { Ok(()) } else { gate.enter_decided(route) };
         let (findings, _) = gate.into_parts();
-        self.note(index, &findings, entered.is_err());
+        self.count_findings(index, &findings, entered.is_err());
         if is_unauthorized {
             return Err(Rejected {
                 refusal: Refusal::Unauthorized,
-                message: "the key of the token was withdrawn: get a new token",
+                message: "the key of the token was withdrawn; get a new token",
                 retry_after_s: None,
                 reason: Refusal::Unauthorized.code(),
             });
@@ -177,7 +184,7 @@ impl Connections {
     /// The backend has not replied in time.
     pub(super) fn give_up_asking(&mut self, sessions: &mut impl Sessions, index: u32) {
         self.counters.handshake_timeouts += 1;
-        let message = "the upgrade was not decided within the handshake deadline: try again later";
+        let message = "the upgrade was not decided within the handshake deadline; retry later";
         self.reject_asking(sessions, index, message);
     }
 

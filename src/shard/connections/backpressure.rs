@@ -12,10 +12,10 @@
 //! reads stay within `outbox_bytes_max` and one largest reply, and its unanswered requests within
 //! one message and the receive buffers that were under way.
 
+use super::deferred::DeferredTask;
 use super::rotation::LARGE_BYTES;
 use super::slot::Slot;
 use super::stage::Stage;
-use super::upkeep::Chore;
 use super::{Connections, SessionReadiness, Sessions};
 use crate::driver::Driver;
 use crate::session::hub::Budget;
@@ -116,7 +116,7 @@ impl Connections {
     }
 
     /// Holds input that may not be processed now.
-    pub(super) fn hold(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
+    pub(super) fn hold_input(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
         self.held.push(index, bytes);
         let receiving = self.slot_mut(index).receiving_mut();
         if !receiving.is_unfinished() {
@@ -156,7 +156,7 @@ impl Connections {
         if !self.is_ready(index) {
             self.pause(index);
             if self.is_crowding(bytes) {
-                self.throttle(index);
+                self.list_throttled(index);
             }
         } else if is_unfinished {
             self.queue_unfinished(index);
@@ -182,7 +182,7 @@ impl Connections {
         let is_over = receiving.has_ended() && is_open && !is_unfinished;
         if was_unfinished && is_over {
             // The peer's end came behind what was held.
-            self.defer(index, Chore::Finish);
+            self.defer(index, DeferredTask::Finish);
         } else if is_unfinished || receiving.is_paused() {
             self.reconsider(index);
         }
@@ -191,16 +191,16 @@ impl Connections {
     fn queue_unfinished(&mut self, index: u32) {
         let token = self.token(index);
         let slot = self.slot_mut(index);
-        if slot.receiving_mut().queue() {
+        if slot.receiving_mut().mark_queued() {
             let is_large = slot.partial_bytes() >= LARGE_BYTES;
             self.unfinished.push(token, is_large);
         }
     }
 
     /// Lists the connection among those that are checked when all outboxes together have drained.
-    fn throttle(&mut self, index: u32) {
+    fn list_throttled(&mut self, index: u32) {
         let token = self.token(index);
-        if self.slot_mut(index).receiving_mut().throttle() {
+        if self.slot_mut(index).receiving_mut().mark_throttled() {
             self.throttled.push(token);
         }
     }
@@ -242,7 +242,7 @@ impl Connections {
             }) && self.is_ready(index);
         if may_continue && !self.work.is_share_spent() {
             let (mut bytes, start) = self.held.take(index);
-            let rest = self.process_input(sessions, index, &mut bytes[start..], false).rest;
+            let rest = self.process_within_share(sessions, index, &mut bytes[start..], false).rest;
             let is_open = self.slot(index).stage().is_websocket();
             self.held.put_back(index, bytes, if is_open { rest } else { 0 });
         }
@@ -261,7 +261,7 @@ impl Connections {
         self.unfinished.begin_turn();
         while let Some(token) = self.unfinished.pop(LARGE_SHARES_MAX) {
             let Some(index) = self.find(token) else { continue };
-            if !self.slot_mut(index).receiving_mut().unqueue() {
+            if !self.slot_mut(index).receiving_mut().unmark_queued() {
                 // It was finished, or begun again, since it was queued.
                 continue;
             }
@@ -292,7 +292,7 @@ impl Connections {
         }
         for token in std::mem::take(&mut self.throttled) {
             if let Some(index) = self.find(token) {
-                self.slot_mut(index).receiving_mut().unthrottle();
+                self.slot_mut(index).receiving_mut().unmark_throttled();
                 self.reconsider(index);
                 self.reconcile(driver, index);
             }

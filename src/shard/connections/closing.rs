@@ -49,7 +49,7 @@ impl Connections {
         if self.slot(index).stage().is_websocket() {
             self.log_close(index, code);
             self.report_close(index, code);
-            sessions.end(self, index);
+            sessions.end_session(self, index);
         }
         self.leave_stage(index, next, code);
     }
@@ -80,7 +80,7 @@ impl Connections {
         }
         let tick = self.tick;
         let slot = self.slot_mut(index);
-        slot.receiving_mut().leave();
+        slot.receiving_mut().end_processing();
         if is_ending {
             // A cancellation under way may be of the receive alone: all must be cancelled now.
             slot.receiving_mut().forget_cancel();
@@ -108,8 +108,8 @@ impl Connections {
         self.leave_stage(index, Stage::Ending, CloseCode::ABNORMAL);
     }
 
-    /// Drops a connection that broke.
-    pub(super) fn lose(&mut self, sessions: &mut impl Sessions, index: u32) {
+    /// Drops a connection that broke: a send or receive has failed.
+    pub(super) fn drop_broken(&mut self, sessions: &mut impl Sessions, index: u32) {
         if !matches!(self.slot(index).stage(), Stage::Ending) {
             self.counters.connection_errors += 1;
             self.abort(sessions, index, CloseCode::ABNORMAL);
@@ -127,7 +127,7 @@ impl Connections {
             return;
         }
         sessions.say_goodbye(self, index, goodbye, true);
-        sessions.end(self, index);
+        sessions.end_session(self, index);
         let tick = self.tick;
         let slot = self.slot_mut(index);
         let Stage::Open(receiver) = slot.stage_mut() else { return };
@@ -178,12 +178,12 @@ impl Connections {
             self.counters.partial_closes += 1;
             let goodbye = Goodbye {
                 code: CloseCode::TRY_AGAIN_LATER,
-                reason: "too many unfinished messages at once, please try again later",
+                reason: "too many unfinished messages at once; retry later",
                 retry_after_ms: self.retry_after_excess_ms(),
             };
             self.fail(sessions, index, goodbye);
         } else {
-            let message = "too many unfinished messages at once: try again later";
+            let message = "too many unfinished messages at once; retry later";
             self.reject_asking(sessions, index, message);
         }
     }

@@ -44,7 +44,7 @@ impl Connections {
     pub(super) fn end_compression(&mut self, index: u32, discard: bool) {
         let slot = &mut self.slots[index as usize];
         if let Some(outbox) = slot.outbox_mut().filter(|_| !discard) {
-            outbox.settle_plain(&mut self.pools);
+            outbox.skip_compression(&mut self.pools);
         }
         if let Stage::Open(receiver) | Stage::Closing { receiver, .. } = slot.stage_mut() {
             receiver.let_go(&mut self.inflaters, &mut self.deflaters);
@@ -108,16 +108,17 @@ impl ReplyCompression {
 impl Connections {
     /// Compresses what waits for that in a connection's outbox, until so many bytes are ready to
     /// leave.
-    pub(super) fn compress_waiting(&mut self, index: u32, ready_bytes_max: usize) {
+    pub(super) fn compress_outbox(&mut self, index: u32, ready_bytes_max: usize) {
         let slot = &mut self.slots[index as usize];
         let level = self.config.route_options[slot.route()].compression_level;
         let Some((outbox, receiver)) = slot.compressed_outbox() else { return };
         let Some(sending) = receiver.sending() else { return };
-        outbox.settle_later(
+        outbox.compress_queued(
             &mut self.pools,
             ready_bytes_max,
             &mut self.deflaters,
-            (sending, level),
+            sending,
+            level,
         );
     }
 }

@@ -3,10 +3,10 @@
 //! A slot has one timer, set to the earliest of what its stage waits for. Activity does not move
 //! it: when it fires, the conditions are checked again, and it is set again.
 
+use super::deferred::DeferredTask;
 use super::slot::Slot;
 use super::stage::Stage;
 use super::timers;
-use super::upkeep::Chore;
 use super::{Connections, Goodbye, Sessions};
 use crate::config::{RouteOptions, Timeouts};
 use crate::driver::Driver;
@@ -19,21 +19,22 @@ const REFRESHED_PER_TURN: u32 = 1024;
 const DRAINING_HANDSHAKE_MS: u32 = 1000;
 
 /// The first tick at which the duration has surely passed.
-pub(super) fn after(tick: u32, duration_ms: u32) -> u32 {
+pub(super) fn tick_after(tick: u32, duration_ms: u32) -> u32 {
     tick.saturating_add(timers::ticks(duration_ms) + 1)
 }
 
 /// After something that may be zero for never.
 fn after_if(tick: u32, duration_ms: u32) -> u32 {
-    if duration_ms == 0 { timers::UNSET } else { after(tick, duration_ms) }
+    if duration_ms == 0 { timers::UNSET } else { tick_after(tick, duration_ms) }
 }
 
 /// Until when a connection that ends waits for its peer: the given time from the beginning of the
 /// stage, and as long as something is queued, the send time from the last byte that the peer took,
 /// so that a slow line loses nothing.
 fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
-    let waited = after(slot.clocks().stage_tick, timeout_ms);
-    let sending = slot.outbox().map(|one| after(one.progress_tick(), timeouts.send_timeout_ms));
+    let waited = tick_after(slot.clocks().stage_tick, timeout_ms);
+    let sending =
+        slot.outbox().map(|one| tick_after(one.progress_tick(), timeouts.send_timeout_ms));
     sending.map_or(waited, |until| until.max(waited))
 }
 
@@ -60,7 +61,7 @@ impl Connections {
         let timeouts = &self.config.timeouts;
         match slot.stage() {
             Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_) => {
-                after(clocks.opened_tick, self.handshake_timeout_ms())
+                tick_after(clocks.opened_tick, self.handshake_timeout_ms())
             }
             Stage::Open(_) => {
                 let route = &self.config.route_options[slot.route()];
@@ -70,7 +71,7 @@ impl Connections {
                 let heartbeat = if route.ping_interval_ms == 0 {
                     timers::UNSET
                 } else if slot.is_pinged() {
-                    after(clocks.stage_tick, route.pong_timeout_ms)
+                    tick_after(clocks.stage_tick, route.pong_timeout_ms)
                 } else {
                     clocks.stage_tick
                 };
@@ -137,7 +138,7 @@ impl Connections {
                 // Another interval: spread, as at the beginning.
                 self.schedule_first_ping(index);
             }
-            sessions.replan(self, index);
+            sessions.reschedule_due(self, index);
             self.set_deadline(index);
         }
         self.refresh_from = (until < self.slots_high).then_some(until);
@@ -247,9 +248,9 @@ impl Connections {
         fired: &mut Vec<u32>,
     ) -> bool {
         let most = self.config.engine.turn_timers_max as usize;
-        let has_more = self.wheel.expire(&mut self.slots, self.tick, most, fired);
+        let has_more = self.wheel.take_expired(&mut self.slots, self.tick, most, fired);
         for index in fired.drain(..) {
-            self.fire(sessions, index);
+            self.run_timer(sessions, index);
             self.reconcile(driver, index);
         }
         has_more
@@ -261,10 +262,10 @@ impl Connections {
     }
 
     /// The slot's timer has fired: does what is due.
-    fn fire(&mut self, sessions: &mut impl Sessions, index: u32) {
+    fn run_timer(&mut self, sessions: &mut impl Sessions, index: u32) {
         let timeouts = &self.config.timeouts;
         let slot = self.slot(index);
-        let handshake = after(slot.clocks().opened_tick, self.handshake_timeout_ms());
+        let handshake = tick_after(slot.clocks().opened_tick, self.handshake_timeout_ms());
         let closing = ending_until(slot, self.route(index).close_timeout_ms, timeouts);
         let lingering = ending_until(slot, timeouts.linger_timeout_ms, timeouts);
         match slot.stage() {
@@ -301,7 +302,7 @@ impl Connections {
 
     fn fire_open(&mut self, sessions: &mut impl Sessions, index: u32) {
         if self.tick >= self.session_due(index) {
-            sessions.expire(self, index);
+            sessions.run_due(self, index);
         }
         if !self.is_open(index) {
             return;
@@ -309,7 +310,7 @@ impl Connections {
         let route = *self.route(index);
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         if self.tick >= self.park_tick(index, self.slot(index)) {
-            self.defer(index, Chore::Park);
+            self.defer(index, DeferredTask::Park);
         }
         let slot = self.slot(index);
         let (age, idle) = (self.age_tick(slot, &route), self.idle_tick(slot, &route));
@@ -327,7 +328,7 @@ impl Connections {
             self.counters.idle_timeouts += 1;
             self.close(sessions, index, away("no message within the idle timeout"));
         } else if is_ping_due {
-            self.beat(index, route.pong_timeout_ms);
+            self.check_heartbeat(index, route.pong_timeout_ms);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::stage::Stage;
 use crate::proto::ws::deflate::Deflaters;
 
 /// As the time of acceptance: the delivery is not recorded in the histogram.
-pub(in crate::shard) const NOT_TIMED: u64 = 0;
+pub(in crate::shard) const NOT_RECORDED: u64 = 0;
 
 impl Connections {
     /// Whether a shared frame may go into the connection's outbox now: nothing of it is under way,
@@ -20,7 +20,7 @@ impl Connections {
         receiver.sending().is_none_or(|sending| sending.context.is_none())
             && !slot.is_lending()
             && slot.outbox().is_none_or(|outbox| {
-                !outbox.is_sending() && !outbox.has_later() && outbox.bytes() < most
+                !outbox.is_sending() && !outbox.has_uncompressed() && outbox.bytes() < most
             })
     }
 
@@ -30,7 +30,7 @@ impl Connections {
             && self
                 .slot(index)
                 .outbox()
-                .is_none_or(|outbox| !outbox.has_later() && outbox.bytes() < bytes_max)
+                .is_none_or(|outbox| !outbox.has_uncompressed() && outbox.bytes() < bytes_max)
     }
 
     /// How messages to a connection are compressed.
@@ -43,7 +43,7 @@ impl Connections {
         &mut self.deflaters
     }
 
-    /// Queues a frame of a publication. `accepted_ns`: when that was accepted, or [`NOT_TIMED`];
+    /// Queues a frame of a publication. `accepted_ns`: when that was accepted, or [`NOT_RECORDED`];
     /// `is_last`: this is the last of its members here.
     pub(in crate::shard) fn queue_frame(
         &mut self,
@@ -52,11 +52,11 @@ impl Connections {
         accepted_ns: u64,
         is_last: bool,
     ) {
-        let is_timed = self.histograms.is_on() && accepted_ns != NOT_TIMED;
+        let is_recorded = self.histograms.is_on() && accepted_ns != NOT_RECORDED;
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
-        outbox.shared(&mut self.pools, frame);
-        if is_timed {
+        outbox.queue_shared(&mut self.pools, frame);
+        if is_recorded {
             outbox.mark_delivery(accepted_ns.min(self.now_ns), is_last);
         }
         slot.note_message_sent();

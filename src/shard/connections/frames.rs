@@ -101,7 +101,7 @@ impl Connections {
         self.follow_frames(sessions, index, after);
         let rest = match self.slot(index).stage() {
             Stage::Open(_) => input.len(),
-            Stage::Closing { .. } => self.process_closing_frames(sessions, index, input),
+            Stage::Closing { .. } => self.seek_peer_close(sessions, index, input),
             _ => 0,
         };
         Processed { rest, in_place: scan.in_place }
@@ -144,7 +144,7 @@ impl Connections {
             in_place: scan.in_place_room(input.is_empty(), &self.config.engine),
             compression: ReplyCompression::new(sending, route),
             deflaters: &mut self.deflaters,
-            is_timed: self.histograms.is_on(),
+            records_turnaround: self.histograms.is_on(),
             now_ns,
             tick: self.tick,
         };
@@ -153,11 +153,11 @@ impl Connections {
                 *parts.messages_received = parts.messages_received.saturating_add(1);
                 replies.counters.messages_received += 1;
                 *parts.message_tick = self.tick;
-                match self.meter.take(index, rates, sessions, payload.len(), now_ns) {
+                match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
                     taken if route.handler == HandlerName::Hub => {
                         let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
                         let heard = MessageContext { index, now_ns, budget };
-                        sessions.receive(heard, kind, payload, taken.err());
+                        sessions.receive_message(heard, kind, payload, taken.err());
                         is_for_session = true;
                     }
                     Ok(()) if sending.is_none() => {
@@ -170,8 +170,8 @@ impl Connections {
             }
             WireEvent::Ping(payload) => {
                 replies.counters.pings_received += 1;
-                match self.meter.take(index, rates, sessions, payload.len(), now_ns) {
-                    Ok(()) => drop(replies.frame(OpCode::Control(Control::Pong), payload)),
+                match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
+                    Ok(()) => drop(replies.queue_frame(OpCode::Control(Control::Pong), payload)),
                     Err(much) => after = After::excess(rates, much, replies.counters),
                 }
             }
@@ -186,7 +186,7 @@ impl Connections {
             self.spend_on_codecs(&mut scan.effort);
         }
         if is_for_session {
-            sessions.apply(self, index);
+            sessions.finish_message(self, index);
         }
         after.map_or(Seen::Event, Seen::Follow)
     }
@@ -220,7 +220,8 @@ impl Connections {
                 self.leave(sessions, index, Stage::Finishing, code.unwrap_or(CloseCode::NO_STATUS));
             }
             Some(After::TooMuch { wait_ms }) => {
-                let (code, reason) = (CloseCode::RATE_LIMITED, "too much a second: send less");
+                let (code, reason) =
+                    (CloseCode::RATE_LIMITED, "rate limit exceeded; send less per second");
                 self.close(sessions, index, Goodbye { code, reason, retry_after_ms: wait_ms });
             }
             Some(After::Failed(error)) => {
@@ -233,7 +234,7 @@ impl Connections {
 
     /// Processes frames of a connection that was sent a Close: only the peer's Close matters.
     /// Returns how many bytes have to wait.
-    pub(super) fn process_closing_frames(
+    pub(super) fn seek_peer_close(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,

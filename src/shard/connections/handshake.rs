@@ -35,7 +35,7 @@ pub(super) enum Verdict {
 
 impl Verdict {
     /// What follows from a decision. `sessions` knows the client protocols.
-    pub(super) fn of(decision: Decision<'_>, sessions: &impl Sessions) -> Self {
+    pub(super) fn from_decision(decision: Decision<'_>, sessions: &impl Sessions) -> Self {
         match decision {
             Decision::Upgrade(Upgrade { route, compression, subprotocol, .. }) => {
                 let protocol = sessions.choose_protocol(subprotocol.as_deref());
@@ -79,13 +79,14 @@ impl Handshake<'_> {
         (self.findings.into_inner(), self.standing.get())
     }
 
-    fn deny(&self, denied: Denied) -> Denial {
+    /// Records why a client is not let in, and returns the answer to it.
+    fn record_denial(&self, denied: Denied) -> Denial {
         self.findings.borrow_mut().denied = Some(denied);
         denied.denial(self.config.limits.retry_after_s)
     }
 
-    /// The same for a client that was identified otherwise.
-    pub(super) fn of(self, identity: Option<Arc<Identity>>) -> Self {
+    /// The same check for a client that the backend has identified.
+    pub(super) fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
         self.findings.borrow_mut().identity = identity;
         self
     }
@@ -104,10 +105,11 @@ impl Handshake<'_> {
 
     /// Counts a client in whose upgrade was decided elsewhere; its address is counted already.
     pub(super) fn enter_decided(&self, route: usize) -> Result<(), Denial> {
-        self.count(None, route).map_err(|denied| self.deny(denied))
+        self.count_client(None, route).map_err(|denied| self.record_denial(denied))
     }
 
-    fn count(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denied> {
+    /// Counts a client in by its address and by its route: by both, or by neither.
+    fn count_client(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denied> {
         let limits = &self.config.limits.admission;
         let waited = self.count_address(client)?;
         let options = &self.config.route_options[route];
@@ -173,9 +175,9 @@ impl Gate for Handshake<'_> {
         let entered = if self.backend.is_some_and(|backend| backend.decides(route)) {
             self.count_address(client).map(|_| Entry::Pending)
         } else {
-            self.count(client, route).map(|()| Entry::Granted)
+            self.count_client(client, route).map(|()| Entry::Granted)
         };
-        entered.map_err(|denied| self.deny(denied))
+        entered.map_err(|denied| self.record_denial(denied))
     }
 }
 
@@ -224,7 +226,7 @@ impl Connections {
     }
 
     /// Counts what a handshake has found.
-    pub(super) fn note(&mut self, index: u32, findings: &Findings, refused: bool) {
+    pub(super) fn count_findings(&mut self, index: u32, findings: &Findings, refused: bool) {
         if let Some(kind) = findings.failure {
             self.counters.count_auth_failure(kind);
         }

@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::asking::RequestBytes;
 use super::handshake::{Terms, Verdict};
-use super::journal::Particulars;
+use super::journal::{Particulars, RejectedRequest};
 use super::peer::PeerAddress;
 use super::slot::Clocks;
 use super::stage::{Partial, Stage};
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
-use crate::proto::http::{self, Head};
+use crate::proto::http::{self, Head, Refusal};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
 
@@ -24,8 +25,9 @@ enum HeadStep {
 }
 
 impl Connections {
-    /// Bytes of a head: on their own, or behind what came before them.
-    pub(super) fn process_head(
+    /// Collects a head: from these bytes, or from earlier ones and these. Returns how many bytes
+    /// behind its end have to wait.
+    pub(super) fn collect_head(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -101,7 +103,7 @@ impl Connections {
                 }
             }
         }
-        match self.process_request(sessions, index, &mut bytes[start..], scanned) {
+        match self.decide_request(sessions, index, &mut bytes[start..], scanned) {
             Some(rest) => HeadStep::Done { rest },
             None => HeadStep::Unfinished { start },
         }
@@ -121,8 +123,9 @@ impl Connections {
         proxy::parse(bytes).map_err(|_| ())
     }
 
-    /// Looks at a request. Returns how many bytes behind it have to wait; `None`: it is unfinished.
-    fn process_request(
+    /// Decides about a request, and does what follows. Returns how many bytes behind it have to
+    /// wait; `None`: it is unfinished.
+    fn decide_request(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -148,7 +151,7 @@ impl Connections {
             Head::Partial => None,
             Head::Complete { consumed, client, decision } => {
                 http::encode(&decision, &mut answer);
-                Some((consumed, client, Verdict::of(decision, sessions)))
+                Some((consumed, client, Verdict::from_decision(decision, sessions)))
             }
         };
         let (findings, standing) = gate.into_parts();
@@ -161,9 +164,11 @@ impl Connections {
             self.set_client(index, client, peer);
         }
         let is_rejected = matches!(decided, Some((.., Verdict::Answer(Some(_)))));
-        self.note(index, &findings, is_rejected);
+        self.count_findings(index, &findings, is_rejected);
         if let Some((.., Verdict::Answer(Some(refusal)))) = decided {
-            self.log_rejected_request(index, refusal, findings.denied, (bytes, &answer));
+            let denied = findings.denied;
+            let request = RejectedRequest { refusal, denied, head: bytes, answer: &answer };
+            self.log_rejected_request(index, &request);
         }
         if !answer.is_empty() {
             self.queue(index, &answer);
@@ -179,18 +184,27 @@ impl Connections {
                 }
             }
             Verdict::Pending(upgrade) => {
-                let parts = bytes.split_at(consumed);
-                self.begin_asking(index, *upgrade, client, findings.identity, parts);
+                let (head, early) = bytes.split_at(consumed);
+                let request = RequestBytes { head, early };
+                self.begin_asking(index, *upgrade, client, findings.identity, request);
             }
-            Verdict::Answer(refusal) => {
-                match refusal {
-                    Some(refusal) => self.counters.count_refusal(refusal),
-                    None => self.counters.answered += 1,
-                }
-                self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
-            }
+            Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }
         Some(0)
+    }
+
+    /// Lingers after an answer, which the peer has to get before the connection is closed.
+    fn leave_answered(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        refusal: Option<Refusal>,
+    ) {
+        match refusal {
+            Some(refusal) => self.counters.count_refusal(refusal),
+            None => self.counters.answered += 1,
+        }
+        self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
     }
 
     /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
@@ -225,7 +239,7 @@ impl Connections {
         self.schedule_first_ping(index);
         self.open_parked(index);
         self.set_deadline(index);
-        sessions.open(self, index, identity, protocol);
+        sessions.open_session(self, index, identity, protocol);
     }
 
     /// Notes the client's address, if a trusted proxy has named another than the peer's.

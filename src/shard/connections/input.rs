@@ -21,7 +21,7 @@ impl Connections {
     /// Takes bytes from the wire: opens them, and processes what they mean.
     ///
     /// Returns a reply that leaves from these bytes; only where `may_lend`.
-    pub(super) fn take_wire(
+    pub(super) fn receive_wire_bytes(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -38,14 +38,14 @@ impl Connections {
             let may_lend = may_lend && transport.seals_in_place();
             let Some(bytes) = transport.open(&mut wire) else { break };
             assert!(in_place.is_none(), "a reply in place ends the input");
-            in_place = self.take_input(sessions, index, bytes, may_lend && wire.is_empty());
+            in_place = self.process_or_hold(sessions, index, bytes, may_lend && wire.is_empty());
         }
         in_place
     }
 
     /// Processes received bytes as far as the connection's share of the turn reaches, and holds the
     /// rest.
-    fn take_input(
+    fn process_or_hold(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -58,19 +58,20 @@ impl Connections {
                 || self.work.has_used_share(index)
                 || !self.is_ready(index));
         if has_to_wait {
-            self.hold(sessions, index, bytes);
+            self.hold_input(sessions, index, bytes);
             self.reconsider(index);
             return None;
         }
-        self.note_stream(index, bytes.len());
+        self.note_bulk_input(index, bytes.len());
         // What comes less than a buffer at a time does not need to be held back.
         let is_calm = self.slot(index).receiving().is_calm()
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
-        let Processed { rest, in_place } = self.process_input(sessions, index, bytes, may_lend);
+        let Processed { rest, in_place } =
+            self.process_within_share(sessions, index, bytes, may_lend);
         self.work.end_slice(index);
         if rest > 0 {
-            self.hold(sessions, index, &bytes[bytes.len() - rest..]);
+            self.hold_input(sessions, index, &bytes[bytes.len() - rest..]);
             self.reconsider(index);
         } else if self.is_suspended(index) {
             self.note_unfinished(index);
@@ -88,8 +89,8 @@ impl Connections {
         }
     }
 
-    /// Processes bytes within the slice at hand.
-    pub(super) fn process_input(
+    /// Processes bytes within the connection's share of the turn, and counts what stays unfinished.
+    pub(super) fn process_within_share(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -99,7 +100,7 @@ impl Connections {
         // A byte of text costs a third of the effort to inflate.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
         let before = self.slot(index).partial_bytes();
-        let processed = self.process(sessions, index, bytes, may_lend);
+        let processed = self.process_stage(sessions, index, bytes, may_lend);
         let after = self.slot(index).partial_bytes();
         if before > 0 || after > 0 {
             self.partials.set(index, after);
@@ -110,7 +111,8 @@ impl Connections {
         processed
     }
 
-    fn process(
+    /// Processes bytes by the stage of the connection.
+    fn process_stage(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -119,8 +121,8 @@ impl Connections {
     ) -> Processed {
         let rest = match self.slot_mut(index).stage_mut() {
             Stage::Open(_) => return self.process_frames(sessions, index, bytes, may_lend),
-            Stage::Closing { .. } => self.process_closing_frames(sessions, index, bytes),
-            Stage::Proxy { .. } | Stage::Http { .. } => self.process_head(sessions, index, bytes),
+            Stage::Closing { .. } => self.seek_peer_close(sessions, index, bytes),
+            Stage::Proxy { .. } | Stage::Http { .. } => self.collect_head(sessions, index, bytes),
             Stage::Asking(_) => {
                 self.hold_early(index, bytes);
                 0

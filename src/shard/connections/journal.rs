@@ -26,6 +26,17 @@ pub(super) struct Particulars {
     pub(super) detail: String,
 }
 
+/// A request that was answered with an error.
+pub(super) struct RejectedRequest<'r> {
+    pub(super) refusal: Refusal,
+    /// What admission has decided, if that is why.
+    pub(super) denied: Option<Denied>,
+    /// The request's bytes.
+    pub(super) head: &'r [u8],
+    /// The bytes of the answer.
+    pub(super) answer: &'r [u8],
+}
+
 impl Connections {
     /// Logs that a connection was rejected, unless there were others for this reason just now.
     /// `particulars` are looked up only for a line that is written.
@@ -43,14 +54,9 @@ impl Connections {
         }
     }
 
-    /// Logs a request that was answered with an error: `head` and `answer` are its bytes and ours.
-    pub(super) fn log_rejected_request(
-        &mut self,
-        index: u32,
-        refusal: Refusal,
-        denied: Option<Denied>,
-        (head, answer): (&[u8], &[u8]),
-    ) {
+    /// Logs a request that was answered with an error.
+    pub(super) fn log_rejected_request(&mut self, index: u32, request: &RejectedRequest<'_>) {
+        let &RejectedRequest { refusal, denied, head, answer } = request;
         let denied = match self.slot(index).standing() {
             Standing::Refused(denied) if !self.is_draining => Some(denied),
             _ => denied,

@@ -5,7 +5,7 @@
 
 use std::hash::BuildHasher;
 
-use super::deadlines::after;
+use super::deadlines::tick_after;
 use super::timers;
 use super::{Connections, Sessions};
 use crate::driver::{Driver, TcpInfo};
@@ -48,13 +48,13 @@ impl Connections {
     pub(in crate::shard) fn question_suspects(&mut self, driver: &mut impl Driver) {
         for index in std::mem::take(&mut self.questioned) {
             if self.is_open(index) {
-                self.measure(driver, index);
+                self.request_tcp_info(driver, index);
             }
         }
     }
 
-    /// Asks TCP about a connection.
-    pub(in crate::shard) fn measure(&mut self, driver: &mut impl Driver, index: u32) {
+    /// Requests what TCP knows of a connection: which bytes were acknowledged, and its window.
+    pub(in crate::shard) fn request_tcp_info(&mut self, driver: &mut impl Driver, index: u32) {
         let token = self.token(index);
         let slot = self.slot_mut(index);
         slot.begin_operation();
@@ -82,8 +82,8 @@ impl Connections {
         self.slot_mut(index).set_stage_tick(tick);
     }
 
-    /// A ping is due, or its pong is overdue.
-    pub(super) fn beat(&mut self, index: u32, pong_timeout_ms: u32) {
+    /// Sends a ping that is due, or queues a question to TCP about a pong that is overdue.
+    pub(super) fn check_heartbeat(&mut self, index: u32, pong_timeout_ms: u32) {
         let slot = self.slot(index);
         if !slot.is_pinged() {
             let payload = self.ping_payload(index);
@@ -95,7 +95,7 @@ impl Connections {
             let slot = self.slot_mut(index);
             slot.set_pinged(true);
             slot.set_stage_tick(tick);
-        } else if self.tick >= after(slot.clocks().stage_tick, pong_timeout_ms) {
+        } else if self.tick >= tick_after(slot.clocks().stage_tick, pong_timeout_ms) {
             self.judge_liveness(index);
         }
     }

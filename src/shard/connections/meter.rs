@@ -22,7 +22,7 @@ pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
 impl Meter {
     /// Takes a message out of the budgets of its connection, and of its user.
     #[inline]
-    pub(super) fn take(
+    pub(super) fn take_message(
         &mut self,
         index: u32,
         bounds: &RateBounds,
@@ -33,10 +33,10 @@ impl Meter {
         if !bounds.has_bounds(&KINDS) {
             return Ok(());
         }
-        self.take_bounded(index, bounds, sessions, bytes, now_ns)
+        self.take_from_limiter(index, bounds, sessions, bytes, now_ns)
     }
 
-    fn take_bounded(
+    fn take_from_limiter(
         &mut self,
         index: u32,
         bounds: &RateBounds,
@@ -44,7 +44,7 @@ impl Meter {
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
-        let limiter = self.place(index).get_or_insert_default();
+        let limiter = self.limiter_mut(index).get_or_insert_default();
         let user = sessions.user(index);
         for (kind, times) in KINDS.into_iter().zip([1, bytes as u32]) {
             let taken = limiter.take(bounds, kind, times, user, now_ns);
@@ -53,17 +53,17 @@ impl Meter {
         Ok(())
     }
 
-    /// What a connection has left, if that is counted.
-    pub(super) fn of(&self, index: u32) -> Option<&Limiter> {
+    /// The budgets of a connection, if they are counted.
+    pub(super) fn limiter(&self, index: u32) -> Option<&Limiter> {
         self.0.get(index as usize)?.as_deref()
     }
 
-    /// Gives a connection what it had left elsewhere.
+    /// Restores the budgets of a connection.
     pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
-        *self.place(index) = Some(Box::new(limiter));
+        *self.limiter_mut(index) = Some(Box::new(limiter));
     }
 
-    fn place(&mut self, index: u32) -> &mut Option<Box<Limiter>> {
+    fn limiter_mut(&mut self, index: u32) -> &mut Option<Box<Limiter>> {
         if self.0.len() <= index as usize {
             self.0.resize_with(index as usize + 1, || None);
         }

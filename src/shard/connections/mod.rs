@@ -36,9 +36,11 @@
 
 mod asking;
 mod backpressure;
+mod bulk;
 mod closing;
 mod compression;
 mod deadlines;
+mod deferred;
 mod deliveries;
 mod draining;
 mod flags;
@@ -65,10 +67,8 @@ mod sends;
 mod sessions;
 mod slot;
 mod stage;
-mod streams;
 mod timers;
 mod transport;
-mod upkeep;
 mod work;
 
 use std::collections::HashMap;
@@ -86,6 +86,7 @@ use crate::metrics::{Counters, Gauges, Histograms};
 use crate::proto::http::Pages;
 use crate::proto::ws::deflate::{Deflaters, Inflaters};
 use crate::text::repeats::Repeats;
+use deferred::DeferredWork;
 use held::HeldInputs;
 use meter::Meter;
 use outbox::Pools;
@@ -95,11 +96,10 @@ use rotation::Rotation;
 use slot::{Slot, SlotOrigin};
 use stage::Stage;
 use timers::Wheel;
-use upkeep::Upkeep;
 use work::Work;
 
 pub(super) use backpressure::QueuedSize;
-pub(super) use deliveries::NOT_TIMED;
+pub(super) use deliveries::NOT_RECORDED;
 pub(super) use meter::TooMuch;
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
@@ -124,7 +124,7 @@ pub(super) struct Connections {
     wheel: Wheel,
     pools: Pools,
     meter: Meter,
-    upkeep: Upkeep,
+    deferred: DeferredWork,
     /// Slots of connections that are here to be rejected.
     rejected: u32,
     /// Those of them that have not got their answer: they count among `gauges.handshakes`, but not
@@ -144,7 +144,7 @@ pub(super) struct Connections {
     /// Connections whose receive waits for buffers.
     starved: Vec<Token>,
     /// Connections that fill whole buffers.
-    streams: Rotation,
+    bulk: Rotation,
     /// Input that was received and not processed yet.
     held: HeldInputs,
     partials: Partials,
@@ -216,7 +216,7 @@ impl Connections {
             wheel: Wheel::new(tick),
             pools,
             meter: Meter::default(),
-            upkeep: Upkeep::default(),
+            deferred: DeferredWork::default(),
             rejected: 0,
             rejected_handshakes: 0,
             inflaters: Inflaters::new(config.inflate_limits(), stopwatch),
@@ -228,7 +228,7 @@ impl Connections {
             dirty: Vec::with_capacity(1024),
             throttled: Vec::new(),
             starved: Vec::new(),
-            streams: Rotation::default(),
+            bulk: Rotation::default(),
             held: HeldInputs::default(),
             partials: Partials::default(),
             unfinished: Rotation::default(),
@@ -461,7 +461,7 @@ impl Connections {
     pub(super) fn gauges(&self) -> Gauges {
         self.compression_gauges(Gauges {
             slots: self.slots.len() as u64,
-            upkeep: self.upkeep.len() as u64,
+            deferred_work: self.deferred.len() as u64,
             held_bytes: self.held.bytes() as u64,
             partial_bytes: self.partials.bytes(),
             outbox_bytes: self.queued_bytes(),
@@ -472,7 +472,7 @@ impl Connections {
 
     /// Gives back memory that only a burst needed. To be called now and then.
     pub(super) fn trim(&mut self) {
-        self.upkeep.trim();
+        self.deferred.trim();
         self.trim_throttled();
         self.pools.trim();
         self.held.trim();

@@ -151,7 +151,7 @@ impl Connections {
             pinged: slot.is_pinged(),
             paused: slot.receiving().is_paused(),
             input_ended: has_ended,
-            limiter: self.meter.of(index).map(|limiter| limiter.serialize(self.now_ns)),
+            limiter: self.meter.limiter(index).map(|limiter| limiter.serialize(self.now_ns)),
         })
     }
 
@@ -194,7 +194,7 @@ impl Connections {
             self.pools.recycle_outbox(old);
         }
         if let Some(state) = state {
-            slot.open_outbox(&mut self.pools, tick).fill(&mut self.pools, state, now_ns);
+            slot.open_outbox(&mut self.pools, tick).restore(&mut self.pools, state, now_ns);
         }
     }
 }

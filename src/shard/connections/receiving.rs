@@ -35,7 +35,7 @@ enum Parked {
 enum Unfinished {
     No,
     /// Not any more, or the connection fills whole buffers. It is received from in turn, one
-    /// buffer at a time (`streams.rs`).
+    /// buffer at a time (`bulk.rs`).
     Lately,
     /// Something has to happen before it can be continued.
     Waiting,
@@ -208,9 +208,9 @@ impl Receiving {
         self.cancel.complete_target();
     }
 
-    /// No buffer was free for the receive. What was to be received is still there, so that it need
-    /// not be polled for again.
-    pub(super) fn starve(&mut self) {
+    /// Marks the receive as waiting for a free buffer. Its input is still in the socket, so that it
+    /// need not be polled for again.
+    pub(super) fn mark_starved(&mut self) {
         self.flags.set(AWAITING, true);
         if self.parked == Parked::Yes {
             self.input = Input::There;
@@ -245,7 +245,7 @@ impl Receiving {
     }
 
     /// The peer has ended its side.
-    pub(super) fn end(&mut self) {
+    pub(super) fn note_end(&mut self) {
         self.flags.set(ENDED, true);
     }
 
@@ -278,13 +278,13 @@ impl Receiving {
         self.flags.has(PAUSED)
     }
 
-    /// Lists the connection among the throttled; returns whether it was not.
-    pub(super) fn throttle(&mut self) -> bool {
+    /// Marks the connection as listed among the throttled; returns whether it was not.
+    pub(super) fn mark_throttled(&mut self) -> bool {
         !self.flags.replace(THROTTLED, true)
     }
 
-    /// Takes it off that list.
-    pub(super) fn unthrottle(&mut self) {
+    /// Marks it as taken off that list.
+    pub(super) fn unmark_throttled(&mut self) {
         self.flags.set(THROTTLED, false);
     }
 
@@ -337,13 +337,14 @@ impl Receiving {
         was_unfinished
     }
 
-    /// Queues the unfinished connection; returns whether it was not queued.
-    pub(super) fn queue(&mut self) -> bool {
+    /// Marks the unfinished connection as queued; returns whether it was not.
+    pub(super) fn mark_queued(&mut self) -> bool {
         std::mem::replace(&mut self.unfinished, Unfinished::Queued) != Unfinished::Queued
     }
 
-    /// Takes the connection from the queue; returns whether it was still meant to be there.
-    pub(super) fn unqueue(&mut self) -> bool {
+    /// Marks the connection as taken from the queue; returns whether it is still to be continued:
+    /// it may have been finished since, while its token stayed in the queue.
+    pub(super) fn unmark_queued(&mut self) -> bool {
         let is_queued = self.unfinished == Unfinished::Queued;
         if is_queued {
             self.unfinished = Unfinished::Waiting;
@@ -357,7 +358,7 @@ impl Receiving {
     }
 
     /// No message will be processed any more: nothing is unfinished, and nothing pauses input.
-    pub(super) fn leave(&mut self) {
+    pub(super) fn end_processing(&mut self) {
         self.unfinished = Unfinished::No;
         self.flags.set(PAUSED, false);
     }
@@ -489,7 +490,7 @@ mod tests {
         receiving.await_turn();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing);
         receiving.end_wait();
-        receiving.end();
+        receiving.note_end();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing);
     }
 

@@ -4,9 +4,9 @@
 //! what its slot asks for with the operations in flight and requests the difference, so that no
 //! transition has to remember which operations it must start or cancel.
 
+use super::deferred::DeferredTask;
 use super::receiving::ReceiveStep;
 use super::stage::Stage;
-use super::upkeep::Chore;
 use super::{Connections, Sessions};
 use crate::driver::{Driver, Received, TcpInfo, Token};
 
@@ -28,7 +28,7 @@ impl Connections {
         let stage = slot.receive_stage();
         let step = slot.receiving_mut().next_step(stage);
         if step != ReceiveStep::Nothing {
-            self.perform(driver, index, step);
+            self.start_operation(driver, index, step);
         }
     }
 
@@ -70,9 +70,11 @@ impl Connections {
         false
     }
 
-    fn perform(&mut self, driver: &mut impl Driver, index: u32, step: ReceiveStep) {
+    /// Starts the operation that [`Receiving::next_step`](super::receiving::Receiving::next_step)
+    /// has asked for, which it marks as armed.
+    fn start_operation(&mut self, driver: &mut impl Driver, index: u32, step: ReceiveStep) {
         if step == ReceiveStep::AwaitTurn {
-            return self.queue_stream(index);
+            return self.queue_bulk_receive(index);
         }
         let token = self.token(index);
         let slot = self.slot_mut(index);
@@ -100,7 +102,8 @@ impl Connections {
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
-        (token, is_armed): (Token, bool),
+        token: Token,
+        is_armed: bool,
         what: Received,
     ) {
         let found = if is_armed { self.lookup(token) } else { self.complete_operation(token) };
@@ -117,8 +120,8 @@ impl Connections {
             Received::Data(lease) => {
                 let is_woken = self.wake(index);
                 let may_lend = driver.may_lend();
-                match self.take_wire(sessions, index, driver.bytes(&lease), may_lend) {
-                    Some(reply) => self.lend(driver, index, lease, reply),
+                match self.receive_wire_bytes(sessions, index, driver.bytes(&lease), may_lend) {
+                    Some(reply) => self.send_in_place(driver, index, lease, reply),
                     None => driver.release(lease),
                 }
                 // Every other stage was entered with a timer of its own.
@@ -126,15 +129,15 @@ impl Connections {
                     self.set_deadline(index);
                 }
             }
-            Received::Readable { ended } => self.wake_later(index, ended),
-            Received::End => self.note_end(sessions, index, Chore::Finish),
+            Received::Readable { ended } => self.defer_wake(index, ended),
+            Received::End => self.note_end(sessions, index, DeferredTask::Finish),
             Received::Starved => {
                 self.counters.receive_starvations += 1;
-                self.slot_mut(index).receiving_mut().starve();
+                self.slot_mut(index).receiving_mut().mark_starved();
                 self.starved.push(token);
             }
             Received::Cancelled => {}
-            Received::Failed(_) => self.note_end(sessions, index, Chore::Drop),
+            Received::Failed(_) => self.note_end(sessions, index, DeferredTask::Drop),
         }
         self.reconcile(driver, index);
     }

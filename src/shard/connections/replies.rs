@@ -3,7 +3,7 @@
 use super::Connections;
 use super::compression::ReplyCompression;
 use super::outbox::{Outbox, Pools};
-use super::slot::opened;
+use super::slot::ensure_outbox;
 use crate::metrics::Counters;
 use crate::proto::ws::deflate::{Compressing, Deflaters};
 use crate::proto::ws::{self, DataKind, OpCode, Payload};
@@ -22,7 +22,7 @@ impl Connections {
             in_place: None,
             compression: ReplyCompression::new(parts.receiver.sending(), route),
             deflaters: &mut self.deflaters,
-            is_timed: false,
+            records_turnaround: false,
             now_ns: self.now_ns,
             tick: self.tick,
         };
@@ -33,14 +33,14 @@ impl Connections {
     pub(super) fn queue(&mut self, index: u32, bytes: &[u8]) {
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
-        outbox.copy_alone(&mut self.pools, bytes);
+        outbox.queue_small(&mut self.pools, bytes);
     }
 
     /// Queues the rest of a reply to input of `at_ns`, before all that came after it.
     pub(super) fn queue_first(&mut self, index: u32, bytes: &[u8], at_ns: u64) {
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
-        outbox.put_first(&mut self.pools, bytes, at_ns);
+        outbox.queue_first(&mut self.pools, bytes, at_ns);
     }
 }
 
@@ -73,8 +73,8 @@ pub(super) struct Replies<'c> {
     /// Whether and how messages are compressed.
     pub(super) compression: Option<ReplyCompression>,
     pub(super) deflaters: &'c mut Deflaters,
-    /// Whether it matters when a reply has left.
-    pub(super) is_timed: bool,
+    /// Whether the histogram of turnarounds records when a reply has left.
+    pub(super) records_turnaround: bool,
     pub(super) now_ns: u64,
     pub(super) tick: u32,
 }
@@ -87,18 +87,18 @@ impl Replies<'_> {
 
     /// Compresses a reply, or queues it to be compressed when the send is built; gives it back if
     /// it does not shrink.
-    fn compressed<'p>(
+    fn queue_compressed<'p>(
         &mut self,
         reply: ReplyCompression,
         kind: DataKind,
         payload: Payload<'p>,
     ) -> Option<Payload<'p>> {
         let Self { outbox, pools, deflaters, .. } = self;
-        let waits = outbox.as_ref().is_some_and(|outbox| outbox.has_later());
+        let waits = outbox.as_ref().is_some_and(|outbox| outbox.has_uncompressed());
         let is_long = Compressing::is_for(payload.len());
         let outbox = if reply.sending.context.is_some() || is_long || waits {
-            let outbox = opened(outbox, pools, self.tick);
-            outbox.later(pools, kind, payload);
+            let outbox = ensure_outbox(outbox, pools, self.tick);
+            outbox.queue_uncompressed(pools, kind, payload);
             outbox
         } else {
             let (bits, level) = (reply.sending.bits, reply.level);
@@ -106,20 +106,20 @@ impl Replies<'_> {
                 return Some(payload);
             };
             let (header, len) = ws::compressed_frame_header(kind, bytes.len());
-            let outbox = opened(outbox, pools, self.tick);
-            outbox.copy(pools, [&header[..len], bytes]);
+            let outbox = ensure_outbox(outbox, pools, self.tick);
+            outbox.queue_copy(pools, [&header[..len], bytes]);
             outbox
         };
-        if self.is_timed {
-            outbox.mark(self.now_ns);
+        if self.records_turnaround {
+            outbox.mark_reply(self.now_ns);
         }
         None
     }
 
-    pub(super) fn frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
-        let outbox = opened(self.outbox, self.pools, self.tick);
+    pub(super) fn queue_frame(&mut self, opcode: OpCode, payload: Payload<'_>) -> &mut Outbox {
+        let outbox = ensure_outbox(self.outbox, self.pools, self.tick);
         let (header, len) = ws::frame_header(opcode, payload.len());
-        outbox.frame(self.pools, &header[..len], payload);
+        outbox.queue_frame(self.pools, &header[..len], payload);
         outbox
     }
 }
@@ -130,7 +130,7 @@ impl Outlet for Replies<'_> {
         self.counters.messages_sent += 1;
         let payload = match self.compression {
             Some(reply) if payload.len() >= reply.bytes_min => {
-                match self.compressed(reply, kind, payload) {
+                match self.queue_compressed(reply, kind, payload) {
                     Some(payload) => payload,
                     None => return,
                 }
@@ -146,10 +146,10 @@ impl Outlet for Replies<'_> {
             *room.reply = Some(InPlace { kind, len: bytes.len() });
             return;
         }
-        let (now_ns, is_timed) = (self.now_ns, self.is_timed);
-        let outbox = self.frame(kind.opcode(), payload);
-        if is_timed {
-            outbox.mark(now_ns);
+        let (now_ns, records_turnaround) = (self.now_ns, self.records_turnaround);
+        let outbox = self.queue_frame(kind.opcode(), payload);
+        if records_turnaround {
+            outbox.mark_reply(now_ns);
         }
     }
 }

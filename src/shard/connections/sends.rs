@@ -30,11 +30,11 @@ enum Next {
     Deferred {
         was_served: bool,
     },
-    /// `is_timed`: the connection has a timer.
+    /// `has_deadline`: a timer of the connection is set.
     Send {
         batch: Box<Batch>,
         socket: Socket,
-        is_timed: bool,
+        has_deadline: bool,
     },
 }
 
@@ -85,7 +85,7 @@ impl Connections {
         sessions: &mut impl Sessions,
         mut flushing: Flushing,
     ) {
-        let (mut untimed, mut deferred) = (Vec::new(), Vec::new());
+        let (mut without_deadline, mut deferred) = (Vec::new(), Vec::new());
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
             match self.build_send(sessions, index, &mut flushing) {
@@ -94,10 +94,10 @@ impl Connections {
                     self.slot_mut(index).set_dirty(true);
                     deferred.push((was_served, index));
                 }
-                Next::Send { batch, socket, is_timed } => {
+                Next::Send { batch, socket, has_deadline } => {
                     driver.send(socket, batch);
-                    if !is_timed {
-                        untimed.push(index);
+                    if !has_deadline {
+                        without_deadline.push(index);
                     }
                 }
             }
@@ -109,7 +109,7 @@ impl Connections {
         deferred.sort_by_key(|(was_served, _)| *was_served);
         self.dirty.extend(deferred.iter().map(|(_, index)| *index));
         // Every other timer checks the send deadline too; these have none but that.
-        for index in untimed {
+        for index in without_deadline {
             self.set_deadline(index);
         }
     }
@@ -123,9 +123,9 @@ impl Connections {
     ) -> Next {
         let bounds = flushing.bounds;
         let Some(slot) = self.slots.get(index as usize) else { return Next::Nothing };
-        let has_later = slot.outbox().is_some_and(Outbox::has_later);
-        let spent = if has_later || slot.readiness().has_backlog() {
-            self.lay_out(sessions, index, flushing)
+        let has_uncompressed = slot.outbox().is_some_and(Outbox::has_uncompressed);
+        let spent = if has_uncompressed || slot.readiness().has_backlog() {
+            self.prepare_output(sessions, index, flushing)
         } else {
             0
         };
@@ -144,7 +144,7 @@ impl Connections {
             return Next::Deferred { was_served: false };
         }
         let Some(mut batch) = outbox.take_batch(bounds) else {
-            if outbox.has_later() {
+            if outbox.has_uncompressed() {
                 return Next::Deferred { was_served: spent > 0 };
             }
             return Next::Nothing;
@@ -157,12 +157,12 @@ impl Connections {
         let offered = batch.offered_bytes();
         self.work.spend_moved(offered);
         flushing.moved_bytes += offered;
-        Next::Send { batch, socket: slot.socket(), is_timed: slot.is_timed() }
+        Next::Send { batch, socket: slot.socket(), has_deadline: slot.has_deadline() }
     }
 
-    /// Lays out what waits for a connection behind its outbox, or in it to be compressed, as far as
-    /// its next send reaches. Returns the effort.
-    fn lay_out(
+    /// Prepares a connection's next send: moves messages from its session's backlog to its outbox,
+    /// and compresses those that wait for that. Returns the effort spent.
+    fn prepare_output(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -174,13 +174,13 @@ impl Connections {
         let slot = self.slot(index);
         if slot.readiness().has_backlog() && !slot.is_lending() && !slot.is_sending() {
             // Behind what is still to be compressed.
-            self.compress_waiting(index, bytes_max);
-            sessions.refill(self, index, bytes_max);
+            self.compress_outbox(index, bytes_max);
+            sessions.refill_outbox(self, index, bytes_max);
         }
         let slot = self.slot(index);
-        let has_later = slot.outbox().is_some_and(Outbox::has_later);
-        if has_later && slot.is_dirty() && slot.may_send() {
-            self.compress_waiting(index, bytes_max);
+        let has_uncompressed = slot.outbox().is_some_and(Outbox::has_uncompressed);
+        if has_uncompressed && slot.is_dirty() && slot.may_send() {
+            self.compress_outbox(index, bytes_max);
         }
         let spent = self.deflaters.work().effort - began;
         self.work.spend(spent);
@@ -205,9 +205,9 @@ impl Connections {
                 // Nothing more can be sent: the rest goes with the connection.
                 let slot = &mut self.slots[index as usize];
                 let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
-                outbox.restore(batch, &mut self.pools);
+                outbox.fail_send(batch, &mut self.pools);
                 slot.release_outbox(&mut self.pools);
-                self.lose(sessions, index);
+                self.drop_broken(sessions, index);
                 return self.reconcile(driver, index);
             }
         };
@@ -219,7 +219,7 @@ impl Connections {
         let sent = Taken { wire_bytes: taken, queued_bytes };
         let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
         let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
-        outbox.sent(batch, sent, &mut self.pools, |what, at_ns, messages| {
+        outbox.complete_send(batch, sent, &mut self.pools, |what, at_ns, messages| {
             let took_ns = now_ns.saturating_sub(at_ns);
             if what == Marked::Reply {
                 return histograms.turnaround.record_n(took_ns, messages.into());
@@ -243,7 +243,7 @@ impl Connections {
 
     /// Sends a reply from the buffer that its message came in, under a header written over the
     /// message's own, which was longer by the mask.
-    pub(super) fn lend(
+    pub(super) fn send_in_place(
         &mut self,
         driver: &mut impl Driver,
         index: u32,
@@ -280,7 +280,7 @@ impl Connections {
         let asked = lease.len() - start;
         match result {
             Err(errno) if !matches!(errno, libc::EAGAIN | libc::EINTR) => {
-                self.lose(sessions, index);
+                self.drop_broken(sessions, index);
             }
             result => {
                 let taken = result.unwrap_or(0);

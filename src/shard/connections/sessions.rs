@@ -42,7 +42,7 @@ pub(in crate::shard) trait Sessions {
     /// The client protocol that a subprotocol names.
     fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId;
     /// Makes the session of a connection that was just opened, if its route has sessions.
-    fn open(
+    fn open_session(
         &mut self,
         connections: &mut Connections,
         index: u32,
@@ -50,26 +50,26 @@ pub(in crate::shard) trait Sessions {
         protocol: ProtocolId,
     );
     /// Hands a message to its session. It does not get the connections, because the payload lies in
-    /// their buffers: what comes of it is kept until [`Self::apply`], which must be the next call.
-    /// `too_much`: the message exceeds a rate.
-    fn receive(
+    /// their buffers: what comes of it is kept until [`Self::finish_message`], which must be the
+    /// next call. `too_much`: the message exceeds a rate.
+    fn receive_message(
         &mut self,
         heard: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,
     );
-    /// Does what the session wants after [`Self::receive`].
-    fn apply(&mut self, connections: &mut Connections, index: u32);
+    /// Does what the session wants after [`Self::receive_message`].
+    fn finish_message(&mut self, connections: &mut Connections, index: u32);
     /// Continues with requests that had to wait.
     fn resume_requests(&mut self, connections: &mut Connections, index: u32);
     /// Moves what waits for a connection into its outbox, up to so many bytes there.
-    fn refill(&mut self, connections: &mut Connections, index: u32, bytes_max: usize);
+    fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize);
 
     /// Does what is due, if it is due by now, and plans what is due next.
-    fn expire(&mut self, connections: &mut Connections, index: u32);
+    fn run_due(&mut self, connections: &mut Connections, index: u32);
     /// Plans again when something is due, because the clock or the configuration has changed.
-    fn replan(&mut self, connections: &mut Connections, index: u32);
+    fn reschedule_due(&mut self, connections: &mut Connections, index: u32);
     /// Keeps how long a ping took.
     fn note_round_trip(&mut self, index: u32, took_ns: u64);
 
@@ -84,5 +84,5 @@ pub(in crate::shard) trait Sessions {
     /// Drops the channel messages that wait for a connection.
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32);
     /// Ends the session: no message will flow any more.
-    fn end(&mut self, connections: &mut Connections, index: u32);
+    fn end_session(&mut self, connections: &mut Connections, index: u32);
 }

@@ -230,7 +230,7 @@ impl Slot {
 
     /// The outbox, made if there is none.
     pub(super) fn open_outbox(&mut self, pools: &mut Pools, tick: u32) -> &mut Outbox {
-        opened(&mut self.outbox, pools, tick)
+        ensure_outbox(&mut self.outbox, pools, tick)
     }
 
     /// The outbox, and the receiver whose compression its messages wait for.
@@ -315,7 +315,7 @@ impl Slot {
     }
 
     /// Whether a deadline is set.
-    pub(super) fn is_timed(&self) -> bool {
+    pub(super) fn has_deadline(&self) -> bool {
         self.timer.is_set()
     }
 
@@ -541,7 +541,7 @@ impl Timed for Slot {
 /// The outbox in a place for one, made if there is none.
 #[expect(clippy::inline_always, reason = "a call for each delivery costs 3 % of it")]
 #[inline(always)]
-pub(super) fn opened<'o>(
+pub(super) fn ensure_outbox<'o>(
     outbox: &'o mut Option<Box<Outbox>>,
     pools: &mut Pools,
     tick: u32,

@@ -88,7 +88,8 @@ impl Stage {
         }
     }
 
-    /// How far it lies on the way of a connection.
+    /// The order of stages in a connection's life: it moves to a higher rank only, so that no
+    /// answer of HTTP can follow a 101, and no message a Close.
     fn rank(&self) -> u8 {
         match self {
             Stage::Proxy { .. } => 0,

@@ -116,7 +116,7 @@ impl Wheel {
 
     /// Unsets every timer due at `now_tick` and names its slot, at most `most` of them. Returns
     /// whether more are due.
-    pub(super) fn expire(
+    pub(super) fn take_expired(
         &mut self,
         slots: &mut Slab<impl Timed>,
         now_tick: u32,

@@ -68,14 +68,14 @@ impl Hub {
 
     /// Writes what the home has counted into the numbers of a reading.
     pub(in crate::shard) fn fill_counters(&self, counters: &mut Counters) {
-        let kept = self.home.kept();
-        counters.publishes = kept.publishes;
-        counters.publish_duplicates = kept.duplicates;
-        counters.idempotency_keys_evicted = kept.keys_evicted;
-        counters.recoveries = kept.recovered;
-        counters.recoveries_failed = kept.not_recovered;
-        counters.channels_opened = kept.channels_opened;
-        counters.channels_forgotten = kept.channels_forgotten;
+        let stats = self.home.stats();
+        counters.publishes = stats.publishes;
+        counters.publish_duplicates = stats.duplicates;
+        counters.idempotency_keys_evicted = stats.keys_evicted;
+        counters.recoveries = stats.recovered;
+        counters.recoveries_failed = stats.not_recovered;
+        counters.channels_opened = stats.channels_opened;
+        counters.channels_forgotten = stats.channels_forgotten;
     }
 
     /// Adds the gauges of home and mailbox.

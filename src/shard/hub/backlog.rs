@@ -227,7 +227,7 @@ impl Backlog {
         self.build_index();
         let places = self.index.as_mut().and_then(|index| index.channels.remove(channel));
         for sequence in places.iter().flat_map(|places| places.live.iter().chain(&places.others)) {
-            self.bury(*sequence);
+            self.make_tombstone(*sequence);
         }
         self.compact();
     }
@@ -254,7 +254,7 @@ impl Backlog {
         {
             index.channels.remove(channel);
         }
-        news.into_iter().for_each(|sequence| self.bury(sequence));
+        news.into_iter().for_each(|sequence| self.make_tombstone(sequence));
         self.compact();
     }
 
@@ -319,7 +319,7 @@ impl Backlog {
             && let Some(Item::Gap(_, until)) = &mut self.items[(gap - self.first) as usize]
         {
             *until = position;
-            self.bury(sequence);
+            self.make_tombstone(sequence);
             return;
         }
         let after = places.others.partition_point(|one| *one < sequence);
@@ -333,7 +333,7 @@ impl Backlog {
     }
 
     /// Turns an entry into a tombstone.
-    fn bury(&mut self, sequence: u64) {
+    fn make_tombstone(&mut self, sequence: u64) {
         if let Some(item) = self.items[(sequence - self.first) as usize].take() {
             self.size.bytes -= item.bytes();
             self.size.missed_bytes -= item.missed_bytes();

@@ -17,24 +17,26 @@ struct Call {
 }
 
 impl Calls {
-    /// Begins a call, whose connections are asked until [`Self::asked`].
-    pub(super) fn begin(&mut self, reply: Option<CountReply>) -> u32 {
+    /// Begins a call, whose connections are asked until [`Self::finish_asking`].
+    pub(super) fn begin_call(&mut self, reply: Option<CountReply>) -> u32 {
         self.0.insert(Call { waiting: 1, reached: Reached::default(), reply }) as u32
     }
 
-    /// One more connection is asked, which [`Self::settle`] hears of.
-    pub(super) fn ask(&mut self, call: u32) {
+    /// Counts one more connection that was asked; its outcome is recorded later.
+    pub(super) fn add_asked(&mut self, call: u32) {
         self.0[call as usize].waiting += 1;
     }
 
-    /// No further connection is asked.
-    pub(super) fn asked(&mut self, call: u32) {
-        self.settle(call, Outcome::Ended);
+    /// Ends the asking, which counts as one outcome: without it, a call whose connections answer at
+    /// once would end between two of them.
+    pub(super) fn finish_asking(&mut self, call: u32) {
+        self.record_outcome(call, Outcome::Ended);
     }
 
-    /// What has become of one.
-    pub(super) fn settle(&mut self, call: u32, outcome: Outcome) {
+    /// Records the outcome for one connection; the last one sends the reply.
+    pub(super) fn record_outcome(&mut self, call: u32, outcome: Outcome) {
         let own = &mut self.0[call as usize];
+        assert!(own.waiting > 0, "an outcome is recorded once for each connection asked");
         own.waiting -= 1;
         match outcome {
             Outcome::Subscribed => own.reached.count += 1,

@@ -30,7 +30,8 @@ pub(super) struct ChannelList {
 }
 
 impl ChannelList {
-    fn see(&mut self, name: &ChannelName, members: u32) {
+    /// Adds a channel that the list's filter admits, if it is among the first ones by name.
+    fn add_if_wanted(&mut self, name: &ChannelName, members: u32) {
         let wanted = name.as_str().starts_with(&*self.prefix)
             && self.after.as_deref().is_none_or(|after| name.as_str() > after);
         let full = self.first.len() >= self.limit as usize;
@@ -46,7 +47,7 @@ impl ChannelList {
 
 impl Hub {
     /// Does something with connections; `reply` gets how many it reached.
-    pub(super) fn act(
+    pub(super) fn start_action(
         &mut self,
         connections: &mut Connections,
         target: ConnectionTarget,
@@ -89,18 +90,18 @@ impl Hub {
         channel: &ChannelName,
         reply: Option<CountReply>,
     ) {
-        let number = self.calls.begin(reply);
+        let number = self.calls.begin_call(reply);
         for &index in slots {
-            if self.seated(index).is_none() {
+            if self.entry(index).is_none() {
                 continue;
             }
-            self.calls.ask(number);
+            self.calls.add_asked(number);
             self.with_session(connections, index, |session, call| {
                 session.subscribe_by_server(call, channel.as_str(), number);
             });
             self.touched.push(index);
         }
-        self.calls.asked(number);
+        self.calls.finish_asking(number);
     }
 
     /// Revokes what an act on a user takes from it: what was handed out since it was decided is
@@ -118,8 +119,8 @@ impl Hub {
 
     /// Revokes what an act on one connection takes from it.
     fn revoke_of_connection(&mut self, index: u32, act: &Act) {
-        let Some(seated) = self.seated(index) else { return };
-        let (realm, session) = (&self.shared.realm, &seated.session);
+        let Some(entry) = self.entry(index) else { return };
+        let (realm, session) = (&self.shared.realm, &entry.session);
         match act {
             Act::Disconnect { .. } => {
                 session.revoke(realm, self.unix_ms);
@@ -139,9 +140,9 @@ impl Hub {
 
     /// Does something with one connection; returns whether there was something to act on.
     pub(super) fn act_on(&mut self, connections: &mut Connections, index: u32, act: &Act) -> bool {
-        let Some(seated) = self.seated(index) else { return false };
+        let Some(entry) = self.entry(index) else { return false };
         // A connection that has not authenticated is no client yet.
-        let is_known = seated.session.identity().is_some();
+        let is_known = entry.session.identity().is_some();
         self.touched.push(index);
         match act {
             Act::Send(publication) => {
@@ -197,16 +198,16 @@ impl Hub {
 
     /// Whether a list wants a connection: asked of very many, of which few are described.
     fn is_wanted(&self, connections: &Connections, index: u32, filter: &Filter) -> bool {
-        let user = || self.seated(index)?.session.user().map(|user| &**user);
+        let user = || self.entry(index)?.session.user().map(|user| &**user);
         filter.user.as_ref().is_none_or(|wanted| user() == Some(wanted))
             && filter.address.is_none_or(|wanted| connections.address(index) == Some(wanted))
     }
 
     /// Describes a connection of the hub for an operator.
     pub(super) fn describe(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
-        let seated = self.seated(index)?;
-        let session = &seated.session;
-        let backlog = seated.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();
+        let entry = self.entry(index)?;
+        let session = &entry.session;
+        let backlog = entry.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();
         let backlog_bytes = (backlog.bytes + backlog.missed_bytes) as u64;
         let live = session.subscriptions.iter().filter(|one| one.is_live());
         let mut info = connections.describe(index, self.unix_ms)?;
@@ -214,7 +215,7 @@ impl Hub {
         info.user = session.user().map(ToString::to_string);
         info.queue_bytes += backlog_bytes;
         info.dropped = session.dropped;
-        info.rtt_us = (seated.rtt_us > 0).then_some(seated.rtt_us);
+        info.rtt_us = (entry.rtt_us > 0).then_some(entry.rtt_us);
         info.subscriptions = live.map(|one| one.channel.to_string()).collect();
         Some(info)
     }
@@ -223,7 +224,7 @@ impl Hub {
     pub(super) fn continue_channel_list(&mut self) {
         let Some(mut list) = self.lists.pop_front() else { return };
         let next = self.home.scan(list.cursor, LISTED_CHANNELS, |name, members| {
-            list.see(name, members);
+            list.add_if_wanted(name, members);
         });
         match next {
             Some(cursor) => self.lists.push_front(ChannelList { cursor, ..list }),

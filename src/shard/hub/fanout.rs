@@ -11,7 +11,8 @@
 use std::sync::Arc;
 
 use super::backlog::{Backlog, Item, Notice, count_change};
-use super::session_table::Seated;
+use super::joins::Join;
+use super::session_table::SessionEntry;
 use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
 use crate::hub::{
@@ -19,7 +20,7 @@ use crate::hub::{
     Publication, Step,
 };
 use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
-use crate::shard::connections::{Connections, NOT_TIMED};
+use crate::shard::connections::{Connections, NOT_RECORDED};
 use crate::shard::mail::Reached;
 
 /// Members from which on a frame is copied for this shard.
@@ -65,7 +66,8 @@ impl Hub {
             match self.members.step(local) {
                 None => {}
                 Some(Step::Fanout) => {
-                    budget = budget.saturating_sub(self.walk(connections, local, budget).max(1));
+                    budget =
+                        budget.saturating_sub(self.walk_members(connections, local, budget).max(1));
                     self.members.rotate();
                 }
                 Some(Step::Op(op)) => {
@@ -80,7 +82,7 @@ impl Hub {
     /// walked.
     pub(super) fn close_slow(&mut self, connections: &mut Connections) {
         for index in std::mem::take(&mut self.slow) {
-            if self.seated(index).is_some() {
+            if self.entry(index).is_some() {
                 connections.close_slow_consumer(self, index);
             }
             self.touched.push(index);
@@ -88,7 +90,7 @@ impl Hub {
     }
 
     /// Serves members; returns how many deliveries that were.
-    fn walk(&mut self, connections: &mut Connections, local: u32, budget: usize) -> usize {
+    fn walk_members(&mut self, connections: &mut Connections, local: u32, budget: usize) -> usize {
         // The walk borrows the members, and serving one does not change them.
         let mut members = std::mem::take(&mut self.members);
         let mut forms: Vec<Forms> = Vec::new();
@@ -99,7 +101,7 @@ impl Hub {
             forms.resize_with(publications.len(), Forms::default);
             deliveries += publications.len();
             let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
-            self.serve(connections, member, publications, &mut forms, how);
+            self.serve_member(connections, member, publications, &mut forms, how);
         });
         debug_assert!(has_ended || deliveries > 0, "a walk advances");
         debug_assert!(self.members.is_empty(), "serving a member queues nothing for channels");
@@ -107,7 +109,7 @@ impl Hub {
         deliveries
     }
 
-    fn serve(
+    fn serve_member(
         &mut self,
         connections: &mut Connections,
         member: Member,
@@ -115,10 +117,10 @@ impl Hub {
         forms: &mut [Forms],
         how: Serving,
     ) {
-        let Some(seated) = self.sessions.get(member.session) else { return };
-        let (index, id) = (seated.slot, Some(seated.session.id));
-        let encoder = self.shared.realm.protocols.encoder(seated.protocol);
-        let mut is_behind = seated.is_behind();
+        let Some(entry) = self.sessions.get(member.session) else { return };
+        let (index, id) = (entry.slot, Some(entry.session.id));
+        let encoder = self.shared.realm.protocols.encoder(entry.protocol);
+        let mut is_behind = entry.is_behind();
         for (publication, forms) in publications.iter().zip(forms) {
             if publication.exclude.is_some() && publication.exclude == id {
                 continue;
@@ -146,11 +148,11 @@ impl Hub {
         publication: Arc<Publication>,
     ) {
         let Self { sessions, shared, slow, .. } = self;
-        let Some(seated) = sessions.get_mut(key) else { return };
-        let index = seated.slot;
+        let Some(entry) = sessions.get_mut(key) else { return };
+        let index = entry.slot;
         let most = connections.config().limits.outbox_high_bytes;
         let queued = connections.outbox_bytes(index);
-        let backlog = seated.backlog.get_or_insert_default();
+        let backlog = entry.backlog.get_or_insert_default();
         let is_crowding = connections.is_crowding(queued + backlog.bytes());
         let is_long = |backlog: &Backlog| {
             backlog.bytes() + queued > most || (is_crowding && backlog.bytes() > most / 16)
@@ -174,7 +176,7 @@ impl Hub {
                 must_close = !was_dropped;
             }
         });
-        seated.session.dropped = seated.session.dropped.saturating_add(latest + oldest);
+        entry.session.dropped = entry.session.dropped.saturating_add(latest + oldest);
         let waiting = backlog.bytes() + queued;
         slow.extend(must_close.then_some(index));
         let counters = connections.counters_mut();
@@ -186,20 +188,25 @@ impl Hub {
     }
 
     /// Moves what waits for a connection into its outbox, up to so many bytes there.
-    pub(super) fn feed(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
+    pub(super) fn fill_outbox(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        bytes_max: usize,
+    ) {
         let segments_max = match bytes_max {
             usize::MAX => usize::MAX,
             _ => connections.config().engine.send_segments_max as usize,
         };
         let mut segments = 0;
         while segments < segments_max && connections.has_room_below(index, bytes_max) {
-            let Some(seated) = self.seated_mut(index) else { break };
-            if seated.session.is_resuming() {
+            let Some(entry) = self.entry_mut(index) else { break };
+            if entry.session.is_resuming() {
                 break;
             }
-            let Some(backlog) = &mut seated.backlog else { break };
+            let Some(backlog) = &mut entry.backlog else { break };
             let Some(item) = count_change(connections, backlog, Backlog::pop) else {
-                seated.backlog = None;
+                entry.backlog = None;
                 break;
             };
             segments += usize::from(self.queue_item(connections, index, item));
@@ -213,7 +220,7 @@ impl Hub {
         let channel = own.name.clone();
         match op {
             ChannelOp::Join { id, request, answer } => {
-                self.join(connections, local, (id, request), &channel, answer);
+                self.join(connections, local, &channel, Join { id, request, answer });
             }
             ChannelOp::EpochChanged(position) => {
                 self.notify_all(connections, local, &channel, Notice::Epoch(position));
@@ -236,9 +243,9 @@ impl Hub {
         let Some(own) = self.members.get(local) else { return };
         let keys: Vec<u32> = own.members().iter().map(|member| member.session).collect();
         for key in keys {
-            let Some(seated) = self.sessions.get_mut(key) else { continue };
-            let index = seated.slot;
-            let backlog = seated.backlog.get_or_insert_default();
+            let Some(entry) = self.sessions.get_mut(key) else { continue };
+            let index = entry.slot;
+            let backlog = entry.backlog.get_or_insert_default();
             let item = Item::Notice(channel.clone(), notice);
             count_change(connections, backlog, |backlog| backlog.push(item));
             self.report_session(connections, index);
@@ -274,7 +281,7 @@ impl Hub {
         publication: &Arc<Publication>,
     ) {
         let Some(key) = self.sessions.key_at(index) else { return };
-        let is_behind = self.sessions.get(key).is_none_or(Seated::is_behind);
+        let is_behind = self.sessions.get(key).is_none_or(SessionEntry::is_behind);
         if !is_behind && connections.can_take_frame(index) {
             self.queue_publication(connections, index, publication, publication.accepted_ns);
         } else {
@@ -287,7 +294,7 @@ impl Hub {
         match item {
             Item::Message(one) => self.queue_publication(connections, index, &one, one.accepted_ns),
             // How long its reader was away is not how long a delivery takes.
-            Item::Missed(one) => self.queue_publication(connections, index, &one, NOT_TIMED),
+            Item::Missed(one) => self.queue_publication(connections, index, &one, NOT_RECORDED),
             Item::Gap(channel, position) => {
                 let reason = GapReason::Slow;
                 let event = Event::Gap { channel: &channel, position, reason };
@@ -329,7 +336,7 @@ impl Hub {
 
     /// How events are encoded for a connection's client.
     fn encoder_of(&self, index: u32) -> Option<ProtocolEncoder> {
-        let protocol = self.seated(index)?.protocol;
+        let protocol = self.entry(index)?.protocol;
         Some(self.shared.realm.protocols.encoder(protocol))
     }
 }

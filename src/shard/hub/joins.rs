@@ -8,8 +8,15 @@ use crate::hub::{
     Answer, ChannelName, ChannelOp, ConnectionId, Member, Origin, Out, Publication, Request,
     Retention, Verb,
 };
-use crate::session::hub::{JoinAnswer, NONE, Seat};
+use crate::session::hub::{JoinAnswer, MemberIndexes, NONE};
 use crate::shard::connections::Connections;
+
+/// The home's answer to a session's request to become a member.
+pub(super) struct Join {
+    pub(super) id: ConnectionId,
+    pub(super) request: u32,
+    pub(super) answer: Answer,
+}
 
 impl Hub {
     /// Takes something from a channel's home.
@@ -46,10 +53,10 @@ impl Hub {
         &mut self,
         connections: &mut Connections,
         local: u32,
-        (id, request): (ConnectionId, u32),
         channel: &ChannelName,
-        answer: Answer,
+        join: Join,
     ) {
+        let Join { id, request, answer } = join;
         let Answer::Subscribed { position, mut recovered, mut missed, presence, watch, member } =
             answer
         else {
@@ -60,8 +67,8 @@ impl Hub {
             connections.counters_mut().recoveries_deferred += 1;
         }
         let index = self.slot_of(id);
-        let seated = index.and_then(|index| self.seated(index));
-        let expected = seated.and_then(|seated| seated.session.expects(request, channel.as_str()));
+        let entry = index.and_then(|index| self.entry(index));
+        let expected = entry.and_then(|entry| entry.session.expects(request, channel.as_str()));
         let (Some(index), Some(number)) = (index, expected) else {
             let from = Origin::Session { id, request };
             let retention = Retention { messages_max: 0, ttl_ms: 0 };
@@ -69,19 +76,20 @@ impl Hub {
             let leave = Request { from, channel: channel.clone(), retention, verb };
             return self.ask(connections, None, leave);
         };
-        let seat = Member { session: id.session, subscription: number as u32 };
-        let (place, watching) = self.members.add(local, seat, watch);
-        let seat = Seat { local, place, watching: watching.unwrap_or(NONE) };
+        let member = Member { session: id.session, subscription: number as u32 };
+        let (member_index, watcher_index) = self.members.add(local, member, watch);
+        let watcher_index = watcher_index.unwrap_or(NONE);
+        let member_indexes = MemberIndexes { local, member_index, watcher_index };
         let presence = presence.as_ref();
-        let by = JoinAnswer { channel, seat, position, recovered, presence };
+        let by = JoinAnswer { channel, member_indexes, position, recovered, presence };
         let now_ns = connections.now_ns();
         self.call_session(index, now_ns, super::BUDGET, |session, call| {
             session.admit(call, request, &by);
         });
         if !missed.is_empty()
-            && let Some(seated) = self.seated_mut(index)
+            && let Some(entry) = self.entry_mut(index)
         {
-            let backlog = seated.backlog.get_or_insert_default();
+            let backlog = entry.backlog.get_or_insert_default();
             count_change(connections, backlog, |backlog| {
                 missed.into_iter().for_each(|one| backlog.push(Item::Missed(one)));
             });
@@ -107,8 +115,8 @@ impl Hub {
         let config = connections.config();
         let most = config.limits.outbox_shard_bytes_max as u64;
         let all = connections.backlogs().missed_bytes as u64 + bytes;
-        let seated = self.sessions.find(id);
-        let waiting = seated.and_then(|one| one.backlog.as_ref());
+        let entry = self.sessions.find(id);
+        let waiting = entry.and_then(|one| one.backlog.as_ref());
         let own = bytes + waiting.map_or(0, |backlog| backlog.size().missed_bytes as u64);
         all <= most && (all <= most / 2 || own <= config.hub.recover_bytes_max)
     }

@@ -24,7 +24,7 @@ impl Sessions for Hub {
     }
 
     fn user(&self, index: u32) -> Option<(&str, &Admission)> {
-        let user = self.seated(index)?.session.user()?;
+        let user = self.entry(index)?.session.user()?;
         Some((user, self.admission()))
     }
 
@@ -32,7 +32,7 @@ impl Sessions for Hub {
         self.shared.realm.protocols.choose(subprotocol)
     }
 
-    fn open(
+    fn open_session(
         &mut self,
         connections: &mut Connections,
         index: u32,
@@ -60,7 +60,7 @@ impl Sessions for Hub {
         }
     }
 
-    fn receive(
+    fn receive_message(
         &mut self,
         heard: MessageContext,
         kind: DataKind,
@@ -74,13 +74,13 @@ impl Sessions for Hub {
             }
             (DataKind::Text, None) => session.receive(call, payload),
             (DataKind::Binary, _) => {
-                let reason = "only text messages are accepted here: send the request as text";
+                let reason = "only text messages are accepted here; send the request as text";
                 call.effects.close = Some((CloseCode::UNSUPPORTED_DATA, reason.into()));
             }
         });
     }
 
-    fn apply(&mut self, connections: &mut Connections, index: u32) {
+    fn finish_message(&mut self, connections: &mut Connections, index: u32) {
         self.apply_effects(connections, index);
     }
 
@@ -91,27 +91,27 @@ impl Sessions for Hub {
         self.apply_effects(connections, index);
     }
 
-    fn refill(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
-        self.feed(connections, index, bytes_max);
+    fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
+        self.fill_outbox(connections, index, bytes_max);
     }
 
-    fn expire(&mut self, connections: &mut Connections, index: u32) {
+    fn run_due(&mut self, connections: &mut Connections, index: u32) {
         let realm = &self.shared.realm;
-        let due = self.seated(index).and_then(|seated| seated.session.deadline_ms(realm));
+        let due = self.entry(index).and_then(|entry| entry.session.deadline_ms(realm));
         if due.is_some_and(|due| due <= self.unix_ms) {
             self.with_session(connections, index, HubSession::expire);
         }
-        self.replan(connections, index);
+        self.reschedule_due(connections, index);
     }
 
-    fn replan(&mut self, connections: &mut Connections, index: u32) {
+    fn reschedule_due(&mut self, connections: &mut Connections, index: u32) {
         let tick = self.due_tick(connections, index);
         connections.set_session_due(index, tick);
     }
 
     fn note_round_trip(&mut self, index: u32, took_ns: u64) {
-        if let Some(seated) = self.seated_mut(index) {
-            seated.rtt_us = (took_ns / 1000).clamp(1, u64::from(u32::MAX)) as u32;
+        if let Some(entry) = self.entry_mut(index) {
+            entry.rtt_us = (took_ns / 1000).clamp(1, u64::from(u32::MAX)) as u32;
         }
     }
 
@@ -123,10 +123,10 @@ impl Sessions for Hub {
         with_backlog: bool,
     ) {
         if with_backlog {
-            self.feed(connections, index, usize::MAX);
+            self.fill_outbox(connections, index, usize::MAX);
         }
         let Goodbye { code, reason, retry_after_ms } = goodbye;
-        let protocol = self.seated(index).map(|seated| seated.protocol);
+        let protocol = self.entry(index).map(|entry| entry.protocol);
         let protocol = protocol.map(|id| self.shared.realm.protocols.get(id));
         let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
         let text = protocol.and_then(|protocol| protocol.encode_reply(&goodbye));
@@ -136,14 +136,14 @@ impl Sessions for Hub {
     }
 
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32) {
-        let backlog = self.seated_mut(index).and_then(|seated| seated.backlog.take());
+        let backlog = self.entry_mut(index).and_then(|entry| entry.backlog.take());
         if let Some(backlog) = backlog {
             connections.count_backlog(backlog.size(), QueuedSize::default());
             self.report_session(connections, index);
         }
     }
 
-    fn end(&mut self, connections: &mut Connections, index: u32) {
+    fn end_session(&mut self, connections: &mut Connections, index: u32) {
         self.end_session(connections, index);
     }
 }
@@ -165,7 +165,7 @@ impl Sessions for Option<Box<Hub>> {
         self.as_deref().map_or(ProtocolId::STORED, |hub| hub.choose_protocol(subprotocol))
     }
 
-    fn open(
+    fn open_session(
         &mut self,
         connections: &mut Connections,
         index: u32,
@@ -173,11 +173,11 @@ impl Sessions for Option<Box<Hub>> {
         protocol: ProtocolId,
     ) {
         if let Some(hub) = self {
-            hub.open(connections, index, identity, protocol);
+            hub.open_session(connections, index, identity, protocol);
         }
     }
 
-    fn receive(
+    fn receive_message(
         &mut self,
         heard: MessageContext,
         kind: DataKind,
@@ -185,13 +185,13 @@ impl Sessions for Option<Box<Hub>> {
         too_much: Option<TooMuch>,
     ) {
         if let Some(hub) = self {
-            hub.receive(heard, kind, payload, too_much);
+            hub.receive_message(heard, kind, payload, too_much);
         }
     }
 
-    fn apply(&mut self, connections: &mut Connections, index: u32) {
+    fn finish_message(&mut self, connections: &mut Connections, index: u32) {
         if let Some(hub) = self {
-            hub.apply(connections, index);
+            hub.finish_message(connections, index);
         }
     }
 
@@ -201,21 +201,21 @@ impl Sessions for Option<Box<Hub>> {
         }
     }
 
-    fn refill(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
+    fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize) {
         if let Some(hub) = self {
-            hub.refill(connections, index, bytes_max);
+            hub.refill_outbox(connections, index, bytes_max);
         }
     }
 
-    fn expire(&mut self, connections: &mut Connections, index: u32) {
+    fn run_due(&mut self, connections: &mut Connections, index: u32) {
         if let Some(hub) = self {
-            hub.expire(connections, index);
+            hub.run_due(connections, index);
         }
     }
 
-    fn replan(&mut self, connections: &mut Connections, index: u32) {
+    fn reschedule_due(&mut self, connections: &mut Connections, index: u32) {
         if let Some(hub) = self {
-            hub.replan(connections, index);
+            hub.reschedule_due(connections, index);
         }
     }
 
@@ -243,9 +243,9 @@ impl Sessions for Option<Box<Hub>> {
         }
     }
 
-    fn end(&mut self, connections: &mut Connections, index: u32) {
+    fn end_session(&mut self, connections: &mut Connections, index: u32) {
         if let Some(hub) = self {
-            hub.end(connections, index);
+            hub.end_session(connections, index);
         }
     }
 }

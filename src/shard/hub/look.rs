@@ -50,7 +50,7 @@ impl Looks {
         let waiting = self.0.entry(connections.token(index)).or_default();
         waiting.push(described);
         if waiting.len() == 1 {
-            connections.measure(driver, index);
+            connections.request_tcp_info(driver, index);
         }
     }
 

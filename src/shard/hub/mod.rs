@@ -44,7 +44,7 @@ use look::Look;
 pub(super) use look::Looks;
 pub use portable::HubState;
 use review::Review;
-use session_table::{Seated, SessionTable};
+use session_table::{SessionEntry, SessionTable};
 
 /// Log completions, and mails within a shard, that a home works through at once.
 const STEPS_MAX: usize = 1024;
@@ -220,11 +220,11 @@ impl Hub {
     }
 
     /// The session of the connection at a slot.
-    fn seated(&self, index: u32) -> Option<&Seated> {
+    fn entry(&self, index: u32) -> Option<&SessionEntry> {
         self.sessions.at(index)
     }
 
-    fn seated_mut(&mut self, index: u32) -> Option<&mut Seated> {
+    fn entry_mut(&mut self, index: u32) -> Option<&mut SessionEntry> {
         self.sessions.at_mut(index)
     }
 
@@ -309,12 +309,14 @@ impl Hub {
                 self.members.push(&channel, ChannelOp::Lagging(position));
             }
             HubMail::Room => {}
-            HubMail::Replaced { old, by, user } => self.replaced(connections, old, by, user),
+            HubMail::Replaced { old, by, user } => self.close_replaced(connections, old, by, user),
             HubMail::Place { id, user, is_passed_on } => {
-                self.placed(connections, id, &user, is_passed_on);
+                self.take_user_place(connections, id, &user, is_passed_on);
             }
             HubMail::Review => self.review = Some(Review::default()),
-            HubMail::Act { target, act, reply } => self.act(connections, target, act, reply),
+            HubMail::Act { target, act, reply } => {
+                self.start_action(connections, target, act, reply);
+            }
             HubMail::List { filter, reply } => self.list(connections, &filter, reply),
             HubMail::Look { id, reply } => self.look(connections, id, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
@@ -456,12 +458,12 @@ impl Hub {
     }
 
     fn session_state(&self, token: Token) -> SessionReadiness {
-        let Some(seated) = self.seated(token.slot) else { return SessionReadiness::default() };
+        let Some(entry) = self.entry(token.slot) else { return SessionReadiness::default() };
         let is_congested = !self.congested.is_empty() && self.congested.contains_key(&token);
-        let backlog = seated.backlog.as_ref().filter(|_| !seated.session.is_resuming());
+        let backlog = entry.backlog.as_ref().filter(|_| !entry.session.is_resuming());
         SessionReadiness::new(
-            seated.session.is_waiting() || is_congested,
-            seated.session.has_requests(),
+            entry.session.is_waiting() || is_congested,
+            entry.session.has_requests(),
             backlog.is_some_and(|backlog| !backlog.is_empty()),
         )
     }
@@ -474,20 +476,21 @@ impl Hub {
         self.sessions.check_invariants();
         let mut user_count = 0;
         let mut backlogs = super::connections::QueuedSize::default();
-        for (key, seated) in self.sessions.iter() {
-            let index = seated.slot;
+        for (key, entry) in self.sessions.iter() {
+            let index = entry.slot;
             assert!(connections.is_open(index), "a session is that of an open connection");
             let token = connections.token(index);
             let reported = connections.readiness(index);
             assert_eq!(reported, self.session_state(token), "the connection knows its session");
-            if let Some(backlog) = &seated.backlog {
+            if let Some(backlog) = &entry.backlog {
                 backlogs.bytes += backlog.size().bytes;
                 backlogs.missed_bytes += backlog.size().missed_bytes;
             }
-            self.check_session(connections, key, seated);
-            if let Some(user) = seated.session.user() {
+            self.check_session(connections, key, entry);
+            if let Some(user) = entry.session.user() {
                 user_count += 1;
-                let listed = self.users.get(user).and_then(|all| all.get(seated.place as usize));
+                let listed =
+                    self.users.get(user).and_then(|all| all.get(entry.user_index as usize));
                 assert_eq!(listed, Some(&key), "a user's list names its sessions");
             }
         }
@@ -497,19 +500,19 @@ impl Hub {
     }
 
     /// Checks that a session is called in time, and that its subscriptions have their places.
-    fn check_session(&self, connections: &Connections, key: u32, seated: &Seated) {
-        let index = seated.slot;
+    fn check_session(&self, connections: &Connections, key: u32, entry: &SessionEntry) {
+        let index = entry.slot;
         // A step of the clock is noticed once it exceeds this.
         let step = ticks(CLOCK_STEP_MS as u32) + 1;
         let due = self.due_tick(connections, index).saturating_add(step);
         let is_planned = connections.session_due(index) <= due;
         assert!(is_planned || connections.is_refreshing(), "a session is called in time");
-        for (number, one) in seated.session.subscriptions.iter().enumerate() {
+        for (number, one) in entry.session.subscriptions.iter().enumerate() {
             if one.is_live() {
                 let member = Member { session: key, subscription: number as u32 };
                 let listed = self.members.get(one.local).map(Local::members);
-                let listed = listed.and_then(|members| members.get(one.place as usize));
-                assert_eq!(listed, Some(&member), "a subscription has its place");
+                let listed = listed.and_then(|members| members.get(one.member_index as usize));
+                assert_eq!(listed, Some(&member), "a subscription knows its member");
             }
         }
     }

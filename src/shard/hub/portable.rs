@@ -10,7 +10,7 @@ use crate::hub::{
     ChannelMessage, ChannelName, ConnectionId, Draft, Epoch, Event, MemberInfo, MemberKey,
     Position, Publication, Sender,
 };
-use crate::session::hub::{HubSession, Realm, SessionState};
+use crate::session::hub::{HubSession, MemberIndexes, Realm, SessionState};
 use crate::shard::connections::{Connections, NotSerializable};
 
 /// A session, and what waits for its client.
@@ -178,8 +178,8 @@ impl Hub {
         index: u32,
         now_ns: u64,
     ) -> Result<Option<HubState>, NotSerializable> {
-        let Some(seated) = self.seated(index) else { return Ok(None) };
-        let items = seated.backlog.iter().flat_map(|backlog| backlog.items());
+        let Some(entry) = self.entry(index) else { return Ok(None) };
+        let items = entry.backlog.iter().flat_map(|backlog| backlog.items());
         let items = items.map(|item| match item {
             Item::Message(one) => ItemState::Message(PublicationState::new(one, now_ns)),
             Item::Missed(one) => ItemState::Missed(PublicationState::new(one, now_ns)),
@@ -191,12 +191,12 @@ impl Hub {
                 ItemState::Epoch(PlaceState::new(channel, *position))
             }
         });
-        let protocol = self.shared.realm.protocols.get(seated.protocol).subprotocol().to_owned();
-        let session = seated.session.serialize(now_ns).ok_or(NotSerializable::Asking)?;
+        let protocol = self.shared.realm.protocols.get(entry.protocol).subprotocol().to_owned();
+        let session = entry.session.serialize(now_ns).ok_or(NotSerializable::Asking)?;
         Ok(Some(HubState { protocol, session, backlog: items.collect() }))
     }
 
-    /// Puts a restored session in the place of the one that is seated here, in the same seats.
+    /// Replaces the session that is here by a restored one, which keeps its members.
     /// Returns whether that was possible: data that is not of a session changes nothing.
     pub(in crate::shard) fn restore(
         &mut self,
@@ -206,14 +206,18 @@ impl Hub {
     ) -> bool {
         let now_ns = connections.now_ns();
         let shared = self.shared.clone();
-        let Some(seated) = self.seated_mut(index) else { return false };
-        let seats: Vec<_> = seated
+        let Some(entry) = self.entry_mut(index) else { return false };
+        let member_indexes: Vec<_> = entry
             .session
             .subscriptions
             .iter()
-            .map(|one| (one.local, one.place, one.watching))
+            .map(|one| MemberIndexes {
+                local: one.local,
+                member_index: one.member_index,
+                watcher_index: one.watcher_index,
+            })
             .collect();
-        let session = HubSession::restore(&state.session, &seats, &shared.realm, now_ns);
+        let session = HubSession::restore(&state.session, &member_indexes, &shared.realm, now_ns);
         // A message that was left out would be a gap without notice.
         let items: Option<Vec<_>> =
             state.backlog.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
@@ -221,13 +225,13 @@ impl Hub {
         let (Some(session), Some(items), Some(protocol)) = (session, items, protocol) else {
             return false;
         };
-        (seated.session, seated.protocol) = (session, protocol);
+        (entry.session, entry.protocol) = (session, protocol);
         let mut backlog = Backlog::default();
         items.into_iter().for_each(|item| backlog.push(item));
-        let before = seated.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();
+        let before = entry.backlog.take().map(|backlog| backlog.size()).unwrap_or_default();
         connections.count_backlog(before, backlog.size());
         if !backlog.is_empty() {
-            seated.backlog = Some(Box::new(backlog));
+            entry.backlog = Some(Box::new(backlog));
         }
         self.report_session(connections, index);
         self.reschedule(connections, index);

@@ -16,14 +16,14 @@ use crate::shard::mail::HubMail;
 impl Hub {
     /// Has the connection closed that the one at this slot has continued.
     pub(super) fn replace(&mut self, old: ConnectionId, index: u32) {
-        let Some(seated) = self.seated(index) else { return };
-        let user = seated.session.user().filter(|_| !seated.counted).cloned();
-        let mail = HubMail::Replaced { old, by: seated.session.id, user };
+        let Some(entry) = self.entry(index) else { return };
+        let user = entry.session.user().filter(|_| !entry.counted).cloned();
+        let mail = HubMail::Replaced { old, by: entry.session.id, user };
         self.post(old.shard, mail);
     }
 
     /// A connection was continued by another one.
-    pub(super) fn replaced(
+    pub(super) fn close_replaced(
         &mut self,
         connections: &mut Connections,
         old: ConnectionId,
@@ -32,9 +32,9 @@ impl Hub {
     ) {
         let slot = self.slot_of(old);
         if let Some(user) = user {
-            let seated = slot.and_then(|index| self.seated_mut(index));
-            let seated = seated.filter(|one| one.session.user() == Some(&user));
-            let is_passed_on = seated.is_some_and(|one| std::mem::take(&mut one.counted));
+            let entry = slot.and_then(|index| self.entry_mut(index));
+            let entry = entry.filter(|one| one.session.user() == Some(&user));
+            let is_passed_on = entry.is_some_and(|one| std::mem::take(&mut one.counted));
             self.post(by.shard, HubMail::Place { id: by, user, is_passed_on });
         }
         let Some(index) = slot else { return };
@@ -46,7 +46,7 @@ impl Hub {
     }
 
     /// A connection that continues another has that one's place, or none yet.
-    pub(super) fn placed(
+    pub(super) fn take_user_place(
         &mut self,
         connections: &mut Connections,
         id: ConnectionId,
@@ -61,8 +61,8 @@ impl Hub {
         };
         let most = connections.config().limits.admission.connections_per_user_max;
         if is_passed_on {
-            if let Some(seated) = self.seated_mut(index) {
-                seated.counted = true;
+            if let Some(entry) = self.entry_mut(index) {
+                entry.counted = true;
             }
         } else if self.count_user(index, most).is_err() {
             self.touched.push(index);

@@ -10,8 +10,8 @@ use crate::session::hub::HubSession;
 /// No session.
 const NO_KEY: u32 = u32::MAX;
 
-/// A session of the hub, with what waits for its client.
-pub(super) struct Seated {
+/// A session of the hub with its backlog, its connection's slot, and its place in counts.
+pub(super) struct SessionEntry {
     pub(super) session: HubSession,
     pub(super) backlog: Option<Box<Backlog>>,
     /// The slot of its connection.
@@ -19,7 +19,7 @@ pub(super) struct Seated {
     /// What its client speaks.
     pub(super) protocol: ProtocolId,
     /// Its index among its user's sessions.
-    pub(super) place: u32,
+    pub(super) user_index: u32,
     /// Whether it counts among those of its user on all shards.
     pub(super) counted: bool,
     /// Of the last ping (µs); 0: none was answered yet.
@@ -27,9 +27,9 @@ pub(super) struct Seated {
 }
 
 // A server may hold very many idle ones; the allocator's next size is 112 bytes.
-const _: () = assert!(size_of::<Seated>() <= 96);
+const _: () = assert!(size_of::<SessionEntry>() <= 96);
 
-impl Seated {
+impl SessionEntry {
     /// Whether messages for it wait in its backlog, so that others have to wait behind them.
     pub(super) fn is_behind(&self) -> bool {
         self.backlog.is_some() || self.session.is_resuming()
@@ -42,7 +42,7 @@ impl Seated {
 /// names it; a key is either in use or free.
 pub(super) struct SessionTable {
     /// By key.
-    sessions: Vec<Option<Box<Seated>>>,
+    sessions: Vec<Option<Box<SessionEntry>>>,
     free_keys: Vec<u32>,
     /// The key by slot; [`NO_KEY`] where there is none.
     keys: Vec<u32>,
@@ -77,18 +77,25 @@ impl SessionTable {
         }
         self.keys[slot as usize] = key;
         let session = make(key);
-        let seated =
-            Seated { session, backlog: None, slot, protocol, place: 0, counted: false, rtt_us: 0 };
-        self.sessions[key as usize] = Some(Box::new(seated));
+        let entry = SessionEntry {
+            session,
+            backlog: None,
+            slot,
+            protocol,
+            user_index: 0,
+            counted: false,
+            rtt_us: 0,
+        };
+        self.sessions[key as usize] = Some(Box::new(entry));
     }
 
     /// Removes the session of a connection.
-    pub(super) fn remove_at(&mut self, slot: u32) -> Option<Box<Seated>> {
+    pub(super) fn remove_at(&mut self, slot: u32) -> Option<Box<SessionEntry>> {
         let key = self.key_at(slot)?;
-        let seated = self.sessions[key as usize].take()?;
+        let entry = self.sessions[key as usize].take()?;
         self.keys[slot as usize] = NO_KEY;
         self.free_keys.push(key);
-        Some(seated)
+        Some(entry)
     }
 
     /// The key of a connection's session.
@@ -97,33 +104,33 @@ impl SessionTable {
     }
 
     /// The session of a connection.
-    pub(super) fn at(&self, slot: u32) -> Option<&Seated> {
+    pub(super) fn at(&self, slot: u32) -> Option<&SessionEntry> {
         self.get(self.key_at(slot)?)
     }
 
     /// The session of a connection.
-    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut Seated> {
+    pub(super) fn at_mut(&mut self, slot: u32) -> Option<&mut SessionEntry> {
         self.get_mut(self.key_at(slot)?)
     }
 
     /// A session by its key.
-    pub(super) fn get(&self, key: u32) -> Option<&Seated> {
+    pub(super) fn get(&self, key: u32) -> Option<&SessionEntry> {
         self.sessions.get(key as usize)?.as_deref()
     }
 
     /// A session by its key.
-    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut Seated> {
+    pub(super) fn get_mut(&mut self, key: u32) -> Option<&mut SessionEntry> {
         self.sessions.get_mut(key as usize)?.as_deref_mut()
     }
 
     /// The session with this id, if it lives.
-    pub(super) fn find(&self, id: ConnectionId) -> Option<&Seated> {
-        self.get(id.session).filter(|seated| seated.session.id == id)
+    pub(super) fn find(&self, id: ConnectionId) -> Option<&SessionEntry> {
+        self.get(id.session).filter(|entry| entry.session.id == id)
     }
 
     /// The slot of the connection that carries a session.
     pub(super) fn slot_of(&self, key: u32) -> Option<u32> {
-        self.get(key).map(|seated| seated.slot)
+        self.get(key).map(|entry| entry.slot)
     }
 
     /// All keys are below this.
@@ -137,16 +144,16 @@ impl SessionTable {
     }
 
     /// Sessions with their keys.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Seated)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &SessionEntry)> {
         let keyed = self.sessions.iter().enumerate();
-        keyed.filter_map(|(key, seated)| Some((key as u32, seated.as_deref()?)))
+        keyed.filter_map(|(key, entry)| Some((key as u32, entry.as_deref()?)))
     }
 
     /// Memory of the table and its sessions, without what these refer to (bytes).
     pub(super) fn bytes(&self) -> usize {
         let keys = (self.free_keys.capacity() + self.keys.capacity()) * size_of::<u32>();
-        let places = self.sessions.capacity() * size_of::<Option<Box<Seated>>>();
-        keys + places + self.len() * size_of::<Seated>()
+        let places = self.sessions.capacity() * size_of::<Option<Box<SessionEntry>>>();
+        keys + places + self.len() * size_of::<SessionEntry>()
     }
 
     /// Checks what always holds.
@@ -155,9 +162,9 @@ impl SessionTable {
     /// When something does not hold, which is a bug.
     pub(super) fn check_invariants(&self) {
         let mut count = 0;
-        for (key, seated) in self.iter() {
-            assert_eq!(self.key_at(seated.slot), Some(key), "a session's slot names it");
-            assert_eq!(seated.session.id.session, key, "an id names the session by its key");
+        for (key, entry) in self.iter() {
+            assert_eq!(self.key_at(entry.slot), Some(key), "a session's slot names it");
+            assert_eq!(entry.session.id.session, key, "an id names the session by its key");
             count += 1;
         }
         assert_eq!(self.len(), count, "a key is either in use or free");

@@ -35,12 +35,12 @@ impl Hub {
         budget: Budget,
         call: impl FnOnce(&mut HubSession, &mut Call<'_>) -> R,
     ) -> Option<R> {
-        let seated = self.sessions.at_mut(index)?;
+        let entry = self.sessions.at_mut(index)?;
         let (realm, now_ms, effects) = (&self.shared.realm, self.unix_ms, &mut self.effects);
-        let protocol = seated.protocol;
+        let protocol = entry.protocol;
         debug_assert!(effects.is_empty(), "what one call wants is done before the next");
         Some(call(
-            &mut seated.session,
+            &mut entry.session,
             &mut Call { realm, protocol, now_ms, now_ns, budget, effects },
         ))
     }
@@ -49,10 +49,10 @@ impl Hub {
     pub(super) fn list_user(&mut self, index: u32) {
         let Self { users, sessions, .. } = self;
         let Some(key) = sessions.key_at(index) else { return };
-        let Some(seated) = sessions.get_mut(key) else { return };
-        let Some(user) = seated.session.user() else { return };
+        let Some(entry) = sessions.get_mut(key) else { return };
+        let Some(user) = entry.session.user() else { return };
         let keys = users.entry(user.clone()).or_default();
-        seated.place = keys.len() as u32;
+        entry.user_index = keys.len() as u32;
         keys.push(key);
     }
 
@@ -62,26 +62,26 @@ impl Hub {
     /// The user has as many as it may have.
     pub(super) fn count_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
         let Self { sessions, shared, .. } = self;
-        let Some(seated) = sessions.at_mut(index) else { return Ok(()) };
-        let Some(user) = seated.session.user() else { return Ok(()) };
+        let Some(entry) = sessions.at_mut(index) else { return Ok(()) };
+        let Some(user) = entry.session.user() else { return Ok(()) };
         let entered = shared.realm.admission.enter_user(user, connections_max);
-        seated.counted = entered == Entered::Counted;
+        entry.counted = entered == Entered::Counted;
         if entered == Entered::Full { Err(()) } else { Ok(()) }
     }
 
-    /// A user may have very many sessions: the last of them takes the place of the one that ends,
+    /// A user may have very many sessions: the last of them takes the index of the one that ends,
     /// so that the list is not searched.
-    fn unlist_user(&mut self, user: &Arc<str>, place: u32) {
+    fn unlist_user(&mut self, user: &Arc<str>, user_index: u32) {
         let Some(keys) = self.users.get_mut(user) else { return };
-        keys.swap_remove(place as usize);
-        let Some(&moved) = keys.get(place as usize) else {
+        keys.swap_remove(user_index as usize);
+        let Some(&moved) = keys.get(user_index as usize) else {
             if keys.is_empty() {
                 self.users.remove(user);
             }
             return;
         };
-        if let Some(seated) = self.sessions.get_mut(moved) {
-            seated.place = place;
+        if let Some(entry) = self.sessions.get_mut(moved) {
+            entry.user_index = user_index;
         }
     }
 
@@ -89,14 +89,15 @@ impl Hub {
     fn remove_members(&mut self, left: &[Left]) {
         let Self { members, sessions, .. } = self;
         for one in left {
-            for (place, news) in [(one.watching, true), (one.place, false)] {
-                if place == NONE {
+            for (index, is_news) in [(one.watcher_index, true), (one.member_index, false)] {
+                if index == NONE {
                     continue;
                 }
-                members.remove(one.local, place, news, |moved| {
+                members.remove(one.local, index, is_news, |moved| {
                     let found = subscription(sessions, moved.member);
                     let Some(found) = found else { return };
-                    *(if news { &mut found.watching } else { &mut found.place }) = moved.place;
+                    *(if is_news { &mut found.watcher_index } else { &mut found.member_index }) =
+                        moved.index;
                 });
             }
         }
@@ -105,19 +106,19 @@ impl Hub {
     /// Corrects which of the connection's subscriptions its members name.
     fn renumber(&mut self, index: u32) {
         let Self { members, sessions, .. } = self;
-        let Some(seated) = sessions.at(index) else { return };
-        for (number, one) in seated.session.subscriptions.iter().enumerate() {
+        let Some(entry) = sessions.at(index) else { return };
+        for (number, one) in entry.session.subscriptions.iter().enumerate() {
             if one.is_live() {
-                let watching = (one.watching != NONE).then_some(one.watching);
-                members.renumber(one.local, one.place, watching, number as u32);
+                let watcher_index = (one.watcher_index != NONE).then_some(one.watcher_index);
+                members.renumber(one.local, one.member_index, watcher_index, number as u32);
             }
         }
     }
 }
 
 fn subscription(sessions: &mut SessionTable, member: Member) -> Option<&mut Subscription> {
-    let seated = sessions.get_mut(member.session)?;
-    seated.session.subscriptions.get_mut(member.subscription as usize)
+    let entry = sessions.get_mut(member.session)?;
+    entry.session.subscriptions.get_mut(member.subscription as usize)
 }
 
 impl Hub {
@@ -182,14 +183,14 @@ impl Hub {
         if effects.renumbered {
             self.renumber(index);
         }
-        if let Some(backlog) = self.seated_mut(index).and_then(|seated| seated.backlog.as_mut()) {
+        if let Some(backlog) = self.entry_mut(index).and_then(|entry| entry.backlog.as_mut()) {
             count_change(connections, backlog, |backlog| {
                 effects.purge.iter().for_each(|channel| backlog.purge(channel));
                 effects.purge_news.iter().for_each(|channel| backlog.purge_news(channel));
             });
         }
         for (call, outcome) in effects.outcomes.drain(..) {
-            self.calls.settle(call, outcome);
+            self.calls.record_outcome(call, outcome);
         }
     }
 
@@ -210,13 +211,13 @@ impl Hub {
 
     /// The slot of a connection that lives.
     pub(super) fn slot_of(&self, id: ConnectionId) -> Option<u32> {
-        self.sessions.find(id).map(|seated| seated.slot)
+        self.sessions.find(id).map(|entry| entry.slot)
     }
 
     /// When the session at a slot has something due (tick).
     pub(super) fn due_tick(&self, connections: &Connections, index: u32) -> u32 {
         let realm = &self.shared.realm;
-        let due_ms = self.seated(index).and_then(|seated| seated.session.deadline_ms(realm));
+        let due_ms = self.entry(index).and_then(|entry| entry.session.deadline_ms(realm));
         let Some(due_ms) = due_ms else { return UNSET };
         let wait_ms = due_ms.saturating_sub(self.unix_ms).min(u64::from(u32::MAX / 2));
         connections.tick().saturating_add(ticks(wait_ms as u32) + 1)
@@ -224,7 +225,7 @@ impl Hub {
 
     /// Plans when the session at a slot is called next, and sets the timer.
     pub(super) fn reschedule(&mut self, connections: &mut Connections, index: u32) {
-        self.replan(connections, index);
+        self.reschedule_due(connections, index);
         if connections.contains(index) {
             connections.set_deadline(index);
         }
@@ -232,30 +233,30 @@ impl Hub {
 
     /// Removes the session at a slot from everything that names it, and what its end wants done.
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
-        let Some(mut seated) = self.sessions.remove_at(index) else { return };
+        let Some(mut entry) = self.sessions.remove_at(index) else { return };
         self.congested.remove(&connections.token(index));
         // Its own: the session may end while effects of another of its calls are applied.
         let mut effects = Effects::default();
         let mut call = Call {
             realm: &self.shared.realm,
-            protocol: seated.protocol,
+            protocol: entry.protocol,
             now_ms: self.unix_ms,
             now_ns: connections.now_ns(),
             budget: BUDGET,
             effects: &mut effects,
         };
-        seated.session.end_all(&mut call);
+        entry.session.end_all(&mut call);
         self.remove_members(&effects.left);
         for (call, outcome) in effects.outcomes.drain(..) {
-            self.calls.settle(call, outcome);
+            self.calls.record_outcome(call, outcome);
         }
-        if let Some(user) = seated.session.user() {
-            if seated.counted {
+        if let Some(user) = entry.session.user() {
+            if entry.counted {
                 self.admission().leave_user(user);
             }
-            self.unlist_user(user, seated.place);
+            self.unlist_user(user, entry.user_index);
         }
-        if let Some(backlog) = seated.backlog {
+        if let Some(backlog) = entry.backlog {
             connections.count_backlog(backlog.size(), QueuedSize::default());
         }
         for request in effects.asks.drain(..) {

@@ -155,10 +155,10 @@ impl Positions {
             Step::Return(_) => {}
         }
         // A channel that makes room takes its history with it, and all starts.
-        if self.home.len() == CHANNELS_MAX && self.home.kept.channels_forgotten > self.forgotten {
+        if self.home.len() == CHANNELS_MAX && self.home.stats.channels_forgotten > self.forgotten {
             self.lose_all();
         }
-        self.forgotten = self.home.kept.channels_forgotten;
+        self.forgotten = self.home.stats.channels_forgotten;
         Ok(())
     }
 
@@ -236,6 +236,6 @@ fn reads_of_unused_channels_take_no_memory_and_make_nobody_leave() {
         }
     }
     assert_eq!(positions.home.len(), 1);
-    assert_eq!(positions.home.kept.channels_opened, 1);
+    assert_eq!(positions.home.stats.channels_opened, 1);
     positions.come_back(&positions.handed[0].clone()).unwrap();
 }

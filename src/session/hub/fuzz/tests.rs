@@ -109,10 +109,10 @@ fn a_right_to_presence_that_is_lost_ends_joins_and_leaves_only() {
     let object = serde_json::json!({"type": "subscribe", "channel": "token:b", "presence": true});
     ask(&mut world, &object);
     world.answer_all();
-    assert_ne!(world.session.subscriptions[0].watching, NONE);
+    assert_ne!(world.session.subscriptions[0].watcher_index, NONE);
     ask(&mut world, &rights(&["subscribe"]));
     world.answer_all();
-    assert_eq!(world.session.subscriptions[0].watching, NONE);
+    assert_eq!(world.session.subscriptions[0].watcher_index, NONE);
     assert!(world.session.subscriptions[0].is_live());
     world.act(HubSession::end_all);
     world.answer_all();

@@ -59,9 +59,9 @@ struct Mark {
     what: Marked,
 }
 
-/// What cannot be laid out yet, because a message before it has yet to be compressed.
+/// An entry behind a message that has yet to be compressed, or that message.
 #[derive(Debug)]
-enum Later {
+enum Pending {
     Message(DataKind, Vec<u8>),
     /// A long message, compressed in part.
     Compressing(DataKind, Box<Compressing>),
@@ -75,13 +75,13 @@ enum Later {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(in crate::shard) struct OutboxState {
     frames: Vec<u8>,
-    later: Vec<LaterState>,
+    pending: Vec<PendingState>,
     marks: Vec<MarkState>,
 }
 
-/// See [`Later`].
+/// See [`Pending`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-enum LaterState {
+enum PendingState {
     Text(Vec<u8>),
     Binary(Vec<u8>),
     Frames(Vec<u8>),
@@ -106,11 +106,11 @@ pub(in crate::shard) struct Outbox {
     /// Empty and at hand, or `None` while the driver has it.
     batch: Option<Box<Batch>>,
     marks: VecDeque<Mark>,
-    /// What waits behind a message that is compressed only when its send is built, that message
-    /// first.
-    later: VecDeque<Later>,
+    /// Messages that are compressed only when their send is built, and all that was queued behind
+    /// the first of them: frames must leave in the order of their messages.
+    pending: VecDeque<Pending>,
     /// Bytes of it.
-    later_bytes: usize,
+    pending_bytes: usize,
     /// Bytes that have not left, those with the driver included.
     bytes: usize,
     queued_total: u64,
@@ -158,7 +158,7 @@ impl Outbox {
     }
 
     /// Adds bytes that are copied.
-    pub(in crate::shard) fn copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
+    pub(in crate::shard) fn queue_copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
         let len = parts[0].len() + parts[1].len();
         let fits = match self.tail() {
             Some(tail) => tail.capacity() - tail.len() >= len,
@@ -176,7 +176,7 @@ impl Outbox {
 
     /// Adds a few bytes that are copied and behind which nothing more is expected, in memory of
     /// their size: a thousand pings of one turn would touch a thousand chunks.
-    pub(in crate::shard) fn copy_alone(&mut self, pools: &mut Pools, bytes: &[u8]) {
+    pub(in crate::shard) fn queue_small(&mut self, pools: &mut Pools, bytes: &[u8]) {
         match self.tail() {
             Some(tail) if tail.capacity() - tail.len() >= bytes.len() => {
                 tail.extend_from_slice(bytes);
@@ -188,24 +188,23 @@ impl Outbox {
 
     /// The memory that is filled at the queue's end.
     fn tail(&mut self) -> Option<&mut Vec<u8>> {
-        match (self.later.back_mut(), self.waiting.back_mut()) {
-            (Some(Later::Frames(Segment::Owned(tail))), _) | (None, Some(Segment::Owned(tail))) => {
-                Some(tail)
-            }
+        match (self.pending.back_mut(), self.waiting.back_mut()) {
+            (Some(Pending::Frames(Segment::Owned(tail))), _)
+            | (None, Some(Segment::Owned(tail))) => Some(tail),
             _ => None,
         }
     }
 
     fn push(&mut self, segment: Segment) {
-        if self.later.is_empty() {
+        if self.pending.is_empty() {
             self.waiting.push_back(segment);
         } else {
-            self.later.push_back(Later::Frames(segment));
+            self.pending.push_back(Pending::Frames(segment));
         }
     }
 
-    /// Adds a message that is to be compressed when its send is built.
-    pub(in crate::shard) fn later(
+    /// Queues a message that is compressed when its send is built.
+    pub(in crate::shard) fn queue_uncompressed(
         &mut self,
         pools: &mut Pools,
         kind: DataKind,
@@ -221,113 +220,114 @@ impl Outbox {
             }
         };
         let len = bytes.len();
-        self.later.push_back(Later::Message(kind, bytes));
+        self.pending.push_back(Pending::Message(kind, bytes));
         self.count(pools, len);
     }
 
     /// Whether messages wait to be compressed.
-    pub(in crate::shard) fn has_later(&self) -> bool {
-        !self.later.is_empty()
+    pub(in crate::shard) fn has_uncompressed(&self) -> bool {
+        !self.pending.is_empty()
     }
 
-    /// Compresses messages and lays out their frames, and what is behind them, until so many bytes
-    /// are ready to leave or the allowance of the compressors is used up.
-    pub(in crate::shard) fn settle_later(
+    /// Compresses queued messages, and makes them and the frames behind them ready to be sent,
+    /// until so many bytes are ready or the allowance of the compressors is used up.
+    pub(in crate::shard) fn compress_queued(
         &mut self,
         pools: &mut Pools,
         ready_bytes_max: usize,
         deflaters: &mut Deflaters,
-        (sending, level): (Sending, u8),
+        sending: Sending,
+        level: u8,
     ) {
-        let mut later = std::mem::take(&mut self.later);
-        while self.bytes - self.later_bytes < ready_bytes_max
+        let mut pending = std::mem::take(&mut self.pending);
+        while self.bytes - self.pending_bytes < ready_bytes_max
             && deflaters.has_allowance()
-            && let Some(next) = later.pop_front()
+            && let Some(next) = pending.pop_front()
         {
             match next {
-                Later::Message(kind, bytes) if Compressing::is_for(bytes.len()) => {
+                Pending::Message(kind, bytes) if Compressing::is_for(bytes.len()) => {
                     let begun = Box::new(Compressing::new(bytes));
-                    later.push_front(Later::Compressing(kind, begun));
+                    pending.push_front(Pending::Compressing(kind, begun));
                 }
-                Later::Message(kind, bytes) => {
-                    self.uncount_later(pools, bytes.len());
+                Pending::Message(kind, bytes) => {
+                    self.uncount_pending(pools, bytes.len());
                     if let Some(compressed) = deflaters.compress(sending, level, &bytes) {
                         let (header, len) = ws::compressed_frame_header(kind, compressed.len());
-                        self.copy(pools, [&header[..len], compressed]);
+                        self.queue_copy(pools, [&header[..len], compressed]);
                         pools.recycle(Segment::Owned(bytes));
                     } else {
-                        self.plain_frame(pools, kind, bytes);
+                        self.queue_plain_frame(pools, kind, bytes);
                     }
                 }
-                Later::Compressing(kind, begun) => {
+                Pending::Compressing(kind, begun) => {
                     let len = begun.message_len();
                     match begun.advance(deflaters, sending, level) {
                         Compressed::Unfinished(rest) => {
-                            later.push_front(Later::Compressing(kind, Box::new(rest)));
+                            pending.push_front(Pending::Compressing(kind, Box::new(rest)));
                         }
                         Compressed::Whole { message, output } => {
-                            self.uncount_later(pools, len);
+                            self.uncount_pending(pools, len);
                             pools.recycle(Segment::Owned(message));
                             let (header, len) = ws::compressed_frame_header(kind, output.len());
-                            self.frame(pools, &header[..len], Payload::Owned(output));
+                            self.queue_frame(pools, &header[..len], Payload::Owned(output));
                         }
                         Compressed::Useless(message) => {
-                            self.uncount_later(pools, len);
-                            self.plain_frame(pools, kind, message);
+                            self.uncount_pending(pools, len);
+                            self.queue_plain_frame(pools, kind, message);
                         }
                     }
                 }
-                Later::Frames(segment) => self.lay_out(pools, segment),
-                Later::Mark(at_ns) => self.mark(at_ns),
+                Pending::Frames(segment) => self.queue_ready(pools, segment),
+                Pending::Mark(at_ns) => self.mark_reply(at_ns),
             }
         }
-        // A mark belongs to what was laid out last.
-        while let Some(Later::Mark(at_ns)) =
-            later.pop_front_if(|next| matches!(next, Later::Mark(_)))
+        // A mark belongs to what was made ready last.
+        while let Some(Pending::Mark(at_ns)) =
+            pending.pop_front_if(|next| matches!(next, Pending::Mark(_)))
         {
-            self.mark(at_ns);
+            self.mark_reply(at_ns);
         }
-        self.later = later;
+        self.pending = pending;
     }
 
-    /// Lays everything out without compressing it: for a connection that ends, where it is not
-    /// worth the time of the others. An uncompressed message means the same to every receiver
-    /// (RFC 7692 6).
-    pub(in crate::shard) fn settle_plain(&mut self, pools: &mut Pools) {
-        for next in std::mem::take(&mut self.later) {
+    /// Makes everything ready to be sent without compressing it: for a connection that ends, where
+    /// it is not worth the time of the others. An uncompressed message means the same to every
+    /// receiver (RFC 7692 6).
+    pub(in crate::shard) fn skip_compression(&mut self, pools: &mut Pools) {
+        for next in std::mem::take(&mut self.pending) {
             match next {
-                Later::Message(kind, bytes) => {
-                    self.uncount_later(pools, bytes.len());
-                    self.plain_frame(pools, kind, bytes);
+                Pending::Message(kind, bytes) => {
+                    self.uncount_pending(pools, bytes.len());
+                    self.queue_plain_frame(pools, kind, bytes);
                 }
-                Later::Compressing(kind, begun) => {
-                    self.uncount_later(pools, begun.message_len());
-                    self.plain_frame(pools, kind, begun.into_message());
+                Pending::Compressing(kind, begun) => {
+                    self.uncount_pending(pools, begun.message_len());
+                    self.queue_plain_frame(pools, kind, begun.into_message());
                 }
-                Later::Frames(segment) => self.lay_out(pools, segment),
-                Later::Mark(at_ns) => self.mark(at_ns),
+                Pending::Frames(segment) => self.queue_ready(pools, segment),
+                Pending::Mark(at_ns) => self.mark_reply(at_ns),
             }
         }
     }
 
-    fn uncount_later(&mut self, pools: &mut Pools, len: usize) {
+    fn uncount_pending(&mut self, pools: &mut Pools, len: usize) {
         self.uncount(pools, len);
-        self.later_bytes -= len;
+        self.pending_bytes -= len;
     }
 
-    fn lay_out(&mut self, pools: &mut Pools, segment: Segment) {
-        self.uncount_later(pools, segment.len());
+    fn queue_ready(&mut self, pools: &mut Pools, segment: Segment) {
+        self.uncount_pending(pools, segment.len());
         self.count(pools, segment.len());
         self.waiting.push_back(segment);
     }
 
-    fn plain_frame(&mut self, pools: &mut Pools, kind: DataKind, bytes: Vec<u8>) {
+    fn queue_plain_frame(&mut self, pools: &mut Pools, kind: DataKind, bytes: Vec<u8>) {
         let (header, len) = ws::frame_header(kind.opcode(), bytes.len());
-        self.frame(pools, &header[..len], Payload::Owned(bytes));
+        self.queue_frame(pools, &header[..len], Payload::Owned(bytes));
     }
 
     /// Adds a frame; a payload that has memory of its own is not copied.
-    pub(in crate::shard) fn frame(
+    pub(in crate::shard) fn queue_frame(
         &mut self,
         pools: &mut Pools,
         header: &[u8],
@@ -335,17 +335,17 @@ impl Outbox {
     ) {
         match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => {
-                self.copy(pools, [header, &[]]);
+                self.queue_copy(pools, [header, &[]]);
                 let len = bytes.len();
                 self.push(Segment::Rest(bytes));
                 self.count(pools, len);
             }
-            payload => self.copy(pools, [header, payload.as_slice()]),
+            payload => self.queue_copy(pools, [header, payload.as_slice()]),
         }
     }
 
     /// Adds a frame that others send as well.
-    pub(in crate::shard) fn shared(&mut self, pools: &mut Pools, frame: Arc<[u8]>) {
+    pub(in crate::shard) fn queue_shared(&mut self, pools: &mut Pools, frame: Arc<[u8]>) {
         let len = frame.len();
         self.push(Segment::Shared(frame));
         self.count(pools, len);
@@ -360,24 +360,24 @@ impl Outbox {
     fn count(&mut self, pools: &mut Pools, len: usize) {
         pools.count(len);
         self.bytes += len;
-        if self.later.is_empty() {
+        if self.pending.is_empty() {
             self.queued_total += len as u64;
         } else {
-            self.later_bytes += len;
+            self.pending_bytes += len;
         }
     }
 
     /// Marks what was queued last as a reply to input that came in at `at_ns`.
-    pub(in crate::shard) fn mark(&mut self, at_ns: u64) {
-        if !self.later.is_empty() {
-            return self.later.push_back(Later::Mark(at_ns));
+    pub(in crate::shard) fn mark_reply(&mut self, at_ns: u64) {
+        if !self.pending.is_empty() {
+            return self.pending.push_back(Pending::Mark(at_ns));
         }
         self.set_mark(at_ns, Marked::Reply);
     }
 
     /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
     pub(in crate::shard) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
-        debug_assert!(self.later.is_empty(), "publications do not wait to be compressed");
+        debug_assert!(self.pending.is_empty(), "publications do not wait to be compressed");
         self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery });
     }
 
@@ -394,7 +394,7 @@ impl Outbox {
     }
 
     /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
-    pub(in crate::shard) fn put_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
+    pub(in crate::shard) fn queue_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
         debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
         let mut chunk = pools.chunk(bytes.len());
         chunk.extend_from_slice(bytes);
@@ -415,14 +415,14 @@ impl Outbox {
             return None;
         }
         let mut batch = self.batch.take()?;
-        let waiting_bytes = self.bytes - self.later_bytes - batch.bytes();
+        let waiting_bytes = self.bytes - self.pending_bytes - batch.bytes();
         batch.fill(&mut self.waiting, waiting_bytes, bounds);
         Some(batch)
     }
 
-    /// Takes the batch back after a send. `left` gets each mark that is now wholly sent: what it
-    /// is, when that began, and how many messages it stands for.
-    pub(in crate::shard) fn sent(
+    /// Takes the batch back after a send. `left` gets each mark whose messages have all left: its
+    /// kind, when its messages came in (ns), and how many they are.
+    pub(in crate::shard) fn complete_send(
         &mut self,
         mut batch: Box<Batch>,
         taken: Taken,
@@ -444,26 +444,26 @@ impl Outbox {
     /// what is queued next begins where a frame may.
     pub(in crate::shard) fn drop_unsent(&mut self, pools: &mut Pools) {
         let mut kept = self.waiting.pop_front_if(|front| matches!(front, Segment::Rest(_)));
-        let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.later_bytes;
+        let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.pending_bytes;
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
         self.waiting.extend(kept.take());
-        self.clear_later(pools);
+        self.clear_pending(pools);
         self.uncount(pools, dropped);
         self.queued_total = self.sent_total + self.bytes as u64;
         while self.marks.pop_back_if(|mark| mark.end > self.queued_total).is_some() {}
     }
 
-    fn clear_later(&mut self, pools: &mut Pools) {
-        for later in self.later.drain(..) {
-            if let Later::Message(_, bytes) | Later::Frames(Segment::Owned(bytes)) = later {
+    fn clear_pending(&mut self, pools: &mut Pools) {
+        for entry in self.pending.drain(..) {
+            if let Pending::Message(_, bytes) | Pending::Frames(Segment::Owned(bytes)) = entry {
                 pools.recycle(Segment::Owned(bytes));
             }
         }
-        self.later_bytes = 0;
+        self.pending_bytes = 0;
     }
 
-    /// Takes the batch back after its send has failed, and drops everything.
-    pub(in crate::shard) fn restore(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
+    /// Takes the batch back after its send has failed, and drops all that is queued.
+    pub(in crate::shard) fn fail_send(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
         batch.clear(|segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.clear(pools);
@@ -471,28 +471,33 @@ impl Outbox {
 
     /// What waits; `None` while the driver has some of it, or a message is compressed in part.
     pub(in crate::shard) fn serialize(&self, now_ns: u64) -> Option<OutboxState> {
-        let mut frames = Vec::with_capacity(self.bytes - self.later_bytes);
+        let mut frames = Vec::with_capacity(self.bytes - self.pending_bytes);
         self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
         self.waiting.iter().for_each(|segment| frames.extend_from_slice(segment.as_slice()));
-        let later = self.later.iter().map(|later| match later {
-            Later::Message(DataKind::Text, bytes) => Some(LaterState::Text(bytes.clone())),
-            Later::Message(DataKind::Binary, bytes) => Some(LaterState::Binary(bytes.clone())),
-            Later::Compressing(..) => None,
-            Later::Frames(segment) => Some(LaterState::Frames(segment.as_slice().to_vec())),
-            Later::Mark(at_ns) => Some(LaterState::Mark(now_ns.saturating_sub(*at_ns))),
+        let pending = self.pending.iter().map(|entry| match entry {
+            Pending::Message(DataKind::Text, bytes) => Some(PendingState::Text(bytes.clone())),
+            Pending::Message(DataKind::Binary, bytes) => Some(PendingState::Binary(bytes.clone())),
+            Pending::Compressing(..) => None,
+            Pending::Frames(segment) => Some(PendingState::Frames(segment.as_slice().to_vec())),
+            Pending::Mark(at_ns) => Some(PendingState::Mark(now_ns.saturating_sub(*at_ns))),
         });
-        let later = later.collect::<Option<Vec<_>>>()?;
+        let pending = pending.collect::<Option<Vec<_>>>()?;
         let marks = self.marks.iter().map(|mark| MarkState {
             end: mark.end - self.sent_total,
             age_ns: now_ns.saturating_sub(mark.at_ns),
             messages: mark.messages,
             what: mark.what,
         });
-        Some(OutboxState { frames, later, marks: marks.collect() })
+        Some(OutboxState { frames, pending, marks: marks.collect() })
     }
 
-    /// Takes what waited elsewhere into this one, which must be empty.
-    pub(in crate::shard) fn fill(&mut self, pools: &mut Pools, state: &OutboxState, now_ns: u64) {
+    /// Restores what [`Self::serialize`] has written; the outbox must be empty.
+    pub(in crate::shard) fn restore(
+        &mut self,
+        pools: &mut Pools,
+        state: &OutboxState,
+        now_ns: u64,
+    ) {
         debug_assert!(self.is_empty() && !self.is_sending(), "it takes the place of nothing");
         if !state.frames.is_empty() {
             // They may begin within a frame.
@@ -506,20 +511,20 @@ impl Outbox {
             what: mark.what,
         });
         self.marks.extend(marks);
-        for later in &state.later {
-            let (later, len) = match later {
-                LaterState::Text(bytes) => {
-                    (Later::Message(DataKind::Text, bytes.clone()), bytes.len())
+        for entry in &state.pending {
+            let (entry, len) = match entry {
+                PendingState::Text(bytes) => {
+                    (Pending::Message(DataKind::Text, bytes.clone()), bytes.len())
                 }
-                LaterState::Binary(bytes) => {
-                    (Later::Message(DataKind::Binary, bytes.clone()), bytes.len())
+                PendingState::Binary(bytes) => {
+                    (Pending::Message(DataKind::Binary, bytes.clone()), bytes.len())
                 }
-                LaterState::Frames(bytes) => {
-                    (Later::Frames(Segment::Owned(bytes.clone())), bytes.len())
+                PendingState::Frames(bytes) => {
+                    (Pending::Frames(Segment::Owned(bytes.clone())), bytes.len())
                 }
-                LaterState::Mark(age_ns) => (Later::Mark(now_ns.saturating_sub(*age_ns)), 0),
+                PendingState::Mark(age_ns) => (Pending::Mark(now_ns.saturating_sub(*age_ns)), 0),
             };
-            self.later.push_back(later);
+            self.pending.push_back(entry);
             self.count(pools, len);
         }
     }
@@ -529,7 +534,7 @@ impl Outbox {
         debug_assert!(!self.is_sending(), "what is under way cannot be dropped");
         self.uncount(pools, self.bytes);
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
-        self.clear_later(pools);
+        self.clear_pending(pools);
         if let Some(batch) = &mut self.batch {
             batch.clear(|segment| pools.recycle(segment));
         }
@@ -555,21 +560,21 @@ mod tests {
         let outbox = &mut outboxes[which];
         let bytes = vec![7; len];
         match what {
-            0 => outbox.copy(pools, [&bytes, b"x"]),
-            1 => outbox.copy_alone(pools, &bytes),
-            2 => outbox.frame(pools, b"head", Payload::Owned(bytes)),
-            3 => outbox.shared(pools, bytes.into()),
-            4 => outbox.later(pools, DataKind::Text, Payload::Owned(bytes)),
-            5 => outbox.settle_plain(pools),
+            0 => outbox.queue_copy(pools, [&bytes, b"x"]),
+            1 => outbox.queue_small(pools, &bytes),
+            2 => outbox.queue_frame(pools, b"head", Payload::Owned(bytes)),
+            3 => outbox.queue_shared(pools, bytes.into()),
+            4 => outbox.queue_uncompressed(pools, DataKind::Text, Payload::Owned(bytes)),
+            5 => outbox.skip_compression(pools),
             6 => outbox.drop_unsent(pools),
-            7 => outbox.put_first(pools, &bytes, 1),
+            7 => outbox.queue_first(pools, &bytes, 1),
             8 => outbox.clear(pools),
             _ => {
                 if let Some(mut batch) = outbox.take_batch(BOUNDS) {
                     batch.limit_offer(BOUNDS.bytes_max);
                     let taken = batch.offered_bytes().min(len);
                     let taken = Taken { wire_bytes: taken, queued_bytes: taken };
-                    outbox.sent(batch, taken, pools, |_, _, _| {});
+                    outbox.complete_send(batch, taken, pools, |_, _, _| {});
                 }
             }
         }

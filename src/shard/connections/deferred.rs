@@ -18,109 +18,112 @@ use super::{Connections, Sessions};
 use crate::driver::{Driver, Token};
 use crate::proto::ws::CloseCode;
 
-/// Done in one turn at least: about as much as its accepts and handshakes cost.
+/// Tasks run in one turn at least: they cost about as much as its accepts and handshakes.
 const SHARE_MIN: usize = 32;
-/// Of what waits, one in so many is done in a turn.
+/// Of all queued tasks, one in so many is run in a turn.
 const SHARE_ONE_IN: usize = 64;
 /// Places of a queue that stay when it is empty.
 const PLACES_KEPT: usize = 1024;
 
-/// What is to be done with a connection.
+/// Deferred work of one connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Chore {
-    /// It has been quiet for long.
+pub(super) enum DeferredTask {
+    /// Park it: it has been quiet for long.
     Park,
-    /// The peer sends no more, by its FIN; what was queued for it still leaves.
+    /// End its input: the peer has sent a FIN. What is queued for it still leaves.
     Finish,
-    /// The connection broke.
+    /// Drop it: the connection broke.
     Drop,
-    /// It has ended, but what the peer said before is yet to be received.
-    Hear,
+    /// Receive what the peer sent before it ended the connection.
+    ReceiveRest,
 }
 
-/// Chores, and parked connections that have something to be received.
+/// Tasks, and parked connections that have input to be received (`wakes`), oldest first.
 #[derive(Default)]
-pub(super) struct Upkeep {
-    chores: VecDeque<(Token, Chore)>,
+pub(super) struct DeferredWork {
+    tasks: VecDeque<(Token, DeferredTask)>,
     wakes: VecDeque<Token>,
 }
 
-impl Upkeep {
+impl DeferredWork {
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How much waits.
+    /// Tasks and wakes that are queued.
     pub(super) fn len(&self) -> usize {
-        self.chores.len() + self.wakes.len()
+        self.tasks.len() + self.wakes.len()
     }
 
     /// Gives back what only a burst needs.
     pub(super) fn trim(&mut self) {
-        self.chores.shrink_to(PLACES_KEPT);
+        self.tasks.shrink_to(PLACES_KEPT);
         self.wakes.shrink_to(PLACES_KEPT);
     }
 }
 
-fn share(waiting: usize) -> usize {
+/// How many of the queued tasks one turn runs. It grows with the queue, so that the wait of any
+/// one is bounded however many come.
+fn turn_share(waiting: usize) -> usize {
     SHARE_MIN.max(waiting / SHARE_ONE_IN)
 }
 
 impl Connections {
-    /// Something has come for a parked connection. Live connections are served before closed ones.
-    pub(super) fn wake_later(&mut self, index: u32, has_ended: bool) {
+    /// Queues a parked connection whose poll has fired for its receive. Live connections are served
+    /// before closed ones.
+    pub(super) fn defer_wake(&mut self, index: u32, has_ended: bool) {
         self.slot_mut(index).receiving_mut().await_turn();
         if has_ended {
-            self.defer(index, Chore::Hear);
+            self.defer(index, DeferredTask::ReceiveRest);
         } else {
-            self.upkeep.wakes.push_back(self.token(index));
+            self.deferred.wakes.push_back(self.token(index));
         }
     }
 
     /// Queues work of a connection for this turn's share, or a later one's.
-    pub(super) fn defer(&mut self, index: u32, chore: Chore) {
-        if matches!(chore, Chore::Park) {
+    pub(super) fn defer(&mut self, index: u32, task: DeferredTask) {
+        if matches!(task, DeferredTask::Park) {
             self.slot_mut(index).receiving_mut().park_soon();
         }
-        self.upkeep.chores.push_back((self.token(index), chore));
+        self.deferred.tasks.push_back((self.token(index), task));
     }
 
     /// Whether deferred work waits.
     pub(in crate::shard) fn has_deferred(&self) -> bool {
-        !self.upkeep.is_empty()
+        !self.deferred.is_empty()
     }
 
     /// The peer has ended the connection. Where little is left to be done, that is done at once.
-    pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: Chore) {
+    pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: DeferredTask) {
         let slot = self.slot_mut(index);
-        slot.receiving_mut().end();
+        slot.receiving_mut().note_end();
         if slot.stage().is_websocket() || slot.stage().is_handshake() {
             self.defer(index, how);
-        } else if matches!(how, Chore::Drop) {
-            self.lose(sessions, index);
+        } else if matches!(how, DeferredTask::Drop) {
+            self.drop_broken(sessions, index);
         }
     }
 
-    /// Does a turn's share of the deferred work; returns whether more is left.
-    pub(in crate::shard) fn do_deferred(
+    /// Runs a turn's share of the deferred work; returns whether there is more.
+    pub(in crate::shard) fn run_deferred(
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
     ) -> bool {
-        for _ in 0..share(self.upkeep.wakes.len()) {
-            let Some(token) = self.upkeep.wakes.pop_front() else { break };
+        for _ in 0..turn_share(self.deferred.wakes.len()) {
+            let Some(token) = self.deferred.wakes.pop_front() else { break };
             let Some(index) = self.find(token) else { continue };
             self.slot_mut(index).receiving_mut().expect_input();
             self.reconcile(driver, index);
         }
-        for _ in 0..share(self.upkeep.chores.len()) {
-            let Some((token, chore)) = self.upkeep.chores.pop_front() else { break };
+        for _ in 0..turn_share(self.deferred.tasks.len()) {
+            let Some((token, task)) = self.deferred.tasks.pop_front() else { break };
             let Some(index) = self.find(token) else { continue };
-            match chore {
-                Chore::Park => self.park(index),
-                Chore::Finish => self.end_input(sessions, index),
-                Chore::Drop => self.lose(sessions, index),
-                Chore::Hear => self.slot_mut(index).receiving_mut().expect_input(),
+            match task {
+                DeferredTask::Park => self.park(index),
+                DeferredTask::Finish => self.end_input(sessions, index),
+                DeferredTask::Drop => self.drop_broken(sessions, index),
+                DeferredTask::ReceiveRest => self.slot_mut(index).receiving_mut().expect_input(),
             }
             self.reconcile(driver, index);
         }
@@ -151,7 +154,7 @@ mod tests {
         for waiting in [1, 31, 32, 2048, 2049, 100_000, 1_000_000] {
             let (mut left, mut turns) = (waiting, 0);
             while left > 0 {
-                left -= share(left).min(left);
+                left -= turn_share(left).min(left);
                 turns += 1;
             }
             // A 64th each: some 64 turns for each power of e, and as many for the last 2,048.

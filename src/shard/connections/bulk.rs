@@ -24,7 +24,7 @@ const TURN_BYTES: usize = 256 * 1024;
 impl Connections {
     /// Notes that a connection has received so many bytes at once. With the second half-full buffer
     /// of a turn it takes turns, and with the first in a turn that is long already.
-    pub(super) fn note_stream(&mut self, index: u32, len: usize) {
+    pub(super) fn note_bulk_input(&mut self, index: u32, len: usize) {
         let most = self.config.engine.buffer_bytes as usize / 2;
         let is_first = !self.work.has_moved(index, most);
         if len < most || (is_first && self.work.turn_left() > self.work.turn_max() / 2) {
@@ -33,30 +33,30 @@ impl Connections {
         self.slot_mut(index).receiving_mut().begin_turns();
     }
 
-    /// Queues a connection for a receive of one buffer.
-    pub(super) fn queue_stream(&mut self, index: u32) {
+    /// Queues a connection for its next receive of one buffer.
+    pub(super) fn queue_bulk_receive(&mut self, index: u32) {
         let is_large = self.slot(index).partial_bytes() >= LARGE_BYTES;
-        self.streams.push(self.token(index), is_large);
+        self.bulk.push(self.token(index), is_large);
     }
 
     /// Receives one buffer from each of the connections whose turn it is; returns whether more
     /// wait.
-    pub(in crate::shard) fn receive_streams(&mut self, driver: &mut impl Driver) -> bool {
-        if self.streams.is_empty() {
+    pub(in crate::shard) fn receive_bulk(&mut self, driver: &mut impl Driver) -> bool {
+        if self.bulk.is_empty() {
             return false;
         }
         let buffer_bytes = self.config.engine.buffer_bytes as usize;
         let mut left = (TURN_BYTES / buffer_bytes).max(2);
         let large_max = left / 2;
-        self.streams.begin_turn();
+        self.bulk.begin_turn();
         while left > 0
-            && let Some(token) = self.streams.pop(large_max)
+            && let Some(token) = self.bulk.pop(large_max)
         {
             let Some(index) = self.find(token) else { continue };
             left -= usize::from(self.slot_mut(index).receiving_mut().take_turn());
             self.reconcile(driver, index);
         }
-        !self.streams.is_empty()
+        !self.bulk.is_empty()
     }
 
     /// Arms receives again that had found no buffer.
@@ -77,9 +77,9 @@ impl Connections {
 
     /// Whether everything that was to be received has been.
     pub(in crate::shard) fn is_caught_up(&self) -> bool {
-        self.upkeep.is_empty()
+        self.deferred.is_empty()
             && self.unfinished.is_empty()
             && self.starved.is_empty()
-            && self.streams.is_empty()
+            && self.bulk.is_empty()
     }
 }
