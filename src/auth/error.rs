@@ -97,8 +97,8 @@ impl fmt::Display for AuthError {
             }
             Self::NoKeys => "the server could not fetch its keys (auth.jwks_url); retry later",
             Self::KeyPending => {
-                "no key has the token's key id (kid) yet; the server is about to fetch its \
-                 keys again (auth.jwks_url): try again later"
+                "no key has the token's key id (kid) yet, and the server is about to fetch \
+                 its keys again (auth.jwks_url); retry later"
             }
             Self::Algorithm => {
                 "the token's algorithm is not the one its key is configured for; sign with that \
@@ -112,11 +112,18 @@ impl fmt::Display for AuthError {
             Self::NotYetValid => {
                 "the token is not valid yet (nbf); compare the clocks, or raise auth.leeway_s"
             }
-            Self::Audience => "the token's audience (aud) is not auth.audience",
-            Self::Issuer => "the token's issuer (iss) is not auth.issuer",
+            Self::Audience => {
+                "the token's audience (aud) is not auth.audience; issue it for that audience"
+            }
+            Self::Issuer => "the token's issuer (iss) is not auth.issuer; get one from that issuer",
             Self::Claims(what) => return write!(f, "the token has invalid claims: {what}"),
-            Self::Channel => "the token is for another channel (claim `channel`)",
-            Self::Subject => "the token is for another user (sub) than the connection's",
+            Self::Channel => {
+                "the token is for another channel (claim `channel`); get one for this channel"
+            }
+            Self::Subject => {
+                "the token is for another user (sub) than the connection's; reconnect to change \
+                 users"
+            }
             Self::AnonymousRefused => {
                 "token required; send one as `Authorization: Bearer`, or in an `auth` frame"
             }

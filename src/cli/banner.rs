@@ -177,8 +177,8 @@ impl Fact<'_> {
             }
             Self::Limits { connections, per_shard, open_files, message_bytes } => {
                 let text = format!(
-                    "{connections} connections ({per_shard} per shard; open files {open_files}), \
-                     messages of {message_bytes} bytes"
+                    "{connections} connections ({per_shard} per shard; {open_files} open files), \
+                     messages up to {message_bytes} bytes"
                 );
                 ("limits", text)
             }

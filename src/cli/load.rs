@@ -73,8 +73,12 @@ fn read_file(path: &str) -> Result<String, ConfigError> {
     } else {
         std::fs::read_to_string(path)
     };
-    text.map_err(|error| ConfigError {
-        key: None,
-        text: format!("cannot read {}: {error}", source_name(path)),
+    text.map_err(|error| {
+        let hint = if error.kind() == std::io::ErrorKind::NotFound {
+            "; `seawall config --short` prints a file to start from"
+        } else {
+            ""
+        };
+        ConfigError { key: None, text: format!("cannot read {}: {error}{hint}", source_name(path)) }
     })
 }

@@ -64,6 +64,9 @@ fn make_body(arguments: &Arguments) -> Result<String, String> {
     }
     // The final line feed comes from the shell (`echo`), not from the content.
     let data = data.strip_suffix('\n').unwrap_or(&data);
+    if data.is_empty() && !arguments.text {
+        return Err("no content; give DATA, or write it to standard input".to_owned());
+    }
     let content = if arguments.text {
         Value::from(data).to_string()
     } else {

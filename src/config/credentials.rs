@@ -116,7 +116,7 @@ pub(super) fn signing_key(file: &File, id: Option<&str>) -> Result<SigningKey, C
         ))),
         (None, Some(id)) => Err(error(format!("no [[key]] has the id \"{id}\""))),
         (None, None) => Err(error(
-            "no HS256 [[key]] is configured to sign with: add one, or give --private-key FILE \
+            "no HS256 [[key]] is configured to sign with; add one, or give --private-key FILE \
              --algorithm RS256|ES256|EdDSA",
         )),
     }

@@ -33,6 +33,8 @@ pub struct Written {
     pub sources: Sources,
 }
 
+/// Begins the name of each variable.
+const PREFIX: &str = "SEAWALL_";
 /// Names that are no options: the file's own, and the key of commands that call a server.
 const OTHERS: [&str; 2] = ["SEAWALL_CONFIG", "SEAWALL_API_KEY"];
 
@@ -45,7 +47,7 @@ const IMAGE: [&str; 16] = [
 
 /// Whether a variable is set by a container image about itself.
 fn is_of_image(name: &str) -> bool {
-    let rest = name.strip_prefix("SEAWALL_").unwrap_or_default();
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     IMAGE.contains(&rest.split('_').next().unwrap_or_default())
 }
 
@@ -194,12 +196,15 @@ fn unknown_variables(environment: &[(String, String)]) -> Vec<String> {
     };
     environment
         .iter()
-        .filter(|(name, _)| name.starts_with("SEAWALL_") && !known.contains(name))
+        .filter(|(name, _)| name.starts_with(PREFIX) && !known.contains(name))
         .filter(|(name, value)| !is_foreign(name, value))
         .map(|(name, _)| {
-            let nearest = value::nearest(name, known.iter().map(String::as_str));
+            // All names have the prefix, which would make them look alike.
+            let own = name.trim_start_matches(PREFIX);
+            let known = known.iter().map(|one| one.trim_start_matches(PREFIX));
+            let nearest = value::nearest(own, known);
             let nearest = nearest.map_or("`seawall config` lists all".into(), |nearest| {
-                format!("the nearest is {nearest}")
+                format!("the nearest is {PREFIX}{nearest}")
             });
             format!("environment: unknown variable {name}; {nearest}")
         })

@@ -183,6 +183,14 @@ impl Reader<'_> {
     }
 }
 
+/// Whether a value is a table, or an array of tables.
+fn is_table(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+        value => value.is_table(),
+    }
+}
+
 /// What the writer of an unknown key probably wanted.
 fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
     let (stem, unit) = unit_of(key);
@@ -193,15 +201,21 @@ fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
             .map_or(String::new(), |number| format!(": write {} = {number}", row.key));
         return format!("the option is {}{counted}{converted}", row.key);
     }
+    let sections = SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty());
+    // A table is a section with a mistake in its name, even where an option has that very name.
+    if is_table(value)
+        && let Some(nearest) = value::nearest(key, sections.clone())
+    {
+        return format!("the nearest is `{nearest}`");
+    }
     let elsewhere = SECTIONS.iter().find(|other| other.row(key).is_some());
     if let Some(other) = elsewhere {
         return if other.name.is_empty() {
-            format!("`{key}` stands at the top of the file, before the first section")
+            format!("write `{key}` at the top of the file, before the first section")
         } else {
-            format!("`{key}` belongs into [{}]", other.name)
+            format!("`{key}` belongs in [{}]", other.name)
         };
     }
-    let sections = SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty());
     let known = section.rows.iter().map(|row| row.key);
     let nearest = if section.name.is_empty() {
         value::nearest(key, known.chain(sections))
@@ -282,13 +296,14 @@ mod tests {
         let text = mistakes("\n[limits]\nmesage_bytes_max = 1\n");
         assert!(text.contains("line 3") && text.contains("message_bytes_max`"), "{text}");
         assert!(mistakes("shrads = 1").contains("the nearest is `shards`"));
+        assert!(mistakes("[[listen]]\n").contains("the nearest is `listener`"));
         assert!(mistakes("[limit]\n").contains("the nearest is `limits`"));
         assert!(mistakes("[log]\nzzzzzzzz = 1").contains("`seawall config`"));
     }
 
     #[test]
     fn a_key_in_the_wrong_place_is_told_its_own() {
-        assert!(mistakes("[log]\nbuffer_bytes = 1").contains("belongs into [engine]"));
+        assert!(mistakes("[log]\nbuffer_bytes = 1").contains("belongs in [engine]"));
         assert!(mistakes("[engine]\nshards = 1").contains("top of the file"));
     }
 

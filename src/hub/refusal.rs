@@ -67,7 +67,7 @@ impl Refused {
 
     /// An idempotency key was used before, for other content.
     pub fn reused_key() -> Self {
-        let message = "this key was used for other content: take a new key for each message";
+        let message = "this key was used for other content; use a new key for each message";
         Self::new(Code::Conflict, message)
     }
 

@@ -10,7 +10,7 @@ const COUNTS: [(&[&str], usize, &str); 13] = [
     (&["who is", "who has", "who was"], 2, "the client, the connection"),
     (&["what is left", "what was left"], 2, "the rest, the remaining"),
     (&["go on", "goes on", "went on"], 12, "continue, resume"),
-    (&["stands", "stand", "stood"], 18, "is, lies, is queued"),
+    (&["stands", "stand", "stood"], 17, "is, lies, is queued"),
     (&["condemned", "condemn"], 0, "evict, close"),
     (&["crowded", "crowds", "crowd"], 4, "congested"),
     (&["chore", "chores", "upkeep"], 1, "deferred work"),

@@ -30,10 +30,10 @@ pub(super) struct Arguments {
         help = "Configuration file (TOML), or - for standard input [env: SEAWALL_CONFIG]"
     )]
     config: Option<String>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Warnings count as failures
+    /// Treat warnings as failures
     #[arg(long)]
     strict: bool,
     #[command(flatten)]

@@ -13,9 +13,10 @@ section! {
     /// One address that clients connect to. Without any: one with these defaults.
     Listener "listener" repeated true;
 
-    /// `ADDR:PORT`, `[ADDR6]:PORT` or `unix:PATH`. `[::]:PORT` takes IPv4 as well.
+    /// Address for clients: `ADDR:PORT`, `[ADDR6]:PORT` or `unix:PATH`. `[::]:PORT` takes IPv4 as
+    /// well.
     address: String = "127.0.0.1:9000".into(),
-    "`0.0.0.0:PORT` or `[::]:PORT` to accept connections from other hosts.";
+    "Use `0.0.0.0:PORT` or `[::]:PORT` to accept connections from other hosts.";
 
     /// How connections are spread over shards: by `hash` of the addresses, or to the shard of the
     /// `cpu` that received the packet.

@@ -143,11 +143,11 @@ pub const SECTIONS: [Section; 18] = [
 ];
 
 section! {
-    /// The address for operators.
+    /// The admin API, health checks and metrics.
     Admin "admin" repeated false;
 
-    /// `ADDR:PORT`, `unix:PATH`, or empty for none. Without an `[[api_key]]` it must be loopback
-    /// or a path.
+    /// Address for operators: `ADDR:PORT`, `unix:PATH`, or empty for none. Without an
+    /// `[[api_key]]` it must be loopback or a path.
     listen: String = "127.0.0.1:9100".into(),
     "Use a Unix socket to admit only one user of this host, or another port where 9100 is taken.";
 

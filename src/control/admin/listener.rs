@@ -40,8 +40,8 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
         Address::Tcp(tcp) => match TcpListener::bind(tcp) {
             Ok(socket) => Ok(AdminListener { socket: AdminSocket::Tcp(socket), file: None }),
             Err(error) => Err(format!(
-                "cannot listen on {tcp} for operators: {error} (choose another address with \
-                 --admin, or none with --admin \"\")"
+                "cannot listen on {tcp} for operators: {error}; choose another address with \
+                 --admin, or none with --admin \"\""
             )),
         },
         Address::Unix(path) => {

@@ -105,7 +105,7 @@ fn scan(window: &[u8], start: usize, blank: usize, limits: &Limits) -> Found {
         && window.len() >= line_max
         && memchr::memchr(b'\n', &window[..line_max]).is_none()
     {
-        let message = "request line too long: shorten the path or the query";
+        let message = "request line too long; shorten the path or the query";
         return Found::Refused(line_max, RejectedHead::new(Refusal::UriTooLong, message));
     }
     for at in memchr::memchr_iter(b'\n', &window[start..]) {

@@ -257,7 +257,7 @@ fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route
 
 fn not_found(path: &str) -> RejectedHead {
     let shown = &path[..path.floor_char_boundary(128)];
-    let message = format!("no route has the path {shown}: check the URL, or add a route for it");
+    let message = format!("no route has the path {shown}; check the URL, or add a route for it");
     RejectedHead::new(Refusal::NotFound, message)
 }
 
@@ -271,7 +271,7 @@ fn check_upgrade(
         |message: &'static str| Err(RejectedHead::new(Refusal::UpgradeRequired, message));
     if !fields.upgrade_websocket {
         return required(
-            "this path serves WebSockets only: connect with a WebSocket client \
+            "this path serves WebSockets only; connect with a WebSocket client \
              (new WebSocket(\"ws://…\")), which sends Upgrade: websocket",
         );
     }
