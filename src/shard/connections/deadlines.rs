@@ -94,7 +94,7 @@ impl Connections {
         self.session_due.get(index as usize).copied().unwrap_or(timers::UNSET)
     }
 
-    /// Plans when the session is called next ([`Sessions::expire`]). The timer is to be set then.
+    /// Plans when the session is called next ([`Sessions::run_due`]). The timer is to be set then.
     pub(in crate::shard) fn set_session_due(&mut self, index: u32, tick: u32) {
         let due = &mut self.session_due;
         if due.len() <= index as usize {

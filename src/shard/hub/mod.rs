@@ -117,7 +117,8 @@ pub(super) struct Hub {
     calls: Calls,
     /// Connections that TCP is to be asked about.
     looks: Vec<Look>,
-    /// What a session wants after [`Sessions::receive`](super::connections::Sessions::receive).
+    /// What a session wants after
+    /// [`Sessions::receive_message`](super::connections::Sessions::receive_message).
     effects: Effects,
     /// The home has more to work through.
     unfinished: bool,
