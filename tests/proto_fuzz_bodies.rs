@@ -1,12 +1,13 @@
 //! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
 //! input.
 //!
-//! What belongs here: only runs of `proto::fuzz` and `session::hub::fuzz`; the laws themselves are
-//! asserted there.
+//! What belongs here: only runs of `proto::fuzz`, `session::fuzz` and `session::hub::fuzz`; the
+//! laws themselves are asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::fuzz;
+use seawall::session::fuzz::requests;
 use seawall::session::hub::fuzz::protocol;
 use std::path::Path;
 
@@ -49,6 +50,11 @@ fn session_over_seeds() {
 #[test]
 fn protocol_over_seeds() {
     over_seeds("protocol", protocol);
+}
+
+#[test]
+fn requests_over_seeds() {
+    over_seeds("requests", requests);
 }
 
 #[test]

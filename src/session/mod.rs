@@ -6,7 +6,7 @@ pub mod hub;
 pub mod protocol;
 mod seawall;
 
-pub use seawall::SeawallV1;
+pub use seawall::{SeawallV1, fuzz};
 
 use crate::proto::ws::{DataKind, Payload};
 

@@ -54,6 +54,12 @@ impl<'f> CheckedJson<'f> {
         to_one_line(json.get()).map(Self)
     }
 
+    /// Takes JSON that was checked while it was read, and needs no change.
+    pub(super) fn checked(json: &'f str) -> Self {
+        debug_assert_eq!(to_one_line(json), Ok(Cow::Borrowed(json)), "it was checked");
+        Self(Cow::Borrowed(json))
+    }
+
     /// Returns the text.
     pub fn into_text(self) -> Box<str> {
         self.0.into()

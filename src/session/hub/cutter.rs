@@ -13,6 +13,10 @@ use crate::session::protocol::Framing;
 /// Bytes looked at that cost as much as one request.
 const BYTES_OF_A_REQUEST: usize = 1024;
 
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
 /// Where a frame's next object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
@@ -53,8 +57,7 @@ impl Cutter {
         if self.framing == Framing::WholeFrame {
             return self.next_whole(frame, object_bytes_max);
         }
-        let most = self.at.saturating_add(BYTES_OF_A_REQUEST.saturating_mul(requests_max as usize));
-        let end = frame.len().min(most);
+        let end = self.end_of_look(frame, requests_max);
         while self.at < end {
             if self.in_string {
                 self.skip_string(&frame[..end]);
@@ -62,7 +65,7 @@ impl Cutter {
             }
             let byte = frame[self.at];
             match byte {
-                b' ' | b'\t' | b'\n' | b'\r' if self.depth == 0 => {}
+                blank if self.depth == 0 && is_blank(blank) => {}
                 b'{' | b'[' => {
                     if self.depth == 0 {
                         self.start = self.at;
@@ -92,6 +95,36 @@ impl Cutter {
             (false, 0) => self.fail(frame, "the frame is empty"),
             (false, _) => self.fail(frame, "the frame ends within an object"),
         }
+    }
+
+    /// How far may be looked, for so many requests' worth. An escape may have led behind the end.
+    fn end_of_look(&self, frame: &[u8], requests_max: u32) -> usize {
+        let bytes = BYTES_OF_A_REQUEST.saturating_mul(requests_max as usize);
+        frame.len().min(self.at.saturating_add(bytes))
+    }
+
+    /// Takes the next object if `read` can read it as it lies, which then returns its length. That
+    /// saves a look for its end. Otherwise nothing changes; within the same bounds [`Self::next`]
+    /// finds the same object.
+    pub(super) fn take_plain<'f, R>(
+        &mut self,
+        frame: &'f [u8],
+        object_bytes_max: usize,
+        requests_max: u32,
+        read: impl FnOnce(&'f [u8]) -> Option<(R, usize)>,
+    ) -> Option<(R, Range<usize>)> {
+        if self.framing == Framing::WholeFrame || self.depth > 0 {
+            return None;
+        }
+        let within = &frame[self.at..self.end_of_look(frame, requests_max)];
+        let blanks = within.iter().take_while(|byte| is_blank(**byte)).count();
+        let within = &within[blanks..];
+        let (found, len) = read(&within[..within.len().min(object_bytes_max)])?;
+        let start = self.at + blanks;
+        debug_assert_eq!(frame[start], b'{', "only an object is read as it lies");
+        self.at = start + len;
+        self.any = true;
+        Some((found, start..self.at))
     }
 
     /// The frame, which is one request.

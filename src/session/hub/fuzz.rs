@@ -4,6 +4,7 @@
 //! frames have come. Whatever it receives, it sends nothing but JSON objects on one line each, one
 //! reply for each request, and no member is left when it has ended.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
@@ -96,6 +97,14 @@ pub fn protocol(data: &[u8]) {
     world.act(HubSession::end_all);
     world.answer_all();
     assert_eq!(world.home.gauges().members, 0, "no member outlives its connection");
+}
+
+/// Where the first object of a frame is.
+pub(in crate::session) fn first_object(frame: &[u8]) -> Option<Range<usize>> {
+    match Cutter::default().next(frame, usize::MAX, u32::MAX) {
+        Cut::Object(range) => Some(range),
+        _ => None,
+    }
 }
 
 /// How many replies a frame has: one for each object, and one for an end that is none.

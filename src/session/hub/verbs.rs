@@ -1,5 +1,6 @@
 //! One request after the other: checked, decided, answered at once or asked of a home.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cutter::{Cut, Cutter};
@@ -120,16 +121,22 @@ impl HubSession {
                 return false;
             }
             let left = call.budget.requests_max - call.effects.requests;
-            match cutter.next(frame, call.realm.limits.request_bytes_max, left) {
+            let bytes_max = call.realm.limits.request_bytes_max;
+            let protocol = call.client_protocol();
+            let plain =
+                cutter.take_plain(frame, bytes_max, left, |rest| protocol.read_plain_request(rest));
+            if let Some((request, range)) = plain {
+                if !self.take_request(call, request, range.len(), over_rate) {
+                    return self.bar(cutter, &range);
+                }
+                continue;
+            }
+            match cutter.next(frame, bytes_max, left) {
                 Cut::Object(range) => {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
-                    call.effects.requests += 1 + Cutter::cost(object.len());
-                    if let Some((kind, wait_ms)) = over_rate {
-                        refuse(call, call.client_protocol().read_request(object).id, kind, wait_ms);
-                    } else if !self.object(call, object) {
-                        cutter.go_back(&range);
-                        self.pending().is_barred = true;
-                        return false;
+                    let request = protocol.read_request(object);
+                    if !self.take_request(call, request, range.len(), over_rate) {
+                        return self.bar(cutter, &range);
                     }
                 }
                 Cut::TooLarge(bytes) => reject_large(call, bytes),
@@ -149,9 +156,30 @@ impl HubSession {
         true
     }
 
+    /// A request has to wait for an answer to one before it, and what follows it waits as well.
+    fn bar(&mut self, cutter: &mut Cutter, object: &Range<usize>) -> bool {
+        cutter.go_back(object);
+        self.pending().is_barred = true;
+        false
+    }
+
+    /// Takes a request of so many bytes. Returns false if it has to wait.
+    fn take_request(
+        &mut self,
+        call: &mut Call<'_>,
+        request: ClientRequest<'_>,
+        bytes: usize,
+        over_rate: Option<(RateKind, u64)>,
+    ) -> bool {
+        call.effects.requests += 1 + Cutter::cost(bytes);
+        let Some((kind, wait_ms)) = over_rate else { return self.perform(call, request) };
+        refuse(call, request.id, kind, wait_ms);
+        true
+    }
+
     /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
-    fn object(&mut self, call: &mut Call<'_>, object: &str) -> bool {
-        let ClientRequest { id, command } = call.client_protocol().read_request(object);
+    fn perform(&mut self, call: &mut Call<'_>, request: ClientRequest<'_>) -> bool {
+        let ClientRequest { id, command } = request;
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // What comes for a channel whose subscription is being answered waits for that.
         let channel = match &command {

@@ -18,6 +18,12 @@ pub const REQUEST_ID_BYTES_MAX: usize = 66;
 #[serde(transparent)]
 pub struct Text<'f>(#[serde(borrow)] pub Cow<'f, str>);
 
+impl<'f> From<&'f str> for Text<'f> {
+    fn from(text: &'f str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
 impl Deref for Text<'_> {
     type Target = str;
     fn deref(&self) -> &str {

@@ -36,6 +36,13 @@ pub trait ClientProtocol: EventEncoder {
     /// [`ClientRequest::command`].
     fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f>;
 
+    /// Reads the request that begins with the first byte of the rest of a frame, and returns its
+    /// length too: an optional shortcut for frames of JSON objects. `None`: its end is to be
+    /// looked for, and [`Self::read_request`] called. Both must lead to the same.
+    fn read_plain_request<'f>(&self, _frame: &'f [u8]) -> Option<(ClientRequest<'f>, usize)> {
+        None
+    }
+
     /// Encodes a reply as a text message. `None`: the protocol has no such reply.
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String>;
 }

@@ -2,6 +2,8 @@
 //! `PROTOCOL.md` specifies it.
 
 mod encode;
+pub mod fuzz;
+mod plain;
 mod request;
 
 use crate::hub::{EncodedEvent, Event, EventEncoder};
@@ -28,6 +30,10 @@ impl ClientProtocol for SeawallV1 {
 
     fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f> {
         request::read(request)
+    }
+
+    fn read_plain_request<'f>(&self, frame: &'f [u8]) -> Option<(ClientRequest<'f>, usize)> {
+        plain::read(frame)
     }
 
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {

@@ -16,7 +16,7 @@ use crate::session::protocol::{ClientRequest, Command, ResumePoint, Text};
 use crate::text::content::{self, CheckedJson};
 
 /// The longest `id` (bytes, as it is written, without quotes).
-const ID_BYTES_MAX: usize = 64;
+pub(super) const ID_BYTES_MAX: usize = 64;
 
 /// A position as clients write it.
 #[derive(Debug, Deserialize)]
@@ -51,29 +51,46 @@ impl<'f> From<PositionPart<'f>> for ResumePoint<'f> {
     }
 }
 
+/// The content of a publish.
+#[derive(Debug)]
+pub(super) enum Content<'f> {
+    /// Valid JSON.
+    Raw(&'f RawValue),
+    Checked(CheckedJson<'f>),
+}
+
+impl<'f> Content<'f> {
+    fn check(self) -> Result<CheckedJson<'f>, Refused> {
+        match self {
+            Self::Raw(json) => CheckedJson::new(json).map_err(bad_content),
+            Self::Checked(json) => Ok(json),
+        }
+    }
+}
+
 /// All that any request may carry.
 #[derive(Debug, Default, Deserialize)]
-struct Fields<'f> {
+pub(super) struct Fields<'f> {
     #[serde(borrow, rename = "type")]
-    kind: Option<Text<'f>>,
+    pub(super) kind: Option<Text<'f>>,
     #[serde(borrow)]
-    channel: Option<Text<'f>>,
-    #[serde(borrow, default, deserialize_with = "raw")]
-    content: Option<&'f RawValue>,
+    pub(super) channel: Option<Text<'f>>,
+    #[serde(borrow, default, deserialize_with = "raw_content")]
+    pub(super) content: Option<Content<'f>>,
     #[serde(borrow)]
     since: Option<SincePart<'f>>,
-    presence: Option<bool>,
+    pub(super) presence: Option<bool>,
     #[serde(borrow)]
-    token: Option<Text<'f>>,
+    pub(super) token: Option<Text<'f>>,
     #[serde(borrow)]
-    key: Option<Text<'f>>,
-    echo: Option<bool>,
-    limit: Option<u32>,
+    pub(super) key: Option<Text<'f>>,
+    pub(super) echo: Option<bool>,
+    pub(super) limit: Option<u32>,
     #[serde(borrow)]
-    after: Option<Text<'f>>,
-    reverse: Option<bool>,
+    pub(super) after: Option<Text<'f>>,
+    pub(super) reverse: Option<bool>,
     #[serde(borrow)]
-    ticket: Option<Text<'f>>,
+    pub(super) ticket: Option<Text<'f>>,
     #[serde(borrow, default, deserialize_with = "distinct")]
     positions: Option<Positions<'f>>,
     /// Read apart; here only to notice a second one.
@@ -117,6 +134,13 @@ fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::E
     <&RawValue>::deserialize(from).map(Some)
 }
 
+/// As above.
+fn raw_content<'de: 'f, 'f, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Content<'f>>, D::Error> {
+    Ok(raw(from)?.map(Content::Raw))
+}
+
 #[derive(Deserialize)]
 struct IdOnly<'f> {
     #[serde(borrow, default, deserialize_with = "raw")]
@@ -147,11 +171,11 @@ pub(super) fn read(object: &str) -> ClientRequest<'_> {
         },
         _ => None,
     };
-    let fields = match serde_json::from_str::<Fields<'_>>(object) {
+    let mut fields = match serde_json::from_str::<Fields<'_>>(object) {
         Ok(fields) => fields,
         Err(error) => return ClientRequest { id, command: Err(bad(error.to_string())) },
     };
-    ClientRequest { id, command: read_command(fields) }
+    ClientRequest { id, command: read_command(&mut fields) }
 }
 
 /// A number or a string, of up to 64 bytes; `null` is none. It is echoed, so it must be one that
@@ -170,45 +194,45 @@ fn check_id(id: &str) -> Result<Option<&str>, Refused> {
     Err(bad("id must be a number or a string, of 64 bytes at most"))
 }
 
-fn read_command(fields: Fields<'_>) -> Result<Command<'_>, Refused> {
-    let Some(kind) = &fields.kind else {
+pub(super) fn read_command<'f>(fields: &mut Fields<'f>) -> Result<Command<'f>, Refused> {
+    let Some(kind) = fields.kind.take() else {
         return Err(bad("no type: each object has one, such as \"publish\""));
     };
-    let missing = |name: &str| bad(format!("{} needs {name}", &**kind));
+    let missing = |name: &str| bad(format!("{} needs {name}", &*kind));
     let since = fields.since.as_ref().map(SincePart::get);
     let channel = |channel: Option<_>| channel.ok_or_else(|| missing("channel"));
-    Ok(match &**kind {
-        "auth" => Command::Auth { token: fields.token.ok_or_else(|| missing("token"))? },
+    Ok(match &*kind {
+        "auth" => Command::Auth { token: fields.token.take().ok_or_else(|| missing("token"))? },
         "subscribe" => Command::Subscribe {
-            channel: channel(fields.channel)?,
+            channel: channel(fields.channel.take())?,
             since,
             presence: fields.presence.unwrap_or(false),
-            token: fields.token,
+            token: fields.token.take(),
         },
-        "unsubscribe" => Command::Unsubscribe { channel: channel(fields.channel)? },
+        "unsubscribe" => Command::Unsubscribe { channel: channel(fields.channel.take())? },
         "publish" => {
-            let content = fields.content.ok_or_else(|| missing("content"))?;
+            let content = fields.content.take().ok_or_else(|| missing("content"))?;
             Command::Publish {
-                channel: channel(fields.channel)?,
-                content: CheckedJson::new(content).map_err(bad_content)?,
-                key: fields.key,
+                channel: channel(fields.channel.take())?,
+                content: content.check()?,
+                key: fields.key.take(),
                 echo: fields.echo.unwrap_or(true),
             }
         }
         "presence" => Command::Presence {
-            channel: channel(fields.channel)?,
+            channel: channel(fields.channel.take())?,
             limit: fields.limit,
-            after: fields.after,
+            after: fields.after.take(),
         },
         "history" => Command::History {
-            channel: channel(fields.channel)?,
+            channel: channel(fields.channel.take())?,
             limit: fields.limit,
             since,
             reverse: fields.reverse.unwrap_or(false),
         },
         "resume" => Command::Resume {
-            ticket: fields.ticket.ok_or_else(|| missing("ticket"))?,
-            positions: fields.positions.unwrap_or_default(),
+            ticket: fields.ticket.take().ok_or_else(|| missing("ticket"))?,
+            positions: fields.positions.take().unwrap_or_default(),
         },
         "ping" => Command::Ping,
         other => {
