@@ -253,7 +253,7 @@ proptest! {
         for ((kind, message), shared) in &messages {
             if *shared {
                 // A message for many, in between.
-                let shared = SharedMessage::new(*kind, message);
+                let shared = SharedMessage::new(*kind, message.clone());
                 let frame = shared.frame(sending, level, &mut deflaters).clone();
                 prop_assert_eq!(&client.read(&frame, message.len()), message);
             } else if Compressing::is_for(message.len()) {
@@ -420,7 +420,7 @@ fn examples_of_the_rfc_are_understood() {
 fn a_shared_message_is_compressed_once_a_window() {
     let mut deflaters = Deflaters::new(|| 0);
     let text = "the same to all members, ".repeat(100);
-    let message = SharedMessage::new(DataKind::Text, text.as_bytes());
+    let message = SharedMessage::new(DataKind::Text, text.clone().into_bytes());
     let sending = |bits| Sending { bits, context: None };
     let first = message.frame(sending(12), 1, &mut deflaters).clone();
     for _ in 0..1000 {
@@ -435,7 +435,7 @@ fn a_shared_message_is_compressed_once_a_window() {
     }
     assert_eq!(&message.plain()[4..], text.as_bytes());
     let noise: Vec<u8> = (0..=255).collect();
-    let message = SharedMessage::new(DataKind::Binary, &noise);
+    let message = SharedMessage::new(DataKind::Binary, noise.clone());
     let frame = message.frame(sending(12), 1, &mut deflaters).clone();
     assert!(Arc::ptr_eq(&frame, message.plain()), "what does not shrink goes plain");
 }

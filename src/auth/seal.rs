@@ -15,6 +15,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 const VERSION: u8 = 1;
 const ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + ID_BYTES;
+/// Bytes of the longest label and a head.
+const AAD_BYTES_MAX: usize = 14 + HEAD_BYTES;
+/// Bytes that suffice for the ticket of most clients, before it is written as text.
+const SEALED_BYTES: usize = 384;
 /// Longer texts are rejected unread.
 const SEALED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a key.
@@ -106,17 +110,25 @@ impl Sealer {
         Self { keys: keys.iter().map(seal_key).collect() }
     }
 
-    pub(super) fn seal(&self, purpose: Purpose, plain: Vec<u8>) -> String {
+    /// Seals what `write_plain` appends, where it was written.
+    pub(super) fn seal(&self, purpose: Purpose, write_plain: impl FnOnce(&mut Vec<u8>)) -> String {
         // The first key seals; the others only open, while they are being replaced.
         let SealKey { id, key } = &self.keys[0];
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the kernel gives random bytes");
-        let mut sealed = plain;
-        // The head and the purpose are authenticated, though not encrypted.
-        let aad = Aad::from([purpose.label(), &[VERSION], id].concat());
-        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+        let mut sealed = Vec::with_capacity(SEALED_BYTES);
+        sealed.push(VERSION);
+        sealed.extend_from_slice(id);
+        let (aad, aad_len) = authenticated(purpose, &sealed);
+        sealed.extend_from_slice(&nonce);
+        write_plain(&mut sealed);
+        let (nonce, plain) =
+            (Nonce::assume_unique_for_key(nonce), &mut sealed[HEAD_BYTES + NONCE_LEN..]);
+        let tag = key
+            .seal_in_place_separate_tag(nonce, Aad::from(&aad[..aad_len]), plain)
             .expect("a ticket is not too long for the cipher");
-        URL_SAFE_NO_PAD.encode([&[VERSION], id.as_slice(), &nonce, &sealed].concat())
+        sealed.extend_from_slice(tag.as_ref());
+        URL_SAFE_NO_PAD.encode(sealed)
     }
 
     pub(super) fn open(&self, purpose: Purpose, text: &str) -> Result<Vec<u8>, SealError> {
@@ -132,7 +144,8 @@ impl Sealer {
         let (nonce, sealed) = rest.split_at(NONCE_LEN);
         let key = self.keys.iter().find(|key| key.id == head[1..]);
         let SealKey { key, .. } = key.ok_or(SealError::UnknownKey)?;
-        let aad = Aad::from([purpose.label(), head].concat());
+        let (aad, aad_len) = authenticated(purpose, head);
+        let aad = Aad::from(&aad[..aad_len]);
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError::Malformed)?;
         let mut sealed = sealed.to_vec();
         let plain =
@@ -140,6 +153,15 @@ impl Sealer {
         sealed.truncate(plain);
         Ok(sealed)
     }
+}
+
+/// The purpose and the head: they are authenticated, though not encrypted.
+fn authenticated(purpose: Purpose, head: &[u8]) -> ([u8; AAD_BYTES_MAX], usize) {
+    let (label, mut aad) = (purpose.label(), [0; AAD_BYTES_MAX]);
+    let len = label.len() + head.len();
+    aad[..label.len()].copy_from_slice(label);
+    aad[label.len()..len].copy_from_slice(head);
+    (aad, len)
 }
 
 fn seal_key(key: &[u8; SEAL_KEY_BYTES]) -> SealKey {

@@ -130,7 +130,7 @@ impl Sealer {
             issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
         };
-        self.seal(Purpose::Ticket, to_plain(&form))
+        self.seal(Purpose::Ticket, |plain| write_plain(&form, plain))
     }
 
     /// Opens a ticket. Its token is valid for `leeway_s` past its `exp`, as for a connection.
@@ -158,7 +158,7 @@ impl Sealer {
     }
 
     pub fn seal_grant(&self, grant: &Grant) -> String {
-        self.seal(Purpose::Grant, to_plain(grant))
+        self.seal(Purpose::Grant, |plain| write_plain(grant, plain))
     }
 
     /// Opens a grant. Its token is valid for `leeway_s` past its `exp`, as in a `subscribe`.
@@ -183,8 +183,8 @@ fn has_ended(expires_s: u64, token_exp_s: Option<u64>, now_s: u64, leeway_s: u64
     now_s >= expires_s || now_s >= token_end_s
 }
 
-fn to_plain(form: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(form).expect("texts and numbers can be written")
+fn write_plain(form: &impl Serialize, plain: &mut Vec<u8>) {
+    serde_json::to_writer(plain, form).expect("texts and numbers can be written");
 }
 
 /// Parses the content: it was sealed by our key, but maybe by another version of this program.

@@ -19,6 +19,15 @@ impl fmt::Debug for Epoch {
 }
 
 impl Epoch {
+    /// Appends what [`fmt::Display`] writes, without a formatter: each acknowledgement names one.
+    pub fn push_to(self, text: &mut String) {
+        let mut digits = [0; 16];
+        for (digit, shift) in digits.iter_mut().rev().zip((0..64).step_by(4)) {
+            *digit = b"0123456789abcdef"[(self.0 >> shift) as usize & 0xf];
+        }
+        text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
+    }
+
     /// Parses what [`fmt::Display`] writes. `None`: there was no such epoch.
     pub fn parse(text: &str) -> Option<Self> {
         let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -38,4 +47,19 @@ pub struct Position {
 pub struct Since {
     pub epoch: Option<Epoch>,
     pub offset: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_pushed_as_they_are_shown() {
+        for epoch in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX].map(Epoch) {
+            let mut text = String::new();
+            epoch.push_to(&mut text);
+            assert_eq!(text, epoch.to_string());
+            assert_eq!(Epoch::parse(&text), Some(epoch));
+        }
+    }
 }

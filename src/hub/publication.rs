@@ -58,6 +58,15 @@ enum Subject {
 /// An encoding, made when first needed; `None` if the protocol has no such event.
 type Form = OnceLock<Option<SharedMessage>>;
 
+/// The encoding for the protocol [`ProtocolId::STORED`].
+#[derive(Debug)]
+enum Stored {
+    /// Made when the message got its place.
+    Made(Option<SharedMessage>),
+    /// Of news: made when it is first needed, if it is.
+    Needed(Box<Form>),
+}
+
 /// Something to be sent to many: a message, or news about a channel's members.
 #[derive(Debug)]
 pub struct Publication {
@@ -76,7 +85,7 @@ pub struct Publication {
     /// Client protocols of the process.
     protocols: u8,
     /// For the protocol [`ProtocolId::STORED`]; a message always has it.
-    stored: Form,
+    stored: Stored,
     others: OnceLock<Box<[Form; PROTOCOLS_MAX - 1]>>,
 }
 
@@ -127,7 +136,7 @@ impl Publication {
             Some((start, end)) => Content::Stored { start, end },
             None => Content::Apart(content),
         };
-        let stored = encoded.map(|encoded| SharedMessage::new(encoded.kind, &encoded.payload));
+        let stored = encoded.map(|encoded| SharedMessage::new(encoded.kind, encoded.payload));
         Arc::new(Self {
             channel: channel.cloned(),
             position,
@@ -137,7 +146,7 @@ impl Publication {
             prev,
             subject: Subject::Message { from, content },
             protocols: storing.protocols,
-            stored: Form::from(stored),
+            stored: Stored::Made(stored),
             others: OnceLock::new(),
         })
     }
@@ -162,7 +171,7 @@ impl Publication {
             prev: 0,
             subject,
             protocols: 1,
-            stored: Form::new(),
+            stored: Stored::Needed(Box::default()),
             others: OnceLock::new(),
         })
     }
@@ -206,7 +215,10 @@ impl Publication {
     }
 
     fn stored_form(&self) -> Option<&SharedMessage> {
-        self.stored.get()?.as_ref()
+        match &self.stored {
+            Stored::Made(stored) => stored.as_ref(),
+            Stored::Needed(form) => form.get()?.as_ref(),
+        }
     }
 
     /// The message for the clients of a protocol, encoded when it is first needed. `None`: the
@@ -217,7 +229,7 @@ impl Publication {
     #[inline]
     pub fn encoded(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
         if by.id == ProtocolId::STORED
-            && let Some(stored) = self.stored.get()
+            && let Stored::Made(stored) = &self.stored
         {
             return stored.as_ref();
         }
@@ -227,12 +239,15 @@ impl Publication {
     /// Encodes it, unless another shard has.
     fn encoded_now(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
         let form = match by.id.index().checked_sub(1) {
-            None => &self.stored,
+            None => match &self.stored {
+                Stored::Made(stored) => return stored.as_ref(),
+                Stored::Needed(form) => form,
+            },
             Some(other) => &self.others.get_or_init(Box::default)[other],
         };
         if form.get().is_none() {
             let encoded = by.encoder.encode_event(&self.event());
-            let encoded = encoded.map(|one| SharedMessage::new(one.kind, &one.payload));
+            let encoded = encoded.map(|one| SharedMessage::new(one.kind, one.payload));
             // Another shard may have been faster.
             let _ = form.set(encoded);
         }

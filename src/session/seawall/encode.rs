@@ -4,14 +4,18 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use crate::hub::{
-    ChannelMessage, ChannelName, EncodedEvent, Event, GapReason, MemberInfo, MemberKey, Position,
-    PresencePage, ProtocolEncoder, Publication, Refused, Sender,
+    ChannelMessage, ChannelName, ConnectionId, EncodedEvent, Event, GapReason, MemberInfo,
+    MemberKey, Position, PresencePage, ProtocolEncoder, Publication, Refused, Sender,
 };
 use crate::proto::ws::DataKind;
 use crate::session::protocol::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
+use crate::text::plain;
 
 /// What a message takes besides its content and the name of its channel, as a rule (bytes).
 const ENVELOPE_BYTES: usize = 160;
+
+/// What a welcome takes besides its ticket, at most (bytes).
+const WELCOME_BYTES: usize = 256;
 
 /// A JSON object that is being written.
 #[derive(Debug)]
@@ -77,7 +81,9 @@ impl Line {
 
     /// Epoch and offset.
     fn position(self, position: Position) -> Self {
-        self.value_in_quotes("epoch", position.epoch).value("offset", position.offset)
+        let mut line = self.name("epoch");
+        push_position(&mut line.0, position);
+        line
     }
 
     /// Members, and how many there are in all.
@@ -178,14 +184,21 @@ impl Line {
 
 /// Writes a string as JSON.
 fn push_quoted(out: &mut String, text: &str) {
-    let needs_escapes = text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
-    if needs_escapes {
-        let _ = write!(out, "{}", serde_json::Value::from(text));
-    } else {
+    if plain::is_plain(text) {
         out.push('"');
         out.push_str(text);
         out.push('"');
+    } else {
+        let _ = write!(out, "{}", serde_json::Value::from(text));
     }
+}
+
+/// Writes an epoch, and the offset behind it.
+fn push_position(text: &mut String, position: Position) {
+    text.push('"');
+    position.epoch.push_to(text);
+    text.push_str(r#"","offset":"#);
+    push_number(text, position.offset);
 }
 
 fn push_number(text: &mut String, number: u64) {
@@ -265,22 +278,38 @@ fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> String
     line.position(position).text("reason", reason).end()
 }
 
-fn encode_limits(limits: &WelcomeLimits) -> String {
-    Line::part()
-        .value("message_bytes", limits.message_bytes_max)
-        .value("channels", limits.channels_max)
-        .end()
+/// The first reply of each connection: written at once into memory of its size.
+fn encode_welcome(
+    connection: ConnectionId,
+    ticket: Option<&str>,
+    heartbeat_s: u32,
+    limits: &WelcomeLimits,
+) -> String {
+    let bytes = ticket.map_or(0, str::len) + WELCOME_BYTES;
+    let mut text = String::with_capacity(bytes);
+    text.push_str(r#"{"type":"welcome","connection":""#);
+    connection.push_to(&mut text);
+    text.push('"');
+    if let Some(ticket) = ticket {
+        text.push_str(r#","ticket":"#);
+        push_quoted(&mut text, ticket);
+    }
+    text.push_str(r#","heartbeat":"#);
+    push_number(&mut text, heartbeat_s.into());
+    text.push_str(r#","limits":{"message_bytes":"#);
+    push_number(&mut text, limits.message_bytes_max);
+    text.push_str(r#","channels":"#);
+    push_number(&mut text, limits.channels_max.into());
+    text.push_str(concat!(r#"},"server":"seawall/"#, env!("CARGO_PKG_VERSION"), r#""}"#));
+    text
 }
 
 /// Encodes a reply.
 pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
     let line = match reply {
-        Reply::Welcome { connection, ticket, heartbeat_s, limits } => Line::new("welcome", None)
-            .value_in_quotes("connection", connection)
-            .optional_text("ticket", *ticket)
-            .value("heartbeat", heartbeat_s)
-            .raw("limits", &encode_limits(limits))
-            .text("server", concat!("seawall/", env!("CARGO_PKG_VERSION"))),
+        Reply::Welcome { connection, ticket, heartbeat_s, limits } => {
+            return encode_welcome(*connection, *ticket, *heartbeat_s, limits);
+        }
         Reply::Subscribed { id, channel, position, recovered, presence, grant } => {
             let line = Line::new("subscribed", *id)
                 .text("channel", channel)
@@ -296,8 +325,7 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
             Line::new("unsubscribed", *id).text("channel", channel).optional_text("reason", *reason)
         }
         Reply::Published { id, channel, position, duplicate } => {
-            let line = Line::new("published", *id).text("channel", channel).position(*position);
-            if *duplicate { line.value("duplicate", true) } else { line }
+            return encode_published(*id, channel, *position, *duplicate);
         }
         Reply::Presence { id, channel, page } => {
             Line::new("presence", *id).text("channel", channel).presence(page)
@@ -329,6 +357,28 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
     line.end()
 }
 
+/// The answer to a publish, which most replies are.
+fn encode_published(
+    id: Option<&str>,
+    channel: &str,
+    position: Position,
+    duplicate: bool,
+) -> String {
+    let names = id.map_or(0, str::len) + channel.len();
+    let mut text = String::with_capacity(names + ENVELOPE_BYTES);
+    text.push_str(r#"{"type":"published""#);
+    if let Some(id) = id {
+        text.push_str(r#","id":"#);
+        text.push_str(id);
+    }
+    text.push_str(r#","channel":"#);
+    push_quoted(&mut text, channel);
+    text.push_str(r#","epoch":"#);
+    push_position(&mut text, position);
+    text.push_str(if duplicate { r#","duplicate":true}"# } else { "}" });
+    text
+}
+
 fn encode_ticket(ticket: &str, grants: &[FreshGrant]) -> Line {
     let line = Line::new("ticket", None).text("ticket", ticket);
     if grants.is_empty() {
@@ -341,7 +391,7 @@ fn encode_ticket(ticket: &str, grants: &[FreshGrant]) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{ConnectionId, ProtocolId};
+    use crate::hub::ProtocolId;
     use crate::session::SeawallV1;
 
     fn id(serial: u32) -> ConnectionId {

@@ -9,7 +9,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{Deflaters, Sending, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
-use crate::proto::ws::{DataKind, append_frame, compressed_frame_header};
+use crate::proto::ws::{DataKind, compressed_frame_header, frame_header};
 
 const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1;
 
@@ -25,12 +25,14 @@ pub struct SharedMessage {
 }
 
 impl SharedMessage {
-    /// Takes the message; a text must be UTF-8.
-    pub fn new(kind: DataKind, payload: &[u8]) -> Self {
-        let mut plain = Vec::new();
-        append_frame(&mut plain, kind.opcode(), payload);
-        let payload_at = plain.len() - payload.len();
-        Self { kind, plain: plain.into(), payload_at, compressed: OnceLock::new() }
+    /// Takes the message; a text must be UTF-8. Its memory serves to put the header before it.
+    pub fn new(kind: DataKind, mut payload: Vec<u8>) -> Self {
+        let (len, (header, payload_at)) =
+            (payload.len(), frame_header(kind.opcode(), payload.len()));
+        payload.extend_from_slice(&header[..payload_at]);
+        payload.copy_within(..len, payload_at);
+        payload[..payload_at].copy_from_slice(&header[..payload_at]);
+        Self { kind, plain: (&*payload).into(), payload_at, compressed: OnceLock::new() }
     }
 
     /// The message.
