@@ -57,10 +57,10 @@ pub struct Subscribe {
     pub members_max: u32,
 }
 
-/// What is asked.
+/// What is asked. What is large is boxed: questions move through several queues.
 #[derive(Debug)]
 pub enum Verb {
-    Subscribe(Subscribe),
+    Subscribe(Box<Subscribe>),
     /// The end of a subscription that was answered.
     Leave {
         watch: bool,
@@ -74,8 +74,8 @@ pub enum Verb {
         new: Arc<MemberInfo>,
     },
     Publish {
-        draft: Draft,
-        key: Option<KeyScope>,
+        draft: Box<Draft>,
+        key: Option<Box<KeyScope>>,
     },
     Presence {
         after: Option<Box<str>>,
@@ -92,37 +92,28 @@ pub enum Verb {
     Describe,
 }
 
+/// A new member: it is counted, and has everything up to `position` once it has `missed`.
+#[derive(Clone, Debug)]
+pub struct Subscribed {
+    pub position: Position,
+    pub recovered: bool,
+    pub missed: Vec<Arc<Publication>>,
+    /// Of a channel that keeps presence, for one who watches.
+    pub presence: Option<PresencePage>,
+    /// As requested: a shard that takes the answer back needs them.
+    pub watch: bool,
+    pub member: Option<Arc<MemberInfo>>,
+}
+
 /// What a home answers.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// The member is counted, and has everything up to `position` once it has `missed`.
-    Subscribed {
-        position: Position,
-        recovered: bool,
-        missed: Vec<Arc<Publication>>,
-        /// Of a channel that keeps presence, for one who watches.
-        presence: Option<PresencePage>,
-        /// As requested: a shard that takes the answer back needs them.
-        watch: bool,
-        member: Option<Arc<MemberInfo>>,
-    },
-    Published {
-        position: Position,
-        duplicate: bool,
-    },
-    Presence(PresencePage),
-    History {
-        position: Position,
-        messages: Vec<Arc<Publication>>,
-    },
-    Trimmed {
-        position: Position,
-    },
-    Described {
-        position: Position,
-        members: u64,
-        users: u64,
-    },
+    Subscribed(Box<Subscribed>),
+    Published { position: Position, duplicate: bool },
+    Presence(Box<PresencePage>),
+    History { position: Position, messages: Vec<Arc<Publication>> },
+    Trimmed { position: Position },
+    Described { position: Position, members: u64, users: u64 },
     Refused(Refused),
 }
 
@@ -145,6 +136,9 @@ pub enum Out {
         position: Position,
     },
 }
+
+// Each publish moves one of each through several queues.
+const _: () = assert!(size_of::<Request>() <= 88 && size_of::<Out>() <= 80);
 
 impl Out {
     /// What it is about.

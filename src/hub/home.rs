@@ -21,7 +21,7 @@ use super::due::DueQueue;
 use super::log::{Log, Range, Retention};
 use super::names::Names;
 use super::position::{Epoch, Position, Since};
-use super::presence::{Presence, PresencePage};
+use super::presence::Presence;
 use super::publication::Publication;
 use super::refusal::{Code, Refused};
 use super::seats::Seats;
@@ -94,7 +94,7 @@ struct AwaitingOpen(VecDeque<(Origin, Verb)>);
 
 #[derive(Debug)]
 enum Waiting {
-    Join { channel: u32, from: Origin, subscribe: Subscribe },
+    Join { channel: u32, from: Origin, subscribe: Box<Subscribe> },
     Publish { channel: u32, from: Origin },
     History { channel: u32, from: Origin },
     Describe { channel: u32, from: Origin },
@@ -202,7 +202,7 @@ impl Home {
             // An unknown channel has no members: there is nothing to leave.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
             (Verb::Presence { .. }, None) => {
-                return self.answer_to(channel, from, Answer::Presence(PresencePage::default()));
+                return self.answer_to(channel, from, Answer::Presence(Box::default()));
             }
             (Verb::Describe, None) => {
                 let message = "this channel has no members and keeps no messages";
@@ -213,7 +213,11 @@ impl Home {
                 let answer = self.unused(&channel, retention, &verb);
                 return self.answer_to(channel, from, answer);
             }
-            _ => match self.open(&channel, retention) {
+            (_, Some(key)) => {
+                self.retain(key, retention);
+                key
+            }
+            (_, None) => match self.open(&channel, retention) {
                 Some(key) => key,
                 None => return self.refuse_channel(channel, from),
             },
@@ -241,7 +245,7 @@ impl Home {
             }
             Verb::Publish { draft, key: scope } => {
                 let (ticket, log) = self.wait(Waiting::Publish { channel: key, from });
-                self.log.append(ticket, log, draft, scope);
+                self.log.append(ticket, log, *draft, scope.map(|scope| *scope));
             }
             Verb::Presence { after, limit } => {
                 let limit = limit.clamp(1, self.options.presence_page_max);
@@ -249,7 +253,7 @@ impl Home {
                 let presence = self.channels[key as usize].presence.as_ref();
                 let page = presence.map(|all| all.page(after.as_deref(), limit, bytes_max));
                 let page = page.unwrap_or_default();
-                self.answer(key, from, Answer::Presence(page));
+                self.answer(key, from, Answer::Presence(Box::new(page)));
             }
             Verb::History { since, limit, reverse } => {
                 let messages_max = limit.clamp(1, self.options.history_page_max);
@@ -265,17 +269,17 @@ impl Home {
         }
     }
 
-    /// Finds or opens a channel. `None`: there are as many as there may be, all of them in use.
-    fn open(&mut self, name: &ChannelName, retention: Retention) -> Option<u32> {
-        if let Some(key) = self.names.get(name.as_str()) {
-            let own = &mut self.channels[key as usize];
-            if own.retention != retention {
-                // The configuration has changed.
-                own.retention = retention;
-                self.log.retain(own.log, retention);
-            }
-            return Some(key);
+    /// Keeps as much of an open channel as the request's configuration says: it may have changed.
+    fn retain(&mut self, key: u32, retention: Retention) {
+        let own = &mut self.channels[key as usize];
+        if own.retention != retention {
+            own.retention = retention;
+            self.log.retain(own.log, retention);
         }
+    }
+
+    /// Opens a channel. `None`: there are as many as there may be, all of them in use.
+    fn open(&mut self, name: &ChannelName, retention: Retention) -> Option<u32> {
         if self.channels.len() >= self.options.channels_max && !self.make_room() {
             return None;
         }
@@ -319,7 +323,7 @@ impl Home {
         self.log.read(ticket, log, range);
     }
 
-    fn subscribe(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
+    fn subscribe(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
         let channel = &mut self.channels[key as usize];
         if !channel.is_watched {
             channel.is_watched = true;
@@ -339,7 +343,7 @@ impl Home {
     }
 
     /// Reads what a subscription has missed.
-    fn read_for_join(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
+    fn read_for_join(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
         let range = match subscribe.since {
             Some(since) => Range {
                 since: Some(since),
@@ -385,6 +389,8 @@ impl Home {
                 self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
             }
             Origin::Api(reply) => (reply.0)(answer),
+ reply.answer(answer),
+=>=> reply.answer(answer),
         }
     }
 
@@ -393,6 +399,13 @@ impl Home {
     pub fn take_occupancy(&mut self, wanted: bool) -> Vec<(ChannelName, bool)> {
         let next = wanted.then(Vec::new);
         std::mem::replace(&mut self.occupancy, next).unwrap_or_default()
+    }
+
+    /// Exchanges what is to be sent to shards, in order, for an empty list, whose memory it uses
+    /// next.
+    pub fn exchange_out(&mut self, empty: &mut Vec<(u16, Out)>) {
+        debug_assert!(empty.is_empty(), "what was taken has been sent");
+        std::mem::swap(&mut self.out, empty);
     }
 
     /// What is to be sent to shards, in order.

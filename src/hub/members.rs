@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::names::Names;
 use super::position::Position;
 use super::publication::Publication;
-use super::{Answer, ChannelName, ConnectionId};
+use super::{ChannelName, ConnectionId, Subscribed};
 
 /// Publications handed to each member at once: those that wait when their turn comes.
 const BATCH_MAX: usize = 64;
@@ -19,6 +19,10 @@ const BATCH_MAX: usize = 64;
 /// A channel whose members lag by so many publications is congested, until they lag by
 /// [`BATCH_MAX`] or less: a fan-out goes fastest with full batches, and no faster with more.
 const CONGESTED: usize = 4 * BATCH_MAX;
+
+/// Queues whose memory is kept when they are empty, and the most that each may have room for.
+const SPARE_QUEUES: usize = 16;
+const SPARE_CAPACITY: usize = 64;
 
 /// Up to here a channel has memory for the members it has, and no slack.
 const FEW: usize = 4;
@@ -49,7 +53,7 @@ pub enum ChannelOp {
     Join {
         id: ConnectionId,
         request: u32,
-        answer: Answer,
+        joined: Box<Subscribed>,
     },
     EpochChanged(Position),
     /// Publications were lost on the way, up to this one.
@@ -96,6 +100,10 @@ pub struct Members {
     queued_bytes: usize,
     /// Channels whose congestion has begun or ended.
     congestion_changes: Vec<(ChannelName, bool)>,
+    /// Empty queues with memory: channels at rest have none, and a burst need not allocate one.
+    spare_queues: Vec<VecDeque<ChannelOp>>,
+    /// The memory of the publications of a fan-out that has ended.
+    spare_batch: Vec<Arc<Publication>>,
 }
 
 /// What a publication counts for while it is on its way to members.
@@ -135,17 +143,33 @@ impl Members {
         std::mem::take(&mut self.congestion_changes)
     }
 
-    /// Queues something for a channel's members. Without members only a join counts.
+    /// Queues something but a publication for a channel's members. Without members only a join
+    /// counts.
     pub fn push(&mut self, name: &ChannelName, op: ChannelOp) {
         let local = match self.names.get(name.as_str()) {
             Some(local) => local,
             None if matches!(op, ChannelOp::Join { .. }) => self.insert(name.clone()),
             None => return,
         };
-        if let ChannelOp::Publish(one) | ChannelOp::News(one) = &op {
-            self.queued_bytes += queued(one);
-        }
+        self.queue(local, op);
+    }
+
+    /// Queues a publication for the members of its channel, or news for its watchers.
+    pub fn push_publication(&mut self, publication: Arc<Publication>, news: bool) {
+        let channel = publication.channel.as_ref();
+        let Some(local) = channel.and_then(|name| self.names.get(name.as_str())) else { return };
+        self.queued_bytes += queued(&publication);
+        let op = if news { ChannelOp::News(publication) } else { ChannelOp::Publish(publication) };
+        self.queue(local, op);
+    }
+
+    fn queue(&mut self, local: u32, op: ChannelOp) {
         let own = &mut self.locals[local as usize];
+        if own.queue.capacity() == 0
+            && let Some(spare) = self.spare_queues.pop()
+        {
+            own.queue = spare;
+        }
         own.queue.push_back(op);
         if own.queue.len() > CONGESTED && !std::mem::replace(&mut own.congested, true) {
             self.congestion_changes.push((own.name.clone(), true));
@@ -258,14 +282,17 @@ impl Members {
             }
             None => {
                 own.ready = false;
-                own.queue = VecDeque::new();
+                let spare = std::mem::take(&mut own.queue);
+                if self.spare_queues.len() < SPARE_QUEUES && spare.capacity() <= SPARE_CAPACITY {
+                    self.spare_queues.push(spare);
+                }
                 debug_assert_eq!(self.ready.front(), Some(&local), "the front one has its turn");
                 self.ready.pop_front();
                 self.forget(local);
                 return None;
             }
         };
-        let mut publications = Vec::new();
+        let mut publications = std::mem::take(&mut self.spare_batch);
         while publications.len() < BATCH_MAX {
             let same = own.queue.pop_front_if(|op| match op {
                 ChannelOp::Publish(_) => !news,
@@ -317,8 +344,10 @@ impl Members {
         }
         fanout.next = end;
         let ended = end == list.len();
-        if ended && let Some(fanout) = own.fanout.take() {
+        if ended && let Some(mut fanout) = own.fanout.take() {
             self.queued_bytes -= fanout.bytes;
+            fanout.publications.clear();
+            self.spare_batch = fanout.publications;
         }
         (end - from, ended)
     }

@@ -131,8 +131,14 @@ impl MemoryLog {
 
     /// Removes the oldest messages of a channel.
     fn drop_oldest(&mut self, index: u32, count: usize) {
+        if count == 0 {
+            return;
+        }
         let channel = &mut self.channels[index as usize];
-        let dropped: u64 = channel.messages.drain(..count).map(|one| one.cost_bytes()).sum();
+        let mut dropped = 0;
+        for _ in 0..count {
+            dropped += channel.messages.pop_front().map_or(0, |one| one.cost_bytes());
+        }
         self.messages -= count as u64;
         self.bytes -= dropped;
         self.budget.bytes.fetch_sub(dropped, Ordering::Relaxed);

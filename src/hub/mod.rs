@@ -36,6 +36,7 @@ mod key_scope;
 pub mod log;
 mod members;
 mod memory;
+mod name_hash;
 mod names;
 mod position;
 mod presence;
@@ -45,7 +46,7 @@ mod seats;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Verb};
+pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Subscribed, Verb};
 pub use connection_id::ConnectionId;
 pub use event::{
     ChannelMessage, EncodedEvent, Event, EventEncoder, GapReason, PROTOCOLS_MAX, ProtocolEncoder,
@@ -56,6 +57,7 @@ pub use key_scope::KeyScope;
 pub use log::{Done, HistoryPage, KeyUsage, Log, Loss, Opening, Range, Retention};
 pub use members::{ChannelOp, Local, Member, Members, Moved, Step};
 pub use memory::{HistoryBudget, MemoryLog};
+pub use name_hash::NameHash;
 pub use position::{Epoch, Position, Since};
 pub use presence::{MemberInfo, MemberKey, PresencePage};
 pub use publication::{Draft, Publication};

@@ -324,8 +324,8 @@ impl<D: Driver> Shard<D> {
         let Self { driver, connections, hub: Some(hub), .. } = self else { return };
         self.cut |= hub.turn(connections);
         let HubOutput { posts, touched, looks } = hub.take_output();
-        for (shard, mail) in posts {
-            if connections.directory().post_silently(shard, Mail::Hub(Box::new(mail))) {
+        for (shard, mails) in posts {
+            if connections.directory().post_silently(shard, Mail::HubBatch(mails)) {
                 driver.doorbell(shard);
             }
         }
@@ -379,6 +379,11 @@ impl<D: Driver> Shard<D> {
                 Mail::Hub(mail) => {
                     if let Some(hub) = &mut self.hub {
                         hub.post_here(*mail);
+                    }
+                }
+                Mail::HubBatch(mails) => {
+                    if let Some(hub) = &mut self.hub {
+                        mails.into_iter().for_each(|mail| hub.post_here(mail));
                     }
                 }
                 Mail::Decided { token, reply } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Home, HomeOptions, ShardCounts};
 use crate::hub::ChannelName;
-use crate::hub::answer::{Answer, Origin, Out, Subscribe};
+use crate::hub::answer::{Answer, Origin, Out, Subscribe, Subscribed};
 use crate::hub::connection_id::ConnectionId;
 use crate::hub::log::HistoryPage;
 use crate::hub::position::Position;
@@ -19,7 +19,7 @@ impl Home {
         &mut self,
         key: u32,
         from: Origin,
-        subscribe: Subscribe,
+        subscribe: Box<Subscribe>,
         page: HistoryPage,
     ) {
         let options = self.options;
@@ -115,8 +115,8 @@ impl Home {
         let HomeOptions { presence_page_max, recover_bytes_max, .. } = self.options;
         let presence = presence.map(|all| all.page(None, presence_page_max, recover_bytes_max));
         let (watch, member) = (subscribe.watch, subscribe.member.clone());
-        let answer = Answer::Subscribed { position, recovered, missed, presence, watch, member };
-        self.answer(key, from, answer);
+        let joined = Subscribed { position, recovered, missed, presence, watch, member };
+        self.answer(key, from, Answer::Subscribed(Box::new(joined)));
     }
 
     pub(super) fn leave(

@@ -59,20 +59,20 @@ fn publish(key: Option<&str>, time_ms: u64) -> Verb {
         accepted_ns: time_ms,
         storing: Storing::only(&Plain),
     };
-    let key = key.map(|key| KeyScope { owner: "o".into(), key: key.into() });
-    Verb::Publish { draft, key }
+    let key = key.map(|key| Box::new(KeyScope { owner: "o".into(), key: key.into() }));
+    Verb::Publish { draft: Box::new(draft), key }
 }
 
 /// Subscribes as a connection that is not listed.
 fn subscribe(since: Option<Since>) -> Verb {
-    Verb::Subscribe(Subscribe {
+    Verb::Subscribe(Box::new(Subscribe {
         since,
         watch: false,
         restart: None,
         member: None,
         replaces: None,
         members_max: 0,
-    })
+    }))
 }
 
 fn history(since: Option<Since>) -> Verb {
@@ -157,8 +157,8 @@ fn no_recovery_brings_what_is_past_its_age() {
         let verb = subscribe(since);
         request(&mut home, "a", from, verb, now_ms + wait_ms);
         let answers = home.take_out().find_map(|(_, out)| match out {
-            Out::Answer { answer: Answer::Subscribed { recovered, missed, .. }, .. } => {
-                Some((recovered, missed.len()))
+            Out::Answer { answer: Answer::Subscribed(joined), .. } => {
+                Some((joined.recovered, joined.missed.len()))
             }
             _ => None,
         });
@@ -274,7 +274,7 @@ impl Model {
             members_max: 0,
         };
         self.home.take_out();
-        let verb = Verb::Subscribe(subscribe);
+        let verb = Verb::Subscribe(Box::new(subscribe));
         request(&mut self.home, &format!("c{channel}"), from, verb, self.now_ms);
         let admitted = is_admitted(&mut self.home);
         if admitted {

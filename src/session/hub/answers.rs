@@ -37,8 +37,11 @@ impl HubSession {
 
     fn take_asked(&mut self, request: u32) -> Option<Asked> {
         let pending = self.pending.as_mut()?;
+        if let Some(first) = pending.asked.pop_front_if(|asked| asked.request == request) {
+            return Some(first);
+        }
         let at = pending.asked.iter().position(|asked| asked.request == request)?;
-        Some(pending.asked.swap_remove(at))
+        pending.asked.remove(at)
     }
 
     /// A home has answered a subscription, and the member was added.
@@ -115,7 +118,7 @@ impl HubSession {
                 call.say(&Reply::History { id, channel, position, messages, encoder });
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
-            Answer::Subscribed { .. } | Answer::Trimmed { .. } | Answer::Described { .. } => {}
+            Answer::Subscribed(_) | Answer::Trimmed { .. } | Answer::Described { .. } => {}
         }
         self.unbar();
     }
@@ -131,7 +134,7 @@ impl HubSession {
             && let Some(at) = self.find(channel)
             && !self.subscriptions[at].is_live()
         {
-            self.subscriptions.swap_remove(at);
+            self.take_subscription(at);
             self.drop_grant(channel);
             call.effects.renumbered = true;
         }

@@ -22,6 +22,7 @@ use crate::auth::{
 };
 use crate::hub::{
     Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, ProtocolId, Request,
+    Subscribed,
 };
 use crate::proto::ws::Payload;
 
@@ -212,7 +213,8 @@ impl World {
     fn hear(&mut self, out: Out) {
         match out {
             Out::Answer { request, channel, answer, .. } => match &answer {
-                Answer::Subscribed { position, recovered, presence, watch, member, .. } => {
+                Answer::Subscribed(joined) => {
+                    let Subscribed { position, recovered, presence, watch, member, .. } = &**joined;
                     if self.session.expects(request, channel.as_str()).is_none() {
                         let (watch, member) = (*watch, member.clone());
                         return self.act(|session, call| {

@@ -7,7 +7,8 @@
 //!
 //! Files: `cutter` (requests of a frame), `verbs` (what is done about them), `pending` (what is
 //! under way), `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and
-//! tokens), `review` (rights that change), `revoked`, `state`, `realm`, `fuzz` (what always holds).
+//! tokens), `review` (rights that change), `revoked`, `state`, `subscriptions` (found
+//! by an index, where there are many), `realm`, `fuzz` (what always holds).
 //! `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
 //! `tests/hub/document.rs` compares its tables with the server.
 
@@ -23,6 +24,8 @@ mod resume;
 mod review;
 mod revoked;
 mod state;
+mod subscription_index;
+mod subscriptions;
 mod verbs;
 
 use std::sync::Arc;
@@ -91,34 +94,41 @@ pub struct Effects {
 impl Effects {
     /// Whether there is nothing to be done, counted or said.
     pub fn is_empty(&self) -> bool {
-        let Self {
-            says, asks, left, purge, purge_news, outcomes, auth_failures, over_rate, ..
-        } = self;
+        self.says.is_empty()
+            && self.asks.is_empty()
+            && self.requests == 0
+            && self.reply_bytes == 0
+            && !self.has_changes()
+    }
+
+    /// Whether there is more than frames to be sent and questions to homes: most calls lead to
+    /// these alone.
+    pub fn has_changes(&self) -> bool {
+        let Self { left, purge, purge_news, outcomes, auth_failures, over_rate, .. } = self;
         let is_changed = self.renumbered || self.named || self.rescheduled;
         let is_moved = self.continues.is_some() || self.replaces.is_some();
-        let is_counted = self.errors + self.resumed + self.requests > 0 || self.reply_bytes > 0;
-        says.is_empty()
-            && asks.is_empty()
-            && left.is_empty()
-            && purge.is_empty()
-            && purge_news.is_empty()
-            && outcomes.is_empty()
-            && auth_failures.is_empty()
-            && over_rate.is_empty()
-            && self.close.is_none()
-            && !(is_changed || is_moved || is_counted)
+        let is_counted = self.errors + self.resumed > 0;
+        let has_left = !(left.is_empty() && purge.is_empty() && purge_news.is_empty());
+        let is_reported =
+            !(outcomes.is_empty() && auth_failures.is_empty() && over_rate.is_empty());
+        is_changed || is_moved || is_counted || has_left || is_reported || self.close.is_some()
+    }
+
+    /// Forgets what is sent and asked, and what that has cost.
+    pub fn clear_words(&mut self) {
+        self.says.clear();
+        self.asks.clear();
+        (self.requests, self.reply_bytes) = (0, 0);
     }
 
     /// As new, with its memory.
     pub fn clear(&mut self) {
-        self.says.clear();
-        self.asks.clear();
+        self.clear_words();
         self.left.clear();
         self.purge.clear();
         self.purge_news.clear();
         self.outcomes.clear();
         (self.renumbered, self.named, self.rescheduled) = (false, false, false);
-        (self.requests, self.reply_bytes) = (0, 0);
         (self.continues, self.replaces, self.close) = (None, None, None);
         self.auth_failures.clear();
         self.over_rate.clear();

@@ -72,7 +72,8 @@ pub(super) struct HeldFrame {
 /// What is under way; most connections ask once, and then listen for hours without any of it.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    pub(super) asked: Vec<Asked>,
+    /// Homes answer in order, as a rule.
+    pub(super) asked: VecDeque<Asked>,
     /// Frames with requests that wait, the first one in part.
     pub(super) held: VecDeque<HeldFrame>,
     /// The first of them waits for an answer to one before it.

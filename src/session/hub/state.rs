@@ -8,6 +8,7 @@ use thin_vec::ThinVec;
 use super::Call;
 use super::pending::Pending;
 use super::realm::Realm;
+use super::subscription_index::SubscriptionIndex;
 use crate::admission::limiter::Limiter;
 use crate::admission::rate::Earned;
 use crate::auth::{ChannelGrant, Identity};
@@ -67,6 +68,8 @@ pub(super) struct Extras {
     pub(super) rates: Vec<Bucket>,
     /// Of subscriptions that rest on the server's word or a channel's token.
     grants: HashMap<ChannelName, ChannelGrant>,
+    /// Of subscriptions, where there are many.
+    pub(super) index: Option<Box<SubscriptionIndex>>,
 }
 
 /// A connection.
@@ -273,19 +276,6 @@ impl HubSession {
         }
         let sender = Arc::new(Sender { user: self.user().cloned(), connection: self.id });
         self.extras().from.insert(sender).clone()
-    }
-
-    /// A subscription by its channel.
-    pub(super) fn find(&self, channel: &str) -> Option<usize> {
-        self.subscriptions.iter().position(|one| one.channel.as_str() == channel)
-    }
-
-    /// Makes room for one more subscription: few have many, so no slack for few.
-    pub(super) fn add(&mut self, subscription: Subscription) {
-        if self.subscriptions.len() == self.subscriptions.capacity() {
-            self.subscriptions.reserve_exact(1 + self.subscriptions.len() / 4);
-        }
-        self.subscriptions.push(subscription);
     }
 
     /// When something is due by itself (Unix time, ms): a token that ends, or that has not come.

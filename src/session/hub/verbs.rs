@@ -404,7 +404,7 @@ impl HubSession {
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
-        Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(subscribe)))
+        Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(Box::new(subscribe))))
     }
 
     /// Takes a subscription from the members, and what waits of it from the queue; returns
@@ -441,7 +441,7 @@ impl HubSession {
     /// Ends a live subscription here and at home.
     pub(super) fn end(&mut self, call: &mut Call<'_>, at: usize) {
         let watch = self.stop(call, at);
-        let subscription = self.subscriptions.swap_remove(at);
+        let subscription = self.take_subscription(at);
         call.effects.renumbered = true;
         self.drop_grant(subscription.channel.as_str());
         let member = self.listed_as().filter(|_| subscription.listed);
@@ -482,7 +482,7 @@ impl HubSession {
             );
             return Err(refused(Code::TooLarge, message));
         }
-        let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?;
+        let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?.map(Box::new);
         if !self.may_publish_now(namespace, call.now_ns) {
             let message =
                 format!("more than {} publishes per second; wait and try again", namespace.rate);
@@ -496,7 +496,7 @@ impl HubSession {
             accepted_ns: call.now_ns,
             storing: call.realm.protocols.storing(),
         };
-        let verb = Verb::Publish { draft, key };
+        let verb = Verb::Publish { draft: Box::new(draft), key };
         self.ask(call, id, AskedKind::Other, channel, namespace, verb);
         Ok(())
     }
@@ -530,7 +530,7 @@ impl HubSession {
     ) -> u32 {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        self.pending().asked.push(Asked { request, id: id.map(Into::into), kind });
+        self.pending().asked.push_back(Asked { request, id: id.map(Into::into), kind });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request },
             channel: ChannelName::new(channel),

@@ -14,8 +14,9 @@
 //!   oldest first. Class `history`. By deadline and at each read, `channel.history_ttl_s`.
 //! - **Presence**: members of the channel. Class `presence`. With its member.
 //! - **Seats** of channels with `members_max`: members. Class `channels`. With its member.
-//! - **Members** of a shard's channels: `hub.channels_per_connection_max`, else `limit`. Classes
-//!   `subscriptions` and `channels`. With the connection.
+//! - **Members** of a shard's channels, and indexes of sessions with many subscriptions:
+//!   `hub.channels_per_connection_max`, else `limit`. Classes `subscriptions` and `channels`. With
+//!   the connection.
 //! - **Idempotency keys**: `hub.idempotency_keys_max`, the oldest of the owner with the most first.
 //!   Class `idempotency_keys`. By deadline, `hub.idempotency_ttl_s`.
 //! - **Requests that wait for a home**: `hub.pending_requests_max` a connection, then reading
@@ -92,7 +93,7 @@ impl Hub {
             history_bytes: own.history_bytes,
             idempotency_keys: own.keys,
             channel_bytes: own.channel_bytes + self.channel_table_bytes(),
-            subscription_bytes: own.members * SUBSCRIPTION_BYTES,
+            subscription_bytes: own.members * SUBSCRIPTION_BYTES + self.index_bytes as u64,
             presence_bytes: own.presence_bytes,
             idempotency_bytes: own.key_bytes,
             session_bytes: self.session_bytes() + connections.session_due_bytes(),

@@ -219,8 +219,8 @@ impl Hub {
         let Some(own) = self.members.get(local) else { return };
         let channel = own.name.clone();
         match op {
-            ChannelOp::Join { id, request, answer } => {
-                self.join(connections, local, &channel, Join { id, request, answer });
+            ChannelOp::Join { id, request, joined } => {
+                self.join(connections, local, &channel, Join { id, request, joined: *joined });
             }
             ChannelOp::EpochChanged(position) => {
                 self.notify_all(connections, local, &channel, Notice::Epoch(position));

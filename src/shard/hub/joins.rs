@@ -6,7 +6,7 @@ use super::Hub;
 use super::backlog::{Item, count_change};
 use crate::hub::{
     Answer, ChannelName, ChannelOp, ConnectionId, Member, Origin, Out, Publication, Request,
-    Retention, Verb,
+    Retention, Subscribed, Verb,
 };
 use crate::session::hub::{JoinAnswer, MemberIndexes, NONE};
 use crate::shard::connections::Connections;
@@ -15,32 +15,24 @@ use crate::shard::connections::Connections;
 pub(super) struct Join {
     pub(super) id: ConnectionId,
     pub(super) request: u32,
-    pub(super) answer: Answer,
+    pub(super) joined: Subscribed,
 }
 
 impl Hub {
     /// Takes something from a channel's home.
     pub(super) fn take_out(&mut self, connections: &mut Connections, out: Out) {
         match out {
-            Out::Publish(publication) => {
-                if let Some(channel) = publication.channel.clone() {
-                    self.members.push(&channel, ChannelOp::Publish(publication));
-                }
-            }
-            Out::News(publication) => {
-                if let Some(channel) = publication.channel.clone() {
-                    self.members.push(&channel, ChannelOp::News(publication));
-                }
-            }
+            Out::Publish(publication) => self.members.push_publication(publication, false),
+            Out::News(publication) => self.members.push_publication(publication, true),
             Out::EpochChanged { channel, position } => {
                 self.members.push(&channel, ChannelOp::EpochChanged(position));
             }
-            Out::Answer { id, request, channel, answer: answer @ Answer::Subscribed { .. } } => {
-                self.members.push(&channel, ChannelOp::Join { id, request, answer });
+            Out::Answer { id, request, channel, answer: Answer::Subscribed(joined) } => {
+                self.members.push(&channel, ChannelOp::Join { id, request, joined });
             }
             Out::Answer { id, request, channel, answer } => {
                 let Some(index) = self.slot_of(id) else { return };
-                self.touched.push(index);
+                self.touch(index);
                 self.with_session(connections, index, |session, call| {
                     session.hear(call, request, &channel, &answer);
                 });
@@ -56,12 +48,8 @@ impl Hub {
         channel: &ChannelName,
         join: Join,
     ) {
-        let Join { id, request, answer } = join;
-        let Answer::Subscribed { position, mut recovered, mut missed, presence, watch, member } =
-            answer
-        else {
-            return;
-        };
+        let Join { id, request, joined } = join;
+        let Subscribed { position, mut recovered, mut missed, presence, watch, member } = joined;
         if !self.may_queue(connections, id, &missed) {
             (recovered, missed) = (false, Vec::new());
             connections.counters_mut().recoveries_deferred += 1;

@@ -73,6 +73,19 @@ struct Broadcast {
     reply: Option<CountReply>,
 }
 
+/// Mail for other shards: one list for each that gets any.
+#[derive(Default)]
+struct Posts(Vec<(u16, Vec<HubMail>)>);
+
+impl Posts {
+    fn push(&mut self, to: u16, mail: HubMail) {
+        match self.0.iter_mut().find(|(shard, _)| *shard == to) {
+            Some((_, mails)) => mails.push(mail),
+            None => self.0.push((to, vec![mail])),
+        }
+    }
+}
+
 /// See the module.
 ///
 /// After a change of what a session waits for, `report_session` follows, and then
@@ -90,6 +103,8 @@ pub(super) struct Hub {
     home: Home,
     members: Members,
     sessions: SessionTable,
+    /// Of the indexes of sessions with many subscriptions.
+    index_bytes: usize,
     /// The sessions of each user, by key.
     users: HashMap<Arc<str>, Vec<u32>>,
     serial: u32,
@@ -97,11 +112,11 @@ pub(super) struct Hub {
     mail_here: VecDeque<HubMail>,
     mail_here_bytes: usize,
     /// For others.
-    posts: Vec<(u16, HubMail)>,
+    posts: Posts,
     /// Connections to be reconciled.
     touched: Vec<u32>,
-    /// What this home sends to its own shard, before it is worked through.
-    from_home: VecDeque<HubMail>,
+    /// What this home sends, while it is handed out.
+    from_home: Vec<(u16, Out)>,
     /// Connections that are to be closed because they do not read.
     slow: Vec<u32>,
     /// Connections that are not read from until a mailbox, or the channel that they publish to, has
@@ -119,7 +134,7 @@ pub(super) struct Hub {
     looks: Vec<Look>,
     /// What a session wants after
     /// [`Sessions::receive_message`](super::connections::Sessions::receive_message).
-    effects: Effects,
+    effects: Option<Box<Effects>>,
     /// The home has more to work through.
     unfinished: bool,
     unix_ms: u64,
@@ -145,13 +160,14 @@ impl Hub {
             home,
             members: Members::default(),
             sessions: SessionTable::new(),
+            index_bytes: 0,
             users: HashMap::new(),
             serial: 0,
             mail_here: VecDeque::new(),
             mail_here_bytes: 0,
-            posts: Vec::new(),
+            posts: Posts::default(),
             touched: Vec::new(),
-            from_home: VecDeque::new(),
+            from_home: Vec::new(),
             slow: Vec::new(),
             congested: HashMap::new(),
             lagging: HashMap::new(),
@@ -160,7 +176,7 @@ impl Hub {
             lists: VecDeque::new(),
             calls: Calls::default(),
             looks: Vec::new(),
-            effects: Effects::default(),
+            effects: None,
             unfinished: false,
             unix_ms: 0,
             wall_ahead_ms: 0,
@@ -197,14 +213,14 @@ impl Hub {
         if shard == self.id {
             self.post_here(mail);
         } else if usize::from(shard) < self.shards {
-            self.posts.push((shard, mail));
+            self.posts.push(shard, mail);
         }
     }
 
     /// Queues mail for all other shards.
     fn post_to_others(&mut self, mail: impl Fn() -> HubMail) {
         let others = (0..self.shards as u16).filter(|shard| *shard != self.id);
-        self.posts.extend(others.map(|shard| (shard, mail())));
+        others.for_each(|shard| self.posts.push(shard, mail()));
     }
 
     /// Forgets what is past its age: once a tick, or in each turn while there is much of it.
@@ -245,7 +261,7 @@ impl Hub {
 /// Mail for other shards, and connections to be reconciled.
 #[derive(Default)]
 pub(super) struct HubOutput {
-    pub(super) posts: Vec<(u16, HubMail)>,
+    pub(super) posts: Vec<(u16, Vec<HubMail>)>,
     pub(super) touched: Vec<u32>,
     pub(super) looks: Vec<Look>,
 }
@@ -333,11 +349,12 @@ impl Hub {
         // The rest is worked through in the next turn at the latest.
         self.unfinished = self.home.work(STEPS_MAX);
         self.report_occupancy(connections);
-        let out: Vec<_> = self.home.take_out().collect();
-        for (shard, out) in out {
+        let mut from_home = std::mem::take(&mut self.from_home);
+        self.home.exchange_out(&mut from_home);
+        for (shard, out) in from_home.drain(..) {
             self.send_out(connections, shard, out);
-            self.read_from_home(connections);
         }
+        self.from_home = from_home;
     }
 
     /// Reports channels that have become occupied or vacant here, where there is a consumer.
@@ -354,15 +371,8 @@ impl Hub {
         }
     }
 
-    /// Works through what this home has sent to its own shard. None of it makes the home work.
-    fn read_from_home(&mut self, connections: &mut Connections) {
-        while let Some(mail) = self.from_home.pop_front() {
-            debug_assert!(matches!(mail, HubMail::Out(_) | HubMail::Lagging { .. }));
-            self.read(connections, mail);
-        }
-    }
-
-    /// Sends something of this home to a shard, unless that has too much to do for it.
+    /// Sends something of this home to a shard, unless that has too much to do for it. None of it
+    /// makes the home work.
     fn send_out(&mut self, connections: &mut Connections, shard: u16, out: Out) {
         let most = 2 * connections.config().engine.mailbox_bytes_max as usize;
         let here = if shard == self.id { self.members.queued_bytes() } else { 0 };
@@ -380,16 +390,28 @@ impl Hub {
             && let Some(channel) = out.channel()
             && let Some((channel, position)) = lagging.remove_entry(channel)
         {
-            self.send_from_home(shard, HubMail::Lagging { channel, position });
+            self.send_lagging(shard, channel, position);
         }
-        self.send_from_home(shard, HubMail::Out(out));
+        if shard == self.id {
+            self.take_out(connections, out);
+        } else {
+            self.posts.push(shard, HubMail::Out(out));
+        }
     }
 
-    fn send_from_home(&mut self, shard: u16, mail: HubMail) {
+    fn send_lagging(&mut self, shard: u16, channel: ChannelName, position: Position) {
         if shard == self.id {
-            self.from_home.push_back(mail);
+            self.members.push(&channel, ChannelOp::Lagging(position));
         } else {
-            self.posts.push((shard, mail));
+            self.posts.push(shard, HubMail::Lagging { channel, position });
+        }
+    }
+
+    /// Has a connection reconciled at the end of the hub's turn.
+    fn touch(&mut self, index: u32) {
+        // A connection often gets several answers in succession.
+        if self.touched.last() != Some(&index) {
+            self.touched.push(index);
         }
     }
 
@@ -401,10 +423,9 @@ impl Hub {
         let reported: Vec<_> = self.lagging.extract_if(|shard, _| caught_up(shard)).collect();
         for (shard, channels) in reported {
             for (channel, position) in channels {
-                self.send_from_home(shard, HubMail::Lagging { channel, position });
+                self.send_lagging(shard, channel, position);
             }
         }
-        self.read_from_home(connections);
     }
 
     /// The tick at which there is something to do, for a shard that has nothing else to do:
@@ -424,7 +445,7 @@ impl Hub {
     /// Takes what is to be posted and reconciled after this turn.
     pub(super) fn take_output(&mut self) -> HubOutput {
         HubOutput {
-            posts: std::mem::take(&mut self.posts),
+            posts: std::mem::take(&mut self.posts.0),
             touched: std::mem::take(&mut self.touched),
             looks: std::mem::take(&mut self.looks),
         }
@@ -495,9 +516,11 @@ impl Hub {
                 assert_eq!(listed, Some(&key), "a user's list names its sessions");
             }
         }
+        let index_bytes = self.sessions.iter().map(|(_, entry)| entry.session.index_bytes());
+        assert_eq!(index_bytes.sum::<usize>(), self.index_bytes, "the sum over all indexes");
         assert_eq!(self.users.values().map(Vec::len).sum::<usize>(), user_count);
         assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
-        assert!(self.from_home.is_empty(), "what the home sent was worked through");
+        assert!(self.from_home.is_empty(), "what the home sent was handed out");
     }
 
     /// Checks that a session is called in time, and that its subscriptions have their places.

@@ -225,6 +225,7 @@ impl Hub {
         let (Some(session), Some(items), Some(protocol)) = (session, items, protocol) else {
             return false;
         };
+        let index_bytes = (entry.session.index_bytes(), session.index_bytes());
         (entry.session, entry.protocol) = (session, protocol);
         let mut backlog = Backlog::default();
         items.into_iter().for_each(|item| backlog.push(item));
@@ -233,6 +234,7 @@ impl Hub {
         if !backlog.is_empty() {
             entry.backlog = Some(Box::new(backlog));
         }
+        self.index_bytes = self.index_bytes + index_bytes.1 - index_bytes.0;
         self.report_session(connections, index);
         self.reschedule(connections, index);
         true

@@ -58,7 +58,7 @@ impl Hub {
             (session.review(call, below, most), before)
         })?;
         *budget = budget.saturating_sub(before - next.unwrap_or(0));
-        if !self.effects.is_empty() {
+        if self.effects.as_ref().is_some_and(|effects| !effects.is_empty()) {
             self.touched.push(index);
         }
         self.apply_effects(connections, index);

@@ -36,13 +36,15 @@ impl Hub {
         call: impl FnOnce(&mut HubSession, &mut Call<'_>) -> R,
     ) -> Option<R> {
         let entry = self.sessions.at_mut(index)?;
-        let (realm, now_ms, effects) = (&self.shared.realm, self.unix_ms, &mut self.effects);
+        let (realm, now_ms) = (&self.shared.realm, self.unix_ms);
+        let effects = &mut **self.effects.get_or_insert_default();
         let protocol = entry.protocol;
         debug_assert!(effects.is_empty(), "what one call wants is done before the next");
-        Some(call(
-            &mut entry.session,
-            &mut Call { realm, protocol, now_ms, now_ns, budget, effects },
-        ))
+        let index_bytes = entry.session.index_bytes();
+        let mut world = Call { realm, protocol, now_ms, now_ns, budget, effects };
+        let result = call(&mut entry.session, &mut world);
+        self.index_bytes = self.index_bytes + entry.session.index_bytes() - index_bytes;
+        Some(result)
     }
 
     /// Lists a session under its user.
@@ -124,11 +126,52 @@ fn subscription(sessions: &mut SessionTable, member: Member) -> Option<&mut Subs
 impl Hub {
     /// Does what the session at this slot wants.
     pub(super) fn apply_effects(&mut self, connections: &mut Connections, index: u32) {
-        let mut effects = std::mem::take(&mut self.effects);
+        let Some(mut effects) = self.effects.take() else { return };
         let work = connections.work_mut();
         work.spend(u64::from(effects.requests) * REQUEST_EFFORT);
         work.spend(effects.reply_bytes as u64 / REPLY_BYTES);
-        self.apply_to_members(connections, index, &mut effects);
+        let has_changes = effects.has_changes();
+        let is_one_too_many = has_changes && self.apply_changes(connections, index, &mut effects);
+        if !effects.says.is_empty() {
+            for text in effects.says.drain(..) {
+                connections.send_message(index, DataKind::Text, text.into_bytes());
+            }
+        }
+        if !effects.asks.is_empty() {
+            for request in effects.asks.drain(..) {
+                self.ask(connections, Some(index), request);
+            }
+        }
+        self.report_session(connections, index);
+        if is_one_too_many {
+            self.close_one_too_many(connections, index);
+        } else if let Some((code, reason)) = effects.close.take() {
+            let retry_after_ms = effects.retry_after_ms;
+            connections.close(self, index, Goodbye { code, reason: &reason, retry_after_ms });
+        } else {
+            if effects.rescheduled {
+                self.reschedule(connections, index);
+            }
+            connections.note_unfinished(index);
+        }
+        if has_changes {
+            effects.clear();
+        } else {
+            effects.clear_words();
+        }
+        // Its memory is used again.
+        self.effects = Some(effects);
+    }
+
+    /// Does and counts what precedes what the session sends and asks. Returns whether its user has
+    /// one connection too many by it.
+    fn apply_changes(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        effects: &mut Effects,
+    ) -> bool {
+        self.apply_to_members(connections, index, effects);
         let mut is_one_too_many = false;
         if effects.named {
             self.list_user(index);
@@ -149,27 +192,7 @@ impl Hub {
             connections.counters_mut().count_auth_failure(kind);
             connections.log_auth_failure(index, kind);
         }
-        for text in effects.says.drain(..) {
-            connections.send_message(index, DataKind::Text, text.into_bytes());
-        }
-        for request in effects.asks.drain(..) {
-            self.ask(connections, Some(index), request);
-        }
-        self.report_session(connections, index);
-        if is_one_too_many {
-            self.close_one_too_many(connections, index);
-        } else if let Some((code, reason)) = effects.close.take() {
-            let retry_after_ms = effects.retry_after_ms;
-            connections.close(self, index, Goodbye { code, reason: &reason, retry_after_ms });
-        } else {
-            if effects.rescheduled {
-                self.reschedule(connections, index);
-            }
-            connections.note_unfinished(index);
-        }
-        effects.clear();
-        // Its memory is used again.
-        self.effects = effects;
+        is_one_too_many
     }
 
     /// Takes members out that the session has left, and what waits for them.
@@ -235,6 +258,7 @@ impl Hub {
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
         let Some(mut entry) = self.sessions.remove_at(index) else { return };
         self.congested.remove(&connections.token(index));
+        self.index_bytes -= entry.session.index_bytes();
         // Its own: the session may end while effects of another of its calls are applied.
         let mut effects = Effects::default();
         let mut call = Call {

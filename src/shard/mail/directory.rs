@@ -3,15 +3,15 @@
 //! Anybody may post; only the shard reads. The doorbell is rung only when the reader may be
 //! asleep: `waiting` is set by the first post after a reading and cleared before the next one.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_queue::SegQueue;
 use tokio::sync::oneshot;
 
+use super::congested::Congested;
 use super::hub_mail::HubMail;
 use super::hub_shared::HubShared;
 use crate::admission::Admission;
@@ -36,6 +36,8 @@ pub enum Mail {
     Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
     /// Something about channels or connections.
     Hub(Box<HubMail>),
+    /// The same, in order: all that one turn or call has for the shard.
+    HubBatch(Vec<HubMail>),
     /// The backend has decided an upgrade.
     Decided { token: Token, reply: Box<ConnectReply> },
     /// Go on by another configuration.
@@ -44,6 +46,17 @@ pub enum Mail {
     Drain,
     /// End now.
     Stop,
+}
+
+impl Mail {
+    /// What it counts for in the box, if it is about channels (bytes).
+    fn hub_bytes(&self) -> usize {
+        match self {
+            Self::Hub(mail) => mail.bytes(),
+            Self::HubBatch(mails) => mails.iter().map(HubMail::bytes).sum(),
+            _ => 0,
+        }
+    }
 }
 
 /// One shard, as the others see it.
@@ -71,10 +84,7 @@ pub struct Directory {
     hub: ArcSwapOption<HubShared>,
     connect_backend: OnceLock<Arc<dyn ConnectBackend>>,
     events: Arc<EventQueues>,
-    /// Channels that more is published to than members can be handed, each with the number of
-    /// shards where that is so.
-    congested: Mutex<HashMap<ChannelName, u32>>,
-    congested_count: AtomicUsize,
+    congested: Congested,
 }
 
 impl Directory {
@@ -88,8 +98,7 @@ impl Directory {
             hub: ArcSwapOption::empty(),
             connect_backend: OnceLock::new(),
             events,
-            congested: Mutex::default(),
-            congested_count: AtomicUsize::new(0),
+            congested: Congested::default(),
         })
     }
 
@@ -134,8 +143,9 @@ impl Directory {
     /// Posts what the shard will look for by itself.
     pub fn post_unannounced(&self, shard: u16, mail: Mail) {
         let to = &self.shards[usize::from(shard)];
-        if let Mail::Hub(mail) = &mail {
-            to.mail_bytes.fetch_add(mail.bytes(), Ordering::Relaxed);
+        let bytes = mail.hub_bytes();
+        if bytes > 0 {
+            to.mail_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         to.mails.push(mail);
         if to.closed.load(Ordering::SeqCst) {
@@ -176,8 +186,9 @@ impl Directory {
     pub fn read(&self, shard: u16) -> Option<Mail> {
         let from = &self.shards[usize::from(shard)];
         let mail = from.mails.pop()?;
-        if let Mail::Hub(mail) = &mail {
-            from.mail_bytes.fetch_sub(mail.bytes(), Ordering::Relaxed);
+        let bytes = mail.hub_bytes();
+        if bytes > 0 {
+            from.mail_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         Some(mail)
     }
@@ -195,22 +206,12 @@ impl Directory {
 
     /// On one more shard, or one less, a channel is congested.
     pub fn set_congested(&self, channel: ChannelName, is_congested: bool) {
-        let mut congested = self.congested.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_congested {
-            *congested.entry(channel).or_default() += 1;
-        } else if let Some(shards) = congested.get_mut(&channel) {
-            *shards -= 1;
-            if *shards == 0 {
-                congested.remove(&channel);
-            }
-        }
-        self.congested_count.store(congested.len(), Ordering::Relaxed);
+        self.congested.set(channel, is_congested);
     }
 
     /// Whether more is published to a channel than its members can be handed.
     pub fn is_congested(&self, channel: &ChannelName) -> bool {
-        self.congested_count.load(Ordering::Relaxed) > 0
-            && self.congested.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
+        self.congested.contains(channel)
     }
 
     /// Sets what the shards share about channels, where there are any: before they start, and

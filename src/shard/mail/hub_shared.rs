@@ -1,11 +1,10 @@
 //! What the shards of a process share about channels.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::driver::Bell;
-use crate::hub::HomeOptions;
 use crate::hub::log::Log;
+use crate::hub::{HomeOptions, NameHash};
 use crate::session::hub::Realm;
 
 /// Makes the log of a shard's home. The bell wakes the shard: a log that completes commands later
@@ -18,24 +17,27 @@ pub struct HubShared {
     pub home: HomeOptions,
     pub make_log: MakeLog,
     /// Decides homes; a secret, so that no client can aim at one.
-    spread: RandomState,
+    spread: NameHash,
 }
 
 impl HubShared {
     /// Puts it together.
     pub fn new(realm: Realm, home: HomeOptions, make_log: MakeLog) -> Arc<Self> {
-        Arc::new(Self { realm, home, make_log, spread: RandomState::new() })
+        Arc::new(Self { realm, home, make_log, spread: NameHash::default() })
     }
 
     /// The same channels by another configuration.
     pub fn renewed(&self, realm: Realm, home: HomeOptions) -> Arc<Self> {
         let realm = self.realm.renewed(realm);
-        let (make_log, spread) = (self.make_log.clone(), self.spread.clone());
+        let (make_log, spread) = (self.make_log.clone(), self.spread);
         Arc::new(Self { realm, home, make_log, spread })
     }
 
     /// The home of a channel among so many shards.
     pub fn home_of(&self, channel: &str, shards: usize) -> u16 {
-        (self.spread.hash_one(channel) % shards as u64) as u16
+        if shards == 1 {
+            return 0;
+        }
+        (self.spread.hash(channel) % shards as u64) as u16
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It knows neither connections nor the driver: shards, the control thread and tests use it alike.
 
+mod congested;
 mod directory;
 mod hub_mail;
 mod hub_shared;

@@ -88,7 +88,7 @@ fn begin_publish(
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    ask_home(state, channel, Verb::Publish { draft, key })
+    ask_home(state, channel, Verb::Publish { draft: Box::new(draft), key: key.map(Box::new) })
 }
 
 /// Waits for a publish, and returns its position.

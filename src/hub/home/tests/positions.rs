@@ -2,7 +2,7 @@
 //! it gets every message published since, or an answer that it has to reload.
 
 use super::*;
-use crate::hub::Epoch;
+use crate::hub::{Epoch, Subscribed};
 
 /// A position that was handed out, and what was published since.
 #[derive(Clone, Debug)]
@@ -86,9 +86,8 @@ impl Positions {
             Out::Answer { answer, .. } => Some(answer),
             _ => None,
         });
-        let Some(Answer::Subscribed { position, recovered, missed, .. }) = answer else {
-            return None;
-        };
+        let Some(Answer::Subscribed(joined)) = answer else { return None };
+        let Subscribed { position, recovered, missed, .. } = *joined;
         let (from, _) = member(channel);
         let verb = Verb::Leave { watch: false, member: None };
         request(&mut self.home, &format!("c{channel}"), from, verb, self.now_ms);
@@ -108,7 +107,7 @@ impl Positions {
             accepted_ns: 0,
             storing: Storing::only(&Plain),
         };
-        let verb = Verb::Publish { draft, key: None };
+        let verb = Verb::Publish { draft: Box::new(draft), key: None };
         let answer = ask(&mut self.home, &format!("c{channel}"), verb, self.now_ms);
         let Answer::Published { position, .. } = answer else { panic!("{answer:?}") };
         for one in self.handed.iter_mut().filter(|one| one.channel == channel) {

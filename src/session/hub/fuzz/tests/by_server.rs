@@ -74,7 +74,9 @@ impl Orders {
         let member = Some(Arc::new(MemberInfo { key, connection: id, info: None }));
         let verb = if comes {
             let (since, watch, restart, replaces) = (None, false, None, None);
-            Verb::Subscribe(Subscribe { since, watch, restart, member, replaces, members_max: 2 })
+            let members_max = 2;
+            let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
+            Verb::Subscribe(Box::new(subscribe))
         } else {
             Verb::Leave { watch: false, member }
         };
