@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::ChannelName;
+use super::batch_reply::BatchReply;
 use super::connection_id::ConnectionId;
 use super::key_scope::KeyScope;
 use super::log::Retention;
@@ -28,6 +29,8 @@ pub enum Origin {
     Session { id: ConnectionId, request: u32 },
     /// A backend.
     Api(ApiReply),
+    /// One of several requests of a backend.
+    Batch(BatchReply),
 }
 
 /// A question about a channel.

@@ -389,8 +389,7 @@ impl Home {
                 self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
             }
             Origin::Api(reply) => (reply.0)(answer),
- reply.answer(answer),
-=>=> reply.answer(answer),
+            Origin::Batch(reply) => reply.answer(answer),
         }
     }
 

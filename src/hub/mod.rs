@@ -27,6 +27,7 @@
 //! and counts as long as that of a channel that was opened and left (`home/starts.rs`).
 
 mod answer;
+mod batch_reply;
 mod connection_id;
 mod due;
 mod event;
@@ -47,6 +48,7 @@ mod seats;
 pub(crate) mod testing;
 
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Subscribed, Verb};
+pub use batch_reply::{Answers, BatchReplies, BatchReply};
 pub use connection_id::ConnectionId;
 pub use event::{
     ChannelMessage, EncodedEvent, Event, EventEncoder, GapReason, PROTOCOLS_MAX, ProtocolEncoder,

@@ -7,6 +7,7 @@
 
 mod channels;
 mod connections;
+mod gather;
 mod memory;
 mod object;
 mod openapi;
@@ -33,8 +34,7 @@ use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
 use crate::session::hub::retention;
-use crate::shard::mail::HubMail;
-use crate::shard::mail::Mail;
+use crate::shard::mail::{Directory, HubMail, Mail};
 use crate::text::content::{self, CheckedJson};
 
 /// Bytes of a call's body at most.
@@ -222,6 +222,27 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 /// A home's answer, to be awaited.
 pub(super) type Pending = oneshot::Receiver<Answer>;
 
+/// Rejects work where memory is short.
+fn check_memory(state: &State) -> Result<(), ApiError> {
+    if state.0.directory.admission().shortage() == Shortage::Work {
+        return Err(ApiError::unavailable("server is low on memory; retry later"));
+    }
+    Ok(())
+}
+
+/// Rejects a request to a home whose mailbox is full, `more_bytes` of the same call included.
+fn check_mailbox(
+    directory: &Directory,
+    home: u16,
+    more_bytes: usize,
+    bytes_max: usize,
+) -> Result<(), ApiError> {
+    if directory.mail_bytes(home) + more_bytes > bytes_max {
+        return Err(ApiError::unavailable("the channel's shard is overloaded; back off and retry"));
+    }
+    Ok(())
+}
+
 /// Sends a request to a channel's home.
 pub(super) fn ask_home(
     state: &State,
@@ -230,13 +251,8 @@ pub(super) fn ask_home(
 ) -> Result<Pending, ApiError> {
     let directory = &state.0.directory;
     let shared = state.hub()?;
-    if matches!(verb, Verb::Publish { .. }) && directory.admission().shortage() == Shortage::Work {
-        return Err(ApiError::unavailable("server is low on memory; retry later"));
-    }
     let home = shared.home_of(channel.as_str(), directory.len());
-    if directory.mail_bytes(home) > state.config().engine.mailbox_bytes_max as usize {
-        return Err(ApiError::unavailable("the channel's shard is overloaded; back off and retry"));
-    }
+    check_mailbox(directory, home, 0, state.config().engine.mailbox_bytes_max as usize)?;
     let namespaces = &shared.realm.namespaces;
     let namespace = namespaces.find_or_granted(channel.as_str());
     let (sender, receiver) = oneshot::channel();
@@ -252,12 +268,15 @@ pub(super) fn ask_home(
 
 /// Waits for a home's answer; a refusal becomes an error.
 pub(super) async fn await_answer(pending: Pending) -> Result<Answer, ApiError> {
-    match pending.await {
-        Ok(Answer::Refused(refused)) => Err(refused.into()),
-        Ok(answer) => Ok(answer),
-        Err(_) => {
-            Err(ApiError::unavailable("the channel's shard has ended; the server is draining"))
-        }
+    accept_answer(pending.await.ok())
+}
+
+/// Turns a refusal into an error, and an answer that cannot come any more.
+fn accept_answer(answer: Option<Answer>) -> Result<Answer, ApiError> {
+    match answer {
+        Some(Answer::Refused(refused)) => Err(refused.into()),
+        Some(answer) => Ok(answer),
+        None => Err(ApiError::unavailable("the channel's shard has ended; the server is draining")),
     }
 }
 

@@ -1,18 +1,22 @@
 //! Calls that publish: to one channel, to several, or as part of a batch.
 
+use axum::Extension;
 use axum::extract::State as Extracted;
-use axum::{Extension, Json};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::super::guard::Caller;
+use super::gather::{AnswerPlace, Gained, Gathered};
 use super::object::Object;
 use super::{
-    ApiError, Body, Pending, State, ask_home, await_answer, connections, parse_channel_name,
-    to_one_line, unexpected_answer,
+    ApiError, Body, State, accept_answer, ask_home, await_answer, check_memory, connections,
+    json_response, no_hub, parse_channel_name, to_one_line, unexpected_answer,
 };
-use crate::hub::{Answer, Draft, KeyScope, Verb};
+use crate::hub::{Answer, ChannelName, Draft, KeyScope, Retention, Verb};
+use crate::session::hub::retention;
+use crate::shard::mail::HubShared;
 
 /// Commands of a batch, and channels of a broadcast, at most.
 const COMMANDS_MAX: usize = 10_000;
@@ -60,50 +64,70 @@ fn key_owner(caller: &Caller) -> Box<str> {
     }
 }
 
-/// Checks a publish, and sends it to the channel's home.
-fn begin_publish(
-    state: &State,
+/// When a call publishes: Unix time (ms), and the shards' clock (ns).
+#[derive(Clone, Copy)]
+struct Now {
+    time_ms: u64,
+    accepted_ns: u64,
+}
+
+/// A publish, with the name of its channel and how much that keeps.
+type Checked = (ChannelName, Retention, Verb);
+
+/// Checks a publish.
+fn check_publish(
+    (state, hub): (&State, Result<&HubShared, ApiError>),
     caller: &Caller,
+    now: Now,
     channel: &str,
     content: &RawValue,
     key: Option<&str>,
-) -> Result<Pending, ApiError> {
+) -> Result<Checked, ApiError> {
     let channel = parse_channel_name(channel)?;
     let text = to_one_line(content)?;
     let key = key.map(|key| KeyScope::new(key_owner(caller), key)).transpose();
     let key = key.map_err(|refused| ApiError::bad_request(refused.message))?;
-    let realm = &state.hub()?.realm;
-    let most = realm.namespaces.find_or_granted(channel.as_str()).message_bytes_max as usize;
+    let realm = &hub?.realm;
+    let namespace = realm.namespaces.find_or_granted(channel.as_str());
+    let most = namespace.message_bytes_max as usize;
     if text.len() > most {
         let status = axum::http::StatusCode::PAYLOAD_TOO_LARGE;
         let message =
             format!("content of {} bytes exceeds the channel's limit of {most}", text.len());
         return Err(ApiError::new(status, "too_large", message));
     }
+    check_memory(state)?;
     let draft = Draft {
         storing: realm.protocols.storing(),
         content: text,
         from: None,
         exclude: None,
-        time_ms: State::unix_ms(),
-        accepted_ns: state.clock_ns(),
+        time_ms: now.time_ms,
+        accepted_ns: now.accepted_ns,
     };
-    ask_home(state, channel, Verb::Publish { draft: Box::new(draft), key: key.map(Box::new) })
+    let verb = Verb::Publish { draft: Box::new(draft), key: key.map(Box::new) };
+    Ok((channel, retention(namespace), verb))
 }
 
-/// Waits for a publish, and returns its position.
-async fn end_publish(pending: Pending) -> Result<Value, ApiError> {
-    match await_answer(pending).await? {
-        Answer::Published { position, duplicate } => {
-            let mut answer =
-                json!({"epoch": position.epoch.to_string(), "offset": position.offset});
-            if duplicate {
-                answer["duplicate"] = true.into();
-            }
-            Ok(answer)
-        }
-        other => Err(unexpected_answer(&other)),
+fn now(state: &State) -> Now {
+    Now { time_ms: State::unix_ms(), accepted_ns: state.clock_ns() }
+}
+
+/// The result of a publish, as JSON.
+fn push_position(answer: &Answer, json: &mut String) -> Result<(), ApiError> {
+    let Answer::Published { position, duplicate } = answer else {
+        return Err(unexpected_answer(answer));
+    };
+    json.push('{');
+    if *duplicate {
+        json.push_str(r#""duplicate":true,"#);
     }
+    json.push_str(r#""epoch":""#);
+    position.epoch.push_to(json);
+    json.push_str(r#"","offset":"#);
+    json.push_str(itoa::Buffer::new().format(position.offset));
+    json.push('}');
+    Ok(())
 }
 
 /// `POST /v1/publish`.
@@ -111,38 +135,62 @@ pub(super) async fn publish(
     Extracted(state): Extracted<State>,
     Extension(caller): Extension<Caller>,
     Body(body): Body<Publish>,
-) -> Result<Json<Value>, ApiError> {
-    let pending =
-        begin_publish(&state, &caller, &body.channel, &body.content, body.key.as_deref())?;
-    end_publish(pending).await.map(Json)
+) -> Result<Response, ApiError> {
+    let Publish { channel, content, key } = &body;
+    let (now, key) = (now(&state), key.as_deref());
+    let hub = state.hub();
+    let shared = hub.as_deref().map_err(|_| no_hub());
+    let (channel, _, verb) = check_publish((&state, shared), &caller, now, channel, content, key)?;
+    let answer = await_answer(ask_home(&state, channel, verb)?).await?;
+    let mut json = String::new();
+    push_position(&answer, &mut json)?;
+    Ok(json_response(json))
 }
 
-/// The JSON of one result among several.
-fn outcome_json(result: Result<Value, ApiError>) -> Value {
-    result.unwrap_or_else(|error| json!({"error": {"code": error.code, "message": error.message}}))
+/// Appends one result among several.
+fn push_outcome(json: &mut String, result: Result<Value, ApiError>) {
+    let outcome = result
+        .unwrap_or_else(|error| json!({"error": {"code": error.code, "message": error.message}}));
+    json.push_str(&outcome.to_string());
+}
+
+/// Publishes of a call, each with its place.
+type Begun = Vec<Result<AnswerPlace, ApiError>>;
+
+/// Appends the results of publishes.
+fn push_results(json: &mut String, begun: Begun, gained: &mut Gained) {
+    json.push_str(r#"{"results":["#);
+    for (at, place) in begun.into_iter().enumerate() {
+        if at > 0 {
+            json.push(',');
+        }
+        push_result(json, place, gained);
+    }
+    json.push_str("]}");
+}
+
+fn push_result(json: &mut String, place: Result<AnswerPlace, ApiError>, gained: &mut Gained) {
+    let answer = place.and_then(|place| accept_answer(gained.take(&place)));
+    if let Err(error) = answer.and_then(|answer| push_position(&answer, json)) {
+        push_outcome(json, Err(error));
+    }
 }
 
 fn begin_all(
+    gathered: &mut Gathered<'_>,
     state: &State,
     caller: &Caller,
+    now: Now,
     body: &Broadcast,
-) -> Result<Vec<Result<Pending, ApiError>>, ApiError> {
+) -> Result<Begun, ApiError> {
     check_count(body.channels.len(), "channels")?;
     let begin = |channel: &String| {
-        begin_publish(state, caller, channel, &body.content, body.key.as_deref())
+        let key = body.key.as_deref();
+        let world = (state, gathered.hub());
+        let checked = check_publish(world, caller, now, channel, &body.content, key)?;
+        gathered.ask(checked.0, checked.1, checked.2)
     };
     Ok(body.channels.iter().map(begin).collect())
-}
-
-async fn end_all(pending: Vec<Result<Pending, ApiError>>) -> Vec<Value> {
-    let mut results = Vec::with_capacity(pending.len());
-    for one in pending {
-        results.push(outcome_json(match one {
-            Ok(pending) => end_publish(pending).await,
-            Err(error) => Err(error),
-        }));
-    }
-    results
 }
 
 fn check_count(count: usize, what: &str) -> Result<(), ApiError> {
@@ -157,16 +205,47 @@ pub(super) async fn broadcast(
     Extracted(state): Extracted<State>,
     Extension(caller): Extension<Caller>,
     Body(body): Body<Broadcast>,
-) -> Result<Json<Value>, ApiError> {
-    let pending = begin_all(&state, &caller, &body)?;
-    Ok(Json(json!({"results": end_all(pending).await})))
+) -> Result<Response, ApiError> {
+    let mut gathered = Gathered::new(&state);
+    let begun = begin_all(&mut gathered, &state, &caller, now(&state), &body)?;
+    let mut gained = gathered.finish().await;
+    let mut json = String::new();
+    push_results(&mut json, begun, &mut gained);
+    Ok(json_response(json))
 }
 
-/// A started command of a batch: all publishes are sent to their homes before any is awaited.
-enum Begun {
-    Publish(Result<Pending, ApiError>),
-    Broadcast(Result<Vec<Result<Pending, ApiError>>, ApiError>),
+/// A command of a batch: publishes are answered when all have been sent.
+enum Started {
+    Publish(Result<AnswerPlace, ApiError>),
+    Broadcast(Result<Begun, ApiError>),
     Done(Result<Value, ApiError>),
+}
+
+/// Starts a command, and waits for it unless it publishes. What was gathered before takes effect
+/// before it.
+async fn start(
+    gathered: &mut Gathered<'_>,
+    (state, caller): (&State, &Caller),
+    now: Now,
+    command: Command,
+) -> Started {
+    if let Command::Publish(Object(Publish { channel, content, key })) = &command {
+        let world = (state, gathered.hub());
+        let checked = check_publish(world, caller, now, channel, content, key.as_deref());
+        let ask = |(channel, retention, verb)| gathered.ask(channel, retention, verb);
+        return Started::Publish(checked.and_then(ask));
+    }
+    if let Command::Broadcast(Object(one)) = &command {
+        return Started::Broadcast(begin_all(gathered, state, caller, now, one));
+    }
+    gathered.send();
+    Started::Done(match command {
+        Command::Send(Object(one)) => connections::do_send(state, one).await,
+        Command::Disconnect(Object(one)) => connections::do_disconnect(state, one).await,
+        Command::Subscribe(Object(one)) => connections::do_subscribe(state, one).await,
+        Command::Unsubscribe(Object(one)) => connections::do_unsubscribe(state, one).await,
+        Command::Publish(_) | Command::Broadcast(_) => unreachable!("they were started above"),
+    })
 }
 
 /// `POST /v1/batch`.
@@ -174,39 +253,33 @@ pub(super) async fn run_batch(
     Extracted(state): Extracted<State>,
     Extension(caller): Extension<Caller>,
     Body(body): Body<BatchBody>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     check_count(body.commands.len(), "commands")?;
-    let mut begun = Vec::with_capacity(body.commands.len());
+    let mut gathered = Gathered::new(&state);
+    let mut started = Vec::with_capacity(body.commands.len());
+    let mut now_is = now(&state);
     for command in body.commands {
-        begun.push(match command {
-            Command::Publish(Object(one)) => Begun::Publish(begin_publish(
-                &state,
-                &caller,
-                &one.channel,
-                &one.content,
-                one.key.as_deref(),
-            )),
-            Command::Broadcast(Object(one)) => Begun::Broadcast(begin_all(&state, &caller, &one)),
-            Command::Send(Object(one)) => Begun::Done(connections::do_send(&state, one).await),
-            Command::Disconnect(Object(one)) => {
-                Begun::Done(connections::do_disconnect(&state, one).await)
-            }
-            Command::Subscribe(Object(one)) => {
-                Begun::Done(connections::do_subscribe(&state, one).await)
-            }
-            Command::Unsubscribe(Object(one)) => {
-                Begun::Done(connections::do_unsubscribe(&state, one).await)
-            }
-        });
+        let one = start(&mut gathered, (&state, &caller), now_is, command).await;
+        if matches!(one, Started::Done(_)) {
+            // It may have waited.
+            now_is = now(&state);
+            gathered.refresh();
+        }
+        started.push(one);
     }
-    let mut results = Vec::with_capacity(begun.len());
-    for one in begun {
-        results.push(match one {
-            Begun::Publish(Ok(pending)) => outcome_json(end_publish(pending).await),
-            Begun::Broadcast(Ok(pending)) => json!({"results": end_all(pending).await}),
-            Begun::Publish(Err(error)) | Begun::Broadcast(Err(error)) => outcome_json(Err(error)),
-            Begun::Done(result) => outcome_json(result),
-        });
+    let mut gained = gathered.finish().await;
+    let mut json = String::from(r#"{"results":["#);
+    for (at, one) in started.into_iter().enumerate() {
+        if at > 0 {
+            json.push(',');
+        }
+        match one {
+            Started::Publish(place) => push_result(&mut json, place, &mut gained),
+            Started::Broadcast(Ok(begun)) => push_results(&mut json, begun, &mut gained),
+            Started::Broadcast(Err(error)) => push_outcome(&mut json, Err(error)),
+            Started::Done(result) => push_outcome(&mut json, result),
+        }
     }
-    Ok(Json(json!({"results": results})))
+    json.push_str("]}");
+    Ok(json_response(json))
 }
