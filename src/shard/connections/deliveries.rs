@@ -4,13 +4,77 @@ use std::sync::Arc;
 
 use super::Connections;
 use super::compression::ReplyCompression;
+use super::outbox::Piece;
 use super::stage::Stage;
 use crate::proto::ws::deflate::Deflaters;
 
 /// As the time of acceptance: the delivery is not recorded in the histogram.
 pub(in crate::shard) const NOT_RECORDED: u64 = 0;
 
+/// Which frames a connection receives: those for which it is equal receive the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) struct PieceKind {
+    /// The window of compressed messages, and from which length on they are compressed.
+    window: Option<(u8, usize)>,
+}
+
 impl Connections {
+    /// Whether and how a connection may be given frames of several publications at once: their
+    /// kind, and the most bytes that it takes. `None`: they go one by one.
+    pub(in crate::shard) fn room_for_piece(&self, index: u32) -> Option<(PieceKind, usize)> {
+        let slot = self.slot(index);
+        let Stage::Open(receiver) = slot.stage() else { return None };
+        let window = match ReplyCompression::new(receiver.sending(), self.route(index)) {
+            Some(how) if how.sending.context.is_some() => return None,
+            how => how.map(|how| (how.sending.bits, how.bytes_min)),
+        };
+        let most = self.config.engine.send_bytes_max as usize;
+        let room = match slot.outbox() {
+            _ if slot.is_lending() => return None,
+            None => most,
+            Some(outbox)
+                if outbox.is_sending()
+                    || outbox.has_uncompressed()
+                    || !outbox.has_room_for_mark() =>
+            {
+                return None;
+            }
+            Some(outbox) => most.saturating_sub(outbox.bytes()),
+        };
+        Some((PieceKind { window }, room))
+    }
+
+    /// Queues frames of several publications, for which there is room; `is_last`: for the last of
+    /// their receivers here.
+    pub(in crate::shard) fn queue_piece(&mut self, index: u32, piece: &Piece, is_last: bool) {
+        let is_timed = self.histograms.is_on();
+        let messages = piece.messages();
+        let slot = &mut self.slots[index as usize];
+        let outbox = slot.open_outbox(&mut self.pools, self.tick);
+        outbox.queue_piece(&mut self.pools, piece, is_timed, is_last);
+        slot.note_messages_sent(messages);
+        self.counters.messages_sent += u64::from(messages);
+        self.counters.deliveries += u64::from(messages);
+        if slot.mark_dirty() {
+            self.dirty.push(index);
+        }
+    }
+
+    /// Records the times of pieces that have left since the time was last set.
+    pub(super) fn record_sent_pieces(&mut self) {
+        let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
+        for sent in self.pools.take_sent_pieces() {
+            let timed = sent.accepted_ns.iter().filter(|accepted_ns| **accepted_ns != NOT_RECORDED);
+            for accepted_ns in timed {
+                let took_ns = now_ns.saturating_sub(*accepted_ns);
+                histograms.publish_to_delivery.record_n(took_ns, sent.count.into());
+                if sent.is_last {
+                    histograms.fanout.record(took_ns);
+                }
+            }
+        }
+    }
+
     /// Whether a shared frame may go into the connection's outbox now: nothing of it is under way,
     /// or waits to be compressed in order, and there is room for it in the next send.
     pub(in crate::shard) fn can_take_frame(&self, index: u32) -> bool {

@@ -99,8 +99,9 @@ use timers::Wheel;
 use work::Work;
 
 pub(super) use backpressure::QueuedSize;
-pub(super) use deliveries::NOT_RECORDED;
+pub(super) use deliveries::{NOT_RECORDED, PieceKind};
 pub(super) use meter::TooMuch;
+pub(super) use outbox::Piece;
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
 pub(super) use sessions::{Goodbye, MessageContext, Sessions};
@@ -270,6 +271,9 @@ impl Connections {
     }
 
     pub(super) fn set_now(&mut self, now_ns: u64) {
+        if self.pools.has_sent_pieces() {
+            self.record_sent_pieces();
+        }
         self.now_ns = now_ns;
         self.tick = timers::tick_of(now_ns);
     }
@@ -442,6 +446,9 @@ impl Connections {
     }
 
     pub(super) fn histograms_mut(&mut self) -> &mut Histograms {
+        if self.pools.has_sent_pieces() {
+            self.record_sent_pieces();
+        }
         &mut self.histograms
     }
 

@@ -372,6 +372,12 @@ impl Slot {
         self.messages_sent = self.messages_sent.saturating_add(1);
     }
 
+    /// Notes that messages were queued.
+    #[inline]
+    pub(super) fn note_messages_sent(&mut self, messages: u32) {
+        self.messages_sent = self.messages_sent.saturating_add(messages);
+    }
+
     pub(super) fn traffic(&self) -> Traffic {
         Traffic {
             bytes_received: self.bytes_received,

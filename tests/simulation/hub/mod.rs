@@ -2,6 +2,7 @@
 //! any point, on a log that answers at once and on one that is late.
 
 mod bounds;
+mod burst;
 mod crowd;
 pub(crate) mod delayed;
 mod epochs;

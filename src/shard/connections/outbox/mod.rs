@@ -13,6 +13,7 @@
 //! Every change of an outbox counts its bytes in [`Pools`], so that the sum over all outboxes is
 //! always that of their own counts.
 
+mod batches;
 mod pools;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 use crate::proto::ws::deflate::{Compressed, Compressing, Deflaters, Sending};
 use crate::proto::ws::{self, DataKind, Payload};
+pub(in crate::shard) use batches::Piece;
 use pools::CHUNK_BYTES;
 pub(in crate::shard) use pools::Pools;
 
@@ -50,13 +52,15 @@ pub(in crate::shard) struct Taken {
 }
 
 /// Messages whose leaving is timed: those that answer the input of one turn, or publications.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Mark {
     /// Position, counted from the outbox's beginning, behind the last of these messages.
     end: u64,
     at_ns: u64,
     messages: u32,
     what: Marked,
+    /// Of a [`Piece`]: when each of its publications was accepted.
+    piece: Option<Arc<[u64]>>,
 }
 
 /// An entry behind a message that has yet to be compressed, or that message.
@@ -375,24 +379,6 @@ impl Outbox {
         self.set_mark(at_ns, Marked::Reply);
     }
 
-    /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
-    pub(in crate::shard) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
-        debug_assert!(self.pending.is_empty(), "publications do not wait to be compressed");
-        self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery });
-    }
-
-    fn set_mark(&mut self, at_ns: u64, what: Marked) {
-        let end = self.queued_total;
-        let full = self.marks.len() >= MARKS_MAX;
-        match self.marks.back_mut() {
-            Some(last) if (last.at_ns == at_ns && last.what == what) || full => {
-                last.end = end;
-                last.messages += 1;
-            }
-            _ => self.marks.push_back(Mark { end, at_ns, messages: 1, what }),
-        }
-    }
-
     /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
     pub(in crate::shard) fn queue_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
         debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
@@ -406,7 +392,8 @@ impl Outbox {
             mark.end += bytes.len() as u64;
         }
         let end = self.sent_total + bytes.len() as u64;
-        self.marks.push_front(Mark { end, at_ns, messages: 1, what: Marked::Reply });
+        let what = Marked::Reply;
+        self.marks.push_front(Mark { end, at_ns, messages: 1, what, piece: None });
     }
 
     /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
@@ -427,17 +414,14 @@ impl Outbox {
         mut batch: Box<Batch>,
         taken: Taken,
         pools: &mut Pools,
-        mut left: impl FnMut(Marked, u64, u32),
+        left: impl FnMut(Marked, u64, u32),
     ) {
         debug_assert!(self.batch.is_none(), "one batch is under way at most");
         batch.advance(taken.wire_bytes, |segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.uncount(pools, taken.queued_bytes);
         self.sent_total += taken.queued_bytes as u64;
-        while let Some(mark) = self.marks.front().filter(|mark| mark.end <= self.sent_total) {
-            left(mark.what, mark.at_ns, mark.messages);
-            self.marks.pop_front();
-        }
+        self.pass_marks(pools, left);
     }
 
     /// Drops everything that has not begun to leave; of a frame that has, the rest stays, so that
@@ -509,6 +493,7 @@ impl Outbox {
             at_ns: now_ns.saturating_sub(mark.age_ns),
             messages: mark.messages,
             what: mark.what,
+            piece: None,
         });
         self.marks.extend(marks);
         for entry in &state.pending {
@@ -569,6 +554,14 @@ mod tests {
             6 => outbox.drop_unsent(pools),
             7 => outbox.queue_first(pools, &bytes, 1),
             8 => outbox.clear(pools),
+            9 if !outbox.has_uncompressed() => {
+                outbox.queue_piece(
+                    pools,
+                    &Piece::new(&[bytes, vec![7; 4]].concat(), &[5, 6]),
+                    true,
+                    false,
+                );
+            }
             _ => {
                 if let Some(mut batch) = outbox.take_batch(BOUNDS) {
                     batch.limit_offer(BOUNDS.bytes_max);
@@ -584,7 +577,7 @@ mod tests {
         /// Whatever becomes of outboxes, the pools count what is in all of them.
         #[test]
         fn pools_count_the_bytes_of_all_outboxes(
-            steps in prop::collection::vec((0..12u8, 0..3usize, 1..5000usize), 1..100),
+            steps in prop::collection::vec((0..13u8, 0..3usize, 1..5000usize), 1..100),
         ) {
             let mut pools = Pools::new(16 * 1024, 1 << 20);
             let mut outboxes: Vec<_> = (0..3).map(|_| pools.outbox(0)).collect();
