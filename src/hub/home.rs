@@ -191,6 +191,12 @@ impl Home {
         }
     }
 
+    /// Whether there are no channels and nothing is to be sent: there is nothing to work through.
+    pub fn is_unused(&self) -> bool {
+        let has_news = self.occupancy.as_ref().is_some_and(|changes| !changes.is_empty());
+        self.channels.is_empty() && self.waiting.is_empty() && self.out.is_empty() && !has_news
+    }
+
     /// Takes a request; `now_ms` is Unix time.
     pub fn request(&mut self, request: Request, now_ms: u64) {
         self.set_time(now_ms);

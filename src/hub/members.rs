@@ -143,6 +143,11 @@ impl Members {
         std::mem::take(&mut self.congestion_changes)
     }
 
+    /// Whether [`Self::take_congestion_changes`] has any.
+    pub fn has_congestion_changes(&self) -> bool {
+        !self.congestion_changes.is_empty()
+    }
+
     /// Queues something but a publication for a channel's members. Without members only a join
     /// counts.
     pub fn push(&mut self, name: &ChannelName, op: ChannelOp) {

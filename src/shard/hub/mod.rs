@@ -141,6 +141,8 @@ pub(super) struct Hub {
     /// How far the wall clock is ahead of the shard's own (ms), when deadlines were last set by it.
     wall_ahead_ms: u64,
     aged_tick: u32,
+    /// What the directory last got to know as the bytes that wait here.
+    reported_backlog_bytes: usize,
     /// More is past its age than one turn forgets.
     is_expiring: bool,
 }
@@ -181,6 +183,7 @@ impl Hub {
             unix_ms: 0,
             wall_ahead_ms: 0,
             aged_tick: 0,
+            reported_backlog_bytes: 0,
             is_expiring: false,
         })
     }
@@ -245,6 +248,24 @@ impl Hub {
         self.sessions.at_mut(index)
     }
 
+    /// Whether a turn would find nothing to do, because nothing uses channels here: shards whose
+    /// connections only echo paid 500 instructions a turn to find that out.
+    fn is_idle(&self, tick: u32) -> bool {
+        self.sessions.len() == 0
+            && self.home.is_unused()
+            && !self.has_work()
+            && tick == self.aged_tick
+            && self.posts.0.is_empty()
+            && self.touched.is_empty()
+            && self.looks.is_empty()
+            && self.slow.is_empty()
+            && self.from_home.is_empty()
+            && self.congested.is_empty()
+            && self.lagging.is_empty()
+            && !self.members.has_congestion_changes()
+            && self.reported_backlog_bytes == 0
+    }
+
     /// Whether anything is left to be done in the next turn. Not what the log has yet to complete:
     /// it rings the shard's bell.
     fn has_work(&self) -> bool {
@@ -280,6 +301,9 @@ impl Hub {
 
     /// Does one turn's work for channels; returns whether more is left.
     pub(super) fn turn(&mut self, connections: &mut Connections) -> bool {
+        if self.is_idle(connections.tick()) {
+            return false;
+        }
         // Half a turn's effort: as much is for what connections send.
         let (began, most) = (connections.work().spent(), connections.work().turn_max() / 2);
         self.report_occupancy(connections);
@@ -308,6 +332,7 @@ impl Hub {
         }
         let backlog_bytes = self.mail_here_bytes + self.members.queued_bytes();
         connections.directory().set_backlog(self.id, backlog_bytes);
+        self.reported_backlog_bytes = backlog_bytes;
         self.resume_congested(connections);
         self.has_work()
     }
