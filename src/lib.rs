@@ -68,6 +68,8 @@
 //!    on the messages before it, when its send is built.
 //! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
 //!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
+//!    Where few do, their success makes no completion (`driver/uring/sends.rs`): a lone reply costs
+//!    no second system call.
 //!    Where the rest of a turn may be long, short output leaves ahead of it.
 //!    When very many connections break, wake or fall quiet at once, most of that work is deferred
 //!    (`connections/deferred.rs`), and the turn reaps the completions queued behind them.

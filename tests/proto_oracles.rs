@@ -241,7 +241,27 @@ proptest! {
         }
         prop_assert_eq!(&in_place[offset..], &expected[..]);
         prop_assert_eq!(&in_place[..offset], &bytes[..offset]);
-        prop_assert_eq!(copied, expected);
+        prop_assert_eq!(&copied, &expected);
+        let mut whole = source.to_vec();
+        prop_assert_eq!(mask::unmask_whole(&mut whole, key), expected.is_ascii());
+        prop_assert_eq!(whole, expected);
+    }
+
+    /// Payloads that are ASCII once they are unmasked, but for one byte at most.
+    #[test]
+    fn one_byte_that_is_not_ascii_is_seen_wherever_it_is(
+        mut text in vec(0u8..128, 1..200),
+        damage in prop::option::of((any::<prop::sample::Index>(), 128u8..)),
+        key in any::<[u8; 4]>(),
+    ) {
+        if let Some((at, byte)) = damage {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        let mut masked = text.clone();
+        unmask(&mut masked, key, 0);
+        prop_assert_eq!(mask::unmask_whole(&mut masked, key), damage.is_none());
+        prop_assert_eq!(masked, text);
     }
 
     #[test]

@@ -61,6 +61,13 @@ pub struct Batch {
     bytes: usize,
     /// Bytes that one send offers to the kernel at most.
     offered_max: usize,
+    /// The driver need not wake the shard when all of it has left: it may report that with the next
+    /// completions. It takes at once what there is room for, and reports a short send at once.
+    pub is_quiet: bool,
+    /// When a quiet send was submitted, on the driver's clock (ns): it left then.
+    pub(super) left_ns: Option<u64>,
+    /// Names a quiet send of this batch to the driver.
+    pub(super) serial: u32,
     /// Scratch space of the driver: the segments as the kernel reads them.
     pub(super) vectors: Vec<libc::iovec>,
     /// Scratch space of the driver for kernels that need a message header.
@@ -75,6 +82,9 @@ impl Default for Batch {
             offset: 0,
             bytes: 0,
             offered_max: usize::MAX,
+            is_quiet: false,
+            left_ns: None,
+            serial: 0,
             vectors: Vec::new(),
             header: None,
         }
@@ -85,6 +95,11 @@ impl Batch {
     /// Bytes not yet sent.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// When the bytes of the last send left, where that was before its completion (ns).
+    pub fn left_ns(&self) -> Option<u64> {
+        self.left_ns
     }
 
     /// Whether all bytes are sent.

@@ -50,6 +50,7 @@ impl Network {
             free: (0..buffers).collect(),
             loans: Vec::new(),
             ready: VecDeque::new(),
+            quiet: VecDeque::new(),
             counters: DriverCounters::default(),
         }
     }
@@ -110,6 +111,8 @@ pub struct Sim {
     free: Vec<u16>,
     loans: Vec<(Socket, Loan)>,
     ready: VecDeque<Completion>,
+    /// Quiet sends that have succeeded: they wake nothing, and are reported before all else.
+    quiet: VecDeque<Box<Batch>>,
     counters: DriverCounters,
 }
 
@@ -288,7 +291,7 @@ impl Sim {
         let Some(batch) = &socket.send else { return };
         let room = socket.window.saturating_sub(socket.to_client.len());
         let lost = socket.reset || fails;
-        if room == 0 && !lost {
+        if room == 0 && !lost && !batch.is_quiet {
             return;
         }
         let asked = batch.offered_bytes();
@@ -298,7 +301,8 @@ impl Sim {
         }
         let taken = taken.min(asked).min(room);
         let socket = &mut state.sockets[index as usize];
-        let batch = socket.send.take().expect("it was just checked");
+        let mut batch = socket.send.take().expect("it was just checked");
+        batch.left_ns = None;
         if lost {
             socket.lost = true;
             self.ready.push_back(Completion::Sent { batch, result: Err(libc::EPIPE) });
@@ -307,7 +311,12 @@ impl Sim {
         assert!(!socket.fin_sent, "nothing is sent after a shutdown");
         socket.to_client.extend(batch.offered_slices().flatten().take(taken));
         state.traffic.bytes_sent += taken as u64;
-        self.ready.push_back(Completion::Sent { batch, result: Ok(taken) });
+        if batch.is_quiet && taken == asked {
+            batch.left_ns = Some(state.now_ns);
+            return self.quiet.push_back(batch);
+        }
+        let result = if taken > 0 { Ok(taken) } else { Err(libc::EAGAIN) };
+        self.ready.push_back(Completion::Sent { batch, result });
     }
 }
 
@@ -476,6 +485,10 @@ impl Driver for Sim {
     }
 
     fn next(&mut self) -> Option<Completion> {
+        if let Some(batch) = self.quiet.pop_front() {
+            let result = Ok(batch.offered_bytes());
+            return Some(Completion::Sent { batch, result });
+        }
         let next = self.ready.pop_front();
         self.counters.completions += u64::from(next.is_some());
         next

@@ -8,18 +8,19 @@
 //! Rings are made disabled, restricted to the operations named in `ring.rs`, and enabled by the
 //! thread that uses them, their single issuer.
 
+mod accept_address;
 mod buffers;
+mod clock;
 mod demand;
 mod factory;
 mod operations;
 mod peers;
 mod probe;
 mod ring;
+mod sends;
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,12 +33,15 @@ use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Input, Lease, Loan, Received, Socket, Token,
     Wait,
 };
+use accept_address::AcceptAddress;
 use buffers::Buffers;
+use clock::Clock;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
 pub use probe::{Features, UringError, denial, io_uring_disabled, probe, seccomp_active};
 use ring::{REPORTED_AT_ONCE, Ring};
+use sends::Sends;
 
 /// Options of a shard's engine.
 #[derive(Clone, Copy, Debug)]
@@ -62,12 +66,6 @@ pub struct UringOptions {
     pub epoch: Instant,
 }
 
-/// Storage for one accept in flight: the kernel writes the peer's address here.
-struct AcceptAddress {
-    storage: libc::sockaddr_storage,
-    len: libc::socklen_t,
-}
-
 struct Listening {
     socket: OwnedFd,
     armed: u32,
@@ -80,9 +78,7 @@ pub struct Uring {
     buffers: Buffers,
     listeners: Vec<Option<Listening>>,
     accepts: Slab<Box<AcceptAddress>>,
-    /// The batch in flight of each socket. Room is reserved for all, and becomes resident as
-    /// sockets are used.
-    sends: Vec<Option<Box<Batch>>>,
+    sends: Sends,
     loans: Slab<Loan>,
     adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
     /// Second step of a detach: the installed descriptor, until the direct one is closed.
@@ -93,6 +89,7 @@ pub struct Uring {
     bell_count: Box<u64>,
     peers: Arc<Peers>,
     options: UringOptions,
+    clock: Clock,
     doorbells_failed: u64,
     starvations: u64,
     /// A fatal error; the next `submit` returns it.
@@ -144,7 +141,7 @@ impl Uring {
             buffers,
             listeners: Vec::new(),
             accepts: Slab::new(),
-            sends: Vec::with_capacity(options.sockets_max as usize),
+            sends: Sends::new(options.sockets_max as usize),
             loans: Slab::new(),
             adopting: Slab::new(),
             detaching: Slab::new(),
@@ -154,6 +151,7 @@ impl Uring {
             bell_count: Box::new(0),
             peers,
             options,
+            clock: Clock::new(options.epoch),
             doorbells_failed: 0,
             starvations: 0,
             failed: None,
@@ -182,6 +180,20 @@ impl Uring {
         self.ring.entries()
     }
 
+    /// Reports the quiet sends that have succeeded, before anything that came after them.
+    fn conclude_quiet(&mut self, submitted_ns: u64) {
+        let Self { ring, sends, ready, .. } = self;
+        ring.look_ahead(|entry| {
+            if let Some((Op::Send, socket)) = Op::unpack(entry.user_data()) {
+                sends.note_completion(socket as u32);
+            }
+        });
+        sends.conclude_quiet(submitted_ns, |batch| {
+            let result = Ok(batch.offered_bytes());
+            ready.push_back(Completion::Sent { batch, result });
+        });
+    }
+
     fn arm_bell(&mut self) {
         let event = self.bell.event.as_raw_fd();
         let entry = operations::read_event(event, &mut self.bell_count);
@@ -195,7 +207,7 @@ impl Uring {
         match op {
             Op::Receive => Some(self.translate_receive(Token::from_value(value), entry)),
             Op::Send => {
-                let batch = self.sends[value as usize].take();
+                let batch = self.sends.complete(value as u32);
                 let batch = batch.expect("a send completes once, and its batch is here until then");
                 Some(Completion::Sent { batch, result: operations::to_result(result) })
             }
@@ -340,7 +352,7 @@ impl Drop for Uring {
     fn drop(&mut self) {
         // The kernel may still access memory in flight, for instance after a shard's panic. Leak it
         // instead of freeing it.
-        std::mem::forget(std::mem::take(&mut self.sends));
+        self.sends.leak();
         std::mem::forget(std::mem::take(&mut self.accepts));
         std::mem::forget(std::mem::take(&mut self.adopting));
         std::mem::forget(std::mem::take(&mut self.bell_count));
@@ -350,36 +362,15 @@ impl Drop for Uring {
     }
 }
 
-impl AcceptAddress {
-    fn new() -> Box<Self> {
-        // SAFETY: all-zero is a valid sockaddr_storage.
-        let storage = unsafe { MaybeUninit::zeroed().assume_init() };
-        Box::new(Self { storage, len: size_of::<libc::sockaddr_storage>() as libc::socklen_t })
-    }
-
-    /// The peer's address; `None` for Unix sockets. IPv4-mapped IPv6 is returned as IPv4.
-    fn peer(&self) -> Option<SocketAddr> {
-        // SAFETY: the kernel has written an address of `len` bytes into the storage.
-        let address = unsafe {
-            let mut storage = socket2::SockAddrStorage::zeroed();
-            *storage.view_as::<libc::sockaddr_storage>() = self.storage;
-            socket2::SockAddr::new(storage, self.len)
-        };
-        let address = address.as_socket()?;
-        Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
-    }
-}
-
 impl Driver for Uring {
     const WATCH_IS_CHEAPER: bool = true;
 
     fn now_ns(&mut self) -> u64 {
-        self.options.epoch.elapsed().as_nanos() as u64
+        self.clock.read()
     }
 
     fn unix_ms(&mut self) -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_millis() as u64)
+        self.clock.unix_ms()
     }
 
     fn listen(&mut self, listener: u16, socket: OwnedFd) -> io::Result<()> {
@@ -446,7 +437,7 @@ impl Driver for Uring {
     fn cancel_all(&mut self, socket: Socket, token: Token) {
         // Cancel each by its user data: cancelling by descriptor walks through every armed receive
         // of the ring, so that closing all connections would cost their number squared.
-        if self.sends.get(socket.0 as usize).is_some_and(Option::is_some) {
+        if self.sends.has(socket) {
             let target = Op::Send.pack(u64::from(socket.0));
             self.ring.push(&operations::cancel_one(target, Op::CancelSend.pack(0)));
         }
@@ -454,14 +445,8 @@ impl Driver for Uring {
     }
 
     fn send(&mut self, socket: Socket, batch: Box<Batch>) {
-        let index = socket.0 as usize;
-        if self.sends.len() <= index {
-            self.sends.resize_with(index + 1, || None);
-        }
         let user_data = Op::Send.pack(u64::from(socket.0));
-        let earlier = self.sends[index].replace(batch);
-        assert!(earlier.is_none(), "at most one send is in flight on a socket");
-        let batch = self.sends[index].as_mut().expect("it was just stored");
+        let batch = self.sends.begin(socket, batch);
         let vectorized = self.options.features.send_vectorized;
         self.ring.push(&operations::send(socket, batch, vectorized, user_data));
     }
@@ -537,11 +522,18 @@ impl Driver for Uring {
         }
         self.buffers.top_up();
         let wait = if self.ready.is_empty() { wait } else { Wait::No };
-        let now = if matches!(wait, Wait::Until(_)) { self.now_ns() } else { 0 };
-        self.ring.enter(wait, now, &self.options)
+        let now = if matches!(wait, Wait::Until(_)) { self.clock.read_once() } else { 0 };
+        let has_quiet = self.sends.has_queued();
+        let submitted_ns = if has_quiet { self.clock.read_once() } else { 0 };
+        self.ring.enter(wait, now, &self.options)?;
+        if has_quiet && self.ring.has_submitted_all() {
+            self.conclude_quiet(submitted_ns);
+        }
+        Ok(())
     }
 
     fn next(&mut self) -> Option<Completion> {
+        self.clock.age();
         loop {
             if let Some(completion) = self.ready.pop_front() {
                 return Some(completion);

@@ -72,14 +72,19 @@ pub(super) fn watch(socket: Socket, user_data: u64) -> Entry {
 
 /// One send of the rest of the batch.
 ///
-/// Without `MSG_WAITALL`: short sends show that a slow reader makes progress.
+/// Without `MSG_WAITALL`, unless it is quiet: short sends show that a slow reader makes progress.
 pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_data: u64) -> Entry {
-    let flags = libc::MSG_NOSIGNAL;
+    let (flags, entry_flags) = if batch.is_quiet {
+        (libc::MSG_NOSIGNAL | libc::MSG_WAITALL | libc::MSG_DONTWAIT, Flags::SKIP_SUCCESS)
+    } else {
+        (libc::MSG_NOSIGNAL, Flags::empty())
+    };
     if batch.segment_count() == 1 {
         let bytes = batch.offered_slices().next().expect("there is one segment");
         return opcode::Send::new(fixed(socket), bytes.as_ptr(), bytes.len() as u32)
             .flags(flags)
             .build()
+            .flags(entry_flags)
             .user_data(user_data);
     }
     let mut vectors = std::mem::take(&mut batch.vectors);
@@ -101,6 +106,7 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
             .ioprio(SEND_VECTORIZED)
             .flags(flags)
             .build()
+            .flags(entry_flags)
             .user_data(user_data);
     }
     let header = batch.header.get_or_insert_with(|| {
@@ -112,6 +118,7 @@ pub(super) fn send(socket: Socket, batch: &mut Batch, vectorized: bool, user_dat
     opcode::SendMsg::new(fixed(socket), &raw const **header)
         .flags(flags as u32)
         .build()
+        .flags(entry_flags)
         .user_data(user_data)
 }
 

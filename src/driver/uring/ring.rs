@@ -28,6 +28,8 @@ pub(super) struct Ring {
     submissions_queue: ManuallyDrop<SubmissionQueue<'static>>,
     completions_queue: ManuallyDrop<CompletionQueue<'static>>,
     ring: *mut IoUring,
+    /// Completions that [`Ring::look_ahead`] has shown.
+    seen: VecDeque<cqueue::Entry>,
     /// Entries that found no room in the queue.
     backlog: VecDeque<squeue::Entry>,
     no_iowait: u32,
@@ -60,6 +62,7 @@ impl Ring {
             submissions_queue: ManuallyDrop::new(submissions_queue),
             completions_queue: ManuallyDrop::new(completions_queue),
             ring,
+            seen: VecDeque::new(),
             backlog: VecDeque::new(),
             no_iowait: if features.no_iowait { ENTER_NO_IOWAIT } else { 0 },
             enters: 0,
@@ -135,7 +138,8 @@ impl Ring {
         self.push_backlog();
         self.submissions_queue.sync();
         self.completions_queue.sync();
-        let busy = !self.completions_queue.is_empty() || !self.backlog.is_empty();
+        let is_ready = !self.seen.is_empty() || !self.completions_queue.is_empty();
+        let busy = is_ready || !self.backlog.is_empty();
         let wait = if busy { Wait::No } else { wait };
         let timeout = match wait {
             Wait::No => return self.enter_quietly(0, None),
@@ -205,15 +209,29 @@ impl Ring {
 
     /// Takes the next completion.
     pub(super) fn reap(&mut self) -> Option<cqueue::Entry> {
-        let entry = self.completions_queue.next()?;
+        let entry = self.seen.pop_front().or_else(|| self.completions_queue.next())?;
         self.completions += 1;
         Some(entry)
+    }
+
+    /// Whether the kernel has taken everything that was queued, and all completions that this has
+    /// led to at once are in the queue.
+    pub(super) fn has_submitted_all(&self) -> bool {
+        let is_submitted = self.backlog.is_empty() && self.submissions_queue.is_empty();
+        is_submitted && !self.submissions_queue.cq_overflow()
+    }
+
+    /// Shows the completions that are ready, before they are taken.
+    pub(super) fn look_ahead(&mut self, mut see: impl FnMut(&cqueue::Entry)) {
+        let seen = self.seen.len();
+        self.seen.extend(&mut *self.completions_queue);
+        self.seen.iter().skip(seen).for_each(&mut see);
     }
 
     /// Whether no completion is ready.
     pub(super) fn is_drained(&mut self) -> bool {
         self.completions_queue.sync();
-        self.completions_queue.is_empty()
+        self.seen.is_empty() && self.completions_queue.is_empty()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The receiver of one connection: bytes in, events out.
 //!
-//! The common case is a small frame that lies whole in the input: one header parse, one unmasking
-//! where it lies, one check for UTF-8, nothing held and nothing allocated. All else goes through
-//! the box of `message`. A receiver ends at the first Close or violation; the rest is discarded.
+//! The common case is a small frame that lies whole in the input: one look at its header, one
+//! unmasking where it lies, which also shows whether it is ASCII, nothing held and nothing
+//! allocated ([`Receiver::next_plain`]). All else goes through the box of `message`. A receiver
+//! ends at the first Close or violation; the rest is discarded.
 
 use std::num::NonZeroU32;
 
@@ -86,24 +87,41 @@ impl Receiver {
         limits: &Limits,
         inflaters: Option<&'e mut Inflaters>,
     ) -> Option<WireEvent<'e>> {
+        match self.next_plain(input, limits) {
+            Some(Ok((kind, payload))) => {
+                Some(WireEvent::Message { kind, payload: Payload::Borrowed(payload) })
+            }
+            Some(Err(error)) => Some(WireEvent::Failed(error)),
+            None => self.next_slowly(input, limits, inflaters),
+        }
+    }
+
+    /// Takes a message out of the front of `input` if it lies there whole, in one uncompressed
+    /// frame of up to 65,535 bytes. `None`: nothing was consumed; [`Self::next_inflated`] finds out
+    /// what is there.
+    ///
+    /// # Errors
+    /// A text is not UTF-8. The receiver has ended.
+    #[expect(clippy::mut_mut, reason = "the input moves past what was consumed")]
+    #[inline]
+    pub fn next_plain<'i>(
+        &mut self,
+        input: &mut &'i mut [u8],
+        limits: &Limits,
+    ) -> Option<Result<(DataKind, &'i mut [u8]), ProtocolError>> {
         if self.partial.is_some() || self.ended {
-            return self.next_slowly(input, limits, inflaters);
+            return None;
         }
-        let expected = message::expected_between_messages(limits, self.rsv_allowed);
-        let (header, kind) = match frame::parse(input, &expected) {
-            Ok(Some(header)) if header.fin && header.fits(input.len()) => match header.kind {
-                FrameKind::Text if !header.compressed => (header, DataKind::Text),
-                FrameKind::Binary if !header.compressed => (header, DataKind::Binary),
-                _ => return self.next_slowly(input, limits, inflaters),
-            },
-            _ => return self.next_slowly(input, limits, inflaters),
-        };
-        let payload = take_payload(header, input);
-        if kind == DataKind::Text && !utf8::is_valid(payload) {
+        let header = frame::parse_plain(input, limits.message_bytes_max)?;
+        let (frame, rest) = std::mem::take(input).split_at_mut(header.end);
+        *input = rest;
+        let payload = &mut frame[header.start..];
+        let is_ascii = mask::unmask_whole(payload, header.key);
+        if header.kind == DataKind::Text && !is_ascii && !utf8::is_valid(payload) {
             self.ended = true;
-            return Some(WireEvent::Failed(ProtocolError::TextNotUtf8));
+            return Some(Err(ProtocolError::TextNotUtf8));
         }
-        Some(WireEvent::Message { kind, payload: Payload::Borrowed(payload) })
+        Some(Ok((header.kind, payload)))
     }
 
     /// All that is not a plain message whole in the input.

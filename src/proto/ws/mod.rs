@@ -29,8 +29,8 @@ pub use close_code::CloseCode;
 pub use connection::{FRAMES_AT_ONCE, Receiver};
 pub use error::ProtocolError;
 pub use frame::{
-    HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, compressed_frame_header,
-    frame_header,
+    HEADER_BYTES_MAX_CLIENT, HEADER_BYTES_MAX_SERVER, append_frame, append_message,
+    compressed_frame_header, frame_header,
 };
 pub use replay::{NotReplayable, ReceiverState};
 /// The names of opcodes (RFC 6455 5.2), for those who send frames.

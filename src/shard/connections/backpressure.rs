@@ -99,6 +99,15 @@ impl Connections {
         outbox.bytes() <= most && !self.is_crowding(outbox.bytes())
     }
 
+    /// Bytes of replies after which a connection that has room for one has to be looked at again.
+    #[inline]
+    pub(super) fn reply_room_bytes(&self, index: u32) -> usize {
+        let limits = &self.config.limits;
+        let own = limits.outbox_high_bytes.saturating_sub(self.slot(index).queued_bytes());
+        let all = (limits.outbox_shard_bytes_max as u64).saturating_sub(self.queued_bytes());
+        own.min(usize::try_from(all).unwrap_or(usize::MAX))
+    }
+
     /// Whether a queue of so many bytes is one of those that fill the memory for all queues. Those
     /// with less than their share are not the cause, and are served as ever.
     pub(in crate::shard) fn is_crowding(&self, queue_bytes: usize) -> bool {

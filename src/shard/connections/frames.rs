@@ -224,12 +224,20 @@ impl Connections {
                     (CloseCode::RATE_LIMITED, "rate limit exceeded; send less per second");
                 self.close(sessions, index, Goodbye { code, reason, retry_after_ms: wait_ms });
             }
-            Some(After::Failed(error)) => {
-                self.counters.count_protocol_error(error);
-                let (code, reason) = (error.close_code(), error.reason());
-                self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
-            }
+            Some(After::Failed(error)) => self.fail_frames(sessions, index, error),
         }
+    }
+
+    /// The peer has broken the protocol.
+    pub(super) fn fail_frames(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        error: ws::ProtocolError,
+    ) {
+        self.counters.count_protocol_error(error);
+        let (code, reason) = (error.close_code(), error.reason());
+        self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
     }
 
     /// Processes frames of a connection that was sent a Close: only the peer's Close matters.

@@ -32,6 +32,19 @@ impl Connections {
         self.counters.bytes_received += wire.len() as u64;
         self.work.spend_moved(wire.len());
         self.slot_mut(index).note_received(wire.len(), tick);
+        if self.is_plain_echo(index, wire.len()) {
+            self.work.begin_slice(index);
+            let run = self.echo_plain(index, &mut wire, may_lend);
+            self.work.end_slice(index);
+            if let Some(error) = run.failed {
+                self.fail_frames(sessions, index, error);
+                return None;
+            }
+            if wire.is_empty() {
+                self.check_outbox(sessions, index);
+                return run.in_place;
+            }
+        }
         let mut in_place = None;
         while !wire.is_empty() {
             let transport = self.slot_mut(index).transport_mut();

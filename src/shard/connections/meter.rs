@@ -15,6 +15,12 @@ pub(in crate::shard) struct TooMuch {
     pub(in crate::shard) wait_ms: u64,
 }
 
+/// Whether messages are counted before they are looked at.
+#[inline]
+pub(super) fn is_metered(bounds: &RateBounds) -> bool {
+    bounds.has_bounds(&KINDS)
+}
+
 /// Budgets by slot, made when a first message comes.
 #[derive(Debug, Default)]
 pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
@@ -30,7 +36,7 @@ impl Meter {
         bytes: usize,
         now_ns: u64,
     ) -> Result<(), TooMuch> {
-        if !bounds.has_bounds(&KINDS) {
+        if !is_metered(bounds) {
             return Ok(());
         }
         self.take_from_limiter(index, bounds, sessions, bytes, now_ns)

@@ -57,6 +57,7 @@ mod meter;
 mod outbox;
 mod partials;
 mod peer;
+mod plain_echo;
 mod portable;
 mod receiving;
 mod reconcile;

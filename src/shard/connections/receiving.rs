@@ -191,6 +191,15 @@ impl Receiving {
         self.cancel = Cancel::Idle;
     }
 
+    /// Whether the continuous receive is armed and nothing is to be changed about it.
+    #[inline]
+    pub(super) fn is_steady(&self) -> bool {
+        self.armed == Armed::Streaming
+            && self.parked != Parked::Yes
+            && self.unfinished == Unfinished::No
+            && !self.flags.has_any(u8::MAX)
+    }
+
     /// Whether an operation is armed.
     pub(super) fn is_armed(&self) -> bool {
         self.armed != Armed::Nothing

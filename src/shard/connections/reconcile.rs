@@ -25,6 +25,9 @@ impl Connections {
         if has_output && slot.mark_dirty() {
             self.dirty.push(index);
         }
+        if slot.is_steady() {
+            return;
+        }
         let stage = slot.receive_stage();
         let step = slot.receiving_mut().next_step(stage);
         if step != ReceiveStep::Nothing {

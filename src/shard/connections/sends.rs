@@ -1,5 +1,6 @@
 //! Sends: built at the end of a turn from what is queued, one a connection, and taken back when
-//! they have completed.
+//! they have completed. In a turn with few, they are quiet ([`Batch::is_quiet`]): a lone reply
+//! costs one system call instead of two.
 
 use super::outbox::{Marked, Outbox, Taken};
 use super::replies::InPlace;
@@ -15,9 +16,15 @@ const MOVED_BYTES_MAX: usize = 512 * 1024;
 /// What a short send is.
 const SMALL_BYTES: u64 = 16 * 1024;
 
+/// Sends of one flush that may be quiet: what they hold stays here until something else happens,
+/// and the time when they left is that of their submission.
+const QUIET_SENDS_MAX: usize = 8;
+
 /// The rest of the budgets of one flush.
 struct Flushing {
     bounds: Bounds,
+    /// Sends need not complete as soon as they have succeeded.
+    may_be_quiet: bool,
     /// Effort for compression.
     effort: u64,
     moved_bytes: usize,
@@ -64,7 +71,9 @@ impl Connections {
         let work = &self.work;
         let effort = work.turn_left().min(work.turn_max() / 2).max(work.share_max());
         let bounds = self.config.send_bounds();
-        self.flush_within(driver, sessions, Flushing { bounds, effort, moved_bytes: 0 });
+        let may_be_quiet = self.dirty.len() <= QUIET_SENDS_MAX;
+        let flushing = Flushing { bounds, may_be_quiet, effort, moved_bytes: 0 };
+        self.flush_within(driver, sessions, flushing);
         self.has_output()
     }
 
@@ -75,7 +84,8 @@ impl Connections {
         sessions: &mut impl Sessions,
     ) {
         let bounds = self.config.send_bounds();
-        let flushing = Flushing { bounds, effort: 0, moved_bytes: MOVED_BYTES_MAX + 1 };
+        let moved_bytes = MOVED_BYTES_MAX + 1;
+        let flushing = Flushing { bounds, may_be_quiet: false, effort: 0, moved_bytes };
         self.flush_within(driver, sessions, flushing);
     }
 
@@ -151,6 +161,10 @@ impl Connections {
         };
         self.histograms.send_queue_bytes.record(queued);
         batch.limit_offer(bounds.bytes_max);
+        batch.is_quiet = flushing.may_be_quiet
+            && slot.is_steady()
+            && queued <= SMALL_BYTES
+            && slot.outbox().is_some_and(|outbox| outbox.is_last_reply(&batch));
         slot.transport_mut().seal(&mut batch);
         batch.token = token;
         slot.begin_operation();
@@ -217,10 +231,10 @@ impl Connections {
         slot.note_sent(taken);
         let queued_bytes = slot.transport_mut().queued_of(taken);
         let sent = Taken { wire_bytes: taken, queued_bytes };
-        let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
+        let (left_ns, histograms) = (batch.left_ns().unwrap_or(self.now_ns), &mut self.histograms);
         let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
         outbox.complete_send(batch, sent, &mut self.pools, |what, at_ns, messages| {
-            let took_ns = now_ns.saturating_sub(at_ns);
+            let took_ns = left_ns.saturating_sub(at_ns);
             if what == Marked::Reply {
                 return histograms.turnaround.record_n(took_ns, messages.into());
             }
@@ -236,6 +250,8 @@ impl Connections {
             // Our Close has left only now, and the time for the peer's begins.
             slot.set_stage_tick(self.tick);
             self.set_deadline(index);
+        } else if slot.is_steady() && slot.has_sent_all() && !slot.readiness().has_backlog() {
+            return;
         }
         self.reconsider(index);
         self.reconcile(driver, index);

@@ -206,6 +206,12 @@ impl Slot {
         matches!(self.stage, Stage::Open(_))
     }
 
+    /// Whether messages flow, and nothing but their replies may be wanted of the driver.
+    #[inline]
+    pub(super) fn is_steady(&self) -> bool {
+        self.is_open() && self.receiving.is_steady()
+    }
+
     /// Whether everything that was to be sent has left.
     #[inline]
     pub(super) fn has_sent_all(&self) -> bool {

@@ -172,6 +172,17 @@ impl Work {
         self.spent += self.frame_effort;
     }
 
+    #[inline]
+    pub(super) fn spend_frames(&mut self, frames: u32) {
+        self.spent += self.frame_effort * u64::from(frames);
+    }
+
+    /// Frames until the slice's connection has used its share.
+    #[inline]
+    pub(super) fn frames_left(&self) -> u32 {
+        self.share_left().div_ceil(self.frame_effort).min(u32::MAX.into()) as u32
+    }
+
     pub(super) fn spend_moved(&mut self, bytes: usize) {
         self.spent += bytes as u64 / MOVED_BYTES;
     }

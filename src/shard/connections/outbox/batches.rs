@@ -78,10 +78,10 @@ impl Outbox {
     /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
     pub(in crate::shard) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
         debug_assert!(self.pending.is_empty(), "publications do not wait to be compressed");
-        self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery });
+        self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery }, 1);
     }
 
-    pub(super) fn set_mark(&mut self, at_ns: u64, what: Marked) {
+    pub(super) fn set_mark(&mut self, at_ns: u64, what: Marked, messages: u32) {
         let end = self.queued_total;
         let full = self.marks.len() >= super::MARKS_MAX;
         match self.marks.back_mut() {
@@ -89,9 +89,9 @@ impl Outbox {
                 if (last.at_ns == at_ns && last.what == what && last.piece.is_none()) || full =>
             {
                 last.end = end;
-                last.messages += 1;
+                last.messages += messages;
             }
-            _ => self.marks.push_back(Mark { end, at_ns, messages: 1, what, piece: None }),
+            _ => self.marks.push_back(Mark { end, at_ns, messages, what, piece: None }),
         }
     }
 

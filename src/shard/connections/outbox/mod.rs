@@ -121,6 +121,8 @@ pub(in crate::shard) struct Outbox {
     sent_total: u64,
     /// When bytes last left, or the first came in.
     progress_tick: u32,
+    /// A send has left less than it offered.
+    is_backed_up: bool,
 }
 
 impl Outbox {
@@ -134,6 +136,7 @@ impl Outbox {
         debug_assert!(self.is_empty() && !self.is_sending() && self.marks.is_empty());
         (self.queued_total, self.sent_total) = (0, 0);
         self.progress_tick = tick;
+        self.is_backed_up = false;
     }
 
     /// When bytes last left, or the first came in.
@@ -175,6 +178,31 @@ impl Outbox {
             tail.extend_from_slice(parts[0]);
             tail.extend_from_slice(parts[1]);
         }
+        self.count(pools, len);
+    }
+
+    /// Adds what `write` appends to the memory at the queue's end, of about `bytes` bytes. Only
+    /// while nothing waits to be compressed.
+    #[inline]
+    pub(in crate::shard) fn append_with(
+        &mut self,
+        pools: &mut Pools,
+        bytes: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        debug_assert!(self.pending.is_empty(), "what is compressed is laid out in its turn");
+        let has_room = match self.waiting.back() {
+            Some(Segment::Owned(tail)) => tail.capacity() - tail.len() >= bytes,
+            _ => false,
+        };
+        if !has_room {
+            self.waiting.push_back(Segment::Owned(pools.chunk(bytes)));
+        }
+        let Some(Segment::Owned(tail)) = self.waiting.back_mut() else { return };
+        let before = tail.len();
+        write(tail);
+        let len = tail.len() - before;
+        debug_assert!(len > 0, "an empty segment would never complete");
         self.count(pools, len);
     }
 
@@ -376,7 +404,15 @@ impl Outbox {
         if !self.pending.is_empty() {
             return self.pending.push_back(Pending::Mark(at_ns));
         }
-        self.set_mark(at_ns, Marked::Reply);
+        self.set_mark(at_ns, Marked::Reply, 1);
+    }
+
+    /// Marks what [`Self::append_with`] has queued as so many replies to input that came in at
+    /// `at_ns`.
+    #[inline]
+    pub(in crate::shard) fn mark_replies(&mut self, at_ns: u64, messages: u32) {
+        debug_assert!(self.pending.is_empty(), "what waits to be compressed is marked one by one");
+        self.set_mark(at_ns, Marked::Reply, messages);
     }
 
     /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
@@ -407,6 +443,15 @@ impl Outbox {
         Some(batch)
     }
 
+    /// Whether nothing follows this batch, which holds nothing but replies to a peer that has taken
+    /// all that it was sent so far: nothing has to be done as soon as it has left.
+    pub(in crate::shard) fn is_last_reply(&self, batch: &Batch) -> bool {
+        self.bytes == batch.bytes()
+            && batch.offers_all()
+            && !self.is_backed_up
+            && self.marks.iter().all(|mark| mark.what == Marked::Reply)
+    }
+
     /// Takes the batch back after a send. `left` gets each mark whose messages have all left: its
     /// kind, when its messages came in (ns), and how many they are.
     pub(in crate::shard) fn complete_send(
@@ -417,6 +462,7 @@ impl Outbox {
         left: impl FnMut(Marked, u64, u32),
     ) {
         debug_assert!(self.batch.is_none(), "one batch is under way at most");
+        self.is_backed_up |= taken.wire_bytes < batch.offered_bytes();
         batch.advance(taken.wire_bytes, |segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.uncount(pools, taken.queued_bytes);
@@ -529,63 +575,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const BOUNDS: Bounds = Bounds { bytes_max: 4096, segments_max: 8 };
-
-    /// One change of one of several outboxes.
-    fn step(
-        outboxes: &mut [Box<Outbox>],
-        pools: &mut Pools,
-        (what, which, len): (u8, usize, usize),
-    ) {
-        let outbox = &mut outboxes[which];
-        let bytes = vec![7; len];
-        match what {
-            0 => outbox.queue_copy(pools, [&bytes, b"x"]),
-            1 => outbox.queue_small(pools, &bytes),
-            2 => outbox.queue_frame(pools, b"head", Payload::Owned(bytes)),
-            3 => outbox.queue_shared(pools, bytes.into()),
-            4 => outbox.queue_uncompressed(pools, DataKind::Text, Payload::Owned(bytes)),
-            5 => outbox.skip_compression(pools),
-            6 => outbox.drop_unsent(pools),
-            7 => outbox.queue_first(pools, &bytes, 1),
-            8 => outbox.clear(pools),
-            9 if !outbox.has_uncompressed() => {
-                outbox.queue_piece(
-                    pools,
-                    &Piece::new(&[bytes, vec![7; 4]].concat(), &[5, 6]),
-                    true,
-                    false,
-                );
-            }
-            _ => {
-                if let Some(mut batch) = outbox.take_batch(BOUNDS) {
-                    batch.limit_offer(BOUNDS.bytes_max);
-                    let taken = batch.offered_bytes().min(len);
-                    let taken = Taken { wire_bytes: taken, queued_bytes: taken };
-                    outbox.complete_send(batch, taken, pools, |_, _, _| {});
-                }
-            }
-        }
-    }
-
-    proptest! {
-        /// Whatever becomes of outboxes, the pools count what is in all of them.
-        #[test]
-        fn pools_count_the_bytes_of_all_outboxes(
-            steps in prop::collection::vec((0..13u8, 0..3usize, 1..5000usize), 1..100),
-        ) {
-            let mut pools = Pools::new(16 * 1024, 1 << 20);
-            let mut outboxes: Vec<_> = (0..3).map(|_| pools.outbox(0)).collect();
-            for change in steps {
-                step(&mut outboxes, &mut pools, change);
-                let sum: usize = outboxes.iter().map(|outbox| outbox.bytes()).sum();
-                prop_assert_eq!(pools.queued_bytes(), sum as u64);
-            }
-        }
-    }
-}
+mod tests;
