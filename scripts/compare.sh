@@ -43,7 +43,8 @@ cores, jq, ss and taskset.
   --port P         port of the servers; P+1 is Seawall's admin port (default 9460)
   --server-core N  core of the server (default 0)
   --load-core N    core of the load (default 1)
-  --congestion C   default congestion control of all servers, in a network namespace of this run
+  --congestion C   congestion control of all servers, in a network namespace of this run (default
+                   reno; "host": in the host's network, with its default)
   --no-build       use what is built
   --table          run nothing: print the table of the runs in --out
   -h, --help       this text
@@ -88,11 +89,11 @@ distribution, which this script installs (as root) where it is missing.
 A server that fails in a row is marked as failed there, and the others continue; the exit status is
 then 1, and the reasons are in OUT/ROW.SERVER.ROUND.failed.
 
-Congestion control: Seawall sets its own on each listener, and so do the bare echoes (cubic). The
-peers have no such option and cannot be given one from outside by socket: they run with the host's
-default, and where that one paces by timers (BBR) their small echoes pay for it. --congestion runs
-everything in a fresh network namespace with another default (needs root); the kernel allows there
-those of /proc/sys/net/ipv4/tcp_allowed_congestion_control.
+Congestion control: all servers run with the same one. The peers cannot be given one by socket, and
+where the host's default paces by timers (BBR) their small echoes would pay for it, while Seawall
+sets another on its listeners. So everything runs in a fresh network namespace with a default of its
+own, which needs root; the kernel allows there those of
+/proc/sys/net/ipv4/tcp_allowed_congestion_control.
 
 A full run takes about an hour. A row marked with * had a run in which the server was not
 saturated, and one with ! a run disturbed by other processes: see the warnings in its JSON.
@@ -102,7 +103,7 @@ EOF
 die() { echo "compare.sh: $*" >&2; exit 1; }
 
 rounds=5 seconds=4 warmup=1 quick=0 build=1 run=1 rate='' port=9460 server_core=0 load_core=1
-out='' congestion='' rows=("${ALL_ROWS[@]}") servers=("${ALL_SERVERS[@]}") chosen=0
+out='' congestion=reno rows=("${ALL_ROWS[@]}") servers=("${ALL_SERVERS[@]}") chosen=0
 arguments=("$@")
 while (($#)); do
   case $1 in
@@ -196,11 +197,13 @@ if member nchan "${servers[@]}" && ((run)) && [[ ! -e $NCHAN ]]; then
 fi
 # A namespace of its own has a default congestion control of its own; the script runs itself in it,
 # when everything is built and installed: no package comes from outside there.
-if [[ -n $congestion && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
+if ((run)) && [[ $congestion != host && -z ${COMPARE_IN_NAMESPACE:-} ]]; then
+  unshare --net true 2>/dev/null ||
+    die "a network namespace needs root: run as root, or with --congestion host"
   export COMPARE_IN_NAMESPACE=1
   exec unshare --net -- "$BASH" "$ROOT/scripts/compare.sh" --no-build "${arguments[@]}"
 fi
-if [[ -n $congestion ]]; then
+if ((run)) && [[ $congestion != host ]]; then
   ip link set lo up
   { echo "$congestion" >/proc/sys/net/ipv4/tcp_congestion_control; } 2>/dev/null ||
     die "congestion control $congestion is not allowed in a namespace: the kernel allows" \
@@ -272,6 +275,7 @@ start_server() {
       command=(nginx -e "$out/nginx-error.log" -p "$out" -c "$out/nginx.conf") ;;
     *) command=("$(binary_of "$1")" "$address") ;;
   esac
+  if [[ $1 == bare-* && $congestion != host ]]; then command+=(--congestion default); fi
   if [[ -n $compression && $1 != seawall ]]; then command+=("$compression"); fi
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
   server_pid=$!
