@@ -100,6 +100,32 @@ fn a_reply_in_place_is_sent_whole_though_the_client_has_ended_its_side() {
     }
 }
 
+/// Several buffers of one turn may each hold a message whose reply could leave from there; only one
+/// may be under way, and none may overtake another.
+#[test]
+fn replies_to_messages_of_a_buffer_each_leave_in_order() {
+    for (seed, size) in (4500..).zip([511, 512, 600, 2000]) {
+        let mut world = World::new(seed, 1, Faults::default(), |_| {});
+        let peer = greedy::connect(&world, "/echo", false);
+        world.rest();
+        assert!(peer.read(usize::MAX).starts_with(b"HTTP/1.1 101 "), "seed {seed}");
+        peer.write(&client::frame(&world.network, 0x82, b"first"));
+        world.rest();
+        assert_eq!(peer.read(usize::MAX).len(), 2 + 5, "seed {seed}");
+        let frames = (0..5).map(|n| client::frame(&world.network, 0x82, &vec![n; size]));
+        let frames: Vec<_> = frames.collect();
+        peer.set_segment(frames[0].len());
+        peer.write(&frames.concat());
+        world.rest();
+        let received = peer.read(usize::MAX);
+        let numbers: Vec<_> = received.chunks(4 + size).map(|frame| frame[4]).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4], "{size} bytes");
+        peer.finish();
+        world.drain();
+        world.check_laws(false);
+    }
+}
+
 #[test]
 fn replies_leave_from_where_their_message_came_in() {
     let mut in_place = 0;

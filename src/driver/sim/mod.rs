@@ -231,7 +231,8 @@ impl Sim {
                 return;
             }
             let buffer = self.free.pop().expect("it was just checked");
-            let most = available.min(self.buffers[usize::from(buffer)].len());
+            let segment = state.sockets[index as usize].segment;
+            let most = available.min(self.buffers[usize::from(buffer)].len()).min(segment);
             let len = if state.draw_fault(state.faults.short_receive) {
                 1 + state.random(most as u64) as usize
             } else {

@@ -88,6 +88,8 @@ pub(super) struct SimSocket {
     pub(super) read_ns: u64,
     /// Bytes that may be queued for the client.
     pub(super) window: usize,
+    /// Bytes that one receive brings at most.
+    pub(super) segment: usize,
     pub(super) client_fin: bool,
     pub(super) reset: bool,
     /// The server has shut down its writing side, or closed.
@@ -215,6 +217,7 @@ impl State {
             read_bytes: 0,
             read_ns: self.now_ns,
             window: usize::MAX,
+            segment: usize::MAX,
             client_fin: false,
             reset: listener.closed,
             fin_sent: false,
@@ -342,6 +345,12 @@ impl Peer {
     /// Sets how many bytes may be queued for the client; 0 = it reads nothing at all.
     pub fn set_window(&self, bytes: usize) {
         self.with(|socket| socket.window = bytes);
+    }
+
+    /// Sets how many bytes one receive brings at most: as if they came in segments of this size.
+    pub fn set_segment(&self, bytes: usize) {
+        assert!(bytes > 0, "a receive brings something");
+        self.with(|socket| socket.segment = bytes);
     }
 
     /// Sends a FIN.

@@ -32,19 +32,6 @@ impl Connections {
         self.counters.bytes_received += wire.len() as u64;
         self.work.spend_moved(wire.len());
         self.slot_mut(index).note_received(wire.len(), tick);
-        if self.is_plain_echo(index, wire.len()) {
-            self.work.begin_slice(index);
-            let run = self.echo_plain(index, &mut wire, may_lend);
-            self.work.end_slice(index);
-            if let Some(error) = run.failed {
-                self.fail_frames(sessions, index, error);
-                return None;
-            }
-            if wire.is_empty() {
-                self.check_outbox(sessions, index);
-                return run.in_place;
-            }
-        }
         let mut in_place = None;
         while !wire.is_empty() {
             let transport = self.slot_mut(index).transport_mut();
@@ -62,9 +49,22 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        bytes: &mut [u8],
+        mut bytes: &mut [u8],
         may_lend: bool,
     ) -> Option<InPlace> {
+        if self.is_plain_echo(index, bytes.len()) {
+            self.work.begin_slice(index);
+            let run = self.echo_plain(index, &mut bytes, may_lend);
+            self.work.end_slice(index);
+            if let Some(error) = run.failed {
+                self.fail_frames(sessions, index, error);
+                return None;
+            }
+            if bytes.is_empty() {
+                self.check_outbox(sessions, index);
+                return run.in_place;
+            }
+        }
         let slot = self.slot(index);
         let has_to_wait = slot.stage().is_websocket()
             && (slot.receiving().is_unfinished()

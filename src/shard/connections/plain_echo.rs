@@ -54,6 +54,8 @@ impl Connections {
         may_lend: bool,
     ) -> PlainRun {
         let (frames_max, room_bytes) = (self.work.frames_left(), self.reply_room_bytes(index));
+        // Another buffer of the same turn may be on its way already.
+        let may_lend = may_lend && !self.slot(index).is_lending();
         let mut run = PlainRun::default();
         let Some(parts) = self.slots[index as usize].open_parts() else { return run };
         let limits = &self.config.limits.ws;
