@@ -335,7 +335,14 @@ fn run(seed: u64, reloads: u32, gentle: bool) {
         bystander.echo();
         println!("{} echoes of the bystander", bystander.said);
     }
-    Raw::open(server.address()).echo("as at the beginning");
+    // The limits of the last configuration but one end a moment after the reload: shards take the
+    // new one over in their next turn, and memory is weighed ten times a second.
+    wait_until("a connection is admitted as at the beginning", || {
+        Raw::try_open(server.address()).is_some_and(|mut raw| {
+            raw.echo("as at the beginning");
+            true
+        })
+    });
     drop(clients);
     let gauges = ["connections_open", "handshakes", "partial_bytes", "outbox_bytes"];
     let more = ["compression_contexts", "inflaters_leased", "channel_members", "upkeep_waiting"];

@@ -117,6 +117,13 @@ impl Raw {
         raw
     }
 
+    /// Connected and upgraded, or `None` where the server rejects the connection.
+    pub(crate) fn try_open(address: SocketAddr) -> Option<Self> {
+        let mut raw = Self::connect(address);
+        raw.send(&request());
+        raw.head().starts_with("HTTP/1.1 101 ").then_some(raw)
+    }
+
     /// Nothing more will be sent.
     pub(crate) fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("writing can be shut down");
