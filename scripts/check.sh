@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All checks, in the order in which they fail soonest: format, dependencies, lints, tests,
-# documentation, the peers of the comparison, the release build, and a selection of the Autobahn
-# suite.
+# documentation, the peers of the comparison, the release build, its instructions for a message, and
+# a selection of the Autobahn suite.
 #
 # Installs what the tests need and the machine lacks: packages of the distribution as root, all
 # else into .cache.
@@ -62,6 +62,10 @@ packages() {
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
     command -v openssl >/dev/null || echo openssl
+    command -v valgrind >/dev/null || echo valgrind
+    command -v jq >/dev/null || echo jq
+    command -v ss >/dev/null || echo iproute2
+    command -v column >/dev/null || echo bsdextrautils
     [[ -x /usr/bin/go && -d /usr/share/gocode/src/github.com/gorilla/websocket ]] ||
         echo golang-go golang-github-gorilla-websocket-dev
     [[ -x /usr/bin/php ]] || echo php-cli
@@ -175,7 +179,10 @@ RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-pr
 step "cargo check of the peers"
 (cd bench/peers && cargo fmt --check && cargo check --quiet --locked)
 step "cargo build --release"
-cargo build --quiet --release
+cargo build --quiet --release --workspace
+step "instructions"
+scripts/instructions.sh --no-build --compare bench/instructions.json \
+    --rows echo-pipelined,echo-single,fanout-alone,fanout-batch
 step "Autobahn suite, quick selection"
 scripts/autobahn.sh --quick
 

@@ -10,14 +10,15 @@ of different length: the difference is what a message costs, without start and h
 table and writes JSON. Counts, unlike times, hardly depend on what else the machine does.
 
   --rows A,B          rows to count (default: all): $rows
-  --compare FILE      compare with the numbers kept in FILE: a row that is more than 3 % above them
-                      fails, and the functions that grew are named; with another compiler than the
-                      one recorded there, it is only reported
+  --compare FILE      compare with the numbers kept in FILE: a row of echoes or fan-out that is more
+                      than 3 % above them, three times, fails, and the functions that grew are named;
+                      with another compiler than the one recorded there, it is only reported
   --save FILE         keep the numbers in FILE
 TEXT
   common_options
 }
-rows=echo-pipelined,echo-single,echo-lone,fanout-alone,fanout-batch,publish,handshake-echo,handshake-hub
+rows=echo-pipelined,echo-single,echo-lone,fanout-alone,fanout-batch,publish
+rows+=,handshake-echo,handshake-hub
 compare='' save=''
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"

@@ -42,13 +42,13 @@
 //!    (`connections/rotation.rs`).
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
-//!    on. A message that lies whole in the buffer is unmasked there and lent to the session;
-//!    only one that spans buffers is put together, in memory that grows with the bytes received,
-//!    not with the length claimed. The buffer goes back in the same turn, unless it becomes the
-//!    reply itself: an uncompressed echo that is long enough leaves from where it came in
-//!    (`engine.reply_in_place_bytes_min`). A compressed message is inflated as it comes, with
-//!    codecs of the shard's ([`proto::ws::deflate`]); a connection owns some only where its route
-//!    says so.
+//!    on. A message that lies whole in the buffer is unmasked there and lent to the session (those
+//!    of the echo are answered at once, `connections/plain_echo.rs`); only one that spans buffers
+//!    is put together, in memory that grows with the bytes received, not with the length claimed.
+//!    The buffer goes back in the same turn, unless it becomes the reply itself: an uncompressed
+//!    echo that is long enough leaves from where it came in (`engine.reply_in_place_bytes_min`). A
+//!    compressed message is inflated as it comes, with codecs of the shard's
+//!    ([`proto::ws::deflate`]); a connection owns some only where its route says so.
 //!    Before the upgrade, [`admission`] counts the client in by node, address and route, and checks
 //!    its user, which is counted as its session opens: in tables of atomic words that all shards
 //!    share. A client over a limit is rejected with a
@@ -78,11 +78,11 @@
 //!    ([`hub::Log`]), which keeps the history, gives the message its position, and reports when
 //!    it is to be delivered. The home answers the publisher and sends the message once to each
 //!    shard with members, by mail; that shard hands a reference to the encoded frame to each
-//!    member's outbox. The hub deals in data
-//!    ([`hub::Event`]), which the client's protocol encodes ([`session::protocol`]): once for each
-//!    protocol and compression window in use. A member that is behind gets it from a backlog,
-//!    where the channel's policy for slow readers acts, when its next send is built. A turn makes
-//!    a bounded number of deliveries.
+//!    member's outbox, or to the frames of several publications that go out at once
+//!    (`outbox/batches.rs`). The hub deals in data ([`hub::Event`]), which the client's protocol
+//!    encodes ([`session::protocol`]): once for each protocol and compression window in use. A
+//!    member that is behind gets it from a backlog, where the channel's policy for slow readers
+//!    acts, when its next send is built. A turn makes a bounded number of deliveries.
 //! 8. The send's completion frees what was sent, records how long the answer took, and lets a
 //!    paused connection read again.
 //!
@@ -162,7 +162,7 @@
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | runs on a connection: echo, or a client of the hub in its protocol |
-//! | [`text`] | text from outside: JSON passed on unread, text for terminals and logs |
+//! | [`text`] | text from outside: JSON, read if plain or passed on unread; terminals and logs |
 //! | [`web`] | what browsers get: client library and playground, as plain pages |
 //! | [`shard`] | the only place where they meet: turns, connections, the hub's part, mail |
 //! | [`metrics`] | counters, histograms, their forms |

@@ -147,6 +147,97 @@ fn a_send_to_a_peer_that_is_gone_fails_without_a_signal() {
     panic!("sends to a reset connection continued");
 }
 
+/// Sends a batch quietly, and takes its completion, which comes with this submission.
+fn send_quietly(
+    driver: &mut Uring,
+    socket: Socket,
+    mut batch: Box<Batch>,
+) -> (Box<Batch>, Result<usize, i32>) {
+    batch.is_quiet = true;
+    driver.send(socket, batch);
+    driver.submit(Wait::No).unwrap();
+    match driver.next() {
+        Some(Completion::Sent { batch, result }) => (batch, result),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_quiet_send_succeeds_without_a_completion_of_its_own() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    driver.receive(socket, TOKEN);
+    driver.submit(Wait::No).unwrap();
+    for round in 0..3_u8 {
+        let before = driver.counters();
+        let segments: Vec<Vec<u8>> = (0..=round).map(|n| vec![n; 10]).collect();
+        let expected = segments.concat();
+        let (batch, result) = send_quietly(&mut driver, socket, batch(segments));
+        assert_eq!((batch.token, result), (TOKEN, Ok(expected.len())));
+        assert!(batch.left_ns().is_some_and(|left_ns| left_ns <= driver.now_ns()));
+        let after = driver.counters();
+        let calls = (after.enters - before.enters, after.completions - before.completions);
+        assert_eq!(calls, (1, 0), "one call, and nothing from the kernel");
+        let mut got = vec![0; expected.len()];
+        client.read_exact(&mut got).unwrap();
+        assert_eq!(got, expected);
+    }
+    client.write_all(b"more").unwrap();
+    assert_eq!(receive(&mut driver, 4), b"more");
+}
+
+#[test]
+fn a_quiet_send_that_finds_too_little_room_is_reported_with_what_it_took() {
+    let mut driver = engine(0, &Peers::new(1), 16, 1024);
+    let (socket, mut client, _) = connected(&mut driver);
+    let segments: Vec<Vec<u8>> = (0..8_u8).map(|n| vec![n; 4 << 20]).collect();
+    let expected = segments.concat();
+    let mut batch = batch(segments);
+    let mut taken = 0;
+    // The client reads nothing, so there is no room for more sooner or later.
+    loop {
+        let (back, result) = send_quietly(&mut driver, socket, batch);
+        batch = back;
+        assert_eq!(batch.left_ns(), None, "it did not leave whole");
+        match result {
+            Ok(sent) => {
+                assert!(sent > 0 && taken + sent < expected.len());
+                batch.advance(sent, |_| {});
+                taken += sent;
+            }
+            Err(errno) => break assert_eq!(errno, libc::EAGAIN, "it does not wait"),
+        }
+    }
+    assert!(taken > 0);
+    let expected_len = expected.len();
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; expected_len];
+        client.read_exact(&mut got).unwrap();
+        (client, got)
+    });
+    batch.is_quiet = false;
+    while !batch.is_empty() {
+        driver.send(socket, batch);
+        match next(&mut driver) {
+            Completion::Sent { batch: back, result } => {
+                batch = back;
+                batch.advance(result.unwrap(), |_| {});
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (client, got) = reader.join().unwrap();
+    assert!(got == expected, "nothing is lost or doubled");
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    // The reset may still be on its way.
+    let failed = (0..50).find_map(|_| {
+        let (_, result) = send_quietly(&mut driver, socket, self::batch([b"x".to_vec()]));
+        result.err()
+    });
+    assert!(matches!(failed, Some(libc::EPIPE | libc::ECONNRESET)), "{failed:?}");
+}
+
 #[test]
 fn cancelling_a_receive_loses_no_byte() {
     let mut driver = engine(0, &Peers::new(1), 16, 1024);

@@ -13,31 +13,32 @@ import time
 GROWTH_MAX = 0.03
 # Rows that are compared: the others vary with how a load falls into turns.
 COMPARED = ("echo-pipelined", "echo-single", "fanout-alone", "fanout-batch")
+# Counts of a row that is above, the lowest of which decides: how a load falls into turns adds to a
+# count at random, and growth adds to each.
+TRIES_MAX = 3
 # Functions that a failure names.
 NAMED = 5
 
 ECHO = ["echo", "ws://127.0.0.1:{port}/echo", "--size", "20", "--warmup", "0"]
 FANOUT = ["fanout", "ws://127.0.0.1:{port}/ws", "--publishers", "1", "--warmup", "0"]
+ALONE = ["--depth", "1", "--window", "1"]
+BATCH = ["--batch", "16", "--window", "16"]
+CONNECT = ["connect", "--parallel", "32", "--warmup", "0", "--duration", "120"]
+CONNECTIONS = (["--connections", "1000"], ["--connections", "3000"])
 # The arguments of the load, and those of its short and its long run.
 DURATIONS = (["--duration", "1"], ["--duration", "4"])
 ROWS = {
     "echo-pipelined": ([*ECHO, "--connections", "200", "--depth", "16"], DURATIONS),
     "echo-single": ([*ECHO, "--connections", "200", "--depth", "1"], DURATIONS),
     "echo-lone": ([*ECHO, "--connections", "1", "--depth", "1"], DURATIONS),
-    "fanout-alone": ([*FANOUT, "--subscribers", "1000", "--depth", "1", "--window", "1"], DURATIONS),
-    "fanout-batch": ([*FANOUT, "--subscribers", "1000", "--batch", "16", "--window", "16"], DURATIONS),
-    "publish": ([*FANOUT, "--subscribers", "1", "--depth", "1", "--window", "1"], DURATIONS),
-    "handshake-echo": (
-        ["connect", "ws://127.0.0.1:{port}/echo", "--parallel", "32"],
-        (["--connections", "1000"], ["--connections", "3000"]),
-    ),
-    "handshake-hub": (
-        ["connect", "ws://127.0.0.1:{port}/ws", "--parallel", "32"],
-        (["--connections", "1000"], ["--connections", "3000"]),
-    ),
+    "fanout-alone": ([*FANOUT, *ALONE, "--subscribers", "1000"], DURATIONS),
+    "fanout-batch": ([*FANOUT, *BATCH, "--subscribers", "1000"], DURATIONS),
+    "publish": ([*FANOUT, *ALONE, "--subscribers", "1"], DURATIONS),
+    "handshake-echo": ([*CONNECT, "ws://127.0.0.1:{port}/echo"], CONNECTIONS),
+    "handshake-hub": ([*CONNECT, "ws://127.0.0.1:{port}/ws"], CONNECTIONS),
 }
 # What a load's report counts, the first that it has.
-UNITS = ("deliveries", "count", "connected", "connections")
+UNITS = ("deliveries", "count")
 
 
 class Server:
@@ -47,21 +48,26 @@ class Server:
     def __init__(self, options, row):
         self.out = f"{options.out}/{row}.out"
         self.options = options
+        if self.is_listening():
+            sys.exit(f"instructions.sh: port {options.port} is in use: choose another with --port")
         core = options.cores.split(",")[0]
         command = ["taskset", "-c", core, "valgrind", "--tool=callgrind"]
         command += [f"--callgrind-out-file={self.out}", options.server, "serve", "--shards", "1"]
         command += ["--listen", f"127.0.0.1:{options.port}", "--admin", ""]
-        self.log = open(f"{options.out}/{row}.log", "w+")
+        self.log = open(f"{options.out}/{row}.log", "w+", encoding="utf-8")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.await_port()
+
+    def is_listening(self):
+        command = ["ss", "-Hltn", f"sport = :{self.options.port}"]
+        return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def await_port(self):
         for _ in range(600):
             if self.process.poll() is not None:
                 self.log.seek(0)
                 sys.exit(f"instructions.sh: the server ended: {self.log.read()}")
-            listening = ["ss", "-Hltn", f"sport = :{self.options.port}"]
-            if subprocess.run(listening, capture_output=True, text=True).stdout:
+            if self.is_listening():
                 return
             time.sleep(0.1)
         sys.exit("instructions.sh: the server does not listen")
@@ -82,6 +88,12 @@ class Server:
         self.process.kill()
         self.process.wait()
         self.log.close()
+        # A ring is torn down after its process has ended: until then its listener still accepts.
+        for _ in range(600):
+            if not self.is_listening():
+                return
+            time.sleep(0.1)
+        sys.exit(f"instructions.sh: port {self.options.port} still listens")
 
 
 def is_whole(path):
@@ -132,6 +144,24 @@ def count_row(options, row):
     return {name: (long[name] - short.get(name, 0)) / units for name in long}
 
 
+def grow_by(costs, before):
+    return costs["total"] / before["total"] - 1
+
+
+def is_above(row, costs, before):
+    return row in COMPARED and before is not None and grow_by(costs, before) > GROWTH_MAX
+
+
+def count_compared(options, row, before):
+    """Counts a row, again if it is above the kept numbers."""
+    costs = count_row(options, row)
+    for _ in range(1, TRIES_MAX):
+        if not is_above(row, costs, before):
+            break
+        costs = min(costs, count_row(options, row), key=lambda one: one["total"])
+    return costs
+
+
 def find_growth(costs, known):
     """The functions that cost most more than they did."""
     grown = {name: cost - known.get(name, 0) for name, cost in costs.items() if name != "total"}
@@ -155,13 +185,12 @@ def main():
             known = json.load(text)
     counted, failed = {}, []
     for row in rows:
-        costs = counted[row] = count_row(options, row)
-        line = f"{row:16} {costs['total']:10.0f} instructions"
         before = known and known["rows"].get(row)
+        costs = counted[row] = count_compared(options, row, before)
+        line = f"{row:16} {costs['total']:10.0f} instructions"
         if before:
-            growth = costs["total"] / before["total"] - 1
-            line += f"  {growth:+.1%}"
-            if growth > GROWTH_MAX and row in COMPARED:
+            line += f"  {grow_by(costs, before):+.1%}"
+            if is_above(row, costs, before):
                 failed.append(row)
         print(line, flush=True)
         if row in failed:

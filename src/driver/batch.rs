@@ -25,7 +25,7 @@ pub enum Segment {
     Owned(Vec<u8>),
     /// Bytes of this connection only that continue the previous frame, up to its end.
     Rest(Vec<u8>),
-    /// A whole frame, shared by many connections.
+    /// Whole frames, shared by many connections.
     Shared(Arc<[u8]>),
 }
 

@@ -127,3 +127,18 @@ fn bursts_of_handovers_lose_no_connection() {
     assert_eq!(metrics.get("stale_completions_total"), 0);
     assert_eq!(metrics.get("opened_total"), 20_000);
 }
+
+#[test]
+fn a_lone_message_takes_one_system_call() {
+    const MESSAGES: u64 = 1000;
+    let server = Server::start_with(&["--shards", "1"], "");
+    let mut client = Raw::open(server.address());
+    client.echo("first");
+    let calls = || server.metrics().sum("ring_enters_total");
+    let before = calls();
+    (0..MESSAGES).for_each(|n| client.echo(&n.to_string()));
+    // Timers and readings take some as well; with a completion for each reply it would be twice
+    // as many as messages.
+    let taken = calls() - before;
+    assert!(taken < MESSAGES + MESSAGES / 2, "{taken} calls for {MESSAGES} messages");
+}

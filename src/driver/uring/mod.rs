@@ -562,6 +562,7 @@ impl Driver for Uring {
     }
 
     fn trim(&mut self) {
+        self.ring.trim();
         if self.ring.is_drained() {
             self.buffers.trim();
         }

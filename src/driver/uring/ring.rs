@@ -228,6 +228,11 @@ impl Ring {
         self.seen.iter().skip(seen).for_each(&mut see);
     }
 
+    /// Gives back memory that a burst needed.
+    pub(super) fn trim(&mut self) {
+        self.seen.shrink_to(64);
+    }
+
     /// Whether no completion is ready.
     pub(super) fn is_drained(&mut self) -> bool {
         self.completions_queue.sync();

@@ -64,9 +64,8 @@ impl Connections {
     pub(super) fn record_sent_pieces(&mut self) {
         let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
         for sent in self.pools.take_sent_pieces() {
-            let timed = sent.accepted_ns.iter().filter(|accepted_ns| **accepted_ns != NOT_RECORDED);
-            for accepted_ns in timed {
-                let took_ns = now_ns.saturating_sub(*accepted_ns);
+            for part in &*sent.parts {
+                let took_ns = now_ns.saturating_sub(part.accepted_ns);
                 histograms.publish_to_delivery.record_n(took_ns, sent.count.into());
                 if sent.is_last {
                     histograms.fanout.record(took_ns);

@@ -102,7 +102,7 @@ use work::Work;
 pub(super) use backpressure::QueuedSize;
 pub(super) use deliveries::{NOT_RECORDED, PieceKind};
 pub(super) use meter::TooMuch;
-pub(super) use outbox::Piece;
+pub(super) use outbox::{Piece, PieceBuilder};
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
 pub(super) use sessions::{Goodbye, MessageContext, Sessions};

@@ -26,7 +26,7 @@ use crate::hub::{
     ProtocolId, Publication, Step,
 };
 use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
-use crate::shard::connections::{Connections, NOT_RECORDED, Piece, PieceKind};
+use crate::shard::connections::{Connections, NOT_RECORDED, Piece, PieceBuilder, PieceKind};
 use crate::shard::mail::Reached;
 
 /// Members from which on a frame is copied for this shard.
@@ -409,17 +409,17 @@ fn make_piece(
     encoder: ProtocolEncoder,
 ) -> Option<Piece> {
     let most = connections.config().engine.send_bytes_max as usize;
-    let (mut frames, mut accepted_ns) = (Vec::new(), Vec::new());
+    let mut piece = PieceBuilder::default();
     for publication in publications {
         let Some(message) = publication.encoded(encoder) else { continue };
         let frame = choose_frame(connections, index, message, &mut Frames::default(), false);
-        if frames.len() + frame.len() > most {
+        if piece.len() + frame.len() > most {
             return None;
         }
-        frames.extend_from_slice(&frame);
-        accepted_ns.push(publication.accepted_ns.min(connections.now_ns()));
+        let is_recorded = publication.accepted_ns != NOT_RECORDED;
+        piece.push(&frame, is_recorded.then(|| publication.accepted_ns.min(connections.now_ns())));
     }
-    (!accepted_ns.is_empty()).then(|| Piece::new(&frames, &accepted_ns))
+    piece.build()
 }
 
 /// The frame of a message for a connection, of those that were made for this walk or a new one.

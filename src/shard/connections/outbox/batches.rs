@@ -2,28 +2,68 @@
 //!
 //! Each member of a channel gets one segment and one mark for all of them. That they have left is
 //! counted by piece, and the time of each publication is recorded once for all connections whose
-//! sends completed at the same moment, so the histograms hold the same values as if each frame had
-//! had a mark of its own.
+//! sends completed at the same moment. Where a send ends within a piece, the publications that have
+//! left are recorded by themselves. So the histograms hold the same values as if each frame had had
+//! a mark of its own.
 
 use std::sync::Arc;
 
-use super::{Mark, Marked, Outbox, Pools};
+use super::{Mark, MarkState, Marked, Outbox, Pools};
 use crate::driver::Segment;
+
+/// A publication of a piece whose delivery is recorded.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) struct PiecePart {
+    pub(in crate::shard) accepted_ns: u64,
+    /// Bytes of the piece behind its frame.
+    bytes_behind: u32,
+}
 
 /// Frames behind each other, and when their publications were accepted.
 #[derive(Clone, Debug)]
 pub(in crate::shard) struct Piece {
     frames: Arc<[u8]>,
-    accepted_ns: Arc<[u64]>,
+    messages: u32,
+    /// Those that are recorded.
+    parts: Arc<[PiecePart]>,
+}
+
+/// Puts a piece together.
+#[derive(Debug, Default)]
+pub(in crate::shard) struct PieceBuilder {
+    frames: Vec<u8>,
+    messages: u32,
+    /// When each recorded publication was accepted, and where its frame ends.
+    ends: Vec<(u64, usize)>,
+}
+
+impl PieceBuilder {
+    /// Bytes of the frames so far.
+    pub(in crate::shard) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Appends the frame of a publication. `accepted_ns`: when that was accepted; `None`: its
+    /// delivery is not recorded.
+    pub(in crate::shard) fn push(&mut self, frame: &[u8], accepted_ns: Option<u64>) {
+        self.frames.extend_from_slice(frame);
+        self.messages += 1;
+        self.ends.extend(accepted_ns.map(|accepted_ns| (accepted_ns, self.frames.len())));
+    }
+
+    /// The piece; `None`: nothing was appended.
+    pub(in crate::shard) fn build(self) -> Option<Piece> {
+        let Self { frames, messages, ends } = self;
+        let part = |(accepted_ns, end)| {
+            let bytes_behind = u32::try_from(frames.len() - end).expect("a send is shorter");
+            PiecePart { accepted_ns, bytes_behind }
+        };
+        let parts = ends.into_iter().map(part).collect();
+        (messages > 0).then(|| Piece { frames: frames.into(), messages, parts })
+    }
 }
 
 impl Piece {
-    /// Takes the frames of so many publications, each with the time of its acceptance.
-    pub(in crate::shard) fn new(frames: &[u8], accepted_ns: &[u64]) -> Self {
-        debug_assert!(frames.len() >= 2 * accepted_ns.len(), "each publication has a frame");
-        Self { frames: frames.into(), accepted_ns: accepted_ns.into() }
-    }
-
     /// Bytes of the frames.
     pub(in crate::shard) fn len(&self) -> usize {
         self.frames.len()
@@ -31,14 +71,14 @@ impl Piece {
 
     /// Publications.
     pub(in crate::shard) fn messages(&self) -> u32 {
-        self.accepted_ns.len() as u32
+        self.messages
     }
 }
 
 /// A piece that has left some connections.
 #[derive(Debug)]
 pub(in crate::shard) struct SentPiece {
-    pub(in crate::shard) accepted_ns: Arc<[u64]>,
+    pub(in crate::shard) parts: Arc<[PiecePart]>,
     /// How many connections.
     pub(in crate::shard) count: u32,
     /// Whether the last of its receivers here is among them.
@@ -63,13 +103,15 @@ impl Outbox {
         debug_assert!(!self.has_uncompressed(), "publications do not wait to be compressed");
         self.push(Segment::Shared(piece.frames.clone()));
         self.count(pools, piece.len());
-        let Some(&first_ns) = piece.accepted_ns.first().filter(|_| is_timed) else { return };
+        if !is_timed || piece.parts.is_empty() {
+            return;
+        }
         self.marks.push_back(Mark {
             end: self.queued_total,
-            at_ns: first_ns,
-            messages: piece.messages(),
+            at_ns: 0,
+            messages: 0,
             what: if is_last { Marked::LastDelivery } else { Marked::Delivery },
-            piece: Some(piece.accepted_ns.clone()),
+            piece: Some(piece.parts.clone()),
         });
     }
 }
@@ -83,10 +125,12 @@ impl Outbox {
 
     pub(super) fn set_mark(&mut self, at_ns: u64, what: Marked, messages: u32) {
         let end = self.queued_total;
-        let full = self.marks.len() >= super::MARKS_MAX;
+        let is_full = self.marks.len() >= super::MARKS_MAX;
         match self.marks.back_mut() {
+            // Nothing joins a piece; past the bound there is one mark more behind it at most.
             Some(last)
-                if (last.at_ns == at_ns && last.what == what && last.piece.is_none()) || full =>
+                if last.piece.is_none()
+                    && ((last.at_ns == at_ns && last.what == what) || is_full) =>
             {
                 last.end = end;
                 last.messages += messages;
@@ -98,32 +142,54 @@ impl Outbox {
     /// Passes the marks that are wholly sent: see [`Outbox::complete_send`].
     pub(super) fn pass_marks(&mut self, pools: &mut Pools, mut left: impl FnMut(Marked, u64, u32)) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.end <= self.sent_total) {
-            let Some(accepted_ns) = mark.piece else {
-                left(mark.what, mark.at_ns, mark.messages);
-                continue;
-            };
-            // What has joined the mark because there were too many.
-            let joined = mark.messages - accepted_ns.len() as u32;
-            if joined > 0 {
-                left(Marked::Delivery, mark.at_ns, joined);
+            match mark.piece {
+                Some(parts) => pools.note_sent_piece(parts, mark.what == Marked::LastDelivery),
+                None => left(mark.what, mark.at_ns, mark.messages),
             }
-            pools.note_sent_piece(accepted_ns, mark.what == Marked::LastDelivery);
         }
+        let Some(Mark { end, what, piece: Some(parts), .. }) = self.marks.front_mut() else {
+            return;
+        };
+        let has_left = |part: &PiecePart| *end - u64::from(part.bytes_behind) <= self.sent_total;
+        let count = parts.partition_point(has_left);
+        if count > 0 {
+            parts[..count].iter().for_each(|part| left(*what, part.accepted_ns, 1));
+            *parts = parts[count..].into();
+        }
+    }
+
+    /// The marks as plain data.
+    pub(super) fn mark_states(&self, now_ns: u64) -> Vec<MarkState> {
+        let state = |end: u64, at_ns, messages, what| MarkState {
+            end: end - self.sent_total,
+            age_ns: now_ns.saturating_sub(at_ns),
+            messages,
+            what,
+        };
+        let states = self.marks.iter().flat_map(|mark| match &mark.piece {
+            None => vec![state(mark.end, mark.at_ns, mark.messages, mark.what)],
+            Some(parts) => {
+                let end = |part: &PiecePart| mark.end - u64::from(part.bytes_behind);
+                let each = |part| state(end(part), part.accepted_ns, 1, mark.what);
+                parts.iter().map(each).collect()
+            }
+        });
+        states.collect()
     }
 }
 
 impl Pools {
     /// Counts a piece that has left a connection.
-    pub(super) fn note_sent_piece(&mut self, accepted_ns: Arc<[u64]>, is_last: bool) {
+    pub(super) fn note_sent_piece(&mut self, parts: Arc<[PiecePart]>, is_last: bool) {
         // Members of a channel are served one after the other, and so complete their sends.
         if let Some(sent) = self.sent_pieces.last_mut()
-            && Arc::ptr_eq(&sent.accepted_ns, &accepted_ns)
+            && Arc::ptr_eq(&sent.parts, &parts)
         {
             sent.count += 1;
             sent.is_last |= is_last;
             return;
         }
-        self.sent_pieces.push(SentPiece { accepted_ns, count: 1, is_last });
+        self.sent_pieces.push(SentPiece { parts, count: 1, is_last });
     }
 
     /// Whether pieces have left whose times are to be recorded.
@@ -158,15 +224,25 @@ mod tests {
         left
     }
 
+    /// A piece of frames, each with when its publication was accepted (ns); 0: it is not recorded.
+    fn piece(frames: &[(&[u8], u64)]) -> Piece {
+        let mut builder = PieceBuilder::default();
+        for (frame, accepted_ns) in frames {
+            builder.push(frame, Some(*accepted_ns).filter(|ns| *ns > 0));
+        }
+        builder.build().unwrap()
+    }
+
     fn sent(pools: &mut Pools) -> Vec<(Vec<u64>, u32, bool)> {
-        let sent = pools.take_sent_pieces();
-        sent.map(|one| (one.accepted_ns.to_vec(), one.count, one.is_last)).collect()
+        let times = |parts: &[PiecePart]| parts.iter().map(|part| part.accepted_ns).collect();
+        pools.take_sent_pieces().map(|one| (times(&one.parts), one.count, one.is_last)).collect()
     }
 
     #[test]
-    fn a_piece_counts_once_all_of_it_has_left() {
+    fn each_publication_of_a_piece_counts_once_its_frame_has_left() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
-        let piece = Piece::new(b"first second", &[3, 7]);
+        let piece = piece(&[(b"first", 3), (b"no time", 0), (b"second", 7)]);
+        assert_eq!((piece.len(), piece.messages()), (18, 3));
         let mut outboxes = [false, false, true].map(|is_last| {
             let mut outbox = pools.outbox(0);
             outbox.queue_piece(&mut pools, &piece, true, is_last);
@@ -174,38 +250,45 @@ mod tests {
         });
         let [first, second, third] = &mut outboxes;
         assert!(send(first, &mut pools, usize::MAX).is_empty());
-        assert!(send(second, &mut pools, 5).is_empty(), "a part of it");
-        assert!(send(third, &mut pools, usize::MAX).is_empty());
-        assert_eq!(sent(&mut pools), [(vec![3, 7], 2, true)]);
-        assert!(!pools.has_sent_pieces());
-        assert!(send(second, &mut pools, usize::MAX).is_empty());
+        assert!(send(second, &mut pools, 4).is_empty(), "a part of the first frame");
+        assert_eq!(send(third, &mut pools, 5), [(Marked::LastDelivery, 3, 1)]);
         assert_eq!(sent(&mut pools), [(vec![3, 7], 1, false)]);
+        assert_eq!(send(second, &mut pools, 13), [(Marked::Delivery, 3, 1)]);
+        assert!(send(second, &mut pools, usize::MAX).is_empty());
+        assert!(send(third, &mut pools, usize::MAX).is_empty());
+        assert_eq!(sent(&mut pools), [(vec![7], 1, false), (vec![7], 1, true)]);
+        assert!(!pools.has_sent_pieces() && outboxes.iter().all(|outbox| outbox.is_empty()));
     }
 
     #[test]
-    fn what_joins_the_mark_of_a_piece_is_recorded_beside_it() {
+    fn marks_stay_bounded_and_nothing_joins_a_piece() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
         let mut outbox = pools.outbox(0);
-        for n in 0..super::super::MARKS_MAX as u64 - 1 {
+        let most = super::super::MARKS_MAX as u64;
+        for n in 0..most - 1 {
             outbox.queue_shared(&mut pools, Arc::from(*b"x"));
             outbox.mark_delivery(n, false);
         }
-        outbox.queue_piece(&mut pools, &Piece::new(b"abcd", &[100, 101]), true, false);
+        outbox.queue_piece(&mut pools, &piece(&[(b"ab", 100), (b"cd", 101)]), true, false);
         assert!(!outbox.has_room_for_mark(), "further pieces have to wait");
-        outbox.queue_shared(&mut pools, Arc::from(*b"y"));
-        outbox.mark_delivery(500, false);
-        while !outbox.is_empty() {
-            for (what, at_ns, count) in send(&mut outbox, &mut pools, usize::MAX) {
-                assert_eq!((what, count), (Marked::Delivery, 1), "{at_ns}");
-            }
+        for n in 0..10 {
+            outbox.queue_shared(&mut pools, Arc::from(*b"y"));
+            outbox.mark_delivery(500 + n, false);
         }
+        assert_eq!(outbox.marks.len() as u64, most + 1);
+        let mut counted = 0;
+        while !outbox.is_empty() {
+            let left = send(&mut outbox, &mut pools, usize::MAX);
+            counted += left.iter().map(|(_, _, count)| count).sum::<u32>();
+        }
+        assert_eq!(u64::from(counted), most - 1 + 10);
         assert_eq!(sent(&mut pools), [(vec![100, 101], 1, false)]);
     }
 
     #[test]
     fn pieces_that_are_dropped_are_not_recorded() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
-        let piece = Piece::new(b"abcd", &[1, 2]);
+        let piece = piece(&[(b"ab", 1), (b"cd", 2)]);
         let mut outbox = pools.outbox(0);
         outbox.queue_piece(&mut pools, &piece, true, true);
         outbox.drop_unsent(&mut pools);
@@ -213,5 +296,19 @@ mod tests {
         outbox.queue_piece(&mut pools, &piece, false, true);
         assert!(send(&mut outbox, &mut pools, usize::MAX).is_empty());
         assert!(!pools.has_sent_pieces(), "neither dropped nor timed");
+    }
+
+    #[test]
+    fn a_serialized_piece_keeps_the_time_of_each_publication() {
+        let mut pools = Pools::new(16 * 1024, 1 << 20);
+        let mut outbox = pools.outbox(0);
+        outbox.queue_piece(&mut pools, &piece(&[(b"first", 3), (b"second", 7)]), true, true);
+        assert!(send(&mut outbox, &mut pools, 2).is_empty());
+        let state = outbox.serialize(10).unwrap();
+        let mut restored = pools.outbox(0);
+        restored.restore(&mut pools, &state, 10);
+        assert_eq!(send(&mut restored, &mut pools, 3), [(Marked::LastDelivery, 3, 1)]);
+        assert_eq!(send(&mut restored, &mut pools, 9), [(Marked::LastDelivery, 7, 1)]);
+        outbox.clear(&mut pools);
     }
 }

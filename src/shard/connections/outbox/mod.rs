@@ -25,7 +25,8 @@ use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 use crate::proto::ws::deflate::{Compressed, Compressing, Deflaters, Sending};
 use crate::proto::ws::{self, DataKind, Payload};
-pub(in crate::shard) use batches::Piece;
+use batches::PiecePart;
+pub(in crate::shard) use batches::{Piece, PieceBuilder};
 use pools::CHUNK_BYTES;
 pub(in crate::shard) use pools::Pools;
 
@@ -59,8 +60,8 @@ struct Mark {
     at_ns: u64,
     messages: u32,
     what: Marked,
-    /// Of a [`Piece`]: when each of its publications was accepted.
-    piece: Option<Arc<[u64]>>,
+    /// Of a [`Piece`]: its publications that have not left, in place of `at_ns` and `messages`.
+    piece: Option<Arc<[PiecePart]>>,
 }
 
 /// An entry behind a message that has yet to be compressed, or that message.
@@ -512,13 +513,7 @@ impl Outbox {
             Pending::Mark(at_ns) => Some(PendingState::Mark(now_ns.saturating_sub(*at_ns))),
         });
         let pending = pending.collect::<Option<Vec<_>>>()?;
-        let marks = self.marks.iter().map(|mark| MarkState {
-            end: mark.end - self.sent_total,
-            age_ns: now_ns.saturating_sub(mark.at_ns),
-            messages: mark.messages,
-            what: mark.what,
-        });
-        Some(OutboxState { frames, pending, marks: marks.collect() })
+        Some(OutboxState { frames, pending, marks: self.mark_states(now_ns) })
     }
 
     /// Restores what [`Self::serialize`] has written; the outbox must be empty.

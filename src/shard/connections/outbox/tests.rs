@@ -21,12 +21,11 @@ fn step(outboxes: &mut [Box<Outbox>], pools: &mut Pools, (what, which, len): (u8
         7 => outbox.queue_first(pools, &bytes, 1),
         8 => outbox.clear(pools),
         9 if !outbox.has_uncompressed() => {
-            outbox.queue_piece(
-                pools,
-                &Piece::new(&[bytes, vec![7; 4]].concat(), &[5, 6]),
-                true,
-                false,
-            );
+            let mut builder = PieceBuilder::default();
+            builder.push(&bytes, Some(5));
+            builder.push(b"more", Some(6));
+            let piece = builder.build().expect("it has two");
+            outbox.queue_piece(pools, &piece, true, false);
         }
         _ => {
             if let Some(mut batch) = outbox.take_batch(BOUNDS) {
