@@ -75,13 +75,14 @@ class Server:
     def dump(self):
         """What has been counted since the last dump, by function."""
         before = set(glob.glob(f"{self.out}.*"))
-        subprocess.run(["callgrind_control", "-d", str(self.process.pid)], capture_output=True)
-        for _ in range(300):
+        command = ["callgrind_control", "-d", str(self.process.pid)]
+        asked = subprocess.run(command, capture_output=True, text=True)
+        for _ in range(600):
             fresh = set(glob.glob(f"{self.out}.*")) - before
             if fresh and is_whole(path := fresh.pop()):
                 return read_costs(path)
             time.sleep(0.1)
-        sys.exit("instructions.sh: callgrind writes no dump")
+        sys.exit(f"instructions.sh: callgrind writes no dump: {asked.stdout}{asked.stderr}")
 
     def stop(self):
         # The load is over, and nothing is to be written at the end.
