@@ -233,14 +233,16 @@ proptest! {
         unmask(&mut expected, key, 0);
         let (mut in_place, mut copied) = (bytes.clone(), Vec::new());
         let (mut phase, mut sizes) = (0, pieces.iter().cycle());
+        let mut is_ascii = true;
         while phase < source.len() {
             let end = source.len().min(phase + sizes.next().expect("endless"));
             mask::unmask(&mut in_place[offset + phase..offset + end], key, phase);
-            mask::copy_unmask(&mut copied, &source[phase..end], key, phase);
+            is_ascii &= mask::copy_unmask(&mut copied, &source[phase..end], key, phase);
             phase = end;
         }
         prop_assert_eq!(&in_place[offset..], &expected[..]);
         prop_assert_eq!(&in_place[..offset], &bytes[..offset]);
+        prop_assert_eq!(is_ascii, expected.is_ascii());
         prop_assert_eq!(&copied, &expected);
         let mut whole = source.to_vec();
         prop_assert_eq!(mask::unmask_whole(&mut whole, key), expected.is_ascii());
@@ -260,6 +262,9 @@ proptest! {
         }
         let mut masked = text.clone();
         unmask(&mut masked, key, 0);
+        let mut copied = Vec::new();
+        prop_assert_eq!(mask::copy_unmask(&mut copied, &masked, key, 0), damage.is_none());
+        prop_assert_eq!(&copied, &text);
         prop_assert_eq!(mask::unmask_whole(&mut masked, key), damage.is_none());
         prop_assert_eq!(masked, text);
     }
@@ -286,7 +291,11 @@ proptest! {
         let mut sizes = pieces.iter().cycle();
         let mut right = true;
         while right && end < bytes.len() {
+            let start = end;
             end = bytes.len().min(end + sizes.next().expect("endless"));
+            if bytes[start..end].is_ascii() {
+                progress.accept_ascii(&bytes[..end], end - start);
+            }
             right = progress.check(&bytes[..end]);
             // Refused in the very piece that has the wrong byte.
             prop_assert_eq!(right, wrong.is_none_or(|wrong| wrong >= end));

@@ -4,11 +4,9 @@
 //! xored over whole chunks; the compiler makes vector code of that. Safe code, no alignment to
 //! care for.
 
-use std::ops::Range;
-
 const CHUNK: usize = 16;
-/// Bytes copied before they are unmasked: they are still in the first-level cache then.
-const BLOCK: usize = 4096;
+/// Bytes that are unmasked in registers on their way from one place to another.
+const BLOCK: usize = 64;
 const _: () = assert!(CHUNK.is_multiple_of(4) && BLOCK.is_multiple_of(CHUNK));
 
 /// Unmasks `bytes` in place.
@@ -61,24 +59,23 @@ pub fn unmask_whole(payload: &mut [u8], key: [u8; 4]) -> bool {
     seen & 0x8080_8080_8080_8080 == 0
 }
 
-/// Appends `source` to `target`, unmasked: one pass over memory, block by block.
+/// Appends `source` to `target`, unmasked, in one pass; returns whether all of it is ASCII.
 ///
 /// `phase` as in [`unmask`]. Grows `target` only if its capacity does not do.
 #[inline]
-pub fn copy_unmask(target: &mut Vec<u8>, source: &[u8], key: [u8; 4], phase: usize) {
+pub fn copy_unmask(target: &mut Vec<u8>, source: &[u8], key: [u8; 4], phase: usize) -> bool {
     target.reserve(source.len());
-    let mut phase = phase;
-    for block in source.chunks(BLOCK) {
-        let added = append(target, block);
-        unmask(&mut target[added], key, phase);
-        phase = phase.wrapping_add(block.len());
+    let key = rotated(key, phase);
+    let (blocks, tail) = source.as_chunks::<BLOCK>();
+    let mut is_ascii = true;
+    for block in blocks {
+        let mut block = *block;
+        is_ascii &= unmask_whole(&mut block, key);
+        target.extend_from_slice(&block);
     }
-}
-
-fn append(target: &mut Vec<u8>, block: &[u8]) -> Range<usize> {
     let start = target.len();
-    target.extend_from_slice(block);
-    start..target.len()
+    target.extend_from_slice(tail);
+    is_ascii & unmask_whole(&mut target[start..], key)
 }
 
 /// The key from the byte on with which a slice at `phase` begins.

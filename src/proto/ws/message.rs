@@ -174,7 +174,9 @@ impl Partial {
             last = inflating.is_whole();
         } else {
             message.reserve(missing, front.len(), limits.message_bytes_max);
-            mask::copy_unmask(&mut message.bytes, front, header.key, phase);
+            if mask::copy_unmask(&mut message.bytes, front, header.key, phase) {
+                message.text.accept_ascii(&message.bytes, front.len());
+            }
         }
         self.end_of_input(ended, last)
     }

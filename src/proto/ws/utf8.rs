@@ -22,6 +22,14 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// The last `len` bytes of `text` were appended since the last call, and all of them are ASCII:
+    /// they need no further look, unless a character before them is incomplete.
+    pub fn accept_ascii(&mut self, text: &[u8], len: usize) {
+        if self.checked_bytes + len == text.len() {
+            self.checked_bytes = text.len();
+        }
+    }
+
     /// Checks what was appended to `text` since the last call. False as soon as no continuation
     /// could make it UTF-8; true while it is, or may become so.
     pub fn check(&mut self, text: &[u8]) -> bool {

@@ -1,5 +1,5 @@
-//! The compressors of a shard: one a window and level for messages without context, and those that
-//! connections own.
+//! The compressors of a shard: one for messages without context at level 1, one for each window and
+//! other level, and those that connections own.
 //!
 //! A long message is compressed piece by piece ([`Compressing`]), so that its owner can do other
 //! work in between. Each piece of a message without context is compressed by itself and ends at a
@@ -15,7 +15,11 @@ use std::num::NonZeroU32;
 use slab::Slab;
 use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Method, Strategy};
 
+use super::quick::{self, QuickDeflate};
 use super::{Sending, TAIL, Work, index_of, memory_level, zlib};
+
+/// The level at which [`QuickDeflate`] compresses messages without context.
+const QUICK_LEVEL: u8 = 1;
 
 /// Compressors for other windows than the route's are made for clients that ask; of all, so many
 /// are kept.
@@ -30,6 +34,8 @@ const OUTPUT_KEPT_BYTES: usize = 64 * 1024;
 const PIECE_BYTES: usize = 32 * 1024;
 /// What a message costs besides its bytes, see [`Work::effort`].
 const MESSAGE_EFFORT: usize = 900;
+/// The same with [`QuickDeflate`].
+const QUICK_MESSAGE_EFFORT: usize = 100;
 
 /// A compressor for messages of any connection.
 struct Common {
@@ -42,6 +48,8 @@ struct Common {
 
 /// Compresses what a shard sends.
 pub struct Deflaters {
+    /// Made for the first message that needs it.
+    quick: Option<QuickDeflate>,
     common: Vec<Common>,
     own: Slab<Option<zlib::Deflate>>,
     own_bytes: u64,
@@ -62,6 +70,7 @@ impl Deflaters {
     /// Makes none yet. `clock` returns the time in ns, for [`Work::spent_ns`].
     pub fn new(clock: fn() -> u64) -> Self {
         Self {
+            quick: None,
             common: Vec::new(),
             own: Slab::new(),
             own_bytes: 0,
@@ -82,8 +91,7 @@ impl Deflaters {
         self.allowance > 0
     }
 
-    fn spend(&mut self, bytes: usize, cost_of_byte: u64) {
-        let effort = (bytes + MESSAGE_EFFORT) as u64 * cost_of_byte;
+    fn spend(&mut self, effort: u64) {
         self.work.effort += effort;
         self.allowance = self.allowance.saturating_sub(effort);
     }
@@ -102,7 +110,8 @@ impl Deflaters {
     pub fn pool_bytes(&self) -> u64 {
         let one = |bits: u8| COMMON_BYTES + (1 << (bits + 2)) + (1 << (memory_level(bits) + 9));
         let common: u64 = self.common.iter().map(|common| one(common.bits)).sum();
-        common + self.output.capacity() as u64
+        let quick = self.quick.as_ref().map_or(0, |_| QuickDeflate::BYTES as u64);
+        quick + common + self.output.capacity() as u64
     }
 
     pub(super) fn open(&mut self, own: Option<(u8, u8)>) -> u32 {
@@ -146,27 +155,36 @@ impl Deflaters {
         let (read, written) = match own.and_then(|index| self.own.get_mut(index)) {
             Some(Some(own)) => {
                 let done = own.flush(message, &mut self.output[..room]);
-                self.spend(message.len(), cost_with_zlib(level));
+                self.spend((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib(level));
                 done
             }
-            _ => {
-                let at = self.find(sending.bits, level);
-                let common = &mut self.common[at];
-                common.used = self.work.messages + self.work.useless;
-                common.deflate.reset();
-                let output = &mut self.output[..room];
-                let done = common.deflate.compress(message, output, DeflateFlush::SyncFlush);
-                let deflate = &common.deflate;
-                let done = done.map_or((0, 0), |_| {
-                    (deflate.total_in() as usize, deflate.total_out() as usize)
-                });
-                self.spend(message.len(), cost_with_zlib_rs(level));
-                done
+            _ if level == QUICK_LEVEL && message.len() <= quick::INPUT_BYTES_MAX => {
+                let quick = self.quick.get_or_insert_with(QuickDeflate::new);
+                let window_bytes = 1 << sending.bits;
+                let written = quick.compress(message, window_bytes, &mut self.output[..room]);
+                self.spend((message.len() + QUICK_MESSAGE_EFFORT) as u64);
+                (message.len(), written)
             }
+            _ => self.deflate_in_common(sending.bits, level, message),
         };
         self.work.spent_ns += (self.clock)().saturating_sub(began_ns);
         let whole = read == message.len() && self.output[..written].ends_with(&TAIL);
         if whole { written } else { 0 }
+    }
+
+    /// Compresses into `output` with zlib-rs; returns the numbers of bytes read and written.
+    fn deflate_in_common(&mut self, bits: u8, level: u8, message: &[u8]) -> (usize, usize) {
+        let at = self.find(bits, level);
+        let common = &mut self.common[at];
+        common.used = self.work.messages + self.work.useless;
+        common.deflate.reset();
+        let output = &mut self.output[..output_room(message.len())];
+        let done = common.deflate.compress(message, output, DeflateFlush::SyncFlush);
+        let deflate = &common.deflate;
+        let done = done
+            .map_or((0, 0), |_| (deflate.total_in() as usize, deflate.total_out() as usize));
+        self.spend((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib_rs(level));
+        done
     }
 
     /// Counts a message that was compressed to so many bytes with the tail; gives how many are to
@@ -228,9 +246,12 @@ impl Deflaters {
 /// More than any compressor makes of so many bytes: level 1 of zlib-rs writes what repeats nothing
 /// with nine bits a byte. It must never find its output full: 0.6.8 then keeps part of a word in
 /// its own buffer, and panics when that is full.
-fn output_room(message_len: usize) -> usize {
+const fn output_room(message_len: usize) -> usize {
     message_len + message_len / 4 + 128
 }
+
+const _: () = assert!(quick::output_room(PIECE_BYTES) <= output_room(PIECE_BYTES));
+const _: () = assert!(quick::output_room(0) <= output_room(0));
 
 /// What a byte costs to compress with zlib-rs, by level, in that of level 1: measured with JSON of
 /// 16 KiB (41, 99 and 132 µs at levels 1, 3 and 6) and of 15 MB (level 9).

@@ -32,6 +32,7 @@
 mod compress;
 mod inflate;
 mod inflated;
+mod quick;
 mod shared;
 mod zlib;
 
