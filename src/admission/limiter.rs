@@ -68,7 +68,7 @@ impl RateBounds {
     }
 
     /// The rate of this many per second, with the configured burst.
-    fn rate(&self, per_second: u32) -> Rate {
+    fn make_rate(&self, per_second: u32) -> Rate {
         let burst = u64::from(per_second) * u64::from(self.burst_ms) / 1000;
         Rate { per_second, burst: burst.max(1) }
     }
@@ -102,7 +102,7 @@ impl Limiter {
     /// # Errors
     /// Milliseconds until a retry can succeed, at least 1, if a rate is exceeded. Then nothing was
     /// taken.
-    pub fn take(
+    pub fn take_tokens(
         &mut self,
         bounds: &RateBounds,
         kind: RateKind,
@@ -115,10 +115,13 @@ impl Limiter {
         let ms = |ns: u64| ns.div_ceil(1_000_000).max(1);
         let mut earned = *budget;
         if bound.connection > 0 {
-            earned = bounds.rate(bound.connection).take(earned, times, now_ns).map_err(ms)?;
+            earned = bounds
+                .make_rate(bound.connection)
+                .take_tokens(earned, times, now_ns)
+                .map_err(ms)?;
         }
         if let (Some((user, admission)), 1..) = (user, bound.user) {
-            let rate = bounds.rate(bound.user);
+            let rate = bounds.make_rate(bound.user);
             admission.take_from_user(kind, user, rate, times, now_ns).map_err(ms)?;
         }
         *budget = earned;
@@ -147,8 +150,13 @@ mod tests {
     ) -> usize {
         (0..1000)
             .filter(|_| {
-                let taken =
-                    limiter.take(bounds, RateKind::Messages, 1, Some(("u", admission)), ms * MS);
+                let taken = limiter.take_tokens(
+                    bounds,
+                    RateKind::Messages,
+                    1,
+                    Some(("u", admission)),
+                    ms * MS,
+                );
                 taken.is_ok()
             })
             .count()
@@ -172,12 +180,13 @@ mod tests {
         for _ in 0..200 {
             for limiter in &mut limiters {
                 let taken =
-                    limiter.take(&bounds, RateKind::Messages, 1, Some(("u", &admission)), 0);
+                    limiter.take_tokens(&bounds, RateKind::Messages, 1, Some(("u", &admission)), 0);
                 passed += u32::from(taken.is_ok());
             }
         }
         assert_eq!(passed, 160, "exactly the burst");
-        let other = limiters[0].take(&bounds, RateKind::Publishes, 1, Some(("u", &admission)), 0);
+        let other =
+            limiters[0].take_tokens(&bounds, RateKind::Publishes, 1, Some(("u", &admission)), 0);
         assert!(other.is_ok(), "each kind has a budget of its own");
     }
 
@@ -208,8 +217,9 @@ mod tests {
                     (limiters[which], passed[which]) = Default::default();
                 }
                 let user = Some(("u", &admission));
+                let limiter = &mut limiters[which];
                 let taken =
-                    limiters[which].take(&bounds, RateKind::Bytes, times, user, now_ns).is_ok();
+                    limiter.take_tokens(&bounds, RateKind::Bytes, times, user, now_ns).is_ok();
                 let allowed = of_user.allows((rate, burst(rate)), times, now_ns)
                     && (own == 0 || passed[which].allows((own, burst(own)), times, now_ns));
                 prop_assert_eq!(taken, allowed);
@@ -226,7 +236,7 @@ mod tests {
         let (admission, bounds) = (Admission::default(), rate_bounds(1000, 1000));
         let mut limiter = Limiter::default();
         let mut take = |ms: u64| {
-            limiter.take(&bounds, RateKind::Bytes, 5000, Some(("u", &admission)), ms * MS)
+            limiter.take_tokens(&bounds, RateKind::Bytes, 5000, Some(("u", &admission)), ms * MS)
         };
         assert_eq!(take(0), Ok(()));
         let wait_ms = take(1).unwrap_err();

@@ -118,7 +118,7 @@ pub struct Limits {
     /// Bits of an address that identify a client.
     pub address_prefix_v4: u8,
     pub address_prefix_v6: u8,
-    /// See [`Admission::weigh`].
+    /// See [`Admission::update_shortage`].
     pub memory_bytes_max: u64,
 }
 
@@ -194,7 +194,7 @@ impl Default for Admission {
 }
 
 /// The network by which an address is counted.
-fn network(address: IpAddr, limits: &Limits) -> IpAddr {
+fn network_of(address: IpAddr, limits: &Limits) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(limits.address_prefix_v4)).unwrap_or(0);
@@ -218,21 +218,21 @@ impl Admission {
         address: Option<IpAddr>,
         now_ns: u64,
     ) -> Result<Standing, Denied> {
-        let key = address.map(|address| self.random.hash_one(network(address, limits)));
+        let key = address.map(|address| self.random.hash_one(network_of(address, limits)));
         if let (Some(key), 1..) = (key, limits.connections_per_address_second_max) {
             let rate = Rate::with_burst_of_a_second(limits.connections_per_address_second_max);
             let rates = self.address_rates.get_or_init(Rates::new);
-            rates.take(key, rate, 1, now_ns).map_err(|_| Denied::AddressRate)?;
+            rates.take_tokens(key, rate, 1, now_ns).map_err(|_| Denied::AddressRate)?;
         }
         if limits.connections_per_second_max > 0 {
             let rate = Rate::with_burst_of_a_second(limits.connections_per_second_max);
-            self.node_rate.take(rate, 1, now_ns).map_err(|_| Denied::NodeRate)?;
+            self.node_rate.take_tokens(rate, 1, now_ns).map_err(|_| Denied::NodeRate)?;
         }
         if !try_increment(&self.connections, limits.connections_max) {
             return Err(Denied::NodeFull);
         }
         let Some(key) = key else { return Ok(Standing::Node) };
-        match self.addresses.enter(key, limits.connections_per_address_max) {
+        match self.addresses.increment(key, limits.connections_per_address_max) {
             Entered::Counted => Ok(Standing::Address),
             Entered::NoRoom => Ok(Standing::Node),
             Entered::Full => {
@@ -249,7 +249,7 @@ impl Admission {
         }
         self.connections.fetch_sub(1, Ordering::Relaxed);
         if let (Standing::Address, Some(address)) = (standing, address) {
-            self.addresses.leave(self.random.hash_one(network(address, limits)));
+            self.addresses.decrement(self.random.hash_one(network_of(address, limits)));
         }
     }
 
@@ -275,12 +275,12 @@ impl Admission {
 
     /// Counts a connection of a user.
     pub fn enter_user(&self, user: &str, connections_max: u32) -> Entered {
-        self.users.enter(self.random.hash_one(user), connections_max)
+        self.users.increment(self.random.hash_one(user), connections_max)
     }
 
     /// Reverses [`Self::enter_user`], if that returned [`Entered::Counted`].
     pub fn leave_user(&self, user: &str) {
-        self.users.leave(self.random.hash_one(user));
+        self.users.decrement(self.random.hash_one(user));
     }
 
     /// Whether a user is below this limit at the moment.
@@ -303,7 +303,7 @@ impl Admission {
         now_ns: u64,
     ) -> Result<(), u64> {
         let rates = self.user_rates[kind as usize].get_or_init(Rates::new);
-        rates.take(self.random.hash_one(user), rate, times, now_ns)
+        rates.take_tokens(self.random.hash_one(user), rate, times, now_ns)
     }
 
     /// The present level of memory shortage.
@@ -318,7 +318,7 @@ impl Admission {
 
     /// Updates the level of shortage from the memory in use: the first level starts at 90 % of the
     /// limit, the second at 95 %, the third at the limit. 0 = no limit.
-    pub fn weigh(&self, used_bytes: u64, memory_bytes_max: u64) -> Shortage {
+    pub fn update_shortage(&self, used_bytes: u64, memory_bytes_max: u64) -> Shortage {
         let hundredths = match memory_bytes_max {
             0 => 0,
             most => used_bytes.saturating_mul(100) / most,
@@ -401,9 +401,9 @@ mod tests {
         let admission = Admission::default();
         let steps = [(0, Shortage::None), (90, Shortage::Contexts), (95, Shortage::Connections)];
         for (used, shortage) in steps.into_iter().chain([(100, Shortage::Work)]) {
-            assert_eq!(admission.weigh(used, 100), shortage);
+            assert_eq!(admission.update_shortage(used, 100), shortage);
             assert_eq!(admission.shortage(), shortage);
         }
-        assert_eq!(admission.weigh(u64::MAX, 0), Shortage::None);
+        assert_eq!(admission.update_shortage(u64::MAX, 0), Shortage::None);
     }
 }

@@ -43,11 +43,11 @@ impl Rate {
     /// # Errors
     /// If it exceeds the rate now: the time until it would pass (ns), at least 1.
     #[inline]
-    pub fn take(self, earned: Earned, times: u32, now_ns: u64) -> Result<Earned, u64> {
+    pub fn take_tokens(self, earned: Earned, times: u32, now_ns: u64) -> Result<Earned, u64> {
         // Count in units of 1/`per_second` ns: one time costs 10^9 of them.
         let parts = u128::from(self.per_second);
         let now = u128::from(now_ns) * parts;
-        let next = self.parts(earned).max(now) + u128::from(times) * NS_PER_SECOND;
+        let next = self.earned_parts(earned).max(now) + u128::from(times) * NS_PER_SECOND;
         let burst = u128::from(self.burst.max(times.into())) * NS_PER_SECOND;
         let most = now + burst.min(BURST_NS_MAX * parts);
         if next > most {
@@ -56,7 +56,7 @@ impl Rate {
         Ok(((next / parts) << FRACTION_BITS) | (next % parts))
     }
 
-    fn parts(self, earned: Earned) -> u128 {
+    fn earned_parts(self, earned: Earned) -> u128 {
         let (ns, fraction) = (earned >> FRACTION_BITS, earned & FRACTION);
         // After a reload from a higher rate the fraction may be too large; the error is below 1 ns.
         let fraction = fraction.min(self.per_second.into());
@@ -168,7 +168,7 @@ mod tests {
             for (pause_ns, times) in steps {
                 now_ns = now_ns.saturating_add(pause_ns);
                 let times = (times % largest).min(burst.min(u32::MAX.into()) as u32);
-                let taken = rate.take(earned, times, now_ns);
+                let taken = rate.take_tokens(earned, times, now_ns);
                 prop_assert_eq!(taken.is_ok(), passed.allows((per_second, burst), times, now_ns));
                 match taken {
                     Ok(next) => {
@@ -177,7 +177,8 @@ mod tests {
                         passed.note(times, now_ns);
                     }
                     Err(after_ns) => {
-                        let then = |ns| rate.take(earned, times, now_ns.saturating_add(ns)).is_ok();
+                        let later_ns = |ns| now_ns.saturating_add(ns);
+                        let then = |ns| rate.take_tokens(earned, times, later_ns(ns)).is_ok();
                         prop_assert!(!then(after_ns - 1));
                         prop_assert!(then(after_ns) || now_ns.checked_add(after_ns).is_none());
                     }
@@ -193,8 +194,8 @@ mod tests {
             times in 2_u32..,
         ) {
             let rate = Rate { per_second, burst: 1 };
-            let spent = rate.take(0, times, start).expect("after a rest");
-            let wait_ns = rate.take(spent, 1, start).unwrap_err();
+            let spent = rate.take_tokens(0, times, start).expect("after a rest");
+            let wait_ns = rate.take_tokens(spent, 1, start).unwrap_err();
             let pace_ns = u128::from(times) * 1_000_000_000 / u128::from(per_second);
             prop_assert!(u128::from(wait_ns).abs_diff(pace_ns) <= 1);
         }
@@ -204,14 +205,14 @@ mod tests {
     fn the_largest_values_do_not_overflow() {
         let slowest = Rate { per_second: 1, burst: u64::MAX };
         let mut earned = 0;
-        while let Ok(next) = slowest.take(earned, u32::MAX, u64::MAX) {
+        while let Ok(next) = slowest.take_tokens(earned, u32::MAX, u64::MAX) {
             assert!(next < 1 << EARNED_BITS);
             earned = next;
         }
         let strict = Rate { per_second: 1, burst: 1 };
-        let earned = strict.take(0, u32::MAX, u64::MAX).unwrap();
+        let earned = strict.take_tokens(0, u32::MAX, u64::MAX).unwrap();
         assert!(
-            strict.take(earned, 1, u64::MAX).is_err(),
+            strict.take_tokens(earned, 1, u64::MAX).is_err(),
             "the end of time passes nothing for free"
         );
         assert_eq!(owed_ns(from_owed(5, 7), 7), 5);
@@ -220,9 +221,9 @@ mod tests {
     #[test]
     fn another_rate_keeps_what_is_owed() {
         let (fast, slow) = (Rate { per_second: 4_000_000_007, burst: 4_000_000_007 }, 3);
-        let earned = fast.take(0, 4_000_000_001, 1_000).unwrap();
+        let earned = fast.take_tokens(0, 4_000_000_001, 1_000).unwrap();
         let slow = Rate { per_second: slow, burst: 1 };
-        let wait_ns = slow.take(earned, 1, 1_000).unwrap_err();
+        let wait_ns = slow.take_tokens(earned, 1, 1_000).unwrap_err();
         assert!((999_999_990..=1_000_000_000).contains(&wait_ns), "{wait_ns}");
     }
 }

@@ -31,7 +31,7 @@ fn set_index(hash: u64) -> usize {
     (hash >> 48) as usize % SETS
 }
 
-fn set<T>(table: &[T], hash: u64) -> &[T] {
+fn ways_of<T>(table: &[T], hash: u64) -> &[T] {
     let start = set_index(hash) * WAYS;
     &table[start..start + WAYS]
 }
@@ -57,7 +57,7 @@ impl Claims {
         Self((0..SETS).map(|_| AtomicBool::new(false)).collect())
     }
 
-    fn begin(&self, hash: u64) -> Option<Claim<'_>> {
+    fn try_claim(&self, hash: u64) -> Option<Claim<'_>> {
         let taken = &self.0[set_index(hash)];
         let free = taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
         free.is_ok().then(|| Claim(taken))
@@ -109,7 +109,7 @@ impl Counts {
     /// comparison for each, because the words with its tag and a count above 0 are consecutive.
     fn find(&self, hash: u64) -> Option<(&AtomicU64, u64)> {
         let least = Self::tag(hash) + 1;
-        set(&self.entries, hash).iter().find_map(|entry| {
+        ways_of(&self.entries, hash).iter().find_map(|entry| {
             let word = entry.load(Ordering::Acquire);
             (word.wrapping_sub(least) < COUNT).then_some((entry, word))
         })
@@ -119,7 +119,7 @@ impl Counts {
     ///
     /// Exact: a key has one entry, and one atomic instruction compares with the limit and
     /// increments. If two threads enter at `most - 1` at once, one is counted.
-    pub fn enter(&self, hash: u64, most: u32) -> Entered {
+    pub fn increment(&self, hash: u64, most: u32) -> Entered {
         let unlimited = most == 0;
         let most = if unlimited { COUNT } else { u64::from(most).min(COUNT) };
         for tries in 0..CLAIM_TRIES {
@@ -128,8 +128,8 @@ impl Counts {
             }
             // Touch the entry now: a page fault, which may take 100 us, must not happen during the
             // claim.
-            set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
-            let Some(_claim) = self.claims.begin(hash) else {
+            ways_of(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
+            let Some(_claim) = self.claims.try_claim(hash) else {
                 await_claim(tries);
                 continue;
             };
@@ -137,7 +137,7 @@ impl Counts {
             if let Some(entered) = self.enter_own(hash, most) {
                 return entered;
             }
-            let free = set(&self.entries, hash).iter().find(|entry| {
+            let free = ways_of(&self.entries, hash).iter().find(|entry| {
                 let word = entry.load(Ordering::Acquire);
                 let next = Self::tag(hash) | 1;
                 word & COUNT == 0
@@ -167,9 +167,9 @@ impl Counts {
     }
 
     /// Subtracts one.
-    pub fn leave(&self, hash: u64) {
+    pub fn decrement(&self, hash: u64) {
         let tag = Self::tag(hash);
-        for entry in set(&self.entries, hash) {
+        for entry in ways_of(&self.entries, hash) {
             let less = entry.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 (word & !COUNT == tag && word & COUNT > 0).then(|| word - 1)
             });
@@ -187,10 +187,10 @@ pub(super) struct SharedRate(AtomicU128);
 
 impl SharedRate {
     /// See [`Rates::take`].
-    pub(super) fn take(&self, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
+    pub(super) fn take_tokens(&self, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
         let mut after_ns = 0;
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
-            rate.take(earned, times, now_ns).map_err(|ns| after_ns = ns).ok()
+            rate.take_tokens(earned, times, now_ns).map_err(|ns| after_ns = ns).ok()
         });
         taken.map(|_| ()).map_err(|_| after_ns)
     }
@@ -215,7 +215,7 @@ impl Rates {
     ///
     /// # Errors
     /// Time until a retry can succeed (ns).
-    pub fn take(&self, hash: u64, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
+    pub fn take_tokens(&self, hash: u64, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
         let tag = (u128::from(hash) << EARNED_BITS).max(1 << EARNED_BITS);
         for tries in 0..CLAIM_TRIES {
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
@@ -223,8 +223,8 @@ impl Rates {
             }
             // Touch the entry now: a page fault, which may take 100 us, must not happen during the
             // claim.
-            set(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
-            let Some(_claim) = self.claims.begin(hash) else {
+            ways_of(&self.entries, hash)[0].fetch_or(0, Ordering::Relaxed);
+            let Some(_claim) = self.claims.try_claim(hash) else {
                 await_claim(tries);
                 continue;
             };
@@ -232,10 +232,10 @@ impl Rates {
             if let Some(taken) = self.take_own(hash, tag, rate, times, now_ns) {
                 return taken;
             }
-            let earned = rate.take(0, times, now_ns)?;
+            let earned = rate.take_tokens(0, times, now_ns)?;
             // An entry at rest is as good as none. Its key may use it meanwhile: then the exchange
             // fails, and the next one is tried. With none free, the key is not limited.
-            let _ = set(&self.entries, hash).iter().find(|entry| {
+            let _ = ways_of(&self.entries, hash).iter().find(|entry| {
                 let word = entry.load(Ordering::Acquire);
                 let (before, after) = (Ordering::AcqRel, Ordering::Relaxed);
                 rate::is_at_rest(word & EARNED, now_ns)
@@ -258,10 +258,11 @@ impl Rates {
         now_ns: u64,
     ) -> Option<Result<(), u64>> {
         loop {
-            let mut words =
-                set(&self.entries, hash).iter().map(|entry| (entry, entry.load(Ordering::Acquire)));
+            let mut words = ways_of(&self.entries, hash)
+                .iter()
+                .map(|entry| (entry, entry.load(Ordering::Acquire)));
             let (entry, word) = words.find(|(_, word)| word & !EARNED == tag)?;
-            let earned = match rate.take(word & EARNED, times, now_ns) {
+            let earned = match rate.take_tokens(word & EARNED, times, now_ns) {
                 Ok(earned) => earned,
                 Err(after_ns) => return Some(Err(after_ns)),
             };
@@ -293,7 +294,7 @@ mod tests {
         for round in 0..3 {
             let mut entered = HashMap::new();
             for key in many_keys() {
-                let got: Vec<_> = (0..3).map(|_| counts.enter(key, 2)).collect();
+                let got: Vec<_> = (0..3).map(|_| counts.increment(key, 2)).collect();
                 if got[0] == Entered::NoRoom {
                     continue;
                 }
@@ -303,8 +304,8 @@ mod tests {
             }
             assert!(entered.len() * 100 > many_keys().count() * 99, "nearly all have an entry");
             for key in entered.keys() {
-                counts.leave(*key);
-                counts.leave(*key);
+                counts.decrement(*key);
+                counts.decrement(*key);
                 assert_eq!(counts.count(*key), 0, "round {round}");
             }
         }
@@ -318,10 +319,10 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if counts.enter(7 << 48, 3) == Entered::Counted {
+                        if counts.increment(7 << 48, 3) == Entered::Counted {
                             assert!(inside.fetch_add(1, Ordering::SeqCst) < 3, "above the limit");
                             inside.fetch_sub(1, Ordering::SeqCst);
-                            counts.leave(7 << 48);
+                            counts.decrement(7 << 48);
                         }
                     }
                 });
@@ -342,10 +343,10 @@ mod tests {
                     let key = round.wrapping_mul(0x9E37_79B9_7F4A_7C15);
                     barrier.wait();
                     if barrier.wait().is_leader() && most == 2 {
-                        assert_eq!(counts.enter(key, most), Entered::Counted);
+                        assert_eq!(counts.increment(key, most), Entered::Counted);
                     }
                     barrier.wait();
-                    let entered = counts.enter(key, most);
+                    let entered = counts.increment(key, most);
                     barrier.wait();
                     entered
                 })
@@ -359,7 +360,7 @@ mod tests {
                 let counted = [pair.0, pair.1].map(|one| u32::from(one == Entered::Counted));
                 assert_eq!(counted.iter().sum::<u32>(), 1, "round {round}: {pair:?}");
                 let key = (round as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                (0..most).for_each(|_| counts.leave(key));
+                (0..most).for_each(|_| counts.decrement(key));
             }
         }
     }
@@ -369,14 +370,15 @@ mod tests {
         let rates = Rates::new();
         let rate = Rate { per_second: 100, burst: 20 };
         let start = 17 * 1_000_000 * MS;
-        let at_once = (0..100).filter(|_| rates.take(5, rate, 1, start).is_ok()).count();
+        let at_once = (0..100).filter(|_| rates.take_tokens(5, rate, 1, start).is_ok()).count();
         assert_eq!(at_once, 20);
-        assert_eq!(rates.take(5, rate, 1, start), Err(10 * MS));
-        let later = (0..=1000).filter(|ms| rates.take(5, rate, 1, start + ms * MS).is_ok()).count();
+        assert_eq!(rates.take_tokens(5, rate, 1, start), Err(10 * MS));
+        let later =
+            (0..=1000).filter(|ms| rates.take_tokens(5, rate, 1, start + ms * MS).is_ok()).count();
         assert_eq!(later, 100);
-        assert!(rates.take(6, rate, 20, start).is_ok(), "another key is unaffected");
-        assert!(rates.take(7, rate, 20, start).is_ok());
-        assert!(rates.take(7, rate, 1, start).is_err(), "never more than a burst");
+        assert!(rates.take_tokens(6, rate, 20, start).is_ok(), "another key is unaffected");
+        assert!(rates.take_tokens(7, rate, 20, start).is_ok());
+        assert!(rates.take_tokens(7, rate, 1, start).is_err(), "never more than a burst");
     }
 
     #[test]
@@ -385,8 +387,8 @@ mod tests {
         let rate = Rate::with_burst_of_a_second(1);
         for key in 1..=200u64 {
             let now_ns = key * 2000 * MS;
-            assert!(rates.take(key, rate, 1, now_ns).is_ok());
-            assert!(rates.take(key, rate, 1, now_ns).is_err(), "it had an entry");
+            assert!(rates.take_tokens(key, rate, 1, now_ns).is_ok());
+            assert!(rates.take_tokens(key, rate, 1, now_ns).is_err(), "it had an entry");
         }
     }
 
@@ -406,7 +408,7 @@ mod tests {
                         // Eight keys share each set, less than an entry each.
                         for key in (0..KEYS).cycle().skip(thread * 7).take(KEYS as usize * 8) {
                             let hash = ((key % 5) << 48) | (key + round * KEYS + 1);
-                            if rates.take(hash, rate, 1, round * 3_600_000 * MS).is_ok() {
+                            if rates.take_tokens(hash, rate, 1, round * 3_600_000 * MS).is_ok() {
                                 passed[key as usize].fetch_add(1, Ordering::Relaxed);
                             }
                         }
@@ -437,7 +439,7 @@ mod tests {
             for (pause_ns, key, times) in steps {
                 now_ns = now_ns.saturating_add(pause_ns);
                 let times = times.min(burst as u32);
-                let taken = rates.take(9 << 48 | (key + 1), rate, times, now_ns);
+                let taken = rates.take_tokens(9 << 48 | (key + 1), rate, times, now_ns);
                 let own = passed.entry(key).or_default();
                 prop_assert_eq!(taken.is_ok(), own.allows((per_second, burst), times, now_ns));
                 if taken.is_ok() {
@@ -458,7 +460,7 @@ mod tests {
             for pause_ns in steps {
                 now_ns = now_ns.saturating_add(pause_ns);
                 let allowed = passed.allows((per_second, per_second.into()), 1, now_ns);
-                prop_assert_eq!(word.take(rate, 1, now_ns).is_ok(), allowed);
+                prop_assert_eq!(word.take_tokens(rate, 1, now_ns).is_ok(), allowed);
                 if allowed {
                     passed.note(1, now_ns);
                 }

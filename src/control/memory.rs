@@ -60,7 +60,7 @@ pub(super) async fn watch_memory(directory: Arc<Directory>, config: Arc<ArcSwap<
             continue;
         }
         let used = Usage::read(&directory).total_bytes();
-        let now = directory.admission().weigh(used, most);
+        let now = directory.admission().update_shortage(used, most);
         if now != before {
             log_shortage(now, used, most);
             before = now;

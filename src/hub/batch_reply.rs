@@ -58,7 +58,7 @@ pub struct BatchReply {
 
 impl BatchReply {
     /// Answers the request.
-    pub fn answer(self, answer: Answer) {
+    pub fn send_answer(self, answer: Answer) {
         let mut answers = self.gathering.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.index as usize;
         if answers.len() <= index {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::hub::{Epoch, Position};
 
-    fn published(offset: u64) -> Answer {
+    fn make_published(offset: u64) -> Answer {
         let position = Position { epoch: Epoch(1), offset };
         Answer::Published { position, duplicate: false }
     }
@@ -92,8 +92,8 @@ mod tests {
         let mut replies = BatchReplies::new(move |answers| sender.send(answers).unwrap());
         let [first, second, third] = [(); 3].map(|()| replies.next_reply());
         drop(replies);
-        third.answer(published(3));
-        first.answer(published(1));
+        third.send_answer(make_published(3));
+        first.send_answer(make_published(1));
         assert!(receiver.try_recv().is_err(), "one is not answered");
         drop(second);
         let answers = receiver.try_recv().unwrap();

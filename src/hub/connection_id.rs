@@ -27,7 +27,7 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.text();
+        let text = self.encode_text();
         f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
@@ -48,7 +48,7 @@ impl ConnectionId {
     }
 
     /// What [`fmt::Display`] writes.
-    fn text(self) -> [u8; TEXT_BYTES] {
+    fn encode_text(self) -> [u8; TEXT_BYTES] {
         let bytes = self.bytes();
         let mut text = [0; TEXT_BYTES];
         for (digits, three) in text.chunks_mut(4).zip(bytes.chunks(3)) {
@@ -65,7 +65,7 @@ impl ConnectionId {
     /// Appends what [`fmt::Display`] writes. Each message names its sender: a formatter or an
     /// encoder for any length would take a tenth of what a publish does.
     pub fn push_to(self, text: &mut String) {
-        text.push_str(std::str::from_utf8(&self.text()).unwrap_or_default());
+        text.push_str(std::str::from_utf8(&self.encode_text()).unwrap_or_default());
     }
 
     /// Reads what [`fmt::Display`] writes.

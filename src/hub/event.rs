@@ -129,7 +129,7 @@ pub struct Storing {
 
 impl Storing {
     /// For a process that speaks one protocol.
-    pub fn only(encoder: &'static dyn EventEncoder) -> Self {
+    pub fn with_only(encoder: &'static dyn EventEncoder) -> Self {
         Self { encoder, protocols: 1 }
     }
 }

@@ -158,7 +158,7 @@ pub struct Home {
     shard_count_bytes: usize,
     seat_bytes: usize,
     presence_bytes: usize,
-    /// Channels that were opened since [`Home::expire`] looked.
+    /// Channels that were opened since [`Home::expire_channels`] looked.
     opened: usize,
     /// Channels that have got their first member (true), or lost their last; `None`: that is
     /// reported to nothing.
@@ -197,8 +197,8 @@ impl Home {
         self.channels.is_empty() && self.waiting.is_empty() && self.out.is_empty() && !has_news
     }
 
-    /// Takes a request; `now_ms` is Unix time.
-    pub fn request(&mut self, request: Request, now_ms: u64) {
+    /// Handles a request. `now_ms` is Unix time.
+    pub fn handle_request(&mut self, request: Request, now_ms: u64) {
         self.set_time(now_ms);
         let Request { from, channel, retention, mut verb } = request;
         // Opening a channel may make another one give way, and with it all starts.
@@ -234,32 +234,34 @@ impl Home {
         }
         match &mut self.channels[key as usize].opening {
             Some(waiting) => waiting.0.push_back((from, verb)),
-            None => self.act(key, from, verb),
+            None => self.carry_out(key, from, verb),
         }
         self.note_use(key);
     }
 
-    /// Does what is asked of a channel that is open.
-    fn act(&mut self, key: u32, from: Origin, verb: Verb) {
+    /// Carries out a request to an open channel.
+    fn carry_out(&mut self, key: u32, from: Origin, verb: Verb) {
         match verb {
             Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
-            Verb::Leave { watch, member } => self.leave(key, &from, watch, member.as_deref()),
-            Verb::Unwatch => self.unwatch(key, &from),
+            Verb::Leave { watch, member } => {
+                self.remove_member(key, &from, watch, member.as_deref());
+            }
+            Verb::Unwatch => self.remove_watcher(key, &from),
             Verb::Rename { old, new } => {
-                self.gone(key, &old);
-                self.come(key, &new, None);
+                self.remove_presence(key, &old);
+                self.add_presence(key, &new, None);
             }
             Verb::Publish { draft, key: scope } => {
-                let (ticket, log) = self.wait(Waiting::Publish { channel: key, from });
+                let (ticket, log) = self.register_waiting(Waiting::Publish { channel: key, from });
                 self.log.append(ticket, log, *draft, scope.map(|scope| *scope));
             }
             Verb::Presence { after, limit } => {
                 let limit = limit.clamp(1, self.options.presence_page_max);
                 let bytes_max = self.options.recover_bytes_max;
                 let presence = self.channels[key as usize].presence.as_ref();
-                let page = presence.map(|all| all.page(after.as_deref(), limit, bytes_max));
+                let page = presence.map(|all| all.read_page(after.as_deref(), limit, bytes_max));
                 let page = page.unwrap_or_default();
-                self.answer(key, from, Answer::Presence(Box::new(page)));
+                self.send_answer(key, from, Answer::Presence(Box::new(page)));
             }
             Verb::History { since, limit, reverse } => {
                 let messages_max = limit.clamp(1, self.options.history_page_max);
@@ -269,7 +271,7 @@ impl Home {
             }
             Verb::Describe => self.describe(key, from),
             Verb::Trim => {
-                let (ticket, log) = self.wait(Waiting::Trim { channel: key, from });
+                let (ticket, log) = self.register_waiting(Waiting::Trim { channel: key, from });
                 self.log.trim(ticket, log);
             }
         }
@@ -293,7 +295,7 @@ impl Home {
         self.opened += 1;
         self.name_bytes += name_bytes(name);
         let key = self.channels.vacant_key() as u32;
-        let first = self.starts.now(name, self.hold_ms(retention));
+        let first = self.starts.current_epoch(name, self.hold_ms(retention));
         let opening = self.log.open(name, key, retention, first);
         self.channels.insert(Channel {
             name: name.clone(),
@@ -317,15 +319,15 @@ impl Home {
         Some(key)
     }
 
-    /// Remembers what a command to the log is for; returns its ticket, and the log's channel.
-    fn wait(&mut self, waiting: Waiting) -> (u64, u32) {
+    /// Stores the purpose of a command to the log. Returns its ticket, and the log's channel.
+    fn register_waiting(&mut self, waiting: Waiting) -> (u64, u32) {
         let channel = &mut self.channels[waiting.channel() as usize];
         channel.pending += 1;
         (self.waiting.insert(waiting) as u64, channel.log)
     }
 
     fn read(&mut self, waiting: Waiting, range: Range) {
-        let (ticket, log) = self.wait(waiting);
+        let (ticket, log) = self.register_waiting(waiting);
         self.log.read(ticket, log, range);
     }
 
@@ -333,7 +335,7 @@ impl Home {
         let channel = &mut self.channels[key as usize];
         if !channel.is_watched {
             channel.is_watched = true;
-            self.log.watch(channel.log, true);
+            self.log.set_watched(channel.log, true);
         }
         let since = subscribe.since;
         if let Some(position) = channel.position {
@@ -341,7 +343,7 @@ impl Home {
             let nothing_kept = channel.retention.messages_max == 0;
             if since.is_none_or(|since| since == there) || nothing_kept {
                 let recovered = since == Some(there);
-                return self.join(key, from, &subscribe, position, recovered, Vec::new());
+                return self.admit_member(key, from, &subscribe, position, recovered, Vec::new());
             }
         }
         channel.joining += 1;
@@ -357,20 +359,20 @@ impl Home {
                 bytes_max: self.options.recover_bytes_max,
                 reverse: false,
             },
-            None => Self::nothing(),
+            None => Self::empty_range(),
         };
         self.read(Waiting::Join { channel: key, from, subscribe }, range);
     }
 
     /// A read of the channel's position only.
-    fn nothing() -> Range {
+    fn empty_range() -> Range {
         Range { since: None, messages_max: 0, bytes_max: 0, reverse: false }
     }
 
     fn describe(&mut self, key: u32, from: Origin) {
         match self.channels[key as usize].position {
             Some(position) => self.describe_at(key, from, position),
-            None => self.read(Waiting::Describe { channel: key, from }, Self::nothing()),
+            None => self.read(Waiting::Describe { channel: key, from }, Self::empty_range()),
         }
     }
 
@@ -378,14 +380,14 @@ impl Home {
         let channel = &self.channels[key as usize];
         let members = channel.members.into();
         let users = channel.presence.as_ref().map_or(0, |presence| presence.count());
-        self.answer(key, from, Answer::Described { position, members, users });
+        self.send_answer(key, from, Answer::Described { position, members, users });
     }
 
-    fn refuse(&mut self, key: u32, from: Origin, code: Code, message: String) {
-        self.answer(key, from, Answer::Refused(Refused::new(code, message)));
+    fn reject(&mut self, key: u32, from: Origin, code: Code, message: String) {
+        self.send_answer(key, from, Answer::Refused(Refused::new(code, message)));
     }
 
-    fn answer(&mut self, key: u32, from: Origin, answer: Answer) {
+    fn send_answer(&mut self, key: u32, from: Origin, answer: Answer) {
         self.answer_to(self.channels[key as usize].name.clone(), from, answer);
     }
 
@@ -395,7 +397,7 @@ impl Home {
                 self.out.push((id.shard, Out::Answer { id, request, channel, answer }));
             }
             Origin::Api(reply) => (reply.0)(answer),
-            Origin::Batch(reply) => reply.answer(answer),
+            Origin::Batch(reply) => reply.send_answer(answer),
         }
     }
 

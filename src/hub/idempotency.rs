@@ -92,7 +92,7 @@ impl Keys {
     }
 
     /// Looks a publish up. If it is the first under its key, it is to have the position `next`.
-    pub(super) fn look(
+    pub(super) fn look_up(
         &mut self,
         channel: &str,
         scope: &KeyScope,
@@ -100,7 +100,7 @@ impl Keys {
         now_ms: u64,
         next: Position,
     ) -> Seen {
-        self.expire(now_ms, EXPIRED_AT_ONCE);
+        self.expire_keys(now_ms, EXPIRED_AT_ONCE);
         let name = self.name(channel, scope);
         let content = self.secrets[0].hash_one(content);
         let Some(index) = self.names.get(&name) else {
@@ -168,7 +168,7 @@ impl Keys {
         if next_of_owner == NONE {
             keys.newest = NONE;
         }
-        self.shares.shrink(owner);
+        self.shares.remove_key(owner);
     }
 
     /// Forgets keys beyond the bound, of the owner with the most: so many at most.
@@ -185,7 +185,7 @@ impl Keys {
     }
 
     /// Forgets what is past its time or beyond the bound: so many of each at most.
-    pub(super) fn expire(&mut self, now_ms: u64, keys_max: usize) {
+    pub(super) fn expire_keys(&mut self, now_ms: u64, keys_max: usize) {
         self.evict(NONE, keys_max);
         for _ in 0..keys_max {
             let Some(oldest) = self.kept.get(self.oldest as usize) else { break };

@@ -88,9 +88,9 @@ pub struct Local {
 
 /// All channels with members on a shard.
 ///
-/// Work is done in this order: [`Self::next_ready`] names a channel, [`Self::step`] of that channel
-/// hands out what is next, a fan-out is walked with [`Self::walk`], and [`Self::rotate`] gives the
-/// other channels their turn.
+/// Call in this order: [`Self::next_ready`] returns a channel, [`Self::begin_step`] its next step,
+/// [`Self::continue_fanout`] advances a fan-out, and [`Self::rotate_ready`] gives the other channels
+/// their turn.
 #[derive(Debug, Default)]
 pub struct Members {
     locals: slab::Slab<Local>,
@@ -107,7 +107,7 @@ pub struct Members {
 }
 
 /// What a publication counts for while it is on its way to members.
-fn queued(publication: &Publication) -> usize {
+fn queued_bytes_of(publication: &Publication) -> usize {
     size_of::<ChannelOp>() + publication.bytes()
 }
 
@@ -163,7 +163,7 @@ impl Members {
     pub fn push_publication(&mut self, publication: Arc<Publication>, news: bool) {
         let channel = publication.channel.as_ref();
         let Some(local) = channel.and_then(|name| self.names.get(name.as_str())) else { return };
-        self.queued_bytes += queued(&publication);
+        self.queued_bytes += queued_bytes_of(&publication);
         let op = if news { ChannelOp::News(publication) } else { ChannelOp::Publish(publication) };
         self.queue(local, op);
     }
@@ -199,7 +199,7 @@ impl Members {
     }
 
     /// Adds a member; returns its index, and its index among the watchers.
-    pub fn add(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
+    pub fn add_member(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
         let own = &mut self.locals[local as usize];
         debug_assert!(own.fanout.is_none(), "members join between fan-outs");
         if own.members.len() < FEW {
@@ -233,7 +233,7 @@ impl Members {
         if let Some(member) = list.get(hole) {
             moved(Moved { member: *member, index: hole as u32 });
         }
-        self.forget(local);
+        self.drop_if_unused(local);
     }
 
     /// A connection's subscription goes by another number from now on.
@@ -251,8 +251,8 @@ impl Members {
         }
     }
 
-    /// Drops a channel without members.
-    fn forget(&mut self, local: u32) {
+    /// Drops the channel if it has neither members nor work.
+    fn drop_if_unused(&mut self, local: u32) {
         let own = &self.locals[local as usize];
         if own.members.is_empty() && own.queue.is_empty() && !own.ready {
             let own = self.locals.remove(local as usize);
@@ -270,9 +270,9 @@ impl Members {
         !self.ready.is_empty()
     }
 
-    /// The next step of the channel that is ready first: a fan-out is begun by this and walked with
-    /// [`Self::walk`]; anything else is handed out. `None`: it has no more.
-    pub fn step(&mut self, local: u32) -> Option<Step> {
+    /// Begins the channel's next step. A fan-out is only begun, and advances with
+    /// [`Self::continue_fanout`]; any other step is returned whole. `None`: no work is left.
+    pub fn begin_step(&mut self, local: u32) -> Option<Step> {
         let own = &mut self.locals[local as usize];
         if own.fanout.is_some() {
             return Some(Step::Fanout);
@@ -293,7 +293,7 @@ impl Members {
                 }
                 debug_assert_eq!(self.ready.front(), Some(&local), "the front one has its turn");
                 self.ready.pop_front();
-                self.forget(local);
+                self.drop_if_unused(local);
                 return None;
             }
         };
@@ -309,7 +309,7 @@ impl Members {
                 _ => break,
             }
         }
-        let bytes = publications.iter().map(|one| queued(one)).sum();
+        let bytes = publications.iter().map(|one| queued_bytes_of(one)).sum();
         own.fanout = Some(Fanout { publications, bytes, news, next: 0 });
         self.check_congestion(local);
         Some(Step::Fanout)
@@ -323,7 +323,7 @@ impl Members {
         }
     }
 
-    /// How many publications are under way, and to how many members.
+    /// Number of publications in the current fan-out, and of their receivers.
     pub fn under_way(&self, local: u32) -> (usize, usize) {
         let own = &self.locals[local as usize];
         let Some(fanout) = &own.fanout else { return (0, 0) };
@@ -331,9 +331,9 @@ impl Members {
         (fanout.publications.len(), list.len())
     }
 
-    /// Continues a fan-out, for so many members at most; `serve` gets each, and whether it is
-    /// the last. Returns how many, and whether it has ended.
-    pub fn walk(
+    /// Continues the fan-out for at most `members_max` members. Calls `serve` with each member, and
+    /// with whether it is the last. Returns the number served, and whether the fan-out has ended.
+    pub fn continue_fanout(
         &mut self,
         local: u32,
         members_max: usize,
@@ -357,8 +357,8 @@ impl Members {
         (end - from, ended)
     }
 
-    /// Puts a channel that has had its share behind the others.
-    pub fn rotate(&mut self) {
+    /// Moves the channel that is ready first behind the others.
+    pub fn rotate_ready(&mut self) {
         if let Some(local) = self.ready.pop_front() {
             self.ready.push_back(local);
         }

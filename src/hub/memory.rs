@@ -98,7 +98,7 @@ impl MemoryLog {
         }
     }
 
-    fn unlink(&mut self, index: u32) {
+    fn unlink_channel(&mut self, index: u32) {
         let Channel { older, newer, .. } = self.channels[index as usize];
         if older == NONE && newer == NONE && self.oldest != index {
             return;
@@ -116,11 +116,11 @@ impl MemoryLog {
     }
 
     /// Makes the channel the most recently used; it must hold messages.
-    fn touch(&mut self, index: u32) {
+    fn mark_used(&mut self, index: u32) {
         if self.newest == index {
             return;
         }
-        self.unlink(index);
+        self.unlink_channel(index);
         self.channels[index as usize].older = self.newest;
         match self.newest {
             NONE => self.oldest = index,
@@ -144,7 +144,7 @@ impl MemoryLog {
         self.budget.bytes.fetch_sub(dropped, Ordering::Relaxed);
         if channel.messages.is_empty() {
             channel.messages = VecDeque::new();
-            self.unlink(index);
+            self.unlink_channel(index);
             self.due.remove(index);
         }
     }
@@ -169,7 +169,7 @@ impl MemoryLog {
         }
     }
 
-    fn keep(&mut self, index: u32, publication: Arc<Publication>) {
+    fn keep_publication(&mut self, index: u32, publication: Arc<Publication>) {
         let channel = &mut self.channels[index as usize];
         let most = channel.retention.messages_max as usize;
         if most == 0 {
@@ -186,7 +186,7 @@ impl MemoryLog {
         if is_first {
             self.set_due(index);
         }
-        self.touch(index);
+        self.mark_used(index);
         self.keep_to_budget();
     }
 
@@ -205,7 +205,7 @@ impl MemoryLog {
         }
     }
 
-    fn page(&self, index: u32, range: Range) -> HistoryPage {
+    fn read_page(&self, index: u32, range: Range) -> HistoryPage {
         let channel = &self.channels[index as usize];
         let position = Position { epoch: channel.epoch, offset: channel.offset };
         let held = &channel.messages;
@@ -282,7 +282,7 @@ impl Log for MemoryLog {
         self.drop_deliveries(own.key);
     }
 
-    fn watch(&mut self, channel: u32, is_watched: bool) {
+    fn set_watched(&mut self, channel: u32, is_watched: bool) {
         let own = &mut self.channels[channel as usize];
         own.is_watched = is_watched;
         if !is_watched {
@@ -291,7 +291,7 @@ impl Log for MemoryLog {
         }
     }
 
-    fn loss(&self, channel: u32) -> Loss {
+    fn loss_on_close(&self, channel: u32) -> Loss {
         match &self.channels[channel as usize] {
             own if !own.messages.is_empty() => Loss::Messages,
             own if own.offset > 0 => Loss::Position,
@@ -312,7 +312,7 @@ impl Log for MemoryLog {
         let position = Position { epoch: channel.epoch, offset: channel.offset + 1 };
         if let Some(scope) = &key {
             let (name, content) = (channel.name.as_str(), &draft.content);
-            let known = match self.keys.look(name, scope, content, self.now_ms, position) {
+            let known = match self.keys.look_up(name, scope, content, self.now_ms, position) {
                 Seen::First => None,
                 Seen::Repeated(position) => {
                     Some(Done::Appended { ticket, position, duplicate: true })
@@ -326,7 +326,7 @@ impl Log for MemoryLog {
         channel.offset = position.offset;
         let publication = Publication::new(&channel.name, position, None, draft);
         let (key, is_watched) = (channel.key, channel.is_watched);
-        self.keep(index, publication.clone());
+        self.keep_publication(index, publication.clone());
         self.done.push_back(Done::Appended { ticket, position, duplicate: false });
         if is_watched {
             self.done.push_back(Done::Delivered { key, publication });
@@ -335,9 +335,9 @@ impl Log for MemoryLog {
 
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
         self.drop_aged(channel);
-        let page = self.page(channel, range);
+        let page = self.read_page(channel, range);
         if !self.channels[channel as usize].messages.is_empty() {
-            self.touch(channel);
+            self.mark_used(channel);
         }
         self.done.push_back(Done::Page { ticket, page });
     }
@@ -350,10 +350,10 @@ impl Log for MemoryLog {
         self.done.push_back(Done::Trimmed { ticket, position });
     }
 
-    fn expire(&mut self, now_ms: u64, channels_max: usize) {
+    fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
         self.now_ms = now_ms;
         self.keep_to_budget();
-        self.keys.expire(now_ms, channels_max);
+        self.keys.expire_keys(now_ms, channels_max);
         for _ in 0..channels_max {
             let Some(channel) = self.due.pop_due(now_ms) else { return };
             self.drop_aged(channel);
@@ -381,7 +381,7 @@ impl Log for MemoryLog {
         self.done.pop_front()
     }
 
-    fn kept(&self) -> (u64, u64) {
+    fn kept_messages(&self) -> (u64, u64) {
         (self.messages, self.bytes)
     }
 }
@@ -399,7 +399,7 @@ mod tests {
     use crate::hub::testing::Plain;
     use crate::hub::{Since, Storing};
 
-    fn draft(text: &str, time_ms: u64) -> Draft {
+    fn make_draft(text: &str, time_ms: u64) -> Draft {
         let content = format!("\"{text}\"").into_boxed_str();
         Draft {
             content,
@@ -407,7 +407,7 @@ mod tests {
             exclude: None,
             time_ms,
             accepted_ns: 0,
-            storing: Storing::only(&Plain),
+            storing: Storing::with_only(&Plain),
         }
     }
 
@@ -425,7 +425,7 @@ mod tests {
         }
     }
 
-    fn offsets(page: &HistoryPage) -> Vec<u64> {
+    fn offsets_of(page: &HistoryPage) -> Vec<u64> {
         page.messages.iter().map(|one| one.offset()).collect()
     }
 
@@ -435,10 +435,10 @@ mod tests {
         let retention = Retention { messages_max: 3, ttl_ms: 1000 };
         let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for n in 0..5 {
-            log.append(n, a, draft("x", 0), None);
+            log.append(n, a, make_draft("x", 0), None);
         }
         let all = read(&mut log, a, None);
-        assert_eq!(offsets(&all), [3, 4, 5]);
+        assert_eq!(offsets_of(&all), [3, 4, 5]);
         let since = |offset| Some(Since { epoch: Some(all.position.epoch), offset });
         for (offset, complete, held) in [
             (2, true, vec![3, 4, 5]),
@@ -447,7 +447,7 @@ mod tests {
             (6, false, vec![]),
         ] {
             let page = read(&mut log, a, since(offset));
-            assert_eq!((page.complete, offsets(&page)), (complete, held), "since {offset}");
+            assert_eq!((page.complete, offsets_of(&page)), (complete, held), "since {offset}");
         }
         let foreign = Some(Since { epoch: None, offset: 5 });
         assert!(!read(&mut log, a, foreign).complete);
@@ -455,7 +455,7 @@ mod tests {
         let page = read(&mut log, a, since(5));
         assert!(page.complete && page.messages.is_empty());
         assert!(!read(&mut log, a, since(4)).complete);
-        assert_eq!(log.kept(), (0, 0));
+        assert_eq!(log.kept_messages(), (0, 0));
     }
 
     #[test]
@@ -464,9 +464,9 @@ mod tests {
         let cost = {
             let retention = Retention { messages_max: 10, ttl_ms: 1000 };
             let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
-            log.append(0, a, draft("x", 0), None);
-            assert_eq!(log.kept(), (0, 0), "a budget of nothing keeps nothing");
-            Publication::direct(draft("x", 0)).cost_bytes()
+            log.append(0, a, make_draft("x", 0), None);
+            assert_eq!(log.kept_messages(), (0, 0), "a budget of nothing keeps nothing");
+            Publication::new_direct(make_draft("x", 0)).cost_bytes()
         };
         let mut log = self::log(cost * 6);
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
@@ -474,14 +474,14 @@ mod tests {
             .map(|name| log.open(&ChannelName::new(name), 0, retention, Epoch(1)).channel);
         for channel in [a, b] {
             for n in 0..3 {
-                log.append(n, channel, draft("x", 0), None);
+                log.append(n, channel, make_draft("x", 0), None);
             }
         }
         read(&mut log, a, None);
         for n in 0..2 {
-            log.append(n, c, draft("x", 0), None);
+            log.append(n, c, make_draft("x", 0), None);
         }
-        assert_eq!(offsets(&read(&mut log, a, None)), [1, 2, 3], "read most recently");
+        assert_eq!(offsets_of(&read(&mut log, a, None)), [1, 2, 3], "read most recently");
         assert!(read(&mut log, b, None).messages.len() < 3, "used least recently");
         assert!(log.budget.bytes.load(Ordering::Relaxed) <= cost * 6);
         let budget = log.budget.clone();
@@ -491,24 +491,24 @@ mod tests {
 
     #[test]
     fn no_log_loses_its_share_to_another() {
-        let cost = Publication::direct(draft("x", 0)).cost_bytes();
+        let cost = Publication::new_direct(make_draft("x", 0)).cost_bytes();
         let budget = HistoryBudget::new(cost * 20);
         let retention = Retention { messages_max: 100, ttl_ms: 1000 };
         let mut logs = [1, 2].map(|_| MemoryLog::new(budget.clone()));
         for log in &mut logs {
             let channel = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
-            (0..5).for_each(|n| log.append(n, channel, draft("x", 0), None));
+            (0..5).for_each(|n| log.append(n, channel, make_draft("x", 0), None));
         }
         let [greedy, modest] = &mut logs;
-        (0..50).for_each(|n| greedy.append(n, 0, draft("x", 0), None));
-        assert!(greedy.kept().0 > 5, "it may use what is free");
-        (0..4).for_each(|n| modest.append(n, 0, draft("x", 0), None));
-        assert_eq!(modest.kept().0, 9, "within its share it keeps all");
+        (0..50).for_each(|n| greedy.append(n, 0, make_draft("x", 0), None));
+        assert!(greedy.kept_messages().0 > 5, "it may use what is free");
+        (0..4).for_each(|n| modest.append(n, 0, make_draft("x", 0), None));
+        assert_eq!(modest.kept_messages().0, 9, "within its share it keeps all");
         assert!(modest.wants_room(), "what the other holds is more than its share");
-        greedy.expire(0, 1);
+        greedy.expire_messages(0, 1);
         assert!(!modest.wants_room());
         assert!(budget.bytes.load(Ordering::Relaxed) <= cost * 20, "the other makes room");
-        assert_eq!(modest.kept().0, 9);
+        assert_eq!(modest.kept_messages().0, 9);
     }
 
     #[test]
@@ -517,12 +517,12 @@ mod tests {
         let retention = Retention { messages_max: 10, ttl_ms: 1000 };
         let a = log.open(&ChannelName::new("a"), 0, retention, Epoch(1)).channel;
         for time in [0, 500, 2000] {
-            log.append(0, a, draft("x", time), None);
+            log.append(0, a, make_draft("x", time), None);
         }
-        log.expire(1600, 100);
-        assert_eq!(offsets(&read(&mut log, a, None)), [3]);
-        log.expire(9000, 100);
-        assert_ne!(log.loss(a), Loss::Messages);
+        log.expire_messages(1600, 100);
+        assert_eq!(offsets_of(&read(&mut log, a, None)), [3]);
+        log.expire_messages(9000, 100);
+        assert_ne!(log.loss_on_close(a), Loss::Messages);
         assert_eq!(read(&mut log, a, None).position.offset, 3);
     }
 }

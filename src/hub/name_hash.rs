@@ -33,26 +33,26 @@ impl NameHash {
         ];
         let (words, rest) = name.as_bytes().as_chunks::<8>();
         for word in words {
-            take(&mut state, u64::from_le_bytes(*word));
+            absorb_word(&mut state, u64::from_le_bytes(*word));
         }
         let tail = rest.iter().rev().fold(0, |tail, byte| tail << 8 | u64::from(*byte));
-        take(&mut state, tail | (name.len() as u64) << 56);
+        absorb_word(&mut state, tail | (name.len() as u64) << 56);
         state[2] ^= 0xff;
-        (0..3).for_each(|_| mix(&mut state));
+        (0..3).for_each(|_| mix_state(&mut state));
         state[0] ^ state[1] ^ state[2] ^ state[3]
     }
 }
 
 #[inline]
-fn take(state: &mut [u64; 4], word: u64) {
+fn absorb_word(state: &mut [u64; 4], word: u64) {
     state[3] ^= word;
-    mix(state);
+    mix_state(state);
     state[0] ^= word;
 }
 
 /// One round.
 #[inline]
-fn mix([a, b, c, d]: &mut [u64; 4]) {
+fn mix_state([a, b, c, d]: &mut [u64; 4]) {
     *a = a.wrapping_add(*b);
     *b = b.rotate_left(13) ^ *a;
     *a = a.rotate_left(32);

@@ -32,7 +32,7 @@ impl Default for Names {
 }
 
 impl Names {
-    fn place(&self, name: &str) -> (usize, u64) {
+    fn find_place(&self, name: &str) -> (usize, u64) {
         let hash = self.hashes.hash(name);
         // A table looks at the lowest bits and the highest seven, so the part takes others.
         ((hash >> 32) as usize % PARTS, hash)
@@ -42,7 +42,7 @@ impl Names {
         if self.parts.is_empty() {
             return None;
         }
-        let (part, hash) = self.place(name);
+        let (part, hash) = self.find_place(name);
         self.parts[part].find(hash, |entry| entry.0.as_str() == name).map(|entry| entry.1)
     }
 
@@ -52,7 +52,7 @@ impl Names {
             self.parts.resize_with(PARTS, HashTable::new);
             self.hashes = NameHash::default();
         }
-        let (part, hash) = self.place(name.as_str());
+        let (part, hash) = self.find_place(name.as_str());
         let table = &mut self.parts[part];
         debug_assert!(table.find(hash, |entry| entry.0 == name).is_none(), "a name is there once");
         let hashes = &self.hashes;
@@ -63,7 +63,7 @@ impl Names {
         if self.parts.is_empty() {
             return;
         }
-        let (part, hash) = self.place(name);
+        let (part, hash) = self.find_place(name);
         if let Ok(entry) = self.parts[part].find_entry(hash, |entry| entry.0.as_str() == name) {
             entry.remove();
         }

@@ -193,7 +193,7 @@ impl List {
 
 impl Presence {
     /// Adds a connection, which may continue another; returns its member if that is new.
-    pub(super) fn join(
+    pub(super) fn add_member(
         &mut self,
         member: &Arc<MemberInfo>,
         replaces: Option<ConnectionId>,
@@ -226,7 +226,7 @@ impl Presence {
     }
 
     /// Removes a connection; returns its member if that was the last of it.
-    pub(super) fn leave(&mut self, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
+    pub(super) fn remove_member(&mut self, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
         let connection = member.connection;
         let key = match &member.key {
             MemberKey::Connection(_) => {
@@ -266,22 +266,27 @@ impl Presence {
     }
 
     /// So many members behind a place, and so many bytes of them, but one at least.
-    pub(super) fn page(&self, after: Option<&str>, limit: u32, bytes_max: u64) -> PresencePage {
+    pub(super) fn read_page(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+        bytes_max: u64,
+    ) -> PresencePage {
         let after = after.map(MemberKey::parse);
         let bounds = (limit as usize, bytes_max);
         match &self.listed {
             List::Few(few) => {
                 let passed = |after| few.partition_point(|one| one.0.key <= after);
-                self.list(few[after.map_or(0, passed)..].iter(), bounds)
+                self.list_members(few[after.map_or(0, passed)..].iter(), bounds)
             }
             List::Many(many) => {
                 let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                self.list(many.range::<MemberKey, _>((from, Bound::Unbounded)), bounds)
+                self.list_members(many.range::<MemberKey, _>((from, Bound::Unbounded)), bounds)
             }
         }
     }
 
-    fn list<'p>(
+    fn list_members<'p>(
         &self,
         rest: impl Iterator<Item = &'p Listed>,
         (members_max, bytes_max): (usize, u64),

@@ -104,7 +104,7 @@ impl Publication {
     }
 
     /// A message to connections, without a channel.
-    pub fn direct(draft: Draft) -> Arc<Self> {
+    pub fn new_direct(draft: Draft) -> Arc<Self> {
         Self::from_draft(None, None, None, draft)
     }
 
@@ -130,7 +130,7 @@ impl Publication {
             let range = encoded.content.clone()?;
             let within = encoded.payload.get(range.clone());
             debug_assert_eq!(within, Some(content.as_bytes()), "the range is that of the content");
-            within.filter(|within| within.len() == content.len()).and_then(|_| narrow(range))
+            within.filter(|within| within.len() == content.len()).and_then(|_| narrow_range(range))
         });
         let content = match range {
             Some((start, end)) => Content::Stored { start, end },
@@ -152,16 +152,16 @@ impl Publication {
     }
 
     /// A member has joined a channel.
-    pub fn join(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
-        Self::news(channel, Subject::Join(channel.clone(), member))
+    pub fn new_join(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
+        Self::new_membership(channel, Subject::Join(channel.clone(), member))
     }
 
     /// A member has left a channel.
-    pub fn leave(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
-        Self::news(channel, Subject::Leave(channel.clone(), member))
+    pub fn new_leave(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
+        Self::new_membership(channel, Subject::Leave(channel.clone(), member))
     }
 
-    fn news(channel: &ChannelName, subject: Subject) -> Arc<Self> {
+    fn new_membership(channel: &ChannelName, subject: Subject) -> Arc<Self> {
         Arc::new(Self {
             channel: Some(channel.clone()),
             position: None,
@@ -293,7 +293,7 @@ impl Publication {
 }
 
 /// A range of a payload in half the memory; payloads are far below 4 GiB.
-fn narrow(range: Range<usize>) -> Option<(u32, u32)> {
+fn narrow_range(range: Range<usize>) -> Option<(u32, u32)> {
     Some((u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?))
 }
 
@@ -305,14 +305,14 @@ mod tests {
 
     const ID: ConnectionId = ConnectionId { node: 1, shard: 2, session: 3, serial: 4 };
 
-    fn draft(content: &str, encoder: &'static dyn EventEncoder) -> Draft {
+    fn make_draft(content: &str, encoder: &'static dyn EventEncoder) -> Draft {
         let from = Some(Arc::new(Sender { user: Some("ann".into()), connection: ID }));
         let content = content.into();
-        let storing = Storing::only(encoder);
+        let storing = Storing::with_only(encoder);
         Draft { content, from, exclude: Some(ID), time_ms: 5, accepted_ns: 6, storing }
     }
 
-    fn other() -> ProtocolEncoder {
+    fn make_other_encoder() -> ProtocolEncoder {
         ProtocolEncoder { id: ProtocolId::new(1).unwrap(), encoder: &Reversed }
     }
 
@@ -322,7 +322,7 @@ mod tests {
         let position = Position { epoch: Epoch(9), offset: 7 };
         let long = "1".repeat(1000);
         let [kept, changed] = [&Plain as &'static dyn EventEncoder, &Reversed].map(|encoder| {
-            let one = Publication::new(&channel, position, Some(3), draft(&long, encoder));
+            let one = Publication::new(&channel, position, Some(3), make_draft(&long, encoder));
             let message = one.message().expect("it is a message");
             assert_eq!((message.content, message.prev), (&*long, Some(3)));
             assert_eq!(message.from.unwrap().user.as_deref(), Some("ann"));
@@ -339,19 +339,19 @@ mod tests {
             [(7, Some(6), None), (7, Some(3), Some(3)), (7, None, None), (1, Some(0), None)]
         {
             let position = Position { epoch: Epoch(9), offset };
-            let one = Publication::new(&channel, position, prev, draft("1", &Plain));
+            let one = Publication::new(&channel, position, prev, make_draft("1", &Plain));
             assert_eq!(one.message().unwrap().prev, named);
         }
     }
 
     #[test]
     fn each_protocol_has_its_encoding_made_once() {
-        let one = Publication::direct(draft("12", &Plain));
+        let one = Publication::new_direct(make_draft("12", &Plain));
         let stored = ProtocolEncoder { id: ProtocolId::STORED, encoder: &Reversed };
         assert_eq!(one.encoded(stored).unwrap().payload(), b"- 12", "made when it was accepted");
-        let first = one.encoded(other()).unwrap();
+        let first = one.encoded(make_other_encoder()).unwrap();
         assert_eq!(first.payload(), b"21 -");
-        assert!(std::ptr::eq(first, one.encoded(other()).unwrap()));
+        assert!(std::ptr::eq(first, one.encoded(make_other_encoder()).unwrap()));
     }
 
     #[test]
@@ -359,11 +359,11 @@ mod tests {
         let info = None;
         let member = Arc::new(MemberInfo { key: MemberKey::Connection(ID), connection: ID, info });
         let channel = ChannelName::new("a");
-        let join = Publication::join(&channel, member.clone());
-        assert!(join.encoded(other()).is_none(), "that protocol has no joins");
+        let join = Publication::new_join(&channel, member.clone());
+        assert!(join.encoded(make_other_encoder()).is_none(), "that protocol has no joins");
         let stored = ProtocolEncoder { id: ProtocolId::STORED, encoder: &Plain };
         assert_eq!(join.encoded(stored).unwrap().payload(), b"join a");
-        let leave = Publication::leave(&channel, member);
+        let leave = Publication::new_leave(&channel, member);
         assert_eq!(leave.encoded(stored).unwrap().payload(), b"leave a");
         assert!(leave.bytes() > leave.encoded(stored).unwrap().plain().len());
     }

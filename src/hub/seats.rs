@@ -23,7 +23,7 @@ pub(super) struct Seats {
 impl Seats {
     /// Seats a member, which may continue another one. Returns false if all `seats_max` are taken
     /// among `members`.
-    pub(super) fn take(
+    pub(super) fn take_seat(
         &mut self,
         id: ConnectionId,
         continues: Option<ConnectionId>,
@@ -41,7 +41,7 @@ impl Seats {
     }
 
     /// A member has left. If the one whose seat it had is still there, that one has it again.
-    pub(super) fn leave(&mut self, id: ConnectionId) {
+    pub(super) fn leave_seat(&mut self, id: ConnectionId) {
         if self.without.remove(&id) {
             return;
         }
@@ -75,16 +75,16 @@ mod tests {
     #[test]
     fn a_seat_is_taken_over_once() {
         let mut seats = Seats::default();
-        assert!(seats.take(id(1), None, 0, 1));
-        assert!(!seats.take(id(2), None, 1, 1));
-        assert!(!seats.take(id(2), Some(id(9)), 1, 1), "there is no such seat");
-        assert!(seats.take(id(3), Some(id(1)), 1, 1));
-        assert!(!seats.take(id(4), Some(id(1)), 2, 1), "it was taken over");
-        assert!(seats.take(id(5), Some(id(3)), 2, 1), "a chain of cut lines");
-        seats.leave(id(1));
-        seats.leave(id(3));
-        assert!(!seats.take(id(6), None, 1, 1));
-        seats.leave(id(5));
+        assert!(seats.take_seat(id(1), None, 0, 1));
+        assert!(!seats.take_seat(id(2), None, 1, 1));
+        assert!(!seats.take_seat(id(2), Some(id(9)), 1, 1), "there is no such seat");
+        assert!(seats.take_seat(id(3), Some(id(1)), 1, 1));
+        assert!(!seats.take_seat(id(4), Some(id(1)), 2, 1), "it was taken over");
+        assert!(seats.take_seat(id(5), Some(id(3)), 2, 1), "a chain of cut lines");
+        seats.leave_seat(id(1));
+        seats.leave_seat(id(3));
+        assert!(!seats.take_seat(id(6), None, 1, 1));
+        seats.leave_seat(id(5));
         assert!(seats.is_empty() && seats.bytes() == 0);
     }
 
@@ -102,19 +102,19 @@ mod tests {
                     let new = id(n as u32 + 1);
                     let old = ever[at % ever.len()];
                     let count = members.len() as u32;
-                    if seats.take(new, Some(old), count, 3) {
+                    if seats.take_seat(new, Some(old), count, 3) {
                         members.push(new);
                     } else {
                         prop_assert!(count >= 3 && seats.held.len() == 3);
                     }
                     ever.push(new);
                 } else if !members.is_empty() {
-                    seats.leave(members.swap_remove(at % members.len()));
+                    seats.leave_seat(members.swap_remove(at % members.len()));
                 }
                 prop_assert!(seats.held.len() <= 3);
                 prop_assert_eq!(seats.held.len() + seats.without.len(), members.len());
             }
-            members.drain(..).for_each(|one| seats.leave(one));
+            members.drain(..).for_each(|one| seats.leave_seat(one));
             prop_assert!(seats.is_empty());
         }
     }

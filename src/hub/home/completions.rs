@@ -10,20 +10,21 @@ use crate::hub::publication::Publication;
 use crate::hub::refusal::Refused;
 
 impl Home {
-    /// Works through what the log has completed; returns whether it stopped at so many.
-    pub fn work(&mut self, completions_max: usize) -> bool {
+    /// Processes at most `completions_max` completions of the log. Returns whether it stopped at
+    /// that bound.
+    pub fn process_completions(&mut self, completions_max: usize) -> bool {
         for _ in 0..completions_max {
             match self.log.next() {
-                Some(done) => self.completed(done),
+                Some(done) => self.process_completion(done),
                 None => return false,
             }
         }
         true
     }
 
-    pub(super) fn completed(&mut self, done: Done) {
+    pub(super) fn process_completion(&mut self, done: Done) {
         match done {
-            Done::Opened { key: channel } => self.opened(channel),
+            Done::Opened { key: channel } => self.run_waiting_requests(channel),
             Done::OpenFailed { key: channel, retry_after_ms } => {
                 self.open_failed(channel, &Refused::unavailable(retry_after_ms));
             }
@@ -32,18 +33,20 @@ impl Home {
                 let Waiting::Publish { channel, from } = waiting else { return };
                 self.stats.publishes += u64::from(!duplicate);
                 self.stats.duplicates += u64::from(duplicate);
-                self.answer(channel, from, Answer::Published { position, duplicate });
+                self.send_answer(channel, from, Answer::Published { position, duplicate });
                 self.note_use(channel);
             }
-            Done::Delivered { key: channel, publication } => self.delivered(channel, &publication),
+            Done::Delivered { key: channel, publication } => {
+                self.send_to_members(channel, &publication);
+            }
             Done::Page { ticket, page } => match self.done_waiting(ticket) {
                 Waiting::Join { channel, from, subscribe } => {
-                    self.joined(channel, from, subscribe, page);
+                    self.complete_subscribe(channel, from, subscribe, page);
                     self.note_use(channel);
                 }
                 Waiting::History { channel, from } => {
                     let HistoryPage { position, messages, .. } = page;
-                    self.answer(channel, from, Answer::History { position, messages });
+                    self.send_answer(channel, from, Answer::History { position, messages });
                     self.note_use(channel);
                 }
                 Waiting::Describe { channel, from } => {
@@ -56,7 +59,7 @@ impl Home {
             },
             Done::Trimmed { ticket, position } => {
                 if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
-                    self.answer(channel, from, Answer::Trimmed { position });
+                    self.send_answer(channel, from, Answer::Trimmed { position });
                     self.note_use(channel);
                 }
             }
@@ -79,11 +82,11 @@ impl Home {
         }
     }
 
-    /// Does what was asked of a channel while the log opened it.
-    fn opened(&mut self, key: u32) {
+    /// Carries out the requests that waited until the log had opened the channel.
+    fn run_waiting_requests(&mut self, key: u32) {
         let waiting = self.channels[key as usize].opening.take();
         for (from, verb) in waiting.into_iter().flat_map(|waiting| waiting.0) {
-            self.act(key, from, verb);
+            self.carry_out(key, from, verb);
         }
         self.note_use(key);
     }
@@ -112,14 +115,14 @@ impl Home {
                 }
                 // A subscription that was to restart has ended: its shard has it no more.
                 if let Some(watched) = subscribe.restart {
-                    self.leave(channel, &from, watched, subscribe.member.as_deref());
+                    self.remove_member(channel, &from, watched, subscribe.member.as_deref());
                 }
-                self.answer(channel, from, refusal());
+                self.send_answer(channel, from, refusal());
             }
             Waiting::Publish { from, .. }
             | Waiting::History { from, .. }
             | Waiting::Describe { from, .. }
-            | Waiting::Trim { from, .. } => self.answer(channel, from, refusal()),
+            | Waiting::Trim { from, .. } => self.send_answer(channel, from, refusal()),
         }
         self.note_use(channel);
     }
@@ -130,7 +133,7 @@ impl Home {
         waiting
     }
 
-    fn delivered(&mut self, key: u32, publication: &Arc<Publication>) {
+    fn send_to_members(&mut self, key: u32, publication: &Arc<Publication>) {
         let channel = &mut self.channels[key as usize];
         let Some(position) = publication.position else { return };
         // What a page has covered already.

@@ -15,7 +15,7 @@ use crate::hub::refusal::Code;
 
 impl Home {
     /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
-    pub(super) fn joined(
+    pub(super) fn complete_subscribe(
         &mut self,
         key: u32,
         from: Origin,
@@ -58,11 +58,11 @@ impl Home {
         if !recovered {
             messages.clear();
         }
-        self.join(key, from, &subscribe, delivered, recovered, messages);
+        self.admit_member(key, from, &subscribe, delivered, recovered, messages);
     }
 
     /// Counts a member, and answers with its position.
-    pub(super) fn join(
+    pub(super) fn admit_member(
         &mut self,
         key: u32,
         from: Origin,
@@ -78,7 +78,7 @@ impl Home {
                 "the channel has reached its limit of {} members; retry later",
                 subscribe.members_max
             );
-            return self.refuse(key, from, Code::Limit, message);
+            return self.reject(key, from, Code::Limit, message);
         }
         let channel = &mut self.channels[key as usize];
         if subscribe.since.is_some() {
@@ -106,20 +106,21 @@ impl Home {
                     occupancy.push((channel.name.clone(), true));
                 }
                 if let Some(member) = &subscribe.member {
-                    self.come(key, member, subscribe.replaces);
+                    self.add_presence(key, member, subscribe.replaces);
                 }
             }
         }
         let listed = subscribe.watch && subscribe.member.is_some();
         let presence = self.channels[key as usize].presence.as_ref().filter(|_| listed);
         let HomeOptions { presence_page_max, recover_bytes_max, .. } = self.options;
-        let presence = presence.map(|all| all.page(None, presence_page_max, recover_bytes_max));
+        let presence =
+            presence.map(|all| all.read_page(None, presence_page_max, recover_bytes_max));
         let (watch, member) = (subscribe.watch, subscribe.member.clone());
         let joined = Subscribed { position, recovered, missed, presence, watch, member };
-        self.answer(key, from, Answer::Subscribed(Box::new(joined)));
+        self.send_answer(key, from, Answer::Subscribed(Box::new(joined)));
     }
 
-    pub(super) fn leave(
+    pub(super) fn remove_member(
         &mut self,
         key: u32,
         from: &Origin,
@@ -146,16 +147,16 @@ impl Home {
         }
         if let Some(seats) = &mut channel.seats {
             self.seat_bytes -= seats.bytes();
-            seats.leave(*id);
+            seats.leave_seat(*id);
             self.seat_bytes += seats.bytes();
             channel.seats.take_if(|seats| seats.is_empty());
         }
         if let Some(member) = member {
-            self.gone(key, member);
+            self.remove_presence(key, member);
         }
     }
 
-    pub(super) fn unwatch(&mut self, key: u32, from: &Origin) {
+    pub(super) fn remove_watcher(&mut self, key: u32, from: &Origin) {
         let Origin::Session { id, .. } = from else { return };
         let mut shards = self.channels[key as usize].shards.iter_mut();
         if let Some(counts) = shards.find(|one| one.shard == id.shard) {
@@ -172,13 +173,13 @@ impl Home {
         let seats = channel.seats.get_or_insert_default();
         self.seat_bytes -= seats.bytes();
         let members = channel.members;
-        let has_one = seats.take(id, subscribe.replaces, members, subscribe.members_max);
+        let has_one = seats.take_seat(id, subscribe.replaces, members, subscribe.members_max);
         self.seat_bytes += seats.bytes();
         channel.seats.take_if(|seats| seats.is_empty());
         has_one
     }
 
-    pub(super) fn come(
+    pub(super) fn add_presence(
         &mut self,
         key: u32,
         member: &Arc<MemberInfo>,
@@ -186,24 +187,24 @@ impl Home {
     ) {
         let presence = self.channels[key as usize].presence.get_or_insert_default();
         self.presence_bytes -= presence.bytes();
-        let come = presence.join(member, replaces);
+        let come = presence.add_member(member, replaces);
         self.presence_bytes += presence.bytes();
         if let Some(member) = come {
-            self.send_news(key, Publication::join, member);
+            self.send_news(key, Publication::new_join, member);
         }
     }
 
-    pub(super) fn gone(&mut self, key: u32, member: &MemberInfo) {
+    pub(super) fn remove_presence(&mut self, key: u32, member: &MemberInfo) {
         let channel = &mut self.channels[key as usize];
         let Some(presence) = &mut channel.presence else { return };
         self.presence_bytes -= presence.bytes();
-        let left = presence.leave(member);
+        let left = presence.remove_member(member);
         self.presence_bytes += presence.bytes();
         if presence.count() == 0 {
             channel.presence = None;
         }
         if let Some(left) = left {
-            self.send_news(key, Publication::leave, left);
+            self.send_news(key, Publication::new_leave, left);
         }
     }
 

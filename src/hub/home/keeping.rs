@@ -32,17 +32,17 @@ impl Home {
     pub fn set_options(&mut self, options: HomeOptions) {
         self.options = options;
         // Channels may be kept for a shorter time from now on, and for a longer one later.
-        self.starts.renew();
+        self.starts.renew_series();
         self.log.set_key_bounds(options.keys_max, options.key_ttl_ms);
     }
 
     /// Drops aged messages and keys and forgets unused channels: of each at most `least`, and as
     /// many channels as were opened since the last call, so that no rate of new channels is more
     /// than it keeps up with. Returns whether there is more to be done now.
-    pub fn expire(&mut self, now_ms: u64, least: usize) -> bool {
+    pub fn expire_channels(&mut self, now_ms: u64, least: usize) -> bool {
         self.set_time(now_ms);
         let most = least + std::mem::take(&mut self.opened);
-        self.log.expire(now_ms, most);
+        self.log.expire_messages(now_ms, most);
         for _ in 0..most {
             let Some(key) = self.unused.pop_due(now_ms) else { break };
             let channel = &self.channels[key as usize];
@@ -50,11 +50,11 @@ impl Home {
             let due_ms = channel.used_ms.saturating_add(self.kept_ms(channel));
             if due_ms >= now_ms {
                 self.unused.set(key, due_ms.saturating_add(1));
-            } else if self.log.loss(channel.log) == Loss::Messages {
+            } else if self.log.loss_on_close(channel.log) == Loss::Messages {
                 let wait_ms = AGAIN_MS.max(self.kept_ms(channel) / 16);
                 self.unused.set(key, now_ms.saturating_add(wait_ms));
             } else {
-                self.forget(key);
+                self.forget_channel(key);
             }
         }
         if self.channels.len() <= SHRINK_MAX && self.channels.capacity() > 4 * SHRINK_MAX {
@@ -64,7 +64,7 @@ impl Home {
         self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 
-    /// When [`Self::expire`] has something to do next (Unix time, ms).
+    /// When [`Self::expire_channels`] has something to do next (Unix time, ms).
     pub fn next_due_ms(&self) -> Option<u64> {
         let due = [self.log.next_expiry_ms(), self.unused.next_ms()];
         due.into_iter().flatten().min()
@@ -94,7 +94,7 @@ impl Home {
 
     /// Answers a read of a channel that is not open, without opening it.
     pub(super) fn unused(&self, name: &ChannelName, retention: Retention, verb: &Verb) -> Answer {
-        let epoch = self.starts.now(name, self.hold_ms(retention));
+        let epoch = self.starts.current_epoch(name, self.hold_ms(retention));
         let position = Position { epoch, offset: 0 };
         match verb {
             Verb::Trim => Answer::Trimmed { position },
@@ -122,7 +122,7 @@ impl Home {
         let channel = &mut self.channels[key as usize];
         if channel.is_watched && channel.members == 0 && channel.joining == 0 {
             (channel.is_watched, channel.position) = (false, None);
-            self.log.watch(channel.log, false);
+            self.log.set_watched(channel.log, false);
         }
         let channel = &self.channels[key as usize];
         if channel.members > 0 || channel.pending > 0 || channel.opening.is_some() {
@@ -138,16 +138,16 @@ impl Home {
     pub(super) fn make_room(&mut self) -> bool {
         // More channels may be unused once what has completed is dealt with.
         while let Some(done) = self.log.next() {
-            self.completed(done);
+            self.process_completion(done);
         }
         if self.channels.len() < self.options.channels_max {
             return true;
         }
         let Some(key) = self.unused.first() else { return false };
-        if self.log.loss(self.channels[key as usize].log) != Loss::Nothing {
-            self.starts.renew();
+        if self.log.loss_on_close(self.channels[key as usize].log) != Loss::Nothing {
+            self.starts.renew_series();
         }
-        self.forget(key);
+        self.forget_channel(key);
         true
     }
 
@@ -159,7 +159,7 @@ impl Home {
         self.answer_to(channel, from, Answer::Refused(refused));
     }
 
-    fn forget(&mut self, key: u32) {
+    fn forget_channel(&mut self, key: u32) {
         let channel = self.remove(key);
         self.log.close(channel.log);
     }
@@ -176,7 +176,7 @@ impl Home {
 
     /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
     /// continue, if there are more.
-    pub fn scan(
+    pub fn scan_channels(
         &self,
         cursor: usize,
         channels_max: usize,
@@ -203,7 +203,7 @@ impl Home {
 
     /// What there is.
     pub fn gauges(&self) -> HomeGauges {
-        let (history_messages, history_bytes) = self.log.kept();
+        let (history_messages, history_bytes) = self.log.kept_messages();
         let keys = self.log.keys();
         let entries = self.channels.capacity() * size_of::<Channel>() + self.names.memory_bytes();
         let bytes = entries

@@ -8,8 +8,8 @@
 //!
 //! Such a position is exact because a channel that was published to is kept for
 //! [`Starts::kept_ms`] after its last use, which is longer than the start of a period is recent.
-//! Where a channel has to be forgotten sooner, or time steps back, [`Starts::renew`] makes all
-//! starts that were handed out unknown, and clients are not recovered from them.
+//! If a channel has to be dropped sooner, or time steps back, [`Starts::renew_series`] invalidates
+//! all starts handed out, and clients that have one do not recover from it.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -35,13 +35,13 @@ impl Starts {
     /// Sets the time (Unix, ms).
     pub(super) fn set_time(&mut self, now_ms: u64) {
         if now_ms < self.now_ms {
-            self.renew();
+            self.renew_series();
         }
         self.now_ms = now_ms;
     }
 
     /// Makes every start that was handed out unknown.
-    pub(super) fn renew(&mut self) {
+    pub(super) fn renew_series(&mut self) {
         self.series += 1;
     }
 
@@ -49,22 +49,22 @@ impl Starts {
         hold_ms.div_ceil(PERIODS).max(1)
     }
 
-    fn at(&self, name: &ChannelName, period_ms: u64, period: u64) -> Epoch {
+    fn epoch_at(&self, name: &ChannelName, period_ms: u64, period: u64) -> Epoch {
         Epoch(self.secret.hash_one((self.series, period_ms, period, name)))
     }
 
     /// The epoch of a channel that is not open. It counts for `hold_ms` at least.
-    pub(super) fn now(&self, name: &ChannelName, hold_ms: u64) -> Epoch {
+    pub(super) fn current_epoch(&self, name: &ChannelName, hold_ms: u64) -> Epoch {
         let period_ms = Self::period_ms(hold_ms);
-        self.at(name, period_ms, self.now_ms / period_ms)
+        self.epoch_at(name, period_ms, self.now_ms / period_ms)
     }
 
-    /// Whether [`Self::now`] was this epoch lately.
+    /// Whether [`Self::current_epoch`] was this epoch lately.
     pub(super) fn is_recent(&self, name: &ChannelName, hold_ms: u64, epoch: Epoch) -> bool {
         let period_ms = Self::period_ms(hold_ms);
         let period = self.now_ms / period_ms;
         let recent = period.saturating_sub(PERIODS)..=period;
-        recent.into_iter().any(|period| self.at(name, period_ms, period) == epoch)
+        recent.into_iter().any(|period| self.epoch_at(name, period_ms, period) == epoch)
     }
 
     /// How long a channel is kept after its last use.

@@ -46,8 +46,8 @@ fn ask(home: &mut Home, channel: &str, verb: Verb, now_ms: u64) -> Answer {
 fn request(home: &mut Home, channel: &str, from: Origin, verb: Verb, now_ms: u64) {
     let retention = Retention { messages_max: 3, ttl_ms: TTL_MS };
     let channel = ChannelName::new(channel);
-    home.request(Request { from, channel, retention, verb }, now_ms);
-    while home.work(1) {}
+    home.handle_request(Request { from, channel, retention, verb }, now_ms);
+    while home.process_completions(1) {}
 }
 
 fn publish(key: Option<&str>, time_ms: u64) -> Verb {
@@ -57,7 +57,7 @@ fn publish(key: Option<&str>, time_ms: u64) -> Verb {
         exclude: None,
         time_ms,
         accepted_ns: time_ms,
-        storing: Storing::only(&Plain),
+        storing: Storing::with_only(&Plain),
     };
     let key = key.map(|key| Box::new(KeyScope { owner: "o".into(), key: key.into() }));
     Verb::Publish { draft: Box::new(draft), key }
@@ -107,7 +107,7 @@ fn no_rate_of_new_channels_outruns_their_expiry() {
             }
             home.take_out();
             // The shard calls it once a turn.
-            home.expire(now_ms, 256);
+            home.expire_channels(now_ms, 256);
             most = most.max(home.len() as u64);
             now_ms += TURN_MS;
         }
@@ -116,7 +116,7 @@ fn no_rate_of_new_channels_outruns_their_expiry() {
             most <= each_turn * ((TTL_MS + TTL_MS / 4 + 250) / TURN_MS + 2),
             "{most} at {each_turn} a turn"
         );
-        while home.expire(now_ms + TTL_MS + TTL_MS / 4 + 250, 256) {}
+        while home.expire_channels(now_ms + TTL_MS + TTL_MS / 4 + 250, 256) {}
         assert!(is_empty(&home), "{:?}", home.gauges());
         assert_eq!(home.stats().channels_forgotten, made);
     }
@@ -256,7 +256,7 @@ impl Model {
             }
             Step::Wait(ms) => *now_ms += ms,
             Step::Expire => {
-                home.expire(*now_ms, 2);
+                home.expire_channels(*now_ms, 2);
             }
         }
         self.home.take_out();
@@ -319,7 +319,7 @@ proptest! {
         let mut wakes = 0;
         while let Some(due_ms) = home.next_due_ms() {
             now_ms = now_ms.max(due_ms);
-            home.expire(now_ms, 1);
+            home.expire_channels(now_ms, 1);
             wakes += 1;
             prop_assert!(wakes < 1000, "deadlines come again and again");
         }

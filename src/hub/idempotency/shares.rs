@@ -51,22 +51,22 @@ impl Shares {
             let owner = Owner { hash, keys, count: 1, before: NONE, after: NONE };
             let owner = self.owners.insert(owner) as u32;
             self.hashes.insert(hash, owner);
-            self.link(owner);
+            self.link_owner(owner);
             return owner;
         };
-        self.unlink(owner);
+        self.unlink_owner(owner);
         self.owners[owner as usize].count += 1;
-        self.link(owner);
+        self.link_owner(owner);
         owner
     }
 
     /// An owner has one key less.
-    pub(super) fn shrink(&mut self, owner: u32) {
-        self.unlink(owner);
+    pub(super) fn remove_key(&mut self, owner: u32) {
+        self.unlink_owner(owner);
         let own = &mut self.owners[owner as usize];
         own.count -= 1;
         if own.count > 0 {
-            self.link(owner);
+            self.link_owner(owner);
         } else {
             let own = self.owners.remove(owner as usize);
             self.hashes.remove(&own.hash);
@@ -74,7 +74,7 @@ impl Shares {
         while self.lists.pop_if(|ends| ends.first == NONE).is_some() {}
     }
 
-    fn link(&mut self, owner: u32) {
+    fn link_owner(&mut self, owner: u32) {
         let count = self.owners[owner as usize].count;
         if self.lists.len() <= count {
             self.lists.resize(count + 1, EMPTY);
@@ -88,7 +88,7 @@ impl Shares {
         (own.before, own.after) = (before, NONE);
     }
 
-    fn unlink(&mut self, owner: u32) {
+    fn unlink_owner(&mut self, owner: u32) {
         let Owner { count, before, after, .. } = self.owners[owner as usize];
         match before {
             NONE => self.lists[count].first = after,

@@ -16,7 +16,7 @@ fn scope(owner: u8, key: u32) -> KeyScope {
 /// Publishes; returns whether it was the first under this key.
 fn publish(keys: &mut Keys, owner: u8, key: u32, now_ms: u64) -> bool {
     let position = |key: u32| Position { epoch: Epoch(1), offset: key.into() };
-    match keys.look("a", &scope(owner, key), "1", now_ms, position(key)) {
+    match keys.look_up("a", &scope(owner, key), "1", now_ms, position(key)) {
         Seen::First => true,
         Seen::Repeated(first) => {
             assert_eq!(first, position(key));
@@ -63,11 +63,11 @@ fn a_key_is_for_one_content() {
     let mut keys = Keys::new(2, TTL_MS);
     let first = Position { epoch: Epoch(1), offset: 1 };
     let next = Position { epoch: Epoch(1), offset: 2 };
-    assert_eq!(keys.look("a", &scope(1, 0), "1", 0, first), Seen::First);
-    assert_eq!(keys.look("a", &scope(1, 0), "1", 0, next), Seen::Repeated(first));
-    assert_eq!(keys.look("a", &scope(1, 0), "2", 0, next), Seen::Conflict);
-    assert_eq!(keys.look("b", &scope(1, 0), "2", 0, next), Seen::First, "of another channel");
-    assert_eq!(keys.look("a", &scope(1, 0), "2", TTL_MS, next), Seen::First, "past its time");
+    assert_eq!(keys.look_up("a", &scope(1, 0), "1", 0, first), Seen::First);
+    assert_eq!(keys.look_up("a", &scope(1, 0), "1", 0, next), Seen::Repeated(first));
+    assert_eq!(keys.look_up("a", &scope(1, 0), "2", 0, next), Seen::Conflict);
+    assert_eq!(keys.look_up("b", &scope(1, 0), "2", 0, next), Seen::First, "of another channel");
+    assert_eq!(keys.look_up("a", &scope(1, 0), "2", TTL_MS, next), Seen::First, "past its time");
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ proptest! {
                     for own in model.values_mut() {
                         own.retain(|(_, until_ms)| *until_ms > now_ms);
                     }
-                    keys.expire(now_ms, 1000);
+                    keys.expire_keys(now_ms, 1000);
                     let own = model.entry(owner).or_default();
                     let is_first = publish(&mut keys, owner, key, now_ms);
                     let known = own.iter().any(|(one, _)| *one == key);
@@ -107,7 +107,7 @@ proptest! {
                     if is_first {
                         own.push_back((key, now_ms + TTL_MS));
                     }
-                    keys.expire(now_ms, 1000);
+                    keys.expire_keys(now_ms, 1000);
                     let mut total: usize = model.values().map(VecDeque::len).sum();
                     prop_assert!(keys.kept.len() <= bound.max(1));
                     while total > bound {
@@ -130,7 +130,7 @@ proptest! {
                     bound = other;
                     keys.set_bounds(bound, TTL_MS);
                     let mut total: usize = model.values().map(VecDeque::len).sum();
-                    keys.expire(now_ms, 1000);
+                    keys.expire_keys(now_ms, 1000);
                     for own in model.values_mut() {
                         own.retain(|(_, until_ms)| *until_ms > now_ms);
                     }
@@ -145,7 +145,7 @@ proptest! {
                 }
             }
         }
-        keys.expire(now_ms + TTL_MS, 1000);
+        keys.expire_keys(now_ms + TTL_MS, 1000);
         prop_assert!(keys.kept.is_empty() && keys.bytes() == 0);
     }
 }

@@ -21,44 +21,44 @@ fn unnamed(serial: u32) -> Arc<MemberInfo> {
 }
 
 fn all(presence: &Presence) -> Vec<Arc<MemberInfo>> {
-    presence.page(None, u32::MAX, u64::MAX).members
+    presence.read_page(None, u32::MAX, u64::MAX).members
 }
 
 #[test]
 fn connections_of_one_user_are_one_member_which_is_shown_as_one_that_lives() {
     let mut presence = Presence::default();
     let (first, second, bob) = (member("ann", 1), member("ann", 2), member("bob", 3));
-    assert_eq!(presence.join(&first, None), Some(first.clone()));
-    assert_eq!(presence.join(&second, None), None);
-    assert_eq!(presence.join(&bob, None), Some(bob.clone()));
+    assert_eq!(presence.add_member(&first, None), Some(first.clone()));
+    assert_eq!(presence.add_member(&second, None), None);
+    assert_eq!(presence.add_member(&bob, None), Some(bob.clone()));
     assert_eq!(all(&presence), [second.clone(), bob.clone()]);
-    assert_eq!(presence.leave(&second), None);
+    assert_eq!(presence.remove_member(&second), None);
     assert_eq!(all(&presence), [first.clone(), bob.clone()], "with its own info");
-    assert_eq!(presence.leave(&second), None, "a connection leaves once");
-    assert_eq!(presence.leave(&first), Some(first.clone()));
-    assert_eq!(presence.leave(&first), None);
+    assert_eq!(presence.remove_member(&second), None, "a connection leaves once");
+    assert_eq!(presence.remove_member(&first), Some(first.clone()));
+    assert_eq!(presence.remove_member(&first), None);
     assert_eq!(all(&presence), std::slice::from_ref(&bob));
-    presence.leave(&bob);
+    presence.remove_member(&bob);
     assert_eq!(presence.bytes(), 0);
 }
 
 #[test]
 fn a_client_without_a_user_that_resumes_stays_one_member() {
     let mut presence = Presence::default();
-    presence.join(&unnamed(1), None);
-    assert_eq!(presence.join(&unnamed(2), Some(id(1))), None);
-    assert_eq!(presence.leave(&unnamed(1)), None);
-    assert_eq!(presence.join(&unnamed(3), Some(id(2))), None);
+    presence.add_member(&unnamed(1), None);
+    assert_eq!(presence.add_member(&unnamed(2), Some(id(1))), None);
+    assert_eq!(presence.remove_member(&unnamed(1)), None);
+    assert_eq!(presence.add_member(&unnamed(3), Some(id(2))), None);
     // Another use of a ticket that was used: another client.
-    let other = presence.join(&unnamed(4), Some(id(2))).expect("it has come");
+    let other = presence.add_member(&unnamed(4), Some(id(2))).expect("it has come");
     assert_eq!(other.key, MemberKey::Connection(id(4)));
-    presence.leave(&unnamed(2));
+    presence.remove_member(&unnamed(2));
     let shown: Vec<_> = all(&presence).iter().map(|one| one.connection).collect();
     assert_eq!(shown, [id(3), id(4)]);
     assert_eq!(all(&presence)[0].key, MemberKey::Connection(id(1)), "it is known as it joined");
-    let left = presence.leave(&unnamed(3)).expect("it has left");
+    let left = presence.remove_member(&unnamed(3)).expect("it has left");
     assert_eq!(left.key, MemberKey::Connection(id(1)), "as it has joined");
-    assert!(presence.leave(&unnamed(4)).is_some());
+    assert!(presence.remove_member(&unnamed(4)).is_some());
     assert_eq!((presence.count(), presence.bytes()), (0, 0));
 }
 
@@ -66,13 +66,13 @@ fn a_client_without_a_user_that_resumes_stays_one_member() {
 #[test]
 fn a_connection_that_is_not_replaced_after_all_is_shown_again() {
     let mut presence = Presence::default();
-    presence.join(&unnamed(1), None);
-    presence.join(&unnamed(2), Some(id(1)));
-    assert_eq!(presence.leave(&unnamed(2)), None);
+    presence.add_member(&unnamed(1), None);
+    presence.add_member(&unnamed(2), Some(id(1)));
+    assert_eq!(presence.remove_member(&unnamed(2)), None);
     assert_eq!(all(&presence), [unnamed(1)]);
-    assert_eq!(presence.join(&unnamed(3), Some(id(1))), None);
-    assert_eq!(presence.leave(&unnamed(1)), None);
-    assert!(presence.leave(&unnamed(3)).is_some());
+    assert_eq!(presence.add_member(&unnamed(3), Some(id(1))), None);
+    assert_eq!(presence.remove_member(&unnamed(1)), None);
+    assert!(presence.remove_member(&unnamed(3)).is_some());
     assert_eq!(presence.bytes(), 0);
 }
 
@@ -81,8 +81,8 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
     for count in [FEW as u32, 40] {
         let mut presence = Presence::default();
         for n in 0..count / 2 {
-            assert!(presence.join(&unnamed(n), None).is_some());
-            assert!(presence.join(&member(&format!("u{n:02}"), 1000 + n), None).is_some());
+            assert!(presence.add_member(&unnamed(n), None).is_some());
+            assert!(presence.add_member(&member(&format!("u{n:02}"), 1000 + n), None).is_some());
         }
         assert_eq!(matches!(presence.listed, List::Many(_)), count > FEW as u32);
         // A page has seven members, or as many as fit, or one.
@@ -90,7 +90,7 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
             let mut seen = Vec::new();
             let mut after = None;
             loop {
-                let page = presence.page(after.as_deref(), 7, bytes_max);
+                let page = presence.read_page(after.as_deref(), 7, bytes_max);
                 assert_eq!(page.count, u64::from(count));
                 assert!(
                     page.members.len() == 1
@@ -110,9 +110,9 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
             assert_eq!(seen.len(), count as usize);
             assert!(seen.is_sorted_by_key(|one| &one.key));
         }
-        assert_eq!(presence.page(None, count, u64::MAX).next, None);
+        assert_eq!(presence.read_page(None, count, u64::MAX).next, None);
         for one in all(&presence) {
-            assert_eq!(presence.leave(&one).as_ref(), Some(&one));
+            assert_eq!(presence.remove_member(&one).as_ref(), Some(&one));
         }
         assert_eq!((presence.count(), presence.bytes()), (0, 0));
     }
@@ -153,7 +153,7 @@ proptest! {
                 }
                 Step::Leave(at) if !living.is_empty() => {
                     let gone: Arc<MemberInfo> = living.swap_remove(at % living.len());
-                    if let Some(left) = presence.leave(&gone) {
+                    if let Some(left) = presence.remove_member(&gone) {
                         prop_assert!(watched.remove(&left.key), "it was known");
                     }
                     continue;
@@ -164,7 +164,7 @@ proptest! {
                 0 => unnamed(serial),
                 user => member(&format!("u{user}"), serial),
             };
-            if let Some(come) = presence.join(&joining, replaces) {
+            if let Some(come) = presence.add_member(&joining, replaces) {
                 prop_assert!(watched.insert(come.key.clone()), "it is news");
             }
             ever.push((joining.connection, user));
@@ -181,7 +181,7 @@ proptest! {
             );
         }
         for one in living {
-            if let Some(left) = presence.leave(&one) {
+            if let Some(left) = presence.remove_member(&one) {
                 prop_assert!(watched.remove(&left.key));
             }
         }

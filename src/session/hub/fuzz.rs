@@ -199,9 +199,9 @@ impl World {
     fn answer(&mut self, requests_max: usize) -> bool {
         let count = requests_max.min(self.waiting.len());
         for request in self.waiting.drain(..count).collect::<Vec<_>>() {
-            self.home.request(request, self.now_ms);
+            self.home.handle_request(request, self.now_ms);
         }
-        self.home.work(usize::MAX);
+        self.home.process_completions(usize::MAX);
         let out: Vec<_> = self.home.take_out().collect();
         let is_heard = !out.is_empty() || !self.waiting.is_empty();
         for (_, out) in out {

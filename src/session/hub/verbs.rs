@@ -515,7 +515,8 @@ impl HubSession {
             rates.push(Bucket { pattern: pattern.into(), earned: 0 });
             rates.len() - 1
         });
-        let taken = Rate::with_burst_of_a_second(namespace.rate).take(rates[at].earned, 1, now_ns);
+        let taken =
+            Rate::with_burst_of_a_second(namespace.rate).take_tokens(rates[at].earned, 1, now_ns);
         taken.map(|earned| rates[at].earned = earned).is_ok()
     }
 

@@ -426,7 +426,7 @@ mod tests {
         let unnamed =
             MemberInfo { key: MemberKey::Connection(id(1)), connection: id(7), info: None };
         for member in [named, unnamed] {
-            let join = Publication::join(&channel, Arc::new(member));
+            let join = Publication::new_join(&channel, Arc::new(member));
             let encoder = ProtocolEncoder { id: ProtocolId::STORED, encoder: &SeawallV1 };
             let wire = join.encoded(encoder).unwrap().plain().len();
             assert!((wire..wire + 120).contains(&join.bytes()), "{wire}: {}", join.bytes());

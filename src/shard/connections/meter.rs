@@ -53,7 +53,7 @@ impl Meter {
         let limiter = self.limiter_mut(index).get_or_insert_default();
         let user = sessions.user(index);
         for (kind, times) in KINDS.into_iter().zip([1, bytes as u32]) {
-            let taken = limiter.take(bounds, kind, times, user, now_ns);
+            let taken = limiter.take_tokens(bounds, kind, times, user, now_ns);
             taken.map_err(|wait_ms| TooMuch { kind, wait_ms })?;
         }
         Ok(())

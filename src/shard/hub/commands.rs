@@ -223,7 +223,7 @@ impl Hub {
     /// Continues with the list of channels that was asked for first, by a turn's share.
     pub(super) fn continue_channel_list(&mut self) {
         let Some(mut list) = self.lists.pop_front() else { return };
-        let next = self.home.scan(list.cursor, LISTED_CHANNELS, |name, members| {
+        let next = self.home.scan_channels(list.cursor, LISTED_CHANNELS, |name, members| {
             list.add_if_wanted(name, members);
         });
         match next {

@@ -83,12 +83,12 @@ impl Hub {
         while budget > 0
             && let Some(local) = self.members.next_ready()
         {
-            match self.members.step(local) {
+            match self.members.begin_step(local) {
                 None => {}
                 Some(Step::Fanout) => {
                     budget =
                         budget.saturating_sub(self.walk_members(connections, local, budget).max(1));
-                    self.members.rotate();
+                    self.members.rotate_ready();
                 }
                 Some(Step::Op(op)) => {
                     budget -= 1;
@@ -118,18 +118,19 @@ impl Hub {
         let mut deliveries = 0;
         let (batch, many) = members.under_way(local);
         let members_max = (budget / batch.max(1)).max(1);
-        let (_, has_ended) = members.walk(local, members_max, |member, publications, is_last| {
-            deliveries += publications.len();
-            if batch > 1 && many > 1 {
-                let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
-                if self.serve_piece(connections, member, publications, pieces, is_last) {
-                    return;
+        let (_, has_ended) =
+            members.continue_fanout(local, members_max, |member, publications, is_last| {
+                deliveries += publications.len();
+                if batch > 1 && many > 1 {
+                    let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
+                    if self.serve_piece(connections, member, publications, pieces, is_last) {
+                        return;
+                    }
                 }
-            }
-            forms.resize_with(publications.len(), Forms::default);
-            let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
-            self.serve_member(connections, member, publications, &mut forms, how);
-        });
+                forms.resize_with(publications.len(), Forms::default);
+                let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
+                self.serve_member(connections, member, publications, &mut forms, how);
+            });
         debug_assert!(has_ended || deliveries > 0, "a walk advances");
         debug_assert!(self.members.is_empty(), "serving a member queues nothing for channels");
         self.members = members;

@@ -65,7 +65,7 @@ impl Hub {
             return self.ask(connections, None, leave);
         };
         let member = Member { session: id.session, subscription: number as u32 };
-        let (member_index, watcher_index) = self.members.add(local, member, watch);
+        let (member_index, watcher_index) = self.members.add_member(local, member, watch);
         let watcher_index = watcher_index.unwrap_or(NONE);
         let member_indexes = MemberIndexes { local, member_index, watcher_index };
         let presence = presence.as_ref();

@@ -232,7 +232,7 @@ impl Hub {
             return;
         }
         self.aged_tick = tick;
-        self.is_expiring = self.home.expire(self.unix_ms, AGED_AT_ONCE);
+        self.is_expiring = self.home.expire_channels(self.unix_ms, AGED_AT_ONCE);
         if self.home.wants_room() {
             // A shard that is idle does not notice that it holds more than its share.
             self.post_to_others(|| HubMail::Room);
@@ -340,7 +340,7 @@ impl Hub {
     fn read(&mut self, connections: &mut Connections, mail: HubMail) {
         match mail {
             HubMail::Ask(request) => {
-                self.home.request(request, self.unix_ms);
+                self.home.handle_request(request, self.unix_ms);
                 // Publications are put together: those of a burst leave each member in one send.
                 if self.mail_here.is_empty() {
                     self.work_home(connections);
@@ -372,7 +372,7 @@ impl Hub {
     /// Lets the home work, and hands out what it sends.
     fn work_home(&mut self, connections: &mut Connections) {
         // The rest is worked through in the next turn at the latest.
-        self.unfinished = self.home.work(STEPS_MAX);
+        self.unfinished = self.home.process_completions(STEPS_MAX);
         self.report_occupancy(connections);
         let mut from_home = std::mem::take(&mut self.from_home);
         self.home.exchange_out(&mut from_home);

@@ -123,10 +123,10 @@ impl PublicationState {
         let channel = self.channel.as_deref().map(ChannelName::new);
         let (content, from) = match &self.subject {
             SubjectState::Join(member) => {
-                return Some(Publication::join(&channel?, member.member()?));
+                return Some(Publication::new_join(&channel?, member.member()?));
             }
             SubjectState::Leave(member) => {
-                return Some(Publication::leave(&channel?, member.member()?));
+                return Some(Publication::new_leave(&channel?, member.member()?));
             }
             SubjectState::Message { content, from } => (content, from),
         };

@@ -159,10 +159,10 @@ impl Log for DelayedLog {
         late.ready.retain(|done| channel_of(done) != Some(key));
     }
 
-    fn watch(&mut self, channel: u32, is_watched: bool) {
+    fn set_watched(&mut self, channel: u32, is_watched: bool) {
         let (key, is_open) = self.channels[&channel];
         assert!(is_open, "commands follow once the channel is open");
-        self.inner.watch(channel, is_watched);
+        self.inner.set_watched(channel, is_watched);
         let mut late = self.late.lock().unwrap();
         let is_wanted = |done: &Done| {
             is_watched || !matches!(done, Done::Delivered { key: channel, .. } if *channel == key)
@@ -171,8 +171,8 @@ impl Log for DelayedLog {
         late.ready.retain(is_wanted);
     }
 
-    fn loss(&self, channel: u32) -> Loss {
-        self.inner.loss(channel)
+    fn loss_on_close(&self, channel: u32) -> Loss {
+        self.inner.loss_on_close(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -219,8 +219,8 @@ impl Log for DelayedLog {
         }
     }
 
-    fn expire(&mut self, now_ms: u64, channels_max: usize) {
-        self.inner.expire(now_ms, channels_max);
+    fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
+        self.inner.expire_messages(now_ms, channels_max);
     }
 
     fn next(&mut self) -> Option<Done> {
@@ -238,7 +238,7 @@ impl Log for DelayedLog {
         Some(done)
     }
 
-    fn kept(&self) -> (u64, u64) {
-        self.inner.kept()
+    fn kept_messages(&self) -> (u64, u64) {
+        self.inner.kept_messages()
     }
 }

@@ -41,13 +41,13 @@ impl Log for Forgetful {
         self.inner.close(channel);
     }
 
-    fn watch(&mut self, channel: u32, is_watched: bool) {
+    fn set_watched(&mut self, channel: u32, is_watched: bool) {
         self.is_watched = is_watched;
-        self.inner.watch(channel, is_watched);
+        self.inner.set_watched(channel, is_watched);
     }
 
-    fn loss(&self, channel: u32) -> Loss {
-        self.inner.loss(channel)
+    fn loss_on_close(&self, channel: u32) -> Loss {
+        self.inner.loss_on_close(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -70,8 +70,8 @@ impl Log for Forgetful {
         self.inner.trim(ticket, channel);
     }
 
-    fn expire(&mut self, now_ms: u64, channels_max: usize) {
-        self.inner.expire(now_ms, channels_max);
+    fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
+        self.inner.expire_messages(now_ms, channels_max);
     }
 
     fn next(&mut self) -> Option<Done> {
@@ -84,7 +84,7 @@ impl Log for Forgetful {
         }
         self.inner.close(0);
         assert_eq!(self.inner.open(&name, key, retention, Epoch(0)).channel, 0);
-        self.inner.watch(0, self.is_watched);
+        self.inner.set_watched(0, self.is_watched);
         self.inner.read(0, 0, Range { since: None, messages_max: 0, bytes_max: 0, reverse: false });
         match self.inner.next() {
             Some(Done::Page { page, .. }) => {
@@ -94,8 +94,8 @@ impl Log for Forgetful {
         }
     }
 
-    fn kept(&self) -> (u64, u64) {
-        self.inner.kept()
+    fn kept_messages(&self) -> (u64, u64) {
+        self.inner.kept_messages()
     }
 }
 

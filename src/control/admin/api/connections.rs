@@ -139,7 +139,7 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
         time_ms: State::unix_ms(),
         accepted_ns: state.clock_ns(),
     };
-    let delivered = apply(state, target, Act::Send(Publication::direct(draft))).await?.count;
+    let delivered = apply(state, target, Act::Send(Publication::new_direct(draft))).await?.count;
     Ok(json!({"delivered": delivered}))
 }
 

@@ -62,13 +62,13 @@ impl Log for FailingLog {
         self.inner.close(channel);
     }
 
-    fn watch(&mut self, channel: u32, is_watched: bool) {
+    fn set_watched(&mut self, channel: u32, is_watched: bool) {
         self.watched.borrow_mut().push(is_watched);
-        self.inner.watch(channel, is_watched);
+        self.inner.set_watched(channel, is_watched);
     }
 
-    fn loss(&self, channel: u32) -> Loss {
-        self.inner.loss(channel)
+    fn loss_on_close(&self, channel: u32) -> Loss {
+        self.inner.loss_on_close(channel)
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -99,8 +99,8 @@ impl Log for FailingLog {
         }
     }
 
-    fn expire(&mut self, now_ms: u64, channels_max: usize) {
-        self.inner.expire(now_ms, channels_max);
+    fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
+        self.inner.expire_messages(now_ms, channels_max);
     }
 
     fn set_key_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
@@ -119,8 +119,8 @@ impl Log for FailingLog {
         self.failed.pop_front().or_else(|| self.inner.next())
     }
 
-    fn kept(&self) -> (u64, u64) {
-        self.inner.kept()
+    fn kept_messages(&self) -> (u64, u64) {
+        self.inner.kept_messages()
     }
 }
 
@@ -163,7 +163,7 @@ fn check_end(mut home: Home) {
     let mut now_ms = NOW_MS;
     while let Some(due_ms) = home.next_due_ms() {
         now_ms = now_ms.max(due_ms);
-        home.expire(now_ms, 100);
+        home.expire_channels(now_ms, 100);
     }
     assert!(is_empty(&home) && home.waiting.is_empty(), "{:?}", home.gauges());
 }
@@ -203,9 +203,9 @@ fn a_key_whose_publish_has_failed_is_free_again() {
         let (from, channel) = (Origin::Api(reply), ChannelName::new("a"));
         let retention = Retention { messages_max: 3, ttl_ms: TTL_MS };
         let verb = publish(Some("k"), NOW_MS);
-        home.request(Request { from, channel, retention, verb }, NOW_MS);
+        home.handle_request(Request { from, channel, retention, verb }, NOW_MS);
     }
-    while home.work(1) {}
+    while home.process_completions(1) {}
     let answered: Vec<_> = answers.lock().unwrap().drain(..).map(refusal).collect();
     assert_eq!(
         answered,
@@ -280,10 +280,10 @@ fn requests_wait_in_order_until_their_channel_is_open() {
             let (from, channel) = (Origin::Api(ApiReply(Box::new(note))), ChannelName::new("a"));
             let retention = Retention { messages_max: 3, ttl_ms: TTL_MS };
             let verb = if n == 1 { history(None) } else { publish(None, NOW_MS) };
-            home.request(Request { from, channel, retention, verb }, NOW_MS);
+            home.handle_request(Request { from, channel, retention, verb }, NOW_MS);
             assert_eq!((home.len(), home.unused.first()), (1, None), "it is in use");
         }
-        while home.work(1) {}
+        while home.process_completions(1) {}
         let answered: Vec<_> = answers.lock().unwrap().drain(..).collect();
         let offsets = answered.into_iter().map(|(n, answer)| match answer {
             Answer::Published { position, .. } => (n, Some(position.offset)),

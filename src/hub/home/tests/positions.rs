@@ -105,7 +105,7 @@ impl Positions {
             exclude: None,
             time_ms,
             accepted_ns: 0,
-            storing: Storing::only(&Plain),
+            storing: Storing::with_only(&Plain),
         };
         let verb = Verb::Publish { draft: Box::new(draft), key: None };
         let answer = ask(&mut self.home, &format!("c{channel}"), verb, self.now_ms);
@@ -138,7 +138,7 @@ impl Positions {
                 self.hand_out(channel, position);
             }
             Step::Wait(ms) => self.now_ms += ms,
-            Step::Expire => drop(self.home.expire(self.now_ms, 10)),
+            Step::Expire => drop(self.home.expire_channels(self.now_ms, 10)),
             Step::SetBack => {
                 self.now_ms -= 100;
                 self.lose_all();
@@ -219,7 +219,7 @@ fn a_channel_that_was_used_and_forgotten_has_another_epoch() {
         let position = positions.handed.last().unwrap().position;
         assert!(epochs.insert(position.epoch), "offsets of two lives are not comparable");
         positions.now_ms += 2 * TTL_MS;
-        while positions.home.expire(positions.now_ms, 10) {}
+        while positions.home.expire_channels(positions.now_ms, 10) {}
         assert!(positions.home.is_empty());
     }
 }

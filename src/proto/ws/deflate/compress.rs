@@ -181,8 +181,8 @@ impl Deflaters {
         let output = &mut self.output[..output_room(message.len())];
         let done = common.deflate.compress(message, output, DeflateFlush::SyncFlush);
         let deflate = &common.deflate;
-        let done = done
-            .map_or((0, 0), |_| (deflate.total_in() as usize, deflate.total_out() as usize));
+        let done =
+            done.map_or((0, 0), |_| (deflate.total_in() as usize, deflate.total_out() as usize));
         self.spend((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib_rs(level));
         done
     }

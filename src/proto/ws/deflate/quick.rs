@@ -115,7 +115,7 @@ fn distance_code(distance: u32) -> Code {
     if from_zero < 4 {
         return Code { bits: reversed(from_zero, 5), count: 5 };
     }
-    let high_bit = 31 - from_zero.leading_zeros();
+    let high_bit = from_zero.ilog2();
     let extra = high_bit - 1;
     let symbol = 2 * high_bit + (from_zero >> extra & 1);
     let rest = from_zero & ((1 << extra) - 1);
@@ -134,7 +134,7 @@ struct BitWriter<'o> {
 
 impl BitWriter<'_> {
     /// Appends up to 40 bits.
-    #[inline(always)]
+    #[inline]
     fn put(&mut self, code: Code) {
         debug_assert!(code.count <= 40);
         self.bits |= u64::from(code.bits) << self.count;

@@ -12,7 +12,7 @@ fn message(channel: &ChannelName, offset: u64) -> Arc<Publication> {
         exclude: None,
         time_ms: 0,
         accepted_ns: 0,
-        storing: Storing::only(&SeawallV1),
+        storing: Storing::with_only(&SeawallV1),
     };
     Publication::new(channel, position(offset), None, draft)
 }
@@ -174,7 +174,7 @@ fn is_news(item: &Item) -> bool {
 fn item(step: &Step, names: &[ChannelName], offset: u64) -> Option<Item> {
     Some(match step {
         Step::Message(one) => Item::Message(message(&names[*one], offset)),
-        Step::News(one) => Item::Message(Publication::join(&names[*one], member())),
+        Step::News(one) => Item::Message(Publication::new_join(&names[*one], member())),
         Step::Missed(one) => Item::Missed(message(&names[*one], offset)),
         Step::Notice(one) => Item::Notice(names[*one].clone(), Notice::Lagging(position(offset))),
         _ => return None,

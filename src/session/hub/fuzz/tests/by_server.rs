@@ -83,8 +83,8 @@ impl Orders {
         let channel = ChannelName::new(CHANNEL);
         let retention = Retention { messages_max: 5, ttl_ms: 1_000_000 };
         let from = Origin::Session { id, request: 0 };
-        self.world.home.request(Request { from, channel, retention, verb }, NOW_MS);
-        self.world.home.work(usize::MAX);
+        self.world.home.handle_request(Request { from, channel, retention, verb }, NOW_MS);
+        self.world.home.process_completions(usize::MAX);
         // Answers to the other connections do not count.
         let own = |out: &Out| !matches!(out, Out::Answer { id, .. } if id.session == 9);
         let out: Vec<_> = self.world.home.take_out().map(|(_, out)| out).collect();
