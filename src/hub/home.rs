@@ -113,7 +113,7 @@ impl Waiting {
     }
 }
 
-/// How much there is.
+/// The present size of a home.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HomeGauges {
     pub channels: u64,
@@ -121,13 +121,13 @@ pub struct HomeGauges {
     pub history_messages: u64,
     pub history_bytes: u64,
     pub keys: u64,
-    /// Memory of the table of channels, of those listed as present, and of the keys (bytes).
+    /// Memory of the table of channels, of presence, and of idempotency keys (bytes).
     pub channel_bytes: u64,
     pub presence_bytes: u64,
     pub key_bytes: u64,
 }
 
-/// What a home has done.
+/// Counters of a home, since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HomeStats {
     pub publishes: u64,
@@ -136,7 +136,7 @@ pub struct HomeStats {
     pub not_recovered: u64,
     pub channels_opened: u64,
     pub channels_forgotten: u64,
-    /// Idempotency keys that were forgotten before their time.
+    /// Idempotency keys evicted before they expired.
     pub keys_evicted: u64,
 }
 
@@ -151,17 +151,17 @@ pub struct Home {
     members: u64,
     stats: HomeStats,
     out: Vec<(u16, Out)>,
-    /// Channels without members that nothing is under way for, by when they are forgotten.
+    /// Channels without members or requests, by the time at which they are closed.
     unused: DueQueue,
-    /// Of names, and of the lists of shards and seats (bytes).
+    /// Memory of names, and of the lists of shards and seats (bytes).
     name_bytes: usize,
     shard_count_bytes: usize,
     seat_bytes: usize,
     presence_bytes: usize,
-    /// Channels that were opened since [`Home::expire_channels`] looked.
+    /// Channels opened since the last [`Home::expire_channels`].
     opened: usize,
-    /// Channels that have got their first member (true), or lost their last; `None`: that is
-    /// reported to nothing.
+    /// Channels that have gained their first member (true) or lost their last. `None`: nothing
+    /// consumes these changes.
     occupancy: Option<Vec<(ChannelName, bool)>>,
     now_ms: u64,
 }
@@ -191,7 +191,7 @@ impl Home {
         }
     }
 
-    /// Whether there are no channels and nothing is to be sent: there is nothing to work through.
+    /// Whether there are no channels, no requests and nothing to send: the home has no work.
     pub fn is_unused(&self) -> bool {
         let has_news = self.occupancy.as_ref().is_some_and(|changes| !changes.is_empty());
         self.channels.is_empty() && self.waiting.is_empty() && self.out.is_empty() && !has_news
@@ -201,11 +201,11 @@ impl Home {
     pub fn handle_request(&mut self, request: Request, now_ms: u64) {
         self.set_time(now_ms);
         let Request { from, channel, retention, mut verb } = request;
-        // Opening a channel may make another one give way, and with it all starts.
+        // Decide this first: opening a channel may evict another one, which invalidates all starts.
         let from_start = self.is_from_start(&channel, retention, &mut verb);
         let key = match (&verb, self.names.get(channel.as_str())) {
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => key,
-            // An unknown channel has no members: there is nothing to leave.
+            // A closed channel has no members: there is nothing to leave.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
             (Verb::Presence { .. }, None) => {
                 return self.answer_to(channel, from, Answer::Presence(Box::default()));
@@ -232,6 +232,7 @@ impl Home {
         if let Some(since) = since_of(&mut verb).filter(|_| from_start) {
             since.epoch = Some(self.channels[key as usize].first);
         }
+        // Requests wait in order until the log has opened the channel.
         match &mut self.channels[key as usize].opening {
             Some(waiting) => waiting.0.push_back((from, verb)),
             None => self.carry_out(key, from, verb),
@@ -277,7 +278,8 @@ impl Home {
         }
     }
 
-    /// Keeps as much of an open channel as the request's configuration says: it may have changed.
+    /// Applies the retention of the request's configuration to an open channel: a reload may have
+    /// changed it.
     fn retain(&mut self, key: u32, retention: Retention) {
         let own = &mut self.channels[key as usize];
         if own.retention != retention {
@@ -286,7 +288,7 @@ impl Home {
         }
     }
 
-    /// Opens a channel. `None`: there are as many as there may be, all of them in use.
+    /// Opens a channel. `None`: the limit is reached, and every channel is in use.
     fn open(&mut self, name: &ChannelName, retention: Retention) -> Option<u32> {
         if self.channels.len() >= self.options.channels_max && !self.make_room() {
             return None;
@@ -331,6 +333,7 @@ impl Home {
         self.log.read(ticket, log, range);
     }
 
+    /// Admits a member at once if it has missed nothing; if not, first reads what it has missed.
     fn subscribe(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
         let channel = &mut self.channels[key as usize];
         if !channel.is_watched {
@@ -346,11 +349,12 @@ impl Home {
                 return self.admit_member(key, from, &subscribe, position, recovered, Vec::new());
             }
         }
+        // From now on deliveries are collected, to complete a page that was read before them.
         channel.joining += 1;
         self.read_for_join(key, from, subscribe);
     }
 
-    /// Reads what a subscription has missed.
+    /// Reads the messages that a subscription has missed.
     fn read_for_join(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
         let range = match subscribe.since {
             Some(since) => Range {
@@ -401,21 +405,21 @@ impl Home {
         }
     }
 
-    /// Channels that have got their first member (true) or lost their last since, in order, if
-    /// that was wanted. `wanted`: it is from now on.
+    /// Takes the channels that have gained their first member (true) or lost their last since the
+    /// last call, in order. `wanted`: whether to collect them from now on.
     pub fn take_occupancy(&mut self, wanted: bool) -> Vec<(ChannelName, bool)> {
         let next = wanted.then(Vec::new);
         std::mem::replace(&mut self.occupancy, next).unwrap_or_default()
     }
 
-    /// Exchanges what is to be sent to shards, in order, for an empty list, whose memory it uses
-    /// next.
+    /// Exchanges the list of what to send to shards, in order, for an empty one, whose memory is
+    /// reused.
     pub fn exchange_out(&mut self, empty: &mut Vec<(u16, Out)>) {
         debug_assert!(empty.is_empty(), "what was taken has been sent");
         std::mem::swap(&mut self.out, empty);
     }
 
-    /// What is to be sent to shards, in order.
+    /// Takes what to send to shards, in order.
     pub fn take_out(&mut self) -> std::vec::Drain<'_, (u16, Out)> {
         self.out.drain(..)
     }

@@ -80,33 +80,34 @@ pub struct Local {
     watchers: Vec<Member>,
     queue: VecDeque<ChannelOp>,
     fanout: Option<Fanout>,
-    /// Listed among those with work.
+    /// Listed in [`Members::ready`].
     ready: bool,
-    /// More is published than its members here can be handed.
+    /// More is published than can be delivered to its members here.
     congested: bool,
 }
 
 /// All channels with members on a shard.
 ///
 /// Call in this order: [`Self::next_ready`] returns a channel, [`Self::begin_step`] its next step,
-/// [`Self::continue_fanout`] advances a fan-out, and [`Self::rotate_ready`] gives the other channels
+/// [`Self::continue_fanout`] advances a fan-out, and [`Self::rotate_ready`] gives other channels
 /// their turn.
 #[derive(Debug, Default)]
 pub struct Members {
     locals: slab::Slab<Local>,
     names: Names,
     ready: VecDeque<u32>,
-    /// Of publications that are on their way.
+    /// Bytes of publications that are queued or in a fan-out.
     queued_bytes: usize,
     /// Channels whose congestion has begun or ended.
     congestion_changes: Vec<(ChannelName, bool)>,
-    /// Empty queues with memory: channels at rest have none, and a burst need not allocate one.
+    /// Empty queues with memory. A channel at rest has none; a burst takes one from here instead of
+    /// allocating it.
     spare_queues: Vec<VecDeque<ChannelOp>>,
-    /// The memory of the publications of a fan-out that has ended.
+    /// The list of the last fan-out, emptied: the next one reuses its memory.
     spare_batch: Vec<Arc<Publication>>,
 }
 
-/// What a publication counts for while it is on its way to members.
+/// Bytes that a publication counts for until its fan-out has ended.
 fn queued_bytes_of(publication: &Publication) -> usize {
     size_of::<ChannelOp>() + publication.bytes()
 }
@@ -122,7 +123,7 @@ impl Members {
         self.locals.get(local as usize)
     }
 
-    /// How many channels have members or mail here.
+    /// Number of channels with members or queued work.
     pub fn len(&self) -> usize {
         self.locals.len()
     }
@@ -132,8 +133,7 @@ impl Members {
         self.locals.is_empty()
     }
 
-    /// Bytes of publications that are on their way: each once for its channel, whose members share
-    /// it.
+    /// Bytes of publications that are queued or in a fan-out, each counted once: members share it.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
     }
@@ -148,8 +148,7 @@ impl Members {
         !self.congestion_changes.is_empty()
     }
 
-    /// Queues something but a publication for a channel's members. Without members only a join
-    /// counts.
+    /// Queues any work but a publication. For a channel without members only a join has an effect.
     pub fn push(&mut self, name: &ChannelName, op: ChannelOp) {
         let local = match self.names.get(name.as_str()) {
             Some(local) => local,
@@ -159,7 +158,7 @@ impl Members {
         self.queue(local, op);
     }
 
-    /// Queues a publication for the members of its channel, or news for its watchers.
+    /// Queues a publication for the members of its channel, or a join or leave for its watchers.
     pub fn push_publication(&mut self, publication: Arc<Publication>, news: bool) {
         let channel = publication.channel.as_ref();
         let Some(local) = channel.and_then(|name| self.names.get(name.as_str())) else { return };
@@ -176,6 +175,8 @@ impl Members {
             own.queue = spare;
         }
         own.queue.push_back(op);
+        // Publishers learn of congestion above one bound and of its end below another, so that a
+        // queue around a single bound would not send a message for each publication.
         if own.queue.len() > CONGESTED && !std::mem::replace(&mut own.congested, true) {
             self.congestion_changes.push((own.name.clone(), true));
         }
@@ -202,6 +203,7 @@ impl Members {
     pub fn add_member(&mut self, local: u32, member: Member, watch: bool) -> (u32, Option<u32>) {
         let own = &mut self.locals[local as usize];
         debug_assert!(own.fanout.is_none(), "members join between fan-outs");
+        // Most channels have few members: a doubling list would take twice what they need.
         if own.members.len() < FEW {
             own.members.reserve_exact(1);
         }
@@ -213,15 +215,17 @@ impl Members {
         (own.members.len() as u32 - 1, watcher_index)
     }
 
-    /// Removes a member or a watcher; reports those that have moved.
+    /// Removes a member or a watcher, by its index. Reports to `moved` each other one whose index
+    /// has changed. During a fan-out nobody is served twice or skipped because of it.
     pub fn remove(&mut self, local: u32, index: u32, is_news: bool, mut moved: impl FnMut(Moved)) {
         let own = &mut self.locals[local as usize];
         let served = own.fanout.as_mut().filter(|fanout| fanout.news == is_news);
         let list = if is_news { &mut own.watchers } else { &mut own.members };
         let mut hole = index as usize;
+        assert!(hole < list.len(), "the index is that of a member");
         if let Some(fanout) = served.filter(|fanout| hole < fanout.next) {
-            // The last one that is served fills the hole, so that those behind the cursor stay
-            // behind it.
+            // Served members are before `next`. The last of them fills the hole, so that the end
+            // of the list, which fills the second hole, lies at `next`: it is yet to be served.
             fanout.next -= 1;
             if hole != fanout.next {
                 list[hole] = list[fanout.next];
@@ -236,7 +240,7 @@ impl Members {
         self.drop_if_unused(local);
     }
 
-    /// A connection's subscription goes by another number from now on.
+    /// Changes the number under which a connection stores its subscription.
     pub fn renumber(
         &mut self,
         local: u32,
@@ -286,6 +290,7 @@ impl Members {
                 return op.map(Step::Op);
             }
             None => {
+                // The queue is empty: the channel leaves the list, and gives its memory back.
                 own.ready = false;
                 let spare = std::mem::take(&mut own.queue);
                 if self.spare_queues.len() < SPARE_QUEUES && spare.capacity() <= SPARE_CAPACITY {
@@ -297,7 +302,10 @@ impl Members {
                 return None;
             }
         };
+        // All publications up to the next step of another kind go out together: each member's
+        // outbox is then found, checked and flushed once for all of them.
         let mut publications = std::mem::take(&mut self.spare_batch);
+        debug_assert!(publications.is_empty(), "the last fan-out emptied it");
         while publications.len() < BATCH_MAX {
             let same = own.queue.pop_front_if(|op| match op {
                 ChannelOp::Publish(_) => !news,
@@ -315,7 +323,7 @@ impl Members {
         Some(Step::Fanout)
     }
 
-    /// After something has left a channel's queue.
+    /// Reports the end of a channel's congestion once its queue is short again.
     fn check_congestion(&mut self, local: u32) {
         let own = &mut self.locals[local as usize];
         if own.queue.len() <= BATCH_MAX && std::mem::take(&mut own.congested) {
@@ -342,6 +350,7 @@ impl Members {
         let own = &mut self.locals[local as usize];
         let Some(fanout) = &mut own.fanout else { return (0, true) };
         let list = if fanout.news { &own.watchers } else { &own.members };
+        debug_assert!(fanout.next <= list.len(), "removals move the cursor with the members");
         let from = fanout.next.min(list.len());
         let end = list.len().min(from + members_max);
         for (at, member) in (from..).zip(&list[from..end]) {
@@ -350,6 +359,7 @@ impl Members {
         fanout.next = end;
         let ended = end == list.len();
         if ended && let Some(mut fanout) = own.fanout.take() {
+            debug_assert!(fanout.bytes <= self.queued_bytes, "counted when they were queued");
             self.queued_bytes -= fanout.bytes;
             fanout.publications.clear();
             self.spare_batch = fanout.publications;
@@ -372,11 +382,11 @@ impl Local {
     }
 }
 
-/// What a ready channel wants next.
+/// The next step of a ready channel.
 #[derive(Debug)]
 pub enum Step {
-    /// To be walked.
+    /// A fan-out, for [`Members::continue_fanout`].
     Fanout,
-    /// To be done.
+    /// A step that the caller carries out at once.
     Op(ChannelOp),
 }

@@ -1,4 +1,4 @@
-//! What the log has completed becomes answers and deliveries.
+//! Turns the log's completions into answers to requests and deliveries to members.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ impl Home {
         true
     }
 
+    /// Processes one completion. Each arm that ends a request calls [`Self::note_use`], which
+    /// schedules the end of a channel that nothing uses any longer.
     pub(super) fn process_completion(&mut self, done: Done) {
         match done {
             Done::Opened { key: channel } => self.run_waiting_requests(channel),
@@ -69,6 +71,7 @@ impl Home {
             Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
             Done::EpochChanged { key: channel, position } => {
                 let own = &mut self.channels[channel as usize];
+                // Nobody follows the channel's position: the next page will bring the new epoch.
                 if !own.is_watched {
                     return;
                 }
@@ -91,8 +94,8 @@ impl Home {
         self.note_use(key);
     }
 
-    /// Forgets a channel that could not be opened, and answers what was asked of it. It has
-    /// no members that could leave.
+    /// Removes a channel that could not be opened, and rejects the requests that waited for it. It
+    /// has no members that could leave.
     fn open_failed(&mut self, key: u32, refused: &Refused) {
         let channel = self.remove(key);
         for (from, _) in channel.opening.into_iter().flat_map(|waiting| waiting.0) {
@@ -100,8 +103,7 @@ impl Home {
         }
     }
 
-    /// A command was not carried out, as far as is known: all requests that wait for it are
-    /// refused, and nothing of it is kept.
+    /// Rejects the request that a failed command belongs to, and undoes what it had counted.
     fn rejected(&mut self, ticket: u64, refused: &Refused) {
         let waiting = self.done_waiting(ticket);
         let channel = waiting.channel();
@@ -109,11 +111,12 @@ impl Home {
         match waiting {
             Waiting::Join { from, subscribe, .. } => {
                 let own = &mut self.channels[channel as usize];
+                assert!(own.joining > 0, "a subscription that reads is counted");
                 own.joining -= 1;
                 if own.joining == 0 {
                     own.delivered_meanwhile = VecDeque::new();
                 }
-                // A subscription that was to restart has ended: its shard has it no more.
+                // The shard drops a subscription that fails to restart, without another request.
                 if let Some(watched) = subscribe.restart {
                     self.remove_member(channel, &from, watched, subscribe.member.as_deref());
                 }
@@ -127,16 +130,21 @@ impl Home {
         self.note_use(channel);
     }
 
+    /// Takes the purpose of a completed command. The log completes each ticket once.
     fn done_waiting(&mut self, ticket: u64) -> Waiting {
         let waiting = self.waiting.remove(ticket as usize);
-        self.channels[waiting.channel() as usize].pending -= 1;
+        let channel = &mut self.channels[waiting.channel() as usize];
+        assert!(channel.pending > 0, "the channel counts the commands that wait");
+        channel.pending -= 1;
         waiting
     }
 
+    /// Sends a publication to the shards that have members of the channel.
     fn send_to_members(&mut self, key: u32, publication: &Arc<Publication>) {
         let channel = &mut self.channels[key as usize];
         let Some(position) = publication.position else { return };
-        // What a page has covered already.
+        // A page may have set the position past publications that were yet to be delivered, and
+        // has given them to the only members there are.
         let known = channel
             .position
             .is_some_and(|own| own.epoch == position.epoch && own.offset >= position.offset);

@@ -1,4 +1,4 @@
-//! Members join and leave: counting them, and sending joins and leaves to watchers.
+//! Members join and leave: the home counts them by shard, and sends joins and leaves to watchers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use crate::hub::publication::Publication;
 use crate::hub::refusal::Code;
 
 impl Home {
-    /// A page for a subscription: the log may be ahead of what was delivered, or behind it.
+    /// Completes a subscription with the page that it read. The log may be ahead of the deliveries,
+    /// or behind them: the result is exactly what was delivered up to now.
     pub(super) fn complete_subscribe(
         &mut self,
         key: u32,
@@ -30,27 +31,30 @@ impl Home {
         });
         let is_behind = page.position.offset < channel.known_from;
         if is_behind && page.position.epoch == delivered.epoch && subscribe.since.is_some() {
-            // A later page has come first, and what lies between the two is not in
-            // `delivered_meanwhile`: the
-            // next page is not behind.
+            // A later page came first, and `delivered_meanwhile` lacks the messages between the
+            // two. The next page will not be behind.
             return self.read_for_join(key, from, subscribe);
         }
+        assert!(channel.joining > 0, "a page completes a subscription that was counted");
         channel.joining -= 1;
         let HistoryPage { position, complete, mut messages } = page;
         let mut recovered = complete && subscribe.since.is_some();
         if position.epoch == delivered.epoch {
+            // Messages of the page that are not delivered yet will be delivered to the new member;
+            // those delivered since the page was read are missing from it.
             messages.retain(|one| one.offset() <= delivered.offset);
             let later =
                 channel.delivered_meanwhile.iter().filter(|one| one.offset() > position.offset);
             messages.extend(later.cloned());
         } else {
-            // The epoch changed while the page was on its way.
+            // The epoch changed while the page was in flight.
             recovered = false;
         }
         if channel.joining == 0 {
             channel.delivered_meanwhile = VecDeque::new();
         }
         let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
+        // A page within the bounds may have grown past them with the messages delivered since.
         let named = subscribe.since.and_then(|since| since.epoch);
         recovered &= named == Some(delivered.epoch)
             && messages.len() <= options.recover_messages_max as usize
@@ -61,7 +65,8 @@ impl Home {
         self.admit_member(key, from, &subscribe, delivered, recovered, messages);
     }
 
-    /// Counts a member, and answers with its position.
+    /// Admits a member, if it has a seat, and answers with its position. A subscription that
+    /// restarts is a member already: only what it watches may change.
     pub(super) fn admit_member(
         &mut self,
         key: u32,
@@ -88,7 +93,7 @@ impl Home {
         let counts = match channel.shards.iter().position(|one| one.shard == shard) {
             Some(at) => &mut channel.shards[at],
             None => {
-                // Members of most channels are on few shards.
+                // Members of most channels are on few shards: a doubling list would waste memory.
                 channel.shards.reserve_exact(1);
                 channel.shards.push(ShardCounts { shard, members: 0, watchers: 0 });
                 self.shard_count_bytes += size_of::<ShardCounts>();
@@ -97,7 +102,10 @@ impl Home {
         };
         counts.watchers += u32::from(subscribe.watch);
         match subscribe.restart {
-            Some(watched) => counts.watchers -= u32::from(watched),
+            Some(watched) => {
+                assert!(counts.members > 0, "only a member's subscription restarts");
+                counts.watchers -= u32::from(watched);
+            }
             None => {
                 counts.members += 1;
                 channel.members += 1;
@@ -120,6 +128,8 @@ impl Home {
         self.send_answer(key, from, Answer::Subscribed(Box::new(joined)));
     }
 
+    /// Removes a member, also from its seat and from presence. Without effect on a channel that has
+    /// no member on the shard of the request.
     pub(super) fn remove_member(
         &mut self,
         key: u32,
@@ -131,6 +141,8 @@ impl Home {
         let channel = &mut self.channels[key as usize];
         let Some(at) = channel.shards.iter().position(|one| one.shard == id.shard) else { return };
         let counts = &mut channel.shards[at];
+        let is_counted = counts.members > 0 && counts.watchers >= u32::from(watch);
+        assert!(is_counted, "a shard reports the end of members that it has reported before");
         counts.members -= 1;
         counts.watchers -= u32::from(watch);
         if counts.members == 0 {
@@ -140,6 +152,7 @@ impl Home {
                 channel.shards = Vec::new();
             }
         }
+        // Channels come and go in large numbers, so that the sums are kept, not computed.
         channel.members -= 1;
         self.members -= 1;
         if let (Some(occupancy), 0) = (&mut self.occupancy, channel.members) {
@@ -156,10 +169,12 @@ impl Home {
         }
     }
 
+    /// A member stops watching joins and leaves.
     pub(super) fn remove_watcher(&mut self, key: u32, from: &Origin) {
         let Origin::Session { id, .. } = from else { return };
         let mut shards = self.channels[key as usize].shards.iter_mut();
         if let Some(counts) = shards.find(|one| one.shard == id.shard) {
+            assert!(counts.watchers > 0, "a shard ends only what it has reported before");
             counts.watchers -= 1;
         }
     }
@@ -171,6 +186,7 @@ impl Home {
         }
         let channel = &mut self.channels[key as usize];
         let seats = channel.seats.get_or_insert_default();
+        // The gauge follows the difference: what the seats took before, and what they take after.
         self.seat_bytes -= seats.bytes();
         let members = channel.members;
         let has_one = seats.take_seat(id, subscribe.replaces, members, subscribe.members_max);
@@ -179,6 +195,7 @@ impl Home {
         has_one
     }
 
+    /// Lists a member as present, and sends a join to watchers if its user is new to the channel.
     pub(super) fn add_presence(
         &mut self,
         key: u32,
@@ -187,13 +204,14 @@ impl Home {
     ) {
         let presence = self.channels[key as usize].presence.get_or_insert_default();
         self.presence_bytes -= presence.bytes();
-        let come = presence.add_member(member, replaces);
+        let joined = presence.add_member(member, replaces);
         self.presence_bytes += presence.bytes();
-        if let Some(member) = come {
+        if let Some(member) = joined {
             self.send_news(key, Publication::new_join, member);
         }
     }
 
+    /// Ends a member's presence, and sends a leave to watchers if it was its user's last one.
     pub(super) fn remove_presence(&mut self, key: u32, member: &MemberInfo) {
         let channel = &mut self.channels[key as usize];
         let Some(presence) = &mut channel.presence else { return };
