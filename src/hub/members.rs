@@ -216,7 +216,7 @@ impl Members {
     }
 
     /// Removes a member or a watcher, by its index. Reports to `moved` each other one whose index
-    /// has changed. During a fan-out nobody is served twice or skipped because of it.
+    /// has changed. During a fan-out no member is served twice or skipped because of it.
     pub fn remove(&mut self, local: u32, index: u32, is_news: bool, mut moved: impl FnMut(Moved)) {
         let own = &mut self.locals[local as usize];
         let served = own.fanout.as_mut().filter(|fanout| fanout.news == is_news);

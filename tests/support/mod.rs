@@ -10,7 +10,7 @@ pub(crate) use raw::{Frame, Raw};
 
 use std::time::{Duration, Instant};
 
-/// Looks again and again until `is_so`; fails after two minutes, which a busy machine needs now and then.
+/// Looks again and again until `is_so`; fails after two minutes, which a busy machine may need.
 ///
 /// For what the server does in its own time: counters and descriptors follow a connection's end
 /// by a turn.

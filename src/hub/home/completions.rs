@@ -71,7 +71,7 @@ impl Home {
             Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
             Done::EpochChanged { key: channel, position } => {
                 let own = &mut self.channels[channel as usize];
-                // Nobody follows the channel's position: the next page will bring the new epoch.
+                // Nothing follows the position: the next page will bring the new epoch.
                 if !own.is_watched {
                     return;
                 }
