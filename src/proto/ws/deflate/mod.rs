@@ -1,20 +1,22 @@
-//! permessage-deflate (RFC 7692): what two sides can agree on, and the codecs of a shard.
+//! permessage-deflate (RFC 7692): the parameters that two sides can agree on, and the codecs of a
+//! shard.
 //!
 //! Two modes. **Shared**: every message is compressed by itself (no context takeover, both ways).
 //! A shard has one compressor and a few inflaters for all its connections, and a connection costs
-//! nothing beside its slot; only while a message is coming in over several inputs does it hold an
-//! inflater. **Takeover**: each connection has a compressor and an inflater that remember earlier
-//! messages, which small, similar messages gain most from; their memory is bounded by a budget,
-//! past which connections are opened in shared mode.
+//! nothing beside its slot; it holds an inflater only while a message arrives in several inputs.
+//! **Takeover**: each connection has a compressor and an inflater that remember earlier messages,
+//! which helps small, similar messages most; a budget bounds their memory, and connections beyond
+//! it are opened in shared mode.
 //!
-//! Two implementations, for what each is good at (measured, in bytes of memory):
+//! Three implementations, each for what it does best. Memory (bytes):
 //!
 //! | | window 15, memLevel 8 | 12, 5 | 10, 3 | 9, 1 | inflater |
 //! | --- | --- | --- | --- | --- | --- |
 //! | zlib-rs 0.6.8 | 381,000 | 165,000 | | 137,000 | 47,680 |
 //! | zlib 1.3 in C | 268,192 | 38,816 | 14,240 | 9,136 | 7,168 and the window |
+//! | `quick` | 16,384 for any window | | | | |
 //!
-//! and in time, a message by itself at window 12 and level 1 (levels 3 and 6 behind it), JSON:
+//! Time for a message by itself at window 12 and level 1 (levels 3 and 6 in parentheses), JSON:
 //!
 //! | message | zlib-rs | ratio | zlib | ratio | inflate zlib-rs / zlib |
 //! | --- | --- | --- | --- | --- | --- |
@@ -23,11 +25,23 @@
 //! | 1 KiB | 3.4 (9.4, 9.7) µs | 2.3 (3.2, 3.2) | 6.4 µs | 3.0 | 1.3 / 1.3 µs |
 //! | 16 KiB | 41 (99, 132) µs | 2.9 (4.4, 4.6) | 112 µs | 3.9 | 13 / 16 µs |
 //!
-//! So zlib-rs, whose size counts once a shard, does what is shared, and zlib what is owned. Level 1
-//! is the default for it costs a third of the others; below 256 bytes it saves too little.
+//! and at level 1 in a later run with other JSON, `quick` beside zlib-rs:
+//!
+//! | message | `quick` | ratio | zlib-rs | ratio |
+//! | --- | --- | --- | --- | --- |
+//! | 128 bytes | 0.32 µs | 1.20 | 2.50 µs | 1.20 |
+//! | 256 bytes | 0.48 µs | 1.75 | 2.88 µs | 1.75 |
+//! | 1 KiB | 1.39 µs | 2.77 | 4.22 µs | 2.77 |
+//! | 16 KiB | 18.2 µs | 3.65 | 36.4 µs | 3.67 |
+//!
+//! So `quick` compresses shared messages at level 1, the default; zlib-rs, whose memory a shard
+//! needs once, does so at all other levels and inflates shared messages; and zlib does what single
+//! connections own. Level 1 is the default because the others cost several times as much; below
+//! 256 bytes compression saves too little.
 //!
 //! Files: `inflate` (bytes in, messages out, bombs) and its memory `inflated`, `compress` (messages
-//! in, bytes out), `shared` (one message for many receivers), `zlib` (the fenced C library).
+//! in, bytes out), `quick` (level 1 without context), `shared` (one message for many receivers),
+//! `zlib` (the C library behind a safe interface).
 
 mod compress;
 mod inflate;
@@ -43,37 +57,37 @@ pub(super) use inflate::Inflating;
 pub use inflate::{InflateLimits, Inflaters};
 pub use shared::SharedMessage;
 
-/// What every message ends with before these bytes are taken off (RFC 7692 7.2.1).
+/// The end of every compressed message, which senders remove (RFC 7692 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The smallest window that we can compress with: zlib refuses 8 for raw DEFLATE.
+/// The smallest window for compression: zlib rejects 8 for raw DEFLATE.
 pub const WINDOW_BITS_MIN: u8 = 9;
-/// The largest window, and that of a peer that says nothing.
+/// The largest window, and the default of a peer that names none.
 pub const WINDOW_BITS_MAX: u8 = 15;
-/// What zlib's compressor takes beside window and tables, with the allocator's rounding (bytes).
+/// Memory of zlib's compressor beside window and tables, rounded as the allocator does (bytes).
 const DEFLATE_BYTES: u64 = 7 * 1024;
-/// What zlib's inflater takes beside its window (bytes).
+/// Memory of zlib's inflater beside its window (bytes).
 const INFLATE_BYTES: u64 = 7 * 1024 + 512;
 
-/// What a route wants of compression.
+/// A route's settings for compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Connections may remember earlier messages.
+    /// Whether connections may keep contexts of earlier messages.
     pub takeover: bool,
     /// Window of our compressors, from [`WINDOW_BITS_MIN`] to [`WINDOW_BITS_MAX`], and with
     /// `takeover` the largest window of a client that is remembered.
     pub window_bits: u8,
 }
 
-/// What both sides have agreed on.
+/// The parameters that both sides have agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// We compress with what went before.
+    /// The server compresses with the context of earlier messages.
     pub server_takeover: bool,
-    /// The client compresses with what went before.
+    /// The client compresses with the context of earlier messages.
     pub client_takeover: bool,
-    /// Window that we compress with.
+    /// Window of the server's compressor.
     pub server_bits: u8,
-    /// Window that the client compresses with, at most.
+    /// The largest window of the client's compressor.
     pub client_bits: u8,
 }
 
@@ -107,29 +121,29 @@ pub struct Sending {
     pub context: Option<NonZeroU32>,
 }
 
-/// What codecs have done.
+/// Counters of codecs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Messages that went through.
+    /// Messages compressed or inflated.
     pub messages: u64,
-    /// Bytes that went in.
+    /// Bytes of input.
     pub bytes_before: u64,
-    /// Bytes that came out.
+    /// Bytes of output.
     pub bytes_after: u64,
-    /// Time that it took, by the clock that was given.
+    /// Time spent, by the given clock (ns).
     pub spent_ns: u64,
-    /// Messages that were not worth it: they did not shrink.
+    /// Messages sent uncompressed because they did not shrink.
     pub useless: u64,
     /// Inputs that found every inflater in use.
     pub waits: u64,
-    /// Messages that were refused because of what they inflate to.
+    /// Messages rejected because of the size they inflate to.
     pub bombs: u64,
-    /// What all of it cost, in bytes that zlib-rs compresses at level 1 in the same time (2.5 ns
-    /// each). A count and not a clock: the same input always costs the same.
+    /// Cost of all work, in bytes that zlib-rs compresses at level 1 in the same time (2.5 ns
+    /// each). A count and not a time: the same input always costs the same.
     pub effort: u64,
 }
 
-/// What one step of an inflater did.
+/// The result of one step of an inflater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Flow {
     read: usize,

@@ -7,11 +7,10 @@
 //! recognized as too old. A candidate is compared with the message itself in any case: a wrong
 //! entry costs a comparison, never a wrong byte.
 //!
-//! Measured against zlib-rs 0.6.8 at level 1 and window 12, JSON: see the parent module. The tests
-//! inflate its output with zlib, at the agreed window, for any input.
+//! It takes an eighth to a half of the time of zlib-rs at the same ratio: see the parent module.
+//! The tests inflate its output with zlib, at the agreed window, for any input.
 //!
-//! Tried without gain: entries for positions inside a match (3 % smaller, 20 % slower); C zlib with
-//! small tables or fixed codes (6.5 µs for 1 KiB).
+//! Rejected: C zlib with small tables or fixed codes (6.5 µs for 1 KiB).
 
 use super::TAIL;
 
