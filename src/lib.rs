@@ -1,4 +1,5 @@
-//! Seawall: a WebSocket edge server for Linux. One binary, one `io_uring` loop per core.
+//! Seawall: a WebSocket edge server for Linux. One binary, one event loop per core, on `io_uring`
+//! or epoll.
 //!
 //! This text is the project's architecture. It follows a byte through the server, names what must
 //! always hold, and says where things are.
@@ -20,9 +21,10 @@
 //!   It never sees a descriptor, a clock or a thread.
 //! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
 //!   architecture; `tests/tidy` checks which room may import which. The engine that makes the
-//!   drivers ([`driver::DriverFactory`]) is chosen once, in `cli/serve.rs`: shards are compiled for
-//!   it, and the banner, `/v1/node`, metrics and the sandbox's list of system calls read what it
-//!   says of itself.
+//!   drivers ([`driver::DriverFactory`]) is chosen once, in `server/engine.rs`: rings, or epoll
+//!   where rings are refused. Shards are compiled for both, and the banner, `/v1/node`, metrics and
+//!   the sandbox's list of system calls read what the chosen one says of itself. What follows is
+//!   about rings; [`driver::epoll`] says how their completions are made from readiness.
 //!
 //! # The journey of a byte
 //!
@@ -198,9 +200,8 @@
 //! A connection can be serialized to plain data and restored from it ([`shard::portable`]): the
 //! seam for handing connections to a new process.
 //!
-//! Places kept free: other logs than the one in memory behind [`hub::Log`]; an epoll engine beside
-//! `driver::uring`, as one more [`driver::DriverFactory`] to choose from; TLS as
-//! another transport beside the plain one (`connections/transport.rs`), below all stages.
+//! Places kept free: other logs than the one in memory behind [`hub::Log`]; TLS as another
+//! transport beside the plain one (`connections/transport.rs`), below all stages.
 
 pub mod admission;
 pub mod auth;

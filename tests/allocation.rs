@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use seawall::config::{Config, file::File};
+use seawall::driver::Driver;
+use seawall::driver::epoll::{self, Epoll, EpollOptions};
 use seawall::driver::listener::{Address, Options, listen};
-use seawall::driver::uring::{Peers, Uring, UringOptions, probe};
+use seawall::driver::uring::{self, Uring, UringOptions};
 use seawall::shard::Shard;
 use seawall::shard::mail::{Directory, Mail};
 
@@ -91,6 +93,32 @@ fn echoes(streams: &mut [TcpStream], rounds: usize, payload: &[u8]) {
 
 #[test]
 fn a_steady_echo_allocates_nothing() {
+    // One after the other: the counter is shared.
+    check_echo(make_uring);
+    check_echo(make_epoll);
+}
+
+fn make_uring() -> Uring {
+    let options = UringOptions {
+        ring_entries: 256,
+        completion_entries: 2048,
+        sockets_max: 256,
+        buffers: 64,
+        buffer_bytes: 16 * 1024,
+        min_wait_us: 0,
+        min_wait_completions: 1,
+        features: uring::probe().unwrap(),
+        epoch: Instant::now(),
+    };
+    Uring::new(options, 0, uring::Peers::new(1)).unwrap()
+}
+
+fn make_epoll() -> Epoll {
+    let options = EpollOptions { sockets_max: 256, buffer_bytes: 16 * 1024, epoch: Instant::now() };
+    Epoll::new(options, 0, epoll::Peers::new(1)).unwrap()
+}
+
+fn check_echo<D: Driver>(make: impl FnOnce() -> D + Send + 'static) {
     let address = Address::Tcp("127.0.0.1:0".parse().unwrap());
     let (bound, sockets) = listen(&address, &Options::default(), 1).unwrap();
     let Address::Tcp(bound) = bound else { panic!("TCP was asked for") };
@@ -99,19 +127,7 @@ fn a_steady_echo_allocates_nothing() {
     let directory = Directory::new(1);
     let shard_directory = directory.clone();
     let shard = std::thread::spawn(move || {
-        let options = UringOptions {
-            ring_entries: 256,
-            completion_entries: 2048,
-            sockets_max: 256,
-            buffers: 64,
-            buffer_bytes: 16 * 1024,
-            min_wait_us: 0,
-            min_wait_completions: 1,
-            features: probe().unwrap(),
-            epoch: Instant::now(),
-        };
-        let driver = Uring::new(options, 0, Peers::new(1)).unwrap();
-        let mut shard = Shard::new(driver, 0, config, shard_directory, sockets, 1).unwrap();
+        let mut shard = Shard::new(make(), 0, config, shard_directory, sockets, 1).unwrap();
         COUNTED.with(|counted| counted.set(true));
         shard.run().unwrap();
     });

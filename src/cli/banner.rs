@@ -132,7 +132,7 @@ fn engine_facts<'f>(config: &Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     let engine = Fact::Engine {
         shards: config.shards,
         engine: &facts.engine,
-        buffers: config.buffers_per_shard(),
+        buffers: facts.engine.buffers,
         buffer_bytes: config.engine.buffer_bytes,
     };
     let warnings = facts.engine.warnings.iter().map(|text| Fact::Warning { text: text.clone() });
@@ -165,9 +165,9 @@ impl Fact<'_> {
                 let size = |size: &EngineSize| format!("{} {} and ", size.granted, size.title);
                 let sizes: String = engine.sizes.iter().map(size).collect();
                 let text = format!(
-                    "{}; {shards} shard{plural} with {sizes}{buffers} receive buffers of \
+                    "{} ({}); {shards} shard{plural} with {sizes}{buffers} receive buffers of \
                      {buffer_bytes} bytes each",
-                    engine.name
+                    engine.name, engine.reason
                 );
                 ("engine", text)
             }
@@ -208,7 +208,8 @@ impl Fact<'_> {
             Self::Engine { shards, engine, buffers, buffer_bytes } => {
                 let (fact, driver) = ("engine", engine.name);
                 let ring_entries = engine.granted("ring_entries");
-                tracing::info!(fact, driver, shards, ring_entries, buffers, buffer_bytes);
+                let reason = &engine.reason;
+                tracing::info!(fact, driver, reason, shards, ring_entries, buffers, buffer_bytes);
             }
             Self::Guard { name, value } => tracing::info!(fact = name, value),
             Self::Histograms { file, interval_s } => {
@@ -267,9 +268,11 @@ mod tests {
             congestion: Vec::new(),
             engine: EngineFacts {
                 name: "io_uring",
+                reason: "the kernel allows it".to_owned(),
                 wait_call: "io_uring_enter",
                 system_calls: &[],
                 features: Vec::new(),
+                buffers: 16,
                 sizes: sizes(32),
                 warnings: vec!["locked memory is low".to_owned()],
             },
@@ -279,13 +282,14 @@ mod tests {
         let lines = |facts: &Facts| -> Vec<(&'static str, String)> {
             engine_facts(&config, facts).iter().map(Fact::to_line).collect()
         };
-        let buffers = format!(
-            "{} receive buffers of {} bytes each",
-            config.buffers_per_shard(),
-            config.engine.buffer_bytes
-        );
+        let buffers = format!("16 receive buffers of {} bytes each", config.engine.buffer_bytes);
         let [(_, line), warning] = &lines(&facts)[..] else { panic!("a line and a warning") };
-        assert_eq!(line, &format!("io_uring; 2 shards with 32 ring entries and {buffers}"));
+        assert_eq!(
+            line,
+            &format!(
+                "io_uring (the kernel allows it); 2 shards with 32 ring entries and {buffers}"
+            )
+        );
         assert_eq!(warning, &("warning", "locked memory is low".to_owned()));
         facts.engine = EngineFacts {
             name: "another",
@@ -293,6 +297,9 @@ mod tests {
             warnings: Vec::new(),
             ..facts.engine
         };
-        assert_eq!(lines(&facts), [("engine", format!("another; 2 shards with {buffers}"))]);
+        assert_eq!(
+            lines(&facts),
+            [("engine", format!("another (the kernel allows it); 2 shards with {buffers}"))]
+        );
     }
 }

@@ -34,9 +34,9 @@ fn to_argument(section: &Section, row: &Row) -> Arg {
     let value_name = match (row.kind, row.unit()) {
         _ if path == "metrics.histogram_log" => "FILE".to_owned(),
         (Kind::Switch, _) => "true|false".to_owned(),
+        (Kind::Choice(words), _) => words.join("|"),
         _ if name != full => "ADDR:PORT".to_owned(),
         (Kind::Number { .. }, Some(unit)) => unit.to_uppercase().replace(' ', "_"),
-        (Kind::Choice(words), _) => words.join("|"),
         (Kind::List, _) => "A,B".to_owned(),
         _ => row.key.to_uppercase(),
     };

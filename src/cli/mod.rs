@@ -26,7 +26,7 @@ use crate::driver::signals;
 use crate::text::terminal;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// A WebSocket edge server: one binary, one `io_uring` loop per core.
+/// A WebSocket edge server: one binary, one event loop per core.
 ///
 /// Options come from flags, the environment (`SEAWALL_…`) and a file, in this order of precedence;
 /// `seawall config` lists them. Exit codes: 0 done; 1 failed, and standard error says why and what

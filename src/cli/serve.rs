@@ -18,7 +18,7 @@ use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
 use crate::driver::{self, host};
 use crate::guard::Guard;
-use crate::server::{self, Server};
+use crate::server::{Engine, EngineChoice, Server};
 use crate::text::terminal;
 
 /// Precedence of options: flags, environment, file, defaults.
@@ -65,9 +65,12 @@ fn start(
     host::use_small_pages();
     let Loaded { mut config, written, path, open_files, .. } =
         load(arguments.config.as_deref(), &arguments.overrides)?;
+    let choice = EngineChoice::make(config.engine.driver)?;
+    let too_many = choice.fit(&mut config, open_files);
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let owner = guard.owner();
     config.keep_ticket_key(owner)?;
+    let engine = Engine::new(&choice, &config, too_many.into_iter().collect());
     let config = Arc::new(config);
     let set_level = install_log(log, &config);
     let bind = |address| control::bind(address, owner);
@@ -75,14 +78,12 @@ fn start(
     let metrics = &config.metrics;
     let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
     let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
-    // The only place that chooses the engine: everything below is generic over it.
-    let factory = server::uring_factory(&config)?;
     let runtime = control::Runtime::new()?;
     let mut signals = Signals::watch(&runtime)?;
     let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;
     log.start();
-    let waiting = bound.start(&factory)?;
+    let waiting = bound.start(&engine)?;
     guard.restrict(&[waiting.engine().system_calls, runtime.system_calls()].concat())?;
     let fetching = config.clone();
     let fetched = signals.run_unless_ended(&runtime, move || fetch_keys(&fetching))?;

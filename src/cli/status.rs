@@ -37,6 +37,9 @@ fn format_status(node: &Value, memory: &Value) -> String {
         node["pid"],
         format_duration(node["uptime_s"].as_f64().unwrap_or(0.0) as u64)
     );
+    let driver = &node["driver"];
+    let engine = format!("{} ({})", text_of(driver, "name"), text_of(driver, "reason"));
+    write_row(&mut out, "engine", &escape(&engine));
     for listener in node["listeners"].as_array().into_iter().flatten() {
         write_row(&mut out, "listener", &escape(text_of(listener, "address")));
     }

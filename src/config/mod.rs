@@ -11,6 +11,7 @@ pub mod file;
 mod folders;
 mod hub;
 mod layers;
+mod open_files;
 mod ranges;
 mod read;
 pub mod reference;
@@ -33,7 +34,9 @@ use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
 pub use endpoints::address;
-pub use file::{Drain, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts};
+pub use file::{
+    Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts,
+};
 pub use layers::{Given, Written};
 pub use reload::Renewed;
 pub use sources::{Source, Sources};

@@ -91,6 +91,8 @@ impl Written {
         config.keep_authentication((old_file, &self.file), old)?;
         config.follow_routes(old, is_in_use)?;
         config.epoch = old.epoch + 1;
+        // An engine may have lowered it.
+        config.limits.connections_per_shard_max = old.limits.connections_per_shard_max;
         let (new, old) = (&mut config.resume, &old.resume);
         if new.keys == TicketKeys::Random && old.keys != TicketKeys::Configured {
             // Issued tickets stay valid.

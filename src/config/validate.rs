@@ -14,13 +14,13 @@ use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 
 /// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
-const REFUSALS: u32 = 96;
+pub(super) const SURPLUS: u32 = 96;
 /// Buffers that one connection may fill in the turn in which its reading is stopped.
 const BUFFERS_RACING: u32 = 64;
 
 /// Room in a ring's table beside its connections.
 pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
-    accepts_per_listener.saturating_mul(listeners).saturating_add(REFUSALS)
+    accepts_per_listener.saturating_mul(listeners).saturating_add(SURPLUS)
 }
 
 impl Config {

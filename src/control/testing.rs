@@ -42,10 +42,15 @@ impl RingAccess {
 
 /// Denies rings to the calling thread and those it starts, as container runtimes do by default:
 /// their system calls fail with EPERM.
-pub(super) fn deny_rings() {
+fn deny_rings() {
+    deny_rings_with(libc::EPERM);
+}
+
+/// The same with another error: old profiles, which do not know the calls, fail with ENOSYS.
+pub(super) fn deny_rings_with(errno: i32) {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
     let rules = BTreeMap::from(calls.map(|call| (call, Vec::new())));
-    let denied = SeccompAction::Errno(libc::EPERM as u32);
+    let denied = SeccompAction::Errno(errno as u32);
     let architecture = std::env::consts::ARCH.try_into().expect("seccomp knows it");
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture);
     let program: BpfProgram = filter.and_then(TryInto::try_into).expect("the filter is valid");

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tungstenite::{Message, WebSocket};
 
-use super::testing::{RingAccess, deny_rings, make_folder};
+use super::testing::{RingAccess, deny_rings_with, make_folder};
 use super::{AdminListener, End, LogWriter, Parts, Reloader, Signals, supervise};
-use crate::config::{Given, Written};
+use crate::config::{DriverChoice, Given, Written};
 use crate::control;
 use crate::driver::listener::Address;
-use crate::server::{Server, uring_factory};
+use crate::server::{Engine, EngineChoice, Server};
 use counted::{CallCounts, CountedFactory};
 
 /// The addresses of a test's server.
@@ -101,10 +101,11 @@ fn serve(
     let log_path = &config.metrics.histogram_log;
     let histogram_log = control::open_histogram_log(log_path, true, true).unwrap();
     let calls = Arc::<CallCounts>::default();
-    let engine = uring_factory(&config).unwrap();
+    let choice = EngineChoice::make(DriverChoice::Uring).unwrap();
+    let Engine::Uring(engine) = Engine::new(&choice, &config, Vec::new()) else { unreachable!() };
     let factory = CountedFactory { engine, calls: calls.clone() };
     // Threads without a filter make the engine's rings.
-    let server = Server::bind(config, None).unwrap().start(&factory).unwrap().serve();
+    let server = Server::bind(config, None).unwrap().start_on(&factory).unwrap().serve();
     let reached = TestServer {
         clients: tcp_address(&server.facts.listening[0]),
         admin: admin_address(&admin),
@@ -222,17 +223,19 @@ fn failed_writes_of_the_histogram_log_are_counted_with_and_without_rings() {
 }
 
 #[test]
-fn a_denial_of_rings_leaves_the_engine_with_its_reason() {
-    let text = "[[route]]\npath = \"/echo\"\nhandler = \"echo\"\n".to_owned();
-    let given = Given { file: Some(("test.toml".to_owned(), text)), ..Given::default() };
-    let (_, config) = Written::load(&given, 4096, 2).unwrap();
-    let denied = std::thread::spawn(move || {
-        deny_rings();
-        uring_factory(&config).err().expect("no ring can be made").to_string()
-    });
-    let error = denied.join().unwrap();
-    assert!(
-        error.starts_with("io_uring: ") && error.contains("Operation not permitted"),
-        "{error}"
-    );
+fn a_denial_of_rings_chooses_the_engine_and_is_its_reason() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let denied = std::thread::spawn(move || {
+            deny_rings_with(errno);
+            let asked = EngineChoice::make(DriverChoice::Uring).expect_err("no ring can be made");
+            let auto = EngineChoice::make(DriverChoice::Auto).expect("epoll runs");
+            (asked.to_string(), auto.name(), auto.reason())
+        });
+        let (error, name, reason) = denied.join().unwrap();
+        let cause = std::io::Error::from_raw_os_error(errno).to_string();
+        assert!(reason.starts_with("io_uring: ") && reason.contains(&cause), "{reason}");
+        assert!(reason.contains("seccomp"), "the remedy: {reason}");
+        assert!(error.starts_with(&reason) && error.contains("--driver auto"), "{error}");
+        assert_eq!(name, "epoll");
+    }
 }

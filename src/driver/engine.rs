@@ -29,12 +29,16 @@ pub trait DriverFactory: Clone + Send + 'static {
 #[derive(Clone, Debug)]
 pub struct EngineFacts {
     pub name: &'static str,
+    /// Why this engine runs.
+    pub reason: String,
     /// The system call by which its drivers submit and wait.
     pub wait_call: &'static str,
     /// System calls of a serving shard beyond those of every thread.
     pub system_calls: &'static [i64],
     /// Features that it uses where the kernel has them.
     pub features: Vec<EngineFeature>,
+    /// Receive buffers of each driver.
+    pub buffers: u32,
     /// Sizes of each driver.
     pub sizes: Vec<EngineSize>,
     /// Advice to the operator, as sentences.

@@ -1,11 +1,10 @@
 //! The kernel side: sockets, rings and receive buffers, behind one trait based on completions.
 //!
 //! A shard requests operations of its [`Driver`], submits them once a turn, and receives
-//! [`Completion`]s. Nothing here knows HTTP, WebSocket or channels. Two engines exist: [`uring`] is
-//! the product; [`sim`] is a seeded fake with virtual time and faults, so that tests reach every
-//! rare path of a shard. The trait is made so that an epoll engine can emulate the completions on
-//! hosts that refuse `io_uring`. The server gets its drivers from a [`DriverFactory`], which also
-//! describes the engine.
+//! [`Completion`]s. Nothing here knows HTTP, WebSocket or channels. Three engines exist: [`uring`];
+//! [`epoll`], which makes completions from readiness on hosts that refuse `io_uring`; and [`sim`], a
+//! seeded fake with virtual time and faults, so that tests reach every rare path of a shard. The
+//! server gets its drivers from a [`DriverFactory`], which also describes the engine.
 //!
 //! Three contracts keep the kernel and the shard apart:
 //!
@@ -22,9 +21,13 @@
 
 pub mod allocator;
 pub mod batch;
+mod clock;
 pub mod engine;
+pub mod epoll;
+mod event;
 pub mod host;
 pub mod listener;
+mod mapping;
 pub mod signals;
 pub mod sim;
 pub mod tcp;

@@ -194,7 +194,7 @@ fn where_argument(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::uring;
+    use crate::driver::{epoll, uring};
     use std::io::ErrorKind::PermissionDenied;
 
     /// Runs `body` in a filtered thread.
@@ -290,6 +290,10 @@ mod tests {
             assert_eq!(evaluate(&with, call, 0), libc::SECCOMP_RET_ALLOW);
             assert_eq!(evaluate(&without, call, 0), errno);
         }
+        let on_epoll = make_program(epoll::SYSTEM_CALLS, false).unwrap().0;
+        let call = libc::SYS_epoll_pwait2;
+        assert_eq!(evaluate(&on_epoll, call, 0), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(evaluate(&on_epoll, libc::SYS_io_uring_enter, 0), errno);
         for program in [&with, &without] {
             assert_eq!(evaluate(program, libc::SYS_io_uring_setup, 0), errno);
             assert_eq!(evaluate(program, libc::SYS_epoll_pwait, 0), libc::SECCOMP_RET_ALLOW);

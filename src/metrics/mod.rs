@@ -43,6 +43,8 @@ pub struct Process {
     pub uptime: Duration,
     /// The system call by which shards submit and wait.
     pub wait_call: &'static str,
+    /// The engine's name.
+    pub driver: &'static str,
     /// Failed writes of the histogram log.
     pub histogram_log_errors: u64,
     /// Log lines dropped because standard error was not read.

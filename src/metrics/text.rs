@@ -191,6 +191,9 @@ fn encode_process(
     let mut family = encoder.encode_descriptor("build_info", help, None, MetricType::Gauge)?;
     let labels = [("version", env!("CARGO_PKG_VERSION"))];
     ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
+    let help = "Engine that moves all bytes: see engine.driver";
+    let mut family = encoder.encode_descriptor("driver_info", help, None, MetricType::Gauge)?;
+    ConstGauge::new(1_i64).encode(family.encode_family(&[("name", process.driver)])?)?;
     let (help, unit) = ("Time since the start", Some(&TextUnit::Seconds));
     let family = encoder.encode_descriptor("uptime", help, unit, MetricType::Gauge)?;
     ConstGauge::new(process.uptime.as_secs_f64()).encode(family)?;
@@ -372,6 +375,7 @@ mod tests {
         };
         let process = Process {
             uptime: Duration::from_millis(1500),
+            driver: "epoll",
             wait_call: "epoll_pwait2",
             histogram_log_errors: 2,
             ..Process::default()
@@ -379,6 +383,7 @@ mod tests {
         let text = format_openmetrics(snapshot, &process);
         for line in [
             concat!("seawall_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "seawall_driver_info{name=\"epoll\"} 1",
             "seawall_uptime_seconds 1.5",
             "seawall_interval_log_errors_total 2",
             "seawall_accepted_total 7",

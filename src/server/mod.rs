@@ -1,6 +1,6 @@
 //! Starts and stops shards: binds listeners, pins threads, makes drivers, joins all of them.
 //!
-//! Starting is generic over the engine ([`DriverFactory`]), which the caller chooses. A shard's
+//! Starting is generic over the engine ([`DriverFactory`]), of which [`EngineChoice`] takes one. A shard's
 //! driver is made on the shard's own thread, the only one that may use it. All drivers exist before
 //! the first shard turns, so that each shard can reach every other.
 
@@ -38,7 +38,7 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 pub use collector::Collector;
-pub use engine::uring_factory;
+pub use engine::{Engine, EngineChoice, EngineError};
 pub use hub::{make_hub, make_hub_with, renew_hub};
 
 /// The end of a shard.
@@ -93,7 +93,18 @@ impl Bound {
     ///
     /// # Errors
     /// When a thread or a driver cannot be made; then all threads end.
-    pub fn start<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
+    pub fn start(self, engine: &Engine) -> Result<Waiting, StartError> {
+        match engine {
+            Engine::Uring(factory) => self.start_on(factory),
+            Engine::Epoll(factory) => self.start_on(factory),
+        }
+    }
+
+    /// The same on any engine.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_on<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
         if let Some(hub) = make_hub(&config, directory.admission().clone()) {

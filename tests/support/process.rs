@@ -51,7 +51,12 @@ impl Server {
     pub(crate) fn start_at(admin: &str, arguments: &[&str], config: &str) -> Self {
         let (mut command, config) = command(arguments, config);
         command.args(["--admin", admin]);
-        let mut child = command.spawn().expect("the server can be started");
+        Self::watch(command.spawn().expect("the server can be started"), config)
+    }
+
+    /// Follows the log of a server that was started with a command of [`command`], up to the end of
+    /// its banner.
+    pub(crate) fn watch(mut child: Child, config: PathBuf) -> Self {
         let stderr = child.stderr.take().expect("its log is piped");
         let log = Arc::new(Mutex::new(String::new()));
         let shared = log.clone();

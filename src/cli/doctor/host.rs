@@ -33,10 +33,22 @@ const CAP_IPC_LOCK: u32 = 14;
 /// `seawall-bench hold`).
 const CONNECTION_BYTES: u64 = 4_800;
 
-pub(super) fn examine(config: &Config, limits: Limits, open_files: u64) -> Vec<Finding> {
+/// `is_epoll`: the engine's sockets are descriptors of the process; `is_lowered`: it has lowered
+/// the limit of connections for that.
+pub(super) fn examine(
+    config: &Config,
+    limits: Limits,
+    open_files: u64,
+    is_epoll: bool,
+    is_lowered: bool,
+) -> Vec<Finding> {
     vec![
-        examine_open_files(config, limits, open_files),
-        examine_locked_memory(config, limits),
+        if is_epoll {
+            examine_shared_open_files(config, limits, is_lowered)
+        } else {
+            examine_open_files(config, limits, open_files)
+        },
+        examine_locked_memory(config, limits, is_epoll),
         examine_cores(config),
         examine_memory(config),
         examine_huge_pages(),
@@ -68,9 +80,26 @@ fn examine_open_files(config: &Config, limits: Limits, open_files: u64) -> Findi
     )
 }
 
-fn examine_locked_memory(config: &Config, limits: Limits) -> Finding {
+/// The same where all shards share the limit.
+fn examine_shared_open_files(config: &Config, limits: Limits, is_lowered: bool) -> Finding {
+    let [soft, hard] = limits.open_files.map(format_limit);
+    let per_shard = config.limits.connections_per_shard_max;
+    let all = u64::from(per_shard) * u64::from(config.shards);
+    let found =
+        format!("soft {soft}, hard {hard}: {per_shard} connections per shard, {all} in total");
+    let why = "With epoll the limit bounds the connections of all shards together; the soft limit \
+               is raised to the hard one at start";
+    let is_enough = !is_lowered || all >= 100_000;
+    Finding::new("open files", why, found).unless(
+        is_enough,
+        State::Warning,
+        "systemd: LimitNOFILE=1048576; shell: ulimit -Hn 1048576",
+    )
+}
+
+fn examine_locked_memory(config: &Config, limits: Limits, is_epoll: bool) -> Finding {
     let exempt = has_capability(CAP_IPC_LOCK);
-    let need = ring_bytes(config) * u64::from(config.shards);
+    let need = if is_epoll { 0 } else { ring_bytes(config) * u64::from(config.shards) };
     let soft = limits.locked_bytes[0];
     let found = format!(
         "limit {}, needed about {need} bytes{}",

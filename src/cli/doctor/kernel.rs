@@ -2,17 +2,14 @@
 
 use super::finding::{Finding, State, read_kernel_file};
 use crate::driver::EngineFeature;
-use crate::driver::uring::{self, io_uring_disabled, seccomp_active};
+use crate::driver::uring::{io_uring_disabled, seccomp_active};
 use crate::guard;
+use crate::server::{EngineChoice, EngineError};
 
-pub(super) fn examine() -> Vec<Finding> {
-    let mut findings = vec![examine_version()];
-    let probed = uring::probe();
-    let probed = probed.as_ref().map(|features| features.list());
-    findings.extend(examine_engine(
-        uring::NAME,
-        probed.map_err(|error| (error.to_string(), error.remedy().to_owned())),
-    ));
+/// `choice`: the engine that the configuration leads to.
+pub(super) fn examine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding> {
+    let mut findings = vec![examine_version(choice.as_ref())];
+    findings.extend(examine_engine(choice));
     findings.extend([
         examine_io_uring_disabled(),
         examine_seccomp(),
@@ -23,29 +20,48 @@ pub(super) fn examine() -> Vec<Finding> {
     findings
 }
 
-/// Describes an engine and its optional features; or why it cannot run here, and the remedy.
-fn examine_engine(
-    name: &'static str,
-    probed: Result<Vec<EngineFeature>, (String, String)>,
-) -> Vec<Finding> {
-    let finding = |found: String| Finding::new(name, "The engine that moves all bytes", found);
-    match probed {
-        Ok(features) => {
-            let works = finding("works, with every feature that the engine needs".to_owned());
-            std::iter::once(works).chain(examine_features(&features)).collect()
+/// Describes the engine that would run and its optional features, why it is this one, and what
+/// would change that; or why none can run, and the remedy.
+fn examine_engine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding> {
+    let finding = |found: String| {
+        let why = "It moves all bytes; epoll takes about twice the system calls of io_uring";
+        Finding::new("engine", why, found)
+    };
+    let choice = match choice {
+        Ok(choice) => choice,
+        Err(error) => {
+            let remedy = error.remedy();
+            return vec![finding(error.to_string()).unless(false, State::Failure, remedy)];
         }
-        Err((error, remedy)) => vec![finding(error).unless(false, State::Failure, remedy)],
+    };
+    let found = finding(format!("{}: {}", choice.name(), choice.reason()));
+    match choice {
+        EngineChoice::Uring { features, .. } => {
+            std::iter::once(found).chain(examine_features(&features.list())).collect()
+        }
+        EngineChoice::Epoll { denial: None } => {
+            let remedy = "engine.driver = \"auto\" takes io_uring where it is allowed";
+            vec![found.unless(false, State::Note, remedy)]
+        }
+        EngineChoice::Epoll { denial: Some(denial) } => {
+            vec![found.unless(false, State::Warning, denial.remedy())]
+        }
     }
 }
 
-fn examine_version() -> Finding {
+fn examine_version(choice: Result<&EngineChoice, &EngineError>) -> Finding {
     let release =
         read_kernel_file("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".into());
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().ok());
     let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
     let known = (major.unwrap_or(0u32), minor.unwrap_or(0u32));
-    let why = "Seawall needs Linux 6.1; 6.12 waits for batches, 6.17 sends arrays without a header";
-    Finding::new("kernel", why, format!("Linux {release}"))
+    let why = "io_uring takes Linux 6.1, epoll 5.11; 6.12 waits for batches, 6.17 sends arrays \
+               without a header";
+    let finding = Finding::new("kernel", why, format!("Linux {release}"));
+    if matches!(choice, Ok(EngineChoice::Epoll { .. })) {
+        return finding.unless(known >= (5, 11), State::Warning, "update to Linux 5.11 or newer");
+    }
+    finding
         .unless(known >= (6, 12), State::Note, "6.12 or newer is recommended: update the kernel")
         .unless(known >= (6, 1), State::Failure, "update to Linux 6.1 or newer")
 }

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use super::flags::{HiddenOverrides, SEE_SERVE};
 use super::load::{Loaded, load};
 use super::{print, print_failure};
+use crate::server::EngineChoice;
 use crate::text::terminal;
 use finding::{Finding, State};
 
@@ -47,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return print_failure(&error),
     };
-    let findings = examine(&loaded, limits);
+    let findings = examine(loaded, limits);
     let text = if arguments.json { format_json(&findings) } else { format_report(&findings) };
     let printed = print::print_text(&text);
     let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Good);
@@ -55,10 +56,14 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
     if worst >= bad { ExitCode::FAILURE } else { printed }
 }
 
-fn examine(loaded: &Loaded, limits: host::Limits) -> Vec<Finding> {
-    let config = &loaded.config;
-    let mut findings = kernel::examine();
-    findings.extend(host::examine(config, limits, loaded.open_files));
+fn examine(loaded: Loaded, limits: host::Limits) -> Vec<Finding> {
+    let Loaded { mut config, open_files, .. } = loaded;
+    let choice = EngineChoice::make(config.engine.driver);
+    let fitted = choice.as_ref().ok().and_then(|one| one.fit(&mut config, open_files));
+    let is_epoll = matches!(choice, Ok(EngineChoice::Epoll { .. }));
+    let config = &config;
+    let mut findings = kernel::examine(choice);
+    findings.extend(host::examine(config, limits, open_files, is_epoll, fitted.is_some()));
     findings.extend(network::examine(config));
     findings
 }

@@ -1,10 +1,34 @@
 //! The engine's rows: rings, memory and turns.
 
-use super::table::{ANY, section};
+use serde::{Deserialize, Serialize};
+
+use super::table::{ANY, Kind, OptionType, section};
+
+/// Which engine moves bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverChoice {
+    /// `io_uring` where it is allowed, else epoll.
+    #[default]
+    Auto,
+    Uring,
+    Epoll,
+}
+
+impl OptionType for DriverChoice {
+    const KIND: Kind = Kind::Choice(&["auto", "uring", "epoll"]);
+}
 
 section! {
     /// Rings, their memory, and how much work one turn of a shard does.
     Engine "engine" repeated false;
+
+    /// The kernel interface that moves all bytes: `uring` is `io_uring`, `auto` is that where it is
+    /// allowed, else `epoll`. The start, `/v1/node` and `seawall doctor` name the one that runs, and
+    /// why.
+    driver: DriverChoice = DriverChoice::Auto,
+    "`uring` to fail at the start rather than run on epoll, which takes about twice the system \
+     calls; `epoll` where io_uring must not be used.";
 
     /// Pins each shard to a core (shard modulo cores).
     pin: bool = true,

@@ -18,7 +18,7 @@ pub use auth::{ApiKey, Auth, Key, Resume};
 pub use endpoints::{
     CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
 };
-pub use engine::Engine;
+pub use engine::{DriverChoice, Engine};
 pub use hub::{Channel, Hub};
 pub use limits::{Limits, Rates};
 pub use process::Process;

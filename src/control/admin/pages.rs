@@ -32,7 +32,7 @@ pub(super) async fn get_readiness(Extracted(state): Extracted<State>) -> Respons
             "the server is draining",
         );
     }
-    Json(json!({"status": "ready"})).into_response()
+    Json(json!({"status": "ready", "driver": state.0.facts.engine.name})).into_response()
 }
 
 /// `POST /v1/drain`: starts the drain, as SIGTERM does; further calls change nothing.
@@ -91,6 +91,7 @@ pub(super) async fn get_metrics(
     let (admin_connections, admin_evictions) = state.0.pool.counts();
     let process = Process {
         uptime: state.0.facts.started.elapsed(),
+        driver: state.0.facts.engine.name,
         wait_call: state.0.facts.engine.wait_call,
         histogram_log_errors: state.0.log_errors.load(Ordering::Relaxed),
         log_lines_dropped: state.0.log.dropped(),
@@ -221,8 +222,9 @@ fn describe_driver(engine: &EngineFacts, config: &Config) -> Value {
         .collect();
     let mut described = json!({
         "name": engine.name,
+        "reason": engine.reason,
         "features": features,
-        "buffers_per_shard": config.buffers_per_shard(),
+        "buffers_per_shard": engine.buffers,
         "buffer_bytes": config.engine.buffer_bytes,
         "pinned": config.engine.pin,
     });

@@ -1,7 +1,6 @@
 //! A seeded fake of the kernel: virtual time, and every fault that a shard must handle.
 //!
 //! A [`Network`] holds the sockets of all shards and of their simulated clients; a [`Sim`] is one
-//! A [`Network`] holds the sockets of all shards and of their simulated clients; a [`Sim`] is one
 //! shard's driver on it. Every decision that a kernel is free to make is drawn from the seed: how
 //! many bytes a receive returns, how few a send takes, how long an operation rests, the order of
 //! completions, and whether buffers, descriptors or memory run out. The same seed gives the same

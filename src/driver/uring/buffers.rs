@@ -6,13 +6,13 @@
 //! pages. [`Buffers::trim`] returns pages that were not used in a period.
 
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
 use super::demand::Demand;
+use crate::driver::mapping::{Mapping, PAGE_BYTES};
 
 /// The only buffer group of a ring.
 pub(super) const GROUP: u16 = 0;
@@ -20,59 +20,6 @@ pub(super) const GROUP: u16 = 0;
 /// powers of two, the beginnings of all buffers, which is all that small messages use, would share
 /// the same few cache sets.
 const STAGGER_BYTES: usize = 192;
-const PAGE_BYTES: usize = 4096;
-
-/// Anonymous memory, reserved at once and resident page by page.
-struct Mapping {
-    address: NonNull<u8>,
-    len: usize,
-    leaked: bool,
-}
-
-impl Mapping {
-    fn new(len: usize) -> io::Result<Self> {
-        // SAFETY: a fresh private anonymous mapping aliases nothing.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let address: NonNull<u8> =
-            NonNull::new(address.cast()).expect("mmap maps page zero only on request");
-        // With huge pages, the first byte would make two megabytes resident.
-        // SAFETY: the range is the mapping just made; the advice changes no contents, and kernels
-        // without huge pages refuse it, which is harmless.
-        unsafe { libc::madvise(address.as_ptr().cast(), len, libc::MADV_NOHUGEPAGE) };
-        Ok(Self { address, len, leaked: false })
-    }
-
-    /// Returns pages to the kernel; they read as zero afterwards.
-    fn discard(&self, start: usize, len: usize) {
-        debug_assert!(start + len <= self.len);
-        // SAFETY: the range lies in this mapping, and the caller holds no reference into it.
-        unsafe {
-            libc::madvise(self.address.as_ptr().add(start).cast(), len, libc::MADV_DONTNEED);
-        }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        if self.leaked {
-            return;
-        }
-        // SAFETY: the mapping is ours, and nothing borrows from it.
-        unsafe { libc::munmap(self.address.as_ptr().cast(), self.len) };
-    }
-}
 
 /// The buffers of one ring.
 ///
@@ -114,7 +61,7 @@ impl Buffers {
         // nothing is armed: a shard ends only then, and leaks the mapping if it panics.
         unsafe {
             submitter.register_buf_ring_with_flags(
-                entries.address.as_ptr() as u64,
+                entries.address().as_ptr() as u64,
                 total as u16,
                 GROUP,
                 0,
@@ -150,7 +97,7 @@ impl Buffers {
         }
         while self.published < target {
             let Some(buffer) = self.free.pop() else { break };
-            let address = self.slab.address.as_ptr() as u64 + self.start(buffer) as u64;
+            let address = self.slab.address().as_ptr() as u64 + self.start(buffer) as u64;
             let index = usize::from(self.tail & self.mask);
             // SAFETY: `index < total` entries of the mapping; an entry at the tail belongs to us
             // until the tail moves past it. The tail field shares memory with entry 0's reserved
@@ -179,7 +126,7 @@ impl Buffers {
     fn entry(&self, index: usize) -> *mut BufRingEntry {
         assert!(index < self.total as usize);
         // SAFETY: the mapping has room for `total` entries.
-        unsafe { self.entries.address.as_ptr().cast::<BufRingEntry>().add(index) }
+        unsafe { self.entries.address().as_ptr().cast::<BufRingEntry>().add(index) }
     }
 
     /// Records that the kernel filled a buffer.
@@ -225,7 +172,7 @@ impl Buffers {
         // SAFETY: the range lies in the slab; the kernel has filled it and will not write to it
         // until it is published again; `&mut self` excludes a second borrow.
         unsafe {
-            std::slice::from_raw_parts_mut(self.slab.address.as_ptr().add(start), len as usize)
+            std::slice::from_raw_parts_mut(self.slab.address().as_ptr().add(start), len as usize)
         }
     }
 
@@ -242,7 +189,7 @@ impl Buffers {
         if !self.used && self.lent == 0 && self.resident.contains(&true) {
             // No bytes were received: the published buffers are idle as well.
             self.resident.fill(false);
-            self.slab.discard(0, self.slab.len);
+            self.slab.discard(0, self.slab.len());
         }
         self.used = false;
         self.published_least = self.published;
@@ -257,8 +204,8 @@ impl Buffers {
 
     /// Keeps the memory mapped until the process ends: the kernel may still write to it.
     pub(super) fn leak(&mut self) {
-        self.entries.leaked = true;
-        self.slab.leaked = true;
+        self.entries.leak();
+        self.slab.leak();
     }
 
     pub(super) fn lent(&self) -> u32 {

@@ -18,15 +18,16 @@ pub const SYSTEM_CALLS: &[i64] = &[libc::SYS_io_uring_enter, libc::SYS_io_uring_
 pub struct UringFactory {
     options: UringOptions,
     peers: Arc<Peers>,
+    reason: String,
     /// Submission entries of the smallest ring so far.
     granted: Arc<AtomicU32>,
 }
 
 impl UringFactory {
-    /// A factory for this many shards, all with the same options.
-    pub fn new(options: UringOptions, shards: usize) -> Self {
+    /// A factory for this many shards, all with the same options. `reason` is why this engine runs.
+    pub fn new(options: UringOptions, shards: usize, reason: String) -> Self {
         let granted = Arc::new(AtomicU32::new(options.ring_entries));
-        Self { options, peers: Peers::new(shards), granted }
+        Self { options, peers: Peers::new(shards), reason, granted }
     }
 }
 
@@ -60,9 +61,11 @@ impl DriverFactory for UringFactory {
         });
         EngineFacts {
             name: NAME,
+            reason: self.reason.clone(),
             wait_call: "io_uring_enter",
             system_calls: SYSTEM_CALLS,
             features: self.options.features.list(),
+            buffers: self.options.buffers,
             sizes: vec![ring_entries],
             warnings: shortage.into_iter().collect(),
         }
@@ -94,7 +97,7 @@ mod tests {
             features,
             epoch: Instant::now(),
         };
-        let factory = UringFactory::new(options, 2);
+        let factory = UringFactory::new(options, 2, String::new());
         // Rings are rounded up; report the requested size.
         for (had, granted, warnings) in [(1024, 1000, 0), (256, 256, 1), (512, 256, 1)] {
             factory.granted.fetch_min(had, Ordering::Relaxed);

@@ -10,7 +10,6 @@
 
 mod accept_address;
 mod buffers;
-mod clock;
 mod demand;
 mod factory;
 mod operations;
@@ -28,6 +27,8 @@ use std::time::{Duration, Instant};
 use io_uring::cqueue;
 use slab::Slab;
 
+use super::clock::Clock;
+use super::event;
 use super::token::Op;
 use super::{
     Batch, Bell, Completion, Driver, DriverCounters, Input, Lease, Loan, Received, Socket, Token,
@@ -35,7 +36,6 @@ use super::{
 };
 use accept_address::AcceptAddress;
 use buffers::Buffers;
-use clock::Clock;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
@@ -125,13 +125,7 @@ impl Uring {
                 }
             }
         };
-        // SAFETY: eventfd has no memory effects.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(UringError::explain("eventfd", io::Error::last_os_error()));
-        }
-        // SAFETY: checked to be a fresh descriptor.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let event = event::make_event().map_err(|error| UringError::explain("eventfd", error))?;
         let bell = Arc::new(EventBell { event });
         peers
             .set(shard, ring.descriptor(), bell.clone())

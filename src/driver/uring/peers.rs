@@ -4,13 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use crate::driver::Bell;
+use crate::driver::{Bell, event};
 
 /// The rings of all shards, for messages between them, and their bells, for when a message fails.
 ///
 /// It holds a duplicate of every ring's descriptor: while a shard may still use a number, the
 /// kernel cannot reuse it for another file.
-/// while a shard may still ring there.
 pub struct Peers {
     shards: Vec<OnceLock<(OwnedFd, Arc<EventBell>)>>,
 }
@@ -53,10 +52,7 @@ pub(super) struct EventBell {
 
 impl Bell for EventBell {
     fn ring(&self) {
-        let one = 1_u64;
-        // SAFETY: writes eight bytes that live across the call. The counter would overflow only
-        // after 2^64 unread rings.
-        unsafe { libc::write(self.event.as_raw_fd(), (&raw const one).cast(), 8) };
+        event::signal(&self.event);
     }
 }
 

@@ -135,8 +135,12 @@ fn remedy(errno: Option<i32>, disabled: Option<u32>, seccomp: bool) -> String {
         (Some(libc::EPERM | libc::EACCES), _) => "A security module (SELinux, AppArmor) refuses \
              it: see the kernel's audit log for the rule"
             .into(),
+        (Some(libc::ENOSYS), _) if seccomp => "A seccomp filter hides it, or the kernel has none: \
+             allow io_uring_setup, io_uring_enter and io_uring_register in the container's profile \
+             (Docker: `--security-opt seccomp=profile.json`), on Linux 6.1 or newer"
+            .into(),
         (Some(libc::ENOSYS), _) => "This kernel (or sandbox, such as gVisor) has no io_uring: \
-             Seawall needs Linux 6.1 or newer"
+             run Linux 6.1 or newer"
             .into(),
         (Some(libc::ENOMEM), _) => "Rings count against the locked-memory limit: raise it \
              (systemd: LimitMEMLOCK=infinity, shell: `ulimit -l unlimited`), or lower \
@@ -146,8 +150,8 @@ fn remedy(errno: Option<i32>, disabled: Option<u32>, seccomp: bool) -> String {
              connections: raise it (systemd: LimitNOFILE=, shell: `ulimit -n`), or lower \
              limits.connections_per_shard_max"
             .into(),
-        (Some(libc::EINVAL), _) => "The kernel lacks a flag the engine needs: Linux 6.1 or newer \
-             is required, 6.12 or newer recommended"
+        (Some(libc::EINVAL), _) => "The kernel lacks a flag the engine needs: run Linux 6.1 or \
+             newer, or better 6.12 or newer"
             .into(),
         _ => "See the kernel's log (`dmesg`)".into(),
     }
@@ -158,9 +162,9 @@ pub fn io_uring_disabled() -> Option<u32> {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?.trim().parse().ok()
 }
 
-/// Whether this process runs under a seccomp filter.
+/// Whether this thread runs under a seccomp filter.
 pub fn seccomp_active() -> bool {
-    std::fs::read_to_string("/proc/self/status")
+    std::fs::read_to_string("/proc/thread-self/status")
         .is_ok_and(|status| status.lines().any(|line| line.starts_with("Seccomp:\t2")))
 }
 
@@ -214,7 +218,7 @@ pub fn probe() -> Result<Features, UringError> {
         if !probe.is_supported(code) {
             return Err(UringError::new(
                 format!("the kernel lacks IORING_OP_{name} (Linux {since})"),
-                "Seawall needs Linux 6.1 or newer",
+                "Run Linux 6.1 or newer",
             ));
         }
     }
@@ -268,7 +272,8 @@ mod tests {
             (libc::EPERM, Some(1), true, "io_uring_group"),
             (libc::EPERM, Some(0), true, "seccomp"),
             (libc::EPERM, None, false, "AppArmor"),
-            (libc::ENOSYS, None, false, "6.1"),
+            (libc::ENOSYS, None, false, "gVisor"),
+            (libc::ENOSYS, Some(0), true, "seccomp"),
             (libc::ENOMEM, None, false, "LimitMEMLOCK"),
             (libc::EMFILE, None, false, "LimitNOFILE"),
             (libc::EINVAL, None, false, "6.12"),

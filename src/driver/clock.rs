@@ -9,7 +9,7 @@ const UNIX_AGE_MAX_NS: u64 = 100_000_000;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(in crate::driver) struct Clock {
     epoch: Instant,
     /// The last reading (ns since the epoch).
     now_ns: u64,
@@ -21,13 +21,13 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(epoch: Instant) -> Self {
+    pub(in crate::driver) fn new(epoch: Instant) -> Self {
         Self { epoch, now_ns: 0, is_fresh: false, unix_epoch_ns: 0, unix_read_ns: None }
     }
 
     /// Reads the monotonic clock (ns since the epoch).
     #[inline]
-    pub(super) fn read(&mut self) -> u64 {
+    pub(in crate::driver) fn read(&mut self) -> u64 {
         self.now_ns = self.epoch.elapsed().as_nanos() as u64;
         self.is_fresh = true;
         self.now_ns
@@ -35,19 +35,19 @@ impl Clock {
 
     /// The last reading, unless something has been done since.
     #[inline]
-    pub(super) fn read_once(&mut self) -> u64 {
+    pub(in crate::driver) fn read_once(&mut self) -> u64 {
         if self.is_fresh { self.now_ns } else { self.read() }
     }
 
     /// Notes that time goes by: something is done.
     #[inline]
-    pub(super) fn age(&mut self) {
+    pub(in crate::driver) fn age(&mut self) {
         self.is_fresh = false;
     }
 
     /// Unix time of the last reading (ms).
     #[inline]
-    pub(super) fn unix_ms(&mut self) -> u64 {
+    pub(in crate::driver) fn unix_ms(&mut self) -> u64 {
         let is_known =
             self.unix_read_ns.is_some_and(|read_ns| self.now_ns - read_ns < UNIX_AGE_MAX_NS);
         if !is_known {
