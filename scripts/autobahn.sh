@@ -10,12 +10,13 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Usage: scripts/autobahn.sh [-h] [--quick] [--install] [--binary FILE] [--cases GLOB]...
-                           [--compression MODE] [--window-bits BITS]
+                           [--compression MODE] [--window-bits BITS] [--driver NAME]
 
   --quick             a selection of all sections that takes a minute or two
   --cases GLOB        only these cases, such as '6.*' or 9.1.6; may be given more than once
   --compression MODE  how the server compresses: shared (default) or takeover
   --window-bits BITS  window that the server compresses with, 9 to 15 (default: the server's)
+  --driver NAME       the server's engine: auto (default), uring or epoll
   --binary FILE       the server to test (default: built from this tree in release mode)
   --install           installs the suite and stops
 
@@ -61,12 +62,13 @@ while (($#)); do
         -h | --help) usage; exit 0 ;;
         --quick) without=("${SLOW[@]}") expected=$CASES_QUICK ;;
         --install) install_only=1 ;;
-        --cases | --binary | --compression | --window-bits)
+        --cases | --binary | --compression | --window-bits | --driver)
             (($# > 1)) || die "$1 needs a value"
             case $1 in
                 --cases) cases+=("$2") expected=0 ;;
                 --binary) binary=$2 ;;
                 --compression) options+=(--route-compression "$2") ;;
+                --driver) options+=(--driver "$2") ;;
                 --window-bits) options+=(--route-compression-window-bits "$2") ;;
             esac
             shift ;;

@@ -28,7 +28,7 @@ done
 cd "$(dirname "$0")/.."
 run() {
     case $1 in
-        autobahn) scripts/autobahn.sh ;;
+        autobahn) scripts/autobahn.sh && scripts/autobahn.sh --driver epoll ;;
         # Twenty times the seeds of a common run.
         simulation) SEAWALL_SEEDS=20 cargo test --release --test simulation ;;
         fuzz) scripts/fuzz.sh -t 600 ;;

@@ -4,11 +4,11 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-ALL_SERVERS=(bare-uring bare-epoll seawall tokio-tungstenite fastwebsockets sockudo-ws yawc uws
-  npm-ws py-websockets tokio-broadcast nchan)
+ALL_SERVERS=(bare-uring bare-epoll seawall seawall-epoll tokio-tungstenite fastwebsockets sockudo-ws
+  yawc uws npm-ws py-websockets tokio-broadcast nchan)
 # Those that compress, and those that publish to channels.
-DEFLATERS=(seawall sockudo-ws yawc npm-ws py-websockets)
-HUBS=(seawall tokio-broadcast nchan)
+DEFLATERS=(seawall seawall-epoll sockudo-ws yawc npm-ws py-websockets)
+HUBS=(seawall seawall-epoll tokio-broadcast nchan)
 SIZES=(20 1k 16k)
 COUNTS=(200 5000)
 ALL_ROWS=()
@@ -159,14 +159,14 @@ BENCH=$target/release/seawall-bench SEAWALL=$target/release/seawall PEERS=$targe
 UWS=$target/peers/uws/echo
 if ((build)); then
   (cd "$ROOT" && cargo build --release -p seawall-bench)
-  if member seawall "${servers[@]}"; then (cd "$ROOT" && cargo build --release -p seawall); fi
+  if [[ " ${servers[*]} " == *" seawall"* ]]; then (cd "$ROOT" && cargo build --release -p seawall); fi
   (cd "$ROOT/bench/peers" && CARGO_TARGET_DIR=$target/peers cargo build --release)
 fi
 
 binary_of() {
   case $1 in
     bare-*) echo "$BENCH" ;;
-    seawall) echo "$SEAWALL" ;;
+    seawall | seawall-epoll) echo "$SEAWALL" ;;
     uws) echo "$UWS" ;;
     npm-ws) [[ ! -d $ROOT/.cache/node/node_modules/ws ]] || command -v node ;;
     py-websockets) echo "$ROOT/.cache/venv/bin/python" ;;
@@ -260,12 +260,13 @@ start_server() {
       # Large messages want buffers that stay in the cache, small ones want many.
       case $2 in *16k-* | echo1m) command+=(--buffers 64 --buffer-size 65536) ;; esac ;;
     bare-epoll) command=("$BENCH" serve-epoll "$address") ;;
-    seawall)
+    seawall | seawall-epoll)
       command=("$SEAWALL" serve --listen "$address" --admin "127.0.0.1:$((port + 1))" --shards 1)
       if [[ $compression == takeover ]]; then
         printf '[[route]]\npath = "/echo"\ncompression = "takeover"\n' >"$out/seawall.toml"
         command+=(--config "$out/seawall.toml")
-      fi ;;
+      fi
+      if [[ $1 == seawall-epoll ]]; then command+=(--driver epoll); fi ;;
     npm-ws) command=(node "$ROOT/bench/peers/ws/echo.mjs" "$address") ;;
     py-websockets)
       command=("$ROOT/.cache/venv/bin/python" "$ROOT/bench/peers/websockets/echo.py" "$address") ;;
@@ -276,7 +277,7 @@ start_server() {
     *) command=("$(binary_of "$1")" "$address") ;;
   esac
   if [[ $1 == bare-* && $congestion != host ]]; then command+=(--congestion default); fi
-  if [[ -n $compression && $1 != seawall ]]; then command+=("$compression"); fi
+  if [[ -n $compression && $1 != seawall* ]]; then command+=("$compression"); fi
   taskset -c "$server_core" "${command[@]}" >"$out/server.log" 2>&1 &
   server_pid=$!
   for _ in {1..100}; do
@@ -343,7 +344,7 @@ fanout_options() {
   options+=(--subscribers $((members * channels)) --channels "$channels" --publishers "$channels")
   options+=(--own-channel)
   case $2 in
-    seawall) path=/ws ;;
+    seawall | seawall-epoll) path=/ws ;;
     tokio-broadcast) path="/{channel}" options+=(--dialect plain) ;;
     nchan) path="/sub/{channel}" options+=(--dialect nchan --publish-path "/pub/{channel}") ;;
   esac
@@ -362,7 +363,7 @@ fanout_options() {
 post_options() {
   options=(--duration "$seconds" --warmup "$warmup" --subscribers 1)
   case $1 in
-    seawall) options+=(--batch 100 --api "http://127.0.0.1:$((port + 1))") ;;
+    seawall | seawall-epoll) options+=(--batch 100 --api "http://127.0.0.1:$((port + 1))") ;;
     nchan) options+=(--dialect nchan --api "http://127.0.0.1:$port/pub/{channel}") ;;
   esac
 }

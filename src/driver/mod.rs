@@ -2,8 +2,8 @@
 //!
 //! A shard requests operations of its [`Driver`], submits them once a turn, and receives
 //! [`Completion`]s. Nothing here knows HTTP, WebSocket or channels. Three engines exist: [`uring`];
-//! [`epoll`], which makes completions from readiness on hosts that refuse `io_uring`; and [`sim`], a
-//! seeded fake with virtual time and faults, so that tests reach every rare path of a shard. The
+//! [`epoll`], which makes completions from readiness on hosts that refuse `io_uring`; and [`sim`],
+//! a seeded fake with virtual time and faults, so that tests reach every rare path of a shard. The
 //! server gets its drivers from a [`DriverFactory`], which also describes the engine.
 //!
 //! Three contracts keep the kernel and the shard apart:

@@ -1,8 +1,8 @@
 //! Starts and stops shards: binds listeners, pins threads, makes drivers, joins all of them.
 //!
-//! Starting is generic over the engine ([`DriverFactory`]), of which [`EngineChoice`] takes one. A shard's
-//! driver is made on the shard's own thread, the only one that may use it. All drivers exist before
-//! the first shard turns, so that each shard can reach every other.
+//! Starting is generic over the engine ([`DriverFactory`]), of which [`EngineChoice`] takes one. A
+//! shard's driver is made on the shard's own thread, the only one that may use it. All drivers
+//! exist before the first shard turns, so that each shard can reach every other.
 
 mod collector;
 mod engine;

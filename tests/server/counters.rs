@@ -129,7 +129,7 @@ fn bursts_of_handovers_lose_no_connection() {
 }
 
 #[test]
-fn a_lone_message_takes_one_system_call() {
+fn a_lone_message_takes_one_wait() {
     const MESSAGES: u64 = 1000;
     let server = Server::start_with(&["--shards", "1"], "");
     let mut client = Raw::open(server.address());

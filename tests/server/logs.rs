@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use serde_json::{Value, json};
 
 use crate::support::metrics::request;
-use crate::support::process::command;
+use crate::support::process::{command, is_on_epoll};
 use crate::support::raw::{CLOSE, FIN, TEXT, close, frame, request_with};
 use crate::support::{Raw, Server, wait_until};
 
@@ -43,7 +43,10 @@ fn a_log_of_json_is_json_from_the_first_line() {
     assert!(text("operators", "url").starts_with("http://127.0.0.1:"));
     assert_eq!(text("hub", "access"), "anonymous");
     assert_eq!(text("tickets", "keys"), "random");
-    assert!(of("engine", "ring_entries").is_u64());
+    assert!(!text("engine", "reason").is_empty());
+    if !is_on_epoll() {
+        assert!(of("engine", "ring_entries").is_u64());
+    }
     assert!(of("limits", "connections").is_u64());
 }
 

@@ -36,6 +36,11 @@ pub(crate) fn command(arguments: &[&str], config: &str) -> (Command, PathBuf) {
     (command, path)
 }
 
+/// Whether these tests run on epoll: the servers read the same variable.
+pub(crate) fn is_on_epoll() -> bool {
+    std::env::var("SEAWALL_DRIVER").is_ok_and(|driver| driver == "epoll")
+}
+
 impl Server {
     /// Two shards on a free port of 127.0.0.1, with this configuration file.
     pub(crate) fn start(config: &str) -> Self {

@@ -24,8 +24,8 @@ section! {
     Engine "engine" repeated false;
 
     /// The kernel interface that moves all bytes: `uring` is `io_uring`, `auto` is that where it is
-    /// allowed, else `epoll`. The start, `/v1/node` and `seawall doctor` name the one that runs, and
-    /// why.
+    /// allowed, else `epoll`. The start, `/v1/node` and `seawall doctor` name the one that runs,
+    /// and why.
     driver: DriverChoice = DriverChoice::Auto,
     "`uring` to fail at the start rather than run on epoll, which takes about twice the system \
      calls; `epoll` where io_uring must not be used.";
