@@ -78,7 +78,7 @@ fn start(
     let metrics = &config.metrics;
     let (path_of_log, is_recorded) = (&metrics.histogram_log, metrics.histograms);
     let histogram_log = control::open_histogram_log(path_of_log, is_recorded, owner.is_none())?;
-    let runtime = control::Runtime::new()?;
+    let runtime = control::Runtime::new(matches!(engine, Engine::Uring(_)))?;
     let mut signals = Signals::watch(&runtime)?;
     let bound = Server::bind(config.clone(), owner)?;
     guard.enclose()?;

@@ -60,13 +60,16 @@ impl std::fmt::Display for RuntimeError {
 impl std::error::Error for RuntimeError {}
 
 impl Runtime {
-    /// Makes a runtime with a ring, or without one where the kernel denies rings. Call it before
-    /// the shards start, so that a lack of locked memory is reported before anything runs. The ring
-    /// is small: it moves files only.
+    /// Makes a runtime with a ring, or without one where the kernel denies rings, or none is wanted
+    /// because the shards use none. Call it before the shards start, so that a lack of locked
+    /// memory is reported before anything runs. The ring is small: it moves files only.
     ///
     /// # Errors
     /// With the reason and the remedy.
-    pub(crate) fn new() -> Result<Self, RuntimeError> {
+    pub(crate) fn new(wants_ring: bool) -> Result<Self, RuntimeError> {
+        if !wants_ring {
+            return PlainRuntime::new().map(Self::Plain).map_err(RuntimeError::Tokio);
+        }
         // tokio-uring leaks what it has set up when its ring fails, so probe with a small ring
         // first.
         if let Some(denial) = uring::denial() {

@@ -28,7 +28,7 @@ impl RingAccess {
             if self == Self::Denied {
                 deny_rings();
             }
-            let runtime = Runtime::new().expect("a runtime is made either way");
+            let runtime = Runtime::new(true).expect("a runtime is made either way");
             let expected = match self {
                 Self::Allowed => FileIo::Ring,
                 Self::Denied => FileIo::Threads,
