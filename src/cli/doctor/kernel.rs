@@ -24,7 +24,7 @@ pub(super) fn examine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding>
 /// would change that; or why none can run, and the remedy.
 fn examine_engine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding> {
     let finding = |found: String| {
-        let why = "It moves all bytes; epoll takes about twice the system calls of io_uring";
+        let why = "It moves all bytes; epoll takes two system calls and more for each message";
         Finding::new("engine", why, found)
     };
     let choice = match choice {

@@ -27,8 +27,8 @@ section! {
     /// allowed, else `epoll`. The start, `/v1/node` and `seawall doctor` name the one that runs,
     /// and why.
     driver: DriverChoice = DriverChoice::Auto,
-    "`uring` to fail at the start rather than run on epoll, which takes about twice the system \
-     calls; `epoll` where io_uring must not be used.";
+    "`uring` to fail at the start rather than run on epoll, which takes two system calls and more \
+     for each message; `epoll` where io_uring must not be used.";
 
     /// Pins each shard to a core (shard modulo cores).
     pin: bool = true,
