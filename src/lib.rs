@@ -42,6 +42,8 @@
 //!    so no change between the two loses a byte. Connections that fill whole buffers are received
 //!    from in turn, one buffer each (`connections/bulk.rs`), and large messages a few at a time
 //!    (`connections/rotation.rs`).
+//!    On a listener with TLS, records are opened where they lie before a stage sees them, and what
+//!    is queued is sealed as its send is built (`connections/transport.rs`, [`tls`]).
 //! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
 //!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
 //!    on. A message that lies whole in the buffer is unmasked there and lent to the session (those
@@ -164,6 +166,7 @@
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | runs on a connection: echo, or a client of the hub in its protocol |
+//! | [`tls`] | handshakes, records, certificates; no sockets, no clock |
 //! | [`text`] | text from outside: JSON, read if plain or passed on unread; terminals and logs |
 //! | [`web`] | what browsers get: client library and playground, as plain pages |
 //! | [`shard`] | the only place where they meet: turns, connections, the hub's part, mail |
@@ -176,8 +179,8 @@
 //!
 //! - `admission`: `proto`
 //! - `auth`: `text`
-//! - `cli`: `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`
-//! - `config`: `admission`, `auth`, `driver`, `proto`
+//! - `cli`: `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
+//! - `config`: `admission`, `auth`, `driver`, `proto`, `tls`
 //! - `control`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `server`,
 //!   `session`, `shard`, `text`
 //! - `driver`: nothing
@@ -188,8 +191,9 @@
 //! - `server`: `admission`, `config`, `driver`, `hub`, `metrics`, `session`, `shard`
 //! - `session`: `admission`, `auth`, `hub`, `proto`, `text`
 //! - `shard`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `session`,
-//!   `text`, `web`
+//!   `text`, `tls`, `web`
 //! - `text`: nothing
+//! - `tls`: nothing
 //! - `web`: `proto`
 //!
 //! Within [`shard`], imports point downwards: the shard's turn, over the hub and its sessions, over
@@ -200,8 +204,7 @@
 //! A connection can be serialized to plain data and restored from it ([`shard::portable`]): the
 //! seam for handing connections to a new process.
 //!
-//! Places kept free: other logs than the one in memory behind [`hub::Log`]; TLS as another
-//! transport beside the plain one (`connections/transport.rs`), below all stages.
+//! One place is kept free: other logs than the one in memory behind [`hub::Log`].
 
 pub mod admission;
 pub mod auth;
@@ -217,4 +220,5 @@ pub mod server;
 pub mod session;
 pub mod shard;
 pub mod text;
+pub mod tls;
 pub mod web;

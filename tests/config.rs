@@ -5,13 +5,15 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use seawall::config::file::table::{Kind, Row, Section, short_flag, short_variable};
 use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Source, Written, reference};
+use seawall::tls::development::DevelopmentCertificate;
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 18] = SECTIONS;
+    static TABLE: [Section; 20] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -21,6 +23,13 @@ const SECRET: &str = "5ea1000000000000000000000000000000000000000000000000000000
 const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
     MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
     -----END PUBLIC KEY-----\n";
+
+/// A certificate for the names `one` and `two`.
+fn certificate() -> &'static DevelopmentCertificate {
+    static MADE: OnceLock<DevelopmentCertificate> = OnceLock::new();
+    let names = ["one", "two"].map(str::to_owned);
+    MADE.get_or_init(|| DevelopmentCertificate::make(&names).unwrap())
+}
 
 /// The path of a file with this text.
 fn fixture(name: &str, mode: u32, text: &str) -> String {
@@ -53,6 +62,21 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("admin", "metrics_auth") => {
             vec!["--api-key-name=a".to_owned(), format!("--api-key-secret={SECRET}")]
         }
+        ("listener", "tls") => vec!["--dev-tls".to_owned()],
+        ("listener", "tls_client_certificates") => {
+            let ca = fixture("ca.pem", 0o644, &certificate().chain);
+            vec!["--dev-tls".to_owned(), format!("--listener-tls-client-ca={ca}")]
+        }
+        ("certificate", key) => {
+            let (chain, own) = (&certificate().chain, &certificate().key);
+            let chain = format!("--certificate-chain={}", fixture("chain.pem", 0o644, chain));
+            let own = format!("--certificate-key={}", fixture("own.pem", 0o600, own));
+            match key {
+                "chain" => vec![own],
+                "key" => vec![chain],
+                _ => vec![chain, own],
+            }
+        }
         ("process", "group") => vec!["--process-user=nobody".to_owned()],
         ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
         ("key", "algorithm") => {
@@ -82,8 +106,12 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("auth.jwks_file", _) => fixture("jwks.json", 0o644, "{\"keys\": []}"),
         ("key.public_key_file", _) => fixture("key.pem", 0o644, PUBLIC_KEY),
         ("key.secret_file" | "api_key.secret_file", _) => fixture("secret", 0o600, SECRET),
-        ("resume.keys_file", _) => fixture("keys", 0o600, SECRET),
-        ("resume.keys", _) => SECRET.to_owned(),
+        ("resume.keys_file" | "tls.ticket_keys_file", _) => fixture("keys", 0o600, SECRET),
+        ("resume.keys" | "tls.ticket_keys", _) => SECRET.to_owned(),
+        ("certificate.chain", _) => fixture("chain.pem", 0o644, &certificate().chain),
+        ("certificate.key", _) => fixture("own.pem", 0o600, &certificate().key),
+        // An OCSP response begins with this byte.
+        ("certificate.ocsp", _) => fixture("ocsp", 0o644, "0"),
         (_, Kind::Text) if row.secret => SECRET.to_owned(),
         (_, Kind::Switch) => (!(row.default)().as_bool().unwrap()).to_string(),
         ("listener.unix_mode", _) => "641".to_owned(),

@@ -22,7 +22,8 @@ const CLIENTS: usize = 36;
 const EACH: Duration = Duration::from_millis(100);
 /// Not taken from the table: addresses and the process, which tests choose, and keys, without which
 /// clients can do more.
-const LEFT_OUT: [&str; 5] = ["listener", "admin", "process", "key", "api_key"];
+const LEFT_OUT: [&str; 7] =
+    ["listener", "certificate", "tls", "admin", "process", "key", "api_key"];
 /// What may rightly end or limit the bystander's echo.
 const LIMITING: [&str; 13] = [
     "rates.",

@@ -87,9 +87,11 @@ fn client_facts<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
     let paths = routes.map(|route| route.path.as_str()).collect::<Vec<_>>().join(" ");
     let mut found = Vec::new();
     let mut playground = None;
-    for (address, congestion) in facts.listening.iter().zip(&facts.congestion) {
+    let listening = facts.listening.iter().zip(&facts.congestion);
+    for ((address, congestion), listener) in listening.zip(&config.listeners) {
+        let secure = if listener.tls.is_some() { "s" } else { "" };
         let url = match address {
-            Address::Tcp(tcp) => format!("ws://{tcp}"),
+            Address::Tcp(tcp) => format!("ws{secure}://{tcp}"),
             Address::Unix(_) => address.to_string(),
         };
         if let (Address::Tcp(tcp), None) = (address, &playground) {
@@ -98,7 +100,7 @@ fn client_facts<'f>(config: &'f Config, facts: &'f Facts) -> Vec<Fact<'f>> {
                 ip if ip.is_ipv6() => format!("[{ip}]"),
                 ip => ip.to_string(),
             };
-            playground = Some(format!("http://{host}:{}/", tcp.port()));
+            playground = Some(format!("http{secure}://{host}:{}/", tcp.port()));
         }
         let congestion = congestion.as_deref().unwrap_or("no");
         found.push(Fact::Clients { url, routes: paths.clone(), congestion });

@@ -101,6 +101,7 @@ mod tests {
     fn every_option_is_found() {
         let file = File {
             listeners: vec![crate::config::file::Listener::default()],
+            certificates: vec![crate::config::file::CertificateFiles::default()],
             routes: vec![crate::config::file::Route::default()],
             channels: vec![crate::config::file::Channel::default()],
             keys: vec![crate::config::file::Key::default()],

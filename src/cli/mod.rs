@@ -4,6 +4,7 @@ mod banner;
 mod channels;
 mod check_config;
 mod connections;
+mod dev_cert;
 mod doctor;
 mod drain;
 mod flags;
@@ -52,6 +53,8 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Print every option with its default, unit and meaning, as a file that loads
     Config(print::ConfigArguments),
+    /// Make a certificate for development
+    DevCert(dev_cert::Arguments),
     /// Make a token for a client, or explain why one is rejected
     Token(Box<token::Arguments>),
     /// Publish a message to a channel of a running server
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Config(arguments) => print::print_config(&arguments),
+        Command::DevCert(arguments) => dev_cert::run(&arguments),
         Command::Token(arguments) => token::run(&arguments),
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Channels(arguments) => channels::run(&arguments),

@@ -196,16 +196,29 @@ pub(super) fn resume(written: &file::Resume) -> Result<Resume, ConfigError> {
 
 /// The keys that seal tickets; none where there is to be a random one.
 fn seal_keys(written: &file::Resume) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, ConfigError> {
-    let key = if written.keys_file.is_empty() { "resume.keys" } else { "resume.keys_file" };
+    read_keys("resume.keys", &written.keys.0, &written.keys_file)
+}
+
+/// Keys of 32 bytes that are written in the option `key`, or in the file that `key` with `_file`
+/// names.
+pub(super) fn read_keys(
+    key: &str,
+    written: &[Secret],
+    file: &str,
+) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, ConfigError> {
+    let key = &if file.is_empty() { key.to_owned() } else { format!("{key}_file") };
     let from_file;
-    let texts: Vec<&str> = match (written.keys.0.as_slice(), written.keys_file.as_str()) {
+    let texts: Vec<&str> = match (written, file) {
         (keys, "") => keys.iter().map(Secret::reveal).collect(),
         ([], path) => {
             from_file =
                 secret_files::secret_file(path).map_err(|text| at(key, format!(": {text}")))?;
             from_file.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
         }
-        _ => return Err(at(key, "and resume.keys are both given: drop one")),
+        _ => {
+            let other = key.trim_end_matches("_file");
+            return Err(at(key, format!("and {other} are both given: drop one")));
+        }
     };
     let read = texts.iter().enumerate().map(|(index, text)| {
         seal_key(text).ok_or_else(|| {

@@ -99,7 +99,7 @@ pub(super) fn listener(
     let options = socket_options(written);
     let proxy_protocol = written.proxy_protocol;
     let address = address.filter(|_| faults.0.len() == before)?;
-    Some(Listener { address, options, proxy_protocol, forwarding, trusted })
+    Some(Listener { address, options, proxy_protocol, forwarding, trusted, tls: None })
 }
 
 fn socket_options(written: &file::Listener) -> Options {

@@ -19,6 +19,7 @@ mod reload;
 mod secret_files;
 mod sources;
 mod state;
+mod tls;
 mod validate;
 mod value;
 
@@ -33,6 +34,8 @@ use crate::driver::listener::{Address, Options};
 use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
+use crate::tls::ListenerTls;
+use crate::tls::certificates::CertificateSet;
 pub use endpoints::address;
 pub use file::{
     Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts,
@@ -40,6 +43,7 @@ pub use file::{
 pub use layers::{Given, Written};
 pub use reload::Renewed;
 pub use sources::{Source, Sources};
+pub use tls::days_left;
 
 /// A configuration that cannot be used: which key, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +115,8 @@ pub struct Listener {
     pub forwarding: Option<Forwarding>,
     /// Peers whose PROXY header is accepted.
     pub trusted: Vec<ipnet::IpNet>,
+    /// What it offers clients that speak TLS; `None`: they speak plainly.
+    pub tls: Option<ListenerTls>,
 }
 
 impl Listener {
@@ -136,6 +142,9 @@ pub struct RouteOptions {
     pub close_timeout_ms: u32,
     pub connection_age_max_ms: u32,
 }
+
+/// Days before a certificate's end from which on the log and `seawall doctor` warn of it.
+pub const EXPIRY_WARNING_DAYS: i64 = 14;
 
 /// Validated limits.
 #[derive(Clone, Debug)]
@@ -217,6 +226,8 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: String,
     pub listeners: Vec<Listener>,
+    /// Certificates of all that speak TLS.
+    pub certificates: Arc<CertificateSet>,
     pub routes: Routes,
     pub route_options: Vec<RouteOptions>,
     pub hub: Hub,
@@ -240,7 +251,14 @@ impl Config {
                  run `chmod g= {files}`"
             )
         });
-        skipped.chain(shared).collect()
+        let expiring = self.certificates.certificates().iter().filter_map(|certificate| {
+            let days = days_left(certificate);
+            (days < EXPIRY_WARNING_DAYS).then(|| {
+                let names = certificate.names().join(", ");
+                format!("the certificate for {names} expires in {days} days; renew it, and reload")
+            })
+        });
+        skipped.chain(shared).chain(expiring).collect()
     }
 
     /// Receive buffers of one shard.

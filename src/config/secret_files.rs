@@ -52,7 +52,9 @@ pub(super) fn secret_file(path: &str) -> Result<String, String> {
 pub(super) fn of_group(file: &Written) -> Vec<String> {
     let keys = file.keys.iter().map(|key| &key.secret_file);
     let api_keys = file.api_keys.iter().map(|key| &key.secret_file);
-    let all = keys.chain(api_keys).chain([&file.resume.keys_file]);
+    let certificates = file.certificates.iter().map(|certificate| &certificate.key);
+    let lists = [&file.resume.keys_file, &file.tls.ticket_keys_file];
+    let all = keys.chain(api_keys).chain(certificates).chain(lists);
     let is_open = |path: &str| {
         let found = std::fs::metadata(path);
         found.is_ok_and(|found| found.permissions().mode() & ACCESS_BY_GROUP != 0)
@@ -80,15 +82,30 @@ pub(super) fn public_file(path: &str) -> Result<String, String> {
     open(path).map(|(text, _)| text)
 }
 
+/// The bytes of a file that anybody may read.
+///
+/// # Errors
+/// Cause and remedy.
+pub(super) fn public_bytes(path: &str) -> Result<Vec<u8>, String> {
+    open_bytes(path).map(|(bytes, _)| bytes)
+}
+
 /// Text and mode of one and the same file.
 fn open(path: &str) -> Result<(String, u32), String> {
+    let (bytes, mode) = open_bytes(path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| format!("cannot read {path}: stream did not contain valid UTF-8"))?;
+    Ok((text, mode))
+}
+
+fn open_bytes(path: &str) -> Result<(Vec<u8>, u32), String> {
     let cannot = |error: std::io::Error| format!("cannot read {path}: {error}");
     let file = File::open(path).map_err(cannot)?;
     let mode = file.metadata().map_err(cannot)?.permissions().mode();
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(cannot)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("{path} is longer than {FILE_BYTES_MAX} bytes: it is no file of keys"));
     }
-    Ok((text, mode))
+    Ok((bytes, mode))
 }

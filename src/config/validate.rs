@@ -1,10 +1,12 @@
 //! From what was written to what the server runs on: each value by itself, then all together.
 
+use std::sync::Arc;
+
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, credentials, error, hub,
-    ranges, secret_files,
+    ranges, secret_files, tls,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -12,6 +14,7 @@ use crate::auth::Namespaces;
 use crate::driver::listener::Address;
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
+use crate::tls::certificates::CertificateSet;
 
 /// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
 pub(super) const SURPLUS: u32 = 96;
@@ -56,7 +59,7 @@ impl Config {
         check_metrics(&file.metrics, &mut faults);
         let log_level = faults.check(level(&file.log.level));
         let resume = faults.check(credentials::resume(&file.resume));
-        let Endpoints { listeners, routes, admin, auth, namespaces, .. } = endpoints;
+        let Endpoints { listeners, certificates, routes, admin, auth, namespaces, .. } = endpoints;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
         let (Some(auth), Some(namespaces), Some(resume), Some(log_level)) = parts else {
@@ -77,6 +80,7 @@ impl Config {
             log_format: file.log.format,
             log_level,
             listeners,
+            certificates,
             routes: Routes::new(table),
             route_options,
             hub: file.hub.clone(),
@@ -100,6 +104,7 @@ impl Config {
 struct Endpoints {
     listeners_written: u32,
     listeners: Vec<Listener>,
+    certificates: Arc<CertificateSet>,
     routes: Vec<(http::Route, RouteOptions)>,
     admin: Option<Address>,
     auth: Option<Auth>,
@@ -113,7 +118,8 @@ impl Endpoints {
             written.push(file::Listener::default());
         }
         faults.check(endpoints::refuse_too_many(written.len()));
-        let listeners = collect(&written, |index, one| listener(index, one, faults));
+        let mut listeners = collect(&written, |index, one| listener(index, one, faults));
+        let certificates = tls::prepare(file, &written, &mut listeners, faults);
         let auth = credentials::auth(file, faults);
         let has_api_keys =
             auth.as_ref().map_or(!file.api_keys.is_empty(), |a| !a.api_keys.is_empty());
@@ -138,7 +144,8 @@ impl Endpoints {
         let bytes_max = file.limits.message_bytes_max;
         let namespaces = hub::namespaces(&file.channels, keys, bytes_max, faults);
         let listeners_written = written.len() as u32;
-        Self { listeners_written, listeners, routes: checked, admin, auth, namespaces }
+        let routes = checked;
+        Self { listeners_written, listeners, certificates, routes, admin, auth, namespaces }
     }
 }
 

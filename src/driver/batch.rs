@@ -27,6 +27,8 @@ pub enum Segment {
     Rest(Vec<u8>),
     /// Whole frames, shared by many connections.
     Shared(Arc<[u8]>),
+    /// What remains of another segment behind its first `start` bytes.
+    Tail { of: Box<Segment>, start: usize },
 }
 
 impl Segment {
@@ -35,6 +37,17 @@ impl Segment {
         match self {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
             Segment::Shared(bytes) => bytes,
+            Segment::Tail { of, start } => &of.as_slice()[*start..],
+        }
+    }
+
+    /// The segment without its first `bytes` bytes, of which it has more.
+    #[must_use]
+    pub fn without_first(self, bytes: usize) -> Self {
+        debug_assert!(bytes < self.len(), "an empty segment would never complete");
+        match self {
+            Segment::Tail { of, start } => Segment::Tail { of, start: start + bytes },
+            whole => Segment::Tail { of: Box::new(whole), start: bytes },
         }
     }
 

@@ -113,6 +113,24 @@ counters! {
     handshakes_abandoned,
     /// Handshakes that exceeded their timeout.
     handshake_timeouts,
+    /// Handshakes of TLS 1.3.
+    tls13_handshakes,
+    /// Handshakes of TLS 1.2.
+    tls12_handshakes,
+    /// TLS handshakes that resumed an earlier session.
+    tls_resumptions,
+    /// TLS handshakes that failed.
+    tls_handshakes_failed,
+    /// Requests without TLS on a port that speaks it, answered with 400.
+    tls_plain_requests,
+    /// TLS connections ended because a record broke the protocol.
+    tls_alerts_sent,
+    /// TLS connections ended because the client reported an error.
+    tls_alerts_received,
+    /// TLS connections that the client ended without announcing it.
+    tls_truncations,
+    /// Keys of TLS connections expanded because they were not in the cache.
+    tls_key_misses,
     /// Messages received.
     messages_received,
     /// Messages sent.

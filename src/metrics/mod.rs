@@ -57,6 +57,8 @@ pub struct Process {
     pub memory_used_bytes: u64,
     /// Level of memory shortage, from 0 (none) to 3.
     pub memory_shortage: u64,
+    /// When the first certificate expires (Unix time, s); 0 = there is none.
+    pub certificate_expires_s: i64,
     /// Whether the server is draining.
     pub draining: bool,
     /// Kernel counters of the process.
@@ -90,6 +92,8 @@ pub struct Gauges {
     pub handshakes: u64,
     /// Parked connections: new or quiet ones, whose input is only polled for.
     pub parked: u64,
+    /// Connections that speak TLS.
+    pub tls: u64,
     /// Deferred connection work (close, wake, park).
     pub deferred_work: u64,
     /// Bytes in outboxes.
@@ -144,6 +148,7 @@ impl Gauges {
         self.open += other.open;
         self.handshakes += other.handshakes;
         self.parked += other.parked;
+        self.tls += other.tls;
         self.deferred_work += other.deferred_work;
         self.outbox_bytes += other.outbox_bytes;
         self.recovering_bytes += other.recovering_bytes;

@@ -84,6 +84,7 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
             false,
             gauges.parked,
         ),
+        ("connections_tls", "Connections that speak TLS", false, gauges.tls),
         (
             "upkeep_waiting",
             "Deferred connection work (close, wake, park)",
@@ -212,6 +213,12 @@ fn encode_process(
     ] {
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(family)?;
+    }
+    if process.certificate_expires_s > 0 {
+        let help = "Unix time at which the first certificate expires";
+        let (name, unit) = ("certificate_expiry", Some(&TextUnit::Seconds));
+        let family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        ConstGauge::new(process.certificate_expires_s).encode(family)?;
     }
     let bytes = Some(TextUnit::Bytes);
     for (name, help, unit, value) in [

@@ -91,7 +91,7 @@ fn is_metric_letter(c: char) -> bool {
 #[test]
 fn the_metrics_that_are_named_are_exported() {
     // A limit that is not set is not exported.
-    let server = Server::start("[limits]\nmemory_bytes_max = 4_000_000_000\n");
+    let server = Server::start("[limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n");
     let text = get_with(server.admin(), "/metrics", "").body;
     let exported: BTreeSet<&str> = text.split(|c| !is_metric_letter(c)).collect();
     let mut named = BTreeSet::new();

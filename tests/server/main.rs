@@ -23,3 +23,5 @@ mod refusals;
 mod shards;
 mod signals;
 mod startup;
+mod tls;
+mod tls_reload;

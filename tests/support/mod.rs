@@ -4,6 +4,7 @@
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod tls;
 
 pub(crate) use process::Server;
 pub(crate) use raw::{Frame, Raw};

@@ -124,7 +124,8 @@ impl Server {
     /// The address of a TCP listener, by its place in the configuration.
     pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
         let url = &self.clients[listener];
-        let address = url.strip_prefix("ws://").unwrap_or_else(|| panic!("{url} is not TCP"));
+        let address = url.strip_prefix("wss://").or_else(|| url.strip_prefix("ws://"));
+        let address = address.unwrap_or_else(|| panic!("{url} is not TCP"));
         address.parse().expect("the banner names addresses")
     }
 

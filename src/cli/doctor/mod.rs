@@ -3,6 +3,7 @@
 //! Each examination does what the server would do with the same configuration: it makes rings, and
 //! binds ports and closes them again. It changes nothing.
 
+mod certificates;
 mod finding;
 mod host;
 mod kernel;
@@ -65,6 +66,7 @@ fn examine(loaded: Loaded, limits: host::Limits) -> Vec<Finding> {
     let mut findings = kernel::examine(choice);
     findings.extend(host::examine(config, limits, open_files, is_epoll, fitted.is_some()));
     findings.extend(network::examine(config));
+    findings.extend(certificates::examine(config));
     findings
 }
 

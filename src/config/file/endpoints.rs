@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::{ANY, Kind, OptionType, section};
 use crate::driver::listener::Steer;
+use crate::tls::settings::ClientCertificates;
 
 impl OptionType for Steer {
     const KIND: Kind = Kind::Choice(&["hash", "cpu"]);
@@ -17,6 +18,18 @@ section! {
     /// well.
     address: String = "127.0.0.1:9000".into(),
     "Use `0.0.0.0:PORT` or `[::]:PORT` to accept connections from other hosts.";
+
+    /// Clients speak TLS (`https://`, `wss://`), with a `[[certificate]]`.
+    tls: bool = false,
+    "Set where clients reach the server without a proxy that does it.";
+
+    /// Whether clients show certificates: `off`, `request` (a client may) or `require`.
+    tls_client_certificates: ClientCertificates = ClientCertificates::Off,
+    "`require` where only devices or services with certificates of your own may connect.";
+
+    /// File with the authorities that sign the certificates of clients, as PEM.
+    tls_client_ca: String = String::new(),
+    "With `tls_client_certificates`.";
 
     /// How connections are spread over shards: by `hash` of the addresses, or to the shard of the
     /// `cpu` that received the packet.

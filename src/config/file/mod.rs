@@ -11,6 +11,7 @@ mod limits;
 mod process;
 mod secret;
 pub mod table;
+mod tls;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub use limits::{Limits, Rates};
 pub use process::Process;
 pub use secret::{Secret, Secrets};
 use table::{ANY, Kind, NumberColumns, OptionType, Row, Section, section};
+pub use tls::{CertificateFiles, Tls};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -43,8 +45,11 @@ pub struct File {
     pub hub: Hub,
     pub auth: Auth,
     pub resume: Resume,
+    pub tls: Tls,
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
+    #[serde(rename = "certificate")]
+    pub certificates: Vec<CertificateFiles>,
     #[serde(rename = "route")]
     pub routes: Vec<Route>,
     #[serde(rename = "channel")]
@@ -55,18 +60,29 @@ pub struct File {
     pub api_keys: Vec<ApiKey>,
 }
 
+/// Options that name files, beside those that end in `_file`: by section and key.
+const NAMED_FILES: [(&str, &str); 4] = [
+    ("certificate", "chain"),
+    ("certificate", "key"),
+    ("certificate", "ocsp"),
+    ("listener", "tls_client_ca"),
+];
+
 impl File {
     /// All files that it names, besides logs: what a reload reads again.
     pub fn files(&self) -> Vec<String> {
         let table = toml::Table::try_from(self).expect("what came from TOML can be TOML again");
         let mut found = Vec::new();
-        for (_, section) in table {
+        for (name, section) in table {
             let several = match section {
                 toml::Value::Array(several) => several,
                 one => vec![one],
             };
             for one in several.into_iter().filter_map(|one| one.try_into::<toml::Table>().ok()) {
-                let named = one.into_iter().filter(|(key, _)| key.ends_with("_file"));
+                let is_file = |key: &str| {
+                    key.ends_with("_file") || NAMED_FILES.contains(&(name.as_str(), key))
+                };
+                let named = one.into_iter().filter(|(key, _)| is_file(key));
                 found.extend(named.filter_map(|(_, path)| Some(path.as_str()?.to_owned())));
             }
         }
@@ -121,10 +137,12 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 18] = [
+pub const SECTIONS: [Section; 20] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
+    CertificateFiles::SECTION,
+    Tls::SECTION,
     Route::SECTION,
     Channel::SECTION,
     Hub::SECTION,

@@ -290,12 +290,13 @@ pub(super) const fn key(field: &'static str) -> &'static str {
 }
 
 /// Shorter names of the options that are given most, beside their full ones.
-const SHORT: [(&str, &str); 5] = [
+const SHORT: [(&str, &str); 6] = [
     ("listener.address", "listen"),
     ("admin.listen", "admin"),
     ("metrics.histogram_log", "histogram-log"),
     ("process.sandbox", "sandbox"),
     ("engine.driver", "driver"),
+    ("tls.dev", "dev-tls"),
 ];
 
 /// The shorter flag of an option, if it has one.

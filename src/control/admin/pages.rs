@@ -99,6 +99,7 @@ pub(super) async fn get_metrics(
         admin_evictions,
         memory_used_bytes: Usage::read(&state.0.directory).total_bytes(),
         memory_shortage: state.0.directory.admission().shortage() as u64,
+        certificate_expires_s: state.config().certificates.expires_s().unwrap_or(0),
         draining: state.0.draining.load(Ordering::Relaxed),
         host: host::process_numbers(),
         started_unix_s: state.0.started_unix_s,

@@ -75,9 +75,6 @@ impl Connections {
         if self.slot(index).receiving().is_unfinished() {
             self.held.clear(index);
         }
-        if self.slot(index).partial_bytes() > 0 {
-            self.partials.set(index, 0);
-        }
         let tick = self.tick;
         let slot = self.slot_mut(index);
         slot.receiving_mut().end_processing();
@@ -85,8 +82,11 @@ impl Connections {
             // A cancellation under way may be of the receive alone: all must be cancelled now.
             slot.receiving_mut().forget_cancel();
         }
-        slot.transport_mut().finish();
         slot.enter(next, tick);
+        self.finish_transport(index);
+        if self.partials.of(index) > 0 {
+            self.partials.set(index, 0);
+        }
         self.set_deadline(index);
     }
 
@@ -230,6 +230,10 @@ impl Connections {
         &Rejected { refusal, message, retry_after_s, reason }: &Rejected<'_>,
     ) {
         assert!(self.slot(index).stage().is_handshake(), "HTTP is spoken before the upgrade only");
+        if self.is_in_tls_handshake(index) {
+            // Nothing can be said to it yet.
+            return self.abort(sessions, index, CloseCode::ABNORMAL);
+        }
         self.counters.count_refusal(refusal);
         let mut answer = Vec::with_capacity(512);
         http::refuse(refusal, message, retry_after_s, &mut answer);

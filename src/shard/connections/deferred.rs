@@ -98,6 +98,7 @@ impl Connections {
         let slot = self.slot_mut(index);
         slot.receiving_mut().note_end();
         if slot.stage().is_websocket() || slot.stage().is_handshake() {
+            self.note_stream_end(index);
             self.defer(index, how);
         } else if matches!(how, DeferredTask::Drop) {
             self.drop_broken(sessions, index);

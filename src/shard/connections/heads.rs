@@ -89,10 +89,12 @@ impl Connections {
                         slot.set_peer(PeerAddress::from(source));
                     }
                     slot.enter(Stage::Http { partial: None, accepted_us }, tick);
+                    self.begin_tls(index);
                     start = consumed;
                     *scanned = 0;
-                    if start == bytes.len() {
-                        return HeadStep::Done { rest: 0 };
+                    // What follows is the request, or records that lead to it.
+                    if start == bytes.len() || self.is_in_tls_handshake(index) {
+                        return HeadStep::Done { rest: bytes.len() - start };
                     }
                 }
                 Err(()) => {

@@ -25,27 +25,23 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        mut wire: &mut [u8],
+        wire: &mut [u8],
         may_lend: bool,
     ) -> Option<InPlace> {
         let tick = self.tick;
         self.counters.bytes_received += wire.len() as u64;
         self.work.spend_moved(wire.len());
         self.slot_mut(index).note_received(wire.len(), tick);
-        let mut in_place = None;
-        while !wire.is_empty() {
-            let transport = self.slot_mut(index).transport_mut();
-            let may_lend = may_lend && transport.seals_in_place();
-            let Some(bytes) = transport.open(&mut wire) else { break };
-            assert!(in_place.is_none(), "a reply in place ends the input");
-            in_place = self.process_or_hold(sessions, index, bytes, may_lend && wire.is_empty());
+        if self.takes_tls(index) {
+            self.receive_tls(sessions, index, wire);
+            return None;
         }
-        in_place
+        self.process_or_hold(sessions, index, wire, may_lend)
     }
 
     /// Processes received bytes as far as the connection's share of the turn reaches, and holds the
     /// rest.
-    fn process_or_hold(
+    pub(super) fn process_or_hold(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -112,9 +108,9 @@ impl Connections {
     ) -> Processed {
         // A byte of text costs a third of the effort to inflate.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
-        let before = self.slot(index).partial_bytes();
+        let before = self.partial_bytes(index);
         let processed = self.process_stage(sessions, index, bytes, may_lend);
-        let after = self.slot(index).partial_bytes();
+        let after = self.partial_bytes(index);
         if before > 0 || after > 0 {
             self.partials.set(index, after);
         }

@@ -29,8 +29,9 @@ impl Connections {
             let is_handshake = slot.stage().is_handshake();
             rejected_handshakes += u32::from(slot.is_rejected() && is_handshake);
             queued_bytes += slot.queued_bytes() as u64;
-            partial_bytes += slot.partial_bytes() as u64;
-            assert_eq!(self.partials.of(index), slot.partial_bytes(), "partial memory is counted");
+            let partial = self.partial_bytes(index);
+            partial_bytes += partial as u64;
+            assert_eq!(self.partials.of(index), partial, "partial memory is counted");
             let held = self.held.len(index);
             held_bytes += held;
             assert!(held == 0 || slot.receiving().is_unfinished(), "held input is unfinished");
@@ -60,7 +61,9 @@ impl Connections {
     /// Output that may leave is queued for the flush.
     fn check_output(&self, index: u32) {
         let slot = self.slot(index);
-        let may_leave = slot.outbox().is_some_and(|outbox| !outbox.is_sending())
+        let has_output = slot.outbox().is_some() || slot.is_owing();
+        let may_leave = has_output
+            && !slot.is_sending()
             && !slot.is_lending()
             && !matches!(slot.stage(), Stage::Ending);
         assert!(!may_leave || slot.is_dirty(), "output is queued for the flush");

@@ -69,6 +69,8 @@ mod sessions;
 mod slot;
 mod stage;
 mod timers;
+mod tls;
+mod tls_table;
 mod transport;
 mod work;
 
@@ -97,6 +99,7 @@ use rotation::Rotation;
 use slot::{Slot, SlotOrigin};
 use stage::Stage;
 use timers::Wheel;
+use tls_table::TlsTable;
 use work::Work;
 
 pub(super) use backpressure::QueuedSize;
@@ -126,6 +129,7 @@ pub(super) struct Connections {
     wheel: Wheel,
     pools: Pools,
     meter: Meter,
+    tls: TlsTable,
     deferred: DeferredWork,
     /// Slots of connections that are here to be rejected.
     rejected: u32,
@@ -218,6 +222,7 @@ impl Connections {
             wheel: Wheel::new(tick),
             pools,
             meter: Meter::default(),
+            tls: TlsTable::default(),
             deferred: DeferredWork::default(),
             rejected: 0,
             rejected_handshakes: 0,
@@ -291,7 +296,8 @@ impl Connections {
     pub(super) fn insert(&mut self, arrival: &Arrival, standing: Standing) -> u32 {
         self.generation = (self.generation + 1) & token::GENERATION_MASK;
         let (partial, accepted_us) = (None, arrival.accepted_us);
-        let stage = if self.config.listeners[usize::from(arrival.listener)].proxy_protocol {
+        let is_proxied = self.config.listeners[usize::from(arrival.listener)].proxy_protocol;
+        let stage = if is_proxied {
             Stage::Proxy { partial, accepted_us }
         } else {
             Stage::Http { partial, accepted_us }
@@ -309,6 +315,9 @@ impl Connections {
         let rejected = u32::from(matches!(standing, Standing::Refused(_)));
         self.rejected += rejected;
         self.rejected_handshakes += rejected;
+        if !is_proxied {
+            self.begin_tls(index);
+        }
         self.set_deadline(index);
         index
     }
@@ -316,6 +325,7 @@ impl Connections {
     /// Frees a slot of which the kernel holds nothing.
     pub(super) fn remove(&mut self, index: u32) {
         self.wheel.unset(&mut self.slots, index);
+        self.drop_tls(index);
         if !self.suspects.is_empty() {
             self.suspects.remove(&self.token(index));
         }
@@ -462,6 +472,7 @@ impl Connections {
     /// The counters of this moment; those that codecs keep are filled in.
     pub(super) fn fill_counters(&self, numbers: &mut crate::metrics::Snapshot) {
         numbers.counters.clone_from(&self.counters);
+        numbers.counters.tls_key_misses = self.tls.key_misses();
         self.fill_compression(numbers);
     }
 
@@ -474,6 +485,7 @@ impl Connections {
             partial_bytes: self.partials.bytes(),
             outbox_bytes: self.queued_bytes(),
             recovering_bytes: self.backlogs.missed_bytes as u64,
+            tls: self.tls.len() as u64,
             ..self.gauges
         })
     }

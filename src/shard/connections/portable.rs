@@ -11,6 +11,7 @@ use super::peer::PeerAddress;
 use super::slot::{Clocks, Slot, Traffic};
 use super::stage::{Partial, Stage};
 use super::timers::TICK_MS;
+use super::transport::Transport;
 use crate::admission::limiter::LimiterState;
 use crate::proto::ws::{CloseCode, NotReplayable, Receiver, ReceiverState};
 
@@ -23,6 +24,8 @@ pub enum NotSerializable {
     Sending,
     /// A home's answer is awaited, or a backend's: it can be serialized when that has come.
     Asking,
+    /// It speaks TLS.
+    Sealed,
     /// Input is held: it can be serialized when that was looked at.
     Unfinished,
     /// Its receiver cannot be serialized.
@@ -123,6 +126,9 @@ impl Connections {
         let slot = self.slots.get(index as usize).ok_or(NotSerializable::Gone)?;
         if slot.is_lending() {
             return Err(NotSerializable::Sending);
+        }
+        if slot.transport() != Transport::Plain {
+            return Err(NotSerializable::Sealed);
         }
         if slot.receiving().is_unfinished() {
             return Err(NotSerializable::Unfinished);

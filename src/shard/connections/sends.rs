@@ -5,6 +5,8 @@
 use super::outbox::{Marked, Outbox, Taken};
 use super::replies::InPlace;
 use super::stage::Stage;
+use super::tls_table::RecordSealer;
+use super::transport::Transport;
 use super::{Connections, Sessions};
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Driver, Lease, Loan, Socket, Token};
@@ -148,15 +150,31 @@ impl Connections {
             return Next::Nothing;
         }
         let token = Token { slot: index, generation: slot.generation() };
-        let Some(outbox) = slot.outbox_mut() else { return Next::Nothing };
+        if slot.outbox().is_none() && !slot.is_owing() {
+            return Next::Nothing;
+        }
+        let transport = slot.transport();
+        let outbox = slot.open_outbox(&mut self.pools, self.tick);
         let queued = outbox.bytes() as u64;
         if flushing.moved_bytes > MOVED_BYTES_MAX && queued > SMALL_BYTES {
             return Next::Deferred { was_served: false };
         }
-        let Some(mut batch) = outbox.take_batch(bounds) else {
-            if outbox.has_uncompressed() {
+        let taken = match transport {
+            Transport::Plain => outbox.take_batch(bounds),
+            Transport::Tls(handle) => {
+                let (tls, keys) = self.tls.with_keys(handle);
+                let mut sealer = RecordSealer { tls, keys };
+                let taken = outbox.take_sealed_batch(&mut self.pools, bounds, &mut sealer);
+                let owes = sealer.tls.has_output();
+                slot.set_owing(owes);
+                taken
+            }
+        };
+        let Some(mut batch) = taken else {
+            if slot.outbox().is_some_and(Outbox::has_uncompressed) {
                 return Next::Deferred { was_served: spent > 0 };
             }
+            slot.release_outbox(&mut self.pools);
             return Next::Nothing;
         };
         self.histograms.send_queue_bytes.record(queued);
@@ -165,7 +183,6 @@ impl Connections {
             && slot.is_steady()
             && queued <= SMALL_BYTES
             && slot.outbox().is_some_and(|outbox| outbox.is_last_reply(&batch));
-        slot.transport_mut().seal(&mut batch);
         batch.token = token;
         slot.begin_operation();
         let offered = batch.offered_bytes();
@@ -229,8 +246,8 @@ impl Connections {
         self.counters.bytes_sent += taken as u64;
         let slot = &mut self.slots[index as usize];
         slot.note_sent(taken);
-        let queued_bytes = slot.transport_mut().queued_of(taken);
-        let sent = Taken { wire_bytes: taken, queued_bytes };
+        // What was sealed is counted as it is on the wire.
+        let sent = Taken { wire_bytes: taken, queued_bytes: taken };
         let (left_ns, histograms) = (batch.left_ns().unwrap_or(self.now_ns), &mut self.histograms);
         let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
         outbox.complete_send(batch, sent, &mut self.pools, |what, at_ns, messages| {
@@ -272,7 +289,7 @@ impl Connections {
         let payload = bytes.len() - reply.len;
         let start = payload - header_len;
         bytes[start..payload].copy_from_slice(&header[..header_len]);
-        let start = self.slot_mut(index).transport_mut().seal_in_place(bytes, start);
+        debug_assert!(self.slot(index).transport() == Transport::Plain && start < bytes.len());
         self.counters.replies_in_place += 1;
         let loan = Loan { token, lease, start, note: self.now_ns };
         let slot = self.slot_mut(index);

@@ -113,6 +113,8 @@ const LENDING: u8 = 0;
 const DIRTY: u8 = 1;
 /// A ping is out.
 const PINGED: u8 = 2;
+/// The transport has bytes of its own to send.
+const OWING: u8 = 3;
 
 /// What an open connection's next frame is processed with.
 pub(super) struct OpenParts<'s> {
@@ -195,9 +197,21 @@ impl Slot {
         })
     }
 
-    #[inline]
-    pub(super) fn transport_mut(&mut self) -> &mut Transport {
-        &mut self.transport
+    pub(super) fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    pub(super) fn set_transport(&mut self, transport: Transport) {
+        self.transport = transport;
+    }
+
+    /// Notes whether the transport has bytes of its own to send.
+    pub(super) fn set_owing(&mut self, is_owing: bool) {
+        self.flags.set(OWING, is_owing);
+    }
+
+    pub(super) fn is_owing(&self) -> bool {
+        self.flags.has(OWING)
     }
 
     /// Whether messages flow.
@@ -215,7 +229,7 @@ impl Slot {
     /// Whether everything that was to be sent has left.
     #[inline]
     pub(super) fn has_sent_all(&self) -> bool {
-        self.outbox.is_none() && !self.flags.has(LENDING) && !self.transport.has_output()
+        self.outbox.is_none() && !self.flags.has_any(1 << LENDING | 1 << OWING)
     }
 
     #[inline]

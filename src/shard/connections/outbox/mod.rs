@@ -15,6 +15,7 @@
 
 mod batches;
 mod pools;
+mod sealing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use batches::PiecePart;
 pub(in crate::shard) use batches::{Piece, PieceBuilder};
 use pools::CHUNK_BYTES;
 pub(in crate::shard) use pools::Pools;
+pub(in crate::shard) use sealing::Seal;
 
 /// Marks of one outbox; past it, later replies join the last mark.
 const MARKS_MAX: usize = 64;
@@ -474,7 +476,9 @@ impl Outbox {
     /// Drops everything that has not begun to leave; of a frame that has, the rest stays, so that
     /// what is queued next begins where a frame may.
     pub(in crate::shard) fn drop_unsent(&mut self, pools: &mut Pools) {
-        let mut kept = self.waiting.pop_front_if(|front| matches!(front, Segment::Rest(_)));
+        let has_begun =
+            |front: &mut Segment| matches!(front, Segment::Rest(_) | Segment::Tail { .. });
+        let mut kept = self.waiting.pop_front_if(has_begun);
         let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.pending_bytes;
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
         self.waiting.extend(kept.take());

@@ -87,7 +87,11 @@ impl Pools {
 
     /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
     pub(in crate::shard) fn recycle(&mut self, segment: Segment) {
-        let (Segment::Owned(mut bytes) | Segment::Rest(mut bytes)) = segment else { return };
+        let mut bytes = match segment {
+            Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
+            Segment::Tail { of, .. } => return self.recycle(*of),
+            Segment::Shared(_) => return,
+        };
         let capacity = bytes.capacity();
         let pool = if capacity == CHUNK_BYTES {
             &mut self.small

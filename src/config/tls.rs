@@ -1,0 +1,148 @@
+//! TLS: certificates and keys are read and checked, and each listener gets what it offers.
+
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use super::file::{self, File};
+use super::{ConfigError, Faults, Listener, at, credentials, of_one, secret_files};
+use crate::tls::certificates::{Certificate, CertificateFault, CertificateParts, CertificateSet};
+use crate::tls::development::DevelopmentCertificate;
+use crate::tls::settings::{self, ClientCertificates, Settings, TicketMaker};
+use crate::tls::tickets;
+
+/// The present time, since 1970 (s).
+fn now_s() -> i64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    since.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+/// Whole days until a certificate expires.
+pub fn days_left(certificate: &Certificate) -> i64 {
+    (certificate.expires_s() - now_s()).div_euclid(24 * 60 * 60)
+}
+
+/// Whether any listener is to speak TLS.
+fn is_wanted(file: &File) -> bool {
+    file.tls.dev || file.listeners.iter().any(|listener| listener.tls)
+}
+
+/// Reads all certificates, and gives each listener that speaks TLS what it offers. `written`: the
+/// listeners as they were written, in the same order.
+pub(super) fn prepare(
+    file: &File,
+    written: &[file::Listener],
+    listeners: &mut [Listener],
+    faults: &mut Faults,
+) -> Arc<CertificateSet> {
+    let before = faults.0.len();
+    let mut certificates = Vec::with_capacity(file.certificates.len());
+    for (index, one) in file.certificates.iter().enumerate() {
+        certificates.extend(faults.check(certificate(index, one)));
+    }
+    let keys = credentials::read_keys(
+        "tls.ticket_keys",
+        &file.tls.ticket_keys.0,
+        &file.tls.ticket_keys_file,
+    );
+    let keys = faults.check(keys).unwrap_or_default();
+    if certificates.is_empty() && file.tls.dev && faults.0.len() == before {
+        certificates.extend(faults.check(development_certificate()));
+    }
+    let certificates = Arc::new(CertificateSet::new(certificates));
+    if !is_wanted(file) || faults.0.len() > before || written.len() != listeners.len() {
+        return certificates;
+    }
+    for (index, (one, listener)) in written.iter().zip(listeners).enumerate() {
+        if one.tls || file.tls.dev {
+            let offered = offered(index, one, &certificates, &keys);
+            listener.tls = faults.check(offered);
+        }
+    }
+    certificates
+}
+
+fn certificate(index: usize, written: &file::CertificateFiles) -> Result<Certificate, ConfigError> {
+    let fault = |option: &str, path: &str, text: &str| {
+        let text = format!("certificate {}: {option} {path} {text}", index + 1);
+        of_one(format!("certificate.{index}.{option}"), text)
+    };
+    for (option, path) in [("chain", &written.chain), ("key", &written.key)] {
+        if path.is_empty() {
+            return Err(fault(option, "", "is missing: name the file"));
+        }
+    }
+    let chain = secret_files::public_bytes(&written.chain);
+    let chain = chain.map_err(|text| fault("chain", "", &text))?;
+    let key = secret_files::secret_file(&written.key);
+    let key = key.map_err(|text| fault("key", "", &text))?;
+    let ocsp = match written.ocsp.as_str() {
+        "" => Vec::new(),
+        path => secret_files::public_bytes(path).map_err(|text| fault("ocsp", "", &text))?,
+    };
+    let (chain, key, names) = (&chain[..], key.as_bytes(), &written.names[..]);
+    let parts = CertificateParts { chain, key, ocsp: &ocsp, names, now_s: now_s() };
+    Certificate::read(&parts).map_err(|error| match error {
+        CertificateFault::Chain(text) => fault("chain", &written.chain, &text),
+        CertificateFault::Key(text) => fault("key", &written.key, &text),
+        CertificateFault::Names(text) => fault("names", "", &text),
+        CertificateFault::Ocsp(text) => fault("ocsp", &written.ocsp, &text),
+    })
+}
+
+/// The certificate of `tls.dev`: made once, so that it survives reloads.
+fn development_certificate() -> Result<Certificate, ConfigError> {
+    static MADE: OnceLock<Result<DevelopmentCertificate, String>> = OnceLock::new();
+    let fault = |text: &str| at("tls.dev", format!(": no certificate can be made: {text}"));
+    let made = MADE.get_or_init(|| DevelopmentCertificate::make(&[]));
+    let made = made.as_ref().map_err(|text| fault(text))?;
+    let (chain, key) = (made.chain.as_bytes(), made.key.as_bytes());
+    let parts = CertificateParts { chain, key, ocsp: &[], names: &[], now_s: now_s() };
+    Certificate::read(&parts).map_err(|error| fault(&format!("{error:?}")))
+}
+
+/// What a listener offers its clients.
+fn offered(
+    index: usize,
+    written: &file::Listener,
+    certificates: &Arc<CertificateSet>,
+    keys: &[[u8; tickets::TICKET_KEY_BYTES]],
+) -> Result<crate::tls::ListenerTls, ConfigError> {
+    let fault = |option: &str, text: &str| {
+        let text = format!("listener {}: {option} {text}", written.address);
+        of_one(format!("listener.{index}.{option}"), text)
+    };
+    if certificates.certificates().is_empty() {
+        let text = "= true needs a [[certificate]]: add one, or use --dev-tls for development";
+        return Err(fault("tls", text));
+    }
+    let wanted = written.tls_client_certificates;
+    let authorities = match (wanted, written.tls_client_ca.as_str()) {
+        (ClientCertificates::Off, _) => Vec::new(),
+        (_, "") => {
+            return Err(fault("tls_client_ca", "is missing: name the file of the authorities"));
+        }
+        (_, path) => {
+            secret_files::public_bytes(path).map_err(|text| fault("tls_client_ca", &text))?
+        }
+    };
+    let verifier = settings::client_verifier(wanted, &authorities);
+    let verifier = verifier
+        .map_err(|text| fault("tls_client_ca", &format!("{} {text}", written.tls_client_ca)))?;
+    let rustls =
+        |error: &dyn std::fmt::Display| fault("tls", &format!("cannot be set up: {error}"));
+    let tickets = match (&verifier, keys) {
+        // A resumed session is not verified again: with other authorities, no ticket is good.
+        (Some(_), _) => tickets::random_tickets().map_err(|error| rustls(&error))?,
+        (None, []) => process_tickets().map_err(|error| rustls(&error))?,
+        (None, keys) => tickets::shared_tickets(keys),
+    };
+    let settings = Settings { certificates: certificates.clone(), tickets, verifier };
+    settings::listener_tls(&settings).map_err(|error| rustls(&error))
+}
+
+/// The keys of this process, the same after a reload.
+fn process_tickets() -> Result<TicketMaker, String> {
+    static TICKETS: OnceLock<Result<TicketMaker, String>> = OnceLock::new();
+    let made = TICKETS.get_or_init(|| tickets::random_tickets().map_err(|error| error.to_string()));
+    made.clone()
+}

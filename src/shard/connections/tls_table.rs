@@ -1,0 +1,146 @@
+//! The TLS side of the connections of a shard: a handshake while it lasts, then what it takes to
+//! open and seal records. It lies outside the slots, which plain connections pay for.
+
+use slab::Slab;
+
+use super::outbox::Seal;
+use super::transport::TlsHandle;
+use crate::tls::{KeyCache, Session, TlsHandshake};
+
+/// The TLS side of one connection.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are established, and stay for long")]
+pub(super) enum Tls {
+    /// Nothing has come yet: nothing is kept for it.
+    Awaited,
+    Handshake(Box<HandshakeState>),
+    Established(Session),
+    /// The handshake has failed, or was given up: its last words.
+    Failed(Vec<u8>),
+}
+
+#[derive(Debug)]
+pub(super) struct HandshakeState {
+    pub(super) handshake: TlsHandshake,
+    /// What it has yet to send.
+    pub(super) output: Vec<u8>,
+}
+
+impl Tls {
+    pub(super) fn is_established(&self) -> bool {
+        matches!(self, Self::Established(_))
+    }
+
+    /// Bytes of memory for input that is not whole.
+    pub(super) fn partial_bytes(&self) -> usize {
+        match self {
+            Self::Handshake(state) => state.handshake.partial_bytes(),
+            Self::Established(session) => session.partial_bytes(),
+            Self::Awaited | Self::Failed(_) => 0,
+        }
+    }
+
+    /// Whether it has something of its own to send.
+    pub(super) fn has_output(&self) -> bool {
+        match self {
+            Self::Awaited => false,
+            Self::Handshake(state) => !state.output.is_empty(),
+            Self::Established(session) => session.has_output(),
+            Self::Failed(alert) => !alert.is_empty(),
+        }
+    }
+
+    /// Ends the stream behind what is queued; nothing that comes is opened any more.
+    pub(super) fn finish(&mut self) {
+        match self {
+            Self::Awaited | Self::Failed(_) => {}
+            Self::Handshake(state) => *self = Self::Failed(std::mem::take(&mut state.output)),
+            Self::Established(session) => {
+                session.finish();
+                session.drop_partial();
+            }
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct TlsTable {
+    entries: Slab<Tls>,
+    keys: KeyCache,
+}
+
+impl TlsTable {
+    pub(super) fn insert(&mut self) -> TlsHandle {
+        TlsHandle::new(self.entries.insert(Tls::Awaited))
+    }
+
+    pub(super) fn remove(&mut self, handle: TlsHandle) {
+        if let Tls::Established(session) = self.entries.remove(handle.place()) {
+            session.forget_keys(&mut self.keys);
+        }
+    }
+
+    pub(super) fn get(&self, handle: TlsHandle) -> &Tls {
+        &self.entries[handle.place()]
+    }
+
+    pub(super) fn get_mut(&mut self, handle: TlsHandle) -> &mut Tls {
+        &mut self.entries[handle.place()]
+    }
+
+    /// A connection with the keys of all.
+    pub(super) fn with_keys(&mut self, handle: TlsHandle) -> (&mut Tls, &mut KeyCache) {
+        (&mut self.entries[handle.place()], &mut self.keys)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn key_misses(&self) -> u64 {
+        self.keys.misses()
+    }
+}
+
+/// Seals what one connection sends.
+pub(super) struct RecordSealer<'t> {
+    pub(super) tls: &'t mut Tls,
+    pub(super) keys: &'t mut KeyCache,
+}
+
+impl Seal for RecordSealer<'_> {
+    const CONTENT_BYTES_MAX: usize = crate::tls::CONTENT_BYTES_MAX;
+
+    fn record_overhead_bytes(&self) -> usize {
+        match &*self.tls {
+            Tls::Established(session) => session.record_overhead_bytes(),
+            _ => 0,
+        }
+    }
+
+    fn takes_content(&self) -> bool {
+        matches!(&*self.tls, Tls::Established(session) if !session.has_ended())
+    }
+
+    fn write_owed(&mut self, wire: &mut Vec<u8>) {
+        match self.tls {
+            Tls::Awaited => {}
+            Tls::Handshake(state) => wire.append(&mut state.output),
+            Tls::Established(session) => session.seal_owed(self.keys, wire),
+            Tls::Failed(alert) => wire.append(alert),
+        }
+    }
+
+    fn seal<'p>(&mut self, plain: impl Iterator<Item = &'p [u8]>, wire: &mut Vec<u8>) {
+        if let Tls::Established(session) = self.tls {
+            session.seal(self.keys, plain, wire);
+        }
+    }
+
+    fn write_end(&mut self, wire: &mut Vec<u8>) {
+        if let Tls::Established(session) = self.tls {
+            session.seal_end(self.keys, wire);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a listener offers its clients: versions, groups, certificates, resumption.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
+use rustls::{RootCertStore, version};
+use serde::{Deserialize, Serialize};
+
+use super::certificates::CertificateSet;
+use super::key_log::TrafficSecretLog;
+
+/// The protocol that follows the handshake.
+pub const ALPN: &[u8] = b"http/1.1";
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientCertificates {
+    #[default]
+    Off,
+    /// A client may show one, which must be valid then.
+    Request,
+    Require,
+}
+
+/// Makes the tickets by which clients resume sessions.
+pub type TicketMaker = Arc<dyn ProducesTickets>;
+
+/// What a listener offers. See [`listener_tls`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub certificates: Arc<CertificateSet>,
+    pub tickets: TicketMaker,
+    /// Checks the certificates of clients; `None`: none is asked for.
+    pub verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// The cryptography of all connections: AWS-LC's, and the groups that browsers offer first.
+pub fn provider() -> CryptoProvider {
+    CryptoProvider {
+        kx_groups: vec![
+            kx_group::X25519MLKEM768,
+            kx_group::X25519,
+            kx_group::SECP256R1,
+            kx_group::SECP384R1,
+        ],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+/// Checks certificates of clients against the authorities in `authorities`, as PEM. `None`: no
+/// certificate is asked for.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn client_verifier(
+    wanted: ClientCertificates,
+    authorities: &[u8],
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    if wanted == ClientCertificates::Off {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authorities) {
+        let certificate = certificate
+            .map_err(|error| format!("is not PEM ({error}); write certificates as PEM"))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("holds a certificate that cannot be used ({error})"))?;
+    }
+    if roots.is_empty() {
+        return Err("holds no certificate; write those of the authorities, as PEM".to_owned());
+    }
+    let provider = Arc::new(provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match wanted {
+        ClientCertificates::Require => builder,
+        _ => builder.allow_unauthenticated(),
+    };
+    builder.build().map(Some).map_err(|error| format!("cannot be used ({error})"))
+}
+
+/// What handshakes on a listener are made with.
+#[derive(Clone, Debug)]
+pub struct ListenerTls(pub(super) Arc<ServerConfig>);
+
+/// Prepares the handshakes of a listener.
+///
+/// # Errors
+/// rustls refuses the settings.
+pub fn listener_tls(settings: &Settings) -> Result<ListenerTls, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+    let builder = match &settings.verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(settings.certificates.clone());
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = settings.tickets.clone();
+    config.send_tls13_tickets = 1;
+    config.max_early_data_size = 0;
+    config.enable_secret_extraction = true;
+    config.key_log = Arc::new(TrafficSecretLog);
+    Ok(ListenerTls(Arc::new(config)))
+}
