@@ -1,10 +1,10 @@
-//! The echo: each message comes back with its opcode. No greeting, no framing of its own, for load
-//! tests and for checking a path through proxies.
+//! The echo protocol: sends each message back with its opcode. It has no greeting and no framing of
+//! its own; it serves load tests and checks of a path through proxies.
 
 use super::Outlet;
 use crate::proto::ws::{DataKind, Payload};
 
-/// Answers a message.
+/// Sends a message back.
 pub fn reply(kind: DataKind, payload: Payload<'_>, outlet: &mut impl Outlet) {
     outlet.reply(kind, payload);
 }

@@ -1,5 +1,5 @@
-//! What runs on an open connection. A session sees messages and answers through an [`Outlet`]; it
-//! knows nothing of sockets, buffers or turns.
+//! The protocols that run on an open connection. A session reads messages and queues replies
+//! through an [`Outlet`]; it has no access to sockets, buffers or turns.
 
 pub mod echo;
 pub mod hub;

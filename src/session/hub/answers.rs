@@ -1,4 +1,4 @@
-//! Translates answers of homes into replies.
+//! Translates replies of homes into replies to the client.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::hub::{Answer, ChannelName, MemberInfo, Origin, Position, PresencePage
 use crate::hub::{Request, Retention, Verb};
 use crate::session::protocol::Reply;
 
-/// Where a subscription is among the members of its channel on this shard.
+/// The indexes of a subscription among the members of its channel on this shard.
 #[derive(Clone, Copy, Debug)]
 pub struct MemberIndexes {
     pub local: u32,
@@ -18,7 +18,7 @@ pub struct MemberIndexes {
     pub watcher_index: u32,
 }
 
-/// An answer that makes a member.
+/// A reply that makes the session a member of a channel.
 #[derive(Debug)]
 pub struct JoinAnswer<'a> {
     pub channel: &'a ChannelName,
@@ -29,7 +29,7 @@ pub struct JoinAnswer<'a> {
 }
 
 impl HubSession {
-    /// Which subscription a request is for, if it is still wanted.
+    /// Returns the subscription that a request is for, if it is still pending.
     pub fn expects(&self, request: u32, channel: &str) -> Option<usize> {
         self.pending.as_ref()?.asked.iter().find(|asked| asked.request == request)?;
         self.find(channel).filter(|at| !self.subscriptions[*at].is_live())
@@ -37,6 +37,7 @@ impl HubSession {
 
     fn take_asked(&mut self, request: u32) -> Option<Asked> {
         let pending = self.pending.as_mut()?;
+        // Homes mostly reply in order; replies of different homes may overtake each other.
         if let Some(first) = pending.asked.pop_front_if(|asked| asked.request == request) {
             return Some(first);
         }
@@ -44,16 +45,17 @@ impl HubSession {
         pending.asked.remove(at)
     }
 
-    /// A home has answered a subscription, and the member was added.
+    /// Completes a subscription after the home has replied and the shard has added the member.
     pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         let Some(asked) = self.take_asked(request) else { return };
         let Some(at) = self.find(by.channel.as_str()) else { return };
         let subscription = &mut self.subscriptions[at];
-        // The home's copy of the name is everybody's.
+        // The shard's copy of the name is shared by all its members, which saves memory.
         subscription.channel = by.channel.clone();
         let MemberIndexes { local, member_index, watcher_index } = by.member_indexes;
         (subscription.local, subscription.member_index, subscription.watcher_index) =
             (local, member_index, watcher_index);
+        // Rights may have changed while the home was replying: apply that now.
         let fate = std::mem::take(&mut subscription.fate);
         let name = by.channel.as_str();
         let ends = match fate {
@@ -65,7 +67,7 @@ impl HubSession {
             Fate::Ends => Some(Reason::Server),
         };
         let refusal = ends.map(|_| taken_back());
-        // One that a backend has ended since was subscribed for the call before.
+        // A backend ended it after another call of a backend had subscribed: that call succeeded.
         let refused = refusal.as_ref().filter(|_| ends != Some(Reason::Server));
         self.note_outcome(call, name, refused.map_or(Ok(()), Err));
         if asked.kind == AskedKind::Resume {
@@ -77,6 +79,7 @@ impl HubSession {
             self.took_up(call, name, outcome);
             return self.unbar();
         }
+        // The right to see the members may have been lost since the home listed them.
         let shows_members = fate == Fate::Stays || self.may_watch(call, name);
         let grant = self.sealed_grant(call, name);
         call.say(&Reply::Subscribed {
@@ -87,6 +90,7 @@ impl HubSession {
             presence: by.presence.filter(|_| shows_members),
             grant: grant.as_deref(),
         });
+        // The client has its reply, so that it can match the end of the subscription that follows.
         if let Some(reason) = ends {
             self.end_unasked(call, at, reason);
         } else if fate == Fate::Review {
@@ -95,7 +99,7 @@ impl HubSession {
         self.unbar();
     }
 
-    /// A home has answered anything else.
+    /// Processes any other reply of a home.
     pub fn hear(
         &mut self,
         call: &mut Call<'_>,
@@ -130,6 +134,7 @@ impl HubSession {
         channel: &str,
         refusal: &Refused,
     ) {
+        // Undo a new subscription that was rejected. A restarted one is not live either by now.
         if asked.kind.is_subscription()
             && let Some(at) = self.find(channel)
             && !self.subscriptions[at].is_live()
@@ -151,7 +156,7 @@ impl HubSession {
         call.say_error(asked.id.as_deref(), refusal);
     }
 
-    /// It is listed under another name.
+    /// Sends the change of a member's name to the channel's home.
     pub(super) fn rename(
         &self,
         call: &mut Call<'_>,

@@ -1,4 +1,4 @@
-//! Subscriptions that a backend asks for and ends, whatever the connection has under way.
+//! Subscriptions that a backend starts and ends, independent of what the connection does.
 
 use super::Call;
 use super::pending::{AskedKind, Caller};
@@ -7,25 +7,25 @@ use super::verbs::Wanted;
 use crate::auth::{ChannelGrant, Rights};
 use crate::hub::{ChannelName, Code, Refused};
 
-/// What has become of a subscription that a backend asked for.
+/// The outcome of a subscription that a backend requested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Subscribed,
     Refused(Refused),
-    /// The connection has not authenticated, or has ended before its channel's home answered.
+    /// The connection is not authenticated, or closed before the channel's home replied.
     Ended,
 }
 
-/// Why a subscription ended that its client has not ended.
+/// Why the server ended a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// A backend ended it.
     Server,
-    /// The token or grant that it depended on has expired.
+    /// The token or grant that it depended on expired.
     Expired,
     /// The key of the channel token that it depended on was withdrawn.
     KeyWithdrawn,
-    /// The client has no right to it any more.
+    /// The client lost the right to it.
     Rights,
 }
 
@@ -41,14 +41,14 @@ impl Reason {
 }
 
 impl HubSession {
-    /// Subscribes for a backend, whose number for this is in the effects once it is known what has
-    /// become of it.
+    /// Subscribes on behalf of a backend. The outcome is added to the effects with the backend's
+    /// `number` as soon as it is known.
     pub fn subscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str, number: u32) {
-        // To listen, as long as the connection lives; publishing is for its own rights to allow.
+        // The right to receive lasts as long as the connection; publishing needs the client's own.
         let rights = Rights { publish: false, ..Rights::ALL };
         let grant = ChannelGrant { rights, expires_s: u64::MAX, key: None };
         if self.identity.is_none() {
-            // It is no client yet.
+            // Not authenticated yet: treated as if the connection did not exist.
             return call.effects.outcomes.push((number, Outcome::Ended));
         }
         let Some(at) = self.find(channel) else {
@@ -64,7 +64,7 @@ impl HubSession {
         if self.subscriptions[at].is_live() {
             return call.effects.outcomes.push((number, Outcome::Subscribed));
         }
-        // Its home has not answered yet: what was asked last counts.
+        // The subscription is pending: the last request wins, so an earlier end is cancelled.
         let one = &mut self.subscriptions[at];
         one.fate = one.fate.min(Fate::Review);
         let name = one.channel.clone();
@@ -75,7 +75,7 @@ impl HubSession {
         self.await_outcome(channel, number);
     }
 
-    /// Unsubscribes for a backend; returns whether there was anything to end.
+    /// Unsubscribes on behalf of a backend. Returns whether there was a subscription to end.
     pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
         let Some(at) = self.find(channel) else { return false };
         if self.subscriptions[at].is_live() {
@@ -90,7 +90,7 @@ impl HubSession {
         self.pending().callers.push(Caller { channel, call });
     }
 
-    /// A home has answered: backends hear what has become of the subscription.
+    /// Reports the outcome of a subscription to the backends that wait for it.
     pub(super) fn note_outcome(
         &mut self,
         call: &mut Call<'_>,
@@ -108,14 +108,14 @@ impl HubSession {
         }
     }
 
-    /// The connection has ended, and no answer of a home counts any more.
+    /// Reports to all waiting backends that the connection has ended; later replies are ignored.
     pub(super) fn end_outcomes(&mut self, call: &mut Call<'_>) {
         let callers = self.pending.iter_mut().flat_map(|pending| pending.callers.drain(..));
         call.effects.outcomes.extend(callers.map(|caller| (caller.call, Outcome::Ended)));
     }
 }
 
-/// The right to a channel was lost while its home was asked.
+/// Returns the error for a right that was lost while the home was replying.
 pub(super) fn taken_back() -> Refused {
     Refused::new(Code::Forbidden, "the right to this channel was taken back")
 }

@@ -1,58 +1,59 @@
-//! Cuts a frame into its JSON objects, a bounded number of bytes at a time.
+//! Cuts a frame into its JSON objects, scanning a bounded number of bytes at a time.
 //!
-//! A frame holds objects one behind the other, and there may be a million of them, or one of
-//! megabytes. Only the borders are looked for here: braces, brackets and strings. Whether an object
-//! is JSON is for its reader. An object longer than any request may be is skipped unread.
+//! A frame holds objects, one after another; there may be a million of them, or one of megabytes.
+//! This scan only finds their bounds: braces, brackets and strings. The reader of an object checks
+//! whether it is valid JSON. An object above the size limit is skipped unread.
 //!
-//! Tested against the stream parser of `serde_json`, which does the same in one go.
+//! Tested against the stream parser of `serde_json`, which does the same in one pass.
 
 use std::ops::Range;
 
 use crate::session::protocol::Framing;
 
-/// Bytes looked at that cost as much as one request.
+/// Bytes of scanning that cost as much as one request.
 const BYTES_OF_A_REQUEST: usize = 1024;
 
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Where a frame's next object is.
+/// The result of a search for the next object of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
-    /// Here.
+    /// An object in this range.
     Object(Range<usize>),
-    /// It was skipped: it has so many bytes, more than a request may.
+    /// An object above the size limit, which was skipped; its size (bytes).
     TooLarge(usize),
-    /// There is none: what follows is no object, or one that does not end.
+    /// No object: what follows is something else, or does not end.
     Invalid(&'static str),
-    /// The frame has ended.
+    /// The end of the frame.
     End,
-    /// The bytes that may be looked at were not enough to find out.
+    /// The scan reached its limit before the end of an object.
     Unfinished,
 }
 
-/// The state between two objects, or within one.
+/// The state of a scan, between two objects or within one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cutter {
     framing: Framing,
-    /// How far the frame was looked at.
+    /// How far the frame was scanned.
     at: usize,
-    /// Where the present object begins, while `depth > 0`.
+    /// The start of the current object, while `depth > 0`.
     start: usize,
     depth: u32,
     in_string: bool,
-    /// An object was found.
+    /// At least one object was found; an empty frame is an error.
     any: bool,
 }
 
 impl Cutter {
-    /// At the start of a frame.
+    /// Starts at the beginning of a frame.
     pub(super) fn new(framing: Framing) -> Self {
         Self { framing, ..Self::default() }
     }
 
-    /// Looks for the next object. `requests_max`: how much may be looked at, in requests' worth.
+    /// Searches for the next object. `requests_max`: the limit of the scan, as the cost in
+    /// requests.
     pub(super) fn next(&mut self, frame: &[u8], object_bytes_max: usize, requests_max: u32) -> Cut {
         if self.framing == Framing::WholeFrame {
             return self.next_whole(frame, object_bytes_max);
@@ -81,6 +82,8 @@ impl Cutter {
                         return Cut::TooLarge(found.len());
                     }
                     return Cut::Object(found);
+                // Braces and brackets are not matched by kind: the object's reader rejects a
+                // mismatch.
                 }
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'"' if self.depth > 0 => self.in_string = true,
@@ -97,15 +100,16 @@ impl Cutter {
         }
     }
 
-    /// How far may be looked, for so many requests' worth. An escape may have led behind the end.
+    /// Returns where the scan has to stop, by the cost in requests. `at` may exceed it after an
+    /// escape.
     fn end_of_look(&self, frame: &[u8], requests_max: u32) -> usize {
         let bytes = BYTES_OF_A_REQUEST.saturating_mul(requests_max as usize);
         frame.len().min(self.at.saturating_add(bytes))
     }
 
-    /// Takes the next object if `read` can read it as it lies, which then returns its length. That
-    /// saves a look for its end. Otherwise nothing changes; within the same bounds [`Self::next`]
-    /// finds the same object.
+    /// Takes the next object if `read` can parse it in place; `read` returns its length. That saves
+    /// the scan for its end. Otherwise the state is unchanged, and [`Self::next`] finds the same
+    /// object within the same limits.
     pub(super) fn take_plain<'f, R>(
         &mut self,
         frame: &'f [u8],
@@ -127,7 +131,7 @@ impl Cutter {
         Some((found, start..self.at))
     }
 
-    /// The frame, which is one request.
+    /// Returns the whole frame as one request.
     fn next_whole(&mut self, frame: &[u8], object_bytes_max: usize) -> Cut {
         if std::mem::replace(&mut self.any, true) && self.at >= frame.len() {
             return Cut::End;
@@ -139,51 +143,51 @@ impl Cutter {
         Cut::Object(0..frame.len())
     }
 
-    /// Moves behind the string's end, or as far as there is of it.
+    /// Skips to behind the end of the string, or to the end of the available bytes.
     fn skip_string(&mut self, frame: &[u8]) {
         match memchr::memchr2(b'"', b'\\', &frame[self.at..]) {
             Some(offset) if frame[self.at + offset] == b'"' => {
                 self.at += offset + 1;
                 self.in_string = false;
             }
-            // What is escaped is of no matter; it may lie behind the bytes that may be looked at.
+            // The escaped byte is skipped; it may lie beyond the limit of this scan.
             Some(offset) => self.at += offset + 2,
             None => self.at = frame.len(),
         }
     }
 
-    /// Nothing that follows can be understood.
+    /// Ends the frame: nothing behind a syntax error can be interpreted.
     fn fail(&mut self, frame: &[u8], why: &'static str) -> Cut {
         (self.at, self.depth, self.in_string, self.any) = (frame.len(), 0, false, true);
         Cut::Invalid(why)
     }
 
-    /// Whether nothing follows the object that was found last.
+    /// Returns whether the frame ends behind the last object.
     pub(super) fn is_at_end(&self, frame: &[u8]) -> bool {
         self.any && self.depth == 0 && self.at >= frame.len()
     }
 
-    /// Bytes of the frame that are still needed begin here.
+    /// Returns the offset of the first byte that is still needed.
     pub(super) fn needed_from(&self) -> usize {
         if self.depth > 0 { self.start } else { self.at }
     }
 
-    /// Goes back to an object that was cut and has to wait.
+    /// Returns to an object that was cut but has to wait.
     pub(super) fn go_back(&mut self, object: &Range<usize>) {
         (self.at, self.depth) = (object.start, 0);
-        // A frame that is one request begins again. Among objects it makes no difference: this one
-        // is found again.
+        // Needed if the frame is one request, which is then returned again. Between objects it
+        // makes no difference, because this object is found again.
         self.any = false;
     }
 
-    /// The same place in a frame without its first bytes, which are not needed any more.
+    /// Adjusts the state to a frame whose first bytes were removed.
     pub(super) fn without(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.needed_from());
         self.at -= bytes;
         self.start = self.start.saturating_sub(bytes);
     }
 
-    /// What it costs to look at an object of so many bytes, in requests.
+    /// Returns the cost of scanning an object of this size, in requests.
     pub(super) fn cost(object_bytes: usize) -> u32 {
         (object_bytes / BYTES_OF_A_REQUEST) as u32
     }

@@ -1,8 +1,8 @@
-//! The body of the fuzz target of the JSON protocol: any frames in, laws asserted, nothing out.
+//! The fuzz target of the JSON protocol: feeds arbitrary frames and asserts invariants.
 //!
-//! A session talks to a home, as on a shard: its questions are answered at once, or only when all
-//! frames have come. Whatever it receives, it sends nothing but JSON objects on one line each, one
-//! reply for each request, and no member is left when it has ended.
+//! A session talks to a home, as on a shard. The home replies at once, or only after all frames.
+//! For any input, the session sends only JSON objects of one line each, and one reply for each
+//! request, and no member is left after it has ended.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -28,9 +28,9 @@ use crate::proto::ws::Payload;
 
 const SECRET: &[u8] = b"a secret of the fuzzer, long enough";
 const NOW_MS: u64 = 1_800_000_000_000;
-/// Placeholders in frames, which are replaced by secrets that no fuzzer guesses.
+/// Placeholders in frames, replaced by secrets that a fuzzer cannot guess.
 const WORDS: [&str; 2] = ["TICKET", "TOKEN"];
-/// Replies, of which each request has one.
+/// Types of replies; each request gets exactly one.
 const REPLIES: [&str; 9] = [
     "pong",
     "authenticated",
@@ -57,18 +57,18 @@ struct World {
     session: HubSession,
     effects: Effects,
     waiting: Vec<Request>,
-    /// Answers wait until all frames have come.
+    /// Homes reply only after all frames.
     late: bool,
     now_ms: u64,
     closed: bool,
     replies: usize,
     ticket: String,
     members: u32,
-    /// What has become of what backends asked for.
+    /// Outcomes of subscriptions requested by backends.
     outcomes: Vec<(u32, Outcome)>,
 }
 
-/// Frames behind a byte of choices, parted by zero bytes.
+/// Runs frames, separated by zero bytes, behind a byte of choices.
 pub fn protocol(data: &[u8]) {
     let Some((choice, frames)) = data.split_first() else { return };
     let mut world = World::new(choice & 1 != 0, choice & 2 != 0, choice & 4 != 0);
@@ -91,7 +91,7 @@ pub fn protocol(data: &[u8]) {
     world.answer_all();
     let session = &world.session;
     assert!(world.closed || session.pending.is_none(), "all is answered: {session:?}");
-    // With keys, a new token may take subscriptions away, which is no reply.
+    // With keys, a new token may end subscriptions, which is reported by no reply.
     if !world.closed && world.realm.verifier.is_none() {
         assert_eq!(world.replies, requests, "each request has one reply");
     }
@@ -100,7 +100,7 @@ pub fn protocol(data: &[u8]) {
     assert_eq!(world.home.gauges().members, 0, "no member outlives its connection");
 }
 
-/// Where the first object of a frame is.
+/// Returns the range of the first object of a frame.
 pub(in crate::session) fn first_object(frame: &[u8]) -> Option<Range<usize>> {
     match Cutter::default().next(frame, usize::MAX, u32::MAX) {
         Cut::Object(range) => Some(range),
@@ -108,7 +108,7 @@ pub(in crate::session) fn first_object(frame: &[u8]) -> Option<Range<usize>> {
     }
 }
 
-/// How many replies a frame has: one for each object, and one for an end that is none.
+/// Counts the replies that a frame gets: one for each object, and one for a syntax error.
 fn count_requests(text: &str) -> usize {
     let mut cutter = Cutter::default();
     let next = || match cutter.next(text.as_bytes(), usize::MAX, u32::MAX) {
@@ -152,10 +152,10 @@ impl World {
         world
     }
 
-    /// Lets the session do something, and looks at what comes of it.
+    /// Calls the session and processes the effects.
     fn act(&mut self, act: impl FnOnce(&mut HubSession, &mut Call<'_>)) {
         let effects = &mut self.effects;
-        // Few at once, so that frames are taken up in parts.
+        // A small budget, so that frames are processed in parts.
         let budget = Budget { requests_max: 3, reply_bytes_max: 500 };
         let (realm, now_ms) = (&*self.realm, self.now_ms);
         let mut call =
@@ -173,7 +173,7 @@ impl World {
 
     fn said(&mut self, text: &str) {
         assert!(!text.contains(['\n', '\r']), "on one line: {text}");
-        // Content is passed on as it is, and may hold numbers that no variable can.
+        // Content is passed on verbatim and may hold numbers that no Rust type can represent.
         let object: Spoken = serde_json::from_str(text).expect("JSON");
         self.replies += usize::from(REPLIES.contains(&&*object.kind));
         if let Some(ticket) = object.ticket {
@@ -181,8 +181,8 @@ impl World {
         }
     }
 
-    /// Has the session looked at again, a subscription at a time. Where no right has changed, this
-    /// changes nothing.
+    /// Reviews the session, one subscription at a time. Without a change of rights this has no
+    /// effect.
     fn review(&mut self) {
         let mut next = Some(REVIEW_ALL);
         while let Some(below) = next {
@@ -190,12 +190,12 @@ impl World {
         }
     }
 
-    /// Lets the home answer until no request is left.
+    /// Lets the home reply until no request is left.
     fn answer_all(&mut self) {
         while self.answer(usize::MAX) {}
     }
 
-    /// Lets the home answer the first so many questions; returns whether anything came of it.
+    /// Lets the home reply to at most this many requests; returns whether there was any.
     fn answer(&mut self, requests_max: usize) -> bool {
         let count = requests_max.min(self.waiting.len());
         for request in self.waiting.drain(..count).collect::<Vec<_>>() {
@@ -249,13 +249,13 @@ impl World {
     }
 }
 
-/// A realm without keys, for tests of what lies above sessions.
+/// Creates a realm without keys, for tests of the layers above sessions.
 #[cfg(test)]
 pub(crate) fn open_realm() -> Arc<Realm> {
     realm(false, true)
 }
 
-/// Made once each: keys are dear.
+/// Creates a realm. Its parts are created once and shared, because keys are slow to make.
 fn realm(keys: bool, anonymous: bool) -> Arc<Realm> {
     static REALMS: [OnceLock<Arc<Realm>>; 4] = [const { OnceLock::new() }; 4];
     let made = || {
@@ -301,7 +301,7 @@ fn namespace(pattern: &str, access: Access) -> Namespace {
     }
 }
 
-/// A token that opens a little.
+/// Returns a token with few rights.
 fn token() -> &'static str {
     static TOKEN: OnceLock<String> = OnceLock::new();
     TOKEN.get_or_init(|| {

@@ -1,16 +1,16 @@
-//! A client of the hub, on one connection, whatever protocol it speaks. No sockets: frames and
-//! answers of homes come in, and what they lead to comes out as [`Effects`].
+//! A hub session: the state of one client connection, independent of its protocol. It uses no
+//! sockets: frames and replies of homes come in, and the resulting actions come out as [`Effects`].
 //!
-//! Requests of a connection take effect in their order, channel by channel: they go to the
-//! channel's home through one queue. Where that is not enough they wait: behind a `resume`, and
-//! behind a subscription of the same channel that has not been answered.
+//! Requests of a connection take effect in order within each channel, because all requests for a
+//! channel go to its home through one queue. Where that does not suffice, requests wait: behind a
+//! `resume`, and behind a pending subscription of the same channel.
 //!
-//! Files: `cutter` (requests of a frame), `verbs` (what is done about them), `pending` (what is
-//! under way), `by_server` (what backends ask), `answers` (what homes say), `resume` (tickets and
-//! tokens), `review` (rights that change), `revoked`, `state`, `subscriptions` (found
-//! by an index, where there are many), `realm`, `fuzz` (what always holds).
-//! `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
-//! `tests/hub/document.rs` compares its tables with the server.
+//! Files: `cutter` (splits frames into requests), `verbs` (executes requests), `pending` (requests
+//! in flight), `by_server` (requests of backends), `answers` (replies of homes), `resume` (tickets
+//! and tokens), `review` (changed rights), `revoked` (void tickets and grants), `state`,
+//! `subscriptions` (looked up through an index if there are many), `realm` (shared by all
+//! sessions), `fuzz` (invariants). `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of
+//! clients and backends; `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
 mod by_server;
@@ -44,7 +44,7 @@ use crate::hub::{ChannelName, ConnectionId, ProtocolId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
 use crate::session::protocol::{ClientProtocol, Reply};
 
-/// A member that is to be removed from its channel here.
+/// A member to be removed from its channel on this shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Left {
     pub local: u32,
@@ -52,47 +52,47 @@ pub struct Left {
     pub watcher_index: u32,
 }
 
-/// What a session wants done.
+/// The actions that follow from a call of a session; the shard carries them out.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Frames to be sent.
+    /// Frames to send.
     pub says: Vec<String>,
-    /// Questions to homes.
+    /// Requests to homes.
     pub asks: Vec<Request>,
     pub left: Vec<Left>,
-    /// Channels of which nothing that waits is to be sent any more.
+    /// Channels whose queued messages must not be sent any more.
     pub purge: Vec<ChannelName>,
-    /// Channels of which no join and leave that waits is to be sent any more.
+    /// Channels whose queued joins and leaves must not be sent any more.
     pub purge_news: Vec<ChannelName>,
-    /// Its subscriptions have other numbers now.
+    /// Subscriptions have moved to other indexes.
     pub renumbered: bool,
-    /// It has a user now, and had none.
+    /// The session has got a user and had none before.
     pub named: bool,
-    /// [`HubSession::deadline_ms`] is another one now.
+    /// [`HubSession::deadline_ms`] has changed.
     pub rescheduled: bool,
-    /// It begins to continue this connection, and takes its place among those of its user.
+    /// The connection that this session has started to resume; it now counts for the same user.
     pub continues: Option<ConnectionId>,
-    /// It has continued this connection, which is to be closed.
+    /// The connection that this session has replaced; the shard closes it.
     pub replaces: Option<ConnectionId>,
-    /// What has become of subscriptions that a backend asked for, by its number for each.
+    /// Outcomes of subscriptions requested by backends, with the number of each request.
     pub outcomes: Vec<(u32, Outcome)>,
-    /// Say goodbye and close, with code and reason.
+    /// Send a goodbye and close, with this code and reason.
     pub close: Option<(CloseCode, String)>,
-    /// When to come back after that.
+    /// When the client may reconnect after that (ms).
     pub retry_after_ms: u32,
     pub auth_failures: Vec<&'static str>,
-    /// Requests that were more than may come in a second.
+    /// Requests that exceeded a rate limit.
     pub over_rate: Vec<RateKind>,
     pub errors: u32,
     pub resumed: u32,
-    /// Requests looked at, each weighted by what it costs.
+    /// Requests processed, each weighted by its cost.
     pub requests: u32,
     /// Bytes of `says`.
     pub reply_bytes: usize,
 }
 
 impl Effects {
-    /// Whether there is nothing to be done, counted or said.
+    /// Returns whether there is nothing to do, to count or to send.
     pub fn is_empty(&self) -> bool {
         self.says.is_empty()
             && self.asks.is_empty()
@@ -101,8 +101,8 @@ impl Effects {
             && !self.has_changes()
     }
 
-    /// Whether there is more than frames to be sent and questions to homes: most calls lead to
-    /// these alone.
+    /// Returns whether there is more than frames to send and requests to homes. Most calls produce
+    /// only these, so the shard can skip the rest.
     pub fn has_changes(&self) -> bool {
         let Self { left, purge, purge_news, outcomes, auth_failures, over_rate, .. } = self;
         let is_changed = self.renumbered || self.named || self.rescheduled;
@@ -114,14 +114,14 @@ impl Effects {
         is_changed || is_moved || is_counted || has_left || is_reported || self.close.is_some()
     }
 
-    /// Forgets what is sent and asked, and what that has cost.
+    /// Clears the frames, the requests to homes and their costs.
     pub fn clear_words(&mut self) {
         self.says.clear();
         self.asks.clear();
         (self.requests, self.reply_bytes) = (0, 0);
     }
 
-    /// As new, with its memory.
+    /// Clears everything; vectors keep their capacity.
     pub fn clear(&mut self) {
         self.clear_words();
         self.left.clear();
@@ -136,20 +136,20 @@ impl Effects {
     }
 }
 
-/// How much one call may do. What exceeds it waits: see [`HubSession::has_requests`].
+/// The limits of one call. Work beyond them is deferred: see [`HubSession::has_requests`].
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    /// Requests, each weighted by what it costs.
+    /// Requests, each weighted by its cost.
     pub requests_max: u32,
-    /// Bytes of replies, give or take one reply.
+    /// Bytes of replies; the last reply may exceed it.
     pub reply_bytes_max: usize,
 }
 
-/// One call of a session: the world as it is now, and what is to come of it.
+/// The context of one call of a session: shared state, clocks, budget, and the effects so far.
 #[derive(Debug)]
 pub struct Call<'c> {
     pub realm: &'c Realm,
-    /// What the client speaks.
+    /// The client's protocol.
     pub protocol: ProtocolId,
     /// Unix time (ms).
     pub now_ms: u64,
@@ -160,7 +160,7 @@ pub struct Call<'c> {
 }
 
 impl Call<'_> {
-    /// Queues a reply, if the client's protocol has one of its kind.
+    /// Queues a reply, if the client's protocol can encode it.
     fn say(&mut self, reply: &Reply<'_>) {
         if let Some(text) = self.client_protocol().encode_reply(reply) {
             self.effects.reply_bytes += text.len();
@@ -176,7 +176,7 @@ impl Call<'_> {
         self.say(&Reply::Error { id, refused });
     }
 
-    /// Whether the call has done as much as it may.
+    /// Returns whether the budget of the call is used up.
     fn is_spent(&self) -> bool {
         self.effects.requests >= self.budget.requests_max
             || self.effects.reply_bytes >= self.budget.reply_bytes_max
@@ -188,19 +188,19 @@ impl Call<'_> {
 }
 
 impl HubSession {
-    /// Takes a text frame. What the call's budget does not suffice for waits.
+    /// Processes a text frame. Requests beyond the call's budget are kept for later calls.
     pub fn receive(&mut self, call: &mut Call<'_>, text: Payload<'_>) {
         self.receive_frame(call, text, None);
     }
 
-    /// This connection, and the first of those that it continues.
+    /// Returns this connection and, after a resumption, the first one of its lineage.
     fn connections(&self) -> impl Iterator<Item = Subject> {
         let root = Some(self.root()).filter(|root| *root != self.id);
         [self.id].into_iter().chain(root).map(|id| Subject::Connection(id.to_string()))
     }
 
-    /// Voids all tickets and grants with which the client could come back: its user's, or else
-    /// those of this connection and of those that it continues.
+    /// Voids all tickets and grants with which the client could resume: those of its user, or, if
+    /// it has none, those of this connection and of the first one of its lineage.
     pub fn revoke(&self, realm: &Realm, now_ms: u64) {
         match self.user() {
             Some(user) => realm.revoke(&Subject::User(user.to_string()), now_ms),
@@ -208,20 +208,22 @@ impl HubSession {
         }
     }
 
-    /// Voids the grants for a channel of this connection and of those that it continues.
+    /// Voids the grants for a channel, of this connection and of the first one of its lineage.
     pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
         self.connections().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
     }
 
-    /// The connection has ended: sends `Leave` to the homes of its subscriptions.
+    /// Ends all subscriptions after the connection has closed: sends `Leave` to their homes.
     pub fn end_all(&mut self, call: &mut Call<'_>) {
+        // From the back, because the last subscription moves into the place of a removed one.
+        // Pending ones are skipped: the shard undoes them when their homes reply.
         while let Some(at) = self.subscriptions.iter().rposition(Subscription::is_live) {
             self.end(call, at);
         }
         self.end_outcomes(call);
     }
 
-    /// The client's identity.
+    /// Returns the client's identity; `None` before authentication.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()
     }

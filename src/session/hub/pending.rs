@@ -1,4 +1,4 @@
-//! What a hub session has under way: requests that homes have not answered, frames that wait, and
+//! The pending work of a hub session: requests that homes have not answered, frames that wait, and
 //! backends that wait for the outcome of a subscription.
 
 use std::collections::VecDeque;
@@ -8,25 +8,26 @@ use crate::admission::limiter::RateKind;
 use crate::hub::{ChannelName, ConnectionId};
 use crate::session::protocol::ResumedChannel;
 
-/// A backend's call that waits for a channel's home.
+/// A backend's call that waits for the reply of a channel's home.
 #[derive(Debug)]
 pub(super) struct Caller {
     pub(super) channel: ChannelName,
     pub(super) call: u32,
 }
 
-/// A `resume` that waits for homes.
+/// A `resume` that waits for replies of homes.
 #[derive(Debug)]
 pub(super) struct Resuming {
     pub(super) id: Option<Box<str>>,
+    /// The number of channels without an outcome.
     pub(super) waiting: u32,
-    /// The channels that have an outcome.
+    /// The channels with an outcome.
     pub(super) channels: Vec<ResumedChannel>,
-    /// The connection that it continues.
+    /// The connection that is resumed.
     pub(super) old: Option<ConnectionId>,
 }
 
-/// Something that was asked of a home, and what it is for.
+/// A request in flight to a home.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: u32,
@@ -37,9 +38,9 @@ pub(super) struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AskedKind {
     Subscribe,
-    /// For a backend: the client has not asked.
+    /// By a backend: the client gets no reply.
     ByServer,
-    /// With the members in its answer.
+    /// With the members in its reply.
     SubscribeAndRead,
     /// As part of a `resume`.
     Resume,
@@ -48,38 +49,38 @@ pub(super) enum AskedKind {
 }
 
 impl AskedKind {
-    /// Whether the answer may be long. Only one of these is asked at a time, so that replies stay
-    /// within the bound of an outbox and one more.
+    /// Returns whether the reply may be long. Only one of these is in flight at a time, so that
+    /// replies exceed the bound of an outbox by one at most.
     pub(super) fn is_read(self) -> bool {
         matches!(self, Self::SubscribeAndRead | Self::Read)
     }
 
-    /// Whether a subscription depends on the answer.
+    /// Returns whether the outcome of a subscription depends on the reply.
     pub(super) fn is_subscription(self) -> bool {
         !matches!(self, Self::Read | Self::Other)
     }
 }
 
-/// A frame of which requests have to wait.
+/// A frame with requests that have to wait.
 #[derive(Debug)]
 pub(super) struct HeldFrame {
     pub(super) bytes: Vec<u8>,
     pub(super) cutter: Cutter,
-    /// The whole frame is above a rate: each request is rejected, to be tried again in so many ms.
+    /// The whole frame exceeds a rate limit: each request is rejected, with this wait (ms).
     pub(super) over_rate: Option<(RateKind, u64)>,
 }
 
-/// What is under way; most connections ask once, and then listen for hours without any of it.
+/// Allocated only while there is work: most connections subscribe once and then only listen.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Homes answer in order, as a rule.
+    /// Requests in flight, oldest first. Homes mostly reply in this order.
     pub(super) asked: VecDeque<Asked>,
-    /// Frames with requests that wait, the first one in part.
+    /// Frames with waiting requests; the first one may be partly processed.
     pub(super) held: VecDeque<HeldFrame>,
-    /// The first of them waits for an answer to one before it.
+    /// The first held request waits for the reply to an earlier one.
     pub(super) is_barred: bool,
-    /// Nothing more is done until this has its answers.
+    /// While set, no other request is processed.
     pub(super) resuming: Option<Box<Resuming>>,
-    /// Backends that wait for what becomes of a subscription.
+    /// Calls of backends that wait for the outcome of a subscription.
     pub(super) callers: Vec<Caller>,
 }

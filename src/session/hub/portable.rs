@@ -1,7 +1,7 @@
-//! A session as plain data, for a process that takes a connection over.
+//! Serialization of a session, for handing a connection over to another process.
 //!
-//! Pending requests are not serialized: a session is serialized once they have completed. Neither
-//! are its indexes among a shard's members: the process that takes over adds it there again.
+//! A session is serialized only when it has no pending requests. Its indexes among a shard's
+//! members are not included: the new process adds it to its own members.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ pub struct SessionState {
     pub identity: Option<IdentityState>,
     pub subscriptions: Vec<SubscriptionState>,
     pub next_request: u32,
-    /// Of a client that was resumed: the first of the connections that continue each other.
+    /// After a resumption: the first connection of the lineage.
     pub root: Option<String>,
     pub due_ms: u64,
     pub dropped: u32,
-    /// The time that budgets of publishes owe (ns), by namespace.
+    /// The debt of each publish budget (ns), by namespace pattern.
     pub rates: Vec<(String, u64)>,
     pub limiter: Option<LimiterState>,
 }
 
-/// Who it is.
+/// The client's identity.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct IdentityState {
     pub user: Option<String>,
@@ -40,13 +40,13 @@ pub struct IdentityState {
     pub key: Option<Fingerprint>,
 }
 
-/// What it is subscribed to.
+/// One subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct SubscriptionState {
     pub channel: String,
     pub watching: bool,
     pub listed: bool,
-    /// Rights by a channel's token or the server's word, when they end, and the token's key.
+    /// The rights of a channel token or of the server's grant, their expiry, and the token's key.
     pub grant: Option<(Rights, u64, Option<Fingerprint>)>,
 }
 
@@ -61,7 +61,7 @@ fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
 }
 
 impl HubSession {
-    /// Serializes the session. `None` while homes have yet to answer it.
+    /// Serializes the session. `None` while requests to homes are pending.
     pub fn serialize(&self, now_ns: u64) -> Option<SessionState> {
         if self.pending.is_some() || self.subscriptions.iter().any(|one| !one.is_live()) {
             return None;
@@ -89,8 +89,8 @@ impl HubSession {
         })
     }
 
-    /// Restores a session with these indexes, one for each subscription. `None`: the data is
-    /// not of a session.
+    /// Restores a session with these member indexes, one for each subscription. `None`: the data is
+    /// not valid.
     pub fn restore(
         state: &SessionState,
         member_indexes: &[MemberIndexes],
@@ -131,7 +131,7 @@ impl HubSession {
             session.extras().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
         }
         if session.subscriptions.iter().any(|one| one.listed) {
-            // It is listed already, and has to be known by the same name when it goes.
+            // It is listed at the homes already; its `Leave` must name the same member.
             session.member();
         }
         Some(session)

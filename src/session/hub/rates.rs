@@ -1,4 +1,4 @@
-//! Requests that are more than a connection or its user may send in a second.
+//! Rate limits of requests, of a connection and of its user.
 
 use super::Call;
 use super::state::HubSession;
@@ -7,8 +7,8 @@ use crate::hub::{Code, Refused};
 use crate::proto::ws::{CloseCode, Payload};
 
 impl HubSession {
-    /// Takes a request, or as much as so many, out of what may come in a second. Returns whether it
-    /// is too much, and dealt with.
+    /// Charges a request with the weight `times` to the rate limit. Returns true if the limit is
+    /// exceeded, after replying as the policy demands.
     pub(super) fn is_too_much(
         &mut self,
         call: &mut Call<'_>,
@@ -31,7 +31,7 @@ impl HubSession {
         true
     }
 
-    /// Takes a frame that is above a rate: each of its requests is answered as the policy says.
+    /// Processes a frame that exceeds a rate limit: each of its requests is rejected by the policy.
     pub fn refuse_frame(
         &mut self,
         call: &mut Call<'_>,

@@ -1,4 +1,4 @@
-//! What all hub sessions of a process share: rights, keys, limits.
+//! State that all hub sessions of a process share: rights, keys and limits.
 
 use std::sync::Arc;
 
@@ -14,47 +14,47 @@ use crate::session::seawall::SeawallV1;
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
     pub channels_max: u32,
-    /// Unanswered requests of a connection, past which it is not read from.
+    /// Requests of a connection in flight; at this number it is not read from.
     pub requests_max: u32,
-    /// A connection without identity is closed after this.
+    /// Time for authentication; a connection without an identity is closed after it.
     pub auth_timeout_ms: u32,
-    /// How long a ticket can be used (s).
+    /// Lifetime of a ticket (s).
     pub ticket_ttl_s: u64,
-    /// Members and messages in one answer, unless less is asked for.
+    /// Members and messages in one reply, unless the request asks for fewer.
     pub presence_page_max: u32,
     pub history_page_max: u32,
-    /// The longest message, as the welcome states.
+    /// The longest message (bytes), as the welcome states.
     pub message_bytes_max: u64,
-    /// The longest request; a longer one is not even parsed.
+    /// The longest request (bytes); a longer one is skipped without parsing.
     pub request_bytes_max: usize,
-    /// What may be done in a second.
+    /// Rate limits per second.
     pub rates: RateBounds,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Realm {
-    /// Chosen at random when the process starts.
+    /// Random, chosen when the process starts; connection ids contain it.
     pub node: u32,
     pub namespaces: Namespaces,
     /// `None`: anonymous mode.
     pub verifier: Option<Arc<Verifier>>,
-    /// With keys: connections without a token may stay.
+    /// Whether connections without a token may stay although there are keys.
     pub allow_anonymous: bool,
     pub sealer: Arc<Sealer>,
     pub limits: SessionLimits,
-    /// What clients may speak.
+    /// The protocols that clients may choose.
     pub protocols: Protocols,
-    /// What users do on all shards.
+    /// Admission state that all shards share, such as the rates of users.
     pub admission: Arc<Admission>,
-    /// The identity of all clients without a token.
+    /// The identity of all clients without a token; shared to save memory.
     pub(super) anybody: Arc<Identity>,
-    /// Tickets and grants that backends have revoked.
+    /// Tickets and grants that were revoked.
     pub(super) revoked: Arc<Revoked>,
 }
 
 impl Realm {
-    /// With nothing revoked, for clients that speak `seawall.v1`.
+    /// Creates a realm without revocations, for clients that speak `seawall.v1`.
     pub fn new(
         node: u32,
         namespaces: Namespaces,
@@ -80,13 +80,14 @@ impl Realm {
         }
     }
 
-    /// The same for clients that speak these protocols.
+    /// Replaces the client protocols.
     #[must_use]
     pub fn with_protocols(self, protocols: Protocols) -> Self {
         Self { protocols, ..self }
     }
 
-    /// This one by another configuration: the same node, with what it has revoked.
+    /// Applies another configuration. The node, the protocols, the admission state and all
+    /// revocations stay.
     #[must_use]
     pub fn renewed(&self, by: Self) -> Self {
         self.revoked.expect_life(by.limits.ticket_ttl_s);
@@ -100,44 +101,44 @@ impl Realm {
         }
     }
 
-    /// Whether connections may do without a token.
+    /// Returns whether connections without a token are allowed.
     pub fn is_open(&self) -> bool {
         self.verifier.is_none() || self.allow_anonymous
     }
 
-    /// How long a token counts past its `exp` (s).
+    /// Returns how long a token stays valid past its `exp` (s).
     pub(super) fn leeway_s(&self) -> u64 {
         self.verifier.as_ref().map_or(0, |verifier| verifier.leeway_s())
     }
 
-    /// When the rights of a token with this `exp` end (Unix, ms). Connection tokens and channel
-    /// tokens are treated alike.
+    /// Returns when the rights of a token with this `exp` end (Unix, ms). Connection tokens and
+    /// channel tokens are treated alike.
     pub(super) fn end_ms(&self, exp_s: u64) -> u64 {
         exp_s.saturating_add(self.leeway_s()).saturating_mul(1000)
     }
 
-    /// Whether the rights of a token with this `exp` have ended.
+    /// Returns whether the rights of a token with this `exp` have ended.
     pub(super) fn has_ended(&self, exp_s: u64, now_ms: u64) -> bool {
         self.end_ms(exp_s) <= now_ms
     }
 
-    /// Memory of what was revoked (bytes).
+    /// Returns the memory of the revocations (bytes).
     pub fn revoked_bytes(&self) -> u64 {
         self.revoked.bytes()
     }
 
-    /// Voids the tickets and grants that a user or connection has had until now.
+    /// Voids the tickets and grants that were issued to a user or connection until now.
     pub fn revoke(&self, subject: &Subject, now_ms: u64) {
         self.revoked.revoke(subject, now_ms);
     }
 
-    /// Voids the grants that a user or connection has had for a channel until now.
+    /// Voids the grants for a channel that were issued to a user or connection until now.
     pub fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) {
         self.revoked.revoke_channel(subject, channel, now_ms);
     }
 }
 
-/// How much of a channel is kept.
+/// Returns the retention of a namespace's channels.
 pub fn retention(namespace: &Namespace) -> Retention {
     Retention {
         messages_max: namespace.history_messages,

@@ -1,9 +1,9 @@
-//! Coming back: identity, subscriptions and places in one request, without asking a backend.
+//! Resumption: restores identity, subscriptions and positions in one request, without a backend.
 //!
-//! The ticket says who the client is and which connection it was; every channel is decided on as
-//! for a new subscription. Until all homes have answered, later requests wait. Only then the old
-//! connection is ended, should it still live: the new one is a member by then, so watchers see
-//! no leave and no join.
+//! The ticket states the client's identity and its previous connection. Each channel is decided on
+//! as for a new subscription. Later requests wait until all homes have replied. Only then is the
+//! old connection closed, if it is still open: the new one is a member by then, so watchers see no
+//! leave and no join.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::hub::{Code, ConnectionId, Position, Refused};
 use crate::proto::ws::CloseCode;
 use crate::session::protocol::{FreshGrant, Reply, ResumePoint, ResumedAt, ResumedChannel, Text};
 
-/// What a refused ticket or grant is answered with.
+/// Returns the error for a ticket or grant that cannot be opened.
 fn seal_refused(what: &str, fault: SealError) -> Refused {
     let code = match fault {
         SealError::Expired => Code::Expired,
@@ -26,7 +26,7 @@ fn seal_refused(what: &str, fault: SealError) -> Refused {
     Refused::new(code, format!("{what}: {fault}"))
 }
 
-/// The connection that a ticket or grant names, and the first of those that it continues.
+/// Splits a lineage into the connection and the first one that it continues, if any.
 fn split(connection: &str) -> (&str, Option<&str>) {
     match connection.split_once(' ') {
         Some((now, root)) => (now, Some(root)),
@@ -34,7 +34,7 @@ fn split(connection: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whom a ticket or grant is for: its user, and the connections that it names.
+/// Returns the subjects of a ticket or grant: its user, and the connections of its lineage.
 fn subjects(user: Option<&str>, connections: &str) -> Vec<Subject> {
     let user = user.map(|user| Subject::User(user.to_owned()));
     let (now, root) = split(connections);
@@ -42,7 +42,7 @@ fn subjects(user: Option<&str>, connections: &str) -> Vec<Subject> {
     user.into_iter().chain(connections.map(|id| Subject::Connection(id.to_owned()))).collect()
 }
 
-/// Whether the key that a ticket or grant rests on still counts.
+/// Checks that the key on which a ticket or grant depends still verifies tokens.
 fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Result<(), Refused> {
     match standing {
         KeyStanding::Good => Ok(()),
@@ -62,7 +62,7 @@ fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Res
 }
 
 impl HubSession {
-    /// A fresh ticket. `None`: the client has no identity yet.
+    /// Seals a fresh ticket. `None`: the client is not authenticated yet.
     pub(super) fn ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
@@ -72,15 +72,15 @@ impl HubSession {
         Some(realm.sealer.seal_ticket(&ticket))
     }
 
-    /// A fresh ticket for the client to keep instead of those before it.
+    /// Seals a fresh ticket and schedules its renewal.
     fn fresh_ticket(&mut self, call: &mut Call<'_>) -> Option<String> {
         self.due_ms = call.now_ms.saturating_add(renewal_ms(call.realm));
         call.effects.rescheduled = true;
         self.ticket(call.realm, call.now_ms)
     }
 
-    /// Sends a fresh ticket, and a fresh grant for each subscription that depends on one: those
-    /// sent before have been revoked, or end soon.
+    /// Sends a fresh ticket, and a fresh grant for each subscription that depends on one. The
+    /// earlier ones have been revoked or expire soon.
     pub fn renew_ticket(&mut self, call: &mut Call<'_>) {
         let Some(ticket) = self.fresh_ticket(call) else { return };
         let granted = self.granted().into_iter();
@@ -112,11 +112,12 @@ impl HubSession {
         })?;
         let (old, root) = split(&ticket.connection);
         self.check_ticket(call, &ticket)?;
+        // A connection of another node, or of an earlier run, cannot be open here.
         let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
         self.extras().root = ConnectionId::parse(root.unwrap_or(old));
         let old = old_id.filter(|old| *old != self.id);
         call.effects.continues = old;
-        // Of two tokens of one user the one that ends later was made later, as a rule.
+        // Of two tokens of one user, the one that expires later is probably the newer one.
         let keeps_own = self.identity.as_ref().is_some_and(|own| {
             !own.is_anonymous()
                 && own.user == ticket.identity.user
@@ -125,7 +126,7 @@ impl HubSession {
         if !keeps_own {
             self.become_known(call, ticket.identity.clone());
         }
-        // It is on no channel any more, but may have been: under another name.
+        // It has no subscription now, but may have been listed under its former identity.
         self.relist();
         let id = id.map(Into::into);
         let mut resuming = Resuming { id, waiting: 0, channels: Vec::new(), old };
@@ -144,7 +145,7 @@ impl HubSession {
         Ok(())
     }
 
-    /// Whether a ticket that opened counts still, and for this connection.
+    /// Checks that an opened ticket is still valid, and valid on this connection.
     fn check_ticket(&self, call: &mut Call<'_>, ticket: &Ticket) -> Result<(), Refused> {
         let identity = &ticket.identity;
         let (old, root) = split(&ticket.connection);
@@ -167,7 +168,7 @@ impl HubSession {
             return Err(Refused::new(Code::Unauthorized, message));
         }
         if !identity.is_anonymous() {
-            // Of a token without a key nothing is known.
+            // An identity of a token must name its key; without one the token cannot be checked.
             let key = identity.key.map(|key| call.realm.standing(Some(key)));
             check_standing(call, key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
         }
@@ -180,7 +181,7 @@ impl HubSession {
         Ok(())
     }
 
-    /// What a grant for a channel gives.
+    /// Opens a grant for a channel and returns its rights.
     fn open_grant(
         &self,
         call: &mut Call<'_>,
@@ -213,7 +214,7 @@ impl HubSession {
         Ok(granted)
     }
 
-    /// Asks for one of the channels.
+    /// Requests the subscription of one channel of a `resume`.
     fn take_up(
         &mut self,
         call: &mut Call<'_>,
@@ -229,7 +230,7 @@ impl HubSession {
         self.subscribe(call, None, AskedKind::Resume, wanted).map(|_| ())
     }
 
-    /// A grant for a subscription that rests on more than the identity.
+    /// Seals a grant for a subscription that depends on more than the identity.
     pub(super) fn sealed_grant(&self, call: &Call<'_>, channel: &str) -> Option<String> {
         let grant = self.grant(channel)?;
         Some(call.realm.sealer.seal_grant(&Grant {
@@ -244,7 +245,8 @@ impl HubSession {
         }))
     }
 
-    /// A home has answered for a channel of the `resume`. The caller continues with what waits.
+    /// Records the outcome of one channel of a `resume`. The caller continues with waiting
+    /// requests.
     pub(super) fn took_up(
         &mut self,
         call: &mut Call<'_>,
@@ -252,7 +254,7 @@ impl HubSession {
         outcome: Result<(Position, bool), &Refused>,
     ) {
         let outcome = match outcome {
-            // Its time begins again, as the ticket's does.
+            // The grant's lifetime starts again, as the ticket's does.
             Ok((position, recovered)) => {
                 let grant = self.sealed_grant(call, channel);
                 Ok(ResumedAt { position, recovered, grant })
@@ -284,7 +286,7 @@ impl HubSession {
         call.effects.resumed += 1;
     }
 
-    /// Takes the identity of a token.
+    /// Authenticates the client by a token.
     pub(super) fn authenticate(
         &mut self,
         call: &mut Call<'_>,
@@ -306,6 +308,8 @@ impl HubSession {
                 } else {
                     (Code::Unauthorized, CloseCode::UNAUTHORIZED)
                 };
+                // An authenticated client keeps its identity after a bad token; any other is
+                // closed.
                 if self.identity.is_none() {
                     call.effects.close = Some((close, format!("authentication failed: {fault}")));
                 }
@@ -329,15 +333,15 @@ impl HubSession {
         Ok(())
     }
 
-    /// Lives on under another identity: what it may not have any more is taken from it, and it is
-    /// listed under its new name.
+    /// Replaces the identity: ends what it does not allow any more, and renames the listed member.
     fn accept(&mut self, call: &mut Call<'_>, identity: Identity) {
         let others = self.identity.as_ref().is_some_and(|old| old.rights != identity.rights);
         if others {
-            // The tickets before this would bring the old rights back.
+            // Earlier tickets would bring the old rights back.
             call.realm.revoked.outdate(&self.root().to_string(), call.now_ms);
         }
         self.become_known(call, Arc::new(identity));
+        // The review comes first, so that a subscription that ends leaves under its old name.
         self.review(call, self.subscriptions.len(), usize::MAX);
         let Some((old, new)) = self.relist() else { return };
         for one in self.subscriptions.iter().filter(|one| one.listed) {
@@ -345,8 +349,9 @@ impl HubSession {
         }
     }
 
-    /// The time of [`Self::deadline_ms`] has come: ends the wait for a token, the token, or what a
-    /// channel's token granted.
+    /// Processes what is due at [`Self::deadline_ms`]: closes the connection on an authentication
+    /// timeout or an expired token, ends what an expired channel token granted, and renews the
+    /// ticket.
     pub fn expire(&mut self, call: &mut Call<'_>) {
         let now_ms = call.now_ms;
         let Some(identity) = &self.identity else {

@@ -1,5 +1,5 @@
-//! What a session may keep when its rights have changed: by a reload, by keys that were withdrawn,
-//! or by its own new token.
+//! Reviews a session after a change of rights: by a reload, by withdrawn keys, or by its own new
+//! token.
 
 use super::Call;
 use super::by_server::Reason;
@@ -10,11 +10,11 @@ use crate::hub::{Origin, Request, Retention};
 use crate::proto::ws::CloseCode;
 use crate::session::protocol::Reply;
 
-/// Where a review of a session begins.
+/// Starts a review of a session, including its identity.
 pub const REVIEW_ALL: usize = usize::MAX;
 
 impl Realm {
-    /// Whether the key that something rests on still verifies tokens.
+    /// Returns whether a key, on which a token or grant depends, still verifies tokens.
     pub(super) fn standing(&self, key: Option<Fingerprint>) -> KeyStanding {
         match (key, &self.verifier) {
             (None, _) => KeyStanding::Good,
@@ -25,9 +25,9 @@ impl Realm {
 }
 
 impl HubSession {
-    /// Takes from the session what the realm does not allow any more: its identity, and of the
-    /// subscriptions those below `below`, at most `budget` of them. Returns where the next call
-    /// continues; `None`: all were looked at.
+    /// Withdraws what the realm does not allow any more: the identity, and at most `budget` of the
+    /// subscriptions with an index below `below`. Returns the bound for the next call; `None`: the
+    /// review is complete.
     pub fn review(&mut self, call: &mut Call<'_>, below: usize, budget: usize) -> Option<usize> {
         if below == REVIEW_ALL {
             self.review_identity(call);
@@ -35,7 +35,8 @@ impl HubSession {
                 return None;
             }
         }
-        // From the last one down: one that ends is replaced by the last, which was looked at.
+        // In descending order: the last subscription, which moves into the place of a removed one,
+        // has been reviewed already.
         let end = below.min(self.subscriptions.len());
         let start = end.saturating_sub(budget);
         (start..end).rev().for_each(|at| self.review_subscription(call, at));
@@ -49,7 +50,7 @@ impl HubSession {
                 self.identity = Some(realm.anybody.clone());
                 self.due_ms = call.now_ms.saturating_add(renewal_ms(realm));
             }
-            // Without an identity it may have no subscription; those end below.
+            // Without an identity no subscription is allowed; the caller ends them next.
             Some(identity) if identity.is_anonymous() && !realm.is_open() => {
                 self.identity = None;
                 let wait_ms = u64::from(realm.limits.auth_timeout_ms);
@@ -64,8 +65,8 @@ impl HubSession {
         }
     }
 
-    /// Ends a subscription that is not allowed any more, or takes the members' joins and leaves
-    /// from it. One whose home has not answered yet is looked at when it has.
+    /// Ends a subscription that is not allowed any more, or only stops its joins and leaves. A
+    /// pending one is reviewed when its home replies.
     pub(super) fn review_subscription(&mut self, call: &mut Call<'_>, at: usize) {
         if !self.subscriptions[at].is_live() {
             let fate = &mut self.subscriptions[at].fate;
@@ -83,13 +84,13 @@ impl HubSession {
         }
     }
 
-    /// Whether a channel's joins and leaves may be sent to it.
+    /// Returns whether the session may see the channel's joins and leaves.
     pub(super) fn may_watch(&self, call: &Call<'_>, channel: &str) -> bool {
         let decided = self.decide_with(call, self.grant(channel), Permission::Presence, channel);
         decided.is_ok_and(|namespace| namespace.presence)
     }
 
-    /// Whether a channel may stay subscribed, by identity or by grant.
+    /// Returns whether a subscription may stay, by identity or by grant.
     pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
         let grant = self.grant(channel);
         let trusted = grant.is_some_and(|grant| {
@@ -99,7 +100,7 @@ impl HubSession {
         trusted || self.decide_with(call, grant, Permission::Subscribe, channel).is_ok()
     }
 
-    /// Drops a grant that has ended, or whose key was withdrawn; returns which.
+    /// Drops a grant that has expired, or whose key was withdrawn. Returns which of these it was.
     pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) -> Option<Reason> {
         let grant = self.grant(channel)?;
         let reason = if call.realm.has_ended(grant.expires_s, call.now_ms) {
@@ -113,7 +114,7 @@ impl HubSession {
         Some(reason)
     }
 
-    /// Ends a live subscription that the client has not asked to end.
+    /// Ends a live subscription without a request of the client, and notifies the client.
     pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize, reason: Reason) {
         let channel = self.subscriptions[at].channel.clone();
         self.end(call, at);
@@ -121,7 +122,7 @@ impl HubSession {
         call.say(&Reply::Unsubscribed { id: None, channel: channel.as_str(), reason });
     }
 
-    /// Takes the members' joins and leaves from a subscription.
+    /// Stops the joins and leaves of a subscription.
     fn unwatch(&mut self, call: &mut Call<'_>, at: usize) {
         let one = &mut self.subscriptions[at];
         let watcher_index = std::mem::replace(&mut one.watcher_index, NONE);
@@ -130,7 +131,7 @@ impl HubSession {
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request: 0 },
             channel: one.channel.clone(),
-            // Nothing is opened by it, so nothing is kept by it.
+            // This never creates the channel, so there is nothing to retain.
             retention: Retention { messages_max: 0, ttl_ms: 0 },
             verb: crate::hub::Verb::Unwatch,
         });

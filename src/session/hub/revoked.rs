@@ -1,16 +1,14 @@
-//! Tickets and grants that a backend has revoked: which ones, by whom they are for and when they
-//! were issued.
+//! Revoked tickets and grants, recorded by subject and time of issue.
 //!
-//! Sealed texts are with clients, so what is kept here is the other side: until when those of a
-//! user, of a connection, or of either for one channel are void. The tables are bounded. An entry
-//! is dropped once everything it voids has expired; when a table of backends' entries is full, its
-//! oldest entry becomes a rule for all: what was issued up to then is void, of whatever subject. So
-//! nothing that was revoked comes back, and the price is that some clients have to authenticate
-//! anew. Entries that clients cause have a table of their own, which they cannot fill to the
-//! others' harm.
+//! Clients hold the sealed texts, so the server keeps the counterpart: the time up to which those
+//! of a user, of a connection, or of either for one channel are void. The tables are bounded. An
+//! entry is dropped once everything that it voids has expired. When a table of backends' entries is
+//! full, its oldest entry becomes a rule for all subjects: whatever was issued up to its time is
+//! void. So no revocation is ever lost; the price is that some clients have to authenticate again.
+//! Entries that clients cause are in a table of their own, so that they cannot displace the others.
 //!
-//! Times of issue and of revocation are those of one logical clock for all shards, so that what is
-//! issued after a revocation is later than it, in the same millisecond too.
+//! Times of issue and of revocation come from one logical clock for all shards: what is issued
+//! after a revocation has a later time, even within the same millisecond.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,27 +26,27 @@ pub(super) struct Revoked {
     subjects: Mutex<Table>,
     /// Grants of a user or connection for one channel.
     channels: Mutex<Table>,
-    /// Tickets from before a token with other rights was shown.
+    /// Tickets issued before the client authenticated with a token with other rights.
     outdated: Mutex<Table>,
-    /// When the last revocation was (Unix, ms).
+    /// The time of the last revocation (Unix, ms).
     last_ms: AtomicU64,
     /// The latest time of issue.
     issued_ms: AtomicU64,
-    /// The longest life of a ticket or grant that may be out (ms).
+    /// The longest lifetime of any ticket or grant in circulation (ms).
     life_ms: AtomicU64,
 }
 
-/// What is void, by subject, in the order of revocation.
+/// Void times by subject, and the order of revocations.
 #[derive(Debug, Default)]
 struct Table {
-    /// What was issued up to this time is void.
+    /// For each subject: whatever was issued up to this time is void.
     until_ms: HashMap<Box<str>, u64>,
-    /// Each subject with its time; a subject that was revoked again is listed again, and its
-    /// earlier place means nothing any more.
+    /// The revocations in order. A subject that is revoked again is appended again; its earlier
+    /// entry is stale then, recognized by its time.
     order: VecDeque<(Box<str>, u64)>,
-    /// What was issued up to this time is void, of all subjects.
+    /// Whatever was issued up to this time is void, for all subjects.
     floor_ms: u64,
-    /// Bytes of the subjects' texts, in both places.
+    /// Bytes of the subjects' texts, in both collections.
     text_bytes: usize,
 }
 
@@ -60,6 +58,7 @@ impl Table {
             self.text_bytes += subject.len();
         }
         self.order.push_back((subject, until_ms));
+        // Drop stale, expired and surplus entries from the front, oldest first.
         while let Some((subject, until)) = self.order.front() {
             let is_current = self.until_ms.get(subject) == Some(until);
             let full = self.until_ms.len() > ENTRIES_MAX;
@@ -67,6 +66,7 @@ impl Table {
             if is_current && !expired && !full {
                 break;
             }
+            // A live entry is dropped only for lack of room: the floor keeps it in force.
             if is_current && !expired && closed {
                 self.floor_ms = self.floor_ms.max(*until);
             }
@@ -77,6 +77,7 @@ impl Table {
             self.text_bytes -= subject.len();
             self.order.pop_front();
         }
+        // Stale entries in the middle are removed once they are the majority: amortized O(1).
         if self.order.len() > 2 * self.until_ms.len().max(16) {
             let Self { until_ms, text_bytes, .. } = self;
             self.order.retain(|(subject, until)| {
@@ -87,9 +88,9 @@ impl Table {
         }
     }
 
-    /// Its memory.
+    /// Returns its memory (bytes).
     fn bytes(&self) -> usize {
-        // A byte of the table's own for each place.
+        // The hash table has one control byte for each slot.
         let places = self.until_ms.capacity() * (size_of::<(Box<str>, u64)>() + 1);
         places + self.order.capacity() * size_of::<(Box<str>, u64)>() + self.text_bytes
     }
@@ -100,7 +101,7 @@ impl Table {
     }
 }
 
-/// A user and a connection of the same name are two subjects.
+/// Returns the key of a subject. A prefix keeps users and connections of the same name apart.
 fn of_subject(subject: &Subject) -> String {
     match subject {
         Subject::User(user) => format!("u{user}"),
@@ -108,7 +109,7 @@ fn of_subject(subject: &Subject) -> String {
     }
 }
 
-/// No channel's name has a zero byte.
+/// Returns the key of a subject's grants for a channel. Channel names contain no zero byte.
 fn of_channel(subject: &Subject, channel: &str) -> String {
     format!("{channel}\0{}", of_subject(subject))
 }
@@ -118,25 +119,27 @@ fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
 }
 
 impl Revoked {
-    /// Memory of all tables (bytes).
+    /// Returns the memory of all tables (bytes).
     pub(super) fn bytes(&self) -> u64 {
         let tables = [&self.subjects, &self.channels, &self.outdated];
         tables.into_iter().map(|table| lock(table).bytes() as u64).sum()
     }
 
-    /// Tickets and grants may live so long from now on.
+    /// Notes that tickets and grants live this long from now on.
     pub(super) fn expect_life(&self, life_s: u64) {
         self.life_ms.fetch_max(life_s.saturating_mul(1000), Ordering::Relaxed);
     }
 
-    /// The time of issue of a ticket or grant that is sealed now.
+    /// Returns the time of issue for a ticket or grant that is being sealed.
     pub(super) fn issue(&self, now_ms: u64) -> u64 {
+        // Later than the last revocation, which must not void it.
         let issued_ms = now_ms.max(self.last_ms.load(Ordering::SeqCst).saturating_add(1));
         self.issued_ms.fetch_max(issued_ms, Ordering::SeqCst);
         issued_ms
     }
 
-    /// The time of a revocation: not before anything that was issued, and after the one before it.
+    /// Returns the time of a new revocation: not before anything issued, and after the last
+    /// revocation.
     fn tick(&self, now_ms: u64) -> u64 {
         let issued_ms = self.issued_ms.load(Ordering::SeqCst);
         let least_ms = now_ms.max(issued_ms);
@@ -161,19 +164,20 @@ impl Revoked {
         self.insert(&self.channels, of_channel(subject, channel), now_ms, true);
     }
 
-    /// Voids the tickets of a connection that has shown a token with other rights. Where this is
-    /// forgotten, such a ticket gives what its own token gives as well, until that ends.
+    /// Voids the tickets of a connection that has authenticated with a token with other rights. If
+    /// such an entry is lost, an old ticket still gives no more than its own token, until that
+    /// expires.
     pub(super) fn outdate(&self, connection: &str, now_ms: u64) {
         self.insert(&self.outdated, connection.to_owned(), now_ms, false);
     }
 
-    /// Whether what is sealed for any of these was revoked.
+    /// Returns whether a ticket or grant for any of these subjects was revoked.
     pub(super) fn is_revoked(&self, subjects: &[Subject], issued_ms: u64) -> bool {
         let table = lock(&self.subjects);
         subjects.iter().any(|subject| table.is_void(&of_subject(subject), issued_ms))
     }
 
-    /// Whether a grant for this channel that is for any of these was revoked.
+    /// Returns whether a grant for this channel, for any of these subjects, was revoked.
     pub(super) fn is_channel_revoked(
         &self,
         subjects: &[Subject],
@@ -184,7 +188,7 @@ impl Revoked {
         subjects.iter().any(|subject| table.is_void(&of_channel(subject, channel), issued_ms))
     }
 
-    /// Whether a ticket of this connection is from before other rights.
+    /// Returns whether a ticket of this connection was issued before its rights changed.
     pub(super) fn is_outdated(&self, connection: &str, issued_ms: u64) -> bool {
         lock(&self.outdated).is_void(connection, issued_ms)
     }
@@ -206,7 +210,7 @@ mod tests {
         revoked
     }
 
-    /// What is counted is what is there.
+    /// The counted bytes match the contents.
     fn check_text_bytes(revoked: &Revoked) {
         for table in [&revoked.subjects, &revoked.channels, &revoked.outdated] {
             let table = lock(table);
@@ -257,7 +261,7 @@ mod tests {
         assert!(table.floor_ms < issued_ms);
     }
 
-    /// Whatever is evicted: nothing that was revoked is good.
+    /// Whatever is evicted, nothing that was revoked becomes valid.
     #[test]
     fn a_full_table_forgets_nothing() {
         let revoked = new();

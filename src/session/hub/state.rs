@@ -1,4 +1,4 @@
-//! What a hub connection is: identity, subscriptions, and what it has asked.
+//! The state of a hub connection: identity, subscriptions and pending requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,83 +15,85 @@ use crate::auth::{ChannelGrant, Identity};
 use crate::hub::{ChannelName, ConnectionId, MemberInfo, MemberKey, Sender};
 use crate::session::protocol::{Reply, WelcomeLimits};
 
-/// No place, or no channel.
+/// No index, or no channel.
 pub const NONE: u32 = u32::MAX;
 
-/// A channel of a connection.
+/// A subscription of a connection.
 #[derive(Debug)]
 pub struct Subscription {
     pub channel: ChannelName,
-    /// The shard's name for the channel; [`NONE`] until the home has answered.
+    /// The shard's number for the channel; [`NONE`] until the home has replied.
     pub local: u32,
-    /// Its index among the members.
+    /// Its index among the channel's members on this shard.
     pub member_index: u32,
-    /// Its index among the watchers; [`NONE`] if it does not watch.
+    /// Its index among the watchers; [`NONE`] if it does not watch joins and leaves.
     pub watcher_index: u32,
-    /// The channel keeps presence: it is listed there as the connection is everywhere.
+    /// The channel keeps presence: the connection is listed there, as the same member everywhere.
     pub(super) listed: bool,
-    /// What is to become of it when its home has answered.
+    /// What happens to it when its home replies.
     pub(super) fate: Fate,
 }
 
-/// What becomes of a subscription that waits for its home. Rights may change meanwhile.
+/// What happens to a pending subscription when its home replies: rights may change meanwhile.
+/// Ordered by severity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fate {
     #[default]
     Stays,
-    /// Its rights are looked at again.
+    /// Its rights are checked again.
     Review,
-    /// A backend has taken it back.
+    /// A backend has ended it.
     Ends,
 }
 
-// A connection may have very many.
+// A connection may have thousands of them.
 const _: () = assert!(size_of::<Subscription>() <= 24);
 
 impl Subscription {
-    /// Whether messages come.
+    /// Returns whether it receives messages.
     pub fn is_live(&self) -> bool {
         self.local != NONE
     }
 }
 
-/// What only some connections have.
+/// State that only some connections need.
 #[derive(Debug, Default)]
 pub(super) struct Extras {
-    /// Of a client that was resumed: the first of the connections that continue each other.
+    /// After a resumption: the first connection of the lineage.
     pub(super) root: Option<ConnectionId>,
-    /// This connection as the sender of its messages, made when first needed.
+    /// This connection as the sender of its messages; created when first needed.
     from: Option<Arc<Sender>>,
-    /// What may be asked in a second, where that is bounded.
+    /// The state of its rate limits for requests.
     pub(super) limiter: Limiter,
-    /// Publishes of late, by namespace.
+    /// Budgets of recent publishes, by namespace.
     pub(super) rates: Vec<Bucket>,
-    /// Of subscriptions that rest on the server's word or a channel's token.
+    /// Grants, for subscriptions that depend on a channel token or on the server.
     grants: HashMap<ChannelName, ChannelGrant>,
-    /// Of subscriptions, where there are many.
+    /// The index of subscriptions, if there are many.
     pub(super) index: Option<Box<SubscriptionIndex>>,
 }
 
-/// A connection.
+/// A hub connection.
 #[derive(Debug)]
 pub struct HubSession {
     pub id: ConnectionId,
-    /// `None`: a token is awaited.
+    /// `None`: not authenticated yet.
     pub(super) identity: Option<Arc<Identity>>,
     pub subscriptions: ThinVec<Subscription>,
     pub(super) next_request: u32,
     pub(super) pending: Option<Box<Pending>>,
-    /// How it is listed where it is, made when first needed.
+    /// The member as which it is listed in channels; created when first needed.
     member: Option<Arc<MemberInfo>>,
     pub(super) extras: Option<Box<Extras>>,
-    /// Without identity it is closed at this time (Unix, ms); with one, its ticket and its grants
-    /// have half of their time behind them and are renewed.
+    /// Without an identity: when the connection is closed (Unix, ms). With one: when its ticket and
+    /// grants are renewed, after half of their lifetime.
     pub(super) due_ms: u64,
-    /// Channel messages that were dropped because it did not read.
+    /// Channel messages that were dropped because the client read too slowly.
     pub dropped: u32,
 }
 
-/// Tickets and grants are renewed when half of their time has passed.
+/// Returns how long after their issue tickets and grants are renewed (ms): half of their lifetime,
+/// and a second at least.
 pub(super) fn renewal_ms(realm: &Realm) -> u64 {
     realm.limits.ticket_ttl_s.saturating_mul(500).max(1000)
 }
@@ -104,7 +106,7 @@ pub(super) struct Bucket {
 }
 
 impl HubSession {
-    /// A connection whose token, if it came with one, was verified.
+    /// Creates a session for a new connection; `identity` is that of a verified token.
     pub fn new(
         id: ConnectionId,
         identity: Option<Arc<Identity>>,
@@ -129,44 +131,44 @@ impl HubSession {
         }
     }
 
-    /// The user, if it has one.
+    /// Returns the user, if the identity names one.
     pub fn user(&self) -> Option<&Arc<str>> {
         self.identity.as_ref()?.user.as_ref()
     }
 
-    /// Whether requests wait, so that no other frame may be looked at.
+    /// Returns whether requests are waiting; no other frame may be processed before them.
     pub fn has_requests(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| !pending.held.is_empty())
     }
 
-    /// Whether nothing can be done before a home has answered.
+    /// Returns whether no request can be processed until a home has replied.
     pub fn is_waiting(&self) -> bool {
         let pending = self.pending.as_ref();
         pending.is_some_and(|pending| pending.is_barred || pending.resuming.is_some())
     }
 
-    /// Whether channel messages have to wait for the answer to a `resume`.
+    /// Returns whether channel messages have to wait for the reply to a `resume`.
     pub fn is_resuming(&self) -> bool {
         self.pending.as_ref().is_some_and(|pending| pending.resuming.is_some())
     }
 
-    /// How many of its requests have no answer yet.
+    /// Returns the number of requests in flight.
     pub(super) fn asked(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| pending.asked.len())
     }
 
-    /// Whether an answer that may be long is awaited.
+    /// Returns whether a request with a long reply is in flight.
     pub(super) fn is_reading(&self) -> bool {
         let asked = self.pending.iter().flat_map(|pending| &pending.asked);
         asked.into_iter().any(|asked| asked.kind.is_read())
     }
 
-    /// To write what is under way.
+    /// Returns the pending work, and allocates it if there is none.
     pub(super) fn pending(&mut self) -> &mut Pending {
         self.pending.get_or_insert_default()
     }
 
-    /// Gives the memory back when nothing is under way.
+    /// Frees the pending work when it is empty.
     pub(super) fn rest(&mut self) {
         self.pending.take_if(|pending| {
             let is_asked = !pending.asked.is_empty() || !pending.callers.is_empty();
@@ -178,7 +180,7 @@ impl HubSession {
         self.extras.get_or_insert_default()
     }
 
-    /// What a channel's subscription rests on, besides the identity.
+    /// Returns the grant that a channel's subscription depends on, besides the identity.
     pub(super) fn grant(&self, channel: &str) -> Option<&ChannelGrant> {
         self.extras.as_ref()?.grants.get(channel)
     }
@@ -193,7 +195,7 @@ impl HubSession {
         }
     }
 
-    /// The first of the connections that continue each other, if this is not it.
+    /// Returns the first connection of the lineage, if it is not this one.
     fn earlier_root(&self) -> Option<ConnectionId> {
         self.extras.as_ref()?.root
     }
@@ -210,13 +212,13 @@ impl HubSession {
         call.say(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
     }
 
-    /// What makes it the same client after a resumption.
+    /// Returns the first connection of the lineage: it identifies the client across resumptions.
     pub(super) fn root(&self) -> ConnectionId {
         self.earlier_root().unwrap_or(self.id)
     }
 
-    /// This connection as tickets and grants name it: the first of those that continue each other
-    /// stands behind it.
+    /// Returns this connection as tickets and grants name it: its id, followed by the first one of
+    /// the lineage after a resumption.
     pub(super) fn lineage(&self) -> String {
         match self.earlier_root() {
             Some(root) => format!("{} {root}", self.id),
@@ -224,7 +226,7 @@ impl HubSession {
         }
     }
 
-    /// Whom its idempotency keys belong to.
+    /// Returns the owner of its idempotency keys, which stays the same across resumptions.
     pub(super) fn owner(&self) -> Box<str> {
         match self.user() {
             Some(user) => format!("user:{user}").into(),
@@ -232,30 +234,31 @@ impl HubSession {
         }
     }
 
-    /// Has this identity from now on. Where it is listed already, it is so under its old name
-    /// until [`Self::relist`].
+    /// Sets the identity. Channels list the connection under its old one until [`Self::relist`].
     pub(super) fn become_known(&mut self, call: &mut Call<'_>, identity: Arc<Identity>) {
         // A user's connection never becomes another user's.
         call.effects.named |= self.user().is_none() && identity.user.is_some();
         call.effects.rescheduled = true;
         self.identity = Some(identity);
+        // The sender names the user, so it is rebuilt on the next publish.
         if let Some(extras) = &mut self.extras {
             extras.from = None;
         }
     }
 
-    /// How it was listed, and how it is to be from now on, if it was.
+    /// Replaces the listed member by the current identity's. Returns the old and the new one, if
+    /// the connection was listed.
     pub(super) fn relist(&mut self) -> Option<(Arc<MemberInfo>, Arc<MemberInfo>)> {
         let old = self.member.take()?;
         Some((old, self.member()))
     }
 
-    /// How it is listed, if it is anywhere.
+    /// Returns the listed member, if there is one.
     pub(super) fn listed_as(&self) -> Option<Arc<MemberInfo>> {
         self.member.clone()
     }
 
-    /// How it is listed.
+    /// Returns the listed member, and creates it if needed.
     pub(super) fn member(&mut self) -> Arc<MemberInfo> {
         if let Some(member) = &self.member {
             return member.clone();
@@ -269,7 +272,7 @@ impl HubSession {
         self.member.insert(member).clone()
     }
 
-    /// This connection as the sender of its messages.
+    /// Returns this connection as the sender of its messages.
     pub(super) fn sender(&mut self) -> Arc<Sender> {
         if let Some(from) = self.extras.as_ref().and_then(|extras| extras.from.as_ref()) {
             return from.clone();
@@ -278,7 +281,8 @@ impl HubSession {
         self.extras().from.insert(sender).clone()
     }
 
-    /// When something is due by itself (Unix time, ms): a token that ends, or that has not come.
+    /// Returns when the session has to act without a request (Unix, ms): on the expiry of a token
+    /// or grant, a renewal, or the authentication timeout.
     pub fn deadline_ms(&self, realm: &Realm) -> Option<u64> {
         let Some(identity) = &self.identity else { return Some(self.due_ms) };
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
@@ -287,8 +291,9 @@ impl HubSession {
         ends.map(|exp_s| realm.end_ms(exp_s)).chain(renewal).min()
     }
 
-    /// Whether the ticket or a grant expires before the right that it carries.
+    /// Returns whether the ticket or a grant expires before the rights that it carries.
     pub(super) fn is_to_be_renewed(&self, realm: &Realm) -> bool {
+        // `due_ms` is half of the lifetime after the issue, so the other half ends then.
         let ticket_ends_ms = self.due_ms.saturating_add(renewal_ms(realm));
         let outlasts = |exp_s: u64| realm.end_ms(exp_s) > ticket_ends_ms;
         let grants = self.extras.iter().flat_map(|extras| extras.grants.values());
@@ -296,7 +301,7 @@ impl HubSession {
             || grants.into_iter().any(|grant| outlasts(grant.expires_s))
     }
 
-    /// The channels of subscriptions that rest on a grant.
+    /// Returns the channels of subscriptions that depend on a grant.
     pub(super) fn granted(&self) -> Vec<ChannelName> {
         let grants = self.extras.iter().flat_map(|extras| extras.grants.keys());
         grants.cloned().collect()

@@ -1,11 +1,11 @@
-//! Where the subscription of each channel is, for a session with many of them.
+//! A hash index of subscriptions by channel, for sessions with many of them.
 
 use hashbrown::HashTable;
 
 use crate::hub::NameHash;
 
-/// Places in a list of subscriptions, found by the channel's name. `name_at` gives the name of the
-/// subscription at a place.
+/// Indexes into a list of subscriptions, by channel name. The names are not stored again: `name_at`
+/// returns the name of the subscription at an index.
 #[derive(Debug, Default)]
 pub(super) struct SubscriptionIndex {
     places: HashTable<u32>,
@@ -13,7 +13,7 @@ pub(super) struct SubscriptionIndex {
 }
 
 impl SubscriptionIndex {
-    /// Subscriptions in it.
+    /// Returns the number of subscriptions in the index.
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
@@ -34,7 +34,7 @@ impl SubscriptionIndex {
         self.places.find(self.hashes.hash(channel), is_it).map(|place| *place as usize)
     }
 
-    /// Notes that a subscription has moved.
+    /// Updates the index of a subscription that has moved.
     pub(super) fn replace(&mut self, channel: &str, from: usize, to: usize) {
         let hash = self.hashes.hash(channel);
         if let Some(place) = self.places.find_mut(hash, |one| *one as usize == from) {
@@ -49,7 +49,7 @@ impl SubscriptionIndex {
         }
     }
 
-    /// Gives memory back where there is room for more than four times as many.
+    /// Shrinks the table when it has room for more than four times its entries.
     pub(super) fn trim<'n>(&mut self, name_at: impl Fn(usize) -> &'n str) {
         let (hashes, count) = (self.hashes, self.places.len());
         if self.places.capacity() > 4 * count {
@@ -57,7 +57,7 @@ impl SubscriptionIndex {
         }
     }
 
-    /// Memory (bytes).
+    /// Returns its memory (bytes).
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>() + self.places.allocation_size()
     }

@@ -1,17 +1,17 @@
-//! The subscriptions of a session, found by their channels.
+//! Lookup of a session's subscriptions by channel.
 //!
-//! Few are searched one by one, which takes no memory. A session with many has an index: gateways
+//! A few are searched linearly, which takes no memory. Above that a session has an index: gateways
 //! subscribe to thousands of channels, and each subscription is looked up several times until its
-//! home has answered.
+//! home has replied.
 
 use super::state::{HubSession, Subscription};
 use super::subscription_index::SubscriptionIndex;
 
-/// Subscriptions that are searched without an index.
+/// The number of subscriptions up to which there is no index.
 const FEW: usize = 32;
 
 impl HubSession {
-    /// A subscription by its channel.
+    /// Returns the index of the subscription to a channel.
     pub(super) fn find(&self, channel: &str) -> Option<usize> {
         match self.index() {
             Some(index) => index.find(channel, |place| self.subscriptions[place].channel.as_str()),
@@ -23,14 +23,14 @@ impl HubSession {
         self.extras.as_ref()?.index.as_deref()
     }
 
-    /// Memory of the index (bytes).
+    /// Returns the memory of the index (bytes).
     pub fn index_bytes(&self) -> usize {
         self.index().map_or(0, SubscriptionIndex::bytes)
     }
 
-    /// Adds a subscription to a channel that has none.
+    /// Adds a subscription. The channel must not have one.
     pub(super) fn add(&mut self, subscription: Subscription) {
-        // Few have many, so no slack for few.
+        // Most sessions have few subscriptions, so memory grows without slack at first.
         if self.subscriptions.len() == self.subscriptions.capacity() {
             self.subscriptions.reserve_exact(1 + self.subscriptions.len() / 4);
         }
@@ -39,6 +39,8 @@ impl HubSession {
         if count <= FEW {
             return;
         }
+        // The index is taken out while it is extended, because `name_at` borrows the list. When it
+        // is created, this loop adds all earlier subscriptions too.
         let mut index = self.extras().index.take().unwrap_or_default();
         for place in index.len()..count {
             index.insert(place, |place| self.subscriptions[place].channel.as_str());
@@ -46,7 +48,7 @@ impl HubSession {
         self.extras().index = Some(index);
     }
 
-    /// Takes a subscription out; the last one takes its place.
+    /// Removes a subscription; the last one moves to its index.
     pub(super) fn take_subscription(&mut self, place: usize) -> Subscription {
         let Self { subscriptions, extras, .. } = self;
         let taken = subscriptions.swap_remove(place);
@@ -91,7 +93,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each subscription is found where it is, and no other, with an index and without.
+        /// Each subscription is found at its index, and no other is found, with and without an
+        /// index.
         #[test]
         fn subscriptions_are_found_where_they_are(
             steps in prop::collection::vec((0..3u8, any::<u16>()), 1..300),

@@ -1,4 +1,4 @@
-//! One request after the other: checked, decided, answered at once or asked of a home.
+//! Executes requests one by one: checks them, and replies at once or forwards them to a home.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
 use crate::session::protocol::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, Reply, Text};
 
-/// What verifying a token costs, in requests.
+/// Cost of verifying a token, in requests.
 const TOKEN_COST: u32 = 48;
-/// What a long answer costs, in requests.
+/// Cost of a reply that may be long, in requests.
 const READ_COST: u32 = 8;
-/// Why there are no members to list.
+/// Error text for a presence request in a channel without presence.
 pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
 
 fn refused(code: Code, message: impl Into<String>) -> Refused {
     Refused::new(code, message)
 }
 
-/// A request is longer than any that could succeed.
+/// Rejects a request that is longer than any that could succeed.
 fn reject_large(call: &mut Call<'_>, bytes: usize) {
     call.effects.errors += 1;
     call.effects.requests += Cutter::cost(bytes);
@@ -42,21 +42,22 @@ fn reject_large(call: &mut Call<'_>, bytes: usize) {
     call.say_error(None, &refused(Code::TooLarge, text));
 }
 
-/// A subscription that is wanted.
+/// A requested subscription.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'w> {
     pub(super) channel: &'w str,
     pub(super) since: Option<Since>,
     pub(super) watch: bool,
     pub(super) grant: Option<ChannelGrant>,
-    /// The grant is the server's own word.
+    /// The grant comes from the server itself, so `subscribe` needs no further right.
     pub(super) trusted: bool,
-    /// The connection whose place it takes.
+    /// The connection whose membership it takes over.
     pub(super) replaces: Option<ConnectionId>,
 }
 
 impl HubSession {
-    /// Takes a frame; `over_rate`: it is above a rate, and its requests are rejected.
+    /// Processes a frame. With `over_rate`, the frame exceeds a rate limit and its requests are
+    /// rejected.
     pub(super) fn receive_frame(
         &mut self,
         call: &mut Call<'_>,
@@ -64,10 +65,12 @@ impl HubSession {
         over_rate: Option<(RateKind, u64)>,
     ) {
         let mut cutter = Cutter::new(call.client_protocol().framing());
+        // Earlier frames come first: the new one is queued behind them.
         let must_wait = self.has_requests() || self.is_waiting();
         if !must_wait && self.work_through(call, text.as_slice(), &mut cutter, over_rate) {
             return;
         }
+        // Keep only what is still needed; a borrowed frame lies in a buffer that is reused.
         let bytes = match text {
             Payload::Owned(bytes) => bytes,
             borrowed => {
@@ -79,8 +82,8 @@ impl HubSession {
         self.pending().held.push_back(HeldFrame { bytes, cutter, over_rate });
     }
 
-    /// A home has answered: requests that waited for that may be continued, when the connection's
-    /// turn comes.
+    /// Lifts the bar after a reply of a home. Waiting requests continue in the connection's next
+    /// turn, not here, so that one reply cannot use more than a turn's budget.
     pub(super) fn unbar(&mut self) {
         if let Some(pending) = &mut self.pending {
             pending.is_barred = false;
@@ -88,7 +91,7 @@ impl HubSession {
         self.rest();
     }
 
-    /// Continues with requests that had to wait, as far as that is possible now.
+    /// Continues with waiting requests, within the call's budget.
     pub fn resume_requests(&mut self, call: &mut Call<'_>) {
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
             let Some(mut frame) = self.pending().held.pop_front() else { break };
@@ -100,8 +103,8 @@ impl HubSession {
         self.rest();
     }
 
-    /// Does what a frame asks for. Returns false if some of it has to wait: for the next call, or,
-    /// if the session [`Self::is_waiting`], for an answer.
+    /// Processes the requests of a frame. Returns false if some of them have to wait: for the next
+    /// call, or, if [`Self::is_waiting`], for a reply of a home.
     fn work_through(
         &mut self,
         call: &mut Call<'_>,
@@ -113,6 +116,7 @@ impl HubSession {
             if cutter.is_at_end(frame) {
                 return true;
             }
+            // While a `resume` is in flight, or too many requests are, nothing further may start.
             if self.is_resuming() || self.asked() >= call.realm.limits.requests_max as usize {
                 self.pending().is_barred = true;
                 return false;
@@ -123,6 +127,8 @@ impl HubSession {
             let left = call.budget.requests_max - call.effects.requests;
             let bytes_max = call.realm.limits.request_bytes_max;
             let protocol = call.client_protocol();
+            // The fast path; on anything unusual it leaves the cutter unchanged, and the general
+            // path below finds the same object.
             let plain =
                 cutter.take_plain(frame, bytes_max, left, |rest| protocol.read_plain_request(rest));
             if let Some((request, range)) = plain {
@@ -148,6 +154,8 @@ impl HubSession {
                 }
                 Cut::End => return true,
                 Cut::Unfinished => {
+                    // Scanning a long object used the rest of the budget; the next call continues
+                    // it.
                     call.effects.requests = call.budget.requests_max;
                     return false;
                 }
@@ -156,14 +164,15 @@ impl HubSession {
         true
     }
 
-    /// A request has to wait for an answer to one before it, and what follows it waits as well.
+    /// Returns to a request that has to wait for the reply to an earlier one, and bars the requests
+    /// behind it.
     fn bar(&mut self, cutter: &mut Cutter, object: &Range<usize>) -> bool {
         cutter.go_back(object);
         self.pending().is_barred = true;
         false
     }
 
-    /// Takes a request of so many bytes. Returns false if it has to wait.
+    /// Processes a request of this length (bytes). Returns false if it has to wait.
     fn take_request(
         &mut self,
         call: &mut Call<'_>,
@@ -177,11 +186,11 @@ impl HubSession {
         true
     }
 
-    /// Does what is asked. Returns false if it has to wait for an answer to what was asked before.
+    /// Executes a request. Returns false if it has to wait for the reply to an earlier one.
     fn perform(&mut self, call: &mut Call<'_>, request: ClientRequest<'_>) -> bool {
         let ClientRequest { id, command } = request;
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
-        // What comes for a channel whose subscription is being answered waits for that.
+        // A request for a channel whose subscription is pending waits until that is decided.
         let channel = match &command {
             Ok(Command::Subscribe { channel, .. } | Command::Unsubscribe { channel }) => {
                 Some(channel)
@@ -189,6 +198,8 @@ impl HubSession {
             _ => None,
         };
         let pending = channel.and_then(|channel| self.find(channel));
+        // `auth` and `resume` change the rights of all channels, so they wait for every pending
+        // subscription.
         let barred = match &command {
             Ok(Command::Auth { .. } | Command::Resume { .. }) => {
                 self.subscriptions.iter().any(|one| !one.is_live())
@@ -203,6 +214,8 @@ impl HubSession {
         if barred || (is_read && self.is_reading()) {
             return false;
         }
+        // The rate and the cost of execution are charged only now: a request that waits comes here
+        // again.
         call.effects.requests += match &command {
             Ok(Command::Auth { .. }) => TOKEN_COST,
             Ok(Command::Subscribe { token, .. }) if token.is_some() => TOKEN_COST,
@@ -224,7 +237,7 @@ impl HubSession {
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
-            // What a client is to try again, unlike a `limit` that it has reached.
+            // `rate_limited`, because a retry may succeed, unlike after reaching a `limit`.
             let text = "server is low on memory; retry later";
             call.say_error(id, &refused(Code::RateLimited, text));
             return true;
@@ -286,7 +299,8 @@ impl HubSession {
         Ok(())
     }
 
-    /// What a channel's token grants.
+    /// Verifies a channel token and returns the rights that it grants. `None`: there is no token,
+    /// or the server has no keys.
     fn channel_grant(
         &self,
         call: &mut Call<'_>,
@@ -310,7 +324,7 @@ impl HubSession {
         }
     }
 
-    /// Whether it may, by what it has for the channel already.
+    /// Decides on a permission by the identity and the grant that the session has for the channel.
     fn decide<'r>(
         &self,
         call: &Call<'r>,
@@ -334,6 +348,7 @@ impl HubSession {
         auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
         let realm = call.realm;
         let keys = realm.verifier.is_some();
+        // An expired grant is ignored even if the timer that drops it has not fired yet.
         let grant = grant.filter(|grant| !realm.has_ended(grant.expires_s, call.now_ms));
         auth::decide(&realm.namespaces, identity, grant, verb, channel, keys).map_err(|refusal| {
             let code = match refusal.kind {
@@ -344,7 +359,7 @@ impl HubSession {
         })
     }
 
-    /// Requests a subscription, or that an existing one starts again. Returns the request's number.
+    /// Requests a subscription, or the restart of an existing one. Returns the request's number.
     pub(super) fn subscribe(
         &mut self,
         call: &mut Call<'_>,
@@ -354,11 +369,13 @@ impl HubSession {
     ) -> Result<u32, Refused> {
         let Wanted { channel, since, watch, grant, trusted, replaces } = wanted;
         let found = self.find(channel);
+        // A new token replaces the grant that the session has.
         let grant_or_held = grant.as_ref().or_else(|| self.grant(channel));
         let decided = self.decide_with(call, grant_or_held, auth::Permission::Subscribe, channel);
         let namespace = match decided {
             Err(_)
                 if trusted && self.identity.is_some() && auth::check_channel(channel).is_ok() =>
+            // The server's own grant suffices: no right of the client is needed.
             {
                 call.realm.namespaces.find_or_granted(channel)
             }
@@ -383,7 +400,8 @@ impl HubSession {
             }
             None => {}
         }
-        // One that starts again is listed as it was, whatever a reload has changed since.
+        // A restarted subscription keeps its listing, even if a reload has changed the namespace:
+        // its `Leave` has to match its join.
         let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
         let member = listed.then(|| self.member());
         let name = ChannelName::new(channel);
@@ -407,8 +425,8 @@ impl HubSession {
         Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(Box::new(subscribe))))
     }
 
-    /// Takes a subscription from the members, and what waits of it from the queue; returns
-    /// whether it watched.
+    /// Removes a subscription from the shard's members and purges its queued messages. Returns
+    /// whether it watched joins and leaves.
     fn stop(&mut self, call: &mut Call<'_>, at: usize) -> bool {
         let subscription = &mut self.subscriptions[at];
         call.effects.left.push(Left {
@@ -438,7 +456,7 @@ impl HubSession {
         Ok(())
     }
 
-    /// Ends a live subscription here and at home.
+    /// Ends a live subscription, on the shard and at the channel's home.
     pub(super) fn end(&mut self, call: &mut Call<'_>, at: usize) {
         let watch = self.stop(call, at);
         let subscription = self.take_subscription(at);
@@ -457,7 +475,7 @@ impl HubSession {
         member: Option<Arc<crate::hub::MemberInfo>>,
     ) {
         let from = Origin::Session { id: self.id, request: 0 };
-        // Nothing is opened by it, so nothing is kept by it.
+        // A leave never creates the channel, so there is nothing to retain.
         let retention = crate::hub::Retention { messages_max: 0, ttl_ms: 0 };
         let verb = Verb::Leave { watch, member };
         call.effects.asks.push(Request { from, channel, retention, verb });
@@ -482,6 +500,7 @@ impl HubSession {
             );
             return Err(refused(Code::TooLarge, message));
         }
+        // Checks without side effects come first, so that a rejected publish uses no budget.
         let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?.map(Box::new);
         if !self.may_publish_now(namespace, call.now_ns) {
             let message =
@@ -501,7 +520,8 @@ impl HubSession {
         Ok(())
     }
 
-    /// Takes a publish from the connection's budget for the namespace, whose burst is one second.
+    /// Takes one publish from the connection's budget for the namespace; its burst is one second's
+    /// worth. Returns whether the budget sufficed.
     fn may_publish_now(&mut self, namespace: &Namespace, now_ns: u64) -> bool {
         if namespace.rate == 0 {
             return true;
@@ -509,8 +529,8 @@ impl HubSession {
         let pattern = namespace.pattern.as_str();
         let rates = &mut self.extras().rates;
         let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
-            // Budgets at rest say nothing; without this, those of namespaces that a reload removed
-            // would stay.
+            // A full budget is the same as none, so these can go; otherwise budgets of namespaces
+            // that a reload has removed would remain forever.
             rates.retain(|one| !rate::is_at_rest(one.earned, now_ns));
             rates.push(Bucket { pattern: pattern.into(), earned: 0 });
             rates.len() - 1

@@ -1,4 +1,4 @@
-//! What clients ask for, as data.
+//! The requests of clients, as data.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,11 +9,11 @@ use serde::Deserialize;
 use crate::hub::{Refused, Since};
 use crate::text::content::CheckedJson;
 
-/// The longest [`ClientRequest::id`] (bytes), its quotes included: sessions keep ids of requests
-/// that homes have not answered.
+/// The longest [`ClientRequest::id`] (bytes), including its quotes. Bounded because a session keeps
+/// the id of each request until the channel's home has replied.
 pub const REQUEST_ID_BYTES_MAX: usize = 66;
 
-/// A string that is borrowed from the frame where it has no escapes.
+/// A string, borrowed from the frame unless it contains escapes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(transparent)]
 pub struct Text<'f>(#[serde(borrow)] pub Cow<'f, str>);
@@ -31,13 +31,13 @@ impl Deref for Text<'_> {
     }
 }
 
-/// Where a client wants to continue in a channel.
+/// The position from which a client resumes a channel.
 #[derive(Clone, Debug)]
 pub struct ResumePoint<'f> {
     pub since: Since,
-    /// The grant that came with the subscription.
+    /// The grant that the client received with the subscription.
     pub grant: Option<Text<'f>>,
-    /// Whether the client wants joins and leaves.
+    /// Whether the client subscribes to joins and leaves as well.
     pub presence: bool,
 }
 
@@ -57,12 +57,12 @@ pub enum Command<'f> {
 /// One request of a client.
 #[derive(Debug)]
 pub struct ClientRequest<'f> {
-    /// The client's name for it, which the reply carries; opaque outside the protocol, and at most
-    /// [`REQUEST_ID_BYTES_MAX`] long.
+    /// The client's id for the request, repeated in the reply. Sessions do not interpret it. At
+    /// most [`REQUEST_ID_BYTES_MAX`] long.
     pub id: Option<&'f str>,
-    /// What is wanted.
+    /// The command.
     ///
     /// # Errors
-    /// The request cannot be read; the client receives this as an error.
+    /// The request is malformed; the client receives the reason as an error reply.
     pub command: Result<Command<'f>, Refused>,
 }

@@ -1,7 +1,7 @@
-//! The seam between hub sessions and client protocols. A session reads [`Command`]s and answers
-//! with [`Reply`]s; the hub sends its client [`Event`](crate::hub::Event)s, past the session. A
-//! [`ClientProtocol`] is how these three look on the wire, and nothing else: rights, limits, order
-//! and recovery are the session's and the hub's, whatever a client speaks.
+//! The interface between hub sessions and client protocols. A session reads [`Command`]s and
+//! answers with [`Reply`]s; the hub sends [`Event`](crate::hub::Event)s to clients directly, past
+//! the session. A [`ClientProtocol`] only encodes and decodes these three. Rights, limits, order
+//! and recovery belong to the session and the hub, and are the same for every protocol.
 
 mod command;
 mod reply;
@@ -11,48 +11,49 @@ pub use reply::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 
 use crate::hub::{EventEncoder, PROTOCOLS_MAX, ProtocolEncoder, ProtocolId, Storing};
 
-/// How a frame divides into requests.
+/// How a frame is divided into requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
-    /// JSON objects, one behind the other.
+    /// The frame holds JSON objects, one after another; each is a request.
     #[default]
     JsonObjects,
-    /// One request.
+    /// The whole frame is one request.
     WholeFrame,
 }
 
-/// A protocol that clients of the hub speak.
+/// A client protocol of the hub.
 ///
 /// Requests and replies are text messages: a connection that sends a binary one is closed (1003).
 /// Events may be binary.
 pub trait ClientProtocol: EventEncoder {
-    /// The name by which clients choose it (RFC 6455, section 1.9).
+    /// Returns the name by which clients choose the protocol (RFC 6455, section 1.9).
     fn subprotocol(&self) -> &'static str;
 
-    /// How its frames divide into requests.
+    /// Returns how frames of the protocol are divided into requests.
     fn framing(&self) -> Framing;
 
-    /// Reads one request. A request that cannot be read is one that is rejected: see
-    /// [`ClientRequest::command`].
+    /// Reads one request. A malformed request is returned with an error as its command, so that it
+    /// is rejected: see [`ClientRequest::command`].
     fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f>;
 
-    /// Reads the request that begins with the first byte of the rest of a frame, and returns its
-    /// length too: an optional shortcut for frames of JSON objects. `None`: its end is to be
-    /// looked for, and [`Self::read_request`] called. Both must lead to the same.
+    /// Reads the request that starts at the first byte of the rest of a frame, and returns it with
+    /// its length (bytes). An optional shortcut for frames of JSON objects. `None`: the caller
+    /// searches for the end of the object and calls [`Self::read_request`]. Both paths must give
+    /// the same result.
     fn read_plain_request<'f>(&self, _frame: &'f [u8]) -> Option<(ClientRequest<'f>, usize)> {
         None
     }
 
-    /// Encodes a reply as a text message. `None`: the protocol has no such reply.
+    /// Encodes a reply as a text message. `None`: the protocol has no encoding for this reply.
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String>;
 }
 
-/// The client protocols of a process, at least one. Clients that choose none speak the first.
+/// The client protocols of a process, at least one. A client that chooses none uses the first.
 #[derive(Clone, Debug)]
 pub struct Protocols(Vec<&'static dyn ClientProtocol>);
 
 impl Protocols {
-    /// One protocol, in whose encoding messages are stored.
+    /// Creates the list with one protocol; messages are stored in its encoding.
     pub fn new(stored: &'static dyn ClientProtocol) -> Self {
         Self(vec![stored])
     }
@@ -60,37 +61,37 @@ impl Protocols {
     /// Adds a protocol.
     ///
     /// # Panics
-    /// There are [`PROTOCOLS_MAX`] already, or one with the same subprotocol.
+    /// The list is full ([`PROTOCOLS_MAX`]), or contains the subprotocol already.
     pub fn add(&mut self, protocol: &'static dyn ClientProtocol) {
         assert!(self.0.len() < PROTOCOLS_MAX, "publications have encodings for so many protocols");
         assert!(self.find(protocol.subprotocol()).is_none(), "a subprotocol names one protocol");
         self.0.push(protocol);
     }
 
-    /// The protocol that a client has chosen by its subprotocol; the first one otherwise.
+    /// Returns the protocol that a client has chosen by its subprotocol; the first one otherwise.
     pub fn choose(&self, subprotocol: Option<&str>) -> ProtocolId {
         subprotocol.and_then(|name| self.find(name)).unwrap_or(ProtocolId::STORED)
     }
 
-    /// The protocol that a subprotocol names.
+    /// Returns the protocol with this subprotocol.
     pub fn find(&self, subprotocol: &str) -> Option<ProtocolId> {
         ProtocolId::new(self.0.iter().position(|one| one.subprotocol() == subprotocol)?)
     }
 
-    /// A protocol by its id.
+    /// Returns the protocol with this id.
     ///
     /// # Panics
-    /// The id is not of these protocols.
+    /// The id does not belong to this list.
     pub fn get(&self, id: ProtocolId) -> &'static dyn ClientProtocol {
         self.0[id.index()]
     }
 
-    /// How a protocol encodes events.
+    /// Returns the encoder of a protocol's events.
     pub fn encoder(&self, id: ProtocolId) -> ProtocolEncoder {
         ProtocolEncoder { id, encoder: self.get(id) }
     }
 
-    /// How messages are stored.
+    /// Returns how messages are stored: the encoding, and the number of protocols.
     pub fn storing(&self) -> Storing {
         Storing { encoder: self.get(ProtocolId::STORED), protocols: self.0.len() as u8 }
     }

@@ -1,29 +1,29 @@
-//! What a session answers, as data.
+//! The replies of a session, as data.
 
 use std::sync::Arc;
 
 use crate::hub::{ConnectionId, Position, PresencePage, ProtocolEncoder, Publication, Refused};
 use crate::proto::ws::CloseCode;
 
-/// Limits that a client learns when it connects.
+/// Limits that the welcome states.
 #[derive(Clone, Copy, Debug)]
 pub struct WelcomeLimits {
     /// The longest WebSocket message that a client may send.
     pub message_bytes_max: u64,
-    /// Subscriptions of a connection.
+    /// The maximum number of subscriptions of a connection.
     pub channels_max: u32,
 }
 
-/// Where a channel of a resumption continues.
+/// The result of resuming one channel.
 #[derive(Clone, Debug)]
 pub struct ResumedAt {
     pub position: Position,
-    /// Whether all missed messages follow.
+    /// Whether all missed messages follow; false if some are not retained any more.
     pub recovered: bool,
     pub grant: Option<String>,
 }
 
-/// What has become of one channel of a resumption.
+/// The outcome of one channel of a `resume`.
 #[derive(Clone, Debug)]
 pub struct ResumedChannel {
     pub channel: Box<str>,
@@ -37,11 +37,10 @@ pub struct FreshGrant {
     pub grant: String,
 }
 
-/// A reply, or something else that a session says to its client. `id` is the client's name for the
-/// request that is answered.
+/// A reply, or a message that a session sends unprompted. `id` is the client's id for the request.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'r> {
-    /// The first thing that a client receives.
+    /// The first message on a connection.
     Welcome {
         connection: ConnectionId,
         ticket: Option<&'r str>,
@@ -56,7 +55,7 @@ pub enum Reply<'r> {
         presence: Option<&'r PresencePage>,
         grant: Option<&'r str>,
     },
-    /// `reason`: why a subscription ended that its client has not ended.
+    /// `reason`: set if the server ended the subscription, and not the client.
     Unsubscribed {
         id: Option<&'r str>,
         channel: &'r str,
@@ -78,7 +77,7 @@ pub enum Reply<'r> {
         channel: &'r str,
         position: Position,
         messages: &'r [Arc<Publication>],
-        /// The client's protocol, in which messages may be encoded already.
+        /// The client's protocol; stored messages may be encoded in it already.
         encoder: ProtocolEncoder,
     },
     Resumed {
@@ -93,7 +92,7 @@ pub enum Reply<'r> {
         expires_in_s: Option<u64>,
         ticket: Option<&'r str>,
     },
-    /// A fresh ticket, and fresh grants by channel.
+    /// A fresh ticket, and fresh grants by channel; sent before the earlier ones expire.
     Ticket {
         ticket: &'r str,
         grants: &'r [FreshGrant],
@@ -105,7 +104,7 @@ pub enum Reply<'r> {
         id: Option<&'r str>,
         refused: &'r Refused,
     },
-    /// The last thing before the server closes.
+    /// The last message before the server closes the connection.
     Goodbye {
         code: CloseCode,
         reason: &'r str,

@@ -1,4 +1,4 @@
-//! Encodes replies and events: one JSON object each, without raw line ends.
+//! Encodes replies and events: one JSON object each, without raw line breaks.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::proto::ws::DataKind;
 use crate::session::protocol::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
 use crate::text::plain;
 
-/// What a message takes besides its content and the name of its channel, as a rule (bytes).
+/// Typical size of a message without its content and channel name (bytes); a capacity hint.
 const ENVELOPE_BYTES: usize = 160;
 
-/// What a welcome takes besides its ticket, at most (bytes).
+/// Upper bound of the size of a welcome without its ticket (bytes).
 const WELCOME_BYTES: usize = 256;
 
-/// A JSON object that is being written.
+/// A JSON object under construction.
 #[derive(Debug)]
 struct Line(String);
 
 impl Line {
-    /// `{"type":KIND`, and the request's id.
+    /// Starts an object with `{"type":KIND` and the request's id.
     fn new(kind: &str, id: Option<&str>) -> Self {
         let mut line = Self(String::with_capacity(192));
         line.0.push_str(r#"{"type":""#);
@@ -35,12 +35,12 @@ impl Line {
         line
     }
 
-    /// An object without a type, within another.
+    /// Starts a nested object, without a type.
     fn part() -> Self {
         Self(String::from("{"))
     }
 
-    /// The name of a field, which needs no escapes; its value follows.
+    /// Writes the name of a field, which must not need escapes; the caller writes the value.
     fn name(mut self, name: &str) -> Self {
         if self.0.len() > 1 {
             self.0.push(',');
@@ -51,42 +51,42 @@ impl Line {
         self
     }
 
-    /// A string.
+    /// Adds a string.
     fn text(self, name: &str, value: &str) -> Self {
         let mut line = self.name(name);
         push_quoted(&mut line.0, value);
         line
     }
 
-    /// A number or a boolean.
+    /// Adds a number or a boolean.
     fn value(self, name: &str, value: impl std::fmt::Display) -> Self {
         let mut line = self.name(name);
         let _ = write!(line.0, "{value}");
         line
     }
 
-    /// JSON.
+    /// Adds JSON verbatim.
     fn raw(self, name: &str, json: &str) -> Self {
         let mut line = self.name(name);
         line.0.push_str(json);
         line
     }
 
-    /// A value whose text needs no escapes, as a string.
+    /// Adds a value as a string; its text must not need escapes.
     fn value_in_quotes(self, name: &str, value: impl std::fmt::Display) -> Self {
         let mut line = self.name(name);
         let _ = write!(line.0, "\"{value}\"");
         line
     }
 
-    /// Epoch and offset.
+    /// Adds the epoch and the offset.
     fn position(self, position: Position) -> Self {
         let mut line = self.name("epoch");
         push_position(&mut line.0, position);
         line
     }
 
-    /// Members, and how many there are in all.
+    /// Adds a page of members, their total count, and the cursor of the next page.
     fn presence(self, page: &PresencePage) -> Self {
         let mut line = self.value("count", page.count).name("members");
         line.0.push('[');
@@ -100,7 +100,7 @@ impl Line {
         line.optional_text("next", page.next.as_deref())
     }
 
-    /// `{"user":…,"connection":…,"joined_as":…,"info":…}`.
+    /// Writes `{"user":…,"connection":…,"joined_as":…,"info":…}`.
     fn member(mut self, member: &MemberInfo) -> Self {
         self.0.push('{');
         if let MemberKey::User(user) = &member.key {
@@ -109,6 +109,7 @@ impl Line {
             self.0.push(',');
         }
         let _ = write!(self.0, r#""connection":"{}""#, member.connection);
+        // After a resumption the key is still the connection that joined, which watchers know.
         if let MemberKey::Connection(joined) = &member.key
             && *joined != member.connection
         {
@@ -121,7 +122,7 @@ impl Line {
         self
     }
 
-    /// A string, if there is one.
+    /// Adds a string, if there is one.
     fn optional_text(self, name: &str, value: Option<&str>) -> Self {
         match value {
             Some(value) => self.text(name, value),
@@ -129,7 +130,7 @@ impl Line {
         }
     }
 
-    /// Code, message, and when to try again.
+    /// Adds the code, the message, and when to retry.
     fn refused(self, refused: &Refused) -> Self {
         let line = self.text("code", refused.code.as_str()).text("message", &refused.message);
         match refused.retry_after_ms {
@@ -138,7 +139,7 @@ impl Line {
         }
     }
 
-    /// Messages, as they were sent. Stored ones are encoded already.
+    /// Adds messages as they were sent. Stored ones are already encoded in this protocol.
     fn messages(self, messages: &[Arc<Publication>], encoder: ProtocolEncoder) -> Self {
         let mut line = self.name("messages");
         line.0.push('[');
@@ -153,7 +154,7 @@ impl Line {
         line
     }
 
-    /// The channels of a resumption.
+    /// Adds the outcome of each channel of a resumption.
     fn resumed(self, channels: &[ResumedChannel]) -> Self {
         let mut all = Self::part();
         for ResumedChannel { channel, outcome } in channels {
@@ -167,7 +168,7 @@ impl Line {
             if all.0.len() > 1 {
                 all.0.push(',');
             }
-            // The client's own word, which may be no name of a channel.
+            // The client's own string: for a rejected channel it need not be a valid name.
             push_quoted(&mut all.0, channel);
             all.0.push(':');
             all.0.push_str(&one.end());
@@ -175,14 +176,14 @@ impl Line {
         self.raw("channels", &all.end())
     }
 
-    /// The whole object.
+    /// Closes the object and returns its text.
     fn end(mut self) -> String {
         self.0.push('}');
         self.0
     }
 }
 
-/// Writes a string as JSON.
+/// Writes a JSON string. Text without escapes, the usual case, is copied as it is.
 fn push_quoted(out: &mut String, text: &str) {
     if plain::is_plain(text) {
         out.push('"');
@@ -193,7 +194,7 @@ fn push_quoted(out: &mut String, text: &str) {
     }
 }
 
-/// Writes an epoch, and the offset behind it.
+/// Writes the epoch's value and the `offset` field; the caller has written the name `epoch`.
 fn push_position(text: &mut String, position: Position) {
     text.push('"');
     position.epoch.push_to(text);
@@ -205,12 +206,12 @@ fn push_number(text: &mut String, number: u64) {
     text.push_str(itoa::Buffer::new().format(number));
 }
 
-/// Writes a message, and returns where its content begins. Without formatters: they took nearly
-/// half of the instructions of an append.
+/// Writes a message and returns the offset at which its content starts. Uses no formatters: they
+/// took nearly half of the instructions of an append.
 fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
     text.push_str(r#"{"type":"message""#);
     if let Some(channel) = message.channel {
-        // A name needs no escapes: it has no character that JSON gives a meaning.
+        // Channel names are restricted to characters that need no JSON escapes.
         text.push_str(r#","channel":""#);
         text.push_str(channel.as_str());
         text.push('"');
@@ -221,6 +222,7 @@ fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
     }
     if let Some(prev) = message.prev {
         text.push_str(r#","prev":"#);
+        // The content's range lets protocols and compression reuse it without parsing the message.
         push_number(text, prev);
     }
     text.push_str(r#","content":"#);
@@ -278,7 +280,7 @@ fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> String
     line.position(position).text("reason", reason).end()
 }
 
-/// The first reply of each connection: written at once into memory of its size.
+/// Encodes the first message of each connection, into a buffer that is allocated once.
 fn encode_welcome(
     connection: ConnectionId,
     ticket: Option<&str>,
@@ -357,7 +359,7 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
     line.end()
 }
 
-/// The answer to a publish, which most replies are.
+/// Encodes the reply to a publish, which is by far the most frequent one.
 fn encode_published(
     id: Option<&str>,
     channel: &str,

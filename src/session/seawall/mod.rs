@@ -1,5 +1,5 @@
-//! The client protocol `seawall.v1`: JSON objects with a `type`, one or more in a text message.
-//! `PROTOCOL.md` specifies it.
+//! The client protocol `seawall.v1`: a text message holds one or more JSON objects, each with a
+//! `type`. `PROTOCOL.md` specifies it.
 
 mod encode;
 pub mod fuzz;

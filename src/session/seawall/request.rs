@@ -1,8 +1,8 @@
-//! One request of a client: a JSON object of a frame.
+//! The full reader of requests: one JSON object of a frame.
 //!
-//! The frame is cut into objects first, so that one with a wrong field does not spoil those behind
-//! it. Fields that a type does not know are ignored; a field twice, or of the wrong kind, is an
-//! error. Content is not read, but kept as it was written.
+//! The frame is cut into objects first, so that a field error in one object does not affect the
+//! objects behind it. Unknown fields are ignored; a duplicate field, or one of the wrong kind, is
+//! an error. Content is checked but not decoded: it is kept as it was written.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +15,10 @@ use crate::hub::{Code, Epoch, Refused, Since};
 use crate::session::protocol::{ClientRequest, Command, ResumePoint, Text};
 use crate::text::content::{self, CheckedJson};
 
-/// The longest `id` (bytes, as it is written, without quotes).
+/// The longest `id` (bytes, as written, without quotes).
 pub(super) const ID_BYTES_MAX: usize = 64;
 
-/// A position as clients write it.
+/// A position, as clients write it.
 #[derive(Debug, Deserialize)]
 struct SincePart<'f> {
     #[serde(borrow)]
@@ -32,7 +32,7 @@ impl SincePart<'_> {
     }
 }
 
-/// A channel of a `resume`.
+/// One channel of a `resume`.
 #[derive(Debug, Deserialize)]
 struct PositionPart<'f> {
     #[serde(borrow)]
@@ -54,7 +54,7 @@ impl<'f> From<PositionPart<'f>> for ResumePoint<'f> {
 /// The content of a publish.
 #[derive(Debug)]
 pub(super) enum Content<'f> {
-    /// Valid JSON.
+    /// Valid JSON, but not yet checked for what other readers may reject.
     Raw(&'f RawValue),
     Checked(CheckedJson<'f>),
 }
@@ -68,7 +68,7 @@ impl<'f> Content<'f> {
     }
 }
 
-/// All that any request may carry.
+/// The fields of all requests together; each command takes those that it needs.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Fields<'f> {
     #[serde(borrow, rename = "type")]
@@ -93,7 +93,7 @@ pub(super) struct Fields<'f> {
     pub(super) ticket: Option<Text<'f>>,
     #[serde(borrow, default, deserialize_with = "distinct")]
     positions: Option<Positions<'f>>,
-    /// Read apart; here only to notice a second one.
+    /// Read separately (see `IdOnly`); declared here so that a duplicate is an error.
     #[serde(borrow, default, deserialize_with = "raw")]
     #[expect(dead_code, reason = "its presence is what is checked")]
     id: Option<&'f RawValue>,
@@ -102,7 +102,8 @@ pub(super) struct Fields<'f> {
 /// Positions by channel.
 type Positions<'f> = BTreeMap<Text<'f>, ResumePoint<'f>>;
 
-/// An object without a name that occurs twice; `null` is none.
+/// Reads an object of positions and rejects a duplicate channel, which a plain map would silently
+/// overwrite. `null` means that there are none.
 fn distinct<'de: 'f, 'f, D: Deserializer<'de>>(from: D) -> Result<Option<Positions<'f>>, D::Error> {
     struct Entries;
     impl<'de> Visitor<'de> for Entries {
@@ -129,12 +130,12 @@ fn distinct<'de: 'f, 'f, D: Deserializer<'de>>(from: D) -> Result<Option<Positio
     from.deserialize_any(Entries)
 }
 
-/// `null` is content as well.
+/// Reads raw JSON. `null` is a value too, unlike for other optional fields.
 fn raw<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(from).map(Some)
 }
 
-/// As above.
+/// Reads content as raw JSON; see `raw`.
 fn raw_content<'de: 'f, 'f, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Option<Content<'f>>, D::Error> {
@@ -155,9 +156,10 @@ fn bad_content(fault: content::Fault) -> Refused {
     bad(format!("content {}", fault.text()))
 }
 
-/// Reads one object.
+/// Reads one object. If its fields are wrong, the request still carries its id, so that the error
+/// reply can name it.
 pub(super) fn read(object: &str) -> ClientRequest<'_> {
-    // An array would be taken for the fields in their order.
+    // Serde accepts an array as the fields of a struct in order, so arrays are rejected here.
     if !object.starts_with('{') {
         return ClientRequest {
             id: None,
@@ -178,8 +180,9 @@ pub(super) fn read(object: &str) -> ClientRequest<'_> {
     ClientRequest { id, command: read_command(&mut fields) }
 }
 
-/// A number or a string, of up to 64 bytes; `null` is none. It is echoed, so it must be one that
-/// every reader of JSON can read.
+/// Checks an id: a number or a string of at most 64 bytes; `null` counts as none. The id is echoed
+/// in the reply, so every JSON reader must be able to read it (no lone surrogates, no huge
+/// numbers).
 fn check_id(id: &str) -> Result<Option<&str>, Refused> {
     let is_read = || content::to_one_line(id).is_ok();
     let bytes = match id.as_bytes().first() {

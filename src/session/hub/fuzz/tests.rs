@@ -1,4 +1,4 @@
-//! The fuzzer's world, used by hand and at random.
+//! Drives the fuzzer's world with fixed and with random steps.
 
 mod by_server;
 
@@ -33,7 +33,7 @@ fn ask(world: &mut World, object: &serde_json::Value) {
     });
 }
 
-/// A session of a token that has asked for `token:b` by a channel token, and awaits its home.
+/// Returns a session with a pending subscription to `token:b` by a channel token.
 fn asking() -> World {
     let mut world = World::new(true, false, true);
     ask(&mut world, &serde_json::json!({"type": "auth", "token": token()}));
@@ -63,7 +63,7 @@ fn what_a_backend_takes_back_while_the_home_is_asked_makes_no_member() {
     assert_eq!((world.home.gauges().members, world.replies), (0, 3));
 }
 
-/// As after a reload: rights are those of the new realm.
+/// Applies the rights of a new realm, as a reload does.
 #[test]
 fn a_review_ends_what_the_realm_does_not_allow_any_more() {
     let mut world = asking();

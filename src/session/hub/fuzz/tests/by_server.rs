@@ -1,5 +1,5 @@
-//! A backend and a client subscribe and unsubscribe in any order, while the home answers late: what
-//! was asked last counts, and every call gets one answer, which is true.
+//! A backend and a client subscribe and unsubscribe in any order, while the home replies late: the
+//! last request wins, and each call gets one reply, which is true.
 
 use std::collections::HashSet;
 
@@ -15,9 +15,9 @@ enum Step {
     ClientSubscribes,
     ClientUnsubscribes,
     ClientRestarts,
-    /// The home answers what was asked first.
+    /// The home replies to the oldest request.
     Answer,
-    /// Somebody else takes one of the channel's two seats, or leaves it.
+    /// Another connection takes one of the channel's two member slots, or leaves it.
     OtherComes,
     OtherLeaves,
     Disconnect,
@@ -38,11 +38,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 const CHANNEL: &str = "room";
 
-/// What the last step leads to once all is answered.
+/// The expected state after all replies.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
     Unsubscribed,
-    /// As the call of this number is answered.
+    /// The state that the reply to this call states.
     As(u32),
     /// The client's own request decides.
     Open,
@@ -85,7 +85,7 @@ impl Orders {
         let from = Origin::Session { id, request: 0 };
         self.world.home.handle_request(Request { from, channel, retention, verb }, NOW_MS);
         self.world.home.process_completions(usize::MAX);
-        // Answers to the other connections do not count.
+        // Replies to the other connections do not count.
         let own = |out: &Out| !matches!(out, Out::Answer { id, .. } if id.session == 9);
         let out: Vec<_> = self.world.home.take_out().map(|(_, out)| out).collect();
         let refused = out.iter().any(|out| match out {
@@ -101,7 +101,7 @@ impl Orders {
     }
 
     fn client(&mut self, object: &serde_json::Value) {
-        // One whose requests wait is not looked at: what it asks counts later.
+        // A request that waits in the session has not been executed yet: it counts later.
         if !self.world.session.has_requests() && !self.world.session.is_waiting() {
             self.ends = Ends::Open;
             ask(&mut self.world, object);
@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// In one batch: the calls are answered before the home is.
+/// In one batch: the calls get their replies before the home's.
 #[test]
 fn a_backend_that_subscribes_and_unsubscribes_at_once_leaves_nobody_subscribed() {
     use Step::{BackendSubscribes as On, BackendUnsubscribes as Off};
