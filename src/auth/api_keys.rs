@@ -1,7 +1,7 @@
 //! API keys of backends.
 //!
 //! Only digests are stored. Comparisons take constant time, so that timing does not reveal how much
-//! of a key is right; and every key is compared, so that it does not reveal which one matched.
+//! of a key is right; and all keys are compared, so that it does not reveal which one matched.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
@@ -13,7 +13,7 @@ pub struct ApiKeys {
 }
 
 impl ApiKeys {
-    /// Makes the set from names and secrets.
+    /// Creates the set from names and secrets.
     pub fn new<'k>(keys: impl IntoIterator<Item = (&'k str, &'k str)>) -> Self {
         let keys = keys.into_iter();
         let digests =
@@ -21,7 +21,7 @@ impl ApiKeys {
         Self { keys: digests.collect() }
     }
 
-    /// Whether no key is configured.
+    /// Returns whether no key is configured.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

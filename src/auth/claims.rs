@@ -1,5 +1,5 @@
-//! Claims of a verified token (RFC 7519 4), each checked separately, so that errors need not quote
-//! the token.
+//! Claims of a verified token (RFC 7519 4). Each claim is parsed separately, so that an error can
+//! name it without quoting the token.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use super::keys::Fingerprint;
 use super::pattern::Pattern;
 use crate::text::content::{self, Fault};
 
-/// Bytes of `sub` at most.
+/// The longest `sub` (bytes).
 pub const USER_BYTES_MAX: usize = 256;
-/// Bytes of `info` at most.
+/// The longest `info` (bytes).
 pub const INFO_BYTES_MAX: usize = 4096;
 
 /// What a verifier requires of all tokens.
@@ -29,7 +29,7 @@ pub struct Expected {
     pub leeway_s: u64,
 }
 
-/// The claims with a meaning here, unparsed. Others are ignored.
+/// The claims that are used, unparsed. Others are ignored.
 #[derive(Deserialize)]
 pub(super) struct Claims<'t> {
     #[serde(borrow)]
@@ -54,7 +54,7 @@ pub(super) struct Claims<'t> {
 
 type Check<C> = fn(&C, &Expected, u64) -> Result<(), AuthError>;
 
-/// One or several values (RFC 7519 4.1.3).
+/// A single value or a list (RFC 7519 4.1.3).
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum OneOrMore {
@@ -65,7 +65,7 @@ enum OneOrMore {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ChannelClaim {
-    /// All rights.
+    /// A pattern alone grants all rights.
     Bare(Pattern),
     Listed {
         pattern: Pattern,
@@ -129,7 +129,7 @@ impl<'t> Claims<'t> {
         if issuer.as_ref() == Some(&expected.issuer) { Ok(()) } else { Err(AuthError::Issuer) }
     }
 
-    /// The identity that the token claims.
+    /// Returns the identity that the token claims.
     pub(super) fn identity(
         &self,
         expires_s: u64,
@@ -144,7 +144,7 @@ impl<'t> Claims<'t> {
         })
     }
 
-    /// The user that the token claims.
+    /// Returns the user that the token claims.
     pub(super) fn user(&self) -> Result<Option<String>, AuthError> {
         let expected = "`sub` must be a string of 1 to 256 bytes";
         let user: Option<String> = parse_claim(self.sub, expected)?;
@@ -156,7 +156,7 @@ impl<'t> Claims<'t> {
         }
     }
 
-    /// The public info about the user: JSON on one line, which every reader can represent.
+    /// Returns the public info about the user: JSON on one line, which every reader can represent.
     pub(super) fn info(&self) -> Result<Option<String>, AuthError> {
         let Some(raw) = self.info else { return Ok(None) };
         if raw.get().len() > INFO_BYTES_MAX {
@@ -177,7 +177,7 @@ impl<'t> Claims<'t> {
         }
     }
 
-    /// Rights to channels.
+    /// Returns the rights to channels.
     pub(super) fn channels(&self) -> Result<Vec<Right>, AuthError> {
         let expected = "`channels` must be a list of patterns, or of {\"pattern\": \"chat:*\", \
                         \"rights\": [\"subscribe\", \"publish\", \"presence\", \"history\"]}";
@@ -191,7 +191,7 @@ impl<'t> Claims<'t> {
         Ok(rights.collect())
     }
 
-    /// The channel and rights of a channel token; `None` for a connection token.
+    /// Returns the channel and the rights of a channel token; `None` for a connection token.
     pub(super) fn channel(&self) -> Result<Option<Right>, AuthError> {
         let expected = "`channel` must be the name of a channel, or a pattern";
         let Some(pattern) = parse_claim::<Pattern>(self.channel, expected)? else {
@@ -220,7 +220,7 @@ fn parse_time(raw: Option<&RawValue>) -> Result<Option<u64>, AuthError> {
     }
 }
 
-/// Seconds since 1970, rounded down.
+/// Converts a number of seconds since 1970, rounding down. `None`: it is negative.
 fn to_seconds(number: &serde_json::Number) -> Option<u64> {
     let whole = || {
         number.as_f64().filter(|to_seconds| *to_seconds >= 0.0).map(|to_seconds| to_seconds as u64)

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// Names the reason and the remedy, and never a part of the token.
+/// Its text names the reason and the remedy, and never quotes a part of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthError {
-    /// It is not a JWT, or requires extensions (`crit`) that are unknown here.
+    /// It is not a JWT, or requires unsupported extensions (`crit`).
     Malformed,
     /// No key has its key id (`kid`).
     UnknownKey,
@@ -20,7 +20,7 @@ pub enum AuthError {
     NotYetValid,
     Audience,
     Issuer,
-    /// A claim is missing or invalid; says what it must be.
+    /// A claim is missing or invalid; the text states what it must be.
     Claims(&'static str),
     /// It is for another channel.
     Channel,
@@ -49,7 +49,7 @@ impl AuthError {
         "key_pending",
     ];
 
-    /// Index in [`Self::KINDS`].
+    /// Returns its index in [`Self::KINDS`].
     pub fn index(self) -> usize {
         match self {
             Self::Malformed => 0,
@@ -69,17 +69,17 @@ impl AuthError {
         }
     }
 
-    /// One word for counters and logs.
+    /// Returns one word for counters and logs.
     pub fn kind(self) -> &'static str {
         Self::KINDS[self.index()]
     }
 
-    /// Whether a fresh token of the same client would be accepted.
+    /// Returns whether a fresh token of the same client would be accepted.
     pub fn is_expired(self) -> bool {
         self == Self::Expired
     }
 
-    /// Whether the fault is temporary and ours: the same token may be accepted later.
+    /// Returns whether the cause is temporary and on the server's side: a retry may succeed.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::NoKeys | Self::KeyPending)
     }

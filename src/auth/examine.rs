@@ -1,5 +1,5 @@
-//! Examines a token for people who want to know why it is rejected: shows its content, proven or
-//! not, and every problem at once.
+//! Examines a token to explain why it is rejected: returns its content, verified or not, and all
+//! problems at once.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,7 +9,7 @@ use super::error::AuthError;
 use super::identity::{Identity, Right};
 use super::verifier::Verifier;
 
-/// The result. Only the absence of `faults` proves the rest.
+/// The result. Only if `faults` is empty is the rest verified.
 #[derive(Debug, Default)]
 pub struct Examination {
     /// Head and claims, as received.
@@ -30,7 +30,7 @@ impl Verifier {
         let mut parts = token.split('.').map(decode_text);
         found.head = parts.next().flatten();
         found.claims = parts.next().flatten();
-        // A later fetch does not help the person who asks now.
+        // The result is read now, so a key that a later fetch may bring counts as unknown.
         found.faults.extend(self.verify_signature(token).err().map(|fault| match fault {
             AuthError::KeyPending => AuthError::UnknownKey,
             fault => fault,
@@ -40,6 +40,7 @@ impl Verifier {
             found.add_fault(AuthError::Malformed);
             return found;
         };
+        // Unlike `verify`, which stops at the first error, every check runs.
         let mut faults = claims.faults(&self.expected, now_s);
         let identity = claims.identity(claims.end().unwrap_or_default(), None);
         let channel = claims.channel();

@@ -1,8 +1,8 @@
-//! Fetches keys from a URL at intervals, in a thread of its own.
+//! Fetches keys from a URL at intervals, in a separate thread.
 //!
-//! The first fetch precedes the first client: clients rejected for missing keys would consider that
-//! final. Later fetches are made at the configured interval; soon after a failure, which leaves the
-//! old keys in use; and when a token names an unknown key.
+//! The first fetch is made before clients are accepted: a client rejected for a missing key would
+//! take that as final. Later fetches are made at the configured interval, sooner after a failure
+//! (the old keys remain in use), and when a token names an unknown key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use super::jwks::Jwks;
 use super::verifier::Verifier;
 
 const BYTES_MAX: u64 = 256 * 1024;
-/// Limit for a whole fetch.
+/// Time limit of a whole fetch, including redirects.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const REDIRECTS_MAX: u32 = 3;
 
@@ -27,12 +27,12 @@ pub struct JwksSource {
     pub refresh: Duration,
     /// Interval after a failed fetch.
     pub retry: Duration,
-    /// Least time between fetches caused by tokens with unknown keys: any client can send those.
+    /// Minimum time between fetches that unknown keys of tokens cause: any client can send those.
     pub gap: Duration,
 }
 
 impl JwksSource {
-    /// With the configured interval.
+    /// Creates a source with the configured interval.
     pub fn new(url: &str, refresh_s: u32) -> Self {
         let refresh = Duration::from_secs(refresh_s.into());
         let gap = refresh.min(Duration::from_secs(10));
@@ -48,7 +48,7 @@ pub struct Fetcher {
 }
 
 impl Drop for Fetcher {
-    /// The thread ends when its running fetch has ended.
+    /// Stops the thread; it ends after its current fetch.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.unpark();
@@ -56,16 +56,16 @@ impl Drop for Fetcher {
 }
 
 impl Fetcher {
-    /// Fetches once, unless keys of the same URL are present, warns if that fails, and continues in
-    /// a thread.
+    /// Fetches once and then continues in a thread. Logs a warning if the first fetch fails. If the
+    /// verifier has keys of the same URL already, the thread makes the first fetch.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start(verifier: &Arc<Verifier>, source: JwksSource) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut work = Work::new(verifier.clone(), source, stop.clone());
         if verifier.has_fetched() {
-            // No client waits for the first fetch: the thread makes it at once.
+            // No client waits for this fetch, so it need not block the caller.
             work.due_at_once = true;
         } else {
             work.fetch();
@@ -77,7 +77,7 @@ impl Fetcher {
     }
 }
 
-/// Checks certificates against the host's authorities.
+/// Returns a TLS configuration that checks certificates against the host's authorities.
 pub(crate) fn tls_config() -> TlsConfig {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     TlsConfig::builder()
@@ -86,8 +86,8 @@ pub(crate) fn tls_config() -> TlsConfig {
         .build()
 }
 
-/// Rejects a set without a usable key: it looks the same whether an issuer has withdrawn all keys
-/// or the answer was cut short.
+/// Rejects a set without a usable key: an issuer that has withdrawn all its keys cannot be
+/// distinguished from a response that was cut short.
 fn require_usable(read: Jwks) -> Result<Jwks, String> {
     if !read.keys.is_empty() {
         return Ok(read);
@@ -103,9 +103,9 @@ struct Work {
     stop: Arc<AtomicBool>,
     fetched: Instant,
     failed: bool,
-    /// Whether no fetch was made yet.
+    /// The first fetch is still to be made, without waiting for the interval.
     due_at_once: bool,
-    /// The last warning, so that it is not repeated in a row.
+    /// The last warning; an identical one is not logged again.
     warned: String,
 }
 
@@ -137,6 +137,8 @@ impl Work {
             if self.due_at_once || due <= now {
                 self.fetch();
             } else {
+                // An unpark from `drop` or a token wakes it earlier; the loop checks the state
+                // again.
                 std::thread::park_timeout(due - now);
             }
         }
@@ -170,7 +172,8 @@ impl Work {
                 self.warn(format!("cannot fetch keys; keeping the previous ones: {fault}"));
             }
         }
-        // Update the keys first: a token verified meanwhile finds either the key or its id pending.
+        // After the keys are replaced: a token that is verified meanwhile finds either its key, or
+        // the id still pending.
         self.verifier.end_fetch(succeeded, self.source.gap);
     }
 

@@ -1,4 +1,4 @@
-//! Identities: who a client is, and its rights to channels, as claimed by its token.
+//! Identities: a client's user and its rights to channels, as claimed by its token.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Whether there was no token.
+    /// Returns whether there was no token: every token has an expiry.
     pub fn is_anonymous(&self) -> bool {
         self.expires_s.is_none()
     }
 
-    /// The rights to a channel, if its name matches a pattern: the most specific pattern counts, as
-    /// for namespaces, and equal ones add up.
+    /// Returns the rights to a channel, if its name matches a pattern: the most specific pattern
+    /// counts, as for namespaces; the rights of equal patterns are united.
     pub fn rights_for(&self, channel: &str) -> Option<Rights> {
         let matching = || self.rights.iter().filter(|right| right.pattern.matches(channel));
         let weight = matching().map(|right| right.pattern.weight()).max()?;
@@ -47,7 +47,7 @@ pub struct Right {
     pub rights: Rights,
 }
 
-/// The granted verbs.
+/// The verbs that are granted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<&'static str>")]
 pub struct Rights {
@@ -60,10 +60,10 @@ pub struct Rights {
 impl Rights {
     pub const ALL: Self = Self { subscribe: true, publish: true, presence: true, history: true };
 
-    /// Parses rights from words.
+    /// Parses rights.
     ///
     /// # Errors
-    /// The valid words.
+    /// The text that lists the valid words.
     pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Self, &'static str> {
         let mut rights = Self::default();
         for word in words {
@@ -89,7 +89,7 @@ impl Rights {
         named.into_iter().filter(|(granted, _)| *granted).map(|(_, word)| word).collect()
     }
 
-    /// The union of both.
+    /// Returns the union of both.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -115,11 +115,11 @@ impl From<Rights> for Vec<&'static str> {
     }
 }
 
-/// Rights that a channel token, or the backend, adds for one channel of one connection.
+/// Rights that a channel token, or a backend, adds for one channel of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelGrant {
     pub rights: Rights,
-    /// Expiry (Unix time, s). The owner of a grant checks it.
+    /// Expiry (Unix time, s). The code that uses a grant checks it.
     pub expires_s: u64,
     /// The key that verified the channel token; `None` for a backend's grant, which no key
     /// withdraws.

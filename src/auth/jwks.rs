@@ -1,4 +1,4 @@
-//! Reads a JWK Set (RFC 7517 5), from a file or a URL.
+//! Parses a JWK Set (RFC 7517 5) from a file or a URL.
 
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ struct Set {
     keys: Vec<serde_json::Value>,
 }
 
-/// Usable keys of a set, and why others were skipped.
+/// The usable keys of a set, and why others were skipped.
 #[derive(Debug, Default)]
 pub struct Jwks {
     pub keys: Vec<Key>,
@@ -19,10 +19,10 @@ pub struct Jwks {
 }
 
 impl Jwks {
-    /// Parses a set. Skips keys of other kinds: a set may serve several purposes (RFC 7517 5).
+    /// Parses a set. Skips keys that cannot be used: a set may serve several purposes (RFC 7517 5).
     ///
     /// # Errors
-    /// When the text is not a JWK Set.
+    /// The text is not a JWK Set.
     pub fn read(text: &str) -> Result<Self, String> {
         let set: Set = serde_json::from_str(text)
             .map_err(|fault| format!("is not a JWK Set ({{\"keys\": [...]}}): {fault}"))?;

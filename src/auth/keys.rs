@@ -1,5 +1,5 @@
-//! Keys that verify and sign tokens. The key fixes the algorithm: a token's own `alg` must agree
-//! with it, and decides nothing.
+//! Keys that verify and sign tokens. The key determines the algorithm: a token's `alg` must match
+//! it, and is never used to choose one.
 
 use std::ops::RangeInclusive;
 
@@ -14,8 +14,8 @@ use jsonwebtoken::jwk::{KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 
-/// Lengths of RSA keys that can verify signatures: 2048 to 8192 bits. Other lengths parse, but fail
-/// later.
+/// Lengths of RSA moduli that can verify signatures (bytes): 2048 to 8192 bits. Other keys parse,
+/// but fail when they are used.
 const RSA_BYTES: RangeInclusive<usize> = 256..=1024;
 
 /// Signature algorithms (RFC 7518 3.1, RFC 8037 3.1).
@@ -34,7 +34,7 @@ pub enum KeyAlgorithm {
 }
 
 impl KeyAlgorithm {
-    /// Name in a token's head.
+    /// Returns the name in a token's header.
     pub fn name(self) -> &'static str {
         match self {
             Self::HS256 => "HS256",
@@ -54,8 +54,8 @@ impl KeyAlgorithm {
     }
 }
 
-/// Identifies a key by its id, algorithm and material without revealing any of them. A key with a
-/// replaced secret is another key.
+/// Identifies a key by its id, algorithm and material, without revealing any of them. A key with
+/// the same id and another secret has another fingerprint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Fingerprint(u64);
@@ -64,7 +64,7 @@ impl Fingerprint {
     fn of(id: &str, algorithm: KeyAlgorithm, decoding: &DecodingKey) -> Self {
         let mut context = digest::Context::new(&digest::SHA256);
         let mut part = |bytes: &[u8]| {
-            // Lengths keep parts apart: "a" + "bc" and "ab" + "c" must differ.
+            // Length prefixes separate the parts: "a" + "bc" and "ab" + "c" must differ.
             context.update(&(bytes.len() as u64).to_be_bytes());
             context.update(bytes);
         };
@@ -100,7 +100,7 @@ impl Key {
         Self { id, algorithm, decoding, fingerprint }
     }
 
-    /// An HS256 key.
+    /// Creates an HS256 key.
     pub fn from_secret(id: &str, secret: &[u8]) -> Self {
         Self::new(id.to_owned(), KeyAlgorithm::HS256, DecodingKey::from_secret(secret))
     }
@@ -108,7 +108,7 @@ impl Key {
     /// Parses a public key in PEM.
     ///
     /// # Errors
-    /// What the PEM must be.
+    /// The text that states what the PEM must hold.
     pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
         let pem = pem.as_bytes();
         let (decoding, expected) = match algorithm {
@@ -136,7 +136,7 @@ impl Key {
     /// Parses a public key of a JWK Set (RFC 7517 4).
     ///
     /// # Errors
-    /// Why it cannot be used here.
+    /// Why the key cannot be used here.
     pub(super) fn from_jwk(jwk: &Jwk) -> Result<Self, &'static str> {
         let algorithm = match &jwk.algorithm {
             AlgorithmParameters::RSA(_) => KeyAlgorithm::RS256,
@@ -146,7 +146,7 @@ impl Key {
             AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
                 KeyAlgorithm::EdDsa
             }
-            // Any reader of the set could sign with it.
+            // Everyone who can read the set could sign with it.
             AlgorithmParameters::OctetKey(_) => return Err("secrets do not belong in a key set"),
             _ => return Err("only RSA, P-256 and Ed25519 are supported"),
         };
@@ -159,6 +159,7 @@ impl Key {
         if named.is_some_and(|named| named != own) {
             return Err("only RS256, ES256 and EdDSA are supported");
         }
+        // A missing `use` or `key_ops` puts no restriction on the key (RFC 7517 4.2, 4.3).
         let verifies = |operations: &Vec<_>| operations.contains(&KeyOperations::Verify);
         if matches!(&jwk.common.public_key_use, Some(other) if *other != PublicKeyUse::Signature)
             || !jwk.common.key_operations.as_ref().is_none_or(verifies)
@@ -172,7 +173,8 @@ impl Key {
         if key.is_sound() { Ok(key) } else { Err(unsound) }
     }
 
-    /// Whether the crypto library accepts it: an unsound key would fail at every token.
+    /// Returns whether the crypto library accepts the key: otherwise it would fail at every token,
+    /// instead of once at startup.
     fn is_sound(&self) -> bool {
         let parsed = match (self.algorithm, self.decoding.kind()) {
             (KeyAlgorithm::HS256, _) => return true,
@@ -199,7 +201,7 @@ impl Key {
     }
 }
 
-/// A key that signs tokens, for the command line and for tests; the server never signs any.
+/// A key that signs tokens, for the command line and for tests; the server never signs tokens.
 pub struct SigningKey {
     id: String,
     algorithm: KeyAlgorithm,
@@ -207,7 +209,7 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// An HS256 key.
+    /// Creates an HS256 key.
     pub fn from_secret(id: &str, secret: &[u8]) -> Self {
         let encoding = EncodingKey::from_secret(secret);
         Self { id: id.to_owned(), algorithm: KeyAlgorithm::HS256, encoding }
@@ -216,7 +218,7 @@ impl SigningKey {
     /// Parses a private key in PEM.
     ///
     /// # Errors
-    /// What the PEM must be.
+    /// The text that states what the PEM must hold.
     pub fn from_pem(id: &str, algorithm: KeyAlgorithm, pem: &str) -> Result<Self, &'static str> {
         let pem = pem.as_bytes();
         let (encoding, expected) = match algorithm {
@@ -240,7 +242,7 @@ impl SigningKey {
     /// Signs a token with these claims.
     ///
     /// # Errors
-    /// When the key does not fit its algorithm.
+    /// The key does not fit its algorithm.
     pub fn sign(&self, claims: &impl Serialize) -> Result<String, String> {
         let kid = (!self.id.is_empty()).then(|| self.id.clone());
         let head = Header { kid, ..Header::new(self.algorithm.jwt()) };

@@ -1,8 +1,8 @@
-//! Authentication and authorization: who a client is, and what it may do.
+//! Authentication and authorization of clients.
 //!
 //! A token proves an [`Identity`]: a user, public info about it, and rights to channels. The
 //! operator's [`Namespaces`] define what a channel requires. [`decide`] combines the two; it is the
-//! only place where a client's verb is allowed or refused.
+//! only place where a client's verb is allowed or rejected.
 //!
 //! A returning client sends a [`Ticket`] instead of a token: its identity, sealed by a [`Sealer`].
 //!

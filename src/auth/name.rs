@@ -1,9 +1,9 @@
-//! Names of channels.
+//! Channel names.
 
-/// Bytes of a channel's name at most.
+/// The longest channel name (bytes).
 pub const CHANNEL_BYTES_MAX: usize = 200;
 
-/// The bytes that a channel's name may contain: each publish names one.
+/// The bytes that a channel name may contain; a table, because each publish checks a name.
 static ALLOWED: [bool; 256] = {
     let mut allowed = [false; 256];
     let mut byte = 0;
@@ -19,15 +19,15 @@ static ALLOWED: [bool; 256] = {
     allowed
 };
 
-/// Whether a channel's name may contain this byte.
+/// Returns whether a channel name may contain this byte.
 pub(super) fn is_allowed(byte: u8) -> bool {
     ALLOWED[usize::from(byte)]
 }
 
-/// Validates a channel's name: 1 to [`CHANNEL_BYTES_MAX`] bytes of `[A-Za-z0-9_=@,.;:/#-]`.
+/// Validates a channel name: 1 to [`CHANNEL_BYTES_MAX`] bytes of `[A-Za-z0-9_=@,.;:/#-]`.
 ///
 /// # Errors
-/// What a name must be.
+/// The text that states what a name must be.
 pub fn check_channel(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > CHANNEL_BYTES_MAX {
         return Err("a channel's name must have 1 to 200 bytes");

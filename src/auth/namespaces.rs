@@ -1,7 +1,7 @@
-//! Namespaces: the operator's rules for channels, found by name.
+//! Namespaces: the operator's rules for channels, looked up by channel name.
 //!
-//! Patterns are sorted. The last one not greater than a name is the longest matching prefix, or
-//! lies below it: so a binary search and a few steps from there find it among any number of
+//! Patterns are sorted. The last one not greater than a name is either its longest matching prefix,
+//! or nested below that. So a binary search and a few steps up find it among any number of
 //! patterns.
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ pub enum Access {
     Server,
 }
 
-/// What happens to a subscriber that does not keep up with a channel.
+/// What happens to a subscriber that reads a channel too slowly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlowReader {
@@ -36,7 +36,7 @@ pub enum SlowReader {
     Latest,
 }
 
-/// The rules for channels of a pattern.
+/// The rules for the channels of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     pub pattern: Pattern,
@@ -45,7 +45,7 @@ pub struct Namespace {
     /// Messages in a channel's history; 0 = none.
     pub history_messages: u32,
     pub history_ttl_s: u32,
-    /// Whether members can be listed, and receive join and leave events.
+    /// Whether members can be listed, and joins and leaves are sent.
     pub presence: bool,
     pub slow_reader: SlowReader,
     /// 0 = no limit.
@@ -60,15 +60,15 @@ pub struct Namespace {
 pub struct Namespaces {
     /// Patterns of single channels, sorted by name.
     names: Vec<Namespace>,
-    /// Prefix patterns, sorted, each with the index of the longest other one that is a prefix of
-    /// it.
+    /// Prefix patterns, sorted, each with the index of the longest other pattern that is a prefix
+    /// of it.
     prefixes: Vec<(Namespace, Option<usize>)>,
     granted: Namespace,
 }
 
 impl Namespaces {
-    /// Indexes the namespaces; of two with the same pattern the first counts. `granted` applies to
-    /// channels that match none of them, where a token grants rights.
+    /// Indexes the namespaces; of two with the same pattern the first one counts. `granted` applies
+    /// to channels that match none of them, where a token grants rights.
     pub fn new(list: Vec<Namespace>, granted: Namespace) -> Self {
         let (mut prefixes, mut names): (Vec<_>, Vec<_>) =
             list.into_iter().partition(|one| one.pattern.prefix().is_some());
@@ -85,7 +85,7 @@ impl Namespaces {
         Self { names, prefixes: nested, granted }
     }
 
-    /// The namespace of a channel.
+    /// Returns the namespace of a channel.
     pub fn find(&self, channel: &str) -> Option<&Namespace> {
         let by_name = self.names.binary_search_by(|one| one.pattern.as_str().cmp(channel));
         if let Ok(at) = by_name {
@@ -96,28 +96,29 @@ impl Namespaces {
         find_longest_prefix(&self.prefixes, channel, end).map(|at| &self.prefixes[at].0)
     }
 
-    /// The rules of a channel: its namespace's, or those of channels that only a token opens.
+    /// Returns the rules of a channel: its namespace's, or those of channels that only tokens open.
     pub fn find_or_granted(&self, channel: &str) -> &Namespace {
         self.find(channel).unwrap_or(&self.granted)
     }
 
-    /// The rules for channels that only a token opens.
+    /// Returns the rules for channels that only tokens open.
     pub fn granted(&self) -> &Namespace {
         &self.granted
     }
 
-    /// All configured namespaces.
+    /// Iterates over all configured namespaces.
     pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
         self.names.iter().chain(self.prefixes.iter().map(|(namespace, _)| namespace))
     }
 }
 
-/// The name or prefix of a pattern.
+/// Returns the name or prefix of a pattern.
 fn stem_of(namespace: &Namespace) -> &str {
     namespace.pattern.prefix().unwrap_or(namespace.pattern.as_str())
 }
 
-/// Index of the longest prefix of a name among the first `end`, which are all that are not greater.
+/// Returns the index of the longest prefix of a name. The first `end` entries must be exactly those
+/// that are not greater than the name.
 fn find_longest_prefix(
     sorted: &[(Namespace, Option<usize>)],
     name: &str,
@@ -128,8 +129,8 @@ fn find_longest_prefix(
         if name.starts_with(stem_of(&sorted[place].0)) {
             return at;
         }
-        // If this prefix does not match, the only candidates are prefixes of it, and the next
-        // longest one is stored with it.
+        // If this prefix does not match, only prefixes of it can, and the longest one of them is
+        // stored with it.
         at = sorted[place].1;
     }
     None
@@ -182,7 +183,7 @@ mod tests {
     }
 
     proptest! {
-        /// Compares with trying all patterns.
+        /// Compares the result with trying all patterns.
         #[test]
         fn the_search_agrees_with_trying_all(
             patterns in proptest::collection::vec("[ab]{0,5}\\*|[ab]{1,5}", 0..20),

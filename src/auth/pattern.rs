@@ -1,10 +1,11 @@
-//! Patterns of channels: a name, or a prefix.
+//! Patterns of channel names: a single name, or a prefix.
 
 use serde::{Deserialize, Serialize};
 
 use super::name::{CHANNEL_BYTES_MAX, is_allowed};
 
-/// `chat:lobby` matches that channel, `chat:*` all whose names begin with `chat:`, and `*` all.
+/// `chat:lobby` matches that channel, `chat:*` all channels with names that start with `chat:`, and
+/// `*` all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(Box<str>);
@@ -13,7 +14,7 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// What a pattern must be.
+    /// The text that states what a pattern must be.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() || text.len() > CHANNEL_BYTES_MAX {
             return Err("a pattern must have 1 to 200 bytes");
@@ -31,17 +32,17 @@ impl Pattern {
         Ok(Self(text.into()))
     }
 
-    /// The pattern as it was written.
+    /// Returns the pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The prefix that names must have; `None` for a single name.
+    /// Returns the prefix that names must have; `None` for a single name.
     pub fn prefix(&self) -> Option<&str> {
         self.0.strip_suffix('*')
     }
 
-    /// Whether it matches this channel.
+    /// Returns whether it matches this channel.
     pub fn matches(&self, channel: &str) -> bool {
         match self.prefix() {
             Some(prefix) => channel.starts_with(prefix),
@@ -49,8 +50,8 @@ impl Pattern {
         }
     }
 
-    /// Of two patterns that match a channel, the one with the greater weight counts: a name beats
-    /// every prefix, and a longer prefix a shorter one.
+    /// Returns its precedence. Of two patterns that match a channel, the one with the greater
+    /// weight counts: a name precedes every prefix, and a longer prefix a shorter one.
     pub fn weight(&self) -> usize {
         self.prefix().map_or(usize::MAX, str::len)
     }

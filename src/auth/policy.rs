@@ -1,9 +1,9 @@
 //! Decides whether a client may use a verb on a channel.
 //!
-//! The namespace defines who may subscribe and who may publish; `anyone` requires nothing, whatever
-//! a token grants. Reading members and history goes with subscribing, unless rights were granted
-//! for the channel by name (a claim of the token, or a token for the channel): then only those
-//! count, so that a backend can open a channel without its members, or only its history.
+//! The namespace defines which clients may subscribe and publish; `anyone` requires nothing,
+//! whatever a token grants. Listing members and reading history come with subscribing, unless a
+//! token claims or grants rights for the channel: then only those count, so that a backend can open
+//! a channel without its members, or only its history.
 
 use super::identity::{ChannelGrant, Identity};
 use super::namespaces::{Access, Namespace, Namespaces};
@@ -17,29 +17,29 @@ pub enum Permission {
     History,
 }
 
-/// Why a client may not use a verb.
+/// Why a client may not use a verb, for the error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusalKind {
-    /// No identity of this client would change that.
+    /// No other identity of this client would change that.
     Forbidden,
     /// A token might change that.
     Unauthorized,
 }
 
-/// A refusal with its remedy.
+/// A rejection with its remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyRefusal {
     pub kind: RefusalKind,
     pub message: &'static str,
 }
 
-/// Decides, and returns the namespace of the channel.
+/// Decides on a verb, and returns the namespace of the channel.
 ///
-/// `grant` is the unexpired grant for this channel beside the identity. `keys_configured`: whether
-/// tokens can be verified.
+/// `grant` is an unexpired grant for this channel, in addition to the identity. `keys_configured`:
+/// whether the server can verify tokens.
 ///
 /// # Errors
-/// Why the verb is refused.
+/// Why the verb is rejected.
 pub fn decide<'n>(
     namespaces: &'n Namespaces,
     identity: &Identity,
@@ -48,6 +48,7 @@ pub fn decide<'n>(
     channel: &str,
     keys_configured: bool,
 ) -> Result<&'n Namespace, PolicyRefusal> {
+    // The claims of the token and the grant for the channel are united.
     let named = match (identity.rights_for(channel), grant.map(|grant| grant.rights)) {
         (Some(claimed), Some(granted)) => Some(claimed.or(granted)),
         (claimed, granted) => claimed.or(granted),

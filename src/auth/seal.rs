@@ -1,4 +1,4 @@
-//! Seals data that clients keep for the server, so that they can neither read nor change it.
+//! Seals data that clients keep for the server, so that they can neither read nor modify it.
 //!
 //! A sealed text is base64url of: version, key id (4 bytes), nonce (12 bytes), ciphertext and tag.
 //! The cipher is AES-256-GCM-SIV (RFC 8452) with random nonces. Plain GCM would be limited to 2^32
@@ -15,23 +15,23 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 const VERSION: u8 = 1;
 const ID_BYTES: usize = 4;
 const HEAD_BYTES: usize = 1 + ID_BYTES;
-/// Bytes of the longest label and a head.
+/// Size of the longest label and a head (bytes).
 const AAD_BYTES_MAX: usize = 14 + HEAD_BYTES;
-/// Bytes that suffice for the ticket of most clients, before it is written as text.
+/// A capacity that suffices for the ticket of most clients, before its encoding as text (bytes).
 const SEALED_BYTES: usize = 384;
-/// Longer texts are rejected unread.
+/// Longer texts are rejected without decoding (bytes).
 const SEALED_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a key.
+/// Size of a key (bytes).
 pub const SEAL_KEY_BYTES: usize = 32;
 
-/// Makes a key from the kernel's random bytes.
+/// Creates a key from the kernel's random bytes.
 pub fn random_seal_key() -> [u8; SEAL_KEY_BYTES] {
     let mut key = [0; SEAL_KEY_BYTES];
     rand::fill(&mut key).expect("the kernel gives random bytes");
     key
 }
 
-/// What a sealed text is for.
+/// The purpose of a sealed text.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Purpose {
     Ticket,
@@ -58,7 +58,7 @@ pub enum SealError {
 }
 
 impl SealError {
-    /// One word for counters and logs.
+    /// Returns one word for counters and logs.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -90,7 +90,7 @@ struct SealKey {
     key: LessSafeKey,
 }
 
-/// Seals with its first key, and opens with all.
+/// Seals with the first key, and opens with all keys.
 pub struct Sealer {
     keys: Vec<SealKey>,
 }
@@ -102,7 +102,7 @@ impl fmt::Debug for Sealer {
 }
 
 impl Sealer {
-    /// With these keys; with a random one if there are none.
+    /// Creates a sealer with these keys; with a random one if there are none.
     pub fn new(keys: &[[u8; SEAL_KEY_BYTES]]) -> Self {
         if keys.is_empty() {
             return Self { keys: vec![seal_key(&random_seal_key())] };
@@ -110,9 +110,9 @@ impl Sealer {
         Self { keys: keys.iter().map(seal_key).collect() }
     }
 
-    /// Seals what `write_plain` appends, where it was written.
+    /// Seals what `write_plain` appends to the buffer, in place.
     pub(super) fn seal(&self, purpose: Purpose, write_plain: impl FnOnce(&mut Vec<u8>)) -> String {
-        // The first key seals; the others only open, while they are being replaced.
+        // The first key seals; the others only open, so that keys can be rotated.
         let SealKey { id, key } = &self.keys[0];
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).expect("the kernel gives random bytes");
@@ -155,7 +155,7 @@ impl Sealer {
     }
 }
 
-/// The purpose and the head: they are authenticated, though not encrypted.
+/// Returns the purpose and the head: data that is authenticated but not encrypted.
 fn authenticated(purpose: Purpose, head: &[u8]) -> ([u8; AAD_BYTES_MAX], usize) {
     let (label, mut aad) = (purpose.label(), [0; AAD_BYTES_MAX]);
     let len = label.len() + head.len();

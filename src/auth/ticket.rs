@@ -1,5 +1,5 @@
-//! Sealed data for clients: tickets restore a connection's identity, and grants restore its rights
-//! to one channel.
+//! Sealed data that clients keep: tickets restore a connection's identity, and grants restore its
+//! rights to one channel.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use super::identity::{ChannelGrant, Identity, Right, Rights};
 use super::keys::Fingerprint;
 use super::seal::{Purpose, SealError, Sealer};
 
-/// The identity of a connection, to be restored on another one.
+/// The identity of a connection, which another connection can restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     pub identity: Arc<Identity>,
-    /// Id of the connection that it was made for, followed by a space and the id of the first
-    /// connection of its chain of resumes, if that is another one.
+    /// The id of the connection that it was issued to; after a resumption, a space and the id of
+    /// the first connection of the lineage follow.
     pub connection: String,
     /// Unix time (ms).
     pub issued_ms: u64,
@@ -25,7 +25,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Makes a ticket that is valid for `ttl_s` seconds, and never longer than its token.
+    /// Creates a ticket that is valid for `ttl_s` seconds; its token may expire earlier.
     pub fn new(identity: Arc<Identity>, connection: &str, now_ms: u64, ttl_s: u64) -> Self {
         let expires_s = (now_ms / 1000).saturating_add(ttl_s);
         Self { identity, connection: connection.to_owned(), issued_ms: now_ms, expires_s }
@@ -43,7 +43,7 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// The user, or else the connection.
+    /// Returns the user if there is one, and the connection otherwise.
     pub fn new(user: Option<&str>, connection: &str) -> Self {
         match user {
             Some(user) => Self::User(user.to_owned()),
@@ -52,7 +52,7 @@ impl Subject {
     }
 }
 
-/// Rights that a channel token, or the backend, gave for one channel.
+/// Rights that a channel token, or a backend, gave for one channel.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Grant {
     #[serde(rename = "n")]
@@ -66,8 +66,8 @@ pub struct Grant {
     /// The channel token's `exp`, with which it expires too; `None` for a backend's grant.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub token_exp_s: Option<u64>,
-    /// The connection that it was made for, as in [`Ticket`]. A grant without it and its time was
-    /// sealed by an earlier version, and counts as revoked.
+    /// The connection that it was issued to, as in [`Ticket`]. A grant without this field and the
+    /// time was sealed by an earlier version, and counts as revoked.
     #[serde(rename = "c", default)]
     pub connection: String,
     /// Unix time (ms).
@@ -79,8 +79,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The rights to a channel for a user, or else for this connection; `None` if the grant is for
-    /// another channel or client.
+    /// Returns the rights to a channel for a user, or for this connection if there is none; `None`
+    /// if the grant is for another channel or client.
     pub fn for_channel(
         &self,
         channel: &str,
@@ -96,7 +96,7 @@ impl Grant {
     }
 }
 
-/// A serialized ticket, with short names: it is sent to every client.
+/// The serialized form of a ticket, with short names: every client receives one.
 #[derive(Deserialize, Serialize)]
 struct TicketForm<'t> {
     #[serde(rename = "u", skip_serializing_if = "Option::is_none")]
@@ -133,7 +133,7 @@ impl Sealer {
         self.seal(Purpose::Ticket, |plain| write_plain(&form, plain))
     }
 
-    /// Opens a ticket. Its token is valid for `leeway_s` past its `exp`, as for a connection.
+    /// Opens a ticket. Its token stays valid for `leeway_s` past its `exp`, as on a connection.
     ///
     /// # Errors
     /// Why it is not accepted.
@@ -161,13 +161,13 @@ impl Sealer {
         self.seal(Purpose::Grant, |plain| write_plain(grant, plain))
     }
 
-    /// Opens a grant. Its token is valid for `leeway_s` past its `exp`, as in a `subscribe`.
+    /// Opens a grant. Its token stays valid for `leeway_s` past its `exp`, as in a `subscribe`.
     ///
     /// # Errors
     /// Why it is not accepted.
     pub fn open_grant(&self, text: &str, now_s: u64, leeway_s: u64) -> Result<Grant, SealError> {
         let mut grant: Grant = parse_form(&self.open(Purpose::Grant, text)?)?;
-        // An earlier version wrote only the earlier of both expiries.
+        // Earlier versions wrote only one expiry, the earlier of the two.
         let written = grant.key.and(Some(grant.expires_s));
         grant.token_exp_s = grant.token_exp_s.or(written);
         if has_ended(grant.expires_s, grant.token_exp_s, now_s, leeway_s) {
@@ -177,7 +177,7 @@ impl Sealer {
     }
 }
 
-/// Whether a sealed text has expired, by its own time or by its token's.
+/// Returns whether a sealed text has expired, by its own time or by its token's.
 fn has_ended(expires_s: u64, token_exp_s: Option<u64>, now_s: u64, leeway_s: u64) -> bool {
     let token_end_s = token_exp_s.map_or(u64::MAX, |exp_s| exp_s.saturating_add(leeway_s));
     now_s >= expires_s || now_s >= token_end_s
@@ -187,7 +187,7 @@ fn write_plain(form: &impl Serialize, plain: &mut Vec<u8>) {
     serde_json::to_writer(plain, form).expect("texts and numbers can be written");
 }
 
-/// Parses the content: it was sealed by our key, but maybe by another version of this program.
+/// Parses the content. It was sealed with our key, but maybe by another version of the server.
 fn parse_form<T: DeserializeOwned>(plain: &[u8]) -> Result<T, SealError> {
     serde_json::from_slice(plain).map_err(|_| SealError::Malformed)
 }

@@ -1,7 +1,7 @@
 //! Verifies tokens (JWT, RFC 7519, as JWS in compact form, RFC 7515 3.1).
 //!
-//! Shards verify while keys are replaced: a set of keys is replaced as a whole, and readers never
-//! wait.
+//! Shards verify tokens while keys are replaced: a set of keys is swapped as a whole, so readers
+//! never block.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -20,10 +20,10 @@ use super::identity::{ChannelGrant, Identity};
 use super::keys::{Fingerprint, Key};
 use super::wanted::Wanted;
 
-/// Longer tokens are rejected unread.
+/// Longer tokens are rejected without parsing (bytes).
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
-/// Keys, and what tokens must contain.
+/// The keys, and the requirements of tokens.
 #[derive(Debug)]
 pub struct Verifier {
     /// Configured keys.
@@ -33,13 +33,13 @@ pub struct Verifier {
     /// Whether keys are fetched from a URL.
     fetches: bool,
     pub(super) expected: Expected,
-    /// Incremented when fetched keys first arrive, and when one of them is withdrawn.
+    /// Incremented when the first fetched keys arrive, and when one of them is withdrawn.
     changes: AtomicU64,
-    /// A token named an unknown key: the set at the URL may have changed.
+    /// A token named an unknown key, so the keys should be fetched again.
     wanted: AtomicBool,
-    /// The ids of those keys.
+    /// The unknown ids that tokens have named.
     ids: Wanted,
-    /// The fetching thread, once it runs.
+    /// The thread that fetches keys, once it runs.
     fetcher: OnceLock<Thread>,
 }
 
@@ -52,7 +52,7 @@ pub enum KeyStanding {
     Unknown,
 }
 
-/// The used fields of a token's head.
+/// The fields of a token's header that are used.
 #[derive(Deserialize)]
 struct Head {
     alg: String,
@@ -62,7 +62,7 @@ struct Head {
 }
 
 impl Verifier {
-    /// Makes a verifier with these keys; [`Self::replace_fetched`] adds others if `fetches`.
+    /// Creates a verifier with these keys; with `fetches`, [`Self::replace_fetched`] adds others.
     pub fn new(fixed: Vec<Key>, fetches: bool, expected: Expected) -> Self {
         Self {
             fixed,
@@ -76,52 +76,54 @@ impl Verifier {
         }
     }
 
-    /// Whether there are keys, or will be. If not, clients are anonymous.
+    /// Returns whether there are keys, or will be. If not, clients are anonymous.
     pub fn has_keys(&self) -> bool {
         self.fetches || !self.fixed.is_empty()
     }
 
-    /// Time for which a token is accepted past its `exp` (s); [`Identity::expires_s`] is that
-    /// `exp`.
+    /// Returns how long a token is accepted past its `exp` (s). [`Identity::expires_s`] does not
+    /// include this.
     pub fn leeway_s(&self) -> u64 {
         self.expected.leeway_s
     }
 
-    /// Whether there is a key to verify with now.
+    /// Returns whether there is a key to verify with now.
     pub fn has_usable_keys(&self) -> bool {
         !self.fixed.is_empty() || self.has_fetched()
     }
 
-    /// Whether keys have been fetched.
+    /// Returns whether keys have been fetched.
     pub fn has_fetched(&self) -> bool {
         self.fetched.load().is_some()
     }
 
-    /// Replaces the fetched keys. Readers use the old ones until then.
+    /// Replaces the fetched keys as a whole.
     pub fn replace_fetched(&self, keys: Vec<Key>) {
         let old = self.fetched.swap(Some(Arc::new(keys)));
         let new = self.fetched.load();
         let is_there = |key: &Key| {
             new.iter().flat_map(|keys| keys.iter()).any(|one| one.fingerprint == key.fingerprint)
         };
-        // A new key changes nothing for open connections, so only the first arrival and withdrawals
-        // count.
+        // An additional key changes nothing for open connections, so only the first arrival and
+        // withdrawals count.
         if old.is_none_or(|old| !old.iter().all(is_there)) {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Copies the keys that another verifier has fetched from the same URL.
+    /// Copies the keys that another verifier has fetched from the same URL, so that a reload keeps
+    /// them.
     pub fn adopt_fetched(&self, from: &Self) {
         self.fetched.store(from.fetched.load_full());
     }
 
-    /// Incremented when fetched keys first arrive, and when one of them is withdrawn.
+    /// Returns a counter, incremented when the first fetched keys arrive, and when one of them is
+    /// withdrawn.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// Whether a key is still valid.
+    /// Returns whether a key is still valid.
     pub fn standing(&self, key: Fingerprint) -> KeyStanding {
         let fetched = self.fetched.load();
         let all = self.fixed.iter().chain(fetched.iter().flat_map(|keys| keys.iter()));
@@ -186,13 +188,13 @@ impl Verifier {
         let decode = |part| URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed);
         let head: Head =
             serde_json::from_slice(&decode(head)?).map_err(|_| AuthError::Malformed)?;
-        // RFC 7515 4.1.11: an unknown critical extension makes the token invalid.
+        // An unknown critical extension makes the token invalid (RFC 7515 4.1.11).
         if head.crit.is_some() {
             return Err(AuthError::Malformed);
         }
         let id = head.kid.as_deref().unwrap_or_default();
         let verified = |key: &Key| {
-            // The key decides the algorithm (RFC 8725 3.1): a token cannot choose a weaker one.
+            // The key determines the algorithm (RFC 8725 3.1): a token cannot choose a weaker one.
             if head.alg != key.algorithm.name() {
                 return Err(AuthError::Algorithm);
             }
@@ -204,7 +206,7 @@ impl Verifier {
                 Err(_) => Err(AuthError::Malformed),
             }
         };
-        // Configured keys first: a set at a URL cannot replace one of them.
+        // Configured keys take precedence: a set at a URL cannot replace one of them.
         if let Some(key) = self.fixed.iter().find(|key| key.id == id) {
             return verified(key);
         }
@@ -218,7 +220,7 @@ impl Verifier {
             Some(_) if self.ids.record(id) => AuthError::KeyPending,
             Some(_) => AuthError::UnknownKey,
         };
-        // After recording the id: the fetch requested here then decides about it.
+        // After the id was recorded, so that the fetch requested here decides about it.
         self.request_fetch();
         Err(fault)
     }
@@ -234,7 +236,7 @@ impl Verifier {
 
     /// Sets the thread to wake when a token names an unknown key.
     pub(super) fn set_fetcher(&self, thread: Thread) {
-        // The first one stays: there is one URL.
+        // Later calls have no effect: there is one URL, and so one thread.
         let _ = self.fetcher.set(thread);
     }
 
@@ -243,12 +245,13 @@ impl Verifier {
     }
 
     pub(super) fn begin_fetch(&self) {
-        // Clear the request before the fetch: a token that arrives during it asks for another one.
+        // The request is cleared before the fetch: a token that arrives during it requests another
+        // one, because its key may be newer than the response.
         self.wanted.store(false, Ordering::Relaxed);
         self.ids.begin();
     }
 
-    /// The next fetch is possible after `gap`.
+    /// Notes the end of a fetch; the next one is possible after `gap`.
     pub(super) fn end_fetch(&self, succeeded: bool, gap: Duration) {
         self.ids.end(succeeded, gap);
     }

@@ -1,8 +1,8 @@
-//! Unknown key ids of tokens: decides whether a fetch may still bring the key.
+//! Tracks unknown key ids of tokens, to decide whether a fetch may still bring the key.
 //!
-//! An issuer signs with a new key as soon as its set has it, so the first tokens of a key arrive
-//! before the server has fetched the set again. Such a token is rejected temporarily. It is
-//! rejected permanently once a fetch that began after the id was first seen has not brought the
+//! An issuer may sign with a new key as soon as its set contains the key, so the first tokens of a
+//! key arrive before the server has fetched the set again. Such a token is rejected temporarily. It
+//! is rejected permanently once a fetch that began after the id was first seen has not brought the
 //! key, until another fetch is possible.
 
 use std::collections::HashSet;
@@ -10,11 +10,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Ids remembered between fetches. Any client can send ids: one past the limit is not remembered,
-/// and its tokens are rejected temporarily.
+/// Ids remembered between fetches. Clients can send any ids: beyond the limit one is not
+/// remembered, and its tokens are rejected temporarily.
 const IDS_MAX: usize = 1024;
 
-/// The unknown ids, see the module.
+/// The unknown ids; see the module.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     state: Mutex<State>,
@@ -23,22 +23,22 @@ pub(super) struct Wanted {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Named since the last fetch began.
+    /// Seen since the last fetch began.
     named: HashSet<u64>,
-    /// Named before the running fetch began.
+    /// Seen before the current fetch began; its result decides about them.
     fetching: HashSet<u64>,
-    /// Named before the last fetch, and not brought by it.
+    /// Seen before the last fetch, which did not bring them.
     missing: HashSet<u64>,
-    /// When the next fetch is possible: `missing` is void from then on.
+    /// When the next fetch is possible: `missing` no longer applies from then on.
     missing_until: Option<Instant>,
 }
 
 impl Wanted {
-    /// Records that a token named this id; returns whether a fetch may still bring its key.
+    /// Records an id that a token names; returns whether a fetch may still bring its key.
     pub(super) fn record(&self, id: &str) -> bool {
         let id = self.hashes.hash_one(id);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Keyed hashes instead of ids, which clients choose and which may be long.
+        // Keyed hashes, because clients choose the ids, and these may be long.
         if state.named.len() < IDS_MAX {
             state.named.insert(id);
         }
@@ -46,15 +46,14 @@ impl Wanted {
         !(holds && state.missing.contains(&id))
     }
 
-    /// Records the beginning of a fetch.
+    /// Notes the beginning of a fetch.
     pub(super) fn begin(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Ids named from here on may be newer than the fetched set, so they stay out of its
-        // verdict.
+        // Ids seen from now on may be newer than the response, so it does not decide about them.
         state.fetching = std::mem::take(&mut state.named);
     }
 
-    /// Records the end of a fetch. After a success, the next is possible after `gap`; a failure
+    /// Notes the end of a fetch. After a success, the next one is possible after `gap`; a failure
     /// proves nothing about any key.
     pub(super) fn end(&self, succeeded: bool, gap: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
