@@ -1,20 +1,20 @@
-//! Validates JSON of applications (contents, `info`) once, when it is received; it is then stored
-//! and passed on byte for byte.
+//! Validates JSON of applications (contents, `info`) once, on receipt; after that it is stored and
+//! forwarded byte for byte.
 //!
-//! The grammar of JSON (RFC 8259) allows values that readers cannot represent: half a surrogate
-//! pair (`"\ud83d"`), which is not Unicode text, and numbers beyond a double (`1e400`). Some
-//! readers fail on them, and so on the whole reply or list that contains them. They are rejected on
-//! receipt, so that one member's data cannot break another's. Everything else stays as written:
-//! number formats, key order, duplicate keys, escapes.
+//! The grammar of JSON (RFC 8259) allows values that some readers cannot represent: half a
+//! surrogate pair (`"\ud83d"`), which is not Unicode text, and numbers beyond a double (`1e400`).
+//! Some readers fail on them, and so on the whole reply or list that contains them. They are
+//! rejected on receipt, so that one client's data cannot break another client. Everything else
+//! stays as written: number formats, key order, duplicate keys, escapes.
 
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-/// Nesting levels at most.
+/// The maximum number of nesting levels.
 const DEPTH_MAX: u32 = 64;
-/// A number without exponent that is shorter than this (bytes) is below the largest double, which
-/// has 309 digits.
+/// Numbers without an exponent of up to this length (bytes) are below the largest double, which has
+/// 309 digits.
 const PLAIN_NUMBER_BYTES: usize = 300;
 
 /// Why JSON is rejected; its text completes "content …" or "`info` …".
@@ -26,7 +26,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The fault, and the remedy.
+    /// Returns the fault and its remedy.
     pub fn text(self) -> &'static str {
         match self {
             Self::TooDeep => "is nested deeper than 64 levels; flatten it",
@@ -46,15 +46,15 @@ impl Fault {
 pub struct CheckedJson<'f>(Cow<'f, str>);
 
 impl<'f> CheckedJson<'f> {
-    /// Checks JSON, and puts it on one line.
+    /// Validates JSON, and puts it on one line.
     ///
     /// # Errors
-    /// When some readers of JSON could not represent it.
+    /// Some JSON readers could not represent it.
     pub fn new(json: &'f RawValue) -> Result<Self, Fault> {
         to_one_line(json.get()).map(Self)
     }
 
-    /// Takes JSON that was checked while it was read, and needs no change.
+    /// Wraps JSON that was validated while it was read, and needs no change.
     pub(super) fn checked(json: &'f str) -> Self {
         debug_assert_eq!(to_one_line(json), Ok(Cow::Borrowed(json)), "it was checked");
         Self(Cow::Borrowed(json))
@@ -66,11 +66,11 @@ impl<'f> CheckedJson<'f> {
     }
 }
 
-/// Puts valid JSON on one line: line breaks between tokens become spaces, and strings contain none.
-/// So line breaks can separate frames, and no content can forge one.
+/// Puts valid JSON on one line: line breaks between tokens become spaces; strings cannot contain
+/// raw ones. So line breaks can separate frames, and no content can forge one.
 ///
 /// # Errors
-/// When some readers of JSON could not represent it.
+/// Some JSON readers could not represent it.
 pub fn to_one_line(json: &str) -> Result<Cow<'_, str>, Fault> {
     if scan(json)? {
         return Ok(Cow::Owned(json.replace(['\n', '\r'], " ")));
@@ -78,7 +78,7 @@ pub fn to_one_line(json: &str) -> Result<Cow<'_, str>, Fault> {
     Ok(Cow::Borrowed(json))
 }
 
-/// Scans valid JSON once; returns whether it has line breaks.
+/// Scans valid JSON once; returns whether it contains line breaks.
 fn scan(json: &str) -> Result<bool, Fault> {
     let bytes = json.as_bytes();
     let (mut at, mut depth, mut has_line_ends) = (0, 0, false);
@@ -105,8 +105,8 @@ fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
         if bytes[at] == b'"' {
             return Ok(at + 1);
         }
-        // An escape is `\u` with four digits, a surrogate pair two of those, or a backslash and
-        // one character.
+        // An escape has 2 bytes, or 6 for `\u` with four digits, or 12 for a surrogate pair.
+        // The JSON is valid, so bytes behind an escape exist: the closing quote at least.
         at += match parse_unit(&bytes[at..]) {
             None => 2,
             Some(0xd800..=0xdbff) => match parse_unit(&bytes[at + 6..]) {
@@ -120,7 +120,7 @@ fn check_string(bytes: &[u8], start: usize) -> Result<usize, Fault> {
     Ok(bytes.len())
 }
 
-/// The UTF-16 code unit of an escape such as `\u00e9` at the start of `bytes`.
+/// Returns the UTF-16 code unit of an escape such as `\u00e9` at the start of `bytes`.
 fn parse_unit(bytes: &[u8]) -> Option<u16> {
     let digits = bytes.strip_prefix(b"\\u")?.first_chunk::<4>()?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -133,7 +133,7 @@ fn check_number(json: &str, start: usize) -> Result<usize, Fault> {
     let end = start + digits.iter().position(is_end).unwrap_or(digits.len());
     let number = &json[start..end];
     let is_plain = || memchr::memchr2(b'e', b'E', number.as_bytes()).is_none();
-    // Some readers round up to infinity, others fail: accept only what all can represent.
+    // Some readers round a huge number to infinity, others fail: accept only what all represent.
     let is_finite =
         || number.parse().is_ok_and(f64::is_finite) && serde_json::from_str::<f64>(number).is_ok();
     if (number.len() <= PLAIN_NUMBER_BYTES && is_plain()) || is_finite() {
@@ -249,8 +249,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-        /// Accepted JSON is unchanged except for line breaks, and a strict reader accepts it; a
-        /// strict reader fails on rejected JSON.
+        /// Accepted JSON is unchanged except for line breaks, and a strict reader accepts it; it
+        /// fails on rejected JSON.
         #[test]
         fn accepted_json_is_unchanged_and_readable(json in any_pieces()) {
             let Ok(raw) = serde_json::from_str::<&RawValue>(&json) else { return Ok(()) };

@@ -1,5 +1,6 @@
-//! Text from outside: JSON passed on unparsed (`content`), JSON read in one pass (`plain`), text
-//! shown to people (`terminal`), and log lines that clients can cause (`repeats`).
+//! Text from outside: JSON that is passed on verbatim (`content`), JSON read in a single pass
+//! (`plain`), text shown on terminals (`terminal`), and log lines that clients can cause
+//! (`repeats`).
 
 pub mod content;
 pub mod plain;

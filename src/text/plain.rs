@@ -1,19 +1,19 @@
-//! Reads JSON in its plain form, in one pass and without copies: strings without escapes, unsigned
+//! A single-pass JSON reader without copies, for plain JSON: strings without escapes, unsigned
 //! integers, booleans, and values of applications that [`CheckedJson`] keeps unchanged.
 //!
-//! A reader says `None` to all else, be it wrong or only unusual: its caller then reads the same
-//! bytes with `serde_json`, which names errors. Whatever this reader accepts, that one accepts with
-//! the same meaning.
+//! It returns `None` for everything else, whether invalid or only unusual: the caller then reads
+//! the same bytes with `serde_json`, which reports errors. What this reader accepts, `serde_json`
+//! accepts with the same meaning.
 
 use super::content::CheckedJson;
 
-/// Nesting levels of a value; deeper ones are not plain.
+/// The maximum nesting of a value; deeper ones are not plain.
 const DEPTH_MAX: u32 = 64;
-/// Digits of a number that is certainly below the largest double, its exponent of two digits
-/// included.
+/// The longest mantissa (bytes): with an exponent of two digits, such a number is still below the
+/// largest double.
 const MANTISSA_BYTES: usize = 100;
 
-/// A place in JSON. After a `None` the place is not defined.
+/// A position in JSON. After a `None` the position is undefined.
 #[derive(Clone, Debug)]
 pub struct PlainReader<'f> {
     bytes: &'f [u8],
@@ -21,12 +21,12 @@ pub struct PlainReader<'f> {
 }
 
 impl<'f> PlainReader<'f> {
-    /// Begins at the first of these bytes.
+    /// Starts at the first byte.
     pub fn new(bytes: &'f [u8]) -> Self {
         Self { bytes, at: 0 }
     }
 
-    /// Bytes read so far.
+    /// Returns the number of bytes read so far.
     pub fn position(&self) -> usize {
         self.at
     }
@@ -36,7 +36,7 @@ impl<'f> PlainReader<'f> {
         self.bytes.get(self.at).copied()
     }
 
-    /// Skips blanks between tokens, line ends included.
+    /// Skips blanks between tokens, including line breaks.
     #[inline]
     pub fn skip_blanks(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
@@ -44,7 +44,7 @@ impl<'f> PlainReader<'f> {
         }
     }
 
-    /// Skips blanks, and this byte if it follows; returns whether it did.
+    /// Skips blanks, and this byte if it follows; returns whether it followed.
     #[inline]
     pub fn take(&mut self, byte: u8) -> bool {
         self.skip_blanks();
@@ -53,7 +53,8 @@ impl<'f> PlainReader<'f> {
         is_there
     }
 
-    /// Skips these bytes if they come next, blanks included; returns whether they did.
+    /// Skips exactly these bytes if they come next, without skipping blanks first; returns whether
+    /// they came next.
     #[inline]
     pub fn skip(&mut self, bytes: &[u8]) -> bool {
         let is_there = self.bytes[self.at..].starts_with(bytes);
@@ -63,7 +64,7 @@ impl<'f> PlainReader<'f> {
         is_there
     }
 
-    /// A string without escapes, as the bytes between its quotes.
+    /// Reads a string without escapes; returns the bytes between its quotes.
     #[inline]
     pub fn read_bytes(&mut self) -> Option<&'f [u8]> {
         if !self.take(b'"') {
@@ -78,19 +79,19 @@ impl<'f> PlainReader<'f> {
         Some(&self.bytes[start..self.at - 1])
     }
 
-    /// A string without escapes.
+    /// Reads a string without escapes.
     #[inline]
     pub fn read_text(&mut self) -> Option<&'f str> {
         std::str::from_utf8(self.read_bytes()?).ok()
     }
 
-    /// A string without escapes, with its quotes.
+    /// Reads a string without escapes; returns it with its quotes.
     pub fn read_quoted(&mut self) -> Option<&'f str> {
         let inner = self.read_bytes()?.len();
         std::str::from_utf8(&self.bytes[self.at - inner - 2..self.at]).ok()
     }
 
-    /// An unsigned integer below 10^19, as it is written.
+    /// Reads an unsigned integer of up to 19 digits; returns it as written.
     pub fn read_digits(&mut self) -> Option<&'f str> {
         self.skip_blanks();
         let start = self.at;
@@ -102,12 +103,12 @@ impl<'f> PlainReader<'f> {
             [b'0', _, ..] => false,
             digits => (1..20).contains(&digits.len()),
         };
-        // A fraction or an exponent may follow, which is for the caller to notice: neither begins
-        // a token.
+        // A fraction or an exponent may follow. The caller notices that, because neither starts a
+        // token.
         if is_plain { std::str::from_utf8(digits).ok() } else { None }
     }
 
-    /// A boolean.
+    /// Reads a boolean.
     pub fn read_bool(&mut self) -> Option<bool> {
         self.skip_blanks();
         let is_true = self.peek() == Some(b't');
@@ -115,7 +116,7 @@ impl<'f> PlainReader<'f> {
         Some(is_true)
     }
 
-    /// Any value, if it is one that applications' readers represent, on one line.
+    /// Reads any value that is on one line and that all JSON readers can represent.
     pub fn read_value(&mut self) -> Option<CheckedJson<'f>> {
         self.skip_blanks();
         let start = self.at;
@@ -128,9 +129,9 @@ impl<'f> PlainReader<'f> {
         self.bytes[self.at..].starts_with(word).then(|| self.at += word.len())
     }
 
-    /// Skips a value that is valid, within [`DEPTH_MAX`] and on one line.
+    /// Skips a value, if it is valid, on one line and not nested deeper than [`DEPTH_MAX`].
     fn skip_value(&mut self) -> Option<()> {
-        // One bit for each level that is open, the innermost lowest: set for an object.
+        // A stack of one bit for each open level, the innermost lowest: set for an object.
         let (mut objects, mut depth) = (0_u64, 0);
         loop {
             match self.peek()? {
@@ -144,7 +145,7 @@ impl<'f> PlainReader<'f> {
                     (objects, depth) = (objects << 1 | u64::from(is_object), depth + 1);
                     self.at += 1;
                     self.skip_inner_blanks();
-                    // Its end follows at once, or its first value.
+                    // Either it ends at once, or its first value follows.
                     match (self.peek()?, is_object) {
                         (b'}', true) | (b']', false) => {}
                         (_, true) => {
@@ -159,7 +160,7 @@ impl<'f> PlainReader<'f> {
                 b'n' => self.skip_word(b"null")?,
                 _ => return None,
             }
-            // What follows a value: another one, or the end of what holds it.
+            // After a value: either another one follows, or its container ends.
             loop {
                 if depth == 0 {
                     return Some(());
@@ -183,7 +184,7 @@ impl<'f> PlainReader<'f> {
         }
     }
 
-    /// Blanks of a value that is on one line.
+    /// Skips blanks within a value, but not line breaks, which `CheckedJson` would replace.
     #[inline]
     fn skip_inner_blanks(&mut self) {
         while let Some(b' ' | b'\t') = self.peek() {
@@ -191,7 +192,7 @@ impl<'f> PlainReader<'f> {
         }
     }
 
-    /// The name of a field within a value, and what parts it from its own value.
+    /// Skips the name of a field within a value, and the colon behind it.
     fn skip_name(&mut self) -> Option<()> {
         if self.peek()? != b'"' {
             return None;
@@ -206,7 +207,7 @@ impl<'f> PlainReader<'f> {
         Some(())
     }
 
-    /// A string within a value; it may have escapes, but of no surrogate.
+    /// Skips a string within a value. It may contain escapes, but none of a surrogate.
     fn skip_string(&mut self) -> Option<()> {
         self.at += 1;
         loop {
@@ -238,7 +239,7 @@ impl<'f> PlainReader<'f> {
         }
     }
 
-    /// A number that a double can represent.
+    /// Skips a number that a double can represent.
     fn skip_number(&mut self) -> Option<()> {
         let start = self.at;
         self.at += usize::from(self.peek() == Some(b'-'));
@@ -266,7 +267,7 @@ impl<'f> PlainReader<'f> {
         Some(())
     }
 
-    /// One digit or more.
+    /// Skips one digit or more.
     fn skip_digits(&mut self) -> Option<()> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.peek() {
@@ -276,17 +277,19 @@ impl<'f> PlainReader<'f> {
     }
 }
 
-/// Whether a text needs no escapes between quotes.
+/// Returns whether a text needs no escapes between quotes.
 #[inline]
 pub fn is_plain(text: &str) -> bool {
     find_special(text.as_bytes(), 0).is_none()
 }
 
+// The lowest and the highest bit of each byte of a word.
 const LOW: u64 = u64::MAX / 0xff;
 const HIGH: u64 = LOW << 7;
 
-/// Finds the first quote, backslash or control character from `at` on: eight bytes at a time, for
-/// most strings are short, and then by blocks, which the compiler looks through with vectors.
+/// Finds the first quote, backslash or control character from `at` on. The first eight bytes are
+/// checked as one word, because most strings are short; the rest in blocks, which the compiler
+/// vectorizes.
 #[inline]
 fn find_special(bytes: &[u8], at: usize) -> Option<usize> {
     let rest = bytes.get(at..)?;
@@ -303,14 +306,14 @@ fn is_special(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\' | 0..0x20)
 }
 
-/// The first special byte of a word.
+/// Returns the index of the first special byte of a word.
 #[inline]
 fn special_in(word: [u8; 8]) -> Option<usize> {
     let word = u64::from_le_bytes(word);
     let quote = word ^ (LOW * u64::from(b'"'));
     let backslash = word ^ (LOW * u64::from(b'\\'));
-    // The high bit of each byte that is zero, or below a blank. A borrow makes bytes behind such a
-    // byte look alike, never one before it.
+    // Sets the high bit of each byte that is zero, or below a blank. The borrow of such a byte may
+    // set bits behind it by mistake, but never before it, so the lowest set bit is correct.
     let found = (quote.wrapping_sub(LOW) & !quote)
         | (backslash.wrapping_sub(LOW) & !backslash)
         | (word.wrapping_sub(LOW * 0x20) & !word);
@@ -319,6 +322,8 @@ fn special_in(word: [u8; 8]) -> Option<usize> {
 }
 
 fn find_special_far(bytes: &[u8], mut at: usize) -> Option<usize> {
+    // Blocks are only tested as a whole, without a branch per byte; the words below then find the
+    // place.
     while let Some(block) = bytes[at..].first_chunk::<32>() {
         let found = block.iter().fold(0, |found, byte| {
             let is_quote = u8::from(*byte == b'"') | u8::from(*byte == b'\\');
@@ -473,7 +478,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
-        /// What is plain is a value for `serde_json` too, with the same end, and checked content.
+        /// Whatever is plain is a value for `serde_json` too, with the same end, and valid content.
         #[test]
         fn plain_values_are_those_of_serde_json(json in pieces()) {
             let mut stream = serde_json::Deserializer::from_str(&json).into_iter::<&RawValue>();
@@ -482,12 +487,12 @@ mod tests {
                 let start = json.len() - json.trim_start().len();
                 let checked = content::to_one_line(&json[start..end]);
                 prop_assert_eq!(checked.as_deref(), Ok(&*value.into_text()));
-                // A scalar counts only with something behind it that ends it.
+                // A scalar counts only if something follows that ends it.
                 let whole = serde_json::from_str::<&RawValue>(&json[..end]);
                 prop_assert_eq!(whole.map(RawValue::get).ok(), Some(&json[start..end]));
             } else if let Some(Ok(raw)) = raw {
-                // Not plain, though valid: it has what `CheckedJson` changes or rejects, or
-                // escapes and exponents that are left to others.
+                // Valid, but not plain: it contains what `CheckedJson` changes or rejects, or
+                // escapes and exponents that are left to the other reader.
                 let json = raw.get();
                 let digits = |text: &str| {
                     let text = text.trim_start_matches(['+', '-']);

@@ -1,13 +1,14 @@
-//! Limits log lines that clients can cause: one per reason and second, and a count of the rest.
+//! Limits log lines that clients can cause: one per reason and second; the others are counted.
 
 use tracing::{Level, enabled};
 
-/// Reasons since the last [`Self::take`], with their numbers of suppressed lines.
+/// Reasons since the last [`Self::take`], each with its number of suppressed lines.
 #[derive(Debug, Default)]
 pub struct Repeats(Vec<(&'static str, u64)>);
 
 impl Repeats {
-    /// Whether to log one more line for this reason; counts it if not. At `debug`, all are logged.
+    /// Returns whether to log another line for this reason; if not, counts it. At `debug`, all are
+    /// logged.
     pub fn admits(&mut self, reason: &'static str) -> bool {
         if enabled!(Level::DEBUG) {
             return true;
@@ -23,7 +24,7 @@ impl Repeats {
         true
     }
 
-    /// Clears the counts; returns the reasons with suppressed lines, and how many.
+    /// Clears the counts; returns the reasons with suppressed lines, and their numbers.
     pub fn take(&mut self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.drain(..).filter(|(_, left_out)| *left_out > 0)
     }

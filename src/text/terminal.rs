@@ -1,12 +1,12 @@
-//! Escapes text from outside that a terminal will show: names, reasons, addresses, paths.
+//! Escapes untrusted text that a terminal will show: names, reasons, addresses, paths.
 //!
-//! Control characters move the cursor, set colors and titles, and send terminal responses;
-//! bidirectional marks (Unicode UAX 9) reorder displayed words. Both are shown as escapes.
+//! Control characters move the cursor, set colors and titles, and make the terminal respond;
+//! bidirectional marks (Unicode UAX 9) reorder the displayed words. Both are shown as escapes.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character controls a terminal instead of being displayed.
+/// Returns whether a character controls a terminal instead of being displayed.
 fn is_active(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -22,7 +22,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// [`escape`] for text of several lines and columns: keeps line breaks and tabs.
+/// Like [`escape`], for text of several lines and columns: keeps line breaks and tabs.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     let is_active = |c: char| is_active(c) && !matches!(c, '\n' | '\t');
     replace_active(text, is_active, |c, out| {
@@ -30,8 +30,8 @@ pub fn escape_lines(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Escapes within JSON (RFC 8259 7), whose value stays the same: such characters occur only in
-/// strings. Keeps line breaks between tokens.
+/// Escapes such characters within JSON (RFC 8259 7). The value stays the same, because they can
+/// only occur in strings. Keeps line breaks between tokens.
 pub fn escape_json(json: &str) -> Cow<'_, str> {
     let is_active = |c: char| is_active(c) && !matches!(c, '\n' | '\r' | '\t');
     replace_active(json, is_active, |c, out| {
