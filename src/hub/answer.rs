@@ -1,4 +1,4 @@
-//! Requests to homes, and their answers.
+//! Requests to homes, and their replies.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::presence::{MemberInfo, PresencePage};
 use super::publication::{Draft, Publication};
 use super::refusal::Refused;
 
-/// Where an answer from outside the shards goes.
+/// Receives the reply to a request from outside of the shards.
 pub struct ApiReply(pub Box<dyn FnOnce(Answer) + Send>);
 
 impl fmt::Debug for ApiReply {
@@ -22,10 +22,10 @@ impl fmt::Debug for ApiReply {
     }
 }
 
-/// Where a request comes from.
+/// The source of a request, which receives the reply.
 #[derive(Debug)]
 pub enum Origin {
-    /// A connection; `request` is its name for the question.
+    /// A connection; `request` is its number for the request.
     Session { id: ConnectionId, request: u32 },
     /// A backend.
     Api(ApiReply),
@@ -33,45 +33,46 @@ pub enum Origin {
     Batch(BatchReply),
 }
 
-/// A question about a channel.
+/// A request about a channel.
 #[derive(Debug)]
 pub struct Request {
     pub from: Origin,
     pub channel: ChannelName,
-    /// How much of it is kept, should it have to be opened.
+    /// The retention of the channel, in case the request opens it.
     pub retention: Retention,
     pub verb: Verb,
 }
 
-/// A subscription that is asked for.
+/// A requested subscription.
 #[derive(Clone, Debug)]
 pub struct Subscribe {
-    /// The place up to which the member has everything.
+    /// The last position that the client has; messages after it are sent. `None`: from now on.
     pub since: Option<Since>,
-    /// Wants to hear of joins and leaves.
+    /// Whether joins and leaves are requested.
     pub watch: bool,
-    /// It is counted as a member already, having watched or not, and starts again from `since`.
+    /// Set for a restart from `since`: the connection is counted as a member already. The value
+    /// states whether it watched before.
     pub restart: Option<bool>,
-    /// How it is listed; `None` where the channel keeps no presence.
+    /// The member to list; `None` if the channel keeps no presence.
     pub member: Option<Arc<MemberInfo>>,
-    /// The connection that it continues, if that still lives: it is to take its place.
+    /// The connection that it resumes: if that is still a member, this one takes its place.
     pub replaces: Option<ConnectionId>,
-    /// The most members that the channel may have; 0 = no bound.
+    /// The maximum number of members of the channel; 0 = unlimited.
     pub members_max: u32,
 }
 
-/// What is asked. What is large is boxed: questions move through several queues.
+/// The operation. Large variants are boxed, because requests move through several queues.
 #[derive(Debug)]
 pub enum Verb {
     Subscribe(Box<Subscribe>),
-    /// The end of a subscription that was answered.
+    /// Ends a subscription that was confirmed.
     Leave {
         watch: bool,
         member: Option<Arc<MemberInfo>>,
     },
-    /// A member hears of joins and leaves no more.
+    /// Ends the delivery of joins and leaves to a member.
     Unwatch,
-    /// A member goes by another name from now on.
+    /// Changes how a member is listed.
     Rename {
         old: Arc<MemberInfo>,
         new: Arc<MemberInfo>,
@@ -89,26 +90,26 @@ pub enum Verb {
         limit: u32,
         reverse: bool,
     },
-    /// Remove the history.
+    /// Removes the history.
     Trim,
-    /// The number of members, and the channel's position.
+    /// Returns the number of members, and the channel's position.
     Describe,
 }
 
-/// A new member: it is counted, and has everything up to `position` once it has `missed`.
+/// A new member: it is counted, and is up to date with `position` after receiving `missed`.
 #[derive(Clone, Debug)]
 pub struct Subscribed {
     pub position: Position,
     pub recovered: bool,
     pub missed: Vec<Arc<Publication>>,
-    /// Of a channel that keeps presence, for one who watches.
+    /// Set if the channel keeps presence and the client watches it.
     pub presence: Option<PresencePage>,
-    /// As requested: a shard that takes the answer back needs them.
+    /// As requested. A shard needs these two to undo the subscription.
     pub watch: bool,
     pub member: Option<Arc<MemberInfo>>,
 }
 
-/// What a home answers.
+/// The reply of a home.
 #[derive(Clone, Debug)]
 pub enum Answer {
     Subscribed(Box<Subscribed>),
@@ -120,7 +121,7 @@ pub enum Answer {
     Refused(Refused),
 }
 
-/// What a home sends to a shard.
+/// A message of a home to a shard.
 #[derive(Debug)]
 pub enum Out {
     Answer {
@@ -129,22 +130,22 @@ pub enum Out {
         channel: ChannelName,
         answer: Answer,
     },
-    /// To all members there.
+    /// A message for all members on the shard.
     Publish(Arc<Publication>),
-    /// To the channel's watchers.
+    /// A join or leave, for the channel's watchers on the shard.
     News(Arc<Publication>),
-    /// The past is lost: to all members there.
+    /// The history was lost; for all members on the shard.
     EpochChanged {
         channel: ChannelName,
         position: Position,
     },
 }
 
-// Each publish moves one of each through several queues.
+// Each publish moves one of each through several queues, so their size matters.
 const _: () = assert!(size_of::<Request>() <= 88 && size_of::<Out>() <= 80);
 
 impl Out {
-    /// What it is about.
+    /// Returns the channel; `None` for a message that is addressed to connections.
     pub fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Answer { channel, .. } | Self::EpochChanged { channel, .. } => Some(channel),

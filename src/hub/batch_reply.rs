@@ -1,24 +1,24 @@
-//! Answers to requests that were sent to a home together: they are returned together.
+//! Collects the replies to requests that were sent to a home together, and returns them together.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Answer;
 
-/// Answers in the order of their requests; `None` for a request that was dropped unanswered, which
-/// happens when its home ends.
+/// Replies in the order of their requests; `None` for a request that was dropped without a reply,
+/// which happens when its home ends.
 pub type Answers = Vec<Option<Answer>>;
 
 type Finish = Box<dyn FnOnce(Answers) + Send>;
 
-/// The answers that have come.
+/// The replies so far. Dropped once the batch and all its receivers are; then it delivers them.
 struct Gathering {
     answers: Mutex<Answers>,
     finish: Mutex<Option<Finish>>,
 }
 
 impl Drop for Gathering {
-    /// No request is left.
+    /// Delivers the replies: no request is pending any more.
     fn drop(&mut self) {
         let answers = self.answers.get_mut().unwrap_or_else(PoisonError::into_inner);
         let finish = self.finish.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -28,21 +28,22 @@ impl Drop for Gathering {
     }
 }
 
-/// Makes a [`BatchReply`] for each of several requests.
+/// A batch: creates a [`BatchReply`] for each of several requests.
 pub struct BatchReplies {
     gathering: Arc<Gathering>,
     count: u32,
 }
 
 impl BatchReplies {
-    /// `finish` gets the answers once this is dropped and all requests have theirs.
+    /// Creates a batch. `finish` receives the replies once this is dropped and no request is
+    /// pending.
     pub fn new(finish: impl FnOnce(Answers) + Send + 'static) -> Self {
         let finish: Option<Finish> = Some(Box::new(finish));
         let gathering = Gathering { answers: Mutex::default(), finish: Mutex::new(finish) };
         Self { gathering: Arc::new(gathering), count: 0 }
     }
 
-    /// For the next request.
+    /// Returns the receiver for the reply to the next request.
     pub fn next_reply(&mut self) -> BatchReply {
         let index = self.count;
         self.count += 1;
@@ -50,17 +51,18 @@ impl BatchReplies {
     }
 }
 
-/// Where the answer to one of several requests goes.
+/// Receives the reply to one request of a batch.
 pub struct BatchReply {
     gathering: Arc<Gathering>,
     index: u32,
 }
 
 impl BatchReply {
-    /// Answers the request.
+    /// Stores the reply.
     pub fn send_answer(self, answer: Answer) {
         let mut answers = self.gathering.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.index as usize;
+        // Replies may come out of order, so the list grows to the index.
         if answers.len() <= index {
             answers.resize(index + 1, None);
         }

@@ -1,26 +1,26 @@
-//! The id of a connection.
+//! Connection ids.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// A connection, unique in a cluster: never a capability.
+/// A connection id, unique in a cluster. It is public: knowing it grants no rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
-    /// Chosen at random when the process starts.
+    /// Random, chosen when the process starts.
     pub node: u32,
     pub shard: u16,
-    /// The key of its session there.
+    /// The key of its session on the shard.
     pub session: u32,
-    /// Counts the sessions of a shard. It may wrap: the key belongs to another session by then.
+    /// A counter of the shard's sessions. When it wraps, the key belongs to another session.
     pub serial: u32,
 }
 
-/// Bytes of a connection's id before they are written as text.
+/// Bytes of an id before its encoding as text.
 const ID_BYTES: usize = 14;
 
-/// As text: base64url without padding.
+/// Bytes of the text: base64url without padding.
 const TEXT_BYTES: usize = (ID_BYTES * 4).div_ceil(3);
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -33,7 +33,7 @@ impl fmt::Display for ConnectionId {
 }
 
 impl ConnectionId {
-    /// Before and behind all others in their order.
+    /// The first and the last id in their order.
     pub(super) const FIRST: Self = Self { node: 0, shard: 0, session: 0, serial: 0 };
     pub(super) const LAST: Self =
         Self { node: u32::MAX, shard: u16::MAX, session: u32::MAX, serial: u32::MAX };
@@ -47,12 +47,12 @@ impl ConnectionId {
         bytes
     }
 
-    /// What [`fmt::Display`] writes.
+    /// Encodes what [`fmt::Display`] writes.
     fn encode_text(self) -> [u8; TEXT_BYTES] {
         let bytes = self.bytes();
         let mut text = [0; TEXT_BYTES];
         for (digits, three) in text.chunks_mut(4).zip(bytes.chunks(3)) {
-            // Less than three bytes have fewer digits.
+            // The last group has fewer than three bytes, and so fewer digits.
             let byte_at = |at: usize| three.get(at).copied().map_or(0, u32::from);
             let word = byte_at(0) << 16 | byte_at(1) << 8 | byte_at(2);
             for (at, digit) in digits.iter_mut().enumerate() {
@@ -62,13 +62,13 @@ impl ConnectionId {
         text
     }
 
-    /// Appends what [`fmt::Display`] writes. Each message names its sender: a formatter or an
-    /// encoder for any length would take a tenth of what a publish does.
+    /// Appends what [`fmt::Display`] writes. Each message names its sender: a formatter or a
+    /// general encoder would take a tenth of the instructions of a publish.
     pub fn push_to(self, text: &mut String) {
         text.push_str(std::str::from_utf8(&self.encode_text()).unwrap_or_default());
     }
 
-    /// Reads what [`fmt::Display`] writes.
+    /// Parses what [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes: [u8; ID_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (node, rest) = bytes.split_first_chunk::<4>()?;

@@ -1,18 +1,19 @@
-//! Entries of a table by their deadline, so that expiry costs what expires and nothing else.
+//! A queue of deadlines for the entries of a table, so that expiry only costs time for entries that
+//! have expired.
 //!
-//! Deadlines are rounded up to a quarter of a second, and all entries of one make a list that runs
-//! through the table of links: setting, moving and removing an entry costs a look-up among the
-//! deadlines that are in use, whatever the number of entries.
+//! Deadlines are rounded up to a quarter of a second. All entries with the same deadline form a
+//! linked list within the table of links: setting, moving or removing an entry costs a lookup among
+//! the distinct deadlines, whatever the number of entries.
 
 use std::collections::BTreeMap;
 
 const NONE: u32 = u32::MAX;
-/// What deadlines are rounded to (ms).
+/// Deadlines are rounded up to a multiple of this (ms).
 const STEP_MS: u64 = 250;
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
-    /// The deadline in steps; [`UNSET`] where the entry has none.
+    /// The deadline in steps; [`UNSET`] if the entry has none.
     step: u64,
     before: u32,
     after: u32,
@@ -27,7 +28,7 @@ struct Ends {
     last: u32,
 }
 
-/// See the module. Keys are small numbers, such as those of a slab.
+/// See the module. Keys are small numbers, such as the indexes of a slab.
 #[derive(Debug, Default)]
 pub(super) struct DueQueue {
     links: Vec<Link>,
@@ -66,7 +67,7 @@ impl DueQueue {
         if before == NONE && after == NONE {
             self.lists.remove(&step);
             if self.len == 0 {
-                // A flood of entries leaves no memory behind.
+                // Memory that a burst of entries needed is released.
                 self.links = Vec::new();
             }
             return;
@@ -82,17 +83,17 @@ impl DueQueue {
         }
     }
 
-    /// The entry whose deadline comes first.
+    /// Returns the entry with the earliest deadline.
     pub(super) fn first(&self) -> Option<u32> {
         self.lists.first_key_value().map(|(_, ends)| ends.first)
     }
 
-    /// When that is (Unix time, ms).
+    /// Returns the earliest deadline (Unix time, ms).
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.lists.first_key_value().map(|(step, _)| step.saturating_mul(STEP_MS))
     }
 
-    /// Takes out an entry whose deadline has come.
+    /// Removes and returns an entry whose deadline has passed.
     pub(super) fn pop_due(&mut self, now_ms: u64) -> Option<u32> {
         let due = self.next_ms().is_some_and(|due_ms| due_ms <= now_ms);
         let key = self.first().filter(|_| due)?;
@@ -100,7 +101,7 @@ impl DueQueue {
         Some(key)
     }
 
-    /// Memory of the links (bytes).
+    /// Returns the memory of the links (bytes).
     pub(super) fn bytes(&self) -> usize {
         self.links.capacity() * size_of::<Link>()
     }

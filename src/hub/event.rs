@@ -1,4 +1,4 @@
-//! What members of a channel receive, as data. How it looks on the wire is for client protocols.
+//! Events that members of a channel receive, as data. Client protocols encode them.
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use super::position::Position;
 use super::presence::MemberInfo;
 use crate::proto::ws::DataKind;
 
-/// The most client protocols that a process can speak.
+/// The maximum number of client protocols in a process.
 pub const PROTOCOLS_MAX: usize = 4;
 
-/// Names a client protocol of the process. Publications cache one encoding for each.
+/// Identifies a client protocol of the process. Publications cache one encoding for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProtocolId(u8);
 
@@ -21,12 +21,12 @@ impl ProtocolId {
     /// The protocol in whose encoding messages are stored.
     pub const STORED: Self = Self(0);
 
-    /// The protocol with this index. `None`: there can be no such protocol.
+    /// Returns the protocol with this index. `None`: the index exceeds the maximum.
     pub fn new(index: usize) -> Option<Self> {
         (index < PROTOCOLS_MAX).then_some(Self(index as u8))
     }
 
-    /// Its index, below [`PROTOCOLS_MAX`].
+    /// Returns its index, below [`PROTOCOLS_MAX`].
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -39,29 +39,29 @@ pub struct Sender {
     pub connection: ConnectionId,
 }
 
-/// A message of a channel, or one that is addressed to connections.
+/// A message of a channel, or one addressed to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelMessage<'e> {
-    /// `None` for a message that is addressed to connections.
+    /// `None` for a message addressed to connections.
     pub channel: Option<&'e ChannelName>,
-    /// `None` for a message that has no place in a history.
+    /// `None` for a message that is not part of a history.
     pub position: Option<Position>,
-    /// The offset of its predecessor, where that is not one less.
+    /// The offset of its predecessor, if that is not the offset before its own.
     pub prev: Option<u64>,
-    /// JSON without raw line ends.
+    /// JSON without raw line breaks.
     pub content: &'e str,
-    /// `None` for what a backend published.
+    /// `None` if a backend published it.
     pub from: Option<&'e Sender>,
     /// Unix time (ms).
     pub time_ms: u64,
 }
 
-/// Why messages of a channel did not reach a member.
+/// Why a member missed messages of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapReason {
-    /// The member does not read fast enough.
+    /// The member reads too slowly.
     Slow,
-    /// The member's shard does not keep up with the channel.
+    /// The member's shard falls behind the channel.
     Lagging,
 }
 
@@ -85,33 +85,33 @@ pub enum Event<'e> {
         position: Position,
         reason: GapReason,
     },
-    /// The channel's history was lost: offsets count from this position in a new epoch.
+    /// The channel's history was lost; offsets continue from this position in a new epoch.
     Position {
         channel: &'e ChannelName,
         position: Position,
     },
 }
 
-/// An event as the clients of one protocol receive it.
+/// An event, as the clients of one protocol receive it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedEvent {
     pub kind: DataKind,
-    /// The WebSocket message; UTF-8 if it is a text.
+    /// The payload of the WebSocket message; UTF-8 for a text message.
     pub payload: Vec<u8>,
-    /// Where the payload holds the content of a message unchanged, if it does.
+    /// The range of the payload that is the unchanged content of a message, if there is one.
     pub content: Option<Range<usize>>,
 }
 
 /// Encodes events for the clients of one protocol.
 ///
-/// An encoding is not to be longer than the content and names in it by more than a small envelope:
-/// queues and histories count the stored encoding, and the others as if they were as long.
+/// An encoding must not exceed its content and names by more than a small envelope: queues and
+/// histories count the size of the stored encoding, and assume the same for the others.
 pub trait EventEncoder: Debug + Send + Sync {
-    /// Encodes an event. `None`: the protocol has no such event, and its clients do not receive it.
+    /// Encodes an event. `None`: the protocol has no such event, and its clients do not get it.
     fn encode_event(&self, event: &Event<'_>) -> Option<EncodedEvent>;
 }
 
-/// A client protocol, and how it encodes events.
+/// A client protocol and its encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct ProtocolEncoder {
     pub id: ProtocolId,
@@ -121,14 +121,14 @@ pub struct ProtocolEncoder {
 /// How messages are stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Storing {
-    /// Of the protocol [`ProtocolId::STORED`].
+    /// The encoder of the protocol [`ProtocolId::STORED`].
     pub encoder: &'static dyn EventEncoder,
-    /// Client protocols of the process: each may add an encoding.
+    /// The number of client protocols in the process: each may add an encoding.
     pub protocols: u8,
 }
 
 impl Storing {
-    /// For a process that speaks one protocol.
+    /// Creates it for a process with one protocol.
     pub fn with_only(encoder: &'static dyn EventEncoder) -> Self {
         Self { encoder, protocols: 1 }
     }

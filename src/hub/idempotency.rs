@@ -1,11 +1,11 @@
-//! Publishes that are repeated under the same key, and answered as the first was.
+//! Idempotency keys: a publish that is repeated under the same key gets the reply of the first one.
 //!
-//! Keys live in the log in memory of their channel's home, for some minutes and up to a bound. Past
-//! it, the owner with the most keys there loses its oldest one: an owner that floods the table
-//! evicts its own keys and no others. A key means what its owner means by it: it is hashed together
-//! with channel and owner, under a secret of the process.
+//! The memory log of the channel's home stores keys for some minutes and up to a limit. Beyond it,
+//! the owner with the most keys in the table loses its oldest one: an owner that floods the table
+//! evicts only its own keys. Keys of different owners are independent: a key is hashed together
+//! with channel and owner, with a secret of the process.
 //!
-//! Each operation takes the same time, whatever the number of keys and owners.
+//! Each operation takes constant time, whatever the number of keys and owners.
 
 mod shares;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use super::log::KeyUsage;
 use super::position::Position;
 use shares::Shares;
 
-/// Keys looked at for their age, and evicted, when one is looked up.
+/// Keys examined for expiry, and evicted, in each lookup.
 const EXPIRED_AT_ONCE: usize = 4;
 const NONE: u32 = u32::MAX;
 
@@ -30,23 +30,23 @@ struct KeyEntry {
     name: u128,
     content: u64,
     expires_ms: u64,
-    /// Of the first publish.
+    /// The position of the first publish.
     position: Position,
-    /// Neighbours in the order of their coming, and so of their expiry.
+    /// Neighbours in the order of insertion, which is also the order of expiry.
     older: u32,
     newer: u32,
-    /// In [`Shares`].
+    /// The index of its owner in [`Shares`].
     owner: u32,
-    /// The owner's next one in that order.
+    /// The owner's next newer key.
     next_of_owner: u32,
 }
 
-/// What a key says about a publish.
+/// The result of looking up a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// It is the first.
+    /// The key is new.
     First,
-    /// The first has this position.
+    /// The key was used for the same content; the first publish has this position.
     Repeated(Position),
     /// The key was used for other content.
     Conflict,
@@ -81,7 +81,7 @@ impl Keys {
         }
     }
 
-    /// Keys that are kept already stay as long as they were to.
+    /// Sets the limits. Keys that are stored already keep their expiry.
     pub(super) fn set_bounds(&mut self, keys_max: usize, ttl_ms: u64) {
         (self.keys_max, self.ttl_ms) = (keys_max, ttl_ms);
     }
@@ -91,7 +91,8 @@ impl Keys {
         u128::from(high) << 64 | u128::from(low)
     }
 
-    /// Looks a publish up. If it is the first under its key, it is to have the position `next`.
+    /// Looks up the key of a publish. A new key is stored with the position `next`, which the
+    /// publish must then get.
     pub(super) fn look_up(
         &mut self,
         channel: &str,
@@ -102,12 +103,13 @@ impl Keys {
     ) -> Seen {
         self.expire_keys(now_ms, EXPIRED_AT_ONCE);
         let name = self.name(channel, scope);
+        // Hashes of the content suffice to detect a conflict, and bound the memory.
         let content = self.secrets[0].hash_one(content);
         let Some(index) = self.names.get(&name) else {
             let owner = self.shares.grow(self.secrets[1].hash_one(&scope.owner));
             let expires_ms = now_ms.saturating_add(self.ttl_ms);
             self.insert(name, content, expires_ms, next, owner);
-            // More than one, so that a lowered bound is reached.
+            // Several at once, so that the table shrinks after the limit was lowered.
             self.evict(owner, EXPIRED_AT_ONCE);
             return Seen::First;
         };
@@ -115,7 +117,7 @@ impl Keys {
         if kept.content == content { Seen::Repeated(kept.position) } else { Seen::Conflict }
     }
 
-    /// Keeps a key as the newest of all, and of its owner.
+    /// Stores a key as the newest one of the table and of its owner.
     fn insert(
         &mut self,
         name: u128,
@@ -149,7 +151,7 @@ impl Keys {
         }
     }
 
-    /// Forgets the oldest key of its owner.
+    /// Removes a key, which must be the oldest one of its owner.
     fn remove(&mut self, index: u32) {
         let KeyEntry { name, older, newer, owner, next_of_owner, .. } =
             self.kept.remove(index as usize);
@@ -171,7 +173,7 @@ impl Keys {
         self.shares.remove_key(owner);
     }
 
-    /// Forgets keys beyond the bound, of the owner with the most: so many at most.
+    /// Evicts keys while the limit is exceeded, `keys_max` at most, from the owner with the most.
     fn evict(&mut self, owner: u32, keys_max: usize) {
         for _ in 0..keys_max {
             if self.kept.len() <= self.keys_max.max(1) {
@@ -184,7 +186,7 @@ impl Keys {
         }
     }
 
-    /// Forgets what is past its time or beyond the bound: so many of each at most.
+    /// Removes expired keys and those beyond the limit, `keys_max` of each at most.
     pub(super) fn expire_keys(&mut self, now_ms: u64, keys_max: usize) {
         self.evict(NONE, keys_max);
         for _ in 0..keys_max {
@@ -194,25 +196,26 @@ impl Keys {
             }
             self.remove(self.oldest);
         }
+        // An empty table releases the memory that a burst of keys needed.
         if self.kept.is_empty() && self.kept.capacity() > 0 {
             (self.names, self.kept) = (HashMap::new(), Slab::new());
             self.shares = Shares::default();
         }
     }
 
-    /// When the next key is past its time.
+    /// Returns when the next key expires (Unix time, ms).
     pub(super) fn next_expiry_ms(&self) -> Option<u64> {
         Some(self.kept.get(self.oldest as usize)?.expires_ms)
     }
 
-    /// Memory (bytes).
+    /// Returns the memory of the table (bytes).
     fn bytes(&self) -> usize {
         self.names.capacity() * (size_of::<(u128, u32)>() + 1)
             + self.kept.capacity() * size_of::<KeyEntry>()
             + self.shares.bytes()
     }
 
-    /// How many there are, their memory, and how many were forgotten before their time.
+    /// Returns the number of keys, their memory, and the number evicted before they expired.
     pub(super) fn usage(&self) -> KeyUsage {
         KeyUsage {
             count: self.kept.len() as u64,

@@ -1,4 +1,5 @@
-//! The log that orders and keeps a channel's messages: commands go in, completions come later.
+//! The log, which orders and retains a channel's messages: commands are submitted, and completions
+//! follow.
 //!
 //! # The contract
 //!
@@ -20,7 +21,7 @@ use super::publication::{Draft, Publication};
 use super::refusal::Refused;
 use super::{ChannelName, KeyScope};
 
-/// How much of a channel is kept.
+/// How much of a channel's history is retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Messages; 0 = none.
@@ -50,7 +51,7 @@ pub struct HistoryPage {
     pub messages: Vec<Arc<Publication>>,
 }
 
-/// A completed command, or an event of a channel. `key` is the home's name for the channel, as
+/// A completed command, or an event of a channel. `key` is the home's number for the channel, as
 /// given to [`Log::open`].
 #[derive(Debug)]
 pub enum Done {
@@ -89,13 +90,13 @@ pub struct KeyUsage {
 /// How a channel was opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
-    /// The log's name for the channel, in commands.
+    /// The log's number for the channel, used in commands.
     pub channel: u32,
     /// Whether commands may follow at once. If not, they must wait for [`Done::Opened`].
     pub is_open: bool,
 }
 
-/// What closing a channel loses.
+/// The state that closing a channel loses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Nothing: the channel is at its start, or the log keeps its state elsewhere.
@@ -108,20 +109,20 @@ pub enum Loss {
 
 /// Order and history of the channels of one home.
 pub trait Log {
-    /// Opens a channel. `key` is the home's name for it in completions. A channel unknown to the
+    /// Opens a channel. `key` is the home's number for it in completions. A channel unknown to the
     /// log starts in epoch `first`. Until it is open, only [`Self::retain`] may be called.
     fn open(&mut self, name: &ChannelName, key: u32, retention: Retention, first: Epoch)
     -> Opening;
-    /// Whether the log keeps no state of channels that are not open.
+    /// Returns whether the log keeps no state of channels that are not open.
     fn is_empty_while_closed(&self) -> bool {
         false
     }
-    /// Changes how much of a channel is kept.
+    /// Changes the retention of a channel.
     fn retain(&mut self, channel: u32, retention: Retention);
     /// Closes a channel that has no command in flight. The log may drop its state, including the
     /// epoch. No completion of the channel follows, because `key` may be reused.
     fn close(&mut self, channel: u32);
-    /// What [`Self::close`] would lose of the state kept in this process.
+    /// Returns what [`Self::close`] would lose of the state in this process.
     fn loss_on_close(&self, _channel: u32) -> Loss {
         Loss::Nothing
     }
@@ -144,26 +145,26 @@ pub trait Log {
     /// Removes expired messages and keys. Examines at most `channels_max` channels and as many
     /// keys.
     fn expire_messages(&mut self, now_ms: u64, channels_max: usize);
-    /// When the next message or key expires (Unix time, ms). `None`: there is none, or the log
-    /// expires them by itself.
+    /// Returns when the next message or key expires (Unix time, ms). `None`: there is none, or the
+    /// log expires them by itself.
     fn next_expiry_ms(&self) -> Option<u64> {
         None
     }
-    /// Whether the logs that share a memory bound together exceed it.
+    /// Returns whether the memory bound that several logs share is exceeded.
     fn wants_room(&self) -> bool {
         false
     }
-    /// Memory used by the table of channels, without messages (bytes).
+    /// Returns the memory of the table of channels, without messages (bytes).
     fn table_bytes(&self) -> u64 {
         0
     }
     /// Returns the next completion that is ready. Never blocks.
     fn next(&mut self) -> Option<Done>;
-    /// Idempotency keys stored in this process.
+    /// Returns the usage of idempotency keys in this process.
     fn keys(&self) -> KeyUsage {
         KeyUsage::default()
     }
-    /// Number of messages kept in this process, and their bytes.
+    /// Returns the number of messages in this process, and their bytes.
     fn kept_messages(&self) -> (u64, u64) {
         (0, 0)
     }

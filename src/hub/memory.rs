@@ -1,13 +1,13 @@
-//! The log in memory: of one process, and gone with it.
+//! The log in memory: local to a process, and lost when it ends.
 //!
-//! Messages are kept by number and age for each channel, and within one budget of bytes for all:
-//! past it, the channels that were used least recently lose theirs, in logs that have more than an
-//! equal share of it. So no shard's channels lose all to those of another that rests; until that
-//! one looks, which is asked for ([`Log::wants_room`]), the budget may be exceeded by the shares of
-//! the others. Offsets count by one.
+//! Messages are limited by number and age for each channel, and by one budget of bytes for all.
+//! When the budget is exceeded, logs with more than an equal share of it drop messages of their
+//! least recently used channels. So no shard loses its history to an idle shard that holds more
+//! than its share; until that shard wakes up, which [`Log::wants_room`] requests, the total may
+//! exceed the budget by the shares of the others. Offsets are consecutive.
 //!
-//! Channels that hold messages are queued by the age of their oldest one, so that expired
-//! messages are found without a search, and are known beforehand: an idle shard wakes for them.
+//! Channels with messages are queued by the expiry of their oldest one. So expired messages are
+//! found without a search, and an idle shard knows when to wake up for them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ use super::{ChannelName, KeyScope};
 
 const NONE: u32 = u32::MAX;
 
-/// Memory for history, shared by all shards of a process.
+/// The memory for history, shared by all shards of a process.
 #[derive(Debug)]
 pub struct HistoryBudget {
     bytes: AtomicU64,
     bytes_max: u64,
-    /// How many share it.
+    /// The number of logs that share it.
     logs: AtomicU64,
 }
 
 impl HistoryBudget {
-    /// So many bytes.
+    /// Creates a budget of this many bytes.
     pub fn new(bytes_max: u64) -> Arc<Self> {
         Arc::new(Self { bytes: AtomicU64::new(0), bytes_max, logs: AtomicU64::new(0) })
     }
@@ -44,7 +44,7 @@ impl HistoryBudget {
         self.bytes.load(Ordering::Relaxed) > self.bytes_max
     }
 
-    /// Whether a log with so many bytes has to give some up.
+    /// Returns whether a log with this many bytes has to drop messages.
     fn is_exceeded_by(&self, bytes: u64) -> bool {
         self.is_exceeded() && bytes > self.bytes_max / self.logs.load(Ordering::Relaxed).max(1)
     }
@@ -59,7 +59,7 @@ struct Channel {
     offset: u64,
     retention: Retention,
     messages: VecDeque<Arc<Publication>>,
-    /// Neighbours among the channels that hold messages, from the least to the most recently used.
+    /// Neighbours among the channels with messages, from the least to the most recently used.
     older: u32,
     newer: u32,
 }
@@ -74,14 +74,14 @@ pub struct MemoryLog {
     budget: Arc<HistoryBudget>,
     messages: u64,
     bytes: u64,
-    /// Channels that hold messages, by when the oldest of these is past its age.
+    /// Channels with messages, by the expiry of their oldest one.
     due: DueQueue,
     keys: Keys,
     now_ms: u64,
 }
 
 impl MemoryLog {
-    /// An empty log, whose bounds for keys its home sets.
+    /// Creates an empty log. Its home sets the limits for keys.
     pub fn new(budget: Arc<HistoryBudget>) -> Self {
         budget.logs.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -100,6 +100,7 @@ impl MemoryLog {
 
     fn unlink_channel(&mut self, index: u32) {
         let Channel { older, newer, .. } = self.channels[index as usize];
+        // Without neighbours, and not the only one: the channel is not in the list.
         if older == NONE && newer == NONE && self.oldest != index {
             return;
         }
@@ -115,7 +116,7 @@ impl MemoryLog {
         (channel.older, channel.newer) = (NONE, NONE);
     }
 
-    /// Makes the channel the most recently used; it must hold messages.
+    /// Makes the channel, which must hold messages, the most recently used.
     fn mark_used(&mut self, index: u32) {
         if self.newest == index {
             return;
@@ -149,7 +150,7 @@ impl MemoryLog {
         }
     }
 
-    /// Removes the messages of a channel that are past their age, and notes when the next one is.
+    /// Removes the expired messages of a channel, and schedules the next expiry.
     fn drop_aged(&mut self, index: u32) {
         let channel = &self.channels[index as usize];
         let (ttl_ms, now_ms) = (channel.retention.ttl_ms, self.now_ms);
@@ -190,7 +191,7 @@ impl MemoryLog {
         self.keep_to_budget();
     }
 
-    /// Drops deliveries that are still queued.
+    /// Drops the queued deliveries of a channel.
     fn drop_deliveries(&mut self, key: u32) {
         let is_delivery =
             |done: &Done| matches!(done, Done::Delivered { key: channel, .. } if *channel == key);
@@ -200,6 +201,8 @@ impl MemoryLog {
     fn keep_to_budget(&mut self) {
         while self.budget.is_exceeded_by(self.bytes) && self.oldest != NONE {
             let oldest = self.oldest;
+            // Half of the messages at a time: few steps, and a small excess does not take all of
+            // them.
             let half = self.channels[oldest as usize].messages.len().div_ceil(2);
             self.drop_oldest(oldest, half);
         }
@@ -216,6 +219,8 @@ impl MemoryLog {
             }
             Some(_) => held.len(),
         };
+        // Complete if the next retained message directly follows the requested position: nothing in
+        // between was trimmed or expired.
         let mut complete = range.since.is_none_or(|since| {
             let next = held.get(from).map_or(channel.offset + 1, |one| one.offset());
             since.epoch == Some(channel.epoch)
@@ -323,6 +328,7 @@ impl Log for MemoryLog {
                 return self.done.extend(known);
             }
         }
+        // The offset counts also where no history is retained.
         channel.offset = position.offset;
         let publication = Publication::new(&channel.name, position, None, draft);
         let (key, is_watched) = (channel.key, channel.is_watched);

@@ -1,16 +1,17 @@
-//! The hash of channels' names: SipHash-1-3 under a secret, as the standard library's.
+//! The hash of channel names: SipHash-1-3 with a secret, like the standard library's.
 //!
-//! Each publish hashes its channel's name several times. The standard hasher takes bytes piece by
-//! piece, which for a name of ten bytes takes 210 instructions; a whole name at once takes 90.
+//! Each publish hashes its channel name several times. The standard hasher takes bytes piece by
+//! piece, which costs 210 instructions for a name of ten bytes; hashing a whole name at once costs
+//! 90.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// A secret that hashes depend on, so that no client can choose names that collide.
+/// The secret of a hash, so that clients cannot choose names that collide.
 #[derive(Clone, Copy, Debug)]
 pub struct NameHash([u64; 2]);
 
 impl Default for NameHash {
-    /// A new secret.
+    /// Chooses a new secret.
     fn default() -> Self {
         let random = RandomState::new();
         Self([random.hash_one(0), random.hash_one(1)])
@@ -18,7 +19,7 @@ impl Default for NameHash {
 }
 
 impl NameHash {
-    /// Without a secret: for a table that is empty.
+    /// A constant secret: for a table that stays empty.
     pub const UNSET: Self = Self([0, 0]);
 
     /// Hashes a name.
@@ -50,7 +51,7 @@ fn absorb_word(state: &mut [u64; 4], word: u64) {
     state[0] ^= word;
 }
 
-/// One round.
+/// Performs one round of SipHash.
 #[inline]
 fn mix_state([a, b, c, d]: &mut [u64; 4]) {
     *a = a.wrapping_add(*b);

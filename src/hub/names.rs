@@ -1,17 +1,17 @@
-//! The channels of a home or a shard by name.
+//! An index of a home's or a shard's channels by name.
 //!
-//! One table of a million names moves them all when it grows, which holds a turn for many
-//! milliseconds. So the names lie in parts by their hash, each of which grows by itself.
+//! A single table of a million names rehashes them all when it grows, which blocks a turn for many
+//! milliseconds. So the names are split by hash into tables that grow independently.
 //!
-//! Measured with one client that opens 25,000 channels a second: the longest turn took 9.6 ms with
-//! one table.
+//! Measured with one client that opened 25,000 channels per second: with a single table, the
+//! longest turn took 9.6 ms.
 
 use hashbrown::HashTable;
 
 use super::ChannelName;
 use super::name_hash::NameHash;
 
-/// A power of two: the highest bits of a hash choose the part.
+/// The number of tables; a power of two, so that choosing one is a mask.
 const PARTS: usize = 64;
 
 type Entry = (ChannelName, u32);
@@ -19,9 +19,10 @@ type Entry = (ChannelName, u32);
 /// An index of channels by name.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// None before the first name: an empty index is put in the place of one that is walked.
+    /// Empty before the first name, so that an empty index, which replaces one that is being
+    /// iterated, costs nothing.
     parts: Vec<HashTable<Entry>>,
-    /// A secret of its own with the first name.
+    /// The secret of this index, chosen with the first name.
     hashes: NameHash,
 }
 
@@ -34,7 +35,7 @@ impl Default for Names {
 impl Names {
     fn find_place(&self, name: &str) -> (usize, u64) {
         let hash = self.hashes.hash(name);
-        // A table looks at the lowest bits and the highest seven, so the part takes others.
+        // The tables use the lowest bits and the highest seven, so the choice of one uses others.
         ((hash >> 32) as usize % PARTS, hash)
     }
 
@@ -46,7 +47,7 @@ impl Names {
         self.parts[part].find(hash, |entry| entry.0.as_str() == name).map(|entry| entry.1)
     }
 
-    /// Adds a name that is not there.
+    /// Adds a name that the index does not contain.
     pub(super) fn insert(&mut self, name: ChannelName, key: u32) {
         if self.parts.is_empty() {
             self.parts.resize_with(PARTS, HashTable::new);
@@ -69,14 +70,14 @@ impl Names {
         }
     }
 
-    /// Memory of the tables (bytes), without the names themselves.
+    /// Returns the memory of the tables (bytes), without the names.
     pub(super) fn memory_bytes(&self) -> usize {
         let capacity: usize = self.parts.iter().map(HashTable::capacity).sum();
         self.parts.capacity() * size_of::<HashTable<Entry>>() + capacity * (size_of::<Entry>() + 1)
     }
 
-    /// Gives memory back that only a burst of names needed: of the tables with room for more than
-    /// four times as many.
+    /// Releases memory after a burst of names: shrinks tables with room for more than four times
+    /// their names.
     pub(super) fn trim(&mut self) {
         const LEAST: usize = 32;
         for table in &mut self.parts {

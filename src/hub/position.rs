@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a channel's offsets count in: a new one begins when its past is lost.
+/// The epoch of a channel's offsets: a new one starts when the channel's history is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u64);
 
@@ -19,7 +19,8 @@ impl fmt::Debug for Epoch {
 }
 
 impl Epoch {
-    /// Appends what [`fmt::Display`] writes, without a formatter: each acknowledgement names one.
+    /// Appends what [`fmt::Display`] writes, without a formatter: each acknowledgement contains
+    /// one.
     pub fn push_to(self, text: &mut String) {
         let mut digits = [0; 16];
         for (digit, shift) in digits.iter_mut().rev().zip((0..64).step_by(4)) {
@@ -28,21 +29,21 @@ impl Epoch {
         text.push_str(std::str::from_utf8(&digits).unwrap_or_default());
     }
 
-    /// Parses what [`fmt::Display`] writes. `None`: there was no such epoch.
+    /// Parses what [`fmt::Display`] writes. `None`: the text is not an epoch.
     pub fn parse(text: &str) -> Option<Self> {
         let plain = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         plain.then(|| u64::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
 }
 
-/// A position in a channel: that of the last message that was received.
+/// A position in a channel: that of the last message received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     pub epoch: Epoch,
     pub offset: u64,
 }
 
-/// A position that a client names: its epoch may be unknown here.
+/// A position that a client has named: its epoch may be unknown here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {
     pub epoch: Option<Epoch>,

@@ -1,11 +1,11 @@
 //! Members of a channel, by user: several connections of one user are one member, shown as the
-//! latest of them that lives.
+//! latest open connection.
 //!
-//! A member costs a reference here: what is shown of it is kept once for all channels of its
+//! A member costs only a reference here: its data is stored once for all channels of its
 //! connection.
 //!
-//! A client without a user is a member of its own. If it resumes while its old connection lives,
-//! both are one member, known by the connection that joined; a second connection that resumes with
+//! A client without a user is its own member. If it resumes while its old connection is open, both
+//! are one member, identified by the connection that joined; a second connection that resumes with
 //! the same ticket is another member.
 
 use std::borrow::Borrow;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::connection_id::ConnectionId;
 
-/// Members of a channel that are kept in a plain list; more are kept in a tree.
+/// Up to this many members are stored in a sorted list; more are stored in a tree.
 const FEW: usize = 16;
 
 /// Memory of an entry for a connection that is not shown, or is listed as another (bytes).
@@ -29,10 +29,10 @@ fn listed_bytes(member: &MemberInfo) -> usize {
     size_of::<Arc<MemberInfo>>() + size_of::<MemberInfo>() + info
 }
 
-/// What a member takes as JSON besides its user and its info, at most (bytes).
+/// Maximum size of a member as JSON, without its user and its info (bytes).
 const MEMBER_BYTES: usize = 100;
 
-/// What a byte of a text takes in a JSON string (RFC 8259, section 7), at most.
+/// Returns the maximum size of a byte of text in a JSON string (RFC 8259, section 7).
 fn escaped_bytes(byte: u8) -> usize {
     match byte {
         b'"' | b'\\' => 2,
@@ -41,16 +41,16 @@ fn escaped_bytes(byte: u8) -> usize {
     }
 }
 
-/// What identifies a member.
+/// The identity of a member.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKey {
     User(Arc<str>),
-    /// Of a client without a user: the connection that joined.
+    /// For a client without a user: the connection that joined.
     Connection(ConnectionId),
 }
 
 impl MemberKey {
-    /// Parses a cursor, as [`Self::cursor`] writes it, or a user's plain name.
+    /// Parses a cursor that [`Self::cursor`] wrote, or the plain name of a user.
     fn parse(cursor: &str) -> Self {
         if let Some(id) = cursor.strip_prefix("connection:").and_then(ConnectionId::parse) {
             return Self::Connection(id);
@@ -66,7 +66,7 @@ impl MemberKey {
     }
 }
 
-/// How a connection is listed.
+/// A connection, as it is listed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MemberInfo {
     pub key: MemberKey,
@@ -76,7 +76,7 @@ pub struct MemberInfo {
 }
 
 impl MemberInfo {
-    /// At least what it takes as JSON (bytes): pages and queues are bounded by it.
+    /// Returns an upper bound of its size as JSON (bytes), by which pages and queues are limited.
     pub fn encoded_bytes_max(&self) -> usize {
         let user = match &self.key {
             MemberKey::User(user) => user.bytes().map(escaped_bytes).sum(),
@@ -86,17 +86,17 @@ impl MemberInfo {
     }
 }
 
-/// Some of a channel's members, in the order of their keys.
+/// A page of a channel's members, in the order of their keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PresencePage {
-    /// All there are, not just these.
+    /// All members of the channel, not only those of this page.
     pub count: u64,
     pub members: Vec<Arc<MemberInfo>>,
     /// The cursor of the next page, if there are more.
     pub next: Option<String>,
 }
 
-/// A member in the order of its key.
+/// A member, ordered and compared by its key.
 #[derive(Clone, Debug)]
 struct Listed(Arc<MemberInfo>);
 
@@ -130,17 +130,17 @@ impl Ord for Listed {
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     listed: List,
-    /// Of members with several connections: those that are not shown.
+    /// Connections that are not shown, of members with several connections.
     others: BTreeMap<(MemberKey, ConnectionId), Arc<MemberInfo>>,
-    /// Of connections without a user that continue others: under which connection they are listed.
+    /// Connections without a user that resumed others, with the connection that they are listed as.
     joined_as: BTreeMap<ConnectionId, ConnectionId>,
     bytes: usize,
 }
 
-/// In order.
+/// The members, ordered by key.
 #[derive(Debug)]
 enum List {
-    /// A tree takes memory for eleven at once, and most channels have fewer.
+    /// A tree allocates room for eleven at once, and most channels have fewer members.
     Few(Vec<Listed>),
     Many(BTreeSet<Listed>),
 }
@@ -192,7 +192,7 @@ impl List {
 }
 
 impl Presence {
-    /// Adds a connection, which may continue another; returns its member if that is new.
+    /// Adds a connection, which may resume another. Returns the member if it is new, as a join.
     pub(super) fn add_member(
         &mut self,
         member: &Arc<MemberInfo>,
@@ -211,21 +211,23 @@ impl Presence {
         self.bytes += listed_bytes(&listed);
         let shown = self.listed.remove(&listed.key);
         self.listed.insert(Listed(listed.clone()));
+        // The member was listed already: the newer connection is shown, and the earlier one is kept
+        // for when the newer one leaves.
         let Some(Listed(before)) = shown else { return Some(listed) };
         self.bytes += OTHER_BYTES;
         self.others.insert((before.key.clone(), before.connection), before);
         None
     }
 
-    /// Under which connection one without a user is listed, if it is shown there: one that was
-    /// continued already is not.
+    /// Returns the connection as which one without a user is listed. `None`: it is not shown, as
+    /// one that was resumed already.
     fn listed_as(&self, connection: ConnectionId) -> Option<ConnectionId> {
         let first = self.joined_as.get(&connection).copied().unwrap_or(connection);
         let shown = self.listed.get(&MemberKey::Connection(first))?;
         (shown.connection == connection).then_some(first)
     }
 
-    /// Removes a connection; returns its member if that was the last of it.
+    /// Removes a connection. Returns the member if that was its last connection, as a leave.
     pub(super) fn remove_member(&mut self, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
         let connection = member.connection;
         let key = match &member.key {
@@ -243,6 +245,7 @@ impl Presence {
         }
         let Listed(shown) = self.listed.remove(&key)?;
         self.bytes -= listed_bytes(&shown);
+        // The member stays as long as it has another connection: that one is shown from now on.
         let own = (key.clone(), ConnectionId::FIRST)..=(key, ConnectionId::LAST);
         let Some(next) = self.others.range(own).next_back().map(|(key, _)| key.clone()) else {
             return Some(shown);
@@ -253,7 +256,7 @@ impl Presence {
         None
     }
 
-    /// Memory of what is listed (bytes), shared with connections that are on this process.
+    /// Returns the memory of the list (bytes), shared with the connections in this process.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -265,7 +268,7 @@ impl Presence {
         }
     }
 
-    /// So many members behind a place, and so many bytes of them, but one at least.
+    /// Returns the members after a cursor, limited by number and by bytes, but at least one.
     pub(super) fn read_page(
         &self,
         after: Option<&str>,

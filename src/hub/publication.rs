@@ -1,10 +1,9 @@
-//! One publication: encoded once for each client protocol, and shared by every receiver on every
-//! shard and by the history.
+//! A publication: encoded once for each client protocol, and shared by all receivers on all shards
+//! and by the history.
 //!
-//! A message is encoded for the first protocol as soon as it has its place, and its content is
-//! stored within that encoding: a history of encodings beside contents would take nearly twice the
-//! memory. Encodings for other protocols, and those of joins and leaves, are made when they are
-//! first needed.
+//! A message is encoded for the first protocol as soon as it has its position, and its content is
+//! stored only within that encoding: storing both would nearly double the memory of a history.
+//! Encodings for other protocols, and those of joins and leaves, are created when first needed.
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -18,33 +17,33 @@ use super::position::Position;
 use super::presence::MemberInfo;
 use crate::proto::ws::deflate::SharedMessage;
 
-/// What a join or leave takes on the wire besides its channel and its member, at most (bytes).
+/// Maximum size of a join or leave, without its channel and its member (bytes).
 const NEWS_BYTES: usize = 64;
 
-/// Memory of a counted reference besides what it refers to (bytes).
+/// Memory of a reference count (bytes).
 const ARC_BYTES: usize = 2 * size_of::<usize>();
 
-/// A message that has no place in its channel yet.
+/// A message without a position in its channel.
 #[derive(Clone, Debug)]
 pub struct Draft {
-    /// JSON without raw line ends.
+    /// JSON without raw line breaks.
     pub content: Box<str>,
-    /// `None` for what a backend publishes.
+    /// `None` if a backend publishes it.
     pub from: Option<Arc<Sender>>,
     /// The connection that does not receive it.
     pub exclude: Option<ConnectionId>,
-    /// When it was accepted: Unix time (ms), and by the shards' clock (ns).
+    /// The time of acceptance: Unix (ms), and on the shards' clock (ns).
     pub time_ms: u64,
     pub accepted_ns: u64,
     pub storing: Storing,
 }
 
-/// Where the content of a message is.
+/// The place of a message's content.
 #[derive(Debug)]
 enum Content {
-    /// In the payload of the stored encoding.
+    /// A range of the payload of the stored encoding.
     Stored { start: u32, end: u32 },
-    /// Apart, because the stored encoding changes it.
+    /// Stored separately, because the stored encoding does not contain it verbatim.
     Apart(Box<str>),
 }
 
@@ -55,45 +54,46 @@ enum Subject {
     Leave(ChannelName, Arc<MemberInfo>),
 }
 
-/// An encoding, made when first needed; `None` if the protocol has no such event.
+/// An encoding, created when first needed; `None` if the protocol has no such event.
 type Form = OnceLock<Option<SharedMessage>>;
 
 /// The encoding for the protocol [`ProtocolId::STORED`].
 #[derive(Debug)]
 enum Stored {
-    /// Made when the message got its place.
+    /// Of a message: created together with its position.
     Made(Option<SharedMessage>),
-    /// Of news: made when it is first needed, if it is.
+    /// Of a join or leave: created when first needed, if at all.
     Needed(Box<Form>),
 }
 
-/// Something to be sent to many: a message, or news about a channel's members.
+/// An event for many receivers: a message, a join or a leave.
 #[derive(Debug)]
 pub struct Publication {
-    /// `None` for what is addressed to connections.
+    /// `None` for a message addressed to connections.
     pub channel: Option<ChannelName>,
-    /// `None` for what has no place in the history.
+    /// `None` for an event that is not part of the history.
     pub position: Option<Position>,
     pub exclude: Option<ConnectionId>,
     /// Unix time (ms).
     pub time_ms: u64,
-    /// When it was accepted, by the shards' clock (ns).
+    /// The time of acceptance on the shards' clock (ns).
     pub accepted_ns: u64,
     /// The offset of its predecessor.
     prev: u64,
     subject: Subject,
-    /// Client protocols of the process.
+    /// The number of client protocols in the process.
     protocols: u8,
-    /// For the protocol [`ProtocolId::STORED`]; a message always has it.
+    /// The encoding for the protocol [`ProtocolId::STORED`]; a message always has it.
     stored: Stored,
     others: OnceLock<Box<[Form; PROTOCOLS_MAX - 1]>>,
 }
 
-// A history may have millions.
+// A history may hold millions of them.
 const _: () = assert!(size_of::<Publication>() <= 184);
 
 impl Publication {
-    /// Gives a draft its place. `prev` is its predecessor's offset, where that is not one less.
+    /// Creates the publication of a draft that got its position. `prev` is the offset of its
+    /// predecessor, if that is not the offset before its own.
     pub fn new(
         channel: &ChannelName,
         position: Position,
@@ -103,12 +103,12 @@ impl Publication {
         Self::from_draft(Some(channel), Some(position), prev, draft)
     }
 
-    /// A message to connections, without a channel.
+    /// Creates a message to connections, without a channel.
     pub fn new_direct(draft: Draft) -> Arc<Self> {
         Self::from_draft(None, None, None, draft)
     }
 
-    /// A message with or without a channel and a position.
+    /// Creates a message with or without a channel and a position.
     pub fn from_draft(
         channel: Option<&ChannelName>,
         position: Option<Position>,
@@ -130,6 +130,7 @@ impl Publication {
             let range = encoded.content.clone()?;
             let within = encoded.payload.get(range.clone());
             debug_assert_eq!(within, Some(content.as_bytes()), "the range is that of the content");
+            // A wrong range must not corrupt content: in that case it is stored separately.
             within.filter(|within| within.len() == content.len()).and_then(|_| narrow_range(range))
         });
         let content = match range {
@@ -151,12 +152,12 @@ impl Publication {
         })
     }
 
-    /// A member has joined a channel.
+    /// Creates the event of a member that has joined.
     pub fn new_join(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
         Self::new_membership(channel, Subject::Join(channel.clone(), member))
     }
 
-    /// A member has left a channel.
+    /// Creates the event of a member that has left.
     pub fn new_leave(channel: &ChannelName, member: Arc<MemberInfo>) -> Arc<Self> {
         Self::new_membership(channel, Subject::Leave(channel.clone(), member))
     }
@@ -176,7 +177,7 @@ impl Publication {
         })
     }
 
-    /// The event that it carries.
+    /// Returns the event.
     pub fn event(&self) -> Event<'_> {
         match &self.subject {
             Subject::Join(channel, member) => Event::Join { channel, member },
@@ -195,7 +196,7 @@ impl Publication {
         }
     }
 
-    /// The message, if it is one.
+    /// Returns the message; `None` for a join or leave.
     pub fn message(&self) -> Option<ChannelMessage<'_>> {
         match self.event() {
             Event::Message(message) => Some(message),
@@ -221,11 +222,11 @@ impl Publication {
         }
     }
 
-    /// The message for the clients of a protocol, encoded when it is first needed. `None`: the
+    /// Returns the encoding for the clients of a protocol, and creates it if needed. `None`: the
     /// protocol has no such event.
     ///
-    /// Shards that need it at the same time do not wait for each other: each encodes it, and one
-    /// encoding stays.
+    /// Shards that need it at the same time do not wait for each other: each encodes it, and the
+    /// first one to finish is kept.
     #[inline]
     pub fn encoded(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
         if by.id == ProtocolId::STORED
@@ -236,7 +237,7 @@ impl Publication {
         self.encoded_now(by)
     }
 
-    /// Encodes it, unless another shard has.
+    /// Creates the encoding, unless another shard has.
     fn encoded_now(&self, by: ProtocolEncoder) -> Option<&SharedMessage> {
         let form = match by.id.index().checked_sub(1) {
             None => match &self.stored {
@@ -248,19 +249,19 @@ impl Publication {
         if form.get().is_none() {
             let encoded = by.encoder.encode_event(&self.event());
             let encoded = encoded.map(|one| SharedMessage::new(one.kind, one.payload));
-            // Another shard may have been faster.
+            // Fails if another shard was faster; its encoding is used then.
             let _ = form.set(encoded);
         }
         form.get()?.as_ref()
     }
 
-    /// Its offset; 0 for what has none.
+    /// Returns its offset; 0 if it has none.
     pub fn offset(&self) -> u64 {
         self.position.map_or(0, |position| position.offset)
     }
 
-    /// What it counts for in queues (bytes): the same for its whole life, and at least what it
-    /// takes on the wire in the stored encoding.
+    /// Returns its size in queues (bytes): constant for its whole life, and at least the size of
+    /// the stored encoding.
     pub fn bytes(&self) -> usize {
         match &self.subject {
             Subject::Join(channel, member) | Subject::Leave(channel, member) => {
@@ -276,8 +277,8 @@ impl Publication {
         }
     }
 
-    /// What it costs while it is kept (bytes), for each protocol with a compressed copy beside the
-    /// plain one.
+    /// Returns its memory while it is retained (bytes), assuming a plain and a compressed copy for
+    /// each protocol.
     pub fn cost_bytes(&self) -> u64 {
         let bytes = self.bytes();
         let sender = match &self.subject {
@@ -292,7 +293,7 @@ impl Publication {
     }
 }
 
-/// A range of a payload in half the memory; payloads are far below 4 GiB.
+/// Narrows a range to half the memory; payloads are far below 4 GiB. `None`: it does not fit.
 fn narrow_range(range: Range<usize>) -> Option<(u32, u32)> {
     Some((u32::try_from(range.start).ok()?, u32::try_from(range.end).ok()?))
 }

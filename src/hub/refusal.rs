@@ -1,6 +1,6 @@
-//! Refusals: a code for programs, and a text for people.
+//! Errors that clients and backends receive: a code for programs, and a message for people.
 
-/// Why something was refused.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     BadRequest,
@@ -17,7 +17,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// Every code.
+    /// All codes.
     pub const ALL: [Self; 11] = [
         Self::BadRequest,
         Self::Unauthorized,
@@ -32,7 +32,7 @@ impl Code {
         Self::Internal,
     ];
 
-    /// As it is written.
+    /// Returns the code as it is sent.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
@@ -50,28 +50,28 @@ impl Code {
     }
 }
 
-/// A refusal: what, and what to do.
+/// An error: its message states the cause and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub code: Code,
     pub message: String,
-    /// When a repeat may work, where that is known.
+    /// The delay after which a retry may succeed, if it is known.
     pub retry_after_ms: Option<u32>,
 }
 
 impl Refused {
-    /// With this text.
+    /// Creates an error with this message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retry_after_ms: None }
     }
 
-    /// An idempotency key was used before, for other content.
+    /// Returns the error for an idempotency key that was used before with other content.
     pub fn reused_key() -> Self {
         let message = "this key was used for other content; use a new key for each message";
         Self::new(Code::Conflict, message)
     }
 
-    /// The log did not carry a command out, or did not say so.
+    /// Returns the error for a command that the log did not execute, or did not confirm.
     pub fn unavailable(retry_after_ms: Option<u32>) -> Self {
         let message = "the channel's log did not answer; retry, and publish with a key, because \
                        the request may have been carried out";

@@ -1,4 +1,4 @@
-//! What holds for all channels of a home: options, what is forgotten, what there is.
+//! Housekeeping for all channels of a home: options, expiry, gauges and counters.
 
 use super::starts::Starts;
 use super::{Channel, Home, HomeGauges, HomeOptions, HomeStats};
@@ -8,17 +8,17 @@ use crate::hub::log::{Loss, Retention};
 use crate::hub::position::{Position, Since};
 use crate::hub::refusal::{Code, Refused};
 
-/// Before another look at a channel whose messages are still kept, at least (ms).
+/// Minimum delay before a channel with messages is examined again (ms).
 const AGAIN_MS: u64 = 1000;
-/// Up to so many entries, a table that has become much too large is made smaller at once.
+/// A table with at most this many entries and much more room is shrunk at once.
 const SHRINK_MAX: usize = 4096;
 
-/// Memory of a channel's name (bytes): the text, its header, and the names' references to it.
+/// Returns the memory of a channel's name (bytes): the text, its header, and references to it.
 pub(super) fn name_bytes(name: &ChannelName) -> usize {
     name.as_str().len() + 2 * size_of::<usize>()
 }
 
-/// The position that a request names.
+/// Returns the position that a request names.
 pub(super) fn since_of(verb: &mut Verb) -> Option<&mut Since> {
     match verb {
         Verb::Subscribe(subscribe) => subscribe.since.as_mut(),
@@ -28,17 +28,18 @@ pub(super) fn since_of(verb: &mut Verb) -> Option<&mut Since> {
 }
 
 impl Home {
-    /// Adopts other options.
+    /// Applies other options.
     pub fn set_options(&mut self, options: HomeOptions) {
         self.options = options;
-        // Channels may be kept for a shorter time from now on, and for a longer one later.
+        // The lifetime of channels may get shorter now and longer later, which breaks the rule that
+        // makes positions of unopened channels exact; see `starts`.
         self.starts.renew_series();
         self.log.set_key_bounds(options.keys_max, options.key_ttl_ms);
     }
 
-    /// Drops aged messages and keys and forgets unused channels: of each at most `least`, and as
-    /// many channels as were opened since the last call, so that no rate of new channels is more
-    /// than it keeps up with. Returns whether there is more to be done now.
+    /// Removes expired messages and keys, and closes unused channels: at most `least` of each, plus
+    /// as many as were opened since the last call, so that it keeps up with any rate of new
+    /// channels. Returns whether more is due now.
     pub fn expire_channels(&mut self, now_ms: u64, least: usize) -> bool {
         self.set_time(now_ms);
         let most = least + std::mem::take(&mut self.opened);
@@ -51,6 +52,7 @@ impl Home {
             if due_ms >= now_ms {
                 self.unused.set(key, due_ms.saturating_add(1));
             } else if self.log.loss_on_close(channel.log) == Loss::Messages {
+                // The channel still has messages: look again after a part of its lifetime.
                 let wait_ms = AGAIN_MS.max(self.kept_ms(channel) / 16);
                 self.unused.set(key, now_ms.saturating_add(wait_ms));
             } else {
@@ -64,13 +66,13 @@ impl Home {
         self.next_due_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 
-    /// When [`Self::expire_channels`] has something to do next (Unix time, ms).
+    /// Returns when [`Self::expire_channels`] is due next (Unix time, ms).
     pub fn next_due_ms(&self) -> Option<u64> {
         let due = [self.log.next_expiry_ms(), self.unused.next_ms()];
         due.into_iter().flatten().min()
     }
 
-    /// Whether the memory for history is exceeded by what the homes of other shards hold.
+    /// Returns whether the memory for history is exceeded, possibly by the homes of other shards.
     pub fn wants_room(&self) -> bool {
         self.log.wants_room()
     }
@@ -82,17 +84,17 @@ impl Home {
         self.log.set_time(now_ms);
     }
 
-    /// How long positions count at least that were handed out while a channel was not in use.
+    /// Returns the minimum time for which a position of an unopened channel stays valid (ms).
     pub(super) fn hold_ms(&self, retention: Retention) -> u64 {
         retention.ttl_ms.max(self.options.channel_ttl_ms)
     }
 
-    /// How long a channel is kept after its last use.
+    /// Returns how long a channel stays open after its last use (ms).
     fn kept_ms(&self, channel: &Channel) -> u64 {
         Starts::kept_ms(self.hold_ms(channel.retention))
     }
 
-    /// Answers a read of a channel that is not open, without opening it.
+    /// Replies to a read of a channel that is not open, without opening it.
     pub(super) fn unused(&self, name: &ChannelName, retention: Retention, verb: &Verb) -> Answer {
         let epoch = self.starts.current_epoch(name, self.hold_ms(retention));
         let position = Position { epoch, offset: 0 };
@@ -102,7 +104,7 @@ impl Home {
         }
     }
 
-    /// Whether a request names the start of a channel, as read before the channel was opened.
+    /// Returns whether a request names the start of a channel, as read before it was opened.
     pub(super) fn is_from_start(
         &self,
         name: &ChannelName,
@@ -117,7 +119,7 @@ impl Home {
         })
     }
 
-    /// Notes whether a channel is in use and watched, after anything has happened to it.
+    /// Updates whether a channel is in use and watched; called after each operation on it.
     pub(super) fn note_use(&mut self, key: u32) {
         let channel = &mut self.channels[key as usize];
         if channel.is_watched && channel.members == 0 && channel.joining == 0 {
@@ -133,10 +135,10 @@ impl Home {
         }
     }
 
-    /// Forgets the unused channel that is nearest to its end, history included. Returns whether
-    /// there was one.
+    /// Closes the unused channel that would expire first, including its history. Returns whether
+    /// there is room now.
     pub(super) fn make_room(&mut self) -> bool {
-        // More channels may be unused once what has completed is dealt with.
+        // Completions may turn more channels unused.
         while let Some(done) = self.log.next() {
             self.process_completion(done);
         }
@@ -144,6 +146,8 @@ impl Home {
             return true;
         }
         let Some(key) = self.unused.first() else { return false };
+        // A position of this channel may be lost, so no earlier start may be taken for its current
+        // one.
         if self.log.loss_on_close(self.channels[key as usize].log) != Loss::Nothing {
             self.starts.renew_series();
         }
@@ -151,7 +155,7 @@ impl Home {
         true
     }
 
-    /// Refuses what would have opened one channel too many.
+    /// Rejects a request that would open a channel beyond the limit.
     pub(super) fn refuse_channel(&mut self, channel: ChannelName, from: Origin) {
         let message = "the server is at its channel limit, and all channels are in use; retry \
                        later, or raise hub.channels_max";
@@ -164,7 +168,7 @@ impl Home {
         self.log.close(channel.log);
     }
 
-    /// Removes a channel that the log has closed, or is asked to close next.
+    /// Removes a channel that the log has closed, or that the caller closes next.
     pub(super) fn remove(&mut self, key: u32) -> Channel {
         let channel = self.channels.remove(key as usize);
         self.names.remove(channel.name.as_str());
@@ -174,8 +178,8 @@ impl Home {
         channel
     }
 
-    /// Shows so many channels, from `cursor` on (0 at first), with their members; returns where to
-    /// continue, if there are more.
+    /// Shows channels with their number of members, at most `channels_max` slots from `cursor` on
+    /// (0 at first). Returns the next cursor, if there are more.
     pub fn scan_channels(
         &self,
         cursor: usize,
@@ -191,17 +195,17 @@ impl Home {
         (end < self.channels.capacity()).then_some(end)
     }
 
-    /// How many channels are open.
+    /// Returns the number of open channels.
     pub fn len(&self) -> usize {
         self.channels.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether no channel is open.
     pub fn is_empty(&self) -> bool {
         self.channels.is_empty()
     }
 
-    /// What there is.
+    /// Returns the present sizes.
     pub fn gauges(&self) -> HomeGauges {
         let (history_messages, history_bytes) = self.log.kept_messages();
         let keys = self.log.keys();
@@ -223,7 +227,7 @@ impl Home {
         }
     }
 
-    /// What was done.
+    /// Returns the counters.
     pub fn stats(&self) -> HomeStats {
         HomeStats { keys_evicted: self.log.keys().evicted, ..self.stats }
     }

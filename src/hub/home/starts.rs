@@ -1,22 +1,22 @@
-//! Where a channel begins: its first epoch, before anything is known of it.
+//! The start of a channel: its epoch before any state of it exists.
 //!
 //! The epoch of a channel that is not open is derived from its name, a secret and the time, so that
-//! a channel that was only read costs no memory and its position still counts. Time is divided into
-//! periods; a channel that is opened begins with the epoch of that period. A client that read the
-//! position in an earlier period has the start of the channel in another epoch, which
-//! [`Starts::is_recent`] recognizes.
+//! a channel that was only read costs no memory, and the position in the reply stays valid. Time is
+//! divided into periods; a channel that is opened starts with the epoch of the current period. A
+//! client that read the position in an earlier period knows the start of the channel by another
+//! epoch, which [`Starts::is_recent`] recognizes.
 //!
-//! Such a position is exact because a channel that was published to is kept for
-//! [`Starts::kept_ms`] after its last use, which is longer than the start of a period is recent.
-//! If a channel has to be dropped sooner, or time steps back, [`Starts::renew_series`] invalidates
-//! all starts handed out, and clients that have one do not recover from it.
+//! Such a position is exact, because a channel with publishes stays open for [`Starts::kept_ms`]
+//! after its last use, which is longer than a start counts as recent. If a channel has to be
+//! dropped sooner, or time steps back, [`Starts::renew_series`] invalidates all starts that were
+//! sent, and clients with such a position do not recover from it.
 
 use std::hash::{BuildHasher, RandomState};
 
 use crate::hub::ChannelName;
 use crate::hub::position::Epoch;
 
-/// The periods in the time that the start of a channel counts for.
+/// The number of periods for which a start counts as recent.
 const PERIODS: u64 = 4;
 
 /// See the module.
@@ -34,13 +34,15 @@ impl Starts {
 
     /// Sets the time (Unix, ms).
     pub(super) fn set_time(&mut self, now_ms: u64) {
+        // Periods repeat: an earlier epoch could be valid again although the channel has had
+        // messages since.
         if now_ms < self.now_ms {
             self.renew_series();
         }
         self.now_ms = now_ms;
     }
 
-    /// Makes every start that was handed out unknown.
+    /// Invalidates all starts that were sent.
     pub(super) fn renew_series(&mut self) {
         self.series += 1;
     }
@@ -53,13 +55,13 @@ impl Starts {
         Epoch(self.secret.hash_one((self.series, period_ms, period, name)))
     }
 
-    /// The epoch of a channel that is not open. It counts for `hold_ms` at least.
+    /// Returns the epoch of a channel that is not open. It stays valid for at least `hold_ms`.
     pub(super) fn current_epoch(&self, name: &ChannelName, hold_ms: u64) -> Epoch {
         let period_ms = Self::period_ms(hold_ms);
         self.epoch_at(name, period_ms, self.now_ms / period_ms)
     }
 
-    /// Whether [`Self::current_epoch`] was this epoch lately.
+    /// Returns whether [`Self::current_epoch`] returned this epoch recently.
     pub(super) fn is_recent(&self, name: &ChannelName, hold_ms: u64, epoch: Epoch) -> bool {
         let period_ms = Self::period_ms(hold_ms);
         let period = self.now_ms / period_ms;
@@ -67,7 +69,7 @@ impl Starts {
         recent.into_iter().any(|period| self.epoch_at(name, period_ms, period) == epoch)
     }
 
-    /// How long a channel is kept after its last use.
+    /// Returns how long a channel stays open after its last use (ms).
     pub(super) fn kept_ms(hold_ms: u64) -> u64 {
         Self::period_ms(hold_ms).saturating_mul(PERIODS + 1)
     }

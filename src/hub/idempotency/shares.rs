@@ -1,7 +1,7 @@
-//! How many keys each owner has, and which owner has the most.
+//! Counts the keys of each owner, and finds the owner with the most.
 //!
-//! Owners of the same number of keys make a list, and one that gains or loses a key moves to a
-//! neighbouring list: no operation depends on the number of owners.
+//! Owners with the same count form a list. An owner that gains or loses a key moves to the adjacent
+//! list, so no operation depends on the number of owners.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::NONE;
 
-/// The keys of an owner, as places in the table of keys.
+/// The keys of an owner: the ends of its list, as indexes into the table of keys.
 #[derive(Debug)]
 pub(super) struct OwnKeys {
     pub(super) oldest: u32,
@@ -21,7 +21,7 @@ struct Owner {
     hash: u64,
     keys: OwnKeys,
     count: usize,
-    /// Neighbours in the list of its count, from the one that is there longest.
+    /// Neighbours in the list of owners with the same count, in the order in which they joined it.
     before: u32,
     after: u32,
 }
@@ -39,12 +39,12 @@ const EMPTY: Ends = Ends { first: NONE, last: NONE };
 pub(super) struct Shares {
     owners: Slab<Owner>,
     hashes: HashMap<u64, u32>,
-    /// By count. The last one is not empty.
+    /// Lists by count. The last one is never empty, so it contains the owners with the most keys.
     lists: Vec<Ends>,
 }
 
 impl Shares {
-    /// An owner, by the hash of its name, has one key more.
+    /// Counts one more key of an owner, identified by the hash of its name. Returns its index.
     pub(super) fn grow(&mut self, hash: u64) -> u32 {
         let Some(&owner) = self.hashes.get(&hash) else {
             let keys = OwnKeys { oldest: NONE, newest: NONE };
@@ -60,7 +60,7 @@ impl Shares {
         owner
     }
 
-    /// An owner has one key less.
+    /// Counts one key less. An owner without keys is removed.
     pub(super) fn remove_key(&mut self, owner: u32) {
         self.unlink_owner(owner);
         let own = &mut self.owners[owner as usize];
@@ -100,7 +100,8 @@ impl Shares {
         }
     }
 
-    /// The owner with the most keys: this one, if no other has more, unless it has only one.
+    /// Returns the owner with the most keys: `preferred` if no other has more, unless it has only
+    /// one, which would be the key just added.
     pub(super) fn largest(&self, preferred: u32) -> Option<u32> {
         let most = self.lists.len().checked_sub(1)?;
         let is_largest = |own: &Owner| own.count == most && most > 1;
@@ -114,7 +115,7 @@ impl Shares {
         &mut self.owners[owner as usize].keys
     }
 
-    /// Memory (bytes).
+    /// Returns the memory (bytes).
     pub(super) fn bytes(&self) -> usize {
         self.owners.capacity() * size_of::<Owner>()
             + self.hashes.capacity() * (size_of::<(u64, u32)>() + 1)

@@ -1,4 +1,4 @@
-//! Keys under floods of their owners and others.
+//! Tests keys while their owners, and others, flood the table.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,7 +13,7 @@ fn scope(owner: u8, key: u32) -> KeyScope {
     KeyScope { owner: owner.to_string().into(), key: key.to_string().into() }
 }
 
-/// Publishes; returns whether it was the first under this key.
+/// Publishes; returns whether it was the first publish under this key.
 fn publish(keys: &mut Keys, owner: u8, key: u32, now_ms: u64) -> bool {
     let position = |key: u32| Position { epoch: Epoch(1), offset: key.into() };
     match keys.look_up("a", &scope(owner, key), "1", now_ms, position(key)) {
@@ -86,8 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Against a table that is searched: an owner with at most its share of the bound keeps its
-    /// keys for their time, and no other key is remembered than those of the model.
+    /// Compares with a simple model: an owner with at most its share of the limit keeps its keys
+    /// until they expire, and only keys of the model are found.
     #[test]
     fn an_even_share_is_safe_from_others(steps in proptest::collection::vec(step(), 0..300)) {
         let (mut now_ms, mut bound) = (5, 8);
@@ -112,7 +112,8 @@ proptest! {
                     prop_assert!(keys.kept.len() <= bound.max(1));
                     while total > bound {
                         let most = model.values().map(VecDeque::len).max().unwrap_or(0);
-                        // Which of several with the most is not for the model to say.
+                        // With several largest owners, the model does not define which one loses a
+                        // key.
                         let found = model.iter_mut().filter(|(_, own)| own.len() == most).find(
                             |(owner, own)| {
                                 let name = keys.name("a", &scope(**owner, own[0].0));
@@ -134,7 +135,7 @@ proptest! {
                     for own in model.values_mut() {
                         own.retain(|(_, until_ms)| *until_ms > now_ms);
                     }
-                    // Those that were evicted before their time are gone as well.
+                    // Keys that were evicted before they expired must be gone as well.
                     for (owner, own) in &mut model {
                         own.retain(|(key, _)| {
                             keys.names.contains_key(&keys.name("a", &scope(*owner, *key)))
