@@ -18,7 +18,7 @@ impl CloseClass {
     /// Close codes with a label of their own; all others are counted by range.
     pub const CODES: [CloseCode; CloseCode::NAMED.len()] = CloseCode::NAMED;
 
-    /// The class of a close code; 1005 = the Close had no code, 1006 = no Close was received.
+    /// Returns the class of a close code; 1005: the Close had no code, 1006: no Close was received.
     pub fn of(code: CloseCode) -> Self {
         let range = || {
             Self::CODES.len()
@@ -31,7 +31,7 @@ impl CloseClass {
         Self(Self::CODES.iter().position(|known| *known == code).unwrap_or_else(range))
     }
 
-    /// The value of the metric label.
+    /// Returns the value of the metric label.
     pub fn label(self) -> String {
         match Self::CODES.get(self.0) {
             Some(code) => code.to_string(),
@@ -82,7 +82,7 @@ macro_rules! counters {
                 }
             }
 
-            /// Name, help text and value of every plain counter.
+            /// Returns name, help text and value of every plain counter.
             pub fn list_plain(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$((stringify!($name), help_text(&[$(stringify!($doc)),*]), self.$name),)*]
             }
@@ -241,7 +241,7 @@ fn add_all(to: &mut [u64], from: &[u64]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
-/// The text of a doc comment as the macro sees it: `doc = r" text"`.
+/// Returns the text of a doc comment, which a macro receives as `doc = r" text"`.
 fn help_text(docs: &[&'static str]) -> &'static str {
     let text = docs.first().copied().unwrap_or_default();
     let start = text.find('"').map_or(0, |at| at + 1);
@@ -279,37 +279,37 @@ impl Counters {
         self.over_rate[kind as usize] += 1;
     }
 
-    /// Failed authentications, by kind.
+    /// Returns failed authentications, by kind.
     pub fn auth_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.auth_failures.iter().map(|(kind, count)| (*kind, *count))
     }
 
-    /// Connections rejected by admission, by reason.
+    /// Returns connections rejected by admission, by reason.
     pub fn denied(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Denied::ALL.iter().map(|reason| (reason.name(), self.denied[*reason as usize]))
     }
 
-    /// Messages and requests that exceeded their rate, by kind.
+    /// Returns messages and requests that exceeded their rate, by kind.
     pub fn over_rates(&self) -> impl Iterator<Item = (&'static str, u64)> {
         RateKind::ALL.iter().map(|kind| (kind.name(), self.over_rate[*kind as usize]))
     }
 
-    /// Rejected requests, by reason.
+    /// Returns rejected requests, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Refusal::ALL.iter().map(|refusal| (refusal.code(), self.refused[refusal.index()]))
     }
 
-    /// Closed WebSockets, by class of close code.
+    /// Returns closed WebSockets, by class of close code.
     pub fn closed(&self) -> impl Iterator<Item = (CloseClass, u64)> {
         self.closed.iter().enumerate().map(|(class, count)| (CloseClass(class), *count))
     }
 
-    /// All closed WebSockets.
+    /// Returns the number of all closed WebSockets.
     pub fn closed_total(&self) -> u64 {
         self.closed.iter().sum()
     }
 
-    /// Violations of the protocol, by kind.
+    /// Returns violations of the protocol, by kind.
     pub fn protocol_errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
         ProtocolError::ALL.iter().map(|error| (error.name(), self.protocol_errors[error.index()]))
     }

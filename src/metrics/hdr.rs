@@ -1,5 +1,5 @@
-//! Histograms for people and other programs: key figures, percentiles, and complete histograms in
-//! the formats of the `HdrHistogram` tools.
+//! Formats histograms for people and for programs: key figures, percentiles, and complete
+//! histograms in the formats of the `HdrHistogram` tools.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use super::Unit;
 /// Steps of percentiles per halving of the distance to 100 %, as in the `HdrHistogram` tools.
 const TICKS: u32 = 5;
 
-/// A histogram's key figures, in its unit.
+/// The key figures of a histogram, in its unit.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     pub name: &'static str,
@@ -34,13 +34,13 @@ pub struct Summary {
     pub p99_99: u64,
 }
 
-/// A whole histogram.
+/// A complete histogram.
 #[derive(Debug, Serialize)]
 pub struct Detail {
     #[serde(flatten)]
     pub summary: Summary,
     pub percentiles: Vec<Percentile>,
-    /// The encoding of [`encode_payload`].
+    /// The complete histogram, encoded by [`encode_payload`].
     pub hdr: String,
 }
 
@@ -51,7 +51,7 @@ pub struct Percentile {
     pub percentile: f64,
     /// The value that this share does not exceed, in the histogram's unit.
     pub value: u64,
-    /// How many values that is.
+    /// The number of these values.
     pub count: u64,
 }
 
@@ -102,8 +102,8 @@ fn list_percentiles(histogram: &Histogram<u64>) -> Vec<Percentile> {
     histogram.iter_quantiles(TICKS).map(step).collect()
 }
 
-/// The complete histogram as base64 of its V2 deflate encoding, which every `HdrHistogram` library
-/// can decode and add up.
+/// Encodes the complete histogram as base64 of its V2 deflate format, which every `HdrHistogram`
+/// library can decode and add up.
 pub fn encode_payload(histogram: &Histogram<u64>) -> String {
     let mut bytes = Vec::new();
     let written = V2DeflateSerializer::new().serialize(histogram, &mut bytes);

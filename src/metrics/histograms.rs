@@ -1,7 +1,7 @@
 //! Durations and sizes as HDR histograms with two significant digits.
 //!
-//! Two digits keep the error at one percent. A [`Recorder`] allocates up to its highest value only:
-//! 18 KB with times of some milliseconds. The full range would take 36 KB for each of nine
+//! Two digits keep the error at one percent. A [`Recorder`] allocates only up to its highest value:
+//! 18 KB for times of some milliseconds. The full range would take 36 KB for each of nine
 //! histograms in every shard.
 
 use hdrhistogram::Histogram;
@@ -28,7 +28,7 @@ macro_rules! histograms {
             &[$((stringify!($name), Unit::$unit, $text),)*];
 
         impl Histograms {
-            /// Makes empty histograms; those that are off stay empty.
+            /// Creates empty histograms; with `on` false they record nothing.
             pub fn new(on: bool) -> Self {
                 Self { $($name: Recorder::new(on),)* }
             }
@@ -38,7 +38,7 @@ macro_rules! histograms {
                 $(self.$name.add(&other.$name);)*
             }
 
-            /// Every histogram, in the order of [`HISTOGRAMS`].
+            /// Iterates over all histograms, in the order of [`HISTOGRAMS`].
             pub fn all(&self) -> impl Iterator<Item = Histogram<u64>> {
                 [$(&self.$name),*].into_iter().map(Recorder::histogram)
             }
@@ -53,7 +53,7 @@ impl Default for Histograms {
 }
 
 impl Histograms {
-    /// Whether values are recorded.
+    /// Returns whether values are recorded.
     pub fn is_on(&self) -> bool {
         self.turnaround.on
     }
@@ -62,8 +62,8 @@ impl Histograms {
 histograms! {
     /// From accept to the 101 written.
     accept_to_open: Nanoseconds, "From accept to the opened WebSocket";
-    /// From the turn that brought a message to the completion of its reply's send; to its
-    /// submission, where a few replies leave alone and their success is silent.
+    /// From the turn that received a message to the completion of its reply's send; or to its
+    /// submission, for single replies that are sent without a completion on success.
     turnaround: Nanoseconds, "From received bytes to the completed send of their reply";
     /// Work of one turn.
     turn: Nanoseconds, "Work of one turn of the loop";
@@ -81,24 +81,24 @@ histograms! {
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }
 
-/// The highest value that is distinguished: an hour, in nanoseconds.
+/// The highest value that is distinguished: one hour, in nanoseconds.
 const VALUE_MAX: u64 = 3_600_000_000_000;
 
-/// Values below this are counted one by one; above it, buckets double in width with each power of
-/// two. It is what two significant digits ask for.
+/// Values below this have a bucket each; above it, buckets double in width with each power of two.
+/// Two significant digits require this.
 const EXACT_VALUES: u64 = 256;
-/// Buckets of one width, but the first.
+/// The number of buckets of one width, except for the first width.
 const BUCKETS_PER_WIDTH: usize = EXACT_VALUES as usize / 2;
 
-/// The histogram that a shard records into. Its range is 1 ns to one hour; values outside count as
-/// the nearest bound.
+/// A histogram that a shard records into. Its range is 1 ns to one hour; values outside are counted
+/// at the nearest bound.
 ///
-/// It has the buckets of an `HdrHistogram` of two significant digits, and becomes one to be read.
-/// Recording into that one took 60 instructions, of a turn's 400 for four values; the index of a
-/// bucket and an increment take 12.
+/// It has the same buckets as an `HdrHistogram` of two significant digits, and is converted to one
+/// for reading. Recording into an `HdrHistogram` took 60 of a turn's 400 instructions for four
+/// values; finding a bucket and incrementing it takes 12.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    /// By bucket, up to the highest that was recorded into.
+    /// Counts by bucket, up to the highest bucket with a value.
     counts: Vec<u64>,
     on: bool,
 }
@@ -110,7 +110,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// An empty recorder; one that is off records nothing.
+    /// Creates an empty recorder; with `on` false it records nothing.
     pub fn new(on: bool) -> Self {
         Self { counts: Vec::new(), on }
     }
@@ -142,8 +142,8 @@ impl Recorder {
         }
     }
 
-    /// Everything recorded so far, with bounds common to all histograms: other readers add up only
-    /// histograms with equal bounds.
+    /// Returns everything recorded so far. The bounds are the same for all histograms, because
+    /// other readers only add up histograms with equal bounds.
     pub fn histogram(&self) -> Histogram<u64> {
         let bounds = Histogram::new_with_bounds(1, VALUE_MAX, 2);
         let mut histogram = bounds.expect("the bounds are valid");
@@ -164,14 +164,15 @@ impl Recorder {
     }
 }
 
-/// The bucket of a value: its eight highest bits, and how many lie below them.
+/// Returns the bucket of a value: determined by its eight highest bits, and the number of bits
+/// below them.
 #[inline]
 fn find_bucket(value: u64) -> usize {
     let shift = (EXACT_VALUES - 1).leading_zeros() - (value | (EXACT_VALUES - 1)).leading_zeros();
     shift as usize * BUCKETS_PER_WIDTH + (value >> shift) as usize
 }
 
-/// The lowest value of a bucket.
+/// Returns the lowest value of a bucket.
 fn lowest_value(bucket: usize) -> u64 {
     let shift = (bucket / BUCKETS_PER_WIDTH).saturating_sub(1);
     ((bucket - shift * BUCKETS_PER_WIDTH) as u64) << shift
@@ -206,7 +207,7 @@ mod tests {
             let whole = whole.turnaround.histogram();
             prop_assert_eq!(&merged.turnaround.histogram(), &whole);
 
-            // The same across the wire: payloads of shards, merged elsewhere.
+            // The same after serialization: shards' payloads that are merged elsewhere.
             let mut elsewhere = Recorder::default().histogram();
             for shard in &shards {
                 let payload = hdr::encode_payload(&shard.turnaround.histogram());
@@ -220,7 +221,7 @@ mod tests {
     }
 
     proptest! {
-        /// The library's own histogram is the twin.
+        /// Compares with the library's own histogram.
         #[test]
         fn a_recorder_counts_as_an_hdr_histogram_does(
             values in prop::collection::vec((0u32..64, any::<u64>(), 1u64..5), 0..200),

@@ -1,9 +1,9 @@
 //! Histograms over time: the interval log of `HdrHistogram`, which its tools filter, sum and plot.
 //!
-//! A log is text. It begins with comments (version, start and base time) and a legend; each further
-//! line is one histogram of one interval, named by `Tag=`. An interval without values has no line.
-//! The third field, the highest value, is for people: durations in milliseconds, everything else in
-//! its unit. Programs read the payload, in the histogram's unit.
+//! A log is text. It starts with comments (version, start and base time) and a legend; each further
+//! line is the histogram of one interval, named by `Tag=`. An interval without values has no line.
+//! The third field, the highest value, is for human readers: durations in milliseconds, everything
+//! else in its unit. Programs read the payload, in the histogram's unit.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +12,10 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::{HISTOGRAMS, Histograms, Unit};
 
-/// Divisor of a duration's highest value, the default of Java's writer.
+/// Divisor of a duration's highest value; the default of Java's writer.
 const NS_PER_MS: f64 = 1e6;
 
-/// The header of a log. A file may have several, each valid for the lines after it.
+/// Returns the header of a log. A file may have several, each valid for the lines after it.
 pub fn format_header(started: SystemTime) -> String {
     let mut out = Vec::new();
     IntervalLogWriterBuilder::new()
@@ -33,7 +33,7 @@ pub fn format_header(started: SystemTime) -> String {
     text
 }
 
-/// The lines of one interval, which began `start` after the time in the header.
+/// Returns the lines of one interval, which started `start` after the time in the header.
 pub fn format_interval(histograms: &Histograms, start: Duration, length: Duration) -> String {
     let mut text = String::new();
     let mut serializer = V2DeflateSerializer::new();

@@ -1,5 +1,5 @@
-//! Process metrics under their common names (`process_…`, without the server's prefix), and limits
-//! to compare the server's metrics with.
+//! Process metrics under their common names (`process_…`, without the server's prefix), and the
+//! configured limits as gauges, to compare the server's metrics with.
 
 use std::fmt;
 

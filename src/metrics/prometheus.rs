@@ -1,8 +1,8 @@
 //! Converts OpenMetrics text to Prometheus text 0.0.4.
 //!
-//! The formats differ in little: before OpenMetrics a counter's family was named like its samples,
-//! with `_total`; there were no units and no end mark; and help texts did not escape quotes. So one
-//! set of families is written once, and both texts have the same samples.
+//! The formats differ only slightly: before OpenMetrics a counter's family was named like its
+//! samples, with `_total`; there were no units and no end marker; and help texts did not escape
+//! quotes. So all families are formatted once, and both texts have the same samples.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ pub const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Converts OpenMetrics text as made by [`super::text::format_openmetrics`].
 pub fn from_openmetrics(openmetrics: &str) -> String {
     let mut out = String::with_capacity(openmetrics.len() + 1024);
-    // The help line comes first, and its name depends on the type.
+    // The help line comes first, but its name depends on the type in the next line.
     let mut help: Option<(&str, &str)> = None;
     for line in openmetrics.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {

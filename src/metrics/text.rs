@@ -18,7 +18,7 @@ use crate::driver::DriverCounters;
 /// Content type of the result of [`format_openmetrics`].
 pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Formats a snapshot. Histograms that are off are left out: zeros would look like measurements.
+/// Formats a snapshot. Histograms that are off are omitted: zeros would look like measurements.
 pub fn format_openmetrics(snapshot: Snapshot, process: &Process) -> String {
     let mut registry = Registry::with_prefix("seawall");
     registry.register_collector(Box::new(Family(snapshot, *process)));
@@ -135,7 +135,7 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
 }
 
 impl Family {
-    /// The ratio of the two shows how busy a shard is.
+    /// Encodes the busy and the idle time of each shard; their ratio is its utilization.
     fn encode_shard_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let times: [(&str, &str, fn(&Gauges) -> u64); 2] = [
             ("shard_busy", "Time in turns; a rate of 1 means a saturated shard", |gauges| {
@@ -315,9 +315,9 @@ fn count_bounds() -> impl Iterator<Item = f64> {
     (0..=12).map(|power| 4f64.powi(power))
 }
 
-/// Encodes a histogram. A value counts in the bucket of the highest value that the histogram does
-/// not distinguish from it, so values at most one percent below a bound may count above it. The sum
-/// uses the middle value, as the mean of [`super::hdr`] does.
+/// Encodes a histogram. A value counts as the highest value that the histogram does not distinguish
+/// from it, so values at most one percent below a bound may count above it. The sum uses the middle
+/// value, as the mean of [`super::hdr`] does.
 fn encode_histogram(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -342,7 +342,7 @@ fn encode_histogram(
     let mut sum = 0.0;
     for step in histogram.iter_recorded() {
         let value = step.value_iterated_to() as f64 * scale;
-        // Recorded values rise, so the bucket only moves upwards; the last bound is infinite.
+        // The recorded values ascend, so the bucket only moves upwards; the last bound is infinite.
         while value > buckets[at].0 {
             at += 1;
         }
