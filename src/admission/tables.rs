@@ -186,7 +186,7 @@ impl Counts {
 pub(super) struct SharedRate(AtomicU128);
 
 impl SharedRate {
-    /// See [`Rates::take`].
+    /// See [`Rates::take_tokens`].
     pub(super) fn take_tokens(&self, rate: Rate, times: u32, now_ns: u64) -> Result<(), u64> {
         let mut after_ns = 0;
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |earned| {
