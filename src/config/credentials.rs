@@ -1,4 +1,4 @@
-//! Who may connect: keys for tokens, for the API and for tickets, each with its own mistakes.
+//! Validates credentials: keys for tokens, for the API and for tickets.
 
 use std::sync::Arc;
 
@@ -13,17 +13,18 @@ use crate::auth::{
     Verifier,
 };
 
-/// As many as the hash has (RFC 7518 3.2).
+/// The minimum length of a secret (bytes): that of the hash (RFC 7518 3.2).
 const HS256_BYTES_MIN: usize = 32;
 const API_KEY_BYTES_MIN: usize = 20;
 
-/// Base64 in either alphabet is read after its letters have been made those of URLs.
+/// Base64 in either alphabet: the caller first replaces the characters that differ by those of the
+/// URL-safe one.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Checks everything about tokens.
+/// Validates all options of token authentication.
 pub(super) fn auth(file: &File, faults: &mut Faults) -> Option<Auth> {
     let written = &file.auth;
     let before = faults.0.len();
@@ -52,7 +53,8 @@ pub(super) fn auth(file: &File, faults: &mut Faults) -> Option<Auth> {
         issuer: written.issuer.clone(),
         leeway_s: written.leeway_s.into(),
     };
-    // A file without any usable key still says that tokens are asked for.
+    // A key file requires tokens even if it has no usable key: otherwise a bad file would open the
+    // server to anonymous clients.
     let keys_configured = fetches || !keys.is_empty() || !written.jwks_file.is_empty();
     let api_keys = api_keys(&file.api_keys, faults);
     if faults.0.len() > before {
@@ -95,11 +97,11 @@ fn key(index: usize, written: &file::Key) -> Result<Key, ConfigError> {
     })
 }
 
-/// The configured key that can sign: the one with this id, or else the first of HS256. The others
-/// can only verify.
+/// Returns the configured key that can sign: the one with this id, or else the first of HS256. Keys
+/// of other algorithms can only verify.
 ///
 /// # Errors
-/// There is none.
+/// No such key is configured, or it cannot sign.
 pub(super) fn signing_key(file: &File, id: Option<&str>) -> Result<SigningKey, ConfigError> {
     let mut keys = file.keys.iter().enumerate();
     let can_sign = |key: &file::Key| key.algorithm == KeyAlgorithm::HS256;
@@ -122,7 +124,7 @@ pub(super) fn signing_key(file: &File, id: Option<&str>) -> Result<SigningKey, C
     }
 }
 
-/// The text behind a key: a secret, or a public key as PEM.
+/// Returns the material of a key: a secret, or a public key as PEM.
 fn material(index: usize, key: &file::Key) -> Result<String, ConfigError> {
     let fault = |option: &str, text: String| {
         let text = format!("key \"{}\": {option} {text}", key.id);
@@ -158,7 +160,7 @@ fn material(index: usize, key: &file::Key) -> Result<String, ConfigError> {
     Ok(secret)
 }
 
-/// The API's keys: names and secrets.
+/// Validates the API's keys; returns their names and secrets.
 fn api_keys(written: &[file::ApiKey], faults: &mut Faults) -> Vec<(String, String)> {
     let mut keys: Vec<(String, String)> = Vec::with_capacity(written.len());
     for (index, key) in written.iter().enumerate() {
@@ -186,7 +188,7 @@ fn api_keys(written: &[file::ApiKey], faults: &mut Faults) -> Vec<(String, Strin
     keys
 }
 
-/// Checks what tickets are sealed with.
+/// Validates the keys that seal tickets.
 pub(super) fn resume(written: &file::Resume) -> Result<Resume, ConfigError> {
     let keys = seal_keys(written)?;
     let sealer = Arc::new(Sealer::new(&keys));
@@ -194,7 +196,7 @@ pub(super) fn resume(written: &file::Resume) -> Result<Resume, ConfigError> {
     Ok(Resume { sealer, keys: origin, ttl_s: written.ttl_s.into() })
 }
 
-/// The keys that seal tickets; none where there is to be a random one.
+/// Returns the configured keys that seal tickets; none if a random one is to be used.
 fn seal_keys(written: &file::Resume) -> Result<Vec<[u8; SEAL_KEY_BYTES]>, ConfigError> {
     read_keys("resume.keys", &written.keys.0, &written.keys_file)
 }
@@ -234,7 +236,7 @@ pub(super) fn read_keys(
     Ok(keys)
 }
 
-/// A key as base64 or hexadecimal.
+/// Parses a key in base64 or hexadecimal.
 pub(super) fn seal_key(text: &str) -> Option<[u8; SEAL_KEY_BYTES]> {
     if text.len() == 2 * SEAL_KEY_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let mut key = [0; SEAL_KEY_BYTES];

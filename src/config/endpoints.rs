@@ -1,4 +1,4 @@
-//! Addresses, listeners and routes: their own mistakes, and those they make together.
+//! Validates addresses, listeners and routes: each by itself, and conflicts between them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,11 +7,11 @@ use crate::driver::listener::{Address, Congestion, Options};
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
 use crate::proto::ws::deflate::Policy;
 
-/// Reads `ADDR:PORT`, `localhost:PORT`, `:PORT`, `PORT` (all three: this host only) or
+/// Parses `ADDR:PORT`, `localhost:PORT`, `:PORT`, `PORT` (all three: this host only) or
 /// `unix:PATH`.
 ///
 /// # Errors
-/// Says what a good address looks like.
+/// The text states the valid forms.
 pub fn address(text: &str) -> Result<Address, ConfigError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.is_empty() {
@@ -34,7 +34,7 @@ pub fn address(text: &str) -> Result<Address, ConfigError> {
     })
 }
 
-/// The admin address, which is for this host only where there are no API keys.
+/// Validates the admin address. Without API keys it must be reachable from this host only.
 pub(super) fn admin(written: &file::Admin, api_keys: bool) -> Result<Option<Address>, ConfigError> {
     if written.metrics_auth && !api_keys {
         let text = "admin.metrics_auth = true needs an [[api_key]]: nobody could read the metrics";
@@ -204,10 +204,10 @@ fn subprotocols(written: &file::Route) -> Vec<String> {
     }
 }
 
-/// Connections know their listener by one byte.
+/// A connection stores the number of its listener in one byte.
 const LISTENERS_MAX: usize = 256;
 
-/// More listeners than a connection can name.
+/// Rejects more listeners than that byte can number.
 pub(super) fn refuse_too_many(listeners: usize) -> Result<(), ConfigError> {
     if listeners <= LISTENERS_MAX {
         return Ok(());
@@ -219,7 +219,7 @@ pub(super) fn refuse_too_many(listeners: usize) -> Result<(), ConfigError> {
     Err(of_one("listener".into(), text))
 }
 
-/// A hub without keys, on a listener that other hosts reach.
+/// Rejects a hub without keys on a listener that other hosts can reach.
 pub(super) fn refuse_strangers(
     listeners: &[Listener],
     routes: &[file::Route],
@@ -241,7 +241,8 @@ pub(super) fn refuse_strangers(
     Ok(())
 }
 
-/// Two listeners, or a listener and the admin address, that would take each other's connections.
+/// Rejects two listeners, or a listener and the admin address, that would take each other's
+/// connections.
 pub(super) fn refuse_overlaps(
     listeners: &[Listener],
     admin: Option<&Address>,
@@ -273,14 +274,14 @@ fn overlap(one: &Listener, other: &Listener) -> bool {
         (Address::Tcp(one), Address::Tcp(other)) => (one, other),
         (one, other) => return one == other,
     };
-    // Port 0 is a free port, another one each time.
+    // Port 0 picks a free port, a different one each time.
     if one_tcp.port() == 0 || one_tcp.port() != other_tcp.port() {
         return false;
     }
     one_tcp.ip() == other_tcp.ip() || covers(one, other_tcp.ip()) || covers(other, one_tcp.ip())
 }
 
-/// Whether a listener on all addresses takes connections to this one too.
+/// Returns whether a listener on all addresses also takes connections to this one.
 fn covers(listener: &Listener, ip: IpAddr) -> bool {
     let Address::Tcp(tcp) = &listener.address else { return false };
     match (tcp.ip(), ip) {
@@ -291,7 +292,7 @@ fn covers(listener: &Listener, ip: IpAddr) -> bool {
     }
 }
 
-/// Two routes for one path.
+/// Rejects two routes for one path.
 pub(super) fn refuse_doubles(routes: &[file::Route]) -> Result<(), ConfigError> {
     for (index, one) in routes.iter().enumerate() {
         let same = |other: &file::Route| other.path == one.path && other.r#match == one.r#match;

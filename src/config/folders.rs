@@ -1,4 +1,4 @@
-//! What a configuration needs of the host's file system, checked without changing anything.
+//! Checks the files and folders of a configuration, without changing anything.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,8 @@ use super::{Config, ConfigError, at, of_one, state};
 use crate::driver::listener::Address;
 
 impl Config {
-    /// Folders that a start would look for in vain, and files that it could not use.
+    /// Returns an error for each folder that is missing, and for each file that a start could not
+    /// use.
     pub fn check_folders(&self) -> Vec<ConfigError> {
         let mut found = Vec::new();
         let log = &self.metrics.histogram_log;
@@ -37,7 +38,7 @@ impl Config {
     }
 }
 
-/// Whether the folder of a file is there.
+/// Checks that the folder of a file exists.
 fn parent(path: &Path) -> Result<(), String> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let folder = folder.unwrap_or(Path::new("."));

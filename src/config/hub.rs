@@ -1,10 +1,10 @@
-//! The hub's namespaces: what holds for the channels of a pattern.
+//! Validates the hub's namespaces: the rules for the channels of a pattern.
 
 use super::file::Channel;
 use super::{ConfigError, Faults, of_one, ranges};
 use crate::auth::{Access, Namespace, Namespaces, Pattern};
 
-/// Checks the namespaces. Without any, and without keys, one stands for all channels.
+/// Validates the namespaces. Without any, and without keys, a default one covers all channels.
 pub(super) fn namespaces(
     written: &[Channel],
     keys_configured: bool,
@@ -23,6 +23,8 @@ pub(super) fn namespaces(
             faults.0.push(of_one(format!("channel.{index}.pattern"), text));
         }
     }
+    // The rules for channels that match no namespace and are opened by a token: as the default, but
+    // only with granted rights.
     let all = faults.check(namespace(0, &Channel::default(), u64::MAX))?;
     let granted = Namespace { subscribe: Access::Token, publish: Access::Token, ..all.clone() };
     if list.is_empty() && !keys_configured {
@@ -44,7 +46,7 @@ fn namespace(
     if let Some((key, problem)) = ranges::find_errors(written.numbers()).next() {
         return Err(fault(key, format!("{key} {problem}")));
     }
-    // Above the default an operator has asked for it.
+    // A value other than the default was set by the operator; the default may exceed the limit.
     let asked = written.message_bytes_max != Channel::default().message_bytes_max;
     if asked && u64::from(written.message_bytes_max) > message_bytes_max {
         let text = format!(

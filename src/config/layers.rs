@@ -1,11 +1,12 @@
-//! One configuration out of four layers: flags over environment over file over defaults.
+//! Merges the four layers of a configuration: flags over environment over file over defaults.
 //!
-//! Each option remembers which layer set it, so that a mistake found later can say where to mend
-//! it, and `check-config` can say what differs from the defaults and why.
+//! The source of each option is recorded, so that a later error can name the place to fix, and
+//! `check-config` can report what differs from the defaults and why.
 //!
-//! For the repeated sections (`[[listener]]`, `[[route]]` and others) a flag or variable with one
-//! value changes all of them, with several values each by its place. Addresses, paths and other
-//! names always go by place, and as many as are given there are then.
+//! For repeated sections (`[[listener]]`, `[[route]]` and others), a flag or variable with one
+//! value applies to all entries; with several values, each applies to the entry with its index.
+//! Addresses, paths and other names are always assigned by index, and their number determines the
+//! number of entries.
 
 use serde::Deserialize as _;
 
@@ -15,45 +16,47 @@ use super::sources::{Source, Sources};
 use super::{Config, ConfigError, credentials, error, read, secret_files, value};
 use crate::auth::SigningKey;
 
-/// What an operator gave.
+/// The input of an operator.
 #[derive(Clone, Debug, Default)]
 pub struct Given {
-    /// A file's name and text.
+    /// The name and the text of a file.
     pub file: Option<(String, String)>,
-    /// The process's environment, of which only `SEAWALL_…` counts.
+    /// The process's environment; only `SEAWALL_…` is used.
     pub environment: Vec<(String, String)>,
     /// Flags without their dashes, each with its values.
     pub flags: Vec<(String, Vec<String>)>,
 }
 
-/// The layers laid over each other.
+/// The merged layers.
 #[derive(Clone, Debug)]
 pub struct Written {
     pub file: File,
     pub sources: Sources,
 }
 
-/// Begins the name of each variable.
+/// The prefix of all variables.
 const PREFIX: &str = "SEAWALL_";
-/// Names that are no options: the file's own, and the key of commands that call a server.
+/// Variables that are not options: the path of the file, and the key for commands that call a
+/// server.
 const OTHERS: [&str; 2] = ["SEAWALL_CONFIG", "SEAWALL_API_KEY"];
 
-/// What container images call their version and place, after `SEAWALL_`; with more words behind it
-/// or not.
+/// The words after `SEAWALL_` in variables that container images set about themselves; further
+/// words may follow.
 const IMAGE: [&str; 16] = [
     "ARCH", "BUILD", "CHECKSUM", "COMMIT", "DATE", "DIGEST", "DOWNLOAD", "GIT", "HOME", "IMAGE",
     "RELEASE", "REVISION", "SHA", "SHA256", "TAG", "VERSION",
 ];
 
-/// Whether a variable is set by a container image about itself.
+/// Returns whether a container image sets this variable about itself.
 fn is_of_image(name: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).unwrap_or_default();
     IMAGE.contains(&rest.split('_').next().unwrap_or_default())
 }
 
-/// Whether Kubernetes sets this variable in each container beside a service whose name begins with
-/// "seawall": `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_NAME`, and with an address as
-/// value `…_PORT`, `…_PORT_80_TCP` and, without, `…_PORT_80_TCP_ADDR`, `_PORT` and `_PROTO`.
+/// Returns whether Kubernetes sets this variable in each container next to a service with a name
+/// that starts with "seawall": `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_SERVICE_PORT_NAME`; with an
+/// address as value, `…_PORT` and `…_PORT_80_TCP`; and with a part of it, `…_PORT_80_TCP_ADDR`,
+/// `_PORT` and `_PROTO`.
 fn is_of_service(name: &str, value: &str) -> bool {
     let is_protocol = |word: &str| ["TCP", "UDP", "SCTP"].contains(&word);
     let is_number = |word: &str| word.parse::<u16>().is_ok();
@@ -71,19 +74,19 @@ fn is_of_service(name: &str, value: &str) -> bool {
 }
 
 impl Written {
-    /// Lays the layers over each other.
+    /// Merges the layers.
     ///
     /// # Errors
-    /// Every mistake in them, each with its place and remedy.
+    /// All errors in the layers, each with its place and remedy.
     pub fn new(given: &Given) -> Result<Self, ConfigError> {
         let (written, mistakes) = Self::read(given)?;
         if mistakes.is_empty() { Ok(written) } else { Err(error(mistakes.join("\n"))) }
     }
 
-    /// Lays the layers over each other and validates what comes out.
+    /// Merges the layers and validates the result.
     ///
     /// # Errors
-    /// Every mistake in the layers, and every error of validation in what is readable.
+    /// All errors in the layers, and all errors of validation in the readable part.
     pub fn load(
         given: &Given,
         open_files: u64,
@@ -98,7 +101,7 @@ impl Written {
         }
     }
 
-    /// What can be read of the layers, and the mistakes in the rest.
+    /// Merges the readable part of the layers; returns it with the errors in the rest.
     fn read(given: &Given) -> Result<(Self, Vec<String>), ConfigError> {
         let mut sources = Sources::default();
         let mut mistakes = Vec::new();
@@ -107,6 +110,7 @@ impl Written {
             None => toml::Table::new(),
         };
         mistakes.extend(unknown_variables(&given.environment));
+        // Each override replaces the value of the layer below it, so the order is lowest first.
         for section in &SECTIONS {
             for row in section.rows {
                 for (source, values) in overrides(given, section, row) {
@@ -121,15 +125,15 @@ impl Written {
         Ok((Self { file, sources }, mistakes))
     }
 
-    /// [`Config::validate`], with the place of each option at fault.
+    /// Runs [`Config::validate`], and adds the place of each option at fault.
     ///
     /// # Errors
-    /// As there.
+    /// All errors of validation.
     pub fn validate(&self, open_files: u64, cores: usize) -> Result<Config, ConfigError> {
         Config::check(&self.file, open_files, cores).map_err(|faults| self.locate(faults))
     }
 
-    /// Errors as one, each with the place where its option is set.
+    /// Joins errors into one; each states the place where its option is set.
     pub fn locate(&self, faults: Vec<ConfigError>) -> ConfigError {
         let located = faults.into_iter().map(|fault| {
             let source = fault.key.as_ref().and_then(|key| self.sources.of(key));
@@ -143,24 +147,25 @@ impl Written {
 }
 
 impl Written {
-    /// The configured key that can sign tokens: the one with this id, or else the first of HS256.
+    /// Returns the configured key that can sign tokens: the one with this id, or else the first of
+    /// HS256.
     ///
     /// # Errors
-    /// There is none.
+    /// No such key is configured, or it cannot sign.
     pub fn signing_key(&self, id: Option<&str>) -> Result<SigningKey, ConfigError> {
         credentials::signing_key(&self.file, id)
     }
 }
 
 impl Written {
-    /// The secret of the first `[[api_key]]`, for commands that call the server.
+    /// Returns the secret of the first `[[api_key]]`, for commands that call the server.
     pub fn api_key(&self) -> Option<String> {
         let key = self.file.api_keys.first()?;
         secret_files::one(&key.secret, &key.secret_file).ok()
     }
 }
 
-/// The layers above the file that set an option, lowest first.
+/// Returns the values of an option in the layers above the file, lowest layer first.
 fn overrides(given: &Given, section: &Section, row: &Row) -> Vec<(Source, Vec<String>)> {
     let path = section.path(row);
     let mut found = Vec::new();
@@ -199,7 +204,7 @@ fn unknown_variables(environment: &[(String, String)]) -> Vec<String> {
         .filter(|(name, _)| name.starts_with(PREFIX) && !known.contains(name))
         .filter(|(name, value)| !is_foreign(name, value))
         .map(|(name, _)| {
-            // All names have the prefix, which would make them look alike.
+            // Compare without the common prefix, which would make all names look similar.
             let own = name.trim_start_matches(PREFIX);
             let known = known.iter().map(|one| one.trim_start_matches(PREFIX));
             let nearest = value::nearest(own, known);
@@ -250,13 +255,15 @@ impl Layer<'_> {
     ) -> Result<(), String> {
         let entry = self.table.entry(section.name).or_insert_with(|| toml::Value::Array(vec![]));
         let tables = entry.as_array_mut().expect("the file was checked");
-        // The first row names the thing; the others say how it is.
+        // The first row of a section is the name of an entry (such as its address); the other rows
+        // describe it.
         let names = row.key == section.rows[0].key;
         if tables.is_empty() {
             tables.extend(if names { vec![toml::Table::new().into()] } else { unwritten(section) });
         }
         if names {
             let template = tables.last().expect("there is one").clone();
+            // Additional entries copy the last one of the file.
             tables.resize(values.len(), template);
         }
         let joined = [values.join(",")];
@@ -279,7 +286,7 @@ impl Layer<'_> {
     }
 }
 
-/// What there is of a section where none is written.
+/// Returns the entries of a section that is not in the file: the defaults.
 fn unwritten(section: &Section) -> Vec<toml::Value> {
     if section.name == Route::SECTION.name {
         let routes = default_routes();

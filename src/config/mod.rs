@@ -1,9 +1,9 @@
-//! Configuration: what was written ([`mod@file`]) becomes what the server runs on ([`Config`]).
+//! Configuration: converts what was written ([`mod@file`]) to what the server uses ([`Config`]).
 //!
-//! A [`file::table`] names every option. [`Written`] lays flags over environment over file over
-//! defaults; [`Config::validate`] refuses illegal values and combinations, each with the key at
-//! fault and what to do, so that nothing behind this module has to check again; `reference` prints
-//! the table for people.
+//! A [`file::table`] lists every option. [`Written`] merges flags over environment over file over
+//! defaults. [`Config::validate`] rejects invalid values and combinations, each with the key at
+//! fault and a remedy, so that no code behind this module has to check again. `reference` prints
+//! the table for users.
 
 mod credentials;
 mod endpoints;
@@ -45,10 +45,10 @@ pub use reload::Renewed;
 pub use sources::{Source, Sources};
 pub use tls::days_left;
 
-/// A configuration that cannot be used: which key, and what to do.
+/// An error in a configuration: the key at fault, and a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The option at fault, where it is one: `limits.headers_max` or `listener.0.address`.
+    /// The option at fault, if it is a single one: `limits.headers_max` or `listener.0.address`.
     pub key: Option<String>,
     pub text: String,
 }
@@ -66,24 +66,24 @@ impl std::error::Error for ConfigError {}
 struct Faults(Vec<ConfigError>);
 
 impl Faults {
-    /// A result's value; its error is kept.
+    /// Returns the value of a result, or records its error.
     fn check<T>(&mut self, result: Result<T, ConfigError>) -> Option<T> {
         result.map_err(|error| self.0.push(error)).ok()
     }
 
-    /// Whether an error of this option was found.
+    /// Returns whether an error of this option was recorded.
     fn has(&self, key: &str) -> bool {
         self.0.iter().any(|error| error.key.as_deref() == Some(key))
     }
 
-    /// The value, unless there were errors: then those, in the order in which they were found.
+    /// Returns the value if there were no errors; otherwise the errors, in the order of discovery.
     fn finish<T>(self, value: impl FnOnce() -> T) -> Result<T, Vec<ConfigError>> {
         if self.0.is_empty() { Ok(value()) } else { Err(self.0) }
     }
 }
 
 impl ConfigError {
-    /// Several errors as one: the first one's key, and the text of all.
+    /// Joins several errors into one: with the key of the first, and all texts.
     fn all(errors: Vec<Self>) -> Self {
         let text = errors.iter().map(|error| error.text.as_str()).collect::<Vec<_>>().join("\n");
         Self { key: errors.into_iter().next().and_then(|error| error.key), text }
@@ -94,12 +94,12 @@ fn error(text: impl Into<String>) -> ConfigError {
     ConfigError { key: None, text: text.into() }
 }
 
-/// An option's value cannot be used; `problem` goes on after its name.
+/// Creates an error for the value of an option; its text is the key followed by `problem`.
 fn at(key: &str, problem: impl fmt::Display) -> ConfigError {
     ConfigError { key: Some(key.to_owned()), text: format!("{key} {problem}") }
 }
 
-/// An option of a listener or route cannot be used.
+/// Creates an error for an option of a listener, a route or another repeated section.
 fn of_one(key: String, text: String) -> ConfigError {
     ConfigError { key: Some(key), text }
 }
@@ -109,9 +109,9 @@ fn of_one(key: String, text: String) -> ConfigError {
 pub struct Listener {
     pub address: Address,
     pub options: Options,
-    /// Connections begin with a PROXY header.
+    /// Connections start with a PROXY header.
     pub proxy_protocol: bool,
-    /// Peers that may speak for clients.
+    /// The header in which trusted proxies name the client, and these proxies.
     pub forwarding: Option<Forwarding>,
     /// Peers whose PROXY header is accepted.
     pub trusted: Vec<ipnet::IpNet>,
@@ -120,17 +120,17 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Whether only programs on this host reach it, over TCP, as web pages can.
+    /// Returns whether only programs on this host reach it over TCP, which includes web pages.
     pub fn is_loopback(&self) -> bool {
         matches!(&self.address, Address::Tcp(tcp) if tcp.ip().to_canonical().is_loopback())
     }
 }
 
-/// A route's behaviour, beside the [`Routes`] table that finds it.
+/// The options of a route, in addition to the [`Routes`] table that matches it.
 #[derive(Clone, Copy, Debug)]
 pub struct RouteOptions {
     pub handler: HandlerName,
-    /// Under which number its connections are counted: the same for all that a path had in turn.
+    /// The number under which its connections are counted; successive routes of one path share it.
     pub counter: u16,
     /// 0 = no limit.
     pub connections_max: u32,
@@ -151,56 +151,57 @@ pub const EXPIRY_WARNING_DAYS: i64 = 14;
 pub struct Limits {
     pub connections_per_shard_max: u32,
     pub handshakes_per_shard_max: u32,
-    /// `Retry-After` where one of these is reached.
+    /// The `Retry-After` header after one of these limits was reached (s).
     pub retry_after_s: u32,
     pub admission: admission::Limits,
     pub http: http::Limits,
     pub ws: ws::Limits,
-    /// Reading stops here.
+    /// Above this, reading from the connection pauses.
     pub outbox_high_bytes: usize,
-    /// Reading goes on here.
+    /// Below this, reading resumes.
     pub outbox_low_bytes: usize,
-    /// Past this the connection is closed. Replies alone do not get there: there is room for a
-    /// largest message and for all that the buffers can bring in until reading has stopped.
+    /// Above this the connection is closed. Replies alone cannot reach it: it leaves room for a
+    /// message of maximum size and for everything that the buffers can deliver until reading has
+    /// paused.
     pub outbox_bytes_max: usize,
     pub outbox_shard_bytes_max: usize,
     pub partial_shard_bytes_max: u64,
     pub linger_bytes_max: u64,
     pub inflate_ratio_max: u32,
-    /// Memory for the compression contexts of a shard's connections.
+    /// Memory for the compression contexts of one shard's connections.
     pub compression_shard_bytes_max: u64,
 }
 
-/// Who may connect.
+/// Authentication of clients and of API callers.
 #[derive(Debug)]
 pub struct Auth {
-    /// Whether there is anything to verify tokens with; without, all clients are anonymous.
+    /// Whether tokens can be verified; if not, all clients are anonymous.
     pub keys_configured: bool,
     pub verifier: Arc<Verifier>,
-    /// Where its further keys are fetched.
+    /// The source of further keys.
     pub jwks: Option<JwksSource>,
-    /// A line for each key of `auth.jwks_file` that is of no use.
+    /// One line for each key of `auth.jwks_file` that cannot be used.
     pub skipped_keys: Vec<String>,
-    /// Clients without a token may stay although there are keys.
+    /// Whether clients without a token may stay although there are keys.
     pub allow_anonymous: bool,
-    /// Tokens are taken from the query as well.
+    /// Whether tokens are accepted in the query as well.
     pub token_query: bool,
     /// Keys of the API.
     pub api_keys: Arc<ApiKeys>,
 }
 
-/// Where the keys that seal tickets come from.
+/// The source of the keys that seal tickets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TicketKeys {
-    /// `resume.keys` or `resume.keys_file`.
+    /// Set by `resume.keys` or `resume.keys_file`.
     Configured,
-    /// The file in `process.state_dir`.
+    /// Stored in a file in `process.state_dir`.
     Kept,
-    /// This process only: no ticket outlives it.
+    /// Random: tickets are valid until this process ends.
     Random,
 }
 
-/// How clients come back with tickets.
+/// Resumption of clients by tickets.
 #[derive(Debug)]
 pub struct Resume {
     pub sealer: Arc<Sealer>,
@@ -208,10 +209,10 @@ pub struct Resume {
     pub ttl_s: u64,
 }
 
-/// What the server runs on.
+/// A validated configuration.
 #[derive(Debug)]
 pub struct Config {
-    /// How many reloads led to it.
+    /// The number of reloads before it.
     pub epoch: u64,
     pub shards: u16,
     pub admin: Option<Address>,
@@ -234,14 +235,14 @@ pub struct Config {
     pub namespaces: Namespaces,
     pub auth: Auth,
     pub resume: Resume,
-    /// Whether `/metrics` asks for an API key as well.
+    /// Whether `/metrics` requires an API key too.
     pub metrics_auth: bool,
-    /// Files of secrets that their group may read.
+    /// Files with secrets that their group can access.
     pub group_secrets: Vec<String>,
 }
 
 impl Config {
-    /// What is accepted and worth a line in the log.
+    /// Returns warnings about values that are accepted.
     pub fn warnings(&self) -> Vec<String> {
         let skipped = self.auth.skipped_keys.iter().map(|line| format!("auth.jwks_file: {line}"));
         let shared = (!self.group_secrets.is_empty()).then(|| {
@@ -261,14 +262,14 @@ impl Config {
         skipped.chain(shared).chain(expiring).collect()
     }
 
-    /// Receive buffers of one shard.
+    /// Returns the number of receive buffers of one shard.
     pub fn buffers_per_shard(&self) -> u32 {
         let per_shard = self.engine.buffer_memory_bytes / u64::from(self.shards);
         (per_shard / u64::from(self.engine.buffer_bytes)).clamp(8, 32_768) as u32
     }
 
-    /// Whether connections of some route may stay for less time than by an older configuration.
-    /// Routes keep their places.
+    /// Returns whether connections of any route may stay for a shorter time than with an older
+    /// configuration. Routes keep their indexes.
     pub fn lowers_stays(&self, older: &Self) -> bool {
         let is_lower = |now: u32, before: u32| now != 0 && (before == 0 || now < before);
         self.route_options.iter().zip(&older.route_options).any(|(now, before)| {
@@ -277,7 +278,7 @@ impl Config {
         })
     }
 
-    /// Bounds on inflating in one shard.
+    /// Returns the bounds on inflating in one shard.
     pub fn inflate_limits(&self) -> InflateLimits {
         InflateLimits {
             leases_max: self.engine.inflaters_max as usize,
@@ -285,7 +286,7 @@ impl Config {
         }
     }
 
-    /// How much leaves in one send.
+    /// Returns the bounds of one send.
     pub fn send_bounds(&self) -> Bounds {
         Bounds {
             segments_max: self.engine.send_segments_max as usize,
@@ -293,7 +294,7 @@ impl Config {
         }
     }
 
-    /// Completion entries of a ring, as the kernel rounds them.
+    /// Returns the number of completion entries of a ring, rounded as the kernel does.
     pub fn completion_entries(&self) -> u32 {
         match self.engine.completion_entries {
             0 => self.engine.ring_entries.next_power_of_two() * 8,
@@ -301,8 +302,8 @@ impl Config {
         }
     }
 
-    /// Sockets a ring's table has room for: connections, and what is only just being accepted or
-    /// refused.
+    /// Returns the size of a ring's table of sockets: for connections, and for sockets that are
+    /// being accepted or rejected.
     pub fn sockets_per_shard(&self) -> u32 {
         let listeners = self.listeners.len() as u32;
         let headroom = validate::sockets_headroom(self.engine.accepts_per_listener, listeners);

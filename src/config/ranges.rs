@@ -1,11 +1,11 @@
-//! Range checks: each number of a file lies within the range that the table gives for it.
+//! Range checks: each number of a file must be within the range that the table states for it.
 
 use super::file::table::Number;
 use super::file::{File, TOP};
 use super::{Faults, at};
 
-/// Checks the sections that a file has once; those of listeners, routes and channels are checked
-/// with the rest of them, where errors name the entry.
+/// Checks the sections that occur once. Listeners, routes and channels are checked together with
+/// their other options, where errors name the entry.
 pub(super) fn check_single_sections(file: &File, faults: &mut Faults) {
     faults.0.extend(
         TOP.rows.iter().filter_map(|row| Some(at(row.key, row.range_error(file.shards.into())?))),
@@ -27,7 +27,8 @@ fn check_section(section: &str, numbers: impl Iterator<Item = Number>, faults: &
     }
 }
 
-/// The keys of numbers outside their ranges, each with what is wrong as it follows the key.
+/// Returns the keys of numbers outside their ranges, each with the problem as text that follows the
+/// key.
 pub(super) fn find_errors(
     numbers: impl Iterator<Item = Number>,
 ) -> impl Iterator<Item = (&'static str, String)> {

@@ -1,7 +1,8 @@
-//! A file's text against the table: every mistake in it, each with its line and its cure.
+//! Checks a file's text against the table of options: reports all errors, each with its line and
+//! remedy.
 //!
-//! The deserializer would stop at the first one and could name neither the nearest key nor the
-//! unit. What has passed here deserializes.
+//! The deserializer would stop at the first error, and could suggest neither the nearest key nor
+//! the unit. What passes this check deserializes.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -12,8 +13,8 @@ use super::sources::{Source, Sources};
 use super::value::{self, unit_of};
 use super::{ConfigError, error};
 
-/// Reads `text`, which came from `name`, and notes where each option stands. What is wrong is added
-/// to `mistakes`, in the order of lines, and left out of the table.
+/// Reads `text`, the contents of the file `name`, and records the line of each option. Errors are
+/// added to `mistakes`, ordered by line; wrong values are omitted from the table.
 ///
 /// # Errors
 /// The text is not TOML.
@@ -48,7 +49,7 @@ pub(super) fn read(
     Ok(table)
 }
 
-/// Where a value stands; without a key: a whole section.
+/// The place of a value in the table; without a key: of a whole section.
 struct Place {
     section: String,
     index: Option<usize>,
@@ -60,7 +61,7 @@ impl Place {
         Self { section: section.name.to_owned(), index, key: key.to_owned() }
     }
 
-    /// The table that has the key.
+    /// Returns the table that contains the key.
     fn find<'t>(&self, table: &'t mut toml::Table) -> Option<&'t mut toml::Table> {
         match (self.section.as_str(), self.index) {
             ("", _) => Some(table),
@@ -70,7 +71,7 @@ impl Place {
     }
 }
 
-/// What is no TOML. The line is shown only where no secret can stand in it.
+/// Formats a TOML syntax error. The line is quoted only if it cannot contain a secret.
 fn unreadable(name: &str, text: &str, fault: &toml::de::Error) -> String {
     let secret = |row: &&Row| row.secret && text.contains(row.key);
     let rows = SECTIONS.iter().flat_map(|section| section.rows);
@@ -86,9 +87,9 @@ struct Reader<'r> {
     name: &'r str,
     text: &'r str,
     mistakes: Vec<(usize, String)>,
-    /// What has no place in the table.
+    /// Wrong values, which are removed from the table.
     wrong: Vec<Place>,
-    /// Modes that are written without the `0o` of octal numbers.
+    /// Permission bits written without the `0o` of octal numbers, and their values.
     modes: Vec<(Place, u32)>,
     sources: &'r mut Sources,
 }
@@ -183,7 +184,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a value is a table, or an array of tables.
+/// Returns whether a value is a table, or an array of tables.
 fn is_table(value: &DeValue<'_>) -> bool {
     match value {
         DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
@@ -191,7 +192,7 @@ fn is_table(value: &DeValue<'_>) -> bool {
     }
 }
 
-/// What the writer of an unknown key probably wanted.
+/// Suggests what was probably meant by an unknown key.
 fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
     let (stem, unit) = unit_of(key);
     if let Some(row) = section.rows.iter().find(|row| unit_of(row.key).0 == stem) {
@@ -202,7 +203,7 @@ fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
         return format!("the option is {}{counted}{converted}", row.key);
     }
     let sections = SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty());
-    // A table is a section with a mistake in its name, even where an option has that very name.
+    // A table is taken for a misspelled section, even if an option has exactly that name.
     if is_table(value)
         && let Some(nearest) = value::nearest(key, sections.clone())
     {
@@ -233,7 +234,7 @@ fn integer(value: &DeValue<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// What is wrong with a value, if anything is.
+/// Returns the problem of a value, if there is one.
 fn wrong(row: &Row, value: &DeValue<'_>) -> Option<String> {
     let expected = || {
         let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
@@ -262,7 +263,7 @@ fn wrong(row: &Row, value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// The line, from 1, that a byte of the text is on.
+/// Returns the line number (from 1) of a byte of the text.
 fn line_of(text: &str, at: usize) -> usize {
     1 + memchr::memchr_iter(b'\n', &text.as_bytes()[..at.min(text.len())]).count()
 }

@@ -1,4 +1,5 @@
-//! The table for people: as a TOML file that loads, and as the tables of `OPTIONS.md`.
+//! Prints the table of options for users: as a TOML file that loads, and as the tables of
+//! `OPTIONS.md`.
 
 use std::fmt::Write as _;
 
@@ -7,10 +8,10 @@ use super::file::{SECTIONS, table::Kind};
 
 pub(crate) use super::value::shown;
 
-/// Columns of the printed file.
+/// The width of the printed file.
 const COLUMNS: usize = 100;
 
-/// A file to start from: the options that are changed most, with their defaults.
+/// A starter file: the options that are changed most often, with their defaults.
 pub const SHORT: &str = r#"# A starter configuration: options with their defaults, and examples.
 # `seawall config` prints every option; `seawall check-config FILE` checks a changed file.
 
@@ -53,7 +54,7 @@ format = "text"                       # or "json"
 level = "info"
 "#;
 
-/// Every option with its default, as a file that loads.
+/// Returns a file that loads, with every option and its default.
 pub fn toml() -> String {
     let mut out = format!(
         "# Seawall {}: every option, with its default.\n\
@@ -85,7 +86,7 @@ pub fn toml() -> String {
     out
 }
 
-/// Unit, range, flag and variable of a row in one line.
+/// Returns unit, range, flag and variable of a row in one line.
 fn facts(section: &Section, row: &Row) -> String {
     let kind = match (row.kind, row.unit()) {
         (Kind::Number { .. }, Some(unit)) => format!("In {unit}, {}. ", range(row)),
@@ -96,7 +97,7 @@ fn facts(section: &Section, row: &Row) -> String {
     format!("{kind}{flag}, {variable}")
 }
 
-/// The range of a number in words; empty where the option is no number.
+/// Returns the range of a number as text; empty if the option is not a number.
 pub(crate) fn range(row: &Row) -> String {
     let (Some(range), Some(number)) = (row.range(), row.number) else { return String::new() };
     let end = |end: u64| shown(row, &toml::Value::Integer(end as i64));
@@ -106,14 +107,14 @@ pub(crate) fn range(row: &Row) -> String {
     }
 }
 
-/// The flag and the variable that people use.
+/// Returns the flag and the variable of an option, in the short form if there is one.
 fn names(section: &Section, row: &Row) -> (String, String) {
     let path = section.path(row);
     let flag = short_flag(&path).map_or_else(|| section.flag(row), str::to_owned);
     (format!("--{flag}"), short_variable(&path).unwrap_or_else(|| section.variable(row)))
 }
 
-/// Appends a comment, wrapped.
+/// Appends a comment, wrapped at the width of the file.
 fn comment(out: &mut String, text: &str) {
     let mut column = 0;
     for word in text.split_whitespace() {
@@ -128,7 +129,7 @@ fn comment(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-/// What an option accepts, for its column: a range, or the words of a choice.
+/// Returns what an option accepts, for its column: a range, or the words of a choice.
 fn accepted(row: &Row) -> String {
     match row.kind {
         Kind::Switch => "`true`, `false`".to_owned(),
@@ -139,7 +140,7 @@ fn accepted(row: &Row) -> String {
     }
 }
 
-/// Every option as tables in Markdown, a section each.
+/// Returns every option as Markdown tables, one per section.
 pub fn markdown() -> String {
     let mut out = String::new();
     for section in &SECTIONS {

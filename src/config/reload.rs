@@ -1,22 +1,24 @@
-//! The same server with another configuration: what is taken over while it runs, and what waits
-//! for the next start.
+//! Reloads: applies another configuration to a running server, and determines which changes need a
+//! restart.
 //!
-//! Connections stay, and may read any value of the configuration more than once in their lives. So:
+//! Connections stay open, and may read any value of the configuration several times during their
+//! lives. Therefore:
 //!
-//! - What is an index or a size of memory (listeners, shards, `[engine]`, connections per shard)
-//!   and what must be the same when something ends as when it began (bits of address prefixes)
-//!   waits for a restart: see `hold_back`.
-//! - A route keeps its index, by which connections know it. One that is gone keeps its options for
-//!   its connections, and gives its index away when they have closed. Another handler makes it
-//!   another route. All routes that a path has had share one count towards `connections_max`.
-//! - A limit counts from the next look at it on: a message, partial request or outbox that is
-//!   larger than a lowered limit ends its connection as if it had just grown. Code that subtracts
-//!   what is there from a limit saturates.
-//! - Budgets and rates remember times, not amounts, so that another rate needs no conversion.
-//! - What connections remember of a namespace (a presence entry, a grant, a budget) is ended by
-//!   what they remember, not by what the namespace says now.
-//! - Timers are set anew for all connections, some in each turn (`refresh_deadlines`), so that a
-//!   new timeout also holds for one that does nothing.
+//! - Values that are indexes or sizes of memory (listeners, shards, `[engine]`, connections per
+//!   shard), and values that must not change between the start and the end of something (bits of
+//!   address prefixes), need a restart: see `hold_back`.
+//! - A route keeps its index, which its connections store. A removed route keeps its options for
+//!   its connections; its index is reused after they have closed. A route with another handler
+//!   counts as a new route. All routes that a path has had share one count towards
+//!   `connections_max`.
+//! - A limit applies from its next check on: a message, partial request or outbox larger than a
+//!   lowered limit ends its connection as if it had just grown. Code that subtracts a present size
+//!   from a limit saturates.
+//! - Budgets and rates store times, not amounts, so that another rate needs no conversion.
+//! - What connections store of a namespace (a presence entry, a grant, a budget) is ended by the
+//!   stored values, not by the present rules of the namespace.
+//! - Timers of all connections are set again, some in each turn (`refresh_deadlines`), so that a
+//!   new timeout also applies to a connection without activity.
 
 use super::file::File;
 use super::{Config, ConfigError, RouteOptions, TicketKeys, Written, at, of_one};
@@ -24,17 +26,17 @@ use crate::admission::ROUTES_MAX;
 use crate::config::HandlerName;
 use crate::proto::http::{Route, Routes};
 
-/// What a reload leads to.
+/// The result of a reload.
 #[derive(Debug)]
 pub struct Renewed {
-    /// What was written, with the old values of what waits.
+    /// The written configuration, with the old values of options that need a restart.
     pub file: File,
     pub config: Config,
-    /// Options that differ but take a restart.
+    /// Changed options that need a restart.
     pub waiting: Vec<&'static str>,
 }
 
-/// Keeps an old value, and notes that a new one waits.
+/// Restores an old value, and records that the new one needs a restart.
 fn keep<T: PartialEq + Clone>(
     key: &'static str,
     old: &T,
@@ -47,7 +49,7 @@ fn keep<T: PartialEq + Clone>(
     }
 }
 
-/// Puts back what only a start can change.
+/// Restores all values that only a restart can change; returns their keys.
 fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     let waiting = &mut Vec::new();
     keep("shards", &old.shards, &mut new.shards, waiting);
@@ -71,13 +73,13 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
 }
 
 impl Written {
-    /// Checks a new configuration and fits it to the one in force.
+    /// Validates a new configuration and adapts it to the one in force.
     ///
     /// # Errors
-    /// As at a start; then nothing changes.
+    /// The same as at the start; nothing changes then.
     ///
-    /// `is_in_use` says whether connections may know the route of an index that is retired in the
-    /// old configuration.
+    /// `is_in_use` returns whether connections may still have the index of a route that is retired
+    /// in the old configuration.
     pub fn renew(
         mut self,
         old: (&File, &Config),
@@ -85,9 +87,10 @@ impl Written {
         is_in_use: &dyn Fn(usize) -> bool,
     ) -> Result<Renewed, ConfigError> {
         let (old_file, old) = old;
-        // Mistakes count wherever they are, also in what waits.
+        // Errors are reported wherever they are, also in options that need a restart.
         self.validate(open_files, cores)?;
         let waiting = hold_back(old_file, &mut self.file);
+        // Once more with the restored values: limits depend on them, such as the number of shards.
         let mut config = self.validate(open_files, cores)?;
         config.keep_authentication((old_file, &self.file), old)?;
         config.follow_routes(old, is_in_use)?;
@@ -96,7 +99,7 @@ impl Written {
         config.limits.connections_per_shard_max = old.limits.connections_per_shard_max;
         let (new, old) = (&mut config.resume, &old.resume);
         if new.keys == TicketKeys::Random && old.keys != TicketKeys::Configured {
-            // Issued tickets stay valid.
+            // Tickets that were issued stay valid.
             (new.keys, new.sealer) = (old.keys, old.sealer.clone());
         }
         Ok(Renewed { file: self.file, config, waiting })
@@ -104,14 +107,14 @@ impl Written {
 }
 
 impl Config {
-    /// Whether any route leads to channels.
+    /// Returns whether any route uses the hub.
     pub fn has_hub(&self) -> bool {
         self.route_options.iter().any(|route| route.handler == HandlerName::Hub)
     }
 
-    /// Rejects a configuration that would let in those who had to authenticate, unless that is
-    /// meant: a file may be read while it is empty or half written. Keys that were fetched from the
-    /// same URL stay.
+    /// Rejects a configuration that would admit clients without authentication that was required
+    /// before, unless this is confirmed: a file may be read while it is empty or half written. Keys
+    /// that were fetched from the same URL are kept.
     fn keep_authentication(
         &self,
         (old_file, file): (&File, &File),
@@ -157,8 +160,8 @@ impl Config {
         Ok(())
     }
 
-    /// Gives routes that were there before their old index, and others one that no connection
-    /// knows any more.
+    /// Gives existing routes their old index, and new ones an index that no connection has any
+    /// more.
     fn follow_routes(
         &mut self,
         old: &Self,
@@ -181,7 +184,7 @@ impl Config {
             .collect();
         let was_retired = |index: &usize| old.routes.is_retired(*index);
         let (retired, active): (Vec<_>, Vec<_>) = (0..table.len()).partition(was_retired);
-        // What is in force comes first: a path may have had several in turn.
+        // Active routes come first: a path may have had several routes in turn.
         for index in active.iter().chain(&retired) {
             let entry = &mut table[*index];
             let is_same = |one: &&mut Option<(Route, RouteOptions)>| {
@@ -222,7 +225,7 @@ impl Config {
     }
 }
 
-/// A place in the table of routes.
+/// An entry of the table of routes.
 struct Entry {
     route: Route,
     options: RouteOptions,
@@ -234,8 +237,8 @@ impl Entry {
         self.route.path == route.path && self.route.prefix == route.prefix
     }
 
-    /// Whether connections of this route may have the new one's options. Those of another handler
-    /// may not: an echo has no session, and what a session holds must not be echoed.
+    /// Returns whether connections of this route can use the new one's options. Those of another
+    /// handler cannot: an echo has no session, and a hub session must not be echoed.
     fn is_continued_by(&self, route: &Route, options: &RouteOptions) -> bool {
         self.has_path_of(route) && self.options.handler == options.handler
     }
@@ -304,7 +307,7 @@ mod tests {
     }
 
     proptest! {
-        /// Connections come and go amid reloads. Each keeps its path and handler, and a path's
+        /// Connections open and close during reloads. Each keeps its path and handler, and a path's
         /// connections are counted under one number, which no other path has.
         #[test]
         fn a_connection_keeps_its_route(

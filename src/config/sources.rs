@@ -1,11 +1,11 @@
-//! Where each option was set.
+//! Records where each option was set.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use super::file::table::{Row, Section};
 
-/// Where an option was set.
+/// The place where an option was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     File { name: String, line: usize },
@@ -23,7 +23,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Where each option was set; what is missing has its default.
+/// The places where options were set; an option without one has its default.
 #[derive(Clone, Debug, Default)]
 pub struct Sources(BTreeMap<String, Source>);
 
@@ -42,12 +42,12 @@ impl Sources {
         self.0.insert(key, source);
     }
 
-    /// The source of an option such as `limits.headers_max` or `listener.0.address`.
+    /// Returns the source of an option such as `limits.headers_max` or `listener.0.address`.
     pub fn of(&self, key: &str) -> Option<&Source> {
         self.0.get(key)
     }
 
-    /// All options that are set, in alphabetical order.
+    /// Iterates over all options that are set, in alphabetical order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Source)> {
         self.0.iter().map(|(key, source)| (key.as_str(), source))
     }

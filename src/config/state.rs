@@ -1,9 +1,9 @@
-//! What outlives a restart: the key that seals tickets, in a file of `process.state_dir`.
+//! State that outlives a restart: the key that seals tickets, in a file of `process.state_dir`.
 //!
 //! The first start creates the file, later ones read it. It is created before privileges are
-//! dropped and belongs to the user that the server becomes, with mode 0600, so that every later
-//! start can read it. Creation is atomic: of two servers that start at once, one creates the key
-//! and both use it.
+//! dropped, and is owned by the user that the server switches to, with mode 0600, so that every
+//! later start can read it. Creation is atomic: of two servers that start at the same time, one
+//! creates the key and both use it.
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -24,7 +24,7 @@ const FILE_MODE: u32 = 0o600;
 
 impl Config {
     /// Seals tickets with the key in `process.state_dir`, which is created on the first start.
-    /// Configured keys come first: with them, or without a folder, nothing changes.
+    /// Configured keys take precedence: with them, or without a folder, nothing changes.
     ///
     /// # Errors
     /// The folder or file that cannot be used, and why.
@@ -67,11 +67,11 @@ fn read_or_create(dir: &Path, owner: Option<(u32, u32)>) -> Result<[u8; SEAL_KEY
     })
 }
 
-/// Writes a random key to a file of its own, and links it to its name if that is still free.
+/// Writes a random key to a temporary file, and links it to its name unless that exists by now.
 fn create(dir: &Path, path: &Path, owner: Option<(u32, u32)>) -> Result<(), String> {
     let draft = Draft(dir.join(format!(".{TICKET_KEY_FILE}.{}", std::process::id())));
     let written = (|| {
-        // One that an earlier process of this number left behind when it was killed.
+        // A file that an earlier process with the same id left behind when it was killed.
         match fs::remove_file(&draft.0) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -80,7 +80,7 @@ fn create(dir: &Path, path: &Path, owner: Option<(u32, u32)>) -> Result<(), Stri
             OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&draft.0)?;
         let mut text = String::with_capacity(2 * SEAL_KEY_BYTES + 1);
         for byte in random_seal_key() {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(text, "{byte:02x}");
         }
         text.push('\n');
@@ -89,6 +89,7 @@ fn create(dir: &Path, path: &Path, owner: Option<(u32, u32)>) -> Result<(), Stri
             fchown(&file, Some(user), Some(group))?;
         }
         file.sync_all()?;
+        // Unlike a rename, a link fails if the name exists, so a key in use is never replaced.
         match fs::hard_link(&draft.0, path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => fs::File::open(dir)?.sync_all(),
@@ -97,7 +98,7 @@ fn create(dir: &Path, path: &Path, owner: Option<(u32, u32)>) -> Result<(), Stri
     written.map_err(|error| fault("create", path, &error))
 }
 
-/// A file that is removed when it is no longer needed.
+/// A temporary file; its drop removes it.
 struct Draft(PathBuf);
 
 impl Drop for Draft {
@@ -115,10 +116,10 @@ fn fault(what: &str, path: &Path, error: &std::io::Error) -> String {
     )
 }
 
-/// Whether the folder could be used by a start as the present user; changes nothing.
+/// Checks whether a start as the present user could use the folder; changes nothing.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The problem of the folder.
 pub(super) fn check(dir: &str) -> Result<(), ConfigError> {
     let path = Path::new(dir);
     let key_file = path.join(TICKET_KEY_FILE);
@@ -156,7 +157,7 @@ mod tests {
         let path = dir.join(TICKET_KEY_FILE);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, FILE_MODE);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no draft is left");
-        // A second creator takes the key of the first.
+        // A second creator uses the key of the first.
         create(&dir, &path, None).unwrap();
         assert_eq!(read_or_create(&dir, None).unwrap(), first);
         fs::write(&path, "damaged\n").unwrap();

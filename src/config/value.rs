@@ -1,8 +1,8 @@
-//! Values in words: how they are written in flags and variables, and what was probably meant.
+//! Parses values as flags and variables contain them, and suggests what was probably meant.
 
 use super::file::table::{Kind, Row};
 
-/// Units that people write, in a base of their dimension: bytes or microseconds.
+/// Units that users write, with their factor to the base of their dimension: bytes or microseconds.
 const UNITS: [(&str, &str, u64); 16] = [
     ("bytes", "bytes", 1),
     ("b", "bytes", 1),
@@ -22,7 +22,7 @@ const UNITS: [(&str, &str, u64); 16] = [
     ("h", "time", 3_600_000_000),
 ];
 
-/// A key without its unit, and the unit.
+/// Splits a key into its name without the unit, and the unit.
 pub(super) fn unit_of(key: &str) -> (String, &'static str) {
     let bound = ["_max", "_min"].into_iter().find(|bound| key.ends_with(bound)).unwrap_or_default();
     let name = key.strip_suffix(bound).unwrap_or(key);
@@ -33,7 +33,7 @@ pub(super) fn unit_of(key: &str) -> (String, &'static str) {
     }
 }
 
-/// A number in one unit, in another of the same dimension, if it comes out whole.
+/// Converts a number to another unit of the same dimension, if the result is an integer.
 pub(super) fn convert(number: u64, from: &str, to: &str) -> Option<u64> {
     let find = |name: &str| UNITS.iter().find(|(unit, ..)| *unit == name);
     let ((_, from_kind, from), (_, to_kind, to)) = (find(from)?, find(to)?);
@@ -41,7 +41,7 @@ pub(super) fn convert(number: u64, from: &str, to: &str) -> Option<u64> {
     (from_kind == to_kind && base.is_multiple_of(*to)).then(|| base / to)
 }
 
-/// For a number written with its unit, as in "16 MiB": what to write instead.
+/// Suggests the number to write instead of a number with a unit, as in "16 MiB".
 pub(super) fn number_with_unit(row: &Row, text: &str) -> Option<String> {
     let text = text.trim().to_ascii_lowercase();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
@@ -60,7 +60,7 @@ pub(super) fn number_with_unit(row: &Row, text: &str) -> Option<String> {
     Some(format!("is a whole number{counted}: write {converted}"))
 }
 
-/// What is wrong with a word that should be one of these.
+/// Returns the problem of a word that should be one of these, if it is not.
 pub(super) fn not_a_choice(words: &[&str], text: &str) -> Option<String> {
     if words.contains(&text) {
         return None;
@@ -70,7 +70,7 @@ pub(super) fn not_a_choice(words: &[&str], text: &str) -> Option<String> {
     Some(format!("\"{text}\" is not known{nearest}"))
 }
 
-/// The word most like this one, if any is like it.
+/// Returns the most similar word, if any is similar.
 pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     known
         .map(|other| (strsim::jaro_winkler(word, other), other))
@@ -79,10 +79,10 @@ pub(super) fn nearest<'w>(word: &str, known: impl Iterator<Item = &'w str>) -> O
         .map(|(_, other)| other)
 }
 
-/// A value as a flag or a variable carries it.
+/// Parses a value of a flag or a variable.
 ///
 /// # Errors
-/// What it must be.
+/// The expected form.
 pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
     let expected = || {
         let unit = row.unit().map_or(String::new(), |unit| format!(" ({unit})"));
@@ -113,13 +113,13 @@ pub(super) fn parse(row: &Row, text: &str) -> Result<toml::Value, String> {
     }
 }
 
-/// A mode as `chmod` takes it: octal digits without a prefix.
+/// Parses permission bits as `chmod` does: octal digits without a prefix.
 pub(super) fn octal(text: &str) -> Option<u32> {
     let digits = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     u32::from_str_radix(text, 8).ok().filter(|_| digits)
 }
 
-/// A number as TOML writes it.
+/// Parses a number in TOML's notation.
 fn number(text: &str) -> Option<u64> {
     let plain = text.replace('_', "");
     let (digits, radix) = match plain.as_bytes() {
@@ -130,13 +130,13 @@ fn number(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()
 }
 
-/// Items between commas; none in an empty text.
+/// Splits a text at commas; an empty text has no items.
 pub(super) fn list(text: &str) -> Vec<toml::Value> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     items.map(|item| toml::Value::String(item.to_owned())).collect()
 }
 
-/// A value as a file carries it; large numbers in groups of three digits, modes as octal ones.
+/// Formats a value as in a file: large numbers in groups of three digits, permission bits as octal.
 pub(crate) fn shown(row: &Row, value: &toml::Value) -> String {
     match value {
         toml::Value::Integer(mode) if row.is_mode() => format!("0o{mode:o}"),

@@ -1,6 +1,6 @@
-//! The configuration as written: every key with its default, its unit in its name.
+//! The configuration as written: every key with its default, and its unit in its name.
 //!
-//! Sections are rows of one [`table`]; what the values mean together is decided in
+//! Sections are rows of one [`table`]; combinations of values are checked in
 //! [`super::Config::validate`].
 
 mod auth;
@@ -69,7 +69,7 @@ const NAMED_FILES: [(&str, &str); 4] = [
 ];
 
 impl File {
-    /// All files that it names, besides logs: what a reload reads again.
+    /// Returns all files that it names, except logs: a reload reads them again.
     pub fn files(&self) -> Vec<String> {
         let table = toml::Table::try_from(self).expect("what came from TOML can be TOML again");
         let mut found = Vec::new();
@@ -92,7 +92,8 @@ impl File {
 }
 
 impl File {
-    /// The options whose values differ in another file: by key, and repeated sections as a whole.
+    /// Returns the options with different values in another file: by key, and repeated sections as
+    /// a whole.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let table = |file| toml::Table::try_from(file).expect("what came from TOML is TOML again");
         let (own, others) = (table(self), table(other));
@@ -115,10 +116,10 @@ impl File {
     }
 }
 
-/// The most shards of a server.
+/// The maximum number of shards.
 pub const SHARDS_MAX: u64 = 1024;
 
-/// What stands above the first section.
+/// The options above the first section.
 pub const TOP: Section = Section {
     name: "",
     repeated: false,

@@ -1,10 +1,10 @@
-//! Values that are never shown: whatever prints or writes one shows `…` in its place.
+//! Values that are never shown: formatting or serializing one yields `…`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// What stands for a secret.
+/// The text shown instead of a secret.
 pub(crate) const HIDDEN: &str = "…";
 
 /// A secret text.
@@ -13,7 +13,7 @@ pub(crate) const HIDDEN: &str = "…";
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself.
+    /// Returns the text itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -45,7 +45,7 @@ impl Serialize for Secret {
     }
 }
 
-/// Several of them.
+/// A list of secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Secrets(pub Vec<Secret>);
