@@ -26,7 +26,7 @@ pub(super) enum Order {
 pub(super) struct Orders(mpsc::Sender<Order>);
 
 impl Orders {
-    /// Makes an empty queue; the control loop reads from the receiver.
+    /// Creates an empty queue; the control loop reads from the receiver.
     pub(super) fn new() -> (Self, mpsc::Receiver<Order>) {
         let (sender, receiver) = mpsc::channel(ORDERS_MAX);
         (Self(sender), receiver)
@@ -46,7 +46,7 @@ impl Orders {
     }
 }
 
-/// Logs once a second how many connections are open, until all are closed.
+/// Logs the number of open connections once a second, until all are closed.
 pub(super) async fn report_progress(directory: Arc<Directory>) {
     let open = || -> u64 {
         (0..directory.len() as u16).map(|shard| u64::from(directory.open(shard))).sum()

@@ -1,7 +1,7 @@
 //! The histogram log: appends the histograms of each interval to a file.
 //!
 //! An [`Appender`] writes the file, so a slow disk never blocks the control thread. An existing
-//! file is continued under a header with a start time of its own: readers apply each header to the
+//! file is continued under a new header with its own start time: readers apply each header to the
 //! lines that follow it. An interval that could not be written is merged into the next one.
 
 use std::fs::OpenOptions;
@@ -20,7 +20,7 @@ use super::runtime::FileIo;
 use crate::metrics::interval_log;
 use crate::server::Collector;
 
-/// Least time between two error logs about the same file.
+/// Minimum time between two error logs about the same file.
 const ERROR_LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Limit for the last write at the end of the process.
 const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes of lines queued at most.
+/// Maximum bytes of queued lines.
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How long the process waits at its end for queued lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ struct State {
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete before anything can panic, and the log must
-        // survive a panic: it is to report it.
+        // survive a panic in order to report it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +112,7 @@ fn write_line(out: &mut impl io::Write, mut line: &[u8]) -> io::Result<()> {
 }
 
 impl LogWriter {
-    /// Makes an empty queue. It holds lines until [`Self::start`].
+    /// Creates an empty queue. It stores lines until [`Self::start`].
     pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
@@ -136,7 +136,7 @@ impl LogWriter {
         self.0.push(lines.as_bytes());
     }
 
-    /// Lines dropped since the start.
+    /// Returns the number of lines dropped since the start.
     pub(crate) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }

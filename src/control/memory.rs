@@ -1,8 +1,8 @@
 //! Compares memory use with `limits.memory_bytes_max`, ten times a second where that is set:
 //! resident memory of the process, its sockets' structures and the socket buffers in the kernel.
 //!
-//! Past the bound new work is rejected; existing connections stay open, because everything that
-//! they can make grow has a bound of its own.
+//! Above the limit new work is rejected; existing connections stay open, because everything that
+//! they can make grow has a limit of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::shard::mail::Directory;
 /// 2368, inode 832, file 192, dentry 192, security 32).
 const SOCKET_BYTES: u64 = 3616;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Poll interval without a bound: a reload may set one.
+/// Poll interval without a limit: a reload may set one.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Memory in use (bytes).
@@ -55,6 +55,7 @@ pub(super) async fn watch_memory(directory: Arc<Directory>, config: Arc<ArcSwap<
     let mut before = Shortage::None;
     loop {
         let most = config.load().limits.admission.memory_bytes_max;
+        // A shortage must still be cleared after a reload has removed the limit.
         if most == 0 && before == Shortage::None {
             tokio::time::sleep(IDLE_POLL_INTERVAL).await;
             continue;

@@ -1,12 +1,11 @@
 //! Reloads: SIGHUP or the API has the configuration read again and applied to the running server.
 //!
-//! A configuration with an error is rejected whole, with the reason, and the old one stays in
+//! A configuration with an error is rejected as a whole, with the reason, and the old one stays in
 //! force.
 //!
-//! Reading files and fetching keys may take seconds, so a thread of its own prepares a reload, and
-//! the control loop applies the result. One reload runs at a time: requests that come during it are
-//! merged into one more reload after it.
-//! come meanwhile ask for one more reload after it.
+//! Reading files and fetching keys may take seconds, so a separate thread prepares a reload, and
+//! the control loop applies the result. One reload runs at a time: requests that arrive during it
+//! are merged into one more reload after it.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use crate::server::Server;
 /// Reads the file, environment and flags.
 pub(crate) type ReadConfig = Arc<dyn Fn() -> Result<Given, ConfigError> + Send + Sync>;
 
-/// Reads configurations, and keeps the one in force.
+/// Reads configurations, and stores the one in force.
 pub(crate) struct Reloader {
     pub(crate) read: ReadConfig,
     /// Sets the log level.
@@ -88,7 +87,7 @@ impl Reloads {
         }
     }
 
-    /// A handle to the outcome of the last reload; it follows later ones.
+    /// Returns a handle to the outcome of the last reload; it follows later ones.
     pub(super) fn last(&self) -> LastReload {
         self.last.clone()
     }
@@ -129,7 +128,7 @@ impl Reloads {
         self.last.store(Some(Arc::new(outcome)));
     }
 
-    /// Waits for the running reload's preparation; never returns where none runs.
+    /// Waits for the preparation of the running reload; never returns if none runs.
     pub(super) async fn finished(&mut self) -> Reloaded {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let reloaded = running.await;

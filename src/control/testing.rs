@@ -1,5 +1,5 @@
-//! Runs the control thread's runtime in tests with rings, and without: in a thread to which a real
-//! filter denies them.
+//! Runs the control thread's runtime in tests with rings, and without: in a thread with a real
+//! seccomp filter that denies them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -2,14 +2,14 @@
 
 use axum::http::{HeaderMap, header};
 
-/// Whether `Accept` names `asked` (a media type without parameters) with at least the quality of
-/// `other`, the default form. Wildcards name nothing.
+/// Returns whether `Accept` names `asked` (a media type without parameters) with at least the
+/// quality of `other`, the default form. Wildcards do not count.
 pub(super) fn is_preferred(headers: &HeaderMap, asked: &str, other: &str) -> bool {
     let quality = quality(headers, asked);
     quality > 0 && quality >= self::quality(headers, other)
 }
 
-/// The greatest `q` with which `Accept` names a media type, in thousandths.
+/// Returns the greatest `q` with which `Accept` names a media type, in thousandths.
 fn quality(headers: &HeaderMap, kind: &str) -> u32 {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     let ranges = lines.flat_map(|line| line.split(','));

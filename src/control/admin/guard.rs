@@ -1,4 +1,4 @@
-//! Decides which requests the admin address answers: those of programs on this host, or with a key,
+//! Decides which requests the admin address serves: those of programs on this host, or with a key,
 //! and none of web pages.
 //!
 //! Without keys only this host can reach the address. With keys, every request except health checks

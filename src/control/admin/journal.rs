@@ -12,7 +12,7 @@ use tracing::{Level, enabled};
 use super::State;
 use crate::text::repeats::Repeats;
 
-/// Bytes of a request's path in the log at most.
+/// The maximum length of a request's path in the log (bytes).
 const PATH_BYTES_MAX: usize = 128;
 
 /// Rejections of the current second, by reason.

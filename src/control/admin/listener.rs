@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::driver::listener::{self, Address, Options};
 
-/// Permission bits of the socket's file: access to it is access to everything.
+/// Permission bits of the socket's file: access to it grants access to every call.
 const UNIX_MODE: u32 = 0o600;
 
 /// The admin address, bound and not yet served.
@@ -56,7 +56,7 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
 }
 
 impl AdminListener {
-    /// The URL of the metrics, for a person to type.
+    /// Returns the URL of the metrics, as an operator can type it.
     pub(crate) fn url(&self) -> String {
         match (&self.socket, &self.file) {
             (AdminSocket::Tcp(socket), _) => match socket.local_addr() {

@@ -1,10 +1,10 @@
-//! The connections of the admin address: how many there may be, and how long each may take.
+//! The connections of the admin address: limits of their number, and of the time that each takes.
 //!
 //! Deadlines close connections that send no complete request. At the limit of connections a new one
-//! evicts the one that has been without a request for longest; a connection whose request is being
-//! answered is never evicted. Where all are being answered, further connections come from a small
-//! reserve, which answers health and metrics only. So no number of clients, with or without a key,
-//! makes health and metrics unreachable.
+//! evicts the one that has been without a request for longest; a connection with a request in
+//! progress is never evicted. If all have one, further connections come from a small reserve, which
+//! serves health and metrics only. So no number of clients, with or without a key, makes health and
+//! metrics unreachable.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +16,9 @@ use tokio::time::Instant;
 /// Limit from the first byte of a request (for the first one: from the accept) to the end of its
 /// head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limit without a further request and without a byte of an answer being read.
+/// Limit without a further request and without the client reading a byte of a response.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections at most, where the open-files limit allows it.
+/// The maximum number of connections, if the open-files limit allows it.
 const CONNECTIONS_MAX: u64 = 256;
 /// Reserve beyond those, for health and metrics only.
 const RESERVED_MAX: usize = 8;
@@ -30,14 +30,14 @@ enum Phase {
     Idle,
     /// The head of a request is incomplete.
     Head,
-    /// A request is being answered.
+    /// A request is in progress.
     Busy,
 }
 
 #[derive(Debug)]
 struct Connection {
     phase: Phase,
-    /// When the phase began, or the client last read a byte of an answer.
+    /// When the phase began, or when the client last read a byte of a response.
     since: Instant,
     is_reserved: bool,
     /// Aborts its task; set once that runs.
@@ -100,7 +100,7 @@ impl Pool {
         let full = state.connections.len() - state.reserved >= self.connections_max;
         let is_reserved = full && !state.evict_waiting(false);
         if is_reserved && state.reserved >= RESERVED_MAX && !state.evict_waiting(true) {
-            // Answers of the reserve are short: the oldest has had its time.
+            // Responses of the reserve are short, so the oldest has had enough time.
             state.evict(|connection| connection.is_reserved);
         }
         state.accepted += 1;
@@ -124,7 +124,8 @@ impl Pool {
         while self.lock().evict(|connection| connection.is_overdue(now)) {}
     }
 
-    /// Open connections, and how many were closed by a deadline or for another connection.
+    /// Returns the number of open connections, and of those closed by a deadline or for another
+    /// one.
     pub(super) fn counts(&self) -> (u64, u64) {
         let state = self.lock();
         (state.connections.len() as u64, state.evicted)
@@ -185,7 +186,7 @@ impl Place {
         self.change(|connection| connection.set_phase(Phase::Busy));
     }
 
-    /// Records that the answer is ready to be sent.
+    /// Records that the response is ready to be sent.
     pub(super) fn end_request(&self) {
         self.change(|connection| connection.set_phase(Phase::Idle));
     }

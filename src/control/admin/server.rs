@@ -27,9 +27,9 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Accepts in a row before other tasks run: a flood of connections must not evict one whose request
 /// has not been read yet.
 const ACCEPTS_MAX: usize = 16;
-/// Bytes of a request's head at most.
+/// The maximum size of a request's head (bytes).
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Descriptors kept for the reserve.
+/// Descriptors held back, so that the reserve can accept when the process has no others.
 const SPARE_DESCRIPTORS: usize = 4;
 
 /// Marks, as a request extension, a connection of the reserve.
@@ -109,7 +109,7 @@ pub(super) async fn run(
     }
 }
 
-/// Duplicates descriptors, to be closed when the process has no others.
+/// Duplicates descriptors, which are closed one by one when the process has no others.
 fn keep_spare(listener: &impl Accept, spare: &mut Vec<OwnedFd>) {
     while spare.len() < SPARE_DESCRIPTORS {
         let Ok(descriptor) = listener.as_fd().try_clone_to_owned() else { return };

@@ -16,7 +16,7 @@ use crate::session::hub::NO_PRESENCE;
 use crate::shard::mail::HubMail;
 use crate::shard::mail::Mail;
 
-/// Channels per page at most.
+/// The maximum number of channels per page.
 const PAGE_MAX: u32 = 1000;
 
 #[derive(Debug, Deserialize)]

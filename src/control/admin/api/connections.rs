@@ -17,7 +17,7 @@ use crate::proto::ws::CloseCode;
 use crate::shard::mail::Mail;
 use crate::shard::mail::{Act, ConnectionTarget, Filter, HubMail, Listed, Reached};
 
-/// Connections per page at most.
+/// The maximum number of connections per page.
 const PAGE_MAX: u32 = 1000;
 /// Requests to shards per page: a rare user takes several pages to find.
 const REQUESTS_MAX: usize = 64;
@@ -91,7 +91,7 @@ fn parse_connection_id(text: &str) -> Result<ConnectionId, ApiError> {
     })
 }
 
-/// Applies an action to all connections of the target; returns how many there were.
+/// Applies an action to all connections of the target; returns their number.
 async fn apply(state: &State, target: ConnectionTarget, act: Act) -> Result<Reached, ApiError> {
     let shared = state.hub()?;
     let directory = &state.0.directory;

@@ -1,4 +1,4 @@
-//! Publishes of one call: sent to each home in one mail, and answered by it at once.
+//! Gathers the publishes of one call: they are sent to each home in one mail, with one reply.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ struct ForHome {
     replies: BatchReplies,
     mails: Vec<HubMail>,
     bytes: usize,
-    /// Among all lists of the call.
+    /// The index of its replies among all lists of the call.
     list: usize,
 }
 
 /// Requests of a call that are sent together.
 pub(super) struct Gathered<'s> {
     state: &'s State,
-    /// As the call began, or after what it has waited for.
+    /// The hub's state when the call began, or after a command that it has waited for.
     hub: Option<Arc<HubShared>>,
     mailbox_bytes_max: usize,
     waiting: Vec<ForHome>,
-    /// One list of answers for each mail.
+    /// One list of replies for each mail.
     lists: Vec<oneshot::Receiver<Answers>>,
 }
 
-/// A request whose answer comes with others.
+/// The place of one request's reply within the gathered ones.
 pub(super) struct AnswerPlace {
     list: usize,
     index: usize,
@@ -43,13 +43,13 @@ impl<'s> Gathered<'s> {
         gathered
     }
 
-    /// Follows a reload: the call may have waited.
+    /// Loads the state again: a reload may have changed it while the call waited.
     pub(super) fn refresh(&mut self) {
         self.hub = self.state.0.directory.hub();
         self.mailbox_bytes_max = self.state.config().engine.mailbox_bytes_max as usize;
     }
 
-    /// What the shards share about channels.
+    /// Returns the state of channels that shards share.
     pub(super) fn hub(&self) -> Result<&HubShared, ApiError> {
         self.hub.as_deref().ok_or_else(no_hub)
     }
@@ -85,14 +85,14 @@ impl<'s> Gathered<'s> {
         self.waiting.len() - 1
     }
 
-    /// Sends what was added so far: it takes effect before what the call does next.
+    /// Sends the requests gathered so far, so that they take effect before the call's next command.
     pub(super) fn send(&mut self) {
         for ForHome { home, mails, .. } in self.waiting.drain(..) {
             self.state.0.directory.post(home, Mail::HubBatch(mails));
         }
     }
 
-    /// Sends the rest, and waits for all answers.
+    /// Sends the rest, and waits for all replies.
     pub(super) async fn finish(mut self) -> Gained {
         self.send();
         let mut lists = Vec::with_capacity(self.lists.len());
@@ -103,11 +103,11 @@ impl<'s> Gathered<'s> {
     }
 }
 
-/// The answers to all requests of a call.
+/// The replies to all requests of a call.
 pub(super) struct Gained(Vec<Answers>);
 
 impl Gained {
-    /// The answer to one of the requests, which is taken once.
+    /// Removes and returns the reply to one of the requests.
     pub(super) fn take(&mut self, place: &AnswerPlace) -> Option<Answer> {
         self.0[place.list].get_mut(place.index)?.take()
     }

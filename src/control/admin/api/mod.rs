@@ -37,7 +37,7 @@ use crate::session::hub::retention;
 use crate::shard::mail::{Directory, HubMail, Mail};
 use crate::text::content::{self, CheckedJson};
 
-/// Bytes of a call's body at most.
+/// The maximum size of a call's body (bytes).
 pub(super) const BODY_BYTES_MAX: usize = 16 << 20;
 /// Total of long bodies in memory (KiB); further calls wait.
 pub(super) const BODIES_KIB_MAX: usize = 128 << 10;
@@ -198,7 +198,7 @@ fn to_one_line(content: &RawValue) -> Result<Box<str>, ApiError> {
     CheckedJson::new(content).map(CheckedJson::into_text).map_err(bad)
 }
 
-/// Makes a response of JSON text, which has application data byte for byte.
+/// Creates a response of JSON text, which contains application data byte for byte.
 fn json_response(json: String) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
@@ -219,10 +219,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// A home's answer, to be awaited.
+/// A home's pending reply.
 pub(super) type Pending = oneshot::Receiver<Answer>;
 
-/// Rejects work where memory is short.
+/// Rejects work while memory is short.
 fn check_memory(state: &State) -> Result<(), ApiError> {
     if state.0.directory.admission().shortage() == Shortage::Work {
         return Err(ApiError::unavailable("server is low on memory; retry later"));
@@ -230,7 +230,7 @@ fn check_memory(state: &State) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Rejects a request to a home whose mailbox is full, `more_bytes` of the same call included.
+/// Rejects a request to a home whose mailbox is full, counting `more_bytes` of the same call.
 fn check_mailbox(
     directory: &Directory,
     home: u16,
@@ -266,12 +266,12 @@ pub(super) fn ask_home(
     Ok(receiver)
 }
 
-/// Waits for a home's answer; a refusal becomes an error.
+/// Waits for a home's reply; a rejection becomes an error.
 pub(super) async fn await_answer(pending: Pending) -> Result<Answer, ApiError> {
     accept_answer(pending.await.ok())
 }
 
-/// Turns a refusal into an error, and an answer that cannot come any more.
+/// Converts a rejection to an error, and also a reply that cannot come any more.
 fn accept_answer(answer: Option<Answer>) -> Result<Answer, ApiError> {
     match answer {
         Some(Answer::Refused(refused)) => Err(refused.into()),
@@ -280,7 +280,7 @@ fn accept_answer(answer: Option<Answer>) -> Result<Answer, ApiError> {
     }
 }
 
-/// Logs an answer of the wrong type, a bug in Seawall, and makes an error of it.
+/// Logs a reply of the wrong type, which is a bug in Seawall, and converts it to an error.
 pub(super) fn unexpected_answer(answer: &Answer) -> ApiError {
     tracing::error!(?answer, "unexpected reply type from the channel's home");
     let message = "internal error; see the log".to_owned();

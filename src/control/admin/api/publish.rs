@@ -18,7 +18,7 @@ use crate::hub::{Answer, ChannelName, Draft, KeyScope, Retention, Verb};
 use crate::session::hub::retention;
 use crate::shard::mail::HubShared;
 
-/// Commands of a batch, and channels of a broadcast, at most.
+/// The maximum number of commands of a batch, and of channels of a broadcast.
 const COMMANDS_MAX: usize = 10_000;
 
 #[derive(Debug, Deserialize)]
@@ -71,10 +71,10 @@ struct Now {
     accepted_ns: u64,
 }
 
-/// A publish, with the name of its channel and how much that keeps.
+/// A valid publish, with its channel and the channel's retention.
 type Checked = (ChannelName, Retention, Verb);
 
-/// Checks a publish.
+/// Validates a publish.
 fn check_publish(
     (state, hub): (&State, Result<&HubShared, ApiError>),
     caller: &Caller,
@@ -113,7 +113,7 @@ fn now(state: &State) -> Now {
     Now { time_ms: State::unix_ms(), accepted_ns: state.clock_ns() }
 }
 
-/// The result of a publish, as JSON.
+/// Appends the result of a publish as JSON.
 fn push_position(answer: &Answer, json: &mut String) -> Result<(), ApiError> {
     let Answer::Published { position, duplicate } = answer else {
         return Err(unexpected_answer(answer));
@@ -154,7 +154,7 @@ fn push_outcome(json: &mut String, result: Result<Value, ApiError>) {
     json.push_str(&outcome.to_string());
 }
 
-/// Publishes of a call, each with its place.
+/// The publishes of a call, each with the place of its reply.
 type Begun = Vec<Result<AnswerPlace, ApiError>>;
 
 /// Appends the results of publishes.
@@ -214,15 +214,15 @@ pub(super) async fn broadcast(
     Ok(json_response(json))
 }
 
-/// A command of a batch: publishes are answered when all have been sent.
+/// A started command of a batch: replies to publishes are awaited after all have been sent.
 enum Started {
     Publish(Result<AnswerPlace, ApiError>),
     Broadcast(Result<Begun, ApiError>),
     Done(Result<Value, ApiError>),
 }
 
-/// Starts a command, and waits for it unless it publishes. What was gathered before takes effect
-/// before it.
+/// Starts a command, and waits for it unless it publishes. Publishes gathered before it are sent
+/// first, so that they take effect before it.
 async fn start(
     gathered: &mut Gathered<'_>,
     (state, caller): (&State, &Caller),
@@ -261,7 +261,7 @@ pub(super) async fn run_batch(
     for command in body.commands {
         let one = start(&mut gathered, (&state, &caller), now_is, command).await;
         if matches!(one, Started::Done(_)) {
-            // It may have waited.
+            // The command may have waited, so the time and the configuration may have changed.
             now_is = now(&state);
             gathered.refresh();
         }

@@ -1,5 +1,5 @@
-//! What homes answer, as the JSON of the API. Contents and infos are in it byte for byte as
-//! applications wrote them.
+//! Formats replies of homes as the JSON of the API. Contents and infos are included byte for byte,
+//! as applications wrote them.
 
 use std::fmt::Write;
 use std::sync::Arc;
