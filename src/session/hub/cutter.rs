@@ -82,8 +82,8 @@ impl Cutter {
                         return Cut::TooLarge(found.len());
                     }
                     return Cut::Object(found);
-                // Braces and brackets are not matched by kind: the object's reader rejects a
-                // mismatch.
+                    // Braces and brackets are not matched by kind: the object's reader rejects a
+                    // mismatch.
                 }
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'"' if self.depth > 0 => self.in_string = true,
