@@ -249,7 +249,8 @@ fn peers_that_answer_no_ping() {
     let silent: Vec<Raw> = (0..count).map(|_| Raw::open(address)).collect();
     wait_until("all are dropped", || server.metrics().get("pong_timeouts_total") == count as u64);
     wait_until("nothing is left", || {
-        server.metrics().sum("shard_connections") == 0 && server.descriptors() == before
+        // The connection that read the metrics may have been counted before.
+        server.metrics().sum("shard_connections") == 0 && server.descriptors() <= before
     });
     for mut one in silent {
         let ended = one.rest();
