@@ -109,13 +109,15 @@ impl Connections {
         // A byte of text costs a third of the effort to inflate.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
         let before = self.partial_bytes(index);
-        let processed = self.process_stage(sessions, index, bytes, may_lend);
+        let mut processed = self.process_stage(sessions, index, bytes, may_lend);
         let after = self.partial_bytes(index);
         if before > 0 || after > 0 {
             self.partials.set(index, after);
         }
         if after > before && self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);
+            // No message is processed any more: the rest of the input has no meaning.
+            processed.rest = 0;
         }
         processed
     }
