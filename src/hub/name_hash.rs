@@ -51,7 +51,7 @@ fn absorb_word(state: &mut [u64; 4], word: u64) {
     state[0] ^= word;
 }
 
-/// Performs one round of SipHash.
+/// Performs one round of `SipHash`.
 #[inline]
 fn mix_state([a, b, c, d]: &mut [u64; 4]) {
     *a = a.wrapping_add(*b);
