@@ -48,6 +48,9 @@ class Server:
     def __init__(self, options, row):
         self.out = f"{options.out}/{row}.out"
         self.options = options
+        # Dumps are numbered from 1 in each process: those of an earlier one would hide new ones.
+        for stale in glob.glob(f"{self.out}.*"):
+            os.remove(stale)
         if self.is_listening():
             sys.exit(f"instructions.sh: port {options.port} is in use: choose another with --port")
         core = options.cores.split(",")[0]
