@@ -67,6 +67,9 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
             let ca = fixture("ca.pem", 0o644, &certificate().chain);
             vec!["--dev-tls".to_owned(), format!("--listener-tls-client-ca={ca}")]
         }
+        ("listener", "tls_client_ca") => {
+            vec!["--dev-tls".to_owned(), "--listener-tls-client-certificates=request".to_owned()]
+        }
         ("certificate", key) => {
             let (chain, own) = (&certificate().chain, &certificate().key);
             let chain = format!("--certificate-chain={}", fixture("chain.pem", 0o644, chain));
@@ -95,6 +98,7 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("engine.completion_entries", _) => "4096".to_owned(),
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
+        ("listener.tls_client_ca", _) => fixture("ca.pem", 0o644, &certificate().chain),
         ("limits.address_prefix_v4", _) => "24".to_owned(),
         ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
         ("listener.congestion", _) => "reno".to_owned(),
@@ -438,6 +442,18 @@ fn check_config_refuses_what_serve_would() {
         (&["--engine-pin", "1"], "", &["--engine-pin", "true or false"]),
         (&["--log-format", "yml"], "", &["--log-format", "\"text\" or \"json\""]),
         (&["--limits-message-bytes-max", "1 GiB"], "", &["write 1073741824"]),
+        (&["--listener-tls", "true"], "", &["[[certificate]]", "--dev-tls"]),
+        // An operator who sets these relies on clients being verified.
+        (
+            &["-"],
+            "[[listener]]\ntls_client_certificates = \"require\"\ntls_client_ca = \"ca.pem\"\n",
+            &["line 2", "tls_client_certificates has no effect", "tls = true"],
+        ),
+        (
+            &["-", "--dev-tls"],
+            "[[listener]]\ntls_client_ca = \"ca.pem\"\n",
+            &["line 2", "tls_client_ca has no effect", "\"require\""],
+        ),
     ] {
         let output = seawall(&[&["check-config"], arguments].concat(), input);
         let said = text(&output.stderr);

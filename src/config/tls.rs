@@ -48,6 +48,9 @@ pub(super) fn prepare(
     if certificates.is_empty() && file.tls.dev && faults.0.len() == before {
         certificates.extend(faults.check(development_certificate()));
     }
+    for (index, one) in written.iter().enumerate() {
+        faults.check(check_client_options(index, one, one.tls || file.tls.dev));
+    }
     let certificates = Arc::new(CertificateSet::new(certificates));
     if !is_wanted(file) || faults.0.len() > before || written.len() != listeners.len() {
         return certificates;
@@ -100,6 +103,31 @@ fn development_certificate() -> Result<Certificate, ConfigError> {
     Certificate::read(&parts).map_err(|error| fault(&format!("{error:?}")))
 }
 
+/// An error of a listener's option.
+fn listener_fault(index: usize, written: &file::Listener, option: &str, text: &str) -> ConfigError {
+    let text = format!("listener {}: {option} {text}", written.address);
+    of_one(format!("listener.{index}.{option}"), text)
+}
+
+/// Rejects options for client certificates that have no effect: an operator who sets one of them
+/// relies on clients being verified.
+fn check_client_options(
+    index: usize,
+    written: &file::Listener,
+    has_tls: bool,
+) -> Result<(), ConfigError> {
+    let fault = |option, text| Err(listener_fault(index, written, option, text));
+    let verifies = written.tls_client_certificates != ClientCertificates::Off;
+    if verifies && !has_tls {
+        return fault("tls_client_certificates", "has no effect without TLS: set tls = true");
+    }
+    if !verifies && !written.tls_client_ca.is_empty() {
+        let text = "has no effect: set tls_client_certificates = \"request\" or \"require\"";
+        return fault("tls_client_ca", text);
+    }
+    Ok(())
+}
+
 /// What a listener offers its clients.
 fn offered(
     index: usize,
@@ -107,10 +135,7 @@ fn offered(
     certificates: &Arc<CertificateSet>,
     keys: &[[u8; tickets::TICKET_KEY_BYTES]],
 ) -> Result<crate::tls::ListenerTls, ConfigError> {
-    let fault = |option: &str, text: &str| {
-        let text = format!("listener {}: {option} {text}", written.address);
-        of_one(format!("listener.{index}.{option}"), text)
-    };
+    let fault = |option: &str, text: &str| listener_fault(index, written, option, text);
     if certificates.certificates().is_empty() {
         let text = "= true needs a [[certificate]]: add one, or use --dev-tls for development";
         return Err(fault("tls", text));
