@@ -11,6 +11,8 @@ import time
 
 # Growth of a row that fails (share).
 GROWTH_MAX = 0.03
+# Functions that do not return while they are counted, so that they count all below them.
+ENTRIES = ("clone", "start_thread", "thread_start", "call_once", "__rust_begin_short_backtrace")
 # Rows that are compared: the others vary with how a load falls into turns.
 COMPARED = ("echo-pipelined", "echo-single", "fanout-alone", "fanout-batch")
 # Counts of a row that is above, the lowest of which decides: how a load falls into turns adds to a
@@ -118,6 +120,8 @@ def read_costs(path):
             costs["total"] = count
         elif ":" in name:
             name = name.split(":", 1)[1]
+            if re.search(rf"(^|::)({'|'.join(ENTRIES)})\b", name):
+                continue
             costs[name] = costs.get(name, 0) + count
     return costs
 

@@ -27,8 +27,42 @@ pub enum Segment {
     Rest(Vec<u8>),
     /// Whole frames, shared by many connections.
     Shared(Arc<[u8]>),
-    /// What remains of another segment behind its first `start` bytes.
-    Tail { of: Box<Segment>, start: usize },
+    /// The end of another segment, whose beginning has been sealed.
+    Tail(Box<SegmentTail>),
+}
+
+/// See [`Segment::Tail`]. A type that holds no [`Segment`]: a recursive one would make each drop of
+/// a segment a call.
+#[derive(Debug)]
+pub struct SegmentTail {
+    bytes: TailBytes,
+    start: usize,
+}
+
+/// The bytes of a whole segment.
+#[derive(Debug)]
+enum TailBytes {
+    Own(Vec<u8>),
+    Shared(Arc<[u8]>),
+}
+
+impl SegmentTail {
+    /// Returns the bytes that remain.
+    #[cold]
+    fn as_slice(&self) -> &[u8] {
+        match &self.bytes {
+            TailBytes::Own(bytes) => &bytes[self.start..],
+            TailBytes::Shared(bytes) => &bytes[self.start..],
+        }
+    }
+
+    /// Returns the memory of the whole segment, if it is of this connection only.
+    pub fn into_owned(self) -> Option<Vec<u8>> {
+        match self.bytes {
+            TailBytes::Own(bytes) => Some(bytes),
+            TailBytes::Shared(_) => None,
+        }
+    }
 }
 
 impl Segment {
@@ -37,7 +71,7 @@ impl Segment {
         match self {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
             Segment::Shared(bytes) => bytes,
-            Segment::Tail { of, start } => &of.as_slice()[*start..],
+            Segment::Tail(tail) => tail.as_slice(),
         }
     }
 
@@ -45,10 +79,15 @@ impl Segment {
     #[must_use]
     pub fn without_first(self, bytes: usize) -> Self {
         debug_assert!(bytes < self.len(), "an empty segment would never complete");
-        match self {
-            Segment::Tail { of, start } => Segment::Tail { of, start: start + bytes },
-            whole => Segment::Tail { of: Box::new(whole), start: bytes },
-        }
+        let (whole, start) = match self {
+            Segment::Tail(mut tail) => {
+                tail.start += bytes;
+                return Segment::Tail(tail);
+            }
+            Segment::Owned(whole) | Segment::Rest(whole) => (TailBytes::Own(whole), bytes),
+            Segment::Shared(whole) => (TailBytes::Shared(whole), bytes),
+        };
+        Segment::Tail(Box::new(SegmentTail { bytes: whole, start }))
     }
 
     /// Length in bytes.

@@ -122,8 +122,7 @@ impl Connections {
         }
         if !self.wants_input(index) {
             // It is discarded, and counted as such.
-            self.process_or_hold(sessions, index, wire, false);
-            return;
+            return self.process_opened(sessions, index, wire);
         }
         if self.tls.get(handle).is_established() {
             self.open_records(sessions, index, handle, wire);
@@ -136,6 +135,13 @@ impl Connections {
                 self.abort_tls(sessions, index);
             }
         }
+    }
+
+    /// Processes bytes that no reply may leave from.
+    #[inline(never)]
+    fn process_opened(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &mut [u8]) {
+        let lent = self.process_or_hold(sessions, index, bytes, false);
+        debug_assert!(lent.is_none(), "nothing was lent");
     }
 
     /// Whether what a connection receives still has a meaning.
@@ -173,8 +179,7 @@ impl Connections {
             match opened {
                 Ok(Opened::Data([]) | Opened::Control) => {}
                 Ok(Opened::Data(content)) => {
-                    let lent = self.process_or_hold(sessions, index, content, false);
-                    debug_assert!(lent.is_none(), "nothing was lent");
+                    self.process_opened(sessions, index, content);
                     self.close_worn(sessions, index, handle);
                 }
                 Ok(Opened::Closed) => {

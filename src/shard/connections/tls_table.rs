@@ -3,8 +3,11 @@
 
 use slab::Slab;
 
-use super::outbox::Seal;
+use super::outbox::{Pools, Seal};
+use super::slot::Slot;
 use super::transport::TlsHandle;
+use crate::driver::Batch;
+use crate::driver::batch::Bounds;
 use crate::tls::{KeyCache, Session, TlsHandshake};
 
 /// The TLS side of one connection.
@@ -89,6 +92,12 @@ impl TlsTable {
         &mut self.entries[handle.place()]
     }
 
+    /// Seals for a connection.
+    pub(super) fn sealer(&mut self, handle: TlsHandle) -> RecordSealer<'_> {
+        let (tls, keys) = self.with_keys(handle);
+        RecordSealer { tls, keys }
+    }
+
     /// A connection with the keys of all.
     pub(super) fn with_keys(&mut self, handle: TlsHandle) -> (&mut Tls, &mut KeyCache) {
         (&mut self.entries[handle.place()], &mut self.keys)
@@ -105,8 +114,26 @@ impl TlsTable {
 
 /// Seals what one connection sends.
 pub(super) struct RecordSealer<'t> {
-    pub(super) tls: &'t mut Tls,
-    pub(super) keys: &'t mut KeyCache,
+    tls: &'t mut Tls,
+    keys: &'t mut KeyCache,
+}
+
+/// Fills a batch with sealed records of what a connection may send now, and notes whether its
+/// transport has more of its own to send. Apart from the flush, whose hot path it would grow.
+#[inline(never)]
+pub(super) fn take_sealed_batch(
+    mut sealer: RecordSealer<'_>,
+    pools: &mut Pools,
+    slot: &mut Slot,
+    bounds: Bounds,
+) -> Option<Box<Batch>> {
+    let taken = slot.outbox_mut()?.take_sealed_batch(pools, bounds, &mut sealer);
+    slot.set_owing(sealer.tls.has_output());
+    if taken.is_none() {
+        // It was opened for output that there is none of.
+        slot.release_outbox(pools);
+    }
+    taken
 }
 
 impl Seal for RecordSealer<'_> {

@@ -89,8 +89,11 @@ impl Pools {
     pub(in crate::shard) fn recycle(&mut self, segment: Segment) {
         let mut bytes = match segment {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
-            Segment::Tail { of, .. } => return self.recycle(*of),
             Segment::Shared(_) => return,
+            Segment::Tail(tail) => match tail.into_owned() {
+                Some(bytes) => bytes,
+                None => return,
+            },
         };
         let capacity = bytes.capacity();
         let pool = if capacity == CHUNK_BYTES {
