@@ -119,7 +119,7 @@ counters! {
     tls12_handshakes,
     /// TLS handshakes that resumed an earlier session.
     tls_resumptions,
-    /// TLS handshakes that failed.
+    /// TLS handshakes that failed, or that the client gave up.
     tls_handshakes_failed,
     /// Requests without TLS on a port that speaks it, answered with 400.
     tls_plain_requests,

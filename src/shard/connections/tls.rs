@@ -74,9 +74,12 @@ impl Connections {
         slot.partial_bytes() + of_transport
     }
 
-    /// Ends the stream of a connection behind what is queued.
+    /// Ends the stream of a connection behind what is queued. A handshake that is under way has
+    /// failed: some clients that refuse a certificate end the stream without an alert.
     pub(super) fn finish_transport(&mut self, index: u32) {
         if let Transport::Tls(handle) = self.slot(index).transport() {
+            let is_under_way = matches!(self.tls.get(handle), Tls::Handshake(_));
+            self.counters.tls_handshakes_failed += u64::from(is_under_way);
             self.tls.get_mut(handle).finish();
             self.note_tls(index, handle);
         }
@@ -264,7 +267,6 @@ impl Connections {
             Ok(false) => {}
             Ok(true) => self.establish(sessions, index, handle),
             Err(error) => {
-                self.counters.tls_handshakes_failed += 1;
                 self.log_tls(index, "tls_handshake", &error);
                 self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
             }
