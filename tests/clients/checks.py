@@ -1,6 +1,7 @@
 """What the Python clients share: the messages to echo, and frames written by hand."""
 
 import os
+import ssl
 import struct
 import sys
 
@@ -8,6 +9,19 @@ BIG = 16 << 20
 LENGTHS = [0, 1, 125, 126, 127, 65535, 65536, 1 << 20, BIG]
 CLOSE_CODES = [1000, 3001, 4000]
 TEXTS = ["", "hello", "grüße, 世界, 🦭", "x" * 70_000]
+
+
+def arguments():
+    """The URL, and the context of `ssl` for a server that speaks TLS: it trusts the authority and
+    speaks the version that are named behind the URL."""
+    url, *tls = sys.argv[1:]
+    if not tls:
+        return url, None
+    authority, version = tls
+    context = ssl.create_default_context(cafile=authority)
+    context.minimum_version = ssl.TLSVersion["TLSv" + version.replace(".", "_")]
+    context.maximum_version = context.minimum_version
+    return url, context
 
 
 def masked_frame(first, payload):

@@ -1,18 +1,18 @@
-"""PyPI `aiohttp` against a running server: URL as the only argument.
+"""PyPI `aiohttp` against a running server: URL as argument, behind it authority and version of TLS.
 
 Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 `waiting`: then the caller drains the server.
 """
 
 import asyncio
-import sys
+import functools
 
 import aiohttp
 from aiohttp import WSMsgType
 
-from checks import BIG, CLOSE_CODES, FRAGMENTS, LENGTHS, TEXTS, WRONG, expect
+from checks import BIG, CLOSE_CODES, FRAGMENTS, LENGTHS, TEXTS, WRONG, arguments, expect
 
-url = sys.argv[1]
+url, context = arguments()
 
 
 async def received(socket):
@@ -31,8 +31,17 @@ async def closed_by_server(socket):
     return message.data, message.extra
 
 
-async def messages(session):
-    async with session.ws_connect(url, max_msg_size=0, autoping=False) as socket:
+async def refused(session):
+    """Fails unless a certificate of an unknown authority is refused."""
+    try:
+        await session.ws_connect(url)
+    except aiohttp.ClientConnectorCertificateError:
+        return
+    expect("connected", "refused", "a certificate of an unknown authority")
+
+
+async def messages(open_socket):
+    async with open_socket(max_msg_size=0, autoping=False) as socket:
         async def expect_next(kind, payload, what):
             message = await received(socket)
             expect(message.type, kind, what)
@@ -56,23 +65,27 @@ async def messages(session):
 async def main():
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        await messages(session)
+        if context:
+            await refused(session)
+        # `True` is the library's default.
+        open_socket = functools.partial(session.ws_connect, url, ssl=context or True)
+        await messages(open_socket)
         for code in CLOSE_CODES:
-            socket = await session.ws_connect(url)
+            socket = await open_socket()
             await socket.close(code=code, message=b"bye")
             expect(socket.close_code, code, "the server answers with the same code")
-        socket = await session.ws_connect(url, autoclose=False)
+        socket = await open_socket(autoclose=False)
         socket._response.connection.transport.write(WRONG)
         code, reason = await closed_by_server(socket)
         expect(code, 1002, "a reserved bit is a protocol error")
         expect("reserved bit" in reason, True, f"the reason tells it: {reason}")
-        socket = await session.ws_connect(url, autoclose=False, max_msg_size=0)
+        socket = await open_socket(autoclose=False, max_msg_size=0)
         try:
             await socket.send_bytes(bytes(BIG + 1))
         except ConnectionError:
             pass
         expect((await closed_by_server(socket))[0], 1009, "a message above the limit is too big")
-        socket = await session.ws_connect(url, autoclose=False)
+        socket = await open_socket(autoclose=False)
         print("waiting", flush=True)
         expect((await closed_by_server(socket))[0], 1001, "a server that goes says so")
         await socket.close()

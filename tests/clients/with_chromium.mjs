@@ -1,17 +1,21 @@
 // A real browser against a running server: folder of the packages, the address of a foreign page
-// and the server's address as arguments. The server has a route /echo for every origin and a route
-// /own for its own.
+// and the server's URL as arguments, behind them authority and version of TLS. The server has a
+// route /echo for every origin and a route /own for its own.
 //
 // Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 // `waiting`: then the caller drains the server.
 
 import assert from 'node:assert/strict';
+import { createHash, X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect } from 'node:tls';
 
-const [packages, foreignPage, address] = process.argv.slice(2);
+const [packages, foreignPage, url, authority, version] = process.argv.slice(2);
 const { chromium } = createRequire(`${packages}/`)('playwright-core');
 
 // Runs in the page: opens a socket, sends, and reports all events until it was closed.
@@ -43,18 +47,44 @@ const talk = ({ url, sends, close }) =>
       resolve({ ...received, code, reason, wasClean });
   });
 
-const folder = await mkdtemp(join(tmpdir(), 'seawall-chromium-'));
-const browser = await chromium.launchPersistentContext(folder, {
+const launch = (folder, ...more) => chromium.launchPersistentContext(folder, {
   executablePath: '/usr/bin/chromium',
   headless: true,
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-    '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    '--disable-background-networking', '--disable-component-update', '--disable-sync', ...more],
 });
+
+// The browser's store of authorities is the machine's. It is made to trust one key instead: that of
+// the certificate which the authority has signed.
+const trusted = async () => {
+  const { hostname: host, port } = new URL(url);
+  const options = { ca: readFileSync(authority), maxVersion: `TLSv${version}` };
+  const socket = connect({ host, port, servername: host, ...options });
+  await once(socket, 'secureConnect');
+  const { publicKey } = new X509Certificate(socket.getPeerCertificate().raw);
+  socket.destroy();
+  const key = publicKey.export({ type: 'spki', format: 'der' });
+  return createHash('sha256').update(key).digest('base64');
+};
+
+const folder = await mkdtemp(join(tmpdir(), 'seawall-chromium-'));
+const options = [];
+if (authority) {
+  const distrustful = await launch(join(folder, 'distrustful'));
+  const page = await distrustful.newPage();
+  await page.goto(`http://${foreignPage}/healthz`);
+  const { opened, code } = await page.evaluate(talk, { url: `${url}/echo`, sends: [], close: null });
+  assert.deepEqual([opened, code], [false, 1006], 'an unknown authority is refused');
+  await distrustful.close();
+  options.push(`--ignore-certificate-errors-spki-list=${await trusted()}`);
+  options.push(`--ssl-version-max=tls${version}`);
+}
+const browser = await launch(join(folder, 'profile'), ...options);
 try {
   const page = await browser.newPage();
-  const from = (url) => page.goto(url);
+  const from = (address) => page.goto(address);
   const run = (path, sends = [], close = null) =>
-    page.evaluate(talk, { url: `ws://${address}${path}`, sends, close });
+    page.evaluate(talk, { url: `${url}${path}`, sends, close });
 
   // A page of another origin: only where every origin may.
   await from(`http://${foreignPage}/healthz`);
@@ -76,7 +106,7 @@ try {
   assert.deepEqual([foreign.opened, foreign.code], [false, 1006], 'a foreign page is refused');
 
   // A page of the server's own.
-  await from(`http://${address}/healthz`);
+  await from(`${url.replace(/^ws/, 'http')}/healthz`);
   const own = await run('/own', ['mine'], [1000]);
   assert.deepEqual([own.opened, own.echoes, own.code, own.extensions], [true, 1, 1000, '']);
 

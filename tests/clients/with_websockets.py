@@ -1,22 +1,22 @@
-"""PyPI `websockets` against a running server: URL as the only argument. It compresses by itself;
-the path says whether contexts are taken over.
+"""PyPI `websockets` against a running server: URL as argument, behind it authority and version of
+TLS. It compresses by itself; the path says whether contexts are taken over.
 
 Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 `waiting`: then the caller drains the server.
 """
 
-import sys
+import ssl
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from checks import BIG, CLOSE_CODES, FRAGMENTS, LENGTHS, TEXTS, WRONG, expect
+from checks import BIG, CLOSE_CODES, FRAGMENTS, LENGTHS, TEXTS, WRONG, arguments, expect
 
-url = sys.argv[1]
+url, context = arguments()
 
 
 def opened():
-    return connect(url, max_size=None, open_timeout=20, close_timeout=20)
+    return connect(url, ssl=context, max_size=None, open_timeout=20, close_timeout=20)
 
 
 def closed_by_server(socket):
@@ -28,6 +28,14 @@ def closed_by_server(socket):
         expect(closed.rcvd is not None, True, "the server sends a Close")
         return closed.rcvd.code, closed.rcvd.reason
 
+
+if context:
+    try:
+        connect(url, open_timeout=20)
+    except ssl.SSLCertVerificationError:
+        pass
+    else:
+        expect("connected", "refused", "a certificate of an unknown authority")
 
 with opened() as socket:
     (deflate,) = socket.protocol.extensions

@@ -1,21 +1,26 @@
-// npm `ws` against a running server: folder of the packages and URL as arguments. It compresses
-// everything; the path says whether contexts are taken over.
+// npm `ws` against a running server: folder of the packages and URL as arguments, behind them
+// authority and version of TLS. It compresses everything; the path says whether contexts are taken
+// over.
 //
 // Ends with 0 and `all passed` when everything was as it must be. Before the last check it says
 // `waiting`: then the caller drains the server.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
-const [packages, url] = process.argv.slice(2);
+const [packages, url, authority, version] = process.argv.slice(2);
 const WebSocket = createRequire(`${packages}/`)('ws');
 const BIG = 16 << 20;
+const tls = authority
+  ? { ca: readFileSync(authority), minVersion: `TLSv${version}`, maxVersion: `TLSv${version}` }
+  : {};
 
 const opened = async () => {
   // By itself it compresses what is longer than a kilobyte.
   const perMessageDeflate = { threshold: 0 };
-  const socket = new WebSocket(url, { handshakeTimeout: 20_000, perMessageDeflate });
+  const socket = new WebSocket(url, { handshakeTimeout: 20_000, perMessageDeflate, ...tls });
   await once(socket, 'open');
   return socket;
 };
@@ -33,6 +38,11 @@ const closed = async (socket) => {
   const [code, reason] = await once(socket, 'close');
   return [code, reason.toString()];
 };
+
+if (authority) {
+  const distrustful = new WebSocket(url, { handshakeTimeout: 20_000 });
+  await assert.rejects(once(distrustful, 'open'), { code: 'UNABLE_TO_VERIFY_LEAF_SIGNATURE' });
+}
 
 const socket = await opened();
 assert.equal(socket.extensions, 'permessage-deflate');
