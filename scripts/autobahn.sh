@@ -10,13 +10,14 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 Usage: scripts/autobahn.sh [-h] [--quick] [--install] [--binary FILE] [--cases GLOB]...
-                           [--compression MODE] [--window-bits BITS] [--driver NAME]
+                           [--compression MODE] [--window-bits BITS] [--driver NAME] [--tls]
 
   --quick             a selection of all sections that takes a minute or two
   --cases GLOB        only these cases, such as '6.*' or 9.1.6; may be given more than once
   --compression MODE  how the server compresses: shared (default) or takeover
   --window-bits BITS  window that the server compresses with, 9 to 15 (default: the server's)
   --driver NAME       the server's engine: auto (default), uring or epoll
+  --tls               over wss://, with a certificate for development that the suite accepts
   --binary FILE       the server to test (default: built from this tree in release mode)
   --install           installs the suite and stops
 
@@ -62,6 +63,7 @@ while (($#)); do
         -h | --help) usage; exit 0 ;;
         --quick) without=("${SLOW[@]}") expected=$CASES_QUICK ;;
         --install) install_only=1 ;;
+        --tls) options+=(--dev-tls) ;;
         --cases | --binary | --compression | --window-bits | --driver)
             (($# > 1)) || die "$1 needs a value"
             case $1 in
@@ -184,7 +186,7 @@ rm -f "$log"
 "$binary" serve --listen 127.0.0.1:0 --admin '' --shards 2 "${options[@]}" 2>"$log" 9>&- &
 server=$!
 for _ in {1..100}; do
-    url=$(sed -n 's/^ *clients *\(ws:[^ ]*\).*/\1/p' "$log" 2>/dev/null || true)
+    url=$(sed -n 's/^ *clients *\(wss\{0,1\}:[^ ]*\).*/\1/p' "$log" 2>/dev/null || true)
     [[ -z $url ]] || break
     kill -0 "$server" 2>/dev/null || break
     sleep 0.05

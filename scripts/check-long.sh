@@ -28,7 +28,8 @@ done
 cd "$(dirname "$0")/.."
 run() {
     case $1 in
-        autobahn) scripts/autobahn.sh && scripts/autobahn.sh --driver epoll ;;
+        autobahn)
+            scripts/autobahn.sh && scripts/autobahn.sh --driver epoll && scripts/autobahn.sh --tls ;;
         epoll)
             SEAWALL_DRIVER=epoll cargo test --test abuse --test auth --test exports \
                 --test protection --test hostile ;;

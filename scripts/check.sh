@@ -189,6 +189,7 @@ scripts/instructions.sh --no-build --compare bench/instructions.json \
 step "Autobahn suite, quick selection"
 scripts/autobahn.sh --quick
 scripts/autobahn.sh --quick --driver epoll
+scripts/autobahn.sh --quick --tls
 
 finished=1
 echo "check.sh: all checks passed in $SECONDS s"
