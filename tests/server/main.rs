@@ -16,6 +16,7 @@ mod listeners;
 mod logs;
 mod messages;
 mod no_http;
+mod openssl;
 mod operators;
 mod pages;
 mod peers;

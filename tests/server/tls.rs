@@ -1,19 +1,19 @@
-//! `wss://`: a client of rustls, byte by byte, and `openssl s_client`.
+//! `wss://`: a client of rustls, byte by byte.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 
 use rustls::client::Resumption;
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 
+use crate::openssl::Openssl;
 use crate::support::raw::{self, close, request, text};
 use crate::support::tls::{self, Authority};
 use crate::support::{Frame, Raw, Server, wait_until};
 
-const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = true\n";
+pub(crate) const LISTENER: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = true\n";
 
-fn start(authority: &Authority) -> Server {
+pub(crate) fn start(authority: &Authority) -> Server {
     let certificate = authority.write("one", &["localhost"], false);
     Server::start_with(&["--shards", "2"], &format!("{LISTENER}{certificate}"))
 }
@@ -204,46 +204,10 @@ fn a_proxy_header_precedes_the_handshake() {
 fn development_needs_one_flag_and_the_admin_address_stays_plain() {
     let server = Server::start_with(&["--listen", "127.0.0.1:0", "--dev-tls"], "");
     assert!(server.listeners()[0].starts_with("wss://"));
-    let answer = s_client(&server, &["-tls1_2"], "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
+    let mut client = Openssl::connect(server.address(), &["-tls1_2"]);
+    client.write("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.await_line("HTTP/1.1 200 ");
     assert!(server.metrics().get("tls12_handshakes_total") >= 1);
-}
-
-/// What OpenSSL's client prints, with these arguments and this input.
-fn s_client(server: &Server, arguments: &[&str], input: &str) -> String {
-    let mut child = Command::new("timeout")
-        .args(["60", "openssl", "s_client", "-connect", &server.address().to_string()])
-        .args(["-servername", "localhost", "-ign_eof"])
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("there is openssl");
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    drop(stdin);
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-#[test]
-fn openssl_verifies_the_chain_and_speaks_both_versions() {
-    let authority = Authority::new();
-    let server = start(&authority);
-    let file = authority.file();
-    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    for version in ["-tls1_3", "-tls1_2"] {
-        let arguments = ["-CAfile", file.to_str().unwrap(), "-verify_return_error", version];
-        let answer = s_client(&server, &arguments, request);
-        assert!(answer.contains("HTTP/1.1 200 "), "{version}: {answer}");
-        assert!(answer.contains("Verify return code: 0 (ok)"), "{version}: {answer}");
-        assert!(!answer.contains("unexpected eof"), "{version}: {answer}");
-    }
 }
 
 #[test]
