@@ -7,18 +7,18 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/check-long.sh [-h] [STEP...]
 
-  STEP   autobahn, epoll, simulation, fuzz, reload, hostile, soak (default: all, in this order)
+  STEP   autobahn, tls, epoll, simulation, fuzz, reload, hostile, soak (default: all, in this order)
 
 Prints the closing lines of each. Exit status: 0 all is well, 1 a step failed.
 TEXT
 }
 
-all=(autobahn epoll simulation fuzz reload hostile soak)
+all=(autobahn tls epoll simulation fuzz reload hostile soak)
 steps=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        autobahn | epoll | simulation | fuzz | reload | hostile | soak) steps+=("$1") ;;
+        autobahn | tls | epoll | simulation | fuzz | reload | hostile | soak) steps+=("$1") ;;
         *) usage >&2; exit 2 ;;
     esac
     shift
@@ -30,6 +30,7 @@ run() {
     case $1 in
         autobahn)
             scripts/autobahn.sh && scripts/autobahn.sh --driver epoll && scripts/autobahn.sh --tls ;;
+        tls) scripts/scan-tls.sh ;;
         epoll)
             SEAWALL_DRIVER=epoll cargo test --test abuse --test auth --test exports \
                 --test protection --test hostile ;;

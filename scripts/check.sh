@@ -62,6 +62,7 @@ packages() {
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
     command -v openssl >/dev/null || echo openssl
+    command -v testssl >/dev/null || echo testssl.sh
     command -v valgrind >/dev/null || echo valgrind
     command -v jq >/dev/null || echo jq
     command -v ss >/dev/null || echo iproute2
