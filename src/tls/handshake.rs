@@ -6,11 +6,11 @@
 use rustls::kernel::KernelConnection;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ExtractedSecrets, HandshakeKind};
+use rustls::{AlertDescription as Alert, ExtractedSecrets, HandshakeKind};
 
 use super::key_log::{self, LoggedSecrets};
 use super::keys::KeyCache;
-use super::record::{self, RECORD_BYTES_MAX};
+use super::record::{self, HEADER_BYTES};
 use super::secrets::DirectionSecrets;
 use super::session::Session;
 use super::settings::ListenerTls;
@@ -28,6 +28,22 @@ pub enum HandshakeError {
     TooLong,
     /// The client has ended it.
     Closed,
+    /// A record begins with a header that none can have; the alert that says so.
+    BadHeader(Alert),
+}
+
+impl HandshakeError {
+    /// The alert for an error that rustls answers with none.
+    fn alert(&self) -> Option<Alert> {
+        match self {
+            Self::Closed | Self::Protocol(rustls::Error::AlertReceived(_)) => None,
+            Self::TooLong | Self::Protocol(rustls::Error::InvalidMessage(_)) => {
+                Some(Alert::DecodeError)
+            }
+            Self::Protocol(_) => Some(Alert::UnexpectedMessage),
+            Self::BadHeader(alert) => Some(*alert),
+        }
+    }
 }
 
 impl std::fmt::Display for HandshakeError {
@@ -36,6 +52,7 @@ impl std::fmt::Display for HandshakeError {
             Self::Protocol(error) => error.fmt(f),
             Self::TooLong => f.write_str("the client sends more than a handshake takes"),
             Self::Closed => f.write_str("the client has closed the connection"),
+            Self::BadHeader(alert) => write!(f, "a record's header cannot be valid: {alert:?}"),
         }
     }
 }
@@ -66,6 +83,8 @@ pub struct TlsHandshake {
     fed: usize,
     secrets: LoggedSecrets,
     is_over: bool,
+    /// Something was sent: from then on, an alert may have to be sealed, which rustls alone can do.
+    has_answered: bool,
 }
 
 impl std::fmt::Debug for TlsHandshake {
@@ -84,6 +103,7 @@ impl TlsHandshake {
             fed: 0,
             secrets: LoggedSecrets::default(),
             is_over: false,
+            has_answered: false,
         })
     }
 
@@ -99,24 +119,52 @@ impl TlsHandshake {
     /// It has failed; nothing more may be done with it.
     pub fn advance(&mut self, wire: &[u8], output: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         self.input.extend_from_slice(wire);
+        let advanced = self.process_records(output);
+        if let Err(error) = &advanced
+            && !self.has_answered
+            && let Some(alert) = error.alert()
+        {
+            record::write_plain_alert(alert, output);
+        }
+        advanced
+    }
+
+    /// Gives rustls the records that have wholly come, one by one.
+    fn process_records(&mut self, output: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         while !self.is_over {
             let unfed = &self.input[self.fed..];
-            let Some(bytes) = record::record_bytes(unfed) else { break };
-            if bytes > RECORD_BYTES_MAX || self.fed > INPUT_BYTES_MAX {
+            let Some(header) = unfed.first_chunk() else { break };
+            if let Err(alert) = record::check_handshake_header(*header) {
+                if self.has_answered {
+                    self.feed(HEADER_BYTES, output)?;
+                }
+                return Err(HandshakeError::BadHeader(alert));
+            }
+            if self.fed > INPUT_BYTES_MAX {
                 return Err(HandshakeError::TooLong);
             }
-            if unfed.len() < bytes {
+            let Some(record) = record::record_bytes(unfed).and_then(|bytes| unfed.get(..bytes))
+            else {
                 break;
+            };
+            if record::is_plain_close_notify(record) {
+                return Err(HandshakeError::Closed);
             }
-            self.fed += bytes;
-            let stepped = self.step(output);
-            let logged = key_log::take();
-            if logged.is_complete() {
-                self.secrets = logged;
-            }
-            stepped?;
+            let bytes = record.len();
+            self.feed(bytes, output)?;
         }
         Ok(self.is_over)
+    }
+
+    /// Lets rustls process so much more of the input.
+    fn feed(&mut self, bytes: usize, output: &mut Vec<u8>) -> Result<(), HandshakeError> {
+        self.fed += bytes;
+        let stepped = self.step(output);
+        let logged = key_log::take();
+        if logged.is_complete() {
+            self.secrets = logged;
+        }
+        stepped
     }
 
     /// Lets rustls process what it was given.
@@ -127,7 +175,10 @@ impl TlsHandshake {
             let mut is_waiting = false;
             let mut result = Ok(());
             match state {
-                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, output),
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, output);
+                    self.has_answered = true;
+                }
                 Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
                 Ok(ConnectionState::BlockedHandshake) => is_waiting = true,
                 Ok(ConnectionState::WriteTraffic(_)) => {
@@ -164,6 +215,7 @@ impl TlsHandshake {
             self.connection.process_tls_records(fed).state
         {
             encode(data, output);
+            self.has_answered = true;
         }
     }
 

@@ -19,8 +19,6 @@ pub const CONTENT_BYTES_MAX: usize = 16 * 1024;
 /// more room in TLS 1.2.
 const EXPANSION_MAX_13: usize = 256;
 const EXPANSION_MAX_12: usize = 2048;
-/// The most bytes of a record, with its header, as a peer may send it.
-pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + CONTENT_BYTES_MAX + EXPANSION_MAX_12;
 
 /// The bytes of the record that begins here, as far as its header says so; `None`: more of the
 /// header is needed.
@@ -49,6 +47,45 @@ pub(super) fn check_header(
         return Err(AlertDescription::RecordOverflow);
     }
     Ok(())
+}
+
+/// Checks what a record's header says during a handshake, before the rest has come.
+pub(super) fn check_handshake_header(header: [u8; HEADER_BYTES]) -> Result<(), AlertDescription> {
+    let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+    let is_data = header[0] == u8::from(ContentType::ApplicationData);
+    // The only one that may be sealed in TLS 1.3; in 1.2, no sealed one is long.
+    let length_max = if is_data { CONTENT_BYTES_MAX + EXPANSION_MAX_13 } else { CONTENT_BYTES_MAX };
+    match (header[0], header[1]) {
+        (0..20 | 24.., _) => Err(AlertDescription::UnexpectedMessage),
+        (_, major) if major != 3 => Err(AlertDescription::ProtocolVersion),
+        _ if length > length_max => Err(AlertDescription::RecordOverflow),
+        _ if length == 0 && !is_data => Err(AlertDescription::UnexpectedMessage),
+        _ => Ok(()),
+    }
+}
+
+/// Levels of alerts.
+pub(super) const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+
+/// The content of an alert.
+pub(super) fn alert_content(alert: AlertDescription) -> [u8; 2] {
+    let level = if alert == AlertDescription::CloseNotify { WARNING } else { FATAL };
+    [level, u8::from(alert)]
+}
+
+/// Whether this record of a handshake ends it, unsealed.
+pub(super) fn is_plain_close_notify(record: &[u8]) -> bool {
+    let is_alert = record.first() == Some(&u8::from(ContentType::Alert));
+    is_alert && record[HEADER_BYTES..] == alert_content(AlertDescription::CloseNotify)
+}
+
+/// Appends an alert that is not sealed: no keys are agreed on.
+pub(super) fn write_plain_alert(alert: AlertDescription, out: &mut Vec<u8>) {
+    let content = alert_content(alert);
+    let version = ProtocolVersion::TLSv1_2.to_array();
+    out.extend([u8::from(ContentType::Alert), version[0], version[1], 0, content.len() as u8]);
+    out.extend(content);
 }
 
 fn nonce(iv: &Iv, number: u64) -> Nonce {

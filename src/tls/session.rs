@@ -226,7 +226,6 @@ impl Session {
     }
 
     fn take_alert<'r>(&mut self, content: &[u8]) -> Result<Opened<'r>, Alert> {
-        const WARNING: u8 = 1;
         let [level, description] = *content else { return Err(Alert::DecodeError) };
         match Alert::from(description) {
             Alert::CloseNotify => {
@@ -235,7 +234,7 @@ impl Session {
             }
             // Announces a close_notify.
             Alert::UserCanceled => self.count_idle().map(|()| Opened::Control),
-            _ if level == WARNING && self.suite.version == Version::Tls12 => {
+            _ if level == record::WARNING && self.suite.version == Version::Tls12 => {
                 self.count_idle().map(|()| Opened::Control)
             }
             failure => {
@@ -388,11 +387,8 @@ impl Session {
 
     /// Writes the end of the connection, if it is owed: nothing may be sealed behind it.
     pub fn seal_end(&mut self, keys: &mut KeyCache, out: &mut Vec<u8>) {
-        const WARNING: u8 = 1;
-        const FATAL: u8 = 2;
         if let End::Owed(alert) = self.end {
-            let level = if alert == Alert::CloseNotify { WARNING } else { FATAL };
-            self.seal_record(keys, ContentType::Alert, &[level, u8::from(alert)], out);
+            self.seal_record(keys, ContentType::Alert, &record::alert_content(alert), out);
             self.end = End::Sent;
         }
     }
