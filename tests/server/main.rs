@@ -25,4 +25,5 @@ mod shards;
 mod signals;
 mod startup;
 mod tls;
+mod tls_malformed;
 mod tls_reload;

@@ -12,9 +12,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_RSA_SHA256,
 };
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+};
 
 use super::Raw;
 
@@ -95,7 +99,12 @@ impl Authority {
         self.client_with(None)
     }
 
-    /// The same with a certificate of its own.
+    /// The same that speaks one version.
+    pub(crate) fn client_of(&self, version: &'static SupportedProtocolVersion) -> ClientConfig {
+        builder(&self.pem, &[version]).with_no_client_auth()
+    }
+
+    /// A client with a certificate of its own.
     pub(crate) fn client_with(&self, own: Option<&(String, String)>) -> ClientConfig {
         client(&self.pem, own)
     }
@@ -110,14 +119,7 @@ impl Drop for Authority {
 
 /// A client that trusts this certificate, with one of its own if it is given.
 pub(crate) fn client(trusted: &str, own: Option<&(String, String)>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    let trusted = CertificateDer::from_pem_slice(trusted.as_bytes()).expect("it is PEM");
-    roots.add(trusted).expect("it is a certificate");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the versions are there")
-        .with_root_certificates(roots);
+    let builder = builder(trusted, rustls::ALL_VERSIONS);
     match own {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
@@ -126,6 +128,20 @@ pub(crate) fn client(trusted: &str, own: Option<&(String, String)>) -> ClientCon
             builder.with_client_auth_cert(vec![chain], key).expect("the key fits")
         }
     }
+}
+
+fn builder(
+    trusted: &str,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    let trusted = CertificateDer::from_pem_slice(trusted.as_bytes()).expect("it is PEM");
+    roots.add(trusted).expect("it is a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("the versions are there")
+        .with_root_certificates(roots)
 }
 
 /// Connects, and does the handshake with the first bytes.
