@@ -1,14 +1,15 @@
 //! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
 //! input.
 //!
-//! What belongs here: only runs of `proto::fuzz`, `session::fuzz` and `session::hub::fuzz`; the
-//! laws themselves are asserted there.
+//! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz` and
+//! `tls::fuzz`; the laws themselves are asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use seawall::proto::fuzz;
 use seawall::session::fuzz::requests;
 use seawall::session::hub::fuzz::protocol;
+use seawall::tls::fuzz as tls;
 use std::path::Path;
 
 /// Runs `body` over each seed, each start of it, and each single byte of it changed.
@@ -75,6 +76,16 @@ fn inflate_over_seeds() {
 #[test]
 fn deflate_over_seeds() {
     over_seeds("deflate", fuzz::deflate);
+}
+
+#[test]
+fn tls_records_over_seeds() {
+    over_seeds("tls_records", tls::records);
+}
+
+#[test]
+fn tls_handshake_over_seeds() {
+    over_seeds("tls_handshake", tls::handshake);
 }
 
 /// Words that offers are made of.
@@ -227,5 +238,31 @@ proptest! {
     fn proxy_of_bytes(version in 0usize..3, rest in vec(any::<u8>(), 0..300)) {
         let signature = [&b""[..], b"PROXY TCP", b"\r\n\r\n\0\r\nQUIT\n"][version];
         fuzz::proxy(&[signature, &rest].concat());
+    }
+
+    #[test]
+    fn tls_records_of_operations(
+        choice in any::<u8>(),
+        operations in vec((any::<u8>(), any::<u8>(), vec(any::<u8>(), 0..3)), 0..20),
+    ) {
+        let mut data = vec![choice];
+        for (operation, operand, further) in operations {
+            data.extend([operation, operand]);
+            data.extend(further);
+        }
+        tls::records(&data);
+    }
+
+    #[test]
+    fn tls_handshake_of_records(
+        choice in any::<u8>(),
+        records in vec((19u8..25, vec(any::<u8>(), 0..100)), 0..8),
+    ) {
+        let mut data = vec![choice];
+        for (kind, content) in records {
+            data.extend([kind, 3, 3, 0, content.len() as u8]);
+            data.extend(content);
+        }
+        tls::handshake(&data);
     }
 }

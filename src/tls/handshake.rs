@@ -17,7 +17,7 @@ use super::settings::ListenerTls;
 use super::suite::{Suite, Version};
 
 /// What a client may send before the handshake is over, beside the record under way.
-const INPUT_BYTES_MAX: usize = 32 * 1024;
+pub(super) const INPUT_BYTES_MAX: usize = 32 * 1024;
 
 /// Why a handshake has failed.
 #[derive(Clone, Debug, PartialEq)]

@@ -23,6 +23,7 @@
 
 pub mod certificates;
 pub mod development;
+pub mod fuzz;
 pub mod handshake;
 mod key_log;
 pub mod keys;

@@ -19,6 +19,8 @@ pub const CONTENT_BYTES_MAX: usize = 16 * 1024;
 /// more room in TLS 1.2.
 const EXPANSION_MAX_13: usize = 256;
 const EXPANSION_MAX_12: usize = 2048;
+/// The most bytes of a record, with its header, as a peer may send it.
+pub(super) const RECORD_BYTES_MAX: usize = HEADER_BYTES + CONTENT_BYTES_MAX + EXPANSION_MAX_12;
 
 /// The bytes of the record that begins here, as far as its header says so; `None`: more of the
 /// header is needed.
