@@ -26,6 +26,9 @@ IGNORED = {
     # Of the page at `/`: a constant file, so that its compressed length betrays no secret.
     "BREACH",
 }
+# What testssl.sh cannot find out at times: on a busy machine its client ends before the ticket has
+# come. Resumption has tests of its own.
+UNCERTAIN = {"sessionresumption_ticket"}
 # Without these, a scan has not come to its end.
 NEEDED = {
     "SSLv2", "SSLv3", "TLS1", "TLS1_1", "TLS1_2", "TLS1_3", "PFS", "heartbleed", "CCS", "ticketbleed",
@@ -62,6 +65,8 @@ def judge_testssl():
         name = one["id"].partition(" <")[0]
         if name in IGNORED:
             ignored.add(name)
+        elif name in UNCERTAIN and one["severity"] == "WARN":
+            print(f"testssl.sh: NOT CHECKED: {name}: {one['finding']}")
         else:
             findings.append(f"testssl.sh: {one['severity']}: {one['id']}: {one['finding']}")
     findings.extend(f"testssl.sh finds no {name}: ignore it no more" for name in IGNORED - ignored)
