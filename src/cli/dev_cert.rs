@@ -10,8 +10,9 @@ use super::print_failure;
 use crate::text::terminal;
 use crate::tls::development::DevelopmentCertificate;
 
-/// Makes a self-signed certificate for localhost, and for further names. `seawall serve --dev-tls`
-/// needs none: use this where clients are to trust the same certificate after a restart.
+/// Makes a self-signed certificate for localhost and optional further names. `seawall serve
+/// --dev-tls` makes its own at each start; use this command for a certificate that clients can
+/// trust across restarts.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n\
         \x20 seawall dev-cert\n\
@@ -20,14 +21,14 @@ pub(super) struct Arguments {
     #[arg(
         long,
         value_name = "NAME",
-        help = "A further name or address that it is for; repeatable"
+        help = "A further host name or address for the certificate; may be repeated"
     )]
     name: Vec<String>,
     #[arg(
         long,
         value_name = "FOLDER",
         default_value = ".",
-        help = "Where dev-chain.pem and dev-key.pem are written"
+        help = "The folder for dev-chain.pem and dev-key.pem"
     )]
     folder: PathBuf,
 }
@@ -45,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 /// Writes both files; returns the configuration that uses them.
 fn write(arguments: &Arguments) -> Result<String, String> {
     let made = DevelopmentCertificate::make(&arguments.name)
-        .map_err(|error| format!("no certificate can be made: {error}; check each --name"))?;
+        .map_err(|error| format!("cannot make a certificate: {error}; check each --name"))?;
     let chain = arguments.folder.join("dev-chain.pem");
     let key = arguments.folder.join("dev-key.pem");
     create(&chain, 0o644, &made.chain)?;

@@ -151,8 +151,8 @@ fn material(index: usize, key: &file::Key) -> Result<String, ConfigError> {
         .map_err(|text| fault(secret_option, text))?;
     if secret.len() < HS256_BYTES_MIN {
         let text = format!(
-            "has {} bytes: HS256 needs at least {HS256_BYTES_MIN} that nobody can guess; \
-             `openssl rand -base64 32` makes some",
+            "has {} bytes: HS256 needs at least {HS256_BYTES_MIN} random bytes; \
+             `openssl rand -base64 32` makes a secret",
             secret.len()
         );
         return Err(fault(secret_option, text));
@@ -287,7 +287,7 @@ mod tests {
         for (wrong, option, says) in [
             (Key { secret: "short".into(), ..key("a") }, "secret", "has 5 bytes"),
             (Key { secret: Secret::default(), ..key("a") }, "secret", "has 0 bytes"),
-            (Key { secret_file: "x".into(), ..key("a") }, "secret_file", "given twice"),
+            (Key { secret_file: "x".into(), ..key("a") }, "secret_file", "both as a value"),
             (Key { public_key_file: "x".into(), ..key("a") }, "public_key_file", "not for HS256"),
             (Key { algorithm: KeyAlgorithm::ES256, ..key("a") }, "secret", "HS256 only"),
         ] {

@@ -37,7 +37,7 @@ pub fn address(text: &str) -> Result<Address, ConfigError> {
 /// Validates the admin address. Without API keys it must be reachable from this host only.
 pub(super) fn admin(written: &file::Admin, api_keys: bool) -> Result<Option<Address>, ConfigError> {
     if written.metrics_auth && !api_keys {
-        let text = "admin.metrics_auth = true needs an [[api_key]]: nobody could read the metrics";
+        let text = "admin.metrics_auth = true needs an [[api_key]] to read the metrics with";
         return Err(of_one("admin.metrics_auth".into(), text.to_owned()));
     }
     if written.listen.is_empty() {
@@ -127,8 +127,8 @@ fn socket_options(written: &file::Listener) -> Options {
 fn network(text: &str) -> Result<ipnet::IpNet, ConfigError> {
     text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from)).map_err(|_| {
         error(format!(
-            "trusted_proxies: `{text}` is no network: write 10.0.0.0/8, 2001:db8::/32 or one \
-                 address"
+            "trusted_proxies: `{text}` is not a network: write 10.0.0.0/8, 2001:db8::/32 or a \
+                 single address"
         ))
     })
 }
@@ -208,7 +208,7 @@ fn subprotocols(written: &file::Route) -> Vec<String> {
 const LISTENERS_MAX: usize = 256;
 
 /// Rejects more listeners than that byte can number.
-pub(super) fn refuse_too_many(listeners: usize) -> Result<(), ConfigError> {
+pub(super) fn reject_too_many(listeners: usize) -> Result<(), ConfigError> {
     if listeners <= LISTENERS_MAX {
         return Ok(());
     }
@@ -219,8 +219,8 @@ pub(super) fn refuse_too_many(listeners: usize) -> Result<(), ConfigError> {
     Err(of_one("listener".into(), text))
 }
 
-/// Rejects a hub without keys on a listener that other hosts can reach.
-pub(super) fn refuse_strangers(
+/// Rejects a hub that needs no tokens on a listener that other hosts can reach.
+pub(super) fn reject_hub_without_keys(
     listeners: &[Listener],
     routes: &[file::Route],
 ) -> Result<(), ConfigError> {
@@ -230,9 +230,9 @@ pub(super) fn refuse_strangers(
     for (index, listener) in listeners.iter().enumerate() {
         if matches!(&listener.address, Address::Tcp(tcp) if !tcp.ip().is_loopback()) {
             let text = format!(
-                "listener {}: anybody who reaches it could use the hub, for there are no keys to \
-                 verify tokens with. Add a [[key]] (or auth.jwks_file, auth.jwks_url), or say that \
-                 this is meant: auth.allow_anonymous = true (--auth-allow-anonymous)",
+                "listener {}: other hosts could use the hub without a token, because no keys are \
+                 configured. Add a [[key]] (or auth.jwks_file, auth.jwks_url), or allow it: \
+                 auth.allow_anonymous = true (--auth-allow-anonymous)",
                 listener.address
             );
             return Err(of_one(format!("listener.{index}.address"), text));
@@ -243,7 +243,7 @@ pub(super) fn refuse_strangers(
 
 /// Rejects two listeners, or a listener and the admin address, that would take each other's
 /// connections.
-pub(super) fn refuse_overlaps(
+pub(super) fn reject_overlaps(
     listeners: &[Listener],
     admin: Option<&Address>,
 ) -> Result<(), ConfigError> {
@@ -251,8 +251,8 @@ pub(super) fn refuse_overlaps(
         let key = || format!("listener.{index}.address");
         if let Some(other) = listeners[..index].iter().find(|other| overlap(one, other)) {
             let text = format!(
-                "the listeners {} and {} overlap: give each its own port, or set only_v6 on the \
-                 one that is to be IPv6 only",
+                "listeners {} and {} overlap: give each its own port, or set only_v6 = true on \
+                 the IPv6 listener",
                 other.address, one.address
             );
             return Err(of_one(key(), text));
@@ -260,7 +260,7 @@ pub(super) fn refuse_overlaps(
         let admin = admin.map(|address| Listener { address: address.clone(), ..one.clone() });
         if admin.is_some_and(|admin| overlap(one, &admin)) {
             let text = format!(
-                "the listener {} and admin.listen overlap: give each its own port",
+                "listener {} and admin.listen overlap: give each its own port",
                 one.address
             );
             return Err(of_one(key(), text));
@@ -293,12 +293,11 @@ fn covers(listener: &Listener, ip: IpAddr) -> bool {
 }
 
 /// Rejects two routes for one path.
-pub(super) fn refuse_doubles(routes: &[file::Route]) -> Result<(), ConfigError> {
+pub(super) fn reject_duplicates(routes: &[file::Route]) -> Result<(), ConfigError> {
     for (index, one) in routes.iter().enumerate() {
         let same = |other: &file::Route| other.path == one.path && other.r#match == one.r#match;
         if routes[..index].iter().any(same) {
-            let text =
-                format!("two routes have the path {}: only the first would answer", one.path);
+            let text = format!("two routes have the path {}: remove one of them", one.path);
             return Err(of_one(format!("route.{index}.path"), text));
         }
     }

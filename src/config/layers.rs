@@ -209,7 +209,7 @@ fn unknown_variables(environment: &[(String, String)]) -> Vec<String> {
             let known = known.iter().map(|one| one.trim_start_matches(PREFIX));
             let nearest = value::nearest(own, known);
             let nearest = nearest.map_or("`seawall config` lists all".into(), |nearest| {
-                format!("the nearest is {PREFIX}{nearest}")
+                format!("did you mean {PREFIX}{nearest}?")
             });
             format!("environment: unknown variable {name}; {nearest}")
         })
@@ -271,7 +271,7 @@ impl Layer<'_> {
         let count = tables.len();
         if values.len() != 1 && values.len() != count {
             return Err(format!(
-                "{} values for {count} of [[{}]]: give one for all, or one for each",
+                "{} values for {count} [[{}]] tables: give one for all of them, or one for each",
                 values.len(),
                 section.name
             ));

@@ -115,7 +115,7 @@ pub struct Listener {
     pub forwarding: Option<Forwarding>,
     /// Peers whose PROXY header is accepted.
     pub trusted: Vec<ipnet::IpNet>,
-    /// What it offers clients that speak TLS; `None`: they speak plainly.
+    /// The TLS settings; `None`: connections are not encrypted.
     pub tls: Option<ListenerTls>,
 }
 
@@ -227,7 +227,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: String,
     pub listeners: Vec<Listener>,
-    /// Certificates of all that speak TLS.
+    /// Certificates of all TLS listeners.
     pub certificates: Arc<CertificateSet>,
     pub routes: Routes,
     pub route_options: Vec<RouteOptions>,
@@ -248,7 +248,7 @@ impl Config {
         let shared = (!self.group_secrets.is_empty()).then(|| {
             let files = self.group_secrets.join(" ");
             format!(
-                "files of secrets are accessible to their group: {files}; if that is not meant, \
+                "secret files are accessible to their group: {files}; if this is not intended, \
                  run `chmod g= {files}`"
             )
         });

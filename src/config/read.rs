@@ -118,13 +118,15 @@ impl Reader<'_> {
                 }
             }
             (true, _) => {
-                let text = format!("write [[{name}]]: there may be several of them");
+                let text = format!("`{name}` may be repeated: write [[{name}]] above its options");
                 self.wrong.push(Place::new(section, None, ""));
                 self.mistake(at, &text);
             }
             (false, _) => {
                 self.wrong.push(Place::new(section, None, ""));
-                self.mistake(at, &format!("write [{name}]: there is only one of it"));
+                let text =
+                    format!("`{name}` is a single section: write [{name}] above its options");
+                self.mistake(at, &text);
             }
         }
     }
@@ -179,8 +181,8 @@ impl Reader<'_> {
         } else {
             format!("in [{}]", section.name)
         };
-        let cure = cure(section, key, value);
-        self.mistake(at, &format!("unknown option `{key}` {place}; {cure}"));
+        let remedy = suggest(section, key, value);
+        self.mistake(at, &format!("unknown option `{key}` {place}; {remedy}"));
     }
 }
 
@@ -192,8 +194,8 @@ fn is_table(value: &DeValue<'_>) -> bool {
     }
 }
 
-/// Suggests what was probably meant by an unknown key.
-fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
+/// Returns a remedy for an unknown key: the option or section that was probably meant.
+fn suggest(section: &Section, key: &str, value: &DeValue<'_>) -> String {
     let (stem, unit) = unit_of(key);
     if let Some(row) = section.rows.iter().find(|row| unit_of(row.key).0 == stem) {
         let counted = row.unit().map_or(String::new(), |unit| format!(", in {unit}"));
@@ -207,7 +209,7 @@ fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
     if is_table(value)
         && let Some(nearest) = value::nearest(key, sections.clone())
     {
-        return format!("the nearest is `{nearest}`");
+        return format!("did you mean `{nearest}`?");
     }
     let elsewhere = SECTIONS.iter().find(|other| other.row(key).is_some());
     if let Some(other) = elsewhere {
@@ -224,7 +226,7 @@ fn cure(section: &Section, key: &str, value: &DeValue<'_>) -> String {
         value::nearest(key, known)
     };
     match nearest {
-        Some(nearest) => format!("the nearest is `{nearest}`"),
+        Some(nearest) => format!("did you mean `{nearest}`?"),
         None => "`seawall config` lists all options".to_owned(),
     }
 }
@@ -293,17 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_told_with_its_line_and_the_nearest_one() {
+    fn an_unknown_key_is_reported_with_its_line_and_the_nearest_one() {
         let text = mistakes("\n[limits]\nmesage_bytes_max = 1\n");
         assert!(text.contains("line 3") && text.contains("message_bytes_max`"), "{text}");
-        assert!(mistakes("shrads = 1").contains("the nearest is `shards`"));
-        assert!(mistakes("[[listen]]\n").contains("the nearest is `listener`"));
-        assert!(mistakes("[limit]\n").contains("the nearest is `limits`"));
+        assert!(mistakes("shrads = 1").contains("did you mean `shards`?"));
+        assert!(mistakes("[[listen]]\n").contains("did you mean `listener`?"));
+        assert!(mistakes("[limit]\n").contains("did you mean `limits`?"));
         assert!(mistakes("[log]\nzzzzzzzz = 1").contains("`seawall config`"));
     }
 
     #[test]
-    fn a_key_in_the_wrong_place_is_told_its_own() {
+    fn a_key_in_the_wrong_section_is_reported_with_the_right_one() {
         assert!(mistakes("[log]\nbuffer_bytes = 1").contains("belongs in [engine]"));
         assert!(mistakes("[engine]\nshards = 1").contains("top of the file"));
     }
@@ -319,8 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_says_what_is_right() {
-        for (text, says) in [
+    fn a_wrong_type_is_reported_with_the_right_one() {
+        for (text, expected) in [
             ("shards = \"two\"", "shards must be a whole number from 0 to 1024 (shards)"),
             ("shards = 1.5", "whole number"),
             ("shards = -1", "= -1 must be a whole number"),
@@ -337,25 +339,25 @@ mod tests {
             ("[[admin]]\n", "write [admin]"),
             ("admin = 3", "write [admin]"),
         ] {
-            let told = mistakes(text);
-            assert!(told.contains(says), "`{text}` is told: {told}");
+            let reported = mistakes(text);
+            assert!(reported.contains(expected), "`{text}`: {reported}");
         }
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once_in_order() {
-        let told = mistakes("shards = true\n[log]\nlevle = \"x\"\n[drain]\nwindow_ms = \"a\"\n");
-        let lines: Vec<&str> = told.lines().collect();
-        assert_eq!(lines.len(), 3, "{told}");
+    fn all_mistakes_are_reported_together_in_order() {
+        let text = mistakes("shards = true\n[log]\nlevle = \"x\"\n[drain]\nwindow_ms = \"a\"\n");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
         for (line, number) in lines.iter().zip([1, 3, 5]) {
             assert!(line.starts_with(&format!("seawall.toml: line {number}: ")), "{line}");
         }
     }
 
     #[test]
-    fn what_is_no_toml_is_told_with_its_line() {
-        let told = mistakes("shards = 1\n[[listener\n");
-        assert!(told.contains("line 2") && told.contains("[[listener"), "{told}");
+    fn invalid_toml_is_reported_with_its_line() {
+        let text = mistakes("shards = 1\n[[listener\n");
+        assert!(text.contains("line 2") && text.contains("[[listener"), "{text}");
     }
 
     #[test]
@@ -368,8 +370,8 @@ mod tests {
             "[resume]\nkeys = [\"hunter2\", 1]\n",
             "[resume]\nkeys = [hunter2]\n",
         ] {
-            let told = mistakes(text);
-            assert!(told.contains("line 2") && !told.contains("hunter2"), "{told}");
+            let reported = mistakes(text);
+            assert!(reported.contains("line 2") && !reported.contains("hunter2"), "{reported}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Secrets from where they were written: in an option, or in a file that not everyone can read.
+//! Reads secrets and certificates: a secret comes from an option, or from a file that other users
+//! cannot access.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;
@@ -6,31 +7,31 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use super::file::{File as Written, Secret};
 
-/// No file of keys is longer.
+/// The maximum size of a key or certificate file (bytes).
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Reading or writing by everyone. The group may: Kubernetes gives it the right to read whatever
-/// the volume's mode says (`fsGroup`).
+/// Permission of all other users to read or write. The group may have it: with `fsGroup`,
+/// Kubernetes makes files readable for the group, whatever the volume's mode.
 const ACCESS_BY_OTHERS: u32 = 0o006;
-/// The same by the file's group, which is worth a warning.
+/// Permission of the file's group to read or write, which causes a warning.
 const ACCESS_BY_GROUP: u32 = 0o060;
 
-/// A secret that is written either in one option or in the file that another one names. Empty
-/// where it is in neither.
+/// Returns a secret from the option itself, or from the file that another option names; empty if
+/// neither is set.
 ///
 /// # Errors
-/// Cause and cure, without the secret.
+/// With the reason and the remedy, without the secret.
 pub(super) fn one(secret: &Secret, file: &str) -> Result<String, String> {
     match (secret.is_empty(), file.is_empty()) {
         (_, true) => Ok(secret.reveal().to_owned()),
         (true, false) => secret_file(file),
-        (false, false) => Err("is given twice: in the option, and as a file; drop one".to_owned()),
+        (false, false) => Err("is set both as a value and as a file; remove one".to_owned()),
     }
 }
 
-/// The text of a file that not everyone can read or write, without the line end after it.
+/// Reads a file that other users cannot access, without the final line end.
 ///
 /// # Errors
-/// Cause and cure.
+/// With the reason and the remedy.
 pub(super) fn secret_file(path: &str) -> Result<String, String> {
     let (text, mode) = open(path)?;
     if mode & ACCESS_BY_OTHERS != 0 {
@@ -48,7 +49,7 @@ pub(super) fn secret_file(path: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Files of secrets that the group may read, among those that are named.
+/// Returns the configured secret files that their group can read or write.
 pub(super) fn of_group(file: &Written) -> Vec<String> {
     let keys = file.keys.iter().map(|key| &key.secret_file);
     let api_keys = file.api_keys.iter().map(|key| &key.secret_file);
@@ -64,7 +65,7 @@ pub(super) fn of_group(file: &Written) -> Vec<String> {
     open.into_iter().collect()
 }
 
-/// Whether the present user may create files in this folder, by its mode.
+/// Returns whether the current user may create files in this folder, according to its mode.
 pub(super) fn may_write(folder: &Metadata) -> bool {
     let mode = folder.permissions().mode();
     let own = nix::unistd::geteuid();
@@ -74,23 +75,23 @@ pub(super) fn may_write(folder: &Metadata) -> bool {
         || folder.gid() == nix::unistd::getegid().as_raw() && mode & 0o020 != 0
 }
 
-/// The text of a file that anybody may read.
+/// Reads the text of a file that holds no secret.
 ///
 /// # Errors
-/// Cause and cure.
+/// With the reason and the remedy.
 pub(super) fn public_file(path: &str) -> Result<String, String> {
     open(path).map(|(text, _)| text)
 }
 
-/// The bytes of a file that anybody may read.
+/// Reads a file that holds no secret.
 ///
 /// # Errors
-/// Cause and remedy.
+/// With the reason and the remedy.
 pub(super) fn public_bytes(path: &str) -> Result<Vec<u8>, String> {
     open_bytes(path).map(|(bytes, _)| bytes)
 }
 
-/// Text and mode of one and the same file.
+/// Reads text and mode through one descriptor, so that both belong to the same file.
 fn open(path: &str) -> Result<(String, u32), String> {
     let (bytes, mode) = open_bytes(path)?;
     let text = String::from_utf8(bytes)

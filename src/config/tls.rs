@@ -21,7 +21,7 @@ pub fn days_left(certificate: &Certificate) -> i64 {
     (certificate.expires_s() - now_s()).div_euclid(24 * 60 * 60)
 }
 
-/// Whether any listener is to speak TLS.
+/// Returns whether any listener uses TLS.
 fn is_wanted(file: &File) -> bool {
     file.tls.dev || file.listeners.iter().any(|listener| listener.tls)
 }

@@ -1,4 +1,5 @@
-//! From what was written to what the server runs on: each value by itself, then all together.
+//! Validates a configuration file and converts it to the form that the server uses: first each
+//! value by itself, then values that depend on each other.
 
 use std::sync::Arc;
 
@@ -16,28 +17,29 @@ use crate::proto::http::{self, Routes};
 use crate::proto::ws;
 use crate::tls::certificates::CertificateSet;
 
-/// Connections that a shard takes in beyond its limit, only to tell them so, and some to spare.
+/// Connections that a shard accepts beyond its limit only to reject them with an answer, plus a
+/// margin.
 pub(super) const SURPLUS: u32 = 96;
-/// Buffers that one connection may fill in the turn in which its reading is stopped.
+/// Buffers that one connection may fill in the turn in which reading from it is paused.
 const BUFFERS_RACING: u32 = 64;
 
-/// Room in a ring's table beside its connections.
+/// Returns the entries of a ring's descriptor table that are not for connections.
 pub(super) fn sockets_headroom(accepts_per_listener: u32, listeners: u32) -> u32 {
     accepts_per_listener.saturating_mul(listeners).saturating_add(SURPLUS)
 }
 
 impl Config {
-    /// Checks a file's values and brings them into the form that the server uses.
+    /// Validates a file's values and converts them to the form that the server uses.
     ///
     /// `open_files` is the limit of open files, which bounds a ring's table of connections.
     ///
     /// # Errors
-    /// All that were found, with the key of the first one.
+    /// All errors in one, with the key of the first.
     pub fn validate(file: &File, open_files: u64, cores: usize) -> Result<Self, ConfigError> {
         Self::check(file, open_files, cores).map_err(ConfigError::all)
     }
 
-    /// The same, with each error by itself.
+    /// Does the same, and returns each error by itself.
     pub(super) fn check(
         file: &File,
         open_files: u64,
@@ -90,8 +92,8 @@ impl Config {
             metrics_auth: file.admin.metrics_auth,
             group_secrets: secret_files::of_group(file),
         })?;
-        // A receive that is being cancelled may still use the buffers that are published, and
-        // those that are published in the same turn.
+        // A receive that is being cancelled may still fill every published buffer, and as many
+        // again that are published in the same turn.
         let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
         let racing = 2 * buffers as usize * config.engine.buffer_bytes as usize;
         let outbox = &mut config.limits.outbox_bytes_max;
@@ -100,7 +102,7 @@ impl Config {
     }
 }
 
-/// Where clients and operators connect, and who may.
+/// The addresses for clients and operators, and the rules of access to them.
 struct Endpoints {
     listeners_written: u32,
     listeners: Vec<Listener>,
@@ -117,14 +119,14 @@ impl Endpoints {
         if written.is_empty() {
             written.push(file::Listener::default());
         }
-        faults.check(endpoints::refuse_too_many(written.len()));
+        faults.check(endpoints::reject_too_many(written.len()));
         let mut listeners = collect(&written, |index, one| listener(index, one, faults));
         let certificates = tls::prepare(file, &written, &mut listeners, faults);
         let auth = credentials::auth(file, faults);
         let has_api_keys =
             auth.as_ref().map_or(!file.api_keys.is_empty(), |a| !a.api_keys.is_empty());
         let admin = faults.check(admin(&file.admin, has_api_keys)).flatten();
-        faults.check(endpoints::refuse_overlaps(&listeners, admin.as_ref()));
+        faults.check(endpoints::reject_overlaps(&listeners, admin.as_ref()));
         let mut routes = file.routes.clone();
         if routes.is_empty() {
             routes = file::default_routes();
@@ -135,10 +137,10 @@ impl Endpoints {
             faults.0.push(at("route", text));
         }
         let checked = collect(&routes, |index, one| route(index, one, faults));
-        faults.check(endpoints::refuse_doubles(&routes));
-        // Whether there are keys is not known where those that are written have errors.
+        faults.check(endpoints::reject_duplicates(&routes));
+        // Where a key has an error, `auth` is `None` and it is unknown whether keys exist.
         if auth.as_ref().is_some_and(|auth| !auth.keys_configured && !auth.allow_anonymous) {
-            faults.check(endpoints::refuse_strangers(&listeners, &routes));
+            faults.check(endpoints::reject_hub_without_keys(&listeners, &routes));
         }
         let keys = auth.as_ref().is_none_or(|auth| auth.keys_configured);
         let bytes_max = file.limits.message_bytes_max;
@@ -178,7 +180,7 @@ fn check_engine(written: &Engine, shards: u16, faults: &mut Faults) {
     }
 }
 
-/// Connections that each shard takes.
+/// Returns the maximum number of connections per shard.
 fn connections_per_shard(
     written: &file::Limits,
     open_files: u64,
@@ -256,7 +258,7 @@ fn admission_limits(written: &file::Limits) -> admission::Limits {
 fn rates(written: &file::Rates) -> RateBounds {
     let of = |connection, user| RateBound { connection, user };
     RateBounds {
-        // In the order of the kinds.
+        // In the order of `RateKind`.
         kinds: [
             of(written.connection_messages, written.user_messages),
             of(written.connection_bytes, written.user_bytes),
@@ -286,7 +288,7 @@ fn check_metrics(written: &Metrics, faults: &mut Faults) {
     if !written.histogram_log.is_empty() && !written.histograms {
         faults.0.push(at(
             "metrics.histogram_log",
-            "needs metrics.histograms = true: nothing is recorded without",
+            "needs metrics.histograms = true, which records the histograms",
         ));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It runs on `tokio-uring`, which hosts the tokio libraries beside file I/O through a ring of its
 //! own, or on tokio alone where the kernel denies rings (`runtime.rs`). It never owns a client's
-//! socket: it talks to shards by mail only.
+//! socket, and communicates with shards by mail only.
 
 mod admin;
 mod appender;

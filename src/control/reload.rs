@@ -1,4 +1,5 @@
-//! Reloads: SIGHUP or the API has the configuration read again and applied to the running server.
+//! Reloads: SIGHUP or an API call reads the configuration again and applies it to the running
+//! server.
 //!
 //! A configuration with an error is rejected as a whole, with the reason, and the old one stays in
 //! force.

@@ -1,9 +1,9 @@
-//! The control thread's runtime: `tokio-uring` where the kernel grants rings, tokio alone where it
+//! The control thread's runtime: `tokio-uring` where the kernel allows rings, plain tokio where it
 //! denies them.
 //!
-//! Both are current-thread runtimes with a local set, so tasks and the tokio libraries cannot
-//! distinguish them. Only files differ: a ring writes them without blocking; without one, tokio's
-//! blocking threads do ([`FileIo`]).
+//! Both are current-thread runtimes with a local set, so tasks and libraries for tokio run on
+//! either without a difference. Only file I/O differs ([`FileIo`]): a ring writes without blocking;
+//! without a ring, tokio's blocking threads write.
 
 use std::future::Future;
 use std::io;
@@ -38,10 +38,10 @@ pub(crate) enum FileIo {
     Threads,
 }
 
-/// No runtime could be made.
+/// Why no runtime could be made.
 #[derive(Debug)]
 pub(crate) enum RuntimeError {
-    /// Rings are allowed, but this one failed, for want of locked memory or descriptors.
+    /// Rings are allowed, but making this one failed: too little locked memory, or no descriptors.
     Ring(UringError),
     Tokio(io::Error),
 }
@@ -60,9 +60,9 @@ impl std::fmt::Display for RuntimeError {
 impl std::error::Error for RuntimeError {}
 
 impl Runtime {
-    /// Makes a runtime with a ring, or without one where the kernel denies rings, or none is wanted
-    /// because the shards use none. Call it before the shards start, so that a lack of locked
-    /// memory is reported before anything runs. The ring is small: it moves files only.
+    /// Makes a runtime: with a ring if `wants_ring` (the shards use rings too) and the kernel
+    /// allows it, otherwise without. Call it before the shards start, so that a lack of locked
+    /// memory is reported before anything runs. The ring is small, because it only writes files.
     ///
     /// # Errors
     /// With the reason and the remedy.
@@ -70,8 +70,7 @@ impl Runtime {
         if !wants_ring {
             return PlainRuntime::new().map(Self::Plain).map_err(RuntimeError::Tokio);
         }
-        // tokio-uring leaks what it has set up when its ring fails, so probe with a small ring
-        // first.
+        // tokio-uring leaks memory and descriptors if its ring cannot be made, so probe first.
         if let Some(denial) = uring::denial() {
             tracing::info!(reason = %denial, "control thread runs without io_uring");
             return PlainRuntime::new().map(Self::Plain).map_err(RuntimeError::Tokio);
@@ -124,8 +123,7 @@ impl Drop for PlainRuntime {
     fn drop(&mut self) {
         self.tasks = LocalSet::new();
         if let Some(tokio) = self.tokio.take() {
-            // A blocking thread may be stuck in a write to a dead disk; the process must end all
-            // the same.
+            // A blocking thread may hang in a write to a dead disk; do not wait for it.
             tokio.shutdown_background();
         }
     }

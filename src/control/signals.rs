@@ -60,7 +60,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next signal, and returns what it asks for.
+    /// Waits for the next signal, and returns the action for it.
     pub(super) async fn next_event(&mut self) -> Event {
         if std::mem::take(&mut self.is_reload_wanted) {
             return Event::Reload;

@@ -51,7 +51,7 @@ pub(super) fn deny_rings_with(errno: i32) {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
     let rules = BTreeMap::from(calls.map(|call| (call, Vec::new())));
     let denied = SeccompAction::Errno(errno as u32);
-    let architecture = std::env::consts::ARCH.try_into().expect("seccomp knows it");
+    let architecture = std::env::consts::ARCH.try_into().expect("seccomp supports it");
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, denied, architecture);
     let program: BpfProgram = filter.and_then(TryInto::try_into).expect("the filter is valid");
     apply_filter(&program).expect("the kernel filters system calls");

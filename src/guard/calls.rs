@@ -101,8 +101,8 @@ const OLD: &[i64] = &[];
 
 /// Flags of `clone` that make a thread, not a process.
 const SHARED_BY_THREADS: i32 = libc::CLONE_VM | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
-/// Flags of `clone` that make namespaces, which open much of the kernel to those without rights.
-// A new namespace gives an unprivileged process access to much of the kernel.
+/// Flags of `clone` that make namespaces: a new one gives an unprivileged process access to much
+/// of the kernel.
 const NAMESPACES: i32 = libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS

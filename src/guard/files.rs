@@ -3,9 +3,9 @@
 //! Everything already open stays usable: listeners, rings, the histogram log. The paths named here
 //! are opened later: by a reload, by a scrape, by key fetches, and at the end.
 //!
-//! A rule applies to a file as it is now. A replaced file (by an editor, by Kubernetes) is covered
-//! only by a rule for its folder, so the folder is allowed; but at the top of the tree (`/etc`,
-//! `/tmp`), which many programs share, only the file is.
+//! A rule applies to a file's present inode. If the file is replaced (by an editor, by Kubernetes),
+//! only a rule for its folder covers the new one, so rules are made for folders. A folder at the
+//! top of the tree (`/etc`, `/tmp`) is shared by many programs: there the rule is for the file.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::config::file::File;
 use crate::driver::listener::Address;
 
-/// The newest ABI that was tested; older kernels apply the part that they know.
+/// The newest ABI that was tested; older kernels apply the part that they support.
 const NEWEST: ABI = ABI::V7;
 const HTTPS: u16 = 443;
 const DNS: u16 = 53;
@@ -102,7 +102,7 @@ fn restrict(reach: &Reach) -> Result<LandlockStatus, RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let ports = reach.ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
-        // An older kernel enforces the part of the rules that it knows.
+        // An older kernel enforces the part of the rules that it supports.
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?

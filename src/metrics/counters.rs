@@ -113,23 +113,23 @@ counters! {
     handshakes_abandoned,
     /// Handshakes that exceeded their timeout.
     handshake_timeouts,
-    /// Handshakes of TLS 1.3.
+    /// Completed TLS 1.3 handshakes.
     tls13_handshakes,
-    /// Handshakes of TLS 1.2.
+    /// Completed TLS 1.2 handshakes.
     tls12_handshakes,
     /// TLS handshakes that resumed an earlier session.
     tls_resumptions,
     /// TLS handshakes that failed, or that the client gave up.
     tls_handshakes_failed,
-    /// Requests without TLS on a port that speaks it, answered with 400.
+    /// Requests without TLS on a TLS port, answered with 400.
     tls_plain_requests,
-    /// TLS connections ended because a record broke the protocol.
+    /// TLS connections closed with an alert because a record was invalid.
     tls_alerts_sent,
-    /// TLS connections ended because the client reported an error.
+    /// TLS connections closed because the client sent an error alert.
     tls_alerts_received,
-    /// TLS connections that the client ended without announcing it.
+    /// TLS connections that the client closed without close_notify.
     tls_truncations,
-    /// Keys of TLS connections expanded because they were not in the cache.
+    /// Expansions of TLS connection keys that were not in the cache.
     tls_key_misses,
     /// Messages received.
     messages_received,
@@ -145,7 +145,7 @@ counters! {
     pongs_received,
     /// Pings received from clients.
     pings_received,
-    /// Connections dropped because no answer to a ping came.
+    /// Connections dropped because a heartbeat ping was not answered.
     pong_timeouts,
     /// Connections closed because they sent no message for too long.
     idle_timeouts,
@@ -157,9 +157,9 @@ counters! {
     slow_reader_closes,
     /// Connections closed because unfinished messages exceeded their memory limit.
     partial_closes,
-    /// Parkings of new or quiet connections.
+    /// Times that a new or quiet connection was parked.
     parked,
-    /// Wake-ups of parked connections.
+    /// Times that a parked connection was woken by input.
     unparked,
     /// Times that reading from a connection was paused because its client did not read.
     read_pauses,

@@ -81,7 +81,7 @@ pub struct NodeLimits {
     pub open_files: u64,
 }
 
-/// Present values, as opposed to counters.
+/// Current values, as opposed to counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gauges {
     /// Connections in any stage.
@@ -92,7 +92,7 @@ pub struct Gauges {
     pub handshakes: u64,
     /// Parked connections: new or quiet ones, whose input is only polled for.
     pub parked: u64,
-    /// Connections that speak TLS.
+    /// Connections with TLS.
     pub tls: u64,
     /// Deferred connection work (close, wake, park).
     pub deferred_work: u64,

@@ -43,7 +43,7 @@ impl Collector for Common {
             ConstGauge::new(value as i64).encode(family)?;
         }
         if let Some(open_files) = host.open_files {
-            let help = "Open descriptors, without sockets of clients, which only rings know";
+            let help = "Open descriptors, without client sockets, which are in the rings' tables";
             let family = encoder.encode_descriptor("process_open_fds", help, None, kind)?;
             ConstGauge::new(open_files as i64).encode(family)?;
         }

@@ -77,14 +77,14 @@ type NodeGauge = (&'static str, &'static str, bool, u64);
 fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
     vec![
         ("connections_open", "Open WebSockets", false, gauges.open),
-        ("handshakes", "Connections in their handshake", false, gauges.handshakes),
+        ("handshakes", "Connections with an incomplete handshake", false, gauges.handshakes),
         (
             "connections_parked",
             "Parked connections: new or quiet, at lower memory cost",
             false,
             gauges.parked,
         ),
-        ("connections_tls", "Connections that speak TLS", false, gauges.tls),
+        ("connections_tls", "Connections with TLS", false, gauges.tls),
         (
             "upkeep_waiting",
             "Deferred connection work (close, wake, park)",

@@ -58,7 +58,7 @@ impl EngineChoice {
     }
 
     /// Fits a configuration to the engine: with epoll the limit of open files bounds the
-    /// connections of all shards together. Returns what an operator should know of that.
+    /// connections of all shards together. Returns a warning if that lowers a limit.
     pub fn fit(&self, config: &mut Config, open_files: u64) -> Option<String> {
         match self {
             Self::Uring { .. } => None,
@@ -93,7 +93,7 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// Makes the chosen engine. `warnings` are what an operator should know beyond its own.
+    /// Makes the chosen engine. `warnings` are shown to operators before the engine's own.
     pub fn new(choice: &EngineChoice, config: &Config, mut warnings: Vec<String>) -> Self {
         match choice {
             EngineChoice::Uring { features, .. } => {

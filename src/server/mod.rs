@@ -103,7 +103,7 @@ impl Bound {
     /// The same on any engine.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Self::start`].
     pub fn start_on<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
@@ -216,7 +216,7 @@ impl Server {
         (0..self.directory.len() as u16).for_each(|shard| self.directory.post(shard, mail()));
     }
 
-    /// Puts a configuration in force that was fitted to the present one.
+    /// Applies a configuration that was fitted to the one in force.
     pub fn renew(&self, config: Config) {
         let config = Arc::new(config);
         if let Some(hub) = self.directory.hub() {

@@ -1,4 +1,4 @@
-//! Examines certificates: how long they are still valid, and what they cost.
+//! Examines certificates: their remaining validity, and the CPU cost of their handshakes.
 
 use super::finding::{Finding, State};
 use crate::config::{Config, EXPIRY_WARNING_DAYS, days_left};
@@ -18,6 +18,6 @@ fn examine_certificate(certificate: &Certificate) -> Finding {
     if days < EXPIRY_WARNING_DAYS {
         return finding.unless(false, State::Warning, "renew it, then `seawall reload`");
     }
-    let remedy = "add a certificate with an ECDSA P-256 key for the same names beside it";
+    let remedy = "also configure a certificate with an ECDSA P-256 key for the same names";
     finding.unless(certificate.is_elliptic(), State::Note, remedy)
 }

@@ -20,8 +20,8 @@ pub(super) fn examine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding>
     findings
 }
 
-/// Describes the engine that would run and its optional features, why it is this one, and what
-/// would change that; or why none can run, and the remedy.
+/// Describes the engine that would run, its optional features, the reason for the choice and how
+/// to change it; or why no engine can run, and the remedy.
 fn examine_engine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding> {
     let finding = |found: String| {
         let why = "It moves all bytes; epoll takes two system calls and more for each message";
@@ -125,7 +125,7 @@ fn examine_ktls() -> Finding {
     let there = list.split_whitespace().any(|name| name == "tls");
     Finding::new(
         "kernel TLS",
-        "TLS in the kernel saves a copy; Seawall has no TLS yet and needs a proxy for it",
+        "For information: Seawall encrypts in the process and does not use TLS in the kernel",
         if there { "available" } else { "not available" },
     )
     .unless(there, State::Note, "modprobe tls (a kernel with CONFIG_TLS)")

@@ -1,15 +1,15 @@
-//! One table of options: each row is a key with its type, default, unit, range, meaning, and when
-//! to change it.
+//! The option table: each row is a key with its type, default, unit, range, meaning, and when to
+//! change it.
 //!
-//! A section is written once, with the macro `section!`. From it come the structure that a file
-//! is read into, the flags, the names in the environment, the range checks, what `seawall config`
-//! prints and the reference in `OPTIONS.md`, so that none of them can lag behind.
+//! The macro `section!` defines a section once. It generates the structure that a file is
+//! deserialized into, the flags, the environment variables, the range checks, the output of
+//! `seawall config` and the reference in `OPTIONS.md`, so they cannot drift apart.
 
 use std::ops::RangeInclusive;
 
 use super::secret::{Secret, Secrets};
 
-/// What a value looks like.
+/// The type of an option's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`.
@@ -30,25 +30,25 @@ pub struct NumberColumns {
     pub unit: &'static str,
     /// The smallest value that validation accepts.
     pub min: u64,
-    /// The largest one; [`ANY`] where only the type bounds it.
+    /// The largest one; [`ANY`] where only the type limits it.
     pub max: u64,
-    /// Why no value below `min` can be accepted; empty where that is plain.
+    /// Why values below `min` are rejected; empty where that is obvious.
     pub reason: &'static str,
 }
 
-/// Upper end of a range that only the number's type bounds.
+/// Upper end of a range that only the type of the number limits.
 pub const ANY: u64 = u64::MAX;
 
-/// Unit of numbers that are permission bits, written in octal.
+/// Unit of permission bits, which are written in octal.
 pub(super) const PERMISSION_BITS: &str = "permission bits";
 
-/// A type that an option may have.
+/// A type of option values.
 pub trait OptionType {
     const KIND: Kind;
-    /// Whether values are never shown.
+    /// Whether values are secret, and so never printed.
     const SECRET: bool = false;
 
-    /// The value, where it is a number.
+    /// Returns the value if it is a number.
     fn as_number(&self) -> Option<u64> {
         None
     }
@@ -99,35 +99,35 @@ impl OptionType for Secrets {
 pub struct Row {
     pub key: &'static str,
     pub kind: Kind,
-    /// Whether its values are never shown.
+    /// Whether its values are secret, and so never printed.
     pub secret: bool,
     pub default: fn() -> toml::Value,
-    /// Unit and range; `None` where the option is no number.
+    /// Unit and range; `None` if values are not numbers.
     pub number: Option<NumberColumns>,
-    /// What it is.
+    /// What the option does.
     pub meaning: &'static str,
-    /// When to change it.
+    /// When to change the option.
     pub change: &'static str,
 }
 
 impl Row {
-    /// Whether its numbers are permission bits, written in octal.
+    /// Returns whether values are permission bits, which are written in octal.
     pub fn is_mode(&self) -> bool {
         self.unit() == Some(PERMISSION_BITS)
     }
 
-    /// What a number counts; `None` where the option is no number.
+    /// Returns the unit of values; `None` if they are not numbers.
     pub fn unit(&self) -> Option<&'static str> {
         self.number.map(|number| number.unit)
     }
 
-    /// The smallest and the largest number that validation accepts.
+    /// Returns the range of numbers that validation accepts.
     pub fn range(&self) -> Option<RangeInclusive<u64>> {
         let (Kind::Number { max }, Some(number)) = (self.kind, self.number) else { return None };
         Some(number.min..=number.max.min(max))
     }
 
-    /// What a value must be, as in "must be …".
+    /// Describes valid values, to follow "must be".
     pub fn expected(&self) -> String {
         match self.kind {
             Kind::Switch => "true or false".into(),
@@ -144,7 +144,7 @@ impl Row {
         }
     }
 
-    /// What is wrong with a number outside the range, as it follows the option's name.
+    /// Returns the error text of a number outside the range, to follow the option's name.
     pub fn range_error(&self, value: u64) -> Option<String> {
         let (range, number) = (self.range()?, self.number?);
         let (min, max) = (*range.start(), *range.end());
@@ -171,46 +171,46 @@ impl Row {
     }
 }
 
-/// A number that was written, and its row.
+/// A configured number, and the row of its option.
 pub type Number = (&'static Row, u64);
 
-/// Options that stand together.
+/// A section of the configuration: a table of options.
 #[derive(Debug)]
 pub struct Section {
-    /// Name of its table; empty for the top of the file.
+    /// The table's name; empty for the top level of the file.
     pub name: &'static str,
-    /// May be there several times, as `[[name]]`.
+    /// Whether it may occur several times, as `[[name]]`.
     pub repeated: bool,
-    /// Whether there is none of it by default: what is printed of it is commented out.
+    /// Whether it is absent by default; it is then printed commented out.
     pub absent: bool,
     pub about: &'static str,
     pub rows: &'static [Row],
 }
 
 impl Section {
-    /// A row by its key.
+    /// Finds a row by its key.
     pub fn row(&self, key: &str) -> Option<&'static Row> {
         self.rows.iter().find(|row| row.key == key)
     }
 
-    /// `section.key`.
+    /// Returns the row's full name, `section.key`.
     pub fn path(&self, row: &Row) -> String {
         if self.name.is_empty() { row.key.into() } else { format!("{}.{}", self.name, row.key) }
     }
 
-    /// The flag of a row, without its dashes.
+    /// Returns the row's flag, without the leading dashes.
     pub fn flag(&self, row: &Row) -> String {
         self.path(row).replace(['.', '_'], "-")
     }
 
-    /// The row's name in the environment.
+    /// Returns the row's environment variable.
     pub fn variable(&self, row: &Row) -> String {
         format!("SEAWALL_{}", self.path(row).replace('.', "_").to_uppercase())
     }
 }
 
-/// Defines a section: the structure, its defaults and its rows. A number has its unit and range
-/// behind its default.
+/// Defines a section: the structure, its defaults and its rows. The unit and range of a number
+/// follow its default.
 macro_rules! section {
     (
         $(#[doc = $about:literal])+
@@ -241,7 +241,7 @@ macro_rules! section {
         }
 
         impl $name {
-            /// Its part of the table.
+            /// The section's part of the option table.
             pub const SECTION: $crate::config::file::table::Section =
                 $crate::config::file::table::Section {
                     name: $section,
@@ -267,7 +267,7 @@ macro_rules! section {
                     }),+],
                 };
 
-            /// Its numbers, each with its row.
+            /// Iterates over the options that are numbers, each with its row.
             pub fn numbers(
                 &self,
             ) -> impl Iterator<Item = $crate::config::file::table::Number> + use<> {
@@ -281,7 +281,7 @@ macro_rules! section {
 }
 pub(super) use section;
 
-/// A field's name as a key: some keys are words of the language.
+/// Returns the key of a field: the name of a field whose key is a Rust keyword starts with `r#`.
 pub(super) const fn key(field: &'static str) -> &'static str {
     match field.as_bytes() {
         [b'r', b'#', ..] => field.split_at(2).1,
@@ -289,7 +289,7 @@ pub(super) const fn key(field: &'static str) -> &'static str {
     }
 }
 
-/// Shorter names of the options that are given most, beside their full ones.
+/// Short names of common options, in addition to their full names.
 const SHORT: [(&str, &str); 6] = [
     ("listener.address", "listen"),
     ("admin.listen", "admin"),
@@ -299,12 +299,12 @@ const SHORT: [(&str, &str); 6] = [
     ("tls.dev", "dev-tls"),
 ];
 
-/// The shorter flag of an option, if it has one.
+/// Returns the option's short flag, if it has one.
 pub fn short_flag(path: &str) -> Option<&'static str> {
     SHORT.iter().find(|(long, _)| *long == path).map(|(_, short)| *short)
 }
 
-/// The shorter name in the environment, if there is one.
+/// Returns the option's short environment variable, if it has one.
 pub fn short_variable(path: &str) -> Option<String> {
     short_flag(path).map(|flag| format!("SEAWALL_{}", flag.replace('-', "_").to_uppercase()))
 }

@@ -117,8 +117,8 @@ impl OriginPattern {
     /// Why no page's origin (RFC 6454 6.2) would ever match, and what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.eq_ignore_ascii_case("null") {
-            return Err("stands for every sandboxed frame and local file alike; list the sites \
-                        that you mean, or \"*\" for all pages"
+            return Err("is the origin of every sandboxed frame and local file; list the sites \
+                        to allow, or \"*\" for all pages"
                 .to_owned());
         }
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -145,7 +145,7 @@ impl OriginPattern {
             None => (false, rest),
         };
         if named.contains('*') {
-            return Err("has a star that does not stand for subdomains; write \
+            return Err("has a `*` that is not a leading `*.` for subdomains; write \
                         \"https://*.app.example\", or \"*\" for all pages"
                 .to_owned());
         }

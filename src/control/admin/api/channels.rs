@@ -142,7 +142,7 @@ pub(super) async fn read_history(
         (None, None) => None,
         _ => {
             return Err(ApiError::bad_request(
-                "epoch and offset belong together: give both, or none",
+                "epoch and offset must be given together, or neither of them",
             ));
         }
     };
