@@ -1,179 +1,194 @@
 //! Seawall: a WebSocket edge server for Linux. One binary, one event loop per core, on `io_uring`
 //! or epoll.
 //!
-//! This text is the project's architecture. It follows a byte through the server, names what must
-//! always hold, and says where things are.
+//! This text is the project's architecture. It follows a byte through the server, lists the
+//! invariants, and describes the modules ("rooms") and what each may use.
 //!
-//! # The shape
+//! # The parts
 //!
 //! - A **shard** is a thread pinned to a core, with a ring, a listening socket, receive buffers
-//!   and connections of its own. Shards share nothing on the way of a message. There may be more
-//!   shards than cores: each ring has its own table of connections.
-//! - The **control thread** answers operators, hears signals, and talks to shards by mail. It runs
-//!   on `tokio-uring`, which is good at files and hosts the tokio libraries, and which may not own
-//!   a client's socket: it has no multishot, no provided buffers and no cancellation (six system
-//!   calls an echo against one, 4.7 KB of memory an idle connection against none). Where the
-//!   kernel refuses rings it runs on tokio alone, and a thread writes its file
-//!   (`control/runtime.rs`).
-//!   The control thread keeps the numbers as well: a shard records into counters and histograms of
-//!   its own, and for a reading is given empty histograms in exchange for those it has filled.
+//!   and connections of its own. A message that stays on one shard touches no state shared between
+//!   shards. There may be more shards than cores: each ring has its own table of connections.
+//! - The **control thread** serves the admin address, handles signals, and communicates with shards
+//!   by mail. It runs on `tokio-uring`, which is good at files and hosts the tokio libraries. It
+//!   never owns a client's socket, because `tokio-uring` has no multishot operations, no provided
+//!   buffers and no cancellation (an echo would take six system calls instead of one, an idle
+//!   connection 4.7 KB of memory instead of none). Where the kernel denies rings, the control
+//!   thread runs on tokio alone, and a thread writes its file (`control/runtime.rs`).
+//!   The control thread also collects metrics: each shard records into counters and histograms of
+//!   its own, and a reading exchanges its filled histograms for empty ones.
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
-//!   It never sees a descriptor, a clock or a thread.
-//! - The **driver** moves bytes and knows no protocol. The missing edge between the two is the
-//!   architecture; `tests/tidy` checks which room may import which. The engine that makes the
-//!   drivers ([`driver::DriverFactory`]) is chosen once, in `server/engine.rs`: rings, or epoll
-//!   where rings are refused. Shards are compiled for both, and the banner, `/v1/node`, metrics and
-//!   the sandbox's list of system calls read what the chosen one says of itself. What follows is
-//!   about rings; [`driver::epoll`] says how their completions are made from readiness.
+//!   It has no access to descriptors, clocks or threads.
+//! - The **driver** moves bytes and contains no protocol code. Neither of the two imports the
+//!   other: that separation is the core of the architecture, and `tests/tidy` checks which room may
+//!   import which. The engine, which makes the drivers ([`driver::DriverFactory`]), is chosen once,
+//!   in `server/engine.rs`: rings, or epoll where the kernel denies rings. Shards are compiled for
+//!   both. The banner, `/v1/node`, metrics and the sandbox's list of system calls are filled from
+//!   the facts that the chosen engine reports. The rest of this text describes rings;
+//!   [`driver::epoll`] describes how it derives the same completions from readiness.
 //!
 //! # The journey of a byte
 //!
-//! 1. By default sixteen one-shot accepts are armed on each shard's `SO_REUSEPORT` listener, each
-//!    with storage for its own peer's address (a multishot accept has one storage for all, and its
-//!    second connection overwrites the first one's address). A completion gives a socket: a direct
-//!    descriptor, known to its ring only. The shard gives it a [slot](shard) and a generation, or
-//!    hands it to a less loaded shard, before a byte is read.
-//! 2. A request is received by itself; a connection that talks has one multishot receive armed.
-//!    Bytes land in a buffer that the ring lends from a small, warm set; an idle connection holds
-//!    none. The completion carries operation, slot and generation: with another generation, the
-//!    buffer goes back, and that is all. A connection that has not said anything yet, or has been
-//!    quiet for long, is *parked*: a poll, with a third of the kernel's memory, stands in for its
-//!    receive, and one receive follows when it fires. Whatever is armed sees what came before it,
-//!    so no change between the two loses a byte. Connections that fill whole buffers are received
-//!    from in turn, one buffer each (`connections/bulk.rs`), and large messages a few at a time
-//!    (`connections/rotation.rs`).
-//!    On a listener with TLS, records are opened where they lie before a stage sees them, and what
-//!    is queued is sealed as its send is built (`connections/transport.rs`, [`tls`]).
-//! 3. The slot's stage says what bytes mean: a PROXY header, a request ([`proto::http`]), frames
-//!    ([`proto::ws`]), or nothing any more. What follows a stage's end in the same bytes is passed
-//!    on. A message that lies whole in the buffer is unmasked there and lent to the session (those
-//!    of the echo are answered at once, `connections/plain_echo.rs`); only one that spans buffers
-//!    is put together, in memory that grows with the bytes received, not with the length claimed.
-//!    The buffer goes back in the same turn, unless it becomes the reply itself: an uncompressed
-//!    echo that is long enough leaves from where it came in (`engine.reply_in_place_bytes_min`). A
-//!    compressed message is inflated as it comes, with codecs of the shard's
-//!    ([`proto::ws::deflate`]); a connection owns some only where its route says so.
-//!    Before the upgrade, [`admission`] counts the client in by node, address and route, and checks
-//!    its user, which is counted as its session opens: in tables of atomic words that all shards
-//!    share. A client over a limit is rejected with a
-//!    status and `Retry-After`, unless connections to be rejected already take an eighth of a
-//!    shard's slots, or 4,096. Each message is taken out of the budgets of its connection and
-//!    user, if there are any.
-//!    A connection may use a quarter of a turn's effort before the others (`connections/work.rs`).
-//!    What exceeds it is held, and continued behind them (`connections/backpressure.rs`): one
-//!    message is inflated, compressed and cut into requests over as many turns as it takes.
-//! 4. The upgrade consumes the HTTP stage. After the 101 no encoder, deadline or error page of
-//!    HTTP is reachable for that connection: what can be refused is refused before, with a status;
-//!    after it, with a close code. A decision is data, encoded afterwards
-//!    ([`proto::http::Decision`]); one that is made outside the shards is awaited in a stage of its
-//!    own (`shard/connections/asking.rs`).
-//! 5. The [`session`] decides what a message means, and queues its answer in the slot's outbox,
-//!    which exists only while it is not empty. What is compressed by itself is so now; what depends
-//!    on the messages before it, when its send is built.
-//! 6. At the end of the turn every outbox with no send in flight becomes one send, whatever the
-//!    number of frames, and all of it leaves with the one `io_uring_enter` that waits for more.
-//!    Where few do, their success makes no completion (`driver/uring/sends.rs`): a lone reply costs
-//!    no second system call.
-//!    Where the rest of a turn may be long, short output leaves ahead of it.
-//!    When very many connections break, wake or fall quiet at once, most of that work is deferred
-//!    (`connections/deferred.rs`), and the turn reaps the completions queued behind them.
-//! 7. On a route of the hub, a request goes to its channel's *home*: the shard that the channel's
-//!    name decides, this one or another ([`hub`]). The home appends a message to its log
-//!    ([`hub::Log`]), which keeps the history, gives the message its position, and reports when
-//!    it is to be delivered. The home answers the publisher and sends the message once to each
-//!    shard with members, by mail; that shard hands a reference to the encoded frame to each
-//!    member's outbox, or to the frames of several publications that go out at once
-//!    (`outbox/batches.rs`). The hub deals in data ([`hub::Event`]), which the client's protocol
-//!    encodes ([`session::protocol`]): once for each protocol and compression window in use. A
-//!    member that is behind gets it from a backlog, where the channel's policy for slow readers
-//!    acts, when its next send is built. A turn makes a bounded number of deliveries.
-//! 8. The send's completion frees what was sent, records how long the answer took, and lets a
-//!    paused connection read again.
+//! 1. **Accept.** By default sixteen one-shot accepts are armed on each shard's `SO_REUSEPORT`
+//!    listener, each with storage for its own peer's address. (A multishot accept has one storage
+//!    for all, so its second connection would overwrite the first one's address.) A completion
+//!    carries a socket: a direct descriptor, valid only within its ring. Before any byte is read,
+//!    the shard either gives the socket a [slot](shard) and a generation, or hands it to a less
+//!    loaded shard.
+//! 2. **Receive.** A request is received by a single receive; an active connection has one
+//!    multishot receive armed. Bytes arrive in a buffer that the ring lends from a small, warm set;
+//!    an idle connection holds no buffer. The completion carries operation, slot and generation. If
+//!    the generation is outdated, the buffer is returned and the completion ignored.
+//!    A connection that has not sent anything yet, or has been quiet for long, is *parked*: instead
+//!    of a receive it has a poll armed, which takes a third of the kernel memory. When the poll
+//!    fires, one receive follows. A newly armed operation also reports input that arrived before
+//!    it, so switching between the two loses no byte. Connections that fill whole buffers take
+//!    turns, one buffer each (`connections/bulk.rs`), and large messages are received a few at a
+//!    time (`connections/rotation.rs`).
+//!    On a listener with TLS, records are decrypted in place before the stage gets them, and queued
+//!    output is encrypted when its send is built (`connections/transport.rs`, [`tls`]).
+//! 3. **Parse.** The slot's stage determines how bytes are parsed: as a PROXY header, a request
+//!    ([`proto::http`]), frames ([`proto::ws`]), or not at all once the input has ended. Bytes that
+//!    follow the end of one stage are passed to the next. A message that lies whole in the buffer
+//!    is unmasked there and lent to the session (messages of the echo are answered at once,
+//!    `connections/plain_echo.rs`). Only a message that spans buffers is assembled in memory, which
+//!    grows with the bytes received, not with the length that the client announced.
+//!    The buffer is returned in the same turn, unless it becomes the reply itself: an uncompressed
+//!    echo that is long enough is sent from its receive buffer (`engine.reply_in_place_bytes_min`).
+//!    A compressed message is inflated as it arrives, with codecs that the shard's connections
+//!    share ([`proto::ws::deflate`]); a connection owns codecs only if its route is configured so.
 //!
-//! # What always holds
+//!    Before the upgrade, [`admission`] counts the client by node, address and route, and checks
+//!    the count of its user, which is raised when its session opens. All shards share these counts
+//!    in tables of atomic words. A client over a limit is rejected with a status and `Retry-After`;
+//!    but while connections that are being rejected take an eighth of a shard's slots, or 4,096,
+//!    further ones are dropped without an answer. Each message is charged to the rate budgets of
+//!    its connection and its user, if they have any.
+//!
+//!    A connection may use a quarter of a turn's effort before others get theirs
+//!    (`connections/work.rs`). Input beyond that is held and processed after theirs
+//!    (`connections/backpressure.rs`): a single message is inflated, compressed and cut into
+//!    requests over as many turns as it takes.
+//! 4. **Upgrade.** The upgrade consumes the HTTP stage. After the 101, no encoder, deadline or
+//!    error page of HTTP is reachable for that connection: everything that can be rejected is
+//!    rejected before it, with a status; after it, with a close code. A decision is data, which is
+//!    encoded in a second step ([`proto::http::Decision`]). A decision that is made outside the
+//!    shards is awaited in a stage of its own (`shard/connections/asking.rs`).
+//! 5. **Handle.** The [`session`] handles the message, and queues its reply in the slot's outbox,
+//!    which exists only while it is not empty. A message that is compressed independently of others
+//!    is compressed now; one whose compression depends on the messages before it, when its send is
+//!    built.
+//! 6. **Send.** At the end of the turn, every outbox with no send in flight becomes one send,
+//!    however many frames it has. All sends are submitted by the same `io_uring_enter` that waits
+//!    for the next completions. In a turn with few sends, a successful one makes no completion
+//!    (`driver/uring/sends.rs`), so a single reply costs no second system call. If the rest of the
+//!    turn may take long, short output is submitted before it.
+//!    When very many connections close, wake up or fall quiet at once, most of that work is
+//!    deferred (`connections/deferred.rs`), and the turn reaps the completions queued behind them.
+//! 7. **Publish.** On a route of the hub, a request goes to its channel's *home*: the shard that
+//!    the channel's name hashes to, this one or another ([`hub`]). The home appends the message to
+//!    its log ([`hub::Log`]), which keeps the history, assigns the message its position, and
+//!    reports when it is to be delivered. The home replies to the publisher, and sends the message
+//!    by mail, once to each shard with members of the channel. That shard queues a reference to the
+//!    encoded frame in each member's outbox, or one to the frames of several publications that are
+//!    delivered together (`outbox/batches.rs`). The hub handles data ([`hub::Event`]), which the
+//!    client's protocol encodes ([`session::protocol`]): once for each protocol and compression
+//!    window in use. A member that has fallen behind gets the message from its backlog when its
+//!    next send is built; the channel's policy for slow readers applies there. A turn makes a
+//!    bounded number of deliveries.
+//! 8. **Complete.** The send's completion frees what was sent, records the turnaround time, and
+//!    resumes reading if it was paused.
+//!
+//! # Invariants
 //!
 //! Each is checked by a test, most of them after every run of `tests/simulation`:
 //!
 //! - Any split of the input gives the same events. Encoding then decoding is identity.
-//! - A slot is freed only when the kernel holds nothing of it. No completion finds a wrong slot.
-//! - Every receive buffer is lent, published or free; none stays lent over a turn, but those whose
-//!   bytes are being sent on, and such a send never waits.
+//! - A slot is freed only when the kernel has no operation that refers to it. No completion is
+//!   applied to a slot of another connection.
+//! - Every receive buffer is lent, published or free. None stays lent beyond a turn, except buffers
+//!   whose bytes are being sent; such a send never waits for the peer.
 //! - An idle connection costs its slot: at most 128 bytes, asserted at compile time. Compression
 //!   without context takeover adds nothing to it; contexts of connections stay within their budget.
-//! - A message is never inflated past the limits, and nothing is allocated past them.
-//! - No input holds a turn for more than a bounded effort, one message of the largest size
-//!   included.
-//! - Outbox bytes stay within their limits. Replies are never dropped: a connection that does not
-//!   read is no longer read from, and closed (4413) when that lasts.
-//! - Every refusal that is told and every failed WebSocket lingers: the answer is sent, writing is
-//!   shut down, input is discarded up to a bound of bytes and time. A plain close would let a reset
-//!   overtake the answer.
-//! - Opened connections = open ones + closed ones by code. After a drain nothing is left, and every
-//!   admission count has returned to zero.
-//! - Past the bound of memory new work is refused, in a fixed order; nothing that exists is closed.
+//! - Neither inflation nor any other allocation exceeds its limit.
+//! - No input occupies a turn beyond a bounded effort, not even a message of the largest size.
+//! - Outbox bytes stay within their limits. Replies are never dropped: if a client does not read,
+//!   reading from it pauses, and the connection is closed (4413) if that lasts.
+//! - After every rejection with an answer and every failed WebSocket, the connection lingers: the
+//!   answer is sent, the sending side is shut down, and input is discarded up to a limit of bytes
+//!   and time. Closing at once would let a reset overtake the answer.
+//! - Opened connections = open ones + closed ones by code. After a drain no connection remains, and
+//!   every admission count has returned to zero.
+//! - Above the memory limit new work is rejected, in a fixed order; no existing connection is
+//!   closed.
 //! - A steady echo allocates nothing.
-//! - The bytes counted are the bytes moved, and what readings took out adds up to what was
-//!   recorded, also for a shard that has ended.
-//! - Per channel, every member sees messages in their order, each once, with no gap that it was not
-//!   told of, however often its connection is cut. One place of a channel holds one message.
-//! - A client that comes back with a position, however it was read, gets every message published
-//!   since, or an answer that it has to reload. Messages past their age are never served.
+//! - The bytes counted are the bytes moved, and the sum of all readings equals what was recorded,
+//!   also for a shard that has ended.
+//! - Every member of a channel receives its messages in order, each once, however often the
+//!   connection breaks; a gap is always reported to the member. Each position of a channel has one
+//!   message.
+//! - A client that returns with a position, wherever it got that from, receives every message
+//!   published since, or an answer that it has to reload. Messages past their age are never sent.
 //! - No member of a channel outlives its connection, and no shard waits for another. Lists of
-//!   members name living connections only.
-//! - A connection that continues another takes its place: no client is rejected because of itself.
-//! - Nothing that was revoked comes back: no ticket, grant or key, and no subscription whose right
-//!   a reload has ended (`src/session/seawall/PROTOCOL.md` has the table). No reload turns
-//!   authentication off unless an option says that this is meant.
-//! - No input makes the process panic, spin, or grow without bound. Every table has a bound, a
-//!   class in `/v1/memory` and an expiry that keeps up with any rate of new entries, on an idle
-//!   server too: `shard/hub/accounts.rs` lists them.
-//! - The control loop awaits nothing but its next event, and logging never waits: a signal is acted
-//!   on at once beside a reload, a fetch of keys, or a standard error that nothing reads. Health
-//!   and metrics are answered whatever else is connected to the admin address.
+//!   members contain only open connections.
+//! - A connection that continues another replaces it in all counts: a client is never rejected
+//!   because of its own earlier connection.
+//! - A revocation is final: no revoked ticket, grant or key becomes valid again, and no
+//!   subscription whose right a reload has removed (`src/session/seawall/PROTOCOL.md` has the
+//!   table). No reload turns authentication off unless an option allows it explicitly.
+//! - No input makes the process panic, spin, or grow without bound. Every table has a maximum size,
+//!   a class in `/v1/memory`, and an expiry that keeps up with any rate of new entries, also on an
+//!   idle server: `shard/hub/accounts.rs` lists them.
+//! - The control loop awaits nothing but its next event, and logging never blocks. So a signal is
+//!   handled at once during a reload or a fetch of keys, and while standard error is not read. The
+//!   admin address serves health and metrics whatever other connections it has.
 //!
-//! **Options.** One table ([`config::file::table`]) names every option with its type, default,
-//! unit, range, meaning and when to change it. From it come the structures a file is read into, the
-//! flags, the variables of the environment, the range checks, what `seawall config` prints, and the
-//! reference (`src/config/OPTIONS.md`); tests take each row through every layer and to both ends of
-//! its range.
+//! # Across the rooms
 //!
-//! **Events.** Shards queue what happens (`shard/events.rs`) for a consumer on an outer thread, and
-//! count what it is too slow for; without one, they test a flag.
+//! **Options.** One table ([`config::file::table`]) defines every option with its type, default,
+//! unit, range, meaning and when to change it. It generates the structures that a file is
+//! deserialized into, the flags, the environment variables, the range checks, the output of
+//! `seawall config`, and the reference (`src/config/OPTIONS.md`). Tests set each row through every
+//! layer, and to both ends of its range.
 //!
-//! **Another configuration.** A validated [`config::Config`] is immutable. SIGHUP makes a new one,
-//! fitted to the old (`config::reload`): what only a start can change keeps its value, and a route
-//! keeps the index by which connections know it. Shards get it by mail and use it from their next
-//! event on; one with a mistake changes nothing. `config::reload` says what holds for values that
-//! are read more than once during the life of a message or connection; `tests/reload_fuzz.rs`
-//! checks it with random values of every option.
+//! **Events.** Shards queue events (`shard/events.rs`) for a consumer on another thread, and count
+//! those that it is too slow for. Without a consumer, an event costs the test of a flag.
 //!
-//! Errors are handled by their cause: the peer's misbehaviour becomes a close code and a counter;
-//! the world's errors drop the connection and are counted; our own mistakes assert. A shard that
-//! panics ends the process with a report, after the others have drained: half a server would lose
-//! half its clients in silence, and a supervisor restarts a whole one.
+//! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
+//! the old one (`config::reload`): options that only take effect at the start keep their values,
+//! and a route keeps the index by which connections refer to it. Shards get the new configuration
+//! by mail and use it from their next event on; a configuration with an error changes nothing.
+//! `config::reload` defines which value applies where one is read more than once during the life of
+//! a message or connection; `tests/reload_fuzz.rs` checks that with random values of every option.
 //!
-//! # Where things are
+//! **Errors** are handled by their cause: misbehaviour of the peer leads to a close code and a
+//! counter; errors of the network or the kernel drop the connection and are counted; bugs of our
+//! own fail an assertion. A shard that panics ends the process with a report, after the others have
+//! drained: a server with a shard missing would lose part of its clients unnoticed, whereas a
+//! supervisor restarts an ended process.
 //!
-//! | room | what it is |
+//! # Rooms
+//!
+//! | room | content |
 //! | --- | --- |
 //! | [`cli`] | the command line |
-//! | [`config`] | what was written, validated |
-//! | `guard` | what the process may do once it serves: user, files, system calls |
-//! | [`auth`] | who a client is, and what it may do |
-//! | [`admission`] | how many are let in, and how much each may do in a second |
-//! | [`server`] | binds, starts, renews, reads and joins shards |
+//! | [`config`] | options: read, merged and validated |
+//! | `guard` | restrictions of the serving process: user, files, system calls |
+//! | [`auth`] | identity and rights of clients |
+//! | [`admission`] | limits: connections, and rates of messages and requests |
+//! | [`server`] | binds listeners; starts, reconfigures, reads and joins shards |
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
-//! | [`session`] | runs on a connection: echo, or a client of the hub in its protocol |
+//! | [`session`] | the application side of a connection: echo, or the protocol of a hub client |
 //! | [`tls`] | handshakes, records, certificates; no sockets, no clock |
-//! | [`text`] | text from outside: JSON, read if plain or passed on unread; terminals and logs |
-//! | [`web`] | what browsers get: client library and playground, as plain pages |
-//! | [`shard`] | the only place where they meet: turns, connections, the hub's part, mail |
-//! | [`metrics`] | counters, histograms, their forms |
+//! | [`text`] | text from outside: JSON, parsed or passed through; terminals and logs |
+//! | [`web`] | static pages for browsers: client library and playground |
+//! | [`shard`] | combines driver, protocol, sessions and hub: turns, connections, mail |
+//! | [`metrics`] | counters, histograms, and their formats |
 //! | `control` | the control thread: admin address, signals, logs |
 //!
-//! `unsafe` lives in [`driver`], and behind the safe interface of [`proto::ws::deflate`] to zlib.
+//! `unsafe` is confined to [`driver`], and to the safe wrapper of zlib in [`proto::ws::deflate`].
 //!
 //! What each room uses of the others:
 //!
