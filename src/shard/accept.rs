@@ -1,9 +1,10 @@
-//! New connections: taken in, handed to a less loaded shard, or refused for lack of room.
+//! New connections: given a slot, handed to a less loaded shard, or dropped for lack of room.
 //!
-//! The kernel spreads connections by a hash, which is even only for many of them. So a shard that
-//! has [`crate::config::Engine::handover_connections`] more than the least loaded one, or that is
-//! full, hands a just-accepted connection over: the socket goes from ring to ring, what is known
-//! of it goes by mail, and the two meet under a key. No byte has been read by then.
+//! The kernel distributes connections by a hash, which is even only for many of them. So a shard
+//! that has [`crate::config::Engine::handover_connections`] more than the least loaded one, or that
+//! is full, hands over a connection that it has just accepted, before it reads a byte. The socket
+//! is passed from ring to ring, its description is sent by mail, and the receiving shard matches
+//! the two by a key.
 
 use std::net::SocketAddr;
 
@@ -13,13 +14,13 @@ use super::{ORPHAN, SURPLUS_MAX, Shard};
 use crate::admission::{Denied, Standing};
 use crate::driver::{Driver, Socket, Token};
 
-/// How long accepts rest after the kernel had no descriptors or memory for one (ms).
+/// Pause after an accept failed for lack of descriptors or memory (ms).
 const BACK_OFF_MS: u32 = 100;
-/// Connections of a shard that wait to be refused, at most.
+/// The maximum number of connections being rejected in one shard.
 const REFUSALS_MAX: u32 = 4096;
 
 impl<D: Driver> Shard<D> {
-    /// Takes a connection that the kernel has accepted, or hands it to a less loaded shard.
+    /// Handles a completed accept: keeps the connection, or hands it to a less loaded shard.
     pub(super) fn take_accepted(
         &mut self,
         listener: u16,
@@ -41,7 +42,7 @@ impl<D: Driver> Shard<D> {
         self.owe_accepts();
     }
 
-    /// Arms accepts that are owed, as far as there is room for what they may bring.
+    /// Arms owed accepts, as long as there is room for the connections that they may bring.
     pub(super) fn owe_accepts(&mut self) {
         let room = self.connections_max() + SURPLUS_MAX;
         let accepts = self.connections.config().engine.accepts_per_listener;
@@ -56,18 +57,18 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Slots for connections that are being rejected: clients that are rejected and send nothing
-    /// must not take the slots of others.
+    /// Returns the number of slots for connections being rejected: rejected clients that stay
+    /// connected must not take the slots of others.
     fn refusals_max(&self) -> u32 {
         (self.connections_max() / 8).clamp(1, REFUSALS_MAX)
     }
 
-    /// Connections that this shard may have.
+    /// Returns the maximum number of connections of this shard.
     fn connections_max(&self) -> u32 {
         self.connections.config().limits.connections_per_shard_max
     }
 
-    /// The shard that should have the next connection, if it is not this one.
+    /// Returns the shard that a new connection should be handed to, if any.
     fn better_shard(&self) -> Option<u16> {
         let own = self.connections.len() as u32;
         let full = own >= self.connections_max();
@@ -86,6 +87,7 @@ impl<D: Driver> Shard<D> {
         (worthwhile && possible).then_some(shard)
     }
 
+    /// Gives a connection a slot, or drops it if even the slots for rejections are in use.
     pub(super) fn take_in(&mut self, arrival: &Arrival) {
         if self.stopped {
             return self.driver.close(arrival.socket, ORPHAN);
@@ -96,9 +98,10 @@ impl<D: Driver> Shard<D> {
         }
         let standing =
             self.connections.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
-        // A full shard has its surplus for them.
-        let crowds = matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);
-        if crowds && self.connections.rejected_count() >= self.refusals_max() {
+        // Rejections because the shard is full have slots of their own, the surplus.
+        let needs_slot =
+            matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);
+        if needs_slot && self.connections.rejected_count() >= self.refusals_max() {
             self.drop_arrival(arrival);
             return;
         }
@@ -106,7 +109,7 @@ impl<D: Driver> Shard<D> {
         self.connections.reconcile(&mut self.driver, index);
     }
 
-    /// Closes a connection unanswered: even the room for rejections is full.
+    /// Closes a connection without an answer, because all slots for rejections are in use.
     fn drop_arrival(&mut self, arrival: &Arrival) {
         self.connections.counters_mut().dropped_full += 1;
         self.connections.log_drop(
@@ -117,26 +120,29 @@ impl<D: Driver> Shard<D> {
         self.driver.close(arrival.socket, ORPHAN);
     }
 
+    /// Hands a connection to another shard: posts its description, then passes its socket.
     fn hand_over(&mut self, arrival: Arrival, shard: u16) {
+        debug_assert_ne!(shard, self.connections.id(), "a shard hands over to others only");
         let Arrival { listener, peer, accepted_us, socket } = arrival;
         let key = self.next_key();
         let place = self.passing.insert((arrival, shard, key)) as u32;
         self.connections.directory().expect_connection(shard);
-        // The socket's arrival wakes the shard, which reads its mail then: this is there before it.
+        // No doorbell is needed: the arrival of the socket, which follows this mail, wakes the
+        // shard.
         let mail = Mail::Handover { key, listener, peer, accepted_us };
         self.connections.directory().post_unannounced(shard, mail);
         self.driver.pass(socket, Token { slot: place, generation: 0 }, shard, key);
     }
 
-    /// A key that no other handover has while this one is under way: sender, and a number that
-    /// comes again only after 2^40 handovers.
+    /// Returns a key that is unique among the handovers in flight: this shard, and a number that
+    /// repeats only after 2^40 handovers.
     fn next_key(&mut self) -> u64 {
         self.handovers = (self.handovers + 1) & ((1 << 40) - 1);
         u64::from(self.connections.id()) << 40 | self.handovers
     }
 
-    /// The driver has passed a connection's socket on, or failed to: then it stays here, and the
-    /// other shard, which expects it by its key, is notified.
+    /// Handles the end of passing a socket. If it failed, the connection stays here, and a mail
+    /// cancels the handover at the other shard.
     pub(super) fn complete_handover(&mut self, token: Token, result: Result<(), i32>) {
         let (arrival, shard, key) = self.passing.remove(token.slot as usize);
         match result {
@@ -151,7 +157,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Takes the socket of a handover. Its mail was posted before, but may not have been read yet.
+    /// Takes the socket of a handover. Its mail was posted earlier, but may not have been read yet.
     pub(super) fn take_handover(&mut self, key: u64, socket: Socket) {
         self.read_mail();
         match self.arrivals.remove(&key) {
@@ -166,7 +172,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Logs why no connection is accepted, once a minute at most.
+    /// Logs why connections cannot be accepted, at most once a minute.
     fn warn_of_accept(&mut self, errno: i32) {
         if self.connections.tick() >= self.warn_tick {
             self.warn_tick = self.connections.tick() + ticks(60_000);
@@ -180,13 +186,14 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Handles a failed accept: pauses accepting if the failure would repeat.
     pub(super) fn accept_failed(&mut self, listener: u16, errno: i32) {
         self.owed[usize::from(listener)] += 1;
         match errno {
-            // The client gave up while it waited: nothing is wrong here.
+            // The client disconnected before the accept, or the call was interrupted.
             libc::ECONNABORTED | libc::EINTR | libc::EAGAIN | libc::EPROTO => {}
             _ => {
-                // Lack of descriptors or memory. Accepting at once again would spin.
+                // Lack of descriptors or memory: accepting again at once would spin.
                 self.connections.counters_mut().accept_errors += 1;
                 self.warn_of_accept(errno);
                 self.resting_until =

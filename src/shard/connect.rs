@@ -1,7 +1,7 @@
-//! Decisions about upgrades that are made outside the shards: the question, and the reply.
+//! Upgrade decisions made outside the shards: the question and the reply.
 //!
-//! A shard hands a [`Question`] to its [`ConnectBackend`] and continues; the reply comes back by
-//! mail ([`super::mail::Mail::Decided`]). Nothing is sent to the client between the two.
+//! A shard passes a [`Question`] to its [`ConnectBackend`] and continues; the reply arrives by mail
+//! ([`super::mail::Mail::Decided`]). The client receives nothing in between.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,44 +12,44 @@ use crate::proto::http::Refusal;
 
 /// Decides upgrades outside the shards.
 pub trait ConnectBackend: Send + Sync + std::fmt::Debug {
-    /// Whether upgrades to the route of this index wait for its decision.
+    /// Returns whether upgrades on the route with this index need its decision.
     fn decides(&self, route: usize) -> bool;
-    /// Takes a question. It is called within a shard's turn, so it must not wait. A question
-    /// without a reply ends with the handshake's deadline.
+    /// Accepts a question. Called within a shard's turn, so it must not block. If no reply comes,
+    /// the connection ends with its handshake deadline.
     fn ask(&self, question: Question);
 }
 
-/// An upgrade that waits for a decision. Everything else about it has been checked.
+/// An upgrade that awaits a decision. All other checks have passed.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// Where the reply goes.
+    /// The shard that awaits the reply.
     pub shard: u16,
-    /// Whom the reply is about.
+    /// The connection.
     pub token: Token,
     /// The index of the route.
     pub route: usize,
-    /// The client's address: what trusted proxies say, else the peer's.
+    /// The client's address: as named by trusted proxies, or else the peer's.
     pub client: Option<IpAddr>,
-    /// The request's head, as it came.
+    /// The request's head, as received.
     pub head: Box<[u8]>,
-    /// Whom the request's token names, where it has one.
+    /// The identity in the request's token, if it has one.
     pub identity: Option<Arc<Identity>>,
 }
 
-/// What was decided.
+/// The decision.
 #[derive(Clone, Debug)]
 pub enum ConnectReply {
-    /// The client is upgraded, unless a limit or a drain speaks against it by now.
+    /// Upgrade the client, unless a limit or a drain prevents it by then.
     Accept {
-        /// Who it is; `None`: whom its token names.
+        /// The client's identity; `None`: the one in its token.
         identity: Option<Arc<Identity>>,
     },
-    /// The client is answered with an error.
+    /// Answer the client with an error.
     Reject {
         refusal: Refusal,
-        /// What was wrong, and what to do.
+        /// The reason and the remedy.
         message: String,
-        /// When to come back, in seconds.
+        /// The `Retry-After` header (s).
         retry_after_s: Option<u32>,
     },
 }

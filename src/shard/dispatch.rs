@@ -1,4 +1,4 @@
-//! Completions: each goes to what it is about.
+//! Dispatches each completion to the code that handles it.
 
 use super::{ORPHAN, Shard};
 use crate::driver::{Completion, Driver};
@@ -37,7 +37,7 @@ impl<D: Driver> Shard<D> {
                     self.looks.answer(token, result);
                 }
             }
-            // Nothing asks for these yet.
+            // No operation of a shard makes these yet.
             Completion::Detached { .. } | Completion::Adopted { .. } => {
                 connections.counters_mut().stale_completions += 1;
             }

@@ -1,8 +1,8 @@
-//! The graceful end: connections are closed, spread over a window, while the listeners continue to
-//! answer 503, because closing a listener resets the connections in its queue.
+//! The drain: closes connections, spread over a window. Listeners stay open and answer 503, because
+//! closing a listener resets the connections in its queue.
 //!
-//! A connection in the middle of a message may finish it, until half of the time between the window
-//! and the deadline has passed: the rest is for the closes.
+//! A connection in the middle of a message may finish it until half of the time between the window
+//! and the deadline has passed; the other half is for the closing handshakes.
 
 use super::Shard;
 use super::connections::{Goodbye, ticks};
@@ -16,17 +16,19 @@ pub(super) struct Drain {
     began_tick: u32,
     window_ticks: u32,
     deadline_tick: u32,
-    /// Until then connections in the middle of a message are not closed.
+    /// Connections in the middle of a message are not closed before this tick.
     patience_tick: u32,
-    /// Those connections, by slot. Others may have their slots by now: they are drained instead.
+    /// The slots of these connections. If another connection has reused such a slot, that one is
+    /// drained.
     unfinished: Vec<u32>,
-    /// Slots below this are drained, or are in `unfinished`.
+    /// Slots below this are drained, or in `unfinished`.
     slots_begun: u32,
-    /// Slots that existed when it began.
+    /// The number of slots that existed when the drain began.
     slots: u32,
 }
 
 impl<D: Driver> Shard<D> {
+    /// Begins the drain, unless it has begun.
     pub(super) fn begin_drain(&mut self) {
         if self.drain.is_some() {
             return;
@@ -49,12 +51,12 @@ impl<D: Driver> Shard<D> {
         self.continue_drain();
     }
 
-    /// The tick at which the drain continues.
+    /// Returns the tick at which the drain continues.
     pub(super) fn drain_tick(&self) -> Option<u32> {
         (self.drain.is_some() && !self.stopped).then_some(self.connections.tick() + 1)
     }
 
-    /// Closes as many connections as the time that has passed demands.
+    /// Closes as many connections as the elapsed share of the window requires.
     pub(super) fn continue_drain(&mut self) {
         let Some(drain) = &mut self.drain else { return };
         let tick = self.connections.tick();
@@ -85,13 +87,13 @@ impl<D: Driver> Shard<D> {
                 };
                 self.connections.close(&mut self.hub, index, goodbye);
                 self.connections.reject_asking(&mut self.hub, index, http::DRAINING);
-                // A handshake has less time from now on.
+                // A handshake has a shorter deadline during a drain.
                 self.connections.set_deadline(index);
                 self.connections.reconcile(&mut self.driver, index);
             }
         }
-        // As long as another shard has connections, this one continues to answer 503: the kernel
-        // would send its listener's share of clients nowhere.
+        // While another shard has open connections, this one keeps its listeners: the kernel would
+        // reset this shard's share of new clients instead of having them answered with 503.
         if self.connections.is_empty() && self.connections.directory().is_quiet() {
             self.stop();
         }
@@ -111,6 +113,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Returns whether nothing remains to be done or completed.
     pub(super) fn is_finished(&self) -> bool {
         self.stopped
             && self.connections.is_empty()

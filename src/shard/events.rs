@@ -1,12 +1,11 @@
-//! What happens in shards, for a consumer on an outer thread.
+//! Events of shards, for a consumer on another thread.
 //!
-//! Each shard has a queue with a bound of events and of bytes. A shard never waits for the
-//! consumer: an event that does not fit is counted by kind, and the counts lie in the queue where
-//! the events would have been. Without a consumer an event costs one test of a flag.
+//! Each shard has a queue that is bounded in events and in bytes. A shard never waits for the
+//! consumer: an event that does not fit is counted by kind, and the counts take its place in the
+//! queue. Without a consumer an event costs one test of a flag.
 //!
-//! Always: events of a shard come in their order, and every event that happened while a consumer
-//! was attached is either handed to it or counted in exactly one loss, which comes before the
-//! events that follow it.
+//! Invariant: events of a shard are in order, and every event that happened while a consumer was
+//! attached is either delivered or counted in exactly one loss, which precedes later events.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +19,10 @@ use crate::hub::ChannelName;
 use crate::proto::ws::CloseCode;
 
 const KINDS: usize = 4;
-/// A count that was handed to the consumer, and is added to no more.
+/// The value of a count that was delivered, and must not be increased any more.
 const CLOSED: u64 = u64::MAX;
 
-/// Something that has happened.
+/// An event of a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardEvent {
     /// A WebSocket was opened.
@@ -32,23 +31,23 @@ pub enum ShardEvent {
         /// The index of its route.
         route: usize,
         address: Option<SocketAddr>,
-        /// Whom its token, or the backend, has named.
+        /// The user named by its token or by the connect backend.
         user: Option<Arc<str>>,
     },
-    /// It has ended.
+    /// A WebSocket has ended.
     Disconnected {
         token: Token,
         code: CloseCode,
         duration_ms: u64,
         bytes_received: u64,
-        /// What the kernel has taken; a Close may still be on its way.
+        /// Bytes that the kernel has accepted; the client may not have received all of them.
         bytes_sent: u64,
     },
     /// A channel has its first member.
     ChannelOccupied { channel: ChannelName },
     /// A channel has lost its last member.
     ChannelVacated { channel: ChannelName },
-    /// Events between the ones before and after did not fit.
+    /// Events at this place in the order did not fit.
     Lost(EventCounts),
 }
 
@@ -62,7 +61,7 @@ pub struct EventCounts {
 }
 
 impl ShardEvent {
-    /// Its place among the kinds that may be lost.
+    /// Returns the index of its kind in [`Losses`]; `None` for a loss itself.
     fn kind(&self) -> Option<usize> {
         match self {
             Self::Connected { .. } => Some(0),
@@ -73,7 +72,7 @@ impl ShardEvent {
         }
     }
 
-    /// What it costs while it waits (bytes).
+    /// Returns its memory while it is queued (bytes).
     fn bytes(&self) -> usize {
         let own = size_of::<Queued>();
         own + match self {
@@ -86,26 +85,25 @@ impl ShardEvent {
     }
 }
 
-/// How much may wait for the consumer in each shard's queue. Losses are not counted: there is one
-/// between two events at most.
+/// Bounds of each shard's queue. Losses are not counted: there is at most one between two events.
 #[derive(Clone, Copy, Debug)]
 pub struct EventBounds {
     pub events_max: usize,
     pub bytes_max: usize,
 }
 
-/// Events of one kind each that did not fit.
+/// Counts of events that did not fit, by kind.
 #[derive(Debug, Default)]
 struct Losses([AtomicU64; KINDS]);
 
 impl Losses {
-    /// Counts one more; false if the counts of this kind were handed over already.
+    /// Counts one more event; returns false if the counts were delivered already.
     fn add(&self, kind: usize) -> bool {
         let more = |count| (count != CLOSED).then(|| count + 1);
         self.0[kind].fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
-    /// Closes the counts.
+    /// Returns the counts, and closes them.
     fn take(&self) -> EventCounts {
         let mut counts = self.0.iter().map(|count| count.swap(CLOSED, Ordering::AcqRel));
         let mut next = || counts.next().unwrap_or_default();
@@ -128,7 +126,7 @@ enum Queued {
 #[derive(Debug, Default)]
 struct EventQueue {
     queued: SegQueue<Queued>,
-    /// Of events, without losses.
+    /// The number of events, without losses.
     events: AtomicUsize,
     bytes: AtomicUsize,
 }
@@ -160,7 +158,7 @@ pub struct EventQueues {
     queues: Vec<EventQueue>,
     is_attached: AtomicBool,
     attachment: ArcSwapOption<Attachment>,
-    /// The bell was rung since the consumer last looked.
+    /// The bell was rung since the consumer last took events.
     is_announced: AtomicBool,
 }
 
@@ -174,36 +172,35 @@ impl EventQueues {
         })
     }
 
-    /// Attaches a consumer, for which the bell rings when there is something to be taken. `None`:
-    /// there is one already.
+    /// Attaches a consumer, whose bell rings when events are queued. `None` if one is attached.
     pub fn attach(self: &Arc<Self>, bounds: EventBounds, bell: Arc<dyn Bell>) -> Option<Events> {
         let attachment = Some(Arc::new(Attachment { bounds, bell }));
         let free = None::<Arc<Attachment>>;
         if self.attachment.compare_and_swap(&free, attachment).is_some() {
             return None;
         }
-        // A shard may have been late for the consumer before.
+        // A shard may have queued events after the previous consumer detached.
         self.queues.iter().for_each(EventQueue::clear);
         self.is_announced.store(false, Ordering::Release);
         self.is_attached.store(true, Ordering::Release);
         Some(Events(self.clone()))
     }
 
-    /// Bytes that wait in a shard's queue.
+    /// Returns the bytes in a shard's queue.
     pub fn queued_bytes(&self, shard: u16) -> usize {
         self.queues[usize::from(shard)].bytes.load(Ordering::Relaxed)
     }
 }
 
-/// The consumer's side; events end when it is dropped.
+/// The consumer's side; its drop detaches the consumer.
 pub struct Events(Arc<EventQueues>);
 
 impl Events {
-    /// Takes what waits in a shard's queue, in its order.
+    /// Removes and returns the events in a shard's queue, in order.
     pub fn take(&mut self, shard: u16) -> Vec<ShardEvent> {
         self.0.is_announced.swap(false, Ordering::AcqRel);
         let queue = &self.0.queues[usize::from(shard)];
-        // What comes meanwhile rings again.
+        // Events queued from here on ring the bell again.
         let most = queue.queued.len();
         std::iter::from_fn(|| queue.pop()).take(most).collect()
     }
@@ -221,7 +218,7 @@ impl Drop for Events {
 pub(super) struct EventSender {
     queues: Arc<EventQueues>,
     shard: u16,
-    /// Counts at the end of the queue, behind which there is no event yet.
+    /// The loss at the end of the queue, if no event follows it yet.
     losses: Option<Arc<Losses>>,
 }
 
@@ -230,13 +227,13 @@ impl EventSender {
         Self { queues, shard, losses: None }
     }
 
-    /// Whether there is a consumer.
+    /// Returns whether a consumer is attached.
     #[inline]
     pub(super) fn is_attached(&self) -> bool {
         self.queues.is_attached.load(Ordering::Acquire)
     }
 
-    /// Queues an event, which is made only if there is a consumer.
+    /// Queues an event; it is made only if a consumer is attached.
     #[inline]
     pub(super) fn send(&mut self, event: impl FnOnce() -> ShardEvent) {
         if self.is_attached() {

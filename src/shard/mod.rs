@@ -1,16 +1,16 @@
 //! One core, one thread, one ring: the only place where driver, protocol and sessions meet.
 //!
-//! A shard lives in turns. A turn submits what the last one wanted and waits; then it reaps
-//! completions (a bounded number), lets each change its slot, reads mail, fires timers, does some
-//! deferred work, continues held input, lets the hub work, and flushes every slot that has
-//! something to send. Nothing in it blocks. Shared with other shards are the [`Directory`]
-//! (mailboxes, loads, congested channels) and the tables of [`admission`](crate::admission).
+//! A shard runs in turns. A turn submits the operations queued by the previous one and waits; then
+//! it reaps completions and applies each to its slot, reads mail, fires timers, does some deferred
+//! work, continues held input, runs the hub, and flushes every slot that has something to send.
+//! Nothing but the wait blocks. Shards share only the [`Directory`] (mailboxes, loads, congested
+//! channels) and the tables of [`admission`](crate::admission).
 //!
-//! Budgets: a turn handles at most `turn_completions_max` completions, a bounded effort for the
-//! input of all connections and a share of it for each (`connections/work.rs`), `turn_timers_max`
-//! timers, and some of the deferred work (`connections/deferred.rs`). So a burst delays the
-//! others by one turn, not by all of itself, and one message, however large, is processed over many
-//! turns.
+//! Budgets: a turn handles at most `turn_completions_max` completions, spends a bounded effort on
+//! input, of which each connection gets a share (`connections/work.rs`), fires at most
+//! `turn_timers_max` timers, and does some of the deferred work (`connections/deferred.rs`). So a
+//! burst delays other connections by one turn at most, and one message, however large, is processed
+//! over many turns.
 
 mod accept;
 pub mod connect;
@@ -38,68 +38,71 @@ use drain::Drain;
 use hub::{Hub, HubOutput, Looks};
 use mail::{Directory, Mail};
 
-/// What an idle connection costs (bytes).
+/// Memory of an idle connection (bytes).
 pub const SLOT_BYTES: u64 = connections::SLOT_BYTES;
 /// Connections that are accepted beyond the limit, in order to reject them with an answer.
 pub const SURPLUS_MAX: u32 = 64;
-/// A turn that begins so much later than it was to is late.
+/// A turn is late if it begins this much after its wait should have ended.
 const LATE_NS: u64 = 250_000_000;
-/// After so many turns timers fire again, whatever remains to be received.
+/// After this many turns since a late one, timers fire again even if input remains.
 const LATE_TURNS_MAX: u32 = 4096;
-/// Between two looks at what can be given back (ticks).
+/// Interval at which unused memory is returned (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
-/// The token of a socket that never got a slot.
+/// The token of sockets without a slot.
 const ORPHAN: Token = Token { slot: u32::MAX, generation: 0 };
 
 /// Whether a shard continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Running,
-    /// Every connection is closed and the shard is to be dropped.
+    /// Every connection is closed; the caller drops the shard.
     Finished,
 }
 
-/// What is known of a connection whose socket has yet to arrive: listener, peer, time of accept.
+/// A connection handed over to this shard whose socket has not arrived: listener, peer, accept time
+/// (µs).
 type Expected = (u8, Option<SocketAddr>, u32);
 
 /// One shard.
 pub struct Shard<D: Driver> {
     driver: D,
     connections: Connections,
-    /// Channels; `None` where no route leads to them.
+    /// Channels; `None` if no route uses the hub.
     hub: Option<Box<Hub>>,
-    /// Accepts that each listener lacks of those that should be armed.
+    /// For each listener: how many accepts are to be armed.
     owed: Vec<u32>,
-    /// Accepting rests until this tick.
+    /// No accepts are armed until this tick, because one failed.
     resting_until: Option<u32>,
-    /// Listeners are closed for good.
+    /// The listeners are closed, and not opened again.
     stopped: bool,
-    /// Connections on their way to another shard, which, and under which key.
+    /// Connections being handed to another shard: that shard, and the key of the handover.
     passing: Slab<(Arrival, u16, u64)>,
     handovers: u64,
-    /// Until then nothing more is said of failing accepts.
+    /// Failed accepts are not logged again before this tick.
     warn_tick: u32,
+    /// Handovers to this shard, by key.
     arrivals: HashMap<u64, Expected>,
     drain: Option<Drain>,
     looks: Looks,
     fired: Vec<u32>,
     housekeeping_tick: u32,
-    /// Something happened since the last housekeeping.
+    /// Completions were handled since the last housekeeping.
     active: bool,
-    /// The last turn stopped at a bound.
+    /// A bound ended some work of the last turn early; the next turn does not wait.
     cut: bool,
     turn_ended_ns: u64,
     turn_began_ns: u64,
-    /// Turns since one came late; `None`: none did, or all that came meanwhile was looked at.
+    /// Turns since the last late one; `None` if there was none, or all input that arrived before it
+    /// was processed.
     late_turns: Option<u32>,
 }
 
 impl<D: Driver> Shard<D> {
-    /// Makes shard `id` over its driver and its share of the listening sockets, in the order of
+    /// Makes shard `id` with its driver and its share of the listening sockets, in the order of
     /// the configuration's listeners.
     ///
     /// # Errors
-    /// When the driver refuses a listener.
+    /// When the driver cannot use a listener.
     pub fn new(
         mut driver: D,
         id: u16,
@@ -136,7 +139,7 @@ impl<D: Driver> Shard<D> {
             fired: Vec::new(),
             housekeeping_tick,
             active: false,
-            // The first turn does not wait: mail may have come before there was a bell.
+            // The first turn must not wait: mail may have been posted before the bell was set.
             cut: true,
             turn_ended_ns: now_ns,
             turn_began_ns: now_ns,
@@ -146,12 +149,12 @@ impl<D: Driver> Shard<D> {
         Ok(shard)
     }
 
-    /// The driver, for a simulation to look at.
+    /// Returns the driver, for simulations.
     pub fn driver(&self) -> &D {
         &self.driver
     }
 
-    /// Turns until the shard is finished.
+    /// Runs turns until the shard is finished.
     ///
     /// # Errors
     /// The driver has failed.
@@ -160,7 +163,7 @@ impl<D: Driver> Shard<D> {
         Ok(())
     }
 
-    /// Submits, waits, and works through what has come.
+    /// Runs one turn: submits, waits, and handles what has arrived.
     ///
     /// # Errors
     /// The driver has failed.
@@ -190,7 +193,7 @@ impl<D: Driver> Shard<D> {
         if (has_deferred_sends || is_hub_turn_long || connections.has_unfinished())
             && connections.has_output()
         {
-            // The rest of the turn may be long, and what can leave now need not wait for it.
+            // The rest of the turn may take long: send short output before it.
             connections.flush_short(driver, hub);
             driver.submit(Wait::No)?;
         }
@@ -212,10 +215,10 @@ impl<D: Driver> Shard<D> {
         Ok(if self.is_finished() { Life::Finished } else { Life::Running })
     }
 
-    /// Checks what always holds between turns; `connections/mod.rs` and `hub/mod.rs` list it.
+    /// Checks the invariants between turns, which `connections/mod.rs` and `hub/mod.rs` list.
     ///
     /// # Panics
-    /// When something does not hold, which is a bug.
+    /// When an invariant is violated, which is a bug.
     pub fn check_invariants(&self) {
         self.connections.check_invariants();
         if let Some(hub) = &self.hub {
@@ -223,8 +226,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Works through what the kernel has finished, within the turn's bounds; returns how much it
-    /// was.
+    /// Handles completions within the turn's bounds; returns their number.
     fn handle_completions(&mut self) -> io::Result<u32> {
         let most = self.connections.config().engine.turn_completions_max;
         let (mut handled, mut before) = (0, 0);
@@ -236,7 +238,8 @@ impl<D: Driver> Shard<D> {
                 self.cut = self.connections.work().is_turn_spent();
             } else if self.connections.has_deferred() && self.driver.may_have_more(handled - before)
             {
-                // There may be more behind those that will be dealt with later.
+                // Some of the work was only deferred, and more completions may be queued behind:
+                // reap them in this turn.
                 before = handled;
                 self.cut |= self.connections.flush(&mut self.driver, &mut self.hub);
                 self.driver.submit(Wait::No)?;
@@ -250,8 +253,8 @@ impl<D: Driver> Shard<D> {
         Ok(handled)
     }
 
-    /// Notes whether the turn begins much later than it was to: the process was stopped, or the
-    /// machine suspended, and what clients have sent meanwhile may not have been received yet.
+    /// Detects a late turn: the process was stopped, or the machine suspended, and input that
+    /// clients have sent meanwhile may not have been received yet.
     fn note_lateness(&mut self, wait: Wait, now_ns: u64) {
         let expected_ns = match wait {
             Wait::No => self.turn_began_ns,
@@ -264,8 +267,8 @@ impl<D: Driver> Shard<D> {
         self.turn_began_ns = now_ns;
     }
 
-    /// Whether timers may fire: after a late turn only once everything that had come was looked at,
-    /// or silence would be judged that was none.
+    /// Returns whether timers may fire. After a late turn they must wait until all input that had
+    /// arrived is processed: otherwise clients would be closed as silent although they sent.
     fn may_judge(&mut self, handled: u32) -> bool {
         let Some(turns) = &mut self.late_turns else { return true };
         *turns += 1;
@@ -279,7 +282,7 @@ impl<D: Driver> Shard<D> {
         false
     }
 
-    /// How long the next turn may wait.
+    /// Returns how long the next turn may wait.
     pub fn wait(&self) -> Wait {
         let connections = &self.connections;
         if self.cut || connections.has_unfinished() || connections.has_deferred() {
@@ -319,7 +322,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Channels: requests, fan-out, and mail to other shards.
+    /// Runs the hub's turn, and delivers its output: mail to other shards, and changed connections.
     fn turn_hub(&mut self) {
         let Self { driver, connections, hub: Some(hub), .. } = self else { return };
         self.cut |= hub.turn(connections);
@@ -372,7 +375,7 @@ impl<D: Driver> Shard<D> {
                 Mail::Snapshot(mut numbers, reply) => {
                     self.exchange_numbers(&mut numbers);
                     if let Err(unread) = reply.send(numbers) {
-                        // Whoever asked has gone: what was taken out goes back in.
+                        // The reader is gone: put its histograms back.
                         self.connections.histograms_mut().add(&unread.histograms);
                     }
                 }
@@ -397,7 +400,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Adopts another configuration.
+    /// Switches to another configuration.
     fn renew(&mut self, config: Arc<Config>) {
         let shared = self.connections.directory().hub();
         if let (Some(hub), Some(shared)) = (&mut self.hub, shared) {
@@ -406,19 +409,20 @@ impl<D: Driver> Shard<D> {
         self.connections.renew(config);
     }
 
-    /// Replies of the connect backend that came for connections which wait for none: they have
-    /// ended, or were decided already.
+    /// Returns the number of replies of the connect backend that were ignored, because their
+    /// connection had ended or was decided already.
     pub fn late_replies(&self) -> u64 {
         self.connections.late_replies()
     }
 
-    /// Effort of the last turn, and the most that a turn may take, give or take a connection's
-    /// share: see `connections/work.rs`.
+    /// Returns the effort of the last turn, and the limit of a turn, which may be exceeded by one
+    /// connection's share: see `connections/work.rs`.
     pub fn effort(&self) -> (u64, u64) {
         (self.connections.work().spent(), self.connections.work().turn_max())
     }
 
-    /// The shard's numbers at this moment; its histograms since they were last exchanged.
+    /// Returns the shard's current metrics; histograms contain what was recorded since they were
+    /// last exchanged.
     pub fn snapshot(&self) -> Snapshot {
         let histograms = self.connections.histograms().clone();
         let mut numbers = Snapshot { histograms, ..Snapshot::default() };
@@ -426,15 +430,14 @@ impl<D: Driver> Shard<D> {
         numbers
     }
 
-    /// Fills in the shard's numbers, and gives its histograms away for those of `numbers`, which
-    /// must be empty. Copies next to nothing and allocates nothing where `numbers` has been
-    /// through it before.
+    /// Fills in the shard's counters and gauges, and swaps its histograms for those of `numbers`,
+    /// which must be empty. Allocates nothing if `numbers` was filled before.
     pub fn exchange_numbers(&mut self, numbers: &mut Snapshot) {
         std::mem::swap(self.connections.histograms_mut(), &mut numbers.histograms);
         self.fill_numbers(numbers);
     }
 
-    /// All but the histograms.
+    /// Fills in everything but the histograms.
     fn fill_numbers(&self, numbers: &mut Snapshot) {
         let mut gauges = self.connections.gauges();
         self.connections.fill_counters(numbers);

@@ -1,13 +1,13 @@
-//! A connection as plain data: all that it is, named in one place.
+//! The state of a connection as plain data.
 //!
-//! It is for taking connections over without closing them, by a new process or another driver:
-//! times are serialized as ages, places in this shard's tables not at all. What cannot be
-//! serialized now, or ever, says why; a takeover waits for it, or closes with 1012. What the kernel
-//! holds (the socket, what is armed on it) and how a connection is counted by admission is the
-//! shard's, and made again.
+//! It allows another process or driver to take over connections without closing them. Times are
+//! serialized as ages; indexes into this shard's tables are omitted. A connection that cannot be
+//! serialized now, or ever, returns the reason: a takeover waits, or closes it with 1012. The
+//! socket, operations armed on it, and the connection's counts in admission are not part of the
+//! state: the new owner makes them again.
 //!
-//! `tests/simulation` serializes and restores connections in the middle of all its scenarios, and
-//! nothing may come of it.
+//! `tests/simulation` serializes and restores connections at random in all its scenarios, which
+//! must not change anything.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,16 +21,16 @@ use crate::driver::Driver;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ConnectionState {
     slot: SlotState,
-    /// Of a connection that has a session of the hub.
+    /// `Some` if the connection has a session of the hub.
     hub: Option<HubState>,
 }
 
 impl<D: Driver> Shard<D> {
-    /// Serializes a connection, and restores it from what `through` makes of that: the way it would
-    /// go to another process.
+    /// Serializes a connection, and restores it from the state that `through` returns: the way that
+    /// it would take to another process.
     ///
     /// # Errors
-    /// Why it cannot be serialized now.
+    /// With the reason, if it cannot be serialized now.
     pub fn serialize_and_restore(
         &mut self,
         index: u32,
@@ -45,7 +45,7 @@ impl<D: Driver> Shard<D> {
         debug_assert_eq!(
             self.serialize(index).as_ref(),
             Ok(&state),
-            "what was serialized is what it is"
+            "restoring a state and serializing it again is identity"
         );
         Ok(())
     }

@@ -1,15 +1,15 @@
-//! What the hub holds, counted for metrics and `/v1/memory`, and the list of everything that grows.
+//! The hub's memory, counted for metrics and `/v1/memory`, and the list of everything that grows.
 //!
-//! No table of the server may grow without a bound, be left out of the accounting, or keep what is
-//! past its time because nothing else happens. Below: each table, its bound and what happens there,
-//! its class in `/v1/memory`, and what removes entries. All of it is part of the process's memory,
-//! which `limits.memory_bytes_max` is compared with.
+//! Every table of the server has a bound, is counted, and removes expired entries even if nothing
+//! else happens. Below: each table, its bound and the effect of reaching it, its class in
+//! `/v1/memory`, and what removes entries. All of it is part of the process's memory, which is
+//! compared with `limits.memory_bytes_max`.
 //!
 //! - **Slots, sessions, timers** of a shard: `limits.connections_per_shard_max`, else 503. Classes
 //!   `connections` and `sessions`. Timeouts of connections.
-//! - **Channels** at their home ([`crate::hub::Home`]): `hub.channels_max`; past it the unused one
-//!   nearest to its end is forgotten, and without one the request gets `limit`. Class `channels`.
-//!   By deadline, `hub.channel_ttl_s` after the last use.
+//! - **Channels** at their home ([`crate::hub::Home`]): `hub.channels_max`; above it, the unused
+//!   channel that expires first is evicted; if all are used, the request fails with `limit`. Class
+//!   `channels`. By deadline, `hub.channel_ttl_s` after the last use.
 //! - **Messages kept** ([`crate::hub::MemoryLog`]): `channel.history` and `hub.history_bytes_max`,
 //!   oldest first. Class `history`. By deadline and at each read, `channel.history_ttl_s`.
 //! - **Presence**: members of the channel. Class `presence`. With its member.
@@ -17,16 +17,16 @@
 //! - **Members** of a shard's channels, and indexes of sessions with many subscriptions:
 //!   `hub.channels_per_connection_max`, else `limit`. Classes `subscriptions` and `channels`. With
 //!   the connection.
-//! - **Idempotency keys**: `hub.idempotency_keys_max`, the oldest of the owner with the most first.
+//! - **Idempotency keys**: `hub.idempotency_keys_max`; evicts the oldest of the owner with most.
 //!   Class `idempotency_keys`. By deadline, `hub.idempotency_ttl_s`.
-//! - **Requests that wait for a home**: `hub.pending_requests_max` a connection, then reading
-//!   stops; calls of the API: `engine.mailbox_bytes_max`, else 503. Class `mailboxes`.
-//! - **Mail and fan-outs under way**: at `engine.mailbox_bytes_max` publishers wait, at twice that
-//!   publications are dropped with a gap. Class `mailboxes`.
+//! - **Requests pending at a home**: `hub.pending_requests_max` for each connection, then reading
+//!   pauses; calls of the API: `engine.mailbox_bytes_max`, else 503. Class `mailboxes`.
+//! - **Mail and unfinished fan-outs**: at `engine.mailbox_bytes_max` reading from publishers
+//!   pauses, at twice that publications are dropped with a gap. Class `mailboxes`.
 //! - **Gaps to be reported** (`lagging`): channels of the home, until their shard has caught up.
 //! - **Outboxes and backlogs**: `limits.outbox_bytes_max`, `limits.outbox_shard_bytes_max`. Class
 //!   `outboxes`. Sent, or closed with 4413.
-//! - **Unfinished requests and messages**, and what comes ahead of a decision about an upgrade:
+//! - **Unfinished requests and messages**, and input received before an upgrade is decided:
 //!   `limits.partial_shard_bytes_max`, else close 1013, or 503 before the upgrade. Class
 //!   `unfinished_messages`. Timeouts of connections.
 //! - **Upgrades that are being decided**: `limits.handshakes_per_shard_max`, else 503. By deadline,
@@ -34,21 +34,22 @@
 //! - **Sessions of a user** (`users`): connections. Class `sessions`. With the connection.
 //! - **Paused connections** (`throttled`, `congested`): connections, some words each. With the
 //!   connection, at the latest a second later.
-//! - **Work on all connections, lists of channels, subscriptions that backends asked for**: calls
-//!   under way at the admin address.
+//! - **Actions on all connections, lists of channels, subscriptions by backends**: calls in
+//!   progress at the admin address.
 //! - **Connections on their way to another shard**: no handover to a full mailbox. They arrive, or
 //!   fail.
 //! - **Counts and rates** by address, user and route ([`crate::admission`]): tables of fixed size
 //!   whose entries are used again.
-//! - **Revoked tickets and grants**: three tables of 65,536 entries, some 200 bytes each, oldest
-//!   first. Class `revocations`. With the next revocation after what they void has expired.
+//! - **Revoked tickets and grants**: three tables of 65,536 entries, about 200 bytes each; evicts
+//!   the oldest. Class `revocations`. With the next revocation after the revoked ticket or grant
+//!   has expired.
 //! - **Fetched keys of tokens**: 256 KiB of JSON. Replaced by the next fetch.
-//! - **Connections to the admin address**: 264, or a quarter of the open files; the one that waits
-//!   longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.
+//! - **Connections to the admin address**: 264, or a quarter of the open files; the one without a
+//!   request for longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.
 //! - **Bodies of calls**: 16 MiB each; long ones 128 MiB together, then they wait. 60 s.
 //! - **Lines of the log**: 1 MiB, then dropped and counted.
 //! - **Events for a consumer** ([`crate::shard::events`]): the bounds that it attaches with, in
-//!   each shard; past them events are counted by kind. Nothing attaches yet.
+//!   each shard; above them events are counted by kind. No consumer attaches yet.
 
 use super::{Hub, SUBSCRIPTION_BYTES};
 use crate::hub::Local;
@@ -56,18 +57,18 @@ use crate::metrics::{Counters, Gauges};
 use crate::shard::connections::Connections;
 
 impl Hub {
-    /// Memory of sessions, and of the lists of users' connections (bytes).
+    /// Returns the memory of sessions and of the lists of users' connections (bytes).
     fn session_bytes(&self) -> u64 {
         let users = self.users.capacity() * size_of::<(std::sync::Arc<str>, Vec<u32>)>();
         (self.sessions.bytes() + users) as u64
     }
 
-    /// Memory of the tables of channels that have members here (bytes).
+    /// Returns the memory of the tables of channels that have members here (bytes).
     fn channel_table_bytes(&self) -> u64 {
         (self.members.len() * (size_of::<Local>() + 2 * size_of::<u64>())) as u64
     }
 
-    /// Writes what the home has counted into the numbers of a reading.
+    /// Writes the home's counts into the counters of a reading.
     pub(in crate::shard) fn fill_counters(&self, counters: &mut Counters) {
         let stats = self.home.stats();
         counters.publishes = stats.publishes;

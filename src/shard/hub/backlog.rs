@@ -18,20 +18,21 @@ use crate::shard::connections::{Connections, QueuedSize};
 /// Fewer tombstones than this are not worth a compaction.
 const TOMBSTONES_MIN: usize = 64;
 
-/// Something queued.
+/// An item of a backlog.
 #[derive(Debug)]
 pub(super) enum Item {
     /// A live message.
     Message(Arc<Publication>),
-    /// A recovered message. It is never dropped, because its reader was promised all of them.
+    /// A recovered message. It is never dropped, because the reply to the subscribe has promised
+    /// all of them.
     Missed(Arc<Publication>),
     /// The channel's messages up to this position were dropped.
     Gap(ChannelName, Position),
-    /// A notice about a channel, in its place between the channel's messages. Never dropped.
+    /// A notice about a channel, in order with the channel's messages. Never dropped.
     Notice(ChannelName, Notice),
 }
 
-/// Something that happened to a channel.
+/// An event of a channel that is not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notice {
     /// Its messages up to this position were lost on the way to this shard.
@@ -40,7 +41,7 @@ pub(super) enum Notice {
     Epoch(Position),
 }
 
-/// What a gap or a notice counts for besides the name of its channel (bytes).
+/// Bytes counted for a gap or a notice, in addition to the name of its channel.
 const NOTICE_BYTES: usize = 128;
 
 impl Item {
@@ -79,7 +80,7 @@ impl Item {
     }
 }
 
-/// Changes a backlog, and counts the change among all that waits for the shard's connections.
+/// Changes a backlog, and updates the sum over all backlogs of the shard.
 pub(super) fn count_change<R>(
     connections: &mut Connections,
     backlog: &mut Backlog,
@@ -91,7 +92,7 @@ pub(super) fn count_change<R>(
     result
 }
 
-/// Where the items of one channel are, as sequence numbers.
+/// The sequence numbers of one channel's items.
 #[derive(Debug, Default)]
 struct Places {
     /// Live messages, oldest first.
@@ -100,12 +101,12 @@ struct Places {
     others: VecDeque<u64>,
     /// The last gap, which further drops extend if no barrier follows it.
     gap: Option<u64>,
-    /// Items that no gap may reach past, oldest first: recovered messages and notices.
+    /// Items across which no gap may be extended, oldest first: recovered messages and notices.
     barriers: VecDeque<u64>,
 }
 
 impl Places {
-    /// The gap that a drop of this message extends.
+    /// Returns the gap that dropping this message extends.
     fn gap_before(&self, sequence: u64) -> Option<u64> {
         let gap = self.gap?;
         let at = self.barriers.partition_point(|barrier| *barrier < gap);
@@ -134,14 +135,14 @@ impl Index {
         }
         places.others.push_back(sequence);
         match item {
-            // A gap restored behind live messages does not precede those that are dropped next.
+            // A restored gap behind live messages does not precede the message dropped next.
             Item::Gap(..) if places.live.is_empty() => places.gap = Some(sequence),
             Item::Missed(_) | Item::Notice(..) => places.barriers.push_back(sequence),
             Item::Gap(..) | Item::Message(_) => {}
         }
     }
 
-    /// Forgets the first item of the queue.
+    /// Removes the first item of the queue.
     fn remove_first(&mut self, item: &Item, sequence: u64) {
         let Some(channel) = item.channel() else { return };
         let Some(places) = self.channels.get_mut(channel) else { return };
@@ -157,10 +158,10 @@ impl Index {
     }
 }
 
-/// See the module.
+/// The queue of one connection. See the module.
 ///
-/// Always: `size` is the sum over the items, `tombstones` counts the `None` entries, and an
-/// existing index names each item exactly once.
+/// Invariants: `size` is the sum over the items, `tombstones` counts the `None` entries, and an
+/// existing index contains each item exactly once.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     items: VecDeque<Option<Item>>,
@@ -176,7 +177,7 @@ impl Backlog {
         self.items.len() == self.tombstones
     }
 
-    /// Everything queued, in order.
+    /// Iterates over the items, in order.
     pub(super) fn items(&self) -> impl Iterator<Item = &Item> {
         self.items.iter().flatten()
     }
@@ -199,7 +200,7 @@ impl Backlog {
         self.items.push_back(Some(item));
     }
 
-    /// Takes the next item to be sent.
+    /// Removes and returns the next item to be sent.
     pub(super) fn pop(&mut self) -> Option<Item> {
         while let Some(entry) = self.items.pop_front() {
             let sequence = self.first;
@@ -311,7 +312,7 @@ impl Backlog {
         if places.live.front() == Some(&sequence) {
             places.live.pop_front();
         } else {
-            // Its elders became undroppable by a reload.
+            // A reload made older messages of the channel undroppable.
             places.live.retain(|one| *one != sequence);
             places.gap = None;
         }

@@ -1,42 +1,42 @@
-//! Calls of backends that wait for what becomes of subscriptions.
+//! Pending calls of backends that subscribe connections.
 
 use slab::Slab;
 
 use crate::session::hub::Outcome;
 use crate::shard::mail::{CountReply, Reached};
 
-/// Each is answered once all connections that it meant have an outcome.
+/// Pending calls. Each is answered once all of its connections have an outcome.
 #[derive(Default)]
 pub(super) struct Calls(Slab<Call>);
 
 struct Call {
-    /// Outcomes that are to come, and one more while connections are still asked.
+    /// The number of pending outcomes, plus one while connections are still being added.
     waiting: u32,
     reached: Reached,
     reply: Option<CountReply>,
 }
 
 impl Calls {
-    /// Begins a call, whose connections are asked until [`Self::finish_asking`].
+    /// Begins a call; connections are added to it until [`Self::finish_asking`].
     pub(super) fn begin_call(&mut self, reply: Option<CountReply>) -> u32 {
         self.0.insert(Call { waiting: 1, reached: Reached::default(), reply }) as u32
     }
 
-    /// Counts one more connection that was asked; its outcome is recorded later.
+    /// Adds a connection, whose outcome is recorded later.
     pub(super) fn add_asked(&mut self, call: u32) {
         self.0[call as usize].waiting += 1;
     }
 
-    /// Ends the asking, which counts as one outcome: without it, a call whose connections answer at
-    /// once would end between two of them.
+    /// Ends adding connections, which counts as one outcome: without it, a call whose connections
+    /// have their outcomes at once would end before all of them are added.
     pub(super) fn finish_asking(&mut self, call: u32) {
         self.record_outcome(call, Outcome::Ended);
     }
 
-    /// Records the outcome for one connection; the last one sends the reply.
+    /// Records the outcome of one connection; the last one sends the reply.
     pub(super) fn record_outcome(&mut self, call: u32, outcome: Outcome) {
         let own = &mut self.0[call as usize];
-        assert!(own.waiting > 0, "an outcome is recorded once for each connection asked");
+        assert!(own.waiting > 0, "each connection has one outcome");
         own.waiting -= 1;
         match outcome {
             Outcome::Subscribed => own.reached.count += 1,

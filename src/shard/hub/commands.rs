@@ -1,4 +1,4 @@
-//! What backends and operators ask of connections and homes.
+//! Commands of backends and operators: actions on connections, and lists.
 
 use std::collections::BinaryHeap;
 
@@ -13,24 +13,24 @@ use crate::shard::mail::{
     Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, Filter, HubMail, Listed, Reached,
 };
 
-/// Connections looked at for one list: a page is filled over several requests if need be.
+/// Slots scanned for one request of a list: filling a page may take several requests.
 const LISTED_SLOTS: usize = 16_384;
-/// Channels looked at for a list in one turn: there may be a million.
+/// Channels scanned for a list in one turn: there may be a million.
 const LISTED_CHANNELS: usize = 4096;
 
-/// The channels whose names come first after another, as far as they have been looked at.
+/// A list of channels in progress: the first ones after a name, of those scanned so far.
 pub(super) struct ChannelList {
     pub(super) prefix: Box<str>,
     pub(super) after: Option<Box<str>>,
     pub(super) limit: u32,
     pub(super) reply: oneshot::Sender<Channels>,
-    /// The largest of those kept is on top, to be replaced by a smaller one.
+    /// A max-heap: the largest name is on top, to be replaced by a smaller one.
     pub(super) first: BinaryHeap<(ChannelName, u32)>,
     pub(super) cursor: usize,
 }
 
 impl ChannelList {
-    /// Adds a channel that the list's filter admits, if it is among the first ones by name.
+    /// Adds a channel if it passes the filter and is among the first ones by name.
     fn add_if_wanted(&mut self, name: &ChannelName, members: u32) {
         let wanted = name.as_str().starts_with(&*self.prefix)
             && self.after.as_deref().is_none_or(|after| name.as_str() > after);
@@ -46,7 +46,7 @@ impl ChannelList {
 }
 
 impl Hub {
-    /// Does something with connections; `reply` gets how many it reached.
+    /// Starts an action on connections; `reply` receives the number that it reached.
     pub(super) fn start_action(
         &mut self,
         connections: &mut Connections,
@@ -82,7 +82,7 @@ impl Hub {
         }
     }
 
-    /// Subscribes connections; the reply follows when the channel's home has answered for all.
+    /// Subscribes connections; the reply is sent when the channel's home has answered for all.
     fn subscribe_all(
         &mut self,
         connections: &mut Connections,
@@ -104,8 +104,8 @@ impl Hub {
         self.calls.finish_asking(number);
     }
 
-    /// Revokes what an act on a user takes from it: what was handed out since it was decided is
-    /// revoked as well.
+    /// Revokes the tickets or grants that an action removes from a user, including those issued
+    /// since the backend made the call.
     fn revoke_of_user(&self, user: &str, act: &Act) {
         let (realm, subject) = (&self.shared.realm, Subject::User(user.to_owned()));
         match act {
@@ -117,14 +117,15 @@ impl Hub {
         }
     }
 
-    /// Revokes what an act on one connection takes from it.
+    /// Revokes the tickets or grants that an action removes from a connection.
     fn revoke_of_connection(&mut self, index: u32, act: &Act) {
         let Some(entry) = self.entry(index) else { return };
         let (realm, session) = (&self.shared.realm, &entry.session);
         match act {
             Act::Disconnect { .. } => {
                 session.revoke(realm, self.unix_ms);
-                // The user's other connections keep their place, and need tickets for it.
+                // That also revokes the tickets of the user's other connections, which stay open
+                // and need new ones.
                 let Some(user) = session.user().cloned() else { return };
                 for shard in 0..self.shards as u16 {
                     let target = ConnectionTarget::User(user.clone());
@@ -138,10 +139,10 @@ impl Hub {
         }
     }
 
-    /// Does something with one connection; returns whether there was something to act on.
+    /// Applies an action to one connection; returns whether it had an effect.
     pub(super) fn act_on(&mut self, connections: &mut Connections, index: u32, act: &Act) -> bool {
         let Some(entry) = self.entry(index) else { return false };
-        // A connection that has not authenticated is no client yet.
+        // A connection that has not authenticated receives nothing.
         let is_known = entry.session.identity().is_some();
         self.touched.push(index);
         match act {
@@ -159,7 +160,7 @@ impl Hub {
                 connections.close(self, index, Goodbye { code: *code, reason, retry_after_ms: 0 });
                 true
             }
-            // Answered later than the others, see `subscribe_all`.
+            // Handled by `subscribe_all`, because its outcome comes later.
             Act::Subscribe(_) => false,
             Act::Unsubscribe(channel) => {
                 let ended = self.with_session(connections, index, |session, call| {
@@ -196,14 +197,15 @@ impl Hub {
         let _ = reply.send(listed);
     }
 
-    /// Whether a list wants a connection: asked of very many, of which few are described.
+    /// Returns whether a connection passes the filter. Kept cheap: very many connections are
+    /// checked for the few that are described.
     fn is_wanted(&self, connections: &Connections, index: u32, filter: &Filter) -> bool {
         let user = || self.entry(index)?.session.user().map(|user| &**user);
         filter.user.as_ref().is_none_or(|wanted| user() == Some(wanted))
             && filter.address.is_none_or(|wanted| connections.address(index) == Some(wanted))
     }
 
-    /// Describes a connection of the hub for an operator.
+    /// Describes a hub connection for an operator.
     pub(super) fn describe(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
         let entry = self.entry(index)?;
         let session = &entry.session;
@@ -220,7 +222,7 @@ impl Hub {
         Some(info)
     }
 
-    /// Continues with the list of channels that was asked for first, by a turn's share.
+    /// Continues with the oldest list of channels, by a turn's share.
     pub(super) fn continue_channel_list(&mut self) {
         let Some(mut list) = self.lists.pop_front() else { return };
         let next = self.home.scan_channels(list.cursor, LISTED_CHANNELS, |name, members| {

@@ -1,18 +1,18 @@
-//! Publications go out: channel by channel to members, from there to outboxes.
+//! Fan-out: delivers publications, channel by channel, to members' outboxes.
 //!
-//! A member that has no backlog, no send under way and room in its next send
-//! ([`Connections::can_take_frame`]) gets a reference to the frame put into its outbox, which
-//! leaves with the turn. For any other the publication waits in the backlog, where the channel's
-//! policy for slow readers acts, until the connection's next send is built.
+//! If a member has no backlog, no send in flight and room in its next send
+//! ([`Connections::can_take_frame`]), a reference to the frame is queued in its outbox, which is
+//! sent at the end of the turn. Otherwise the publication is queued in the member's backlog, to
+//! which the channel's policy for slow readers applies, until the connection's next send is built.
 //!
-//! When several publications of a channel go out at once, a member that is ready for all of them
-//! gets their frames as one piece, which is made once for all members that receive the same bytes:
-//! one segment, one mark, one look at the outbox. With 16 publications and 1,000 members, that took
-//! a delivery from 374 to 74 instructions. The sender of one of them that wants no echo, and
-//! members that are behind, get them one by one.
+//! Several publications of a channel that are delivered together are queued as one *piece* for each
+//! member that is ready for all of them. A piece is built once for all members that receive the
+//! same bytes, and costs one segment, one mark and one check of the outbox. With 16 publications
+//! and 1,000 members, a delivery takes 74 instructions instead of 374. Members that are behind, and
+//! a sender that is excluded from its own publication, are served one publication at a time.
 //!
-//! Frames are counted references. Where a channel has many members on this shard, its frame is
-//! copied once here: cores that count the same reference slow each other down.
+//! Frames are reference-counted. If a channel has many members in this shard, its frame is copied
+//! once for the shard: cores that change the same reference count slow each other down.
 
 use std::sync::Arc;
 
@@ -29,24 +29,24 @@ use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
 use crate::shard::connections::{Connections, NOT_RECORDED, Piece, PieceBuilder, PieceKind};
 use crate::shard::mail::Reached;
 
-/// Members from which on a frame is copied for this shard.
+/// The number of members in this shard from which on a frame is copied.
 const COPY_MEMBERS: usize = 8;
-/// Frames of an encoding: plain, and one for each window.
+/// Frames of an encoding: uncompressed, and one for each window size.
 const FRAMES: usize = 8;
 
-/// How a member is served.
+/// How frames are queued for a member.
 #[derive(Clone, Copy)]
 struct Serving {
     /// Frames are copied for this shard.
     is_copied: bool,
-    /// It is the last one of the shard.
+    /// The member is the last one in this shard.
     is_last: bool,
 }
 
-/// An encoding's frames, as this walk has needed them.
+/// The frames of an encoding that were built so far in this walk.
 type Frames = [Option<Arc<[u8]>>; FRAMES];
 
-/// A publication's frames, by the protocols of members.
+/// A publication's frames, by protocol.
 #[derive(Default)]
 struct Forms {
     stored: Frames,
@@ -62,9 +62,9 @@ impl Forms {
     }
 }
 
-/// The pieces of a batch that members have needed so far.
+/// The pieces of a batch that were built so far in this walk.
 struct Pieces {
-    /// Members that do not receive all of the batch.
+    /// Connections that are excluded from a publication of the batch.
     excluded: Vec<ConnectionId>,
     made: Vec<(ProtocolId, PieceKind, Option<Piece>)>,
 }
@@ -77,7 +77,7 @@ impl Pieces {
 }
 
 impl Hub {
-    /// Hands publications to members, as many as a turn may.
+    /// Delivers publications to members, within the turn's bound.
     pub(super) fn fan_out(&mut self, connections: &mut Connections) {
         let mut budget = connections.config().engine.turn_fanout_max as usize;
         while budget > 0
@@ -98,8 +98,8 @@ impl Hub {
         }
     }
 
-    /// Closes slow consumers. Not in the middle of a walk: members must not leave what is being
-    /// walked.
+    /// Closes slow consumers. Must not be called in the middle of a walk, because it removes
+    /// members.
     pub(super) fn close_slow(&mut self, connections: &mut Connections) {
         for index in std::mem::take(&mut self.slow) {
             if self.entry(index).is_some() {
@@ -109,9 +109,9 @@ impl Hub {
         }
     }
 
-    /// Serves members; returns how many deliveries that were.
+    /// Delivers a batch to the next members of a channel; returns the number of deliveries.
     fn walk_members(&mut self, connections: &mut Connections, local: u32, budget: usize) -> usize {
-        // The walk borrows the members, and serving one does not change them.
+        // Taken out so that the walk can borrow it; delivering to a member does not change it.
         let mut members = std::mem::take(&mut self.members);
         let mut forms: Vec<Forms> = Vec::new();
         let mut pieces: Option<Pieces> = None;
@@ -132,13 +132,13 @@ impl Hub {
                 self.serve_member(connections, member, publications, &mut forms, how);
             });
         debug_assert!(has_ended || deliveries > 0, "a walk advances");
-        debug_assert!(self.members.is_empty(), "serving a member queues nothing for channels");
+        debug_assert!(self.members.is_empty(), "a delivery queues nothing for channels");
         self.members = members;
         deliveries
     }
 
-    /// Gives a member all publications as one piece, if it is ready for that; returns whether it
-    /// was.
+    /// Queues all publications of a batch as one piece, if the member is ready for all of them;
+    /// returns whether it was.
     fn serve_piece(
         &mut self,
         connections: &mut Connections,
@@ -198,9 +198,9 @@ impl Hub {
         }
     }
 
-    /// Queues a publication for a session that is behind, and drops older messages where the
-    /// policies of their channels allow it. A connection whose queue cannot be made short enough is
-    /// to be closed as a slow consumer.
+    /// Queues a publication for a session that is behind. If its queue is too long, drops older
+    /// messages whose channels' policies allow it; if that is not enough, the connection is to be
+    /// closed as a slow consumer.
     fn queue_behind(
         &mut self,
         connections: &mut Connections,
@@ -247,7 +247,7 @@ impl Hub {
         connections.mark_dirty(index);
     }
 
-    /// Moves what waits for a connection into its outbox, up to so many bytes there.
+    /// Moves items from a connection's backlog to its outbox, until that has `bytes_max` bytes.
     pub(super) fn fill_outbox(
         &mut self,
         connections: &mut Connections,
@@ -274,7 +274,7 @@ impl Hub {
         self.report_session(connections, index);
     }
 
-    /// Anything but a publication in a channel's queue.
+    /// Handles an item of a channel's queue other than a publication.
     fn channel_op(&mut self, connections: &mut Connections, local: u32, op: ChannelOp) {
         let Some(own) = self.members.get(local) else { return };
         let channel = own.name.clone();
@@ -292,7 +292,7 @@ impl Hub {
         }
     }
 
-    /// Queues a notice for all members. Rare: not divided into turns.
+    /// Queues a notice for all members. It is rare, and so not spread over turns.
     fn notify_all(
         &mut self,
         connections: &mut Connections,
@@ -313,7 +313,7 @@ impl Hub {
         }
     }
 
-    /// Continues with what is sent to, or done with, all connections.
+    /// Continues the oldest action on all connections, by a turn's share.
     pub(super) fn continue_broadcast(&mut self, connections: &mut Connections) {
         let budget = connections.config().engine.turn_fanout_max as usize;
         let Some(mut one) = self.broadcasts.pop_front() else { return };
@@ -333,7 +333,7 @@ impl Hub {
         }
     }
 
-    /// Sends a publication to one connection, whatever it has subscribed to.
+    /// Sends a publication to one connection, without a subscription.
     pub(super) fn send_direct(
         &mut self,
         connections: &mut Connections,
@@ -349,11 +349,12 @@ impl Hub {
         }
     }
 
-    /// Queues something that has waited in a backlog; returns whether there was anything to queue.
+    /// Queues an item of the backlog in the outbox; returns false if the client's protocol has no
+    /// encoding for it.
     fn queue_item(&self, connections: &mut Connections, index: u32, item: Item) -> bool {
         match item {
             Item::Message(one) => self.queue_publication(connections, index, &one, one.accepted_ns),
-            // How long its reader was away is not how long a delivery takes.
+            // Not recorded: its age is the time that the reader was away, not a delivery time.
             Item::Missed(one) => self.queue_publication(connections, index, &one, NOT_RECORDED),
             Item::Gap(channel, position) => {
                 let reason = GapReason::Slow;
@@ -394,15 +395,15 @@ impl Hub {
         true
     }
 
-    /// How events are encoded for a connection's client.
+    /// Returns the encoder of a connection's protocol.
     fn encoder_of(&self, index: u32) -> Option<ProtocolEncoder> {
         let protocol = self.entry(index)?.protocol;
         Some(self.shared.realm.protocols.encoder(protocol))
     }
 }
 
-/// The frames of publications as one piece, for a connection and those of its kind. `None`: the
-/// protocol has none of these events, or the piece would be longer than a send.
+/// Builds the frames of publications as one piece, for all connections of the same kind as this
+/// one. `None` if the protocol encodes none of them, or the piece would be longer than a send.
 fn make_piece(
     connections: &mut Connections,
     index: u32,
@@ -423,7 +424,7 @@ fn make_piece(
     piece.build()
 }
 
-/// The frame of a message for a connection, of those that were made for this walk or a new one.
+/// Returns the frame of a message for a connection: one of `frames`, or a new one.
 fn choose_frame(
     connections: &mut Connections,
     index: u32,

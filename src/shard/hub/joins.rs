@@ -1,4 +1,4 @@
-//! What homes send here: publications for members, answers to sessions, and new members.
+//! Handles the output of homes for this shard: publications, replies to sessions, new members.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::hub::{
 use crate::session::hub::{JoinAnswer, MemberIndexes, NONE};
 use crate::shard::connections::Connections;
 
-/// The home's answer to a session's request to become a member.
+/// A home's reply that a session has become a member.
 pub(super) struct Join {
     pub(super) id: ConnectionId,
     pub(super) request: u32,
@@ -19,7 +19,7 @@ pub(super) struct Join {
 }
 
 impl Hub {
-    /// Takes something from a channel's home.
+    /// Handles an output of a channel's home.
     pub(super) fn take_out(&mut self, connections: &mut Connections, out: Out) {
         match out {
             Out::Publish(publication) => self.members.push_publication(publication, false),
@@ -87,9 +87,10 @@ impl Hub {
         self.reschedule(connections, index);
     }
 
-    /// Whether recovered messages may be queued. Those of all connections together stay within the
-    /// bound of a shard's outboxes, or slow consumers could keep any amount of trimmed history; and
-    /// where half of that is in use, no connection adds to more than one recovery's worth.
+    /// Returns whether recovered messages may be queued. All recovered messages in the shard must
+    /// stay within the limit of its outboxes: otherwise slow consumers could keep any amount of
+    /// history in memory after it was trimmed. Above half of the limit, each connection may have
+    /// at most the messages of one recovery.
     fn may_queue(
         &self,
         connections: &Connections,

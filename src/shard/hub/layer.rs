@@ -62,12 +62,12 @@ impl Sessions for Hub {
 
     fn receive_message(
         &mut self,
-        heard: MessageContext,
+        context: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,
     ) {
-        let MessageContext { index, now_ns, budget } = heard;
+        let MessageContext { index, now_ns, budget } = context;
         self.call_session(index, now_ns, budget, |session, call| match (kind, too_much) {
             (DataKind::Text, Some(much)) => {
                 session.refuse_frame(call, payload, much.kind, much.wait_ms);
@@ -179,13 +179,13 @@ impl Sessions for Option<Box<Hub>> {
 
     fn receive_message(
         &mut self,
-        heard: MessageContext,
+        context: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,
     ) {
         if let Some(hub) = self {
-            hub.receive_message(heard, kind, payload, too_much);
+            hub.receive_message(context, kind, payload, too_much);
         }
     }
 

@@ -1,5 +1,5 @@
-//! One connection in full, for an operator: what the shard knows, and what TCP does, which takes
-//! an operation of the driver.
+//! Describes one connection in full for an operator: the shard's data, and TCP's state, which the
+//! driver reads with an operation.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,14 @@ use crate::hub::ConnectionId;
 use crate::shard::connections::Connections;
 use crate::shard::mail::{ConnectionInfo, LookReply};
 
-/// A connection that was described, for whom.
+/// A described connection, with the sender of the reply.
 pub(in crate::shard) struct Look {
     index: u32,
     described: (Box<ConnectionInfo>, LookReply),
 }
 
 impl Hub {
-    /// Describes a connection; the reply follows when TCP has answered.
+    /// Describes a connection; the reply is sent when TCP's state has been read.
     pub(super) fn look(&mut self, connections: &Connections, id: ConnectionId, reply: LookReply) {
         let index = self.slot_of(id);
         let found = index.and_then(|index| Some((index, self.describe(connections, index)?)));
@@ -30,12 +30,12 @@ impl Hub {
     }
 }
 
-/// Descriptions that wait for TCP's part of them, by connection.
+/// Descriptions that wait for TCP's state, by connection.
 #[derive(Default)]
 pub(in crate::shard) struct Looks(HashMap<Token, Vec<(Box<ConnectionInfo>, LookReply)>>);
 
 impl Looks {
-    /// Asks TCP, once for all who look at the connection meanwhile.
+    /// Requests TCP's state, once for all concurrent requests about the connection.
     pub(in crate::shard) fn begin(
         &mut self,
         connections: &mut Connections,
@@ -43,7 +43,7 @@ impl Looks {
         look: Look,
     ) {
         let Look { index, described } = look;
-        // It may have ended within the turn; the description is of before.
+        // The connection may have ended within the turn: reply without TCP's state.
         if !connections.has_socket(index) {
             return drop(described.1.send(Some(described.0)));
         }
@@ -54,7 +54,7 @@ impl Looks {
         }
     }
 
-    /// TCP has answered about a connection.
+    /// Completes the descriptions of a connection with TCP's state.
     pub(in crate::shard) fn answer(&mut self, token: Token, result: Result<TcpInfo, i32>) {
         for (mut info, reply) in self.0.remove(&token).into_iter().flatten() {
             match result {

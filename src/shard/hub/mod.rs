@@ -1,16 +1,18 @@
-//! Where shards and channels meet: this shard's home, its members, and its hub connections.
+//! A shard's part of the hub: the home of some channels, the members connected here, and their
+//! sessions.
 //!
-//! In a turn, requests of connections go to their channels' homes, through the hub's own queue or
-//! by mail; homes work; what they send here is handed out; and channels with work have it walked,
-//! within the turn's bound of deliveries, so that a huge fan-out delays the others by a turn and
-//! not by all of itself.
+//! In a turn, requests of connections are sent to their channels' homes, through the hub's own
+//! queue or by mail; the home processes requests and completions of its log; its output for this
+//! shard is handed out; and channels with pending publications are walked member by member. The
+//! number of deliveries in a turn is bounded, so a huge fan-out delays others by one turn at most.
 //!
-//! What waits for a shard is counted in bytes: mail, and what it has read and not handed to members
-//! yet. Past the bound of a mailbox, connections that publish to that shard are not read from, nor
-//! are those that publish to a channel whose members lag far behind, until every mailbox is at most
-//! half full and the channel is no longer congested. Past twice the bound, publications for the
-//! shard are dropped, and its members receive the gap before anything that follows it, so that no
-//! shard ever waits for another.
+//! Everything that is queued for a shard is counted in bytes: mail, and publications that it has
+//! read and not yet delivered to members. Above the limit of a mailbox, reading pauses from
+//! connections that publish to that shard; reading also pauses from connections that publish to a
+//! channel whose members lag far behind. Both resume once every mailbox is at most half full and
+//! the channel is no longer congested. Above twice the limit, publications for the shard are
+//! dropped, and its members receive a gap before anything that follows it. So no shard ever waits
+//! for another.
 
 mod accounts;
 mod backlog;
@@ -46,26 +48,26 @@ pub use portable::HubState;
 use review::Review;
 use session_table::{SessionEntry, SessionTable};
 
-/// Log completions, and mails within a shard, that a home works through at once.
+/// The maximum number of log completions, and of mails, that are processed in one turn.
 const STEPS_MAX: usize = 1024;
-/// Bytes of mail that cost as much as one of effort.
+/// Bytes of mail that cost one unit of effort.
 const MAIL_BYTES: u64 = 4;
-/// What a session may do when a home has answered it: with more it queues like the others.
+/// The budget of a session for continuing with requests after a home's reply.
 const BUDGET: Budget = Budget { requests_max: 16, reply_bytes_max: 64 * 1024 };
-/// A wall clock that is so much off its course was set (ms).
+/// The wall clock has been set if it differs by more than this from its expected time (ms).
 const CLOCK_STEP_MS: u64 = 500;
-/// A shard at rest that has sessions looks at the wall clock so often (ms).
+/// The interval at which an idle shard with sessions checks the wall clock (ms).
 const CLOCK_CHECK_MS: u32 = 100;
-/// Channels and keys that are looked at for their age in one turn, besides as many as were opened
+/// Channels and keys that are checked for expiry in one turn, in addition to as many as were opened
 /// since.
 const AGED_AT_ONCE: usize = 256;
 
-/// What a subscription costs the shard of its connection (bytes): its record there, and its place
-/// among the channel's members.
+/// Memory of a subscription in the shard of its connection (bytes): its record, and its entry in
+/// the channel's list of members.
 pub const SUBSCRIPTION_BYTES: u64 =
     (size_of::<crate::session::hub::Subscription>() + size_of::<Member>()) as u64;
 
-/// Something that is sent to, or done with, all connections of the shard, some in each turn.
+/// An action on all connections of the shard, some in each turn.
 struct Broadcast {
     act: Act,
     next_key: usize,
@@ -73,7 +75,7 @@ struct Broadcast {
     reply: Option<CountReply>,
 }
 
-/// Mail for other shards: one list for each that gets any.
+/// Mail for other shards: a list for each recipient.
 #[derive(Default)]
 struct Posts(Vec<(u16, Vec<HubMail>)>);
 
@@ -86,16 +88,16 @@ impl Posts {
     }
 }
 
-/// See the module.
+/// A shard's part of the hub. See the module.
 ///
-/// After a change of what a session waits for, `report_session` follows, and then
-/// [`Connections::reconsider`] or `note_unfinished`. Connections that change in a call through
-/// [`Sessions`](super::connections::Sessions) are reconciled by the caller; those that the hub
-/// changes by itself in [`Hub::turn`] are pushed to `touched`.
+/// Contract: after each change of a session's readiness, call `report_session`, and then
+/// [`Connections::reconsider`] or `note_unfinished`. The caller reconciles connections that change
+/// in a call through [`Sessions`](super::connections::Sessions); connections that the hub changes
+/// by itself in [`Hub::turn`] are pushed to `touched`.
 ///
-/// Always, and checked by `check_invariants`: each session is that of an open connection, which
-/// knows what its session waits for ([`SessionReadiness`]); members name sessions that live; and a
-/// user's list names exactly its sessions.
+/// Invariants, checked by `check_invariants`: each session belongs to an open connection, which has
+/// the session's current [`SessionReadiness`]; members refer to existing sessions; and a user's
+/// list contains exactly the user's sessions.
 pub(super) struct Hub {
     id: u16,
     shared: Arc<HubShared>,
@@ -103,47 +105,48 @@ pub(super) struct Hub {
     home: Home,
     members: Members,
     sessions: SessionTable,
-    /// Of the indexes of sessions with many subscriptions.
+    /// Memory of the indexes of sessions with many subscriptions.
     index_bytes: usize,
     /// The sessions of each user, by key.
     users: HashMap<Arc<str>, Vec<u32>>,
+    /// The number of sessions opened, which is part of connection ids.
     serial: u32,
-    /// For this shard.
+    /// Mail for this shard.
     mail_here: VecDeque<HubMail>,
     mail_here_bytes: usize,
-    /// For others.
+    /// Mail for other shards.
     posts: Posts,
     /// Connections to be reconciled.
     touched: Vec<u32>,
-    /// What this home sends, while it is handed out.
+    /// The home's output while it is handed out; empty otherwise.
     from_home: Vec<(u16, Out)>,
-    /// Connections that are to be closed because they do not read.
+    /// Slow consumers to be closed.
     slow: Vec<u32>,
-    /// Connections that are not read from until a mailbox, or the channel that they publish to, has
-    /// drained.
+    /// Connections whose reading is paused until mailboxes, and the channel that they publish to,
+    /// have drained.
     congested: HashMap<Token, ChannelName>,
-    /// Publications dropped on the way to other shards: the last of each channel.
+    /// Publications dropped on the way to a shard: the last position of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
-    /// Rights have changed, and connections are looked at, some in each turn.
+    /// Rights have changed, and connections are reviewed, some in each turn.
     review: Option<Review>,
     lists: VecDeque<ChannelList>,
-    /// Subscriptions that backends have asked for.
+    /// Pending calls of backends that subscribe connections.
     calls: Calls,
-    /// Connections that TCP is to be asked about.
+    /// Described connections whose TCP state is to be requested.
     looks: Vec<Look>,
-    /// What a session wants after
-    /// [`Sessions::receive_message`](super::connections::Sessions::receive_message).
+    /// The effects of the last call of a session, to be applied by [`Hub::apply_effects`].
     effects: Option<Box<Effects>>,
-    /// The home has more to work through.
+    /// The home has more completions to process.
     unfinished: bool,
     unix_ms: u64,
-    /// How far the wall clock is ahead of the shard's own (ms), when deadlines were last set by it.
+    /// The wall clock minus the shard's clock (ms), when session deadlines were last set.
     wall_ahead_ms: u64,
+    /// The tick of the last expiry.
     aged_tick: u32,
-    /// What the directory last got to know as the bytes that wait here.
+    /// The backlog bytes last published in the directory.
     reported_backlog_bytes: usize,
-    /// More is past its age than one turn forgets.
+    /// More has expired than one turn removes.
     is_expiring: bool,
 }
 
@@ -188,7 +191,7 @@ impl Hub {
         })
     }
 
-    /// Adopts another configuration.
+    /// Switches to another configuration, and begins a review of connections.
     pub(super) fn renew(&mut self, shared: Arc<HubShared>) {
         self.home.set_options(shared.home);
         self.shared = shared;
@@ -205,13 +208,14 @@ impl Hub {
         self.mail_here.push_back(mail);
     }
 
+    /// Removes and returns the next mail for this shard.
     fn next_here(&mut self) -> Option<HubMail> {
         let mail = self.mail_here.pop_front()?;
         self.mail_here_bytes -= mail.bytes();
         Some(mail)
     }
 
-    /// Queues mail for a shard, which may be this one.
+    /// Queues mail for any shard; mail for an index out of range is dropped.
     fn post(&mut self, shard: u16, mail: HubMail) {
         if shard == self.id {
             self.post_here(mail);
@@ -226,7 +230,8 @@ impl Hub {
         others.for_each(|shard| self.posts.push(shard, mail()));
     }
 
-    /// Forgets what is past its age: once a tick, or in each turn while there is much of it.
+    /// Removes expired channels, messages and keys: once a tick, or in each turn while there are
+    /// many.
     fn forget_aged(&mut self, tick: u32) {
         if tick == self.aged_tick && !self.is_expiring {
             return;
@@ -234,12 +239,12 @@ impl Hub {
         self.aged_tick = tick;
         self.is_expiring = self.home.expire_channels(self.unix_ms, AGED_AT_ONCE);
         if self.home.wants_room() {
-            // A shard that is idle does not notice that it holds more than its share.
+            // An idle shard does not notice by itself that it holds more than its share: wake it.
             self.post_to_others(|| HubMail::Room);
         }
     }
 
-    /// The session of the connection at a slot.
+    /// Returns the session of the connection at a slot.
     fn entry(&self, index: u32) -> Option<&SessionEntry> {
         self.sessions.at(index)
     }
@@ -248,8 +253,8 @@ impl Hub {
         self.sessions.at_mut(index)
     }
 
-    /// Whether a turn would find nothing to do, because nothing uses channels here: shards whose
-    /// connections only echo paid 500 instructions a turn to find that out.
+    /// Returns whether the hub has nothing to do in this turn. In a shard whose connections only
+    /// echo, this check saves 500 instructions a turn.
     fn is_idle(&self, tick: u32) -> bool {
         self.sessions.len() == 0
             && self.home.is_unused()
@@ -266,8 +271,8 @@ impl Hub {
             && self.reported_backlog_bytes == 0
     }
 
-    /// Whether anything is left to be done in the next turn. Not what the log has yet to complete:
-    /// it rings the shard's bell.
+    /// Returns whether work remains for the next turn. Pending completions of the log do not count:
+    /// the log rings the shard's bell.
     fn has_work(&self) -> bool {
         self.unfinished
             || self.is_expiring
@@ -279,7 +284,7 @@ impl Hub {
     }
 }
 
-/// Mail for other shards, and connections to be reconciled.
+/// The hub's output of a turn: mail for other shards, and connections to be reconciled.
 #[derive(Default)]
 pub(super) struct HubOutput {
     pub(super) posts: Vec<(u16, Vec<HubMail>)>,
@@ -288,8 +293,9 @@ pub(super) struct HubOutput {
 }
 
 impl Hub {
-    /// Takes the time of this turn, before anything happens in it. Where the wall clock was set,
-    /// all deadlines are set again: tokens end by it, and timers run by the shard's own clock.
+    /// Sets the time of this turn. Call it before anything else in a turn. If the wall clock has
+    /// been set, all deadlines are computed again: tokens expire by the wall clock, but timers run
+    /// by the shard's own clock.
     pub(super) fn set_clock(&mut self, connections: &mut Connections, unix_ms: u64) {
         self.unix_ms = unix_ms;
         let ahead_ms = unix_ms.saturating_sub(connections.now_ns() / 1_000_000);
@@ -299,19 +305,19 @@ impl Hub {
         }
     }
 
-    /// Does one turn's work for channels; returns whether more is left.
+    /// Does one turn's work for channels; returns whether more remains.
     pub(super) fn turn(&mut self, connections: &mut Connections) -> bool {
         if self.is_idle(connections.tick()) {
             return false;
         }
-        // Half a turn's effort: as much is for what connections send.
+        // Mail gets at most half of a turn's effort; the rest is for input of connections.
         let (began, most) = (connections.work().spent(), connections.work().turn_max() / 2);
         self.report_occupancy(connections);
         for _ in 0..STEPS_MAX {
             let Some(mail) = self.next_here() else { break };
             let effort = MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES;
             connections.work_mut().spend(effort);
-            self.read(connections, mail);
+            self.handle_mail(connections, mail);
             if connections.work().spent() - began > most {
                 break;
             }
@@ -337,11 +343,12 @@ impl Hub {
         self.has_work()
     }
 
-    fn read(&mut self, connections: &mut Connections, mail: HubMail) {
+    fn handle_mail(&mut self, connections: &mut Connections, mail: HubMail) {
         match mail {
             HubMail::Ask(request) => {
                 self.home.handle_request(request, self.unix_ms);
-                // Publications are put together: those of a burst leave each member in one send.
+                // Process the home only after the last mail, so that the publications of a burst
+                // are delivered together, in one send to each member.
                 if self.mail_here.is_empty() {
                     self.work_home(connections);
                 }
@@ -369,9 +376,9 @@ impl Hub {
         }
     }
 
-    /// Lets the home work, and hands out what it sends.
+    /// Processes the home's completions, and hands out its output.
     fn work_home(&mut self, connections: &mut Connections) {
-        // The rest is worked through in the next turn at the latest.
+        // The rest is processed in the next turn at the latest.
         self.unfinished = self.home.process_completions(STEPS_MAX);
         self.report_occupancy(connections);
         let mut from_home = std::mem::take(&mut self.from_home);
@@ -382,7 +389,7 @@ impl Hub {
         self.from_home = from_home;
     }
 
-    /// Reports channels that have become occupied or vacant here, where there is a consumer.
+    /// Queues events for channels that have become occupied or vacant, if a consumer is attached.
     fn report_occupancy(&mut self, connections: &mut Connections) {
         let events = connections.events_mut();
         for (channel, is_occupied) in self.home.take_occupancy(events.is_attached()) {
@@ -396,8 +403,9 @@ impl Hub {
         }
     }
 
-    /// Sends something of this home to a shard, unless that has too much to do for it. None of it
-    /// makes the home work.
+    /// Sends an output of this home to a shard. A publication is dropped instead, and its position
+    /// noted, if too much is queued for the shard. Outputs never make a home work, so shards do not
+    /// wait for each other in a circle.
     fn send_out(&mut self, connections: &mut Connections, shard: u16, out: Out) {
         let most = 2 * connections.config().engine.mailbox_bytes_max as usize;
         let here = if shard == self.id { self.members.queued_bytes() } else { 0 };
@@ -410,7 +418,7 @@ impl Hub {
             self.lagging.entry(shard).or_default().insert(channel, position);
             return;
         }
-        // The gap comes before what follows it.
+        // The gap must precede later outputs of the channel.
         if let Some(lagging) = self.lagging.get_mut(&shard)
             && let Some(channel) = out.channel()
             && let Some((channel, position)) = lagging.remove_entry(channel)
@@ -424,6 +432,7 @@ impl Hub {
         }
     }
 
+    /// Notifies a shard that a channel's publications up to this position were dropped.
     fn send_lagging(&mut self, shard: u16, channel: ChannelName, position: Position) {
         if shard == self.id {
             self.members.push(&channel, ChannelOp::Lagging(position));
@@ -432,15 +441,15 @@ impl Hub {
         }
     }
 
-    /// Has a connection reconciled at the end of the hub's turn.
+    /// Marks a connection to be reconciled at the end of the hub's turn.
     fn touch(&mut self, index: u32) {
-        // A connection often gets several answers in succession.
+        // A connection often gets several replies in succession.
         if self.touched.last() != Some(&index) {
             self.touched.push(index);
         }
     }
 
-    /// Reports what was dropped on the way to shards that have caught up.
+    /// Notifies shards that have caught up of the publications dropped on the way to them.
     fn report_lagging(&mut self, connections: &mut Connections) {
         let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
         let directory = connections.directory();
@@ -453,9 +462,9 @@ impl Hub {
         }
     }
 
-    /// The tick at which there is something to do, for a shard that has nothing else to do:
-    /// something is past its age; a mailbox may have drained, which rings no bell; or the wall
-    /// clock may have been set, by which sessions end.
+    /// Returns the tick at which an otherwise idle shard must run a turn: when something expires;
+    /// to check mailboxes, which ring no bell when they have drained; or to check the wall clock,
+    /// by which sessions expire.
     pub(super) fn next_tick(&self, tick: u32) -> Option<u32> {
         let awaits_room = !self.congested.is_empty() || !self.lagging.is_empty();
         let room = awaits_room.then_some(tick + 1);
@@ -467,7 +476,7 @@ impl Hub {
         room.into_iter().chain(clock).chain(due).min()
     }
 
-    /// Takes what is to be posted and reconciled after this turn.
+    /// Removes and returns the output of this turn.
     pub(super) fn take_output(&mut self) -> HubOutput {
         HubOutput {
             posts: std::mem::take(&mut self.posts.0),
@@ -476,7 +485,7 @@ impl Hub {
         }
     }
 
-    /// Resumes reading from connections that waited for a mailbox.
+    /// Resumes reading from connections that were paused by congestion, if it has ended.
     fn resume_congested(&mut self, connections: &mut Connections) {
         let directory = connections.directory();
         let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
@@ -496,7 +505,7 @@ impl Hub {
         }
     }
 
-    /// Reports to the connection what its session waits for. Follows each change of that.
+    /// Reports a session's readiness to its connection. Must follow each change of it.
     fn report_session(&self, connections: &mut Connections, index: u32) {
         if connections.contains(index) {
             let state = self.session_state(connections.token(index));
@@ -515,20 +524,20 @@ impl Hub {
         )
     }
 
-    /// Checks what always holds between turns.
+    /// Checks the hub's invariants between turns.
     ///
     /// # Panics
-    /// When something does not hold, which is a bug.
+    /// When an invariant is violated, which is a bug.
     pub(super) fn check_invariants(&self, connections: &Connections) {
         self.sessions.check_invariants();
         let mut user_count = 0;
         let mut backlogs = super::connections::QueuedSize::default();
         for (key, entry) in self.sessions.iter() {
             let index = entry.slot;
-            assert!(connections.is_open(index), "a session is that of an open connection");
+            assert!(connections.is_open(index), "a session belongs to an open connection");
             let token = connections.token(index);
             let reported = connections.readiness(index);
-            assert_eq!(reported, self.session_state(token), "the connection knows its session");
+            assert_eq!(reported, self.session_state(token), "the reported readiness is current");
             if let Some(backlog) = &entry.backlog {
                 backlogs.bytes += backlog.size().bytes;
                 backlogs.missed_bytes += backlog.size().missed_bytes;
@@ -538,36 +547,37 @@ impl Hub {
                 user_count += 1;
                 let listed =
                     self.users.get(user).and_then(|all| all.get(entry.user_index as usize));
-                assert_eq!(listed, Some(&key), "a user's list names its sessions");
+                assert_eq!(listed, Some(&key), "a user's list contains its sessions");
             }
         }
         let index_bytes = self.sessions.iter().map(|(_, entry)| entry.session.index_bytes());
         assert_eq!(index_bytes.sum::<usize>(), self.index_bytes, "the sum over all indexes");
         assert_eq!(self.users.values().map(Vec::len).sum::<usize>(), user_count);
         assert_eq!(connections.backlogs(), backlogs, "the sum over all backlogs");
-        assert!(self.from_home.is_empty(), "what the home sent was handed out");
+        assert!(self.from_home.is_empty(), "the home's output was handed out");
     }
 
-    /// Checks that a session is called in time, and that its subscriptions have their places.
+    /// Checks that a session has a timer in time for its deadline, and that its subscriptions are
+    /// members of their channels.
     fn check_session(&self, connections: &Connections, key: u32, entry: &SessionEntry) {
         let index = entry.slot;
         // A step of the clock is noticed once it exceeds this.
         let step = ticks(CLOCK_STEP_MS as u32) + 1;
         let due = self.due_tick(connections, index).saturating_add(step);
         let is_planned = connections.session_due(index) <= due;
-        assert!(is_planned || connections.is_refreshing(), "a session is called in time");
+        assert!(is_planned || connections.is_refreshing(), "a timer precedes the deadline");
         for (number, one) in entry.session.subscriptions.iter().enumerate() {
             if one.is_live() {
                 let member = Member { session: key, subscription: number as u32 };
                 let listed = self.members.get(one.local).map(Local::members);
                 let listed = listed.and_then(|members| members.get(one.member_index as usize));
-                assert_eq!(listed, Some(&member), "a subscription knows its member");
+                assert_eq!(listed, Some(&member), "a subscription has the index of its member");
             }
         }
     }
 }
 
-/// The channel and the place of a publication that has one.
+/// Returns the channel and position of a publication that has a position.
 fn position_of(publication: &Publication) -> Option<(ChannelName, Position)> {
     Some((publication.channel.clone()?, publication.position?))
 }

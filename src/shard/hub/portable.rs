@@ -1,4 +1,4 @@
-//! What the hub knows of a connection as plain data: its session, and what waits for it.
+//! The hub's state of a connection as plain data: its session, and its backlog.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::hub::{
 use crate::session::hub::{HubSession, MemberIndexes, Realm, SessionState};
 use crate::shard::connections::{Connections, NotSerializable};
 
-/// A session, and what waits for its client.
+/// A session with its backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct HubState {
-    /// The subprotocol that names what the client speaks.
+    /// The subprotocol, which identifies the client's protocol.
     protocol: String,
     session: SessionState,
     backlog: Vec<ItemState>,
 }
 
-/// Something that waits for the connection.
+/// An item of the backlog.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 enum ItemState {
     Message(PublicationState),
@@ -40,7 +40,7 @@ struct PlaceState {
     offset: u64,
 }
 
-/// A publication; it is encoded again.
+/// A publication, without its encoded forms: it is encoded again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 struct PublicationState {
     channel: Option<String>,
@@ -53,7 +53,7 @@ struct PublicationState {
     subject: SubjectState,
 }
 
-/// What a publication is about.
+/// The content of a publication.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 enum SubjectState {
     /// `from`: the sender's user and connection.
@@ -68,7 +68,7 @@ enum SubjectState {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 struct MemberState {
     user: Option<String>,
-    /// The connection that joined, of a member without a user.
+    /// For a member without a user: the connection that joined.
     joined: Option<String>,
     connection: String,
     info: Option<String>,
@@ -118,7 +118,7 @@ impl PublicationState {
         }
     }
 
-    /// The publication. `None`: the data is not of one.
+    /// Restores the publication; `None` if the data is invalid.
     fn publication(&self, realm: &Realm, now_ns: u64) -> Option<Arc<Publication>> {
         let channel = self.channel.as_deref().map(ChannelName::new);
         let (content, from) = match &self.subject {
@@ -161,7 +161,7 @@ impl PlaceState {
         Self { channel, epoch: position.epoch.0, offset: position.offset }
     }
 
-    /// The item that `make` makes of it.
+    /// Makes an item of the channel and position.
     fn item(&self, make: impl FnOnce(ChannelName, Position) -> Item) -> Item {
         let position = Position { epoch: Epoch(self.epoch), offset: self.offset };
         make(ChannelName::new(&self.channel), position)
@@ -169,10 +169,10 @@ impl PlaceState {
 }
 
 impl Hub {
-    /// What the hub knows of a connection, if that has a session.
+    /// Serializes the hub's state of a connection; `None` if it has no session.
     ///
     /// # Errors
-    /// Homes have yet to answer it.
+    /// When replies of homes are pending.
     pub(in crate::shard) fn serialize(
         &self,
         index: u32,
@@ -196,8 +196,8 @@ impl Hub {
         Ok(Some(HubState { protocol, session, backlog: items.collect() }))
     }
 
-    /// Replaces the session that is here by a restored one, which keeps its members.
-    /// Returns whether that was possible: data that is not of a session changes nothing.
+    /// Replaces the connection's session by a restored one, which takes over its members. Returns
+    /// false, and changes nothing, if the data is invalid.
     pub(in crate::shard) fn restore(
         &mut self,
         connections: &mut Connections,
@@ -218,7 +218,8 @@ impl Hub {
             })
             .collect();
         let session = HubSession::restore(&state.session, &member_indexes, &shared.realm, now_ns);
-        // A message that was left out would be a gap without notice.
+        // Reject the state if any item is invalid: omitting a message would be a gap without
+        // notice.
         let items: Option<Vec<_>> =
             state.backlog.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
         let protocol = shared.realm.protocols.find(&state.protocol);
@@ -242,7 +243,7 @@ impl Hub {
 }
 
 impl ItemState {
-    /// The item. `None`: the data is not of one.
+    /// Restores the item; `None` if the data is invalid.
     fn item(&self, realm: &Realm, now_ns: u64) -> Option<Item> {
         Some(match self {
             Self::Message(one) => Item::Message(one.publication(realm, now_ns)?),

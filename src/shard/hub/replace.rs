@@ -1,8 +1,9 @@
-//! A connection that continues another: the old one is closed, and its place among those of its
-//! user passes on, so that no client is rejected because of its own old connection.
+//! Replaces a connection by one that resumes it: the old one is closed, and its count towards the
+//! user's limit passes to the new one, so that no client is rejected because of its own old
+//! connection.
 //!
-//! The new connection is not counted until the old one's shard has answered. A place that passes on
-//! stays counted throughout; without one, the new connection is counted like any other.
+//! The new connection is not counted until the old one's shard has answered. If the count passes
+//! on, it never changes; otherwise the new connection is counted like any other.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::shard::connections::{Connections, Goodbye};
 use crate::shard::mail::HubMail;
 
 impl Hub {
-    /// Has the connection closed that the one at this slot has continued.
+    /// Requests that the connection that the one at this slot has resumed be closed.
     pub(super) fn replace(&mut self, old: ConnectionId, index: u32) {
         let Some(entry) = self.entry(index) else { return };
         let user = entry.session.user().filter(|_| !entry.counted).cloned();
@@ -22,7 +23,7 @@ impl Hub {
         self.post(old.shard, mail);
     }
 
-    /// A connection was continued by another one.
+    /// Closes a connection that another one has resumed, and passes its count on.
     pub(super) fn close_replaced(
         &mut self,
         connections: &mut Connections,
@@ -45,7 +46,7 @@ impl Hub {
         connections.close(self, index, goodbye);
     }
 
-    /// A connection that continues another has that one's place, or none yet.
+    /// Takes over the count of the replaced connection; if there is none, counts the new one.
     pub(super) fn take_user_place(
         &mut self,
         connections: &mut Connections,
@@ -70,7 +71,7 @@ impl Hub {
         }
     }
 
-    /// Closes a connection that its user may not have.
+    /// Closes a connection that exceeds its user's limit.
     pub(super) fn close_one_too_many(&mut self, connections: &mut Connections, index: u32) {
         connections.counters_mut().count_denial(Denied::UserFull);
         let reason = "user is at its connection limit; close one first";

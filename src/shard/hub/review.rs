@@ -1,16 +1,16 @@
-//! Connections are looked at again when rights have changed: by a reload, or by keys that were
-//! withdrawn. A turn looks at a bounded number of them, and of their subscriptions.
+//! Reviews connections after rights have changed, by a reload or by withdrawn keys. A turn reviews
+//! a bounded number of connections and subscriptions.
 
 use super::{BUDGET, Hub};
 use crate::session::hub::REVIEW_ALL;
 use crate::shard::connections::Connections;
 
-/// How far a review has come.
+/// The progress of a review.
 #[derive(Debug)]
 pub(super) struct Review {
-    /// The key of the session that is reviewed.
+    /// The key of the session under review.
     key: u32,
-    /// Its subscriptions below this are to be looked at.
+    /// Its subscriptions below this index are still to be reviewed.
     below: usize,
 }
 
@@ -43,7 +43,7 @@ impl Hub {
         }
     }
 
-    /// Reviews subscriptions of one session; returns where to continue, unless it is through.
+    /// Reviews subscriptions of one session; returns where to continue, `None` if it is finished.
     fn review_session(
         &mut self,
         connections: &mut Connections,

@@ -1,7 +1,7 @@
 //! The hub's sessions on this shard: by key, and by the slot of their connection.
 //!
-//! Members, lists of users and connection ids name a session by its key. Calls about a connection
-//! name its slot, which the table translates.
+//! Members, users' lists and connection ids refer to a session by its key. Calls about a connection
+//! use its slot, which the table translates.
 
 use super::backlog::Backlog;
 use crate::hub::{ConnectionId, ProtocolId};
@@ -16,30 +16,30 @@ pub(super) struct SessionEntry {
     pub(super) backlog: Option<Box<Backlog>>,
     /// The slot of its connection.
     pub(super) slot: u32,
-    /// What its client speaks.
+    /// The client's protocol.
     pub(super) protocol: ProtocolId,
     /// Its index among its user's sessions.
     pub(super) user_index: u32,
-    /// Whether it counts among those of its user on all shards.
+    /// Whether it is counted towards its user's limit in admission.
     pub(super) counted: bool,
-    /// Of the last ping (µs); 0: none was answered yet.
+    /// Round trip of the last ping (µs); 0: none was answered yet.
     pub(super) rtt_us: u32,
 }
 
-// A server may hold very many idle ones; the allocator's next size is 112 bytes.
+// A server may have very many idle sessions; the allocator's next size is 112 bytes.
 const _: () = assert!(size_of::<SessionEntry>() <= 96);
 
 impl SessionEntry {
-    /// Whether messages for it wait in its backlog, so that others have to wait behind them.
+    /// Returns whether further messages must be queued in its backlog, behind earlier ones.
     pub(super) fn is_behind(&self) -> bool {
         self.backlog.is_some() || self.session.is_resuming()
     }
 }
 
-/// See the module.
+/// The sessions of a shard. See the module.
 ///
-/// Always, and checked by [`Self::check_invariants`]: each session has one slot, and that slot
-/// names it; a key is either in use or free.
+/// Invariants, checked by [`Self::check_invariants`]: each session has one slot, whose key is the
+/// session's; a key is either in use or free.
 pub(super) struct SessionTable {
     /// By key.
     sessions: Vec<Option<Box<SessionEntry>>>,
@@ -49,18 +49,18 @@ pub(super) struct SessionTable {
 }
 
 impl SessionTable {
-    /// An empty table. In debug builds keys begin where slots do not, so that tests notice when one
-    /// is taken for the other.
+    /// Makes an empty table. In debug builds keys differ from slots, so that tests fail if one is
+    /// used for the other.
     pub(super) fn new() -> Self {
         let unlike_slots = if cfg!(debug_assertions) { 5 } else { 0 };
         let sessions = (0..unlike_slots).map(|_| None).collect();
         Self { sessions, free_keys: (0..unlike_slots).collect(), keys: Vec::new() }
     }
 
-    /// Adds the session of a connection that has none. `make` gets the session's key.
+    /// Adds the session of a connection that has none. `make` receives the session's key.
     ///
     /// # Panics
-    /// The connection has a session.
+    /// When the connection has a session.
     pub(super) fn insert(
         &mut self,
         slot: u32,
@@ -156,10 +156,10 @@ impl SessionTable {
         keys + places + self.len() * size_of::<SessionEntry>()
     }
 
-    /// Checks what always holds.
+    /// Checks the table's invariants.
     ///
     /// # Panics
-    /// When something does not hold, which is a bug.
+    /// When an invariant is violated, which is a bug.
     pub(super) fn check_invariants(&self) {
         let mut count = 0;
         for (key, entry) in self.iter() {

@@ -1,4 +1,4 @@
-//! Sessions of connections: called, counted, and what they want done.
+//! Calls the sessions of connections, applies the effects of these calls, and counts users.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::shard::connections::{
 use crate::shard::mail::HubMail;
 
 impl Hub {
-    /// Makes a call of the session at this slot, and does what comes of it. `None`: there is none.
+    /// Calls the session at a slot, and applies the effects; `None` if there is no session.
     pub(super) fn with_session<R>(
         &mut self,
         connections: &mut Connections,
@@ -27,7 +27,7 @@ impl Hub {
         Some(result)
     }
 
-    /// Makes a call of a session; [`Self::apply_effects`] must follow.
+    /// Calls the session at a slot; [`Self::apply_effects`] must follow.
     pub(super) fn call_session<R>(
         &mut self,
         index: u32,
@@ -39,7 +39,7 @@ impl Hub {
         let (realm, now_ms) = (&self.shared.realm, self.unix_ms);
         let effects = &mut **self.effects.get_or_insert_default();
         let protocol = entry.protocol;
-        debug_assert!(effects.is_empty(), "what one call wants is done before the next");
+        debug_assert!(effects.is_empty(), "effects are applied before the next call");
         let index_bytes = entry.session.index_bytes();
         let mut world = Call { realm, protocol, now_ms, now_ns, budget, effects };
         let result = call(&mut entry.session, &mut world);
@@ -58,10 +58,10 @@ impl Hub {
         keys.push(key);
     }
 
-    /// Counts a connection of a user.
+    /// Counts a connection towards its user's limit.
     ///
     /// # Errors
-    /// The user has as many as it may have.
+    /// When the user is at the limit.
     pub(super) fn count_user(&mut self, index: u32, connections_max: u32) -> Result<(), ()> {
         let Self { sessions, shared, .. } = self;
         let Some(entry) = sessions.at_mut(index) else { return Ok(()) };
@@ -71,8 +71,8 @@ impl Hub {
         if entered == Entered::Full { Err(()) } else { Ok(()) }
     }
 
-    /// A user may have very many sessions: the last of them takes the index of the one that ends,
-    /// so that the list is not searched.
+    /// Removes a session from its user's list. The last session takes its index, because a search
+    /// would be slow for a user with very many sessions.
     fn unlist_user(&mut self, user: &Arc<str>, user_index: u32) {
         let Some(keys) = self.users.get_mut(user) else { return };
         keys.swap_remove(user_index as usize);
@@ -87,7 +87,7 @@ impl Hub {
         }
     }
 
-    /// Takes members from their channels here.
+    /// Removes members from their channels in this shard.
     fn remove_members(&mut self, left: &[Left]) {
         let Self { members, sessions, .. } = self;
         for one in left {
@@ -105,7 +105,7 @@ impl Hub {
         }
     }
 
-    /// Corrects which of the connection's subscriptions its members name.
+    /// Updates the subscription indexes in a connection's members, after subscriptions have moved.
     fn renumber(&mut self, index: u32) {
         let Self { members, sessions, .. } = self;
         let Some(entry) = sessions.at(index) else { return };
@@ -124,7 +124,7 @@ fn subscription(sessions: &mut SessionTable, member: Member) -> Option<&mut Subs
 }
 
 impl Hub {
-    /// Does what the session at this slot wants.
+    /// Applies the effects of the last call of the session at a slot.
     pub(super) fn apply_effects(&mut self, connections: &mut Connections, index: u32) {
         let Some(mut effects) = self.effects.take() else { return };
         let work = connections.work_mut();
@@ -159,12 +159,12 @@ impl Hub {
         } else {
             effects.clear_words();
         }
-        // Its memory is used again.
+        // Keep the allocation for the next call.
         self.effects = Some(effects);
     }
 
-    /// Does and counts what precedes what the session sends and asks. Returns whether its user has
-    /// one connection too many by it.
+    /// Applies the effects that come before the session's replies and requests. Returns whether
+    /// the connection exceeds its user's limit.
     fn apply_changes(
         &mut self,
         connections: &mut Connections,
@@ -176,7 +176,7 @@ impl Hub {
         if effects.named {
             self.list_user(index);
             let most = connections.config().limits.admission.connections_per_user_max;
-            // One that continues another is counted once that has answered.
+            // A connection that resumes another is counted when that one's shard has answered.
             if effects.continues.is_none() && self.count_user(index, most).is_err() {
                 is_one_too_many = true;
             }
@@ -195,7 +195,7 @@ impl Hub {
         is_one_too_many
     }
 
-    /// Takes members out that the session has left, and what waits for them.
+    /// Removes members that the session has left, and their items in the backlog.
     fn apply_to_members(
         &mut self,
         connections: &mut Connections,
@@ -217,8 +217,8 @@ impl Hub {
         }
     }
 
-    /// Takes a request to its channel's home. `from`: the connection that waits if there is
-    /// congestion.
+    /// Sends a request to its channel's home. `from`: the connection whose reading pauses if the
+    /// channel or the home's mailbox is congested.
     pub(super) fn ask(&mut self, connections: &Connections, from: Option<u32>, request: Request) {
         let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
         let directory = connections.directory();
@@ -232,12 +232,12 @@ impl Hub {
         self.post(home, HubMail::Ask(request));
     }
 
-    /// The slot of a connection that lives.
+    /// Returns the slot of a connection, if it is still open.
     pub(super) fn slot_of(&self, id: ConnectionId) -> Option<u32> {
         self.sessions.find(id).map(|entry| entry.slot)
     }
 
-    /// When the session at a slot has something due (tick).
+    /// Returns the tick of the session's next deadline; [`UNSET`] if it has none.
     pub(super) fn due_tick(&self, connections: &Connections, index: u32) -> u32 {
         let realm = &self.shared.realm;
         let due_ms = self.entry(index).and_then(|entry| entry.session.deadline_ms(realm));
@@ -246,7 +246,7 @@ impl Hub {
         connections.tick().saturating_add(ticks(wait_ms as u32) + 1)
     }
 
-    /// Plans when the session at a slot is called next, and sets the timer.
+    /// Updates the session's deadline, and sets the connection's timer.
     pub(super) fn reschedule(&mut self, connections: &mut Connections, index: u32) {
         self.reschedule_due(connections, index);
         if connections.contains(index) {
@@ -254,12 +254,12 @@ impl Hub {
         }
     }
 
-    /// Removes the session at a slot from everything that names it, and what its end wants done.
+    /// Removes the session at a slot and all references to it, and applies the effects of its end.
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
         let Some(mut entry) = self.sessions.remove_at(index) else { return };
         self.congested.remove(&connections.token(index));
         self.index_bytes -= entry.session.index_bytes();
-        // Its own: the session may end while effects of another of its calls are applied.
+        // A separate structure: the session may end while the effects of its last call are applied.
         let mut effects = Effects::default();
         let mut call = Call {
             realm: &self.shared.realm,

@@ -1,7 +1,7 @@
-//! Channels that more is published to than their members can be handed.
+//! Congested channels: more is published to them than can be delivered to their members.
 //!
-//! Every publish asks for its channel, on every shard. So the table behind the lock is looked at
-//! only if a channel with the same place in a small filter is congested.
+//! Every publish on every shard checks its channel. So the table, which has a lock, is read only if
+//! a small filter without a lock shows a congested channel with the same hash.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::hub::{ChannelName, NameHash};
 
-/// Places of the filter, a power of two.
+/// Counters of the filter, a power of two.
 const PLACES: usize = 1024;
 
-/// See the module.
+/// The table and its filter. See the module.
 pub(super) struct Congested {
-    /// Each with the number of shards where that is so.
+    /// The number of shards on which each channel is congested.
     channels: Mutex<HashMap<ChannelName, u32>>,
     count: AtomicUsize,
-    /// How many of them have this place.
+    /// The number of congested channels with this hash.
     filter: Box<[AtomicU32]>,
     hashes: NameHash,
 }
@@ -38,7 +38,7 @@ impl Congested {
         &self.filter[self.hashes.hash(channel.as_str()) as usize % PLACES]
     }
 
-    /// On one more shard, or one less, a channel is congested.
+    /// Records that a channel is congested on one more shard, or on one less.
     pub(super) fn set(&self, channel: ChannelName, is_congested: bool) {
         let place = self.place(&channel);
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +58,7 @@ impl Congested {
         self.count.store(channels.len(), Ordering::Relaxed);
     }
 
-    /// Whether a channel is congested on any shard.
+    /// Returns whether a channel is congested on any shard.
     pub(super) fn contains(&self, channel: &ChannelName) -> bool {
         self.count.load(Ordering::Relaxed) > 0
             && self.place(channel).load(Ordering::Relaxed) > 0
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_is_congested_until_no_shard_says_so() {
+    fn a_channel_is_congested_while_any_shard_reports_it() {
         let congested = Congested::default();
         let name = |n: u32| ChannelName::new(&format!("channel:{n}"));
         for n in 0..2000 {

@@ -1,7 +1,7 @@
-//! Mail between threads: a queue a shard, a doorbell, and the shards' loads.
+//! Mailboxes of shards, their doorbells, and their published loads.
 //!
-//! Anybody may post; only the shard reads. The doorbell is rung only when the reader may be
-//! asleep: `waiting` is set by the first post after a reading and cleared before the next one.
+//! Any thread may post; only the shard reads. The doorbell is rung only when the shard may be
+//! waiting: the first post after a reading sets `waiting` and rings, the next reading clears it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -22,25 +22,25 @@ use crate::metrics::Snapshot;
 use crate::shard::connect::{ConnectBackend, ConnectReply};
 use crate::shard::events::EventQueues;
 
-/// Mails that may wait in one box. Handovers past it are not made; commands always fit.
+/// Mails in one box above which no connections are handed over; other mail is always accepted.
 const MAILS_MAX: usize = 4096;
 
 /// A message to a shard.
 #[derive(Debug)]
 pub enum Mail {
-    /// A connection comes over under this key; its socket arrives through the driver.
+    /// A connection is handed over with this key; its socket arrives through the driver.
     Handover { key: u64, listener: u8, peer: Option<SocketAddr>, accepted_us: u32 },
-    /// That connection does not come after all.
+    /// The handover with this key is cancelled.
     HandoverFailed { key: u64 },
-    /// Somebody wants the numbers: an empty snapshot, to be filled and sent back.
+    /// A request for metrics: an empty snapshot, to be filled and sent back.
     Snapshot(Box<Snapshot>, oneshot::Sender<Box<Snapshot>>),
-    /// Something about channels or connections.
+    /// Mail for the hub.
     Hub(Box<HubMail>),
-    /// The same, in order: all that one turn or call has for the shard.
+    /// Several mails for the hub, in order: all that one turn or call sends to the shard.
     HubBatch(Vec<HubMail>),
-    /// The backend has decided an upgrade.
+    /// The connect backend has decided an upgrade.
     Decided { token: Token, reply: Box<ConnectReply> },
-    /// Go on by another configuration.
+    /// Switch to another configuration.
     Renew(Arc<Config>),
     /// Close all connections, then end.
     Drain,
@@ -49,7 +49,7 @@ pub enum Mail {
 }
 
 impl Mail {
-    /// What it counts for in the box, if it is about channels (bytes).
+    /// Returns the bytes counted for it while it is queued; 0 unless it is for the hub.
     fn hub_bytes(&self) -> usize {
         match self {
             Self::Hub(mail) => mail.bytes(),
@@ -59,25 +59,26 @@ impl Mail {
     }
 }
 
-/// One shard, as the others see it.
+/// One shard's mailbox and published numbers.
 #[derive(Default)]
 struct Post {
     mails: SegQueue<Mail>,
-    /// Of mail about channels (bytes).
+    /// Bytes of queued mail for the hub.
     mail_bytes: AtomicUsize,
-    /// Of what the shard has read of it and not worked through (bytes).
+    /// Bytes of hub mail and publications that the shard has read and not processed.
     backlog_bytes: AtomicUsize,
+    /// Mail was posted since the last reading, and the doorbell rung for it.
     waiting: AtomicBool,
     bell: OnceLock<Arc<dyn Bell>>,
     connections: AtomicU32,
     open: AtomicU32,
-    /// Of the configuration that the shard runs on.
+    /// The epoch of the configuration that the shard runs on.
     epoch: AtomicU64,
     /// The shard has ended: mail to it is dropped.
     closed: AtomicBool,
 }
 
-/// All shards.
+/// The mailboxes of all shards, and the state that they share.
 pub struct Directory {
     shards: Vec<Post>,
     admission: Arc<Admission>,
@@ -88,7 +89,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Room for this many shards.
+    /// Makes a directory for this many shards.
     pub fn new(shards: usize) -> Arc<Self> {
         let events = EventQueues::new(shards);
         let shards = (0..shards).map(|_| Post::default()).collect();
@@ -102,30 +103,30 @@ impl Directory {
         })
     }
 
-    /// Who is let in: one for all shards.
+    /// Returns the admission limits and counts, which all shards share.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.admission
     }
 
-    /// Number of shards.
+    /// Returns the number of shards.
     pub fn len(&self) -> usize {
         self.shards.len()
     }
 
-    /// Whether there are none; there always are.
+    /// Returns whether there are no shards, which is never the case.
     pub fn is_empty(&self) -> bool {
         self.shards.is_empty()
     }
 
-    /// Tells how to wake a shard from outside. Who posted before could not: the shard must read its
-    /// mail before it waits for the first time.
+    /// Sets the bell that wakes a shard from other threads. Earlier posts rang no bell, so the
+    /// shard must read its mail before it waits for the first time.
     pub fn set_bell(&self, shard: u16, bell: Arc<dyn Bell>) {
         let own = &self.shards[usize::from(shard)];
         assert!(own.bell.set(bell).is_ok(), "a shard has one bell");
         own.waiting.swap(true, Ordering::AcqRel);
     }
 
-    /// Posts and wakes the shard, from a thread that has no ring.
+    /// Posts mail and wakes the shard, from a thread that has no driver.
     pub fn post(&self, shard: u16, mail: Mail) {
         if self.post_silently(shard, mail)
             && let Some(bell) = self.shards[usize::from(shard)].bell.get()
@@ -134,13 +135,13 @@ impl Directory {
         }
     }
 
-    /// Posts; returns whether the shard's doorbell must be rung.
+    /// Posts mail; returns whether the caller must ring the shard's doorbell.
     pub fn post_silently(&self, shard: u16, mail: Mail) -> bool {
         self.post_unannounced(shard, mail);
         !self.shards[usize::from(shard)].waiting.swap(true, Ordering::AcqRel)
     }
 
-    /// Posts what the shard will look for by itself.
+    /// Posts mail that the shard will read without a doorbell.
     pub fn post_unannounced(&self, shard: u16, mail: Mail) {
         let to = &self.shards[usize::from(shard)];
         let bytes = mail.hub_bytes();
@@ -153,9 +154,10 @@ impl Directory {
         }
     }
 
-    /// The shard has ended: drops its mail, now and from now on, so that nothing waits for answers,
-    /// and wakes the others. One that panicked may have posted to them without ringing; their boxes
-    /// then count as announced, and no later mail, such as the order to drain, would wake them.
+    /// Closes the mailbox of a shard that has ended: drops its mail, now and in future, so that
+    /// nothing waits for its replies, and wakes the other shards. If the shard panicked between a
+    /// post and its doorbell, their boxes are marked as announced, and later mail, such as the
+    /// order to drain, would not wake them.
     pub fn close(&self, shard: u16) {
         let own = &self.shards[usize::from(shard)];
         own.closed.store(true, Ordering::SeqCst);
@@ -166,23 +168,23 @@ impl Directory {
         self.shards.iter().filter_map(|shard| shard.bell.get()).for_each(|bell| bell.ring());
     }
 
-    /// Whether no shard has an open WebSocket.
+    /// Returns whether no shard has an open WebSocket.
     pub fn is_quiet(&self) -> bool {
         self.shards.iter().all(|shard| shard.open.load(Ordering::Relaxed) == 0)
     }
 
-    /// Whether the box takes one more handover.
+    /// Returns whether the mailbox has room for a handover.
     pub fn has_room(&self, shard: u16) -> bool {
         self.shards[usize::from(shard)].mails.len() < MAILS_MAX
     }
 
-    /// Whether there is mail; the next posts ring again.
+    /// Returns whether there is mail, and has the next post ring the doorbell.
     pub fn begin_reading(&self, shard: u16) -> bool {
         let from = &self.shards[usize::from(shard)];
         from.waiting.load(Ordering::Acquire) && from.waiting.swap(false, Ordering::AcqRel)
     }
 
-    /// The next mail.
+    /// Removes and returns the next mail.
     pub fn read(&self, shard: u16) -> Option<Mail> {
         let from = &self.shards[usize::from(shard)];
         let mail = from.mails.pop()?;
@@ -193,29 +195,29 @@ impl Directory {
         Some(mail)
     }
 
-    /// What waits for a shard about channels, read or not (bytes).
+    /// Returns the bytes of hub mail that a shard has not processed, read or not.
     pub fn mail_bytes(&self, shard: u16) -> usize {
         let own = &self.shards[usize::from(shard)];
         own.mail_bytes.load(Ordering::Relaxed) + own.backlog_bytes.load(Ordering::Relaxed)
     }
 
-    /// Tells how much a shard has read and not worked through (bytes).
+    /// Publishes the bytes that a shard has read and not processed.
     pub fn set_backlog(&self, shard: u16, bytes: usize) {
         self.shards[usize::from(shard)].backlog_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// On one more shard, or one less, a channel is congested.
+    /// Records that a channel is congested on one more shard, or on one less.
     pub fn set_congested(&self, channel: ChannelName, is_congested: bool) {
         self.congested.set(channel, is_congested);
     }
 
-    /// Whether more is published to a channel than its members can be handed.
+    /// Returns whether a channel is congested: more is published than can be delivered.
     pub fn is_congested(&self, channel: &ChannelName) -> bool {
         self.congested.contains(channel)
     }
 
-    /// Sets what the shards share about channels, where there are any: before they start, and
-    /// before they receive [`Mail::Renew`].
+    /// Sets the hub state that shards share. Call it before the shards start, and before each
+    /// [`Mail::Renew`].
     pub fn set_hub(&self, hub: Arc<HubShared>) {
         self.hub.store(Some(hub));
     }
@@ -225,7 +227,7 @@ impl Directory {
         self.hub.load_full()
     }
 
-    /// Lets a backend decide upgrades. It is set once, before the shards start.
+    /// Sets the backend that decides upgrades. Call it once, before the shards start.
     pub fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
         assert!(self.connect_backend.set(backend).is_ok(), "there is one backend");
     }
@@ -235,7 +237,7 @@ impl Directory {
         self.connect_backend.get().map(|backend| &**backend)
     }
 
-    /// What happens in the shards, for a consumer that attaches.
+    /// Returns the event queues of the shards, to attach a consumer.
     pub fn events(&self) -> &Arc<EventQueues> {
         &self.events
     }
@@ -247,33 +249,33 @@ impl Directory {
         own.open.store(open, Ordering::Relaxed);
     }
 
-    /// A shard's number of connections, as last published.
+    /// Returns a shard's number of connections, as last published.
     pub fn connections(&self, shard: u16) -> u32 {
         self.shards[usize::from(shard)].connections.load(Ordering::Relaxed)
     }
 
-    /// A shard's number of open WebSockets, as last published.
+    /// Returns a shard's number of open WebSockets, as last published.
     pub fn open(&self, shard: u16) -> u32 {
         self.shards[usize::from(shard)].open.load(Ordering::Relaxed)
     }
 
-    /// The shard has taken over the configuration of this epoch.
+    /// Records that a shard runs on the configuration of this epoch.
     pub fn set_epoch(&self, shard: u16, epoch: u64) {
         self.shards[usize::from(shard)].epoch.store(epoch, Ordering::Release);
     }
 
-    /// Whether all shards run on the configuration of this epoch.
+    /// Returns whether all shards run on the configuration of this epoch.
     pub fn all_run_on(&self, epoch: u64) -> bool {
         self.shards.iter().all(|shard| shard.epoch.load(Ordering::Acquire) == epoch)
     }
 
-    /// Takes a connection that is on its way into account, so that a burst is not sent to one
-    /// shard whole.
+    /// Counts a connection that is being handed over, so that not all of a burst is handed to the
+    /// same shard.
     pub fn expect_connection(&self, shard: u16) {
         self.shards[usize::from(shard)].connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The shard with the fewest connections, and how many.
+    /// Returns the shard with the fewest connections, and their number.
     pub fn least_loaded(&self) -> (u16, u32) {
         (0..self.shards.len() as u16)
             .map(|shard| (shard, self.connections(shard)))

@@ -6,21 +6,21 @@ use crate::driver::TcpInfo;
 use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Refused, Request, Verb};
 use crate::proto::ws::CloseCode;
 
-/// Connections that something reached.
+/// The number of connections that an action reached.
 #[derive(Clone, Debug, Default)]
 pub struct Reached {
     pub count: u64,
-    /// Why it did not reach one of the others.
+    /// Why it failed for one of the others.
     pub refused: Option<Refused>,
 }
 
-/// Where that goes.
+/// Receives the number of connections that an action reached.
 pub type CountReply = tokio::sync::oneshot::Sender<Reached>;
 
-/// Where a connection goes that was looked at; `None`: it is gone.
+/// Receives the description of a connection; `None` if it has closed.
 pub type LookReply = tokio::sync::oneshot::Sender<Option<Box<ConnectionInfo>>>;
 
-/// Which connections.
+/// The connections that an action applies to.
 #[derive(Clone, Debug)]
 pub enum ConnectionTarget {
     All,
@@ -28,10 +28,10 @@ pub enum ConnectionTarget {
     Connection(ConnectionId),
 }
 
-/// Something to be done with connections.
+/// An action on connections.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Send them this.
+    /// Send them a publication.
     Send(Arc<Publication>),
     /// Close them.
     Disconnect {
@@ -40,11 +40,12 @@ pub enum Act {
     },
     Subscribe(ChannelName),
     Unsubscribe(ChannelName),
-    /// Send them a fresh ticket: theirs was revoked with another connection's of their user.
+    /// Send them a new ticket: theirs was revoked together with that of another connection of the
+    /// same user.
     RenewTicket,
 }
 
-/// A connection, as lists show it.
+/// The description of a connection.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct ConnectionInfo {
     pub connection: String,
@@ -60,39 +61,39 @@ pub struct ConnectionInfo {
     pub bytes_sent: u64,
     pub messages_received: u32,
     pub messages_sent: u32,
-    /// Bytes that wait to be sent.
+    /// Bytes queued to be sent.
     pub queue_bytes: u64,
     /// Channel messages dropped because it did not read.
     pub dropped: u32,
-    /// Round trip of the last heartbeat (µs), once there was one.
+    /// Round trip of the last heartbeat (µs), if one was answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<u32>,
     pub subscriptions: Vec<String>,
-    /// What TCP knows, where it was asked, or why that is not known.
+    /// The state of TCP, if requested, or the error in reading it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp: Option<TcpInfo>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_error: Option<String>,
 }
 
-/// Which connections a list wants.
+/// The filter of a list of connections.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     pub user: Option<String>,
     pub address: Option<std::net::IpAddr>,
-    /// Slots from here on.
+    /// The first slot to list.
     pub from_slot: u32,
     pub limit: u32,
 }
 
-/// Connections of a shard, and where the list continues.
+/// A page of a shard's connections, and the slot where the next one starts.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     pub connections: Vec<ConnectionInfo>,
     pub next_slot: Option<u32>,
 }
 
-/// Channels of a shard's home, in the order of their names, with their members.
+/// Channels of a shard's home, sorted by name, with their numbers of members.
 #[derive(Clone, Debug, Default)]
 pub struct Channels {
     pub names: Vec<(ChannelName, u32)>,
@@ -105,7 +106,7 @@ pub enum HubMail {
     Ask(Request),
     /// From a home.
     Out(Out),
-    /// Publications for a shard were lost on the way, up to this place.
+    /// A channel's publications for the shard were dropped on the way, up to this position.
     Lagging {
         channel: ChannelName,
         position: Position,
@@ -113,19 +114,19 @@ pub enum HubMail {
     /// Wakes a shard: a channel is no longer congested and its publishers may resume, or the memory
     /// for history is exceeded and the shard may hold more than its share.
     Room,
-    /// The connection was continued by another, which may need its place among those of the user.
+    /// A connection was resumed by another, which may take over its count towards the user's limit.
     Replaced {
         old: ConnectionId,
         by: ConnectionId,
         user: Option<Arc<str>>,
     },
-    /// The answer to that: whether the connection has the place of the one that it continued.
+    /// The reply to `Replaced`: whether the new connection has taken over the count.
     Place {
         id: ConnectionId,
         user: Arc<str>,
         is_passed_on: bool,
     },
-    /// Keys were withdrawn, or have arrived: look at all connections again.
+    /// Keys were withdrawn or added: review all connections.
     Review,
     Act {
         target: ConnectionTarget,
@@ -136,7 +137,7 @@ pub enum HubMail {
         filter: Box<Filter>,
         reply: tokio::sync::oneshot::Sender<Listed>,
     },
-    /// One connection in full.
+    /// Describe one connection in full.
     Look {
         id: ConnectionId,
         reply: LookReply,
@@ -150,7 +151,7 @@ pub enum HubMail {
 }
 
 impl HubMail {
-    /// What it costs while it waits (bytes).
+    /// Returns the bytes counted for it while it is queued.
     pub(crate) fn bytes(&self) -> usize {
         let own = size_of::<Self>();
         own + match self {

@@ -1,6 +1,7 @@
-//! Mail between threads: what is written, the boxes it waits in, and what all shards share.
+//! Mail between threads: its types, the mailboxes, and the state that all shards share.
 //!
-//! It knows neither connections nor the driver: shards, the control thread and tests use it alike.
+//! It is independent of connections and the driver's engines, so that shards, the control thread
+//! and tests can use it.
 
 mod congested;
 mod directory;
