@@ -37,6 +37,7 @@ impl<D: Driver> Shard<D> {
         let options = &connections.config().drain;
         let few = connections.open_count() <= u64::from(options.at_once_connections);
         let window_ms = if few { 0 } else { options.window_ms };
+        debug_assert!(options.window_ms <= options.deadline_ms, "validated");
         let tick = connections.tick();
         self.drain = Some(Drain {
             began_tick: tick,

@@ -1,16 +1,17 @@
-//! Upgrades that wait for a decision made outside ([`crate::shard::connect`]).
+//! Upgrades that await a decision made outside the shard ([`crate::shard::connect`]).
 //!
-//! The stage `Asking` follows `Http` and precedes `Open`. The connection is still a handshake: it
-//! counts as one, and ends with the handshake's deadline (503 with `Retry-After`, as for a server
-//! that is short of something: the request was right, and may succeed later). It ends once, with
-//! the 101, with an answer, or without either when the peer leaves first. A reply that comes after
-//! that, or for a slot that another connection has by now, is ignored and counted.
+//! The stage `Asking` follows `Http` and precedes `Open`. The connection still counts as a
+//! handshake, and ends with the handshake's deadline (503 with `Retry-After`, because the request
+//! was valid and may succeed later). The stage ends exactly once: with the 101, with an error, or
+//! without either if the peer disconnects first. A reply that arrives after that, or for a slot
+//! that has been reused, is ignored and counted.
 //!
-//! What the client sends early is held, and received up to the limit of a request's head: then
+//! Input that the client sends early is held, up to the size limit of a request's head; above it,
 //! nothing more is received before the decision. The head itself goes to the backend.
 //!
-//! The address is counted before the question, so that an address over its limit costs no question;
-//! the route and the user, which the reply may name, when the reply has come.
+//! The address is counted before the question is sent, so an address over its limit causes no
+//! question. The route, and the user, whom the reply may name, are counted when the reply has
+//! arrived.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,10 +28,10 @@ use crate::driver::{Driver, Token};
 use crate::proto::http::{self, Availability, Decision, Refusal, Upgrade};
 use crate::shard::connect::{ConnectReply, Question};
 
-/// A client that meets a reload between its request and the decision may come back at once.
+/// `Retry-After` if the configuration changed between the request and the decision.
 const RELOADED_RETRY_AFTER_S: u32 = 1;
 
-/// The bytes of a request, and those that came early behind it.
+/// A request's head, and the bytes that arrived behind it.
 #[derive(Clone, Copy)]
 pub(super) struct RequestBytes<'r> {
     pub(super) head: &'r [u8],
@@ -38,7 +39,8 @@ pub(super) struct RequestBytes<'r> {
 }
 
 impl Connections {
-    /// Asks the backend about an upgrade, with the request's head; holds what came early.
+    /// Sends a question about an upgrade to the backend, with the request's head; holds early
+    /// input.
     pub(super) fn begin_asking(
         &mut self,
         index: u32,
@@ -66,7 +68,7 @@ impl Connections {
         }
     }
 
-    /// Holds bytes that came before the decision; past the limit nothing more is received.
+    /// Holds input received before the decision; above the limit nothing more is received.
     pub(super) fn hold_early(&mut self, index: u32, bytes: &[u8]) {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
         asking.early.extend_from_slice(bytes);
@@ -75,7 +77,7 @@ impl Connections {
         }
     }
 
-    /// Takes a reply of the backend.
+    /// Applies a reply of the backend.
     pub(in crate::shard) fn take_decision(
         &mut self,
         driver: &mut impl Driver,
@@ -104,7 +106,7 @@ impl Connections {
         matches!(self.slot(index).stage(), Stage::Asking(_))
     }
 
-    /// Upgrades the connection, if what was checked before the question still holds.
+    /// Upgrades the connection, if the checks made before the question still hold.
     fn accept_upgrade(
         &mut self,
         sessions: &mut impl Sessions,
@@ -117,14 +119,14 @@ impl Connections {
         let entered = if Arc::ptr_eq(&config, &self.config) {
             self.enter_decided(sessions, index, upgrade.route, identity.clone())
         } else {
-            // Its route, and all that was agreed on, may not be allowed any more.
+            // Its route, and the options negotiated for it, may not be allowed any more.
             let message = "the configuration changed during the handshake; reconnect";
             Err(unavailable(message, RELOADED_RETRY_AFTER_S))
         };
         if let Err(rejected) = entered {
             return self.reject_as(sessions, index, &rejected);
         }
-        // Others may have taken the memory that there was when the request was decided.
+        // Other connections may have used up the memory that was free when the request was decided.
         upgrade.compression = upgrade.compression.within(self.context_room_bytes());
         let (route, compression) = (upgrade.route, upgrade.compression);
         let protocol = sessions.choose_protocol(upgrade.subprotocol.as_deref());
@@ -141,7 +143,7 @@ impl Connections {
         }
     }
 
-    /// Takes out what came before the decision.
+    /// Removes and returns the input received before the decision.
     fn take_early(&mut self, index: u32) -> Vec<u8> {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return Vec::new() };
         let early = std::mem::take(&mut asking.early);
@@ -149,7 +151,7 @@ impl Connections {
         early
     }
 
-    /// Counts in a client that the backend has accepted.
+    /// Counts a client that the backend has accepted.
     fn enter_decided(
         &mut self,
         sessions: &impl Sessions,
@@ -181,14 +183,14 @@ impl Connections {
         })
     }
 
-    /// The backend has not replied in time.
+    /// Rejects an upgrade because the backend has not replied in time.
     pub(super) fn give_up_asking(&mut self, sessions: &mut impl Sessions, index: u32) {
         self.counters.handshake_timeouts += 1;
         let message = "the upgrade was not decided within the handshake deadline; retry later";
         self.reject_asking(sessions, index, message);
     }
 
-    /// Rejects an upgrade that waits for its decision, with 503; nothing, if it does not.
+    /// Rejects an upgrade that awaits a decision with 503; otherwise does nothing.
     pub(in crate::shard) fn reject_asking(
         &mut self,
         sessions: &mut impl Sessions,

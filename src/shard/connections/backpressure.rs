@@ -1,16 +1,15 @@
 //! Backpressure: whether a connection's input is processed, held, or not received at all.
 //!
-//! A connection is *ready* while its own outbox and those of all connections have room, and its
-//! session waits for nothing. Only then is its input processed. What was received otherwise is
-//! held in order, and the connection is *unfinished*: it has held input, or a message that is
-//! inflated or answered in part. Unfinished connections that are ready queue for the end of a
-//! turn's input; those that are not are checked again by [`Connections::reconsider`], which is
-//! called by everything that makes room: a send that has ended, a home that has replied, a mailbox
-//! that has drained.
+//! A connection is *ready* while its outbox, and all outboxes together, have room and its session
+//! waits for nothing. Only then is its input processed; otherwise input is held, in order. A
+//! connection is *unfinished* if it has held input, or a message that is inflated or answered in
+//! part. Unfinished connections that are ready are queued, and served after the turn's new input.
+//! Those that are not ready are checked again by [`Connections::reconsider`], which must be called
+//! after everything that makes room: a completed send, a home's reply, a drained mailbox.
 //!
-//! Always: an unfinished connection that is ready is queued. Replies queued ahead of what a client
-//! reads stay within `outbox_bytes_max` and one largest reply, and its unanswered requests within
-//! one message and the receive buffers that were under way.
+//! Invariants: an unfinished connection that is ready is queued. Queued replies stay within
+//! `outbox_bytes_max` plus one largest reply, and unanswered requests within one message plus the
+//! receive buffers that were filled before reading paused.
 
 use super::deferred::DeferredTask;
 use super::rotation::LARGE_BYTES;
@@ -20,26 +19,26 @@ use super::{Connections, SessionReadiness, Sessions};
 use crate::driver::Driver;
 use crate::session::hub::Budget;
 
-/// Shares of a turn that go to connections in the middle of a large message.
+/// The number of connections in the middle of a large message that are served in one turn.
 const LARGE_SHARES_MAX: usize = 2;
 
-/// What waits for connections in queues of their sessions.
+/// The size of sessions' backlogs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::shard) struct QueuedSize {
     /// Bytes that count towards the limits of outboxes.
     pub(in crate::shard) bytes: usize,
-    /// Bytes of recovered messages, which do not: they are bounded for all connections together.
+    /// Bytes of recovered messages, which have a limit of their own for all connections together.
     pub(in crate::shard) missed_bytes: usize,
 }
 
 impl Connections {
-    /// Bytes that wait to be sent to all connections, in outboxes and backlogs.
+    /// Returns the bytes queued for all connections, in outboxes and backlogs.
     #[inline]
     pub(in crate::shard) fn queued_bytes(&self) -> u64 {
         self.pools.queued_bytes() + self.backlogs.bytes as u64
     }
 
-    /// Counts the change of a session's backlog.
+    /// Counts a change of a session's backlog.
     pub(in crate::shard) fn count_backlog(&mut self, before: QueuedSize, after: QueuedSize) {
         let all = &mut self.backlogs;
         assert!(all.bytes >= before.bytes && all.missed_bytes >= before.missed_bytes);
@@ -47,7 +46,7 @@ impl Connections {
         all.missed_bytes = all.missed_bytes - before.missed_bytes + after.missed_bytes;
     }
 
-    /// Notes how long the queue of one connection has become.
+    /// Records the length of a connection's queue, for the peak.
     pub(in crate::shard) fn note_queue_peak(&mut self, bytes: usize) {
         self.gauges.outbox_bytes_peak = self.gauges.outbox_bytes_peak.max(bytes as u64);
     }
@@ -57,39 +56,40 @@ impl Connections {
         self.slot(index).queued_bytes()
     }
 
-    /// Notes what a connection's session waits for. Where it waits no more, [`Self::reconsider`] is
-    /// to follow.
+    /// Sets the readiness of a connection's session. If it has become ready, [`Self::reconsider`]
+    /// must follow.
     pub(in crate::shard) fn set_readiness(&mut self, index: u32, state: SessionReadiness) {
         if let Some(slot) = self.slots.get_mut(index as usize) {
             slot.set_readiness(state);
         }
     }
 
-    /// What the session of the slice's connection may do.
+    /// Returns the budget of requests for the session of the slice's connection.
     pub(in crate::shard) fn request_budget(&self, index: u32) -> Budget {
         self.work.budget(&self.config.limits, self.outbox_bytes(index))
     }
 
-    /// What a connection's session waits for, as last reported.
+    /// Returns the readiness of a connection's session, as last set.
     pub(in crate::shard) fn readiness(&self, index: u32) -> SessionReadiness {
         self.slot(index).readiness()
     }
 
-    /// What waits in the backlogs of all sessions.
+    /// Returns the size of all sessions' backlogs.
     pub(in crate::shard) fn backlogs(&self) -> QueuedSize {
         self.backlogs
     }
 
-    /// Whether the connection's input may be processed.
+    /// Returns whether the connection's input may be processed.
     #[inline]
     pub(super) fn is_ready(&self, index: u32) -> bool {
         let slot = self.slot(index);
-        // Closing: only the peer's Close is looked for, and nothing is answered.
+        // Closing: input is only searched for the peer's Close, and causes no replies.
         matches!(slot.stage(), Stage::Closing { .. })
             || (!slot.readiness().is_waiting() && self.has_outbox_room(slot))
     }
 
-    /// Whether one more reply may be queued. Once reading has paused, it takes more room to resume.
+    /// Returns whether one more reply may be queued. While reading is paused, more room is
+    /// required.
     #[inline]
     fn has_outbox_room(&self, slot: &Slot) -> bool {
         let Some(outbox) = slot.outbox() else { return true };
@@ -99,7 +99,7 @@ impl Connections {
         outbox.bytes() <= most && !self.is_crowding(outbox.bytes())
     }
 
-    /// Bytes of replies after which a connection that has room for one has to be looked at again.
+    /// Returns the bytes of replies that may be queued before the connection must be checked again.
     #[inline]
     pub(super) fn reply_room_bytes(&self, index: u32) -> usize {
         let limits = &self.config.limits;
@@ -108,14 +108,14 @@ impl Connections {
         own.min(usize::try_from(all).unwrap_or(usize::MAX))
     }
 
-    /// Whether a queue of so many bytes is one of those that fill the memory for all queues. Those
-    /// with less than their share are not the cause, and are served as ever.
+    /// Returns whether all queues together exceed their memory, and a queue of this length exceeds
+    /// its share of that. Connections below their share are served as usual.
     pub(in crate::shard) fn is_crowding(&self, queue_bytes: usize) -> bool {
         let most = self.config.limits.outbox_shard_bytes_max as u64;
         self.queued_bytes() > most && queue_bytes as u64 > most / self.slots.len() as u64
     }
 
-    /// Whether the next frame of the input at hand may be processed within this slice.
+    /// Returns whether the next frame of the current input may be processed within this slice.
     #[inline]
     pub(super) fn may_continue(&self, index: u32) -> bool {
         let slot = self.slot(index);
@@ -124,27 +124,27 @@ impl Connections {
             && self.has_outbox_room(slot)
     }
 
-    /// Holds input that may not be processed now.
+    /// Holds input that cannot be processed now.
     pub(super) fn hold_input(&mut self, sessions: &mut impl Sessions, index: u32, bytes: &[u8]) {
         self.held.push(index, bytes);
         let receiving = self.slot_mut(index).receiving_mut();
         if !receiving.is_unfinished() {
             receiving.set_unfinished(true);
         }
-        // Until it was processed, nothing more is received.
+        // Pause until the held input has been processed.
         self.pause(index);
         if self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);
         }
     }
 
-    /// Whether unfinished requests and messages, and held input, exceed their bound.
+    /// Returns whether unfinished requests and messages and held input exceed their limit.
     pub(super) fn has_too_much_unfinished(&self) -> bool {
         let unfinished = self.partials.bytes() + self.held.bytes() as u64;
         unfinished > self.config.limits.partial_shard_bytes_max
     }
 
-    /// Receives nothing more for now.
+    /// Pauses receiving.
     pub(super) fn pause(&mut self, index: u32) {
         if self.slot_mut(index).receiving_mut().pause() {
             self.counters.read_pauses += 1;
@@ -153,7 +153,8 @@ impl Connections {
         }
     }
 
-    /// The one rule of pausing and resuming, applied after anything that may change its outcome.
+    /// Decides whether a connection pauses or resumes. Call it after anything that may change the
+    /// outcome; no other code resumes a connection.
     pub(in crate::shard) fn reconsider(&mut self, index: u32) {
         let Some(slot) = self.slots.get(index as usize) else { return };
         let receiving = slot.receiving();
@@ -174,7 +175,7 @@ impl Connections {
         }
     }
 
-    /// Notes whether anything of the connection's input is unfinished, and queues it if so.
+    /// Updates whether anything of the connection's input is unfinished, and queues it if so.
     pub(in crate::shard) fn note_unfinished(&mut self, index: u32) {
         let is_held = self.held.len(index) > 0;
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
@@ -190,7 +191,7 @@ impl Connections {
         let was_unfinished = receiving.set_unfinished(is_unfinished);
         let is_over = receiving.has_ended() && is_open && !is_unfinished;
         if was_unfinished && is_over {
-            // The peer's end came behind what was held.
+            // The end of the input was received behind the held input.
             self.defer(index, DeferredTask::Finish);
         } else if is_unfinished || receiving.is_paused() {
             self.reconsider(index);
@@ -206,7 +207,8 @@ impl Connections {
         }
     }
 
-    /// Lists the connection among those that are checked when all outboxes together have drained.
+    /// Lists the connection among those that are checked again when all outboxes together have
+    /// drained.
     fn list_throttled(&mut self, index: u32) {
         let token = self.token(index);
         if self.slot_mut(index).receiving_mut().mark_throttled() {
@@ -214,8 +216,8 @@ impl Connections {
         }
     }
 
-    /// Drops the tokens of connections that have ended from the list of the throttled, which is
-    /// read only when the pressure has ended.
+    /// Removes ended connections from the list of throttled ones, which is otherwise only read when
+    /// the shortage has ended.
     pub(super) fn trim_throttled(&mut self) {
         if self.throttled.len() > self.slots.len() {
             let mut throttled = std::mem::take(&mut self.throttled);
@@ -224,13 +226,14 @@ impl Connections {
         }
     }
 
-    /// Closes a connection past all bounds. Where only its own outbox is long, its input waits.
+    /// Closes a connection that exceeds a limit of queued bytes. If only its own outbox is long,
+    /// its input is paused instead.
     pub(super) fn check_outbox(&mut self, sessions: &mut impl Sessions, index: u32) {
         let slot = self.slot(index);
         let Some(outbox) = slot.outbox().filter(|_| slot.stage().is_websocket()) else { return };
         let bytes = outbox.bytes();
         self.note_queue_peak(bytes);
-        // Pausing is not enough where many connections at once go from little to much.
+        // Pausing is not enough if very many connections grow from little to much at once.
         let limits = &self.config.limits;
         let is_crowded = self.queued_bytes() > 2 * limits.outbox_shard_bytes_max as u64;
         if bytes > limits.outbox_bytes_max || (is_crowded && self.is_crowding(bytes)) {
@@ -238,7 +241,7 @@ impl Connections {
         }
     }
 
-    /// Continues with what was held of a connection, by one share.
+    /// Processes held input of a connection, one share of it.
     fn continue_input(&mut self, sessions: &mut impl Sessions, index: u32) {
         self.work.begin_fresh_slice();
         self.work.spend_frame();
@@ -259,8 +262,8 @@ impl Connections {
         self.note_unfinished(index);
     }
 
-    /// Serves unfinished connections in turn, until the turn's effort is spent; one share at least,
-    /// so that they come to an end whatever the others do. Returns whether more wait.
+    /// Serves unfinished connections in turn until the turn's effort is spent, but at least one, so
+    /// that they finish whatever other connections do. Returns whether more are queued.
     pub(in crate::shard) fn serve_unfinished(
         &mut self,
         driver: &mut impl Driver,
@@ -271,7 +274,7 @@ impl Connections {
         while let Some(token) = self.unfinished.pop(LARGE_SHARES_MAX) {
             let Some(index) = self.find(token) else { continue };
             if !self.slot_mut(index).receiving_mut().unmark_queued() {
-                // It was finished, or begun again, since it was queued.
+                // It was finished, or queued again, since it was queued.
                 continue;
             }
             if !self.is_ready(index) {
@@ -288,12 +291,12 @@ impl Connections {
         self.has_unfinished()
     }
 
-    /// Whether unfinished connections wait for their turn.
+    /// Returns whether unfinished connections are queued.
     pub(in crate::shard) fn has_unfinished(&self) -> bool {
         !self.unfinished.is_empty()
     }
 
-    /// Checks again the connections that were stopped because all outboxes together were full.
+    /// Checks the connections again that were throttled because all outboxes together were full.
     pub(in crate::shard) fn resume_throttled(&mut self, driver: &mut impl Driver) {
         let low = self.config.limits.outbox_shard_bytes_max as u64 / 2;
         if self.throttled.is_empty() || self.queued_bytes() > low {

@@ -1,18 +1,17 @@
 //! Connections that fill whole receive buffers, received from in turn, one buffer each.
 //!
-//! A continuous receive brings all that a socket holds, which may be megabytes, before it can be
-//! cancelled. With a few such connections the first would take every buffer in each turn, the
-//! others would starve beside it, and the kernel's copies alone would hold each turn for
-//! milliseconds. So a connection that fills buffers beside others, or that has left input
-//! unfinished, *takes turns*: it queues here, and each turn of the shard receives one buffer from
-//! each of the first few. It gets its continuous receive back once it sends less than half a buffer
-//! at a time.
+//! A multishot receive delivers all that a socket holds, which may be megabytes, before it can be
+//! cancelled. With a few such connections, the first would fill every buffer in each turn, the
+//! others would starve, and the kernel's copies alone would take milliseconds of each turn. So a
+//! connection that fills buffers while others are active, or that has left input unfinished, *takes
+//! turns*: it is queued here, and each turn of the shard receives one buffer from each of the first
+//! few. It gets its multishot receive back once it sends less than half a buffer at a time.
 //!
-//! Large messages use half of a turn's buffers at most (`rotation.rs`).
+//! Large messages use at most half of a turn's buffers (`rotation.rs`).
 //!
-//! Measured with `scripts/load-hostile.sh --kind large`: other connections were starved for 300 ms
-//! without turns. Tried and rejected: a length for the continuous receive (Linux 6.17), which caps
-//! nothing without bundles.
+//! Measured with `scripts/load-hostile.sh --kind large`: without turns, other connections were
+//! starved for 300 ms. Tried and rejected: a length limit for the multishot receive (Linux 6.17),
+//! which has no effect without bundles.
 
 use super::Connections;
 use super::rotation::LARGE_BYTES;
@@ -22,8 +21,9 @@ use crate::driver::Driver;
 const TURN_BYTES: usize = 256 * 1024;
 
 impl Connections {
-    /// Notes that a connection has received so many bytes at once. With the second half-full buffer
-    /// of a turn it takes turns, and with the first in a turn that is long already.
+    /// Records that a connection has received this many bytes at once. With its second half-full
+    /// buffer in a turn the connection starts to take turns; in a turn that is already long, with
+    /// its first.
     pub(super) fn note_bulk_input(&mut self, index: u32, len: usize) {
         let most = self.config.engine.buffer_bytes as usize / 2;
         let is_first = !self.work.has_moved(index, most);
@@ -39,8 +39,8 @@ impl Connections {
         self.bulk.push(self.token(index), is_large);
     }
 
-    /// Receives one buffer from each of the connections whose turn it is; returns whether more
-    /// wait.
+    /// Receives one buffer from each of the next connections in the queue; returns whether more are
+    /// queued.
     pub(in crate::shard) fn receive_bulk(&mut self, driver: &mut impl Driver) -> bool {
         if self.bulk.is_empty() {
             return false;
@@ -59,7 +59,7 @@ impl Connections {
         !self.bulk.is_empty()
     }
 
-    /// Arms receives again that had found no buffer.
+    /// Arms the receives again that had found no free buffer.
     pub(in crate::shard) fn receive_starved(&mut self, driver: &mut impl Driver) {
         if self.starved.is_empty() || !driver.has_buffers() {
             return;
@@ -71,11 +71,12 @@ impl Connections {
                 self.reconcile(driver, index);
             }
         }
-        // Keeps the capacity.
+        // Keep the capacity.
         self.starved = starved;
     }
 
-    /// Whether everything that was to be received has been.
+    /// Returns whether all input that had arrived is processed: no deferred work, unfinished input,
+    /// or pending receive is queued.
     pub(in crate::shard) fn is_caught_up(&self) -> bool {
         self.deferred.is_empty()
             && self.unfinished.is_empty()

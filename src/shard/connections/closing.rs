@@ -8,8 +8,9 @@
 //! | [`Connections::reject`] | an HTTP error | Lingering |
 //! | [`Connections::abort`] | nothing | Ending |
 //!
-//! Always: a connection leaves its stage once, so each is counted out once, by its close code; and
-//! what is sent begins where a frame may, whatever has begun to leave before it.
+//! Invariants: a connection leaves the open stages once, and so is counted once, by its close code.
+//! Everything queued for a closing connection starts at a frame boundary, even if an earlier frame
+//! was sent in part.
 
 use super::journal::Particulars;
 use super::stage::Stage;
@@ -17,26 +18,26 @@ use super::{Connections, Goodbye, Sessions};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, CloseCode};
 
-/// An error that a request is answered with.
+/// An error answer to a request.
 #[derive(Clone, Debug)]
 pub(super) struct Rejected<'m> {
     pub(super) refusal: Refusal,
-    /// What was wrong, and what to do.
+    /// The reason and the remedy.
     pub(super) message: &'m str,
-    /// When to come back, in seconds.
+    /// The `Retry-After` header (s).
     pub(super) retry_after_s: Option<u32>,
-    /// What the log calls it.
+    /// The reason in the log.
     pub(super) reason: &'static str,
 }
 
-/// A client that exceeded a limit is asked to stay away for so long, and at random for up to as
-/// much more as below.
+/// The minimum time after which a client that exceeded a limit should reconnect, and the range of
+/// the random time added to it.
 const EXCESS_RETRY_MIN_MS: u32 = 1000;
 const EXCESS_RETRY_SPREAD_MS: u32 = 4000;
 
 impl Connections {
-    /// Moves a connection to a stage in which no message flows any more, and takes it out of every
-    /// count of its earlier stage.
+    /// Moves a connection to a stage without messages, and removes it from all counts of its
+    /// earlier stage.
     ///
     /// `code`: how the WebSocket ended, if it was open.
     pub(super) fn leave(
@@ -54,7 +55,7 @@ impl Connections {
         self.leave_stage(index, next, code);
     }
 
-    /// The same for a connection whose session has ended.
+    /// Does the same, for a connection whose session has ended.
     fn leave_stage(&mut self, index: u32, next: Stage, code: CloseCode) {
         let is_ending = matches!(next, Stage::Ending);
         let slot = self.slot(index);
@@ -66,7 +67,7 @@ impl Connections {
             let counter = self.config.route_options[route].counter;
             self.directory.admission().leave_route(route, counter);
         } else if slot.stage().is_handshake() {
-            // A connection to be rejected leaves this stage here: it is never opened.
+            // A connection being rejected always ends here, because it is never opened.
             let rejected = u32::from(slot.is_rejected());
             self.gauges.handshakes -= 1;
             self.rejected_handshakes -= rejected;
@@ -79,7 +80,8 @@ impl Connections {
         let slot = self.slot_mut(index);
         slot.receiving_mut().end_processing();
         if is_ending {
-            // A cancellation under way may be of the receive alone: all must be cancelled now.
+            // The cancellation in flight may be for the receive only: now all operations must be
+            // cancelled.
             slot.receiving_mut().forget_cancel();
         }
         slot.enter(next, tick);
@@ -102,13 +104,13 @@ impl Connections {
         }
     }
 
-    /// Ends a connection whose WebSocket has ended: what was queued has left.
+    /// Ends a connection whose WebSocket is closed, after everything queued was sent.
     pub(super) fn end(&mut self, index: u32) {
         assert!(!self.slot(index).stage().is_websocket(), "a WebSocket is closed before it ends");
         self.leave_stage(index, Stage::Ending, CloseCode::ABNORMAL);
     }
 
-    /// Drops a connection that broke: a send or receive has failed.
+    /// Drops a connection after a send or receive has failed.
     pub(super) fn drop_broken(&mut self, sessions: &mut impl Sessions, index: u32) {
         if !matches!(self.slot(index).stage(), Stage::Ending) {
             self.counters.connection_errors += 1;
@@ -116,7 +118,8 @@ impl Connections {
         }
     }
 
-    /// Sends a Close, with a `goodbye` before it where sessions are spoken, and awaits the peer's.
+    /// Sends a Close, preceded by a `goodbye` if the session's protocol has one, and awaits the
+    /// peer's.
     pub(in crate::shard) fn close(
         &mut self,
         sessions: &mut impl Sessions,
@@ -135,12 +138,12 @@ impl Connections {
         slot.enter(Stage::Closing { receiver, code: goodbye.code }, tick);
         self.queue_close(index, goodbye.code, goodbye.reason);
         self.set_deadline(index);
-        // Held input begins where a frame does, and the peer's Close may be in it.
+        // Held input starts at a frame boundary, and may contain the peer's Close.
         self.note_unfinished(index);
     }
 
-    /// Sends a Close, with a `goodbye` before it where sessions are spoken, and processes nothing
-    /// that comes after it.
+    /// Sends a Close, preceded by a `goodbye` if the session's protocol has one, and ignores all
+    /// further input.
     pub(in crate::shard) fn fail(
         &mut self,
         sessions: &mut impl Sessions,
@@ -154,8 +157,8 @@ impl Connections {
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, goodbye.code);
     }
 
-    /// Closes the connection of a slow consumer, and drops its queue except the rest of a frame
-    /// that has begun to leave.
+    /// Closes the connection of a slow consumer, and drops its queue, except the rest of a frame
+    /// that was sent in part.
     pub(in crate::shard) fn close_slow_consumer(
         &mut self,
         sessions: &mut impl Sessions,
@@ -172,7 +175,8 @@ impl Connections {
         self.fail(sessions, index, goodbye);
     }
 
-    /// All unfinished messages together are too much: the one that has just grown has to go.
+    /// Closes the connection whose message has just grown, because all unfinished messages together
+    /// exceed their limit.
     pub(super) fn close_for_partial(&mut self, sessions: &mut impl Sessions, index: u32) {
         if self.slot(index).stage().is_websocket() {
             self.counters.partial_closes += 1;
@@ -203,12 +207,12 @@ impl Connections {
         self.pools.recycle_answer(frame);
     }
 
-    /// How long a client that exceeded a limit is asked to stay away.
+    /// Returns the time after which a client that exceeded a limit should reconnect.
     fn retry_after_excess_ms(&mut self) -> u32 {
         EXCESS_RETRY_MIN_MS + self.random(EXCESS_RETRY_SPREAD_MS)
     }
 
-    /// Answers a request with an error, and lingers.
+    /// Answers a request with an error, then lingers.
     pub(super) fn reject(
         &mut self,
         sessions: &mut impl Sessions,
@@ -222,16 +226,16 @@ impl Connections {
         self.reject_as(sessions, index, &rejected);
     }
 
-    /// The same with a `Retry-After` and a reason of its own.
+    /// Does the same, with a `Retry-After` and a reason for the log.
     pub(super) fn reject_as(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
         &Rejected { refusal, message, retry_after_s, reason }: &Rejected<'_>,
     ) {
-        assert!(self.slot(index).stage().is_handshake(), "HTTP is spoken before the upgrade only");
+        assert!(self.slot(index).stage().is_handshake(), "HTTP answers precede the upgrade");
         if self.is_in_tls_handshake(index) {
-            // Nothing can be said to it yet.
+            // No answer is possible before the request.
             return self.abort(sessions, index, CloseCode::ABNORMAL);
         }
         self.counters.count_refusal(refusal);

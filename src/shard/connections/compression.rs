@@ -1,9 +1,10 @@
-//! Compression where it meets connections: contexts opened and closed, replies compressed.
+//! The compression of connections: opens and closes contexts, and compresses replies.
 //!
-//! A reply in shared mode is compressed at once: its frame means the same whenever it leaves. One
-//! that depends on what went before it waits as it is, and is compressed when the send is built, so
-//! that what is still waiting can be dropped without harm to what follows. In both modes a reply
-//! that is too small, or does not shrink, goes out plain, from where it is if it can.
+//! In shared mode a reply is compressed at once, because its frame is valid in any order. With a
+//! context of its own a reply depends on earlier ones: it is queued uncompressed, and compressed
+//! when the send is built, so that queued messages can be dropped without corrupting later ones. In
+//! both modes a reply that is too small, or does not shrink, is sent uncompressed, without a copy
+//! if possible.
 
 use super::Connections;
 use super::stage::Stage;
@@ -15,7 +16,7 @@ use crate::proto::ws::Receiver;
 use crate::proto::ws::deflate::{self, Sending};
 
 impl Connections {
-    /// Memory left for the contexts of connections (bytes).
+    /// Returns the memory left for compression contexts (bytes).
     pub(super) fn context_room_bytes(&self) -> u64 {
         if self.directory.admission().shortage() >= Shortage::Contexts {
             return 0;
@@ -24,7 +25,7 @@ impl Connections {
         most.saturating_sub(self.inflaters.own_bytes() + self.deflaters.own_bytes())
     }
 
-    /// The receiver of a connection that is opened on a route.
+    /// Makes the receiver of a connection that is opened on a route.
     pub(super) fn open_receiver(&mut self, route: usize, compression: Compression) -> Receiver {
         self.counters.compression_lowered += u64::from(compression.lowered);
         let Some(agreed) = compression.agreed else { return Receiver::new() };
@@ -39,8 +40,8 @@ impl Connections {
         Receiver::compressed(agreed, context)
     }
 
-    /// Ends what an open connection has to do with compression: what waits to be compressed, and
-    /// is still to leave, leaves as it is.
+    /// Ends the compression of a connection. Messages that are queued to be compressed are sent
+    /// uncompressed, unless `discard`: then the caller drops them.
     pub(super) fn end_compression(&mut self, index: u32, discard: bool) {
         let slot = &mut self.slots[index as usize];
         if let Some(outbox) = slot.outbox_mut().filter(|_| !discard) {
@@ -51,12 +52,12 @@ impl Connections {
         }
     }
 
-    /// Effort of the codecs so far.
+    /// Returns the total effort of the codecs.
     pub(super) fn codec_effort(&self) -> u64 {
         self.inflaters.work().effort + self.deflaters.work().effort
     }
 
-    /// Writes what the codecs know into the numbers of a reading.
+    /// Fills in the counters of the codecs.
     pub(super) fn fill_compression(&self, numbers: &mut crate::metrics::Snapshot) {
         let (inflated, deflated) = (self.inflaters.work(), self.deflaters.work());
         let counters = &mut numbers.counters;
@@ -73,7 +74,7 @@ impl Connections {
         counters.deflate_useless = deflated.useless;
     }
 
-    /// The gauges of the codecs.
+    /// Fills in the gauges of the codecs.
     pub(super) fn compression_gauges(&self, gauges: Gauges) -> Gauges {
         Gauges {
             contexts: self.inflaters.own_count() as u64,
@@ -85,17 +86,17 @@ impl Connections {
     }
 }
 
-/// How replies of one connection are compressed.
+/// The compression of one connection's replies.
 #[derive(Clone, Copy)]
 pub(in crate::shard) struct ReplyCompression {
     pub(in crate::shard) sending: Sending,
     pub(in crate::shard) level: u8,
-    /// Shorter messages are not worth it.
+    /// Shorter messages are not compressed.
     pub(in crate::shard) bytes_min: usize,
 }
 
 impl ReplyCompression {
-    /// As a route wants it, where it was agreed on.
+    /// Combines the negotiated compression with the options of the route.
     pub(super) fn new(sending: Option<Sending>, route: &RouteOptions) -> Option<Self> {
         sending.map(|sending| Self {
             sending,
@@ -106,8 +107,7 @@ impl ReplyCompression {
 }
 
 impl Connections {
-    /// Compresses what waits for that in a connection's outbox, until so many bytes are ready to
-    /// leave.
+    /// Compresses queued messages of a connection, until this many bytes are ready to be sent.
     pub(super) fn compress_outbox(&mut self, index: u32, ready_bytes_max: usize) {
         let slot = &mut self.slots[index as usize];
         let level = self.config.route_options[slot.route()].compression_level;

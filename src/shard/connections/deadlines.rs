@@ -1,7 +1,7 @@
-//! What time does to a connection: handshake, idle, age, close and send deadlines.
+//! Deadlines of connections: handshake, idle, age, close and send.
 //!
-//! A slot has one timer, set to the earliest of what its stage waits for. Activity does not move
-//! it: when it fires, the conditions are checked again, and it is set again.
+//! A slot has one timer, set to its earliest deadline. Activity does not move the timer: when it
+//! fires, the conditions are checked again, and it is set again.
 
 use super::deferred::DeferredTask;
 use super::slot::Slot;
@@ -13,24 +13,24 @@ use crate::driver::Driver;
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::CloseCode;
 
-/// Connections whose timers are set again in one turn after a reload: some 50 µs of work.
+/// Connections whose timers are set again in one turn after a reload: about 50 µs of work.
 const REFRESHED_PER_TURN: u32 = 1024;
-/// How long a handshake may take while the server drains.
+/// The handshake timeout while the server drains.
 const DRAINING_HANDSHAKE_MS: u32 = 1000;
 
-/// The first tick at which the duration has surely passed.
+/// Returns the first tick at which a duration has certainly passed.
 pub(super) fn tick_after(tick: u32, duration_ms: u32) -> u32 {
     tick.saturating_add(timers::ticks(duration_ms) + 1)
 }
 
-/// After something that may be zero for never.
+/// Does the same; 0 means never.
 fn after_if(tick: u32, duration_ms: u32) -> u32 {
     if duration_ms == 0 { timers::UNSET } else { tick_after(tick, duration_ms) }
 }
 
-/// Until when a connection that ends waits for its peer: the given time from the beginning of the
-/// stage, and as long as something is queued, the send time from the last byte that the peer took,
-/// so that a slow line loses nothing.
+/// Returns the deadline of a connection that ends: a time after the beginning of the stage, or,
+/// while output is queued, the send timeout after the last byte that the peer took, so that a slow
+/// line loses nothing.
 fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
     let waited = tick_after(slot.clocks().stage_tick, timeout_ms);
     let sending =
@@ -38,14 +38,14 @@ fn ending_until(slot: &Slot, timeout_ms: u32, timeouts: &Timeouts) -> u32 {
     sending.map_or(waited, |until| until.max(waited))
 }
 
-/// A part of a duration that depends on the slot.
+/// Returns a part of a duration that differs by slot.
 fn part_of(slot: &Slot, duration_ms: u32) -> u32 {
     let spread = u64::from(slot.generation().wrapping_mul(0x9E37_79B9) >> 16);
     ((u64::from(duration_ms) * spread) >> 16) as u32
 }
 
 impl Connections {
-    /// Sets the slot's timer to the earliest of its deadlines.
+    /// Sets the slot's timer to its earliest deadline.
     pub(in crate::shard) fn set_deadline(&mut self, index: u32) {
         let tick = self.deadline(index);
         if tick == timers::UNSET {
@@ -89,12 +89,13 @@ impl Connections {
         }
     }
 
-    /// When the session has something due (tick).
+    /// Returns the tick of the session's deadline.
     pub(in crate::shard) fn session_due(&self, index: u32) -> u32 {
         self.session_due.get(index as usize).copied().unwrap_or(timers::UNSET)
     }
 
-    /// Plans when the session is called next ([`Sessions::run_due`]). The timer is to be set then.
+    /// Sets the deadline of the session ([`Sessions::run_due`]). The caller must then set the
+    /// timer.
     pub(in crate::shard) fn set_session_due(&mut self, index: u32, tick: u32) {
         let due = &mut self.session_due;
         if due.len() <= index as usize {
@@ -106,23 +107,23 @@ impl Connections {
         due[index as usize] = tick;
     }
 
-    /// Memory of these plans (bytes).
+    /// Returns the memory of the sessions' deadlines (bytes).
     pub(in crate::shard) fn session_due_bytes(&self) -> u64 {
         (self.session_due.len() * size_of::<u32>()) as u64
     }
 
-    /// Whether timers are being set again after a change of configuration or clock.
+    /// Returns whether timers are being set again after a change of the configuration or clock.
     pub(in crate::shard) fn is_refreshing(&self) -> bool {
         self.refresh_from.is_some()
     }
 
-    /// Has all timers set again, a share of them in each turn: a clock was set.
+    /// Sets all timers again, a share of them in each turn, because the clock was set.
     pub(in crate::shard) fn refresh_all_deadlines(&mut self) {
         self.refresh_from = Some(0);
     }
 
-    /// Sets the timers of a turn's share of connections by a new configuration; returns whether
-    /// more are to come.
+    /// Sets the timers of a turn's share of connections for a new configuration; returns whether
+    /// more remain.
     pub(in crate::shard) fn refresh_deadlines(&mut self, sessions: &mut impl Sessions) -> bool {
         let Some(from) = self.refresh_from else { return false };
         let until = from.saturating_add(REFRESHED_PER_TURN).min(self.slots_high);
@@ -135,7 +136,7 @@ impl Connections {
             let planned = self.tick..=self.tick + interval;
             let is_planned = planned.contains(&slot.clocks().stage_tick);
             if self.is_open(index) && !slot.is_pinged() && !is_planned {
-                // Another interval: spread, as at the beginning.
+                // The interval may have changed: spread the pings again.
                 self.schedule_first_ping(index);
             }
             sessions.reschedule_due(self, index);
@@ -145,21 +146,21 @@ impl Connections {
         self.refresh_from.is_some()
     }
 
-    /// A server that goes does not wait long for those who have asked for nothing yet, such as the
-    /// sockets that browsers open ahead of their need.
+    /// Returns the timeout of handshakes. It is short during a drain, because connections without a
+    /// request, such as those that browsers open in advance, would delay its end.
     fn handshake_timeout_ms(&self) -> u32 {
         let configured_ms = self.config.timeouts.handshake_timeout_ms;
         if self.is_draining { configured_ms.min(DRAINING_HANDSHAKE_MS) } else { configured_ms }
     }
 
-    /// When the connection has been quiet for long enough to be parked.
+    /// Returns the tick at which a connection has been quiet for long enough to be parked.
     fn park_tick(&self, index: u32, slot: &Slot) -> u32 {
         let is_unparked = slot.receiving().is_unparked();
         if is_unparked { self.quiet_tick(index, slot) } else { timers::UNSET }
     }
 
-    /// The configured time after the last byte, and by slot up to half as much again: connections
-    /// that came together are not all parked at once.
+    /// Returns the configured time after the last byte, plus up to half of it by slot: connections
+    /// that were opened together must not all be parked at once.
     fn quiet_tick(&self, index: u32, slot: &Slot) -> u32 {
         let park_after_ms = self.park_after_ms();
         let spread = u64::from(index.wrapping_mul(0x9E37_79B9) >> 16);
@@ -168,13 +169,13 @@ impl Connections {
         after_if(heard_tick, park_after_ms.saturating_add(more as u32))
     }
 
-    /// The configured time until a quiet connection is parked; 0 = never, as where the driver gains
-    /// nothing by it.
+    /// Returns the time after which a quiet connection is parked; 0 = never, also if the driver
+    /// gains nothing by it.
     fn park_after_ms(&self) -> u32 {
         if self.is_parking_useful { self.config.engine.park_after_ms } else { 0 }
     }
 
-    /// Parks the connection if it is quiet still.
+    /// Parks the connection if it is still quiet.
     pub(super) fn park(&mut self, index: u32) {
         let slot = self.slot(index);
         let is_quiet = self.tick >= self.quiet_tick(index, slot);
@@ -183,7 +184,7 @@ impl Connections {
         receiving.unpark();
         if is_quiet && is_open {
             receiving.park();
-            // A connection that is quiet is watched again, not received from.
+            // Watch a quiet connection again instead of receiving.
             receiving.end_turns();
             self.counters.parked += 1;
             self.gauges.parked += 1;
@@ -191,8 +192,8 @@ impl Connections {
         self.set_deadline(index);
     }
 
-    /// Parks a connection as it is opened, until it sends something: most that fall quiet at once
-    /// then need no cancellation of a receive, and those that talk get theirs with the first
+    /// Parks a connection as it is opened, until it sends something. So most connections that fall
+    /// quiet together need no cancellation of a receive, and active ones get theirs with the first
     /// message.
     pub(super) fn open_parked(&mut self, index: u32) {
         if self.park_after_ms() > 0 {
@@ -202,8 +203,8 @@ impl Connections {
         }
     }
 
-    /// Bytes have come: a parked connection that is not quiet any more gets its receive back.
-    /// Returns whether it does; its timer is to be set once the bytes are processed.
+    /// Handles input of a parked connection: gives it its receive back if it is no longer quiet.
+    /// Returns whether it did; the caller must set its timer once the bytes are processed.
     pub(super) fn wake(&mut self, index: u32) -> bool {
         let slot = self.slot(index);
         let wakes = slot.receiving().is_parked() && self.tick < self.quiet_tick(index, slot);
@@ -215,7 +216,8 @@ impl Connections {
         wakes
     }
 
-    /// When the connection is too old: the maximum less up to a tenth of it, by slot.
+    /// Returns the tick at which the connection is too old: after the maximum age less up to a
+    /// tenth of it, by slot.
     fn age_tick(&self, slot: &Slot, route: &RouteOptions) -> u32 {
         let age_max_ms = route.connection_age_max_ms;
         let less = part_of(slot, age_max_ms / 10);
@@ -223,14 +225,14 @@ impl Connections {
         self.not_overdue(slot, due, age_max_ms)
     }
 
-    /// When the connection has been idle for too long.
+    /// Returns the tick at which the connection has been idle for too long.
     fn idle_tick(&self, slot: &Slot, route: &RouteOptions) -> u32 {
         let due = after_if(slot.clocks().message_tick, route.idle_timeout_ms);
         self.not_overdue(slot, due, route.idle_timeout_ms)
     }
 
-    /// Where another configuration has lowered how long connections may stay, those that it makes
-    /// overdue at once are spread over a tenth of that time.
+    /// Spreads deadlines over a tenth of their duration where a new configuration has lowered them,
+    /// so that connections that are overdue at once do not all close together.
     fn not_overdue(&self, slot: &Slot, due: u32, stay_ms: u32) -> u32 {
         match self.lowered_tick {
             Some(lowered) if due <= lowered => {
@@ -240,7 +242,7 @@ impl Connections {
         }
     }
 
-    /// Fires the timers that are due, within the turn's bound; returns whether more are due.
+    /// Fires timers that are due, within the turn's bound; returns whether more are due.
     pub(in crate::shard) fn fire_timers(
         &mut self,
         driver: &mut impl Driver,
@@ -256,12 +258,12 @@ impl Connections {
         has_more
     }
 
-    /// The next tick at which a timer may be due.
+    /// Returns the next tick at which a timer may be due.
     pub(in crate::shard) fn next_timer_tick(&self) -> Option<u32> {
         self.wheel.next_tick()
     }
 
-    /// The slot's timer has fired: does what is due.
+    /// Handles the fired timer of a slot.
     fn run_timer(&mut self, sessions: &mut impl Sessions, index: u32) {
         let timeouts = &self.config.timeouts;
         let slot = self.slot(index);

@@ -1,15 +1,16 @@
-//! Deferred work: connections that the peer has ended, parked ones that something has come for, and
-//! those to be parked.
+//! Deferred work: connections that the peer has ended, parked connections with input, and
+//! connections to be parked.
 //!
-//! When very many break, wake or fall quiet at once, a turn finds hundreds of them in a row, each
-//! of which costs as much as an echo or more. Each completion leaves the kernel's queue at once,
-//! but the work waits here and is done some in each turn, so that connections in use are served
-//! between. A turn does a share of what waits, so that the wait is bounded however much comes, and
-//! wakes of live connections come before the rest.
+//! When very many connections break, wake or fall quiet at once, a turn reaps hundreds of such
+//! completions in a row, each of which costs as much as an echo or more. Each completion is removed
+//! from the kernel's queue at once, but its work is queued here and spread over turns, so that
+//! connections in use are served in between. A turn does a fixed share of the queue, so the wait is
+//! bounded however long the queue is; wakes of live connections are served before the rest.
 //!
-//! Measured on one core, p99 of others, without and with it: 100,000 connections of eight shards
-//! reset and back, 753 and 34 ms (`scripts/load-storm.sh`); 10,000 members of 1,000 channels parked
-//! while they get 720,000 messages/s, 365 and 7 ms (`scripts/load-fanout.sh`).
+//! Measured on one core, p99 of other connections, without and with it: 100,000 connections of
+//! eight shards reset and reconnected, 753 and 34 ms (`scripts/load-storm.sh`); 10,000 members of
+//! 1,000 channels parked while they get 720,000 messages/s, 365 and 7 ms
+//! (`scripts/load-fanout.sh`).
 
 use std::collections::VecDeque;
 
@@ -18,11 +19,12 @@ use super::{Connections, Sessions};
 use crate::driver::{Driver, Token};
 use crate::proto::ws::CloseCode;
 
-/// Tasks run in one turn at least: they cost about as much as its accepts and handshakes.
+/// The minimum number of tasks run in one turn: they cost about as much as its accepts and
+/// handshakes.
 const SHARE_MIN: usize = 32;
-/// Of all queued tasks, one in so many is run in a turn.
+/// One in this many queued tasks is run in a turn.
 const SHARE_ONE_IN: usize = 64;
-/// Places of a queue that stay when it is empty.
+/// The capacity of the queues that is kept when they are empty.
 const PLACES_KEPT: usize = 1024;
 
 /// Deferred work of one connection.
@@ -30,15 +32,15 @@ const PLACES_KEPT: usize = 1024;
 pub(super) enum DeferredTask {
     /// Park it: it has been quiet for long.
     Park,
-    /// End its input: the peer has sent a FIN. What is queued for it still leaves.
+    /// End its input: the peer has sent a FIN. Queued output is still sent.
     Finish,
-    /// Drop it: the connection broke.
+    /// Drop it: the connection is broken.
     Drop,
-    /// Receive what the peer sent before it ended the connection.
+    /// Receive the input that the peer sent before it closed the connection.
     ReceiveRest,
 }
 
-/// Tasks, and parked connections that have input to be received (`wakes`), oldest first.
+/// Queued tasks, and parked connections with input (`wakes`), oldest first.
 #[derive(Default)]
 pub(super) struct DeferredWork {
     tasks: VecDeque<(Token, DeferredTask)>,
@@ -50,26 +52,26 @@ impl DeferredWork {
         self.len() == 0
     }
 
-    /// Tasks and wakes that are queued.
+    /// Returns the number of queued tasks and wakes.
     pub(super) fn len(&self) -> usize {
         self.tasks.len() + self.wakes.len()
     }
 
-    /// Gives back what only a burst needs.
+    /// Returns memory that only a burst needed.
     pub(super) fn trim(&mut self) {
         self.tasks.shrink_to(PLACES_KEPT);
         self.wakes.shrink_to(PLACES_KEPT);
     }
 }
 
-/// How many of the queued tasks one turn runs. It grows with the queue, so that the wait of any
-/// one is bounded however many come.
+/// Returns the number of queued tasks that one turn runs. It grows with the queue, so that the wait
+/// of a task is bounded.
 fn turn_share(waiting: usize) -> usize {
     SHARE_MIN.max(waiting / SHARE_ONE_IN)
 }
 
 impl Connections {
-    /// Queues a parked connection whose poll has fired for its receive. Live connections are served
+    /// Queues the receive of a parked connection whose poll has fired. Live connections are served
     /// before closed ones.
     pub(super) fn defer_wake(&mut self, index: u32, has_ended: bool) {
         self.slot_mut(index).receiving_mut().await_turn();
@@ -80,7 +82,7 @@ impl Connections {
         }
     }
 
-    /// Queues work of a connection for this turn's share, or a later one's.
+    /// Queues a task of a connection, for this turn or a later one.
     pub(super) fn defer(&mut self, index: u32, task: DeferredTask) {
         if matches!(task, DeferredTask::Park) {
             self.slot_mut(index).receiving_mut().park_soon();
@@ -88,12 +90,13 @@ impl Connections {
         self.deferred.tasks.push_back((self.token(index), task));
     }
 
-    /// Whether deferred work waits.
+    /// Returns whether deferred work is queued.
     pub(in crate::shard) fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()
     }
 
-    /// The peer has ended the connection. Where little is left to be done, that is done at once.
+    /// Records that the peer has ended the connection. The work that follows is deferred, unless
+    /// the connection was ending already.
     pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: DeferredTask) {
         let slot = self.slot_mut(index);
         slot.receiving_mut().note_end();
@@ -105,7 +108,7 @@ impl Connections {
         }
     }
 
-    /// Runs a turn's share of the deferred work; returns whether there is more.
+    /// Runs a turn's share of the deferred work; returns whether more remains.
     pub(in crate::shard) fn run_deferred(
         &mut self,
         driver: &mut impl Driver,
@@ -134,7 +137,7 @@ impl Connections {
     fn end_input(&mut self, sessions: &mut impl Sessions, index: u32) {
         let slot = self.slot(index);
         if slot.receiving().is_unfinished() {
-            // What came before the end is processed first.
+            // Input that arrived before the end is processed first.
             return;
         }
         let next = match slot.stage() {

@@ -1,4 +1,4 @@
-//! Frames that many connections send: queued by reference.
+//! Queues frames that many connections send, by reference.
 
 use std::sync::Arc;
 
@@ -8,19 +8,20 @@ use super::outbox::Piece;
 use super::stage::Stage;
 use crate::proto::ws::deflate::Deflaters;
 
-/// As the time of acceptance: the delivery is not recorded in the histogram.
+/// As the time of acceptance: the delivery is not recorded in a histogram.
 pub(in crate::shard) const NOT_RECORDED: u64 = 0;
 
-/// Which frames a connection receives: those for which it is equal receive the same bytes.
+/// The kind of frames that a connection receives: connections of an equal kind receive the same
+/// bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::shard) struct PieceKind {
-    /// The window of compressed messages, and from which length on they are compressed.
+    /// The window of compressed messages, and the minimum length of messages that are compressed.
     window: Option<(u8, usize)>,
 }
 
 impl Connections {
-    /// Whether and how a connection may be given frames of several publications at once: their
-    /// kind, and the most bytes that it takes. `None`: they go one by one.
+    /// Returns whether a connection can be sent frames of several publications as one piece: their
+    /// kind, and the maximum length. `None`: send them one by one.
     pub(in crate::shard) fn room_for_piece(&self, index: u32) -> Option<(PieceKind, usize)> {
         let slot = self.slot(index);
         let Stage::Open(receiver) = slot.stage() else { return None };
@@ -44,8 +45,8 @@ impl Connections {
         Some((PieceKind { window }, room))
     }
 
-    /// Queues frames of several publications, for which there is room; `is_last`: for the last of
-    /// their receivers here.
+    /// Queues frames of several publications, for which there is room; `is_last`: this is their
+    /// last receiver in this shard.
     pub(in crate::shard) fn queue_piece(&mut self, index: u32, piece: &Piece, is_last: bool) {
         let is_timed = self.histograms.is_on();
         let messages = piece.messages();
@@ -60,7 +61,7 @@ impl Connections {
         }
     }
 
-    /// Records the times of pieces that have left since the time was last set.
+    /// Records the delivery times of pieces that were sent since the time was last set.
     pub(super) fn record_sent_pieces(&mut self) {
         let (now_ns, histograms) = (self.now_ns, &mut self.histograms);
         for sent in self.pools.take_sent_pieces() {
@@ -74,8 +75,8 @@ impl Connections {
         }
     }
 
-    /// Whether a shared frame may go into the connection's outbox now: nothing of it is under way,
-    /// or waits to be compressed in order, and there is room for it in the next send.
+    /// Returns whether a shared frame can be queued now: no send is in flight, no message waits to
+    /// be compressed, and there is room in the next send.
     pub(in crate::shard) fn can_take_frame(&self, index: u32) -> bool {
         let slot = self.slot(index);
         let Stage::Open(receiver) = slot.stage() else { return false };
@@ -87,7 +88,8 @@ impl Connections {
             })
     }
 
-    /// Whether another frame from a backlog may be queued, up to so many bytes in the outbox.
+    /// Returns whether another frame from a backlog may be queued, up to this many bytes in the
+    /// outbox.
     pub(in crate::shard) fn has_room_below(&self, index: u32, bytes_max: usize) -> bool {
         self.is_open(index)
             && self
@@ -96,7 +98,7 @@ impl Connections {
                 .is_none_or(|outbox| !outbox.has_uncompressed() && outbox.bytes() < bytes_max)
     }
 
-    /// How messages to a connection are compressed.
+    /// Returns the compression of messages to a connection.
     pub(in crate::shard) fn compressing(&self, index: u32) -> Option<ReplyCompression> {
         let Stage::Open(receiver) = self.slot(index).stage() else { return None };
         ReplyCompression::new(receiver.sending(), self.route(index))
@@ -106,8 +108,8 @@ impl Connections {
         &mut self.deflaters
     }
 
-    /// Queues a frame of a publication. `accepted_ns`: when that was accepted, or [`NOT_RECORDED`];
-    /// `is_last`: this is the last of its members here.
+    /// Queues a frame of a publication. `accepted_ns`: when the publication was accepted, or
+    /// [`NOT_RECORDED`]; `is_last`: this is its last member in this shard.
     pub(in crate::shard) fn queue_frame(
         &mut self,
         index: u32,

@@ -1,16 +1,16 @@
-//! What a drain means for connections: when their clients may come back.
+//! Connections during a drain: when their clients should reconnect.
 
 use super::Connections;
 use super::slot::Slot;
 use super::stage::Stage;
 
-/// Clients of a shard that has few come back within this time.
+/// If a shard has few connections, their clients reconnect within this time.
 const FEW_SPREAD_MS: u32 = 1000;
-/// `Retry-After` of such a shard.
+/// The `Retry-After` of such a shard.
 const FEW_RETRY_AFTER_S: u32 = 1;
 
 impl Connections {
-    /// A drain begins; `has_few`: with so few connections that clients may come back at once.
+    /// Begins a drain; `has_few`: there are so few connections that clients may reconnect at once.
     pub(in crate::shard) fn begin_draining(&mut self, has_few: bool) {
         self.is_draining = true;
         self.drains_few |= has_few;
@@ -20,14 +20,14 @@ impl Connections {
         self.is_draining
     }
 
-    /// Whether a connection is in the middle of a message.
+    /// Returns whether a connection is in the middle of a message.
     pub(in crate::shard) fn has_unfinished_message(&self, index: u32) -> bool {
         let stage = self.slots.get(index as usize).map(Slot::stage);
         matches!(stage, Some(Stage::Open(receiver)) if !receiver.is_idle())
     }
 
-    /// When a client of a drain may come back. Few clients reconnect within a second; many are
-    /// spread over the window, after the time that a restart takes.
+    /// Returns the time after which a client should reconnect. Few clients reconnect within a
+    /// second; many are spread over the window, after the time that a restart takes.
     pub(in crate::shard) fn retry_after_drain_ms(&mut self) -> u32 {
         let drain = &self.config.drain;
         let (least_ms, spread_ms) = if self.drains_few {
@@ -38,7 +38,7 @@ impl Connections {
         least_ms.saturating_add(self.random(spread_ms))
     }
 
-    /// `Retry-After` of a 503 while draining, in seconds.
+    /// Returns the `Retry-After` of a 503 during a drain (s).
     pub(super) fn drain_retry_after_s(&self) -> u32 {
         if self.drains_few { FEW_RETRY_AFTER_S } else { self.config.drain.retry_after_s }
     }

@@ -1,6 +1,6 @@
-//! Several yes-or-no facts in one byte: an idle connection pays for each byte of its slot.
+//! Up to eight flags in one byte: an idle connection pays for each byte of its slot.
 
-/// Up to eight facts, by number.
+/// Eight flags, by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags(u8);
 
@@ -10,7 +10,7 @@ impl Flags {
         self.0 & (1 << number) != 0
     }
 
-    /// Whether any of several facts holds: a bit for each.
+    /// Returns whether any flag of a bit mask is set.
     #[inline]
     pub(super) fn has_any(self, mask: u8) -> bool {
         self.0 & mask != 0
@@ -21,7 +21,7 @@ impl Flags {
         self.0 = self.0 & !(1 << number) | u8::from(value) << number;
     }
 
-    /// Sets a fact; returns what it was.
+    /// Sets a flag; returns its old value.
     #[inline]
     pub(super) fn replace(&mut self, number: u8, value: bool) -> bool {
         let before = self.has(number);

@@ -1,4 +1,4 @@
-//! WebSocket frames of a connection: their events, what replies to them, and what follows.
+//! Processes WebSocket frames of a connection: handles their events, and queues replies.
 
 use super::compression::ReplyCompression;
 use super::input::Processed;
@@ -12,13 +12,13 @@ use crate::metrics::Counters;
 use crate::proto::ws::{self, CloseCode, CloseFrame, Control, OpCode, WireEvent};
 use crate::session::echo;
 
-/// What the frames of one input led to.
+/// An event that ends the processing of an input.
 #[derive(Clone, Copy)]
 enum After {
     /// The peer sent a Close with this code, if any.
     PeerClosed(Option<CloseCode>),
     Failed(ws::ProtocolError),
-    /// More messages than may be sent in a second: when to try again.
+    /// More messages than the rate limit allows: when to retry.
     TooMuch {
         wait_ms: u32,
     },
@@ -29,7 +29,8 @@ impl After {
         Self::PeerClosed(frame.map(|frame| frame.code))
     }
 
-    /// More came than may in a second, on a route that has no errors to answer with.
+    /// Handles a message above the rate limit on a route whose protocol has no errors to reply
+    /// with.
     fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Option<Self> {
         counters.count_over_rate(too_much.kind);
         let wait_ms = too_much.wait_ms.min(u64::from(u32::MAX)) as u32;
@@ -37,32 +38,33 @@ impl After {
     }
 }
 
-/// What one look at the input has found.
+/// The result of one step through the input.
 enum Seen {
-    /// Nothing more can be found now.
+    /// No further event can be found now.
     Nothing,
-    /// Frames that led to no event.
+    /// Frames without an event.
     Frames,
-    /// An event that nothing more follows from.
+    /// An event that was handled.
     Event,
     Follow(After),
 }
 
-/// The state of looking through one input.
+/// The state of processing one input.
 struct Scan {
-    /// Bytes of the whole input.
+    /// The length of the whole input.
     received_len: usize,
-    /// Whether a reply may leave from the input's own memory.
+    /// Whether a reply may be sent from the input's own memory.
     may_lend: bool,
-    /// Such a reply.
+    /// Such a reply, if there is one.
     in_place: Option<InPlace>,
     pongs: u32,
-    /// Effort of the codecs that was counted.
+    /// The effort of the codecs that was counted so far.
     effort: u64,
 }
 
 impl Scan {
-    /// Where a reply in place to the message at hand is noted; `is_last`: it ends the input.
+    /// Returns where an in-place reply to the current message is recorded; `is_last`: the message
+    /// ends the input.
     #[inline]
     fn in_place_room(&mut self, is_last: bool, engine: &Engine) -> Option<InPlaceRoom<'_>> {
         (self.may_lend && is_last).then_some(InPlaceRoom {
@@ -107,7 +109,7 @@ impl Connections {
         Processed { rest, in_place: scan.in_place }
     }
 
-    /// Counts frames that have led to no event, where there were many.
+    /// Counts frames without an event, if there were many.
     fn count_frames(&mut self, index: u32) -> Seen {
         let stage = self.slot(index).stage();
         if !matches!(stage, Stage::Open(receiver) if receiver.has_yielded()) {
@@ -117,7 +119,7 @@ impl Connections {
         Seen::Frames
     }
 
-    /// Takes one event out of the input, and does what follows from it.
+    /// Takes one event out of the input, and handles it.
     #[expect(clippy::mut_mut, reason = "the input moves past what was consumed")]
     #[inline]
     fn next_event(
@@ -156,8 +158,8 @@ impl Connections {
                 match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
                     taken if route.handler == HandlerName::Hub => {
                         let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
-                        let heard = MessageContext { index, now_ns, budget };
-                        sessions.receive_message(heard, kind, payload, taken.err());
+                        let context = MessageContext { index, now_ns, budget };
+                        sessions.receive_message(context, kind, payload, taken.err());
                         is_for_session = true;
                     }
                     Ok(()) if sending.is_none() => {
@@ -191,13 +193,13 @@ impl Connections {
         after.map_or(Seen::Event, Seen::Follow)
     }
 
-    /// Counts what codecs have done since.
+    /// Counts the codecs' effort since the last call.
     fn spend_on_codecs(&mut self, since: &mut u64) {
         let effort = self.codec_effort();
         self.work.spend(effort - std::mem::replace(since, effort));
     }
 
-    /// One answer is awaited; a flood of pongs is not worth a hash each.
+    /// Records a pong. At most one is awaited; during a flood of pongs the others are not hashed.
     fn note_pong(
         &mut self,
         sessions: &mut impl Sessions,
@@ -211,7 +213,7 @@ impl Connections {
         }
     }
 
-    /// What the frames of one input led to is done.
+    /// Handles the event that has ended the processing of an input.
     fn follow_frames(&mut self, sessions: &mut impl Sessions, index: u32, after: Option<After>) {
         match after {
             None => self.check_outbox(sessions, index),
@@ -228,7 +230,7 @@ impl Connections {
         }
     }
 
-    /// The peer has broken the protocol.
+    /// Fails the connection after a protocol error of the peer.
     pub(super) fn fail_frames(
         &mut self,
         sessions: &mut impl Sessions,
@@ -240,8 +242,8 @@ impl Connections {
         self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
     }
 
-    /// Processes frames of a connection that was sent a Close: only the peer's Close matters.
-    /// Returns how many bytes have to wait.
+    /// Processes frames after our Close was sent: only the peer's Close matters. Returns the number
+    /// of unprocessed bytes.
     pub(super) fn seek_peer_close(
         &mut self,
         sessions: &mut impl Sessions,

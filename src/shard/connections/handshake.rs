@@ -16,7 +16,7 @@ use crate::proto::http::{
 use crate::session::hub::Realm;
 use crate::shard::connect::ConnectBackend;
 
-/// The terms on which an upgrade was granted.
+/// The terms of a granted upgrade.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) route: usize,
@@ -24,17 +24,17 @@ pub(super) struct Terms {
     pub(super) protocol: ProtocolId,
 }
 
-/// What follows from a decision for the connection, once its answer is written.
+/// The consequence of a decision for the connection, once the answer is written.
 pub(super) enum Verdict {
     Upgrade(Terms),
-    /// Boxed, for it is rare.
+    /// Boxed because it is rare.
     Pending(Box<Upgrade<'static>>),
-    /// The reason, if the request was rejected.
+    /// Contains the reason if the request was rejected.
     Answer(Option<Refusal>),
 }
 
 impl Verdict {
-    /// What follows from a decision. `sessions` knows the client protocols.
+    /// Converts a decision. `sessions` provides the client protocols.
     pub(super) fn from_decision(decision: Decision<'_>, sessions: &impl Sessions) -> Self {
         match decision {
             Decision::Upgrade(Upgrade { route, compression, subprotocol, .. }) => {
@@ -47,14 +47,14 @@ impl Verdict {
     }
 }
 
-/// The check of one request.
+/// The checks of one request.
 #[derive(Debug)]
 pub(super) struct Handshake<'h> {
-    /// `None` where no route leads to channels.
+    /// `None` if no route uses the hub.
     realm: Option<&'h Realm>,
     config: &'h Config,
     admission: &'h Admission,
-    /// `None` where no upgrade waits for one.
+    /// `None` if no upgrade needs its decision.
     backend: Option<&'h dyn ConnectBackend>,
     unix_s: u64,
     now_ns: u64,
@@ -62,36 +62,36 @@ pub(super) struct Handshake<'h> {
     standing: Cell<Standing>,
 }
 
-/// What is known after the decision.
+/// The findings of the checks.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    /// Who the token names.
+    /// The identity in the token.
     pub(super) identity: Option<Arc<Identity>>,
     /// What is wrong with the token.
     pub(super) failure: Option<&'static str>,
-    /// Why there is no room.
+    /// The limit that was reached.
     pub(super) denied: Option<Denied>,
 }
 
 impl Handshake<'_> {
-    /// What was found, and how the connection is counted now.
+    /// Returns the findings, and how the connection is counted now.
     pub(super) fn into_parts(self) -> (Findings, Standing) {
         (self.findings.into_inner(), self.standing.get())
     }
 
-    /// Records why a client is not let in, and returns the answer to it.
+    /// Records the limit that rejects the client, and returns the answer.
     fn record_denial(&self, denied: Denied) -> Denial {
         self.findings.borrow_mut().denied = Some(denied);
         denied.denial(self.config.limits.retry_after_s)
     }
 
-    /// The same check for a client that the backend has identified.
+    /// Makes the same checks for a client that the backend has identified.
     pub(super) fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
         self.findings.borrow_mut().identity = identity;
         self
     }
 
-    /// Whether the key that has identified the client was withdrawn since.
+    /// Returns whether the key that verified the client's token was withdrawn since.
     pub(super) fn has_lost_key(&self) -> bool {
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
         let key = self.findings.borrow().identity.as_ref().and_then(|identity| identity.key);
@@ -103,12 +103,12 @@ impl Handshake<'_> {
         is_lost
     }
 
-    /// Counts a client in whose upgrade was decided elsewhere; its address is counted already.
+    /// Counts a client whose upgrade was decided by the backend; its address is counted already.
     pub(super) fn enter_decided(&self, route: usize) -> Result<(), Denial> {
         self.count_client(None, route).map_err(|denied| self.record_denial(denied))
     }
 
-    /// Counts a client in by its address and by its route: by both, or by neither.
+    /// Counts a client by its address and by its route: by both, or by neither.
     fn count_client(&self, client: Option<IpAddr>, route: usize) -> Result<(), Denied> {
         let limits = &self.config.limits.admission;
         let waited = self.count_address(client)?;
@@ -122,7 +122,7 @@ impl Handshake<'_> {
         Ok(())
     }
 
-    /// Counts the client by its address; returns whether it had not been counted before.
+    /// Counts the client by its address; returns whether it was not counted before.
     fn count_address(&self, client: Option<IpAddr>) -> Result<bool, Denied> {
         let limits = &self.config.limits.admission;
         if self.admission.shortage() >= Shortage::Connections {
@@ -150,7 +150,7 @@ impl Gate for Handshake<'_> {
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault> {
         let is_hub = self.config.route_options[route].handler == HandlerName::Hub;
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
-        // Without keys no client can be identified: anonymous mode.
+        // Without keys no client can be identified: all are anonymous.
         let (true, Some(token), Some(verifier)) = (is_hub, token, verifier) else {
             return Ok(());
         };
@@ -182,7 +182,7 @@ impl Gate for Handshake<'_> {
 }
 
 impl Connections {
-    /// For the request of this slot.
+    /// Prepares the checks for a request of this slot.
     pub(super) fn handshake<'h>(
         &'h self,
         sessions: &'h impl Sessions,
@@ -200,8 +200,8 @@ impl Connections {
         }
     }
 
-    /// Which hosts the pages of this slot's listener may have. Without keys, those on this host are
-    /// trusted who reach a loopback listener, and web pages that are shown here are not among them.
+    /// Returns which hosts count as the same origin for this slot's listener. Without keys, pages
+    /// are trusted only if their host is this one, and the listener is on loopback.
     pub(super) fn same_origin(&self, index: u32) -> SameOrigin {
         let listener = &self.config.listeners[usize::from(self.slot(index).listener())];
         if listener.is_loopback() && !self.config.auth.keys_configured {
@@ -211,8 +211,8 @@ impl Connections {
         }
     }
 
-    /// Whether the connection of this slot may be upgraded, as far as that is known before its
-    /// request.
+    /// Returns whether the connection of this slot may be upgraded, as far as that is known before
+    /// its request.
     pub(super) fn availability(&self, index: u32) -> Availability {
         if self.is_draining {
             return Availability::Draining { retry_after_s: self.drain_retry_after_s() };
@@ -225,7 +225,7 @@ impl Connections {
         }
     }
 
-    /// Counts what a handshake has found.
+    /// Counts the findings of a handshake.
     pub(super) fn count_findings(&mut self, index: u32, findings: &Findings, refused: bool) {
         if let Some(kind) = findings.failure {
             self.counters.count_auth_failure(kind);

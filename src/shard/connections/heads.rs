@@ -1,4 +1,4 @@
-//! Heads: the PROXY header and the request, whole or in pieces, and the upgrade.
+//! Receives heads, whole or in pieces: the PROXY header and the request. Opens the WebSocket.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::proto::http::{self, Head, Refusal};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
 
-/// How far a head has come.
+/// The result of one step through a head.
 enum HeadStep {
-    /// It needs more; it begins here.
+    /// The head is incomplete; its stage begins at `start`.
     Unfinished { start: usize },
-    /// It has ended, and so many bytes behind it have to wait.
+    /// The head has ended, and the last `rest` bytes behind it are unprocessed.
     Done { rest: usize },
 }
 
 impl Connections {
-    /// Collects a head: from these bytes, or from earlier ones and these. Returns how many bytes
-    /// behind its end have to wait.
+    /// Collects a head from these bytes, or from earlier ones and these. Returns the number of
+    /// bytes behind its end that are unprocessed.
     pub(super) fn collect_head(
         &mut self,
         sessions: &mut impl Sessions,
@@ -52,7 +52,7 @@ impl Connections {
         held.bytes.extend_from_slice(bytes);
         let Partial { bytes: joined, scanned } = &mut *held;
         match self.advance_head(sessions, index, joined, scanned) {
-            // The head ended in the bytes at hand, so what follows it is theirs alone.
+            // The head ended in the current bytes, so all bytes behind it are among them.
             HeadStep::Done { rest } => rest,
             HeadStep::Unfinished { start } => {
                 held.bytes.drain(..start);
@@ -70,7 +70,7 @@ impl Connections {
         }
     }
 
-    /// Works through head stages.
+    /// Processes the stages that receive heads.
     fn advance_head(
         &mut self,
         sessions: &mut impl Sessions,
@@ -92,7 +92,7 @@ impl Connections {
                     self.begin_tls(index);
                     start = consumed;
                     *scanned = 0;
-                    // What follows is the request, or records that lead to it.
+                    // The next bytes are the request, or TLS records that contain it.
                     if start == bytes.len() || self.is_in_tls_handshake(index) {
                         return HeadStep::Done { rest: bytes.len() - start };
                     }
@@ -111,7 +111,8 @@ impl Connections {
         }
     }
 
-    /// A PROXY header is believed only from a trusted peer; a Unix socket's peer is local.
+    /// Parses a PROXY header, which is accepted only from a trusted peer; peers of Unix sockets are
+    /// local, and so trusted.
     fn proxy_header(&self, index: u32, bytes: &[u8]) -> Result<ProxyHeader, ()> {
         let slot = self.slot(index);
         let listener = &self.config.listeners[usize::from(slot.listener())];
@@ -125,8 +126,8 @@ impl Connections {
         proxy::parse(bytes).map_err(|_| ())
     }
 
-    /// Decides about a request, and does what follows. Returns how many bytes behind it have to
-    /// wait; `None`: it is unfinished.
+    /// Decides a request, and applies the decision. Returns the number of unprocessed bytes behind
+    /// it; `None` if the request is incomplete.
     fn decide_request(
         &mut self,
         sessions: &mut impl Sessions,
@@ -195,7 +196,7 @@ impl Connections {
         Some(0)
     }
 
-    /// Lingers after an answer, which the peer has to get before the connection is closed.
+    /// Lingers after an answer, so that the peer receives it before the connection is closed.
     fn leave_answered(
         &mut self,
         sessions: &mut impl Sessions,
@@ -209,9 +210,10 @@ impl Connections {
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
     }
 
-    /// The upgrade: consumes the HTTP stage, so that nothing of HTTP can be written after the 101.
+    /// Opens the WebSocket. Consumes the HTTP stage, so that nothing of HTTP can be written after
+    /// the 101.
     ///
-    /// `identity`: of the request's token, or what the backend has said.
+    /// `identity`: the one of the request's token, or the one returned by the backend.
     pub(super) fn open(
         &mut self,
         sessions: &mut impl Sessions,
@@ -244,7 +246,7 @@ impl Connections {
         sessions.open_session(self, index, identity, protocol);
     }
 
-    /// Notes the client's address, if a trusted proxy has named another than the peer's.
+    /// Stores the client's address, if a trusted proxy has named one.
     fn set_client(&mut self, index: u32, client: Option<IpAddr>, peer: Option<IpAddr>) {
         if client.is_some() && client != peer {
             let slot = self.slot_mut(index);

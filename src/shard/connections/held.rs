@@ -1,16 +1,16 @@
-//! Input that was received and not looked at yet.
+//! Held input: received, and not processed yet.
 //!
-//! It exists for few connections and not for long: those that have used their share of a turn,
-//! and those that are to read before they are answered again. It lies outside the slots, which
+//! Few connections have any, and not for long: those that have used their share of a turn, and
+//! those that must read replies before they get more. It is stored outside the slots, whose size
 //! idle connections pay for.
 
 use std::collections::HashMap;
 
-/// Input of one connection.
+/// The input of one connection.
 #[derive(Debug, Default)]
 struct Input {
     bytes: Vec<u8>,
-    /// How much of it was looked at.
+    /// The number of bytes that are already processed.
     start: usize,
 }
 
@@ -22,17 +22,17 @@ pub(super) struct HeldInputs {
 }
 
 impl HeldInputs {
-    /// Bytes held for all connections.
+    /// Returns the bytes held for all connections.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes held for a connection.
+    /// Returns the bytes held for a connection.
     pub(super) fn len(&self, index: u32) -> usize {
         self.by_slot.get(&index).map_or(0, |input| input.bytes.len() - input.start)
     }
 
-    /// Holds more, behind what is held already.
+    /// Appends input to what is held already.
     pub(super) fn push(&mut self, index: u32, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -46,16 +46,17 @@ impl HeldInputs {
         input.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes everything out to be looked at: the bytes, and where they begin.
+    /// Removes and returns all held bytes, and the index of the first unprocessed one.
     pub(super) fn take(&mut self, index: u32) -> (Vec<u8>, usize) {
         let Input { bytes, start } = self.by_slot.remove(&index).unwrap_or_default();
         self.bytes -= bytes.len() - start;
         (bytes, start)
     }
 
-    /// Puts back what was taken, of which only the last `rest` bytes were not looked at.
+    /// Puts back what was taken, of which only the last `rest` bytes are unprocessed.
     pub(super) fn put_back(&mut self, index: u32, bytes: Vec<u8>, rest: usize) {
-        debug_assert!(!self.by_slot.contains_key(&index), "nothing came in between");
+        debug_assert!(!self.by_slot.contains_key(&index), "no input was held in between");
+        debug_assert!(rest <= bytes.len(), "processing takes bytes from the front");
         if rest > 0 {
             self.bytes += rest;
             let start = bytes.len() - rest;
@@ -63,12 +64,12 @@ impl HeldInputs {
         }
     }
 
-    /// Drops everything of a connection.
+    /// Drops all held input of a connection.
     pub(super) fn clear(&mut self, index: u32) {
         self.take(index);
     }
 
-    /// Gives back what only a burst needed.
+    /// Returns memory that only a burst needed.
     pub(super) fn trim(&mut self) {
         self.by_slot.shrink_to(64);
     }

@@ -1,26 +1,27 @@
-//! Bytes from a peer: processed by stage, as far as the connection's share of the turn reaches, and
-//! held beyond that.
+//! Processes received bytes by stage, within the connection's share of the turn, and holds the
+//! rest.
 //!
-//! What follows a stage's end in the same bytes belongs to the next stage and is passed on at
-//! once: a PROXY header, a request and its first frames may all come in one segment.
+//! Bytes behind the end of a stage belong to the next stage and are passed on at once: a PROXY
+//! header, a request and its first frames may arrive in one segment.
 
 use super::replies::InPlace;
 use super::stage::Stage;
 use super::{Connections, Sessions};
 use crate::proto::ws::CloseCode;
 
-/// What processing input came to.
+/// The result of processing input.
 pub(super) struct Processed {
-    /// Bytes at the end of the input that have to wait.
+    /// The number of unprocessed bytes at the end of the input.
     pub(super) rest: usize,
-    /// A reply that leaves from the input's own memory.
+    /// A reply to be sent from the input's own memory.
     pub(super) in_place: Option<InPlace>,
 }
 
 impl Connections {
-    /// Takes bytes from the wire: opens them, and processes what they mean.
+    /// Processes bytes from the wire: decrypts them, if the transport is TLS, and processes the
+    /// content.
     ///
-    /// Returns a reply that leaves from these bytes; only where `may_lend`.
+    /// Returns a reply to be sent from these bytes, only if `may_lend`.
     #[expect(clippy::inline_always, reason = "each engine has a copy: calls cost 2 % of an echo")]
     #[inline(always)]
     pub(super) fn receive_wire_bytes(
@@ -41,8 +42,7 @@ impl Connections {
         self.process_or_hold(sessions, index, wire, may_lend)
     }
 
-    /// Processes received bytes as far as the connection's share of the turn reaches, and holds the
-    /// rest.
+    /// Processes received bytes within the connection's share of the turn, and holds the rest.
     #[expect(clippy::inline_always, reason = "each engine has a copy: calls cost 2 % of an echo")]
     #[inline(always)]
     pub(super) fn process_or_hold(
@@ -76,7 +76,7 @@ impl Connections {
             return None;
         }
         self.note_bulk_input(index, bytes.len());
-        // What comes less than a buffer at a time does not need to be held back.
+        // Input that fills less than a buffer at a time needs no turns.
         let is_calm = self.slot(index).receiving().is_calm()
             && bytes.len() < self.config.engine.buffer_bytes as usize / 2;
         self.work.begin_slice(index);
@@ -94,7 +94,8 @@ impl Connections {
         in_place
     }
 
-    /// Whether a message of the connection is inflated in part and needs no more input for now.
+    /// Returns whether a message is inflated in part, and its inflation can continue without more
+    /// input.
     fn is_suspended(&self, index: u32) -> bool {
         match self.slot(index).stage() {
             Stage::Open(receiver) | Stage::Closing { receiver, .. } => receiver.is_suspended(),
@@ -102,7 +103,8 @@ impl Connections {
         }
     }
 
-    /// Processes bytes within the connection's share of the turn, and counts what stays unfinished.
+    /// Processes bytes within the connection's share of the turn, and notes what remains
+    /// unfinished.
     pub(super) fn process_within_share(
         &mut self,
         sessions: &mut impl Sessions,
@@ -110,7 +112,7 @@ impl Connections {
         bytes: &mut [u8],
         may_lend: bool,
     ) -> Processed {
-        // A byte of text costs a third of the effort to inflate.
+        // Inflating a byte of text costs a third of a unit of effort.
         self.inflaters.set_allowance(3 * self.work.share_left().max(1) as usize);
         let before = self.partial_bytes(index);
         let mut processed = self.process_stage(sessions, index, bytes, may_lend);
@@ -120,13 +122,13 @@ impl Connections {
         }
         if after > before && self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);
-            // No message is processed any more: the rest of the input has no meaning.
+            // No further message is processed: discard the rest of the input.
             processed.rest = 0;
         }
         processed
     }
 
-    /// Processes bytes by the stage of the connection.
+    /// Processes bytes by the connection's stage.
     fn process_stage(
         &mut self,
         sessions: &mut impl Sessions,

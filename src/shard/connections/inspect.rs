@@ -1,4 +1,4 @@
-//! What an operator sees of one connection.
+//! Describes a connection for operators.
 
 use std::net::IpAddr;
 
@@ -7,17 +7,17 @@ use super::timers::TICK_MS;
 use crate::shard::mail::ConnectionInfo;
 
 impl Connections {
-    /// The address of a connection's peer.
+    /// Returns the address of a connection's peer.
     pub(in crate::shard) fn address(&self, index: u32) -> Option<IpAddr> {
         Some(self.slots.get(index as usize)?.peer().get()?.ip())
     }
 
-    /// Whether there is a connection in this slot whose socket is not being closed.
+    /// Returns whether the slot has a connection whose socket is not being closed.
     pub(in crate::shard) fn has_socket(&self, index: u32) -> bool {
         self.slots.get(index as usize).is_some_and(|slot| !slot.is_closing_socket())
     }
 
-    /// Describes an open connection, but for its session.
+    /// Describes an open connection, except for its session.
     pub(in crate::shard) fn describe(&self, index: u32, unix_ms: u64) -> Option<ConnectionInfo> {
         let slot = self.slots.get(index as usize).filter(|_| self.is_open(index))?;
         let age_ticks = u64::from(self.tick.saturating_sub(slot.clocks().opened_tick));

@@ -1,4 +1,4 @@
-//! What always holds of the connections of a shard between turns.
+//! The invariants of a shard's connections between turns.
 
 use std::collections::HashSet;
 
@@ -7,11 +7,12 @@ use super::stage::Stage;
 use crate::driver::Token;
 
 impl Connections {
-    /// Checks everything that the contract of [`Connections`] promises, in time linear in the
-    /// number of connections.
+    /// Checks the invariants in the contract of [`Connections`], in time linear in the number of
+    /// connections.
     ///
     /// # Panics
-    /// When something does not hold, which is a bug.
+    ///
+    /// When an invariant is violated, which is a bug.
     pub(in crate::shard) fn check_invariants(&self) {
         let (mut handshakes, mut open, mut parked) = (0, 0, 0);
         let (mut rejected, mut rejected_handshakes) = (0, 0);
@@ -38,19 +39,22 @@ impl Connections {
             dirty += usize::from(slot.is_dirty());
             self.check_output(index);
             let is_listed = throttled.contains(&self.token(index));
-            assert!(!slot.receiving().is_throttled() || is_listed, "the throttled are listed");
-            // What is to be sent is checked again when that has completed, and the throttled resume
-            // together, once all outboxes have drained far enough.
+            assert!(
+                !slot.receiving().is_throttled() || is_listed,
+                "throttled connections are listed"
+            );
+            // A sending connection is checked again when the send has completed, and throttled ones
+            // resume together when all outboxes have drained far enough.
             let can_continue = slot.receiving().is_unfinished()
                 && self.is_ready(index)
                 && !slot.is_sending()
                 && !slot.is_dirty();
             let is_listed = slot.receiving().is_queued() || slot.receiving().is_throttled();
-            assert!(!can_continue || is_listed, "what can continue is queued");
+            assert!(!can_continue || is_listed, "a connection that can continue is queued");
         }
         let is_marked = |index: &u32| self.slot(*index).is_dirty();
-        assert!(self.dirty.iter().all(is_marked), "what waits for the flush is marked");
-        assert_eq!(self.dirty.len(), dirty, "what is marked waits for the flush, once");
+        assert!(self.dirty.iter().all(is_marked), "connections queued for the flush are marked");
+        assert_eq!(self.dirty.len(), dirty, "marked connections are queued once");
         assert_eq!((self.gauges.handshakes, self.gauges.open), (handshakes, open));
         assert_eq!(self.gauges.parked, parked);
         assert_eq!((self.rejected, self.rejected_handshakes), (rejected, rejected_handshakes));
@@ -58,7 +62,7 @@ impl Connections {
         assert_eq!((self.partials.bytes(), self.held.bytes()), (partial_bytes, held_bytes));
     }
 
-    /// Output that may leave is queued for the flush.
+    /// Checks that output that can be sent is queued for the flush.
     fn check_output(&self, index: u32) {
         let slot = self.slot(index);
         let has_output = slot.outbox().is_some() || slot.is_owing();

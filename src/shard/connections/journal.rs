@@ -1,8 +1,8 @@
-//! What the log says of clients: each rejection, each failed authentication and each close.
+//! Logs rejections, failed authentications and closes of clients.
 //!
-//! At `info`, a shard logs the first rejection of each reason in a second, and afterwards how many
-//! more there were; at `debug`, it logs each one, and each close of a WebSocket. While the level
-//! is higher than that, a rejection costs one comparison, and nothing is formatted.
+//! At `info`, a shard logs the first rejection of each reason in a second, and then a count of the
+//! others; at `debug`, it logs each one, and each close of a WebSocket. Below the log level, a
+//! rejection costs one comparison, and nothing is formatted.
 
 use std::net::IpAddr;
 
@@ -13,33 +13,33 @@ use crate::admission::{Denied, Standing};
 use crate::proto::http::Refusal;
 use crate::proto::ws::CloseCode;
 
-/// Longest part of a request's path in the log.
+/// The maximum length of a request's path in the log.
 const PATH_BYTES_MAX: usize = 128;
 
-/// What a rejection's line says beside its reason.
+/// Details of a rejection in the log, in addition to its reason.
 #[derive(Debug, Default)]
 pub(super) struct Particulars {
-    /// HTTP status or close code; 0 = none was sent.
+    /// The HTTP status or close code; 0 = none was sent.
     pub(super) code: u16,
     pub(super) path: String,
-    /// The answer's text.
+    /// The text of the answer.
     pub(super) detail: String,
 }
 
 /// A request that was answered with an error.
 pub(super) struct RejectedRequest<'r> {
     pub(super) refusal: Refusal,
-    /// What admission has decided, if that is why.
+    /// The decision of admission, if that is the reason.
     pub(super) denied: Option<Denied>,
-    /// The request's bytes.
+    /// The request.
     pub(super) head: &'r [u8],
-    /// The bytes of the answer.
+    /// The answer.
     pub(super) answer: &'r [u8],
 }
 
 impl Connections {
-    /// Logs that a connection was rejected, unless there were others for this reason just now.
-    /// `particulars` are looked up only for a line that is written.
+    /// Logs a rejection, unless there were others with this reason in the same second.
+    /// `particulars` is called only if a line is written.
     pub(super) fn log_rejection(
         &mut self,
         index: u32,
@@ -69,7 +69,7 @@ impl Connections {
         });
     }
 
-    /// Logs that a client of the hub failed to authenticate after its upgrade.
+    /// Logs a hub client that failed to authenticate after its upgrade.
     pub(in crate::shard) fn log_auth_failure(&mut self, index: u32, kind: &'static str) {
         self.log_rejection(index, kind, |connections| Particulars {
             code: 0,
@@ -78,7 +78,7 @@ impl Connections {
         });
     }
 
-    /// The same for a connection that never got a slot.
+    /// Does the same for a connection that never had a slot.
     pub(in crate::shard) fn log_drop(
         &mut self,
         address: Option<IpAddr>,
@@ -107,14 +107,14 @@ impl Connections {
         }
     }
 
-    /// Logs how many rejections were left out, and starts over.
+    /// Logs how many rejections were suppressed, and starts the next interval.
     pub(super) fn summarize_rejections(&mut self) {
         for (reason, suppressed) in self.journal.take() {
             tracing::info!(shard = self.id, reason, suppressed, "more were rejected");
         }
     }
 
-    /// Logs the end of an open WebSocket, at `debug`.
+    /// Logs the close of an open WebSocket, at `debug`.
     pub(super) fn log_close(&self, index: u32, code: CloseCode) {
         if !enabled!(Level::DEBUG) {
             return;
@@ -134,14 +134,14 @@ impl Connections {
         );
     }
 
-    /// The path of the route that a connection is on.
+    /// Returns the path of the connection's route.
     pub(super) fn route_path(&self, index: u32) -> String {
         let route = self.slot(index).route();
         self.config.routes.get(route).map_or(String::new(), |route| route.path.clone())
     }
 }
 
-/// The path in a request's first line, without its query, which may hold a token.
+/// Returns the path in a request's first line, without its query, which may contain a token.
 pub(super) fn request_path(head: &[u8]) -> String {
     let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
     let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1)).unwrap_or_default();
@@ -149,7 +149,7 @@ pub(super) fn request_path(head: &[u8]) -> String {
     String::from_utf8_lossy(&path[..path.len().min(PATH_BYTES_MAX)]).into_owned()
 }
 
-/// The message of a rejection's answer.
+/// Returns the message in the answer of a rejection.
 pub(super) fn answer_message(answer: &[u8]) -> String {
     let body = memchr::memmem::find(answer, b"\r\n\r\n").map_or(answer, |at| &answer[at + 4..]);
     let body: Option<serde_json::Value> = serde_json::from_slice(body).ok();

@@ -1,7 +1,7 @@
-//! Whether a peer is alive: pings, their pongs, and TCP's word where a pong is overdue.
+//! Detects dead peers: pings, their pongs, and the state of TCP if a pong is overdue.
 //!
-//! Pings are spread at random over an eighth of their interval, so that connections opened together
-//! drift apart.
+//! Pings are spread at random over an eighth of their interval, so that connections that were
+//! opened together do not stay synchronous.
 
 use std::hash::BuildHasher;
 
@@ -12,7 +12,7 @@ use crate::driver::{Driver, TcpInfo};
 use crate::proto::ws::{self, CloseCode, Control, OpCode};
 
 impl Connections {
-    /// A ping that says when it left; the tag keeps a client from inventing times.
+    /// Returns a ping with its time of sending; a keyed hash keeps clients from forging times.
     fn ping_payload(&self, index: u32) -> [u8; 16] {
         let mut payload = [0; 16];
         payload[..8].copy_from_slice(&self.now_ns.to_be_bytes());
@@ -25,7 +25,7 @@ impl Connections {
         self.ping_key.hash_one((at_ns, token.slot, token.generation))
     }
 
-    /// Takes a pong as long as a ping of ours: records the round trip if it answers one.
+    /// Handles a pong as long as our pings: records the round trip if it answers one.
     pub(super) fn take_pong(
         &mut self,
         sessions: &mut impl Sessions,
@@ -44,7 +44,7 @@ impl Connections {
         }
     }
 
-    /// Asks TCP about connections whose pong is overdue.
+    /// Requests the state of TCP for connections whose pong is overdue.
     pub(in crate::shard) fn question_suspects(&mut self, driver: &mut impl Driver) {
         for index in std::mem::take(&mut self.questioned) {
             if self.is_open(index) {
@@ -53,7 +53,7 @@ impl Connections {
         }
     }
 
-    /// Requests what TCP knows of a connection: which bytes were acknowledged, and its window.
+    /// Requests the state of TCP for a connection: acknowledged bytes, and the peer's window.
     pub(in crate::shard) fn request_tcp_info(&mut self, driver: &mut impl Driver, index: u32) {
         let token = self.token(index);
         let slot = self.slot_mut(index);
@@ -61,7 +61,7 @@ impl Connections {
         driver.measure(slot.socket(), token);
     }
 
-    /// Plans the next ping.
+    /// Schedules the next ping.
     pub(super) fn schedule_ping(&mut self, index: u32) {
         let interval = timers::ticks(self.route(index).ping_interval_ms);
         let early = self.random(interval / 8 + 1);
@@ -74,7 +74,7 @@ impl Connections {
         slot.set_stage_tick(tick);
     }
 
-    /// Plans the first ping of a connection: anywhere in the second half of the interval.
+    /// Schedules the first ping of a connection: at random in the second half of the interval.
     pub(super) fn schedule_first_ping(&mut self, index: u32) {
         let interval = timers::ticks(self.route(index).ping_interval_ms);
         let early = self.random(interval / 2 + 1);
@@ -82,7 +82,7 @@ impl Connections {
         self.slot_mut(index).set_stage_tick(tick);
     }
 
-    /// Sends a ping that is due, or queues a question to TCP about a pong that is overdue.
+    /// Sends a ping that is due, or requests the state of TCP if a pong is overdue.
     pub(super) fn check_heartbeat(&mut self, index: u32, pong_timeout_ms: u32) {
         let slot = self.slot(index);
         if !slot.is_pinged() {
@@ -100,10 +100,10 @@ impl Connections {
         }
     }
 
-    /// A pong is overdue. Anything heard since the ping shows life as well. While the ping may not
-    /// have left, or its answer may lie in a socket that is not read, the time for the pong has not
-    /// begun: the send deadline finds a peer that takes nothing. After that TCP is asked, for the
-    /// ping may lie behind megabytes that the peer is still reading.
+    /// Judges a peer whose pong is overdue. Any input since the ping proves that it is alive. While
+    /// the ping may still be queued, or its pong may be in a socket that is not read, the timeout
+    /// has not begun: the send deadline detects a peer that accepts no bytes. After that the state
+    /// of TCP decides, because the ping may be behind megabytes that the peer is still reading.
     fn judge_liveness(&mut self, index: u32) {
         let slot = self.slot(index);
         let clocks = slot.clocks();
@@ -120,9 +120,9 @@ impl Connections {
         }
     }
 
-    /// TCP has answered for a connection whose pong is overdue: it lives if the peer has taken
-    /// bytes, or made room for more, since the last answer. Half the time for a pong lies between
-    /// two; a peer that has acknowledged nothing since the ping is gone at once.
+    /// Decides about a peer with an overdue pong by the state of TCP: it is alive if it has
+    /// acknowledged bytes, or enlarged its window, since the last request. Requests are half a pong
+    /// timeout apart; a peer that has acknowledged nothing since the ping is dropped at once.
     pub(super) fn conclude_liveness(
         &mut self,
         sessions: &mut impl Sessions,
@@ -140,7 +140,7 @@ impl Connections {
         if clocks.heard_tick >= clocks.stage_tick {
             return self.set_deadline(index);
         }
-        // Without an answer, such as of a Unix socket, nothing can be seen but the pong.
+        // Without the state of TCP, as for a Unix socket, only the pong counts.
         let tcp = answer.unwrap_or_default();
         let is_silent = tcp.unacknowledged > 0 && tcp.last_acknowledged_ms >= pong_timeout_ms;
         let seen = (tcp.acknowledged_bytes, tcp.window_bytes);

@@ -1,32 +1,32 @@
-//! What each connection sends in a second, where that is bounded; costs nothing where it is not.
+//! Rate limits of single connections; costs nothing where none is set.
 
 use super::{Connections, Sessions};
 use crate::admission::limiter::{Limiter, RateBounds, RateKind};
 use crate::admission::{Denied, Standing};
 
-/// The kinds that are looked at before a message is.
+/// The kinds that are checked before a message is processed.
 const KINDS: [RateKind; 2] = [RateKind::Messages, RateKind::Bytes];
 
-/// A message is too much now.
+/// A message that exceeds a rate limit.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct TooMuch {
     pub(in crate::shard) kind: RateKind,
-    /// When to try again (ms).
+    /// When to retry (ms).
     pub(in crate::shard) wait_ms: u64,
 }
 
-/// Whether messages are counted before they are looked at.
+/// Returns whether messages are counted before they are processed.
 #[inline]
 pub(super) fn is_metered(bounds: &RateBounds) -> bool {
     bounds.has_bounds(&KINDS)
 }
 
-/// Budgets by slot, made when a first message comes.
+/// Budgets by slot, made with the first message.
 #[derive(Debug, Default)]
 pub(super) struct Meter(Vec<Option<Box<Limiter>>>);
 
 impl Meter {
-    /// Takes a message out of the budgets of its connection, and of its user.
+    /// Charges a message to the budgets of its connection and of its user.
     #[inline]
     pub(super) fn take_message(
         &mut self,
@@ -59,7 +59,7 @@ impl Meter {
         Ok(())
     }
 
-    /// The budgets of a connection, if they are counted.
+    /// Returns the budgets of a connection, if it has any.
     pub(super) fn limiter(&self, index: u32) -> Option<&Limiter> {
         self.0.get(index as usize)?.as_deref()
     }
@@ -76,7 +76,7 @@ impl Meter {
         &mut self.0[index as usize]
     }
 
-    /// The connection is gone.
+    /// Removes the budgets of a connection.
     pub(super) fn forget(&mut self, index: u32) {
         if let Some(limiter) = self.0.get_mut(index as usize) {
             *limiter = None;
@@ -85,7 +85,7 @@ impl Meter {
 }
 
 impl Connections {
-    /// Decides about a connection that has just been accepted.
+    /// Returns how a connection that was just accepted is counted by admission.
     pub(in crate::shard) fn standing(
         &mut self,
         listener: u8,
@@ -100,7 +100,7 @@ impl Connections {
             Denied::Handshakes
         } else {
             let listener = &self.config.listeners[usize::from(listener)];
-            // Another address may be named by the first bytes.
+            // The PROXY header or the request may name another address.
             let direct = !listener.proxy_protocol && listener.forwarding.is_none();
             if !direct {
                 return Standing::Waiting;

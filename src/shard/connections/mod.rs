@@ -1,37 +1,39 @@
-//! The connections of a shard: their slots, outboxes, receive state and timers, and every count of
+//! The connections of a shard: their slots, outboxes, receive states and timers, and all counts of
 //! them.
 //!
 //! # Contract
 //!
-//! Everything about a connection changes through methods of [`Connections`]; no field is visible
-//! outside this room. Effort, counters, histograms and codecs are shared with the layer above.
-//! Below it are the driver and the protocols, above it the layer of sessions ([`Sessions`]), which
-//! it calls and which calls it back with itself as an argument.
+//! Connections change only through methods of [`Connections`]; no field is visible outside this
+//! module. Effort, counters, histograms and codecs are shared with the layer above. Below are the
+//! driver and the protocols; above is the layer of sessions ([`Sessions`]), which connections call,
+//! passing themselves as an argument.
 //!
 //! Methods for one connection are of four kinds:
 //!
-//! - *Completions* (`complete_*`): the driver has finished something for a connection.
-//! - *Changes*: input is processed, bytes are queued, a stage is left. They change what *should* be
-//!   and ask nothing of the driver.
-//! - *Reconciliation* ([`Connections::reconcile`]) asks the driver for the difference between what
-//!   should be and what is. It must follow each change of a connection within the same turn; the
-//!   flush at its end sends output.
-//! - *Questions* change nothing.
+//! - *Completions* (`complete_*`) handle the end of an operation of the driver.
+//! - *Changes* process input, queue bytes, or move to another stage. They change the desired state,
+//!   and request nothing from the driver.
+//! - *Reconciliation* ([`Connections::reconcile`]) requests operations from the driver for the
+//!   difference between the desired state and the operations in flight. It must follow each change
+//!   of a connection within the same turn; output is sent by the flush at the end of the turn.
+//! - *Queries* change nothing.
 //!
-//! Completions, and what the turn calls ([`Connections::fire_timers`] and its like), reconcile the
-//! connections that they change; [`Connections::flush`] has nothing to reconcile. Besides
-//! reconciliation and the flush, only `lend` and `measure` call the driver. A change that may make
-//! room for input calls [`Connections::reconsider`] before it is reconciled.
+//! Completions, and the methods that the turn calls ([`Connections::fire_timers`] and others),
+//! reconcile the connections that they change; [`Connections::flush`] needs no reconciliation.
+//! Apart from reconciliation and the flush, only in-place replies and requests for TCP's state call
+//! the driver. A change that may make room for input calls [`Connections::reconsider`] before the
+//! reconciliation.
 //!
-//! Always, and checked by `check_invariants` after each turn in debug builds and in the simulation:
+//! Invariants, checked by `check_invariants` after each turn in debug builds and in the simulation:
 //!
-//! - A slot is freed only when the kernel holds nothing of it; a token names one
-//!   connection until 2^24 more were accepted.
-//! - An outbox exists only while bytes wait in it, and the shard's count is the sum over all.
-//! - Every connection with output that may leave (no send or loan under way) waits for the flush.
-//! - Counts of stages (handshakes, open, parked, rejected) are those of the slots.
+//! - A slot is freed only when no operation refers to it; a token is unique until 2^24 more
+//!   connections were accepted.
+//! - An outbox exists only while it has bytes queued, and the shard's count is the sum over all.
+//! - Every connection with output that can be sent (no send or loan in flight) is queued for the
+//!   flush.
+//! - The counts by stage (handshakes, open, parked, rejected) agree with the slots.
 //! - A connection whose upgrade is being decided has sent nothing, counts as a handshake, and
-//!   receives nothing more once it holds as much as a request's head may have.
+//!   receives nothing more once it holds as much as the limit of a request's head.
 //! - A connection that is unfinished and ready is queued; one that is throttled is listed.
 
 mod asking;
@@ -113,27 +115,27 @@ pub(super) use slot::SessionReadiness;
 pub(super) use timers::{TICK_NS, UNSET, ticks};
 pub(super) use work::{MAIL_EFFORT, REPLY_BYTES, REQUEST_EFFORT};
 
-/// What an idle connection costs (bytes).
+/// Memory of an idle connection (bytes).
 pub(super) const SLOT_BYTES: u64 = size_of::<Slot>() as u64;
 
-/// See the module.
+/// The connections of a shard. See the module.
 pub(super) struct Connections {
     id: u16,
     config: Arc<Config>,
-    /// What is shown where no route is; the same for all shards.
+    /// Pages for paths without a route; shared by all shards.
     pages: Arc<Pages>,
     directory: Arc<Directory>,
     slots: Slab<Slot>,
-    /// One past the highest slot index ever used.
+    /// One more than the highest slot index ever used.
     slots_high: u32,
     wheel: Wheel,
     pools: Pools,
     meter: Meter,
     tls: TlsTable,
     deferred: DeferredWork,
-    /// Slots of connections that are here to be rejected.
+    /// The number of connections being rejected.
     rejected: u32,
-    /// Those of them that have not got their answer: they count among `gauges.handshakes`, but not
+    /// The number of these without an answer yet: they count in `gauges.handshakes`, but not
     /// towards the limit of handshakes.
     rejected_handshakes: u32,
     inflaters: Inflaters,
@@ -141,7 +143,7 @@ pub(super) struct Connections {
     counters: Counters,
     histograms: Histograms,
     gauges: Gauges,
-    /// What waits in the backlogs of sessions.
+    /// The size of all sessions' backlogs.
     backlogs: QueuedSize,
     /// Slots with output to flush at the end of the turn.
     dirty: Vec<u32>,
@@ -151,42 +153,42 @@ pub(super) struct Connections {
     starved: Vec<Token>,
     /// Connections that fill whole buffers.
     bulk: Rotation,
-    /// Input that was received and not processed yet.
+    /// Received input that is not yet processed.
     held: HeldInputs,
     partials: Partials,
-    /// Connections that have some, or other work begun, and are ready to continue.
+    /// Connections with unfinished input or work that are ready to continue.
     unfinished: Rotation,
-    /// Effort of this turn.
+    /// The effort of this turn.
     work: Work,
-    /// When a session has something due, by slot (tick).
+    /// The deadline of each session, by slot (tick).
     session_due: Vec<u32>,
-    /// Connections whose pong is overdue, about which TCP is to be asked.
+    /// Connections with an overdue pong, whose TCP state is to be requested.
     questioned: Vec<u32>,
-    /// What TCP has answered about them, once it has: bytes acknowledged, and the peer's window.
+    /// The state of TCP for these, once known: bytes acknowledged, and the peer's window.
     suspects: HashMap<Token, Option<(u64, u32)>>,
     journal: Repeats,
-    /// What happens here, for an outer thread.
+    /// Events for a consumer on another thread.
     events: EventSender,
-    /// A quiet connection costs the driver less when it is parked.
+    /// Whether parking a quiet connection saves memory with this driver.
     is_parking_useful: bool,
-    /// Replies of the connect backend that came for connections which wait for none.
+    /// The number of ignored replies of the connect backend.
     late_replies: u64,
     is_draining: bool,
-    /// The drain began with few connections: clients may come back at once.
+    /// The drain began with few connections, so clients may reconnect at once.
     drains_few: bool,
-    /// When the turn's completions were reaped.
+    /// The time when the turn's completions were reaped.
     now_ns: u64,
     tick: u32,
-    /// Slots from this index on have yet to adopt another configuration's times.
+    /// Slots from this index on must still be updated for a changed configuration or clock.
     refresh_from: Option<u32>,
-    /// When another configuration last lowered how long connections may stay.
+    /// The tick at which a configuration last lowered the limits of connection age or idle time.
     lowered_tick: Option<u32>,
     generation: u32,
     random: u64,
     ping_key: std::hash::RandomState,
 }
 
-/// A connection that was accepted here, or passed on by another shard.
+/// A connection that was accepted here, or handed over by another shard.
 pub(super) struct Arrival {
     pub(super) socket: Socket,
     pub(super) listener: u8,
@@ -195,7 +197,7 @@ pub(super) struct Arrival {
 }
 
 impl Connections {
-    /// Holds the connections of a shard over this kind of driver.
+    /// Makes the table of a shard's connections for this kind of driver.
     pub(super) fn new<D: Driver>(
         id: u16,
         config: Arc<Config>,
@@ -216,7 +218,8 @@ impl Connections {
             id,
             pages,
             directory,
-            // Reserved at once, touched slot by slot: growing would copy and double.
+            // Reserved in advance: growing would copy the slots. Memory is used as slots are
+            // touched.
             slots: Slab::with_capacity(room),
             slots_high: 0,
             wheel: Wheel::new(tick),
@@ -240,7 +243,7 @@ impl Connections {
             partials: Partials::default(),
             unfinished: Rotation::default(),
             work: Work::new(&config),
-            // Reserved like the slots, and touched where sessions have something due.
+            // Reserved like the slots; memory is used where sessions have deadlines.
             session_due: Vec::with_capacity(room),
             questioned: Vec::new(),
             suspects: HashMap::new(),
@@ -261,7 +264,7 @@ impl Connections {
         }
     }
 
-    /// Adopts another configuration. Connections notice it with what they do next.
+    /// Switches to another configuration. Connections use it from their next action on.
     pub(super) fn renew(&mut self, config: Arc<Config>) {
         self.inflaters.set_limits(config.inflate_limits());
         self.work.renew(&config);
@@ -276,15 +279,17 @@ impl Connections {
         self.refresh_from = Some(0);
     }
 
+    /// Sets the time of the completions that are handled next.
     pub(super) fn set_now(&mut self, now_ns: u64) {
         if self.pools.has_sent_pieces() {
             self.record_sent_pieces();
         }
+        debug_assert!(now_ns >= self.now_ns, "the clock is monotonic");
         self.now_ns = now_ns;
         self.tick = timers::tick_of(now_ns);
     }
 
-    /// A number below `bound`: xorshift, for spreading timers only.
+    /// Returns a random number below `bound` (xorshift, only for spreading timers).
     pub(super) fn random(&mut self, bound: u32) -> u32 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -292,7 +297,7 @@ impl Connections {
         ((self.random >> 32).wrapping_mul(u64::from(bound)) >> 32) as u32
     }
 
-    /// Makes a slot for a connection.
+    /// Gives a connection a slot; returns its index.
     pub(super) fn insert(&mut self, arrival: &Arrival, standing: Standing) -> u32 {
         self.generation = (self.generation + 1) & token::GENERATION_MASK;
         let (partial, accepted_us) = (None, arrival.accepted_us);
@@ -322,7 +327,7 @@ impl Connections {
         index
     }
 
-    /// Frees a slot of which the kernel holds nothing.
+    /// Frees a slot to which no operation refers.
     pub(super) fn remove(&mut self, index: u32) {
         self.wheel.unset(&mut self.slots, index);
         self.drop_tls(index);
@@ -330,7 +335,7 @@ impl Connections {
             self.suspects.remove(&self.token(index));
         }
         let mut slot = self.slots.remove(index as usize);
-        assert!(!slot.is_in_flight(), "a slot is freed only when the kernel holds nothing of it");
+        assert!(!slot.is_in_flight(), "a slot is freed only when no operation refers to it");
         assert!(matches!(slot.stage(), Stage::Ending), "a connection ends before it is freed");
         let address = slot.peer().get().map(|peer| peer.ip());
         let limits = &self.config.limits.admission;
@@ -358,25 +363,25 @@ impl Connections {
         Token { slot: index, generation: self.slot(index).generation() }
     }
 
-    /// The slot that a completion is about; `None` if it has been freed since.
+    /// Returns the slot of a completion; `None`, counted as stale, if it has been freed since.
     pub(super) fn lookup(&mut self, token: Token) -> Option<u32> {
         let found = self.find(token);
         self.counters.stale_completions += u64::from(found.is_none());
         found
     }
 
-    /// The slot of a token, if it has not been freed since.
+    /// Returns the slot of a token; `None` if it has been freed since.
     pub(super) fn find(&self, token: Token) -> Option<u32> {
         let slot = self.slots.get(token.slot as usize)?;
         (slot.generation() == token.generation).then_some(token.slot)
     }
 
-    /// Whether a slot is in use.
+    /// Returns whether a slot is in use.
     pub(super) fn contains(&self, index: u32) -> bool {
         self.slots.contains(index as usize)
     }
 
-    /// The slots in use.
+    /// Returns the slots in use.
     pub(super) fn indices(&self) -> Vec<u32> {
         self.slots.iter().map(|(index, _)| index as u32).collect()
     }

@@ -1,10 +1,10 @@
-//! Memory of unfinished requests and messages, counted by connection.
+//! Memory of unfinished requests and messages, by connection.
 //!
-//! Few connections have any at a time, so that the counts lie outside the slots.
+//! Few connections have any at a time, so the counts are stored outside the slots.
 
 use std::collections::HashMap;
 
-/// See the module.
+/// The counts. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Partials {
     by_slot: HashMap<u32, usize>,
@@ -12,12 +12,12 @@ pub(super) struct Partials {
 }
 
 impl Partials {
-    /// Bytes of all connections.
+    /// Returns the bytes of all connections.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Notes how much a connection holds now.
+    /// Sets the bytes of a connection.
     pub(super) fn set(&mut self, index: u32, bytes: usize) {
         let before = match bytes {
             0 => self.by_slot.remove(&index),
@@ -26,12 +26,12 @@ impl Partials {
         self.bytes = self.bytes + bytes as u64 - before.unwrap_or(0) as u64;
     }
 
-    /// Bytes noted for a connection.
+    /// Returns the bytes of a connection.
     pub(super) fn of(&self, index: u32) -> usize {
         self.by_slot.get(&index).copied().unwrap_or(0)
     }
 
-    /// Gives back what only a burst needed.
+    /// Returns memory that only a burst needed.
     pub(super) fn trim(&mut self) {
         self.by_slot.shrink_to(64);
     }

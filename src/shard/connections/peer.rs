@@ -1,11 +1,11 @@
-//! A peer's address, as small as a connection keeps it.
+//! The address of a peer, in compact form.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// A peer's address in 18 bytes; all zero means none (a Unix socket).
+/// A peer's address in 18 bytes; all zeros mean none (a Unix socket).
 ///
-/// A header may claim any address, also `[::]:0`. Read as none it would be trusted like a local
-/// peer, so it is kept with port 1: the unspecified address has no port that means anything.
+/// A PROXY header may claim any address, even `[::]:0`. Read as none, it would be trusted like a
+/// local peer, so it is stored with port 1: the port of the unspecified address has no meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerAddress {
     ip: [u8; 16],
@@ -25,7 +25,7 @@ impl From<Option<SocketAddr>> for PeerAddress {
 }
 
 impl PeerAddress {
-    /// The address, if there is one.
+    /// Returns the address, if there is one.
     pub(super) fn get(self) -> Option<SocketAddr> {
         if self.ip == [0; 16] && self.port == 0 {
             return None;
@@ -34,7 +34,7 @@ impl PeerAddress {
         Some(SocketAddr::new(ip, self.port))
     }
 
-    /// The same peer known by another address, as a trusted proxy names it.
+    /// Returns the peer with another IP address, as named by a trusted proxy.
     pub(super) fn with_ip(self, ip: Option<IpAddr>) -> Self {
         let Some(ip) = ip else { return self };
         let port = if self.get().is_some_and(|own| own.ip() == ip) { self.port } else { 0 };

@@ -1,10 +1,11 @@
-//! The echo of plain messages: whole in the input, uncompressed, on a route without rates.
+//! Echoes plain messages: whole in the input, uncompressed, on a route without rate limits.
 //!
-//! What is the same for all messages of one input, which is nearly everything, is done once for it:
-//! budgets become numbers of frames and bytes, counters and marks are added up, and all replies go
-//! into one piece of memory. Any other frame ends the run, and goes the general way (`frames.rs`).
+//! Nearly all work is the same for all messages of one input, and is done once for it: budgets are
+//! converted to numbers of frames and bytes, counters and marks are added up, and all replies are
+//! written to one piece of memory. Any other frame ends the run, and is processed by `frames.rs`.
 //!
-//! Measured with messages of 20 bytes, sixteen in each input: 870 instructions a message when each
+//! Measured with messages of 20 bytes, sixteen in each input: 870 instructions for a message
+//! processed by `frames.rs`.
 //! went the general way.
 
 use super::Connections;
@@ -15,21 +16,21 @@ use super::stage::Stage;
 use crate::config::HandlerName;
 use crate::proto::ws::{self, ProtocolError};
 
-/// What a run of plain messages came to.
+/// The result of a run of plain messages.
 #[derive(Default)]
 pub(super) struct PlainRun {
     pub(super) messages: u32,
-    /// The reply to a message that is the whole input: it leaves from there.
+    /// A reply to a message that is the whole input: it is sent from there.
     pub(super) in_place: Option<InPlace>,
-    /// What ended the run, and the connection.
+    /// The protocol error that ended the run and the connection.
     pub(super) failed: Option<ProtocolError>,
 }
 
 impl Connections {
-    /// Whether input of so many bytes may be echoed by [`Self::echo_plain`]: the connection is open
-    /// on a route of the echo without rates or compression, nothing of it waits, and neither its
-    /// share of the turn nor its room for replies is used up. A connection that fills buffers takes
-    /// the general way, where it may have to take turns.
+    /// Returns whether input of this length may be echoed by [`Self::echo_plain`]: the connection
+    /// is open on an echo route without rate limits or compression, has no unfinished input, and
+    /// has used up neither its share of the turn nor its room for replies. A connection that fills
+    /// buffers is excluded, because it may have to take turns.
     #[inline]
     pub(super) fn is_plain_echo(&self, index: u32, len: usize) -> bool {
         let slot = self.slot(index);
@@ -43,8 +44,8 @@ impl Connections {
             && (slot.outbox().is_none() || self.is_ready(index))
     }
 
-    /// Answers the plain messages at the front of the input of such a connection, within the
-    /// slice's share and the room for replies; at least one, if there is one.
+    /// Echoes the plain messages at the front of such a connection's input, within the slice's
+    /// share and the room for replies; at least one, if there is one.
     #[expect(clippy::mut_mut, reason = "the input moves past what was consumed")]
     #[inline]
     pub(super) fn echo_plain(
@@ -54,7 +55,7 @@ impl Connections {
         may_lend: bool,
     ) -> PlainRun {
         let (frames_max, room_bytes) = (self.work.frames_left(), self.reply_room_bytes(index));
-        // Another buffer of the same turn may be on its way already.
+        // Another buffer of the same turn may be in flight already.
         let may_lend = may_lend && !self.slot(index).is_lending();
         let mut run = PlainRun::default();
         let Some(parts) = self.slots[index as usize].open_parts() else { return run };

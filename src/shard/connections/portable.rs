@@ -1,5 +1,5 @@
-//! A connection as plain data, without its session: everything but its socket and what is in
-//! flight.
+//! The state of a connection as plain data, without its session: everything but its socket and
+//! operations in flight.
 
 use std::net::SocketAddr;
 
@@ -18,17 +18,17 @@ use crate::proto::ws::{CloseCode, NotReplayable, Receiver, ReceiverState};
 /// Why a connection cannot be serialized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotSerializable {
-    /// There is none, or it is as good as gone.
+    /// The slot is free, or the connection is ending.
     Gone,
-    /// A send is under way: it can be serialized when that has ended.
+    /// A send is in flight: retry when it has completed.
     Sending,
-    /// A home's answer is awaited, or a backend's: it can be serialized when that has come.
+    /// A home's or a backend's reply is pending: retry when it has arrived.
     Asking,
-    /// It speaks TLS.
+    /// The connection uses TLS.
     Sealed,
-    /// Input is held: it can be serialized when that was looked at.
+    /// Input is held: retry when it is processed.
     Unfinished,
-    /// Its receiver cannot be serialized.
+    /// Its WebSocket receiver cannot be serialized.
     Receiver(NotReplayable),
 }
 
@@ -43,11 +43,11 @@ pub(in crate::shard) enum StageState {
     Lingering { discarded: u64 },
 }
 
-/// See the module.
+/// The state of a connection. See the module.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(in crate::shard) struct SlotState {
     peer: Option<SocketAddr>,
-    /// By their place in the configuration.
+    /// The listener's index in the configuration.
     listener: u8,
     route: u16,
     stage: StageState,
@@ -56,7 +56,8 @@ pub(in crate::shard) struct SlotState {
     opened_ago_ms: u64,
     heard_ago_ms: u64,
     message_ago_ms: u64,
-    /// When the stage began, or the last ping was sent; below 0: until the next ping.
+    /// How long ago the stage began or the last ping was sent; negative: the time until the next
+    /// ping.
     stage_ago_ms: i64,
     pinged: bool,
     paused: bool,
@@ -121,7 +122,8 @@ impl Connections {
     /// Serializes a connection.
     ///
     /// # Errors
-    /// Why that cannot be done now.
+    ///
+    /// With the reason, if it cannot be serialized now.
     pub(in crate::shard) fn serialize(&self, index: u32) -> Result<SlotState, NotSerializable> {
         let slot = self.slots.get(index as usize).ok_or(NotSerializable::Gone)?;
         if slot.is_lending() {
@@ -161,7 +163,7 @@ impl Connections {
         })
     }
 
-    /// Makes a connection what was serialized: the slot's own state is dropped first.
+    /// Replaces a connection's state by a serialized one.
     pub(in crate::shard) fn restore(&mut self, index: u32, state: &SlotState) {
         let stage = self.told_stage(&state.stage);
         let ticks_ago = |ms: u64| self.tick.saturating_sub((ms / TICK_MS) as u32);

@@ -1,9 +1,9 @@
-//! The state of receiving on one connection: what is armed in the kernel, what is known of input
-//! that is yet to come, and why nothing is received for now.
+//! The receive state of one connection: the operation armed in the kernel, what is known of pending
+//! input, and why nothing is received.
 //!
-//! Always: at most one operation is armed, and at most one cancellation of it is under way. A
-//! connection that awaits its turn or buffers, that is paused, or whose input has ended arms
-//! nothing. [`Receiving::next_step`] is the one place that decides what to arm.
+//! Invariants: at most one operation is armed, and at most one cancellation of it is in flight. A
+//! connection that waits for its turn or for buffers, that is paused, or whose input has ended arms
+//! nothing. Only [`Receiving::next_step`] decides what to arm.
 
 use super::flags::Flags;
 use crate::driver::Input;
@@ -12,16 +12,16 @@ use crate::driver::Input;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Armed {
     Nothing,
-    /// A receive that continues until it is cancelled.
+    /// A multishot receive, which continues until it is cancelled.
     Streaming,
-    /// One receive.
+    /// A single receive.
     Once,
-    /// A poll for something to receive.
+    /// A poll for input.
     Watch,
 }
 
-/// Whether input is polled for rather than received, because the connection has sent nothing yet
-/// or has been quiet for long.
+/// Whether the connection is parked, and so polled for input instead of receiving: it has sent
+/// nothing yet, or has been quiet for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parked {
     No,
@@ -34,31 +34,33 @@ enum Parked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfinished {
     No,
-    /// Not any more, or the connection fills whole buffers. It is received from in turn, one
-    /// buffer at a time (`bulk.rs`).
+    /// Nothing is unfinished, but something was, or the connection fills whole buffers: it takes
+    /// turns to receive, one buffer at a time (`bulk.rs`).
     Lately,
-    /// Something has to happen before it can be continued.
+    /// Unfinished, and not ready to continue.
     Waiting,
-    /// Queued to be continued.
+    /// Unfinished, and queued to continue.
     Queued,
 }
 
-/// A cancellation of the armed operation, whose own completion comes before its target's or after.
+/// A cancellation of the armed operation. Its completion may arrive before or after that of its
+/// target.
 ///
-/// It is not requested again before both have come: while thousands were parked at once, targets
-/// came many turns later, and every turn requested another.
+/// It is not requested again before both have arrived. When thousands of connections were parked at
+/// once, targets completed many turns later, and each turn would have requested another
+/// cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cancel {
     Idle,
     Requested,
-    /// It has found its target, whose completion is to come.
+    /// It has found its target, whose completion is pending.
     Found,
-    /// The target has completed; its own completion is to come.
+    /// The target has completed; the completion of the cancellation is pending.
     Late,
 }
 
 impl Cancel {
-    /// The cancellation has completed.
+    /// Handles the completion of the cancellation.
     fn complete(&mut self, found: bool) {
         *self = match (*self, found) {
             (Self::Requested, true) => Self::Found,
@@ -67,7 +69,7 @@ impl Cancel {
         };
     }
 
-    /// What was armed has completed.
+    /// Handles the last completion of the target.
     fn complete_target(&mut self) {
         *self = match *self {
             Self::Found => Self::Idle,
@@ -77,51 +79,51 @@ impl Cancel {
     }
 }
 
-/// What to do so that a connection receives as it should.
+/// The next step towards the receive operation that should be armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReceiveStep {
     Nothing,
-    /// Cancel what is armed.
+    /// Cancel the armed operation.
     Cancel,
-    /// Queue the connection for a receive of one buffer.
+    /// Queue the connection for its turn to receive one buffer.
     AwaitTurn,
-    /// Receive once.
+    /// Arm a single receive.
     Once(Input),
     Watch,
     Stream,
 }
 
-/// What the connection's stage means for receiving.
+/// The consequences of the connection's stage for receiving.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReceiveStage {
     pub(super) is_handshake: bool,
-    /// Both Closes are exchanged, and nothing but ours is left to be sent.
+    /// Both Closes are exchanged, and only ours is still to be sent.
     pub(super) is_parting: bool,
 }
 
-/// See the module.
+/// The receive state of one connection. See the module.
 #[derive(Debug)]
 pub(super) struct Receiving {
     armed: Armed,
     parked: Parked,
-    /// What is known of input that is yet to be received.
+    /// What is known of pending input.
     input: Input,
     cancel: Cancel,
     unfinished: Unfinished,
     flags: Flags,
 }
 
-/// Nothing is received until the outbox has drained, or held input was processed.
+/// Nothing is received until the outbox has drained, or held input is processed.
 const PAUSED: u8 = 0;
-/// Listed among those that wait until all outboxes together have drained.
+/// Listed to be checked again when all outboxes together have drained.
 const THROTTLED: u8 = 1;
 /// The receive waits for buffers, or for its turn.
 const AWAITING: u8 = 2;
-/// The peer has sent its FIN, or the socket has failed.
+/// The peer has sent a FIN, or the socket has failed.
 const ENDED: u8 = 3;
 
 impl Receiving {
-    /// The state of a new connection.
+    /// Makes the state of a new connection.
     pub(super) fn new() -> Self {
         Self {
             armed: Armed::Nothing,
@@ -133,11 +135,11 @@ impl Receiving {
         }
     }
 
-    /// Decides what to arm or cancel, and notes that it is done: the caller performs it.
+    /// Decides what to arm or cancel, and records it as done; the caller must do it.
     ///
-    /// A handshake takes one receive at a time, mostly a single one, and nothing is armed once the
-    /// peer has sent its Close: a connection that opens, is watched, and closes needs no
-    /// cancellation. Whatever is armed sees what came before it, so a change loses nothing.
+    /// A handshake uses single receives, mostly only one, and nothing is armed after the peer's
+    /// Close. So a connection that opens, is watched, and closes needs no cancellation. A newly
+    /// armed operation also reports earlier input, so switching between operations loses nothing.
     #[inline]
     pub(super) fn next_step(&mut self, stage: ReceiveStage) -> ReceiveStep {
         let is_armed = self.armed != Armed::Nothing;
@@ -177,7 +179,7 @@ impl Receiving {
         if self.request_cancel() { ReceiveStep::Cancel } else { ReceiveStep::Nothing }
     }
 
-    /// Notes that a cancellation is requested; returns whether none was under way.
+    /// Records that a cancellation is requested; returns false if one is in flight.
     pub(super) fn request_cancel(&mut self) -> bool {
         let is_idle = self.cancel == Cancel::Idle;
         if is_idle {
@@ -186,12 +188,12 @@ impl Receiving {
         is_idle
     }
 
-    /// Allows another cancellation, of everything: the one under way may be of the receive alone.
+    /// Allows a new cancellation, of all operations: the one in flight may be for the receive only.
     pub(super) fn forget_cancel(&mut self) {
         self.cancel = Cancel::Idle;
     }
 
-    /// Whether the continuous receive is armed and nothing is to be changed about it.
+    /// Returns whether the multishot receive is armed and is to stay armed.
     #[inline]
     pub(super) fn is_steady(&self) -> bool {
         self.armed == Armed::Streaming
@@ -200,25 +202,25 @@ impl Receiving {
             && !self.flags.has_any(u8::MAX)
     }
 
-    /// Whether an operation is armed.
+    /// Returns whether an operation is armed.
     pub(super) fn is_armed(&self) -> bool {
         self.armed != Armed::Nothing
     }
 
-    /// The cancellation has completed.
+    /// Handles the completion of a cancellation.
     pub(super) fn complete_cancel(&mut self, found: bool) {
         self.cancel.complete(found);
     }
 
-    /// The armed operation has completed for the last time.
+    /// Handles the last completion of the armed operation.
     pub(super) fn complete(&mut self) {
-        debug_assert!(self.is_armed(), "only what is armed completes");
+        debug_assert!(self.is_armed(), "only an armed operation completes");
         self.armed = Armed::Nothing;
         self.cancel.complete_target();
     }
 
-    /// Marks the receive as waiting for a free buffer. Its input is still in the socket, so that it
-    /// need not be polled for again.
+    /// Marks the receive as waiting for a free buffer. Its input is still in the socket, so no poll
+    /// is needed before the next receive.
     pub(super) fn mark_starved(&mut self) {
         self.flags.set(AWAITING, true);
         if self.parked == Parked::Yes {
@@ -228,23 +230,23 @@ impl Receiving {
         }
     }
 
-    /// Something has come, but its receive waits for its turn.
+    /// Marks pending input as waiting for the connection's turn.
     pub(super) fn await_turn(&mut self) {
         self.flags.set(AWAITING, true);
     }
 
-    /// The wait for buffers or for a turn is over.
+    /// Ends the wait for buffers or for a turn.
     pub(super) fn end_wait(&mut self) {
         self.flags.set(AWAITING, false);
     }
 
-    /// The next receive is for what has come.
+    /// Records that input is pending, so the next receive will find it.
     pub(super) fn expect_input(&mut self) {
         self.flags.set(AWAITING, false);
         self.input = Input::There;
     }
 
-    /// The connection's turn to receive one buffer has come; returns whether it uses it.
+    /// Uses the connection's turn to receive one buffer; returns false if it is not needed.
     pub(super) fn take_turn(&mut self) -> bool {
         self.flags.set(AWAITING, false);
         if !self.flags.has(PAUSED) {
@@ -253,17 +255,17 @@ impl Receiving {
         !self.flags.has(PAUSED)
     }
 
-    /// The peer has ended its side.
+    /// Records that the peer has ended its side.
     pub(super) fn note_end(&mut self) {
         self.flags.set(ENDED, true);
     }
 
-    /// Whether the peer has ended its side.
+    /// Returns whether the peer has ended its side.
     pub(super) fn has_ended(&self) -> bool {
         self.flags.has(ENDED)
     }
 
-    /// Whether input may lie in the socket unread, because nothing is received for now.
+    /// Returns whether input may be unread in the socket because receiving is suspended.
     pub(super) fn may_leave_input_unread(&self) -> bool {
         self.flags.has(PAUSED)
             || self.is_unfinished()
@@ -271,17 +273,17 @@ impl Receiving {
             || self.input != Input::Unknown
     }
 
-    /// Pauses; returns whether it was not paused before.
+    /// Pauses receiving; returns whether it was not paused before.
     pub(super) fn pause(&mut self) -> bool {
         !self.flags.replace(PAUSED, true)
     }
 
-    /// Resumes.
+    /// Resumes receiving.
     pub(super) fn resume(&mut self) {
         self.flags.set(PAUSED, false);
     }
 
-    /// Whether reading is paused.
+    /// Returns whether receiving is paused.
     #[inline]
     pub(super) fn is_paused(&self) -> bool {
         self.flags.has(PAUSED)
@@ -292,49 +294,49 @@ impl Receiving {
         !self.flags.replace(THROTTLED, true)
     }
 
-    /// Marks it as taken off that list.
+    /// Marks the connection as removed from that list.
     pub(super) fn unmark_throttled(&mut self) {
         self.flags.set(THROTTLED, false);
     }
 
-    /// Whether it is on that list.
+    /// Returns whether the connection is on that list.
     pub(super) fn is_throttled(&self) -> bool {
         self.flags.has(THROTTLED)
     }
 
-    /// Whether input is held, or a message is inflated or answered in part.
+    /// Returns whether input is held, or a message is inflated or answered in part.
     #[inline]
     pub(super) fn is_unfinished(&self) -> bool {
         matches!(self.unfinished, Unfinished::Waiting | Unfinished::Queued)
     }
 
-    /// Whether the connection is received from in turn with others.
+    /// Returns whether the connection takes turns to receive.
     #[inline]
     pub(super) fn takes_turns(&self) -> bool {
         self.unfinished != Unfinished::No
     }
 
-    /// Whether it takes turns, though nothing of it is unfinished.
+    /// Returns whether the connection takes turns although nothing is unfinished.
     #[inline]
     pub(super) fn is_calm(&self) -> bool {
         self.unfinished == Unfinished::Lately
     }
 
-    /// Has the connection take turns from now on.
+    /// Makes the connection take turns from now on.
     pub(super) fn begin_turns(&mut self) {
         if self.unfinished == Unfinished::No {
             self.unfinished = Unfinished::Lately;
         }
     }
 
-    /// Gives the connection its continuous receive back, if nothing of it is unfinished.
+    /// Gives the connection its multishot receive back, if nothing is unfinished.
     pub(super) fn end_turns(&mut self) {
         if self.unfinished == Unfinished::Lately {
             self.unfinished = Unfinished::No;
         }
     }
 
-    /// Notes whether anything is unfinished; returns whether it was before.
+    /// Sets whether anything is unfinished; returns the old value.
     pub(super) fn set_unfinished(&mut self, is_unfinished: bool) -> bool {
         let was_unfinished = self.is_unfinished();
         self.unfinished = match (is_unfinished, self.unfinished) {
@@ -351,8 +353,8 @@ impl Receiving {
         std::mem::replace(&mut self.unfinished, Unfinished::Queued) != Unfinished::Queued
     }
 
-    /// Marks the connection as taken from the queue; returns whether it is still to be continued:
-    /// it may have been finished since, while its token stayed in the queue.
+    /// Marks the connection as removed from the queue; returns whether it is still to be continued.
+    /// It may have been finished in the meantime, because its token stays in the queue.
     pub(super) fn unmark_queued(&mut self) -> bool {
         let is_queued = self.unfinished == Unfinished::Queued;
         if is_queued {
@@ -361,58 +363,58 @@ impl Receiving {
         is_queued
     }
 
-    /// Whether it is queued to be continued.
+    /// Returns whether the connection is queued to be continued.
     pub(super) fn is_queued(&self) -> bool {
         self.unfinished == Unfinished::Queued
     }
 
-    /// No message will be processed any more: nothing is unfinished, and nothing pauses input.
+    /// Ends the processing of messages: nothing is unfinished, and nothing pauses input any more.
     pub(super) fn end_processing(&mut self) {
         self.unfinished = Unfinished::No;
         self.flags.set(PAUSED, false);
     }
 
-    /// Adopts what was serialized of another state.
+    /// Restores the serialized part of another state.
     pub(super) fn restore(&mut self, is_paused: bool, has_ended: bool) {
         self.flags.set(PAUSED, is_paused);
         self.flags.set(ENDED, has_ended);
     }
 
-    /// Whether the connection is parked.
+    /// Returns whether the connection is parked.
     #[inline]
     pub(super) fn is_parked(&self) -> bool {
         self.parked == Parked::Yes
     }
 
-    /// Whether the connection is neither parked nor queued for it.
+    /// Returns whether the connection is neither parked nor queued for it.
     pub(super) fn is_unparked(&self) -> bool {
         self.parked == Parked::No
     }
 
-    /// Queues the connection to be parked.
+    /// Marks the connection as queued to be parked.
     pub(super) fn park_soon(&mut self) {
         self.parked = Parked::Soon;
     }
 
-    /// Parks it: its input is polled for from now on.
+    /// Parks the connection: its input is polled for from now on.
     pub(super) fn park(&mut self) {
-        debug_assert!(self.parked != Parked::Yes, "parked once");
+        debug_assert!(self.parked != Parked::Yes, "a connection is parked once");
         self.parked = Parked::Yes;
     }
 
-    /// Leaves it unparked, or takes it out of the queue.
+    /// Unparks the connection, or cancels its queued parking.
     pub(super) fn unpark(&mut self) {
         self.parked = Parked::No;
     }
 
-    /// Checks what always holds. `is_websocket`: messages flow, or it is closing; `is_asking`: a
-    /// decision is awaited.
+    /// Checks the invariants. `is_websocket`: the WebSocket is open or closing; `is_asking`: a
+    /// decision is pending.
     pub(super) fn check(&self, is_websocket: bool, is_asking: bool) {
         if self.is_unfinished() {
             assert!(is_websocket, "only an open connection leaves input unfinished");
         }
         if self.flags.has(PAUSED) {
-            assert!(is_websocket || is_asking, "only what is open or awaits a decision is paused");
+            assert!(is_websocket || is_asking, "only open or undecided connections are paused");
         }
     }
 }

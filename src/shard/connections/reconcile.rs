@@ -1,8 +1,8 @@
-//! Reconciles what should be in the kernel for a connection with what is there.
+//! Reconciles a connection's desired state with its operations in flight.
 //!
-//! [`Connections::reconcile`] follows everything that may have changed a connection. It compares
-//! what its slot asks for with the operations in flight and requests the difference, so that no
-//! transition has to remember which operations it must start or cancel.
+//! [`Connections::reconcile`] must follow everything that may have changed a connection. It
+//! compares the state of its slot with the operations in flight and requests the difference, so
+//! that no transition has to remember which operations it must start or cancel.
 
 use super::deferred::DeferredTask;
 use super::receiving::ReceiveStep;
@@ -11,7 +11,7 @@ use super::{Connections, Sessions};
 use crate::driver::{Driver, Received, TcpInfo, Token};
 
 impl Connections {
-    /// See the module.
+    /// Requests the operations that the connection's state requires. See the module.
     #[inline]
     pub(in crate::shard) fn reconcile(&mut self, driver: &mut impl Driver, index: u32) {
         if !self.slots[index as usize].is_open() && self.reconcile_end(driver, index) {
@@ -35,7 +35,7 @@ impl Connections {
         }
     }
 
-    /// What is to be done at the end of a connection; returns whether that is all.
+    /// Reconciles a connection that is ending; returns whether nothing else is to be done.
     fn reconcile_end(&mut self, driver: &mut impl Driver, index: u32) -> bool {
         let slot = self.slot(index);
         if slot.has_sent_all() {
@@ -54,7 +54,8 @@ impl Connections {
                     driver.close(socket, token);
                 }
             } else if slot.is_cancellable() && slot.receiving_mut().request_cancel() {
-                // What has completed meanwhile, or was just between two waits, is checked again.
+                // Whatever has completed in the meantime is checked again by the next
+                // reconciliation.
                 slot.begin_operation();
                 driver.cancel_all(socket, token);
             }
@@ -65,7 +66,7 @@ impl Connections {
             && slot.begin_shutdown()
         {
             slot.begin_operation();
-            // The answer ends here, and the time for the peer's FIN begins.
+            // All output is sent; now the time for the peer's FIN begins.
             slot.set_stage_tick(self.tick);
             driver.shutdown(socket, token);
             self.set_deadline(index);
@@ -74,7 +75,7 @@ impl Connections {
     }
 
     /// Starts the operation that [`Receiving::next_step`](super::receiving::Receiving::next_step)
-    /// has asked for, which it marks as armed.
+    /// has decided on and marked as armed.
     fn start_operation(&mut self, driver: &mut impl Driver, index: u32, step: ReceiveStep) {
         if step == ReceiveStep::AwaitTurn {
             return self.queue_bulk_receive(index);
@@ -92,7 +93,7 @@ impl Connections {
         }
     }
 
-    /// An operation of a connection has ended; returns its slot.
+    /// Counts the end of an operation; returns the connection's slot.
     #[inline]
     pub(super) fn complete_operation(&mut self, token: Token) -> Option<u32> {
         let index = self.lookup(token)?;
@@ -100,7 +101,7 @@ impl Connections {
         Some(index)
     }
 
-    /// A receive has brought something, or has ended; `is_armed`: it continues.
+    /// Handles a completion of a receive: input, or its end; `is_armed`: the receive continues.
     pub(in crate::shard) fn complete_receive(
         &mut self,
         driver: &mut impl Driver,
@@ -127,7 +128,7 @@ impl Connections {
                     Some(reply) => self.send_in_place(driver, index, lease, reply),
                     None => driver.release(lease),
                 }
-                // Every other stage was entered with a timer of its own.
+                // Every other stage began with a timer of its own.
                 if is_woken && self.is_open(index) {
                     self.set_deadline(index);
                 }
@@ -145,7 +146,7 @@ impl Connections {
         self.reconcile(driver, index);
     }
 
-    /// A cancellation has completed.
+    /// Handles the completion of a cancellation.
     pub(in crate::shard) fn complete_cancel(
         &mut self,
         driver: &mut impl Driver,
@@ -158,14 +159,14 @@ impl Connections {
         }
     }
 
-    /// The writing side is shut down.
+    /// Handles the completed shutdown of the writing side.
     pub(in crate::shard) fn complete_shutdown(&mut self, driver: &mut impl Driver, token: Token) {
         if let Some(index) = self.complete_operation(token) {
             self.reconcile(driver, index);
         }
     }
 
-    /// The socket is closed: frees the slot. Returns whether there was one.
+    /// Handles the completed close of the socket: frees the slot. Returns false if there is none.
     pub(in crate::shard) fn complete_close(&mut self, token: Token) -> bool {
         let found = self.complete_operation(token);
         if let Some(index) = found {
@@ -174,7 +175,7 @@ impl Connections {
         found.is_some()
     }
 
-    /// TCP has answered about a connection. Returns whether it is still there.
+    /// Handles the state of TCP. Returns whether the connection still exists.
     pub(in crate::shard) fn complete_measure(
         &mut self,
         driver: &mut impl Driver,

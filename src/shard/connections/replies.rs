@@ -1,4 +1,4 @@
-//! What is said to one connection: compressed if that was agreed on, and queued in its outbox.
+//! Queues output of one connection: compressed if negotiated, otherwise as it is.
 
 use super::Connections;
 use super::compression::ReplyCompression;
@@ -10,7 +10,7 @@ use crate::proto::ws::{self, DataKind, OpCode, Payload};
 use crate::session::Outlet;
 
 impl Connections {
-    /// Sends a message that is no reply to the input at hand; a text must be UTF-8.
+    /// Sends a message that does not reply to the current input; a text must be UTF-8.
     pub(in crate::shard) fn send_message(&mut self, index: u32, kind: DataKind, payload: Vec<u8>) {
         let Some(parts) = self.slots[index as usize].open_parts() else { return };
         let route = &self.config.route_options[parts.route];
@@ -29,14 +29,14 @@ impl Connections {
         replies.reply(kind, Payload::Owned(payload));
     }
 
-    /// Queues bytes that are no reply: control frames and HTTP answers.
+    /// Queues bytes that are not messages: control frames and HTTP answers.
     pub(super) fn queue(&mut self, index: u32, bytes: &[u8]) {
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
         outbox.queue_small(&mut self.pools, bytes);
     }
 
-    /// Queues the rest of a reply to input of `at_ns`, before all that came after it.
+    /// Queues the rest of a reply to input received at `at_ns`, before all other output.
     pub(super) fn queue_first(&mut self, index: u32, bytes: &[u8], at_ns: u64) {
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
@@ -44,49 +44,50 @@ impl Connections {
     }
 }
 
-/// A reply that leaves from the buffer that its message came in: the message itself, which ends the
-/// input. There is room for a header before it.
+/// A reply that is sent from the receive buffer of its message: it equals the message, which ends
+/// the input. Its header is written in the room before it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InPlace {
     pub(super) kind: DataKind,
     pub(super) len: usize,
 }
 
-/// Where a reply in place is noted, and which may be one.
+/// Where an in-place reply is recorded, and the conditions for one.
 pub(super) struct InPlaceRoom<'c> {
     pub(super) reply: &'c mut Option<InPlace>,
-    /// Bytes of the whole input.
+    /// The length of the whole input.
     pub(super) received_len: usize,
-    /// From this size on, a reply that is the message itself leaves from the buffer that it came
-    /// in: a copy pushes the turn's other messages out of the core's cache.
+    /// The minimum size of an in-place reply: copying larger ones would evict the turn's other
+    /// messages from the core's cache.
     pub(super) bytes_min: usize,
 }
 
-/// The outlet of one connection while its input is looked at.
+/// The outlet of one connection while its input is processed.
 pub(super) struct Replies<'c> {
     pub(super) outbox: &'c mut Option<Box<Outbox>>,
     pub(super) pools: &'c mut Pools,
     pub(super) counters: &'c mut Counters,
     pub(super) messages_sent: &'c mut u32,
-    /// There, if a reply may leave from the input's own memory: its message ends the input.
+    /// `Some` if a reply may be sent from the input's own memory, because its message ends the
+    /// input.
     pub(super) in_place: Option<InPlaceRoom<'c>>,
-    /// Whether and how messages are compressed.
+    /// The compression of messages, if negotiated.
     pub(super) compression: Option<ReplyCompression>,
     pub(super) deflaters: &'c mut Deflaters,
-    /// Whether the histogram of turnarounds records when a reply has left.
+    /// Whether the turnaround of replies is recorded in the histogram.
     pub(super) records_turnaround: bool,
     pub(super) now_ns: u64,
     pub(super) tick: u32,
 }
 
 impl Replies<'_> {
-    /// Bytes in the connection's outbox.
+    /// Returns the bytes in the connection's outbox.
     pub(super) fn queued_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
-    /// Compresses a reply, or queues it to be compressed when the send is built; gives it back if
-    /// it does not shrink.
+    /// Compresses a reply, or queues it to be compressed when the send is built; returns it if it
+    /// does not shrink.
     fn queue_compressed<'p>(
         &mut self,
         reply: ReplyCompression,
@@ -140,7 +141,7 @@ impl Outlet for Replies<'_> {
         if let (Some(room), None, Payload::Borrowed(bytes)) =
             (&mut self.in_place, &self.outbox, &payload)
             && bytes.len() >= room.bytes_min
-            // The message's own header may have come with earlier bytes, and left no room.
+            // The message's own header may have arrived with earlier bytes, and so left no room.
             && room.received_len - bytes.len() >= ws::frame_header(kind.opcode(), bytes.len()).1
         {
             *room.reply = Some(InPlace { kind, len: bytes.len() });

@@ -1,4 +1,4 @@
-//! Reports of what happens to connections, for the consumer of [`crate::shard::events`].
+//! Reports events of connections to the consumer of [`crate::shard::events`].
 
 use super::Connections;
 use super::timers::TICK_MS;
@@ -7,7 +7,7 @@ use crate::proto::ws::CloseCode;
 use crate::shard::events::{EventSender, ShardEvent};
 
 impl Connections {
-    /// Where the layer of sessions reports what happens to it.
+    /// Returns the sender of events, for the layer of sessions.
     pub(in crate::shard) fn events_mut(&mut self) -> &mut EventSender {
         &mut self.events
     }

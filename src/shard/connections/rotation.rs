@@ -1,26 +1,26 @@
-//! Connections that are served in turn, a little each.
+//! Queues connections that are served in turn, a part of their input each.
 //!
-//! Those in the middle of a large message are served a few at a time, each to its message's end
-//! before the next begins, so that memory is needed for those few messages only. The others go
-//! round beside them.
+//! Connections in the middle of a large message are served a few at a time, each to the end of its
+//! message before the next begins, so that only these few messages need memory. All other
+//! connections rotate beside them.
 //!
-//! Measured with `scripts/load-hostile.sh --kind large`, 20 messages of 15 MB at a time: 816 MiB
-//! were resident at the peak when all went round, and 323 MiB with this.
+//! Measured with `scripts/load-hostile.sh --kind large`, 20 messages of 15 MB at a time: a peak of
+//! 816 MiB resident memory if all connections rotate, and 323 MiB with this.
 
 use std::collections::VecDeque;
 
 use crate::driver::Token;
 
-/// A message of which so much is there is large.
+/// A message is large once this much of it was received.
 pub(super) const LARGE_BYTES: usize = 256 * 1024;
 
-/// See the module.
+/// The queue. See the module.
 #[derive(Debug, Default)]
 pub(super) struct Rotation {
     waiting: VecDeque<Token>,
-    /// Those in the middle of a large message.
+    /// Connections in the middle of a large message.
     large: VecDeque<Token>,
-    /// Those of `large` that were served in the last turn: they continue before the others.
+    /// Connections of `large` that were served in the last turn: they continue before the others.
     served: Vec<Token>,
 }
 
@@ -40,12 +40,13 @@ impl Rotation {
         }
     }
 
-    /// Begins a turn.
+    /// Begins a turn: connections served in the last one come first.
     pub(super) fn begin_turn(&mut self) {
         self.served.clear();
     }
 
-    /// The next connection of this turn, in which `large_max` large messages may be continued.
+    /// Removes and returns the next connection of this turn, in which at most `large_max` large
+    /// messages are continued.
     pub(super) fn pop(&mut self, large_max: usize) -> Option<Token> {
         if self.served.len() < large_max
             && let Some(token) = self.large.pop_front()

@@ -1,6 +1,6 @@
-//! Sends: built at the end of a turn from what is queued, one a connection, and taken back when
-//! they have completed. In a turn with few, they are quiet ([`Batch::is_quiet`]): a lone reply
-//! costs one system call instead of two.
+//! Builds one send for each connection at the end of a turn from its queued output, and handles
+//! completions of sends. If few connections send, the sends are quiet ([`Batch::is_quiet`]): a
+//! single reply then costs one system call instead of two.
 
 use super::outbox::{Marked, Outbox, Taken};
 use super::replies::InPlace;
@@ -12,34 +12,34 @@ use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Driver, Lease, Loan, Socket, Token};
 use crate::proto::ws;
 
-/// Bytes that one turn hands to the kernel, which copies them while all others wait; past it only
-/// short sends leave, and the others with the next turns.
+/// Bytes that are sent in one turn, because the kernel copies them while all connections wait.
+/// Above this only short sends are submitted; the others follow in the next turns.
 const MOVED_BYTES_MAX: usize = 512 * 1024;
-/// What a short send is.
+/// The maximum size of a short send.
 const SMALL_BYTES: u64 = 16 * 1024;
 
-/// Sends of one flush that may be quiet: what they hold stays here until something else happens,
-/// and the time when they left is that of their submission.
+/// The maximum number of quiet sends in one flush. Their memory is kept until the next event, and
+/// their time of sending is that of their submission.
 const QUIET_SENDS_MAX: usize = 8;
 
-/// The rest of the budgets of one flush.
+/// The remaining budgets of one flush.
 struct Flushing {
     bounds: Bounds,
-    /// Sends need not complete as soon as they have succeeded.
+    /// Sends need no completion on success.
     may_be_quiet: bool,
-    /// Effort for compression.
+    /// The effort left for compression.
     effort: u64,
     moved_bytes: usize,
 }
 
-/// What becomes of a connection with output.
+/// The next step for a connection with output.
 enum Next {
     Nothing,
-    /// Its output has to wait for the next turn; `was_served`: some of it was compressed.
+    /// Its output is deferred to the next turn; `was_served`: some of it was compressed.
     Deferred {
         was_served: bool,
     },
-    /// `has_deadline`: a timer of the connection is set.
+    /// `has_deadline`: the connection's timer is set.
     Send {
         batch: Box<Batch>,
         socket: Socket,
@@ -48,7 +48,7 @@ enum Next {
 }
 
 impl Connections {
-    /// Queues the connection for the flush at the end of the turn, unless a send is under way.
+    /// Queues the connection for the flush at the end of the turn, unless a send is in flight.
     #[inline]
     pub(in crate::shard) fn mark_dirty(&mut self, index: u32) {
         if self.slot_mut(index).mark_dirty() {
@@ -56,20 +56,20 @@ impl Connections {
         }
     }
 
-    /// Whether output waits for the flush.
+    /// Returns whether output is queued for the flush.
     pub(in crate::shard) fn has_output(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Sends what the turn has queued. What exceeds the turn's bounds of compression and of bytes
-    /// moved is deferred to the next; returns whether there is such output.
+    /// Sends the output queued in this turn. Output above the turn's bounds of compression and of
+    /// bytes is deferred to the next turn; returns whether there is any.
     pub(in crate::shard) fn flush(
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
     ) -> bool {
-        // Compression gets the rest of the turn, but half of a turn at most, since what has come
-        // meanwhile waits for it, and a share at least.
+        // Compression gets the rest of the turn, at most half of a turn, because input has arrived
+        // in the meantime, and at least one share.
         let work = &self.work;
         let effort = work.turn_left().min(work.turn_max() / 2).max(work.share_max());
         let bounds = self.config.send_bounds();
@@ -79,7 +79,7 @@ impl Connections {
         self.has_output()
     }
 
-    /// Sends short output, and leaves the rest for [`Self::flush`].
+    /// Sends short output; the rest is sent by [`Self::flush`].
     pub(in crate::shard) fn flush_short(
         &mut self,
         driver: &mut impl Driver,
@@ -117,16 +117,16 @@ impl Connections {
         debug_assert!(self.dirty.is_empty(), "building sends queues nothing for the flush");
         self.dirty = dirty;
         self.deflaters.set_allowance(u64::MAX);
-        // Connections that have had nothing of this turn come first in the next.
+        // Connections that were not served in this turn come first in the next.
         deferred.sort_by_key(|(was_served, _)| *was_served);
         self.dirty.extend(deferred.iter().map(|(_, index)| *index));
-        // Every other timer checks the send deadline too; these have none but that.
+        // All other timers check the send deadline too; these connections have no timer yet.
         for index in without_deadline {
             self.set_deadline(index);
         }
     }
 
-    /// Builds a connection's next send, within the rest of the flush's budgets.
+    /// Builds a connection's next send within the remaining budgets of the flush.
     #[expect(
         clippy::inline_always,
         reason = "each engine has a copy: calls cost 5 % of a delivery"
@@ -191,7 +191,7 @@ impl Connections {
     }
 
     /// Prepares a connection's next send: moves messages from its session's backlog to its outbox,
-    /// and compresses those that wait for that. Returns the effort spent.
+    /// and compresses queued ones. Returns the effort spent.
     fn prepare_output(
         &mut self,
         sessions: &mut impl Sessions,
@@ -203,7 +203,7 @@ impl Connections {
         let began = self.deflaters.work().effort;
         let slot = self.slot(index);
         if slot.readiness().has_backlog() && !slot.is_lending() && !slot.is_sending() {
-            // Behind what is still to be compressed.
+            // The backlog follows after the messages that are still to be compressed.
             self.compress_outbox(index, bytes_max);
             sessions.refill_outbox(self, index, bytes_max);
         }
@@ -218,7 +218,7 @@ impl Connections {
         spent
     }
 
-    /// A send has completed: frees what was sent, and records how long the replies took.
+    /// Handles a completed send: frees what was sent, and records the turnaround of replies.
     pub(in crate::shard) fn complete_send(
         &mut self,
         driver: &mut impl Driver,
@@ -232,7 +232,7 @@ impl Connections {
             Ok(taken) if taken > 0 => taken,
             Err(libc::EAGAIN | libc::EINTR) => 0,
             _ => {
-                // Nothing more can be sent: the rest goes with the connection.
+                // Nothing more can be sent: the output is dropped with the connection.
                 let slot = &mut self.slots[index as usize];
                 let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
                 outbox.fail_send(batch, &mut self.pools);
@@ -245,7 +245,7 @@ impl Connections {
         self.counters.bytes_sent += taken as u64;
         let slot = &mut self.slots[index as usize];
         slot.note_sent(taken);
-        // What was sealed is counted as it is on the wire.
+        // Sealed output is counted in bytes on the wire.
         let sent = Taken { wire_bytes: taken, queued_bytes: taken };
         let (left_ns, histograms) = (batch.left_ns().unwrap_or(self.now_ns), &mut self.histograms);
         let outbox = slot.outbox_mut().expect("a batch comes from an outbox");
@@ -263,7 +263,7 @@ impl Connections {
             outbox.note_progress(self.tick);
         }
         if slot.release_outbox(&mut self.pools) && matches!(slot.stage(), Stage::Closing { .. }) {
-            // Our Close has left only now, and the time for the peer's begins.
+            // Our Close was sent only now: the time for the peer's Close begins.
             slot.set_stage_tick(self.tick);
             self.set_deadline(index);
         } else if slot.is_steady() && slot.has_sent_all() && !slot.readiness().has_backlog() {
@@ -273,8 +273,8 @@ impl Connections {
         self.reconcile(driver, index);
     }
 
-    /// Sends a reply from the buffer that its message came in, under a header written over the
-    /// message's own, which was longer by the mask.
+    /// Sends a reply from the receive buffer of its message, with a header written over that of the
+    /// message, which was longer by the mask.
     pub(super) fn send_in_place(
         &mut self,
         driver: &mut impl Driver,
@@ -296,8 +296,8 @@ impl Connections {
         driver.send_loan(slot.socket(), loan);
     }
 
-    /// A reply in place has completed. What there was no room for is queued as any other output;
-    /// the buffer comes back at once.
+    /// Handles a completed in-place reply. The unsent rest is queued as other output; the buffer is
+    /// returned at once.
     pub(in crate::shard) fn complete_loan(
         &mut self,
         driver: &mut impl Driver,

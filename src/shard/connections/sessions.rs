@@ -1,8 +1,8 @@
-//! What connections ask of the layer of sessions above them.
+//! The interface that connections use of the layer of sessions above them.
 //!
-//! A session belongs to an open connection and says what its messages mean. The layer calls
-//! connections back with what it wants done, so each method that may lead to that gets them as an
-//! argument. What a call brings about may include a goodbye, and the end of the session itself.
+//! A session belongs to an open connection and handles its messages. The layer applies the effects
+//! by calling connections, so each method that may have effects receives them as an argument. The
+//! effects of a call may include a goodbye, and the end of the session itself.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::hub::ProtocolId;
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, Realm};
 
-/// The end of a connection, as its client gets it before the Close.
+/// The end of a connection, as sent to its client before the Close.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct Goodbye<'r> {
     pub(in crate::shard) code: CloseCode,
     pub(in crate::shard) reason: &'r str,
-    /// When to come back; 0 = at once.
+    /// The time after which the client should reconnect; 0 = at once.
     pub(in crate::shard) retry_after_ms: u32,
 }
 
@@ -30,18 +30,18 @@ pub(in crate::shard) struct MessageContext {
     pub(in crate::shard) budget: Budget,
 }
 
-/// See the module.
+/// The layer of sessions. See the module.
 pub(in crate::shard) trait Sessions {
-    /// What tokens are verified with; `None`: no route has sessions.
+    /// Returns the keys and rules of the hub; `None` if no route has sessions.
     fn realm(&self) -> Option<&Realm>;
-    /// Unix time (s) of this turn.
+    /// Returns the Unix time of this turn (s).
     fn unix_s(&self) -> u64;
-    /// The user of a connection, and where users are counted.
+    /// Returns the user of a connection, and the counts of users.
     fn user(&self, index: u32) -> Option<(&str, &Admission)>;
 
-    /// The client protocol that a subprotocol names.
+    /// Returns the client protocol of a subprotocol.
     fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId;
-    /// Makes the session of a connection that was just opened, if its route has sessions.
+    /// Opens the session of a connection that was just opened, if its route has sessions.
     fn open_session(
         &mut self,
         connections: &mut Connections,
@@ -49,31 +49,32 @@ pub(in crate::shard) trait Sessions {
         identity: Option<Arc<Identity>>,
         protocol: ProtocolId,
     );
-    /// Hands a message to its session. It does not get the connections, because the payload lies in
-    /// their buffers: what comes of it is kept until [`Self::finish_message`], which must be the
-    /// next call. `too_much`: the message exceeds a rate.
+    /// Passes a message to its session. It does not receive the connections, because the payload is
+    /// in their buffers: effects are stored until [`Self::finish_message`], which must be the next
+    /// call. `too_much`: the message exceeds a rate limit.
     fn receive_message(
         &mut self,
-        heard: MessageContext,
+        context: MessageContext,
         kind: DataKind,
         payload: Payload<'_>,
         too_much: Option<TooMuch>,
     );
-    /// Does what the session wants after [`Self::receive_message`].
+    /// Applies the effects of [`Self::receive_message`].
     fn finish_message(&mut self, connections: &mut Connections, index: u32);
-    /// Continues with requests that had to wait.
+    /// Continues with queued requests.
     fn resume_requests(&mut self, connections: &mut Connections, index: u32);
-    /// Moves what waits for a connection into its outbox, up to so many bytes there.
+    /// Moves items from a connection's backlog to its outbox, up to this many bytes there.
     fn refill_outbox(&mut self, connections: &mut Connections, index: u32, bytes_max: usize);
 
-    /// Does what is due, if it is due by now, and plans what is due next.
+    /// Handles the session's deadline, if it has passed, and sets the next one.
     fn run_due(&mut self, connections: &mut Connections, index: u32);
-    /// Plans again when something is due, because the clock or the configuration has changed.
+    /// Sets the session's deadline again after a change of the clock or the configuration.
     fn reschedule_due(&mut self, connections: &mut Connections, index: u32);
-    /// Keeps how long a ping took.
+    /// Records the round trip of a ping.
     fn note_round_trip(&mut self, index: u32, took_ns: u64);
 
-    /// Queues the `goodbye` before a Close; `with_backlog`: behind everything that waits.
+    /// Queues the `goodbye` before a Close; `with_backlog`: after all channel messages in the
+    /// backlog.
     fn say_goodbye(
         &mut self,
         connections: &mut Connections,
@@ -81,8 +82,8 @@ pub(in crate::shard) trait Sessions {
         goodbye: Goodbye<'_>,
         with_backlog: bool,
     );
-    /// Drops the channel messages that wait for a connection.
+    /// Drops the channel messages in a connection's backlog.
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32);
-    /// Ends the session: no message will flow any more.
+    /// Ends the session: no further message is processed.
     fn end_session(&mut self, connections: &mut Connections, index: u32);
 }

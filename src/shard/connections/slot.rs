@@ -1,6 +1,6 @@
-//! A connection: everything that an idle one costs, in at most 128 bytes.
+//! A connection, in at most 128 bytes while it is idle.
 //!
-//! What is rarer than a connection lives outside and only while needed: a request that came in
+//! Rarely needed parts are outside the slot, and exist only while needed: a request received in
 //! pieces, a partial message, an outbox.
 
 use serde::{Deserialize, Serialize};
@@ -19,24 +19,24 @@ use crate::proto::ws;
 /// The longest Close: header, code and reason (RFC 6455 section 5.5).
 const CLOSE_BYTES_MAX: usize = 2 + 125;
 
-/// How much of the socket was taken down.
+/// The progress of shutting the socket down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Teardown {
     Nothing,
-    /// Shutdown of the writing side was asked for.
+    /// The shutdown of the writing side was requested.
     Writing,
-    /// The last operation, the socket's close, is under way.
+    /// The close of the socket, its last operation, is in flight.
     Socket,
 }
 
-/// What a connection's session waits for, as the layer of sessions last reported it.
+/// The readiness of a connection's session, as last reported by the layer of sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::shard) struct SessionReadiness(Flags);
 
 impl SessionReadiness {
-    /// `is_waiting`: it waits for a reply, or for a mailbox to drain, before it takes more input.
-    /// `has_requests`: requests of it wait for their turn. `has_backlog`: channel messages wait for
-    /// the connection.
+    /// `is_waiting`: it waits for a reply, or for a mailbox to drain, before it accepts more input.
+    /// `has_requests`: it has requests queued. `has_backlog`: channel messages are queued for the
+    /// connection.
     pub(in crate::shard) fn new(is_waiting: bool, has_requests: bool, has_backlog: bool) -> Self {
         let mut flags = Flags::default();
         flags.set(0, is_waiting);
@@ -45,7 +45,7 @@ impl SessionReadiness {
         Self(flags)
     }
 
-    /// Whether it takes another message at once: it waits for nothing, and nothing of it waits.
+    /// Returns whether it accepts another message at once: it neither waits nor has requests.
     #[inline]
     pub(super) fn may_take_more(self) -> bool {
         !self.0.has_any(0b011)
@@ -69,54 +69,54 @@ impl SessionReadiness {
 
 /// One connection.
 ///
-/// Always: it is freed only when the kernel holds nothing of it, so that no completion finds the
-/// wrong connection; and its outbox exists only while bytes wait in it.
+/// Invariants: it is freed only when no operation refers to it, so that no completion is applied to
+/// another connection; and its outbox exists only while it has bytes queued.
 #[derive(Debug)]
 pub(super) struct Slot {
     stage: Stage,
     transport: Transport,
-    /// What waits to be sent; none while nothing waits.
+    /// Queued output; `None` if there is none.
     outbox: Option<Box<Outbox>>,
     bytes_received: u64,
     bytes_sent: u64,
-    /// Stays at its highest value, as the next one does; the shard's counters have 64 bits.
+    /// Saturating, as is the next one; the shard's counters have 64 bits.
     messages_received: u32,
     messages_sent: u32,
     socket: Socket,
     generation: u32,
     timer: TimerLinks,
-    /// When the connection was accepted; since its opening: when it was opened.
+    /// When the connection was accepted, or, once it is open, when it was opened.
     opened_tick: u32,
-    /// When bytes last came in.
+    /// When bytes were last received.
     heard_tick: u32,
-    /// When a message last came in.
+    /// When a message was last received.
     message_tick: u32,
-    /// When the next ping is due, or, when one is out, when the last was sent; in the closing
-    /// stages: when the present one began.
+    /// When the next ping is due, or, if a ping is unanswered, when it was sent; in the closing
+    /// stages: when the stage began.
     stage_tick: u32,
     peer: PeerAddress,
     route: u16,
     listener: u8,
-    /// Operations that the kernel has not finished.
+    /// Operations in flight.
     in_flight: u8,
     receiving: Receiving,
     session: SessionReadiness,
     flags: Flags,
-    /// How it is counted among those that are let in.
+    /// How it is counted in admission.
     standing: Standing,
     teardown: Teardown,
 }
 
-/// A reply leaves from the buffer that its message came in.
+/// A reply is being sent from its receive buffer.
 const LENDING: u8 = 0;
 /// Queued to be flushed at the end of the turn.
 const DIRTY: u8 = 1;
-/// A ping is out.
+/// A ping is unanswered.
 const PINGED: u8 = 2;
 /// The transport has bytes of its own to send.
 const OWING: u8 = 3;
 
-/// What an open connection's next frame is processed with.
+/// The parts of an open connection that processing its next frame needs.
 pub(super) struct OpenParts<'s> {
     pub(super) receiver: &'s mut ws::Receiver,
     pub(super) outbox: &'s mut Option<Box<Outbox>>,
@@ -126,7 +126,7 @@ pub(super) struct OpenParts<'s> {
     pub(super) route: usize,
 }
 
-/// Where a connection comes from.
+/// The origin of a connection.
 pub(super) struct SlotOrigin {
     pub(super) socket: Socket,
     pub(super) generation: u32,
@@ -136,7 +136,7 @@ pub(super) struct SlotOrigin {
 }
 
 impl Slot {
-    /// A connection that has just been accepted.
+    /// Makes the slot of a connection that was just accepted.
     pub(super) fn new(origin: &SlotOrigin, stage: Stage, tick: u32) -> Self {
         Self {
             stage,
@@ -170,7 +170,7 @@ impl Slot {
         &self.stage
     }
 
-    /// For what a stage holds. Another stage is entered by [`Self::enter`], or restored.
+    /// For changes of a stage's own state. To move to another stage, use [`Self::enter`].
     #[inline]
     pub(super) fn stage_mut(&mut self) -> &mut Stage {
         &mut self.stage
@@ -183,7 +183,8 @@ impl Slot {
         self.stage_tick = tick;
     }
 
-    /// The parts that the next frame is processed with; `None`: the connection is not open.
+    /// Returns the parts that processing the next frame needs; `None` if the connection is not
+    /// open.
     #[inline]
     pub(super) fn open_parts(&mut self) -> Option<OpenParts<'_>> {
         let Stage::Open(receiver) = &mut self.stage else { return None };
@@ -205,7 +206,7 @@ impl Slot {
         self.transport = transport;
     }
 
-    /// Notes whether the transport has bytes of its own to send.
+    /// Sets whether the transport has bytes of its own to send.
     pub(super) fn set_owing(&mut self, is_owing: bool) {
         self.flags.set(OWING, is_owing);
     }
@@ -214,19 +215,19 @@ impl Slot {
         self.flags.has(OWING)
     }
 
-    /// Whether messages flow.
+    /// Returns whether the connection is an open WebSocket.
     #[inline]
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
     }
 
-    /// Whether messages flow, and nothing but their replies may be wanted of the driver.
+    /// Returns whether the connection is open, and needs no operations but sends of replies.
     #[inline]
     pub(super) fn is_steady(&self) -> bool {
         self.is_open() && self.receiving.is_steady()
     }
 
-    /// Whether everything that was to be sent has left.
+    /// Returns whether all output was sent.
     #[inline]
     pub(super) fn has_sent_all(&self) -> bool {
         self.outbox.is_none() && !self.flags.has_any(1 << LENDING | 1 << OWING)
@@ -242,18 +243,18 @@ impl Slot {
         self.outbox.as_deref_mut()
     }
 
-    /// Bytes in the outbox.
+    /// Returns the bytes in the outbox.
     #[inline]
     pub(super) fn queued_bytes(&self) -> usize {
         self.outbox.as_ref().map_or(0, |outbox| outbox.bytes())
     }
 
-    /// The outbox, made if there is none.
+    /// Returns the outbox; makes one if there is none.
     pub(super) fn open_outbox(&mut self, pools: &mut Pools, tick: u32) -> &mut Outbox {
         ensure_outbox(&mut self.outbox, pools, tick)
     }
 
-    /// The outbox, and the receiver whose compression its messages wait for.
+    /// Returns the outbox, and the receiver that compresses its messages.
     pub(super) fn compressed_outbox(&mut self) -> Option<(&mut Outbox, &ws::Receiver)> {
         let (Stage::Open(receiver) | Stage::Closing { receiver, .. }) = &self.stage else {
             return None;
@@ -261,12 +262,12 @@ impl Slot {
         Some((self.outbox.as_deref_mut()?, receiver))
     }
 
-    /// Puts an outbox in the place of the present one.
+    /// Replaces the outbox.
     pub(super) fn replace_outbox(&mut self, outbox: Option<Box<Outbox>>) -> Option<Box<Outbox>> {
         std::mem::replace(&mut self.outbox, outbox)
     }
 
-    /// Gives the outbox back if nothing is left in it; returns whether that was so.
+    /// Recycles the outbox if it is empty; returns whether it was.
     pub(super) fn release_outbox(&mut self, pools: &mut Pools) -> bool {
         let is_over =
             self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty() && !outbox.is_sending());
@@ -276,13 +277,13 @@ impl Slot {
         is_over
     }
 
-    /// Whether a send is under way.
+    /// Returns whether a send is in flight.
     #[inline]
     pub(super) fn is_sending(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.is_sending())
     }
 
-    /// Whether the next send may begin: one at a time, and none once the connection ends.
+    /// Returns whether the next send may begin: one at a time, and none once the connection ends.
     #[inline]
     pub(super) fn may_send(&self) -> bool {
         !matches!(self.stage, Stage::Ending) && !self.flags.has(LENDING) && !self.is_sending()
@@ -298,11 +299,10 @@ impl Slot {
         &mut self.receiving
     }
 
-    /// What the stage means for receiving.
-    ///
-    /// Parting: the peer's Close has come, and ours leaves with this turn. While more than that is
-    /// queued, which may take long, input is received and discarded: closing a socket over unread
-    /// bytes, a pong among them, would reset the connection and lose what is under way.
+    /// Returns what the stage means for receiving. Parting: the peer's Close was received, and ours
+    /// is sent in this turn. While more than a Close is queued, which may take long, input is still
+    /// received and discarded: closing a socket with unread bytes, such as a pong, would reset the
+    /// connection and lose queued output.
     #[inline]
     pub(super) fn receive_stage(&self) -> ReceiveStage {
         ReceiveStage {
@@ -320,17 +320,17 @@ impl Slot {
         self.generation
     }
 
-    /// Counts an operation that the kernel is given.
+    /// Counts an operation that is submitted.
     #[inline]
     pub(super) fn begin_operation(&mut self) {
-        assert!(self.teardown != Teardown::Socket, "nothing follows the close of a socket");
+        assert!(self.teardown != Teardown::Socket, "no operation follows the close of a socket");
         self.in_flight += 1;
     }
 
-    /// Counts an operation that has ended.
+    /// Counts an operation that has completed.
     #[inline]
     pub(super) fn end_operation(&mut self) {
-        assert!(self.in_flight > 0, "only what was in flight can end");
+        assert!(self.in_flight > 0, "only an operation in flight can end");
         self.in_flight -= 1;
     }
 
@@ -339,17 +339,17 @@ impl Slot {
         self.timer.is_set()
     }
 
-    /// Whether the kernel holds anything of this connection.
+    /// Returns whether any operation refers to this connection.
     pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight > 0
     }
 
-    /// Whether the kernel holds something that does not end by itself.
+    /// Returns whether an operation is in flight that may never complete by itself.
     pub(super) fn is_cancellable(&self) -> bool {
         self.receiving.is_armed() || self.is_sending()
     }
 
-    /// Begins to shut the writing side down; returns whether that had not begun.
+    /// Begins the shutdown of the writing side; returns whether it had not begun.
     pub(super) fn begin_shutdown(&mut self) -> bool {
         let is_first = self.teardown == Teardown::Nothing;
         if is_first {
@@ -358,7 +358,7 @@ impl Slot {
         is_first
     }
 
-    /// Begins the socket's close, the last operation; returns whether it had not begun.
+    /// Begins the close of the socket, its last operation; returns whether it had not begun.
     pub(super) fn begin_close(&mut self) -> bool {
         assert_eq!(self.in_flight, 0, "nothing may be in flight on a socket that is closed");
         let is_first = self.teardown != Teardown::Socket;
@@ -374,7 +374,7 @@ impl Slot {
         self.teardown == Teardown::Socket
     }
 
-    /// Notes that bytes came in.
+    /// Records that bytes were received.
     #[inline]
     pub(super) fn note_received(&mut self, bytes: usize, tick: u32) {
         self.bytes_received += bytes as u64;
@@ -386,13 +386,13 @@ impl Slot {
         self.bytes_sent += bytes as u64;
     }
 
-    /// Notes that a message was queued.
+    /// Records that a message was queued.
     #[inline]
     pub(super) fn note_message_sent(&mut self) {
         self.messages_sent = self.messages_sent.saturating_add(1);
     }
 
-    /// Notes that messages were queued.
+    /// Records that messages were queued.
     #[inline]
     pub(super) fn note_messages_sent(&mut self, messages: u32) {
         self.messages_sent = self.messages_sent.saturating_add(messages);
@@ -468,7 +468,7 @@ impl Slot {
         self.standing = standing;
     }
 
-    /// Whether it is here to be rejected.
+    /// Returns whether the connection is being rejected.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.standing, Standing::Refused(_))
     }
@@ -487,15 +487,15 @@ impl Slot {
         self.flags.has(LENDING)
     }
 
-    /// A reply leaves from a receive buffer.
+    /// Begins an in-place reply: it is sent from its receive buffer.
     pub(super) fn begin_loan(&mut self) {
-        assert!(!self.flags.has(LENDING) && self.outbox.is_none(), "a loan overtakes nothing");
+        assert!(!self.flags.has(LENDING) && self.outbox.is_none(), "a loan is the only output");
         self.flags.set(LENDING, true);
         self.begin_operation();
     }
 
     pub(super) fn end_loan(&mut self) {
-        assert!(self.flags.has(LENDING), "only what is lent comes back");
+        assert!(self.flags.has(LENDING), "an in-place reply is in flight");
         self.flags.set(LENDING, false);
     }
 
@@ -504,8 +504,7 @@ impl Slot {
         self.flags.has(DIRTY)
     }
 
-    /// Marks the connection for the flush unless a send or a loan of it is under way; returns
-    /// whether it was not marked before.
+    /// Marks the connection for the flush, unless output is in flight; returns false if it was.
     #[inline]
     pub(super) fn mark_dirty(&mut self) -> bool {
         let is_new = !self.flags.has(DIRTY) && !self.flags.has(LENDING) && !self.is_sending();
@@ -533,7 +532,7 @@ impl Slot {
         self.stage.partial_bytes()
     }
 
-    /// Checks what always holds.
+    /// Checks the invariants of a slot.
     pub(super) fn check(&self) {
         let is_asking = matches!(self.stage, Stage::Asking(_));
         self.receiving.check(self.stage.is_websocket(), is_asking);
@@ -541,16 +540,16 @@ impl Slot {
             assert_eq!(self.receiving.is_paused(), asking.is_full(), "paused once it holds enough");
             let is_counted = matches!(self.standing, Standing::Node | Standing::Address);
             assert!(is_counted, "the address is counted before the question");
-            assert!(self.outbox.is_none() && !self.flags.has(LENDING), "nothing is sent before");
+            assert!(self.has_sent_all(), "nothing is sent before the decision");
         }
         let is_empty = self.outbox.as_ref().is_some_and(|outbox| outbox.is_empty());
-        assert!(!is_empty, "an outbox exists only while bytes wait in it");
+        assert!(!is_empty, "an outbox exists only while it has bytes queued");
         assert!(!self.flags.has(LENDING) || !self.is_sending(), "one send at a time");
         let least = u8::from(self.receiving.is_armed())
             + u8::from(self.is_sending())
             + u8::from(self.flags.has(LENDING))
             + u8::from(self.is_closing_socket());
-        assert!(self.in_flight >= least, "what is under way is counted");
+        assert!(self.in_flight >= least, "operations in flight are counted");
     }
 }
 
@@ -564,7 +563,7 @@ impl Timed for Slot {
     }
 }
 
-/// The outbox in a place for one, made if there is none.
+/// Returns the outbox in this place; makes one if there is none.
 #[expect(clippy::inline_always, reason = "a call for each delivery costs 3 % of it")]
 #[inline(always)]
 pub(super) fn ensure_outbox<'o>(

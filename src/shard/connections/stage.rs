@@ -1,7 +1,7 @@
 //! The stages of a connection, from its first byte to the close of its socket.
 //!
-//! A stage says what may be written: once it is [`Stage::Open`], the HTTP stage and with it every
-//! way to write an HTTP answer is gone.
+//! A stage limits what may be written: once it is [`Stage::Open`], the HTTP stage is gone, and with
+//! it every way to write an HTTP answer.
 
 use std::sync::Arc;
 
@@ -10,72 +10,73 @@ use crate::config::Config;
 use crate::proto::http::Upgrade;
 use crate::proto::ws;
 
-/// A head that came in pieces.
+/// A head that was received in pieces.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
-    /// Everything received and not yet understood.
+    /// All bytes received and not yet parsed.
     pub(super) bytes: Vec<u8>,
-    /// How far earlier looks went.
+    /// The number of bytes scanned by earlier calls.
     pub(super) scanned: usize,
 }
 
-/// What finishes the handshake of a connection once its upgrade is decided.
+/// What finishing the handshake needs once the upgrade is decided.
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) upgrade: Upgrade<'static>,
-    /// Whom the request's token names.
+    /// The identity in the request's token.
     pub(super) identity: Option<Arc<Identity>>,
     /// The request's path, for the log.
     pub(super) path: Box<str>,
     pub(super) accepted_us: u32,
-    /// What the request was checked against.
+    /// The configuration that the request was checked against.
     pub(super) config: Arc<Config>,
-    /// Bytes that came behind the request.
+    /// Bytes received behind the request.
     pub(super) early: Vec<u8>,
 }
 
 impl Asking {
-    /// Whether so much has come early that nothing more is received before the decision.
+    /// Returns whether so much early input is held that nothing more is received before the
+    /// decision.
     pub(super) fn is_full(&self) -> bool {
         self.early.len() >= self.config.limits.http.head_bytes_max
     }
 }
 
-/// What a connection does. It only ever moves downwards in this list; of Finishing and Lingering,
-/// it has one.
+/// The stage of a connection. It only moves downwards in this list, and has either Finishing or
+/// Lingering.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// The PROXY header is awaited.
+    /// Awaits the PROXY header.
     Proxy { partial: Option<Box<Partial>>, accepted_us: u32 },
-    /// The request is awaited.
+    /// Awaits the request.
     Http { partial: Option<Box<Partial>>, accepted_us: u32 },
-    /// The request is right; whether it is upgraded is being decided elsewhere.
+    /// The request is valid; its upgrade is being decided by the backend.
     Asking(Box<Asking>),
-    /// WebSocket messages flow.
+    /// An open WebSocket.
     Open(ws::Receiver),
-    /// Our Close is sent; the peer's is awaited.
+    /// Our Close was queued; awaits the peer's.
     Closing { receiver: ws::Receiver, code: ws::CloseCode },
-    /// What is queued leaves, then the socket is closed.
+    /// Sends queued output, then closes the socket.
     Finishing,
-    /// What is queued leaves, then writing is shut down, and input is discarded up to a bound.
+    /// Sends queued output, then shuts writing down; discards input up to a limit.
     Lingering { discarded: u64 },
-    /// Nothing more is wanted of the socket; it is closed when the kernel holds nothing of it.
+    /// Needs nothing more of the socket; it is closed when no operation refers to it.
     Ending,
 }
 
 impl Stage {
-    /// Whether the connection counts as an open WebSocket: messages flow, or it is closing.
+    /// Returns whether the connection counts as an open WebSocket: it is open or closing.
     pub(super) fn is_websocket(&self) -> bool {
         matches!(self, Stage::Open(_) | Stage::Closing { .. })
     }
 
-    /// Whether the deadline of the handshake applies.
+    /// Returns whether the deadline of the handshake applies.
     #[inline]
     pub(super) fn is_handshake(&self) -> bool {
         matches!(self, Stage::Proxy { .. } | Stage::Http { .. } | Stage::Asking(_))
     }
 
-    /// Bytes that an unfinished request or message holds.
+    /// Returns the bytes of an unfinished request or message.
     #[inline]
     pub(super) fn partial_bytes(&self) -> usize {
         match self {
@@ -88,8 +89,8 @@ impl Stage {
         }
     }
 
-    /// The order of stages in a connection's life: it moves to a higher rank only, so that no
-    /// answer of HTTP can follow a 101, and no message a Close.
+    /// Returns the order of stages in a connection's life. It only moves to a higher rank, so that
+    /// no HTTP answer can follow a 101, and no message a Close.
     fn rank(&self) -> u8 {
         match self {
             Stage::Proxy { .. } => 0,
@@ -102,7 +103,7 @@ impl Stage {
         }
     }
 
-    /// Whether a connection may move from this stage to another: only ever downwards.
+    /// Returns whether a connection may move from this stage to another.
     pub(super) fn may_precede(&self, next: &Stage) -> bool {
         self.rank() < next.rank()
     }

@@ -1,8 +1,9 @@
-//! One timer a connection, in a hashed wheel of lists that run through the slots themselves.
+//! Timers of connections, one for each, in a hashed wheel of lists that are linked through the
+//! slots.
 //!
-//! Setting and unsetting cost a few writes and no memory; the ring knows only the wheel's next
-//! deadline, as the timeout of its wait. A tick is [`TICK_MS`]; a deadline further away than one
-//! round simply stays in its list when the round passes by. Timers fire late, never early.
+//! Setting and unsetting take a few writes and no memory; the ring only gets the wheel's next
+//! deadline, as the timeout of its wait. A tick is [`TICK_MS`]; a timer further away than one round
+//! of the wheel stays in its list when the round passes. Timers fire late, never early.
 
 use slab::Slab;
 
@@ -16,38 +17,38 @@ pub(in crate::shard) const UNSET: u32 = u32::MAX;
 const BUCKETS: usize = 2048;
 const NONE: u32 = u32::MAX;
 
-/// The tick that a time lies in.
+/// Returns the tick of a time.
 pub(super) fn tick_of(now_ns: u64) -> u32 {
     (now_ns / TICK_NS) as u32
 }
 
-/// A duration in ticks, rounded up.
+/// Converts a duration to ticks, rounded up.
 pub(in crate::shard) fn ticks(duration_ms: u32) -> u32 {
     u64::from(duration_ms).div_ceil(TICK_MS) as u32
 }
 
-/// The place of one timer in the wheel.
+/// The links of one timer in the wheel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimerLinks {
     previous: u32,
     next: u32,
-    /// When it fires; [`UNSET`] = it is in no list.
+    /// When it fires; [`UNSET`] = it is not in a list.
     tick: u32,
 }
 
 impl TimerLinks {
-    /// A timer in no list.
+    /// Makes a timer that is not set.
     pub(super) const fn unset() -> Self {
         Self { previous: NONE, next: NONE, tick: UNSET }
     }
 
-    /// Whether the timer is set.
+    /// Returns whether the timer is set.
     pub(super) fn is_set(&self) -> bool {
         self.tick != UNSET
     }
 }
 
-/// What has a timer.
+/// An object with a timer.
 pub(super) trait Timed {
     fn timer(&self) -> &TimerLinks;
     fn timer_mut(&mut self) -> &mut TimerLinks;
@@ -58,13 +59,13 @@ pub(super) trait Timed {
 pub(super) struct Wheel {
     heads: Box<[u32; BUCKETS]>,
     occupied: [u64; BUCKETS / 64],
-    /// Every timer at or before this tick has fired.
+    /// All timers at or before this tick have fired.
     passed: u32,
     set: usize,
 }
 
 impl Wheel {
-    /// A wheel that starts at `now_tick`.
+    /// Makes a wheel that starts at `now_tick`.
     pub(super) fn new(now_tick: u32) -> Self {
         Self {
             heads: Box::new([NONE; BUCKETS]),
@@ -74,8 +75,9 @@ impl Wheel {
         }
     }
 
-    /// Sets the slot's timer, in place of an earlier setting. A tick that has passed fires next.
+    /// Sets the slot's timer, replacing an earlier setting. A tick that has passed fires next.
     pub(super) fn set(&mut self, slots: &mut Slab<impl Timed>, index: u32, tick: u32) {
+        debug_assert!(tick != UNSET, "a timer is set to a tick");
         let tick = tick.clamp(self.passed + 1, UNSET - 1);
         if slots[index as usize].timer().tick == tick {
             return;
@@ -114,8 +116,8 @@ impl Wheel {
         }
     }
 
-    /// Unsets every timer due at `now_tick` and names its slot, at most `most` of them. Returns
-    /// whether more are due.
+    /// Unsets timers that are due at `now_tick` and returns their slots, at most `most` of them.
+    /// Returns whether more are due.
     pub(super) fn take_expired(
         &mut self,
         slots: &mut Slab<impl Timed>,
@@ -141,12 +143,12 @@ impl Wheel {
             }
             self.passed += 1;
         }
-        // A clock that jumped further than a round has had every list looked at once.
+        // After a jump of more than a round, every list was visited once.
         self.passed = self.passed.max(now_tick);
         false
     }
 
-    /// The next tick at which something may be due.
+    /// Returns the next tick at which a timer may be due.
     pub(super) fn next_tick(&self) -> Option<u32> {
         if self.set == 0 {
             return None;

@@ -1,36 +1,38 @@
-//! How much work a shard does in one turn, and how much of it for one connection.
+//! Bounds the work of a shard in one turn, and of one connection in it.
 //!
-//! Work is counted as *effort*: bytes that zlib-rs compresses at level 1 in the same time, 2.5 ns
-//! each. It is a count and not a clock, so that the same input always costs the same and tests can
-//! rely on it. A turn's worth is `turn_codec_bytes_max` (1 ms by default), or as many frames as
-//! `turn_frames_max`. A connection may use a quarter of it, its *share*, before the others: what
-//! is left of its input is held (`backpressure.rs`) and continued when all others have been served.
+//! Work is measured as *effort*: the number of bytes that zlib-rs compresses at level 1 in the same
+//! time, 2.5 ns each. Effort is counted, not measured with a clock, so that the same input always
+//! has the same effort and tests can rely on it. A turn's limit is `turn_codec_bytes_max` (1 ms by
+//! default), or as many frames as `turn_frames_max`. A connection may use a quarter of it, its
+//! *share*, before other connections: the rest of its input is held (`backpressure.rs`) and
+//! continued when all others have been served.
 //!
-//! Measured with `scripts/load-hostile.sh`, p99 of others beside one client that sends 1 MB/s of
-//! compressed messages: 1,052 ms without shares.
+//! Measured with `scripts/load-hostile.sh`, p99 of other connections beside one client that sends 1
+//! MB/s of compressed messages: 1,052 ms without shares.
 
 use crate::config::{self, Config};
 use crate::session::hub::Budget;
 
-/// A connection's share of a turn is one in so many.
+/// A connection's share is one in this many of a turn.
 const SHARE_ONE_IN: u64 = 4;
-/// Bytes received or sent that cost as much as one of effort: the kernel copies them, and what is
-/// received is unmasked, checked and copied once more.
+/// Bytes received or sent that cost one unit of effort: the kernel copies them, and received bytes
+/// are unmasked, checked and copied once more.
 const MOVED_BYTES: u64 = 4;
-/// What one request of a hub client costs besides its frame: it is parsed, decided and answered.
+/// The effort of a hub client's request, in addition to its frame: it is parsed, decided and
+/// answered.
 pub(in crate::shard) const REQUEST_EFFORT: u64 = 800;
-/// Bytes of replies that cost as much as one of effort: they are put together and copied.
+/// Bytes of replies that cost one unit of effort: they are formatted and copied.
 pub(in crate::shard) const REPLY_BYTES: u64 = 4;
-/// What mail of the hub costs its reader.
+/// The effort of handling one hub mail.
 pub(in crate::shard) const MAIL_EFFORT: u64 = 200;
-/// What it costs to look at a request for an upgrade.
+/// The effort of examining a request for an upgrade.
 pub(super) const HANDSHAKE_EFFORT: u64 = 2000;
-/// What it costs to verify a token's signature.
+/// The effort of verifying a token's signature.
 pub(super) const TOKEN_EFFORT: u64 = 40_000;
-/// Connections whose use is remembered for a turn.
+/// The number of connections whose use is remembered for a turn.
 const RECENT: usize = 64;
 
-/// What a connection has used in a turn.
+/// The effort that a connection has used in a turn.
 #[derive(Clone, Copy, Debug, Default)]
 struct Used {
     index: u32,
@@ -38,18 +40,19 @@ struct Used {
     effort: u64,
 }
 
-/// The effort of this turn, and of the slice at hand: one connection's input, looked at once.
+/// The effort of this turn, and of the current slice: the input of one connection, processed in one
+/// go.
 #[derive(Debug)]
 pub(in crate::shard) struct Work {
     turn_max: u64,
     frame_effort: u64,
     turn: u32,
     spent: u64,
-    /// `spent` when the slice began.
+    /// The value of `spent` when the slice began.
     slice_began: u64,
-    /// What the slice's connection had used of this turn before.
+    /// The effort that the slice's connection had used in this turn before.
     used_before: u64,
-    /// Approximate: two connections may share an entry, and each then forgets the other.
+    /// Approximate: two connections may share an entry, and then overwrite each other's.
     recent: [Used; RECENT],
 }
 
@@ -68,7 +71,7 @@ impl Work {
         work
     }
 
-    /// Applies another configuration.
+    /// Switches to another configuration.
     pub(super) fn renew(&mut self, config: &Config) {
         self.turn_max = u64::from(config.engine.turn_codec_bytes_max);
         let frames_max = u64::from(config.engine.turn_frames_max).max(1);
@@ -80,12 +83,12 @@ impl Work {
         self.spent = 0;
     }
 
-    /// Effort of this turn so far.
+    /// Returns the effort of this turn so far.
     pub(in crate::shard) fn spent(&self) -> u64 {
         self.spent
     }
 
-    /// Effort that a turn may take, give or take one connection's share.
+    /// Returns the limit of effort in a turn, which may be exceeded by one connection's share.
     pub(in crate::shard) fn turn_max(&self) -> u64 {
         self.turn_max
     }
@@ -98,22 +101,22 @@ impl Work {
         self.spent >= self.turn_max
     }
 
-    /// Whether the turn has used half of its effort.
+    /// Returns whether the turn has used half of its effort.
     pub(in crate::shard) fn is_half_spent(&self) -> bool {
         self.spent >= self.turn_max / 2
     }
 
-    /// Effort left of the turn.
+    /// Returns the effort left in the turn.
     pub(super) fn turn_left(&self) -> u64 {
         self.turn_max.saturating_sub(self.spent)
     }
 
-    /// Whether a connection has used its share of this turn.
+    /// Returns whether a connection has used its share of this turn.
     pub(super) fn has_used_share(&self, index: u32) -> bool {
         self.used(index) >= self.share_max()
     }
 
-    /// Whether a connection has used so many moved bytes' worth of this turn.
+    /// Returns whether a connection has used the effort of moving this many bytes in this turn.
     pub(super) fn has_moved(&self, index: u32, bytes: usize) -> bool {
         self.used(index) >= bytes as u64 / MOVED_BYTES
     }
@@ -123,13 +126,13 @@ impl Work {
         if entry.index == index && entry.turn == self.turn { entry.effort } else { 0 }
     }
 
-    /// Begins with input of a connection.
+    /// Begins a slice with new input of a connection.
     pub(super) fn begin_slice(&mut self, index: u32) {
         self.used_before = self.used(index);
         self.slice_began = self.spent;
     }
 
-    /// Begins with input that has waited behind all others: a whole share of its own.
+    /// Begins a slice with input that was held while others were served: it has a whole share.
     pub(super) fn begin_fresh_slice(&mut self) {
         self.used_before = 0;
         self.slice_began = self.spent;
@@ -144,18 +147,18 @@ impl Work {
         self.used_before + (self.spent - self.slice_began)
     }
 
-    /// Whether the slice's connection has used its share.
+    /// Returns whether the slice's connection has used its share.
     #[inline]
     pub(super) fn is_share_spent(&self) -> bool {
         self.slice_used() >= self.share_max()
     }
 
-    /// Effort left of the share.
+    /// Returns the effort left in the share.
     pub(super) fn share_left(&self) -> u64 {
         self.share_max().saturating_sub(self.slice_used())
     }
 
-    /// What the slice's session may do, with so many bytes queued already.
+    /// Returns the budget of the slice's session, given the bytes already queued.
     pub(super) fn budget(&self, limits: &config::Limits, queued_bytes: usize) -> Budget {
         let requests_max = (self.share_left() / REQUEST_EFFORT).max(1) as u32;
         let reply_bytes_max = limits.outbox_high_bytes.saturating_sub(queued_bytes);
@@ -177,7 +180,7 @@ impl Work {
         self.spent += self.frame_effort * u64::from(frames);
     }
 
-    /// Frames until the slice's connection has used its share.
+    /// Returns the number of frames until the slice's connection has used its share.
     #[inline]
     pub(super) fn frames_left(&self) -> u32 {
         self.share_left().div_ceil(self.frame_effort).min(u32::MAX.into()) as u32

@@ -24,7 +24,9 @@ impl Calls {
 
     /// Adds a connection, whose outcome is recorded later.
     pub(super) fn add_asked(&mut self, call: u32) {
-        self.0[call as usize].waiting += 1;
+        let own = &mut self.0[call as usize];
+        debug_assert!(own.waiting > 0, "connections are added until `finish_asking`");
+        own.waiting += 1;
     }
 
     /// Ends adding connections, which counts as one outcome: without it, a call whose connections

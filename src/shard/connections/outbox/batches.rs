@@ -1,10 +1,10 @@
-//! Several publications that are queued in many outboxes as one piece.
+//! Pieces: several publications that are queued in many outboxes as one.
 //!
-//! Each member of a channel gets one segment and one mark for all of them. That they have left is
-//! counted by piece, and the time of each publication is recorded once for all connections whose
-//! sends completed at the same moment. Where a send ends within a piece, the publications that have
-//! left are recorded by themselves. So the histograms hold the same values as if each frame had had
-//! a mark of its own.
+//! A member of a channel gets one segment and one mark for all publications of a piece. Sends of a
+//! piece are counted together, and the time of each publication is recorded once for all
+//! connections whose sends completed at the same moment. If a send ends within a piece, the
+//! publications that were sent are recorded separately. So the histograms have the same values as
+//! if each frame had a mark of its own.
 
 use std::sync::Arc;
 
@@ -15,43 +15,43 @@ use crate::driver::Segment;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct PiecePart {
     pub(in crate::shard) accepted_ns: u64,
-    /// Bytes of the piece behind its frame.
+    /// The number of bytes of the piece behind its frame.
     bytes_behind: u32,
 }
 
-/// Frames behind each other, and when their publications were accepted.
+/// Consecutive frames, and the times when their publications were accepted.
 #[derive(Clone, Debug)]
 pub(in crate::shard) struct Piece {
     frames: Arc<[u8]>,
     messages: u32,
-    /// Those that are recorded.
+    /// The publications that are recorded.
     parts: Arc<[PiecePart]>,
 }
 
-/// Puts a piece together.
+/// Builds a piece.
 #[derive(Debug, Default)]
 pub(in crate::shard) struct PieceBuilder {
     frames: Vec<u8>,
     messages: u32,
-    /// When each recorded publication was accepted, and where its frame ends.
+    /// For each recorded publication: when it was accepted, and where its frame ends.
     ends: Vec<(u64, usize)>,
 }
 
 impl PieceBuilder {
-    /// Bytes of the frames so far.
+    /// Returns the bytes of the frames so far.
     pub(in crate::shard) fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Appends the frame of a publication. `accepted_ns`: when that was accepted; `None`: its
-    /// delivery is not recorded.
+    /// Appends the frame of a publication. `accepted_ns`: when the publication was accepted;
+    /// `None`: its delivery is not recorded.
     pub(in crate::shard) fn push(&mut self, frame: &[u8], accepted_ns: Option<u64>) {
         self.frames.extend_from_slice(frame);
         self.messages += 1;
         self.ends.extend(accepted_ns.map(|accepted_ns| (accepted_ns, self.frames.len())));
     }
 
-    /// The piece; `None`: nothing was appended.
+    /// Returns the piece; `None` if nothing was appended.
     pub(in crate::shard) fn build(self) -> Option<Piece> {
         let Self { frames, messages, ends } = self;
         let part = |(accepted_ns, end)| {
@@ -64,35 +64,35 @@ impl PieceBuilder {
 }
 
 impl Piece {
-    /// Bytes of the frames.
+    /// Returns the bytes of the frames.
     pub(in crate::shard) fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Publications.
+    /// Returns the number of publications.
     pub(in crate::shard) fn messages(&self) -> u32 {
         self.messages
     }
 }
 
-/// A piece that has left some connections.
+/// A piece that was sent to some connections.
 #[derive(Debug)]
 pub(in crate::shard) struct SentPiece {
     pub(in crate::shard) parts: Arc<[PiecePart]>,
-    /// How many connections.
+    /// The number of connections.
     pub(in crate::shard) count: u32,
-    /// Whether the last of its receivers here is among them.
+    /// Whether the last of its receivers in this shard is among them.
     pub(in crate::shard) is_last: bool,
 }
 
 impl Outbox {
-    /// Whether a piece gets a mark of its own.
+    /// Returns whether there is room for a mark of a piece.
     pub(in crate::shard) fn has_room_for_mark(&self) -> bool {
         self.marks.len() < super::MARKS_MAX
     }
 
-    /// Adds a piece that others send as well. `is_timed`: that it has left is to be recorded;
-    /// `is_last`: for the last of its receivers here.
+    /// Queues a piece, which is shared with other outboxes. `is_timed`: its delivery is recorded;
+    /// `is_last`: this is its last receiver in this shard.
     pub(in crate::shard) fn queue_piece(
         &mut self,
         pools: &mut Pools,
@@ -117,7 +117,7 @@ impl Outbox {
 }
 
 impl Outbox {
-    /// Marks what was queued last as a publication that was accepted at `accepted_ns`.
+    /// Marks the last queued frame as a publication that was accepted at `accepted_ns`.
     pub(in crate::shard) fn mark_delivery(&mut self, accepted_ns: u64, last: bool) {
         debug_assert!(self.pending.is_empty(), "publications do not wait to be compressed");
         self.set_mark(accepted_ns, if last { Marked::LastDelivery } else { Marked::Delivery }, 1);
@@ -127,7 +127,7 @@ impl Outbox {
         let end = self.queued_total;
         let is_full = self.marks.len() >= super::MARKS_MAX;
         match self.marks.back_mut() {
-            // Nothing joins a piece; past the bound there is one mark more behind it at most.
+            // Nothing joins the mark of a piece: above the limit, at most one more mark follows it.
             Some(last)
                 if last.piece.is_none()
                     && ((last.at_ns == at_ns && last.what == what) || is_full) =>
@@ -139,7 +139,7 @@ impl Outbox {
         }
     }
 
-    /// Passes the marks that are wholly sent: see [`Outbox::complete_send`].
+    /// Removes the marks that are completely sent: see [`Outbox::complete_send`].
     pub(super) fn pass_marks(&mut self, pools: &mut Pools, mut left: impl FnMut(Marked, u64, u32)) {
         while let Some(mark) = self.marks.pop_front_if(|mark| mark.end <= self.sent_total) {
             match mark.piece {
@@ -158,7 +158,7 @@ impl Outbox {
         }
     }
 
-    /// The marks as plain data.
+    /// Returns the marks as plain data.
     pub(super) fn mark_states(&self, now_ns: u64) -> Vec<MarkState> {
         let state = |end: u64, at_ns, messages, what| MarkState {
             end: end - self.sent_total,
@@ -179,9 +179,10 @@ impl Outbox {
 }
 
 impl Pools {
-    /// Counts a piece that has left a connection.
+    /// Counts a piece that was sent to a connection.
     pub(super) fn note_sent_piece(&mut self, parts: Arc<[PiecePart]>, is_last: bool) {
-        // Members of a channel are served one after the other, and so complete their sends.
+        // Members of a channel are served one after the other, so their sends complete in
+        // succession.
         if let Some(sent) = self.sent_pieces.last_mut()
             && Arc::ptr_eq(&sent.parts, &parts)
         {
@@ -192,13 +193,13 @@ impl Pools {
         self.sent_pieces.push(SentPiece { parts, count: 1, is_last });
     }
 
-    /// Whether pieces have left whose times are to be recorded.
+    /// Returns whether sent pieces are to be recorded.
     #[inline]
     pub(in crate::shard) fn has_sent_pieces(&self) -> bool {
         !self.sent_pieces.is_empty()
     }
 
-    /// Takes out what has left, to be recorded.
+    /// Removes and returns the sent pieces, to be recorded.
     pub(in crate::shard) fn take_sent_pieces(&mut self) -> std::vec::Drain<'_, SentPiece> {
         self.sent_pieces.drain(..)
     }

@@ -1,17 +1,17 @@
-//! What waits to be sent to one connection, and the memory it waits in.
+//! The output queue of one connection, and its memory.
 //!
-//! An outbox exists only while it is not empty. Small frames of a turn are laid one behind the
-//! other into a pooled chunk, so that they leave as one piece; a large message keeps its own
-//! memory and is not copied. Bytes given to the driver are in a [`Batch`] and out of reach until
-//! they come back; everything behind it is still here. A message whose compressed form depends on
-//! what was sent before it is kept as it is until its send is built, and all that follows it waits
+//! An outbox exists only while it is not empty. Small frames of a turn are appended to a pooled
+//! chunk, so that they are sent as one segment; a large message keeps its own memory and is not
+//! copied. Bytes given to the driver are in a [`Batch`] and inaccessible until it is returned;
+//! everything behind it is still in the outbox. A message whose compressed form depends on earlier
+//! messages is kept uncompressed until its send is built, and everything queued after it waits
 //! behind it.
 //!
-//! A [`Mark`] remembers up to which byte the replies to one turn's input reach, so that the time
-//! from input to completed send is measured exactly, however sends are cut.
+//! A [`Mark`] records up to which byte the replies to one turn's input reach, so that the time from
+//! input to completed send is measured exactly, however sends are split.
 //!
 //! Every change of an outbox counts its bytes in [`Pools`], so that the sum over all outboxes is
-//! always that of their own counts.
+//! always correct.
 
 mod batches;
 mod pools;
@@ -32,53 +32,53 @@ use pools::CHUNK_BYTES;
 pub(in crate::shard) use pools::Pools;
 pub(in crate::shard) use sealing::Seal;
 
-/// Marks of one outbox; past it, later replies join the last mark.
+/// The maximum number of marks of one outbox; further replies join the last mark.
 const MARKS_MAX: usize = 64;
 
-/// What a mark stands for.
+/// The type of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(in crate::shard) enum Marked {
     /// Replies to input.
     Reply,
     /// A publication.
     Delivery,
-    /// A publication, to the last of its receivers here.
+    /// A publication, to the last of its receivers in this shard.
     LastDelivery,
 }
 
-/// What a send has taken of a batch.
+/// The part of a batch that a send has taken.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::shard) struct Taken {
     pub(in crate::shard) wire_bytes: usize,
-    /// Bytes of the outbox that have left with them.
+    /// The bytes of the outbox that were sent with them.
     pub(in crate::shard) queued_bytes: usize,
 }
 
-/// Messages whose leaving is timed: those that answer the input of one turn, or publications.
+/// Messages whose time of sending is recorded: replies to the input of one turn, or publications.
 #[derive(Clone, Debug)]
 struct Mark {
-    /// Position, counted from the outbox's beginning, behind the last of these messages.
+    /// The position behind the last of these messages, counted from the outbox's beginning.
     end: u64,
     at_ns: u64,
     messages: u32,
     what: Marked,
-    /// Of a [`Piece`]: its publications that have not left, in place of `at_ns` and `messages`.
+    /// For a [`Piece`]: its publications that are not yet sent, instead of `at_ns` and `messages`.
     piece: Option<Arc<[PiecePart]>>,
 }
 
-/// An entry behind a message that has yet to be compressed, or that message.
+/// A message that is still to be compressed, or an entry behind one.
 #[derive(Debug)]
 enum Pending {
     Message(DataKind, Vec<u8>),
     /// A long message, compressed in part.
     Compressing(DataKind, Box<Compressing>),
-    /// Frames that are ready.
+    /// Frames that are ready to be sent.
     Frames(Segment),
-    /// What came before is a reply to input of this time.
+    /// The entries before it are a reply to input of this time.
     Mark(u64),
 }
 
-/// What waits for one connection, as plain data.
+/// The queue of one connection, as plain data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(in crate::shard) struct OutboxState {
     frames: Vec<u8>,
@@ -92,14 +92,14 @@ enum PendingState {
     Text(Vec<u8>),
     Binary(Vec<u8>),
     Frames(Vec<u8>),
-    /// How long ago the input came (ns).
+    /// The age of the input (ns).
     Mark(u64),
 }
 
 /// See [`Mark`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 struct MarkState {
-    /// Counted from what leaves next.
+    /// Counted from the next byte to be sent.
     end: u64,
     age_ns: u64,
     messages: u32,
@@ -110,31 +110,31 @@ struct MarkState {
 #[derive(Debug, Default)]
 pub(in crate::shard) struct Outbox {
     waiting: VecDeque<Segment>,
-    /// Empty and at hand, or `None` while the driver has it.
+    /// Empty and available, or `None` while the driver has it.
     batch: Option<Box<Batch>>,
     marks: VecDeque<Mark>,
-    /// Messages that are compressed only when their send is built, and all that was queued behind
-    /// the first of them: frames must leave in the order of their messages.
+    /// Messages that are compressed when their send is built, and everything queued after the first
+    /// of them: frames must be sent in the order of their messages.
     pending: VecDeque<Pending>,
-    /// Bytes of it.
+    /// The bytes of `pending`.
     pending_bytes: usize,
-    /// Bytes that have not left, those with the driver included.
+    /// Bytes that are not yet sent, including those with the driver.
     bytes: usize,
     queued_total: u64,
     sent_total: u64,
-    /// When bytes last left, or the first came in.
+    /// When bytes were last sent, or the first were queued.
     progress_tick: u32,
-    /// A send has left less than it offered.
+    /// A send took less than it was given.
     is_backed_up: bool,
 }
 
 impl Outbox {
-    /// An empty outbox with an empty batch.
+    /// Makes an empty outbox with an empty batch.
     pub(in crate::shard) fn new() -> Self {
         Self { batch: Some(Box::default()), ..Self::default() }
     }
 
-    /// Makes an empty outbox ready for use: it begins now.
+    /// Prepares an empty outbox for use, beginning now.
     pub(in crate::shard) fn begin(&mut self, tick: u32) {
         debug_assert!(self.is_empty() && !self.is_sending() && self.marks.is_empty());
         (self.queued_total, self.sent_total) = (0, 0);
@@ -142,32 +142,32 @@ impl Outbox {
         self.is_backed_up = false;
     }
 
-    /// When bytes last left, or the first came in.
+    /// Returns when bytes were last sent, or the first were queued.
     pub(in crate::shard) fn progress_tick(&self) -> u32 {
         self.progress_tick
     }
 
-    /// Notes that bytes have left.
+    /// Records that bytes were sent.
     pub(in crate::shard) fn note_progress(&mut self, tick: u32) {
         self.progress_tick = tick;
     }
 
-    /// Bytes that have not left yet.
+    /// Returns the bytes that are not yet sent.
     pub(in crate::shard) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether everything has left.
+    /// Returns whether everything was sent.
     pub(in crate::shard) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Whether the driver has a batch of this outbox.
+    /// Returns whether the driver has a batch of this outbox.
     pub(in crate::shard) fn is_sending(&self) -> bool {
         self.batch.is_none()
     }
 
-    /// Adds bytes that are copied.
+    /// Queues a copy of bytes.
     pub(in crate::shard) fn queue_copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
         let len = parts[0].len() + parts[1].len();
         let fits = match self.tail() {
@@ -184,8 +184,8 @@ impl Outbox {
         self.count(pools, len);
     }
 
-    /// Adds what `write` appends to the memory at the queue's end, of about `bytes` bytes. Only
-    /// while nothing waits to be compressed.
+    /// Queues what `write` appends to the memory at the queue's end, about `bytes` bytes. Allowed
+    /// only while no message is queued to be compressed.
     #[inline]
     pub(in crate::shard) fn append_with(
         &mut self,
@@ -193,7 +193,7 @@ impl Outbox {
         bytes: usize,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        debug_assert!(self.pending.is_empty(), "what is compressed is laid out in its turn");
+        debug_assert!(self.pending.is_empty(), "replies do not overtake messages to compress");
         let has_room = match self.waiting.back() {
             Some(Segment::Owned(tail)) => tail.capacity() - tail.len() >= bytes,
             _ => false,
@@ -209,8 +209,8 @@ impl Outbox {
         self.count(pools, len);
     }
 
-    /// Adds a few bytes that are copied and behind which nothing more is expected, in memory of
-    /// their size: a thousand pings of one turn would touch a thousand chunks.
+    /// Queues a copy of a few bytes after which no more are expected, in memory of their size:
+    /// otherwise a thousand pings of one turn would touch a thousand chunks.
     pub(in crate::shard) fn queue_small(&mut self, pools: &mut Pools, bytes: &[u8]) {
         match self.tail() {
             Some(tail) if tail.capacity() - tail.len() >= bytes.len() => {
@@ -221,7 +221,7 @@ impl Outbox {
         self.count(pools, bytes.len());
     }
 
-    /// The memory that is filled at the queue's end.
+    /// Returns the memory at the queue's end that is being filled.
     fn tail(&mut self) -> Option<&mut Vec<u8>> {
         match (self.pending.back_mut(), self.waiting.back_mut()) {
             (Some(Pending::Frames(Segment::Owned(tail))), _)
@@ -245,7 +245,7 @@ impl Outbox {
         kind: DataKind,
         payload: Payload<'_>,
     ) {
-        debug_assert!(!payload.is_empty(), "nothing can be made of nothing");
+        debug_assert!(!payload.is_empty(), "an empty message is not compressed");
         let bytes = match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => bytes,
             payload => {
@@ -259,13 +259,13 @@ impl Outbox {
         self.count(pools, len);
     }
 
-    /// Whether messages wait to be compressed.
+    /// Returns whether messages are queued to be compressed.
     pub(in crate::shard) fn has_uncompressed(&self) -> bool {
         !self.pending.is_empty()
     }
 
     /// Compresses queued messages, and makes them and the frames behind them ready to be sent,
-    /// until so many bytes are ready or the allowance of the compressors is used up.
+    /// until this many bytes are ready or the compressors' allowance is used up.
     pub(in crate::shard) fn compress_queued(
         &mut self,
         pools: &mut Pools,
@@ -316,7 +316,7 @@ impl Outbox {
                 Pending::Mark(at_ns) => self.mark_reply(at_ns),
             }
         }
-        // A mark belongs to what was made ready last.
+        // A mark applies to the bytes that were made ready last.
         while let Some(Pending::Mark(at_ns)) =
             pending.pop_front_if(|next| matches!(next, Pending::Mark(_)))
         {
@@ -325,9 +325,9 @@ impl Outbox {
         self.pending = pending;
     }
 
-    /// Makes everything ready to be sent without compressing it: for a connection that ends, where
-    /// it is not worth the time of the others. An uncompressed message means the same to every
-    /// receiver (RFC 7692 6).
+    /// Makes everything ready to be sent without compressing it, because compression for a
+    /// connection that ends would take time from others. Every receiver accepts uncompressed
+    /// messages (RFC 7692 6).
     pub(in crate::shard) fn skip_compression(&mut self, pools: &mut Pools) {
         for next in std::mem::take(&mut self.pending) {
             match next {
@@ -361,7 +361,7 @@ impl Outbox {
         self.queue_frame(pools, &header[..len], Payload::Owned(bytes));
     }
 
-    /// Adds a frame; a payload that has memory of its own is not copied.
+    /// Queues a frame; a payload with memory of its own is not copied.
     pub(in crate::shard) fn queue_frame(
         &mut self,
         pools: &mut Pools,
@@ -379,7 +379,7 @@ impl Outbox {
         }
     }
 
-    /// Adds a frame that others send as well.
+    /// Queues a frame that is shared with other outboxes.
     pub(in crate::shard) fn queue_shared(&mut self, pools: &mut Pools, frame: Arc<[u8]>) {
         let len = frame.len();
         self.push(Segment::Shared(frame));
@@ -402,7 +402,7 @@ impl Outbox {
         }
     }
 
-    /// Marks what was queued last as a reply to input that came in at `at_ns`.
+    /// Marks the last queued message as a reply to input received at `at_ns`.
     pub(in crate::shard) fn mark_reply(&mut self, at_ns: u64) {
         if !self.pending.is_empty() {
             return self.pending.push_back(Pending::Mark(at_ns));
@@ -410,17 +410,17 @@ impl Outbox {
         self.set_mark(at_ns, Marked::Reply, 1);
     }
 
-    /// Marks what [`Self::append_with`] has queued as so many replies to input that came in at
+    /// Marks what [`Self::append_with`] has queued as this many replies to input received at
     /// `at_ns`.
     #[inline]
     pub(in crate::shard) fn mark_replies(&mut self, at_ns: u64, messages: u32) {
-        debug_assert!(self.pending.is_empty(), "what waits to be compressed is marked one by one");
+        debug_assert!(self.pending.is_empty(), "messages to compress have marks of their own");
         self.set_mark(at_ns, Marked::Reply, messages);
     }
 
-    /// Adds a copy of bytes before all others: the rest of a reply to input of `at_ns`.
+    /// Queues a copy of bytes before all others: the rest of a reply to input received at `at_ns`.
     pub(in crate::shard) fn queue_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
-        debug_assert!(!self.is_sending(), "nothing may overtake what is under way");
+        debug_assert!(!self.is_sending(), "a send in flight is not overtaken");
         let mut chunk = pools.chunk(bytes.len());
         chunk.extend_from_slice(bytes);
         self.waiting.push_front(Segment::Rest(chunk));
@@ -435,7 +435,7 @@ impl Outbox {
         self.marks.push_front(Mark { end, at_ns, messages: 1, what, piece: None });
     }
 
-    /// Fills a batch with what may leave now; `None` if nothing waits or a batch is under way.
+    /// Fills a batch with bytes to be sent; `None` if nothing is queued or a batch is in flight.
     #[expect(
         clippy::inline_always,
         reason = "each engine has a copy: calls cost 5 % of a delivery"
@@ -451,8 +451,8 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Whether nothing follows this batch, which holds nothing but replies to a peer that has taken
-    /// all that it was sent so far: nothing has to be done as soon as it has left.
+    /// Returns whether nothing follows this batch, it contains only replies, and the peer has taken
+    /// everything sent so far: then its completion requires no further action.
     pub(in crate::shard) fn is_last_reply(&self, batch: &Batch) -> bool {
         self.bytes == batch.bytes()
             && batch.offers_all()
@@ -460,8 +460,8 @@ impl Outbox {
             && self.marks.iter().all(|mark| mark.what == Marked::Reply)
     }
 
-    /// Takes the batch back after a send. `left` gets each mark whose messages have all left: its
-    /// kind, when its messages came in (ns), and how many they are.
+    /// Takes the batch back after a send. `left` receives each mark whose messages are all sent:
+    /// its type, the time of its messages (ns), and their number.
     pub(in crate::shard) fn complete_send(
         &mut self,
         mut batch: Box<Batch>,
@@ -469,7 +469,7 @@ impl Outbox {
         pools: &mut Pools,
         left: impl FnMut(Marked, u64, u32),
     ) {
-        debug_assert!(self.batch.is_none(), "one batch is under way at most");
+        debug_assert!(self.batch.is_none(), "at most one batch is in flight");
         self.is_backed_up |= taken.wire_bytes < batch.offered_bytes();
         batch.advance(taken.wire_bytes, |segment| pools.recycle(segment));
         self.batch = Some(batch);
@@ -478,8 +478,8 @@ impl Outbox {
         self.pass_marks(pools, left);
     }
 
-    /// Drops everything that has not begun to leave; of a frame that has, the rest stays, so that
-    /// what is queued next begins where a frame may.
+    /// Drops all output that is not yet being sent. The rest of a frame that was sent in part
+    /// stays, so that the next output starts at a frame boundary.
     pub(in crate::shard) fn drop_unsent(&mut self, pools: &mut Pools) {
         let has_begun = |front: &mut Segment| matches!(front, Segment::Rest(_) | Segment::Tail(_));
         let mut kept = self.waiting.pop_front_if(has_begun);
@@ -501,14 +501,15 @@ impl Outbox {
         self.pending_bytes = 0;
     }
 
-    /// Takes the batch back after its send has failed, and drops all that is queued.
+    /// Takes the batch back after its send has failed, and drops all queued output.
     pub(in crate::shard) fn fail_send(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
         batch.clear(|segment| pools.recycle(segment));
         self.batch = Some(batch);
         self.clear(pools);
     }
 
-    /// What waits; `None` while the driver has some of it, or a message is compressed in part.
+    /// Serializes the queue; `None` while the driver has a batch, or a message is compressed in
+    /// part.
     pub(in crate::shard) fn serialize(&self, now_ns: u64) -> Option<OutboxState> {
         let mut frames = Vec::with_capacity(self.bytes - self.pending_bytes);
         self.batch.as_ref()?.slices().for_each(|bytes| frames.extend_from_slice(bytes));
@@ -524,16 +525,16 @@ impl Outbox {
         Some(OutboxState { frames, pending, marks: self.mark_states(now_ns) })
     }
 
-    /// Restores what [`Self::serialize`] has written; the outbox must be empty.
+    /// Restores what [`Self::serialize`] has returned; the outbox must be empty.
     pub(in crate::shard) fn restore(
         &mut self,
         pools: &mut Pools,
         state: &OutboxState,
         now_ns: u64,
     ) {
-        debug_assert!(self.is_empty() && !self.is_sending(), "it takes the place of nothing");
+        debug_assert!(self.is_empty() && !self.is_sending(), "only an empty outbox is restored");
         if !state.frames.is_empty() {
-            // They may begin within a frame.
+            // They may start within a frame.
             self.push(Segment::Rest(state.frames.clone()));
             self.count(pools, state.frames.len());
         }
@@ -563,9 +564,9 @@ impl Outbox {
         }
     }
 
-    /// Drops everything; no batch may be under way.
+    /// Drops everything; no batch may be in flight.
     pub(in crate::shard) fn clear(&mut self, pools: &mut Pools) {
-        debug_assert!(!self.is_sending(), "what is under way cannot be dropped");
+        debug_assert!(!self.is_sending(), "a batch in flight cannot be dropped");
         self.uncount(pools, self.bytes);
         self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
         self.clear_pending(pools);

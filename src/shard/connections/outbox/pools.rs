@@ -1,36 +1,36 @@
-//! The memory that outboxes use and give back, and the count of what waits in all of them.
+//! Memory that outboxes use and return, and the count of bytes in all of them.
 
 use super::Outbox;
 use super::batches::SentPiece;
 use crate::driver::Segment;
 
-/// Bytes of a small chunk: room for the replies of one turn of a busy connection.
+/// Size of a small chunk: it has room for the replies of one turn of a busy connection.
 pub(in crate::shard) const CHUNK_BYTES: usize = 4096;
-/// Empty outboxes kept at hand: those of one turn's deliveries. With 512, half of a channel's 1,000
-/// members made and dropped one for each message, with four allocations. [`Pools::trim`] gives them
-/// back when they are not needed.
+/// The maximum number of empty outboxes that are kept, enough for one turn's deliveries. With 512,
+/// half of the 1,000 members of a channel allocated and freed one for each message, four
+/// allocations each. [`Pools::trim`] frees outboxes that are not needed.
 const OUTBOXES_MAX: usize = 4096;
 
-/// Memory that outboxes come and go with, kept warm and bounded.
+/// Pools of memory for outboxes, bounded in size.
 #[derive(Debug)]
 pub(in crate::shard) struct Pools {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
     large_bytes: usize,
-    /// Memory kept in each pool (bytes).
+    /// The maximum memory in each pool (bytes).
     pool_bytes_max: usize,
     #[expect(clippy::vec_box, reason = "the box itself is what is kept")]
     outboxes: Vec<Box<Outbox>>,
     answer: Vec<u8>,
     /// Bytes in all outboxes of the shard.
     queued_bytes: u64,
-    /// Pieces that have left, and are to be recorded.
+    /// Pieces that were sent, and are to be recorded.
     pub(super) sent_pieces: Vec<SentPiece>,
 }
 
 impl Pools {
-    /// `buffer_bytes`: of a receive buffer, whose largest whole message a large chunk holds.
-    /// `pool_bytes_max`: memory kept in each pool.
+    /// `buffer_bytes`: the size of a receive buffer; a large chunk has room for the largest message
+    /// in it. `pool_bytes_max`: the maximum memory in each pool.
     pub(in crate::shard) fn new(buffer_bytes: usize, pool_bytes_max: usize) -> Self {
         Self {
             small: Vec::new(),
@@ -44,31 +44,31 @@ impl Pools {
         }
     }
 
-    /// Bytes in all outboxes of the shard, as their own changes have counted them.
+    /// Returns the bytes in all outboxes of the shard.
     #[inline]
     pub(in crate::shard) fn queued_bytes(&self) -> u64 {
         self.queued_bytes
     }
 
-    /// Counts bytes that an outbox has taken in.
+    /// Counts bytes that were queued in an outbox.
     #[inline]
     pub(in crate::shard) fn count(&mut self, len: usize) {
         self.queued_bytes += len as u64;
     }
 
-    /// Counts bytes that have left an outbox.
+    /// Counts bytes that were sent or dropped from an outbox.
     #[inline]
     pub(in crate::shard) fn uncount(&mut self, len: usize) {
-        assert!(self.queued_bytes >= len as u64, "only what was counted leaves");
+        assert!(self.queued_bytes >= len as u64, "queued bytes are counted");
         self.queued_bytes -= len as u64;
     }
 
-    /// Scratch for writing an HTTP answer or a Close.
+    /// Returns scratch memory for writing an HTTP answer or a Close.
     pub(in crate::shard) fn answer(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.answer)
     }
 
-    /// Takes the scratch back.
+    /// Takes the scratch memory back.
     pub(in crate::shard) fn recycle_answer(&mut self, mut answer: Vec<u8>) {
         answer.clear();
         self.answer = answer;
@@ -85,7 +85,7 @@ impl Pools {
         pool.pop().unwrap_or_else(|| Vec::with_capacity(capacity))
     }
 
-    /// Takes a segment's memory back, if it is of a pooled size and the pool is not full.
+    /// Takes a segment's memory back, if it has a pooled size and the pool is not full.
     pub(in crate::shard) fn recycle(&mut self, segment: Segment) {
         let mut bytes = match segment {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
@@ -109,7 +109,7 @@ impl Pools {
         }
     }
 
-    /// An empty outbox with its batch, which begins now.
+    /// Returns an empty outbox with its batch, which begins now.
     #[inline(never)]
     pub(in crate::shard) fn outbox(&mut self, tick: u32) -> Box<Outbox> {
         let mut outbox = self.outboxes.pop().unwrap_or_else(|| Box::new(Outbox::new()));
@@ -117,7 +117,7 @@ impl Pools {
         outbox
     }
 
-    /// Takes back an outbox that is empty and has its batch.
+    /// Takes back an empty outbox, which has its batch.
     pub(in crate::shard) fn recycle_outbox(&mut self, outbox: Box<Outbox>) {
         debug_assert!(outbox.is_empty() && !outbox.is_sending());
         if self.outboxes.len() < OUTBOXES_MAX {
@@ -125,7 +125,7 @@ impl Pools {
         }
     }
 
-    /// Halves what is kept; called now and then, so that a burst's memory does not stay for ever.
+    /// Halves the pools. Called at intervals, so that the memory of a burst is freed.
     pub(in crate::shard) fn trim(&mut self) {
         for pool in [&mut self.small, &mut self.large] {
             if pool.len() > 16 {

@@ -1,28 +1,28 @@
-//! Batches of connections whose transport seals what is sent.
+//! Sealed batches: for connections whose transport encrypts output.
 //!
-//! A batch is sealed as it is filled, never earlier, and no other is before it has left: what waits
-//! behind it can still be shared, dropped or compressed. From then on the outbox counts its bytes
-//! as they are on the wire.
+//! A batch is sealed when it is filled, not earlier, and no other is sealed before it is sent, so
+//! that queued output can still be shared, dropped or compressed. Once sealed, the outbox counts
+//! its bytes as on the wire.
 
 use crate::driver::batch::Bounds;
 use crate::driver::{Batch, Segment};
 
 use super::{Outbox, Pools};
 
-/// A transport that seals.
+/// A transport that seals output in records.
 pub(in crate::shard) trait Seal {
-    /// The most content of one record.
+    /// The maximum content of one record (bytes).
     const CONTENT_BYTES_MAX: usize;
 
-    /// Bytes that each record has beside its content.
+    /// Returns the bytes of a record in addition to its content.
     fn record_overhead_bytes(&self) -> usize;
-    /// Whether content may be sealed yet.
+    /// Returns whether content may be sealed already.
     fn takes_content(&self) -> bool;
-    /// Writes what the transport has to send before the next content.
+    /// Writes the transport's own bytes that must precede further content.
     fn write_owed(&mut self, wire: &mut Vec<u8>);
-    /// Seals content in records of the largest size.
+    /// Seals content in records of the maximum size.
     fn seal<'p>(&mut self, plain: impl Iterator<Item = &'p [u8]>, wire: &mut Vec<u8>);
-    /// Writes the end of the stream, if that is owed, behind all content.
+    /// Writes the end of the stream, if it is due, after all content.
     fn write_end(&mut self, wire: &mut Vec<u8>);
 }
 
@@ -30,15 +30,14 @@ fn content_bytes_max<S: Seal>(_: &S) -> usize {
     S::CONTENT_BYTES_MAX
 }
 
-/// Content that fills one send once it is sealed.
+/// Returns the content that fills one send once it is sealed.
 fn plain_bytes_max(bounds: Bounds, seal: &impl Seal) -> usize {
     let records_max = bounds.bytes_max.div_ceil(content_bytes_max(seal)) + 1;
     bounds.bytes_max.saturating_sub(records_max * seal.record_overhead_bytes()).max(1)
 }
 
 impl Outbox {
-    /// Fills a batch with what may leave now, sealed; `None` if there is nothing, or a batch is
-    /// under way.
+    /// Fills a sealed batch with output; `None` if there is none, or a batch is in flight.
     pub(in crate::shard) fn take_sealed_batch(
         &mut self,
         pools: &mut Pools,
@@ -84,7 +83,7 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Drops bytes at the front of what waits, which were sealed.
+    /// Removes sealed bytes from the front of the queue.
     fn drop_front(&mut self, pools: &mut Pools, mut bytes: usize) {
         while bytes > 0 {
             let front = self.waiting.pop_front().expect("what was sealed has waited");
@@ -97,7 +96,7 @@ impl Outbox {
         }
     }
 
-    /// Moves marks to where their messages end on the wire: those within a record to its end.
+    /// Moves marks to where their messages end on the wire: marks within a record, to its end.
     fn move_marks<S: Seal>(&mut self, owed_bytes: usize, plain_bytes: usize, seal: &S) {
         let (record, overhead) = (S::CONTENT_BYTES_MAX as u64, seal.record_overhead_bytes() as u64);
         let (owed, plain) = (owed_bytes as u64, plain_bytes as u64);
