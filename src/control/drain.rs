@@ -49,7 +49,7 @@ impl Orders {
 /// Logs the number of open connections once a second, until all are closed.
 pub(super) async fn report_progress(directory: Arc<Directory>) {
     let open = || -> u64 {
-        (0..directory.len() as u16).map(|shard| u64::from(directory.open(shard))).sum()
+        (0..directory.len() as u16).map(|shard| u64::from(directory.open_count(shard))).sum()
     };
     let mut left = open();
     while left > 0 {

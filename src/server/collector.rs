@@ -161,7 +161,7 @@ mod tests {
     /// Answers one reading in place of a shard.
     async fn answer(directory: &Directory, shard: u16, accepted: u64, turns: &[u64]) {
         for _ in 0..100_000 {
-            if let Some(Mail::Snapshot(mut numbers, reply)) = directory.read(shard) {
+            if let Some(Mail::Snapshot(mut numbers, reply)) = directory.next_mail(shard) {
                 assert_eq!(
                     numbers.histograms.turn.histogram().len(),
                     0,
@@ -202,7 +202,7 @@ mod tests {
             let (one, ()) = tokio::join!(collector.take_interval(), both(&[40], &[]));
             assert_eq!(one.turn.histogram(), recorded(&[10, 20, 30, 40]));
 
-            directory.close(1);
+            directory.close_mailbox(1);
             let mut last = Box::new(Snapshot::new(true));
             last.histograms.turn.record(50);
             last.counters.accepted = 8;
@@ -260,7 +260,7 @@ mod tests {
             // The first may see the totals only after the second reading.
             assert!(first.await.unwrap() >= 1 && second.await.unwrap() >= 1);
             assert_eq!((third.await.unwrap(), fourth.await.unwrap()), (2, 2));
-            assert!(directory.read(0).is_none(), "there was no third reading");
+            assert!(directory.next_mail(0).is_none(), "there was no third reading");
         });
     }
 

@@ -288,7 +288,7 @@ impl<F: DriverFactory> Starting<F> {
             Ok(Err(error)) => Err(format!("fatal kernel error: {error}")),
             Err(panic) => Err(format!("internal error: {}", panic_text(&*panic))),
         };
-        self.directory.close(id);
+        self.directory.close_mailbox(id);
         // Fails only when the process is ending.
         let _ = ending.send(Ended { shard: id, result, last });
     }

@@ -97,7 +97,7 @@ impl<D: Driver> Shard<D> {
             return;
         }
         let standing =
-            self.connections.standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
+            self.connections.decide_standing(arrival.listener, arrival.peer.map(|peer| peer.ip()));
         // Rejections because the shard is full have slots of their own, the surplus.
         let needs_slot =
             matches!(standing, Standing::Refused(denied) if denied != Denied::ShardFull);

@@ -34,7 +34,7 @@ impl<D: Driver> Shard<D> {
             Completion::Passed { token, result } => self.complete_handover(token, result),
             Completion::Measured { token, result } => {
                 if connections.complete_measure(driver, hub, token, result) {
-                    self.looks.answer(token, result);
+                    self.looks.complete_looks(token, result);
                 }
             }
             // No operation of a shard makes these yet.

@@ -65,7 +65,7 @@ impl<D: Driver> Shard<D> {
             return;
         }
         if tick >= drain.deadline_tick {
-            return self.stop();
+            return self.close_all();
         }
         let passed = tick - drain.began_tick;
         let due = if passed >= drain.window_ticks {
@@ -96,12 +96,12 @@ impl<D: Driver> Shard<D> {
         // While another shard has open connections, this one keeps its listeners: the kernel would
         // reset this shard's share of new clients instead of having them answered with 503.
         if self.connections.is_empty() && self.connections.directory().is_quiet() {
-            self.stop();
+            self.close_all();
         }
     }
 
     /// Drops the remaining connections, and closes the listeners.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn close_all(&mut self) {
         if !std::mem::replace(&mut self.stopped, true) {
             for listener in 0..self.owed.len() {
                 self.driver.stop_listening(listener as u16);

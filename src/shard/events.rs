@@ -98,13 +98,13 @@ struct Losses([AtomicU64; KINDS]);
 
 impl Losses {
     /// Counts one more event; returns false if the counts were delivered already.
-    fn add(&self, kind: usize) -> bool {
+    fn count_loss(&self, kind: usize) -> bool {
         let more = |count| (count != CLOSED).then(|| count + 1);
         self.0[kind].fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
 
     /// Returns the counts, and closes them.
-    fn take(&self) -> EventCounts {
+    fn close_counts(&self) -> EventCounts {
         let mut counts = self.0.iter().map(|count| count.swap(CLOSED, Ordering::AcqRel));
         let mut next = || counts.next().unwrap_or_default();
         EventCounts {
@@ -134,7 +134,7 @@ struct EventQueue {
 impl EventQueue {
     fn pop(&self) -> Option<ShardEvent> {
         match self.queued.pop()? {
-            Queued::Losses(losses) => Some(ShardEvent::Lost(losses.take())),
+            Queued::Losses(losses) => Some(ShardEvent::Lost(losses.close_counts())),
             Queued::Event(event) => {
                 self.events.fetch_sub(1, Ordering::Relaxed);
                 self.bytes.fetch_sub(event.bytes(), Ordering::Relaxed);
@@ -237,12 +237,12 @@ impl EventSender {
     #[inline]
     pub(super) fn send(&mut self, event: impl FnOnce() -> ShardEvent) {
         if self.is_attached() {
-            self.queue(event());
+            self.queue_event(event());
         }
     }
 
     #[cold]
-    fn queue(&mut self, event: ShardEvent) {
+    fn queue_event(&mut self, event: ShardEvent) {
         let attachment = self.queues.attachment.load();
         let (Some(attachment), Some(kind)) = (&*attachment, event.kind()) else { return };
         let EventBounds { events_max, bytes_max } = attachment.bounds;
@@ -255,9 +255,9 @@ impl EventSender {
             queue.bytes.fetch_add(bytes, Ordering::Relaxed);
             queue.queued.push(Queued::Event(event));
             self.losses = None;
-        } else if !self.losses.as_ref().is_some_and(|losses| losses.add(kind)) {
+        } else if !self.losses.as_ref().is_some_and(|losses| losses.count_loss(kind)) {
             let losses = Arc::new(Losses::default());
-            losses.add(kind);
+            losses.count_loss(kind);
             queue.queued.push(Queued::Losses(losses.clone()));
             self.losses = Some(losses);
         }

@@ -159,7 +159,7 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// The driver has failed.
     pub fn run(&mut self) -> io::Result<()> {
-        while self.turn()? == Life::Running {}
+        while self.run_turn()? == Life::Running {}
         Ok(())
     }
 
@@ -167,8 +167,8 @@ impl<D: Driver> Shard<D> {
     ///
     /// # Errors
     /// The driver has failed.
-    pub fn turn(&mut self) -> io::Result<Life> {
-        let wait = self.wait();
+    pub fn run_turn(&mut self) -> io::Result<Life> {
+        let wait = self.next_wait();
         self.driver.submit(wait)?;
         let now_ns = self.driver.now_ns();
         self.note_lateness(wait, now_ns);
@@ -204,11 +204,11 @@ impl<D: Driver> Shard<D> {
         connections.receive_starved(driver);
         self.cut |= connections.receive_bulk(driver);
         connections.resume_throttled(driver);
-        self.cut |= connections.flush(driver, hub);
+        self.cut |= connections.flush_output(driver, hub);
         self.cut |= host::return_excess();
         let (id, open) = (connections.id(), connections.open_count() as u32);
         connections.directory().set_connections(id, connections.len() as u32, open);
-        self.record(handled, waited, now_ns);
+        self.record_turn(handled, waited, now_ns);
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
@@ -241,7 +241,7 @@ impl<D: Driver> Shard<D> {
                 // Some of the work was only deferred, and more completions may be queued behind:
                 // reap them in this turn.
                 before = handled;
-                self.cut |= self.connections.flush(&mut self.driver, &mut self.hub);
+                self.cut |= self.connections.flush_output(&mut self.driver, &mut self.hub);
                 self.driver.submit(Wait::No)?;
                 let now_ns = self.driver.now_ns();
                 self.connections.set_now(now_ns);
@@ -283,7 +283,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Returns how long the next turn may wait.
-    pub fn wait(&self) -> Wait {
+    pub fn next_wait(&self) -> Wait {
         let connections = &self.connections;
         if self.cut || connections.has_unfinished() || connections.has_deferred() {
             return Wait::No;
@@ -304,7 +304,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn record(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
+    fn record_turn(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
         self.active |= handled > 0;
         let connections = &mut self.connections;
         connections.counters_mut().turns_cut += u64::from(self.cut);
@@ -325,7 +325,7 @@ impl<D: Driver> Shard<D> {
     /// Runs the hub's turn, and delivers its output: mail to other shards, and changed connections.
     fn turn_hub(&mut self) {
         let Self { driver, connections, hub: Some(hub), .. } = self else { return };
-        self.cut |= hub.turn(connections);
+        self.cut |= hub.run_turn(connections);
         let HubOutput { posts, touched, looks } = hub.take_output();
         for (shard, mails) in posts {
             if connections.directory().post_silently(shard, Mail::HubBatch(mails)) {
@@ -333,7 +333,7 @@ impl<D: Driver> Shard<D> {
             }
         }
         for look in looks {
-            self.looks.begin(connections, driver, look);
+            self.looks.request_tcp_state(connections, driver, look);
         }
         for index in touched {
             if connections.contains(index) {
@@ -363,7 +363,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn read_mail(&mut self) {
-        while let Some(mail) = self.connections.directory().read(self.connections.id()) {
+        while let Some(mail) = self.connections.directory().next_mail(self.connections.id()) {
             match mail {
                 Mail::Handover { key, listener, peer, accepted_us } => {
                     let earlier = self.arrivals.insert(key, (listener, peer, accepted_us));
@@ -393,20 +393,20 @@ impl<D: Driver> Shard<D> {
                     let Self { driver, connections, hub, .. } = self;
                     connections.take_decision(driver, hub, token, *reply);
                 }
-                Mail::Renew(config) => self.renew(config),
+                Mail::Renew(config) => self.apply_config(config),
                 Mail::Drain => self.begin_drain(),
-                Mail::Stop => self.stop(),
+                Mail::Stop => self.close_all(),
             }
         }
     }
 
     /// Switches to another configuration.
-    fn renew(&mut self, config: Arc<Config>) {
+    fn apply_config(&mut self, config: Arc<Config>) {
         let shared = self.connections.directory().hub();
         if let (Some(hub), Some(shared)) = (&mut self.hub, shared) {
-            hub.renew(shared);
+            hub.apply_config(shared);
         }
-        self.connections.renew(config);
+        self.connections.apply_config(config);
     }
 
     /// Returns the number of replies of the connect backend that were ignored, because their
@@ -417,8 +417,8 @@ impl<D: Driver> Shard<D> {
 
     /// Returns the effort of the last turn, and the limit of a turn, which may be exceeded by one
     /// connection's share: see `connections/work.rs`.
-    pub fn effort(&self) -> (u64, u64) {
-        (self.connections.work().spent(), self.connections.work().turn_max())
+    pub fn turn_effort(&self) -> (u64, u64) {
+        (self.connections.work().spent_effort(), self.connections.work().turn_max())
     }
 
     /// Returns the shard's current metrics; histograms contain what was recorded since they were

@@ -460,7 +460,7 @@ fn mail_that_comes_before_there_is_a_bell_is_read_without_waiting() {
     let listeners = vec![world::listener()];
     let mut shard = Shard::new(driver, 0, config.into(), directory, listeners, 1).unwrap();
     let mut turn = || {
-        let life = shard.turn().unwrap();
+        let life = shard.run_turn().unwrap();
         assert_eq!(network.last_wait(0), Wait::No);
         life
     };

@@ -129,12 +129,12 @@ impl World {
 
     /// How long a shard waits now.
     pub(crate) fn wait(&self, shard: usize) -> Wait {
-        self.shards[shard].as_ref().expect("it runs").wait()
+        self.shards[shard].as_ref().expect("it runs").next_wait()
     }
 
     /// Whether a shard runs and its wait is over.
     pub(crate) fn is_awake(&self, shard: usize) -> bool {
-        self.shards[shard].as_ref().is_some_and(|one| one.driver().is_awake(one.wait()))
+        self.shards[shard].as_ref().is_some_and(|one| one.driver().is_awake(one.next_wait()))
     }
 
     /// One turn of every shard whose wait is over.
@@ -166,7 +166,7 @@ impl World {
         }
         self.serialize_and_restore(shard);
         if let Some(running) = &mut self.shards[shard]
-            && running.turn().unwrap() == Life::Finished
+            && running.run_turn().unwrap() == Life::Finished
         {
             let last = running.snapshot();
             match &mut self.past {
@@ -174,7 +174,7 @@ impl World {
                 None => self.past = Some(last),
             }
             self.shards[shard] = None;
-            self.directory.close(shard as u16);
+            self.directory.close_mailbox(shard as u16);
         }
     }
 
@@ -293,7 +293,7 @@ impl World {
 
     /// Effort of the first shard's last turn, and the most that a turn may take.
     pub(crate) fn effort(&self) -> (u64, u64) {
-        self.shards[0].as_ref().expect("it runs").effort()
+        self.shards[0].as_ref().expect("it runs").turn_effort()
     }
 
     pub(crate) fn totals(&self) -> Snapshot {

@@ -40,7 +40,7 @@ pub(super) async fn start_drain(Extracted(state): Extracted<State>) -> (StatusCo
     state.0.orders.drain().await;
     let drain = &state.config().drain;
     let open: u64 = (0..state.0.directory.len() as u16)
-        .map(|shard| u64::from(state.0.directory.open(shard)))
+        .map(|shard| u64::from(state.0.directory.open_count(shard)))
         .sum();
     let answer = json!({
         "draining": true,
@@ -252,7 +252,7 @@ pub(super) async fn get_node(Extracted(state): Extracted<State>) -> Json<Value> 
             })
         })
         .collect();
-    let open: Vec<_> = (0..config.shards).map(|shard| directory.open(shard)).collect();
+    let open: Vec<_> = (0..config.shards).map(|shard| directory.open_count(shard)).collect();
     let limits = &config.limits;
     let per_shard = u64::from(limits.connections_per_shard_max);
     Json(json!({

@@ -60,7 +60,7 @@ impl Connections {
             config: self.config.clone(),
             early: Vec::new(),
         };
-        self.slot_mut(index).enter(Stage::Asking(Box::new(asking)), tick);
+        self.slot_mut(index).enter_stage(Stage::Asking(Box::new(asking)), tick);
         self.hold_early(index, early);
         let (shard, token, head) = (self.id, self.token(index), head.into());
         if let Some(backend) = self.directory.connect_backend() {
@@ -73,7 +73,7 @@ impl Connections {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
         asking.early.extend_from_slice(bytes);
         if asking.is_full() {
-            self.pause(index);
+            self.pause_receiving(index);
         }
     }
 
@@ -130,13 +130,13 @@ impl Connections {
         upgrade.compression = upgrade.compression.within(self.context_room_bytes());
         let (route, compression) = (upgrade.route, upgrade.compression);
         let protocol = sessions.choose_protocol(upgrade.subprotocol.as_deref());
-        let mut answer = self.pools.answer();
+        let mut answer = self.pools.take_answer();
         http::encode(&Decision::Upgrade(upgrade), &mut answer);
-        self.queue(index, &answer);
+        self.queue_bytes(index, &answer);
         self.pools.recycle_answer(answer);
         let early = self.take_early(index);
         let terms = Terms { route, compression, protocol };
-        self.open(sessions, index, terms, identity);
+        self.open_websocket(sessions, index, terms, identity);
         if !early.is_empty() && self.slot(index).stage().is_websocket() {
             self.hold_input(sessions, index, &early);
             self.reconsider(index);
@@ -147,7 +147,7 @@ impl Connections {
     fn take_early(&mut self, index: u32) -> Vec<u8> {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return Vec::new() };
         let early = std::mem::take(&mut asking.early);
-        self.partials.set(index, 0);
+        self.partials.set_bytes(index, 0);
         early
     }
 

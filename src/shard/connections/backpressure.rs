@@ -132,7 +132,7 @@ impl Connections {
             receiving.set_unfinished(true);
         }
         // Pause until the held input has been processed.
-        self.pause(index);
+        self.pause_receiving(index);
         if self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);
         }
@@ -145,7 +145,7 @@ impl Connections {
     }
 
     /// Pauses receiving.
-    pub(super) fn pause(&mut self, index: u32) {
+    pub(super) fn pause_receiving(&mut self, index: u32) {
         if self.slot_mut(index).receiving_mut().pause() {
             self.counters.read_pauses += 1;
             // The send deadline applies from now on.
@@ -164,7 +164,7 @@ impl Connections {
         }
         let bytes = slot.queued_bytes();
         if !self.is_ready(index) {
-            self.pause(index);
+            self.pause_receiving(index);
             if self.is_crowding(bytes) {
                 self.list_throttled(index);
             }
@@ -192,7 +192,7 @@ impl Connections {
         let is_over = receiving.has_ended() && is_open && !is_unfinished;
         if was_unfinished && is_over {
             // The end of the input was received behind the held input.
-            self.defer(index, DeferredTask::Finish);
+            self.defer_task(index, DeferredTask::Finish);
         } else if is_unfinished || receiving.is_paused() {
             self.reconsider(index);
         }
@@ -269,7 +269,7 @@ impl Connections {
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,
     ) -> bool {
-        let least = self.work.spent() + self.work.share_max();
+        let least = self.work.spent_effort() + self.work.share_max();
         self.unfinished.begin_turn();
         while let Some(token) = self.unfinished.pop(LARGE_SHARES_MAX) {
             let Some(index) = self.find(token) else { continue };
@@ -284,7 +284,7 @@ impl Connections {
             self.counters.inputs_continued += 1;
             self.continue_input(sessions, index);
             self.reconcile(driver, index);
-            if self.work.is_turn_spent() && self.work.spent() >= least {
+            if self.work.is_turn_spent() && self.work.spent_effort() >= least {
                 break;
             }
         }

@@ -84,10 +84,10 @@ impl Connections {
             // cancelled.
             slot.receiving_mut().forget_cancel();
         }
-        slot.enter(next, tick);
+        slot.enter_stage(next, tick);
         self.finish_transport(index);
-        if self.partials.of(index) > 0 {
-            self.partials.set(index, 0);
+        if self.partials.bytes_of(index) > 0 {
+            self.partials.set_bytes(index, 0);
         }
         self.set_deadline(index);
     }
@@ -105,7 +105,7 @@ impl Connections {
     }
 
     /// Ends a connection whose WebSocket is closed, after everything queued was sent.
-    pub(super) fn end(&mut self, index: u32) {
+    pub(super) fn end_connection(&mut self, index: u32) {
         assert!(!self.slot(index).stage().is_websocket(), "a WebSocket is closed before it ends");
         self.leave_stage(index, Stage::Ending, CloseCode::ABNORMAL);
     }
@@ -135,7 +135,7 @@ impl Connections {
         let slot = self.slot_mut(index);
         let Stage::Open(receiver) = slot.stage_mut() else { return };
         let receiver = std::mem::take(receiver);
-        slot.enter(Stage::Closing { receiver, code: goodbye.code }, tick);
+        slot.enter_stage(Stage::Closing { receiver, code: goodbye.code }, tick);
         self.queue_close(index, goodbye.code, goodbye.reason);
         self.set_deadline(index);
         // Held input starts at a frame boundary, and may contain the peer's Close.
@@ -144,7 +144,7 @@ impl Connections {
 
     /// Sends a Close, preceded by a `goodbye` if the session's protocol has one, and ignores all
     /// further input.
-    pub(in crate::shard) fn fail(
+    pub(in crate::shard) fn fail_websocket(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -172,7 +172,7 @@ impl Connections {
         };
         self.drop_queue(index);
         sessions.drop_backlog(self, index);
-        self.fail(sessions, index, goodbye);
+        self.fail_websocket(sessions, index, goodbye);
     }
 
     /// Closes the connection whose message has just grown, because all unfinished messages together
@@ -185,7 +185,7 @@ impl Connections {
                 reason: "too many unfinished messages at once; retry later",
                 retry_after_ms: self.retry_after_excess_ms(),
             };
-            self.fail(sessions, index, goodbye);
+            self.fail_websocket(sessions, index, goodbye);
         } else {
             let message = "too many unfinished messages at once; retry later";
             self.reject_asking(sessions, index, message);
@@ -201,15 +201,15 @@ impl Connections {
     }
 
     pub(super) fn queue_close(&mut self, index: u32, code: CloseCode, reason: &str) {
-        let mut frame = self.pools.answer();
+        let mut frame = self.pools.take_answer();
         ws::append_close(&mut frame, code, reason);
-        self.queue(index, &frame);
+        self.queue_bytes(index, &frame);
         self.pools.recycle_answer(frame);
     }
 
     /// Returns the time after which a client that exceeded a limit should reconnect.
     fn retry_after_excess_ms(&mut self) -> u32 {
-        EXCESS_RETRY_MIN_MS + self.random(EXCESS_RETRY_SPREAD_MS)
+        EXCESS_RETRY_MIN_MS + self.random_below(EXCESS_RETRY_SPREAD_MS)
     }
 
     /// Answers a request with an error, then lingers.
@@ -249,7 +249,7 @@ impl Connections {
             },
             detail: message.to_owned(),
         });
-        self.queue(index, &answer);
+        self.queue_bytes(index, &answer);
         self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
     }
 }

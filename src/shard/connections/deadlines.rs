@@ -176,7 +176,7 @@ impl Connections {
     }
 
     /// Parks the connection if it is still quiet.
-    pub(super) fn park(&mut self, index: u32) {
+    pub(super) fn park_connection(&mut self, index: u32) {
         let slot = self.slot(index);
         let is_quiet = self.tick >= self.quiet_tick(index, slot);
         let is_open = slot.is_open();
@@ -205,7 +205,7 @@ impl Connections {
 
     /// Handles input of a parked connection: gives it its receive back if it is no longer quiet.
     /// Returns whether it did; the caller must set its timer once the bytes are processed.
-    pub(super) fn wake(&mut self, index: u32) -> bool {
+    pub(super) fn wake_parked(&mut self, index: u32) -> bool {
         let slot = self.slot(index);
         let wakes = slot.receiving().is_parked() && self.tick < self.quiet_tick(index, slot);
         if wakes {
@@ -312,7 +312,7 @@ impl Connections {
         let route = *self.route(index);
         let send_timeout_ms = self.config.timeouts.send_timeout_ms;
         if self.tick >= self.park_tick(index, self.slot(index)) {
-            self.defer(index, DeferredTask::Park);
+            self.defer_task(index, DeferredTask::Park);
         }
         let slot = self.slot(index);
         let (age, idle) = (self.age_tick(slot, &route), self.idle_tick(slot, &route));

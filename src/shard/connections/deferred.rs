@@ -76,14 +76,14 @@ impl Connections {
     pub(super) fn defer_wake(&mut self, index: u32, has_ended: bool) {
         self.slot_mut(index).receiving_mut().await_turn();
         if has_ended {
-            self.defer(index, DeferredTask::ReceiveRest);
+            self.defer_task(index, DeferredTask::ReceiveRest);
         } else {
             self.deferred.wakes.push_back(self.token(index));
         }
     }
 
     /// Queues a task of a connection, for this turn or a later one.
-    pub(super) fn defer(&mut self, index: u32, task: DeferredTask) {
+    pub(super) fn defer_task(&mut self, index: u32, task: DeferredTask) {
         if matches!(task, DeferredTask::Park) {
             self.slot_mut(index).receiving_mut().park_soon();
         }
@@ -102,7 +102,7 @@ impl Connections {
         slot.receiving_mut().note_end();
         if slot.stage().is_websocket() || slot.stage().is_handshake() {
             self.note_stream_end(index);
-            self.defer(index, how);
+            self.defer_task(index, how);
         } else if matches!(how, DeferredTask::Drop) {
             self.drop_broken(sessions, index);
         }
@@ -124,7 +124,7 @@ impl Connections {
             let Some((token, task)) = self.deferred.tasks.pop_front() else { break };
             let Some(index) = self.find(token) else { continue };
             match task {
-                DeferredTask::Park => self.park(index),
+                DeferredTask::Park => self.park_connection(index),
                 DeferredTask::Finish => self.end_input(sessions, index),
                 DeferredTask::Drop => self.drop_broken(sessions, index),
                 DeferredTask::ReceiveRest => self.slot_mut(index).receiving_mut().expect_input(),

@@ -35,7 +35,7 @@ impl Connections {
         } else {
             (drain.retry_after_s.saturating_mul(1000), drain.window_ms.max(FEW_SPREAD_MS))
         };
-        least_ms.saturating_add(self.random(spread_ms))
+        least_ms.saturating_add(self.random_below(spread_ms))
     }
 
     /// Returns the `Retry-After` of a 503 during a drain (s).

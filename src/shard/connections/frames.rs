@@ -25,13 +25,13 @@ enum After {
 }
 
 impl After {
-    fn closed(frame: Option<CloseFrame<'_>>) -> Self {
+    fn from_close(frame: Option<CloseFrame<'_>>) -> Self {
         Self::PeerClosed(frame.map(|frame| frame.code))
     }
 
     /// Handles a message above the rate limit on a route whose protocol has no errors to reply
     /// with.
-    fn excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Option<Self> {
+    fn from_excess(rates: &RateBounds, too_much: TooMuch, counters: &mut Counters) -> Option<Self> {
         counters.count_over_rate(too_much.kind);
         let wait_ms = too_much.wait_ms.min(u64::from(u32::MAX)) as u32;
         (rates.excess == Excess::Close).then_some(Self::TooMuch { wait_ms })
@@ -167,21 +167,21 @@ impl Connections {
                         return Seen::Event; // No effort of a codec is to be counted.
                     }
                     Ok(()) => echo::reply(kind, payload, &mut replies),
-                    Err(much) => after = After::excess(rates, much, replies.counters),
+                    Err(much) => after = After::from_excess(rates, much, replies.counters),
                 }
             }
             WireEvent::Ping(payload) => {
                 replies.counters.pings_received += 1;
                 match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
                     Ok(()) => drop(replies.queue_frame(OpCode::Control(Control::Pong), payload)),
-                    Err(much) => after = After::excess(rates, much, replies.counters),
+                    Err(much) => after = After::from_excess(rates, much, replies.counters),
                 }
             }
             WireEvent::Pong(payload) => {
                 let answer = payload.as_slice().try_into().ok();
                 self.note_pong(sessions, index, answer, &mut scan.pongs);
             }
-            WireEvent::Close(frame) => after = Some(After::closed(frame)),
+            WireEvent::Close(frame) => after = Some(After::from_close(frame)),
             WireEvent::Failed(error) => after = Some(After::Failed(error)),
         }
         if sending.is_some() {
@@ -239,7 +239,7 @@ impl Connections {
     ) {
         self.counters.count_protocol_error(error);
         let (code, reason) = (error.close_code(), error.reason());
-        self.fail(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
+        self.fail_websocket(sessions, index, Goodbye { code, reason, retry_after_ms: 0 });
     }
 
     /// Processes frames after our Close was sent: only the peer's Close matters. Returns the number

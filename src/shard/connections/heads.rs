@@ -88,7 +88,7 @@ impl Connections {
                     if source.is_some() {
                         slot.set_peer(PeerAddress::from(source));
                     }
-                    slot.enter(Stage::Http { partial: None, accepted_us }, tick);
+                    slot.enter_stage(Stage::Http { partial: None, accepted_us }, tick);
                     self.begin_tls(index);
                     start = consumed;
                     *scanned = 0;
@@ -135,7 +135,7 @@ impl Connections {
         bytes: &mut [u8],
         scanned: &mut usize,
     ) -> Option<usize> {
-        let mut answer = self.pools.answer();
+        let mut answer = self.pools.take_answer();
         let gate = self.handshake(sessions, index);
         let slot = self.slot(index);
         let peer = slot.peer().get().map(|peer| peer.ip());
@@ -174,13 +174,13 @@ impl Connections {
             self.log_rejected_request(index, &request);
         }
         if !answer.is_empty() {
-            self.queue(index, &answer);
+            self.queue_bytes(index, &answer);
         }
         self.pools.recycle_answer(answer);
         let (consumed, client, verdict) = decided?;
         match verdict {
             Verdict::Upgrade(terms) => {
-                self.open(sessions, index, terms, findings.identity);
+                self.open_websocket(sessions, index, terms, findings.identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
                     return Some(self.process_frames(sessions, index, rest, false).rest);
@@ -214,7 +214,7 @@ impl Connections {
     /// the 101.
     ///
     /// `identity`: the one of the request's token, or the one returned by the backend.
-    pub(super) fn open(
+    pub(super) fn open_websocket(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
@@ -230,7 +230,7 @@ impl Connections {
         let receiver = self.open_receiver(route, compression);
         let tick = self.tick;
         let slot = self.slot_mut(index);
-        slot.enter(Stage::Open(receiver), tick);
+        slot.enter_stage(Stage::Open(receiver), tick);
         slot.set_route(route);
         slot.set_clocks(Clocks { opened_tick: tick, message_tick: tick, ..slot.clocks() });
         slot.set_pinged(false);

@@ -118,7 +118,7 @@ impl Connections {
         let mut processed = self.process_stage(sessions, index, bytes, may_lend);
         let after = self.partial_bytes(index);
         if before > 0 || after > 0 {
-            self.partials.set(index, after);
+            self.partials.set_bytes(index, after);
         }
         if after > before && self.has_too_much_unfinished() {
             self.close_for_partial(sessions, index);

@@ -21,7 +21,7 @@ impl Connections {
         let mut dirty = 0;
         for (at, slot) in &self.slots {
             let index = at as u32;
-            slot.check();
+            slot.check_invariants();
             assert!(index < self.slots_high);
             handshakes += u64::from(slot.stage().is_handshake());
             open += u64::from(slot.stage().is_websocket());
@@ -32,7 +32,7 @@ impl Connections {
             queued_bytes += slot.queued_bytes() as u64;
             let partial = self.partial_bytes(index);
             partial_bytes += partial as u64;
-            assert_eq!(self.partials.of(index), partial, "partial memory is counted");
+            assert_eq!(self.partials.bytes_of(index), partial, "partial memory is counted");
             let held = self.held.len(index);
             held_bytes += held;
             assert!(held == 0 || slot.receiving().is_unfinished(), "held input is unfinished");

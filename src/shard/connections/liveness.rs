@@ -64,7 +64,7 @@ impl Connections {
     /// Schedules the next ping.
     pub(super) fn schedule_ping(&mut self, index: u32) {
         let interval = timers::ticks(self.route(index).ping_interval_ms);
-        let early = self.random(interval / 8 + 1);
+        let early = self.random_below(interval / 8 + 1);
         if !self.suspects.is_empty() {
             self.suspects.remove(&self.token(index));
         }
@@ -77,7 +77,7 @@ impl Connections {
     /// Schedules the first ping of a connection: at random in the second half of the interval.
     pub(super) fn schedule_first_ping(&mut self, index: u32) {
         let interval = timers::ticks(self.route(index).ping_interval_ms);
-        let early = self.random(interval / 2 + 1);
+        let early = self.random_below(interval / 2 + 1);
         let tick = self.tick + (interval - early).max(1);
         self.slot_mut(index).set_stage_tick(tick);
     }
@@ -89,7 +89,7 @@ impl Connections {
             let payload = self.ping_payload(index);
             let mut frame = Vec::with_capacity(18);
             ws::append_frame(&mut frame, OpCode::Control(Control::Ping), &payload);
-            self.queue(index, &frame);
+            self.queue_bytes(index, &frame);
             self.counters.pings_sent += 1;
             let tick = self.tick;
             let slot = self.slot_mut(index);

@@ -65,7 +65,7 @@ impl Meter {
     }
 
     /// Restores the budgets of a connection.
-    pub(super) fn set(&mut self, index: u32, limiter: Limiter) {
+    pub(super) fn set_limiter(&mut self, index: u32, limiter: Limiter) {
         *self.limiter_mut(index) = Some(Box::new(limiter));
     }
 
@@ -77,7 +77,7 @@ impl Meter {
     }
 
     /// Removes the budgets of a connection.
-    pub(super) fn forget(&mut self, index: u32) {
+    pub(super) fn remove_limiter(&mut self, index: u32) {
         if let Some(limiter) = self.0.get_mut(index as usize) {
             *limiter = None;
         }
@@ -86,7 +86,7 @@ impl Meter {
 
 impl Connections {
     /// Returns how a connection that was just accepted is counted by admission.
-    pub(in crate::shard) fn standing(
+    pub(in crate::shard) fn decide_standing(
         &mut self,
         listener: u8,
         peer: Option<std::net::IpAddr>,

@@ -265,9 +265,9 @@ impl Connections {
     }
 
     /// Switches to another configuration. Connections use it from their next action on.
-    pub(super) fn renew(&mut self, config: Arc<Config>) {
+    pub(super) fn apply_config(&mut self, config: Arc<Config>) {
         self.inflaters.set_limits(config.inflate_limits());
-        self.work.renew(&config);
+        self.work.apply_config(&config);
         if self.directory.hub().is_some() {
             self.pages = crate::web::shared_pages(config.hub.playground);
         }
@@ -290,7 +290,7 @@ impl Connections {
     }
 
     /// Returns a random number below `bound` (xorshift, only for spreading timers).
-    pub(super) fn random(&mut self, bound: u32) -> u32 {
+    pub(super) fn random_below(&mut self, bound: u32) -> u32 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -340,7 +340,7 @@ impl Connections {
         let address = slot.peer().get().map(|peer| peer.ip());
         let limits = &self.config.limits.admission;
         self.directory.admission().leave(limits, slot.standing(), address);
-        self.meter.forget(index);
+        self.meter.remove_limiter(index);
         self.rejected -= u32::from(slot.is_rejected());
         self.gauges.parked -= u64::from(slot.receiving().is_parked());
         if let Some(mut outbox) = slot.replace_outbox(None) {
@@ -364,7 +364,7 @@ impl Connections {
     }
 
     /// Returns the slot of a completion; `None`, counted as stale, if it has been freed since.
-    pub(super) fn lookup(&mut self, token: Token) -> Option<u32> {
+    pub(super) fn find_or_count_stale(&mut self, token: Token) -> Option<u32> {
         let found = self.find(token);
         self.counters.stale_completions += u64::from(found.is_none());
         found

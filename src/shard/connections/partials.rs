@@ -18,7 +18,7 @@ impl Partials {
     }
 
     /// Sets the bytes of a connection.
-    pub(super) fn set(&mut self, index: u32, bytes: usize) {
+    pub(super) fn set_bytes(&mut self, index: u32, bytes: usize) {
         let before = match bytes {
             0 => self.by_slot.remove(&index),
             _ => self.by_slot.insert(index, bytes),
@@ -27,7 +27,7 @@ impl Partials {
     }
 
     /// Returns the bytes of a connection.
-    pub(super) fn of(&self, index: u32) -> usize {
+    pub(super) fn bytes_of(&self, index: u32) -> usize {
         self.by_slot.get(&index).copied().unwrap_or(0)
     }
 
@@ -45,11 +45,11 @@ mod tests {
     fn sum_is_that_of_the_connections() {
         let mut partials = Partials::default();
         for (index, bytes) in [(1, 0), (1, 10), (2, 5), (1, 7)] {
-            partials.set(index, bytes);
+            partials.set_bytes(index, bytes);
         }
-        assert_eq!((partials.bytes(), partials.of(1), partials.of(2)), (12, 7, 5));
-        partials.set(1, 0);
-        partials.set(2, 0);
-        assert_eq!((partials.bytes(), partials.of(1)), (0, 0));
+        assert_eq!((partials.bytes(), partials.bytes_of(1), partials.bytes_of(2)), (12, 7, 5));
+        partials.set_bytes(1, 0);
+        partials.set_bytes(2, 0);
+        assert_eq!((partials.bytes(), partials.bytes_of(1)), (0, 0));
     }
 }

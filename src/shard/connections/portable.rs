@@ -185,10 +185,10 @@ impl Connections {
         slot.receiving_mut().restore(state.paused, state.input_ended);
         self.restore_outbox(index, state.outbox.as_ref());
         let partial_bytes = self.slot(index).partial_bytes();
-        self.partials.set(index, partial_bytes);
-        self.meter.forget(index);
+        self.partials.set_bytes(index, partial_bytes);
+        self.meter.remove_limiter(index);
         if let Some(limiter) = &state.limiter {
-            self.meter.set(index, limiter.restore(self.now_ns));
+            self.meter.set_limiter(index, limiter.restore(self.now_ns));
         }
         self.set_deadline(index);
     }

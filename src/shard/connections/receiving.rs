@@ -61,7 +61,7 @@ enum Cancel {
 
 impl Cancel {
     /// Handles the completion of the cancellation.
-    fn complete(&mut self, found: bool) {
+    fn complete_cancel(&mut self, found: bool) {
         *self = match (*self, found) {
             (Self::Requested, true) => Self::Found,
             (Self::Requested, false) | (Self::Late, _) => Self::Idle,
@@ -209,11 +209,11 @@ impl Receiving {
 
     /// Handles the completion of a cancellation.
     pub(super) fn complete_cancel(&mut self, found: bool) {
-        self.cancel.complete(found);
+        self.cancel.complete_cancel(found);
     }
 
     /// Handles the last completion of the armed operation.
-    pub(super) fn complete(&mut self) {
+    pub(super) fn complete_armed(&mut self) {
         debug_assert!(self.is_armed(), "only an armed operation completes");
         self.armed = Armed::Nothing;
         self.cancel.complete_target();
@@ -409,7 +409,7 @@ impl Receiving {
 
     /// Checks the invariants. `is_websocket`: the WebSocket is open or closing; `is_asking`: a
     /// decision is pending.
-    pub(super) fn check(&self, is_websocket: bool, is_asking: bool) {
+    pub(super) fn check_invariants(&self, is_websocket: bool, is_asking: bool) {
         if self.is_unfinished() {
             assert!(is_websocket, "only an open connection leaves input unfinished");
         }
@@ -433,7 +433,7 @@ mod tests {
             cancel
         };
         let (found, missed): (fn(&mut Cancel), fn(&mut Cancel)) =
-            (|cancel| cancel.complete(true), |cancel| cancel.complete(false));
+            (|cancel| cancel.complete_cancel(true), |cancel| cancel.complete_cancel(false));
         let target: fn(&mut Cancel) = Cancel::complete_target;
         assert_eq!(after(&[found]), Cancel::Found, "not requested again before its target ends");
         assert_eq!(after(&[found, target]), Cancel::Idle);
@@ -451,9 +451,9 @@ mod tests {
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Cancel);
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing, "requested once");
         receiving.complete_cancel(true);
-        receiving.complete();
+        receiving.complete_armed();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Watch);
-        receiving.complete();
+        receiving.complete_armed();
         receiving.expect_input();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Once(Input::There));
     }
@@ -463,7 +463,7 @@ mod tests {
         let mut receiving = Receiving::new();
         let handshake = ReceiveStage { is_handshake: true, is_parting: false };
         assert_eq!(receiving.next_step(handshake), ReceiveStep::Once(Input::Unknown));
-        receiving.complete();
+        receiving.complete_armed();
         let parting = ReceiveStage { is_handshake: false, is_parting: true };
         assert_eq!(receiving.next_step(parting), ReceiveStep::Nothing);
         receiving.expect_input();
@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Cancel);
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing);
         receiving.complete_cancel(true);
-        receiving.complete();
+        receiving.complete_armed();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing, "still paused");
         receiving.resume();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Stream);
@@ -513,7 +513,7 @@ mod tests {
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Nothing);
         assert!(receiving.take_turn());
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Once(Input::Likely));
-        receiving.complete();
+        receiving.complete_armed();
         receiving.end_turns();
         assert_eq!(receiving.next_step(OPEN), ReceiveStep::Stream);
     }

@@ -40,8 +40,8 @@ impl Connections {
         let slot = self.slot(index);
         if slot.has_sent_all() {
             match slot.stage() {
-                Stage::Finishing => self.end(index),
-                Stage::Lingering { .. } if slot.receiving().has_ended() => self.end(index),
+                Stage::Finishing => self.end_connection(index),
+                Stage::Lingering { .. } if slot.receiving().has_ended() => self.end_connection(index),
                 _ => {}
             }
         }
@@ -96,7 +96,7 @@ impl Connections {
     /// Counts the end of an operation; returns the connection's slot.
     #[inline]
     pub(super) fn complete_operation(&mut self, token: Token) -> Option<u32> {
-        let index = self.lookup(token)?;
+        let index = self.find_or_count_stale(token)?;
         self.slot_mut(index).end_operation();
         Some(index)
     }
@@ -110,7 +110,7 @@ impl Connections {
         is_armed: bool,
         what: Received,
     ) {
-        let found = if is_armed { self.lookup(token) } else { self.complete_operation(token) };
+        let found = if is_armed { self.find_or_count_stale(token) } else { self.complete_operation(token) };
         let Some(index) = found else {
             if let Received::Data(lease) = what {
                 driver.release(lease);
@@ -118,11 +118,11 @@ impl Connections {
             return;
         };
         if !is_armed {
-            self.slot_mut(index).receiving_mut().complete();
+            self.slot_mut(index).receiving_mut().complete_armed();
         }
         match what {
             Received::Data(lease) => {
-                let is_woken = self.wake(index);
+                let is_woken = self.wake_parked(index);
                 let may_lend = driver.may_lend();
                 match self.receive_wire_bytes(sessions, index, driver.bytes(&lease), may_lend) {
                     Some(reply) => self.send_in_place(driver, index, lease, reply),

@@ -30,7 +30,7 @@ impl Connections {
     }
 
     /// Queues bytes that are not messages: control frames and HTTP answers.
-    pub(super) fn queue(&mut self, index: u32, bytes: &[u8]) {
+    pub(super) fn queue_bytes(&mut self, index: u32, bytes: &[u8]) {
         let slot = &mut self.slots[index as usize];
         let outbox = slot.open_outbox(&mut self.pools, self.tick);
         outbox.queue_small(&mut self.pools, bytes);

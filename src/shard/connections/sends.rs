@@ -63,7 +63,7 @@ impl Connections {
 
     /// Sends the output queued in this turn. Output above the turn's bounds of compression and of
     /// bytes is deferred to the next turn; returns whether there is any.
-    pub(in crate::shard) fn flush(
+    pub(in crate::shard) fn flush_output(
         &mut self,
         driver: &mut impl Driver,
         sessions: &mut impl Sessions,

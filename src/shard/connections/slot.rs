@@ -177,7 +177,7 @@ impl Slot {
     }
 
     /// Moves the connection to another stage, which begins now.
-    pub(super) fn enter(&mut self, stage: Stage, tick: u32) {
+    pub(super) fn enter_stage(&mut self, stage: Stage, tick: u32) {
         assert!(self.stage.may_precede(&stage), "stages only move downwards");
         self.stage = stage;
         self.stage_tick = tick;
@@ -533,9 +533,9 @@ impl Slot {
     }
 
     /// Checks the invariants of a slot.
-    pub(super) fn check(&self) {
+    pub(super) fn check_invariants(&self) {
         let is_asking = matches!(self.stage, Stage::Asking(_));
-        self.receiving.check(self.stage.is_websocket(), is_asking);
+        self.receiving.check_invariants(self.stage.is_websocket(), is_asking);
         if let Stage::Asking(asking) = &self.stage {
             assert_eq!(self.receiving.is_paused(), asking.is_full(), "paused once it holds enough");
             let is_counted = matches!(self.standing, Standing::Node | Standing::Address);
@@ -572,7 +572,7 @@ pub(super) fn ensure_outbox<'o>(
     tick: u32,
 ) -> &'o mut Outbox {
     if outbox.is_none() {
-        *outbox = Some(pools.outbox(tick));
+        *outbox = Some(pools.take_outbox(tick));
     }
     outbox.as_mut().expect("it was just made")
 }

@@ -90,8 +90,8 @@ impl Connections {
         let owes = self.tls.get(handle).has_output();
         self.slot_mut(index).set_owing(owes);
         let bytes = self.partial_bytes(index);
-        if bytes > 0 || self.partials.of(index) > 0 {
-            self.partials.set(index, bytes);
+        if bytes > 0 || self.partials.bytes_of(index) > 0 {
+            self.partials.set_bytes(index, bytes);
         }
     }
 

@@ -79,17 +79,17 @@ impl TlsTable {
     }
 
     pub(super) fn remove(&mut self, handle: TlsHandle) {
-        if let Tls::Established(session) = self.entries.remove(handle.place()) {
+        if let Tls::Established(session) = self.entries.remove(handle.slab_index()) {
             session.forget_keys(&mut self.keys);
         }
     }
 
     pub(super) fn get(&self, handle: TlsHandle) -> &Tls {
-        &self.entries[handle.place()]
+        &self.entries[handle.slab_index()]
     }
 
     pub(super) fn get_mut(&mut self, handle: TlsHandle) -> &mut Tls {
-        &mut self.entries[handle.place()]
+        &mut self.entries[handle.slab_index()]
     }
 
     /// Seals for a connection.
@@ -100,7 +100,7 @@ impl TlsTable {
 
     /// A connection with the keys of all.
     pub(super) fn with_keys(&mut self, handle: TlsHandle) -> (&mut Tls, &mut KeyCache) {
-        (&mut self.entries[handle.place()], &mut self.keys)
+        (&mut self.entries[handle.slab_index()], &mut self.keys)
     }
 
     pub(super) fn len(&self) -> usize {

@@ -33,7 +33,7 @@ impl TlsHandle {
         Self(number.expect("a shard has far fewer connections"))
     }
 
-    pub(super) fn place(self) -> usize {
+    pub(super) fn slab_index(self) -> usize {
         self.0.get() as usize - 1
     }
 }

@@ -67,12 +67,12 @@ impl Work {
             used_before: 0,
             recent: [Used::default(); RECENT],
         };
-        work.renew(config);
+        work.apply_config(config);
         work
     }
 
     /// Switches to another configuration.
-    pub(super) fn renew(&mut self, config: &Config) {
+    pub(super) fn apply_config(&mut self, config: &Config) {
         self.turn_max = u64::from(config.engine.turn_codec_bytes_max);
         let frames_max = u64::from(config.engine.turn_frames_max).max(1);
         self.frame_effort = (self.turn_max / frames_max).max(1);
@@ -84,7 +84,7 @@ impl Work {
     }
 
     /// Returns the effort of this turn so far.
-    pub(in crate::shard) fn spent(&self) -> u64 {
+    pub(in crate::shard) fn spent_effort(&self) -> u64 {
         self.spent
     }
 
@@ -113,22 +113,22 @@ impl Work {
 
     /// Returns whether a connection has used its share of this turn.
     pub(super) fn has_used_share(&self, index: u32) -> bool {
-        self.used(index) >= self.share_max()
+        self.used_by(index) >= self.share_max()
     }
 
     /// Returns whether a connection has used the effort of moving this many bytes in this turn.
     pub(super) fn has_moved(&self, index: u32, bytes: usize) -> bool {
-        self.used(index) >= bytes as u64 / MOVED_BYTES
+        self.used_by(index) >= bytes as u64 / MOVED_BYTES
     }
 
-    fn used(&self, index: u32) -> u64 {
+    fn used_by(&self, index: u32) -> u64 {
         let entry = self.recent[index as usize % RECENT];
         if entry.index == index && entry.turn == self.turn { entry.effort } else { 0 }
     }
 
     /// Begins a slice with new input of a connection.
     pub(super) fn begin_slice(&mut self, index: u32) {
-        self.used_before = self.used(index);
+        self.used_before = self.used_by(index);
         self.slice_began = self.spent;
     }
 
@@ -223,6 +223,6 @@ mod tests {
         let frames_max = File::default().engine.turn_frames_max;
         work.begin_turn();
         (0..frames_max).for_each(|_| work.spend_frame());
-        assert!(work.spent() <= work.turn_max() && work.spent() > work.turn_max() / 2);
+        assert!(work.spent_effort() <= work.turn_max() && work.spent_effort() > work.turn_max() / 2);
     }
 }

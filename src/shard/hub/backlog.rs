@@ -123,7 +123,7 @@ struct Index {
 }
 
 impl Index {
-    fn add(&mut self, item: &Item, sequence: u64) {
+    fn add_item(&mut self, item: &Item, sequence: u64) {
         let Some(channel) = item.channel() else { return };
         let places = match self.channels.get_mut(channel) {
             Some(places) => places,
@@ -195,7 +195,7 @@ impl Backlog {
         self.size.bytes += item.bytes();
         self.size.missed_bytes += item.missed_bytes();
         if let Some(index) = &mut self.index {
-            index.add(&item, self.first + self.items.len() as u64);
+            index.add_item(&item, self.first + self.items.len() as u64);
         }
         self.items.push_back(Some(item));
     }
@@ -358,7 +358,7 @@ impl Backlog {
         let mut index = Index::default();
         for (at, item) in self.items.iter().enumerate() {
             if let Some(item) = item {
-                index.add(item, self.first + at as u64);
+                index.add_item(item, self.first + at as u64);
             }
         }
         self.index = Some(Box::new(index));

@@ -129,7 +129,7 @@ impl Hub {
                 let Some(user) = session.user().cloned() else { return };
                 for shard in 0..self.shards as u16 {
                     let target = ConnectionTarget::User(user.clone());
-                    self.post(shard, HubMail::Act { target, act: Act::RenewTicket, reply: None });
+                    self.post_mail(shard, HubMail::Act { target, act: Act::RenewTicket, reply: None });
                 }
             }
             Act::Unsubscribe(channel) => {
@@ -172,7 +172,7 @@ impl Hub {
     }
 
     /// Lists connections by slot.
-    pub(super) fn list(
+    pub(super) fn list_connections(
         &self,
         connections: &Connections,
         filter: &Filter,
@@ -187,7 +187,7 @@ impl Hub {
                 break;
             }
             if self.is_wanted(connections, index, filter) {
-                listed.connections.extend(self.describe(connections, index));
+                listed.connections.extend(self.describe_connection(connections, index));
             }
         }
         if listed.next_slot.is_none() && end < high {
@@ -206,13 +206,13 @@ impl Hub {
     }
 
     /// Describes a hub connection for an operator.
-    pub(super) fn describe(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
+    pub(super) fn describe_connection(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
         let entry = self.entry(index)?;
         let session = &entry.session;
         let backlog = entry.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();
         let backlog_bytes = (backlog.bytes + backlog.missed_bytes) as u64;
         let live = session.subscriptions.iter().filter(|one| one.is_live());
-        let mut info = connections.describe(index, self.unix_ms)?;
+        let mut info = connections.describe_connection(index, self.unix_ms)?;
         info.connection = session.id.to_string();
         info.user = session.user().map(ToString::to_string);
         info.queue_bytes += backlog_bytes;

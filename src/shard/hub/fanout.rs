@@ -54,7 +54,7 @@ struct Forms {
 }
 
 impl Forms {
-    fn of(&mut self, protocol: ProtocolId) -> &mut Frames {
+    fn frames_mut(&mut self, protocol: ProtocolId) -> &mut Frames {
         match protocol.index().checked_sub(1) {
             None => &mut self.stored,
             Some(other) => &mut self.others.get_or_insert_default()[other],
@@ -92,7 +92,7 @@ impl Hub {
                 }
                 Some(Step::Op(op)) => {
                     budget -= 1;
-                    self.channel_op(connections, local, op);
+                    self.handle_channel_op(connections, local, op);
                 }
             }
         }
@@ -123,13 +123,13 @@ impl Hub {
                 deliveries += publications.len();
                 if batch > 1 && many > 1 {
                     let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
-                    if self.serve_piece(connections, member, publications, pieces, is_last) {
+                    if self.queue_as_piece(connections, member, publications, pieces, is_last) {
                         return;
                     }
                 }
                 forms.resize_with(publications.len(), Forms::default);
                 let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
-                self.serve_member(connections, member, publications, &mut forms, how);
+                self.queue_for_member(connections, member, publications, &mut forms, how);
             });
         debug_assert!(has_ended || deliveries > 0, "a walk advances");
         debug_assert!(self.members.is_empty(), "a delivery queues nothing for channels");
@@ -139,7 +139,7 @@ impl Hub {
 
     /// Queues all publications of a batch as one piece, if the member is ready for all of them;
     /// returns whether it was.
-    fn serve_piece(
+    fn queue_as_piece(
         &mut self,
         connections: &mut Connections,
         member: Member,
@@ -169,7 +169,7 @@ impl Hub {
         }
     }
 
-    fn serve_member(
+    fn queue_for_member(
         &mut self,
         connections: &mut Connections,
         member: Member,
@@ -188,7 +188,7 @@ impl Hub {
             // An event that its protocol does not have is skipped.
             let Some(message) = publication.encoded(encoder) else { continue };
             if !is_behind && connections.can_take_frame(index) {
-                let frames = forms.of(encoder.id);
+                let frames = forms.frames_mut(encoder.id);
                 let frame = choose_frame(connections, index, message, frames, how.is_copied);
                 connections.queue_frame(index, frame, publication.accepted_ns, how.is_last);
             } else {
@@ -275,12 +275,12 @@ impl Hub {
     }
 
     /// Handles an item of a channel's queue other than a publication.
-    fn channel_op(&mut self, connections: &mut Connections, local: u32, op: ChannelOp) {
+    fn handle_channel_op(&mut self, connections: &mut Connections, local: u32, op: ChannelOp) {
         let Some(own) = self.members.get(local) else { return };
         let channel = own.name.clone();
         match op {
             ChannelOp::Join { id, request, joined } => {
-                self.join(connections, local, &channel, Join { id, request, joined: *joined });
+                self.complete_join(connections, local, &channel, Join { id, request, joined: *joined });
             }
             ChannelOp::EpochChanged(position) => {
                 self.notify_all(connections, local, &channel, Notice::Epoch(position));

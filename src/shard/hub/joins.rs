@@ -32,7 +32,7 @@ impl Hub {
             }
             Out::Answer { id, request, channel, answer } => {
                 let Some(index) = self.slot_of(id) else { return };
-                self.touch(index);
+                self.mark_touched(index);
                 self.with_session(connections, index, |session, call| {
                     session.hear(call, request, &channel, &answer);
                 });
@@ -41,7 +41,7 @@ impl Hub {
     }
 
     /// Adds a member; if its connection has closed, sends `Leave` to the home.
-    pub(super) fn join(
+    pub(super) fn complete_join(
         &mut self,
         connections: &mut Connections,
         local: u32,
@@ -62,7 +62,7 @@ impl Hub {
             let retention = Retention { messages_max: 0, ttl_ms: 0 };
             let verb = Verb::Leave { watch, member };
             let leave = Request { from, channel: channel.clone(), retention, verb };
-            return self.ask(connections, None, leave);
+            return self.send_request(connections, None, leave);
         };
         let member = Member { session: id.session, subscription: number as u32 };
         let (member_index, watcher_index) = self.members.add_member(local, member, watch);

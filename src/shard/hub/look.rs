@@ -17,9 +17,9 @@ pub(in crate::shard) struct Look {
 
 impl Hub {
     /// Describes a connection; the reply is sent when TCP's state has been read.
-    pub(super) fn look(&mut self, connections: &Connections, id: ConnectionId, reply: LookReply) {
+    pub(super) fn inspect_connection(&mut self, connections: &Connections, id: ConnectionId, reply: LookReply) {
         let index = self.slot_of(id);
-        let found = index.and_then(|index| Some((index, self.describe(connections, index)?)));
+        let found = index.and_then(|index| Some((index, self.describe_connection(connections, index)?)));
         match found {
             Some((index, info)) => {
                 self.looks.push(Look { index, described: (Box::new(info), reply) });
@@ -36,7 +36,7 @@ pub(in crate::shard) struct Looks(HashMap<Token, Vec<(Box<ConnectionInfo>, LookR
 
 impl Looks {
     /// Requests TCP's state, once for all concurrent requests about the connection.
-    pub(in crate::shard) fn begin(
+    pub(in crate::shard) fn request_tcp_state(
         &mut self,
         connections: &mut Connections,
         driver: &mut impl Driver,
@@ -55,7 +55,7 @@ impl Looks {
     }
 
     /// Completes the descriptions of a connection with TCP's state.
-    pub(in crate::shard) fn answer(&mut self, token: Token, result: Result<TcpInfo, i32>) {
+    pub(in crate::shard) fn complete_looks(&mut self, token: Token, result: Result<TcpInfo, i32>) {
         for (mut info, reply) in self.0.remove(&token).into_iter().flatten() {
             match result {
                 Ok(tcp) => info.tcp = Some(tcp),

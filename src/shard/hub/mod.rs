@@ -192,7 +192,7 @@ impl Hub {
     }
 
     /// Switches to another configuration, and begins a review of connections.
-    pub(super) fn renew(&mut self, shared: Arc<HubShared>) {
+    pub(super) fn apply_config(&mut self, shared: Arc<HubShared>) {
         self.home.set_options(shared.home);
         self.shared = shared;
         self.review = Some(Review::default());
@@ -216,7 +216,7 @@ impl Hub {
     }
 
     /// Queues mail for any shard; mail for an index out of range is dropped.
-    fn post(&mut self, shard: u16, mail: HubMail) {
+    fn post_mail(&mut self, shard: u16, mail: HubMail) {
         if shard == self.id {
             self.post_here(mail);
         } else if usize::from(shard) < self.shards {
@@ -306,19 +306,19 @@ impl Hub {
     }
 
     /// Does one turn's work for channels; returns whether more remains.
-    pub(super) fn turn(&mut self, connections: &mut Connections) -> bool {
+    pub(super) fn run_turn(&mut self, connections: &mut Connections) -> bool {
         if self.is_idle(connections.tick()) {
             return false;
         }
         // Mail gets at most half of a turn's effort; the rest is for input of connections.
-        let (began, most) = (connections.work().spent(), connections.work().turn_max() / 2);
+        let (began, most) = (connections.work().spent_effort(), connections.work().turn_max() / 2);
         self.report_occupancy(connections);
         for _ in 0..STEPS_MAX {
             let Some(mail) = self.next_here() else { break };
             let effort = MAIL_EFFORT + mail.bytes() as u64 / MAIL_BYTES;
             connections.work_mut().spend(effort);
             self.handle_mail(connections, mail);
-            if connections.work().spent() - began > most {
+            if connections.work().spent_effort() - began > most {
                 break;
             }
         }
@@ -366,8 +366,8 @@ impl Hub {
             HubMail::Act { target, act, reply } => {
                 self.start_action(connections, target, act, reply);
             }
-            HubMail::List { filter, reply } => self.list(connections, &filter, reply),
-            HubMail::Look { id, reply } => self.look(connections, id, reply),
+            HubMail::List { filter, reply } => self.list_connections(connections, &filter, reply),
+            HubMail::Look { id, reply } => self.inspect_connection(connections, id, reply),
             HubMail::Channels { prefix, after, limit, reply } => {
                 let first = std::collections::BinaryHeap::new();
                 let list = ChannelList { prefix, after, limit, reply, first, cursor: 0 };
@@ -442,7 +442,7 @@ impl Hub {
     }
 
     /// Marks a connection to be reconciled at the end of the hub's turn.
-    fn touch(&mut self, index: u32) {
+    fn mark_touched(&mut self, index: u32) {
         // A connection often gets several replies in succession.
         if self.touched.last() != Some(&index) {
             self.touched.push(index);

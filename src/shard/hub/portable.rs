@@ -84,7 +84,7 @@ impl MemberState {
         Self { user, joined, connection: member.connection.to_string(), info }
     }
 
-    fn member(&self) -> Option<Arc<MemberInfo>> {
+    fn to_member(&self) -> Option<Arc<MemberInfo>> {
         let key = match (&self.user, &self.joined) {
             (Some(user), _) => MemberKey::User(user.as_str().into()),
             (None, joined) => MemberKey::Connection(ConnectionId::parse(joined.as_ref()?)?),
@@ -119,14 +119,14 @@ impl PublicationState {
     }
 
     /// Restores the publication; `None` if the data is invalid.
-    fn publication(&self, realm: &Realm, now_ns: u64) -> Option<Arc<Publication>> {
+    fn to_publication(&self, realm: &Realm, now_ns: u64) -> Option<Arc<Publication>> {
         let channel = self.channel.as_deref().map(ChannelName::new);
         let (content, from) = match &self.subject {
             SubjectState::Join(member) => {
-                return Some(Publication::new_join(&channel?, member.member()?));
+                return Some(Publication::new_join(&channel?, member.to_member()?));
             }
             SubjectState::Leave(member) => {
-                return Some(Publication::new_leave(&channel?, member.member()?));
+                return Some(Publication::new_leave(&channel?, member.to_member()?));
             }
             SubjectState::Message { content, from } => (content, from),
         };
@@ -162,7 +162,7 @@ impl PlaceState {
     }
 
     /// Makes an item of the channel and position.
-    fn item(&self, make: impl FnOnce(ChannelName, Position) -> Item) -> Item {
+    fn to_item(&self, make: impl FnOnce(ChannelName, Position) -> Item) -> Item {
         let position = Position { epoch: Epoch(self.epoch), offset: self.offset };
         make(ChannelName::new(&self.channel), position)
     }
@@ -221,7 +221,7 @@ impl Hub {
         // Reject the state if any item is invalid: omitting a message would be a gap without
         // notice.
         let items: Option<Vec<_>> =
-            state.backlog.iter().map(|item| item.item(&shared.realm, now_ns)).collect();
+            state.backlog.iter().map(|item| item.to_item(&shared.realm, now_ns)).collect();
         let protocol = shared.realm.protocols.find(&state.protocol);
         let (Some(session), Some(items), Some(protocol)) = (session, items, protocol) else {
             return false;
@@ -244,16 +244,16 @@ impl Hub {
 
 impl ItemState {
     /// Restores the item; `None` if the data is invalid.
-    fn item(&self, realm: &Realm, now_ns: u64) -> Option<Item> {
+    fn to_item(&self, realm: &Realm, now_ns: u64) -> Option<Item> {
         Some(match self {
-            Self::Message(one) => Item::Message(one.publication(realm, now_ns)?),
-            Self::Missed(one) => Item::Missed(one.publication(realm, now_ns)?),
-            Self::Gap(place) => place.item(Item::Gap),
+            Self::Message(one) => Item::Message(one.to_publication(realm, now_ns)?),
+            Self::Missed(one) => Item::Missed(one.to_publication(realm, now_ns)?),
+            Self::Gap(place) => place.to_item(Item::Gap),
             Self::Lagging(place) => {
-                place.item(|channel, position| Item::Notice(channel, Notice::Lagging(position)))
+                place.to_item(|channel, position| Item::Notice(channel, Notice::Lagging(position)))
             }
             Self::Epoch(place) => {
-                place.item(|channel, position| Item::Notice(channel, Notice::Epoch(position)))
+                place.to_item(|channel, position| Item::Notice(channel, Notice::Epoch(position)))
             }
         })
     }

@@ -16,11 +16,11 @@ use crate::shard::mail::HubMail;
 
 impl Hub {
     /// Requests that the connection that the one at this slot has resumed be closed.
-    pub(super) fn replace(&mut self, old: ConnectionId, index: u32) {
+    pub(super) fn request_replacement(&mut self, old: ConnectionId, index: u32) {
         let Some(entry) = self.entry(index) else { return };
         let user = entry.session.user().filter(|_| !entry.counted).cloned();
         let mail = HubMail::Replaced { old, by: entry.session.id, user };
-        self.post(old.shard, mail);
+        self.post_mail(old.shard, mail);
     }
 
     /// Closes a connection that another one has resumed, and passes its count on.
@@ -36,7 +36,7 @@ impl Hub {
             let entry = slot.and_then(|index| self.entry_mut(index));
             let entry = entry.filter(|one| one.session.user() == Some(&user));
             let is_passed_on = entry.is_some_and(|one| std::mem::take(&mut one.counted));
-            self.post(by.shard, HubMail::Place { id: by, user, is_passed_on });
+            self.post_mail(by.shard, HubMail::Place { id: by, user, is_passed_on });
         }
         let Some(index) = slot else { return };
         self.touched.push(index);

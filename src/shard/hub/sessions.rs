@@ -106,7 +106,7 @@ impl Hub {
     }
 
     /// Updates the subscription indexes in a connection's members, after subscriptions have moved.
-    fn renumber(&mut self, index: u32) {
+    fn renumber_members(&mut self, index: u32) {
         let Self { members, sessions, .. } = self;
         let Some(entry) = sessions.at(index) else { return };
         for (number, one) in entry.session.subscriptions.iter().enumerate() {
@@ -139,7 +139,7 @@ impl Hub {
         }
         if !effects.asks.is_empty() {
             for request in effects.asks.drain(..) {
-                self.ask(connections, Some(index), request);
+                self.send_request(connections, Some(index), request);
             }
         }
         self.report_session(connections, index);
@@ -186,7 +186,7 @@ impl Hub {
         counters.resumed += u64::from(effects.resumed);
         effects.over_rate.drain(..).for_each(|kind| counters.count_over_rate(kind));
         if let Some(old) = effects.replaces {
-            self.replace(old, index);
+            self.request_replacement(old, index);
         }
         for kind in effects.auth_failures.drain(..) {
             connections.counters_mut().count_auth_failure(kind);
@@ -204,7 +204,7 @@ impl Hub {
     ) {
         self.remove_members(&effects.left);
         if effects.renumbered {
-            self.renumber(index);
+            self.renumber_members(index);
         }
         if let Some(backlog) = self.entry_mut(index).and_then(|entry| entry.backlog.as_mut()) {
             count_change(connections, backlog, |backlog| {
@@ -219,7 +219,7 @@ impl Hub {
 
     /// Sends a request to its channel's home. `from`: the connection whose reading pauses if the
     /// channel or the home's mailbox is congested.
-    pub(super) fn ask(&mut self, connections: &Connections, from: Option<u32>, request: Request) {
+    pub(super) fn send_request(&mut self, connections: &Connections, from: Option<u32>, request: Request) {
         let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
         let directory = connections.directory();
         let home = self.shared.home_of(request.channel.as_str(), self.shards);
@@ -229,7 +229,7 @@ impl Hub {
         {
             self.congested.insert(connections.token(index), request.channel.clone());
         }
-        self.post(home, HubMail::Ask(request));
+        self.post_mail(home, HubMail::Ask(request));
     }
 
     /// Returns the slot of a connection, if it is still open.
@@ -284,7 +284,7 @@ impl Hub {
             connections.count_backlog(backlog.size(), QueuedSize::default());
         }
         for request in effects.asks.drain(..) {
-            self.ask(connections, None, request);
+            self.send_request(connections, None, request);
         }
         connections.set_session_due(index, UNSET);
         self.report_session(connections, index);

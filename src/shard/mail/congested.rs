@@ -34,13 +34,13 @@ impl Default for Congested {
 }
 
 impl Congested {
-    fn place(&self, channel: &ChannelName) -> &AtomicU32 {
+    fn filter_counter(&self, channel: &ChannelName) -> &AtomicU32 {
         &self.filter[self.hashes.hash(channel.as_str()) as usize % PLACES]
     }
 
     /// Records that a channel is congested on one more shard, or on one less.
-    pub(super) fn set(&self, channel: ChannelName, is_congested: bool) {
-        let place = self.place(&channel);
+    pub(super) fn set_congested(&self, channel: ChannelName, is_congested: bool) {
+        let place = self.filter_counter(&channel);
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if is_congested {
             let shards = channels.entry(channel).or_default();
@@ -61,7 +61,7 @@ impl Congested {
     /// Returns whether a channel is congested on any shard.
     pub(super) fn contains(&self, channel: &ChannelName) -> bool {
         self.count.load(Ordering::Relaxed) > 0
-            && self.place(channel).load(Ordering::Relaxed) > 0
+            && self.filter_counter(channel).load(Ordering::Relaxed) > 0
             && self.channels.lock().unwrap_or_else(PoisonError::into_inner).contains_key(channel)
     }
 }
@@ -75,17 +75,17 @@ mod tests {
         let congested = Congested::default();
         let name = |n: u32| ChannelName::new(&format!("channel:{n}"));
         for n in 0..2000 {
-            congested.set(name(n), true);
+            congested.set_congested(name(n), true);
         }
-        congested.set(name(7), true);
-        congested.set(name(7), false);
+        congested.set_congested(name(7), true);
+        congested.set_congested(name(7), false);
         assert!((0..2000).all(|n| congested.contains(&name(n))));
         assert!(!congested.contains(&name(2000)));
         for n in 0..2000 {
-            congested.set(name(n), false);
+            congested.set_congested(name(n), false);
             assert!(!congested.contains(&name(n)));
         }
-        congested.set(name(3), false);
+        congested.set_congested(name(3), false);
         assert!(congested.filter.iter().all(|place| place.load(Ordering::Relaxed) == 0));
     }
 }

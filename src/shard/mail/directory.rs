@@ -158,7 +158,7 @@ impl Directory {
     /// nothing waits for its replies, and wakes the other shards. If the shard panicked between a
     /// post and its doorbell, their boxes are marked as announced, and later mail, such as the
     /// order to drain, would not wake them.
-    pub fn close(&self, shard: u16) {
+    pub fn close_mailbox(&self, shard: u16) {
         let own = &self.shards[usize::from(shard)];
         own.closed.store(true, Ordering::SeqCst);
         own.connections.store(0, Ordering::Relaxed);
@@ -185,7 +185,7 @@ impl Directory {
     }
 
     /// Removes and returns the next mail.
-    pub fn read(&self, shard: u16) -> Option<Mail> {
+    pub fn next_mail(&self, shard: u16) -> Option<Mail> {
         let from = &self.shards[usize::from(shard)];
         let mail = from.mails.pop()?;
         let bytes = mail.hub_bytes();
@@ -208,7 +208,7 @@ impl Directory {
 
     /// Records that a channel is congested on one more shard, or on one less.
     pub fn set_congested(&self, channel: ChannelName, is_congested: bool) {
-        self.congested.set(channel, is_congested);
+        self.congested.set_congested(channel, is_congested);
     }
 
     /// Returns whether a channel is congested: more is published than can be delivered.
@@ -250,12 +250,12 @@ impl Directory {
     }
 
     /// Returns a shard's number of connections, as last published.
-    pub fn connections(&self, shard: u16) -> u32 {
+    pub fn connection_count(&self, shard: u16) -> u32 {
         self.shards[usize::from(shard)].connections.load(Ordering::Relaxed)
     }
 
     /// Returns a shard's number of open WebSockets, as last published.
-    pub fn open(&self, shard: u16) -> u32 {
+    pub fn open_count(&self, shard: u16) -> u32 {
         self.shards[usize::from(shard)].open.load(Ordering::Relaxed)
     }
 
@@ -278,7 +278,7 @@ impl Directory {
     /// Returns the shard with the fewest connections, and their number.
     pub fn least_loaded(&self) -> (u16, u32) {
         (0..self.shards.len() as u16)
-            .map(|shard| (shard, self.connections(shard)))
+            .map(|shard| (shard, self.connection_count(shard)))
             .min_by_key(|(_, connections)| *connections)
             .expect("there is at least one shard")
     }
@@ -305,8 +305,8 @@ mod tests {
         assert!(directory.post_silently(1, Mail::Drain), "shard 0 has to ring, and panics");
         directory.post(1, Mail::Stop);
         assert_eq!(bell.0.load(Ordering::Relaxed), 0, "the box counts as announced");
-        directory.close(0);
+        directory.close_mailbox(0);
         assert!(bell.0.load(Ordering::Relaxed) > 0);
-        assert!(matches!(directory.read(1), Some(Mail::Drain)));
+        assert!(matches!(directory.next_mail(1), Some(Mail::Drain)));
     }
 }

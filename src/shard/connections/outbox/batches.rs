@@ -102,7 +102,7 @@ impl Outbox {
     ) {
         debug_assert!(!self.has_uncompressed(), "publications do not wait to be compressed");
         self.push(Segment::Shared(piece.frames.clone()));
-        self.count(pools, piece.len());
+        self.count_bytes(pools, piece.len());
         if !is_timed || piece.parts.is_empty() {
             return;
         }
@@ -245,7 +245,7 @@ mod tests {
         let piece = piece(&[(b"first", 3), (b"no time", 0), (b"second", 7)]);
         assert_eq!((piece.len(), piece.messages()), (18, 3));
         let mut outboxes = [false, false, true].map(|is_last| {
-            let mut outbox = pools.outbox(0);
+            let mut outbox = pools.take_outbox(0);
             outbox.queue_piece(&mut pools, &piece, true, is_last);
             outbox
         });
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn marks_stay_bounded_and_nothing_joins_a_piece() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         let most = super::super::MARKS_MAX as u64;
         for n in 0..most - 1 {
             outbox.queue_shared(&mut pools, Arc::from(*b"x"));
@@ -290,7 +290,7 @@ mod tests {
     fn pieces_that_are_dropped_are_not_recorded() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
         let piece = piece(&[(b"ab", 1), (b"cd", 2)]);
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         outbox.queue_piece(&mut pools, &piece, true, true);
         outbox.drop_unsent(&mut pools);
         assert!(outbox.is_empty() && pools.queued_bytes() == 0);
@@ -302,11 +302,11 @@ mod tests {
     #[test]
     fn a_serialized_piece_keeps_the_time_of_each_publication() {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         outbox.queue_piece(&mut pools, &piece(&[(b"first", 3), (b"second", 7)]), true, true);
         assert!(send(&mut outbox, &mut pools, 2).is_empty());
         let state = outbox.serialize(10).unwrap();
-        let mut restored = pools.outbox(0);
+        let mut restored = pools.take_outbox(0);
         restored.restore(&mut pools, &state, 10);
         assert_eq!(send(&mut restored, &mut pools, 3), [(Marked::LastDelivery, 3, 1)]);
         assert_eq!(send(&mut restored, &mut pools, 9), [(Marked::LastDelivery, 7, 1)]);

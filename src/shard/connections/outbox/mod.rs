@@ -135,7 +135,7 @@ impl Outbox {
     }
 
     /// Prepares an empty outbox for use, beginning now.
-    pub(in crate::shard) fn begin(&mut self, tick: u32) {
+    pub(in crate::shard) fn begin_use(&mut self, tick: u32) {
         debug_assert!(self.is_empty() && !self.is_sending() && self.marks.is_empty());
         (self.queued_total, self.sent_total) = (0, 0);
         self.progress_tick = tick;
@@ -170,18 +170,18 @@ impl Outbox {
     /// Queues a copy of bytes.
     pub(in crate::shard) fn queue_copy(&mut self, pools: &mut Pools, parts: [&[u8]; 2]) {
         let len = parts[0].len() + parts[1].len();
-        let fits = match self.tail() {
+        let fits = match self.tail_mut() {
             Some(tail) => tail.capacity() - tail.len() >= len,
             None => false,
         };
         if !fits {
-            self.push(Segment::Owned(pools.chunk(len)));
+            self.push(Segment::Owned(pools.take_chunk(len)));
         }
-        if let Some(tail) = self.tail() {
+        if let Some(tail) = self.tail_mut() {
             tail.extend_from_slice(parts[0]);
             tail.extend_from_slice(parts[1]);
         }
-        self.count(pools, len);
+        self.count_bytes(pools, len);
     }
 
     /// Queues what `write` appends to the memory at the queue's end, about `bytes` bytes. Allowed
@@ -199,30 +199,30 @@ impl Outbox {
             _ => false,
         };
         if !has_room {
-            self.waiting.push_back(Segment::Owned(pools.chunk(bytes)));
+            self.waiting.push_back(Segment::Owned(pools.take_chunk(bytes)));
         }
         let Some(Segment::Owned(tail)) = self.waiting.back_mut() else { return };
         let before = tail.len();
         write(tail);
         let len = tail.len() - before;
         debug_assert!(len > 0, "an empty segment would never complete");
-        self.count(pools, len);
+        self.count_bytes(pools, len);
     }
 
     /// Queues a copy of a few bytes after which no more are expected, in memory of their size:
     /// otherwise a thousand pings of one turn would touch a thousand chunks.
     pub(in crate::shard) fn queue_small(&mut self, pools: &mut Pools, bytes: &[u8]) {
-        match self.tail() {
+        match self.tail_mut() {
             Some(tail) if tail.capacity() - tail.len() >= bytes.len() => {
                 tail.extend_from_slice(bytes);
             }
             _ => self.push(Segment::Owned(bytes.to_vec())),
         }
-        self.count(pools, bytes.len());
+        self.count_bytes(pools, bytes.len());
     }
 
     /// Returns the memory at the queue's end that is being filled.
-    fn tail(&mut self) -> Option<&mut Vec<u8>> {
+    fn tail_mut(&mut self) -> Option<&mut Vec<u8>> {
         match (self.pending.back_mut(), self.waiting.back_mut()) {
             (Some(Pending::Frames(Segment::Owned(tail))), _)
             | (None, Some(Segment::Owned(tail))) => Some(tail),
@@ -249,14 +249,14 @@ impl Outbox {
         let bytes = match payload {
             Payload::Owned(bytes) if bytes.len() > CHUNK_BYTES / 2 => bytes,
             payload => {
-                let mut chunk = pools.chunk(payload.len());
+                let mut chunk = pools.take_chunk(payload.len());
                 chunk.extend_from_slice(payload.as_slice());
                 chunk
             }
         };
         let len = bytes.len();
         self.pending.push_back(Pending::Message(kind, bytes));
-        self.count(pools, len);
+        self.count_bytes(pools, len);
     }
 
     /// Returns whether messages are queued to be compressed.
@@ -289,7 +289,7 @@ impl Outbox {
                     if let Some(compressed) = deflaters.compress(sending, level, &bytes) {
                         let (header, len) = ws::compressed_frame_header(kind, compressed.len());
                         self.queue_copy(pools, [&header[..len], compressed]);
-                        pools.recycle(Segment::Owned(bytes));
+                        pools.recycle_segment(Segment::Owned(bytes));
                     } else {
                         self.queue_plain_frame(pools, kind, bytes);
                     }
@@ -302,7 +302,7 @@ impl Outbox {
                         }
                         Compressed::Whole { message, output } => {
                             self.uncount_pending(pools, len);
-                            pools.recycle(Segment::Owned(message));
+                            pools.recycle_segment(Segment::Owned(message));
                             let (header, len) = ws::compressed_frame_header(kind, output.len());
                             self.queue_frame(pools, &header[..len], Payload::Owned(output));
                         }
@@ -346,13 +346,13 @@ impl Outbox {
     }
 
     fn uncount_pending(&mut self, pools: &mut Pools, len: usize) {
-        self.uncount(pools, len);
+        self.uncount_bytes(pools, len);
         self.pending_bytes -= len;
     }
 
     fn queue_ready(&mut self, pools: &mut Pools, segment: Segment) {
         self.uncount_pending(pools, segment.len());
-        self.count(pools, segment.len());
+        self.count_bytes(pools, segment.len());
         self.waiting.push_back(segment);
     }
 
@@ -373,7 +373,7 @@ impl Outbox {
                 self.queue_copy(pools, [header, &[]]);
                 let len = bytes.len();
                 self.push(Segment::Rest(bytes));
-                self.count(pools, len);
+                self.count_bytes(pools, len);
             }
             payload => self.queue_copy(pools, [header, payload.as_slice()]),
         }
@@ -383,17 +383,17 @@ impl Outbox {
     pub(in crate::shard) fn queue_shared(&mut self, pools: &mut Pools, frame: Arc<[u8]>) {
         let len = frame.len();
         self.push(Segment::Shared(frame));
-        self.count(pools, len);
+        self.count_bytes(pools, len);
     }
 
-    fn uncount(&mut self, pools: &mut Pools, len: usize) {
+    fn uncount_bytes(&mut self, pools: &mut Pools, len: usize) {
         self.bytes -= len;
-        pools.uncount(len);
+        pools.uncount_queued(len);
     }
 
     #[inline]
-    fn count(&mut self, pools: &mut Pools, len: usize) {
-        pools.count(len);
+    fn count_bytes(&mut self, pools: &mut Pools, len: usize) {
+        pools.count_queued(len);
         self.bytes += len;
         if self.pending.is_empty() {
             self.queued_total += len as u64;
@@ -421,10 +421,10 @@ impl Outbox {
     /// Queues a copy of bytes before all others: the rest of a reply to input received at `at_ns`.
     pub(in crate::shard) fn queue_first(&mut self, pools: &mut Pools, bytes: &[u8], at_ns: u64) {
         debug_assert!(!self.is_sending(), "a send in flight is not overtaken");
-        let mut chunk = pools.chunk(bytes.len());
+        let mut chunk = pools.take_chunk(bytes.len());
         chunk.extend_from_slice(bytes);
         self.waiting.push_front(Segment::Rest(chunk));
-        pools.count(bytes.len());
+        pools.count_queued(bytes.len());
         self.bytes += bytes.len();
         self.queued_total += bytes.len() as u64;
         for mark in &mut self.marks {
@@ -471,9 +471,9 @@ impl Outbox {
     ) {
         debug_assert!(self.batch.is_none(), "at most one batch is in flight");
         self.is_backed_up |= taken.wire_bytes < batch.offered_bytes();
-        batch.advance(taken.wire_bytes, |segment| pools.recycle(segment));
+        batch.advance(taken.wire_bytes, |segment| pools.recycle_segment(segment));
         self.batch = Some(batch);
-        self.uncount(pools, taken.queued_bytes);
+        self.uncount_bytes(pools, taken.queued_bytes);
         self.sent_total += taken.queued_bytes as u64;
         self.pass_marks(pools, left);
     }
@@ -484,10 +484,10 @@ impl Outbox {
         let has_begun = |front: &mut Segment| matches!(front, Segment::Rest(_) | Segment::Tail(_));
         let mut kept = self.waiting.pop_front_if(has_begun);
         let dropped = self.waiting.iter().map(Segment::len).sum::<usize>() + self.pending_bytes;
-        self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
+        self.waiting.drain(..).for_each(|segment| pools.recycle_segment(segment));
         self.waiting.extend(kept.take());
         self.clear_pending(pools);
-        self.uncount(pools, dropped);
+        self.uncount_bytes(pools, dropped);
         self.queued_total = self.sent_total + self.bytes as u64;
         while self.marks.pop_back_if(|mark| mark.end > self.queued_total).is_some() {}
     }
@@ -495,7 +495,7 @@ impl Outbox {
     fn clear_pending(&mut self, pools: &mut Pools) {
         for entry in self.pending.drain(..) {
             if let Pending::Message(_, bytes) | Pending::Frames(Segment::Owned(bytes)) = entry {
-                pools.recycle(Segment::Owned(bytes));
+                pools.recycle_segment(Segment::Owned(bytes));
             }
         }
         self.pending_bytes = 0;
@@ -503,7 +503,7 @@ impl Outbox {
 
     /// Takes the batch back after its send has failed, and drops all queued output.
     pub(in crate::shard) fn fail_send(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
-        batch.clear(|segment| pools.recycle(segment));
+        batch.clear(|segment| pools.recycle_segment(segment));
         self.batch = Some(batch);
         self.clear(pools);
     }
@@ -536,7 +536,7 @@ impl Outbox {
         if !state.frames.is_empty() {
             // They may start within a frame.
             self.push(Segment::Rest(state.frames.clone()));
-            self.count(pools, state.frames.len());
+            self.count_bytes(pools, state.frames.len());
         }
         let marks = state.marks.iter().map(|mark| Mark {
             end: mark.end,
@@ -560,18 +560,18 @@ impl Outbox {
                 PendingState::Mark(age_ns) => (Pending::Mark(now_ns.saturating_sub(*age_ns)), 0),
             };
             self.pending.push_back(entry);
-            self.count(pools, len);
+            self.count_bytes(pools, len);
         }
     }
 
     /// Drops everything; no batch may be in flight.
     pub(in crate::shard) fn clear(&mut self, pools: &mut Pools) {
         debug_assert!(!self.is_sending(), "a batch in flight cannot be dropped");
-        self.uncount(pools, self.bytes);
-        self.waiting.drain(..).for_each(|segment| pools.recycle(segment));
+        self.uncount_bytes(pools, self.bytes);
+        self.waiting.drain(..).for_each(|segment| pools.recycle_segment(segment));
         self.clear_pending(pools);
         if let Some(batch) = &mut self.batch {
-            batch.clear(|segment| pools.recycle(segment));
+            batch.clear(|segment| pools.recycle_segment(segment));
         }
         self.marks.clear();
         (self.queued_total, self.sent_total) = (0, 0);

@@ -52,19 +52,19 @@ impl Pools {
 
     /// Counts bytes that were queued in an outbox.
     #[inline]
-    pub(in crate::shard) fn count(&mut self, len: usize) {
+    pub(in crate::shard) fn count_queued(&mut self, len: usize) {
         self.queued_bytes += len as u64;
     }
 
     /// Counts bytes that were sent or dropped from an outbox.
     #[inline]
-    pub(in crate::shard) fn uncount(&mut self, len: usize) {
+    pub(in crate::shard) fn uncount_queued(&mut self, len: usize) {
         assert!(self.queued_bytes >= len as u64, "queued bytes are counted");
         self.queued_bytes -= len as u64;
     }
 
     /// Returns scratch memory for writing an HTTP answer or a Close.
-    pub(in crate::shard) fn answer(&mut self) -> Vec<u8> {
+    pub(in crate::shard) fn take_answer(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.answer)
     }
 
@@ -74,7 +74,7 @@ impl Pools {
         self.answer = answer;
     }
 
-    pub(in crate::shard) fn chunk(&mut self, len: usize) -> Vec<u8> {
+    pub(in crate::shard) fn take_chunk(&mut self, len: usize) -> Vec<u8> {
         let (pool, capacity) = if len <= CHUNK_BYTES {
             (&mut self.small, CHUNK_BYTES)
         } else if len <= self.large_bytes {
@@ -86,7 +86,7 @@ impl Pools {
     }
 
     /// Takes a segment's memory back, if it has a pooled size and the pool is not full.
-    pub(in crate::shard) fn recycle(&mut self, segment: Segment) {
+    pub(in crate::shard) fn recycle_segment(&mut self, segment: Segment) {
         let mut bytes = match segment {
             Segment::Owned(bytes) | Segment::Rest(bytes) => bytes,
             Segment::Shared(_) => return,
@@ -111,9 +111,9 @@ impl Pools {
 
     /// Returns an empty outbox with its batch, which begins now.
     #[inline(never)]
-    pub(in crate::shard) fn outbox(&mut self, tick: u32) -> Box<Outbox> {
+    pub(in crate::shard) fn take_outbox(&mut self, tick: u32) -> Box<Outbox> {
         let mut outbox = self.outboxes.pop().unwrap_or_else(|| Box::new(Outbox::new()));
-        outbox.begin(tick);
+        outbox.begin_use(tick);
         outbox
     }
 

@@ -52,7 +52,7 @@ impl Outbox {
         let plain_bytes = ready_bytes.min(plain_bytes_max(bounds, seal));
         let records = plain_bytes.div_ceil(content_bytes_max(seal));
         let overhead_bytes = records * seal.record_overhead_bytes();
-        let mut wire = pools.chunk(plain_bytes + overhead_bytes);
+        let mut wire = pools.take_chunk(plain_bytes + overhead_bytes);
         seal.write_owed(&mut wire);
         let owed_bytes = wire.len();
         if plain_bytes > 0 {
@@ -71,12 +71,12 @@ impl Outbox {
             seal.write_end(&mut wire);
         }
         if wire.is_empty() {
-            pools.recycle(Segment::Owned(wire));
+            pools.recycle_segment(Segment::Owned(wire));
             self.batch = Some(batch);
             return None;
         }
         let added_bytes = wire.len() - plain_bytes;
-        pools.count(added_bytes);
+        pools.count_queued(added_bytes);
         self.bytes += added_bytes;
         self.queued_total += added_bytes as u64;
         batch.push(Segment::Owned(wire));
@@ -92,7 +92,7 @@ impl Outbox {
                 return;
             }
             bytes -= front.len();
-            pools.recycle(front);
+            pools.recycle_segment(front);
         }
     }
 
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn batches_are_sealed_one_by_one_and_all_is_counted() {
         let (mut pools, mut seal) = (Pools::new(16 * 1024, 1 << 20), Brackets::default());
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         outbox.queue_copy(&mut pools, [b"abc", b""]);
         outbox.mark_reply(1);
         outbox.queue_shared(&mut pools, b"defghijklmno"[..].into());
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn what_is_sealed_leaves_though_the_queue_is_dropped() {
         let (mut pools, mut seal) = (Pools::new(16 * 1024, 1 << 20), Brackets::default());
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         outbox.queue_shared(&mut pools, b"abcdefghijkl"[..].into());
         outbox.queue_shared(&mut pools, b"dropped"[..].into());
         assert_eq!(send(&mut outbox, &mut pools, &mut seal, 7).0, b"[abcd][");
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn the_end_alone_is_something_to_send() {
         let (mut pools, mut seal) = (Pools::new(16 * 1024, 1 << 20), Brackets::default());
-        let mut outbox = pools.outbox(0);
+        let mut outbox = pools.take_outbox(0);
         seal.ends = true;
         assert_eq!(send(&mut outbox, &mut pools, &mut seal, usize::MAX).0, b".");
         assert!(outbox.is_empty() && pools.queued_bytes() == 0);

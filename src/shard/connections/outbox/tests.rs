@@ -45,7 +45,7 @@ proptest! {
         steps in prop::collection::vec((0..13u8, 0..3usize, 1..5000usize), 1..100),
     ) {
         let mut pools = Pools::new(16 * 1024, 1 << 20);
-        let mut outboxes: Vec<_> = (0..3).map(|_| pools.outbox(0)).collect();
+        let mut outboxes: Vec<_> = (0..3).map(|_| pools.take_outbox(0)).collect();
         for change in steps {
             step(&mut outboxes, &mut pools, change);
             let sum: usize = outboxes.iter().map(|outbox| outbox.bytes()).sum();
