@@ -30,7 +30,7 @@ pub struct JoinAnswer<'a> {
 
 impl HubSession {
     /// Returns the subscription that a request is for, if it is still pending.
-    pub fn expects(&self, request: u32, channel: &str) -> Option<usize> {
+    pub fn find_pending_subscription(&self, request: u32, channel: &str) -> Option<usize> {
         self.pending.as_ref()?.asked.iter().find(|asked| asked.request == request)?;
         self.find(channel).filter(|at| !self.subscriptions[*at].is_live())
     }
@@ -46,7 +46,7 @@ impl HubSession {
     }
 
     /// Completes a subscription after the home has replied and the shard has added the member.
-    pub fn admit(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
+    pub fn complete_subscribe(&mut self, call: &mut Call<'_>, request: u32, by: &JoinAnswer<'_>) {
         let Some(asked) = self.take_asked(request) else { return };
         let Some(at) = self.find(by.channel.as_str()) else { return };
         let subscription = &mut self.subscriptions[at];
@@ -73,16 +73,16 @@ impl HubSession {
         if asked.kind == AskedKind::Resume {
             let mut outcome = Ok((by.position, by.recovered));
             if let Some(refusal) = &refusal {
-                self.end(call, at);
+                self.end_subscription(call, at);
                 outcome = Err(refusal);
             }
             self.took_up(call, name, outcome);
-            return self.unbar();
+            return self.lift_bar();
         }
         // The right to see the members may have been lost since the home listed them.
         let shows_members = fate == Fate::Stays || self.may_watch(call, name);
         let grant = self.sealed_grant(call, name);
-        call.say(&Reply::Subscribed {
+        call.queue_reply(&Reply::Subscribed {
             id: asked.id.as_deref(),
             channel: name,
             position: by.position,
@@ -96,11 +96,11 @@ impl HubSession {
         } else if fate == Fate::Review {
             self.review_subscription(call, at);
         }
-        self.unbar();
+        self.lift_bar();
     }
 
     /// Processes any other reply of a home.
-    pub fn hear(
+    pub fn handle_reply(
         &mut self,
         call: &mut Call<'_>,
         request: u32,
@@ -113,18 +113,18 @@ impl HubSession {
         match answer {
             Answer::Published { position, duplicate } => {
                 let (position, duplicate) = (*position, *duplicate);
-                call.say(&Reply::Published { id, channel, position, duplicate });
+                call.queue_reply(&Reply::Published { id, channel, position, duplicate });
             }
-            Answer::Presence(page) => call.say(&Reply::Presence { id, channel, page }),
+            Answer::Presence(page) => call.queue_reply(&Reply::Presence { id, channel, page }),
             Answer::History { position, messages } => {
                 let encoder = call.realm.protocols.encoder(call.protocol);
                 let position = *position;
-                call.say(&Reply::History { id, channel, position, messages, encoder });
+                call.queue_reply(&Reply::History { id, channel, position, messages, encoder });
             }
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
             Answer::Subscribed(_) | Answer::Trimmed { .. } | Answer::Described { .. } => {}
         }
-        self.unbar();
+        self.lift_bar();
     }
 
     fn was_refused(
@@ -157,7 +157,7 @@ impl HubSession {
     }
 
     /// Sends the change of a member's name to the channel's home.
-    pub(super) fn rename(
+    pub(super) fn send_rename(
         &self,
         call: &mut Call<'_>,
         channel: ChannelName,

@@ -68,7 +68,7 @@ impl HubSession {
         let one = &mut self.subscriptions[at];
         one.fate = one.fate.min(Fate::Review);
         let name = one.channel.clone();
-        if self.grant(channel).is_none() {
+        if self.find_grant(channel).is_none() {
             self.set_grant(&name, grant);
             call.effects.rescheduled = true;
         }
@@ -87,7 +87,7 @@ impl HubSession {
 
     fn await_outcome(&mut self, channel: &str, call: u32) {
         let channel = ChannelName::new(channel);
-        self.pending().callers.push(Caller { channel, call });
+        self.pending_mut().callers.push(Caller { channel, call });
     }
 
     /// Reports the outcome of a subscription to the backends that wait for it.

@@ -87,7 +87,7 @@ impl Cutter {
                 }
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'"' if self.depth > 0 => self.in_string = true,
-                _ if self.depth == 0 => return self.fail(frame, "a frame holds JSON objects"),
+                _ if self.depth == 0 => return self.fail_frame(frame, "a frame holds JSON objects"),
                 _ => {}
             }
             self.at += 1;
@@ -95,8 +95,8 @@ impl Cutter {
         match (end < frame.len(), self.depth) {
             (true, _) => Cut::Unfinished,
             (false, 0) if self.any => Cut::End,
-            (false, 0) => self.fail(frame, "the frame is empty"),
-            (false, _) => self.fail(frame, "the frame ends within an object"),
+            (false, 0) => self.fail_frame(frame, "the frame is empty"),
+            (false, _) => self.fail_frame(frame, "the frame ends within an object"),
         }
     }
 
@@ -157,7 +157,7 @@ impl Cutter {
     }
 
     /// Ends the frame: nothing behind a syntax error can be interpreted.
-    fn fail(&mut self, frame: &[u8], why: &'static str) -> Cut {
+    fn fail_frame(&mut self, frame: &[u8], why: &'static str) -> Cut {
         (self.at, self.depth, self.in_string, self.any) = (frame.len(), 0, false, true);
         Cut::Invalid(why)
     }
@@ -181,14 +181,14 @@ impl Cutter {
     }
 
     /// Adjusts the state to a frame whose first bytes were removed.
-    pub(super) fn without(&mut self, bytes: usize) {
+    pub(super) fn shift_back(&mut self, bytes: usize) {
         debug_assert!(bytes <= self.needed_from());
         self.at -= bytes;
         self.start = self.start.saturating_sub(bytes);
     }
 
     /// Returns the cost of scanning an object of this size, in requests.
-    pub(super) fn cost(object_bytes: usize) -> u32 {
+    pub(super) fn scan_cost(object_bytes: usize) -> u32 {
         (object_bytes / BYTES_OF_A_REQUEST) as u32
     }
 }
@@ -212,7 +212,7 @@ mod tests {
                     // As between two turns.
                     let done = cutter.needed_from();
                     bytes.drain(..done);
-                    cutter.without(done);
+                    cutter.shift_back(done);
                 }
                 Cut::End => return (objects, true),
                 Cut::Invalid(_) => {

@@ -77,7 +77,7 @@ pub fn protocol(data: &[u8]) {
         let Ok(text) = std::str::from_utf8(frame) else { continue };
         let text = text.replace(WORDS[0], &world.ticket).replace(WORDS[1], token());
         requests += count_requests(&text);
-        world.act(|session, call| session.receive(call, Payload::Owned(text.into_bytes())));
+        world.act(|session, call| session.receive_text(call, Payload::Owned(text.into_bytes())));
         if choice & 8 != 0 {
             world.review();
         }
@@ -148,7 +148,7 @@ impl World {
             members: 0,
             outcomes: Vec::new(),
         };
-        world.act(|session, call| session.greet(call, 25));
+        world.act(|session, call| session.send_welcome(call, 25));
         world
     }
 
@@ -186,7 +186,7 @@ impl World {
     fn review(&mut self) {
         let mut next = Some(REVIEW_ALL);
         while let Some(below) = next {
-            self.act(|session, call| next = session.review(call, below, 1));
+            self.act(|session, call| next = session.review_subscriptions(call, below, 1));
         }
     }
 
@@ -215,10 +215,10 @@ impl World {
             Out::Answer { request, channel, answer, .. } => match &answer {
                 Answer::Subscribed(joined) => {
                     let Subscribed { position, recovered, presence, watch, member, .. } = &**joined;
-                    if self.session.expects(request, channel.as_str()).is_none() {
+                    if self.session.find_pending_subscription(request, channel.as_str()).is_none() {
                         let (watch, member) = (*watch, member.clone());
                         return self.act(|session, call| {
-                            session.leave(call, channel, watch, member);
+                            session.send_leave(call, channel, watch, member);
                         });
                     }
                     self.members += 1;
@@ -234,9 +234,9 @@ impl World {
                         recovered,
                         presence,
                     };
-                    self.act(|session, call| session.admit(call, request, &by));
+                    self.act(|session, call| session.complete_subscribe(call, request, &by));
                 }
-                answer => self.act(|session, call| session.hear(call, request, &channel, answer)),
+                answer => self.act(|session, call| session.handle_reply(call, request, &channel, answer)),
             },
             Out::Publish(publication) | Out::News(publication) => {
                 let encoded = publication.encoded(self.realm.protocols.encoder(ProtocolId::STORED));

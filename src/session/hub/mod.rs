@@ -33,7 +33,7 @@ use std::sync::Arc;
 pub use answers::{JoinAnswer, MemberIndexes};
 pub use by_server::Outcome;
 pub use portable::SessionState;
-pub use realm::{Realm, SessionLimits, retention};
+pub use realm::{Realm, SessionLimits, retention_of};
 pub use review::REVIEW_ALL;
 pub use state::{HubSession, NONE, Subscription};
 pub use verbs::NO_PRESENCE;
@@ -161,7 +161,7 @@ pub struct Call<'c> {
 
 impl Call<'_> {
     /// Queues a reply, if the client's protocol can encode it.
-    fn say(&mut self, reply: &Reply<'_>) {
+    fn queue_reply(&mut self, reply: &Reply<'_>) {
         if let Some(text) = self.client_protocol().encode_reply(reply) {
             self.effects.reply_bytes += text.len();
             self.effects.says.push(text);
@@ -173,7 +173,7 @@ impl Call<'_> {
     }
 
     fn say_error(&mut self, id: Option<&str>, refused: &Refused) {
-        self.say(&Reply::Error { id, refused });
+        self.queue_reply(&Reply::Error { id, refused });
     }
 
     /// Returns whether the budget of the call is used up.
@@ -189,28 +189,28 @@ impl Call<'_> {
 
 impl HubSession {
     /// Processes a text frame. Requests beyond the call's budget are kept for later calls.
-    pub fn receive(&mut self, call: &mut Call<'_>, text: Payload<'_>) {
+    pub fn receive_text(&mut self, call: &mut Call<'_>, text: Payload<'_>) {
         self.receive_frame(call, text, None);
     }
 
     /// Returns this connection and, after a resumption, the first one of its lineage.
-    fn connections(&self) -> impl Iterator<Item = Subject> {
-        let root = Some(self.root()).filter(|root| *root != self.id);
+    fn connection_subjects(&self) -> impl Iterator<Item = Subject> {
+        let root = Some(self.root_id()).filter(|root| *root != self.id);
         [self.id].into_iter().chain(root).map(|id| Subject::Connection(id.to_string()))
     }
 
     /// Voids all tickets and grants with which the client could resume: those of its user, or, if
     /// it has none, those of this connection and of the first one of its lineage.
-    pub fn revoke(&self, realm: &Realm, now_ms: u64) {
+    pub fn revoke_tickets(&self, realm: &Realm, now_ms: u64) {
         match self.user() {
             Some(user) => realm.revoke(&Subject::User(user.to_string()), now_ms),
-            None => self.connections().for_each(|subject| realm.revoke(&subject, now_ms)),
+            None => self.connection_subjects().for_each(|subject| realm.revoke(&subject, now_ms)),
         }
     }
 
     /// Voids the grants for a channel, of this connection and of the first one of its lineage.
     pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
-        self.connections().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
+        self.connection_subjects().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
     }
 
     /// Ends all subscriptions after the connection has closed: sends `Leave` to their homes.
@@ -218,7 +218,7 @@ impl HubSession {
         // From the back, because the last subscription moves into the place of a removed one.
         // Pending ones are skipped: the shard undoes them when their homes reply.
         while let Some(at) = self.subscriptions.iter().rposition(Subscription::is_live) {
-            self.end(call, at);
+            self.end_subscription(call, at);
         }
         self.end_outcomes(call);
     }

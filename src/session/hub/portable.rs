@@ -51,7 +51,7 @@ pub struct SubscriptionState {
 }
 
 fn subscription(session: &HubSession, one: &Subscription) -> SubscriptionState {
-    let grant = session.grant(one.channel.as_str());
+    let grant = session.find_grant(one.channel.as_str());
     SubscriptionState {
         channel: one.channel.as_str().to_owned(),
         watching: one.watcher_index != NONE,
@@ -121,18 +121,18 @@ impl HubSession {
             session.add(Subscription { channel, local, member_index, watcher_index, listed, fate });
         }
         if let Some(root) = &state.root {
-            session.extras().root = Some(ConnectionId::parse(root)?);
+            session.extras_mut().root = Some(ConnectionId::parse(root)?);
         }
         if let Some(limiter) = &state.limiter {
-            session.extras().limiter = limiter.restore(now_ns);
+            session.extras_mut().limiter = limiter.restore(now_ns);
         }
         for (pattern, owed_ns) in &state.rates {
             let earned = rate::from_owed(*owed_ns, now_ns);
-            session.extras().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
+            session.extras_mut().rates.push(Bucket { pattern: pattern.as_str().into(), earned });
         }
         if session.subscriptions.iter().any(|one| one.listed) {
             // It is listed at the homes already; its `Leave` must name the same member.
-            session.member();
+            session.member_or_new();
         }
         Some(session)
     }

@@ -22,12 +22,12 @@ impl HubSession {
         }
         let user = self.user().cloned();
         let user = user.as_deref().map(|user| (user, &*call.realm.admission));
-        let Err(wait_ms) = self.extras().limiter.take_tokens(rates, kind, times, user, call.now_ns)
+        let Err(wait_ms) = self.extras_mut().limiter.take_tokens(rates, kind, times, user, call.now_ns)
         else {
             return false;
         };
         call.effects.over_rate.push(kind);
-        refuse(call, id, kind, wait_ms);
+        refuse_request(call, id, kind, wait_ms);
         true
     }
 
@@ -44,7 +44,7 @@ impl HubSession {
     }
 }
 
-pub(super) fn refuse(call: &mut Call<'_>, id: Option<&str>, kind: RateKind, wait_ms: u64) {
+pub(super) fn refuse_request(call: &mut Call<'_>, id: Option<&str>, kind: RateKind, wait_ms: u64) {
     let text = format!("too many {} per second; wait {wait_ms} ms", kind.name());
     match call.realm.limits.rates.excess {
         Excess::Drop => {}

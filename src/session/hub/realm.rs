@@ -89,7 +89,7 @@ impl Realm {
     /// Applies another configuration. The node, the protocols, the admission state and all
     /// revocations stay.
     #[must_use]
-    pub fn renewed(&self, by: Self) -> Self {
+    pub fn with_options(&self, by: Self) -> Self {
         self.revoked.expect_life(by.limits.ticket_ttl_s);
         Self {
             node: self.node,
@@ -139,7 +139,7 @@ impl Realm {
 }
 
 /// Returns the retention of a namespace's channels.
-pub fn retention(namespace: &Namespace) -> Retention {
+pub fn retention_of(namespace: &Namespace) -> Retention {
     Retention {
         messages_max: namespace.history_messages,
         ttl_ms: u64::from(namespace.history_ttl_s) * 1000,

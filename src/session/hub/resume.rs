@@ -27,7 +27,7 @@ fn seal_refused(what: &str, fault: SealError) -> Refused {
 }
 
 /// Splits a lineage into the connection and the first one that it continues, if any.
-fn split(connection: &str) -> (&str, Option<&str>) {
+fn split_lineage(connection: &str) -> (&str, Option<&str>) {
     match connection.split_once(' ') {
         Some((now, root)) => (now, Some(root)),
         None => (connection, None),
@@ -35,9 +35,9 @@ fn split(connection: &str) -> (&str, Option<&str>) {
 }
 
 /// Returns the subjects of a ticket or grant: its user, and the connections of its lineage.
-fn subjects(user: Option<&str>, connections: &str) -> Vec<Subject> {
+fn subjects_of(user: Option<&str>, connections: &str) -> Vec<Subject> {
     let user = user.map(|user| Subject::User(user.to_owned()));
-    let (now, root) = split(connections);
+    let (now, root) = split_lineage(connections);
     let connections = [now].into_iter().chain(root);
     user.into_iter().chain(connections.map(|id| Subject::Connection(id.to_owned()))).collect()
 }
@@ -63,12 +63,12 @@ fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Res
 
 impl HubSession {
     /// Seals a fresh ticket. `None`: the client is not authenticated yet.
-    pub(super) fn ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
+    pub(super) fn seal_ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
         let ttl_s = realm.limits.ticket_ttl_s;
         let mut ticket = Ticket::new(identity.clone(), &connection, now_ms, ttl_s);
-        ticket.issued_ms = realm.revoked.issue(now_ms);
+        ticket.issued_ms = realm.revoked.issue_time_ms(now_ms);
         Some(realm.sealer.seal_ticket(&ticket))
     }
 
@@ -76,24 +76,24 @@ impl HubSession {
     fn fresh_ticket(&mut self, call: &mut Call<'_>) -> Option<String> {
         self.due_ms = call.now_ms.saturating_add(renewal_ms(call.realm));
         call.effects.rescheduled = true;
-        self.ticket(call.realm, call.now_ms)
+        self.seal_ticket(call.realm, call.now_ms)
     }
 
     /// Sends a fresh ticket, and a fresh grant for each subscription that depends on one. The
     /// earlier ones have been revoked or expire soon.
     pub fn renew_ticket(&mut self, call: &mut Call<'_>) {
         let Some(ticket) = self.fresh_ticket(call) else { return };
-        let granted = self.granted().into_iter();
+        let granted = self.granted_channels().into_iter();
         let grants: Vec<FreshGrant> = granted
             .filter_map(|channel| {
                 let grant = self.sealed_grant(call, channel.as_str())?;
                 Some(FreshGrant { channel: channel.as_str().into(), grant })
             })
             .collect();
-        call.say(&Reply::Ticket { ticket: &ticket, grants: &grants });
+        call.queue_reply(&Reply::Ticket { ticket: &ticket, grants: &grants });
     }
 
-    pub(super) fn resume(
+    pub(super) fn resume_session(
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
@@ -110,11 +110,11 @@ impl HubSession {
             call.effects.auth_failures.push("ticket");
             seal_refused("the ticket", fault)
         })?;
-        let (old, root) = split(&ticket.connection);
+        let (old, root) = split_lineage(&ticket.connection);
         self.check_ticket(call, &ticket)?;
         // A connection of another node, or of an earlier run, cannot be open here.
         let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
-        self.extras().root = ConnectionId::parse(root.unwrap_or(old));
+        self.extras_mut().root = ConnectionId::parse(root.unwrap_or(old));
         let old = old_id.filter(|old| *old != self.id);
         call.effects.continues = old;
         // Of two tokens of one user, the one that expires later is probably the newer one.
@@ -127,7 +127,7 @@ impl HubSession {
             self.become_known(call, ticket.identity.clone());
         }
         // It has no subscription now, but may have been listed under its former identity.
-        self.relist();
+        self.replace_member();
         let id = id.map(Into::into);
         let mut resuming = Resuming { id, waiting: 0, channels: Vec::new(), old };
         for (channel, position) in positions {
@@ -139,18 +139,18 @@ impl HubSession {
                 }
             }
         }
-        self.pending().resuming = Some(Box::new(resuming));
+        self.pending_mut().resuming = Some(Box::new(resuming));
         self.resumed_if_done(call);
-        self.rest();
+        self.free_pending();
         Ok(())
     }
 
     /// Checks that an opened ticket is still valid, and valid on this connection.
     fn check_ticket(&self, call: &mut Call<'_>, ticket: &Ticket) -> Result<(), Refused> {
         let identity = &ticket.identity;
-        let (old, root) = split(&ticket.connection);
+        let (old, root) = split_lineage(&ticket.connection);
         let revoked = &call.realm.revoked;
-        let subjects = subjects(identity.user.as_deref(), &ticket.connection);
+        let subjects = subjects_of(identity.user.as_deref(), &ticket.connection);
         if revoked.is_revoked(&subjects, ticket.issued_ms) {
             call.effects.auth_failures.push("ticket_void");
             let message =
@@ -169,7 +169,7 @@ impl HubSession {
         }
         if !identity.is_anonymous() {
             // An identity of a token must name its key; without one the token cannot be checked.
-            let key = identity.key.map(|key| call.realm.standing(Some(key)));
+            let key = identity.key.map(|key| call.realm.key_standing(Some(key)));
             check_standing(call, key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
         }
         let known = self.user();
@@ -195,13 +195,13 @@ impl HubSession {
             seal_refused("the grant", fault)
         })?;
         let user = self.user().map(|user| &**user);
-        let Some(granted) = grant.for_channel(channel, user, &self.root().to_string()) else {
+        let Some(granted) = grant.for_channel(channel, user, &self.root_id().to_string()) else {
             call.effects.auth_failures.push("grant");
             let message = "the grant is for another channel or client; subscribe without it";
             return Err(Refused::new(Code::Forbidden, message));
         };
         let revoked = &call.realm.revoked;
-        let subjects = subjects(user, &grant.connection);
+        let subjects = subjects_of(user, &grant.connection);
         if revoked.is_revoked(&subjects, grant.issued_ms)
             || revoked.is_channel_revoked(&subjects, channel, grant.issued_ms)
         {
@@ -210,7 +210,7 @@ impl HubSession {
                 "the grant is void, because a backend has revoked it; subscribe without it";
             return Err(Refused::new(Code::Forbidden, message));
         }
-        check_standing(call, call.realm.standing(granted.key), "the grant")?;
+        check_standing(call, call.realm.key_standing(granted.key), "the grant")?;
         Ok(granted)
     }
 
@@ -232,15 +232,15 @@ impl HubSession {
 
     /// Seals a grant for a subscription that depends on more than the identity.
     pub(super) fn sealed_grant(&self, call: &Call<'_>, channel: &str) -> Option<String> {
-        let grant = self.grant(channel)?;
+        let grant = self.find_grant(channel)?;
         Some(call.realm.sealer.seal_grant(&Grant {
             channel: channel.to_owned(),
-            subject: Subject::new(self.user().map(|user| &**user), &self.root().to_string()),
+            subject: Subject::new(self.user().map(|user| &**user), &self.root_id().to_string()),
             rights: grant.rights,
             expires_s: call.now_s().saturating_add(call.realm.limits.ticket_ttl_s),
             token_exp_s: grant.key.map(|_| grant.expires_s),
             connection: self.lineage(),
-            issued_ms: call.realm.revoked.issue(call.now_ms),
+            issued_ms: call.realm.revoked.issue_time_ms(call.now_ms),
             key: grant.key,
         }))
     }
@@ -276,7 +276,7 @@ impl HubSession {
             return;
         };
         let ticket = self.fresh_ticket(call);
-        call.say(&Reply::Resumed {
+        call.queue_reply(&Reply::Resumed {
             id: resuming.id.as_deref(),
             ticket: ticket.as_deref(),
             connection: self.id,
@@ -321,10 +321,10 @@ impl HubSession {
             let message = "the token is of another user; reconnect to change users";
             return Err(Refused::new(Code::Conflict, message));
         }
-        self.accept(call, identity);
+        self.accept_identity(call, identity);
         let ticket = self.fresh_ticket(call);
         let expires_s = self.identity.as_ref().and_then(|identity| identity.expires_s);
-        call.say(&Reply::Authenticated {
+        call.queue_reply(&Reply::Authenticated {
             id,
             user: self.user().map(|user| &**user),
             expires_in_s: expires_s.map(|expires_s| expires_s.saturating_sub(call.now_s())),
@@ -334,25 +334,25 @@ impl HubSession {
     }
 
     /// Replaces the identity: ends what it does not allow any more, and renames the listed member.
-    fn accept(&mut self, call: &mut Call<'_>, identity: Identity) {
+    fn accept_identity(&mut self, call: &mut Call<'_>, identity: Identity) {
         let others = self.identity.as_ref().is_some_and(|old| old.rights != identity.rights);
         if others {
             // Earlier tickets would bring the old rights back.
-            call.realm.revoked.outdate(&self.root().to_string(), call.now_ms);
+            call.realm.revoked.void_tickets(&self.root_id().to_string(), call.now_ms);
         }
         self.become_known(call, Arc::new(identity));
         // The review comes first, so that a subscription that ends leaves under its old name.
-        self.review(call, self.subscriptions.len(), usize::MAX);
-        let Some((old, new)) = self.relist() else { return };
+        self.review_subscriptions(call, self.subscriptions.len(), usize::MAX);
+        let Some((old, new)) = self.replace_member() else { return };
         for one in self.subscriptions.iter().filter(|one| one.listed) {
-            self.rename(call, one.channel.clone(), old.clone(), new.clone());
+            self.send_rename(call, one.channel.clone(), old.clone(), new.clone());
         }
     }
 
     /// Processes what is due at [`Self::deadline_ms`]: closes the connection on an authentication
     /// timeout or an expired token, ends what an expired channel token granted, and renews the
     /// ticket.
-    pub fn expire(&mut self, call: &mut Call<'_>) {
+    pub fn handle_deadline(&mut self, call: &mut Call<'_>) {
         let now_ms = call.now_ms;
         let Some(identity) = &self.identity else {
             if now_ms >= self.due_ms {
@@ -369,9 +369,9 @@ impl HubSession {
             call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
             return;
         }
-        for channel in self.granted() {
+        for channel in self.granted_channels() {
             let ended = |grant: &ChannelGrant| call.realm.has_ended(grant.expires_s, now_ms);
-            if !self.grant(channel.as_str()).is_some_and(ended) {
+            if !self.find_grant(channel.as_str()).is_some_and(ended) {
                 continue;
             }
             match self.find(channel.as_str()) {

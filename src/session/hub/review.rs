@@ -15,7 +15,7 @@ pub const REVIEW_ALL: usize = usize::MAX;
 
 impl Realm {
     /// Returns whether a key, on which a token or grant depends, still verifies tokens.
-    pub(super) fn standing(&self, key: Option<Fingerprint>) -> KeyStanding {
+    pub(super) fn key_standing(&self, key: Option<Fingerprint>) -> KeyStanding {
         match (key, &self.verifier) {
             (None, _) => KeyStanding::Good,
             (Some(_), None) => KeyStanding::Withdrawn,
@@ -28,7 +28,7 @@ impl HubSession {
     /// Withdraws what the realm does not allow any more: the identity, and at most `budget` of the
     /// subscriptions with an index below `below`. Returns the bound for the next call; `None`: the
     /// review is complete.
-    pub fn review(&mut self, call: &mut Call<'_>, below: usize, budget: usize) -> Option<usize> {
+    pub fn review_subscriptions(&mut self, call: &mut Call<'_>, below: usize, budget: usize) -> Option<usize> {
         if below == REVIEW_ALL {
             self.review_identity(call);
             if call.effects.close.is_some() {
@@ -56,7 +56,7 @@ impl HubSession {
                 let wait_ms = u64::from(realm.limits.auth_timeout_ms);
                 self.due_ms = call.now_ms.saturating_add(wait_ms);
             }
-            Some(identity) if realm.standing(identity.key) == KeyStanding::Withdrawn => {
+            Some(identity) if realm.key_standing(identity.key) == KeyStanding::Withdrawn => {
                 call.effects.auth_failures.push("key_withdrawn");
                 let reason = "the key of the token was withdrawn; get a new token";
                 call.effects.close = Some((CloseCode::EXPIRED, reason.into()));
@@ -80,19 +80,19 @@ impl HubSession {
         }
         let watches = self.subscriptions[at].watcher_index != NONE;
         if watches && !self.may_watch(call, channel.as_str()) {
-            self.unwatch(call, at);
+            self.stop_watching(call, at);
         }
     }
 
     /// Returns whether the session may see the channel's joins and leaves.
     pub(super) fn may_watch(&self, call: &Call<'_>, channel: &str) -> bool {
-        let decided = self.decide_with(call, self.grant(channel), Permission::Presence, channel);
+        let decided = self.decide_with(call, self.find_grant(channel), Permission::Presence, channel);
         decided.is_ok_and(|namespace| namespace.presence)
     }
 
     /// Returns whether a subscription may stay, by identity or by grant.
     pub(super) fn may_stay(&self, call: &Call<'_>, channel: &str) -> bool {
-        let grant = self.grant(channel);
+        let grant = self.find_grant(channel);
         let trusted = grant.is_some_and(|grant| {
             let has_ended = call.realm.has_ended(grant.expires_s, call.now_ms);
             grant.rights.subscribe && !has_ended && self.identity.is_some()
@@ -102,10 +102,10 @@ impl HubSession {
 
     /// Drops a grant that has expired, or whose key was withdrawn. Returns which of these it was.
     pub(super) fn drop_void_grant(&mut self, call: &Call<'_>, channel: &str) -> Option<Reason> {
-        let grant = self.grant(channel)?;
+        let grant = self.find_grant(channel)?;
         let reason = if call.realm.has_ended(grant.expires_s, call.now_ms) {
             Reason::Expired
-        } else if call.realm.standing(grant.key) == KeyStanding::Withdrawn {
+        } else if call.realm.key_standing(grant.key) == KeyStanding::Withdrawn {
             Reason::KeyWithdrawn
         } else {
             return None;
@@ -117,13 +117,13 @@ impl HubSession {
     /// Ends a live subscription without a request of the client, and notifies the client.
     pub(super) fn end_unasked(&mut self, call: &mut Call<'_>, at: usize, reason: Reason) {
         let channel = self.subscriptions[at].channel.clone();
-        self.end(call, at);
+        self.end_subscription(call, at);
         let reason = Some(reason.as_str());
-        call.say(&Reply::Unsubscribed { id: None, channel: channel.as_str(), reason });
+        call.queue_reply(&Reply::Unsubscribed { id: None, channel: channel.as_str(), reason });
     }
 
     /// Stops the joins and leaves of a subscription.
-    fn unwatch(&mut self, call: &mut Call<'_>, at: usize) {
+    fn stop_watching(&mut self, call: &mut Call<'_>, at: usize) {
         let one = &mut self.subscriptions[at];
         let watcher_index = std::mem::replace(&mut one.watcher_index, NONE);
         call.effects.purge_news.push(one.channel.clone());

@@ -114,7 +114,7 @@ fn of_channel(subject: &Subject, channel: &str) -> String {
     format!("{channel}\0{}", of_subject(subject))
 }
 
-fn lock(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
+fn lock_table(table: &Mutex<Table>) -> std::sync::MutexGuard<'_, Table> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -122,7 +122,7 @@ impl Revoked {
     /// Returns the memory of all tables (bytes).
     pub(super) fn bytes(&self) -> u64 {
         let tables = [&self.subjects, &self.channels, &self.outdated];
-        tables.into_iter().map(|table| lock(table).bytes() as u64).sum()
+        tables.into_iter().map(|table| lock_table(table).bytes() as u64).sum()
     }
 
     /// Notes that tickets and grants live this long from now on.
@@ -131,7 +131,7 @@ impl Revoked {
     }
 
     /// Returns the time of issue for a ticket or grant that is being sealed.
-    pub(super) fn issue(&self, now_ms: u64) -> u64 {
+    pub(super) fn issue_time_ms(&self, now_ms: u64) -> u64 {
         // Later than the last revocation, which must not void it.
         let issued_ms = now_ms.max(self.last_ms.load(Ordering::SeqCst).saturating_add(1));
         self.issued_ms.fetch_max(issued_ms, Ordering::SeqCst);
@@ -140,7 +140,7 @@ impl Revoked {
 
     /// Returns the time of a new revocation: not before anything issued, and after the last
     /// revocation.
-    fn tick(&self, now_ms: u64) -> u64 {
+    fn next_revocation_ms(&self, now_ms: u64) -> u64 {
         let issued_ms = self.issued_ms.load(Ordering::SeqCst);
         let least_ms = now_ms.max(issued_ms);
         let next = |last: u64| Some(least_ms.max(last.saturating_add(1)));
@@ -149,9 +149,9 @@ impl Revoked {
     }
 
     fn insert(&self, table: &Mutex<Table>, subject: String, now_ms: u64, closed: bool) {
-        let until_ms = self.tick(now_ms);
+        let until_ms = self.next_revocation_ms(now_ms);
         let expired_before_ms = now_ms.saturating_sub(self.life_ms.load(Ordering::Relaxed));
-        lock(table).insert(subject, until_ms, expired_before_ms, closed);
+        lock_table(table).insert(subject, until_ms, expired_before_ms, closed);
     }
 
     /// Voids the tickets and grants of a user or connection.
@@ -167,13 +167,13 @@ impl Revoked {
     /// Voids the tickets of a connection that has authenticated with a token with other rights. If
     /// such an entry is lost, an old ticket still gives no more than its own token, until that
     /// expires.
-    pub(super) fn outdate(&self, connection: &str, now_ms: u64) {
+    pub(super) fn void_tickets(&self, connection: &str, now_ms: u64) {
         self.insert(&self.outdated, connection.to_owned(), now_ms, false);
     }
 
     /// Returns whether a ticket or grant for any of these subjects was revoked.
     pub(super) fn is_revoked(&self, subjects: &[Subject], issued_ms: u64) -> bool {
-        let table = lock(&self.subjects);
+        let table = lock_table(&self.subjects);
         subjects.iter().any(|subject| table.is_void(&of_subject(subject), issued_ms))
     }
 
@@ -184,13 +184,13 @@ impl Revoked {
         channel: &str,
         issued_ms: u64,
     ) -> bool {
-        let table = lock(&self.channels);
+        let table = lock_table(&self.channels);
         subjects.iter().any(|subject| table.is_void(&of_channel(subject, channel), issued_ms))
     }
 
     /// Returns whether a ticket of this connection was issued before its rights changed.
     pub(super) fn is_outdated(&self, connection: &str, issued_ms: u64) -> bool {
-        lock(&self.outdated).is_void(connection, issued_ms)
+        lock_table(&self.outdated).is_void(connection, issued_ms)
     }
 }
 
@@ -213,7 +213,7 @@ mod tests {
     /// The counted bytes match the contents.
     fn check_text_bytes(revoked: &Revoked) {
         for table in [&revoked.subjects, &revoked.channels, &revoked.outdated] {
-            let table = lock(table);
+            let table = lock_table(table);
             let subjects = table.until_ms.keys().chain(table.order.iter().map(|(one, _)| one));
             assert_eq!(table.text_bytes, subjects.map(|subject| subject.len()).sum::<usize>());
         }
@@ -224,10 +224,10 @@ mod tests {
         let revoked = new();
         let ann = [user("ann")];
         for now_ms in [NOW, NOW, NOW + 1, NOW - 1000, NOW] {
-            let before = revoked.issue(now_ms);
+            let before = revoked.issue_time_ms(now_ms);
             revoked.revoke(&ann[0], now_ms);
             assert!(revoked.is_revoked(&ann, before));
-            let after = revoked.issue(now_ms);
+            let after = revoked.issue_time_ms(now_ms);
             assert!(!revoked.is_revoked(&ann, after), "{before} {after}");
         }
         assert!(!revoked.is_revoked(&[user("bob")], NOW));
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_channel_is_revoked_by_itself() {
         let revoked = new();
-        let (ann, issued_ms) = ([user("ann")], revoked.issue(NOW));
+        let (ann, issued_ms) = ([user("ann")], revoked.issue_time_ms(NOW));
         revoked.revoke_channel(&ann[0], "a", NOW);
         assert!(revoked.is_channel_revoked(&ann, "a", issued_ms));
         assert!(!revoked.is_channel_revoked(&ann, "b", issued_ms));
@@ -249,12 +249,12 @@ mod tests {
         let revoked = new();
         revoked.revoke(&user("ann"), NOW);
         revoked.revoke(&user("second"), NOW);
-        let issued_ms = revoked.issue(NOW);
+        let issued_ms = revoked.issue_time_ms(NOW);
         revoked.revoke(&user("ann"), NOW + 1);
         for n in 0..ENTRIES_MAX - 1 {
             revoked.revoke(&user(&n.to_string()), NOW + 2);
         }
-        let table = lock(&revoked.subjects);
+        let table = lock_table(&revoked.subjects);
         assert!(table.until_ms.len() <= ENTRIES_MAX);
         assert!(table.until_ms.contains_key("uann"), "it has moved behind the second");
         assert!(!table.until_ms.contains_key("usecond"));
@@ -268,13 +268,13 @@ mod tests {
         let mut issued = Vec::new();
         for n in 0..ENTRIES_MAX + 1000 {
             let now_ms = NOW + n as u64 / 16;
-            issued.push(revoked.issue(now_ms));
+            issued.push(revoked.issue_time_ms(now_ms));
             revoked.revoke(&user(&n.to_string()), now_ms);
         }
         for (n, issued_ms) in issued.into_iter().enumerate() {
             assert!(revoked.is_revoked(&[user(&n.to_string())], issued_ms), "{n}");
         }
-        let fresh = revoked.issue(NOW);
+        let fresh = revoked.issue_time_ms(NOW);
         assert!(!revoked.is_revoked(&[user("0"), user("other")], fresh));
         check_text_bytes(&revoked);
         assert!((5 << 20..20 << 20).contains(&revoked.bytes()), "{}", revoked.bytes());
@@ -283,11 +283,11 @@ mod tests {
     #[test]
     fn what_has_expired_makes_room_without_harm() {
         let revoked = new();
-        let others = revoked.issue(NOW);
+        let others = revoked.issue_time_ms(NOW);
         revoked.revoke(&user("ann"), NOW);
         revoked.revoke(&user("bob"), NOW + 3_600_000 + 10);
         check_text_bytes(&revoked);
-        let table = lock(&revoked.subjects);
+        let table = lock_table(&revoked.subjects);
         assert_eq!((table.until_ms.len(), table.order.len()), (1, 1));
         assert!(!table.is_void("uother", others));
     }
@@ -300,7 +300,7 @@ mod tests {
             revoked.revoke(&user("ann"), NOW + n);
         }
         check_text_bytes(&revoked);
-        let table = lock(&revoked.subjects);
+        let table = lock_table(&revoked.subjects);
         assert_eq!(table.until_ms.len(), 2);
         assert!(table.order.len() <= 40, "{}", table.order.len());
     }
@@ -308,9 +308,9 @@ mod tests {
     #[test]
     fn clients_void_nothing_of_others() {
         let revoked = new();
-        let issued_ms = revoked.issue(NOW);
+        let issued_ms = revoked.issue_time_ms(NOW);
         for n in 0..ENTRIES_MAX + 10 {
-            revoked.outdate(&n.to_string(), NOW);
+            revoked.void_tickets(&n.to_string(), NOW);
         }
         assert!(!revoked.is_outdated("0", issued_ms), "forgotten");
         assert!(revoked.is_outdated("11", issued_ms));

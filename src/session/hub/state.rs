@@ -153,7 +153,7 @@ impl HubSession {
     }
 
     /// Returns the number of requests in flight.
-    pub(super) fn asked(&self) -> usize {
+    pub(super) fn asked_count(&self) -> usize {
         self.pending.as_ref().map_or(0, |pending| pending.asked.len())
     }
 
@@ -164,29 +164,29 @@ impl HubSession {
     }
 
     /// Returns the pending work, and allocates it if there is none.
-    pub(super) fn pending(&mut self) -> &mut Pending {
+    pub(super) fn pending_mut(&mut self) -> &mut Pending {
         self.pending.get_or_insert_default()
     }
 
     /// Frees the pending work when it is empty.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn free_pending(&mut self) {
         self.pending.take_if(|pending| {
             let is_asked = !pending.asked.is_empty() || !pending.callers.is_empty();
             !is_asked && pending.held.is_empty() && pending.resuming.is_none()
         });
     }
 
-    pub(super) fn extras(&mut self) -> &mut Extras {
+    pub(super) fn extras_mut(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
     }
 
     /// Returns the grant that a channel's subscription depends on, besides the identity.
-    pub(super) fn grant(&self, channel: &str) -> Option<&ChannelGrant> {
+    pub(super) fn find_grant(&self, channel: &str) -> Option<&ChannelGrant> {
         self.extras.as_ref()?.grants.get(channel)
     }
 
     pub(super) fn set_grant(&mut self, channel: &ChannelName, grant: ChannelGrant) {
-        self.extras().grants.insert(channel.clone(), grant);
+        self.extras_mut().grants.insert(channel.clone(), grant);
     }
 
     pub(super) fn drop_grant(&mut self, channel: &str) {
@@ -201,19 +201,19 @@ impl HubSession {
     }
 
     /// Queues the welcome.
-    pub fn greet(&self, call: &mut Call<'_>, heartbeat_s: u32) {
+    pub fn send_welcome(&self, call: &mut Call<'_>, heartbeat_s: u32) {
         let realm = call.realm;
         let limits = WelcomeLimits {
             message_bytes_max: realm.limits.message_bytes_max,
             channels_max: realm.limits.channels_max,
         };
-        let ticket = self.ticket(realm, call.now_ms);
+        let ticket = self.seal_ticket(realm, call.now_ms);
         let (connection, ticket) = (self.id, ticket.as_deref());
-        call.say(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
+        call.queue_reply(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
     }
 
     /// Returns the first connection of the lineage: it identifies the client across resumptions.
-    pub(super) fn root(&self) -> ConnectionId {
+    pub(super) fn root_id(&self) -> ConnectionId {
         self.earlier_root().unwrap_or(self.id)
     }
 
@@ -230,7 +230,7 @@ impl HubSession {
     pub(super) fn owner(&self) -> Box<str> {
         match self.user() {
             Some(user) => format!("user:{user}").into(),
-            None => format!("connection:{}", self.root()).into(),
+            None => format!("connection:{}", self.root_id()).into(),
         }
     }
 
@@ -248,9 +248,9 @@ impl HubSession {
 
     /// Replaces the listed member by the current identity's. Returns the old and the new one, if
     /// the connection was listed.
-    pub(super) fn relist(&mut self) -> Option<(Arc<MemberInfo>, Arc<MemberInfo>)> {
+    pub(super) fn replace_member(&mut self) -> Option<(Arc<MemberInfo>, Arc<MemberInfo>)> {
         let old = self.member.take()?;
-        Some((old, self.member()))
+        Some((old, self.member_or_new()))
     }
 
     /// Returns the listed member, if there is one.
@@ -259,7 +259,7 @@ impl HubSession {
     }
 
     /// Returns the listed member, and creates it if needed.
-    pub(super) fn member(&mut self) -> Arc<MemberInfo> {
+    pub(super) fn member_or_new(&mut self) -> Arc<MemberInfo> {
         if let Some(member) = &self.member {
             return member.clone();
         }
@@ -278,7 +278,7 @@ impl HubSession {
             return from.clone();
         }
         let sender = Arc::new(Sender { user: self.user().cloned(), connection: self.id });
-        self.extras().from.insert(sender).clone()
+        self.extras_mut().from.insert(sender).clone()
     }
 
     /// Returns when the session has to act without a request (Unix, ms): on the expiry of a token
@@ -302,7 +302,7 @@ impl HubSession {
     }
 
     /// Returns the channels of subscriptions that depend on a grant.
-    pub(super) fn granted(&self) -> Vec<ChannelName> {
+    pub(super) fn granted_channels(&self) -> Vec<ChannelName> {
         let grants = self.extras.iter().flat_map(|extras| extras.grants.keys());
         grants.cloned().collect()
     }

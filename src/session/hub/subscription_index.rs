@@ -35,7 +35,7 @@ impl SubscriptionIndex {
     }
 
     /// Updates the index of a subscription that has moved.
-    pub(super) fn replace(&mut self, channel: &str, from: usize, to: usize) {
+    pub(super) fn replace_index(&mut self, channel: &str, from: usize, to: usize) {
         let hash = self.hashes.hash(channel);
         if let Some(place) = self.places.find_mut(hash, |one| *one as usize == from) {
             *place = to as u32;

@@ -41,11 +41,11 @@ impl HubSession {
         }
         // The index is taken out while it is extended, because `name_at` borrows the list. When it
         // is created, this loop adds all earlier subscriptions too.
-        let mut index = self.extras().index.take().unwrap_or_default();
+        let mut index = self.extras_mut().index.take().unwrap_or_default();
         for place in index.len()..count {
             index.insert(place, |place| self.subscriptions[place].channel.as_str());
         }
-        self.extras().index = Some(index);
+        self.extras_mut().index = Some(index);
     }
 
     /// Removes a subscription; the last one moves to its index.
@@ -59,7 +59,7 @@ impl HubSession {
         } else if let Some(index) = &mut extras.index {
             index.remove(taken.channel.as_str(), place);
             if let Some(moved) = subscriptions.get(place) {
-                index.replace(moved.channel.as_str(), last, place);
+                index.replace_index(moved.channel.as_str(), last, place);
             }
             index.trim(|place| subscriptions[place].channel.as_str());
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::cutter::{Cut, Cutter};
 use super::pending::{Asked, AskedKind, HeldFrame};
-use super::rates::refuse;
-use super::realm::retention;
+use super::rates::refuse_request;
+use super::realm::retention_of;
 use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
@@ -27,19 +27,19 @@ const READ_COST: u32 = 8;
 /// Error text for a presence request in a channel without presence.
 pub const NO_PRESENCE: &str = "this channel keeps no presence: set presence in its [[channel]]";
 
-fn refused(code: Code, message: impl Into<String>) -> Refused {
+fn new_refusal(code: Code, message: impl Into<String>) -> Refused {
     Refused::new(code, message)
 }
 
 /// Rejects a request that is longer than any that could succeed.
 fn reject_large(call: &mut Call<'_>, bytes: usize) {
     call.effects.errors += 1;
-    call.effects.requests += Cutter::cost(bytes);
+    call.effects.requests += Cutter::scan_cost(bytes);
     let most = call.realm.limits.request_bytes_max;
     let text = format!(
         "request of {bytes} bytes exceeds the limit of {most}; send it in parts, or by reference"
     );
-    call.say_error(None, &refused(Code::TooLarge, text));
+    call.say_error(None, &new_refusal(Code::TooLarge, text));
 }
 
 /// A requested subscription.
@@ -75,32 +75,32 @@ impl HubSession {
             Payload::Owned(bytes) => bytes,
             borrowed => {
                 let done = cutter.needed_from();
-                cutter.without(done);
+                cutter.shift_back(done);
                 borrowed.as_slice()[done..].to_vec()
             }
         };
-        self.pending().held.push_back(HeldFrame { bytes, cutter, over_rate });
+        self.pending_mut().held.push_back(HeldFrame { bytes, cutter, over_rate });
     }
 
     /// Lifts the bar after a reply of a home. Waiting requests continue in the connection's next
     /// turn, not here, so that one reply cannot use more than a turn's budget.
-    pub(super) fn unbar(&mut self) {
+    pub(super) fn lift_bar(&mut self) {
         if let Some(pending) = &mut self.pending {
             pending.is_barred = false;
         }
-        self.rest();
+        self.free_pending();
     }
 
     /// Continues with waiting requests, within the call's budget.
     pub fn resume_requests(&mut self, call: &mut Call<'_>) {
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
-            let Some(mut frame) = self.pending().held.pop_front() else { break };
+            let Some(mut frame) = self.pending_mut().held.pop_front() else { break };
             if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {
-                self.pending().held.push_front(frame);
+                self.pending_mut().held.push_front(frame);
                 break;
             }
         }
-        self.rest();
+        self.free_pending();
     }
 
     /// Processes the requests of a frame. Returns false if some of them have to wait: for the next
@@ -117,8 +117,8 @@ impl HubSession {
                 return true;
             }
             // While a `resume` is in flight, or too many requests are, nothing further may start.
-            if self.is_resuming() || self.asked() >= call.realm.limits.requests_max as usize {
-                self.pending().is_barred = true;
+            if self.is_resuming() || self.asked_count() >= call.realm.limits.requests_max as usize {
+                self.pending_mut().is_barred = true;
                 return false;
             }
             if call.is_spent() {
@@ -133,7 +133,7 @@ impl HubSession {
                 cutter.take_plain(frame, bytes_max, left, |rest| protocol.read_plain_request(rest));
             if let Some((request, range)) = plain {
                 if !self.take_request(call, request, range.len(), over_rate) {
-                    return self.bar(cutter, &range);
+                    return self.bar_requests(cutter, &range);
                 }
                 continue;
             }
@@ -142,14 +142,14 @@ impl HubSession {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
                     let request = protocol.read_request(object);
                     if !self.take_request(call, request, range.len(), over_rate) {
-                        return self.bar(cutter, &range);
+                        return self.bar_requests(cutter, &range);
                     }
                 }
                 Cut::TooLarge(bytes) => reject_large(call, bytes),
                 Cut::Invalid(why) => {
                     call.effects.errors += 1;
                     let text = format!("not JSON objects: {why}");
-                    call.say_error(None, &refused(Code::BadRequest, text));
+                    call.say_error(None, &new_refusal(Code::BadRequest, text));
                     return true;
                 }
                 Cut::End => return true,
@@ -166,9 +166,9 @@ impl HubSession {
 
     /// Returns to a request that has to wait for the reply to an earlier one, and bars the requests
     /// behind it.
-    fn bar(&mut self, cutter: &mut Cutter, object: &Range<usize>) -> bool {
+    fn bar_requests(&mut self, cutter: &mut Cutter, object: &Range<usize>) -> bool {
         cutter.go_back(object);
-        self.pending().is_barred = true;
+        self.pending_mut().is_barred = true;
         false
     }
 
@@ -180,14 +180,14 @@ impl HubSession {
         bytes: usize,
         over_rate: Option<(RateKind, u64)>,
     ) -> bool {
-        call.effects.requests += 1 + Cutter::cost(bytes);
-        let Some((kind, wait_ms)) = over_rate else { return self.perform(call, request) };
-        refuse(call, request.id, kind, wait_ms);
+        call.effects.requests += 1 + Cutter::scan_cost(bytes);
+        let Some((kind, wait_ms)) = over_rate else { return self.perform_request(call, request) };
+        refuse_request(call, request.id, kind, wait_ms);
         true
     }
 
     /// Executes a request. Returns false if it has to wait for the reply to an earlier one.
-    fn perform(&mut self, call: &mut Call<'_>, request: ClientRequest<'_>) -> bool {
+    fn perform_request(&mut self, call: &mut Call<'_>, request: ClientRequest<'_>) -> bool {
         let ClientRequest { id, command } = request;
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // A request for a channel whose subscription is pending waits until that is decided.
@@ -239,7 +239,7 @@ impl HubSession {
             call.effects.errors += 1;
             // `rate_limited`, because a retry may succeed, unlike after reaching a `limit`.
             let text = "server is low on memory; retry later";
-            call.say_error(id, &refused(Code::RateLimited, text));
+            call.say_error(id, &new_refusal(Code::RateLimited, text));
             return true;
         }
         if let Err(refusal) = command.and_then(|command| self.carry_out(call, id, command)) {
@@ -256,10 +256,10 @@ impl HubSession {
         command: Command<'_>,
     ) -> Result<(), Refused> {
         match command {
-            Command::Ping => call.say(&Reply::Pong { id }),
+            Command::Ping => call.queue_reply(&Reply::Pong { id }),
             Command::Auth { token } => return self.authenticate(call, id, &token),
             Command::Resume { ticket, positions } => {
-                return self.resume(call, id, &ticket, &positions);
+                return self.resume_session(call, id, &ticket, &positions);
             }
             Command::Subscribe { channel, since, presence, token } => {
                 let grant = self.channel_grant(call, &channel, token.as_deref())?;
@@ -280,20 +280,20 @@ impl HubSession {
                 self.publish(call, id, &channel, content.into_text(), key, echo)?;
             }
             Command::Presence { channel, limit, after } => {
-                let namespace = self.decide(call, auth::Permission::Presence, &channel)?;
+                let namespace = self.decide_permission(call, auth::Permission::Presence, &channel)?;
                 if !namespace.presence {
-                    return Err(refused(Code::NotFound, NO_PRESENCE));
+                    return Err(new_refusal(Code::NotFound, NO_PRESENCE));
                 }
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| Box::from(&*after));
                 let verb = Verb::Presence { after, limit };
-                self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
+                self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
             }
             Command::History { channel, limit, since, reverse } => {
-                let namespace = self.decide(call, auth::Permission::History, &channel)?;
+                let namespace = self.decide_permission(call, auth::Permission::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
-                self.ask(call, id, AskedKind::Read, &channel, namespace, verb);
+                self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
             }
         }
         Ok(())
@@ -319,19 +319,19 @@ impl HubSession {
                     AuthError::Channel | AuthError::Subject => Code::Forbidden,
                     _ => Code::Unauthorized,
                 };
-                Err(refused(code, format!("the channel's token: {fault}")))
+                Err(new_refusal(code, format!("the channel's token: {fault}")))
             }
         }
     }
 
     /// Decides on a permission by the identity and the grant that the session has for the channel.
-    fn decide<'r>(
+    fn decide_permission<'r>(
         &self,
         call: &Call<'r>,
         verb: auth::Permission,
         channel: &str,
     ) -> Result<&'r Namespace, Refused> {
-        self.decide_with(call, self.grant(channel), verb, channel)
+        self.decide_with(call, self.find_grant(channel), verb, channel)
     }
 
     pub(super) fn decide_with<'r>(
@@ -343,9 +343,9 @@ impl HubSession {
     ) -> Result<&'r Namespace, Refused> {
         let Some(identity) = &self.identity else {
             let message = "not authenticated; send `auth` with a token, or `resume` with a ticket";
-            return Err(refused(Code::Unauthorized, message));
+            return Err(new_refusal(Code::Unauthorized, message));
         };
-        auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
+        auth::check_channel(channel).map_err(|message| new_refusal(Code::BadRequest, message))?;
         let realm = call.realm;
         let keys = realm.verifier.is_some();
         // An expired grant is ignored even if the timer that drops it has not fired yet.
@@ -355,7 +355,7 @@ impl HubSession {
                 RefusalKind::Forbidden => Code::Forbidden,
                 RefusalKind::Unauthorized => Code::Unauthorized,
             };
-            refused(code, refusal.message)
+            new_refusal(code, refusal.message)
         })
     }
 
@@ -370,7 +370,7 @@ impl HubSession {
         let Wanted { channel, since, watch, grant, trusted, replaces } = wanted;
         let found = self.find(channel);
         // A new token replaces the grant that the session has.
-        let grant_or_held = grant.as_ref().or_else(|| self.grant(channel));
+        let grant_or_held = grant.as_ref().or_else(|| self.find_grant(channel));
         let decided = self.decide_with(call, grant_or_held, auth::Permission::Subscribe, channel);
         let namespace = match decided {
             Err(_)
@@ -388,22 +388,22 @@ impl HubSession {
         match found {
             Some(_) if since.is_none() => {
                 let message = "already subscribed; pass `since` to restart from a position";
-                return Err(refused(Code::Conflict, message));
+                return Err(new_refusal(Code::Conflict, message));
             }
-            Some(at) => restart = Some(self.stop(call, at)),
+            Some(at) => restart = Some(self.remove_subscription(call, at)),
             None if self.subscriptions.len() >= call.realm.limits.channels_max as usize => {
                 let message = format!(
                     "a connection may have {} subscriptions at most; unsubscribe from one first",
                     call.realm.limits.channels_max
                 );
-                return Err(refused(Code::Limit, message));
+                return Err(new_refusal(Code::Limit, message));
             }
             None => {}
         }
         // A restarted subscription keeps its listing, even if a reload has changed the namespace:
         // its `Leave` has to match its join.
         let listed = found.map_or(namespace.presence, |at| self.subscriptions[at].listed);
-        let member = listed.then(|| self.member());
+        let member = listed.then(|| self.member_or_new());
         let name = ChannelName::new(channel);
         if let Some(grant) = grant {
             self.set_grant(&name, grant);
@@ -422,12 +422,12 @@ impl HubSession {
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
-        Ok(self.ask(call, id, kind, channel, namespace, Verb::Subscribe(Box::new(subscribe))))
+        Ok(self.send_request(call, id, kind, channel, namespace, Verb::Subscribe(Box::new(subscribe))))
     }
 
     /// Removes a subscription from the shard's members and purges its queued messages. Returns
     /// whether it watched joins and leaves.
-    fn stop(&mut self, call: &mut Call<'_>, at: usize) -> bool {
+    fn remove_subscription(&mut self, call: &mut Call<'_>, at: usize) -> bool {
         let subscription = &mut self.subscriptions[at];
         call.effects.left.push(Left {
             local: subscription.local,
@@ -447,27 +447,27 @@ impl HubSession {
         id: Option<&str>,
         channel: &str,
     ) -> Result<(), Refused> {
-        auth::check_channel(channel).map_err(|message| refused(Code::BadRequest, message))?;
+        auth::check_channel(channel).map_err(|message| new_refusal(Code::BadRequest, message))?;
         let Some(at) = self.find(channel) else {
-            return Err(refused(Code::NotFound, "not subscribed to this channel"));
+            return Err(new_refusal(Code::NotFound, "not subscribed to this channel"));
         };
-        self.end(call, at);
-        call.say(&Reply::Unsubscribed { id, channel, reason: None });
+        self.end_subscription(call, at);
+        call.queue_reply(&Reply::Unsubscribed { id, channel, reason: None });
         Ok(())
     }
 
     /// Ends a live subscription, on the shard and at the channel's home.
-    pub(super) fn end(&mut self, call: &mut Call<'_>, at: usize) {
-        let watch = self.stop(call, at);
+    pub(super) fn end_subscription(&mut self, call: &mut Call<'_>, at: usize) {
+        let watch = self.remove_subscription(call, at);
         let subscription = self.take_subscription(at);
         call.effects.renumbered = true;
         self.drop_grant(subscription.channel.as_str());
         let member = self.listed_as().filter(|_| subscription.listed);
-        self.leave(call, subscription.channel, watch, member);
+        self.send_leave(call, subscription.channel, watch, member);
     }
 
     /// Sends `Leave` to the channel's home.
-    pub(super) fn leave(
+    pub(super) fn send_leave(
         &self,
         call: &mut Call<'_>,
         channel: ChannelName,
@@ -490,7 +490,7 @@ impl HubSession {
         key: Option<Text<'_>>,
         echo: bool,
     ) -> Result<(), Refused> {
-        let namespace = self.decide(call, auth::Permission::Publish, channel)?;
+        let namespace = self.decide_permission(call, auth::Permission::Publish, channel)?;
         if content.len() > namespace.message_bytes_max as usize {
             let message = format!(
                 "content of {} bytes exceeds this channel's limit of {}; send it in parts, or by \
@@ -498,14 +498,14 @@ impl HubSession {
                 content.len(),
                 namespace.message_bytes_max
             );
-            return Err(refused(Code::TooLarge, message));
+            return Err(new_refusal(Code::TooLarge, message));
         }
         // Checks without side effects come first, so that a rejected publish uses no budget.
         let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?.map(Box::new);
         if !self.may_publish_now(namespace, call.now_ns) {
             let message =
                 format!("more than {} publishes per second; wait and try again", namespace.rate);
-            return Err(refused(Code::RateLimited, message));
+            return Err(new_refusal(Code::RateLimited, message));
         }
         let draft = Draft {
             content,
@@ -516,7 +516,7 @@ impl HubSession {
             storing: call.realm.protocols.storing(),
         };
         let verb = Verb::Publish { draft: Box::new(draft), key };
-        self.ask(call, id, AskedKind::Other, channel, namespace, verb);
+        self.send_request(call, id, AskedKind::Other, channel, namespace, verb);
         Ok(())
     }
 
@@ -527,7 +527,7 @@ impl HubSession {
             return true;
         }
         let pattern = namespace.pattern.as_str();
-        let rates = &mut self.extras().rates;
+        let rates = &mut self.extras_mut().rates;
         let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
             // A full budget is the same as none, so these can go; otherwise budgets of namespaces
             // that a reload has removed would remain forever.
@@ -540,7 +540,7 @@ impl HubSession {
         taken.map(|earned| rates[at].earned = earned).is_ok()
     }
 
-    pub(super) fn ask(
+    pub(super) fn send_request(
         &mut self,
         call: &mut Call<'_>,
         id: Option<&str>,
@@ -551,11 +551,11 @@ impl HubSession {
     ) -> u32 {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        self.pending().asked.push_back(Asked { request, id: id.map(Into::into), kind });
+        self.pending_mut().asked.push_back(Asked { request, id: id.map(Into::into), kind });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request },
             channel: ChannelName::new(channel),
-            retention: retention(namespace),
+            retention: retention_of(namespace),
             verb,
         });
         request

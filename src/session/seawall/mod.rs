@@ -29,11 +29,11 @@ impl ClientProtocol for SeawallV1 {
     }
 
     fn read_request<'f>(&self, request: &'f str) -> ClientRequest<'f> {
-        request::read(request)
+        request::read_request(request)
     }
 
     fn read_plain_request<'f>(&self, frame: &'f [u8]) -> Option<(ClientRequest<'f>, usize)> {
-        plain::read(frame)
+        plain::read_plain(frame)
     }
 
     fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {

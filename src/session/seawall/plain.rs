@@ -13,7 +13,7 @@ use crate::text::plain::PlainReader;
 
 /// Reads the object that starts at the first byte, and returns it with its length (bytes). `None`:
 /// the object is not in plain form, or not a valid request.
-pub(super) fn read(bytes: &[u8]) -> Option<(ClientRequest<'_>, usize)> {
+pub(super) fn read_plain(bytes: &[u8]) -> Option<(ClientRequest<'_>, usize)> {
     let mut reader = PlainReader::new(bytes);
     let (mut id, mut fields) = (None, Fields::default());
     read_fields(&mut reader, &mut id, &mut fields)?;
@@ -32,18 +32,18 @@ fn read_fields<'f>(
     }
     loop {
         match read_name(reader)? {
-            b"type" => set(&mut fields.kind, read_kind(reader)?)?,
-            b"channel" => set(&mut fields.channel, read_text(reader)?)?,
-            b"id" => set(id, read_id(reader)?)?,
-            b"content" => set(&mut fields.content, Content::Checked(reader.read_value()?))?,
-            b"key" => set(&mut fields.key, read_text(reader)?)?,
-            b"echo" => set(&mut fields.echo, reader.read_bool()?)?,
-            b"presence" => set(&mut fields.presence, reader.read_bool()?)?,
-            b"reverse" => set(&mut fields.reverse, reader.read_bool()?)?,
-            b"limit" => set(&mut fields.limit, reader.read_digits()?.parse().ok()?)?,
-            b"after" => set(&mut fields.after, read_text(reader)?)?,
-            b"token" => set(&mut fields.token, read_text(reader)?)?,
-            b"ticket" => set(&mut fields.ticket, read_text(reader)?)?,
+            b"type" => set_once(&mut fields.kind, read_kind(reader)?)?,
+            b"channel" => set_once(&mut fields.channel, read_text(reader)?)?,
+            b"id" => set_once(id, read_id(reader)?)?,
+            b"content" => set_once(&mut fields.content, Content::Checked(reader.read_value()?))?,
+            b"key" => set_once(&mut fields.key, read_text(reader)?)?,
+            b"echo" => set_once(&mut fields.echo, reader.read_bool()?)?,
+            b"presence" => set_once(&mut fields.presence, reader.read_bool()?)?,
+            b"reverse" => set_once(&mut fields.reverse, reader.read_bool()?)?,
+            b"limit" => set_once(&mut fields.limit, reader.read_digits()?.parse().ok()?)?,
+            b"after" => set_once(&mut fields.after, read_text(reader)?)?,
+            b"token" => set_once(&mut fields.token, read_text(reader)?)?,
+            b"ticket" => set_once(&mut fields.ticket, read_text(reader)?)?,
             _ => return None,
         }
         if reader.take(b'}') {
@@ -77,7 +77,7 @@ fn read_name<'f>(reader: &mut PlainReader<'f>) -> Option<&'f [u8]> {
 
 /// Sets a field. `None`: the field is set already; duplicates are an error.
 #[inline]
-fn set<T>(field: &mut Option<T>, value: T) -> Option<()> {
+fn set_once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.is_none().then(|| *field = Some(value))
 }
 
@@ -141,12 +141,12 @@ mod tests {
             r#"{"type":"auth","token":"t"}"#,
         ] {
             let frame = format!("{object}{{}}");
-            let (_, len) = read(frame.as_bytes()).unwrap_or_else(|| panic!("{object} is plain"));
+            let (_, len) = read_plain(frame.as_bytes()).unwrap_or_else(|| panic!("{object} is plain"));
             assert_eq!(len, object.len());
             compare_readers(frame.as_bytes());
         }
         let publish = br#"{"id":7,"type":"publish","channel":"a","content":[1]}"#;
-        let (request, _) = read(publish).unwrap();
+        let (request, _) = read_plain(publish).unwrap();
         assert_eq!(request.id, Some("7"));
         let Ok(Command::Publish { content, echo: true, key: None, .. }) = request.command else {
             panic!("{request:?}")
@@ -171,7 +171,7 @@ mod tests {
             r#"{"type":"history","channel":"a","limit":5000000000}"#,
             r#"{"type":"ping""#,
         ] {
-            assert!(read(object.as_bytes()).is_none(), "{object}");
+            assert!(read_plain(object.as_bytes()).is_none(), "{object}");
             compare_readers(object.as_bytes());
         }
     }

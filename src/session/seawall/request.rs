@@ -148,22 +148,22 @@ struct IdOnly<'f> {
     id: Option<&'f RawValue>,
 }
 
-fn bad(message: impl Into<String>) -> Refused {
+fn bad_request(message: impl Into<String>) -> Refused {
     Refused::new(Code::BadRequest, message)
 }
 
 fn bad_content(fault: content::Fault) -> Refused {
-    bad(format!("content {}", fault.text()))
+    bad_request(format!("content {}", fault.text()))
 }
 
 /// Reads one object. If its fields are wrong, the request still carries its id, so that the error
 /// reply can name it.
-pub(super) fn read(object: &str) -> ClientRequest<'_> {
+pub(super) fn read_request(object: &str) -> ClientRequest<'_> {
     // Serde accepts an array as the fields of a struct in order, so arrays are rejected here.
     if !object.starts_with('{') {
         return ClientRequest {
             id: None,
-            command: Err(bad("not an object: a frame holds JSON objects")),
+            command: Err(bad_request("not an object: a frame holds JSON objects")),
         };
     }
     let id = match serde_json::from_str::<IdOnly<'_>>(object).map(|only| only.id) {
@@ -175,7 +175,7 @@ pub(super) fn read(object: &str) -> ClientRequest<'_> {
     };
     let mut fields = match serde_json::from_str::<Fields<'_>>(object) {
         Ok(fields) => fields,
-        Err(error) => return ClientRequest { id, command: Err(bad(error.to_string())) },
+        Err(error) => return ClientRequest { id, command: Err(bad_request(error.to_string())) },
     };
     ClientRequest { id, command: read_command(&mut fields) }
 }
@@ -194,14 +194,14 @@ fn check_id(id: &str) -> Result<Option<&str>, Refused> {
     if bytes <= ID_BYTES_MAX && is_read() {
         return Ok(Some(id));
     }
-    Err(bad("id must be a number or a string, of 64 bytes at most"))
+    Err(bad_request("id must be a number or a string, of 64 bytes at most"))
 }
 
 pub(super) fn read_command<'f>(fields: &mut Fields<'f>) -> Result<Command<'f>, Refused> {
     let Some(kind) = fields.kind.take() else {
-        return Err(bad("no type: each object has one, such as \"publish\""));
+        return Err(bad_request("no type: each object has one, such as \"publish\""));
     };
-    let missing = |name: &str| bad(format!("{} needs {name}", &*kind));
+    let missing = |name: &str| bad_request(format!("{} needs {name}", &*kind));
     let since = fields.since.as_ref().map(SincePart::get);
     let channel = |channel: Option<_>| channel.ok_or_else(|| missing("channel"));
     Ok(match &*kind {
@@ -240,7 +240,7 @@ pub(super) fn read_command<'f>(fields: &mut Fields<'f>) -> Result<Command<'f>, R
         "ping" => Command::Ping,
         other => {
             let shown = &other[..other.floor_char_boundary(64)];
-            return Err(bad(format!(
+            return Err(bad_request(format!(
                 "unknown type {shown:?}: use auth, subscribe, unsubscribe, publish, presence, \
                  history, resume or ping"
             )));
@@ -253,7 +253,7 @@ mod tests {
     use super::*;
 
     fn refusal(object: &str) -> String {
-        let refused = read(object).command.unwrap_err();
+        let refused = read_request(object).command.unwrap_err();
         assert_eq!(refused.code, Code::BadRequest);
         refused.message
     }
@@ -262,9 +262,9 @@ mod tests {
     fn ids_are_echoed_as_they_were_written() {
         for id in ["1", "-2.5e3", "\"a\\u0041\"", "18446744073709551616"] {
             let object = format!("{{\"id\":{id},\"type\":\"ping\"}}");
-            assert_eq!(read(&object).id, Some(id));
+            assert_eq!(read_request(&object).id, Some(id));
         }
-        assert_eq!(read("{\"type\":\"ping\",\"id\":null}").id, None);
+        assert_eq!(read_request("{\"type\":\"ping\",\"id\":null}").id, None);
         let long = format!("{{\"type\":\"ping\",\"id\":\"{}\"}}", "x".repeat(65));
         assert!(refusal(&long).contains("id must be"));
         assert!(refusal("{\"type\":\"ping\",\"id\":{}}").contains("id must be"));
@@ -272,7 +272,7 @@ mod tests {
             let object = format!("{{\"type\":\"ping\",\"id\":{unreadable}}}");
             assert!(refusal(&object).contains("id must be"));
         }
-        let request = read("{\"type\":\"publish\",\"id\":7}");
+        let request = read_request("{\"type\":\"publish\",\"id\":7}");
         assert_eq!(request.id, Some("7"), "an error carries the id as well");
         assert!(request.command.is_err());
     }
@@ -295,20 +295,20 @@ mod tests {
             let message = refusal(object);
             assert!(message.contains(expected), "{object}: {message}");
         }
-        assert!(read("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").command.is_ok());
+        assert!(read_request("{\"type\":\"ping\",\"more\":[1],\"content\":{}}").command.is_ok());
     }
 
     #[test]
     fn content_is_kept_as_it_was_written() {
         let request =
-            read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
+            read_request("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
         match request.command.unwrap() {
             Command::Publish { content, echo: true, .. } => {
                 assert_eq!(&*content.into_text(), "{\"b\" :1.50, \"a\":null}");
             }
             other => panic!("{other:?}"),
         }
-        let null = read("{\"type\":\"publish\",\"channel\":\"a\",\"content\":null}");
+        let null = read_request("{\"type\":\"publish\",\"channel\":\"a\",\"content\":null}");
         let Ok(Command::Publish { content, .. }) = null.command else { panic!("{null:?}") };
         assert_eq!(&*content.into_text(), "null");
     }

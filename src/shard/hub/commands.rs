@@ -123,7 +123,7 @@ impl Hub {
         let (realm, session) = (&self.shared.realm, &entry.session);
         match act {
             Act::Disconnect { .. } => {
-                session.revoke(realm, self.unix_ms);
+                session.revoke_tickets(realm, self.unix_ms);
                 // That also revokes the tickets of the user's other connections, which stay open
                 // and need new ones.
                 let Some(user) = session.user().cloned() else { return };

@@ -34,7 +34,7 @@ impl Hub {
                 let Some(index) = self.slot_of(id) else { return };
                 self.mark_touched(index);
                 self.with_session(connections, index, |session, call| {
-                    session.hear(call, request, &channel, &answer);
+                    session.handle_reply(call, request, &channel, &answer);
                 });
             }
         }
@@ -56,7 +56,7 @@ impl Hub {
         }
         let index = self.slot_of(id);
         let entry = index.and_then(|index| self.entry(index));
-        let expected = entry.and_then(|entry| entry.session.expects(request, channel.as_str()));
+        let expected = entry.and_then(|entry| entry.session.find_pending_subscription(request, channel.as_str()));
         let (Some(index), Some(number)) = (index, expected) else {
             let from = Origin::Session { id, request };
             let retention = Retention { messages_max: 0, ttl_ms: 0 };
@@ -72,7 +72,7 @@ impl Hub {
         let by = JoinAnswer { channel, member_indexes, position, recovered, presence };
         let now_ns = connections.now_ns();
         self.call_session(index, now_ns, super::BUDGET, |session, call| {
-            session.admit(call, request, &by);
+            session.complete_subscribe(call, request, &by);
         });
         if !missed.is_empty()
             && let Some(entry) = self.entry_mut(index)

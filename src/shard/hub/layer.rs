@@ -53,7 +53,7 @@ impl Sessions for Hub {
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
         let counted = self.count_user(index, most);
-        self.with_session(connections, index, |session, call| session.greet(call, heartbeat_s));
+        self.with_session(connections, index, |session, call| session.send_welcome(call, heartbeat_s));
         self.reschedule(connections, index);
         if counted.is_err() {
             self.close_one_too_many(connections, index);
@@ -72,7 +72,7 @@ impl Sessions for Hub {
             (DataKind::Text, Some(much)) => {
                 session.refuse_frame(call, payload, much.kind, much.wait_ms);
             }
-            (DataKind::Text, None) => session.receive(call, payload),
+            (DataKind::Text, None) => session.receive_text(call, payload),
             (DataKind::Binary, _) => {
                 let reason = "only text messages are accepted here; send the request as text";
                 call.effects.close = Some((CloseCode::UNSUPPORTED_DATA, reason.into()));
@@ -99,7 +99,7 @@ impl Sessions for Hub {
         let realm = &self.shared.realm;
         let due = self.entry(index).and_then(|entry| entry.session.deadline_ms(realm));
         if due.is_some_and(|due| due <= self.unix_ms) {
-            self.with_session(connections, index, HubSession::expire);
+            self.with_session(connections, index, HubSession::handle_deadline);
         }
         self.reschedule_due(connections, index);
     }

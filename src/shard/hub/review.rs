@@ -55,7 +55,7 @@ impl Hub {
         let now_ns = connections.now_ns();
         let (next, before) = self.call_session(index, now_ns, BUDGET, |session, call| {
             let before = below.min(session.subscriptions.len());
-            (session.review(call, below, most), before)
+            (session.review_subscriptions(call, below, most), before)
         })?;
         *budget = budget.saturating_sub(before - next.unwrap_or(0));
         if self.effects.as_ref().is_some_and(|effects| !effects.is_empty()) {

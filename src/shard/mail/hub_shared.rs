@@ -29,7 +29,7 @@ impl HubShared {
 
     /// Makes the state for another configuration, with the same homes.
     pub fn renewed(&self, realm: Realm, home: HomeOptions) -> Arc<Self> {
-        let realm = self.realm.renewed(realm);
+        let realm = self.realm.with_options(realm);
         let (make_log, spread) = (self.make_log.clone(), self.spread);
         Arc::new(Self { realm, home, make_log, spread })
     }

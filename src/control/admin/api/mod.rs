@@ -33,7 +33,7 @@ use super::{State, error_response, json_call};
 use crate::admission::Shortage;
 use crate::auth;
 use crate::hub::{self, Answer, ApiReply, ChannelName, Code, Origin, Verb};
-use crate::session::hub::retention;
+use crate::session::hub::retention_of;
 use crate::shard::mail::{Directory, HubMail, Mail};
 use crate::text::content::{self, CheckedJson};
 
@@ -261,7 +261,7 @@ pub(super) fn ask_home(
         let _ = sender.send(answer);
     }));
     let from = Origin::Api(reply);
-    let request = hub::Request { from, channel, retention: retention(namespace), verb };
+    let request = hub::Request { from, channel, retention: retention_of(namespace), verb };
     directory.post(home, Mail::Hub(Box::new(HubMail::Ask(request))));
     Ok(receiver)
 }

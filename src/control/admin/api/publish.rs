@@ -15,7 +15,7 @@ use super::{
     json_response, no_hub, parse_channel_name, to_one_line, unexpected_answer,
 };
 use crate::hub::{Answer, ChannelName, Draft, KeyScope, Retention, Verb};
-use crate::session::hub::retention;
+use crate::session::hub::retention_of;
 use crate::shard::mail::HubShared;
 
 /// The maximum number of commands of a batch, and of channels of a broadcast.
@@ -106,7 +106,7 @@ fn check_publish(
         accepted_ns: now.accepted_ns,
     };
     let verb = Verb::Publish { draft: Box::new(draft), key: key.map(Box::new) };
-    Ok((channel, retention(namespace), verb))
+    Ok((channel, retention_of(namespace), verb))
 }
 
 fn now(state: &State) -> Now {

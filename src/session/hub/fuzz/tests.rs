@@ -9,12 +9,12 @@ fn the_words_reach_what_they_stand_for() {
     let mut world = World::new(true, true, false);
     assert!(world.ticket.len() > 40);
     let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token());
-    world.act(|session, call| session.receive(call, Payload::Owned(auth.clone().into_bytes())));
+    world.act(|session, call| session.receive_text(call, Payload::Owned(auth.clone().into_bytes())));
     assert_eq!(world.session.user().map(|user| &**user), Some("ann"));
     assert!(!world.closed && world.waiting.is_empty());
     world.act(|session, call| {
         let subscribe = br#"{"type":"subscribe","channel":"token:a"}"#.to_vec();
-        session.receive(call, Payload::Owned(subscribe));
+        session.receive_text(call, Payload::Owned(subscribe));
     });
     assert_eq!(world.waiting.len(), 1);
     world.answer_all();
@@ -29,7 +29,7 @@ fn channel_token(rights: &[&str]) -> String {
 
 fn ask(world: &mut World, object: &serde_json::Value) {
     world.act(|session, call| {
-        session.receive(call, Payload::Owned(object.to_string().into_bytes()));
+        session.receive_text(call, Payload::Owned(object.to_string().into_bytes()));
     });
 }
 
@@ -48,7 +48,7 @@ fn asking() -> World {
 fn a_grant_that_ends_while_its_home_is_asked_makes_no_member() {
     let mut world = asking();
     world.now_ms += 20_000;
-    world.act(HubSession::expire);
+    world.act(HubSession::handle_deadline);
     world.answer_all();
     assert!(world.session.subscriptions.is_empty());
     assert_eq!((world.home.gauges().members, world.replies), (0, 3), "subscribed, and ended");
@@ -81,7 +81,7 @@ fn a_review_ends_what_the_realm_does_not_allow_any_more() {
         let verifier = realm.verifier.clone().filter(|_| keys);
         let (sealer, limits) = (realm.sealer.clone(), realm.limits);
         let by = Realm::new(5, namespaces, verifier, false, sealer, limits, Arc::default());
-        Arc::new(realm.renewed(by))
+        Arc::new(realm.with_options(by))
     };
     world.realm = narrow(&world.realm, true);
     world.review();
