@@ -107,7 +107,7 @@ fn make_uring() -> Uring {
         buffer_bytes: 16 * 1024,
         min_wait_us: 0,
         min_wait_completions: 1,
-        features: uring::probe().unwrap(),
+        features: uring::probe_features().unwrap(),
         epoch: Instant::now(),
     };
     Uring::new(options, 0, uring::Peers::new(1)).unwrap()

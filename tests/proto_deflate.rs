@@ -229,11 +229,11 @@ proptest! {
         for piece in bytes.chunks_mut(piece) {
             let found = receive_by(allowance, &mut receiver, &mut inflaters, piece, &LIMITS);
             seen.extend(found.expect("the client follows the rules"));
-            prop_assert!(inflaters.leased() <= leases);
+            prop_assert!(inflaters.leased_count() <= leases);
         }
         let sent: Vec<_> = messages.into_iter().map(|(message, ..)| message).collect();
         prop_assert_eq!(seen, sent);
-        prop_assert!(receiver.is_idle() && inflaters.leased() == 0);
+        prop_assert!(receiver.is_idle() && inflaters.leased_count() == 0);
         receiver.let_go(&mut inflaters, &mut deflaters);
         prop_assert_eq!(inflaters.own_bytes() + deflaters.own_bytes(), 0);
     }
@@ -260,7 +260,7 @@ proptest! {
                 let mut begun = Compressing::new(message.clone());
                 begun = loop {
                     deflaters.set_allowance(allowance);
-                    match begun.advance(&mut deflaters, sending, level) {
+                    match begun.compress_more(&mut deflaters, sending, level) {
                         Compressed::Unfinished(rest) => begun = rest,
                         Compressed::Whole { message: same, output } => {
                             prop_assert_eq!(&same, message);
@@ -300,12 +300,12 @@ proptest! {
                 Err(error) => {
                     let expected = [ProtocolError::InflateFailed, ProtocolError::MessageTooBig];
                     prop_assert!(expected.contains(&error), "{error:?}");
-                    prop_assert!(receiver.is_idle() && inflaters.leased() == 0);
+                    prop_assert!(receiver.is_idle() && inflaters.leased_count() == 0);
                 }
             }
         }
         receiver.let_go(&mut inflaters, &mut deflaters);
-        prop_assert_eq!(inflaters.leased(), 0);
+        prop_assert_eq!(inflaters.leased_count(), 0);
     }
 }
 
@@ -369,14 +369,14 @@ fn a_message_without_an_inflater_waits_and_is_inflated_at_its_end() {
         let mut front = frame[..20].to_vec();
         assert_eq!(receive(receiver, &mut inflaters, &mut front, &LIMITS), Ok(vec![]));
     }
-    assert_eq!((inflaters.leased(), inflaters.work().waits), (1, 2));
+    assert_eq!((inflaters.leased_count(), inflaters.work().waits), (1, 2));
     for (n, receiver) in receivers.iter_mut().enumerate().rev() {
         let mut rest = frames[n][20..].to_vec();
         let found = receive(receiver, &mut inflaters, &mut rest, &LIMITS).expect("it is right");
         assert_eq!(found, [(DataKind::Text, texts[n].clone().into_bytes())]);
         assert!(receiver.is_idle());
     }
-    assert_eq!((inflaters.leased(), inflaters.work().messages), (0, 3));
+    assert_eq!((inflaters.leased_count(), inflaters.work().messages), (0, 3));
 }
 
 #[test]
@@ -469,6 +469,6 @@ fn limit_may_be_lowered_below_what_was_inflated() {
         let end = receive(&mut receiver, &mut inflaters, rest, &lowered);
         assert_eq!(end, Err(ProtocolError::MessageTooBig), "with {leases} leases");
         receiver.let_go(&mut inflaters, &mut deflaters);
-        assert_eq!(inflaters.leased(), 0);
+        assert_eq!(inflaters.leased_count(), 0);
     }
 }

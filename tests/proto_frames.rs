@@ -65,7 +65,7 @@ fn violation_compressed(bytes: &[u8], limits: &Limits) -> Option<ProtocolError> 
     let mut receiver = Receiver::compressed(agreed, None);
     while let Some(event) = receiver.next_inflated(&mut input, limits, Some(&mut inflaters)) {
         if let WireEvent::Failed(error) = event {
-            assert_eq!(inflaters.leased(), 0, "what fails holds no inflater");
+            assert_eq!(inflaters.leased_count(), 0, "what fails holds no inflater");
             return Some(error);
         }
     }

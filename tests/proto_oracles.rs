@@ -296,7 +296,7 @@ proptest! {
             if bytes[start..end].is_ascii() {
                 progress.accept_ascii(&bytes[..end], end - start);
             }
-            right = progress.check(&bytes[..end]);
+            right = progress.check_text(&bytes[..end]);
             // Refused in the very piece that has the wrong byte.
             prop_assert_eq!(right, wrong.is_none_or(|wrong| wrong >= end));
         }
@@ -357,7 +357,7 @@ fn utf8_agrees_with_its_twins_on_all_short_texts() {
                 let mut twin = Utf8::default();
                 let wrong = bytes.iter().position(|&byte| !twin.push(byte));
                 let mut progress = utf8::Progress::default();
-                let refused = (1..=bytes.len()).find(|&end| !progress.check(&bytes[..end]));
+                let refused = (1..=bytes.len()).find(|&end| !progress.check_text(&bytes[..end]));
                 assert_eq!(refused, wrong.map(|at| at + 1), "{bytes:02x?}");
                 let valid = std::str::from_utf8(&bytes).is_ok();
                 assert_eq!(utf8::is_valid(&bytes), valid, "{bytes:02x?}");

@@ -209,7 +209,7 @@ impl Fact<'_> {
             Self::Operators { url } => tracing::info!(fact = "operators", url),
             Self::Engine { shards, engine, buffers, buffer_bytes } => {
                 let (fact, driver) = ("engine", engine.name);
-                let ring_entries = engine.granted("ring_entries");
+                let ring_entries = engine.granted_size("ring_entries");
                 let reason = &engine.reason;
                 tracing::info!(fact, driver, reason, shards, ring_entries, buffers, buffer_bytes);
             }

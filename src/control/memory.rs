@@ -36,8 +36,9 @@ pub(super) struct Usage {
 impl Usage {
     /// Reads the current use.
     pub(super) fn read(directory: &Directory) -> Self {
-        let connections: u64 =
-            (0..directory.len() as u16).map(|shard| u64::from(directory.connection_count(shard))).sum();
+        let connections: u64 = (0..directory.len() as u16)
+            .map(|shard| u64::from(directory.connection_count(shard)))
+            .sum();
         Self {
             resident_bytes: host::resident_bytes(),
             socket_bytes: connections * SOCKET_BYTES,

@@ -160,7 +160,7 @@ impl Batch {
     }
 
     /// Whether a segment of this length fits.
-    fn admits(&self, len: usize, bounds: Bounds) -> bool {
+    fn has_room_for(&self, len: usize, bounds: Bounds) -> bool {
         self.segments.is_empty()
             || (self.segments.len() < bounds.segments_max && self.bytes + len <= bounds.bytes_max)
     }
@@ -173,7 +173,12 @@ impl Batch {
     }
 
     /// Moves as many waiting segments into the batch as [`Bounds`] allow.
-    pub fn fill(&mut self, waiting: &mut VecDeque<Segment>, waiting_bytes: usize, bounds: Bounds) {
+    pub fn fill_from(
+        &mut self,
+        waiting: &mut VecDeque<Segment>,
+        waiting_bytes: usize,
+        bounds: Bounds,
+    ) {
         if self.segments.is_empty()
             && waiting.len() <= bounds.segments_max
             && waiting_bytes <= bounds.bytes_max
@@ -183,7 +188,8 @@ impl Batch {
             self.bytes = waiting_bytes;
             return;
         }
-        while let Some(segment) = waiting.pop_front_if(|segment| self.admits(segment.len(), bounds))
+        while let Some(segment) =
+            waiting.pop_front_if(|segment| self.has_room_for(segment.len(), bounds))
         {
             self.push(segment);
         }

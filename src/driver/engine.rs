@@ -72,7 +72,7 @@ pub struct EngineSize {
 
 impl EngineFacts {
     /// The granted size with this JSON name, if the engine has it.
-    pub fn granted(&self, key: &str) -> Option<u64> {
+    pub fn granted_size(&self, key: &str) -> Option<u64> {
         self.sizes.iter().find(|size| size.key == key).map(|size| size.granted)
     }
 }

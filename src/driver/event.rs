@@ -15,7 +15,7 @@ pub(super) fn make_event() -> io::Result<OwnedFd> {
 }
 
 /// Signals the event.
-pub(super) fn signal(event: &OwnedFd) {
+pub(super) fn signal_event(event: &OwnedFd) {
     let one = 1_u64;
     // SAFETY: writes eight bytes that live across the call. The counter would overflow only after
     // 2^64 signals that nothing has read.

@@ -30,10 +30,10 @@ impl EngineChoice {
             DriverChoice::Epoll => Ok(Self::Epoll { denial: None }),
             DriverChoice::Uring => {
                 let reason = "engine.driver = \"uring\"";
-                let probed = uring::probe().map_err(EngineError);
+                let probed = uring::probe_features().map_err(EngineError);
                 probed.map(|features| Self::Uring { features, reason })
             }
-            DriverChoice::Auto => Ok(match uring::probe() {
+            DriverChoice::Auto => Ok(match uring::probe_features() {
                 Ok(features) => Self::Uring { features, reason: "this host allows it" },
                 Err(denial) => Self::Epoll { denial: Some(denial) },
             }),

@@ -37,7 +37,7 @@ fn uring_options(buffers: u32, buffer_bytes: u32) -> UringOptions {
         buffer_bytes,
         min_wait_us: 0,
         min_wait_completions: 1,
-        features: uring::probe().unwrap(),
+        features: uring::probe_features().unwrap(),
         epoch: Instant::now(),
     }
 }

@@ -91,7 +91,7 @@ fn refused(world: &World, code: &str) -> u64 {
 
 /// Whoever was answered hangs up; then nothing may be left.
 fn end(mut world: World, peers: &[&Peer]) {
-    peers.iter().for_each(|peer| peer.finish());
+    peers.iter().for_each(|peer| peer.send_fin());
     turns(&mut world);
     world.drain();
     world.check_laws(false);
@@ -173,7 +173,7 @@ fn a_rejection_is_logged_with_the_path_of_its_request() {
         let (peer, question) = ask(&mut world, &desk, b"");
         reply(&world, &question, reject(Refusal::Forbidden));
         expect_status(&mut world, &peer, 403);
-        peer.finish();
+        peer.send_fin();
     });
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let line = text.lines().find(|line| line.contains("rejected")).unwrap();
@@ -188,10 +188,10 @@ fn an_upgrade_that_nobody_decides_ends_with_503_at_the_deadline() {
     let mut world = world(40);
     let desk = Desk::serve(&world);
     let (peer, question) = ask(&mut world, &desk, b"early");
-    world.network.advance(9_000_000_000);
+    world.network.advance_clock(9_000_000_000);
     turns(&mut world);
     assert!(peer.read(usize::MAX).is_empty(), "the deadline is the handshake's");
-    world.network.advance(2_000_000_000);
+    world.network.advance_clock(2_000_000_000);
     let answer = expect_status(&mut world, &peer, 503);
     assert!(answer.contains("\r\nRetry-After: 5\r\n"), "{answer}");
     assert_eq!(world.totals().counters.handshake_timeouts, 1);
@@ -204,7 +204,7 @@ fn an_upgrade_that_nobody_decides_ends_with_503_at_the_deadline() {
 
 #[test]
 fn a_reply_for_a_peer_that_left_is_ignored_and_counted() {
-    for leave in [Peer::finish, Peer::reset] {
+    for leave in [Peer::send_fin, Peer::send_reset] {
         let mut world = world(40);
         let desk = Desk::serve(&world);
         let (gone, old) = ask(&mut world, &desk, b"early");
@@ -269,7 +269,7 @@ fn frames_sent_before_the_101_arrive_intact_after_it() {
         let messages: Vec<Vec<u8>> = (0..30).map(|n| vec![n; 50 * usize::from(n)]).collect();
         let frames = messages.iter().flat_map(|text| frame(&world.network, 0x82, text));
         let frames: Vec<u8> = frames.collect();
-        let split = world.network.random(3000) as usize;
+        let split = world.network.random_below(3000) as usize;
         let peer = connect(&world.network);
         peer.write(&[REQUEST, &frames[..split]].concat());
         peer.set_window(1 << 20);
@@ -280,7 +280,7 @@ fn frames_sent_before_the_101_arrive_intact_after_it() {
         world.rest();
         let held = world.totals().gauges.partial_bytes;
         assert!((1..=2 * (16 + 8) * 1024).contains(&held), "seed {seed}: {held} bytes are held");
-        assert!(peer.unreceived() > 0, "seed {seed}: past the limit nothing is received");
+        assert!(peer.unreceived_bytes() > 0, "seed {seed}: past the limit nothing is received");
         assert!(peer.read(usize::MAX).is_empty(), "seed {seed}");
         reply(&world, &desk.next(), accept());
         let mut echoes = Vec::new();
@@ -457,21 +457,21 @@ fn every_law_holds_with_a_backend_that_decides() {
             let behaviour = std::iter::repeat_with(|| Behaviour::draw(&world.network))
                 .find(|behaviour| !behaviour.may_leave_first())
                 .unwrap();
-            let shard = world.network.random(2) as u16;
+            let shard = world.network.random_below(2) as u16;
             world.clients.push(Client::connect(&world.network, shard, behaviour));
         }
-        let early = world.network.random(4) == 0;
-        let steps = if early { world.network.random(200) } else { 60_000 };
+        let early = world.network.random_below(4) == 0;
+        let steps = if early { world.network.random_below(200) } else { 60_000 };
         for _ in 0..steps {
             if world.clients.iter().all(Client::is_done) {
                 break;
             }
             world.step();
-            if desk.len() == 0 || world.network.random(10) > 0 {
+            if desk.len() == 0 || world.network.random_below(10) > 0 {
                 continue;
             }
             let question = desk.next();
-            match world.network.random(8) {
+            match world.network.random_below(8) {
                 0 => {}
                 1 => reply(&world, &question, reject(Refusal::Unavailable)),
                 2 => (0..2).for_each(|_| reply(&world, &question, accept())),

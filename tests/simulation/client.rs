@@ -57,7 +57,7 @@ pub(crate) struct Behaviour {
 
 impl Behaviour {
     pub(crate) fn draw(network: &Network) -> Self {
-        let end = match network.random(12) {
+        let end = match network.random_below(12) {
             0..5 => End::Close,
             5..7 => End::Fin,
             7 => End::Reset,
@@ -67,13 +67,13 @@ impl Behaviour {
             _ => End::Stall,
         };
         // Who never reads cannot know what was agreed on.
-        let offers = end != End::Stall && network.random(2) == 0;
+        let offers = end != End::Stall && network.random_below(2) == 0;
         Self {
-            offer: offers.then(|| OFFERS[network.random(OFFERS.len() as u64) as usize]),
+            offer: offers.then(|| OFFERS[network.random_below(OFFERS.len() as u64) as usize]),
             end,
-            messages: if end == End::Stall { 200 } else { network.random(12) as usize },
-            size_max: [20, 130, 3000, 60_000][network.random(4) as usize],
-            slow: network.random(4) == 0,
+            messages: if end == End::Stall { 200 } else { network.random_below(12) as usize },
+            size_max: [20, 130, 3000, 60_000][network.random_below(4) as usize],
+            slow: network.random_below(4) == 0,
         }
     }
 
@@ -154,7 +154,7 @@ pub(crate) fn frame(network: &Network, first: u8, payload: &[u8]) -> Vec<u8> {
             bytes.extend((len as u64).to_be_bytes());
         }
     }
-    let key = (network.random(1 << 32) as u32).to_be_bytes();
+    let key = (network.random_below(1 << 32) as u32).to_be_bytes();
     bytes.extend(key);
     bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     bytes
@@ -162,7 +162,7 @@ pub(crate) fn frame(network: &Network, first: u8, payload: &[u8]) -> Vec<u8> {
 
 impl Client {
     pub(crate) fn connect(network: &Network, shard: u16, behaviour: Behaviour) -> Self {
-        let address = ([127, 0, 0, 1], 1000 + network.random(60_000) as u16).into();
+        let address = ([127, 0, 0, 1], 1000 + network.random_below(60_000) as u16).into();
         let peer = network.connect(shard, 0, Some(address));
         let mut client = Self {
             peer,
@@ -195,7 +195,7 @@ impl Client {
                     b"POST /echo HTTP/1.1\r\nHost: sim\r\nContent-Length: 3\r\n\r\nabc",
                     b"GET /missing HTTP/1.1\r\nHost: sim\r\nConnection: close\r\n\r\nleft over",
                 ];
-                return self.outgoing.extend(bad[network.random(4) as usize]);
+                return self.outgoing.extend(bad[network.random_below(4) as usize]);
             }
             _ => self.outgoing.extend(REQUEST.as_bytes()),
         }
@@ -222,29 +222,29 @@ impl Client {
     }
 
     fn plan_message(&mut self, network: &Network) {
-        let len = network.random(self.behaviour.size_max) as usize;
-        let text = network.random(2) == 0;
+        let len = network.random_below(self.behaviour.size_max) as usize;
+        let text = network.random_below(2) == 0;
         let payload: Vec<u8> = if text {
             "aé€😀".chars().cycle().take(len / 3).collect::<String>().into_bytes()
         } else {
-            (0..len).map(|_| network.random(256) as u8).collect()
+            (0..len).map(|_| network.random_below(256) as u8).collect()
         };
         let mut opcode: u8 = if text { 1 } else { 2 };
         let mut sent = payload.clone();
-        if let Some(codec) = self.codec.as_mut().filter(|_| network.random(4) > 0) {
+        if let Some(codec) = self.codec.as_mut().filter(|_| network.random_below(4) > 0) {
             opcode |= 0x40;
             sent = codec.pack(&payload);
         }
         let mut pieces: Vec<&[u8]> = vec![&sent];
-        if network.random(3) == 0 {
-            let (one, two) = sent.split_at(network.random(sent.len() as u64 + 1) as usize);
+        if network.random_below(3) == 0 {
+            let (one, two) = sent.split_at(network.random_below(sent.len() as u64 + 1) as usize);
             pieces = vec![one, two];
         }
         let last = pieces.len() - 1;
         for (index, piece) in pieces.into_iter().enumerate() {
             let first = if index == 0 { opcode } else { 0 } | if index == last { 0x80 } else { 0 };
             self.outgoing.extend(frame(network, first, piece));
-            if index != last && network.random(2) == 0 {
+            if index != last && network.random_below(2) == 0 {
                 self.outgoing.extend(frame(network, 0x89, b"between"));
                 self.expected.push_back((OpCode::Control(Control::Pong), b"between".to_vec()));
             }
@@ -258,25 +258,25 @@ impl Client {
         if self.gone {
             return;
         }
-        if self.behaviour.end == End::Reset && network.random(60) == 0 {
+        if self.behaviour.end == End::Reset && network.random_below(60) == 0 {
             return self.vanish();
         }
-        let most = if network.random(3) == 0 { 1 + network.random(40) } else { 8192 };
+        let most = if network.random_below(3) == 0 { 1 + network.random_below(40) } else { 8192 };
         let len = self.outgoing.len().min(most as usize);
         // Nothing can follow a FIN.
-        if len > 0 && !self.ended && network.random(4) > 0 {
+        if len > 0 && !self.ended && network.random_below(4) > 0 {
             let bytes: Vec<u8> = self.outgoing.drain(..len).collect();
             self.peer.write(&bytes);
         }
         let all = self.outgoing.is_empty() && (self.planned || self.answered.is_some());
         if all && self.behaviour.end == End::Fin && !self.finished {
             self.finished = true;
-            self.peer.finish();
+            self.peer.send_fin();
         }
         if self.behaviour.end == End::Stall {
             self.peer.set_window(2000);
             if self.peer.was_closed() {
-                self.peer.reset();
+                self.peer.send_reset();
                 self.gone = true;
             }
             return;
@@ -291,7 +291,7 @@ impl Client {
         let cut = self.peer.was_lost();
         if self.peer.is_ended() && (self.incoming.is_empty() || cut) && !self.ended {
             self.ended = true;
-            self.peer.finish();
+            self.peer.send_fin();
         }
     }
 
@@ -414,7 +414,7 @@ impl Client {
 
     /// Breaks the connection.
     pub(crate) fn vanish(&mut self) {
-        self.peer.reset();
+        self.peer.send_reset();
         self.gone = true;
     }
 

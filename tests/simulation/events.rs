@@ -77,7 +77,7 @@ fn events_and_losses_add_up_to_what_has_happened() {
         let mut ledger = Ledger::default();
         while !world.clients.iter().all(Client::is_done) {
             world.step();
-            if world.network.random(40) == 0 {
+            if world.network.random_below(40) == 0 {
                 events.take(0).into_iter().for_each(|event| ledger.note(seed, event));
             }
         }
@@ -100,7 +100,7 @@ fn an_end_says_how_and_after_how_much() {
     let mut world = World::new(40, 1, Faults::default(), |_| {});
     let (mut events, _) = attach(&world, 10);
     let peer = open(&mut world);
-    world.network.advance(3_000_000_000);
+    world.network.advance_clock(3_000_000_000);
     leave(&mut world, &peer);
     let [ShardEvent::Connected { token, address, .. }, ended] = &events.take(0)[..] else {
         panic!("two events")

@@ -113,7 +113,7 @@ fn run(kind: &str, reads: bool) {
     }
     for _ in 0..20 {
         world.turn_shards();
-        world.network.advance(1_000_000);
+        world.network.advance_clock(1_000_000);
     }
     for peer in &greedy {
         let answer = peer.read(usize::MAX);
@@ -124,7 +124,7 @@ fn run(kind: &str, reads: bool) {
     let mut unsent: Vec<Vec<u8>> = vec![Vec::new(); GREEDY];
     for _ in 0..STEPS {
         for (peer, unsent) in greedy.iter().zip(&mut unsent) {
-            while peer.unreceived() < AHEAD_BYTES {
+            while peer.unreceived_bytes() < AHEAD_BYTES {
                 if unsent.is_empty() {
                     unsent.clone_from(&demand);
                 }
@@ -148,7 +148,7 @@ fn run(kind: &str, reads: bool) {
             asked = false;
         }
         assert!(waited <= TURNS_MAX, "{kind}: no echo within {TURNS_MAX} turns");
-        world.network.advance(1_000_000);
+        world.network.advance_clock(1_000_000);
     }
     assert!(answered >= STEPS / TURNS_MAX as usize, "{kind}: {answered} echoes");
     let is_served = !reads || greedy.iter().all(|peer| !peer.is_ended());
@@ -159,8 +159,8 @@ fn run(kind: &str, reads: bool) {
     // Twelve times a largest message: each greedy client has an outbox and one reply at the most.
     let bound = GREEDY as u64 * ((1 << 20) + (5 << 20));
     assert!(queued <= bound, "{kind}: {queued} bytes are queued");
-    greedy.iter().for_each(Peer::reset);
-    modest.reset();
+    greedy.iter().for_each(Peer::send_reset);
+    modest.send_reset();
     world.drain();
     world.check_laws(true);
 }
@@ -197,7 +197,7 @@ fn a_short_reply_leaves_ahead_of_unfinished_work() {
     let turns = |world: &mut World, count: u32| {
         for _ in 0..count {
             world.turn_shards();
-            world.network.advance(1_000_000);
+            world.network.advance_clock(1_000_000);
         }
     };
     turns(&mut world, 20);
@@ -209,7 +209,7 @@ fn a_short_reply_leaves_ahead_of_unfinished_work() {
     let continued = |world: &World| world.totals().counters.inputs_continued;
     let mut ahead = 0;
     for _ in 0..100 {
-        if greedy.unreceived() == 0 {
+        if greedy.unreceived_bytes() == 0 {
             greedy.write(&demand);
         }
         greedy.read(usize::MAX);
@@ -224,7 +224,7 @@ fn a_short_reply_leaves_ahead_of_unfinished_work() {
         modest.read(usize::MAX);
     }
     assert!(ahead > 10, "{ahead} turns had unfinished work");
-    [&greedy, &modest].into_iter().for_each(Peer::reset);
+    [&greedy, &modest].into_iter().for_each(Peer::send_reset);
     world.drain();
     world.check_laws(true);
 }

@@ -42,13 +42,13 @@ fn run(seed: u64, shards: u16, clients: usize, faults: Faults) -> World {
     });
     for _ in 0..clients {
         let behaviour = Behaviour::draw(&world.network);
-        let shard = world.network.random(u64::from(shards)) as u16;
+        let shard = world.network.random_below(u64::from(shards)) as u16;
         let client = Client::connect(&world.network, shard, behaviour);
         world.clients.push(client);
     }
-    let early = world.network.random(4) == 0;
+    let early = world.network.random_below(4) == 0;
     if early {
-        for _ in 0..world.network.random(200) {
+        for _ in 0..world.network.random_below(200) {
             world.step();
         }
     } else {
@@ -89,7 +89,7 @@ fn a_reply_in_place_is_sent_whole_though_the_client_has_ended_its_side() {
         world.rest();
         assert_eq!(peer.read(usize::MAX).len(), 2 + 5, "seed {seed}");
         peer.write(&client::frame(&world.network, 0x82, &[7; 1000]));
-        peer.finish();
+        peer.send_fin();
         let mut received = Vec::new();
         while !peer.is_ended() {
             world.step();
@@ -120,7 +120,7 @@ fn replies_to_messages_of_a_buffer_each_leave_in_order() {
         let received = peer.read(usize::MAX);
         let numbers: Vec<_> = received.chunks(4 + size).map(|frame| frame[4]).collect();
         assert_eq!(numbers, [0, 1, 2, 3, 4], "{size} bytes");
-        peer.finish();
+        peer.send_fin();
         world.drain();
         world.check_laws(false);
     }
@@ -135,7 +135,7 @@ fn replies_leave_from_where_their_message_came_in() {
         world.rest();
         for round in 0..40 {
             world.clients[0].send_text(&"in place ".repeat(100 + round));
-            (0..world.network.random(12)).for_each(|_| world.step());
+            (0..world.network.random_below(12)).for_each(|_| world.step());
         }
         world.rest();
         in_place += world.totals().counters.replies_in_place;
@@ -419,7 +419,7 @@ fn a_clock_that_jumps_fires_each_deadline_once() {
         world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
     }
     world.rest();
-    world.network.advance(7_000_000_000_000);
+    world.network.advance_clock(7_000_000_000_000);
     world.rest();
     let totals = world.totals();
     assert_eq!(totals.counters.pings_sent, 50, "one ping each, however long the gap");
@@ -437,7 +437,7 @@ fn nothing_of_http_follows_the_101() {
         let mut world = World::new(seed, 1, Faults::harmless(), |_| {});
         world.clients.push(Client::connect(&world.network, 0, Behaviour::hold()));
         world.rest();
-        world.network.advance(60_000_000_000);
+        world.network.advance_clock(60_000_000_000);
         world.rest();
         world.clients[0].write_raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
         world.run_clients();
@@ -456,7 +456,7 @@ fn mail_that_comes_before_there_is_a_bell_is_read_without_waiting() {
     let config = Config::validate(&File { shards: 1, ..File::default() }, 20_000, 1).unwrap();
     let (network, directory) = (Network::new(1, 1, Faults::default()), Directory::new(1));
     directory.post(0, Mail::Stop);
-    let driver = network.driver(0, 8, 1024);
+    let driver = network.new_driver(0, 8, 1024);
     let listeners = vec![world::listener()];
     let mut shard = Shard::new(driver, 0, config.into(), directory, listeners, 1).unwrap();
     let mut turn = || {

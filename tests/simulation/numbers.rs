@@ -47,7 +47,7 @@ pub(crate) fn leave(world: &mut World, peer: &Peer) {
     peer.write(&CLOSE);
     (0..3).for_each(|_| world.turn_shards());
     peer.read(usize::MAX);
-    peer.finish();
+    peer.send_fin();
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn delays_of_sends_are_the_turnarounds() {
         for (delay_ns, turns) in delays_ns.into_iter().zip(turns) {
             peer.write(&TEXT);
             (0..turns).for_each(|_| world.turn_shards());
-            world.network.advance(delay_ns);
+            world.network.advance_clock(delay_ns);
             world.turn_shards();
             assert_eq!(peer.read(usize::MAX), ECHO);
         }
@@ -81,7 +81,7 @@ fn each_message_of_a_turn_has_its_turnaround() {
     let peer = open(&mut world);
     peer.write(&TEXT.repeat(5));
     world.turn_shards();
-    world.network.advance(40_000);
+    world.network.advance_clock(40_000);
     world.turn_shards();
     assert_eq!(peer.read(usize::MAX), ECHO.repeat(5));
     let found = world.totals().histograms.turnaround.histogram();
@@ -100,11 +100,11 @@ fn a_slow_reader_is_in_the_turnaround() {
     peer.set_window(3);
     peer.write(&TEXT);
     world.turn_shards();
-    world.network.advance(50_000_000);
+    world.network.advance_clock(50_000_000);
     world.turn_shards();
     assert_eq!(peer.read(usize::MAX), ECHO[..3], "three of four bytes have room");
     assert_eq!(world.totals().histograms.turnaround.histogram().len(), 0);
-    world.network.advance(25_000_000);
+    world.network.advance_clock(25_000_000);
     (0..2).for_each(|_| world.turn_shards());
     assert_eq!(peer.read(usize::MAX), ECHO[3..]);
     let found = world.totals().histograms.turnaround.histogram();
@@ -124,7 +124,7 @@ fn delays_of_requests_are_the_times_to_open() {
     for delay_ns in delays_ns {
         let peer = connect(&world.network);
         world.turn_shards();
-        world.network.advance(delay_ns);
+        world.network.advance_clock(delay_ns);
         peer.write(REQUEST);
         world.turn_shards();
         peers.push(peer);
@@ -146,7 +146,7 @@ fn delays_of_pongs_are_the_round_trips() {
     let delays_ns = [500_000, 80_000_000, 500_000, 12_345, 900_000_000];
     for delay_ns in delays_ns {
         let ping = loop {
-            world.network.advance(50_000_000);
+            world.network.advance_clock(50_000_000);
             world.turn_shards();
             // A turn for the timer, one for its send: no time passes between them.
             world.turn_shards();
@@ -156,7 +156,7 @@ fn delays_of_pongs_are_the_round_trips() {
             }
         };
         assert_eq!(ping[..2], [0x89, 16], "a ping of sixteen bytes");
-        world.network.advance(delay_ns);
+        world.network.advance_clock(delay_ns);
         peer.write(&[&[0x8A, 0x80 | 16, 0, 0, 0, 0], &ping[2..]].concat());
         world.turn_shards();
     }

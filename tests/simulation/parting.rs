@@ -34,7 +34,7 @@ fn a_pong_after_the_close_resets_nothing_while_a_slow_reader_takes_the_rest() {
         let close = [0x88, 2, 3, 0xE8];
         assert!(read.ends_with(&[echo.repeat(4), close.to_vec()].concat()), "{read:?}");
         assert!(peer.was_closed() && !peer.was_reset(), "parking after {park_after_ms} ms");
-        peer.finish();
+        peer.send_fin();
         world.drain();
         world.check_laws(false);
     }

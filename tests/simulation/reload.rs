@@ -21,10 +21,10 @@ const KEPT: [&str; 4] =
     ["connections_per_shard_max", "address_prefix_v4", "address_prefix_v6", "history_bytes_max"];
 
 fn number(network: &Network, default: u64, max: u64) -> u64 {
-    let value = match network.random(6) {
-        0 => network.random(3),
-        1 => network.random(300),
-        2 | 3 => network.random(100_000),
+    let value = match network.random_below(6) {
+        0 => network.random_below(3),
+        1 => network.random_below(300),
+        2 | 3 => network.random_below(100_000),
         4 => default / 2,
         _ => default.saturating_mul(2),
     };
@@ -47,7 +47,7 @@ fn another(network: &Network, file: &File) -> Arc<Config> {
             for table in tables {
                 for row in section.rows.iter().filter(|row| !KEPT.contains(&row.key)) {
                     let default = (row.default)().as_integer().unwrap_or_default() as u64;
-                    if let (Kind::Number { max }, 0) = (row.kind, network.random(4)) {
+                    if let (Kind::Number { max }, 0) = (row.kind, network.random_below(4)) {
                         let value = number(network, default, max) as i64;
                         table.insert(row.key.to_owned(), Value::Integer(value));
                     }
@@ -76,12 +76,12 @@ fn every_account_is_closed_whatever_changes_meanwhile() {
         for _ in 0..10 {
             for _ in 0..3 {
                 let behaviour = Behaviour::draw(&world.network);
-                let shard = world.network.random(shards.into()) as u16;
+                let shard = world.network.random_below(shards.into()) as u16;
                 world.clients.push(Client::connect(&world.network, shard, behaviour));
             }
             let config = another(&world.network, &file);
             (0..shards).for_each(|shard| world.post(shard, Mail::Renew(config.clone())));
-            (0..world.network.random(40)).for_each(|_| world.step());
+            (0..world.network.random_below(40)).for_each(|_| world.step());
         }
         let config = Arc::new(Config::validate(&file, 20_000, 1).unwrap());
         (0..shards).for_each(|shard| world.post(shard, Mail::Renew(config.clone())));
@@ -114,7 +114,7 @@ fn a_lower_limit_closes_what_is_overdue_one_after_the_other() {
         }
         world.rest();
         assert_eq!(world.totals().gauges.open, 400);
-        world.network.advance(2 * 3_600_000_000_000);
+        world.network.advance_clock(2 * 3_600_000_000_000);
         world.rest();
         change(&mut route);
         let file = File { shards: 1, routes: vec![route], ..File::default() };
@@ -124,7 +124,7 @@ fn a_lower_limit_closes_what_is_overdue_one_after_the_other() {
             let before = world.totals().gauges.open;
             let until = world.network.now_ns() + 1_000_000_000;
             while world.network.now_ns() < until {
-                world.network.advance(200_000_000);
+                world.network.advance_clock(200_000_000);
                 world.step();
             }
             most = most.max(before - world.totals().gauges.open);

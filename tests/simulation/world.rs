@@ -109,7 +109,7 @@ impl World {
         let make = |id: u16| {
             // Small buffers cut most messages to pieces; large ones bring many of them whole.
             let buffer_bytes = if seed.is_multiple_of(2) { 1024 } else { 8192 };
-            let driver = network.driver(id, buffers, buffer_bytes);
+            let driver = network.new_driver(id, buffers, buffer_bytes);
             let (config, directory) = (config.clone(), directory.clone());
             Some(Shard::new(driver, id, config, directory, vec![listener()], seed).unwrap())
         };
@@ -226,11 +226,11 @@ impl World {
         }
         // Shards do not keep step with each other.
         for shard in 0..self.shards.len() {
-            for _ in 0..self.network.random(4) {
+            for _ in 0..self.network.random_below(4) {
                 self.turn_shard(shard);
             }
         }
-        self.network.advance(self.network.random(10_000_000));
+        self.network.advance_clock(self.network.random_below(10_000_000));
     }
 
     /// Exchanges every shard's histograms, as a reading of the control thread does.
@@ -285,7 +285,7 @@ impl World {
             if self.shards.iter().all(Option::is_none) {
                 return;
             }
-            self.network.advance(ns);
+            self.network.advance_clock(ns);
             self.step();
         }
         panic!("seed {}: a shard did not end", self.seed);

@@ -37,7 +37,7 @@ fn examine_engine(choice: Result<EngineChoice, EngineError>) -> Vec<Finding> {
     let found = finding(format!("{}: {}", choice.name(), choice.reason()));
     match choice {
         EngineChoice::Uring { features, .. } => {
-            std::iter::once(found).chain(examine_features(&features.list())).collect()
+            std::iter::once(found).chain(examine_features(&features.list_features())).collect()
         }
         EngineChoice::Epoll { denial: None } => {
             let remedy = "engine.driver = \"auto\" takes io_uring where it is allowed";

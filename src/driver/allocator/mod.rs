@@ -32,7 +32,7 @@ pub struct Allocator;
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if is_large(layout)
-            && let Some(taken) = slots::take(layout.size())
+            && let Some(taken) = slots::take_slot(layout.size())
         {
             return taken.block;
         }
@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if is_large(layout)
-            && let Some(taken) = slots::take(layout.size())
+            && let Some(taken) = slots::take_slot(layout.size())
         {
             // SAFETY: the slot has that many bytes.
             unsafe { taken.block.write_bytes(0, layout.size().min(taken.dirty_bytes)) };
@@ -59,7 +59,7 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if is_in_slot(block, layout) {
             // SAFETY: the slot was taken for this layout, and the caller no longer uses it.
-            return unsafe { slots::free(block, layout.size()) };
+            return unsafe { slots::free_slot(block, layout.size()) };
         }
         // SAFETY: the caller's contract is that of the callee.
         unsafe { MiMalloc.dealloc(block, layout) }
@@ -71,7 +71,7 @@ unsafe impl GlobalAlloc for Allocator {
         let was_in_slot = is_in_slot(block, layout);
         if was_in_slot && is_large(new_layout) {
             // SAFETY: the slot was taken for this layout.
-            unsafe { slots::resize(block, layout.size(), new_size) };
+            unsafe { slots::resize_slot(block, layout.size(), new_size) };
             return block;
         }
         if !was_in_slot && !is_large(new_layout) {
@@ -95,7 +95,7 @@ fn is_large(layout: Layout) -> bool {
 }
 
 fn is_in_slot(block: *mut u8, layout: Layout) -> bool {
-    is_large(layout) && slots::owns(block)
+    is_large(layout) && slots::owns_block(block)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Slots {
     }
 
     /// Reserves the address space on the first call.
-    fn reserve(&mut self) {
+    fn reserve_range(&mut self) {
         if std::mem::replace(&mut self.is_reserved, true) {
             return;
         }
@@ -133,7 +133,7 @@ impl Slots {
 
     /// Takes a slot for a block of `len` bytes; also returns how many bytes of it may be dirty.
     fn take(&mut self, len: usize) -> Option<(usize, usize)> {
-        self.reserve();
+        self.reserve_range();
         let index = self.take_warm(len).or_else(|| self.cold.pop()).or_else(|| {
             let index = self.fresh;
             self.fresh = (index + 1).min(SLOTS_MAX);
@@ -233,7 +233,7 @@ impl Drop for Locked {
     }
 }
 
-fn lock() -> Locked {
+fn lock_slots() -> Locked {
     Locked(SLOTS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
@@ -241,7 +241,7 @@ fn whole_pages(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE_BYTES)
 }
 
-fn address(index: usize) -> *mut u8 {
+fn slot_address(index: usize) -> *mut u8 {
     START.load(Ordering::Acquire).wrapping_add(index * SLOT_BYTES)
 }
 
@@ -254,11 +254,11 @@ fn index_of(block: *mut u8) -> usize {
 ///
 /// # Safety
 /// The range begins and ends at pages of the slot, and its contents are no longer used.
-unsafe fn discard(index: usize, (start, end): (usize, usize)) {
+unsafe fn discard_pages(index: usize, (start, end): (usize, usize)) {
     // SAFETY: the range lies in the reserved memory; the caller guarantees the rest.
     unsafe {
-        let start = address(index).add(start);
-        let len = address(index).add(end).offset_from_unsigned(start);
+        let start = slot_address(index).add(start);
+        let len = slot_address(index).add(end).offset_from_unsigned(start);
         if libc::madvise(start.cast(), len, libc::MADV_DONTNEED) != 0 {
             start.write_bytes(0, len);
         }
@@ -266,7 +266,7 @@ unsafe fn discard(index: usize, (start, end): (usize, usize)) {
 }
 
 /// Whether a block lies in a slot.
-pub(super) fn owns(block: *mut u8) -> bool {
+pub(super) fn owns_block(block: *mut u8) -> bool {
     let start = START.load(Ordering::Acquire).addr();
     start != 0 && block.addr().wrapping_sub(start) < RESERVED_BYTES
 }
@@ -279,31 +279,31 @@ pub(super) struct Taken {
 }
 
 /// Takes a slot for a block of `len` bytes; `None` if none is free.
-pub(super) fn take(len: usize) -> Option<Taken> {
+pub(super) fn take_slot(len: usize) -> Option<Taken> {
     assert!(len <= SLOT_BYTES, "longer blocks have no slot");
-    let mut slots = lock();
+    let mut slots = lock_slots();
     let (index, dirty_bytes) = slots.0.take(whole_pages(len))?;
-    Some(Taken { block: address(index), dirty_bytes })
+    Some(Taken { block: slot_address(index), dirty_bytes })
 }
 
 /// Frees a slot.
 ///
 /// # Safety
-/// [`take`] made the block, `len` is its length, and it is no longer used.
-pub(super) unsafe fn free(block: *mut u8, len: usize) {
-    lock().0.free(index_of(block), whole_pages(len));
+/// [`take_slot`] made the block, `len` is its length, and it is no longer used.
+pub(super) unsafe fn free_slot(block: *mut u8, len: usize) {
+    lock_slots().0.free(index_of(block), whole_pages(len));
 }
 
 /// Changes the length of a block in place.
 ///
 /// # Safety
-/// [`take`] made the block, `len` is its length, and bytes behind `new_len` are no longer used.
-pub(super) unsafe fn resize(block: *mut u8, len: usize, new_len: usize) {
+/// [`take_slot`] made the block, `len` is its length, and bytes behind `new_len` are no longer used.
+pub(super) unsafe fn resize_slot(block: *mut u8, len: usize, new_len: usize) {
     let index = index_of(block);
-    let unused = lock().0.resize(index, whole_pages(len), whole_pages(new_len));
+    let unused = lock_slots().0.resize(index, whole_pages(len), whole_pages(new_len));
     if let Some(range) = unused {
         // SAFETY: the range lies behind the block.
-        unsafe { discard(index, range) };
+        unsafe { discard_pages(index, range) };
     }
 }
 
@@ -315,16 +315,16 @@ pub(in crate::driver) fn has_excess() -> bool {
 
 /// Returns a bounded part of the excess to the system.
 pub(in crate::driver) fn return_some() {
-    let Some((index, range)) = lock().0.begin_return() else { return };
+    let Some((index, range)) = lock_slots().0.begin_return() else { return };
     // SAFETY: the slot is free, and in no stack from which another thread could take it.
-    unsafe { discard(index, range) };
-    lock().0.end_return(index);
+    unsafe { discard_pages(index, range) };
+    lock_slots().0.end_return(index);
 }
 
 /// Adds the memory of slots not needed since the last call to the excess; returns whether free
 /// slots with touched memory remain.
 pub(in crate::driver) fn forget_unneeded() -> bool {
-    let mut slots = lock();
+    let mut slots = lock_slots();
     slots.0.forget_unneeded();
     slots.0.free_bytes > 0
 }
@@ -441,16 +441,16 @@ mod tests {
 
     #[test]
     fn memory_that_is_returned_reads_as_zero() {
-        let taken = take(SLOT_BYTES).expect("there are slots");
+        let taken = take_slot(SLOT_BYTES).expect("there are slots");
         let index = index_of(taken.block);
         // SAFETY: only this test has the block, until it is freed.
         unsafe {
             taken.block.write_bytes(7, 4 * PAGE_BYTES);
-            discard(index, (PAGE_BYTES, 3 * PAGE_BYTES));
+            discard_pages(index, (PAGE_BYTES, 3 * PAGE_BYTES));
             let bytes = std::slice::from_raw_parts(taken.block, 4 * PAGE_BYTES);
             let (returned, kept) = (&bytes[PAGE_BYTES..3 * PAGE_BYTES], &bytes[..PAGE_BYTES]);
             assert!(returned.iter().all(|byte| *byte == 0) && kept.iter().all(|byte| *byte == 7));
-            free(taken.block, SLOT_BYTES);
+            free_slot(taken.block, SLOT_BYTES);
         }
     }
 

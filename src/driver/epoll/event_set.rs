@@ -144,7 +144,7 @@ impl EventSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::event::{make_event, signal};
+    use crate::driver::event::{make_event, signal_event};
 
     #[test]
     fn waits_end_by_events_and_deadlines_however_they_are_timed() {
@@ -153,7 +153,7 @@ mod tests {
             let event = make_event().unwrap();
             set.add(&event, libc::EPOLLIN | libc::EPOLLET, 7).unwrap();
             for _ in 0..2 {
-                signal(&event);
+                signal_event(&event);
                 set.wait(None).unwrap();
                 assert_eq!((set.count(), set.event(0)), (1, (libc::EPOLLIN, 7)));
                 // Nothing has read the event, and its edge was reported.
@@ -164,7 +164,7 @@ mod tests {
             set.wait(Some(1_500_000)).unwrap();
             assert!(set.count() == 0 && began.elapsed().as_nanos() >= 1_500_000);
             set.remove(&event);
-            signal(&event);
+            signal_event(&event);
             set.wait(Some(0)).unwrap();
             assert_eq!((set.count(), set.is_full()), (0, false));
         }

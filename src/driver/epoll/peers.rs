@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::driver::Bell;
-use crate::driver::event::{make_event, signal};
+use crate::driver::event::{make_event, signal_event};
 
 /// The doors of all shards.
 pub struct Peers {
@@ -46,7 +46,7 @@ impl Door {
     /// Hands a socket over, under a key.
     pub(super) fn hand_over(&self, key: u64, socket: OwnedFd) {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).push((key, socket));
-        signal(&self.event);
+        signal_event(&self.event);
     }
 
     /// Takes the sockets that have arrived.
@@ -64,7 +64,7 @@ impl Bell for Door {
     fn ring(&self) {
         // A ring that was not noticed yet will be, after what this one announces.
         if !self.is_rung.swap(true, Ordering::AcqRel) {
-            signal(&self.event);
+            signal_event(&self.event);
         }
     }
 }

@@ -41,7 +41,7 @@ impl Network {
     }
 
     /// Makes the driver of one shard, with this many receive buffers of this size.
-    pub fn driver(&self, shard: u16, buffers: u16, buffer_bytes: usize) -> Sim {
+    pub fn new_driver(&self, shard: u16, buffers: u16, buffer_bytes: usize) -> Sim {
         Sim {
             network: self.0.clone(),
             shard,
@@ -61,7 +61,7 @@ impl Network {
     }
 
     /// Advances the clock.
-    pub fn advance(&self, ns: u64) {
+    pub fn advance_clock(&self, ns: u64) {
         self.0.borrow_mut().now_ns += ns;
     }
 
@@ -92,8 +92,8 @@ impl Network {
     }
 
     /// A random number below `bound`, from the run's seed.
-    pub fn random(&self, bound: u64) -> u64 {
-        self.0.borrow_mut().random(bound)
+    pub fn random_below(&self, bound: u64) -> u64 {
+        self.0.borrow_mut().random_below(bound)
     }
 
     /// The last wait that the shard requested.
@@ -154,7 +154,7 @@ impl Sim {
         if state.draw_rest() {
             return;
         }
-        let later = state.random(2) == 0;
+        let later = state.random_below(2) == 0;
         let socket = &mut state.sockets[index as usize];
         if std::mem::take(&mut socket.cancelled)
             && let Some((token, _)) = socket.receive.take()
@@ -184,7 +184,7 @@ impl Sim {
                 {
                     ended.push(Completion::Sent { batch, result: Err(libc::ECANCELED) });
                 }
-                if state.random(2) == 0 {
+                if state.random_below(2) == 0 {
                     ended.reverse();
                 }
                 self.ready.extend(ended);
@@ -233,7 +233,7 @@ impl Sim {
             let segment = state.sockets[index as usize].segment;
             let most = available.min(self.buffers[usize::from(buffer)].len()).min(segment);
             let len = if state.draw_fault(state.faults.short_receive) {
-                1 + state.random(most as u64) as usize
+                1 + state.random_below(most as u64) as usize
             } else {
                 most
             };
@@ -266,7 +266,7 @@ impl Sim {
                 (state.draw_fault(faults.send_fails), state.draw_fault(faults.short_send));
             let bytes = &self.buffers[usize::from(loan.lease.buffer)][..loan.lease.len()];
             let bytes = &bytes[loan.start..];
-            let portion = state.random(bytes.len() as u64) as usize;
+            let portion = state.random_below(bytes.len() as u64) as usize;
             let socket = &mut state.sockets[socket.0 as usize];
             let room = socket.window.saturating_sub(socket.to_client.len());
             let most = if short { portion } else { bytes.len() };
@@ -297,7 +297,7 @@ impl Sim {
         let asked = batch.offered_bytes();
         let mut taken = asked.min(room);
         if state.draw_fault(state.faults.short_send) {
-            taken = 1 + state.random(taken.max(1) as u64) as usize;
+            taken = 1 + state.random_below(taken.max(1) as u64) as usize;
         }
         let taken = taken.min(asked).min(room);
         let socket = &mut state.sockets[index as usize];

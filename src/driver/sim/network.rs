@@ -180,7 +180,7 @@ impl State {
         }
     }
 
-    pub(super) fn random(&mut self, bound: u64) -> u64 {
+    pub(super) fn random_below(&mut self, bound: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -188,7 +188,7 @@ impl State {
     }
 
     pub(super) fn draw_fault(&mut self, percent: u8) -> bool {
-        self.random(100) < u64::from(percent)
+        self.random_below(100) < u64::from(percent)
     }
 
     pub(super) fn draw_rest(&mut self) -> bool {
@@ -252,7 +252,7 @@ impl State {
             })
             .collect();
         for index in (1..own.len()).rev() {
-            let other = self.random(index as u64 + 1) as usize;
+            let other = self.random_below(index as u64 + 1) as usize;
             own.swap(index, other);
         }
         own
@@ -315,24 +315,24 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn with<T>(&self, act: impl FnOnce(&mut SimSocket) -> T) -> T {
+    fn with_socket<T>(&self, act: impl FnOnce(&mut SimSocket) -> T) -> T {
         act(&mut self.network.borrow_mut().sockets[self.socket as usize])
     }
 
     /// Sends bytes to the server.
     pub fn write(&self, bytes: &[u8]) {
-        self.with(|socket| socket.to_server.extend(bytes));
+        self.with_socket(|socket| socket.to_server.extend(bytes));
     }
 
     /// Bytes that the server has not received yet.
-    pub fn unreceived(&self) -> usize {
-        self.with(|socket| socket.to_server.len())
+    pub fn unreceived_bytes(&self) -> usize {
+        self.with_socket(|socket| socket.to_server.len())
     }
 
     /// Reads up to `most` bytes that the server has sent.
     pub fn read(&self, most: usize) -> Vec<u8> {
         let now_ns = self.network.borrow().now_ns;
-        self.with(|socket| {
+        self.with_socket(|socket| {
             let len = socket.to_client.len().min(most);
             if len > 0 {
                 socket.read_bytes += len as u64;
@@ -344,23 +344,23 @@ impl Peer {
 
     /// Sets how many bytes may be queued for the client; 0 = it reads nothing at all.
     pub fn set_window(&self, bytes: usize) {
-        self.with(|socket| socket.window = bytes);
+        self.with_socket(|socket| socket.window = bytes);
     }
 
     /// Sets how many bytes one receive brings at most: as if they came in segments of this size.
     pub fn set_segment(&self, bytes: usize) {
         assert!(bytes > 0, "a receive brings something");
-        self.with(|socket| socket.segment = bytes);
+        self.with_socket(|socket| socket.segment = bytes);
     }
 
     /// Sends a FIN.
-    pub fn finish(&self) {
-        self.with(|socket| socket.client_fin = true);
+    pub fn send_fin(&self) {
+        self.with_socket(|socket| socket.client_fin = true);
     }
 
     /// Breaks the connection.
-    pub fn reset(&self) {
-        self.with(|socket| {
+    pub fn send_reset(&self) {
+        self.with_socket(|socket| {
             socket.reset = true;
             socket.to_server.clear();
         });
@@ -368,22 +368,22 @@ impl Peer {
 
     /// Whether the server has ended its side and the client has read everything.
     pub fn is_ended(&self) -> bool {
-        self.with(|socket| socket.to_client.is_empty() && (socket.fin_sent || socket.reset))
+        self.with_socket(|socket| socket.to_client.is_empty() && (socket.fin_sent || socket.reset))
     }
 
     /// Whether the server has closed its socket.
     pub fn was_closed(&self) -> bool {
-        self.with(|socket| socket.closed)
+        self.with_socket(|socket| socket.closed)
     }
 
     /// Whether a simulated fault broke the connection.
     pub fn was_lost(&self) -> bool {
-        self.with(|socket| socket.lost)
+        self.with_socket(|socket| socket.lost)
     }
 
     /// Whether the server closed with unread input, which would have reset the connection and
     /// discarded its last bytes.
     pub fn was_reset(&self) -> bool {
-        self.with(|socket| socket.reset_sent)
+        self.with_socket(|socket| socket.reset_sent)
     }
 }

@@ -97,13 +97,13 @@ impl Buffers {
         }
         while self.published < target {
             let Some(buffer) = self.free.pop() else { break };
-            let address = self.slab.address().as_ptr() as u64 + self.start(buffer) as u64;
+            let address = self.slab.address().as_ptr() as u64 + self.start_offset(buffer) as u64;
             let index = usize::from(self.tail & self.mask);
             // SAFETY: `index < total` entries of the mapping; an entry at the tail belongs to us
             // until the tail moves past it. The tail field shares memory with entry 0's reserved
             // half-word, which the setters do not write.
             unsafe {
-                let entry = &mut *self.entry(index);
+                let entry = &mut *self.entry_at(index);
                 entry.set_addr(address);
                 entry.set_len(self.buffer_bytes);
                 entry.set_bid(buffer);
@@ -115,7 +115,7 @@ impl Buffers {
         // SAFETY: entry 0 is initialised memory of the mapping, and its tail half-word is shared
         // with the kernel as an atomic.
         unsafe {
-            let tail = BufRingEntry::tail(self.entry(0));
+            let tail = BufRingEntry::tail(self.entry_at(0));
             AtomicU16::from_ptr(tail.cast_mut()).store(self.tail, Ordering::Release);
         }
         self.check_invariants();
@@ -123,14 +123,14 @@ impl Buffers {
 
     /// The address of ring entry `index`.
     #[expect(clippy::cast_ptr_alignment, reason = "a mapping begins at a page")]
-    fn entry(&self, index: usize) -> *mut BufRingEntry {
+    fn entry_at(&self, index: usize) -> *mut BufRingEntry {
         assert!(index < self.total as usize);
         // SAFETY: the mapping has room for `total` entries.
         unsafe { self.entries.address().as_ptr().cast::<BufRingEntry>().add(index) }
     }
 
     /// Records that the kernel filled a buffer.
-    pub(super) fn lend(&mut self, buffer: u16, len: u32) {
+    pub(super) fn lend_buffer(&mut self, buffer: u16, len: u32) {
         assert!(u32::from(buffer) < self.total, "the kernel fills only buffers of this ring");
         self.published -= 1;
         self.lent += 1;
@@ -142,7 +142,7 @@ impl Buffers {
     }
 
     /// Returns a lent buffer to the free list.
-    pub(super) fn release(&mut self, buffer: u16) {
+    pub(super) fn release_buffer(&mut self, buffer: u16) {
         assert!(self.lent > 0, "only a lent buffer is released");
         self.lent -= 1;
         self.free.push(buffer);
@@ -155,7 +155,7 @@ impl Buffers {
     }
 
     /// Offset of a buffer in the slab.
-    fn start(&self, buffer: u16) -> usize {
+    fn start_offset(&self, buffer: u16) -> usize {
         let buffer = usize::from(buffer);
         buffer * self.stride + buffer * STAGGER_BYTES % PAGE_BYTES
     }
@@ -168,7 +168,7 @@ impl Buffers {
     /// The bytes of a lent buffer.
     pub(super) fn bytes(&mut self, buffer: u16, len: u32) -> &mut [u8] {
         assert!(u32::from(buffer) < self.total && len <= self.buffer_bytes);
-        let start = self.start(buffer);
+        let start = self.start_offset(buffer);
         // SAFETY: the range lies in the slab; the kernel has filled it and will not write to it
         // until it is published again; `&mut self` excludes a second borrow.
         unsafe {
@@ -184,7 +184,7 @@ impl Buffers {
     pub(super) fn trim(&mut self) {
         self.demand.end_period(self.published_least);
         for index in 0..self.free_least.min(self.free.len()) {
-            self.discard(self.free[index]);
+            self.discard_buffer(self.free[index]);
         }
         if !self.used && self.lent == 0 && self.resident.contains(&true) {
             // No bytes were received: the published buffers are idle as well.
@@ -196,7 +196,7 @@ impl Buffers {
         self.free_least = self.free.len();
     }
 
-    fn discard(&mut self, buffer: u16) {
+    fn discard_buffer(&mut self, buffer: u16) {
         if std::mem::take(&mut self.resident[usize::from(buffer)]) {
             self.slab.discard(usize::from(buffer) * self.stride, self.stride);
         }

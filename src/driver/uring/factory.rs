@@ -64,7 +64,7 @@ impl DriverFactory for UringFactory {
             reason: self.reason.clone(),
             wait_call: "io_uring_enter",
             system_calls: SYSTEM_CALLS,
-            features: self.options.features.list(),
+            features: self.options.features.list_features(),
             buffers: self.options.buffers,
             sizes: vec![ring_entries],
             warnings: shortage.into_iter().collect(),
@@ -102,7 +102,7 @@ mod tests {
         for (had, granted, warnings) in [(1024, 1000, 0), (256, 256, 1), (512, 256, 1)] {
             factory.granted.fetch_min(had, Ordering::Relaxed);
             let facts = factory.facts();
-            assert_eq!(facts.granted("ring_entries"), Some(granted));
+            assert_eq!(facts.granted_size("ring_entries"), Some(granted));
             assert_eq!(facts.warnings.len(), warnings);
             assert!(facts.warnings.iter().all(|text| text.contains("LimitMEMLOCK")));
         }

@@ -39,7 +39,7 @@ use buffers::Buffers;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
 use peers::EventBell;
 pub use peers::Peers;
-pub use probe::{Features, UringError, denial, io_uring_disabled, probe, seccomp_active};
+pub use probe::{Features, UringError, denial, io_uring_disabled, probe_features, seccomp_active};
 use ring::{REPORTED_AT_ONCE, Ring};
 use sends::Sends;
 
@@ -128,7 +128,7 @@ impl Uring {
         let event = event::make_event().map_err(|error| UringError::explain("eventfd", error))?;
         let bell = Arc::new(EventBell { event });
         peers
-            .set(shard, ring.descriptor(), bell.clone())
+            .set_ring(shard, ring.descriptor(), bell.clone())
             .map_err(|error| UringError::explain("cannot share a shard's ring", error))?;
         let mut uring = Self {
             ring,
@@ -195,13 +195,13 @@ impl Uring {
     }
 
     /// Translates one queue entry; `None` for events that concern only the driver.
-    fn translate(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+    fn translate_completion(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let (op, value) = Op::unpack(entry.user_data()).expect("this driver made the user data");
         let result = entry.result();
         match op {
             Op::Receive => Some(self.translate_receive(Token::from_value(value), entry)),
             Op::Send => {
-                let batch = self.sends.complete(value as u32);
+                let batch = self.sends.complete_send(value as u32);
                 let batch = batch.expect("a send completes once, and its batch is here until then");
                 Some(Completion::Sent { batch, result: operations::to_result(result) })
             }
@@ -221,7 +221,7 @@ impl Uring {
                 // Only failures are reported: a success is skipped. The shard's mailbox counts as
                 // announced, so no later mail would wake it.
                 self.doorbells_failed += 1;
-                self.peers.wake(value as u16);
+                self.peers.wake_shard(value as u16);
                 None
             }
             Op::Bell => {
@@ -255,11 +255,11 @@ impl Uring {
         let armed = cqueue::more(entry.flags());
         let what = match (entry.result(), cqueue::buffer_select(entry.flags())) {
             (0, buffer) => {
-                self.reclaim(buffer);
+                self.reclaim_buffer(buffer);
                 Received::End
             }
             (len, Some(buffer)) if len > 0 => {
-                self.buffers.lend(buffer, len as u32);
+                self.buffers.lend_buffer(buffer, len as u32);
                 Received::Data(Lease { buffer, len: len as u32 })
             }
             // Only a poll succeeds without a buffer: the result is its event mask.
@@ -268,7 +268,7 @@ impl Uring {
                 Received::Readable { ended: events as libc::c_short & end != 0 }
             }
             (error, buffer) => {
-                self.reclaim(buffer);
+                self.reclaim_buffer(buffer);
                 match -error {
                     libc::ENOBUFS => {
                         self.buffers.record_starved();
@@ -286,10 +286,10 @@ impl Uring {
     }
 
     /// Releases a buffer of a completion that carries no bytes.
-    fn reclaim(&mut self, buffer: Option<u16>) {
+    fn reclaim_buffer(&mut self, buffer: Option<u16>) {
         if let Some(buffer) = buffer {
-            self.buffers.lend(buffer, 0);
-            self.buffers.release(buffer);
+            self.buffers.lend_buffer(buffer, 0);
+            self.buffers.release_buffer(buffer);
         }
     }
 
@@ -431,7 +431,7 @@ impl Driver for Uring {
     fn cancel_all(&mut self, socket: Socket, token: Token) {
         // Cancel each by its user data: cancelling by descriptor walks through every armed receive
         // of the ring, so that closing all connections would cost their number squared.
-        if self.sends.has(socket) {
+        if self.sends.has_send(socket) {
             let target = Op::Send.pack(u64::from(socket.0));
             self.ring.push(&operations::cancel_one(target, Op::CancelSend.pack(0)));
         }
@@ -440,7 +440,7 @@ impl Driver for Uring {
 
     fn send(&mut self, socket: Socket, batch: Box<Batch>) {
         let user_data = Op::Send.pack(u64::from(socket.0));
-        let batch = self.sends.begin(socket, batch);
+        let batch = self.sends.begin_send(socket, batch);
         let vectorized = self.options.features.send_vectorized;
         self.ring.push(&operations::send(socket, batch, vectorized, user_data));
     }
@@ -466,13 +466,13 @@ impl Driver for Uring {
     }
 
     fn doorbell(&mut self, shard: u16) {
-        if let Some(ring) = self.peers.get(shard) {
+        if let Some(ring) = self.peers.ring_of(shard) {
             self.ring.push(&operations::doorbell(ring, shard));
         }
     }
 
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64) {
-        let Some(ring) = self.peers.get(shard) else {
+        let Some(ring) = self.peers.ring_of(shard) else {
             self.ready.push_back(Completion::Passed { token, result: Err(libc::EBADF) });
             return;
         };
@@ -491,7 +491,7 @@ impl Driver for Uring {
             return;
         }
         // The ring's own socket commands do not reach TCP options: they need a plain descriptor.
-        self.ring.push(&operations::install(socket, Op::Measure.pack(token.value())));
+        self.ring.push(&operations::install_descriptor(socket, Op::Measure.pack(token.value())));
     }
 
     fn detach(&mut self, socket: Socket, token: Token) {
@@ -500,7 +500,7 @@ impl Driver for Uring {
             return;
         }
         let index = self.detaching.insert((token, socket, None));
-        self.ring.push(&operations::install(socket, Op::Install.pack(index as u64)));
+        self.ring.push(&operations::install_descriptor(socket, Op::Install.pack(index as u64)));
     }
 
     fn adopt(&mut self, descriptor: OwnedFd, token: Token) {
@@ -532,8 +532,8 @@ impl Driver for Uring {
             if let Some(completion) = self.ready.pop_front() {
                 return Some(completion);
             }
-            let entry = self.ring.reap()?;
-            if let Some(completion) = self.translate(&entry) {
+            let entry = self.ring.reap_completion()?;
+            if let Some(completion) = self.translate_completion(&entry) {
                 return Some(completion);
             }
         }
@@ -548,7 +548,7 @@ impl Driver for Uring {
     }
 
     fn release(&mut self, lease: Lease) {
-        self.buffers.release(lease.buffer);
+        self.buffers.release_buffer(lease.buffer);
     }
 
     fn has_buffers(&self) -> bool {

@@ -173,11 +173,11 @@ pub(super) fn pass(ring: RawFd, socket: Socket, arrives_as: u64, user_data: u64)
     .user_data(user_data)
 }
 
-pub(super) fn install(socket: Socket, user_data: u64) -> Entry {
+pub(super) fn install_descriptor(socket: Socket, user_data: u64) -> Entry {
     opcode::FixedFdInstall::new(fixed(socket), 0).build().user_data(user_data)
 }
 
-/// Reads TCP statistics from the descriptor that [`install`] made, and closes it.
+/// Reads TCP statistics from the descriptor that [`install_descriptor`] made, and closes it.
 pub(super) fn complete_measure(token: Token, result: i32) -> Completion {
     let result = to_result(result).and_then(|descriptor| {
         // SAFETY: the kernel has just installed this descriptor for us.

@@ -20,7 +20,7 @@ impl Peers {
         Arc::new(Self { shards: (0..shards).map(|_| OnceLock::new()).collect() })
     }
 
-    pub(super) fn set(&self, shard: u16, ring: RawFd, bell: Arc<EventBell>) -> io::Result<()> {
+    pub(super) fn set_ring(&self, shard: u16, ring: RawFd, bell: Arc<EventBell>) -> io::Result<()> {
         // SAFETY: dup has no memory effects; a descriptor it returns is ours alone.
         let copy = unsafe { libc::fcntl(ring, libc::F_DUPFD_CLOEXEC, 0) };
         if copy < 0 {
@@ -33,12 +33,12 @@ impl Peers {
         Ok(())
     }
 
-    pub(super) fn get(&self, shard: u16) -> Option<RawFd> {
+    pub(super) fn ring_of(&self, shard: u16) -> Option<RawFd> {
         self.shards.get(usize::from(shard))?.get().map(|(ring, _)| ring.as_raw_fd())
     }
 
     /// Wakes a shard through its bell instead of its ring.
-    pub(super) fn wake(&self, shard: u16) {
+    pub(super) fn wake_shard(&self, shard: u16) {
         if let Some((_, bell)) = self.shards.get(usize::from(shard)).and_then(OnceLock::get) {
             bell.ring();
         }
@@ -52,7 +52,7 @@ pub(super) struct EventBell {
 
 impl Bell for EventBell {
     fn ring(&self) {
-        event::signal(&self.event);
+        event::signal_event(&self.event);
     }
 }
 
@@ -63,12 +63,12 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::driver::uring::{Uring, UringOptions, probe};
+    use crate::driver::uring::{Uring, UringOptions, probe_features};
     use crate::driver::{Driver as _, Wait};
 
     #[test]
     fn a_doorbell_that_fails_rings_the_bell_instead() {
-        let features = probe().expect("the tests need io_uring");
+        let features = probe_features().expect("the tests need io_uring");
         let peers = Peers::new(2);
         let options = UringOptions {
             ring_entries: 64,
@@ -91,7 +91,7 @@ mod tests {
         let mut rung = File::from(event.try_clone().unwrap());
         // No ring is behind this descriptor, so a message to it fails.
         let not_a_ring = event.as_raw_fd();
-        peers.set(1, not_a_ring, Arc::new(EventBell { event })).unwrap();
+        peers.set_ring(1, not_a_ring, Arc::new(EventBell { event })).unwrap();
         driver.doorbell(1);
         let deadline = Instant::now() + Duration::from_secs(20);
         while driver.counters().doorbells_failed == 0 {

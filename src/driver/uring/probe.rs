@@ -33,7 +33,7 @@ pub struct Features {
 
 impl Features {
     /// Lists all of them, for operators.
-    pub fn list(self) -> Vec<EngineFeature> {
+    pub fn list_features(self) -> Vec<EngineFeature> {
         let one = |key, title, effect, since, is_available| EngineFeature {
             key,
             title,
@@ -202,7 +202,7 @@ const REQUIRED: [(u8, &str, &str); 10] = [
 ///
 /// # Errors
 /// With reason and remedy if `io_uring` is denied, missing, or older than Linux 6.1.
-pub fn probe() -> Result<Features, UringError> {
+pub fn probe_features() -> Result<Features, UringError> {
     let ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn this_kernel_can_run_the_engine() {
-        probe().unwrap();
+        probe_features().unwrap();
     }
 
     #[test]

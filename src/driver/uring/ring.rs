@@ -104,7 +104,7 @@ impl Ring {
         }
         self.submissions_queue.sync();
         // The turn's own `enter` meets and reports the same error.
-        let _ = self.call(0, 0, None);
+        let _ = self.call_enter(0, 0, None);
         self.submissions_queue.sync();
         self.push_backlog();
         if !(self.backlog.is_empty() && self.try_push(entry)) {
@@ -167,7 +167,7 @@ impl Ring {
         want: u32,
         args: Option<&types::SubmitArgs<'_, '_>>,
     ) -> io::Result<()> {
-        let result = self.call(want, EnterFlags::GETEVENTS.bits(), args);
+        let result = self.call_enter(want, EnterFlags::GETEVENTS.bits(), args);
         self.submissions_queue.sync();
         self.completions_queue.sync();
         match result {
@@ -181,7 +181,7 @@ impl Ring {
         }
     }
 
-    fn call(
+    fn call_enter(
         &mut self,
         want: u32,
         flags: u32,
@@ -208,7 +208,7 @@ impl Ring {
     }
 
     /// Takes the next completion.
-    pub(super) fn reap(&mut self) -> Option<cqueue::Entry> {
+    pub(super) fn reap_completion(&mut self) -> Option<cqueue::Entry> {
         let entry = self.seen.pop_front().or_else(|| self.completions_queue.next())?;
         self.completions += 1;
         Some(entry)

@@ -28,7 +28,7 @@ impl Sends {
     }
 
     /// Holds the batch of a send that is about to be queued.
-    pub(super) fn begin(&mut self, socket: Socket, mut batch: Box<Batch>) -> &mut Batch {
+    pub(super) fn begin_send(&mut self, socket: Socket, mut batch: Box<Batch>) -> &mut Batch {
         let index = socket.0 as usize;
         if self.batches.len() <= index {
             self.batches.resize_with(index + 1, || None);
@@ -47,7 +47,7 @@ impl Sends {
     }
 
     /// Whether a send is in flight on the socket.
-    pub(super) fn has(&self, socket: Socket) -> bool {
+    pub(super) fn has_send(&self, socket: Socket) -> bool {
         self.batches.get(socket.0 as usize).is_some_and(Option::is_some)
     }
 
@@ -76,7 +76,7 @@ impl Sends {
     }
 
     /// A send has completed; `None`: there was none.
-    pub(super) fn complete(&mut self, socket: u32) -> Option<Box<Batch>> {
+    pub(super) fn complete_send(&mut self, socket: u32) -> Option<Box<Batch>> {
         self.batches[socket as usize].take()
     }
 
@@ -93,7 +93,7 @@ mod tests {
     fn begin(sends: &mut Sends, socket: u32, is_quiet: bool) {
         let mut batch = Box::<Batch>::default();
         batch.is_quiet = is_quiet;
-        sends.begin(Socket(socket), batch);
+        sends.begin_send(Socket(socket), batch);
     }
 
     /// What has succeeded quietly: when it left.
@@ -113,9 +113,9 @@ mod tests {
         assert!(sends.has_queued());
         sends.note_completion(1);
         assert_eq!(conclude(&mut sends, 7), [Some(7), Some(7)]);
-        assert!(!sends.has_queued() && !sends.has(Socket(0)) && !sends.has(Socket(2)));
-        assert!(sends.has(Socket(1)) && sends.has(Socket(3)), "these have completions");
-        assert_eq!(sends.complete(1).unwrap().left_ns(), None);
+        assert!(!sends.has_queued() && !sends.has_send(Socket(0)) && !sends.has_send(Socket(2)));
+        assert!(sends.has_send(Socket(1)) && sends.has_send(Socket(3)), "these have completions");
+        assert_eq!(sends.complete_send(1).unwrap().left_ns(), None);
     }
 
     #[test]
@@ -124,7 +124,7 @@ mod tests {
         begin(&mut sends, 0, true);
         sends.note_completion(0);
         assert!(conclude(&mut sends, 1).is_empty());
-        assert!(sends.complete(0).is_some() && sends.complete(0).is_none());
+        assert!(sends.complete_send(0).is_some() && sends.complete_send(0).is_none());
         begin(&mut sends, 0, true);
         assert_eq!(conclude(&mut sends, 2), [Some(2)]);
     }

@@ -136,7 +136,7 @@ fn run(bytes: &mut [u8], piece: usize, agreed: Agreed, limits: &ws::Limits) -> V
         }
     }
     receiver.let_go(&mut inflaters, &mut deflaters);
-    assert_eq!(inflaters.leased(), 0);
+    assert_eq!(inflaters.leased_count(), 0);
     assert_eq!(inflaters.own_bytes() + deflaters.own_bytes(), 0);
     seen
 }

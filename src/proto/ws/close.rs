@@ -11,7 +11,7 @@ use super::{CloseCode, CloseFrame, Payload, ProtocolError, append_frame};
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
 
 /// Checks an unmasked Close payload and takes it apart.
-pub(super) fn check(payload: Payload<'_>) -> Result<Option<CloseFrame<'_>>, ProtocolError> {
+pub(super) fn check_close(payload: Payload<'_>) -> Result<Option<CloseFrame<'_>>, ProtocolError> {
     let code = match *payload.as_slice() {
         [] => return Ok(None),
         [_] => return Err(ProtocolError::CloseTooShort),

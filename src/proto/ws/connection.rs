@@ -136,10 +136,10 @@ impl Receiver {
             *input = &mut [];
             return None;
         }
-        let event = match self.advance(input, limits, inflaters.as_deref_mut()) {
+        let event = match self.advance_input(input, limits, inflaters.as_deref_mut()) {
             Ok(Some(Step::Event(event))) => event,
             Ok(Some(Step::Inflate(kind, payload))) => {
-                match self.inflate(kind, payload, limits, inflaters.take()) {
+                match self.inflate_message(kind, payload, limits, inflaters.take()) {
                     Ok(Some(payload)) => WireEvent::Message { kind, payload },
                     Ok(None) => return None,
                     Err(error) => WireEvent::Failed(error),
@@ -158,7 +158,7 @@ impl Receiver {
     }
 
     /// Inflates a message that lies whole in the input; `None` if the allowance does not suffice.
-    fn inflate<'e>(
+    fn inflate_message<'e>(
         &mut self,
         kind: DataKind,
         payload: &[u8],
@@ -173,7 +173,7 @@ impl Receiver {
                 self.partial.get_or_insert_default().hold_suspended(kind, suspended);
                 Ok(None)
             }
-            None => Ok(Some(Payload::Inflated(inflaters.whole()))),
+            None => Ok(Some(Payload::Inflated(inflaters.whole_message()))),
         }
     }
 
@@ -198,7 +198,7 @@ impl Receiver {
         self.partial.as_ref().map_or(0, |partial| partial.heap_bytes())
     }
 
-    fn advance<'i>(
+    fn advance_input<'i>(
         &mut self,
         input: &mut &'i mut [u8],
         limits: &Limits,
@@ -212,9 +212,9 @@ impl Receiver {
             let suspended = self.is_suspended();
             if suspended || self.has_frame() {
                 let event = if suspended {
-                    self.resume(limits, inflaters.as_deref_mut())?
+                    self.resume_message(limits, inflaters.as_deref_mut())?
                 } else {
-                    self.fill(input, limits, inflaters.as_deref_mut())?
+                    self.feed_frame(input, limits, inflaters.as_deref_mut())?
                 };
                 match event {
                     Some(event) => return Ok(Some(Step::Event(event))),
@@ -227,7 +227,7 @@ impl Receiver {
             let Some(header) = self.read_header(input, limits)? else { return Ok(None) };
             let whole_event = header.fin && header.kind != FrameKind::Continuation;
             if whole_event && header.payload_len <= input.len() {
-                self.release();
+                self.free_partial();
                 let payload = take_payload(Header { len: 0, ..header }, input);
                 let step = match header.kind {
                     FrameKind::Text if header.compressed => Step::Inflate(DataKind::Text, payload),
@@ -236,7 +236,7 @@ impl Receiver {
                 };
                 return Ok(Some(step));
             }
-            self.partial.get_or_insert_default().open(header, self.context);
+            self.partial.get_or_insert_default().open_frame(header, self.context);
         }
         self.yielded = true;
         Ok(None)
@@ -248,38 +248,38 @@ impl Receiver {
 
     /// Continues a suspended message; gives the event that it ends.
     #[inline(never)]
-    fn resume<'i>(
+    fn resume_message<'i>(
         &mut self,
         limits: &Limits,
         inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
-        let filled = partial.resume(limits, inflaters)?;
+        let filled = partial.resume_inflation(limits, inflaters)?;
         self.event_of(filled)
     }
 
     /// Feeds the open frame; gives the event that it ends.
     #[inline(never)]
-    fn fill<'i>(
+    fn feed_frame<'i>(
         &mut self,
         input: &mut &'i mut [u8],
         limits: &Limits,
         inflaters: Option<&mut Inflaters>,
     ) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let Some(partial) = &mut self.partial else { return Ok(None) };
-        let filled = partial.fill(input, limits, inflaters)?;
+        let filled = partial.fill_payload(input, limits, inflaters)?;
         self.event_of(filled)
     }
 
     fn event_of<'i>(&mut self, filled: Filled) -> Result<Option<WireEvent<'i>>, ProtocolError> {
         let event = match filled {
             Filled::Wanting | Filled::Frame => return Ok(None),
-            Filled::Control(kind, bytes) => control(kind, Payload::Owned(bytes))?,
+            Filled::Control(kind, bytes) => control_event(kind, Payload::Owned(bytes))?,
             Filled::Message(kind, bytes) => {
                 WireEvent::Message { kind, payload: Payload::Owned(bytes) }
             }
         };
-        self.release();
+        self.free_partial();
         Ok(Some(event))
     }
 
@@ -291,7 +291,7 @@ impl Receiver {
     ) -> Result<Option<Header>, ProtocolError> {
         let (expected, held) = match &mut self.partial {
             Some(partial) => {
-                (partial.expected(limits, self.rsv_allowed), partial.header_mut().len())
+                (partial.expect_frame(limits, self.rsv_allowed), partial.header_mut().len())
             }
             None => (message::expected_between_messages(limits, self.rsv_allowed), 0),
         };
@@ -319,7 +319,7 @@ impl Receiver {
     }
 
     /// Frees the box if nothing is in it.
-    fn release(&mut self) {
+    fn free_partial(&mut self) {
         if self.partial.as_ref().is_some_and(|partial| partial.is_empty()) {
             self.partial = None;
         }
@@ -349,16 +349,16 @@ fn in_place(kind: FrameKind, payload: &mut [u8]) -> Result<WireEvent<'_>, Protoc
         FrameKind::Text if utf8::is_valid(payload) => DataKind::Text,
         FrameKind::Text => return Err(ProtocolError::TextNotUtf8),
         FrameKind::Binary => DataKind::Binary,
-        kind => return control(kind, Payload::Borrowed(payload)),
+        kind => return control_event(kind, Payload::Borrowed(payload)),
     };
     Ok(WireEvent::Message { kind, payload: Payload::Borrowed(payload) })
 }
 
 /// The event of a whole control frame.
-fn control(kind: FrameKind, payload: Payload<'_>) -> Result<WireEvent<'_>, ProtocolError> {
+fn control_event(kind: FrameKind, payload: Payload<'_>) -> Result<WireEvent<'_>, ProtocolError> {
     match kind {
         FrameKind::Ping => Ok(WireEvent::Ping(payload)),
         FrameKind::Pong => Ok(WireEvent::Pong(payload)),
-        _ => close::check(payload).map(WireEvent::Close),
+        _ => close::check_close(payload).map(WireEvent::Close),
     }
 }

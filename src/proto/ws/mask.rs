@@ -15,7 +15,7 @@ const _: () = assert!(CHUNK.is_multiple_of(4) && BLOCK.is_multiple_of(CHUNK));
 /// count.
 #[inline]
 pub fn unmask(bytes: &mut [u8], key: [u8; 4], phase: usize) {
-    let key = rotated(key, phase);
+    let key = rotate_key(key, phase);
     let narrow = u32::from_ne_bytes(key);
     let wide = u128::from(narrow) * 0x0000_0001_0000_0001_0000_0001_0000_0001;
     let (chunks, tail) = bytes.as_chunks_mut::<CHUNK>();
@@ -65,7 +65,7 @@ pub fn unmask_whole(payload: &mut [u8], key: [u8; 4]) -> bool {
 #[inline]
 pub fn copy_unmask(target: &mut Vec<u8>, source: &[u8], key: [u8; 4], phase: usize) -> bool {
     target.reserve(source.len());
-    let key = rotated(key, phase);
+    let key = rotate_key(key, phase);
     let (blocks, tail) = source.as_chunks::<BLOCK>();
     let mut is_ascii = true;
     for block in blocks {
@@ -79,6 +79,6 @@ pub fn copy_unmask(target: &mut Vec<u8>, source: &[u8], key: [u8; 4], phase: usi
 }
 
 /// The key from the byte on with which a slice at `phase` begins.
-fn rotated(key: [u8; 4], phase: usize) -> [u8; 4] {
+fn rotate_key(key: [u8; 4], phase: usize) -> [u8; 4] {
     u32::from_le_bytes(key).rotate_right(8 * (phase % 4) as u32).to_le_bytes()
 }

@@ -98,7 +98,7 @@ impl Partial {
     }
 
     /// What the next header may say.
-    pub(super) fn expected(&self, limits: &Limits, rsv_allowed: u8) -> ExpectedFrame {
+    pub(super) fn expect_frame(&self, limits: &Limits, rsv_allowed: u8) -> ExpectedFrame {
         let mut expected = expected_between_messages(limits, rsv_allowed);
         if let Some(message) = &self.message {
             let (most, held) = match &message.inflating {
@@ -122,7 +122,7 @@ impl Partial {
 
     /// Opens the frame that `header` announces, and its message if it is the first of one.
     /// `context`: of the connection's own inflater, if it has one.
-    pub(super) fn open(&mut self, header: Header, context: Option<NonZeroU32>) {
+    pub(super) fn open_frame(&mut self, header: Header, context: Option<NonZeroU32>) {
         debug_assert!(self.frame.is_none() && self.header.len == 0);
         let first = match header.kind {
             FrameKind::Text => Some(DataKind::Text),
@@ -140,7 +140,7 @@ impl Partial {
     }
 
     /// Takes payload for the open frame out of the front of `input`.
-    pub(super) fn fill(
+    pub(super) fn fill_payload(
         &mut self,
         input: &mut &mut [u8],
         limits: &Limits,
@@ -170,10 +170,10 @@ impl Partial {
         let mut last = ended && header.fin;
         if let (Some(inflating), Some(inflaters)) = (&mut message.inflating, inflaters) {
             mask::unmask(front, header.key, phase);
-            inflating.feed(front, last, inflaters, limits.message_bytes_max)?;
+            inflating.feed_input(front, last, inflaters, limits.message_bytes_max)?;
             last = inflating.is_whole();
         } else {
-            message.reserve(missing, front.len(), limits.message_bytes_max);
+            message.reserve_payload(missing, front.len(), limits.message_bytes_max);
             if mask::copy_unmask(&mut message.bytes, front, header.key, phase) {
                 message.text.accept_ascii(&message.bytes, front.len());
             }
@@ -182,7 +182,7 @@ impl Partial {
     }
 
     /// The open message, if it needs another allowance of its inflater rather than more input.
-    fn suspended(&mut self) -> Option<&mut Inflating> {
+    fn suspended_inflation(&mut self) -> Option<&mut Inflating> {
         let inflating = self.message.as_mut()?.inflating.as_mut()?;
         inflating.is_suspended().then_some(inflating)
     }
@@ -200,15 +200,15 @@ impl Partial {
     }
 
     /// Continues the suspended message.
-    pub(super) fn resume(
+    pub(super) fn resume_inflation(
         &mut self,
         limits: &Limits,
         inflaters: Option<&mut Inflaters>,
     ) -> Result<Filled, ProtocolError> {
-        let (Some(inflating), Some(inflaters)) = (self.suspended(), inflaters) else {
+        let (Some(inflating), Some(inflaters)) = (self.suspended_inflation(), inflaters) else {
             return Ok(Filled::Wanting);
         };
-        inflating.resume(inflaters, limits.message_bytes_max)?;
+        inflating.resume_inflation(inflaters, limits.message_bytes_max)?;
         let last = inflating.is_whole();
         self.end_of_input(false, last)
     }
@@ -226,7 +226,7 @@ impl Partial {
         let Some(message) = &mut self.message else { return Ok(Filled::Frame) };
         // What is inflated is checked there.
         if message.kind == DataKind::Text && message.inflating.is_none() {
-            let so_far = message.text.check(&message.bytes);
+            let so_far = message.text.check_text(&message.bytes);
             if !so_far || (last && !message.text.is_complete(&message.bytes)) {
                 return Err(ProtocolError::TextNotUtf8);
             }
@@ -262,7 +262,7 @@ impl OpenMessage {
     /// Makes room for `arrived` bytes, and ahead for what the frame still claims, in proportion to
     /// what is held. Grows at least by doubling, so that many small fragments cost O(n) in all, and
     /// never past the limit on a message.
-    fn reserve(&mut self, claimed: usize, arrived: usize, bytes_max: usize) {
+    fn reserve_payload(&mut self, claimed: usize, arrived: usize, bytes_max: usize) {
         let held = self.bytes.len();
         if arrived == 0 || self.bytes.capacity() - held >= arrived {
             return;

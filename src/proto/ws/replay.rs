@@ -29,7 +29,7 @@ pub enum NotReplayable {
     Inflating,
 }
 
-fn put(out: &mut Vec<u8>, opcode: u8, fin: bool, key: [u8; 4], len: usize, received: &[u8]) {
+fn put_frame(out: &mut Vec<u8>, opcode: u8, fin: bool, key: [u8; 4], len: usize, received: &[u8]) {
     out.push(u8::from(fin) << 7 | opcode);
     match len {
         0..126 => out.push(0x80 | len as u8),
@@ -75,9 +75,9 @@ fn bytes_of(held: &Held<'_>) -> Option<Vec<u8>> {
         let is_first = data.is_some() && message.fragments == 1;
         if !is_first {
             let opcode = if message.kind == DataKind::Text { 1 } else { 2 };
-            put(&mut out, opcode, false, [0; 4], ended.len(), ended);
+            put_frame(&mut out, opcode, false, [0; 4], ended.len(), ended);
             for _ in 1 + u32::from(data.is_some())..message.fragments {
-                put(&mut out, 0, false, [0; 4], 0, &[]);
+                put_frame(&mut out, 0, false, [0; 4], 0, &[]);
             }
         }
         if data.is_some() {
@@ -85,7 +85,7 @@ fn bytes_of(held: &Held<'_>) -> Option<Vec<u8>> {
         }
     }
     if let Some(OpenFrame { header: Header { kind, fin, key, payload_len, .. }, .. }) = frame {
-        put(&mut out, opcode(*kind), *fin, *key, *payload_len, received);
+        put_frame(&mut out, opcode(*kind), *fin, *key, *payload_len, received);
     }
     out.extend_from_slice(header);
     Some(out)

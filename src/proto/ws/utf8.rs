@@ -32,7 +32,7 @@ impl Progress {
 
     /// Checks what was appended to `text` since the last call. False as soon as no continuation
     /// could make it UTF-8; true while it is, or may become so.
-    pub fn check(&mut self, text: &[u8]) -> bool {
+    pub fn check_text(&mut self, text: &[u8]) -> bool {
         let fresh = &text[self.checked_bytes..];
         match simdutf8::compat::from_utf8(fresh) {
             Ok(_) => self.checked_bytes = text.len(),

@@ -87,7 +87,9 @@ impl Cutter {
                 }
                 b'}' | b']' if self.depth > 1 => self.depth -= 1,
                 b'"' if self.depth > 0 => self.in_string = true,
-                _ if self.depth == 0 => return self.fail_frame(frame, "a frame holds JSON objects"),
+                _ if self.depth == 0 => {
+                    return self.fail_frame(frame, "a frame holds JSON objects");
+                }
                 _ => {}
             }
             self.at += 1;

@@ -236,7 +236,9 @@ impl World {
                     };
                     self.act(|session, call| session.complete_subscribe(call, request, &by));
                 }
-                answer => self.act(|session, call| session.handle_reply(call, request, &channel, answer)),
+                answer => {
+                    self.act(|session, call| session.handle_reply(call, request, &channel, answer))
+                }
             },
             Out::Publish(publication) | Out::News(publication) => {
                 let encoded = publication.encoded(self.realm.protocols.encoder(ProtocolId::STORED));

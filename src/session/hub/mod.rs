@@ -210,7 +210,8 @@ impl HubSession {
 
     /// Voids the grants for a channel, of this connection and of the first one of its lineage.
     pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
-        self.connection_subjects().for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
+        self.connection_subjects()
+            .for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
     }
 
     /// Ends all subscriptions after the connection has closed: sends `Leave` to their homes.

@@ -22,7 +22,8 @@ impl HubSession {
         }
         let user = self.user().cloned();
         let user = user.as_deref().map(|user| (user, &*call.realm.admission));
-        let Err(wait_ms) = self.extras_mut().limiter.take_tokens(rates, kind, times, user, call.now_ns)
+        let Err(wait_ms) =
+            self.extras_mut().limiter.take_tokens(rates, kind, times, user, call.now_ns)
         else {
             return false;
         };

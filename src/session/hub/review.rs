@@ -28,7 +28,12 @@ impl HubSession {
     /// Withdraws what the realm does not allow any more: the identity, and at most `budget` of the
     /// subscriptions with an index below `below`. Returns the bound for the next call; `None`: the
     /// review is complete.
-    pub fn review_subscriptions(&mut self, call: &mut Call<'_>, below: usize, budget: usize) -> Option<usize> {
+    pub fn review_subscriptions(
+        &mut self,
+        call: &mut Call<'_>,
+        below: usize,
+        budget: usize,
+    ) -> Option<usize> {
         if below == REVIEW_ALL {
             self.review_identity(call);
             if call.effects.close.is_some() {
@@ -86,7 +91,8 @@ impl HubSession {
 
     /// Returns whether the session may see the channel's joins and leaves.
     pub(super) fn may_watch(&self, call: &Call<'_>, channel: &str) -> bool {
-        let decided = self.decide_with(call, self.find_grant(channel), Permission::Presence, channel);
+        let decided =
+            self.decide_with(call, self.find_grant(channel), Permission::Presence, channel);
         decided.is_ok_and(|namespace| namespace.presence)
     }
 

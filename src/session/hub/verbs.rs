@@ -280,7 +280,8 @@ impl HubSession {
                 self.publish(call, id, &channel, content.into_text(), key, echo)?;
             }
             Command::Presence { channel, limit, after } => {
-                let namespace = self.decide_permission(call, auth::Permission::Presence, &channel)?;
+                let namespace =
+                    self.decide_permission(call, auth::Permission::Presence, &channel)?;
                 if !namespace.presence {
                     return Err(new_refusal(Code::NotFound, NO_PRESENCE));
                 }
@@ -290,7 +291,8 @@ impl HubSession {
                 self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
             }
             Command::History { channel, limit, since, reverse } => {
-                let namespace = self.decide_permission(call, auth::Permission::History, &channel)?;
+                let namespace =
+                    self.decide_permission(call, auth::Permission::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
                 self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
@@ -422,7 +424,14 @@ impl HubSession {
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
-        Ok(self.send_request(call, id, kind, channel, namespace, Verb::Subscribe(Box::new(subscribe))))
+        Ok(self.send_request(
+            call,
+            id,
+            kind,
+            channel,
+            namespace,
+            Verb::Subscribe(Box::new(subscribe)),
+        ))
     }
 
     /// Removes a subscription from the shard's members and purges its queued messages. Returns

@@ -141,7 +141,8 @@ mod tests {
             r#"{"type":"auth","token":"t"}"#,
         ] {
             let frame = format!("{object}{{}}");
-            let (_, len) = read_plain(frame.as_bytes()).unwrap_or_else(|| panic!("{object} is plain"));
+            let (_, len) =
+                read_plain(frame.as_bytes()).unwrap_or_else(|| panic!("{object} is plain"));
             assert_eq!(len, object.len());
             compare_readers(frame.as_bytes());
         }

@@ -300,8 +300,9 @@ mod tests {
 
     #[test]
     fn content_is_kept_as_it_was_written() {
-        let request =
-            read_request("{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}");
+        let request = read_request(
+            "{\"type\":\"publish\",\"channel\":\"a\",\"content\":{\"b\" :1.50,\n\"a\":null}}",
+        );
         match request.command.unwrap() {
             Command::Publish { content, echo: true, .. } => {
                 assert_eq!(&*content.into_text(), "{\"b\" :1.50, \"a\":null}");

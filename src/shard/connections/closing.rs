@@ -3,7 +3,7 @@
 //! | call | what is sent | next stage |
 //! | --- | --- | --- |
 //! | [`Connections::close`] | `goodbye`, Close | Closing: the peer's Close is awaited |
-//! | [`Connections::fail`] | `goodbye`, Close | Lingering: input is discarded |
+//! | [`Connections::fail_websocket`] | `goodbye`, Close | Lingering: input is discarded |
 //! | [`Connections::close_slow_consumer`] | the same, instead of the queue | Lingering |
 //! | [`Connections::reject`] | an HTTP error | Lingering |
 //! | [`Connections::abort`] | nothing | Ending |

@@ -79,7 +79,7 @@ impl Connections {
         Gauges {
             contexts: self.inflaters.own_count() as u64,
             context_bytes: self.inflaters.own_bytes() + self.deflaters.own_bytes(),
-            inflaters_leased: self.inflaters.leased() as u64,
+            inflaters_leased: self.inflaters.leased_count() as u64,
             codec_pool_bytes: self.inflaters.pool_bytes() + self.deflaters.pool_bytes(),
             ..gauges
         }

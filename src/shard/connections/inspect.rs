@@ -18,7 +18,11 @@ impl Connections {
     }
 
     /// Describes an open connection, except for its session.
-    pub(in crate::shard) fn describe_connection(&self, index: u32, unix_ms: u64) -> Option<ConnectionInfo> {
+    pub(in crate::shard) fn describe_connection(
+        &self,
+        index: u32,
+        unix_ms: u64,
+    ) -> Option<ConnectionInfo> {
         let slot = self.slots.get(index as usize).filter(|_| self.is_open(index))?;
         let age_ticks = u64::from(self.tick.saturating_sub(slot.clocks().opened_tick));
         let (route, traffic) = (&self.config.routes.as_slice()[slot.route()], slot.traffic());

@@ -41,7 +41,9 @@ impl Connections {
         if slot.has_sent_all() {
             match slot.stage() {
                 Stage::Finishing => self.end_connection(index),
-                Stage::Lingering { .. } if slot.receiving().has_ended() => self.end_connection(index),
+                Stage::Lingering { .. } if slot.receiving().has_ended() => {
+                    self.end_connection(index)
+                }
                 _ => {}
             }
         }
@@ -110,7 +112,8 @@ impl Connections {
         is_armed: bool,
         what: Received,
     ) {
-        let found = if is_armed { self.find_or_count_stale(token) } else { self.complete_operation(token) };
+        let found =
+            if is_armed { self.find_or_count_stale(token) } else { self.complete_operation(token) };
         let Some(index) = found else {
             if let Received::Data(lease) = what {
                 driver.release(lease);

@@ -79,7 +79,7 @@ impl Connections {
         self.has_output()
     }
 
-    /// Sends short output; the rest is sent by [`Self::flush`].
+    /// Sends short output; the rest is sent by [`Self::flush_output`].
     pub(in crate::shard) fn flush_short(
         &mut self,
         driver: &mut impl Driver,

@@ -170,7 +170,7 @@ impl Slot {
         &self.stage
     }
 
-    /// For changes of a stage's own state. To move to another stage, use [`Self::enter`].
+    /// For changes of a stage's own state. To move to another stage, use [`Self::enter_stage`].
     #[inline]
     pub(super) fn stage_mut(&mut self) -> &mut Stage {
         &mut self.stage

@@ -223,6 +223,8 @@ mod tests {
         let frames_max = File::default().engine.turn_frames_max;
         work.begin_turn();
         (0..frames_max).for_each(|_| work.spend_frame());
-        assert!(work.spent_effort() <= work.turn_max() && work.spent_effort() > work.turn_max() / 2);
+        assert!(
+            work.spent_effort() <= work.turn_max() && work.spent_effort() > work.turn_max() / 2
+        );
     }
 }

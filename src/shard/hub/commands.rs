@@ -129,7 +129,10 @@ impl Hub {
                 let Some(user) = session.user().cloned() else { return };
                 for shard in 0..self.shards as u16 {
                     let target = ConnectionTarget::User(user.clone());
-                    self.post_mail(shard, HubMail::Act { target, act: Act::RenewTicket, reply: None });
+                    self.post_mail(
+                        shard,
+                        HubMail::Act { target, act: Act::RenewTicket, reply: None },
+                    );
                 }
             }
             Act::Unsubscribe(channel) => {
@@ -206,7 +209,11 @@ impl Hub {
     }
 
     /// Describes a hub connection for an operator.
-    pub(super) fn describe_connection(&self, connections: &Connections, index: u32) -> Option<ConnectionInfo> {
+    pub(super) fn describe_connection(
+        &self,
+        connections: &Connections,
+        index: u32,
+    ) -> Option<ConnectionInfo> {
         let entry = self.entry(index)?;
         let session = &entry.session;
         let backlog = entry.backlog.as_ref().map(|backlog| backlog.size()).unwrap_or_default();

@@ -280,7 +280,12 @@ impl Hub {
         let channel = own.name.clone();
         match op {
             ChannelOp::Join { id, request, joined } => {
-                self.complete_join(connections, local, &channel, Join { id, request, joined: *joined });
+                self.complete_join(
+                    connections,
+                    local,
+                    &channel,
+                    Join { id, request, joined: *joined },
+                );
             }
             ChannelOp::EpochChanged(position) => {
                 self.notify_all(connections, local, &channel, Notice::Epoch(position));

@@ -56,7 +56,8 @@ impl Hub {
         }
         let index = self.slot_of(id);
         let entry = index.and_then(|index| self.entry(index));
-        let expected = entry.and_then(|entry| entry.session.find_pending_subscription(request, channel.as_str()));
+        let expected = entry
+            .and_then(|entry| entry.session.find_pending_subscription(request, channel.as_str()));
         let (Some(index), Some(number)) = (index, expected) else {
             let from = Origin::Session { id, request };
             let retention = Retention { messages_max: 0, ttl_ms: 0 };

@@ -53,7 +53,9 @@ impl Sessions for Hub {
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
         let counted = self.count_user(index, most);
-        self.with_session(connections, index, |session, call| session.send_welcome(call, heartbeat_s));
+        self.with_session(connections, index, |session, call| {
+            session.send_welcome(call, heartbeat_s)
+        });
         self.reschedule(connections, index);
         if counted.is_err() {
             self.close_one_too_many(connections, index);

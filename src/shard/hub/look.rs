@@ -17,9 +17,15 @@ pub(in crate::shard) struct Look {
 
 impl Hub {
     /// Describes a connection; the reply is sent when TCP's state has been read.
-    pub(super) fn inspect_connection(&mut self, connections: &Connections, id: ConnectionId, reply: LookReply) {
+    pub(super) fn inspect_connection(
+        &mut self,
+        connections: &Connections,
+        id: ConnectionId,
+        reply: LookReply,
+    ) {
         let index = self.slot_of(id);
-        let found = index.and_then(|index| Some((index, self.describe_connection(connections, index)?)));
+        let found =
+            index.and_then(|index| Some((index, self.describe_connection(connections, index)?)));
         match found {
             Some((index, info)) => {
                 self.looks.push(Look { index, described: (Box::new(info), reply) });

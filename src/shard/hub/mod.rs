@@ -93,7 +93,7 @@ impl Posts {
 /// Contract: after each change of a session's readiness, call `report_session`, and then
 /// [`Connections::reconsider`] or `note_unfinished`. The caller reconciles connections that change
 /// in a call through [`Sessions`](super::connections::Sessions); connections that the hub changes
-/// by itself in [`Hub::turn`] are pushed to `touched`.
+/// by itself in [`Hub::run_turn`] are pushed to `touched`.
 ///
 /// Invariants, checked by `check_invariants`: each session belongs to an open connection, which has
 /// the session's current [`SessionReadiness`]; members refer to existing sessions; and a user's

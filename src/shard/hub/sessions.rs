@@ -219,7 +219,12 @@ impl Hub {
 
     /// Sends a request to its channel's home. `from`: the connection whose reading pauses if the
     /// channel or the home's mailbox is congested.
-    pub(super) fn send_request(&mut self, connections: &Connections, from: Option<u32>, request: Request) {
+    pub(super) fn send_request(
+        &mut self,
+        connections: &Connections,
+        from: Option<u32>,
+        request: Request,
+    ) {
         let bytes_max = connections.config().engine.mailbox_bytes_max as usize;
         let directory = connections.directory();
         let home = self.shared.home_of(request.channel.as_str(), self.shards);

@@ -73,7 +73,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_receive_every_gap() {
     let mut most = 0;
     for _ in 0..100 {
         (0..200).for_each(|_| world.turn_shards());
-        world.network.advance(10_000_000);
+        world.network.advance_clock(10_000_000);
         let numbers = world.totals();
         most = most.max(numbers.gauges.mailbox_bytes);
         if numbers.counters.publishes == PUBLISHERS * EACH && numbers.gauges.mailbox_bytes == 0 {
@@ -99,7 +99,7 @@ fn publishers_faster_than_the_fanout_wait_and_members_receive_every_gap() {
         }
         assert_eq!(stands, PUBLISHERS * EACH, "each receives the last one, or a gap");
     }
-    members.iter().chain(&publishers).for_each(Peer::reset);
+    members.iter().chain(&publishers).for_each(Peer::send_reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
@@ -122,7 +122,7 @@ fn a_publisher_waits_for_the_members_of_its_channel() {
     // three megabytes.
     assert!(most < 1_000_000, "{most} bytes waited");
     assert_eq!(world.totals().counters.dropped_lagging, 0);
-    members.iter().chain([&publisher]).for_each(Peer::reset);
+    members.iter().chain([&publisher]).for_each(Peer::send_reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
@@ -174,7 +174,7 @@ fn a_reload_ends_subscriptions_in_portions() {
             "{received:?}"
         );
     }
-    peers.iter().for_each(Peer::reset);
+    peers.iter().for_each(Peer::send_reset);
     (0..100).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);
@@ -229,7 +229,7 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
         (0..20).for_each(|_| world.turn_shards());
         let received = objects(&other);
         assert_eq!((&received[1]["recovered"], received.len() as u64), (&json!(true), 2 + EACH));
-        other.reset();
+        other.send_reset();
     }
     slow.set_window(usize::MAX);
     until(&mut world, "it has been sent all", |world| {
@@ -243,7 +243,7 @@ fn a_slow_reader_leaves_room_for_the_recoveries_of_others() {
     let outcomes: Vec<_> = outcomes.map(|one| one["recovered"].as_bool().unwrap()).collect();
     assert_eq!(outcomes, [true, true, false]);
     assert_eq!(world.totals().gauges.recovering_bytes, 0);
-    [publisher, slow].iter().for_each(Peer::reset);
+    [publisher, slow].iter().for_each(Peer::send_reset);
     (0..50).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);

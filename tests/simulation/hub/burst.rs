@@ -62,7 +62,7 @@ fn members_of_a_burst_receive_what_is_theirs() {
     assert_eq!(histograms.publish_to_delivery.histogram().len(), deliveries);
     let last = u64::from(SHARDS) * MESSAGES;
     assert_eq!(histograms.fanout.histogram().len(), last, "each has one last member a shard");
-    members.iter().for_each(Peer::reset);
+    members.iter().for_each(Peer::send_reset);
     world.drain();
     world.check_laws(true);
 }
@@ -94,7 +94,7 @@ fn one_who_joins_amid_bursts_misses_and_repeats_nothing() {
     for member in &members[1..] {
         assert_eq!(contents(&objects(member)), (0..4 * MESSAGES).collect::<Vec<_>>());
     }
-    members.iter().chain(&late).for_each(Peer::reset);
+    members.iter().chain(&late).for_each(Peer::send_reset);
     world.drain();
     world.check_laws(true);
 }

@@ -46,7 +46,7 @@ pub(super) fn until(world: &mut World, what: &str, mut is_so: impl FnMut(&World)
         if is_so(world) {
             return;
         }
-        world.network.advance(1_000_000);
+        world.network.advance_clock(1_000_000);
     }
     panic!("never came about: {what}: {:?}", world.totals().gauges);
 }
@@ -100,7 +100,7 @@ fn a_message_reaches_each_of_a_hundred_thousand_members_once() {
         let places = received.iter().map(|one| (one["offset"].as_u64(), one["content"].as_u64()));
         assert!(places.eq((0..MESSAGES).map(|n| (Some(n + 1), Some(n)))), "{received:?}");
     }
-    members.iter().chain([&publisher]).for_each(Peer::reset);
+    members.iter().chain([&publisher]).for_each(Peer::send_reset);
     until(&mut world, "no member is left", |world| {
         let gauges = world.totals().gauges;
         gauges.slots == 0 && gauges.channel_members == 0

@@ -146,9 +146,9 @@ fn members_are_told_first_when_the_past_is_lost() {
         (0..50).for_each(|_| world.turn_shards());
         let answer: Value = objects(&back).remove(1);
         assert_eq!((&answer["recovered"], &answer["epoch"]), (&json!(false), &gap["epoch"]));
-        back.reset();
+        back.send_reset();
     }
-    members.iter().chain([&first, &second]).for_each(Peer::reset);
+    members.iter().chain([&first, &second]).for_each(Peer::send_reset);
     (0..50).for_each(|_| world.turn_shards());
     world.drain();
     world.check_laws(true);

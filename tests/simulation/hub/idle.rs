@@ -34,7 +34,7 @@ fn rest(world: &mut World) -> usize {
             Wait::No => {}
             Wait::Until(ns) => {
                 let now_ns = world.network.now_ns();
-                world.network.advance(ns.saturating_sub(now_ns));
+                world.network.advance_clock(ns.saturating_sub(now_ns));
             }
             Wait::Forever => return turns,
         }
@@ -65,7 +65,7 @@ fn an_idle_shard_wakes_for_what_is_past_its_time_and_for_nothing_else() {
     assert_eq!((gauges.channels, gauges.history_messages), (CHANNELS, CHANNELS));
     assert_eq!(gauges.idempotency_keys, CHANNELS / 2);
     assert!(gauges.channel_bytes > 100 * CHANNELS && gauges.idempotency_bytes > 16 * CHANNELS);
-    Peer::reset(&publisher);
+    Peer::send_reset(&publisher);
     let turns = rest(&mut world);
     let gauges = world.totals().gauges;
     assert_eq!((gauges.channels, gauges.history_messages, gauges.history_bytes), (0, 0, 0));
@@ -87,7 +87,7 @@ fn a_shard_that_has_rested_serves_nothing_that_is_past_its_age() {
         until(&mut world, "it is published", |world| world.totals().counters.publishes == 1);
         (0..10).for_each(|_| world.turn_shards());
         let epoch = objects(&publisher)[1]["epoch"].clone();
-        world.network.advance(wait_s * 1_000_000_000);
+        world.network.advance_clock(wait_s * 1_000_000_000);
         let since = json!({"epoch": epoch, "offset": 0});
         let read = json!({"type": "history", "channel": "a"});
         let from = json!({"type": "history", "channel": "a", "since": since});
@@ -105,7 +105,7 @@ fn a_shard_that_has_rested_serves_nothing_that_is_past_its_age() {
         assert_eq!(replies.len(), 4 + usize::from(is_served));
         let Ok(Answer::History { messages, .. }) = received.try_recv() else { panic!("no answer") };
         assert_eq!(messages.len(), usize::from(is_served));
-        [publisher, reader].iter().for_each(Peer::reset);
+        [publisher, reader].iter().for_each(Peer::send_reset);
     }
 }
 

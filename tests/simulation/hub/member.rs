@@ -153,9 +153,9 @@ impl Member {
 
     /// The connection breaks; another is made, on any shard.
     fn cut(&mut self, network: &Network, shards: u16) {
-        self.peer.reset();
+        self.peer.send_reset();
         self.peer = network.connect(
-            network.random(u64::from(shards)) as u16,
+            network.random_below(u64::from(shards)) as u16,
             0,
             Some(([127, 0, 0, 1], 999).into()),
         );
@@ -176,7 +176,7 @@ impl Member {
             .filter_map(|(channel, sub)| Some((channel.clone(), sub.position.clone()?)))
             .collect();
         match self.ticket.take() {
-            Some(ticket) if network.random(3) > 0 => {
+            Some(ticket) if network.random_below(3) > 0 => {
                 let positions: serde_json::Map<_, _> = known
                     .iter()
                     .map(|(channel, (epoch, offset))| {
@@ -221,18 +221,18 @@ impl Member {
         if self.gone {
             return;
         }
-        if !quiet && network.random(150) == 0 {
+        if !quiet && network.random_below(150) == 0 {
             self.cut(network, shards);
         }
-        if self.welcome && !self.resuming && !quiet && network.random(4) == 0 {
+        if self.welcome && !self.resuming && !quiet && network.random_below(4) == 0 {
             self.choose(network);
         }
         if self.leaving && self.welcome && self.out.is_empty() {
-            self.peer.reset();
+            self.peer.send_reset();
             self.gone = true;
             return;
         }
-        let len = self.out.len().min(1 + network.random(600) as usize);
+        let len = self.out.len().min(1 + network.random_below(600) as usize);
         let bytes: Vec<u8> = self.out.drain(..len).collect();
         self.peer.write(&bytes);
         if quiet {
@@ -252,9 +252,9 @@ impl Member {
     }
 
     fn choose(&mut self, network: &Network) {
-        let channel = CHANNELS[network.random(4) as usize].to_owned();
+        let channel = CHANNELS[network.random_below(4) as usize].to_owned();
         let sub = self.subs.entry(channel.clone()).or_default();
-        match network.random(8) {
+        match network.random_below(8) {
             0 if sub.live && !sub.asked => {
                 sub.asked = true;
                 sub.live = false;
@@ -265,7 +265,7 @@ impl Member {
                 sub.asked = true;
                 self.say(network, json!({"type": "subscribe", "channel": channel}));
             }
-            3 if sub.live && !sub.asked && network.random(4) == 0 => {
+            3 if sub.live && !sub.asked && network.random_below(4) == 0 => {
                 // Starts again at its position.
                 let (epoch, offset) = sub.position.clone().unwrap();
                 // What is on its way from before comes again.
@@ -274,10 +274,10 @@ impl Member {
                 let object = json!({"type": "subscribe", "channel": channel, "since": since});
                 self.say(network, object);
             }
-            4 => self.lazy = network.random(60) as u32,
+            4 => self.lazy = network.random_below(60) as u32,
             _ => {
                 self.published += 1;
-                let filler = "x".repeat(network.random(200) as usize);
+                let filler = "x".repeat(network.random_below(200) as usize);
                 let content = format!("{}:{}:{filler}", self.name, self.published);
                 self.publish(network, channel, content);
             }

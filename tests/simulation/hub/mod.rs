@@ -63,7 +63,7 @@ fn run(seed: u64, broker: Option<Broker>) -> Outcome {
     world.broker = broker;
     let truth = Rc::new(RefCell::new(Truth::default()));
     let connect = |name: usize| {
-        let shard = world.network.random(u64::from(shards)) as u16;
+        let shard = world.network.random_below(u64::from(shards)) as u16;
         Member::connect(&world.network, name, shard, truth.clone())
     };
     let mut members: Vec<_> = (0..6).map(connect).collect();
@@ -104,7 +104,7 @@ fn check_forgotten(world: &mut World) {
         if world.totals().gauges.channels == 0 {
             return;
         }
-        world.network.advance(10_000_000_000);
+        world.network.advance_clock(10_000_000_000);
         world.step();
     }
     panic!("seed {}: something is pending for ever", world.seed);

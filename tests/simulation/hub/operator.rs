@@ -32,7 +32,7 @@ impl Operator {
         }
         self.look();
         if self.looks.is_empty() {
-            let shard = world.network.random(u64::from(shards)) as u16;
+            let shard = world.network.random_below(u64::from(shards)) as u16;
             let filter = Box::new(Filter { limit: 10, ..Filter::default() });
             let (reply, received) = oneshot::channel();
             world.post(shard, Mail::Hub(Box::new(HubMail::List { filter, reply })));

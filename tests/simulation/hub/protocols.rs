@@ -182,7 +182,7 @@ fn a_position_of_one_protocol_is_recovered_in_another() {
         first.say(&world, &format!("2 pub a {n}"));
     }
     first.hear(&mut world, "= a 5");
-    first.peer.reset();
+    first.peer.send_reset();
     let mut line = Talker::connect(&world, 1, "line.v1", false);
     line.say(&world, &format!("1 sub a {epoch} 2"));
     line.hear(&mut world, "= a 5");
@@ -248,7 +248,7 @@ fn events_that_a_protocol_has_no_word_for_do_not_wait() {
     let mut publisher = Talker::connect(&world, 1, "line.v1", false);
     publisher.say(&world, "1 pub a \"first\"");
     publisher.hear(&mut world, "1 at 1");
-    others.iter().for_each(|other| other.peer.reset());
+    others.iter().for_each(|other| other.peer.send_reset());
     until(&mut world, "the others are gone", |world| world.totals().gauges.channel_members == 1);
     publisher.say(&world, "2 pub a \"last\"");
     publisher.hear(&mut world, "2 at 2");

@@ -94,7 +94,7 @@ impl Client {
     fn ends(&mut self, world: &mut World, kind: &str, end_ms: u64, until_ms: u64) -> bool {
         let seed = world.seed;
         while world.network.unix_ms() < until_ms {
-            world.network.advance(1_000_000 * (1 + world.network.random(70)));
+            world.network.advance_clock(1_000_000 * (1 + world.network.random_below(70)));
             (0..3).for_each(|_| world.turn_shards());
             let now_ms = world.network.unix_ms();
             while let Some(object) = self.next() {
@@ -129,15 +129,15 @@ fn a_connection_ends_with_its_current_token() {
         let mut client = Client::open(&world, &first);
         client.expect(&mut world, "authenticated");
         loop {
-            let until_ms = world.network.unix_ms() + world.network.random(20_000);
+            let until_ms = world.network.unix_ms() + world.network.random_below(20_000);
             if client.ends(&mut world, "goodbye", end_ms, until_ms) {
                 break;
             }
             let now_s = now_s(&world);
-            exp = match world.network.random(4) {
+            exp = match world.network.random_below(4) {
                 0 => exp,
-                1 => now_s + 1 + world.network.random(60),
-                2 => now_s + 3 + world.network.random(4) - leeway_s,
+                1 => now_s + 1 + world.network.random_below(60),
+                2 => now_s + 3 + world.network.random_below(4) - leeway_s,
                 _ => now_s + 100_000,
             };
             if exp + leeway_s <= now_s + 1 {
@@ -177,7 +177,7 @@ fn a_subscription_ends_with_its_channel_token() {
         let mut end_ms = u64::MAX;
         for round in 0..6 {
             // The first ones may have ended already, within the tolerance.
-            let exp = now_s(&world) + 1 + world.network.random(30);
+            let exp = now_s(&world) + 1 + world.network.random_below(30);
             let exp = if round == 0 { exp.saturating_sub(leeway_s) } else { exp };
             if exp + leeway_s <= now_s(&world) + 1 {
                 continue;
@@ -190,7 +190,7 @@ fn a_subscription_ends_with_its_channel_token() {
             assert!(answer["grant"].is_string(), "seed {seed}: {answer}");
             since = json!({"epoch": answer["epoch"], "offset": answer["offset"]});
             end_ms = (exp + leeway_s) * 1000;
-            let until_ms = world.network.unix_ms() + world.network.random(20_000);
+            let until_ms = world.network.unix_ms() + world.network.random_below(20_000);
             if client.ends(&mut world, "unsubscribed", end_ms, until_ms) {
                 end_ms = u64::MAX;
                 since = Value::Null;

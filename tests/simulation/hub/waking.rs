@@ -51,7 +51,7 @@ fn a_shard_that_waits_is_woken_by_its_log() {
             assert!(steps < 1000, "seed {seed}: the shard was not woken: {received:?}");
         }
         assert_eq!(world.totals().gauges.channel_members, 1, "seed {seed}");
-        Peer::reset(&peer);
+        Peer::send_reset(&peer);
         rest(&mut world);
         world.broker = Some(broker);
         world.drain();

@@ -91,7 +91,7 @@ impl Deflaters {
         self.allowance > 0
     }
 
-    fn spend(&mut self, effort: u64) {
+    fn spend_effort(&mut self, effort: u64) {
         self.work.effort += effort;
         self.allowance = self.allowance.saturating_sub(effort);
     }
@@ -114,14 +114,14 @@ impl Deflaters {
         quick + common + self.output.capacity() as u64
     }
 
-    pub(super) fn open(&mut self, own: Option<(u8, u8)>) -> u32 {
+    pub(super) fn open_context(&mut self, own: Option<(u8, u8)>) -> u32 {
         let made =
             own.and_then(|(bits, level)| zlib::Deflate::new(level, bits, memory_level(bits)));
         self.own_bytes += made.as_ref().map_or(0, |one| one.held_bytes() as u64);
         self.own.insert(made) as u32
     }
 
-    pub(super) fn close(&mut self, index: usize) {
+    pub(super) fn close_context(&mut self, index: usize) {
         let gone = self.own.remove(index);
         self.own_bytes -= gone.map_or(0, |own| own.held_bytes() as u64);
     }
@@ -130,8 +130,8 @@ impl Deflaters {
     /// without the tail that RFC 7692 takes off, stays until the next call; `None` if the message
     /// does not shrink and is to be sent as it is.
     pub fn compress(&mut self, sending: Sending, level: u8, message: &[u8]) -> Option<&mut [u8]> {
-        let len = self.deflate(sending, level, message);
-        let shrunk = self.judge(message.len(), len);
+        let len = self.deflate_message(sending, level, message);
+        let shrunk = self.count_message(message.len(), len);
         if shrunk.is_none() {
             self.reset_own(sending);
         }
@@ -145,7 +145,7 @@ impl Deflaters {
 
     /// Compresses into `output`; gives the length of the result with its tail, or 0 if the
     /// compressor did not take all of the message.
-    fn deflate(&mut self, sending: Sending, level: u8, message: &[u8]) -> usize {
+    fn deflate_message(&mut self, sending: Sending, level: u8, message: &[u8]) -> usize {
         let room = output_room(message.len());
         if self.output.len() < room {
             self.output.resize(room, 0);
@@ -155,14 +155,14 @@ impl Deflaters {
         let (read, written) = match own.and_then(|index| self.own.get_mut(index)) {
             Some(Some(own)) => {
                 let done = own.flush(message, &mut self.output[..room]);
-                self.spend((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib(level));
+                self.spend_effort((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib(level));
                 done
             }
             _ if level == QUICK_LEVEL && message.len() <= quick::INPUT_BYTES_MAX => {
                 let quick = self.quick.get_or_insert_with(QuickDeflate::new);
                 let window_bytes = 1 << sending.bits;
                 let written = quick.compress(message, window_bytes, &mut self.output[..room]);
-                self.spend((message.len() + QUICK_MESSAGE_EFFORT) as u64);
+                self.spend_effort((message.len() + QUICK_MESSAGE_EFFORT) as u64);
                 (message.len(), written)
             }
             _ => self.deflate_in_common(sending.bits, level, message),
@@ -174,7 +174,7 @@ impl Deflaters {
 
     /// Compresses into `output` with zlib-rs; returns the numbers of bytes read and written.
     fn deflate_in_common(&mut self, bits: u8, level: u8, message: &[u8]) -> (usize, usize) {
-        let at = self.find(bits, level);
+        let at = self.find_compressor(bits, level);
         let common = &mut self.common[at];
         common.used = self.work.messages + self.work.useless;
         common.deflate.reset();
@@ -183,13 +183,13 @@ impl Deflaters {
         let deflate = &common.deflate;
         let done =
             done.map_or((0, 0), |_| (deflate.total_in() as usize, deflate.total_out() as usize));
-        self.spend((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib_rs(level));
+        self.spend_effort((message.len() + MESSAGE_EFFORT) as u64 * cost_with_zlib_rs(level));
         done
     }
 
     /// Counts a message that was compressed to so many bytes with the tail; gives how many are to
     /// be sent, if that is worth it.
-    fn judge(&mut self, before: usize, after: usize) -> Option<usize> {
+    fn count_message(&mut self, before: usize, after: usize) -> Option<usize> {
         let len = after.saturating_sub(TAIL.len());
         if after == 0 || len >= before {
             self.work.useless += 1;
@@ -204,12 +204,12 @@ impl Deflaters {
     /// What the connection's own compressor knows was not sent.
     fn reset_own(&mut self, sending: Sending) {
         if let Some(context) = sending.context {
-            self.forget(context);
+            self.reset_context(context);
         }
     }
 
     /// The connection was sent a compressed frame that its own compressor does not know of.
-    pub fn forget(&mut self, context: NonZeroU32) {
+    pub fn reset_context(&mut self, context: NonZeroU32) {
         if let Some(Some(own)) = self.own.get_mut(index_of(context)) {
             own.reset();
         }
@@ -222,7 +222,7 @@ impl Deflaters {
         }
     }
 
-    fn find(&mut self, bits: u8, level: u8) -> usize {
+    fn find_compressor(&mut self, bits: u8, level: u8) -> usize {
         let found = self.common.iter().position(|one| one.bits == bits && one.level == level);
         if let Some(at) = found {
             return at;
@@ -307,14 +307,19 @@ impl Compressing {
 
     /// Compresses as much as the allowance of the compressors permits. Between two calls nothing
     /// else may be compressed with the connection's own compressor.
-    pub fn advance(mut self, deflaters: &mut Deflaters, sending: Sending, level: u8) -> Compressed {
+    pub fn compress_more(
+        mut self,
+        deflaters: &mut Deflaters,
+        sending: Sending,
+        level: u8,
+    ) -> Compressed {
         while self.done < self.message.len() {
             if !deflaters.has_allowance() {
                 return Compressed::Unfinished(self);
             }
             let end = self.message.len().min(self.done + PIECE_BYTES);
             let piece = &self.message[self.done..end];
-            let len = deflaters.deflate(sending, level, piece);
+            let len = deflaters.deflate_message(sending, level, piece);
             let useless = len == 0 || (self.done == 0 && len >= piece.len());
             if useless {
                 deflaters.work.useless += 1;
@@ -328,7 +333,7 @@ impl Compressing {
             }
             self.done = end;
         }
-        match deflaters.judge(self.message.len(), self.output.len()) {
+        match deflaters.count_message(self.message.len(), self.output.len()) {
             Some(len) => {
                 self.output.truncate(len);
                 Compressed::Whole { message: self.message, output: self.output }

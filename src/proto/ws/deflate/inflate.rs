@@ -16,7 +16,7 @@
 //!
 //! The owner bounds what is inflated at once by an *allowance*: a message that exceeds it is
 //! suspended between two steps of 64 KiB, keeps its inflater (one more than the pool leases out, if
-//! need be), and continues with [`Inflating::resume`]. Without that, a buffer of 64 KiB full of
+//! need be), and continues with [`Inflating::resume_inflation`]. Without that, a buffer of 64 KiB full of
 //! messages that inflate by the most came to 57 MiB: 4 ms for inflating, and 24 ms for compressing
 //! the echo.
 
@@ -115,7 +115,7 @@ impl Inflaters {
     }
 
     /// Inflaters of the pool that messages hold.
-    pub fn leased(&self) -> usize {
+    pub fn leased_count(&self) -> usize {
         self.leased
     }
 
@@ -136,7 +136,7 @@ impl Inflaters {
         count as u64 * POOLED_BYTES + self.scratch.bytes.capacity() as u64
     }
 
-    pub(super) fn open(&mut self, bits: Option<u8>) -> u32 {
+    pub(super) fn open_context(&mut self, bits: Option<u8>) -> u32 {
         let made = bits.and_then(|bits| {
             let one = zlib::Inflate::new(bits)?;
             let bytes = one.held_bytes() as u64 + (1 << bits);
@@ -146,7 +146,7 @@ impl Inflaters {
         self.own.insert(made) as u32
     }
 
-    pub(super) fn close(&mut self, index: usize) {
+    pub(super) fn close_context(&mut self, index: usize) {
         self.own_bytes -= self.own.remove(index).map_or(0, |(_, bytes)| bytes);
     }
 
@@ -158,7 +158,7 @@ impl Inflaters {
         self.idle.truncate(self.idle.len() / 2);
     }
 
-    /// Inflates a message that is whole into memory kept for that, which [`Self::whole`] shows.
+    /// Inflates a message that is whole into memory kept for that, which [`Self::whole_message`] shows.
     /// Gives the message back if the allowance does not suffice for it.
     pub(in crate::proto::ws) fn inflate_whole(
         &mut self,
@@ -170,7 +170,7 @@ impl Inflaters {
         let into = std::mem::take(&mut self.scratch);
         let mut message = Inflating::new(kind, context);
         message.into = Inflated { filled: 0, ..into };
-        let result = message.feed(payload, true, self, bytes_max);
+        let result = message.feed_input(payload, true, self, bytes_max);
         if message.suspended {
             return result.map(|()| Some(Box::new(message)));
         }
@@ -179,21 +179,21 @@ impl Inflaters {
     }
 
     /// The message that [`Self::inflate_whole`] has just inflated.
-    pub(in crate::proto::ws) fn whole(&mut self) -> &mut [u8] {
+    pub(in crate::proto::ws) fn whole_message(&mut self) -> &mut [u8] {
         &mut self.scratch.bytes[..self.scratch.filled]
     }
 
-    fn own(&mut self, context: Option<NonZeroU32>) -> Option<&mut zlib::Inflate> {
+    fn own_context(&mut self, context: Option<NonZeroU32>) -> Option<&mut zlib::Inflate> {
         let own = self.own.get_mut(index_of(context?))?;
         own.as_mut().map(|(own, _)| own)
     }
 
-    fn lease(&mut self) -> Option<Inflate> {
+    fn lease_inflater(&mut self) -> Option<Inflate> {
         if self.leased >= self.limits.leases_max {
             return None;
         }
         self.leased += 1;
-        Some(fresh(self.idle.pop()))
+        Some(reset_or_new(self.idle.pop()))
     }
 
     fn take_back(&mut self, lease: Option<Inflate>) {
@@ -204,11 +204,11 @@ impl Inflaters {
     }
 
     fn take_at_once(&mut self) -> Inflate {
-        fresh(self.at_once.take())
+        reset_or_new(self.at_once.take())
     }
 }
 
-fn fresh(kept: Option<Inflate>) -> Inflate {
+fn reset_or_new(kept: Option<Inflate>) -> Inflate {
     match kept {
         Some(mut kept) => {
             kept.reset(false);
@@ -225,7 +225,7 @@ enum Engine<'e> {
 }
 
 impl Engine<'_> {
-    fn step(&mut self, input: &[u8], output: &mut [u8]) -> Flow {
+    fn inflate_step(&mut self, input: &[u8], output: &mut [u8]) -> Flow {
         match self {
             Engine::Own(own) => own.step(input, output),
             Engine::Pooled(pooled) => {
@@ -262,7 +262,7 @@ impl Engine<'_> {
             Engine::Pooled(_) => {
                 let came_to = CameTo::FinalBlock;
                 let end = Flow { read: FINAL_BLOCK.len(), written: 0, came_to };
-                self.step(&FINAL_BLOCK, &mut [0]) == end
+                self.inflate_step(&FINAL_BLOCK, &mut [0]) == end
             }
         }
     }
@@ -343,7 +343,7 @@ impl Inflating {
 
     /// Takes the next compressed bytes in; `last`: the message ends with them. It must not be
     /// suspended.
-    pub(in crate::proto::ws) fn feed(
+    pub(in crate::proto::ws) fn feed_input(
         &mut self,
         input: &[u8],
         last: bool,
@@ -353,21 +353,21 @@ impl Inflating {
         debug_assert!(!self.suspended, "what came before has to be inflated first");
         self.received_bytes += input.len();
         self.last = last;
-        self.advance(input, inflaters, bytes_max)
+        self.inflate_input(input, inflaters, bytes_max)
     }
 
     /// Continues a suspended message.
-    pub(in crate::proto::ws) fn resume(
+    pub(in crate::proto::ws) fn resume_inflation(
         &mut self,
         inflaters: &mut Inflaters,
         bytes_max: usize,
     ) -> Result<(), ProtocolError> {
         debug_assert!(self.suspended, "there is nothing to resume");
         self.suspended = false;
-        self.advance(&[], inflaters, bytes_max)
+        self.inflate_input(&[], inflaters, bytes_max)
     }
 
-    fn advance(
+    fn inflate_input(
         &mut self,
         input: &[u8],
         inflaters: &mut Inflaters,
@@ -375,13 +375,13 @@ impl Inflating {
     ) -> Result<(), ProtocolError> {
         let began_ns = (inflaters.clock)();
         let before = self.into.filled;
-        let result = self.inflate(input, inflaters, bytes_max);
+        let result = self.inflate_with(input, inflaters, bytes_max);
         let inflated = self.into.filled - before;
         let work = &mut inflaters.work;
         work.spent_ns += (inflaters.clock)().saturating_sub(began_ns);
         work.bytes_before += input.len() as u64;
         work.bytes_after += inflated as u64;
-        work.effort += effort(input.len(), inflated);
+        work.effort += effort_of(input.len(), inflated);
         match result {
             Ok(()) => work.messages += u64::from(self.is_whole()),
             Err(ProtocolError::MessageTooBig | ProtocolError::InflateRatio) => work.bombs += 1,
@@ -401,7 +401,7 @@ impl Inflating {
         inflaters.take_back(self.lease.take());
     }
 
-    fn inflate(
+    fn inflate_with(
         &mut self,
         input: &[u8],
         inflaters: &mut Inflaters,
@@ -413,13 +413,13 @@ impl Inflating {
         }
         let ratio_max = inflaters.limits.ratio_max;
         let mut rules = Rules { bytes_max, ratio_max, allowance: inflaters.allowance };
-        if let Some(own) = inflaters.own(self.context) {
+        if let Some(own) = inflaters.own_context(self.context) {
             let result = self.run_all(&mut Engine::Own(own), input, &mut rules);
             inflaters.allowance = rules.allowance;
             return result;
         }
         if self.lease.is_none() && !self.last {
-            self.lease = inflaters.lease();
+            self.lease = inflaters.lease_inflater();
             if self.lease.is_none() {
                 inflaters.work.waits += u64::from(self.waiting.is_empty());
                 self.waiting.extend_from_slice(input);
@@ -458,13 +458,13 @@ impl Inflating {
     ) -> Result<(), ProtocolError> {
         let waiting = std::mem::take(&mut self.waiting);
         let waiting_at = std::mem::take(&mut self.waiting_at);
-        let used = self.run(engine, &waiting[waiting_at..], rules)?;
+        let used = self.run_inflater(engine, &waiting[waiting_at..], rules)?;
         if self.suspended {
             (self.waiting, self.waiting_at) = (waiting, waiting_at + used);
             self.waiting.extend_from_slice(input);
             return Ok(());
         }
-        let used = self.run(engine, input, rules)?;
+        let used = self.run_inflater(engine, input, rules)?;
         if self.suspended {
             self.waiting.extend_from_slice(&input[used..]);
             return Ok(());
@@ -476,7 +476,7 @@ impl Inflating {
         // An empty message has no bytes where its sender flushes twice in a row. One that ends with
         // a final block has said already that it ends, and some senders leave it at that.
         if self.received_bytes > 0 && !self.ended {
-            self.run(engine, &TAIL, rules)?;
+            self.run_inflater(engine, &TAIL, rules)?;
             if !engine.is_whole() {
                 return Err(ProtocolError::InflateFailed);
             }
@@ -494,7 +494,7 @@ impl Inflating {
 
     /// Runs the inflater until the input is used, or the allowance is, which suspends the message.
     /// Returns how much of the input was used.
-    fn run(
+    fn run_inflater(
         &mut self,
         engine: &mut Engine<'_>,
         input: &[u8],
@@ -515,12 +515,12 @@ impl Inflating {
                 let went_on = more.then(|| engine.go_on(self.into.filled())).flatten();
                 went_on.ok_or(ProtocolError::InflateFailed)?;
             }
-            let room = self.into.room(rest.len(), rules.bytes_max);
+            let room = self.into.reserve_room(rest.len(), rules.bytes_max);
             let full = room.is_empty();
             let mut beyond = [0];
             let output = if full { &mut beyond } else { room };
             let offered = output.len();
-            let flow = engine.step(rest, output);
+            let flow = engine.inflate_step(rest, output);
             if full && flow.written > 0 {
                 return Err(ProtocolError::MessageTooBig);
             }
@@ -553,7 +553,7 @@ impl Inflating {
     }
 
     fn check_text(&mut self) -> Result<(), ProtocolError> {
-        if self.kind == DataKind::Text && !self.text.check(self.into.filled()) {
+        if self.kind == DataKind::Text && !self.text.check_text(self.into.filled()) {
             return Err(ProtocolError::TextNotUtf8);
         }
         Ok(())
@@ -569,6 +569,6 @@ struct Rules {
 
 /// What it costs to inflate so many bytes to so many, see [`Work::effort`]: measured at 0.8 ns a
 /// byte of text and 0.5 µs a message.
-fn effort(read: usize, written: usize) -> u64 {
+fn effort_of(read: usize, written: usize) -> u64 {
     (200 + read.max(written) / 3) as u64
 }

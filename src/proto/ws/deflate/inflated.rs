@@ -22,7 +22,7 @@ impl Inflated {
     }
 
     /// Where the next step may write; empty at the limit, which may have been lowered meanwhile.
-    pub(super) fn room(&mut self, input_len: usize, bytes_max: usize) -> &mut [u8] {
+    pub(super) fn reserve_room(&mut self, input_len: usize, bytes_max: usize) -> &mut [u8] {
         if self.filled >= bytes_max {
             return &mut [];
         }

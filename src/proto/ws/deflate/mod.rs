@@ -179,15 +179,15 @@ pub fn open_contexts(
     }
     let inflater = agreed.client_takeover.then_some(agreed.client_bits);
     let compressor = agreed.server_takeover.then_some((agreed.server_bits, level));
-    let key = inflaters.open(inflater);
-    assert_eq!(key, deflaters.open(compressor), "both are opened and closed together");
+    let key = inflaters.open_context(inflater);
+    assert_eq!(key, deflaters.open_context(compressor), "both are opened and closed together");
     NonZeroU32::new(key + 1)
 }
 
 /// See [`open_contexts`].
 pub fn close_contexts(key: NonZeroU32, inflaters: &mut Inflaters, deflaters: &mut Deflaters) {
-    inflaters.close(index_of(key));
-    deflaters.close(index_of(key));
+    inflaters.close_context(index_of(key));
+    deflaters.close_context(index_of(key));
 }
 
 fn index_of(key: NonZeroU32) -> usize {

@@ -35,7 +35,7 @@ static LITERALS: [Code; 256] = make_literals();
 /// The codes of all match lengths; those below 3 are unused.
 static LENGTHS: [Code; MATCH_BYTES_MAX + 1] = make_lengths();
 
-const fn reversed(value: u32, count: u32) -> u32 {
+const fn reverse_bits(value: u32, count: u32) -> u32 {
     value.reverse_bits() >> (32 - count)
 }
 
@@ -44,9 +44,9 @@ const fn make_literals() -> [Code; 256] {
     let mut byte = 0;
     while byte < 256 {
         codes[byte as usize] = if byte < 144 {
-            Code { bits: reversed(0x30 + byte, 8), count: 8 }
+            Code { bits: reverse_bits(0x30 + byte, 8), count: 8 }
         } else {
-            Code { bits: reversed(0x190 + byte - 144, 9), count: 9 }
+            Code { bits: reverse_bits(0x190 + byte - 144, 9), count: 9 }
         };
         byte += 1;
     }
@@ -97,9 +97,9 @@ const fn make_lengths() -> [Code; MATCH_BYTES_MAX + 1] {
         let (first, extra) = LENGTH_SYMBOLS[index];
         let symbol = 257 + index as u32;
         let (code, count) = if symbol < 280 {
-            (reversed(symbol - 256, 7), 7)
+            (reverse_bits(symbol - 256, 7), 7)
         } else {
-            (reversed(0xc0 + symbol - 280, 8), 8)
+            (reverse_bits(0xc0 + symbol - 280, 8), 8)
         };
         codes[len as usize] = Code { bits: code | (len - first) << count, count: count + extra };
         len += 1;
@@ -112,13 +112,13 @@ const fn make_lengths() -> [Code; MATCH_BYTES_MAX + 1] {
 fn distance_code(distance: u32) -> Code {
     let from_zero = distance - 1;
     if from_zero < 4 {
-        return Code { bits: reversed(from_zero, 5), count: 5 };
+        return Code { bits: reverse_bits(from_zero, 5), count: 5 };
     }
     let high_bit = from_zero.ilog2();
     let extra = high_bit - 1;
     let symbol = 2 * high_bit + (from_zero >> extra & 1);
     let rest = from_zero & ((1 << extra) - 1);
-    Code { bits: reversed(symbol, 5) | rest << 5, count: 5 + extra }
+    Code { bits: reverse_bits(symbol, 5) | rest << 5, count: 5 + extra }
 }
 
 /// Writes bits, lowest first, into a slice with enough room.
@@ -134,7 +134,7 @@ struct BitWriter<'o> {
 impl BitWriter<'_> {
     /// Appends up to 40 bits.
     #[inline]
-    fn put(&mut self, code: Code) {
+    fn put_code(&mut self, code: Code) {
         debug_assert!(code.count <= 40);
         self.bits |= u64::from(code.bits) << self.count;
         self.count += code.count;
@@ -196,20 +196,20 @@ impl QuickDeflate {
             if seen >= first && distance <= window_bytes {
                 let len = match_len(&message[at - distance..], &message[at..]);
                 if len >= MATCH_BYTES_MIN {
-                    writer.put(LENGTHS[len]);
-                    writer.put(distance_code(distance as u32));
+                    writer.put_code(LENGTHS[len]);
+                    writer.put_code(distance_code(distance as u32));
                     at += len;
                     continue;
                 }
             }
-            writer.put(LITERALS[usize::from(four[0])]);
+            writer.put_code(LITERALS[usize::from(four[0])]);
             at += 1;
         }
         for byte in &message[at..] {
-            writer.put(LITERALS[usize::from(*byte)]);
+            writer.put_code(LITERALS[usize::from(*byte)]);
         }
         // The block's end, and the header of the empty stored block that a flush ends with.
-        writer.put(Code { bits: 0, count: 7 + 3 });
+        writer.put_code(Code { bits: 0, count: 7 + 3 });
         let end = writer.written + usize::from(writer.count > 0);
         output[end..end + TAIL.len()].copy_from_slice(&TAIL);
         end + TAIL.len()

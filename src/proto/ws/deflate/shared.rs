@@ -59,7 +59,7 @@ impl SharedMessage {
                 None => self.plain.clone(),
             });
         if let Some(context) = sending.context.filter(|_| !Arc::ptr_eq(frame, &self.plain)) {
-            deflaters.forget(context);
+            deflaters.reset_context(context);
         }
         frame
     }

@@ -9,7 +9,8 @@ fn the_words_reach_what_they_stand_for() {
     let mut world = World::new(true, true, false);
     assert!(world.ticket.len() > 40);
     let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token());
-    world.act(|session, call| session.receive_text(call, Payload::Owned(auth.clone().into_bytes())));
+    world
+        .act(|session, call| session.receive_text(call, Payload::Owned(auth.clone().into_bytes())));
     assert_eq!(world.session.user().map(|user| &**user), Some("ann"));
     assert!(!world.closed && world.waiting.is_empty());
     world.act(|session, call| {

@@ -296,7 +296,7 @@ impl Outbox {
                 }
                 Pending::Compressing(kind, begun) => {
                     let len = begun.message_len();
-                    match begun.advance(deflaters, sending, level) {
+                    match begun.compress_more(deflaters, sending, level) {
                         Compressed::Unfinished(rest) => {
                             pending.push_front(Pending::Compressing(kind, Box::new(rest)));
                         }
@@ -447,7 +447,7 @@ impl Outbox {
         }
         let mut batch = self.batch.take()?;
         let waiting_bytes = self.bytes - self.pending_bytes - batch.bytes();
-        batch.fill(&mut self.waiting, waiting_bytes, bounds);
+        batch.fill_from(&mut self.waiting, waiting_bytes, bounds);
         Some(batch)
     }
 
