@@ -188,7 +188,7 @@ mod tests {
 
         /// A request larger than the burst passes only after a rest, and is paid for.
         #[test]
-        fn one_above_the_burst_stands_for_it(
+        fn a_request_larger_than_the_burst_is_paid_for(
             per_second in model::rates(),
             start in model::starts(),
             times in 2_u32..,

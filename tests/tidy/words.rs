@@ -5,14 +5,14 @@ use crate::rust_files;
 /// Words of `src/`, and how often each may stand there: the counts may only fall. Behind each, what
 /// to write instead.
 const COUNTS: [(&[&str], usize, &str); 13] = [
-    (&["tell", "tells", "told"], 7, "serialize, log, report, send, or what happens"),
-    (&["whoever", "somebody", "nobody"], 4, "the thing in the program: the caller, the client"),
-    (&["who is", "who has", "who was"], 1, "the client, the connection"),
-    (&["what is left", "what was left"], 1, "the rest, the remaining"),
-    (&["go on", "goes on", "went on"], 9, "continue, resume"),
-    (&["stands", "stand", "stood"], 5, "is, lies, is queued"),
+    (&["tell", "tells", "told"], 0, "serialize, log, report, send, or what happens"),
+    (&["whoever", "somebody", "nobody"], 2, "the thing in the program: the caller, the client"),
+    (&["who is", "who has", "who was"], 0, "the client, the connection"),
+    (&["what is left", "what was left"], 0, "the rest, the remaining"),
+    (&["go on", "goes on", "went on"], 0, "continue, resume"),
+    (&["stands", "stand", "stood"], 0, "is, lies, is queued"),
     (&["condemned", "condemn"], 0, "evict, close"),
-    (&["crowded", "crowds", "crowd"], 2, "congested"),
+    (&["crowded", "crowds", "crowd"], 0, "congested"),
     (&["chore", "chores", "upkeep"], 1, "deferred work"),
     (&["cure", "cures"], 4, "remedy"),
     (&["anew"], 0, "again"),

@@ -297,7 +297,8 @@ pub(super) unsafe fn free_slot(block: *mut u8, len: usize) {
 /// Changes the length of a block in place.
 ///
 /// # Safety
-/// [`take_slot`] made the block, `len` is its length, and bytes behind `new_len` are no longer used.
+/// [`take_slot`] made the block, `len` is its length, and bytes behind `new_len` are no longer
+/// used.
 pub(super) unsafe fn resize_slot(block: *mut u8, len: usize, new_len: usize) {
     let index = index_of(block);
     let unused = lock_slots().0.resize(index, whole_pages(len), whole_pages(new_len));

@@ -173,7 +173,7 @@ enum Member {
     Other,
 }
 
-/// What is left of a line.
+/// The rest of a line.
 struct Rest<'h>(&'h [u8]);
 
 impl<'h> Rest<'h> {

@@ -1,5 +1,5 @@
-//! Fixed pages beside the routes: found by path, sent compressed where that is understood, and not
-//! sent again to who has them (RFC 9110 8.8.3, 12.5.3, 13.1.2).
+//! Fixed pages beside the routes: found by path, sent compressed if the client accepts that, and
+//! not sent again to clients that have them (RFC 9110 8.8.3, 12.5.3, 13.1.2).
 //!
 //! A page is plain data, given from outside. Each form of it, plain and gzip, has its own strong
 //! `ETag`: a cache must never mix the bytes of the two.

@@ -1,5 +1,4 @@
-//! The request target (RFC 9112 3.2): origin-form, or absolute-form whose authority stands for
-//! Host.
+//! The request target (RFC 9112 3.2): origin-form, or absolute-form, whose authority replaces Host.
 //!
 //! The path is compared with routes as it came. So paths that mean another path once they are
 //! normalised (dot segments, plain or encoded) are refused rather than interpreted.

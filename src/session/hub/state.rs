@@ -234,7 +234,8 @@ impl HubSession {
         }
     }
 
-    /// Sets the identity. Channels list the connection under its old one until [`Self::replace_member`].
+    /// Sets the identity. Channels list the connection under its old one until
+    /// [`Self::replace_member`].
     pub(super) fn become_known(&mut self, call: &mut Call<'_>, identity: Arc<Identity>) {
         // A user's connection never becomes another user's.
         call.effects.named |= self.user().is_none() && identity.user.is_some();

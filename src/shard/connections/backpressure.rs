@@ -96,7 +96,7 @@ impl Connections {
         let limits = &self.config.limits;
         let is_paused = slot.receiving().is_paused();
         let most = if is_paused { limits.outbox_low_bytes } else { limits.outbox_high_bytes };
-        outbox.bytes() <= most && !self.is_crowding(outbox.bytes())
+        outbox.bytes() <= most && !self.exceeds_fair_share(outbox.bytes())
     }
 
     /// Returns the bytes of replies that may be queued before the connection must be checked again.
@@ -110,7 +110,7 @@ impl Connections {
 
     /// Returns whether all queues together exceed their memory, and a queue of this length exceeds
     /// its share of that. Connections below their share are served as usual.
-    pub(in crate::shard) fn is_crowding(&self, queue_bytes: usize) -> bool {
+    pub(in crate::shard) fn exceeds_fair_share(&self, queue_bytes: usize) -> bool {
         let most = self.config.limits.outbox_shard_bytes_max as u64;
         self.queued_bytes() > most && queue_bytes as u64 > most / self.slots.len() as u64
     }
@@ -165,7 +165,7 @@ impl Connections {
         let bytes = slot.queued_bytes();
         if !self.is_ready(index) {
             self.pause_receiving(index);
-            if self.is_crowding(bytes) {
+            if self.exceeds_fair_share(bytes) {
                 self.list_throttled(index);
             }
         } else if is_unfinished {
@@ -235,8 +235,8 @@ impl Connections {
         self.note_queue_peak(bytes);
         // Pausing is not enough if very many connections grow from little to much at once.
         let limits = &self.config.limits;
-        let is_crowded = self.queued_bytes() > 2 * limits.outbox_shard_bytes_max as u64;
-        if bytes > limits.outbox_bytes_max || (is_crowded && self.is_crowding(bytes)) {
+        let is_far_over = self.queued_bytes() > 2 * limits.outbox_shard_bytes_max as u64;
+        if bytes > limits.outbox_bytes_max || (is_far_over && self.exceeds_fair_share(bytes)) {
             self.close_slow_consumer(sessions, index);
         }
     }

@@ -19,10 +19,10 @@
 //! - *Queries* change nothing.
 //!
 //! Completions, and the methods that the turn calls ([`Connections::fire_timers`] and others),
-//! reconcile the connections that they change; [`Connections::flush_output`] needs no reconciliation.
-//! Apart from reconciliation and the flush, only in-place replies and requests for TCP's state call
-//! the driver. A change that may make room for input calls [`Connections::reconsider`] before the
-//! reconciliation.
+//! reconcile the connections that they change; [`Connections::flush_output`] needs no
+//! reconciliation. Apart from reconciliation and the flush, only in-place replies and requests for
+//! TCP's state call the driver. A change that may make room for input calls
+//! [`Connections::reconsider`] before the reconciliation.
 //!
 //! Invariants, checked by `check_invariants` after each turn in debug builds and in the simulation:
 //!

@@ -65,7 +65,7 @@ pub(in crate::shard) struct SlotState {
     limiter: Option<LimiterState>,
 }
 
-fn told_partial(partial: Option<&Partial>) -> (Vec<u8>, usize) {
+fn partial_state(partial: Option<&Partial>) -> (Vec<u8>, usize) {
     partial.map_or((Vec::new(), 0), |partial| (partial.bytes.clone(), partial.scanned))
 }
 
@@ -74,15 +74,15 @@ fn partial(bytes: &[u8], scanned: usize) -> Option<Box<Partial>> {
 }
 
 impl Connections {
-    fn tell_stage(&self, slot: &Slot) -> Result<StageState, NotSerializable> {
+    fn stage_state(&self, slot: &Slot) -> Result<StageState, NotSerializable> {
         let age_us = |accepted_us: u32| ((self.now_ns / 1000) as u32).wrapping_sub(accepted_us);
         Ok(match slot.stage() {
             Stage::Proxy { partial, accepted_us } => {
-                let (bytes, scanned) = told_partial(partial.as_deref());
+                let (bytes, scanned) = partial_state(partial.as_deref());
                 StageState::Proxy { bytes, scanned, age_us: age_us(*accepted_us) }
             }
             Stage::Http { partial, accepted_us } => {
-                let (bytes, scanned) = told_partial(partial.as_deref());
+                let (bytes, scanned) = partial_state(partial.as_deref());
                 StageState::Http { bytes, scanned, age_us: age_us(*accepted_us) }
             }
             Stage::Asking(_) => return Err(NotSerializable::Asking),
@@ -99,7 +99,7 @@ impl Connections {
         })
     }
 
-    fn told_stage(&self, state: &StageState) -> Stage {
+    fn restored_stage(&self, state: &StageState) -> Stage {
         let accepted_us = |age_us: u32| ((self.now_ns / 1000) as u32).wrapping_sub(age_us);
         match state {
             StageState::Proxy { bytes, scanned, age_us } => {
@@ -149,7 +149,7 @@ impl Connections {
             peer: slot.peer().get(),
             listener: slot.listener(),
             route: slot.route() as u16,
-            stage: self.tell_stage(slot)?,
+            stage: self.stage_state(slot)?,
             outbox: outbox.transpose()?,
             traffic: slot.traffic(),
             opened_ago_ms: ago_ms(clocks.opened_tick),
@@ -165,7 +165,7 @@ impl Connections {
 
     /// Replaces a connection's state by a serialized one.
     pub(in crate::shard) fn restore(&mut self, index: u32, state: &SlotState) {
-        let stage = self.told_stage(&state.stage);
+        let stage = self.restored_stage(&state.stage);
         let ticks_ago = |ms: u64| self.tick.saturating_sub((ms / TICK_MS) as u32);
         let stage_tick = i64::from(self.tick) - state.stage_ago_ms / TICK_MS as i64;
         let clocks = Clocks {

@@ -213,9 +213,9 @@ impl Hub {
         let most = connections.config().limits.outbox_high_bytes;
         let queued = connections.outbox_bytes(index);
         let backlog = entry.backlog.get_or_insert_default();
-        let is_crowding = connections.is_crowding(queued + backlog.bytes());
+        let exceeds_fair_share = connections.exceeds_fair_share(queued + backlog.bytes());
         let is_long = |backlog: &Backlog| {
-            backlog.bytes() + queued > most || (is_crowding && backlog.bytes() > most / 16)
+            backlog.bytes() + queued > most || (exceeds_fair_share && backlog.bytes() > most / 16)
         };
         let namespaces = &shared.realm.namespaces;
         let policy =

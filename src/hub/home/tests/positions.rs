@@ -226,7 +226,7 @@ fn a_channel_that_was_used_and_forgotten_has_another_epoch() {
 
 /// Any number of names costs nothing.
 #[test]
-fn reads_of_unused_channels_take_no_memory_and_make_nobody_leave() {
+fn reads_of_unused_channels_take_no_memory_and_remove_no_member() {
     let mut positions = Positions::new();
     positions.publish(0);
     for n in 0..1000 {

@@ -231,8 +231,8 @@ impl Inflate {
         Flow { read, written, came_to }
     }
 
-    /// Goes on behind a final block; what was inflated before it can still be referred to.
-    pub(super) fn go_on(&mut self) {
+    /// Continues after a final block; later blocks can still refer to earlier output.
+    pub(super) fn continue_stream(&mut self) {
         // SAFETY: the stream was made by `inflateInit2_`.
         unsafe { inflateResetKeep(self.0.raw()) };
     }

@@ -5,7 +5,7 @@ mod by_server;
 use super::*;
 
 #[test]
-fn the_words_reach_what_they_stand_for() {
+fn each_word_makes_its_request() {
     let mut world = World::new(true, true, false);
     assert!(world.ticket.len() > 40);
     let auth = format!(r#"{{"type":"auth","token":"{}"}}"#, token());

@@ -45,7 +45,7 @@ fn names() -> [ChannelName; 3] {
 }
 
 #[test]
-fn gap_stands_where_the_messages_stood() {
+fn a_gap_takes_the_place_of_the_dropped_messages() {
     let [a, b, _] = names();
     let mut backlog = Backlog::default();
     backlog.push(Item::Missed(message(&a, 1)));

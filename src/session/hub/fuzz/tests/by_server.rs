@@ -198,7 +198,7 @@ proptest! {
 
 /// In one batch: the calls get their replies before the home's.
 #[test]
-fn a_backend_that_subscribes_and_unsubscribes_at_once_leaves_nobody_subscribed() {
+fn a_backend_that_subscribes_and_unsubscribes_at_once_leaves_no_subscription() {
     use Step::{BackendSubscribes as On, BackendUnsubscribes as Off};
     for (steps, is_live) in [
         (vec![On, Off], false),
