@@ -203,7 +203,8 @@ fn connections_per_shard(
     };
     if connections == 0 {
         return Err(error(format!(
-            "the open-files limit of {open_files} leaves no room for connections: raise it"
+            "the open-files limit of {open_files} is too low for any connection; raise it (`ulimit \
+             -n`, systemd: LimitNOFILE=)"
         )));
     }
     Ok(connections)

@@ -127,7 +127,7 @@ counters! {
     tls_alerts_sent,
     /// TLS connections closed because the client sent an error alert.
     tls_alerts_received,
-    /// TLS connections that the client closed without close_notify.
+    /// TLS connections that the client closed without a closing alert.
     tls_truncations,
     /// Expansions of TLS connection keys that were not in the cache.
     tls_key_misses,

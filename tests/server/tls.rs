@@ -123,7 +123,7 @@ fn plain_http_is_answered_with_the_reason() {
     client.send(&request());
     let (status, answer) = client.answer();
     assert_eq!(status, 400, "{answer}");
-    assert!(answer.contains("this port speaks TLS; use https:// or wss://"), "{answer}");
+    assert!(answer.contains("this port requires TLS; use https:// or wss://"), "{answer}");
     assert_eq!(server.metrics().get("tls_plain_requests_total"), 1);
     // Neither TLS nor HTTP.
     let mut client = Raw::connect(server.address());

@@ -243,7 +243,7 @@ fn a_drain_answers_those_that_wait() {
             assert_eq!(received.windows(2).filter(|two| *two == [3, 0xE9]).count(), 1, "then 1001");
         } else {
             let answer = expect_status(&mut world, &peer, 503);
-            assert!(answer.contains("about to stop") && answer.contains("Retry-After: 1\r\n"));
+            assert!(answer.contains("shutting down") && answer.contains("Retry-After: 1\r\n"));
             reply(&world, &question, accept());
             turns(&mut world);
             assert_eq!(world.late_replies(), 1);

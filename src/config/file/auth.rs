@@ -1,4 +1,4 @@
-//! Rows about who may connect: keys for tokens, for the API, and for tickets.
+//! Authentication: keys for tokens, for the API, and for tickets.
 
 use super::secret::{Secret, Secrets};
 use super::table::{ANY, Kind, OptionType, section};
@@ -10,7 +10,7 @@ section! {
     Auth "auth" repeated false;
 
     /// Without keys: accepts anonymous clients even on listeners that other hosts reach, and lets a
-    /// reload remove the last key. With keys: clients without a token stay, as anonymous.
+    /// reload remove the last key. With keys: accepts clients without a token, as anonymous.
     allow_anonymous: bool = false,
     "Set where channels are open to everyone.";
 
@@ -40,11 +40,11 @@ section! {
     /// seconds.
     jwks_refresh_s: u32 = 300 => "seconds" in 1..=ANY,
         because "300 is every five minutes",
-    "Lower where keys are withdrawn in a hurry.";
+    "Lower where withdrawn keys must become invalid sooner.";
 
     /// Accepts tokens in the query too: `?token=`.
     token_query: bool = true,
-    "Switch off where proxies on the way log whole addresses: browsers can send an `auth` frame \
+    "Switch off where proxies on the way log full URLs: browsers can send an `auth` frame \
      instead.";
 }
 
@@ -64,7 +64,7 @@ section! {
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds the secret, not readable by everyone. A trailing newline is ignored.
+    /// File with the secret; other users must not have access. A trailing newline is ignored.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 
@@ -87,7 +87,7 @@ section! {
     secret: Secret = Secret::default(),
     "`secret_file` keeps it out of the file, the command line and the environment.";
 
-    /// File that holds the key, not readable by everyone. A trailing newline is ignored.
+    /// File with the key; other users must not have access. A trailing newline is ignored.
     secret_file: String = String::new(),
     "For secrets that are mounted as files.";
 }
@@ -103,14 +103,14 @@ section! {
     "Use the same on all nodes behind one address. To replace a key, add the new one second, then \
      move it first, then remove the old one.";
 
-    /// File with such keys, one per line, not readable by everyone.
+    /// File with such keys, one per line; other users must not have access.
     keys_file: String = String::new(),
     "For secrets that are mounted as files.";
 
     /// Lifetime of a ticket, which never exceeds that of the token behind it.
     ttl_s: u32 = 86_400 => "seconds" in 1..=ANY,
         because "every ticket would have ended at once",
-    "Lower where clients must not resume after a while without a new token.";
+    "Lower to require a new token from clients that return late.";
 }
 
 impl OptionType for KeyAlgorithm {

@@ -1,4 +1,4 @@
-//! What clients reach: listeners and routes, each as many times as wanted.
+//! Listeners and routes, each of which may be repeated.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ impl OptionType for Steer {
 }
 
 section! {
-    /// One address that clients connect to. Without any: one with these defaults.
+    /// An address that clients connect to; may be repeated. Without any: one with these defaults.
     Listener "listener" repeated true;
 
     /// Address for clients: `ADDR:PORT`, `[ADDR6]:PORT` or `unix:PATH`. `[::]:PORT` takes IPv4 as
@@ -19,15 +19,15 @@ section! {
     address: String = "127.0.0.1:9000".into(),
     "Use `0.0.0.0:PORT` or `[::]:PORT` to accept connections from other hosts.";
 
-    /// Clients speak TLS (`https://`, `wss://`), with a `[[certificate]]`.
+    /// Enables TLS (`https://`, `wss://`), with a `[[certificate]]`.
     tls: bool = false,
-    "Set where clients reach the server without a proxy that does it.";
+    "Set where no proxy in front of the server terminates TLS.";
 
-    /// Whether clients show certificates: `off`, `request` (a client may) or `require`.
+    /// Client certificates: `off`, `request` (optional) or `require`.
     tls_client_certificates: ClientCertificates = ClientCertificates::Off,
     "`require` where only devices or services with certificates of your own may connect.";
 
-    /// File with the authorities that sign the certificates of clients, as PEM.
+    /// File with the authorities that sign client certificates, as PEM.
     tls_client_ca: String = String::new(),
     "With `tls_client_certificates`.";
 
@@ -42,7 +42,7 @@ section! {
 
     /// Sends small frames at once instead of waiting for more (`TCP_NODELAY`).
     nodelay: bool = true,
-    "Rarely: all that a turn sends to a connection leaves together anyway.";
+    "Rarely: a turn sends all output of a connection together anyway.";
 
     /// Congestion control by name; `auto` = cubic where the host's default is BBR, which paces even
     /// small echoes with timers, and the process may choose; empty = the host's.
@@ -68,7 +68,7 @@ section! {
 
     /// Prefers connections whose packets arrive on the shard's core.
     incoming_cpu: bool = false,
-    "As `steer = \"cpu\"`, where the kernel is to choose among listeners by itself.";
+    "Instead of `steer = \"cpu\"`, to let the kernel choose among the shards' listeners.";
 
     /// Polls the network device before sleeping; 0 = off.
     busy_poll_us: u32 = 0 => "microseconds" in 0..=ANY,
@@ -97,11 +97,11 @@ section! {
 }
 
 section! {
-    /// What a path leads to. Without any: the hub at `/ws` and an echo at `/echo`; writing one
-    /// replaces both.
+    /// The handler and options of a path; may be repeated. Without any: the hub at `/ws` and an
+    /// echo at `/echo`; a `[[route]]` replaces both.
     Route "route" repeated true absent true;
 
-    /// Begins with `/`.
+    /// The path, which begins with `/`.
     path: String = "/echo".into(),
     "One route per path.";
 
@@ -109,7 +109,7 @@ section! {
     r#match: Matching = Matching::Exact,
     "`prefix` where the path carries names of rooms or tenants.";
 
-    /// What runs on the connection: `hub` = channels, in JSON; `echo` = every message comes back.
+    /// The handler of connections: `hub` = channels, in JSON; `echo` = sends every message back.
     handler: HandlerName = HandlerName::Echo,
     "`hub` for applications; `echo` for measurements and end-to-end health checks.";
 
@@ -164,10 +164,10 @@ section! {
 
     /// Time from the server's Close to the peer's; past it the connection is dropped.
     close_timeout_ms: u32 = 5_000 => "milliseconds" in 0..=ANY,
-    "Raise for clients that finish work before they answer a Close.";
+    "Raise for clients that finish other work before they reply to a Close.";
 
     /// Connections older than this are closed with 1001; 0 = never. The closes are spread over a
-    /// tenth of it, also when a reload lowers it.
+    /// tenth of this time, also after a reload lowers it.
     connection_age_max_ms: u32 = 0 => "milliseconds" in 0..=ANY,
     "Set to rebalance connections over nodes behind a load balancer.";
 }
@@ -175,7 +175,7 @@ section! {
 /// The hub's protocol, as subprotocols name it.
 pub const SUBPROTOCOL: &str = "seawall.v1";
 
-/// What there is where no route is written.
+/// The routes where none is configured.
 pub fn default_routes() -> Vec<Route> {
     let hub = Route { path: "/ws".into(), handler: HandlerName::Hub, ..Route::default() };
     vec![hub, Route::default()]

@@ -23,9 +23,9 @@ section! {
     /// Rings, their memory, and how much work one turn of a shard does.
     Engine "engine" repeated false;
 
-    /// The kernel interface that moves all bytes: `uring` is `io_uring`, `auto` is that where it is
-    /// allowed, else `epoll`. The start, `/v1/node` and `seawall doctor` name the one that runs,
-    /// and why.
+    /// The kernel interface for all client connections: `uring` = `io_uring`; `epoll`; `auto` =
+    /// `uring` where the host allows it, else `epoll`. The start banner, `/v1/node` and `seawall
+    /// doctor` show the one in use, and the reason.
     driver: DriverChoice = DriverChoice::Auto,
     "`uring` to fail at the start rather than run on epoll, which takes two system calls and more \
      for each message; `epoll` where io_uring must not be used.";
@@ -40,7 +40,7 @@ section! {
      cost is locked memory.";
 
     /// Completion entries of a ring, rounded up to a power of two; 0 = eight per submission entry,
-    /// otherwise at least two per submission entry. A completion that finds no room ends its
+    /// otherwise at least two per submission entry. A completion that does not fit ends its
     /// connection's receive, which is then armed again.
     completion_entries: u32 = 0 => "entries" in 0..=65_536,
     "Raise when `seawall_ring_overflows_total` grows while turns are short.";
@@ -69,14 +69,14 @@ section! {
     "Lower when `seawall_turn_seconds` is long and tail latency matters more than throughput.";
 
     /// Messages and control frames processed in one turn: about 1 ms of work. A connection gets a
-    /// quarter of that, then the others are served first.
+    /// quarter of that; the rest of its input follows after that of others.
     turn_frames_max: u32 = 8 * 1024 => "frames" in 1..=ANY,
     "Lower when tail latency matters more than throughput; raise where few clients pipeline very \
      many small messages.";
 
-    /// Bytes compressed in one turn at level 1: about 1 ms of work; at other levels, or inflated,
-    /// as many as cost the same. A connection gets a quarter of that, then the others are served
-    /// first.
+    /// Bytes compressed in one turn at level 1: about 1 ms of work. At other levels, and for
+    /// inflation, as many as take the same time. A connection gets a quarter of that; the rest of
+    /// its input follows after that of others.
     turn_codec_bytes_max: u32 = 384 * 1024 => "bytes" in 1..=ANY,
     "Lower when compressed messages of a few clients lengthen `seawall_turn_seconds` for all.";
 
@@ -94,12 +94,12 @@ section! {
     "Lower when publishes to very many members lengthen `seawall_turn_seconds` for all; raise to \
      deliver each of them sooner.";
 
-    /// Bytes of mail queued for a shard; past it publishers are slowed down, and the API answers
-    /// 503.
+    /// Bytes of mail queued for a shard; past it, reading from publishers pauses, and the API
+    /// answers 503.
     mailbox_bytes_max: u64 = 64 << 20 => "bytes" in 1_048_576..=ANY,
     "Raise where bursts of large publishes cross shards and memory is available.";
 
-    /// Bytes of one send; what is queued behind it can still be dropped (`slow_reader`).
+    /// Bytes of one send. Messages queued behind it can still be dropped (`slow_reader`).
     send_bytes_max: u32 = 256 * 1024 => "bytes" in 4096..=1 << 30,
     "Raise for few clients with large messages on fast networks.";
 
@@ -116,7 +116,7 @@ section! {
     pool_bytes_max: u32 = 1 << 20 => "bytes" in 0..=ANY,
     "Raise when large messages are answered in bursts.";
 
-    /// Longest wait for a batch of completions; 0 = off.
+    /// The maximum time to wait for a batch of completions; 0 = off.
     min_wait_us: u32 = 0 => "microseconds" in 0..=1_000_000,
     "50 to 200 saves CPU where that much latency does not matter.";
 
@@ -124,9 +124,9 @@ section! {
     min_wait_completions: u32 = 16 => "completions" in 1..=ANY,
     "Set to about the batch that `seawall_batch` shows under load.";
 
-    /// After this time without a byte from the client, and up to half as much more, a watch
-    /// replaces the armed receive and takes 0.6 KB less of the kernel's memory; a second message
-    /// within the time restores the receive. A new connection begins with the watch. 0 = never.
+    /// After this time without a byte from the client, plus up to half of it at random, the
+    /// connection is parked: a poll replaces its receive, which saves 0.6 KB of kernel memory. A
+    /// second message within the time ends the parking. New connections begin parked. 0 = never.
     park_after_ms: u32 = 5_000 => "milliseconds" in 0..=ANY,
     "Keep below the heartbeat's interval, or no connection is ever parked. Raise where clients \
      send every few seconds: a message to a parked connection costs two more operations.";

@@ -1,4 +1,4 @@
-//! The hub's rows: its bounds, and what holds for which channels.
+//! The hub: its limits, and rules for channels.
 
 use super::table::{ANY, Kind, OptionType, section};
 use crate::auth::{Access, SlowReader};
@@ -45,13 +45,13 @@ section! {
     presence: bool = true,
     "Switch off for channels with very many members where no client needs the list.";
 
-    /// What happens to a reader that does not keep up: `close` = its connection is closed;
-    /// `drop_oldest` = its oldest queued messages are dropped, and the gap is reported; `latest` =
-    /// only the newest message is kept.
+    /// Policy for clients that read too slowly: `close` = the connection is closed; `drop_oldest` =
+    /// its oldest queued messages are dropped, and the gap is reported; `latest` = only the newest
+    /// message is kept.
     slow_reader: SlowReader = SlowReader::DropOldest,
     "The default keeps readers connected, and they can fetch what they missed from the history; \
-     `latest` for states of which only the last counts; `close` where a gap is worse than \
-     starting again.";
+     `latest` for states of which only the newest matters; `close` where a gap is worse than \
+     a reconnect.";
 
     /// Members of one channel; past it: `limit`. 0 = no bound.
     members_max: u32 = 0 => "members" in 0..=ANY,
@@ -80,7 +80,7 @@ section! {
     channels_per_connection_max: u32 = 128 => "channels" in 1..=1_000_000,
     "Raise for clients that follow very many channels.";
 
-    /// Unanswered requests of one connection; past it the server stops reading from it.
+    /// Unanswered requests of one connection; past it, reading from it pauses.
     pending_requests_max: u32 = 256 => "requests" in 1..=1_000_000,
     "Raise for clients that send many requests at once over long lines.";
 

@@ -1,4 +1,4 @@
-//! The bounds on what clients can make the server hold, and do.
+//! Limits and rates of clients.
 
 use super::table::{ANY, Kind, OptionType, section};
 use crate::admission::limiter::Excess;
@@ -8,7 +8,7 @@ impl OptionType for Excess {
 }
 
 section! {
-    /// Bounds, each with the answer to what exceeds it.
+    /// Limits, each with the effect of exceeding it.
     Limits "limits" repeated false;
 
     /// Connections of one shard; past it: handed to another shard, else 503. 0 = what the
@@ -29,11 +29,11 @@ section! {
     /// Connections of one user; past it: 429, or close 4429 where the token comes later. 0 = no
     /// limit.
     connections_per_user_max: u32 = 0 => "connections" in 0..=ANY,
-    "Set to what a person's devices and tabs come to, such as 20.";
+    "Set to the number of devices and tabs that a person uses, such as 20.";
 
     /// New connections per second on the node; past it: 503. 0 = no limit.
     connections_per_second_max: u32 = 0 => "connections per second" in 0..=ANY,
-    "Set to what the backend can take when every client reconnects at once.";
+    "Set to the rate that your backend can serve when all clients reconnect at once.";
 
     /// New connections per second from one address; past it: 429. 0 = no limit.
     connections_per_address_second_max: u32 = 0 => "connections per second" in 0..=ANY,
@@ -43,8 +43,8 @@ section! {
     address_prefix_v4: u32 = 32 => "bits" in 0..=32,
     "24 where a provider spreads one client over neighbouring addresses. Requires a restart.";
 
-    /// Leading bits of an IPv6 address that identify a client, which commonly has 64 bits to
-    /// itself.
+    /// Leading bits of an IPv6 address that identify a client; commonly a client has all addresses
+    /// of a /64 network.
     address_prefix_v6: u32 = 64 => "bits" in 0..=128,
     "56 or 48 where clients have whole networks. Requires a restart.";
 
@@ -58,13 +58,13 @@ section! {
 
     /// Memory of the process and of its sockets in the kernel. From 90 % of it, no new compression
     /// contexts are made; from 95 %, new connections are rejected (503); at the bound, publishes
-    /// and subscriptions too. Nothing that exists is closed. 0 = no bound.
+    /// and subscriptions too. No existing connection is closed. 0 = no limit.
     memory_bytes_max: u64 = 0 => "bytes" in 0..=ANY,
     "Set to nine tenths of the container's or host's memory.";
 
     /// Bytes of a request's head; past it: 431.
     head_bytes_max: u32 = 16 * 1024 => "bytes" in 256..=1 << 20,
-    "The default is what common proxies pass on. Raise for clients with larger cookies or tokens.";
+    "The default is the limit of common proxies. Raise for clients with larger cookies or tokens.";
 
     /// Bytes of a request's target (path and query); past it: 414.
     target_bytes_max: u32 = 8 * 1024 => "bytes" in 0..=ANY,
@@ -82,13 +82,13 @@ section! {
     fragments_max: u32 = 131_072 => "fragments" in 1..=ANY,
     "Lower where clients do not stream: browsers send one fragment per message.";
 
-    /// Bytes queued for one connection; past it the server stops reading from it. Replies to what
-    /// had already arrived still fit, and so does one largest message.
+    /// Bytes queued for one connection; past it, reading from it pauses. Replies to input that had
+    /// already arrived, and one message of maximum size, are still queued.
     outbox_bytes_max: u64 = 1 << 20 => "bytes" in 0..=ANY,
     "Lower to bound the cost of slow readers; raise for bursts to clients on slow lines.";
 
-    /// Bytes queued for all connections of a shard; past it the server stops reading from those
-    /// with more than an even share, and past twice as much it closes them with 4413.
+    /// Bytes queued for all connections of a shard; past it, reading from connections with more
+    /// than an equal share pauses; past twice as much, these are closed with 4413.
     outbox_shard_bytes_max: u64 = 256 << 20 => "bytes" in 0..=ANY,
     "Set to half the memory that a shard may spend on slow readers.";
 
@@ -110,24 +110,24 @@ section! {
      and the most that is possible is 1,032.";
 
     /// Bytes discarded from a connection that is being rejected or closed; past it, the connection
-    /// is reset, which may destroy the answer. A client that sends a message above the limit reads
-    /// the reason only after sending it.
+    /// is reset, and the client may not receive the answer: a client that sends an oversized
+    /// message reads the reason only after sending all of it.
     linger_bytes_max: u64 = 32 << 20 => "bytes" in 0..=ANY,
     "Keep above `message_bytes_max`.";
 }
 
 section! {
-    /// Rates per second. `excess` says what happens above them. After idle time, `burst_ms` worth
-    /// of them may come at once.
+    /// Rates per second. `excess` defines the effect of exceeding them. After idle time, bursts of
+    /// `burst_ms` worth of each are allowed.
     Rates "rates" repeated false;
 
     /// Messages of one connection, pings included. 0 = no limit, as for every rate.
     connection_messages: u32 = 0 => "messages per second" in 0..=ANY,
     "Set to a few times what your application sends.";
 
-    /// Message bytes of one connection. A single message above it may come after idle time.
+    /// Message bytes of one connection. After idle time, a single larger message is allowed.
     connection_bytes: u32 = 0 => "bytes per second" in 0..=ANY,
-    "Set where a few uploads would fill the line for all.";
+    "Set where a few uploads would use up the network's bandwidth.";
 
     /// Subscriptions of one connection.
     connection_subscribes: u32 = 0 => "subscribes per second" in 0..=ANY,
@@ -139,7 +139,7 @@ section! {
 
     /// `history` and `presence` requests of one connection.
     connection_reads: u32 = 0 => "reads per second" in 0..=ANY,
-    "Set where clients read in loops: a reply may have megabytes.";
+    "Set where clients read in loops: a reply may be megabytes long.";
 
     /// Messages of one user on all connections.
     user_messages: u32 = 0 => "messages per second" in 0..=ANY,
@@ -161,12 +161,13 @@ section! {
     user_reads: u32 = 0 => "reads per second" in 0..=ANY,
     "See `user_messages`.";
 
-    /// Size of a burst: this much time's worth of each rate may come at once after idle time.
+    /// Size of a burst: after idle time, this much time's worth of each rate is allowed at once.
     burst_ms: u32 = 2_000 => "milliseconds" in 0..=ANY,
     "Lower to smooth traffic; raise for pages that open with many requests.";
 
-    /// What happens above a rate: `drop` = discarded silently; `error` = answered with
-    /// `rate_limited` (on an echo, as `drop`); `close` = the connection is closed with 4429.
+    /// The effect of exceeding a rate: `drop` = the message is discarded silently; `error` = it is
+    /// answered with `rate_limited` (on an echo, as `drop`); `close` = the connection is closed
+    /// with 4429.
     excess: Excess = Excess::Error,
     "`close` where well-behaved clients never reach the limit.";
 }

@@ -132,8 +132,9 @@ pub const TOP: Section = Section {
         default: || toml::Value::Integer(0),
         number: Some(NumberColumns { unit: "shards", min: 0, max: SHARDS_MAX, reason: "" }),
         meaning: "Shards, each a thread with its own ring; 0 = one per core.",
-        change: "More than cores reach more connections where the open-files limit cannot be \
-                 raised: each ring has its own table of them. Fewer leave cores to others.",
+        change: "Raise above the number of cores where the open-files limit cannot be raised: with \
+                 rings it limits each shard, not the process. Lower to leave cores to other \
+                 programs.",
     }],
 };
 
@@ -170,8 +171,9 @@ section! {
     listen: String = "127.0.0.1:9100".into(),
     "Use a Unix socket to admit only one user of this host, or another port where 9100 is taken.";
 
-    /// Host names (without port) that requests may name, besides loopback addresses and, with an
-    /// `[[api_key]]`, any IP address. `/healthz` and `/readyz` then answer under every name.
+    /// Host names (without port) that requests may use, besides loopback addresses and, with an
+    /// `[[api_key]]`, any IP address. With an `[[api_key]]`, `/healthz` and `/readyz` answer under
+    /// every name.
     hosts: Vec<String> = vec!["localhost".into()],
     "Add the name under which operators, backends or collectors reach the address.";
 
@@ -217,8 +219,8 @@ section! {
     deadline_ms: u32 = 25_000 => "milliseconds" in 0..=ANY,
     "Keep below the supervisor's limit (Kubernetes: 30 s).";
 
-    /// Up to this many connections, a shard closes all of them at once and asks them to reconnect
-    /// within a second.
+    /// A shard with at most this many connections closes all of them at once, and has their clients
+    /// reconnect within a second.
     at_once_connections: u32 = 1_000 => "connections" in 0..=ANY,
     "Lower where accepting even a few clients again is expensive.";
 

@@ -17,14 +17,14 @@ section! {
     "Set where Unix sockets or files of keys are shared through a group.";
 
     /// Restricts the process to the files that the configuration names and to the system calls that
-    /// serving takes, and lets it open no more ports. Fixed at the start: a reload cannot name
-    /// files in other folders, or a first `auth.jwks_url`.
+    /// serving needs, and prevents it from opening further ports. Fixed at the start: a reload
+    /// cannot name files in other folders, or a first `auth.jwks_url`.
     sandbox: bool = false,
     "Set in production, after a trial with the same configuration; `seawall doctor` reports what \
      this kernel supports.";
 
-    /// Folder for what outlives a restart: the key that seals tickets, created at the first start
-    /// with mode 0600 where `resume.keys` is empty; empty = none.
+    /// Folder for state that is kept across restarts: the key that seals tickets, created at the
+    /// first start with mode 0600 if `resume.keys` is empty; empty = none.
     state_dir: String = String::new(),
     "Set where clients are to resume after a restart, as in /var/lib/seawall; several nodes \
      behind one address share `resume.keys` instead.";

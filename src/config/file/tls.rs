@@ -1,27 +1,27 @@
-//! TLS: certificates, and what is the same for all listeners that speak it.
+//! TLS: certificates, and options for all TLS listeners.
 
 use super::secret::Secrets;
 use super::table::{Kind, OptionType, section};
 use crate::tls::settings::ClientCertificates;
 
 section! {
-    /// A certificate for listeners with `tls = true`, as many times as wanted. A client gets the
-    /// one for the name that it asks for: the exact name first, then a wildcard, then the first
-    /// certificate. Of several for the same name, one with an ECDSA key is preferred where the
-    /// client supports it. Files are read again by a reload.
+    /// A certificate for listeners with `tls = true`; may be repeated. The server chooses by the
+    /// host name that the client requests: an exact match first, then a wildcard, then the first
+    /// certificate. Of several for the same name, one with an ECDSA key is preferred if the client
+    /// supports it. A reload reads the files again.
     CertificateFiles "certificate" repeated true absent true;
 
-    /// File with the server's certificate, then those that have signed it, as PEM.
+    /// File with the server's certificate, followed by its intermediate certificates, as PEM.
     chain: String = String::new(),
     "As the authority provides it, often named `fullchain.pem`.";
 
-    /// File with its private key, as PEM, not readable by everyone.
+    /// File with its private key, as PEM; other users must not have access.
     key: String = String::new(),
     "ECDSA P-256 makes a full handshake four times cheaper than RSA-2048.";
 
-    /// Names for which it is used, as `app.example` or `*.app.example`; empty = all that it names.
+    /// Host names to use it for, as `app.example` or `*.app.example`; empty = all names in it.
     names: Vec<String> = Vec::new(),
-    "Set where several certificates name the same host.";
+    "Set where several certificates contain the same name.";
 
     /// File with an OCSP response to staple, in DER; empty = none.
     ocsp: String = String::new(),
@@ -29,13 +29,13 @@ section! {
 }
 
 section! {
-    /// TLS on all listeners that speak it.
+    /// Options for all TLS listeners.
     Tls "tls" repeated false;
 
-    /// Every listener speaks TLS, with a certificate made at the start where there is no
-    /// `[[certificate]]`. The admin address stays plain.
+    /// Enables TLS on every listener, with a certificate made at the start if there is no
+    /// `[[certificate]]`. The admin address stays without TLS.
     dev: bool = false,
-    "For development only: no client trusts that certificate by itself.";
+    "For development only: clients do not trust that certificate by default.";
 
     /// Keys that seal session tickets, 32 bytes each, as base64 or hexadecimal: the first seals,
     /// all open. Empty = keys of this process, changed every six hours.
@@ -43,7 +43,7 @@ section! {
     "Use the same on all nodes behind one address, so that a client resumes with any of them. To \
      replace a key, add the new one second, then move it first, then remove the old one.";
 
-    /// File with such keys, one per line, not readable by everyone.
+    /// File with such keys, one per line; other users must not have access.
     ticket_keys_file: String = String::new(),
     "For secrets that are mounted as files.";
 }

@@ -18,7 +18,7 @@ pub(super) fn is_token(bytes: &[u8]) -> bool {
 pub(super) fn first_byte(byte: u8) -> &'static str {
     match byte {
         // The record type of a TLS handshake (RFC 8446 5.1).
-        0x16 => "this is TLS, but this listener speaks plain HTTP: connect with ws:// or http://",
+        0x16 => "this is TLS, but this listener has no TLS: connect with ws:// or http://",
         b'\r' | b'\n' => "the request starts with line ends: send at most one empty line (CRLF)",
         _ => "not an HTTP request: the first byte cannot start a method",
     }
@@ -46,7 +46,7 @@ fn request_line(line: &[u8]) -> Option<&'static str> {
     } else if target.is_empty() || words.next().is_some() || version.is_empty() {
         Some("request line must be method, target and version, set apart by single spaces")
     } else if !matches!(version, b"HTTP/1.1" | b"HTTP/1.0") {
-        Some("request line does not end in HTTP/1.1, the only version spoken here")
+        Some("request line does not end in HTTP/1.1, the only supported version")
     } else {
         None
     }

@@ -53,7 +53,7 @@ pub struct Limits {
 }
 
 /// The reason for clients that connect while the server drains.
-pub const DRAINING: &str = "server is about to stop: connect again, to another one";
+pub const DRAINING: &str = "server is shutting down; reconnect to another one";
 
 /// Whether new connections are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -374,7 +374,7 @@ fn check_origin(
         }
         _ => Err(RejectedHead::new(
             Refusal::Forbidden,
-            "pages of this Origin may not use this path: add the origin to the route's list",
+            "Origin not allowed on this path: add it to the route's `origins`",
         )),
     }
 }

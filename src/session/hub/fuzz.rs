@@ -237,7 +237,7 @@ impl World {
                     self.act(|session, call| session.complete_subscribe(call, request, &by));
                 }
                 answer => {
-                    self.act(|session, call| session.handle_reply(call, request, &channel, answer))
+                    self.act(|session, call| session.handle_reply(call, request, &channel, answer));
                 }
             },
             Out::Publish(publication) | Out::News(publication) => {

@@ -424,14 +424,8 @@ impl HubSession {
         let watch = watch && namespace.presence;
         let members_max = namespace.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
-        Ok(self.send_request(
-            call,
-            id,
-            kind,
-            channel,
-            namespace,
-            Verb::Subscribe(Box::new(subscribe)),
-        ))
+        let verb = Verb::Subscribe(Box::new(subscribe));
+        Ok(self.send_request(call, id, kind, channel, namespace, verb))
     }
 
     /// Removes a subscription from the shard's members and purges its queued messages. Returns

@@ -42,7 +42,7 @@ impl Connections {
             match slot.stage() {
                 Stage::Finishing => self.end_connection(index),
                 Stage::Lingering { .. } if slot.receiving().has_ended() => {
-                    self.end_connection(index)
+                    self.end_connection(index);
                 }
                 _ => {}
             }

@@ -23,7 +23,7 @@ const ANSWER_EFFORT: u64 = 40_000;
 const RECORD_EFFORT: u64 = 40;
 
 /// What a client that speaks HTTP without TLS is answered.
-const NOT_TLS: &str = "this port speaks TLS; use https:// or wss://";
+const NOT_TLS: &str = "this port requires TLS; use https:// or wss://";
 
 impl Connections {
     /// Whether what comes from a connection is not yet, or not at all, plain.

@@ -54,7 +54,7 @@ impl Sessions for Hub {
         self.list_user(index);
         let counted = self.count_user(index, most);
         self.with_session(connections, index, |session, call| {
-            session.send_welcome(call, heartbeat_s)
+            session.send_welcome(call, heartbeat_s);
         });
         self.reschedule(connections, index);
         if counted.is_err() {
