@@ -14,7 +14,7 @@ const COUNTS: [(&[&str], usize, &str); 13] = [
     (&["condemned", "condemn"], 0, "evict, close"),
     (&["crowded", "crowds", "crowd"], 0, "congested"),
     (&["chore", "chores", "upkeep"], 1, "deferred work"),
-    (&["cure", "cures"], 4, "remedy"),
+    (&["cure", "cures"], 2, "remedy"),
     (&["anew"], 0, "again"),
     (&["amid"], 0, "in the middle of, during"),
     (&["mend", "mended"], 0, "fix, correct"),

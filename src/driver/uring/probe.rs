@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn each_failure_names_its_own_remedy() {
-        for (errno, disabled, seccomp, cure_has) in [
+        for (errno, disabled, seccomp, remedy_has) in [
             (libc::EPERM, Some(2), false, "io_uring_disabled=0"),
             (libc::EPERM, Some(1), true, "io_uring_group"),
             (libc::EPERM, Some(0), true, "seccomp"),
@@ -279,7 +279,7 @@ mod tests {
             (libc::EINVAL, None, false, "6.12"),
         ] {
             let text = remedy(Some(errno), disabled, seccomp);
-            assert!(text.contains(cure_has), "{errno}: {text}");
+            assert!(text.contains(remedy_has), "{errno}: {text}");
         }
     }
 }
