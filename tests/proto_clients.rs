@@ -142,6 +142,8 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
         limits: &Limits { head_bytes_max: 4096, target_bytes_max: 1024, headers_max: 50 },
         forwarding: Some(&forwarding),
         peer: peer.map(|text| text.parse::<IpAddr>().expect("an address")),
+        is_tls: false,
+        redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         gate: None,

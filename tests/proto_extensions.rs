@@ -33,6 +33,8 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
         limits: &Limits { head_bytes_max: 8192, target_bytes_max: 100, headers_max: 50 },
         forwarding: None,
         peer: None,
+        is_tls: false,
+        redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         gate: None,

@@ -321,6 +321,8 @@ proptest! {
             limits,
             forwarding: None,
             peer: None,
+            is_tls: false,
+            redirect_port: None,
             same_origin: seawall::proto::http::SameOrigin::AnyHost,
             availability,
             gate: None,

@@ -63,6 +63,8 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
         limits: &Limits { head_bytes_max: 4096, target_bytes_max: 512, headers_max: 32 },
         forwarding: None,
         peer: None,
+        is_tls: false,
+        redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         context_room_bytes: 0,

@@ -97,9 +97,18 @@ pub(super) fn listener(
     }
     let forwarding = header.map(|header| Forwarding { header, trusted: trusted.clone() });
     let options = socket_options(written);
+    let redirect_port = u16::try_from(written.tls_redirect_port).ok().filter(|port| *port != 0);
     let proxy_protocol = written.proxy_protocol;
     let address = address.filter(|_| faults.0.len() == before)?;
-    Some(Listener { address, options, proxy_protocol, forwarding, trusted, tls: None })
+    Some(Listener {
+        address,
+        options,
+        proxy_protocol,
+        forwarding,
+        trusted,
+        redirect_port,
+        tls: None,
+    })
 }
 
 fn socket_options(written: &file::Listener) -> Options {

@@ -8,6 +8,7 @@
 mod credentials;
 mod endpoints;
 pub mod file;
+mod file_stamps;
 mod folders;
 mod hub;
 mod layers;
@@ -40,6 +41,7 @@ pub use endpoints::address;
 pub use file::{
     Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts,
 };
+pub use file_stamps::FileStamps;
 pub use layers::{Given, Written};
 pub use reload::Renewed;
 pub use sources::{Source, Sources};
@@ -115,6 +117,8 @@ pub struct Listener {
     pub forwarding: Option<Forwarding>,
     /// Peers whose PROXY header is accepted.
     pub trusted: Vec<ipnet::IpNet>,
+    /// Port of the `https://` URLs that requests are redirected to; `None`: no redirect.
+    pub redirect_port: Option<u16>,
     /// The TLS settings; `None`: connections are not encrypted.
     pub tls: Option<ListenerTls>,
 }
@@ -229,6 +233,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Certificates of all TLS listeners.
     pub certificates: Arc<CertificateSet>,
+    /// The files that these and other TLS options name, as they were when they were read.
+    pub tls_files: FileStamps,
+    /// How often these files are looked at for changes (s); 0 = never.
+    pub certificate_watch_interval_s: u32,
     pub routes: Routes,
     pub route_options: Vec<RouteOptions>,
     pub hub: Hub,

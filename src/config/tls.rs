@@ -117,6 +117,10 @@ fn check_client_options(
     has_tls: bool,
 ) -> Result<(), ConfigError> {
     let fault = |option, text| Err(listener_fault(index, written, option, text));
+    if has_tls && written.tls_redirect_port != 0 {
+        let text = "would redirect clients that speak TLS already: use a listener without tls";
+        return fault("tls_redirect_port", text);
+    }
     let verifies = written.tls_client_certificates != ClientCertificates::Off;
     if verifies && !has_tls {
         return fault("tls_client_certificates", "has no effect without TLS: set tls = true");

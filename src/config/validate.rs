@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
+use super::file_stamps::FileStamps;
 use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, credentials, error, hub,
     ranges, secret_files, tls,
@@ -49,6 +50,7 @@ impl Config {
         let cores = cores.clamp(1, file::SHARDS_MAX as usize) as u16;
         let shards = if file.shards == 0 { cores } else { file.shards };
         ranges::check_single_sections(file, &mut faults);
+        let tls_files = FileStamps::of_tls(file);
         let endpoints = Endpoints::check(file, &mut faults);
         check_engine(&file.engine, shards, &mut faults);
         let accepts = file.engine.accepts_per_listener;
@@ -83,6 +85,8 @@ impl Config {
             log_level,
             listeners,
             certificates,
+            tls_files,
+            certificate_watch_interval_s: file.tls.watch_interval_s,
             routes: Routes::new(table),
             route_options,
             hub: file.hub.clone(),

@@ -7,6 +7,7 @@
 mod admin;
 mod appender;
 mod drain;
+mod file_watch;
 mod histogram_log;
 mod keys;
 mod log_writer;
@@ -92,6 +93,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     tokio::spawn(memory::watch_memory(server.directory(), server.live_config()));
     signals::log_ignored();
     tokio::spawn(keys::watch_keys(server.directory(), server.live_config()));
+    tokio::spawn(file_watch::watch_files(server.live_config(), orders.clone()));
     // Its drop removes the file, however this function ends.
     let _socket_file = admin.and_then(|listener| {
         let (collector, draining) = (collector.clone(), draining.clone());

@@ -69,6 +69,17 @@ fn holdings(server: &Server) -> Holdings {
     }
 }
 
+/// The same once it stays the same: the connection that read the metrics closes some time later.
+fn settled_holdings(server: &Server) -> Holdings {
+    let mut readings = vec![holdings(server)];
+    wait_until("the server's holdings settle", || {
+        readings.push(holdings(server));
+        let last = readings.last();
+        readings.iter().rev().take_while(|one| Some(*one) == last).count() >= 4
+    });
+    readings.pop().expect("there is one")
+}
+
 /// Runs a flood some times; what the server held before, it must hold after each. Memory may grow
 /// by what is touched once, and by chance when more connections than before were there at once; a
 /// leak grows every time, also when it is given some rounds more.
@@ -78,7 +89,7 @@ fn leaves_nothing(name: &str, server: &Server, flood: impl FnMut()) {
 
 /// The same with this much memory (KiB) allowed to stay touched; returns the number of floods.
 fn leaves_at_most(touched_kib: u64, name: &str, server: &Server, mut flood: impl FnMut()) -> usize {
-    let before = holdings(server);
+    let before = settled_holdings(server);
     let mut memory_kib = vec![server.anonymous_kib()];
     let begun = Instant::now();
     let least = |memory_kib: &[u64]| {

@@ -180,6 +180,8 @@ impl Site {
             limits: &LIMITS,
             forwarding: None,
             peer: None,
+            is_tls: false,
+            redirect_port: None,
             same_origin: SameOrigin::AnyHost,
             availability: case.availability,
             gate: case.gate.as_ref().map(|gate| gate as &dyn Gate),

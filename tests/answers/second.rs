@@ -58,6 +58,10 @@ fn respond(response: &Response<'_>) -> Parts {
     match &response.content {
         Content::Page(form) => page(form, &mut fields),
         Content::Health { .. } => fields.push(field("cache-control", &"no-store")),
+        Content::Redirect { location } => {
+            fields.push(field("cache-control", &"no-store"));
+            fields.push(field("location", location));
+        }
         Content::Error { refusal, .. } => {
             fields.push(field("cache-control", &"no-store"));
             fields.extend(match refusal {

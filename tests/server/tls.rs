@@ -47,6 +47,47 @@ fn messages_of_every_size_come_back_to_a_clean_end() {
 }
 
 #[test]
+fn pages_loaded_without_tls_are_not_of_the_same_origin() {
+    let authority = Authority::new();
+    let certificate = authority.write("one", &["localhost"], false);
+    let route = "[[route]]\npath = \"/same\"\n";
+    let server = Server::start_with(&["--shards", "1"], &format!("{LISTENER}{certificate}{route}"));
+    for (origin, expected) in [("https://localhost", "101"), ("http://localhost", "403")] {
+        let mut client = tls::connect(server.address(), &authority.client(), "localhost");
+        let head = format!(
+            "GET /same HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Version: 13\r\n\r\n"
+        );
+        client.send(head.as_bytes());
+        let answer = client.head();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{origin}: {answer}");
+    }
+}
+
+#[test]
+fn plain_requests_are_redirected_to_tls() {
+    let authority = Authority::new();
+    let certificate = authority.write("one", &["localhost"], false);
+    for (port, expected) in
+        [(443, "https://app.test/ws?x=1"), (8443, "https://app.test:8443/ws?x=1")]
+    {
+        let plain =
+            format!("[[listener]]\naddress = \"127.0.0.1:0\"\ntls_redirect_port = {port}\n");
+        let server = Server::start_with(&["--shards", "1"], &format!("{plain}{certificate}"));
+        let ask = |target: &str| {
+            let mut raw = Raw::connect(server.address());
+            raw.send(format!("GET {target} HTTP/1.1\r\nHost: app.test:80\r\n\r\n").as_bytes());
+            String::from_utf8(raw.rest().unwrap()).unwrap()
+        };
+        let answer = ask("/ws?x=1");
+        assert!(answer.starts_with("HTTP/1.1 308 Permanent Redirect\r\n"), "{answer}");
+        assert!(answer.contains(&format!("\r\nLocation: {expected}\r\n")), "{answer}");
+        assert!(ask("/readyz").starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[test]
 fn every_suite_is_spoken() {
     let authority = Authority::new();
     let server = start(&authority);

@@ -54,6 +54,28 @@ fn each_name_gets_its_certificate_and_a_reload_exchanges_them() {
 }
 
 #[test]
+fn files_that_change_are_read_without_a_signal() {
+    let authority = Authority::new();
+    let client = authority.client();
+    let written = authority.write("one", &["localhost"], false);
+    let config = format!("{LISTENER}{written}[tls]\nwatch_interval_s = 1\n");
+    let server = Server::start_with(&["--shards", "2"], &config);
+    let shown = certificate(&server, &client, "localhost").unwrap();
+    let mut open = tls::open(server.address(), &client);
+    let (chain_path, _) = authority.paths("one");
+    let good = fs::read(&chain_path).unwrap();
+    // A chain without its key: the old pair stays.
+    fs::write(&chain_path, authority.sign(&["localhost"], false).0).unwrap();
+    server.await_log("does not belong");
+    assert_eq!(certificate(&server, &client, "localhost").unwrap(), shown);
+    fs::write(&chain_path, good).unwrap();
+    authority.write("one", &["localhost"], false);
+    server.await_log("configuration reloaded");
+    assert_ne!(certificate(&server, &client, "localhost").unwrap(), shown);
+    open.echo("connections stay");
+}
+
+#[test]
 fn nodes_with_the_same_ticket_keys_resume_each_other_s_sessions() {
     let authority = Authority::new();
     let certificate = authority.write("one", &["localhost"], false);

@@ -31,6 +31,11 @@ section! {
     tls_client_ca: String = String::new(),
     "With `tls_client_certificates`.";
 
+    /// Answers requests with a redirect (308) to `https://` on this port; 0 = off. `/healthz` and
+    /// `/readyz` are answered all the same.
+    tls_redirect_port: u32 = 0 => "port" in 0..=65_535,
+    "443 on a listener at port 80, where people type addresses without `https://`.";
+
     /// How connections are spread over shards: by `hash` of the addresses, or to the shard of the
     /// `cpu` that received the packet.
     steer: Steer = Steer::Hash,

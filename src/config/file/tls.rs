@@ -8,7 +8,7 @@ section! {
     /// A certificate for listeners with `tls = true`; may be repeated. The server chooses by the
     /// host name that the client requests: an exact match first, then a wildcard, then the first
     /// certificate. Of several for the same name, one with an ECDSA key is preferred if the client
-    /// supports it. A reload reads the files again.
+    /// supports it. Changed files are read again.
     CertificateFiles "certificate" repeated true absent true;
 
     /// File with the server's certificate, followed by its intermediate certificates, as PEM.
@@ -25,7 +25,7 @@ section! {
 
     /// File with an OCSP response to staple, in DER; empty = none.
     ocsp: String = String::new(),
-    "Where clients require one; a job on the host keeps it fresh, and a reload reads it.";
+    "Where clients require one; a job on the host keeps it fresh.";
 }
 
 section! {
@@ -36,6 +36,11 @@ section! {
     /// `[[certificate]]`. The admin address stays without TLS.
     dev: bool = false,
     "For development only: clients do not trust that certificate by default.";
+
+    /// How often the files of certificates, keys and authorities are checked for changes, after
+    /// which the configuration is reloaded; 0 = only by a reload.
+    watch_interval_s: u32 = 10 => "seconds" in 0..=86_400,
+    "0 where files are replaced in several steps, and a reload follows them.";
 
     /// Keys that seal session tickets, 32 bytes each, as base64 or hexadecimal: the first seals,
     /// all open. Empty = keys of this process, changed every six hours.

@@ -70,7 +70,9 @@ pub(super) async fn run(
 ) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Before the first connection: afterwards there may be no descriptor to duplicate it with.
     let mut spare = Vec::new();
+    keep_spare(&listener, &mut spare);
     let mut accepted = 0;
     let mut has_failed = false;
     loop {

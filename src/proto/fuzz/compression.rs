@@ -55,6 +55,8 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, Str
         limits: &http::Limits { head_bytes_max: 1 << 16, target_bytes_max: 9, headers_max: 100 },
         forwarding: None,
         peer: None,
+        is_tls: false,
+        redirect_port: None,
         same_origin: http::SameOrigin::AnyHost,
         availability: Availability::Ready,
         context_room_bytes: room,

@@ -60,6 +60,8 @@ pub fn request(data: &[u8]) {
         limits: &limits,
         forwarding: (choice[3] & 2 != 0).then_some(&forwarding),
         peer: (choice[3] & 4 != 0).then_some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
+        is_tls: false,
+        redirect_port: None,
         same_origin: http::SameOrigin::AnyHost,
         availability: match choice[3] >> 6 {
             0 => Availability::Draining { retry_after_s },

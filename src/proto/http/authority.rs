@@ -4,7 +4,7 @@
 //! Of what RFC 3986 3.2.2 calls a registered name only letters, digits and `-._~` are taken: all
 //! that names in the DNS use, and nothing that two parsers could cut differently.
 
-use super::Origins;
+use super::{Origins, Scheme};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A host and perhaps a port.
@@ -53,6 +53,15 @@ impl<'a> Authority<'a> {
         last.eq_ignore_ascii_case("localhost")
     }
 
+    /// The URL of a path on this host, over TLS on another port.
+    pub(super) fn https_url(self, port: u16, path: &str, query: &str) -> String {
+        let (host, mark) = (self.host, if query.is_empty() { "" } else { "?" });
+        match port {
+            443 => format!("https://{host}{path}{mark}{query}"),
+            _ => format!("https://{host}:{port}{path}{mark}{query}"),
+        }
+    }
+
     fn is_same(self, other: Self, default_port: u16) -> bool {
         let port = |authority: Self| authority.port.unwrap_or(default_port);
         is_same_host(self.host, other.host) && port(self) == port(other)
@@ -87,6 +96,16 @@ impl<'a> Origin<'a> {
             s if s.eq_ignore_ascii_case("http") || s.eq_ignore_ascii_case("ws") => 80,
             s if s.eq_ignore_ascii_case("https") || s.eq_ignore_ascii_case("wss") => 443,
             _ => 0,
+        }
+    }
+
+    /// Whether a page of this origin is loaded by the scheme by which the client came: a page
+    /// loaded without TLS may be anybody's on the way.
+    fn is_of(self, scheme: Scheme) -> bool {
+        match scheme {
+            Scheme::Unknown => true,
+            Scheme::Http => self.default_port() == 80,
+            Scheme::Https => self.default_port() == 443,
         }
     }
 
@@ -214,18 +233,17 @@ impl Origins {
         origins.iter().map(parse).collect::<Result<_, _>>().map(Self::List)
     }
 
-    /// Whether a page of `origin` may connect to `host`.
+    /// Whether a page of `origin` may connect to `host`, which the client reached by `scheme`.
     ///
-    /// Whether the client came by TLS is not known here (a proxy may have ended it), so for
-    /// [`Origins::SameOrigin`] a host without port is taken to be on the default port of the
-    /// origin's scheme.
-    pub(super) fn allow(&self, origin: &[u8], host: Authority<'_>) -> bool {
+    /// Where the scheme is unknown, [`Origins::SameOrigin`] takes a host without port to be on the
+    /// default port of the origin's scheme.
+    pub(super) fn allow(&self, origin: &[u8], host: Authority<'_>, scheme: Scheme) -> bool {
         let parsed = || std::str::from_utf8(origin).ok().and_then(Origin::parse);
         match self {
             Self::Any => true,
             Self::SameOrigin => parsed().is_some_and(|origin| {
                 let port = origin.default_port();
-                port != 0 && origin.authority.is_same(host, port)
+                port != 0 && origin.is_of(scheme) && origin.authority.is_same(host, port)
             }),
             Self::List(list) => {
                 parsed().is_some_and(|origin| list.iter().any(|one| one.matches(origin)))

@@ -60,6 +60,8 @@ pub enum Content<'c> {
     Error { refusal: Refusal, message: Cow<'c, str> },
     /// The state of the server, in JSON.
     Health { status: u16, body: &'static str },
+    /// The request is to be sent to this URL, in the same form (RFC 9110 15.4.9).
+    Redirect { location: String },
     /// A page, or that the client has it already.
     Page(PageForm<'c>),
 }
@@ -79,6 +81,7 @@ impl<'c> Response<'c> {
         match &self.content {
             Content::Error { refusal, .. } => refusal.status(),
             Content::Health { status, .. } => *status,
+            Content::Redirect { .. } => 308,
             Content::Page(form) => form.status(),
         }
     }
@@ -87,7 +90,7 @@ impl<'c> Response<'c> {
     pub fn refusal(&self) -> Option<Refusal> {
         match self.content {
             Content::Error { refusal, .. } => Some(refusal),
-            Content::Health { .. } | Content::Page(_) => None,
+            Content::Health { .. } | Content::Redirect { .. } | Content::Page(_) => None,
         }
     }
 
@@ -101,6 +104,10 @@ impl<'c> Response<'c> {
                 (Cow::Owned(body.into_bytes()), JSON)
             }
             Content::Health { body, .. } => (Cow::Borrowed(body.as_bytes()), JSON),
+            Content::Redirect { location } => {
+                let body = serde_json::json!({"location": location}).to_string();
+                (Cow::Owned(body.into_bytes()), JSON)
+            }
             Content::Page(form) => (Cow::Borrowed(form.bytes()), form.page.content_type),
         }
     }

@@ -6,6 +6,7 @@
 //! replaces it, a trusted one keeps it, and what is no address (`unknown`, `_hidden`) ends the walk
 //! there, so that only what is right of it counts. Empty elements are ignored (RFC 9110 5.6.1).
 
+use super::Scheme;
 use super::request::list;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -45,31 +46,60 @@ impl Forwarding {
         peer: Option<IpAddr>,
         headers: &[httparse::Header<'_>],
     ) -> Option<IpAddr> {
+        self.walk(peer, headers).map(|hop| hop.address).or(peer)
+    }
+
+    /// How the client reached the first trusted proxy, if that proxy says so.
+    ///
+    /// Of `X-Forwarded-Proto`, which beside `X-Forwarded-For` names no hop, only `https` counts: a
+    /// proxy behind another one overwrites it with `http`.
+    pub(super) fn scheme(
+        &self,
+        peer: Option<IpAddr>,
+        headers: &[httparse::Header<'_>],
+    ) -> Option<Scheme> {
         if peer.is_some_and(|peer| !self.trusts(peer)) {
-            return peer;
+            return None;
+        }
+        match self.header {
+            ForwardingHeader::Forwarded => self.walk(peer, headers)?.scheme,
+            ForwardingHeader::XForwardedFor => {
+                let is_proto = |name: &str| name.eq_ignore_ascii_case("X-Forwarded-Proto");
+                let last = headers.iter().rfind(|header| is_proto(header.name))?;
+                let value = list(last.value).last()?;
+                value.eq_ignore_ascii_case(b"https").then_some(Scheme::Https)
+            }
+        }
+    }
+
+    /// The hop that names the client; `None`: no header does, or the peer is not trusted.
+    fn walk(&self, peer: Option<IpAddr>, headers: &[httparse::Header<'_>]) -> Option<Hop> {
+        if peer.is_some_and(|peer| !self.trusts(peer)) {
+            return None;
         }
         let mut walked = None;
         for header in headers.iter().filter(|h| h.name.eq_ignore_ascii_case(self.header.name())) {
             match self.header {
                 ForwardingHeader::XForwardedFor => {
                     for element in list(header.value) {
-                        walked = self.step(walked, node(element));
+                        let hop = node(element).map(|address| Hop { address, scheme: None });
+                        walked = self.step(walked, hop);
                     }
                 }
                 ForwardingHeader::Forwarded => {
                     let elements = Elements(Some(header.value)).map(<[u8]>::trim_ascii);
                     for element in elements.filter(|element| !element.is_empty()) {
-                        walked = self.step(walked, forwarded_for(element));
+                        walked = self.step(walked, forwarded_hop(element));
                     }
                 }
             }
         }
-        walked.or(peer)
+        walked
     }
 
-    fn step(&self, walked: Option<IpAddr>, hop: Option<IpAddr>) -> Option<IpAddr> {
+    fn step(&self, walked: Option<Hop>, hop: Option<Hop>) -> Option<Hop> {
         let hop = hop?;
-        if self.trusts(hop) { walked.or(Some(hop)) } else { Some(hop) }
+        if self.trusts(hop.address) { walked.or(Some(hop)) } else { Some(hop) }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -77,6 +107,13 @@ impl Forwarding {
         let address = address.to_canonical();
         self.trusted.iter().any(|net| net.contains(&address))
     }
+}
+
+/// A sender of the request, as the proxy that received it describes it.
+#[derive(Clone, Copy)]
+struct Hop {
+    address: IpAddr,
+    scheme: Option<Scheme>,
 }
 
 /// The address of a node: perhaps quoted, perhaps with a port, an IPv6 address perhaps in brackets.
@@ -127,9 +164,10 @@ fn unquote<'a>(value: &'a [u8], unescaped: &'a mut [u8; NODE_BYTES_MAX]) -> Opti
     Some(&unescaped[..length])
 }
 
-/// The `for` of one element of `Forwarded`: the only one, and an address (RFC 7239 4, 6).
-fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
-    let mut found = None;
+/// The `for` of one element of `Forwarded`: the only one, and an address (RFC 7239 4, 6); and its
+/// `proto` (5.4).
+fn forwarded_hop(element: &[u8]) -> Option<Hop> {
+    let (mut found, mut scheme) = (None, None);
     let mut rest = Some(element);
     while let Some(pairs) = rest {
         let end = unquoted(pairs, b';')?;
@@ -145,9 +183,22 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
                 return None;
             }
             found = Some(node(&pair[equals + 1..])?);
+        } else if pair[..equals].trim_ascii().eq_ignore_ascii_case(b"proto") {
+            scheme = read_scheme(pair[equals + 1..].trim_ascii());
         }
     }
-    found
+    found.map(|address| Hop { address, scheme })
+}
+
+/// The value of `proto`; `None`: it is neither of HTTP's schemes.
+fn read_scheme(value: &[u8]) -> Option<Scheme> {
+    let mut unescaped = [0; NODE_BYTES_MAX];
+    let value = unquote(value, &mut unescaped)?;
+    if value.eq_ignore_ascii_case(b"https") || value.eq_ignore_ascii_case(b"wss") {
+        return Some(Scheme::Https);
+    }
+    let is_plain = value.eq_ignore_ascii_case(b"http") || value.eq_ignore_ascii_case(b"ws");
+    is_plain.then_some(Scheme::Http)
 }
 
 /// The elements of one field line, cut at commas outside of quoted strings.
@@ -225,6 +276,39 @@ mod tests {
         ] {
             assert_eq!(client(ForwardingHeader::XForwardedFor, lines), expected, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn the_scheme_is_that_of_the_hop_that_names_the_client() {
+        let scheme = |header: ForwardingHeader, peer: &str, lines: &[(&str, &str)]| {
+            let trusted = vec!["10.0.0.0/8".parse().unwrap()];
+            let headers: Vec<_> = lines
+                .iter()
+                .map(|(name, value)| httparse::Header { name, value: value.as_bytes() })
+                .collect();
+            Forwarding { header, trusted }.scheme(Some(peer.parse().unwrap()), &headers)
+        };
+        let (https, http) = (Some(Scheme::Https), Some(Scheme::Http));
+        let forwarded =
+            |peer, line| scheme(ForwardingHeader::Forwarded, peer, &[("forwarded", line)]);
+        assert_eq!(forwarded("10.0.0.1", "for=192.0.2.1;proto=https"), https);
+        assert_eq!(forwarded("10.0.0.1", "proto=\"HTTPS\";for=192.0.2.1, for=10.0.0.2"), https);
+        assert_eq!(forwarded("10.0.0.1", "for=192.0.2.1;proto=https, for=192.0.2.2"), None);
+        assert_eq!(
+            forwarded("10.0.0.1", "for=192.0.2.1;proto=http, for=10.0.0.2;proto=https"),
+            http
+        );
+        assert_eq!(forwarded("10.0.0.1", "for=192.0.2.1;proto=gopher"), None);
+        assert_eq!(forwarded("192.0.2.9", "for=192.0.2.1;proto=https"), None);
+        let proto = |peer, value| {
+            let lines = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", value)];
+            scheme(ForwardingHeader::XForwardedFor, peer, &lines)
+        };
+        assert_eq!(proto("10.0.0.1", "https"), https);
+        assert_eq!(proto("10.0.0.1", "http, HTTPS"), https);
+        assert_eq!(proto("10.0.0.1", "https, http"), None);
+        assert_eq!(proto("192.0.2.9", "https"), None);
+        assert_eq!(scheme(ForwardingHeader::XForwardedFor, "10.0.0.1", &[]), None);
     }
 
     /// The examples of RFC 7239 4 and 6, and what is near them.

@@ -126,6 +126,15 @@ pub enum SameOrigin {
     Loopback,
 }
 
+/// How a client's request reached the first server that took it, as far as that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// It came without TLS, from a peer that may be a proxy which has ended TLS.
+    Unknown,
+    Http,
+    Https,
+}
+
 /// What the decision about a request depends on beside its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'c> {
@@ -139,6 +148,11 @@ pub struct Context<'c> {
     pub forwarding: Option<&'c Forwarding>,
     /// The address at the other end; `None` is a Unix socket.
     pub peer: Option<IpAddr>,
+    /// Whether the connection to the peer is encrypted.
+    pub is_tls: bool,
+    /// Where requests are redirected to with `https://`, on the host that they name; health pages
+    /// are answered all the same. `None`: they are not.
+    pub redirect_port: Option<u16>,
     /// What a page's `Origin` may be where a route lists none.
     pub same_origin: SameOrigin,
     /// Whether upgrades are taken now.

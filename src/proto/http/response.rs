@@ -53,6 +53,7 @@ fn respond(response: &Response<'_>, out: &mut Vec<u8>) {
         Content::Error { refusal, .. } => refusal.phrase(),
         Content::Health { status: 200, .. } => "OK",
         Content::Health { .. } => Refusal::Unavailable.phrase(),
+        Content::Redirect { .. } => "Permanent Redirect",
         Content::Page(form) => return page(form, response.head_only, out),
     };
     let (body, content_type) = response.body();
@@ -66,6 +67,9 @@ fn respond(response: &Response<'_>, out: &mut Vec<u8>) {
             b"Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         ),
         _ => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+    if let Content::Redirect { location } = &response.content {
+        field("Location", location, out);
     }
     match response.refusal() {
         // RFC 6750 3: what kind of token is wanted.

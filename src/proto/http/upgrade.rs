@@ -10,7 +10,7 @@ use super::head::{self, Found, RejectedHead};
 use super::request::{Fields, choose_subprotocol};
 use super::target::Target;
 use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
-use super::{Content, Decision, Entry, KEY_BYTES, Response, SameOrigin, Upgrade, fault};
+use super::{Content, Decision, Entry, KEY_BYTES, Response, SameOrigin, Scheme, Upgrade, fault};
 use httparse::{Header, Status};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -153,6 +153,10 @@ impl RequestHead<'_, '_> {
             self.check_page(&fields, shape)?;
             return Ok(Decision::Answer(health.response(context.availability)));
         }
+        if let (Some(port), Some(host)) = (context.redirect_port, target.authority.or(host)) {
+            let location = host.https_url(port, target.path, target.query);
+            return Ok(Decision::Answer(Response::new(Content::Redirect { location })));
+        }
         let Some((index, route)) = find_route(context, target.path) else {
             let Some(page) = context.pages.find(target.path) else {
                 return Err(not_found(target.path));
@@ -164,7 +168,7 @@ impl RequestHead<'_, '_> {
         self.check_method(&fields)?;
         check_upgrade(&fields, context.availability, shape)?;
         let key = check_key(&fields)?;
-        check_origin(&fields, route, target.authority.or(host), context.same_origin)?;
+        check_origin(&fields, route, target.authority.or(host), self.headers, context)?;
         if let Some(gate) = context.gate {
             let token = token(&fields, target.query, gate.takes_query())?;
             let checked = gate.check(index, token.as_deref());
@@ -349,19 +353,28 @@ fn check_key(fields: &Fields<'_>) -> Result<[u8; KEY_BYTES], RejectedHead> {
     }
 }
 
+/// How the client came: as a trusted proxy says, or by TLS of our own.
+fn find_scheme(headers: &[Header<'_>], context: &Context<'_>) -> Scheme {
+    let forwarded = context.forwarding.and_then(|one| one.scheme(context.peer, headers));
+    forwarded.unwrap_or(if context.is_tls { Scheme::Https } else { Scheme::Unknown })
+}
+
 /// RFC 6455 4.2.2 (4): a page may connect only from where the route allows.
 fn check_origin(
     fields: &Fields<'_>,
     route: &Route,
     host: Option<Authority<'_>>,
-    same_origin: SameOrigin,
+    headers: &[Header<'_>],
+    context: &Context<'_>,
 ) -> Result<(), RejectedHead> {
     let listed = route.origins != Origins::SameOrigin;
-    let host_is_trusted =
-        |host: Authority<'_>| listed || same_origin == SameOrigin::AnyHost || host.is_loopback();
+    let any_host = listed || context.same_origin == SameOrigin::AnyHost;
+    let host_is_trusted = |host: Authority<'_>| any_host || host.is_loopback();
     match (fields.origin.get("Origin")?, host) {
         (None, _) => Ok(()),
-        (Some(origin), Some(host)) if route.origins.allow(origin, host) => {
+        (Some(origin), Some(host))
+            if route.origins.allow(origin, host, find_scheme(headers, context)) =>
+        {
             if host_is_trusted(host) {
                 return Ok(());
             }

@@ -9,6 +9,7 @@ use super::journal::{Particulars, RejectedRequest};
 use super::peer::PeerAddress;
 use super::slot::Clocks;
 use super::stage::{Partial, Stage};
+use super::transport::Transport;
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
@@ -139,13 +140,16 @@ impl Connections {
         let gate = self.handshake(sessions, index);
         let slot = self.slot(index);
         let peer = slot.peer().get().map(|peer| peer.ip());
+        let listener = &self.config.listeners[usize::from(slot.listener())];
         let context = http::Context {
             gate: Some(&gate),
             routes: &self.config.routes,
             pages: &self.pages,
             limits: &self.config.limits.http,
-            forwarding: self.config.listeners[usize::from(slot.listener())].forwarding.as_ref(),
+            forwarding: listener.forwarding.as_ref(),
+            redirect_port: listener.redirect_port,
             peer,
+            is_tls: slot.transport() != Transport::Plain,
             same_origin: self.same_origin(index),
             availability: self.availability(index),
             context_room_bytes: self.context_room_bytes(),
