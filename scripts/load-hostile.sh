@@ -96,7 +96,7 @@ run() {
   start_server "$(configuration "$kind")"
   echo "$NAME: $kind" >&2
   taskset -c "$load_core" timeout $((2 * seconds + 120)) "$BENCH" hostile \
-    "ws://127.0.0.1:$port/echo" "${options[@]}" --server-pid "$server_pid" \
+    "$scheme://127.0.0.1:$port/echo" "${options[@]}" "${trust[@]}" --server-pid "$server_pid" \
     --json "$out/$kind.json" --hgrm "$out/$kind.hgrm" >"$out/$kind.log" 2>&1 || code=$?
   if ! kill -0 "$server_pid" 2>/dev/null; then
     broken+=("$kind: the server ended: $(tail -n 1 "$out/server.log")")

@@ -4,6 +4,7 @@ mod fanout;
 mod hostile;
 mod loads;
 mod request;
+mod tls;
 mod tools;
 mod values;
 
@@ -20,6 +21,7 @@ pub use loads::{
     ConnectArgs, DropKind, EchoArgs, HoldArgs, Policy, ReplayArgs, SlowArgs, StormArgs,
 };
 pub use request::RequestArgs;
+pub use tls::TlsArgs;
 pub use tools::{
     BarsArgs, LinesArgs, PercentilesArgs, PictureArgs, PlotArgs, PlotCommand, SeriesArgs,
     ServeArgs, ServeUringArgs,
@@ -65,7 +67,7 @@ pub enum Command {
 /// Arguments of every load.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
-    /// ws://HOST:PORT/PATH
+    /// ws://HOST:PORT/PATH or wss://HOST:PORT/PATH
     #[arg(value_parser = Url::parse)]
     pub url: Url,
     /// Load threads, each with one or more rings
@@ -84,6 +86,8 @@ pub struct CommonArgs {
     /// Process whose CPU time or memory to measure
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub request: RequestArgs,
     #[command(flatten)]

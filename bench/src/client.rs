@@ -123,6 +123,8 @@ pub struct Tools {
     pub inflater: Inflater,
     pub traffic: Traffic,
     pub heard: Heard,
+    /// What was decrypted last, to keep its memory.
+    pub plain: Vec<u8>,
 }
 
 /// Bytes being sent.
@@ -471,7 +473,7 @@ impl Inspector<'_> {
     fn inflate(&mut self) -> u64 {
         let whole = self.rare.as_mut().map(|rare| std::mem::take(&mut rare.compressed));
         let whole = whole.unwrap_or_default();
-        let Tools { inflater, traffic, heard } = &mut *self.tools;
+        let Tools { inflater, traffic, heard, .. } = &mut *self.tools;
         traffic.compressed += 1;
         traffic.compressed_wire_bytes += whole.len() as u64;
         let (len, wrong) = match inflater.inflate(&whole, INFLATED_MAX) {

@@ -16,6 +16,8 @@ pub enum Fault {
     /// The server closed with this code, uninvited.
     ClosedByServer(Option<u16>),
     Refused(UpgradeError),
+    /// The handshake or a record of TLS failed.
+    Tls(String),
     Wire(WireError),
     /// An echo differs from its message.
     Corrupt(String),
@@ -33,6 +35,7 @@ impl fmt::Display for Fault {
             Self::ClosedByServer(Some(code)) => write!(out, "the server closed with {code}"),
             Self::ClosedByServer(None) => out.write_str("the server closed without a code"),
             Self::Refused(error) => error.fmt(out),
+            Self::Tls(error) => write!(out, "TLS: {error}"),
             Self::Wire(error) => write!(out, "RFC 6455 violation: {error}"),
             Self::Corrupt(text) => out.write_str(text),
             Self::TimedOut(stage) => write!(out, "timed out ({stage:?})"),

@@ -1,10 +1,10 @@
 //! `seawall-bench`: a load generator for WebSocket servers with reliable measurements, and bare
 //! echoes.
 //!
-//! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes,
-//! `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the protocol, `client`
-//! is one connection, which ends by a `fault`, `fleet` is a ring's connections. What they do is a
-//! load: `echo`, `connect`, `hold`, `storm`, `slow`, `replay`, `fanout`, `hostile`, of which some
+//! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes, `tls`
+//! encrypts them, `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the
+//! protocol, `client` is one connection, which ends by a `fault`, `fleet` is a ring's connections.
+//! What they do is a load: `echo`, `connect`, `hold`, `storm`, `slow`, `replay`, `fanout`, `hostile`, of which some
 //! use `schedule`, `pulse`, `bystanders`, `policy` and `returning`. `crew` are the threads,
 //! `recorder` keeps their latencies, `monitor` shows them meanwhile. `run` measures a load with
 //! `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed; `plot` draws reports.
@@ -51,5 +51,6 @@ pub mod slow;
 pub mod storm;
 pub mod sys;
 pub mod target;
+pub mod tls;
 pub mod upgrade;
 pub mod wire;

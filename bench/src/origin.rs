@@ -17,7 +17,7 @@ pub fn members(url: &Url) -> Map<String, Value> {
     let command = std::env::args().nth(1).unwrap_or_default();
     let members = json!({
         "load": command,
-        "url": format!("ws://{}{path}", url.authority),
+        "url": format!("{}{}{path}", if url.is_tls { "wss://" } else { "ws://" }, url.authority),
         "date": date(now_s),
         "host": kernel("hostname"),
         "kernel": kernel("osrelease"),

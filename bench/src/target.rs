@@ -8,6 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::sys;
+use crate::tls::{Tls, TlsClient};
 
 /// Connections per source address: finding a free port becomes slow once half of an address's
 /// ephemeral ports are in use.
@@ -15,21 +16,25 @@ pub const CONNECTIONS_PER_SOURCE: usize = 10_000;
 /// Source addresses of a churn: closed connections occupy their ports for a minute.
 pub const SOURCES_OF_CHURN: u32 = 64;
 
-/// A parsed `ws://host:port/path`.
+/// A parsed `ws://host:port/path` or `wss://host:port/path`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     /// Host and port, as in the `Host` header.
     pub authority: String,
     pub path: String,
+    /// `wss://`.
+    pub is_tls: bool,
 }
 
 impl Url {
     /// # Errors
-    /// When the scheme is not `ws` (TLS is not supported), or the host is missing.
+    /// When the scheme is neither `ws` nor `wss`, or the host is missing.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let rest = text
-            .strip_prefix("ws://")
-            .ok_or_else(|| format!("{text}: must begin with ws:// (TLS is not supported)"))?;
+        let (is_tls, rest) = match (text.strip_prefix("ws://"), text.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err(format!("{text}: must begin with ws:// or wss://")),
+        };
         let cut = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(cut);
         if authority.is_empty() || authority.contains('@') {
@@ -40,7 +45,7 @@ impl Url {
         if path.bytes().any(|byte| byte <= b' ' || byte == 0x7F) {
             return Err(format!("{text}: the path has a space or a control byte"));
         }
-        Ok(Self { authority: authority.to_owned(), path })
+        Ok(Self { authority: authority.to_owned(), path, is_tls })
     }
 
     fn resolve(&self) -> io::Result<SocketAddr> {
@@ -48,8 +53,9 @@ impl Url {
             .authority
             .rsplit_once(':')
             .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
+        let port = if self.is_tls { 443 } else { 80 };
         let with_port =
-            if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+            if has_port { self.authority.clone() } else { format!("{}:{port}", self.authority) };
         let mut found = with_port.to_socket_addrs().map_err(|error| {
             io::Error::new(error.kind(), format!("cannot resolve {with_port}: {error}"))
         })?;
@@ -74,18 +80,32 @@ pub struct Target {
     raw: SockAddr,
     sources: u32,
     congestion: Option<String>,
+    tls: Option<TlsClient>,
 }
 
 impl Target {
     /// Resolves `url`. Connections use `sources` addresses in turn if the server is on 127.0.0.0/8;
     /// one means the kernel's default.
-    pub fn new(url: Url, sources: u32, congestion: Option<String>) -> io::Result<Self> {
+    ///
+    /// `tls` must be there if, and only if, the URL asks for it.
+    pub fn new(
+        url: Url,
+        tls: Option<TlsClient>,
+        sources: u32,
+        congestion: Option<String>,
+    ) -> io::Result<Self> {
+        assert_eq!(url.is_tls, tls.is_some(), "TLS belongs to wss://");
         let address = url.resolve()?;
         let loopback = matches!(address, SocketAddr::V4(v4) if v4.ip().is_loopback());
         let sources = if loopback { sources.max(1) } else { 1 };
-        let target = Self { raw: address.into(), url, address, sources, congestion };
+        let target = Self { raw: address.into(), url, address, sources, congestion, tls };
         target.socket(0, SocketHabits::default())?;
         Ok(target)
+    }
+
+    /// Starts TLS on a new connection; `None` for `ws://`.
+    pub fn start_tls(&self) -> io::Result<Option<Tls>> {
+        self.tls.as_ref().map(TlsClient::connect).transpose()
     }
 
     pub fn raw(&self) -> &SockAddr {
@@ -140,15 +160,17 @@ mod tests {
         assert_eq!(url("ws://127.0.0.1:9000/echo?x=1#y"), pair("127.0.0.1:9000", "/echo?x=1"));
         assert_eq!(url("ws://host"), pair("host", "/"));
         assert_eq!(url("ws://host?q"), pair("host", "/?q"));
-        for bad in ["wss://host/", "http://host/", "ws:///x", "ws://u@h/", "ws://h/a b"] {
+        assert_eq!(url("wss://host/a"), pair("host", "/a"));
+        for bad in ["http://host/", "ws:///x", "ws://u@h/", "ws://h/a b"] {
             assert!(url(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn the_port_defaults_to_80() {
+    fn the_port_defaults_to_that_of_the_scheme() {
         let address = |text| Url::parse(text).unwrap().resolve().unwrap().to_string();
         assert_eq!(address("ws://127.0.0.1/"), "127.0.0.1:80");
+        assert_eq!(address("wss://127.0.0.1/"), "127.0.0.1:443");
         assert_eq!(address("ws://[::1]:81/"), "[::1]:81");
         assert_eq!(address("ws://[::1]/"), "[::1]:80");
     }

@@ -14,6 +14,8 @@ mod results;
 #[path = "generator/run.rs"]
 mod run;
 mod server;
+#[path = "generator/tls.rs"]
+mod tls;
 #[path = "generator/wrong.rs"]
 mod wrong;
 

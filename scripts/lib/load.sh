@@ -11,6 +11,8 @@ die() { echo "$NAME.sh: $*" >&2; exit 1; }
 
 # Options that all have; a script that needs other defaults sets them after sourcing.
 port=9480 server_core=0 load_core=1 shards=1 out=$target/$NAME build=1
+# With --tls: the certificate ends with the server, so no authority is there to be trusted.
+scheme=ws secure=() trust=()
 common_options() {
   cat <<TEXT
   --shards N          shards of the server (default $shards)
@@ -18,6 +20,7 @@ common_options() {
   --load-core LIST    cores of the load (default $load_core)
   --port P            port of the server; P+1 is its admin port (default $port)
   --out DIR           where JSON, pictures and logs go (default target/$NAME)
+  --tls               connect by wss://, with a certificate that the server makes
   --no-build          use what is built
   -h, --help          this text
 
@@ -32,6 +35,7 @@ common_option() {
   case ${1:-} in
     -h | --help) usage; exit 0 ;;
     --no-build) build=0; return ;;
+    --tls) scheme=wss secure=(--dev-tls) trust=(--insecure); return ;;
     --shards | --server-core | --load-core | --port | --out) ;;
     *) die "unknown option ${1:-} (-h lists them)" ;;
   esac
@@ -118,6 +122,7 @@ start_server() {
   printf '%s\n\n[[listener]]\naddress = "127.0.0.1:%s"\n%s\n' \
     "${1:-}" "$port" "${2:-}" >"$out/server.toml"
   taskset -c "$server_core" "$SEAWALL" serve --config "$out/server.toml" --shards "$shards" \
+    "${secure[@]}" \
     --admin "127.0.0.1:$((port + 1))" >"$out/server.log" 2>&1 &
   server_pid=$!
   for _ in {1..200}; do
@@ -135,7 +140,8 @@ load() {
   local limit=$1 name=$2 mode=$3
   shift 3
   echo "$NAME: $name" >&2
-  taskset -c "$load_core" timeout "$limit" "$BENCH" "$mode" "ws://127.0.0.1:$port$load_path" "$@" \
+  taskset -c "$load_core" timeout "$limit" "$BENCH" "$mode" \
+    "$scheme://127.0.0.1:$port$load_path" "$@" "${trust[@]}" \
     --server-pid "$server_pid" --json "$out/$name.json" --hgrm "$out/$name.hgrm" \
     >"$out/$name.log" 2>&1 || load_failed "$name" $?
 }

@@ -9,17 +9,20 @@
 
 mod drive;
 mod either;
+mod load;
 mod metered;
 mod parked;
 mod prepared;
 mod slot;
+mod tls;
 
 pub use drive::drive;
 pub use either::Either;
+pub use load::{Clock, Ending, Load, Turn};
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 
@@ -33,69 +36,6 @@ use slot::Slot;
 const SCAN_NS: u64 = 250_000_000;
 /// Limit for the server to end TCP after the closing handshake.
 const LINGER_NS: u64 = 1_000_000_000;
-
-/// Nanoseconds since the run began, the same for all threads.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock(Instant);
-
-impl Clock {
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn now_ns(self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
-
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// After a closing handshake, or because the load aborted it.
-    Clean,
-    Lost(Fault),
-}
-
-impl Ending {
-    fn is_cut_off(&self) -> bool {
-        matches!(self, Self::Lost(Fault::System(..) | Fault::Ended(_)))
-    }
-}
-
-/// What the load needs after its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// Wait for completions, at most until this time.
-    Until(u64),
-    Done,
-}
-
-/// The behaviour of a run's connections. Methods are called between completions, never inside one.
-pub trait Load {
-    /// Runs once a turn, before the wait.
-    fn turn(&mut self, fleet: &mut Fleet, now_ns: u64) -> io::Result<Turn>;
-    /// A connection is open.
-    fn opened(&mut self, fleet: &mut Fleet, slot: u32, now_ns: u64) -> io::Result<()>;
-    /// Whole messages arrived.
-    fn messages(&mut self, fleet: &mut Fleet, slot: u32, count: u32, now_ns: u64)
-    -> io::Result<()>;
-    /// One of these messages, if the run's terms pass messages to the load; `messages` follows.
-    fn heard(&mut self, _: &mut Fleet, _slot: u32, _text: &[u8], _now_ns: u64) -> io::Result<()> {
-        Ok(())
-    }
-    /// Pongs arrived.
-    fn ponged(&mut self, _slot: u32, _count: u32) {}
-    /// Pings arrived; the pongs are being sent.
-    fn pinged(&mut self, _slot: u32, _count: u32) {}
-    /// A connection has ended, and its slot is free.
-    fn ended(
-        &mut self,
-        fleet: &mut Fleet,
-        slot: u32,
-        ending: Ending,
-        now_ns: u64,
-    ) -> io::Result<()>;
-}
 
 /// Parameters of a fleet.
 #[derive(Debug, Clone, Copy)]
@@ -311,7 +251,11 @@ impl Fleet {
         if state.outgoing.is_some() {
             return Ok(());
         }
-        state.outgoing = state.connection.next_outgoing(&self.terms.sheet, &mut self.tools.traffic);
+        let (connection, terms) = (&mut state.connection, &self.terms);
+        state.outgoing = connection.next_outgoing(&terms.sheet, &mut self.tools.traffic);
+        if let Some(tls) = &mut state.tls {
+            state.outgoing = tls::seal(tls, connection, state.outgoing.as_ref(), terms);
+        }
         state.outgoing_sent = 0;
         self.send_outgoing(slot)
     }
@@ -390,6 +334,7 @@ impl Fleet {
         }
         state.connection.connected();
         state.since_ns = now_ns;
+        state.tls = self.target.start_tls()?.map(Box::new);
         self.receive(slot)?;
         if self.stage(slot) == Stage::Open {
             return load.opened(self, slot, now_ns);
@@ -436,7 +381,8 @@ impl Fleet {
             (1.., Some(buffer)) => {
                 let bytes = self.buffers.bytes(buffer, completion.result as usize);
                 self.tools.traffic.read_bytes += bytes.len() as u64;
-                let outcome = state.connection.receive(bytes, &self.terms, &mut self.tools);
+                let (tls, connection) = (state.tls.as_deref_mut(), &mut state.connection);
+                let outcome = tls::receive(tls, connection, bytes, &self.terms, &mut self.tools);
                 self.buffers.give_back(buffer);
                 outcome
             }
@@ -502,7 +448,7 @@ impl Fleet {
             self.waiting.push(slot);
         }
         // A pong or the answer to a Close may be due.
-        let may_send = matches!(self.stage(slot), Stage::Open | Stage::Closed);
+        let may_send = (Stage::Upgrading..=Stage::Closed).contains(&self.stage(slot));
         if may_send { self.flush(slot) } else { Ok(()) }
     }
 
@@ -545,6 +491,7 @@ impl Fleet {
                 state.connection = Connection::free();
                 state.generation = state.generation.wrapping_add(1);
                 state.outgoing = None;
+                state.tls = None;
                 state.metered = false;
                 state.cut = false;
                 self.ended.push(slot);

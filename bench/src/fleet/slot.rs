@@ -2,11 +2,14 @@
 
 use crate::client::{Connection, Outgoing};
 use crate::fleet::Ending;
+use crate::tls::Tls;
 
 /// The place of one connection; reused after the connection's end.
 pub(super) struct Slot {
     pub(super) connection: Connection,
     pub(super) outgoing: Option<Outgoing>,
+    /// Over `wss://`, from the connect on.
+    pub(super) tls: Option<Box<Tls>>,
     /// When the stage was entered.
     pub(super) since_ns: u64,
     pub(super) ending: Option<Box<Ending>>,
@@ -22,13 +25,14 @@ pub(super) struct Slot {
 }
 
 /// A million connections fit into 160 MB on this side; a load may add a few bytes per connection.
-const _: () = assert!(size_of::<Slot>() <= 152);
+const _: () = assert!(size_of::<Slot>() <= 160);
 
 impl Default for Slot {
     fn default() -> Self {
         Self {
             connection: Connection::free(),
             outgoing: None,
+            tls: None,
             since_ns: 0,
             ending: None,
             outgoing_sent: 0,

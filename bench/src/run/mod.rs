@@ -96,7 +96,12 @@ impl Workshop {
         workers: usize,
     ) -> Result<Self, Failure> {
         let sources = connections_of_sources.div_ceil(CONNECTIONS_PER_SOURCE) as u32;
-        let target = Target::new(common.url.clone(), sources, common.congestion())?;
+        if shape.raw && common.url.is_tls {
+            let text = "--raw sends without WebSocket and without TLS; use ws://";
+            return Err(Failure::Usage(text.to_owned()));
+        }
+        let tls = common.tls.client(&common.url).map_err(Failure::Usage)?;
+        let target = Target::new(common.url.clone(), tls, sources, common.congestion())?;
         let deflate = shape.deflate;
         let offer = deflate.then_some(Offer::Alone);
         let extras = common.request.extras()?;
