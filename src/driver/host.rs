@@ -139,6 +139,26 @@ pub fn return_memory() -> bool {
     slots::forget_unneeded()
 }
 
+/// Returns all free memory of the calling thread, and that of C libraries, to the system: also what
+/// [`return_memory`] leaves for the next burst.
+pub fn return_all_memory() {
+    // SAFETY: see `return_memory`.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+    return_c_memory();
+}
+
+/// Returns free memory of C libraries to the system. They allocate with the C library's allocator,
+/// which keeps what was freed below anything that is still in use.
+///
+/// The call visits all free memory, so make it only after much was freed.
+pub fn return_c_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer, and may be made at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Returns a bounded part of the excess of slot memory to the system; returns whether more remains.
 pub fn return_excess() -> bool {
     if slots::has_excess() {

@@ -48,6 +48,8 @@ const LATE_NS: u64 = 250_000_000;
 const LATE_TURNS_MAX: u32 = 4096;
 /// Interval at which unused memory is returned (ticks).
 const HOUSEKEEPING_TICKS: u32 = 20;
+/// Housekeepings after the last activity: the allocator keeps what was freed shortly before one.
+const HOUSEKEEPINGS_AFTER: u8 = 3;
 /// The token of sockets without a slot.
 const ORPHAN: Token = Token { slot: u32::MAX, generation: 0 };
 
@@ -86,8 +88,8 @@ pub struct Shard<D: Driver> {
     looks: Looks,
     fired: Vec<u32>,
     housekeeping_tick: u32,
-    /// Completions were handled since the last housekeeping.
-    active: bool,
+    /// Housekeepings that are still due.
+    housekeepings: u8,
     /// A bound ended some work of the last turn early; the next turn does not wait.
     cut: bool,
     turn_ended_ns: u64,
@@ -138,7 +140,7 @@ impl<D: Driver> Shard<D> {
             looks: Looks::default(),
             fired: Vec::new(),
             housekeeping_tick,
-            active: false,
+            housekeepings: 0,
             // The first turn must not wait: mail may have been posted before the bell was set.
             cut: true,
             turn_ended_ns: now_ns,
@@ -290,7 +292,7 @@ impl<D: Driver> Shard<D> {
         }
         let next = [
             connections.next_timer_tick(),
-            self.active.then_some(self.housekeeping_tick),
+            (self.housekeepings > 0).then_some(self.housekeeping_tick),
             self.hub.as_ref().and_then(|hub| hub.next_tick(connections.tick())),
             self.resting_until,
             self.drain_tick(),
@@ -353,12 +355,14 @@ impl<D: Driver> Shard<D> {
         connections.question_suspects(driver);
         if tick >= self.housekeeping_tick {
             self.housekeeping_tick = tick + HOUSEKEEPING_TICKS;
-            self.active = false;
+            self.housekeepings = self.housekeepings.saturating_sub(1);
             if !self.cut {
                 driver.trim();
             }
             connections.trim();
-            self.active |= host::return_memory();
+            if host::return_memory() {
+                self.housekeepings = self.housekeepings.max(1);
+            }
         }
     }
 

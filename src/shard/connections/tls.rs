@@ -250,6 +250,7 @@ impl Connections {
             let Some(settings) = &self.config.listeners[listener].tls else { return };
             match TlsHandshake::new(settings) {
                 Ok(handshake) => {
+                    self.tls.note_handshake();
                     let state = HandshakeState { handshake, output: Vec::new() };
                     *self.tls.get_mut(handle) = Tls::Handshake(Box::new(state));
                 }

@@ -8,6 +8,7 @@ use super::slot::Slot;
 use super::transport::TlsHandle;
 use crate::driver::Batch;
 use crate::driver::batch::Bounds;
+use crate::driver::host;
 use crate::tls::{KeyCache, Session, TlsHandshake};
 
 /// The TLS side of one connection.
@@ -71,6 +72,10 @@ impl Tls {
 pub(super) struct TlsTable {
     entries: Slab<Tls>,
     keys: KeyCache,
+    /// Handshakes have begun since the last trim.
+    has_shaken_hands: bool,
+    /// Their memory has not been returned yet.
+    owes_return: bool,
 }
 
 impl TlsTable {
@@ -101,6 +106,25 @@ impl TlsTable {
     /// A connection with the keys of all.
     pub(super) fn with_keys(&mut self, handle: TlsHandle) -> (&mut Tls, &mut KeyCache) {
         (&mut self.entries[handle.slab_index()], &mut self.keys)
+    }
+
+    /// Drops the keys of connections that have fallen idle, and returns what handshakes have freed
+    /// once there are none for a while: it lies scattered, and the allocators would keep it.
+    pub(super) fn trim(&mut self) {
+        let has_keys_left = !self.keys.trim();
+        let is_burst_over = self.owes_return && !self.has_shaken_hands;
+        self.owes_return = self.has_shaken_hands;
+        self.has_shaken_hands = false;
+        if is_burst_over {
+            host::return_all_memory();
+        } else if !has_keys_left {
+            host::return_c_memory();
+        }
+    }
+
+    /// Notes that a handshake has begun.
+    pub(super) fn note_handshake(&mut self) {
+        self.has_shaken_hands = true;
     }
 
     pub(super) fn len(&self) -> usize {
