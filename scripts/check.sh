@@ -61,6 +61,7 @@ packages() {
     command -v gcc >/dev/null || echo gcc libc6-dev
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
+    command -v pebble >/dev/null || echo pebble
     command -v openssl >/dev/null || echo openssl
     command -v testssl >/dev/null || echo testssl.sh
     command -v valgrind >/dev/null || echo valgrind

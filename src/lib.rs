@@ -181,6 +181,7 @@
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | the application side of a connection: echo, or the protocol of a hub client |
+//! | [`acme`] | orders certificates from an authority |
 //! | [`tls`] | handshakes, records, certificates; no sockets, no clock |
 //! | [`text`] | text from outside: JSON, parsed or passed through; terminals and logs |
 //! | [`web`] | static pages for browsers: client library and playground |
@@ -192,12 +193,13 @@
 //!
 //! What each room uses of the others:
 //!
+//! - `acme`: `tls`
 //! - `admission`: `proto`
 //! - `auth`: `text`
-//! - `cli`: `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
-//! - `config`: `admission`, `auth`, `driver`, `proto`, `tls`
-//! - `control`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `server`,
-//!   `session`, `shard`, `text`
+//! - `cli`: `acme`, `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
+//! - `config`: `acme`, `admission`, `auth`, `driver`, `proto`, `tls`
+//! - `control`: `acme`, `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`,
+//!   `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
 //! - `guard`: `config`, `driver`
 //! - `hub`: `proto`
@@ -221,6 +223,7 @@
 //!
 //! One place is kept free: other logs than the one in memory behind [`hub::Log`].
 
+pub mod acme;
 pub mod admission;
 pub mod auth;
 pub mod cli;

@@ -13,7 +13,7 @@ use seawall::config::{Given, Source, Written, reference};
 use seawall::tls::development::DevelopmentCertificate;
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 20] = SECTIONS;
+    static TABLE: [Section; 21] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -70,6 +70,15 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("listener", "tls_client_ca") => {
             vec!["--dev-tls".to_owned(), "--listener-tls-client-certificates=request".to_owned()]
         }
+        ("acme", key) => {
+            let needed = [
+                ("names", "--acme-names=app.test".to_owned()),
+                ("accept_terms", "--acme-accept-terms=true".to_owned()),
+                ("dir", "--acme-dir=/tmp/acme".to_owned()),
+            ];
+            let given = needed.into_iter().filter(|(name, _)| *name != key).map(|(_, flag)| flag);
+            given.chain(["--listener-tls=true".to_owned()]).collect()
+        }
         ("certificate", key) => {
             let (chain, own) = (&certificate().chain, &certificate().key);
             let chain = format!("--certificate-chain={}", fixture("chain.pem", 0o644, chain));
@@ -112,6 +121,10 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("key.secret_file" | "api_key.secret_file", _) => fixture("secret", 0o600, SECRET),
         ("resume.keys_file" | "tls.ticket_keys_file", _) => fixture("keys", 0o600, SECRET),
         ("resume.keys" | "tls.ticket_keys", _) => SECRET.to_owned(),
+        ("acme.names", _) => "one.test,two.test".to_owned(),
+        ("acme.directory", _) => "https://authority.test/".to_owned(),
+        ("acme.ca_file", _) => fixture("ca.pem", 0o644, &certificate().chain),
+        ("acme.challenge", _) => "tls-alpn-01".to_owned(),
         ("certificate.chain", _) => fixture("chain.pem", 0o644, &certificate().chain),
         ("certificate.key", _) => fixture("own.pem", 0o600, &certificate().key),
         // An OCSP response begins with this byte.

@@ -143,6 +143,7 @@ fn client(header: ForwardingHeader, peer: Option<&str>, lines: &str) -> Option<S
         forwarding: Some(&forwarding),
         peer: peer.map(|text| text.parse::<IpAddr>().expect("an address")),
         is_tls: false,
+        challenges: None,
         redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,

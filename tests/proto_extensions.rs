@@ -34,6 +34,7 @@ fn negotiate(policy: Option<Policy>, room: u64, lines: &[&str]) -> (Outcome, Opt
         forwarding: None,
         peer: None,
         is_tls: false,
+        challenges: None,
         redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,

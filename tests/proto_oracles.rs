@@ -322,6 +322,7 @@ proptest! {
             forwarding: None,
             peer: None,
             is_tls: false,
+            challenges: None,
             redirect_port: None,
             same_origin: seawall::proto::http::SameOrigin::AnyHost,
             availability,

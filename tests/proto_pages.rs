@@ -64,6 +64,7 @@ fn ask_of(pages: &Pages, routes: Vec<Route>, request: &str) -> Answer {
         forwarding: None,
         peer: None,
         is_tls: false,
+        challenges: None,
         redirect_port: None,
         same_origin: seawall::proto::http::SameOrigin::AnyHost,
         availability: Availability::Ready,

@@ -13,6 +13,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::flags::Overrides;
 use super::load::{Loaded, load, read_again};
 use super::{banner, format_failure};
+use crate::acme;
 use crate::auth::Fetcher;
 use crate::config::{Config, LogFormat};
 use crate::control::{self, AdminListener, LogWriter, Parts, Reloader, Signals};
@@ -70,6 +71,9 @@ fn start(
     let mut guard = Guard::plan(&config, &written.file, path.as_deref())?;
     let owner = guard.owner();
     config.keep_ticket_key(owner)?;
+    if let Some(settings) = &config.acme {
+        acme::create_folder(&settings.folder, owner)?;
+    }
     let engine = Engine::new(&choice, &config, too_many.into_iter().collect());
     let config = Arc::new(config);
     let set_level = install_log(log, &config);

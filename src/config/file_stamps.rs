@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use super::file::File;
+use crate::acme;
 
 /// What changes when a file is written or replaced; `None`: it cannot be read.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
@@ -21,7 +22,9 @@ impl FileStamps {
         let authorities = file.listeners.iter().map(|listener| &listener.tls_client_ca);
         let paths = certificates.chain(authorities).chain([&file.tls.ticket_keys_file]);
         let paths = paths.filter(|path| !path.is_empty()).map(PathBuf::from);
-        Self(paths.map(|path| (path, None)).collect()).again()
+        let ordered = (!file.acme.names.is_empty())
+            .then(|| PathBuf::from(&file.acme.dir).join(acme::CERTIFICATE_FILE));
+        Self(paths.chain(ordered).map(|path| (path, None)).collect()).again()
     }
 
     /// The same files as they are now.

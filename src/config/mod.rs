@@ -5,6 +5,7 @@
 //! fault and a remedy, so that no code behind this module has to check again. `reference` prints
 //! the table for users.
 
+mod acme;
 mod credentials;
 mod endpoints;
 pub mod file;
@@ -27,6 +28,7 @@ mod value;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::acme::AcmeSettings;
 use crate::admission;
 use crate::admission::limiter::RateBounds;
 use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
@@ -233,6 +235,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Certificates of all TLS listeners.
     pub certificates: Arc<CertificateSet>,
+    /// What is ordered by ACME; `None`: nothing.
+    pub acme: Option<AcmeSettings>,
     /// The files that these and other TLS options name, as they were when they were read.
     pub tls_files: FileStamps,
     /// How often these files are looked at for changes (s); 0 = never.

@@ -20,6 +20,7 @@ pub(super) fn check_single_sections(file: &File, faults: &mut Faults) {
     check_section("auth", file.auth.numbers(), faults);
     check_section("resume", file.resume.numbers(), faults);
     check_section("tls", file.tls.numbers(), faults);
+    check_section("acme", file.acme.numbers(), faults);
 }
 
 fn check_section(section: &str, numbers: impl Iterator<Item = Number>, faults: &mut Faults) {

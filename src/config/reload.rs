@@ -55,6 +55,7 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     keep("shards", &old.shards, &mut new.shards, waiting);
     keep("admin.listen", &old.admin.listen, &mut new.admin.listen, waiting);
     keep("tls.dev", &old.tls.dev, &mut new.tls.dev, waiting);
+    keep("[acme]", &old.acme, &mut new.acme, waiting);
     keep("[[listener]]", &old.listeners, &mut new.listeners, waiting);
     keep("[engine]", &old.engine, &mut new.engine, waiting);
     keep("[process]", &old.process, &mut new.process, waiting);

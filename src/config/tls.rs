@@ -4,8 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use super::file::{self, File};
-use super::{ConfigError, Faults, Listener, at, credentials, of_one, secret_files};
+use super::{ConfigError, Faults, Listener, acme, at, credentials, of_one, secret_files};
 use crate::tls::certificates::{Certificate, CertificateFault, CertificateParts, CertificateSet};
+use crate::tls::challenges::Challenges;
 use crate::tls::development::DevelopmentCertificate;
 use crate::tls::settings::{self, ClientCertificates, Settings, TicketMaker};
 use crate::tls::tickets;
@@ -45,6 +46,7 @@ pub(super) fn prepare(
         &file.tls.ticket_keys_file,
     );
     let keys = faults.check(keys).unwrap_or_default();
+    certificates.extend(acme::certificate(&file.acme, now_s()));
     if certificates.is_empty() && file.tls.dev && faults.0.len() == before {
         certificates.extend(faults.check(development_certificate()));
     }
@@ -57,7 +59,8 @@ pub(super) fn prepare(
     }
     for (index, (one, listener)) in written.iter().zip(listeners).enumerate() {
         if one.tls || file.tls.dev {
-            let offered = offered(index, one, &certificates, &keys);
+            let own = (&certificates, &keys[..]);
+            let offered = offered(index, one, own, !file.acme.names.is_empty());
             listener.tls = faults.check(offered);
         }
     }
@@ -136,12 +139,13 @@ fn check_client_options(
 fn offered(
     index: usize,
     written: &file::Listener,
-    certificates: &Arc<CertificateSet>,
-    keys: &[[u8; tickets::TICKET_KEY_BYTES]],
+    (certificates, keys): (&Arc<CertificateSet>, &[[u8; tickets::TICKET_KEY_BYTES]]),
+    is_ordered: bool,
 ) -> Result<crate::tls::ListenerTls, ConfigError> {
     let fault = |option: &str, text: &str| listener_fault(index, written, option, text);
-    if certificates.certificates().is_empty() {
-        let text = "= true needs a [[certificate]]: add one, or use --dev-tls for development";
+    if certificates.certificates().is_empty() && !is_ordered {
+        let text = "= true needs a [[certificate]] or [acme]: add one, or use --dev-tls for \
+                    development";
         return Err(fault("tls", text));
     }
     let wanted = written.tls_client_certificates;
@@ -165,7 +169,8 @@ fn offered(
         (None, []) => process_tickets().map_err(|error| rustls(&error))?,
         (None, keys) => tickets::shared_tickets(keys),
     };
-    let settings = Settings { certificates: certificates.clone(), tickets, verifier };
+    let challenges = is_ordered.then(|| Challenges::of_process().clone());
+    let settings = Settings { certificates: certificates.clone(), challenges, tickets, verifier };
     settings::listener_tls(&settings).map_err(|error| rustls(&error))
 }
 

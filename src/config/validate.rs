@@ -7,8 +7,8 @@ use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::file_stamps::FileStamps;
 use super::{
-    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, at, credentials, error, hub,
-    ranges, secret_files, tls,
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, credentials,
+    error, hub, ranges, secret_files, tls,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -63,6 +63,7 @@ impl Config {
         check_metrics(&file.metrics, &mut faults);
         let log_level = faults.check(level(&file.log.level));
         let resume = faults.check(credentials::resume(&file.resume));
+        let acme = acme::settings(file, &mut faults);
         let Endpoints { listeners, certificates, routes, admin, auth, namespaces, .. } = endpoints;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
@@ -85,6 +86,7 @@ impl Config {
             log_level,
             listeners,
             certificates,
+            acme,
             tls_files,
             certificate_watch_interval_s: file.tls.watch_interval_s,
             routes: Routes::new(table),

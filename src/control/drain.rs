@@ -38,6 +38,13 @@ impl Orders {
         let _ = self.0.send(Order::Drain).await;
     }
 
+    /// Reloads the configuration, from another thread, without waiting for the outcome.
+    pub(super) fn reload_later(&self) {
+        let (sender, _) = oneshot::channel();
+        // A send fails only after the control loop has ended, and with it the server.
+        let _ = self.0.blocking_send(Order::Reload(sender));
+    }
+
     /// Reloads the configuration and waits for the outcome; `None` if the server ends first.
     pub(super) async fn reload(&self) -> Option<ReloadOutcome> {
         let (sender, receiver) = oneshot::channel();

@@ -30,9 +30,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
+use crate::acme::Renewal;
 use crate::driver::host;
 use crate::server::{Collector, Ended, Server};
 use crate::shard::mail::Mail;
+use crate::tls::challenges::Challenges;
 pub(crate) use admin::{AdminListener, bind};
 use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
@@ -94,6 +96,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     signals::log_ignored();
     tokio::spawn(keys::watch_keys(server.directory(), server.live_config()));
     tokio::spawn(file_watch::watch_files(server.live_config(), orders.clone()));
+    let _renewal = start_renewal(&server, &orders);
     // Its drop removes the file, however this function ends.
     let _socket_file = admin.and_then(|listener| {
         let (collector, draining) = (collector.clone(), draining.clone());
@@ -120,6 +123,19 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         tracing::info!("all connections closed");
     }
     end
+}
+
+/// Starts to order certificates, if any is to be ordered; the result's drop ends it.
+fn start_renewal(server: &Server, orders: &Orders) -> Option<Renewal> {
+    let settings = server.config().acme.clone()?;
+    let orders = orders.clone();
+    let started = Renewal::start(settings, Challenges::of_process().clone(), move || {
+        orders.reload_later();
+    });
+    if let Err(error) = &started {
+        tracing::error!(%error, "cannot start to order certificates");
+    }
+    started.ok()
 }
 
 /// How the server ended.

@@ -28,6 +28,7 @@ const FREE: &[i64] = &[
     libc::SYS_eventfd2,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
+    libc::SYS_flock,
     libc::SYS_fstat,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
@@ -45,6 +46,8 @@ const FREE: &[i64] = &[
     libc::SYS_read,
     libc::SYS_readlinkat,
     libc::SYS_readv,
+    libc::SYS_renameat2,
+    libc::SYS_renameat,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
@@ -94,8 +97,14 @@ const FREE: &[i64] = &[
 
 /// Older forms of these calls, which this architecture's libraries still use.
 #[cfg(target_arch = "x86_64")]
-const OLD: &[i64] =
-    &[libc::SYS_epoll_wait, libc::SYS_open, libc::SYS_poll, libc::SYS_readlink, libc::SYS_unlink];
+const OLD: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_open,
+    libc::SYS_poll,
+    libc::SYS_readlink,
+    libc::SYS_rename,
+    libc::SYS_unlink,
+];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];
 

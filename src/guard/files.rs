@@ -37,6 +37,8 @@ pub(super) struct Reach {
     read: Vec<PathBuf>,
     /// Folders from which files are removed.
     remove: Vec<PathBuf>,
+    /// Folders in which files are written and replaced.
+    write: Vec<PathBuf>,
     /// Ports to connect to.
     ports: Vec<u16>,
 }
@@ -53,8 +55,16 @@ impl Reach {
             // The socket's file is removed at the end.
             reach.remove.extend(path.parent().map(Path::to_owned));
         }
-        if let Some(source) = &config.auth.jwks {
-            reach.ports = vec![port_of(&source.url), HTTPS, DNS];
+        if let Some(settings) = &config.acme {
+            reach.write.push(settings.folder.clone());
+        }
+        let urls = [
+            config.auth.jwks.as_ref().map(|source| source.url.as_str()),
+            config.acme.as_ref().map(|settings| settings.directory.as_str()),
+        ];
+        let ports: Vec<u16> = urls.into_iter().flatten().map(port_of).collect();
+        if !ports.is_empty() {
+            reach.ports = [ports, vec![HTTPS, DNS]].concat();
             reach.read.extend(FETCHING.map(PathBuf::from));
             let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(std::env::var_os);
             reach.read.extend(variables.into_iter().flatten().map(PathBuf::from));
@@ -100,6 +110,8 @@ pub(super) fn enclose(reach: &Reach) -> Result<Option<i32>, String> {
 
 fn restrict(reach: &Reach) -> Result<LandlockStatus, RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let replacing = AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
+    let writing = reading | replacing | AccessFs::WriteFile;
     let ports = reach.ports.iter().map(|port| Ok(NetPort::new(*port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
         // An older kernel enforces the part of the rules that it supports.
@@ -110,6 +122,7 @@ fn restrict(reach: &Reach) -> Result<LandlockStatus, RulesetError> {
         .create()?
         .add_rules(path_beneath_rules(&reach.read, reading))?
         .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(&reach.write, writing))?
         .add_rules(ports.collect::<Vec<Result<NetPort, RulesetError>>>())?
         .restrict_self()?;
     Ok(status.landlock)

@@ -307,7 +307,9 @@ impl<D: Driver> Shard<D> {
     }
 
     fn record_turn(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
-        self.active |= handled > 0;
+        if handled > 0 {
+            self.housekeepings = HOUSEKEEPINGS_AFTER;
+        }
         let connections = &mut self.connections;
         connections.counters_mut().turns_cut += u64::from(self.cut);
         if connections.histograms().is_on() {

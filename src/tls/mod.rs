@@ -22,6 +22,7 @@
 //! - Secrets are cleared when they are dropped, and no text shows them.
 
 pub mod certificates;
+pub mod challenges;
 pub mod development;
 pub mod fuzz;
 pub mod handshake;

@@ -7,11 +7,16 @@ use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, ProducesTickets, ServerConfig, WebPkiClientVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig,
+    WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, version};
 use serde::{Deserialize, Serialize};
 
 use super::certificates::CertificateSet;
+use super::challenges::{self, Challenges};
 use super::key_log::TrafficSecretLog;
 
 /// The protocol that follows the handshake.
@@ -35,6 +40,8 @@ pub type TicketMaker = Arc<dyn ProducesTickets>;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub certificates: Arc<CertificateSet>,
+    /// What an authority is shown before it issues one; `None`: none is asked.
+    pub challenges: Option<Arc<Challenges>>,
     pub tickets: TicketMaker,
     /// Checks the certificates of clients; `None`: none is asked for.
     pub verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -84,6 +91,24 @@ pub fn client_verifier(
     builder.build().map(Some).map_err(|error| format!("cannot be used ({error})"))
 }
 
+/// Finds the certificate for a handshake: an authority that verifies a name gets one of its own.
+#[derive(Debug)]
+struct Resolver {
+    certificates: Arc<CertificateSet>,
+    challenges: Option<Arc<Challenges>>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let (Some(challenges), Some(mut offered)) = (&self.challenges, hello.alpn())
+            && offered.any(|protocol| protocol == challenges::ALPN)
+        {
+            return challenges.certificate(hello.server_name()?);
+        }
+        self.certificates.resolve(hello)
+    }
+}
+
 /// What handshakes on a listener are made with.
 #[derive(Clone, Debug)]
 pub struct ListenerTls(pub(super) Arc<ServerConfig>);
@@ -99,8 +124,13 @@ pub fn listener_tls(settings: &Settings) -> Result<ListenerTls, rustls::Error> {
         Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_cert_resolver(settings.certificates.clone());
+    let (certificates, challenges) = (settings.certificates.clone(), settings.challenges.clone());
+    let has_challenges = challenges.is_some();
+    let mut config = builder.with_cert_resolver(Arc::new(Resolver { certificates, challenges }));
     config.alpn_protocols = vec![ALPN.to_vec()];
+    if has_challenges {
+        config.alpn_protocols.push(challenges::ALPN.to_vec());
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = settings.tickets.clone();
     config.send_tls13_tickets = 1;

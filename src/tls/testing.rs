@@ -57,6 +57,7 @@ pub(super) fn read_certificate(names: &[&str], kind: KeyKind) -> Certificate {
 
 pub(super) fn server_config(certificates: Vec<Certificate>) -> ListenerTls {
     let settings = Settings {
+        challenges: None,
         certificates: Arc::new(CertificateSet::new(certificates)),
         tickets: tickets::random_tickets().unwrap(),
         verifier: None,

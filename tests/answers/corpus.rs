@@ -181,6 +181,7 @@ impl Site {
             forwarding: None,
             peer: None,
             is_tls: false,
+            challenges: None,
             redirect_port: None,
             same_origin: SameOrigin::AnyHost,
             availability: case.availability,

@@ -57,7 +57,9 @@ fn respond(response: &Response<'_>) -> Parts {
     fields.extend(response.retry_after_s.map(|seconds| field("retry-after", &seconds)));
     match &response.content {
         Content::Page(form) => page(form, &mut fields),
-        Content::Health { .. } => fields.push(field("cache-control", &"no-store")),
+        Content::Health { .. } | Content::Challenge(_) => {
+            fields.push(field("cache-control", &"no-store"))
+        }
         Content::Redirect { location } => {
             fields.push(field("cache-control", &"no-store"));
             fields.push(field("location", location));

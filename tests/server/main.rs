@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acme;
 mod blocking;
 mod commands;
 mod compression;

@@ -25,7 +25,7 @@ pub use limits::{Limits, Rates};
 pub use process::Process;
 pub use secret::{Secret, Secrets};
 use table::{ANY, Kind, NumberColumns, OptionType, Row, Section, section};
-pub use tls::{CertificateFiles, Tls};
+pub use tls::{Acme, CertificateFiles, Tls};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -46,6 +46,7 @@ pub struct File {
     pub auth: Auth,
     pub resume: Resume,
     pub tls: Tls,
+    pub acme: Acme,
     #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
     #[serde(rename = "certificate")]
@@ -139,12 +140,13 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 20] = [
+pub const SECTIONS: [Section; 21] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
     CertificateFiles::SECTION,
     Tls::SECTION,
+    Acme::SECTION,
     Route::SECTION,
     Channel::SECTION,
     Hub::SECTION,

@@ -2,6 +2,7 @@
 
 use super::secret::Secrets;
 use super::table::{Kind, OptionType, section};
+use crate::acme::Challenge;
 use crate::tls::settings::ClientCertificates;
 
 section! {
@@ -51,6 +52,52 @@ section! {
     /// File with such keys, one per line; other users must not have access.
     ticket_keys_file: String = String::new(),
     "For secrets that are mounted as files.";
+}
+
+section! {
+    /// A certificate that the server orders from an authority by ACME, and renews. It is used beside
+    /// those of `[[certificate]]`.
+    Acme "acme" repeated false;
+
+    /// Names of the certificate; the first is the one for clients that name none. Empty = none is
+    /// ordered. Wildcards cannot be ordered.
+    names: Vec<String> = Vec::new(),
+    "Set where the server is reached from the internet under these names.";
+
+    /// URL of the authority's directory.
+    directory: String = "https://acme-v02.api.letsencrypt.org/directory".into(),
+    "Another authority, or `https://acme-staging-v02.api.letsencrypt.org/directory` for trials.";
+
+    /// The authority's terms of service are accepted.
+    accept_terms: bool = false,
+    "Required: read the terms that the directory links to.";
+
+    /// Address for mails of the authority; empty = none.
+    contact: String = String::new(),
+    "Some authorities require one.";
+
+    /// Folder of the account and the certificate, writable by the server's user. Of several
+    /// processes that share it, one orders.
+    dir: String = String::new(),
+    "Required. Keep it over restarts: authorities limit how many certificates are ordered.";
+
+    /// How the authority verifies the names: `tls-alpn-01`, by a listener with TLS that it reaches at
+    /// port 443, or `http-01`, by a listener without TLS that it reaches at port 80.
+    challenge: Challenge = Challenge::TlsAlpn01,
+    "`http-01` where something in front ends TLS or passes port 80 only.";
+
+    /// File with the authorities that sign the directory's own certificate, as PEM; empty = the
+    /// host's.
+    ca_file: String = String::new(),
+    "For a private authority.";
+
+    /// Days before the certificate expires at which it is renewed.
+    renew_days: u32 = 30 => "days" in 1..=365,
+    "A third of the certificate's lifetime; fewer for certificates of a few days.";
+}
+
+impl OptionType for Challenge {
+    const KIND: Kind = Kind::Choice(&["tls-alpn-01", "http-01"]);
 }
 
 impl OptionType for ClientCertificates {

@@ -56,6 +56,7 @@ fn negotiate(lines: &[u8], policy: Policy, room: u64) -> Option<(Negotiated, Str
         forwarding: None,
         peer: None,
         is_tls: false,
+        challenges: None,
         redirect_port: None,
         same_origin: http::SameOrigin::AnyHost,
         availability: Availability::Ready,

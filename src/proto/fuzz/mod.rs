@@ -61,6 +61,7 @@ pub fn request(data: &[u8]) {
         forwarding: (choice[3] & 2 != 0).then_some(&forwarding),
         peer: (choice[3] & 4 != 0).then_some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
         is_tls: false,
+        challenges: None,
         redirect_port: None,
         same_origin: http::SameOrigin::AnyHost,
         availability: match choice[3] >> 6 {

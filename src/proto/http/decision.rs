@@ -3,6 +3,7 @@
 use super::pages::PageForm;
 use super::{Compression, Refusal};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Bytes of a `Sec-WebSocket-Key`: 16 in base64.
 pub const KEY_BYTES: usize = 24;
@@ -62,6 +63,8 @@ pub enum Content<'c> {
     Health { status: u16, body: &'static str },
     /// The request is to be sent to this URL, in the same form (RFC 9110 15.4.9).
     Redirect { location: String },
+    /// What an authority is shown that verifies the server's name (RFC 8555 section 8.3).
+    Challenge(Arc<str>),
     /// A page, or that the client has it already.
     Page(PageForm<'c>),
 }
@@ -82,6 +85,7 @@ impl<'c> Response<'c> {
             Content::Error { refusal, .. } => refusal.status(),
             Content::Health { status, .. } => *status,
             Content::Redirect { .. } => 308,
+            Content::Challenge(_) => 200,
             Content::Page(form) => form.status(),
         }
     }
@@ -90,7 +94,10 @@ impl<'c> Response<'c> {
     pub fn refusal(&self) -> Option<Refusal> {
         match self.content {
             Content::Error { refusal, .. } => Some(refusal),
-            Content::Health { .. } | Content::Redirect { .. } | Content::Page(_) => None,
+            Content::Health { .. }
+            | Content::Redirect { .. }
+            | Content::Challenge(_)
+            | Content::Page(_) => None,
         }
     }
 
@@ -104,6 +111,9 @@ impl<'c> Response<'c> {
                 (Cow::Owned(body.into_bytes()), JSON)
             }
             Content::Health { body, .. } => (Cow::Borrowed(body.as_bytes()), JSON),
+            Content::Challenge(text) => {
+                (Cow::Owned(text.as_bytes().to_vec()), "application/octet-stream")
+            }
             Content::Redirect { location } => {
                 let body = serde_json::json!({"location": location}).to_string();
                 (Cow::Owned(body.into_bytes()), JSON)

@@ -26,6 +26,7 @@ mod target;
 mod upgrade;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use authority::OriginPattern;
 pub use decision::{Content, Decision, KEY_BYTES, Response, Upgrade};
@@ -115,6 +116,15 @@ pub trait Gate: std::fmt::Debug {
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial>;
 }
 
+/// Pages below [`CHALLENGE_PATH`] (RFC 8555 section 8.3).
+pub trait ChallengePages: std::fmt::Debug {
+    /// The text of a token's page.
+    fn find(&self, token: &str) -> Option<Arc<str>>;
+}
+
+/// Where an authority asks for the page of a token.
+pub const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
+
 /// Which hosts a page may connect from whose `Origin` is the request's own `Host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameOrigin {
@@ -150,6 +160,8 @@ pub struct Context<'c> {
     pub peer: Option<IpAddr>,
     /// Whether the connection to the peer is encrypted.
     pub is_tls: bool,
+    /// The pages by which an authority verifies the server's names; `None`: it is not asked.
+    pub challenges: Option<&'c dyn ChallengePages>,
     /// Where requests are redirected to with `https://`, on the host that they name; health pages
     /// are answered all the same. `None`: they are not.
     pub redirect_port: Option<u16>,

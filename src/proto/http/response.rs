@@ -51,7 +51,7 @@ fn switch(upgrade: &Upgrade<'_>, out: &mut Vec<u8>) {
 fn respond(response: &Response<'_>, out: &mut Vec<u8>) {
     let phrase = match &response.content {
         Content::Error { refusal, .. } => refusal.phrase(),
-        Content::Health { status: 200, .. } => "OK",
+        Content::Health { status: 200, .. } | Content::Challenge(_) => "OK",
         Content::Health { .. } => Refusal::Unavailable.phrase(),
         Content::Redirect { .. } => "Permanent Redirect",
         Content::Page(form) => return page(form, response.head_only, out),

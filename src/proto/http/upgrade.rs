@@ -153,6 +153,13 @@ impl RequestHead<'_, '_> {
             self.check_page(&fields, shape)?;
             return Ok(Decision::Answer(health.response(context.availability)));
         }
+        if let (Some(pages), Some(token)) =
+            (context.challenges, target.path.strip_prefix(super::CHALLENGE_PATH))
+            && let Some(text) = pages.find(token)
+        {
+            self.check_page(&fields, shape)?;
+            return Ok(Decision::Answer(Response::new(Content::Challenge(text))));
+        }
         if let (Some(port), Some(host)) = (context.redirect_port, target.authority.or(host)) {
             let location = host.https_url(port, target.path, target.query);
             return Ok(Decision::Answer(Response::new(Content::Redirect { location })));

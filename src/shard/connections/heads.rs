@@ -13,9 +13,10 @@ use super::transport::Transport;
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
-use crate::proto::http::{self, Head, Refusal};
+use crate::proto::http::{self, ChallengePages, Head, Refusal};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
+use crate::tls::challenges::Challenges;
 
 /// The result of one step through a head.
 enum HeadStep {
@@ -23,6 +24,16 @@ enum HeadStep {
     Unfinished { start: usize },
     /// The head has ended, and the last `rest` bytes behind it are unprocessed.
     Done { rest: usize },
+}
+
+/// Pages for the authority that certificates are ordered from.
+#[derive(Debug)]
+struct ChallengesOfProcess;
+
+impl ChallengePages for ChallengesOfProcess {
+    fn find(&self, token: &str) -> Option<Arc<str>> {
+        Challenges::of_process().page(token)
+    }
 }
 
 impl Connections {
@@ -147,6 +158,7 @@ impl Connections {
             pages: &self.pages,
             limits: &self.config.limits.http,
             forwarding: listener.forwarding.as_ref(),
+            challenges: self.config.acme.as_ref().map(|_| &ChallengesOfProcess as _),
             redirect_port: listener.redirect_port,
             peer,
             is_tls: slot.transport() != Transport::Plain,
