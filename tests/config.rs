@@ -107,7 +107,9 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("engine.completion_entries", _) => "4096".to_owned(),
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
-        ("listener.tls_client_ca", _) => fixture("ca.pem", 0o644, &certificate().chain),
+        ("listener.tls_client_ca" | "acme.ca_file", _) => {
+            fixture("ca.pem", 0o644, &certificate().chain)
+        }
         ("limits.address_prefix_v4", _) => "24".to_owned(),
         ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
         ("listener.congestion", _) => "reno".to_owned(),
@@ -123,8 +125,6 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("resume.keys" | "tls.ticket_keys", _) => SECRET.to_owned(),
         ("acme.names", _) => "one.test,two.test".to_owned(),
         ("acme.directory", _) => "https://authority.test/".to_owned(),
-        ("acme.ca_file", _) => fixture("ca.pem", 0o644, &certificate().chain),
-        ("acme.challenge", _) => "tls-alpn-01".to_owned(),
         ("certificate.chain", _) => fixture("chain.pem", 0o644, &certificate().chain),
         ("certificate.key", _) => fixture("own.pem", 0o600, &certificate().key),
         // An OCSP response begins with this byte.

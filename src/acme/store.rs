@@ -1,7 +1,7 @@
 //! The folder of an ACME account: the account's key, and the certificate with its key.
 //!
 //! A file is written beside its place and renamed, so that a reader sees the old one or the new
-//! one, and a chain never stands beside another's key.
+//! one, and never a chain with another's key.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write as _};

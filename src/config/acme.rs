@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::file::{self, File};
 use super::{ConfigError, Faults, at};
-use crate::acme::{AcmeSettings, Challenge, read_certificate};
+use crate::acme::{AcmeSettings, read_certificate};
 use crate::tls::certificates::Certificate;
 
 const DAY: Duration = Duration::from_hours(24);
@@ -82,12 +82,6 @@ fn check(written: &file::Acme, file: &File) -> Result<(), ConfigError> {
     if !has_tls {
         let text = "has no effect without a listener that has tls = true";
         return Err(at("acme.names", text));
-    }
-    let has_plain = !file.tls.dev && file.listeners.iter().any(|listener| !listener.tls);
-    if written.challenge == Challenge::Http01 && !has_plain {
-        let text = "= \"http-01\" needs a listener without tls, which the authority reaches at \
-                    port 80; or use \"tls-alpn-01\"";
-        return Err(at("acme.challenge", text));
     }
     Ok(())
 }

@@ -286,6 +286,7 @@ static LISTENER: LazyLock<ListenerTls> = LazyLock::new(|| {
     };
     let certificate = Certificate::read(&parts).expect("it is valid");
     let settings = Settings {
+        challenges: None,
         certificates: CertificateSet::new(vec![certificate]).into(),
         tickets: tickets::random_tickets().expect("there is randomness"),
         verifier: None,

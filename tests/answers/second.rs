@@ -58,7 +58,7 @@ fn respond(response: &Response<'_>) -> Parts {
     match &response.content {
         Content::Page(form) => page(form, &mut fields),
         Content::Health { .. } | Content::Challenge(_) => {
-            fields.push(field("cache-control", &"no-store"))
+            fields.push(field("cache-control", &"no-store"));
         }
         Content::Redirect { location } => {
             fields.push(field("cache-control", &"no-store"));

@@ -55,8 +55,8 @@ section! {
 }
 
 section! {
-    /// A certificate that the server orders from an authority by ACME, and renews. It is used beside
-    /// those of `[[certificate]]`.
+    /// A certificate that the server orders from an authority by ACME, and renews. It is used
+    /// beside those of `[[certificate]]`.
     Acme "acme" repeated false;
 
     /// Names of the certificate; the first is the one for clients that name none. Empty = none is
@@ -81,8 +81,8 @@ section! {
     dir: String = String::new(),
     "Required. Keep it over restarts: authorities limit how many certificates are ordered.";
 
-    /// How the authority verifies the names: `tls-alpn-01`, by a listener with TLS that it reaches at
-    /// port 443, or `http-01`, by a listener without TLS that it reaches at port 80.
+    /// How the authority verifies the names: `tls-alpn-01`, by a listener with TLS that it reaches
+    /// at port 443, or `http-01`, by a listener without TLS that it reaches at port 80.
     challenge: Challenge = Challenge::TlsAlpn01,
     "`http-01` where something in front ends TLS or passes port 80 only.";
 

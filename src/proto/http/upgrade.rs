@@ -153,16 +153,8 @@ impl RequestHead<'_, '_> {
             self.check_page(&fields, shape)?;
             return Ok(Decision::Answer(health.response(context.availability)));
         }
-        if let (Some(pages), Some(token)) =
-            (context.challenges, target.path.strip_prefix(super::CHALLENGE_PATH))
-            && let Some(text) = pages.find(token)
-        {
-            self.check_page(&fields, shape)?;
-            return Ok(Decision::Answer(Response::new(Content::Challenge(text))));
-        }
-        if let (Some(port), Some(host)) = (context.redirect_port, target.authority.or(host)) {
-            let location = host.https_url(port, target.path, target.query);
-            return Ok(Decision::Answer(Response::new(Content::Redirect { location })));
+        if let Some(content) = find_listener_answer(&target, target.authority.or(host), context) {
+            return Ok(Decision::Answer(Response::new(content)));
         }
         let Some((index, route)) = find_route(context, target.path) else {
             let Some(page) = context.pages.find(target.path) else {
@@ -259,6 +251,22 @@ const BODY: &str = "request announces a body (Content-Length or Transfer-Encodin
 
 fn wrong_method(allow: &str) -> RejectedHead {
     RejectedHead::new(Refusal::MethodNotAllowed, format!("method not allowed here: use {allow}"))
+}
+
+/// What the listener answers whatever the routes are: a challenge, or else a redirect.
+fn find_listener_answer(
+    target: &Target<'_>,
+    host: Option<Authority<'_>>,
+    context: &Context<'_>,
+) -> Option<Content<'static>> {
+    let token = target.path.strip_prefix(super::CHALLENGE_PATH);
+    if let (Some(pages), Some(token)) = (context.challenges, token)
+        && let Some(text) = pages.find(token)
+    {
+        return Some(Content::Challenge(text));
+    }
+    let (port, host) = (context.redirect_port?, host?);
+    Some(Content::Redirect { location: host.https_url(port, target.path, target.query) })
 }
 
 fn find_route<'c>(context: &Context<'c>, path: &str) -> Option<(usize, &'c Route)> {

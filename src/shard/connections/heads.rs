@@ -174,10 +174,8 @@ impl Connections {
             }
         };
         let (findings, standing) = gate.into_parts();
-        self.work.spend(HANDSHAKE_EFFORT);
-        if findings.identity.is_some() || findings.failure.is_some() {
-            self.work.spend(TOKEN_EFFORT);
-        }
+        let has_token = findings.identity.is_some() || findings.failure.is_some();
+        self.work.spend(HANDSHAKE_EFFORT + if has_token { TOKEN_EFFORT } else { 0 });
         self.slot_mut(index).set_standing(standing);
         if let Some((_, client, _)) = decided {
             self.set_client(index, client, peer);
