@@ -4,10 +4,11 @@
 //! Modules in the order bytes take: `target` makes sockets, `ring` and `buffers` move bytes, `tls`
 //! encrypts them, `upgrade`, `wire`, `deflate` and `sheet` (whose lengths are `sizes`) know the
 //! protocol, `client` is one connection, which ends by a `fault`, `fleet` is a ring's connections.
-//! What they do is a load: `echo`, `connect`, `hold`, `storm`, `slow`, `replay`, `fanout`, `hostile`, of which some
-//! use `schedule`, `pulse`, `bystanders`, `policy` and `returning`. `crew` are the threads,
-//! `recorder` keeps their latencies, `monitor` shows them meanwhile. `run` measures a load with
-//! `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed; `plot` draws reports.
+//! What they do is a load: `echo`, `connect`, `hold`, `storm`, `slow`, `replay`, `fanout`,
+//! `hostile`, of which some use `schedule`, `pulse`, `bystanders`, `policy` and `returning`.
+//! `crew` are the threads, `recorder` keeps their latencies, `monitor` shows them meanwhile. `run`
+//! measures a load with `cpu` and `kernel`, prints a `report`, and holds it to what is `expect`ed;
+//! `plot` draws reports.
 //!
 //! A new load is a module that implements [`fleet::Load`], its arguments in `cli`, and a function
 //! from arguments to report in `run`; frames other than the sheet's are sent with
