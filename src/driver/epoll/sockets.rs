@@ -31,8 +31,9 @@ pub(super) enum Armed {
 /// One socket.
 pub(super) struct SocketState {
     pub(super) descriptor: OwnedFd,
-    /// Distinguishes it from earlier sockets at its place, in events that are late.
-    pub(super) serial: u32,
+    /// Distinguishes it from earlier sockets at its place, in events of the same wait: one wait
+    /// cannot bring so many sockets that it wraps.
+    serial: u16,
     /// The token of what is armed.
     pub(super) token: Token,
     /// A send that waits for room.
@@ -42,7 +43,7 @@ pub(super) struct SocketState {
 }
 
 // A connection's memory in this engine.
-const _: () = assert!(size_of::<SocketState>() <= 32);
+const _: () = assert!(size_of::<SocketState>() <= 24);
 
 impl SocketState {
     pub(super) fn has(&self, flag: u8) -> bool {
@@ -72,7 +73,7 @@ impl SocketState {
 pub(super) struct Sockets {
     entries: Slab<SocketState>,
     /// The serial number of the newest socket.
-    serial: u32,
+    serial: u16,
     /// First come, first served. A place may be stale: its socket may be closed by now.
     queue: VecDeque<u32>,
 }
@@ -116,7 +117,7 @@ impl Sockets {
     pub(super) fn of_event(&mut self, data: u64) -> Option<Socket> {
         let index = data as u32;
         let entry = self.entries.get(index as usize)?;
-        (entry.serial == (data >> 32) as u32).then_some(Socket(index))
+        (u64::from(entry.serial) == data >> 32).then_some(Socket(index))
     }
 
     /// Puts a socket at the end of the queue, if something can be done for it and it is not there.
