@@ -9,8 +9,7 @@
 //! Three contracts keep the kernel and the shard apart:
 //!
 //! - **Sockets are names, not descriptors.** A [`Socket`] is an index that only its driver can
-//!   read. It is valid from `Accepted`, `Arrived` or `Adopted` until `Closed`, `Passed` or
-//!   `Detached`.
+//!   read. It is valid from `Accepted`, `Arrived` or `Adopted` until `Closed` or `Passed`.
 //! - **Memory in flight belongs to the driver.** A [`Batch`] is moved into [`Driver::send`] and
 //!   returned in [`Completion::Sent`]; received bytes are lent as a [`Lease`] and must be returned
 //!   with [`Driver::release`] in the same turn, or be sent on as a [`Loan`], which is returned as
@@ -122,12 +121,13 @@ pub enum Completion {
     Arrived { key: u64, socket: Socket },
     /// A socket was passed to another shard, or that failed with this errno and it stays here.
     Passed { token: Token, result: Result<(), i32> },
-    /// A socket left the driver as a plain descriptor.
-    Detached { token: Token, result: Result<OwnedFd, i32> },
+    /// A plain descriptor of the socket's connection, or an errno.
+    Duplicated { token: Token, result: Result<OwnedFd, i32> },
     /// TCP statistics of the connection, or an errno.
     Measured { token: Token, result: Result<TcpInfo, i32> },
-    /// A plain descriptor became a socket of this driver.
-    Adopted { token: Token, result: Result<Socket, i32> },
+    /// Plain descriptors became sockets of this driver, in their order: all, or as many as were
+    /// taken before the failure with this errno. The others were closed.
+    Adopted { token: Token, sockets: Box<[Socket]>, failure: Option<i32> },
     /// The shard has mail.
     Doorbell,
 }
@@ -237,10 +237,11 @@ pub trait Driver {
     fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64);
     /// Requests TCP statistics of the connection.
     fn measure(&mut self, socket: Socket, token: Token);
-    /// Turns the socket into a plain descriptor.
-    fn detach(&mut self, socket: Socket, token: Token);
-    /// Takes ownership of a plain descriptor as a socket.
-    fn adopt(&mut self, descriptor: OwnedFd, token: Token);
+    /// Makes a plain descriptor for the socket's connection. The socket stays, so that handing the
+    /// descriptor over can be given up.
+    fn duplicate(&mut self, socket: Socket, token: Token);
+    /// Takes ownership of plain descriptors as sockets, at least one.
+    fn adopt(&mut self, descriptors: Vec<OwnedFd>, token: Token);
 
     /// Submits all requests since the last call, then waits.
     ///

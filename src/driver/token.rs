@@ -48,14 +48,13 @@ pub enum Op {
     PassClose,
     Arrived,
     Install,
-    InstallClose,
     Measure,
     Adopt,
     StopListening,
 }
 
 impl Op {
-    const ALL: [Op; 19] = [
+    const ALL: [Op; 18] = [
         Op::Accept,
         Op::Receive,
         Op::Send,
@@ -71,7 +70,6 @@ impl Op {
         Op::PassClose,
         Op::Arrived,
         Op::Install,
-        Op::InstallClose,
         Op::Measure,
         Op::Adopt,
         Op::StopListening,

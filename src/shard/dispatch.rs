@@ -38,7 +38,7 @@ impl<D: Driver> Shard<D> {
                 }
             }
             // No operation of a shard makes these yet.
-            Completion::Detached { .. } | Completion::Adopted { .. } => {
+            Completion::Duplicated { .. } | Completion::Adopted { .. } => {
                 connections.counters_mut().stale_completions += 1;
             }
             Completion::Doorbell => {}

@@ -1,4 +1,4 @@
-//! Sockets on their way: accepted, passed on, detached, adopted, closed; and bells.
+//! Sockets on their way: accepted, passed on, duplicated, adopted, closed; and bells.
 
 use super::*;
 
@@ -7,6 +7,7 @@ on_both! {
     a_socket_goes_from_driver_to_driver
     a_refused_handover_leaves_the_socket_where_it_was
     a_socket_leaves_as_a_descriptor_and_comes_back
+    sockets_beyond_the_table_are_not_adopted
     tcp_is_asked_about_a_connection_that_goes_on
     a_bell_and_a_doorbell_wake_a_waiting_driver
     a_listener_that_stops_cancels_its_accepts_and_frees_the_port
@@ -65,24 +66,32 @@ fn a_refused_handover_leaves_the_socket_where_it_was<D: Engine>() {
 fn a_socket_leaves_as_a_descriptor_and_comes_back<D: Engine>() {
     let mut driver = D::alone(16, 1024);
     let (socket, mut client, _) = connected(&mut driver);
-    driver.detach(socket, TOKEN);
+    driver.duplicate(socket, TOKEN);
     let descriptor: OwnedFd = match next(&mut driver) {
-        Completion::Detached { token: TOKEN, result } => result.unwrap(),
+        Completion::Duplicated { token: TOKEN, result } => result.unwrap(),
         other => panic!("{other:?}"),
     };
+    // The socket has stayed, and the connection outlives it.
+    driver.close(socket, TOKEN);
+    assert!(matches!(next(&mut driver), Completion::Closed { token: TOKEN }));
     let mut plain = TcpStream::from(descriptor);
     plain.write_all(b"outside").unwrap();
     let mut got = [0; 7];
     client.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"outside");
-    driver.adopt(plain.into(), TOKEN);
-    let socket = match next(&mut driver) {
-        Completion::Adopted { token: TOKEN, result } => result.unwrap(),
+    let (near, mut far) = UnixStream::pair().unwrap();
+    driver.adopt(vec![plain.into(), near.into()], TOKEN);
+    let sockets = match next(&mut driver) {
+        Completion::Adopted { token: TOKEN, sockets, failure: None } => sockets,
         other => panic!("{other:?}"),
     };
+    assert_eq!(sockets.len(), 2);
     client.write_all(b"inside").unwrap();
-    driver.receive(socket, TOKEN);
+    driver.receive(sockets[0], TOKEN);
     assert_eq!(receive(&mut driver, 6), b"inside");
+    far.write_all(b"too").unwrap();
+    driver.receive(sockets[1], TOKEN);
+    assert_eq!(receive(&mut driver, 3), b"too");
 }
 
 fn tcp_is_asked_about_a_connection_that_goes_on<D: Engine>() {
@@ -157,14 +166,37 @@ fn a_listener_that_stops_cancels_its_accepts_and_frees_the_port<D: Engine>() {
     panic!("the listener was not closed");
 }
 
+fn sockets_beyond_the_table_are_not_adopted<D: Engine>() {
+    let mut driver = D::alone(16, 1024);
+    let pairs: Vec<_> = (0..40).map(|_| UnixStream::pair().unwrap()).collect();
+    let (near, mut far): (Vec<OwnedFd>, Vec<_>) =
+        pairs.into_iter().map(|(near, far)| (near.into(), far)).unzip();
+    driver.adopt(near, TOKEN);
+    let (sockets, failure) = match next(&mut driver) {
+        Completion::Adopted { token: TOKEN, sockets, failure } => (sockets, failure),
+        other => panic!("{other:?}"),
+    };
+    assert!(sockets.len() >= 16, "{sockets:?}");
+    assert_eq!(failure.is_none(), sockets.len() == 40, "{failure:?}");
+    for (index, socket) in sockets.iter().enumerate() {
+        far[index].write_all(&[index as u8]).unwrap();
+        driver.receive(*socket, TOKEN);
+        assert_eq!(receive(&mut driver, 1), [index as u8], "in their order");
+    }
+    for far in &mut far[sockets.len()..] {
+        assert_eq!(far.read(&mut [0]).unwrap(), 0, "the others were closed");
+    }
+}
+
 /// Events of a socket that was closed say nothing about the next one at its place, also where a
 /// duplicate keeps the connection open.
 fn a_closed_socket_reports_nothing_more<D: Engine>() {
     let mut driver = D::alone(16, 1024);
     let (near, mut far) = UnixStream::pair().unwrap();
     let duplicate = near.try_clone().unwrap();
-    driver.adopt(near.into(), TOKEN);
-    let Completion::Adopted { result: Ok(first), .. } = next(&mut driver) else { panic!() };
+    driver.adopt(vec![near.into()], TOKEN);
+    let Completion::Adopted { sockets, .. } = next(&mut driver) else { panic!() };
+    let first = sockets[0];
     far.write_all(b"for the first").unwrap();
     driver.close(first, TOKEN);
     assert!(matches!(next(&mut driver), Completion::Closed { .. }));

@@ -88,8 +88,8 @@ impl Driver for Counted {
         fn doorbell(&mut self, shard: u16);
         fn pass(&mut self, socket: Socket, token: Token, shard: u16, key: u64);
         fn measure(&mut self, socket: Socket, token: Token);
-        fn detach(&mut self, socket: Socket, token: Token);
-        fn adopt(&mut self, descriptor: OwnedFd, token: Token);
+        fn duplicate(&mut self, socket: Socket, token: Token);
+        fn adopt(&mut self, descriptors: Vec<OwnedFd>, token: Token);
         fn next(&mut self) -> Option<Completion>;
         fn bytes(&mut self, lease: &Lease) -> &mut [u8];
         fn release(&mut self, lease: Lease);

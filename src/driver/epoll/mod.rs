@@ -433,14 +433,25 @@ impl Driver for Epoll {
         self.ready.push_back(Completion::Measured { token, result });
     }
 
-    fn detach(&mut self, socket: Socket, token: Token) {
-        let result = Ok(self.remove(socket));
-        self.ready.push_back(Completion::Detached { token, result });
+    fn duplicate(&mut self, socket: Socket, token: Token) {
+        let result = self.sockets.get(socket).descriptor.try_clone();
+        let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        self.ready.push_back(Completion::Duplicated { token, result });
     }
 
-    fn adopt(&mut self, descriptor: OwnedFd, token: Token) {
-        let result = self.insert(descriptor);
-        self.ready.push_back(Completion::Adopted { token, result });
+    fn adopt(&mut self, descriptors: Vec<OwnedFd>, token: Token) {
+        let (mut sockets, mut failure) = (Vec::with_capacity(descriptors.len()), None);
+        for descriptor in descriptors {
+            match self.insert(descriptor) {
+                Ok(socket) => sockets.push(socket),
+                Err(errno) => {
+                    failure = Some(errno);
+                    break;
+                }
+            }
+        }
+        let sockets = sockets.into_boxed_slice();
+        self.ready.push_back(Completion::Adopted { token, sockets, failure });
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {

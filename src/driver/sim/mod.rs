@@ -455,12 +455,13 @@ impl Driver for Sim {
         self.ready.push_back(Completion::Measured { token, result: Ok(info) });
     }
 
-    fn detach(&mut self, _socket: Socket, token: Token) {
-        self.ready.push_back(Completion::Detached { token, result: Err(libc::EOPNOTSUPP) });
+    fn duplicate(&mut self, _socket: Socket, token: Token) {
+        self.ready.push_back(Completion::Duplicated { token, result: Err(libc::EOPNOTSUPP) });
     }
 
-    fn adopt(&mut self, _descriptor: OwnedFd, token: Token) {
-        self.ready.push_back(Completion::Adopted { token, result: Err(libc::EOPNOTSUPP) });
+    fn adopt(&mut self, _descriptors: Vec<OwnedFd>, token: Token) {
+        let failure = Some(libc::EOPNOTSUPP);
+        self.ready.push_back(Completion::Adopted { token, sockets: Box::default(), failure });
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {

@@ -37,6 +37,7 @@ use super::{
 use accept_address::AcceptAddress;
 use buffers::Buffers;
 pub use factory::{NAME, SYSTEM_CALLS, UringFactory};
+use operations::Adoption;
 use peers::EventBell;
 pub use peers::Peers;
 pub use probe::{Features, UringError, denial, io_uring_disabled, probe_features, seccomp_active};
@@ -80,9 +81,7 @@ pub struct Uring {
     accepts: Slab<Box<AcceptAddress>>,
     sends: Sends,
     loans: Slab<Loan>,
-    adopting: Slab<(Token, Box<RawFd>, OwnedFd)>,
-    /// Second step of a detach: the installed descriptor, until the direct one is closed.
-    detaching: Slab<(Token, Socket, Option<OwnedFd>)>,
+    adopting: Slab<Adoption>,
     passing: Slab<(Token, Socket)>,
     ready: VecDeque<Completion>,
     bell: Arc<EventBell>,
@@ -138,7 +137,6 @@ impl Uring {
             sends: Sends::new(options.sockets_max as usize),
             loans: Slab::new(),
             adopting: Slab::new(),
-            detaching: Slab::new(),
             passing: Slab::new(),
             ready: VecDeque::new(),
             bell,
@@ -237,13 +235,15 @@ impl Uring {
             Op::Arrived if result < 0 => None,
             Op::Arrived => Some(Completion::Arrived { key: value, socket: Socket(result as u32) }),
             Op::Pass | Op::PassClose => self.translate_pass(op, value as usize, result),
-            Op::Install | Op::InstallClose => self.translate_detach(op, value as usize, result),
-            Op::Measure => Some(operations::complete_measure(Token::from_value(value), result)),
-            Op::Adopt => {
-                let (token, index, _closed_now) = self.adopting.remove(value as usize);
-                let result = operations::to_result(result).map(|_| Socket(*index as u32));
-                Some(Completion::Adopted { token, result })
+            Op::Install => {
+                let result = operations::to_result(result).map(|descriptor| {
+                    // SAFETY: the kernel has just installed this descriptor for us.
+                    unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) }
+                });
+                Some(Completion::Duplicated { token: Token::from_value(value), result })
             }
+            Op::Measure => Some(operations::complete_measure(Token::from_value(value), result)),
+            Op::Adopt => Some(self.adopting.remove(value as usize).complete(result)),
             Op::StopListening => {
                 self.close_listener_if_quiet(value as usize);
                 None
@@ -325,20 +325,6 @@ impl Uring {
         self.passing.remove(index);
         let result = if op == Op::Pass { Err(-result) } else { Ok(()) };
         Some(Completion::Passed { token, result })
-    }
-
-    fn translate_detach(&mut self, op: Op, index: usize, result: i32) -> Option<Completion> {
-        if op == Op::Install && result >= 0 {
-            // SAFETY: the kernel has just installed this descriptor for us.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(result) };
-            let entry = &mut self.detaching[index];
-            entry.2 = Some(descriptor);
-            let socket = entry.1;
-            self.ring.push(&operations::close(socket, Op::InstallClose.pack(index as u64)));
-            return None;
-        }
-        let (token, _, descriptor) = self.detaching.remove(index);
-        Some(Completion::Detached { token, result: descriptor.ok_or(-result) })
     }
 }
 
@@ -494,20 +480,18 @@ impl Driver for Uring {
         self.ring.push(&operations::install_descriptor(socket, Op::Measure.pack(token.value())));
     }
 
-    fn detach(&mut self, socket: Socket, token: Token) {
+    fn duplicate(&mut self, socket: Socket, token: Token) {
         if !self.options.features.install {
-            self.ready.push_back(Completion::Detached { token, result: Err(libc::EOPNOTSUPP) });
+            self.ready.push_back(Completion::Duplicated { token, result: Err(libc::EOPNOTSUPP) });
             return;
         }
-        let index = self.detaching.insert((token, socket, None));
-        self.ring.push(&operations::install_descriptor(socket, Op::Install.pack(index as u64)));
+        self.ring.push(&operations::install_descriptor(socket, Op::Install.pack(token.value())));
     }
 
-    fn adopt(&mut self, descriptor: OwnedFd, token: Token) {
-        let number = Box::new(descriptor.as_raw_fd());
-        let index = self.adopting.insert((token, number, descriptor));
-        let number = &mut *self.adopting[index].1;
-        self.ring.push(&operations::adopt(number, Op::Adopt.pack(index as u64)));
+    fn adopt(&mut self, descriptors: Vec<OwnedFd>, token: Token) {
+        let index = self.adopting.insert(Adoption::new(descriptors, token));
+        let numbers = self.adopting[index].numbers();
+        self.ring.push(&operations::adopt(numbers, Op::Adopt.pack(index as u64)));
     }
 
     fn submit(&mut self, wait: Wait) -> io::Result<()> {

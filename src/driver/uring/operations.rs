@@ -3,7 +3,7 @@
 //! The caller of a function with an address keeps that memory alive until the operation's final
 //! completion.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
@@ -187,7 +187,41 @@ pub(super) fn complete_measure(token: Token, result: i32) -> Completion {
     Completion::Measured { token, result }
 }
 
-pub(super) fn adopt(descriptor: &mut RawFd, user_data: u64) -> Entry {
-    // IORING_FILE_INDEX_ALLOC: the kernel chooses a free index and writes it over the descriptor.
-    opcode::FilesUpdate::new(descriptor, 1).offset(-1).build().user_data(user_data)
+/// Descriptors that become sockets, and the memory in which the kernel writes their places.
+pub(super) struct Adoption {
+    token: Token,
+    numbers: Box<[RawFd]>,
+    /// Closed once the ring holds its own references, or has rejected them.
+    _descriptors: Vec<OwnedFd>,
+}
+
+impl Adoption {
+    pub(super) fn new(descriptors: Vec<OwnedFd>, token: Token) -> Self {
+        let numbers = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        Self { token, numbers, _descriptors: descriptors }
+    }
+
+    pub(super) fn numbers(&mut self) -> &mut [RawFd] {
+        &mut self.numbers
+    }
+
+    /// `result`: how many were taken, or an errno if none was.
+    pub(super) fn complete(self, result: i32) -> Completion {
+        let taken = usize::try_from(result).unwrap_or(0);
+        let failure = match result {
+            errno if errno < 0 => Some(-errno),
+            // The kernel reports why it stopped only if it took none; the table was full.
+            _ if taken < self.numbers.len() => Some(libc::ENFILE),
+            _ => None,
+        };
+        let sockets = self.numbers.iter().take(taken).map(|place| Socket(*place as u32)).collect();
+        Completion::Adopted { token: self.token, sockets, failure }
+    }
+}
+
+/// `numbers` must stay in place until the operation has completed.
+pub(super) fn adopt(numbers: &mut [RawFd], user_data: u64) -> Entry {
+    // IORING_FILE_INDEX_ALLOC: the kernel chooses free places and writes them over the descriptors.
+    let count = numbers.len() as u32;
+    opcode::FilesUpdate::new(numbers.as_mut_ptr(), count).offset(-1).build().user_data(user_data)
 }
