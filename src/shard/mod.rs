@@ -200,6 +200,7 @@ impl<D: Driver> Shard<D> {
             driver.submit(Wait::No)?;
         }
         self.cut |= connections.serve_unfinished(driver, hub);
+        self.cut |= connections.serve_handshakes(driver, hub);
         self.continue_drain();
         self.turn_hub();
         let Self { driver, connections, hub, .. } = self;

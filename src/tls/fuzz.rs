@@ -308,7 +308,8 @@ fn attempt(wire: &[u8], part_bytes: usize) -> Result<(), HandshakeError> {
     let mut output = Vec::new();
     let mut result = Ok(());
     for part in wire.chunks(part_bytes.min(wire.len().max(1))) {
-        match handshake.advance(part, &mut output) {
+        handshake.push(part);
+        match handshake.advance(&mut output) {
             Ok(is_over) => assert!(!is_over, "it has no keys"),
             Err(error) => {
                 result = Err(error);

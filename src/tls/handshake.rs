@@ -112,13 +112,19 @@ impl TlsHandshake {
         self.input.capacity()
     }
 
-    /// Takes what the client has sent, and appends the answer to `output`, an alert among it where
-    /// it has failed. Returns whether the handshake is over; [`Self::finish`] follows then.
+    /// Takes what the client has sent, to be processed by [`Self::advance`]. Returns whether so
+    /// much waits that this must be next.
+    pub fn push(&mut self, wire: &[u8]) -> bool {
+        self.input.extend_from_slice(wire);
+        self.input.len() > INPUT_BYTES_MAX
+    }
+
+    /// Processes what has come, and appends the answer to `output`, an alert among it where it has
+    /// failed. Returns whether the handshake is over; [`Self::finish`] follows then.
     ///
     /// # Errors
     /// It has failed; nothing more may be done with it.
-    pub fn advance(&mut self, wire: &[u8], output: &mut Vec<u8>) -> Result<bool, HandshakeError> {
-        self.input.extend_from_slice(wire);
+    pub fn advance(&mut self, output: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         let advanced = self.process_records(output);
         if let Err(error) = &advanced
             && !self.has_answered

@@ -144,7 +144,8 @@ impl Pair {
             let sent = take_output(&mut client);
             assert!(!sent.is_empty(), "the handshake makes progress");
             for part in sent.chunks(part_bytes) {
-                if handshake.advance(part, &mut output).unwrap() {
+                handshake.push(part);
+                if handshake.advance(&mut output).unwrap() {
                     break 'handshake;
                 }
             }
@@ -229,7 +230,8 @@ pub(super) fn attempt_handshake(
         change(flight, &mut sent);
         let mut output = Vec::new();
         for part in sent.chunks(part_bytes) {
-            match handshake.advance(part, &mut output) {
+            handshake.push(part);
+            match handshake.advance(&mut output) {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(_) => return false,

@@ -98,6 +98,7 @@ impl Connections {
     /// Records that the peer has ended the connection. The work that follows is deferred, unless
     /// the connection was ending already.
     pub(super) fn note_end(&mut self, sessions: &mut impl Sessions, index: u32, how: DeferredTask) {
+        self.advance_waiting_handshake(sessions, index);
         let slot = self.slot_mut(index);
         slot.receiving_mut().note_end();
         if slot.stage().is_websocket() || slot.stage().is_handshake() {

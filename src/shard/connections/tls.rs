@@ -13,12 +13,15 @@ use super::stage::Stage;
 use super::tls_table::{HandshakeState, Tls};
 use super::transport::{TlsHandle, Transport};
 use super::{Connections, Goodbye, Sessions};
+use crate::driver::Driver;
 use crate::proto::http::Refusal;
 use crate::proto::ws::CloseCode;
 use crate::tls::{Alert, HandshakeFacts, Opened, Session, TlsHandshake, Version};
 
 /// What a step of a handshake that answers something costs: one signature and one exchange of keys.
 const ANSWER_EFFORT: u64 = 40_000;
+/// Handshakes that are advanced in a turn: each may take as long as a hundred messages.
+const HANDSHAKES_PER_TURN: u32 = 2;
 /// What opening or sealing a record costs beside moving its bytes.
 const RECORD_EFFORT: u64 = 40;
 
@@ -132,11 +135,17 @@ impl Connections {
         } else {
             self.continue_handshake(sessions, index, handle, wire);
         }
-        if self.slot(index).transport() == Transport::Tls(handle) {
-            self.note_tls(index, handle);
-            if self.has_too_much_unfinished() && self.tls.get(handle).partial_bytes() > 0 {
-                self.abort_tls(sessions, index);
-            }
+        self.settle_tls(sessions, index, handle);
+    }
+
+    /// Notes what input has changed, and ends the connection if too much is unfinished.
+    fn settle_tls(&mut self, sessions: &mut impl Sessions, index: u32, handle: TlsHandle) {
+        if self.slot(index).transport() != Transport::Tls(handle) {
+            return;
+        }
+        self.note_tls(index, handle);
+        if self.has_too_much_unfinished() && self.tls.get(handle).partial_bytes() > 0 {
+            self.abort_tls(sessions, index);
         }
     }
 
@@ -251,16 +260,65 @@ impl Connections {
             match TlsHandshake::new(settings) {
                 Ok(handshake) => {
                     self.tls.note_handshake();
-                    let state = HandshakeState { handshake, output: Vec::new() };
+                    let output = Vec::new();
+                    let state = HandshakeState { handshake, output, is_waiting: false };
                     *self.tls.get_mut(handle) = Tls::Handshake(Box::new(state));
                 }
                 Err(_) => return self.abort(sessions, index, CloseCode::ABNORMAL),
             }
         }
+        let token = self.token(index);
         let Tls::Handshake(state) = self.tls.get_mut(handle) else { return };
-        let HandshakeState { handshake, output } = &mut **state;
+        let is_urgent = state.handshake.push(wire);
+        if is_urgent {
+            self.advance_handshake(sessions, index, handle);
+        } else if !mem::replace(&mut state.is_waiting, true) {
+            self.tls.queue_handshake(token);
+        }
+    }
+
+    /// Advances handshakes for which something has come: a few in each turn, after the connections
+    /// that are open, which a flood of handshakes would hold up otherwise. Returns whether more
+    /// wait.
+    pub(in crate::shard) fn serve_handshakes(
+        &mut self,
+        driver: &mut impl Driver,
+        sessions: &mut impl Sessions,
+    ) -> bool {
+        let mut advanced = 0;
+        while advanced < HANDSHAKES_PER_TURN {
+            let Some(token) = self.tls.next_handshake() else { return false };
+            let Some(index) = self.find(token) else { continue };
+            if self.advance_waiting_handshake(sessions, index) {
+                advanced += 1;
+                self.reconcile(driver, index);
+            }
+        }
+        self.tls.has_waiting_handshakes()
+    }
+
+    /// Processes what waits for a handshake; returns whether anything did.
+    pub(super) fn advance_waiting_handshake(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+    ) -> bool {
+        let Transport::Tls(handle) = self.slot(index).transport() else { return false };
+        let Tls::Handshake(state) = self.tls.get_mut(handle) else { return false };
+        if !mem::take(&mut state.is_waiting) || !self.wants_input(index) {
+            return false;
+        }
+        self.advance_handshake(sessions, index, handle);
+        self.settle_tls(sessions, index, handle);
+        true
+    }
+
+    /// Processes what has come for a handshake.
+    fn advance_handshake(&mut self, sessions: &mut impl Sessions, index: u32, handle: TlsHandle) {
+        let Tls::Handshake(state) = self.tls.get_mut(handle) else { return };
+        let HandshakeState { handshake, output, .. } = &mut **state;
         let before = output.len();
-        let advanced = handshake.advance(wire, output);
+        let advanced = handshake.advance(output);
         if output.len() > before {
             self.work.spend(ANSWER_EFFORT);
         }
@@ -278,7 +336,7 @@ impl Connections {
     fn establish(&mut self, sessions: &mut impl Sessions, index: u32, handle: TlsHandle) {
         let (tls, keys) = self.tls.with_keys(handle);
         let Tls::Handshake(state) = mem::replace(tls, Tls::Awaited) else { return };
-        let HandshakeState { handshake, output } = *state;
+        let HandshakeState { handshake, output, .. } = *state;
         let finished: Result<(Session, HandshakeFacts, Vec<u8>), _> =
             handshake.finish(keys, output);
         match finished {

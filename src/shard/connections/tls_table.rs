@@ -1,14 +1,16 @@
 //! The TLS side of the connections of a shard: a handshake while it lasts, then what it takes to
 //! open and seal records. It lies outside the slots, which plain connections pay for.
 
+use std::collections::VecDeque;
+
 use slab::Slab;
 
 use super::outbox::{Pools, Seal};
 use super::slot::Slot;
 use super::transport::TlsHandle;
-use crate::driver::Batch;
 use crate::driver::batch::Bounds;
 use crate::driver::host;
+use crate::driver::{Batch, Token};
 use crate::tls::{KeyCache, Session, TlsHandshake};
 
 /// The TLS side of one connection.
@@ -28,6 +30,8 @@ pub(super) struct HandshakeState {
     pub(super) handshake: TlsHandshake,
     /// What it has yet to send.
     pub(super) output: Vec<u8>,
+    /// It is in the queue of those that are to be advanced.
+    pub(super) is_waiting: bool,
 }
 
 impl Tls {
@@ -72,6 +76,9 @@ impl Tls {
 pub(super) struct TlsTable {
     entries: Slab<Tls>,
     keys: KeyCache,
+    /// Connections whose handshakes are to be advanced, first come, first served. Some may have
+    /// ended since.
+    waiting: VecDeque<Token>,
     /// Handshakes have begun since the last trim.
     has_shaken_hands: bool,
     /// Their memory has not been returned yet.
@@ -115,11 +122,24 @@ impl TlsTable {
         let is_burst_over = self.owes_return && !self.has_shaken_hands;
         self.owes_return = self.has_shaken_hands;
         self.has_shaken_hands = false;
+        self.waiting.shrink_to(64);
         if is_burst_over {
             host::return_all_memory();
         } else if !has_keys_left {
             host::return_c_memory();
         }
+    }
+
+    pub(super) fn queue_handshake(&mut self, token: Token) {
+        self.waiting.push_back(token);
+    }
+
+    pub(super) fn next_handshake(&mut self) -> Option<Token> {
+        self.waiting.pop_front()
+    }
+
+    pub(super) fn has_waiting_handshakes(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Notes that a handshake has begun.
