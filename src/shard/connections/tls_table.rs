@@ -13,6 +13,9 @@ use crate::driver::host;
 use crate::driver::{Batch, Token};
 use crate::tls::{KeyCache, Session, TlsHandshake};
 
+/// Handshakes after which their memory is returned: it takes the time of some messages.
+const HANDSHAKES_RETURNED: u32 = 64;
+
 /// The TLS side of one connection.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are established, and stay for long")]
@@ -81,8 +84,8 @@ pub(super) struct TlsTable {
     waiting: VecDeque<Token>,
     /// Handshakes have begun since the last trim.
     has_shaken_hands: bool,
-    /// Their memory has not been returned yet.
-    owes_return: bool,
+    /// Handshakes since their memory was last returned.
+    handshakes: u32,
 }
 
 impl TlsTable {
@@ -119,11 +122,10 @@ impl TlsTable {
     /// once there are none for a while: it lies scattered, and the allocators would keep it.
     pub(super) fn trim(&mut self) {
         let has_keys_left = !self.keys.trim();
-        let is_burst_over = self.owes_return && !self.has_shaken_hands;
-        self.owes_return = self.has_shaken_hands;
-        self.has_shaken_hands = false;
+        let is_burst_over = !std::mem::take(&mut self.has_shaken_hands);
         self.waiting.shrink_to(64);
-        if is_burst_over {
+        if is_burst_over && self.handshakes >= HANDSHAKES_RETURNED {
+            self.handshakes = 0;
             host::return_all_memory();
         } else if !has_keys_left {
             host::return_c_memory();
@@ -145,6 +147,7 @@ impl TlsTable {
     /// Notes that a handshake has begun.
     pub(super) fn note_handshake(&mut self) {
         self.has_shaken_hands = true;
+        self.handshakes = self.handshakes.saturating_add(1);
     }
 
     pub(super) fn len(&self) -> usize {
