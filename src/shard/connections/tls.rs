@@ -4,6 +4,8 @@
 //! it sends is output of the transport, and leaves with the flush. Afterwards each record is opened
 //! where it was received, and its content goes the way of plain input. A record that is cut off by
 //! the end of a buffer is kept until its rest has come.
+//!
+//! What only such connections need is not inlined into the paths that all take.
 
 use std::mem;
 
@@ -42,6 +44,7 @@ impl Connections {
     }
 
     /// Has a connection speak TLS from its next byte on, if its listener does.
+    #[inline(never)]
     pub(super) fn begin_tls(&mut self, index: u32) {
         if self.listener_has_tls(index) {
             let handle = self.tls.insert();
@@ -50,6 +53,7 @@ impl Connections {
     }
 
     /// Ends the TLS side of a connection, whose slot is freed or speaks plainly from now on.
+    #[inline(never)]
     pub(super) fn drop_tls(&mut self, index: u32) {
         let slot = self.slot_mut(index);
         if let Transport::Tls(handle) = slot.transport() {
@@ -79,6 +83,7 @@ impl Connections {
 
     /// Ends the stream of a connection behind what is queued. A handshake that is under way has
     /// failed: some clients that refuse a certificate end the stream without an alert.
+    #[inline(never)]
     pub(super) fn finish_transport(&mut self, index: u32) {
         if let Transport::Tls(handle) = self.slot(index).transport() {
             let is_under_way = matches!(self.tls.get(handle), Tls::Handshake(_));
@@ -99,6 +104,7 @@ impl Connections {
     }
 
     /// The peer has ended the stream: counts whether it has done so as TLS asks for.
+    #[inline(never)]
     pub(super) fn note_stream_end(&mut self, index: u32) {
         if let Transport::Tls(handle) = self.slot(index).transport()
             && let Tls::Established(session) = self.tls.get(handle)
@@ -108,6 +114,7 @@ impl Connections {
     }
 
     /// Takes bytes from the wire of a connection for which [`Self::takes_tls`] holds.
+    #[inline(never)]
     pub(super) fn receive_tls(
         &mut self,
         sessions: &mut impl Sessions,
@@ -139,6 +146,7 @@ impl Connections {
     }
 
     /// Notes what input has changed, and ends the connection if too much is unfinished.
+    #[inline(never)]
     fn settle_tls(&mut self, sessions: &mut impl Sessions, index: u32, handle: TlsHandle) {
         if self.slot(index).transport() != Transport::Tls(handle) {
             return;
@@ -280,6 +288,7 @@ impl Connections {
     /// Advances handshakes for which something has come: a few in each turn, after the connections
     /// that are open, which a flood of handshakes would hold up otherwise. Returns whether more
     /// wait.
+    #[inline(never)]
     pub(in crate::shard) fn serve_handshakes(
         &mut self,
         driver: &mut impl Driver,
@@ -298,6 +307,7 @@ impl Connections {
     }
 
     /// Processes what waits for a handshake; returns whether anything did.
+    #[inline(never)]
     pub(super) fn advance_waiting_handshake(
         &mut self,
         sessions: &mut impl Sessions,
