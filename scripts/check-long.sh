@@ -33,7 +33,8 @@ run() {
         tls) scripts/scan-tls.sh ;;
         epoll)
             SEAWALL_DRIVER=epoll cargo test --test abuse --test auth --test exports \
-                --test protection --test hostile ;;
+                --test protection --test hostile --test reload_fuzz --test documents \
+                --test command_line --test doctor ;;
         # Twenty times the seeds of a common run.
         simulation) SEAWALL_SEEDS=20 cargo test --release --test simulation ;;
         fuzz) scripts/fuzz.sh -t 600 ;;

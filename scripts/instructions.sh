@@ -19,7 +19,7 @@ TEXT
 }
 rows=echo-pipelined,echo-single,echo-lone,fanout-alone,fanout-batch,publish
 rows+=,handshake-echo,handshake-hub
-compare='' save=''
+compare='' save='' tls_option=''
 # shellcheck source=scripts/lib/load.sh
 source "$(dirname "$0")/lib/load.sh"
 while (($#)); do
@@ -40,6 +40,7 @@ for tool in valgrind callgrind_control callgrind_annotate python3; do
 done
 prepare
 rm -f "$out"/*.out*
-exec python3 "$ROOT/scripts/lib/instructions.py" --rows "$rows" --compare "$compare" --save "$save" \
+[[ $scheme == ws ]] || tls_option=--tls
+exec python3 "$ROOT/scripts/lib/instructions.py" ${tls_option:+"$tls_option"} --rows "$rows" --compare "$compare" --save "$save" \
   --out "$out" --port "$port" --server "$SEAWALL" --bench "$BENCH" \
   --cores "$server_core,$load_core" --compiler "$(cd "$ROOT" && rustc --version)"

@@ -76,8 +76,8 @@ rounds() {
     n=$((n + 1)) code=0
     # What a load takes besides its measured seconds: warm-up, opening, closing.
     ((left - 10 < seconds)) && seconds=$((left - 10))
-    taskset -c "$load_core" timeout $((seconds + 60)) "$BENCH" "$mode" "ws://127.0.0.1:$port$path" \
-      "$@" --duration "$seconds" --json "$out/$name-$n.json" >"$out/$name-$n.log" 2>&1 &
+    taskset -c "$load_core" timeout $((seconds + 60)) "$BENCH" "$mode" \
+      "$scheme://127.0.0.1:$port$path" "$@" "${trust[@]}" --duration "$seconds" --json "$out/$name-$n.json" >"$out/$name-$n.log" 2>&1 &
     child=$!
     wait "$child" || code=$?
     child=

@@ -46,7 +46,8 @@
 //!    turns, one buffer each (`connections/bulk.rs`), and large messages are received a few at a
 //!    time (`connections/rotation.rs`).
 //!    On a listener with TLS, records are decrypted in place before the stage gets them, and queued
-//!    output is encrypted when its send is built (`connections/transport.rs`, [`tls`]).
+//!    output is encrypted when its send is built (`connections/transport.rs`, [`tls`]). A turn
+//!    advances two TLS handshakes, after the connections in use.
 //! 3. **Parse.** The slot's stage determines how bytes are parsed: as a PROXY header, a request
 //!    ([`proto::http`]), frames ([`proto::ws`]), or not at all once the input has ended. Bytes that
 //!    follow the end of one stage are passed to the next. A message that lies whole in the buffer
@@ -158,6 +159,8 @@
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
 //! and a route keeps the index by which connections refer to it. Shards get the new configuration
 //! by mail and use it from their next event on; a configuration with an error changes nothing.
+//! Certificate files that change, as they do when [`acme`] has brought a new certificate, start a
+//! reload as well (`control/file_watch.rs`).
 //! `config::reload` defines which value applies where one is read more than once during the life of
 //! a message or connection; `tests/reload_fuzz.rs` checks that with random values of every option.
 //!

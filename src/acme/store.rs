@@ -55,8 +55,8 @@ impl Store {
     pub(super) fn is_due(&self, names: &[String], renew_before: Duration) -> bool {
         let now_s = unix_s();
         let Some(certificate) = read_certificate(&self.folder, names, now_s) else { return true };
-        let renew_s = i64::try_from(renew_before.as_secs()).unwrap_or(i64::MAX);
-        certificate.expires_s() - now_s < renew_s
+        let left_s = certificate.expires_s() - now_s;
+        is_renewal_due(left_s, certificate.lifetime_s(), renew_before)
     }
 
     /// Replaces the certificate; `pem` holds its key and its chain.
@@ -147,6 +147,14 @@ pub fn read_certificate(folder: &Path, names: &[String], now_s: i64) -> Option<C
     Certificate::read(&parts).ok()
 }
 
+/// Whether a certificate with so much of its lifetime left is to be renewed. One that is valid for
+/// a short time only is renewed in the second half of it: otherwise its successor would be due at
+/// once, and certificates would be ordered without end.
+fn is_renewal_due(left_s: i64, lifetime_s: i64, renew_before: Duration) -> bool {
+    let renew_s = i64::try_from(renew_before.as_secs()).unwrap_or(i64::MAX);
+    left_s < renew_s.min(lifetime_s / 2)
+}
+
 fn unix_s() -> i64 {
     let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     since.as_secs().try_into().unwrap_or(i64::MAX)
@@ -165,6 +173,21 @@ mod tests {
     use crate::tls::development::DevelopmentCertificate;
 
     #[test]
+    fn a_new_certificate_is_never_due() {
+        const DAY_S: i64 = 24 * 60 * 60;
+        let month = Duration::from_hours(24 * 30);
+        // Of 90 days, of 6, and with more days before the end than there are.
+        for (lifetime, renew_before, due_at) in
+            [(90, month, 30), (6, month, 3), (90, Duration::MAX, 45), (90, Duration::ZERO, 0)]
+        {
+            let is_due = |left_s| is_renewal_due(left_s, lifetime * DAY_S, renew_before);
+            assert!(!is_due(lifetime * DAY_S), "{lifetime}");
+            assert!(!is_due(due_at * DAY_S), "{lifetime}");
+            assert!(is_due(due_at * DAY_S - 1), "{lifetime}");
+        }
+    }
+
+    #[test]
     fn one_process_holds_a_folder_and_a_certificate_is_due_when_it_does_not_fit() {
         let folder = std::env::temp_dir().join(format!("seawall-acme-{}", std::process::id()));
         create_folder(&folder, None).unwrap();
@@ -176,7 +199,6 @@ mod tests {
         let made = DevelopmentCertificate::make(&[]).unwrap();
         store.write_certificate(&format!("{}{}", made.key, made.chain)).unwrap();
         assert!(!store.is_due(&names, Duration::ZERO));
-        assert!(store.is_due(&names, Duration::MAX), "it expires before");
         assert!(store.is_due(&["app.test".to_owned()], Duration::ZERO), "it has other names");
         assert!(store.read_account("https://a.test/").unwrap().is_none());
         fs::write(folder.join(ACCOUNT_FILE), "{").unwrap();

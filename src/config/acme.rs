@@ -53,12 +53,12 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
             && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     if name.starts_with("*.") {
-        let text = format!(": \"{name}\": wildcards are verified by DNS only; name the hosts");
+        let text = format!("= \"{name}\": wildcards are verified by DNS only; name the hosts");
         return Err(at("acme.names", text));
     }
     let is_address = name.parse::<std::net::IpAddr>().is_ok();
     if name.len() > 253 || is_address || !name.split('.').all(is_label) {
-        let text = format!(": \"{name}\" is not a host name; write it as \"app.example\"");
+        let text = format!("= \"{name}\": not a host name; write it as \"app.example\"");
         return Err(at("acme.names", text));
     }
     Ok(())

@@ -69,7 +69,8 @@ pub(super) fn prepare(
 
 fn certificate(index: usize, written: &file::CertificateFiles) -> Result<Certificate, ConfigError> {
     let fault = |option: &str, path: &str, text: &str| {
-        let text = format!("certificate {}: {option} {path} {text}", index + 1);
+        let path = if path.is_empty() { String::new() } else { format!(" {path}") };
+        let text = format!("certificate {}: {option}{path} {text}", index + 1);
         of_one(format!("certificate.{index}.{option}"), text)
     };
     for (option, path) in [("chain", &written.chain), ("key", &written.key)] {

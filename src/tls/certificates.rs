@@ -41,6 +41,7 @@ pub enum CertificateFault {
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
+    begins_s: i64,
     expires_s: i64,
     is_elliptic: bool,
 }
@@ -60,7 +61,7 @@ impl Certificate {
                         have signed it, as PEM";
             return Err(CertificateFault::Chain(text.to_owned()));
         };
-        let (own_names, expires_s) = inspect(first, parts.now_s)?;
+        let Facts { own_names, begins_s, expires_s } = inspect(first, parts.now_s)?;
         let key = PrivateKeyDer::from_pem_slice(parts.key).map_err(|error| {
             let text = format!("holds no private key ({error}); write one as PEM (PKCS #8)");
             CertificateFault::Key(text)
@@ -84,7 +85,7 @@ impl Certificate {
             certified.ocsp = Some(parts.ocsp.to_vec());
         }
         let names = names(parts.names, &own_names)?;
-        Ok(Self { key: Arc::new(certified), names, expires_s, is_elliptic })
+        Ok(Self { key: Arc::new(certified), names, begins_s, expires_s, is_elliptic })
     }
 
     /// For whom it is used, in lower case.
@@ -97,14 +98,26 @@ impl Certificate {
         self.expires_s
     }
 
+    /// For how long it is valid in all (s).
+    pub fn lifetime_s(&self) -> i64 {
+        self.expires_s - self.begins_s
+    }
+
     /// Whether its key is one of an elliptic curve, not RSA.
     pub fn is_elliptic(&self) -> bool {
         self.is_elliptic
     }
 }
 
-/// The names that a certificate is made for, and when it expires.
-fn inspect(der: &CertificateDer<'_>, now_s: i64) -> Result<(Vec<String>, i64), CertificateFault> {
+/// What a certificate says of itself; times since 1970 (s).
+struct Facts {
+    own_names: Vec<String>,
+    begins_s: i64,
+    expires_s: i64,
+}
+
+/// Reads what a certificate says of itself, and checks that it is valid now.
+fn inspect(der: &CertificateDer<'_>, now_s: i64) -> Result<Facts, CertificateFault> {
     let fault = |text: String| Err(CertificateFault::Chain(text));
     let Ok((_, parsed)) = X509Certificate::from_der(der) else {
         return fault("holds no X.509 certificate; write the server's certificate first".into());
@@ -127,7 +140,8 @@ fn inspect(der: &CertificateDer<'_>, now_s: i64) -> Result<(Vec<String>, i64), C
             }
         }
     }
-    Ok((names, validity.not_after.timestamp()))
+    let (begins_s, expires_s) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    Ok(Facts { own_names: names, begins_s, expires_s })
 }
 
 /// The names that a certificate is to be used for: those that were written must be its own.

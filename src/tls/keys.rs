@@ -110,6 +110,8 @@ impl KeyCache {
 
     /// Drops the keys of a connection that has ended.
     pub(super) fn forget(&mut self, session: SessionId) {
+        // It may be this one's.
+        self.single = None;
         for direction in [Direction::Receive, Direction::Send] {
             if let Some(place) = self.entries.get_mut(Self::place(session, direction))
                 && place.as_ref().is_some_and(|entry| entry.session == session)

@@ -87,6 +87,41 @@ fn plain_requests_are_redirected_to_tls() {
     }
 }
 
+/// Handshakes wait for their turn: those that end meanwhile leave nothing, and the others are not
+/// held up by them.
+#[test]
+fn handshakes_that_are_cut_off_while_they_wait_leave_nothing() {
+    let authority = Authority::new();
+    let server = start(&authority);
+    let mut open = tls::open(server.address(), &authority.client());
+    let mut hello = Vec::new();
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let config = std::sync::Arc::new(authority.client());
+    let mut connection = rustls::ClientConnection::new(config, name).unwrap();
+    connection.write_tls(&mut hello).unwrap();
+    let mut completed = 1;
+    for round in 0..20 {
+        let waiting: Vec<TcpStream> = (0..20)
+            .map(|_| {
+                let mut stream = TcpStream::connect(server.address()).unwrap();
+                stream.write_all(&hello).unwrap();
+                stream
+            })
+            .collect();
+        for stream in waiting {
+            // A reset.
+            socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        }
+        open.echo(&format!("beside round {round}"));
+        tls::open(server.address(), &authority.client()).echo("another one");
+        completed += 1;
+    }
+    let metrics = || server.metrics();
+    wait_until("the others are gone", || metrics().get("connections_tls") == 1);
+    assert_eq!(metrics().get("tls13_handshakes_total"), completed);
+    open.echo("still there");
+}
+
 #[test]
 fn every_suite_is_spoken() {
     let authority = Authority::new();

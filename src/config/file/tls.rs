@@ -91,9 +91,9 @@ section! {
     ca_file: String = String::new(),
     "For a private authority.";
 
-    /// Days before the certificate expires at which it is renewed.
+    /// Days before the certificate expires at which it is renewed; at most half of its lifetime.
     renew_days: u32 = 30 => "days" in 1..=365,
-    "A third of the certificate's lifetime; fewer for certificates of a few days.";
+    "A third of the certificate's lifetime.";
 }
 
 impl OptionType for Challenge {

@@ -504,6 +504,7 @@ impl Connections {
         self.partials.trim();
         self.inflaters.trim();
         self.deflaters.trim();
+        self.trim_waiting_handshakes();
         self.tls.trim();
         self.summarize_rejections();
     }

@@ -306,6 +306,14 @@ impl Connections {
         self.tls.has_waiting_handshakes()
     }
 
+    /// Drops the tokens of connections that have ended from the queue of handshakes.
+    pub(super) fn trim_waiting_handshakes(&mut self) {
+        let mut waiting = self.tls.take_waiting_handshakes();
+        waiting.retain(|token| self.find(*token).is_some());
+        waiting.shrink_to(64);
+        self.tls.put_back_waiting_handshakes(waiting);
+    }
+
     /// Processes what waits for a handshake; returns whether anything did.
     #[inline(never)]
     pub(super) fn advance_waiting_handshake(

@@ -123,7 +123,6 @@ impl TlsTable {
     pub(super) fn trim(&mut self) {
         let has_keys_left = !self.keys.trim();
         let is_burst_over = !std::mem::take(&mut self.has_shaken_hands);
-        self.waiting.shrink_to(64);
         if is_burst_over && self.handshakes >= HANDSHAKES_RETURNED {
             self.handshakes = 0;
             host::return_all_memory();
@@ -138,6 +137,16 @@ impl TlsTable {
 
     pub(super) fn next_handshake(&mut self) -> Option<Token> {
         self.waiting.pop_front()
+    }
+
+    /// Takes the whole queue, to be put back.
+    pub(super) fn take_waiting_handshakes(&mut self) -> VecDeque<Token> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    pub(super) fn put_back_waiting_handshakes(&mut self, waiting: VecDeque<Token>) {
+        assert!(self.waiting.is_empty(), "the queue was taken before");
+        self.waiting = waiting;
     }
 
     pub(super) fn has_waiting_handshakes(&self) -> bool {
