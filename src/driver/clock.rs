@@ -1,5 +1,6 @@
-//! The engine's clock, read as rarely as possible: a reading takes 65 instructions and the
-//! processor's time-stamp counter, and a lone message paid for four of them.
+//! The engine's clock, read as rarely as possible: a reading takes 35 instructions and the
+//! processor's time-stamp counter, and a lone message paid for four of them. An [`Instant`] would
+//! take twice as many.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,10 +8,21 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// the system's clock is noticed that late.
 const UNIX_AGE_MAX_NS: u64 = 100_000_000;
 
+/// The kernel's monotonic clock (ns), which also is that of [`Instant`].
+#[inline]
+fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to this structure, which lives across it. It cannot fail: the clock
+    // exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(in crate::driver) struct Clock {
-    epoch: Instant,
+    /// The epoch on the kernel's monotonic clock (ns).
+    start_ns: u64,
     /// The last reading (ns since the epoch).
     now_ns: u64,
     /// Nothing has been done since.
@@ -22,13 +34,15 @@ pub(in crate::driver) struct Clock {
 
 impl Clock {
     pub(in crate::driver) fn new(epoch: Instant) -> Self {
-        Self { epoch, now_ns: 0, is_fresh: false, unix_epoch_ns: 0, unix_read_ns: None }
+        let (before_ns, since, after_ns) = (monotonic_ns(), epoch.elapsed(), monotonic_ns());
+        let start_ns = (before_ns.midpoint(after_ns)).saturating_sub(since.as_nanos() as u64);
+        Self { start_ns, now_ns: 0, is_fresh: false, unix_epoch_ns: 0, unix_read_ns: None }
     }
 
     /// Reads the monotonic clock (ns since the epoch).
     #[inline]
     pub(in crate::driver) fn read(&mut self) -> u64 {
-        self.now_ns = self.epoch.elapsed().as_nanos() as u64;
+        self.now_ns = monotonic_ns().saturating_sub(self.start_ns);
         self.is_fresh = true;
         self.now_ns
     }
