@@ -3,6 +3,9 @@
 //! A shard fills a batch and gives it to the driver, which returns it when the kernel is done with
 //! it; [`Batch::advance`] continues a short send. [`Bounds`] limit a batch, so that segments still
 //! queued behind it can be dropped or compressed.
+//!
+//! Tried and rejected: queues that keep a single segment or mark in themselves, without a ring
+//! buffer. They saved less than 1 % of an echo and of a delivery.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -247,11 +250,14 @@ impl Batch {
         self.offset = left;
     }
 
-    /// Passes every segment to `finished`, sent or not.
-    pub fn clear(&mut self, finished: impl FnMut(Segment)) {
-        self.segments.drain(..).for_each(finished);
-        self.offset = 0;
-        self.bytes = 0;
+    /// Records that the kernel took all bytes, or that no more are to be sent, and passes all
+    /// segments to `finished`.
+    #[inline]
+    pub fn finish(&mut self, mut finished: impl FnMut(Segment)) {
+        while let Some(segment) = self.segments.pop_front() {
+            finished(segment);
+        }
+        (self.offset, self.bytes) = (0, 0);
     }
 }
 

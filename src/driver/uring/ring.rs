@@ -223,9 +223,10 @@ impl Ring {
 
     /// Shows the completions that are ready, before they are taken.
     pub(super) fn look_ahead(&mut self, mut see: impl FnMut(&cqueue::Entry)) {
-        let seen = self.seen.len();
-        self.seen.extend(&mut *self.completions_queue);
-        self.seen.iter().skip(seen).for_each(&mut see);
+        for entry in &mut *self.completions_queue {
+            see(&entry);
+            self.seen.push_back(entry);
+        }
     }
 
     /// Gives back memory that a burst needed.

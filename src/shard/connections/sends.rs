@@ -1,6 +1,6 @@
 //! Builds one send for each connection at the end of a turn from its queued output, and handles
 //! completions of sends. If few connections send, the sends are quiet ([`Batch::is_quiet`]): a
-//! single reply then costs one system call instead of two.
+//! single reply or delivery then costs one system call instead of two, and one turn.
 
 use super::outbox::{Marked, Outbox, Taken};
 use super::replies::InPlace;
@@ -97,6 +97,9 @@ impl Connections {
         sessions: &mut impl Sessions,
         mut flushing: Flushing,
     ) {
+        if self.dirty.is_empty() {
+            return;
+        }
         let (mut without_deadline, mut deferred) = (Vec::new(), Vec::new());
         let mut dirty = std::mem::take(&mut self.dirty);
         for index in dirty.drain(..) {
@@ -117,9 +120,11 @@ impl Connections {
         debug_assert!(self.dirty.is_empty(), "building sends queues nothing for the flush");
         self.dirty = dirty;
         self.deflaters.set_allowance(u64::MAX);
-        // Connections that were not served in this turn come first in the next.
-        deferred.sort_by_key(|(was_served, _)| *was_served);
-        self.dirty.extend(deferred.iter().map(|(_, index)| *index));
+        if !deferred.is_empty() {
+            // Connections that were not served in this turn come first in the next.
+            deferred.sort_by_key(|(was_served, _)| *was_served);
+            self.dirty.extend(deferred.iter().map(|(_, index)| *index));
+        }
         // All other timers check the send deadline too; these connections have no timer yet.
         for index in without_deadline {
             self.set_deadline(index);
@@ -181,7 +186,8 @@ impl Connections {
         batch.is_quiet = flushing.may_be_quiet
             && slot.is_steady()
             && queued <= SMALL_BYTES
-            && slot.outbox().is_some_and(|outbox| outbox.is_last_reply(&batch));
+            && !slot.readiness().has_backlog()
+            && slot.outbox().is_some_and(|outbox| outbox.is_last_batch(&batch));
         batch.token = token;
         slot.begin_operation();
         let offered = batch.offered_bytes();

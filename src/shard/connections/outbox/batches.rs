@@ -101,6 +101,7 @@ impl Outbox {
         is_last: bool,
     ) {
         debug_assert!(!self.has_uncompressed(), "publications do not wait to be compressed");
+        self.has_had_pieces = true;
         self.push(Segment::Shared(piece.frames.clone()));
         self.count_bytes(pools, piece.len());
         if !is_timed || piece.parts.is_empty() {
@@ -146,6 +147,9 @@ impl Outbox {
                 Some(parts) => pools.note_sent_piece(parts, mark.what == Marked::LastDelivery),
                 None => left(mark.what, mark.at_ns, mark.messages),
             }
+        }
+        if !self.has_had_pieces {
+            return;
         }
         let Some(Mark { end, what, piece: Some(parts), .. }) = self.marks.front_mut() else {
             return;
@@ -259,6 +263,23 @@ mod tests {
         assert!(send(third, &mut pools, usize::MAX).is_empty());
         assert_eq!(sent(&mut pools), [(vec![7], 1, false), (vec![7], 1, true)]);
         assert!(!pools.has_sent_pieces() && outboxes.iter().all(|outbox| outbox.is_empty()));
+    }
+
+    #[test]
+    fn the_completion_of_a_piece_is_awaited() {
+        let mut pools = Pools::new(16 * 1024, 1 << 20);
+        let piece = piece(&[(b"first", 3), (b"second", 7)]);
+        let mut outbox = pools.take_outbox(0);
+        outbox.queue_shared(&mut pools, Arc::from(*b"frame"));
+        outbox.mark_delivery(3, true);
+        let batch = outbox.take_batch(BOUNDS).unwrap();
+        assert!(outbox.is_last_batch(&batch), "a delivery may leave quietly");
+        let sent = Taken { wire_bytes: 5, queued_bytes: 5 };
+        outbox.complete_send(batch, sent, &mut pools, |_, _, _| {});
+        outbox.queue_piece(&mut pools, &piece, true, true);
+        let batch = outbox.take_batch(BOUNDS).unwrap();
+        assert!(!outbox.is_last_batch(&batch));
+        outbox.fail_send(batch, &mut pools);
     }
 
     #[test]

@@ -126,6 +126,8 @@ pub(in crate::shard) struct Outbox {
     progress_tick: u32,
     /// A send took less than it was given.
     is_backed_up: bool,
+    /// A piece was queued since the outbox is in use.
+    has_had_pieces: bool,
 }
 
 impl Outbox {
@@ -139,7 +141,7 @@ impl Outbox {
         debug_assert!(self.is_empty() && !self.is_sending() && self.marks.is_empty());
         (self.queued_total, self.sent_total) = (0, 0);
         self.progress_tick = tick;
-        self.is_backed_up = false;
+        (self.is_backed_up, self.has_had_pieces) = (false, false);
     }
 
     /// Returns when bytes were last sent, or the first were queued.
@@ -451,13 +453,14 @@ impl Outbox {
         Some(batch)
     }
 
-    /// Returns whether nothing follows this batch, it contains only replies, and the peer has taken
-    /// everything sent so far: then its completion requires no further action.
-    pub(in crate::shard) fn is_last_reply(&self, batch: &Batch) -> bool {
+    /// Returns whether nothing follows this batch, it contains no piece, which is recorded at its
+    /// completion, and the peer has taken everything sent so far: then its completion requires no
+    /// further action.
+    pub(in crate::shard) fn is_last_batch(&self, batch: &Batch) -> bool {
         self.bytes == batch.bytes()
             && batch.offers_all()
             && !self.is_backed_up
-            && self.marks.iter().all(|mark| mark.what == Marked::Reply)
+            && !self.has_had_pieces
     }
 
     /// Takes the batch back after a send. `left` receives each mark whose messages are all sent:
@@ -471,7 +474,11 @@ impl Outbox {
     ) {
         debug_assert!(self.batch.is_none(), "at most one batch is in flight");
         self.is_backed_up |= taken.wire_bytes < batch.offered_bytes();
-        batch.advance(taken.wire_bytes, |segment| pools.recycle_segment(segment));
+        if taken.wire_bytes == batch.bytes() {
+            batch.finish(|segment| pools.recycle_segment(segment));
+        } else {
+            batch.advance(taken.wire_bytes, |segment| pools.recycle_segment(segment));
+        }
         self.batch = Some(batch);
         self.uncount_bytes(pools, taken.queued_bytes);
         self.sent_total += taken.queued_bytes as u64;
@@ -503,7 +510,7 @@ impl Outbox {
 
     /// Takes the batch back after its send has failed, and drops all queued output.
     pub(in crate::shard) fn fail_send(&mut self, mut batch: Box<Batch>, pools: &mut Pools) {
-        batch.clear(|segment| pools.recycle_segment(segment));
+        batch.finish(|segment| pools.recycle_segment(segment));
         self.batch = Some(batch);
         self.clear(pools);
     }
@@ -571,7 +578,7 @@ impl Outbox {
         self.waiting.drain(..).for_each(|segment| pools.recycle_segment(segment));
         self.clear_pending(pools);
         if let Some(batch) = &mut self.batch {
-            batch.clear(|segment| pools.recycle_segment(segment));
+            batch.finish(|segment| pools.recycle_segment(segment));
         }
         self.marks.clear();
         (self.queued_total, self.sent_total) = (0, 0);
