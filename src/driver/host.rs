@@ -160,11 +160,12 @@ pub fn return_c_memory() {
 }
 
 /// Returns a bounded part of the excess of slot memory to the system; returns whether more remains.
+#[inline]
 pub fn return_excess() -> bool {
-    if slots::has_excess() {
+    slots::has_excess() && {
         slots::return_some();
+        slots::has_excess()
     }
-    slots::has_excess()
 }
 
 #[cfg(test)]

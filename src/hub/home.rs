@@ -146,6 +146,8 @@ pub struct Home {
     log: Box<dyn Log>,
     channels: Slab<Channel>,
     names: Names,
+    /// The channel of the last request: the next one often is for the same.
+    recent: u32,
     waiting: Slab<Waiting>,
     starts: Starts,
     members: u64,
@@ -175,6 +177,7 @@ impl Home {
             log,
             channels: Slab::new(),
             names: Names::default(),
+            recent: 0,
             waiting: Slab::new(),
             starts: Starts::new(),
             members: 0,
@@ -191,10 +194,15 @@ impl Home {
         }
     }
 
-    /// Whether there are no channels, no requests and nothing to send: the home has no work.
-    pub fn is_unused(&self) -> bool {
-        let has_news = self.occupancy.as_ref().is_some_and(|changes| !changes.is_empty());
-        self.channels.is_empty() && self.waiting.is_empty() && self.out.is_empty() && !has_news
+    /// Returns whether there is nothing to process, to report or to send.
+    pub fn is_at_rest(&self) -> bool {
+        // Without channels, nothing can have been asked of the log.
+        let has_completions = !self.channels.is_empty() && self.log.may_have_completions();
+        !has_completions && self.has_nothing_to_send() && !self.has_occupancy_changes()
+    }
+
+    fn has_occupancy_changes(&self) -> bool {
+        self.occupancy.as_ref().is_some_and(|changes| !changes.is_empty())
     }
 
     /// Handles a request. `now_ms` is Unix time.
@@ -203,7 +211,7 @@ impl Home {
         let Request { from, channel, retention, mut verb } = request;
         // Decide this first: opening a channel may evict another one, which invalidates all starts.
         let from_start = self.is_from_start(&channel, retention, &mut verb);
-        let key = match (&verb, self.names.get(channel.as_str())) {
+        let key = match (&verb, self.find(&channel)) {
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => key,
             // A closed channel has no members: there is nothing to leave.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
@@ -238,6 +246,15 @@ impl Home {
             None => self.carry_out(key, from, verb),
         }
         self.note_use(key);
+    }
+
+    /// Returns the key of a channel, if it is open or being opened.
+    fn find(&mut self, name: &ChannelName) -> Option<u32> {
+        let recent = self.channels.get(self.recent as usize);
+        if recent.is_none_or(|own| !own.name.is_shared_with(name)) {
+            self.recent = self.names.get(name.as_str())?;
+        }
+        Some(self.recent)
     }
 
     /// Carries out a request to an open channel.
@@ -405,11 +422,21 @@ impl Home {
         }
     }
 
+    /// Returns whether [`Self::take_occupancy`] has nothing to return and to change.
+    pub fn has_reported_occupancy(&self, wanted: bool) -> bool {
+        self.occupancy.is_some() == wanted && !self.has_occupancy_changes()
+    }
+
     /// Takes the channels that have gained their first member (true) or lost their last since the
     /// last call, in order. `wanted`: whether to collect them from now on.
     pub fn take_occupancy(&mut self, wanted: bool) -> Vec<(ChannelName, bool)> {
         let next = wanted.then(Vec::new);
         std::mem::replace(&mut self.occupancy, next).unwrap_or_default()
+    }
+
+    /// Returns whether nothing is to be sent to shards.
+    pub fn has_nothing_to_send(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Exchanges the list of what to send to shards, in order, for an empty one, whose memory is

@@ -158,6 +158,10 @@ pub trait Log {
     fn table_bytes(&self) -> u64 {
         0
     }
+    /// Returns whether [`Self::next`] may have a completion.
+    fn may_have_completions(&self) -> bool {
+        true
+    }
     /// Returns the next completion that is ready. Never blocks.
     fn next(&mut self) -> Option<Done>;
     /// Returns the usage of idempotency keys in this process.

@@ -89,12 +89,14 @@ pub struct Local {
 /// All channels with members on a shard.
 ///
 /// Call in this order: [`Self::next_ready`] returns a channel, [`Self::begin_step`] its next step,
-/// [`Self::continue_fanout`] advances a fan-out, and [`Self::rotate_ready`] gives other channels
-/// their turn.
+/// [`Self::begin_walk`] takes out a fan-out, which [`Walk::serve`] advances and [`Self::end_walk`]
+/// puts back, and [`Self::rotate_ready`] gives other channels their turn.
 #[derive(Debug, Default)]
 pub struct Members {
     locals: slab::Slab<Local>,
     names: Names,
+    /// The channel of the last publication: the next one often is of the same.
+    recent: u32,
     ready: VecDeque<u32>,
     /// Bytes of publications that are queued or in a fan-out.
     queued_bytes: usize,
@@ -160,8 +162,13 @@ impl Members {
 
     /// Queues a publication for the members of its channel, or a join or leave for its watchers.
     pub fn push_publication(&mut self, publication: Arc<Publication>, news: bool) {
-        let channel = publication.channel.as_ref();
-        let Some(local) = channel.and_then(|name| self.names.get(name.as_str())) else { return };
+        let Some(name) = &publication.channel else { return };
+        let recent = self.locals.get(self.recent as usize);
+        if recent.is_none_or(|own| !own.name.is_shared_with(name)) {
+            let Some(local) = self.names.get(name.as_str()) else { return };
+            self.recent = local;
+        }
+        let local = self.recent;
         self.queued_bytes += queued_bytes_of(&publication);
         let op = if news { ChannelOp::News(publication) } else { ChannelOp::Publish(publication) };
         self.queue(local, op);
@@ -274,8 +281,8 @@ impl Members {
         !self.ready.is_empty()
     }
 
-    /// Begins the channel's next step. A fan-out is only begun, and advances with
-    /// [`Self::continue_fanout`]; any other step is returned whole. `None`: no work is left.
+    /// Begins the channel's next step. A fan-out is only begun, and advances in a [`Walk`]; any
+    /// other step is returned whole. `None`: no work is left.
     pub fn begin_step(&mut self, local: u32) -> Option<Step> {
         let own = &mut self.locals[local as usize];
         if own.fanout.is_some() {
@@ -331,40 +338,31 @@ impl Members {
         }
     }
 
-    /// Number of publications in the current fan-out, and of their receivers.
-    pub fn under_way(&self, local: u32) -> (usize, usize) {
-        let own = &self.locals[local as usize];
-        let Some(fanout) = &own.fanout else { return (0, 0) };
-        let list = if fanout.news { &own.watchers } else { &own.members };
-        (fanout.publications.len(), list.len())
+    /// Takes out the channel's fan-out, so that the walk may change anything else. Until
+    /// [`Self::end_walk`] the channel must not be used. `None`: there is no fan-out.
+    pub fn begin_walk(&mut self, local: u32) -> Option<Walk> {
+        let own = &mut self.locals[local as usize];
+        let fanout = own.fanout.take()?;
+        let list = std::mem::take(if fanout.news { &mut own.watchers } else { &mut own.members });
+        debug_assert!(fanout.next <= list.len(), "removals move the cursor with the members");
+        Some(Walk { fanout, list })
     }
 
-    /// Continues the fan-out for at most `members_max` members. Calls `serve` with each member, and
-    /// with whether it is the last. Returns the number served, and whether the fan-out has ended.
-    pub fn continue_fanout(
-        &mut self,
-        local: u32,
-        members_max: usize,
-        mut serve: impl FnMut(Member, &[Arc<Publication>], bool),
-    ) -> (usize, bool) {
+    /// Puts the channel's fan-out back. Returns whether it has ended.
+    pub fn end_walk(&mut self, local: u32, walk: Walk) -> bool {
         let own = &mut self.locals[local as usize];
-        let Some(fanout) = &mut own.fanout else { return (0, true) };
-        let list = if fanout.news { &own.watchers } else { &own.members };
-        debug_assert!(fanout.next <= list.len(), "removals move the cursor with the members");
-        let from = fanout.next.min(list.len());
-        let end = list.len().min(from + members_max);
-        for (at, member) in (from..).zip(&list[from..end]) {
-            serve(*member, &fanout.publications, at + 1 == list.len());
-        }
-        fanout.next = end;
-        let ended = end == list.len();
-        if ended && let Some(mut fanout) = own.fanout.take() {
+        let Walk { mut fanout, list } = walk;
+        let has_ended = fanout.next == list.len();
+        *(if fanout.news { &mut own.watchers } else { &mut own.members }) = list;
+        if has_ended {
             debug_assert!(fanout.bytes <= self.queued_bytes, "counted when they were queued");
             self.queued_bytes -= fanout.bytes;
             fanout.publications.clear();
             self.spare_batch = fanout.publications;
+        } else {
+            own.fanout = Some(fanout);
         }
-        (end - from, ended)
+        has_ended
     }
 
     /// Moves the channel that is ready first behind the others.
@@ -372,6 +370,41 @@ impl Members {
         if let Some(local) = self.ready.pop_front() {
             self.ready.push_back(local);
         }
+    }
+}
+
+/// A fan-out and its receivers, taken out of [`Members`].
+#[derive(Debug)]
+pub struct Walk {
+    fanout: Fanout,
+    list: Vec<Member>,
+}
+
+impl Walk {
+    /// Number of publications.
+    pub fn batch(&self) -> usize {
+        self.fanout.publications.len()
+    }
+
+    /// Number of receivers, served or not.
+    pub fn receivers(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Continues for at most `members_max` members. Calls `serve` with each member, and with
+    /// whether it is the last. Returns the number served.
+    pub fn serve(
+        &mut self,
+        members_max: usize,
+        mut serve: impl FnMut(Member, &[Arc<Publication>], bool),
+    ) -> usize {
+        let from = self.fanout.next.min(self.list.len());
+        let end = self.list.len().min(from + members_max);
+        for (at, member) in (from..).zip(&self.list[from..end]) {
+            serve(*member, &self.fanout.publications, at + 1 == self.list.len());
+        }
+        self.fanout.next = end;
+        end - from
     }
 }
 
@@ -385,7 +418,7 @@ impl Local {
 /// The next step of a ready channel.
 #[derive(Debug)]
 pub enum Step {
-    /// A fan-out, for [`Members::continue_fanout`].
+    /// A fan-out, for [`Members::begin_walk`].
     Fanout,
     /// A step that the caller carries out at once.
     Op(ChannelOp),

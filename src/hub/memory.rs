@@ -383,6 +383,10 @@ impl Log for MemoryLog {
         (self.channels.capacity() * size_of::<Channel>() + self.due.bytes() + done) as u64
     }
 
+    fn may_have_completions(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     fn next(&mut self) -> Option<Done> {
         self.done.pop_front()
     }

@@ -85,6 +85,12 @@ impl ChannelName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Returns whether both share the same text in memory: then they are equal. Equal names need
+    /// not share it.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        ArcStr::ptr_eq(&self.0, &other.0)
+    }
 }
 
 impl Borrow<str> for ChannelName {

@@ -33,7 +33,7 @@ use slab::Slab;
 use crate::config::Config;
 use crate::driver::{Driver, Token, Wait, host};
 use crate::metrics::Snapshot;
-use connections::{Arrival, Connections, TICK_NS};
+use connections::{Arrival, Connections, TICK_NS, UNSET};
 use drain::Drain;
 use hub::{Hub, HubOutput, Looks};
 use mail::{Directory, Mail};
@@ -190,7 +190,9 @@ impl<D: Driver> Shard<D> {
         }
         let Self { driver, connections, hub, .. } = self;
         self.cut |= connections.run_deferred(driver, hub);
-        self.cut |= connections.refresh_deadlines(hub);
+        if connections.is_refreshing() {
+            self.cut |= connections.refresh_deadlines(hub);
+        }
         let is_hub_turn_long = hub.is_some() && connections.work().is_half_spent();
         if (has_deferred_sends || is_hub_turn_long || connections.has_unfinished())
             && connections.has_output()
@@ -200,8 +202,12 @@ impl<D: Driver> Shard<D> {
             driver.submit(Wait::No)?;
         }
         self.cut |= connections.serve_unfinished(driver, hub);
-        self.cut |= connections.serve_handshakes(driver, hub);
-        self.continue_drain();
+        if connections.has_waiting_handshakes() {
+            self.cut |= connections.serve_handshakes(driver, hub);
+        }
+        if self.drain.is_some() {
+            self.continue_drain();
+        }
         self.turn_hub();
         let Self { driver, connections, hub, .. } = self;
         connections.receive_starved(driver);
@@ -297,14 +303,9 @@ impl<D: Driver> Shard<D> {
             self.hub.as_ref().and_then(|hub| hub.next_tick(connections.tick())),
             self.resting_until,
             self.drain_tick(),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        match next {
-            Some(tick) => Wait::Until(u64::from(tick) * TICK_NS),
-            None => Wait::Forever,
-        }
+        ];
+        let next = next.map(|tick| tick.unwrap_or(UNSET)).into_iter().fold(UNSET, u32::min);
+        if next == UNSET { Wait::Forever } else { Wait::Until(u64::from(next) * TICK_NS) }
     }
 
     fn record_turn(&mut self, handled: u32, waited_ns: u64, began_ns: u64) {
@@ -330,17 +331,20 @@ impl<D: Driver> Shard<D> {
     /// Runs the hub's turn, and delivers its output: mail to other shards, and changed connections.
     fn turn_hub(&mut self) {
         let Self { driver, connections, hub: Some(hub), .. } = self else { return };
+        if hub.is_idle(connections.tick()) {
+            return;
+        }
         self.cut |= hub.run_turn(connections);
-        let HubOutput { posts, touched, looks } = hub.take_output();
-        for (shard, mails) in posts {
+        let HubOutput { posts, touched, looks } = hub.output();
+        for (shard, mails) in posts.drain(..) {
             if connections.directory().post_silently(shard, Mail::HubBatch(mails)) {
                 driver.doorbell(shard);
             }
         }
-        for look in looks {
+        for look in looks.drain(..) {
             self.looks.request_tcp_state(connections, driver, look);
         }
-        for index in touched {
+        for index in touched.drain(..) {
             if connections.contains(index) {
                 connections.reconcile(driver, index);
             }

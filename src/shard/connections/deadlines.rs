@@ -249,6 +249,9 @@ impl Connections {
         sessions: &mut impl Sessions,
         fired: &mut Vec<u32>,
     ) -> bool {
+        if !self.wheel.may_be_due(self.tick) {
+            return false;
+        }
         let most = self.config.engine.turn_timers_max as usize;
         let has_more = self.wheel.take_expired(&mut self.slots, self.tick, most, fired);
         for index in fired.drain(..) {

@@ -19,6 +19,16 @@ pub(in crate::shard) struct PieceKind {
     window: Option<(u8, usize)>,
 }
 
+/// Whether a shared frame can be queued for a connection now.
+#[derive(Clone, Copy)]
+pub(in crate::shard) enum FrameRoom {
+    /// A send is in flight, messages wait to be compressed or depend on those before them, or the
+    /// next send is full.
+    Nothing,
+    /// There is room for one that is compressed so.
+    For(Option<ReplyCompression>),
+}
+
 impl Connections {
     /// Returns whether a connection can be sent frames of several publications as one piece: their
     /// kind, and the maximum length. `None`: send them one by one.
@@ -75,17 +85,24 @@ impl Connections {
         }
     }
 
-    /// Returns whether a shared frame can be queued now: no send is in flight, no message waits to
-    /// be compressed, and there is room in the next send.
-    pub(in crate::shard) fn can_take_frame(&self, index: u32) -> bool {
+    /// Returns whether a shared frame can be queued now, and how it is compressed.
+    #[inline]
+    pub(in crate::shard) fn room_for_frame(&self, index: u32) -> FrameRoom {
         let slot = self.slot(index);
-        let Stage::Open(receiver) = slot.stage() else { return false };
+        let Stage::Open(receiver) = slot.stage() else { return FrameRoom::Nothing };
+        let sending = receiver.sending();
         let most = self.config.engine.send_bytes_max as usize;
-        receiver.sending().is_none_or(|sending| sending.context.is_none())
+        let has_room = sending.is_none_or(|sending| sending.context.is_none())
             && !slot.is_lending()
             && slot.outbox().is_none_or(|outbox| {
                 !outbox.is_sending() && !outbox.has_uncompressed() && outbox.bytes() < most
-            })
+            });
+        if has_room {
+            let compress = |sending| ReplyCompression::new(Some(sending), self.route(index));
+            FrameRoom::For(sending.and_then(compress))
+        } else {
+            FrameRoom::Nothing
+        }
     }
 
     /// Returns whether another frame from a backlog may be queued, up to this many bytes in the

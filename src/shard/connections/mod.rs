@@ -105,7 +105,8 @@ use tls_table::TlsTable;
 use work::Work;
 
 pub(super) use backpressure::QueuedSize;
-pub(super) use deliveries::{NOT_RECORDED, PieceKind};
+pub(super) use compression::ReplyCompression;
+pub(super) use deliveries::{FrameRoom, NOT_RECORDED, PieceKind};
 pub(super) use meter::TooMuch;
 pub(super) use outbox::{Piece, PieceBuilder};
 pub use portable::NotSerializable;

@@ -116,6 +116,12 @@ impl Wheel {
         }
     }
 
+    /// Returns whether a timer may be due at `now_tick`.
+    #[inline]
+    pub(super) fn may_be_due(&self, now_tick: u32) -> bool {
+        self.passed < now_tick
+    }
+
     /// Unsets timers that are due at `now_tick` and returns their slots, at most `most` of them.
     /// Returns whether more are due.
     pub(super) fn take_expired(

@@ -285,6 +285,12 @@ impl Connections {
         }
     }
 
+    /// Returns whether anything has come for a handshake.
+    #[inline]
+    pub(in crate::shard) fn has_waiting_handshakes(&self) -> bool {
+        self.tls.has_waiting_handshakes()
+    }
+
     /// Advances handshakes for which something has come: a few in each turn, after the connections
     /// that are open, which a flood of handshakes would hold up otherwise. Returns whether more
     /// wait.

@@ -1,7 +1,7 @@
 //! Fan-out: delivers publications, channel by channel, to members' outboxes.
 //!
 //! If a member has no backlog, no send in flight and room in its next send
-//! ([`Connections::can_take_frame`]), a reference to the frame is queued in its outbox, which is
+//! ([`Connections::room_for_frame`]), a reference to the frame is queued in its outbox, which is
 //! sent at the end of the turn. Otherwise the publication is queued in the member's backlog, to
 //! which the channel's policy for slow readers applies, until the connection's next send is built.
 //!
@@ -25,14 +25,16 @@ use crate::hub::{
     ChannelName, ChannelOp, ConnectionId, Event, GapReason, Member, PROTOCOLS_MAX, ProtocolEncoder,
     ProtocolId, Publication, Step,
 };
-use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MIN};
-use crate::shard::connections::{Connections, NOT_RECORDED, Piece, PieceBuilder, PieceKind};
+use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+use crate::shard::connections::{
+    Connections, FrameRoom, NOT_RECORDED, Piece, PieceBuilder, PieceKind, ReplyCompression,
+};
 use crate::shard::mail::Reached;
 
 /// The number of members in this shard from which on a frame is copied.
 const COPY_MEMBERS: usize = 8;
-/// Frames of an encoding: uncompressed, and one for each window size.
-const FRAMES: usize = 8;
+/// Window sizes of compressed frames.
+const WINDOWS: usize = (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1;
 
 /// How frames are queued for a member.
 #[derive(Clone, Copy)]
@@ -44,7 +46,24 @@ struct Serving {
 }
 
 /// The frames of an encoding that were built so far in this walk.
-type Frames = [Option<Arc<[u8]>>; FRAMES];
+#[derive(Default)]
+struct Frames {
+    plain: Option<Arc<[u8]>>,
+    /// By window size.
+    compressed: Option<Box<[Option<Arc<[u8]>>; WINDOWS]>>,
+}
+
+impl Frames {
+    fn frame_mut(&mut self, window_bits: Option<u8>) -> &mut Option<Arc<[u8]>> {
+        match window_bits {
+            None => &mut self.plain,
+            Some(bits) => {
+                let place = usize::from(bits - WINDOW_BITS_MIN);
+                &mut self.compressed.get_or_insert_default()[place]
+            }
+        }
+    }
+}
 
 /// A publication's frames, by protocol.
 #[derive(Default)]
@@ -111,30 +130,32 @@ impl Hub {
 
     /// Delivers a batch to the next members of a channel; returns the number of deliveries.
     fn walk_members(&mut self, connections: &mut Connections, local: u32, budget: usize) -> usize {
-        // Taken out so that the walk can borrow it; delivering to a member does not change it.
-        let mut members = std::mem::take(&mut self.members);
-        let mut forms: Vec<Forms> = Vec::new();
+        let Some(mut walk) = self.members.begin_walk(local) else { return 0 };
+        let (batch, many) = (walk.batch(), walk.receivers());
+        // The usual single publication needs no list.
+        let (mut single, mut several) = (Forms::default(), Vec::new());
+        let forms = match batch {
+            1 => std::slice::from_mut(&mut single),
+            _ => {
+                several.resize_with(batch, Forms::default);
+                &mut several[..]
+            }
+        };
         let mut pieces: Option<Pieces> = None;
-        let mut deliveries = 0;
-        let (batch, many) = members.under_way(local);
         let members_max = (budget / batch.max(1)).max(1);
-        let (_, has_ended) =
-            members.continue_fanout(local, members_max, |member, publications, is_last| {
-                deliveries += publications.len();
-                if batch > 1 && many > 1 {
-                    let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
-                    if self.queue_as_piece(connections, member, publications, pieces, is_last) {
-                        return;
-                    }
+        let served = walk.serve(members_max, |member, publications, is_last| {
+            if batch > 1 && many > 1 {
+                let pieces = pieces.get_or_insert_with(|| Pieces::new(publications));
+                if self.queue_as_piece(connections, member, publications, pieces, is_last) {
+                    return;
                 }
-                forms.resize_with(publications.len(), Forms::default);
-                let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
-                self.queue_for_member(connections, member, publications, &mut forms, how);
-            });
-        debug_assert!(has_ended || deliveries > 0, "a walk advances");
-        debug_assert!(self.members.is_empty(), "a delivery queues nothing for channels");
-        self.members = members;
-        deliveries
+            }
+            let how = Serving { is_copied: many >= COPY_MEMBERS, is_last };
+            self.queue_for_member(connections, member, publications, forms, how);
+        });
+        let has_ended = self.members.end_walk(local, walk);
+        debug_assert!(has_ended || served > 0, "a walk advances");
+        served * batch
     }
 
     /// Queues all publications of a batch as one piece, if the member is ready for all of them;
@@ -181,15 +202,17 @@ impl Hub {
         let (index, id) = (entry.slot, Some(entry.session.id));
         let encoder = self.shared.realm.protocols.encoder(entry.protocol);
         let mut is_behind = entry.is_behind();
-        for (publication, forms) in publications.iter().zip(forms) {
+        for (at, publication) in publications.iter().enumerate() {
             if publication.exclude.is_some() && publication.exclude == id {
                 continue;
             }
             // An event that its protocol does not have is skipped.
             let Some(message) = publication.encoded(encoder) else { continue };
-            if !is_behind && connections.can_take_frame(index) {
-                let frames = forms.frames_mut(encoder.id);
-                let frame = choose_frame(connections, index, message, frames, how.is_copied);
+            let room =
+                if is_behind { FrameRoom::Nothing } else { connections.room_for_frame(index) };
+            if let FrameRoom::For(compression) = room {
+                let frames = forms[at].frames_mut(encoder.id);
+                let frame = choose_frame(connections, compression, message, frames, how.is_copied);
                 connections.queue_frame(index, frame, publication.accepted_ns, how.is_last);
             } else {
                 self.queue_behind(connections, member.session, publication.clone());
@@ -347,7 +370,7 @@ impl Hub {
     ) {
         let Some(key) = self.sessions.key_at(index) else { return };
         let is_behind = self.sessions.get(key).is_none_or(SessionEntry::is_behind);
-        if !is_behind && connections.can_take_frame(index) {
+        if !is_behind && let FrameRoom::For(_) = connections.room_for_frame(index) {
             self.queue_publication(connections, index, publication, publication.accepted_ns);
         } else {
             self.queue_behind(connections, key, publication.clone());
@@ -387,7 +410,8 @@ impl Hub {
     ) -> bool {
         let message = self.encoder_of(index).and_then(|encoder| publication.encoded(encoder));
         let Some(message) = message else { return false };
-        let frame = choose_frame(connections, index, message, &mut Frames::default(), false);
+        let how = connections.compressing(index);
+        let frame = choose_frame(connections, how, message, &mut Frames::default(), false);
         connections.queue_frame(index, frame, accepted_ns, false);
         true
     }
@@ -419,7 +443,8 @@ fn make_piece(
     let mut piece = PieceBuilder::default();
     for publication in publications {
         let Some(message) = publication.encoded(encoder) else { continue };
-        let frame = choose_frame(connections, index, message, &mut Frames::default(), false);
+        let how = connections.compressing(index);
+        let frame = choose_frame(connections, how, message, &mut Frames::default(), false);
         if piece.len() + frame.len() > most {
             return None;
         }
@@ -429,19 +454,20 @@ fn make_piece(
     piece.build()
 }
 
-/// Returns the frame of a message for a connection: one of `frames`, or a new one.
+/// Returns the frame of a message for a connection with this compression: one of `frames`, or a new
+/// one.
+#[inline]
 fn choose_frame(
     connections: &mut Connections,
-    index: u32,
+    how: Option<ReplyCompression>,
     message: &SharedMessage,
     frames: &mut Frames,
     is_copied: bool,
 ) -> Arc<[u8]> {
-    let how = connections.compressing(index);
     let how = how.filter(|how| message.payload().len() >= how.bytes_min);
-    let place = how.map_or(0, |how| usize::from(how.sending.bits - WINDOW_BITS_MIN) + 1);
+    let made = frames.frame_mut(how.map(|how| how.sending.bits));
     if how.is_none_or(|how| how.sending.context.is_none())
-        && let Some(frame) = &frames[place]
+        && let Some(frame) = made
     {
         return frame.clone();
     }
@@ -450,5 +476,5 @@ fn choose_frame(
         None => message.plain(),
     };
     let own = if is_copied { Arc::from(&**frame) } else { frame.clone() };
-    frames[place].insert(own).clone()
+    made.insert(own).clone()
 }
