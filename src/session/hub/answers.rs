@@ -77,7 +77,7 @@ impl HubSession {
                 outcome = Err(refusal);
             }
             self.took_up(call, name, outcome);
-            return self.lift_bar();
+            return self.lift_bar(call);
         }
         // The right to see the members may have been lost since the home listed them.
         let shows_members = fate == Fate::Stays || self.may_watch(call, name);
@@ -96,7 +96,7 @@ impl HubSession {
         } else if fate == Fate::Review {
             self.review_subscription(call, at);
         }
-        self.lift_bar();
+        self.lift_bar(call);
     }
 
     /// Processes any other reply of a home.
@@ -109,9 +109,10 @@ impl HubSession {
     ) {
         let Some(asked) = self.take_asked(request) else { return };
         let id = asked.id.as_deref();
-        let channel = channel.as_str();
+        let (name, channel) = (channel, channel.as_str());
         match answer {
             Answer::Published { position, duplicate } => {
+                self.note_published(name);
                 let (position, duplicate) = (*position, *duplicate);
                 call.queue_reply(&Reply::Published { id, channel, position, duplicate });
             }
@@ -124,7 +125,7 @@ impl HubSession {
             Answer::Refused(refusal) => self.was_refused(call, &asked, channel, refusal),
             Answer::Subscribed(_) | Answer::Trimmed { .. } | Answer::Described { .. } => {}
         }
-        self.lift_bar();
+        self.lift_bar(call);
     }
 
     fn was_refused(

@@ -56,7 +56,7 @@ impl HubSession {
             let (since, watch, trusted, replaces) = (None, false, true, None);
             let wanted = Wanted { channel, since, watch, grant, trusted, replaces };
             match self.subscribe(call, None, AskedKind::ByServer, wanted) {
-                Ok(_) => self.await_outcome(channel, number),
+                Ok(_) => self.await_outcome(call, channel, number),
                 Err(refused) => call.effects.outcomes.push((number, Outcome::Refused(refused))),
             }
             return;
@@ -72,7 +72,7 @@ impl HubSession {
             self.set_grant(&name, grant);
             call.effects.rescheduled = true;
         }
-        self.await_outcome(channel, number);
+        self.await_outcome(call, channel, number);
     }
 
     /// Unsubscribes on behalf of a backend. Returns whether there was a subscription to end.
@@ -85,9 +85,9 @@ impl HubSession {
         std::mem::replace(&mut self.subscriptions[at].fate, Fate::Ends) != Fate::Ends
     }
 
-    fn await_outcome(&mut self, channel: &str, call: u32) {
+    fn await_outcome(&mut self, call: &mut Call<'_>, channel: &str, number: u32) {
         let channel = ChannelName::new(channel);
-        self.pending_mut().callers.push(Caller { channel, call });
+        self.pending_mut(call).callers.push(Caller { channel, call: number });
     }
 
     /// Reports the outcome of a subscription to the backends that wait for it.

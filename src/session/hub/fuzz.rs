@@ -171,7 +171,8 @@ impl World {
         }
     }
 
-    fn said(&mut self, text: &str) {
+    fn said(&mut self, text: &[u8]) {
+        let text = std::str::from_utf8(text).expect("replies are text");
         assert!(!text.contains(['\n', '\r']), "on one line: {text}");
         // Content is passed on verbatim and may hold numbers that no Rust type can represent.
         let object: Spoken = serde_json::from_str(text).expect("JSON");

@@ -30,6 +30,8 @@ mod verbs;
 
 use std::sync::Arc;
 
+use pending::Pending;
+
 pub use answers::{JoinAnswer, MemberIndexes};
 pub use by_server::Outcome;
 pub use portable::SessionState;
@@ -56,7 +58,7 @@ pub struct Left {
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Frames to send.
-    pub says: Vec<String>,
+    pub says: Vec<Vec<u8>>,
     /// Requests to homes.
     pub asks: Vec<Request>,
     pub left: Vec<Left>,
@@ -89,6 +91,8 @@ pub struct Effects {
     pub requests: u32,
     /// Bytes of `says`.
     pub reply_bytes: usize,
+    /// Memory for the pending work of the next session that has any.
+    spare_pending: Option<Box<Pending>>,
 }
 
 impl Effects {
@@ -163,6 +167,7 @@ impl Call<'_> {
     /// Queues a reply, if the client's protocol can encode it.
     fn queue_reply(&mut self, reply: &Reply<'_>) {
         if let Some(text) = self.client_protocol().encode_reply(reply) {
+            debug_assert!(std::str::from_utf8(&text).is_ok(), "replies are text messages");
             self.effects.reply_bytes += text.len();
             self.effects.says.push(text);
         }

@@ -27,6 +27,9 @@ pub(super) struct Resuming {
     pub(super) old: Option<ConnectionId>,
 }
 
+/// The most entries that empty lists have room for when they are kept.
+const SPARE_CAPACITY: usize = 16;
+
 /// A request in flight to a home.
 #[derive(Debug)]
 pub(super) struct Asked {
@@ -83,4 +86,18 @@ pub(super) struct Pending {
     pub(super) resuming: Option<Box<Resuming>>,
     /// Calls of backends that wait for the outcome of a subscription.
     pub(super) callers: Vec<Caller>,
+}
+
+impl Pending {
+    /// Returns whether nothing is pending.
+    pub(super) fn is_empty(&self) -> bool {
+        let is_asked = !self.asked.is_empty() || !self.callers.is_empty();
+        !is_asked && self.held.is_empty() && self.resuming.is_none()
+    }
+
+    /// Returns whether its memory may be kept when it is empty.
+    pub(super) fn is_small(&self) -> bool {
+        let capacity = self.asked.capacity().max(self.held.capacity());
+        capacity.max(self.callers.capacity()) <= SPARE_CAPACITY
+    }
 }

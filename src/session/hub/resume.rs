@@ -139,9 +139,9 @@ impl HubSession {
                 }
             }
         }
-        self.pending_mut().resuming = Some(Box::new(resuming));
+        self.pending_mut(call).resuming = Some(Box::new(resuming));
         self.resumed_if_done(call);
-        self.free_pending();
+        self.free_pending(call);
         Ok(())
     }
 

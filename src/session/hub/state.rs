@@ -63,6 +63,9 @@ pub(super) struct Extras {
     pub(super) root: Option<ConnectionId>,
     /// This connection as the sender of its messages; created when first needed.
     from: Option<Arc<Sender>>,
+    /// The channel of the last acknowledged publish, by the name that its home uses: most
+    /// connections publish to one channel, whose home need not look the name up.
+    published: Option<ChannelName>,
     /// The state of its rate limits for requests.
     pub(super) limiter: Limiter,
     /// Budgets of recent publishes, by namespace.
@@ -163,17 +166,19 @@ impl HubSession {
         asked.into_iter().any(|asked| asked.kind.is_read())
     }
 
-    /// Returns the pending work, and allocates it if there is none.
-    pub(super) fn pending_mut(&mut self) -> &mut Pending {
-        self.pending.get_or_insert_default()
+    /// Returns the pending work. If there is none, takes the memory that the last session left, or
+    /// allocates it.
+    pub(super) fn pending_mut(&mut self, call: &mut Call<'_>) -> &mut Pending {
+        self.pending.get_or_insert_with(|| call.effects.spare_pending.take().unwrap_or_default())
     }
 
-    /// Frees the pending work when it is empty.
-    pub(super) fn free_pending(&mut self) {
-        self.pending.take_if(|pending| {
-            let is_asked = !pending.asked.is_empty() || !pending.callers.is_empty();
-            !is_asked && pending.held.is_empty() && pending.resuming.is_none()
-        });
+    /// Frees the pending work when it is empty: leaves its memory to the next session.
+    pub(super) fn free_pending(&mut self, call: &mut Call<'_>) {
+        let freed = self.pending.take_if(|pending| pending.is_empty());
+        if let Some(mut freed) = freed.filter(|pending| pending.is_small()) {
+            freed.is_barred = false;
+            call.effects.spare_pending = Some(freed);
+        }
     }
 
     pub(super) fn extras_mut(&mut self) -> &mut Extras {
@@ -280,6 +285,23 @@ impl HubSession {
         }
         let sender = Arc::new(Sender { user: self.user().cloned(), connection: self.id });
         self.extras_mut().from.insert(sender).clone()
+    }
+
+    /// Returns the name of a channel to publish to.
+    pub(super) fn name_to_publish(&self, channel: &str) -> ChannelName {
+        let known = self.extras.as_ref().and_then(|extras| extras.published.as_ref());
+        match known {
+            Some(known) if known.as_str() == channel => known.clone(),
+            _ => ChannelName::new(channel),
+        }
+    }
+
+    /// Keeps the name of a channel that the connection has published to.
+    pub(super) fn note_published(&mut self, channel: &ChannelName) {
+        let Some(extras) = &mut self.extras else { return };
+        if extras.published.as_ref().is_none_or(|known| !known.is_shared_with(channel)) {
+            extras.published = Some(channel.clone());
+        }
     }
 
     /// Returns when the session has to act without a request (Unix, ms): on the expiry of a token

@@ -79,28 +79,28 @@ impl HubSession {
                 borrowed.as_slice()[done..].to_vec()
             }
         };
-        self.pending_mut().held.push_back(HeldFrame { bytes, cutter, over_rate });
+        self.pending_mut(call).held.push_back(HeldFrame { bytes, cutter, over_rate });
     }
 
     /// Lifts the bar after a reply of a home. Waiting requests continue in the connection's next
     /// turn, not here, so that one reply cannot use more than a turn's budget.
-    pub(super) fn lift_bar(&mut self) {
+    pub(super) fn lift_bar(&mut self, call: &mut Call<'_>) {
         if let Some(pending) = &mut self.pending {
             pending.is_barred = false;
         }
-        self.free_pending();
+        self.free_pending(call);
     }
 
     /// Continues with waiting requests, within the call's budget.
     pub fn resume_requests(&mut self, call: &mut Call<'_>) {
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
-            let Some(mut frame) = self.pending_mut().held.pop_front() else { break };
+            let Some(mut frame) = self.pending_mut(call).held.pop_front() else { break };
             if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {
-                self.pending_mut().held.push_front(frame);
+                self.pending_mut(call).held.push_front(frame);
                 break;
             }
         }
-        self.free_pending();
+        self.free_pending(call);
     }
 
     /// Processes the requests of a frame. Returns false if some of them have to wait: for the next
@@ -118,7 +118,7 @@ impl HubSession {
             }
             // While a `resume` is in flight, or too many requests are, nothing further may start.
             if self.is_resuming() || self.asked_count() >= call.realm.limits.requests_max as usize {
-                self.pending_mut().is_barred = true;
+                self.pending_mut(call).is_barred = true;
                 return false;
             }
             if call.is_spent() {
@@ -133,7 +133,7 @@ impl HubSession {
                 cutter.take_plain(frame, bytes_max, left, |rest| protocol.read_plain_request(rest));
             if let Some((request, range)) = plain {
                 if !self.take_request(call, request, range.len(), over_rate) {
-                    return self.bar_requests(cutter, &range);
+                    return self.bar_requests(call, cutter, &range);
                 }
                 continue;
             }
@@ -142,7 +142,7 @@ impl HubSession {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
                     let request = protocol.read_request(object);
                     if !self.take_request(call, request, range.len(), over_rate) {
-                        return self.bar_requests(cutter, &range);
+                        return self.bar_requests(call, cutter, &range);
                     }
                 }
                 Cut::TooLarge(bytes) => reject_large(call, bytes),
@@ -166,9 +166,14 @@ impl HubSession {
 
     /// Returns to a request that has to wait for the reply to an earlier one, and bars the requests
     /// behind it.
-    fn bar_requests(&mut self, cutter: &mut Cutter, object: &Range<usize>) -> bool {
+    fn bar_requests(
+        &mut self,
+        call: &mut Call<'_>,
+        cutter: &mut Cutter,
+        object: &Range<usize>,
+    ) -> bool {
         cutter.go_back(object);
-        self.pending_mut().is_barred = true;
+        self.pending_mut(call).is_barred = true;
         false
     }
 
@@ -288,14 +293,16 @@ impl HubSession {
                 let limit = limit.unwrap_or(call.realm.limits.presence_page_max);
                 let after = after.map(|after| Box::from(&*after));
                 let verb = Verb::Presence { after, limit };
-                self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
+                let name = ChannelName::new(&channel);
+                self.send_request(call, id, AskedKind::Read, name, namespace, verb);
             }
             Command::History { channel, limit, since, reverse } => {
                 let namespace =
                     self.decide_permission(call, auth::Permission::History, &channel)?;
                 let limit = limit.unwrap_or(call.realm.limits.history_page_max);
                 let verb = Verb::History { since, limit, reverse };
-                self.send_request(call, id, AskedKind::Read, &channel, namespace, verb);
+                let name = ChannelName::new(&channel);
+                self.send_request(call, id, AskedKind::Read, name, namespace, verb);
             }
         }
         Ok(())
@@ -425,7 +432,7 @@ impl HubSession {
         let members_max = namespace.members_max;
         let subscribe = Subscribe { since, watch, restart, member, replaces, members_max };
         let verb = Verb::Subscribe(Box::new(subscribe));
-        Ok(self.send_request(call, id, kind, channel, namespace, verb))
+        Ok(self.send_request(call, id, kind, ChannelName::new(channel), namespace, verb))
     }
 
     /// Removes a subscription from the shard's members and purges its queued messages. Returns
@@ -519,7 +526,8 @@ impl HubSession {
             storing: call.realm.protocols.storing(),
         };
         let verb = Verb::Publish { draft: Box::new(draft), key };
-        self.send_request(call, id, AskedKind::Other, channel, namespace, verb);
+        let name = self.name_to_publish(channel);
+        self.send_request(call, id, AskedKind::Other, name, namespace, verb);
         Ok(())
     }
 
@@ -548,16 +556,16 @@ impl HubSession {
         call: &mut Call<'_>,
         id: Option<&str>,
         kind: AskedKind,
-        channel: &str,
+        channel: ChannelName,
         namespace: &Namespace,
         verb: Verb,
     ) -> u32 {
         let request = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        self.pending_mut().asked.push_back(Asked { request, id: id.map(Into::into), kind });
+        self.pending_mut(call).asked.push_back(Asked { request, id: id.map(Into::into), kind });
         call.effects.asks.push(Request {
             from: Origin::Session { id: self.id, request },
-            channel: ChannelName::new(channel),
+            channel,
             retention: retention_of(namespace),
             verb,
         });

@@ -44,8 +44,9 @@ pub trait ClientProtocol: EventEncoder {
         None
     }
 
-    /// Encodes a reply as a text message. `None`: the protocol has no encoding for this reply.
-    fn encode_reply(&self, reply: &Reply<'_>) -> Option<String>;
+    /// Encodes a reply as the payload of a text message, in UTF-8. `None`: the protocol has no
+    /// encoding for this reply.
+    fn encode_reply(&self, reply: &Reply<'_>) -> Option<Vec<u8>>;
 }
 
 /// The client protocols of a process, at least one. A client that chooses none uses the first.

@@ -1,6 +1,7 @@
-//! Encodes replies and events: one JSON object each, without raw line breaks.
+//! Encodes replies and events: one JSON object each, without raw line breaks. The output is UTF-8,
+//! because its parts are; as bytes, ids and epochs need no check of that.
 
-use std::fmt::Write;
+use std::io::Write;
 use std::sync::Arc;
 
 use crate::hub::{
@@ -19,35 +20,41 @@ const WELCOME_BYTES: usize = 256;
 
 /// A JSON object under construction.
 #[derive(Debug)]
-struct Line(String);
+struct Line(Vec<u8>);
+
+/// Appends text.
+#[inline]
+fn push(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
+    out.extend_from_slice(text.as_ref());
+}
 
 impl Line {
     /// Starts an object with `{"type":KIND` and the request's id.
     fn new(kind: &str, id: Option<&str>) -> Self {
-        let mut line = Self(String::with_capacity(192));
-        line.0.push_str(r#"{"type":""#);
-        line.0.push_str(kind);
-        line.0.push('"');
+        let mut line = Self(Vec::with_capacity(192));
+        push(&mut line.0, r#"{"type":""#);
+        push(&mut line.0, kind);
+        line.0.push(b'"');
         if let Some(id) = id {
-            line.0.push_str(r#","id":"#);
-            line.0.push_str(id);
+            push(&mut line.0, r#","id":"#);
+            push(&mut line.0, id);
         }
         line
     }
 
     /// Starts a nested object, without a type.
     fn part() -> Self {
-        Self(String::from("{"))
+        Self(vec![b'{'])
     }
 
     /// Writes the name of a field, which must not need escapes; the caller writes the value.
     fn name(mut self, name: &str) -> Self {
         if self.0.len() > 1 {
-            self.0.push(',');
+            self.0.push(b',');
         }
-        self.0.push('"');
-        self.0.push_str(name);
-        self.0.push_str("\":");
+        self.0.push(b'"');
+        push(&mut self.0, name);
+        push(&mut self.0, "\":");
         self
     }
 
@@ -66,9 +73,9 @@ impl Line {
     }
 
     /// Adds JSON verbatim.
-    fn raw(self, name: &str, json: &str) -> Self {
+    fn raw(self, name: &str, json: impl AsRef<[u8]>) -> Self {
         let mut line = self.name(name);
-        line.0.push_str(json);
+        push(&mut line.0, json);
         line
     }
 
@@ -89,24 +96,24 @@ impl Line {
     /// Adds a page of members, their total count, and the cursor of the next page.
     fn presence(self, page: &PresencePage) -> Self {
         let mut line = self.value("count", page.count).name("members");
-        line.0.push('[');
+        line.0.push(b'[');
         for (at, member) in page.members.iter().enumerate() {
             if at > 0 {
-                line.0.push(',');
+                line.0.push(b',');
             }
             line = line.member(member);
         }
-        line.0.push(']');
+        line.0.push(b']');
         line.optional_text("next", page.next.as_deref())
     }
 
     /// Writes `{"user":…,"connection":…,"joined_as":…,"info":…}`.
     fn member(mut self, member: &MemberInfo) -> Self {
-        self.0.push('{');
+        self.0.push(b'{');
         if let MemberKey::User(user) = &member.key {
-            self.0.push_str(r#""user":"#);
+            push(&mut self.0, r#""user":"#);
             push_quoted(&mut self.0, user);
-            self.0.push(',');
+            self.0.push(b',');
         }
         let _ = write!(self.0, r#""connection":"{}""#, member.connection);
         // After a resumption the key is still the connection that joined, which watchers know.
@@ -118,7 +125,7 @@ impl Line {
         if let Some(info) = &member.info {
             let _ = write!(self.0, r#","info":{info}"#);
         }
-        self.0.push('}');
+        self.0.push(b'}');
         self
     }
 
@@ -142,15 +149,15 @@ impl Line {
     /// Adds messages as they were sent. Stored ones are already encoded in this protocol.
     fn messages(self, messages: &[Arc<Publication>], encoder: ProtocolEncoder) -> Self {
         let mut line = self.name("messages");
-        line.0.push('[');
+        line.0.push(b'[');
         let encoded = messages.iter().filter_map(|one| one.encoded(encoder));
         for (at, one) in encoded.enumerate() {
             if at > 0 {
-                line.0.push(',');
+                line.0.push(b',');
             }
-            line.0.push_str(std::str::from_utf8(one.payload()).expect("this protocol is text"));
+            push(&mut line.0, one.payload());
         }
-        line.0.push(']');
+        line.0.push(b']');
         line
     }
 
@@ -163,85 +170,85 @@ impl Line {
                     .position(*position)
                     .value("recovered", recovered)
                     .optional_text("grant", grant.as_deref()),
-                Err(refused) => Self::part().raw("error", &Self::part().refused(refused).end()),
+                Err(refused) => Self::part().raw("error", Self::part().refused(refused).end()),
             };
             if all.0.len() > 1 {
-                all.0.push(',');
+                all.0.push(b',');
             }
             // The client's own string: for a rejected channel it need not be a valid name.
             push_quoted(&mut all.0, channel);
-            all.0.push(':');
-            all.0.push_str(&one.end());
+            all.0.push(b':');
+            push(&mut all.0, one.end());
         }
-        self.raw("channels", &all.end())
+        self.raw("channels", all.end())
     }
 
     /// Closes the object and returns its text.
-    fn end(mut self) -> String {
-        self.0.push('}');
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
         self.0
     }
 }
 
 /// Writes a JSON string. Text without escapes, the usual case, is copied as it is.
-fn push_quoted(out: &mut String, text: &str) {
+fn push_quoted(out: &mut Vec<u8>, text: &str) {
     if plain::is_plain(text) {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
+        out.push(b'"');
+        push(out, text);
+        out.push(b'"');
     } else {
         let _ = write!(out, "{}", serde_json::Value::from(text));
     }
 }
 
 /// Writes the epoch's value and the `offset` field; the caller has written the name `epoch`.
-fn push_position(text: &mut String, position: Position) {
-    text.push('"');
+fn push_position(text: &mut Vec<u8>, position: Position) {
+    text.push(b'"');
     position.epoch.push_to(text);
-    text.push_str(r#"","offset":"#);
+    push(text, r#"","offset":"#);
     push_number(text, position.offset);
 }
 
-fn push_number(text: &mut String, number: u64) {
-    text.push_str(itoa::Buffer::new().format(number));
+fn push_number(text: &mut Vec<u8>, number: u64) {
+    push(text, itoa::Buffer::new().format(number));
 }
 
 /// Writes a message and returns the offset at which its content starts. Uses no formatters: they
 /// took nearly half of the instructions of an append.
-fn write_message(text: &mut String, message: &ChannelMessage<'_>) -> usize {
-    text.push_str(r#"{"type":"message""#);
+fn write_message(text: &mut Vec<u8>, message: &ChannelMessage<'_>) -> usize {
+    push(text, r#"{"type":"message""#);
     if let Some(channel) = message.channel {
         // Channel names are restricted to characters that need no JSON escapes.
-        text.push_str(r#","channel":""#);
-        text.push_str(channel.as_str());
-        text.push('"');
+        push(text, r#","channel":""#);
+        push(text, channel.as_str());
+        text.push(b'"');
     }
     if let Some(position) = message.position {
-        text.push_str(r#","offset":"#);
+        push(text, r#","offset":"#);
         push_number(text, position.offset);
     }
     if let Some(prev) = message.prev {
-        text.push_str(r#","prev":"#);
+        push(text, r#","prev":"#);
         // The content's range lets protocols and compression reuse it without parsing the message.
         push_number(text, prev);
     }
-    text.push_str(r#","content":"#);
+    push(text, r#","content":"#);
     let content_at = text.len();
-    text.push_str(message.content);
+    push(text, message.content);
     if let Some(Sender { user, connection }) = message.from {
-        text.push_str(r#","from":{"#);
+        push(text, r#","from":{"#);
         if let Some(user) = user {
-            text.push_str(r#""user":"#);
+            push(text, r#""user":"#);
             push_quoted(text, user);
-            text.push(',');
+            text.push(b',');
         }
-        text.push_str(r#""connection":""#);
+        push(text, r#""connection":""#);
         connection.push_to(text);
-        text.push_str(r#""}"#);
+        push(text, r#""}"#);
     }
-    text.push_str(r#","time":"#);
+    push(text, r#","time":"#);
     push_number(text, message.time_ms);
-    text.push('}');
+    text.push(b'}');
     content_at
 }
 
@@ -252,7 +259,7 @@ pub(super) fn encode_event(event: &Event<'_>) -> EncodedEvent {
         Event::Message(message) => {
             let channel = message.channel.map_or(0, |channel| channel.as_str().len());
             let bytes = message.content.len() + channel + ENVELOPE_BYTES;
-            let mut text = String::with_capacity(bytes);
+            let mut text = Vec::with_capacity(bytes);
             let content_at = write_message(&mut text, message);
             content = Some(content_at..content_at + message.content.len());
             text
@@ -268,14 +275,14 @@ pub(super) fn encode_event(event: &Event<'_>) -> EncodedEvent {
         }
         Event::Position { channel, position } => encode_gap(channel, *position, "epoch"),
     };
-    EncodedEvent { kind: DataKind::Text, payload: text.into_bytes(), content }
+    EncodedEvent { kind: DataKind::Text, payload: text, content }
 }
 
-fn encode_news(kind: &str, channel: &ChannelName, member: &MemberInfo) -> String {
+fn encode_news(kind: &str, channel: &ChannelName, member: &MemberInfo) -> Vec<u8> {
     Line::new(kind, None).text("channel", channel.as_str()).name("member").member(member).end()
 }
 
-fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> String {
+fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> Vec<u8> {
     let line = Line::new("gap", None).text("channel", channel.as_str());
     line.position(position).text("reason", reason).end()
 }
@@ -286,28 +293,30 @@ fn encode_welcome(
     ticket: Option<&str>,
     heartbeat_s: u32,
     limits: &WelcomeLimits,
-) -> String {
+) -> Vec<u8> {
     let bytes = ticket.map_or(0, str::len) + WELCOME_BYTES;
-    let mut text = String::with_capacity(bytes);
-    text.push_str(r#"{"type":"welcome","connection":""#);
+    let mut text = Vec::with_capacity(bytes);
+    push(&mut text, r#"{"type":"welcome","connection":""#);
     connection.push_to(&mut text);
-    text.push('"');
+    text.push(b'"');
     if let Some(ticket) = ticket {
-        text.push_str(r#","ticket":"#);
-        push_quoted(&mut text, ticket);
+        // Sealed texts are base64, which needs no escapes.
+        push(&mut text, r#","ticket":""#);
+        push(&mut text, ticket);
+        text.push(b'"');
     }
-    text.push_str(r#","heartbeat":"#);
+    push(&mut text, r#","heartbeat":"#);
     push_number(&mut text, heartbeat_s.into());
-    text.push_str(r#","limits":{"message_bytes":"#);
+    push(&mut text, r#","limits":{"message_bytes":"#);
     push_number(&mut text, limits.message_bytes_max);
-    text.push_str(r#","channels":"#);
+    push(&mut text, r#","channels":"#);
     push_number(&mut text, limits.channels_max.into());
-    text.push_str(concat!(r#"},"server":"seawall/"#, env!("CARGO_PKG_VERSION"), r#""}"#));
+    push(&mut text, concat!(r#"},"server":"seawall/"#, env!("CARGO_PKG_VERSION"), r#""}"#));
     text
 }
 
 /// Encodes a reply.
-pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
+pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
     let line = match reply {
         Reply::Welcome { connection, ticket, heartbeat_s, limits } => {
             return encode_welcome(*connection, *ticket, *heartbeat_s, limits);
@@ -318,7 +327,7 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> String {
                 .position(*position)
                 .value("recovered", recovered);
             let line = match presence {
-                Some(page) => line.raw("presence", &Line::part().presence(page).end()),
+                Some(page) => line.raw("presence", Line::part().presence(page).end()),
                 None => line,
             };
             line.optional_text("grant", *grant)
@@ -365,19 +374,19 @@ fn encode_published(
     channel: &str,
     position: Position,
     duplicate: bool,
-) -> String {
+) -> Vec<u8> {
     let names = id.map_or(0, str::len) + channel.len();
-    let mut text = String::with_capacity(names + ENVELOPE_BYTES);
-    text.push_str(r#"{"type":"published""#);
+    let mut text = Vec::with_capacity(names + ENVELOPE_BYTES);
+    push(&mut text, r#"{"type":"published""#);
     if let Some(id) = id {
-        text.push_str(r#","id":"#);
-        text.push_str(id);
+        push(&mut text, r#","id":"#);
+        push(&mut text, id);
     }
-    text.push_str(r#","channel":"#);
+    push(&mut text, r#","channel":"#);
     push_quoted(&mut text, channel);
-    text.push_str(r#","epoch":"#);
+    push(&mut text, r#","epoch":"#);
     push_position(&mut text, position);
-    text.push_str(if duplicate { r#","duplicate":true}"# } else { "}" });
+    push(&mut text, if duplicate { r#","duplicate":true}"# } else { "}" });
     text
 }
 
@@ -387,7 +396,7 @@ fn encode_ticket(ticket: &str, grants: &[FreshGrant]) -> Line {
         return line;
     }
     let named = grants.iter().fold(Line::part(), |all, one| all.text(&one.channel, &one.grant));
-    line.raw("grants", &named.end())
+    line.raw("grants", named.end())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ impl ClientProtocol for SeawallV1 {
         plain::read_plain(frame)
     }
 
-    fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {
+    fn encode_reply(&self, reply: &Reply<'_>) -> Option<Vec<u8>> {
         Some(encode::encode_reply(reply))
     }
 }

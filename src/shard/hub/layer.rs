@@ -133,7 +133,7 @@ impl Sessions for Hub {
         let goodbye = Reply::Goodbye { code, reason, retry_after_ms };
         let text = protocol.and_then(|protocol| protocol.encode_reply(&goodbye));
         if let Some(text) = text {
-            connections.send_message(index, DataKind::Text, text.into_bytes());
+            connections.send_message(index, DataKind::Text, text);
         }
     }
 

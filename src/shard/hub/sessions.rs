@@ -134,7 +134,7 @@ impl Hub {
         let is_one_too_many = has_changes && self.apply_changes(connections, index, &mut effects);
         if !effects.says.is_empty() {
             for text in effects.says.drain(..) {
-                connections.send_message(index, DataKind::Text, text.into_bytes());
+                connections.send_message(index, DataKind::Text, text);
             }
         }
         if !effects.asks.is_empty() {
@@ -262,7 +262,9 @@ impl Hub {
     /// Removes the session at a slot and all references to it, and applies the effects of its end.
     pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
         let Some(mut entry) = self.sessions.remove_at(index) else { return };
-        self.congested.remove(&connections.token(index));
+        if !self.congested.is_empty() {
+            self.congested.remove(&connections.token(index));
+        }
         self.index_bytes -= entry.session.index_bytes();
         // A separate structure: the session may end while the effects of its last call are applied.
         let mut effects = Effects::default();

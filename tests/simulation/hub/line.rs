@@ -76,9 +76,9 @@ impl ClientProtocol for LineV1 {
         ClientRequest { id, command }
     }
 
-    fn encode_reply(&self, reply: &Reply<'_>) -> Option<String> {
+    fn encode_reply(&self, reply: &Reply<'_>) -> Option<Vec<u8>> {
         let named = |id: Option<&str>| id.unwrap_or("-").to_owned();
-        Some(match reply {
+        let line = match reply {
             Reply::Subscribed { id, position, recovered, .. } => {
                 format!("{} in {} {} {recovered}", named(*id), position.epoch, position.offset)
             }
@@ -93,6 +93,7 @@ impl ClientProtocol for LineV1 {
             Reply::Error { id, refused } => format!("{} no {}", named(*id), refused.code.as_str()),
             Reply::Goodbye { code, .. } => format!("- bye {code}"),
             _ => return None,
-        })
+        };
+        Some(line.into_bytes())
     }
 }

@@ -123,7 +123,7 @@ fn push_position(answer: &Answer, json: &mut String) -> Result<(), ApiError> {
         json.push_str(r#""duplicate":true,"#);
     }
     json.push_str(r#""epoch":""#);
-    position.epoch.push_to(json);
+    json.push_str(&position.epoch.to_string());
     json.push_str(r#"","offset":"#);
     json.push_str(itoa::Buffer::new().format(position.offset));
     json.push('}');
