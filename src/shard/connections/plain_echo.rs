@@ -6,7 +6,6 @@
 //!
 //! Measured with messages of 20 bytes, sixteen in each input: 870 instructions for a message
 //! processed by `frames.rs`.
-//! went the general way.
 
 use super::Connections;
 use super::meter::is_metered;
@@ -83,7 +82,10 @@ impl Connections {
             outbox.append_with(&mut self.pools, bytes_max, |tail| {
                 let start = tail.len();
                 ws::append_message(tail, kind, payload);
-                while run.messages < frames_max && tail.len() - start <= room_bytes {
+                while !input.is_empty()
+                    && run.messages < frames_max
+                    && tail.len() - start <= room_bytes
+                {
                     match parts.receiver.next_plain(input, limits) {
                         None => break,
                         Some(Ok((kind, payload))) => {
