@@ -61,6 +61,7 @@ packages() {
     command -v gcc >/dev/null || echo gcc libc6-dev
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
+    command -v redis-server >/dev/null || echo redis-server
     command -v pebble >/dev/null || echo pebble
     command -v openssl >/dev/null || echo openssl
     command -v testssl >/dev/null || echo testssl.sh
@@ -114,6 +115,13 @@ install_clients() {
         python3 -m venv .cache/venv
         .cache/venv/bin/pip install --quiet --disable-pip-version-check -r "$versions"
         cp "$versions" .cache/venv/installed
+    fi
+    versions=tests/cluster/requirements.txt
+    if ! installed .cache/engines "$versions"; then
+        rm -rf .cache/engines
+        .cache/venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+            --target .cache/engines -r "$versions"
+        cp "$versions" .cache/engines/installed
     fi
     versions=tests/clients/package.json
     if ! installed .cache/node "$versions"; then

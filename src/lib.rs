@@ -175,6 +175,7 @@
 //! | room | content |
 //! | --- | --- |
 //! | [`cli`] | the command line |
+//! | [`cluster`] | channels of several nodes, over an engine that they share |
 //! | [`config`] | options: read, merged and validated |
 //! | `guard` | restrictions of the serving process: user, files, system calls |
 //! | [`auth`] | identity and rights of clients |
@@ -200,7 +201,8 @@
 //! - `admission`: `proto`
 //! - `auth`: `text`
 //! - `cli`: `acme`, `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
-//! - `config`: `acme`, `admission`, `auth`, `driver`, `proto`, `tls`
+//! - `cluster`: `driver`, `hub`
+//! - `config`: `acme`, `admission`, `auth`, `cluster`, `driver`, `proto`, `tls`
 //! - `control`: `acme`, `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`,
 //!   `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
@@ -208,7 +210,7 @@
 //! - `hub`: `proto`
 //! - `metrics`: `admission`, `driver`, `proto`
 //! - `proto`: nothing
-//! - `server`: `admission`, `config`, `driver`, `hub`, `metrics`, `session`, `shard`
+//! - `server`: `admission`, `cluster`, `config`, `driver`, `hub`, `metrics`, `session`, `shard`
 //! - `session`: `admission`, `auth`, `hub`, `proto`, `text`
 //! - `shard`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `session`,
 //!   `text`, `tls`, `web`
@@ -224,12 +226,14 @@
 //! A connection can be serialized to plain data and restored from it ([`shard::portable`]): the
 //! seam for handing connections to a new process.
 //!
-//! One place is kept free: other logs than the one in memory behind [`hub::Log`].
+//! Behind [`hub::Log`] is the log in memory, or that of a [`cluster`], whose commands a thread of
+//! its own carries to the engine that several nodes share.
 
 pub mod acme;
 pub mod admission;
 pub mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 mod control;
 pub mod driver;

@@ -13,7 +13,7 @@ use seawall::config::{Given, Source, Written, reference};
 use seawall::tls::development::DevelopmentCertificate;
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 21] = SECTIONS;
+    static TABLE: [Section; 22] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -70,6 +70,17 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("listener", "tls_client_ca") => {
             vec!["--dev-tls".to_owned(), "--listener-tls-client-certificates=request".to_owned()]
         }
+        ("cluster", key) => {
+            let keys = fixture("keys", 0o600, SECRET);
+            let mut given = vec![format!("--resume-keys-file={keys}")];
+            if key != "urls" {
+                given.push("--cluster-urls=redis://127.0.0.1".to_owned());
+            }
+            if key == "user" {
+                given.push(format!("--cluster-password-file={}", fixture("secret", 0o600, SECRET)));
+            }
+            given
+        }
         ("acme", key) => {
             let needed = [
                 ("names", "--acme-names=app.test".to_owned()),
@@ -107,7 +118,8 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("engine.completion_entries", _) => "4096".to_owned(),
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
-        ("listener.tls_client_ca" | "acme.ca_file", _) => {
+        ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000/1".to_owned(),
+        ("listener.tls_client_ca" | "acme.ca_file" | "cluster.ca_file", _) => {
             fixture("ca.pem", 0o644, &certificate().chain)
         }
         ("limits.address_prefix_v4", _) => "24".to_owned(),
@@ -120,7 +132,9 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("auth.jwks_url", _) => "https://id.example/jwks.json".to_owned(),
         ("auth.jwks_file", _) => fixture("jwks.json", 0o644, "{\"keys\": []}"),
         ("key.public_key_file", _) => fixture("key.pem", 0o644, PUBLIC_KEY),
-        ("key.secret_file" | "api_key.secret_file", _) => fixture("secret", 0o600, SECRET),
+        ("key.secret_file" | "api_key.secret_file" | "cluster.password_file", _) => {
+            fixture("secret", 0o600, SECRET)
+        }
         ("resume.keys_file" | "tls.ticket_keys_file", _) => fixture("keys", 0o600, SECRET),
         ("resume.keys" | "tls.ticket_keys", _) => SECRET.to_owned(),
         ("acme.names", _) => "one.test,two.test".to_owned(),

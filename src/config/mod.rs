@@ -6,6 +6,7 @@
 //! the table for users.
 
 mod acme;
+mod cluster;
 mod credentials;
 mod endpoints;
 pub mod file;
@@ -32,6 +33,7 @@ use crate::acme::AcmeSettings;
 use crate::admission;
 use crate::admission::limiter::RateBounds;
 use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
+use crate::cluster::ClusterSettings;
 use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
 use crate::proto::http::{self, Forwarding, Routes};
@@ -244,6 +246,8 @@ pub struct Config {
     pub routes: Routes,
     pub route_options: Vec<RouteOptions>,
     pub hub: Hub,
+    /// The engine that several nodes share; `None`: channels belong to this process.
+    pub cluster: Option<Arc<ClusterSettings>>,
     pub namespaces: Namespaces,
     pub auth: Auth,
     pub resume: Resume,

@@ -17,6 +17,7 @@ pub(super) fn check_single_sections(file: &File, faults: &mut Faults) {
     check_section("drain", file.drain.numbers(), faults);
     check_section("metrics", file.metrics.numbers(), faults);
     check_section("hub", file.hub.numbers(), faults);
+    check_section("cluster", file.cluster.numbers(), faults);
     check_section("auth", file.auth.numbers(), faults);
     check_section("resume", file.resume.numbers(), faults);
     check_section("tls", file.tls.numbers(), faults);

@@ -58,6 +58,7 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     keep("[acme]", &old.acme, &mut new.acme, waiting);
     keep("[[listener]]", &old.listeners, &mut new.listeners, waiting);
     keep("[engine]", &old.engine, &mut new.engine, waiting);
+    keep("[cluster]", &old.cluster, &mut new.cluster, waiting);
     keep("[process]", &old.process, &mut new.process, waiting);
     keep("[metrics]", &old.metrics, &mut new.metrics, waiting);
     keep("log.format", &old.log.format, &mut new.log.format, waiting);

@@ -54,7 +54,7 @@ pub(super) fn of_group(file: &Written) -> Vec<String> {
     let keys = file.keys.iter().map(|key| &key.secret_file);
     let api_keys = file.api_keys.iter().map(|key| &key.secret_file);
     let certificates = file.certificates.iter().map(|certificate| &certificate.key);
-    let lists = [&file.resume.keys_file, &file.tls.ticket_keys_file];
+    let lists = [&file.resume.keys_file, &file.tls.ticket_keys_file, &file.cluster.password_file];
     let all = keys.chain(api_keys).chain(certificates).chain(lists);
     let is_open = |path: &str| {
         let found = std::fs::metadata(path);

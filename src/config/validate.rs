@@ -7,8 +7,8 @@ use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::file_stamps::FileStamps;
 use super::{
-    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, credentials,
-    error, hub, ranges, secret_files, tls,
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, cluster,
+    credentials, error, hub, ranges, secret_files, tls,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
 use crate::admission::{self, ROUTES_MAX};
@@ -64,6 +64,7 @@ impl Config {
         let log_level = faults.check(level(&file.log.level));
         let resume = faults.check(credentials::resume(&file.resume));
         let acme = acme::settings(file, &mut faults);
+        let cluster = cluster::settings(file, &mut faults);
         let Endpoints { listeners, certificates, routes, admin, auth, namespaces, .. } = endpoints;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
@@ -92,6 +93,7 @@ impl Config {
             routes: Routes::new(table),
             route_options,
             hub: file.hub.clone(),
+            cluster,
             namespaces,
             auth,
             resume,

@@ -62,7 +62,9 @@ impl Reach {
             config.auth.jwks.as_ref().map(|source| source.url.as_str()),
             config.acme.as_ref().map(|settings| settings.directory.as_str()),
         ];
-        let ports: Vec<u16> = urls.into_iter().flatten().map(port_of).collect();
+        let engine = config.cluster.iter().flat_map(|settings| &settings.urls);
+        let ports: Vec<u16> =
+            urls.into_iter().flatten().map(port_of).chain(engine.map(|url| url.port)).collect();
         if !ports.is_empty() {
             reach.ports = [ports, vec![HTTPS, DNS]].concat();
             reach.read.extend(FETCHING.map(PathBuf::from));

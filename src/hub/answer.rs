@@ -139,6 +139,11 @@ pub enum Out {
         channel: ChannelName,
         position: Position,
     },
+    /// Messages up to this position were lost on the way; for all members on the shard.
+    Gap {
+        channel: ChannelName,
+        position: Position,
+    },
 }
 
 // Each publish moves one of each through several queues, so their size matters.
@@ -148,7 +153,9 @@ impl Out {
     /// Returns the channel; `None` for a message that is addressed to connections.
     pub fn channel(&self) -> Option<&ChannelName> {
         match self {
-            Self::Answer { channel, .. } | Self::EpochChanged { channel, .. } => Some(channel),
+            Self::Answer { channel, .. }
+            | Self::EpochChanged { channel, .. }
+            | Self::Gap { channel, .. } => Some(channel),
             Self::Publish(publication) | Self::News(publication) => publication.channel.as_ref(),
         }
     }

@@ -18,7 +18,7 @@ pub struct ConnectionId {
 }
 
 /// Bytes of an id before its encoding as text.
-const ID_BYTES: usize = 14;
+pub const ID_BYTES: usize = 14;
 
 /// Bytes of the text: base64url without padding.
 const TEXT_BYTES: usize = (ID_BYTES * 4).div_ceil(3);
@@ -37,6 +37,16 @@ impl ConnectionId {
     pub(super) const FIRST: Self = Self { node: 0, shard: 0, session: 0, serial: 0 };
     pub(super) const LAST: Self =
         Self { node: u32::MAX, shard: u16::MAX, session: u32::MAX, serial: u32::MAX };
+
+    /// Returns the id as bytes.
+    pub fn bytes(self) -> [u8; ID_BYTES] {
+        let mut bytes = [0; ID_BYTES];
+        bytes[..4].copy_from_slice(&self.node.to_be_bytes());
+        bytes[4..6].copy_from_slice(&self.shard.to_be_bytes());
+        bytes[6..10].copy_from_slice(&self.session.to_be_bytes());
+        bytes[10..].copy_from_slice(&self.serial.to_be_bytes());
+        bytes
+    }
 
     /// Encodes what [`fmt::Display`] writes.
     fn encode_text(self) -> [u8; TEXT_BYTES] {
@@ -64,7 +74,11 @@ impl ConnectionId {
 
     /// Parses what [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; ID_BYTES] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+        Self::from_bytes(&URL_SAFE_NO_PAD.decode(text).ok()?)
+    }
+
+    /// Reads what [`Self::bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (node, rest) = bytes.split_first_chunk::<4>()?;
         let (shard, rest) = rest.split_first_chunk::<2>()?;
         let (session, serial) = rest.split_first_chunk::<4>()?;

@@ -9,6 +9,8 @@
 //!   come at any later time and in any order, with two exceptions: [`Done::Delivered`] of one
 //!   channel follows the order of offsets, each publication once while the channel is watched; and
 //!   [`Done::EpochChanged`] precedes everything of the new epoch.
+//! - Messages of a watched channel that the log has lost on the way are reported by [`Done::Gap`],
+//!   in the place where they would have been delivered.
 //! - A log may be ahead of its deliveries: a page may contain messages not yet delivered.
 //! - Each command with a ticket has exactly one completion, which may be [`Done::Failed`] or
 //!   [`Done::Refused`].
@@ -75,6 +77,8 @@ pub enum Done {
     Refused { ticket: u64, refused: Refused },
     /// The channel's history was lost; offsets continue from this position.
     EpochChanged { key: u32, position: Position },
+    /// Messages up to this position, of the same epoch, cannot be delivered any more.
+    Gap { key: u32, position: Position },
 }
 
 /// Idempotency keys stored by a log.

@@ -4,19 +4,56 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::admission::Admission;
+use crate::cluster::redis::Outer;
+use crate::cluster::{ClusterLog, ClusterSettings, EngineUrl, Layout, LogLimits};
 use crate::config::Config;
-use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog};
+use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog, Storing};
 use crate::session::SeawallV1;
 use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
 use crate::shard::mail::{HubShared, MakeLog};
 
-/// Makes the hub's state if a route uses it; its log is kept in memory.
-pub fn make_hub(config: &Config, admission: Arc<Admission>) -> Option<Arc<HubShared>> {
-    let budget = HistoryBudget::new(config.hub.history_bytes_max);
-    let make_log: MakeLog =
-        Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
-    make_hub_with(config, admission, make_log, Protocols::new(&SeawallV1))
+/// Makes the hub's state if a route uses it. Its log is kept in memory, or in the engine of a
+/// cluster.
+///
+/// # Errors
+/// When the engine can never be used.
+pub fn make_hub(
+    config: &Config,
+    admission: Arc<Admission>,
+) -> Result<Option<Arc<HubShared>>, String> {
+    if !config.has_hub() {
+        return Ok(None);
+    }
+    let protocols = Protocols::new(&SeawallV1);
+    let make_log: MakeLog = match &config.cluster {
+        Some(settings) => make_cluster_log(settings, config.shards, protocols.storing())?,
+        None => {
+            let budget = HistoryBudget::new(config.hub.history_bytes_max);
+            Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) })
+        }
+    };
+    Ok(make_hub_with(config, admission, make_log, protocols))
+}
+
+/// Connects to the engine of a cluster, and makes logs over it.
+fn make_cluster_log(
+    settings: &Arc<ClusterSettings>,
+    shards: u16,
+    storing: Storing,
+) -> Result<MakeLog, String> {
+    let names: Vec<_> = settings.urls.iter().map(EngineUrl::name).collect();
+    let layout = Arc::new(Layout::new(&settings.prefix, &names));
+    let origin = RandomState::new().hash_one("origin");
+    let outer = Outer::start(settings, &layout, (shards.into(), origin))?;
+    let limits = LogLimits {
+        subscribe_timeout_ms: settings.subscribe_timeout.as_millis() as u64,
+        renewal_ms: settings.position_ttl.as_millis() as u64 / 3,
+    };
+    Ok(Arc::new(move |shard, bell| -> Box<dyn Log> {
+        let port = outer.port(shard, bell);
+        Box::new(ClusterLog::new(port, layout.clone(), limits, storing, origin))
+    }))
 }
 
 /// Makes the node's part of connection ids. It comes first in them, and never starts with a hyphen,

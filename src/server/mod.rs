@@ -107,7 +107,8 @@ impl Bound {
     pub fn start_on<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
-        if let Some(hub) = make_hub(&config, directory.admission().clone()) {
+        let hub = make_hub(&config, directory.admission().clone()).map_err(StartError)?;
+        if let Some(hub) = hub {
             directory.set_hub(hub);
         }
         let starting = Starting {

@@ -4,6 +4,7 @@
 //! [`super::Config::validate`].
 
 mod auth;
+mod cluster;
 mod endpoints;
 mod engine;
 mod hub;
@@ -16,6 +17,7 @@ mod tls;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{ApiKey, Auth, Key, Resume};
+pub use cluster::Cluster;
 pub use endpoints::{
     CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
 };
@@ -43,6 +45,7 @@ pub struct File {
     pub metrics: Metrics,
     pub log: Log,
     pub hub: Hub,
+    pub cluster: Cluster,
     pub auth: Auth,
     pub resume: Resume,
     pub tls: Tls,
@@ -140,7 +143,7 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 21] = [
+pub const SECTIONS: [Section; 22] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
@@ -150,6 +153,7 @@ pub const SECTIONS: [Section; 21] = [
     Route::SECTION,
     Channel::SECTION,
     Hub::SECTION,
+    Cluster::SECTION,
     Auth::SECTION,
     Key::SECTION,
     ApiKey::SECTION,

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{Home, Waiting};
+use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Out};
 use crate::hub::log::{Done, HistoryPage};
+use crate::hub::position::Position;
 use crate::hub::publication::Publication;
 use crate::hub::refusal::Refused;
 
@@ -69,20 +71,27 @@ impl Home {
                 self.rejected(ticket, &Refused::unavailable(retry_after_ms));
             }
             Done::Refused { ticket, refused } => self.rejected(ticket, &refused),
-            Done::EpochChanged { key: channel, position } => {
-                let own = &mut self.channels[channel as usize];
-                // Nothing follows the position: the next page will bring the new epoch.
-                if !own.is_watched {
-                    return;
-                }
-                (own.position, own.known_from) = (Some(position), position.offset);
-                own.delivered_meanwhile.clear();
-                let changed = own.shards.iter().map(|counts| {
-                    (counts.shard, Out::EpochChanged { channel: own.name.clone(), position })
-                });
-                self.out.extend(changed);
+            Done::EpochChanged { key, position } => {
+                self.skip_to(key, position, |channel| Out::EpochChanged { channel, position });
+            }
+            Done::Gap { key, position } => {
+                self.skip_to(key, position, |channel| Out::Gap { channel, position });
             }
         }
+    }
+
+    /// Continues a watched channel from a position, past messages that are not delivered, and
+    /// reports that to the shards with members.
+    fn skip_to(&mut self, key: u32, position: Position, report: impl Fn(ChannelName) -> Out) {
+        let own = &mut self.channels[key as usize];
+        // Nothing follows the position of a channel without members: the next page will bring it.
+        if !own.is_watched {
+            return;
+        }
+        (own.position, own.known_from) = (Some(position), position.offset);
+        own.delivered_meanwhile.clear();
+        let shards = own.shards.iter();
+        self.out.extend(shards.map(|counts| (counts.shard, report(own.name.clone()))));
     }
 
     /// Carries out the requests that waited until the log had opened the channel.

@@ -27,6 +27,9 @@ impl Hub {
             Out::EpochChanged { channel, position } => {
                 self.members.push(&channel, ChannelOp::EpochChanged(position));
             }
+            Out::Gap { channel, position } => {
+                self.members.push(&channel, ChannelOp::Lagging(position));
+            }
             Out::Answer { id, request, channel, answer: Answer::Subscribed(joined) } => {
                 self.members.push(&channel, ChannelOp::Join { id, request, joined });
             }

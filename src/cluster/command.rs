@@ -1,0 +1,142 @@
+//! Commands to the engine, and its events, as the shards' logs exchange them with an outer thread.
+
+use crate::hub::{ChannelName, Epoch, Position, Retention, Since};
+
+use super::layout::Place;
+
+/// A command of a shard's log.
+#[derive(Debug)]
+pub struct EngineCommand {
+    /// The shard's number for the command, repeated in its event.
+    pub token: u64,
+    pub channel: ChannelName,
+    pub place: Place,
+    pub action: Action,
+}
+
+/// An idempotency key, hashed with its owner and channel, and the hash of its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendKey {
+    pub digest: [u8; 16],
+    pub content: [u8; 16],
+    /// How long the engine keeps it (ms).
+    pub ttl_ms: u64,
+}
+
+/// A read of history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Messages after this position; `None`: from the oldest.
+    pub since: Option<Since>,
+    /// 0: the position only.
+    pub messages_max: u32,
+    /// Bytes of envelopes.
+    pub bytes_max: u64,
+    pub reverse: bool,
+}
+
+impl Reading {
+    /// A read of the position only.
+    pub const POSITION: Self = Self { since: None, messages_max: 0, bytes_max: 0, reverse: false };
+}
+
+/// What the engine is to do. `fresh`: the epoch to start if the engine knows none of the channel.
+#[derive(Debug)]
+pub enum Action {
+    /// Completes with [`EngineEvent::Appended`] or [`EngineEvent::Conflict`].
+    Append { envelope: Box<[u8]>, retention: Retention, fresh: Epoch, key: Option<AppendKey> },
+    /// Completes with [`EngineEvent::Page`].
+    Read { reading: Reading, retention: Retention, fresh: Epoch },
+    /// Removes the messages; completes with [`EngineEvent::Trimmed`].
+    Trim { fresh: Epoch },
+    /// Subscribes to the channel. [`EngineEvent::Watching`] follows now and after each
+    /// reconnection, until [`Self::Unwatch`].
+    Watch,
+    /// Ends the subscription. Has no event.
+    Unwatch,
+}
+
+impl EngineCommand {
+    /// Returns the memory that counts while the command waits or is in flight (bytes).
+    pub fn bytes(&self) -> u64 {
+        let envelope = match &self.action {
+            Action::Append { envelope, .. } => envelope.len(),
+            _ => 0,
+        };
+        (size_of::<Self>() + self.channel.as_str().len() + envelope) as u64
+    }
+}
+
+/// A message, as the engine keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawMessage {
+    pub offset: u64,
+    /// The engine's time (Unix, ms).
+    pub time_ms: u64,
+    pub envelope: Vec<u8>,
+}
+
+/// The result of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawPage {
+    pub position: Position,
+    /// Whether all messages of the range are in the page.
+    pub complete: bool,
+    pub messages: Vec<RawMessage>,
+}
+
+/// The reply to a command, or something that the engine published.
+#[derive(Debug, PartialEq, Eq)]
+pub enum EngineEvent {
+    Appended {
+        token: u64,
+        position: Position,
+        duplicate: bool,
+    },
+    /// The idempotency key was used for other content.
+    Conflict {
+        token: u64,
+    },
+    Page {
+        token: u64,
+        page: RawPage,
+    },
+    Trimmed {
+        token: u64,
+        position: Position,
+    },
+    /// The command was not carried out, or it is not known whether it was.
+    Failed {
+        token: u64,
+        retry_after_ms: Option<u32>,
+    },
+    /// The subscription of [`Action::Watch`] is in effect: later messages are pushed.
+    Watching {
+        token: u64,
+    },
+    /// A message was published.
+    Pushed {
+        channel: ChannelName,
+        epoch: Epoch,
+        message: RawMessage,
+    },
+    /// All subscriptions at this instance are lost; each is announced again by
+    /// [`Self::Watching`].
+    Lost {
+        instance: u8,
+    },
+}
+
+/// The way from a shard's log to the engine and back.
+///
+/// Contract: commands take effect in the order in which they are submitted, channel by channel, and
+/// each command has one event, except [`Action::Watch`] and [`Action::Unwatch`]. After
+/// [`EngineEvent::Lost`], no event from before it follows. The shard is woken when
+/// [`Self::next_event`] has an event.
+pub trait EnginePort: Send {
+    /// Submits a command. Returns whether it was accepted: an [`Action::Append`] is not if too many
+    /// bytes are in flight.
+    fn submit(&mut self, command: EngineCommand) -> bool;
+    /// Returns the next event. Never blocks.
+    fn next_event(&mut self) -> Option<EngineEvent>;
+}

@@ -1,0 +1,536 @@
+//! The log of a shard's home over an engine that several nodes use.
+//!
+//! It keeps no messages: commands go to the engine, and its events complete them. A read of a
+//! watched channel waits until the subscription is in effect, because what is published after the
+//! read has to arrive by the subscription; such a read fails after a limited time.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use slab::Slab;
+
+use super::channel::{FollowAction, Follower};
+use super::command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort};
+use super::command::{RawMessage, RawPage, Reading};
+use super::envelope::Envelope;
+use super::layout::{Layout, Place};
+use crate::hub::{
+    ChannelName, Done, Draft, Epoch, HistoryPage, KeyScope, Log, Opening, Position, Publication,
+    Range, Refused, Retention, Storing,
+};
+
+/// The delay that a rejected command suggests (ms).
+const RETRY_AFTER_MS: u32 = 1000;
+
+/// Limits of a [`ClusterLog`].
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// How long a read waits for the subscription of its channel (ms).
+    pub subscribe_timeout_ms: u64,
+    /// The interval at which the positions of open channels are renewed in the engine (ms).
+    pub renewal_ms: u64,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: ChannelName,
+    /// The home's number for it.
+    key: u32,
+    place: Place,
+    retention: Retention,
+    follower: Follower,
+    /// Identifies its present subscription.
+    serial: u64,
+    /// Changes with each loss of the subscription as well: what was read in an earlier era may
+    /// precede the present subscription.
+    era: u64,
+    /// Reads that wait for the subscription.
+    deferred: Vec<u64>,
+}
+
+/// The purpose of a command in flight, or of a read that waits.
+#[derive(Debug)]
+enum Purpose {
+    Append {
+        ticket: u64,
+    },
+    Read {
+        ticket: u64,
+        channel: u32,
+        range: Range,
+        era: u64,
+    },
+    Trim {
+        ticket: u64,
+    },
+    /// Catches up with a watched channel.
+    CatchUp {
+        channel: u32,
+        era: u64,
+    },
+    /// Renews the lifetime of a position.
+    Renew,
+}
+
+/// See the module.
+pub struct ClusterLog {
+    port: Box<dyn EnginePort>,
+    layout: Arc<Layout>,
+    limits: LogLimits,
+    storing: Storing,
+    /// The number of this process in envelopes.
+    origin: u64,
+    channels: Slab<Channel>,
+    names: HashMap<ChannelName, u32>,
+    purposes: Slab<Purpose>,
+    done: VecDeque<Done>,
+    /// When deferred reads fail, in order: time, token, ticket.
+    timeouts: VecDeque<(u64, u64, u64)>,
+    /// When positions are renewed, in order: time, channel, serial.
+    renewals: VecDeque<(u64, u32, u64)>,
+    actions: Vec<FollowAction>,
+    key_ttl_ms: u64,
+    now_ms: u64,
+    serial: u64,
+    epochs: RandomState,
+}
+
+impl ClusterLog {
+    /// Creates a log. `origin`: a random number of the process; `storing`: how messages of other
+    /// nodes are stored.
+    pub fn new(
+        port: Box<dyn EnginePort>,
+        layout: Arc<Layout>,
+        limits: LogLimits,
+        storing: Storing,
+        origin: u64,
+    ) -> Self {
+        Self {
+            port,
+            layout,
+            limits,
+            storing,
+            origin,
+            channels: Slab::new(),
+            names: HashMap::new(),
+            purposes: Slab::new(),
+            done: VecDeque::new(),
+            timeouts: VecDeque::new(),
+            renewals: VecDeque::new(),
+            actions: Vec::new(),
+            key_ttl_ms: 0,
+            now_ms: 0,
+            serial: 0,
+            epochs: RandomState::new(),
+        }
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// An epoch for a channel that the engine does not know.
+    fn make_epoch(&mut self) -> Epoch {
+        let serial = self.next_serial();
+        Epoch(self.epochs.hash_one((self.origin, serial)))
+    }
+
+    /// Submits a command; if too much is in flight, it fails.
+    fn submit(&mut self, channel: u32, token: u64, action: Action) {
+        let own = &self.channels[channel as usize];
+        let command = EngineCommand { token, channel: own.name.clone(), place: own.place, action };
+        if !self.port.submit(command) {
+            self.fail(token, Some(RETRY_AFTER_MS));
+        }
+    }
+
+    /// Ends a command that was not carried out, or of which that is not known.
+    fn fail(&mut self, token: u64, retry_after_ms: Option<u32>) {
+        let failed = |ticket| Done::Failed { ticket, retry_after_ms };
+        match self.purposes.try_remove(token as usize) {
+            Some(
+                Purpose::Append { ticket }
+                | Purpose::Read { ticket, .. }
+                | Purpose::Trim { ticket },
+            ) => self.done.push_back(failed(ticket)),
+            Some(Purpose::CatchUp { channel, era }) => {
+                // The outer thread waits before it fails a command, which paces the retries.
+                self.follow(channel, era, Follower::retry_read);
+            }
+            Some(Purpose::Renew) | None => {}
+        }
+    }
+
+    fn submit_read(&mut self, channel: u32, token: u64, reading: Reading) {
+        let (fresh, retention) = (self.make_epoch(), self.channels[channel as usize].retention);
+        self.submit(channel, token, Action::Read { reading, retention, fresh });
+    }
+
+    /// Submits the reads that waited for the subscription.
+    fn submit_deferred(&mut self, channel: u32) {
+        let own = &mut self.channels[channel as usize];
+        let current = own.era;
+        for token in std::mem::take(&mut own.deferred) {
+            let purpose = self.purposes.get_mut(token as usize);
+            let Some(Purpose::Read { range, era, .. }) = purpose else { continue };
+            *era = current;
+            let reading = reading_of(*range);
+            self.submit_read(channel, token, reading);
+        }
+    }
+
+    /// Submits a read, or has it wait for the subscription of a watched channel.
+    fn begin_read(&mut self, ticket: u64, channel: u32, range: Range) {
+        let own = &mut self.channels[channel as usize];
+        let purpose = Purpose::Read { ticket, channel, range, era: own.era };
+        let token = self.purposes.insert(purpose) as u64;
+        if own.follower.is_unsubscribed() {
+            own.deferred.push(token);
+            let due_ms = self.now_ms + self.limits.subscribe_timeout_ms;
+            return self.timeouts.push_back((due_ms, token, ticket));
+        }
+        self.submit_read(channel, token, reading_of(range));
+    }
+
+    /// Runs a step of a channel's follower, unless it belongs to an earlier era.
+    fn follow(
+        &mut self,
+        channel: u32,
+        era: u64,
+        step: impl FnOnce(&mut Follower, &mut Vec<FollowAction>),
+    ) {
+        let mut actions = std::mem::take(&mut self.actions);
+        match self.channels.get_mut(channel as usize) {
+            Some(own) if own.era == era => step(&mut own.follower, &mut actions),
+            _ => {}
+        }
+        for action in actions.drain(..) {
+            self.apply(channel, era, action);
+        }
+        self.actions = actions;
+    }
+
+    fn apply(&mut self, channel: u32, era: u64, action: FollowAction) {
+        let key = self.channels[channel as usize].key;
+        match action {
+            FollowAction::Deliver(epoch, message) => {
+                let position = Position { epoch, offset: message.offset };
+                let publication = self.make_publication(channel, epoch, &message);
+                self.done.push_back(match publication {
+                    Some(publication) => Done::Delivered { key, publication },
+                    None => Done::Gap { key, position },
+                });
+            }
+            FollowAction::EpochChanged(position) => {
+                self.done.push_back(Done::EpochChanged { key, position });
+            }
+            FollowAction::Gap(position) => self.done.push_back(Done::Gap { key, position }),
+            FollowAction::Read(reading) => {
+                let token = self.purposes.insert(Purpose::CatchUp { channel, era }) as u64;
+                self.submit_read(channel, token, reading);
+            }
+        }
+    }
+
+    /// `None`: the message is of a version that this node does not know.
+    fn make_publication(
+        &self,
+        channel: u32,
+        epoch: Epoch,
+        message: &RawMessage,
+    ) -> Option<Arc<Publication>> {
+        let envelope = Envelope::decode(&message.envelope)?;
+        // The clocks of other processes mean nothing here; 0: the delivery is not timed.
+        let accepted_ns = if envelope.origin == self.origin { envelope.accepted_ns } else { 0 };
+        let draft = envelope.into_draft(message.time_ms, accepted_ns, self.storing);
+        let position = Position { epoch, offset: message.offset };
+        let name = &self.channels[channel as usize].name;
+        Some(Publication::new(name, position, None, draft))
+    }
+
+    fn complete_read(&mut self, ticket: u64, channel: u32, range: Range, page: RawPage) {
+        let RawPage { position, mut complete, messages } = page;
+        let (mut kept, mut bytes) = (Vec::with_capacity(messages.len()), 0);
+        for message in messages {
+            let Some(one) = self.make_publication(channel, position.epoch, &message) else {
+                complete = false;
+                continue;
+            };
+            bytes += one.cost_bytes();
+            if bytes > range.bytes_max {
+                complete = false;
+                break;
+            }
+            kept.push(one);
+        }
+        let page = HistoryPage { position, complete, messages: kept };
+        self.done.push_back(Done::Page { ticket, page });
+    }
+
+    /// Processes an event of the engine.
+    fn handle_event(&mut self, event: EngineEvent) {
+        match event {
+            EngineEvent::Appended { token, position, duplicate } => {
+                if let Some(Purpose::Append { ticket }) = self.take_purpose(token) {
+                    self.done.push_back(Done::Appended { ticket, position, duplicate });
+                }
+            }
+            EngineEvent::Conflict { token } => {
+                if let Some(Purpose::Append { ticket }) = self.take_purpose(token) {
+                    let refused = Refused::reused_key();
+                    self.done.push_back(Done::Refused { ticket, refused });
+                }
+            }
+            EngineEvent::Trimmed { token, position } => {
+                if let Some(Purpose::Trim { ticket }) = self.take_purpose(token) {
+                    self.done.push_back(Done::Trimmed { ticket, position });
+                }
+            }
+            EngineEvent::Page { token, page } => match self.take_purpose(token) {
+                Some(Purpose::Read { ticket, channel, range, era }) => {
+                    let own = &self.channels[channel as usize];
+                    if own.follower.is_off() || own.era == era {
+                        self.complete_read(ticket, channel, range, page);
+                    } else {
+                        self.begin_read(ticket, channel, range);
+                    }
+                }
+                Some(Purpose::CatchUp { channel, era }) => {
+                    self.follow(channel, era, |own, out| own.catch_up(page, out));
+                }
+                _ => {}
+            },
+            EngineEvent::Failed { token, retry_after_ms } => self.fail(token, retry_after_ms),
+            EngineEvent::Watching { token } => self.note_subscription(token),
+            EngineEvent::Pushed { channel, epoch, message } => {
+                if let Some(&channel) = self.names.get(&channel) {
+                    let era = self.channels[channel as usize].era;
+                    self.follow(channel, era, |own, out| own.receive(epoch, message, out));
+                }
+            }
+            EngineEvent::Lost { instance } => self.note_loss(instance),
+        }
+    }
+
+    /// The subscriptions at an instance are lost.
+    fn note_loss(&mut self, instance: u8) {
+        let era = self.next_serial();
+        for (_, own) in self.channels.iter_mut().filter(|(_, own)| own.place.instance == instance) {
+            own.era = era;
+            own.follower.note_loss();
+        }
+    }
+
+    fn take_purpose(&mut self, token: u64) -> Option<Purpose> {
+        self.purposes.try_remove(token as usize)
+    }
+
+    /// A subscription is in effect. Its token is the channel and the serial.
+    fn note_subscription(&mut self, token: u64) {
+        let (channel, low) = ((token >> 32) as u32, token as u32);
+        let Some(own) = self.channels.get(channel as usize) else { return };
+        let (serial, era) = (own.serial, own.era);
+        if serial as u32 != low || own.follower.is_off() {
+            return;
+        }
+        self.follow(channel, era, Follower::note_subscription);
+        self.submit_deferred(channel);
+        self.renewals.push_back((self.now_ms + self.limits.renewal_ms, channel, serial));
+    }
+
+    /// Fails the reads that have waited too long for a subscription.
+    fn expire_deferred(&mut self) {
+        while let Some(&(due_ms, token, ticket)) = self.timeouts.front() {
+            if due_ms > self.now_ms {
+                return;
+            }
+            self.timeouts.pop_front();
+            let Some(Purpose::Read { ticket: own, channel, .. }) =
+                self.purposes.get(token as usize)
+            else {
+                continue;
+            };
+            let (own, channel) = (*own, *channel);
+            let deferred = &mut self.channels[channel as usize].deferred;
+            if own == ticket
+                && let Some(at) = deferred.iter().position(|one| *one == token)
+            {
+                deferred.remove(at);
+                self.fail(token, Some(RETRY_AFTER_MS));
+            }
+        }
+    }
+
+    /// Renews the lifetime of the positions of watched channels.
+    fn renew_positions(&mut self, channels_max: usize) {
+        for _ in 0..channels_max {
+            match self.renewals.front() {
+                Some((due_ms, ..)) if *due_ms <= self.now_ms => {}
+                _ => return,
+            }
+            let Some((_, channel, serial)) = self.renewals.pop_front() else { return };
+            let is_current = |own: &Channel| own.serial == serial && !own.follower.is_off();
+            if self.channels.get(channel as usize).is_some_and(is_current) {
+                let token = self.purposes.insert(Purpose::Renew) as u64;
+                self.submit_read(channel, token, Reading::POSITION);
+                self.renewals.push_back((self.now_ms + self.limits.renewal_ms, channel, serial));
+            }
+        }
+    }
+
+    /// Drops the queued deliveries and gaps of a channel.
+    fn drop_deliveries(&mut self, of: u32) {
+        self.done.retain(|done| match done {
+            Done::Delivered { key, .. }
+            | Done::Gap { key, .. }
+            | Done::EpochChanged { key, .. } => *key != of,
+            _ => true,
+        });
+    }
+
+    fn end_watch(&mut self, channel: u32) {
+        let own = &mut self.channels[channel as usize];
+        own.follower.end();
+        let token = watch_token(channel, own.serial);
+        self.submit(channel, token, Action::Unwatch);
+        let serial = self.next_serial();
+        let own = &mut self.channels[channel as usize];
+        (own.serial, own.era) = (serial, serial);
+        self.submit_deferred(channel);
+    }
+}
+
+fn watch_token(channel: u32, serial: u64) -> u64 {
+    u64::from(channel) << 32 | serial & u64::from(u32::MAX)
+}
+
+fn reading_of(range: Range) -> Reading {
+    let Range { since, messages_max, bytes_max, reverse } = range;
+    Reading { since, messages_max, bytes_max, reverse }
+}
+
+/// Hashes an idempotency key with its channel and owner, and the content.
+fn hash_key(channel: &ChannelName, scope: &KeyScope, content: &str, ttl_ms: u64) -> AppendKey {
+    let short = |bytes: &[u8]| {
+        let hash = digest(&SHA256, bytes);
+        *hash.as_ref().first_chunk::<16>().expect("SHA-256 has 32 bytes")
+    };
+    // Names contain no zero byte, owners and keys may: their lengths keep them apart.
+    let name = format!("{channel}\0{}\0{}{}", scope.owner.len(), scope.owner, scope.key);
+    AppendKey { digest: short(name.as_bytes()), content: short(content.as_bytes()), ttl_ms }
+}
+
+impl Log for ClusterLog {
+    fn open(
+        &mut self,
+        name: &ChannelName,
+        key: u32,
+        retention: Retention,
+        _first: Epoch,
+    ) -> Opening {
+        let (place, serial) = (self.layout.place_of(name.as_str()), self.next_serial());
+        let channel = self.channels.insert(Channel {
+            name: name.clone(),
+            key,
+            place,
+            retention,
+            follower: Follower::default(),
+            serial,
+            era: serial,
+            deferred: Vec::new(),
+        }) as u32;
+        let before = self.names.insert(name.clone(), channel);
+        assert!(before.is_none(), "a channel is opened once");
+        Opening { channel, is_open: true }
+    }
+
+    fn retain(&mut self, channel: u32, retention: Retention) {
+        self.channels[channel as usize].retention = retention;
+    }
+
+    fn close(&mut self, channel: u32) {
+        if !self.channels[channel as usize].follower.is_off() {
+            self.end_watch(channel);
+        }
+        let own = self.channels.remove(channel as usize);
+        assert!(own.deferred.is_empty(), "a channel with commands in flight is not closed");
+        self.names.remove(&own.name);
+        self.drop_deliveries(own.key);
+    }
+
+    fn set_watched(&mut self, channel: u32, is_watched: bool) {
+        let own = &mut self.channels[channel as usize];
+        if own.follower.is_off() != is_watched {
+            return;
+        }
+        if is_watched {
+            own.follower.begin();
+            let token = watch_token(channel, own.serial);
+            return self.submit(channel, token, Action::Watch);
+        }
+        let key = own.key;
+        self.end_watch(channel);
+        self.drop_deliveries(key);
+    }
+
+    fn set_time(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    fn set_key_bounds(&mut self, _keys_max: usize, ttl_ms: u64) {
+        self.key_ttl_ms = ttl_ms;
+    }
+
+    fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>) {
+        let fresh = self.make_epoch();
+        let Channel { name, retention, .. } = &self.channels[channel as usize];
+        let hash = |scope: KeyScope| hash_key(name, &scope, &draft.content, self.key_ttl_ms);
+        let (key, retention) = (key.map(hash), *retention);
+        let envelope = Envelope::encode_draft(&draft, self.origin);
+        let token = self.purposes.insert(Purpose::Append { ticket }) as u64;
+        self.submit(channel, token, Action::Append { envelope, retention, fresh, key });
+    }
+
+    fn read(&mut self, ticket: u64, channel: u32, range: Range) {
+        self.begin_read(ticket, channel, range);
+    }
+
+    fn trim(&mut self, ticket: u64, channel: u32) {
+        let fresh = self.make_epoch();
+        let token = self.purposes.insert(Purpose::Trim { ticket }) as u64;
+        self.submit(channel, token, Action::Trim { fresh });
+    }
+
+    fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
+        self.now_ms = now_ms;
+        self.expire_deferred();
+        self.renew_positions(channels_max);
+    }
+
+    fn next_expiry_ms(&self) -> Option<u64> {
+        let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
+        let renewal = self.renewals.front().map(|(due_ms, ..)| *due_ms);
+        [timeout, renewal].into_iter().flatten().min()
+    }
+
+    fn table_bytes(&self) -> u64 {
+        let entries = self.channels.capacity() * size_of::<Channel>()
+            + self.names.capacity() * size_of::<(ChannelName, u32)>()
+            + self.purposes.capacity() * size_of::<Purpose>()
+            + self.done.capacity() * size_of::<Done>();
+        entries as u64
+    }
+
+    fn next(&mut self) -> Option<Done> {
+        loop {
+            if let Some(done) = self.done.pop_front() {
+                return Some(done);
+            }
+            let event = self.port.next_event()?;
+            self.handle_event(event);
+        }
+    }
+}

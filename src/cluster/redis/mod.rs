@@ -1,0 +1,98 @@
+//! The engine on Redis or Valkey: a thread of its own holds the connections.
+//!
+//! The thread (`outer-0`) runs tokio at normal priority. For each instance, a task ([`instance`])
+//! connects, sends commands in batches, and subscribes. It never waits for a shard: events are
+//! queued for each shard, and publications past a bound are dropped, because the engine
+//! disconnects subscribers that read slowly. The shard's log then notices the hole.
+//!
+//! Considered and rejected: a connection for each shard (64 shards on 200 nodes are too many for
+//! one engine, and rings would need TLS and discovery); the control thread (it runs at low
+//! priority, and answers scrapes); a connection that reconnects by itself (subscriptions would have
+//! holes that nothing reports).
+
+mod connect;
+mod instance;
+mod port;
+mod scripts;
+mod serve;
+mod topics;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc as queues;
+
+use self::connect::LinkError;
+use self::instance::Instance;
+use self::port::{ShardPort, Shared};
+use super::command::EnginePort;
+use super::layout::Layout;
+use super::settings::ClusterSettings;
+use crate::driver::Bell;
+
+/// How long a start waits for the first attempt to connect to each instance.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
+
+/// The running thread, and the way to it. The thread ends when this and all ports are dropped.
+pub struct Outer {
+    shared: Arc<Shared>,
+}
+
+impl Outer {
+    /// Starts the thread for this many shards. `origin`: a random number of the process.
+    ///
+    /// # Errors
+    /// When an instance can never be used, with the reason and the remedy: it is too old, is a
+    /// replica, is part of a Redis Cluster, or rejects the password. An instance that cannot be
+    /// reached is not an error: it is tried again for ever.
+    pub fn start(
+        settings: &Arc<ClusterSettings>,
+        layout: &Arc<Layout>,
+        (shards, origin): (usize, u64),
+    ) -> Result<Self, String> {
+        let mut queues_in = Vec::new();
+        let mut instances = Vec::new();
+        let (senders, mut receivers): (Vec<_>, Vec<_>) =
+            settings.urls.iter().map(|_| queues::unbounded_channel()).unzip();
+        let shared = Arc::new(Shared::new(senders, shards, settings.in_flight_bytes_max));
+        for (index, commands) in receivers.drain(..).enumerate() {
+            let (attempted, first) = mpsc::channel();
+            queues_in.push(first);
+            let world = (settings.clone(), layout.clone(), Arc::downgrade(&shared));
+            instances.push(Instance::new(index, world, origin, (commands, attempted)));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| format!("cannot start the outer thread: {error}"))?;
+        let run = move || {
+            let tasks = tokio::task::LocalSet::new();
+            for instance in instances {
+                tasks.spawn_local(instance.run());
+            }
+            runtime.block_on(tasks);
+        };
+        thread::Builder::new()
+            .name("outer-0".into())
+            .spawn(run)
+            .map_err(|error| format!("cannot start the outer thread: {error}"))?;
+        for first in queues_in {
+            match first.recv_timeout(FIRST_ATTEMPT) {
+                Ok(Err(LinkError::Unusable(reason))) => return Err(reason),
+                // Unreachable instances have been logged, and slow ones are waited for.
+                Ok(Ok(()) | Err(LinkError::Unreachable(_))) | Err(_) => {}
+            }
+        }
+        Ok(Self { shared })
+    }
+
+    /// Returns the way of a shard's log to the engine. `bell` wakes the shard.
+    pub fn port(&self, shard: u16, bell: Arc<dyn Bell>) -> Box<dyn EnginePort> {
+        Box::new(ShardPort::new(self.shared.clone(), shard, bell))
+    }
+
+    /// Returns the number of instances, and of those that are connected.
+    pub fn instances(&self) -> (usize, usize) {
+        self.shared.instances()
+    }
+}

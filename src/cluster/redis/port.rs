@@ -1,0 +1,150 @@
+//! The queues between shards and the outer thread.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam_queue::SegQueue;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::cluster::command::{Action, EngineCommand, EngineEvent, EnginePort};
+use crate::driver::Bell;
+
+/// Bytes of publications queued for a shard above which further ones are dropped.
+const PUSHED_BYTES_MAX: usize = 8 << 20;
+
+/// A command, with the shard that receives its event.
+#[derive(Debug)]
+pub(super) struct Submitted {
+    pub(super) shard: u16,
+    pub(super) command: EngineCommand,
+    /// Bytes counted for it until it is completed.
+    pub(super) bytes: u64,
+}
+
+/// The events of one shard.
+#[derive(Default)]
+struct Inbox {
+    events: SegQueue<EngineEvent>,
+    /// Bytes of the queued publications.
+    pushed_bytes: AtomicUsize,
+    /// The bell was rung since the shard last found the queue empty.
+    is_announced: AtomicBool,
+    bell: OnceLock<Arc<dyn Bell>>,
+}
+
+/// The queues of all shards and instances.
+pub(super) struct Shared {
+    instances: Vec<UnboundedSender<Submitted>>,
+    shards: Vec<Inbox>,
+    in_flight_bytes: AtomicU64,
+    in_flight_bytes_max: u64,
+    connected: AtomicUsize,
+    /// Publications dropped because a shard did not take them.
+    dropped: AtomicU64,
+}
+
+fn pushed_bytes(event: &EngineEvent) -> usize {
+    match event {
+        EngineEvent::Pushed { message, .. } => size_of::<EngineEvent>() + message.envelope.len(),
+        _ => 0,
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        instances: Vec<UnboundedSender<Submitted>>,
+        shards: usize,
+        in_flight_bytes_max: u64,
+    ) -> Self {
+        Self {
+            instances,
+            shards: (0..shards).map(|_| Inbox::default()).collect(),
+            in_flight_bytes: AtomicU64::new(0),
+            in_flight_bytes_max,
+            connected: AtomicUsize::new(0),
+            dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// Queues an event for a shard, and wakes it. A publication past the bound is dropped.
+    pub(super) fn send_event(&self, shard: u16, event: EngineEvent) {
+        let inbox = &self.shards[usize::from(shard)];
+        let bytes = pushed_bytes(&event);
+        if bytes > 0 && inbox.pushed_bytes.load(Ordering::Relaxed) > PUSHED_BYTES_MAX {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        inbox.pushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        inbox.events.push(event);
+        if !inbox.is_announced.swap(true, Ordering::AcqRel)
+            && let Some(bell) = inbox.bell.get()
+        {
+            bell.ring();
+        }
+    }
+
+    /// Queues an event for all shards.
+    pub(super) fn send_to_all(&self, event: impl Fn() -> EngineEvent) {
+        (0..self.shards.len() as u16).for_each(|shard| self.send_event(shard, event()));
+    }
+
+    /// A command is completed.
+    pub(super) fn note_completion(&self, bytes: u64) {
+        let before = self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "each command is completed once");
+    }
+
+    pub(super) fn set_connected(&self, is_connected: bool) {
+        if is_connected {
+            self.connected.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn instances(&self) -> (usize, usize) {
+        (self.instances.len(), self.connected.load(Ordering::Relaxed))
+    }
+}
+
+/// The port of a shard.
+pub(super) struct ShardPort {
+    shared: Arc<Shared>,
+    shard: u16,
+}
+
+impl ShardPort {
+    /// Makes the port of a shard, which has one.
+    pub(super) fn new(shared: Arc<Shared>, shard: u16, bell: Arc<dyn Bell>) -> Self {
+        let inbox = &shared.shards[usize::from(shard)];
+        assert!(inbox.bell.set(bell).is_ok(), "a shard has one port");
+        Self { shared, shard }
+    }
+}
+
+impl EnginePort for ShardPort {
+    fn submit(&mut self, command: EngineCommand) -> bool {
+        let (shared, bytes) = (&self.shared, command.bytes());
+        let before = shared.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_append = matches!(command.action, Action::Append { .. });
+        if is_append && before + bytes > shared.in_flight_bytes_max {
+            shared.note_completion(bytes);
+            return false;
+        }
+        let instance = &shared.instances[usize::from(command.place.instance)];
+        // The outer thread outlives the ports.
+        let _ = instance.send(Submitted { shard: self.shard, command, bytes });
+        true
+    }
+
+    fn next_event(&mut self) -> Option<EngineEvent> {
+        let inbox = &self.shared.shards[usize::from(self.shard)];
+        let event = inbox.events.pop().or_else(|| {
+            // An event queued after this rings the bell, so look once more for one before it.
+            inbox.is_announced.store(false, Ordering::SeqCst);
+            inbox.events.pop()
+        })?;
+        inbox.pushed_bytes.fetch_sub(pushed_bytes(&event), Ordering::Relaxed);
+        Some(event)
+    }
+}

@@ -1,0 +1,314 @@
+//! Serves commands and subscriptions on a connection, until it breaks.
+//!
+//! Commands are sent in batches, one at a time: what arrives during a batch forms the next. So the
+//! order of commands is theirs in the engine, whatever fails, and the load itself sets the size of
+//! batches.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::connect::{Link, read_lineage};
+use super::instance::{Closed, Instance};
+use super::port::Submitted;
+use super::scripts::{LOADS, Scripts, parse_publication, read_reply};
+use super::topics::{Change, TopicReceiver};
+use crate::cluster::command::EngineEvent;
+
+/// Commands in a batch, and publications that are processed in a row.
+const BATCH_MAX: usize = 1024;
+/// The interval of probes: publications to a topic of the node's own, which show that the
+/// subscription works.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// The time without any publication after which a connection counts as dead.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+type Work<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Something that is under way at the engine, if anything is.
+async fn finish<T>(work: &mut Option<Work<T>>) -> T {
+    let Some(running) = work else { return pending().await };
+    let result = running.await;
+    *work = None;
+    result
+}
+
+/// Why a connection ended.
+pub(super) type Reason = String;
+
+/// The state of one connection.
+struct Serving {
+    commands: MultiplexedConnection,
+    subscription: MultiplexedConnection,
+    lineage: String,
+    scripts: Scripts,
+    /// The scripts have to be loaded before the next batch.
+    must_load: bool,
+    /// The commands of the batch under way.
+    sent: Vec<Submitted>,
+    batch: Option<Work<RedisResult<Vec<Value>>>>,
+    /// The subscription command under way.
+    change: Option<Work<RedisResult<()>>>,
+    heartbeat: Option<Work<RedisResult<Option<String>>>>,
+    /// When something was last received by the subscription.
+    heard: Instant,
+}
+
+impl Instance {
+    /// Serves on a connection until it breaks, and then fails what was under way.
+    pub(super) async fn serve(&mut self, link: Link) -> Result<Reason, Closed> {
+        let Link { commands, subscription, mut pushes, lineage } = link;
+        let position_ttl_ms = self.settings.position_ttl.as_millis() as u64;
+        let mut serving = Serving {
+            commands,
+            subscription,
+            scripts: Scripts::new(lineage.clone(), position_ttl_ms),
+            lineage,
+            must_load: true,
+            sent: Vec::new(),
+            batch: None,
+            change: None,
+            heartbeat: None,
+            heard: Instant::now(),
+        };
+        self.topics.restart();
+        self.note_state(true);
+        let ended = self.run_on(&mut serving, &mut pushes).await;
+        self.note_state(false);
+        if let Some(shared) = self.shared.upgrade() {
+            let instance = self.index;
+            shared.send_to_all(|| EngineEvent::Lost { instance });
+        }
+        for submitted in &serving.sent {
+            self.fail(submitted);
+        }
+        ended
+    }
+
+    fn note_state(&self, is_connected: bool) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.set_connected(is_connected);
+        }
+    }
+
+    async fn run_on(
+        &mut self,
+        serving: &mut Serving,
+        pushes: &mut tokio::sync::mpsc::UnboundedReceiver<PushInfo>,
+    ) -> Result<Reason, Closed> {
+        let mut probes = interval(PROBE_INTERVAL);
+        let mut heartbeats = interval(self.settings.heartbeat);
+        for timer in [&mut probes, &mut heartbeats] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let probe_topic = self.layout.probe_topic(self.origin);
+        let subscribe = serving.subscription.clone();
+        serving.change = Some(Box::pin(subscribe_to(subscribe, vec![probe_topic.clone()])));
+        let (mut arrived, mut pushed) = (Vec::new(), Vec::new());
+        loop {
+            self.begin_work(serving);
+            let reason = tokio::select! {
+                count = pushes.recv_many(&mut pushed, BATCH_MAX) => {
+                    if count == 0 { Some("the subscription has ended".into()) } else {
+                        serving.heard = Instant::now();
+                        self.take_pushes(&mut pushed)
+                    }
+                }
+                count = self.commands.recv_many(&mut arrived, BATCH_MAX) => {
+                    if count == 0 {
+                        return Err(Closed);
+                    }
+                    arrived.drain(..).for_each(|command| self.accept(command));
+                    None
+                }
+                replies = finish(&mut serving.batch) => self.take_replies(serving, replies),
+                result = finish(&mut serving.change) => {
+                    result.err().map(|error| format!("cannot subscribe: {error}"))
+                }
+                lineage = finish(&mut serving.heartbeat) => check_lineage(serving, lineage),
+                _ = heartbeats.tick() => {
+                    let (connection, keep) = (serving.commands.clone(), self.settings.on_failover);
+                    let check = |mut connection| async move {
+                        read_lineage(&mut connection, keep).await
+                    };
+                    serving.heartbeat.get_or_insert_with(|| Box::pin(check(connection)));
+                    None
+                }
+                _ = probes.tick() => {
+                    let mut connection = serving.commands.clone();
+                    let topic = probe_topic.clone();
+                    tokio::task::spawn_local(async move {
+                        // A failure shows as silence.
+                        let mut probe = redis::cmd("PUBLISH");
+                        let _: RedisResult<()> =
+                            probe.arg(topic).arg("").query_async(&mut connection).await;
+                    });
+                    let silent = serving.heard.elapsed() > SILENCE_MAX;
+                    silent.then(|| "nothing arrives by the subscription".into())
+                }
+            };
+            if let Some(reason) = reason {
+                return Ok(reason);
+            }
+        }
+    }
+
+    /// Sends the next batch and the next change of subscriptions, if none is under way.
+    fn begin_work(&mut self, serving: &mut Serving) {
+        if serving.change.is_none() {
+            let connection = serving.subscription.clone();
+            serving.change = self.topics.next_change().map(|change| -> Work<RedisResult<()>> {
+                match change {
+                    Change::Subscribe(topics) => Box::pin(subscribe_to(connection, topics)),
+                    Change::Unsubscribe(topics) => Box::pin(unsubscribe_from(connection, topics)),
+                }
+            });
+        }
+        if serving.batch.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let mut pipeline = Pipeline::new();
+        if serving.must_load {
+            Scripts::push_loads(&mut pipeline);
+        }
+        let count = self.waiting.len().min(BATCH_MAX);
+        for (_, submitted) in self.waiting.drain(..count) {
+            serving.scripts.push_call(&mut pipeline, &self.layout, &submitted.command);
+            serving.sent.push(submitted);
+        }
+        let mut connection = serving.commands.clone();
+        serving.batch = Some(Box::pin(async move {
+            let count = pipeline.len();
+            connection.send_packed_commands(&pipeline, 0, count).await
+        }));
+    }
+
+    /// Completes the commands of a batch. Returns why the connection is to be dropped, if it is.
+    fn take_replies(
+        &mut self,
+        serving: &mut Serving,
+        replies: RedisResult<Vec<Value>>,
+    ) -> Option<Reason> {
+        let mut replies = match replies {
+            Ok(replies) => replies,
+            Err(error) => return Some(error.to_string()),
+        };
+        if std::mem::take(&mut serving.must_load) {
+            replies.drain(..LOADS.min(replies.len()));
+        }
+        let sent = std::mem::take(&mut serving.sent);
+        let is_missing = |reply: &Value| is_error(reply, "NOSCRIPT");
+        if let Some(first) = replies.iter().position(is_missing) {
+            serving.must_load = true;
+            if replies[first..].iter().all(is_missing) {
+                // None of them was carried out: they are sent again, in their order.
+                return self.send_again(sent, replies, first);
+            }
+        }
+        let mut reason = None;
+        for (submitted, reply) in sent.iter().zip(replies) {
+            if let Value::ServerError(error) = &reply {
+                if error.code() == "READONLY" {
+                    reason = Some("the engine has become a replica".into());
+                } else if error.code() != "NOSCRIPT" {
+                    tracing::warn!(%error, "the cluster's engine rejects a command");
+                }
+                self.fail(submitted);
+                continue;
+            }
+            match read_reply(&submitted.command, reply) {
+                Some(event) => self.complete(submitted, event),
+                None => {
+                    self.fail(submitted);
+                    reason = Some("the engine sends replies that are none of the scripts'".into());
+                }
+            }
+        }
+        reason
+    }
+
+    /// Completes the commands before `first`, and queues the others again.
+    fn send_again(
+        &mut self,
+        sent: Vec<Submitted>,
+        replies: Vec<Value>,
+        first: usize,
+    ) -> Option<Reason> {
+        let due = Instant::now() + self.settings.command_timeout;
+        let mut again = Vec::new();
+        for (at, (submitted, reply)) in sent.into_iter().zip(replies).enumerate() {
+            if at >= first {
+                again.push((due, submitted));
+            } else if let Some(event) = read_reply(&submitted.command, reply) {
+                self.complete(&submitted, event);
+            } else {
+                self.fail(&submitted);
+            }
+        }
+        again.into_iter().rev().for_each(|one| self.waiting.push_front(one));
+        None
+    }
+
+    /// Passes on what the subscription has received.
+    fn take_pushes(&mut self, pushed: &mut Vec<PushInfo>) -> Option<Reason> {
+        let shared = self.shared.upgrade()?;
+        for PushInfo { kind, data } in pushed.drain(..) {
+            let mut data = data.into_iter();
+            let (topic, payload) = match (kind, data.next(), data.next()) {
+                (PushKind::Disconnection, ..) => return Some("the connection has ended".into()),
+                (PushKind::Subscribe, Some(Value::BulkString(topic)), _) => (topic, None),
+                (
+                    PushKind::Message,
+                    Some(Value::BulkString(topic)),
+                    Some(Value::BulkString(payload)),
+                ) => (topic, Some(payload)),
+                _ => continue,
+            };
+            let Some(TopicReceiver { channel, shard, token }) = self.topics.find(&topic) else {
+                continue;
+            };
+            let event = match payload.as_deref().map(parse_publication) {
+                None => EngineEvent::Watching { token },
+                Some(Some((epoch, message))) => EngineEvent::Pushed { channel, epoch, message },
+                Some(None) => {
+                    tracing::warn!(%channel, "the cluster's engine published something foreign");
+                    continue;
+                }
+            };
+            shared.send_event(shard, event);
+        }
+        None
+    }
+}
+
+fn is_error(reply: &Value, code: &str) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == code)
+}
+
+/// Returns why the connection is to be dropped, if the engine is not the one that was connected to.
+fn check_lineage(serving: &Serving, lineage: RedisResult<Option<String>>) -> Option<Reason> {
+    match lineage {
+        Ok(Some(lineage)) if lineage == serving.lineage => None,
+        Ok(Some(_)) => Some("the engine has another lineage".into()),
+        Ok(None) => Some("the engine has become a replica".into()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+async fn subscribe_to(
+    mut connection: MultiplexedConnection,
+    topics: Vec<Vec<u8>>,
+) -> RedisResult<()> {
+    connection.subscribe(topics).await
+}
+
+async fn unsubscribe_from(
+    mut connection: MultiplexedConnection,
+    topics: Vec<Vec<u8>>,
+) -> RedisResult<()> {
+    connection.unsubscribe(topics).await
+}

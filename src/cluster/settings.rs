@@ -1,0 +1,58 @@
+//! Settings of the cluster, as validated.
+
+use std::time::Duration;
+
+/// An instance of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineUrl {
+    /// Host name or address, without brackets.
+    pub host: String,
+    pub port: u16,
+    pub tls: bool,
+    /// The number of its database.
+    pub database: u16,
+}
+
+impl EngineUrl {
+    /// Returns the name by which logs and the [`Layout`](super::Layout) identify it. Whether TLS is
+    /// used does not matter.
+    pub fn name(&self) -> String {
+        let Self { host, port, database, .. } = self;
+        if host.contains(':') {
+            return format!("[{host}]:{port}/{database}");
+        }
+        format!("{host}:{port}/{database}")
+    }
+}
+
+/// How channels continue after the engine has restarted, or a replica was promoted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailover {
+    /// In a new epoch: messages may have been lost.
+    #[default]
+    NewEpoch,
+    /// In the same epoch: the engine loses no acknowledged write.
+    Keep,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    pub urls: Vec<EngineUrl>,
+    /// The beginning of all keys and topics.
+    pub prefix: String,
+    pub user: String,
+    pub password: Option<String>,
+    /// Authorities that sign the engine's certificate, as PEM; `None`: those of the host.
+    pub ca: Option<Vec<u8>>,
+    pub heartbeat: Duration,
+    /// How long a command waits for the engine.
+    pub command_timeout: Duration,
+    /// How long a subscription waits for the engine.
+    pub subscribe_timeout: Duration,
+    /// How long the engine keeps the position of a channel that is not in use.
+    pub position_ttl: Duration,
+    pub in_flight_bytes_max: u64,
+    pub on_failover: OnFailover,
+}

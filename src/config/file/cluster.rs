@@ -1,0 +1,62 @@
+//! Options of the engine that several nodes share.
+
+use super::table::{Kind, OptionType, section};
+use crate::cluster::OnFailover;
+
+section! {
+    /// An engine that several nodes use: channels then have one order and one history on all of
+    /// them. All nodes need equal values, and equal `[resume] keys`.
+    Cluster "cluster" repeated false;
+
+    /// Servers of Redis 6.2 or newer, or Valkey, as `redis://HOST[:PORT][/DATABASE]`, or
+    /// `rediss://` for TLS. Empty = none: channels belong to this process. Channels are spread over
+    /// several.
+    urls: Vec<String> = Vec::new(),
+    "Set where several nodes serve the same channels. Add servers where one core of one is busy; \
+     channels that move to another server start a new epoch.";
+
+    /// Beginning of the names of all keys and topics.
+    prefix: String = "seawall".into(),
+    "Set where other programs, or other clusters, use the same servers.";
+
+    /// User (ACL) at the engine; empty = the default user.
+    user: String = String::new(),
+    "Set together with `password_file`.";
+
+    /// File with the password; other users must not have access. Empty = none.
+    password_file: String = String::new(),
+    "Required where the engine requires one: URLs cannot contain it.";
+
+    /// File with the authorities that sign the engine's certificate, as PEM; empty = the host's.
+    ca_file: String = String::new(),
+    "For `rediss://` with a private authority.";
+
+    /// Interval at which the engine's identity is checked.
+    heartbeat_ms: u32 = 2_000 => "milliseconds" in 100..=60_000,
+    "Lower to notice a failover without a broken connection sooner.";
+
+    /// How long a request waits for the engine while that is away; past it: `unavailable`.
+    command_timeout_ms: u32 = 5_000 => "milliseconds" in 100..=60_000,
+    "Lower where backends have better things to do than to wait.";
+
+    /// How long a new subscription waits for the engine; past it: `unavailable`.
+    subscribe_timeout_ms: u32 = 10_000 => "milliseconds" in 100..=120_000,
+    "Raise where failovers of the engine take longer.";
+
+    /// How long the engine keeps the position of a channel without members and messages.
+    position_ttl_s: u32 = 3_600 => "seconds" in 60..=604_800,
+    "Raise where clients return after hours to channels that are used rarely.";
+
+    /// Bytes of messages on their way to the engine above which further ones are rejected.
+    in_flight_bytes_max: u64 = 16 << 20 => "bytes" in 1_048_576..=1_099_511_627_776,
+    "Raise for bursts of large messages.";
+
+    /// Whether channels start a new epoch after the engine has restarted or failed over, because it
+    /// may have lost messages (`new_epoch`), or not, because it never does (`keep`).
+    on_failover: OnFailover = OnFailover::NewEpoch,
+    "`keep` only for a store that loses no acknowledged write, and for proxies in front of one.";
+}
+
+impl OptionType for OnFailover {
+    const KIND: Kind = Kind::Choice(&["new_epoch", "keep"]);
+}

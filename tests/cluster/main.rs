@@ -1,0 +1,16 @@
+//! Several nodes over real engines, Redis and Valkey, which the tests start and end themselves.
+
+#[allow(dead_code, unused_imports, reason = "each test program uses its part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+#[allow(dead_code, reason = "each test program uses its part of it")]
+#[path = "../hub/client.rs"]
+mod client;
+
+mod engine;
+mod failures;
+mod nodes;
+mod roamer;
+mod scripts;
+mod start;

@@ -1,0 +1,133 @@
+//! What clients of several nodes see while nothing fails.
+
+use serde_json::json;
+
+use crate::client::{Client, delete, got, position, post, posted};
+use crate::engine::{Engine, KINDS, OPEN_CHANNELS, node_config, start_node};
+use crate::support::Server;
+
+#[test]
+fn channels_have_one_order_on_all_nodes() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let servers = [(); 3].map(|()| start_node(&engine));
+        let mut clients: Vec<_> = servers.iter().map(Client::open).collect();
+        let positions: Vec<_> =
+            clients.iter_mut().map(|one| position(&one.subscribe("room"))).collect();
+        assert!(positions.iter().all(|one| *one == positions[0]), "{positions:?}");
+        for round in 0..10 {
+            for (at, one) in clients.iter_mut().enumerate() {
+                one.publish("room", &json!([round, at]));
+            }
+        }
+        let heard: Vec<_> = clients.iter_mut().map(|one| one.contents(30)).collect();
+        assert!(heard.iter().all(|one| *one == heard[0]), "{heard:?}");
+        for at in 0..3 {
+            let own: Vec<_> = heard[0].iter().filter(|one| one[1] == at).collect();
+            let expected: Vec<_> = (0..10).map(|round| json!([round, at])).collect();
+            assert_eq!(own, expected.iter().collect::<Vec<_>>(), "a client's own order");
+        }
+        for server in &servers {
+            let answer = got(server, "/v1/channels/room/history?limit=100");
+            assert_eq!(answer["messages"].as_array().unwrap().len(), 30);
+        }
+    }
+}
+
+#[test]
+fn a_client_recovers_on_another_node() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let servers = [(); 2].map(|()| start_node(&engine));
+        let mut first = Client::open(&servers[0]);
+        let since = position(&first.subscribe("room"));
+        let ticket = first.ticket();
+        first.close();
+        let body = |n: u32| json!({"channel": "room", "content": n});
+        for n in 0..5 {
+            posted(&servers[0], "/v1/publish", &body(n));
+        }
+        let mut second = Client::open(&servers[1]);
+        let resumed = second.get(
+            json!({"type": "resume", "ticket": ticket, "positions": {"room": since}}),
+            "resumed",
+        );
+        assert_eq!(resumed["channels"]["room"]["recovered"], true, "{resumed}");
+        assert_eq!(second.contents(5), [0, 1, 2, 3, 4]);
+        posted(&servers[0], "/v1/publish", &body(5));
+        assert_eq!(second.contents(1), [5], "and what comes later");
+        let (status, _) = delete(&servers[0], "/v1/channels/room/history");
+        assert_eq!(status, 200);
+        let mut third = Client::open(&servers[1]);
+        assert_eq!(third.subscribe_since("room", &since)["recovered"], false, "it was removed");
+    }
+}
+
+#[test]
+fn a_key_is_used_once_on_all_nodes() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let servers = [(); 2].map(|()| start_node(&engine));
+        let body = |content: u32| json!({"channel": "room", "content": content, "key": "one"});
+        let first = posted(&servers[0], "/v1/publish", &body(1));
+        let again = posted(&servers[1], "/v1/publish", &body(1));
+        assert_eq!((position(&again), &again["duplicate"]), (position(&first), &json!(true)));
+        let (status, refused) = post(&servers[1], "/v1/publish", &body(2));
+        assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")));
+    }
+}
+
+#[test]
+fn channels_are_spread_over_several_engines() {
+    let engines = KINDS.map(Engine::start);
+    let urls = engines.each_ref().map(Engine::url);
+    let mut turned = urls.clone();
+    turned.reverse();
+    let config = |urls: &[String]| node_config(urls, OPEN_CHANNELS);
+    let servers = [Server::start(&config(&urls)), Server::start(&config(&turned))];
+    let mut member = Client::open(&servers[0]);
+    let names: Vec<_> = (0..20).map(|n| format!("room:{n}")).collect();
+    for name in &names {
+        member.subscribe(name);
+        posted(&servers[1], "/v1/publish", &json!({"channel": name, "content": name}));
+        assert_eq!(member.contents(1), [json!(name)]);
+    }
+    for engine in &engines {
+        let size = engine.call(&["DBSIZE"]);
+        let keys: u32 = size.trim_start_matches(':').parse().unwrap();
+        assert!((4..40).contains(&keys), "each has a share: {size}");
+    }
+}
+
+#[test]
+fn messages_expire_and_excess_ones_go() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let channels = "[[channel]]\npattern = \"few\"\nhistory = 3\n\
+                        [[channel]]\npattern = \"none\"\nhistory = 0\n";
+        let server = Server::start(&node_config(&[engine.url()], channels));
+        let mut client = Client::open(&server);
+        for (channel, kept) in [("few", vec![3, 4, 5]), ("none", vec![])] {
+            for n in 1..=5 {
+                posted(&server, "/v1/publish", &json!({"channel": channel, "content": n}));
+            }
+            let answer = got(&server, &format!("/v1/channels/{channel}/history"));
+            let offsets: Vec<_> = answer["messages"].as_array().unwrap().iter().collect();
+            let offsets: Vec<_> =
+                offsets.iter().map(|one| one["offset"].as_u64().unwrap()).collect();
+            assert_eq!((offsets, &answer["offset"]), (kept, &json!(5)), "{channel}");
+            let since = |offset: u64| json!({"epoch": answer["epoch"], "offset": offset});
+            let is_recovered = |client: &mut Client, offset| {
+                let subscribed = client.subscribe_since(channel, &since(offset));
+                client.unsubscribe(channel);
+                subscribed["recovered"] == true
+            };
+            let expected = channel == "few";
+            assert_eq!(is_recovered(&mut client, 2), expected, "{channel}");
+            assert!(!is_recovered(&mut client, 1) && is_recovered(&mut client, 5), "{channel}");
+            if expected {
+                assert_eq!(client.contents(3), [3, 4, 5]);
+            }
+        }
+    }
+}
