@@ -10,6 +10,7 @@ mod drain;
 mod flags;
 mod kick;
 mod load;
+mod nodes;
 mod print;
 mod publish;
 mod reload;
@@ -63,6 +64,8 @@ enum Command {
     Channels(channels::Arguments),
     /// List the connections of a running server, or describe one
     Connections(connections::Arguments),
+    /// List the nodes of the cluster of a running server
+    Nodes(nodes::Arguments),
     /// Disconnect a user or a connection of a running server
     Kick(kick::Arguments),
     /// Show the state of a running server
@@ -96,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::Publish(arguments) => publish::run(&arguments),
         Command::Channels(arguments) => channels::run(&arguments),
         Command::Connections(arguments) => connections::run(&arguments),
+        Command::Nodes(arguments) => nodes::run(&arguments),
         Command::Kick(arguments) => kick::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),

@@ -76,6 +76,19 @@ impl Layout {
         self.key("c", place, channel.as_str().as_bytes())
     }
 
+    /// A key that belongs to no channel.
+    pub fn plain_key(&self, name: &str) -> Vec<u8> {
+        format!("{}:{name}", self.prefix).into_bytes()
+    }
+
+    /// The topic of messages to a node, or to all.
+    pub fn node_topic(&self, node: Option<u32>) -> Vec<u8> {
+        match node {
+            Some(node) => format!("{}:n:{node:08x}", self.prefix).into_bytes(),
+            None => format!("{}:n:all", self.prefix).into_bytes(),
+        }
+    }
+
     /// The topic by which a node checks that its subscription works.
     pub fn probe_topic(&self, origin: u64) -> Vec<u8> {
         format!("{}:probe:{origin:016x}", self.prefix).into_bytes()

@@ -12,6 +12,7 @@ mod histogram_log;
 mod keys;
 mod log_writer;
 mod memory;
+mod peers;
 mod reload;
 mod runtime;
 mod signals;
@@ -33,12 +34,14 @@ use tokio::time::{Instant, Sleep};
 use crate::acme::Renewal;
 use crate::driver::host;
 use crate::server::{Collector, Ended, Server};
-use crate::shard::mail::Mail;
+use crate::shard::mail::{Mail, Replacement};
 use crate::tls::challenges::Challenges;
+use admin::api::everywhere;
 pub(crate) use admin::{AdminListener, bind};
 use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use log_writer::LogWriter;
+use peers::{PeerCall, Peers};
 pub(crate) use reload::Reloader;
 use reload::{Reloaded, Reloads};
 use runtime::FileIo;
@@ -97,13 +100,20 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     tokio::spawn(keys::watch_keys(server.directory(), server.live_config()));
     tokio::spawn(file_watch::watch_files(server.live_config(), orders.clone()));
     let _renewal = start_renewal(&server, &orders);
+    let peers = find_peers(&server);
+    let state = admin::State::new(
+        &server,
+        collector.clone(),
+        draining.clone(),
+        (errors, log),
+        (orders, last_reload),
+        peers.clone(),
+    );
+    if let Some(peers) = peers.clone() {
+        join_cluster(&server, &peers, state.clone());
+    }
     // Its drop removes the file, however this function ends.
-    let _socket_file = admin.and_then(|listener| {
-        let (collector, draining) = (collector.clone(), draining.clone());
-        let state =
-            admin::State::new(&server, collector, draining, (errors, log), (orders, last_reload));
-        admin::serve(listener, state)
-    });
+    let _socket_file = admin.and_then(|listener| admin::serve(listener, state));
     let watch = Watch {
         server,
         signals,
@@ -115,6 +125,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         overdue: Box::pin(tokio::time::sleep(NEVER)),
     };
     let (server, end) = watch.run().await;
+    if let Some(peers) = peers {
+        peers.leave();
+    }
     if let Some(writing) = writing {
         writing.finish().await;
     }
@@ -123,6 +136,38 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         tracing::info!("all connections closed");
     }
     end
+}
+
+/// Finds the way to the other nodes of a cluster; `None`: this node is alone.
+fn find_peers(server: &Server) -> Option<Arc<Peers>> {
+    let (outer, hub) = (server.outer()?, server.directory().hub()?);
+    let heartbeat = server.config().cluster.as_ref()?.heartbeat;
+    Some(Peers::new(outer.bus().clone(), hub.realm.node, heartbeat))
+}
+
+/// Starts to answer other nodes, and to be listed by them.
+fn join_cluster(server: &Server, peers: &Arc<Peers>, state: admin::State) {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = format!("{}:{}", name.trim(), std::process::id());
+    let (node, own) = (peers.node(), state.clone());
+    let record = move || own.peer_record(node, &name);
+    let (own, revoking) = (state.clone(), state);
+    let revoke = move |revocation| everywhere::note_revocation(&revoking, revocation);
+    tokio::task::spawn_local(peers.clone().beat(record, revoke));
+    tokio::task::spawn_local(
+        peers.clone().receive(move |call| everywhere::answer_peer(own.clone(), call)),
+    );
+    let (sender, mut replaced) = mpsc::unbounded_channel();
+    if let Some(hub) = server.directory().hub() {
+        hub.set_remote(sender);
+    }
+    let peers = peers.clone();
+    tokio::task::spawn_local(async move {
+        while let Some(Replacement { old, by }) = replaced.recv().await {
+            let call = PeerCall::Replaced { old: old.to_string(), by: by.to_string() };
+            peers.notify(old.node, call);
+        }
+    });
 }
 
 /// Starts to order certificates, if any is to be ordered; the result's drop ends it.

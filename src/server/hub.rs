@@ -13,47 +13,61 @@ use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
 use crate::shard::mail::{HubShared, MakeLog};
 
+/// The hub's state, and the way to other nodes, where there are any.
+pub(super) type MadeHub = (Option<Arc<HubShared>>, Option<Arc<Outer>>);
+
 /// Makes the hub's state if a route uses it. Its log is kept in memory, or in the engine of a
 /// cluster.
 ///
 /// # Errors
 /// When the engine can never be used.
-pub fn make_hub(
-    config: &Config,
-    admission: Arc<Admission>,
-) -> Result<Option<Arc<HubShared>>, String> {
+pub(super) fn make_hub(config: &Config, admission: Arc<Admission>) -> Result<MadeHub, String> {
     if !config.has_hub() {
-        return Ok(None);
+        return Ok((None, None));
     }
-    let protocols = Protocols::new(&SeawallV1);
+    let (protocols, node) = (Protocols::new(&SeawallV1), make_node());
+    let mut outer = None;
     let make_log: MakeLog = match &config.cluster {
-        Some(settings) => make_cluster_log(settings, config.shards, protocols.storing())?,
+        Some(settings) => {
+            let (make_log, started) =
+                make_cluster_log(settings, (config.shards, node), protocols.storing())?;
+            outer = Some(started);
+            make_log
+        }
         None => {
             let budget = HistoryBudget::new(config.hub.history_bytes_max);
             Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) })
         }
     };
-    Ok(make_hub_with(config, admission, make_log, protocols))
+    let realm = make_realm(config, node, admission).with_protocols(protocols);
+    Ok((Some(HubShared::new(realm, home_options(config), make_log)), outer))
 }
 
 /// Connects to the engine of a cluster, and makes logs over it.
 fn make_cluster_log(
     settings: &Arc<ClusterSettings>,
-    shards: u16,
+    (shards, node): (u16, u32),
     storing: Storing,
-) -> Result<MakeLog, String> {
+) -> Result<(MakeLog, Arc<Outer>), String> {
     let names: Vec<_> = settings.urls.iter().map(EngineUrl::name).collect();
     let layout = Arc::new(Layout::new(&settings.prefix, &names));
     let origin = RandomState::new().hash_one("origin");
-    let outer = Outer::start(settings, &layout, (shards.into(), origin))?;
+    let outer = Arc::new(Outer::start(settings, &layout, (shards.into(), origin, node))?);
     let limits = LogLimits {
         subscribe_timeout_ms: settings.subscribe_timeout.as_millis() as u64,
         renewal_ms: settings.position_ttl.as_millis() as u64 / 3,
     };
-    Ok(Arc::new(move |shard, bell| -> Box<dyn Log> {
-        let port = outer.port(shard, bell);
+    let ports = outer.clone();
+    let make_log = move |shard, bell| -> Box<dyn Log> {
+        let port = ports.port(shard, bell);
         Box::new(ClusterLog::new(port, layout.clone(), limits, storing, origin))
-    }))
+    };
+    Ok((Arc::new(make_log), outer))
+}
+
+/// Chooses the node's part of connection ids.
+fn make_node() -> u32 {
+    node_id(RandomState::new().hash_one("node") as u32)
 }
 
 /// Makes the node's part of connection ids. It comes first in them, and never starts with a hyphen,
@@ -71,7 +85,7 @@ pub fn make_hub_with(
     protocols: Protocols,
 ) -> Option<Arc<HubShared>> {
     let make = || {
-        let realm = make_realm(config, admission).with_protocols(protocols);
+        let realm = make_realm(config, make_node(), admission).with_protocols(protocols);
         HubShared::new(realm, home_options(config), make_log)
     };
     config.has_hub().then(make)
@@ -79,12 +93,12 @@ pub fn make_hub_with(
 
 /// Makes the same hub under another configuration.
 pub fn renew_hub(hub: &HubShared, config: &Config) -> Arc<HubShared> {
-    hub.renewed(make_realm(config, hub.realm.admission.clone()), home_options(config))
+    let realm = make_realm(config, hub.realm.node, hub.realm.admission.clone());
+    hub.renewed(realm, home_options(config))
 }
 
-fn make_realm(config: &Config, admission: Arc<Admission>) -> Realm {
+fn make_realm(config: &Config, node: u32, admission: Arc<Admission>) -> Realm {
     let hub = &config.hub;
-    let node = node_id(RandomState::new().hash_one("node") as u32);
     let limits = SessionLimits {
         channels_max: hub.channels_per_connection_max,
         requests_max: hub.pending_requests_max,

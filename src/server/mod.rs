@@ -18,6 +18,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc as events;
 
+use crate::cluster::redis::Outer;
 use crate::config::Config;
 use crate::driver::listener::{self, Address};
 use crate::driver::{DriverFactory, EngineFacts, host};
@@ -39,7 +40,8 @@ impl std::error::Error for StartError {}
 
 pub use collector::Collector;
 pub use engine::{Engine, EngineChoice, EngineError};
-pub use hub::{make_hub, make_hub_with, renew_hub};
+use hub::make_hub;
+pub use hub::{make_hub_with, renew_hub};
 
 /// The end of a shard.
 pub struct Ended {
@@ -69,6 +71,7 @@ pub struct Server {
     pub facts: Facts,
     config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
+    outer: Option<Arc<Outer>>,
     threads: Vec<JoinHandle<()>>,
     ended: events::UnboundedReceiver<Ended>,
 }
@@ -107,7 +110,7 @@ impl Bound {
     pub fn start_on<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
-        let hub = make_hub(&config, directory.admission().clone()).map_err(StartError)?;
+        let (hub, outer) = make_hub(&config, directory.admission().clone()).map_err(StartError)?;
         if let Some(hub) = hub {
             directory.set_hub(hub);
         }
@@ -150,7 +153,10 @@ impl Bound {
         let (engine, started) = (factory.facts(), factory.epoch());
         let facts = Facts { listening, congestion, engine, open_files, started };
         let config = Arc::new(ArcSwap::new(config));
-        Ok(Waiting { go: signals, server: Server { facts, config, directory, threads, ended } })
+        Ok(Waiting {
+            go: signals,
+            server: Server { facts, config, directory, outer, threads, ended },
+        })
     }
 }
 
@@ -200,6 +206,11 @@ impl Server {
     /// The configuration in force, for repeated readers.
     pub fn live_config(&self) -> Arc<ArcSwap<Config>> {
         self.config.clone()
+    }
+
+    /// The way to the cluster's engine and to other nodes; `None`: this node is alone.
+    pub fn outer(&self) -> Option<Arc<Outer>> {
+        self.outer.clone()
     }
 
     /// The directory by which the control thread reaches shards.

@@ -8,6 +8,7 @@ mod support;
 #[path = "../hub/client.rs"]
 mod client;
 
+mod commands;
 mod engine;
 mod failures;
 mod nodes;

@@ -175,7 +175,7 @@ fn scripts_do_as_the_model_does() {
             in_flight_bytes_max: 1 << 30,
             on_failover: OnFailover::NewEpoch,
         });
-        let outer = Outer::start(&settings, &layout, (1, 7)).expect("the engine is there");
+        let outer = Outer::start(&settings, &layout, (1, 7, 7)).expect("the engine is there");
         let bell = Arc::new(Rung::default());
         let mut port = outer.port(0, bell.clone());
         let runs = std::cell::Cell::new(0);

@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::bus::{BusEnd, BusRequest};
 use super::connect::{LinkError, connect};
 use super::port::{Shared, Submitted};
 use super::topics::{TopicReceiver, Topics};
@@ -27,6 +28,17 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// The delay that a failed command suggests (ms).
 const RETRY_AFTER_MS: u32 = 1000;
 
+/// The next request of the control thread, where the instance takes them.
+pub(super) async fn next_request(bus: &mut Option<BusEnd>) -> BusRequest {
+    match bus {
+        Some(bus) => match bus.requests.recv().await {
+            Some(request) => request,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 /// All ports were dropped: the process ends.
 pub(super) struct Closed;
 
@@ -40,6 +52,8 @@ pub(super) struct Instance {
     pub(super) layout: Arc<Layout>,
     pub(super) shared: Weak<Shared>,
     pub(super) origin: u64,
+    /// Of the first instance.
+    pub(super) bus: Option<BusEnd>,
     pub(super) commands: UnboundedReceiver<Submitted>,
     /// Commands that are not sent yet, with the time at which they fail, in order.
     pub(super) waiting: VecDeque<(Instant, Submitted)>,
@@ -53,7 +67,7 @@ impl Instance {
     pub(super) fn new(
         index: usize,
         (settings, layout, shared): World,
-        origin: u64,
+        (origin, bus): (u64, Option<BusEnd>),
         (commands, attempted): (UnboundedReceiver<Submitted>, mpsc::Sender<Result<(), LinkError>>),
     ) -> Self {
         Self {
@@ -62,6 +76,7 @@ impl Instance {
             layout,
             shared,
             origin,
+            bus,
             commands,
             waiting: VecDeque::new(),
             topics: Topics::default(),
@@ -129,6 +144,8 @@ impl Instance {
             let due = self.waiting.front().map(|(due, _)| *due);
             tokio::select! {
                 result = &mut future => return Ok(result),
+                // Nodes do not wait for what was sent while the engine was away.
+                request = next_request(&mut self.bus) => drop(request),
                 command = self.commands.recv() => match command {
                     Some(command) => self.accept(command),
                     None => return Err(Closed),

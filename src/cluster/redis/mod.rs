@@ -10,6 +10,7 @@
 //! priority, and answers scrapes); a connection that reconnects by itself (subscriptions would have
 //! holes that nothing reports).
 
+mod bus;
 mod connect;
 mod instance;
 mod port;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc as queues;
 
+pub use self::bus::{Bus, Heartbeat};
 use self::connect::LinkError;
 use self::instance::Instance;
 use self::port::{ShardPort, Shared};
@@ -38,10 +40,12 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
 /// The running thread, and the way to it. The thread ends when this and all ports are dropped.
 pub struct Outer {
     shared: Arc<Shared>,
+    bus: Arc<Bus>,
 }
 
 impl Outer {
-    /// Starts the thread for this many shards. `origin`: a random number of the process.
+    /// Starts the thread for this many shards. `origin`: a random number of the process; `node`: its
+    /// number in connection ids.
     ///
     /// # Errors
     /// When an instance can never be used, with the reason and the remedy: it is too old, is a
@@ -50,8 +54,10 @@ impl Outer {
     pub fn start(
         settings: &Arc<ClusterSettings>,
         layout: &Arc<Layout>,
-        (shards, origin): (usize, u64),
+        (shards, origin, node): (usize, u64, u32),
     ) -> Result<Self, String> {
+        let (bus, end) = Bus::new(layout, node);
+        let mut end = Some(end);
         let mut queues_in = Vec::new();
         let mut instances = Vec::new();
         let (senders, mut receivers): (Vec<_>, Vec<_>) =
@@ -61,7 +67,12 @@ impl Outer {
             let (attempted, first) = mpsc::channel();
             queues_in.push(first);
             let world = (settings.clone(), layout.clone(), Arc::downgrade(&shared));
-            instances.push(Instance::new(index, world, origin, (commands, attempted)));
+            instances.push(Instance::new(
+                index,
+                world,
+                (origin, end.take()),
+                (commands, attempted),
+            ));
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start the outer thread: {error}"))?;
@@ -83,12 +94,17 @@ impl Outer {
                 Ok(Ok(()) | Err(LinkError::Unreachable(_))) | Err(_) => {}
             }
         }
-        Ok(Self { shared })
+        Ok(Self { shared, bus: Arc::new(bus) })
     }
 
     /// Returns the way of a shard's log to the engine. `bell` wakes the shard.
     pub fn port(&self, shard: u16, bell: Arc<dyn Bell>) -> Box<dyn EnginePort> {
         Box::new(ShardPort::new(self.shared.clone(), shard, bell))
+    }
+
+    /// Returns the way to other nodes.
+    pub fn bus(&self) -> &Arc<Bus> {
+        &self.bus
     }
 
     /// Returns the number of instances, and of those that are connected.

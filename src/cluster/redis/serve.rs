@@ -12,8 +12,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::bus;
 use super::connect::{Link, read_lineage};
-use super::instance::{Closed, Instance};
+use super::instance::{Closed, Instance, next_request};
 use super::port::Submitted;
 use super::scripts::{LOADS, Scripts, parse_publication, read_reply};
 use super::topics::{Change, TopicReceiver};
@@ -107,7 +108,11 @@ impl Instance {
         }
         let probe_topic = self.layout.probe_topic(self.origin);
         let subscribe = serving.subscription.clone();
-        serving.change = Some(Box::pin(subscribe_to(subscribe, vec![probe_topic.clone()])));
+        let mut topics = vec![probe_topic.clone()];
+        if let Some(bus) = &self.bus {
+            topics.extend(bus.topics.iter().cloned());
+        }
+        serving.change = Some(Box::pin(subscribe_to(subscribe, topics)));
         let (mut arrived, mut pushed) = (Vec::new(), Vec::new());
         loop {
             self.begin_work(serving);
@@ -123,6 +128,10 @@ impl Instance {
                         return Err(Closed);
                     }
                     arrived.drain(..).for_each(|command| self.accept(command));
+                    None
+                }
+                request = next_request(&mut self.bus) => {
+                    self.carry_out(serving.commands.clone(), request);
                     None
                 }
                 replies = finish(&mut serving.batch) => self.take_replies(serving, replies),
@@ -253,6 +262,17 @@ impl Instance {
         None
     }
 
+    /// Carries out a request of the control thread, beside the commands.
+    fn carry_out(&self, connection: MultiplexedConnection, request: bus::BusRequest) {
+        let (keys, layout) = (bus::keys(&self.layout), self.layout.clone());
+        tokio::task::spawn_local(async move {
+            let topic = |node| layout.node_topic(node);
+            if let Err(error) = bus::carry_out(connection, keys, topic, request).await {
+                tracing::debug!(%error, "a request between nodes failed");
+            }
+        });
+    }
+
     /// Passes on what the subscription has received.
     fn take_pushes(&mut self, pushed: &mut Vec<PushInfo>) -> Option<Reason> {
         let shared = self.shared.upgrade()?;
@@ -268,6 +288,14 @@ impl Instance {
                 ) => (topic, Some(payload)),
                 _ => continue,
             };
+            if let Some(bus) = &self.bus
+                && let Some(message) = &payload
+                && bus.topics.contains(&topic)
+            {
+                // The control thread may have ended.
+                let _ = bus.received.send(message.clone());
+                continue;
+            }
             let Some(TopicReceiver { channel, shard, token }) = self.topics.find(&topic) else {
                 continue;
             };

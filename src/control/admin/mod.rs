@@ -4,7 +4,7 @@
 //! some are configured, and rejects web pages.
 
 mod accept;
-mod api;
+pub(super) mod api;
 mod guard;
 mod journal;
 mod listener;
@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 
 use super::drain::Orders;
 use super::log_writer::LogWriter;
+use super::peers::{PeerRecord, Peers};
 use super::reload::LastReload;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
@@ -58,6 +59,8 @@ struct Inner {
     bodies: Semaphore,
     orders: Orders,
     last_reload: LastReload,
+    /// The other nodes of the cluster; `None`: this node is alone.
+    peers: Option<Arc<Peers>>,
 }
 
 fn started_unix_s(facts: &Facts) -> f64 {
@@ -72,6 +75,7 @@ impl State {
         draining: Arc<AtomicBool>,
         (log_errors, log): (Arc<AtomicU64>, LogWriter),
         (orders, last_reload): (Orders, LastReload),
+        peers: Option<Arc<Peers>>,
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
@@ -87,6 +91,7 @@ impl State {
             bodies: Semaphore::new(api::BODIES_KIB_MAX),
             orders,
             last_reload,
+            peers,
         }))
     }
 }
@@ -100,6 +105,25 @@ impl State {
     /// The state of channels that shards share; an error where no route uses the hub.
     fn hub(&self) -> Result<Arc<HubShared>, api::ApiError> {
         self.0.directory.hub().ok_or_else(api::no_hub)
+    }
+
+    fn peers(&self) -> Option<&Peers> {
+        self.0.peers.as_deref()
+    }
+
+    /// What this node says of itself to others.
+    pub(super) fn peer_record(&self, node: u32, name: &str) -> PeerRecord {
+        let directory = &self.0.directory;
+        let open = (0..directory.len() as u16).map(|shard| directory.open_count(shard));
+        PeerRecord {
+            node,
+            name: name.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            shards: directory.len() as u16,
+            connections: open.map(u64::from).sum(),
+            draining: self.0.draining.load(std::sync::atomic::Ordering::Relaxed),
+            started: self.0.started_unix_s as u64,
+        }
     }
 
     /// Unix time now (ms).

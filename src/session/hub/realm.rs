@@ -127,6 +127,11 @@ impl Realm {
         self.revoked.bytes()
     }
 
+    /// Notes a revocation of another node: what was issued up to this time (Unix, ms) is void.
+    pub fn note_revocation(&self, subject: &Subject, channel: Option<&str>, until_ms: u64) {
+        self.revoked.note_revocation(subject, channel, until_ms);
+    }
+
     /// Voids the tickets and grants that were issued to a user or connection until now.
     pub fn revoke(&self, subject: &Subject, now_ms: u64) {
         self.revoked.revoke(subject, now_ms);

@@ -112,11 +112,11 @@ impl HubSession {
         })?;
         let (old, root) = split_lineage(&ticket.connection);
         self.check_ticket(call, &ticket)?;
-        // A connection of another node, or of an earlier run, cannot be open here.
-        let old_id = ConnectionId::parse(old).filter(|old| old.node == call.realm.node);
+        let old_id = ConnectionId::parse(old);
         self.extras_mut().root = ConnectionId::parse(root.unwrap_or(old));
         let old = old_id.filter(|old| *old != self.id);
-        call.effects.continues = old;
+        // Only a connection of this node, and of this run, can pass its counts on.
+        call.effects.continues = old.filter(|old| old.node == call.realm.node);
         // Of two tokens of one user, the one that expires later is probably the newer one.
         let keeps_own = self.identity.as_ref().is_some_and(|own| {
             !own.is_anonymous()

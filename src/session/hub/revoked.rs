@@ -164,6 +164,22 @@ impl Revoked {
         self.insert(&self.channels, of_channel(subject, channel), now_ms, true);
     }
 
+    /// Notes a revocation of another node: whatever was issued up to this time is void, of a user or
+    /// connection, or of its grants for a channel.
+    pub(super) fn note_revocation(&self, subject: &Subject, channel: Option<&str>, until_ms: u64) {
+        // What is issued from now on is later, also if the other node's clock is ahead.
+        self.last_ms.fetch_max(until_ms, Ordering::SeqCst);
+        let (table, subject) = match channel {
+            Some(channel) => (&self.channels, of_channel(subject, channel)),
+            None => (&self.subjects, of_subject(subject)),
+        };
+        let mut table = lock_table(table);
+        if table.until_ms.get(&*subject).is_none_or(|known| *known < until_ms) {
+            let expired_before_ms = until_ms.saturating_sub(self.life_ms.load(Ordering::Relaxed));
+            table.insert(subject, until_ms, expired_before_ms, true);
+        }
+    }
+
     /// Voids the tickets of a connection that has authenticated with a token with other rights. If
     /// such an entry is lost, an old ticket still gives no more than its own token, until that
     /// expires.
@@ -232,6 +248,24 @@ mod tests {
         }
         assert!(!revoked.is_revoked(&[user("bob")], NOW));
         assert!(!revoked.is_revoked(&[Subject::Connection("ann".into())], NOW - 5000));
+    }
+
+    #[test]
+    fn a_revocation_of_another_node_voids_what_was_issued_before_it() {
+        let revoked = new();
+        let ann = [user("ann")];
+        let before = revoked.issue_time_ms(NOW);
+        revoked.note_revocation(&ann[0], None, NOW + 10);
+        assert!(revoked.is_revoked(&ann, before));
+        let after = revoked.issue_time_ms(NOW + 1);
+        assert!(!revoked.is_revoked(&ann, after), "the other clock is ahead");
+        revoked.revoke(&ann[0], NOW + 20);
+        revoked.note_revocation(&ann[0], None, NOW + 10);
+        assert!(revoked.is_revoked(&ann, after), "the later one stays in force");
+        revoked.note_revocation(&ann[0], Some("a"), NOW + 30);
+        assert!(revoked.is_channel_revoked(&ann, "a", NOW + 30));
+        assert!(!revoked.is_channel_revoked(&ann, "b", NOW + 30));
+        check_text_bytes(&revoked);
     }
 
     #[test]

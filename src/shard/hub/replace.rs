@@ -12,14 +12,23 @@ use crate::admission::Denied;
 use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
 use crate::shard::connections::{Connections, Goodbye};
-use crate::shard::mail::HubMail;
+use crate::shard::mail::{HubMail, Replacement};
 
 impl Hub {
     /// Requests that the connection that the one at this slot has resumed be closed.
     pub(super) fn request_replacement(&mut self, old: ConnectionId, index: u32) {
         let Some(entry) = self.entry(index) else { return };
         let user = entry.session.user().filter(|_| !entry.counted).cloned();
-        let mail = HubMail::Replaced { old, by: entry.session.id, user };
+        let by = entry.session.id;
+        if old.node != self.shared.realm.node {
+            self.shared.report_replacement(Replacement { old, by });
+            if let Some(user) = user {
+                // Users are counted on each node by itself: there is no count to take over.
+                self.post_here(HubMail::Place { id: by, user, is_passed_on: false });
+            }
+            return;
+        }
+        let mail = HubMail::Replaced { old, by, user };
         self.post_mail(old.shard, mail);
     }
 

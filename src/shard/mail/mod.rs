@@ -13,4 +13,4 @@ pub use hub_mail::{
     Act, Channels, ConnectionInfo, ConnectionTarget, CountReply, Filter, HubMail, Listed,
     LookReply, Reached,
 };
-pub use hub_shared::{HubShared, MakeLog};
+pub use hub_shared::{HubShared, MakeLog, Replacement};

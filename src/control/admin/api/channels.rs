@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::State as Extracted;
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiError, Asked, Named, State, ask_home, await_answer, json_response, parse_channel_name,
-    shapes, unexpected_answer,
+    ApiError, Asked, Named, State, ask_home, await_answer, everywhere, json_response,
+    parse_channel_name, shapes, unexpected_answer,
 };
 use crate::hub::{Answer, Epoch, Position, Since, Verb};
 use crate::session::hub::NO_PRESENCE;
@@ -19,12 +19,12 @@ use crate::shard::mail::Mail;
 /// The maximum number of channels per page.
 const PAGE_MAX: u32 = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    prefix: Option<String>,
-    limit: Option<u32>,
-    after: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) limit: Option<u32>,
+    pub(super) after: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,11 +51,8 @@ fn page_limit(limit: Option<u32>, most: u32) -> Result<u32, ApiError> {
     Err(ApiError::bad_request(format!("limit must be from 1 to {most}, not {limit}")))
 }
 
-/// `GET /v1/channels`.
-pub(super) async fn list_channels(
-    Extracted(state): Extracted<State>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Value>, ApiError> {
+/// Lists channels with members on this node, and those that it has in use.
+pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, ApiError> {
     state.hub()?;
     let limit = page_limit(query.limit, PAGE_MAX)?;
     let directory = &state.0.directory;
@@ -85,11 +82,34 @@ pub(super) async fn list_channels(
     if let Some(next) = next {
         answer["next"] = next.into();
     }
-    Ok(Json(answer))
+    Ok(answer)
+}
+
+/// `GET /v1/channels`.
+pub(super) async fn list_channels(
+    Extracted(state): Extracted<State>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    everywhere::list_channels(&state, query).await.map(Json)
 }
 
 fn position_json(position: Position) -> Value {
     json!({"epoch": position.epoch.to_string(), "offset": position.offset})
+}
+
+/// Describes a channel, with its members on this node.
+pub(super) async fn describe_here(state: &State, channel: &str) -> Result<Value, ApiError> {
+    let pending = ask_home(state, parse_channel_name(channel)?, Verb::Describe)?;
+    match await_answer(pending).await? {
+        Answer::Described { position, members, users } => {
+            let mut answer = position_json(position);
+            answer["channel"] = channel.into();
+            answer["members"] = members.into();
+            answer["users"] = users.into();
+            Ok(answer)
+        }
+        other => Err(unexpected_answer(&other)),
+    }
 }
 
 /// `GET /v1/channels/{channel}`.
@@ -97,17 +117,7 @@ pub(super) async fn describe_channel(
     Extracted(state): Extracted<State>,
     Named(channel): Named,
 ) -> Result<Json<Value>, ApiError> {
-    let pending = ask_home(&state, parse_channel_name(&channel)?, Verb::Describe)?;
-    match await_answer(pending).await? {
-        Answer::Described { position, members, users } => {
-            let mut answer = position_json(position);
-            answer["channel"] = channel.into();
-            answer["members"] = members.into();
-            answer["users"] = users.into();
-            Ok(Json(answer))
-        }
-        other => Err(unexpected_answer(&other)),
-    }
+    everywhere::describe_channel(&state, &channel).await.map(Json)
 }
 
 /// `GET /v1/channels/{channel}/presence`.

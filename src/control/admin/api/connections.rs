@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State as Extracted;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Body, Named, State, parse_channel_name, to_one_line};
+use super::{ApiError, Asked, Body, Named, State, everywhere, parse_channel_name, to_one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::proto::ws::CloseCode;
@@ -23,42 +23,42 @@ const PAGE_MAX: u32 = 1000;
 const REQUESTS_MAX: usize = 64;
 
 /// The body of a send; exactly one of the first three names the target.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Send {
-    user: Option<String>,
-    connection: Option<String>,
-    all: Option<bool>,
-    content: Box<RawValue>,
+    pub(super) user: Option<String>,
+    pub(super) connection: Option<String>,
+    pub(super) all: Option<bool>,
+    pub(super) content: Box<RawValue>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Disconnect {
-    user: Option<String>,
-    connection: Option<String>,
-    code: Option<u16>,
-    reason: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) connection: Option<String>,
+    pub(super) code: Option<u16>,
+    pub(super) reason: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Membership {
-    user: Option<String>,
-    connection: Option<String>,
-    channel: String,
+    pub(super) user: Option<String>,
+    pub(super) connection: Option<String>,
+    pub(super) channel: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    user: Option<String>,
-    address: Option<IpAddr>,
-    limit: Option<u32>,
-    after: Option<String>,
+    pub(super) user: Option<String>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) limit: Option<u32>,
+    pub(super) after: Option<String>,
 }
 
-fn parse_target(
+pub(super) fn parse_target(
     user: Option<String>,
     connection: Option<String>,
     all: Option<bool>,
@@ -77,7 +77,7 @@ fn parse_target(
 
 /// The subject whose tickets and grants a call revokes: this includes clients that are offline, and
 /// connections that have ended.
-fn subject(target: &ConnectionTarget) -> Option<Subject> {
+pub(super) fn subject(target: &ConnectionTarget) -> Option<Subject> {
     match target {
         ConnectionTarget::User(user) => Some(Subject::User(user.to_string())),
         ConnectionTarget::Connection(id) => Some(Subject::Connection(id.to_string())),
@@ -85,14 +85,18 @@ fn subject(target: &ConnectionTarget) -> Option<Subject> {
     }
 }
 
-fn parse_connection_id(text: &str) -> Result<ConnectionId, ApiError> {
+pub(super) fn parse_connection_id(text: &str) -> Result<ConnectionId, ApiError> {
     ConnectionId::parse(text).ok_or_else(|| {
         ApiError::bad_request("invalid connection id; take one from /v1/connections")
     })
 }
 
 /// Applies an action to all connections of the target; returns their number.
-async fn apply(state: &State, target: ConnectionTarget, act: Act) -> Result<Reached, ApiError> {
+pub(super) async fn apply(
+    state: &State,
+    target: ConnectionTarget,
+    act: Act,
+) -> Result<Reached, ApiError> {
     let shared = state.hub()?;
     let directory = &state.0.directory;
     let shards = match &target {
@@ -122,7 +126,8 @@ async fn apply(state: &State, target: ConnectionTarget, act: Act) -> Result<Reac
     Ok(reached)
 }
 
-pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError> {
+/// Sends a message to connections of this node.
+pub(super) async fn send_here(state: &State, body: Send) -> Result<Value, ApiError> {
     let target = parse_target(body.user, body.connection, body.all)?;
     let text = to_one_line(&body.content)?;
     let most = state.config().limits.ws.message_bytes_max;
@@ -143,7 +148,8 @@ pub(super) async fn do_send(state: &State, body: Send) -> Result<Value, ApiError
     Ok(json!({"delivered": delivered}))
 }
 
-pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
+/// Disconnects connections of this node, and revokes their tickets on it.
+pub(super) async fn disconnect_here(state: &State, body: Disconnect) -> Result<Value, ApiError> {
     let target = parse_target(body.user, body.connection, None)?;
     let code = body.code.map_or(CloseCode::DISCONNECTED, CloseCode::new);
     if !matches!(code.get(), 1000 | 1001 | 3000..=4999) {
@@ -163,7 +169,8 @@ pub(super) async fn do_disconnect(state: &State, body: Disconnect) -> Result<Val
     Ok(json!({"disconnected": disconnected}))
 }
 
-pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
+/// Subscribes connections of this node.
+pub(super) async fn subscribe_here(state: &State, body: Membership) -> Result<Value, ApiError> {
     let channel = parse_channel_name(&body.channel)?;
     let target = parse_target(body.user, body.connection, None)?;
     match apply(state, target, Act::Subscribe(channel)).await? {
@@ -172,7 +179,8 @@ pub(super) async fn do_subscribe(state: &State, body: Membership) -> Result<Valu
     }
 }
 
-pub(super) async fn do_unsubscribe(state: &State, body: Membership) -> Result<Value, ApiError> {
+/// Unsubscribes connections of this node, and revokes their grants on it.
+pub(super) async fn unsubscribe_here(state: &State, body: Membership) -> Result<Value, ApiError> {
     let channel = parse_channel_name(&body.channel)?;
     let target = parse_target(body.user, body.connection, None)?;
     if let Some(subject) = subject(&target) {
@@ -187,7 +195,7 @@ pub(super) async fn send(
     Extracted(state): Extracted<State>,
     Body(body): Body<Send>,
 ) -> Result<Json<Value>, ApiError> {
-    do_send(&state, body).await.map(Json)
+    everywhere::send(&state, body).await.map(Json)
 }
 
 /// `POST /v1/disconnect`.
@@ -195,7 +203,7 @@ pub(super) async fn disconnect(
     Extracted(state): Extracted<State>,
     Body(body): Body<Disconnect>,
 ) -> Result<Json<Value>, ApiError> {
-    do_disconnect(&state, body).await.map(Json)
+    everywhere::disconnect(&state, body).await.map(Json)
 }
 
 /// `POST /v1/subscribe`.
@@ -203,7 +211,7 @@ pub(super) async fn subscribe(
     Extracted(state): Extracted<State>,
     Body(body): Body<Membership>,
 ) -> Result<Json<Value>, ApiError> {
-    do_subscribe(&state, body).await.map(Json)
+    everywhere::subscribe(&state, body).await.map(Json)
 }
 
 /// `POST /v1/unsubscribe`.
@@ -211,7 +219,7 @@ pub(super) async fn unsubscribe(
     Extracted(state): Extracted<State>,
     Body(body): Body<Membership>,
 ) -> Result<Json<Value>, ApiError> {
-    do_unsubscribe(&state, body).await.map(Json)
+    everywhere::unsubscribe(&state, body).await.map(Json)
 }
 
 async fn list_shard(state: &State, shard: u16, filter: Filter) -> Listed {
@@ -231,11 +239,8 @@ fn parse_cursor(text: Option<&str>) -> Result<(u16, u32), ApiError> {
         .ok_or_else(|| ApiError::bad_request("invalid `after`; use `next` of an earlier answer"))
 }
 
-/// `GET /v1/connections`.
-pub(super) async fn list_connections(
-    Extracted(state): Extracted<State>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Value>, ApiError> {
+/// Lists connections of this node.
+pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, ApiError> {
     state.hub()?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=PAGE_MAX).contains(&limit) {
@@ -257,7 +262,7 @@ pub(super) async fn list_connections(
             from_slot,
             limit: limit - connections.len() as u32,
         };
-        let listed = list_shard(&state, shard, filter).await;
+        let listed = list_shard(state, shard, filter).await;
         connections.extend(listed.connections);
         (shard, from_slot) = match listed.next_slot {
             Some(slot) => (shard, slot),
@@ -268,16 +273,21 @@ pub(super) async fn list_connections(
     if shard < shards {
         answer["next"] = format!("{shard}.{from_slot}").into();
     }
-    Ok(Json(answer))
+    Ok(answer)
 }
 
-/// `GET /v1/connections/{id}`.
-pub(super) async fn describe_connection(
+/// `GET /v1/connections`.
+pub(super) async fn list_connections(
     Extracted(state): Extracted<State>,
-    Named(id): Named,
+    Asked(query): Asked<ListQuery>,
 ) -> Result<Json<Value>, ApiError> {
+    everywhere::list_connections(&state, query).await.map(Json)
+}
+
+/// Describes a connection of this node.
+pub(super) async fn describe_here(state: &State, id: &str) -> Result<Value, ApiError> {
     let shared = state.hub()?;
-    let id = parse_connection_id(&id)?;
+    let id = parse_connection_id(id)?;
     let gone = || ApiError::not_found("no such connection, or it has closed");
     if id.node != shared.realm.node || usize::from(id.shard) >= state.0.directory.len() {
         return Err(gone());
@@ -287,5 +297,13 @@ pub(super) async fn describe_connection(
     state.0.directory.post(id.shard, Mail::Hub(Box::new(mail)));
     // A shard that has ended sends no reply, and has no connections.
     let info = received.await.ok().flatten().ok_or_else(gone)?;
-    Ok(Json(json!(info)))
+    Ok(json!(info))
+}
+
+/// `GET /v1/connections/{id}`.
+pub(super) async fn describe_connection(
+    Extracted(state): Extracted<State>,
+    Named(id): Named,
+) -> Result<Json<Value>, ApiError> {
+    everywhere::describe_connection(&state, &id).await.map(Json)
 }

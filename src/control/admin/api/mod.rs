@@ -7,6 +7,7 @@
 
 mod channels;
 mod connections;
+pub(in crate::control) mod everywhere;
 mod gather;
 mod memory;
 mod object;
@@ -63,8 +64,16 @@ pub(super) fn call_routes() -> Router<State> {
         .route("/v1/channels/{channel}/presence", json_call(get(channels::list_members)))
         .route("/v1/channels/{channel}/history", json_call(get(channels::read_history)))
         .route("/v1/channels/{channel}/history", json_call(delete(channels::trim_history)))
+        .route("/v1/nodes", json_call(get(list_nodes)))
         .route("/v1/memory", json_call(get(memory::report_memory)))
         .route("/v1/openapi.json", json_call(get(openapi::get_document)))
+}
+
+/// `GET /v1/nodes`.
+async fn list_nodes(
+    axum::extract::State(state): axum::extract::State<State>,
+) -> axum::Json<serde_json::Value> {
+    axum::Json(everywhere::list_nodes(&state))
 }
 
 /// A rejected call: its status, code and message.
@@ -86,6 +95,12 @@ impl ApiError {
 
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into() }
+    }
+
+    /// Replaces the code by a known one of this text.
+    fn with_code(self, code: &str) -> Self {
+        let known = Code::ALL.into_iter().map(Code::as_str).find(|known| *known == code);
+        Self { code: known.unwrap_or(self.code), ..self }
     }
 
     fn unavailable(message: &str) -> Self {

@@ -12,7 +12,7 @@ use super::gather::{AnswerPlace, Gained, Gathered};
 use super::object::Object;
 use super::{
     ApiError, Body, State, accept_answer, ask_home, await_answer, check_memory, connections,
-    json_response, no_hub, parse_channel_name, to_one_line, unexpected_answer,
+    everywhere, json_response, no_hub, parse_channel_name, to_one_line, unexpected_answer,
 };
 use crate::hub::{Answer, ChannelName, Draft, KeyScope, Retention, Verb};
 use crate::session::hub::retention_of;
@@ -240,10 +240,10 @@ async fn start(
     }
     gathered.send();
     Started::Done(match command {
-        Command::Send(Object(one)) => connections::do_send(state, one).await,
-        Command::Disconnect(Object(one)) => connections::do_disconnect(state, one).await,
-        Command::Subscribe(Object(one)) => connections::do_subscribe(state, one).await,
-        Command::Unsubscribe(Object(one)) => connections::do_unsubscribe(state, one).await,
+        Command::Send(Object(one)) => everywhere::send(state, one).await,
+        Command::Disconnect(Object(one)) => everywhere::disconnect(state, one).await,
+        Command::Subscribe(Object(one)) => everywhere::subscribe(state, one).await,
+        Command::Unsubscribe(Object(one)) => everywhere::unsubscribe(state, one).await,
         Command::Publish(_) | Command::Broadcast(_) => unreachable!("they were started above"),
     })
 }
