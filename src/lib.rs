@@ -203,8 +203,8 @@
 //! - `cli`: `acme`, `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
 //! - `cluster`: `driver`, `hub`
 //! - `config`: `acme`, `admission`, `auth`, `cluster`, `driver`, `proto`, `tls`
-//! - `control`: `acme`, `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`,
-//!   `server`, `session`, `shard`, `text`, `tls`
+//! - `control`: `acme`, `admission`, `auth`, `cluster`, `config`, `driver`, `hub`, `metrics`,
+//!   `proto`, `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
 //! - `guard`: `config`, `driver`
 //! - `hub`: `proto`

@@ -142,7 +142,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
 fn find_peers(server: &Server) -> Option<Arc<Peers>> {
     let (outer, hub) = (server.outer()?, server.directory().hub()?);
     let heartbeat = server.config().cluster.as_ref()?.heartbeat;
-    Some(Peers::new(outer.bus().clone(), hub.realm.node, heartbeat))
+    Some(Peers::new(outer, hub.realm.node, heartbeat))
 }
 
 /// Starts to answer other nodes, and to be listed by them.

@@ -66,6 +66,24 @@ pub struct Process {
     /// Start of the process (Unix time, s).
     pub started_unix_s: f64,
     pub limits: NodeLimits,
+    /// `None`: the server is alone.
+    pub cluster: Option<ClusterNumbers>,
+}
+
+/// The state of a node's connections to its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterNumbers {
+    /// Instances of the engine, and those that are connected.
+    pub instances: u64,
+    pub connected: u64,
+    /// Connections to instances that were lost.
+    pub losses: u64,
+    /// Publications dropped because a shard did not take them.
+    pub dropped: u64,
+    /// Bytes of commands that are not answered yet.
+    pub in_flight_bytes: u64,
+    /// Nodes that take calls, this one included.
+    pub nodes: u64,
 }
 
 /// Configured limits, as gauges to compare with use. 0 = no limit.

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit as TextUnit};
 
-use super::{Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
+use super::{ClusterNumbers, Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
 use crate::driver::DriverCounters;
 
 /// Content type of the result of [`format_openmetrics`].
@@ -245,6 +245,37 @@ fn encode_process(
     ] {
         let gauge = ConstGauge::new(value as i64);
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+    }
+    match &process.cluster {
+        Some(cluster) => encode_cluster(encoder, cluster),
+        None => Ok(()),
+    }
+}
+
+fn encode_cluster(
+    encoder: &mut DescriptorEncoder<'_>,
+    cluster: &ClusterNumbers,
+) -> Result<(), fmt::Error> {
+    for (name, help, unit, value) in [
+        ("cluster_instances", "Instances of the cluster's engine", None, cluster.instances),
+        ("cluster_instances_connected", "Those that are connected", None, cluster.connected),
+        ("cluster_nodes", "Nodes that take calls, this one included", None, cluster.nodes),
+        (
+            "cluster_in_flight",
+            "Commands that the engine has not answered yet",
+            Some(&TextUnit::Bytes),
+            cluster.in_flight_bytes,
+        ),
+    ] {
+        let gauge = ConstGauge::new(value as i64);
+        gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+    }
+    for (name, help, value) in [
+        ("cluster_losses", "Connections to the engine that were lost", cluster.losses),
+        ("cluster_dropped", "Publications dropped on the way to a shard", cluster.dropped),
+    ] {
+        let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(family)?;
     }
     Ok(())
 }

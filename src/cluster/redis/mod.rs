@@ -28,6 +28,7 @@ use tokio::sync::mpsc as queues;
 pub use self::bus::{Bus, Heartbeat};
 use self::connect::LinkError;
 use self::instance::Instance;
+pub use self::port::OuterNumbers;
 use self::port::{ShardPort, Shared};
 use super::command::EnginePort;
 use super::layout::Layout;
@@ -107,8 +108,13 @@ impl Outer {
         &self.bus
     }
 
-    /// Returns the number of instances, and of those that are connected.
-    pub fn instances(&self) -> (usize, usize) {
-        self.shared.instances()
+    /// Returns whether all instances have been connected at the same time, now or before.
+    pub fn was_ready(&self) -> bool {
+        self.shared.was_ready()
+    }
+
+    /// Returns the state of the connections.
+    pub fn numbers(&self) -> OuterNumbers {
+        self.shared.numbers()
     }
 }

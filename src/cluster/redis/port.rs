@@ -12,6 +12,19 @@ use crate::driver::Bell;
 /// Bytes of publications queued for a shard above which further ones are dropped.
 const PUSHED_BYTES_MAX: usize = 8 << 20;
 
+/// The state of the connections to the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OuterNumbers {
+    pub instances: u64,
+    pub connected: u64,
+    /// Connections that were lost.
+    pub losses: u64,
+    /// Publications dropped because a shard did not take them.
+    pub dropped: u64,
+    /// Bytes of commands that are not answered yet.
+    pub in_flight_bytes: u64,
+}
+
 /// A command, with the shard that receives its event.
 #[derive(Debug)]
 pub(super) struct Submitted {
@@ -39,6 +52,10 @@ pub(super) struct Shared {
     in_flight_bytes: AtomicU64,
     in_flight_bytes_max: u64,
     connected: AtomicUsize,
+    /// All instances have been connected at the same time.
+    was_ready: AtomicBool,
+    /// Connections that were lost.
+    losses: AtomicU64,
     /// Publications dropped because a shard did not take them.
     dropped: AtomicU64,
 }
@@ -62,6 +79,8 @@ impl Shared {
             in_flight_bytes: AtomicU64::new(0),
             in_flight_bytes_max,
             connected: AtomicUsize::new(0),
+            was_ready: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }
     }
@@ -96,14 +115,26 @@ impl Shared {
 
     pub(super) fn set_connected(&self, is_connected: bool) {
         if is_connected {
-            self.connected.fetch_add(1, Ordering::Relaxed);
+            let connected = self.connected.fetch_add(1, Ordering::Relaxed) + 1;
+            self.was_ready.fetch_or(connected == self.instances.len(), Ordering::Relaxed);
         } else {
             self.connected.fetch_sub(1, Ordering::Relaxed);
+            self.losses.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn instances(&self) -> (usize, usize) {
-        (self.instances.len(), self.connected.load(Ordering::Relaxed))
+    pub(super) fn was_ready(&self) -> bool {
+        self.was_ready.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn numbers(&self) -> OuterNumbers {
+        OuterNumbers {
+            instances: self.instances.len() as u64,
+            connected: self.connected.load(Ordering::Relaxed) as u64,
+            losses: self.losses.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+        }
     }
 }
 

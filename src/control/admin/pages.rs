@@ -12,6 +12,7 @@ use super::api::Named;
 use super::{State, accept, error_response};
 use crate::config::Config;
 use crate::control::memory::Usage;
+use crate::control::peers::Peers;
 use crate::control::reload::{Changes, ReloadOutcome};
 use crate::driver::{EngineFacts, host};
 use crate::metrics::hdr::{self, Detail, Summary};
@@ -23,7 +24,8 @@ pub(super) async fn get_health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// `/readyz`: 200 while new clients are accepted.
+/// `/readyz`: 200 while new clients are accepted. An engine that goes away later changes nothing:
+/// the clients would have no other node to go to.
 pub(super) async fn get_readiness(Extracted(state): Extracted<State>) -> Response {
     if state.0.draining.load(Ordering::Relaxed) {
         return error_response(
@@ -31,6 +33,10 @@ pub(super) async fn get_readiness(Extracted(state): Extracted<State>) -> Respons
             "unavailable",
             "the server is draining",
         );
+    }
+    if state.peers().is_some_and(|peers| !peers.was_ready()) {
+        let message = "the cluster's engine has not been reached since the start; see the log";
+        return error_response(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
     }
     Json(json!({"status": "ready", "driver": state.0.facts.engine.name})).into_response()
 }
@@ -104,6 +110,7 @@ pub(super) async fn get_metrics(
         host: host::process_numbers(),
         started_unix_s: state.0.started_unix_s,
         limits: node_limits(&state),
+        cluster: state.peers().map(Peers::numbers),
     };
     let openmetrics = text::format_openmetrics(snapshot, &process);
     let (kind, body) =

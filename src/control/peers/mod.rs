@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::cluster::redis::Bus;
+use crate::cluster::redis::{Bus, Outer, OuterNumbers};
+use crate::metrics::ClusterNumbers;
 pub(crate) use message::{KeptRevocation, PeerCall, PeerError};
 use message::{Letter, Message};
 
@@ -66,6 +67,7 @@ type Answer = (u32, Result<Value, PeerError>);
 
 /// See the module.
 pub(super) struct Peers {
+    outer: Arc<Outer>,
     bus: Arc<Bus>,
     node: u32,
     heartbeat: Duration,
@@ -76,9 +78,10 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn new(bus: Arc<Bus>, node: u32, heartbeat: Duration) -> Arc<Self> {
+    pub(super) fn new(outer: Arc<Outer>, node: u32, heartbeat: Duration) -> Arc<Self> {
         Arc::new(Self {
-            bus,
+            bus: outer.bus().clone(),
+            outer,
             node,
             heartbeat,
             nodes: ArcSwap::default(),
@@ -90,6 +93,19 @@ impl Peers {
     /// Returns this node's number.
     pub(super) fn node(&self) -> u32 {
         self.node
+    }
+
+    /// Returns whether the engine has been reached since the start.
+    pub(super) fn was_ready(&self) -> bool {
+        self.outer.was_ready()
+    }
+
+    /// Returns numbers for metrics.
+    pub(super) fn numbers(&self) -> ClusterNumbers {
+        let OuterNumbers { instances, connected, losses, dropped, in_flight_bytes } =
+            self.outer.numbers();
+        let nodes = self.nodes().iter().filter(|one| !one.lost).count() as u64;
+        ClusterNumbers { instances, connected, losses, dropped, in_flight_bytes, nodes }
     }
 
     /// Returns all nodes, in the order of their numbers.

@@ -72,8 +72,9 @@ pub(super) fn call_routes() -> Router<State> {
 /// `GET /v1/nodes`.
 async fn list_nodes(
     axum::extract::State(state): axum::extract::State<State>,
-) -> axum::Json<serde_json::Value> {
-    axum::Json(everywhere::list_nodes(&state))
+) -> Result<axum::Json<serde_json::Value>, ApiError> {
+    state.hub()?;
+    Ok(axum::Json(everywhere::list_nodes(&state)))
 }
 
 /// A rejected call: its status, code and message.
