@@ -97,15 +97,6 @@ mod tests {
 
     use super::*;
 
-    fn bytes_of(id: ConnectionId) -> [u8; ID_BYTES] {
-        let mut bytes = [0; ID_BYTES];
-        bytes[..4].copy_from_slice(&id.node.to_be_bytes());
-        bytes[4..6].copy_from_slice(&id.shard.to_be_bytes());
-        bytes[6..10].copy_from_slice(&id.session.to_be_bytes());
-        bytes[10..].copy_from_slice(&id.serial.to_be_bytes());
-        bytes
-    }
-
     proptest! {
         #[test]
         fn ids_are_written_as_base64_and_read_again(
@@ -115,7 +106,7 @@ mod tests {
             serial in any::<u32>(),
         ) {
             let id = ConnectionId { node, shard, session, serial };
-            let expected = URL_SAFE_NO_PAD.encode(bytes_of(id));
+            let expected = URL_SAFE_NO_PAD.encode(id.bytes());
             prop_assert_eq!(id.to_string(), &*expected);
             let mut text = vec![b'x'];
             id.push_to(&mut text);
