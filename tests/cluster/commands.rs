@@ -139,6 +139,7 @@ fn disconnecting_a_connection_voids_its_users_tickets_on_all_nodes() {
     assert_eq!(posted(&servers[1], "/v1/disconnect", &target), json!({"disconnected": 1}));
     first.closed();
     let renewed = text(&second.expect("ticket"), "ticket");
+    // Both nodes have voided the others by the time of the answer.
     for server in &servers {
         assert_eq!(resume(server, &old, "room", &since)["code"], "unauthorized");
     }

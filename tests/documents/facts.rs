@@ -91,7 +91,11 @@ fn is_metric_letter(c: char) -> bool {
 #[test]
 fn the_metrics_that_are_named_are_exported() {
     // A limit that is not set is not exported.
-    let server = Server::start("[limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n");
+    let server = Server::start(
+        "[limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n\
+         [cluster]\nurls = [\"redis://127.0.0.1:1\"]\n\
+         [resume]\nkeys = [\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"]\n",
+    );
     let text = get_with(server.admin(), "/metrics", "").body;
     let exported: BTreeSet<&str> = text.split(|c| !is_metric_letter(c)).collect();
     let mut named = BTreeSet::new();

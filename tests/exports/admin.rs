@@ -45,7 +45,7 @@ fn web_pages_and_foreign_names_are_kept_out() {
     assert_eq!(answer.header("allow"), "GET,HEAD");
     refused(&ask("DELETE /v1/node", &json, "{}"), 405, "method not allowed");
     refused(&ask("GET /", &own, ""), 404, "/v1/openapi.json");
-    refused(&ask("GET /v1/nodes", &own, ""), 404, "/v1/openapi.json");
+    refused(&ask("GET /v1/others", &own, ""), 404, "/v1/openapi.json");
 }
 
 #[test]

@@ -42,9 +42,11 @@ pub(crate) enum PeerCall {
     ListChannels(Box<RawValue>),
     DescribeConnection(String),
     DescribeChannel(String),
-    /// Voids all tickets of a user, and sends its connections new ones.
+    /// Voids the tickets of a user that were issued up to a time (Unix, ms), and sends the user's
+    /// connections new ones.
     RenewTickets {
         user: String,
+        until_ms: u64,
     },
     /// Closes a connection that another one has resumed on another node.
     Replaced {

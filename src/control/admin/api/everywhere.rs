@@ -130,29 +130,32 @@ pub(super) async fn disconnect(state: &State, body: Disconnect) -> Result<Value,
     let answer = count_on(peers, None, "disconnected", here, call).await?;
     if let Some(user) = user {
         let target = ConnectionTarget::User(user.as_str().into());
-        keep_revocation(state, peers, &target, None);
-        // The user's other connections stay open, and need new tickets.
-        renew_tickets(state, &user).await?;
-        peers.call(None, PeerCall::RenewTickets { user }).await;
+        let until_ms = keep_revocation(state, peers, &target, None);
+        // The user's other connections stay open, and need new tickets. All nodes void those up to
+        // the same time: a later one would void tickets that others have just renewed.
+        renew_tickets(state, &user, until_ms).await?;
+        peers.call(None, PeerCall::RenewTickets { user, until_ms }).await;
     }
     Ok(answer)
 }
 
-/// Keeps a revocation in the engine, for nodes that the call does not reach.
+/// Keeps a revocation in the engine, for nodes that the call does not reach. Returns its time
+/// (Unix, ms).
 fn keep_revocation(
     state: &State,
     peers: &Peers,
     target: &ConnectionTarget,
     channel: Option<String>,
-) {
+) -> u64 {
+    let until_ms = State::unix_ms();
     let (user, connection) = match subject(target) {
         Some(Subject::User(user)) => (Some(user), None),
         Some(Subject::Connection(id)) => (None, Some(id)),
-        None => return,
+        None => return until_ms,
     };
-    let until_ms = State::unix_ms();
     let revocation = KeptRevocation { user, connection, channel, until_ms };
     peers.keep_revocation(&revocation, state.config().resume.ttl_s.saturating_mul(1000));
+    until_ms
 }
 
 /// Applies a revocation that another node has kept.
@@ -169,8 +172,9 @@ pub(in crate::control) fn note_revocation(state: &State, revocation: KeptRevocat
 }
 
 /// Voids the tickets of a user on this node, and sends the user's connections new ones.
-async fn renew_tickets(state: &State, user: &str) -> Result<Value, ApiError> {
-    state.hub()?.realm.revoke(&Subject::User(user.to_owned()), State::unix_ms());
+async fn renew_tickets(state: &State, user: &str, until_ms: u64) -> Result<Value, ApiError> {
+    let subject = Subject::User(user.to_owned());
+    state.hub()?.realm.note_revocation(&subject, None, until_ms);
     let target = ConnectionTarget::User(user.into());
     let renewed = connections::apply(state, target, Act::RenewTicket).await?;
     Ok(json!({"renewed": renewed.count}))
@@ -343,7 +347,7 @@ async fn run_here(state: &State, call: PeerCall) -> Result<Value, ApiError> {
         PeerCall::ListChannels(body) => channels::list_here(state, decode_body(&body)?).await,
         PeerCall::DescribeConnection(id) => connections::describe_here(state, &id).await,
         PeerCall::DescribeChannel(name) => channels::describe_here(state, &name).await,
-        PeerCall::RenewTickets { user } => renew_tickets(state, &user).await,
+        PeerCall::RenewTickets { user, until_ms } => renew_tickets(state, &user, until_ms).await,
         PeerCall::Replaced { old, by } => replace(state, &old, &by),
     }
 }
