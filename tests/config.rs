@@ -118,7 +118,7 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("engine.completion_entries", _) => "4096".to_owned(),
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
-        ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000/1".to_owned(),
+        ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000".to_owned(),
         ("listener.tls_client_ca" | "acme.ca_file" | "cluster.ca_file", _) => {
             fixture("ca.pem", 0o644, &certificate().chain)
         }

@@ -85,13 +85,34 @@ impl Follower {
     /// The subscription is confirmed: reads what was published before it.
     pub(super) fn note_subscription(&mut self, out: &mut Vec<FollowAction>) {
         let from = match &self.0 {
-            State::Off => return,
+            // A subscription is confirmed once.
+            State::Off | State::CatchingUp(..) | State::Live(_) => return,
             State::Subscribing => None,
             State::Stale(position) => *position,
-            State::CatchingUp(from, _) => *from,
-            State::Live(position) => Some(*position),
         };
         self.begin_read(from, Held::default(), out);
+    }
+
+    /// A member begins with this position: it must get whatever follows.
+    pub(super) fn note_member(&mut self, position: Position) {
+        if let State::CatchingUp(from @ None, _) = &mut self.0 {
+            *from = Some(position);
+        }
+    }
+
+    /// Messages may have been dropped on the way, also the last ones: reads again what follows.
+    pub(super) fn look_again(&mut self, out: &mut Vec<FollowAction>) {
+        if let State::Live(position) = &self.0 {
+            let from = *position;
+            self.begin_read(Some(from), Held::default(), out);
+        }
+    }
+
+    /// The engine has this position: reads again if it is not that of the deliveries.
+    pub(super) fn compare(&mut self, position: Position, out: &mut Vec<FollowAction>) {
+        if matches!(&self.0, State::Live(own) if *own != position) {
+            self.look_again(out);
+        }
     }
 
     fn begin_read(&mut self, from: Option<Position>, held: Held, out: &mut Vec<FollowAction>) {
@@ -337,6 +358,29 @@ mod tests {
         assert_eq!(held(&[(E, 9)], page()), "epoch 2.2");
         let own = make_page(E, 9, &[6, 7, 8, 9], true);
         assert_eq!(held(&[(E, 9), (F, 1)], own), "1.6, 1.7, 1.8, 1.9, epoch 2.0, 2.1");
+    }
+
+    #[test]
+    fn a_position_that_is_ahead_reveals_a_loss() {
+        let mut own = make_live(5);
+        let compare = |own: &mut Follower, offset| {
+            run(own, |own, out| own.compare(Position { epoch: E, offset }, out))
+        };
+        assert_eq!(compare(&mut own, 5), "");
+        assert_eq!(compare(&mut own, 6), "read 5");
+        assert_eq!(catch_up(&mut own, make_page(E, 6, &[6], true)), "1.6");
+        assert_eq!(run(&mut own, Follower::look_again), "read 6");
+    }
+
+    #[test]
+    fn a_member_gets_what_follows_its_position_also_if_the_first_read_fails() {
+        let mut own = Follower::default();
+        own.begin();
+        assert_eq!(run(&mut own, Follower::note_subscription), "read");
+        own.note_member(Position { epoch: E, offset: 2 });
+        assert_eq!(receive(&mut own, E, 3), "");
+        assert_eq!(run(&mut own, Follower::retry_read), "read 2");
+        assert_eq!(catch_up(&mut own, make_page(E, 3, &[3], true)), "1.3");
     }
 
     #[test]

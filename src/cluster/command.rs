@@ -120,6 +120,8 @@ pub enum EngineEvent {
         epoch: Epoch,
         message: RawMessage,
     },
+    /// Publications were dropped, because the shard did not take them.
+    Dropped,
     /// All subscriptions at this instance are lost; each is announced again by
     /// [`Self::Watching`].
     Lost {

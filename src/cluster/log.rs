@@ -17,12 +17,14 @@ use super::command::{RawMessage, RawPage, Reading};
 use super::envelope::Envelope;
 use super::layout::{Layout, Place};
 use crate::hub::{
-    ChannelName, Done, Draft, Epoch, HistoryPage, KeyScope, Log, Opening, Position, Publication,
-    Range, Refused, Retention, Storing,
+    ChannelName, Done, Draft, DueQueue, Epoch, HistoryPage, KeyScope, Log, Opening, Position,
+    Publication, Range, Refused, Retention, Storing,
 };
 
 /// The delay that a rejected command suggests (ms).
 const RETRY_AFTER_MS: u32 = 1000;
+/// The delay after which a read of the log's own is repeated (ms).
+const RETRY_MS: u64 = 500;
 
 /// Limits of a [`ClusterLog`].
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +63,8 @@ enum Purpose {
         channel: u32,
         range: Range,
         era: u64,
+        /// Set while it waits for the subscription.
+        deferral: u64,
     },
     Trim {
         ticket: u64,
@@ -70,8 +74,11 @@ enum Purpose {
         channel: u32,
         era: u64,
     },
-    /// Renews the lifetime of a position.
-    Renew,
+    /// Renews the lifetime of a position, and compares it.
+    Renew {
+        channel: u32,
+        era: u64,
+    },
 }
 
 /// See the module.
@@ -86,10 +93,12 @@ pub struct ClusterLog {
     names: HashMap<ChannelName, u32>,
     purposes: Slab<Purpose>,
     done: VecDeque<Done>,
-    /// When deferred reads fail, in order: time, token, ticket.
+    /// When deferred reads fail, in order: time, token, number of the deferral.
     timeouts: VecDeque<(u64, u64, u64)>,
-    /// When positions are renewed, in order: time, channel, serial.
-    renewals: VecDeque<(u64, u32, u64)>,
+    /// When reads of the log's own are repeated, in order: time, channel, era.
+    retries: VecDeque<(u64, u32, u64)>,
+    /// When the positions of watched channels are renewed.
+    renewals: DueQueue,
     actions: Vec<FollowAction>,
     key_ttl_ms: u64,
     now_ms: u64,
@@ -118,7 +127,8 @@ impl ClusterLog {
             purposes: Slab::new(),
             done: VecDeque::new(),
             timeouts: VecDeque::new(),
-            renewals: VecDeque::new(),
+            retries: VecDeque::new(),
+            renewals: DueQueue::default(),
             actions: Vec::new(),
             key_ttl_ms: 0,
             now_ms: 0,
@@ -157,10 +167,9 @@ impl ClusterLog {
                 | Purpose::Trim { ticket },
             ) => self.done.push_back(failed(ticket)),
             Some(Purpose::CatchUp { channel, era }) => {
-                // The outer thread waits before it fails a command, which paces the retries.
-                self.follow(channel, era, Follower::retry_read);
+                self.retries.push_back((self.now_ms + RETRY_MS, channel, era));
             }
-            Some(Purpose::Renew) | None => {}
+            Some(Purpose::Renew { .. }) | None => {}
         }
     }
 
@@ -175,8 +184,8 @@ impl ClusterLog {
         let current = own.era;
         for token in std::mem::take(&mut own.deferred) {
             let purpose = self.purposes.get_mut(token as usize);
-            let Some(Purpose::Read { range, era, .. }) = purpose else { continue };
-            *era = current;
+            let Some(Purpose::Read { range, era, deferral, .. }) = purpose else { continue };
+            (*era, *deferral) = (current, 0);
             let reading = reading_of(*range);
             self.submit_read(channel, token, reading);
         }
@@ -184,13 +193,14 @@ impl ClusterLog {
 
     /// Submits a read, or has it wait for the subscription of a watched channel.
     fn begin_read(&mut self, ticket: u64, channel: u32, range: Range) {
+        let deferral = self.next_serial();
         let own = &mut self.channels[channel as usize];
-        let purpose = Purpose::Read { ticket, channel, range, era: own.era };
+        let purpose = Purpose::Read { ticket, channel, range, era: own.era, deferral };
         let token = self.purposes.insert(purpose) as u64;
         if own.follower.is_unsubscribed() {
             own.deferred.push(token);
             let due_ms = self.now_ms + self.limits.subscribe_timeout_ms;
-            return self.timeouts.push_back((due_ms, token, ticket));
+            return self.timeouts.push_back((due_ms, token, deferral));
         }
         self.submit_read(channel, token, reading_of(range));
     }
@@ -290,9 +300,10 @@ impl ClusterLog {
                 }
             }
             EngineEvent::Page { token, page } => match self.take_purpose(token) {
-                Some(Purpose::Read { ticket, channel, range, era }) => {
-                    let own = &self.channels[channel as usize];
+                Some(Purpose::Read { ticket, channel, range, era, .. }) => {
+                    let own = &mut self.channels[channel as usize];
                     if own.follower.is_off() || own.era == era {
+                        own.follower.note_member(page.position);
                         self.complete_read(ticket, channel, range, page);
                     } else {
                         self.begin_read(ticket, channel, range);
@@ -300,6 +311,9 @@ impl ClusterLog {
                 }
                 Some(Purpose::CatchUp { channel, era }) => {
                     self.follow(channel, era, |own, out| own.catch_up(page, out));
+                }
+                Some(Purpose::Renew { channel, era }) => {
+                    self.follow(channel, era, |own, out| own.compare(page.position, out));
                 }
                 _ => {}
             },
@@ -311,6 +325,7 @@ impl ClusterLog {
                     self.follow(channel, era, |own, out| own.receive(epoch, message, out));
                 }
             }
+            EngineEvent::Dropped => self.look_again(),
             EngineEvent::Lost { instance } => self.note_loss(instance),
         }
     }
@@ -338,46 +353,50 @@ impl ClusterLog {
         }
         self.follow(channel, era, Follower::note_subscription);
         self.submit_deferred(channel);
-        self.renewals.push_back((self.now_ms + self.limits.renewal_ms, channel, serial));
+        self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
     }
 
     /// Fails the reads that have waited too long for a subscription.
     fn expire_deferred(&mut self) {
-        while let Some(&(due_ms, token, ticket)) = self.timeouts.front() {
-            if due_ms > self.now_ms {
-                return;
-            }
-            self.timeouts.pop_front();
-            let Some(Purpose::Read { ticket: own, channel, .. }) =
-                self.purposes.get(token as usize)
-            else {
-                continue;
-            };
-            let (own, channel) = (*own, *channel);
-            let deferred = &mut self.channels[channel as usize].deferred;
-            if own == ticket
-                && let Some(at) = deferred.iter().position(|one| *one == token)
-            {
-                deferred.remove(at);
+        while let Some((_, token, number)) =
+            self.timeouts.pop_front_if(|(due_ms, ..)| *due_ms <= self.now_ms)
+        {
+            let purpose = self.purposes.get(token as usize);
+            let Some(Purpose::Read { channel, deferral, .. }) = purpose else { continue };
+            if *deferral == number {
+                let deferred = &mut self.channels[*channel as usize].deferred;
+                deferred.retain(|one| *one != token);
                 self.fail(token, Some(RETRY_AFTER_MS));
             }
+        }
+    }
+
+    /// Repeats the reads of the log's own that have failed.
+    fn repeat_reads(&mut self) {
+        while let Some((_, channel, era)) =
+            self.retries.pop_front_if(|(due_ms, ..)| *due_ms <= self.now_ms)
+        {
+            self.follow(channel, era, Follower::retry_read);
         }
     }
 
     /// Renews the lifetime of the positions of watched channels.
     fn renew_positions(&mut self, channels_max: usize) {
         for _ in 0..channels_max {
-            match self.renewals.front() {
-                Some((due_ms, ..)) if *due_ms <= self.now_ms => {}
-                _ => return,
-            }
-            let Some((_, channel, serial)) = self.renewals.pop_front() else { return };
-            let is_current = |own: &Channel| own.serial == serial && !own.follower.is_off();
-            if self.channels.get(channel as usize).is_some_and(is_current) {
-                let token = self.purposes.insert(Purpose::Renew) as u64;
-                self.submit_read(channel, token, Reading::POSITION);
-                self.renewals.push_back((self.now_ms + self.limits.renewal_ms, channel, serial));
-            }
+            let Some(channel) = self.renewals.pop_due(self.now_ms) else { return };
+            let era = self.channels[channel as usize].era;
+            let token = self.purposes.insert(Purpose::Renew { channel, era }) as u64;
+            self.submit_read(channel, token, Reading::POSITION);
+            self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
+        }
+    }
+
+    /// Reads again what follows the positions of all channels.
+    fn look_again(&mut self) {
+        let watched = self.channels.iter().filter(|(_, own)| !own.follower.is_off());
+        let watched: Vec<_> = watched.map(|(channel, own)| (channel as u32, own.era)).collect();
+        for (channel, era) in watched {
+            self.follow(channel, era, Follower::look_again);
         }
     }
 
@@ -394,6 +413,7 @@ impl ClusterLog {
     fn end_watch(&mut self, channel: u32) {
         let own = &mut self.channels[channel as usize];
         own.follower.end();
+        self.renewals.remove(channel);
         let token = watch_token(channel, own.serial);
         self.submit(channel, token, Action::Unwatch);
         let serial = self.next_serial();
@@ -507,20 +527,23 @@ impl Log for ClusterLog {
     fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
         self.now_ms = now_ms;
         self.expire_deferred();
+        self.repeat_reads();
         self.renew_positions(channels_max);
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
+        let first = |queue: &VecDeque<(u64, u32, u64)>| queue.front().map(|(due_ms, ..)| *due_ms);
         let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
-        let renewal = self.renewals.front().map(|(due_ms, ..)| *due_ms);
-        [timeout, renewal].into_iter().flatten().min()
+        [timeout, first(&self.retries), self.renewals.next_ms()].into_iter().flatten().min()
     }
 
     fn table_bytes(&self) -> u64 {
         let entries = self.channels.capacity() * size_of::<Channel>()
             + self.names.capacity() * size_of::<(ChannelName, u32)>()
             + self.purposes.capacity() * size_of::<Purpose>()
-            + self.done.capacity() * size_of::<Done>();
+            + self.done.capacity() * size_of::<Done>()
+            + (self.timeouts.capacity() + self.retries.capacity()) * size_of::<(u64, u64, u64)>()
+            + self.renewals.bytes();
         entries as u64
     }
 

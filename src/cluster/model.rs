@@ -87,7 +87,9 @@ impl Store {
         let EngineCommand { token, channel, action, .. } = command;
         match action {
             Action::Append { envelope, retention, fresh, key } => {
-                if let Some(event) = self.find_key(token, key.as_ref(), now_ms) {
+                let epoch = self.channels.get(&channel).filter(|own| own.lineage == lineage);
+                let epoch = epoch.map(|own| own.epoch);
+                if let Some(event) = self.find_key(token, key.as_ref(), epoch, now_ms) {
                     return (event, None);
                 }
                 let state = self.state_of(&channel, fresh, lineage);
@@ -126,10 +128,18 @@ impl Store {
         state
     }
 
-    fn find_key(&self, token: u64, key: Option<&AppendKey>, now_ms: u64) -> Option<EngineEvent> {
+    fn find_key(
+        &self,
+        token: u64,
+        key: Option<&AppendKey>,
+        epoch: Option<Epoch>,
+        now_ms: u64,
+    ) -> Option<EngineEvent> {
         let key = key?;
-        let (content, position, _) =
-            self.keys.get(&key.digest).filter(|(_, _, expires_ms)| *expires_ms > now_ms)?;
+        let is_valid = |(_, position, expires_ms): &&([u8; 16], Position, u64)| {
+            *expires_ms > now_ms && Some(position.epoch) == epoch
+        };
+        let (content, position, _) = self.keys.get(&key.digest).filter(is_valid)?;
         if *content != key.content {
             return Some(EngineEvent::Conflict { token });
         }

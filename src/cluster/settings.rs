@@ -9,19 +9,17 @@ pub struct EngineUrl {
     pub host: String,
     pub port: u16,
     pub tls: bool,
-    /// The number of its database.
-    pub database: u16,
 }
 
 impl EngineUrl {
     /// Returns the name by which logs and the [`Layout`](super::Layout) identify it. Whether TLS is
     /// used does not matter.
     pub fn name(&self) -> String {
-        let Self { host, port, database, .. } = self;
+        let Self { host, port, .. } = self;
         if host.contains(':') {
-            return format!("[{host}]:{port}/{database}");
+            return format!("[{host}]:{port}");
         }
-        format!("{host}:{port}/{database}")
+        format!("{host}:{port}")
     }
 }
 

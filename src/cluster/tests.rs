@@ -253,6 +253,8 @@ impl World {
         }
         for _ in 0..200_000 {
             self.engine.step();
+            // Reads that failed are repeated after a time.
+            self.now_ms += 1;
             (0..NODES).for_each(|node| self.drain(node));
             if self.engine.is_quiet() {
                 break;

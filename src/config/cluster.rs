@@ -73,7 +73,7 @@ fn parse_url(url: &str) -> Result<EngineUrl, ConfigError> {
             return fail("Sentinel is not supported; name the servers themselves");
         }
         Some(("nats", _)) => return fail("NATS is not supported; use Redis or Valkey"),
-        _ => return fail("must be redis://HOST[:PORT][/DATABASE], or rediss:// for TLS"),
+        _ => return fail("must be redis://HOST[:PORT], or rediss:// for TLS"),
     };
     if rest.contains('@') {
         // The URL is printed in logs and by `seawall config`.
@@ -82,9 +82,11 @@ fn parse_url(url: &str) -> Result<EngineUrl, ConfigError> {
             "must not contain a user or password: use cluster.user and cluster.password_file",
         ));
     }
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let database = if database.is_empty() { Ok(0) } else { database.parse() };
-    let Ok(database) = database else { return fail("the database must be a number") };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if !path.is_empty() {
+        // Publications reach the subscribers of all databases.
+        return fail("a database is not supported; use cluster.prefix to keep programs apart");
+    }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => match port.parse() {
             Ok(port) if port > 0 => (host, port),
@@ -96,7 +98,7 @@ fn parse_url(url: &str) -> Result<EngineUrl, ConfigError> {
     if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "?#[]".contains(c)) {
         return fail("the host is missing or invalid");
     }
-    Ok(EngineUrl { host: host.to_owned(), port, tls, database })
+    Ok(EngineUrl { host: host.to_owned(), port, tls })
 }
 
 fn read_password(written: &file::Cluster) -> Result<Option<String>, ConfigError> {
@@ -123,16 +125,16 @@ mod tests {
     #[test]
     fn urls_are_parsed_or_rejected_with_a_remedy() {
         let name = |url: &str| parse_url(url).map(|url| format!("{} {}", url.name(), url.tls));
-        assert_eq!(name("redis://cache.example").unwrap(), "cache.example:6379/0 false");
-        assert_eq!(name("rediss://10.0.0.1:7000/3").unwrap(), "10.0.0.1:7000/3 true");
-        assert_eq!(name("redis://[::1]:7000").unwrap(), "[::1]:7000/0 false");
-        assert_eq!(name("redis://[::1]").unwrap(), "[::1]:6379/0 false");
+        assert_eq!(name("redis://cache.example").unwrap(), "cache.example:6379 false");
+        assert_eq!(name("rediss://10.0.0.1:7000/").unwrap(), "10.0.0.1:7000 true");
+        assert_eq!(name("redis://[::1]:7000").unwrap(), "[::1]:7000 false");
+        assert_eq!(name("redis://[::1]").unwrap(), "[::1]:6379 false");
         for (url, says) in [
             ("cache:6379", "must be redis://"),
             ("redis://:secret@cache", "cluster.password_file"),
             ("redis://cache:0", "port"),
             ("redis://cache:x", "port"),
-            ("redis://cache/x", "database"),
+            ("redis://cache/3", "cluster.prefix"),
             ("redis://", "host"),
             ("redis+sentinel://a/b", "Sentinel"),
             ("nats://a", "NATS"),

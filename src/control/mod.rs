@@ -41,7 +41,7 @@ pub(crate) use admin::{AdminListener, bind};
 use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use log_writer::LogWriter;
-use peers::{PeerCall, Peers};
+use peers::{ClusterPeers, PeerCall};
 pub(crate) use reload::Reloader;
 use reload::{Reloaded, Reloads};
 use runtime::FileIo;
@@ -126,7 +126,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     };
     let (server, end) = watch.run().await;
     if let Some(peers) = peers {
-        peers.leave();
+        peers.leave().await;
     }
     if let Some(writing) = writing {
         writing.finish().await;
@@ -139,14 +139,14 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
 }
 
 /// Finds the way to the other nodes of a cluster; `None`: this node is alone.
-fn find_peers(server: &Server) -> Option<Arc<Peers>> {
+fn find_peers(server: &Server) -> Option<Arc<ClusterPeers>> {
     let (outer, hub) = (server.outer()?, server.directory().hub()?);
     let heartbeat = server.config().cluster.as_ref()?.heartbeat;
-    Some(Peers::new(outer, hub.realm.node, heartbeat))
+    Some(ClusterPeers::new(outer, hub.realm.node, heartbeat))
 }
 
 /// Starts to answer other nodes, and to be listed by them.
-fn join_cluster(server: &Server, peers: &Arc<Peers>, state: admin::State) {
+fn join_cluster(server: &Server, peers: &Arc<ClusterPeers>, state: admin::State) {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = format!("{}:{}", name.trim(), std::process::id());
     let (node, own) = (peers.node(), state.clone());

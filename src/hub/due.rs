@@ -30,7 +30,7 @@ struct Ends {
 
 /// See the module. Keys are small numbers, such as the indexes of a slab.
 #[derive(Debug, Default)]
-pub(super) struct DueQueue {
+pub struct DueQueue {
     links: Vec<Link>,
     lists: BTreeMap<u64, Ends>,
     len: usize,
@@ -38,7 +38,7 @@ pub(super) struct DueQueue {
 
 impl DueQueue {
     /// Sets or moves the deadline of an entry (Unix time, ms).
-    pub(super) fn set(&mut self, key: u32, due_ms: u64) {
+    pub fn set(&mut self, key: u32, due_ms: u64) {
         let step = due_ms.div_ceil(STEP_MS);
         if self.links.get(key as usize).is_some_and(|link| link.step == step) {
             return;
@@ -57,7 +57,7 @@ impl DueQueue {
     }
 
     /// Removes an entry's deadline, if it has one.
-    pub(super) fn remove(&mut self, key: u32) {
+    pub fn remove(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Link { step, before, after } = std::mem::replace(link, LOOSE);
         if step == UNSET {
@@ -84,17 +84,17 @@ impl DueQueue {
     }
 
     /// Returns the entry with the earliest deadline.
-    pub(super) fn first(&self) -> Option<u32> {
+    pub fn first(&self) -> Option<u32> {
         self.lists.first_key_value().map(|(_, ends)| ends.first)
     }
 
     /// Returns the earliest deadline (Unix time, ms).
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         self.lists.first_key_value().map(|(step, _)| step.saturating_mul(STEP_MS))
     }
 
     /// Removes and returns an entry whose deadline has passed.
-    pub(super) fn pop_due(&mut self, now_ms: u64) -> Option<u32> {
+    pub fn pop_due(&mut self, now_ms: u64) -> Option<u32> {
         let due = self.next_ms().is_some_and(|due_ms| due_ms <= now_ms);
         let key = self.first().filter(|_| due)?;
         self.remove(key);
@@ -102,7 +102,7 @@ impl DueQueue {
     }
 
     /// Returns the memory of the links (bytes).
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.links.capacity() * size_of::<Link>()
     }
 }

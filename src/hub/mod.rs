@@ -50,6 +50,7 @@ pub(crate) mod testing;
 pub use answer::{Answer, ApiReply, Origin, Out, Request, Subscribe, Subscribed, Verb};
 pub use batch_reply::{Answers, BatchReplies, BatchReply};
 pub use connection_id::{ConnectionId, ID_BYTES};
+pub use due::DueQueue;
 pub use event::{
     ChannelMessage, EncodedEvent, Event, EventEncoder, GapReason, PROTOCOLS_MAX, ProtocolEncoder,
     ProtocolId, Sender, Storing,

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::client::{Client, delete, got, position, post, posted};
 use crate::engine::{Engine, KINDS, OPEN_CHANNELS, node_config, start_node};
-use crate::support::Server;
+use crate::support::{Server, wait_until};
 
 #[test]
 fn channels_have_one_order_on_all_nodes() {
@@ -129,5 +129,25 @@ fn messages_expire_and_excess_ones_go() {
                 assert_eq!(client.contents(3), [3, 4, 5]);
             }
         }
+    }
+}
+
+#[test]
+fn an_engine_that_rejects_writes_for_a_time_costs_no_message() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let server = start_node(&engine);
+        let mut member = Client::open(&server);
+        member.subscribe("room");
+        let body = |n: u32| json!({"channel": "room", "content": n});
+        posted(&server, "/v1/publish", &body(1));
+        engine.call(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+        let (status, refused) = post(&server, "/v1/publish", &body(2));
+        assert_eq!((status, &refused["error"]["code"]), (503, &json!("unavailable")));
+        // A node that has to read what it missed cannot.
+        engine.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        engine.call(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+        wait_until("a publish succeeds", || post(&server, "/v1/publish", &body(3)).0 == 200);
+        assert_eq!(member.contents(2), [1, 3]);
     }
 }

@@ -159,7 +159,7 @@ fn scripts_do_as_the_model_does() {
         let engine = Engine::start(kind);
         let url = engine.url();
         let port = url.rsplit_once(':').unwrap().1.parse().unwrap();
-        let url = EngineUrl { host: "127.0.0.1".into(), port, tls: false, database: 0 };
+        let url = EngineUrl { host: "127.0.0.1".into(), port, tls: false };
         let layout = Arc::new(Layout::new("test", &[url.name()]));
         let second = Duration::from_secs(1);
         let settings = Arc::new(ClusterSettings {

@@ -1,8 +1,9 @@
-//! Messages between nodes, the list of nodes, and the revocations that all nodes apply, on the first
-//! instance.
+//! Messages between nodes, the list of nodes, and the revocations that all nodes apply, on the
+//! first instance.
 //!
 //! Messages are published to topics of one node or of all; they are lost while the engine is away.
-//! Revocations are kept in the engine too, and read with each heartbeat.
+//! Revocations are kept in the engine too, and read with each heartbeat; those that are made while
+//! the engine is away are kept here until it is back.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -30,6 +31,9 @@ pub struct Heartbeat {
     pub last_revocation: u64,
 }
 
+/// Revocations that one heartbeat reads at most.
+pub const REVOCATIONS_AT_ONCE: usize = 1024;
+
 /// A request of the control thread.
 #[derive(Debug)]
 pub(super) enum BusRequest {
@@ -45,7 +49,7 @@ pub(super) enum BusRequest {
     /// Keep a revocation for a time (ms).
     Revoke { revocation: String, life_ms: u64 },
     /// Remove the node from the list.
-    Leave { node: u32 },
+    Leave { node: u32, reply: oneshot::Sender<()> },
 }
 
 /// The control thread's side.
@@ -105,9 +109,11 @@ impl Bus {
         self.request(BusRequest::Revoke { revocation, life_ms });
     }
 
-    /// Removes this node from the list.
-    pub fn leave(&self, node: u32) {
-        self.request(BusRequest::Leave { node });
+    /// Removes this node from the list. Returns once it is done, or cannot be.
+    pub async fn leave(&self, node: u32) {
+        let (reply, done) = oneshot::channel();
+        self.request(BusRequest::Leave { node, reply });
+        let _ = done.await;
     }
 }
 
@@ -130,8 +136,11 @@ pub(super) async fn carry_out(
             call.arg(revocation).arg(life_ms).arg(REVOCATIONS_MAX);
             call.invoke_async(&mut connection).await
         }
-        BusRequest::Leave { node } => {
-            redis::cmd("HDEL").arg(nodes).arg(node).query_async(&mut connection).await
+        BusRequest::Leave { node, reply } => {
+            redis::cmd("HDEL").arg(nodes).arg(node).exec_async(&mut connection).await?;
+            // The process may have stopped waiting.
+            let _ = reply.send(());
+            Ok(())
         }
         BusRequest::Heartbeat { node, record, forget_ms, last_revocation, reply } => {
             let script = Script::new(HEARTBEAT);

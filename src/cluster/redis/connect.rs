@@ -77,7 +77,7 @@ pub(super) async fn connect(
 }
 
 fn make_client(settings: &ClusterSettings, url: &EngineUrl) -> Result<Client, RedisError> {
-    let EngineUrl { host, port, tls, database } = url.clone();
+    let EngineUrl { host, port, tls } = url.clone();
     let address = if tls {
         ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
     } else {
@@ -85,7 +85,6 @@ fn make_client(settings: &ClusterSettings, url: &EngineUrl) -> Result<Client, Re
     };
     let mut server = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
-        .set_db(database.into())
         .set_lib_name("seawall", env!("CARGO_PKG_VERSION"));
     if let Some(password) = &settings.password {
         server = server.set_password(password);
@@ -127,6 +126,7 @@ struct ServerFacts {
     role: String,
     replication: String,
     is_cluster: bool,
+    is_loading: bool,
 }
 
 async fn read_facts(connection: &mut MultiplexedConnection) -> Result<ServerFacts, RedisError> {
@@ -155,6 +155,7 @@ impl ServerFacts {
                 "redis_version" => value.clone_into(&mut facts.version),
                 "role" => value.clone_into(&mut facts.role),
                 "master_replid" => value.clone_into(&mut facts.replication),
+                "loading" => facts.is_loading = value == "1",
                 "cluster_enabled" => facts.is_cluster = value == "1",
                 _ => {}
             }
@@ -178,6 +179,9 @@ impl ServerFacts {
                  without it in cluster.urls"
                     .into(),
             );
+        }
+        if self.is_loading {
+            return Err(LinkError::Unreachable(format!("cluster: {name} is loading its data")));
         }
         if self.role != "master" {
             let text = format!("cluster: {name} is a replica; name its primary in cluster.urls");

@@ -25,6 +25,11 @@ use crate::cluster::settings::ClusterSettings;
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// A connection that lasted this long ends a series of failures.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// Revocations kept while the engine is away.
+const HELD_MAX: usize = 65_536;
+
 /// The delay that a failed command suggests (ms).
 const RETRY_AFTER_MS: u32 = 1000;
 
@@ -54,6 +59,8 @@ pub(super) struct Instance {
     pub(super) origin: u64,
     /// Of the first instance.
     pub(super) bus: Option<BusEnd>,
+    /// Revocations that wait for the engine.
+    pub(super) held: Vec<BusRequest>,
     pub(super) commands: UnboundedReceiver<Submitted>,
     /// Commands that are not sent yet, with the time at which they fail, in order.
     pub(super) waiting: VecDeque<(Instant, Submitted)>,
@@ -77,6 +84,7 @@ impl Instance {
             shared,
             origin,
             bus,
+            held: Vec::new(),
             commands,
             waiting: VecDeque::new(),
             topics: Topics::default(),
@@ -105,8 +113,13 @@ impl Instance {
             match result {
                 Ok(link) => {
                     tracing::info!(engine = self.name(), "connected to the cluster's engine");
-                    (attempts, known_error) = (0, None);
-                    match self.serve(link).await {
+                    known_error = None;
+                    let begun = Instant::now();
+                    let ended = self.serve(link).await;
+                    if begun.elapsed() >= STABLE_AFTER {
+                        attempts = 0;
+                    }
+                    match ended {
                         Ok(reason) => {
                             let engine = self.name();
                             tracing::warn!(engine, %reason, "lost the cluster's engine");
@@ -130,6 +143,14 @@ impl Instance {
         }
     }
 
+    /// Keeps a revocation until the engine is back. Other requests are dropped: nodes do not wait
+    /// for what was sent while it was away.
+    fn hold_request(&mut self, request: BusRequest) {
+        if matches!(request, BusRequest::Revoke { .. }) && self.held.len() < HELD_MAX {
+            self.held.push(request);
+        }
+    }
+
     fn choose_delay(&self, attempts: u32) -> Duration {
         let most = BACKOFF_MIN.saturating_mul(1 << attempts.min(10)).min(BACKOFF_MAX);
         // Nodes that lost the engine together come back spread out.
@@ -144,8 +165,7 @@ impl Instance {
             let due = self.waiting.front().map(|(due, _)| *due);
             tokio::select! {
                 result = &mut future => return Ok(result),
-                // Nodes do not wait for what was sent while the engine was away.
-                request = next_request(&mut self.bus) => drop(request),
+                request = next_request(&mut self.bus) => self.hold_request(request),
                 command = self.commands.recv() => match command {
                     Some(command) => self.accept(command),
                     None => return Err(Closed),

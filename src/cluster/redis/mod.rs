@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc as queues;
 
-pub use self::bus::{Bus, Heartbeat};
+pub use self::bus::{Bus, Heartbeat, REVOCATIONS_AT_ONCE};
 use self::connect::LinkError;
 use self::instance::Instance;
 pub use self::port::OuterNumbers;
@@ -42,6 +42,21 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
 pub struct Outer {
     shared: Arc<Shared>,
     bus: Arc<Bus>,
+}
+
+/// Runs all instances. One that panics ends the process: its channels would be silent for ever,
+/// and a supervisor restarts an ended process.
+async fn run_all(instances: Vec<Instance>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for instance in instances {
+        tasks.spawn_local(instance.run());
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("the connection to the cluster's engine failed by a bug; ending");
+            std::process::abort();
+        }
+    }
 }
 
 impl Outer {
@@ -77,13 +92,7 @@ impl Outer {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start the outer thread: {error}"))?;
-        let run = move || {
-            let tasks = tokio::task::LocalSet::new();
-            for instance in instances {
-                tasks.spawn_local(instance.run());
-            }
-            runtime.block_on(tasks);
-        };
+        let run = move || tokio::task::LocalSet::new().block_on(&runtime, run_all(instances));
         thread::Builder::new()
             .name("outer-0".into())
             .spawn(run)

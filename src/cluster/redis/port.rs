@@ -40,6 +40,8 @@ struct Inbox {
     events: SegQueue<EngineEvent>,
     /// Bytes of the queued publications.
     pushed_bytes: AtomicUsize,
+    /// Publications were dropped since the shard last learned of it.
+    has_dropped: AtomicBool,
     /// The bell was rung since the shard last found the queue empty.
     is_announced: AtomicBool,
     bell: OnceLock<Arc<dyn Bell>>,
@@ -91,6 +93,7 @@ impl Shared {
         let bytes = pushed_bytes(&event);
         if bytes > 0 && inbox.pushed_bytes.load(Ordering::Relaxed) > PUSHED_BYTES_MAX {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+            inbox.has_dropped.store(true, Ordering::Release);
             return;
         }
         inbox.pushed_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -173,7 +176,8 @@ impl EnginePort for ShardPort {
         let event = inbox.events.pop().or_else(|| {
             // An event queued after this rings the bell, so look once more for one before it.
             inbox.is_announced.store(false, Ordering::SeqCst);
-            inbox.events.pop()
+            let has_dropped = inbox.has_dropped.swap(false, Ordering::AcqRel);
+            inbox.events.pop().or_else(|| has_dropped.then_some(EngineEvent::Dropped))
         })?;
         inbox.pushed_bytes.fetch_sub(pushed_bytes(&event), Ordering::Relaxed);
         Some(event)

@@ -3,10 +3,12 @@
 -- ARGV: lineage, fresh epoch, messages kept, age kept (ms), lifetime of the position (ms), topic,
 --       envelope[, hash of the content, lifetime of the key (ms)]
 -- Returns {1 | 0 for a duplicate, epoch, offset}, or {2} if the key was used for other content.
-if KEYS[3] then
-    local seen = redis.call('GET', KEYS[3])
-    if seen then
-        local hash, epoch, offset = string.match(seen, '^(%x+) (%x+) (%d+)$')
+local meta = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'offset')
+local seen = KEYS[3] and redis.call('GET', KEYS[3])
+if seen then
+    local hash, epoch, offset = string.match(seen, '^(%x+) (%x+) (%d+)$')
+    -- A message of an earlier epoch may be lost: then this is the first one.
+    if meta[1] == ARGV[1] and meta[2] == epoch then
         if hash ~= ARGV[8] then
             return {2}
         end
@@ -15,7 +17,6 @@ if KEYS[3] then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local meta = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'offset')
 local epoch, offset = meta[2], tonumber(meta[3])
 if meta[1] ~= ARGV[1] then
     epoch, offset = ARGV[2], 0

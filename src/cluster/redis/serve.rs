@@ -18,10 +18,12 @@ use super::instance::{Closed, Instance, next_request};
 use super::port::Submitted;
 use super::scripts::{LOADS, Scripts, parse_publication, read_reply};
 use super::topics::{Change, TopicReceiver};
-use crate::cluster::command::EngineEvent;
+use crate::cluster::command::{Action, EngineEvent};
 
 /// Commands in a batch, and publications that are processed in a row.
 const BATCH_MAX: usize = 1024;
+/// Bytes of history that the reads of a batch may return, beyond those of one read.
+const REPLY_BYTES_MAX: u64 = 16 << 20;
 /// The interval of probes: publications to a topic of the node's own, which show that the
 /// subscription works.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -49,8 +51,10 @@ struct Serving {
     scripts: Scripts,
     /// The scripts have to be loaded before the next batch.
     must_load: bool,
-    /// The commands of the batch under way.
-    sent: Vec<Submitted>,
+    /// The commands of the batch under way, with the times at which they would have failed.
+    sent: Vec<(Instant, Submitted)>,
+    /// The code of the last error of a command, which is logged once.
+    rejected: Option<String>,
     batch: Option<Work<RedisResult<Vec<Value>>>>,
     /// The subscription command under way.
     change: Option<Work<RedisResult<()>>>,
@@ -71,6 +75,7 @@ impl Instance {
             lineage,
             must_load: true,
             sent: Vec::new(),
+            rejected: None,
             batch: None,
             change: None,
             heartbeat: None,
@@ -78,13 +83,16 @@ impl Instance {
         };
         self.topics.restart();
         self.note_state(true);
+        for request in std::mem::take(&mut self.held) {
+            self.carry_out(serving.commands.clone(), request);
+        }
         let ended = self.run_on(&mut serving, &mut pushes).await;
         self.note_state(false);
         if let Some(shared) = self.shared.upgrade() {
             let instance = self.index;
             shared.send_to_all(|| EngineEvent::Lost { instance });
         }
-        for submitted in &serving.sent {
+        for (_, submitted) in &serving.sent {
             self.fail(submitted);
         }
         ended
@@ -184,10 +192,16 @@ impl Instance {
         if serving.must_load {
             Scripts::push_loads(&mut pipeline);
         }
-        let count = self.waiting.len().min(BATCH_MAX);
-        for (_, submitted) in self.waiting.drain(..count) {
+        let mut reply_bytes = 0;
+        while serving.sent.len() < BATCH_MAX
+            && reply_bytes < REPLY_BYTES_MAX
+            && let Some((due, submitted)) = self.waiting.pop_front()
+        {
+            if let Action::Read { reading, .. } = &submitted.command.action {
+                reply_bytes += reading.bytes_max * u64::from(reading.messages_max.min(1));
+            }
             serving.scripts.push_call(&mut pipeline, &self.layout, &submitted.command);
-            serving.sent.push(submitted);
+            serving.sent.push((due, submitted));
         }
         let mut connection = serving.commands.clone();
         serving.batch = Some(Box::pin(async move {
@@ -207,7 +221,11 @@ impl Instance {
             Err(error) => return Some(error.to_string()),
         };
         if std::mem::take(&mut serving.must_load) {
-            replies.drain(..LOADS.min(replies.len()));
+            for reply in replies.drain(..LOADS.min(replies.len())) {
+                if let Value::ServerError(error) = reply {
+                    return Some(format!("cannot load scripts: {error}"));
+                }
+            }
         }
         let sent = std::mem::take(&mut serving.sent);
         let is_missing = |reply: &Value| is_error(reply, "NOSCRIPT");
@@ -219,12 +237,13 @@ impl Instance {
             }
         }
         let mut reason = None;
-        for (submitted, reply) in sent.iter().zip(replies) {
+        for ((_, submitted), reply) in sent.iter().zip(replies) {
             if let Value::ServerError(error) = &reply {
                 if error.code() == "READONLY" {
                     reason = Some("the engine has become a replica".into());
-                } else if error.code() != "NOSCRIPT" {
-                    tracing::warn!(%error, "the cluster's engine rejects a command");
+                } else if serving.rejected.as_deref() != Some(error.code()) {
+                    tracing::warn!(%error, "the cluster's engine rejects commands");
+                    serving.rejected = Some(error.code().to_owned());
                 }
                 self.fail(submitted);
                 continue;
@@ -243,13 +262,12 @@ impl Instance {
     /// Completes the commands before `first`, and queues the others again.
     fn send_again(
         &mut self,
-        sent: Vec<Submitted>,
+        sent: Vec<(Instant, Submitted)>,
         replies: Vec<Value>,
         first: usize,
     ) -> Option<Reason> {
-        let due = Instant::now() + self.settings.command_timeout;
         let mut again = Vec::new();
-        for (at, (submitted, reply)) in sent.into_iter().zip(replies).enumerate() {
+        for (at, ((due, submitted), reply)) in sent.into_iter().zip(replies).enumerate() {
             if at >= first {
                 again.push((due, submitted));
             } else if let Some(event) = read_reply(&submitted.command, reply) {

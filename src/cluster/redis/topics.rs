@@ -53,9 +53,13 @@ impl Topics {
     }
 
     pub(super) fn unsubscribe(&mut self, topic: Vec<u8>) {
-        if self.topics.remove(&topic).is_some() {
-            self.changes.push_back((false, topic));
+        let Some(own) = self.topics.remove(&topic) else { return };
+        if own.is_sent {
+            return self.changes.push_back((false, topic));
         }
+        // A subscription that was not sent is cancelled: otherwise a later one of the same topic
+        // would be confirmed by it.
+        self.changes.retain(|(subscribes, other)| !subscribes || *other != topic);
     }
 
     /// Begins again on another connection, which has no subscriptions.
@@ -101,13 +105,13 @@ mod tests {
         let mut topics = Topics::default();
         topics.subscribe(b"a".to_vec(), make_receiver(1));
         topics.subscribe(b"b".to_vec(), make_receiver(2));
-        topics.unsubscribe(b"a".to_vec());
-        topics.unsubscribe(b"never".to_vec());
-        topics.subscribe(b"a".to_vec(), make_receiver(3));
         assert_eq!(topics.find(b"b"), None, "not sent yet");
         let all = [b"a".to_vec(), b"b".to_vec()].to_vec();
         assert_eq!(topics.next_change(), Some(Change::Subscribe(all)));
         assert_eq!(topics.find(b"b"), Some(make_receiver(2)));
+        topics.unsubscribe(b"a".to_vec());
+        topics.unsubscribe(b"never".to_vec());
+        topics.subscribe(b"a".to_vec(), make_receiver(3));
         assert_eq!(topics.next_change(), Some(Change::Unsubscribe(vec![b"a".to_vec()])));
         assert_eq!(topics.next_change(), Some(Change::Subscribe(vec![b"a".to_vec()])));
         assert_eq!(topics.find(b"a"), Some(make_receiver(3)));
@@ -122,6 +126,17 @@ mod tests {
         topics.unsubscribe(b"a".to_vec());
         topics.subscribe(b"a".to_vec(), make_receiver(2));
         assert_eq!(topics.find(b"a"), None, "the confirmation that comes now is the first one's");
+    }
+
+    #[test]
+    fn a_subscription_that_was_not_sent_is_cancelled() {
+        let mut topics = Topics::default();
+        topics.subscribe(b"a".to_vec(), make_receiver(1));
+        topics.unsubscribe(b"a".to_vec());
+        topics.subscribe(b"a".to_vec(), make_receiver(2));
+        assert_eq!(topics.next_change(), Some(Change::Subscribe(vec![b"a".to_vec()])));
+        assert_eq!(topics.find(b"a"), Some(make_receiver(2)));
+        assert_eq!(topics.next_change(), None);
     }
 
     #[test]

@@ -8,9 +8,8 @@ section! {
     /// them. All nodes need equal values, and equal `[resume] keys`.
     Cluster "cluster" repeated false;
 
-    /// Servers of Redis 6.2 or newer, or Valkey, as `redis://HOST[:PORT][/DATABASE]`, or
-    /// `rediss://` for TLS. Empty = none: channels belong to this process. Channels are spread over
-    /// several.
+    /// Servers of Redis 6.2 or newer, or Valkey, as `redis://HOST[:PORT]`, or `rediss://` for
+    /// TLS. Empty = none: channels belong to this process. Channels are spread over several.
     urls: Vec<String> = Vec::new(),
     "Set where several nodes serve the same channels. Add servers where one core of one is busy; \
      channels that move to another server start a new epoch.";

@@ -28,7 +28,7 @@ use tokio::sync::Semaphore;
 
 use super::drain::Orders;
 use super::log_writer::LogWriter;
-use super::peers::{PeerRecord, Peers};
+use super::peers::{ClusterPeers, PeerRecord};
 use super::reload::LastReload;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
@@ -60,7 +60,7 @@ struct Inner {
     orders: Orders,
     last_reload: LastReload,
     /// The other nodes of the cluster; `None`: this node is alone.
-    peers: Option<Arc<Peers>>,
+    peers: Option<Arc<ClusterPeers>>,
 }
 
 fn started_unix_s(facts: &Facts) -> f64 {
@@ -75,7 +75,7 @@ impl State {
         draining: Arc<AtomicBool>,
         (log_errors, log): (Arc<AtomicU64>, LogWriter),
         (orders, last_reload): (Orders, LastReload),
-        peers: Option<Arc<Peers>>,
+        peers: Option<Arc<ClusterPeers>>,
     ) -> Self {
         Self(Arc::new(Inner {
             facts: server.facts.clone(),
@@ -107,7 +107,7 @@ impl State {
         self.0.directory.hub().ok_or_else(api::no_hub)
     }
 
-    fn peers(&self) -> Option<&Peers> {
+    fn peers(&self) -> Option<&ClusterPeers> {
         self.0.peers.as_deref()
     }
 

@@ -12,7 +12,7 @@ use super::api::Named;
 use super::{State, accept, error_response};
 use crate::config::Config;
 use crate::control::memory::Usage;
-use crate::control::peers::Peers;
+use crate::control::peers::ClusterPeers;
 use crate::control::reload::{Changes, ReloadOutcome};
 use crate::driver::{EngineFacts, host};
 use crate::metrics::hdr::{self, Detail, Summary};
@@ -110,7 +110,7 @@ pub(super) async fn get_metrics(
         host: host::process_numbers(),
         started_unix_s: state.0.started_unix_s,
         limits: node_limits(&state),
-        cluster: state.peers().map(Peers::numbers),
+        cluster: state.peers().map(ClusterPeers::numbers),
     };
     let openmetrics = text::format_openmetrics(snapshot, &process);
     let (kind, body) =

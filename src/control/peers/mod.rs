@@ -8,7 +8,7 @@
 mod message;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +17,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::cluster::redis::{Bus, Outer, OuterNumbers};
+use crate::cluster::redis::{Bus, Outer, OuterNumbers, REVOCATIONS_AT_ONCE};
 use crate::metrics::ClusterNumbers;
 pub(crate) use message::{KeptRevocation, PeerCall, PeerError};
 use message::{Letter, Message};
 
 /// How long a call waits for answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the end of the process waits until others know of it.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// A node that has been silent for this long is not waited for.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A node that has been silent for this long is forgotten.
@@ -66,7 +68,7 @@ pub(super) struct Answered {
 type Answer = (u32, Result<Value, PeerError>);
 
 /// See the module.
-pub(super) struct Peers {
+pub(super) struct ClusterPeers {
     outer: Arc<Outer>,
     bus: Arc<Bus>,
     node: u32,
@@ -75,9 +77,13 @@ pub(super) struct Peers {
     /// Calls that wait for answers.
     waiting: Mutex<HashMap<u64, UnboundedSender<Answer>>>,
     calls: AtomicU64,
+    /// All revocations that the engine keeps were read once.
+    has_read: AtomicBool,
+    /// The process ends: no heartbeat follows.
+    is_leaving: AtomicBool,
 }
 
-impl Peers {
+impl ClusterPeers {
     pub(super) fn new(outer: Arc<Outer>, node: u32, heartbeat: Duration) -> Arc<Self> {
         Arc::new(Self {
             bus: outer.bus().clone(),
@@ -87,6 +93,8 @@ impl Peers {
             nodes: ArcSwap::default(),
             waiting: Mutex::default(),
             calls: AtomicU64::new(0),
+            has_read: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
         })
     }
 
@@ -95,9 +103,9 @@ impl Peers {
         self.node
     }
 
-    /// Returns whether the engine has been reached since the start.
+    /// Returns whether the engine has been reached since the start, and its revocations read.
     pub(super) fn was_ready(&self) -> bool {
-        self.outer.was_ready()
+        self.outer.was_ready() && self.has_read.load(Ordering::Relaxed)
     }
 
     /// Returns numbers for metrics.
@@ -111,6 +119,13 @@ impl Peers {
     /// Returns all nodes, in the order of their numbers.
     pub(super) fn nodes(&self) -> Arc<Vec<PeerNode>> {
         self.nodes.load_full()
+    }
+
+    /// Returns the numbers of this node and of the others that a call waits for, in order.
+    pub(super) fn all_present(&self) -> Vec<u32> {
+        let mut nodes: Vec<_> = self.others().chain([self.node]).collect();
+        nodes.sort_unstable();
+        nodes
     }
 
     /// Returns the other nodes that a call waits for.
@@ -219,7 +234,7 @@ impl Peers {
         revoke: impl Fn(KeptRevocation),
     ) {
         let mut last_revocation = 0;
-        loop {
+        while !self.is_leaving.load(Ordering::Relaxed) {
             let own = serde_json::to_string(&record()).expect("records are JSON");
             let forget_ms = FORGOTTEN_AFTER.as_millis() as u64;
             let read = self.bus.beat((self.node, own), forget_ms, last_revocation).await;
@@ -229,6 +244,10 @@ impl Peers {
                 last_revocation = read.last_revocation;
                 let texts = read.revocations.iter();
                 texts.filter_map(|text| serde_json::from_str(text).ok()).for_each(&revoke);
+                if read.revocations.len() >= REVOCATIONS_AT_ONCE {
+                    continue;
+                }
+                self.has_read.store(true, Ordering::Relaxed);
             }
             tokio::time::sleep(self.heartbeat).await;
         }
@@ -247,7 +266,9 @@ impl Peers {
     }
 
     /// Leaves the list: other nodes no longer wait for this one.
-    pub(super) fn leave(&self) {
-        self.bus.leave(self.node);
+    pub(super) async fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        // The engine may be away.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.bus.leave(self.node)).await;
     }
 }

@@ -208,15 +208,20 @@ impl HubSession {
     /// it has none, those of this connection and of the first one of its lineage.
     pub fn revoke_tickets(&self, realm: &Realm, now_ms: u64) {
         match self.user() {
-            Some(user) => realm.revoke(&Subject::User(user.to_string()), now_ms),
-            None => self.connection_subjects().for_each(|subject| realm.revoke(&subject, now_ms)),
+            Some(user) => {
+                realm.revoke(&Subject::User(user.to_string()), now_ms);
+            }
+            None => self.connection_subjects().for_each(|subject| {
+                realm.revoke(&subject, now_ms);
+            }),
         }
     }
 
     /// Voids the grants for a channel, of this connection and of the first one of its lineage.
     pub fn revoke_channel(&self, realm: &Realm, channel: &str, now_ms: u64) {
-        self.connection_subjects()
-            .for_each(|subject| realm.revoke_channel(&subject, channel, now_ms));
+        self.connection_subjects().for_each(|subject| {
+            realm.revoke_channel(&subject, channel, now_ms);
+        });
     }
 
     /// Ends all subscriptions after the connection has closed: sends `Leave` to their homes.

@@ -132,14 +132,16 @@ impl Realm {
         self.revoked.note_revocation(subject, channel, until_ms);
     }
 
-    /// Voids the tickets and grants that were issued to a user or connection until now.
-    pub fn revoke(&self, subject: &Subject, now_ms: u64) {
-        self.revoked.revoke(subject, now_ms);
+    /// Voids the tickets and grants that were issued to a user or connection until now. Returns up
+    /// to which time of issue (Unix, ms): not before anything that this node has issued.
+    pub fn revoke(&self, subject: &Subject, now_ms: u64) -> u64 {
+        self.revoked.revoke(subject, now_ms)
     }
 
-    /// Voids the grants for a channel that were issued to a user or connection until now.
-    pub fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) {
-        self.revoked.revoke_channel(subject, channel, now_ms);
+    /// Voids the grants for a channel that were issued to a user or connection until now. Returns
+    /// the same.
+    pub fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) -> u64 {
+        self.revoked.revoke_channel(subject, channel, now_ms)
     }
 }
 

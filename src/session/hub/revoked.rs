@@ -148,20 +148,21 @@ impl Revoked {
         least_ms.max(update.unwrap_or_else(|last| last).saturating_add(1))
     }
 
-    fn insert(&self, table: &Mutex<Table>, subject: String, now_ms: u64, closed: bool) {
+    fn insert(&self, table: &Mutex<Table>, subject: String, now_ms: u64, closed: bool) -> u64 {
         let until_ms = self.next_revocation_ms(now_ms);
         let expired_before_ms = now_ms.saturating_sub(self.life_ms.load(Ordering::Relaxed));
         lock_table(table).insert(subject, until_ms, expired_before_ms, closed);
+        until_ms
     }
 
-    /// Voids the tickets and grants of a user or connection.
-    pub(super) fn revoke(&self, subject: &Subject, now_ms: u64) {
-        self.insert(&self.subjects, of_subject(subject), now_ms, true);
+    /// Voids the tickets and grants of a user or connection. Returns up to which time of issue.
+    pub(super) fn revoke(&self, subject: &Subject, now_ms: u64) -> u64 {
+        self.insert(&self.subjects, of_subject(subject), now_ms, true)
     }
 
-    /// Voids the grants of a user or connection for a channel.
-    pub(super) fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) {
-        self.insert(&self.channels, of_channel(subject, channel), now_ms, true);
+    /// Voids the grants of a user or connection for a channel. Returns up to which time of issue.
+    pub(super) fn revoke_channel(&self, subject: &Subject, channel: &str, now_ms: u64) -> u64 {
+        self.insert(&self.channels, of_channel(subject, channel), now_ms, true)
     }
 
     /// Notes a revocation of another node: whatever was issued up to this time is void, of a user or

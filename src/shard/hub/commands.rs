@@ -109,7 +109,9 @@ impl Hub {
     fn revoke_of_user(&self, user: &str, act: &Act) {
         let (realm, subject) = (&self.shared.realm, Subject::User(user.to_owned()));
         match act {
-            Act::Disconnect { .. } => realm.revoke(&subject, self.unix_ms),
+            Act::Disconnect { .. } => {
+                realm.revoke(&subject, self.unix_ms);
+            }
             Act::Unsubscribe(channel) => {
                 realm.revoke_channel(&subject, channel.as_str(), self.unix_ms);
             }

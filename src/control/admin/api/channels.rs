@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiError, Asked, Named, State, ask_home, await_answer, everywhere, json_response,
-    parse_channel_name, shapes, unexpected_answer,
+    ApiError, Asked, Named, State, ask_home, await_answer, json_response, parse_channel_name,
+    shapes, unexpected_answer,
 };
 use crate::hub::{Answer, Epoch, Position, Since, Verb};
 use crate::session::hub::NO_PRESENCE;
@@ -85,14 +85,6 @@ pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, 
     Ok(answer)
 }
 
-/// `GET /v1/channels`.
-pub(super) async fn list_channels(
-    Extracted(state): Extracted<State>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::list_channels(&state, query).await.map(Json)
-}
-
 fn position_json(position: Position) -> Value {
     json!({"epoch": position.epoch.to_string(), "offset": position.offset})
 }
@@ -110,14 +102,6 @@ pub(super) async fn describe_here(state: &State, channel: &str) -> Result<Value,
         }
         other => Err(unexpected_answer(&other)),
     }
-}
-
-/// `GET /v1/channels/{channel}`.
-pub(super) async fn describe_channel(
-    Extracted(state): Extracted<State>,
-    Named(channel): Named,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::describe_channel(&state, &channel).await.map(Json)
 }
 
 /// `GET /v1/channels/{channel}/presence`.

@@ -3,14 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::State as Extracted;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::{ApiError, Asked, Body, Named, State, everywhere, parse_channel_name, to_one_line};
+use super::{ApiError, State, parse_channel_name, to_one_line};
 use crate::auth::Subject;
 use crate::hub::{ConnectionId, Draft, Publication};
 use crate::proto::ws::CloseCode;
@@ -148,23 +146,28 @@ pub(super) async fn send_here(state: &State, body: Send) -> Result<Value, ApiErr
     Ok(json!({"delivered": delivered}))
 }
 
-/// Disconnects connections of this node, and revokes their tickets on it.
-pub(super) async fn disconnect_here(state: &State, body: Disconnect) -> Result<Value, ApiError> {
-    let target = parse_target(body.user, body.connection, None)?;
+/// Returns the code and the reason of a disconnect.
+pub(super) fn check_disconnect(body: &Disconnect) -> Result<(CloseCode, Arc<str>), ApiError> {
     let code = body.code.map_or(CloseCode::DISCONNECTED, CloseCode::new);
     if !matches!(code.get(), 1000 | 1001 | 3000..=4999) {
         return Err(ApiError::bad_request("code must be 1000, 1001, or 3000 to 4999"));
     }
-    let reason = body.reason.unwrap_or_else(|| "disconnected by the server".into());
+    let reason = body.reason.as_deref().unwrap_or("disconnected by the server");
     if reason.len() > crate::proto::ws::CLOSE_REASON_BYTES_MAX {
         return Err(ApiError::bad_request(
             "reason must have at most 123 bytes, the room in a Close frame",
         ));
     }
+    Ok((code, reason.into()))
+}
+
+/// Disconnects connections of this node, and revokes their tickets on it.
+pub(super) async fn disconnect_here(state: &State, body: Disconnect) -> Result<Value, ApiError> {
+    let (code, reason) = check_disconnect(&body)?;
+    let target = parse_target(body.user, body.connection, None)?;
     if let Some(subject) = subject(&target) {
         state.hub()?.realm.revoke(&subject, State::unix_ms());
     }
-    let reason = Arc::from(reason);
     let disconnected = apply(state, target, Act::Disconnect { code, reason }).await?.count;
     Ok(json!({"disconnected": disconnected}))
 }
@@ -190,38 +193,6 @@ pub(super) async fn unsubscribe_here(state: &State, body: Membership) -> Result<
     Ok(json!({"unsubscribed": unsubscribed}))
 }
 
-/// `POST /v1/send`.
-pub(super) async fn send(
-    Extracted(state): Extracted<State>,
-    Body(body): Body<Send>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::send(&state, body).await.map(Json)
-}
-
-/// `POST /v1/disconnect`.
-pub(super) async fn disconnect(
-    Extracted(state): Extracted<State>,
-    Body(body): Body<Disconnect>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::disconnect(&state, body).await.map(Json)
-}
-
-/// `POST /v1/subscribe`.
-pub(super) async fn subscribe(
-    Extracted(state): Extracted<State>,
-    Body(body): Body<Membership>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::subscribe(&state, body).await.map(Json)
-}
-
-/// `POST /v1/unsubscribe`.
-pub(super) async fn unsubscribe(
-    Extracted(state): Extracted<State>,
-    Body(body): Body<Membership>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::unsubscribe(&state, body).await.map(Json)
-}
-
 async fn list_shard(state: &State, shard: u16, filter: Filter) -> Listed {
     let (reply, received) = oneshot::channel();
     let mail = HubMail::List { filter: Box::new(filter), reply };
@@ -239,15 +210,21 @@ fn parse_cursor(text: Option<&str>) -> Result<(u16, u32), ApiError> {
         .ok_or_else(|| ApiError::bad_request("invalid `after`; use `next` of an earlier answer"))
 }
 
-/// Lists connections of this node.
-pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, ApiError> {
-    state.hub()?;
-    let limit = query.limit.unwrap_or(100);
+/// Returns the number of connections of a page.
+pub(super) fn check_limit(limit: Option<u32>) -> Result<u32, ApiError> {
+    let limit = limit.unwrap_or(100);
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(ApiError::bad_request(format!(
             "limit must be from 1 to {PAGE_MAX}, not {limit}"
         )));
     }
+    Ok(limit)
+}
+
+/// Lists connections of this node.
+pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, ApiError> {
+    state.hub()?;
+    let limit = check_limit(query.limit)?;
     let (mut shard, mut from_slot) = parse_cursor(query.after.as_deref())?;
     let shards = state.0.directory.len() as u16;
     let mut connections = Vec::new();
@@ -276,14 +253,6 @@ pub(super) async fn list_here(state: &State, query: ListQuery) -> Result<Value, 
     Ok(answer)
 }
 
-/// `GET /v1/connections`.
-pub(super) async fn list_connections(
-    Extracted(state): Extracted<State>,
-    Asked(query): Asked<ListQuery>,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::list_connections(&state, query).await.map(Json)
-}
-
 /// Describes a connection of this node.
 pub(super) async fn describe_here(state: &State, id: &str) -> Result<Value, ApiError> {
     let shared = state.hub()?;
@@ -298,12 +267,4 @@ pub(super) async fn describe_here(state: &State, id: &str) -> Result<Value, ApiE
     // A shard that has ended sends no reply, and has no connections.
     let info = received.await.ok().flatten().ok_or_else(gone)?;
     Ok(json!(info))
-}
-
-/// `GET /v1/connections/{id}`.
-pub(super) async fn describe_connection(
-    Extracted(state): Extracted<State>,
-    Named(id): Named,
-) -> Result<Json<Value>, ApiError> {
-    everywhere::describe_connection(&state, &id).await.map(Json)
 }

@@ -6,18 +6,22 @@
 
 use std::collections::BTreeMap;
 
+use axum::Json;
+use axum::extract::State as Extracted;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::connections::{self, Disconnect, Membership, Send, parse_target, subject};
-use super::{ApiError, State, channels};
+use super::{ApiError, Asked, Body, Named, State, channels};
 use crate::auth::Subject;
-use crate::control::peers::{Answered, KeptRevocation, PeerCall, PeerError, Peers};
+use crate::control::peers::{Answered, ClusterPeers, KeptRevocation, PeerCall, PeerError};
 use crate::hub::ConnectionId;
 use crate::shard::mail::{Act, ConnectionTarget, HubMail, Mail};
 
+/// By how much the clock of another node may be ahead (ms): times beyond are not believed.
+const CLOCK_AHEAD_MAX_MS: u64 = 600_000;
 /// The channels and connections of a page, unless the call asks for others.
 const PAGE: u32 = 100;
 
@@ -37,23 +41,29 @@ impl From<PeerError> for ApiError {
     }
 }
 
-/// Adds up the counts of all nodes. An error counts only where no node has succeeded.
+/// Adds up the counts of all nodes. A node that fails by itself has not answered; a rejection of the
+/// call counts only where no node has succeeded.
 fn add_counts(
     name: &str,
     own: Result<Value, ApiError>,
     others: Answered,
 ) -> Result<Value, ApiError> {
-    let (mut total, mut error) = (0, None);
+    let (mut total, mut error, mut unanswered) = (0, None, others.unanswered);
     let answers = others.answers.into_iter().map(|(_, answer)| answer.map_err(ApiError::from));
-    for answer in std::iter::once(own).chain(answers) {
+    for answer in answers {
         match answer {
             Ok(answer) => total += answer[name].as_u64().unwrap_or_default(),
+            Err(failed) if failed.status.is_server_error() => unanswered += 1,
             Err(failed) => error = error.or(Some(failed)),
         }
     }
+    match own {
+        Ok(answer) => total += answer[name].as_u64().unwrap_or_default(),
+        Err(failed) => error = Some(failed),
+    }
     match error {
         Some(error) if total == 0 => Err(error),
-        _ => Ok(with_unanswered(json!({name: total}), others.unanswered)),
+        _ => Ok(with_unanswered(json!({name: total}), unanswered)),
     }
 }
 
@@ -74,7 +84,7 @@ fn node_of(target: &ConnectionTarget) -> Option<u32> {
 
 /// Runs a call on this node, and on others: on one, or on all.
 async fn count_on(
-    peers: &Peers,
+    peers: &ClusterPeers,
     to: Option<u32>,
     name: &str,
     here: impl Future<Output = Result<Value, ApiError>>,
@@ -108,7 +118,8 @@ pub(super) async fn unsubscribe(state: &State, body: Membership) -> Result<Value
         return connections::unsubscribe_here(state, body).await;
     };
     let target = parse_target(body.user.clone(), body.connection.clone(), None)?;
-    keep_revocation(state, peers, &target, Some(body.channel.clone()));
+    super::parse_channel_name(&body.channel)?;
+    keep_revocation(state, peers, &target, Some(&body.channel))?;
     // Grants are void on every node, wherever the connection is.
     let call = PeerCall::Unsubscribe(encode_body(&body));
     let here = connections::unsubscribe_here(state, body);
@@ -116,46 +127,55 @@ pub(super) async fn unsubscribe(state: &State, body: Membership) -> Result<Value
 }
 
 pub(super) async fn disconnect(state: &State, body: Disconnect) -> Result<Value, ApiError> {
-    let Some(peers) = state.peers() else { return connections::disconnect_here(state, body).await };
+    let Some(peers) = state.peers() else {
+        return connections::disconnect_here(state, body).await;
+    };
     let target = parse_target(body.user.clone(), body.connection.clone(), None)?;
+    connections::check_disconnect(&body)?;
     // The tickets of a connection's user are revoked with it.
     let user = match &body.connection {
-        Some(id) => describe_connection(state, id).await.ok(),
+        Some(id) => describe(state, id).await.ok(),
         None => None,
     };
     let user = user.and_then(|info| info["user"].as_str().map(str::to_owned));
-    keep_revocation(state, peers, &target, None);
+    keep_revocation(state, peers, &target, None)?;
     let call = PeerCall::Disconnect(encode_body(&body));
     let here = connections::disconnect_here(state, body);
-    let answer = count_on(peers, None, "disconnected", here, call).await?;
+    let answer = count_on(peers, None, "disconnected", here, call).await;
     if let Some(user) = user {
         let target = ConnectionTarget::User(user.as_str().into());
-        let until_ms = keep_revocation(state, peers, &target, None);
+        let until_ms = keep_revocation(state, peers, &target, None)?;
         // The user's other connections stay open, and need new tickets. All nodes void those up to
         // the same time: a later one would void tickets that others have just renewed.
-        renew_tickets(state, &user, until_ms).await?;
+        renew_tickets(state, &user).await?;
         peers.call(None, PeerCall::RenewTickets { user, until_ms }).await;
     }
-    Ok(answer)
+    answer
 }
 
-/// Keeps a revocation in the engine, for nodes that the call does not reach. Returns its time
-/// (Unix, ms).
+/// Revokes on this node, and keeps that in the engine for nodes that the call does not reach.
+/// Returns up to which time of issue (Unix, ms).
 fn keep_revocation(
     state: &State,
-    peers: &Peers,
+    peers: &ClusterPeers,
     target: &ConnectionTarget,
-    channel: Option<String>,
-) -> u64 {
-    let until_ms = State::unix_ms();
-    let (user, connection) = match subject(target) {
-        Some(Subject::User(user)) => (Some(user), None),
-        Some(Subject::Connection(id)) => (None, Some(id)),
-        None => return until_ms,
+    channel: Option<&str>,
+) -> Result<u64, ApiError> {
+    let now_ms = State::unix_ms();
+    let Some(subject) = subject(target) else { return Ok(now_ms) };
+    let realm = &state.hub()?.realm;
+    let until_ms = match channel {
+        Some(channel) => realm.revoke_channel(&subject, channel, now_ms),
+        None => realm.revoke(&subject, now_ms),
     };
+    let (user, connection) = match subject {
+        Subject::User(user) => (Some(user), None),
+        Subject::Connection(id) => (None, Some(id)),
+    };
+    let channel = channel.map(str::to_owned);
     let revocation = KeptRevocation { user, connection, channel, until_ms };
     peers.keep_revocation(&revocation, state.config().resume.ttl_s.saturating_mul(1000));
-    until_ms
+    Ok(until_ms)
 }
 
 /// Applies a revocation that another node has kept.
@@ -167,51 +187,49 @@ pub(in crate::control) fn note_revocation(state: &State, revocation: KeptRevocat
         (None, None) => return,
     };
     if let Ok(hub) = state.hub() {
+        let until_ms = until_ms.min(State::unix_ms() + CLOCK_AHEAD_MAX_MS);
         hub.realm.note_revocation(&subject, channel.as_deref(), until_ms);
     }
 }
 
-/// Voids the tickets of a user on this node, and sends the user's connections new ones.
-async fn renew_tickets(state: &State, user: &str, until_ms: u64) -> Result<Value, ApiError> {
-    let subject = Subject::User(user.to_owned());
-    state.hub()?.realm.note_revocation(&subject, None, until_ms);
+/// Sends the connections of a user on this node new tickets.
+async fn renew_tickets(state: &State, user: &str) -> Result<Value, ApiError> {
     let target = ConnectionTarget::User(user.into());
     let renewed = connections::apply(state, target, Act::RenewTicket).await?;
     Ok(json!({"renewed": renewed.count}))
 }
 
 /// Lists connections node by node, in the order of their numbers.
-pub(super) async fn list_connections(
+async fn list_connections_of(
     state: &State,
     query: connections::ListQuery,
 ) -> Result<Value, ApiError> {
     let Some(peers) = state.peers() else { return connections::list_here(state, query).await };
-    let limit = query.limit.unwrap_or(PAGE) as usize;
-    let (mut node, mut after) = parse_cursor(query.after.as_deref())?;
-    let nodes = peers.nodes();
-    let (mut found, mut unanswered) = (Vec::new(), 0);
-    let mut next = None;
-    let first = node;
-    for one in nodes.iter().filter(|one| one.record.node >= first && !one.lost) {
-        if one.record.node > node {
-            (node, after) = (one.record.node, None);
+    let limit = connections::check_limit(query.limit)? as usize;
+    let (first, mut after) = parse_cursor(query.after.as_deref())?;
+    let (mut found, mut unanswered, mut next) = (Vec::new(), 0, None);
+    for node in peers.all_present().into_iter().filter(|node| *node >= first) {
+        if node > first {
+            after = None;
         }
-        let left = (limit - found.len()) as u32;
+        let left = limit.saturating_sub(found.len()) as u32;
         if left == 0 {
-            next = Some(format!("{node}:{}", after.unwrap_or_default()));
+            next = Some(format!("{node}:"));
             break;
         }
         let part =
             connections::ListQuery { limit: Some(left), after: after.clone(), ..query.clone() };
-        let answer = if one.own {
+        let answer = if node == peers.node() {
             connections::list_here(state, part).await?
         } else {
             let call = PeerCall::ListConnections(encode_body(&part));
-            let mut others = peers.call(Some(node), call).await;
-            unanswered += others.unanswered;
-            match others.answers.pop() {
-                Some((_, answer)) => answer?,
-                None => continue,
+            match peers.call(Some(node), call).await.answers.pop() {
+                Some((_, Ok(answer))) => answer,
+                Some((_, Err(error))) if error.status < 500 => return Err(error.into()),
+                _ => {
+                    unanswered += 1;
+                    continue;
+                }
             }
         };
         found.extend(answer["connections"].as_array().cloned().unwrap_or_default());
@@ -236,7 +254,7 @@ fn parse_cursor(text: Option<&str>) -> Result<(u32, Option<String>), ApiError> {
     Ok((node, (!rest.is_empty()).then(|| rest.to_owned())))
 }
 
-pub(super) async fn describe_connection(state: &State, id: &str) -> Result<Value, ApiError> {
+async fn describe(state: &State, id: &str) -> Result<Value, ApiError> {
     let node = connections::parse_connection_id(id)?.node;
     match state.peers() {
         Some(peers) if node != peers.node() && peers.is_present(node) => {
@@ -252,10 +270,7 @@ pub(super) async fn describe_connection(state: &State, id: &str) -> Result<Value
 }
 
 /// Lists channels of all nodes by name, and adds up their members.
-pub(super) async fn list_channels(
-    state: &State,
-    query: channels::ListQuery,
-) -> Result<Value, ApiError> {
+async fn list_channels_of(state: &State, query: channels::ListQuery) -> Result<Value, ApiError> {
     let Some(peers) = state.peers() else { return channels::list_here(state, query).await };
     let limit = query.limit.unwrap_or(PAGE) as usize;
     let call = PeerCall::ListChannels(encode_body(&query));
@@ -263,7 +278,11 @@ pub(super) async fn list_channels(
     let mut all: BTreeMap<String, u64> = BTreeMap::new();
     // A node lists its first names only: what follows the last name of a full page is not complete.
     let mut complete_to: Option<String> = None;
-    let answers = others.answers.into_iter().filter_map(|(_, answer)| answer.ok());
+    let mut unanswered = others.unanswered;
+    let (answers, failed): (Vec<_>, Vec<_>) =
+        others.answers.into_iter().map(|(_, answer)| answer).partition(Result::is_ok);
+    unanswered += failed.len();
+    let answers = answers.into_iter().filter_map(Result::ok);
     for answer in std::iter::once(own?).chain(answers) {
         for (name, about) in answer["channels"].as_object().into_iter().flatten() {
             *all.entry(name.clone()).or_default() += about["members"].as_u64().unwrap_or_default();
@@ -281,7 +300,7 @@ pub(super) async fn list_channels(
     let next = page.last().filter(|_| is_cut).map(|(name, _)| name.clone());
     let page = page.into_iter().map(|(name, members)| (name, json!({"members": members})));
     let page: serde_json::Map<String, Value> = page.collect();
-    let mut answer = with_unanswered(json!({"channels": page}), others.unanswered);
+    let mut answer = with_unanswered(json!({"channels": page}), unanswered);
     if let Some(next) = next {
         answer["next"] = next.into();
     }
@@ -289,7 +308,7 @@ pub(super) async fn list_channels(
 }
 
 /// Describes a channel, with the members of all nodes.
-pub(super) async fn describe_channel(state: &State, channel: &str) -> Result<Value, ApiError> {
+async fn describe_channel_of(state: &State, channel: &str) -> Result<Value, ApiError> {
     let Some(peers) = state.peers() else { return channels::describe_here(state, channel).await };
     let call = PeerCall::DescribeChannel(channel.to_owned());
     let here = channels::describe_here(state, channel);
@@ -312,12 +331,79 @@ pub(super) async fn describe_channel(state: &State, channel: &str) -> Result<Val
     result.map(|answer| with_unanswered(answer, others.unanswered))
 }
 
-/// Lists the nodes of the cluster.
-pub(super) fn list_nodes(state: &State) -> Value {
-    match state.peers() {
+/// `GET /v1/nodes`.
+pub(super) async fn list_nodes(
+    Extracted(state): Extracted<State>,
+) -> Result<Json<Value>, ApiError> {
+    state.hub()?;
+    Ok(Json(match state.peers() {
         Some(peers) => json!({"nodes": *peers.nodes()}),
         None => json!({"nodes": []}),
-    }
+    }))
+}
+
+/// `POST /v1/send`.
+pub(super) async fn post_send(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Send>,
+) -> Result<Json<Value>, ApiError> {
+    send(&state, body).await.map(Json)
+}
+
+/// `POST /v1/disconnect`.
+pub(super) async fn post_disconnect(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Disconnect>,
+) -> Result<Json<Value>, ApiError> {
+    disconnect(&state, body).await.map(Json)
+}
+
+/// `POST /v1/subscribe`.
+pub(super) async fn post_subscribe(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Membership>,
+) -> Result<Json<Value>, ApiError> {
+    subscribe(&state, body).await.map(Json)
+}
+
+/// `POST /v1/unsubscribe`.
+pub(super) async fn post_unsubscribe(
+    Extracted(state): Extracted<State>,
+    Body(body): Body<Membership>,
+) -> Result<Json<Value>, ApiError> {
+    unsubscribe(&state, body).await.map(Json)
+}
+
+/// `GET /v1/connections`.
+pub(super) async fn list_connections(
+    Extracted(state): Extracted<State>,
+    Asked(query): Asked<connections::ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    list_connections_of(&state, query).await.map(Json)
+}
+
+/// `GET /v1/connections/{id}`.
+pub(super) async fn describe_connection(
+    Extracted(state): Extracted<State>,
+    Named(id): Named,
+) -> Result<Json<Value>, ApiError> {
+    describe(&state, &id).await.map(Json)
+}
+
+/// `GET /v1/channels`.
+pub(super) async fn list_channels(
+    Extracted(state): Extracted<State>,
+    Asked(query): Asked<channels::ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    list_channels_of(&state, query).await.map(Json)
+}
+
+/// `GET /v1/channels/{channel}`.
+pub(super) async fn describe_channel(
+    Extracted(state): Extracted<State>,
+    Named(channel): Named,
+) -> Result<Json<Value>, ApiError> {
+    describe_channel_of(&state, &channel).await.map(Json)
 }
 
 /// Carries out a call of another node.
@@ -347,7 +433,13 @@ async fn run_here(state: &State, call: PeerCall) -> Result<Value, ApiError> {
         PeerCall::ListChannels(body) => channels::list_here(state, decode_body(&body)?).await,
         PeerCall::DescribeConnection(id) => connections::describe_here(state, &id).await,
         PeerCall::DescribeChannel(name) => channels::describe_here(state, &name).await,
-        PeerCall::RenewTickets { user, until_ms } => renew_tickets(state, &user, until_ms).await,
+        PeerCall::RenewTickets { user, until_ms } => {
+            let (connection, channel) = (None, None);
+            let user_of = Some(user.clone());
+            let revocation = KeptRevocation { user: user_of, connection, channel, until_ms };
+            note_revocation(state, revocation);
+            renew_tickets(state, &user).await
+        }
         PeerCall::Replaced { old, by } => replace(state, &old, &by),
     }
 }

@@ -53,28 +53,20 @@ pub(super) fn call_routes() -> Router<State> {
         .route("/v1/publish", json_call(post(publish::publish)))
         .route("/v1/broadcast", json_call(post(publish::broadcast)))
         .route("/v1/batch", json_call(post(publish::run_batch)))
-        .route("/v1/send", json_call(post(connections::send)))
-        .route("/v1/disconnect", json_call(post(connections::disconnect)))
-        .route("/v1/subscribe", json_call(post(connections::subscribe)))
-        .route("/v1/unsubscribe", json_call(post(connections::unsubscribe)))
-        .route("/v1/connections", json_call(get(connections::list_connections)))
-        .route("/v1/connections/{id}", json_call(get(connections::describe_connection)))
-        .route("/v1/channels", json_call(get(channels::list_channels)))
-        .route("/v1/channels/{channel}", json_call(get(channels::describe_channel)))
+        .route("/v1/send", json_call(post(everywhere::post_send)))
+        .route("/v1/disconnect", json_call(post(everywhere::post_disconnect)))
+        .route("/v1/subscribe", json_call(post(everywhere::post_subscribe)))
+        .route("/v1/unsubscribe", json_call(post(everywhere::post_unsubscribe)))
+        .route("/v1/connections", json_call(get(everywhere::list_connections)))
+        .route("/v1/connections/{id}", json_call(get(everywhere::describe_connection)))
+        .route("/v1/channels", json_call(get(everywhere::list_channels)))
+        .route("/v1/channels/{channel}", json_call(get(everywhere::describe_channel)))
         .route("/v1/channels/{channel}/presence", json_call(get(channels::list_members)))
         .route("/v1/channels/{channel}/history", json_call(get(channels::read_history)))
         .route("/v1/channels/{channel}/history", json_call(delete(channels::trim_history)))
-        .route("/v1/nodes", json_call(get(list_nodes)))
+        .route("/v1/nodes", json_call(get(everywhere::list_nodes)))
         .route("/v1/memory", json_call(get(memory::report_memory)))
         .route("/v1/openapi.json", json_call(get(openapi::get_document)))
-}
-
-/// `GET /v1/nodes`.
-async fn list_nodes(
-    axum::extract::State(state): axum::extract::State<State>,
-) -> Result<axum::Json<serde_json::Value>, ApiError> {
-    state.hub()?;
-    Ok(axum::Json(everywhere::list_nodes(&state)))
 }
 
 /// A rejected call: its status, code and message.
