@@ -71,15 +71,11 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
             vec!["--dev-tls".to_owned(), "--listener-tls-client-certificates=request".to_owned()]
         }
         ("cluster", key) => {
-            let keys = fixture("keys", 0o600, SECRET);
-            let mut given = vec![format!("--resume-keys-file={keys}")];
-            if key != "urls" {
-                given.push("--cluster-urls=redis://127.0.0.1".to_owned());
-            }
-            if key == "user" {
-                given.push(format!("--cluster-password-file={}", fixture("secret", 0o600, SECRET)));
-            }
-            given
+            let (keys, secret) = (fixture("keys", 0o600, SECRET), fixture("secret", 0o600, SECRET));
+            let url = (key != "urls").then(|| "--cluster-urls=redis://127.0.0.1".to_owned());
+            let password = (key == "user").then(|| format!("--cluster-password-file={secret}"));
+            let given = [Some(format!("--resume-keys-file={keys}")), url, password];
+            given.into_iter().flatten().collect()
         }
         ("acme", key) => {
             let needed = [

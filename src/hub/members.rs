@@ -89,7 +89,7 @@ pub struct Local {
 /// All channels with members on a shard.
 ///
 /// Call in this order: [`Self::next_ready`] returns a channel, [`Self::begin_step`] its next step,
-/// [`Self::begin_walk`] takes out a fan-out, which [`Walk::serve`] advances and [`Self::end_walk`]
+/// [`Self::begin_walk`] takes out a fan-out, which `Walk::serve` advances and [`Self::end_walk`]
 /// puts back, and [`Self::rotate_ready`] gives other channels their turn.
 #[derive(Debug, Default)]
 pub struct Members {
@@ -281,7 +281,7 @@ impl Members {
         !self.ready.is_empty()
     }
 
-    /// Begins the channel's next step. A fan-out is only begun, and advances in a [`Walk`]; any
+    /// Begins the channel's next step. A fan-out is only begun, and advances in a `Walk`; any
     /// other step is returned whole. `None`: no work is left.
     pub fn begin_step(&mut self, local: u32) -> Option<Step> {
         let own = &mut self.locals[local as usize];

@@ -1,6 +1,6 @@
 //! The engine on Redis or Valkey: a thread of its own holds the connections.
 //!
-//! The thread (`outer-0`) runs tokio at normal priority. For each instance, a task ([`instance`])
+//! The thread (`outer-0`) runs tokio at normal priority. For each instance, a task (`instance.rs`)
 //! connects, sends commands in batches, and subscribes. It never waits for a shard: events are
 //! queued for each shard, and publications past a bound are dropped, because the engine
 //! disconnects subscribers that read slowly. The shard's log then notices the hole.
@@ -60,8 +60,8 @@ async fn run_all(instances: Vec<Instance>) {
 }
 
 impl Outer {
-    /// Starts the thread for this many shards. `origin`: a random number of the process; `node`: its
-    /// number in connection ids.
+    /// Starts the thread for this many shards. `origin`: a random number of the process; `node`:
+    /// its number in connection ids.
     ///
     /// # Errors
     /// When an instance can never be used, with the reason and the remedy: it is too old, is a

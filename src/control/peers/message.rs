@@ -1,5 +1,5 @@
-//! Messages between nodes, as JSON. Unknown fields are ignored, and an unknown call is answered with
-//! an error, so that nodes of adjacent releases may run side by side.
+//! Messages between nodes, as JSON. Unknown fields are ignored, and messages that cannot be read
+//! are logged, so that nodes of adjacent releases may run side by side.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

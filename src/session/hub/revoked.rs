@@ -165,8 +165,8 @@ impl Revoked {
         self.insert(&self.channels, of_channel(subject, channel), now_ms, true)
     }
 
-    /// Notes a revocation of another node: whatever was issued up to this time is void, of a user or
-    /// connection, or of its grants for a channel.
+    /// Notes a revocation of another node: whatever was issued up to this time is void, of a user
+    /// or connection, or of its grants for a channel.
     pub(super) fn note_revocation(&self, subject: &Subject, channel: Option<&str>, until_ms: u64) {
         // What is issued from now on is later, also if the other node's clock is ahead.
         self.last_ms.fetch_max(until_ms, Ordering::SeqCst);

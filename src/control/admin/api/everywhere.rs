@@ -41,8 +41,8 @@ impl From<PeerError> for ApiError {
     }
 }
 
-/// Adds up the counts of all nodes. A node that fails by itself has not answered; a rejection of the
-/// call counts only where no node has succeeded.
+/// Adds up the counts of all nodes. A node that fails by itself has not answered; a rejection of
+/// the call counts only where no node has succeeded.
 fn add_counts(
     name: &str,
     own: Result<Value, ApiError>,
