@@ -182,7 +182,7 @@ step "cargo test"
 cargo test --workspace
 # A call or file that the sandbox forgets shows here: the server as every test knows it, inside.
 step "cargo test, in the sandbox"
-SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports \
+SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports --test cluster \
     --test protection --test limits
 # The suites that reach every part of an engine; the others follow in check-long.sh.
 step "cargo test, on epoll"

@@ -24,8 +24,13 @@ const HTTPS: u16 = 443;
 const DNS: u16 = 53;
 /// Files that name resolution and certificate checks read; all of `/etc`, because `resolv.conf` is
 /// replaced while the server runs, and permissions protect secrets there.
-const FETCHING: [&str; 4] =
-    ["/etc", "/usr/share/ca-certificates", "/run/systemd/resolve", "/run/resolvconf"];
+const FETCHING: [&str; 5] = [
+    "/etc",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+];
 /// Memory and socket counts are read here. `self` is a different folder for each process, so all of
 /// `/proc` is allowed; Landlock still denies access to other processes.
 const NUMBERS: &str = "/proc";

@@ -50,7 +50,7 @@ impl Drop for Engine {
 }
 
 /// A port below those that the kernel hands out.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 15_000 + (std::process::id() % 100) as u16 * 40;
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();

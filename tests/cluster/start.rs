@@ -3,8 +3,9 @@
 use std::process::Output;
 
 use crate::client::{got, posted};
-use crate::engine::{Engine, KINDS, Kind, OPEN_CHANNELS, RESUME, node_config};
+use crate::engine::{Engine, KINDS, Kind, OPEN_CHANNELS, RESUME, free_port, node_config};
 use crate::support::process::command;
+use crate::support::tls::Authority;
 use crate::support::{Server, wait_until};
 
 /// A start that fails; returns what it printed.
@@ -59,4 +60,25 @@ fn a_node_starts_without_its_engine_and_serves_once_that_is_there() {
         });
         assert!(got(&server, "/v1/channels/room")["offset"].as_u64() >= Some(1));
     }
+}
+
+#[test]
+fn an_engine_over_tls_is_verified() {
+    let own = Authority::new();
+    own.write("engine", &["localhost"], false);
+    let ((chain, key), port) = (own.paths("engine"), free_port().to_string());
+    let [chain, key] = [chain, key].map(|path| path.display().to_string());
+    let files = ["--tls-cert-file", &chain, "--tls-key-file", &key, "--tls-ca-cert-file", &chain];
+    let port_of = ["--tls-port", &port, "--tls-auth-clients", "no"];
+    let _engine = Engine::start_with(Kind::Redis, &[&port_of[..], &files[..]].concat());
+    let url = [format!("rediss://localhost:{port}")];
+    let known = format!("ca_file = \"{}\"\n", own.file().display());
+    let server = Server::start(&node_config(&url, &known));
+    let body = serde_json::json!({"channel": "room", "content": 1});
+    assert_eq!(posted(&server, "/v1/publish", &body)["offset"], 1);
+    let other = Authority::new();
+    let unknown = format!("ca_file = \"{}\"\ncommand_timeout_ms = 100\n", other.file().display());
+    let server = Server::start(&node_config(&url, &unknown));
+    server.await_log("invalid peer certificate");
+    assert_eq!(crate::client::post(&server, "/v1/publish", &body).0, 503);
 }
