@@ -17,6 +17,8 @@
 //!   thread runs on tokio alone, and a thread writes its file (`control/runtime.rs`).
 //!   The control thread also collects metrics: each shard records into counters and histograms of
 //!   its own, and a reading exchanges its filled histograms for empty ones.
+//! - An **outer thread** exists in a [`cluster`]: it holds the connections to the engine that the
+//!   nodes share, carries the commands of the shards' logs there, and their events back.
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It has no access to descriptors, clocks or threads.
 //! - The **driver** moves bytes and contains no protocol code. Neither of the two imports the

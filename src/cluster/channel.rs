@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 
-use super::command::{RawMessage, RawPage, Reading};
-use crate::hub::{Epoch, Position, Since};
+use super::command::{POSITION, RawMessage, RawPage};
+use crate::hub::{Epoch, Position, Range, Since};
 
 /// Limits of a read that fills a hole, and of the messages held meanwhile.
 const HELD_MESSAGES_MAX: usize = 1000;
@@ -22,7 +22,7 @@ pub(super) enum FollowAction {
     /// Messages up to this position are lost.
     Gap(Position),
     /// History is to be read; the page goes to [`Follower::catch_up`].
-    Read(Reading),
+    Read(Range),
 }
 
 #[derive(Debug, Default)]
@@ -102,9 +102,14 @@ impl Follower {
 
     /// Messages may have been dropped on the way, also the last ones: reads again what follows.
     pub(super) fn look_again(&mut self, out: &mut Vec<FollowAction>) {
-        if let State::Live(position) = &self.0 {
-            let from = *position;
-            self.begin_read(Some(from), Held::default(), out);
+        match &mut self.0 {
+            State::Live(position) => {
+                let from = *position;
+                self.begin_read(Some(from), Held::default(), out);
+            }
+            // The present read may precede what was dropped.
+            State::CatchingUp(_, held) => held.is_cut = true,
+            State::Off | State::Subscribing | State::Stale(_) => {}
         }
     }
 
@@ -117,13 +122,13 @@ impl Follower {
 
     fn begin_read(&mut self, from: Option<Position>, held: Held, out: &mut Vec<FollowAction>) {
         self.0 = State::CatchingUp(from, held);
-        out.push(FollowAction::Read(reading_after(from)));
+        out.push(FollowAction::Read(range_after(from)));
     }
 
     /// The read failed: tries again.
     pub(super) fn retry_read(&mut self, out: &mut Vec<FollowAction>) {
         if let State::CatchingUp(from, _) = &self.0 {
-            out.push(FollowAction::Read(reading_after(*from)));
+            out.push(FollowAction::Read(range_after(*from)));
         }
     }
 
@@ -218,9 +223,9 @@ fn deliver_all(epoch: Epoch, messages: Vec<RawMessage>, out: &mut Vec<FollowActi
     out.extend(messages.into_iter().map(|message| FollowAction::Deliver(epoch, message)));
 }
 
-fn reading_after(from: Option<Position>) -> Reading {
-    let Some(Position { epoch, offset }) = from else { return Reading::POSITION };
-    Reading {
+fn range_after(from: Option<Position>) -> Range {
+    let Some(Position { epoch, offset }) = from else { return POSITION };
+    Range {
         since: Some(Since { epoch: Some(epoch), offset }),
         messages_max: HELD_MESSAGES_MAX as u32,
         bytes_max: HELD_BYTES_MAX as u64,
@@ -255,7 +260,7 @@ mod tests {
             FollowAction::Deliver(epoch, message) => format!("{}.{}", epoch.0, message.offset),
             FollowAction::EpochChanged(at) => format!("epoch {}.{}", at.epoch.0, at.offset),
             FollowAction::Gap(at) => format!("gap {}", at.offset),
-            FollowAction::Read(reading) => match reading.since {
+            FollowAction::Read(range) => match range.since {
                 Some(since) => format!("read {}", since.offset),
                 None => "read".into(),
             },
@@ -370,6 +375,8 @@ mod tests {
         assert_eq!(compare(&mut own, 6), "read 5");
         assert_eq!(catch_up(&mut own, make_page(E, 6, &[6], true)), "1.6");
         assert_eq!(run(&mut own, Follower::look_again), "read 6");
+        assert_eq!(run(&mut own, Follower::look_again), "", "one is under way");
+        assert_eq!(catch_up(&mut own, make_page(E, 6, &[], true)), "read 6", "another follows");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Commands to the engine, and its events, as the shards' logs exchange them with an outer thread.
 
-use crate::hub::{ChannelName, Epoch, Position, Retention, Since};
+use crate::hub::{ChannelName, Epoch, Position, Range, Retention};
 
 use super::layout::Place;
 
@@ -23,30 +23,18 @@ pub struct AppendKey {
     pub ttl_ms: u64,
 }
 
-/// A read of history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// Messages after this position; `None`: from the oldest.
-    pub since: Option<Since>,
-    /// 0: the position only.
-    pub messages_max: u32,
-    /// Bytes of envelopes.
-    pub bytes_max: u64,
-    pub reverse: bool,
-}
-
-impl Reading {
-    /// A read of the position only.
-    pub const POSITION: Self = Self { since: None, messages_max: 0, bytes_max: 0, reverse: false };
-}
+/// A read of the position only.
+pub(super) const POSITION: Range =
+    Range { since: None, messages_max: 0, bytes_max: 0, reverse: false };
 
 /// What the engine is to do. `fresh`: the epoch to start if the engine knows none of the channel.
 #[derive(Debug)]
 pub enum Action {
     /// Completes with [`EngineEvent::Appended`] or [`EngineEvent::Conflict`].
     Append { envelope: Box<[u8]>, retention: Retention, fresh: Epoch, key: Option<AppendKey> },
-    /// Completes with [`EngineEvent::Page`].
-    Read { reading: Reading, retention: Retention, fresh: Epoch },
+    /// Completes with [`EngineEvent::Page`]. The range limits the bytes of envelopes, but not of
+    /// the first one. The position of a channel that is not watched is kept for a short time only.
+    Read { range: Range, retention: Retention, fresh: Epoch, is_watched: bool },
     /// Removes the messages; completes with [`EngineEvent::Trimmed`].
     Trim { fresh: Epoch },
     /// Subscribes to the channel. [`EngineEvent::Watching`] follows now and after each

@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::channel::{FollowAction, Follower};
 use super::command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort};
-use super::command::{RawMessage, RawPage, Reading};
+use super::command::{POSITION, RawMessage, RawPage};
 use super::envelope::Envelope;
 use super::layout::{Layout, Place};
 use crate::hub::{
@@ -173,9 +173,11 @@ impl ClusterLog {
         }
     }
 
-    fn submit_read(&mut self, channel: u32, token: u64, reading: Reading) {
-        let (fresh, retention) = (self.make_epoch(), self.channels[channel as usize].retention);
-        self.submit(channel, token, Action::Read { reading, retention, fresh });
+    fn submit_read(&mut self, channel: u32, token: u64, range: Range) {
+        let fresh = self.make_epoch();
+        let own = &self.channels[channel as usize];
+        let (retention, is_watched) = (own.retention, !own.follower.is_off());
+        self.submit(channel, token, Action::Read { range, retention, fresh, is_watched });
     }
 
     /// Submits the reads that waited for the subscription.
@@ -186,8 +188,8 @@ impl ClusterLog {
             let purpose = self.purposes.get_mut(token as usize);
             let Some(Purpose::Read { range, era, deferral, .. }) = purpose else { continue };
             (*era, *deferral) = (current, 0);
-            let reading = reading_of(*range);
-            self.submit_read(channel, token, reading);
+            let range = *range;
+            self.submit_read(channel, token, range);
         }
     }
 
@@ -202,7 +204,7 @@ impl ClusterLog {
             let due_ms = self.now_ms + self.limits.subscribe_timeout_ms;
             return self.timeouts.push_back((due_ms, token, deferral));
         }
-        self.submit_read(channel, token, reading_of(range));
+        self.submit_read(channel, token, range);
     }
 
     /// Runs a step of a channel's follower, unless it belongs to an earlier era.
@@ -238,9 +240,9 @@ impl ClusterLog {
                 self.done.push_back(Done::EpochChanged { key, position });
             }
             FollowAction::Gap(position) => self.done.push_back(Done::Gap { key, position }),
-            FollowAction::Read(reading) => {
+            FollowAction::Read(range) => {
                 let token = self.purposes.insert(Purpose::CatchUp { channel, era }) as u64;
-                self.submit_read(channel, token, reading);
+                self.submit_read(channel, token, range);
             }
         }
     }
@@ -386,7 +388,7 @@ impl ClusterLog {
             let Some(channel) = self.renewals.pop_due(self.now_ms) else { return };
             let era = self.channels[channel as usize].era;
             let token = self.purposes.insert(Purpose::Renew { channel, era }) as u64;
-            self.submit_read(channel, token, Reading::POSITION);
+            self.submit_read(channel, token, POSITION);
             self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
         }
     }
@@ -397,6 +399,16 @@ impl ClusterLog {
         let watched: Vec<_> = watched.map(|(channel, own)| (channel as u32, own.era)).collect();
         for (channel, era) in watched {
             self.follow(channel, era, Follower::look_again);
+        }
+    }
+
+    /// The clock was set back: deadlines move with it, so that nothing waits longer.
+    fn follow_clock_back(&mut self, step_ms: u64, now_ms: u64) {
+        let timeouts = self.timeouts.iter_mut().map(|(due_ms, ..)| due_ms);
+        let retries = self.retries.iter_mut().map(|(due_ms, ..)| due_ms);
+        timeouts.chain(retries).for_each(|due_ms| *due_ms = due_ms.saturating_sub(step_ms));
+        for (channel, _) in self.channels.iter().filter(|(_, own)| !own.follower.is_off()) {
+            self.renewals.set(channel as u32, now_ms + self.limits.renewal_ms);
         }
     }
 
@@ -425,11 +437,6 @@ impl ClusterLog {
 
 fn watch_token(channel: u32, serial: u64) -> u64 {
     u64::from(channel) << 32 | serial & u64::from(u32::MAX)
-}
-
-fn reading_of(range: Range) -> Reading {
-    let Range { since, messages_max, bytes_max, reverse } = range;
-    Reading { since, messages_max, bytes_max, reverse }
 }
 
 /// Hashes an idempotency key with its channel and owner, and the content.
@@ -497,6 +504,9 @@ impl Log for ClusterLog {
     }
 
     fn set_time(&mut self, now_ms: u64) {
+        if let Some(step_ms) = self.now_ms.checked_sub(now_ms).filter(|step_ms| *step_ms > 0) {
+            self.follow_clock_back(step_ms, now_ms);
+        }
         self.now_ms = now_ms;
     }
 
@@ -525,7 +535,7 @@ impl Log for ClusterLog {
     }
 
     fn expire_messages(&mut self, now_ms: u64, channels_max: usize) {
-        self.now_ms = now_ms;
+        self.set_time(now_ms);
         self.expire_deferred();
         self.repeat_reads();
         self.renew_positions(channels_max);

@@ -37,9 +37,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use command::{
-    Action, AppendKey, EngineCommand, EngineEvent, EnginePort, RawMessage, RawPage, Reading,
-};
+pub use command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort, RawMessage, RawPage};
 pub use envelope::Envelope;
 pub use layout::{Layout, Place};
 pub use log::{ClusterLog, LogLimits};

@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort};
-use super::command::{RawMessage, RawPage, Reading};
+use super::command::{RawMessage, RawPage};
 use crate::driver::Bell;
-use crate::hub::{ChannelName, Epoch, Position, Retention, Since};
+use crate::hub::{ChannelName, Epoch, Position, Range, Retention, Since};
 
 /// A channel in the engine.
 #[derive(Clone, Debug)]
@@ -104,9 +104,9 @@ impl Store {
                 let event = EngineEvent::Appended { token, position, duplicate: false };
                 (event, Some((position.epoch, message)))
             }
-            Action::Read { reading, retention, fresh } => {
+            Action::Read { range, retention, fresh, .. } => {
                 let state = self.state_of(&channel, fresh, lineage);
-                let page = state.read(reading, retention, now_ms);
+                let page = state.read(range, retention, now_ms);
                 (EngineEvent::Page { token, page }, None)
             }
             Action::Trim { fresh } => {
@@ -159,9 +159,9 @@ impl State {
         while self.messages.pop_front_if(is_expired).is_some() {}
     }
 
-    fn read(&self, reading: Reading, retention: Retention, now_ms: u64) -> RawPage {
+    fn read(&self, range: Range, retention: Retention, now_ms: u64) -> RawPage {
         let position = Position { epoch: self.epoch, offset: self.offset };
-        let Reading { since, messages_max, bytes_max, reverse } = reading;
+        let Range { since, messages_max, bytes_max, reverse } = range;
         let mut page = RawPage { position, complete: true, messages: Vec::new() };
         if messages_max == 0 && since.is_none() {
             return page;
@@ -185,7 +185,8 @@ impl State {
         for one in wanted {
             // The engine counts offset and time, too.
             bytes += format!("{} {} ", one.offset, one.time_ms).len() + one.envelope.len();
-            if page.messages.len() >= messages_max as usize || bytes as u64 > bytes_max {
+            let is_over = bytes as u64 > bytes_max && !page.messages.is_empty();
+            if page.messages.len() >= messages_max as usize || is_over {
                 page.complete = false;
                 break;
             }

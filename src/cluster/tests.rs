@@ -329,3 +329,19 @@ fn an_engine_that_loses_writes_causes_gaps_and_nothing_worse() {
     let faults = ModelFaults { cut: 80, lose_push: 20, fail_over: 100 };
     assert!(run(2000..2200, faults) > 100);
 }
+
+#[test]
+fn a_clock_that_is_set_back_delays_no_timeout() {
+    let mut world = World::new(1, ModelFaults::default());
+    let hour_ms = 3_600_000;
+    world.now_ms = 2 * hour_ms;
+    world.nodes[0].log.set_time(world.now_ms);
+    // The engine does not confirm the subscription: nothing steps it.
+    world.toggle_watch(0, 0);
+    let log = &mut world.nodes[0].log;
+    log.expire_messages(hour_ms, 10);
+    assert!(log.next().is_none(), "the time to wait has not passed");
+    assert_eq!(log.next_expiry_ms(), Some(hour_ms + 5_000));
+    log.expire_messages(hour_ms + 5_000, 10);
+    assert!(matches!(log.next(), Some(Done::Failed { .. })));
+}

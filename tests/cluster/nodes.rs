@@ -151,3 +151,23 @@ fn an_engine_that_rejects_writes_for_a_time_costs_no_message() {
         assert_eq!(member.contents(2), [1, 3]);
     }
 }
+
+#[test]
+fn what_was_missed_is_read_in_parts() {
+    let engine = Engine::start(crate::engine::Kind::Redis);
+    let servers = [(); 2].map(|()| start_node(&engine));
+    let mut member = Client::open(&servers[0]);
+    member.subscribe("room");
+    let long = "x".repeat(60_000);
+    let body = |content: &str| json!({"channel": "room", "content": content});
+    servers[0].signal("STOP");
+    engine.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    // More than one read brings.
+    for _ in 0..30 {
+        posted(&servers[1], "/v1/publish", &body(&long));
+    }
+    servers[0].signal("CONT");
+    posted(&servers[1], "/v1/publish", &body("last"));
+    let heard = member.contents(31);
+    assert!(heard[..30].iter().all(|one| *one == long) && heard[30] == "last");
+}

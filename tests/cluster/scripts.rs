@@ -10,10 +10,10 @@ use seawall::cluster::model::{ModelEngine, ModelFaults};
 use seawall::cluster::redis::Outer;
 use seawall::cluster::{
     Action, AppendKey, ClusterSettings, EngineCommand, EngineEvent, EnginePort, EngineUrl, Layout,
-    OnFailover, Reading,
+    OnFailover,
 };
 use seawall::driver::Bell;
-use seawall::hub::{ChannelName, Epoch, Retention, Since};
+use seawall::hub::{ChannelName, Epoch, Range, Retention, Since};
 
 use crate::engine::{Engine, KINDS};
 
@@ -145,9 +145,10 @@ fn make_action<'s>(
             });
             // The engine counts the digits of the time, which the model's clock has fewer of.
             let bytes_max = if bytes_max < 1 << 20 { 0 } else { bytes_max };
-            let reading = Reading { since, messages_max, bytes_max, reverse };
+            let range = Range { since, messages_max, bytes_max, reverse };
             let retention = Retention { messages_max: 1000, ttl_ms: TTL_MS };
-            (channel, Box::new(move || Action::Read { reading, retention, fresh }))
+            let is_watched = channel == 0;
+            (channel, Box::new(move || Action::Read { range, retention, fresh, is_watched }))
         }
         Step::Trim { channel } => (channel, Box::new(move || Action::Trim { fresh })),
     }

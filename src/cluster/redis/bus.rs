@@ -6,6 +6,7 @@
 //! the engine is away are kept here until it is back.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Script, Value};
@@ -19,6 +20,9 @@ const REVOKE: &str = include_str!("revoke.lua");
 
 /// Revocations kept; more than a node keeps of them in force would be no use.
 const REVOCATIONS_MAX: u32 = 65_536;
+
+/// The delay after which a revocation that could not be written is written again.
+const REVOKE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What a heartbeat has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +66,8 @@ pub struct Bus {
 pub(super) struct BusEnd {
     pub(super) requests: UnboundedReceiver<BusRequest>,
     pub(super) received: UnboundedSender<Vec<u8>>,
+    /// Requests that have failed, to be taken again.
+    pub(super) again: UnboundedSender<BusRequest>,
     /// The topics of messages to all nodes, and to this one.
     pub(super) topics: [Vec<u8>; 2],
 }
@@ -73,7 +79,9 @@ impl Bus {
         let (sender, received) = unbounded_channel();
         let received = Mutex::new(Some(received));
         let topics = [None, Some(node)].map(|node| layout.node_topic(node));
-        (Self { requests, received }, BusEnd { requests: taken, received: sender, topics })
+        let again = requests.clone();
+        let end = BusEnd { requests: taken, received: sender, again, topics };
+        (Self { requests, received }, end)
     }
 
     /// Takes the receiver of messages; there is one.
@@ -117,8 +125,32 @@ impl Bus {
     }
 }
 
+/// Carries out a request on a connection. A revocation that fails is repeated for as long as it
+/// matters.
+pub(super) async fn carry_out_again(
+    connection: MultiplexedConnection,
+    keys: [Vec<u8>; 2],
+    topic: impl Fn(Option<u32>) -> Vec<u8>,
+    request: BusRequest,
+    again: UnboundedSender<BusRequest>,
+) {
+    let repeated = match &request {
+        BusRequest::Revoke { revocation, life_ms } => Some((revocation.clone(), *life_ms)),
+        _ => None,
+    };
+    let Err(error) = carry_out(connection, keys, topic, request).await else { return };
+    tracing::debug!(%error, "a request between nodes failed");
+    let Some((revocation, life_ms)) = repeated else { return };
+    tokio::time::sleep(REVOKE_AGAIN).await;
+    let life_ms = life_ms.saturating_sub(REVOKE_AGAIN.as_millis() as u64);
+    if life_ms > 0 {
+        // The outer thread may be ending.
+        let _ = again.send(BusRequest::Revoke { revocation, life_ms });
+    }
+}
+
 /// Carries out a request on a connection.
-pub(super) async fn carry_out(
+async fn carry_out(
     mut connection: MultiplexedConnection,
     keys: [Vec<u8>; 2],
     topic: impl Fn(Option<u32>) -> Vec<u8>,

@@ -101,6 +101,7 @@ impl Instance {
     pub(super) async fn run(mut self) {
         let mut attempts = 0;
         let mut known_error = None;
+        let mut known_reason = None;
         loop {
             let (settings, index) = (self.settings.clone(), usize::from(self.index));
             let attempt = async move { connect(&settings, &settings.urls[index]).await };
@@ -112,17 +113,23 @@ impl Instance {
             }
             match result {
                 Ok(link) => {
-                    tracing::info!(engine = self.name(), "connected to the cluster's engine");
+                    // A connection that ends again and again for the same reason is logged once.
+                    if known_reason.is_none() {
+                        tracing::info!(engine = self.name(), "connected to the cluster's engine");
+                    }
                     known_error = None;
                     let begun = Instant::now();
                     let ended = self.serve(link).await;
-                    if begun.elapsed() >= STABLE_AFTER {
-                        attempts = 0;
+                    let is_stable = begun.elapsed() >= STABLE_AFTER;
+                    if is_stable {
+                        (attempts, known_reason) = (0, None);
                     }
                     match ended {
+                        Ok(reason) if known_reason.as_ref() == Some(&reason) => {}
                         Ok(reason) => {
                             let engine = self.name();
                             tracing::warn!(engine, %reason, "lost the cluster's engine");
+                            known_reason = (!is_stable).then_some(reason);
                         }
                         Err(Closed) => return,
                     }

@@ -1,8 +1,8 @@
 -- Reads the position of a channel, and messages. Starts a channel that is unknown, or was written
--- under another lineage; renews the lifetime of the position.
+-- under another lineage; keeps the position for a time at least.
 -- KEYS: meta, list
--- ARGV: lineage, fresh epoch, age kept (ms), lifetime of the position (ms), messages at most,
---       bytes at most, 1 for newest first, epoch of the position to read after or '', its offset
+-- ARGV: lineage, fresh epoch, age kept (ms), least lifetime of the position (ms), messages at most,
+--       bytes at most, but of the first message, 1 for newest first, epoch of the position to read after or '', its offset
 -- Returns {epoch, offset, 1 if all messages of the range are returned, message, ...}.
 local meta = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'offset')
 local epoch, offset = meta[2], tonumber(meta[3])
@@ -12,7 +12,7 @@ if meta[1] ~= ARGV[1] then
     redis.call('DEL', KEYS[2])
     redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', epoch, 'offset', '0')
 end
-redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[4]), age + 1))
+redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[4]), redis.call('PTTL', KEYS[1])))
 local result = {epoch, string.format('%.0f', offset), 1}
 local messages_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 local has_since = ARGV[8] ~= '' or ARGV[9] ~= ''
@@ -66,7 +66,7 @@ while from + count <= offset do
     for at = 1, portion do
         local message = messages[reverse and portion + 1 - at or at]
         bytes = bytes + #message
-        if bytes > bytes_max then
+        if bytes > bytes_max and count > 0 then
             result[3] = 0
             return result
         end

@@ -7,13 +7,17 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use redis::{Cmd, Pipeline, Value};
 
-use crate::cluster::command::{Action, EngineCommand, EngineEvent, RawMessage, RawPage, Reading};
+use crate::cluster::command::{Action, EngineCommand, EngineEvent, RawMessage, RawPage};
 use crate::cluster::layout::Layout;
-use crate::hub::{Epoch, Position, Retention};
+use crate::hub::{Epoch, Position, Range, Retention};
 
 const PUBLISH: &str = include_str!("publish.lua");
 const READ: &str = include_str!("read.lua");
 const TRIM: &str = include_str!("trim.lua");
+
+/// How long the position of a channel is kept that was only read (ms): otherwise reads of random
+/// names would fill the engine.
+const UNWATCHED_TTL_MS: u64 = 60_000;
 
 /// Calls scripts on one connection.
 pub(super) struct Scripts {
@@ -73,11 +77,13 @@ impl Scripts {
                     call.arg(key.ttl_ms.max(1));
                 }
             }
-            Action::Read { reading, retention, fresh } => {
-                let Reading { since, messages_max, bytes_max, reverse } = reading;
+            Action::Read { range, retention, fresh, is_watched } => {
+                let Range { since, messages_max, bytes_max, reverse } = range;
                 call.arg(&self.hashes[1]).arg(2).arg(&keys);
                 call.arg(&self.lineage).arg(fresh.to_string()).arg(retention.ttl_ms);
-                call.arg(self.position_ttl_ms).arg(messages_max).arg(bytes_max);
+                let least_ms = self.position_ttl_ms.min(UNWATCHED_TTL_MS);
+                call.arg(if *is_watched { self.position_ttl_ms } else { least_ms });
+                call.arg(messages_max).arg(bytes_max);
                 call.arg(u8::from(*reverse));
                 let epoch = since.and_then(|since| since.epoch);
                 call.arg(epoch.map_or_else(String::new, |epoch| epoch.to_string()));

@@ -197,8 +197,8 @@ impl Instance {
             && reply_bytes < REPLY_BYTES_MAX
             && let Some((due, submitted)) = self.waiting.pop_front()
         {
-            if let Action::Read { reading, .. } = &submitted.command.action {
-                reply_bytes += reading.bytes_max * u64::from(reading.messages_max.min(1));
+            if let Action::Read { range, .. } = &submitted.command.action {
+                reply_bytes += range.bytes_max * u64::from(range.messages_max.min(1));
             }
             serving.scripts.push_call(&mut pipeline, &self.layout, &submitted.command);
             serving.sent.push((due, submitted));
@@ -282,12 +282,12 @@ impl Instance {
 
     /// Carries out a request of the control thread, beside the commands.
     fn carry_out(&self, connection: MultiplexedConnection, request: bus::BusRequest) {
+        let Some(bus) = &self.bus else { return };
         let (keys, layout) = (bus::keys(&self.layout), self.layout.clone());
+        let again = bus.again.clone();
         tokio::task::spawn_local(async move {
             let topic = |node| layout.node_topic(node);
-            if let Err(error) = bus::carry_out(connection, keys, topic, request).await {
-                tracing::debug!(%error, "a request between nodes failed");
-            }
+            bus::carry_out_again(connection, keys, topic, request, again).await;
         });
     }
 

@@ -42,7 +42,8 @@ section! {
     subscribe_timeout_ms: u32 = 10_000 => "milliseconds" in 100..=120_000,
     "Raise where failovers of the engine take longer.";
 
-    /// How long the engine keeps the position of a channel without members and messages.
+    /// How long the engine keeps the position of a channel without members and messages; a minute
+    /// if it was only read.
     position_ttl_s: u32 = 3_600 => "seconds" in 60..=604_800,
     "Raise where clients return after hours to channels that are used rarely.";
 
