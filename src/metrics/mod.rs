@@ -82,6 +82,8 @@ pub struct ClusterNumbers {
     pub dropped: u64,
     /// Bytes of commands that are not answered yet.
     pub in_flight_bytes: u64,
+    /// Bytes of publications that shards have not taken yet.
+    pub queued_bytes: u64,
     /// Nodes that take calls, this one included.
     pub nodes: u64,
 }

@@ -266,6 +266,12 @@ fn encode_cluster(
             Some(&TextUnit::Bytes),
             cluster.in_flight_bytes,
         ),
+        (
+            "cluster_queued",
+            "Publications of the engine that shards have not taken yet",
+            Some(&TextUnit::Bytes),
+            cluster.queued_bytes,
+        ),
     ] {
         let gauge = ConstGauge::new(value as i64);
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;

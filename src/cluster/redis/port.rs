@@ -23,6 +23,8 @@ pub struct OuterNumbers {
     pub dropped: u64,
     /// Bytes of commands that are not answered yet.
     pub in_flight_bytes: u64,
+    /// Bytes of publications that shards have not taken yet.
+    pub queued_bytes: u64,
 }
 
 /// A command, with the shard that receives its event.
@@ -131,12 +133,14 @@ impl Shared {
     }
 
     pub(super) fn numbers(&self) -> OuterNumbers {
+        let queued = self.shards.iter().map(|one| one.pushed_bytes.load(Ordering::Relaxed));
         OuterNumbers {
             instances: self.instances.len() as u64,
             connected: self.connected.load(Ordering::Relaxed) as u64,
             losses: self.losses.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
+            queued_bytes: queued.sum::<usize>() as u64,
         }
     }
 }

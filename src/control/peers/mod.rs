@@ -110,10 +110,18 @@ impl ClusterPeers {
 
     /// Returns numbers for metrics.
     pub(super) fn numbers(&self) -> ClusterNumbers {
-        let OuterNumbers { instances, connected, losses, dropped, in_flight_bytes } =
+        let OuterNumbers { instances, connected, losses, dropped, in_flight_bytes, queued_bytes } =
             self.outer.numbers();
         let nodes = self.nodes().iter().filter(|one| !one.lost).count() as u64;
-        ClusterNumbers { instances, connected, losses, dropped, in_flight_bytes, nodes }
+        ClusterNumbers {
+            instances,
+            connected,
+            losses,
+            dropped,
+            in_flight_bytes,
+            queued_bytes,
+            nodes,
+        }
     }
 
     /// Returns all nodes, in the order of their numbers.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::State;
 use crate::control::memory::Usage;
+use crate::control::peers::ClusterPeers;
 
 /// `GET /v1/memory`.
 pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Value> {
@@ -19,6 +20,7 @@ pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Va
     let usage = Usage::read(&state.0.directory);
     let hub = state.0.directory.hub();
     let revocations = hub.map_or(0, |hub| hub.realm.revoked_bytes());
+    let cluster = state.peers().map(ClusterPeers::numbers).unwrap_or_default();
     let classes = [
         ("connections", gauges.slots * crate::shard::SLOT_BYTES),
         ("sessions", gauges.session_bytes),
@@ -34,6 +36,7 @@ pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Va
         ("compression_contexts", gauges.context_bytes),
         ("codec_pools", gauges.codec_pool_bytes),
         ("revocations", revocations),
+        ("engine_queues", cluster.in_flight_bytes + cluster.queued_bytes),
         ("receive_buffers", buffers(|driver| driver.buffers_published + driver.buffers_lent)),
     ];
     let accounted: u64 = classes.iter().map(|(_, bytes)| bytes).sum();
