@@ -34,7 +34,7 @@ use tokio::time::{Instant, Sleep};
 use crate::acme::Renewal;
 use crate::driver::host;
 use crate::server::{Collector, Ended, Server};
-use crate::shard::mail::{Mail, Replacement};
+use crate::shard::mail::{Act, ConnectionTarget, HubMail, Mail, Replacement};
 use crate::tls::challenges::Challenges;
 use admin::api::everywhere;
 pub(crate) use admin::{AdminListener, bind};
@@ -157,6 +157,14 @@ fn join_cluster(server: &Server, peers: &Arc<ClusterPeers>, state: admin::State)
     tokio::task::spawn_local(
         peers.clone().receive(move |call| everywhere::answer_peer(own.clone(), call)),
     );
+    let directory = server.directory();
+    tokio::task::spawn_local(peers.clone().watch_engine(move |notice| {
+        for shard in 0..directory.len() as u16 {
+            let (target, act) = (ConnectionTarget::All, Act::NotifyEngine(notice));
+            let mail = HubMail::Act { target, act, reply: None };
+            directory.post(shard, Mail::Hub(Box::new(mail)));
+        }
+    }));
     let (sender, mut replaced) = mpsc::unbounded_channel();
     if let Some(hub) = server.directory().hub() {
         hub.set_remote(sender);

@@ -65,7 +65,16 @@ pub enum GapReason {
     Lagging,
 }
 
-/// An event of a channel.
+/// Whether the engine that the nodes of a cluster share is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineNotice {
+    /// Requests that need it wait, and then fail.
+    Away,
+    #[default]
+    Back,
+}
+
+/// An event of a channel, or of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'e> {
     Message(ChannelMessage<'e>),
@@ -90,6 +99,8 @@ pub enum Event<'e> {
         channel: &'e ChannelName,
         position: Position,
     },
+    /// The cluster's engine has gone away, or is back.
+    Engine(EngineNotice),
 }
 
 /// An event, as the clients of one protocol receive it.

@@ -52,8 +52,8 @@ pub use batch_reply::{Answers, BatchReplies, BatchReply};
 pub use connection_id::{ConnectionId, ID_BYTES};
 pub use due::DueQueue;
 pub use event::{
-    ChannelMessage, EncodedEvent, Event, EventEncoder, GapReason, PROTOCOLS_MAX, ProtocolEncoder,
-    ProtocolId, Sender, Storing,
+    ChannelMessage, EncodedEvent, EngineNotice, Event, EventEncoder, GapReason, PROTOCOLS_MAX,
+    ProtocolEncoder, ProtocolId, Sender, Storing,
 };
 pub use home::{Home, HomeGauges, HomeOptions, HomeStats};
 pub use key_scope::KeyScope;

@@ -21,6 +21,7 @@ impl EventEncoder for Plain {
             Event::Leave { channel, .. } => format!("leave {channel}"),
             Event::Gap { channel, position, .. } => format!("gap {channel} {}", position.offset),
             Event::Position { channel, position } => format!("at {channel} {}", position.offset),
+            Event::Engine(notice) => format!("engine {notice:?}"),
         };
         Some(EncodedEvent { kind: DataKind::Text, payload: text.into_bytes(), content })
     }

@@ -86,13 +86,18 @@ export type ErrorCode =
 
 /** Its message says what failed and, after a semicolon, the remedy. */
 export class SeawallError extends Error {
-  constructor(code: ErrorCode, failure: string, remedy?: string);
+  constructor(code: ErrorCode, failure: string, remedy?: string, retryAfterMs?: number);
   readonly code: ErrorCode;
   /** What to do about it, where that is known. */
   readonly remedy?: string | undefined;
+  /** When the server expects a repeat to succeed (ms), where it says so. */
+  readonly retryAfterMs?: number | undefined;
 }
 
 export type State = "idle" | "connecting" | "open" | "waiting" | "closed";
+
+/** Whether the engine that the server's nodes share is there. */
+export type EngineState = "away" | "back";
 
 export interface ClientEvents {
   /**
@@ -112,6 +117,12 @@ export interface ClientEvents {
   open: { connection: string; resumed: boolean };
   /** A message without a channel. */
   message: Broadcast;
+  /**
+   * The engine that the nodes of a cluster share has gone away for more than five seconds, or is back.
+   * Meanwhile channels stand still, and requests fail with `unavailable` or are repeated; then members
+   * get what they missed, or a `gap`.
+   */
+  engine: { state: EngineState };
   /** The server has put this connection into a channel. */
   subscription: Subscription;
   /** The server is about to close, and says when to come back. */
@@ -233,6 +244,8 @@ export class Seawall extends Events<ClientEvents> {
   /** The server's name for this connection; no secret, and no proof of anything. */
   readonly connection: string | null;
   readonly user: string | null;
+  /** Whether the engine of a cluster is there; `back` at first, and where there is none. */
+  readonly engine: EngineState;
   /**
    * Connects, and stays connected until `close`. Resolves when open. Rejects when the client closes
    * for good, when the server rejects the request and the platform says so (Node: 401, 403, 404), and
@@ -249,7 +262,9 @@ export class Seawall extends Events<ClientEvents> {
   subscribe<T = any>(channel: string, options?: SubscribeOptions): Subscription<T>;
   /**
    * Resolves once the message is in the channel's log. Published at most once: where a rejection
-   * leaves the outcome open (`timeout`, `disconnected`), its message says so.
+   * leaves the outcome open (`timeout`, `disconnected`, `unavailable`), its message says so.
+   * A publish that the server answers with `unavailable` is repeated until `publishTimeoutMs`, and may
+   * come behind later ones then: where the order counts, await each before the next.
    */
   publish(channel: string, content: unknown, options?: PublishOptions): Promise<Published>;
   presence(channel: string, options?: PresenceOptions): Promise<Presence>;

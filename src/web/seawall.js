@@ -58,6 +58,8 @@ const UNREACHABLE = "check that the server runs, the URL and its path, and that 
 const STABLE_MS = 5000;
 /** Failed attempts in a row after which an `error` event says why. */
 const FAILURES_REPORTED = 3;
+/** The delay before a publish is repeated, where the server names none. */
+const REPEAT_MS = 1000;
 /** The server forgets keys after five minutes: repeats must be sent before. */
 const KEY_AGE_MAX_MS = 280_000;
 
@@ -115,6 +117,9 @@ export class Seawall extends Events {
   #triedFreshToken = false;
   #connected = deferred();
   #environment = [];
+  #engine = "back";
+  /** What this connection was told of the engine: each starts with `back`. */
+  #toldEngine = "back";
 
   constructor(url, options = {}) {
     super();
@@ -133,6 +138,11 @@ export class Seawall extends Events {
   /** `idle connecting open waiting closed` */
   get state() {
     return this.#state;
+  }
+
+  /** Whether the engine that the server's nodes share is there: `back`, or `away` for long. */
+  get engine() {
+    return this.#engine;
   }
 
   /** Connects, and stays connected until `close`. See `seawall.d.ts` for when this rejects. */
@@ -239,7 +249,9 @@ export class Seawall extends Events {
     const id = ++this.#lastId;
     const { promise, resolve, reject } = deferred();
     const connections = new Set();
-    const call = { id, head, text, quiet, sending, resolve, reject, connections, sent: null };
+    const call = {
+      id, head, text, quiet, sending, resolve, reject, connections, sent: null, refusal: null,
+    };
     this.#calls.set(id, call);
     // A query is of little use later on; a publish may wait for a connection for longer.
     const ms = text === null ? requestTimeoutMs : Math.min(publishTimeoutMs, KEY_AGE_MAX_MS);
@@ -249,6 +261,10 @@ export class Seawall extends Events {
   }
 
   #giveUp(call, ms) {
+    if (call.refusal) {
+      const failure = `${call.refusal.message}, for ${ms} ms`;
+      return this.#settle(call, this.#unanswered(call, call.refusal.code, failure));
+    }
     const failure = call.sent ? `no answer within ${ms} ms` : `no connection within ${ms} ms`;
     this.#settle(call, this.#unanswered(call, "timeout", failure));
   }
@@ -259,6 +275,20 @@ export class Seawall extends Events {
     if (!sent) return new SeawallError(code, `not published: ${failure}`, "publish again");
     const remedy = "the channel's history shows which";
     return new SeawallError(code, `${failure}: it was published or not`, remedy);
+  }
+
+  /**
+   * Repeats a publish that may have been carried out or not, until its deadline: its key makes that
+   * safe. A repeat may come behind later publishes.
+   */
+  #repeat(call, refusal) {
+    const { clock, random } = this.#options;
+    call.refusal = refusal;
+    clock.clearTimeout(call.timer);
+    const ms = (refusal.retryAfterMs || REPEAT_MS) * (1 + random());
+    call.timer = clock.setTimeout(() => {
+      if (this.#state === "open") this.#transmit(call);
+    }, ms);
   }
 
   /** Whether the server still recognizes a repeat. */
@@ -284,6 +314,7 @@ export class Seawall extends Events {
       const failure = `the server takes messages of ${this.#messageBytesMax} bytes at most`;
       return this.#settle(call, new SeawallError("too_large", failure, "send it in parts"));
     }
+    call.refusal = null;
     call.sent ??= { at: clock.now(), wallAt: clock.wall(), owner: this.#owner };
     if (this.connection) call.connections.add(this.connection);
     if (call.quiet) this.#quiet(head.channel).add(call);
@@ -349,6 +380,7 @@ export class Seawall extends Events {
   #greet(link, welcome) {
     const { pingIntervalMs } = this.#options;
     this.connection = welcome.connection;
+    this.#toldEngine = "back";
     this.#messageBytesMax = welcome.limits?.message_bytes ?? Infinity;
     this.#intervalMs = pingIntervalMs ?? (welcome.heartbeat ?? 25) * 1000;
     this.#channels.forEach((one) => one.suspend());
@@ -380,6 +412,7 @@ export class Seawall extends Events {
         const channel = this.#channels.get(name);
         // Channels not resumed are subscribed separately; grants are only valid in a resume.
         if (one.error && channel?.hasGrant && isPassing(new SeawallError(one.error.code))) {
+          this.#retryAfterMs = one.error.retry_after_ms ?? 0;
           return done(new SeawallError(one.error.code, `${name}: ${one.error.message}`));
         }
         if (!one.error && channel && asked.has(name)) channel.accept(one, asked.get(name));
@@ -476,6 +509,9 @@ export class Seawall extends Events {
 
   #opened(link, resumed) {
     const { clock } = this.#options;
+    // A connection that opens while the engine is away is told so before anything else.
+    this.#noteEngine(this.#toldEngine);
+    if (link !== this.#link) return;
     this.#timers.clear("dial");
     this.#timers.clear("overdue");
     this.#failures = 0;
@@ -697,7 +733,9 @@ export class Seawall extends Events {
     const error = one.type === "error" ? this.#errorOf(one) : null;
     if (one.id !== undefined) {
       const call = this.#calls.get(one.id);
-      return call ? this.#settle(call, error, one) : link.answer(one.id, error, one);
+      if (!call) return link.answer(one.id, error, one);
+      const mayRepeat = error?.code === "unavailable" && call.text !== null;
+      return mayRepeat ? this.#repeat(call, error) : this.#settle(call, error, one);
     }
     const channel = this.#channels.get(one.channel);
     switch (one.type) {
@@ -710,6 +748,9 @@ export class Seawall extends Events {
         return channel ? channel.subscribedByServer(one) : this.#subscribedByServer(one);
       case "unsubscribed": return channel?.unsubscribedByServer(one.reason);
       case "ticket": return this.#renewed(one);
+      case "engine":
+        this.#toldEngine = one.state;
+        return this.#noteEngine(one.state);
       case "goodbye":
         this.#retryAfterMs = one.retry_after_ms ?? 0;
         return this._emit("goodbye", one);
@@ -717,12 +758,19 @@ export class Seawall extends Events {
     }
   }
 
+  /** Reports a change of the engine's state, once. */
+  #noteEngine(state) {
+    if (state === this.#engine) return;
+    this.#engine = state;
+    this._emit("engine", { state });
+  }
+
   /** Translates an error into the terms of this library: the server's text is about frames. */
-  #errorOf({ code, message }) {
+  #errorOf({ code, message, retry_after_ms: retryAfterMs }) {
     if (code === "unauthorized" && !this.#identified && this.#state === "open") {
       return this.#needsToken();
     }
-    return new SeawallError(code, message);
+    return new SeawallError(code, message, undefined, retryAfterMs);
   }
 
   /** The server has renewed what a resumption needs, before it expires. */

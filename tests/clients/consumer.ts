@@ -18,6 +18,7 @@ client.on("error", (error) => {
   const code: ErrorCode = error.code;
   return error instanceof SeawallError && code === "expired";
 });
+client.on("engine", ({ state }) => state === client.engine);
 client.on("subscription", (one: Subscription) => one.channel);
 
 interface Chat {

@@ -100,8 +100,10 @@ class Connection {
     this.send({ ...object, id: request.id });
   }
 
-  refuse(request, code, message = code) {
-    this.reply(request, { type: "error", code, message });
+  /** `refusal`: a code, or all fields of the error. */
+  refuse(request, refusal, message = refusal) {
+    const error = typeof refusal === "string" ? { code: refusal, message } : refusal;
+    this.reply(request, { type: "error", ...error });
   }
 
   handle(request) {
@@ -245,7 +247,7 @@ export class MockHub {
   channelTokens = false;
   /** Clients without a token are anonymous. */
   needsToken = false;
-  /** Errors by request: `subscribe chat:secret` → `forbidden`. */
+  /** Errors by request: `subscribe chat:secret` → `forbidden`, or all fields of the error. */
   refusals = new Map();
   channels = new Map();
   connections = new Set();

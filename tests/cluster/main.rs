@@ -12,6 +12,7 @@ mod commands;
 mod engine;
 mod failures;
 mod nodes;
+mod notices;
 mod roamer;
 mod scripts;
 mod start;

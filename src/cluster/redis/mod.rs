@@ -24,6 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc as queues;
+use tokio::sync::watch;
 
 pub use self::bus::{Bus, Heartbeat, REVOCATIONS_AT_ONCE};
 use self::connect::LinkError;
@@ -120,6 +121,11 @@ impl Outer {
     /// Returns whether all instances have been connected at the same time, now or before.
     pub fn was_ready(&self) -> bool {
         self.shared.was_ready()
+    }
+
+    /// Returns whether all instances are connected, to be watched.
+    pub fn watch_connected(&self) -> watch::Receiver<bool> {
+        self.shared.watch_connected()
     }
 
     /// Returns the state of the connections.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
 use crate::cluster::command::{Action, EngineCommand, EngineEvent, EnginePort};
 use crate::driver::Bell;
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     in_flight_bytes: AtomicU64,
     in_flight_bytes_max: u64,
     connected: AtomicUsize,
+    /// Whether all instances are connected.
+    are_all_connected: watch::Sender<bool>,
     /// All instances have been connected at the same time.
     was_ready: AtomicBool,
     /// Connections that were lost.
@@ -83,6 +86,7 @@ impl Shared {
             in_flight_bytes: AtomicU64::new(0),
             in_flight_bytes_max,
             connected: AtomicUsize::new(0),
+            are_all_connected: watch::Sender::new(false),
             was_ready: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
@@ -119,13 +123,21 @@ impl Shared {
     }
 
     pub(super) fn set_connected(&self, is_connected: bool) {
-        if is_connected {
-            let connected = self.connected.fetch_add(1, Ordering::Relaxed) + 1;
-            self.was_ready.fetch_or(connected == self.instances.len(), Ordering::Relaxed);
+        // One thread calls this.
+        let connected = if is_connected {
+            self.connected.fetch_add(1, Ordering::Relaxed) + 1
         } else {
-            self.connected.fetch_sub(1, Ordering::Relaxed);
             self.losses.fetch_add(1, Ordering::Relaxed);
-        }
+            self.connected.fetch_sub(1, Ordering::Relaxed) - 1
+        };
+        let are_all_connected = connected == self.instances.len();
+        self.was_ready.fetch_or(are_all_connected, Ordering::Relaxed);
+        self.are_all_connected.send_replace(are_all_connected);
+    }
+
+    /// Returns whether all instances are connected, to be watched.
+    pub(super) fn watch_connected(&self) -> watch::Receiver<bool> {
+        self.are_all_connected.subscribe()
     }
 
     pub(super) fn was_ready(&self) -> bool {

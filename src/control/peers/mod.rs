@@ -5,6 +5,7 @@
 //! at all. Calls may be lost with the engine, so revocations are also kept there: each node applies
 //! those that it has missed with its next heartbeat.
 
+mod engine_watch;
 mod message;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::cluster::redis::{Bus, Outer, OuterNumbers, REVOCATIONS_AT_ONCE};
+use crate::hub::EngineNotice;
 use crate::metrics::ClusterNumbers;
 pub(crate) use message::{KeptRevocation, PeerCall, PeerError};
 use message::{Letter, Message};
@@ -122,6 +124,13 @@ impl ClusterPeers {
             queued_bytes,
             nodes,
         }
+    }
+
+    /// Calls `report` when the engine has gone away for long, and when it is back, for as long as
+    /// the process runs.
+    pub(super) async fn watch_engine(self: Arc<Self>, report: impl Fn(EngineNotice)) {
+        let connected = self.outer.watch_connected();
+        engine_watch::watch_engine(connected, engine_watch::AWAY_AFTER, report).await;
     }
 
     /// Returns all nodes, in the order of their numbers.

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::hub::{
-    ChannelMessage, ChannelName, ConnectionId, EncodedEvent, Event, GapReason, MemberInfo,
-    MemberKey, Position, PresencePage, ProtocolEncoder, Publication, Refused, Sender,
+    ChannelMessage, ChannelName, ConnectionId, EncodedEvent, EngineNotice, Event, GapReason,
+    MemberInfo, MemberKey, Position, PresencePage, ProtocolEncoder, Publication, Refused, Sender,
 };
 use crate::proto::ws::DataKind;
 use crate::session::protocol::{FreshGrant, Reply, ResumedAt, ResumedChannel, WelcomeLimits};
@@ -274,6 +274,13 @@ pub(super) fn encode_event(event: &Event<'_>) -> EncodedEvent {
             encode_gap(channel, *position, reason)
         }
         Event::Position { channel, position } => encode_gap(channel, *position, "epoch"),
+        Event::Engine(notice) => {
+            let state = match notice {
+                EngineNotice::Away => "away",
+                EngineNotice::Back => "back",
+            };
+            Line::new("engine", None).text("state", state).end()
+        }
     };
     EncodedEvent { kind: DataKind::Text, payload: text, content }
 }
@@ -426,6 +433,14 @@ mod tests {
         assert_eq!(unnamed.as_object().unwrap().len(), 1, "{unnamed}");
         let resumed = shown(MemberKey::Connection(id(1)), None);
         assert_eq!(resumed["joined_as"], id(1).to_string());
+    }
+
+    #[test]
+    fn the_state_of_the_engine_is_named() {
+        for (notice, state) in [(EngineNotice::Away, "away"), (EngineNotice::Back, "back")] {
+            let text = format!(r#"{{"type":"engine","state":"{state}"}}"#);
+            assert_eq!(encode_event(&Event::Engine(notice)).payload, text.as_bytes());
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BinaryHeap;
 
 use tokio::sync::oneshot;
 
-use super::{Broadcast, Hub};
+use super::Hub;
+use super::broadcast::Broadcast;
 use crate::auth::Subject;
 use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
@@ -54,6 +55,9 @@ impl Hub {
         act: Act,
         reply: Option<CountReply>,
     ) {
+        if let Act::NotifyEngine(notice) = act {
+            self.engine = notice;
+        }
         let slots = match target {
             ConnectionTarget::All => {
                 let broadcast = Broadcast { act, next_key: 0, reached: 0, reply };
@@ -115,7 +119,7 @@ impl Hub {
             Act::Unsubscribe(channel) => {
                 realm.revoke_channel(&subject, channel.as_str(), self.unix_ms);
             }
-            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
+            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket | Act::NotifyEngine(_) => {}
         }
     }
 
@@ -140,7 +144,7 @@ impl Hub {
             Act::Unsubscribe(channel) => {
                 session.revoke_channel(realm, channel.as_str(), self.unix_ms);
             }
-            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket => {}
+            Act::Send(_) | Act::Subscribe(_) | Act::RenewTicket | Act::NotifyEngine(_) => {}
         }
     }
 
@@ -165,6 +169,8 @@ impl Hub {
                 connections.close(self, index, Goodbye { code: *code, reason, retry_after_ms: 0 });
                 true
             }
+            // The state may have changed again since the action started.
+            Act::NotifyEngine(_) => self.send_engine_notice(connections, index),
             // Handled by `subscribe_all`, because its outcome comes later.
             Act::Subscribe(_) => false,
             Act::Unsubscribe(channel) => {

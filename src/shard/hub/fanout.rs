@@ -16,10 +16,10 @@
 
 use std::sync::Arc;
 
+use super::Hub;
 use super::backlog::{Backlog, Item, Notice, count_change};
 use super::joins::Join;
 use super::session_table::SessionEntry;
-use super::{Broadcast, Hub};
 use crate::auth::SlowReader;
 use crate::hub::{
     ChannelName, ChannelOp, ConnectionId, Event, GapReason, Member, PROTOCOLS_MAX, ProtocolEncoder,
@@ -29,7 +29,6 @@ use crate::proto::ws::deflate::{SharedMessage, WINDOW_BITS_MAX, WINDOW_BITS_MIN}
 use crate::shard::connections::{
     Connections, FrameRoom, NOT_RECORDED, Piece, PieceBuilder, PieceKind, ReplyCompression,
 };
-use crate::shard::mail::Reached;
 
 /// The number of members in this shard from which on a frame is copied.
 const COPY_MEMBERS: usize = 8;
@@ -341,26 +340,6 @@ impl Hub {
         }
     }
 
-    /// Continues the oldest action on all connections, by a turn's share.
-    pub(super) fn continue_broadcast(&mut self, connections: &mut Connections) {
-        let budget = connections.config().engine.turn_fanout_max as usize;
-        let Some(mut one) = self.broadcasts.pop_front() else { return };
-        let end = self.sessions.keys_end().min(one.next_key + budget);
-        for key in one.next_key..end {
-            let Some(index) = self.sessions.slot_of(key as u32) else { continue };
-            one.reached += u64::from(self.act_on(connections, index, &one.act));
-        }
-        one.next_key = end;
-        if end < self.sessions.keys_end() {
-            return self.broadcasts.push_front(one);
-        }
-        let Broadcast { reached, reply, .. } = one;
-        if let Some(reply) = reply {
-            // The requester may be gone: ignore the error.
-            let _ = reply.send(Reached { count: reached, refused: None });
-        }
-    }
-
     /// Sends a publication to one connection, without a subscription.
     pub(super) fn send_direct(
         &mut self,
@@ -416,7 +395,14 @@ impl Hub {
         true
     }
 
-    fn queue_event(&self, connections: &mut Connections, index: u32, event: &Event<'_>) -> bool {
+    /// Queues an event in the outbox; returns false if the client's protocol has no encoding for
+    /// it.
+    pub(super) fn queue_event(
+        &self,
+        connections: &mut Connections,
+        index: u32,
+        event: &Event<'_>,
+    ) -> bool {
         let encoder = self.encoder_of(index);
         let encoded = encoder.and_then(|one| one.encoder.encode_event(event));
         let Some(encoded) = encoded else { return false };

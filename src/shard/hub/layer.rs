@@ -56,6 +56,7 @@ impl Sessions for Hub {
         self.with_session(connections, index, |session, call| {
             session.send_welcome(call, heartbeat_s);
         });
+        self.send_engine_notice(connections, index);
         self.reschedule(connections, index);
         if counted.is_err() {
             self.close_one_too_many(connections, index);

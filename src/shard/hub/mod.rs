@@ -16,6 +16,7 @@
 
 mod accounts;
 mod backlog;
+mod broadcast;
 mod calls;
 mod commands;
 mod fanout;
@@ -33,13 +34,14 @@ use std::sync::Arc;
 
 use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
 use super::events::ShardEvent;
-use super::mail::{Act, CountReply, HubMail, HubShared};
+use super::mail::{HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::{Bell, Token};
 use crate::hub::{
-    ChannelName, ChannelOp, Home, Local, Member, Members, Out, Position, Publication,
+    ChannelName, ChannelOp, EngineNotice, Home, Local, Member, Members, Out, Position, Publication,
 };
 use crate::session::hub::{Budget, Effects};
+use broadcast::Broadcast;
 use calls::Calls;
 use commands::ChannelList;
 use look::Look;
@@ -66,14 +68,6 @@ const AGED_AT_ONCE: usize = 256;
 /// the channel's list of members.
 pub const SUBSCRIPTION_BYTES: u64 =
     (size_of::<crate::session::hub::Subscription>() + size_of::<Member>()) as u64;
-
-/// An action on all connections of the shard, some in each turn.
-struct Broadcast {
-    act: Act,
-    next_key: usize,
-    reached: u64,
-    reply: Option<CountReply>,
-}
 
 /// Mail for other shards: a list for each recipient.
 #[derive(Default)]
@@ -128,6 +122,8 @@ pub(super) struct Hub {
     /// Publications dropped on the way to a shard: the last position of each channel.
     lagging: HashMap<u16, HashMap<ChannelName, Position>>,
     broadcasts: VecDeque<Broadcast>,
+    /// The state of the cluster's engine; an action sends it to connections.
+    engine: EngineNotice,
     /// Rights have changed, and connections are reviewed, some in each turn.
     review: Option<Review>,
     lists: VecDeque<ChannelList>,
@@ -177,6 +173,7 @@ impl Hub {
             congested: HashMap::new(),
             lagging: HashMap::new(),
             broadcasts: VecDeque::new(),
+            engine: EngineNotice::Back,
             review: None,
             lists: VecDeque::new(),
             calls: Calls::default(),

@@ -99,7 +99,9 @@ impl PublicationState {
         let subject = match publication.event() {
             Event::Join { member, .. } => SubjectState::Join(MemberState::new(member)),
             Event::Leave { member, .. } => SubjectState::Leave(MemberState::new(member)),
-            Event::Gap { .. } | Event::Position { .. } => unreachable!("no publication is one"),
+            Event::Gap { .. } | Event::Position { .. } | Event::Engine(_) => {
+                unreachable!("no publication is one")
+            }
             Event::Message(ChannelMessage { content, from, .. }) => {
                 let from = from.map(|from| {
                     (from.user.as_deref().map(str::to_owned), from.connection.to_string())

@@ -4,7 +4,7 @@
 //! use its slot, which the table translates.
 
 use super::backlog::Backlog;
-use crate::hub::{ConnectionId, ProtocolId};
+use crate::hub::{ConnectionId, EngineNotice, ProtocolId};
 use crate::session::hub::HubSession;
 
 /// No session.
@@ -22,6 +22,8 @@ pub(super) struct SessionEntry {
     pub(super) user_index: u32,
     /// Whether it is counted towards its user's limit in admission.
     pub(super) counted: bool,
+    /// The state of the cluster's engine that was last sent to it.
+    pub(super) engine: EngineNotice,
     /// Round trip of the last ping (µs); 0: none was answered yet.
     pub(super) rtt_us: u32,
 }
@@ -84,6 +86,7 @@ impl SessionTable {
             protocol,
             user_index: 0,
             counted: false,
+            engine: EngineNotice::Back,
             rtt_us: 0,
         };
         self.sessions[key as usize] = Some(Box::new(entry));

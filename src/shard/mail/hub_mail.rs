@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::driver::TcpInfo;
-use crate::hub::{ChannelName, ConnectionId, Out, Position, Publication, Refused, Request, Verb};
+use crate::hub::{
+    ChannelName, ConnectionId, EngineNotice, Out, Position, Publication, Refused, Request, Verb,
+};
 use crate::proto::ws::CloseCode;
 
 /// The number of connections that an action reached.
@@ -43,6 +45,8 @@ pub enum Act {
     /// Send them a new ticket: theirs was revoked together with that of another connection of the
     /// same user.
     RenewTicket,
+    /// Send them the state of the cluster's engine; those that connect later receive it as well.
+    NotifyEngine(EngineNotice),
 }
 
 /// The description of a connection.

@@ -10,12 +10,16 @@ const TIMER_MS_MAX = 0x7fff_ffff;
  * Its message says what failed and, after a semicolon, what to do about it (`remedy`).
  */
 export class SeawallError extends Error {
-  /** @param {string} code @param {string} failure @param {string} [remedy] */
-  constructor(code, failure, remedy) {
+  /**
+   * @param {string} code @param {string} failure @param {string} [remedy]
+   * @param {number} [retryAfterMs] When the server expects a repeat to succeed.
+   */
+  constructor(code, failure, remedy, retryAfterMs) {
     super(remedy ? `${failure}; ${remedy}` : failure);
     this.name = "SeawallError";
     this.code = code;
     this.remedy = remedy;
+    this.retryAfterMs = retryAfterMs;
   }
 }
 

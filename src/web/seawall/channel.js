@@ -18,6 +18,8 @@ const DOUBTFUL_MAX = 100;
 const OWN_MAX = 1000;
 /** Unanswered attempts to subscribe after which `ready` rejects. */
 const ATTEMPTS_MAX = 5;
+/** Members of whom the last join or leave is remembered, to recognise a repetition. */
+const NEWS_MAX = 10_000;
 /** A subscription that ends this close to its token's expiry is considered expired. */
 const EXPIRY_MS = 2000;
 
@@ -210,6 +212,8 @@ export class Channel {
   #doubtful = [];
   /** Messages held until a publish without echo is answered. */
   #held = [];
+  /** The last `join` or `leave` of each member, the oldest first. */
+  #news = new Map();
 
   constructor(host, name) {
     this.#host = host;
@@ -376,6 +380,9 @@ export class Channel {
     }
     this.#live = true;
     this.#attempts = 0;
+    // Joins and leaves may have been missed; those on the page are present.
+    this.#news.clear();
+    presence?.members.forEach((member) => this.#isNews("join", member));
     this.#renewInTime();
     present.forEach((one) => one._start({ epoch, offset, presence }));
     this.#forgetOwn();
@@ -414,7 +421,8 @@ export class Channel {
 
   #report(error) {
     const text = `${this.name}: ${error?.message ?? error}`;
-    this.#host.report(new SeawallError(error?.code ?? "unauthorized", text, "trying again"));
+    const code = error?.code ?? "unauthorized";
+    this.#host.report(new SeawallError(code, text, "trying again", error?.retryAfterMs));
   }
 
   #tryAgain(error) {
@@ -422,7 +430,9 @@ export class Channel {
     this.#attempts += 1;
     if (this.#attempts === 1) this.#report(error);
     if (this.#attempts % ATTEMPTS_MAX === 0) this.overdue(error);
-    const most = Math.min(maxDelayMs, minDelayMs * 2 ** this.#attempts);
+    // The server knows the better delay, where it says one; clients must not come all at once.
+    const most = error?.retryAfterMs ? error.retryAfterMs * 2
+      : Math.min(maxDelayMs, minDelayMs * 2 ** this.#attempts);
     const delayMs = most / 2 + random() * most / 2;
     this.#host.timers.set(`again ${this.name}`, delayMs, () => this.sync());
   }
@@ -584,8 +594,20 @@ export class Channel {
     for (const one of this.#held.splice(0)) this.message(one);
   }
 
-  /** Handles a join or a leave. */
+  /** Remembers a join or a leave; returns whether it changes anything. */
+  #isNews(type, member) {
+    const { user, joined_as: joinedAs, connection } = member;
+    const key = user === undefined ? `c ${joinedAs ?? connection}` : `u ${user}`;
+    if (this.#news.get(key) === type) return false;
+    this.#news.delete(key);
+    this.#news.set(key, type);
+    if (this.#news.size > NEWS_MAX) this.#news.delete(this.#news.keys().next().value);
+    return true;
+  }
+
+  /** Handles a join or a leave. The server may repeat one; a repetition means nothing. */
   member({ type, member }) {
+    if (!this.#isNews(type, member)) return;
     for (const one of [...this.#handles]) {
       if (one.live && one.options.presence) one._emit(type, { channel: this.name, member });
     }

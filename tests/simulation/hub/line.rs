@@ -33,6 +33,7 @@ impl EventEncoder for LineV1 {
             Event::Leave { .. } => return None,
             Event::Gap { channel, position, .. } => format!("! {channel} {}", position.offset),
             Event::Position { channel, position } => format!("@ {channel} {}", position.offset),
+            Event::Engine(notice) => format!("engine {notice:?}"),
         };
         Some(EncodedEvent { kind: DataKind::Text, payload: text.into_bytes(), content: None })
     }
