@@ -202,7 +202,8 @@
 //! - `acme`: `tls`
 //! - `admission`: `proto`
 //! - `auth`: `text`
-//! - `cli`: `acme`, `auth`, `config`, `control`, `driver`, `guard`, `server`, `text`, `tls`
+//! - `cli`: `acme`, `auth`, `cluster`, `config`, `control`, `driver`, `guard`, `server`, `text`,
+//!   `tls`
 //! - `cluster`: `driver`, `hub`
 //! - `config`: `acme`, `admission`, `auth`, `cluster`, `driver`, `proto`, `tls`
 //! - `control`: `acme`, `admission`, `auth`, `cluster`, `config`, `driver`, `hub`, `metrics`,

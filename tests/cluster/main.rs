@@ -9,6 +9,7 @@ mod support;
 mod client;
 
 mod commands;
+mod doctor;
 mod engine;
 mod failures;
 mod nodes;

@@ -11,7 +11,7 @@ pub(super) enum State {
     Note,
     /// The server runs, but slower or with fewer connections.
     Warning,
-    /// The server cannot start.
+    /// The server cannot start, or cannot keep what it promises.
     Failure,
 }
 

@@ -1,9 +1,10 @@
 //! `seawall doctor`: examines this host for the server, and names the remedy of each problem.
 //!
-//! Each examination does what the server would do with the same configuration: it makes rings, and
-//! binds ports and closes them again. It changes nothing.
+//! Each examination does what the server would do with the same configuration: it makes rings,
+//! binds ports and closes them again, and connects to the engine of a cluster. It changes nothing.
 
 mod certificates;
+mod engine;
 mod finding;
 mod host;
 mod kernel;
@@ -19,7 +20,7 @@ use crate::server::EngineChoice;
 use crate::text::terminal;
 use finding::{Finding, State};
 
-/// Exit codes: 0 `serve` can start; 1 it cannot (with --strict: or has warnings).
+/// Exit codes: 0 `serve` can start; 1 it cannot work (with --strict: or has warnings).
 #[derive(Debug, clap::Args)]
 #[command(after_help = format!("Examples:\n\
     \x20 seawall doctor --config seawall.toml\n\
@@ -67,6 +68,7 @@ fn examine(loaded: Loaded, limits: host::Limits) -> Vec<Finding> {
     findings.extend(host::examine(config, limits, open_files, is_epoll, fitted.is_some()));
     findings.extend(network::examine(config));
     findings.extend(certificates::examine(config));
+    findings.extend(engine::examine(config));
     findings
 }
 
@@ -98,7 +100,7 @@ fn format_report(findings: &[Finding]) -> String {
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
     let (failures, warnings) = (count(State::Failure), count(State::Warning));
     let verdict =
-        if failures > 0 { "`seawall serve` cannot start" } else { "`seawall serve` can start" };
+        if failures > 0 { "`seawall serve` cannot work" } else { "`seawall serve` can start" };
     let counted = |count: usize, word: &str| match count {
         1 => format!("1 {word}"),
         count => format!("{count} {word}s"),

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::cluster::settings::{ClusterSettings, EngineUrl, OnFailover};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The oldest version of Redis that has all commands.
 const VERSION_MIN: (u32, u32) = (6, 2);
 
@@ -76,7 +76,10 @@ pub(super) async fn connect(
     Ok(Link { commands, subscription, pushes, lineage })
 }
 
-fn make_client(settings: &ClusterSettings, url: &EngineUrl) -> Result<Client, RedisError> {
+pub(super) fn make_client(
+    settings: &ClusterSettings,
+    url: &EngineUrl,
+) -> Result<Client, RedisError> {
     let EngineUrl { host, port, tls } = url.clone();
     let address = if tls {
         ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -101,7 +104,7 @@ fn make_client(settings: &ClusterSettings, url: &EngineUrl) -> Result<Client, Re
 }
 
 /// Explains an error of an instance, with a remedy.
-fn explain(name: &str, error: &RedisError) -> LinkError {
+pub(super) fn explain(name: &str, error: &RedisError) -> LinkError {
     let text = format!("cluster: {name}: {error}");
     match error.kind() {
         ErrorKind::AuthenticationFailed => {
@@ -121,7 +124,7 @@ fn explain(name: &str, error: &RedisError) -> LinkError {
 
 /// What an instance says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct ServerFacts {
+pub(super) struct ServerFacts {
     version: String,
     role: String,
     replication: String,
@@ -146,7 +149,7 @@ pub(super) async fn read_lineage(
 }
 
 impl ServerFacts {
-    fn parse(info: &str) -> Self {
+    pub(super) fn parse(info: &str) -> Self {
         let mut facts = Self::default();
         for line in info.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };
@@ -163,7 +166,7 @@ impl ServerFacts {
         facts
     }
 
-    fn check(&self, name: &str) -> Result<(), LinkError> {
+    pub(super) fn check(&self, name: &str) -> Result<(), LinkError> {
         let mut parts = self.version.split('.').map(|part| part.parse().unwrap_or_default());
         let version = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         let unusable = |text: String| Err(LinkError::Unusable(format!("cluster: {name} {text}")));

@@ -12,6 +12,7 @@
 
 mod bus;
 mod connect;
+mod examine;
 mod instance;
 mod port;
 mod scripts;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 
 pub use self::bus::{Bus, Heartbeat, REVOCATIONS_AT_ONCE};
 use self::connect::LinkError;
+pub use self::examine::{InstanceReport, examine_instance};
 use self::instance::Instance;
 pub use self::port::OuterNumbers;
 use self::port::{ShardPort, Shared};
