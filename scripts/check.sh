@@ -62,6 +62,7 @@ packages() {
     command -v shellcheck >/dev/null || echo shellcheck
     command -v nginx >/dev/null || echo nginx-light
     command -v redis-server >/dev/null || echo redis-server
+    [[ -x /usr/sbin/haproxy ]] || echo haproxy
     command -v pebble >/dev/null || echo pebble
     command -v openssl >/dev/null || echo openssl
     command -v testssl >/dev/null || echo testssl.sh

@@ -8,6 +8,7 @@ mod support;
 #[path = "../hub/client.rs"]
 mod client;
 
+mod balanced;
 mod commands;
 mod doctor;
 mod engine;
