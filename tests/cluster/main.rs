@@ -16,5 +16,6 @@ mod failures;
 mod nodes;
 mod notices;
 mod roamer;
+mod rolling;
 mod scripts;
 mod start;
