@@ -73,6 +73,28 @@ fn a_killed_node_behind_the_balancer_costs_nothing() {
     }
 }
 
+/// The lines of the documented configuration that are not about addresses are those of the script.
+#[test]
+fn the_documented_balancer_is_that_of_the_script() {
+    let document = include_str!("../../src/guard/DEPLOYMENT.md");
+    let (_, rest) = document.split_once("```haproxy\n").expect("it is documented");
+    let (block, _) = rest.split_once("```").expect("a block ends");
+    let script = include_str!("../../scripts/cluster.sh");
+    let of_addresses = ["bind ", "server "];
+    let is_common = |line: &&str| !of_addresses.iter().any(|one| line.trim().starts_with(one));
+    let lines: Vec<_> = block.lines().filter(is_common).collect();
+    assert!(lines.len() > 15, "{block}");
+    for line in lines {
+        assert!(script.lines().any(|own| own == line), "not in the script: {line}");
+    }
+    let path = std::env::temp_dir().join(format!("seawall-haproxy-{}", std::process::id()));
+    std::fs::write(&path, block).expect("a file can be written");
+    let checked = Command::new("/usr/sbin/haproxy").args(["-c", "-f"]).arg(&path).output();
+    let checked = checked.expect("run scripts/check.sh --install");
+    let _ = std::fs::remove_file(path);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
 #[test]
 fn what_is_wrong_is_told_with_the_remedy() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");

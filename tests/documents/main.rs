@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Languages of blocks, and the tests that check them.
-const LANGUAGES: [(&str, &str); 14] = [
+const LANGUAGES: [(&str, &str); 15] = [
     ("sh", "commands.rs runs it"),
     ("js", "examples.rs runs it"),
     ("ts", "examples.rs compiles and runs it"),
@@ -28,6 +28,7 @@ const LANGUAGES: [(&str, &str); 14] = [
     ("yaml", "facts.rs has promtool check it"),
     ("ini", "facts.rs has systemd check it"),
     ("nginx", "tests/clients/proxy.rs runs it"),
+    ("haproxy", "tests/cluster/balanced.rs checks it"),
     ("json", "an answer or a frame"),
     ("http", "a request"),
     ("text", "an output or a sketch"),
