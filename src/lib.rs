@@ -204,7 +204,7 @@
 //! - `auth`: `text`
 //! - `cli`: `acme`, `auth`, `cluster`, `config`, `control`, `driver`, `guard`, `server`, `text`,
 //!   `tls`
-//! - `cluster`: `driver`, `hub`
+//! - `cluster`: `driver`, `hub`, `metrics`
 //! - `config`: `acme`, `admission`, `auth`, `cluster`, `driver`, `proto`, `tls`
 //! - `control`: `acme`, `admission`, `auth`, `cluster`, `config`, `driver`, `hub`, `metrics`,
 //!   `proto`, `server`, `session`, `shard`, `text`, `tls`

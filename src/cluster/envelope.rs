@@ -97,6 +97,16 @@ impl Envelope {
     }
 }
 
+/// Reads the time at which the process with this origin accepted the message, on its own clock
+/// (ns). `None`: another process did.
+pub(super) fn read_own_time(bytes: &[u8], own_origin: u64) -> Option<u64> {
+    let (&[version, _], rest) = bytes.split_first_chunk()?;
+    let (origin, rest) = rest.split_first_chunk()?;
+    let (accepted_ns, _) = rest.split_first_chunk()?;
+    let is_own = version == VERSION && u64::from_be_bytes(*origin) == own_origin;
+    is_own.then(|| u64::from_be_bytes(*accepted_ns))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

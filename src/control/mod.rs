@@ -82,6 +82,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     let config = server.config();
     let metrics = &config.metrics;
     let collector = Collector::new(server.directory(), metrics.histograms);
+    if let Some(outer) = server.outer() {
+        collector.add_outer(outer, server.facts.started);
+    }
     let every = Duration::from_secs(u64::from(metrics.histogram_log_interval_s));
     let mut writing = None;
     if let Some(log) = histogram_log {

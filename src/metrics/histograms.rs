@@ -77,6 +77,10 @@ histograms! {
     publish_to_delivery: Nanoseconds, "From an accepted publish to a receiver's completed send";
     /// From a publish accepted to the completed send to the last receiver of a shard.
     fanout: Nanoseconds, "From an accepted publish to the completed send to its last receiver";
+    /// From a command of a shard to the reply of a cluster's engine.
+    engine_round_trip: Nanoseconds, "From a command to a cluster's engine to its reply";
+    /// From a publish accepted by this process to its arrival from a cluster's engine.
+    publish_to_arrival: Nanoseconds, "From an accepted publish to its arrival from the engine";
     /// Bytes in an outbox when its send begins.
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }

@@ -7,11 +7,12 @@
 //! Readings never overlap. A caller that asks during one waits for it, and shares the next one with
 //! all other waiting callers; no caller gets counts from before its call.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tokio::sync::{Mutex, oneshot};
 
+use crate::cluster::redis::Outer;
 use crate::metrics::{Gauges, Histograms, Snapshot};
 use crate::shard::mail::{Directory, Mail};
 
@@ -20,6 +21,8 @@ pub struct Collector {
     directory: Arc<Directory>,
     /// Whether shards record histograms.
     histograms: bool,
+    /// Records durations beside the shards.
+    outer: OnceLock<Arc<Outer>>,
     state: Mutex<State>,
 }
 
@@ -35,14 +38,18 @@ struct State {
 impl State {
     /// Adds a shard's recordings to its totals.
     fn add(&mut self, shard: usize, numbers: &Snapshot) {
+        self.add_histograms(shard, &numbers.histograms);
         let total = &mut self.totals[shard];
-        total.histograms.add(&numbers.histograms);
-        if let Some(interval) = &mut self.interval {
-            interval.add(&numbers.histograms);
-        }
         total.counters.clone_from(&numbers.counters);
         total.gauges = numbers.gauges;
         total.drivers.clone_from(&numbers.drivers);
+    }
+
+    fn add_histograms(&mut self, shard: usize, histograms: &Histograms) {
+        self.totals[shard].histograms.add(histograms);
+        if let Some(interval) = &mut self.interval {
+            interval.add(histograms);
+        }
     }
 }
 
@@ -55,7 +62,17 @@ impl Collector {
             read_at: None,
             interval: None,
         };
-        Arc::new(Self { directory, histograms, state: Mutex::new(state) })
+        let outer = OnceLock::new();
+        Arc::new(Self { directory, histograms, outer, state: Mutex::new(state) })
+    }
+
+    /// Also reads the durations of an outer thread; they count as those of the first shard.
+    /// `epoch`: the start of the shards' clock. Call it once.
+    pub fn add_outer(&self, outer: Arc<Outer>, epoch: Instant) {
+        if self.histograms {
+            outer.keep_times(epoch);
+            assert!(self.outer.set(outer).is_ok(), "there is one outer thread");
+        }
     }
 
     /// Whether shards record histograms.
@@ -149,6 +166,9 @@ impl Collector {
             if let Ok(numbers) = answer.await {
                 state.add(shard, &numbers);
             }
+        }
+        if let Some(times) = self.outer.get().and_then(|outer| outer.take_times()) {
+            state.add_histograms(0, &times);
         }
     }
 }

@@ -28,6 +28,10 @@ fn channels_have_one_order_on_all_nodes() {
             assert_eq!(own, expected.iter().collect::<Vec<_>>(), "a client's own order");
         }
         for server in &servers {
+            let metrics = server.metrics();
+            // Each command to the engine, and each node's own publishes.
+            assert!(metrics.get("engine_round_trip_seconds_count") >= 10, "its publishes");
+            assert_eq!(metrics.get("publish_to_arrival_seconds_count"), 10);
             let answer = got(server, "/v1/channels/room/history?limit=100");
             assert_eq!(answer["messages"].as_array().unwrap().len(), 30);
         }

@@ -186,7 +186,7 @@ impl Instance {
 
     /// Accepts a command: changes of subscriptions are noted, others wait to be sent.
     pub(super) fn accept(&mut self, submitted: Submitted) {
-        let Submitted { shard, command, bytes } = &submitted;
+        let Submitted { shard, command, bytes, .. } = &submitted;
         let topic = || self.layout.topic(command.place, &command.channel);
         match command.action {
             Action::Watch => {
@@ -224,6 +224,9 @@ impl Instance {
     pub(super) fn complete(&self, submitted: &Submitted, event: EngineEvent) {
         if let Some(shared) = self.shared.upgrade() {
             shared.note_completion(submitted.bytes);
+            if !matches!(event, EngineEvent::Failed { .. }) {
+                shared.record_round_trip(submitted.since);
+            }
             shared.send_event(submitted.shard, event);
         }
     }

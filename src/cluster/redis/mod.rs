@@ -22,7 +22,7 @@ mod topics;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as queues;
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ use super::command::EnginePort;
 use super::layout::Layout;
 use super::settings::ClusterSettings;
 use crate::driver::Bell;
+use crate::metrics::Histograms;
 
 /// How long a start waits for the first attempt to connect to each instance.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
@@ -128,6 +129,16 @@ impl Outer {
     /// Returns whether all instances are connected, to be watched.
     pub fn watch_connected(&self) -> watch::Receiver<bool> {
         self.shared.watch_connected()
+    }
+
+    /// Records durations from now on. `epoch`: the start of the shards' clock. Call it once.
+    pub fn keep_times(&self, epoch: Instant) {
+        self.shared.keep_times(epoch);
+    }
+
+    /// Takes the durations recorded since the last call; `None`: none are recorded.
+    pub fn take_times(&self) -> Option<Histograms> {
+        self.shared.take_times()
     }
 
     /// Returns the state of the connections.

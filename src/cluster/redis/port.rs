@@ -1,7 +1,8 @@
 //! The queues between shards and the outer thread.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use crossbeam_queue::SegQueue;
 use tokio::sync::mpsc::UnboundedSender;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::cluster::command::{Action, EngineCommand, EngineEvent, EnginePort};
 use crate::driver::Bell;
+use crate::metrics::Histograms;
 
 /// Bytes of publications queued for a shard above which further ones are dropped.
 const PUSHED_BYTES_MAX: usize = 8 << 20;
@@ -35,6 +37,20 @@ pub(super) struct Submitted {
     pub(super) command: EngineCommand,
     /// Bytes counted for it until it is completed.
     pub(super) bytes: u64,
+    pub(super) since: Instant,
+}
+
+/// Durations that the outer thread records, and readers of metrics take.
+struct Times {
+    /// The start of the shards' clock.
+    epoch: Instant,
+    recorded: Mutex<Histograms>,
+}
+
+impl Times {
+    fn lock(&self) -> MutexGuard<'_, Histograms> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The events of one shard.
@@ -65,6 +81,8 @@ pub(super) struct Shared {
     losses: AtomicU64,
     /// Publications dropped because a shard did not take them.
     dropped: AtomicU64,
+    /// Set once durations are to be recorded.
+    times: OnceLock<Times>,
 }
 
 fn pushed_bytes(event: &EngineEvent) -> usize {
@@ -90,6 +108,7 @@ impl Shared {
             was_ready: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            times: OnceLock::new(),
         }
     }
 
@@ -140,6 +159,33 @@ impl Shared {
         self.are_all_connected.subscribe()
     }
 
+    /// Records durations from now on. `epoch`: the start of the shards' clock.
+    pub(super) fn keep_times(&self, epoch: Instant) {
+        let times = Times { epoch, recorded: Mutex::default() };
+        assert!(self.times.set(times).is_ok(), "they are kept once");
+    }
+
+    /// Takes what was recorded since the last call; `None`: nothing is recorded.
+    pub(super) fn take_times(&self) -> Option<Histograms> {
+        self.times.get().map(|times| std::mem::take(&mut *times.lock()))
+    }
+
+    /// Records the round trip of a command.
+    pub(super) fn record_round_trip(&self, since: Instant) {
+        if let Some(times) = self.times.get() {
+            let took_ns = since.elapsed().as_nanos() as u64;
+            times.lock().engine_round_trip.record(took_ns);
+        }
+    }
+
+    /// Records the arrival of a publish that this process accepted then, on the shards' clock.
+    pub(super) fn record_arrival(&self, accepted_ns: u64) {
+        if let Some(times) = self.times.get() {
+            let now_ns = times.epoch.elapsed().as_nanos() as u64;
+            times.lock().publish_to_arrival.record(now_ns.saturating_sub(accepted_ns));
+        }
+    }
+
     pub(super) fn was_ready(&self) -> bool {
         self.was_ready.load(Ordering::Relaxed)
     }
@@ -182,8 +228,9 @@ impl EnginePort for ShardPort {
             return false;
         }
         let instance = &shared.instances[usize::from(command.place.instance)];
+        let since = Instant::now();
         // The outer thread outlives the ports.
-        let _ = instance.send(Submitted { shard: self.shard, command, bytes });
+        let _ = instance.send(Submitted { shard: self.shard, command, bytes, since });
         true
     }
 

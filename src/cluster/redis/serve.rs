@@ -19,6 +19,7 @@ use super::port::Submitted;
 use super::scripts::{LOADS, Scripts, parse_publication, read_reply};
 use super::topics::{Change, TopicReceiver};
 use crate::cluster::command::{Action, EngineEvent};
+use crate::cluster::envelope::read_own_time;
 
 /// Commands in a batch, and publications that are processed in a row.
 const BATCH_MAX: usize = 1024;
@@ -325,6 +326,11 @@ impl Instance {
                     continue;
                 }
             };
+            if let EngineEvent::Pushed { message, .. } = &event
+                && let Some(accepted_ns) = read_own_time(&message.envelope, self.origin)
+            {
+                shared.record_arrival(accepted_ns);
+            }
             shared.send_event(shard, event);
         }
         None
