@@ -146,7 +146,10 @@ mod tests {
             // No prefix that cuts the head makes it panic, nor do other bytes.
             for end in 0..bytes.len() {
                 let _ = Envelope::decode(&bytes[..end]);
+                let _ = read_own_time(&bytes[..end], origin);
             }
+            prop_assert_eq!(read_own_time(&bytes, origin), Some(accepted_ns));
+            prop_assert_eq!(read_own_time(&bytes, !origin), None);
         }
 
         #[test]
