@@ -36,7 +36,9 @@ run() {
                 --test protection --test hostile --test reload_fuzz --test documents \
                 --test command_line --test doctor ;;
         # Twenty times the seeds of a common run.
-        simulation) SEAWALL_SEEDS=20 cargo test --release --test simulation ;;
+        simulation)
+            SEAWALL_SEEDS=20 cargo test --release --test simulation &&
+                SEAWALL_SEEDS=20 cargo test --release --lib cluster::tests ;;
         fuzz) scripts/fuzz.sh -t 600 ;;
         reload) scripts/fuzz-reload.sh 600 ;;
         hostile) scripts/load-hostile.sh --seconds 20 ;;

@@ -67,6 +67,14 @@ impl Follower {
         matches!(self.0, State::Off)
     }
 
+    /// Returns the position of the last delivery, if the next publications continue after it.
+    pub(super) fn live_position(&self) -> Option<Position> {
+        match &self.0 {
+            State::Live(position) => Some(*position),
+            _ => None,
+        }
+    }
+
     /// Returns whether what is read now may precede the subscription, so that reads have to wait.
     pub(super) fn is_unsubscribed(&self) -> bool {
         matches!(self.0, State::Subscribing | State::Stale(_))

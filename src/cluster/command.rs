@@ -1,6 +1,11 @@
 //! Commands to the engine, and its events, as the shards' logs exchange them with an outer thread.
 
-use crate::hub::{ChannelName, Epoch, Position, Range, Retention};
+use std::sync::Arc;
+
+use crate::hub::{
+    ChannelName, ConnectionId, Epoch, MemberInfo, MemberKey, Position, Range, Retention,
+    RosterNews, RosterPage, RosterRange,
+};
 
 use super::layout::Place;
 
@@ -23,6 +28,30 @@ pub struct AppendKey {
     pub ttl_ms: u64,
 }
 
+/// A change of what this node lists of a channel. Each may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RosterChange {
+    /// Lists a member. `replaces`: see [`Roster::list_member`](crate::hub::Roster::list_member).
+    List {
+        member: Arc<MemberInfo>,
+        replaces: Option<ConnectionId>,
+    },
+    /// Lists it again, and reports that if no other node lists it.
+    Relist {
+        member: Arc<MemberInfo>,
+    },
+    Unlist {
+        key: MemberKey,
+    },
+    /// The connection has a seat.
+    Seat {
+        id: ConnectionId,
+    },
+    Unseat {
+        id: ConnectionId,
+    },
+}
+
 /// A read of the position only.
 pub(super) const POSITION: Range =
     Range { since: None, messages_max: 0, bytes_max: 0, reverse: false };
@@ -37,6 +66,13 @@ pub enum Action {
     Read { range: Range, retention: Retention, fresh: Epoch, is_watched: bool },
     /// Removes the messages; completes with [`EngineEvent::Trimmed`].
     Trim { fresh: Epoch },
+    /// Changes what this node lists of the channel; completes with [`EngineEvent::Changed`].
+    Change { changes: Vec<RosterChange> },
+    /// Completes with [`EngineEvent::Members`].
+    Members { range: RosterRange },
+    /// Takes a seat, or that of the connection that it resumes; completes with
+    /// [`EngineEvent::Seated`].
+    Seat { id: ConnectionId, replaces: Option<ConnectionId>, seats_max: u32 },
     /// Subscribes to the channel. [`EngineEvent::Watching`] follows now and after each
     /// reconnection, until [`Self::Unwatch`].
     Watch,
@@ -44,14 +80,26 @@ pub enum Action {
     Unwatch,
 }
 
+impl RosterChange {
+    /// Returns an upper bound of its size as a command (bytes).
+    pub(super) fn bytes(&self) -> usize {
+        let member = match self {
+            Self::List { member, .. } | Self::Relist { member } => member.encoded_bytes_max(),
+            _ => 0,
+        };
+        size_of::<Self>() + member
+    }
+}
+
 impl EngineCommand {
     /// Returns the memory that counts while the command waits or is in flight (bytes).
     pub fn bytes(&self) -> u64 {
-        let envelope = match &self.action {
+        let content = match &self.action {
             Action::Append { envelope, .. } => envelope.len(),
+            Action::Change { changes } => changes.iter().map(RosterChange::bytes).sum(),
             _ => 0,
         };
-        (size_of::<Self>() + self.channel.as_str().len() + envelope) as u64
+        (size_of::<Self>() + self.channel.as_str().len() + content) as u64
     }
 }
 
@@ -93,6 +141,17 @@ pub enum EngineEvent {
         token: u64,
         position: Position,
     },
+    Changed {
+        token: u64,
+    },
+    Members {
+        token: u64,
+        page: RosterPage,
+    },
+    Seated {
+        token: u64,
+        has_seat: bool,
+    },
     /// The command was not carried out, or it is not known whether it was.
     Failed {
         token: u64,
@@ -107,6 +166,17 @@ pub enum EngineEvent {
         channel: ChannelName,
         epoch: Epoch,
         message: RawMessage,
+    },
+    /// A member has joined or left.
+    News {
+        channel: ChannelName,
+        news: RosterNews,
+    },
+    /// The engine has dropped all that this node lists, or may have: it is to be listed again.
+    Unlisted,
+    /// The history of a channel was removed: no copy of it is valid any more.
+    TailEnded {
+        channel: ChannelName,
     },
     /// Publications were dropped, because the shard did not take them.
     Dropped,

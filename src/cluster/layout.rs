@@ -8,9 +8,29 @@
 //! their CRC-16 spreads the partitions evenly over the 16,384 slots of a Redis Cluster, so the
 //! names need not change for one.
 
+use std::fmt;
+
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::hub::ChannelName;
+
+/// A life of a node in the engine: whatever it lists ends with it. A node begins another one when
+/// the engine may have lost some of its writes, or has counted it as dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Incarnation {
+    /// Parses what [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().map(Self)
+    }
+}
 
 const PARTITIONS: usize = 1024;
 const SLOTS: usize = 16_384;
@@ -69,6 +89,29 @@ impl Layout {
     /// The key of an idempotency key.
     pub fn seen_key(&self, place: Place, digest: &[u8; 16]) -> Vec<u8> {
         self.key("k", place, digest)
+    }
+
+    /// The keys of a channel's members on all nodes: the lists, their order, and the seats.
+    pub fn roster_keys(&self, place: Place, channel: &ChannelName) -> [Vec<u8>; 3] {
+        ["p", "o", "q"].map(|kind| self.key(kind, place, channel.as_str().as_bytes()))
+    }
+
+    /// The key of all that an incarnation of a node lists in the partition of a place.
+    pub fn listed_key(&self, place: Place, incarnation: Incarnation) -> Vec<u8> {
+        self.key("x", place, incarnation.to_string().as_bytes())
+    }
+
+    /// Returns the places of all partitions, with their tags.
+    pub fn places(&self) -> impl Iterator<Item = (Place, u32)> {
+        let all = self.instances.iter().zip(&self.tags).enumerate();
+        all.map(|(partition, (instance, tag))| {
+            (Place { partition: partition as u16, instance: *instance }, *tag)
+        })
+    }
+
+    /// The beginning of all keys.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// The topic of a channel.

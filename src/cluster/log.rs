@@ -4,6 +4,10 @@
 //! watched channel waits until the subscription is in effect, because what is published after the
 //! read has to arrive by the subscription; such a read fails after a limited time.
 
+mod members;
+mod reads;
+mod tails;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -12,14 +16,17 @@ use aws_lc_rs::digest::{SHA256, digest};
 use slab::Slab;
 
 use super::channel::{FollowAction, Follower};
+use super::command::RawMessage;
 use super::command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort};
-use super::command::{POSITION, RawMessage, RawPage};
 use super::envelope::Envelope;
 use super::layout::{Layout, Place};
+use super::roster::{self, ClusterRoster};
+use super::tail::Tail;
 use crate::hub::{
-    ChannelName, Done, Draft, DueQueue, Epoch, HistoryPage, KeyScope, Log, Opening, Position,
-    Publication, Range, Refused, Retention, Storing,
+    ChannelName, Done, Draft, DueQueue, Epoch, KeyScope, Log, Opening, Position, Publication,
+    Range, Refused, Retention, Roster, RosterRange, Storing,
 };
+use tails::TailUsage;
 
 /// The delay that a rejected command suggests (ms).
 const RETRY_AFTER_MS: u32 = 1000;
@@ -33,6 +40,9 @@ pub struct LogLimits {
     pub subscribe_timeout_ms: u64,
     /// The interval at which the positions of open channels are renewed in the engine (ms).
     pub renewal_ms: u64,
+    /// Messages in the tail of a channel, and bytes of all tails of the shard.
+    pub tail_messages_max: u32,
+    pub tail_bytes_max: u64,
 }
 
 #[derive(Debug)]
@@ -50,6 +60,10 @@ struct Channel {
     era: u64,
     /// Reads that wait for the subscription.
     deferred: Vec<u64>,
+    /// The revision of the list of members up to which joins and leaves were reported. `None`: none
+    /// was read or reported yet.
+    revision: Option<u64>,
+    tail: Tail,
 }
 
 /// The purpose of a command in flight, or of a read that waits.
@@ -65,6 +79,19 @@ enum Purpose {
         era: u64,
         /// Set while it waits for the subscription.
         deferral: u64,
+    },
+    /// Reads a page of members, as [`Self::Read`] reads messages.
+    Members {
+        ticket: u64,
+        channel: u32,
+        range: RosterRange,
+        era: u64,
+        deferral: u64,
+    },
+    /// Compares the revision of the list of members after the subscription was lost.
+    CompareMembers {
+        channel: u32,
+        era: u64,
     },
     Trim {
         ticket: u64,
@@ -100,6 +127,10 @@ pub struct ClusterLog {
     /// When the positions of watched channels are renewed.
     renewals: DueQueue,
     actions: Vec<FollowAction>,
+    roster: ClusterRoster,
+    tail_usage: TailUsage,
+    /// The channel whose tail is dropped next beyond the limit.
+    next_dropped: usize,
     key_ttl_ms: u64,
     now_ms: u64,
     serial: u64,
@@ -130,6 +161,9 @@ impl ClusterLog {
             retries: VecDeque::new(),
             renewals: DueQueue::default(),
             actions: Vec::new(),
+            roster: ClusterRoster::default(),
+            tail_usage: TailUsage::default(),
+            next_dropped: 0,
             key_ttl_ms: 0,
             now_ms: 0,
             serial: 0,
@@ -164,47 +198,18 @@ impl ClusterLog {
             Some(
                 Purpose::Append { ticket }
                 | Purpose::Read { ticket, .. }
+                | Purpose::Members { ticket, .. }
                 | Purpose::Trim { ticket },
             ) => self.done.push_back(failed(ticket)),
             Some(Purpose::CatchUp { channel, era }) => {
                 self.retries.push_back((self.now_ms + RETRY_MS, channel, era));
             }
+            Some(Purpose::CompareMembers { channel, era }) => {
+                // Joins and leaves may have been missed, which cannot be ruled out.
+                self.report_missed_news(channel, era);
+            }
             Some(Purpose::Renew { .. }) | None => {}
         }
-    }
-
-    fn submit_read(&mut self, channel: u32, token: u64, range: Range) {
-        let fresh = self.make_epoch();
-        let own = &self.channels[channel as usize];
-        let (retention, is_watched) = (own.retention, !own.follower.is_off());
-        self.submit(channel, token, Action::Read { range, retention, fresh, is_watched });
-    }
-
-    /// Submits the reads that waited for the subscription.
-    fn submit_deferred(&mut self, channel: u32) {
-        let own = &mut self.channels[channel as usize];
-        let current = own.era;
-        for token in std::mem::take(&mut own.deferred) {
-            let purpose = self.purposes.get_mut(token as usize);
-            let Some(Purpose::Read { range, era, deferral, .. }) = purpose else { continue };
-            (*era, *deferral) = (current, 0);
-            let range = *range;
-            self.submit_read(channel, token, range);
-        }
-    }
-
-    /// Submits a read, or has it wait for the subscription of a watched channel.
-    fn begin_read(&mut self, ticket: u64, channel: u32, range: Range) {
-        let deferral = self.next_serial();
-        let own = &mut self.channels[channel as usize];
-        let purpose = Purpose::Read { ticket, channel, range, era: own.era, deferral };
-        let token = self.purposes.insert(purpose) as u64;
-        if own.follower.is_unsubscribed() {
-            own.deferred.push(token);
-            let due_ms = self.now_ms + self.limits.subscribe_timeout_ms;
-            return self.timeouts.push_back((due_ms, token, deferral));
-        }
-        self.submit_read(channel, token, range);
     }
 
     /// Runs a step of a channel's follower, unless it belongs to an earlier era.
@@ -231,12 +236,17 @@ impl ClusterLog {
             FollowAction::Deliver(epoch, message) => {
                 let position = Position { epoch, offset: message.offset };
                 let publication = self.make_publication(channel, epoch, &message);
+                if let Some(publication) = &publication {
+                    self.keep_in_tail(channel, publication);
+                }
                 self.done.push_back(match publication {
                     Some(publication) => Done::Delivered { key, publication },
                     None => Done::Gap { key, position },
                 });
             }
             FollowAction::EpochChanged(position) => {
+                // The engine may have lost the revision together with the messages.
+                self.report_missed_news(channel, era);
                 self.done.push_back(Done::EpochChanged { key, position });
             }
             FollowAction::Gap(position) => self.done.push_back(Done::Gap { key, position }),
@@ -263,28 +273,26 @@ impl ClusterLog {
         Some(Publication::new(name, position, None, draft))
     }
 
-    fn complete_read(&mut self, ticket: u64, channel: u32, range: Range, page: RawPage) {
-        let RawPage { position, mut complete, messages } = page;
-        let (mut kept, mut bytes) = (Vec::with_capacity(messages.len()), 0);
-        for message in messages {
-            let Some(one) = self.make_publication(channel, position.epoch, &message) else {
-                complete = false;
-                continue;
-            };
-            bytes += one.cost_bytes();
-            if bytes > range.bytes_max {
-                complete = false;
-                break;
-            }
-            kept.push(one);
-        }
-        let page = HistoryPage { position, complete, messages: kept };
-        self.done.push_back(Done::Page { ticket, page });
-    }
-
     /// Processes an event of the engine.
     fn handle_event(&mut self, event: EngineEvent) {
         match event {
+            EngineEvent::Changed { token }
+            | EngineEvent::Seated { token, .. }
+            | EngineEvent::Failed { token, .. }
+                if token & roster::TOKEN != 0 =>
+            {
+                let done = self.roster.complete(&event);
+                self.done.extend(done);
+            }
+            EngineEvent::TailEnded { channel } => {
+                if let Some(&channel) = self.names.get(&channel) {
+                    self.drop_tail(channel);
+                }
+            }
+            EngineEvent::Members { token, page } => self.complete_members(token, page),
+            EngineEvent::News { channel, news } => self.take_news(&channel, news),
+            EngineEvent::Unlisted => self.roster.list_again(None),
+            EngineEvent::Changed { .. } | EngineEvent::Seated { .. } => {}
             EngineEvent::Appended { token, position, duplicate } => {
                 if let Some(Purpose::Append { ticket }) = self.take_purpose(token) {
                     self.done.push_back(Done::Appended { ticket, position, duplicate });
@@ -335,10 +343,12 @@ impl ClusterLog {
     /// The subscriptions at an instance are lost.
     fn note_loss(&mut self, instance: u8) {
         let era = self.next_serial();
+        self.drop_tails(Some(instance));
         for (_, own) in self.channels.iter_mut().filter(|(_, own)| own.place.instance == instance) {
             own.era = era;
             own.follower.note_loss();
         }
+        self.roster.list_again(Some(instance));
     }
 
     fn take_purpose(&mut self, token: u64) -> Option<Purpose> {
@@ -354,51 +364,20 @@ impl ClusterLog {
             return;
         }
         self.follow(channel, era, Follower::note_subscription);
+        self.compare_members(channel);
         self.submit_deferred(channel);
         self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
     }
 
-    /// Fails the reads that have waited too long for a subscription.
-    fn expire_deferred(&mut self) {
-        while let Some((_, token, number)) =
-            self.timeouts.pop_front_if(|(due_ms, ..)| *due_ms <= self.now_ms)
-        {
-            let purpose = self.purposes.get(token as usize);
-            let Some(Purpose::Read { channel, deferral, .. }) = purpose else { continue };
-            if *deferral == number {
-                let deferred = &mut self.channels[*channel as usize].deferred;
-                deferred.retain(|one| *one != token);
-                self.fail(token, Some(RETRY_AFTER_MS));
-            }
-        }
-    }
-
-    /// Repeats the reads of the log's own that have failed.
-    fn repeat_reads(&mut self) {
-        while let Some((_, channel, era)) =
-            self.retries.pop_front_if(|(due_ms, ..)| *due_ms <= self.now_ms)
-        {
-            self.follow(channel, era, Follower::retry_read);
-        }
-    }
-
-    /// Renews the lifetime of the positions of watched channels.
-    fn renew_positions(&mut self, channels_max: usize) {
-        for _ in 0..channels_max {
-            let Some(channel) = self.renewals.pop_due(self.now_ms) else { return };
-            let era = self.channels[channel as usize].era;
-            let token = self.purposes.insert(Purpose::Renew { channel, era }) as u64;
-            self.submit_read(channel, token, POSITION);
-            self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
-        }
-    }
-
     /// Reads again what follows the positions of all channels.
     fn look_again(&mut self) {
+        // The removal of a history may be among what was dropped.
+        self.drop_tails(None);
         let watched = self.channels.iter().filter(|(_, own)| !own.follower.is_off());
         let watched: Vec<_> = watched.map(|(channel, own)| (channel as u32, own.era)).collect();
         for (channel, era) in watched {
             self.follow(channel, era, Follower::look_again);
+            self.compare_members(channel);
         }
     }
 
@@ -417,12 +396,15 @@ impl ClusterLog {
         self.done.retain(|done| match done {
             Done::Delivered { key, .. }
             | Done::Gap { key, .. }
+            | Done::News { key, .. }
+            | Done::NewsMissed { key }
             | Done::EpochChanged { key, .. } => *key != of,
             _ => true,
         });
     }
 
     fn end_watch(&mut self, channel: u32) {
+        self.drop_tail(channel);
         let own = &mut self.channels[channel as usize];
         own.follower.end();
         self.renewals.remove(channel);
@@ -430,7 +412,7 @@ impl ClusterLog {
         self.submit(channel, token, Action::Unwatch);
         let serial = self.next_serial();
         let own = &mut self.channels[channel as usize];
-        (own.serial, own.era) = (serial, serial);
+        (own.serial, own.era, own.revision) = (serial, serial, None);
         self.submit_deferred(channel);
     }
 }
@@ -468,6 +450,8 @@ impl Log for ClusterLog {
             serial,
             era: serial,
             deferred: Vec::new(),
+            revision: None,
+            tail: Tail::default(),
         }) as u32;
         let before = self.names.insert(name.clone(), channel);
         assert!(before.is_none(), "a channel is opened once");
@@ -507,6 +491,7 @@ impl Log for ClusterLog {
         if let Some(step_ms) = self.now_ms.checked_sub(now_ms).filter(|step_ms| *step_ms > 0) {
             self.follow_clock_back(step_ms, now_ms);
         }
+        self.roster.set_time(now_ms);
         self.now_ms = now_ms;
     }
 
@@ -524,6 +509,13 @@ impl Log for ClusterLog {
         self.submit(channel, token, Action::Append { envelope, retention, fresh, key });
     }
 
+    fn recover(&mut self, ticket: u64, channel: u32, range: Range) {
+        match self.read_tail(channel, &range) {
+            Some(page) => self.done.push_back(Done::Page { ticket, page }),
+            None => self.begin_read(ticket, channel, range),
+        }
+    }
+
     fn read(&mut self, ticket: u64, channel: u32, range: Range) {
         self.begin_read(ticket, channel, range);
     }
@@ -538,13 +530,26 @@ impl Log for ClusterLog {
         self.set_time(now_ms);
         self.expire_deferred();
         self.repeat_reads();
+        self.roster.repeat();
+        self.roster.flush(&mut *self.port);
         self.renew_positions(channels_max);
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
         let first = |queue: &VecDeque<(u64, u32, u64)>| queue.front().map(|(due_ms, ..)| *due_ms);
         let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
-        [timeout, first(&self.retries), self.renewals.next_ms()].into_iter().flatten().min()
+        [timeout, first(&self.retries), self.renewals.next_ms(), self.roster.next_retry_ms()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn roster(&mut self) -> Option<&mut dyn Roster> {
+        Some(self)
+    }
+
+    fn kept_messages(&self) -> (u64, u64) {
+        (self.tail_usage.messages, self.tail_usage.bytes)
     }
 
     fn table_bytes(&self) -> u64 {
@@ -553,7 +558,8 @@ impl Log for ClusterLog {
             + self.purposes.capacity() * size_of::<Purpose>()
             + self.done.capacity() * size_of::<Done>()
             + (self.timeouts.capacity() + self.retries.capacity()) * size_of::<(u64, u64, u64)>()
-            + self.renewals.bytes();
+            + self.renewals.bytes()
+            + self.roster.bytes();
         entries as u64
     }
 
@@ -562,6 +568,8 @@ impl Log for ClusterLog {
             if let Some(done) = self.done.pop_front() {
                 return Some(done);
             }
+            // Changes of a turn are sent together.
+            self.roster.flush(&mut *self.port);
             let event = self.port.next_event()?;
             self.handle_event(event);
         }

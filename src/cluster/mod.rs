@@ -24,7 +24,18 @@
 //! the position is read: whatever is published later arrives by the subscription. If the
 //! subscription is lost, members keep the position that they have; once it is back, the messages
 //! in between are read, or a gap is reported. Requests that need the engine meanwhile wait for a
-//! limited time.
+//! limited time. The newest messages of a watched channel are kept as its *tail*, from which
+//! clients that come back get what they missed.
+//!
+//! # Members
+//!
+//! Each node lists its members in the engine, under its *incarnation*: a random number that names
+//! one life of the node. The engine publishes a join when the first node lists a member, and a
+//! leave when the last one ends that. Nodes do not refresh their entries: a node whose heartbeat
+//! stops is *swept*, which ends all that its incarnation lists. A node that was swept by mistake,
+//! because it was paused, is not allowed to write under that incarnation any more, so it takes a
+//! new one and lists its members again. So it does when the engine has another lineage, because the
+//! engine may have lost changes.
 
 mod channel;
 mod command;
@@ -33,12 +44,15 @@ mod layout;
 mod log;
 pub mod model;
 pub mod redis;
+mod roster;
 mod settings;
+mod tail;
 #[cfg(test)]
 mod tests;
 
+pub use command::RosterChange;
 pub use command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort, RawMessage, RawPage};
 pub use envelope::Envelope;
-pub use layout::{Layout, Place};
+pub use layout::{Incarnation, Layout, Place};
 pub use log::{ClusterLog, LogLimits};
 pub use settings::{ClusterSettings, EngineUrl, OnFailover};

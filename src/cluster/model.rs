@@ -6,13 +6,17 @@
 //! step moves one of them. Faults lose publications, cut connections with commands in flight, and
 //! restart the engine without its latest writes.
 
+mod roster;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::command::{Action, AppendKey, EngineCommand, EngineEvent, EnginePort};
 use super::command::{RawMessage, RawPage};
+use super::layout::Incarnation;
 use crate::driver::Bell;
-use crate::hub::{ChannelName, Epoch, Position, Range, Retention, Since};
+use crate::hub::{ChannelName, Epoch, Position, Range, Retention, RosterNews, Since};
+use roster::RosterState;
 
 /// A channel in the engine.
 #[derive(Clone, Debug)]
@@ -30,6 +34,24 @@ struct Store {
     channels: HashMap<ChannelName, State>,
     /// By digest: the content, the position of the first publish, and the expiry (ms).
     keys: HashMap<[u8; 16], ([u8; 16], Position, u64)>,
+    rosters: HashMap<ChannelName, RosterState>,
+}
+
+/// What a command publishes.
+#[derive(Clone, Debug)]
+enum Published {
+    Message(Epoch, RawMessage),
+    News(RosterNews),
+    Trim,
+}
+
+/// What is the same for all commands of a link at a time.
+#[derive(Clone, Copy, Debug)]
+struct Circumstances {
+    lineage: u64,
+    now_ms: u64,
+    incarnation: Incarnation,
+    is_swept: bool,
 }
 
 /// The faults of the model, each with a chance of one in this many steps; 0 = never.
@@ -41,10 +63,13 @@ pub struct ModelFaults {
     pub lose_push: u64,
     /// The engine restarts, possibly without its latest writes.
     pub fail_over: u64,
+    /// A node is swept, because it was paused.
+    pub pause: u64,
 }
 
 #[derive(Default)]
 struct Link {
+    incarnation: u64,
     bell: Option<Arc<dyn Bell>>,
     /// Commands on their way to the engine.
     commands: VecDeque<EngineCommand>,
@@ -64,6 +89,10 @@ struct World {
     snapshots: VecDeque<Store>,
     lineage: u64,
     now_ms: u64,
+    /// The last incarnation of any link.
+    incarnations: u64,
+    /// Incarnations that nothing may be listed under any more.
+    swept: HashSet<Incarnation>,
     links: Vec<Link>,
     faults: ModelFaults,
     random: u64,
@@ -77,20 +106,39 @@ pub struct ModelEngine(Arc<Mutex<World>>);
 const SNAPSHOTS_MAX: usize = 8;
 
 impl Store {
-    /// Carries out a command. Returns its event, and the message that it publishes.
+    /// Carries out a command. Returns its event, and what it publishes.
     fn execute(
         &mut self,
         command: EngineCommand,
-        lineage: u64,
-        now_ms: u64,
-    ) -> (EngineEvent, Option<(Epoch, RawMessage)>) {
+        circumstances: Circumstances,
+    ) -> (EngineEvent, Vec<Published>) {
+        let Circumstances { lineage, now_ms, incarnation, is_swept } = circumstances;
         let EngineCommand { token, channel, action, .. } = command;
         match action {
+            Action::Change { .. } | Action::Seat { .. } if is_swept => {
+                (EngineEvent::Failed { token, retry_after_ms: None }, Vec::new())
+            }
+            Action::Change { changes } => {
+                let roster = self.rosters.entry(channel).or_default();
+                let mut news = Vec::new();
+                changes.iter().for_each(|change| roster.apply(incarnation, change, &mut news));
+                let news = news.into_iter().map(Published::News);
+                (EngineEvent::Changed { token }, news.collect())
+            }
+            Action::Members { range } => {
+                let page = self.rosters.entry(channel).or_default().read(&range);
+                (EngineEvent::Members { token, page }, Vec::new())
+            }
+            Action::Seat { id, replaces, seats_max } => {
+                let roster = self.rosters.entry(channel).or_default();
+                let has_seat = roster.take_seat(incarnation, id, replaces, seats_max);
+                (EngineEvent::Seated { token, has_seat }, Vec::new())
+            }
             Action::Append { envelope, retention, fresh, key } => {
                 let epoch = self.channels.get(&channel).filter(|own| own.lineage == lineage);
                 let epoch = epoch.map(|own| own.epoch);
                 if let Some(event) = self.find_key(token, key.as_ref(), epoch, now_ms) {
-                    return (event, None);
+                    return (event, Vec::new());
                 }
                 let state = self.state_of(&channel, fresh, lineage);
                 state.offset += 1;
@@ -102,18 +150,18 @@ impl Store {
                     self.keys.insert(digest, (content, position, now_ms + ttl_ms));
                 }
                 let event = EngineEvent::Appended { token, position, duplicate: false };
-                (event, Some((position.epoch, message)))
+                (event, vec![Published::Message(position.epoch, message)])
             }
             Action::Read { range, retention, fresh, .. } => {
                 let state = self.state_of(&channel, fresh, lineage);
                 let page = state.read(range, retention, now_ms);
-                (EngineEvent::Page { token, page }, None)
+                (EngineEvent::Page { token, page }, Vec::new())
             }
             Action::Trim { fresh } => {
                 let state = self.state_of(&channel, fresh, lineage);
                 state.messages.clear();
                 let position = Position { epoch: state.epoch, offset: state.offset };
-                (EngineEvent::Trimmed { token, position }, None)
+                (EngineEvent::Trimmed { token, position }, vec![Published::Trim])
             }
             Action::Watch | Action::Unwatch => unreachable!("subscriptions are handled before"),
         }
@@ -230,6 +278,9 @@ fn token_of(event: &EngineEvent) -> Option<u64> {
         | EngineEvent::Conflict { token }
         | EngineEvent::Page { token, .. }
         | EngineEvent::Trimmed { token, .. }
+        | EngineEvent::Changed { token }
+        | EngineEvent::Members { token, .. }
+        | EngineEvent::Seated { token, .. }
         | EngineEvent::Failed { token, .. } => Some(*token),
         _ => None,
     }
@@ -265,20 +316,59 @@ impl World {
                 if self.snapshots.len() > SNAPSHOTS_MAX {
                     self.snapshots.pop_front();
                 }
-                let (event, published) = self.store.execute(command, self.lineage, self.now_ms);
+                let (event, published) = self.store.execute(command, self.circumstances(at));
                 self.links[at].replies.push_back(event);
-                if let Some((epoch, message)) = published {
-                    self.publish(&channel, epoch, &message);
-                }
+                published.iter().for_each(|one| self.publish(&channel, one));
             }
         }
     }
 
-    fn publish(&mut self, channel: &ChannelName, epoch: Epoch, message: &RawMessage) {
+    fn circumstances(&self, at: usize) -> Circumstances {
+        let incarnation = self.links.get(at).map_or(0, |link| link.incarnation);
+        let incarnation = Incarnation(incarnation);
+        let is_swept = self.swept.contains(&incarnation);
+        Circumstances { lineage: self.lineage, now_ms: self.now_ms, incarnation, is_swept }
+    }
+
+    /// Gives a link another incarnation; it lists its members again.
+    fn renew_incarnation(&mut self, at: usize) {
+        self.incarnations += 1;
+        self.links[at].incarnation = self.incarnations;
+        self.links[at].inbox.push_back(EngineEvent::Unlisted);
+        self.links[at].announce();
+    }
+
+    /// Ends what incarnations list that no link has.
+    fn sweep(&mut self, at: Option<usize>) {
+        if let Some(at) = at {
+            self.swept.insert(Incarnation(self.links[at].incarnation));
+        }
+        let living: HashSet<_> = self.links.iter().map(|link| link.incarnation).collect();
+        let mut published = Vec::new();
+        for (channel, roster) in &mut self.store.rosters {
+            let swept = &self.swept;
+            let is_dead = |one: Incarnation| !living.contains(&one.0) || swept.contains(&one);
+            let mut news = Vec::new();
+            roster.sweep(is_dead, &mut news);
+            published.extend(news.into_iter().map(|one| (channel.clone(), Published::News(one))));
+        }
+        published.iter().for_each(|(channel, one)| self.publish(channel, one));
+        if let Some(at) = at {
+            self.renew_incarnation(at);
+        }
+    }
+
+    fn publish(&mut self, channel: &ChannelName, published: &Published) {
         for at in 0..self.links.len() {
             if self.links[at].subscribed.contains(channel) && !self.happens(self.faults.lose_push) {
-                let (channel, message) = (channel.clone(), message.clone());
-                let push = EngineEvent::Pushed { channel, epoch, message };
+                let channel = channel.clone();
+                let push = match published.clone() {
+                    Published::Message(epoch, message) => {
+                        EngineEvent::Pushed { channel, epoch, message }
+                    }
+                    Published::News(news) => EngineEvent::News { channel, news },
+                    Published::Trim => EngineEvent::TailEnded { channel },
+                };
                 self.links[at].pushes.push_back(push);
             }
         }
@@ -299,7 +389,11 @@ impl World {
             }
             self.snapshots.clear();
             self.lineage += 1;
-            return self.links.iter_mut().for_each(Link::cut);
+            self.links.iter_mut().for_each(Link::cut);
+            return (0..self.links.len()).for_each(|at| self.renew_incarnation(at));
+        }
+        if self.happens(self.faults.pause) {
+            return self.sweep(Some(at));
         }
         match self.random_below(3) {
             0 => self.execute_next(at),
@@ -325,6 +419,8 @@ impl ModelEngine {
             snapshots: VecDeque::new(),
             lineage: 1,
             now_ms: 0,
+            incarnations: 0,
+            swept: HashSet::new(),
             links: Vec::new(),
             faults,
             random: seed | 1,
@@ -338,7 +434,9 @@ impl ModelEngine {
     /// Connects a log. `bell` wakes its shard.
     pub fn port(&self, bell: Option<Arc<dyn Bell>>) -> Box<dyn EnginePort> {
         let mut world = self.lock();
-        world.links.push(Link { bell, ..Link::default() });
+        world.incarnations += 1;
+        let incarnation = world.incarnations;
+        world.links.push(Link { incarnation, bell, ..Link::default() });
         Box::new(ModelPort { engine: self.clone(), link: world.links.len() - 1 })
     }
 
@@ -368,8 +466,20 @@ impl ModelEngine {
     /// Carries out a command at once, as the scripts would.
     pub fn execute(&self, command: EngineCommand) -> EngineEvent {
         let mut world = self.lock();
-        let (lineage, now_ms) = (world.lineage, world.now_ms);
-        world.store.execute(command, lineage, now_ms).0
+        let circumstances = world.circumstances(0);
+        world.store.execute(command, circumstances).0
+    }
+
+    /// Ends what was listed under incarnations that have ended.
+    pub fn sweep(&self) {
+        self.lock().sweep(None);
+    }
+
+    /// Ends a node: nothing of it is on its way any more, and what it listed is swept.
+    pub fn end_node(&self, at: usize) {
+        let mut world = self.lock();
+        world.links[at] = Link::default();
+        world.sweep(None);
     }
 }
 

@@ -45,6 +45,8 @@ pub struct ClusterSettings {
     /// Authorities that sign the engine's certificate, as PEM; `None`: those of the host.
     pub ca: Option<Vec<u8>>,
     pub heartbeat: Duration,
+    /// The silence after which a node counts as dead.
+    pub node_ttl: Duration,
     /// How long a command waits for the engine.
     pub command_timeout: Duration,
     /// How long a subscription waits for the engine.
@@ -52,5 +54,8 @@ pub struct ClusterSettings {
     /// How long the engine keeps the position of a channel that is not in use.
     pub position_ttl: Duration,
     pub in_flight_bytes_max: u64,
+    /// Messages in the tail of a channel, and bytes of all tails of the process.
+    pub tail_messages_max: u32,
+    pub tail_bytes_max: u64,
     pub on_failover: OnFailover,
 }

@@ -1,6 +1,8 @@
 //! The logs of several nodes over the model of the engine: whatever fails, each member's messages
 //! are in order, and each gap is reported.
 
+mod roster;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -52,7 +54,12 @@ impl World {
     fn new(seed: u64, faults: ModelFaults) -> Self {
         let engine = ModelEngine::new(seed * 7919 + 1, faults);
         let layout = Arc::new(Layout::new("seawall", &["engine".to_owned()]));
-        let limits = LogLimits { subscribe_timeout_ms: 5_000, renewal_ms: 20_000 };
+        let limits = LogLimits {
+            subscribe_timeout_ms: 5_000,
+            renewal_ms: 20_000,
+            tail_messages_max: 10,
+            tail_bytes_max: 8_000,
+        };
         let make_node = |origin| {
             let port = engine.port(None);
             let storing = Storing::with_only(&Plain);
@@ -148,7 +155,11 @@ impl World {
         let own = &mut self.nodes[node];
         own.reads.insert(self.tickets, (channel, since));
         let range = Range { since, messages_max: 1000, bytes_max: 1 << 20, reverse: false };
-        own.log.read(self.tickets, channel, range);
+        if own.watched[channel as usize] {
+            own.log.recover(self.tickets, channel, range);
+        } else {
+            own.log.read(self.tickets, channel, range);
+        }
     }
 
     fn act(&mut self) {
@@ -326,7 +337,7 @@ fn what_is_lost_on_the_way_is_read_again() {
 
 #[test]
 fn an_engine_that_loses_writes_causes_gaps_and_nothing_worse() {
-    let faults = ModelFaults { cut: 80, lose_push: 20, fail_over: 100 };
+    let faults = ModelFaults { cut: 80, lose_push: 20, fail_over: 100, ..ModelFaults::default() };
     assert!(run(2000..2200, faults) > 100);
 }
 

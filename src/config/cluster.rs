@@ -30,10 +30,13 @@ pub(super) fn settings(file: &File, faults: &mut Faults) -> Option<Arc<ClusterSe
             password,
             ca,
             heartbeat: ms(written.heartbeat_ms),
+            node_ttl: ms(written.node_ttl_ms),
             command_timeout: ms(written.command_timeout_ms),
             subscribe_timeout: ms(written.subscribe_timeout_ms),
             position_ttl: Duration::from_secs(written.position_ttl_s.into()),
             in_flight_bytes_max: written.in_flight_bytes_max,
+            tail_messages_max: written.tail_messages_max,
+            tail_bytes_max: written.tail_bytes_max,
             on_failover: written.on_failover,
         })
     })
@@ -55,6 +58,11 @@ fn check(written: &file::Cluster, file: &File, urls: &[EngineUrl]) -> Result<(),
     }
     if !written.user.is_empty() && written.password_file.is_empty() {
         return Err(at("cluster.user", "needs cluster.password_file: set it as well"));
+    }
+    if written.node_ttl_ms / 3 < written.heartbeat_ms {
+        let text = "must be at least three times cluster.heartbeat_ms, or a node counts as dead \
+                    for one late heartbeat";
+        return Err(at("cluster.node_ttl_ms", text));
     }
     if file.resume.keys.0.is_empty() && file.resume.keys_file.is_empty() {
         let text = "needs resume.keys (or resume.keys_file), equal on all nodes: clients resume on \

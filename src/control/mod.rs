@@ -144,8 +144,8 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
 /// Finds the way to the other nodes of a cluster; `None`: this node is alone.
 fn find_peers(server: &Server) -> Option<Arc<ClusterPeers>> {
     let (outer, hub) = (server.outer()?, server.directory().hub()?);
-    let heartbeat = server.config().cluster.as_ref()?.heartbeat;
-    Some(ClusterPeers::new(outer, hub.realm.node, heartbeat))
+    let settings = server.config().cluster.clone()?;
+    Some(ClusterPeers::new(outer, hub.realm.node, &settings))
 }
 
 /// Starts to answer other nodes, and to be listed by them.

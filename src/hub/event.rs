@@ -88,6 +88,10 @@ pub enum Event<'e> {
         channel: &'e ChannelName,
         member: &'e MemberInfo,
     },
+    /// Joins or leaves were missed: the list of members is to be read again.
+    PresenceGap {
+        channel: &'e ChannelName,
+    },
     /// The member missed messages, up to this position.
     Gap {
         channel: &'e ChannelName,

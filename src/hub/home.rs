@@ -6,6 +6,7 @@
 mod completions;
 mod joining;
 mod keeping;
+mod roster;
 mod starts;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use super::position::{Epoch, Position, Since};
 use super::presence::Presence;
 use super::publication::Publication;
 use super::refusal::{Code, Refused};
+use super::roster::{RosterNews, RosterPage, RosterRange};
 use super::seats::Seats;
 use keeping::{name_bytes, since_of};
 use starts::Starts;
@@ -85,6 +87,12 @@ struct Channel {
     joining: u32,
     /// What was delivered since the first of them began.
     delivered_meanwhile: VecDeque<Arc<Publication>>,
+    /// Requests that wait for members on all nodes, or may yet ask for them.
+    listing: u32,
+    /// How often joins and leaves were missed.
+    news_gaps: u32,
+    /// The joins and leaves on all nodes since the first of them began.
+    news_meanwhile: Vec<RosterNews>,
     used_ms: u64,
 }
 
@@ -92,19 +100,60 @@ struct Channel {
 #[derive(Debug, Default)]
 struct AwaitingOpen(VecDeque<(Origin, Verb)>);
 
+/// A subscription that cannot be answered yet, and what was read for it.
+#[derive(Debug)]
+struct Joining {
+    subscribe: Subscribe,
+    /// It has a seat in the roster.
+    has_seat: bool,
+    /// The members on all nodes, if the client asked for them.
+    listing: Option<RosterPage>,
+    /// The channel's [`Channel::news_gaps`] when they were asked for.
+    news_gaps: u32,
+}
+
 #[derive(Debug)]
 enum Waiting {
-    Join { channel: u32, from: Origin, subscribe: Box<Subscribe> },
-    Publish { channel: u32, from: Origin },
-    History { channel: u32, from: Origin },
-    Describe { channel: u32, from: Origin },
-    Trim { channel: u32, from: Origin },
+    Join {
+        channel: u32,
+        from: Origin,
+        joining: Box<Joining>,
+    },
+    Presence {
+        channel: u32,
+        from: Origin,
+        after: Option<Box<str>>,
+    },
+    /// The number of members on all nodes.
+    Count {
+        channel: u32,
+        from: Origin,
+        position: Position,
+    },
+    Publish {
+        channel: u32,
+        from: Origin,
+    },
+    History {
+        channel: u32,
+        from: Origin,
+    },
+    Describe {
+        channel: u32,
+        from: Origin,
+    },
+    Trim {
+        channel: u32,
+        from: Origin,
+    },
 }
 
 impl Waiting {
     fn channel(&self) -> u32 {
         match self {
             Self::Join { channel, .. }
+            | Self::Presence { channel, .. }
+            | Self::Count { channel, .. }
             | Self::Publish { channel, .. }
             | Self::History { channel, .. }
             | Self::Describe { channel, .. }
@@ -215,7 +264,7 @@ impl Home {
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, Some(key)) => key,
             // A closed channel has no members: there is nothing to leave.
             (Verb::Leave { .. } | Verb::Rename { .. } | Verb::Unwatch, None) => return,
-            (Verb::Presence { .. }, None) => {
+            (Verb::Presence { .. }, None) if self.log.roster().is_none() => {
                 return self.answer_to(channel, from, Answer::Presence(Box::default()));
             }
             (Verb::Describe, None) => {
@@ -260,27 +309,17 @@ impl Home {
     /// Carries out a request to an open channel.
     fn carry_out(&mut self, key: u32, from: Origin, verb: Verb) {
         match verb {
-            Verb::Subscribe(subscribe) => self.subscribe(key, from, subscribe),
+            Verb::Subscribe(subscribe) => self.subscribe(key, from, *subscribe),
             Verb::Leave { watch, member } => {
                 self.remove_member(key, &from, watch, member.as_deref());
             }
             Verb::Unwatch => self.remove_watcher(key, &from),
-            Verb::Rename { old, new } => {
-                self.remove_presence(key, &old);
-                self.add_presence(key, &new, None);
-            }
+            Verb::Rename { old, new } => self.rename_presence(key, &old, &new),
             Verb::Publish { draft, key: scope } => {
                 let (ticket, log) = self.register_waiting(Waiting::Publish { channel: key, from });
                 self.log.append(ticket, log, *draft, scope.map(|scope| *scope));
             }
-            Verb::Presence { after, limit } => {
-                let limit = limit.clamp(1, self.options.presence_page_max);
-                let bytes_max = self.options.recover_bytes_max;
-                let presence = self.channels[key as usize].presence.as_ref();
-                let page = presence.map(|all| all.read_page(after.as_deref(), limit, bytes_max));
-                let page = page.unwrap_or_default();
-                self.send_answer(key, from, Answer::Presence(Box::new(page)));
-            }
+            Verb::Presence { after, limit } => self.list_presence(key, from, after, limit),
             Verb::History { since, limit, reverse } => {
                 let messages_max = limit.clamp(1, self.options.history_page_max);
                 let bytes_max = self.options.recover_bytes_max;
@@ -332,6 +371,9 @@ impl Home {
             pending: 0,
             joining: 0,
             delivered_meanwhile: VecDeque::new(),
+            listing: 0,
+            news_gaps: 0,
+            news_meanwhile: Vec::new(),
             used_ms: self.now_ms,
         });
         self.names.insert(name.clone(), key);
@@ -350,30 +392,40 @@ impl Home {
         self.log.read(ticket, log, range);
     }
 
-    /// Admits a member at once if it has missed nothing; if not, first reads what it has missed.
-    fn subscribe(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
+    /// Admits a member at once if it has missed nothing and needs nothing of the roster; if not,
+    /// that is read first.
+    fn subscribe(&mut self, key: u32, from: Origin, subscribe: Subscribe) {
         let channel = &mut self.channels[key as usize];
         if !channel.is_watched {
             channel.is_watched = true;
             self.log.set_watched(channel.log, true);
         }
-        let since = subscribe.since;
-        if let Some(position) = channel.position {
-            let there = Since { epoch: Some(position.epoch), offset: position.offset };
-            let nothing_kept = channel.retention.messages_max == 0;
-            if since.is_none_or(|since| since == there) || nothing_kept {
-                let recovered = since == Some(there);
-                return self.admit_member(key, from, &subscribe, position, recovered, Vec::new());
-            }
+        let joining = Joining { subscribe, has_seat: false, listing: None, news_gaps: 0 };
+        if !self.needs_roster(&joining)
+            && let Some((position, recovered)) = self.find_position(key, joining.subscribe.since)
+        {
+            return self.admit_member(key, from, joining, position, recovered, Vec::new());
         }
         // From now on deliveries are collected, to complete a page that was read before them.
-        channel.joining += 1;
-        self.read_for_join(key, from, subscribe);
+        self.channels[key as usize].joining += 1;
+        self.begin_listing(key);
+        self.continue_join(key, from, Box::new(joining));
+    }
+
+    /// Returns the position at which a subscription can begin without a read, and whether it has
+    /// recovered by that. `None`: it may have missed messages, or the position is not known.
+    fn find_position(&self, key: u32, since: Option<Since>) -> Option<(Position, bool)> {
+        let channel = &self.channels[key as usize];
+        let position = channel.position?;
+        let there = Since { epoch: Some(position.epoch), offset: position.offset };
+        let nothing_kept = channel.retention.messages_max == 0;
+        let is_exact = since.is_none_or(|since| since == there) || nothing_kept;
+        is_exact.then_some((position, since == Some(there)))
     }
 
     /// Reads the messages that a subscription has missed.
-    fn read_for_join(&mut self, key: u32, from: Origin, subscribe: Box<Subscribe>) {
-        let range = match subscribe.since {
+    fn read_for_join(&mut self, key: u32, from: Origin, joining: Box<Joining>) {
+        let range = match joining.subscribe.since {
             Some(since) => Range {
                 since: Some(since),
                 messages_max: self.options.recover_messages_max,
@@ -382,7 +434,8 @@ impl Home {
             },
             None => Self::empty_range(),
         };
-        self.read(Waiting::Join { channel: key, from, subscribe }, range);
+        let (ticket, log) = self.register_waiting(Waiting::Join { channel: key, from, joining });
+        self.log.recover(ticket, log, range);
     }
 
     /// A read of the channel's position only.
@@ -398,14 +451,18 @@ impl Home {
     }
 
     fn describe_at(&mut self, key: u32, from: Origin, position: Position) {
-        let channel = &self.channels[key as usize];
-        let members = channel.members.into();
-        let users = channel.presence.as_ref().map_or(0, |presence| presence.count());
-        self.send_answer(key, from, Answer::Described { position, members, users });
+        if self.log.roster().is_some() {
+            let waiting = Waiting::Count { channel: key, from, position };
+            return self.read_members(waiting, RosterRange::default());
+        }
+        let presence = self.channels[key as usize].presence.as_ref();
+        let users = presence.map_or(0, |presence| presence.count());
+        self.answer_described(key, from, position, users);
     }
 
-    fn reject(&mut self, key: u32, from: Origin, code: Code, message: String) {
-        self.send_answer(key, from, Answer::Refused(Refused::new(code, message)));
+    fn answer_described(&mut self, key: u32, from: Origin, position: Position, users: u64) {
+        let members = self.channels[key as usize].members.into();
+        self.send_answer(key, from, Answer::Described { position, members, users });
     }
 
     fn send_answer(&mut self, key: u32, from: Origin, answer: Answer) {

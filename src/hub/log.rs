@@ -21,6 +21,7 @@ use std::sync::Arc;
 use super::position::{Epoch, Position, Since};
 use super::publication::{Draft, Publication};
 use super::refusal::Refused;
+use super::roster::{Roster, RosterNews, RosterPage};
 use super::{ChannelName, KeyScope};
 
 /// How much of a channel's history is retained.
@@ -79,6 +80,14 @@ pub enum Done {
     EpochChanged { key: u32, position: Position },
     /// Messages up to this position, of the same epoch, cannot be delivered any more.
     Gap { key: u32, position: Position },
+    /// A page of the channel's members on all nodes.
+    Members { ticket: u64, page: Box<RosterPage> },
+    /// Whether the connection has a seat. If not, all are taken.
+    Seated { ticket: u64, has_seat: bool },
+    /// A member has joined or left on some node.
+    News { key: u32, news: Box<RosterNews> },
+    /// Joins or leaves of the channel were missed, and cannot be reported any more.
+    NewsMissed { key: u32 },
 }
 
 /// Idempotency keys stored by a log.
@@ -142,7 +151,12 @@ pub trait Log {
     /// message under the same key is not appended: it completes with the position of the first, or
     /// is rejected ([`Refused::reused_key`]) if its content differs.
     fn append(&mut self, ticket: u64, channel: u32, draft: Draft, key: Option<KeyScope>);
-    /// Reads a page of history.
+    /// Reads what a member of a watched channel has missed. The page may end before the channel's
+    /// last message: what follows its position is delivered.
+    fn recover(&mut self, ticket: u64, channel: u32, range: Range) {
+        self.read(ticket, channel, range);
+    }
+    /// Reads a page of history, up to the channel's last message.
     fn read(&mut self, ticket: u64, channel: u32, range: Range);
     /// Removes a channel's messages.
     fn trim(&mut self, ticket: u64, channel: u32);
@@ -171,6 +185,10 @@ pub trait Log {
     /// Returns the usage of idempotency keys in this process.
     fn keys(&self) -> KeyUsage {
         KeyUsage::default()
+    }
+    /// Returns the roster of the nodes that share the log. `None`: all members are in this process.
+    fn roster(&mut self) -> Option<&mut dyn Roster> {
+        None
     }
     /// Returns the number of messages in this process, and their bytes.
     fn kept_messages(&self) -> (u64, u64) {

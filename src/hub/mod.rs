@@ -43,6 +43,7 @@ mod position;
 mod presence;
 mod publication;
 mod refusal;
+mod roster;
 mod seats;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -65,6 +66,7 @@ pub use position::{Epoch, Position, Since};
 pub use presence::{MemberInfo, MemberKey, PresencePage};
 pub use publication::{Draft, Publication};
 pub use refusal::{Code, Refused};
+pub use roster::{Roster, RosterNews, RosterPage, RosterRange, SoughtMember};
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -42,7 +42,7 @@ fn escaped_bytes(byte: u8) -> usize {
 }
 
 /// The identity of a member.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberKey {
     User(Arc<str>),
     /// For a client without a user: the connection that joined.
@@ -51,14 +51,15 @@ pub enum MemberKey {
 
 impl MemberKey {
     /// Parses a cursor that [`Self::cursor`] wrote, or the plain name of a user.
-    fn parse(cursor: &str) -> Self {
+    pub fn parse(cursor: &str) -> Self {
         if let Some(id) = cursor.strip_prefix("connection:").and_then(ConnectionId::parse) {
             return Self::Connection(id);
         }
         Self::User(cursor.strip_prefix("user:").unwrap_or(cursor).into())
     }
 
-    fn cursor(&self) -> String {
+    /// Returns the key as text: the cursor of the members that follow it in lists.
+    pub fn cursor(&self) -> String {
         match self {
             Self::User(user) => format!("user:{user}"),
             Self::Connection(id) => format!("connection:{id}"),
@@ -94,6 +95,53 @@ pub struct PresencePage {
     pub members: Vec<Arc<MemberInfo>>,
     /// The cursor of the next page, if there are more.
     pub next: Option<String>,
+}
+
+impl PresencePage {
+    /// Applies a join or leave that is later than the page. The members of the page must be in the
+    /// order of their cursors. `after`: the cursor that the page follows.
+    pub(super) fn apply_news(
+        &mut self,
+        after: Option<&str>,
+        has_joined: bool,
+        member: &Arc<MemberInfo>,
+    ) {
+        self.count = if has_joined { self.count + 1 } else { self.count.saturating_sub(1) };
+        let cursor = member.key.cursor();
+        if after.is_some_and(|after| cursor <= MemberKey::parse(after).cursor()) {
+            return;
+        }
+        match self.members.binary_search_by(|one| one.key.cursor().cmp(&cursor)) {
+            Ok(at) if has_joined => self.members[at] = member.clone(),
+            Ok(at) => drop(self.members.remove(at)),
+            // What follows the page's last member is on the next page.
+            Err(at) if has_joined && (self.next.is_none() || at < self.members.len()) => {
+                self.members.insert(at, member.clone());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Shows a member that is listed already under this key, if it is on the page, by another
+    /// connection.
+    pub(super) fn show_member(&mut self, key: &MemberKey, member: &MemberInfo) {
+        if let Some(shown) = self.members.iter_mut().find(|one| one.key == *key) {
+            let MemberInfo { connection, info, .. } = member;
+            let (key, connection, info) = (key.clone(), *connection, info.clone());
+            *shown = Arc::new(MemberInfo { key, connection, info });
+        }
+    }
+}
+
+/// The effect of the end of a connection on the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unlisted {
+    /// It was the member's last connection.
+    Left(Arc<MemberInfo>),
+    /// The member is shown by another connection from now on.
+    ShownAs(Arc<MemberInfo>),
+    /// The connection was not shown.
+    Hidden,
 }
 
 /// A member, ordered and compared by its key.
@@ -192,12 +240,13 @@ impl List {
 }
 
 impl Presence {
-    /// Adds a connection, which may resume another. Returns the member if it is new, as a join.
+    /// Adds a connection, which may resume another. Returns the member as it is listed now, and
+    /// whether it is new.
     pub(super) fn add_member(
         &mut self,
         member: &Arc<MemberInfo>,
         replaces: Option<ConnectionId>,
-    ) -> Option<Arc<MemberInfo>> {
+    ) -> (Arc<MemberInfo>, bool) {
         let connection = member.connection;
         let listed = match (&member.key, replaces.and_then(|old| self.listed_as(old))) {
             (MemberKey::Connection(_), Some(first)) => {
@@ -213,10 +262,17 @@ impl Presence {
         self.listed.insert(Listed(listed.clone()));
         // The member was listed already: the newer connection is shown, and the earlier one is kept
         // for when the newer one leaves.
-        let Some(Listed(before)) = shown else { return Some(listed) };
-        self.bytes += OTHER_BYTES;
-        self.others.insert((before.key.clone(), before.connection), before);
-        None
+        let is_new = shown.is_none();
+        if let Some(Listed(before)) = shown {
+            self.bytes += OTHER_BYTES;
+            self.others.insert((before.key.clone(), before.connection), before);
+        }
+        (listed, is_new)
+    }
+
+    /// Returns the key under which a connection without a user is listed, if it is shown.
+    pub(super) fn find_replaced(&self, connection: ConnectionId) -> Option<MemberKey> {
+        self.listed_as(connection).map(MemberKey::Connection)
     }
 
     /// Returns the connection as which one without a user is listed. `None`: it is not shown, as
@@ -227,8 +283,8 @@ impl Presence {
         (shown.connection == connection).then_some(first)
     }
 
-    /// Removes a connection. Returns the member if that was its last connection, as a leave.
-    pub(super) fn remove_member(&mut self, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
+    /// Removes a connection.
+    pub(super) fn remove_member(&mut self, member: &MemberInfo) -> Unlisted {
         let connection = member.connection;
         let key = match &member.key {
             MemberKey::Connection(_) => {
@@ -238,22 +294,24 @@ impl Presence {
             }
             MemberKey::User(_) => member.key.clone(),
         };
-        if self.listed.get(&key)?.connection != connection {
-            let other = self.others.remove(&(key, connection))?;
-            self.bytes -= OTHER_BYTES + listed_bytes(&other);
-            return None;
+        let is_shown = self.listed.get(&key).is_some_and(|shown| shown.connection == connection);
+        if !is_shown {
+            if let Some(other) = self.others.remove(&(key, connection)) {
+                self.bytes -= OTHER_BYTES + listed_bytes(&other);
+            }
+            return Unlisted::Hidden;
         }
-        let Listed(shown) = self.listed.remove(&key)?;
+        let Listed(shown) = self.listed.remove(&key).expect("it is shown");
         self.bytes -= listed_bytes(&shown);
         // The member stays as long as it has another connection: that one is shown from now on.
         let own = (key.clone(), ConnectionId::FIRST)..=(key, ConnectionId::LAST);
-        let Some(next) = self.others.range(own).next_back().map(|(key, _)| key.clone()) else {
-            return Some(shown);
+        let next = self.others.range(own).next_back().map(|(key, _)| key.clone());
+        let Some(next) = next.and_then(|next| self.others.remove(&next)) else {
+            return Unlisted::Left(shown);
         };
-        let next = self.others.remove(&next)?;
         self.bytes -= OTHER_BYTES;
-        self.listed.insert(Listed(next));
-        None
+        self.listed.insert(Listed(next.clone()));
+        Unlisted::ShownAs(next)
     }
 
     /// Returns the memory of the list (bytes), shared with the connections in this process.

@@ -52,6 +52,7 @@ enum Subject {
     Message { from: Option<Arc<Sender>>, content: Content },
     Join(ChannelName, Arc<MemberInfo>),
     Leave(ChannelName, Arc<MemberInfo>),
+    PresenceGap(ChannelName),
 }
 
 /// An encoding, created when first needed; `None` if the protocol has no such event.
@@ -162,6 +163,11 @@ impl Publication {
         Self::new_membership(channel, Subject::Leave(channel.clone(), member))
     }
 
+    /// Creates the event that joins or leaves were missed.
+    pub fn new_presence_gap(channel: &ChannelName) -> Arc<Self> {
+        Self::new_membership(channel, Subject::PresenceGap(channel.clone()))
+    }
+
     fn new_membership(channel: &ChannelName, subject: Subject) -> Arc<Self> {
         Arc::new(Self {
             channel: Some(channel.clone()),
@@ -182,6 +188,7 @@ impl Publication {
         match &self.subject {
             Subject::Join(channel, member) => Event::Join { channel, member },
             Subject::Leave(channel, member) => Event::Leave { channel, member },
+            Subject::PresenceGap(channel) => Event::PresenceGap { channel },
             Subject::Message { from, content } => {
                 let expected = self.offset().saturating_sub(1);
                 Event::Message(ChannelMessage {
@@ -267,6 +274,7 @@ impl Publication {
             Subject::Join(channel, member) | Subject::Leave(channel, member) => {
                 member.encoded_bytes_max() + channel.as_str().len() + NEWS_BYTES
             }
+            Subject::PresenceGap(channel) => channel.as_str().len() + NEWS_BYTES,
             Subject::Message { content, .. } => {
                 let stored = self.stored_form().map_or(0, |stored| stored.plain().len());
                 match content {

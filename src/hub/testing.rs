@@ -19,6 +19,7 @@ impl EventEncoder for Plain {
             }
             Event::Join { channel, .. } => format!("join {channel}"),
             Event::Leave { channel, .. } => format!("leave {channel}"),
+            Event::PresenceGap { channel } => format!("missed {channel}"),
             Event::Gap { channel, position, .. } => format!("gap {channel} {}", position.offset),
             Event::Position { channel, position } => format!("at {channel} {}", position.offset),
             Event::Engine(notice) => format!("engine {notice:?}"),

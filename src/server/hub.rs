@@ -56,6 +56,8 @@ fn make_cluster_log(
     let limits = LogLimits {
         subscribe_timeout_ms: settings.subscribe_timeout.as_millis() as u64,
         renewal_ms: settings.position_ttl.as_millis() as u64 / 3,
+        tail_messages_max: settings.tail_messages_max,
+        tail_bytes_max: settings.tail_bytes_max / u64::from(shards).max(1),
     };
     let ports = outer.clone();
     let make_log = move |shard, bell| -> Box<dyn Log> {

@@ -140,6 +140,8 @@ export interface SubscriptionEvents<T = any> {
   message: Message<T>;
   join: { channel: string; member: Member };
   leave: { channel: string; member: Member };
+  /** Joins or leaves were missed: ask for the members again, with `presence()`. */
+  presenceGap: { channel: string };
   /** Messages after `from`, up to `to`, are lost; delivery continues after `to`. */
   gap: { channel: string; from: Position; to: Position };
   /** Also after each reconnection. `recovered`: nothing was missed. */
@@ -261,8 +263,9 @@ export class Seawall extends Events<ClientEvents> {
   /** A new handle to a channel; it takes effect once connected. */
   subscribe<T = any>(channel: string, options?: SubscribeOptions): Subscription<T>;
   /**
-   * Resolves once the message is in the channel's log. Published at most once: where a rejection
-   * leaves the outcome open (`timeout`, `disconnected`, `unavailable`), its message says so.
+   * Resolves once the message is in the channel's log. Published at most once, unless the engine of a
+   * cluster has lost its latest writes: where a rejection leaves the outcome open (`timeout`,
+   * `disconnected`, `unavailable`), its message says so.
    * A publish that the server answers with `unavailable` is repeated until `publishTimeoutMs`, and may
    * come behind later ones then: where the order counts, await each before the next.
    */

@@ -743,6 +743,7 @@ export class Seawall extends Events {
       case "message":
         return one.channel === undefined ? this._emit("message", one) : channel?.message(one);
       case "join": case "leave": return channel?.member(one);
+      case "presence_gap": return channel?.forgetNews();
       case "gap": return channel?.restart();
       case "subscribed":
         return channel ? channel.subscribedByServer(one) : this.#subscribedByServer(one);

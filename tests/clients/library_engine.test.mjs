@@ -182,6 +182,11 @@ test("members on the page are known to be present", async () => {
     hub.last.send({ type, channel: "a", member: { user: "ann", connection: "c8" } });
   };
   ["join", "leave", "leave", "join"].forEach(report);
+  hub.last.send({ type: "presence_gap", channel: "a" });
+  // It may have left meanwhile.
+  report("join");
   await sw.ping();
-  assert.deepEqual(received.map(({ event }) => event), ["subscribed", "leave", "join"]);
+  assert.deepEqual(received.map(({ event }) => event), [
+    "subscribed", "leave", "join", "presenceGap", "join",
+  ]);
 });

@@ -24,7 +24,7 @@ export const state = (sw, wanted) => next(sw, "state", (change) => change.state 
 /** Records all events of a subscription, in order. */
 export function record(sub) {
   const received = [];
-  for (const event of ["message", "gap", "join", "leave", "unsubscribed", "error", "subscribed"]) {
+  for (const event of ["message", "gap", "join", "leave", "unsubscribed", "error", "subscribed", "presenceGap"]) {
     sub.on(event, (value) => received.push({ event, ...value }));
   }
   return received;

@@ -15,6 +15,7 @@ mod engine;
 mod failures;
 mod nodes;
 mod notices;
+mod presence;
 mod roamer;
 mod rolling;
 mod scripts;

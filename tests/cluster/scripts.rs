@@ -10,10 +10,13 @@ use seawall::cluster::model::{ModelEngine, ModelFaults};
 use seawall::cluster::redis::Outer;
 use seawall::cluster::{
     Action, AppendKey, ClusterSettings, EngineCommand, EngineEvent, EnginePort, EngineUrl, Layout,
-    OnFailover,
+    OnFailover, RosterChange,
 };
 use seawall::driver::Bell;
-use seawall::hub::{ChannelName, Epoch, Range, Retention, Since};
+use seawall::hub::{
+    ChannelName, ConnectionId, Epoch, MemberInfo, MemberKey, Range, Retention, RosterRange, Since,
+    SoughtMember,
+};
 
 use crate::engine::{Engine, KINDS};
 
@@ -56,6 +59,73 @@ enum Step {
     Trim {
         channel: u8,
     },
+    Change {
+        channel: u8,
+        changes: Vec<RosterChange>,
+    },
+    Members {
+        channel: u8,
+        range: RosterRange,
+    },
+    Seat {
+        channel: u8,
+        id: u8,
+        replaces: Option<u8>,
+    },
+}
+
+fn make_id(serial: u8) -> ConnectionId {
+    ConnectionId { node: 1, shard: 2, session: 3, serial: serial.into() }
+}
+
+/// Five users, one with a name that needs care, and five clients without a user.
+fn make_key(n: u8) -> MemberKey {
+    match n {
+        0 => MemberKey::User("connection:\n%z \u{0}".into()),
+        1..5 => MemberKey::User(format!("u{n}").into()),
+        _ => MemberKey::Connection(make_id(n)),
+    }
+}
+
+/// Changes of members, reads of their lists, and requests for seats.
+fn roster_steps() -> impl Strategy<Value = Step> {
+    let replaces = proptest::option::weighted(0.3, 0..10u8);
+    let member = (0..10u8, 0..10u8, any::<bool>()).prop_map(|(key, connection, has_info)| {
+        let info = has_info.then(|| Arc::from(format!("{{\"n n\":{connection}}}")));
+        Arc::new(MemberInfo { key: make_key(key), connection: make_id(connection), info })
+    });
+    let list = (member.clone(), replaces.clone()).prop_map(|(member, replaces)| {
+        let has_user = matches!(member.key, MemberKey::User(_));
+        let replaces = replaces.filter(|_| !has_user).map(make_id);
+        RosterChange::List { member, replaces }
+    });
+    let change = prop_oneof![
+        4 => list,
+        1 => member.prop_map(|member| RosterChange::Relist { member }),
+        3 => (0..10u8).prop_map(|n| RosterChange::Unlist { key: make_key(n) }),
+        1 => (0..10u8).prop_map(|n| RosterChange::Seat { id: make_id(n) }),
+        1 => (0..10u8).prop_map(|n| RosterChange::Unseat { id: make_id(n) }),
+    ];
+    let changes = proptest::collection::vec(change, 1..6);
+    let sought = proptest::option::of((0..10u8, replaces.clone()));
+    let bytes_max = prop_oneof![0..400u64, Just(1 << 20)];
+    let after = proptest::option::of(0..10u8);
+    let members = (0..3u8, after, 0..6u32, bytes_max, sought).prop_map(
+        |(channel, after, members_max, bytes_max, sought)| {
+            let after = after.map(|n| make_key(n).cursor().into());
+            let sought = sought.map(|(key, replaces)| SoughtMember {
+                key: make_key(key),
+                replaces: replaces.map(make_id),
+            });
+            Step::Members { channel, range: RosterRange { after, members_max, bytes_max, sought } }
+        },
+    );
+    prop_oneof![
+        5 => (0..3u8, changes).prop_map(|(channel, changes)| Step::Change { channel, changes }),
+        3 => members,
+        2 => (0..3u8, 0..10u8, replaces)
+            .prop_map(|(channel, id, replaces)| Step::Seat { channel, id, replaces }),
+    ]
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -77,7 +147,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         },
     );
     let trim = channel.prop_map(|channel| Step::Trim { channel });
-    proptest::collection::vec(prop_oneof![6 => append, 4 => read, 1 => trim], 1..150)
+    let step = prop_oneof![6 => append, 4 => read, 1 => trim, 8 => roster_steps()];
+    proptest::collection::vec(step, 1..200)
 }
 
 /// Runs steps on an engine and on the model, and compares the events.
@@ -105,6 +176,10 @@ fn compare(port: &mut dyn EnginePort, bell: &Rung, layout: &Layout, run: u64, st
             if let EngineEvent::Page { page, .. } = event {
                 page.messages.iter_mut().for_each(|one| one.time_ms = 0);
                 epochs[usize::from(channel)] = Some(page.position.epoch);
+            }
+            // Revisions of the engine begin with a time.
+            if let EngineEvent::Members { page, .. } = event {
+                page.revision = 0;
             }
         }
         assert_eq!(found, expected, "step {at}: {step:?}");
@@ -151,6 +226,16 @@ fn make_action<'s>(
             (channel, Box::new(move || Action::Read { range, retention, fresh, is_watched }))
         }
         Step::Trim { channel } => (channel, Box::new(move || Action::Trim { fresh })),
+        Step::Change { channel, ref changes } => {
+            (channel, Box::new(move || Action::Change { changes: changes.clone() }))
+        }
+        Step::Members { channel, ref range } => {
+            (channel, Box::new(move || Action::Members { range: range.clone() }))
+        }
+        Step::Seat { channel, id, replaces } => {
+            let (id, replaces) = (make_id(id), replaces.map(make_id));
+            (channel, Box::new(move || Action::Seat { id, replaces, seats_max: 4 }))
+        }
     }
 }
 
@@ -170,10 +255,13 @@ fn scripts_do_as_the_model_does() {
             password: None,
             ca: None,
             heartbeat: second,
+            node_ttl: 10 * second,
             command_timeout: 60 * second,
             subscribe_timeout: 60 * second,
             position_ttl: 3600 * second,
             in_flight_bytes_max: 1 << 30,
+            tail_messages_max: 0,
+            tail_bytes_max: 0,
             on_failover: OnFailover::NewEpoch,
         });
         let outer = Outer::start(&settings, &layout, (1, 7, 7)).expect("the engine is there");

@@ -1,5 +1,7 @@
 //! Examines the engine of a cluster: each instance, as a node would use it.
 
+use std::time::Duration;
+
 use super::finding::{Finding, State};
 use crate::cluster::redis::{InstanceReport, examine_instance};
 use crate::cluster::{ClusterSettings, OnFailover};
@@ -7,8 +9,6 @@ use crate::config::Config;
 
 /// Limits at which the engine disconnects a subscriber by default: hard, soft (bytes) and seconds.
 const PUBSUB_LIMITS: [u64; 3] = [32 << 20, 8 << 20, 60];
-/// A node that has been silent for longer is gone.
-const SILENCE_MAX_MS: u64 = 10_000;
 
 pub(super) fn examine(config: &Config) -> Vec<Finding> {
     let Some(settings) = &config.cluster else { return Vec::new() };
@@ -19,7 +19,7 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
             Ok(report) => {
                 findings.extend(examine_report(&name, &report, settings));
                 // The list of nodes is on the first instance.
-                findings.extend((index == 0).then(|| examine_nodes(&report)));
+                findings.extend((index == 0).then(|| examine_nodes(&report, settings.node_ttl)));
             }
             Err(error) => {
                 let remedy = format!(
@@ -103,8 +103,8 @@ fn examine_eviction(name: &str, report: &InstanceReport) -> Finding {
     let policy = &report.maxmemory_policy;
     Finding::new(
         "cluster eviction",
-        "An engine that evicts any key loses histories, idempotency keys and revocations when its \
-         memory is full",
+        "When its memory is full, an engine that evicts keys of any kind loses members and \
+         revocations as well; volatile-* evicts histories, positions and idempotency keys only",
         format!("{name}: maxmemory-policy {policy}"),
     )
     .unless(
@@ -168,10 +168,11 @@ fn examine_persistence(name: &str, report: &InstanceReport, on_failover: OnFailo
     )
 }
 
-fn examine_nodes(report: &InstanceReport) -> Finding {
+fn examine_nodes(report: &InstanceReport, node_ttl: Duration) -> Finding {
     let read = |(age_ms, text): &(u64, String)| {
         let record: serde_json::Value = serde_json::from_str(text).ok()?;
-        (*age_ms <= SILENCE_MAX_MS).then(|| record["version"].as_str().unwrap_or("?").to_owned())
+        (u128::from(*age_ms) <= node_ttl.as_millis())
+            .then(|| record["version"].as_str().unwrap_or("?").to_owned())
     };
     let mut versions: Vec<_> = report.nodes.iter().filter_map(read).collect();
     let count = versions.len();
@@ -242,7 +243,9 @@ mod tests {
     fn present_nodes_of_other_versions_are_noted() {
         let record = |version: &str| format!("{{\"node\":1,\"version\":\"{version}\"}}");
         let own = record(env!("CARGO_PKG_VERSION"));
-        let state = |nodes| examine_nodes(&InstanceReport { nodes, ..make_report() }).state;
+        let state = |nodes| {
+            examine_nodes(&InstanceReport { nodes, ..make_report() }, Duration::from_secs(10)).state
+        };
         assert_eq!(state(vec![]), State::Good);
         assert_eq!(state(vec![(10, own.clone()), (20_000, record("0.0.1"))]), State::Good);
         assert_eq!(state(vec![(10, own), (20, record("0.0.1"))]), State::Note);

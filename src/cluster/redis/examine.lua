@@ -1,6 +1,6 @@
--- Calls each command that the other scripts use, on a key that nobody has, and leaves nothing.
+-- Calls each command that the other scripts use, on a key that does not exist, and leaves nothing.
 -- KEYS: a key that does not exist
--- ARGV: a topic that nobody subscribes to
+-- ARGV: a topic without subscribers
 -- Returns {command, error, ...} for those that fail.
 local failed = {}
 local function try(...)
@@ -16,6 +16,7 @@ local key = KEYS[1]
 try('TIME')
 try('PUBLISH', ARGV[1], '')
 try('GET', key)
+try('EXISTS', key)
 try('PTTL', key)
 try('PEXPIRE', key, '1000')
 if not try('DEL', key) then
@@ -27,6 +28,9 @@ try('DEL', key)
 try('HSET', key, 'a', '1')
 try('HMGET', key, 'a')
 try('HGETALL', key)
+try('HGET', key, 'a')
+try('HINCRBY', key, 'a', '1')
+try('HLEN', key)
 try('HDEL', key, 'a')
 try('DEL', key)
 try('RPUSH', key, '1', '2')
@@ -36,8 +40,16 @@ try('LRANGE', key, '0', '0')
 try('LTRIM', key, '0', '0')
 try('LPOP', key)
 try('DEL', key)
+try('SADD', key, 'a', 'b', 'c')
+try('SMEMBERS', key)
+try('SCARD', key)
+try('SREM', key, 'a')
+try('SPOP', key, '1')
+try('DEL', key)
 try('ZADD', key, '1', 'a')
+try('ZCARD', key)
 try('ZRANGE', key, '0', '0')
+try('ZRANGEBYLEX', key, '-', '+')
 try('ZRANGEBYSCORE', key, '0', '1')
 try('ZSCORE', key, 'a')
 try('ZREM', key, 'a')

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::bus::{BusEnd, BusRequest};
 use super::connect::{LinkError, connect};
 use super::port::{Shared, Submitted};
+use super::sweep::DeathWatch;
 use super::topics::{TopicReceiver, Topics};
 use crate::cluster::command::{Action, EngineEvent};
 use crate::cluster::layout::Layout;
@@ -65,6 +66,11 @@ pub(super) struct Instance {
     /// Commands that are not sent yet, with the time at which they fail, in order.
     pub(super) waiting: VecDeque<(Instant, Submitted)>,
     pub(super) topics: Topics,
+    /// The lineage of the last connection.
+    pub(super) lineage: Option<String>,
+    pub(super) deaths: DeathWatch,
+    /// Why dead nodes could not be swept, which is logged once.
+    pub(super) sweep_error: Option<String>,
     /// Reports the first attempt to connect.
     attempted: Option<mpsc::Sender<Result<(), LinkError>>>,
     random: RandomState,
@@ -88,12 +94,15 @@ impl Instance {
             commands,
             waiting: VecDeque::new(),
             topics: Topics::default(),
+            lineage: None,
+            deaths: DeathWatch::default(),
+            sweep_error: None,
             attempted: Some(attempted),
             random: RandomState::new(),
         }
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         self.settings.urls[usize::from(self.index)].name()
     }
 
@@ -201,7 +210,7 @@ impl Instance {
             }
         }
         if let Some(shared) = self.shared.upgrade() {
-            shared.note_completion(*bytes);
+            shared.note_completion(command, *bytes);
         }
     }
 
@@ -223,7 +232,7 @@ impl Instance {
     /// Completes a command with its event.
     pub(super) fn complete(&self, submitted: &Submitted, event: EngineEvent) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.note_completion(submitted.bytes);
+            shared.note_completion(&submitted.command, submitted.bytes);
             if !matches!(event, EngineEvent::Failed { .. }) {
                 shared.record_round_trip(submitted.since);
             }

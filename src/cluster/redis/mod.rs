@@ -15,9 +15,12 @@ mod connect;
 mod examine;
 mod instance;
 mod port;
+mod roster_scripts;
 mod scripts;
 mod serve;
+mod sweep;
 mod topics;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -33,8 +36,9 @@ pub use self::examine::{InstanceReport, examine_instance};
 use self::instance::Instance;
 pub use self::port::OuterNumbers;
 use self::port::{ShardPort, Shared};
+pub use self::sweep::LifeSigns;
 use super::command::EnginePort;
-use super::layout::Layout;
+use super::layout::{Incarnation, Layout};
 use super::settings::ClusterSettings;
 use crate::driver::Bell;
 use crate::metrics::Histograms;
@@ -139,6 +143,16 @@ impl Outer {
     /// Takes the durations recorded since the last call; `None`: none are recorded.
     pub fn take_times(&self) -> Option<Histograms> {
         self.shared.take_times()
+    }
+
+    /// Returns the present incarnation of this node.
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation()
+    }
+
+    /// Sets what heartbeats have shown of all nodes. `None`: it is not known.
+    pub fn set_life_signs(&self, signs: Option<LifeSigns>) {
+        self.shared.set_life_signs(signs);
     }
 
     /// Returns the state of the connections.

@@ -1,5 +1,6 @@
 //! The queues between shards and the outer thread.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -8,7 +9,9 @@ use crossbeam_queue::SegQueue;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
+use super::sweep::LifeSigns;
 use crate::cluster::command::{Action, EngineCommand, EngineEvent, EnginePort};
+use crate::cluster::layout::Incarnation;
 use crate::driver::Bell;
 use crate::metrics::Histograms;
 
@@ -71,7 +74,9 @@ pub(super) struct Shared {
     instances: Vec<UnboundedSender<Submitted>>,
     shards: Vec<Inbox>,
     in_flight_bytes: AtomicU64,
-    in_flight_bytes_max: u64,
+    /// The part of it that is messages, which is limited.
+    appended_bytes: AtomicU64,
+    appended_bytes_max: u64,
     connected: AtomicUsize,
     /// Whether all instances are connected.
     are_all_connected: watch::Sender<bool>,
@@ -83,33 +88,77 @@ pub(super) struct Shared {
     dropped: AtomicU64,
     /// Set once durations are to be recorded.
     times: OnceLock<Times>,
+    /// The present one of this node.
+    incarnation: AtomicU64,
+    /// What heartbeats have shown of all nodes.
+    life_signs: watch::Sender<Option<Arc<LifeSigns>>>,
+}
+
+fn is_append(command: &EngineCommand) -> bool {
+    matches!(command.action, Action::Append { .. })
 }
 
 fn pushed_bytes(event: &EngineEvent) -> usize {
     match event {
         EngineEvent::Pushed { message, .. } => size_of::<EngineEvent>() + message.envelope.len(),
+        EngineEvent::News { news, .. } => {
+            size_of::<EngineEvent>() + news.member.encoded_bytes_max()
+        }
         _ => 0,
     }
+}
+
+/// A number that no other node has.
+fn rand_number() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 impl Shared {
     pub(super) fn new(
         instances: Vec<UnboundedSender<Submitted>>,
         shards: usize,
-        in_flight_bytes_max: u64,
+        appended_bytes_max: u64,
     ) -> Self {
         Self {
             instances,
             shards: (0..shards).map(|_| Inbox::default()).collect(),
             in_flight_bytes: AtomicU64::new(0),
-            in_flight_bytes_max,
+            appended_bytes: AtomicU64::new(0),
+            appended_bytes_max,
             connected: AtomicUsize::new(0),
             are_all_connected: watch::Sender::new(false),
             was_ready: AtomicBool::new(false),
             losses: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             times: OnceLock::new(),
+            incarnation: AtomicU64::new(rand_number()),
+            life_signs: watch::Sender::new(None),
         }
+    }
+
+    /// Returns the present incarnation of this node.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::Relaxed))
+    }
+
+    /// Begins another incarnation, unless `old` has ended already, and has all shards list their
+    /// members again.
+    pub(super) fn renew_incarnation(&self, old: Incarnation) {
+        let new = rand_number();
+        let (old, order) = (old.0, Ordering::Relaxed);
+        if self.incarnation.compare_exchange(old, new, order, order).is_ok() {
+            self.send_to_all(|| EngineEvent::Unlisted);
+        }
+    }
+
+    /// Sets what heartbeats have shown of all nodes. `None`: it is not known.
+    pub(super) fn set_life_signs(&self, signs: Option<LifeSigns>) {
+        self.life_signs.send_replace(signs.map(Arc::new));
+    }
+
+    /// Returns the way to learn of changes of these signs.
+    pub(super) fn watch_life_signs(&self) -> watch::Receiver<Option<Arc<LifeSigns>>> {
+        self.life_signs.subscribe()
     }
 
     /// Queues an event for a shard, and wakes it. A publication past the bound is dropped.
@@ -136,9 +185,12 @@ impl Shared {
     }
 
     /// A command is completed.
-    pub(super) fn note_completion(&self, bytes: u64) {
+    pub(super) fn note_completion(&self, command: &EngineCommand, bytes: u64) {
         let before = self.in_flight_bytes.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "each command is completed once");
+        if is_append(command) {
+            self.appended_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn set_connected(&self, is_connected: bool) {
@@ -221,11 +273,13 @@ impl ShardPort {
 impl EnginePort for ShardPort {
     fn submit(&mut self, command: EngineCommand) -> bool {
         let (shared, bytes) = (&self.shared, command.bytes());
-        let before = shared.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let is_append = matches!(command.action, Action::Append { .. });
-        if is_append && before + bytes > shared.in_flight_bytes_max {
-            shared.note_completion(bytes);
-            return false;
+        shared.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if is_append(&command) {
+            let before = shared.appended_bytes.fetch_add(bytes, Ordering::Relaxed);
+            if before + bytes > shared.appended_bytes_max {
+                shared.note_completion(&command, bytes);
+                return false;
+            }
         }
         let instance = &shared.instances[usize::from(command.place.instance)];
         let since = Instant::now();

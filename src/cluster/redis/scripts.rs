@@ -2,49 +2,45 @@
 //!
 //! Each is atomic, and carries the lineage that its connection was opened with.
 
-use std::fmt::Write as _;
-
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use redis::{Cmd, Pipeline, Value};
 
+use super::roster_scripts;
+use super::wire::{NamedScript, UNWATCHED_TTL_MS, read_text, take_field};
 use crate::cluster::command::{Action, EngineCommand, EngineEvent, RawMessage, RawPage};
-use crate::cluster::layout::Layout;
-use crate::hub::{Epoch, Position, Range, Retention};
+use crate::cluster::layout::{Incarnation, Layout};
+use crate::hub::{ChannelName, Epoch, Position, Range, Retention};
 
 const PUBLISH: &str = include_str!("publish.lua");
 const READ: &str = include_str!("read.lua");
 const TRIM: &str = include_str!("trim.lua");
 
-/// How long the position of a channel is kept that was only read (ms): otherwise reads of random
-/// names would fill the engine.
-const UNWATCHED_TTL_MS: u64 = 60_000;
-
 /// Calls scripts on one connection.
 pub(super) struct Scripts {
-    hashes: [String; 3],
+    log: [NamedScript; 3],
+    roster: [NamedScript; 4],
     lineage: String,
-    position_ttl_ms: u64,
+    pub(super) position_ttl_ms: u64,
 }
-
-/// The number of replies to [`Scripts::push_loads`].
-pub(super) const LOADS: usize = 3;
 
 impl Scripts {
     pub(super) fn new(lineage: String, position_ttl_ms: u64) -> Self {
-        // The engine names scripts by their SHA-1.
-        let hash = |script: &str| {
-            let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, script.as_bytes());
-            hash.as_ref().iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-        };
-        Self { hashes: [PUBLISH, READ, TRIM].map(hash), lineage, position_ttl_ms }
+        let log = [PUBLISH, READ, TRIM].map(|text| NamedScript::new(text.to_owned()));
+        Self { log, roster: roster_scripts::make_scripts(), lineage, position_ttl_ms }
+    }
+
+    /// Returns the number of replies to [`Self::push_loads`].
+    pub(super) fn loads(&self) -> usize {
+        self.log.len() + self.roster.len()
+    }
+
+    /// Returns the script that sweeps.
+    pub(super) fn sweep_script(&self) -> &NamedScript {
+        &self.roster[3]
     }
 
     /// Adds commands that load the scripts.
-    pub(super) fn push_loads(pipeline: &mut Pipeline) {
-        for script in [PUBLISH, READ, TRIM] {
+    pub(super) fn push_loads(&self, pipeline: &mut Pipeline) {
+        for NamedScript { text: script, .. } in self.log.iter().chain(&self.roster) {
             let mut load = Cmd::new();
             load.arg("SCRIPT").arg("LOAD").arg(script);
             pipeline.add_command(load);
@@ -55,7 +51,7 @@ impl Scripts {
     pub(super) fn push_call(
         &self,
         pipeline: &mut Pipeline,
-        layout: &Layout,
+        (layout, incarnation): (&Layout, Incarnation),
         command: &EngineCommand,
     ) {
         let EngineCommand { channel, place, action, .. } = command;
@@ -64,7 +60,7 @@ impl Scripts {
         call.arg("EVALSHA");
         match action {
             Action::Append { envelope, retention, fresh, key } => {
-                call.arg(&self.hashes[0]).arg(2 + usize::from(key.is_some())).arg(&keys);
+                call.arg(&self.log[0].hash).arg(2 + usize::from(key.is_some())).arg(&keys);
                 if let Some(key) = key {
                     call.arg(layout.seen_key(*place, &key.digest));
                 }
@@ -79,7 +75,7 @@ impl Scripts {
             }
             Action::Read { range, retention, fresh, is_watched } => {
                 let Range { since, messages_max, bytes_max, reverse } = range;
-                call.arg(&self.hashes[1]).arg(2).arg(&keys);
+                call.arg(&self.log[1].hash).arg(2).arg(&keys);
                 call.arg(&self.lineage).arg(fresh.to_string()).arg(retention.ttl_ms);
                 let least_ms = self.position_ttl_ms.min(UNWATCHED_TTL_MS);
                 call.arg(if *is_watched { self.position_ttl_ms } else { least_ms });
@@ -90,8 +86,13 @@ impl Scripts {
                 call.arg(since.map_or_else(String::new, |since| since.offset.to_string()));
             }
             Action::Trim { fresh } => {
-                call.arg(&self.hashes[2]).arg(2).arg(&keys);
+                call.arg(&self.log[2].hash).arg(2).arg(&keys);
                 call.arg(&self.lineage).arg(fresh.to_string()).arg(self.position_ttl_ms);
+                call.arg(layout.topic(*place, channel));
+            }
+            Action::Change { .. } | Action::Members { .. } | Action::Seat { .. } => {
+                let scripts = (&self.roster, self.position_ttl_ms);
+                roster_scripts::push_call(scripts, &mut call, (layout, incarnation), command);
             }
             Action::Watch | Action::Unwatch => unreachable!("subscriptions are no calls"),
         }
@@ -101,8 +102,11 @@ impl Scripts {
 
 /// Converts the reply to a call. `None`: it is not a reply of the script.
 pub(super) fn read_reply(command: &EngineCommand, reply: Value) -> Option<EngineEvent> {
-    let Value::Array(parts) = reply else { return None };
     let token = command.token;
+    let parts = match reply {
+        Value::Array(parts) => parts,
+        other => return roster_scripts::read_number(command, &other),
+    };
     match &command.action {
         Action::Append { .. } => match &parts[..] {
             [Value::Int(2)] => Some(EngineEvent::Conflict { token }),
@@ -124,27 +128,14 @@ pub(super) fn read_reply(command: &EngineCommand, reply: Value) -> Option<Engine
             let [epoch, offset] = &parts[..] else { return None };
             Some(EngineEvent::Trimmed { token, position: read_position(epoch, offset)? })
         }
-        Action::Watch | Action::Unwatch => None,
-    }
-}
-
-fn read_text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
+        Action::Members { .. } => roster_scripts::read_members(token, &parts),
+        Action::Change { .. } | Action::Seat { .. } | Action::Watch | Action::Unwatch => None,
     }
 }
 
 fn read_position(epoch: &Value, offset: &Value) -> Option<Position> {
     let (epoch, offset) = (Epoch::parse(read_text(epoch)?)?, read_text(offset)?.parse().ok()?);
     Some(Position { epoch, offset })
-}
-
-/// Takes a field that ends with a space.
-fn take_field(bytes: &[u8]) -> Option<(&str, &[u8])> {
-    let end = memchr::memchr(b' ', bytes)?;
-    Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
 }
 
 fn parse_message(bytes: &[u8]) -> Option<RawMessage> {
@@ -159,10 +150,19 @@ fn read_message(value: Value) -> Option<RawMessage> {
     parse_message(&bytes)
 }
 
-/// Parses the payload of a publication.
-pub(super) fn parse_publication(bytes: &[u8]) -> Option<(Epoch, RawMessage)> {
+/// Parses the payload of a publication of a channel.
+pub(super) fn parse_publication(channel: &ChannelName, bytes: &[u8]) -> Option<EngineEvent> {
+    let channel = channel.clone();
+    if bytes == b"!" {
+        return Some(EngineEvent::TailEnded { channel });
+    }
+    if let Some(has_joined) = bytes.first().and_then(|kind| roster_scripts::parse_kind(*kind)) {
+        let news = roster_scripts::parse_news(has_joined, &bytes[1..])?;
+        return Some(EngineEvent::News { channel, news });
+    }
     let (epoch, rest) = take_field(bytes)?;
-    Some((Epoch::parse(epoch)?, parse_message(rest)?))
+    let (epoch, message) = (Epoch::parse(epoch)?, parse_message(rest)?);
+    Some(EngineEvent::Pushed { channel, epoch, message })
 }
 
 #[cfg(test)]
@@ -171,14 +171,15 @@ mod tests {
 
     #[test]
     fn publications_are_parsed_or_rejected() {
-        let (epoch, message) =
-            parse_publication(b"00000000000000ab 7 1700000000000 a b\xff").unwrap();
+        let channel = ChannelName::new("a");
+        let parsed = parse_publication(&channel, b"00000000000000ab 7 1700000000000 a b\xff");
+        let Some(EngineEvent::Pushed { epoch, message, .. }) = parsed else { panic!("{parsed:?}") };
         assert_eq!((epoch, message.offset, message.time_ms), (Epoch(0xab), 7, 1_700_000_000_000));
         assert_eq!(message.envelope, b"a b\xff");
         for other in
             [&b""[..], b"7", b"00000000000000ab 7 1", b"x 7 1 a", b"00000000000000ab x 1 a"]
         {
-            assert_eq!(parse_publication(other), None, "{other:?}");
+            assert_eq!(parse_publication(&channel, other), None, "{other:?}");
         }
     }
 }

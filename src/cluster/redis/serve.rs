@@ -6,20 +6,26 @@
 
 use std::future::{Future, pending};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::bus;
 use super::connect::{Link, read_lineage};
 use super::instance::{Closed, Instance, next_request};
 use super::port::Submitted;
-use super::scripts::{LOADS, Scripts, parse_publication, read_reply};
+use super::roster_scripts::is_swept;
+use super::scripts::{Scripts, parse_publication, read_reply};
+use super::sweep::{LifeSigns, Listing, read_listing, sweep};
 use super::topics::{Change, TopicReceiver};
 use crate::cluster::command::{Action, EngineEvent};
 use crate::cluster::envelope::read_own_time;
+use crate::cluster::layout::Incarnation;
 
 /// Commands in a batch, and publications that are processed in a row.
 const BATCH_MAX: usize = 1024;
@@ -54,12 +60,17 @@ struct Serving {
     must_load: bool,
     /// The commands of the batch under way, with the times at which they would have failed.
     sent: Vec<(Instant, Submitted)>,
+    /// The incarnation that they name.
+    sent_by: Incarnation,
     /// The code of the last error of a command, which is logged once.
     rejected: Option<String>,
     batch: Option<Work<RedisResult<Vec<Value>>>>,
     /// The subscription command under way.
     change: Option<Work<RedisResult<()>>>,
     heartbeat: Option<Work<RedisResult<Option<String>>>>,
+    /// The look for incarnations that are dead.
+    listing: Option<Work<RedisResult<Listing>>>,
+    sweep: Option<Work<RedisResult<bool>>>,
     /// When something was last received by the subscription.
     heard: Instant,
 }
@@ -68,6 +79,14 @@ impl Instance {
     /// Serves on a connection until it breaks, and then fails what was under way.
     pub(super) async fn serve(&mut self, link: Link) -> Result<Reason, Closed> {
         let Link { commands, subscription, mut pushes, lineage } = link;
+        let Some(shared) = self.shared.upgrade() else { return Err(Closed) };
+        let incarnation = shared.incarnation();
+        if self.lineage.replace(lineage.clone()).is_some_and(|before| before != lineage) {
+            // The engine may have lost changes of what this node lists, and have kept others.
+            shared.renew_incarnation(incarnation);
+        }
+        let mut life_signs = shared.watch_life_signs();
+        drop(shared);
         let position_ttl_ms = self.settings.position_ttl.as_millis() as u64;
         let mut serving = Serving {
             commands,
@@ -76,10 +95,13 @@ impl Instance {
             lineage,
             must_load: true,
             sent: Vec::new(),
+            sent_by: incarnation,
             rejected: None,
             batch: None,
             change: None,
             heartbeat: None,
+            listing: None,
+            sweep: None,
             heard: Instant::now(),
         };
         self.topics.restart();
@@ -87,7 +109,7 @@ impl Instance {
         for request in std::mem::take(&mut self.held) {
             self.carry_out(serving.commands.clone(), request);
         }
-        let ended = self.run_on(&mut serving, &mut pushes).await;
+        let ended = self.run_on(&mut serving, &mut pushes, &mut life_signs).await;
         self.note_state(false);
         if let Some(shared) = self.shared.upgrade() {
             let instance = self.index;
@@ -108,20 +130,15 @@ impl Instance {
     async fn run_on(
         &mut self,
         serving: &mut Serving,
-        pushes: &mut tokio::sync::mpsc::UnboundedReceiver<PushInfo>,
+        pushes: &mut UnboundedReceiver<PushInfo>,
+        life_signs: &mut watch::Receiver<Option<Arc<LifeSigns>>>,
     ) -> Result<Reason, Closed> {
         let mut probes = interval(PROBE_INTERVAL);
         let mut heartbeats = interval(self.settings.heartbeat);
         for timer in [&mut probes, &mut heartbeats] {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
-        let probe_topic = self.layout.probe_topic(self.origin);
-        let subscribe = serving.subscription.clone();
-        let mut topics = vec![probe_topic.clone()];
-        if let Some(bus) = &self.bus {
-            topics.extend(bus.topics.iter().cloned());
-        }
-        serving.change = Some(Box::pin(subscribe_to(subscribe, topics)));
+        self.subscribe_to_own_topics(serving);
         let (mut arrived, mut pushed) = (Vec::new(), Vec::new());
         loop {
             self.begin_work(serving);
@@ -148,23 +165,24 @@ impl Instance {
                     result.err().map(|error| format!("cannot subscribe: {error}"))
                 }
                 lineage = finish(&mut serving.heartbeat) => check_lineage(serving, lineage),
+                Ok(()) = life_signs.changed() => {
+                    self.look_for_dead(serving);
+                    None
+                }
+                listing = finish(&mut serving.listing) => {
+                    self.take_listing(serving, listing, life_signs.borrow().as_deref());
+                    None
+                }
+                swept = finish(&mut serving.sweep) => {
+                    self.end_sweep(serving, swept);
+                    None
+                }
                 _ = heartbeats.tick() => {
-                    let (connection, keep) = (serving.commands.clone(), self.settings.on_failover);
-                    let check = |mut connection| async move {
-                        read_lineage(&mut connection, keep).await
-                    };
-                    serving.heartbeat.get_or_insert_with(|| Box::pin(check(connection)));
+                    self.begin_heartbeat(serving);
                     None
                 }
                 _ = probes.tick() => {
-                    let mut connection = serving.commands.clone();
-                    let topic = probe_topic.clone();
-                    tokio::task::spawn_local(async move {
-                        // A failure shows as silence.
-                        let mut probe = redis::cmd("PUBLISH");
-                        let _: RedisResult<()> =
-                            probe.arg(topic).arg("").query_async(&mut connection).await;
-                    });
+                    self.send_probe(serving);
                     let silent = serving.heard.elapsed() > SILENCE_MAX;
                     silent.then(|| "nothing arrives by the subscription".into())
                 }
@@ -173,6 +191,34 @@ impl Instance {
                 return Ok(reason);
             }
         }
+    }
+
+    /// Subscribes to the topics of the node itself.
+    fn subscribe_to_own_topics(&self, serving: &mut Serving) {
+        let mut topics = vec![self.layout.probe_topic(self.origin)];
+        if let Some(bus) = &self.bus {
+            topics.extend(bus.topics.iter().cloned());
+        }
+        let connection = serving.subscription.clone();
+        serving.change = Some(Box::pin(subscribe_to(connection, topics)));
+    }
+
+    /// Begins to check the engine's lineage.
+    fn begin_heartbeat(&self, serving: &mut Serving) {
+        let (connection, keep) = (serving.commands.clone(), self.settings.on_failover);
+        let check = |mut connection| async move { read_lineage(&mut connection, keep).await };
+        serving.heartbeat.get_or_insert_with(|| Box::pin(check(connection)));
+    }
+
+    /// Publishes to a topic of the node itself, to see that the subscription works.
+    fn send_probe(&self, serving: &Serving) {
+        let mut connection = serving.commands.clone();
+        let topic = self.layout.probe_topic(self.origin);
+        tokio::task::spawn_local(async move {
+            // A failure shows as silence.
+            let mut probe = redis::cmd("PUBLISH");
+            let _: RedisResult<()> = probe.arg(topic).arg("").query_async(&mut connection).await;
+        });
     }
 
     /// Sends the next batch and the next change of subscriptions, if none is under way.
@@ -191,17 +237,25 @@ impl Instance {
         }
         let mut pipeline = Pipeline::new();
         if serving.must_load {
-            Scripts::push_loads(&mut pipeline);
+            serving.scripts.push_loads(&mut pipeline);
+        }
+        if let Some(shared) = self.shared.upgrade() {
+            serving.sent_by = shared.incarnation();
         }
         let mut reply_bytes = 0;
         while serving.sent.len() < BATCH_MAX
             && reply_bytes < REPLY_BYTES_MAX
             && let Some((due, submitted)) = self.waiting.pop_front()
         {
-            if let Action::Read { range, .. } = &submitted.command.action {
-                reply_bytes += range.bytes_max * u64::from(range.messages_max.min(1));
-            }
-            serving.scripts.push_call(&mut pipeline, &self.layout, &submitted.command);
+            reply_bytes += match &submitted.command.action {
+                Action::Read { range, .. } => {
+                    range.bytes_max * u64::from(range.messages_max.min(1))
+                }
+                Action::Members { range } => range.bytes_max * u64::from(range.members_max.min(1)),
+                _ => 0,
+            };
+            let names = (&*self.layout, serving.sent_by);
+            serving.scripts.push_call(&mut pipeline, names, &submitted.command);
             serving.sent.push((due, submitted));
         }
         let mut connection = serving.commands.clone();
@@ -222,7 +276,8 @@ impl Instance {
             Err(error) => return Some(error.to_string()),
         };
         if std::mem::take(&mut serving.must_load) {
-            for reply in replies.drain(..LOADS.min(replies.len())) {
+            let loads = serving.scripts.loads().min(replies.len());
+            for reply in replies.drain(..loads) {
                 if let Value::ServerError(error) = reply {
                     return Some(format!("cannot load scripts: {error}"));
                 }
@@ -249,6 +304,11 @@ impl Instance {
                 self.fail(submitted);
                 continue;
             }
+            if is_swept(&submitted.command, &reply) {
+                self.renew_incarnation(serving.sent_by);
+                self.fail(submitted);
+                continue;
+            }
             match read_reply(&submitted.command, reply) {
                 Some(event) => self.complete(submitted, event),
                 None => {
@@ -258,6 +318,68 @@ impl Instance {
             }
         }
         reason
+    }
+
+    fn renew_incarnation(&self, old: Incarnation) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.renew_incarnation(old);
+        }
+    }
+
+    /// Begins to look for incarnations that are dead.
+    fn look_for_dead(&self, serving: &mut Serving) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let (own, connection) = (shared.incarnation(), serving.commands.clone());
+        let layout = self.layout.clone();
+        serving.listing.get_or_insert_with(|| Box::pin(read_listing(connection, layout, own)));
+    }
+
+    /// Logs that dead nodes cannot be swept. The connection stays: probes show whether it works.
+    fn report_failed_sweep(&mut self, error: &RedisError) {
+        let text = error.to_string();
+        if self.sweep_error.as_ref() != Some(&text) {
+            tracing::warn!(engine = self.name(), %error, "cannot end what dead nodes list");
+            self.sweep_error = Some(text);
+        }
+    }
+
+    /// A sweep has ended: there may be others to sweep.
+    fn end_sweep(&mut self, serving: &mut Serving, swept: RedisResult<bool>) {
+        match swept {
+            Ok(true) => self.look_for_dead(serving),
+            Ok(false) => {}
+            Err(error) => self.report_failed_sweep(&error),
+        }
+    }
+
+    /// Sweeps one of the dead, if there are any.
+    fn take_listing(
+        &mut self,
+        serving: &mut Serving,
+        listing: RedisResult<Listing>,
+        signs: Option<&LifeSigns>,
+    ) {
+        let Listing { own, listing, is_swept } = match listing {
+            Ok(listing) => listing,
+            Err(error) => {
+                self.report_failed_sweep(&error);
+                return;
+            }
+        };
+        if is_swept {
+            return self.renew_incarnation(own);
+        }
+        let Some(signs) = signs else { return };
+        let at = (Instant::now(), self.settings.node_ttl);
+        let dead = self.deaths.find_dead(&listing, signs, own, at);
+        if let (Some(dead), None) = (dead.first(), &serving.sweep) {
+            let engine = self.name();
+            tracing::info!(engine, incarnation = %dead, "ending what a dead node lists");
+            let (connection, layout) = (serving.commands.clone(), self.layout.clone());
+            let script = serving.scripts.sweep_script().clone();
+            let about = (script, serving.scripts.position_ttl_ms);
+            serving.sweep = Some(Box::pin(sweep(connection, layout, about, *dead)));
+        }
     }
 
     /// Completes the commands before `first`, and queues the others again.
@@ -318,9 +440,10 @@ impl Instance {
             let Some(TopicReceiver { channel, shard, token }) = self.topics.find(&topic) else {
                 continue;
             };
-            let event = match payload.as_deref().map(parse_publication) {
+            let parsed = payload.as_deref().map(|payload| parse_publication(&channel, payload));
+            let event = match parsed {
                 None => EngineEvent::Watching { token },
-                Some(Some((epoch, message))) => EngineEvent::Pushed { channel, epoch, message },
+                Some(Some(event)) => event,
                 Some(None) => {
                     tracing::warn!(%channel, "the cluster's engine published something foreign");
                     continue;

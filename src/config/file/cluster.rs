@@ -30,9 +30,14 @@ section! {
     ca_file: String = String::new(),
     "For `rediss://` with a private authority.";
 
-    /// Interval at which the engine's identity is checked.
+    /// Interval at which a node shows that it is alive, and checks the engine's identity.
     heartbeat_ms: u32 = 2_000 => "milliseconds" in 100..=60_000,
     "Lower to notice a failover without a broken connection sooner.";
+
+    /// The silence after which a node counts as dead: its members leave. At least three times
+    /// `heartbeat_ms`.
+    node_ttl_ms: u32 = 10_000 => "milliseconds" in 1_000..=600_000,
+    "Raise where nodes are paused for longer, as by live migration of virtual machines.";
 
     /// How long a request waits for the engine while that is away; past it: `unavailable`.
     command_timeout_ms: u32 = 5_000 => "milliseconds" in 100..=60_000,
@@ -50,6 +55,15 @@ section! {
     /// Bytes of messages on their way to the engine above which further ones are rejected.
     in_flight_bytes_max: u64 = 16 << 20 => "bytes" in 1_048_576..=1_099_511_627_776,
     "Raise for bursts of large messages.";
+
+    /// The newest messages of each channel with members that a node keeps, to serve clients that
+    /// come back without asking the engine. 0 = none.
+    tail_messages_max: u32 = 256 => "messages" in 0..=100_000,
+    "Raise where many clients come back after having missed more.";
+
+    /// Memory of these messages in all channels.
+    tail_bytes_max: u64 = 64 << 20 => "bytes" in 0..=1_099_511_627_776,
+    "Raise where a node has many busy channels.";
 
     /// Whether channels start a new epoch after the engine has restarted or failed over, because it
     /// may have lost messages (`new_epoch`), or not, because it never does (`keep`).

@@ -123,6 +123,9 @@ impl State {
             connections: open.map(u64::from).sum(),
             draining: self.0.draining.load(std::sync::atomic::Ordering::Relaxed),
             started: self.0.started_unix_s as u64,
+            incarnation: self
+                .peers()
+                .map_or_else(String::new, |peers| peers.incarnation().to_string()),
         }
     }
 

@@ -28,6 +28,10 @@ pub(super) enum Letter {
         id: u64,
         answer: PeerAnswer,
     },
+    /// The node ends.
+    Departure {
+        incarnation: String,
+    },
 }
 
 /// A call to another node: mostly a call of the API, as it was received.

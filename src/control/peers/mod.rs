@@ -8,17 +8,18 @@
 mod engine_watch;
 mod message;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::cluster::redis::{Bus, Outer, OuterNumbers, REVOCATIONS_AT_ONCE};
+use crate::cluster::redis::{Bus, LifeSigns, Outer, OuterNumbers, REVOCATIONS_AT_ONCE};
+use crate::cluster::{ClusterSettings, Incarnation};
 use crate::hub::EngineNotice;
 use crate::metrics::ClusterNumbers;
 pub(crate) use message::{KeptRevocation, PeerCall, PeerError};
@@ -28,10 +29,12 @@ use message::{Letter, Message};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the end of the process waits until others know of it.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// A node that has been silent for this long is not waited for.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// A node that has been silent for this long is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
+/// Ended nodes that are remembered.
+const DEPARTED_MAX: usize = 1024;
+/// The longest delay between attempts of a node to reach the engine.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// What a node says of itself.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -45,6 +48,9 @@ pub(super) struct PeerRecord {
     pub(super) draining: bool,
     /// Unix time (s).
     pub(super) started: u64,
+    /// Names what it lists in the engine.
+    #[serde(default)]
+    pub(super) incarnation: String,
 }
 
 /// A node, and the time since its record was written.
@@ -67,6 +73,52 @@ pub(super) struct Answered {
     pub(super) unanswered: usize,
 }
 
+/// How long heartbeats have been steady: otherwise records of other nodes may look old because the
+/// engine was away.
+#[derive(Debug, Default)]
+struct Steadiness {
+    /// The first heartbeat since the last interruption, and the last one.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Steadiness {
+    /// Notes a heartbeat, and when it succeeded, if it did. Returns whether heartbeats have been
+    /// steady for `node_ttl`.
+    fn note_beat(&mut self, at: Option<Instant>, node_ttl: Duration) -> bool {
+        self.since = match (at, self.since) {
+            (Some(now), Some((first, last))) if now - last <= node_ttl / 2 => Some((first, now)),
+            (Some(now), _) => Some((now, now)),
+            (None, _) => None,
+        };
+        // Other nodes may wait that long before they connect again.
+        self.since.is_some_and(|(first, last)| last - first >= node_ttl + RECONNECT_MAX)
+    }
+}
+
+/// When each node was last heard of, by the clock of this host: the ages of records are by that of
+/// the engine, which may be set.
+#[derive(Debug, Default)]
+struct Pulses(HashMap<u32, (u64, Instant)>);
+
+impl Pulses {
+    /// Notes records: one is new if it is not older than the one before.
+    fn note_records(&mut self, nodes: &[PeerNode], now: Instant) {
+        self.0.retain(|node, _| nodes.iter().any(|one| one.record.node == *node));
+        for PeerNode { record, silent_ms, .. } in nodes {
+            let pulse = self.0.entry(record.node).or_insert((*silent_ms, now));
+            if *silent_ms <= pulse.0 {
+                pulse.1 = now;
+            }
+            pulse.0 = *silent_ms;
+        }
+    }
+
+    /// Returns whether no new record of a node was read for this long.
+    fn is_silent(&self, node: u32, now: Instant, at_least: Duration) -> bool {
+        self.0.get(&node).is_some_and(|(_, heard)| now.duration_since(*heard) >= at_least)
+    }
+}
+
 type Answer = (u32, Result<Value, PeerError>);
 
 /// See the module.
@@ -75,7 +127,11 @@ pub(super) struct ClusterPeers {
     bus: Arc<Bus>,
     node: u32,
     heartbeat: Duration,
+    /// A node that has been silent for this long is dead: no call waits for it.
+    node_ttl: Duration,
     nodes: ArcSwap<Vec<PeerNode>>,
+    /// Incarnations of the nodes that have ended last: their records may be read once more.
+    departed: Mutex<VecDeque<Incarnation>>,
     /// Calls that wait for answers.
     waiting: Mutex<HashMap<u64, UnboundedSender<Answer>>>,
     calls: AtomicU64,
@@ -86,18 +142,25 @@ pub(super) struct ClusterPeers {
 }
 
 impl ClusterPeers {
-    pub(super) fn new(outer: Arc<Outer>, node: u32, heartbeat: Duration) -> Arc<Self> {
+    pub(super) fn new(outer: Arc<Outer>, node: u32, settings: &ClusterSettings) -> Arc<Self> {
         Arc::new(Self {
             bus: outer.bus().clone(),
             outer,
             node,
-            heartbeat,
+            heartbeat: settings.heartbeat,
+            node_ttl: settings.node_ttl,
+            departed: Mutex::default(),
             nodes: ArcSwap::default(),
             waiting: Mutex::default(),
             calls: AtomicU64::new(0),
             has_read: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
         })
+    }
+
+    /// Returns the name of what this node lists in the engine.
+    pub(super) fn incarnation(&self) -> Incarnation {
+        self.outer.incarnation()
     }
 
     /// Returns this node's number.
@@ -228,6 +291,11 @@ impl ClusterPeers {
                         let _ = caller.send((from, answer.into()));
                     }
                 }
+                Letter::Departure { incarnation } => {
+                    if let Some(incarnation) = Incarnation::parse(&incarnation) {
+                        self.note_departure(incarnation);
+                    }
+                }
                 Letter::Notice { call } => {
                     let handle = handle.clone();
                     tokio::task::spawn_local(async move { drop(handle(call).await) });
@@ -251,13 +319,22 @@ impl ClusterPeers {
         revoke: impl Fn(KeptRevocation),
     ) {
         let mut last_revocation = 0;
+        let (mut steady, mut pulses) = (Steadiness::default(), Pulses::default());
         while !self.is_leaving.load(Ordering::Relaxed) {
             let own = serde_json::to_string(&record()).expect("records are JSON");
-            let forget_ms = FORGOTTEN_AFTER.as_millis() as u64;
+            let forget_ms = FORGOTTEN_AFTER.max(2 * self.node_ttl).as_millis() as u64;
             let read = self.bus.beat((self.node, own), forget_ms, last_revocation).await;
+            let now = Instant::now();
+            let is_steady = steady.note_beat(read.is_some().then_some(now), self.node_ttl);
             // While the engine is away, the last list stays.
             if let Some(read) = read {
-                self.nodes.store(Arc::new(self.list_nodes(read.nodes)));
+                let nodes = self.list_nodes(read.nodes);
+                pulses.note_records(&nodes, now);
+                let is_dead = |node: &PeerNode| {
+                    node.lost && pulses.is_silent(node.record.node, now, self.node_ttl / 2)
+                };
+                self.outer.set_life_signs(is_steady.then(|| self.read_signs(&nodes, is_dead)));
+                self.nodes.store(Arc::new(nodes));
                 last_revocation = read.last_revocation;
                 let texts = read.revocations.iter();
                 texts.filter_map(|text| serde_json::from_str(text).ok()).for_each(&revoke);
@@ -265,8 +342,36 @@ impl ClusterPeers {
                     continue;
                 }
                 self.has_read.store(true, Ordering::Relaxed);
+            } else {
+                self.outer.set_life_signs(None);
             }
             tokio::time::sleep(self.heartbeat).await;
+        }
+    }
+
+    /// Returns the incarnations of the living and of the dead.
+    fn read_signs(&self, nodes: &[PeerNode], is_dead: impl Fn(&PeerNode) -> bool) -> LifeSigns {
+        let mut signs = LifeSigns::default();
+        for node in nodes {
+            // A node of an earlier release has none, and lists nothing.
+            let Some(incarnation) = Incarnation::parse(&node.record.incarnation) else { continue };
+            let set = if is_dead(node) { &mut signs.lost } else { &mut signs.alive };
+            set.insert(incarnation);
+        }
+        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        for one in departed.iter() {
+            signs.alive.remove(one);
+            signs.lost.insert(*one);
+        }
+        signs
+    }
+
+    /// A node has ended: what it lists ends.
+    fn note_departure(&self, incarnation: Incarnation) {
+        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        departed.push_back(incarnation);
+        if departed.len() > DEPARTED_MAX {
+            departed.pop_front();
         }
     }
 
@@ -274,7 +379,7 @@ impl ClusterPeers {
         let read = |(silent_ms, text): (u64, String)| {
             let record: PeerRecord = serde_json::from_str(&text).ok()?;
             let (own, lost) =
-                (record.node == self.node, silent_ms > SILENCE_MAX.as_millis() as u64);
+                (record.node == self.node, silent_ms > self.node_ttl.as_millis() as u64);
             Some(PeerNode { record, silent_ms, own, lost })
         };
         let mut nodes: Vec<_> = records.into_iter().filter_map(read).collect();
@@ -282,10 +387,62 @@ impl ClusterPeers {
         nodes
     }
 
-    /// Leaves the list: other nodes no longer wait for this one.
+    /// Leaves the list: other nodes no longer wait for this one, and end what it lists.
     pub(super) async fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
+        let incarnation = self.outer.incarnation().to_string();
+        self.send(None, Letter::Departure { incarnation });
         // The engine may be away.
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.bus.leave(self.node)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_of_the_engine_that_is_set_kills_no_node() {
+        let (mut pulses, start) = (Pulses::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let make_node = |silent_ms| PeerNode {
+            record: PeerRecord {
+                node: 1,
+                name: String::new(),
+                version: String::new(),
+                shards: 1,
+                connections: 0,
+                draining: false,
+                started: 0,
+                incarnation: String::new(),
+            },
+            silent_ms,
+            own: false,
+            lost: silent_ms > 10_000,
+        };
+        let mut is_silent = |at: u32, silent_ms| {
+            let now = start + at * second;
+            pulses.note_records(&[make_node(silent_ms)], now);
+            pulses.is_silent(1, now, 5 * second)
+        };
+        assert!(!is_silent(0, 1_000) && !is_silent(2, 900));
+        assert!(!is_silent(4, 3_600_000), "the clock was set forward");
+        assert!(!is_silent(6, 1_000), "it is heard of again");
+        assert!(!is_silent(8, 3_000) && !is_silent(10, 5_000), "it is silent from now on");
+        assert!(is_silent(12, 7_000) && is_silent(18, 13_000));
+    }
+
+    #[test]
+    fn heartbeats_are_steady_after_a_while_without_interruption() {
+        let (mut own, start) = (Steadiness::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let mut beat =
+            |at: Option<u32>| own.note_beat(at.map(|at| start + at * second), 10 * second);
+        let steady: Vec<_> = [0, 4, 8].map(|at| beat(Some(at))).to_vec();
+        assert_eq!(steady, [false; 3]);
+        assert!(!beat(Some(12)) && beat(Some(16)));
+        assert!(!beat(Some(24)), "the engine was away");
+        assert!(!beat(Some(29)) && !beat(Some(34)) && beat(Some(39)));
+        assert!(!beat(None) && !beat(Some(40)));
     }
 }

@@ -1,9 +1,8 @@
 //! Turns the log's completions into answers to requests and deliveries to members.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Home, Waiting};
+use super::{Home, Joining, Waiting};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Out};
 use crate::hub::log::{Done, HistoryPage};
@@ -44,8 +43,8 @@ impl Home {
                 self.send_to_members(channel, &publication);
             }
             Done::Page { ticket, page } => match self.done_waiting(ticket) {
-                Waiting::Join { channel, from, subscribe } => {
-                    self.complete_subscribe(channel, from, subscribe, page);
+                Waiting::Join { channel, from, joining } => {
+                    self.complete_subscribe(channel, from, joining, page);
                     self.note_use(channel);
                 }
                 Waiting::History { channel, from } => {
@@ -59,7 +58,7 @@ impl Home {
                     self.describe_at(channel, from, position);
                     self.note_use(channel);
                 }
-                Waiting::Publish { .. } | Waiting::Trim { .. } => {}
+                _ => {}
             },
             Done::Trimmed { ticket, position } => {
                 if let Waiting::Trim { channel, from } = self.done_waiting(ticket) {
@@ -77,6 +76,16 @@ impl Home {
             Done::Gap { key, position } => {
                 self.skip_to(key, position, |channel| Out::Gap { channel, position });
             }
+            Done::Members { ticket, page } => {
+                let waiting = self.done_waiting(ticket);
+                self.complete_listing(waiting, *page);
+            }
+            Done::Seated { ticket, has_seat } => {
+                let waiting = self.done_waiting(ticket);
+                self.complete_seat(waiting, has_seat);
+            }
+            Done::News { key, news } => self.take_news(key, *news),
+            Done::NewsMissed { key } => self.note_missed_news(key),
         }
     }
 
@@ -118,12 +127,11 @@ impl Home {
         let channel = waiting.channel();
         let refusal = || Answer::Refused(refused.clone());
         match waiting {
-            Waiting::Join { from, subscribe, .. } => {
-                let own = &mut self.channels[channel as usize];
-                assert!(own.joining > 0, "a subscription that reads is counted");
-                own.joining -= 1;
-                if own.joining == 0 {
-                    own.delivered_meanwhile = VecDeque::new();
+            Waiting::Join { from, joining, .. } => {
+                self.end_joining(channel);
+                let Joining { subscribe, has_seat, .. } = *joining;
+                if has_seat {
+                    self.give_up_seat(channel, &from);
                 }
                 // The shard drops a subscription that fails to restart, without another request.
                 if let Some(watched) = subscribe.restart {
@@ -131,7 +139,12 @@ impl Home {
                 }
                 self.send_answer(channel, from, refusal());
             }
+            Waiting::Presence { from, .. } => {
+                self.end_listing(channel);
+                self.send_answer(channel, from, refusal());
+            }
             Waiting::Publish { from, .. }
+            | Waiting::Count { from, .. }
             | Waiting::History { from, .. }
             | Waiting::Describe { from, .. }
             | Waiting::Trim { from, .. } => self.send_answer(channel, from, refusal()),

@@ -1,17 +1,17 @@
 //! Members join and leave: the home counts them by shard, and sends joins and leaves to watchers.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Home, HomeOptions, ShardCounts};
+use super::roster::refuse_seat;
+use super::{Home, HomeOptions, Joining, ShardCounts};
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Out, Subscribe, Subscribed};
 use crate::hub::connection_id::ConnectionId;
 use crate::hub::log::HistoryPage;
 use crate::hub::position::Position;
-use crate::hub::presence::MemberInfo;
+use crate::hub::presence::{MemberInfo, MemberKey, Presence, PresencePage, Unlisted};
 use crate::hub::publication::Publication;
-use crate::hub::refusal::Code;
+use crate::hub::roster::RosterPage;
 
 impl Home {
     /// Completes a subscription with the page that it read. The log may be ahead of the deliveries,
@@ -20,9 +20,10 @@ impl Home {
         &mut self,
         key: u32,
         from: Origin,
-        subscribe: Box<Subscribe>,
+        joining: Box<Joining>,
         page: HistoryPage,
     ) {
+        let since = joining.subscribe.since;
         let options = self.options;
         let channel = &mut self.channels[key as usize];
         let delivered = *channel.position.get_or_insert_with(|| {
@@ -30,15 +31,13 @@ impl Home {
             page.position
         });
         let is_behind = page.position.offset < channel.known_from;
-        if is_behind && page.position.epoch == delivered.epoch && subscribe.since.is_some() {
+        if is_behind && page.position.epoch == delivered.epoch && since.is_some() {
             // A later page came first, and `delivered_meanwhile` lacks the messages between the
             // two. The next page will not be behind.
-            return self.read_for_join(key, from, subscribe);
+            return self.read_for_join(key, from, joining);
         }
-        assert!(channel.joining > 0, "a page completes a subscription that was counted");
-        channel.joining -= 1;
         let HistoryPage { position, complete, mut messages } = page;
-        let mut recovered = complete && subscribe.since.is_some();
+        let mut recovered = complete && since.is_some();
         if position.epoch == delivered.epoch {
             // Messages of the page that are not delivered yet will be delivered to the new member;
             // those delivered since the page was read are missing from it.
@@ -50,19 +49,17 @@ impl Home {
             // The epoch changed while the page was in flight.
             recovered = false;
         }
-        if channel.joining == 0 {
-            channel.delivered_meanwhile = VecDeque::new();
-        }
         let bytes: u64 = messages.iter().map(|one| one.cost_bytes()).sum();
         // A page within the bounds may have grown past them with the messages delivered since.
-        let named = subscribe.since.and_then(|since| since.epoch);
+        let named = since.and_then(|since| since.epoch);
         recovered &= named == Some(delivered.epoch)
             && messages.len() <= options.recover_messages_max as usize
             && bytes <= options.recover_bytes_max;
         if !recovered {
             messages.clear();
         }
-        self.admit_member(key, from, &subscribe, delivered, recovered, messages);
+        self.admit_member(key, from, *joining, delivered, recovered, messages);
+        self.end_joining(key);
     }
 
     /// Admits a member, if it has a seat, and answers with its position. A subscription that
@@ -71,19 +68,17 @@ impl Home {
         &mut self,
         key: u32,
         from: Origin,
-        subscribe: &Subscribe,
+        joining: Joining,
         position: Position,
         recovered: bool,
         missed: Vec<Arc<Publication>>,
     ) {
         let Origin::Session { id, .. } = from else { return };
         let shard = id.shard;
-        if subscribe.restart.is_none() && !self.take_seat(key, id, subscribe) {
-            let message = format!(
-                "the channel has reached its limit of {} members; retry later",
-                subscribe.members_max
-            );
-            return self.reject(key, from, Code::Limit, message);
+        let Joining { subscribe, has_seat, listing, news_gaps } = joining;
+        if subscribe.restart.is_none() && !has_seat && !self.take_seat(key, id, &subscribe) {
+            let refused = refuse_seat(subscribe.members_max);
+            return self.send_answer(key, from, Answer::Refused(refused));
         }
         let channel = &mut self.channels[key as usize];
         if subscribe.since.is_some() {
@@ -101,6 +96,7 @@ impl Home {
             }
         };
         counts.watchers += u32::from(subscribe.watch);
+        let mut shown = subscribe.member.clone();
         match subscribe.restart {
             Some(watched) => {
                 assert!(counts.members > 0, "only a member's subscription restarts");
@@ -114,18 +110,38 @@ impl Home {
                     occupancy.push((channel.name.clone(), true));
                 }
                 if let Some(member) = &subscribe.member {
-                    self.add_presence(key, member, subscribe.replaces);
+                    shown = Some(self.add_presence(key, member, subscribe.replaces));
                 }
             }
         }
-        let listed = subscribe.watch && subscribe.member.is_some();
-        let presence = self.channels[key as usize].presence.as_ref().filter(|_| listed);
-        let HomeOptions { presence_page_max, recover_bytes_max, .. } = self.options;
-        let presence =
-            presence.map(|all| all.read_page(None, presence_page_max, recover_bytes_max));
-        let (watch, member) = (subscribe.watch, subscribe.member.clone());
+        let Subscribe { watch, member, .. } = subscribe;
+        let is_replacing = subscribe.replaces.is_some()
+            && member.as_ref().is_some_and(|one| matches!(one.key, MemberKey::Connection(_)));
+        let has_listing = listing.is_some();
+        let shown = shown.as_ref().filter(|_| watch).map(|shown| (shown, is_replacing));
+        let presence = self.first_page(key, listing, shown);
+        let is_outdated = has_listing && news_gaps != self.channels[key as usize].news_gaps;
         let joined = Subscribed { position, recovered, missed, presence, watch, member };
         self.send_answer(key, from, Answer::Subscribed(Box::new(joined)));
+        if is_outdated {
+            self.send_news(key, Publication::new_presence_gap);
+        }
+    }
+
+    /// Returns the members for a new member that watches them.
+    fn first_page(
+        &self,
+        key: u32,
+        listing: Option<RosterPage>,
+        member: Option<(&Arc<MemberInfo>, bool)>,
+    ) -> Option<PresencePage> {
+        let member = member?;
+        if let Some(listing) = listing {
+            return Some(self.complete_list(key, listing, member));
+        }
+        let HomeOptions { presence_page_max, recover_bytes_max, .. } = self.options;
+        let presence = self.channels[key as usize].presence.as_ref();
+        presence.map(|all| all.read_page(None, presence_page_max, recover_bytes_max))
     }
 
     /// Removes a member, also from its seat and from presence. Without effect on a channel that has
@@ -164,6 +180,7 @@ impl Home {
             self.seat_bytes += seats.bytes();
             channel.seats.take_if(|seats| seats.is_empty());
         }
+        self.give_up_seat(key, from);
         if let Some(member) = member {
             self.remove_presence(key, member);
         }
@@ -196,48 +213,71 @@ impl Home {
     }
 
     /// Lists a member as present, and sends a join to watchers if its user is new to the channel.
+    /// Returns it as it is listed.
     pub(super) fn add_presence(
         &mut self,
         key: u32,
         member: &Arc<MemberInfo>,
         replaces: Option<ConnectionId>,
-    ) {
-        let presence = self.channels[key as usize].presence.get_or_insert_default();
-        self.presence_bytes -= presence.bytes();
-        let joined = presence.add_member(member, replaces);
-        self.presence_bytes += presence.bytes();
-        if let Some(member) = joined {
-            self.send_news(key, Publication::new_join, member);
+    ) -> Arc<MemberInfo> {
+        let (listed, is_new) =
+            self.change_presence(key, |presence| presence.add_member(member, replaces));
+        let log = self.channels[key as usize].log;
+        match self.log.roster() {
+            Some(roster) => roster.list_member(log, &listed, replaces),
+            None if is_new => {
+                self.send_news(key, |name| Publication::new_join(name, listed.clone()));
+            }
+            None => {}
         }
+        listed
     }
 
     /// Ends a member's presence, and sends a leave to watchers if it was its user's last one.
     pub(super) fn remove_presence(&mut self, key: u32, member: &MemberInfo) {
+        if self.channels[key as usize].presence.is_none() {
+            return;
+        }
+        let removed = self.change_presence(key, |presence| presence.remove_member(member));
+        let log = self.channels[key as usize].log;
+        match (removed, self.log.roster()) {
+            (Unlisted::Left(left), Some(roster)) => roster.unlist_member(log, &left.key),
+            (Unlisted::ShownAs(next), Some(roster)) => roster.list_member(log, &next, None),
+            (Unlisted::Left(left), None) => {
+                self.send_news(key, |name| Publication::new_leave(name, left));
+            }
+            (Unlisted::ShownAs(_), None) | (Unlisted::Hidden, _) => {}
+        }
+    }
+
+    /// Changes the members listed on this node, and accounts for their memory.
+    pub(super) fn change_presence<T>(
+        &mut self,
+        key: u32,
+        change: impl FnOnce(&mut Presence) -> T,
+    ) -> T {
         let channel = &mut self.channels[key as usize];
-        let Some(presence) = &mut channel.presence else { return };
+        let presence = channel.presence.get_or_insert_default();
         self.presence_bytes -= presence.bytes();
-        let left = presence.remove_member(member);
+        let result = change(presence);
         self.presence_bytes += presence.bytes();
         if presence.count() == 0 {
             channel.presence = None;
         }
-        if let Some(left) = left {
-            self.send_news(key, Publication::new_leave, left);
-        }
+        result
     }
 
     /// Sends a join or leave to the shards that have watchers of the channel.
-    fn send_news(
+    pub(super) fn send_news(
         &mut self,
         key: u32,
-        make: fn(&ChannelName, Arc<MemberInfo>) -> Arc<Publication>,
-        member: Arc<MemberInfo>,
+        make: impl FnOnce(&ChannelName) -> Arc<Publication>,
     ) {
         let channel = &self.channels[key as usize];
         if channel.shards.iter().all(|counts| counts.watchers == 0) {
             return;
         }
-        let news = make(&channel.name, member);
+        let news = make(&channel.name);
         let watched = channel.shards.iter().filter(|counts| counts.watchers > 0);
         self.out.extend(watched.map(|counts| (counts.shard, Out::News(news.clone()))));
     }

@@ -24,41 +24,63 @@ fn all(presence: &Presence) -> Vec<Arc<MemberInfo>> {
     presence.read_page(None, u32::MAX, u64::MAX).members
 }
 
+/// Adds a connection; returns its member if that is new.
+fn join(
+    presence: &mut Presence,
+    member: &Arc<MemberInfo>,
+    replaces: Option<ConnectionId>,
+) -> Option<Arc<MemberInfo>> {
+    let (listed, is_new) = presence.add_member(member, replaces);
+    is_new.then_some(listed)
+}
+
+/// Removes a connection; returns its member if that has left.
+fn leave(presence: &mut Presence, member: &MemberInfo) -> Option<Arc<MemberInfo>> {
+    match presence.remove_member(member) {
+        Unlisted::Left(left) => Some(left),
+        Unlisted::ShownAs(next) => {
+            assert!(all(presence).contains(&next), "what is reported is listed");
+            None
+        }
+        Unlisted::Hidden => None,
+    }
+}
+
 #[test]
 fn connections_of_one_user_are_one_member_which_is_shown_as_one_that_lives() {
     let mut presence = Presence::default();
     let (first, second, bob) = (member("ann", 1), member("ann", 2), member("bob", 3));
-    assert_eq!(presence.add_member(&first, None), Some(first.clone()));
-    assert_eq!(presence.add_member(&second, None), None);
-    assert_eq!(presence.add_member(&bob, None), Some(bob.clone()));
+    assert_eq!(join(&mut presence, &first, None), Some(first.clone()));
+    assert_eq!(join(&mut presence, &second, None), None);
+    assert_eq!(join(&mut presence, &bob, None), Some(bob.clone()));
     assert_eq!(all(&presence), [second.clone(), bob.clone()]);
-    assert_eq!(presence.remove_member(&second), None);
+    assert_eq!(leave(&mut presence, &second), None);
     assert_eq!(all(&presence), [first.clone(), bob.clone()], "with its own info");
-    assert_eq!(presence.remove_member(&second), None, "a connection leaves once");
-    assert_eq!(presence.remove_member(&first), Some(first.clone()));
-    assert_eq!(presence.remove_member(&first), None);
+    assert_eq!(leave(&mut presence, &second), None, "a connection leaves once");
+    assert_eq!(leave(&mut presence, &first), Some(first.clone()));
+    assert_eq!(leave(&mut presence, &first), None);
     assert_eq!(all(&presence), std::slice::from_ref(&bob));
-    presence.remove_member(&bob);
+    leave(&mut presence, &bob);
     assert_eq!(presence.bytes(), 0);
 }
 
 #[test]
 fn a_client_without_a_user_that_resumes_stays_one_member() {
     let mut presence = Presence::default();
-    presence.add_member(&unnamed(1), None);
-    assert_eq!(presence.add_member(&unnamed(2), Some(id(1))), None);
-    assert_eq!(presence.remove_member(&unnamed(1)), None);
-    assert_eq!(presence.add_member(&unnamed(3), Some(id(2))), None);
+    join(&mut presence, &unnamed(1), None);
+    assert_eq!(join(&mut presence, &unnamed(2), Some(id(1))), None);
+    assert_eq!(leave(&mut presence, &unnamed(1)), None);
+    assert_eq!(join(&mut presence, &unnamed(3), Some(id(2))), None);
     // Another use of a ticket that was used: another client.
-    let other = presence.add_member(&unnamed(4), Some(id(2))).expect("it has come");
+    let other = join(&mut presence, &unnamed(4), Some(id(2))).expect("it has come");
     assert_eq!(other.key, MemberKey::Connection(id(4)));
-    presence.remove_member(&unnamed(2));
+    leave(&mut presence, &unnamed(2));
     let shown: Vec<_> = all(&presence).iter().map(|one| one.connection).collect();
     assert_eq!(shown, [id(3), id(4)]);
     assert_eq!(all(&presence)[0].key, MemberKey::Connection(id(1)), "it is known as it joined");
-    let left = presence.remove_member(&unnamed(3)).expect("it has left");
+    let left = leave(&mut presence, &unnamed(3)).expect("it has left");
     assert_eq!(left.key, MemberKey::Connection(id(1)), "as it has joined");
-    assert!(presence.remove_member(&unnamed(4)).is_some());
+    assert!(leave(&mut presence, &unnamed(4)).is_some());
     assert_eq!((presence.count(), presence.bytes()), (0, 0));
 }
 
@@ -66,13 +88,13 @@ fn a_client_without_a_user_that_resumes_stays_one_member() {
 #[test]
 fn a_connection_that_is_not_replaced_after_all_is_shown_again() {
     let mut presence = Presence::default();
-    presence.add_member(&unnamed(1), None);
-    presence.add_member(&unnamed(2), Some(id(1)));
-    assert_eq!(presence.remove_member(&unnamed(2)), None);
+    join(&mut presence, &unnamed(1), None);
+    join(&mut presence, &unnamed(2), Some(id(1)));
+    assert_eq!(leave(&mut presence, &unnamed(2)), None);
     assert_eq!(all(&presence), [unnamed(1)]);
-    assert_eq!(presence.add_member(&unnamed(3), Some(id(1))), None);
-    assert_eq!(presence.remove_member(&unnamed(1)), None);
-    assert!(presence.remove_member(&unnamed(3)).is_some());
+    assert_eq!(join(&mut presence, &unnamed(3), Some(id(1))), None);
+    assert_eq!(leave(&mut presence, &unnamed(1)), None);
+    assert!(leave(&mut presence, &unnamed(3)).is_some());
     assert_eq!(presence.bytes(), 0);
 }
 
@@ -81,8 +103,8 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
     for count in [FEW as u32, 40] {
         let mut presence = Presence::default();
         for n in 0..count / 2 {
-            assert!(presence.add_member(&unnamed(n), None).is_some());
-            assert!(presence.add_member(&member(&format!("u{n:02}"), 1000 + n), None).is_some());
+            assert!(join(&mut presence, &unnamed(n), None).is_some());
+            assert!(join(&mut presence, &member(&format!("u{n:02}"), 1000 + n), None).is_some());
         }
         assert_eq!(matches!(presence.listed, List::Many(_)), count > FEW as u32);
         // A page has seven members, or as many as fit, or one.
@@ -112,7 +134,7 @@ fn pages_cover_everybody_once_in_lists_and_in_trees() {
         }
         assert_eq!(presence.read_page(None, count, u64::MAX).next, None);
         for one in all(&presence) {
-            assert_eq!(presence.remove_member(&one).as_ref(), Some(&one));
+            assert_eq!(leave(&mut presence, &one).as_ref(), Some(&one));
         }
         assert_eq!((presence.count(), presence.bytes()), (0, 0));
     }
@@ -153,7 +175,7 @@ proptest! {
                 }
                 Step::Leave(at) if !living.is_empty() => {
                     let gone: Arc<MemberInfo> = living.swap_remove(at % living.len());
-                    if let Some(left) = presence.remove_member(&gone) {
+                    if let Some(left) = leave(&mut presence, &gone) {
                         prop_assert!(watched.remove(&left.key), "it was known");
                     }
                     continue;
@@ -164,7 +186,7 @@ proptest! {
                 0 => unnamed(serial),
                 user => member(&format!("u{user}"), serial),
             };
-            if let Some(come) = presence.add_member(&joining, replaces) {
+            if let Some(come) = join(&mut presence, &joining, replaces) {
                 prop_assert!(watched.insert(come.key.clone()), "it is news");
             }
             ever.push((joining.connection, user));
@@ -181,10 +203,35 @@ proptest! {
             );
         }
         for one in living {
-            if let Some(left) = presence.remove_member(&one) {
+            if let Some(left) = leave(&mut presence, &one) {
                 prop_assert!(watched.remove(&left.key));
             }
         }
         prop_assert!(watched.is_empty() && presence.count() == 0 && presence.bytes() == 0);
     }
+}
+
+#[test]
+fn a_page_follows_later_news() {
+    let news = |page: &mut PresencePage, has_joined, user| {
+        page.apply_news(None, has_joined, &member(user, 1));
+    };
+    let users = |page: &PresencePage| {
+        let users = page.members.iter().map(|one| one.key.cursor());
+        (page.count, users.collect::<Vec<_>>().join(" "))
+    };
+    let mut page = PresencePage::default();
+    news(&mut page, true, "bob");
+    news(&mut page, true, "ann");
+    assert_eq!(users(&page), (2, "user:ann user:bob".into()));
+    page.next = Some("user:bob".into());
+    news(&mut page, true, "eve");
+    assert_eq!(users(&page), (3, "user:ann user:bob".into()), "it is on the next page");
+    news(&mut page, false, "eve");
+    news(&mut page, false, "ann");
+    assert_eq!(users(&page), (1, "user:bob".into()));
+    page.apply_news(Some("user:ann"), true, &member("abe", 1));
+    assert_eq!(users(&page), (2, "user:bob".into()), "it is on the page before");
+    page.show_member(&MemberKey::User("bob".into()), &member("bob", 7));
+    assert_eq!(page.members, [member("bob", 7)]);
 }

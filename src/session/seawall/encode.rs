@@ -266,6 +266,9 @@ pub(super) fn encode_event(event: &Event<'_>) -> EncodedEvent {
         }
         Event::Join { channel, member } => encode_news("join", channel, member),
         Event::Leave { channel, member } => encode_news("leave", channel, member),
+        Event::PresenceGap { channel } => {
+            Line::new("presence_gap", None).text("channel", channel.as_str()).end()
+        }
         Event::Gap { channel, position, reason } => {
             let reason = match reason {
                 GapReason::Slow => "slow",

@@ -63,6 +63,7 @@ enum SubjectState {
     },
     Join(MemberState),
     Leave(MemberState),
+    PresenceGap,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -99,6 +100,7 @@ impl PublicationState {
         let subject = match publication.event() {
             Event::Join { member, .. } => SubjectState::Join(MemberState::new(member)),
             Event::Leave { member, .. } => SubjectState::Leave(MemberState::new(member)),
+            Event::PresenceGap { .. } => SubjectState::PresenceGap,
             Event::Gap { .. } | Event::Position { .. } | Event::Engine(_) => {
                 unreachable!("no publication is one")
             }
@@ -130,6 +132,7 @@ impl PublicationState {
             SubjectState::Leave(member) => {
                 return Some(Publication::new_leave(&channel?, member.to_member()?));
             }
+            SubjectState::PresenceGap => return Some(Publication::new_presence_gap(&channel?)),
             SubjectState::Message { content, from } => (content, from),
         };
         let from = match from {

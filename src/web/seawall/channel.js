@@ -605,6 +605,14 @@ export class Channel {
     return true;
   }
 
+  /** Joins or leaves were missed on the way. */
+  forgetNews() {
+    this.#news.clear();
+    for (const one of [...this.#handles]) {
+      if (one.live && one.options.presence) one._emit("presenceGap", { channel: this.name });
+    }
+  }
+
   /** Handles a join or a leave. The server may repeat one; a repetition means nothing. */
   member({ type, member }) {
     if (!this.#isNews(type, member)) return;

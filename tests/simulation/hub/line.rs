@@ -30,7 +30,7 @@ impl EventEncoder for LineV1 {
                 format!("= {channel} {offset} {}", message.content.to_uppercase())
             }
             Event::Join { channel, member } => format!("+ {channel} {}", name_of(member)),
-            Event::Leave { .. } => return None,
+            Event::Leave { .. } | Event::PresenceGap { .. } => return None,
             Event::Gap { channel, position, .. } => format!("! {channel} {}", position.offset),
             Event::Position { channel, position } => format!("@ {channel} {}", position.offset),
             Event::Engine(notice) => format!("engine {notice:?}"),

@@ -318,10 +318,10 @@ async fn describe_channel_of(state: &State, channel: &str) -> Result<Value, ApiE
     for answer in answers {
         result = match (result, answer) {
             (Ok(mut whole), Ok(part)) => {
-                for name in ["members", "users"] {
-                    let sum = whole[name].as_u64().unwrap_or(0) + part[name].as_u64().unwrap_or(0);
-                    whole[name] = sum.into();
-                }
+                let number = |of: &Value, name: &str| of[name].as_u64().unwrap_or(0);
+                whole["members"] = (number(&whole, "members") + number(&part, "members")).into();
+                // Each node knows the users of all.
+                whole["users"] = number(&whole, "users").max(number(&part, "users")).into();
                 Ok(whole)
             }
             (Err(_), Ok(part)) => Ok(part),
