@@ -7,19 +7,20 @@ usage() {
     cat <<'TEXT'
 Usage: scripts/check-long.sh [-h] [STEP...]
 
-  STEP   peers, autobahn, tls, epoll, simulation, fuzz, reload, hostile, soak
+  STEP   peers, sandbox, autobahn, tls, epoll, simulation, fuzz, reload, hostile, soak
          (default: all, in this order)
 
 Prints the closing lines of each. Exit status: 0 all is well, 1 a step failed.
 TEXT
 }
 
-all=(peers autobahn tls epoll simulation fuzz reload hostile soak)
+all=(peers sandbox autobahn tls epoll simulation fuzz reload hostile soak)
 steps=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        peers | autobahn | tls | epoll | simulation | fuzz | reload | hostile | soak) steps+=("$1") ;;
+        peers | sandbox | autobahn | tls | epoll | simulation | fuzz | reload | hostile | soak)
+            steps+=("$1") ;;
         *) usage >&2; exit 2 ;;
     esac
     shift
@@ -31,6 +32,7 @@ run() {
     case $1 in
         # The servers that scripts/compare.sh builds.
         peers) (cd bench/peers && cargo fmt --check && cargo check --quiet --locked) ;;
+        sandbox) SEAWALL_SANDBOX=true cargo test --test cluster ;;
         autobahn)
             scripts/autobahn.sh && scripts/autobahn.sh --driver epoll && scripts/autobahn.sh --tls ;;
         tls) scripts/scan-tls.sh ;;

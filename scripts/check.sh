@@ -185,8 +185,8 @@ cargo test --workspace
 step "cargo test, in the sandbox"
 SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports \
     --test protection --test limits
-# Every way to the engine; what happens there does not depend on the sandbox.
-SEAWALL_SANDBOX=true cargo test --test cluster -- commands:: nodes:: start::
+# Every way to the engine; the other tests of the cluster follow in check-long.sh.
+SEAWALL_SANDBOX=true cargo test --test cluster -- commands:: nodes:: presence:: start::
 # The suites that reach every part of an engine; the others follow in check-long.sh.
 step "cargo test, on epoll"
 SEAWALL_DRIVER=epoll cargo test --test server --test hub --test clients --test limits --test sandbox

@@ -133,7 +133,8 @@
 //! - A client that returns with a position, wherever it got that from, receives every message
 //!   published since, or an answer that it has to reload. Messages past their age are never sent.
 //! - No member of a channel outlives its connection, and no shard waits for another. Lists of
-//!   members contain only open connections.
+//!   members contain only open connections; in a cluster, those of a node that has died for
+//!   `cluster.node_ttl_ms` more.
 //! - A connection that continues another replaces it in all counts: a client is never rejected
 //!   because of its own earlier connection.
 //! - A revocation is final: no revoked ticket, grant or key becomes valid again, and no
@@ -230,7 +231,8 @@
 //! seam for handing connections to a new process.
 //!
 //! Behind [`hub::Log`] is the log in memory, or that of a [`cluster`], whose commands a thread of
-//! its own carries to the engine that several nodes share.
+//! its own carries to the engine that several nodes share. Such a log also has a [`hub::Roster`]:
+//! the lists of members, joins and leaves are then those of all nodes.
 
 pub mod acme;
 pub mod admission;

@@ -8,7 +8,7 @@ mod members;
 mod reads;
 mod tails;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -64,6 +64,8 @@ struct Channel {
     /// was read or reported yet.
     revision: Option<u64>,
     tail: Tail,
+    /// Its key among the channels with a tail, if it has one.
+    tail_serial: u64,
 }
 
 /// The purpose of a command in flight, or of a read that waits.
@@ -92,6 +94,8 @@ enum Purpose {
     CompareMembers {
         channel: u32,
         era: u64,
+        /// The revision when it was asked for.
+        known: u64,
     },
     Trim {
         ticket: u64,
@@ -129,8 +133,8 @@ pub struct ClusterLog {
     actions: Vec<FollowAction>,
     roster: ClusterRoster,
     tail_usage: TailUsage,
-    /// The channel whose tail is dropped next beyond the limit.
-    next_dropped: usize,
+    /// The channels with a tail, by the serial with which it began.
+    tailed: BTreeMap<u64, u32>,
     key_ttl_ms: u64,
     now_ms: u64,
     serial: u64,
@@ -163,7 +167,7 @@ impl ClusterLog {
             actions: Vec::new(),
             roster: ClusterRoster::default(),
             tail_usage: TailUsage::default(),
-            next_dropped: 0,
+            tailed: BTreeMap::new(),
             key_ttl_ms: 0,
             now_ms: 0,
             serial: 0,
@@ -204,7 +208,7 @@ impl ClusterLog {
             Some(Purpose::CatchUp { channel, era }) => {
                 self.retries.push_back((self.now_ms + RETRY_MS, channel, era));
             }
-            Some(Purpose::CompareMembers { channel, era }) => {
+            Some(Purpose::CompareMembers { channel, era, .. }) => {
                 // Joins and leaves may have been missed, which cannot be ruled out.
                 self.report_missed_news(channel, era);
             }
@@ -452,6 +456,7 @@ impl Log for ClusterLog {
             deferred: Vec::new(),
             revision: None,
             tail: Tail::default(),
+            tail_serial: 0,
         }) as u32;
         let before = self.names.insert(name.clone(), channel);
         assert!(before.is_none(), "a channel is opened once");
@@ -531,6 +536,7 @@ impl Log for ClusterLog {
         self.expire_deferred();
         self.repeat_reads();
         self.roster.repeat();
+        self.roster.continue_listing(channels_max);
         self.roster.flush(&mut *self.port);
         self.renew_positions(channels_max);
     }
@@ -538,10 +544,10 @@ impl Log for ClusterLog {
     fn next_expiry_ms(&self) -> Option<u64> {
         let first = |queue: &VecDeque<(u64, u32, u64)>| queue.front().map(|(due_ms, ..)| *due_ms);
         let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
-        [timeout, first(&self.retries), self.renewals.next_ms(), self.roster.next_retry_ms()]
-            .into_iter()
-            .flatten()
-            .min()
+        let listing = self.roster.is_listing_again().then_some(self.now_ms);
+        let roster = [self.roster.next_retry_ms(), listing];
+        let own = [timeout, first(&self.retries), self.renewals.next_ms()];
+        own.into_iter().chain(roster).flatten().min()
     }
 
     fn roster(&mut self) -> Option<&mut dyn Roster> {

@@ -5,7 +5,7 @@
 //! for each channel. Changes that fail are repeated, and all is listed again when the engine may
 //! have lost it. So what this node lists becomes true whatever breaks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -21,8 +21,8 @@ const CHANGES_MAX: usize = 500;
 /// Commands with changes in flight at an instance, so that publishes do not wait behind a long
 /// list.
 const COMMANDS_MAX: usize = 64;
-/// The delay after which a failed command is repeated (ms): it doubles with each failure, up to the
-/// second.
+/// The delay after which a failed command is repeated (ms): it doubles with each failure, up to
+/// `RETRY_MAX_MS`.
 const RETRY_MS: u64 = 500;
 const RETRY_MAX_MS: u64 = 8_000;
 
@@ -48,6 +48,18 @@ struct Wanted {
     state: State,
 }
 
+/// What happens to the changes of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    /// It is in [`Lane::ready`].
+    Ready,
+    /// A command is in flight.
+    Sent,
+    /// A command has failed: it is in [`ClusterRoster::retries`].
+    Waiting,
+}
+
 #[derive(Debug)]
 struct Entry {
     name: ChannelName,
@@ -55,10 +67,7 @@ struct Entry {
     wanted: HashMap<Subject, Wanted>,
     /// The subjects to be sent, in order.
     changed: VecDeque<Subject>,
-    /// A command is in flight, or waits to be repeated.
-    is_busy: bool,
-    /// It is in [`Lane::ready`].
-    is_ready: bool,
+    phase: Phase,
     /// Commands that have failed in a row.
     failures: u32,
     /// Requests for seats in flight.
@@ -91,6 +100,8 @@ pub(super) struct ClusterRoster {
     lanes: Vec<Lane>,
     /// Entries whose commands have failed, by the time at which they are repeated.
     retries: DueQueue,
+    /// Entries to be listed again.
+    again: VecDeque<u32>,
     /// Memory of subjects (bytes).
     subject_bytes: usize,
     now_ms: u64,
@@ -125,7 +136,7 @@ impl ClusterRoster {
     pub(super) fn set_time(&mut self, now_ms: u64) {
         if now_ms < self.now_ms {
             // The clock was set back: nothing waits longer for that.
-            let waiting = self.entries.iter().filter(|(_, own)| own.failures > 0);
+            let waiting = self.entries.iter().filter(|(_, own)| own.phase == Phase::Waiting);
             for (entry, own) in waiting {
                 self.retries.set(entry as u32, now_ms + retry_delay_ms(own.failures));
             }
@@ -142,8 +153,7 @@ impl ClusterRoster {
             place,
             wanted: HashMap::new(),
             changed: VecDeque::new(),
-            is_busy: false,
-            is_ready: false,
+            phase: Phase::Idle,
             failures: 0,
             requests: 0,
         };
@@ -184,8 +194,8 @@ impl ClusterRoster {
 
     fn make_ready(&mut self, entry: u32) {
         let own = &mut self.entries[entry as usize];
-        if !own.is_busy && !own.is_ready && !own.changed.is_empty() {
-            own.is_ready = true;
+        if own.phase == Phase::Idle && !own.changed.is_empty() {
+            own.phase = Phase::Ready;
             let instance = usize::from(own.place.instance);
             self.lane_mut(instance).ready.push_back(entry);
         }
@@ -258,7 +268,13 @@ impl ClusterRoster {
             && let Some(entry) = self.lanes[instance].ready.pop_front()
         {
             let own = &mut self.entries[entry as usize];
-            (own.is_ready, own.is_busy) = (false, true);
+            if own.changed.is_empty() {
+                // What was to be sent has become outdated.
+                own.phase = Phase::Idle;
+                self.drop_unused(entry);
+                continue;
+            }
+            own.phase = Phase::Sent;
             let count = own.changed.len().min(CHANGES_MAX);
             let subjects: Vec<_> = own.changed.drain(..count).collect();
             let mut changes = Vec::with_capacity(count);
@@ -306,7 +322,7 @@ impl ClusterRoster {
     fn note_change(&mut self, entry: u32, subjects: &[Subject]) {
         let own = &mut self.entries[entry as usize];
         self.lanes[usize::from(own.place.instance)].sent -= 1;
-        (own.is_busy, own.failures) = (false, 0);
+        (own.phase, own.failures) = (Phase::Idle, 0);
         for subject in subjects {
             // It may have changed since.
             let Some(wanted) = own.wanted.get_mut(subject) else { continue };
@@ -328,7 +344,7 @@ impl ClusterRoster {
 
     fn drop_unused(&mut self, entry: u32) {
         let own = &self.entries[entry as usize];
-        if own.wanted.is_empty() && !own.is_busy && own.requests == 0 {
+        if own.wanted.is_empty() && own.phase == Phase::Idle && own.requests == 0 {
             let own = self.entries.remove(entry as usize);
             self.names.remove(&own.name);
         }
@@ -347,7 +363,7 @@ impl ClusterRoster {
                         own.changed.push_back(subject);
                     }
                 }
-                own.failures += 1;
+                (own.phase, own.failures) = (Phase::Waiting, own.failures.saturating_add(1));
                 self.retries.set(entry, self.now_ms + retry_delay_ms(own.failures));
                 None
             }
@@ -363,27 +379,44 @@ impl ClusterRoster {
     /// Repeats failed commands that are due.
     pub(super) fn repeat(&mut self) {
         while let Some(entry) = self.retries.pop_due(self.now_ms) {
-            self.entries[entry as usize].is_busy = false;
+            self.entries[entry as usize].phase = Phase::Idle;
             self.make_ready(entry);
+            self.drop_unused(entry);
         }
     }
 
-    /// Lists everything again that this node lists at an instance, or at all.
+    /// Lists everything again that this node lists at an instance, or at all: some channels at a
+    /// time, by [`Self::continue_listing`].
     pub(super) fn list_again(&mut self, instance: Option<u8>) {
-        let mut entries = Vec::new();
-        for (entry, own) in &mut self.entries {
-            if instance.is_some_and(|instance| own.place.instance != instance) {
-                continue;
-            }
+        let is_of_it = |own: &Entry| instance.is_none_or(|one| own.place.instance == one);
+        let entries = self.entries.iter().filter(|(_, own)| is_of_it(own));
+        self.again.extend(entries.map(|(entry, _)| entry as u32));
+        if self.again.len() > self.entries.len() {
+            // Some are to be listed again already.
+            let all: BTreeSet<_> = self.again.drain(..).collect();
+            self.again.extend(all);
+        }
+    }
+
+    /// Lists some of the channels again that [`Self::list_again`] has chosen.
+    pub(super) fn continue_listing(&mut self, channels_max: usize) {
+        for _ in 0..channels_max {
+            let Some(entry) = self.again.pop_front() else { return };
+            // It may have ended since.
+            let Some(own) = self.entries.get_mut(entry as usize) else { continue };
             for (subject, wanted) in &mut own.wanted {
                 if wanted.state != State::Changed {
                     wanted.state = State::Changed;
                     own.changed.push_back(subject.clone());
                 }
             }
-            entries.push(entry as u32);
+            self.make_ready(entry);
         }
-        entries.into_iter().for_each(|entry| self.make_ready(entry));
+    }
+
+    /// Returns whether [`Self::continue_listing`] has more to do.
+    pub(super) fn is_listing_again(&self) -> bool {
+        !self.again.is_empty()
     }
 
     /// Returns when a failed command is repeated (Unix time, ms).
@@ -397,6 +430,7 @@ impl ClusterRoster {
             + self.names.capacity() * size_of::<(ChannelName, u32)>()
             + self.purposes.capacity() * size_of::<Purpose>()
             + self.retries.bytes()
+            + self.again.capacity() * size_of::<u32>()
             + self.subject_bytes
     }
 }
@@ -410,3 +444,6 @@ pub(super) fn list_change(
     let replaces = replaces.filter(|_| matches!(member.key, MemberKey::Connection(_)));
     RosterChange::List { member: member.clone(), replaces }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,20 +50,24 @@ fn content_of(publication: &Publication) -> String {
     publication.message().expect("it is a message").content.to_owned()
 }
 
+/// Makes the log of a node over the model.
+fn make_log(engine: &ModelEngine, origin: u64) -> ClusterLog {
+    let layout = Arc::new(Layout::new("seawall", &["engine".to_owned()]));
+    let limits = LogLimits {
+        subscribe_timeout_ms: 5_000,
+        renewal_ms: 20_000,
+        tail_messages_max: 10,
+        tail_bytes_max: 8_000,
+    };
+    let storing = Storing::with_only(&Plain);
+    ClusterLog::new(engine.port(None), layout, limits, storing, origin)
+}
+
 impl World {
     fn new(seed: u64, faults: ModelFaults) -> Self {
         let engine = ModelEngine::new(seed * 7919 + 1, faults);
-        let layout = Arc::new(Layout::new("seawall", &["engine".to_owned()]));
-        let limits = LogLimits {
-            subscribe_timeout_ms: 5_000,
-            renewal_ms: 20_000,
-            tail_messages_max: 10,
-            tail_bytes_max: 8_000,
-        };
         let make_node = |origin| {
-            let port = engine.port(None);
-            let storing = Storing::with_only(&Plain);
-            let mut log = ClusterLog::new(port, layout.clone(), limits, storing, origin);
+            let mut log = make_log(&engine, origin);
             log.set_key_bounds(100, 60_000);
             for channel in 0..CHANNELS as u32 {
                 let name = ChannelName::new(&channel.to_string());

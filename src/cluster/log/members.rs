@@ -36,11 +36,12 @@ impl ClusterLog {
                 }
                 self.done.push_back(Done::Members { ticket, page: Box::new(page) });
             }
-            Some(Purpose::CompareMembers { channel, era }) => {
-                let own = self.channels.get_mut(channel as usize).filter(|own| own.era == era);
-                let Some(own) = own else { return };
-                // An engine that has lost changes continues from an earlier revision.
-                if own.revision.is_some_and(|revision| revision != page.revision) {
+            Some(Purpose::CompareMembers { channel, era, known }) => {
+                let own = self.channels.get(channel as usize).filter(|own| own.era == era);
+                // Joins and leaves that arrived meanwhile reveal themselves what was missed. An
+                // engine that has lost changes continues from an earlier revision.
+                let is_current = own.is_some_and(|own| own.revision == Some(known));
+                if is_current && known != page.revision {
                     self.report_missed_news(channel, era);
                 }
             }
@@ -51,10 +52,8 @@ impl ClusterLog {
     /// Compares the revision, because joins and leaves may have been missed.
     pub(super) fn compare_members(&mut self, channel: u32) {
         let own = &self.channels[channel as usize];
-        if own.revision.is_none() {
-            return;
-        }
-        let purpose = Purpose::CompareMembers { channel, era: own.era };
+        let Some(known) = own.revision else { return };
+        let purpose = Purpose::CompareMembers { channel, era: own.era, known };
         let token = self.purposes.insert(purpose) as u64;
         self.submit(channel, token, Action::Members { range: RosterRange::default() });
     }

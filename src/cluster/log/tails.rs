@@ -16,23 +16,37 @@ pub(super) struct TailUsage {
 impl ClusterLog {
     /// Changes the tail of a channel, and accounts for it.
     fn change_tail<T>(&mut self, channel: u32, change: impl FnOnce(&mut Tail) -> T) -> Option<T> {
-        let tail = &mut self.channels.get_mut(channel as usize)?.tail;
-        let usage = &mut self.tail_usage;
-        (usage.messages, usage.bytes) = (usage.messages - tail.len(), usage.bytes - tail.bytes());
-        let result = change(tail);
-        (usage.messages, usage.bytes) = (usage.messages + tail.len(), usage.bytes + tail.bytes());
+        let serial = self.next_serial();
+        let own = self.channels.get_mut(channel as usize)?;
+        let (usage, before) = (&mut self.tail_usage, own.tail.len());
+        (usage.messages, usage.bytes) = (usage.messages - before, usage.bytes - own.tail.bytes());
+        let result = change(&mut own.tail);
+        let now = own.tail.len();
+        (usage.messages, usage.bytes) = (usage.messages + now, usage.bytes + own.tail.bytes());
+        match (before, now) {
+            (0, 1..) => {
+                own.tail_serial = serial;
+                self.tailed.insert(serial, channel);
+            }
+            (1.., 0) => drop(self.tailed.remove(&own.tail_serial)),
+            _ => {}
+        }
         Some(result)
     }
 
-    /// Keeps a message that is delivered in the tail of its channel.
+    /// Keeps a message that is delivered in the tail of its channel. Beyond the limit of all tails,
+    /// the one that began first is dropped: recoveries there ask the engine.
     pub(super) fn keep_in_tail(&mut self, channel: u32, publication: &Arc<Publication>) {
         let kept = self.channels[channel as usize].retention.messages_max;
         let messages_max = kept.min(self.limits.tail_messages_max);
+        if messages_max == 0 {
+            return self.drop_tail(channel);
+        }
         self.change_tail(channel, |tail| tail.push(publication, messages_max));
-        while self.tail_usage.bytes > self.limits.tail_bytes_max {
-            // It is any channel's: recoveries there ask the engine.
-            self.next_dropped = (self.next_dropped + 1) % self.channels.capacity().max(1);
-            self.drop_tail(self.next_dropped as u32);
+        while self.tail_usage.bytes > self.limits.tail_bytes_max
+            && let Some((_, first)) = self.tailed.first_key_value()
+        {
+            self.drop_tail(*first);
         }
     }
 

@@ -61,10 +61,20 @@ local function start_lists(keys, topic, lifetime)
         return others, own
     end
 
+    -- Returns whether a line has this tag, or this connection.
+    local function has_line(lines, tag, connection)
+        for own_tag, own_connection in string.gmatch(lines, '%S+ (%S+) (%S+) [^\n]*\n') do
+            if own_tag == tag or own_connection == connection then
+                return true
+            end
+        end
+        return false
+    end
+
     -- Returns the key that a connection is listed under, if it is shown, and its lines.
     local function find_replaced(replaces)
         local listed, lines = find('connection:' .. replaces)
-        if string.find(lines, ' ' .. replaces .. ' ', 1, true) then
+        if has_line(lines, nil, replaces) then
             return listed, lines
         end
     end
@@ -104,7 +114,7 @@ local function start_lists(keys, topic, lifetime)
         local listed, lines, has_moved = find(key)
         local others, own = split(lines, start_of(incarnation, key))
         -- An earlier incarnation may list it as well.
-        if has_moved and not string.find(others, ' ' .. key .. ' ', 1, true) then
+        if has_moved and not has_line(others, key, nil) then
             redis.call('HDEL', members, key)
         end
         if not own then

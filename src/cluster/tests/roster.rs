@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::{RETENTION, Storing};
+use super::{RETENTION, make_log};
 use crate::cluster::model::{ModelEngine, ModelFaults};
-use crate::cluster::{ClusterLog, Layout, LogLimits};
-use crate::hub::testing::Plain;
 use crate::hub::{
     Answer, ChannelName, ConnectionId, Event, Home, HomeOptions, MemberInfo, MemberKey, Origin,
     Out, Publication, Request, Subscribe, Verb,
@@ -58,19 +56,8 @@ struct World {
 impl World {
     fn new(seed: u64, faults: ModelFaults) -> Self {
         let engine = ModelEngine::new(seed * 6151 + 1, faults);
-        let layout = Arc::new(Layout::new("seawall", &["engine".to_owned()]));
-        let limits = LogLimits {
-            subscribe_timeout_ms: 5_000,
-            renewal_ms: 20_000,
-            tail_messages_max: 10,
-            tail_bytes_max: 8_000,
-        };
-        let homes = (0..NODES).map(|node| {
-            let storing = Storing::with_only(&Plain);
-            let port = engine.port(None);
-            let log = ClusterLog::new(port, layout.clone(), limits, storing, node.into());
-            Home::new(OPTIONS, Box::new(log))
-        });
+        let homes =
+            (0..NODES).map(|node| Home::new(OPTIONS, Box::new(make_log(&engine, node.into()))));
         let homes = homes.collect();
         Self {
             seed,
