@@ -17,8 +17,9 @@
 //!   thread runs on tokio alone, and a thread writes its file (`control/runtime.rs`).
 //!   The control thread also collects metrics: each shard records into counters and histograms of
 //!   its own, and a reading exchanges its filled histograms for empty ones.
-//! - An **outer thread** exists in a [`cluster`]: it holds the connections to the engine that the
-//!   nodes share, carries the commands of the shards' logs there, and their events back.
+//! - An **outer thread** ([`outer`]) waits for other servers, where there are any. In a [`cluster`]
+//!   it holds the connections to the engine that the nodes share, carries the commands of the
+//!   shards' logs there, and their events back. For applications it sends events ([`backend`]).
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It has no access to descriptors, clocks or threads.
 //! - The **driver** moves bytes and contains no protocol code. Neither of the two imports the
@@ -155,8 +156,10 @@
 //! `seawall config`, and the reference (`src/config/OPTIONS.md`). Tests set each row through every
 //! layer, and to both ends of its range.
 //!
-//! **Events.** Shards queue events (`shard/events.rs`) for a consumer on another thread, and count
-//! those that it is too slow for. Without a consumer, an event costs the test of a flag.
+//! **Events.** What applications want to know ([`events`]) is configured for each route and
+//! channel. Shards queue these events ([`backend::queue`]) for a consumer on another thread, which
+//! sends them ([`backend::events`]), and count those that it is too slow for. An event that is not
+//! wanted costs the test of a flag.
 //!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
@@ -182,9 +185,12 @@
 //! | [`config`] | options: read, merged and validated |
 //! | `guard` | restrictions of the serving process: user, files, system calls |
 //! | [`auth`] | identity and rights of clients |
+//! | [`backend`] | applications: events on their way to them, by HTTP |
 //! | [`admission`] | limits: connections, and rates of messages and requests |
 //! | [`server`] | binds listeners; starts, reconfigures, reads and joins shards |
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
+//! | [`events`] | the kinds of events, and who wants them |
+//! | [`outer`] | the thread for what waits for other servers |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | the application side of a connection: echo, or the protocol of a hub client |
@@ -202,22 +208,27 @@
 //!
 //! - `acme`: `tls`
 //! - `admission`: `proto`
-//! - `auth`: `text`
+//! - `auth`: `events`, `text`
+//! - `backend`: `driver`, `events`, `hub`, `metrics`, `outer`, `proto`
 //! - `cli`: `acme`, `auth`, `cluster`, `config`, `control`, `driver`, `guard`, `server`, `text`,
 //!   `tls`
-//! - `cluster`: `driver`, `hub`, `metrics`
-//! - `config`: `acme`, `admission`, `auth`, `cluster`, `driver`, `proto`, `tls`
-//! - `control`: `acme`, `admission`, `auth`, `cluster`, `config`, `driver`, `hub`, `metrics`,
-//!   `proto`, `server`, `session`, `shard`, `text`, `tls`
+//! - `cluster`: `driver`, `hub`, `metrics`, `outer`
+//! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `proto`,
+//!   `tls`
+//! - `control`: `acme`, `admission`, `auth`, `backend`, `cluster`, `config`, `driver`, `hub`,
+//!   `metrics`, `proto`, `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
+//! - `events`: nothing
 //! - `guard`: `config`, `driver`
-//! - `hub`: `proto`
-//! - `metrics`: `admission`, `driver`, `proto`
+//! - `hub`: `events`, `proto`
+//! - `metrics`: `admission`, `driver`, `events`, `proto`
+//! - `outer`: nothing
 //! - `proto`: nothing
-//! - `server`: `admission`, `cluster`, `config`, `driver`, `hub`, `metrics`, `session`, `shard`
+//! - `server`: `admission`, `backend`, `cluster`, `config`, `driver`, `hub`, `metrics`, `outer`,
+//!   `session`, `shard`
 //! - `session`: `admission`, `auth`, `hub`, `proto`, `text`
-//! - `shard`: `admission`, `auth`, `config`, `driver`, `hub`, `metrics`, `proto`, `session`,
-//!   `text`, `tls`, `web`
+//! - `shard`: `admission`, `auth`, `backend`, `config`, `driver`, `events`, `hub`, `metrics`,
+//!   `proto`, `session`, `text`, `tls`, `web`
 //! - `text`: nothing
 //! - `tls`: nothing
 //! - `web`: `proto`
@@ -237,14 +248,17 @@
 pub mod acme;
 pub mod admission;
 pub mod auth;
+pub mod backend;
 pub mod cli;
 pub mod cluster;
 pub mod config;
 mod control;
 pub mod driver;
+pub mod events;
 mod guard;
 pub mod hub;
 pub mod metrics;
+pub mod outer;
 pub mod proto;
 pub mod server;
 pub mod session;

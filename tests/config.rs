@@ -13,7 +13,7 @@ use seawall::config::{Given, Source, Written, reference};
 use seawall::tls::development::DevelopmentCertificate;
 
 fn rows() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 22] = SECTIONS;
+    static TABLE: [Section; 23] = SECTIONS;
     TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)))
 }
 
@@ -96,6 +96,18 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
                 _ => vec![chain, own],
             }
         }
+        ("backend", key) => {
+            let own = format!("--backend-{}=", key.replace('_', "-"));
+            backend_flags().into_iter().filter(|flag| !flag.starts_with(&own)).collect()
+        }
+        ("route", "backend") => {
+            let route = vec!["--route-handler=hub".to_owned(), "--backend-name=other".to_owned()];
+            [route, backend_flags()].concat()
+        }
+        ("channel", "backend") => {
+            [vec!["--backend-name=other".to_owned()], backend_flags()].concat()
+        }
+        ("channel", "events") => backend_flags(),
         ("process", "group") => vec!["--process-user=nobody".to_owned()],
         ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
         ("key", "algorithm") => {
@@ -107,6 +119,15 @@ fn companions(section: &Section, row: &Row) -> Vec<String> {
     }
 }
 
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// What a backend needs.
+fn backend_flags() -> Vec<String> {
+    let secret = fixture("app.secret", 0o600, WEBHOOK_SECRET);
+    let url = "--backend-events-url=http://app.test".to_owned();
+    vec![url, format!("--backend-secret-files={secret}")]
+}
+
 /// Another value than the default, valid by itself: as text for flags, and as TOML.
 fn other(section: &Section, row: &Row) -> (String, toml::Value) {
     let path = section.path(row);
@@ -115,9 +136,13 @@ fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
         ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000".to_owned(),
-        ("listener.tls_client_ca" | "acme.ca_file" | "cluster.ca_file", _) => {
+        ("listener.tls_client_ca" | "acme.ca_file" | "cluster.ca_file" | "backend.ca_file", _) => {
             fixture("ca.pem", 0o644, &certificate().chain)
         }
+        ("backend.events", _) => "connected,published".to_owned(),
+        ("backend.events_url", _) => "https://app.test/events".to_owned(),
+        ("backend.secret_files", _) => fixture("app.secret", 0o600, WEBHOOK_SECRET),
+        ("channel.events", _) => "published,subscribed".to_owned(),
         ("limits.address_prefix_v4", _) => "24".to_owned(),
         ("listener.trusted_proxies", _) => "10.0.0.0/8,::1".to_owned(),
         ("listener.congestion", _) => "reno".to_owned(),

@@ -5,7 +5,7 @@ use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Written, reference};
 
 fn numbers() -> impl Iterator<Item = (&'static Section, &'static Row)> {
-    static TABLE: [Section; 22] = SECTIONS;
+    static TABLE: [Section; 23] = SECTIONS;
     let rows = TABLE.iter().flat_map(|section| section.rows.iter().map(move |row| (section, row)));
     rows.filter(|(_, row)| row.range().is_some())
 }
@@ -29,6 +29,15 @@ fn companions(path: &str, value: u64) -> &'static [&'static str] {
     }
 }
 
+/// A file with the secret that a backend needs.
+fn secret_file() -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = format!("{}/ranges-{}.secret", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    std::fs::write(&path, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
 /// What a file with this value says of it, on a host with enough open files for every range and,
 /// where the range leaves the number of shards to the host, one core.
 fn check(section: &Section, row: &Row, value: u64) -> Result<(), String> {
@@ -38,6 +47,10 @@ fn check(section: &Section, row: &Row, value: u64) -> Result<(), String> {
         Some((name, key)) if ["listener", "route", "channel"].contains(&name) => {
             format!("[[{name}]]\n{key} = {value}\n")
         }
+        Some(("backend", key)) => format!(
+            "[[backend]]\n{key} = {value}\nevents_url = \"http://a\"\nsecret_files = [{:?}]\n",
+            secret_file()
+        ),
         _ => format!("{path} = {value}\n"),
     };
     // A mode is written in octal.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::pattern::Pattern;
+use crate::events::EventTarget;
 
 /// Which clients may use a verb.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -53,6 +54,8 @@ pub struct Namespace {
     pub message_bytes_max: u32,
     /// Publishes per second of one connection; 0 = no limit.
     pub rate: u32,
+    /// Where events of its channels go.
+    pub events: EventTarget,
 }
 
 /// All namespaces, indexed by pattern.
@@ -154,6 +157,7 @@ mod tests {
             members_max: 0,
             message_bytes_max: 0,
             rate: 0,
+            events: EventTarget::default(),
         }
     }
 

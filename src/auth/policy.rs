@@ -119,6 +119,7 @@ mod tests {
             members_max: 0,
             message_bytes_max: 0,
             rate: 0,
+            events: crate::events::EventTarget::default(),
         }
     }
 

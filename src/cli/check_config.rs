@@ -106,6 +106,7 @@ mod tests {
             channels: vec![crate::config::file::Channel::default()],
             keys: vec![crate::config::file::Key::default()],
             api_keys: vec![crate::config::file::ApiKey::default()],
+            backends: vec![crate::config::file::Backend::default()],
             ..File::default()
         };
         let whole = toml::Value::try_from(&file).unwrap();

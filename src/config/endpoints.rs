@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{ConfigError, Faults, Listener, RouteOptions, error, file, of_one, ranges};
 use crate::driver::listener::{Address, Congestion, Options};
+use crate::events::EventTarget;
 use crate::proto::http::{self, Forwarding, ForwardingHeader, Origins};
 use crate::proto::ws::deflate::Policy;
 
@@ -202,6 +203,7 @@ pub(super) fn route(
             idle_timeout_ms: written.idle_timeout_ms,
             close_timeout_ms: written.close_timeout_ms,
             connection_age_max_ms: written.connection_age_max_ms,
+            events: EventTarget::default(),
         },
     ))
 }

@@ -1,20 +1,21 @@
 //! Validates the hub's namespaces: the rules for the channels of a pattern.
 
-use super::file::Channel;
-use super::{ConfigError, Faults, of_one, ranges};
+use super::file::{Channel, File};
+use super::{ConfigError, Faults, backend, of_one, ranges};
 use crate::auth::{Access, Namespace, Namespaces, Pattern};
 
 /// Validates the namespaces. Without any, and without keys, a default one covers all channels.
 pub(super) fn namespaces(
-    written: &[Channel],
+    file: &File,
     keys_configured: bool,
     message_bytes_max: u64,
     faults: &mut Faults,
 ) -> Option<Namespaces> {
+    let written = &file.channels;
     let before = faults.0.len();
     let mut list = Vec::with_capacity(written.len().max(1));
     for (index, channel) in written.iter().enumerate() {
-        list.extend(faults.check(namespace(index, channel, message_bytes_max)));
+        list.extend(faults.check(namespace(file, index, channel, message_bytes_max)));
         if written[..index].iter().any(|other| other.pattern == channel.pattern) {
             let text = format!(
                 "two channel sections have the pattern {}: only the first would count",
@@ -25,7 +26,7 @@ pub(super) fn namespaces(
     }
     // The rules for channels that match no namespace and are opened by a token: as the default, but
     // only with granted rights.
-    let all = faults.check(namespace(0, &Channel::default(), u64::MAX))?;
+    let all = faults.check(namespace(file, 0, &Channel::default(), u64::MAX))?;
     let granted = Namespace { subscribe: Access::Token, publish: Access::Token, ..all.clone() };
     if list.is_empty() && !keys_configured {
         list.push(all);
@@ -34,6 +35,7 @@ pub(super) fn namespaces(
 }
 
 fn namespace(
+    file: &File,
     index: usize,
     written: &Channel,
     message_bytes_max: u64,
@@ -60,6 +62,7 @@ fn namespace(
         let text = "history_ttl_s must not be 0 where there is history; history = 0 keeps none";
         return Err(fault("history_ttl_s", text.to_owned()));
     }
+    let events = backend::of_channel(file, written).map_err(|(key, text)| fault(key, text))?;
     Ok(Namespace {
         pattern,
         subscribe: written.subscribe,
@@ -71,6 +74,7 @@ fn namespace(
         members_max: written.members_max,
         message_bytes_max: written.message_bytes_max,
         rate: written.rate,
+        events,
     })
 }
 
@@ -84,7 +88,8 @@ mod tests {
         message_bytes_max: u64,
     ) -> Result<Namespaces, ConfigError> {
         let mut faults = Faults::default();
-        let found = super::namespaces(written, keys, message_bytes_max, &mut faults);
+        let file = super::File { channels: written.to_vec(), ..super::File::default() };
+        let found = super::namespaces(&file, keys, message_bytes_max, &mut faults);
         found.ok_or_else(|| ConfigError::all(faults.0))
     }
 

@@ -6,6 +6,7 @@
 //! the table for users.
 
 mod acme;
+mod backend;
 mod cluster;
 mod credentials;
 mod endpoints;
@@ -33,9 +34,11 @@ use crate::acme::AcmeSettings;
 use crate::admission;
 use crate::admission::limiter::RateBounds;
 use crate::auth::{ApiKeys, JwksSource, Namespaces, Sealer, Verifier};
+use crate::backend::BackendSettings;
 use crate::cluster::ClusterSettings;
 use crate::driver::batch::Bounds;
 use crate::driver::listener::{Address, Options};
+use crate::events::{EventKinds, EventTarget};
 use crate::proto::http::{self, Forwarding, Routes};
 use crate::proto::ws;
 use crate::proto::ws::deflate::InflateLimits;
@@ -149,6 +152,8 @@ pub struct RouteOptions {
     pub idle_timeout_ms: u32,
     pub close_timeout_ms: u32,
     pub connection_age_max_ms: u32,
+    /// Where events of its connections go.
+    pub events: EventTarget,
 }
 
 /// Days before a certificate's end from which on the log and `seawall doctor` warn of it.
@@ -248,6 +253,10 @@ pub struct Config {
     pub hub: Hub,
     /// The engine that several nodes share; `None`: channels belong to this process.
     pub cluster: Option<Arc<ClusterSettings>>,
+    /// Applications that receive events.
+    pub backends: Vec<Arc<BackendSettings>>,
+    /// The kinds of events of channels that any of them wants.
+    pub channel_events: EventKinds,
     pub namespaces: Namespaces,
     pub auth: Auth,
     pub resume: Resume,

@@ -74,6 +74,15 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     std::mem::take(waiting)
 }
 
+/// Rejects another list of backends: routes and channels that name a new one could not be followed.
+fn reject_other_backends(old: &File, new: &File) -> Result<(), ConfigError> {
+    let names = |file: &File| file.backends.iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    if names(old) == names(new) {
+        return Ok(());
+    }
+    Err(at("backend", "cannot be added, removed, renamed or reordered while running; restart"))
+}
+
 impl Written {
     /// Validates a new configuration and adapts it to the one in force.
     ///
@@ -91,6 +100,7 @@ impl Written {
         let (old_file, old) = old;
         // Errors are reported wherever they are, also in options that need a restart.
         self.validate(open_files, cores)?;
+        reject_other_backends(old_file, &self.file)?;
         let waiting = hold_back(old_file, &mut self.file);
         // Once more with the restored values: limits depend on them, such as the number of shards.
         let mut config = self.validate(open_files, cores)?;

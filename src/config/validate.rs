@@ -7,7 +7,7 @@ use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::file_stamps::FileStamps;
 use super::{
-    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, cluster,
+    Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, backend, cluster,
     credentials, error, hub, ranges, secret_files, tls,
 };
 use crate::admission::limiter::{RateBound, RateBounds};
@@ -65,6 +65,7 @@ impl Config {
         let resume = faults.check(credentials::resume(&file.resume));
         let acme = acme::settings(file, &mut faults);
         let cluster = cluster::settings(file, &mut faults);
+        let backends = backend::backends(file, &mut faults);
         let Endpoints { listeners, certificates, routes, admin, auth, namespaces, .. } = endpoints;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
@@ -94,6 +95,8 @@ impl Config {
             route_options,
             hub: file.hub.clone(),
             cluster,
+            backends,
+            channel_events: backend::wanted_kinds(&namespaces),
             namespaces,
             auth,
             resume,
@@ -144,7 +147,8 @@ impl Endpoints {
                 format!("must not have more than {ROUTES_MAX} entries: use `match = \"prefix\"`");
             faults.0.push(at("route", text));
         }
-        let checked = collect(&routes, |index, one| route(index, one, faults));
+        let mut checked = collect(&routes, |index, one| route(index, one, faults));
+        backend::connect_routes(file, &routes, &mut checked, faults);
         faults.check(endpoints::reject_duplicates(&routes));
         // Where a key has an error, `auth` is `None` and it is unknown whether keys exist.
         if auth.as_ref().is_some_and(|auth| !auth.keys_configured && !auth.allow_anonymous) {
@@ -152,7 +156,7 @@ impl Endpoints {
         }
         let keys = auth.as_ref().is_none_or(|auth| auth.keys_configured);
         let bytes_max = file.limits.message_bytes_max;
-        let namespaces = hub::namespaces(&file.channels, keys, bytes_max, faults);
+        let namespaces = hub::namespaces(file, keys, bytes_max, faults);
         let listeners_written = written.len() as u32;
         let routes = checked;
         Self { listeners_written, listeners, certificates, routes, admin, auth, namespaces }

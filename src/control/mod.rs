@@ -52,6 +52,8 @@ pub(crate) use signals::Signals;
 const GRACE: Duration = Duration::from_secs(3);
 /// Limit for adding up the last counters of ended shards.
 const LAST_NUMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit for sending the last events to applications.
+const LAST_EVENTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A deadline that is never reached.
 const NEVER: Duration = Duration::from_hours(24 * 365 * 30);
 
@@ -130,6 +132,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     let (server, end) = watch.run().await;
     if let Some(peers) = peers {
         peers.leave().await;
+    }
+    if let Some(events) = server.events() {
+        events.finish(LAST_EVENTS_TIMEOUT).await;
     }
     if let Some(writing) = writing {
         writing.finish().await;

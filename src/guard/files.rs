@@ -68,8 +68,14 @@ impl Reach {
             config.acme.as_ref().map(|settings| settings.directory.as_str()),
         ];
         let engine = config.cluster.iter().flat_map(|settings| &settings.urls);
-        let ports: Vec<u16> =
-            urls.into_iter().flatten().map(port_of).chain(engine.map(|url| url.port)).collect();
+        let backends = config.backends.iter().map(|one| &*one.events_url);
+        let ports: Vec<u16> = urls
+            .into_iter()
+            .flatten()
+            .chain(backends)
+            .map(port_of)
+            .chain(engine.map(|url| url.port))
+            .collect();
         if !ports.is_empty() {
             reach.ports = [ports, vec![HTTPS, DNS]].concat();
             reach.read.extend(FETCHING.map(PathBuf::from));

@@ -4,6 +4,7 @@
 //! which each shard must see them. See the module above for why nothing is lost or doubled.
 
 mod completions;
+mod events;
 mod joining;
 mod keeping;
 mod roster;
@@ -27,6 +28,8 @@ use super::publication::Publication;
 use super::refusal::{Code, Refused};
 use super::roster::{RosterNews, RosterPage, RosterRange};
 use super::seats::Seats;
+pub use events::HomeEvent;
+use events::{HomeEvents, PublishedCopy};
 use keeping::{name_bytes, since_of};
 use starts::Starts;
 
@@ -133,6 +136,8 @@ enum Waiting {
     Publish {
         channel: u32,
         from: Origin,
+        /// For its event, if that is wanted.
+        copy: Option<Box<PublishedCopy>>,
     },
     History {
         channel: u32,
@@ -211,9 +216,7 @@ pub struct Home {
     presence_bytes: usize,
     /// Channels opened since the last [`Home::expire_channels`].
     opened: usize,
-    /// Channels that have gained their first member (true) or lost their last. `None`: nothing
-    /// consumes these changes.
-    occupancy: Option<Vec<(ChannelName, bool)>>,
+    events: HomeEvents,
     now_ms: u64,
 }
 
@@ -238,7 +241,7 @@ impl Home {
             seat_bytes: 0,
             presence_bytes: 0,
             opened: 0,
-            occupancy: None,
+            events: HomeEvents::default(),
             now_ms: 0,
         }
     }
@@ -247,11 +250,7 @@ impl Home {
     pub fn is_at_rest(&self) -> bool {
         // Without channels, nothing can have been asked of the log.
         let has_completions = !self.channels.is_empty() && self.log.may_have_completions();
-        !has_completions && self.has_nothing_to_send() && !self.has_occupancy_changes()
-    }
-
-    fn has_occupancy_changes(&self) -> bool {
-        self.occupancy.as_ref().is_some_and(|changes| !changes.is_empty())
+        !has_completions && self.has_nothing_to_send() && self.events.is_empty()
     }
 
     /// Handles a request. `now_ms` is Unix time.
@@ -316,7 +315,9 @@ impl Home {
             Verb::Unwatch => self.remove_watcher(key, &from),
             Verb::Rename { old, new } => self.rename_presence(key, &old, &new),
             Verb::Publish { draft, key: scope } => {
-                let (ticket, log) = self.register_waiting(Waiting::Publish { channel: key, from });
+                let copy = self.copy_published(&draft);
+                let waiting = Waiting::Publish { channel: key, from, copy };
+                let (ticket, log) = self.register_waiting(waiting);
                 self.log.append(ticket, log, *draft, scope.map(|scope| *scope));
             }
             Verb::Presence { after, limit } => self.list_presence(key, from, after, limit),
@@ -477,18 +478,6 @@ impl Home {
             Origin::Api(reply) => (reply.0)(answer),
             Origin::Batch(reply) => reply.send_answer(answer),
         }
-    }
-
-    /// Returns whether [`Self::take_occupancy`] has nothing to return and to change.
-    pub fn has_reported_occupancy(&self, wanted: bool) -> bool {
-        self.occupancy.is_some() == wanted && !self.has_occupancy_changes()
-    }
-
-    /// Takes the channels that have gained their first member (true) or lost their last since the
-    /// last call, in order. `wanted`: whether to collect them from now on.
-    pub fn take_occupancy(&mut self, wanted: bool) -> Vec<(ChannelName, bool)> {
-        let next = wanted.then(Vec::new);
-        std::mem::replace(&mut self.occupancy, next).unwrap_or_default()
     }
 
     /// Returns whether nothing is to be sent to shards.

@@ -56,7 +56,7 @@ pub use event::{
     ChannelMessage, EncodedEvent, EngineNotice, Event, EventEncoder, GapReason, PROTOCOLS_MAX,
     ProtocolEncoder, ProtocolId, Sender, Storing,
 };
-pub use home::{Home, HomeGauges, HomeOptions, HomeStats};
+pub use home::{Home, HomeEvent, HomeGauges, HomeOptions, HomeStats};
 pub use key_scope::KeyScope;
 pub use log::{Done, HistoryPage, KeyUsage, Log, Loss, Opening, Range, Retention};
 pub use members::{ChannelOp, Local, Member, Members, Moved, Step};

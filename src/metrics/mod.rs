@@ -10,6 +10,7 @@
 //! µs. The memory for an exchange is allocated each time: keeping it would double the memory of
 //! each shard's histograms, which with many shards is more than all queues use.
 
+mod backends;
 mod counters;
 pub mod hdr;
 mod histograms;
@@ -25,6 +26,7 @@ pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 
 use crate::driver::DriverCounters;
 use crate::driver::host::ProcessNumbers;
+use crate::events::EventKind;
 
 /// All metrics of one shard (or, merged, of the node) at one moment.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +39,7 @@ pub struct Snapshot {
 }
 
 /// Metrics of the whole process.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Process {
     /// Time since the shards started.
     pub uptime: Duration,
@@ -68,6 +70,22 @@ pub struct Process {
     pub limits: NodeLimits,
     /// `None`: the server is alone.
     pub cluster: Option<ClusterNumbers>,
+    /// Of each application that receives events.
+    pub events: Vec<EventNumbers>,
+}
+
+/// The events of an application.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventNumbers {
+    pub backend: String,
+    pub accepted: Vec<(EventKind, u64)>,
+    pub lost: Vec<(EventKind, u64)>,
+    /// Attempts to send a batch again.
+    pub retries: u64,
+    pub waiting: u64,
+    pub bytes: u64,
+    /// How long the oldest event has waited.
+    pub lag: Duration,
 }
 
 /// The state of a node's connections to its cluster.

@@ -12,7 +12,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit as TextUnit};
 
-use super::{ClusterNumbers, Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, process};
+use super::{
+    ClusterNumbers, Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, backends, process,
+};
 use crate::driver::DriverCounters;
 
 /// Content type of the result of [`format_openmetrics`].
@@ -21,11 +23,11 @@ pub const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0;
 /// Formats a snapshot. Histograms that are off are omitted: zeros would look like measurements.
 pub fn format_openmetrics(snapshot: Snapshot, process: &Process) -> String {
     let mut registry = Registry::with_prefix("seawall");
-    registry.register_collector(Box::new(Family(snapshot, *process)));
+    registry.register_collector(Box::new(Family(snapshot, process.clone())));
     let mut out = String::with_capacity(32 * 1024);
     // Process metrics have the same names in all programs, and no prefix.
     let mut common = Registry::default();
-    common.register_collector(Box::new(process::Common(*process)));
+    common.register_collector(Box::new(process::Common(process.clone())));
     text::encode_registry(&mut out, &common).expect("writing to a string cannot fail");
     text::encode(&mut out, &registry).expect("writing to a string cannot fail");
     out
@@ -246,10 +248,8 @@ fn encode_process(
         let gauge = ConstGauge::new(value as i64);
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
     }
-    match &process.cluster {
-        Some(cluster) => encode_cluster(encoder, cluster),
-        None => Ok(()),
-    }
+    process.cluster.iter().try_for_each(|cluster| encode_cluster(encoder, cluster))?;
+    backends::encode_events(encoder, &process.events)
 }
 
 fn encode_cluster(

@@ -8,6 +8,7 @@ use crate::cluster::redis::Outer;
 use crate::cluster::{ClusterLog, ClusterSettings, EngineUrl, Layout, LogLimits};
 use crate::config::Config;
 use crate::hub::{HistoryBudget, HomeOptions, Log, MemoryLog, Storing};
+use crate::outer::OuterThread;
 use crate::session::SeawallV1;
 use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
@@ -21,16 +22,20 @@ pub(super) type MadeHub = (Option<Arc<HubShared>>, Option<Arc<Outer>>);
 ///
 /// # Errors
 /// When the engine can never be used.
-pub(super) fn make_hub(config: &Config, admission: Arc<Admission>) -> Result<MadeHub, String> {
+pub(super) fn make_hub(
+    config: &Config,
+    admission: Arc<Admission>,
+    thread: Option<&OuterThread>,
+) -> Result<MadeHub, String> {
     if !config.has_hub() {
         return Ok((None, None));
     }
     let (protocols, node) = (Protocols::new(&SeawallV1), make_node());
     let mut outer = None;
-    let make_log: MakeLog = match &config.cluster {
-        Some(settings) => {
+    let make_log: MakeLog = match config.cluster.as_ref().zip(thread) {
+        Some((settings, thread)) => {
             let (make_log, started) =
-                make_cluster_log(settings, (config.shards, node), protocols.storing())?;
+                make_cluster_log(thread, settings, (config.shards, node), protocols.storing())?;
             outer = Some(started);
             make_log
         }
@@ -45,6 +50,7 @@ pub(super) fn make_hub(config: &Config, admission: Arc<Admission>) -> Result<Mad
 
 /// Connects to the engine of a cluster, and makes logs over it.
 fn make_cluster_log(
+    thread: &OuterThread,
     settings: &Arc<ClusterSettings>,
     (shards, node): (u16, u32),
     storing: Storing,
@@ -52,7 +58,8 @@ fn make_cluster_log(
     let names: Vec<_> = settings.urls.iter().map(EngineUrl::name).collect();
     let layout = Arc::new(Layout::new(&settings.prefix, &names));
     let origin = RandomState::new().hash_one("origin");
-    let outer = Arc::new(Outer::start(settings, &layout, (shards.into(), origin, node))?);
+    let ids = (shards.into(), origin, node);
+    let outer = Arc::new(Outer::start(thread, settings, &layout, ids)?);
     let limits = LogLimits {
         subscribe_timeout_ms: settings.subscribe_timeout.as_millis() as u64,
         renewal_ms: settings.position_ttl.as_millis() as u64 / 3,

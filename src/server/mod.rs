@@ -18,11 +18,13 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc as events;
 
+use crate::backend::events::EventFlow;
 use crate::cluster::redis::Outer;
 use crate::config::Config;
 use crate::driver::listener::{self, Address};
 use crate::driver::{DriverFactory, EngineFacts, host};
 use crate::metrics::Snapshot;
+use crate::outer::OuterThread;
 use crate::shard::Shard;
 use crate::shard::mail::{Directory, Mail};
 
@@ -72,6 +74,7 @@ pub struct Server {
     config: Arc<ArcSwap<Config>>,
     directory: Arc<Directory>,
     outer: Option<Arc<Outer>>,
+    events: Option<Arc<EventFlow>>,
     threads: Vec<JoinHandle<()>>,
     ended: events::UnboundedReceiver<Ended>,
 }
@@ -110,10 +113,21 @@ impl Bound {
     pub fn start_on<F: DriverFactory>(self, factory: &F) -> Result<Waiting, StartError> {
         let Self { config, listening, congestion, shares } = self;
         let directory = Directory::new(shares.len());
-        let (hub, outer) = make_hub(&config, directory.admission().clone()).map_err(StartError)?;
+        let needs_outer = config.cluster.is_some() || !config.backends.is_empty();
+        let outer_thread = needs_outer.then(OuterThread::start).transpose().map_err(StartError)?;
+        let admission = directory.admission().clone();
+        let made = make_hub(&config, admission, outer_thread.as_ref()).map_err(StartError)?;
+        let (hub, outer) = made;
         if let Some(hub) = hub {
             directory.set_hub(hub);
         }
+        let events = match (&outer_thread, directory.hub()) {
+            (Some(thread), Some(hub)) => {
+                EventFlow::start(thread, directory.events(), hub.realm.node, &config.backends)
+                    .map_err(StartError)?
+            }
+            _ => None,
+        };
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
@@ -155,7 +169,7 @@ impl Bound {
         let config = Arc::new(ArcSwap::new(config));
         Ok(Waiting {
             go: signals,
-            server: Server { facts, config, directory, outer, threads, ended },
+            server: Server { facts, config, directory, outer, events, threads, ended },
         })
     }
 }
@@ -208,6 +222,11 @@ impl Server {
         self.config.clone()
     }
 
+    /// The events on their way to applications; `None`: none wants any.
+    pub fn events(&self) -> Option<&Arc<EventFlow>> {
+        self.events.as_ref()
+    }
+
     /// The way to the cluster's engine and to other nodes; `None`: this node is alone.
     pub fn outer(&self) -> Option<Arc<Outer>> {
         self.outer.clone()
@@ -233,6 +252,9 @@ impl Server {
         let config = Arc::new(config);
         if let Some(hub) = self.directory.hub() {
             self.directory.set_hub(renew_hub(&hub, &config));
+        }
+        if let Some(events) = &self.events {
+            events.renew(&config.backends);
         }
         self.config.store(config.clone());
         self.broadcast(|| Mail::Renew(config.clone()));

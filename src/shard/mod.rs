@@ -17,7 +17,6 @@ pub mod connect;
 mod connections;
 mod dispatch;
 mod drain;
-pub mod events;
 pub mod hub;
 pub mod mail;
 pub mod portable;

@@ -264,7 +264,9 @@ fn scripts_do_as_the_model_does() {
             tail_bytes_max: 0,
             on_failover: OnFailover::NewEpoch,
         });
-        let outer = Outer::start(&settings, &layout, (1, 7, 7)).expect("the engine is there");
+        let thread = seawall::outer::OuterThread::start().expect("a thread starts");
+        let outer =
+            Outer::start(&thread, &settings, &layout, (1, 7, 7)).expect("the engine is there");
         let bell = Arc::new(Rung::default());
         let mut port = outer.port(0, bell.clone());
         let runs = std::cell::Cell::new(0);

@@ -21,11 +21,23 @@ fn blocks_of(language: &str) -> Vec<Block> {
     blocks
 }
 
+/// A file with the secret that a backend needs.
+fn webhook_secret(test: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = scratch(test).join("app.secret");
+    fs::write(&path, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn every_configuration_is_valid() {
     for block in blocks_of("toml") {
-        let file: File =
+        let mut file: File =
             toml::from_str(&block.text).unwrap_or_else(|error| panic!("{}: {error}", block.place));
+        for backend in &mut file.backends {
+            backend.secret_files = vec![webhook_secret("valid")];
+        }
         if let Err(error) = Config::validate(&file, 20_000, 2) {
             panic!("{}: {error}", block.place);
         }
@@ -91,11 +103,14 @@ fn is_metric_letter(c: char) -> bool {
 #[test]
 fn the_metrics_that_are_named_are_exported() {
     // A limit that is not set is not exported.
-    let server = Server::start(
-        "[limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n\
+    let server = Server::start(&format!(
+        "[[backend]]\nevents_url = \"http://127.0.0.1:1\"\nevents = [\"connected\"]\n\
+         secret_files = [{:?}]\n\
+         [limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n\
          [cluster]\nurls = [\"redis://127.0.0.1:1\"]\n\
          [resume]\nkeys = [\"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\"]\n",
-    );
+        webhook_secret("exported")
+    ));
     let text = get_with(server.admin(), "/metrics", "").body;
     let exported: BTreeSet<&str> = text.split(|c| !is_metric_letter(c)).collect();
     let mut named = BTreeSet::new();

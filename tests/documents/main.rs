@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Languages of blocks, and the tests that check them.
-const LANGUAGES: [(&str, &str); 15] = [
+const LANGUAGES: [(&str, &str); 17] = [
     ("sh", "commands.rs runs it"),
     ("js", "examples.rs runs it"),
     ("ts", "examples.rs compiles and runs it"),
@@ -24,6 +24,8 @@ const LANGUAGES: [(&str, &str); 15] = [
     ("python", "examples.rs runs it"),
     ("go", "examples.rs runs it"),
     ("php", "examples.rs runs it"),
+    ("py", "tests/backend/application.rs runs it"),
+    ("mjs", "tests/backend/application.rs runs it"),
     ("toml", "facts.rs validates it"),
     ("yaml", "facts.rs has promtool check it"),
     ("ini", "facts.rs has systemd check it"),

@@ -4,12 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use seawall::backend::queue::{EventBounds, Events, Happening, ShardEvent};
+use seawall::config::file::{Backend, File, Route};
 use seawall::driver::sim::{Faults, Peer};
 use seawall::driver::{Bell, Token};
+use seawall::events::EventKind;
 use seawall::hub::{HistoryBudget, Log, MemoryLog};
-use seawall::shard::events::{EventBounds, Events, ShardEvent};
 
-use crate::client::{Behaviour, Client, frame};
+use crate::client::frame;
 use crate::numbers::{connect, leave, open};
 use crate::seeds;
 use crate::world::World;
@@ -28,6 +30,44 @@ fn attach(world: &World, events_max: usize) -> (Events, Arc<Rings>) {
     (world.events().attach(bounds, Arc::clone(&bell) as Arc<dyn Bell>).unwrap(), bell)
 }
 
+/// A hub whose application wants these kinds of events.
+fn hub_world(
+    seed: u64,
+    faults: Faults,
+    kinds: &[EventKind],
+    edit: impl FnOnce(&mut File),
+) -> World {
+    let budget = HistoryBudget::new(1 << 20);
+    let make_log =
+        Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
+    World::with_hub(seed, 1, faults, make_log, |file| {
+        let handler = seawall::config::HandlerName::Hub;
+        file.routes = vec![Route { handler, ..Route::default() }];
+        file.backends = vec![Backend {
+            events_url: "http://127.0.0.1:1/events".into(),
+            events: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
+            secret_files: vec![secret_file()],
+            ..Backend::default()
+        }];
+        edit(file);
+    })
+}
+
+/// A file with the secret that each application needs; no request is made here.
+fn secret_file() -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    static FILE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    let make = || {
+        let path = std::env::temp_dir().join(format!("seawall-{}.secret", std::process::id()));
+        std::fs::write(&path, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    FILE.get_or_init(make).clone()
+}
+
+const OF_CONNECTIONS: [EventKind; 2] = [EventKind::Connected, EventKind::Disconnected];
+
 /// What a consumer knows from events.
 #[derive(Default)]
 struct Ledger {
@@ -39,23 +79,28 @@ struct Ledger {
 
 impl Ledger {
     fn note(&mut self, seed: u64, event: ShardEvent) {
-        match event {
-            ShardEvent::Connected { token, .. } => {
-                self.connected += 1;
-                let is_new = self.open.insert(token);
-                assert!(is_new, "seed {seed}: it is opened once");
+        let event = match event {
+            ShardEvent::Happened { event, .. } => event,
+            ShardEvent::Lost(counts) => {
+                for (lost, kind) in self.lost.iter_mut().zip(OF_CONNECTIONS) {
+                    *lost += counts.0.get(&(0, kind)).copied().unwrap_or_default();
+                }
+                return;
             }
-            ShardEvent::Disconnected { token, bytes_received, .. } => {
+        };
+        match event {
+            Happening::Connected { client, path } => {
+                self.connected += 1;
+                let is_new = self.open.insert(client.token);
+                assert!(is_new && &*path == "/echo", "seed {seed}: it is opened once");
+            }
+            Happening::Disconnected { client, bytes_received, .. } => {
                 self.disconnected += 1;
                 assert!(bytes_received > 0, "seed {seed}: there was a request at least");
-                let known = self.open.remove(&token);
+                let known = self.open.remove(&client.token);
                 assert!(known || self.lost[0] > 0, "seed {seed}: it was opened before");
             }
-            ShardEvent::Lost(counts) => {
-                self.lost[0] += counts.connected;
-                self.lost[1] += counts.disconnected;
-            }
-            other => panic!("seed {seed}: there are no channels: {other:?}"),
+            other => panic!("seed {seed}: other kinds are not wanted: {other:?}"),
         }
     }
 }
@@ -64,20 +109,26 @@ impl Ledger {
 fn events_and_losses_add_up_to_what_has_happened() {
     let mut lost = 0;
     for seed in seeds(6000, 40) {
-        let mut world = World::new(seed, 1, Faults::harmless(), |file| {
+        let mut world = hub_world(seed, Faults::harmless(), &OF_CONNECTIONS, |file| {
             file.limits.message_bytes_max = 64 * 1024;
             file.limits.outbox_bytes_max = 16 * 1024;
         });
         let events_max = [1, 3, 1000][(seed % 3) as usize];
         let (mut events, bell) = attach(&world, events_max);
-        for _ in 0..12 {
-            let behaviour = Behaviour::draw(&world.network);
-            world.clients.push(Client::connect(&world.network, 0, behaviour));
-        }
         let mut ledger = Ledger::default();
-        while !world.clients.iter().all(Client::is_done) {
-            world.step();
-            if world.network.random_below(40) == 0 {
+        let mut peers = Vec::new();
+        for _ in 0..60 {
+            match world.network.random_below(4) {
+                0 | 1 => peers.push(open(&mut world)),
+                2 => {
+                    if let Some(peer) = peers.pop() {
+                        leave(&mut world, &peer);
+                    }
+                }
+                _ => drop(peers.pop()),
+            }
+            world.turn_shards();
+            if world.network.random_below(6) == 0 {
                 events.take(0).into_iter().for_each(|event| ledger.note(seed, event));
             }
         }
@@ -97,20 +148,24 @@ fn events_and_losses_add_up_to_what_has_happened() {
 
 #[test]
 fn an_end_says_how_and_after_how_much() {
-    let mut world = World::new(40, 1, Faults::default(), |_| {});
+    let mut world = hub_world(40, Faults::default(), &OF_CONNECTIONS, |_| {});
     let (mut events, _) = attach(&world, 10);
     let peer = open(&mut world);
     world.network.advance_clock(3_000_000_000);
     leave(&mut world, &peer);
-    let [ShardEvent::Connected { token, address, .. }, ended] = &events.take(0)[..] else {
+    let [
+        ShardEvent::Happened { event: Happening::Connected { client, .. }, .. },
+        ShardEvent::Happened { event: ended, .. },
+    ] = &events.take(0)[..]
+    else {
         panic!("two events")
     };
-    assert_eq!(address.map(|address| address.port()), Some(40_000));
-    let ShardEvent::Disconnected { token: of, code, duration_ms, bytes_received, .. } = ended
+    assert_eq!(client.address.map(|address| address.port()), Some(40_000));
+    let Happening::Disconnected { client: of, code, duration_ms, bytes_received, .. } = ended
     else {
         panic!("{ended:?}")
     };
-    assert_eq!((of, code.get()), (token, 1000));
+    assert_eq!((of, code.get()), (client, 1000));
     assert!((2900..3200).contains(duration_ms), "{duration_ms} ms");
     let sent = crate::numbers::REQUEST.len() + crate::numbers::CLOSE.len();
     assert_eq!(*bytes_received, sent as u64);
@@ -120,7 +175,7 @@ fn an_end_says_how_and_after_how_much() {
 
 #[test]
 fn without_a_consumer_nothing_is_queued() {
-    let mut world = World::new(40, 1, Faults::default(), |_| {});
+    let mut world = hub_world(40, Faults::default(), &OF_CONNECTIONS, |_| {});
     let peer = open(&mut world);
     leave(&mut world, &peer);
     assert_eq!(world.events().queued_bytes(0), 0);
@@ -146,14 +201,18 @@ fn subscribe(world: &mut World, path: &[u8]) -> Peer {
 }
 
 #[test]
-fn a_channel_is_occupied_by_its_first_member_and_vacated_by_its_last() {
-    let budget = HistoryBudget::new(1 << 20);
-    let make_log =
-        Arc::new(move |_, _| -> Box<dyn Log> { Box::new(MemoryLog::new(budget.clone())) });
-    let mut world = World::with_hub(40, 1, Faults::default(), make_log, |file| {
-        let handler = seawall::config::HandlerName::Hub;
-        file.routes = vec![seawall::config::file::Route { handler, ..Default::default() }];
-    });
+fn members_and_channels_come_and_go_in_order() {
+    let kinds = [
+        EventKind::Connected,
+        EventKind::Disconnected,
+        EventKind::Subscribed,
+        EventKind::Unsubscribed,
+        EventKind::ChannelOccupied,
+        EventKind::ChannelVacated,
+        EventKind::MemberAdded,
+        EventKind::MemberRemoved,
+    ];
+    let mut world = hub_world(40, Faults::default(), &kinds, |_| {});
     let (mut events, _) = attach(&world, 100);
     (0..3).for_each(|_| world.turn_shards());
     let peers: Vec<Peer> = (0..3).map(|_| subscribe(&mut world, crate::numbers::REQUEST)).collect();
@@ -165,24 +224,18 @@ fn a_channel_is_occupied_by_its_first_member_and_vacated_by_its_last() {
         .take(0)
         .iter()
         .map(|event| match event {
-            ShardEvent::Connected { .. } => "connected",
-            ShardEvent::Disconnected { .. } => "disconnected",
-            ShardEvent::ChannelOccupied { channel } if channel.as_str() == "a" => "occupied",
-            ShardEvent::ChannelVacated { channel } if channel.as_str() == "a" => "vacated",
+            ShardEvent::Happened { event, backend: 0, .. } => event.kind().name(),
             other => panic!("{other:?}"),
         })
         .collect();
-    let expected = [
-        "connected",
-        "occupied",
-        "connected",
-        "connected",
-        "disconnected",
-        "disconnected",
-        "disconnected",
-        "vacated",
-    ];
-    assert_eq!(kinds, expected);
+    let joined = ["connected", "member_added", "subscribed"];
+    let left = ["unsubscribed", "disconnected"];
+    assert_eq!(kinds[..4], ["connected", "channel_occupied", "member_added", "subscribed"]);
+    assert_eq!(kinds[4..10], [joined, joined].concat());
+    let count = |name: &str| kinds.iter().filter(|kind| **kind == name).count();
+    assert!(left.iter().chain(&["member_removed"]).all(|name| count(name) == 3), "{kinds:?}");
+    assert_eq!(kinds.last(), Some(&"channel_vacated"));
+    assert_eq!(kinds.len(), 20, "{kinds:?}");
     world.drain();
     world.check_laws(false);
 }

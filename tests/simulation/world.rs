@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use seawall::auth::Verifier;
+use seawall::backend::queue::EventQueues;
 use seawall::config::{Config, file::File};
 use seawall::driver::Wait;
 use seawall::driver::sim::{Faults, Network, Sim};
@@ -11,7 +12,6 @@ use seawall::metrics::Snapshot;
 use seawall::session::SeawallV1;
 use seawall::session::protocol::Protocols;
 use seawall::shard::connect::ConnectBackend;
-use seawall::shard::events::EventQueues;
 use seawall::shard::mail::MakeLog;
 use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};

@@ -1,7 +1,6 @@
-//! The engine on Redis or Valkey: a thread of its own holds the connections.
+//! The engine on Redis or Valkey: tasks on the [outer thread](crate::outer) hold the connections.
 //!
-//! The thread (`outer-0`) runs tokio at normal priority. For each instance, a task (`instance.rs`)
-//! connects, sends commands in batches, and subscribes. It never waits for a shard: events are
+//! For each instance, a task (`instance.rs`) connects, sends commands in batches, and subscribes. It never waits for a shard: events are
 //! queued for each shard, and publications past a bound are dropped, because the engine
 //! disconnects subscribers that read slowly. The shard's log then notices the hole.
 //!
@@ -24,7 +23,6 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc as queues;
@@ -42,33 +40,19 @@ use super::layout::{Incarnation, Layout};
 use super::settings::ClusterSettings;
 use crate::driver::Bell;
 use crate::metrics::Histograms;
+use crate::outer::OuterThread;
 
 /// How long a start waits for the first attempt to connect to each instance.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
 
-/// The running thread, and the way to it. The thread ends when this and all ports are dropped.
+/// The way to the running tasks. They end when this and all ports are dropped.
 pub struct Outer {
     shared: Arc<Shared>,
     bus: Arc<Bus>,
 }
 
-/// Runs all instances. One that panics ends the process: its channels would be silent for ever,
-/// and a supervisor restarts an ended process.
-async fn run_all(instances: Vec<Instance>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    for instance in instances {
-        tasks.spawn_local(instance.run());
-    }
-    while let Some(ended) = tasks.join_next().await {
-        if ended.is_err_and(|error| error.is_panic()) {
-            tracing::error!("the connection to the cluster's engine failed by a bug; ending");
-            std::process::abort();
-        }
-    }
-}
-
 impl Outer {
-    /// Starts the thread for this many shards. `origin`: a random number of the process; `node`:
+    /// Starts the tasks for this many shards. `origin`: a random number of the process; `node`:
     /// its number in connection ids.
     ///
     /// # Errors
@@ -76,6 +60,7 @@ impl Outer {
     /// replica, is part of a Redis Cluster, or rejects the password. An instance that cannot be
     /// reached is not an error: it is tried again for ever.
     pub fn start(
+        thread: &OuterThread,
         settings: &Arc<ClusterSettings>,
         layout: &Arc<Layout>,
         (shards, origin, node): (usize, u64, u32),
@@ -83,7 +68,6 @@ impl Outer {
         let (bus, end) = Bus::new(layout, node);
         let mut end = Some(end);
         let mut queues_in = Vec::new();
-        let mut instances = Vec::new();
         let (senders, mut receivers): (Vec<_>, Vec<_>) =
             settings.urls.iter().map(|_| queues::unbounded_channel()).unzip();
         let shared = Arc::new(Shared::new(senders, shards, settings.in_flight_bytes_max));
@@ -91,20 +75,9 @@ impl Outer {
             let (attempted, first) = mpsc::channel();
             queues_in.push(first);
             let world = (settings.clone(), layout.clone(), Arc::downgrade(&shared));
-            instances.push(Instance::new(
-                index,
-                world,
-                (origin, end.take()),
-                (commands, attempted),
-            ));
+            let instance = Instance::new(index, world, (origin, end.take()), (commands, attempted));
+            thread.spawn(move || instance.run());
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("cannot start the outer thread: {error}"))?;
-        let run = move || tokio::task::LocalSet::new().block_on(&runtime, run_all(instances));
-        thread::Builder::new()
-            .name("outer-0".into())
-            .spawn(run)
-            .map_err(|error| format!("cannot start the outer thread: {error}"))?;
         for first in queues_in {
             match first.recv_timeout(FIRST_ATTEMPT) {
                 Ok(Err(LinkError::Unusable(reason))) => return Err(reason),

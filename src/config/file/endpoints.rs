@@ -118,6 +118,11 @@ section! {
     handler: HandlerName = HandlerName::Echo,
     "`hub` for applications; `echo` for measurements and end-to-end health checks.";
 
+    /// Name of the `[[backend]]` that receives events of its connections; empty = the only one, if
+    /// there is exactly one. For the handler `hub`.
+    backend: String = String::new(),
+    "Set where several applications share the server.";
+
     /// Connections of this path; past it: 503. 0 = no limit.
     connections_max: u32 = 0 => "connections" in 0..=ANY,
     "Set where one path must leave room for the others.";

@@ -32,6 +32,16 @@ section! {
     publish: Access = Access::Anyone,
     "`server` where clients only listen.";
 
+    /// Name of the `[[backend]]` that receives events of these channels; empty = the only one, if
+    /// there is exactly one.
+    backend: String = String::new(),
+    "Set where several applications share the server.";
+
+    /// Kinds of events of these channels that are sent, instead of those of the backend: empty =
+    /// as the backend says; `["none"]` = none.
+    events: Vec<String> = Vec::new(),
+    "Set where one kind of channel needs other events, such as `published` for an audit.";
+
     /// Messages that a channel keeps for clients that reconnect; 0 = none.
     history: u32 = 100 => "messages" in 0..=ANY,
     "Raise to cover longer absences at your rate of messages; 0 for messages that are worthless a \

@@ -4,6 +4,7 @@
 //! [`super::Config::validate`].
 
 mod auth;
+mod backend;
 mod cluster;
 mod endpoints;
 mod engine;
@@ -17,6 +18,7 @@ mod tls;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{ApiKey, Auth, Key, Resume};
+pub use backend::Backend;
 pub use cluster::Cluster;
 pub use endpoints::{
     CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
@@ -58,13 +60,15 @@ pub struct File {
     pub routes: Vec<Route>,
     #[serde(rename = "channel")]
     pub channels: Vec<Channel>,
+    #[serde(rename = "backend")]
+    pub backends: Vec<Backend>,
     #[serde(rename = "key")]
     pub keys: Vec<Key>,
     #[serde(rename = "api_key")]
     pub api_keys: Vec<ApiKey>,
 }
 
-/// Options that name files, beside those that end in `_file`: by section and key.
+/// Options that name files, beside those that end in `_file` or `_files`: by section and key.
 const NAMED_FILES: [(&str, &str); 4] = [
     ("certificate", "chain"),
     ("certificate", "key"),
@@ -84,10 +88,17 @@ impl File {
             };
             for one in several.into_iter().filter_map(|one| one.try_into::<toml::Table>().ok()) {
                 let is_file = |key: &str| {
-                    key.ends_with("_file") || NAMED_FILES.contains(&(name.as_str(), key))
+                    key.ends_with("_file")
+                        || key.ends_with("_files")
+                        || NAMED_FILES.contains(&(name.as_str(), key))
                 };
-                let named = one.into_iter().filter(|(key, _)| is_file(key));
-                found.extend(named.filter_map(|(_, path)| Some(path.as_str()?.to_owned())));
+                for (_, value) in one.into_iter().filter(|(key, _)| is_file(key)) {
+                    let paths = match value {
+                        toml::Value::Array(paths) => paths,
+                        path => vec![path],
+                    };
+                    found.extend(paths.iter().filter_map(toml::Value::as_str).map(str::to_owned));
+                }
             }
         }
         found.retain(|path| !path.is_empty());
@@ -143,7 +154,7 @@ pub const TOP: Section = Section {
 };
 
 /// The table, in the order of the reference.
-pub const SECTIONS: [Section; 22] = [
+pub const SECTIONS: [Section; 23] = [
     TOP,
     Admin::SECTION,
     Listener::SECTION,
@@ -154,6 +165,7 @@ pub const SECTIONS: [Section; 22] = [
     Channel::SECTION,
     Hub::SECTION,
     Cluster::SECTION,
+    Backend::SECTION,
     Auth::SECTION,
     Key::SECTION,
     ApiKey::SECTION,

@@ -30,6 +30,7 @@ use super::drain::Orders;
 use super::log_writer::LogWriter;
 use super::peers::{ClusterPeers, PeerRecord};
 use super::reload::LastReload;
+use crate::backend::events::EventFlow;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::mail::Directory;
@@ -61,6 +62,8 @@ struct Inner {
     last_reload: LastReload,
     /// The other nodes of the cluster; `None`: this node is alone.
     peers: Option<Arc<ClusterPeers>>,
+    /// The events on their way to applications; `None`: none wants any.
+    events: Option<Arc<EventFlow>>,
 }
 
 fn started_unix_s(facts: &Facts) -> f64 {
@@ -92,6 +95,7 @@ impl State {
             orders,
             last_reload,
             peers,
+            events: server.events().cloned(),
         }))
     }
 }

@@ -32,8 +32,11 @@ impl Home {
                 self.open_failed(channel, &Refused::unavailable(retry_after_ms));
             }
             Done::Appended { ticket, position, duplicate } => {
-                let waiting = self.done_waiting(ticket);
-                let Waiting::Publish { channel, from } = waiting else { return };
+                let mut waiting = self.done_waiting(ticket);
+                if !duplicate {
+                    self.note_published(&mut waiting, position);
+                }
+                let Waiting::Publish { channel, from, .. } = waiting else { return };
                 self.stats.publishes += u64::from(!duplicate);
                 self.stats.duplicates += u64::from(duplicate);
                 self.send_answer(channel, from, Answer::Published { position, duplicate });

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::roster::refuse_seat;
-use super::{Home, HomeOptions, Joining, ShardCounts};
+use super::{Home, HomeEvent, HomeOptions, Joining, ShardCounts};
+use crate::events::EventKind;
 use crate::hub::ChannelName;
 use crate::hub::answer::{Answer, Origin, Out, Subscribe, Subscribed};
 use crate::hub::connection_id::ConnectionId;
@@ -106,8 +107,9 @@ impl Home {
                 counts.members += 1;
                 channel.members += 1;
                 self.members += 1;
-                if let (Some(occupancy), 1) = (&mut self.occupancy, channel.members) {
-                    occupancy.push((channel.name.clone(), true));
+                if channel.members == 1 {
+                    let event = || (channel.name.clone(), HomeEvent::Occupied);
+                    self.events.note(EventKind::ChannelOccupied, event);
                 }
                 if let Some(member) = &subscribe.member {
                     shown = Some(self.add_presence(key, member, subscribe.replaces));
@@ -171,9 +173,6 @@ impl Home {
         // Channels come and go in large numbers, so that the sums are kept, not computed.
         channel.members -= 1;
         self.members -= 1;
-        if let (Some(occupancy), 0) = (&mut self.occupancy, channel.members) {
-            occupancy.push((channel.name.clone(), false));
-        }
         if let Some(seats) = &mut channel.seats {
             self.seat_bytes -= seats.bytes();
             seats.leave_seat(*id);
@@ -183,6 +182,11 @@ impl Home {
         self.give_up_seat(key, from);
         if let Some(member) = member {
             self.remove_presence(key, member);
+        }
+        let channel = &self.channels[key as usize];
+        if channel.members == 0 {
+            let event = || (channel.name.clone(), HomeEvent::Vacated);
+            self.events.note(EventKind::ChannelVacated, event);
         }
     }
 
@@ -226,6 +230,9 @@ impl Home {
         match self.log.roster() {
             Some(roster) => roster.list_member(log, &listed, replaces),
             None if is_new => {
+                let name = &self.channels[key as usize].name;
+                let event = || (name.clone(), HomeEvent::MemberAdded(listed.clone()));
+                self.events.note(EventKind::MemberAdded, event);
                 self.send_news(key, |name| Publication::new_join(name, listed.clone()));
             }
             None => {}
@@ -244,6 +251,9 @@ impl Home {
             (Unlisted::Left(left), Some(roster)) => roster.unlist_member(log, &left.key),
             (Unlisted::ShownAs(next), Some(roster)) => roster.list_member(log, &next, None),
             (Unlisted::Left(left), None) => {
+                let name = &self.channels[key as usize].name;
+                let event = || (name.clone(), HomeEvent::MemberRemoved(left.clone()));
+                self.events.note(EventKind::MemberRemoved, event);
                 self.send_news(key, |name| Publication::new_leave(name, left));
             }
             (Unlisted::ShownAs(_), None) | (Unlisted::Hidden, _) => {}

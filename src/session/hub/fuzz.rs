@@ -301,6 +301,7 @@ fn namespace(pattern: &str, access: Access) -> Namespace {
         members_max: 2,
         message_bytes_max: 1000,
         rate: 0,
+        events: crate::events::EventTarget::default(),
     }
 }
 

@@ -135,7 +135,12 @@ impl Connections {
         self.queue_bytes(index, &answer);
         self.pools.recycle_answer(answer);
         let early = self.take_early(index);
+        let path = match self.slot_mut(index).stage_mut() {
+            Stage::Asking(asking) => std::mem::take(&mut asking.path),
+            _ => Box::default(),
+        };
         let terms = Terms { route, compression, protocol };
+        self.note_opening_path(route, || path.into());
         self.open_websocket(sessions, index, terms, identity);
         if !early.is_empty() && self.slot(index).stage().is_websocket() {
             self.hold_input(sessions, index, &early);

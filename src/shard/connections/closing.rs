@@ -49,8 +49,7 @@ impl Connections {
     ) {
         if self.slot(index).stage().is_websocket() {
             self.log_close(index, code);
-            self.report_close(index, code);
-            sessions.end_session(self, index);
+            self.end_session(sessions, index, code);
         }
         self.leave_stage(index, next, code);
     }
@@ -130,7 +129,7 @@ impl Connections {
             return;
         }
         sessions.say_goodbye(self, index, goodbye, true);
-        sessions.end_session(self, index);
+        self.end_session(sessions, index, goodbye.code);
         let tick = self.tick;
         let slot = self.slot_mut(index);
         let Stage::Open(receiver) = slot.stage_mut() else { return };

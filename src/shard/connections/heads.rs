@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::asking::RequestBytes;
 use super::handshake::{Terms, Verdict};
-use super::journal::{Particulars, RejectedRequest};
+use super::journal::{Particulars, RejectedRequest, request_path};
 use super::peer::PeerAddress;
 use super::slot::Clocks;
 use super::stage::{Partial, Stage};
@@ -194,6 +194,7 @@ impl Connections {
         let (consumed, client, verdict) = decided?;
         match verdict {
             Verdict::Upgrade(terms) => {
+                self.note_opening_path(terms.route, || request_path(&bytes[..consumed]));
                 self.open_websocket(sessions, index, terms, findings.identity);
                 if consumed < bytes.len() {
                     let rest = &mut bytes[consumed..];
@@ -253,7 +254,6 @@ impl Connections {
         self.histograms.accept_to_open.record(u64::from(took_us.max(1)) * 1000);
         self.counters.opened += 1;
         self.gauges.open += 1;
-        self.report_open(index, identity.as_deref());
         self.schedule_first_ping(index);
         self.open_parked(index);
         self.set_deadline(index);

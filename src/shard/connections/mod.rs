@@ -82,9 +82,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::events::EventSender;
 use super::mail::Directory;
 use crate::admission::Standing;
+use crate::backend::queue::EventSender;
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Driver, Socket, Token, token};
 use crate::metrics::{Counters, Gauges, Histograms};
@@ -170,6 +170,8 @@ pub(super) struct Connections {
     journal: Repeats,
     /// Events for a consumer on another thread.
     events: EventSender,
+    /// The path of the connection that is being opened, if its event is wanted.
+    opening_path: Option<Box<str>>,
     /// Whether parking a quiet connection saves memory with this driver.
     is_parking_useful: bool,
     /// The number of ignored replies of the connect backend.
@@ -250,6 +252,7 @@ impl Connections {
             suspects: HashMap::new(),
             journal: Repeats::default(),
             events,
+            opening_path: None,
             is_parking_useful: D::WATCH_IS_CHEAPER,
             late_replies: 0,
             is_draining: false,

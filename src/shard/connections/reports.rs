@@ -1,10 +1,11 @@
-//! Reports events of connections to the consumer of [`crate::shard::events`].
+//! Reports events of connections with a session to the consumer of [`crate::backend::queue`].
 
-use super::Connections;
 use super::timers::TICK_MS;
-use crate::auth::Identity;
+use super::{Connections, Sessions};
+use crate::backend::queue::{EventClient, EventSender, EventUser, Happening};
+use crate::events::EventKind;
+use crate::hub::ConnectionId;
 use crate::proto::ws::CloseCode;
-use crate::shard::events::{EventSender, ShardEvent};
 
 impl Connections {
     /// Returns the sender of events, for the layer of sessions.
@@ -12,29 +13,53 @@ impl Connections {
         &mut self.events
     }
 
-    /// Reports that a WebSocket was opened.
-    pub(super) fn report_open(&mut self, index: u32, identity: Option<&Identity>) {
-        let token = self.token(index);
-        let slot = &self.slots[index as usize];
-        self.events.send(|| ShardEvent::Connected {
-            token,
-            route: slot.route(),
-            address: slot.peer().get(),
-            user: identity.and_then(|identity| identity.user.clone()),
-        });
+    /// Keeps the path of a connection that is being opened, if its event is wanted.
+    pub(super) fn note_opening_path(&mut self, route: usize, path: impl FnOnce() -> String) {
+        let target = self.config.route_options[route].events;
+        let is_wanted = self.events.is_wanted(target, EventKind::Connected);
+        self.opening_path = is_wanted.then(|| path().into());
     }
 
-    /// Reports that an open WebSocket has ended.
-    pub(super) fn report_close(&mut self, index: u32, code: CloseCode) {
+    /// Reports that a WebSocket was opened. Its session has just been made, and no event of it was
+    /// reported yet.
+    pub(in crate::shard) fn report_open(
+        &mut self,
+        index: u32,
+        connection: ConnectionId,
+        user: Option<EventUser>,
+    ) {
+        let Some(path) = self.opening_path.take() else { return };
+        let (token, slot) = (self.token(index), &self.slots[index as usize]);
+        let address = slot.peer().get();
+        let backend = self.config.route_options[slot.route()].events.backend;
+        let client = EventClient { token, connection, address, user };
+        self.events.send(backend, Happening::Connected { client, path });
+    }
+
+    /// Ends the session of a WebSocket that has ended, or that the server closes, and reports that
+    /// after what ends with the session.
+    pub(super) fn end_session(
+        &mut self,
+        sessions: &mut impl Sessions,
+        index: u32,
+        code: CloseCode,
+    ) {
+        let target = self.route(index).events;
+        let is_wanted = self.events.is_wanted(target, EventKind::Disconnected);
+        // Without a session, the end was reported already.
+        let client = if is_wanted { sessions.client(index) } else { None };
+        sessions.end_session(self, index);
+        let Some((connection, user)) = client else { return };
         let (token, tick) = (self.token(index), self.tick);
         let slot = &self.slots[index as usize];
-        let traffic = slot.traffic();
-        self.events.send(|| ShardEvent::Disconnected {
-            token,
+        let (traffic, address) = (slot.traffic(), slot.peer().get());
+        let event = Happening::Disconnected {
+            client: EventClient { token, connection, address, user },
             code,
             duration_ms: u64::from(tick.saturating_sub(slot.clocks().opened_tick)) * TICK_MS,
             bytes_received: traffic.bytes_received,
             bytes_sent: traffic.bytes_sent,
-        });
+        };
+        self.events.send(target.backend, event);
     }
 }

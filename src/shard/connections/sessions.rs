@@ -9,7 +9,8 @@ use std::sync::Arc;
 use super::{Connections, TooMuch};
 use crate::admission::Admission;
 use crate::auth::Identity;
-use crate::hub::ProtocolId;
+use crate::backend::queue::EventUser;
+use crate::hub::{ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, Realm};
 
@@ -39,6 +40,8 @@ pub(in crate::shard) trait Sessions {
     /// Returns the user of a connection, and the counts of users.
     fn user(&self, index: u32) -> Option<(&str, &Admission)>;
 
+    /// Returns the id and the user of a connection with a session.
+    fn client(&self, index: u32) -> Option<(ConnectionId, Option<EventUser>)>;
     /// Returns the client protocol of a subprotocol.
     fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId;
     /// Opens the session of a connection that was just opened, if its route has sessions.

@@ -48,8 +48,10 @@
 //!   request for longest is closed. 64 KiB of a head each. 10 s for a head, 75 s idle.
 //! - **Bodies of calls**: 16 MiB each; long ones 128 MiB together, then they wait. 60 s.
 //! - **Lines of the log**: 1 MiB, then dropped and counted.
-//! - **Events for a consumer** ([`crate::shard::events`]): the bounds that it attaches with, in
-//!   each shard; above them events are counted by kind. No consumer attaches yet.
+//! - **Events for applications**: in the queue of each shard ([`crate::backend::queue`]) 65,536 and
+//!   16 MiB; on their way ([`crate::backend::events`]) `backend.events_bytes_max` for each
+//!   application. Beyond that they are dropped and counted by kind. Class `events`. Until the
+//!   application accepts them, for `backend.retry_for_s` at most.
 
 use super::{Hub, SUBSCRIPTION_BYTES};
 use crate::hub::Local;

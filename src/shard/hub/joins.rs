@@ -86,6 +86,7 @@ impl Hub {
                 missed.into_iter().for_each(|one| backlog.push(Item::Missed(one)));
             });
         }
+        self.report_subscribed(connections, id, channel);
         self.touched.push(index);
         self.apply_effects(connections, index);
         self.reschedule(connections, index);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Hub;
 use crate::admission::Admission;
 use crate::auth::Identity;
+use crate::backend::queue::EventUser;
 use crate::config::HandlerName;
 use crate::hub::{ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
@@ -26,6 +27,11 @@ impl Sessions for Hub {
     fn user(&self, index: u32) -> Option<(&str, &Admission)> {
         let user = self.entry(index)?.session.user()?;
         Some((user, self.admission()))
+    }
+
+    fn client(&self, index: u32) -> Option<(ConnectionId, Option<EventUser>)> {
+        let entry = self.entry(index)?;
+        Some((entry.session.id, entry.event_user()))
     }
 
     fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId {
@@ -50,6 +56,9 @@ impl Sessions for Hub {
             let id = ConnectionId { node, shard, session, serial };
             HubSession::new(id, identity, realm, self.unix_ms)
         });
+        if let Some((id, user)) = self.client(index) {
+            connections.report_open(index, id, user);
+        }
         let most = connections.config().limits.admission.connections_per_user_max;
         self.list_user(index);
         let counted = self.count_user(index, most);
@@ -162,6 +171,10 @@ impl Sessions for Option<Box<Hub>> {
 
     fn user(&self, index: u32) -> Option<(&str, &Admission)> {
         self.as_deref()?.user(index)
+    }
+
+    fn client(&self, index: u32) -> Option<(ConnectionId, Option<EventUser>)> {
+        self.as_ref()?.client(index)
     }
 
     fn choose_protocol(&self, subprotocol: Option<&str>) -> ProtocolId {

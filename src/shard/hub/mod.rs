@@ -20,6 +20,7 @@ mod broadcast;
 mod calls;
 mod commands;
 mod fanout;
+mod happenings;
 mod joins;
 mod layer;
 mod look;
@@ -33,7 +34,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::connections::{Connections, MAIL_EFFORT, SessionReadiness, ticks};
-use super::events::ShardEvent;
 use super::mail::{HubMail, HubShared};
 use crate::admission::Admission;
 use crate::driver::{Bell, Token};
@@ -293,6 +293,7 @@ impl Hub {
     /// by the shard's own clock.
     pub(super) fn set_clock(&mut self, connections: &mut Connections, unix_ms: u64) {
         self.unix_ms = unix_ms;
+        connections.events_mut().set_time(unix_ms);
         let ahead_ms = unix_ms.saturating_sub(connections.now_ns() / 1_000_000);
         if ahead_ms.abs_diff(self.wall_ahead_ms) > CLOCK_STEP_MS {
             self.wall_ahead_ms = ahead_ms;
@@ -304,7 +305,7 @@ impl Hub {
     pub(super) fn run_turn(&mut self, connections: &mut Connections) -> bool {
         // Mail gets at most half of a turn's effort; the rest is for input of connections.
         let (began, most) = (connections.work().spent_effort(), connections.work().turn_max() / 2);
-        self.report_occupancy(connections);
+        self.report_home_events(connections);
         let mut is_home_due = true;
         for _ in 0..STEPS_MAX {
             let Some(mail) = self.next_here() else {
@@ -377,7 +378,7 @@ impl Hub {
     fn work_home(&mut self, connections: &mut Connections) {
         // The rest is processed in the next turn at the latest.
         self.unfinished = self.home.process_completions(STEPS_MAX);
-        self.report_occupancy(connections);
+        self.report_home_events(connections);
         if self.home.has_nothing_to_send() {
             return;
         }
@@ -387,24 +388,6 @@ impl Hub {
             self.send_out(connections, shard, out);
         }
         self.from_home = from_home;
-    }
-
-    /// Queues events for channels that have become occupied or vacant, if a consumer is attached.
-    fn report_occupancy(&mut self, connections: &mut Connections) {
-        let events = connections.events_mut();
-        let is_wanted = events.is_attached();
-        if self.home.has_reported_occupancy(is_wanted) {
-            return;
-        }
-        for (channel, is_occupied) in self.home.take_occupancy(is_wanted) {
-            events.send(|| {
-                if is_occupied {
-                    ShardEvent::ChannelOccupied { channel }
-                } else {
-                    ShardEvent::ChannelVacated { channel }
-                }
-            });
-        }
     }
 
     /// Sends an output of this home to a shard. A publication is dropped instead, and its position

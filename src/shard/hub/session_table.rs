@@ -4,6 +4,7 @@
 //! use its slot, which the table translates.
 
 use super::backlog::Backlog;
+use crate::backend::queue::EventUser;
 use crate::hub::{ConnectionId, EngineNotice, ProtocolId};
 use crate::session::hub::HubSession;
 
@@ -22,6 +23,8 @@ pub(super) struct SessionEntry {
     pub(super) user_index: u32,
     /// Whether it is counted towards its user's limit in admission.
     pub(super) counted: bool,
+    /// Whether it got its user after it was opened.
+    pub(super) named_late: bool,
     /// The state of the cluster's engine that was last sent to it.
     pub(super) engine: EngineNotice,
     /// Round trip of the last ping (µs); 0: none was answered yet.
@@ -32,6 +35,12 @@ pub(super) struct SessionEntry {
 const _: () = assert!(size_of::<SessionEntry>() <= 96);
 
 impl SessionEntry {
+    /// Returns the user for events.
+    pub(super) fn event_user(&self) -> Option<EventUser> {
+        let name = self.session.user()?.clone();
+        Some(EventUser { name, since_open: !self.named_late })
+    }
+
     /// Returns whether further messages must be queued in its backlog, behind earlier ones.
     pub(super) fn is_behind(&self) -> bool {
         self.backlog.is_some() || self.session.is_resuming()
@@ -86,6 +95,7 @@ impl SessionTable {
             protocol,
             user_index: 0,
             counted: false,
+            named_late: false,
             engine: EngineNotice::Back,
             rtt_us: 0,
         };

@@ -171,6 +171,9 @@ impl Hub {
         index: u32,
         effects: &mut Effects,
     ) -> bool {
+        if let Some(entry) = self.entry_mut(index) {
+            entry.named_late |= effects.named;
+        }
         self.apply_to_members(connections, index, effects);
         let mut is_one_too_many = false;
         if effects.named {
@@ -202,6 +205,9 @@ impl Hub {
         index: u32,
         effects: &mut Effects,
     ) {
+        if let Some(entry) = self.entry(index) {
+            self.report_unsubscribed(connections, entry, &effects.left);
+        }
         self.remove_members(&effects.left);
         if effects.renumbered {
             self.renumber_members(index);
@@ -277,6 +283,7 @@ impl Hub {
             effects: &mut effects,
         };
         entry.session.end_all(&mut call);
+        self.report_unsubscribed(connections, &entry, &effects.left);
         self.remove_members(&effects.left);
         for (call, outcome) in effects.outcomes.drain(..) {
             self.calls.record_outcome(call, outcome);

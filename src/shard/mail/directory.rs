@@ -15,12 +15,12 @@ use super::congested::Congested;
 use super::hub_mail::HubMail;
 use super::hub_shared::HubShared;
 use crate::admission::Admission;
+use crate::backend::queue::EventQueues;
 use crate::config::Config;
 use crate::driver::{Bell, Token};
 use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
 use crate::shard::connect::{ConnectBackend, ConnectReply};
-use crate::shard::events::EventQueues;
 
 /// Mails in one box above which no connections are handed over; other mail is always accepted.
 const MAILS_MAX: usize = 4096;

@@ -1,0 +1,182 @@
+//! Signed POST requests to an application, over connections that are used again.
+//!
+//! Redirects, cookies and proxies are what a server must not follow, so this is no general client.
+//! Responses are bounded in bytes, and the whole exchange in time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+
+use super::settings::BackendSettings;
+
+/// How long an unused connection stays open. Shorter than the idle timeouts of common servers (Node
+/// has 5 s), which would close it while a request is on its way.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// Unused connections to one application.
+const IDLE_CONNECTIONS_MAX: usize = 256;
+/// What is read of a response behind its head, and for how long.
+const REPLY_BYTES_MAX: usize = 64 * 1024;
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often an HTTP/2 connection is probed while requests are under way, and how long it may take
+/// to answer. A dead one would be used again for each attempt.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignedRequest<'r> {
+    pub(crate) url: &'r str,
+    /// The same in each attempt (header `webhook-id`).
+    pub(crate) id: &'r str,
+    pub(crate) body: &'r Bytes,
+    pub(crate) timeout: Duration,
+}
+
+/// A response of any status.
+#[derive(Debug)]
+pub(crate) struct HttpReply {
+    pub(crate) status: StatusCode,
+    /// From the header `Retry-After`, if it names seconds.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// Why there is no response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HttpFailure {
+    /// There is no connection, or it broke.
+    Broken(String),
+    TimedOut,
+}
+
+impl fmt::Display for HttpFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(why) => f.write_str(why),
+            Self::TimedOut => f.write_str("no answer in time"),
+        }
+    }
+}
+
+/// The client of one application.
+pub(crate) struct BackendClient {
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    settings: Arc<BackendSettings>,
+}
+
+impl BackendClient {
+    /// # Errors
+    /// When the authorities cannot be used, with the reason.
+    pub(crate) fn new(settings: Arc<BackendSettings>) -> Result<Self, String> {
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_config(&settings)?)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(connector);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(PROBE_INTERVAL)
+            .http2_keep_alive_timeout(PROBE_TIMEOUT)
+            .build(connector);
+        Ok(Self { http, settings })
+    }
+
+    pub(crate) fn settings(&self) -> &Arc<BackendSettings> {
+        &self.settings
+    }
+
+    /// Sends a request, and returns the response. A connection that was closed before any byte of
+    /// the request was written is replaced by another one; nothing else is repeated.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub(crate) async fn post(&self, request: SignedRequest<'_>) -> Result<HttpReply, HttpFailure> {
+        let exchange = async {
+            let response = self.http.request(self.build(request)?).await;
+            response.map_err(|error| HttpFailure::Broken(describe(&error)))
+        };
+        let response = tokio::time::timeout(request.timeout, exchange).await;
+        let (parts, body) = Response::into_parts(response.unwrap_or(Err(HttpFailure::TimedOut))?);
+        // The status is the answer. The rest is read so that the connection can be used again.
+        let rest = Limited::new(body, REPLY_BYTES_MAX).collect();
+        let _ = tokio::time::timeout(BODY_TIMEOUT, rest).await;
+        Ok(HttpReply { status: parts.status, retry_after: retry_after(&parts.headers) })
+    }
+
+    fn build(&self, request: SignedRequest<'_>) -> Result<Request<Full<Bytes>>, HttpFailure> {
+        let SignedRequest { url, id, body, .. } = request;
+        let invalid = |error: &dyn fmt::Display| HttpFailure::Broken(error.to_string());
+        let uri: Uri = url.parse().map_err(|error| invalid(&error))?;
+        let time_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Request::post(uri)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("seawall/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", id)
+            .header("webhook-timestamp", time_s)
+            .header("webhook-signature", self.settings.signer.sign(id, time_s, body))
+            .body(Full::new(body.clone()))
+            .map_err(|error| invalid(&error))
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Returns the error with its causes: the outermost one mostly says only that there is one.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
+    let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(crypto);
+    let builder = builder.with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| format!("TLS: {error}"))?;
+    if settings.events_url.starts_with("http://") {
+        // Not used; a host without authorities must not be an error.
+        return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    }
+    let Some(ca) = &settings.ca else {
+        let builder = builder.with_platform_verifier();
+        let builder = builder.map_err(|error| format!("the host's authorities: {error}"))?;
+        return Ok(builder.with_no_client_auth());
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        let certificate = certificate.map_err(|error| format!("ca_file: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("ca_file: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("ca_file holds no certificate; write the authorities as PEM".into());
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

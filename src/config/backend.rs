@@ -1,0 +1,236 @@
+//! The applications that receive events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::file::{self, File, HandlerName};
+use super::{Faults, RouteOptions, of_one, ranges, secret_files};
+use crate::auth::Namespaces;
+use crate::backend::{BackendSettings, Signer};
+use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
+
+/// Standard Webhooks: "between 24 bytes (192 bits) and 64 bytes (512 bits)".
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// The prefix of secrets of Standard Webhooks.
+const SECRET_PREFIX: &str = "whsec_";
+/// The word for no kinds in the options of a channel, where an empty list means the backend's.
+const NO_KINDS: &str = "none";
+/// Kinds that nodes cannot report where several share the channels: each knows its own members.
+const OF_ONE_NODE: [EventKind; 4] = [
+    EventKind::ChannelOccupied,
+    EventKind::ChannelVacated,
+    EventKind::MemberAdded,
+    EventKind::MemberRemoved,
+];
+
+/// Checks the backends, in the order of the file.
+pub(super) fn backends(file: &File, faults: &mut Faults) -> Vec<Arc<BackendSettings>> {
+    if file.backends.len() > BACKENDS_MAX {
+        let text = format!("must not have more than {BACKENDS_MAX} entries");
+        faults.0.push(super::at("backend", text));
+    }
+    let mut checked = Vec::with_capacity(file.backends.len());
+    for (index, written) in file.backends.iter().enumerate() {
+        if file.backends[..index].iter().any(|other| other.name == written.name) {
+            let text = format!("two backends have the name {}: rename one", written.name);
+            faults.0.push(of_one(format!("backend.{index}.name"), text));
+        }
+        checked.extend(backend(index, written, !file.cluster.urls.is_empty(), faults));
+    }
+    checked
+}
+
+fn backend(
+    index: usize,
+    written: &file::Backend,
+    has_cluster: bool,
+    faults: &mut Faults,
+) -> Option<Arc<BackendSettings>> {
+    let before = faults.0.len();
+    let fault = |key: &str, text: &str| {
+        of_one(format!("backend.{index}.{key}"), format!("backend {}: {key} {text}", written.name))
+    };
+    if written.name.is_empty() || written.name.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
+        faults.0.push(fault("name", "must be a word"));
+    }
+    for (key, problem) in ranges::find_errors(written.numbers()) {
+        faults.0.push(fault(key, &problem));
+    }
+    faults.check(check_url(&written.events_url).map_err(|text| fault("events_url", &text)));
+    let kinds = faults.check(parse_kinds(&written.events).map_err(|text| fault("events", &text)));
+    let kinds = kinds.unwrap_or_default();
+    faults.check(check_kinds(kinds, has_cluster).map_err(|text| fault("events", &text)));
+    let secrets = written.secret_files.iter().filter_map(|path| {
+        faults.check(read_secret(path).map_err(|text| fault("secret_files", &text)))
+    });
+    let signer = Signer::new(secrets.collect());
+    if written.secret_files.is_empty() {
+        let text =
+            "must name a file: requests are signed (make one with `openssl rand -base64 32`)";
+        faults.0.push(fault("secret_files", text));
+    }
+    let ca = faults.check(read_ca(&written.ca_file).map_err(|text| fault("ca_file", &text)));
+    let ms = |ms: u32| Duration::from_millis(ms.into());
+    (faults.0.len() == before).then(|| {
+        Arc::new(BackendSettings {
+            name: written.name.clone(),
+            events_url: written.events_url.clone(),
+            signer,
+            ca: ca.flatten(),
+            events_bytes_max: written.events_bytes_max as usize,
+            retry_for: Duration::from_secs(written.retry_for_s.into()),
+            vacate_delay: ms(written.vacate_delay_ms),
+        })
+    })
+}
+
+fn check_url(url: &str) -> Result<(), String> {
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_whole = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
+    let is_parsed = || url.parse::<hyper::Uri>().is_ok_and(|uri| uri.host().is_some());
+    match host {
+        Some(host) if host.split('/').next().is_some_and(|name| name.contains('@')) => {
+            Err("must not contain a user or password: requests are signed".to_owned())
+        }
+        Some(_) if is_whole && is_parsed() => Ok(()),
+        _ => Err(format!(
+            "= \"{url}\": write the whole address, as in https://app.example/seawall/events"
+        )),
+    }
+}
+
+fn parse_kinds(names: &[String]) -> Result<EventKinds, String> {
+    names
+        .iter()
+        .map(|name| {
+            EventKind::parse(name).ok_or_else(|| {
+                let known = EventKind::ALL.map(EventKind::name).join(", ");
+                format!("= \"{name}\": there is no such kind; known are {known}")
+            })
+        })
+        .collect()
+}
+
+fn check_kinds(kinds: EventKinds, has_cluster: bool) -> Result<(), String> {
+    let [occupied, vacated] = [EventKind::ChannelOccupied, EventKind::ChannelVacated];
+    if kinds.contains(occupied) != kinds.contains(vacated) {
+        return Err("must name both channel_occupied and channel_vacated: members that come back \
+                    soon cancel both"
+            .into());
+    }
+    match kinds.iter().find(|kind| has_cluster && OF_ONE_NODE.contains(kind)) {
+        Some(kind) => Err(format!(
+            "= \"{}\" is not supported together with [cluster]: a node knows only its own members; \
+             use subscribed and unsubscribed",
+            kind.name()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Reads a secret of Standard Webhooks: base64, with or without the prefix.
+fn read_secret(path: &str) -> Result<Vec<u8>, String> {
+    let text = secret_files::secret_file(path)?;
+    let encoded = text.trim().strip_prefix(SECRET_PREFIX).unwrap_or(text.trim());
+    let secret = BASE64_STANDARD.decode(encoded).map_err(|_| {
+        format!("{path} holds no base64; make a secret with `openssl rand -base64 32`")
+    })?;
+    if !SECRET_BYTES.contains(&secret.len()) {
+        return Err(format!(
+            "{path} holds {} bytes: a secret has {} to {}; make one with `openssl rand -base64 32`",
+            secret.len(),
+            SECRET_BYTES.start(),
+            SECRET_BYTES.end()
+        ));
+    }
+    Ok(secret)
+}
+
+fn read_ca(path: &str) -> Result<Option<Vec<u8>>, String> {
+    if path.is_empty() { Ok(None) } else { secret_files::public_bytes(path).map(Some) }
+}
+
+/// Finds the backend that a route or channel names.
+fn find(file: &File, name: &str) -> Result<Option<usize>, String> {
+    if name.is_empty() {
+        return Ok((file.backends.len() == 1).then_some(0));
+    }
+    let found = file.backends.iter().position(|one| one.name == name);
+    found.map(Some).ok_or_else(|| format!("= \"{name}\": no [[backend]] has this name"))
+}
+
+/// Sets the backends of routes, in the order of the file.
+pub(super) fn connect_routes(
+    file: &File,
+    written: &[file::Route],
+    options: &mut [(crate::proto::http::Route, RouteOptions)],
+    faults: &mut Faults,
+) {
+    let before = faults.0.len();
+    for (index, route) in written.iter().enumerate() {
+        let fault = |key: &str, text: String| {
+            let text = format!("route {}: {key} {text}", route.path);
+            of_one(format!("route.{index}.{key}"), text)
+        };
+        if route.handler != HandlerName::Hub {
+            if !route.backend.is_empty() {
+                faults.0.push(fault("backend", "needs handler = \"hub\"".into()));
+            }
+            continue;
+        }
+        let found = find(file, &route.backend).map_err(|text| fault("backend", text));
+        let Some(found) = faults.check(found) else { continue };
+        let backend = found.map(|at| &file.backends[at]);
+        // Indexes agree only if no route was left out for an error.
+        if faults.0.len() == before
+            && let (Some(at), Some(backend)) = (found, backend)
+            && let Some((_, own)) = options.get_mut(index)
+        {
+            own.events.backend = at as u8;
+            let kinds = parse_kinds(&backend.events).unwrap_or_default();
+            own.events.kinds = kinds.only(EventKind::is_of_connection);
+        }
+    }
+}
+
+/// Returns where events of a channel go.
+///
+/// # Errors
+/// The option at fault, and the reason.
+pub(super) fn of_channel(
+    file: &File,
+    written: &file::Channel,
+) -> Result<EventTarget, (&'static str, String)> {
+    let found =
+        find(file, &written.backend).map_err(|text| ("backend", format!("backend {text}")))?;
+    let backend = found.map(|at| &file.backends[at]);
+    let fault = |text: String| ("events", format!("events {text}"));
+    let own = match &written.events[..] {
+        [none] if none == NO_KINDS => Some(EventKinds::default()),
+        [] => None,
+        names => Some(parse_kinds(names).map_err(fault)?),
+    };
+    if let Some(own) = own {
+        if let Some(kind) = own.iter().find(|one| one.is_of_connection()) {
+            return Err(fault(format!("= \"{}\" is not an event of channels", kind.name())));
+        }
+        if !own.is_empty() && backend.is_none() {
+            let text = "needs a [[backend]], and its name in `backend` if there are several";
+            return Err(fault(text.into()));
+        }
+        check_kinds(own, !file.cluster.urls.is_empty()).map_err(fault)?;
+    }
+    let inherited = || backend.and_then(|backend| parse_kinds(&backend.events).ok());
+    let kinds = own.or_else(inherited).unwrap_or_default().only(|kind| !kind.is_of_connection());
+    Ok(EventTarget { backend: found.unwrap_or_default() as u8, kinds })
+}
+
+/// Returns the kinds of events of channels that any backend wants.
+pub(super) fn wanted_kinds(namespaces: &Namespaces) -> EventKinds {
+    let all = namespaces.iter().chain([namespaces.granted()]);
+    all.fold(EventKinds::default(), |kinds, one| kinds.or(one.events.kinds))
+}

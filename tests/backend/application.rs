@@ -1,0 +1,236 @@
+//! Applications: those of the guide, and a scripted one for misbehaviour.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::wait_until;
+
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// A folder of the test's own, removed at its end.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("seawall-backend-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file that only this user can read.
+    pub(crate) fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A free port. Another process may take it before the application does, which then fails.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The languages of the guide.
+pub(crate) const LANGUAGES: [&str; 2] = ["py", "mjs"];
+
+/// Returns the code of the guide in a language.
+fn guide_code(language: &str) -> String {
+    let guide = include_str!("../../src/backend/BACKEND.md");
+    let fence = format!("\n```{language}\n");
+    let (_, rest) = guide.split_once(&fence).expect("the guide has code in this language");
+    let (code, _) = rest.split_once("```\n").expect("the code ends");
+    code.to_owned()
+}
+
+/// An application of the guide, in a process of its own.
+pub(crate) struct Application {
+    child: Child,
+    port: u16,
+    events: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Application {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(folder: &Folder, language: &str, port: u16) -> Self {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let mut command = if language == "py" {
+            let code = folder.write("application.py", &guide_code(language));
+            let mut command = Command::new(format!("{root}/.cache/venv/bin/python"));
+            command.arg(code);
+            command
+        } else {
+            let code = folder.write("application.mjs", &guide_code(language));
+            let modules = folder.path().join("node_modules");
+            if !modules.exists() {
+                let installed = format!("{root}/.cache/node/node_modules");
+                std::os::unix::fs::symlink(installed, modules).unwrap();
+            }
+            let mut command = Command::new("node");
+            command.arg(code);
+            command
+        };
+        let secret = folder.write("app.secret", SECRET);
+        command.env("APP_SECRET_FILE", secret).env("PORT", port.to_string());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("run scripts/check.sh --install");
+        let events = Arc::<Mutex<Vec<Value>>>::default();
+        let (lines, shared) =
+            (BufReader::new(child.stdout.take().unwrap()).lines(), events.clone());
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                shared.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        wait_until("the application listens", || {
+            assert!(child.try_wait().unwrap().is_none(), "the application has ended");
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self { child, port, events }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/events", self.port)
+    }
+
+    /// Returns the events so far.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        self.events.lock().unwrap().clone()
+    }
+
+    /// Waits for an event, and returns it.
+    #[track_caller]
+    pub(crate) fn await_event(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        wait_until(what, || {
+            found = self.events().into_iter().find(&is_it);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request that an application has received.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Received {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// Returns a header's value; empty if there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        let mut named = lines.filter(|(own, _)| own.eq_ignore_ascii_case(name));
+        named.next().map(|(_, value)| value).unwrap_or_default()
+    }
+}
+
+type Answer = Box<dyn FnMut(&Received) -> Option<String> + Send>;
+
+/// An application that answers each request with what a closure returns; `None` closes the
+/// connection without an answer.
+pub(crate) struct Scripted {
+    address: SocketAddr,
+    received: Arc<Mutex<Vec<Received>>>,
+    answer: Arc<Mutex<Answer>>,
+}
+
+pub(crate) fn http(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+impl Scripted {
+    pub(crate) fn start(answer: impl FnMut(&Received) -> Option<String> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::<Mutex<Vec<Received>>>::default();
+        let answer: Arc<Mutex<Answer>> = Arc::new(Mutex::new(Box::new(answer)));
+        let (all, answers) = (received.clone(), answer.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (all, answers) = (all.clone(), answers.clone());
+                std::thread::spawn(move || serve(stream, &all, &answers));
+            }
+        });
+        Self { address, received, answer }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}/events", self.address)
+    }
+
+    /// Answers differently from now on.
+    pub(crate) fn answer(&self, answer: impl FnMut(&Received) -> Option<String> + Send + 'static) {
+        *self.answer.lock().unwrap() = Box::new(answer);
+    }
+
+    /// Returns the requests so far.
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: TcpStream, received: &Mutex<Vec<Received>>, answer: &Mutex<Answer>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    loop {
+        let (mut head, mut length) = (String::new(), 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push_str(&line);
+        }
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let request = Received { head, body };
+        // Not locked while it answers: a slow answer must not delay other connections.
+        let text = { answer.lock().unwrap()(&request) };
+        received.lock().unwrap().push(request);
+        let Some(text) = text else { return };
+        if stream.write_all(text.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
