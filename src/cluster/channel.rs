@@ -108,6 +108,16 @@ impl Follower {
         }
     }
 
+    /// There are no members: those that come begin where the engine is then. The caller ignores the
+    /// page of a read under way.
+    pub(super) fn forget_members(&mut self, out: &mut Vec<FollowAction>) {
+        match &mut self.0 {
+            State::CatchingUp(..) => self.begin_read(None, Held::default(), out),
+            State::Stale(position) => *position = None,
+            State::Off | State::Subscribing | State::Live(_) => {}
+        }
+    }
+
     /// Messages may have been dropped on the way, also the last ones: reads again what follows.
     pub(super) fn look_again(&mut self, out: &mut Vec<FollowAction>) {
         match &mut self.0 {
@@ -396,6 +406,16 @@ mod tests {
         assert_eq!(receive(&mut own, E, 3), "");
         assert_eq!(run(&mut own, Follower::retry_read), "read 2");
         assert_eq!(catch_up(&mut own, make_page(E, 3, &[3], true)), "1.3");
+    }
+
+    #[test]
+    fn members_that_come_later_begin_where_the_engine_is() {
+        let mut own = make_live(5);
+        assert_eq!(run(&mut own, Follower::forget_members), "", "that is known");
+        assert_eq!(receive(&mut own, E, 8), "read 5");
+        assert_eq!(run(&mut own, Follower::forget_members), "read");
+        assert_eq!(receive(&mut own, E, 10), "");
+        assert_eq!(catch_up(&mut own, make_page(E, 9, &[], true)), "1.10");
     }
 
     #[test]

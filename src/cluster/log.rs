@@ -7,6 +7,7 @@
 mod members;
 mod reads;
 mod tails;
+mod watching;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -43,6 +44,10 @@ pub struct LogLimits {
     /// Messages in the tail of a channel, and bytes of all tails of the shard.
     pub tail_messages_max: u32,
     pub tail_bytes_max: u64,
+    /// How long a channel stays subscribed after it is not watched any more (ms).
+    pub linger_ms: u64,
+    /// Channels that do so at a time; above it, the subscriptions of the earliest end.
+    pub lingering_max: usize,
 }
 
 #[derive(Debug)]
@@ -53,6 +58,8 @@ struct Channel {
     place: Place,
     retention: Retention,
     follower: Follower,
+    /// It is not watched any more, but still subscribed: nothing of it is reported.
+    is_lingering: bool,
     /// Identifies its present subscription.
     serial: u64,
     /// Changes with each loss of the subscription as well: what was read in an earlier era may
@@ -130,6 +137,8 @@ pub struct ClusterLog {
     retries: VecDeque<(u64, u32, u64)>,
     /// When the positions of watched channels are renewed.
     renewals: DueQueue,
+    /// When the subscriptions of lingering channels end.
+    lingering: DueQueue,
     actions: Vec<FollowAction>,
     roster: ClusterRoster,
     tail_usage: TailUsage,
@@ -164,6 +173,7 @@ impl ClusterLog {
             timeouts: VecDeque::new(),
             retries: VecDeque::new(),
             renewals: DueQueue::default(),
+            lingering: DueQueue::default(),
             actions: Vec::new(),
             roster: ClusterRoster::default(),
             tail_usage: TailUsage::default(),
@@ -235,7 +245,7 @@ impl ClusterLog {
     }
 
     fn apply(&mut self, channel: u32, era: u64, action: FollowAction) {
-        let key = self.channels[channel as usize].key;
+        let Channel { key, is_lingering, .. } = self.channels[channel as usize];
         match action {
             FollowAction::Deliver(epoch, message) => {
                 let position = Position { epoch, offset: message.offset };
@@ -243,11 +253,15 @@ impl ClusterLog {
                 if let Some(publication) = &publication {
                     self.keep_in_tail(channel, publication);
                 }
+                if is_lingering {
+                    return;
+                }
                 self.done.push_back(match publication {
                     Some(publication) => Done::Delivered { key, publication },
                     None => Done::Gap { key, position },
                 });
             }
+            FollowAction::EpochChanged(_) | FollowAction::Gap(_) if is_lingering => {}
             FollowAction::EpochChanged(position) => {
                 // The engine may have lost the revision together with the messages.
                 self.report_missed_news(channel, era);
@@ -344,45 +358,8 @@ impl ClusterLog {
         }
     }
 
-    /// The subscriptions at an instance are lost.
-    fn note_loss(&mut self, instance: u8) {
-        let era = self.next_serial();
-        self.drop_tails(Some(instance));
-        for (_, own) in self.channels.iter_mut().filter(|(_, own)| own.place.instance == instance) {
-            own.era = era;
-            own.follower.note_loss();
-        }
-        self.roster.list_again(Some(instance));
-    }
-
     fn take_purpose(&mut self, token: u64) -> Option<Purpose> {
         self.purposes.try_remove(token as usize)
-    }
-
-    /// A subscription is in effect. Its token is the channel and the serial.
-    fn note_subscription(&mut self, token: u64) {
-        let (channel, low) = ((token >> 32) as u32, token as u32);
-        let Some(own) = self.channels.get(channel as usize) else { return };
-        let (serial, era) = (own.serial, own.era);
-        if serial as u32 != low || own.follower.is_off() {
-            return;
-        }
-        self.follow(channel, era, Follower::note_subscription);
-        self.compare_members(channel);
-        self.submit_deferred(channel);
-        self.renewals.set(channel, self.now_ms + self.limits.renewal_ms);
-    }
-
-    /// Reads again what follows the positions of all channels.
-    fn look_again(&mut self) {
-        // The removal of a history may be among what was dropped.
-        self.drop_tails(None);
-        let watched = self.channels.iter().filter(|(_, own)| !own.follower.is_off());
-        let watched: Vec<_> = watched.map(|(channel, own)| (channel as u32, own.era)).collect();
-        for (channel, era) in watched {
-            self.follow(channel, era, Follower::look_again);
-            self.compare_members(channel);
-        }
     }
 
     /// The clock was set back: deadlines move with it, so that nothing waits longer.
@@ -390,39 +367,13 @@ impl ClusterLog {
         let timeouts = self.timeouts.iter_mut().map(|(due_ms, ..)| due_ms);
         let retries = self.retries.iter_mut().map(|(due_ms, ..)| due_ms);
         timeouts.chain(retries).for_each(|due_ms| *due_ms = due_ms.saturating_sub(step_ms));
-        for (channel, _) in self.channels.iter().filter(|(_, own)| !own.follower.is_off()) {
+        for (channel, own) in self.channels.iter().filter(|(_, own)| !own.follower.is_off()) {
             self.renewals.set(channel as u32, now_ms + self.limits.renewal_ms);
+            if own.is_lingering {
+                self.lingering.set(channel as u32, now_ms + self.limits.linger_ms);
+            }
         }
     }
-
-    /// Drops the queued deliveries and gaps of a channel.
-    fn drop_deliveries(&mut self, of: u32) {
-        self.done.retain(|done| match done {
-            Done::Delivered { key, .. }
-            | Done::Gap { key, .. }
-            | Done::News { key, .. }
-            | Done::NewsMissed { key }
-            | Done::EpochChanged { key, .. } => *key != of,
-            _ => true,
-        });
-    }
-
-    fn end_watch(&mut self, channel: u32) {
-        self.drop_tail(channel);
-        let own = &mut self.channels[channel as usize];
-        own.follower.end();
-        self.renewals.remove(channel);
-        let token = watch_token(channel, own.serial);
-        self.submit(channel, token, Action::Unwatch);
-        let serial = self.next_serial();
-        let own = &mut self.channels[channel as usize];
-        (own.serial, own.era, own.revision) = (serial, serial, None);
-        self.submit_deferred(channel);
-    }
-}
-
-fn watch_token(channel: u32, serial: u64) -> u64 {
-    u64::from(channel) << 32 | serial & u64::from(u32::MAX)
 }
 
 /// Hashes an idempotency key with its channel and owner, and the content.
@@ -451,6 +402,7 @@ impl Log for ClusterLog {
             place,
             retention,
             follower: Follower::default(),
+            is_lingering: false,
             serial,
             era: serial,
             deferred: Vec::new(),
@@ -478,18 +430,7 @@ impl Log for ClusterLog {
     }
 
     fn set_watched(&mut self, channel: u32, is_watched: bool) {
-        let own = &mut self.channels[channel as usize];
-        if own.follower.is_off() != is_watched {
-            return;
-        }
-        if is_watched {
-            own.follower.begin();
-            let token = watch_token(channel, own.serial);
-            return self.submit(channel, token, Action::Watch);
-        }
-        let key = own.key;
-        self.end_watch(channel);
-        self.drop_deliveries(key);
+        if is_watched { self.begin_watch(channel) } else { self.leave_watch(channel) }
     }
 
     fn set_time(&mut self, now_ms: u64) {
@@ -539,6 +480,7 @@ impl Log for ClusterLog {
         self.roster.continue_listing(channels_max);
         self.roster.flush(&mut *self.port);
         self.renew_positions(channels_max);
+        self.end_lingering(channels_max);
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
@@ -546,7 +488,8 @@ impl Log for ClusterLog {
         let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
         let listing = self.roster.is_listing_again().then_some(self.now_ms);
         let roster = [self.roster.next_retry_ms(), listing];
-        let own = [timeout, first(&self.retries), self.renewals.next_ms()];
+        let own =
+            [timeout, first(&self.retries), self.renewals.next_ms(), self.lingering.next_ms()];
         own.into_iter().chain(roster).flatten().min()
     }
 
@@ -565,6 +508,7 @@ impl Log for ClusterLog {
             + self.done.capacity() * size_of::<Done>()
             + (self.timeouts.capacity() + self.retries.capacity()) * size_of::<(u64, u64, u64)>()
             + self.renewals.bytes()
+            + self.lingering.bytes()
             + self.roster.bytes();
         entries as u64
     }

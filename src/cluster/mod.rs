@@ -24,7 +24,8 @@
 //! the position is read: whatever is published later arrives by the subscription. If the
 //! subscription is lost, members keep the position that they have; once it is back, the messages
 //! in between are read, or a gap is reported. Requests that need the engine meanwhile wait for a
-//! limited time. The newest messages of a watched channel are kept as its *tail*, from which
+//! limited time. After the last member has gone the channel stays subscribed for some time, in case
+//! that one returns. The newest messages of a watched channel are kept as its *tail*, from which
 //! clients that come back get what they missed.
 //!
 //! # Members

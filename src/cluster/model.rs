@@ -463,6 +463,16 @@ impl ModelEngine {
         })
     }
 
+    /// Breaks the connection of a node.
+    pub fn cut(&self, at: usize) {
+        self.lock().links[at].cut();
+    }
+
+    /// Returns how many channels a node is subscribed to.
+    pub fn subscriptions(&self, at: usize) -> usize {
+        self.lock().links[at].subscribed.len()
+    }
+
     /// Carries out a command at once, as the scripts would.
     pub fn execute(&self, command: EngineCommand) -> EngineEvent {
         let mut world = self.lock();

@@ -54,6 +54,8 @@ pub struct ClusterSettings {
     /// How long the engine keeps the position of a channel that is not in use.
     pub position_ttl: Duration,
     pub in_flight_bytes_max: u64,
+    /// How long a channel stays subscribed after its last member.
+    pub interest_linger: Duration,
     /// Messages in the tail of a channel, and bytes of all tails of the process.
     pub tail_messages_max: u32,
     pub tail_bytes_max: u64,

@@ -1,6 +1,7 @@
 //! The logs of several nodes over the model of the engine: whatever fails, each member's messages
 //! are in order, and each gap is reported.
 
+mod linger;
 mod roster;
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,6 +18,9 @@ use crate::hub::{
 const RETENTION: Retention = Retention { messages_max: 1000, ttl_ms: 1_000_000 };
 const CHANNELS: usize = 3;
 const NODES: usize = 3;
+const LINGER_MS: u64 = 300;
+/// Whatever is to follow does so within this time.
+const QUIET_MS: u64 = 1_000;
 
 /// Contents by channel, epoch and offset, as any node has seen them first.
 type Truth = HashMap<(u32, u64, u64), String>;
@@ -58,6 +62,8 @@ fn make_log(engine: &ModelEngine, origin: u64) -> ClusterLog {
         renewal_ms: 20_000,
         tail_messages_max: 10,
         tail_bytes_max: 8_000,
+        linger_ms: LINGER_MS,
+        lingering_max: 2,
     };
     let storing = Storing::with_only(&Plain);
     ClusterLog::new(engine.port(None), layout, limits, storing, origin)
@@ -144,7 +150,7 @@ impl World {
         let own = &mut self.nodes[node];
         own.reads.insert(self.tickets, (channel, None));
         let range = Range { since: None, messages_max: 0, bytes_max: 0, reverse: false };
-        own.log.read(self.tickets, channel, range);
+        own.log.recover(self.tickets, channel, range);
     }
 
     /// Reads what follows a position that was acknowledged.
@@ -266,18 +272,24 @@ impl World {
             // A later message reveals what was lost before it.
             self.append(0, channel);
         }
+        let mut quiet_ms = 0;
         for _ in 0..200_000 {
             self.engine.step();
-            // Reads that failed are repeated after a time.
+            // Reads that failed are repeated after a time, and channels linger for one.
             self.now_ms += 1;
             (0..NODES).for_each(|node| self.drain(node));
-            if self.engine.is_quiet() {
+            quiet_ms = if self.engine.is_quiet() { quiet_ms + 1 } else { 0 };
+            if quiet_ms > QUIET_MS {
                 break;
             }
         }
-        assert!(self.engine.is_quiet(), "seed {}: something goes round", self.seed);
+        assert!(quiet_ms > QUIET_MS, "seed {}: something goes round", self.seed);
         for node in &self.nodes {
             assert!(node.appends.is_empty() && node.reads.is_empty(), "seed {}", self.seed);
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            let watched = node.watched.iter().filter(|watched| **watched).count();
+            assert_eq!(self.engine.subscriptions(at), watched, "seed {}: none is left", self.seed);
         }
         self.check_history();
     }

@@ -101,6 +101,16 @@ impl DueQueue {
         Some(key)
     }
 
+    /// Returns the number of entries with a deadline.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether no entry has a deadline.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Returns the memory of the links (bytes).
     pub fn bytes(&self) -> usize {
         self.links.capacity() * size_of::<Link>()

@@ -14,6 +14,9 @@ use crate::session::hub::{Realm, SessionLimits};
 use crate::session::protocol::Protocols;
 use crate::shard::mail::{HubShared, MakeLog};
 
+/// Channels of the process that stay subscribed without members.
+const LINGERING_MAX: usize = 65_536;
+
 /// The hub's state, and the way to other nodes, where there are any.
 pub(super) type MadeHub = (Option<Arc<HubShared>>, Option<Arc<Outer>>);
 
@@ -65,6 +68,8 @@ fn make_cluster_log(
         renewal_ms: settings.position_ttl.as_millis() as u64 / 3,
         tail_messages_max: settings.tail_messages_max,
         tail_bytes_max: settings.tail_bytes_max / u64::from(shards).max(1),
+        linger_ms: settings.interest_linger.as_millis() as u64,
+        lingering_max: LINGERING_MAX / usize::from(shards).max(1),
     };
     let ports = outer.clone();
     let make_log = move |shard, bell| -> Box<dyn Log> {

@@ -175,3 +175,29 @@ fn what_was_missed_is_read_in_parts() {
     let heard = member.contents(31);
     assert!(heard[..30].iter().all(|one| *one == long) && heard[30] == "last");
 }
+
+#[test]
+fn a_channel_stays_subscribed_for_some_time_after_its_last_member() {
+    for kind in KINDS {
+        let engine = Engine::start(kind);
+        let count = |engine: &Engine| engine.call(&["PUBSUB", "CHANNELS", "seawall:c*"]);
+        let config = |more: &str| {
+            node_config(&[engine.url()], &format!("interest_linger_ms = {more}\n{OPEN_CHANNELS}"))
+        };
+        let server = Server::start(&config("600_000"));
+        let mut member = Client::open(&server);
+        let since = position(&member.subscribe("room"));
+        member.unsubscribe("room");
+        let body = json!({"channel": "room", "content": 1});
+        posted(&server, "/v1/publish", &body);
+        assert_eq!(count(&engine), "*1");
+        assert_eq!(member.subscribe_since("room", &since)["recovered"], true);
+        assert_eq!(member.contents(1), [1]);
+        drop(server);
+        let server = Server::start(&config("100"));
+        let mut member = Client::open(&server);
+        member.subscribe("room");
+        member.unsubscribe("room");
+        wait_until("the subscription ends", || count(&engine) == "*0");
+    }
+}

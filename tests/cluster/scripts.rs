@@ -259,6 +259,7 @@ fn scripts_do_as_the_model_does() {
             command_timeout: 60 * second,
             subscribe_timeout: 60 * second,
             position_ttl: 3600 * second,
+            interest_linger: Duration::ZERO,
             in_flight_bytes_max: 1 << 30,
             tail_messages_max: 0,
             tail_bytes_max: 0,

@@ -72,7 +72,7 @@ impl ClusterLog {
     pub(super) fn take_news(&mut self, channel: &ChannelName, news: RosterNews) {
         let Some(&channel) = self.names.get(channel) else { return };
         let own = &mut self.channels[channel as usize];
-        if own.follower.is_off() {
+        if own.follower.is_off() || own.is_lingering {
             return;
         }
         match own.revision {

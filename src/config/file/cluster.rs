@@ -47,6 +47,11 @@ section! {
     subscribe_timeout_ms: u32 = 10_000 => "milliseconds" in 100..=120_000,
     "Raise where failovers of the engine take longer.";
 
+    /// How long a node stays subscribed to a channel after its last member there has gone: one that
+    /// returns meanwhile needs no call of the engine. 0 = not at all.
+    interest_linger_ms: u32 = 10_000 => "milliseconds" in 0..=600_000,
+    "Raise where clients come and go often; lower where very many channels are used briefly.";
+
     /// How long the engine keeps the position of a channel without members and messages; a minute
     /// if it was only read.
     position_ttl_s: u32 = 3_600 => "seconds" in 60..=604_800,
