@@ -108,6 +108,36 @@ impl Follower {
         }
     }
 
+    /// Returns whether members are to learn of another epoch if the engine is at this position.
+    pub(super) fn changes_epoch(&self, position: Position) -> bool {
+        match &self.0 {
+            // An engine that is behind has lost messages that members have.
+            State::CatchingUp(Some(from), _) => {
+                from.epoch != position.epoch || position.offset < from.offset
+            }
+            State::Live(own) => own.epoch != position.epoch,
+            _ => false,
+        }
+    }
+
+    /// Delivers nothing more until [`Self::resume`]; what arrives meanwhile is dropped.
+    pub(super) fn postpone(&mut self) {
+        let from = match &self.0 {
+            State::Live(position) => Some(*position),
+            State::CatchingUp(from, _) => *from,
+            _ => return,
+        };
+        self.0 = State::CatchingUp(from, Held { is_cut: true, ..Held::default() });
+    }
+
+    /// Reads what follows the position of the members.
+    pub(super) fn resume(&mut self, out: &mut Vec<FollowAction>) {
+        if let State::CatchingUp(from, _) = &self.0 {
+            let from = *from;
+            self.begin_read(from, Held::default(), out);
+        }
+    }
+
     /// There are no members: those that come begin where the engine is then. The caller ignores the
     /// page of a read under way.
     pub(super) fn forget_members(&mut self, out: &mut Vec<FollowAction>) {
@@ -183,13 +213,13 @@ impl Follower {
 
     /// Continues with what was read, and then with what was held meanwhile.
     pub(super) fn catch_up(&mut self, page: RawPage, out: &mut Vec<FollowAction>) {
+        let RawPage { position, complete, messages } = page;
+        let changes_epoch = self.changes_epoch(position);
         let State::CatchingUp(from, held) = &mut self.0 else { return };
         let (from, held) = (*from, std::mem::take(held));
-        let RawPage { position, complete, messages } = page;
         match from {
             None => {}
-            // An engine that is behind has lost messages that members have.
-            Some(from) if from.epoch != position.epoch || position.offset < from.offset => {
+            Some(_) if changes_epoch => {
                 out.push(FollowAction::EpochChanged(position));
             }
             Some(_) if complete => deliver_all(position.epoch, messages, out),
@@ -406,6 +436,19 @@ mod tests {
         assert_eq!(receive(&mut own, E, 3), "");
         assert_eq!(run(&mut own, Follower::retry_read), "read 2");
         assert_eq!(catch_up(&mut own, make_page(E, 3, &[3], true)), "1.3");
+    }
+
+    #[test]
+    fn a_channel_that_is_postponed_continues_where_its_members_are() {
+        let mut own = make_live(5);
+        let is_other = |own: &Follower, epoch| own.changes_epoch(Position { epoch, offset: 9 });
+        assert!(is_other(&own, F) && !is_other(&own, E));
+        own.postpone();
+        assert!(is_other(&own, F) && !is_other(&own, E));
+        assert_eq!(receive(&mut own, F, 1), "", "it is read later");
+        assert_eq!(run(&mut own, Follower::resume), "read 5");
+        assert_eq!(receive(&mut own, F, 3), "");
+        assert_eq!(catch_up(&mut own, make_page(F, 2, &[], false)), "epoch 2.2, 2.3");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! watched channel waits until the subscription is in effect, because what is published after the
 //! read has to arrive by the subscription; such a read fails after a limited time.
 
+mod epochs;
 mod members;
 mod reads;
 mod tails;
@@ -27,6 +28,7 @@ use crate::hub::{
     ChannelName, Done, Draft, DueQueue, Epoch, KeyScope, Log, Opening, Position, Publication,
     Range, Refused, Retention, Roster, RosterRange, Storing,
 };
+use epochs::EpochPace;
 use tails::TailUsage;
 
 /// The delay that a rejected command suggests (ms).
@@ -48,6 +50,8 @@ pub struct LogLimits {
     pub linger_ms: u64,
     /// Channels that do so at a time; above it, the subscriptions of the earliest end.
     pub lingering_max: usize,
+    /// Channels to whose members a new epoch is reported, a second.
+    pub epoch_gaps_per_s: u32,
 }
 
 #[derive(Debug)]
@@ -60,6 +64,8 @@ struct Channel {
     follower: Follower,
     /// It is not watched any more, but still subscribed: nothing of it is reported.
     is_lingering: bool,
+    /// The next new epoch may be reported: see [`EpochPace`].
+    has_epoch_turn: bool,
     /// Identifies its present subscription.
     serial: u64,
     /// Changes with each loss of the subscription as well: what was read in an earlier era may
@@ -139,6 +145,7 @@ pub struct ClusterLog {
     renewals: DueQueue,
     /// When the subscriptions of lingering channels end.
     lingering: DueQueue,
+    epoch_pace: EpochPace,
     actions: Vec<FollowAction>,
     roster: ClusterRoster,
     tail_usage: TailUsage,
@@ -174,6 +181,7 @@ impl ClusterLog {
             retries: VecDeque::new(),
             renewals: DueQueue::default(),
             lingering: DueQueue::default(),
+            epoch_pace: EpochPace::new(limits.epoch_gaps_per_s),
             actions: Vec::new(),
             roster: ClusterRoster::default(),
             tail_usage: TailUsage::default(),
@@ -338,7 +346,7 @@ impl ClusterLog {
                     }
                 }
                 Some(Purpose::CatchUp { channel, era }) => {
-                    self.follow(channel, era, |own, out| own.catch_up(page, out));
+                    self.catch_up(channel, era, page);
                 }
                 Some(Purpose::Renew { channel, era }) => {
                     self.follow(channel, era, |own, out| own.compare(page.position, out));
@@ -348,10 +356,7 @@ impl ClusterLog {
             EngineEvent::Failed { token, retry_after_ms } => self.fail(token, retry_after_ms),
             EngineEvent::Watching { token } => self.note_subscription(token),
             EngineEvent::Pushed { channel, epoch, message } => {
-                if let Some(&channel) = self.names.get(&channel) {
-                    let era = self.channels[channel as usize].era;
-                    self.follow(channel, era, |own, out| own.receive(epoch, message, out));
-                }
+                self.take_message(&channel, epoch, message);
             }
             EngineEvent::Dropped => self.look_again(),
             EngineEvent::Lost { instance } => self.note_loss(instance),
@@ -403,6 +408,7 @@ impl Log for ClusterLog {
             retention,
             follower: Follower::default(),
             is_lingering: false,
+            has_epoch_turn: false,
             serial,
             era: serial,
             deferred: Vec::new(),
@@ -436,6 +442,7 @@ impl Log for ClusterLog {
     fn set_time(&mut self, now_ms: u64) {
         if let Some(step_ms) = self.now_ms.checked_sub(now_ms).filter(|step_ms| *step_ms > 0) {
             self.follow_clock_back(step_ms, now_ms);
+            self.epoch_pace.set_back(now_ms);
         }
         self.roster.set_time(now_ms);
         self.now_ms = now_ms;
@@ -481,6 +488,7 @@ impl Log for ClusterLog {
         self.roster.flush(&mut *self.port);
         self.renew_positions(channels_max);
         self.end_lingering(channels_max);
+        self.take_epoch_turns();
     }
 
     fn next_expiry_ms(&self) -> Option<u64> {
@@ -488,9 +496,9 @@ impl Log for ClusterLog {
         let timeout = self.timeouts.front().map(|(due_ms, ..)| *due_ms);
         let listing = self.roster.is_listing_again().then_some(self.now_ms);
         let roster = [self.roster.next_retry_ms(), listing];
-        let own =
-            [timeout, first(&self.retries), self.renewals.next_ms(), self.lingering.next_ms()];
-        own.into_iter().chain(roster).flatten().min()
+        let tables = [self.renewals.next_ms(), self.lingering.next_ms(), self.epoch_pace.next_ms()];
+        let own = [timeout, first(&self.retries)];
+        own.into_iter().chain(tables).chain(roster).flatten().min()
     }
 
     fn roster(&mut self) -> Option<&mut dyn Roster> {
@@ -509,6 +517,7 @@ impl Log for ClusterLog {
             + (self.timeouts.capacity() + self.retries.capacity()) * size_of::<(u64, u64, u64)>()
             + self.renewals.bytes()
             + self.lingering.bytes()
+            + self.epoch_pace.bytes()
             + self.roster.bytes();
         entries as u64
     }

@@ -374,6 +374,17 @@ impl World {
         }
     }
 
+    /// Restarts the engine without its latest writes.
+    fn fail_over(&mut self, lost: usize) {
+        if let Some(before) = self.snapshots.iter().rev().nth(lost.wrapping_sub(1)) {
+            self.store = before.clone();
+        }
+        self.snapshots.clear();
+        self.lineage += 1;
+        self.links.iter_mut().for_each(Link::cut);
+        (0..self.links.len()).for_each(|at| self.renew_incarnation(at));
+    }
+
     fn step(&mut self) {
         if self.links.is_empty() {
             return;
@@ -384,13 +395,7 @@ impl World {
         }
         if self.happens(self.faults.fail_over) {
             let lost = self.random_below(self.snapshots.len() as u64 + 1) as usize;
-            if let Some(before) = self.snapshots.iter().rev().nth(lost.wrapping_sub(1)) {
-                self.store = before.clone();
-            }
-            self.snapshots.clear();
-            self.lineage += 1;
-            self.links.iter_mut().for_each(Link::cut);
-            return (0..self.links.len()).for_each(|at| self.renew_incarnation(at));
+            return self.fail_over(lost);
         }
         if self.happens(self.faults.pause) {
             return self.sweep(Some(at));
@@ -461,6 +466,11 @@ impl ModelEngine {
             let Link { commands, replies, pushes, inbox, .. } = link;
             commands.is_empty() && replies.is_empty() && pushes.is_empty() && inbox.is_empty()
         })
+    }
+
+    /// Restarts the engine, with all of its writes.
+    pub fn fail_over(&self) {
+        self.lock().fail_over(0);
     }
 
     /// Breaks the connection of a node.

@@ -51,6 +51,10 @@ pub struct ClusterSettings {
     pub command_timeout: Duration,
     /// How long a subscription waits for the engine.
     pub subscribe_timeout: Duration,
+    /// The time over which nodes spread the start of subscribing on a new connection.
+    pub resubscribe_spread: Duration,
+    /// Channels to whose members a new epoch is reported, a second.
+    pub epoch_gaps_per_s: u32,
     /// How long the engine keeps the position of a channel that is not in use.
     pub position_ttl: Duration,
     pub in_flight_bytes_max: u64,

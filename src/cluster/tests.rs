@@ -2,6 +2,7 @@
 //! are in order, and each gap is reported.
 
 mod linger;
+mod pace;
 mod roster;
 
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,7 @@ fn make_log(engine: &ModelEngine, origin: u64) -> ClusterLog {
         tail_bytes_max: 8_000,
         linger_ms: LINGER_MS,
         lingering_max: 2,
+        epoch_gaps_per_s: 20,
     };
     let storing = Storing::with_only(&Plain);
     ClusterLog::new(engine.port(None), layout, limits, storing, origin)

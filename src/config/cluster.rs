@@ -35,6 +35,8 @@ pub(super) fn settings(file: &File, faults: &mut Faults) -> Option<Arc<ClusterSe
             subscribe_timeout: ms(written.subscribe_timeout_ms),
             position_ttl: Duration::from_secs(written.position_ttl_s.into()),
             interest_linger: ms(written.interest_linger_ms),
+            resubscribe_spread: ms(written.resubscribe_spread_ms),
+            epoch_gaps_per_s: written.epoch_gaps_per_s,
             in_flight_bytes_max: written.in_flight_bytes_max,
             tail_messages_max: written.tail_messages_max,
             tail_bytes_max: written.tail_bytes_max,

@@ -69,6 +69,7 @@ fn make_cluster_log(
         tail_messages_max: settings.tail_messages_max,
         tail_bytes_max: settings.tail_bytes_max / u64::from(shards).max(1),
         linger_ms: settings.interest_linger.as_millis() as u64,
+        epoch_gaps_per_s: settings.epoch_gaps_per_s.div_ceil(u32::from(shards).max(1)),
         lingering_max: LINGERING_MAX / usize::from(shards).max(1),
     };
     let ports = outer.clone();

@@ -260,6 +260,8 @@ fn scripts_do_as_the_model_does() {
             subscribe_timeout: 60 * second,
             position_ttl: 3600 * second,
             interest_linger: Duration::ZERO,
+            resubscribe_spread: Duration::ZERO,
+            epoch_gaps_per_s: 1,
             in_flight_bytes_max: 1 << 30,
             tail_messages_max: 0,
             tail_bytes_max: 0,

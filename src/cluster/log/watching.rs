@@ -106,8 +106,13 @@ impl ClusterLog {
         self.drop_tails(Some(instance));
         for (_, own) in self.channels.iter_mut().filter(|(_, own)| own.place.instance == instance) {
             own.era = era;
+            own.has_epoch_turn = false;
             own.follower.note_loss();
         }
+        let channels = &self.channels;
+        let is_waiting =
+            |channel: u32, era| channels.get(channel as usize).is_some_and(|own| own.era == era);
+        self.epoch_pace.retain(is_waiting);
         self.roster.list_again(Some(instance));
     }
 

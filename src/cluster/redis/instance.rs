@@ -170,8 +170,19 @@ impl Instance {
     fn choose_delay(&self, attempts: u32) -> Duration {
         let most = BACKOFF_MIN.saturating_mul(1 << attempts.min(10)).min(BACKOFF_MAX);
         // Nodes that lost the engine together come back spread out.
+        self.choose_part(most)
+    }
+
+    /// Chooses a random part of a time.
+    fn choose_part(&self, most: Duration) -> Duration {
         let random = self.random.hash_one(Instant::now()) % 1000;
         most.mul_f64(random as f64 / 1000.0)
+    }
+
+    /// Chooses when to begin to subscribe on a new connection: nodes that lost the engine together
+    /// do not do so at once.
+    pub(super) fn choose_start(&self) -> Instant {
+        Instant::now() + self.choose_part(self.settings.resubscribe_spread)
     }
 
     /// Waits for a future while the engine is away; meanwhile, commands are accepted and expire.

@@ -13,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, PushInfo, PushKind, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::bus;
 use super::connect::{Link, read_lineage};
@@ -47,6 +47,14 @@ async fn finish<T>(work: &mut Option<Work<T>>) -> T {
     result
 }
 
+/// Waits for a time; `None`: for ever.
+async fn reach(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
 /// Why a connection ended.
 pub(super) type Reason = String;
 
@@ -67,6 +75,8 @@ struct Serving {
     batch: Option<Work<RedisResult<Vec<Value>>>>,
     /// The subscription command under way.
     change: Option<Work<RedisResult<()>>>,
+    /// When subscriptions of channels begin, unless they have.
+    subscribes_at: Option<Instant>,
     heartbeat: Option<Work<RedisResult<Option<String>>>>,
     /// The look for incarnations that are dead.
     listing: Option<Work<RedisResult<Listing>>>,
@@ -99,6 +109,7 @@ impl Instance {
             rejected: None,
             batch: None,
             change: None,
+            subscribes_at: (!self.topics.is_empty()).then(|| self.choose_start()),
             heartbeat: None,
             listing: None,
             sweep: None,
@@ -158,6 +169,10 @@ impl Instance {
                 }
                 request = next_request(&mut self.bus) => {
                     self.carry_out(serving.commands.clone(), request);
+                    None
+                }
+                () = reach(serving.subscribes_at) => {
+                    serving.subscribes_at = None;
                     None
                 }
                 replies = finish(&mut serving.batch) => self.take_replies(serving, replies),
@@ -223,7 +238,7 @@ impl Instance {
 
     /// Sends the next batch and the next change of subscriptions, if none is under way.
     fn begin_work(&mut self, serving: &mut Serving) {
-        if serving.change.is_none() {
+        if serving.change.is_none() && serving.subscribes_at.is_none() {
             let connection = serving.subscription.clone();
             serving.change = self.topics.next_change().map(|change| -> Work<RedisResult<()>> {
                 match change {

@@ -19,6 +19,8 @@ struct Topic {
     token: u64,
     /// Its subscription was sent on the present connection.
     is_sent: bool,
+    /// Identifies its change.
+    serial: u64,
 }
 
 /// A command to be sent.
@@ -32,8 +34,18 @@ pub(super) enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     topics: HashMap<Vec<u8>, Topic>,
-    /// Changes that are not sent yet; true: subscribe.
-    changes: VecDeque<(bool, Vec<u8>)>,
+    /// Changes that are not sent yet: of an outdated one, the subscription was cancelled.
+    changes: VecDeque<Waiting>,
+    /// The number of outdated ones.
+    outdated: usize,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    topic: Vec<u8>,
+    /// Of the subscription; `None`: unsubscribe.
+    serial: Option<u64>,
 }
 
 /// The receiver of a topic's publications.
@@ -47,40 +59,66 @@ pub(super) struct TopicReceiver {
 impl Topics {
     pub(super) fn subscribe(&mut self, topic: Vec<u8>, receiver: TopicReceiver) {
         let TopicReceiver { channel, shard, token } = receiver;
-        let own = Topic { channel, shard, token, is_sent: false };
+        self.serial += 1;
+        let serial = self.serial;
+        let own = Topic { channel, shard, token, is_sent: false, serial };
         self.topics.insert(topic.clone(), own);
-        self.changes.push_back((true, topic));
+        self.changes.push_back(Waiting { topic, serial: Some(serial) });
     }
 
     pub(super) fn unsubscribe(&mut self, topic: Vec<u8>) {
         let Some(own) = self.topics.remove(&topic) else { return };
         if own.is_sent {
-            return self.changes.push_back((false, topic));
+            return self.changes.push_back(Waiting { topic, serial: None });
         }
         // A subscription that was not sent is cancelled: otherwise a later one of the same topic
         // would be confirmed by it.
-        self.changes.retain(|(subscribes, other)| !subscribes || *other != topic);
+        self.outdated += 1;
+        if self.outdated > TOPICS_MAX.max(self.changes.len() / 2) {
+            let topics = &self.topics;
+            self.changes.retain(|change| is_valid(topics, change));
+            self.outdated = 0;
+        }
     }
 
     /// Begins again on another connection, which has no subscriptions.
     pub(super) fn restart(&mut self) {
-        self.topics.values_mut().for_each(|topic| topic.is_sent = false);
-        self.changes = self.topics.keys().map(|topic| (true, topic.clone())).collect();
+        let change = |(topic, own): (&Vec<u8>, &mut Topic)| {
+            own.is_sent = false;
+            Waiting { topic: topic.clone(), serial: Some(own.serial) }
+        };
+        self.changes = self.topics.iter_mut().map(change).collect();
+        self.outdated = 0;
+    }
+
+    /// Returns whether there are topics.
+    pub(super) fn is_empty(&self) -> bool {
+        self.topics.is_empty()
     }
 
     /// Returns the next command. The caller sends it, and waits for its confirmation.
     pub(super) fn next_change(&mut self) -> Option<Change> {
-        let &(subscribes, _) = self.changes.front()?;
+        let mut kind = None;
         let mut topics = Vec::new();
         while topics.len() < TOPICS_MAX
-            && let Some((_, topic)) = self.changes.pop_front_if(|(kind, _)| *kind == subscribes)
+            && let Some(change) = self.changes.front()
         {
+            let subscribes = change.serial.is_some();
+            let is_valid = is_valid(&self.topics, change);
+            if is_valid && *kind.get_or_insert(subscribes) != subscribes {
+                break;
+            }
+            let Some(Waiting { topic, .. }) = self.changes.pop_front() else { break };
+            if !is_valid {
+                self.outdated -= 1;
+                continue;
+            }
             if let Some(own) = self.topics.get_mut(&topic).filter(|_| subscribes) {
                 own.is_sent = true;
             }
             topics.push(topic);
         }
-        Some(if subscribes { Change::Subscribe(topics) } else { Change::Unsubscribe(topics) })
+        Some(if kind? { Change::Subscribe(topics) } else { Change::Unsubscribe(topics) })
     }
 
     /// Returns the receiver of a topic whose subscription was sent. `None`: it was left, or has yet
@@ -90,6 +128,12 @@ impl Topics {
             self.topics.get(topic).filter(|own| own.is_sent)?;
         Some(TopicReceiver { channel: channel.clone(), shard: *shard, token: *token })
     }
+}
+
+/// Whether a change is still to be sent.
+fn is_valid(topics: &HashMap<Vec<u8>, Topic>, change: &Waiting) -> bool {
+    let Some(serial) = change.serial else { return true };
+    topics.get(&change.topic).is_some_and(|own| own.serial == serial)
 }
 
 #[cfg(test)]
@@ -137,6 +181,22 @@ mod tests {
         assert_eq!(topics.next_change(), Some(Change::Subscribe(vec![b"a".to_vec()])));
         assert_eq!(topics.find(b"a"), Some(make_receiver(2)));
         assert_eq!(topics.next_change(), None);
+    }
+
+    #[test]
+    fn cancelled_subscriptions_take_no_memory() {
+        let mut topics = Topics::default();
+        for n in 0..10 * TOPICS_MAX as u64 {
+            topics.subscribe(b"a".to_vec(), make_receiver(n));
+            topics.unsubscribe(b"a".to_vec());
+        }
+        assert!(topics.changes.len() <= 2 * TOPICS_MAX, "{}", topics.changes.len());
+        topics.subscribe(b"a".to_vec(), make_receiver(7));
+        assert_eq!(topics.next_change(), Some(Change::Subscribe(vec![b"a".to_vec()])));
+        assert_eq!((topics.next_change(), topics.outdated), (None, 0));
+        topics.unsubscribe(b"a".to_vec());
+        topics.restart();
+        assert_eq!((topics.next_change(), topics.is_empty()), (None, true));
     }
 
     #[test]

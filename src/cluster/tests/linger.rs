@@ -6,12 +6,12 @@ use crate::cluster::model::{ModelEngine, ModelFaults};
 use crate::hub::testing::Plain;
 use crate::hub::{ChannelName, Done, Draft, Epoch, HistoryPage, Log, Range, Since, Storing};
 
-const START_MS: u64 = 1_000_000;
+pub(super) const START_MS: u64 = 1_000_000;
 
 /// A node and the engine.
-struct Bench {
-    engine: ModelEngine,
-    log: ClusterLog,
+pub(super) struct Bench {
+    pub(super) engine: ModelEngine,
+    pub(super) log: ClusterLog,
     tickets: u64,
 }
 
@@ -25,7 +25,7 @@ fn show(done: &Done) -> String {
 }
 
 impl Bench {
-    fn new(channels: u32) -> Self {
+    pub(super) fn new(channels: u32) -> Self {
         let engine = ModelEngine::new(1, ModelFaults::default());
         let mut log = make_log(&engine, 1);
         log.set_time(START_MS);
@@ -38,7 +38,7 @@ impl Bench {
     }
 
     /// Lets the engine complete everything. Returns what the home learns.
-    fn finish(&mut self) -> Vec<Done> {
+    pub(super) fn finish(&mut self) -> Vec<Done> {
         let mut all = Vec::new();
         loop {
             all.extend(std::iter::from_fn(|| self.log.next()));
@@ -49,7 +49,7 @@ impl Bench {
         }
     }
 
-    fn publish(&mut self, channel: u32) -> Vec<String> {
+    pub(super) fn publish(&mut self, channel: u32) -> Vec<String> {
         self.tickets += 1;
         let draft = Draft {
             content: "x".into(),

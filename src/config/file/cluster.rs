@@ -52,6 +52,16 @@ section! {
     interest_linger_ms: u32 = 10_000 => "milliseconds" in 0..=600_000,
     "Raise where clients come and go often; lower where very many channels are used briefly.";
 
+    /// After a reconnection, nodes begin to subscribe again after a random time up to this, so that
+    /// they do not all load the engine at once.
+    resubscribe_spread_ms: u32 = 500 => "milliseconds" in 0..=60_000,
+    "Raise with the number of nodes times the channels of each.";
+
+    /// Channels to whose members a node reports a new epoch, a second: clients then load the
+    /// present state from backends. The others keep their position until their turn.
+    epoch_gaps_per_s: u32 = 5_000 => "channels a second" in 1..=1_000_000,
+    "Lower where backends cannot serve as many loads of the state after a failover.";
+
     /// How long the engine keeps the position of a channel without members and messages; a minute
     /// if it was only read.
     position_ttl_s: u32 = 3_600 => "seconds" in 60..=604_800,

@@ -14,6 +14,8 @@
 //!   oldest first. Class `history`. By deadline and at each read, `channel.history_ttl_s`.
 //! - **Channels that stay subscribed without members**, in a cluster: 65,536 of the process; the
 //!   earliest subscription ends. Class `channels`. By deadline, `cluster.interest_linger_ms`.
+//! - **Channels that wait to report a new epoch**, in a cluster: channels. Class `channels`. At
+//!   `cluster.epoch_gaps_per_s`.
 //! - **Presence**: members of the channel. Class `presence`. With its member.
 //! - **Seats** of channels with `members_max`: members. Class `channels`. With its member.
 //! - **Members** of a shard's channels, and indexes of sessions with many subscriptions:
