@@ -25,8 +25,8 @@ use super::layout::{Layout, Place};
 use super::roster::{self, ClusterRoster};
 use super::tail::Tail;
 use crate::hub::{
-    ChannelName, Done, Draft, DueQueue, Epoch, KeyScope, Log, Opening, Position, Publication,
-    Range, Refused, Retention, Roster, RosterRange, Storing,
+    ChannelName, Done, Draft, DueQueue, Epoch, KeyScope, Log, LogStats, Opening, Position,
+    Publication, Range, Refused, Retention, Roster, RosterRange, Storing,
 };
 use epochs::EpochPace;
 use tails::TailUsage;
@@ -151,6 +151,7 @@ pub struct ClusterLog {
     tail_usage: TailUsage,
     /// The channels with a tail, by the serial with which it began.
     tailed: BTreeMap<u64, u32>,
+    stats: LogStats,
     key_ttl_ms: u64,
     now_ms: u64,
     serial: u64,
@@ -186,6 +187,7 @@ impl ClusterLog {
             roster: ClusterRoster::default(),
             tail_usage: TailUsage::default(),
             tailed: BTreeMap::new(),
+            stats: LogStats::default(),
             key_ttl_ms: 0,
             now_ms: 0,
             serial: 0,
@@ -273,9 +275,13 @@ impl ClusterLog {
             FollowAction::EpochChanged(position) => {
                 // The engine may have lost the revision together with the messages.
                 self.report_missed_news(channel, era);
+                self.stats.epochs_reported += 1;
                 self.done.push_back(Done::EpochChanged { key, position });
             }
-            FollowAction::Gap(position) => self.done.push_back(Done::Gap { key, position }),
+            FollowAction::Gap(position) => {
+                self.stats.holes_reported += 1;
+                self.done.push_back(Done::Gap { key, position });
+            }
             FollowAction::Read(range) => {
                 let token = self.purposes.insert(Purpose::CatchUp { channel, era }) as u64;
                 self.submit_read(channel, token, range);
@@ -464,8 +470,14 @@ impl Log for ClusterLog {
 
     fn recover(&mut self, ticket: u64, channel: u32, range: Range) {
         match self.read_tail(channel, &range) {
-            Some(page) => self.done.push_back(Done::Page { ticket, page }),
-            None => self.begin_read(ticket, channel, range),
+            Some(page) => {
+                self.stats.tail_reads += u64::from(range.since.is_some());
+                self.done.push_back(Done::Page { ticket, page });
+            }
+            None => {
+                self.stats.engine_reads += u64::from(range.since.is_some());
+                self.begin_read(ticket, channel, range);
+            }
         }
     }
 
@@ -503,6 +515,10 @@ impl Log for ClusterLog {
 
     fn roster(&mut self) -> Option<&mut dyn Roster> {
         Some(self)
+    }
+
+    fn stats(&self) -> LogStats {
+        LogStats { roster_changes: self.roster.unconfirmed() as u64, ..self.stats }
     }
 
     fn kept_messages(&self) -> (u64, u64) {

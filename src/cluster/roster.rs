@@ -104,6 +104,8 @@ pub(super) struct ClusterRoster {
     again: VecDeque<u32>,
     /// Memory of subjects (bytes).
     subject_bytes: usize,
+    /// Changes that are not confirmed.
+    unconfirmed: usize,
     now_ms: u64,
 }
 
@@ -172,6 +174,7 @@ impl ClusterRoster {
         self.subject_bytes += if before.is_none() { SUBJECT_BYTES } else { 0 };
         if before.is_none_or(|before| before.state != State::Changed) {
             own.changed.push_back(subject);
+            self.unconfirmed += 1;
         }
         self.make_ready(entry);
     }
@@ -180,7 +183,9 @@ impl ClusterRoster {
     fn know_seat(&mut self, entry: u32, id: ConnectionId) {
         let own = &mut self.entries[entry as usize];
         let (subject, change) = (Subject::Seat(id), RosterChange::Seat { id });
+        let queued = own.changed.len();
         own.changed.retain(|one| *one != subject);
+        self.unconfirmed -= queued - own.changed.len();
         let before = own.wanted.insert(subject, Wanted { change, state: State::Known });
         self.subject_bytes += if before.is_none() { SUBJECT_BYTES } else { 0 };
     }
@@ -249,6 +254,7 @@ impl ClusterRoster {
             // Whatever was to be sent about it is outdated.
             own.changed.retain(|one| *one != subject);
             own.wanted.remove(&subject);
+            self.unconfirmed -= 1;
             self.subject_bytes -= SUBJECT_BYTES;
         }
         own.requests += 1;
@@ -323,6 +329,7 @@ impl ClusterRoster {
         let own = &mut self.entries[entry as usize];
         self.lanes[usize::from(own.place.instance)].sent -= 1;
         (own.phase, own.failures) = (Phase::Idle, 0);
+        self.unconfirmed -= subjects.len();
         for subject in subjects {
             // It may have changed since.
             let Some(wanted) = own.wanted.get_mut(subject) else { continue };
@@ -355,12 +362,14 @@ impl ClusterRoster {
             Purpose::Change { entry, subjects } => {
                 let own = &mut self.entries[entry as usize];
                 self.lanes[usize::from(own.place.instance)].sent -= 1;
+                self.unconfirmed -= subjects.len();
                 for subject in subjects {
                     if let Some(wanted) = own.wanted.get_mut(&subject)
                         && wanted.state == State::Sent
                     {
                         wanted.state = State::Changed;
                         own.changed.push_back(subject);
+                        self.unconfirmed += 1;
                     }
                 }
                 (own.phase, own.failures) = (Phase::Waiting, own.failures.saturating_add(1));
@@ -408,6 +417,7 @@ impl ClusterRoster {
                 if wanted.state != State::Changed {
                     wanted.state = State::Changed;
                     own.changed.push_back(subject.clone());
+                    self.unconfirmed += 1;
                 }
             }
             self.make_ready(entry);
@@ -422,6 +432,22 @@ impl ClusterRoster {
     /// Returns when a failed command is repeated (Unix time, ms).
     pub(super) fn next_retry_ms(&self) -> Option<u64> {
         self.retries.next_ms()
+    }
+
+    /// Returns the number of changes that the engine has not confirmed.
+    pub(super) fn unconfirmed(&self) -> usize {
+        debug_assert_eq!(self.unconfirmed, self.count_unconfirmed(), "each change is counted");
+        self.unconfirmed
+    }
+
+    /// Counts the changes that are queued or in flight.
+    fn count_unconfirmed(&self) -> usize {
+        let queued: usize = self.entries.iter().map(|(_, own)| own.changed.len()).sum();
+        let sent = self.purposes.iter().map(|(_, purpose)| match purpose {
+            Purpose::Change { subjects, .. } => subjects.len(),
+            Purpose::Seat { .. } => 0,
+        });
+        queued + sent.sum::<usize>()
     }
 
     /// Returns its memory (bytes).

@@ -20,7 +20,7 @@ use slab::Slab;
 use super::ChannelName;
 use super::answer::{Answer, Origin, Out, Request, Subscribe, Verb};
 use super::due::DueQueue;
-use super::log::{Log, Range, Retention};
+use super::log::{Log, LogStats, Range, Retention};
 use super::names::Names;
 use super::position::{Epoch, Position, Since};
 use super::presence::Presence;
@@ -192,6 +192,7 @@ pub struct HomeStats {
     pub channels_forgotten: u64,
     /// Idempotency keys evicted before they expired.
     pub keys_evicted: u64,
+    pub log: LogStats,
 }
 
 /// See the module.

@@ -100,6 +100,21 @@ pub struct KeyUsage {
     pub evicted: u64,
 }
 
+/// What a log over an engine that several nodes share has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Reads of missed messages that were answered in this process, and by the engine.
+    pub tail_reads: u64,
+    pub engine_reads: u64,
+    /// Losses of messages on the way, read again, or reported.
+    pub holes_filled: u64,
+    pub holes_reported: u64,
+    /// New epochs reported.
+    pub epochs_reported: u64,
+    /// At present: changes of the roster that are not confirmed.
+    pub roster_changes: u64,
+}
+
 /// How a channel was opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Opening {
@@ -185,6 +200,10 @@ pub trait Log {
     /// Returns the usage of idempotency keys in this process.
     fn keys(&self) -> KeyUsage {
         KeyUsage::default()
+    }
+    /// Returns what was counted about the engine.
+    fn stats(&self) -> LogStats {
+        LogStats::default()
     }
     /// Returns the roster of the nodes that share the log. `None`: all members are in this process.
     fn roster(&mut self) -> Option<&mut dyn Roster> {

@@ -58,7 +58,7 @@ pub use event::{
 };
 pub use home::{Home, HomeEvent, HomeGauges, HomeOptions, HomeStats};
 pub use key_scope::KeyScope;
-pub use log::{Done, HistoryPage, KeyUsage, Log, Loss, Opening, Range, Retention};
+pub use log::{Done, HistoryPage, KeyUsage, Log, LogStats, Loss, Opening, Range, Retention};
 pub use members::{ChannelOp, Local, Member, Members, Moved, Step};
 pub use memory::{HistoryBudget, MemoryLog};
 pub use name_hash::NameHash;

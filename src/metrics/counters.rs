@@ -209,6 +209,16 @@ counters! {
     recoveries_failed,
     /// Recoveries that failed because returning subscribers had too many messages queued.
     recoveries_deferred,
+    /// Reads of missed messages that a node of a cluster answered from its tails.
+    cluster_tail_reads,
+    /// Reads of missed messages that were answered by the engine of a cluster.
+    cluster_engine_reads,
+    /// Channels of a cluster that have received messages late which were lost on the way.
+    cluster_holes_filled,
+    /// Channels of a cluster that have lost messages on the way, which was reported as a gap.
+    cluster_holes_reported,
+    /// New epochs reported to channels of a cluster.
+    cluster_epochs_reported,
     /// Connections that resumed an earlier one.
     resumed,
     /// Connections closed because a later one resumed them.

@@ -88,14 +88,52 @@ pub struct EventNumbers {
     pub lag: Duration,
 }
 
+/// Why a connection to an instance of a cluster's engine was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineLoss {
+    /// It was closed, or has failed.
+    Closed,
+    /// Nothing was heard for too long.
+    Silent,
+    /// The engine has another lineage.
+    Lineage,
+    /// The engine has become a replica.
+    Replica,
+    /// The engine rejects the scripts, or answers something else than they do.
+    Invalid,
+}
+
+impl EngineLoss {
+    /// All causes.
+    pub const ALL: [Self; 5] =
+        [Self::Closed, Self::Silent, Self::Lineage, Self::Replica, Self::Invalid];
+
+    /// Returns the value of the metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::Lineage => "lineage",
+            Self::Replica => "replica",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
 /// The state of a node's connections to its cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClusterNumbers {
     /// Instances of the engine, and those that are connected.
     pub instances: u64,
     pub connected: u64,
-    /// Connections to instances that were lost.
-    pub losses: u64,
+    /// Connections to instances that were lost, by cause.
+    pub losses: [u64; EngineLoss::ALL.len()],
+    /// Lineages of instances that were seen, the first included.
+    pub lineages: u64,
+    /// Times that this node has ended what a dead node listed.
+    pub sweeps: u64,
+    /// Nodes that have not answered a call in time.
+    pub unanswered: u64,
     /// Publications dropped because a shard did not take them.
     pub dropped: u64,
     /// Bytes of commands that are not answered yet.
@@ -160,6 +198,8 @@ pub struct Gauges {
     pub history_messages: u64,
     /// Bytes of messages in channels' histories.
     pub history_bytes: u64,
+    /// Changes of lists of members that the engine of a cluster has yet to confirm.
+    pub roster_changes: u64,
     /// Idempotency keys remembered.
     pub idempotency_keys: u64,
     /// Memory of the tables of channels (bytes).
@@ -201,6 +241,7 @@ impl Gauges {
         self.channel_members += other.channel_members;
         self.history_messages += other.history_messages;
         self.history_bytes += other.history_bytes;
+        self.roster_changes += other.roster_changes;
         self.idempotency_keys += other.idempotency_keys;
         self.channel_bytes += other.channel_bytes;
         self.subscription_bytes += other.subscription_bytes;

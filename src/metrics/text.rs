@@ -13,7 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit as TextUnit};
 
 use super::{
-    ClusterNumbers, Counters, Gauges, HISTOGRAMS, Process, Snapshot, Unit, backends, process,
+    ClusterNumbers, Counters, EngineLoss, Gauges, HISTOGRAMS, Process, Snapshot, Unit, backends,
+    process,
 };
 use crate::driver::DriverCounters;
 
@@ -126,6 +127,12 @@ fn node_gauges(gauges: &Gauges) -> Vec<NodeGauge> {
         ("channel_members", "Subscriptions", false, gauges.channel_members),
         ("history_messages", "Messages in channel histories", false, gauges.history_messages),
         ("history", "Bytes of messages in channel histories", true, gauges.history_bytes),
+        (
+            "cluster_roster_changes",
+            "Changes of member lists that the cluster's engine has yet to confirm",
+            false,
+            gauges.roster_changes,
+        ),
         ("idempotency_keys", "Idempotency keys remembered", false, gauges.idempotency_keys),
         ("channel_table", "Memory of channel tables", true, gauges.channel_bytes),
         ("subscription", "Memory of subscriptions", true, gauges.subscription_bytes),
@@ -277,11 +284,24 @@ fn encode_cluster(
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
     }
     for (name, help, value) in [
-        ("cluster_losses", "Connections to the engine that were lost", cluster.losses),
+        (
+            "cluster_lineages",
+            "Lineages of the engine's instances seen, the first included",
+            cluster.lineages,
+        ),
+        ("cluster_sweeps", "Dead nodes whose members this node has removed", cluster.sweeps),
+        ("cluster_unanswered", "Calls that a node has not answered in time", cluster.unanswered),
         ("cluster_dropped", "Publications dropped on the way to a shard", cluster.dropped),
     ] {
         let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(family)?;
+    }
+    let help = "Connections to the engine that were lost, by cause";
+    let mut family =
+        encoder.encode_descriptor("cluster_losses", help, None, MetricType::Counter)?;
+    for (cause, value) in EngineLoss::ALL.iter().zip(cluster.losses) {
+        let labels = [("cause", cause.name())];
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

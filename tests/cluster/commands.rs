@@ -162,12 +162,17 @@ fn a_node_that_is_gone_is_not_waited_for() {
     let engine = Engine::start(Kind::Redis);
     let [first, mut second] = start_pair(&engine);
     let mut client = Client::open_as(&first, "ann");
+    let send = || posted(&first, "/v1/send", &json!({"user": "ann", "content": 1}));
+    let count_unanswered = || first.metrics().get("cluster_unanswered_total");
+    second.signal("STOP");
+    assert_eq!(send()["unanswered"], 1);
+    assert_eq!((client.contents(1), count_unanswered()), (vec![json!(1)], 1));
+    second.signal("CONT");
     second.signal("TERM");
     second.wait(std::time::Duration::from_mins(1));
     wait_until("it has left the list", || count_nodes(&first) == 1);
-    let sent = posted(&first, "/v1/send", &json!({"user": "ann", "content": 1}));
-    assert_eq!(sent, json!({"delivered": 1}), "and no unanswered node");
-    assert_eq!(client.contents(1), [1]);
+    assert_eq!(send(), json!({"delivered": 1}), "and no unanswered node");
+    assert_eq!((client.contents(1), count_unanswered()), (vec![json!(1)], 1));
     let (status, refused) = post(&first, "/v1/send", &json!({"content": 1}));
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("bad_request")));
 }

@@ -174,6 +174,16 @@ fn what_was_missed_is_read_in_parts() {
     posted(&servers[1], "/v1/publish", &body("last"));
     let heard = member.contents(31);
     assert!(heard[..30].iter().all(|one| *one == long) && heard[30] == "last");
+    let metrics = servers[0].metrics();
+    assert_eq!(
+        metrics.sum("cluster_losses_total"),
+        metrics.get("cluster_losses_total{cause=\"closed\"}")
+    );
+    assert!(metrics.sum("cluster_losses_total") >= 1);
+    let holes =
+        ["filled", "reported"].map(|end| metrics.get(&format!("cluster_holes_{end}_total")));
+    assert_eq!(holes, [1, 0], "the connection was lost once");
+    assert_eq!(metrics.get("cluster_lineages_total"), 1);
 }
 
 #[test]
@@ -193,6 +203,9 @@ fn a_channel_stays_subscribed_for_some_time_after_its_last_member() {
         assert_eq!(count(&engine), "*1");
         assert_eq!(member.subscribe_since("room", &since)["recovered"], true);
         assert_eq!(member.contents(1), [1]);
+        let metrics = server.metrics();
+        assert_eq!(metrics.get("cluster_tail_reads_total"), 1);
+        assert_eq!(metrics.get("cluster_engine_reads_total"), 0);
         drop(server);
         let server = Server::start(&config("100"));
         let mut member = Client::open(&server);

@@ -120,6 +120,10 @@ fn members_of_a_killed_node_leave_and_those_of_a_paused_one_return() {
         servers[2].signal("CONT");
         assert_eq!(news(&mut watcher, "ann"), joined("eve"));
         assert_eq!(listed(&servers[2], "room"), all(&["ann", "eve"]));
+        wait_until("both sweeps are counted", || {
+            let sweeps = [0, 2].map(|at| servers[at].metrics().get("cluster_sweeps_total"));
+            sweeps.iter().sum::<u64>() >= 2
+        });
     }
 }
 

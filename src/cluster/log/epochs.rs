@@ -66,6 +66,10 @@ impl ClusterLog {
     /// channel's turn.
     pub(super) fn catch_up(&mut self, channel: u32, era: u64, page: RawPage) {
         if !self.must_wait(channel, era, page.position) {
+            let own = self.channels.get(channel as usize).filter(|own| own.era == era);
+            let fills = own.is_some_and(|own| !own.is_lingering);
+            let has_all = page.complete && !page.messages.is_empty();
+            self.stats.holes_filled += u64::from(fills && has_all);
             self.follow(channel, era, |own, out| own.catch_up(page, out));
         }
     }

@@ -136,8 +136,8 @@ impl Instance {
                     match ended {
                         Ok(reason) if known_reason.as_ref() == Some(&reason) => {}
                         Ok(reason) => {
-                            let engine = self.name();
-                            tracing::warn!(engine, %reason, "lost the cluster's engine");
+                            let (engine, text) = (self.name(), &reason.text);
+                            tracing::warn!(engine, reason = %text, "lost the cluster's engine");
                             known_reason = (!is_stable).then_some(reason);
                         }
                         Err(Closed) => return,

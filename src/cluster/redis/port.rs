@@ -13,7 +13,7 @@ use super::sweep::LifeSigns;
 use crate::cluster::command::{Action, EngineCommand, EngineEvent, EnginePort};
 use crate::cluster::layout::Incarnation;
 use crate::driver::Bell;
-use crate::metrics::Histograms;
+use crate::metrics::{EngineLoss, Histograms};
 
 /// Bytes of publications queued for a shard above which further ones are dropped.
 const PUSHED_BYTES_MAX: usize = 8 << 20;
@@ -23,8 +23,12 @@ const PUSHED_BYTES_MAX: usize = 8 << 20;
 pub struct OuterNumbers {
     pub instances: u64,
     pub connected: u64,
-    /// Connections that were lost.
-    pub losses: u64,
+    /// Connections that were lost, by cause.
+    pub losses: [u64; EngineLoss::ALL.len()],
+    /// Lineages seen, the first included.
+    pub lineages: u64,
+    /// Dead incarnations swept.
+    pub sweeps: u64,
     /// Publications dropped because a shard did not take them.
     pub dropped: u64,
     /// Bytes of commands that are not answered yet.
@@ -82,8 +86,10 @@ pub(super) struct Shared {
     are_all_connected: watch::Sender<bool>,
     /// All instances have been connected at the same time.
     was_ready: AtomicBool,
-    /// Connections that were lost.
-    losses: AtomicU64,
+    /// Connections that were lost, by cause.
+    losses: [AtomicU64; EngineLoss::ALL.len()],
+    lineages: AtomicU64,
+    sweeps: AtomicU64,
     /// Publications dropped because a shard did not take them.
     dropped: AtomicU64,
     /// Set once durations are to be recorded.
@@ -128,7 +134,9 @@ impl Shared {
             connected: AtomicUsize::new(0),
             are_all_connected: watch::Sender::new(false),
             was_ready: AtomicBool::new(false),
-            losses: AtomicU64::new(0),
+            losses: Default::default(),
+            lineages: AtomicU64::new(0),
+            sweeps: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             times: OnceLock::new(),
             incarnation: AtomicU64::new(rand_number()),
@@ -198,12 +206,26 @@ impl Shared {
         let connected = if is_connected {
             self.connected.fetch_add(1, Ordering::Relaxed) + 1
         } else {
-            self.losses.fetch_add(1, Ordering::Relaxed);
             self.connected.fetch_sub(1, Ordering::Relaxed) - 1
         };
         let are_all_connected = connected == self.instances.len();
         self.was_ready.fetch_or(are_all_connected, Ordering::Relaxed);
         self.are_all_connected.send_replace(are_all_connected);
+    }
+
+    /// Counts a connection that was lost.
+    pub(super) fn count_loss(&self, cause: EngineLoss) {
+        self.losses[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a lineage that an instance did not have before.
+    pub(super) fn count_lineage(&self) {
+        self.lineages.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a sweep.
+    pub(super) fn count_sweep(&self) {
+        self.sweeps.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Returns whether all instances are connected, to be watched.
@@ -247,7 +269,9 @@ impl Shared {
         OuterNumbers {
             instances: self.instances.len() as u64,
             connected: self.connected.load(Ordering::Relaxed) as u64,
-            losses: self.losses.load(Ordering::Relaxed),
+            losses: self.losses.each_ref().map(|one| one.load(Ordering::Relaxed)),
+            lineages: self.lineages.load(Ordering::Relaxed),
+            sweeps: self.sweeps.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
             in_flight_bytes: self.in_flight_bytes.load(Ordering::Relaxed),
             queued_bytes: queued.sum::<usize>() as u64,

@@ -26,6 +26,7 @@ use super::topics::{Change, TopicReceiver};
 use crate::cluster::command::{Action, EngineEvent};
 use crate::cluster::envelope::read_own_time;
 use crate::cluster::layout::Incarnation;
+use crate::metrics::EngineLoss;
 
 /// Commands in a batch, and publications that are processed in a row.
 const BATCH_MAX: usize = 1024;
@@ -56,7 +57,27 @@ async fn reach(at: Option<Instant>) {
 }
 
 /// Why a connection ended.
-pub(super) type Reason = String;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reason {
+    pub(super) cause: EngineLoss,
+    pub(super) text: String,
+}
+
+impl Reason {
+    fn new(cause: EngineLoss, text: impl Into<String>) -> Self {
+        Self { cause, text: text.into() }
+    }
+
+    /// Something failed at the connection.
+    fn of_error(text: &str, error: &RedisError) -> Self {
+        let cause = if error.is_timeout() { EngineLoss::Silent } else { EngineLoss::Closed };
+        Self { cause, text: format!("{text}{error}") }
+    }
+
+    fn replica() -> Self {
+        Self::new(EngineLoss::Replica, "the engine has become a replica")
+    }
+}
 
 /// The state of one connection.
 struct Serving {
@@ -91,7 +112,11 @@ impl Instance {
         let Link { commands, subscription, mut pushes, lineage } = link;
         let Some(shared) = self.shared.upgrade() else { return Err(Closed) };
         let incarnation = shared.incarnation();
-        if self.lineage.replace(lineage.clone()).is_some_and(|before| before != lineage) {
+        let before = self.lineage.replace(lineage.clone());
+        if before.as_ref() != Some(&lineage) {
+            shared.count_lineage();
+        }
+        if before.is_some_and(|before| before != lineage) {
             // The engine may have lost changes of what this node lists, and have kept others.
             shared.renew_incarnation(incarnation);
         }
@@ -125,6 +150,9 @@ impl Instance {
         if let Some(shared) = self.shared.upgrade() {
             let instance = self.index;
             shared.send_to_all(|| EngineEvent::Lost { instance });
+            if let Ok(reason) = &ended {
+                shared.count_loss(reason.cause);
+            }
         }
         for (_, submitted) in &serving.sent {
             self.fail(submitted);
@@ -155,7 +183,9 @@ impl Instance {
             self.begin_work(serving);
             let reason = tokio::select! {
                 count = pushes.recv_many(&mut pushed, BATCH_MAX) => {
-                    if count == 0 { Some("the subscription has ended".into()) } else {
+                    if count == 0 {
+                        Some(Reason::new(EngineLoss::Closed, "the subscription has ended"))
+                    } else {
                         serving.heard = Instant::now();
                         self.take_pushes(&mut pushed)
                     }
@@ -177,7 +207,7 @@ impl Instance {
                 }
                 replies = finish(&mut serving.batch) => self.take_replies(serving, replies),
                 result = finish(&mut serving.change) => {
-                    result.err().map(|error| format!("cannot subscribe: {error}"))
+                    result.err().map(|error| Reason::of_error("cannot subscribe: ", &error))
                 }
                 lineage = finish(&mut serving.heartbeat) => check_lineage(serving, lineage),
                 Ok(()) = life_signs.changed() => {
@@ -198,8 +228,7 @@ impl Instance {
                 }
                 _ = probes.tick() => {
                     self.send_probe(serving);
-                    let silent = serving.heard.elapsed() > SILENCE_MAX;
-                    silent.then(|| "nothing arrives by the subscription".into())
+                    check_silence(serving)
                 }
             };
             if let Some(reason) = reason {
@@ -288,13 +317,14 @@ impl Instance {
     ) -> Option<Reason> {
         let mut replies = match replies {
             Ok(replies) => replies,
-            Err(error) => return Some(error.to_string()),
+            Err(error) => return Some(Reason::of_error("", &error)),
         };
         if std::mem::take(&mut serving.must_load) {
             let loads = serving.scripts.loads().min(replies.len());
             for reply in replies.drain(..loads) {
                 if let Value::ServerError(error) = reply {
-                    return Some(format!("cannot load scripts: {error}"));
+                    let text = format!("cannot load scripts: {error}");
+                    return Some(Reason::new(EngineLoss::Invalid, text));
                 }
             }
         }
@@ -311,7 +341,7 @@ impl Instance {
         for ((_, submitted), reply) in sent.iter().zip(replies) {
             if let Value::ServerError(error) = &reply {
                 if error.code() == "READONLY" {
-                    reason = Some("the engine has become a replica".into());
+                    reason = Some(Reason::replica());
                 } else if serving.rejected.as_deref() != Some(error.code()) {
                     tracing::warn!(%error, "the cluster's engine rejects commands");
                     serving.rejected = Some(error.code().to_owned());
@@ -328,7 +358,8 @@ impl Instance {
                 Some(event) => self.complete(submitted, event),
                 None => {
                     self.fail(submitted);
-                    reason = Some("the engine sends replies that are none of the scripts'".into());
+                    let text = "the engine sends replies that are none of the scripts'";
+                    reason = Some(Reason::new(EngineLoss::Invalid, text));
                 }
             }
         }
@@ -361,7 +392,12 @@ impl Instance {
     /// A sweep has ended: there may be others to sweep.
     fn end_sweep(&mut self, serving: &mut Serving, swept: RedisResult<bool>) {
         match swept {
-            Ok(true) => self.look_for_dead(serving),
+            Ok(true) => {
+                if let Some(shared) = self.shared.upgrade() {
+                    shared.count_sweep();
+                }
+                self.look_for_dead(serving);
+            }
             Ok(false) => {}
             Err(error) => self.report_failed_sweep(&error),
         }
@@ -435,7 +471,9 @@ impl Instance {
         for PushInfo { kind, data } in pushed.drain(..) {
             let mut data = data.into_iter();
             let (topic, payload) = match (kind, data.next(), data.next()) {
-                (PushKind::Disconnection, ..) => return Some("the connection has ended".into()),
+                (PushKind::Disconnection, ..) => {
+                    return Some(Reason::new(EngineLoss::Closed, "the connection has ended"));
+                }
                 (PushKind::Subscribe, Some(Value::BulkString(topic)), _) => (topic, None),
                 (
                     PushKind::Message,
@@ -483,10 +521,17 @@ fn is_error(reply: &Value, code: &str) -> bool {
 fn check_lineage(serving: &Serving, lineage: RedisResult<Option<String>>) -> Option<Reason> {
     match lineage {
         Ok(Some(lineage)) if lineage == serving.lineage => None,
-        Ok(Some(_)) => Some("the engine has another lineage".into()),
-        Ok(None) => Some("the engine has become a replica".into()),
-        Err(error) => Some(error.to_string()),
+        Ok(Some(_)) => Some(Reason::new(EngineLoss::Lineage, "the engine has another lineage")),
+        Ok(None) => Some(Reason::replica()),
+        Err(error) => Some(Reason::of_error("", &error)),
     }
+}
+
+/// Returns why the connection is to be dropped, if nothing was heard for too long.
+fn check_silence(serving: &Serving) -> Option<Reason> {
+    let text = "nothing arrives by the subscription";
+    let is_silent = serving.heard.elapsed() > SILENCE_MAX;
+    is_silent.then(|| Reason::new(EngineLoss::Silent, text))
 }
 
 async fn subscribe_to(

@@ -98,6 +98,8 @@ fn a_member_that_returns_soon_needs_no_call_of_the_engine() {
     let page = bench.take_page();
     assert!(page.complete && page.messages.len() == 1 && page.position.offset == 2);
     assert!(bench.engine.is_quiet(), "nothing was sent");
+    let stats = bench.log.stats();
+    assert_eq!((stats.tail_reads, stats.engine_reads), (1, 0));
     assert_eq!(bench.publish(0).len(), 2, "it is delivered again");
     bench.log.expire_messages(START_MS + 2 * LINGER_MS, 10);
     bench.finish();

@@ -27,6 +27,7 @@ fn new_epochs_are_reported_at_a_limited_rate() {
         assert!(reported - before <= 20, "{reported} by second {second}");
     }
     assert_eq!(reported, CHANNELS as usize, "each once");
+    assert_eq!(bench.log.stats().epochs_reported, u64::from(CHANNELS));
     // Members continue in the new epoch.
     for channel in 0..CHANNELS {
         assert_eq!(bench.publish(channel).len(), 2, "it is acknowledged and delivered");

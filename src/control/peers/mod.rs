@@ -135,6 +135,8 @@ pub(super) struct ClusterPeers {
     /// Calls that wait for answers.
     waiting: Mutex<HashMap<u64, UnboundedSender<Answer>>>,
     calls: AtomicU64,
+    /// Answers that have not come in time.
+    unanswered: AtomicU64,
     /// All revocations that the engine keeps were read once.
     has_read: AtomicBool,
     /// The process ends: no heartbeat follows.
@@ -153,6 +155,7 @@ impl ClusterPeers {
             nodes: ArcSwap::default(),
             waiting: Mutex::default(),
             calls: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
             has_read: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
         })
@@ -175,13 +178,24 @@ impl ClusterPeers {
 
     /// Returns numbers for metrics.
     pub(super) fn numbers(&self) -> ClusterNumbers {
-        let OuterNumbers { instances, connected, losses, dropped, in_flight_bytes, queued_bytes } =
-            self.outer.numbers();
+        let OuterNumbers {
+            instances,
+            connected,
+            losses,
+            lineages,
+            sweeps,
+            dropped,
+            in_flight_bytes,
+            queued_bytes,
+        } = self.outer.numbers();
         let nodes = self.nodes().iter().filter(|one| !one.lost).count() as u64;
         ClusterNumbers {
             instances,
             connected,
             losses,
+            lineages,
+            sweeps,
+            unanswered: self.unanswered.load(Ordering::Relaxed),
             dropped,
             in_flight_bytes,
             queued_bytes,
@@ -254,6 +268,7 @@ impl ClusterPeers {
         }
         self.lock_waiting().remove(&id);
         answered.unanswered = missing.len();
+        self.unanswered.fetch_add(missing.len() as u64, Ordering::Relaxed);
         answered
     }
 

@@ -229,6 +229,6 @@ impl Home {
 
     /// Returns the counters.
     pub fn stats(&self) -> HomeStats {
-        HomeStats { keys_evicted: self.log.keys().evicted, ..self.stats }
+        HomeStats { keys_evicted: self.log.keys().evicted, log: self.log.stats(), ..self.stats }
     }
 }

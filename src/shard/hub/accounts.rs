@@ -82,6 +82,11 @@ impl Hub {
         counters.idempotency_keys_evicted = stats.keys_evicted;
         counters.recoveries = stats.recovered;
         counters.recoveries_failed = stats.not_recovered;
+        counters.cluster_tail_reads = stats.log.tail_reads;
+        counters.cluster_engine_reads = stats.log.engine_reads;
+        counters.cluster_holes_filled = stats.log.holes_filled;
+        counters.cluster_holes_reported = stats.log.holes_reported;
+        counters.cluster_epochs_reported = stats.log.epochs_reported;
         counters.channels_opened = stats.channels_opened;
         counters.channels_forgotten = stats.channels_forgotten;
     }
@@ -98,6 +103,7 @@ impl Hub {
             channel_members: own.members,
             history_messages: own.history_messages,
             history_bytes: own.history_bytes,
+            roster_changes: self.home.stats().log.roster_changes,
             idempotency_keys: own.keys,
             channel_bytes: own.channel_bytes + self.channel_table_bytes(),
             subscription_bytes: own.members * SUBSCRIPTION_BYTES + self.index_bytes as u64,
