@@ -185,6 +185,8 @@ cargo test --workspace
 step "cargo test, in the sandbox"
 SEAWALL_SANDBOX=true cargo test --test server --test hub --test auth --test exports \
     --test protection --test limits
+# Without reloads: in the sandbox, other ports need a restart.
+SEAWALL_SANDBOX=true cargo test --test backend -- --skip reload
 # Every way to the engine; the other tests of the cluster follow in check-long.sh.
 SEAWALL_SANDBOX=true cargo test --test cluster -- commands:: nodes:: presence:: start::
 # The suites that reach every part of an engine; the others follow in check-long.sh.

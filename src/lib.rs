@@ -226,7 +226,7 @@
 //! - `proto`: nothing
 //! - `server`: `admission`, `backend`, `cluster`, `config`, `driver`, `hub`, `metrics`, `outer`,
 //!   `session`, `shard`
-//! - `session`: `admission`, `auth`, `hub`, `proto`, `text`
+//! - `session`: `admission`, `auth`, `events`, `hub`, `proto`, `text`
 //! - `shard`: `admission`, `auth`, `backend`, `config`, `driver`, `events`, `hub`, `metrics`,
 //!   `proto`, `session`, `text`, `tls`, `web`
 //! - `text`: nothing

@@ -20,10 +20,10 @@ use toml::{Table, Value};
 
 const CLIENTS: usize = 36;
 const EACH: Duration = Duration::from_millis(100);
-/// Not taken from the table: addresses and the process, which tests choose, and keys, without which
-/// clients can do more.
-const LEFT_OUT: [&str; 7] =
-    ["listener", "certificate", "tls", "admin", "process", "key", "api_key"];
+/// Not taken from the table: addresses and the process, which tests choose, keys, without which
+/// clients can do more, and backends, whose list cannot change.
+const LEFT_OUT: [&str; 8] =
+    ["listener", "certificate", "tls", "admin", "process", "key", "api_key", "backend"];
 /// What may rightly end or limit the bystander's echo.
 const LIMITING: [&str; 13] = [
     "rates.",

@@ -119,7 +119,11 @@ fn events_and_losses_add_up_to_what_has_happened() {
         let mut peers = Vec::new();
         for _ in 0..60 {
             match world.network.random_below(4) {
-                0 | 1 => peers.push(open(&mut world)),
+                0 | 1 => {
+                    let peer = connect(&world.network);
+                    peer.write(crate::numbers::REQUEST);
+                    peers.push(peer);
+                }
                 2 => {
                     if let Some(peer) = peers.pop() {
                         leave(&mut world, &peer);

@@ -26,7 +26,7 @@ use crate::outer::OuterThread;
 const QUEUE_BOUNDS: EventBounds = EventBounds { events_max: 65_536, bytes_max: 16 << 20 };
 /// How long an application may take to accept a batch.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long shards' events are left in their queues, so that a busy shard rings the bell less often.
+/// How long events are left in their queues, so that a busy shard rings the bell less often.
 const TAKE_INTERVAL: Duration = Duration::from_millis(5);
 /// Events that are encoded before other tasks of the thread get their turn.
 const ENCODED_AT_ONCE: usize = 1000;
@@ -392,7 +392,7 @@ impl Dispatcher {
                 if !newly.is_empty() {
                     let (backend, events) =
                         (&stream.client.settings().name, describe_counts(&newly));
-                    tracing::warn!(backend, %events, "events were lost: the backend has not accepted them");
+                    tracing::warn!(backend, %events, "events lost: not accepted by the backend");
                 }
             }
         }

@@ -102,8 +102,8 @@ fn write(fields: &Fields<'_>) -> String {
     serde_json::to_string(fields).expect("fields are strings, numbers and valid JSON")
 }
 
-fn name_of(user: &Option<EventUser>) -> Option<&str> {
-    user.as_ref().map(|user| &*user.name)
+fn name_of(user: Option<&EventUser>) -> Option<&str> {
+    user.map(|user| &*user.name)
 }
 
 /// Encodes an event.
@@ -113,7 +113,7 @@ pub(super) fn encode_event(id: &str, time_ms: u64, event: &Happening) -> String 
     write(&match event {
         Happening::Connected { client, path } => Fields {
             connection: Some(client.connection.to_string()),
-            user: name_of(&client.user),
+            user: name_of(client.user.as_ref()),
             address: client.address.map(|address| address.ip().to_string()),
             path: Some(path),
             ..base
@@ -121,7 +121,7 @@ pub(super) fn encode_event(id: &str, time_ms: u64, event: &Happening) -> String 
         Happening::Disconnected { client, code, duration_ms, bytes_received, bytes_sent } => {
             Fields {
                 connection: Some(client.connection.to_string()),
-                user: name_of(&client.user),
+                user: name_of(client.user.as_ref()),
                 address: client.address.map(|address| address.ip().to_string()),
                 code: Some(code.get()),
                 duration_ms: Some(*duration_ms),
@@ -133,7 +133,7 @@ pub(super) fn encode_event(id: &str, time_ms: u64, event: &Happening) -> String 
         Happening::Subscribed { connection, user, channel }
         | Happening::Unsubscribed { connection, user, channel } => Fields {
             connection: Some(connection.to_string()),
-            user: name_of(user),
+            user: name_of(user.as_ref()),
             channel: Some(channel.as_str()),
             ..base
         },

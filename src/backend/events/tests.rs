@@ -98,7 +98,7 @@ impl World {
             assert!(earlier.is_none(), "a lane has one batch under way");
         }
         for lane in self.sent.keys().copied().collect::<Vec<_>>() {
-            let (batch, due_ms) = &mut self.sent.get_mut(&lane).unwrap();
+            let (batch, due_ms) = self.sent.get_mut(&lane).unwrap();
             if due_ms.is_some_and(|due_ms| due_ms > self.now_ms) {
                 continue;
             }

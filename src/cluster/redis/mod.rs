@@ -1,8 +1,9 @@
 //! The engine on Redis or Valkey: tasks on the [outer thread](crate::outer) hold the connections.
 //!
-//! For each instance, a task (`instance.rs`) connects, sends commands in batches, and subscribes. It never waits for a shard: events are
-//! queued for each shard, and publications past a bound are dropped, because the engine
-//! disconnects subscribers that read slowly. The shard's log then notices the hole.
+//! For each instance, a task (`instance.rs`) connects, sends commands in batches, and subscribes.
+//! It never waits for a shard: events are queued for each shard, and publications past a bound are
+//! dropped, because the engine disconnects subscribers that read slowly. The shard's log then
+//! notices the hole.
 //!
 //! Considered and rejected: a connection for each shard (64 shards on 200 nodes are too many for
 //! one engine, and rings would need TLS and discovery); the control thread (it runs at low
