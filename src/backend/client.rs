@@ -15,8 +15,6 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
@@ -80,7 +78,7 @@ pub(crate) struct BackendClient {
 
 impl BackendClient {
     /// # Errors
-    /// When the authorities cannot be used, with the reason.
+    /// When the host's authorities cannot be used, with the reason.
     pub(crate) fn new(settings: Arc<BackendSettings>) -> Result<Self, String> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
@@ -161,22 +159,12 @@ fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(crypto);
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| format!("TLS: {error}"))?;
-    if settings.events_url.starts_with("http://") {
-        // Not used; a host without authorities must not be an error.
-        return Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    // Not used without TLS; a host without authorities must not be an error then.
+    let unused = settings.events_url.starts_with("http://").then(RootCertStore::empty);
+    if let Some(roots) = unused.or_else(|| settings.authorities.clone()) {
+        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }
-    let Some(ca) = &settings.ca else {
-        let builder = builder.with_platform_verifier();
-        let builder = builder.map_err(|error| format!("the host's authorities: {error}"))?;
-        return Ok(builder.with_no_client_auth());
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(ca) {
-        let certificate = certificate.map_err(|error| format!("ca_file: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("ca_file: {error}"))?;
-    }
-    if roots.is_empty() {
-        return Err("ca_file holds no certificate; write the authorities as PEM".into());
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = builder.with_platform_verifier();
+    let builder = builder.map_err(|error| format!("the host's authorities: {error}"))?;
+    Ok(builder.with_no_client_auth())
 }

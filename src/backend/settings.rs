@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustls::RootCertStore;
+
 use super::signature::Signer;
 
 /// An application.
@@ -10,8 +12,8 @@ pub struct BackendSettings {
     pub name: String,
     pub events_url: String,
     pub signer: Signer,
-    /// Authorities of its certificate, as PEM; `None`: the host's.
-    pub ca: Option<Vec<u8>>,
+    /// Authorities of its certificate; `None`: the host's.
+    pub authorities: Option<RootCertStore>,
     /// Bound on the memory of events that wait.
     pub events_bytes_max: usize,
     /// How long a batch of events is sent again.

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::file::{self, File, HandlerName};
 use super::{Faults, RouteOptions, of_one, ranges, secret_files};
@@ -73,14 +76,15 @@ fn backend(
             "must name a file: requests are signed (make one with `openssl rand -base64 32`)";
         faults.0.push(fault("secret_files", text));
     }
-    let ca = faults.check(read_ca(&written.ca_file).map_err(|text| fault("ca_file", &text)));
+    let authorities = read_authorities(&written.ca_file).map_err(|text| fault("ca_file", &text));
+    let authorities = faults.check(authorities).flatten();
     let ms = |ms: u32| Duration::from_millis(ms.into());
     (faults.0.len() == before).then(|| {
         Arc::new(BackendSettings {
             name: written.name.clone(),
             events_url: written.events_url.clone(),
             signer,
-            ca: ca.flatten(),
+            authorities,
             events_bytes_max: written.events_bytes_max as usize,
             retry_for: Duration::from_secs(written.retry_for_s.into()),
             vacate_delay: ms(written.vacate_delay_ms),
@@ -150,8 +154,22 @@ fn read_secret(path: &str) -> Result<Vec<u8>, String> {
     Ok(secret)
 }
 
-fn read_ca(path: &str) -> Result<Option<Vec<u8>>, String> {
-    if path.is_empty() { Ok(None) } else { secret_files::public_bytes(path).map(Some) }
+/// Reads the authorities of a certificate; `None`: those of the host.
+fn read_authorities(path: &str) -> Result<Option<RootCertStore>, String> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let pem = secret_files::public_bytes(path)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let unusable = |error: &dyn std::fmt::Display| format!("= \"{path}\": {error}");
+        let certificate = certificate.map_err(|error| unusable(&error))?;
+        roots.add(certificate).map_err(|error| unusable(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(format!("= \"{path}\": it holds no certificate; write the authorities as PEM"));
+    }
+    Ok(Some(roots))
 }
 
 /// Finds the backend that a route or channel names.

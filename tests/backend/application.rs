@@ -73,21 +73,41 @@ pub(crate) struct Application {
 impl Application {
     /// Starts it and waits until it listens.
     pub(crate) fn start(folder: &Folder, language: &str, port: u16) -> Self {
+        Self::start_code(folder, language, port, &guide_code(language))
+    }
+
+    /// Does the same with a server of this module of Node, which speaks TLS.
+    pub(crate) fn start_tls(folder: &Folder, module: &str, files: &(PathBuf, PathBuf)) -> Self {
+        let create = if module == "http2" { "createSecureServer" } else { "createServer" };
+        let (chain, key) = files;
+        let options = format!(
+            "{{ cert: readFileSync('{}'), key: readFileSync('{}') }}, async (request",
+            chain.display(),
+            key.display()
+        );
+        let code = guide_code("mjs");
+        let code = code.replace("node:http", &format!("node:{module}"));
+        let code = code.replace("createServer", create).replace("async (request", &options);
+        assert!(code.contains(create) && code.contains(&options), "the guide has changed");
+        Self::start_code(folder, "mjs", free_port(), &code)
+    }
+
+    fn start_code(folder: &Folder, language: &str, port: u16, code: &str) -> Self {
         let root = env!("CARGO_MANIFEST_DIR");
         let mut command = if language == "py" {
-            let code = folder.write("application.py", &guide_code(language));
+            let path = folder.write("application.py", code);
             let mut command = Command::new(format!("{root}/.cache/venv/bin/python"));
-            command.arg(code);
+            command.arg(path);
             command
         } else {
-            let code = folder.write("application.mjs", &guide_code(language));
+            let path = folder.write("application.mjs", code);
             let modules = folder.path().join("node_modules");
             if !modules.exists() {
                 let installed = format!("{root}/.cache/node/node_modules");
                 std::os::unix::fs::symlink(installed, modules).unwrap();
             }
             let mut command = Command::new("node");
-            command.arg(code);
+            command.arg(path);
             command
         };
         let secret = folder.write("app.secret", SECRET);
@@ -111,6 +131,11 @@ impl Application {
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/events", self.port)
+    }
+
+    /// Returns its address if it speaks TLS.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("https://localhost:{}/events", self.port)
     }
 
     /// Returns the events so far.

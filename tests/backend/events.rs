@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::application::{Application, Folder, LANGUAGES, SECRET, Scripted, free_port, http};
 use crate::support::raw::{self, CLOSE, TEXT};
+use crate::support::tls::Authority;
 use crate::support::{Raw, Server, wait_until};
 
 fn config(folder: &Folder, url: &str, kinds: &[&str], rest: &str) -> String {
@@ -106,6 +107,28 @@ fn applications_of_the_guide_receive_every_kind_of_event() {
         });
         server.signal("TERM");
         assert!(server.wait(Duration::from_secs(30)).success(), "{}", server.log());
+    }
+}
+
+#[test]
+fn certificates_are_verified_on_either_version_of_http() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.write("app", &["localhost"], false);
+    for module in ["https", "http2"] {
+        let folder = Folder::new();
+        let application = Application::start_tls(&folder, module, &authority.paths("app"));
+        let with_ca = |authority: &Authority| {
+            let ca = format!("ca_file = {:?}\n", folder.write("ca.pem", authority.pem()));
+            config(&folder, &application.tls_url(), &ALL[..2], &ca)
+        };
+        let server = Server::start(&with_ca(&other));
+        Client::connect(&server).close();
+        server.await_log("the backend does not accept events");
+        assert!(server.log().contains("certificate"), "{}", server.log());
+        assert!(application.events().is_empty());
+        server.reload(&with_ca(&authority));
+        wait_until("they are sent again", || server.metrics().sum("events_accepted_total") == 2);
+        assert_eq!(application.events().len(), 2);
     }
 }
 

@@ -60,11 +60,10 @@ pub struct EventFlow {
 type StreamNumbers = (EventNumbers, Option<Instant>);
 
 impl EventFlow {
-    /// Attaches to the shards' queues and starts the dispatcher. `None`: no application wants
-    /// events.
+    /// Attaches to the shards' queues and starts the dispatcher. `None`: there are no applications.
     ///
     /// # Errors
-    /// When an application's authorities cannot be used.
+    /// When the host's authorities cannot be used.
     pub fn start(
         thread: &OuterThread,
         queues: &Arc<EventQueues>,

@@ -15,8 +15,8 @@ section! {
     "Required.";
 
     /// Kinds of events that are sent: `connected`, `disconnected`, `subscribed`, `unsubscribed`,
-    /// `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `published`. Of
-    /// channels, only those that name this backend.
+    /// `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `published`. A
+    /// `[[channel]]` may choose others for its channels.
     events: Vec<String> = Vec::new(),
     "List only what the application uses: each event costs it a part of a request.";
 
