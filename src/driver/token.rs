@@ -8,7 +8,7 @@
 pub const GENERATION_MASK: u32 = (1 << 24) - 1;
 
 /// A connection's slot and generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
     /// Index in the shard's slab.
     pub slot: u32,
