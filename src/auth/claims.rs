@@ -13,6 +13,8 @@ use super::keys::Fingerprint;
 use super::pattern::Pattern;
 use crate::text::content::{self, Fault};
 
+/// Longer tokens are rejected without parsing (bytes).
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// The longest `sub` (bytes).
 pub const USER_BYTES_MAX: usize = 256;
 /// The longest `info` (bytes).
@@ -30,7 +32,7 @@ pub struct Expected {
 }
 
 /// The claims that are used, unparsed. Others are ignored.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct Claims<'t> {
     #[serde(borrow)]
     exp: Option<&'t RawValue>,
@@ -50,6 +52,29 @@ pub(super) struct Claims<'t> {
     channel: Option<&'t RawValue>,
     #[serde(borrow)]
     rights: Option<&'t RawValue>,
+}
+
+/// What an application says about a client, as JSON. Each field must be as the token's claim of
+/// that name; `user` as `sub`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackendClaims<'t> {
+    pub user: Option<&'t RawValue>,
+    pub info: Option<&'t RawValue>,
+    pub channels: Option<&'t RawValue>,
+}
+
+impl BackendClaims<'_> {
+    /// Returns the identity, valid until this time (Unix time, s). No key withdraws it.
+    ///
+    /// # Errors
+    /// A field is invalid, or there are more channels than a token has room for.
+    pub fn identity(self, expires_s: u64) -> Result<Identity, AuthError> {
+        let Self { user: sub, info, channels } = self;
+        if channels.is_some_and(|channels| channels.get().len() > TOKEN_BYTES_MAX) {
+            return Err(AuthError::Claims("`channels` must not be longer than 16384 bytes"));
+        }
+        Claims { sub, info, channels, ..Claims::default() }.identity(expires_s, None)
+    }
 }
 
 type Check<C> = fn(&C, &Expected, u64) -> Result<(), AuthError>;
@@ -226,4 +251,52 @@ fn to_seconds(number: &serde_json::Number) -> Option<u64> {
         number.as_f64().filter(|to_seconds| *to_seconds >= 0.0).map(|to_seconds| to_seconds as u64)
     };
     number.as_u64().or_else(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> &RawValue {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn an_application_claims_what_a_token_could() {
+        let none = BackendClaims::default().identity(7).unwrap();
+        assert_eq!(none, Identity { expires_s: Some(7), ..Identity::default() });
+        let claims = BackendClaims {
+            user: Some(raw(r#""ann""#)),
+            info: Some(raw("{\"name\":\n\"Ann\"}")),
+            channels: Some(raw(r#"["a:*",{"pattern":"b","rights":["history"]}]"#)),
+        };
+        let identity = claims.identity(7).unwrap();
+        assert_eq!(identity.user.as_deref(), Some("ann"));
+        assert_eq!(identity.info.as_deref(), Some("{\"name\": \"Ann\"}"));
+        assert_eq!(identity.rights_for("a:1"), Some(Rights::ALL));
+        assert_eq!(identity.rights_for("b").unwrap().to_words(), ["history"]);
+        assert_eq!(identity.key, None);
+    }
+
+    #[test]
+    fn an_application_claims_no_more_than_a_token_could() {
+        let long = |bytes: usize| format!("\"{}\"", "u".repeat(bytes));
+        for user in ["\"\"", "5", &long(257)] {
+            let claims = BackendClaims { user: Some(raw(user)), ..BackendClaims::default() };
+            assert!(claims.identity(7).is_err(), "{user}");
+        }
+        let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
+        for info in ["\"\\ud800\"", "1e400", &long(4095), &deep] {
+            let claims = BackendClaims { info: Some(raw(info)), ..BackendClaims::default() };
+            assert!(claims.identity(7).is_err(), "{info}");
+        }
+        let many = format!("[{}\"a\"]", "\"a\",".repeat(TOKEN_BYTES_MAX / 4));
+        for channels in ["\"a\"", "[\"a*b\"]", "[{\"rights\":[]}]", &many] {
+            let claims =
+                BackendClaims { channels: Some(raw(channels)), ..BackendClaims::default() };
+            assert!(claims.identity(7).is_err(), "{channels}");
+        }
+        let user = Some(raw("\"u\""));
+        assert!(BackendClaims { user, ..BackendClaims::default() }.identity(7).is_ok());
+    }
 }

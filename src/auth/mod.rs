@@ -27,7 +27,7 @@ mod verifier;
 mod wanted;
 
 pub use api_keys::ApiKeys;
-pub use claims::{Expected, INFO_BYTES_MAX, USER_BYTES_MAX};
+pub use claims::{BackendClaims, Expected, INFO_BYTES_MAX, TOKEN_BYTES_MAX, USER_BYTES_MAX};
 pub use error::AuthError;
 pub use examine::Examination;
 pub(crate) use fetch::tls_config;
@@ -41,4 +41,4 @@ pub use pattern::Pattern;
 pub use policy::{Permission, PolicyRefusal, RefusalKind, decide};
 pub use seal::{SEAL_KEY_BYTES, SealError, Sealer, random_seal_key};
 pub use ticket::{Grant, Subject, Ticket};
-pub use verifier::{KeyStanding, TOKEN_BYTES_MAX, Verifier};
+pub use verifier::{KeyStanding, Verifier};

@@ -14,14 +14,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::claims::{Claims, Expected};
+use super::claims::{Claims, Expected, TOKEN_BYTES_MAX};
 use super::error::AuthError;
 use super::identity::{ChannelGrant, Identity};
 use super::keys::{Fingerprint, Key};
 use super::wanted::Wanted;
-
-/// Longer tokens are rejected without parsing (bytes).
-pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// The keys, and the requirements of tokens.
 #[derive(Debug)]
