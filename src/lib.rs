@@ -186,6 +186,7 @@
 //! | `guard` | restrictions of the serving process: user, files, system calls |
 //! | [`auth`] | identity and rights of clients |
 //! | [`backend`] | applications: events on their way to them, by HTTP |
+//! | [`hooks`] | questions to applications, and their answers; no sockets, no clock |
 //! | [`admission`] | limits: connections, and rates of messages and requests |
 //! | [`server`] | binds listeners; starts, reconfigures, reads and joins shards |
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
@@ -220,6 +221,7 @@
 //! - `driver`: nothing
 //! - `events`: nothing
 //! - `guard`: `config`, `driver`
+//! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
 //! - `metrics`: `admission`, `driver`, `events`, `proto`
 //! - `outer`: nothing
@@ -256,6 +258,7 @@ mod control;
 pub mod driver;
 pub mod events;
 mod guard;
+pub mod hooks;
 pub mod hub;
 pub mod metrics;
 pub mod outer;
