@@ -168,11 +168,11 @@ fn answer_bytes(answer: &HookAnswer) -> usize {
                 + channels.sum::<usize>()
         }
         HookAnswer::Connect(ConnectAnswer::Refuse { message, .. }) => ALLOCATION + message.len(),
-        HookAnswer::Subscribe(SubscribeAnswer::Grant(_)) => 0,
+        HookAnswer::Subscribe(SubscribeAnswer::Grant(_))
+        | HookAnswer::Publish(PublishAnswer::Accept) => 0,
         HookAnswer::Subscribe(SubscribeAnswer::Error(error))
         | HookAnswer::Publish(PublishAnswer::Error(error))
         | HookAnswer::Call(CallAnswer::Error(error)) => of_error(error),
-        HookAnswer::Publish(PublishAnswer::Accept) => 0,
         HookAnswer::Publish(PublishAnswer::Replace(content))
         | HookAnswer::Call(CallAnswer::Content(content)) => ALLOCATION + content.len(),
     }

@@ -22,7 +22,7 @@ use super::decode::{DecodedAnswer, RawResponse, decode_answer};
 use super::encode::{EncodedQuestion, encode_body};
 use super::question::{HookKind, HookQuestion, HookTicket, OnFailure};
 use super::traffic::{HookAction, HookCall, HookLimits, HookResult};
-use calls::{DeskCall, DeskCalls, Sending};
+use calls::{DeskCall, DeskCalls, SentCall};
 use forgotten::Forgotten;
 use numbers::DeskCounts;
 pub use numbers::{HookCounts, HookNumbers};
@@ -96,7 +96,7 @@ impl HookDesk {
             debug_assert!(false, "{ticket:?} is asked twice");
             return;
         }
-        let question = EncodedQuestion::new(&question);
+        let question = EncodedQuestion::new(question);
         self.counts.of(question.kind).asked += 1;
         let open = OpenTicket {
             kind: question.kind,
@@ -171,7 +171,7 @@ impl HookDesk {
             && !sending.is_repeat
             && self.breaker.is_current(sending.pass)
         {
-            self.send(number, Sending { is_repeat: true, ..sending });
+            self.send(number, SentCall { is_repeat: true, ..sending });
             return;
         }
         let Some(ended) = self.calls.remove(number) else { return };
@@ -203,7 +203,7 @@ impl HookDesk {
     }
 
     /// Caches an answer, if it may be used again.
-    fn keep(&mut self, question: &EncodedQuestion, sending: Sending, decoded: &DecodedAnswer) {
+    fn keep(&mut self, question: &EncodedQuestion, sending: SentCall, decoded: &DecodedAnswer) {
         let Some(key) = question.key else { return };
         let user = match &decoded.answer {
             HookAnswer::Connect(ConnectAnswer::Accept { identity, .. }) => identity.user.as_ref(),
@@ -218,7 +218,8 @@ impl HookDesk {
     }
 
     /// Withdraws a question whose client has left: no outcome follows. Its call is not sent any
-    /// more, unless others wait for it; one that was sent keeps its place, and its answer is cached.
+    /// more, unless others wait for it. One that was sent keeps its place, and its answer is
+    /// cached.
     pub fn cancel(&mut self, ticket: HookTicket) {
         if let Some(open) = self.tickets.remove(ticket) {
             self.counts.of(open.kind).cancelled += 1;
@@ -317,11 +318,11 @@ impl HookDesk {
             && let Some(pass) = self.breaker.take_pass()
         {
             let seen = self.forgotten.now();
-            self.send(number, Sending { is_repeat: false, pass, seen });
+            self.send(number, SentCall { is_repeat: false, pass, seen });
         }
     }
 
-    fn send(&mut self, number: u64, sending: Sending) {
+    fn send(&mut self, number: u64, sending: SentCall) {
         let Some(call) = self.calls.send(number, sending) else { return };
         let id = format!("{}.{:016x}.hook.{number}", self.node, self.instance);
         let question = &call.question;

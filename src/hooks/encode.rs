@@ -22,7 +22,7 @@ pub(super) struct EncodedQuestion {
 
 impl EncodedQuestion {
     /// Encodes a question.
-    pub(super) fn new(question: &HookQuestion) -> Self {
+    pub(super) fn new(question: HookQuestion) -> Self {
         let mut fields = FieldWriter(String::with_capacity(question.bytes()));
         let mut encoded = Self {
             kind: question.kind(),
@@ -33,31 +33,31 @@ impl EncodedQuestion {
         };
         match question {
             HookQuestion::Connect(connect) => {
-                fields.connect(connect);
+                fields.connect(&connect);
                 encoded.key = Some(AnswerKey::new(&["connect", &fields.0]));
             }
             HookQuestion::Subscribe { asker, channel } => {
-                fields.asker(asker);
+                fields.asker(&asker);
                 fields.text("channel", channel.as_str());
-                encoded.user.clone_from(&asker.user);
                 encoded.key = asker.user.as_ref().map(|user| {
                     // Info is never empty, so no info differs from any.
                     let info = asker.info.as_deref().unwrap_or_default();
                     let parts = ["subscribe", user, channel.as_str(), info];
                     AnswerKey::new(&parts)
                 });
+                encoded.user = asker.user;
             }
             HookQuestion::Publish { asker, channel, content, key, on_failure } => {
-                fields.asker(asker);
+                fields.asker(&asker);
                 fields.text("channel", channel.as_str());
-                fields.raw("content", content);
+                fields.raw("content", &content);
                 fields.text_or_null("key", key.as_deref());
-                encoded.on_failure = *on_failure;
+                encoded.on_failure = on_failure;
             }
             HookQuestion::Call { asker, method, content } => {
-                fields.asker(asker);
-                fields.text("method", method);
-                fields.raw("content", content);
+                fields.asker(&asker);
+                fields.text("method", &method);
+                fields.raw("content", &content);
             }
         }
         encoded.fields = fields.0.into();

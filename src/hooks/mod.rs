@@ -13,6 +13,7 @@ mod cache;
 mod decode;
 mod desk;
 mod encode;
+pub mod fuzz;
 mod question;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::hooks::traffic::HookCall;
 
 /// A call that has been sent.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sending {
+pub(super) struct SentCall {
     pub(super) is_repeat: bool,
     pub(super) pass: BreakerPass,
     /// What had been forgotten before: see `forgotten`.
@@ -29,7 +29,7 @@ pub(super) struct DeskCall {
     /// When the last of its tickets expires (ms); once it was sent, the deadline that was sent.
     pub(super) deadline_ms: u64,
     /// `None`: it waits.
-    pub(super) sent: Option<Sending>,
+    pub(super) sent: Option<SentCall>,
 }
 
 /// See the module.
@@ -116,7 +116,7 @@ impl DeskCalls {
     }
 
     /// Notes that a call is being sent.
-    pub(super) fn send(&mut self, number: u64, sending: Sending) -> Option<&DeskCall> {
+    pub(super) fn send(&mut self, number: u64, sending: SentCall) -> Option<&DeskCall> {
         let call = self.table.get_mut(&number)?;
         if self.waiting.remove(&number) {
             self.waiting_bytes -= call.question.fields.len();
@@ -127,7 +127,7 @@ impl DeskCalls {
     }
 
     /// Returns the number of a call that has been sent and not settled.
-    pub(super) fn find_sent(&self, call: HookCall) -> Option<(u64, Sending)> {
+    pub(super) fn find_sent(&self, call: HookCall) -> Option<(u64, SentCall)> {
         let number = call.number();
         let sending = self.table.get(&number)?.sent?;
         (sending.is_repeat == call.is_repeat()).then_some((number, sending))

@@ -17,7 +17,7 @@ use crate::hooks::question::{Asker, ConnectQuestion, HookKind, HookQuestion, OnF
 use crate::hub::ChannelName;
 
 fn encode(question: &HookQuestion) -> String {
-    let encoded = EncodedQuestion::new(question);
+    let encoded = EncodedQuestion::new(question.clone());
     String::from_utf8(encode_body(encoded.kind, "n1", "n1.hook.5", &encoded.fields)).unwrap()
 }
 
@@ -91,7 +91,7 @@ fn questions_of_clients_are_encoded_with_their_json_as_it_is() {
 
 #[test]
 fn equal_questions_have_equal_keys() {
-    let key = |question: &HookQuestion| EncodedQuestion::new(question).key;
+    let key = |question: &HookQuestion| EncodedQuestion::new(question.clone()).key;
     assert_eq!(key(&connect("/a")), key(&connect("/a")));
     assert_ne!(key(&connect("/a")), key(&connect("/b")));
     let ann = subscribe(Some("ann"), "c");

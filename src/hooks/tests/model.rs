@@ -336,7 +336,7 @@ impl Model {
         let cached = self.cache.get(&key).map(|cached| cached.number);
         self.open.insert(number, OpenQuestion { key: key.clone(), allow, deadline_ms });
         self.desk.ask(self.now_ms, ticket(number), question);
-        self.drain(cached.map(|answer| (key, answer)));
+        self.drain(cached.map(|answer| (key, answer)).as_ref());
         if cached.is_some() {
             assert!(self.ended.contains(&number), "the cache has the answer");
         }
@@ -374,7 +374,7 @@ impl Model {
         } else {
             self.flights.remove(&id);
             self.desk.settle(self.now_ms, call, result);
-            self.drain(expected);
+            self.drain(expected.as_ref());
         }
     }
 
@@ -392,7 +392,7 @@ impl Model {
 
     /// Checks what the desk wants. `answer`: the only one that may end questions now, by its key
     /// and number. Returns the ids of repeats.
-    fn drain(&mut self, answer: Option<(String, usize)>) -> Vec<String> {
+    fn drain(&mut self, answer: Option<&(String, usize)>) -> Vec<String> {
         let mut repeated = Vec::new();
         while let Some(action) = self.desk.next_action() {
             match action {
@@ -414,7 +414,7 @@ impl Model {
                     assert!(self.ended.insert(ticket.request));
                     match outcome {
                         HookOutcome::Answered(given) => {
-                            let given = (open.key, number_of(&given));
+                            let given = &(open.key, number_of(&given));
                             assert_eq!(Some(given), answer, "no other answer is valid");
                         }
                         HookOutcome::Allowed => assert!(open.allow),
