@@ -1,11 +1,12 @@
 //! The bodies of the fuzz targets on the stable toolchain: over the seeds, and over generated
 //! input.
 //!
-//! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz` and
-//! `tls::fuzz`; the laws themselves are asserted there.
+//! What belongs here: only runs of `proto::fuzz`, `session::fuzz`, `session::hub::fuzz`,
+//! `hooks::fuzz` and `tls::fuzz`; the laws themselves are asserted there.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use seawall::hooks::fuzz::answers;
 use seawall::proto::fuzz;
 use seawall::session::fuzz::requests;
 use seawall::session::hub::fuzz::protocol;
@@ -56,6 +57,11 @@ fn protocol_over_seeds() {
 #[test]
 fn requests_over_seeds() {
     over_seeds("requests", requests);
+}
+
+#[test]
+fn answers_over_seeds() {
+    over_seeds("answers", answers);
 }
 
 #[test]
