@@ -91,7 +91,8 @@ proptest! {
             let (number, user) = (number as u64, format!("user {user}"));
             match step {
                 0 | 1 => {
-                    cache.insert(key(place), grant(number), Some(user.as_str().into()), now_ms + time);
+                    let of_user = Some(user.as_str().into());
+                    cache.insert(key(place), grant(number), of_user, now_ms + time);
                     list.retain(|entry| entry.0 != place);
                     list.push((place, number, user, now_ms + time));
                 }

@@ -437,7 +437,9 @@ proptest! {
         valid_s in 1..=31_536_000_u32,
         cache_s: u32,
     ) {
-        let body = json!({"user": user, "info": content, "expires_in_s": valid_s, "cache_s": cache_s});
+        let body = json!({
+            "user": user, "info": content, "expires_in_s": valid_s, "cache_s": cache_s,
+        });
         let (answer, kept_s) = read(HookKind::Connect, &body.to_string());
         prop_assert_eq!(kept_s, cache_s.min(valid_s - 1));
         let HookAnswer::Connect(ConnectAnswer::Accept { identity, .. }) = answer else {
@@ -467,8 +469,8 @@ proptest! {
         user in prop::option::of(".{1,8}"),
         content in any_json(),
     ) {
-        let sent: Vec<_> =
-            headers.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+        let sent = headers.iter().map(|(name, value)| (&**name, &**value));
+        let sent = sent.map(|(name, value)| (name.into(), value.into())).collect();
         let question = HookQuestion::Connect(ConnectQuestion {
             target: target.as_str().into(),
             address: None,
