@@ -19,7 +19,8 @@
 //!   its own, and a reading exchanges its filled histograms for empty ones.
 //! - An **outer thread** ([`outer`]) waits for other servers, where there are any. In a [`cluster`]
 //!   it holds the connections to the engine that the nodes share, carries the commands of the
-//!   shards' logs there, and their events back. For applications it sends events ([`backend`]).
+//!   shards' logs there, and their events back. For applications it sends events, and asks them the
+//!   questions of shards ([`backend`], [`hooks`]).
 //! - The **protocol** is a pure state machine: bytes and a configuration in, events and bytes out.
 //!   It has no access to descriptors, clocks or threads.
 //! - The **driver** moves bytes and contains no protocol code. Neither of the two imports the
@@ -76,8 +77,8 @@
 //! 4. **Upgrade.** The upgrade consumes the HTTP stage. After the 101, no encoder, deadline or
 //!    error page of HTTP is reachable for that connection: everything that can be rejected is
 //!    rejected before it, with a status; after it, with a close code. A decision is data, which is
-//!    encoded in a second step ([`proto::http::Decision`]). A decision that is made outside the
-//!    shards is awaited in a stage of its own (`shard/connections/asking.rs`).
+//!    encoded in a second step ([`proto::http::Decision`]). The decision of an application is
+//!    awaited in a stage of its own (`shard/connections/asking.rs`).
 //! 5. **Handle.** The [`session`] handles the message, and queues its reply in the slot's outbox,
 //!    which exists only while it is not empty. A message that is compressed independently of others
 //!    is compressed now; one whose compression depends on the messages before it, when its send is
@@ -161,6 +162,12 @@
 //! sends them ([`backend::events`]), and count those that it is too slow for. An event that is not
 //! wanted costs the test of a flag.
 //!
+//! **Hooks.** What an application decides or answers, a shard asks by an order to the outer thread
+//! ([`backend::hook_line`]) and learns by mail; meanwhile it serves others. A desk for each
+//! application ([`hooks::HookDesk`]) bounds, caches and shares questions. Outcomes name their
+//! connection by its slot and generation, so a late one reaches no other connection. An answer
+//! becomes an identity or a grant, which clients keep as tickets: a resumption asks nothing.
+//!
 //! **Reloads.** A validated [`config::Config`] is immutable. SIGHUP makes a new one and fits it to
 //! the old one (`config::reload`): options that only take effect at the start keep their values,
 //! and a route keeps the index by which connections refer to it. Shards get the new configuration
@@ -185,13 +192,13 @@
 //! | [`config`] | options: read, merged and validated |
 //! | `guard` | restrictions of the serving process: user, files, system calls |
 //! | [`auth`] | identity and rights of clients |
-//! | [`backend`] | applications: events on their way to them, by HTTP |
-//! | [`hooks`] | questions to applications, and their answers; no sockets, no clock |
+//! | [`backend`] | applications: events and questions on their way to them, by HTTP |
 //! | [`admission`] | limits: connections, and rates of messages and requests |
 //! | [`server`] | binds listeners; starts, reconfigures, reads and joins shards |
 //! | [`driver`] | the kernel side: completions, sockets, buffers, memory |
 //! | [`events`] | the kinds of events, and who wants them |
 //! | [`outer`] | the thread for what waits for other servers |
+//! | [`hooks`] | questions to applications: their desks, as data; no sockets, no clock |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | the application side of a connection: echo, or the protocol of a hub client |
@@ -210,12 +217,12 @@
 //! - `acme`: `tls`
 //! - `admission`: `proto`
 //! - `auth`: `events`, `text`
-//! - `backend`: `driver`, `events`, `hub`, `metrics`, `outer`, `proto`
+//! - `backend`: `driver`, `events`, `hooks`, `hub`, `metrics`, `outer`, `proto`
 //! - `cli`: `acme`, `auth`, `cluster`, `config`, `control`, `driver`, `guard`, `server`, `text`,
 //!   `tls`
 //! - `cluster`: `driver`, `hub`, `metrics`, `outer`
-//! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `proto`,
-//!   `tls`
+//! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `hooks`,
+//!   `proto`, `tls`
 //! - `control`: `acme`, `admission`, `auth`, `backend`, `cluster`, `config`, `driver`, `hub`,
 //!   `metrics`, `proto`, `server`, `session`, `shard`, `text`, `tls`
 //! - `driver`: nothing
@@ -223,14 +230,14 @@
 //! - `guard`: `config`, `driver`
 //! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
-//! - `metrics`: `admission`, `driver`, `events`, `proto`
+//! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`
 //! - `outer`: nothing
 //! - `proto`: nothing
 //! - `server`: `admission`, `backend`, `cluster`, `config`, `driver`, `hub`, `metrics`, `outer`,
 //!   `session`, `shard`
-//! - `session`: `admission`, `auth`, `events`, `hub`, `proto`, `text`
-//! - `shard`: `admission`, `auth`, `backend`, `config`, `driver`, `events`, `hub`, `metrics`,
-//!   `proto`, `session`, `text`, `tls`, `web`
+//! - `session`: `admission`, `auth`, `events`, `hooks`, `hub`, `proto`, `text`
+//! - `shard`: `admission`, `auth`, `backend`, `config`, `driver`, `events`, `hooks`, `hub`,
+//!   `metrics`, `proto`, `session`, `text`, `tls`, `web`
 //! - `text`: nothing
 //! - `tls`: nothing
 //! - `web`: `proto`

@@ -1,5 +1,8 @@
 //! Ranges: what the table of options says of each number is what validation enforces.
 
+#[path = "support/secrets.rs"]
+mod secrets;
+
 use seawall::config::file::table::{Row, Section};
 use seawall::config::file::{File, SECTIONS};
 use seawall::config::{Given, Written, reference};
@@ -29,15 +32,6 @@ fn companions(path: &str, value: u64) -> &'static [&'static str] {
     }
 }
 
-/// A file with the secret that a backend needs.
-fn secret_file() -> String {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = format!("{}/ranges-{}.secret", env!("CARGO_TARGET_TMPDIR"), std::process::id());
-    std::fs::write(&path, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    path
-}
-
 /// What a file with this value says of it, on a host with enough open files for every range and,
 /// where the range leaves the number of shards to the host, one core.
 fn check(section: &Section, row: &Row, value: u64) -> Result<(), String> {
@@ -49,7 +43,7 @@ fn check(section: &Section, row: &Row, value: u64) -> Result<(), String> {
         }
         Some(("backend", key)) => format!(
             "[[backend]]\n{key} = {value}\nevents_url = \"http://a\"\nsecret_files = [{:?}]\n",
-            secret_file()
+            secrets::webhook_secret_file()
         ),
         _ => format!("{path} = {value}\n"),
     };

@@ -73,7 +73,8 @@ impl BackendClaims<'_> {
         if channels.is_some_and(|channels| channels.get().len() > TOKEN_BYTES_MAX) {
             return Err(AuthError::Claims("`channels` must not be longer than 16384 bytes"));
         }
-        Claims { sub, info, channels, ..Claims::default() }.identity(expires_s, None)
+        let claims = Claims { sub, info, channels, ..Claims::default() };
+        Ok(Identity { by_backend: true, ..claims.identity(expires_s, None)? })
     }
 }
 
@@ -166,6 +167,7 @@ impl<'t> Claims<'t> {
             rights: self.channels()?,
             expires_s: Some(expires_s),
             key,
+            by_backend: false,
         })
     }
 
@@ -264,7 +266,8 @@ mod tests {
     #[test]
     fn an_application_claims_what_a_token_could() {
         let none = BackendClaims::default().identity(7).unwrap();
-        assert_eq!(none, Identity { expires_s: Some(7), ..Identity::default() });
+        let expires_s = Some(7);
+        assert_eq!(none, Identity { expires_s, by_backend: true, ..Identity::default() });
         let claims = BackendClaims {
             user: Some(raw(r#""ann""#)),
             info: Some(raw("{\"name\":\n\"Ann\"}")),

@@ -16,14 +16,18 @@ pub struct Identity {
     pub info: Option<Arc<str>>,
     /// The claim `channels`.
     pub rights: Vec<Right>,
-    /// The token's `exp` (Unix time, s); `None` without a token.
+    /// The token's `exp`, or the end that the application has set (Unix time, s); `None` for an
+    /// anonymous client.
     pub expires_s: Option<u64>,
     /// The key that verified the token. The identity ends when that key is withdrawn.
     pub key: Option<Fingerprint>,
+    /// An application has identified the client, without a token.
+    pub by_backend: bool,
 }
 
 impl Identity {
-    /// Returns whether there was no token: every token has an expiry.
+    /// Returns whether nothing identifies the client: every token, and every identity that an
+    /// application gave, has an expiry.
     pub fn is_anonymous(&self) -> bool {
         self.expires_s.is_none()
     }

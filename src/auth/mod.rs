@@ -36,7 +36,7 @@ pub use identity::{ChannelGrant, Identity, Right, Rights};
 pub use jwks::Jwks;
 pub use keys::{Fingerprint, Key, KeyAlgorithm, SigningKey};
 pub use name::{CHANNEL_BYTES_MAX, check_channel};
-pub use namespaces::{Access, Namespace, Namespaces, SlowReader};
+pub use namespaces::{Access, Namespace, Namespaces, OnFailure, SlowReader};
 pub use pattern::Pattern;
 pub use policy::{Permission, PolicyRefusal, RefusalKind, decide};
 pub use seal::{SEAL_KEY_BYTES, SealError, Sealer, random_seal_key};

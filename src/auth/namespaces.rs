@@ -20,8 +20,22 @@ pub enum Access {
     Authenticated,
     /// Clients whose token, or a token for the channel, grants it.
     Token,
-    /// Only the backend.
+    /// Only the backend, over the HTTP API.
     Server,
+    /// Clients for which the application decides so, and those whose token, or a token for the
+    /// channel, grants it. The application decides on each publish.
+    Backend,
+}
+
+/// What happens to a request that an application decides on, if it does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// The request fails.
+    #[default]
+    Reject,
+    /// The request is carried out as the client wrote it.
+    Allow,
 }
 
 /// What happens to a subscriber that reads a channel too slowly.
@@ -54,8 +68,10 @@ pub struct Namespace {
     pub message_bytes_max: u32,
     /// Publishes per second of one connection; 0 = no limit.
     pub rate: u32,
-    /// Where events of its channels go.
+    /// Where events of its channels go, and which application decides.
     pub events: EventTarget,
+    /// What happens to a publish if the application that decides does not answer.
+    pub on_failure: OnFailure,
 }
 
 /// All namespaces, indexed by pattern.
@@ -158,6 +174,7 @@ mod tests {
             message_bytes_max: 0,
             rate: 0,
             events: EventTarget::default(),
+            on_failure: OnFailure::default(),
         }
     }
 

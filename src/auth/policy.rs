@@ -76,7 +76,13 @@ pub fn decide<'n>(
     match access {
         Access::Anyone => Ok(namespace),
         Access::Authenticated if identity.user.is_some() => Ok(namespace),
-        Access::Token if granted => Ok(namespace),
+        Access::Token | Access::Backend if granted => Ok(namespace),
+        // Each publish is decided on by the application.
+        Access::Backend if verb == Permission::Publish => Ok(namespace),
+        Access::Backend => Err(unauthorized(
+            "the application decides on this channel: subscribe, or resume with the grant of a \
+             subscription",
+        )),
         Access::Server => Err(forbidden("only the server may do this in this channel")),
         _ if !keys_configured => Err(forbidden(
             "this channel requires a token, and the server has no keys to verify one",
@@ -120,6 +126,7 @@ mod tests {
             message_bytes_max: 0,
             rate: 0,
             events: crate::events::EventTarget::default(),
+            on_failure: crate::auth::OnFailure::default(),
         }
     }
 

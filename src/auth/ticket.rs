@@ -63,7 +63,8 @@ pub struct Grant {
     pub rights: Rights,
     #[serde(rename = "e")]
     pub expires_s: u64,
-    /// The channel token's `exp`, with which it expires too; `None` for a backend's grant.
+    /// The channel token's `exp`, or the end that the application has set, with which it expires
+    /// too; `None` for a grant that lasts as long as the connection.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub token_exp_s: Option<u64>,
     /// The connection that it was issued to, as in [`Ticket`]. A grant without this field and the
@@ -109,6 +110,8 @@ struct TicketForm<'t> {
     identity_expires_s: Option<u64>,
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     key: Option<Fingerprint>,
+    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
+    by_backend: bool,
     #[serde(rename = "c")]
     connection: Cow<'t, str>,
     #[serde(rename = "t")]
@@ -126,6 +129,7 @@ impl Sealer {
             rights: Cow::Borrowed(&identity.rights),
             identity_expires_s: identity.expires_s,
             key: identity.key,
+            by_backend: identity.by_backend,
             connection: Cow::Borrowed(&ticket.connection),
             issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
@@ -148,6 +152,7 @@ impl Sealer {
             rights: form.rights.into_owned(),
             expires_s: form.identity_expires_s,
             key: form.key,
+            by_backend: form.by_backend,
         };
         Ok(Ticket {
             identity: Arc::new(identity),

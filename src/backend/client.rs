@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -17,6 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::time::Instant;
 
 use super::settings::BackendSettings;
 
@@ -25,7 +26,7 @@ use super::settings::BackendSettings;
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Unused connections to one application.
 const IDLE_CONNECTIONS_MAX: usize = 256;
-/// What is read of a response behind its head, and for how long.
+/// The longest body that is read, and how long that may take.
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often an HTTP/2 connection is probed while requests are under way, and how long it may take
@@ -49,14 +50,26 @@ pub(crate) struct SignedRequest<'r> {
 #[derive(Debug)]
 pub(crate) struct HttpReply {
     pub(crate) status: StatusCode,
+    /// Its body; the error if it has not arrived whole in time, or is too long.
+    pub(crate) body: Result<Bytes, BodyFault>,
     /// From the header `Retry-After`, if it names seconds.
     pub(crate) retry_after: Option<Duration>,
+}
+
+/// What is wrong with a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyFault {
+    TooLong,
+    Broken,
+    TimedOut,
 }
 
 /// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HttpFailure {
-    /// There is no connection, or it broke.
+    /// There is no connection: surely nothing was received.
+    NotSent(String),
+    /// The connection broke.
     Broken(String),
     TimedOut,
 }
@@ -64,7 +77,7 @@ pub(crate) enum HttpFailure {
 impl fmt::Display for HttpFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken(why) => f.write_str(why),
+            Self::NotSent(why) | Self::Broken(why) => f.write_str(why),
             Self::TimedOut => f.write_str("no answer in time"),
         }
     }
@@ -112,14 +125,24 @@ impl BackendClient {
     pub(crate) async fn post(&self, request: SignedRequest<'_>) -> Result<HttpReply, HttpFailure> {
         let exchange = async {
             let response = self.http.request(self.build(request)?).await;
-            response.map_err(|error| HttpFailure::Broken(describe(&error)))
+            response.map_err(|error| {
+                let made =
+                    if error.is_connect() { HttpFailure::NotSent } else { HttpFailure::Broken };
+                made(describe(&error))
+            })
         };
-        let response = tokio::time::timeout(request.timeout, exchange).await;
+        let until = Instant::now() + request.timeout;
+        let response = tokio::time::timeout_at(until, exchange).await;
         let (parts, body) = Response::into_parts(response.unwrap_or(Err(HttpFailure::TimedOut))?);
-        // The status is the answer. The rest is read so that the connection can be used again.
         let rest = Limited::new(body, REPLY_BYTES_MAX).collect();
-        let _ = tokio::time::timeout(BODY_TIMEOUT, rest).await;
-        Ok(HttpReply { status: parts.status, retry_after: retry_after(&parts.headers) })
+        let rest = tokio::time::timeout_at(until.min(Instant::now() + BODY_TIMEOUT), rest).await;
+        let body = match rest {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyFault::TooLong),
+            Ok(Err(_)) => Err(BodyFault::Broken),
+            Err(_) => Err(BodyFault::TimedOut),
+        };
+        Ok(HttpReply { status: parts.status, body, retry_after: retry_after(&parts.headers) })
     }
 
     fn build(&self, request: SignedRequest<'_>) -> Result<Request<Full<Bytes>>, HttpFailure> {
@@ -160,7 +183,8 @@ fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| format!("TLS: {error}"))?;
     // Not used without TLS; a host without authorities must not be an error then.
-    let unused = settings.events_url.starts_with("http://").then(RootCertStore::empty);
+    let is_plain = settings.urls().all(|url| url.starts_with("http://"));
+    let unused = is_plain.then(RootCertStore::empty);
     if let Some(roots) = unused.or_else(|| settings.authorities.clone()) {
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());
     }

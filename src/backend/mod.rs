@@ -1,16 +1,18 @@
-//! Applications that take part over HTTP: they receive events.
+//! Applications that take part over HTTP: they receive events, and answer questions.
 //!
-//! `BACKEND.md` is the guide for developers of applications. Shards queue events
-//! ([`queue`]), and never wait. A task on the [outer thread](crate::outer) encodes
-//! events, and sends them in signed batches (`events`).
+//! `BACKEND.md` is the guide for developers of applications. Shards queue events ([`queue`]) and
+//! questions ([`hook_line`]), and never wait. Two tasks on the [outer thread](crate::outer) encode
+//! events and send them in signed batches (`events`), and ask the questions (`hooking`).
 //!
-//! Files: `settings`, `signature`, `queue`, `client` (HTTP), `events`.
+//! Files: `settings`, `signature`, `queue`, `hook_line`, `client` (HTTP), `events`, `hooking`.
 
 mod client;
 pub mod events;
+pub mod hook_line;
+pub mod hooking;
 pub mod queue;
 mod settings;
 mod signature;
 
-pub use settings::BackendSettings;
+pub use settings::{BackendSettings, HookSettings};
 pub use signature::Signer;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, LogFormat, TicketKeys};
+use crate::config::{Config, ConnectRule, HandlerName, LogFormat, TicketKeys};
 use crate::control::LogWriter;
 use crate::driver::listener::Address;
 use crate::driver::{EngineFacts, EngineSize};
@@ -30,6 +30,8 @@ enum Fact<'f> {
 /// Whether clients of the hub need tokens.
 #[derive(Clone, Copy, Debug)]
 enum Access {
+    /// Applications decide who may connect.
+    Application,
     /// No keys are configured, so no client needs a token.
     Anonymous,
     Tokens,
@@ -119,7 +121,9 @@ fn hub_facts(config: &Config) -> Vec<Fact<'_>> {
     if !config.has_hub() {
         return Vec::new();
     }
+    let hub_routes = || config.route_options.iter().filter(|own| own.handler == HandlerName::Hub);
     let access = match (config.auth.keys_configured, config.auth.allow_anonymous) {
+        _ if hub_routes().all(|own| own.connect == ConnectRule::Backend) => Access::Application,
         (false, _) => Access::Anonymous,
         (true, false) => Access::Tokens,
         (true, true) => Access::TokensOrAnonymous,
@@ -144,6 +148,7 @@ fn engine_facts<'f>(config: &Config, facts: &'f Facts) -> Vec<Fact<'f>> {
 impl Access {
     fn key(self) -> &'static str {
         match self {
+            Self::Application => "application",
             Self::Anonymous => "anonymous",
             Self::Tokens => "tokens",
             Self::TokensOrAnonymous => "tokens_or_anonymous",
@@ -229,6 +234,9 @@ impl Fact<'_> {
 fn access_text(access: Access, jwks_url: Option<&str>) -> String {
     let source = jwks_url.map_or(String::new(), |url| format!(" (keys from {url})"));
     match access {
+        Access::Application => {
+            "applications decide who may connect (route.connect = \"backend\")".to_owned()
+        }
         Access::Anonymous => "anonymous: clients connect without a token, because no keys are \
                               configured; to require tokens, add a [[key]] or set \
                               SEAWALL_KEY_SECRET"

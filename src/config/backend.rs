@@ -1,4 +1,4 @@
-//! The applications that receive events.
+//! The applications that receive events and answer questions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,18 +9,24 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::file::{self, File, HandlerName};
+use super::file::{self, ConnectRule, File, HandlerName};
 use super::{Faults, RouteOptions, of_one, ranges, secret_files};
-use crate::auth::Namespaces;
-use crate::backend::{BackendSettings, Signer};
+use crate::auth::{Access, Namespaces, OnFailure};
+use crate::backend::{BackendSettings, HookSettings, Signer};
 use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
+use crate::hooks::HookLimits;
 
 /// Standard Webhooks: "between 24 bytes (192 bits) and 64 bytes (512 bits)".
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// The prefix of secrets of Standard Webhooks.
 const SECRET_PREFIX: &str = "whsec_";
+/// The longest answer to a question (bytes).
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// The word for no kinds in the options of a channel, where an empty list means the backend's.
 const NO_KINDS: &str = "none";
+/// What a route or channel lacks whose application is to decide.
+const NEEDS_HOOKS: &str =
+    "needs a [[backend]] with hook_url, and its name in `backend` if there are several";
 /// Kinds that nodes cannot report where several share the channels: each knows its own members.
 const OF_ONE_NODE: [EventKind; 4] = [
     EventKind::ChannelOccupied,
@@ -63,7 +69,17 @@ fn backend(
     for (key, problem) in ranges::find_errors(written.numbers()) {
         faults.0.push(fault(key, &problem));
     }
-    faults.check(check_url(&written.events_url).map_err(|text| fault("events_url", &text)));
+    let urls = [("events_url", &written.events_url), ("hook_url", &written.hook_url)];
+    for (key, url) in urls.into_iter().filter(|(_, url)| !url.is_empty()) {
+        faults.check(check_url(key, url).map_err(|text| fault(key, &text)));
+    }
+    if urls.iter().all(|(_, url)| url.is_empty()) {
+        faults.0.push(fault("events_url", "or hook_url must be set: an application needs one"));
+    }
+    if written.events_url.is_empty() && !written.events.is_empty() {
+        faults.0.push(fault("events", "needs events_url, to which events are sent"));
+    }
+    faults.check(check_headers(&written.hook_headers).map_err(|text| fault("hook_headers", &text)));
     let kinds = faults.check(parse_kinds(&written.events).map_err(|text| fault("events", &text)));
     let kinds = kinds.unwrap_or_default();
     faults.check(check_kinds(kinds, has_cluster).map_err(|text| fault("events", &text)));
@@ -83,6 +99,7 @@ fn backend(
         Arc::new(BackendSettings {
             name: written.name.clone(),
             events_url: written.events_url.clone(),
+            hooks: hook_settings(written),
             signer,
             authorities,
             events_bytes_max: written.events_bytes_max as usize,
@@ -92,7 +109,32 @@ fn backend(
     })
 }
 
-fn check_url(url: &str) -> Result<(), String> {
+fn hook_settings(written: &file::Backend) -> Option<HookSettings> {
+    let url = Some(written.hook_url.clone()).filter(|url| !url.is_empty())?;
+    let limits = HookLimits {
+        concurrency_max: written.hook_concurrency_max as usize,
+        waiting_max: written.hook_waiting_max as usize,
+        timeout_ms: written.hook_timeout_ms.into(),
+        cache_s_max: written.hook_cache_max_s,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+    };
+    Some(HookSettings { url, headers: written.hook_headers.clone(), limits })
+}
+
+fn check_headers(names: &[String]) -> Result<(), String> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    for name in names {
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(format!("= \"{name}\": write names of headers, such as \"cookie\""));
+        }
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(format!("= \"{name}\": write it in lowercase, as the application gets it"));
+        }
+    }
+    Ok(())
+}
+
+fn check_url(key: &str, url: &str) -> Result<(), String> {
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let is_whole = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
     let is_parsed = || url.parse::<hyper::Uri>().is_ok_and(|uri| uri.host().is_some());
@@ -102,7 +144,8 @@ fn check_url(url: &str) -> Result<(), String> {
         }
         Some(_) if is_whole && is_parsed() => Ok(()),
         _ => Err(format!(
-            "= \"{url}\": write the whole address, as in https://app.example/seawall/events"
+            "= \"{url}\": write the whole address, as in https://app.example/seawall/{}",
+            key.trim_end_matches("_url")
         )),
     }
 }
@@ -194,23 +237,30 @@ pub(super) fn connect_routes(
             let text = format!("route {}: {key} {text}", route.path);
             of_one(format!("route.{index}.{key}"), text)
         };
-        if route.handler != HandlerName::Hub {
+        let asks = route.connect == ConnectRule::Backend;
+        let is_hub = route.handler == HandlerName::Hub;
+        if !is_hub && !asks {
             if !route.backend.is_empty() {
-                faults.0.push(fault("backend", "needs handler = \"hub\"".into()));
+                let text = "needs handler = \"hub\" or connect = \"backend\"";
+                faults.0.push(fault("backend", text.into()));
             }
             continue;
         }
         let found = find(file, &route.backend).map_err(|text| fault("backend", text));
         let Some(found) = faults.check(found) else { continue };
         let backend = found.map(|at| &file.backends[at]);
+        if asks && backend.is_none_or(|backend| backend.hook_url.is_empty()) {
+            faults.0.push(fault("connect", NEEDS_HOOKS.into()));
+        }
         // Indexes agree only if no route was left out for an error.
         if faults.0.len() == before
             && let (Some(at), Some(backend)) = (found, backend)
             && let Some((_, own)) = options.get_mut(index)
         {
             own.events.backend = at as u8;
+            own.connect = route.connect;
             let kinds = parse_kinds(&backend.events).unwrap_or_default();
-            own.events.kinds = kinds.only(EventKind::is_of_connection);
+            own.events.kinds = kinds.only(|kind| is_hub && kind.is_of_connection());
         }
     }
 }
@@ -227,6 +277,16 @@ pub(super) fn of_channel(
         find(file, &written.backend).map_err(|text| ("backend", format!("backend {text}")))?;
     let backend = found.map(|at| &file.backends[at]);
     let fault = |text: String| ("events", format!("events {text}"));
+    let asks = [("subscribe", written.subscribe), ("publish", written.publish)];
+    if let Some((key, _)) = asks.into_iter().find(|(_, access)| *access == Access::Backend)
+        && backend.is_none_or(|backend| backend.hook_url.is_empty())
+    {
+        return Err((key, format!("{key} = \"backend\" {NEEDS_HOOKS}")));
+    }
+    if written.on_failure == OnFailure::Allow && written.publish != Access::Backend {
+        let text = "on_failure = \"allow\" needs publish = \"backend\": it is for publishes only";
+        return Err(("on_failure", text.into()));
+    }
     let own = match &written.events[..] {
         [none] if none == NO_KINDS => Some(EventKinds::default()),
         [] => None,

@@ -204,6 +204,7 @@ pub(super) fn route(
             close_timeout_ms: written.close_timeout_ms,
             connection_age_max_ms: written.connection_age_max_ms,
             events: EventTarget::default(),
+            connect: file::ConnectRule::Auth,
         },
     ))
 }
@@ -230,19 +231,23 @@ pub(super) fn reject_too_many(listeners: usize) -> Result<(), ConfigError> {
     Err(of_one("listener".into(), text))
 }
 
-/// Rejects a hub that needs no tokens on a listener that other hosts can reach.
+/// Rejects a hub that identifies nothing of its clients on a listener that other hosts can reach.
 pub(super) fn reject_hub_without_keys(
     listeners: &[Listener],
     routes: &[file::Route],
 ) -> Result<(), ConfigError> {
-    if !routes.iter().any(|route| route.handler == file::HandlerName::Hub) {
+    let is_open = |route: &file::Route| {
+        route.handler == file::HandlerName::Hub && route.connect == file::ConnectRule::Auth
+    };
+    if !routes.iter().any(is_open) {
         return Ok(());
     }
     for (index, listener) in listeners.iter().enumerate() {
         if matches!(&listener.address, Address::Tcp(tcp) if !tcp.ip().is_loopback()) {
             let text = format!(
                 "listener {}: other hosts could use the hub without a token, because no keys are \
-                 configured. Add a [[key]] (or auth.jwks_file, auth.jwks_url), or allow it: \
+                 configured. Add a [[key]] (or auth.jwks_file, auth.jwks_url), let an application \
+                 decide (route.connect = \"backend\"), or allow it: \
                  auth.allow_anonymous = true (--auth-allow-anonymous)",
                 listener.address
             );

@@ -62,7 +62,7 @@ fn namespace(
         let text = "history_ttl_s must not be 0 where there is history; history = 0 keeps none";
         return Err(fault("history_ttl_s", text.to_owned()));
     }
-    let events = backend::of_channel(file, written).map_err(|(key, text)| fault(key, text))?;
+    let target = backend::of_channel(file, written).map_err(|(key, text)| fault(key, text))?;
     Ok(Namespace {
         pattern,
         subscribe: written.subscribe,
@@ -74,7 +74,8 @@ fn namespace(
         members_max: written.members_max,
         message_bytes_max: written.message_bytes_max,
         rate: written.rate,
-        events,
+        events: target,
+        on_failure: written.on_failure,
     })
 }
 

@@ -46,7 +46,8 @@ use crate::tls::ListenerTls;
 use crate::tls::certificates::CertificateSet;
 pub use endpoints::address;
 pub use file::{
-    Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process, Timeouts,
+    ConnectRule, Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process,
+    Timeouts,
 };
 pub use file_stamps::FileStamps;
 pub use layers::{Given, Written};
@@ -152,8 +153,10 @@ pub struct RouteOptions {
     pub idle_timeout_ms: u32,
     pub close_timeout_ms: u32,
     pub connection_age_max_ms: u32,
-    /// Where events of its connections go.
+    /// Where events of its connections go, and which application answers their calls.
     pub events: EventTarget,
+    /// Who decides whether a client may connect.
+    pub connect: ConnectRule,
 }
 
 /// Days before a certificate's end from which on the log and `seawall doctor` warn of it.

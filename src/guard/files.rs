@@ -68,7 +68,7 @@ impl Reach {
             config.acme.as_ref().map(|settings| settings.directory.as_str()),
         ];
         let engine = config.cluster.iter().flat_map(|settings| &settings.urls);
-        let backends = config.backends.iter().map(|one| &*one.events_url);
+        let backends = config.backends.iter().flat_map(|one| one.urls());
         let ports: Vec<u16> = urls
             .into_iter()
             .flatten()

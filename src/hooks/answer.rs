@@ -76,6 +76,8 @@ pub enum HookAnswer {
 /// Why a question has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FailureCause {
+    /// The route has no application to ask.
+    NoApplication,
     /// Too many questions wait.
     Busy,
     /// The breaker is open: too many questions failed just before.
@@ -92,12 +94,20 @@ pub enum FailureCause {
 
 impl FailureCause {
     /// All causes, as metrics list them.
-    pub const ALL: [Self; 6] =
-        [Self::Busy, Self::Open, Self::TimedOut, Self::Unreachable, Self::Status, Self::Malformed];
+    pub const ALL: [Self; 7] = [
+        Self::NoApplication,
+        Self::Busy,
+        Self::Open,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Status,
+        Self::Malformed,
+    ];
 
     /// Returns its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Self::NoApplication => "no_application",
             Self::Busy => "busy",
             Self::Open => "open",
             Self::TimedOut => "timed_out",
@@ -113,7 +123,7 @@ impl FailureCause {
 pub enum HookOutcome {
     Answered(HookAnswer),
     /// There is no answer, and the question allows that
-    /// ([`OnFailure::Allow`](super::OnFailure::Allow)).
+    /// ([`OnFailure::Allow`](crate::auth::OnFailure::Allow)).
     Allowed,
     Failed {
         kind: HookKind,

@@ -20,8 +20,9 @@ use super::breaker::HookBreaker;
 use super::cache::AnswerCache;
 use super::decode::{DecodedAnswer, RawResponse, decode_answer};
 use super::encode::{EncodedQuestion, encode_body};
-use super::question::{HookKind, HookQuestion, HookTicket, OnFailure};
+use super::question::{HookKind, HookQuestion, HookTicket};
 use super::traffic::{HookAction, HookCall, HookLimits, HookResult};
+use crate::auth::OnFailure;
 use calls::{DeskCall, DeskCalls, SentCall};
 use forgotten::Forgotten;
 use numbers::DeskCounts;
@@ -197,6 +198,7 @@ impl HookDesk {
                     (cause, retry_s.map_or(RETRY_MS, of_header))
                 })
             }
+            HookResult::TooLong => Err((FailureCause::Malformed, RETRY_MS)),
             HookResult::NotSent | HookResult::Broken => Err((FailureCause::Unreachable, RETRY_MS)),
             HookResult::TimedOut => Err((FailureCause::TimedOut, RETRY_MS)),
         }
@@ -377,6 +379,7 @@ fn fail(open: OpenTicket, (cause, retry_ms): Failure) -> HookOutcome {
 fn is_failure(result: &HookResult) -> bool {
     match result {
         HookResult::Response { status, .. } => matches!(status, 408 | 429 | 500..=599),
+        HookResult::TooLong => false,
         HookResult::NotSent | HookResult::Broken | HookResult::TimedOut => true,
     }
 }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::cache::AnswerKey;
-use super::question::{Asker, ConnectQuestion, HookKind, HookQuestion, OnFailure};
+use super::question::{Asker, ConnectQuestion, HookKind, HookQuestion};
+use crate::auth::OnFailure;
 
 /// A question, encoded but for its id.
 #[derive(Clone, Debug)]

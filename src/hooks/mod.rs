@@ -25,5 +25,5 @@ pub use answer::{
 };
 pub use breaker::BreakerState;
 pub use desk::{HookCounts, HookDesk, HookNumbers};
-pub use question::{Asker, ConnectQuestion, HookKind, HookQuestion, HookTicket, OnFailure};
+pub use question::{Asker, ConnectQuestion, HookKind, HookQuestion, HookTicket};
 pub use traffic::{HookAction, HookCall, HookLimits, HookResult};

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::auth::OnFailure;
 use crate::driver::Token;
 use crate::hub::{ChannelName, ConnectionId};
 
@@ -58,16 +59,6 @@ pub struct ConnectQuestion {
     pub address: Option<IpAddr>,
     /// The request's headers that the application may see, in order. Names are in lowercase.
     pub headers: Vec<(Box<str>, Box<str>)>,
-}
-
-/// What counts if no answer comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnFailure {
-    /// The request fails.
-    #[default]
-    Reject,
-    /// The request is carried out as the client wrote it.
-    Allow,
 }
 
 /// A question.

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use super::answer::{CallAnswer, HookAnswer, HookOutcome};
 use super::desk::HookDesk;
-use super::question::{Asker, ConnectQuestion, HookQuestion, HookTicket, OnFailure};
+use super::question::{Asker, ConnectQuestion, HookQuestion, HookTicket};
 use super::traffic::{HookAction, HookCall, HookLimits, HookResult};
+use crate::auth::OnFailure;
 use crate::driver::Token;
 use crate::hub::{ChannelName, ConnectionId};
 

@@ -37,6 +37,8 @@ pub enum HookResult {
     },
     /// The application has surely received nothing: the request may be sent once more.
     NotSent,
+    /// There is a response, but its body is longer than any bound.
+    TooLong,
     /// There is no response; the application may have received the request.
     Broken,
     TimedOut,

@@ -8,11 +8,14 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::EventNumbers;
+use super::{EventNumbers, HookGauges};
 use crate::events::EventKind;
+use crate::hooks::{BreakerState, FailureCause, HookCounts, HookKind, HookNumbers};
 
 type Counts = fn(&EventNumbers) -> &Vec<(EventKind, u64)>;
 type Gauge = fn(&EventNumbers) -> f64;
+type OfKind = fn(&HookCounts) -> u64;
+type OfDesk = fn(&HookNumbers) -> u64;
 
 /// Encodes the metrics of events.
 pub(super) fn encode_events(
@@ -59,4 +62,89 @@ pub(super) fn encode_events(
         }
     }
     Ok(())
+}
+
+/// Encodes the metrics of questions.
+pub(super) fn encode_hooks(
+    encoder: &mut DescriptorEncoder<'_>,
+    backends: &[HookGauges],
+) -> Result<(), fmt::Error> {
+    if backends.is_empty() {
+        return Ok(());
+    }
+    let help = "Questions to applications that have ended, by kind and outcome";
+    let mut family = encoder.encode_descriptor("hooks", help, None, MetricType::Counter)?;
+    for own in backends {
+        for (kind, counts) in HookKind::ALL.into_iter().zip(&own.numbers.kinds) {
+            for (outcome, count) in outcomes(counts) {
+                let labels =
+                    [("backend", &*own.backend), ("kind", kind.name()), ("outcome", outcome)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    let by_kind: [(&str, &str, OfKind); 3] = [
+        ("hook_cache_hits", "Questions that were answered from the cache", |one| one.cache_hits),
+        ("hook_joined", "Questions that joined an equal one", |one| one.joined),
+        ("hook_repeats", "Requests that were sent once more", |one| one.repeats),
+    ];
+    for (name, help, count) in by_kind {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for own in backends {
+            for (kind, counts) in HookKind::ALL.into_iter().zip(&own.numbers.kinds) {
+                let labels = [("backend", &*own.backend), ("kind", kind.name())];
+                ConstCounter::new(count(counts)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    encode_desks(encoder, backends)
+}
+
+/// Encodes the state of each application's desk.
+fn encode_desks(
+    encoder: &mut DescriptorEncoder<'_>,
+    backends: &[HookGauges],
+) -> Result<(), fmt::Error> {
+    let totals: [(&str, &str, OfDesk); 2] = [
+        ("hook_late_answers", "Answers that arrived after their deadline", |one| one.late_answers),
+        ("hook_breaker_openings", "How often the breaker has opened", |one| one.breaker_openings),
+    ];
+    for (name, help, count) in totals {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for own in backends {
+            let labels = [("backend", own.backend.as_str())];
+            ConstCounter::new(count(&own.numbers)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    let gauges: [(&str, &str, Option<Unit>, OfDesk); 5] = [
+        ("hooks_in_flight", "Requests with questions under way", None, |one| one.in_flight as u64),
+        ("hooks_waiting", "Questions that wait to be sent", None, |one| one.waiting as u64),
+        ("hook_cache_entries", "Answers in the cache", None, |one| one.cache_entries as u64),
+        ("hook_cache", "Memory of cached answers", Some(Unit::Bytes), |one| one.cache_bytes as u64),
+        ("hook_breaker", "The breaker: 0 closed, 1 half open, 2 open", None, |one| {
+            match one.breaker {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Open => 2,
+            }
+        }),
+    ];
+    for (name, help, unit, value) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for own in backends {
+            let labels = [("backend", own.backend.as_str())];
+            ConstGauge::new(value(&own.numbers)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the outcomes of a kind of question, with their counts.
+fn outcomes(counts: &HookCounts) -> impl Iterator<Item = (&'static str, u64)> {
+    let HookCounts { answered, refused, allowed, cancelled, failed, .. } = *counts;
+    let failed =
+        FailureCause::ALL.into_iter().zip(failed).map(|(cause, count)| (cause.name(), count));
+    [("answered", answered), ("refused", refused), ("allowed", allowed), ("cancelled", cancelled)]
+        .into_iter()
+        .chain(failed)
 }

@@ -81,6 +81,14 @@ histograms! {
     engine_round_trip: Nanoseconds, "From a command to a cluster's engine to its reply";
     /// From a publish accepted by this process to its arrival from a cluster's engine.
     publish_to_arrival: Nanoseconds, "From an accepted publish to its arrival from the engine";
+    /// From the question whether a client may connect to its outcome.
+    connect_hook: Nanoseconds, "From asking an application about an upgrade to the outcome";
+    /// From the question about a subscription to its outcome.
+    subscribe_hook: Nanoseconds, "From asking an application about a subscription to the outcome";
+    /// From the question about a publish to its outcome.
+    publish_hook: Nanoseconds, "From asking an application about a publish to the outcome";
+    /// From a call to its result.
+    call_hook: Nanoseconds, "From passing a call to an application to its result";
     /// Bytes in an outbox when its send begins.
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }

@@ -27,6 +27,7 @@ pub use histograms::{HISTOGRAMS, Histograms, Recorder, Unit};
 use crate::driver::DriverCounters;
 use crate::driver::host::ProcessNumbers;
 use crate::events::EventKind;
+use crate::hooks::HookNumbers;
 
 /// All metrics of one shard (or, merged, of the node) at one moment.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +73,15 @@ pub struct Process {
     pub cluster: Option<ClusterNumbers>,
     /// Of each application that receives events.
     pub events: Vec<EventNumbers>,
+    /// Of each application that is asked questions.
+    pub hooks: Vec<HookGauges>,
+}
+
+/// The questions to an application.
+#[derive(Clone, Debug)]
+pub struct HookGauges {
+    pub backend: String,
+    pub numbers: HookNumbers,
 }
 
 /// The events of an application.

@@ -256,7 +256,8 @@ fn encode_process(
         gauge.encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
     }
     process.cluster.iter().try_for_each(|cluster| encode_cluster(encoder, cluster))?;
-    backends::encode_events(encoder, &process.events)
+    backends::encode_events(encoder, &process.events)?;
+    backends::encode_hooks(encoder, &process.hooks)
 }
 
 fn encode_cluster(

@@ -81,7 +81,7 @@ fn make_cluster_log(
 }
 
 /// Chooses the node's part of connection ids.
-fn make_node() -> u32 {
+pub(super) fn make_node() -> u32 {
     node_id(RandomState::new().hash_one("node") as u32)
 }
 

@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc as events;
 
 use crate::backend::events::EventFlow;
+use crate::backend::hooking::HookFlow;
 use crate::cluster::redis::Outer;
 use crate::config::Config;
 use crate::driver::listener::{self, Address};
@@ -75,6 +76,7 @@ pub struct Server {
     directory: Arc<Directory>,
     outer: Option<Arc<Outer>>,
     events: Option<Arc<EventFlow>>,
+    hooks: Option<Arc<HookFlow>>,
     threads: Vec<JoinHandle<()>>,
     ended: events::UnboundedReceiver<Ended>,
 }
@@ -128,6 +130,8 @@ impl Bound {
             }
             _ => None,
         };
+        let asking = outer_thread.as_ref().filter(|_| !config.backends.is_empty());
+        let hooks = asking.map(|thread| start_hooks(thread, &config, &directory)).transpose()?;
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
@@ -169,7 +173,7 @@ impl Bound {
         let config = Arc::new(ArcSwap::new(config));
         Ok(Waiting {
             go: signals,
-            server: Server { facts, config, directory, outer, events, threads, ended },
+            server: Server { facts, config, directory, outer, events, hooks, threads, ended },
         })
     }
 }
@@ -227,6 +231,11 @@ impl Server {
         self.events.as_ref()
     }
 
+    /// The questions on their way to applications; `None`: none is asked.
+    pub fn hooks(&self) -> Option<&Arc<HookFlow>> {
+        self.hooks.as_ref()
+    }
+
     /// The way to the cluster's engine and to other nodes; `None`: this node is alone.
     pub fn outer(&self) -> Option<Arc<Outer>> {
         self.outer.clone()
@@ -256,6 +265,9 @@ impl Server {
         if let Some(events) = &self.events {
             events.renew(&config.backends);
         }
+        if let Some(hooks) = &self.hooks {
+            hooks.renew(&config.backends);
+        }
         self.config.store(config.clone());
         self.broadcast(|| Mail::Renew(config.clone()));
     }
@@ -267,6 +279,19 @@ impl Server {
             let _ = thread.join();
         }
     }
+}
+
+/// Starts to ask applications the shards' questions.
+fn start_hooks(
+    thread: &OuterThread,
+    config: &Config,
+    directory: &Arc<Directory>,
+) -> Result<Arc<HookFlow>, StartError> {
+    let node = directory.hub().map_or_else(hub::make_node, |hub| hub.realm.node);
+    let replies = Arc::downgrade(directory);
+    let flow = HookFlow::start(thread, node, &config.backends, replies).map_err(StartError)?;
+    directory.set_hooks(flow.line());
+    Ok(flow)
 }
 
 /// Everything a shard's thread needs to start.

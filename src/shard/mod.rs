@@ -13,8 +13,8 @@
 //! over many turns.
 
 mod accept;
-pub mod connect;
 mod connections;
+pub mod decisions;
 mod dispatch;
 mod drain;
 pub mod hub;

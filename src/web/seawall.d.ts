@@ -272,6 +272,12 @@ export class Seawall extends Events<ClientEvents> {
   publish(channel: string, content: unknown, options?: PublishOptions): Promise<Published>;
   presence(channel: string, options?: PresenceOptions): Promise<Presence>;
   history<T = any>(channel: string, options?: HistoryOptions): Promise<History<T>>;
+  /**
+   * Calls a method of the application behind the server; resolves with the content of its result.
+   * Errors that the application chose have its `code` and `message`. Never repeated: after
+   * `disconnected`, `timeout` or `unavailable` it may have been carried out.
+   */
+  call<T = any>(method: string, content?: unknown): Promise<T>;
   /** The round trip to the server and back, in milliseconds. */
   ping(): Promise<number>;
 }

@@ -32,6 +32,10 @@ import { Channel, Subscription } from "./seawall/channel.js";
 export { SeawallError, Subscription };
 
 const PROTOCOL = "seawall.v1";
+/** A ticket is offered as a subprotocol: browsers can set no header. */
+const TICKET_PREFIX = "seawall.ticket.";
+/** Longer ones would not fit into a handshake everywhere. */
+const OFFERED_TICKET_MAX = 3000;
 const NEEDS_TOKEN = "pass a token as the option `token`";
 const NEW_TOKEN = "get a new token, then call connect()";
 /** Close codes after which trying again makes no sense. */
@@ -97,6 +101,8 @@ export class Seawall extends Events {
   #lastId = 0;
   #keyPrefix = "";
   #ticket = null;
+  /** The server takes the ticket in the handshake as well. */
+  #offersTicket = false;
   /** The client is authenticated: tickets, rights and delays count only then. */
   #identified = false;
   /** The owner of publish keys; a new identity without a name is a new owner. */
@@ -191,16 +197,33 @@ export class Seawall extends Events {
    */
   publish(channel, content, { echo = true, key } = {}) {
     const text = JSON.stringify(content);
-    if (text === undefined) {
-      return rejected(new SeawallError("bad_request", "content is not JSON", "give a value"));
-    }
-    if (this.#state !== "open" && this.#calls.size >= this.#options.queueMax) {
-      const failure = `${this.#calls.size} requests wait for a connection (queueMax)`;
-      return rejected(new SeawallError("limit", failure, "publish again once connected"));
-    }
+    const refusal = this.#refusalOf(text, "publish");
+    if (refusal) return rejected(refusal);
     const head = { type: "publish", channel, key: key ?? `${this.#keyPrefix}-${this.#lastId + 1}` };
     if (!echo) head.echo = false;
     return this.#call(head, { text, quiet: !echo });
+  }
+
+  /**
+   * Calls a method of the application behind the server; resolves with its result. Not repeated:
+   * if the connection is lost before the answer, the call was carried out or not (`disconnected`).
+   */
+  async call(method, content = null) {
+    const text = JSON.stringify(content);
+    const refusal = this.#refusalOf(text, "call");
+    if (refusal) throw refusal;
+    const reply = await this.#call({ type: "call", method }, { text, once: true });
+    return reply.content;
+  }
+
+  /** Why a request with this content cannot be made now; `null`: it can. */
+  #refusalOf(text, verb) {
+    if (text === undefined) {
+      return new SeawallError("bad_request", "content is not JSON", "give a value");
+    }
+    if (this.#state === "open" || this.#calls.size < this.#options.queueMax) return null;
+    const failure = `${this.#calls.size} requests wait for a connection (queueMax)`;
+    return new SeawallError("limit", failure, `${verb} again once connected`);
   }
 
   /** The members of a channel: `{count, members, next?}`. */
@@ -241,7 +264,7 @@ export class Seawall extends Events {
 
   // ---- Calls: publishes and queries, which outlive a connection. ----
 
-  #call(head, { text = null, quiet = false, sending = () => {} } = {}) {
+  #call(head, { text = null, quiet = false, once = false, sending = () => {} } = {}) {
     if (this.#state === "closed") {
       return rejected(new SeawallError("closed", "the client is closed", "call connect() first"));
     }
@@ -250,11 +273,13 @@ export class Seawall extends Events {
     const { promise, resolve, reject } = deferred();
     const connections = new Set();
     const call = {
-      id, head, text, quiet, sending, resolve, reject, connections, sent: null, refusal: null,
+      id, head, text, quiet, once, sending, resolve, reject, connections, sent: null,
+      refusal: null,
     };
     this.#calls.set(id, call);
     // A query is of little use later on; a publish may wait for a connection for longer.
-    const ms = text === null ? requestTimeoutMs : Math.min(publishTimeoutMs, KEY_AGE_MAX_MS);
+    const isQuery = text === null || once;
+    const ms = isQuery ? requestTimeoutMs : Math.min(publishTimeoutMs, KEY_AGE_MAX_MS);
     call.deadline = clock.setTimeout(() => this.#giveUp(call, ms), ms);
     if (this.#state === "open") this.#transmit(call);
     return promise;
@@ -270,8 +295,12 @@ export class Seawall extends Events {
   }
 
   /** The error of a call without an answer; for a publish it says whether it may have succeeded. */
-  #unanswered({ text, sent }, code, failure) {
-    if (text === null) return new SeawallError(code, failure, "ask again");
+  #unanswered({ text, once, sent }, code, failure) {
+    if (text === null || (once && !sent)) return new SeawallError(code, failure, "ask again");
+    if (once) {
+      const remedy = "call again if it does no harm twice";
+      return new SeawallError(code, `${failure}: the call was carried out or not`, remedy);
+    }
     if (!sent) return new SeawallError(code, `not published: ${failure}`, "publish again");
     const remedy = "the channel's history shows which";
     return new SeawallError(code, `${failure}: it was published or not`, remedy);
@@ -361,7 +390,10 @@ export class Seawall extends Events {
     this.#identified = false;
     let socket;
     try {
-      socket = new Socket(this.url, [PROTOCOL]);
+      // Where an application has identified the client, its ticket spares asking again.
+      const offersTicket = this.#offersTicket && this.#ticket?.length <= OFFERED_TICKET_MAX;
+      const offered = offersTicket ? [TICKET_PREFIX + this.#ticket] : [];
+      socket = new Socket(this.url, [PROTOCOL, ...offered]);
     } catch (error) {
       const failure = `no connection to ${this.url}: ${error.message}`;
       return this.#finish(new SeawallError("bad_request", failure, "check the URL"));
@@ -382,6 +414,7 @@ export class Seawall extends Events {
     this.connection = welcome.connection;
     this.#toldEngine = "back";
     this.#messageBytesMax = welcome.limits?.message_bytes ?? Infinity;
+    this.#offersTicket = welcome.offer_ticket === true;
     this.#intervalMs = pingIntervalMs ?? (welcome.heartbeat ?? 25) * 1000;
     this.#channels.forEach((one) => one.suspend());
     if (!this.#ticket) return this.#authenticate(link, welcome.ticket);
@@ -540,7 +573,12 @@ export class Seawall extends Events {
     const timers = ["dial", "beat", "dead", "refresh", "wait", "wake", "stable"];
     timers.forEach((name) => this.#timers.clear(name));
     this.#channels.forEach((one) => one.suspend());
-    for (const call of this.#calls.values()) this.#options.clock.clearTimeout(call.timer);
+    for (const call of [...this.#calls.values()]) {
+      this.#options.clock.clearTimeout(call.timer);
+      if (!call.once || !call.sent) continue;
+      const failure = "the connection was lost before the answer";
+      this.#settle(call, this.#unanswered(call, "disconnected", failure));
+    }
     link?.end(error);
     try {
       link?.socket.close(code ?? 4000, reason ?? "");
@@ -734,7 +772,7 @@ export class Seawall extends Events {
     if (one.id !== undefined) {
       const call = this.#calls.get(one.id);
       if (!call) return link.answer(one.id, error, one);
-      const mayRepeat = error?.code === "unavailable" && call.text !== null;
+      const mayRepeat = error?.code === "unavailable" && call.text !== null && !call.once;
       return mayRepeat ? this.#repeat(call, error) : this.#settle(call, error, one);
     }
     const channel = this.#channels.get(one.channel);

@@ -58,6 +58,12 @@ impl Gate for Fixed {
         Err(TokenFault { message: format!("token: {token:?} \"is\" wrong"), retry_after_s })
     }
 
+    fn takes_ticket(&self, _: usize) -> bool {
+        false
+    }
+
+    fn present_ticket(&self, _: &str) {}
+
     fn enter(&self, _: Option<IpAddr>, _: usize) -> Result<Entry, Denial> {
         if matches!(self, Self::Later) { Ok(Entry::Pending) } else { Err(FULL) }
     }

@@ -1,14 +1,16 @@
 //! Events as applications receive them, also through outages, with the losses counted exactly.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::application::{Application, Folder, LANGUAGES, SECRET, Scripted, free_port, http};
-use crate::support::raw::{self, CLOSE, TEXT};
+use crate::application::{Application, Folder, LANGUAGES, SECRET, free_port};
+use crate::client::Client;
+use crate::support::scripted::{Scripted, http};
 use crate::support::tls::Authority;
-use crate::support::{Raw, Server, wait_until};
+use crate::support::{Server, raw, wait_until};
 
 fn config(folder: &Folder, url: &str, kinds: &[&str], rest: &str) -> String {
     let secret = folder.write("app.secret", SECRET);
@@ -17,48 +19,6 @@ fn config(folder: &Folder, url: &str, kinds: &[&str], rest: &str) -> String {
          [[backend]]\nevents_url = \"{url}\"\nevents = {kinds:?}\n\
          secret_files = [{secret:?}]\n{rest}"
     )
-}
-
-/// A client of the hub.
-struct Client(Raw);
-
-impl Client {
-    fn connect(server: &Server) -> Self {
-        let mut raw = Raw::connect(server.address());
-        raw.send(&raw::request_with("/ws?room=1", ""));
-        raw.switched();
-        let mut client = Self(raw);
-        client.await_type("welcome");
-        client
-    }
-
-    fn request(&mut self, request: &Value, reply: &str) -> Value {
-        self.0.send(&raw::text(request.to_string()));
-        self.await_type(reply)
-    }
-
-    fn await_type(&mut self, kind: &str) -> Value {
-        loop {
-            let frame = self.0.frame();
-            if frame.first & 0xf != TEXT {
-                continue; // A ping.
-            }
-            let text = String::from_utf8(frame.payload).unwrap();
-            for line in text.lines() {
-                let object: Value = serde_json::from_str(line).unwrap();
-                if object["type"] == kind {
-                    return object;
-                }
-                assert_ne!(object["type"], "error", "{object}");
-            }
-        }
-    }
-
-    fn close(mut self) {
-        self.0.send(&raw::close(1000));
-        while self.0.frame().first & 0xf != CLOSE {}
-        self.0.end();
-    }
 }
 
 const ALL: [&str; 9] = [
@@ -196,16 +156,13 @@ fn rejected_batches_are_lost_and_their_events_are_counted() {
 #[test]
 fn only_temporary_failures_are_tried_again() {
     let folder = Folder::new();
-    let mut answers = 0;
-    let application = Scripted::start(move |_| {
-        answers += 1;
-        match answers {
-            1 => Some(http("503 Service Unavailable", "retry-after: 1\r\n", "")),
-            2 => None,
-            3 => Some("HTTP/1.1 garbage\r\n\r\n".into()),
-            4 => Some("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort".into()),
-            _ => Some(http("500 No", "", &"x".repeat(1 << 20))),
-        }
+    let answers = AtomicU64::new(0);
+    let application = Scripted::start(move |_| match answers.fetch_add(1, Ordering::Relaxed) + 1 {
+        1 => Some(http("503 Service Unavailable", "retry-after: 1\r\n", "")),
+        2 => None,
+        3 => Some("HTTP/1.1 garbage\r\n\r\n".into()),
+        4 => Some("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort".into()),
+        _ => Some(http("500 No", "", &"x".repeat(1 << 20))),
     });
     let server = Server::start(&config(&folder, &application.url(), &ALL[..1], ""));
     let client = Client::connect(&server);

@@ -5,4 +5,6 @@
 mod support;
 
 mod application;
+mod client;
 mod events;
+mod hooks;

@@ -89,6 +89,10 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
             [vec!["--backend-name=other".to_owned()], backend_flags()].concat()
         }
         ("channel", "events") => backend_flags(),
+        ("route", "connect") | ("channel", "subscribe" | "publish") => asked_flags(),
+        ("channel", "on_failure") => {
+            [vec!["--channel-publish=backend".to_owned()], asked_flags()].concat()
+        }
         ("process", "group") => vec!["--process-user=nobody".to_owned()],
         ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
         ("key", "algorithm") => {
@@ -109,6 +113,11 @@ pub(crate) fn backend_flags() -> Vec<String> {
     vec![url, format!("--backend-secret-files={secret}")]
 }
 
+/// What a backend needs that decides.
+fn asked_flags() -> Vec<String> {
+    [vec!["--backend-hook-url=http://app.test".to_owned()], backend_flags()].concat()
+}
+
 /// Another value than the default, valid by itself: as text for flags, and as TOML.
 pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
     let path = section.path(row);
@@ -121,6 +130,8 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
             fixture("ca.pem", 0o644, &certificate().chain)
         }
         ("backend.events", _) => "connected,published".to_owned(),
+        ("backend.hook_headers", _) => "cookie,x-session".to_owned(),
+        ("backend.hook_url", _) => "https://app.test/hooks".to_owned(),
         ("backend.events_url", _) => "https://app.test/events".to_owned(),
         ("backend.secret_files", _) => fixture("app.secret", 0o600, WEBHOOK_SECRET),
         ("channel.events", _) => "published,subscribed".to_owned(),

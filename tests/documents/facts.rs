@@ -104,7 +104,8 @@ fn is_metric_letter(c: char) -> bool {
 fn the_metrics_that_are_named_are_exported() {
     // A limit that is not set is not exported.
     let server = Server::start(&format!(
-        "[[backend]]\nevents_url = \"http://127.0.0.1:1\"\nevents = [\"connected\"]\n\
+        "[[backend]]\nevents_url = \"http://127.0.0.1:1\"\n\
+         hook_url = \"http://127.0.0.1:1\"\nevents = [\"connected\"]\n\
          secret_files = [{:?}]\n\
          [limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n\
          [cluster]\nurls = [\"redis://127.0.0.1:1\"]\n\

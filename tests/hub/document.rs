@@ -91,6 +91,7 @@ pub(crate) fn fields() -> BTreeMap<String, BTreeSet<String>> {
         ("presence", "count members next"),
         ("history", "epoch offset messages"),
         ("resumed", "ticket connection channels"),
+        ("result", "content"),
         ("pong", ""),
     ] {
         fields.entry(kind.to_owned()).or_default().extend(more.split(' ').map(str::to_owned));

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::client::{Client, KEYS, OPEN, call, get, post, posted, token};
 use crate::document::{DOCUMENT, fields, quoted, table};
 use crate::support::raw::request_with;
+use crate::support::scripted::{Scripted, http};
+use crate::support::secrets::webhook_secret_file;
 use crate::support::{Raw, Server};
 
 /// A field's value that is accepted, in a request of this type.
@@ -20,6 +22,7 @@ fn value(kind: &str, field: &str, client: &Client) -> Value {
         (_, "presence" | "echo" | "reverse") => true.into(),
         (_, "content") => json!({"a": 1}),
         (_, "key") => "k".into(),
+        ("call", "method") => "m".into(),
         (_, "limit") => 10.into(),
         (_, "after") => "".into(),
         (_, "ticket") => client.ticket().into(),
@@ -28,6 +31,12 @@ fn value(kind: &str, field: &str, client: &Client) -> Value {
         }
         other => panic!("{other:?} has no value here"),
     }
+}
+
+/// An application that answers calls.
+fn backend(application: &Scripted) -> String {
+    let (url, secret) = (application.hook_url(), webhook_secret_file());
+    format!("[[backend]]\nhook_url = {url:?}\nsecret_files = [{secret:?}]\n")
 }
 
 /// The fields of a row, and whether they are required.
@@ -52,7 +61,8 @@ fn ready(server: &Server, kind: &str) -> Client {
 
 #[test]
 fn every_request_has_the_fields_of_its_row() {
-    let server = Server::start(&format!("{KEYS}{OPEN}"));
+    let application = Scripted::start(|_| Some(http("200 OK", "", r#"{"content":1}"#)));
+    let server = Server::start(&format!("{KEYS}{OPEN}{}", backend(&application)));
     let replies = fields();
     for row in table("Requests") {
         let kind = quoted(&row[0]).into_iter().next().expect("a type");
@@ -145,6 +155,19 @@ fn check_size(client: &mut Client, what: &str, answer: &str) {
         }
         "nesting of `content`" => {
             bounded(client, answer, publish(&nested(65)), publish(&nested(64)), "published");
+        }
+        "`method` of a call" => {
+            let call = |length| json!({"type": "call", "method": long(length)});
+            let code = quoted(answer).pop_first().unwrap();
+            client.refused(call(129), &code);
+            client.refused(call(128), "not_found");
+        }
+        "answer of an application" => {
+            let body = format!("{{\"content\":{:?}}}", long(65_536));
+            let application = Scripted::start(move |_| Some(http("200 OK", "", &body)));
+            let server = Server::start(&backend(&application));
+            let code = quoted(answer).pop_first().unwrap();
+            Client::open(&server).refused(json!({"type": "call", "method": "m"}), &code);
         }
         "`key`" => bounded(client, answer, keyed(129), keyed(128), "published"),
         "channel name" => bounded(client, answer, subscribe(201), subscribe(200), "subscribed"),

@@ -1,58 +1,86 @@
 //! Upgrades that wait for a backend: decided late, never, or after the client has gone.
 
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use seawall::auth::{Identity, Key, SigningKey};
-use seawall::config::{Config, file::File};
+use seawall::auth::Identity;
+use seawall::backend::hook_line::{HookLine, HookOrder, HookOrders};
+use seawall::config::Config;
+use seawall::config::file::{Backend, ConnectRule, File, Route};
 use seawall::driver::sim::{Faults, Peer};
+use seawall::hooks::HookTicket;
 use seawall::hub::{HistoryBudget, MemoryLog};
 use seawall::proto::http::Refusal;
-use seawall::shard::connect::{ConnectBackend, ConnectReply, Question};
+use seawall::shard::decisions::ConnectReply;
 use seawall::shard::mail::{Filter, HubMail, Mail};
 
 use crate::client::{Behaviour, Client, frame};
 use crate::numbers::{REQUEST, connect, leave};
+use crate::secrets::webhook_secret_file;
 use crate::seeds;
 use crate::world::World;
 
-/// A backend that keeps the questions until the test replies.
-#[derive(Debug, Default)]
-struct Desk(Mutex<Vec<Question>>);
+/// A question about an upgrade.
+struct Question {
+    ticket: HookTicket,
+    head: Box<[u8]>,
+    client: Option<IpAddr>,
+}
 
-impl ConnectBackend for Desk {
-    fn decides(&self, _: usize) -> bool {
-        true
-    }
-
-    fn ask(&self, question: Question) {
-        self.0.lock().unwrap().push(question);
-    }
+/// An application that keeps the questions until the test replies.
+struct Desk {
+    orders: RefCell<HookOrders>,
+    open: RefCell<Vec<Question>>,
+    cancelled: Cell<u64>,
 }
 
 impl Desk {
-    fn serve(world: &World) -> Arc<Self> {
-        let desk = Arc::new(Self::default());
-        world.set_connect_backend(desk.clone());
-        desk
+    fn serve(world: &World) -> Self {
+        let (line, orders) = HookLine::new();
+        world.set_hooks(line);
+        Self { orders: orders.into(), open: RefCell::default(), cancelled: Cell::new(0) }
+    }
+
+    fn take_orders(&self) {
+        while let Some(order) = self.orders.borrow_mut().take_order() {
+            match order {
+                HookOrder::Connect { backend: 0, ticket, head, address } => {
+                    self.open.borrow_mut().push(Question { ticket, head, client: address });
+                }
+                HookOrder::Cancel { backend: 0, .. } => {
+                    self.cancelled.set(self.cancelled.get() + 1);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.take_orders();
+        self.open.borrow().len()
+    }
+
+    /// How many questions were cancelled. Those that were answered do not count.
+    fn cancelled(&self) -> u64 {
+        self.take_orders();
+        self.cancelled.get()
     }
 
     /// The question that has waited longest.
     fn next(&self) -> Question {
-        self.0.lock().unwrap().remove(0)
+        self.take_orders();
+        self.open.borrow_mut().remove(0)
     }
 }
 
 fn reply(world: &World, question: &Question, reply: ConnectReply) {
-    let mail = Mail::Decided { token: question.token, reply: Box::new(reply) };
-    world.post(question.shard, mail);
+    let mail = Mail::Decided { token: question.ticket.token, reply: Box::new(reply) };
+    world.post(question.ticket.shard, mail);
 }
 
 fn accept() -> ConnectReply {
-    ConnectReply::Accept { identity: None }
+    ConnectReply::Accept { identity: Arc::default(), subscribe: Arc::default() }
 }
 
 fn reject(refusal: Refusal) -> ConnectReply {
@@ -97,8 +125,29 @@ fn end(mut world: World, peers: &[&Peer]) {
     world.check_laws(false);
 }
 
+/// Lets the application decide on all connections.
+fn ask_backend(file: &mut File) {
+    file.backends = vec![Backend {
+        hook_url: "http://127.0.0.1:1/hooks".into(),
+        secret_files: vec![webhook_secret_file()],
+        ..Backend::default()
+    }];
+    if file.routes.is_empty() {
+        file.routes = vec![Route::default()];
+    }
+    file.routes.iter_mut().for_each(|route| route.connect = ConnectRule::Backend);
+}
+
+/// A world in which the application decides on all connections.
+fn asking_world(seed: u64, faults: Faults, change: impl FnOnce(&mut File)) -> World {
+    World::new(seed, 1, faults, |file| {
+        change(file);
+        ask_backend(file);
+    })
+}
+
 fn world(seed: u64) -> World {
-    World::new(seed, 1, Faults::default(), |_| {})
+    asking_world(seed, Faults::default(), |_| {})
 }
 
 /// A world whose one route is the hub's.
@@ -108,8 +157,9 @@ fn hub_world(change: impl FnOnce(&mut File)) -> World {
     });
     World::with_hub(40, 1, Faults::default(), make_log, |file| {
         let handler = seawall::config::HandlerName::Hub;
-        file.routes = vec![seawall::config::file::Route { handler, ..Default::default() }];
+        file.routes = vec![Route { handler, ..Default::default() }];
         change(file);
+        ask_backend(file);
     })
 }
 
@@ -213,9 +263,10 @@ fn a_reply_for_a_peer_that_left_is_ignored_and_counted() {
         let gauges = world.totals().gauges;
         assert_eq!((gauges.handshakes, gauges.slots, gauges.partial_bytes), (0, 0, 0));
         assert_eq!(world.totals().counters.handshakes_abandoned, 1);
+        assert_eq!(desk.cancelled(), 1, "the application need not be asked any more");
         // Its slot is another's now.
         let (peer, question) = ask(&mut world, &desk, b"");
-        assert_eq!(old.token.slot, question.token.slot);
+        assert_eq!(old.ticket.token.slot, question.ticket.token.slot);
         reply(&world, &old, accept());
         turns(&mut world);
         assert_eq!((world.late_replies(), world.totals().gauges.handshakes), (1, 1));
@@ -264,7 +315,7 @@ fn a_stop_drops_those_that_wait() {
 #[test]
 fn frames_sent_before_the_101_arrive_intact_after_it() {
     for seed in seeds(41, 20) {
-        let mut world = World::new(seed, 1, Faults::harmless(), |_| {});
+        let mut world = asking_world(seed, Faults::harmless(), |_| {});
         let desk = Desk::serve(&world);
         let messages: Vec<Vec<u8>> = (0..30).map(|n| vec![n; 50 * usize::from(n)]).collect();
         let frames = messages.iter().flat_map(|text| frame(&world.network, 0x82, text));
@@ -306,10 +357,9 @@ fn frames_sent_before_the_101_arrive_intact_after_it() {
 
 #[test]
 fn limits_count_those_that_wait() {
-    let mut world = World::new(40, 1, Faults::default(), |file| {
+    let mut world = asking_world(40, Faults::default(), |file| {
         file.limits.connections_per_address_max = 2;
-        file.routes =
-            vec![seawall::config::file::Route { connections_max: 1, ..Default::default() }];
+        file.routes = vec![Route { connections_max: 1, ..Default::default() }];
     });
     let desk = Desk::serve(&world);
     let (one, first) = ask(&mut world, &desk, b"");
@@ -328,7 +378,7 @@ fn limits_count_those_that_wait() {
 
 #[test]
 fn handshakes_that_wait_count_towards_their_limit() {
-    let mut world = World::new(40, 1, Faults::default(), |file| {
+    let mut world = asking_world(40, Faults::default(), |file| {
         file.limits.handshakes_per_shard_max = 1;
     });
     let desk = Desk::serve(&world);
@@ -362,7 +412,8 @@ fn the_reply_says_who_the_client_is() {
     let desk = Desk::serve(&world);
     let (peer, question) = ask(&mut world, &desk, b"");
     let identity = Identity { user: Some("ada".into()), ..Identity::default() };
-    reply(&world, &question, ConnectReply::Accept { identity: Some(identity.into()) });
+    let (identity, subscribe) = (identity.into(), Arc::default());
+    reply(&world, &question, ConnectReply::Accept { identity, subscribe });
     turns(&mut world);
     assert!(peer.read(usize::MAX).starts_with(b"HTTP/1.1 101 "));
     let (sender, mut list) = tokio::sync::oneshot::channel();
@@ -375,48 +426,8 @@ fn the_reply_says_who_the_client_is() {
 }
 
 #[test]
-fn a_key_withdrawn_during_the_question_ends_it_with_401() {
-    const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
-    for is_withdrawn in [false, true] {
-        let mut world = hub_world(|file| {
-            file.auth.jwks_url = "http://127.0.0.1:1/jwks.json".into();
-        });
-        let desk = Desk::serve(&world);
-        world.verifier().replace_fetched(vec![Key::from_secret("k", SECRET)]);
-        let claims = serde_json::json!({"sub": "ada", "exp": 4_000_000_000_u64});
-        let token = SigningKey::from_secret("k", SECRET).sign(&claims).unwrap();
-        let head = REQUEST.strip_suffix(b"\r\n").unwrap();
-        let bearer = format!("Authorization: Bearer {token}\r\n\r\n");
-        let (peer, question) = ask_with(&mut world, &desk, &[head, bearer.as_bytes()].concat());
-        let named = question.identity.as_ref().and_then(|identity| identity.user.as_deref());
-        assert_eq!(named, Some("ada"), "the backend learns whom the token names");
-        if is_withdrawn {
-            world.verifier().replace_fetched(vec![Key::from_secret("other", SECRET)]);
-        }
-        reply(&world, &question, accept());
-        turns(&mut world);
-        let received = peer.read(usize::MAX);
-        let failures: Vec<_> = world.totals().counters.auth_failures().collect();
-        if is_withdrawn {
-            let answer = String::from_utf8(received).unwrap();
-            assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-            assert!(answer.contains("the key of the token was withdrawn"), "{answer}");
-            assert!(!answer.contains("Retry-After"), "the same token is never good again");
-            assert_eq!(failures, [("key_withdrawn", 1)]);
-            assert_eq!((refused(&world, "unauthorized"), world.totals().counters.opened), (1, 0));
-            end(world, &[&peer]);
-        } else {
-            assert!(received.starts_with(b"HTTP/1.1 101 "));
-            assert_eq!(failures, []);
-            leave(&mut world, &peer);
-            end(world, &[]);
-        }
-    }
-}
-
-#[test]
 fn what_comes_early_counts_towards_the_memory_of_unfinished_messages() {
-    let mut world = World::new(40, 1, Faults::default(), |file| {
+    let mut world = asking_world(40, Faults::default(), |file| {
         file.limits.message_bytes_max = 512;
         file.limits.partial_shard_bytes_max = 1000;
     });

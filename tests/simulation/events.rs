@@ -13,6 +13,7 @@ use seawall::hub::{HistoryBudget, Log, MemoryLog};
 
 use crate::client::frame;
 use crate::numbers::{connect, leave, open};
+use crate::secrets::webhook_secret_file;
 use crate::seeds;
 use crate::world::World;
 
@@ -46,24 +47,11 @@ fn hub_world(
         file.backends = vec![Backend {
             events_url: "http://127.0.0.1:1/events".into(),
             events: kinds.iter().map(|kind| kind.name().to_owned()).collect(),
-            secret_files: vec![secret_file()],
+            secret_files: vec![webhook_secret_file()],
             ..Backend::default()
         }];
         edit(file);
     })
-}
-
-/// A file with the secret that each application needs; no request is made here.
-fn secret_file() -> String {
-    use std::os::unix::fs::PermissionsExt as _;
-    static FILE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let make = || {
-        let path = std::env::temp_dir().join(format!("seawall-{}.secret", std::process::id()));
-        std::fs::write(&path, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    FILE.get_or_init(make).clone()
 }
 
 const OF_CONNECTIONS: [EventKind; 2] = [EventKind::Connected, EventKind::Disconnected];

@@ -14,6 +14,8 @@ mod hub;
 mod numbers;
 mod parting;
 mod reload;
+#[path = "../support/secrets.rs"]
+mod secrets;
 mod world;
 
 use client::{Behaviour, Client};

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use seawall::auth::Verifier;
+use seawall::backend::hook_line::HookLine;
 use seawall::backend::queue::EventQueues;
 use seawall::config::{Config, file::File};
 use seawall::driver::Wait;
@@ -11,7 +11,6 @@ use seawall::driver::sim::{Faults, Network, Sim};
 use seawall::metrics::Snapshot;
 use seawall::session::SeawallV1;
 use seawall::session::protocol::Protocols;
-use seawall::shard::connect::ConnectBackend;
 use seawall::shard::mail::MakeLog;
 use seawall::shard::mail::{Directory, Mail};
 use seawall::shard::{Life, Shard};
@@ -190,9 +189,9 @@ impl World {
         }
     }
 
-    /// Lets upgrades wait for a backend.
-    pub(crate) fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
-        self.directory.set_connect_backend(backend);
+    /// Sets where questions to applications go.
+    pub(crate) fn set_hooks(&self, hooks: HookLine) {
+        self.directory.set_hooks(hooks);
     }
 
     /// What happens in the shards.
@@ -203,12 +202,6 @@ impl World {
     /// Replies of a backend that nothing waited for, of the shards that run.
     pub(crate) fn late_replies(&self) -> u64 {
         self.shards.iter().flatten().map(Shard::late_replies).sum()
-    }
-
-    /// What tokens are verified with.
-    pub(crate) fn verifier(&self) -> Arc<Verifier> {
-        let hub = self.directory.hub().expect("there are channels");
-        hub.realm.verifier.clone().expect("there are keys")
     }
 
     /// Leaves mail for a shard.

@@ -4,6 +4,8 @@
 pub(crate) mod metrics;
 pub(crate) mod process;
 pub(crate) mod raw;
+pub(crate) mod scripted;
+pub(crate) mod secrets;
 pub(crate) mod tls;
 
 pub(crate) use process::Server;

@@ -441,7 +441,7 @@ fn send(
 
 /// Decides what an answer means: what may pass is tried again, and what cannot is dropped.
 fn judge(result: &Result<HttpReply, HttpFailure>) -> Delivery {
-    let Ok(HttpReply { status, retry_after }) = result else {
+    let Ok(HttpReply { status, retry_after, .. }) = result else {
         return Delivery::Failed { retry_after_ms: 0 };
     };
     let is_temporary = status.is_server_error()

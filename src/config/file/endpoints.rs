@@ -118,10 +118,16 @@ section! {
     handler: HandlerName = HandlerName::Echo,
     "`hub` for applications; `echo` for measurements and end-to-end health checks.";
 
-    /// Name of the `[[backend]]` that receives events of its connections; empty = the only one, if
-    /// there is exactly one. For the handler `hub`.
+    /// Name of the `[[backend]]` that receives events of its connections and answers their calls;
+    /// empty = the only one, if there is exactly one. For the handler `hub`, or with `connect`.
     backend: String = String::new(),
     "Set where several applications share the server.";
+
+    /// Who decides whether a client may connect, and who it is: `auth` = its token, as `[auth]`
+    /// says; `backend` = the application is asked about each client that has no valid token and no
+    /// valid ticket.
+    connect: ConnectRule = ConnectRule::Auth,
+    "`backend` where clients are known by a cookie or by a session of the application.";
 
     /// Connections of this path; past it: 503. 0 = no limit.
     connections_max: u32 = 0 => "connections" in 0..=ANY,
@@ -219,6 +225,21 @@ pub enum CompressionMode {
 
 impl OptionType for CompressionMode {
     const KIND: Kind = Kind::Choice(&["off", "shared", "takeover"]);
+}
+
+/// Who decides whether a client may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectRule {
+    /// The rules of `[auth]`.
+    #[default]
+    Auth,
+    /// The application, before the upgrade.
+    Backend,
+}
+
+impl OptionType for ConnectRule {
+    const KIND: Kind = Kind::Choice(&["auth", "backend"]);
 }
 
 /// What runs on a connection.

@@ -1,10 +1,14 @@
 //! The hub: its limits, and rules for channels.
 
 use super::table::{ANY, Kind, OptionType, section};
-use crate::auth::{Access, SlowReader};
+use crate::auth::{Access, OnFailure, SlowReader};
 
 impl OptionType for Access {
-    const KIND: Kind = Kind::Choice(&["anyone", "authenticated", "token", "server"]);
+    const KIND: Kind = Kind::Choice(&["anyone", "authenticated", "token", "server", "backend"]);
+}
+
+impl OptionType for OnFailure {
+    const KIND: Kind = Kind::Choice(&["reject", "allow"]);
 }
 
 impl OptionType for SlowReader {
@@ -23,17 +27,24 @@ section! {
     "Write one section per kind of channel.";
 
     /// Who may subscribe: `anyone`, `authenticated` (a token names a user), `token` (a token grants
-    /// it) or `server` (only the API).
+    /// it), `server` (only the API) or `backend` (a token grants it, or the application says so
+    /// when it is asked).
     subscribe: Access = Access::Anyone,
-    "`token` where your backend decides for each channel; `authenticated` for signed-in users \
-     only.";
+    "`token` or `backend` where your application decides for each channel; `authenticated` for \
+     signed-in users only.";
 
-    /// Who may publish, in the same terms.
+    /// Who may publish, in the same terms, except that with `backend` the application is asked
+    /// about each publish, whatever a token grants.
     publish: Access = Access::Anyone,
-    "`server` where clients only listen.";
+    "`server` where clients only listen; `backend` to moderate.";
 
-    /// Name of the `[[backend]]` that receives events of these channels; empty = the only one, if
-    /// there is exactly one.
+    /// What happens to a publish that the application should decide on while it does not answer:
+    /// `reject` (error `unavailable`) or `allow`.
+    on_failure: OnFailure = OnFailure::Reject,
+    "`allow` where an unchecked message is better than none.";
+
+    /// Name of the `[[backend]]` that receives events of these channels and decides on them; empty
+    /// = the only one, if there is exactly one.
     backend: String = String::new(),
     "Set where several applications share the server.";
 

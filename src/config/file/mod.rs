@@ -21,7 +21,8 @@ pub use auth::{ApiKey, Auth, Key, Resume};
 pub use backend::Backend;
 pub use cluster::Cluster;
 pub use endpoints::{
-    CompressionMode, HandlerName, Listener, Matching, Route, SUBPROTOCOL, default_routes,
+    CompressionMode, ConnectRule, HandlerName, Listener, Matching, Route, SUBPROTOCOL,
+    default_routes,
 };
 pub use engine::{DriverChoice, Engine};
 pub use hub::{Channel, Hub};

@@ -31,6 +31,7 @@ use super::log_writer::LogWriter;
 use super::peers::{ClusterPeers, PeerRecord};
 use super::reload::LastReload;
 use crate::backend::events::EventFlow;
+use crate::backend::hooking::HookFlow;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::mail::Directory;
@@ -64,6 +65,8 @@ struct Inner {
     peers: Option<Arc<ClusterPeers>>,
     /// The events on their way to applications; `None`: none wants any.
     events: Option<Arc<EventFlow>>,
+    /// The questions on their way to applications; `None`: none is asked.
+    hooks: Option<Arc<HookFlow>>,
 }
 
 fn started_unix_s(facts: &Facts) -> f64 {
@@ -96,6 +99,7 @@ impl State {
             last_reload,
             peers,
             events: server.events().cloned(),
+            hooks: server.hooks().cloned(),
         }))
     }
 }

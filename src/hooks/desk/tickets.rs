@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::hooks::question::{HookKind, HookTicket, OnFailure};
+use crate::auth::OnFailure;
+use crate::hooks::question::{HookKind, HookTicket};
 
 /// A ticket's question.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{UNIX_S, asker, call, connect, publish, subscribe};
+use crate::auth::OnFailure;
 use crate::auth::{ChannelGrant, Identity, Pattern, Right, Rights};
 use crate::hooks::answer::{
     CallAnswer, ConnectAnswer, ConnectRefusal, FailureCause, HookAnswer, HookError, PublishAnswer,
@@ -13,7 +14,7 @@ use crate::hooks::answer::{
 };
 use crate::hooks::decode::{DecodedAnswer, RawResponse, decode_answer};
 use crate::hooks::encode::{EncodedQuestion, encode_body};
-use crate::hooks::question::{Asker, ConnectQuestion, HookKind, HookQuestion, OnFailure};
+use crate::hooks::question::{Asker, ConnectQuestion, HookKind, HookQuestion};
 use crate::hub::ChannelName;
 
 fn encode(question: &HookQuestion) -> String {
@@ -147,6 +148,7 @@ fn an_upgrade_is_accepted() {
         info: Some("{\"a\":1}".into()),
         rights: vec![right],
         expires_s: Some(UNIX_S + 60),
+        by_backend: true,
         key: None,
     };
     let subscribe: Arc<[_]> = ["a:1", "a:2"].into_iter().map(ChannelName::new).collect();
@@ -161,7 +163,8 @@ fn an_upgrade_is_accepted() {
         let HookAnswer::Connect(ConnectAnswer::Accept { identity, subscribe }) = answer else {
             panic!("{answer:?}");
         };
-        let expected = Identity { expires_s: Some(UNIX_S + 3600), ..Identity::default() };
+        let expected =
+            Identity { expires_s: Some(UNIX_S + 3600), by_backend: true, ..Identity::default() };
         assert_eq!((&*identity, subscribe.len(), cache_s), (&expected, 0, 0));
     }
     let (_, cache_s) = read(HookKind::Connect, r#"{"expires_in_s":9,"cache_s":100}"#);

@@ -1,9 +1,10 @@
 //! Tests of the desk: requests, equal questions, the cache, deadlines and cancellation.
 
 use super::{Rig, call, connect, content, ok, publish, response, subscribe, ticket};
+use crate::auth::OnFailure;
 use crate::hooks::answer::{FailureCause, HookOutcome};
 use crate::hooks::desk::HookDesk;
-use crate::hooks::question::{HookKind, OnFailure};
+use crate::hooks::question::HookKind;
 use crate::hooks::traffic::{HookAction, HookCall, HookLimits, HookResult};
 
 fn rig() -> Rig {

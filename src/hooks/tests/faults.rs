@@ -1,9 +1,10 @@
 //! Tests of the desk when the application fails: repeats, statuses, and the breaker.
 
 use super::{Rig, UNIX_S, call, connect, content, ok, publish, response, subscribe};
+use crate::auth::OnFailure;
 use crate::hooks::answer::{FailureCause, HookOutcome};
 use crate::hooks::breaker::BreakerState;
-use crate::hooks::question::{HookKind, OnFailure};
+use crate::hooks::question::HookKind;
 use crate::hooks::traffic::{HookLimits, HookResult};
 
 /// Returns the cause, and when to try again (ms).
@@ -79,7 +80,7 @@ fn failures_have_causes_and_times() {
     rig.settle(9, HookResult::Broken);
     assert_eq!(rig.take_outcome(), HookOutcome::Allowed);
     let numbers = rig.desk.numbers();
-    assert_eq!(numbers.kinds[3].failed, [0, 0, 1, 1, 5, 2]);
+    assert_eq!(numbers.kinds[3].failed, [0, 0, 0, 1, 1, 5, 2]);
     assert_eq!(numbers.kinds[2].allowed, 1);
 }
 

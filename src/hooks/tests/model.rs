@@ -7,13 +7,14 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::{UNIX_S, asker, ticket};
+use crate::auth::OnFailure;
 use crate::auth::{ChannelGrant, Identity};
 use crate::hooks::answer::{
     CallAnswer, ConnectAnswer, HookAnswer, HookOutcome, PublishAnswer, SubscribeAnswer,
 };
 use crate::hooks::breaker::BreakerState;
 use crate::hooks::desk::HookDesk;
-use crate::hooks::question::{ConnectQuestion, HookKind, HookQuestion, OnFailure};
+use crate::hooks::question::{ConnectQuestion, HookKind, HookQuestion};
 use crate::hooks::traffic::{HookAction, HookCall, HookLimits, HookResult};
 use crate::hub::{ChannelName, ConnectionId};
 

@@ -109,6 +109,10 @@ pub trait Gate: std::fmt::Debug {
     /// # Errors
     /// What is wrong with it, and what to do.
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault>;
+    /// Returns whether a ticket that a request for the route offers as a subprotocol counts.
+    fn takes_ticket(&self, route: usize) -> bool;
+    /// Looks at a ticket that a request offers. One that is not valid counts as none.
+    fn present_ticket(&self, ticket: &str);
     /// Counts a client in against whom nothing else speaks.
     ///
     /// # Errors

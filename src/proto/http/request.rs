@@ -102,6 +102,8 @@ fn is_bearer(value: &[u8]) -> bool {
 }
 
 const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol";
+/// A client offers its ticket as a subprotocol with this prefix: browsers can set no header.
+const TICKET_PREFIX: &[u8] = b"seawall.ticket.";
 
 /// The members of a comma-separated list, white space around them removed, empty ones left out
 /// (RFC 9110 5.6.1).
@@ -112,6 +114,15 @@ pub(super) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn has_token(value: &[u8], token: &[u8]) -> bool {
     // Mostly it is the only member, and in this letter case.
     value == token || list(value).any(|member| member.eq_ignore_ascii_case(token))
+}
+
+/// Returns the ticket that a request offers as a subprotocol. It must have been checked by
+/// [`choose_subprotocol`].
+pub(super) fn find_ticket<'h>(headers: &'h [httparse::Header<'_>]) -> Option<&'h str> {
+    let lines = headers.iter().filter(|header| header.name.eq_ignore_ascii_case(SUBPROTOCOL));
+    let mut members = lines.flat_map(|header| list(header.value));
+    let ticket = members.find_map(|member| member.strip_prefix(TICKET_PREFIX))?;
+    std::str::from_utf8(ticket).ok()
 }
 
 /// The first subprotocol in the client's order that is `offered` (RFC 6455 4.2.2); the names are

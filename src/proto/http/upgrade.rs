@@ -7,7 +7,7 @@
 use super::authority::Authority;
 use super::extensions::{self, Compression};
 use super::head::{self, Found, RejectedHead};
-use super::request::{Fields, choose_subprotocol};
+use super::request::{Fields, choose_subprotocol, find_ticket};
 use super::target::Target;
 use super::{Availability, Context, Denial, HEADERS_MAX, Head, Origins, Refusal, Route};
 use super::{Content, Decision, Entry, KEY_BYTES, Response, SameOrigin, Scheme, Upgrade, fault};
@@ -181,6 +181,10 @@ impl RequestHead<'_, '_> {
         let mut subprotocol = None;
         if fields.subprotocols {
             subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
+            let gate = context.gate.filter(|gate| gate.takes_ticket(index));
+            if let Some((gate, ticket)) = gate.zip(find_ticket(self.headers)) {
+                gate.present_ticket(ticket);
+            }
         }
         let mut compression = Compression::default();
         if fields.extensions {

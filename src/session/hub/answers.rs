@@ -35,7 +35,7 @@ impl HubSession {
         self.find(channel).filter(|at| !self.subscriptions[*at].is_live())
     }
 
-    fn take_asked(&mut self, request: u32) -> Option<Asked> {
+    pub(super) fn take_asked(&mut self, request: u32) -> Option<Asked> {
         let pending = self.pending.as_mut()?;
         // Homes mostly reply in order; replies of different homes may overtake each other.
         if let Some(first) = pending.asked.pop_front_if(|asked| asked.request == request) {

@@ -77,7 +77,7 @@ impl HubSession {
 
     /// Unsubscribes on behalf of a backend. Returns whether there was a subscription to end.
     pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
-        let Some(at) = self.find(channel) else { return false };
+        let Some(at) = self.find(channel) else { return self.end_question(channel) };
         if self.subscriptions[at].is_live() {
             self.end_unasked(call, at, Reason::Server);
             return true;

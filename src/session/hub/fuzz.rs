@@ -15,10 +15,15 @@ use super::cutter::{Cut, Cutter};
 use super::realm::{Realm, SessionLimits};
 use super::review::REVIEW_ALL;
 use super::state::NONE;
-use super::{Call, Effects, HubSession, Outcome};
+use super::{Call, Effects, HubSession, Outcome, SessionQuestion};
 use crate::admission::limiter::RateBounds;
 use crate::auth::{
-    Access, Expected, Key, Namespace, Namespaces, Pattern, Sealer, SigningKey, SlowReader, Verifier,
+    Access, ChannelGrant, Expected, Key, Namespace, Namespaces, Pattern, Rights, Sealer,
+    SigningKey, SlowReader, Verifier,
+};
+use crate::hooks::{
+    CallAnswer, FailureCause, HookAnswer, HookError, HookOutcome, HookQuestion, PublishAnswer,
+    SubscribeAnswer,
 };
 use crate::hub::{
     Answer, ConnectionId, HistoryBudget, Home, HomeOptions, MemoryLog, Out, ProtocolId, Request,
@@ -31,7 +36,7 @@ const NOW_MS: u64 = 1_800_000_000_000;
 /// Placeholders in frames, replaced by secrets that a fuzzer cannot guess.
 const WORDS: [&str; 2] = ["TICKET", "TOKEN"];
 /// Types of replies; each request gets exactly one.
-const REPLIES: [&str; 9] = [
+const REPLIES: [&str; 10] = [
     "pong",
     "authenticated",
     "subscribed",
@@ -40,6 +45,7 @@ const REPLIES: [&str; 9] = [
     "presence",
     "history",
     "resumed",
+    "result",
     "error",
 ];
 
@@ -57,6 +63,7 @@ struct World {
     session: HubSession,
     effects: Effects,
     waiting: Vec<Request>,
+    questions: Vec<SessionQuestion>,
     /// Homes reply only after all frames.
     late: bool,
     now_ms: u64,
@@ -118,6 +125,36 @@ fn count_requests(text: &str) -> usize {
     std::iter::from_fn(next).count()
 }
 
+/// Returns an outcome that depends on the question's number.
+fn decide(request: u32, question: &HookQuestion) -> HookOutcome {
+    let error = || HookError { code: "no".into(), message: "\"no\"".into() };
+    let (kind, cause) = (question.kind(), FailureCause::TimedOut);
+    if request % 4 == 3 {
+        return HookOutcome::Failed { kind, cause, retry_after_ms: 1 };
+    }
+    let is_yes = request.is_multiple_of(2);
+    HookOutcome::Answered(match question {
+        HookQuestion::Connect(_) => unreachable!("sessions do not ask about upgrades"),
+        HookQuestion::Subscribe { .. } if is_yes => {
+            let expires_s = NOW_MS / 1000 + 1;
+            HookAnswer::Subscribe(SubscribeAnswer::Grant(ChannelGrant {
+                rights: Rights::ALL,
+                expires_s,
+                key: None,
+            }))
+        }
+        HookQuestion::Subscribe { .. } => HookAnswer::Subscribe(SubscribeAnswer::Error(error())),
+        HookQuestion::Publish { content, .. } if is_yes => {
+            HookAnswer::Publish(PublishAnswer::Replace(content.clone()))
+        }
+        HookQuestion::Publish { .. } => HookAnswer::Publish(PublishAnswer::Error(error())),
+        HookQuestion::Call { content, .. } if is_yes => {
+            HookAnswer::Call(CallAnswer::Content(content.clone()))
+        }
+        HookQuestion::Call { .. } => HookAnswer::Call(CallAnswer::Error(error())),
+    })
+}
+
 impl World {
     fn new(keys: bool, anonymous: bool, late: bool) -> Self {
         let realm = realm(keys, anonymous);
@@ -140,6 +177,7 @@ impl World {
             session,
             effects: Effects::default(),
             waiting: Vec::new(),
+            questions: Vec::new(),
             late,
             now_ms: NOW_MS,
             closed: false,
@@ -164,6 +202,10 @@ impl World {
         let mut effects = std::mem::take(&mut self.effects);
         effects.says.drain(..).for_each(|said| self.said(&said));
         self.waiting.append(&mut effects.asks);
+        self.questions.append(&mut effects.questions);
+        for cancelled in effects.cancelled.drain(..) {
+            self.questions.retain(|one| one.request != cancelled.request);
+        }
         self.outcomes.append(&mut effects.outcomes);
         self.closed |= effects.close.is_some();
         if self.session.has_requests() && !self.session.is_waiting() && !self.closed {
@@ -193,7 +235,21 @@ impl World {
 
     /// Lets the home reply until no request is left.
     fn answer_all(&mut self) {
-        while self.answer(usize::MAX) {}
+        while self.answer(usize::MAX) || self.decide_all() {}
+    }
+
+    /// Lets the application answer, the last question first, and each twice; returns whether there
+    /// was any.
+    fn decide_all(&mut self) -> bool {
+        let questions = std::mem::take(&mut self.questions);
+        let is_asked = !questions.is_empty();
+        for SessionQuestion { request, question, .. } in questions.into_iter().rev() {
+            let outcome = decide(request, &question);
+            for _ in 0..2 {
+                self.act(|session, call| session.take_outcome(call, request, outcome.clone()));
+            }
+        }
+        is_asked
     }
 
     /// Lets the home reply to at most this many requests; returns whether there was any.
@@ -281,6 +337,7 @@ fn realm(keys: bool, anonymous: bool) -> Arc<Realm> {
             namespace("*", Access::Anyone),
             namespace("token:*", Access::Token),
             namespace("user:*", Access::Authenticated),
+            namespace("asked:*", Access::Backend),
         ];
         let namespaces = Namespaces::new(list, namespace("*", Access::Token));
         let sealer = Arc::new(Sealer::new(&[[1; 32]]));
@@ -302,6 +359,7 @@ fn namespace(pattern: &str, access: Access) -> Namespace {
         message_bytes_max: 1000,
         rate: 0,
         events: crate::events::EventTarget::default(),
+        on_failure: crate::auth::OnFailure::default(),
     }
 }
 

@@ -5,19 +5,22 @@
 //! channel go to its home through one queue. Where that does not suffice, requests wait: behind a
 //! `resume`, and behind a pending subscription of the same channel.
 //!
-//! Files: `cutter` (splits frames into requests), `verbs` (executes requests), `pending` (requests
-//! in flight), `by_server` (requests of backends), `answers` (replies of homes), `resume` (tickets
-//! and tokens), `review` (changed rights), `revoked` (void tickets and grants), `state`,
-//! `subscriptions` (looked up through an index if there are many), `realm` (shared by all
-//! sessions), `fuzz` (invariants). `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of
-//! clients and backends; `tests/hub/document.rs` compares its tables with the server.
+//! Files: `cutter` (splits frames into requests), `verbs` and `publishing` (execute requests),
+//! `pending` and `undecided` (requests in flight), `by_server` (requests of backends), `asking`
+//! (questions to applications), `answers` (replies of homes), `resume` (tickets and tokens),
+//! `review` (changed rights), `revoked` (void tickets and grants), `state`, `subscriptions` (looked
+//! up through an index if there are many), `realm` (shared by all sessions), `fuzz` (invariants).
+//! `seawall/PROTOCOL.md` specifies `seawall.v1` for developers of clients and backends;
+//! `tests/hub/document.rs` compares its tables with the server.
 
 mod answers;
+mod asking;
 mod by_server;
 mod cutter;
 pub mod fuzz;
 mod pending;
 mod portable;
+mod publishing;
 mod rates;
 mod realm;
 mod resume;
@@ -26,6 +29,7 @@ mod revoked;
 mod state;
 mod subscription_index;
 mod subscriptions;
+mod undecided;
 mod verbs;
 
 use std::sync::Arc;
@@ -33,6 +37,7 @@ use std::sync::Arc;
 use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
+pub use asking::{CancelledQuestion, SessionQuestion};
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention_of};
@@ -42,6 +47,7 @@ pub use verbs::NO_PRESENCE;
 
 use crate::admission::limiter::RateKind;
 use crate::auth::{Identity, Subject};
+use crate::hooks::HookKind;
 use crate::hub::{ChannelName, ConnectionId, ProtocolId, Refused, Request};
 use crate::proto::ws::{CloseCode, Payload};
 use crate::session::protocol::{ClientProtocol, Reply};
@@ -61,6 +67,12 @@ pub struct Effects {
     pub says: Vec<Vec<u8>>,
     /// Requests to homes.
     pub asks: Vec<Request>,
+    /// Questions to applications.
+    pub questions: Vec<SessionQuestion>,
+    /// Questions that have an outcome, and how long it took (ns).
+    pub decided: Vec<(HookKind, u64)>,
+    /// Questions that the session no longer waits for.
+    pub cancelled: Vec<CancelledQuestion>,
     pub left: Vec<Left>,
     /// Channels whose queued messages must not be sent any more.
     pub purge: Vec<ChannelName>,
@@ -112,10 +124,18 @@ impl Effects {
         let is_changed = self.renumbered || self.named || self.rescheduled;
         let is_moved = self.continues.is_some() || self.replaces.is_some();
         let is_counted = self.errors + self.resumed > 0;
+        let Self { questions, decided, cancelled, .. } = self;
+        let is_asking = !(questions.is_empty() && decided.is_empty() && cancelled.is_empty());
         let has_left = !(left.is_empty() && purge.is_empty() && purge_news.is_empty());
         let is_reported =
             !(outcomes.is_empty() && auth_failures.is_empty() && over_rate.is_empty());
-        is_changed || is_moved || is_counted || has_left || is_reported || self.close.is_some()
+        is_changed
+            || is_moved
+            || is_counted
+            || is_asking
+            || has_left
+            || is_reported
+            || self.close.is_some()
     }
 
     /// Clears the frames, the requests to homes and their costs.
@@ -131,6 +151,9 @@ impl Effects {
         self.left.clear();
         self.purge.clear();
         self.purge_news.clear();
+        self.questions.clear();
+        self.decided.clear();
+        self.cancelled.clear();
         self.outcomes.clear();
         (self.renumbered, self.named, self.rescheduled) = (false, false, false);
         (self.continues, self.replaces, self.close) = (None, None, None);
@@ -232,6 +255,7 @@ impl HubSession {
             self.end_subscription(call, at);
         }
         self.end_outcomes(call);
+        self.cancel_questions(call);
     }
 
     /// Returns the client's identity; `None` before authentication.

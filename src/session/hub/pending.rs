@@ -1,9 +1,10 @@
-//! The pending work of a hub session: requests that homes have not answered, frames that wait, and
-//! backends that wait for the outcome of a subscription.
+//! The pending work of a hub session: requests that homes or applications have not answered, frames
+//! that wait, and backends that wait for the outcome of a subscription.
 
 use std::collections::VecDeque;
 
 use super::cutter::Cutter;
+use super::undecided::Undecided;
 use crate::admission::limiter::RateKind;
 use crate::hub::{ChannelName, ConnectionId};
 use crate::session::protocol::ResumedChannel;
@@ -30,7 +31,7 @@ pub(super) struct Resuming {
 /// The most entries that empty lists have room for when they are kept.
 const SPARE_CAPACITY: usize = 16;
 
-/// A request in flight to a home.
+/// A request in flight to a home or an application.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: u32,
@@ -48,6 +49,8 @@ pub(super) enum AskedKind {
     /// As part of a `resume`.
     Resume,
     Read,
+    /// An application is asked.
+    Question,
     Other,
 }
 
@@ -60,7 +63,7 @@ impl AskedKind {
 
     /// Returns whether the outcome of a subscription depends on the reply.
     pub(super) fn is_subscription(self) -> bool {
-        !matches!(self, Self::Read | Self::Other)
+        !matches!(self, Self::Read | Self::Question | Self::Other)
     }
 }
 
@@ -78,6 +81,8 @@ pub(super) struct HeldFrame {
 pub(super) struct Pending {
     /// Requests in flight, oldest first. Homes mostly reply in this order.
     pub(super) asked: VecDeque<Asked>,
+    /// Those of them that an application decides on or answers.
+    pub(super) undecided: Vec<Undecided>,
     /// Frames with waiting requests; the first one may be partly processed.
     pub(super) held: VecDeque<HeldFrame>,
     /// The first held request waits for the reply to an earlier one.
@@ -91,6 +96,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Returns whether nothing is pending.
     pub(super) fn is_empty(&self) -> bool {
+        debug_assert!(self.undecided.len() <= self.asked.len(), "questions are in flight");
         let is_asked = !self.asked.is_empty() || !self.callers.is_empty();
         !is_asked && self.held.is_empty() && self.resuming.is_none()
     }
@@ -98,6 +104,6 @@ impl Pending {
     /// Returns whether its memory may be kept when it is empty.
     pub(super) fn is_small(&self) -> bool {
         let capacity = self.asked.capacity().max(self.held.capacity());
-        capacity.max(self.callers.capacity()) <= SPARE_CAPACITY
+        capacity.max(self.callers.capacity()).max(self.undecided.capacity()) <= SPARE_CAPACITY
     }
 }

@@ -38,6 +38,8 @@ pub struct IdentityState {
     pub rights: Vec<Right>,
     pub expires_s: Option<u64>,
     pub key: Option<Fingerprint>,
+    #[serde(default)]
+    pub by_backend: bool,
 }
 
 /// One subscription.
@@ -72,6 +74,7 @@ impl HubSession {
             rights: identity.rights.clone(),
             expires_s: identity.expires_s,
             key: identity.key,
+            by_backend: identity.by_backend,
         });
         let extras = self.extras.as_deref();
         let rates = extras.iter().flat_map(|extras| &extras.rates);
@@ -104,6 +107,7 @@ impl HubSession {
                 rights: saved.rights.clone(),
                 expires_s: saved.expires_s,
                 key: saved.key,
+                by_backend: saved.by_backend,
             })
         });
         let id = ConnectionId::parse(&state.connection)?;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Call;
+use super::Realm;
 use super::pending::{AskedKind, Resuming};
 use super::state::{HubSession, renewal_ms};
 use super::verbs::Wanted;
@@ -42,8 +43,11 @@ fn subjects_of(user: Option<&str>, connections: &str) -> Vec<Subject> {
     user.into_iter().chain(connections.map(|id| Subject::Connection(id.to_owned()))).collect()
 }
 
+/// A reason to reject a ticket or grant: the kind of failure to count, if it is one, and the error.
+type SealFault = (Option<&'static str>, Refused);
+
 /// Checks that the key on which a ticket or grant depends still verifies tokens.
-fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Result<(), Refused> {
+fn check_standing(standing: KeyStanding, what: &str) -> Result<(), SealFault> {
     match standing {
         KeyStanding::Good => Ok(()),
         KeyStanding::Unknown => {
@@ -51,19 +55,61 @@ fn check_standing(call: &mut Call<'_>, standing: KeyStanding, what: &str) -> Res
                 "{what} depends on a key that the server has not fetched yet (auth.jwks_url); \
                  retry later"
             );
-            Err(Refused::new(Code::Internal, text))
+            Err((None, Refused::new(Code::Internal, text)))
         }
         KeyStanding::Withdrawn => {
-            call.effects.auth_failures.push("key_withdrawn");
             let text = format!("{what} depends on a key that was withdrawn; authenticate again");
-            Err(Refused::new(Code::Unauthorized, text))
+            Err((Some("key_withdrawn"), Refused::new(Code::Unauthorized, text)))
         }
+    }
+}
+
+/// Counts a failure, and returns the error.
+fn count_fault(call: &mut Call<'_>, (failure, refused): SealFault) -> Refused {
+    call.effects.auth_failures.extend(failure);
+    refused
+}
+
+/// Checks that an opened ticket is still valid, on any connection.
+fn check_ticket_now(realm: &Realm, ticket: &Ticket) -> Result<(), SealFault> {
+    let identity = &ticket.identity;
+    let (old, root) = split_lineage(&ticket.connection);
+    let void =
+        |message: &str| Err((Some("ticket_void"), Refused::new(Code::Unauthorized, message)));
+    let subjects = subjects_of(identity.user.as_deref(), &ticket.connection);
+    if realm.revoked.is_revoked(&subjects, ticket.issued_ms) {
+        return void("the ticket is void, because its client was disconnected; authenticate again");
+    }
+    if realm.revoked.is_outdated(root.unwrap_or(old), ticket.issued_ms) {
+        return void(
+            "the ticket is void, because a token with other rights was shown; resume with the \
+             ticket that came with that answer, or authenticate again",
+        );
+    }
+    if identity.is_anonymous() && !realm.is_open() {
+        let message = "the ticket is of an anonymous connection; authenticate with a token";
+        return Err((None, Refused::new(Code::Unauthorized, message)));
+    }
+    if !identity.is_anonymous() && !identity.by_backend {
+        // An identity of a token must name its key; without one the token cannot be checked.
+        let key = identity.key.map(|key| realm.key_standing(Some(key)));
+        check_standing(key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
+    }
+    Ok(())
+}
+
+impl Realm {
+    /// Returns the identity that a valid ticket states; `None` for an anonymous one, too.
+    pub fn identify_by_ticket(&self, ticket: &str, now_s: u64) -> Option<Arc<Identity>> {
+        let ticket = self.sealer.open_ticket(ticket, now_s, self.leeway_s()).ok()?;
+        check_ticket_now(self, &ticket).ok()?;
+        Some(ticket.identity).filter(|identity| !identity.is_anonymous())
     }
 }
 
 impl HubSession {
     /// Seals a fresh ticket. `None`: the client is not authenticated yet.
-    pub(super) fn seal_ticket(&self, realm: &super::Realm, now_ms: u64) -> Option<String> {
+    pub(super) fn seal_ticket(&self, realm: &Realm, now_ms: u64) -> Option<String> {
         let identity = self.identity.as_ref()?;
         let connection = self.lineage();
         let ttl_s = realm.limits.ticket_ttl_s;
@@ -147,33 +193,9 @@ impl HubSession {
 
     /// Checks that an opened ticket is still valid, and valid on this connection.
     fn check_ticket(&self, call: &mut Call<'_>, ticket: &Ticket) -> Result<(), Refused> {
-        let identity = &ticket.identity;
-        let (old, root) = split_lineage(&ticket.connection);
-        let revoked = &call.realm.revoked;
-        let subjects = subjects_of(identity.user.as_deref(), &ticket.connection);
-        if revoked.is_revoked(&subjects, ticket.issued_ms) {
-            call.effects.auth_failures.push("ticket_void");
-            let message =
-                "the ticket is void, because its client was disconnected; authenticate again";
-            return Err(Refused::new(Code::Unauthorized, message));
-        }
-        if revoked.is_outdated(root.unwrap_or(old), ticket.issued_ms) {
-            call.effects.auth_failures.push("ticket_void");
-            let message = "the ticket is void, because a token with other rights was shown; resume \
-                           with the ticket that came with that answer, or authenticate again";
-            return Err(Refused::new(Code::Unauthorized, message));
-        }
-        if identity.is_anonymous() && !call.realm.is_open() {
-            let message = "the ticket is of an anonymous connection; authenticate with a token";
-            return Err(Refused::new(Code::Unauthorized, message));
-        }
-        if !identity.is_anonymous() {
-            // An identity of a token must name its key; without one the token cannot be checked.
-            let key = identity.key.map(|key| call.realm.key_standing(Some(key)));
-            check_standing(call, key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
-        }
+        check_ticket_now(call.realm, ticket).map_err(|fault| count_fault(call, fault))?;
         let known = self.user();
-        if known.is_some() && known != identity.user.as_ref() {
+        if known.is_some() && known != ticket.identity.user.as_ref() {
             let message =
                 "the ticket is of another user than this connection's; reconnect without it";
             return Err(Refused::new(Code::Conflict, message));
@@ -210,7 +232,8 @@ impl HubSession {
                 "the grant is void, because a backend has revoked it; subscribe without it";
             return Err(Refused::new(Code::Forbidden, message));
         }
-        check_standing(call, call.realm.key_standing(granted.key), "the grant")?;
+        let standing = call.realm.key_standing(granted.key);
+        check_standing(standing, "the grant").map_err(|fault| count_fault(call, fault))?;
         Ok(granted)
     }
 
@@ -238,7 +261,7 @@ impl HubSession {
             subject: Subject::new(self.user().map(|user| &**user), &self.root_id().to_string()),
             rights: grant.rights,
             expires_s: call.now_s().saturating_add(call.realm.limits.ticket_ttl_s),
-            token_exp_s: grant.key.map(|_| grant.expires_s),
+            token_exp_s: (grant.expires_s != u64::MAX).then_some(grant.expires_s),
             connection: self.lineage(),
             issued_ms: call.realm.revoked.issue_time_ms(call.now_ms),
             key: grant.key,

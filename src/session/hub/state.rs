@@ -214,7 +214,9 @@ impl HubSession {
         };
         let ticket = self.seal_ticket(realm, call.now_ms);
         let (connection, ticket) = (self.id, ticket.as_deref());
-        call.queue_reply(&Reply::Welcome { connection, ticket, heartbeat_s, limits });
+        let offers_ticket = self.identity.as_ref().is_some_and(|own| own.by_backend);
+        let welcome = Reply::Welcome { connection, ticket, heartbeat_s, limits, offers_ticket };
+        call.queue_reply(&welcome);
     }
 
     /// Returns the first connection of the lineage: it identifies the client across resumptions.

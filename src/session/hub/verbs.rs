@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use super::cutter::{Cut, Cutter};
 use super::pending::{Asked, AskedKind, HeldFrame};
+use super::publishing::PublishRequest;
 use super::rates::refuse_request;
 use super::realm::retention_of;
-use super::state::{Bucket, Fate, HubSession, NONE, Subscription};
+use super::state::{Fate, HubSession, NONE, Subscription};
 use super::{Call, Left};
 use crate::admission::Shortage;
 use crate::admission::limiter::RateKind;
-use crate::admission::rate::{self, Rate};
 use crate::auth::{self, AuthError, ChannelGrant, Namespace, RefusalKind};
-use crate::hub::{
-    ChannelName, Code, ConnectionId, Draft, KeyScope, Origin, Refused, Request, Since,
-};
+use crate::hub::{ChannelName, Code, ConnectionId, Origin, Refused, Request, Since};
 use crate::hub::{Subscribe, Verb};
 use crate::proto::ws::Payload;
-use crate::session::protocol::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, Reply, Text};
+use crate::session::protocol::{ClientRequest, Command, REQUEST_ID_BYTES_MAX, Reply};
+use crate::text::content::CheckedJson;
 
 /// Cost of verifying a token, in requests.
 const TOKEN_COST: u32 = 48;
@@ -207,8 +206,9 @@ impl HubSession {
         // subscription.
         let barred = match &command {
             Ok(Command::Auth { .. } | Command::Resume { .. }) => {
-                self.subscriptions.iter().any(|one| !one.is_live())
+                self.subscriptions.iter().any(|one| !one.is_live()) || self.is_asking_about(None)
             }
+            Ok(command) if self.is_held_by_question(command) => true,
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
         let is_read = match &command {
@@ -233,7 +233,8 @@ impl HubSession {
             Ok(Command::Resume { positions, .. }) if !positions.is_empty() => {
                 Some((RateKind::Subscribes, positions.len() as u32))
             }
-            Ok(Command::Publish { .. }) => Some((RateKind::Publishes, 1)),
+            // A call is work for the application, as a publish is for the members.
+            Ok(Command::Publish { .. } | Command::Call { .. }) => Some((RateKind::Publishes, 1)),
             Ok(Command::History { .. } | Command::Presence { .. }) => Some((RateKind::Reads, 1)),
             _ => None,
         };
@@ -276,13 +277,20 @@ impl HubSession {
                     trusted: false,
                     replaces: None,
                 };
-                let kind =
-                    if presence { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };
-                self.subscribe(call, id, kind, wanted)?;
+                if !self.ask_to_subscribe(call, id, &wanted) {
+                    let kind =
+                        if presence { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };
+                    self.subscribe(call, id, kind, wanted)?;
+                }
             }
             Command::Unsubscribe { channel } => self.unsubscribe(call, id, &channel)?,
             Command::Publish { channel, content, key, echo } => {
-                self.publish(call, id, &channel, content.into_text(), key, echo)?;
+                let (channel, content) = (&*channel, content.into_text());
+                self.publish(call, id, PublishRequest { channel, content, key, echo })?;
+            }
+            Command::Call { method, content } => {
+                let content = content.map_or_else(|| "null".into(), CheckedJson::into_text);
+                self.ask_call(call, id, &method, content)?;
             }
             Command::Presence { channel, limit, after } => {
                 let namespace =
@@ -334,7 +342,7 @@ impl HubSession {
     }
 
     /// Decides on a permission by the identity and the grant that the session has for the channel.
-    fn decide_permission<'r>(
+    pub(super) fn decide_permission<'r>(
         &self,
         call: &Call<'r>,
         verb: auth::Permission,
@@ -489,66 +497,6 @@ impl HubSession {
         let retention = crate::hub::Retention { messages_max: 0, ttl_ms: 0 };
         let verb = Verb::Leave { watch, member };
         call.effects.asks.push(Request { from, channel, retention, verb });
-    }
-
-    fn publish(
-        &mut self,
-        call: &mut Call<'_>,
-        id: Option<&str>,
-        channel: &str,
-        content: Box<str>,
-        key: Option<Text<'_>>,
-        echo: bool,
-    ) -> Result<(), Refused> {
-        let namespace = self.decide_permission(call, auth::Permission::Publish, channel)?;
-        if content.len() > namespace.message_bytes_max as usize {
-            let message = format!(
-                "content of {} bytes exceeds this channel's limit of {}; send it in parts, or by \
-                 reference",
-                content.len(),
-                namespace.message_bytes_max
-            );
-            return Err(new_refusal(Code::TooLarge, message));
-        }
-        // Checks without side effects come first, so that a rejected publish uses no budget.
-        let key = key.map(|key| KeyScope::new(self.owner(), &key)).transpose()?.map(Box::new);
-        if !self.may_publish_now(namespace, call.now_ns) {
-            let message =
-                format!("more than {} publishes per second; wait and try again", namespace.rate);
-            return Err(new_refusal(Code::RateLimited, message));
-        }
-        let draft = Draft {
-            content,
-            from: Some(self.sender()),
-            exclude: (!echo).then_some(self.id),
-            time_ms: call.now_ms,
-            accepted_ns: call.now_ns,
-            storing: call.realm.protocols.storing(),
-        };
-        let verb = Verb::Publish { draft: Box::new(draft), key };
-        let name = self.name_to_publish(channel);
-        self.send_request(call, id, AskedKind::Other, name, namespace, verb);
-        Ok(())
-    }
-
-    /// Takes one publish from the connection's budget for the namespace; its burst is one second's
-    /// worth. Returns whether the budget sufficed.
-    fn may_publish_now(&mut self, namespace: &Namespace, now_ns: u64) -> bool {
-        if namespace.rate == 0 {
-            return true;
-        }
-        let pattern = namespace.pattern.as_str();
-        let rates = &mut self.extras_mut().rates;
-        let at = rates.iter().position(|one| *one.pattern == *pattern).unwrap_or_else(|| {
-            // A full budget is the same as none, so these can go; otherwise budgets of namespaces
-            // that a reload has removed would remain forever.
-            rates.retain(|one| !rate::is_at_rest(one.earned, now_ns));
-            rates.push(Bucket { pattern: pattern.into(), earned: 0 });
-            rates.len() - 1
-        });
-        let taken =
-            Rate::with_burst_of_a_second(namespace.rate).take_tokens(rates[at].earned, 1, now_ns);
-        taken.map(|earned| rates[at].earned = earned).is_ok()
     }
 
     pub(super) fn send_request(

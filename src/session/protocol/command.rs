@@ -44,14 +44,59 @@ pub struct ResumePoint<'f> {
 /// A command of a client.
 #[derive(Debug)]
 pub enum Command<'f> {
-    Auth { token: Text<'f> },
-    Subscribe { channel: Text<'f>, since: Option<Since>, presence: bool, token: Option<Text<'f>> },
-    Unsubscribe { channel: Text<'f> },
-    Publish { channel: Text<'f>, content: CheckedJson<'f>, key: Option<Text<'f>>, echo: bool },
-    Presence { channel: Text<'f>, limit: Option<u32>, after: Option<Text<'f>> },
-    History { channel: Text<'f>, limit: Option<u32>, since: Option<Since>, reverse: bool },
-    Resume { ticket: Text<'f>, positions: BTreeMap<Text<'f>, ResumePoint<'f>> },
+    Auth {
+        token: Text<'f>,
+    },
+    Subscribe {
+        channel: Text<'f>,
+        since: Option<Since>,
+        presence: bool,
+        token: Option<Text<'f>>,
+    },
+    Unsubscribe {
+        channel: Text<'f>,
+    },
+    Publish {
+        channel: Text<'f>,
+        content: CheckedJson<'f>,
+        key: Option<Text<'f>>,
+        echo: bool,
+    },
+    /// A call of a method of the application behind the route.
+    Call {
+        method: Text<'f>,
+        content: Option<CheckedJson<'f>>,
+    },
+    Presence {
+        channel: Text<'f>,
+        limit: Option<u32>,
+        after: Option<Text<'f>>,
+    },
+    History {
+        channel: Text<'f>,
+        limit: Option<u32>,
+        since: Option<Since>,
+        reverse: bool,
+    },
+    Resume {
+        ticket: Text<'f>,
+        positions: BTreeMap<Text<'f>, ResumePoint<'f>>,
+    },
     Ping,
+}
+
+impl Command<'_> {
+    /// Returns the channel that the command is for, if it is for one.
+    pub fn channel(&self) -> Option<&str> {
+        match self {
+            Self::Subscribe { channel, .. }
+            | Self::Unsubscribe { channel }
+            | Self::Publish { channel, .. }
+            | Self::Presence { channel, .. }
+            | Self::History { channel, .. } => Some(channel),
+            Self::Auth { .. } | Self::Call { .. } | Self::Resume { .. } | Self::Ping => None,
+        }
+    }
 }
 
 /// One request of a client.

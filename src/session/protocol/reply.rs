@@ -46,6 +46,9 @@ pub enum Reply<'r> {
         ticket: Option<&'r str>,
         heartbeat_s: u32,
         limits: WelcomeLimits,
+        /// An application has identified the client: it should offer its ticket in the handshake
+        /// of its next connection, so that the application is not asked again.
+        offers_ticket: bool,
     },
     Subscribed {
         id: Option<&'r str>,
@@ -99,6 +102,19 @@ pub enum Reply<'r> {
     },
     Pong {
         id: Option<&'r str>,
+    },
+    /// The result of a call.
+    CallResult {
+        id: Option<&'r str>,
+        /// JSON on one line.
+        content: &'r str,
+    },
+    /// An error that the application chose: the answer to a call, or the rejection of a request
+    /// that it decides on.
+    ApplicationError {
+        id: Option<&'r str>,
+        code: &'r str,
+        message: &'r str,
     },
     Error {
         id: Option<&'r str>,

@@ -301,8 +301,7 @@ fn encode_gap(channel: &ChannelName, position: Position, reason: &str) -> Vec<u8
 fn encode_welcome(
     connection: ConnectionId,
     ticket: Option<&str>,
-    heartbeat_s: u32,
-    limits: &WelcomeLimits,
+    (heartbeat_s, limits, offers_ticket): (u32, &WelcomeLimits, bool),
 ) -> Vec<u8> {
     let bytes = ticket.map_or(0, str::len) + WELCOME_BYTES;
     let mut text = Vec::with_capacity(bytes);
@@ -321,15 +320,17 @@ fn encode_welcome(
     push_number(&mut text, limits.message_bytes_max);
     push(&mut text, r#","channels":"#);
     push_number(&mut text, limits.channels_max.into());
-    push(&mut text, concat!(r#"},"server":"seawall/"#, env!("CARGO_PKG_VERSION"), r#""}"#));
+    push(&mut text, if offers_ticket { r#"},"offer_ticket":true"# } else { "}" });
+    push(&mut text, concat!(r#","server":"seawall/"#, env!("CARGO_PKG_VERSION"), r#""}"#));
     text
 }
 
 /// Encodes a reply.
 pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
     let line = match reply {
-        Reply::Welcome { connection, ticket, heartbeat_s, limits } => {
-            return encode_welcome(*connection, *ticket, *heartbeat_s, limits);
+        Reply::Welcome { connection, ticket, heartbeat_s, limits, offers_ticket } => {
+            let terms = (*heartbeat_s, limits, *offers_ticket);
+            return encode_welcome(*connection, *ticket, terms);
         }
         Reply::Subscribed { id, channel, position, recovered, presence, grant } => {
             let line = Line::new("subscribed", *id)
@@ -369,6 +370,10 @@ pub(super) fn encode_reply(reply: &Reply<'_>) -> Vec<u8> {
         }
         Reply::Ticket { ticket, grants } => encode_ticket(ticket, grants),
         Reply::Pong { id } => Line::new("pong", *id),
+        Reply::CallResult { id, content } => Line::new("result", *id).raw("content", content),
+        Reply::ApplicationError { id, code, message } => {
+            Line::new("error", *id).text("code", code).text("message", message)
+        }
         Reply::Error { id, refused } => Line::new("error", *id).refused(refused),
         Reply::Goodbye { code, reason, retry_after_ms } => Line::new("goodbye", None)
             .value("code", code)

@@ -84,6 +84,8 @@ pub(super) struct Fields<'f> {
     pub(super) token: Option<Text<'f>>,
     #[serde(borrow)]
     pub(super) key: Option<Text<'f>>,
+    #[serde(borrow)]
+    pub(super) method: Option<Text<'f>>,
     pub(super) echo: Option<bool>,
     pub(super) limit: Option<u32>,
     #[serde(borrow)]
@@ -222,6 +224,11 @@ pub(super) fn read_command<'f>(fields: &mut Fields<'f>) -> Result<Command<'f>, R
                 echo: fields.echo.unwrap_or(true),
             }
         }
+        "call" => {
+            let content = fields.content.take().map(Content::check).transpose()?;
+            let method = fields.method.take().ok_or_else(|| missing("method"))?;
+            Command::Call { method, content }
+        }
         "presence" => Command::Presence {
             channel: channel(fields.channel.take())?,
             limit: fields.limit,
@@ -241,8 +248,8 @@ pub(super) fn read_command<'f>(fields: &mut Fields<'f>) -> Result<Command<'f>, R
         other => {
             let shown = &other[..other.floor_char_boundary(64)];
             return Err(bad_request(format!(
-                "unknown type {shown:?}: use auth, subscribe, unsubscribe, publish, presence, \
-                 history, resume or ping"
+                "unknown type {shown:?}: use auth, subscribe, unsubscribe, publish, call, \
+                 presence, history, resume or ping"
             )));
         }
     })
@@ -289,6 +296,7 @@ mod tests {
             ("{\"type\":\"ping\",\"id\":1,\"id\":2}", "duplicate field"),
             ("{\"type\":\"publish\",\"channel\":\"a\"}", "publish needs content"),
             ("{\"type\":\"subscribe\"}", "subscribe needs channel"),
+            ("{\"type\":\"call\",\"content\":1}", "call needs method"),
             ("{\"type\":\"subscribe\",\"channel\":\"a\",\"presence\":1}", "expected a boolean"),
             ("{\"type\":\"history\",\"channel\":\"a\",\"limit\":-1}", "invalid value"),
         ] {

@@ -1,4 +1,4 @@
-//! Upgrades that await a decision made outside the shard ([`crate::shard::connect`]).
+//! Upgrades that await the decision of an application ([`crate::shard::decisions`]).
 //!
 //! The stage `Asking` follows `Http` and precedes `Open`. The connection still counts as a
 //! handshake, and ends with the handshake's deadline (503 with `Retry-After`, because the request
@@ -7,7 +7,7 @@
 //! that has been reused, is ignored and counted.
 //!
 //! Input that the client sends early is held, up to the size limit of a request's head; above it,
-//! nothing more is received before the decision. The head itself goes to the backend.
+//! nothing more is received before the decision. The head itself goes to the application.
 //!
 //! The address is counted before the question is sent, so an address over its limit causes no
 //! question. The route, and the user, whom the reply may name, are counted when the reply has
@@ -24,9 +24,12 @@ use super::work::HANDSHAKE_EFFORT;
 use super::{Connections, Sessions};
 use crate::admission::Denied;
 use crate::auth::Identity;
+use crate::backend::hook_line::HookOrder;
 use crate::driver::{Driver, Token};
+use crate::hooks::{HookKind, HookTicket};
+use crate::hub::ChannelName;
 use crate::proto::http::{self, Availability, Decision, Refusal, Upgrade};
-use crate::shard::connect::{ConnectReply, Question};
+use crate::shard::decisions::ConnectReply;
 
 /// `Retry-After` if the configuration changed between the request and the decision.
 const RELOADED_RETRY_AFTER_S: u32 = 1;
@@ -39,14 +42,14 @@ pub(super) struct RequestBytes<'r> {
 }
 
 impl Connections {
-    /// Sends a question about an upgrade to the backend, with the request's head; holds early
+    /// Sends a question about an upgrade to the application, with the request's head; holds early
     /// input.
     pub(super) fn begin_asking(
         &mut self,
+        sessions: &mut impl Sessions,
         index: u32,
         upgrade: Upgrade<'static>,
         client: Option<IpAddr>,
-        identity: Option<Arc<Identity>>,
         request: RequestBytes<'_>,
     ) {
         let RequestBytes { head, early } = request;
@@ -54,18 +57,46 @@ impl Connections {
         let (route, tick) = (upgrade.route, self.tick);
         let asking = Asking {
             upgrade,
-            identity: identity.clone(),
             path: request_path(head).into(),
             accepted_us,
+            asked_ns: self.now_ns,
             config: self.config.clone(),
             early: Vec::new(),
         };
         self.slot_mut(index).enter_stage(Stage::Asking(Box::new(asking)), tick);
         self.hold_early(index, early);
-        let (shard, token, head) = (self.id, self.token(index), head.into());
-        if let Some(backend) = self.directory.connect_backend() {
-            backend.ask(Question { shard, token, route, client, head, identity });
+        let ticket = self.hook_ticket(index, 0);
+        let backend = self.config.route_options[route].events.backend;
+        let order = HookOrder::Connect { backend, ticket, head: head.into(), address: client };
+        let is_sent = self.directory.hooks().is_some_and(|hooks| hooks.send(order));
+        if !is_sent {
+            self.reject_asking(sessions, index, "too many connections await a decision; retry");
         }
+    }
+
+    /// Returns the ticket of a connection's question.
+    pub(in crate::shard) fn hook_ticket(&self, index: u32, request: u32) -> HookTicket {
+        HookTicket { shard: self.id, token: self.token(index), request }
+    }
+
+    /// Records how long a question took.
+    pub(in crate::shard) fn record_hook(&mut self, kind: HookKind, waited_ns: u64) {
+        let recorder = match kind {
+            HookKind::Connect => &mut self.histograms.connect_hook,
+            HookKind::Subscribe => &mut self.histograms.subscribe_hook,
+            HookKind::Publish => &mut self.histograms.publish_hook,
+            HookKind::Call => &mut self.histograms.call_hook,
+        };
+        recorder.record(waited_ns);
+    }
+
+    /// Cancels the question about an upgrade, because the connection ends without its outcome.
+    pub(super) fn cancel_asking(&self, index: u32) {
+        let Stage::Asking(asking) = self.slot(index).stage() else { return };
+        let Some(hooks) = self.directory.hooks() else { return };
+        let backend = asking.config.route_options[asking.upgrade.route].events.backend;
+        // Fails only when the process is ending.
+        let _ = hooks.send(HookOrder::Cancel { backend, ticket: self.hook_ticket(index, 0) });
     }
 
     /// Holds input received before the decision; above the limit nothing more is received.
@@ -86,15 +117,24 @@ impl Connections {
         reply: ConnectReply,
     ) {
         let found = self.find(token);
-        let Some(index) = found.filter(|index| self.is_asking(*index)) else {
-            self.late_replies += 1;
-            return;
+        let asked = found.and_then(|index| match self.slot(index).stage() {
+            Stage::Asking(asking) => Some((index, asking.asked_ns)),
+            _ => None,
+        });
+        let Some((index, asked_ns)) = asked else {
+            return self.count_late_reply();
         };
+        self.record_hook(HookKind::Connect, self.now_ns.saturating_sub(asked_ns));
         self.work.spend(HANDSHAKE_EFFORT);
         match reply {
-            ConnectReply::Accept { identity } => self.accept_upgrade(sessions, index, identity),
+            ConnectReply::Accept { identity, subscribe } => {
+                self.accept_upgrade(sessions, index, identity, &subscribe);
+            }
             ConnectReply::Reject { refusal, message, retry_after_s } => {
                 let (message, reason) = (message.as_str(), refusal.code());
+                let is_too_many = refusal == Refusal::TooManyRequests;
+                let usual_s = is_too_many.then_some(self.config.limits.retry_after_s);
+                let retry_after_s = retry_after_s.or(usual_s);
                 let rejected = Rejected { refusal, message, retry_after_s, reason };
                 self.reject_as(sessions, index, &rejected);
             }
@@ -111,10 +151,11 @@ impl Connections {
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        named: Option<Arc<Identity>>,
+        identity: Arc<Identity>,
+        subscribe: &[ChannelName],
     ) {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
-        let identity = named.or_else(|| asking.identity.take());
+        let identity = Some(identity);
         let (mut upgrade, config) = (asking.upgrade.clone(), asking.config.clone());
         let entered = if Arc::ptr_eq(&config, &self.config) {
             self.enter_decided(sessions, index, upgrade.route, identity.clone())
@@ -142,6 +183,9 @@ impl Connections {
         let terms = Terms { route, compression, protocol };
         self.note_opening_path(route, || path.into());
         self.open_websocket(sessions, index, terms, identity);
+        if self.slot(index).stage().is_websocket() {
+            sessions.subscribe_opened(self, index, subscribe);
+        }
         if !early.is_empty() && self.slot(index).stage().is_websocket() {
             self.hold_input(sessions, index, &early);
             self.reconsider(index);
@@ -168,18 +212,9 @@ impl Connections {
             return Err(unavailable(http::DRAINING, retry_after_s));
         }
         let gate = self.handshake(sessions, index).with_identity(identity);
-        let is_unauthorized = gate.has_lost_key();
-        let entered = if is_unauthorized { Ok(()) } else { gate.enter_decided(route) };
+        let entered = gate.enter_decided(route);
         let (findings, _) = gate.into_parts();
         self.count_findings(index, &findings, entered.is_err());
-        if is_unauthorized {
-            return Err(Rejected {
-                refusal: Refusal::Unauthorized,
-                message: "the key of the token was withdrawn; get a new token",
-                retry_after_s: None,
-                reason: Refusal::Unauthorized.code(),
-            });
-        }
         entered.map_err(|denial| Rejected {
             refusal: denial.refusal,
             message: denial.message,

@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use super::{Connections, Sessions};
 use crate::admission::{Admission, Denied, Shortage, Standing};
-use crate::auth::{Identity, KeyStanding};
-use crate::config::{Config, HandlerName};
+use crate::auth::Identity;
+use crate::config::{Config, ConnectRule, HandlerName};
 use crate::hub::ProtocolId;
 use crate::proto::http::{
     Availability, Compression, Decision, Denial, Entry, Gate, Refusal, SameOrigin, TokenFault,
     Upgrade,
 };
 use crate::session::hub::Realm;
-use crate::shard::connect::ConnectBackend;
 
 /// The terms of a granted upgrade.
 #[derive(Clone, Copy)]
@@ -54,8 +53,6 @@ pub(super) struct Handshake<'h> {
     realm: Option<&'h Realm>,
     config: &'h Config,
     admission: &'h Admission,
-    /// `None` if no upgrade needs its decision.
-    backend: Option<&'h dyn ConnectBackend>,
     unix_s: u64,
     now_ns: u64,
     findings: RefCell<Findings>,
@@ -85,22 +82,17 @@ impl Handshake<'_> {
         denied.denial(self.config.limits.retry_after_s)
     }
 
+    /// Returns whether the application behind the route has to decide on the client, because
+    /// nothing has identified it yet.
+    fn is_to_be_asked(&self, route: usize) -> bool {
+        self.config.route_options[route].connect == ConnectRule::Backend
+            && self.findings.borrow().identity.is_none()
+    }
+
     /// Makes the same checks for a client that the backend has identified.
     pub(super) fn with_identity(self, identity: Option<Arc<Identity>>) -> Self {
         self.findings.borrow_mut().identity = identity;
         self
-    }
-
-    /// Returns whether the key that verified the client's token was withdrawn since.
-    pub(super) fn has_lost_key(&self) -> bool {
-        let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
-        let key = self.findings.borrow().identity.as_ref().and_then(|identity| identity.key);
-        let standing = key.zip(verifier).map(|(key, verifier)| verifier.standing(key));
-        let is_lost = standing == Some(KeyStanding::Withdrawn);
-        if is_lost {
-            self.findings.borrow_mut().failure = Some("key_withdrawn");
-        }
-        is_lost
     }
 
     /// Counts a client whose upgrade was decided by the backend; its address is counted already.
@@ -171,8 +163,17 @@ impl Gate for Handshake<'_> {
         }
     }
 
+    fn takes_ticket(&self, route: usize) -> bool {
+        self.is_to_be_asked(route)
+    }
+
+    fn present_ticket(&self, ticket: &str) {
+        let identity = self.realm.and_then(|realm| realm.identify_by_ticket(ticket, self.unix_s));
+        self.findings.borrow_mut().identity = identity;
+    }
+
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial> {
-        let entered = if self.backend.is_some_and(|backend| backend.decides(route)) {
+        let entered = if self.is_to_be_asked(route) {
             self.count_address(client).map(|_| Entry::Pending)
         } else {
             self.count_client(client, route).map(|()| Entry::Granted)
@@ -192,7 +193,6 @@ impl Connections {
             realm: sessions.realm(),
             config: &self.config,
             admission: self.directory.admission(),
-            backend: self.directory.connect_backend(),
             unix_s: sessions.unix_s(),
             now_ns: self.now_ns,
             findings: RefCell::default(),

@@ -204,7 +204,7 @@ impl Connections {
             Verdict::Pending(upgrade) => {
                 let (head, early) = bytes.split_at(consumed);
                 let request = RequestBytes { head, early };
-                self.begin_asking(index, *upgrade, client, findings.identity, request);
+                self.begin_asking(sessions, index, *upgrade, client, request);
             }
             Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }

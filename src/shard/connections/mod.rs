@@ -84,6 +84,7 @@ use slab::Slab;
 
 use super::mail::Directory;
 use crate::admission::Standing;
+use crate::backend::hook_line::HookLine;
 use crate::backend::queue::EventSender;
 use crate::config::{Config, RouteOptions};
 use crate::driver::{Driver, Socket, Token, token};
@@ -420,7 +421,17 @@ impl Connections {
         self.slots.get(index as usize).is_some_and(|slot| matches!(slot.stage(), Stage::Open(_)))
     }
 
-    /// Replies of the connect backend that nothing waited for.
+    /// Returns the way of questions to applications.
+    pub(in crate::shard) fn hooks(&self) -> Option<&HookLine> {
+        self.directory.hooks()
+    }
+
+    /// Counts the outcome of a question whose connection has closed.
+    pub(in crate::shard) fn count_late_reply(&mut self) {
+        self.late_replies += 1;
+    }
+
+    /// Outcomes of questions that nothing waited for.
     pub(super) fn late_replies(&self) -> u64 {
         self.late_replies
     }

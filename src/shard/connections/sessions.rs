@@ -10,7 +10,7 @@ use super::{Connections, TooMuch};
 use crate::admission::Admission;
 use crate::auth::Identity;
 use crate::backend::queue::EventUser;
-use crate::hub::{ConnectionId, ProtocolId};
+use crate::hub::{ChannelName, ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, Realm};
 
@@ -51,6 +51,13 @@ pub(in crate::shard) trait Sessions {
         index: u32,
         identity: Option<Arc<Identity>>,
         protocol: ProtocolId,
+    );
+    /// Subscribes a connection that was just opened to the channels that an application chose.
+    fn subscribe_opened(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        channels: &[ChannelName],
     );
     /// Passes a message to its session. It does not receive the connections, because the payload is
     /// in their buffers: effects are stored until [`Self::finish_message`], which must be the next

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use crate::auth::Identity;
 use crate::config::Config;
 use crate::proto::http::Upgrade;
 use crate::proto::ws;
@@ -23,11 +22,11 @@ pub(super) struct Partial {
 #[derive(Debug)]
 pub(super) struct Asking {
     pub(super) upgrade: Upgrade<'static>,
-    /// The identity in the request's token.
-    pub(super) identity: Option<Arc<Identity>>,
     /// The request's path, for the log.
     pub(super) path: Box<str>,
     pub(super) accepted_us: u32,
+    /// When the application was asked, on the shards' clock (ns).
+    pub(super) asked_ns: u64,
     /// The configuration that the request was checked against.
     pub(super) config: Arc<Config>,
     /// Bytes received behind the request.
@@ -121,9 +120,9 @@ mod tests {
         let (key, compression) = ([0; KEY_BYTES], Compression::default());
         let asking = Asking {
             upgrade: Upgrade { route: 0, key, subprotocol: None, compression },
-            identity: None,
             path: "/".into(),
             accepted_us,
+            asked_ns: 0,
             config: Arc::new(Config::validate(&File::default(), 20_000, 1).unwrap()),
             early: Vec::new(),
         };

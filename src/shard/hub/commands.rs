@@ -1,12 +1,14 @@
 //! Commands of backends and operators: actions on connections, and lists.
 
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Hub;
 use super::broadcast::Broadcast;
 use crate::auth::Subject;
+use crate::backend::hook_line::HookOrder;
 use crate::hub::ChannelName;
 use crate::session::hub::HubSession;
 use crate::shard::connections::{Connections, Goodbye};
@@ -64,14 +66,14 @@ impl Hub {
                 return self.broadcasts.push_back(broadcast);
             }
             ConnectionTarget::User(user) => {
-                self.revoke_of_user(&user, &act);
+                self.revoke_of_user(connections, &user, &act);
                 let keys = self.users.get(&user).into_iter().flatten();
                 keys.filter_map(|key| self.sessions.slot_of(*key)).collect()
             }
             ConnectionTarget::Connection(id) => {
                 let slot = self.slot_of(id);
                 if let Some(index) = slot {
-                    self.revoke_of_connection(index, &act);
+                    self.revoke_of_connection(connections, index, &act);
                 }
                 slot.into_iter().collect::<Vec<_>>()
             }
@@ -87,7 +89,7 @@ impl Hub {
     }
 
     /// Subscribes connections; the reply is sent when the channel's home has answered for all.
-    fn subscribe_all(
+    pub(super) fn subscribe_all(
         &mut self,
         connections: &mut Connections,
         slots: &[u32],
@@ -110,8 +112,11 @@ impl Hub {
 
     /// Revokes the tickets or grants that an action removes from a user, including those issued
     /// since the backend made the call.
-    fn revoke_of_user(&self, user: &str, act: &Act) {
-        let (realm, subject) = (&self.shared.realm, Subject::User(user.to_owned()));
+    fn revoke_of_user(&self, connections: &Connections, user: &Arc<str>, act: &Act) {
+        let (realm, subject) = (&self.shared.realm, Subject::User(user.to_string()));
+        if matches!(act, Act::Disconnect { .. } | Act::Unsubscribe(_)) {
+            forget_answers(connections, user);
+        }
         match act {
             Act::Disconnect { .. } => {
                 realm.revoke(&subject, self.unix_ms);
@@ -124,9 +129,12 @@ impl Hub {
     }
 
     /// Revokes the tickets or grants that an action removes from a connection.
-    fn revoke_of_connection(&mut self, index: u32, act: &Act) {
+    fn revoke_of_connection(&mut self, connections: &Connections, index: u32, act: &Act) {
         let Some(entry) = self.entry(index) else { return };
         let (realm, session) = (&self.shared.realm, &entry.session);
+        if let (Act::Disconnect { .. } | Act::Unsubscribe(_), Some(user)) = (act, session.user()) {
+            forget_answers(connections, user);
+        }
         match act {
             Act::Disconnect { .. } => {
                 session.revoke_tickets(realm, self.unix_ms);
@@ -250,5 +258,14 @@ impl Hub {
                 let _ = list.reply.send(Channels { names: list.first.into_sorted_vec() });
             }
         }
+    }
+}
+
+/// Has applications asked about a user the next time, although they allowed their answers to be
+/// cached.
+fn forget_answers(connections: &Connections, user: &Arc<str>) {
+    if let Some(hooks) = connections.hooks() {
+        // Fails only when the process is ending.
+        let _ = hooks.send(HookOrder::ForgetUser { user: user.clone() });
     }
 }

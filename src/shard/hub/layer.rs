@@ -7,7 +7,7 @@ use crate::admission::Admission;
 use crate::auth::Identity;
 use crate::backend::queue::EventUser;
 use crate::config::HandlerName;
-use crate::hub::{ConnectionId, ProtocolId};
+use crate::hub::{ChannelName, ConnectionId, ProtocolId};
 use crate::proto::ws::{CloseCode, DataKind, Payload};
 use crate::session::hub::{Budget, HubSession, Realm};
 use crate::session::protocol::Reply;
@@ -69,6 +69,17 @@ impl Sessions for Hub {
         self.reschedule(connections, index);
         if counted.is_err() {
             self.close_one_too_many(connections, index);
+        }
+    }
+
+    fn subscribe_opened(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        channels: &[ChannelName],
+    ) {
+        for channel in channels {
+            self.subscribe_all(connections, &[index], channel, None);
         }
     }
 
@@ -190,6 +201,17 @@ impl Sessions for Option<Box<Hub>> {
     ) {
         if let Some(hub) = self {
             hub.open_session(connections, index, identity, protocol);
+        }
+    }
+
+    fn subscribe_opened(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        channels: &[ChannelName],
+    ) {
+        if let Some(hub) = self {
+            hub.subscribe_opened(connections, index, channels);
         }
     }
 

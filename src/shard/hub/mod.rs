@@ -25,6 +25,7 @@ mod joins;
 mod layer;
 mod look;
 mod portable;
+mod questions;
 mod replace;
 mod review;
 mod session_table;
@@ -359,6 +360,9 @@ impl Hub {
             HubMail::Replaced { old, by, user } => self.close_replaced(connections, old, by, user),
             HubMail::Place { id, user, is_passed_on } => {
                 self.take_user_place(connections, id, &user, is_passed_on);
+            }
+            HubMail::Decided { token, request, outcome } => {
+                self.take_outcome(connections, token, request, outcome);
             }
             HubMail::Review => self.review = Some(Review::default()),
             HubMail::Act { target, act, reply } => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::backlog::count_change;
+use super::questions::cancel_questions;
 use super::session_table::SessionTable;
 use super::{BUDGET, Hub};
 use crate::admission::tables::Entered;
@@ -184,6 +185,11 @@ impl Hub {
                 is_one_too_many = true;
             }
         }
+        self.ask_questions(connections, index, effects);
+        for (kind, waited_ns) in effects.decided.drain(..) {
+            connections.record_hook(kind, waited_ns);
+        }
+        cancel_questions(connections, index, effects);
         let counters = connections.counters_mut();
         counters.request_errors += u64::from(effects.errors);
         counters.resumed += u64::from(effects.resumed);
@@ -288,6 +294,7 @@ impl Hub {
         for (call, outcome) in effects.outcomes.drain(..) {
             self.calls.record_outcome(call, outcome);
         }
+        cancel_questions(connections, index, &mut effects);
         if let Some(user) = entry.session.user() {
             if entry.counted {
                 self.admission().leave_user(user);

@@ -15,12 +15,13 @@ use super::congested::Congested;
 use super::hub_mail::HubMail;
 use super::hub_shared::HubShared;
 use crate::admission::Admission;
+use crate::backend::hook_line::HookLine;
 use crate::backend::queue::EventQueues;
 use crate::config::Config;
 use crate::driver::{Bell, Token};
 use crate::hub::ChannelName;
 use crate::metrics::Snapshot;
-use crate::shard::connect::{ConnectBackend, ConnectReply};
+use crate::shard::decisions::ConnectReply;
 
 /// Mails in one box above which no connections are handed over; other mail is always accepted.
 const MAILS_MAX: usize = 4096;
@@ -38,7 +39,7 @@ pub enum Mail {
     Hub(Box<HubMail>),
     /// Several mails for the hub, in order: all that one turn or call sends to the shard.
     HubBatch(Vec<HubMail>),
-    /// The connect backend has decided an upgrade.
+    /// An application has decided on an upgrade.
     Decided { token: Token, reply: Box<ConnectReply> },
     /// Switch to another configuration.
     Renew(Arc<Config>),
@@ -83,7 +84,7 @@ pub struct Directory {
     shards: Vec<Post>,
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
-    connect_backend: OnceLock<Arc<dyn ConnectBackend>>,
+    hooks: OnceLock<HookLine>,
     events: Arc<EventQueues>,
     congested: Congested,
 }
@@ -97,7 +98,7 @@ impl Directory {
             shards,
             admission: Arc::default(),
             hub: ArcSwapOption::empty(),
-            connect_backend: OnceLock::new(),
+            hooks: OnceLock::new(),
             events,
             congested: Congested::default(),
         })
@@ -227,14 +228,14 @@ impl Directory {
         self.hub.load_full()
     }
 
-    /// Sets the backend that decides upgrades. Call it once, before the shards start.
-    pub fn set_connect_backend(&self, backend: Arc<dyn ConnectBackend>) {
-        assert!(self.connect_backend.set(backend).is_ok(), "there is one backend");
+    /// Sets the way of questions to applications. Call it once, before the shards start.
+    pub fn set_hooks(&self, hooks: HookLine) {
+        assert!(self.hooks.set(hooks).is_ok(), "there is one way");
     }
 
-    /// See [`Self::set_connect_backend`].
-    pub fn connect_backend(&self) -> Option<&dyn ConnectBackend> {
-        self.connect_backend.get().map(|backend| &**backend)
+    /// See [`Self::set_hooks`]. `None`: no application is asked.
+    pub fn hooks(&self) -> Option<&HookLine> {
+        self.hooks.get()
     }
 
     /// Returns the event queues of the shards, to attach a consumer.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::driver::TcpInfo;
+use crate::driver::{TcpInfo, Token};
+use crate::hooks::HookOutcome;
 use crate::hub::{
     ChannelName, ConnectionId, EngineNotice, Out, Position, Publication, Refused, Request, Verb,
 };
@@ -129,6 +130,12 @@ pub enum HubMail {
         id: ConnectionId,
         user: Arc<str>,
         is_passed_on: bool,
+    },
+    /// A question of a session has an outcome.
+    Decided {
+        token: Token,
+        request: u32,
+        outcome: HookOutcome,
     },
     /// Keys were withdrawn or added: review all connections.
     Review,

@@ -37,6 +37,7 @@ pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Va
         ("codec_pools", gauges.codec_pool_bytes),
         ("revocations", revocations),
         ("events", state.0.events.as_ref().map_or(0, |flow| flow.bytes())),
+        ("hooks", state.0.hooks.as_ref().map_or(0, |flow| flow.bytes())),
         ("engine_queues", cluster.in_flight_bytes + cluster.queued_bytes),
         ("receive_buffers", buffers(|driver| driver.buffers_published + driver.buffers_lent)),
     ];
