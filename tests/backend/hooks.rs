@@ -72,12 +72,12 @@ fn allow_all(request: &Received) -> String {
     http("200 OK", "", &answer.to_string())
 }
 
-fn start(application: &Scripted, folder: &Folder, rest: &str) -> Server {
+pub(crate) fn start(application: &Scripted, folder: &Folder, rest: &str) -> Server {
     Server::start(&config(folder, &application.hook_url(), rest))
 }
 
 /// Returns the body of each question of a type that the application has received.
-fn asked(application: &Scripted, kind: &str) -> Vec<Value> {
+pub(crate) fn asked(application: &Scripted, kind: &str) -> Vec<Value> {
     let all = application.received().into_iter().map(|request| request.json());
     all.filter(|question| question["type"] == kind).collect()
 }

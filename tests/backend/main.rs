@@ -8,3 +8,4 @@ mod application;
 mod client;
 mod events;
 mod hooks;
+mod library;
