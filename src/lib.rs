@@ -218,8 +218,8 @@
 //! - `admission`: `proto`
 //! - `auth`: `events`, `text`
 //! - `backend`: `driver`, `events`, `hooks`, `hub`, `metrics`, `outer`, `proto`
-//! - `cli`: `acme`, `auth`, `cluster`, `config`, `control`, `driver`, `guard`, `server`, `text`,
-//!   `tls`
+//! - `cli`: `acme`, `auth`, `backend`, `cluster`, `config`, `control`, `driver`, `guard`,
+//!   `server`, `text`, `tls`
 //! - `cluster`: `driver`, `hub`, `metrics`, `outer`
 //! - `config`: `acme`, `admission`, `auth`, `backend`, `cluster`, `driver`, `events`, `hooks`,
 //!   `proto`, `tls`

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -52,6 +52,8 @@ pub(crate) struct HttpReply {
     pub(crate) status: StatusCode,
     /// Its body; the error if it has not arrived whole in time, or is too long.
     pub(crate) body: Result<Bytes, BodyFault>,
+    /// From the header `Date`.
+    pub(crate) date: Option<SystemTime>,
     /// From the header `Retry-After`, if it names seconds.
     pub(crate) retry_after: Option<Duration>,
 }
@@ -142,7 +144,10 @@ impl BackendClient {
             Ok(Err(_)) => Err(BodyFault::Broken),
             Err(_) => Err(BodyFault::TimedOut),
         };
-        Ok(HttpReply { status: parts.status, body, retry_after: retry_after(&parts.headers) })
+        let (status, headers) = (parts.status, &parts.headers);
+        let date =
+            headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        Ok(HttpReply { status, body, date, retry_after: retry_after(headers) })
     }
 
     fn build(&self, request: SignedRequest<'_>) -> Result<Request<Full<Bytes>>, HttpFailure> {

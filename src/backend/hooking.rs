@@ -357,7 +357,7 @@ async fn post(
 fn hook_result(result: Result<HttpReply, HttpFailure>) -> HookResult {
     let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match result {
-        Ok(HttpReply { status, body, retry_after }) => match body {
+        Ok(HttpReply { status, body, retry_after, .. }) => match body {
             Ok(body) => HookResult::Response {
                 status: status.as_u16(),
                 body: body.to_vec(),

@@ -4,15 +4,18 @@
 //! questions ([`hook_line`]), and never wait. Two tasks on the [outer thread](crate::outer) encode
 //! events and send them in signed batches (`events`), and ask the questions (`hooking`).
 //!
-//! Files: `settings`, `signature`, `queue`, `hook_line`, `client` (HTTP), `events`, `hooking`.
+//! Files: `settings`, `signature`, `queue`, `hook_line`, `client` (HTTP), `events`, `hooking`,
+//! `examine` (`seawall doctor`).
 
 mod client;
 pub mod events;
+mod examine;
 pub mod hook_line;
 pub mod hooking;
 pub mod queue;
 mod settings;
 mod signature;
 
+pub use examine::{UrlReport, examine_backend};
 pub use settings::{BackendSettings, HookSettings};
 pub use signature::Signer;

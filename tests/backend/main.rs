@@ -6,6 +6,7 @@ mod support;
 
 mod application;
 mod client;
+mod doctor;
 mod events;
 mod hooks;
 mod library;

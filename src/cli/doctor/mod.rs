@@ -1,8 +1,10 @@
 //! `seawall doctor`: examines this host for the server, and names the remedy of each problem.
 //!
 //! Each examination does what the server would do with the same configuration: it makes rings,
-//! binds ports and closes them again, and connects to the engine of a cluster. It changes nothing.
+//! binds ports and closes them again, connects to the engine of a cluster, and sends applications
+//! requests that ask for nothing. It changes nothing.
 
+mod backends;
 mod certificates;
 mod engine;
 mod finding;
@@ -69,6 +71,7 @@ fn examine(loaded: Loaded, limits: host::Limits) -> Vec<Finding> {
     findings.extend(network::examine(config));
     findings.extend(certificates::examine(config));
     findings.extend(engine::examine(config));
+    findings.extend(backends::examine(config));
     findings
 }
 

@@ -1,0 +1,73 @@
+//! `seawall doctor` and the applications that a configuration names.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::application::{Application, Folder, LANGUAGES, SECRET, free_port};
+use crate::support::scripted::{Scripted, http};
+
+/// Returns the findings about applications.
+fn examine(folder: &Folder, backend: &str) -> Vec<Value> {
+    let secret = folder.write("app.secret", SECRET);
+    let config = format!("[[backend]]\n{backend}\nsecret_files = [{secret:?}]\n");
+    let config = folder.write("doctor.toml", &config);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    command.args(["doctor", "--json", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let output = command.args(["--config", &config]).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
+        panic!("no report: {}", String::from_utf8_lossy(&output.stderr));
+    });
+    let all = report["findings"].as_array().unwrap().iter();
+    let own = all.filter(|one| one["name"].as_str().unwrap().starts_with("backend"));
+    own.cloned().collect()
+}
+
+#[track_caller]
+fn check(findings: &[Value], name: &str, state: &str, says: &str) {
+    let found = findings.iter().find(|one| one["name"] == name).expect(name);
+    assert_eq!(found["state"], state, "{found}");
+    let text = found["found"].as_str().unwrap();
+    assert!(text.contains(says), "{says}: {found}");
+    assert_eq!(found["cure"].is_null(), state == "ok", "{found}");
+}
+
+#[test]
+fn applications_of_the_guide_have_no_problem() {
+    for language in LANGUAGES {
+        let folder = Folder::new();
+        let application = Application::start(&folder, language, free_port());
+        let (events, hooks) = (application.url(), application.hook_url());
+        let findings = examine(&folder, &format!("events_url = {events:?}\nhook_url = {hooks:?}"));
+        for name in ["backend", "backend signature", "backend clock"] {
+            let of_name = findings.iter().filter(|one| one["name"] == name);
+            assert_eq!(of_name.clone().count(), 2, "{findings:#?}");
+            assert!(of_name.clone().all(|one| one["state"] == "ok"), "{findings:#?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_application_is_found_with_its_remedy() {
+    let folder = Folder::new();
+    let old = "date: Tue, 01 Jan 2030 00:00:00 GMT\r\n";
+    let application = Scripted::start(move |_| Some(http("200 OK", old, "{}")));
+    let backend = format!("hook_url = {:?}", application.hook_url());
+    let findings = examine(&folder, &backend);
+    check(&findings, "backend", "ok", "status 200");
+    check(&findings, "backend signature", "warning", "accepts a wrong signature");
+    check(&findings, "backend clock", "warning", "ahead of this host's");
+    for (status, remedy) in [
+        ("401 Unauthorized", "secret"),
+        ("404 Not Found", "correct the address"),
+        ("302 Found", "redirects are not followed"),
+        ("500 No", "status from 200 to 299"),
+    ] {
+        application.answer(move |_| Some(http(status, "", "")));
+        let findings = examine(&folder, &backend);
+        check(&findings, "backend", "failure", &status[..3]);
+        assert!(findings[0]["cure"].as_str().unwrap().contains(remedy), "{findings:#?}");
+    }
+    let findings = examine(&folder, &format!("hook_url = \"http://127.0.0.1:{}\"", free_port()));
+    check(&findings, "backend", "warning", "Connection refused");
+}
