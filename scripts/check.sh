@@ -33,8 +33,13 @@ cd "$(dirname "$0")/.."
 SECONDS=0
 step_name=start
 finished=0
+# Builds that run beside other steps, for these mostly wait: on registries, or on what they test.
+deny_build=
+release_build=
 summary() {
     if ((finished)); then return; fi
+    # They may have ended.
+    kill $deny_build $release_build 2>/dev/null || true
     echo "check.sh: FAILED at: $step_name, after $SECONDS s" >&2
 }
 trap summary EXIT
@@ -139,7 +144,7 @@ DENY=.cache/cargo-deny/bin/cargo-deny
 # Builds it for some minutes, once.
 install_deny() {
     [[ -x $DENY && $("$DENY" --version) == *" $DENY_VERSION" ]] && return
-    echo "check.sh: building cargo-deny $DENY_VERSION, which takes minutes"
+    echo "check.sh: building cargo-deny $DENY_VERSION, which takes minutes, beside other steps"
     # Unoptimised: it is run for seconds, and optimising would double the build.
     cargo install --quiet --debug --locked --version "$DENY_VERSION" --root .cache/cargo-deny cargo-deny
 }
@@ -164,9 +169,11 @@ need cargo "install the Rust toolchain, with rustfmt and clippy"
 mkdir -p .cache
 install_packages
 need python3 "apt-get install python3"
+install_deny &
+deny_build=$!
 install_clients
-install_deny
 scripts/autobahn.sh --install
+wait "$deny_build"
 if ((install_only)); then
     finished=1
     echo "check.sh: everything is installed"
@@ -180,6 +187,9 @@ deny
 step "cargo clippy"
 cargo clippy --quiet --workspace --all-targets -- -D warnings
 step "cargo test"
+cargo test --quiet --workspace --no-run
+nice -n 19 cargo build --quiet --release --workspace &
+release_build=$!
 cargo test --workspace
 # A call or file that the sandbox forgets shows here: the server as every test knows it, inside.
 step "cargo test, in the sandbox"
@@ -195,7 +205,7 @@ SEAWALL_DRIVER=epoll cargo test --test server --test hub --test clients --test l
 step "cargo doc"
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
 step "cargo build --release"
-cargo build --quiet --release --workspace
+wait "$release_build"
 step "instructions"
 scripts/instructions.sh --no-build --compare bench/instructions.json \
     --rows echo-pipelined,echo-single,fanout-alone,fanout-batch
