@@ -18,10 +18,11 @@ pub enum EventKind {
     MemberAdded,
     MemberRemoved,
     Published,
+    NodeLost,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connected,
         Self::Disconnected,
         Self::Subscribed,
@@ -31,6 +32,7 @@ impl EventKind {
         Self::MemberAdded,
         Self::MemberRemoved,
         Self::Published,
+        Self::NodeLost,
     ];
 
     /// Returns its name in JSON, in options and in metrics.
@@ -45,6 +47,7 @@ impl EventKind {
             Self::MemberAdded => "member_added",
             Self::MemberRemoved => "member_removed",
             Self::Published => "published",
+            Self::NodeLost => "node_lost",
         }
     }
 
@@ -57,6 +60,11 @@ impl EventKind {
     /// instead of on a channel.
     pub fn is_of_connection(self) -> bool {
         matches!(self, Self::Connected | Self::Disconnected)
+    }
+
+    /// Returns whether the event concerns a channel, and so depends on its rules.
+    pub fn is_of_channel(self) -> bool {
+        !self.is_of_connection() && self != Self::NodeLost
     }
 }
 

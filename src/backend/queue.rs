@@ -77,6 +77,12 @@ pub enum Happening {
         /// `None`: it was published by a call of the API.
         from: Option<Arc<Sender>>,
     },
+    /// A node of the cluster has ended without a drain.
+    NodeLost {
+        node: u32,
+        /// Names the time of its life in which it was lost.
+        incarnation: Box<str>,
+    },
 }
 
 /// The client of an event.
@@ -113,6 +119,7 @@ impl Happening {
             Self::MemberAdded { .. } => EventKind::MemberAdded,
             Self::MemberRemoved { .. } => EventKind::MemberRemoved,
             Self::Published { .. } => EventKind::Published,
+            Self::NodeLost { .. } => EventKind::NodeLost,
         }
     }
 
@@ -134,6 +141,7 @@ impl Happening {
                     channel.as_str().len() + member.encoded_bytes_max()
                 }
                 Self::Published { channel, content, .. } => channel.as_str().len() + content.len(),
+                Self::NodeLost { incarnation, .. } => incarnation.len(),
             }
     }
 }

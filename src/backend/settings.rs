@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustls::RootCertStore;
 
 use super::signature::Signer;
+use crate::events::EventKinds;
 use crate::hooks::HookLimits;
 
 /// An application.
@@ -15,6 +16,8 @@ pub struct BackendSettings {
     pub events_url: String,
     /// `None`: it is asked nothing.
     pub hooks: Option<HookSettings>,
+    /// The kinds of events about nodes that it wants.
+    pub node_events: EventKinds,
     pub signer: Signer,
     /// Authorities of its certificate; `None`: the host's.
     pub authorities: Option<RootCertStore>,

@@ -100,6 +100,7 @@ fn backend(
             name: written.name.clone(),
             events_url: written.events_url.clone(),
             hooks: hook_settings(written),
+            node_events: kinds.only(|kind| kind == EventKind::NodeLost),
             signer,
             authorities,
             events_bytes_max: written.events_bytes_max as usize,
@@ -168,6 +169,11 @@ fn check_kinds(kinds: EventKinds, has_cluster: bool) -> Result<(), String> {
         return Err("must name both channel_occupied and channel_vacated: members that come back \
                     soon cancel both"
             .into());
+    }
+    if kinds.contains(EventKind::NodeLost) && !has_cluster {
+        return Err(
+            "= \"node_lost\" needs [cluster]: a single node cannot be missed by another".into()
+        );
     }
     match kinds.iter().find(|kind| has_cluster && OF_ONE_NODE.contains(kind)) {
         Some(kind) => Err(format!(
@@ -293,7 +299,7 @@ pub(super) fn of_channel(
         names => Some(parse_kinds(names).map_err(fault)?),
     };
     if let Some(own) = own {
-        if let Some(kind) = own.iter().find(|one| one.is_of_connection()) {
+        if let Some(kind) = own.iter().find(|one| !one.is_of_channel()) {
             return Err(fault(format!("= \"{}\" is not an event of channels", kind.name())));
         }
         if !own.is_empty() && backend.is_none() {
@@ -303,7 +309,7 @@ pub(super) fn of_channel(
         check_kinds(own, !file.cluster.urls.is_empty()).map_err(fault)?;
     }
     let inherited = || backend.and_then(|backend| parse_kinds(&backend.events).ok());
-    let kinds = own.or_else(inherited).unwrap_or_default().only(|kind| !kind.is_of_connection());
+    let kinds = own.or_else(inherited).unwrap_or_default().only(EventKind::is_of_channel);
     Ok(EventTarget { backend: found.unwrap_or_default() as u8, kinds })
 }
 

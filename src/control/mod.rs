@@ -41,7 +41,7 @@ pub(crate) use admin::{AdminListener, bind};
 use drain::{Order, Orders};
 pub(crate) use histogram_log::{HistogramLog, open as open_histogram_log};
 pub(crate) use log_writer::LogWriter;
-use peers::{ClusterPeers, PeerCall};
+use peers::{ClusterPeers, PeerCall, PeerRecord};
 pub(crate) use reload::Reloader;
 use reload::{Reloaded, Reloads};
 use runtime::FileIo;
@@ -161,7 +161,13 @@ fn join_cluster(server: &Server, peers: &Arc<ClusterPeers>, state: admin::State)
     let record = move || own.peer_record(node, &name);
     let (own, revoking) = (state.clone(), state);
     let revoke = move |revocation| everywhere::note_revocation(&revoking, revocation);
-    tokio::task::spawn_local(peers.clone().beat(record, revoke));
+    let events = server.events().cloned();
+    let report_lost = move |lost: &PeerRecord| {
+        if let Some(events) = &events {
+            events.report_lost_node(lost.node, &lost.incarnation);
+        }
+    };
+    tokio::task::spawn_local(peers.clone().beat(record, revoke, report_lost));
     tokio::task::spawn_local(
         peers.clone().receive(move |call| everywhere::answer_peer(own.clone(), call)),
     );

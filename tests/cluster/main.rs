@@ -12,6 +12,7 @@ mod balanced;
 mod commands;
 mod doctor;
 mod engine;
+mod events;
 mod failures;
 mod nodes;
 mod notices;

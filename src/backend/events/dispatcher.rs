@@ -45,6 +45,8 @@ impl Bell for NotifyBell {
 
 enum Order {
     Renew(Vec<Arc<BackendSettings>>),
+    /// Report an event to all applications that want it.
+    Report(Happening),
     /// Send everything that waits.
     Finish(oneshot::Sender<()>),
 }
@@ -107,6 +109,14 @@ impl EventFlow {
     pub fn renew(&self, backends: &[Arc<BackendSettings>]) {
         // Fails only when the process is ending.
         let _ = self.orders.send(Order::Renew(backends.to_vec()));
+    }
+
+    /// Reports that a node of the cluster has ended without a drain. `incarnation` names the time of
+    /// its life in which it was lost.
+    pub fn report_lost_node(&self, node: u32, incarnation: &str) {
+        // Fails only when the process is ending.
+        let incarnation = incarnation.into();
+        let _ = self.orders.send(Order::Report(Happening::NodeLost { node, incarnation }));
     }
 
     /// Sends what waits, for a limited time.
@@ -198,7 +208,7 @@ impl Stream {
         lane_key(event).hash(&mut hasher);
         let lane = (hasher.finish() % LANES as u64) as usize;
         self.outbox.push(now_ms, lane, event.kind(), |number| {
-            encode_event(&source.event_id(lane, number), time_ms, event)
+            encode_event(&source.event_id(lane, number, event), time_ms, event)
         });
     }
 
@@ -290,6 +300,7 @@ impl Dispatcher {
                         let streams = self.streams.iter_mut().zip(&settings);
                         streams.for_each(|(stream, settings)| stream.renew(settings));
                     }
+                    Some(Order::Report(event)) => self.report(&event),
                     Some(Order::Finish(done)) => {
                         self.finishing = Some(done);
                         // One more attempt at once; then the usual waits.
@@ -299,6 +310,15 @@ impl Dispatcher {
                     None => return,
                 },
                 () = tokio::time::sleep_until(due), if due_ms.is_some() => {}
+            }
+        }
+    }
+
+    fn report(&mut self, event: &Happening) {
+        let (now_ms, time_ms) = (self.now_ms(), unix_ms());
+        for stream in &mut self.streams {
+            if stream.client.settings().node_events.contains(event.kind()) {
+                stream.push(&self.source, now_ms, time_ms, event);
             }
         }
     }

@@ -25,9 +25,12 @@ impl EventSource {
         format!("{:08x}.{:016x}.{lane}", self.node, self.incarnation)
     }
 
-    /// Returns the id of an event.
-    pub(super) fn event_id(&self, lane: usize, number: u64) -> String {
-        format!("{}.{number}", self.prefix(lane))
+    /// Returns the id of an event. Several nodes may report that one was lost: with the same id.
+    pub(super) fn event_id(&self, lane: usize, number: u64, event: &Happening) -> String {
+        match event {
+            Happening::NodeLost { node, incarnation } => format!("{node:08x}.{incarnation}.lost"),
+            _ => format!("{}.{number}", self.prefix(lane)),
+        }
     }
 
     /// Returns the id of a batch.
@@ -47,6 +50,8 @@ struct Fields<'e> {
     r#type: &'e str,
     /// Unix time (ms).
     time: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,6 +159,7 @@ pub(super) fn encode_event(id: &str, time_ms: u64, event: &Happening) -> String 
             content: serde_json::from_str(content).ok(),
             ..base
         },
+        Happening::NodeLost { node, .. } => Fields { node: Some(format!("{node:08x}")), ..base },
     })
 }
 
@@ -201,6 +207,7 @@ pub(super) fn lane_key(event: &Happening) -> LaneKey<'_> {
         | Happening::MemberAdded { channel, .. }
         | Happening::MemberRemoved { channel, .. }
         | Happening::Published { channel, .. } => LaneKey::Channel(channel.as_str()),
+        Happening::NodeLost { node, .. } => LaneKey::Node(*node),
     }
 }
 
@@ -210,6 +217,7 @@ pub(super) enum LaneKey<'e> {
     User(&'e str),
     Connection(ConnectionId),
     Channel(&'e str),
+    Node(u32),
 }
 
 impl<'e> LaneKey<'e> {

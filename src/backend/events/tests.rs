@@ -258,7 +258,7 @@ fn events_are_valid_json_whatever_they_contain() {
         .iter()
         .enumerate()
         .map(|(at, event)| {
-            let id = source.event_id(3, at as u64);
+            let id = source.event_id(3, at as u64, event);
             Part::Event(encode_event(&id, 1000, event).into())
         })
         .collect();

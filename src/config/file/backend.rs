@@ -17,8 +17,8 @@ section! {
     "Set where the application wants to know what happens.";
 
     /// Kinds of events that are sent: `connected`, `disconnected`, `subscribed`, `unsubscribed`,
-    /// `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `published`. A
-    /// `[[channel]]` may choose others for its channels.
+    /// `channel_occupied`, `channel_vacated`, `member_added`, `member_removed`, `published`,
+    /// `node_lost`. A `[[channel]]` may choose others for its channels.
     events: Vec<String> = Vec::new(),
     "List only what the application uses: each event costs it a part of a request.";
 

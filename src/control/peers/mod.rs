@@ -8,7 +8,7 @@
 mod engine_watch;
 mod message;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -116,6 +116,27 @@ impl Pulses {
     /// Returns whether no new record of a node was read for this long.
     fn is_silent(&self, node: u32, now: Instant, at_least: Duration) -> bool {
         self.0.get(&node).is_some_and(|(_, heard)| now.duration_since(*heard) >= at_least)
+    }
+}
+
+/// The nodes that this node has reported as lost.
+#[derive(Debug, Default)]
+struct LostReports(HashSet<u32>);
+
+impl LostReports {
+    /// Returns the dead that this node has to report, once each. The living node with the lowest
+    /// number reports them. If it dies, the next one does that again, since the report may not have
+    /// been sent.
+    fn find_new<'n>(
+        &mut self,
+        nodes: &'n [PeerNode],
+        is_dead: impl Fn(&PeerNode) -> bool,
+    ) -> Vec<&'n PeerRecord> {
+        let (dead, alive): (Vec<_>, Vec<_>) = nodes.iter().partition(|one| is_dead(one));
+        self.0.retain(|node| dead.iter().any(|one| one.record.node == *node));
+        let reports = alive.iter().min_by_key(|one| one.record.node).is_some_and(|one| one.own);
+        let new = dead.into_iter().filter(|one| reports && self.0.insert(one.record.node));
+        new.map(|one| &one.record).collect()
     }
 }
 
@@ -327,14 +348,17 @@ impl ClusterPeers {
     }
 
     /// Writes this node's record, and reads those of others, for as long as the process runs.
-    /// `revoke` applies a revocation that this node has missed.
+    /// `revoke` applies a revocation that this node has missed; `report_lost` reports a dead node, if
+    /// this node has to.
     pub(super) async fn beat(
         self: Arc<Self>,
         record: impl Fn() -> PeerRecord,
         revoke: impl Fn(KeptRevocation),
+        report_lost: impl Fn(&PeerRecord),
     ) {
         let mut last_revocation = 0;
         let (mut steady, mut pulses) = (Steadiness::default(), Pulses::default());
+        let mut reports = LostReports::default();
         while !self.is_leaving.load(Ordering::Relaxed) {
             let own = serde_json::to_string(&record()).expect("records are JSON");
             let forget_ms = FORGOTTEN_AFTER.max(2 * self.node_ttl).as_millis() as u64;
@@ -349,6 +373,9 @@ impl ClusterPeers {
                     node.lost && pulses.is_silent(node.record.node, now, self.node_ttl / 2)
                 };
                 self.outer.set_life_signs(is_steady.then(|| self.read_signs(&nodes, is_dead)));
+                if is_steady {
+                    reports.find_new(&nodes, is_dead).into_iter().for_each(&report_lost);
+                }
                 self.nodes.store(Arc::new(nodes));
                 last_revocation = read.last_revocation;
                 let texts = read.revocations.iter();
@@ -415,6 +442,33 @@ impl ClusterPeers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lowest_living_node_reports_each_dead_one_once() {
+        let record = |node| PeerRecord {
+            node,
+            name: String::new(),
+            version: String::new(),
+            shards: 1,
+            connections: 0,
+            draining: false,
+            started: 0,
+            incarnation: String::new(),
+        };
+        let node = |number, own, lost| PeerNode { record: record(number), silent_ms: 0, own, lost };
+        let mut reports = LostReports::default();
+        let mut find = |nodes: &[PeerNode]| {
+            let found = reports.find_new(nodes, |one| one.lost);
+            found.iter().map(|record| record.node).collect::<Vec<_>>()
+        };
+        let none: [u32; 0] = [];
+        let (own, dead) = (node(5, true, false), node(9, false, true));
+        assert_eq!(find(&[node(1, false, false), own.clone(), dead.clone()]), none, "1 does");
+        assert_eq!(find(&[node(1, false, true), own.clone(), dead.clone()]), [1, 9]);
+        assert_eq!(find(&[node(1, false, true), own.clone(), dead.clone()]), none, "once");
+        assert_eq!(find(&[own.clone(), node(9, false, false)]), none, "it is back");
+        assert_eq!(find(&[own, dead]), [9]);
+    }
 
     #[test]
     fn a_clock_of_the_engine_that_is_set_kills_no_node() {
