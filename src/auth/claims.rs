@@ -68,13 +68,14 @@ impl BackendClaims<'_> {
     ///
     /// # Errors
     /// A field is invalid, or there are more channels than a token has room for.
-    pub fn identity(self, expires_s: u64) -> Result<Identity, AuthError> {
+    pub fn identity(self, expires_s: u64, application: &Arc<str>) -> Result<Identity, AuthError> {
         let Self { user: sub, info, channels } = self;
         if channels.is_some_and(|channels| channels.get().len() > TOKEN_BYTES_MAX) {
             return Err(AuthError::Claims("`channels` must not be longer than 16384 bytes"));
         }
         let claims = Claims { sub, info, channels, ..Claims::default() };
-        Ok(Identity { by_backend: true, ..claims.identity(expires_s, None)? })
+        let application = Some(application.clone());
+        Ok(Identity { application, ..claims.identity(expires_s, None)? })
     }
 }
 
@@ -167,7 +168,7 @@ impl<'t> Claims<'t> {
             rights: self.channels()?,
             expires_s: Some(expires_s),
             key,
-            by_backend: false,
+            application: None,
         })
     }
 
@@ -265,15 +266,18 @@ mod tests {
 
     #[test]
     fn an_application_claims_what_a_token_could() {
-        let none = BackendClaims::default().identity(7).unwrap();
+        let none = BackendClaims::default().identity(7, &"app".into()).unwrap();
         let expires_s = Some(7);
-        assert_eq!(none, Identity { expires_s, by_backend: true, ..Identity::default() });
+        assert_eq!(
+            none,
+            Identity { expires_s, application: Some("app".into()), ..Identity::default() }
+        );
         let claims = BackendClaims {
             user: Some(raw(r#""ann""#)),
             info: Some(raw("{\"name\":\n\"Ann\"}")),
             channels: Some(raw(r#"["a:*",{"pattern":"b","rights":["history"]}]"#)),
         };
-        let identity = claims.identity(7).unwrap();
+        let identity = claims.identity(7, &"app".into()).unwrap();
         assert_eq!(identity.user.as_deref(), Some("ann"));
         assert_eq!(identity.info.as_deref(), Some("{\"name\": \"Ann\"}"));
         assert_eq!(identity.rights_for("a:1"), Some(Rights::ALL));
@@ -286,20 +290,22 @@ mod tests {
         let long = |bytes: usize| format!("\"{}\"", "u".repeat(bytes));
         for user in ["\"\"", "5", &long(257)] {
             let claims = BackendClaims { user: Some(raw(user)), ..BackendClaims::default() };
-            assert!(claims.identity(7).is_err(), "{user}");
+            assert!(claims.identity(7, &"app".into()).is_err(), "{user}");
         }
         let deep = format!("{}{}", "[".repeat(65), "]".repeat(65));
         for info in ["\"\\ud800\"", "1e400", &long(4095), &deep] {
             let claims = BackendClaims { info: Some(raw(info)), ..BackendClaims::default() };
-            assert!(claims.identity(7).is_err(), "{info}");
+            assert!(claims.identity(7, &"app".into()).is_err(), "{info}");
         }
         let many = format!("[{}\"a\"]", "\"a\",".repeat(TOKEN_BYTES_MAX / 4));
         for channels in ["\"a\"", "[\"a*b\"]", "[{\"rights\":[]}]", &many] {
             let claims =
                 BackendClaims { channels: Some(raw(channels)), ..BackendClaims::default() };
-            assert!(claims.identity(7).is_err(), "{channels}");
+            assert!(claims.identity(7, &"app".into()).is_err(), "{channels}");
         }
         let user = Some(raw("\"u\""));
-        assert!(BackendClaims { user, ..BackendClaims::default() }.identity(7).is_ok());
+        assert!(
+            BackendClaims { user, ..BackendClaims::default() }.identity(7, &"app".into()).is_ok()
+        );
     }
 }

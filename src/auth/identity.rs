@@ -21,8 +21,8 @@ pub struct Identity {
     pub expires_s: Option<u64>,
     /// The key that verified the token. The identity ends when that key is withdrawn.
     pub key: Option<Fingerprint>,
-    /// An application has identified the client, without a token.
-    pub by_backend: bool,
+    /// The name of the application that has identified the client, without a token.
+    pub application: Option<Arc<str>>,
 }
 
 impl Identity {

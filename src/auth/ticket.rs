@@ -110,8 +110,8 @@ struct TicketForm<'t> {
     identity_expires_s: Option<u64>,
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
     key: Option<Fingerprint>,
-    #[serde(rename = "b", default, skip_serializing_if = "std::ops::Not::not")]
-    by_backend: bool,
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    application: Option<Cow<'t, str>>,
     #[serde(rename = "c")]
     connection: Cow<'t, str>,
     #[serde(rename = "t")]
@@ -129,7 +129,7 @@ impl Sealer {
             rights: Cow::Borrowed(&identity.rights),
             identity_expires_s: identity.expires_s,
             key: identity.key,
-            by_backend: identity.by_backend,
+            application: identity.application.as_deref().map(Cow::Borrowed),
             connection: Cow::Borrowed(&ticket.connection),
             issued_ms: ticket.issued_ms,
             expires_s: ticket.expires_s,
@@ -152,7 +152,7 @@ impl Sealer {
             rights: form.rights.into_owned(),
             expires_s: form.identity_expires_s,
             key: form.key,
-            by_backend: form.by_backend,
+            application: form.application.map(Arc::from),
         };
         Ok(Ticket {
             identity: Arc::new(identity),

@@ -31,7 +31,7 @@ pub enum HookOrder {
     /// Ask about anything else.
     Ask { backend: u8, ticket: HookTicket, question: HookQuestion },
     /// The connection no longer waits for the outcome.
-    Cancel { backend: u8, ticket: HookTicket },
+    Cancel { ticket: HookTicket },
     /// Forget the answers about a user whose connections or rights were ended.
     ForgetUser { user: Arc<str> },
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::Uri;
+use hyper::StatusCode;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -30,6 +30,9 @@ const ORDERS_AT_ONCE: usize = 256;
 /// The interval at which numbers are published while questions are open.
 const NUMBERS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Failures are logged at most this often; success is logged so long after the last one.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+const RECOVERY_TIME: Duration = Duration::from_secs(1);
 /// When a client may ask again where no application answers: a reload may bring one.
 const NO_APPLICATION_RETRY_MS: u32 = 60_000;
 
@@ -98,7 +101,11 @@ impl HookFlow {
 
     /// Returns the memory of questions and of cached answers (bytes).
     pub fn bytes(&self) -> u64 {
-        let held = self.numbers().iter().map(|one| one.numbers.cache_bytes).sum::<usize>();
+        let held = self
+            .numbers()
+            .iter()
+            .map(|one| one.numbers.cache_bytes + one.numbers.held_bytes)
+            .sum::<usize>();
         (self.line.bytes() + held) as u64
     }
 }
@@ -107,8 +114,9 @@ impl HookFlow {
 struct Desk {
     client: Arc<BackendClient>,
     desk: HookDesk,
-    /// The last failure, which is logged once.
-    failure: Option<String>,
+    /// When a failure was last logged, and when one last happened.
+    logged: Option<Instant>,
+    failed: Option<Instant>,
 }
 
 impl Desk {
@@ -116,11 +124,12 @@ impl Desk {
         let client = BackendClient::new(settings.clone())
             .map_err(|error| format!("backend {}: {error}", settings.name))?;
         let limits = settings.hooks.as_ref().map(|hooks| hooks.limits).unwrap_or_default();
-        let desk = HookDesk::new(limits, &format!("{node:08x}"), instance);
-        Ok(Self { client: Arc::new(client), desk, failure: None })
+        let desk = HookDesk::new(limits, &settings.name, &format!("{node:08x}"), instance);
+        Ok(Self { client: Arc::new(client), desk, logged: None, failed: None })
     }
 
     fn renew(&mut self, settings: &Arc<BackendSettings>) {
+        let url = self.hooks().map(|hooks| hooks.url.clone());
         match BackendClient::new(settings.clone()) {
             Ok(client) => self.client = Arc::new(client),
             Err(error) => {
@@ -131,31 +140,51 @@ impl Desk {
         if let Some(hooks) = &settings.hooks {
             self.desk.set_limits(hooks.limits);
         }
+        if url != settings.hooks.as_ref().map(|hooks| hooks.url.clone()) {
+            // Another application may answer differently.
+            self.desk.forget_all();
+        }
     }
 
     fn hooks(&self) -> Option<&HookSettings> {
         self.client.settings().hooks.as_ref()
     }
 
-    /// Logs a failure that differs from the last one, and the first success after one.
-    fn log_result(&mut self, result: &Result<HttpReply, HttpFailure>) {
-        let failure = match result {
-            Ok(reply) if reply.status.is_server_error() => Some(format!("status {}", reply.status)),
-            Ok(_) => None,
-            Err(failure) => Some(failure.to_string()),
-        };
+    /// Logs failures, but not each one of many, and the first success after them.
+    fn log_result(&mut self, failure: Option<String>) {
         let backend = &self.client.settings().name;
-        match &failure {
-            Some(failure) if self.failure.as_ref() != Some(failure) => {
-                tracing::warn!(backend, %failure, "the backend does not answer questions");
+        let is_recent = |at: &Instant, most| at.elapsed() < most;
+        match failure {
+            Some(failure) => {
+                if !self.logged.is_some_and(|at| is_recent(&at, LOG_INTERVAL)) {
+                    tracing::warn!(backend, %failure, "the backend does not answer a question");
+                    self.logged = Some(Instant::now());
+                }
+                self.failed = Some(Instant::now());
             }
-            None if self.failure.is_some() => {
+            None if self.failed.is_some_and(|at| !is_recent(&at, RECOVERY_TIME)) => {
                 tracing::info!(backend, "the backend answers questions again");
+                (self.failed, self.logged) = (None, None);
             }
-            _ => {}
+            None => {}
         }
-        self.failure = failure;
     }
+}
+
+/// Returns why a result is no answer, and what to do about it.
+fn describe_failure(result: &Result<HttpReply, HttpFailure>) -> Option<String> {
+    let status = match result {
+        Ok(reply) => reply.status,
+        Err(failure) => return Some(failure.to_string()),
+    };
+    let remedy = match status.as_u16() {
+        200 | 204 => return None,
+        300..=399 => ": redirects are not followed; write the final address in hook_url",
+        401 | 403 => ": it rejects the signature; compare its secret with secret_files",
+        404 | 405 => ": it takes no questions there; correct hook_url",
+        _ => "",
+    };
+    Some(format!("status {status}{remedy}"))
 }
 
 /// A request that has ended.
@@ -240,10 +269,11 @@ impl Asking {
                 (backend, ticket, HookQuestion::Connect(question))
             }
             HookOrder::Ask { backend, ticket, question } => (backend, ticket, question),
-            HookOrder::Cancel { backend, ticket } => {
-                if let Some(one) = self.desks.get_mut(usize::from(backend)) {
-                    one.desk.cancel(ticket);
-                    self.carry_out(usize::from(backend));
+            HookOrder::Cancel { ticket } => {
+                // One of them has it: which one, a reload may have made unknown to the shard.
+                for backend in 0..self.desks.len() {
+                    self.desks[backend].desk.cancel(ticket);
+                    self.carry_out(backend);
                 }
                 return;
             }
@@ -256,16 +286,11 @@ impl Asking {
                 one.desk.ask(now_ms, ticket, question);
                 self.carry_out(usize::from(backend));
             }
-            _ => reply(
-                &self.replies,
-                ticket,
-                question.kind(),
-                HookOutcome::Failed {
-                    kind: question.kind(),
-                    cause: FailureCause::NoApplication,
-                    retry_after_ms: NO_APPLICATION_RETRY_MS,
-                },
-            ),
+            _ => {
+                let cause = FailureCause::NoApplication;
+                let outcome = HookOutcome::unasked(&question, cause, NO_APPLICATION_RETRY_MS);
+                reply(&self.replies, ticket, question.kind(), outcome);
+            }
         }
     }
 
@@ -284,6 +309,14 @@ impl Asking {
                     });
                 }
                 HookAction::Finish { ticket, kind, outcome, .. } => {
+                    if let HookOutcome::Failed { cause: FailureCause::Malformed, .. } = outcome {
+                        let kind = kind.name();
+                        let failure = format!(
+                            "the answer to `{kind}` is invalid: it must be an object with the \
+                             fields of this question, of 64 KiB at most"
+                        );
+                        one.log_result(Some(failure));
+                    }
                     reply(&self.replies, ticket, kind, outcome);
                 }
             }
@@ -294,7 +327,7 @@ impl Asking {
         let Settled { backend, call, result } = settled;
         let now_ms = self.now_ms();
         let one = &mut self.desks[backend];
-        one.log_result(&result);
+        one.log_result(describe_failure(&result));
         one.desk.settle(now_ms, call, hook_result(result));
         self.carry_out(backend);
     }
@@ -357,7 +390,14 @@ async fn post(
 fn hook_result(result: Result<HttpReply, HttpFailure>) -> HookResult {
     let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     match result {
+        // Without an answer, the body does not matter: an error page may be long.
         Ok(HttpReply { status, body, retry_after, .. }) => match body {
+            _ if status != StatusCode::OK => HookResult::Response {
+                status: status.as_u16(),
+                body: Vec::new(),
+                retry_after_s: retry_after.map(|after| after.as_secs().min(3600) as u32),
+                unix_s,
+            },
             Ok(body) => HookResult::Response {
                 status: status.as_u16(),
                 body: body.to_vec(),
@@ -381,15 +421,18 @@ fn connect_question(head: &[u8], address: Option<IpAddr>, names: &[String]) -> C
     let mut request = httparse::Request::new(&mut lines);
     let is_valid = request.parse(head).is_ok();
     debug_assert!(is_valid, "the head was parsed before");
-    // Absolute targets have an authority, which is not the application's.
-    let target = request
-        .path
-        .and_then(|target| target.parse::<Uri>().ok())
-        .and_then(|uri| uri.path_and_query().map(|path| Box::from(path.as_str())));
+    // An absolute target begins with the scheme and the authority (RFC 9112, section 3.2.2).
+    let path_of = |target: &str| match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => {
+            rest.find('/').map_or("/", |at| &rest[at..]).to_owned()
+        }
+        _ => target.to_owned(),
+    };
+    let target = request.path.map_or_else(|| "/".into(), path_of);
     let wanted = |header: &httparse::Header<'_>| {
         let name = names.iter().find(|wanted| wanted.eq_ignore_ascii_case(header.name))?;
         Some((name.as_str().into(), String::from_utf8_lossy(header.value).into()))
     };
     let headers = request.headers.iter().filter_map(wanted).collect();
-    ConnectQuestion { target: target.unwrap_or_else(|| "/".into()), address, headers }
+    ConnectQuestion { target: target.into(), address, headers }
 }

@@ -128,6 +128,10 @@ fn check_headers(names: &[String]) -> Result<(), String> {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(format!("= \"{name}\": write names of headers, such as \"cookie\""));
         }
+        if name.starts_with("sec-websocket-") {
+            let text = "differs in each handshake, or holds a ticket: applications do not get it";
+            return Err(format!("= \"{name}\": {text}"));
+        }
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return Err(format!("= \"{name}\": write it in lowercase, as the application gets it"));
         }
@@ -258,12 +262,21 @@ pub(super) fn connect_routes(
         if asks && backend.is_none_or(|backend| backend.hook_url.is_empty()) {
             faults.0.push(fault("connect", NEEDS_HOOKS.into()));
         }
+        let deadline_ms = file.timeouts.handshake_timeout_ms;
+        if asks && backend.is_some_and(|backend| backend.hook_timeout_ms >= deadline_ms) {
+            let text = format!(
+                "= \"backend\" needs backend.hook_timeout_ms below timeouts.handshake_timeout_ms \
+                 ({deadline_ms}), after which the handshake ends"
+            );
+            faults.0.push(fault("connect", text));
+        }
         // Indexes agree only if no route was left out for an error.
         if faults.0.len() == before
             && let (Some(at), Some(backend)) = (found, backend)
             && let Some((_, own)) = options.get_mut(index)
         {
             own.events.backend = at as u8;
+            own.application = (!backend.hook_url.is_empty()).then_some(at as u8);
             own.connect = route.connect;
             let kinds = parse_kinds(&backend.events).unwrap_or_default();
             own.events.kinds = kinds.only(|kind| is_hub && kind.is_of_connection());

@@ -204,6 +204,7 @@ pub(super) fn route(
             close_timeout_ms: written.close_timeout_ms,
             connection_age_max_ms: written.connection_age_max_ms,
             events: EventTarget::default(),
+            application: None,
             connect: file::ConnectRule::Auth,
         },
     ))

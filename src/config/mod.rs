@@ -153,8 +153,10 @@ pub struct RouteOptions {
     pub idle_timeout_ms: u32,
     pub close_timeout_ms: u32,
     pub connection_age_max_ms: u32,
-    /// Where events of its connections go, and which application answers their calls.
+    /// Where events of its connections go.
     pub events: EventTarget,
+    /// The index of the application that decides on clients and answers calls.
+    pub application: Option<u8>,
     /// Who decides whether a client may connect.
     pub connect: ConnectRule,
 }

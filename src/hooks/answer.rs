@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::question::HookKind;
-use crate::auth::{ChannelGrant, Identity};
+use super::question::{HookKind, HookQuestion};
+use crate::auth::{ChannelGrant, Identity, OnFailure};
 use crate::hub::ChannelName;
 
 /// How an application refuses a connection.
@@ -131,4 +131,15 @@ pub enum HookOutcome {
         /// When the client may try again (ms).
         retry_after_ms: u32,
     },
+}
+
+impl HookOutcome {
+    /// Returns the outcome of a question that is not asked. `retry_after_ms`: when the client may
+    /// try again.
+    pub fn unasked(question: &HookQuestion, cause: FailureCause, retry_after_ms: u32) -> Self {
+        match question {
+            HookQuestion::Publish { on_failure: OnFailure::Allow, .. } => Self::Allowed,
+            _ => Self::Failed { kind: question.kind(), cause, retry_after_ms },
+        }
+    }
 }

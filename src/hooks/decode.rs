@@ -2,13 +2,15 @@
 //!
 //! Nothing here trusts a response. It is bounded in bytes, and its nesting is checked without
 //! recursion before any value is passed on. Fields that are unknown are ignored, so that an
-//! application may answer more than this version reads; a known field with a wrong value makes the
-//! answer invalid, because it may have meant a restriction. `null` is the same as no field, except
-//! for `content`.
+//! application may answer more than this version reads; but an answer with only such fields, such
+//! as an error page of a framework, allows nothing. A known field with a wrong value makes the
+//! answer invalid, because it may have meant a restriction, and so does a refusal in the form of
+//! another kind. `null` is the same as no field, except for `content`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -60,9 +62,9 @@ pub(super) fn decode_answer(
     kind: HookKind,
     response: RawResponse<'_>,
     bytes_max: usize,
+    application: &Arc<str>,
 ) -> Result<DecodedAnswer, FailureCause> {
-    let is_empty = response.status == 204 || (response.status == 200 && response.body.is_empty());
-    if kind == HookKind::Publish && is_empty {
+    if kind == HookKind::Publish && response.status == 204 {
         let answer = HookAnswer::Publish(PublishAnswer::Accept);
         return Ok(DecodedAnswer { answer, cache_s: 0 });
     }
@@ -74,7 +76,7 @@ pub(super) fn decode_answer(
     }
     let text = simdutf8::basic::from_utf8(response.body).map_err(|_| FailureCause::Malformed)?;
     let decoded = match kind {
-        HookKind::Connect => decode_connect(text, response.unix_s),
+        HookKind::Connect => decode_connect(text, response.unix_s, application),
         HookKind::Subscribe => decode_subscribe(text, response.unix_s),
         HookKind::Publish => decode_publish(text),
         HookKind::Call => decode_call(text),
@@ -88,6 +90,13 @@ fn read_object<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, Invalid> {
         return Err(Invalid);
     }
     serde_json::from_str(text).map_err(|_| Invalid)
+}
+
+/// Checks that an object has no field but `null`s. One with unknown fields only is likely no answer.
+fn check_empty(text: &str) -> Result<(), Invalid> {
+    let fields: HashMap<&str, Option<IgnoredAny>> =
+        serde_json::from_str(text).map_err(|_| Invalid)?;
+    if fields.values().any(Option::is_some) { Err(Invalid) } else { Ok(()) }
 }
 
 /// Reads a field with `null` as a value of its own.
@@ -108,6 +117,8 @@ struct ConnectFields<'t> {
     cache_s: Option<u32>,
     #[serde(borrow)]
     refuse: Option<&'t RawValue>,
+    #[serde(borrow)]
+    error: Option<&'t RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -116,23 +127,35 @@ struct RefusalFields {
     message: Option<String>,
 }
 
-fn decode_connect(text: &str, unix_s: u64) -> Result<DecodedAnswer, Invalid> {
+fn decode_connect(
+    text: &str,
+    unix_s: u64,
+    application: &Arc<str>,
+) -> Result<DecodedAnswer, Invalid> {
     let fields: ConnectFields<'_> = read_object(text)?;
-    let ConnectFields { user, info, channels, subscribe, expires_in_s, cache_s, refuse } = fields;
+    let ConnectFields { user, info, channels, subscribe, expires_in_s, cache_s, refuse, error } =
+        fields;
+    if error.is_some() {
+        return Err(Invalid);
+    }
+    let accepts = user.is_some()
+        || info.is_some()
+        || channels.is_some()
+        || subscribe.is_some()
+        || expires_in_s.is_some();
     if let Some(refuse) = refuse {
-        let accepts = user.is_some()
-            || info.is_some()
-            || channels.is_some()
-            || subscribe.is_some()
-            || expires_in_s.is_some();
         let refusal = read_refusal(refuse)?;
         let answer = HookAnswer::Connect(refusal);
         return if accepts { Err(Invalid) } else { Ok(as_error(answer, cache_s)) };
     }
+    if !accepts && cache_s.is_none() {
+        check_empty(text)?;
+    }
     let valid_s = check_validity(expires_in_s)?;
     let expires_s = unix_s.saturating_add(valid_s.into());
     let claims = BackendClaims { user, info, channels };
-    let identity = Arc::new(claims.identity(expires_s).map_err(|_| Invalid)?);
+    let identity = claims.identity(expires_s, application).map_err(|_| Invalid)?;
+    let identity = Arc::new(identity);
     let subscribe = read_channels(&subscribe.unwrap_or_default())?;
     let answer = HookAnswer::Connect(ConnectAnswer::Accept { identity, subscribe });
     Ok(as_valid(answer, cache_s, valid_s))
@@ -170,14 +193,22 @@ struct SubscribeFields<'t> {
     cache_s: Option<u32>,
     #[serde(borrow)]
     error: Option<&'t RawValue>,
+    #[serde(borrow)]
+    refuse: Option<&'t RawValue>,
 }
 
 fn decode_subscribe(text: &str, unix_s: u64) -> Result<DecodedAnswer, Invalid> {
-    let SubscribeFields { rights, expires_in_s, cache_s, error } = read_object(text)?;
+    let SubscribeFields { rights, expires_in_s, cache_s, error, refuse } = read_object(text)?;
+    if refuse.is_some() {
+        return Err(Invalid);
+    }
     if let Some(error) = error {
         let error = HookAnswer::Subscribe(SubscribeAnswer::Error(read_error(error)?));
         let grants = rights.is_some() || expires_in_s.is_some();
         return if grants { Err(Invalid) } else { Ok(as_error(error, cache_s)) };
+    }
+    if rights.is_none() && expires_in_s.is_none() && cache_s.is_none() {
+        check_empty(text)?;
     }
     let rights = rights.unwrap_or(Rights { publish: false, ..Rights::ALL });
     if !rights.subscribe {
@@ -202,7 +233,7 @@ fn read_content(text: &str) -> Result<Result<Option<Box<str>>, HookError>, Inval
     match read_object(text)? {
         ContentFields { content: Some(_), error: Some(_) } => Err(Invalid),
         ContentFields { content: None, error: Some(error) } => Ok(Err(read_error(error)?)),
-        ContentFields { content: None, error: None } => Ok(Ok(None)),
+        ContentFields { content: None, error: None } => check_empty(text).map(|()| Ok(None)),
         ContentFields { content: Some(content), error: None } => {
             let line = content::to_one_line(content.get()).map_err(|_| Invalid)?;
             Ok(Ok(Some(line.into())))

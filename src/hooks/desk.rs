@@ -14,6 +14,7 @@ mod numbers;
 mod tickets;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::answer::{ConnectAnswer, FailureCause, HookAnswer, HookOutcome};
 use super::breaker::HookBreaker;
@@ -31,6 +32,8 @@ use tickets::{OpenTicket, OpenTickets};
 
 /// Tickets that have not ended: any number of them could join one call.
 const TICKETS_MAX: usize = 1 << 18;
+/// Memory of a ticket, in the tables that it is in (bytes).
+const TICKET_BYTES: usize = 3 * size_of::<HookTicket>() + size_of::<OpenTicket>();
 /// Memory of questions that wait (bytes).
 const WAITING_BYTES_MAX: usize = 64 << 20;
 /// When a client may try again if nothing says more (ms).
@@ -45,6 +48,8 @@ type Failure = (FailureCause, u64);
 #[derive(Debug)]
 pub struct HookDesk {
     limits: HookLimits,
+    /// The application's name, for identities.
+    application: Arc<str>,
     node: Box<str>,
     instance: u64,
     now_ms: u64,
@@ -60,9 +65,10 @@ pub struct HookDesk {
 impl HookDesk {
     /// Makes the desk of an application. `node` appears in requests and in their ids, so it must be
     /// valid in a header; `instance` is another number after each start.
-    pub fn new(limits: HookLimits, node: &str, instance: u64) -> Self {
+    pub fn new(limits: HookLimits, application: &str, node: &str, instance: u64) -> Self {
         Self {
             limits,
+            application: application.into(),
             node: node.into(),
             instance,
             now_ms: 0,
@@ -150,7 +156,8 @@ impl HookDesk {
 
     /// Finds an equal question whose answer will be as recent as one to this question would be.
     fn find_joinable(&self, question: &EncodedQuestion) -> Option<u64> {
-        let (number, call) = self.calls.find(question.key.as_ref()?)?;
+        let key = question.key.as_ref().filter(|_| question.may_join)?;
+        let (number, call) = self.calls.find(key)?;
         let is_stale = call.sent.is_some_and(|sending| match question.kind {
             // The answer may be about any user.
             HookKind::Connect => self.forgotten.now() > sending.seen,
@@ -192,7 +199,8 @@ impl HookDesk {
         match result {
             HookResult::Response { status, body, retry_after_s, unix_s } => {
                 let response = RawResponse { status, body: &body, unix_s };
-                decode_answer(kind, response, self.limits.answer_bytes_max).map_err(|cause| {
+                let bytes_max = self.limits.answer_bytes_max;
+                decode_answer(kind, response, bytes_max, &self.application).map_err(|cause| {
                     let retry_s = retry_after_s.filter(|_| matches!(status, 429 | 503));
                     let of_header = |s: u32| u64::from(s.clamp(1, RETRY_S_MAX)) * 1000;
                     (cause, retry_s.map_or(RETRY_MS, of_header))
@@ -208,7 +216,11 @@ impl HookDesk {
     fn keep(&mut self, question: &EncodedQuestion, sending: SentCall, decoded: &DecodedAnswer) {
         let Some(key) = question.key else { return };
         let user = match &decoded.answer {
-            HookAnswer::Connect(ConnectAnswer::Accept { identity, .. }) => identity.user.as_ref(),
+            // Without a user, nothing could make it forgotten.
+            HookAnswer::Connect(ConnectAnswer::Accept { identity, .. }) => match &identity.user {
+                None => return,
+                user => user.as_ref(),
+            },
             HookAnswer::Connect(ConnectAnswer::Refuse { .. }) => None,
             _ => question.user.as_ref(),
         };
@@ -273,6 +285,7 @@ impl HookDesk {
             open: self.tickets.len(),
             cache_entries: self.cache.len(),
             cache_bytes: self.cache.bytes(),
+            held_bytes: self.calls.bytes() + self.tickets.len() * TICKET_BYTES,
             breaker: self.breaker.state(),
             breaker_openings: self.breaker.openings(),
             late_answers: self.counts.late_answers,

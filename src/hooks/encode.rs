@@ -16,6 +16,8 @@ pub(super) struct EncodedQuestion {
     pub(super) fields: Box<str>,
     /// Equal for questions that may share an answer; `None`: this one shares none.
     pub(super) key: Option<AnswerKey>,
+    /// Whether the question may share a request with equal ones, and not only a cached answer.
+    pub(super) may_join: bool,
     /// The user that asks, if it is known.
     pub(super) user: Option<Arc<str>>,
     pub(super) on_failure: OnFailure,
@@ -29,6 +31,7 @@ impl EncodedQuestion {
             kind: question.kind(),
             fields: Box::default(),
             key: None,
+            may_join: true,
             user: None,
             on_failure: OnFailure::Reject,
         };
@@ -36,6 +39,12 @@ impl EncodedQuestion {
             HookQuestion::Connect(connect) => {
                 fields.connect(&connect);
                 encoded.key = Some(AnswerKey::new(&["connect", &fields.0]));
+                // Without any of these, two clients may look the same.
+                let names_client = |(name, _): &(Box<str>, Box<str>)| {
+                    matches!(&**name, "cookie" | "authorization")
+                };
+                encoded.may_join =
+                    connect.target.contains('?') || connect.headers.iter().any(names_client);
             }
             HookQuestion::Subscribe { asker, channel } => {
                 fields.asker(&asker);

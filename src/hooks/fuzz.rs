@@ -11,7 +11,8 @@ use super::question::HookKind;
 pub fn answers(body: &[u8]) {
     for kind in HookKind::ALL {
         let response = RawResponse { status: 200, body, unix_s: 1 };
-        let Ok(decoded) = decode_answer(kind, response, 4096) else { continue };
+        let application = "app".into();
+        let Ok(decoded) = decode_answer(kind, response, 4096, &application) else { continue };
         assert!(body.len() <= 4096, "answers are bounded");
         if let HookAnswer::Publish(PublishAnswer::Replace(content))
         | HookAnswer::Call(CallAnswer::Content(content)) = decoded.answer

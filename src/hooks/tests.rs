@@ -78,7 +78,7 @@ struct Rig {
 
 impl Rig {
     fn new(limits: HookLimits) -> Self {
-        let desk = HookDesk::new(limits, "node", 7);
+        let desk = HookDesk::new(limits, "app", "node", 7);
         Self { desk, now_ms: 5000, sent: Vec::new(), ended: Vec::new() }
     }
 

@@ -617,6 +617,8 @@ export class Seawall extends Events {
     if (code === AUTH_TIMEOUT_CODE && !token) return this.#needsToken();
     if (code !== EXPIRED_CODE) return null;
     this.#ticket = null;
+    // An application has identified the client, and is asked again.
+    if (this.#offersTicket) return null;
     if (typeof token !== "function" || this.#triedFreshToken) {
       const remedy = "pass a function as the option `token`, which fetches a new one";
       return new SeawallError("expired", reason || "the token has expired", remedy);

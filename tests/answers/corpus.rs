@@ -62,7 +62,7 @@ impl Gate for Fixed {
         false
     }
 
-    fn present_ticket(&self, _: &str) {}
+    fn present_ticket(&self, _: usize, _: &str) {}
 
     fn enter(&self, _: Option<IpAddr>, _: usize) -> Result<Entry, Denial> {
         if matches!(self, Self::Later) { Ok(Entry::Pending) } else { Err(FULL) }

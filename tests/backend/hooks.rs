@@ -13,6 +13,10 @@ use crate::support::metrics::request;
 use crate::support::scripted::{Received, Scripted, http};
 use crate::support::{Raw, Server, raw, wait_until};
 
+/// Lets the server wait for an answer until the test lets the application give it.
+pub(crate) const PATIENT: &str =
+    "hook_timeout_ms = 60_000\n[timeouts]\nhandshake_timeout_ms = 120_000\n";
+
 /// A server whose application decides on everything.
 fn config(folder: &Folder, url: &str, rest: &str) -> String {
     let secret = folder.write("app.secret", SECRET);
@@ -189,8 +193,8 @@ fn requests_about_a_channel_keep_their_order_and_others_do_not_wait() {
         }
         Some(allow_all(request))
     });
-    let rest = "hook_timeout_ms = 60000\n[[channel]]\npattern = \"open\"\n";
-    let server = start(&application, &folder, rest);
+    let rest = format!("{PATIENT}[[channel]]\npattern = \"open\"\n");
+    let server = start(&application, &folder, &rest);
     let (mut client, _) = Client::connect_with(&server, "/ws", "");
     let (mut other, _) = Client::connect_with(&server, "/ws", "");
     let requests = [
@@ -201,6 +205,10 @@ fn requests_about_a_channel_keep_their_order_and_others_do_not_wait() {
         json!({"type": "publish", "id": 4, "channel": "private:ann", "content": 1}),
         json!({"type": "history", "id": 5, "channel": "private:ann"}),
         json!({"type": "unsubscribe", "id": 6, "channel": "private:ann"}),
+        // These pass the ones before them.
+        json!({"type": "call", "id": 7, "method": "m"}),
+        json!({"type": "publish", "id": 8, "channel": "open", "content": 2}),
+        json!({"type": "ping", "id": 9}),
     ];
     let text: String = requests.iter().map(Value::to_string).collect();
     client.0.send(&raw::text(text));
@@ -209,8 +217,8 @@ fn requests_about_a_channel_keep_their_order_and_others_do_not_wait() {
         let reply = client.await_object(|object| object["id"].is_u64());
         (reply["id"].as_u64().unwrap(), reply)
     };
-    let first: BTreeMap<_, _> = (0..3).map(|_| next_reply(&mut client)).collect();
-    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [0, 2, 3], "{first:?}");
+    let first: BTreeMap<_, _> = (0..6).map(|_| next_reply(&mut client)).collect();
+    assert_eq!(first.keys().copied().collect::<Vec<_>>(), [0, 2, 3, 7, 8, 9], "{first:?}");
     let publish = json!({"type": "publish", "id": 1, "channel": "private:ann", "content": 0});
     assert_eq!(other.ask(&publish)["type"], "published", "other clients do not wait");
     gate.store(true, Ordering::Release);
@@ -315,8 +323,7 @@ fn late_answers_reach_no_other_connection() {
         }
         Some(allow_all(request))
     });
-    let rest = "hook_timeout_ms = 60000\n";
-    let config = format!("shards = 1\n{}", config(&folder, &application.hook_url(), rest));
+    let config = format!("shards = 1\n{}", config(&folder, &application.hook_url(), PATIENT));
     let server = Server::start(&config);
     let mut waiting = Vec::new();
     for n in 0..20 {
@@ -343,4 +350,99 @@ fn late_answers_reach_no_other_connection() {
         });
     }
     clients.into_iter().for_each(Client::close);
+}
+
+#[test]
+fn identities_and_grants_end_when_the_application_says() {
+    let folder = Folder::new();
+    let application = Scripted::start(|request| {
+        let answer = match request.json()["type"].as_str() {
+            Some("connect") => {
+                json!({"user": "ann", "expires_in_s": 3, "subscribe": ["room", "private:b"]})
+            }
+            _ => json!({"expires_in_s": 1}),
+        };
+        Some(http("200 OK", "", &answer.to_string()))
+    });
+    let server = start(&application, &folder, "");
+    let (mut client, _) = Client::connect_with(&server, "/ws", "");
+    let channels = [0, 1].map(|_| client.await_type("subscribed")["channel"].clone());
+    assert!(channels.contains(&json!("room")) && channels.contains(&json!("private:b")));
+    assert_eq!(client.ask(&subscribe(1))["type"], "subscribed");
+    let ended = client.await_type("unsubscribed");
+    assert_eq!((&ended["channel"], &ended["reason"]), (&json!("private:ann"), &json!("expired")));
+    client.await_object(|object| object["type"] == "goodbye");
+    assert_eq!(client.0.frame().close_code(), 4410);
+}
+
+#[test]
+fn each_route_and_channel_has_its_application() {
+    let folder = Folder::new();
+    let secret = folder.write("app.secret", SECRET);
+    let named = |name: &'static str| {
+        Scripted::start(move |request| {
+            let answer = match request.json()["type"].as_str() {
+                Some("connect") => json!({"user": name}),
+                _ => json!({"content": name}),
+            };
+            Some(http("200 OK", "", &answer.to_string()))
+        })
+    };
+    let (one, two) = (named("one"), named("two"));
+    let route =
+        |path: &str, rest: &str| format!("[[route]]\npath = \"{path}\"\nhandler = \"hub\"\n{rest}");
+    let backend = |name: &str, application: &Scripted| {
+        let url = application.hook_url();
+        format!("[[backend]]\nname = {name:?}\nhook_url = {url:?}\nsecret_files = [{secret:?}]\n")
+    };
+    let decides = |name: &str| format!("backend = {name:?}\nconnect = \"backend\"\n");
+    let server = Server::start(&format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n{}{}{}{}{}",
+        route("/one", &decides("one")),
+        route("/two", &decides("two")),
+        route("/none", ""),
+        backend("one", &one),
+        backend("two", &two),
+    ));
+    let call = json!({"type": "call", "id": 1, "method": "m"});
+    let mut tickets = Vec::new();
+    for name in ["one", "two"] {
+        let (mut client, welcome) = Client::connect_with(&server, &format!("/{name}"), "");
+        assert_eq!(client.ask(&call)["content"], name);
+        tickets.push(welcome["ticket"].as_str().unwrap().to_owned());
+        client.close();
+    }
+    let mut client = Client::connect_with(&server, "/none", "").0;
+    assert_eq!(client.ask(&call)["code"], "not_found", "no application was asked by mistake");
+    // A ticket of one application opens nothing of another, before the upgrade or after it.
+    let resume = json!({"type": "resume", "id": 2, "ticket": tickets[0]});
+    assert_eq!(client.ask(&resume)["code"], "unauthorized");
+    let (mut client, _) = Client::connect_with(&server, "/two", &ticket_line(&tickets[0]));
+    assert_eq!(asked(&two, "connect").len(), 2, "the other application is asked");
+    assert_eq!(client.ask(&resume)["code"], "unauthorized");
+    let (client, _) = Client::connect_with(&server, "/one", &ticket_line(&tickets[0]));
+    assert_eq!(asked(&one, "connect").len(), 1);
+    client.close();
+}
+
+#[test]
+fn another_address_is_asked_after_a_reload() {
+    let folder = Folder::new();
+    let (old, new) = (
+        Scripted::start(|request| Some(allow_all(request))),
+        Scripted::start(|request| Some(allow_all(request))),
+    );
+    let server = start(&old, &folder, "");
+    let (kept, _) = Client::connect_with(&server, "/ws", "");
+    assert_eq!(asked(&old, "connect").len(), 1);
+    server.reload(&config(&folder, &new.hook_url(), ""));
+    wait_until("the new one is asked", || {
+        // A handshake during the reload may be answered with 503.
+        let mut raw = Raw::connect(server.address());
+        raw.send(&raw::request_with("/ws", ""));
+        raw.head();
+        !asked(&new, "connect").is_empty()
+    });
+    assert_eq!(asked(&old, "connect").len(), 1, "what it had allowed to be cached is forgotten");
+    kept.close();
 }

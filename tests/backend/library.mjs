@@ -51,5 +51,17 @@ await new Promise((resolve) => process.stdin.once("data", resolve));
 sw.reconnect();
 await assert.rejects(lost, { code: "disconnected", message: /carried out or not/ });
 say("lost");
+
+// What the application said ends: first about the channel, then about the client. Both come back.
+if (sw.state !== "open") await next(sw, "open");
+const order = [];
+sw.on("open", () => order.push("open"));
+const short = sw.subscribe("private:short");
+short.on("subscribed", () => order.push("subscribed"));
+await short.ready;
+while (!order.includes("open")) await next(sw, "open");
+assert.deepEqual(order.slice(0, 2), ["subscribed", "subscribed"]);
+await short.publish("three");
+say("known again");
 sw.close();
 process.stdin.destroy();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::application::Folder;
-use crate::hooks::{asked, start};
+use crate::hooks::{PATIENT, asked, start};
 use crate::support::scripted::{Received, Scripted, http};
 use crate::support::wait_until;
 
@@ -17,10 +17,11 @@ fn answer(request: &Received) -> Value {
     let error = |code: &str| json!({"error": {"code": code, "message": "no"}});
     match question["type"].as_str() {
         Some("connect") if question["headers"]["cookie"] == "session=s-ann" => {
-            json!({"user": "ann"})
+            json!({"user": "ann", "expires_in_s": 4})
         }
         Some("connect") => json!({"refuse": {"status": 401}}),
         Some("subscribe") if question["channel"] == "private:ann" => json!({}),
+        Some("subscribe") if question["channel"] == "private:short" => json!({"expires_in_s": 1}),
         Some("subscribe") => error("not_yours"),
         Some("publish") if question["content"] == "spam" => error("spam"),
         Some("publish") => json!({"content": question["content"].as_str().unwrap().trim()}),
@@ -43,7 +44,7 @@ fn the_library_calls_resumes_and_repeats_no_call() {
         }
         Some(http("200 OK", "", &answer(request).to_string()))
     });
-    let server = start(&application, &folder, "hook_timeout_ms = 60000\n");
+    let server = start(&application, &folder, PATIENT);
     let root = env!("CARGO_MANIFEST_DIR");
     let mut run = Command::new("timeout");
     run.args(["120", "node", &format!("{root}/tests/backend/library.mjs")]);
@@ -63,6 +64,7 @@ fn the_library_calls_resumes_and_repeats_no_call() {
     wait_until("the application is called", || slow() == 1);
     script.stdin.take().expect("it is piped").write_all(b"reconnect\n").unwrap();
     expect("lost");
+    expect("known again");
     assert!(script.wait().expect("it ends").success());
     gate.store(true, Ordering::Release);
     assert_eq!(slow(), 1, "it was not called twice");

@@ -1,12 +1,13 @@
 //! Events of several nodes for one application.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::engine::{Engine, Kind, RESUME};
-use crate::support::scripted::{Scripted, http};
+use crate::support::scripted::{Received, Scripted, http};
 use crate::support::secrets::webhook_secret_file;
 use crate::support::{Server, wait_until};
 
@@ -24,7 +25,7 @@ fn start_node(engine: &Engine, application: &Scripted) -> Server {
 /// Returns all events of a kind, and the node that sent each.
 fn events(application: &Scripted, kind: &str) -> Vec<(String, Value)> {
     let mut found = Vec::new();
-    for batch in application.received().iter().map(|request| request.json()) {
+    for batch in application.received().iter().map(Received::json) {
         let node = batch["node"].as_str().unwrap().to_owned();
         let all = batch["events"].as_array().unwrap().iter();
         let own = all.filter(|event| event["type"] == kind);
@@ -65,5 +66,5 @@ fn each_node_sends_its_events_and_a_dead_one_is_reported() {
     last.signal("TERM");
     wait_until("its client is reported", || !events(&application, "disconnected").is_empty());
     assert_eq!(events(&application, "published").len(), 1, "the accepting node reports it");
-    assert!(last.wait(std::time::Duration::from_secs(60)).success());
+    assert!(last.wait(Duration::from_mins(1)).success());
 }

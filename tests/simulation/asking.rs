@@ -48,7 +48,7 @@ impl Desk {
                 HookOrder::Connect { backend: 0, ticket, head, address } => {
                     self.open.borrow_mut().push(Question { ticket, head, client: address });
                 }
-                HookOrder::Cancel { backend: 0, .. } => {
+                HookOrder::Cancel { .. } => {
                     self.cancelled.set(self.cancelled.get() + 1);
                 }
                 other => panic!("{other:?}"),

@@ -32,12 +32,19 @@ pub(super) struct DeskCall {
     pub(super) sent: Option<SentCall>,
 }
 
+/// Returns the memory of a question in the tables, and of the body that is made of it (bytes).
+fn question_bytes(question: &EncodedQuestion) -> usize {
+    size_of::<DeskCall>() + 2 * question.fields.len()
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct DeskCalls {
     table: BTreeMap<u64, DeskCall>,
     waiting: BTreeSet<u64>,
     waiting_bytes: usize,
+    /// Memory of all questions, and of the bodies under way (bytes).
+    bytes: usize,
     /// Deadlines of calls that have been sent, with their numbers.
     deadlines: BTreeSet<(u64, u64)>,
     /// The call that an equal question joins.
@@ -59,6 +66,11 @@ impl DeskCalls {
         self.waiting_bytes
     }
 
+    /// Returns the memory of all questions, and of the bodies under way (bytes).
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn get(&self, number: u64) -> Option<&DeskCall> {
         self.table.get(&number)
     }
@@ -77,6 +89,7 @@ impl DeskCalls {
         }
         self.waiting.insert(number);
         self.waiting_bytes += question.fields.len();
+        self.bytes += question_bytes(&question);
         let tickets = BTreeSet::from([ticket]);
         self.table.insert(number, DeskCall { question, tickets, deadline_ms, sent: None });
         number
@@ -136,6 +149,7 @@ impl DeskCalls {
     /// Removes a call.
     pub(super) fn remove(&mut self, number: u64) -> Option<DeskCall> {
         let call = self.table.remove(&number)?;
+        self.bytes -= question_bytes(&call.question);
         if self.waiting.remove(&number) {
             self.waiting_bytes -= call.question.fields.len();
         }

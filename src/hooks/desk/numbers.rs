@@ -41,6 +41,8 @@ pub struct HookNumbers {
     pub open: usize,
     pub cache_entries: usize,
     pub cache_bytes: usize,
+    /// Memory of questions that wait or are under way, and of their tickets.
+    pub held_bytes: usize,
     pub breaker: BreakerState,
     pub breaker_openings: u64,
     /// Responses that arrived after their deadline.

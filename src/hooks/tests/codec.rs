@@ -23,7 +23,7 @@ fn encode(question: &HookQuestion) -> String {
 }
 
 fn decode(kind: HookKind, status: u16, body: &[u8]) -> Result<DecodedAnswer, FailureCause> {
-    decode_answer(kind, RawResponse { status, body, unix_s: UNIX_S }, 65_536)
+    decode_answer(kind, RawResponse { status, body, unix_s: UNIX_S }, 65_536, &"app".into())
 }
 
 /// Reads a valid answer.
@@ -123,8 +123,8 @@ fn only_200_and_no_content_for_a_publish_are_answers() {
             _ => Err(FailureCause::Status),
         };
         assert_eq!(decode(kind, 204, b"").map(|decoded| decoded.answer), expected);
-        let empty = decode(kind, 200, b"").map(|decoded| decoded.answer);
-        assert_eq!(empty, expected.map_err(|_| FailureCause::Malformed));
+        assert_eq!(decode(kind, 200, b""), Err(FailureCause::Malformed));
+        assert_malformed(kind, &[r#"{"detail":"Not found"}"#, r#"{"refuse":5}"#]);
         let objects = ["[]", "5", "null", "\"a\"", "{", "{}x", "{}{}", " ", "\u{feff}{}"];
         assert_malformed(kind, &objects);
         assert_eq!(decode(kind, 200, b"{\"a\":\"\xff\"}"), Err(FailureCause::Malformed));
@@ -148,7 +148,7 @@ fn an_upgrade_is_accepted() {
         info: Some("{\"a\":1}".into()),
         rights: vec![right],
         expires_s: Some(UNIX_S + 60),
-        by_backend: true,
+        application: Some("app".into()),
         key: None,
     };
     let subscribe: Arc<[_]> = ["a:1", "a:2"].into_iter().map(ChannelName::new).collect();
@@ -163,8 +163,11 @@ fn an_upgrade_is_accepted() {
         let HookAnswer::Connect(ConnectAnswer::Accept { identity, subscribe }) = answer else {
             panic!("{answer:?}");
         };
-        let expected =
-            Identity { expires_s: Some(UNIX_S + 3600), by_backend: true, ..Identity::default() };
+        let expected = Identity {
+            expires_s: Some(UNIX_S + 3600),
+            application: Some("app".into()),
+            ..Identity::default()
+        };
         assert_eq!((&*identity, subscribe.len(), cache_s), (&expected, 0, 0));
     }
     let (_, cache_s) = read(HookKind::Connect, r#"{"expires_in_s":9,"cache_s":100}"#);
@@ -246,7 +249,7 @@ fn an_invalid_upgrade_answer_is_malformed() {
     );
     read(HookKind::Connect, &json!({"subscribe": names[..100]}).to_string());
     read(HookKind::Connect, r#"{"expires_in_s":31536000}"#);
-    let unknown = format!(r#"{{"state":{}{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
+    let unknown = format!(r#"{{"user":"u","state":{}{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
     read(HookKind::Connect, &unknown);
 }
 
@@ -415,7 +418,7 @@ proptest! {
     ) {
         for kind in HookKind::ALL {
             let response = RawResponse { status, body: &body, unix_s };
-            match decode_answer(kind, response, bytes_max) {
+            match decode_answer(kind, response, bytes_max, &"app".into()) {
                 Ok(DecodedAnswer { answer, .. }) => {
                     prop_assert!(status == 204 || (status == 200 && body.len() <= bytes_max));
                     let of = match answer {

@@ -17,7 +17,7 @@ fn assert_answered(outcome: &HookOutcome) {
 
 #[test]
 fn a_question_is_sent_and_its_answer_ends_it() {
-    let mut desk = HookDesk::new(HookLimits::default(), "n1", 0xab);
+    let mut desk = HookDesk::new(HookLimits::default(), "app", "n1", 0xab);
     desk.ask(5000, ticket(1), call("m"));
     let Some(HookAction::Send { call: sent, id, body, deadline_ms }) = desk.next_action() else {
         panic!("it is sent");
@@ -130,7 +130,7 @@ fn the_cache_obeys_the_limit_and_goes_away_by_itself() {
     let limits = HookLimits { cache_s_max: 5, ..HookLimits::default() };
     let mut rig = Rig::new(limits);
     rig.ask(1, connect("/a"));
-    rig.settle(0, ok(r#"{"cache_s":10}"#));
+    rig.settle(0, ok(r#"{"user":"ann","cache_s":10}"#));
     assert_eq!(rig.desk.numbers().cache_entries, 1);
     let due_ms = rig.desk.next_due_ms().unwrap();
     assert_eq!(due_ms, 10_000);

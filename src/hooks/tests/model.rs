@@ -222,8 +222,9 @@ impl Reply {
         match (self, flight.kind) {
             (_, HookKind::Publish | HookKind::Call) => None,
             _ if flight.key.starts_with("alone") => None,
+            // Without a user, nothing could make it forgotten.
             (Self::Accept(user, cache_s), _) if is_connect => {
-                Some((*cache_s, USERS[*user].map(str::to_owned)))
+                USERS[*user].map(|user| (*cache_s, Some(user.to_owned())))
             }
             (Self::Accept(_, cache_s), _) => Some((*cache_s, flight.user.clone())),
             (Self::Refuse(cache_s), _) if is_connect => Some(((*cache_s).min(2), None)),
@@ -235,7 +236,7 @@ impl Reply {
 
 impl Model {
     fn new(limits: HookLimits, seed: u64) -> Self {
-        let desk = HookDesk::new(limits, "n", seed);
+        let desk = HookDesk::new(limits, "app", "n", seed);
         Self {
             desk,
             limits,

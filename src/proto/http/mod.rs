@@ -112,7 +112,7 @@ pub trait Gate: std::fmt::Debug {
     /// Returns whether a ticket that a request for the route offers as a subprotocol counts.
     fn takes_ticket(&self, route: usize) -> bool;
     /// Looks at a ticket that a request offers. One that is not valid counts as none.
-    fn present_ticket(&self, ticket: &str);
+    fn present_ticket(&self, route: usize, ticket: &str);
     /// Counts a client in against whom nothing else speaks.
     ///
     /// # Errors

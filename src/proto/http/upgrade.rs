@@ -183,7 +183,7 @@ impl RequestHead<'_, '_> {
             subprotocol = choose_subprotocol(self.headers, &route.subprotocols)?;
             let gate = context.gate.filter(|gate| gate.takes_ticket(index));
             if let Some((gate, ticket)) = gate.zip(find_ticket(self.headers)) {
-                gate.present_ticket(ticket);
+                gate.present_ticket(index, ticket);
             }
         }
         let mut compression = Compression::default();

@@ -1,18 +1,21 @@
 //! Requests that an application decides on or answers: the questions, and what follows from their
 //! outcomes.
 //!
-//! A question about a channel holds the connection's later requests for that channel; a call holds
-//! nothing. Questions count as requests in flight. A decision is applied as if the request arrived
+//! A question about a channel holds the connection's later requests for that channel, and other
+//! requests pass them; a call holds nothing. Questions, and the requests behind them, count as
+//! requests in flight. A decision is applied as if the request arrived
 //! then: everything else about it is checked once more, because rights and options may have changed
 //! meanwhile.
 
+use std::collections::VecDeque;
+
 use super::Call;
 use super::by_server::taken_back;
-use super::pending::{Asked, AskedKind};
+use super::pending::{Asked, AskedKind, HeldRequest};
 use super::publishing::PublishRequest;
 use super::state::HubSession;
 use super::undecided::{AskedSubject, Undecided};
-use super::verbs::Wanted;
+use super::verbs::{Taken, Wanted};
 use crate::auth::{self, Access, ChannelGrant, OnFailure};
 use crate::events::EventTarget;
 use crate::hooks::{
@@ -35,32 +38,79 @@ pub struct SessionQuestion {
     pub question: HookQuestion,
 }
 
-/// A question that its session no longer waits for.
-#[derive(Clone, Copy, Debug)]
-pub struct CancelledQuestion {
-    pub request: u32,
-    /// As in [`SessionQuestion::backend`].
-    pub backend: Option<u8>,
-}
-
 impl HubSession {
     fn undecided(&self) -> &[Undecided] {
         self.pending.as_ref().map_or(&[], |pending| &pending.undecided)
     }
 
-    /// Returns whether a question about this channel is open; `None`: about any channel.
+    fn has_requests_behind(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| !pending.behind_questions.is_empty())
+    }
+
+    /// Returns whether a question about this channel is open; `None`: about any channel, or requests
+    /// wait for one that has ended.
     pub(super) fn is_asking_about(&self, channel: Option<&str>) -> bool {
         let channels = || self.undecided().iter().filter_map(Undecided::channel);
         match channel {
             Some(channel) => channels().any(|one| one == channel),
-            None => channels().next().is_some(),
+            None => channels().next().is_some() || self.has_requests_behind(),
         }
     }
 
-    /// Returns whether a question holds a request.
-    pub(super) fn is_held_by_question(&self, command: &Command<'_>) -> bool {
-        !self.undecided().is_empty()
-            && command.channel().is_some_and(|channel| self.is_asking_about(Some(channel)))
+    /// Returns the channel of a request that has to wait for a question about it, or for an earlier
+    /// request that does.
+    pub(super) fn held_channel(&self, command: &Command<'_>) -> Option<ChannelName> {
+        let pending = self.pending.as_ref()?;
+        if pending.undecided.is_empty() && pending.behind_questions.is_empty() {
+            return None;
+        }
+        let channel = command.channel()?;
+        let is_held = self.is_asking_about(Some(channel))
+            || pending.behind_questions.iter().any(|one| one.channel.as_str() == channel);
+        is_held.then(|| ChannelName::new(channel))
+    }
+
+    /// Holds a request behind a question about its channel.
+    pub(super) fn hold_request(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: ChannelName,
+        object: &[u8],
+    ) {
+        let text = String::from_utf8_lossy(object).into();
+        self.pending_mut(call).behind_questions.push_back(HeldRequest { channel, text });
+    }
+
+    /// Continues with requests whose questions have ended, in order, within the call's budget.
+    pub(super) fn release_requests(&mut self, call: &mut Call<'_>) {
+        let Some(pending) = &mut self.pending else { return };
+        if !std::mem::take(&mut pending.is_released) {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut pending.behind_questions);
+        let mut kept: VecDeque<HeldRequest> = VecDeque::new();
+        while let Some(held) = waiting.pop_front() {
+            let channel = held.channel.as_str();
+            let must_wait = call.effects.close.is_some()
+                || self.is_asking_about(Some(channel))
+                || kept.iter().any(|one| one.channel.as_str() == channel);
+            if must_wait {
+                kept.push_back(held);
+            } else if call.is_spent() {
+                self.pending_mut(call).is_released = true;
+                kept.push_back(held);
+                break;
+            } else {
+                call.effects.requests += 1;
+                let request = call.client_protocol().read_request(&held.text);
+                if let Taken::Waits | Taken::Behind(_) = self.perform_request(call, request) {
+                    // The reply of a home releases it.
+                    kept.push_back(held);
+                }
+            }
+        }
+        kept.append(&mut waiting);
+        self.pending_mut(call).behind_questions = kept;
     }
 
     fn asker(&self) -> Asker {
@@ -81,7 +131,7 @@ impl HubSession {
         let pending = self.pending_mut(call);
         let id = id.map(Into::into);
         pending.asked.push_back(Asked { request, id, kind: AskedKind::Question });
-        pending.undecided.push(Undecided { request, backend, asked_ns, subject });
+        pending.undecided.push(Undecided { request, asked_ns, subject });
         call.effects.questions.push(SessionQuestion { request, backend, question });
     }
 
@@ -176,8 +226,7 @@ impl HubSession {
     /// Drops all questions after the connection has closed.
     pub(super) fn cancel_questions(&mut self, call: &mut Call<'_>) {
         let undecided = self.pending.iter_mut().flat_map(|pending| pending.undecided.drain(..));
-        let cancelled = undecided
-            .map(|Undecided { request, backend, .. }| CancelledQuestion { request, backend });
+        let cancelled = undecided.map(|one| one.request);
         call.effects.cancelled.extend(cancelled);
     }
 
@@ -237,6 +286,10 @@ impl HubSession {
         };
         if is_ended {
             return Err(HookRefusal::Ours(taken_back()));
+        }
+        if self.find(channel).is_some_and(|at| !self.subscriptions[at].is_live()) {
+            let message = "the server is subscribing this connection to the channel; try again";
+            return Err(HookRefusal::Ours(Refused::new(Code::Conflict, message)));
         }
         // Members are shown only with the right to see them: the answer may not grant it.
         let kind = if watch { AskedKind::SubscribeAndRead } else { AskedKind::Subscribe };

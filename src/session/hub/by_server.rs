@@ -43,10 +43,18 @@ impl Reason {
 impl HubSession {
     /// Subscribes on behalf of a backend. The outcome is added to the effects with the backend's
     /// `number` as soon as it is known.
-    pub fn subscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str, number: u32) {
-        // The right to receive lasts as long as the connection; publishing needs the client's own.
+    /// The right to receive lasts until `expires_s` (Unix time, s); `u64::MAX`: as long as the
+    /// connection.
+    pub fn subscribe_by_server(
+        &mut self,
+        call: &mut Call<'_>,
+        channel: &str,
+        expires_s: u64,
+        number: u32,
+    ) {
+        // Publishing needs the client's own right.
         let rights = Rights { publish: false, ..Rights::ALL };
-        let grant = ChannelGrant { rights, expires_s: u64::MAX, key: None };
+        let grant = ChannelGrant { rights, expires_s, key: None };
         if self.identity.is_none() {
             // Not authenticated yet: treated as if the connection did not exist.
             return call.effects.outcomes.push((number, Outcome::Ended));
@@ -77,7 +85,9 @@ impl HubSession {
 
     /// Unsubscribes on behalf of a backend. Returns whether there was a subscription to end.
     pub fn unsubscribe_by_server(&mut self, call: &mut Call<'_>, channel: &str) -> bool {
-        let Some(at) = self.find(channel) else { return self.end_question(channel) };
+        // A question may be open beside a subscription by a backend.
+        let has_ended_question = self.end_question(channel);
+        let Some(at) = self.find(channel) else { return has_ended_question };
         if self.subscriptions[at].is_live() {
             self.end_unasked(call, at, Reason::Server);
             return true;

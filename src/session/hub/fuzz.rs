@@ -204,7 +204,7 @@ impl World {
         self.waiting.append(&mut effects.asks);
         self.questions.append(&mut effects.questions);
         for cancelled in effects.cancelled.drain(..) {
-            self.questions.retain(|one| one.request != cancelled.request);
+            self.questions.retain(|one| one.request != cancelled);
         }
         self.outcomes.append(&mut effects.outcomes);
         self.closed |= effects.close.is_some();

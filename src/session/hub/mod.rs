@@ -37,7 +37,7 @@ use std::sync::Arc;
 use pending::Pending;
 
 pub use answers::{JoinAnswer, MemberIndexes};
-pub use asking::{CancelledQuestion, SessionQuestion};
+pub use asking::SessionQuestion;
 pub use by_server::Outcome;
 pub use portable::SessionState;
 pub use realm::{Realm, SessionLimits, retention_of};
@@ -71,8 +71,8 @@ pub struct Effects {
     pub questions: Vec<SessionQuestion>,
     /// Questions that have an outcome, and how long it took (ns).
     pub decided: Vec<(HookKind, u64)>,
-    /// Questions that the session no longer waits for.
-    pub cancelled: Vec<CancelledQuestion>,
+    /// The numbers of questions that the session no longer waits for.
+    pub cancelled: Vec<u32>,
     pub left: Vec<Left>,
     /// Channels whose queued messages must not be sent any more.
     pub purge: Vec<ChannelName>,

@@ -67,6 +67,14 @@ impl AskedKind {
     }
 }
 
+/// A request that waits for the outcome of a question about its channel; requests for other channels
+/// pass it.
+#[derive(Debug)]
+pub(super) struct HeldRequest {
+    pub(super) channel: ChannelName,
+    pub(super) text: Box<str>,
+}
+
 /// A frame with requests that have to wait.
 #[derive(Debug)]
 pub(super) struct HeldFrame {
@@ -83,6 +91,10 @@ pub(super) struct Pending {
     pub(super) asked: VecDeque<Asked>,
     /// Those of them that an application decides on or answers.
     pub(super) undecided: Vec<Undecided>,
+    /// Requests that wait for questions about their channels, in order.
+    pub(super) behind_questions: VecDeque<HeldRequest>,
+    /// Some of these may be able to continue.
+    pub(super) is_released: bool,
     /// Frames with waiting requests; the first one may be partly processed.
     pub(super) held: VecDeque<HeldFrame>,
     /// The first held request waits for the reply to an earlier one.
@@ -98,12 +110,14 @@ impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         debug_assert!(self.undecided.len() <= self.asked.len(), "questions are in flight");
         let is_asked = !self.asked.is_empty() || !self.callers.is_empty();
-        !is_asked && self.held.is_empty() && self.resuming.is_none()
+        let is_held = !self.held.is_empty() || !self.behind_questions.is_empty();
+        !is_asked && !is_held && self.resuming.is_none()
     }
 
     /// Returns whether its memory may be kept when it is empty.
     pub(super) fn is_small(&self) -> bool {
         let capacity = self.asked.capacity().max(self.held.capacity());
-        capacity.max(self.callers.capacity()).max(self.undecided.capacity()) <= SPARE_CAPACITY
+        let questions = self.undecided.capacity().max(self.behind_questions.capacity());
+        capacity.max(self.callers.capacity()).max(questions) <= SPARE_CAPACITY
     }
 }

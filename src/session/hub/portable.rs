@@ -38,8 +38,9 @@ pub struct IdentityState {
     pub rights: Vec<Right>,
     pub expires_s: Option<u64>,
     pub key: Option<Fingerprint>,
+    /// The application that has identified the client.
     #[serde(default)]
-    pub by_backend: bool,
+    pub application: Option<String>,
 }
 
 /// One subscription.
@@ -74,7 +75,7 @@ impl HubSession {
             rights: identity.rights.clone(),
             expires_s: identity.expires_s,
             key: identity.key,
-            by_backend: identity.by_backend,
+            application: identity.application.as_deref().map(str::to_owned),
         });
         let extras = self.extras.as_deref();
         let rates = extras.iter().flat_map(|extras| &extras.rates);
@@ -107,7 +108,7 @@ impl HubSession {
                 rights: saved.rights.clone(),
                 expires_s: saved.expires_s,
                 key: saved.key,
-                by_backend: saved.by_backend,
+                application: saved.application.as_deref().map(Arc::from),
             })
         });
         let id = ConnectionId::parse(&state.connection)?;

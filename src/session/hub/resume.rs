@@ -90,7 +90,7 @@ fn check_ticket_now(realm: &Realm, ticket: &Ticket) -> Result<(), SealFault> {
         let message = "the ticket is of an anonymous connection; authenticate with a token";
         return Err((None, Refused::new(Code::Unauthorized, message)));
     }
-    if !identity.is_anonymous() && !identity.by_backend {
+    if !identity.is_anonymous() && identity.application.is_none() {
         // An identity of a token must name its key; without one the token cannot be checked.
         let key = identity.key.map(|key| realm.key_standing(Some(key)));
         check_standing(key.unwrap_or(KeyStanding::Withdrawn), "the ticket")?;
@@ -99,11 +99,28 @@ fn check_ticket_now(realm: &Realm, ticket: &Ticket) -> Result<(), SealFault> {
 }
 
 impl Realm {
-    /// Returns the identity that a valid ticket states; `None` for an anonymous one, too.
-    pub fn identify_by_ticket(&self, ticket: &str, now_s: u64) -> Option<Arc<Identity>> {
+    /// Returns the user's identity that a valid ticket states, if this application gave it. Others
+    /// are to be asked about: without a user, a `disconnect` could not void later tickets.
+    pub fn identify_by_ticket(
+        &self,
+        ticket: &str,
+        application: &str,
+        now_s: u64,
+    ) -> Option<Arc<Identity>> {
         let ticket = self.sealer.open_ticket(ticket, now_s, self.leeway_s()).ok()?;
         check_ticket_now(self, &ticket).ok()?;
-        Some(ticket.identity).filter(|identity| !identity.is_anonymous())
+        let is_given = |own: &Arc<Identity>| own.application.as_deref() == Some(application);
+        Some(ticket.identity).filter(is_given).filter(|own| own.user.is_some())
+    }
+
+    /// Returns the time of issue of what is issued now (Unix, ms): no earlier revocation voids it.
+    pub fn issue_time_ms(&self, now_ms: u64) -> u64 {
+        self.revoked.issue_time_ms(now_ms)
+    }
+
+    /// Returns whether the tickets of a user that were issued at this time (Unix, ms) were revoked.
+    pub fn is_user_revoked(&self, user: &str, issued_ms: u64) -> bool {
+        self.revoked.is_revoked(&[Subject::User(user.to_owned())], issued_ms)
     }
 }
 
@@ -194,6 +211,14 @@ impl HubSession {
     /// Checks that an opened ticket is still valid, and valid on this connection.
     fn check_ticket(&self, call: &mut Call<'_>, ticket: &Ticket) -> Result<(), Refused> {
         check_ticket_now(call.realm, ticket).map_err(|fault| count_fault(call, fault))?;
+        let application = |identity: &Arc<Identity>| identity.application.clone();
+        if ticket.identity.application.is_some()
+            && self.identity.as_ref().and_then(application) != ticket.identity.application
+        {
+            let message = "the ticket is of a client that an application has identified; connect \
+                           on a route of that application";
+            return Err(Refused::new(Code::Unauthorized, message));
+        }
         let known = self.user();
         if known.is_some() && known != ticket.identity.user.as_ref() {
             let message =

@@ -141,7 +141,8 @@ impl HubSession {
 
     /// Returns whether requests are waiting; no other frame may be processed before them.
     pub fn has_requests(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| !pending.held.is_empty())
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| !pending.held.is_empty() || pending.is_released)
     }
 
     /// Returns whether no request can be processed until a home has replied.
@@ -155,9 +156,10 @@ impl HubSession {
         self.pending.as_ref().is_some_and(|pending| pending.resuming.is_some())
     }
 
-    /// Returns the number of requests in flight.
+    /// Returns the number of requests in flight, and of those behind questions.
     pub(super) fn asked_count(&self) -> usize {
-        self.pending.as_ref().map_or(0, |pending| pending.asked.len())
+        let pending = self.pending.as_ref();
+        pending.map_or(0, |pending| pending.asked.len() + pending.behind_questions.len())
     }
 
     /// Returns whether a request with a long reply is in flight.
@@ -176,7 +178,7 @@ impl HubSession {
     pub(super) fn free_pending(&mut self, call: &mut Call<'_>) {
         let freed = self.pending.take_if(|pending| pending.is_empty());
         if let Some(mut freed) = freed.filter(|pending| pending.is_small()) {
-            freed.is_barred = false;
+            (freed.is_barred, freed.is_released) = (false, false);
             call.effects.spare_pending = Some(freed);
         }
     }
@@ -214,7 +216,7 @@ impl HubSession {
         };
         let ticket = self.seal_ticket(realm, call.now_ms);
         let (connection, ticket) = (self.id, ticket.as_deref());
-        let offers_ticket = self.identity.as_ref().is_some_and(|own| own.by_backend);
+        let offers_ticket = self.identity.as_ref().is_some_and(|own| own.application.is_some());
         let welcome = Reply::Welcome { connection, ticket, heartbeat_s, limits, offers_ticket };
         call.queue_reply(&welcome);
     }

@@ -36,8 +36,6 @@ impl AskedSubject {
 #[derive(Debug)]
 pub(super) struct Undecided {
     pub(super) request: u32,
-    /// The index of the application; `None`: that of the connection's route.
-    pub(super) backend: Option<u8>,
     /// When it was asked, on the shards' clock (ns).
     pub(super) asked_ns: u64,
     pub(super) subject: AskedSubject,

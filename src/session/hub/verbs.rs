@@ -41,6 +41,15 @@ fn reject_large(call: &mut Call<'_>, bytes: usize) {
     call.say_error(None, &new_refusal(Code::TooLarge, text));
 }
 
+/// What became of a request.
+pub(super) enum Taken {
+    Done,
+    /// It waits for the outcome of a question about this channel, or for a request that does.
+    Behind(ChannelName),
+    /// It waits for the reply to an earlier request, and the requests behind it wait as well.
+    Waits,
+}
+
 /// A requested subscription.
 #[derive(Clone, Copy)]
 pub(super) struct Wanted<'w> {
@@ -86,12 +95,14 @@ impl HubSession {
     pub(super) fn lift_bar(&mut self, call: &mut Call<'_>) {
         if let Some(pending) = &mut self.pending {
             pending.is_barred = false;
+            pending.is_released = !pending.behind_questions.is_empty();
         }
         self.free_pending(call);
     }
 
     /// Continues with waiting requests, within the call's budget.
     pub fn resume_requests(&mut self, call: &mut Call<'_>) {
+        self.release_requests(call);
         while self.has_requests() && !self.is_waiting() && call.effects.close.is_none() {
             let Some(mut frame) = self.pending_mut(call).held.pop_front() else { break };
             if !self.work_through(call, &frame.bytes, &mut frame.cutter, frame.over_rate) {
@@ -131,8 +142,10 @@ impl HubSession {
             let plain =
                 cutter.take_plain(frame, bytes_max, left, |rest| protocol.read_plain_request(rest));
             if let Some((request, range)) = plain {
-                if !self.take_request(call, request, range.len(), over_rate) {
-                    return self.bar_requests(call, cutter, &range);
+                match self.take_request(call, request, range.len(), over_rate) {
+                    Taken::Done => {}
+                    Taken::Behind(channel) => self.hold_request(call, channel, &frame[range]),
+                    Taken::Waits => return self.bar_requests(call, cutter, &range),
                 }
                 continue;
             }
@@ -140,8 +153,10 @@ impl HubSession {
                 Cut::Object(range) => {
                     let object = std::str::from_utf8(&frame[range.clone()]).unwrap_or_default();
                     let request = protocol.read_request(object);
-                    if !self.take_request(call, request, range.len(), over_rate) {
-                        return self.bar_requests(call, cutter, &range);
+                    match self.take_request(call, request, range.len(), over_rate) {
+                        Taken::Done => {}
+                        Taken::Behind(channel) => self.hold_request(call, channel, &frame[range]),
+                        Taken::Waits => return self.bar_requests(call, cutter, &range),
                     }
                 }
                 Cut::TooLarge(bytes) => reject_large(call, bytes),
@@ -176,22 +191,33 @@ impl HubSession {
         false
     }
 
-    /// Processes a request of this length (bytes). Returns false if it has to wait.
+    /// Processes a request of this length (bytes).
     fn take_request(
         &mut self,
         call: &mut Call<'_>,
         request: ClientRequest<'_>,
         bytes: usize,
         over_rate: Option<(RateKind, u64)>,
-    ) -> bool {
+    ) -> Taken {
         call.effects.requests += 1 + Cutter::scan_cost(bytes);
-        let Some((kind, wait_ms)) = over_rate else { return self.perform_request(call, request) };
+        let Some((kind, wait_ms)) = over_rate else {
+            if let Ok(command) = &request.command
+                && let Some(channel) = self.held_channel(command)
+            {
+                return Taken::Behind(channel);
+            }
+            return self.perform_request(call, request);
+        };
         refuse_request(call, request.id, kind, wait_ms);
-        true
+        Taken::Done
     }
 
-    /// Executes a request. Returns false if it has to wait for the reply to an earlier one.
-    fn perform_request(&mut self, call: &mut Call<'_>, request: ClientRequest<'_>) -> bool {
+    /// Executes a request.
+    pub(super) fn perform_request(
+        &mut self,
+        call: &mut Call<'_>,
+        request: ClientRequest<'_>,
+    ) -> Taken {
         let ClientRequest { id, command } = request;
         debug_assert!(id.is_none_or(|id| id.len() <= REQUEST_ID_BYTES_MAX), "ids are bounded");
         // A request for a channel whose subscription is pending waits until that is decided.
@@ -208,7 +234,6 @@ impl HubSession {
             Ok(Command::Auth { .. } | Command::Resume { .. }) => {
                 self.subscriptions.iter().any(|one| !one.is_live()) || self.is_asking_about(None)
             }
-            Ok(command) if self.is_held_by_question(command) => true,
             _ => pending.is_some_and(|at| !self.subscriptions[at].is_live()),
         };
         let is_read = match &command {
@@ -217,7 +242,7 @@ impl HubSession {
             _ => false,
         };
         if barred || (is_read && self.is_reading()) {
-            return false;
+            return Taken::Waits;
         }
         // The rate and the cost of execution are charged only now: a request that waits comes here
         // again.
@@ -239,20 +264,20 @@ impl HubSession {
             _ => None,
         };
         if kind.is_some_and(|(kind, times)| self.is_too_much(call, id, kind, times)) {
-            return true;
+            return Taken::Done;
         }
         if kind.is_some() && call.realm.admission.shortage() == Shortage::Work {
             call.effects.errors += 1;
             // `rate_limited`, because a retry may succeed, unlike after reaching a `limit`.
             let text = "server is low on memory; retry later";
             call.say_error(id, &new_refusal(Code::RateLimited, text));
-            return true;
+            return Taken::Done;
         }
         if let Err(refusal) = command.and_then(|command| self.carry_out(call, id, command)) {
             call.effects.errors += 1;
             call.say_error(id, &refusal);
         }
-        true
+        Taken::Done
     }
 
     fn carry_out(

@@ -31,7 +31,7 @@ use crate::hub::ChannelName;
 use crate::proto::http::{self, Availability, Decision, Refusal, Upgrade};
 use crate::shard::decisions::ConnectReply;
 
-/// `Retry-After` if the configuration changed between the request and the decision.
+/// `Retry-After` if the configuration or a right changed between the request and the decision.
 const RELOADED_RETRY_AFTER_S: u32 = 1;
 
 /// A request's head, and the bytes that arrived behind it.
@@ -60,16 +60,23 @@ impl Connections {
             path: request_path(head).into(),
             accepted_us,
             asked_ns: self.now_ns,
+            asked_unix_ms: sessions
+                .realm()
+                .map_or(0, |realm| realm.issue_time_ms(sessions.unix_ms())),
+            is_open: true,
             config: self.config.clone(),
             early: Vec::new(),
         };
         self.slot_mut(index).enter_stage(Stage::Asking(Box::new(asking)), tick);
         self.hold_early(index, early);
         let ticket = self.hook_ticket(index, 0);
-        let backend = self.config.route_options[route].events.backend;
-        let order = HookOrder::Connect { backend, ticket, head: head.into(), address: client };
-        let is_sent = self.directory.hooks().is_some_and(|hooks| hooks.send(order));
+        let backend = self.config.route_options[route].application;
+        let is_sent = self.directory.hooks().zip(backend).is_some_and(|(hooks, backend)| {
+            let head = head.into();
+            hooks.send(HookOrder::Connect { backend, ticket, head, address: client })
+        });
         if !is_sent {
+            self.close_question(index);
             self.reject_asking(sessions, index, "too many connections await a decision; retry");
         }
     }
@@ -93,10 +100,15 @@ impl Connections {
     /// Cancels the question about an upgrade, because the connection ends without its outcome.
     pub(super) fn cancel_asking(&self, index: u32) {
         let Stage::Asking(asking) = self.slot(index).stage() else { return };
-        let Some(hooks) = self.directory.hooks() else { return };
-        let backend = asking.config.route_options[asking.upgrade.route].events.backend;
+        let Some(hooks) = self.directory.hooks().filter(|_| asking.is_open) else { return };
         // Fails only when the process is ending.
-        let _ = hooks.send(HookOrder::Cancel { backend, ticket: self.hook_ticket(index, 0) });
+        let _ = hooks.send(HookOrder::Cancel { ticket: self.hook_ticket(index, 0) });
+    }
+
+    fn close_question(&mut self, index: u32) {
+        if let Stage::Asking(asking) = self.slot_mut(index).stage_mut() {
+            asking.is_open = false;
+        }
     }
 
     /// Holds input received before the decision; above the limit nothing more is received.
@@ -124,6 +136,7 @@ impl Connections {
         let Some((index, asked_ns)) = asked else {
             return self.count_late_reply();
         };
+        self.close_question(index);
         self.record_hook(HookKind::Connect, self.now_ns.saturating_sub(asked_ns));
         self.work.spend(HANDSHAKE_EFFORT);
         match reply {
@@ -157,7 +170,15 @@ impl Connections {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
         let identity = Some(identity);
         let (mut upgrade, config) = (asking.upgrade.clone(), asking.config.clone());
-        let entered = if Arc::ptr_eq(&config, &self.config) {
+        let asked_ms = asking.asked_unix_ms;
+        let user = identity.as_ref().and_then(|own| own.user.as_deref());
+        let is_revoked = user.zip(sessions.realm());
+        let is_revoked =
+            is_revoked.is_some_and(|(user, realm)| realm.is_user_revoked(user, asked_ms));
+        let entered = if is_revoked {
+            // The answer may be older than the `disconnect`.
+            Err(unavailable("the user was disconnected meanwhile; retry", RELOADED_RETRY_AFTER_S))
+        } else if Arc::ptr_eq(&config, &self.config) {
             self.enter_decided(sessions, index, upgrade.route, identity.clone())
         } else {
             // Its route, and the options negotiated for it, may not be allowed any more.

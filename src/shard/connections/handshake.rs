@@ -53,7 +53,7 @@ pub(super) struct Handshake<'h> {
     realm: Option<&'h Realm>,
     config: &'h Config,
     admission: &'h Admission,
-    unix_s: u64,
+    unix_ms: u64,
     now_ns: u64,
     findings: RefCell<Findings>,
     standing: Cell<Standing>,
@@ -147,7 +147,7 @@ impl Gate for Handshake<'_> {
             return Ok(());
         };
         let mut findings = self.findings.borrow_mut();
-        match verifier.verify(token, self.unix_s) {
+        match verifier.verify(token, self.unix_ms / 1000) {
             Ok(identity) => {
                 findings.identity = Some(Arc::new(identity));
                 Ok(())
@@ -167,8 +167,13 @@ impl Gate for Handshake<'_> {
         self.is_to_be_asked(route)
     }
 
-    fn present_ticket(&self, ticket: &str) {
-        let identity = self.realm.and_then(|realm| realm.identify_by_ticket(ticket, self.unix_s));
+    fn present_ticket(&self, route: usize, ticket: &str) {
+        let options = &self.config.route_options[route];
+        let application =
+            options.application.and_then(|at| self.config.backends.get(usize::from(at)));
+        let identity = self.realm.zip(application).and_then(|(realm, application)| {
+            realm.identify_by_ticket(ticket, &application.name, self.unix_ms / 1000)
+        });
         self.findings.borrow_mut().identity = identity;
     }
 
@@ -193,7 +198,7 @@ impl Connections {
             realm: sessions.realm(),
             config: &self.config,
             admission: self.directory.admission(),
-            unix_s: sessions.unix_s(),
+            unix_ms: sessions.unix_ms(),
             now_ns: self.now_ns,
             findings: RefCell::default(),
             standing: Cell::new(self.slot(index).standing()),

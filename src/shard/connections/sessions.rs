@@ -35,8 +35,8 @@ pub(in crate::shard) struct MessageContext {
 pub(in crate::shard) trait Sessions {
     /// Returns the keys and rules of the hub; `None` if no route has sessions.
     fn realm(&self) -> Option<&Realm>;
-    /// Returns the Unix time of this turn (s).
-    fn unix_s(&self) -> u64;
+    /// Returns the Unix time of this turn (ms).
+    fn unix_ms(&self) -> u64;
     /// Returns the user of a connection, and the counts of users.
     fn user(&self, index: u32) -> Option<(&str, &Admission)>;
 

@@ -27,6 +27,10 @@ pub(super) struct Asking {
     pub(super) accepted_us: u32,
     /// When the application was asked, on the shards' clock (ns).
     pub(super) asked_ns: u64,
+    /// The same as a time of issue (Unix, ms): a later revocation of the client counts.
+    pub(super) asked_unix_ms: u64,
+    /// The application has not answered yet.
+    pub(super) is_open: bool,
     /// The configuration that the request was checked against.
     pub(super) config: Arc<Config>,
     /// Bytes received behind the request.
@@ -123,6 +127,8 @@ mod tests {
             path: "/".into(),
             accepted_us,
             asked_ns: 0,
+            asked_unix_ms: 0,
+            is_open: false,
             config: Arc::new(Config::validate(&File::default(), 20_000, 1).unwrap()),
             early: Vec::new(),
         };

@@ -57,9 +57,10 @@
 //!   application. Beyond that they are dropped and counted by kind. Class `events`. Until the
 //!   application accepts them, for `backend.retry_for_s` at most.
 //! - **Questions to applications**: on the way to the outer thread ([`crate::backend::hook_line`])
-//!   65,536 and 64 MiB; at each application's desk ([`crate::hooks`]) `backend.hook_waiting_max`
-//!   distinct ones beyond those that were sent; past either, they fail at once. Each ends with
-//!   `backend.hook_timeout_ms`. Cached answers: 100,000 and 64 MiB for each application, for
+//!   65,536 and 64 MiB; at each application's desk ([`crate::hooks`]) 262,144, of which
+//!   `backend.hook_waiting_max` distinct ones, and 64 MiB, may wait beyond the
+//!   `backend.hook_concurrency_max` that were sent; past any of these, they fail at once. Each ends
+//!   with `backend.hook_timeout_ms`. Cached answers: 100,000 and 64 MiB for each application, for
 //!   `backend.hook_cache_max_s` at most. Class `hooks`.
 
 use super::{Hub, SUBSCRIPTION_BYTES};

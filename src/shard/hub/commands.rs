@@ -79,7 +79,7 @@ impl Hub {
             }
         };
         if let Act::Subscribe(channel) = &act {
-            return self.subscribe_all(connections, &slots, channel, reply);
+            return self.subscribe_all(connections, &slots, (channel, u64::MAX), reply);
         }
         let reached = slots.iter().filter(|index| self.act_on(connections, **index, &act)).count();
         if let Some(reply) = reply {
@@ -88,12 +88,13 @@ impl Hub {
         }
     }
 
-    /// Subscribes connections; the reply is sent when the channel's home has answered for all.
+    /// Subscribes connections, until this time (Unix, s); the reply is sent when the channel's home has
+    /// answered for all.
     pub(super) fn subscribe_all(
         &mut self,
         connections: &mut Connections,
         slots: &[u32],
-        channel: &ChannelName,
+        (channel, expires_s): (&ChannelName, u64),
         reply: Option<CountReply>,
     ) {
         let number = self.calls.begin_call(reply);
@@ -103,7 +104,7 @@ impl Hub {
             }
             self.calls.add_asked(number);
             self.with_session(connections, index, |session, call| {
-                session.subscribe_by_server(call, channel.as_str(), number);
+                session.subscribe_by_server(call, channel.as_str(), expires_s, number);
             });
             self.touched.push(index);
         }

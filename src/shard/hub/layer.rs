@@ -20,8 +20,8 @@ impl Sessions for Hub {
         Some(&self.shared.realm)
     }
 
-    fn unix_s(&self) -> u64 {
-        self.unix_ms / 1000
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms
     }
 
     fn user(&self, index: u32) -> Option<(&str, &Admission)> {
@@ -78,8 +78,11 @@ impl Sessions for Hub {
         index: u32,
         channels: &[ChannelName],
     ) {
+        // Not longer than the application has said that it knows the client.
+        let identity = self.entry(index).and_then(|entry| entry.session.identity());
+        let expires_s = identity.and_then(|own| own.expires_s).unwrap_or(u64::MAX);
         for channel in channels {
-            self.subscribe_all(connections, &[index], channel, None);
+            self.subscribe_all(connections, &[index], (channel, expires_s), None);
         }
     }
 
@@ -176,8 +179,8 @@ impl Sessions for Option<Box<Hub>> {
         self.as_deref().and_then(Sessions::realm)
     }
 
-    fn unix_s(&self) -> u64 {
-        self.as_deref().map_or(0, Sessions::unix_s)
+    fn unix_ms(&self) -> u64 {
+        self.as_deref().map_or(0, Sessions::unix_ms)
     }
 
     fn user(&self, index: u32) -> Option<(&str, &Admission)> {

@@ -4,7 +4,7 @@ use super::Hub;
 use crate::backend::hook_line::HookOrder;
 use crate::driver::Token;
 use crate::hooks::{FailureCause, HookOutcome};
-use crate::session::hub::{CancelledQuestion, Effects, SessionQuestion};
+use crate::session::hub::{Effects, SessionQuestion};
 use crate::shard::connections::Connections;
 use crate::shard::mail::HubMail;
 
@@ -22,16 +22,18 @@ impl Hub {
     ) {
         for SessionQuestion { request, backend, question } in effects.questions.drain(..) {
             let ticket = connections.hook_ticket(index, request);
-            let kind = question.kind();
-            let backend = backend.unwrap_or_else(|| connections.route(index).events.backend);
-            let order = HookOrder::Ask { backend, ticket, question };
-            let cause = match connections.hooks() {
-                None => Some(FailureCause::NoApplication),
-                Some(hooks) => (!hooks.send(order)).then_some(FailureCause::Busy),
+            let failure = |cause| HookOutcome::unasked(&question, cause, BUSY_RETRY_AFTER_MS);
+            let unknown = failure(FailureCause::NoApplication);
+            let busy = failure(FailureCause::Busy);
+            let backend = backend.or(connections.route(index).application);
+            let outcome = match connections.hooks().zip(backend) {
+                None => Some(unknown),
+                Some((hooks, backend)) => {
+                    let order = HookOrder::Ask { backend, ticket, question };
+                    (!hooks.send(order)).then_some(busy)
+                }
             };
-            if let Some(cause) = cause {
-                let retry_after_ms = BUSY_RETRY_AFTER_MS;
-                let outcome = HookOutcome::Failed { kind, cause, retry_after_ms };
+            if let Some(outcome) = outcome {
                 self.post_here(HubMail::Decided { token: ticket.token, request, outcome });
             }
         }
@@ -58,11 +60,10 @@ impl Hub {
 
 /// Cancels the questions that a session no longer waits for.
 pub(super) fn cancel_questions(connections: &Connections, index: u32, effects: &mut Effects) {
-    for CancelledQuestion { request, backend } in effects.cancelled.drain(..) {
+    for request in effects.cancelled.drain(..) {
         let Some(hooks) = connections.hooks() else { continue };
         let ticket = connections.hook_ticket(index, request);
-        let backend = backend.unwrap_or_else(|| connections.route(index).events.backend);
         // Fails only when the process is ending.
-        let _ = hooks.send(HookOrder::Cancel { backend, ticket });
+        let _ = hooks.send(HookOrder::Cancel { ticket });
     }
 }

@@ -468,7 +468,12 @@ export class Channel {
   unsubscribedByServer(reason) {
     this.suspend();
     const isExpired = reason === "expired" || this.#tokenMs() <= EXPIRY_MS;
-    if (typeof this.#token === "function" && isExpired) return this.sync();
+    // A grant without a token is an application's decision, which it may make again.
+    const isDecided = this.#token === undefined && this.#grant !== undefined;
+    if (isExpired && (isDecided || typeof this.#token === "function")) {
+      this.#grant = undefined;
+      return this.sync();
+    }
     this.end(null, "by the server");
   }
 

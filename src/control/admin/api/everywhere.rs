@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::connections::{self, Disconnect, Membership, Send, parse_target, subject};
 use super::{ApiError, Asked, Body, Named, State, channels};
 use crate::auth::Subject;
+use crate::backend::hook_line::HookOrder;
 use crate::control::peers::{Answered, ClusterPeers, KeptRevocation, PeerCall, PeerError};
 use crate::hub::ConnectionId;
 use crate::shard::mail::{Act, ConnectionTarget, HubMail, Mail};
@@ -182,7 +183,10 @@ fn keep_revocation(
 pub(in crate::control) fn note_revocation(state: &State, revocation: KeptRevocation) {
     let KeptRevocation { user, connection, channel, until_ms } = revocation;
     let subject = match (user, connection) {
-        (Some(user), _) => Subject::User(user),
+        (Some(user), _) => {
+            forget_answers(state, &user);
+            Subject::User(user)
+        }
         (None, Some(id)) => Subject::Connection(id),
         (None, None) => return,
     };
@@ -192,8 +196,17 @@ pub(in crate::control) fn note_revocation(state: &State, revocation: KeptRevocat
     }
 }
 
-/// Sends the connections of a user on this node new tickets.
+/// Has applications asked about a user the next time.
+fn forget_answers(state: &State, user: &str) {
+    if let Some(hooks) = state.0.directory.hooks() {
+        // Fails only when the process is ending.
+        let _ = hooks.send(HookOrder::ForgetUser { user: user.into() });
+    }
+}
+
+/// Sends the connections of a user on this node new tickets, for theirs were revoked.
 async fn renew_tickets(state: &State, user: &str) -> Result<Value, ApiError> {
+    forget_answers(state, user);
     let target = ConnectionTarget::User(user.into());
     let renewed = connections::apply(state, target, Act::RenewTicket).await?;
     Ok(json!({"renewed": renewed.count}))

@@ -113,7 +113,9 @@ impl Orders {
             Step::BackendSubscribes => {
                 self.calls += 1;
                 let number = self.calls;
-                self.world.act(|session, call| session.subscribe_by_server(call, CHANNEL, number));
+                self.world.act(|session, call| {
+                    session.subscribe_by_server(call, CHANNEL, u64::MAX, number);
+                });
                 if !self.world.session.has_requests() {
                     self.ends = Ends::As(number);
                 }

@@ -63,7 +63,7 @@ fn what_a_backend_ends_meanwhile_is_not_granted() {
 fn a_subscription_by_a_backend_meanwhile_stays() {
     let mut world = asking_world();
     ask(&mut world, &subscribe());
-    world.act(|session, call| session.subscribe_by_server(call, "asked:a", 5));
+    world.act(|session, call| session.subscribe_by_server(call, "asked:a", u64::MAX, 5));
     decide_next(&mut world, &grant());
     world.answer_all();
     assert_eq!(world.home.gauges().members, 1);
