@@ -88,8 +88,8 @@ impl Hub {
         }
     }
 
-    /// Subscribes connections, until this time (Unix, s); the reply is sent when the channel's home has
-    /// answered for all.
+    /// Subscribes connections, until this time (Unix, s); the reply is sent when the channel's home
+    /// has answered for all.
     pub(super) fn subscribe_all(
         &mut self,
         connections: &mut Connections,
