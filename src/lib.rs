@@ -230,7 +230,7 @@
 //! - `guard`: `config`, `driver`
 //! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
-//! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`
+//! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`, `tls`
 //! - `outer`: nothing
 //! - `proto`: nothing
 //! - `server`: `admission`, `backend`, `cluster`, `config`, `driver`, `hub`, `metrics`, `outer`,

@@ -6,6 +6,7 @@ use crate::admission::Denied;
 use crate::admission::limiter::RateKind;
 use crate::proto::http::Refusal;
 use crate::proto::ws::{CloseCode, ProtocolError};
+use crate::tls::HandshakeFailure;
 
 /// Classes of close codes, few enough for a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,9 @@ macro_rules! counters {
             auth_failures: BTreeMap<&'static str, u64>,
             denied: [u64; Denied::ALL.len()],
             over_rate: [u64; RateKind::ALL.len()],
+            tls_failures: [u64; HandshakeFailure::ALL.len()],
+            tls_groups: BTreeMap<&'static str, u64>,
+            tls_ciphers: BTreeMap<&'static str, u64>,
         }
 
         impl Default for Counters {
@@ -64,6 +68,9 @@ macro_rules! counters {
                     auth_failures: BTreeMap::new(),
                     denied: [0; Denied::ALL.len()],
                     over_rate: [0; RateKind::ALL.len()],
+                    tls_failures: [0; HandshakeFailure::ALL.len()],
+                    tls_groups: BTreeMap::new(),
+                    tls_ciphers: BTreeMap::new(),
                 }
             }
         }
@@ -77,9 +84,10 @@ macro_rules! counters {
                 add_all(&mut self.protocol_errors, &other.protocol_errors);
                 add_all(&mut self.denied, &other.denied);
                 add_all(&mut self.over_rate, &other.over_rate);
-                for (kind, count) in &other.auth_failures {
-                    *self.auth_failures.entry(kind).or_default() += count;
-                }
+                add_all(&mut self.tls_failures, &other.tls_failures);
+                add_named(&mut self.auth_failures, &other.auth_failures);
+                add_named(&mut self.tls_groups, &other.tls_groups);
+                add_named(&mut self.tls_ciphers, &other.tls_ciphers);
             }
 
             /// Returns name, help text and value of every plain counter.
@@ -251,6 +259,12 @@ fn add_all(to: &mut [u64], from: &[u64]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
 }
 
+fn add_named(to: &mut BTreeMap<&'static str, u64>, from: &BTreeMap<&'static str, u64>) {
+    for (name, count) in from {
+        *to.entry(name).or_default() += count;
+    }
+}
+
 /// Returns the text of a doc comment, which a macro receives as `doc = r" text"`.
 fn help_text(docs: &[&'static str]) -> &'static str {
     let text = docs.first().copied().unwrap_or_default();
@@ -287,6 +301,34 @@ impl Counters {
     /// Counts a message or request that exceeded its rate.
     pub fn count_over_rate(&mut self, kind: RateKind) {
         self.over_rate[kind as usize] += 1;
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn count_tls_failure(&mut self, failure: HandshakeFailure) {
+        self.tls_handshakes_failed += 1;
+        self.tls_failures[failure.index()] += 1;
+    }
+
+    /// Counts what a completed TLS handshake has settled on: both are names from fixed lists.
+    pub fn count_tls_terms(&mut self, group: &'static str, cipher: &'static str) {
+        *self.tls_groups.entry(group).or_default() += 1;
+        *self.tls_ciphers.entry(cipher).or_default() += 1;
+    }
+
+    /// Returns TLS handshakes that failed, by cause.
+    pub fn tls_failures(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let causes = HandshakeFailure::ALL.iter();
+        causes.map(|cause| (cause.name(), self.tls_failures[cause.index()]))
+    }
+
+    /// Returns completed TLS handshakes, by group of the key exchange.
+    pub fn tls_groups(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.tls_groups.iter().map(|(group, count)| (*group, *count))
+    }
+
+    /// Returns completed TLS handshakes, by cipher.
+    pub fn tls_ciphers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.tls_ciphers.iter().map(|(cipher, count)| (*cipher, *count))
     }
 
     /// Returns failed authentications, by kind.

@@ -1,7 +1,7 @@
 //! Durations and sizes as HDR histograms with two significant digits.
 //!
 //! Two digits keep the error at one percent. A [`Recorder`] allocates only up to its highest value:
-//! 18 KB for times of some milliseconds. The full range would take 36 KB for each of nine
+//! 18 KB for times of some milliseconds. The full range would take 36 KB for each of sixteen
 //! histograms in every shard.
 
 use hdrhistogram::Histogram;
@@ -89,6 +89,8 @@ histograms! {
     publish_hook: Nanoseconds, "From asking an application about a publish to the outcome";
     /// From a call to its result.
     call_hook: Nanoseconds, "From passing a call to an application to its result";
+    /// From a client's first TLS byte to the end of the handshake.
+    tls_handshake: Nanoseconds, "From the first byte of a TLS handshake to its end";
     /// Bytes in an outbox when its send begins.
     send_queue_bytes: Bytes, "Bytes waiting for a connection when a send to it begins";
 }

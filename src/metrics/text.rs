@@ -358,6 +358,40 @@ fn encode_counters(
     for (kind, value) in counters.over_rates() {
         labelled(&mut family, "kind", kind.to_owned(), value)?;
     }
+    encode_tls_counters(encoder, counters)
+}
+
+fn encode_tls_counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    counters: &Counters,
+) -> Result<(), fmt::Error> {
+    type Labelled = (&'static str, &'static str, &'static str, Vec<(&'static str, u64)>);
+    let families: [Labelled; 3] = [
+        (
+            "tls_handshake_failures",
+            "TLS handshakes that failed, by cause",
+            "cause",
+            counters.tls_failures().collect(),
+        ),
+        (
+            "tls_groups",
+            "Completed TLS handshakes, by group of the key exchange; none: a resumption without",
+            "group",
+            counters.tls_groups().collect(),
+        ),
+        (
+            "tls_ciphers",
+            "Completed TLS handshakes, by cipher",
+            "cipher",
+            counters.tls_ciphers().collect(),
+        ),
+    ];
+    for (name, help, label, values) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (text, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&[(label, text)])?)?;
+        }
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use super::connections::{Goodbye, ticks};
 use crate::driver::Driver;
 use crate::proto::http;
 use crate::proto::ws::CloseCode;
+use crate::tls::HandshakeFailure;
 
 /// A drain under way.
 #[derive(Debug)]
@@ -109,6 +110,7 @@ impl<D: Driver> Shard<D> {
         }
         self.connections.begin_draining(false);
         for index in self.connections.indices() {
+            self.connections.note_tls_failure(index, HandshakeFailure::Aborted);
             self.connections.abort(&mut self.hub, index, CloseCode::GOING_AWAY);
             self.connections.reconcile(&mut self.driver, index);
         }

@@ -73,6 +73,8 @@ pub struct HandshakeFacts {
     pub is_resumed: bool,
     /// The group of the key exchange; `None`: there was none.
     pub group: Option<&'static str>,
+    /// The cipher that protects records, as metrics name it.
+    pub cipher: &'static str,
 }
 
 /// A handshake under way.
@@ -244,7 +246,8 @@ impl TlsHandshake {
         let group = connection.negotiated_key_exchange_group().and_then(|g| g.name().as_str());
         let (extracted, kernel) = connection.dangerous_into_kernel_connection()?;
         let session = session(keys, extracted, &kernel, &secrets, last_flight)?;
-        let facts = HandshakeFacts { version: session.version(), is_resumed, group };
+        let (version, cipher) = (session.version(), session.cipher_name());
+        let facts = HandshakeFacts { version, is_resumed, group, cipher };
         input.drain(..fed);
         Ok((session, facts, input))
     }

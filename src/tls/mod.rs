@@ -24,6 +24,7 @@
 pub mod certificates;
 pub mod challenges;
 pub mod development;
+mod failure;
 pub mod fuzz;
 pub mod handshake;
 mod key_log;
@@ -35,6 +36,7 @@ pub mod settings;
 mod suite;
 pub mod tickets;
 
+pub use failure::HandshakeFailure;
 pub use handshake::{HandshakeError, HandshakeFacts, TlsHandshake};
 pub use keys::KeyCache;
 pub use record::CONTENT_BYTES_MAX;

@@ -108,6 +108,10 @@ impl Session {
         self.suite.version
     }
 
+    pub(super) fn cipher_name(&self) -> &'static str {
+        self.suite.cipher.name()
+    }
+
     /// Drops its expanded keys, for it ends.
     pub fn forget_keys(&self, keys: &mut KeyCache) {
         keys.forget(self.id);

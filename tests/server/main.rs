@@ -27,4 +27,5 @@ mod signals;
 mod startup;
 mod tls;
 mod tls_malformed;
+mod tls_metrics;
 mod tls_reload;

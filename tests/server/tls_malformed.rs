@@ -61,6 +61,7 @@ impl Bystander {
         let metrics = self.server.metrics();
         assert_eq!(metrics.get("connections_open"), 1, "{name}");
         assert_eq!(metrics.get("tls_handshakes_failed_total"), handshakes_failed, "{name}");
+        assert_eq!(metrics.sum("tls_handshake_failures_total"), handshakes_failed, "{name}");
         assert_eq!(metrics.get("tls_alerts_sent_total"), alerts_sent, "{name}");
     }
 }

@@ -17,6 +17,7 @@ use super::stage::Stage;
 use super::{Connections, Goodbye, Sessions};
 use crate::proto::http::{self, Refusal};
 use crate::proto::ws::{self, CloseCode};
+use crate::tls::HandshakeFailure;
 
 /// An error answer to a request.
 #[derive(Clone, Debug)]
@@ -236,6 +237,10 @@ impl Connections {
         assert!(self.slot(index).stage().is_handshake(), "HTTP answers precede the upgrade");
         if self.is_in_tls_handshake(index) {
             // No answer is possible before the request.
+            let is_late = refusal == Refusal::Timeout;
+            let failure =
+                if is_late { HandshakeFailure::Timeout } else { HandshakeFailure::Aborted };
+            self.note_tls_failure(index, failure);
             return self.abort(sessions, index, CloseCode::ABNORMAL);
         }
         self.counters.count_refusal(refusal);

@@ -18,7 +18,7 @@ use super::{Connections, Goodbye, Sessions};
 use crate::driver::Driver;
 use crate::proto::http::Refusal;
 use crate::proto::ws::CloseCode;
-use crate::tls::{Alert, HandshakeFacts, Opened, Session, TlsHandshake, Version};
+use crate::tls::{Alert, HandshakeFacts, HandshakeFailure, Opened, Session, TlsHandshake, Version};
 
 /// What a step of a handshake that answers something costs: one signature and one exchange of keys.
 const ANSWER_EFFORT: u64 = 40_000;
@@ -86,10 +86,22 @@ impl Connections {
     #[inline(never)]
     pub(super) fn finish_transport(&mut self, index: u32) {
         if let Transport::Tls(handle) = self.slot(index).transport() {
-            let is_under_way = matches!(self.tls.get(handle), Tls::Handshake(_));
-            self.counters.tls_handshakes_failed += u64::from(is_under_way);
+            if let Tls::Handshake(state) = self.tls.get(handle) {
+                let failure = state.failure.unwrap_or(HandshakeFailure::Abandoned);
+                self.counters.count_tls_failure(failure);
+            }
             self.tls.get_mut(handle).finish();
             self.note_tls(index, handle);
+        }
+    }
+
+    /// Notes why a handshake under way fails, before its connection is dropped.
+    #[inline(never)]
+    pub(in crate::shard) fn note_tls_failure(&mut self, index: u32, failure: HandshakeFailure) {
+        if let Transport::Tls(handle) = self.slot(index).transport()
+            && let Tls::Handshake(state) = self.tls.get_mut(handle)
+        {
+            state.failure = Some(failure);
         }
     }
 
@@ -174,6 +186,7 @@ impl Connections {
         if self.slot(index).stage().is_websocket() {
             self.close_for_partial(sessions, index);
         } else {
+            self.note_tls_failure(index, HandshakeFailure::Aborted);
             self.abort(sessions, index, CloseCode::ABNORMAL);
         }
     }
@@ -268,8 +281,13 @@ impl Connections {
             match TlsHandshake::new(settings) {
                 Ok(handshake) => {
                     self.tls.note_handshake();
-                    let output = Vec::new();
-                    let state = HandshakeState { handshake, output, is_waiting: false };
+                    let state = HandshakeState {
+                        handshake,
+                        output: Vec::new(),
+                        is_waiting: false,
+                        began_ns: self.now_ns,
+                        failure: None,
+                    };
                     *self.tls.get_mut(handle) = Tls::Handshake(Box::new(state));
                 }
                 Err(_) => return self.abort(sessions, index, CloseCode::ABNORMAL),
@@ -351,6 +369,7 @@ impl Connections {
             Ok(true) => self.establish(sessions, index, handle),
             Err(error) => {
                 self.log_tls(index, "tls_handshake", &error);
+                self.note_tls_failure(index, error.failure());
                 self.leave(sessions, index, Stage::Lingering { discarded: 0 }, CloseCode::ABNORMAL);
             }
         }
@@ -360,32 +379,34 @@ impl Connections {
     fn establish(&mut self, sessions: &mut impl Sessions, index: u32, handle: TlsHandle) {
         let (tls, keys) = self.tls.with_keys(handle);
         let Tls::Handshake(state) = mem::replace(tls, Tls::Awaited) else { return };
-        let HandshakeState { handshake, output, .. } = *state;
+        let HandshakeState { handshake, output, began_ns, .. } = *state;
         let finished: Result<(Session, HandshakeFacts, Vec<u8>), _> =
             handshake.finish(keys, output);
         match finished {
             Ok((session, facts, mut rest)) => {
                 *tls = Tls::Established(session);
-                self.count_handshake(&facts);
+                self.count_handshake(&facts, began_ns);
                 if !rest.is_empty() {
                     self.open_records(sessions, index, handle, &mut rest);
                 }
             }
             Err(error) => {
-                self.counters.tls_handshakes_failed += 1;
+                self.counters.count_tls_failure(error.failure());
                 self.log_tls(index, "tls_handshake", &error);
                 self.abort(sessions, index, CloseCode::ABNORMAL);
             }
         }
     }
 
-    fn count_handshake(&mut self, facts: &HandshakeFacts) {
+    fn count_handshake(&mut self, facts: &HandshakeFacts, began_ns: u64) {
+        self.histograms.tls_handshake.record(self.now_ns.saturating_sub(began_ns));
         let counters = &mut self.counters;
         match facts.version {
             Version::Tls13 => counters.tls13_handshakes += 1,
             Version::Tls12 => counters.tls12_handshakes += 1,
         }
         counters.tls_resumptions += u64::from(facts.is_resumed);
+        counters.count_tls_terms(facts.group.unwrap_or("none"), facts.cipher);
     }
 }
 

@@ -11,7 +11,7 @@ use super::transport::TlsHandle;
 use crate::driver::batch::Bounds;
 use crate::driver::host;
 use crate::driver::{Batch, Token};
-use crate::tls::{KeyCache, Session, TlsHandshake};
+use crate::tls::{HandshakeFailure, KeyCache, Session, TlsHandshake};
 
 /// Handshakes after which their memory is returned: it takes the time of some messages.
 const HANDSHAKES_RETURNED: u32 = 64;
@@ -35,6 +35,10 @@ pub(super) struct HandshakeState {
     pub(super) output: Vec<u8>,
     /// It is in the queue of those that are to be advanced.
     pub(super) is_waiting: bool,
+    /// When its first byte was processed (ns).
+    pub(super) began_ns: u64,
+    /// Why it has failed, where the server knows.
+    pub(super) failure: Option<HandshakeFailure>,
 }
 
 impl Tls {
