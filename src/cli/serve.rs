@@ -95,7 +95,8 @@ fn start(
     // From here on, the control thread's handlers receive signals.
     driver::signals::set_serving();
     let server = waiting.serve();
-    let operators = admin.as_ref().map(AdminListener::url);
+    let has_tls = config.admin_tls.is_some();
+    let operators = admin.as_ref().map(|admin: &AdminListener| admin.url(has_tls));
     banner::print_banner(log, &server, operators.as_deref(), guard.lines(), open_files);
     let (path, overrides) = (arguments.config.clone(), arguments.overrides.clone());
     let reloader = Reloader {

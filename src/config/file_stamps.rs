@@ -20,7 +20,8 @@ impl FileStamps {
     pub(super) fn of_tls(file: &File) -> Self {
         let certificates = file.certificates.iter().flat_map(|c| [&c.chain, &c.key, &c.ocsp]);
         let authorities = file.listeners.iter().map(|listener| &listener.tls_client_ca);
-        let paths = certificates.chain(authorities).chain([&file.tls.ticket_keys_file]);
+        let single = [&file.tls.ticket_keys_file, &file.admin.tls_client_ca];
+        let paths = certificates.chain(authorities).chain(single);
         let paths = paths.filter(|path| !path.is_empty()).map(PathBuf::from);
         let ordered = (!file.acme.names.is_empty())
             .then(|| PathBuf::from(&file.acme.dir).join(acme::CERTIFICATE_FILE));

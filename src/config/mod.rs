@@ -235,6 +235,8 @@ pub struct Config {
     pub shards: u16,
     pub admin: Option<Address>,
     pub admin_hosts: Vec<String>,
+    /// How the admin address speaks TLS; `None`: it is plain.
+    pub admin_tls: Option<Arc<rustls::ServerConfig>>,
     pub process: Process,
     pub engine: Engine,
     pub limits: Limits,

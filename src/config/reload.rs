@@ -54,6 +54,9 @@ fn hold_back(old: &File, new: &mut File) -> Vec<&'static str> {
     let waiting = &mut Vec::new();
     keep("shards", &old.shards, &mut new.shards, waiting);
     keep("admin.listen", &old.admin.listen, &mut new.admin.listen, waiting);
+    keep("admin.tls", &old.admin.tls, &mut new.admin.tls, waiting);
+    let (key, kept) = ("admin.tls_client_ca", &mut new.admin.tls_client_ca);
+    keep(key, &old.admin.tls_client_ca, kept, waiting);
     keep("tls.dev", &old.tls.dev, &mut new.tls.dev, waiting);
     keep("[acme]", &old.acme, &mut new.acme, waiting);
     keep("[[listener]]", &old.listeners, &mut new.listeners, waiting);

@@ -3,6 +3,9 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use rustls::ServerConfig;
+use rustls::server::danger::ClientCertVerifier;
+
 use super::file::{self, File};
 use super::{ConfigError, Faults, Listener, acme, at, credentials, of_one, secret_files};
 use crate::tls::certificates::{Certificate, CertificateFault, CertificateParts, CertificateSet};
@@ -22,9 +25,17 @@ pub fn days_left(certificate: &Certificate) -> i64 {
     (certificate.expires_s() - now_s()).div_euclid(24 * 60 * 60)
 }
 
-/// Returns whether any listener uses TLS.
+/// Returns whether any address uses TLS.
 fn is_wanted(file: &File) -> bool {
-    file.tls.dev || file.listeners.iter().any(|listener| listener.tls)
+    file.tls.dev || file.admin.tls || file.listeners.iter().any(|listener| listener.tls)
+}
+
+/// What was read for TLS, beside what listeners offer.
+#[derive(Debug)]
+pub(super) struct PreparedTls {
+    pub(super) certificates: Arc<CertificateSet>,
+    /// What the admin address offers; `None`: it is plain.
+    pub(super) admin: Option<Arc<ServerConfig>>,
 }
 
 /// Reads all certificates, and gives each listener that speaks TLS what it offers. `written`: the
@@ -34,7 +45,7 @@ pub(super) fn prepare(
     written: &[file::Listener],
     listeners: &mut [Listener],
     faults: &mut Faults,
-) -> Arc<CertificateSet> {
+) -> PreparedTls {
     let before = faults.0.len();
     let mut certificates = Vec::with_capacity(file.certificates.len());
     for (index, one) in file.certificates.iter().enumerate() {
@@ -53,18 +64,23 @@ pub(super) fn prepare(
     for (index, one) in written.iter().enumerate() {
         faults.check(check_client_options(index, one, one.tls || file.tls.dev));
     }
+    faults.check(check_admin_options(&file.admin));
     let certificates = Arc::new(CertificateSet::new(certificates));
+    let mut prepared = PreparedTls { certificates: certificates.clone(), admin: None };
     if !is_wanted(file) || faults.0.len() > before || written.len() != listeners.len() {
-        return certificates;
+        return prepared;
+    }
+    let is_ordered = !file.acme.names.is_empty();
+    if file.admin.tls {
+        prepared.admin = faults.check(offered_to_operators(&file.admin, &certificates, is_ordered));
     }
     for (index, (one, listener)) in written.iter().zip(listeners).enumerate() {
         if one.tls || file.tls.dev {
             let own = (&certificates, &keys[..]);
-            let offered = offered(index, one, own, !file.acme.names.is_empty());
-            listener.tls = faults.check(offered);
+            listener.tls = faults.check(offered(index, one, own, is_ordered));
         }
     }
-    certificates
+    prepared
 }
 
 fn certificate(index: usize, written: &file::CertificateFiles) -> Result<Certificate, ConfigError> {
@@ -136,6 +152,56 @@ fn check_client_options(
     Ok(())
 }
 
+/// Reads the authorities of clients' certificates.
+///
+/// # Errors
+/// Text to follow the name of the option.
+fn verifier(
+    wanted: ClientCertificates,
+    path: &str,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    let authorities = match (wanted, path) {
+        (ClientCertificates::Off, _) => Vec::new(),
+        (_, "") => return Err("is missing: name the file of the authorities".to_owned()),
+        (_, path) => secret_files::public_bytes(path)?,
+    };
+    settings::client_verifier(wanted, &authorities).map_err(|text| format!("{path} {text}"))
+}
+
+/// Rejects options of the admin address that have no effect.
+fn check_admin_options(written: &file::Admin) -> Result<(), ConfigError> {
+    if written.tls && written.listen.starts_with("unix:") {
+        let text = "= true needs a TCP address: a Unix socket is for one user of this host alone";
+        return Err(at("admin.tls", text));
+    }
+    if !written.tls && !written.tls_client_ca.is_empty() {
+        let text = "has no effect without TLS: set admin.tls = true";
+        return Err(at("admin.tls_client_ca", text));
+    }
+    Ok(())
+}
+
+/// What the admin address offers its callers.
+fn offered_to_operators(
+    written: &file::Admin,
+    certificates: &Arc<CertificateSet>,
+    is_ordered: bool,
+) -> Result<Arc<ServerConfig>, ConfigError> {
+    if certificates.certificates().is_empty() && !is_ordered {
+        let text = "= true needs a [[certificate]] or [acme]: add one, or use --dev-tls for \
+                    development";
+        return Err(at("admin.tls", text));
+    }
+    let wanted = match written.tls_client_ca.as_str() {
+        "" => ClientCertificates::Off,
+        _ => ClientCertificates::Require,
+    };
+    let verifier = verifier(wanted, &written.tls_client_ca);
+    let verifier = verifier.map_err(|text| at("admin.tls_client_ca", text))?;
+    settings::operators_tls(certificates, verifier)
+        .map_err(|error| at("admin.tls", format!("cannot be set up: {error}")))
+}
+
 /// What a listener offers its clients.
 fn offered(
     index: usize,
@@ -150,18 +216,8 @@ fn offered(
         return Err(fault("tls", text));
     }
     let wanted = written.tls_client_certificates;
-    let authorities = match (wanted, written.tls_client_ca.as_str()) {
-        (ClientCertificates::Off, _) => Vec::new(),
-        (_, "") => {
-            return Err(fault("tls_client_ca", "is missing: name the file of the authorities"));
-        }
-        (_, path) => {
-            secret_files::public_bytes(path).map_err(|text| fault("tls_client_ca", &text))?
-        }
-    };
-    let verifier = settings::client_verifier(wanted, &authorities);
-    let verifier = verifier
-        .map_err(|text| fault("tls_client_ca", &format!("{} {text}", written.tls_client_ca)))?;
+    let verifier = verifier(wanted, &written.tls_client_ca);
+    let verifier = verifier.map_err(|text| fault("tls_client_ca", &text))?;
     let rustls =
         |error: &dyn std::fmt::Display| fault("tls", &format!("cannot be set up: {error}"));
     let tickets = match (&verifier, keys) {

@@ -1,11 +1,10 @@
 //! Validates a configuration file and converts it to the form that the server uses: first each
 //! value by itself, then values that depend on each other.
 
-use std::sync::Arc;
-
 use super::endpoints::{self, admin, listener, route};
 use super::file::{self, Engine, File, Metrics, Process};
 use super::file_stamps::FileStamps;
+use super::tls::PreparedTls;
 use super::{
     Auth, Config, ConfigError, Faults, Limits, Listener, RouteOptions, acme, at, backend, cluster,
     credentials, error, hub, ranges, secret_files, tls,
@@ -16,7 +15,6 @@ use crate::auth::Namespaces;
 use crate::driver::listener::Address;
 use crate::proto::http::{self, Routes};
 use crate::proto::ws;
-use crate::tls::certificates::CertificateSet;
 
 /// Connections that a shard accepts beyond its limit only to reject them with an answer, plus a
 /// margin.
@@ -66,7 +64,8 @@ impl Config {
         let acme = acme::settings(file, &mut faults);
         let cluster = cluster::settings(file, &mut faults);
         let backends = backend::backends(file, &mut faults);
-        let Endpoints { listeners, certificates, routes, admin, auth, namespaces, .. } = endpoints;
+        let Endpoints { listeners, tls, routes, admin, auth, namespaces, .. } = endpoints;
+        let PreparedTls { certificates, admin: admin_tls } = tls;
         let (table, route_options) = routes.into_iter().unzip();
         let parts = (auth, namespaces, resume, log_level);
         let (Some(auth), Some(namespaces), Some(resume), Some(log_level)) = parts else {
@@ -77,6 +76,7 @@ impl Config {
             shards,
             admin,
             admin_hosts: file.admin.hosts.clone(),
+            admin_tls,
             process: file.process.clone(),
             engine: file.engine.clone(),
             limits,
@@ -103,13 +103,17 @@ impl Config {
             metrics_auth: file.admin.metrics_auth,
             group_secrets: secret_files::of_group(file),
         })?;
-        // A receive that is being cancelled may still fill every published buffer, and as many
-        // again that are published in the same turn.
-        let buffers = config.buffers_per_shard().min(BUFFERS_RACING);
-        let racing = 2 * buffers as usize * config.engine.buffer_bytes as usize;
+        let racing_bytes = config.racing_bytes();
         let outbox = &mut config.limits.outbox_bytes_max;
-        *outbox = outbox.saturating_add(racing);
+        *outbox = outbox.saturating_add(racing_bytes);
         Ok(config)
+    }
+
+    /// Bytes that a receive may still deliver while it is being cancelled: it may fill every
+    /// published buffer, and as many again that are published in the same turn.
+    fn racing_bytes(&self) -> usize {
+        let buffers = self.buffers_per_shard().min(BUFFERS_RACING);
+        2 * buffers as usize * self.engine.buffer_bytes as usize
     }
 }
 
@@ -117,7 +121,7 @@ impl Config {
 struct Endpoints {
     listeners_written: u32,
     listeners: Vec<Listener>,
-    certificates: Arc<CertificateSet>,
+    tls: PreparedTls,
     routes: Vec<(http::Route, RouteOptions)>,
     admin: Option<Address>,
     auth: Option<Auth>,
@@ -132,7 +136,7 @@ impl Endpoints {
         }
         faults.check(endpoints::reject_too_many(written.len()));
         let mut listeners = collect(&written, |index, one| listener(index, one, faults));
-        let certificates = tls::prepare(file, &written, &mut listeners, faults);
+        let tls = tls::prepare(file, &written, &mut listeners, faults);
         let auth = credentials::auth(file, faults);
         let has_api_keys =
             auth.as_ref().map_or(!file.api_keys.is_empty(), |a| !a.api_keys.is_empty());
@@ -159,7 +163,7 @@ impl Endpoints {
         let namespaces = hub::namespaces(file, keys, bytes_max, faults);
         let listeners_written = written.len() as u32;
         let routes = checked;
-        Self { listeners_written, listeners, certificates, routes, admin, auth, namespaces }
+        Self { listeners_written, listeners, tls, routes, admin, auth, namespaces }
     }
 }
 

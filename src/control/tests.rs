@@ -135,7 +135,7 @@ fn serve(
 }
 
 fn admin_address(admin: &AdminListener) -> SocketAddr {
-    let url = admin.url();
+    let url = admin.url(false);
     let rest = url.strip_prefix("http://").unwrap();
     rest.split('/').next().unwrap().parse().unwrap()
 }

@@ -118,24 +118,49 @@ pub struct ListenerTls(pub(super) Arc<ServerConfig>);
 /// # Errors
 /// rustls refuses the settings.
 pub fn listener_tls(settings: &Settings) -> Result<ListenerTls, rustls::Error> {
-    let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
-        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
-    let builder = match &settings.verifier {
-        Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
-        None => builder.with_no_client_auth(),
-    };
     let (certificates, challenges) = (settings.certificates.clone(), settings.challenges.clone());
     let has_challenges = challenges.is_some();
-    let mut config = builder.with_cert_resolver(Arc::new(Resolver { certificates, challenges }));
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    let resolver = Arc::new(Resolver { certificates, challenges });
+    let mut config = base_config(resolver, settings.verifier.clone())?;
     if has_challenges {
         config.alpn_protocols.push(challenges::ALPN.to_vec());
     }
-    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = settings.tickets.clone();
     config.send_tls13_tickets = 1;
-    config.max_early_data_size = 0;
     config.enable_secret_extraction = true;
     config.key_log = Arc::new(TrafficSecretLog);
     Ok(ListenerTls(Arc::new(config)))
+}
+
+/// Prepares the handshakes of the admin address, whose connections stay with rustls. Sessions are
+/// not resumed: its callers are few, and those without a valid certificate get nowhere.
+///
+/// # Errors
+/// rustls refuses the settings.
+pub fn operators_tls(
+    certificates: &Arc<CertificateSet>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let resolver = Arc::new(Resolver { certificates: certificates.clone(), challenges: None });
+    let mut config = base_config(resolver, verifier)?;
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// What all addresses have in common: versions, groups, and no state of sessions.
+fn base_config(
+    resolver: Arc<Resolver>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(resolver);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.max_early_data_size = 0;
+    Ok(config)
 }

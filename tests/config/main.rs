@@ -326,6 +326,17 @@ fn check_config_refuses_what_serve_would() {
         (&["--log-format", "yml"], "", &["--log-format", "\"text\" or \"json\""]),
         (&["--limits-message-bytes-max", "1 GiB"], "", &["write 1073741824"]),
         (&["--listener-tls", "true"], "", &["[[certificate]]", "--dev-tls"]),
+        (&["--admin-tls", "true"], "", &["admin.tls", "[[certificate]]", "--dev-tls"]),
+        (
+            &["-", "--dev-tls"],
+            "[admin]\nlisten = \"unix:/tmp/admin\"\ntls = true\n",
+            &["line 3", "admin.tls", "TCP"],
+        ),
+        (
+            &["-", "--dev-tls"],
+            "[admin]\ntls_client_ca = \"ca.pem\"\n",
+            &["line 2", "admin.tls_client_ca has no effect", "admin.tls = true"],
+        ),
         // An operator who sets these relies on clients being verified.
         (
             &["-"],

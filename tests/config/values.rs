@@ -43,7 +43,8 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("admin", "metrics_auth") => {
             vec!["--api-key-name=a".to_owned(), format!("--api-key-secret={SECRET}")]
         }
-        ("listener", "tls") => vec!["--dev-tls".to_owned()],
+        ("admin", "tls_client_ca") => vec!["--dev-tls".to_owned(), "--admin-tls=true".to_owned()],
+        ("admin" | "listener", "tls") => vec!["--dev-tls".to_owned()],
         ("listener", "tls_client_certificates") => {
             let ca = fixture("ca.pem", 0o644, &certificate().chain);
             vec!["--dev-tls".to_owned(), format!("--listener-tls-client-ca={ca}")]
@@ -126,9 +127,14 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("listener.address" | "admin.listen", _) => "127.0.0.1:9321".to_owned(),
         ("listener.forwarded_header", _) => "forwarded".to_owned(),
         ("cluster.urls", _) => "redis://one.test,rediss://two.test:7000".to_owned(),
-        ("listener.tls_client_ca" | "acme.ca_file" | "cluster.ca_file" | "backend.ca_file", _) => {
-            fixture("ca.pem", 0o644, &certificate().chain)
-        }
+        (
+            "listener.tls_client_ca"
+            | "admin.tls_client_ca"
+            | "acme.ca_file"
+            | "cluster.ca_file"
+            | "backend.ca_file",
+            _,
+        ) => fixture("ca.pem", 0o644, &certificate().chain),
         ("backend.events", _) => "connected,published".to_owned(),
         ("backend.hook_headers", _) => "cookie,x-session".to_owned(),
         ("backend.hook_url", _) => "https://app.test/hooks".to_owned(),

@@ -91,7 +91,8 @@ impl Server {
                 };
                 self.clients = values("clients");
                 self.admin = values("operators").first().and_then(|url| {
-                    url.strip_prefix("http://")?.strip_suffix("/metrics")?.parse().ok()
+                    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+                    rest?.strip_suffix("/metrics")?.parse().ok()
                 });
                 return;
             }

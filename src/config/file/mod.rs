@@ -70,7 +70,8 @@ pub struct File {
 }
 
 /// Options that name files, beside those that end in `_file` or `_files`: by section and key.
-const NAMED_FILES: [(&str, &str); 4] = [
+const NAMED_FILES: [(&str, &str); 5] = [
+    ("admin", "tls_client_ca"),
     ("certificate", "chain"),
     ("certificate", "key"),
     ("certificate", "ocsp"),
@@ -204,6 +205,15 @@ section! {
     /// Requires an API key for `/metrics` too.
     metrics_auth: bool = false,
     "Set where other hosts reach the address and the collector can send a key.";
+
+    /// Serves the address over TLS, with the certificates of `[[certificate]]` or `[acme]`.
+    tls: bool = false,
+    "Set where other hosts reach the address: API keys and what they read cross the network.";
+
+    /// File with the authorities that sign the certificates of callers, as PEM; every caller must
+    /// show one then, also for health and metrics. Empty = none is asked for.
+    tls_client_ca: String = String::new(),
+    "Set where operators and collectors have certificates of your own authority.";
 }
 
 section! {

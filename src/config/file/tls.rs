@@ -34,7 +34,7 @@ section! {
     Tls "tls" repeated false;
 
     /// Enables TLS on every listener, with a certificate made at the start if there is no
-    /// `[[certificate]]`. The admin address stays without TLS.
+    /// `[[certificate]]`. The admin address has TLS only with `admin.tls`.
     dev: bool = false,
     "For development only: clients do not trust that certificate by default.";
 

@@ -39,6 +39,14 @@ impl Journal {
         }
     }
 
+    /// Logs a TLS handshake that has failed.
+    pub(super) fn log_handshake(&self, Peer(peer): Peer, detail: &str) {
+        if enabled!(Level::INFO) && self.admits("tls_handshake") {
+            let address = peer.map(tracing::field::display);
+            tracing::info!(reason = "tls_handshake", address, detail, "admin handshake failed");
+        }
+    }
+
     fn admits(&self, reason: &'static str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).admits(reason)
     }

@@ -57,10 +57,11 @@ pub(crate) fn bind(address: &Address, owner: Option<(u32, u32)>) -> Result<Admin
 
 impl AdminListener {
     /// Returns the URL of the metrics, as an operator can type it.
-    pub(crate) fn url(&self) -> String {
+    pub(crate) fn url(&self, has_tls: bool) -> String {
+        let scheme = if has_tls { "https" } else { "http" };
         match (&self.socket, &self.file) {
             (AdminSocket::Tcp(socket), _) => match socket.local_addr() {
-                Ok(address) => format!("http://{address}/metrics"),
+                Ok(address) => format!("{scheme}://{address}/metrics"),
                 Err(error) => format!("unknown address ({error})"),
             },
             (AdminSocket::Unix(_), Some(SocketFile(path))) => {

@@ -11,6 +11,8 @@ mod listener;
 mod pages;
 mod pool;
 mod server;
+mod tls;
+mod watched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -157,13 +159,15 @@ pub(super) fn serve(listener: AdminListener, state: State) -> Option<SocketFile>
         let is_unix = matches!(socket, AdminSocket::Unix(_));
         let (router, pool) = (router(is_unix, state.clone()), state.0.pool.clone());
         let journal = state.0.journal.clone();
+        // Read for each connection: a reload may have exchanged certificates.
+        let tls = move || state.config().admin_tls.clone();
         let error = match socket {
             AdminSocket::Tcp(socket) => match to_tokio_tcp(socket) {
-                Ok(socket) => return server::run(socket, router, pool, journal).await,
+                Ok(socket) => return server::run(socket, router, tls, (pool, journal)).await,
                 Err(error) => error,
             },
             AdminSocket::Unix(socket) => match to_tokio_unix(socket) {
-                Ok(socket) => return server::run(socket, router, pool, journal).await,
+                Ok(socket) => return server::run(socket, router, tls, (pool, journal)).await,
                 Err(error) => error,
             },
         };

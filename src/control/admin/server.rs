@@ -3,9 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,12 +11,15 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::MissedTickBehavior;
 
 use super::journal::{Journal, Peer};
 use super::pool::{Place, Pool};
+use super::tls;
+use super::watched::Watched;
 
 /// Time between two checks of deadlines.
 const TICK: Duration = Duration::from_secs(1);
@@ -61,12 +62,13 @@ impl Accept for UnixListener {
     }
 }
 
-/// Accepts and serves connections until the process ends.
+/// Accepts and serves connections until the process ends. `tls`: how the next one speaks TLS, if it
+/// does.
 pub(super) async fn run(
     listener: impl Accept,
     router: Router,
-    pool: Arc<Pool>,
-    journal: Arc<Journal>,
+    tls: impl Fn() -> Option<Arc<ServerConfig>>,
+    (pool, journal): (Arc<Pool>, Arc<Journal>),
 ) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -87,7 +89,10 @@ pub(super) async fn run(
         };
         match stream {
             Ok((stream, peer)) => {
-                spawn_connection(stream, peer, router.clone(), pool.enter());
+                let place = Arc::new(pool.enter());
+                let stream = Watched::new(stream, place.clone());
+                let serving = serve(stream, peer, router.clone(), tls(), journal.clone());
+                place.set_task(tokio::spawn(serving).abort_handle());
                 has_failed = false;
                 accepted += 1;
                 if accepted % ACCEPTS_MAX == 0 {
@@ -119,16 +124,31 @@ fn keep_spare(listener: &impl Accept, spare: &mut Vec<OwnedFd>) {
     }
 }
 
-fn spawn_connection(
+/// Serves one connection, after its handshake if it speaks TLS.
+async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: Watched<S>,
+    peer: Peer,
+    router: Router,
+    tls: Option<Arc<ServerConfig>>,
+    journal: Arc<Journal>,
+) {
+    let place = stream.place.clone();
+    let Some(config) = tls else { return serve_requests(stream, peer, router, place).await };
+    match tls::shake_hands(stream, config).await {
+        Ok(stream) => serve_requests(stream, peer, router, place).await,
+        Err(error) => {
+            error.inspect(|error| journal.log_handshake(peer, error));
+        }
+    }
+}
+
+async fn serve_requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     peer: Peer,
     router: Router,
-    place: Place,
+    own: Arc<Place>,
 ) {
-    let place = Arc::new(place);
-    let io = TokioIo::new(Watched { stream, place: place.clone() });
     let router = TowerToHyperService::new(router);
-    let own = place.clone();
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let place = own.clone();
         place.begin_request();
@@ -143,70 +163,9 @@ fn spawn_connection(
             response
         }
     });
-    let connection =
-        http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).serve_connection(io, service);
-    let task = tokio::spawn(async move {
-        // An error concerns this client only.
-        let _ = connection.await;
-    });
-    place.set_task(task.abort_handle());
-}
-
-/// A stream that records in its pool entry when bytes move.
-struct Watched<S> {
-    stream: S,
-    place: Arc<Place>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.place.note_received();
-        }
-        result
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.place.note_sent();
-        }
-        result
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.place.note_sent();
-        }
-        result
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+    let mut builder = http1::Builder::new();
+    let io = TokioIo::new(stream);
+    let connection = builder.max_buf_size(HEAD_BYTES_MAX).serve_connection(io, service);
+    // An error concerns this client only.
+    let _ = connection.await;
 }
