@@ -24,7 +24,7 @@ impl Client {
     pub(super) fn new(ca: &str) -> Result<Self, String> {
         let roots = match ca {
             "" => RootCerts::PlatformVerifier,
-            path => RootCerts::Specific(Arc::new(read_roots(path)?)),
+            path => RootCerts::Specific(Arc::new(read_certificates(path)?)),
         };
         let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(crypto);
@@ -40,7 +40,11 @@ impl Client {
     }
 }
 
-fn read_roots(path: &str) -> Result<Vec<Certificate<'static>>, String> {
+/// Reads the certificates of a PEM file, of which there is at least one.
+///
+/// # Errors
+/// With the reason and the remedy.
+pub(crate) fn read_certificates(path: &str) -> Result<Vec<Certificate<'static>>, String> {
     let pem = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
     let items = parse_pem(&pem).filter_map(Result::ok);
     let roots: Vec<_> = items
@@ -50,7 +54,7 @@ fn read_roots(path: &str) -> Result<Vec<Certificate<'static>>, String> {
         })
         .collect();
     if roots.is_empty() {
-        return Err(format!("{path} holds no certificate; write the authorities as PEM"));
+        return Err(format!("{path} holds no certificate; write certificates as PEM"));
     }
     Ok(roots)
 }

@@ -19,6 +19,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::tls::challenges::Challenges;
+pub(crate) use http::read_certificates;
 use store::Store;
 pub use store::{CERTIFICATE_FILE, create_folder, read_certificate};
 

@@ -78,7 +78,7 @@ impl Fetcher {
 }
 
 /// Returns a TLS configuration that checks certificates against the host's authorities.
-pub(crate) fn tls_config() -> TlsConfig {
+fn tls_config() -> TlsConfig {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)

@@ -30,7 +30,6 @@ pub use api_keys::ApiKeys;
 pub use claims::{BackendClaims, Expected, INFO_BYTES_MAX, TOKEN_BYTES_MAX, USER_BYTES_MAX};
 pub use error::AuthError;
 pub use examine::Examination;
-pub(crate) use fetch::tls_config;
 pub use fetch::{Fetcher, JwksSource};
 pub use identity::{ChannelGrant, Identity, Right, Rights};
 pub use jwks::Jwks;

@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
@@ -116,6 +118,80 @@ fn certificates_are_chosen_by_name_and_exchanged_by_a_reload() {
     assert_ne!(before[1], after[1]);
     let answer = metrics::request(open.stream, "GET /healthz", "Host: localhost\r\n", "");
     assert_eq!(answer.status, 200, "connections stay");
+}
+
+/// Runs a command; returns its exit code and what it says.
+fn seawall(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let output = command.args(arguments).env_remove("SEAWALL_API_KEY").output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn commands_speak_tls_with_the_server() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let certificate = authority.write("one", &["localhost", "127.0.0.1"], false);
+    let mut server = start(&format!("{TLS}{certificate}"));
+    let _client = Raw::open(server.address());
+    let url = format!("https://{}", server.admin());
+    let ca = authority.file();
+    let ca = ca.to_str().unwrap();
+    for command in ["status", "connections", "reload"] {
+        let (code, said) = seawall(&[command, "--url", &url, "--admin-ca", ca]);
+        assert_eq!(code, Some(0), "{command}: {said}");
+    }
+    // The address of the configuration, under a name that its certificate has.
+    let admin = format!("[admin]\nlisten = \"{}\"\ntls = true\n", server.admin());
+    let config = authority.folder().join("admin.toml");
+    std::fs::write(&config, format!("{admin}{certificate}")).unwrap();
+    let by_config = ["status", "--config", config.to_str().unwrap(), "--admin-ca", ca];
+    let (code, said) = seawall(&by_config);
+    assert!(code == Some(0) && said.contains("1 open of "), "{said}");
+    // What is wrong is said.
+    let other = other.file();
+    let plain = start("");
+    let (plain, http) = (format!("https://{}", plain.admin()), url.replace("https", "http"));
+    for (arguments, says) in [
+        (["--url", &url, "--admin-ca", other.to_str().unwrap()], "signed its certificate with"),
+        (["--url", &plain, "--admin-ca", ca], "it does not speak TLS"),
+        (["--url", &http, "--admin-ca", ca], "this address requires TLS; use https://"),
+        (["--url", &url, "--admin-ca", "/nonexistent/ca.pem"], "--admin-ca: cannot read"),
+    ] {
+        let (code, said) = seawall(&[&["status"], &arguments[..]].concat());
+        assert!(code == Some(1) && said.contains(says), "{arguments:?}: {said}");
+    }
+    let (code, said) = seawall(&["drain", "--url", &url, "--admin-ca", ca]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(server.wait(Duration::from_mins(2)).success());
+}
+
+#[test]
+fn commands_show_a_certificate() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let certificate = authority.write("one", &["127.0.0.1"], false);
+    let ca = authority.file();
+    let ca = ca.to_str().unwrap();
+    let server = start(&format!("{TLS}tls_client_ca = \"{ca}\"\n{certificate}"));
+    let url = format!("https://{}", server.admin());
+    let shown = |authority: &Authority| {
+        authority.write("operator", &["operator"], false);
+        let (chain, key) = authority.paths("operator");
+        [chain, key].map(|path| path.to_str().unwrap().to_owned())
+    };
+    let base = ["status", "--url", &url, "--admin-ca", ca];
+    let [chain, key] = shown(&authority);
+    let own = ["--admin-cert", &chain, "--admin-key", &key];
+    let (code, said) = seawall(&[&base[..], &own].concat());
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = seawall(&base);
+    assert!(code == Some(1) && said.contains("it requires a certificate"), "{said}");
+    let [chain, key] = shown(&other);
+    let foreign = ["--admin-cert", &chain, "--admin-key", &key];
+    let (code, said) = seawall(&[&base[..], &foreign].concat());
+    assert!(code == Some(1) && said.contains("it rejects the certificate"), "{said}");
+    let (code, said) = seawall(&[&base[..], &["--admin-cert", ca, "--admin-key", ca]].concat());
+    assert!(code == Some(1) && said.contains("holds no private key"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The client of a running server's HTTP API, for commands: finds the server, calls it, and prints
 //! its answers.
 
+mod tls;
 mod unix;
 
 use std::fmt::Display;
@@ -18,6 +19,7 @@ use ureq::{Agent, Body, config::Config, http::Response};
 use super::flags::Overrides;
 use super::load::load;
 use super::print::print_text;
+use crate::config::Config as ServerConfig;
 use crate::driver::listener::Address;
 use crate::text::terminal;
 
@@ -36,8 +38,8 @@ pub(super) struct Remote {
     #[arg(
         long,
         value_name = "URL",
-        help = "The server's admin address: http://HOST:PORT, https://HOST or unix:/PATH; default: \
-                that of the configuration"
+        help = "The server's admin address: http://HOST:PORT, https://HOST:PORT or unix:/PATH; \
+                default: that of the configuration"
     )]
     url: Option<String>,
 
@@ -56,6 +58,9 @@ pub(super) struct Remote {
     )]
     config: Option<String>,
 
+    #[command(flatten)]
+    tls: tls::TlsFlags,
+
     /// Print the server's answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -66,13 +71,15 @@ pub(super) struct Remote {
 enum Place {
     /// Base URL without a final slash.
     Http(String),
+    /// The same over TLS, at an address that is not looked up by the URL's name.
+    Pinned(String, SocketAddr),
     Unix(PathBuf),
 }
 
 impl Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Http(url) => f.write_str(url),
+            Self::Http(url) | Self::Pinned(url, _) => f.write_str(url),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -95,7 +102,8 @@ fn parse_place(url: &str) -> Result<Place, String> {
 }
 
 /// The admin address of a server with this configuration.
-fn place_of(admin: Option<&Address>) -> Result<Place, String> {
+/// `name`: the host name to verify; `None`: it speaks no TLS.
+fn place_of(admin: Option<&Address>, name: Option<&str>) -> Result<Place, String> {
     match admin {
         None => Err("the configuration has no admin address; give one with --url".to_owned()),
         Some(Address::Tcp(address)) if address.port() == 0 => {
@@ -109,10 +117,24 @@ fn place_of(admin: Option<&Address>) -> Result<Place, String> {
                 IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
                 ip => ip,
             };
-            Ok(Place::Http(format!("http://{}", SocketAddr::new(ip, address.port()))))
+            let address = SocketAddr::new(ip, address.port());
+            Ok(match name {
+                None => Place::Http(format!("http://{address}")),
+                Some(name) => Place::Pinned(format!("https://{name}:{}", address.port()), address),
+            })
         }
         Some(Address::Unix(path)) => Ok(Place::Unix(path.clone())),
     }
+}
+
+/// The name to verify the certificate of a server with this configuration for. `None`: its admin
+/// address speaks no TLS.
+fn tls_name(config: &ServerConfig) -> Option<String> {
+    config.admin_tls.as_ref()?;
+    let certificates = config.certificates.certificates().iter();
+    let certified: Vec<_> = certificates.flat_map(|one| one.names().iter().cloned()).collect();
+    let name = tls::choose_name(&config.admin_hosts, &certified);
+    Some(name.unwrap_or("localhost").to_owned())
 }
 
 /// A server's answer: the original text, and its value.
@@ -166,11 +188,11 @@ impl Remote {
             let loaded = load(self.config.as_deref(), &Overrides::default());
             let loaded = loaded.map_err(|error| error.to_string())?;
             configured_key = loaded.written.api_key();
-            place_of(loaded.config.admin.as_ref())?
+            place_of(loaded.config.admin.as_ref(), tls_name(&loaded.config).as_deref())?
         };
         // Admin addresses are near and reached directly: ignore proxies in the environment.
         let config = Agent::config_builder()
-            .tls_config(crate::auth::tls_config())
+            .tls_config(self.tls.config()?)
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
             .max_redirects(0)
@@ -216,6 +238,10 @@ fn make_agent(place: &Place, config: Config) -> Agent {
             let connector = unix::UnixConnector(path.clone());
             Agent::with_parts(config, connector, DefaultResolver::default())
         }
+        Place::Pinned(_, address) => {
+            let (connector, resolver) = (DefaultConnector::default(), tls::Pinned(*address));
+            Agent::with_parts(config, connector, resolver)
+        }
         Place::Http(_) => {
             Agent::with_parts(config, DefaultConnector::default(), DefaultResolver::default())
         }
@@ -225,7 +251,7 @@ fn make_agent(place: &Place, config: Config) -> Agent {
 impl Api {
     fn address(&self, path: &str) -> String {
         match &self.place {
-            Place::Http(url) => format!("{url}{path}"),
+            Place::Http(url) | Place::Pinned(url, _) => format!("{url}{path}"),
             // An IP address needs no name lookup; the connector ignores it.
             Place::Unix(_) => format!("http://127.0.0.1{path}"),
         }
@@ -269,10 +295,9 @@ impl Api {
     fn read(&self, response: Result<Response<Body>, ureq::Error>) -> Result<ApiResponse, String> {
         let place = &self.place;
         let mut response = response.map_err(|error| {
-            format!(
-                "cannot reach the server at {place}: {error}; start it, or give its admin address \
-                 with --url"
-            )
+            let start = "start it, or give its admin address with --url";
+            let remedy = tls::remedy(&error).unwrap_or(start);
+            format!("cannot reach the server at {place}: {error}; {remedy}")
         })?;
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(BYTES_MAX).read_to_string();
@@ -343,13 +368,18 @@ mod tests {
     #[test]
     fn the_configured_address_is_found() {
         let found = |address: &str| {
-            place_of(Some(&Address::Tcp(address.parse().unwrap()))).map(|place| place.to_string())
+            let address = Address::Tcp(address.parse().unwrap());
+            place_of(Some(&address), None).map(|place| place.to_string())
         };
+        let address: SocketAddr = "0.0.0.0:9100".parse().unwrap();
+        let over_tls = place_of(Some(&Address::Tcp(address)), Some("ops.test")).unwrap();
+        let local = "127.0.0.1:9100".parse().unwrap();
+        assert_eq!(over_tls, Place::Pinned("https://ops.test:9100".to_owned(), local));
         assert_eq!(found("127.0.0.1:9100").unwrap(), "http://127.0.0.1:9100");
         assert_eq!(found("0.0.0.0:9100").unwrap(), "http://127.0.0.1:9100");
         assert_eq!(found("[::]:9100").unwrap(), "http://[::1]:9100");
         assert!(found("127.0.0.1:0").unwrap_err().contains("--url"));
-        assert!(place_of(None).unwrap_err().contains("--url"));
+        assert!(place_of(None, None).unwrap_err().contains("--url"));
     }
 
     #[test]
