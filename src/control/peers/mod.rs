@@ -348,8 +348,8 @@ impl ClusterPeers {
     }
 
     /// Writes this node's record, and reads those of others, for as long as the process runs.
-    /// `revoke` applies a revocation that this node has missed; `report_lost` reports a dead node, if
-    /// this node has to.
+    /// `revoke` applies a revocation that this node has missed; `report_lost` reports a dead node,
+    /// if this node has to.
     pub(super) async fn beat(
         self: Arc<Self>,
         record: impl Fn() -> PeerRecord,
