@@ -92,7 +92,8 @@ fn read_object<'t, T: Deserialize<'t>>(text: &'t str) -> Result<T, Invalid> {
     serde_json::from_str(text).map_err(|_| Invalid)
 }
 
-/// Checks that an object has no field but `null`s. One with unknown fields only is likely no answer.
+/// Checks that an object has no field but `null`s. One with unknown fields only is likely no
+/// answer.
 fn check_empty(text: &str) -> Result<(), Invalid> {
     let fields: HashMap<&str, Option<IgnoredAny>> =
         serde_json::from_str(text).map_err(|_| Invalid)?;

@@ -111,8 +111,8 @@ impl EventFlow {
         let _ = self.orders.send(Order::Renew(backends.to_vec()));
     }
 
-    /// Reports that a node of the cluster has ended without a drain. `incarnation` names the time of
-    /// its life in which it was lost.
+    /// Reports that a node of the cluster has ended without a drain. `incarnation` names the time
+    /// of its life in which it was lost.
     pub fn report_lost_node(&self, node: u32, incarnation: &str) {
         // Fails only when the process is ending.
         let incarnation = incarnation.into();

@@ -47,8 +47,8 @@ impl HubSession {
         self.pending.as_ref().is_some_and(|pending| !pending.behind_questions.is_empty())
     }
 
-    /// Returns whether a question about this channel is open; `None`: about any channel, or requests
-    /// wait for one that has ended.
+    /// Returns whether a question about this channel is open; `None`: about any channel, or
+    /// requests wait for one that has ended.
     pub(super) fn is_asking_about(&self, channel: Option<&str>) -> bool {
         let channels = || self.undecided().iter().filter_map(Undecided::channel);
         match channel {

@@ -67,8 +67,8 @@ impl AskedKind {
     }
 }
 
-/// A request that waits for the outcome of a question about its channel; requests for other channels
-/// pass it.
+/// A request that waits for the outcome of a question about its channel; requests for other
+/// channels pass it.
 #[derive(Debug)]
 pub(super) struct HeldRequest {
     pub(super) channel: ChannelName,
