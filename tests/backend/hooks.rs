@@ -446,3 +446,33 @@ fn another_address_is_asked_after_a_reload() {
     assert_eq!(asked(&old, "connect").len(), 1, "what it had allowed to be cached is forgotten");
     kept.close();
 }
+
+#[test]
+fn more_than_a_connection_holds_waits_unread_and_is_answered_in_order() {
+    let folder = Folder::new();
+    let gate = Arc::new(AtomicBool::new(false));
+    let opened = gate.clone();
+    let application = Scripted::start(move |request| {
+        if request.json()["type"] == "publish" {
+            wait_until("the test lets it answer", || opened.load(Ordering::Acquire));
+        }
+        Some(allow_all(request))
+    });
+    let server = start(&application, &folder, PATIENT);
+    let (mut client, _) = Client::connect_with(&server, "/ws", "");
+    let long = "x".repeat(20_000);
+    for id in 0..12 {
+        let content = format!("{id}{long}");
+        client.send(
+            &json!({"type": "publish", "id": id, "channel": "private:ann", "content": content}),
+        );
+    }
+    wait_until("the first is asked about", || asked(&application, "publish").len() == 1);
+    gate.store(true, Ordering::Release);
+    for id in 0..12 {
+        let reply = client.await_object(|object| object["id"].is_u64());
+        assert_eq!((&reply["type"], &reply["id"]), (&json!("published"), &json!(id)), "{reply}");
+        assert_eq!(reply["offset"], id + 1);
+    }
+    client.close();
+}

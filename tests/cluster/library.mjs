@@ -2,8 +2,8 @@
 //
 //     node library.mjs PACKAGES URL
 //
-// Prints what has happened, one line each; the test stops the engine after `joined`, and continues it
-// after `repeating`.
+// Prints what has happened, one line each; the test stops the engine after `joined`, says so by a
+// line, and continues it after `repeating`.
 
 import { createRequire } from "node:module";
 import { Seawall } from "../../src/web/seawall.js";
@@ -35,6 +35,8 @@ const found = [];
 sub.on("message", ({ content }) => found.push(content));
 const away = next(sw, "engine");
 say("joined");
+await new Promise((resolve) => process.stdin.once("data", resolve));
+process.stdin.destroy();
 // Sent before the connection to the engine is known to be dead.
 const publishing = [sub.publish("stopped")];
 say((await away).state);

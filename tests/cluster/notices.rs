@@ -1,6 +1,6 @@
 //! What clients are told while the engine is away, and the client library meanwhile.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -71,7 +71,8 @@ fn the_library_publishes_once_while_the_engine_is_away() {
     let mut run = Command::new("timeout");
     run.args(["120", "node", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/library.mjs")]);
     run.arg(packages).arg(format!("ws://{}/ws", node.address()));
-    let mut script = run.stdout(Stdio::piped()).spawn().expect("coreutils are there");
+    run.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut script = run.spawn().expect("coreutils are there");
     let mut lines = BufReader::new(script.stdout.take().expect("it is piped")).lines();
     let mut expect = |expected: &str| {
         let line = lines.next().and_then(Result::ok).unwrap_or_default();
@@ -79,6 +80,7 @@ fn the_library_publishes_once_while_the_engine_is_away() {
     };
     expect("joined");
     engine.signal("STOP");
+    script.stdin.take().expect("it is piped").write_all(b"stopped\n").expect("it reads");
     expect("away");
     expect("repeating");
     engine.signal("CONT");

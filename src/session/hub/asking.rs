@@ -25,6 +25,8 @@ use crate::hooks::{
 use crate::hub::{ChannelName, Code, Refused, Since};
 use crate::session::protocol::{Command, Reply, Text};
 
+/// The most bytes of requests that a connection holds behind questions; one always fits.
+const HELD_BYTES_MAX: usize = 64 * 1024;
 /// The longest method of a call (bytes).
 const METHOD_BYTES_MAX: usize = 128;
 
@@ -70,15 +72,22 @@ impl HubSession {
         is_held.then(|| ChannelName::new(channel))
     }
 
-    /// Holds a request behind a question about its channel.
+    /// Holds a request behind a question about its channel. Returns false if too much is held: then
+    /// everything behind it waits, and the client is read from no more.
     pub(super) fn hold_request(
         &mut self,
         call: &mut Call<'_>,
-        channel: ChannelName,
+        channel: &ChannelName,
         object: &[u8],
-    ) {
+    ) -> bool {
+        let pending = self.pending_mut(call);
+        let held = pending.behind_questions.iter().map(|one| one.text.len()).sum::<usize>();
+        if held > 0 && held + object.len() > HELD_BYTES_MAX {
+            return false;
+        }
         let text = String::from_utf8_lossy(object).into();
-        self.pending_mut(call).behind_questions.push_back(HeldRequest { channel, text });
+        pending.behind_questions.push_back(HeldRequest { channel: channel.clone(), text });
+        true
     }
 
     /// Continues with requests whose questions have ended, in order, within the call's budget.

@@ -144,8 +144,9 @@ impl HubSession {
             if let Some((request, range)) = plain {
                 match self.take_request(call, request, range.len(), over_rate) {
                     Taken::Done => {}
-                    Taken::Behind(channel) => self.hold_request(call, channel, &frame[range]),
-                    Taken::Waits => return self.bar_requests(call, cutter, &range),
+                    Taken::Behind(channel)
+                        if self.hold_request(call, &channel, &frame[range.clone()]) => {}
+                    _ => return self.bar_requests(call, cutter, &range),
                 }
                 continue;
             }
@@ -155,8 +156,9 @@ impl HubSession {
                     let request = protocol.read_request(object);
                     match self.take_request(call, request, range.len(), over_rate) {
                         Taken::Done => {}
-                        Taken::Behind(channel) => self.hold_request(call, channel, &frame[range]),
-                        Taken::Waits => return self.bar_requests(call, cutter, &range),
+                        Taken::Behind(channel)
+                            if self.hold_request(call, &channel, &frame[range.clone()]) => {}
+                        _ => return self.bar_requests(call, cutter, &range),
                     }
                 }
                 Cut::TooLarge(bytes) => reject_large(call, bytes),
