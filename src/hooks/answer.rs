@@ -123,7 +123,7 @@ impl FailureCause {
 pub enum HookOutcome {
     Answered(HookAnswer),
     /// There is no answer, and the question allows that
-    /// ([`OnFailure::Allow`](crate::auth::OnFailure::Allow)).
+    /// ([`OnFailure::Allow`]).
     Allowed,
     Failed {
         kind: HookKind,
