@@ -309,11 +309,14 @@ impl Asking {
                     });
                 }
                 HookAction::Finish { ticket, kind, outcome, .. } => {
-                    if let HookOutcome::Failed { cause: FailureCause::Malformed, .. } = outcome {
+                    // A status that is no answer was logged before, except 204.
+                    if let HookOutcome::Failed { cause, .. } = outcome
+                        && matches!(cause, FailureCause::Malformed | FailureCause::Status)
+                    {
                         let kind = kind.name();
                         let failure = format!(
-                            "the answer to `{kind}` is invalid: it must be an object with the \
-                             fields of this question, of 64 KiB at most"
+                            "the answer to `{kind}` is invalid: it must have the status 200, and \
+                             be an object with the fields of this question, of 64 KiB at most"
                         );
                         one.log_result(Some(failure));
                     }

@@ -31,6 +31,8 @@ pub(crate) fn command(arguments: &[&str], config: &str) -> (Command, PathBuf) {
     let path = std::env::temp_dir().join(name);
     fs::write(&path, config).expect("the configuration can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    // They choose what a test does, and the server knows no such options.
+    command.env_remove("SEAWALL_SEED").env_remove("SEAWALL_STEPS");
     command.arg("serve").arg("--config").arg(&path).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     (command, path)

@@ -124,7 +124,7 @@ section! {
     "Set where several applications share the server.";
 
     /// Who decides whether a client may connect, and who it is: `auth` = its token, as `[auth]`
-    /// says; `backend` = the application is asked about each client that has no valid token and no
+    /// says; `backend` = the application is asked about each client that has neither a token nor a
     /// valid ticket.
     connect: ConnectRule = ConnectRule::Auth,
     "`backend` where clients are known by a cookie or by a session of the application.";

@@ -3,9 +3,8 @@
 //!
 //! A question about a channel holds the connection's later requests for that channel, and other
 //! requests pass them; a call holds nothing. Questions, and the requests behind them, count as
-//! requests in flight. A decision is applied as if the request arrived
-//! then: everything else about it is checked once more, because rights and options may have changed
-//! meanwhile.
+//! requests in flight. A decision is applied as if the request arrived then: everything else about
+//! it is checked once more, because rights and options may have changed meanwhile.
 
 use std::collections::VecDeque;
 
