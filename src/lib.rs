@@ -199,6 +199,7 @@
 //! | [`events`] | the kinds of events, and who wants them |
 //! | [`outer`] | the thread for what waits for other servers |
 //! | [`hooks`] | questions to applications: their desks, as data; no sockets, no clock |
+//! | [`link`] | the wire format of links to applications; no sockets, no clock |
 //! | [`proto`] | the wire side: PROXY, HTTP, WebSocket; no sockets, no clock |
 //! | [`hub`] | channels: homes, order, history, presence, members; no sockets |
 //! | [`session`] | the application side of a connection: echo, or the protocol of a hub client |
@@ -267,6 +268,7 @@ pub mod events;
 mod guard;
 pub mod hooks;
 pub mod hub;
+pub mod link;
 pub mod metrics;
 pub mod outer;
 pub mod proto;

@@ -12,6 +12,7 @@ pub mod events;
 mod examine;
 pub mod hook_line;
 pub mod hooking;
+pub mod links;
 pub mod queue;
 mod settings;
 mod signature;

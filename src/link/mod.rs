@@ -1,0 +1,17 @@
+//! Links: the wire format in which a node and an application exchange messages of many clients. No
+//! sockets, no clock.
+//!
+//! `LINK.md` is the document of the format. Files: `wire` (records), `body` (what records that
+//! describe something carry, as JSON).
+
+mod body;
+mod wire;
+
+pub use body::{
+    AcceptBody, BackendHello, BodyError, HelloLimits, NodeHello, OpenBody, OpenRequest, RejectBody,
+    check_state, decode_accept, decode_hello, decode_reject, encode_node_hello, encode_open,
+};
+pub use wire::{
+    CLOSE_REASON_BYTES_MAX, HEADER_BYTES, LINK_SUBPROTOCOL, LINK_VERSION, Record, RecordFlags,
+    RecordKind, Records, SESSION_BYTES, SessionId, WireError, append_record, sessions_of_many,
+};
