@@ -106,7 +106,7 @@ fn routes(section: &Section, random: &mut Random, gentle: bool) -> Vec<Value> {
     paths.extend(others.into_iter().filter(|_| random.below(2) == 0));
     let route = |(path, handler): (&str, Option<&str>)| {
         let mut table = random_table(section, random, gentle);
-        let handler = handler.unwrap_or_else(|| random.pick(&["echo", "hub"]));
+        let handler = handler.unwrap_or_else(|| random.pick(&["echo", "hub", "gateway"]));
         table.insert("path".to_owned(), Value::String(path.to_owned()));
         table.insert("match".to_owned(), Value::String("exact".to_owned()));
         table.insert("handler".to_owned(), Value::String(handler.to_owned()));
@@ -120,6 +120,8 @@ fn backend(section: &Section, random: &mut Random, gentle: bool) -> Table {
     let mut table = random_table(section, random, gentle);
     let secret = support::secrets::webhook_secret_file();
     table.insert("hook_url".to_owned(), Value::String("http://127.0.0.1:1/hooks".to_owned()));
+    let links = vec![Value::String("ws://127.0.0.1:1/link".to_owned())];
+    table.insert("links".to_owned(), Value::Array(links));
     // An application's name cannot change either.
     table.insert("name".to_owned(), Value::String("app".to_owned()));
     table.insert("secret_files".to_owned(), Value::Array(vec![Value::String(secret)]));

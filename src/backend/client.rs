@@ -188,7 +188,9 @@ fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| format!("TLS: {error}"))?;
     // Not used without TLS; a host without authorities must not be an error then.
-    let is_plain = settings.urls().all(|url| url.starts_with("http://"));
+    let is_plain = settings
+        .urls()
+        .all(|url| ["http://", "ws://"].iter().any(|scheme| url.starts_with(scheme)));
     let unused = is_plain.then(RootCertStore::empty);
     if let Some(roots) = unused.or_else(|| settings.authorities.clone()) {
         return Ok(builder.with_root_certificates(roots).with_no_client_auth());

@@ -18,5 +18,5 @@ mod settings;
 mod signature;
 
 pub use examine::{UrlReport, examine_backend};
-pub use settings::{BackendSettings, HookSettings};
+pub use settings::{BackendSettings, HookSettings, LinkSettings, LinkToken, LinkUrl};
 pub use signature::Signer;

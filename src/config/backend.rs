@@ -1,4 +1,4 @@
-//! The applications that receive events and answer questions.
+//! The applications that receive events, answer questions and exchange messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::file::{self, ConnectRule, File, HandlerName};
-use super::{Faults, RouteOptions, of_one, ranges, secret_files};
+use super::{Faults, RouteOptions, links, of_one, ranges, secret_files};
 use crate::auth::{Access, Namespaces, OnFailure};
 use crate::backend::{BackendSettings, HookSettings, Signer};
 use crate::events::{BACKENDS_MAX, EventKind, EventKinds, EventTarget};
@@ -47,7 +47,7 @@ pub(super) fn backends(file: &File, faults: &mut Faults) -> Vec<Arc<BackendSetti
             let text = format!("two backends have the name {}: rename one", written.name);
             faults.0.push(of_one(format!("backend.{index}.name"), text));
         }
-        checked.extend(backend(index, written, !file.cluster.urls.is_empty(), faults));
+        checked.extend(backend(index, written, file, faults));
     }
     checked
 }
@@ -55,7 +55,7 @@ pub(super) fn backends(file: &File, faults: &mut Faults) -> Vec<Arc<BackendSetti
 fn backend(
     index: usize,
     written: &file::Backend,
-    has_cluster: bool,
+    file: &File,
     faults: &mut Faults,
 ) -> Option<Arc<BackendSettings>> {
     let before = faults.0.len();
@@ -73,8 +73,11 @@ fn backend(
     for (key, url) in urls.into_iter().filter(|(_, url)| !url.is_empty()) {
         faults.check(check_url(key, url).map_err(|text| fault(key, &text)));
     }
-    if urls.iter().all(|(_, url)| url.is_empty()) {
-        faults.0.push(fault("events_url", "or hook_url must be set: an application needs one"));
+    let has_urls = urls.iter().any(|(_, url)| !url.is_empty());
+    let links = links::settings(written, !file.admin.listen.is_empty(), &fault, faults);
+    if !has_urls && written.links.is_empty() && !written.accept_links {
+        let text = "or hook_url, links or accept_links must be set: an application needs one";
+        faults.0.push(fault("events_url", text));
     }
     if written.events_url.is_empty() && !written.events.is_empty() {
         faults.0.push(fault("events", "needs events_url, to which events are sent"));
@@ -82,12 +85,13 @@ fn backend(
     faults.check(check_headers(&written.hook_headers).map_err(|text| fault("hook_headers", &text)));
     let kinds = faults.check(parse_kinds(&written.events).map_err(|text| fault("events", &text)));
     let kinds = kinds.unwrap_or_default();
+    let has_cluster = !file.cluster.urls.is_empty();
     faults.check(check_kinds(kinds, has_cluster).map_err(|text| fault("events", &text)));
     let secrets = written.secret_files.iter().filter_map(|path| {
         faults.check(read_secret(path).map_err(|text| fault("secret_files", &text)))
     });
     let signer = Signer::new(secrets.collect());
-    if written.secret_files.is_empty() {
+    if written.secret_files.is_empty() && has_urls {
         let text =
             "must name a file: requests are signed (make one with `openssl rand -base64 32`)";
         faults.0.push(fault("secret_files", text));
@@ -100,6 +104,7 @@ fn backend(
             name: written.name.clone(),
             events_url: written.events_url.clone(),
             hooks: hook_settings(written),
+            links,
             node_events: kinds.only(|kind| kind == EventKind::NodeLost),
             signer,
             authorities,
@@ -247,11 +252,13 @@ pub(super) fn connect_routes(
             let text = format!("route {}: {key} {text}", route.path);
             of_one(format!("route.{index}.{key}"), text)
         };
-        let asks = route.connect == ConnectRule::Backend;
-        let is_hub = route.handler == HandlerName::Hub;
-        if !is_hub && !asks {
+        let is_gateway = route.handler == HandlerName::Gateway;
+        let asks = route.connect == ConnectRule::Backend && !is_gateway;
+        let has_sessions = is_gateway || route.handler == HandlerName::Hub;
+        links::check_route(route, &fault, faults);
+        if !has_sessions && !asks {
             if !route.backend.is_empty() {
-                let text = "needs handler = \"hub\" or connect = \"backend\"";
+                let text = "needs handler = \"hub\" or \"gateway\", or connect = \"backend\"";
                 faults.0.push(fault("backend", text.into()));
             }
             continue;
@@ -259,6 +266,10 @@ pub(super) fn connect_routes(
         let found = find(file, &route.backend).map_err(|text| fault("backend", text));
         let Some(found) = faults.check(found) else { continue };
         let backend = found.map(|at| &file.backends[at]);
+        if is_gateway && !backend.is_some_and(links::has_links) {
+            faults.0.push(fault("backend", links::NEEDS_LINKS.into()));
+            continue;
+        }
         if asks && backend.is_none_or(|backend| backend.hook_url.is_empty()) {
             faults.0.push(fault("connect", NEEDS_HOOKS.into()));
         }
@@ -276,10 +287,11 @@ pub(super) fn connect_routes(
             && let Some((_, own)) = options.get_mut(index)
         {
             own.events.backend = at as u8;
-            own.application = (!backend.hook_url.is_empty()).then_some(at as u8);
+            let takes_part = is_gateway || !backend.hook_url.is_empty();
+            own.application = takes_part.then_some(at as u8);
             own.connect = route.connect;
             let kinds = parse_kinds(&backend.events).unwrap_or_default();
-            own.events.kinds = kinds.only(|kind| is_hub && kind.is_of_connection());
+            own.events.kinds = kinds.only(|kind| has_sessions && kind.is_of_connection());
         }
     }
 }

@@ -206,6 +206,8 @@ pub(super) fn route(
             events: EventTarget::default(),
             application: None,
             connect: file::ConnectRule::Auth,
+            accept: written.accept,
+            slow_reader: written.slow_reader,
         },
     ))
 }

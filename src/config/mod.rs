@@ -15,6 +15,7 @@ mod file_stamps;
 mod folders;
 mod hub;
 mod layers;
+mod links;
 mod open_files;
 mod ranges;
 mod read;
@@ -46,8 +47,8 @@ use crate::tls::ListenerTls;
 use crate::tls::certificates::CertificateSet;
 pub use endpoints::address;
 pub use file::{
-    ConnectRule, Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics, Process,
-    Timeouts,
+    AcceptRule, ConnectRule, Drain, DriverChoice, Engine, HandlerName, Hub, LogFormat, Metrics,
+    Process, RouteSlowReader, Timeouts,
 };
 pub use file_stamps::FileStamps;
 pub use layers::{Given, Written};
@@ -155,10 +156,15 @@ pub struct RouteOptions {
     pub connection_age_max_ms: u32,
     /// Where events of its connections go.
     pub events: EventTarget,
-    /// The index of the application that decides on clients and answers calls.
+    /// The index of the application that decides on clients and answers calls, or that messages of
+    /// a gateway go to.
     pub application: Option<u8>,
     /// Who decides whether a client may connect.
     pub connect: ConnectRule,
+    /// When clients of a gateway are connected.
+    pub accept: AcceptRule,
+    /// What happens to clients of a gateway that read too slowly.
+    pub slow_reader: RouteSlowReader,
 }
 
 /// Days before a certificate's end from which on the log and `seawall doctor` warn of it.
@@ -260,7 +266,7 @@ pub struct Config {
     pub hub: Hub,
     /// The engine that several nodes share; `None`: channels belong to this process.
     pub cluster: Option<Arc<ClusterSettings>>,
-    /// Applications that receive events.
+    /// Applications that receive events, answer questions and exchange messages.
     pub backends: Vec<Arc<BackendSettings>>,
     /// The kinds of events of channels that any of them wants.
     pub channel_events: EventKinds,
@@ -291,7 +297,8 @@ impl Config {
                 format!("the certificate for {names} expires in {days} days; renew it, and reload")
             })
         });
-        skipped.chain(shared).chain(expiring).collect()
+        let exposed = self.backends.iter().filter_map(|backend| links::find_exposed(backend));
+        skipped.chain(shared).chain(expiring).chain(exposed).collect()
     }
 
     /// Returns the number of receive buffers of one shard.

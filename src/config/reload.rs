@@ -127,6 +127,12 @@ impl Config {
         self.route_options.iter().any(|route| route.handler == HandlerName::Hub)
     }
 
+    /// Returns whether any route has sessions, which use the hub's state: of the hub, or of a
+    /// gateway.
+    pub fn has_sessions(&self) -> bool {
+        self.route_options.iter().any(|route| route.handler != HandlerName::Echo)
+    }
+
     /// Rejects a configuration that would admit clients without authentication that was required
     /// before, unless this is confirmed: a file may be read while it is empty or half written. Keys
     /// that were fetched from the same URL are kept.
@@ -182,8 +188,9 @@ impl Config {
         old: &Self,
         is_in_use: &dyn Fn(usize) -> bool,
     ) -> Result<(), ConfigError> {
-        if self.has_hub() && !old.has_hub() {
-            let text = "leads to the hub, which no route did at the start: restart the server";
+        if self.has_sessions() && !old.has_sessions() {
+            let text = "leads to the hub or an application, which no route did at the start: \
+                        restart the server";
             return Err(at("route.handler", text));
         }
         let routes = self.routes.as_slice().iter().zip(&self.route_options);

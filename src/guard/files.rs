@@ -107,7 +107,7 @@ fn port_of(url: &str) -> u16 {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let written = authority.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    written.unwrap_or(if scheme == "http" { 80 } else { HTTPS })
+    written.unwrap_or(if matches!(scheme, "http" | "ws") { 80 } else { HTTPS })
 }
 
 /// Restricts the calling thread and those that it starts; returns the ABI in force, `None` without

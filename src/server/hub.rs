@@ -20,7 +20,7 @@ const LINGERING_MAX: usize = 65_536;
 /// The hub's state, and the way to other nodes, where there are any.
 pub(super) type MadeHub = (Option<Arc<HubShared>>, Option<Arc<Outer>>);
 
-/// Makes the hub's state if a route uses it. Its log is kept in memory, or in the engine of a
+/// Makes the hub's state if a route has sessions. Its log is kept in memory, or in the engine of a
 /// cluster.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub(super) fn make_hub(
     admission: Arc<Admission>,
     thread: Option<&OuterThread>,
 ) -> Result<MadeHub, String> {
-    if !config.has_hub() {
+    if !config.has_sessions() {
         return Ok((None, None));
     }
     let (protocols, node) = (Protocols::new(&SeawallV1), make_node());
@@ -103,7 +103,7 @@ pub fn make_hub_with(
         let realm = make_realm(config, make_node(), admission).with_protocols(protocols);
         HubShared::new(realm, home_options(config), make_log)
     };
-    config.has_hub().then(make)
+    config.has_sessions().then(make)
 }
 
 /// Makes the same hub under another configuration.

@@ -78,6 +78,21 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
                 _ => vec![chain, own],
             }
         }
+        ("backend" | "route" | "channel", _) => companions_with_backend(section, row),
+        ("process", "group") => vec!["--process-user=nobody".to_owned()],
+        ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
+        ("key", "algorithm") => {
+            vec![format!("--key-public-key-file={}", fixture("key.pem", 0o644, PUBLIC_KEY))]
+        }
+        ("key", "id") => vec![format!("--key-secret={SECRET}")],
+        ("api_key", "name") => vec![format!("--api-key-secret={SECRET}")],
+        _ => Vec::new(),
+    }
+}
+
+/// The same, of options that need an application.
+fn companions_with_backend(section: &Section, row: &Row) -> Vec<String> {
+    match (section.name, row.key) {
         ("backend", key) => {
             let own = format!("--backend-{}=", key.replace('_', "-"));
             backend_flags().into_iter().filter(|flag| !flag.starts_with(&own)).collect()
@@ -85,6 +100,10 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("route", "backend") => {
             let route = vec!["--route-handler=hub".to_owned(), "--backend-name=other".to_owned()];
             [route, backend_flags()].concat()
+        }
+        ("route", "handler") => linked_flags(),
+        ("route", "accept" | "slow_reader") => {
+            [vec!["--route-handler=gateway".to_owned()], linked_flags()].concat()
         }
         ("channel", "backend") => {
             [vec!["--backend-name=other".to_owned()], backend_flags()].concat()
@@ -94,13 +113,6 @@ pub(crate) fn companions(section: &Section, row: &Row) -> Vec<String> {
         ("channel", "on_failure") => {
             [vec!["--channel-publish=backend".to_owned()], asked_flags()].concat()
         }
-        ("process", "group") => vec!["--process-user=nobody".to_owned()],
-        ("key", "public_key_file") => vec!["--key-algorithm=EdDSA".to_owned()],
-        ("key", "algorithm") => {
-            vec![format!("--key-public-key-file={}", fixture("key.pem", 0o644, PUBLIC_KEY))]
-        }
-        ("key", "id") => vec![format!("--key-secret={SECRET}")],
-        ("api_key", "name") => vec![format!("--api-key-secret={SECRET}")],
         _ => Vec::new(),
     }
 }
@@ -117,6 +129,11 @@ pub(crate) fn backend_flags() -> Vec<String> {
 /// What a backend needs that decides.
 fn asked_flags() -> Vec<String> {
     [vec!["--backend-hook-url=http://app.test".to_owned()], backend_flags()].concat()
+}
+
+/// What a backend needs that exchanges messages.
+fn linked_flags() -> Vec<String> {
+    vec!["--backend-links=ws://app.test/link".to_owned()]
 }
 
 /// Another value than the default, valid by itself: as text for flags, and as TOML.
@@ -139,6 +156,8 @@ pub(crate) fn other(section: &Section, row: &Row) -> (String, toml::Value) {
         ("backend.hook_headers", _) => "cookie,x-session".to_owned(),
         ("backend.hook_url", _) => "https://app.test/hooks".to_owned(),
         ("backend.events_url", _) => "https://app.test/events".to_owned(),
+        ("backend.links", _) => "wss://app.test/link,ws://127.0.0.1:7000".to_owned(),
+        ("backend.link_token_file", _) => fixture("secret", 0o600, SECRET),
         ("backend.secret_files", _) => fixture("app.secret", 0o600, WEBHOOK_SECRET),
         ("channel.events", _) => "published,subscribed".to_owned(),
         ("limits.address_prefix_v4", _) => "24".to_owned(),

@@ -1,10 +1,13 @@
-//! Options of applications that receive events and answer questions.
+//! Options of applications that receive events, answer questions and exchange messages.
 
-use super::table::section;
+use serde::{Deserialize, Serialize};
+
+use super::table::{Kind, OptionType, section};
 
 section! {
-    /// An application that receives events and answers questions over HTTP
-    /// (`src/backend/BACKEND.md`). It needs at least one of the two addresses.
+    /// An application. It receives events and answers questions over HTTP
+    /// (`src/backend/BACKEND.md`), and exchanges messages with clients over links. It needs at
+    /// least one of `events_url`, `hook_url`, `links` and `accept_links`.
     Backend "backend" repeated true absent true;
 
     /// The name by which routes and channels refer to it.
@@ -58,13 +61,13 @@ section! {
     /// after `whsec_`; other users must not have access. All of them sign, so that the application
     /// may verify with any.
     secret_files: Vec<String> = Vec::new(),
-    "Required. To replace a secret, add the new one, change the application, then remove the old \
-     one.";
+    "Required with `events_url` or `hook_url`. To replace a secret, add the new one, change the \
+     application, then remove the old one.";
 
     /// File with the authorities that sign the application's certificate, as PEM; empty = the
     /// host's.
     ca_file: String = String::new(),
-    "For `https://` with a private authority.";
+    "For `https://` or `wss://` with a private authority.";
 
     /// Memory for events that wait, on each node; past it, `published` events are dropped first and
     /// those of connections last, and the application receives `events_lost` with the counts.
@@ -79,4 +82,83 @@ section! {
     /// How long a channel has to stay without members before `channel_vacated` is sent.
     vacate_delay_ms: u32 = 5_000 => "milliseconds" in 0..=3_600_000,
     "Raise where clients reconnect slowly and the application should not notice.";
+
+    /// Addresses of the application's WebSocket endpoints for links, as `wss://` or `ws://`; empty
+    /// = none are dialed. Links carry the messages of routes with the handler `gateway`.
+    links: Vec<String> = Vec::new(),
+    "Set where the application exchanges messages with clients in a protocol of its own.";
+
+    /// Links of each node to the application, spread over all addresses of all `links`; each of the
+    /// `links` gets at least one.
+    links_per_node: u32 = 4 => "links" in 1..=64,
+        because "a link would never be dialed",
+    "Set to at least the number of the application's instances.";
+
+    /// File with the token that is sent as `Authorization: Bearer` when a link is dialed, on one
+    /// line; other users must not have access. Empty = none is sent.
+    link_token_file: String = String::new(),
+    "Set where other programs can reach the application.";
+
+    /// How long dialing a link may take until both sides have sent `hello`, and how long the
+    /// application may be silent; past it, its sessions move to another link.
+    link_timeout_ms: u32 = 5_000 => "milliseconds" in 1_000..=600_000,
+        because "the application answers a ping each second",
+    "Raise where the application pauses for longer, for example to collect garbage.";
+
+    /// Bytes of records that wait for one link; past it, its clients are not read from.
+    link_queue_bytes_max: u64 = 8 << 20 => "bytes" in 65_536..=1_073_741_824,
+    "Raise for many clients that send large messages at once.";
+
+    /// How long clients wait while no link is open; past it they are closed with 1013. 0 = at once.
+    hold_ms: u32 = 30_000 => "milliseconds" in 0..=3_600_000,
+    "Set to the longest restart of the application that clients should not notice.";
+
+    /// Sessions that move from a link that ended, or that drains, to others, each second and node.
+    moves_per_s: u32 = 20_000 => "sessions per second" in 1..=1_000_000,
+        because "no session could move",
+    "Lower where opening a session costs the application much.";
+
+    /// How long a session that moves from a draining link may wait for its acknowledgements.
+    drain_ms: u32 = 10_000 => "milliseconds" in 0..=600_000,
+    "Raise where the application handles single messages for longer.";
+
+    /// Sessions that move to less loaded links although theirs is open, each second and node; 0 =
+    /// none.
+    rebalance_per_s: u32 = 0 => "sessions per second" in 0..=1_000_000,
+    "Set where new instances should take over sessions of the others.";
+
+    /// Which instance gets a session: `none` = one with a low load; `user` = the same one for all
+    /// sessions of a user.
+    affinity: AffinityRule = AffinityRule::None,
+    "`user` where instances keep the state of users in memory.";
+
+    /// Lets the application dial: it opens links with `GET /v1/link` on `admin.listen`.
+    accept_links: bool = false,
+    "Set where nodes cannot reach the application, but it can reach them.";
+
+    /// Messages of a session that the application has not acknowledged; past it, the client is not
+    /// read from.
+    unacked_messages_max: u32 = 64 => "messages" in 1..=65_536,
+        because "no message could be sent",
+    "Lower where the application should get no work ahead; raise for long lines to it.";
+
+    /// The same in bytes; one message of any length may always be under way.
+    unacked_bytes_max: u32 = 256 << 10 => "bytes" in 1..=1 << 30,
+        because "no message could be sent",
+    "Raise for large messages; each node keeps the unacknowledged ones in memory.";
+}
+
+/// Which instance of an application gets a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AffinityRule {
+    /// One with a low load.
+    #[default]
+    None,
+    /// The same one for all sessions of a user.
+    User,
+}
+
+impl OptionType for AffinityRule {
+    const KIND: Kind = Kind::Choice(&["none", "user"]);
 }

@@ -114,12 +114,15 @@ section! {
     r#match: Matching = Matching::Exact,
     "`prefix` where the path carries names of rooms or tenants.";
 
-    /// The handler of connections: `hub` = channels, in JSON; `echo` = sends every message back.
+    /// The handler of connections: `hub` = channels, in JSON; `gateway` = messages go to the
+    /// application over links, and its messages to the client; `echo` = sends every message back.
     handler: HandlerName = HandlerName::Echo,
-    "`hub` for applications; `echo` for measurements and end-to-end health checks.";
+    "`hub` for channels; `gateway` for a protocol of your own; `echo` for measurements and \
+     end-to-end health checks.";
 
-    /// Name of the `[[backend]]` that receives events of its connections and answers their calls;
-    /// empty = the only one, if there is exactly one. For the handler `hub`, or with `connect`.
+    /// Name of the `[[backend]]` that receives events of its connections, and answers their calls
+    /// or receives their messages; empty = the only one, if there is exactly one. For the handlers
+    /// `hub` and `gateway`, or with `connect`.
     backend: String = String::new(),
     "Set where several applications share the server.";
 
@@ -128,6 +131,16 @@ section! {
     /// valid ticket.
     connect: ConnectRule = ConnectRule::Auth,
     "`backend` where clients are known by a cookie or by a session of the application.";
+
+    /// When clients of a `gateway` are connected: `backend` = once the application accepts;
+    /// `at_once` = before the application knows of them.
+    accept: AcceptRule = AcceptRule::Backend,
+    "`at_once` where the application decides by the client's first message, or admits any.";
+
+    /// Policy for clients of a `gateway` that read too slowly: `close` = the connection is closed
+    /// (4413); `drop` = messages are dropped while its queue is full, and counted.
+    slow_reader: RouteSlowReader = RouteSlowReader::Close,
+    "`drop` where a newer message replaces an older one.";
 
     /// Connections of this path; past it: 503. 0 = no limit.
     connections_max: u32 = 0 => "connections" in 0..=ANY,
@@ -251,8 +264,40 @@ pub enum HandlerName {
     Echo,
     /// Channels, in the JSON protocol.
     Hub,
+    /// Messages go to an application over links, and back.
+    Gateway,
 }
 
 impl OptionType for HandlerName {
-    const KIND: Kind = Kind::Choice(&["echo", "hub"]);
+    const KIND: Kind = Kind::Choice(&["echo", "hub", "gateway"]);
+}
+
+/// When clients of a gateway are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AcceptRule {
+    /// Once the application accepts.
+    #[default]
+    Backend,
+    /// Before the application knows of them.
+    AtOnce,
+}
+
+impl OptionType for AcceptRule {
+    const KIND: Kind = Kind::Choice(&["backend", "at_once"]);
+}
+
+/// What happens to a client of a gateway that reads too slowly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteSlowReader {
+    /// The connection is closed.
+    #[default]
+    Close,
+    /// Messages that do not fit into its queue are dropped.
+    Drop,
+}
+
+impl OptionType for RouteSlowReader {
+    const KIND: Kind = Kind::Choice(&["close", "drop"]);
 }

@@ -18,11 +18,11 @@ mod tls;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{ApiKey, Auth, Key, Resume};
-pub use backend::Backend;
+pub use backend::{AffinityRule, Backend};
 pub use cluster::Cluster;
 pub use endpoints::{
-    CompressionMode, ConnectRule, HandlerName, Listener, Matching, Route, SUBPROTOCOL,
-    default_routes,
+    AcceptRule, CompressionMode, ConnectRule, HandlerName, Listener, Matching, Route,
+    RouteSlowReader, SUBPROTOCOL, default_routes,
 };
 pub use engine::{DriverChoice, Engine};
 pub use hub::{Channel, Hub};
