@@ -6,7 +6,6 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::client::{BackendClient, BodyFault, HttpFailure, HttpReply, SignedRequest};
+use super::handshake::HandshakeView;
 use super::hook_line::{HookLine, HookOrder, HookOrders};
 use super::settings::{BackendSettings, HookSettings};
 use crate::hooks::{
@@ -23,7 +23,6 @@ use crate::hooks::{
 };
 use crate::metrics::HookGauges;
 use crate::outer::OuterThread;
-use crate::proto::http::HEADERS_MAX;
 
 /// Orders that are taken before results get their turn.
 const ORDERS_AT_ONCE: usize = 256;
@@ -265,7 +264,8 @@ impl Asking {
             HookOrder::Connect { backend, ticket, head, address } => {
                 let hooks = self.desks.get(usize::from(backend)).and_then(Desk::hooks);
                 let headers = hooks.map_or(&[][..], |hooks| &hooks.headers);
-                let question = connect_question(&head, address, headers);
+                let HandshakeView { target, headers, .. } = HandshakeView::new(&head, headers);
+                let question = ConnectQuestion { target, address, headers };
                 (backend, ticket, HookQuestion::Connect(question))
             }
             HookOrder::Ask { backend, ticket, question } => (backend, ticket, question),
@@ -415,27 +415,4 @@ fn hook_result(result: Result<HttpReply, HttpFailure>) -> HookResult {
         Err(HttpFailure::Broken(_)) => HookResult::Broken,
         Err(HttpFailure::TimedOut) => HookResult::TimedOut,
     }
-}
-
-/// Makes the question about an upgrade, with the headers that the application may see. The head
-/// has been parsed before, so it is valid.
-fn connect_question(head: &[u8], address: Option<IpAddr>, names: &[String]) -> ConnectQuestion {
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut lines);
-    let is_valid = request.parse(head).is_ok();
-    debug_assert!(is_valid, "the head was parsed before");
-    // An absolute target begins with the scheme and the authority (RFC 9112, section 3.2.2).
-    let path_of = |target: &str| match target.split_once("://") {
-        Some((_, rest)) if !target.starts_with('/') => {
-            rest.find('/').map_or("/", |at| &rest[at..]).to_owned()
-        }
-        _ => target.to_owned(),
-    };
-    let target = request.path.map_or_else(|| "/".into(), path_of);
-    let wanted = |header: &httparse::Header<'_>| {
-        let name = names.iter().find(|wanted| wanted.eq_ignore_ascii_case(header.name))?;
-        Some((name.as_str().into(), String::from_utf8_lossy(header.value).into()))
-    };
-    let headers = request.headers.iter().filter_map(wanted).collect();
-    ConnectQuestion { target: target.into(), address, headers }
 }

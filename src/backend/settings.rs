@@ -60,6 +60,8 @@ pub struct LinkSettings {
     pub urls: Vec<LinkUrl>,
     /// Links of this node, over all addresses.
     pub per_node: u32,
+    /// The headers of a handshake that it receives, in lowercase.
+    pub headers: Vec<String>,
     /// What shows the application that a node is one.
     pub token: Option<LinkToken>,
     /// How long dialing takes until `hello`, and how long the application may be silent.

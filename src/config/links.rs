@@ -45,6 +45,7 @@ pub(super) fn settings(
     }
     has_links(written).then(|| LinkSettings {
         urls,
+        headers: written.hook_headers.clone(),
         per_node: written.links_per_node,
         token,
         timeout: Duration::from_millis(written.link_timeout_ms.into()),

@@ -237,6 +237,18 @@ counters! {
     dropped_latest,
     /// Publications dropped because a shard's mailbox was full.
     dropped_lagging,
+    /// Sessions of a gateway that moved to another link.
+    gateway_moved,
+    /// Messages of clients sent again to an application, after their link was lost.
+    gateway_redelivered,
+    /// Records of applications for sessions that had closed, or moved to another link.
+    gateway_fenced,
+    /// Messages of applications dropped for slow readers.
+    gateway_dropped,
+    /// Messages of closed connections that no application has acknowledged in time.
+    gateway_messages_lost,
+    /// Connections of a gateway closed because no application was connected for too long.
+    gateway_hold_timeouts,
     /// Requests of hub clients answered with an error.
     request_errors,
     /// Channels opened.

@@ -222,6 +222,8 @@ pub struct Gauges {
     pub idempotency_bytes: u64,
     /// Memory of hub sessions (bytes).
     pub session_bytes: u64,
+    /// Sessions of gateways.
+    pub gateway_sessions: u64,
     /// Bytes of mail about channels, queued for shards.
     pub mailbox_bytes: u64,
     /// Time of turns since the start (ns), where histograms are on.
@@ -258,6 +260,7 @@ impl Gauges {
         self.presence_bytes += other.presence_bytes;
         self.idempotency_bytes += other.idempotency_bytes;
         self.session_bytes += other.session_bytes;
+        self.gateway_sessions += other.gateway_sessions;
         self.mailbox_bytes += other.mailbox_bytes;
         self.busy_ns += other.busy_ns;
         self.idle_ns += other.idle_ns;

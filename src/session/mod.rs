@@ -2,6 +2,7 @@
 //! through an [`Outlet`]; it has no access to sockets, buffers or turns.
 
 pub mod echo;
+pub mod gateway;
 pub mod hub;
 pub mod protocol;
 mod seawall;

@@ -18,6 +18,8 @@ pub enum ConnectReply {
         /// Channels to subscribe the connection to.
         subscribe: Arc<[ChannelName]>,
     },
+    /// The same, for a client whose messages go to the application over a link.
+    AcceptLinked { identity: Option<Arc<Identity>> },
     /// Answer the client with an error.
     Reject {
         refusal: Refusal,

@@ -6,16 +6,16 @@ use crate::driver::{Completion, Driver};
 impl<D: Driver> Shard<D> {
     #[inline]
     pub(super) fn dispatch(&mut self, completion: Completion) {
-        let Self { driver, connections, hub, .. } = self;
+        let Self { driver, connections, layers, .. } = self;
         match completion {
             Completion::Received { token, armed, what } => {
-                connections.complete_receive(driver, hub, token, armed, what);
+                connections.complete_receive(driver, layers, token, armed, what);
             }
             Completion::Sent { batch, result } => {
-                connections.complete_send(driver, hub, batch, result);
+                connections.complete_send(driver, layers, batch, result);
             }
             Completion::LoanSent { loan, result } => {
-                connections.complete_loan(driver, hub, loan, result);
+                connections.complete_loan(driver, layers, loan, result);
             }
             Completion::Accepted { listener, socket, peer } => {
                 self.take_accepted(listener, socket, peer);
@@ -33,7 +33,7 @@ impl<D: Driver> Shard<D> {
             Completion::Arrived { key, socket } => self.take_handover(key, socket),
             Completion::Passed { token, result } => self.complete_handover(token, result),
             Completion::Measured { token, result } => {
-                if connections.complete_measure(driver, hub, token, result) {
+                if connections.complete_measure(driver, layers, token, result) {
                     self.looks.complete_looks(token, result);
                 }
             }

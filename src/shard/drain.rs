@@ -87,8 +87,8 @@ impl<D: Driver> Shard<D> {
                     reason: "server is going away",
                     retry_after_ms: self.connections.retry_after_drain_ms(),
                 };
-                self.connections.close(&mut self.hub, index, goodbye);
-                self.connections.reject_asking(&mut self.hub, index, http::DRAINING);
+                self.connections.close(&mut self.layers, index, goodbye);
+                self.connections.reject_asking(&mut self.layers, index, http::DRAINING);
                 // A handshake has a shorter deadline during a drain.
                 self.connections.set_deadline(index);
                 self.connections.reconcile(&mut self.driver, index);
@@ -111,7 +111,7 @@ impl<D: Driver> Shard<D> {
         self.connections.begin_draining(false);
         for index in self.connections.indices() {
             self.connections.note_tls_failure(index, HandshakeFailure::Aborted);
-            self.connections.abort(&mut self.hub, index, CloseCode::GOING_AWAY);
+            self.connections.abort(&mut self.layers, index, CloseCode::GOING_AWAY);
             self.connections.reconcile(&mut self.driver, index);
         }
     }

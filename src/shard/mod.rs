@@ -17,7 +17,9 @@ mod connections;
 pub mod decisions;
 mod dispatch;
 mod drain;
+mod gateway;
 pub mod hub;
+mod layers;
 pub mod mail;
 pub mod portable;
 
@@ -29,12 +31,14 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::config::Config;
+use crate::config::{Config, HandlerName, RouteOptions};
 use crate::driver::{Driver, Token, Wait, host};
 use crate::metrics::Snapshot;
 use connections::{Arrival, Connections, TICK_NS, UNSET};
 use drain::Drain;
+use gateway::Gateway;
 use hub::{Hub, HubOutput, Looks};
+use layers::Layers;
 use mail::{Directory, Mail};
 
 /// Memory of an idle connection (bytes).
@@ -68,8 +72,7 @@ type Expected = (u8, Option<SocketAddr>, u32);
 pub struct Shard<D: Driver> {
     driver: D,
     connections: Connections,
-    /// Channels; `None` if no route uses the hub.
-    hub: Option<Box<Hub>>,
+    layers: Layers,
     /// For each listener: how many accepts are to be armed.
     owed: Vec<u32>,
     /// No accepts are armed until this tick, because one failed.
@@ -116,6 +119,9 @@ impl<D: Driver> Shard<D> {
         directory.set_bell(id, driver.bell());
         let make_hub = |shared| Hub::new(id, directory.len(), shared, driver.bell());
         let hub = directory.hub().map(make_hub);
+        let has_links = |route: &RouteOptions| route.handler == HandlerName::Gateway;
+        let has_gateway = config.route_options.iter().any(has_links);
+        let gateway = has_gateway.then(|| Gateway::new(id, directory.clone()));
         let mut connections = Connections::new::<D>(id, config, directory, now_ns, seed);
         let accepts = connections.config().engine.accepts_per_listener;
         let owed = vec![accepts; listeners.len()];
@@ -127,7 +133,7 @@ impl<D: Driver> Shard<D> {
         let mut shard = Self {
             driver,
             connections,
-            hub,
+            layers: Layers { hub, gateway },
             owed,
             resting_until: None,
             stopped: false,
@@ -175,8 +181,11 @@ impl<D: Driver> Shard<D> {
         self.note_lateness(wait, now_ns);
         self.connections.set_now(now_ns);
         self.connections.work_mut().begin_turn();
-        if let Some(hub) = &mut self.hub {
+        if let Some(hub) = &mut self.layers.hub {
             hub.set_clock(&mut self.connections, self.driver.unix_ms());
+        }
+        if let Some(gateway) = &mut self.layers.gateway {
+            gateway.set_clock(self.driver.unix_ms());
         }
         let waited = now_ns.saturating_sub(self.turn_ended_ns);
         let has_deferred_sends = self.connections.has_output();
@@ -187,32 +196,37 @@ impl<D: Driver> Shard<D> {
         if self.may_judge(handled) {
             self.fire_timers();
         }
-        let Self { driver, connections, hub, .. } = self;
-        self.cut |= connections.run_deferred(driver, hub);
+        let Self { driver, connections, layers, .. } = self;
+        self.cut |= connections.run_deferred(driver, layers);
         if connections.is_refreshing() {
-            self.cut |= connections.refresh_deadlines(hub);
+            self.cut |= connections.refresh_deadlines(layers);
         }
-        let is_hub_turn_long = hub.is_some() && connections.work().is_half_spent();
+        let is_hub_turn_long = layers.hub.is_some() && connections.work().is_half_spent();
         if (has_deferred_sends || is_hub_turn_long || connections.has_unfinished())
             && connections.has_output()
         {
             // The rest of the turn may take long: send short output before it.
-            connections.flush_short(driver, hub);
+            connections.flush_short(driver, layers);
             driver.submit(Wait::No)?;
         }
-        self.cut |= connections.serve_unfinished(driver, hub);
+        self.cut |= connections.serve_unfinished(driver, layers);
         if connections.has_waiting_handshakes() {
-            self.cut |= connections.serve_handshakes(driver, hub);
+            self.cut |= connections.serve_handshakes(driver, layers);
         }
         if self.drain.is_some() {
             self.continue_drain();
         }
         self.turn_hub();
-        let Self { driver, connections, hub, .. } = self;
+        let Self { driver, connections, layers, .. } = self;
+        self.cut |= layers.turn_gateway(driver, connections);
+        let Self { driver, connections, layers, .. } = self;
         connections.receive_starved(driver);
         self.cut |= connections.receive_bulk(driver);
         connections.resume_throttled(driver);
-        self.cut |= connections.flush_output(driver, hub);
+        self.cut |= connections.flush_output(driver, layers);
+        if let Some(gateway) = &mut layers.gateway {
+            gateway.flush_links();
+        }
         self.cut |= host::return_excess();
         let (id, open) = (connections.id(), connections.open_count() as u32);
         connections.directory().set_connections(id, connections.len() as u32, open);
@@ -229,8 +243,11 @@ impl<D: Driver> Shard<D> {
     /// When an invariant is violated, which is a bug.
     pub fn check_invariants(&self) {
         self.connections.check_invariants();
-        if let Some(hub) = &self.hub {
+        if let Some(hub) = &self.layers.hub {
             hub.check_invariants(&self.connections);
+        }
+        if let Some(gateway) = &self.layers.gateway {
+            gateway.check_invariants(&self.connections);
         }
     }
 
@@ -249,7 +266,7 @@ impl<D: Driver> Shard<D> {
                 // Some of the work was only deferred, and more completions may be queued behind:
                 // reap them in this turn.
                 before = handled;
-                self.cut |= self.connections.flush_output(&mut self.driver, &mut self.hub);
+                self.cut |= self.connections.flush_output(&mut self.driver, &mut self.layers);
                 self.driver.submit(Wait::No)?;
                 let now_ns = self.driver.now_ns();
                 self.connections.set_now(now_ns);
@@ -299,7 +316,8 @@ impl<D: Driver> Shard<D> {
         let next = [
             connections.next_timer_tick(),
             (self.housekeepings > 0).then_some(self.housekeeping_tick),
-            self.hub.as_ref().and_then(|hub| hub.next_tick(connections.tick())),
+            self.layers.hub.as_ref().and_then(|hub| hub.next_tick(connections.tick())),
+            self.layers.gateway.as_ref().and_then(|gateway| gateway.next_tick(connections.tick())),
             self.resting_until,
             self.drain_tick(),
         ];
@@ -329,7 +347,9 @@ impl<D: Driver> Shard<D> {
 
     /// Runs the hub's turn, and delivers its output: mail to other shards, and changed connections.
     fn turn_hub(&mut self) {
-        let Self { driver, connections, hub: Some(hub), .. } = self else { return };
+        let Self { driver, connections, layers: Layers { hub: Some(hub), .. }, .. } = self else {
+            return;
+        };
         if hub.is_idle(connections.tick()) {
             return;
         }
@@ -356,8 +376,8 @@ impl<D: Driver> Shard<D> {
             self.resting_until = None;
             self.owe_accepts();
         }
-        let Self { driver, connections, hub, fired, .. } = self;
-        self.cut |= connections.fire_timers(driver, hub, fired);
+        let Self { driver, connections, layers, fired, .. } = self;
+        self.cut |= connections.fire_timers(driver, layers, fired);
         connections.question_suspects(driver);
         if tick >= self.housekeeping_tick {
             self.housekeeping_tick = tick + HOUSEKEEPING_TICKS;
@@ -390,18 +410,23 @@ impl<D: Driver> Shard<D> {
                     }
                 }
                 Mail::Hub(mail) => {
-                    if let Some(hub) = &mut self.hub {
+                    if let Some(hub) = &mut self.layers.hub {
                         hub.post_here(*mail);
                     }
                 }
                 Mail::HubBatch(mails) => {
-                    if let Some(hub) = &mut self.hub {
+                    if let Some(hub) = &mut self.layers.hub {
                         mails.into_iter().for_each(|mail| hub.post_here(mail));
                     }
                 }
                 Mail::Decided { token, reply } => {
-                    let Self { driver, connections, hub, .. } = self;
-                    connections.take_decision(driver, hub, token, *reply);
+                    let Self { driver, connections, layers, .. } = self;
+                    connections.take_decision(driver, layers, token, *reply);
+                }
+                Mail::Link(mail) => {
+                    if let Some(gateway) = &mut self.layers.gateway {
+                        gateway.take_mail(*mail);
+                    }
                 }
                 Mail::Renew(config) => self.apply_config(config),
                 Mail::Drain => self.begin_drain(),
@@ -413,7 +438,7 @@ impl<D: Driver> Shard<D> {
     /// Switches to another configuration.
     fn apply_config(&mut self, config: Arc<Config>) {
         let shared = self.connections.directory().hub();
-        if let (Some(hub), Some(shared)) = (&mut self.hub, shared) {
+        if let (Some(hub), Some(shared)) = (&mut self.layers.hub, shared) {
             hub.apply_config(shared);
         }
         self.connections.apply_config(config);
@@ -451,9 +476,13 @@ impl<D: Driver> Shard<D> {
     fn fill_numbers(&self, numbers: &mut Snapshot) {
         let mut gauges = self.connections.gauges();
         self.connections.fill_counters(numbers);
-        if let Some(hub) = &self.hub {
+        if let Some(hub) = &self.layers.hub {
             hub.fill_counters(&mut numbers.counters);
             gauges = hub.fill_gauges(&self.connections, gauges);
+        }
+        if let Some(gateway) = &self.layers.gateway {
+            gauges.gateway_sessions = gateway.len().into();
+            gauges.session_bytes += gateway.bytes();
         }
         numbers.gauges = gauges;
         numbers.drivers.clear();

@@ -38,7 +38,7 @@ impl<D: Driver> Shard<D> {
     ) -> Result<(), NotSerializable> {
         let state = through(self.serialize(index)?);
         self.connections.restore(index, &state.slot);
-        if let (Some(hub), Some(state)) = (&mut self.hub, &state.hub) {
+        if let (Some(hub), Some(state)) = (&mut self.layers.hub, &state.hub) {
             let is_restored = hub.restore(&mut self.connections, index, state);
             assert!(is_restored, "what was serialized can be restored");
         }
@@ -53,7 +53,7 @@ impl<D: Driver> Shard<D> {
     fn serialize(&self, index: u32) -> Result<ConnectionState, NotSerializable> {
         let slot = self.connections.serialize(index)?;
         let now_ns = self.connections.now_ns();
-        let hub = match &self.hub {
+        let hub = match &self.layers.hub {
             Some(hub) => hub.serialize(index, now_ns)?,
             None => None,
         };

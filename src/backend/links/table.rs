@@ -202,8 +202,6 @@ pub struct Choice {
     pub random: [u32; 2],
     /// A hash of the user, where its sessions belong to one instance.
     pub affinity: Option<u64>,
-    /// The link that a session leaves.
-    pub except: Option<u32>,
 }
 
 /// All links that have said hello, and how much they have read.
@@ -244,9 +242,7 @@ impl LinkTable {
     /// comes or goes moves only its own users. `None`: no link is open.
     pub fn choose(&self, choice: &Choice) -> Option<Arc<Link>> {
         let links = self.links.load();
-        let open = |link: &&Arc<Link>| {
-            link.is_open_for(choice.backend) && choice.except != Some(link.facts.id)
-        };
+        let open = |link: &&Arc<Link>| link.is_open_for(choice.backend);
         if let Some(user) = choice.affinity {
             let weight = |link: &Arc<Link>| mix(hash_text(&link.facts.instance) ^ user);
             let best = links.iter().filter(open).map(weight).max()?;
@@ -345,7 +341,7 @@ mod tests {
     }
 
     fn choose(table: &LinkTable, random: [u32; 2]) -> Option<u32> {
-        let choice = Choice { backend: 0, random, affinity: None, except: None };
+        let choice = Choice { backend: 0, random, affinity: None };
         table.choose(&choice).map(|link| link.facts().id)
     }
 
@@ -371,15 +367,17 @@ mod tests {
         let table = LinkTable::default();
         let links: Vec<_> = (0..4).map(|id| link(id, 0, &format!("app-{id}"))).collect();
         links.iter().for_each(|one| table.add(one.clone()));
-        let chosen = |except| -> Vec<u32> {
+        let chosen = || -> Vec<u32> {
             let of_user = |user: u32| {
                 let affinity = Some(hash_text(&format!("user{user}")));
-                let choice = Choice { backend: 0, random: [0, 0], affinity, except };
+                let choice = Choice { backend: 0, random: [0, 0], affinity };
                 table.choose(&choice).unwrap().facts().id
             };
             (0..1000).map(of_user).collect()
         };
-        let (before, after) = (chosen(None), chosen(Some(2)));
+        let before = chosen();
+        links[2].begin_drain();
+        let after = chosen();
         for (before, after) in before.iter().zip(&after) {
             assert!(before == after || *before == 2);
         }

@@ -53,22 +53,11 @@ impl Connections {
         request: RequestBytes<'_>,
     ) {
         let RequestBytes { head, early } = request;
-        let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else { return };
-        let (route, tick) = (upgrade.route, self.tick);
-        let asking = Asking {
-            upgrade,
-            path: request_path(head).into(),
-            accepted_us,
-            asked_ns: self.now_ns,
-            asked_unix_ms: sessions
-                .realm()
-                .map_or(0, |realm| realm.issue_time_ms(sessions.unix_ms())),
-            is_open: true,
-            config: self.config.clone(),
-            early: Vec::new(),
-        };
-        self.slot_mut(index).enter_stage(Stage::Asking(Box::new(asking)), tick);
-        self.hold_early(index, early);
+        let route = upgrade.route;
+        self.enter_asking(sessions, index, upgrade, head, early);
+        if let Stage::Asking(asking) = self.slot_mut(index).stage_mut() {
+            asking.is_open = true;
+        }
         let ticket = self.hook_ticket(index, 0);
         let backend = self.config.route_options[route].application;
         let is_sent = self.directory.hooks().zip(backend).is_some_and(|(hooks, backend)| {
@@ -79,6 +68,36 @@ impl Connections {
             self.close_question(index);
             self.reject_asking(sessions, index, "too many connections await a decision; retry");
         }
+    }
+
+    /// Enters the stage in which an upgrade is decided, and holds early input.
+    pub(super) fn enter_asking(
+        &mut self,
+        sessions: &impl Sessions,
+        index: u32,
+        upgrade: Upgrade<'static>,
+        head: &[u8],
+        early: &[u8],
+    ) {
+        let &Stage::Http { accepted_us, .. } = self.slot(index).stage() else {
+            unreachable!("a request ends the stage of HTTP");
+        };
+        let tick = self.tick;
+        let asking = Asking {
+            upgrade,
+            path: request_path(head).into(),
+            accepted_us,
+            asked_ns: self.now_ns,
+            asked_unix_ms: sessions
+                .realm()
+                .map_or(0, |realm| realm.issue_time_ms(sessions.unix_ms())),
+            is_open: false,
+            opening: None,
+            config: self.config.clone(),
+            early: Vec::new(),
+        };
+        self.slot_mut(index).enter_stage(Stage::Asking(Box::new(asking)), tick);
+        self.hold_early(index, early);
     }
 
     /// Returns the ticket of a connection's question.
@@ -137,11 +156,15 @@ impl Connections {
             return self.count_late_reply();
         };
         self.close_question(index);
-        self.record_hook(HookKind::Connect, self.now_ns.saturating_sub(asked_ns));
+        let waited_ns = self.now_ns.saturating_sub(asked_ns);
+        self.record_hook(HookKind::Connect, waited_ns);
         self.work.spend(HANDSHAKE_EFFORT);
         match reply {
             ConnectReply::Accept { identity, subscribe } => {
-                self.accept_upgrade(sessions, index, identity, &subscribe);
+                self.accept_upgrade(sessions, index, Some(identity), &subscribe);
+            }
+            ConnectReply::AcceptLinked { identity } => {
+                self.accept_upgrade(sessions, index, identity, &[]);
             }
             ConnectReply::Reject { refusal, message, retry_after_s } => {
                 let (message, reason) = (message.as_str(), refusal.code());
@@ -160,15 +183,14 @@ impl Connections {
     }
 
     /// Upgrades the connection, if the checks made before the question still hold.
-    fn accept_upgrade(
+    pub(super) fn accept_upgrade(
         &mut self,
         sessions: &mut impl Sessions,
         index: u32,
-        identity: Arc<Identity>,
+        identity: Option<Arc<Identity>>,
         subscribe: &[ChannelName],
     ) {
         let Stage::Asking(asking) = self.slot_mut(index).stage_mut() else { return };
-        let identity = Some(identity);
         let (mut upgrade, config) = (asking.upgrade.clone(), asking.config.clone());
         let asked_ms = asking.asked_unix_ms;
         let user = identity.as_ref().and_then(|own| own.user.as_deref());
@@ -198,7 +220,11 @@ impl Connections {
         self.pools.recycle_answer(answer);
         let early = self.take_early(index);
         let path = match self.slot_mut(index).stage_mut() {
-            Stage::Asking(asking) => std::mem::take(&mut asking.path),
+            Stage::Asking(asking) => {
+                let (path, opening) = (std::mem::take(&mut asking.path), asking.opening.take());
+                self.opened = opening;
+                path
+            }
             _ => Box::default(),
         };
         let terms = Terms { route, compression, protocol };

@@ -15,6 +15,7 @@ use super::deferred::DeferredTask;
 use super::rotation::LARGE_BYTES;
 use super::slot::Slot;
 use super::stage::Stage;
+use super::transport::Transport;
 use super::{Connections, SessionReadiness, Sessions};
 use crate::driver::Driver;
 use crate::session::hub::Budget;
@@ -54,6 +55,20 @@ impl Connections {
     /// Bytes in the outbox of a connection.
     pub(in crate::shard) fn outbox_bytes(&self, index: u32) -> usize {
         self.slot(index).queued_bytes()
+    }
+
+    /// Returns the bytes that a connection has sent.
+    pub(in crate::shard) fn sent_bytes(&self, index: u32) -> u64 {
+        self.slot(index).traffic().bytes_sent
+    }
+
+    /// Returns the bytes that a connection will have sent when its queue is sent; `None` if they
+    /// change on their way, by encryption or compression.
+    pub(in crate::shard) fn position_when_sent(&self, index: u32) -> Option<u64> {
+        let slot = self.slot(index);
+        let Stage::Open(receiver) = slot.stage() else { return None };
+        let is_plain = slot.transport() == Transport::Plain && receiver.sending().is_none();
+        is_plain.then(|| slot.traffic().bytes_sent + slot.queued_bytes() as u64)
     }
 
     /// Sets the readiness of a connection's session. If it has become ready, [`Self::reconsider`]

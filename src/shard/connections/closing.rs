@@ -58,6 +58,7 @@ impl Connections {
     /// Does the same, for a connection whose session has ended.
     fn leave_stage(&mut self, index: u32, next: Stage, code: CloseCode) {
         self.cancel_asking(index);
+        self.cancel_opening(index);
         let is_ending = matches!(next, Stage::Ending);
         let slot = self.slot(index);
         if slot.stage().is_websocket() {

@@ -156,7 +156,10 @@ impl Connections {
                 replies.counters.messages_received += 1;
                 *parts.message_tick = self.tick;
                 match self.meter.take_message(index, rates, sessions, payload.len(), now_ns) {
-                    taken if route.handler == HandlerName::Hub => {
+                    Err(much) if route.handler != HandlerName::Hub => {
+                        after = After::from_excess(rates, much, replies.counters);
+                    }
+                    taken if route.handler != HandlerName::Echo => {
                         let budget = self.work.budget(&self.config.limits, replies.queued_bytes());
                         let context = MessageContext { index, now_ns, budget };
                         sessions.receive_message(context, kind, payload, taken.err());
@@ -166,8 +169,7 @@ impl Connections {
                         echo::reply(kind, payload, &mut replies);
                         return Seen::Event; // No effort of a codec is to be counted.
                     }
-                    Ok(()) => echo::reply(kind, payload, &mut replies),
-                    Err(much) => after = After::from_excess(rates, much, replies.counters),
+                    _ => echo::reply(kind, payload, &mut replies),
                 }
             }
             WireEvent::Ping(payload) => {

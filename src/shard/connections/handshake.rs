@@ -140,10 +140,10 @@ impl Gate for Handshake<'_> {
     }
 
     fn check(&self, route: usize, token: Option<&str>) -> Result<(), TokenFault> {
-        let is_hub = self.config.route_options[route].handler == HandlerName::Hub;
+        let takes_tokens = self.config.route_options[route].handler != HandlerName::Echo;
         let verifier = self.realm.and_then(|realm| realm.verifier.as_ref());
         // Without keys no client can be identified: all are anonymous.
-        let (true, Some(token), Some(verifier)) = (is_hub, token, verifier) else {
+        let (true, Some(token), Some(verifier)) = (takes_tokens, token, verifier) else {
             return Ok(());
         };
         let mut findings = self.findings.borrow_mut();
@@ -178,7 +178,8 @@ impl Gate for Handshake<'_> {
     }
 
     fn enter(&self, client: Option<IpAddr>, route: usize) -> Result<Entry, Denial> {
-        let entered = if self.is_to_be_asked(route) {
+        let is_linked = self.config.route_options[route].handler == HandlerName::Gateway;
+        let entered = if is_linked || self.is_to_be_asked(route) {
             self.count_address(client).map(|_| Entry::Pending)
         } else {
             self.count_client(client, route).map(|()| Entry::Granted)

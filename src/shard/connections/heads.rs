@@ -13,6 +13,7 @@ use super::transport::Transport;
 use super::work::{HANDSHAKE_EFFORT, TOKEN_EFFORT};
 use super::{Connections, Sessions};
 use crate::auth::Identity;
+use crate::config::HandlerName;
 use crate::proto::http::{self, ChallengePages, Head, Refusal};
 use crate::proto::proxy::{self, ProxyHeader};
 use crate::proto::ws::CloseCode;
@@ -204,7 +205,12 @@ impl Connections {
             Verdict::Pending(upgrade) => {
                 let (head, early) = bytes.split_at(consumed);
                 let request = RequestBytes { head, early };
-                self.begin_asking(sessions, index, *upgrade, client, request);
+                if self.config.route_options[upgrade.route].handler == HandlerName::Gateway {
+                    let (identity, request) = (findings.identity, (client, request));
+                    self.begin_opening(sessions, index, *upgrade, identity, request);
+                } else {
+                    self.begin_asking(sessions, index, *upgrade, client, request);
+                }
             }
             Verdict::Answer(refusal) => self.leave_answered(sessions, index, refusal),
         }

@@ -73,7 +73,7 @@ impl Connections {
     pub(in crate::shard) fn log_auth_failure(&mut self, index: u32, kind: &'static str) {
         self.log_rejection(index, kind, |connections| Particulars {
             code: 0,
-            path: connections.route_path(index),
+            path: connections.route_path(index).to_owned(),
             detail: "authentication failed".to_owned(),
         });
     }
@@ -135,9 +135,8 @@ impl Connections {
     }
 
     /// Returns the path of the connection's route.
-    pub(super) fn route_path(&self, index: u32) -> String {
-        let route = self.slot(index).route();
-        self.config.routes.get(route).map_or(String::new(), |route| route.path.clone())
+    pub(in crate::shard) fn route_path(&self, index: u32) -> &str {
+        &self.config.routes.as_slice()[self.slot(index).route()].path
     }
 }
 

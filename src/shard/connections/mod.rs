@@ -56,6 +56,7 @@ mod invariants;
 mod journal;
 mod liveness;
 mod meter;
+mod opening;
 mod outbox;
 mod partials;
 mod peer;
@@ -109,12 +110,13 @@ pub(super) use backpressure::QueuedSize;
 pub(super) use compression::ReplyCompression;
 pub(super) use deliveries::{FrameRoom, NOT_RECORDED, PieceKind};
 pub(super) use meter::TooMuch;
+pub(super) use opening::{LINKED, LinkOpening, OpeningStep};
 pub(super) use outbox::{Piece, PieceBuilder};
 pub use portable::NotSerializable;
 pub(super) use portable::SlotState;
 pub(super) use sessions::{Goodbye, MessageContext, Sessions};
 pub(super) use slot::SessionReadiness;
-pub(super) use timers::{TICK_NS, UNSET, ticks};
+pub(super) use timers::{TICK_MS, TICK_NS, UNSET, ticks};
 pub(super) use work::{MAIL_EFFORT, REPLY_BYTES, REQUEST_EFFORT};
 
 /// Memory of an idle connection (bytes).
@@ -173,6 +175,12 @@ pub(super) struct Connections {
     events: EventSender,
     /// The path of the connection that is being opened, if its event is wanted.
     opening_path: Option<Box<str>>,
+    /// The session of an application that is being opened.
+    opened: Option<Box<LinkOpening>>,
+    /// Handshakes that await an application behind a link, and some that did.
+    openings: Vec<Token>,
+    /// Makes ids of connections with a link unique.
+    link_serial: u32,
     /// Whether parking a quiet connection saves memory with this driver.
     is_parking_useful: bool,
     /// The number of ignored replies of the connect backend.
@@ -254,6 +262,9 @@ impl Connections {
             journal: Repeats::default(),
             events,
             opening_path: None,
+            opened: None,
+            openings: Vec::new(),
+            link_serial: 0,
             is_parking_useful: D::WATCH_IS_CHEAPER,
             late_replies: 0,
             is_draining: false,

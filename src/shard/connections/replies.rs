@@ -12,6 +12,15 @@ use crate::session::Outlet;
 impl Connections {
     /// Sends a message that does not reply to the current input; a text must be UTF-8.
     pub(in crate::shard) fn send_message(&mut self, index: u32, kind: DataKind, payload: Vec<u8>) {
+        self.send_payload(index, kind, Payload::Owned(payload));
+    }
+
+    /// Does the same with a copy of the payload.
+    pub(in crate::shard) fn send_copy(&mut self, index: u32, kind: DataKind, payload: &[u8]) {
+        self.send_payload(index, kind, Payload::Owned(payload.to_vec()));
+    }
+
+    fn send_payload(&mut self, index: u32, kind: DataKind, payload: Payload<'_>) {
         let Some(parts) = self.slots[index as usize].open_parts() else { return };
         let route = &self.config.route_options[parts.route];
         let mut replies = Replies {
@@ -26,7 +35,7 @@ impl Connections {
             now_ns: self.now_ns,
             tick: self.tick,
         };
-        replies.reply(kind, Payload::Owned(payload));
+        replies.reply(kind, payload);
     }
 
     /// Queues bytes that are not messages: control frames and HTTP answers.

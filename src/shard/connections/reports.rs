@@ -48,7 +48,7 @@ impl Connections {
         let is_wanted = self.events.is_wanted(target, EventKind::Disconnected);
         // Without a session, the end was reported already.
         let client = if is_wanted { sessions.client(index) } else { None };
-        sessions.end_session(self, index);
+        sessions.end_session(self, index, code);
         let Some((connection, user)) = client else { return };
         let (token, tick) = (self.token(index), self.tick);
         let slot = &self.slots[index as usize];

@@ -94,6 +94,6 @@ pub(in crate::shard) trait Sessions {
     );
     /// Drops the channel messages in a connection's backlog.
     fn drop_backlog(&mut self, connections: &mut Connections, index: u32);
-    /// Ends the session: no further message is processed.
-    fn end_session(&mut self, connections: &mut Connections, index: u32);
+    /// Ends the session, which ended with this code: no further message is processed.
+    fn end_session(&mut self, connections: &mut Connections, index: u32, code: CloseCode);
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::opening::LinkOpening;
 use crate::config::Config;
 use crate::proto::http::Upgrade;
 use crate::proto::ws;
@@ -31,6 +32,8 @@ pub(super) struct Asking {
     pub(super) asked_unix_ms: u64,
     /// The application has not answered yet.
     pub(super) is_open: bool,
+    /// The session that an application behind a link decides on.
+    pub(super) opening: Option<Box<LinkOpening>>,
     /// The configuration that the request was checked against.
     pub(super) config: Arc<Config>,
     /// Bytes received behind the request.
@@ -129,6 +132,7 @@ mod tests {
             asked_ns: 0,
             asked_unix_ms: 0,
             is_open: false,
+            opening: None,
             config: Arc::new(Config::validate(&File::default(), 20_000, 1).unwrap()),
             early: Vec::new(),
         };

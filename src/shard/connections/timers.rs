@@ -8,7 +8,7 @@
 use slab::Slab;
 
 /// Length of a tick (ms).
-pub(super) const TICK_MS: u64 = 50;
+pub(in crate::shard) const TICK_MS: u64 = 50;
 /// Length of a tick (ns).
 pub(in crate::shard) const TICK_NS: u64 = TICK_MS * 1_000_000;
 /// The tick of a timer that is not set.

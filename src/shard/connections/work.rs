@@ -93,7 +93,7 @@ impl Work {
         self.turn_max
     }
 
-    pub(super) fn share_max(&self) -> u64 {
+    pub(in crate::shard) fn share_max(&self) -> u64 {
         (self.turn_max / SHARE_ONE_IN).max(1)
     }
 

@@ -272,7 +272,7 @@ impl Hub {
     }
 
     /// Removes the session at a slot and all references to it, and applies the effects of its end.
-    pub(super) fn end_session(&mut self, connections: &mut Connections, index: u32) {
+    pub(super) fn remove_session(&mut self, connections: &mut Connections, index: u32) {
         let Some(mut entry) = self.sessions.remove_at(index) else { return };
         if !self.congested.is_empty() {
             self.congested.remove(&connections.token(index));

@@ -16,6 +16,7 @@ use super::hub_mail::HubMail;
 use super::hub_shared::HubShared;
 use crate::admission::Admission;
 use crate::backend::hook_line::HookLine;
+use crate::backend::links::{LinkMail, LinkPosts, LinkTable};
 use crate::backend::queue::EventQueues;
 use crate::config::Config;
 use crate::driver::{Bell, Token};
@@ -41,6 +42,8 @@ pub enum Mail {
     HubBatch(Vec<HubMail>),
     /// An application has decided on an upgrade.
     Decided { token: Token, reply: Box<ConnectReply> },
+    /// From a link to an application.
+    Link(Box<LinkMail>),
     /// Switch to another configuration.
     Renew(Arc<Config>),
     /// Close all connections, then end.
@@ -85,6 +88,7 @@ pub struct Directory {
     admission: Arc<Admission>,
     hub: ArcSwapOption<HubShared>,
     hooks: OnceLock<HookLine>,
+    links: Arc<LinkTable>,
     events: Arc<EventQueues>,
     congested: Congested,
 }
@@ -99,6 +103,7 @@ impl Directory {
             admission: Arc::default(),
             hub: ArcSwapOption::empty(),
             hooks: OnceLock::new(),
+            links: Arc::default(),
             events,
             congested: Congested::default(),
         })
@@ -238,6 +243,11 @@ impl Directory {
         self.hooks.get()
     }
 
+    /// Returns the links to applications.
+    pub fn links(&self) -> &Arc<LinkTable> {
+        &self.links
+    }
+
     /// Returns the event queues of the shards, to attach a consumer.
     pub fn events(&self) -> &Arc<EventQueues> {
         &self.events
@@ -282,6 +292,16 @@ impl Directory {
             .map(|shard| (shard, self.connection_count(shard)))
             .min_by_key(|(_, connections)| *connections)
             .expect("there is at least one shard")
+    }
+}
+
+impl LinkPosts for Directory {
+    fn post_link(&self, shard: u16, mail: LinkMail) {
+        self.post(shard, Mail::Link(Box::new(mail)));
+    }
+
+    fn shard_count(&self) -> u16 {
+        self.shards.len() as u16
     }
 }
 

@@ -1,0 +1,272 @@
+//! The gateway as the layer of sessions above connections.
+
+use std::sync::Arc;
+
+use super::entry::{DepartedEntry, EntryExtra, GatewayEntry, SessionPhase};
+use super::moves::{DEPARTED_BYTES_MAX, EXPIRED};
+use super::{Gateway, link_settings};
+use crate::admission::Admission;
+use crate::admission::tables::Entered;
+use crate::auth::Identity;
+use crate::backend::queue::EventUser;
+use crate::hub::{ChannelName, ConnectionId, ProtocolId};
+use crate::proto::ws::{CloseCode, DataKind, Payload};
+use crate::session::gateway::UpState;
+use crate::session::hub::Realm;
+use crate::shard::connections::{
+    Connections, Goodbye, LINKED, LinkOpening, MessageContext, SessionReadiness, Sessions, TooMuch,
+    UNSET, ticks,
+};
+
+impl Gateway {
+    fn admission(&self) -> &Admission {
+        self.directory.admission()
+    }
+
+    /// Returns the id of a session's connection.
+    pub(super) fn connection_id(&self, index: u32) -> Option<ConnectionId> {
+        let serial = self.entry(index)?.serial;
+        Some(ConnectionId { node: self.node, shard: self.id, session: index | LINKED, serial })
+    }
+
+    /// Counts the session towards its user's limit; closes the connection if it is one too many.
+    fn count_user(&mut self, connections: &mut Connections, index: u32) {
+        let most = connections.config().limits.admission.connections_per_user_max;
+        let user = self.entry(index).and_then(|entry| entry.user().cloned());
+        let Some(user) = user else { return };
+        match self.admission().enter_user(&user, most) {
+            Entered::Counted => {
+                if let Some(entry) = self.entry_mut(index) {
+                    entry.is_counted = true;
+                }
+            }
+            Entered::Full => {
+                connections.counters_mut().count_denial(crate::admission::Denied::UserFull);
+                let reason = "user is at its connection limit; close one first";
+                let code = CloseCode::RATE_LIMITED;
+                connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
+            }
+            Entered::NoRoom => {}
+        }
+    }
+
+    /// Gives a session another identity, which the application names after the upgrade.
+    pub(super) fn set_identity(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Arc<Identity>,
+    ) {
+        let Some(entry) = self.entry_mut(index) else { return };
+        let earlier = entry.identity.replace(identity);
+        let was_counted = std::mem::take(&mut entry.is_counted);
+        let user = earlier.and_then(|own| own.user.clone());
+        if let Some(user) = user.filter(|_| was_counted) {
+            self.admission().leave_user(&user);
+        }
+        self.count_user(connections, index);
+        self.reschedule_due(connections, index);
+        if connections.contains(index) {
+            connections.set_deadline(index);
+        }
+    }
+
+    /// Keeps a session whose connection has closed until all its messages are acknowledged.
+    fn keep_departed(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        entry: Box<GatewayEntry>,
+        code: CloseCode,
+    ) {
+        let (Some(backend), Some(settings)) =
+            (connections.route(index).application, link_settings(connections, index))
+        else {
+            return release(&entry);
+        };
+        let bytes = entry.up.bytes();
+        if self.departed_bytes + bytes > DEPARTED_BYTES_MAX {
+            connections.counters_mut().gateway_messages_lost += entry.up.unacknowledged().count() as u64;
+            return release(&entry);
+        }
+        self.departed_bytes += bytes;
+        let connection = ConnectionId {
+            node: self.node,
+            shard: self.id,
+            session: index | LINKED,
+            serial: entry.serial,
+        };
+        let departed = DepartedEntry {
+            entry,
+            connection,
+            code: code.get().into(),
+            backend,
+            path: connections.route_path(index).into(),
+            address: connections.peer_ip(index),
+            until: connections.tick() + ticks(settings.hold_ms),
+        };
+        self.departed.insert(connections.token(index), departed);
+    }
+}
+
+/// Removes a session from the counts of its link.
+pub(super) fn release(entry: &GatewayEntry) {
+    if let Some(link) = &entry.link {
+        link.remove_unacked(entry.up.bytes());
+        link.leave();
+    }
+}
+
+impl Sessions for Gateway {
+    fn realm(&self) -> Option<&Realm> {
+        None
+    }
+
+    fn unix_ms(&self) -> u64 {
+        self.unix_ms
+    }
+
+    fn user(&self, index: u32) -> Option<(&str, &Admission)> {
+        Some((self.entry(index)?.user()?, self.admission()))
+    }
+
+    fn client(&self, index: u32) -> Option<(ConnectionId, Option<EventUser>)> {
+        let user = self.entry(index)?.user().cloned();
+        let user = user.map(|name| EventUser { name, since_open: true });
+        Some((self.connection_id(index)?, user))
+    }
+
+    fn choose_protocol(&self, _subprotocol: Option<&str>) -> ProtocolId {
+        ProtocolId::STORED
+    }
+
+    fn open_session(
+        &mut self,
+        connections: &mut Connections,
+        index: u32,
+        identity: Option<Arc<Identity>>,
+        _protocol: ProtocolId,
+    ) {
+        let opened = connections.take_opened().expect("a session was opened before the upgrade");
+        let LinkOpening { link, connection, path, subprotocol, state, .. } = *opened;
+        let has_extra = path.is_some() || subprotocol.is_some() || state.is_some();
+        let extra = EntryExtra { path, subprotocol, state, ..EntryExtra::default() };
+        self.node = connection.node;
+        self.insert(
+            index,
+            GatewayEntry {
+                link: Some(link),
+                identity,
+                up: UpState::default(),
+                extra: has_extra.then(|| Box::new(extra)),
+                serial: connection.serial,
+                generation: connections.token(index).generation,
+                phase: SessionPhase::Open,
+                must_leave: false,
+                is_slow: false,
+                awaits_room: false,
+                is_counted: false,
+            },
+        );
+        if let Some((id, user)) = self.client(index) {
+            connections.report_open(index, id, user);
+        }
+        self.reschedule_due(connections, index);
+        connections.set_deadline(index);
+        self.count_user(connections, index);
+        let has_lost = |entry: &GatewayEntry| {
+            entry.link.as_ref().is_some_and(|link| link.is_closed() || link.is_draining())
+        };
+        if self.entry(index).is_some_and(has_lost) {
+            self.sweep.request();
+        }
+        self.report_readiness(connections, index);
+    }
+
+    fn subscribe_opened(
+        &mut self,
+        _connections: &mut Connections,
+        _index: u32,
+        channels: &[ChannelName],
+    ) {
+        debug_assert!(channels.is_empty(), "an application subscribes nothing when it accepts");
+    }
+
+    fn receive_message(
+        &mut self,
+        context: MessageContext,
+        kind: DataKind,
+        payload: Payload<'_>,
+        too_much: Option<TooMuch>,
+    ) {
+        debug_assert!(too_much.is_none(), "connections close at the rate limit");
+        self.send_up(context.index, kind, payload.as_slice());
+    }
+
+    fn finish_message(&mut self, connections: &mut Connections, index: u32) {
+        self.report_readiness(connections, index);
+    }
+
+    fn resume_requests(&mut self, _connections: &mut Connections, _index: u32) {}
+
+    fn refill_outbox(&mut self, connections: &mut Connections, index: u32, _bytes_max: usize) {
+        self.note_drained(connections, index);
+    }
+
+    fn run_due(&mut self, connections: &mut Connections, index: u32) {
+        let Some(entry) = self.entry(index) else { return };
+        let expires_s = entry.identity.as_ref().and_then(|own| own.expires_s);
+        if expires_s.is_some_and(|at| at.saturating_mul(1000) <= self.unix_ms) {
+            return connections.close(self, index, EXPIRED);
+        }
+        self.run_phase_due(connections, index);
+        if self.has_session(index) {
+            self.reschedule_due(connections, index);
+        }
+    }
+
+    fn reschedule_due(&mut self, connections: &mut Connections, index: u32) {
+        let Some(entry) = self.entry(index) else { return };
+        let expires_s = entry.identity.as_ref().and_then(|own| own.expires_s);
+        let expiry = expires_s.map_or(UNSET, |at| {
+            let wait_ms = at.saturating_mul(1000).saturating_sub(self.unix_ms);
+            connections.tick().saturating_add(ticks(wait_ms.min(u64::from(u32::MAX / 2)) as u32) + 1)
+        });
+        // A deadline of the phase is kept nowhere else.
+        let has_phase_due = entry.phase != SessionPhase::Open || entry.must_leave;
+        let phase_due = if has_phase_due { connections.session_due(index) } else { UNSET };
+        connections.set_session_due(index, expiry.min(phase_due));
+    }
+
+    fn note_round_trip(&mut self, _index: u32, _took_ns: u64) {}
+
+    fn say_goodbye(
+        &mut self,
+        _connections: &mut Connections,
+        _index: u32,
+        _goodbye: Goodbye<'_>,
+        _with_backlog: bool,
+    ) {
+    }
+
+    fn drop_backlog(&mut self, _connections: &mut Connections, _index: u32) {}
+
+    fn end_session(&mut self, connections: &mut Connections, index: u32, code: CloseCode) {
+        let Some(mut entry) = self.remove(index) else { return };
+        if let Some(user) = entry.user().filter(|_| entry.is_counted) {
+            self.admission().leave_user(user);
+        }
+        entry.is_counted = false;
+        connections.set_session_due(index, UNSET);
+        connections.set_readiness(index, SessionReadiness::default());
+        if let Some(link) = &entry.link {
+            let session = connections.session_id(index);
+            self.outgoing.close(link, session, code.get().into());
+        }
+        if entry.up.is_acknowledged() {
+            release(&entry);
+        } else {
+            self.keep_departed(connections, index, entry, code);
+        }
+    }
+}

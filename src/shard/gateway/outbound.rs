@@ -1,0 +1,121 @@
+//! Records to links: gathered during a turn, and queued at its end, one buffer for each link.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use super::entry::GatewayEntry;
+use crate::backend::links::Link;
+use crate::driver::Token;
+use crate::link::{Record, RecordFlags, RecordKind, SessionId, append_record};
+use crate::proto::ws::DataKind;
+use crate::shard::connections::Connections;
+
+/// A turn's records, by link.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing(Vec<(Arc<Link>, Vec<u8>)>);
+
+impl Outgoing {
+    /// Appends a record.
+    pub(super) fn append(&mut self, link: &Arc<Link>, record: &Record<'_>) {
+        // There are few links, and most records of a turn are for the last one.
+        let at = self.0.iter().rposition(|(own, _)| Arc::ptr_eq(own, link));
+        let at = at.unwrap_or_else(|| {
+            self.0.push((link.clone(), Vec::new()));
+            self.0.len() - 1
+        });
+        append_record(&mut self.0[at].1, record);
+    }
+
+    /// Appends the end of a session.
+    pub(super) fn close(&mut self, link: &Arc<Link>, session: SessionId, code: u32) {
+        self.append(link, &Record::new(RecordKind::Close, session, code, b""));
+    }
+
+    /// Queues the records for their links.
+    pub(super) fn flush(&mut self) {
+        self.0.drain(..).for_each(|(link, records)| link.send(records));
+    }
+
+    /// Returns the bytes that are not queued yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|(_, records)| records.capacity()).sum()
+    }
+}
+
+/// Returns the kind of a record with a message.
+pub(super) fn message_kind(kind: DataKind) -> RecordKind {
+    match kind {
+        DataKind::Text => RecordKind::Text,
+        DataKind::Binary => RecordKind::Binary,
+    }
+}
+
+impl Gateway {
+    /// Queues the turn's records for their links.
+    pub(in crate::shard) fn flush_links(&mut self) {
+        self.outgoing.flush();
+    }
+
+    /// Sends a client's message to its application.
+    pub(super) fn send_up(&mut self, index: u32, kind: DataKind, payload: &[u8]) {
+        let shard = self.id;
+        let Self { sessions, spare, outgoing, .. } = self;
+        let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
+        let Some(entry) = entry else { return };
+        let token = Token { slot: index, generation: entry.generation };
+        let session = SessionId { shard, token };
+        let number = entry.up.push(kind, payload, spare);
+        // While it has no link or leaves one, the message waits for the next link.
+        let Some(link) = entry.link.as_ref() else { return };
+        link.add_unacked(payload.len());
+        if entry.is_open() {
+            let record = Record::new(message_kind(kind), session, number, payload);
+            outgoing.append(link, &record);
+        }
+    }
+
+    /// Sends all messages of a session again that are not acknowledged, over its new link.
+    pub(super) fn send_again(
+        outgoing: &mut Outgoing,
+        entry: &GatewayEntry,
+        link: &Arc<Link>,
+        session: SessionId,
+    ) -> u64 {
+        let mut count = 0;
+        for (number, message) in entry.up.unacknowledged() {
+            let kind = message_kind(message.kind);
+            let record = Record::new(kind, session, number, &message.payload);
+            outgoing.append(link, &record.with(RecordFlags::REDELIVERED));
+            count += 1;
+        }
+        count
+    }
+
+    /// Reports what the application waits for, once the client's queue has drained far enough.
+    pub(super) fn note_drained(&mut self, connections: &mut Connections, index: u32) {
+        let queued = connections.outbox_bytes(index);
+        let sent_bytes = connections.sent_bytes(index);
+        let session = connections.session_id(index);
+        let low = connections.config().limits.outbox_low_bytes;
+        let Self { sessions, outgoing, .. } = self;
+        let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
+        let Some(entry) = entry else { return };
+        if let Some(extra) = &mut entry.extra {
+            while let Some(first) = extra.receipts.front() {
+                if queued > 0 && first.position.is_none_or(|position| sent_bytes < position) {
+                    break;
+                }
+                let record = Record::new(RecordKind::Sent, session, first.number, b"");
+                entry.link.iter().for_each(|link| outgoing.append(link, &record));
+                extra.receipts.pop_front();
+            }
+        }
+        if entry.is_slow && queued <= low {
+            entry.is_slow = false;
+            let bytes = u32::try_from(queued).unwrap_or(u32::MAX);
+            let record = Record::new(RecordKind::Ready, session, bytes, b"");
+            entry.link.iter().for_each(|link| outgoing.append(link, &record));
+        }
+        self.report_readiness(connections, index);
+    }
+}
