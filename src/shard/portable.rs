@@ -51,6 +51,9 @@ impl<D: Driver> Shard<D> {
     }
 
     fn serialize(&self, index: u32) -> Result<ConnectionState, NotSerializable> {
+        if self.layers.gateway.as_ref().is_some_and(|gateway| gateway.has_session(index)) {
+            return Err(NotSerializable::Linked);
+        }
         let slot = self.connections.serialize(index)?;
         let now_ns = self.connections.now_ns();
         let hub = match &self.layers.hub {

@@ -9,6 +9,7 @@ mod client;
 mod codec;
 mod compression;
 mod events;
+mod gateway;
 mod greedy;
 mod hub;
 mod numbers;

@@ -194,6 +194,11 @@ impl World {
         self.directory.set_hooks(hooks);
     }
 
+    /// The links to applications, and the way to shards.
+    pub(crate) fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
     /// What happens in the shards.
     pub(crate) fn events(&self) -> &Arc<EventQueues> {
         self.directory.events()

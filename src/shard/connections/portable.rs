@@ -24,6 +24,8 @@ pub enum NotSerializable {
     Sending,
     /// A home's or a backend's reply is pending: retry when it has arrived.
     Asking,
+    /// Its messages go to an application over a link.
+    Linked,
     /// The connection uses TLS.
     Sealed,
     /// Input is held: retry when it is processed.

@@ -1,0 +1,321 @@
+//! An application behind simulated links. It follows the document of the wire format, and knows
+//! nothing of the server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use seawall::backend::links::{Link, LinkFacts, LinkMail, LinkPosts};
+use seawall::driver::sim::Network;
+use seawall::link::{
+    Record, RecordFlags, RecordKind, Records, SessionId, append_record, sessions_of_many,
+};
+use seawall::shard::mail::Directory;
+
+/// What the application keeps of a client, on whichever link it is.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// The messages that were handled, without repeats.
+    pub(crate) messages: Vec<Vec<u8>>,
+    /// The highest number that was handled.
+    handled: u32,
+    /// Messages sent to the client so far.
+    pub(crate) sent: u32,
+    pub(crate) closed: Option<u32>,
+}
+
+/// A session on a link.
+#[derive(Debug)]
+struct OnLink {
+    connection: String,
+    /// The number of the last message that arrived on this link, or of the `open`.
+    arrived: u32,
+    acknowledged: u32,
+    /// Bytes that are not acknowledged.
+    unacked: Vec<(u32, usize)>,
+}
+
+/// A link, as the application sees it.
+struct End {
+    link: Arc<Link>,
+    sessions: HashMap<SessionId, OnLink>,
+    is_draining: bool,
+}
+
+/// The application.
+pub(crate) struct Application {
+    directory: Arc<Directory>,
+    network: Network,
+    ends: Vec<End>,
+    next_id: u32,
+    pub(crate) known: HashMap<String, Known>,
+    /// Messages that arrived again with the flag for that.
+    pub(crate) redelivered: u64,
+    /// Opens with the flag for moved sessions.
+    pub(crate) moved: u64,
+    pub(crate) limits: (usize, usize),
+    pub(crate) seed: u64,
+}
+
+impl Application {
+    pub(crate) fn new(directory: Arc<Directory>, network: Network, seed: u64) -> Self {
+        Self {
+            directory,
+            network,
+            ends: Vec::new(),
+            next_id: 0,
+            known: HashMap::new(),
+            redelivered: 0,
+            moved: 0,
+            limits: (4, 2000),
+            seed,
+        }
+    }
+
+    fn chance(&self, percent: u64) -> bool {
+        self.network.random_below(100) < percent
+    }
+
+    fn post_all(&self, mail: impl Fn() -> LinkMail) {
+        (0..self.directory.shard_count()).for_each(|to| self.directory.post_link(to, mail()));
+    }
+
+    /// A link says hello.
+    pub(crate) fn connect(&mut self) {
+        self.next_id += 1;
+        let link = Link::new(LinkFacts {
+            id: self.next_id,
+            backend: 0,
+            application: "app".into(),
+            instance: format!("app-{}", self.next_id).into(),
+            capacity: 100,
+            queue_bytes_max: 4000,
+        });
+        self.directory.links().add(link.clone());
+        self.post_all(|| LinkMail::Ready);
+        self.ends.push(End { link, sessions: HashMap::new(), is_draining: false });
+    }
+
+    pub(crate) fn link_count(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.ends.iter().map(|end| end.sessions.len()).sum()
+    }
+
+    /// Cuts a link: what is under way on it is lost, in both directions.
+    pub(crate) fn cut(&mut self, at: usize) {
+        let end = self.ends.remove(at);
+        end.link.close();
+        self.directory.links().remove(end.link.facts().id);
+        let link = end.link.facts().id;
+        self.post_all(|| LinkMail::Lost { link });
+    }
+
+    /// Drains a link.
+    pub(crate) fn drain(&mut self, at: usize) {
+        self.ends[at].is_draining = true;
+        self.ends[at].link.begin_drain();
+        self.post_all(|| LinkMail::Draining);
+    }
+
+    /// Cuts drained links without sessions, as a process that exits.
+    pub(crate) fn retire_drained(&mut self) {
+        for at in (0..self.ends.len()).rev() {
+            if self.ends[at].is_draining && self.ends[at].sessions.is_empty() {
+                self.read(at, usize::MAX);
+                if self.ends[at].sessions.is_empty() {
+                    self.cut(at);
+                }
+            }
+        }
+    }
+
+    /// Acts at random: reads, acknowledges, sends.
+    pub(crate) fn act(&mut self) {
+        for at in 0..self.ends.len() {
+            assert_eq!(self.ends[at].link.fault(), None, "seed {}: no record is wrong", self.seed);
+            if self.chance(70) {
+                self.read(at, 1 + self.network.random_below(3) as usize);
+            }
+            self.work(at, 50);
+        }
+    }
+
+    /// Handles all there is, until nothing more comes.
+    pub(crate) fn settle(&mut self) {
+        for at in 0..self.ends.len() {
+            self.read(at, usize::MAX);
+            self.work(at, 100);
+        }
+    }
+
+    fn read(&mut self, at: usize, buffers: usize) {
+        for _ in 0..buffers {
+            let Some(records) = self.ends[at].link.take_records() else { break };
+            for record in Records::new(&records, 1 << 20) {
+                self.take(at, &record.expect("records are whole"));
+            }
+        }
+        if self.ends[at].link.begin_room() {
+            self.post_all(|| LinkMail::Room);
+        }
+    }
+
+    fn take(&mut self, at: usize, record: &Record<'_>) {
+        let seed = self.seed;
+        match record.known_kind().unwrap() {
+            RecordKind::Open => self.open(at, record),
+            RecordKind::Text => self.handle(at, record),
+            RecordKind::Close if record.flags.contains(RecordFlags::MOVED) => {
+                let Some(own) = self.ends[at].sessions.remove(&record.session) else {
+                    // It was forced to move before.
+                    return;
+                };
+                assert!(self.known.contains_key(&own.connection), "seed {seed}");
+                let close = Record::new(RecordKind::Close, record.session, 0, b"");
+                self.send(at, &close.with(RecordFlags::MOVED));
+            }
+            RecordKind::Close => {
+                // Messages before it are acknowledged all the same.
+                if self.ends[at].sessions.contains_key(&record.session) {
+                    self.acknowledge(at, record.session);
+                }
+                if let Some(own) = self.ends[at].sessions.remove(&record.session) {
+                    self.known.get_mut(&own.connection).unwrap().closed = Some(record.number);
+                }
+            }
+            // A session that moves may still be reported on after it was confirmed.
+            RecordKind::Slow | RecordKind::Ready | RecordKind::Sent => {}
+            other => panic!("seed {seed}: {other:?} is not for applications"),
+        }
+    }
+
+    fn open(&mut self, at: usize, record: &Record<'_>) {
+        let seed = self.seed;
+        let body: serde_json::Value = serde_json::from_slice(record.body).unwrap();
+        let connection = body["connection"].as_str().unwrap().to_owned();
+        assert_eq!(body["path"], "/echo", "seed {seed}");
+        let is_moved = record.flags.contains(RecordFlags::MOVED);
+        self.moved += u64::from(is_moved);
+        if is_moved {
+            assert!(body.get("headers").is_none(), "seed {seed}: the handshake is not repeated");
+            assert_eq!(body["user"], "u", "seed {seed}");
+            assert_eq!(body["state"]["n"], 1, "seed {seed}: the state comes along");
+            assert!(self.known.contains_key(&connection), "seed {seed}: it was open before");
+        } else {
+            assert_eq!(record.number, 0, "seed {seed}");
+        }
+        self.known.entry(connection.clone()).or_default();
+        let own = OnLink {
+            connection,
+            arrived: record.number,
+            acknowledged: record.number,
+            unacked: Vec::new(),
+        };
+        let earlier = self.ends[at].sessions.insert(record.session, own);
+        assert!(earlier.is_none(), "seed {seed}: a session is opened once on a link");
+        if !is_moved {
+            let body = br#"{"user":"u","state":{"n":1}}"#;
+            self.send(at, &Record::new(RecordKind::Accept, record.session, 0, body));
+        }
+    }
+
+    /// Handles a message, and checks the order and the bounds.
+    fn handle(&mut self, at: usize, record: &Record<'_>) {
+        let (seed, limits) = (self.seed, self.limits);
+        // What comes after the application's own close is not handled.
+        let Some(own) = self.ends[at].sessions.get_mut(&record.session) else { return };
+        assert_eq!(record.number, own.arrived + 1, "seed {seed}: numbers have no gap");
+        own.arrived = record.number;
+        own.unacked.push((record.number, record.body.len()));
+        let bytes: usize = own.unacked.iter().map(|(_, bytes)| bytes).sum();
+        assert!(own.unacked.len() <= limits.0, "seed {seed}: the bound of messages");
+        let last = record.body.len();
+        assert!(bytes < limits.1 + last, "seed {seed}: the bound of bytes, and one message");
+        let known = self.known.get_mut(&own.connection).unwrap();
+        let is_again = record.flags.contains(RecordFlags::REDELIVERED);
+        self.redelivered += u64::from(is_again);
+        if record.number <= known.handled {
+            assert!(is_again, "seed {seed}: repeats have the flag");
+            assert_eq!(known.messages[record.number as usize - 1], record.body, "seed {seed}");
+        } else {
+            assert_eq!(record.number, known.handled + 1, "seed {seed}: no message is lost");
+            known.handled = record.number;
+            known.messages.push(record.body.to_vec());
+        }
+    }
+
+    /// Acknowledges and sends, each with this chance.
+    fn work(&mut self, at: usize, percent: u64) {
+        let sessions: Vec<SessionId> = self.ends[at].sessions.keys().copied().collect();
+        for session in sessions {
+            if self.chance(percent) {
+                self.acknowledge(at, session);
+            }
+            if percent < 100 && self.chance(20) {
+                self.greet(at, session);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, at: usize, session: SessionId) {
+        let own = self.ends[at].sessions.get_mut(&session).unwrap();
+        if own.acknowledged == own.arrived {
+            return;
+        }
+        own.acknowledged = own.arrived;
+        own.unacked.clear();
+        let number = own.arrived;
+        self.send(at, &Record::new(RecordKind::Ack, session, number, b""));
+    }
+
+    /// Sends the client its next number.
+    fn greet(&mut self, at: usize, session: SessionId) {
+        let own = &self.ends[at].sessions[&session];
+        let known = self.known.get_mut(&own.connection).unwrap();
+        known.sent += 1;
+        let text = format!("{}", known.sent);
+        let record = Record::new(RecordKind::Text, session, known.sent, text.as_bytes());
+        let wants_receipt = self.chance(30);
+        self.send(at, &if wants_receipt { record.with(RecordFlags::RECEIPT) } else { record });
+    }
+
+    fn send(&self, at: usize, record: &Record<'_>) {
+        let link = self.ends[at].link.clone();
+        let mut records = Vec::new();
+        append_record(&mut records, record);
+        self.directory.links().add_inbound(records.len());
+        let mail = LinkMail::Records { link, records };
+        self.directory.post_link(record.session.shard, mail);
+    }
+
+    /// Sends one text to all sessions of a link.
+    pub(crate) fn broadcast(&self, at: usize, text: &str) {
+        for shard in 0..self.directory.shard_count() {
+            let of_shard = self.ends[at].sessions.keys().filter(|id| id.shard == shard);
+            let ids: Vec<SessionId> = of_shard.copied().collect();
+            let mut body: Vec<u8> = ids.iter().flat_map(|id| id.encode()).collect();
+            body.extend_from_slice(text.as_bytes());
+            assert!(sessions_of_many(&body, ids.len() as u32).is_some());
+            let session = SessionId { shard, ..SessionId::NONE };
+            self.send(at, &Record::new(RecordKind::Many, session, ids.len() as u32, &body));
+        }
+    }
+
+    /// Closes all clients.
+    pub(crate) fn close_all(&mut self, code: u32) {
+        for at in 0..self.ends.len() {
+            let sessions: Vec<SessionId> = self.ends[at].sessions.drain().map(|one| one.0).collect();
+            for session in sessions {
+                self.send(at, &Record::new(RecordKind::Close, session, code, b"done"));
+            }
+        }
+    }
+
+    /// The links' own counts: sessions, and bytes that are not acknowledged.
+    pub(crate) fn counts(&self) -> (u32, usize) {
+        let sessions = self.ends.iter().map(|end| end.link.sessions()).sum();
+        (sessions, self.ends.iter().map(|end| end.link.unacked_bytes()).sum())
+    }
+}
