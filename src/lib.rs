@@ -218,7 +218,7 @@
 //! - `acme`: `tls`
 //! - `admission`: `proto`
 //! - `auth`: `events`, `text`
-//! - `backend`: `driver`, `events`, `hooks`, `hub`, `metrics`, `outer`, `proto`
+//! - `backend`: `driver`, `events`, `hooks`, `hub`, `link`, `metrics`, `outer`, `proto`
 //! - `cli`: `acme`, `auth`, `backend`, `cluster`, `config`, `control`, `driver`, `guard`,
 //!   `server`, `text`, `tls`
 //! - `cluster`: `driver`, `hub`, `metrics`, `outer`
@@ -231,6 +231,7 @@
 //! - `guard`: `config`, `driver`
 //! - `hooks`: `auth`, `driver`, `hub`, `text`
 //! - `hub`: `events`, `proto`
+//! - `link`: `auth`, `driver`, `hub`, `text`
 //! - `metrics`: `admission`, `driver`, `events`, `hooks`, `proto`, `tls`
 //! - `outer`: nothing
 //! - `proto`: nothing

@@ -182,7 +182,11 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
+/// Makes the TLS of connections to an application.
+///
+/// # Errors
+/// When the host's authorities cannot be used, with the reason.
+pub(super) fn tls_config(settings: &BackendSettings) -> Result<ClientConfig, String> {
     let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(crypto);
     let builder = builder.with_safe_default_protocol_versions();

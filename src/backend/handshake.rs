@@ -67,7 +67,7 @@ mod tests {
         let view = HandshakeView::new(head, &["cookie".into()]);
         assert_eq!(view.path_and_query(), ("/game", "x=1?y"));
         assert_eq!(view.headers, [("cookie".into(), "a=1".into())]);
-        assert_eq!(view.subprotocols, ["chat".into(), "v2".into(), "v3".into()]);
+        assert_eq!(view.subprotocols, ["chat", "v2", "v3"].map(Box::from));
         let bare = HandshakeView::new(b"GET / HTTP/1.1\r\n\r\n", &[]);
         assert_eq!(bare.path_and_query(), ("/", ""));
         let authority = HandshakeView::new(b"GET http://a.example HTTP/1.1\r\n\r\n", &[]);

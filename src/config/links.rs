@@ -127,7 +127,7 @@ mod tests {
 
     fn validate(backends: &[Backend], routes: &[Route]) -> Result<Config, ConfigError> {
         let (backends, routes) = (backends.to_vec(), routes.to_vec());
-        Config::validate(&File { backends, routes, ..File::default() }, 20_000, 1)
+        Config::validate(&File { routes, backends, ..File::default() }, 20_000, 1)
     }
 
     #[test]
@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn options_of_gateways_are_for_gateways() {
-        let backend = linked(&["ws://app/link"]);
+        let backends = [linked(&["ws://app/link"])];
         let accept = AcceptRule::AtOnce;
         let slow_reader = RouteSlowReader::Drop;
-        let config = validate(&[backend.clone()], &[Route { accept, slow_reader, ..gateway() }]);
+        let config = validate(&backends, &[Route { accept, slow_reader, ..gateway() }]);
         let route = config.unwrap().route_options[0];
         assert_eq!((route.accept, route.slow_reader), (accept, slow_reader));
         let connect = ConnectRule::Backend;
@@ -166,7 +166,7 @@ mod tests {
             ("route.0.accept", Route { accept, ..Route::default() }),
             ("route.0.slow_reader", Route { slow_reader, ..Route::default() }),
         ] {
-            let error = validate(&[backend.clone()], &[route]).unwrap_err();
+            let error = validate(&backends, &[route]).unwrap_err();
             assert_eq!(error.key.as_deref(), Some(key), "{error}");
             assert!(error.text.contains("gateway") && !error.text.contains('\n'), "{error}");
         }

@@ -52,6 +52,8 @@ pub(crate) use signals::Signals;
 const GRACE: Duration = Duration::from_secs(3);
 /// Limit for adding up the last counters of ended shards.
 const LAST_NUMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit for sending the last records to applications.
+const LAST_RECORDS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit for sending the last events to applications.
 const LAST_EVENTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A deadline that is never reached.
@@ -86,6 +88,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     let collector = Collector::new(server.directory(), metrics.histograms);
     if let Some(outer) = server.outer() {
         collector.add_outer(outer, server.facts.started);
+    }
+    if let Some(links) = server.links() {
+        collector.add_links(links.clone());
     }
     let every = Duration::from_secs(u64::from(metrics.histogram_log_interval_s));
     let mut writing = None;
@@ -135,6 +140,9 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     }
     if let Some(events) = server.events() {
         events.finish(LAST_EVENTS_TIMEOUT).await;
+    }
+    if let Some(links) = server.links() {
+        links.finish(LAST_RECORDS_TIMEOUT).await;
     }
     if let Some(writing) = writing {
         writing.finish().await;
@@ -306,6 +314,9 @@ impl Watch {
             return;
         }
         tracing::info!(cause, "draining; a second signal closes all connections at once");
+        if let Some(links) = self.server.links() {
+            links.drain();
+        }
         self.server.broadcast(|| Mail::Drain);
         tokio::spawn(drain::report_progress(self.server.directory()));
         let deadline_ms = self.server.config().drain.deadline_ms;

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::{EventNumbers, HookGauges};
+use super::{EventNumbers, HookGauges, LinkGauges};
 use crate::events::EventKind;
 use crate::hooks::{BreakerState, FailureCause, HookCounts, HookKind, HookNumbers};
 
@@ -16,6 +16,7 @@ type Counts = fn(&EventNumbers) -> &Vec<(EventKind, u64)>;
 type Gauge = fn(&EventNumbers) -> f64;
 type OfKind = fn(&HookCounts) -> u64;
 type OfDesk = fn(&HookNumbers) -> u64;
+type OfLinks = fn(&LinkGauges) -> u64;
 
 /// Encodes the metrics of events.
 pub(super) fn encode_events(
@@ -134,6 +135,52 @@ fn encode_desks(
         for own in backends {
             let labels = [("backend", own.backend.as_str())];
             ConstGauge::new(value(&own.numbers)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Encodes the metrics of links.
+pub(super) fn encode_links(
+    encoder: &mut DescriptorEncoder<'_>,
+    backends: &[LinkGauges],
+) -> Result<(), fmt::Error> {
+    if backends.is_empty() {
+        return Ok(());
+    }
+    let bytes = || Some(Unit::Bytes);
+    let totals: [(&str, &str, Option<Unit>, OfLinks); 6] = [
+        ("link_records_received", "Records from a backend", None, |one| one.records_in),
+        ("link_records_sent", "Records to a backend", None, |one| one.records_out),
+        ("link_received", "Bytes from a backend over links", bytes(), |one| one.bytes_in),
+        ("link_sent", "Bytes to a backend over links", bytes(), |one| one.bytes_out),
+        ("links_lost", "Links that ended without having drained", None, |one| one.lost),
+        ("link_dial_failures", "Attempts to open a link that failed", None, |one| {
+            one.dial_failures
+        }),
+    ];
+    let gauges: [(&str, &str, Option<Unit>, OfLinks); 5] = [
+        ("links_ready", "Open links that take new sessions", None, |one| one.ready),
+        ("links_draining", "Open links that drain", None, |one| one.draining),
+        ("link_sessions", "Sessions on links", None, |one| one.sessions),
+        ("link_queued", "Records that wait to be sent", bytes(), |one| one.queue_bytes),
+        ("link_unacknowledged", "Messages that a backend has not acknowledged", bytes(), |one| {
+            one.unacked_bytes
+        }),
+    ];
+    for (name, help, unit, value) in totals {
+        let mut family =
+            encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for own in backends {
+            let labels = [("backend", own.backend.as_str())];
+            ConstCounter::new(value(own)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    for (name, help, unit, value) in gauges {
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for own in backends {
+            let labels = [("backend", own.backend.as_str())];
+            ConstGauge::new(value(own)).encode(family.encode_family(&labels)?)?;
         }
     }
     Ok(())

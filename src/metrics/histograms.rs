@@ -89,6 +89,8 @@ histograms! {
     publish_hook: Nanoseconds, "From asking an application about a publish to the outcome";
     /// From a call to its result.
     call_hook: Nanoseconds, "From passing a call to an application to its result";
+    /// From a ping on a link to its pong.
+    link_round_trip: Nanoseconds, "From a ping on a link to an application to its pong";
     /// From a client's first TLS byte to the end of the handshake.
     tls_handshake: Nanoseconds, "From the first byte of a TLS handshake to its end";
     /// Bytes in an outbox when its send begins.

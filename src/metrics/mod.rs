@@ -75,6 +75,30 @@ pub struct Process {
     pub events: Vec<EventNumbers>,
     /// Of each application that is asked questions.
     pub hooks: Vec<HookGauges>,
+    /// Of each application that exchanges messages.
+    pub links: Vec<LinkGauges>,
+}
+
+/// The links to an application.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkGauges {
+    pub backend: String,
+    /// Links that take new sessions, and those that drain.
+    pub ready: u64,
+    pub draining: u64,
+    pub sessions: u64,
+    /// Bytes of records that wait to be sent.
+    pub queue_bytes: u64,
+    /// Bytes of messages that are not acknowledged.
+    pub unacked_bytes: u64,
+    pub records_in: u64,
+    pub records_out: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// Links that ended without having drained.
+    pub lost: u64,
+    /// Attempts to dial that failed.
+    pub dial_failures: u64,
 }
 
 /// The questions to an application.

@@ -257,7 +257,8 @@ fn encode_process(
     }
     process.cluster.iter().try_for_each(|cluster| encode_cluster(encoder, cluster))?;
     backends::encode_events(encoder, &process.events)?;
-    backends::encode_hooks(encoder, &process.hooks)
+    backends::encode_hooks(encoder, &process.hooks)?;
+    backends::encode_links(encoder, &process.links)
 }
 
 fn encode_cluster(

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex, oneshot};
 
+use crate::backend::links::LinkFlow;
 use crate::cluster::redis::Outer;
 use crate::metrics::{Gauges, Histograms, Snapshot};
 use crate::shard::mail::{Directory, Mail};
@@ -23,6 +24,7 @@ pub struct Collector {
     histograms: bool,
     /// Records durations beside the shards.
     outer: OnceLock<Arc<Outer>>,
+    links: OnceLock<Arc<LinkFlow>>,
     state: Mutex<State>,
 }
 
@@ -62,8 +64,8 @@ impl Collector {
             read_at: None,
             interval: None,
         };
-        let outer = OnceLock::new();
-        Arc::new(Self { directory, histograms, outer, state: Mutex::new(state) })
+        let (outer, links) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { directory, histograms, outer, links, state: Mutex::new(state) })
     }
 
     /// Also reads the durations of an outer thread; they count as those of the first shard.
@@ -72,6 +74,15 @@ impl Collector {
         if self.histograms {
             outer.keep_times(epoch);
             assert!(self.outer.set(outer).is_ok(), "there is one outer thread");
+        }
+    }
+
+    /// Also reads the times from pings to pongs on links; they count as those of the first shard.
+    /// Call it once.
+    pub fn add_links(&self, links: Arc<LinkFlow>) {
+        if self.histograms {
+            links.keep_times();
+            assert!(self.links.set(links).is_ok(), "all links are in one flow");
         }
     }
 
@@ -169,6 +180,10 @@ impl Collector {
         }
         if let Some(times) = self.outer.get().and_then(|outer| outer.take_times()) {
             state.add_histograms(0, &times);
+        }
+        if let Some(times) = self.links.get().and_then(|links| links.take_times()) {
+            let none = Histograms::new(self.histograms);
+            state.add_histograms(0, &Histograms { link_round_trip: times, ..none });
         }
     }
 }

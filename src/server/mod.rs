@@ -20,6 +20,7 @@ use tokio::sync::mpsc as events;
 
 use crate::backend::events::EventFlow;
 use crate::backend::hooking::HookFlow;
+use crate::backend::links::LinkFlow;
 use crate::cluster::redis::Outer;
 use crate::config::Config;
 use crate::driver::listener::{self, Address};
@@ -77,6 +78,7 @@ pub struct Server {
     outer: Option<Arc<Outer>>,
     events: Option<Arc<EventFlow>>,
     hooks: Option<Arc<HookFlow>>,
+    links: Option<Arc<LinkFlow>>,
     threads: Vec<JoinHandle<()>>,
     ended: events::UnboundedReceiver<Ended>,
 }
@@ -132,6 +134,7 @@ impl Bound {
         };
         let asking = outer_thread.as_ref().filter(|_| !config.backends.is_empty());
         let hooks = asking.map(|thread| start_hooks(thread, &config, &directory)).transpose()?;
+        let links = asking.map(|thread| start_links(thread, &config, &directory)).transpose()?;
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
@@ -173,7 +176,17 @@ impl Bound {
         let config = Arc::new(ArcSwap::new(config));
         Ok(Waiting {
             go: signals,
-            server: Server { facts, config, directory, outer, events, hooks, threads, ended },
+            server: Server {
+                facts,
+                config,
+                directory,
+                outer,
+                events,
+                hooks,
+                links,
+                threads,
+                ended,
+            },
         })
     }
 }
@@ -236,6 +249,11 @@ impl Server {
         self.hooks.as_ref()
     }
 
+    /// The links to applications; `None`: there are no applications.
+    pub fn links(&self) -> Option<&Arc<LinkFlow>> {
+        self.links.as_ref()
+    }
+
     /// The way to the cluster's engine and to other nodes; `None`: this node is alone.
     pub fn outer(&self) -> Option<Arc<Outer>> {
         self.outer.clone()
@@ -268,6 +286,9 @@ impl Server {
         if let Some(hooks) = &self.hooks {
             hooks.renew(&config.backends);
         }
+        if let Some(links) = &self.links {
+            links.renew(&config.backends, config.limits.ws.message_bytes_max);
+        }
         self.config.store(config.clone());
         self.broadcast(|| Mail::Renew(config.clone()));
     }
@@ -292,6 +313,18 @@ fn start_hooks(
     let flow = HookFlow::start(thread, node, &config.backends, replies).map_err(StartError)?;
     directory.set_hooks(flow.line());
     Ok(flow)
+}
+
+/// Starts to keep the links to applications.
+fn start_links(
+    thread: &OuterThread,
+    config: &Config,
+    directory: &Arc<Directory>,
+) -> Result<Arc<LinkFlow>, StartError> {
+    let node = directory.hub().map_or_else(hub::make_node, |hub| hub.realm.node);
+    let posts = Arc::downgrade(directory);
+    let (table, bytes_max) = (directory.links().clone(), config.limits.ws.message_bytes_max);
+    LinkFlow::start(thread, node, &config.backends, bytes_max, table, posts).map_err(StartError)
 }
 
 /// Everything a shard's thread needs to start.

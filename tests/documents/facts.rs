@@ -106,6 +106,7 @@ fn the_metrics_that_are_named_are_exported() {
     let server = Server::start(&format!(
         "[[backend]]\nevents_url = \"http://127.0.0.1:1\"\n\
          hook_url = \"http://127.0.0.1:1\"\nevents = [\"connected\"]\n\
+         links = [\"ws://127.0.0.1:1\"]\n\
          secret_files = [{:?}]\n\
          [limits]\nmemory_bytes_max = 4_000_000_000\n[tls]\ndev = true\n\
          [cluster]\nurls = [\"redis://127.0.0.1:1\"]\n\

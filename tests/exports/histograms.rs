@@ -43,6 +43,7 @@ fn the_list_has_figures_of_every_histogram() {
         "subscribe_hook",
         "publish_hook",
         "call_hook",
+        "link_round_trip",
         "tls_handshake",
         "send_queue_bytes",
     ];
@@ -51,7 +52,7 @@ fn the_list_has_figures_of_every_histogram() {
     assert_eq!((&open["count"], &open["unit"]), (&3.into(), &"nanoseconds".into()));
     assert_eq!(turnaround["count"], 120);
     assert_eq!(list[4]["unit"], "count");
-    assert_eq!(list[15]["unit"], "bytes");
+    assert_eq!(list[16]["unit"], "bytes");
     let rising = ["min", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
     let rising = rising.map(|key| turnaround[key].as_u64().expect("a number"));
     assert!(rising[0] > 100 && rising.is_sorted(), "{turnaround}");

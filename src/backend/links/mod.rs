@@ -1,5 +1,22 @@
 //! Links to applications: their table, and the tasks that keep them.
+//!
+//! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
+//! addresses they go to), `slot` (keeps one), `dial`, `task`, `inbound` and `outbound` (its messages),
+//! `stream` (its socket), `ending` (why it ended), `numbers`.
 
+mod dial;
+mod ending;
+mod flow;
+mod inbound;
+mod numbers;
+mod outbound;
+mod slot;
+mod stream;
 mod table;
+mod targets;
+mod task;
+#[cfg(test)]
+mod tests;
 
+pub use flow::LinkFlow;
 pub use table::{Choice, Link, LinkFacts, LinkMail, LinkPosts, LinkTable, hash_text};

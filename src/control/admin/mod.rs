@@ -34,6 +34,7 @@ use super::peers::{ClusterPeers, PeerRecord};
 use super::reload::LastReload;
 use crate::backend::events::EventFlow;
 use crate::backend::hooking::HookFlow;
+use crate::backend::links::LinkFlow;
 use crate::config::Config;
 use crate::server::{Collector, Facts, Server};
 use crate::shard::mail::Directory;
@@ -69,6 +70,8 @@ struct Inner {
     events: Option<Arc<EventFlow>>,
     /// The questions on their way to applications; `None`: none is asked.
     hooks: Option<Arc<HookFlow>>,
+    /// The links to applications; `None`: there are no applications.
+    links: Option<Arc<LinkFlow>>,
 }
 
 fn started_unix_s(facts: &Facts) -> f64 {
@@ -102,6 +105,7 @@ impl State {
             peers,
             events: server.events().cloned(),
             hooks: server.hooks().cloned(),
+            links: server.links().cloned(),
         }))
     }
 }

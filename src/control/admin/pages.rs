@@ -113,6 +113,7 @@ pub(super) async fn get_metrics(
         cluster: state.peers().map(ClusterPeers::numbers),
         events: state.0.events.as_ref().map(|flow| flow.numbers()).unwrap_or_default(),
         hooks: state.0.hooks.as_ref().map(|flow| flow.numbers()).unwrap_or_default(),
+        links: state.0.links.as_ref().map(|flow| flow.numbers()).unwrap_or_default(),
     };
     let openmetrics = text::format_openmetrics(snapshot, &process);
     let (kind, body) =

@@ -38,6 +38,7 @@ pub(super) async fn report_memory(Extracted(state): Extracted<State>) -> Json<Va
         ("revocations", revocations),
         ("events", state.0.events.as_ref().map_or(0, |flow| flow.bytes())),
         ("hooks", state.0.hooks.as_ref().map_or(0, |flow| flow.bytes())),
+        ("links", state.0.links.as_ref().map_or(0, |flow| flow.bytes())),
         ("engine_queues", cluster.in_flight_bytes + cluster.queued_bytes),
         ("receive_buffers", buffers(|driver| driver.buffers_published + driver.buffers_lent)),
     ];
