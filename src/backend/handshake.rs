@@ -31,7 +31,8 @@ impl HandshakeView {
         let texts =
             request.headers.iter().filter(offers).filter_map(|one| str::from_utf8(one.value).ok());
         let names = texts.flat_map(|text| text.split(','));
-        let names = names.map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty());
+        let names =
+            names.map(|name| name.trim_matches([' ', '\t'])).filter(|name| !name.is_empty());
         Self {
             target: request.path.map_or("/", origin_form).into(),
             headers: request.headers.iter().filter_map(wanted).collect(),
@@ -48,9 +49,7 @@ impl HandshakeView {
 /// An absolute target begins with the scheme and the authority (RFC 9112, section 3.2.2).
 fn origin_form(target: &str) -> &str {
     match target.split_once("://") {
-        Some((_, rest)) if !target.starts_with('/') => {
-            rest.find('/').map_or("/", |at| &rest[at..])
-        }
+        Some((_, rest)) if !target.starts_with('/') => rest.find('/').map_or("/", |at| &rest[at..]),
         _ => target,
     }
 }

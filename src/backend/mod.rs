@@ -18,7 +18,7 @@ pub mod queue;
 mod settings;
 mod signature;
 
-pub use handshake::HandshakeView;
 pub use examine::{UrlReport, examine_backend};
+pub use handshake::HandshakeView;
 pub use settings::{BackendSettings, HookSettings, LinkSettings, LinkToken, LinkUrl};
 pub use signature::Signer;

@@ -114,7 +114,7 @@ impl fmt::Debug for RecordFlags {
 }
 
 /// A client's connection, as records name it: unique among the open connections of its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     pub shard: u16,
     pub token: Token,

@@ -72,8 +72,7 @@ impl Connections {
         let RequestBytes { head, early } = request;
         let route = self.config.route_options[upgrade.route];
         self.enter_asking(sessions, index, upgrade, head, early);
-        let Some(link) = self.choose_link(route.application, identity.as_deref())
-        else {
+        let Some(link) = self.choose_link(route.application, identity.as_deref()) else {
             return self.reject_asking(sessions, index, NO_LINK);
         };
         let opening = self.make_opening(sessions, index, link, identity, (client, head));
@@ -214,7 +213,9 @@ impl Connections {
         (link, token): (&Arc<Link>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
-        let Some((index, opening)) = self.opening(token) else { return Ok(OpeningStep::NotAwaited) };
+        let Some((index, opening)) = self.opening(token) else {
+            return Ok(OpeningStep::NotAwaited);
+        };
         if !Arc::ptr_eq(&opening.link, link) {
             return Ok(OpeningStep::NotAwaited);
         }
@@ -247,7 +248,9 @@ impl Connections {
         (link, token): (&Arc<Link>, Token),
         body: &[u8],
     ) -> Result<OpeningStep, BodyError> {
-        let Some((index, opening)) = self.opening(token) else { return Ok(OpeningStep::NotAwaited) };
+        let Some((index, opening)) = self.opening(token) else {
+            return Ok(OpeningStep::NotAwaited);
+        };
         if !Arc::ptr_eq(&opening.link, link) {
             return Ok(OpeningStep::NotAwaited);
         }
@@ -284,8 +287,7 @@ impl Connections {
                 continue;
             }
             let (backend, identity) = (opening.link.facts().backend, opening.identity.clone());
-            let Some(link) = self.choose_link(Some(backend), identity.as_deref())
-            else {
+            let Some(link) = self.choose_link(Some(backend), identity.as_deref()) else {
                 self.reject_asking(sessions, index, NO_LINK);
                 self.reconcile(driver, index);
                 continue;

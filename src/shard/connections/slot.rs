@@ -52,7 +52,7 @@ impl SessionReadiness {
     }
 
     #[inline]
-    pub(super) fn is_waiting(self) -> bool {
+    pub(in crate::shard) fn is_waiting(self) -> bool {
         self.0.has(0)
     }
 

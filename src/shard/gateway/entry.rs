@@ -91,8 +91,8 @@ impl GatewayEntry {
     }
 }
 
-/// A session whose connection has closed while messages were unacknowledged: they are handled at
-/// least once all the same.
+/// A session whose connection has closed while messages were unacknowledged, which are handled at
+/// least once all the same, or while it was between links.
 #[derive(Debug)]
 pub(super) struct DepartedEntry {
     pub(super) entry: Box<GatewayEntry>,
@@ -103,6 +103,20 @@ pub(super) struct DepartedEntry {
     /// The route's path, if the entry has none of its own.
     pub(super) path: Box<str>,
     pub(super) address: Option<std::net::IpAddr>,
-    /// When it is given up without a link (tick).
+    /// When it is given up without a link, or without the application's confirmation (tick).
     pub(super) until: u32,
+}
+
+impl DepartedEntry {
+    /// Returns the bytes counted for it.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.entry.up.bytes()
+    }
+
+    /// Returns whether it is on no link, or leaves or has lost its link, so that its end is still to
+    /// be reported. What that needs may never come.
+    pub(super) fn is_between_links(&self) -> bool {
+        self.entry.phase == SessionPhase::Leaving
+            || self.entry.link.as_ref().is_none_or(|link| link.is_closed())
+    }
 }

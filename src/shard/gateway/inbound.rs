@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{Receipt, SessionPhase};
+use super::entry::{DepartedEntry, Receipt, SessionPhase};
 use super::layer::release;
 use super::{Gateway, Inbound};
 use crate::auth::Identity;
@@ -57,11 +57,7 @@ impl Layers {
     }
 
     /// Processes records of links until the turn's effort is spent; returns whether more remain.
-    fn read_records(
-        &mut self,
-        driver: &mut impl Driver,
-        connections: &mut Connections,
-    ) -> bool {
+    fn read_records(&mut self, driver: &mut impl Driver, connections: &mut Connections) -> bool {
         // Records get their share of a turn, however much clients have sent.
         let least = connections.work().spent_effort() + connections.work().share_max();
         while let Some(mut inbound) = self.gateway.as_mut().and_then(|own| own.inbox.pop_front()) {
@@ -112,8 +108,7 @@ impl Layers {
         let Some(kind) = record.known_kind() else { return Ok(()) };
         match kind {
             RecordKind::Accept => {
-                let step =
-                    connections.take_accept(driver, self, (link, token), record.body)?;
+                let step = connections.take_accept(driver, self, (link, token), record.body)?;
                 let Some(gateway) = &mut self.gateway else { return Ok(()) };
                 if step == OpeningStep::NotAwaited {
                     gateway.take_late_accept(connections, link, record)?;
@@ -121,8 +116,7 @@ impl Layers {
                 Ok(())
             }
             RecordKind::Reject => {
-                let step =
-                    connections.take_reject(driver, self, (link, token), record.body)?;
+                let step = connections.take_reject(driver, self, (link, token), record.body)?;
                 let Some(gateway) = &mut self.gateway else { return Ok(()) };
                 let is_open = gateway.find(connections, link, token).is_some();
                 match step {
@@ -169,6 +163,15 @@ impl Gateway {
             RecordKind::Many => return self.deliver_many(connections, link, record),
             RecordKind::Ack if self.departed.contains_key(&token) => {
                 return self.acknowledge_departed(connections, link, token, record.number);
+            }
+            RecordKind::Close if record.flags.contains(RecordFlags::MOVED) => {
+                let is_leaving = |one: &DepartedEntry| {
+                    one.entry.is_on(link) && one.entry.phase == SessionPhase::Leaving
+                };
+                if self.departed.get(&token).is_some_and(is_leaving) {
+                    self.move_departed_one(connections, token);
+                    return Ok(());
+                }
             }
             _ => {}
         }
@@ -330,8 +333,9 @@ impl Gateway {
         let Ok(bytes) = acknowledged else { return Err(ACK_BEYOND_LAST) };
         link.remove_unacked(bytes);
         *departed_bytes -= bytes;
-        if one.entry.up.is_acknowledged() {
+        if one.entry.up.is_acknowledged() && !one.is_between_links() {
             release(&one.entry);
+            *departed_bytes -= one.bytes();
             departed.remove(&token);
         }
         Ok(())
@@ -354,9 +358,9 @@ impl Gateway {
             self.move_session(connections, index);
             return Ok(());
         }
-        let code = u16::try_from(record.number).ok().filter(|code| {
-            *code == 1000 || (3000..=4999).contains(code)
-        });
+        let code = u16::try_from(record.number)
+            .ok()
+            .filter(|code| *code == 1000 || (3000..=4999).contains(code));
         let Some(code) = code else {
             return Err(WrongRecord("close: the code must be 1000, or from 3000 to 4999"));
         };
@@ -366,13 +370,12 @@ impl Gateway {
         };
         if let Some((entry, spare)) = self.entry_and_spare(index) {
             // The application is done with the session: nothing more is sent to it.
-            if let Some(link) = entry.link.take() {
-                link.remove_unacked(entry.up.bytes());
-                link.leave();
-            }
+            release(entry);
+            entry.link = None;
             entry.up.drop_unacknowledged(spare);
         }
         let code = CloseCode::new(code);
+        self.is_closed_by_application = true;
         connections.close(self, index, Goodbye { code, reason, retry_after_ms: 0 });
         self.touched.push(index);
         Ok(())

@@ -71,7 +71,8 @@ impl Gateway {
         }
     }
 
-    /// Keeps a session whose connection has closed until all its messages are acknowledged.
+    /// Keeps a session whose connection has closed until all its messages are acknowledged. One that
+    /// is between links is kept as well, until the application learns of its end on the next one.
     fn keep_departed(
         &mut self,
         connections: &mut Connections,
@@ -84,9 +85,10 @@ impl Gateway {
         else {
             return release(&entry);
         };
-        let bytes = entry.up.bytes();
+        let bytes = size_of::<DepartedEntry>() + entry.up.bytes();
         if self.departed_bytes + bytes > DEPARTED_BYTES_MAX {
-            connections.counters_mut().gateway_messages_lost += entry.up.unacknowledged().count() as u64;
+            connections.counters_mut().gateway_messages_lost +=
+                entry.up.unacknowledged().count() as u64;
             return release(&entry);
         }
         self.departed_bytes += bytes;
@@ -103,7 +105,7 @@ impl Gateway {
             backend,
             path: connections.route_path(index).into(),
             address: connections.peer_ip(index),
-            until: connections.tick() + ticks(settings.hold_ms),
+            until: connections.tick() + ticks(settings.hold_ms.max(settings.drain_ms)),
         };
         self.departed.insert(connections.token(index), departed);
     }
@@ -230,7 +232,9 @@ impl Sessions for Gateway {
         let expires_s = entry.identity.as_ref().and_then(|own| own.expires_s);
         let expiry = expires_s.map_or(UNSET, |at| {
             let wait_ms = at.saturating_mul(1000).saturating_sub(self.unix_ms);
-            connections.tick().saturating_add(ticks(wait_ms.min(u64::from(u32::MAX / 2)) as u32) + 1)
+            connections
+                .tick()
+                .saturating_add(ticks(wait_ms.min(u64::from(u32::MAX / 2)) as u32) + 1)
         });
         // A deadline of the phase is kept nowhere else.
         let has_phase_due = entry.phase != SessionPhase::Open || entry.must_leave;
@@ -259,11 +263,13 @@ impl Sessions for Gateway {
         entry.is_counted = false;
         connections.set_session_due(index, UNSET);
         connections.set_readiness(index, SessionReadiness::default());
-        if let Some(link) = &entry.link {
+        let link = entry.link.as_ref().filter(|link| entry.is_open() && !link.is_closed());
+        if let Some(link) = link {
             let session = connections.session_id(index);
             self.outgoing.close(link, session, code.get().into());
         }
-        if entry.up.is_acknowledged() {
+        let is_by_application = std::mem::take(&mut self.is_closed_by_application);
+        if is_by_application || (link.is_some() && entry.up.is_acknowledged()) {
             release(&entry);
         } else {
             self.keep_departed(connections, index, entry, code);

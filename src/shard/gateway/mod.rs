@@ -31,7 +31,7 @@ mod layer;
 mod moves;
 mod outbound;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::connections::{Connections, SessionReadiness};
@@ -54,8 +54,10 @@ pub(super) struct Gateway {
     sessions: Vec<Option<Box<GatewayEntry>>>,
     session_count: u32,
     /// Sessions whose connection has closed before all messages were acknowledged.
-    departed: HashMap<Token, DepartedEntry>,
+    departed: BTreeMap<Token, DepartedEntry>,
     departed_bytes: usize,
+    /// The session that ends now is over for the application already.
+    is_closed_by_application: bool,
     /// Emptied queues of unacknowledged messages.
     spare: Vec<Box<UnackedQueue>>,
     /// The turn's records, by link.
@@ -91,8 +93,9 @@ impl Gateway {
             directory,
             sessions: Vec::new(),
             session_count: 0,
-            departed: HashMap::new(),
+            departed: BTreeMap::new(),
             departed_bytes: 0,
+            is_closed_by_application: false,
             spare: Vec::new(),
             outgoing: Outgoing::default(),
             inbox: VecDeque::new(),
@@ -138,7 +141,7 @@ impl Gateway {
     /// Returns the memory of sessions and of unacknowledged messages (bytes).
     pub(super) fn bytes(&self) -> u64 {
         let per_session = size_of::<GatewayEntry>() * self.session_count as usize;
-        let departed = self.departed.capacity() * size_of::<(Token, DepartedEntry)>();
+        let departed = self.departed.len() * size_of::<Token>();
         let inbox: usize = self.inbox.iter().map(|one| one.records.capacity()).sum();
         let own = self.sessions.len() * size_of::<usize>() + per_session + departed + inbox;
         let own = own + self.outgoing.bytes();
@@ -188,7 +191,8 @@ impl Gateway {
         };
         let lacks_room = entry.link.as_ref().is_some_and(|link| link.is_full());
         let is_waiting = entry.phase != SessionPhase::Open || entry.up.is_full(limits);
-        let readiness = SessionReadiness::new(is_waiting || lacks_room, false, entry.awaits_drain());
+        let readiness =
+            SessionReadiness::new(is_waiting || lacks_room, false, entry.awaits_drain());
         if lacks_room && !entry.awaits_room {
             entry.awaits_room = true;
             self.awaiting_room.push(token);
@@ -204,10 +208,7 @@ impl Gateway {
 const NO_LIMITS: UpLimits = UpLimits { messages_max: 1, bytes_max: 1 };
 
 fn up_limits(settings: &LinkSettings) -> UpLimits {
-    UpLimits {
-        messages_max: settings.unacked_messages_max,
-        bytes_max: settings.unacked_bytes_max,
-    }
+    UpLimits { messages_max: settings.unacked_messages_max, bytes_max: settings.unacked_bytes_max }
 }
 
 /// Returns the settings of the links of a connection's route.

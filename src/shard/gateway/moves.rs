@@ -9,7 +9,7 @@
 //! application has confirmed (`close` with the flag `moved`, in both directions) that it sends
 //! nothing more there; or else after `drain_ms`.
 
-use super::entry::{GatewayEntry, SessionPhase};
+use super::entry::{DepartedEntry, GatewayEntry, SessionPhase};
 use super::layer::release;
 use super::{Gateway, link_settings};
 use crate::backend::LinkSettings;
@@ -87,9 +87,7 @@ fn visit(entry: &GatewayEntry) -> Visit {
         None => Visit::Move,
         Some(link) if link.is_closed() => Visit::Move,
         Some(link)
-            if link.is_draining()
-                && entry.phase == SessionPhase::Open
-                && !entry.must_leave =>
+            if link.is_draining() && entry.phase == SessionPhase::Open && !entry.must_leave =>
         {
             Visit::Leave
         }
@@ -127,7 +125,7 @@ impl Gateway {
     /// Returns the tick at which moves continue.
     pub(in crate::shard) fn next_tick(&self, tick: u32) -> Option<u32> {
         let is_under_way = self.sweep.cursor.is_some() || self.sweep.is_requested;
-        let held = self.departed.values().any(|one| one.entry.link.is_none());
+        let held = self.departed.values().any(DepartedEntry::is_between_links);
         let departed = held.then_some(tick + DEPARTED_TICKS);
         if is_under_way { Some(tick + 1) } else { departed }
     }
@@ -254,8 +252,7 @@ impl Gateway {
     pub(super) fn begin_leaving(&mut self, connections: &mut Connections, index: u32) {
         let Some(entry) = self.entry(index) else { return };
         let (identity, backend) = (entry.identity.clone(), connections.route(index).application);
-        let has_other =
-            connections.choose_link(backend, identity.as_deref()).is_some();
+        let has_other = connections.choose_link(backend, identity.as_deref()).is_some();
         let session = connections.session_id(index);
         let Self { sessions, outgoing, .. } = self;
         let entry = sessions.get_mut(index as usize).and_then(Option::as_deref_mut);
@@ -323,15 +320,13 @@ impl Gateway {
         }
     }
 
-    fn move_departed_one(&mut self, connections: &mut Connections, token: Token) {
+    pub(super) fn move_departed_one(&mut self, connections: &mut Connections, token: Token) {
         let shard = self.id;
-        let Self { departed, outgoing, .. } = self;
+        let Self { departed, departed_bytes, outgoing, .. } = self;
         let Some(one) = departed.get_mut(&token) else { return };
         let bytes = one.entry.up.bytes();
-        if one.entry.link.is_some() {
-            release(&one.entry);
-            one.entry.link = None;
-        }
+        release(&one.entry);
+        one.entry.link = None;
         let identity = one.entry.identity.clone();
         let chosen = connections.choose_link(Some(one.backend), identity.as_deref());
         let Some(link) = chosen else { return };
@@ -352,7 +347,12 @@ impl Gateway {
         counters.gateway_redelivered += repeated;
         counters.gateway_moved += 1;
         outgoing.close(&link, session, one.code);
-        one.entry.link = Some(link);
+        (one.entry.link, one.entry.phase) = (Some(link), SessionPhase::Open);
+        if one.entry.up.is_acknowledged() {
+            release(&one.entry);
+            *departed_bytes -= one.bytes();
+            departed.remove(&token);
+        }
     }
 
     /// Gives up closed connections' messages that no link has taken in time.
@@ -362,9 +362,10 @@ impl Gateway {
             return;
         }
         departed.retain(|_, one| {
-            let is_over = one.entry.link.is_none() && tick >= one.until;
+            let is_over = one.is_between_links() && tick >= one.until;
             if is_over {
-                *departed_bytes -= one.entry.up.bytes();
+                *departed_bytes -= one.bytes();
+                release(&one.entry);
                 let lost = &mut connections.counters_mut().gateway_messages_lost;
                 *lost += one.entry.up.unacknowledged().count() as u64;
             }

@@ -8,7 +8,7 @@ use crate::backend::links::Link;
 use crate::driver::Token;
 use crate::link::{Record, RecordFlags, RecordKind, SessionId, append_record};
 use crate::proto::ws::DataKind;
-use crate::shard::connections::Connections;
+use crate::shard::connections::{Connections, SessionReadiness};
 
 /// A turn's records, by link.
 #[derive(Debug, Default)]
@@ -116,6 +116,10 @@ impl Gateway {
             let record = Record::new(RecordKind::Ready, session, bytes, b"");
             entry.link.iter().for_each(|link| outgoing.append(link, &record));
         }
-        self.report_readiness(connections, index);
+        // Whether the client is read from changes only where that is reconsidered: not here, while
+        // sends are built.
+        let is_waiting = connections.readiness(index).is_waiting();
+        let readiness = SessionReadiness::new(is_waiting, false, entry.awaits_drain());
+        connections.set_readiness(index, readiness);
     }
 }

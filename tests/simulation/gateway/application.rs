@@ -1,7 +1,7 @@
 //! An application behind simulated links. It follows the document of the wire format, and knows
 //! nothing of the server.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use seawall::backend::links::{Link, LinkFacts, LinkMail, LinkPosts};
@@ -37,7 +37,7 @@ struct OnLink {
 /// A link, as the application sees it.
 struct End {
     link: Arc<Link>,
-    sessions: HashMap<SessionId, OnLink>,
+    sessions: BTreeMap<SessionId, OnLink>,
     is_draining: bool,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Application {
     network: Network,
     ends: Vec<End>,
     next_id: u32,
-    pub(crate) known: HashMap<String, Known>,
+    pub(crate) known: BTreeMap<String, Known>,
     /// Messages that arrived again with the flag for that.
     pub(crate) redelivered: u64,
     /// Opens with the flag for moved sessions.
@@ -63,7 +63,7 @@ impl Application {
             network,
             ends: Vec::new(),
             next_id: 0,
-            known: HashMap::new(),
+            known: BTreeMap::new(),
             redelivered: 0,
             moved: 0,
             limits: (4, 2000),
@@ -92,7 +92,7 @@ impl Application {
         });
         self.directory.links().add(link.clone());
         self.post_all(|| LinkMail::Ready);
-        self.ends.push(End { link, sessions: HashMap::new(), is_draining: false });
+        self.ends.push(End { link, sessions: BTreeMap::new(), is_draining: false });
     }
 
     pub(crate) fn link_count(&self) -> usize {
@@ -306,8 +306,8 @@ impl Application {
     /// Closes all clients.
     pub(crate) fn close_all(&mut self, code: u32) {
         for at in 0..self.ends.len() {
-            let sessions: Vec<SessionId> = self.ends[at].sessions.drain().map(|one| one.0).collect();
-            for session in sessions {
+            let sessions = std::mem::take(&mut self.ends[at].sessions);
+            for session in sessions.into_keys() {
                 self.send(at, &Record::new(RecordKind::Close, session, code, b"done"));
             }
         }

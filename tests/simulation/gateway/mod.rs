@@ -148,10 +148,11 @@ fn end(mut world: World, application: &mut Application, talkers: &mut [Talker]) 
         talker.peer.write(&CLOSE);
         talker.peer.send_fin();
     }
-    run_until(&mut world, application, talkers, "the end", |application, _| {
-        application.session_count() == 0 && application.counts() == (0, 0)
+    run_until(&mut world, application, talkers, "the end of each client", |application, _| {
+        application.session_count() == 0
+            && application.counts() == (0, 0)
+            && application.known.values().all(|one| one.closed == Some(1000))
     });
-    assert!(application.known.values().all(|one| one.closed == Some(1000)));
     world.drain();
     world.check_accounts();
 }
