@@ -138,12 +138,7 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
     if let Some(peers) = peers {
         peers.leave().await;
     }
-    if let Some(events) = server.events() {
-        events.finish(LAST_EVENTS_TIMEOUT).await;
-    }
-    if let Some(links) = server.links() {
-        links.finish(LAST_RECORDS_TIMEOUT).await;
-    }
+    finish_backends(&server).await;
     if let Some(writing) = writing {
         writing.finish().await;
     }
@@ -152,6 +147,16 @@ async fn supervise(server: Server, parts: Parts, file_io: FileIo) -> End {
         tracing::info!("all connections closed");
     }
     end
+}
+
+/// Sends applications what waits for them.
+async fn finish_backends(server: &Server) {
+    if let Some(events) = server.events() {
+        events.finish(LAST_EVENTS_TIMEOUT).await;
+    }
+    if let Some(links) = server.links() {
+        links.finish(LAST_RECORDS_TIMEOUT).await;
+    }
 }
 
 /// Finds the way to the other nodes of a cluster; `None`: this node is alone.

@@ -125,16 +125,9 @@ impl Bound {
         if let Some(hub) = hub {
             directory.set_hub(hub);
         }
-        let events = match (&outer_thread, directory.hub()) {
-            (Some(thread), Some(hub)) => {
-                EventFlow::start(thread, directory.events(), hub.realm.node, &config.backends)
-                    .map_err(StartError)?
-            }
-            _ => None,
-        };
-        let asking = outer_thread.as_ref().filter(|_| !config.backends.is_empty());
-        let hooks = asking.map(|thread| start_hooks(thread, &config, &directory)).transpose()?;
-        let links = asking.map(|thread| start_links(thread, &config, &directory)).transpose()?;
+        let backends = outer_thread.as_ref().filter(|_| !config.backends.is_empty());
+        let flows = backends.map(|thread| Flows::start(thread, &config, &directory)).transpose()?;
+        let Flows { events, hooks, links } = flows.unwrap_or_default();
         let starting = Starting {
             config: config.clone(),
             directory: directory.clone(),
@@ -302,29 +295,35 @@ impl Server {
     }
 }
 
-/// Starts to ask applications the shards' questions.
-fn start_hooks(
-    thread: &OuterThread,
-    config: &Config,
-    directory: &Arc<Directory>,
-) -> Result<Arc<HookFlow>, StartError> {
-    let node = directory.hub().map_or_else(hub::make_node, |hub| hub.realm.node);
-    let replies = Arc::downgrade(directory);
-    let flow = HookFlow::start(thread, node, &config.backends, replies).map_err(StartError)?;
-    directory.set_hooks(flow.line());
-    Ok(flow)
+/// What is exchanged with applications.
+#[derive(Default)]
+struct Flows {
+    events: Option<Arc<EventFlow>>,
+    hooks: Option<Arc<HookFlow>>,
+    links: Option<Arc<LinkFlow>>,
 }
 
-/// Starts to keep the links to applications.
-fn start_links(
-    thread: &OuterThread,
-    config: &Config,
-    directory: &Arc<Directory>,
-) -> Result<Arc<LinkFlow>, StartError> {
-    let node = directory.hub().map_or_else(hub::make_node, |hub| hub.realm.node);
-    let posts = Arc::downgrade(directory);
-    let (table, bytes_max) = (directory.links().clone(), config.limits.ws.message_bytes_max);
-    LinkFlow::start(thread, node, &config.backends, bytes_max, table, posts).map_err(StartError)
+impl Flows {
+    fn start(
+        thread: &OuterThread,
+        config: &Config,
+        directory: &Arc<Directory>,
+    ) -> Result<Self, StartError> {
+        let (backends, hub) = (&config.backends, directory.hub());
+        let node = hub.as_ref().map_or_else(hub::make_node, |hub| hub.realm.node);
+        let events = match hub {
+            Some(_) => EventFlow::start(thread, directory.events(), node, backends),
+            None => Ok(None),
+        };
+        let replies = Arc::downgrade(directory);
+        let hooks = HookFlow::start(thread, node, backends, replies).map_err(StartError)?;
+        directory.set_hooks(hooks.line());
+        let (table, posts) = (directory.links().clone(), Arc::downgrade(directory));
+        let bytes_max = config.limits.ws.message_bytes_max;
+        let links = LinkFlow::start(thread, node, backends, bytes_max, table, posts);
+        let links = links.map_err(StartError)?;
+        Ok(Self { events: events.map_err(StartError)?, hooks: Some(hooks), links: Some(links) })
+    }
 }
 
 /// Everything a shard's thread needs to start.

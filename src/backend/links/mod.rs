@@ -1,8 +1,8 @@
 //! Links to applications: their table, and the tasks that keep them.
 //!
 //! Files: `table` (what shards and tasks share), `flow` (which links there are), `targets` (which
-//! addresses they go to), `slot` (keeps one), `dial`, `task`, `inbound` and `outbound` (its messages),
-//! `stream` (its socket), `ending` (why it ended), `numbers`.
+//! addresses they go to), `slot` (keeps one), `dial`, `task`, `inbound` and `outbound` (its
+//! messages), `stream` (its socket), `ending` (why it ended), `numbers`.
 
 mod dial;
 mod ending;

@@ -172,7 +172,7 @@ impl World {
 
 /// A record that was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Received {
+pub(super) struct HeardRecord {
     pub(super) kind: RecordKind,
     pub(super) number: u32,
     pub(super) body: Vec<u8>,
@@ -182,7 +182,7 @@ pub(super) struct Received {
 pub(super) struct Peer {
     pub(super) socket: WebSocketStream<TcpStream>,
     pub(super) authorization: Option<String>,
-    received: std::collections::VecDeque<Received>,
+    received: std::collections::VecDeque<HeardRecord>,
 }
 
 /// Chooses the subprotocol of links, which must be offered.
@@ -233,7 +233,7 @@ impl Peer {
     }
 
     /// Returns the next record that is no ping.
-    pub(super) async fn next_record(&mut self) -> Received {
+    pub(super) async fn next_record(&mut self) -> HeardRecord {
         loop {
             while let Some(record) = self.received.pop_front() {
                 if record.kind == RecordKind::Ping {
@@ -244,7 +244,7 @@ impl Peer {
             }
             let message = patiently("record", self.socket.next()).await.unwrap().unwrap();
             let Message::Binary(bytes) = message else { panic!("{message:?}") };
-            let read = |record: Record<'_>| Received {
+            let read = |record: Record<'_>| HeardRecord {
                 kind: record.known_kind().unwrap(),
                 number: record.number,
                 body: record.body.to_vec(),
